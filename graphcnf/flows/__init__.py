@@ -1,0 +1,62 @@
+"""Normalizing-flow core: tensors in, tensors out."""
+
+from graphcnf.flows.actnorm import ActNorm
+from graphcnf.flows.base import (
+    StandardLogistic,
+    StandardNormal,
+    draw_normal,
+    draw_uniform,
+    record_generators,
+)
+from graphcnf.flows.coupling import (
+    AdditiveCoupling,
+    AffineCoupling,
+    Coupling,
+    MixtureLogisticCoupling,
+)
+from graphcnf.flows.linear import InvertibleLinear, Permutation
+from graphcnf.flows.logistic_mixture import (
+    bounded_log_scale,
+    logistic_mixture,
+    logistic_mixture_inverse,
+)
+from graphcnf.flows.transform import (
+    Bijection,
+    Inverse,
+    Noise,
+    Sequential,
+    Transform,
+    count_entries,
+    log_term_dtype,
+    masked,
+    sum_log_term,
+    zero_log_term,
+)
+
+__all__ = [
+    "ActNorm",
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "Bijection",
+    "Coupling",
+    "Inverse",
+    "InvertibleLinear",
+    "MixtureLogisticCoupling",
+    "Noise",
+    "Permutation",
+    "Sequential",
+    "StandardLogistic",
+    "StandardNormal",
+    "Transform",
+    "bounded_log_scale",
+    "count_entries",
+    "draw_normal",
+    "draw_uniform",
+    "log_term_dtype",
+    "logistic_mixture",
+    "logistic_mixture_inverse",
+    "masked",
+    "record_generators",
+    "sum_log_term",
+    "zero_log_term",
+]

@@ -1,0 +1,134 @@
+"""Factorised base densities, and random draws that are reproducible per record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.flows.transform import log_term_dtype, masked, sum_log_term
+
+Generators = torch.Generator | Sequence[np.random.Generator | torch.Generator] | None
+
+
+def record_generators(seed: int, first: int, count: int) -> list[np.random.Generator]:
+    """Random generators for the records ``first`` to ``first + count - 1``.
+
+    Each is a function of the seed and the number of its record only (a counter-based Philox
+    generator keyed with both), so a sample does not depend on the batch that it is drawn in.
+    """
+    return [
+        np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, record))))
+        for record in range(first, first + count)
+    ]
+
+
+def _draw(kind: str, shape, mask, generator, device, dtype) -> Tensor:
+    """Draw float64 "normal" or "uniform" numbers; see `draw_normal`."""
+    if generator is None or isinstance(generator, torch.Generator):
+        # A generator is bound to a device; the numbers go where they are wanted.
+        source = device if generator is None else generator.device
+        draw = torch.randn if kind == "normal" else torch.rand
+        noise = draw(shape, generator=generator, device=source, dtype=dtype)
+        return masked(noise.to(device), mask)
+
+    if len(generator) != shape[0]:
+        raise ValueError(f"{len(generator)} generators for a batch of {shape[0]} records")
+    noise = torch.zeros(shape, dtype=torch.float64)
+    real = None if mask is None else mask.cpu()
+    for record, own in enumerate(generator):
+        # Only real entries draw, so that padding does not shift the numbers of a record.
+        size = tuple(shape[1:]) if real is None else (int(real[record].sum()), shape[-1])
+        if isinstance(own, torch.Generator):
+            draw = torch.randn if kind == "normal" else torch.rand
+            values = draw(size, generator=own, dtype=torch.float64, device=own.device).cpu()
+        else:
+            values = own.standard_normal(size) if kind == "normal" else own.random(size)
+            values = torch.as_tensor(values, dtype=torch.float64)
+        if real is None:
+            noise[record] = values
+        elif real.dim() == 1:
+            noise[record] = values.sum(0)
+        else:
+            noise[record, real[record]] = values
+    return noise.to(device=device, dtype=dtype)
+
+
+def draw_normal(
+    shape: Sequence[int],
+    *,
+    mask: Tensor | None = None,
+    generator: Generators = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Standard normal numbers.
+
+    Args:
+        shape: ``(B, ..., D)``.
+        mask: ``shape[:-1]`` bool; masked entries are 0.
+        generator: None for torch's global one, one torch generator for all, or a sequence of B
+            generators (see `record_generators`). With a sequence the numbers of a record depend on
+            its generator and its number of real entries only, neither on padding nor on the device.
+        device: device of the result.
+        dtype: type of the result, torch's default type if None.
+
+    Raises:
+        ValueError: if a sequence of generators does not have B of them.
+    """
+    return _draw("normal", shape, mask, generator, device, dtype or torch.get_default_dtype())
+
+
+def draw_uniform(
+    shape: Sequence[int],
+    *,
+    mask: Tensor | None = None,
+    generator: Generators = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Uniform numbers in [0, 1); the arguments are those of `draw_normal`."""
+    return _draw("uniform", shape, mask, generator, device, dtype or torch.get_default_dtype())
+
+
+class StandardNormal(nn.Module):
+    """Independent standard normal variables: ``log p(z) = sum(-z^2/2 - log(2 pi)/2)``."""
+
+    def log_prob(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-density in nats ``(B,)`` of ``z (B, ..., D)``, summed over the real entries."""
+        z = z.to(log_term_dtype(z))
+        return sum_log_term(-0.5 * z.square() - 0.5 * math.log(2 * math.pi), mask)
+
+    def sample(
+        self, shape, *, mask=None, temperature=1.0, generator=None, device=None, dtype=None
+    ) -> Tensor:
+        """Draw ``(B, ..., D)`` with standard deviation ``temperature``; see `draw_normal`."""
+        return temperature * draw_normal(
+            shape, mask=mask, generator=generator, device=device, dtype=dtype
+        )
+
+
+class StandardLogistic(nn.Module):
+    """Independent standard logistic variables: ``p(z) = sigmoid(z) sigmoid(-z)``.
+
+    The standard deviation is ``pi / sqrt(3) = 1.81``.
+    """
+
+    def log_prob(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-density in nats ``(B,)`` of ``z (B, ..., D)``, summed over the real entries."""
+        z = z.to(log_term_dtype(z)).abs()
+        return sum_log_term(-z - 2 * F.softplus(-z), mask)
+
+    def sample(
+        self, shape, *, mask=None, temperature=1.0, generator=None, device=None, dtype=None
+    ) -> Tensor:
+        """Draw ``(B, ..., D)``, scaled by ``temperature``; see `draw_normal`."""
+        # In float32, uniform numbers are too coarse for the tails.
+        u = draw_uniform(
+            shape, generator=generator, mask=mask, device=device, dtype=torch.float64
+        ).clamp(1e-16, 1 - 1e-16)
+        return masked(temperature * torch.logit(u), mask).to(dtype or torch.get_default_dtype())

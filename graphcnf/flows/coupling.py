@@ -1,0 +1,178 @@
+"""Coupling layers: some channels transform the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.flows.logistic_mixture import (
+    bounded_log_scale,
+    logistic_mixture,
+    logistic_mixture_inverse,
+)
+from graphcnf.flows.transform import Bijection, log_term_dtype, masked, sum_log_term
+
+
+class Coupling(Bijection):
+    """Base of the coupling layers: ``z_a = x_a, z_b = f(x_b; network(x_a))``.
+
+    Subclasses write `transform_elements` and `inverse_elements`, and set
+    `parameters_per_channel`.
+
+    Args:
+        network: called as ``network(x_a, mask=mask, context=context)`` with the untransformed
+            channels ``(B, ..., A)``; returns ``(B, ..., P C)`` for C transformed channels with
+            P = `parameters_per_channel` each, in the order ``(P, C)``. It may return a lower
+            precision (autocast); the map itself is computed in float32, or float64 for float64
+            input. What it returns at masked entries does not matter, if finite.
+        split: the channels are cut at this index of the last axis.
+        swap: False transforms the second part, True the first.
+    """
+
+    parameters_per_channel: int
+
+    def __init__(self, network: nn.Module, *, split: int, swap: bool = False):
+        super().__init__()
+        if split < 1:
+            raise ValueError(f"split must be at least 1, got {split}")
+        self.network = network
+        self.split = split
+        self.swap = swap
+
+    def transform_elements(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``x (B, ..., C)`` with ``parameters (B, ..., P, C)``; return ``z, log|dz/dx|``."""
+        raise NotImplementedError
+
+    def inverse_elements(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Invert `transform_elements`; return ``x, log|dx/dz|``."""
+        raise NotImplementedError
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        """Transform one part of the channels; see `Transform.forward`."""
+        return self._couple(x, self.transform_elements, mask, context)
+
+    def inverse_and_logdet(self, z, *, mask=None, context=None):
+        """Invert `forward`; the network sees the same input as there."""
+        return self._couple(z, self.inverse_elements, mask, context)
+
+    def _couple(self, x, elements, mask, context):
+        x = masked(x.to(log_term_dtype(x)), mask)
+        first, second = x[..., : self.split], x[..., self.split :]
+        fixed, moved = (second, first) if self.swap else (first, second)
+        channels = moved.shape[-1]
+        parameters = self.network(fixed, mask=mask, context=context)
+        if second.shape[-1] == 0 or parameters.shape[-1] != self.parameters_per_channel * channels:
+            raise ValueError(
+                f"{type(self).__name__} with split={self.split} got {x.shape[-1]} channels and "
+                f"{parameters.shape[-1]} parameters; {channels} transformed channels need "
+                f"{self.parameters_per_channel} parameters each"
+            )
+        parameters = parameters.to(x.dtype).unflatten(-1, (self.parameters_per_channel, channels))
+        moved, log_det = elements(moved, parameters)
+        moved = masked(moved, mask)
+        parts = (moved, fixed) if self.swap else (fixed, moved)
+        return torch.cat(parts, -1), sum_log_term(log_det, mask)
+
+
+class AdditiveCoupling(Coupling):
+    """``z_b = x_b + t(x_a)``; the log-det is 0.
+
+    References:
+        Dinh et al., *NICE*, 2014, arXiv 1410.8516.
+    """
+
+    parameters_per_channel = 1
+
+    def transform_elements(self, x, parameters):
+        """See `Coupling.transform_elements`."""
+        return x + parameters.squeeze(-2), torch.zeros_like(x)
+
+    def inverse_elements(self, z, parameters):
+        """See `Coupling.inverse_elements`."""
+        return z - parameters.squeeze(-2), torch.zeros_like(z)
+
+
+class AffineCoupling(Coupling):
+    """``z_b = exp(s(x_a)) x_b + t(x_a)`` with ``|s| <= 3``; parameters ``(t, s)``.
+
+    References:
+        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803.
+    """
+
+    parameters_per_channel = 2
+
+    def transform_elements(self, x, parameters):
+        """See `Coupling.transform_elements`."""
+        shift, log_scale = parameters.unbind(-2)
+        log_scale = bounded_log_scale(log_scale)
+        return x * torch.exp(log_scale) + shift, log_scale
+
+    def inverse_elements(self, z, parameters):
+        """See `Coupling.inverse_elements`."""
+        shift, log_scale = parameters.unbind(-2)
+        log_scale = bounded_log_scale(log_scale)
+        return (z - shift) * torch.exp(-log_scale), -log_scale
+
+
+class MixtureLogisticCoupling(Coupling):
+    """``z_b = exp(s) logit(CDF(x_b)) + t`` with the CDF of a mixture of K logistics.
+
+    ``s``, ``t`` and the mixtures' logits, means and log-scales are functions of ``x_a``; all
+    log-scales lie within +-3. Parameters ``(t, s, K logits, K means, K log-scales)``, so P = 3 K +
+    2. A constant spread is added to the means: with it, a network whose output layer starts at zero
+    can tell the components apart.
+
+    References:
+        Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
+        Lippe & Gavves 2021, arXiv 2006.09790, appendix A.
+
+    Args:
+        network: see `Coupling`.
+        split: see `Coupling`.
+        swap: see `Coupling`.
+        mixtures: the number of components K.
+        spread: the constants added to the means go from ``-spread`` to ``spread``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        split: int,
+        swap: bool = False,
+        mixtures: int = 8,
+        spread: float = 1.0,
+    ):
+        super().__init__(network, split=split, swap=swap)
+        if mixtures < 1:
+            raise ValueError(f"mixtures must be at least 1, got {mixtures}")
+        self.mixtures = mixtures
+        self.parameters_per_channel = 3 * mixtures + 2
+        offsets = torch.linspace(-spread, spread, mixtures) if mixtures > 1 else torch.zeros(1)
+        self.register_buffer("offsets", offsets.reshape(-1, 1, 1))
+
+    def transform_elements(self, x, parameters):
+        """See `Coupling.transform_elements`."""
+        flat, shift, log_scale, mixture = self._arrange(x, parameters)
+        y, log_slope = logistic_mixture(flat, *mixture)
+        z = y * torch.exp(log_scale) + shift
+        return z.t().reshape(x.shape), (log_slope + log_scale).t().reshape(x.shape)
+
+    def inverse_elements(self, z, parameters):
+        """See `Coupling.inverse_elements`."""
+        flat, shift, log_scale, mixture = self._arrange(z, parameters)
+        y = (flat - shift).double() * torch.exp(-log_scale.double())
+        x, log_slope = logistic_mixture_inverse(y, *mixture)
+        log_det = (log_slope - log_scale).to(z.dtype)
+        return x.to(z.dtype).t().reshape(z.shape), log_det.t().reshape(z.shape)
+
+    def _arrange(self, x: Tensor, parameters: Tensor):
+        """Bring entries to the last axis: ``x (C, N)``, components ``(K, C, N)``."""
+        channels = x.shape[-1]
+        flat = x.reshape(-1, channels).t()
+        # One blocked transposition here makes all later passes contiguous along the entries.
+        parameters = parameters.reshape(-1, self.parameters_per_channel * channels).t().contiguous()
+        parameters = parameters.unflatten(0, (self.parameters_per_channel, channels))
+        affine, logits, means, log_scales = parameters.split((2, *[self.mixtures] * 3))
+        mixture = logits, means + self.offsets, bounded_log_scale(log_scales)
+        return flat, affine[0], bounded_log_scale(affine[1]), mixture

@@ -1,0 +1,99 @@
+"""Linear maps of the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.flows.transform import (
+    Bijection,
+    count_entries,
+    log_term_dtype,
+    masked,
+    zero_log_term,
+)
+
+
+class InvertibleLinear(Bijection):
+    """``z = W x`` per entry with ``W = P L (U + diag(sign exp(s)))``.
+
+    P is a fixed permutation, L unit lower and U strictly upper triangular; ``log|det W| = sum(s)``.
+    Starts as a random rotation. The inverse solves the two triangular systems in float64.
+
+    References:
+        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, eq. 10 and 11.
+
+    Args:
+        features: the number of channels D.
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        rotation = torch.linalg.qr(torch.randn(features, features, dtype=torch.float64)).Q
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        diagonal = upper.diagonal()
+        dtype = torch.get_default_dtype()
+        self.lower = nn.Parameter(lower.tril(-1).to(dtype))
+        self.upper = nn.Parameter(upper.triu(1).to(dtype))
+        self.log_diagonal = nn.Parameter(diagonal.abs().log().to(dtype))
+        self.register_buffer("permutation", permutation.to(dtype))
+        self.register_buffer("sign", diagonal.sign().to(dtype))
+
+    def _triangles(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """L and ``U + diag(sign exp(s))``."""
+        lower = self.lower.to(dtype).tril(-1)
+        lower = lower + torch.eye(len(lower), dtype=dtype, device=lower.device)
+        diagonal = self.sign.to(dtype) * torch.exp(self.log_diagonal.to(dtype))
+        return lower, self.upper.to(dtype).triu(1) + torch.diag(diagonal)
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        """Multiply with W; see `Transform.forward`."""
+        x = x.to(log_term_dtype(x))
+        with torch.autocast(x.device.type, enabled=False):
+            lower, upper = self._triangles(x.dtype)
+            weight = self.permutation.to(x.dtype) @ lower @ upper
+            return masked(x, mask) @ weight.t(), self._log_det(x, mask)
+
+    def inverse_and_logdet(self, z, *, mask=None, context=None):
+        """Multiply with the inverse of W."""
+        z = z.to(log_term_dtype(z))
+        with torch.autocast(z.device.type, enabled=False):
+            lower, upper = self._triangles(torch.float64)
+            x = self.permutation.double().t() @ masked(z, mask).double().flatten(0, -2).t()
+            x = torch.linalg.solve_triangular(lower, x, upper=False, unitriangular=True)
+            x = torch.linalg.solve_triangular(upper, x, upper=True)
+            return x.t().reshape(z.shape).to(z.dtype), -self._log_det(z, mask)
+
+    def _log_det(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return count_entries(x, mask) * self.log_diagonal.sum().to(x.dtype)
+
+
+class Permutation(Bijection):
+    """``z_i = x_order[i]`` over the channels.
+
+    Args:
+        order: a permutation of ``0 .. D - 1``.
+
+    Raises:
+        ValueError: if it is none.
+    """
+
+    def __init__(self, order: Sequence[int]):
+        super().__init__()
+        order = torch.as_tensor(order)
+        if sorted(order.tolist()) != list(range(len(order))):
+            raise ValueError(f"{order.tolist()} is no permutation of 0 .. {len(order) - 1}")
+        self.register_buffer("order", order)
+        self.register_buffer("inverse_order", order.argsort())
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        """Reorder the channels."""
+        x = x.to(log_term_dtype(x))
+        return masked(x[..., self.order], mask), zero_log_term(x)
+
+    def inverse_and_logdet(self, z, *, mask=None, context=None):
+        """Restore the order of the channels."""
+        z = z.to(log_term_dtype(z))
+        return masked(z[..., self.inverse_order], mask), zero_log_term(z)
