@@ -1,0 +1,20 @@
+"""Data sets. Names are imported on first use, so that no loader pays for another's libraries."""
+
+from importlib import import_module
+
+_HOMES = {
+    "MoleculeDataset": "molecules",
+    "SetShuffling": "sets",
+    "check_roundtrip": "molecules",
+    "load_smiles_file": "smiles_file",
+    "load_zinc250k": "zinc250k",
+    "size_bucketed_batches": "batching",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

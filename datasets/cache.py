@@ -1,0 +1,99 @@
+"""Encoded data sets on disk: one checksummed npz each, written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+_CHECKSUM = "checksum"
+_STALE_SECONDS = 600
+
+
+class DamagedCache(ValueError):
+    """The file is no intact cache; the message is one line."""
+
+
+def cache_folder() -> Path:
+    """`$GRAPHCNF_CACHE`, or the user's cache folder for graphcnf."""
+    chosen = os.environ.get("GRAPHCNF_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("graphcnf", appauthor=False))
+
+
+def note(message: str) -> None:
+    """One line to stderr."""
+    print(f"graphcnf: {message}", file=sys.stderr, flush=True)
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Write arrays under a temporary name, then rename; False, with a note, where that fails."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                left.unlink(missing_ok=True)
+        with open(partial, "wb") as file:
+            np.savez_compressed(file, **arrays, **{_CHECKSUM: _digest(arrays)})
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        note(f"cannot cache to {path} ({error.strerror or error}); set GRAPHCNF_CACHE to a folder")
+        return False
+    return True
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Read what `write` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DamagedCache: Its content is not what was written.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"no such file: {path}") from error
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedCache(str(error).splitlines()[0] if str(error) else "unreadable") from error
+    checksum = arrays.pop(_CHECKSUM, None)
+    if checksum is None or not np.array_equal(checksum, _digest(arrays)):
+        raise DamagedCache("checksum does not match")
+    return arrays
+
+
+def read_or_none(path: Path) -> dict[str, np.ndarray] | None:
+    """As `read`; None where the file is absent or, with a note, damaged."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except DamagedCache as error:
+        note(f"cache {path} is damaged ({error}); rebuilding it")
+        return None
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """SHA-256 over names, types, shapes and bytes, (32,) uint8."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+        digest.update(array.data if array.size else b"")
+    return np.frombuffer(digest.digest(), np.uint8)

@@ -1,0 +1,276 @@
+"""A set of molecules as graphs, with its split, counts and cache; encoding in parallel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from graphcnf.datasets import cache
+from graphcnf.datasets.parallel import chunked, parallel_map
+from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
+from graphcnf.molecules.hashing import hash_each
+from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
+
+FORMAT_VERSION = 1
+"""Raised when the cache's layout changes."""
+
+TEST_SHARE = 10
+"""One molecule in this many is held out."""
+
+_CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A record that was left out: line number (1-based), its text, and why."""
+
+    line: int
+    text: str
+    reason: str
+
+
+@dataclass(eq=False)
+class MoleculeDataset:
+    """Molecules as graphs, in the order of their file, duplicates included.
+
+    A molecule belongs to the test set when the hash of its canonical SMILES says so (one in ten):
+    the split does not depend on the order of the file, and equal molecules share a side.
+
+    Attributes:
+        name: Short name.
+        graphs: One graph per molecule.
+        smiles: Canonical SMILES without stereo of each molecule.
+        vocabulary: Meaning of the categories in `graphs`.
+        hashes: `smiles_hash` of each molecule, (M,) uint64.
+        skipped: Records of the file that are not among the molecules.
+        test_indices: Held-out molecules where they were chosen by hand; None: by hash.
+    """
+
+    name: str
+    graphs: PackedGraphs
+    smiles: list[str]
+    vocabulary: MoleculeVocabulary
+    hashes: np.ndarray
+    skipped: list[Skipped] = field(default_factory=list)
+    test_indices: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    def __repr__(self) -> str:
+        return (
+            f"MoleculeDataset({self.name!r}, {len(self)} molecules, "
+            f"{len(self.vocabulary.atoms)} atom and {len(self.vocabulary.bonds)} bond categories)"
+        )
+
+    @cached_property
+    def _is_test(self) -> np.ndarray:
+        if self.test_indices is None:
+            return self.hashes % np.uint64(TEST_SHARE) == 0
+        chosen = np.zeros(len(self), dtype=bool)
+        chosen[self.test_indices] = True
+        return chosen
+
+    def split(self, part: str) -> np.ndarray:
+        """Indices of the molecules of "train", "test" or "all", rising.
+
+        Raises:
+            ValueError: Another name.
+        """
+        if part == "all":
+            return np.arange(len(self))
+        if part not in ("train", "test"):
+            raise ValueError(f"no split {part!r}: choose train, test or all")
+        return np.flatnonzero(self._is_test == (part == "test"))
+
+    def size_histogram(self, part: str = "train") -> np.ndarray:
+        """Number of molecules of each size; the index is the number of atoms."""
+        return np.bincount(self.graphs.node_counts[self.split(part)])
+
+    def node_type_counts(self, part: str = "train") -> np.ndarray:
+        """Atoms of each category."""
+        types = self.graphs.subset(self.split(part)).node_types
+        return np.bincount(types, minlength=len(self.vocabulary.atoms))
+
+    def bond_type_counts(self, part: str = "train") -> np.ndarray:
+        """Bonds of each category."""
+        types = self.graphs.subset(self.split(part)).bond_types
+        return np.bincount(types, minlength=len(self.vocabulary.bonds))
+
+    def training_hashes(self) -> np.ndarray:
+        """Hashes of the distinct training molecules, sorted uint64, to hold novelty against."""
+        return np.unique(self.hashes[self.split("train")])
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Everything but the name and `test_indices`, for the cache."""
+        skipped = [[s.line, s.text, s.reason] for s in self.skipped]
+        return {
+            **self.graphs.to_arrays(),
+            "smiles": _text("\n".join(self.smiles)),
+            "hashes": self.hashes,
+            "vocabulary": _text(json.dumps(self.vocabulary.to_dict())),
+            "skipped": _text(json.dumps(skipped)),
+        }
+
+    @classmethod
+    def from_arrays(cls, name: str, arrays: dict[str, np.ndarray]) -> MoleculeDataset:
+        """Inverse of `to_arrays`."""
+        return cls(
+            name=name,
+            graphs=PackedGraphs.from_arrays(arrays),
+            smiles=arrays["smiles"].tobytes().decode().split("\n"),
+            vocabulary=MoleculeVocabulary.from_dict(json.loads(arrays["vocabulary"].tobytes())),
+            hashes=arrays["hashes"],
+            skipped=[Skipped(*s) for s in json.loads(arrays["skipped"].tobytes())],
+        )
+
+
+def encode(
+    name: str,
+    lines: Sequence[str],
+    *,
+    vocabulary: MoleculeVocabulary | None = None,
+    max_atoms: int = MAX_NODES,
+    workers: int | None = None,
+) -> MoleculeDataset:
+    """Encode SMILES; `skipped` of the result numbers them from 1.
+
+    Args:
+        name: Name of the result.
+        lines: One SMILES each.
+        vocabulary: Categories to use; None to take them from the molecules.
+        max_atoms: Largest molecule to keep.
+        workers: Processes; None for one per core (one in all for short lists).
+    """
+    chunks = [(chunk, vocabulary, max_atoms) for chunk in chunked(lines, _CHUNK)]
+    if len(lines) <= 2 * _CHUNK:
+        workers = 1
+    parts = parallel_map(_encode_chunk, chunks, workers=workers, label=f"encoding {name}")
+    if vocabulary is None:
+        vocabulary = MoleculeVocabulary.from_counts(
+            sum((p["atoms"] for p in parts), Counter()), sum((p["bonds"] for p in parts), Counter())
+        )
+    graphs, smiles, skipped = [], [], []
+    for k, part in enumerate(parts):
+        # A chunk numbers its categories in the order of its own counters.
+        atoms = np.array([vocabulary.atom_index[a] for a in part["atoms"]], dtype=np.uint8)
+        bonds = np.array([vocabulary.bond_index[b] for b in part["bonds"]], dtype=np.uint8)
+        graph = part["graphs"]
+        graph.node_types, graph.bond_types = atoms[graph.node_types], bonds[graph.bond_types]
+        graphs.append(graph)
+        smiles += part["smiles"]
+        start = k * _CHUNK + 1
+        skipped += [Skipped(start + line, text, reason) for line, text, reason in part["skipped"]]
+    return MoleculeDataset(
+        name, PackedGraphs.concatenate(graphs), smiles, vocabulary, hash_each(smiles), skipped
+    )
+
+
+def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int]) -> dict:
+    from graphcnf.molecules import codec
+
+    lines, vocabulary, max_atoms = task
+    atoms, bonds = {}, {}
+    atom_counts, bond_counts = Counter(), Counter()
+    node_counts, node_types, edge_counts, edges, bond_types = [], [], [], [], []
+    smiles, skipped = [], []
+    with codec.quiet():
+        for line, text in enumerate(lines):
+            try:
+                mol = codec.parse(text)
+                codec.check_representable(mol, max_atoms)
+                written = codec.canonical_smiles(mol)
+                names, pairs, kinds = codec.categories(codec.canonical(written))
+                if vocabulary is not None:
+                    codec.check_vocabulary(names, kinds, vocabulary)
+            except codec.MoleculeNotRepresentable as error:
+                skipped.append((line, text[:200], str(error)))
+                continue
+            atom_counts.update(names)
+            bond_counts.update(kinds)
+            smiles.append(written)
+            node_counts.append(len(names))
+            edge_counts.append(len(pairs))
+            node_types += [atoms.setdefault(a, len(atoms)) for a in names]
+            bond_types += [bonds.setdefault(b, len(bonds)) for b in kinds]
+            edges += pairs
+    return {
+        "graphs": PackedGraphs(
+            np.array(node_counts, np.int64),
+            np.array(node_types, np.uint8),
+            np.array(edge_counts, np.int64),
+            np.array(edges, np.uint8).reshape(-1, 2),
+            np.array(bond_types, np.uint8),
+        ),
+        "atoms": Counter({a: atom_counts[a] for a in atoms}),
+        "bonds": Counter({b: bond_counts[b] for b in bonds}),
+        "smiles": smiles,
+        "skipped": skipped,
+    }
+
+
+def cache_path(name: str, *key) -> Path:
+    """Cache file of a data set whose content is a function of `key` and of the codec."""
+    try:
+        rdkit = version("rdkit")  # canonical SMILES differ between versions
+    except PackageNotFoundError:
+        rdkit = "unknown"
+    text = json.dumps([FORMAT_VERSION, CODEC_VERSION, rdkit, *key])
+    return cache.cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+
+
+def load_cached(name: str, path: Path) -> MoleculeDataset | None:
+    """The data set cached at `path`; None where there is none or it is damaged (with a note)."""
+    arrays = cache.read_or_none(path)
+    if arrays is None:
+        return None
+    try:
+        return MoleculeDataset.from_arrays(name, arrays)
+    except (KeyError, ValueError, TypeError) as error:
+        cache.note(f"cache {path} is damaged ({error}); rebuilding it")
+        return None
+
+
+def check_roundtrip(dataset: MoleculeDataset, indices=None, workers: int | None = None) -> float:
+    """Share of molecules whose graph leads back to the same canonical SMILES without stereo."""
+    indices = dataset.split("all") if indices is None else np.asarray(indices)
+    return 1 - len(roundtrip_failures(dataset, indices, workers)) / max(len(indices), 1)
+
+
+def roundtrip_failures(
+    dataset: MoleculeDataset, indices: Iterable[int], workers: int | None = None
+) -> list[int]:
+    """Indices of the molecules whose graph does not lead back to them."""
+    indices = np.asarray(indices)
+    chunks = [
+        (dataset.graphs.subset(part), [dataset.smiles[k] for k in part], dataset.vocabulary)
+        for part in chunked(indices, _CHUNK)
+    ]
+    workers = 1 if len(indices) <= 2 * _CHUNK else workers
+    parts = parallel_map(_roundtrip_chunk, chunks, workers=workers, label="checking graphs")
+    places = [k * _CHUNK + place for k, part in enumerate(parts) for place in part]
+    return [int(indices[place]) for place in places]
+
+
+def _roundtrip_chunk(task: tuple[PackedGraphs, list[str], MoleculeVocabulary]) -> list[int]:
+    from graphcnf.molecules import codec, validity
+
+    graphs, smiles, vocabulary = task
+    with codec.quiet():
+        return [
+            k
+            for k in range(len(graphs))
+            if validity.strict(codec.graph_to_molecule(*graphs.graph(k), vocabulary)) != smiles[k]
+        ]
+
+
+def _text(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8)

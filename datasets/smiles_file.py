@@ -1,0 +1,200 @@
+"""Molecules from the user's own file: .smi, .txt, .csv or .tsv, plain or gzipped."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+from graphcnf.datasets import cache
+from graphcnf.datasets.molecules import (
+    MoleculeDataset,
+    Skipped,
+    cache_path,
+    encode,
+    load_cached,
+)
+from graphcnf.errors import UserError
+from graphcnf.graphs.packed import MAX_NODES
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+
+class DataFileError(UserError, ValueError):
+    """A file without usable molecules; the message is one line that names the file."""
+
+
+class MissingDataFile(UserError, FileNotFoundError):
+    """There is no such file."""
+
+
+def load_smiles_file(
+    path: str | Path,
+    *,
+    column: str | None = None,
+    vocabulary: MoleculeVocabulary | None = None,
+    max_atoms: int = MAX_NODES,
+    strict: bool = False,
+    skipped_file: str | Path | None = None,
+    workers: int | None = None,
+    use_cache: bool = True,
+) -> MoleculeDataset:
+    """Load the molecules of a file as graphs, and cache them.
+
+    Lines that RDKit does not read, that have several fragments, atoms or bonds outside the
+    vocabulary or more than `max_atoms` heavy atoms are left out: the result's `skipped` names each
+    with its line number and the reason, and so does a side file, whose path goes to stderr.
+
+    Args:
+        path: One SMILES per line, alone or before white space (lines that start with # are
+            comments), or a table with a header line, separated by commas, tabs or semicolons.
+        column: Column of a table that holds the SMILES; None for the one called "smiles" in any
+            case.
+        vocabulary: Categories to use, as a trained model's; None to take them from the file.
+        max_atoms: Largest molecule to keep, at most 255 heavy atoms.
+        strict: Refuse the file at the first line that would be left out.
+        skipped_file: Where to list what was left out; None for a file in the cache folder.
+        workers: Processes that encode; None for one per core.
+        use_cache: Whether to read and write the cache.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is empty, binary, damaged, lacks the column or has no usable molecule; or
+            `strict`, and a line is not usable.
+    """
+    path = Path(path)
+    if not 1 <= max_atoms <= MAX_NODES:
+        raise ValueError(f"max_atoms is 1 to {MAX_NODES}, not {max_atoms}")
+    content = _read(path)
+    key = (
+        hashlib.sha256(content).hexdigest(), path.suffixes[-2:], column, max_atoms,
+        vocabulary.to_dict() if vocabulary else None,
+    )  # fmt: skip
+    name = path.name.removesuffix(".gz").rsplit(".", 1)[0] or "molecules"
+    stored = cache_path(f"file-{_plain(name)}", *key)
+    dataset = load_cached(name, stored) if use_cache else None
+    if dataset is None:
+        lines, smiles = read_smiles(path, column=column, content=content)
+        dataset = encode(name, smiles, vocabulary=vocabulary, max_atoms=max_atoms, workers=workers)
+        dataset.skipped = [replace(s, line=lines[s.line - 1]) for s in dataset.skipped]
+        if use_cache and len(dataset):
+            cache.write(stored, dataset.to_arrays())
+    if dataset.skipped:
+        first = dataset.skipped[0]
+        if strict or not len(dataset):
+            many = f" (and {len(dataset.skipped) - 1} more)" if len(dataset.skipped) > 1 else ""
+            none = "" if len(dataset) else "no usable molecule: "
+            raise DataFileError(f"{none}{path}, line {first.line}: {first.reason}{many}")
+        listing = Path(skipped_file) if skipped_file else stored.with_suffix(".skipped.tsv")
+        written = _list_skipped(listing, dataset.skipped)
+        cache.note(
+            f"{path}: left out {len(dataset.skipped)} of {len(dataset.skipped) + len(dataset)} "
+            f"molecules, the first at line {first.line}: {first.reason}"
+            + (f"; all are listed in {listing}" if written else "")
+        )
+    return dataset
+
+
+def read_smiles(
+    path: str | Path, *, column: str | None = None, content: bytes | None = None
+) -> tuple[list[int], list[str]]:
+    """The line numbers and the SMILES of a file, unchecked.
+
+    Args:
+        path: As in `load_smiles_file`.
+        column: As in `load_smiles_file`.
+        content: The file's bytes where they are at hand.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is empty, binary or damaged, or lacks the column.
+    """
+    path = Path(path)
+    text = _decode(path, _read(path) if content is None else content)
+    suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = max(",\t;", key=first.count)
+    cells = [cell.strip().strip('"').lower() for cell in first.split(delimiter)]
+    is_table = column is not None or suffix in ("csv", "tsv")
+    if is_table or (len(cells) > 1 and "smiles" in cells):
+        rows = _table(path, text, column, delimiter)
+    else:
+        rows = (
+            (number, line.split()[0])
+            for number, line in enumerate(text.splitlines(), 1)
+            if line.strip() and not line.lstrip().startswith("#")
+        )
+    pairs = list(rows)
+    if pairs and pairs[0][1].lower() == "smiles":  # a header line
+        pairs = pairs[1:]
+    if not pairs:
+        raise DataFileError(f"{path} holds no molecules")
+    return [line for line, _ in pairs], [smiles for _, smiles in pairs]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingDataFile(f"no such file: {path}") from error
+    except OSError as error:
+        raise DataFileError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _decode(path: Path, content: bytes) -> str:
+    if path.name.lower().endswith(".gz") or content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataFileError(f"{path} is no intact gzip file: {error}") from error
+    if not content.strip():
+        raise DataFileError(f"{path} is empty")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{path} is no text file in UTF-8 (byte {error.start})") from error
+    if "\0" in text:
+        raise DataFileError(f"{path} is no text file (it holds zero bytes)")
+    return text
+
+
+def _table(path: Path, text: str, column: str | None, delimiter: str):
+    """Yield (line number, cell) of one column; blank cells are passed over."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        header = next((row for row in reader if any(cell.strip() for cell in row)), [])
+        names = [cell.strip() for cell in header]
+        wanted = "smiles" if column is None else column
+        place = next((k for k, n in enumerate(names) if n == wanted), None)
+        if place is None:
+            place = next((k for k, n in enumerate(names) if n.lower() == wanted.lower()), None)
+        if place is None:
+            shown = ", ".join(name[:40] for name in names[:12])
+            raise DataFileError(f"{path} has no column {wanted!r}; its columns are: {shown}")
+        before = reader.line_num
+        for row in reader:
+            line, before = before + 1, reader.line_num
+            # A quoted cell may hold a line break, as in the original ZINC250k table.
+            if len(row) > place and row[place].strip():
+                yield line, row[place].split()[0]
+    except csv.Error as error:
+        raise DataFileError(f"{path}, line {reader.line_num}: not a table: {error}") from error
+
+
+def _list_skipped(path: Path, skipped: list[Skipped]) -> bool:
+    rows = [f"{s.line}\t{s.text}\t{s.reason}\n" for s in skipped]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("line\tsmiles\treason\n" + "".join(rows), encoding="utf-8")
+    except OSError as error:
+        cache.note(f"cannot write {path}: {error.strerror}")
+        return False
+    return True
+
+
+def _plain(name: str) -> str:
+    """The name with only the characters that every file system takes."""
+    return "".join(c if c.isalnum() and c.isascii() or c in "-_" else "_" for c in name)[:40]

@@ -1,0 +1,1 @@
+"""Molecules: RDKit codec, validity, metrics, drawing. RDKit is imported by the submodules only."""

@@ -1,0 +1,177 @@
+"""Molecules to typed graphs and back.
+
+A graph holds the heavy atoms, kekulized, without stereo and isotopes; hydrogens are implicit. It is
+a function of the molecule, whatever order its atoms came in: the molecule is written as RDKit's
+canonical SMILES, and the graph is read off that string, atoms in the order of writing.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from rdkit import Chem, rdBase
+
+from graphcnf.graphs.packed import MAX_NODES
+from graphcnf.molecules.vocabulary import MoleculeVocabulary, atom_label
+
+_NAMES = {bond: bond.name for bond in Chem.BondType.values.values()}
+
+Graph = tuple[list[int], list[tuple[int, int]], list[int]]
+"""Node types (n), edges (i, j) with j < i sorted by i and -j (m), bond types (m)."""
+
+
+class MoleculeNotRepresentable(ValueError):
+    """The molecule has no graph in this coding; the message says why in one line."""
+
+
+class UnparsableSmiles(MoleculeNotRepresentable):
+    """RDKit does not read it."""
+
+
+class SeveralFragments(MoleculeNotRepresentable):
+    """More than one connected component."""
+
+
+class UnknownAtom(MoleculeNotRepresentable):
+    """An (element, charge) outside the vocabulary, or a radical."""
+
+
+class UnknownBond(MoleculeNotRepresentable):
+    """A bond type outside the vocabulary."""
+
+
+class TooLarge(MoleculeNotRepresentable):
+    """More atoms than allowed."""
+
+
+def quiet() -> AbstractContextManager:
+    """Context without RDKit's log messages."""
+    return rdBase.BlockLogs()
+
+
+def parse(smiles: str) -> Chem.Mol:
+    """Molecule of a SMILES.
+
+    Raises:
+        UnparsableSmiles: RDKit refuses it, or it has no atoms.
+    """
+    shown = smiles if len(smiles) <= 80 else smiles[:77] + "..."
+    # RDKit's parser recurses; a megabyte of brackets could take the process down with it.
+    mol = Chem.MolFromSmiles(smiles) if len(smiles) <= 5000 else None
+    if mol is None:
+        raise UnparsableSmiles(f"not a SMILES that RDKit accepts: {shown!r}")
+    if not mol.GetNumAtoms():
+        raise UnparsableSmiles(f"no atoms in {shown!r}")
+    return mol
+
+
+def canonical_smiles(mol: Chem.Mol) -> str:
+    """Canonical SMILES of a sanitized molecule without stereo, isotopes and atom numbers."""
+    mol = Chem.Mol(mol)
+    hydrogens = False
+    for atom in mol.GetAtoms():
+        atom.SetIsotope(0)
+        atom.SetAtomMapNum(0)
+        hydrogens |= atom.GetAtomicNum() == 1
+    Chem.RemoveStereochemistry(mol)
+    return Chem.MolToSmiles(Chem.RemoveHs(mol) if hydrogens else mol)
+
+
+def canonical(mol: Chem.Mol | str) -> Chem.Mol:
+    """The molecule with canonical atom numbers, kekulized, without stereo.
+
+    Args:
+        mol: A sanitized molecule, or its `canonical_smiles`.
+    """
+    smiles = mol if isinstance(mol, str) else canonical_smiles(mol)
+    # Kekulé structures depend on the order of atoms and bonds, so both come from the string.
+    mol = Chem.MolFromSmiles(smiles, sanitize=False)
+    mol.UpdatePropertyCache(strict=False)
+    Chem.Kekulize(mol, clearAromaticFlags=True)
+    return mol
+
+
+def categories(mol: Chem.Mol) -> tuple[list[tuple[str, int]], list[tuple[int, int]], list[str]]:
+    """Graph of a `canonical` molecule in names: (symbol, charge) per atom, edges, bond names."""
+    atoms = [(atom.GetSymbol(), atom.GetFormalCharge()) for atom in mol.GetAtoms()]
+    rows = []
+    for bond in mol.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        rows.append((i, -j, bond.GetBondType()) if i > j else (j, -i, bond.GetBondType()))
+    rows.sort(key=lambda row: row[:2])
+    return atoms, [(i, -j) for i, j, _ in rows], [_NAMES[b] for _, _, b in rows]
+
+
+def check_representable(mol: Chem.Mol, max_atoms: int = MAX_NODES) -> None:
+    """Refuse a sanitized molecule whose graph would not lead back to it, whatever the vocabulary.
+
+    Raises:
+        TooLarge: More than `max_atoms` heavy atoms.
+        SeveralFragments: It is not connected.
+        UnknownAtom: A radical, or an atom that is no element.
+    """
+    if mol.GetNumHeavyAtoms() > max_atoms:
+        raise TooLarge(f"{mol.GetNumHeavyAtoms()} heavy atoms, at most {max_atoms} are allowed")
+    fragments = len(Chem.GetMolFrags(mol))
+    if fragments > 1:
+        raise SeveralFragments(f"{fragments} separate fragments, a molecule needs to be connected")
+    for atom in mol.GetAtoms():
+        if not atom.GetAtomicNum():
+            raise UnknownAtom(f"{atom.GetSymbol()} is no element")
+        if atom.GetNumRadicalElectrons():
+            raise UnknownAtom(f"radical at {atom.GetSymbol()}, which implicit hydrogens would fill")
+
+
+def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
+    """Refuse `categories` that the vocabulary lacks.
+
+    Raises:
+        UnknownAtom: An atom is not among its atoms.
+        UnknownBond: A bond is not among its bonds.
+    """
+    for atom in atoms:
+        if atom not in vocabulary.atom_index:
+            raise UnknownAtom(
+                f"{atom_label(atom)} is not among the atoms {' '.join(vocabulary.atom_labels)}"
+            )
+    for bond in bonds:
+        if bond not in vocabulary.bond_index:
+            raise UnknownBond(f"{bond} bond is not among {' '.join(vocabulary.bonds)}")
+
+
+def molecule_to_graph(
+    mol: Chem.Mol | str, vocabulary: MoleculeVocabulary, max_atoms: int = MAX_NODES
+) -> Graph:
+    """Graph of a molecule or SMILES: node types, edges, bond types.
+
+    Raises:
+        MoleculeNotRepresentable: See its subclasses.
+    """
+    with quiet():
+        mol = parse(mol) if isinstance(mol, str) else mol
+        check_representable(mol, max_atoms)
+        atoms, edges, bonds = categories(canonical(mol))
+    check_vocabulary(atoms, bonds, vocabulary)
+    return (
+        [vocabulary.atom_index[a] for a in atoms], edges, [vocabulary.bond_index[b] for b in bonds],
+    )  # fmt: skip
+
+
+def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabulary) -> Chem.Mol:
+    """Molecule of a graph, valid or not: unsanitized, hydrogens left to RDKit.
+
+    Args:
+        node_types: Node categories (n).
+        edges: Pairs of node numbers (m, 2), each edge once.
+        bond_types: Bond categories (m).
+        vocabulary: Meaning of the categories.
+    """
+    mol = Chem.RWMol()
+    for k in node_types:
+        symbol, charge = vocabulary.atoms[k]
+        atom = Chem.Atom(symbol)
+        atom.SetFormalCharge(charge)
+        mol.AddAtom(atom)
+    for (i, j), k in zip(edges, bond_types, strict=True):
+        mol.AddBond(int(i), int(j), Chem.BondType.names[vocabulary.bonds[k]])
+    return mol.GetMol()

@@ -1,0 +1,208 @@
+"""Validity, uniqueness and novelty, under several conventions side by side.
+
+A convention says when a sampled graph counts as a valid molecule (see `validity`):
+
+- `strict`: it sanitizes as it is and is connected; the headline figure.
+- `largest_fragment`: its largest fragment sanitizes ("+ sub-graphs", Lippe & Gavves 2021).
+- `valence_only`: it sanitizes after automatic N+, O+, S+, fragments allowed (GDSS, DiGress, DeFoG).
+- `repaired`: after valence repair; about 1 by construction, so it says nothing about a model.
+
+Uniqueness is distinct / valid, novelty is (valid and not in the training set) / valid, V.U.N. is
+(distinct, valid and not in the training set) / samples. A fraction of nothing is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from rdkit import Chem
+
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.molecules import validity
+from graphcnf.molecules.codec import graph_to_molecule, quiet
+from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+CONVENTIONS = ("strict", "largest_fragment", "valence_only", "repaired")
+
+
+def molecules(
+    samples: PackedGraphs | Iterable[Chem.Mol | str | None],
+    vocabulary: MoleculeVocabulary | None = None,
+) -> Iterable[Chem.Mol | None]:
+    """Unsanitized molecules of packed graphs, of SMILES (None where unreadable), or as given.
+
+    Raises:
+        ValueError: Packed graphs without a vocabulary.
+    """
+    if isinstance(samples, PackedGraphs):
+        if vocabulary is None:
+            raise ValueError("packed graphs need the vocabulary that their categories refer to")
+        for k in range(len(samples)):
+            yield graph_to_molecule(*samples.graph(k), vocabulary)
+        return
+    for sample in samples:
+        if isinstance(sample, str):
+            # The SMILES counts as it is written: aromatic atoms stay so until sanitization.
+            with quiet():
+                yield Chem.MolFromSmiles(sample, sanitize=False) if len(sample) <= 5000 else None
+        else:
+            yield sample
+
+
+def evaluate_records(
+    samples: PackedGraphs | Iterable[Chem.Mol | str | None],
+    vocabulary: MoleculeVocabulary | None = None,
+    *,
+    first: int = 0,
+    conventions: Sequence[str] = ("strict", "largest_fragment"),
+) -> pd.DataFrame:
+    """One row per sample.
+
+    Args:
+        samples: Packed graphs, molecules (sanitized or not; None counts as invalid) or SMILES.
+        vocabulary: Of packed graphs.
+        first: Record number of the first sample.
+        conventions: Extra conventions, from `CONVENTIONS`; strict and largest_fragment are always
+            there.
+
+    Returns:
+        The columns `record`; `smiles` (canonical and without stereo where valid, else written
+        unsanitized, None where nothing can be written); `strict` (bool); `largest_fragment` (its
+        SMILES or None); `atoms`; `kept` (share of the atoms in the largest fragment); and one
+        column of SMILES or None per further convention.
+    """
+    unknown = set(conventions) - set(CONVENTIONS)
+    if unknown:
+        raise ValueError(f"no convention {sorted(unknown)[0]!r}: choose from {CONVENTIONS}")
+    extra = [c for c in ("valence_only", "repaired") if c in conventions]
+    rows = []
+    for record, mol in enumerate(molecules(samples, vocabulary), first):
+        if mol is None:
+            row = (record, None, False, None, 0, 0.0, *(None for _ in extra))
+        else:
+            fragment, kept = validity.largest_fragment(mol)
+            # A connected molecule is its own largest fragment.
+            valid = fragment is not None and kept == 1
+            row = (
+                record,
+                fragment if valid else unsanitized_smiles(mol),
+                valid,
+                fragment,
+                mol.GetNumAtoms(),
+                kept,
+                *(fragment if valid else getattr(validity, c)(mol) for c in extra),
+            )
+        rows.append(row)
+    columns = ["record", "smiles", "strict", "largest_fragment", "atoms", "kept", *extra]
+    frame = pd.DataFrame(rows, columns=columns)
+    texts = ["smiles", "largest_fragment", *extra]
+    frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), None)
+    return frame.astype({"strict": bool, "atoms": "int64", "kept": float, "record": "int64"})
+
+
+def summarize(records: pd.DataFrame, training_hashes: np.ndarray | None = None) -> dict:
+    """Figures of `evaluate_records`, fractions in [0, 1] with their denominators.
+
+    Args:
+        records: One row per sample.
+        training_hashes: Sorted `hash_smiles` of the training set; None leaves novelty out (None).
+
+    Returns:
+        `samples`; `strict_validity`, `largest_fragment_validity`, `largest_fragment_atom_share`
+        (mean of the share of atoms in the largest fragment over samples that are valid in this
+        convention); `uniqueness`, `novelty`, `vun` in the strict convention with the counts
+        `strict_valid`, `strict_unique`, `strict_novel`; the same for every other convention under
+        its name, as `largest_fragment_uniqueness`.
+    """
+    samples = len(records)
+    summary: dict = {"samples": samples}
+    for convention in CONVENTIONS:
+        if convention not in records:
+            continue
+        if convention == "strict":
+            smiles = list(records["smiles"][records["strict"]])
+        else:
+            smiles = [s for s in records[convention] if isinstance(s, str)]
+        prefix = "" if convention == "strict" else f"{convention}_"
+        hashes = hash_each(smiles)
+        distinct = np.unique(hashes)
+        summary[f"{convention}_valid"] = len(smiles)
+        summary[f"{convention}_unique"] = len(distinct)
+        summary[f"{convention}_validity"] = _share(len(smiles), samples)
+        summary[f"{prefix}uniqueness"] = _share(len(distinct), len(smiles))
+        if training_hashes is None:
+            summary[f"{convention}_novel"] = None
+            summary[f"{prefix}novelty"] = summary[f"{prefix}vun"] = None
+        else:
+            novel = int((~contains(training_hashes, hashes)).sum())
+            novel_distinct = int((~contains(training_hashes, distinct)).sum())
+            summary[f"{convention}_novel"] = novel
+            summary[f"{prefix}novelty"] = _share(novel, len(smiles))
+            summary[f"{prefix}vun"] = _share(novel_distinct, samples)
+        if convention == "largest_fragment":
+            kept = records["kept"][[isinstance(s, str) for s in records[convention]]]
+            summary["largest_fragment_atom_share"] = float(kept.mean()) if len(kept) else 0.0
+    return summary
+
+
+def evaluate(
+    samples: PackedGraphs | Iterable[Chem.Mol | str | None],
+    vocabulary: MoleculeVocabulary | None = None,
+    *,
+    training_hashes: np.ndarray | None = None,
+    conventions: Sequence[str] = ("strict", "largest_fragment"),
+) -> dict:
+    """`summarize` of `evaluate_records`."""
+    return summarize(
+        evaluate_records(samples, vocabulary, conventions=conventions), training_hashes
+    )
+
+
+def data_ceiling(
+    packed: PackedGraphs,
+    smiles: Sequence[str],
+    vocabulary: MoleculeVocabulary,
+    *,
+    training_hashes: np.ndarray | None = None,
+    conventions: Sequence[str] = ("strict", "largest_fragment"),
+) -> dict:
+    """The row "training data through the same pipeline": what no model in this coding can beat.
+
+    Args:
+        packed: The graphs of real molecules.
+        smiles: Their canonical SMILES without stereo.
+        vocabulary: Meaning of the categories.
+        training_hashes: As in `summarize`; None takes those of `smiles`, so that novelty is 0
+            except for molecules that the coding changed.
+        conventions: As in `evaluate_records`.
+
+    Returns:
+        As `summarize`, and `reconstruction`: the share of molecules that come back as they were.
+    """
+    if len(packed) != len(smiles):
+        raise ValueError(f"{len(packed)} graphs, but {len(smiles)} SMILES")
+    records = evaluate_records(packed, vocabulary, conventions=conventions)
+    hashes = np.unique(hash_each(smiles)) if training_hashes is None else training_hashes
+    same = sum(
+        valid and a == b
+        for valid, a, b in zip(records["strict"], records["smiles"], smiles, strict=True)
+    )
+    return {**summarize(records, hashes), "reconstruction": _share(same, len(packed))}
+
+
+def unsanitized_smiles(mol: Chem.Mol) -> str | None:
+    """SMILES of a molecule as it is, valid or not; None where RDKit cannot write it."""
+    try:
+        with quiet():
+            mol = Chem.Mol(mol)
+            mol.UpdatePropertyCache(strict=False)
+            return Chem.MolToSmiles(mol) or None
+    except (RuntimeError, ValueError):
+        return None
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

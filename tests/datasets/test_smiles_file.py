@@ -1,0 +1,129 @@
+import gzip
+
+import numpy as np
+import pytest
+
+from graphcnf.datasets import load_smiles_file
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+MOLECULES = ["CCO", "c1ccccc1", "CC(=O)[O-]", "CCO"]
+
+
+def test_formats_agree(tmp_path):
+    lines = "\n".join(MOLECULES)
+    files = {
+        "a.smi": lines + "\n",
+        "b.txt": "\ufeff# a comment\n\n" + "\r\n".join(f"{s}\tname {s}" for s in MOLECULES),
+        "c.csv": "id,Smiles,x\n" + "".join(f'1,"{s}\n",2\n' for s in MOLECULES),
+        "d.tsv": "id\tsmiles\n" + "".join(f"1\t{s}\n" for s in MOLECULES),
+        "e.txt": "id;smiles\n" + "".join(f"1;{s}\n" for s in MOLECULES),
+        "f.smi": "SMILES\n" + lines,
+    }
+    first = None
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+        for path in (tmp_path / name, tmp_path / f"{name}.gz"):
+            dataset = load_smiles_file(path)
+            first = first or dataset
+            assert dataset.smiles == ["CCO", "c1ccccc1", "CC(=O)[O-]", "CCO"], path
+            assert dataset.graphs == first.graphs and dataset.vocabulary == first.vocabulary
+    assert first.vocabulary.atoms == (("C", 0), ("O", 0), ("O", -1))
+    (tmp_path / "g.csv").write_text("smiles,other\nC,CC\n")
+    assert load_smiles_file(tmp_path / "g.csv", column="other").smiles == ["CC"]
+
+
+def test_cache_is_used_and_follows_the_content(tmp_path, monkeypatch):
+    path = tmp_path / "x.smi"
+    path.write_text("CCO\nCC.C\n")
+    fresh = load_smiles_file(path)
+
+    def fail(*args, **kwargs):
+        raise AssertionError("encoded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("graphcnf.datasets.smiles_file.encode", fail)
+        again = load_smiles_file(path)
+        assert again.smiles == fresh.smiles and again.skipped == fresh.skipped
+        with pytest.raises(AssertionError):
+            load_smiles_file(path, max_atoms=2)
+    path.write_text("CCN\n")
+    assert load_smiles_file(path).smiles == ["CCN"]
+
+
+def test_bad_lines_are_counted_listed_and_skipped_or_refused(tmp_path, capfd):
+    path = tmp_path / "x.csv"
+    path.write_text("smiles,n\nCCO,1\nC1CC,2\n,3\nCC.O,4\nCCCCCCCC,5\nCCF,6\nC,7\n")
+    vocabulary = MoleculeVocabulary((("C", 0), ("O", 0)))
+    listing = tmp_path / "out" / "skipped.tsv"
+    dataset = load_smiles_file(path, vocabulary=vocabulary, max_atoms=5, skipped_file=listing)
+    assert dataset.smiles == ["CCO", "C"] and dataset.vocabulary is vocabulary
+    assert [s.line for s in dataset.skipped] == [3, 5, 6, 7]
+    assert [line.split("\t")[0] for line in listing.read_text().splitlines()] == [
+        "line", "3", "5", "6", "7",
+    ]  # fmt: skip
+    assert "fragments" in listing.read_text() and "F is not among" in listing.read_text()
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "left out 4 of 6" in err and "line 3" in err and str(listing) in err
+    with pytest.raises(ValueError, match="line 3: .*and 3 more"):
+        load_smiles_file(path, vocabulary=vocabulary, max_atoms=5, strict=True)
+
+
+def test_a_file_within_strict_rules_passes(tmp_path, capfd):
+    path = tmp_path / "x.smi"
+    path.write_text("\n".join(MOLECULES))
+    assert len(load_smiles_file(path, strict=True)) == 4
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.smi", b"", "is empty"),
+        ("blank.smi", b" \n\n", "is empty"),
+        ("blank.smi.gz", gzip.compress(b""), "is empty"),
+        ("comments.smi", b"# nothing\n", "no molecules"),
+        ("header.csv", b"smiles,x\n", "no molecules"),
+        ("column.csv", b"structure,x\nC,1\n", "no column 'smiles'; its columns are: structure, x"),
+        ("zeros.smi", b"CC\0O\n", "no text file"),
+        ("binary.smi", bytes(range(128, 256)), "no text file"),
+        ("utf16.csv", "smiles\nC\n".encode("utf-16"), "no text file"),
+        ("cut.smi.gz", gzip.compress(b"CCO\n" * 99)[:-9], "no intact gzip"),
+        ("plain.smi.gz", b"CCO\n", "no intact gzip"),
+        ("words.txt", b"lorem ipsum\ndolor sit\n", "no usable molecule.*line 1.*1 more"),
+    ],
+)
+def test_unusable_files_are_named_in_one_line(tmp_path, name, content, message, capfd):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_smiles_file(path)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_file_folder_and_limits(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file: .*nowhere.smi"):
+        load_smiles_file(tmp_path / "nowhere.smi")
+    with pytest.raises(ValueError, match="cannot read"):
+        load_smiles_file(tmp_path)
+    with pytest.raises(ValueError, match="1 to 255"):
+        load_smiles_file(tmp_path, max_atoms=256)
+
+
+def test_a_cache_folder_that_cannot_be_written_is_no_failure(tmp_path, monkeypatch, capfd):
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setenv("GRAPHCNF_CACHE", str(tmp_path / "taken"))
+    path = tmp_path / "x.smi"
+    path.write_text("CCO\n")
+    assert len(load_smiles_file(path)) == 1
+    assert "cannot cache" in capfd.readouterr().err
+
+
+def test_size_limit_counts_heavy_atoms(tmp_path):
+    path = tmp_path / "x.smi"
+    path.write_text("[H]C([H])([H])C\n" + "C" * 300 + "\n")
+    dataset = load_smiles_file(path, max_atoms=2)
+    np.testing.assert_array_equal(dataset.graphs.node_counts, [2])
+    assert "300 heavy atoms" in dataset.skipped[0].reason

@@ -1,0 +1,184 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from graphcnf.datasets import check_roundtrip, load_zinc250k, zinc250k
+from graphcnf.datasets.molecules import encode, roundtrip_failures
+from graphcnf.datasets.zinc250k import read_split_indices
+from graphcnf.errors import UserError
+
+
+@pytest.fixture
+def small_zinc(tmp_path, monkeypatch, zinc_smiles):
+    """ZINC250k with 500 rows."""
+    path = tmp_path / "zinc250k.smiles"
+    path.write_text("\n".join(zinc_smiles[:500]) + "\n")
+    monkeypatch.setattr(zinc250k, "zinc250k_source", lambda: path)
+    monkeypatch.setattr(zinc250k, "ROWS", 500)
+    return path
+
+
+def test_split_counts_and_hashes(zinc_smiles):
+    dataset = encode("zinc", zinc_smiles)
+    train, test = dataset.split("train"), dataset.split("test")
+    assert sorted([*train, *test]) == list(range(len(dataset))) == dataset.split("all").tolist()
+    assert 0.07 < len(test) / len(dataset) < 0.13
+    assert not {dataset.smiles[k] for k in train} & {dataset.smiles[k] for k in test}
+    assert dataset.size_histogram().sum() == len(train)
+    assert dataset.size_histogram("all")[23] == (dataset.graphs.node_counts == 23).sum()
+    assert dataset.node_type_counts("all").sum() == dataset.graphs.node_counts.sum()
+    assert (np.diff(dataset.node_type_counts("all")) <= 0).all()
+    assert dataset.bond_type_counts("train").sum() == dataset.graphs.edge_counts[train].sum()
+    hashes = dataset.training_hashes()
+    assert len(hashes) == len({dataset.smiles[k] for k in train}) and (np.diff(hashes) > 0).all()
+    with pytest.raises(ValueError, match="no split 'valid'"):
+        dataset.split("valid")
+
+
+def test_split_does_not_depend_on_the_order(zinc_smiles):
+    forward, backward = encode("a", zinc_smiles[:300]), encode("b", zinc_smiles[:300][::-1])
+    test = {forward.smiles[k] for k in forward.split("test")}
+    assert test == {backward.smiles[k] for k in backward.split("test")}
+
+
+def test_parallel_and_serial_encoding_agree(zinc_smiles):
+    lines = (zinc_smiles + ["not a molecule"]) * 2
+    serial, parallel = encode("a", lines, workers=1), encode("a", lines, workers=2)
+    assert serial.graphs == parallel.graphs and serial.smiles == parallel.smiles
+    assert serial.vocabulary == parallel.vocabulary
+    assert [s.line for s in parallel.skipped] == [len(lines) // 2, len(lines)]
+
+
+def test_round_trip_check_finds_what_changes(zinc_smiles):
+    dataset = encode("a", zinc_smiles[:100] + ["O=[PH2]C(Cc1ccccc1)c1ccccc1"])
+    assert roundtrip_failures(dataset, range(101)) == [100]
+    assert check_roundtrip(dataset) == pytest.approx(100 / 101)
+    assert check_roundtrip(dataset, range(100)) == 1
+
+
+def test_cache_round_trip_without_rdkit(small_zinc, cache_folder, capfd):
+    fresh = load_zinc250k()
+    assert "encoding" in capfd.readouterr().err
+    cached = load_zinc250k()
+    assert capfd.readouterr() == ("", "")
+    assert cached.graphs == fresh.graphs and cached.smiles == fresh.smiles
+    assert cached.vocabulary == fresh.vocabulary
+    np.testing.assert_array_equal(cached.hashes, fresh.hashes)
+    assert [p.suffix for p in cache_folder.iterdir()] == [".npz"]
+    code = (
+        "import sys; from pathlib import Path; from graphcnf.datasets import zinc250k\n"
+        f"zinc250k.zinc250k_source = lambda: Path({str(small_zinc)!r})\n"
+        "assert len(zinc250k.load_zinc250k().split('train')) > 300\n"
+        "assert 'rdkit' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "other"])
+def test_a_damaged_cache_is_reported_in_one_line_and_rebuilt(
+    small_zinc, cache_folder, capfd, damage
+):
+    fresh = load_zinc250k()
+    (path,) = cache_folder.iterdir()
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flip":
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        with open(path, "wb") as file:
+            np.savez(file, x=np.arange(3))
+    capfd.readouterr()
+    assert load_zinc250k().graphs == fresh.graphs
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and "is damaged" in lines[0] and str(path) in lines[0]
+    assert load_zinc250k().graphs == fresh.graphs
+    assert capfd.readouterr().err == ""
+
+
+def test_another_source_gives_another_cache(small_zinc, cache_folder, zinc_smiles):
+    load_zinc250k()
+    small_zinc.write_text("\n".join(zinc_smiles[500:1000]))
+    assert load_zinc250k().smiles == encode("x", zinc_smiles[500:1000]).smiles
+    assert len(list(cache_folder.iterdir())) == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_kill_while_writing_leaves_nothing_that_confuses(small_zinc, cache_folder, capfd):
+    code = (
+        "import os, numpy, signal\n"
+        "from pathlib import Path; from graphcnf.datasets import zinc250k\n"
+        f"zinc250k.zinc250k_source = lambda: Path({str(small_zinc)!r}); zinc250k.ROWS = 500\n"
+        "def die(file, **arrays):\n"
+        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "numpy.savez_compressed = die\n"
+        "zinc250k.load_zinc250k()"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    (partial,) = cache_folder.iterdir()
+    assert partial.suffix == ".tmp"
+    old = time.time() - 3600
+    os.utime(partial, (old, old))
+    capfd.readouterr()
+    assert len(load_zinc250k()) == 500
+    assert "damaged" not in capfd.readouterr().err
+    assert [p.suffix for p in cache_folder.iterdir()] == [".npz"]
+
+
+def test_a_script_without_main_guard_can_encode(tmp_path, zinc_smiles):
+    (tmp_path / "x.smi").write_text("\n".join(zinc_smiles + zinc_smiles[:100]))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from graphcnf.datasets import load_smiles_file\n"
+        f"print(len(load_smiles_file({str(tmp_path / 'x.smi')!r}, workers=2)))\n"
+    )
+    run = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == str(len(zinc_smiles) + 100)
+
+
+def test_errors_in_workers_come_through(tmp_path):
+    from graphcnf.datasets.parallel import parallel_map
+
+    assert parallel_map(json.dumps, [1, 2, 3], workers=2) == ["1", "2", "3"]
+    with pytest.raises(json.JSONDecodeError):
+        parallel_map(json.loads, ["1", "{", "2"], workers=2)
+    with pytest.raises(RuntimeError, match="worker process died"):
+        parallel_map(os._exit, [3, 3], workers=2)
+
+
+def test_a_source_with_other_rows_is_refused(small_zinc):
+    small_zinc.write_text("CCO\n")
+    with pytest.raises(UserError, match="has 1 rows instead of 500"):
+        load_zinc250k()
+
+
+def test_split_indices(small_zinc, tmp_path):
+    path = tmp_path / "split.json"
+    path.write_text("[1, 5, 500]")
+    dataset = load_zinc250k(split_indices=path, index_offset=1)
+    assert dataset.split("test").tolist() == [0, 4, 499] and len(dataset.split("train")) == 497
+    path.write_text('["3", 4, 4]')
+    assert read_split_indices(path, 500).tolist() == [3, 4]
+    for content, message in (
+        ("[500]", "names row 500, .* 0 to 499: try index_offset=1"),
+        ("{}", "no JSON list"),
+        ("[]", "no JSON list"),
+        ("[1,", "no JSON list"),
+        ('["a"]', "whole numbers"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            load_zinc250k(split_indices=path)
+    with pytest.raises(UserError, match="cannot read"):
+        load_zinc250k(split_indices=tmp_path / "none.json")
+    with pytest.raises(UserError, match="0 or 1"):
+        read_split_indices(path, 500, 2)

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import Data
+
+from graphcnf.graphs.packed import PackedGraphs
+
+
+def random_graphs(count, seed=0):
+    random = np.random.default_rng(seed)
+    graphs = []
+    for _ in range(count):
+        n = int(random.integers(0, 12))
+        pairs = np.argwhere(np.tril(random.random((n, n)) < 0.3, -1))
+        graphs.append((random.integers(0, 5, n), pairs, random.integers(0, 3, len(pairs))))
+    return graphs
+
+
+def test_graphs_come_back_with_edges_in_order():
+    graphs = random_graphs(50)
+    packed = PackedGraphs.from_lists(graphs)
+    assert len(packed) == 50 and packed.edges.dtype == packed.node_types.dtype == np.uint8
+    for k, (types, edges, bonds) in enumerate(graphs):
+        got_types, got_edges, got_bonds = packed.graph(k)
+        assert got_types.tolist() == types.tolist()
+        rows = got_edges.tolist()
+        assert rows == sorted(rows, key=lambda e: (e[0], -e[1])) and all(j < i for i, j in rows)
+        assert dict(zip(map(tuple, rows), got_bonds.tolist(), strict=True)) == dict(
+            zip(map(tuple, edges.tolist()), bonds.tolist(), strict=True)
+        )
+    assert np.shares_memory(packed.graph(0)[0], packed.node_types)
+    with pytest.raises(IndexError):
+        packed.graph(50)
+
+
+def test_subset_and_concatenate():
+    packed = PackedGraphs.from_lists(random_graphs(30))
+    chosen = np.array([7, 0, 7, 29, -1])
+    part = packed.subset(chosen)
+    for k, source in enumerate(chosen):
+        for a, b in zip(part.graph(k), packed.graph(source), strict=True):
+            np.testing.assert_array_equal(a, b)
+    mask = np.arange(30) % 3 == 0
+    assert packed.subset(mask) == packed.subset(np.flatnonzero(mask))
+    assert (
+        PackedGraphs.concatenate([packed.subset(range(9)), packed.subset(range(9, 30))]) == packed
+    )
+    assert len(packed.subset([])) == len(PackedGraphs.concatenate([])) == 0
+    assert packed != part
+
+
+def test_data_and_arrays_round_trip(tmp_path):
+    packed = PackedGraphs.from_lists(random_graphs(20))
+    data = [packed[k] for k in range(len(packed))]
+    assert data[5].edge_index.shape == (2, 2 * packed.edge_counts[5])
+    assert data[5].edge_attr.dtype == data[5].x.dtype == torch.long
+    assert PackedGraphs.from_data(data) == packed
+    np.savez(tmp_path / "x.npz", **packed.to_arrays())
+    with np.load(tmp_path / "x.npz") as file:
+        assert PackedGraphs.from_arrays(file) == packed
+
+
+def test_from_data_takes_one_direction_and_no_types():
+    one = Data(x=torch.tensor([[1], [0], [2]]), edge_index=torch.tensor([[0, 2], [1, 1]]))
+    types, edges, bonds = PackedGraphs.from_data([one]).graph(0)
+    assert types.tolist() == [1, 0, 2]
+    assert edges.tolist() == [[1, 0], [2, 1]] and bonds.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (([0, 0], [(1, 1)], [0]), "self-loop at node 1"),
+        (([0, 0], [(0, 1), (1, 0)], [0, 1]), "two different types"),
+        (([0, 0], [(2, 0)], [0]), "does not have"),
+        (([0, 300], [], []), "outside 0 to 255"),
+        (([0] * 256, [], []), "at most 255"),
+        (([0, 0], [(1, 0)], []), "1 edges, but 0 bond types"),
+    ],
+)
+def test_what_is_no_graph_is_refused(graph, message):
+    with pytest.raises(ValueError, match=message):
+        PackedGraphs.from_lists([([0], [], []), graph])
+
+
+def test_arrays_that_do_not_fit_together_are_refused():
+    arrays = PackedGraphs.from_lists(random_graphs(5)).to_arrays()
+    for name in arrays:
+        with pytest.raises(ValueError):
+            PackedGraphs(**{**arrays, name: arrays[name][1:]})

@@ -1,0 +1,112 @@
+import random
+import subprocess
+import sys
+
+import pytest
+from rdkit import Chem
+
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.molecules import codec
+from graphcnf.molecules.codec import (
+    canonical,
+    canonical_smiles,
+    categories,
+    graph_to_molecule,
+    molecule_to_graph,
+    parse,
+)
+from graphcnf.molecules.validity import strict
+from graphcnf.molecules.vocabulary import MoleculeVocabulary, atom_label
+
+SMALL = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0), ("O", -1), ("N", 1)))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(zinc_smiles):
+    from collections import Counter
+
+    counts = Counter(a for s in zinc_smiles for a in categories(canonical(parse(s)))[0])
+    return MoleculeVocabulary.from_counts(counts)
+
+
+def test_molecules_come_back(zinc_smiles, vocabulary):
+    lost = []
+    for smiles in zinc_smiles:
+        wanted = canonical_smiles(parse(smiles))
+        if strict(graph_to_molecule(*molecule_to_graph(smiles, vocabulary), vocabulary)) != wanted:
+            lost.append(wanted)
+    # The one molecule of ZINC250k whose hydrogens are not implied by its valences.
+    assert set(lost) <= {"O=[PH2]C(Cc1ccccc1)c1ccccc1"}
+
+
+def test_one_molecule_is_one_graph_whatever_its_atom_order(zinc_smiles, vocabulary):
+    shuffle = random.Random(1)
+    for smiles in zinc_smiles:
+        mol = parse(smiles)
+        order = list(range(mol.GetNumAtoms()))
+        shuffle.shuffle(order)
+        renumbered = Chem.RenumberAtoms(mol, order)
+        assert molecule_to_graph(renumbered, vocabulary) == molecule_to_graph(mol, vocabulary)
+
+
+def test_stereo_isotopes_and_atom_numbers_do_not_matter(vocabulary):
+    plain = molecule_to_graph("CC(O)C=CC", vocabulary)
+    for same in ("C[C@H](O)/C=C/C", "C[C@@H](O)/C=C\\C", "[13CH3]C(O)C=CC", "[CH3:7]C(O)C=CC"):
+        assert molecule_to_graph(same, vocabulary) == plain
+    assert molecule_to_graph("[2H]C([2H])C(O)C=CC", vocabulary) == plain
+
+
+def test_edges_are_in_packed_order_and_every_atom_has_an_earlier_neighbour(zinc_smiles, vocabulary):
+    for smiles in zinc_smiles[:300]:
+        types, edges, bonds = molecule_to_graph(smiles, vocabulary)
+        assert all(j < i for i, j in edges)
+        assert edges == sorted(edges, key=lambda e: (e[0], -e[1]))
+        assert {i for i, _ in edges} == set(range(1, len(types)))
+        assert PackedGraphs.from_lists([(types, edges, bonds)]).graph(0)[1].tolist() == [
+            list(e) for e in edges
+        ]
+
+
+@pytest.mark.parametrize(
+    ("smiles", "error"),
+    [
+        ("C1CC", codec.UnparsableSmiles),
+        ("", codec.UnparsableSmiles),
+        ("no molecule", codec.UnparsableSmiles),
+        ("(" * 100_000, codec.UnparsableSmiles),
+        ("CC.O", codec.SeveralFragments),
+        ("CCF", codec.UnknownAtom),
+        ("C*", codec.UnknownAtom),
+        ("C[CH2]", codec.UnknownAtom),
+        ("CN->O", codec.UnknownBond),
+        ("C" * 40, codec.TooLarge),
+    ],
+)
+def test_what_has_no_graph_is_refused_in_one_line(smiles, error, capfd):
+    with pytest.raises(error) as caught:
+        molecule_to_graph(smiles, SMALL, max_atoms=38)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+    assert isinstance(caught.value, ValueError)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_vocabulary_is_sorted_by_frequency_and_survives_json():
+    counts = {("N", 0): 5, ("C", 0): 9, ("O", -1): 5}
+    vocabulary = MoleculeVocabulary.from_counts(counts, {"DOUBLE": 3, "SINGLE": 1})
+    assert vocabulary.atoms == (("C", 0), ("N", 0), ("O", -1))
+    assert vocabulary.bonds == ("DOUBLE", "SINGLE", "TRIPLE")
+    assert MoleculeVocabulary.from_dict(vocabulary.to_dict()) == vocabulary
+    assert [atom_label(a) for a in [("C", 0), ("N", 1), ("O", -1), ("Fe", 2)]] == [
+        "C", "N+", "O-", "Fe+2",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="each of them once"):
+        MoleculeVocabulary((("C", 0), ("C", 0)))
+
+
+def test_the_package_and_its_vocabulary_import_no_rdkit():
+    code = (
+        "import sys, graphcnf, graphcnf.molecules.vocabulary, graphcnf.molecules.hashing,"
+        "graphcnf.datasets.smiles_file, graphcnf.datasets.zinc250k\n"
+        "assert 'rdkit' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
