@@ -1,0 +1,125 @@
+"""Categorical normalizing flow: an encoding, a flow over its latents, a base density."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.categorical.encoding import Encoding
+from graphcnf.flows.base import StandardLogistic
+from graphcnf.flows.transform import Noise, Transform
+
+
+@dataclass
+class Bound:
+    """One draw of the variational bound, every entry (B,) in nats.
+
+    Attributes:
+        log_flow: log p(z), the base density plus the log terms of the flow.
+        log_posterior: log p(x|z).
+        log_encoder: log q(z|x).
+        correct: Share of variables that p(x|z) decodes to what was encoded.
+    """
+
+    log_flow: Tensor
+    log_posterior: Tensor
+    log_encoder: Tensor
+    correct: Tensor
+
+    def value(self, beta: float = 1.0) -> Tensor:
+        """log p(z) + beta log p(x|z) - log q(z|x); a lower bound on log p(x) for beta = 1."""
+        return self.log_flow + beta * self.log_posterior - self.log_encoder
+
+
+class CategoricalFlow(nn.Module):
+    """Density of categories: log p(x) >= E_q[log p(z) + log p(x|z) - log q(z|x)].
+
+    Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021,
+    arXiv 2006.09790, eq. 3.
+
+    Args:
+        encoding: Categories (B, L) or (B, L, V) to latents (B, L, D).
+        flow: Transform of the latents.
+        base: Density of what the flow returns; standard logistic when None.
+    """
+
+    def __init__(self, encoding: Encoding, flow: Transform, base: nn.Module | None = None):
+        super().__init__()
+        self.encoding = encoding
+        self.flow = flow
+        self.base = StandardLogistic() if base is None else base
+
+    def bound(self, x, *, mask=None, context=None, noise: Noise | None = None) -> Bound:
+        """One draw of the terms of the bound for categories `x`."""
+        encoded = self.encoding.encode(x, mask=mask, context=context, noise=noise)
+        z, log_term = self.flow(encoded.z, mask=mask, context=context, noise=noise)
+        log_flow = self.base.log_prob(z, mask) + log_term
+        return Bound(log_flow, encoded.log_posterior, encoded.log_encoder, encoded.correct)
+
+    def log_prob(
+        self, x, mask=None, *, context=None, samples: int = 1, noise: Noise | None = None
+    ) -> Tensor:
+        """Lower bound on log p(x), (B,) nats, from `samples` draws of the encoder.
+
+        More draws tighten the bound (Burda et al. 2016, arXiv 1509.00519).
+
+        Raises:
+            ValueError: if `samples` is not positive.
+        """
+        if samples < 1:
+            raise ValueError(f"samples must be positive, got {samples}")
+        draws = [
+            self.bound(x, mask=mask, context=context, noise=noise).value() for _ in range(samples)
+        ]
+        return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
+
+    def encode(self, x, *, mask=None, context=None, noise: Noise | None = None) -> Tensor:
+        """Latents of the base space, (B, L, D)."""
+        encoded = self.encoding.encode(x, mask=mask, context=context, noise=noise)
+        return self.flow(encoded.z, mask=mask, context=context, noise=noise)[0]
+
+    def decode(
+        self, z, *, mask=None, context=None, temperature=1.0, sample=False, generator=None
+    ) -> Tensor:
+        """Categories of latents of the base space: argmax of p(x|z), or a draw when `sample`."""
+        z = self.flow.inverse(
+            z, mask=mask, context=context, temperature=temperature, generator=generator
+        )
+        return self.encoding.decode(
+            z, mask=mask, context=context, sample=sample, generator=generator
+        )
+
+    def sample(
+        self,
+        count: int,
+        length: int | None = None,
+        *,
+        mask=None,
+        context=None,
+        temperature: float = 1.0,
+        sample_posterior: bool = False,
+        generator=None,
+        device=None,
+    ) -> Tensor:
+        """Draw `count` samples of `length` positions (taken from `mask` (B, L) when given)."""
+        if mask is None and length is None:
+            raise ValueError("give the length of the samples, or a mask")
+        length = mask.shape[1] if mask is not None else length
+        z = self.base.sample(
+            (count, length, self.encoding.latent_dim),
+            mask=mask,
+            temperature=temperature,
+            generator=generator,
+            device=device if mask is None else mask.device,
+        )
+        return self.decode(
+            z,
+            mask=mask,
+            context=context,
+            temperature=temperature,
+            sample=sample_posterior,
+            generator=generator if isinstance(generator, torch.Generator) else None,
+        )

@@ -1,0 +1,80 @@
+"""Padded batches of typed graphs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphcnf.graphs.packed import PackedGraphs
+
+
+@dataclass
+class GraphBatch:
+    """A padded batch of typed undirected graphs.
+
+    Attributes:
+        node_types: Node categories, (B, N) long; 0 where masked.
+        bonds: 1 + category of the edge between two nodes, 0 where there is none; (B, N, N) long,
+            symmetric, zero diagonal.
+        mask: True for real nodes, (B, N) bool; the real nodes come first.
+    """
+
+    node_types: Tensor
+    bonds: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    @property
+    def sizes(self) -> Tensor:
+        """Nodes of each graph, (B,) long."""
+        return self.mask.sum(1)
+
+    @property
+    def adjacency(self) -> Tensor:
+        """Whether two nodes share an edge, (B, N, N) bool."""
+        return self.bonds > 0
+
+    def to(self, device) -> GraphBatch:
+        """Move every tensor."""
+        return GraphBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def permute(self, order: Tensor) -> GraphBatch:
+        """Renumber the nodes: new node i is old node `order[b, i]`; (B, N) long."""
+        rows = torch.arange(len(self), device=order.device)[:, None]
+        bonds = self.bonds[rows[..., None], order[:, :, None], order[:, None, :]]
+        return GraphBatch(self.node_types[rows, order], bonds, self.mask[rows, order])
+
+    @classmethod
+    def collate(cls, packed: PackedGraphs, indices=None) -> GraphBatch:
+        """Batch the graphs `indices` (all when None) of a packed set."""
+        part = packed if indices is None else packed.subset(np.asarray(indices))
+        counts, edge_counts = part.node_counts, part.edge_counts
+        batch, most = len(counts), int(counts.max(initial=0))
+        mask = np.arange(most)[None] < counts[:, None]
+        types = np.zeros((batch, most), dtype=np.int64)
+        types[mask] = part.node_types
+        bonds = np.zeros((batch, most, most), dtype=np.int64)
+        graph = np.repeat(np.arange(batch), edge_counts)
+        i, j = part.edges[:, 0], part.edges[:, 1]
+        bonds[graph, i, j] = bonds[graph, j, i] = part.bond_types.astype(np.int64) + 1
+        return cls(torch.from_numpy(types), torch.from_numpy(bonds), torch.from_numpy(mask))
+
+    def to_packed(self) -> PackedGraphs:
+        """The same graphs in flat arrays, edges sorted by node and nearest neighbour first."""
+        mask, bonds = self.mask.cpu().numpy(), self.bonds.cpu().numpy()
+        lower = np.tril(bonds, -1)
+        # Reversed columns make nonzero() list the nearest earlier neighbour first.
+        graph, i, back = np.nonzero(lower[:, :, ::-1])
+        j = bonds.shape[-1] - 1 - back
+        return PackedGraphs(
+            node_counts=mask.sum(1).astype(np.int64),
+            node_types=self.node_types.cpu().numpy()[mask].astype(np.uint8),
+            edge_counts=np.bincount(graph, minlength=len(mask)).astype(np.int64),
+            edges=np.stack([i, j], 1).astype(np.uint8),
+            bond_types=(lower[graph, i, j] - 1).astype(np.uint8),
+        )

@@ -1,0 +1,223 @@
+"""What a network may know of a graph whose structure is given: node and pair features.
+
+Nothing here is chemistry: degrees, random walks, distances, and counts of edge categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_DEGREE = 6
+MAX_COUNT = 4
+WALK_LENGTHS = 8
+MAX_DISTANCE = 6
+
+
+@dataclass
+class GraphContext:
+    """Context of a step's networks.
+
+    Attributes:
+        mask: Real nodes, (B, N) bool.
+        node_features: (B, N, F) or None.
+        pair_features: (B, N, N, P) or None; entry [i, j] is what node i knows of node j.
+        adjacency: Edges as far as they are known, (B, N, N) bool or None.
+        bonds: Edge categories plus 1 as far as they are known, (B, N, N) long or None.
+        groups: Round in which a node's variables are decided, (B, N) long or None.
+        evidence: What follows for a node from the categories of earlier rounds, (B, N, V) long to
+            (B, N, E), or None.
+    """
+
+    mask: Tensor
+    node_features: Tensor | None = None
+    pair_features: Tensor | None = None
+    adjacency: Tensor | None = None
+    bonds: Tensor | None = None
+    groups: Tensor | None = None
+    evidence: Callable[[Tensor], Tensor] | None = None
+
+
+def structure_node_features() -> int:
+    """Channels of the node features of a graph without types."""
+    return MAX_DEGREE + 1 + WALK_LENGTHS
+
+
+def structure_pair_features() -> int:
+    """Channels of the pair features of a graph without types."""
+    return MAX_DISTANCE + 2
+
+
+def structure_context(adjacency: Tensor, mask: Tensor) -> GraphContext:
+    """Features of the connectivity (B, N, N) bool.
+
+    Node features: one-hot degree (capped at 6), probabilities that a random walk returns after
+    1 to 8 steps (Dwivedi et al. 2022, arXiv 2110.07875), which tell ring membership and size.
+    Pair features: one-hot distance (0 to 6, farther), and on edges whether j is numbered before i.
+    """
+    a = adjacency.to(torch.get_default_dtype())
+    degree = a.sum(-1)
+    walk = a / degree.clamp(min=1)[..., None]
+    returns, power = [], walk
+    for _ in range(WALK_LENGTHS):
+        returns.append(power.diagonal(dim1=1, dim2=2))
+        power = power @ walk
+    node = torch.cat(
+        [
+            F.one_hot(degree.long().clamp(max=MAX_DEGREE), MAX_DEGREE + 1).to(torch.get_default_dtype()),
+            2 * torch.stack(returns, -1),
+        ],
+        -1,
+    )
+    nodes = mask.shape[1]
+    eye = torch.eye(nodes, device=mask.device)
+    near = (a + eye).clamp(max=1)
+    reached, shells = near, []
+    distance_zero = eye.expand_as(a)
+    previous = distance_zero
+    for _ in range(MAX_DISTANCE):
+        shells.append(reached - previous)
+        previous, reached = reached, ((reached @ near) > 0).to(torch.get_default_dtype())
+    shells.append(1 - previous)
+    before = a * torch.ones(nodes, nodes, device=mask.device).tril(-1)
+    pair = torch.stack([*shells, before], -1)
+    return GraphContext(mask, node, pair, adjacency=adjacency)
+
+
+def typed_context(bonds: Tensor, mask: Tensor, categories: int) -> GraphContext:
+    """Features of a graph whose edge categories are known, bonds (B, N, N) long.
+
+    Besides those of `structure_context`: for every edge category the one-hot count of such edges
+    at a node (capped at 4), and the one-hot category of a pair's edge.
+    """
+    context = structure_context(bonds > 0, mask)
+    kinds = F.one_hot(bonds, categories + 1)[..., 1:]
+    counts = F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1).flatten(2).to(torch.get_default_dtype())
+    return GraphContext(
+        mask,
+        torch.cat([context.node_features, counts], -1),
+        torch.cat([context.pair_features, kinds.to(torch.get_default_dtype())], -1),
+        adjacency=context.adjacency,
+        bonds=bonds,
+    )
+
+
+def edge_relations(targets: Tensor) -> Tensor:
+    """How the edges that two nodes own touch each other, (B, N, N, 6).
+
+    A node owns the edges to its earlier neighbours, `targets` (B, N, K), -1 for none. Channels:
+    j is i's parent (first target), j's parent is i, j is another target of i, i is another target
+    of j, i and j have the same parent, their edges share an atom in any other way.
+    """
+    parent = bonds_mask(targets[..., :1])
+    other = bonds_mask(targets[..., 1:])
+    siblings = parent @ parent.transpose(1, 2)
+    eye = torch.eye(targets.shape[1], device=targets.device, dtype=parent.dtype)
+    touched = parent + other + eye
+    share = ((touched @ touched.transpose(1, 2)) > 0).to(parent.dtype)
+    rest = share - parent - parent.transpose(1, 2) - other - other.transpose(1, 2) - siblings
+    return torch.stack(
+        [
+            parent,
+            parent.transpose(1, 2),
+            other,
+            other.transpose(1, 2),
+            siblings * (1 - eye),
+            rest.clamp(min=0) * (1 - eye),
+        ],
+        -1,
+    )
+
+
+def bonds_mask(targets: Tensor) -> Tensor:
+    """(B, N, N), 1 where j is a target of i; `targets` (B, N, K), -1 for none."""
+    batch, nodes, _ = targets.shape
+    out = torch.zeros(batch, nodes, nodes + 1, device=targets.device)
+    out = out.to(torch.get_default_dtype())
+    return out.scatter(2, torch.where(targets < 0, nodes, targets), 1.0)[..., :nodes]
+
+
+class BondEvidence:
+    """Edge categories that earlier rounds have put on the atoms of a node's own edges.
+
+    Args:
+        targets: Earlier neighbours, (B, N, K) long, -1 for none.
+        groups: Round of each node, (B, N) long.
+        categories: Number of edge categories.
+    """
+
+    def __init__(self, targets: Tensor, groups: Tensor, categories: int):
+        batch, nodes, variables = targets.shape
+        self.categories = categories
+        self.targets = targets
+        rows = torch.arange(batch, device=targets.device)[:, None, None]
+        itself = torch.arange(nodes, device=targets.device).expand(batch, -1)[..., None]
+        atoms = torch.cat([itself, targets], -1)
+        self.present = atoms >= 0
+        self.atoms = atoms.clamp(min=0)
+        self.rows = rows
+        # An edge is decided together with the later of its two nodes.
+        number = torch.arange(nodes, device=targets.device)
+        owner = torch.maximum(number[:, None], number)
+        edge_round = groups[:, owner]
+        linked = bonds_mask(targets) > 0
+        linked = linked | linked.transpose(1, 2)
+        at_atoms = linked[rows, self.atoms] & self.present[..., None]
+        self.earlier = at_atoms & (edge_round[rows, self.atoms] < groups[:, :, None, None])
+        open_edges = (at_atoms & ~self.earlier).sum(-1)
+        self.open = F.one_hot(open_edges.clamp(max=MAX_COUNT), MAX_COUNT + 1)
+
+    @staticmethod
+    def channels(variables: int, categories: int) -> int:
+        """Number of channels for K variables per node."""
+        return (variables + 1) * (categories + 1) * (MAX_COUNT + 1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """One-hot counts for categories x (B, N, K); (B, N, channels)."""
+        batch, nodes, _ = x.shape
+        value = torch.where(self.targets < 0, 0, x + 1)
+        placed = torch.zeros(batch, nodes, nodes + 1, dtype=torch.long, device=x.device)
+        placed.scatter_(2, torch.where(self.targets < 0, nodes, self.targets), value)
+        placed = placed[..., :nodes]
+        placed = placed + placed.transpose(1, 2)
+        seen = torch.where(self.earlier, placed[self.rows, self.atoms], 0)
+        counts = torch.stack([(seen == c + 1).sum(-1) for c in range(self.categories)], -1)
+        counts = F.one_hot(counts.clamp(max=MAX_COUNT), MAX_COUNT + 1)
+        both = torch.cat([counts.flatten(-2), self.open], -1) * self.present[..., None]
+        return both.flatten(2).to(torch.get_default_dtype())
+
+
+def spread_groups(adjacency: Tensor, mask: Tensor, groups: int) -> Tensor:
+    """Deal the nodes of each graph into groups whose members lie far apart.
+
+    A greedy colouring in node order: a node joins the group to whose members it is least close,
+    closeness falling by a factor of 8 with every edge of distance. With a few groups more than the
+    largest degree no two nodes at distance 1 or 2 share a group, so what is decided in one round
+    has no neighbour in common.
+
+    Args:
+        adjacency: (B, N, N) bool.
+        mask: (B, N) bool.
+        groups: Number of groups.
+
+    Returns:
+        (B, N) long.
+    """
+    batch, nodes = mask.shape
+    near = (adjacency | torch.eye(nodes, dtype=torch.bool, device=mask.device)).to(torch.get_default_dtype())
+    reached, closeness = near, near
+    for _ in range(3):
+        reached = ((reached @ near) > 0).to(torch.get_default_dtype())
+        closeness = reached + 8 * closeness
+    # Ties, as at the first node, go to the lowest group.
+    load = torch.zeros(batch, groups, nodes, device=mask.device)
+    group = torch.zeros(batch, nodes, dtype=torch.long, device=mask.device)
+    rows = torch.arange(batch, device=mask.device)
+    for i in range(nodes):
+        group[:, i] = load[:, :, i].argmin(1)
+        load[rows, group[:, i]] += closeness[:, i]
+    return group

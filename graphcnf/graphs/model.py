@@ -1,0 +1,336 @@
+"""GraphCNF: graphs from categorical normalizing flows in three steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphcnf.categorical.flow import Bound
+from graphcnf.errors import UserError
+from graphcnf.flows.base import record_generators
+from graphcnf.flows.transform import Noise
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.offsets import Latents, OffsetSteps
+from graphcnf.graphs.packed import PackedGraphs
+
+CODINGS = {"offsets": OffsetSteps}
+ORDERS = ("canonical", "none")
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+FORMAT = 1
+
+
+class GraphCNF(nn.Module):
+    """Density of typed graphs in three steps: node types, edge types, connectivity.
+
+    Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021,
+    arXiv 2006.09790, section 3. The constructor's arguments are the configuration: they are saved
+    with the weights and rebuild the model.
+
+    Args:
+        adjacency: Coding of the connectivity: "offsets" (along the path of a depth-first
+            numbering) or "pairs" (one latent per pair of nodes, the paper's).
+        order: "canonical" if graphs come in a canonical node order that the networks may use,
+            "none" for a model that is invariant to the order ("pairs" only).
+        steps: Arguments of the steps, by coding; see `OffsetSteps` and `PairSteps`.
+
+    Attributes:
+        metadata: What is known of the data, JSON: `vocabulary`, `size_histogram` (index: number
+            of nodes), `dataset`, `training`.
+        training_hashes: Sorted hashes of the training molecules, uint64, or None.
+    """
+
+    def __init__(self, *, adjacency: str = "offsets", order: str = "canonical", steps: dict):
+        super().__init__()
+        if adjacency not in CODINGS:
+            raise UserError(f"adjacency must be one of {', '.join(CODINGS)}, not {adjacency!r}")
+        if order not in ORDERS:
+            raise UserError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
+        if adjacency == "offsets" and order != "canonical":
+            raise UserError('adjacency "offsets" needs order "canonical"')
+        self.config = {"adjacency": adjacency, "order": order, "steps": steps}
+        extra = {} if adjacency == "offsets" else {"ordered": order == "canonical"}
+        self.steps = CODINGS[adjacency](**steps, **extra)
+        self.metadata: dict = {}
+        self.training_hashes: np.ndarray | None = None
+
+    @classmethod
+    def for_graphs(
+        cls,
+        graphs: PackedGraphs,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        metadata: dict | None = None,
+        training_hashes: np.ndarray | None = None,
+        adjacency: str = "offsets",
+        order: str = "canonical",
+        **steps,
+    ) -> GraphCNF:
+        """Build a model whose sizes fit a set of graphs.
+
+        Args:
+            graphs: Every graph that the model should be able to represent.
+            node_categories: Number of node categories.
+            bond_categories: Number of edge categories.
+            metadata: Kept with the model.
+            training_hashes: Kept with the model.
+            adjacency: See the class.
+            order: See the class.
+            **steps: Arguments of the steps that do not follow from the graphs.
+        """
+        if adjacency not in CODINGS:
+            raise UserError(f"adjacency must be one of {', '.join(CODINGS)}, not {adjacency!r}")
+        sizes = {
+            "node_categories": node_categories,
+            "bond_categories": bond_categories,
+            "max_nodes": int(graphs.node_counts.max()),
+            **CODINGS[adjacency].measure(graphs),
+        }
+        model = cls(adjacency=adjacency, order=order, steps={**sizes, **steps})
+        model.metadata = dict(metadata or {})
+        model.training_hashes = training_hashes
+        return model
+
+    @property
+    def max_nodes(self) -> int:
+        """Largest number of nodes of a graph."""
+        return self.config["steps"]["max_nodes"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """One draw of the terms of the bound, per step."""
+        return self.steps.bounds(batch, noise)
+
+    def log_prob(
+        self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None
+    ) -> Tensor:
+        """Lower bound on log p(graph | number of nodes), (B,) nats, from `samples` draws.
+
+        Divide by (nodes * ln 2) for bits per node: edges included, size prior not (see
+        `size_log_prob`).
+
+        Raises:
+            ValueError: if `samples` is not positive.
+        """
+        if samples < 1:
+            raise ValueError(f"samples must be positive, got {samples}")
+        draws = [
+            sum(b.value() for b in self.bounds(batch, noise).values()) for _ in range(samples)
+        ]
+        return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
+
+    def size_log_prob(self, sizes: Tensor) -> Tensor:
+        """Log-probability of numbers of nodes under the training histogram, (B,) nats."""
+        prior = torch.as_tensor(self.size_probabilities())
+        return prior.log()[sizes.cpu()].to(sizes.device)
+
+    def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
+        """Negative bound in nats per node, decoder terms weighted with `beta`, and metrics.
+
+        Returns:
+            The loss, and metrics as pairs (sum over graphs, number of graphs): `bits_per_node`,
+            `bits_per_molecule`, and per step `bits_*` (per node) and `accuracy_*` (share of
+            variables that the posterior decodes to what was encoded).
+        """
+        bounds = self.bounds(batch)
+        nodes = batch.sizes
+        loss = -sum(b.value(beta).sum() for b in bounds.values()) / nodes.sum()
+        with torch.no_grad():
+            count = torch.tensor(float(len(batch)), device=loss.device)
+            bits = {name: -b.value() / math.log(2) for name, b in bounds.items()}
+            total = sum(bits.values())
+            metrics = {
+                "bits_per_node": ((total / nodes).sum(), count),
+                "bits_per_molecule": (total.sum(), count),
+            }
+            for name, b in bounds.items():
+                metrics[f"bits_{name}"] = ((bits[name] / nodes).sum(), count)
+                metrics[f"accuracy_{name}"] = (b.correct.sum(), count)
+        return loss, metrics
+
+    @torch.no_grad()
+    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Latents of the base space."""
+        return self.steps.encode(batch, noise)
+
+    @torch.no_grad()
+    def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
+        """Graphs of latents, `mask` (B, N) says which nodes are real.
+
+        Options: `temperature` (1.0), `sample` (False: argmax of the posterior), `generator`.
+        """
+        return self.steps.decode(latents, mask, **options)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        sizes: Tensor,
+        *,
+        temperature: float = 1.0,
+        sample_posterior: bool = False,
+        generator=None,
+    ) -> GraphBatch:
+        """Draw one graph for each number of nodes in `sizes` (B,) long.
+
+        Args:
+            sizes: Numbers of nodes, 1 to `max_nodes`.
+            temperature: Below 1 for more probable graphs.
+            sample_posterior: Draw from p(x|z) instead of taking its argmax.
+            generator: None, a torch generator, or one numpy generator per graph.
+
+        Raises:
+            UserError: if a size or the temperature is out of range.
+        """
+        self._check(int(sizes.min()), int(sizes.max()), temperature)
+        sizes = sizes.to(self.device)
+        mask = torch.arange(int(sizes.max()), device=self.device) < sizes[:, None]
+        latents = self.steps.base_sample(mask, generator)
+        torch_generator = generator if isinstance(generator, torch.Generator) else None
+        return self.steps.decode(
+            latents,
+            mask,
+            temperature=temperature,
+            sample=sample_posterior,
+            generator=torch_generator,
+        )
+
+    def sample_records(
+        self,
+        first: int,
+        count: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        sizes: tuple[int, int] | None = None,
+        batch_size: int = 128,
+    ) -> PackedGraphs:
+        """Draw the records `first` to `first + count - 1` of the endless sample with this seed.
+
+        A record is a function of the seed and its number. Its size is drawn from the training
+        histogram, restricted to `sizes` (lowest, highest) when given; uniform where the training
+        set has no graph of such a size.
+
+        Raises:
+            UserError: if a size or the temperature is out of range.
+        """
+        prior = self.size_probabilities(sizes)
+        self._check(*(sizes or (1, 1)), temperature)
+        generators = record_generators(seed, first, count)
+        drawn = np.array(
+            [np.searchsorted(prior.cumsum(), g.random() * prior.sum(), "right") for g in generators]
+        )
+        drawn = drawn.clip(1, self.max_nodes)
+        # Graphs of like size together: less padding.
+        order = np.argsort(drawn, kind="stable")
+        parts = []
+        for start in range(0, count, batch_size):
+            chosen = order[start : start + batch_size]
+            graphs = self.sample(
+                torch.as_tensor(drawn[chosen]),
+                temperature=temperature,
+                generator=[generators[k] for k in chosen],
+            )
+            parts.append(graphs.to_packed())
+        if not parts:
+            return PackedGraphs.from_data([])
+        return PackedGraphs.concatenate(parts).subset(np.argsort(order, kind="stable"))
+
+    def size_probabilities(self, sizes: tuple[int, int] | None = None) -> np.ndarray:
+        """Prior over numbers of nodes, index 0 to `max_nodes`, restricted to a range if given."""
+        prior = np.zeros(self.max_nodes + 1)
+        known = np.asarray(self.metadata.get("size_histogram", []), dtype=float)
+        prior[: len(known)] = known[: len(prior)]
+        if sizes is not None:
+            low, high = sizes
+            self._check(low, high, 1.0)
+            inside = np.zeros_like(prior)
+            inside[low : high + 1] = prior[low : high + 1] if prior[low : high + 1].any() else 1
+            prior = inside
+        elif not prior.any():
+            prior[1:] = 1
+        return prior / prior.sum()
+
+    def _check(self, low: int, high: int, temperature: float) -> None:
+        if not 1 <= low <= high <= self.max_nodes:
+            raise UserError(
+                f"sizes {low}-{high}: this model draws graphs of 1 to {self.max_nodes} nodes"
+            )
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise UserError(f"temperature must be greater than 0, not {temperature}")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`."""
+        from safetensors.numpy import save as save_arrays
+        from safetensors.torch import save
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"format": FORMAT, "model": self.config, "metadata": self.metadata}
+        files = {
+            "model.safetensors": save(
+                {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+            ),
+            "config.json": (json.dumps(config, indent=1) + "\n").encode(),
+        }
+        if self.training_hashes is not None:
+            files["training_hashes.safetensors"] = save_arrays({"hashes": self.training_hashes})
+        for name, content in files.items():
+            temporary = folder / f".{name}.{os.getpid()}"
+            temporary.write_bytes(content)
+            os.replace(temporary, folder / name)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> GraphCNF:
+        """Load shipped weights by name, or a folder that `save_pretrained` or training wrote.
+
+        Raises:
+            UserError: if there is no such model, or its files are damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file as load_arrays
+        from safetensors.torch import load_file
+
+        folder = cls._locate(name_or_folder)
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            model = cls(**config["model"])
+            model.metadata = config["metadata"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / 'config.json'}: not a model's config ({error})") from None
+        weights = folder / "model.safetensors"
+        try:
+            model.load_state_dict(load_file(weights))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{weights}: unreadable weights ({error})") from None
+        except RuntimeError:
+            raise UserError(f"{weights}: the weights do not fit config.json") from None
+        hashes = folder / "training_hashes.safetensors"
+        if hashes.exists():
+            try:
+                model.training_hashes = load_arrays(hashes)["hashes"]
+            except (OSError, SafetensorError, KeyError) as error:
+                raise UserError(f"{hashes}: unreadable ({error})") from None
+        return model.to(device).eval()
+
+    @staticmethod
+    def _locate(name_or_folder: str | Path) -> Path:
+        folder = Path(name_or_folder).expanduser()
+        candidates = [WEIGHTS / str(name_or_folder), folder, folder / "model"]
+        for candidate in candidates:
+            if (candidate / "config.json").is_file():
+                return candidate
+        shipped = sorted(p.parent.name for p in WEIGHTS.glob("*/config.json"))
+        raise UserError(
+            f"no model {str(name_or_folder)!r}: give a folder with config.json and "
+            f"model.safetensors, or one of the shipped models ({', '.join(shipped) or 'none'})"
+        )
