@@ -1,0 +1,97 @@
+"""Files of a run that must never be seen half written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphcnf.errors import UserError
+
+FORMAT = 1
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` under a temporary name in the same folder, then rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint of tensors and plain values, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU.
+
+    Raises:
+        UserError: no such file, or not a checkpoint of this package.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path}: not a training checkpoint of this version of graphcnf")
+    return state
+
+
+def save_model(folder: Path, model: nn.Module) -> None:
+    """Write a model's folder file by file, each of them atomically.
+
+    `model.save_pretrained(folder)` decides what is written; a model without it gets a
+    `weights.safetensors`. A reader always finds a complete set of files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".model.", dir=folder.parent) as name:
+        temporary = Path(name)
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(temporary)
+        else:
+            from safetensors.torch import save_model as save_safetensors
+
+            save_safetensors(model, str(temporary / "weights.safetensors"))
+        mask = os.umask(0)
+        os.umask(mask)
+        for source in sorted(temporary.rglob("*")):
+            if source.is_file():
+                # The safetensors library makes files that only their owner may read.
+                source.chmod(0o666 & ~mask)
+                target = folder / source.relative_to(temporary)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, target)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files that a killed run left in its folder."""
+    for pattern in (".*.tmp", "checkpoints/.*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    for path in folder.glob(".model.*"):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,32 @@
+"""What an experiment hands to the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass
+class Experiment:
+    """A model and its data.
+
+    Attributes:
+        model: a module with `training_loss(batch, *, beta=1.0) -> (loss, metrics)`: a scalar
+            tensor, and per metric a pair of scalar tensors (numerator, denominator) that the loop
+            sums over batches before it divides.
+        train_batches: `train_batches(epoch, seed, start, stride)` yields the batches `start`,
+            `start + stride`, ... of one epoch. Which batches an epoch has is a function of
+            (epoch, seed) alone, so that a resumed run sees the same data in the same order.
+        eval_batches: yields the held-out batches, the same ones in the same order every time.
+        count: number of samples in a batch.
+        headline: metric to minimise; None takes the first of the usual names the model reports.
+    """
+
+    model: nn.Module
+    train_batches: Callable[[int, int, int, int], Iterator[Any]]
+    eval_batches: Callable[[], Iterable[Any]]
+    count: Callable[[Any], int] = len
+    headline: str | None = None

@@ -1,0 +1,163 @@
+"""The training loop, on Lightning: Lightning places the model, the devices and the processes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from graphcnf.errors import UserError
+from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers, replace_file
+from graphcnf.training.configuration import dump_config
+from graphcnf.training.experiment import Experiment
+from graphcnf.training.run import BatchStream, FitResult, Run
+from graphcnf.training.settings import TrainingSettings
+
+__all__ = ["FitResult", "fit"]
+
+
+def fit(
+    experiment: Experiment,
+    settings: TrainingSettings,
+    out_dir: str | Path,
+    resume: bool = False,
+    *,
+    continue_from: str | Path | None = None,
+    config: dict[str, Any] | None = None,
+) -> FitResult:
+    """Train until the budget is spent or a signal asks to stop.
+
+    The run directory holds `config.toml`, `metrics.csv`, `checkpoints/last.ckpt`,
+    `checkpoints/plateau.ckpt` (the state at the moment when the learning rate began to fall) and
+    `model/` (the averaged weights, rewritten with every checkpoint).
+
+    Args:
+        experiment: model and data.
+        settings: budget and everything else about the loop.
+        out_dir: run directory.
+        resume: go on with the run that `out_dir` holds. Where its learning rate has begun to fall
+            but would not have under the present budget, the run goes on from `plateau.ckpt`.
+        continue_from: another run's directory: start from its plateau with a new budget.
+        config: written to `config.toml`, with `settings` as its `[training]` table.
+
+    Raises:
+        UserError: a directory in use, a missing or alien checkpoint, or `max_bad_steps`
+            non-finite steps in a row.
+    """
+    out_dir = Path(out_dir)
+    if settings.minutes is None and settings.steps is None:
+        raise UserError("a run needs a budget: --minutes M or --steps N")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    main_process = _main_process()
+    state = _starting_state(settings, out_dir, resume, continue_from, main_process)
+    if main_process:
+        (out_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        remove_leftovers(out_dir)
+        full = {**(config or {}), "training": settings.to_dict()}
+        replace_file(out_dir / "config.toml", dump_config(full).encode())
+    run = Run(experiment, settings, out_dir, state)
+    if run.progress >= 1:
+        return run.result(finished=True)
+    _quiet_lightning()
+    trainer = _trainer(settings, out_dir)
+    if isinstance(trainer.accelerator, pl.accelerators.CPUAccelerator):
+        _keep_memory()
+    trainer.fit(run, train_dataloaders=BatchStream(run))
+    return run.result(finished=run.progress >= 1)
+
+
+def _trainer(settings: TrainingSettings, out_dir: Path) -> pl.Trainer:
+    devices = settings.devices
+    if settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        if devices > torch.cuda.device_count():
+            raise UserError(f"--devices {devices}: torch finds {torch.cuda.device_count()} GPUs")
+    try:
+        return pl.Trainer(
+            accelerator=settings.accelerator,
+            devices=devices,
+            strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto",
+            max_epochs=-1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=out_dir,
+        )
+    except (MisconfigurationException, ImportError, ValueError) as error:
+        raise UserError(
+            f"--accelerator {settings.accelerator} --devices {devices}: {error}"
+        ) from None
+
+
+def _starting_state(settings, out_dir, resume, continue_from, main_process) -> dict | None:
+    """Checkpoint to start from, with the budget counted from zero where it is a new one."""
+    last = out_dir / "checkpoints" / "last.ckpt"
+    if resume and last.exists():
+        state = load_checkpoint(last)
+        plateau = last.with_name("plateau.ckpt")
+        if state["plateau_saved"] and plateau.exists():
+            spent = settings.progress(state["step"], state["seconds"])
+            earlier = load_checkpoint(plateau)
+            at_plateau = settings.progress(earlier["step"], earlier["seconds"])
+            same = _budget(state["settings"]) == _budget(settings.to_dict())
+            if not same and spent < 1 and not settings.in_decay(at_plateau):
+                state = earlier
+            elif not same and main_process:
+                print(
+                    "the present budget does not reach beyond the plateau of this run: "
+                    "the learning rate goes on falling",
+                    file=sys.stderr,
+                )
+        return state
+    if main_process and not resume and ((out_dir / "config.toml").exists() or last.exists()):
+        raise UserError(f"{out_dir} holds a run: resume it with --resume, or choose another --out")
+    if continue_from is None:
+        return None
+    folder = Path(continue_from) / "checkpoints"
+    source = folder / "plateau.ckpt"
+    if not source.exists():
+        source = folder / "last.ckpt"
+    if not source.exists():
+        raise UserError(f"{continue_from}: no checkpoint of a run to continue from")
+    state = load_checkpoint(source)
+    state["origin_steps"] += state["step"]
+    state["origin_seconds"] += state["seconds"]
+    state.update(step=0, seconds=0.0, plateau_saved=False, bad_steps=0, last_eval=0.0, metrics={})
+    state.update(sums={"names": [], "sums": None}, window=[0, 0.0])
+    return state
+
+
+def _budget(settings: dict) -> tuple:
+    return settings.get("minutes"), settings.get("steps"), settings.get("decay_fraction")
+
+
+def _main_process() -> bool:
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK"))
+
+
+def _quiet_lightning() -> None:
+    """Silence start-up advice that does not apply to a loop with its own data and files."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
+
+
+def _keep_memory() -> None:
+    """Let glibc reuse freed memory instead of handing it back to the system (up to 25 % faster)."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        trim_threshold, mmap_threshold = -1, -3
+        libc.mallopt(mmap_threshold, 32 << 20)
+        libc.mallopt(trim_threshold, 1 << 30)

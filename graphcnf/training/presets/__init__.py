@@ -1,0 +1,1 @@
+"""Presets: one small TOML file per experiment."""

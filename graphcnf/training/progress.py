@@ -1,0 +1,69 @@
+"""What a run says on stderr: log lines, and on a terminal a progress bar under them."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+
+class RunProgress:
+    """Log lines on stderr; a bar is drawn only where stderr is a terminal."""
+
+    def __init__(self) -> None:
+        self.bar = None
+        self.drawn = 0.0
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>5.1f}%"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                auto_refresh=False,
+                transient=True,
+            )
+            self.task = self.bar.add_task("training", total=1.0)
+
+    def start(self, text: str) -> None:
+        """Announce the run."""
+        self._print(text)
+        if self.bar is not None:
+            self.bar.start()
+
+    def update(self, progress: float, step: int, seconds: float) -> None:
+        """Move the bar, at most twice a second."""
+        if self.bar is None or time.perf_counter() - self.drawn < 0.5:
+            return
+        self.drawn = time.perf_counter()
+        text = f"step {step}, {seconds / 60:.1f} min"
+        self.bar.update(self.task, completed=min(progress, 1.0), description=text)
+        self.bar.refresh()
+
+    def line(self, row: dict[str, Any], headline: str) -> None:
+        """Print a log line with every metric, the headline first."""
+        opening = ("step", "phase", "minutes", headline)
+        names = [n for n in opening if n in row] + [n for n in row if n not in opening]
+        self._print("  ".join(f"{n} {_short(row[n])}" for n in names if row[n] is not None))
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _print(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}" if math.isfinite(value) else "-"
+    return str(value)

@@ -1,0 +1,460 @@
+"""One run: what happens around every step that Lightning calls."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from graphcnf.errors import UserError
+from graphcnf.training.checkpoint import save_checkpoint, save_model
+from graphcnf.training.ema import ExponentialMovingAverage
+from graphcnf.training.experiment import Experiment
+from graphcnf.training.metrics import MetricsFile, MetricSums
+from graphcnf.training.progress import RunProgress
+from graphcnf.training.settings import TrainingSettings
+
+HEADLINES = ("bits_per_node", "bits_per_variable", "bits_per_dimension", "bits_per_character")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended.
+
+    Attributes:
+        finished: whether the budget is spent.
+        signal: number of the signal that interrupted the run, or None.
+        step: steps of this run.
+        minutes: minutes of this run.
+        metrics: the last evaluation of the averaged weights.
+        headline: the metric to minimise.
+    """
+
+    finished: bool
+    signal: int | None
+    step: int
+    minutes: float
+    metrics: dict[str, float]
+    headline: str
+
+
+class BatchStream:
+    """Endless batches of this process, as (epoch, number, batch), from the run's position on."""
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
+        batches = self._batches()
+        # On a CPU a second thread would only take time from the arithmetic.
+        return batches if self.run.device.type == "cpu" else _one_ahead(batches)
+
+    def _batches(self) -> Iterator[tuple[int, int, Any]]:
+        run = self.run
+        rank, world = run.global_rank, run.trainer.world_size
+        epoch, start = run.position
+        empty = 0
+        while True:
+            number = start + rank
+            for batch in run.experiment.train_batches(epoch, run.settings.seed, number, world):
+                yield epoch, number, batch
+                number += world
+                empty = 0
+            empty += 1
+            if empty > 2:
+                raise UserError("the training data give no batch; is the batch size too large?")
+            epoch, start = epoch + 1, 0
+
+
+def _one_ahead(iterator: Iterator) -> Iterator:
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(next, iterator)
+        while True:
+            item = future.result()
+            future = pool.submit(next, iterator)
+            yield item
+
+
+class Run(pl.LightningModule):
+    """One run: Lightning calls `training_step` per batch, everything else happens around it."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        settings: TrainingSettings,
+        out_dir: Path,
+        state: dict | None,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.experiment, self.settings, self.out_dir = experiment, settings, out_dir
+        self.model: nn.Module = experiment.model
+        self.start = state
+        self.sums = MetricSums()
+        self.position = (0, 0)
+        self.step, self.origin_steps = 0, 0
+        self.seconds, self.origin_seconds = 0.0, 0.0
+        self.bad_steps, self.bad_in_a_row = 0, 0
+        self.plateau_saved = False
+        self.last_eval = self.last_checkpoint = 0.0
+        self.latest: dict[str, float] = {}
+        # Samples and, in a checkpoint, seconds since the last log line.
+        self.window = [0, 0.0]
+        self.signal: int | None = None
+        if state is not None:
+            self._load(state)
+        self.progress = settings.progress(self.step, self.seconds)
+
+    def _load(self, state: dict) -> None:
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"the checkpoint belongs to another model: {reason}") from None
+        self.position = tuple(state["position"])
+        self.step, self.origin_steps = state["step"], state["origin_steps"]
+        self.seconds, self.origin_seconds = state["seconds"], state["origin_seconds"]
+        self.bad_steps, self.plateau_saved = state["bad_steps"], state["plateau_saved"]
+        self.last_eval, self.last_checkpoint = state["last_eval"], state["seconds"]
+        self.latest, self.window = dict(state["metrics"]), list(state["window"])
+
+    # Lightning's hooks
+
+    def configure_optimizers(self):
+        """AdamW, without decay on vectors (biases, scales, log-scales)."""
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trainable if p.ndim >= 2]},
+            {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        kinds = {p.device.type for p in trainable}
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=kinds <= {"cpu", "cuda"},
+        )
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        """Move the content of what the stream yields."""
+        epoch, number, content = batch
+        return epoch, number, content.to(device)
+
+    def on_train_start(self) -> None:
+        """Restore what needs the optimizer and the device, then open the files of the run."""
+        self.optimizer = self.optimizers(use_pl_optimizer=False)
+        self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.ema = ExponentialMovingAverage(self.model, self.settings.ema_horizon)
+        self._seed()
+        if self.start is not None:
+            self.optimizer.load_state_dict(self.start["optimizer"])
+            self.ema.load_state_dict(self.start["ema"])
+            self.sums.load_state_dict(self.start["sums"], self.device)
+            self._restore_random_state(self.start["random"])
+            self.start = None
+        self.main = self.trainer.is_global_zero
+        if self.main:
+            self.metrics_file = MetricsFile(self.out_dir / "metrics.csv", self.step)
+            self.board = _tensorboard(self.out_dir / "tensorboard", self.step)
+            self.display = RunProgress()
+            self.display.start(self._opening())
+        self._install_signal_handlers()
+        # The clock counts what the budget is about: the loop with its evaluations and files.
+        self.clock = time.perf_counter() - self.seconds
+        self.window_clock = time.perf_counter() - self.window[1]
+        self._set_learning_rate()
+
+    def training_step(self, batch, batch_index):
+        """One optimisation step; a step with a non-finite loss or gradient changes nothing."""
+        epoch, number, batch = batch
+        loss, metrics = self._loss(batch, self.settings.beta_at(self.origin_steps + self.step))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.trainable, self.settings.gradient_clip or math.inf)
+        verdict = loss.detach().float() + norm.detach().float()
+        if self._all_finite(verdict):
+            self.optimizer.step()
+            self.ema.update()
+            self.sums.add({"loss": (loss.detach(), 1.0), "gradient_norm": (norm, 1.0), **metrics})
+            self.bad_in_a_row = 0
+        else:
+            self.bad_steps += 1
+            self.bad_in_a_row += 1
+        if self.step == 0 and self.trainer.world_size > 1:
+            # Layers that initialise themselves from data did so from each process's own batch.
+            for tensor in [*self.model.parameters(), *self.model.buffers()]:
+                dist.broadcast(tensor.detach(), 0)
+        self.window[0] += self.experiment.count(batch) * self.trainer.world_size
+        self.position = (epoch, number - self.global_rank + self.trainer.world_size)
+        self._after_step()
+
+    # Steps
+
+    def _loss(self, batch, beta: float):
+        autocast = (
+            torch.autocast(self.device.type, dtype=torch.bfloat16)
+            if self.settings.bf16
+            else contextlib.nullcontext()
+        )
+        with autocast:
+            return self.model.training_loss(batch, beta=beta)
+
+    def _all_finite(self, value: torch.Tensor) -> bool:
+        """Agree over the processes on this step, on the time and on signals."""
+        bad = ~torch.isfinite(value)
+        self.seconds = time.perf_counter() - self.clock
+        if self.trainer.world_size == 1:
+            return not bool(bad)
+        shared = torch.zeros(3, dtype=torch.float64, device=self.device)
+        shared[0] = bad
+        shared[1] = self.seconds
+        shared[2] = self.signal or 0
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        any_bad, self.seconds, number = shared.tolist()
+        self.signal = int(number) or None
+        return not any_bad
+
+    def _after_step(self) -> None:
+        settings = self.settings
+        self.step += 1
+        self.progress = settings.progress(self.step, self.seconds)
+        if self.bad_in_a_row >= settings.max_bad_steps:
+            raise UserError(
+                f"{self.bad_in_a_row} steps in a row had a non-finite loss or gradient (the last "
+                f"is step {self.step}): lower learning_rate, then --resume from the last checkpoint"
+            )
+        finished = self.progress >= 1
+        if self.step % settings.log_every == 0 or finished:
+            self._log_training()
+        signalled = self.signal is not None
+        every = 60 * settings.eval_minutes
+        if finished or (every and self.seconds - self.last_eval >= every and not signalled):
+            self._evaluate(finished)
+        due = self.seconds - self.last_checkpoint >= 60 * settings.checkpoint_minutes
+        enters_decay = settings.in_decay(self.progress) and not self.plateau_saved
+        if enters_decay or due or finished or signalled:
+            self._save(enters_decay)
+        if finished or signalled:
+            self.trainer.should_stop = True
+        self._set_learning_rate()
+        if self.main:
+            self.display.update(self.progress, self.step, self.seconds)
+
+    def _set_learning_rate(self) -> None:
+        step = self.origin_steps + self.step
+        self.rate = self.settings.learning_rate_at(step, self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+
+    # Log, evaluation, checkpoints
+
+    def _row(self, phase: str, metrics: dict[str, float]) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "phase": phase,
+            "minutes": round(self.seconds / 60, 4),
+            "learning_rate": self.rate,
+            "beta": self.settings.beta_at(self.origin_steps + self.step - 1),
+            "samples_per_second": None,
+            "skipped_steps": self.bad_steps,
+            **metrics,
+        }
+
+    def _log_training(self) -> None:
+        if self.trainer.world_size > 1 and self.sums.sums is not None:
+            dist.all_reduce(self.sums.sums)
+        now = time.perf_counter()
+        rate = self.window[0] / max(now - self.window_clock, 1e-9)
+        self.window, self.window_clock = [0, 0.0], now
+        row = self._row("train", self.sums.means())
+        row["samples_per_second"] = round(rate, 2)
+        self.sums.clear()
+        self._report(row)
+
+    def _report(self, row: dict[str, Any]) -> None:
+        if not self.main:
+            return
+        self.metrics_file.append(row)
+        self.display.line(row, self._headline(row))
+        if self.board is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "step":
+                    self.board.add_scalar(f"{row['phase']}/{name}", value, self.step)
+
+    def _evaluate(self, finished: bool) -> None:
+        began = time.perf_counter()
+        if self.main:
+            limit = self.settings.final_eval_batches if finished else self.settings.eval_batches
+            self._report(self._row("eval_raw", self._held_out(limit)))
+            with self.ema.applied():
+                self.latest = self._held_out(limit)
+            self._report(self._row("eval", self.latest))
+        self.last_eval = self.seconds
+        self.window_clock += time.perf_counter() - began
+
+    @torch.no_grad()
+    def _held_out(self, limit: int) -> dict[str, float]:
+        """Metrics on the first `limit` held-out batches, with the same noise every time."""
+        sums = MetricSums()
+        devices = [self.device] if self.device.type == "cuda" else []
+        self.model.eval()
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self.settings.seed)
+            for number, batch in enumerate(self.experiment.eval_batches()):
+                if number >= limit:
+                    break
+                loss, metrics = self._loss(batch.to(self.device), 1.0)
+                sums.add({"loss": (loss, 1.0), **metrics})
+        self.model.train()
+        return sums.means()
+
+    def _save(self, enters_decay: bool) -> None:
+        began = time.perf_counter()
+        if self.main:
+            state = self._state()
+            if enters_decay:
+                # A run that goes on from here has not begun to decay.
+                save_checkpoint(self.out_dir / "checkpoints" / "plateau.ckpt", state)
+                state["plateau_saved"] = True
+            save_checkpoint(self.out_dir / "checkpoints" / "last.ckpt", state)
+            with self.ema.applied():
+                self._describe()
+                save_model(self.out_dir / "model", self.model)
+        self.plateau_saved = self.plateau_saved or enters_decay
+        self.last_checkpoint = self.seconds
+        self.window_clock += time.perf_counter() - began
+
+    def _describe(self) -> None:
+        """Tell the saved model how it was trained, where it keeps such a record."""
+        metadata = getattr(self.model, "metadata", None)
+        if isinstance(metadata, dict):
+            metadata["training"] = {
+                "steps": self.origin_steps + self.step,
+                "minutes": round((self.origin_seconds + self.seconds) / 60, 2),
+                "batch_size": self.settings.batch_size,
+                "seed": self.settings.seed,
+                "held_out": {k: round(v, 6) for k, v in self.latest.items() if math.isfinite(v)},
+            }
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "random": self._random_state(),
+            "sums": self.sums.state_dict(),
+            "position": list(self.position),
+            "step": self.step,
+            "origin_steps": self.origin_steps,
+            "seconds": self.seconds,
+            "origin_seconds": self.origin_seconds,
+            "bad_steps": self.bad_steps,
+            "plateau_saved": self.plateau_saved,
+            "last_eval": self.last_eval,
+            "metrics": self.latest,
+            "window": [self.window[0], time.perf_counter() - self.window_clock],
+            "settings": self.settings.to_dict(),
+        }
+
+    def _seed(self) -> None:
+        torch.manual_seed(self.settings.seed * 1009 + self.global_rank * 7919 + self.step)
+
+    def _random_state(self) -> dict[str, Any]:
+        cuda = self.device.type == "cuda"
+        return {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+
+    def _restore_random_state(self, state: dict[str, Any]) -> None:
+        if self.trainer.world_size > 1:
+            return  # one process's state must not become everyone's
+        torch.set_rng_state(state["cpu"])
+        if self.device.type == "cuda" and state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+
+    # Signals, start and end
+
+    def _install_signal_handlers(self) -> None:
+        self.handlers = {}
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.handlers[number] = signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number, frame) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def on_train_end(self) -> None:
+        """Close the files, and say so where a signal ended the run."""
+        self._close()
+        if self.signal is not None and self.main:
+            name = signal.Signals(self.signal).name
+            print(
+                f"{name}: saved step {self.step} to {self.out_dir}; --resume continues it",
+                file=sys.stderr,
+            )
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Close the files."""
+        self._close()
+
+    def _close(self) -> None:
+        for number, handler in getattr(self, "handlers", {}).items():
+            signal.signal(number, handler)
+        self.handlers = {}
+        if getattr(self, "main", False):
+            self.display.stop()
+            if self.board is not None:
+                self.board.close()
+
+    def _opening(self) -> str:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        budget = [f"{self.settings.minutes:g} minutes"] if self.settings.minutes else []
+        budget += [f"{self.settings.steps} steps"] if self.settings.steps else []
+        where = f", from step {self.step}" if self.step else ""
+        if self.origin_steps:
+            where += f", after {self.origin_steps} steps of an earlier run"
+        devices = f"{self.trainer.world_size} x {self.device.type}"
+        return (
+            f"training {parameters:,} parameters on {devices}, {' or '.join(budget)}{where}"
+            f" -> {self.out_dir}"
+        )
+
+    def _headline(self, row: dict[str, Any]) -> str:
+        names = (self.experiment.headline, *HEADLINES)
+        return next((name for name in names if name in row), "loss")
+
+    def result(self, finished: bool) -> FitResult:
+        """How the run stands."""
+        return FitResult(
+            finished=finished,
+            signal=self.signal,
+            step=self.step,
+            minutes=self.seconds / 60,
+            metrics=self.latest,
+            headline=self._headline(self.latest),
+        )
+
+
+def _tensorboard(folder: Path, step: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder, purge_step=step + 1)

@@ -1,0 +1,76 @@
+"""The `graphcnf` command: it joins the commands and words their errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+import typer
+
+app = typer.Typer(
+    name="graphcnf",
+    help="Generate molecular graphs with categorical normalizing flows.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from graphcnf import __version__
+
+        print(f"graphcnf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _graphcnf(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    pass
+
+
+# The modules import nothing heavy before a command runs, so that --help answers at once.
+for _name in ("generate", "evaluate", "train"):
+    if find_spec(f"graphcnf.scripts.{_name}"):
+        app.command(_name)(getattr(import_module(f"graphcnf.scripts.{_name}"), _name))
+if find_spec("graphcnf.scripts.datasets"):
+    app.add_typer(import_module("graphcnf.scripts.datasets").app, name="datasets")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+
+    A failure is one line on stderr; with GRAPHCNF_DEBUG set, the traceback follows.
+    """
+    try:
+        app(arguments)
+    except BrokenPipeError:
+        # The reader (head, less) has what it wanted; nothing may be flushed into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("GRAPHCNF_DEBUG"):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    from graphcnf.errors import UserError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, UserError | ValueError) and text:
+        return text
+    if isinstance(error, ModuleNotFoundError):
+        return f"the Python package {error.name!r} is missing: pip install 'graphcnf[train]'"
+    return f"{type(error).__name__}: {text} (GRAPHCNF_DEBUG=1 shows where)"

@@ -1,0 +1,129 @@
+"""Experiments that a preset can name: each joins a data set with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphcnf.errors import UserError
+from graphcnf.training.experiment import Experiment
+from graphcnf.training.settings import TrainingSettings, nearest
+
+
+def build_experiment(config: dict[str, Any]) -> Experiment:
+    """Build what `[data].name` asks for, with the weights initialised from `[training].seed`.
+
+    Args:
+        config: a preset: the tables `model`, `data` and `training`.
+
+    Raises:
+        UserError: an unknown data set, or arguments that it or the model does not take.
+    """
+    options = dict(config["data"])
+    name = options.pop("name", None)
+    known = ", ".join(EXPERIMENTS)
+    if name is None:
+        raise UserError(f"[data] needs a name; known: {known}")
+    if name not in EXPERIMENTS:
+        raise UserError(f"[data]: unknown data set {name!r}{nearest(str(name), list(EXPERIMENTS))}")
+    settings = TrainingSettings.from_dict(config["training"])
+    torch.manual_seed(settings.seed)
+    return EXPERIMENTS[name](dict(config["model"]), options, settings)
+
+
+def _arguments(what: str, function: Callable, *args, **options) -> Any:
+    """Call `function`; a wrong argument name is the preset's mistake, not a crash."""
+    try:
+        return function(*args, **options)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise UserError(f"{what}: {str(error).split('() ')[-1]}") from None
+
+
+def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Experiment:
+    from graphcnf.datasets.batching import size_bucketed_batches
+    from graphcnf.graphs import GraphBatch
+
+    graphs, size = dataset.graphs, settings.batch_size
+    train, test = dataset.split("train"), dataset.split("test")
+    if len(train) < 1 or len(test) < 1:
+        raise UserError(f"{len(train)} training and {len(test)} held-out molecules: too few")
+    counts = graphs.node_counts[train]
+    # Any first few held-out batches must be a fair sample, whatever the order of the file.
+    test = np.random.default_rng(0).permutation(test)
+    model = _graph_model(dataset, model_options)
+
+    def train_batches(epoch: int, seed: int, start: int, stride: int) -> Iterator[GraphBatch]:
+        numbers = size_bucketed_batches(counts, size, seed, epoch)
+        for index in islice(numbers, start, None, stride):
+            yield GraphBatch.collate(graphs, train[index])
+
+    def eval_batches() -> Iterator[GraphBatch]:
+        for first in range(0, len(test), 4 * size):
+            yield GraphBatch.collate(graphs, test[first : first + 4 * size])
+
+    return Experiment(model, train_batches, eval_batches, headline="bits_per_node")
+
+
+def _graph_model(dataset, options: dict):
+    from graphcnf.graphs import GraphCNF
+
+    metadata = {
+        "dataset": dataset.name,
+        "vocabulary": dataset.vocabulary.to_dict(),
+        "size_histogram": dataset.size_histogram().tolist(),
+    }
+    return _arguments(
+        "[model]",
+        GraphCNF.for_graphs,
+        dataset.graphs,
+        node_categories=len(dataset.vocabulary.atoms),
+        bond_categories=len(dataset.vocabulary.bonds),
+        metadata=metadata,
+        training_hashes=dataset.training_hashes(),
+        **options,
+    )
+
+
+def _zinc250k(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    from graphcnf.datasets.zinc250k import load_zinc250k
+
+    return _molecules(_arguments("[data]", load_zinc250k, **data), model, settings)
+
+
+def _smiles_file(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    path = data.pop("path", None)
+    if path is None:
+        raise UserError('[data] needs path = "FILE" (or --set data.path=FILE)')
+    from graphcnf.datasets.smiles_file import load_smiles_file
+
+    dataset = _arguments("[data]", load_smiles_file, Path(path).expanduser(), **data)
+    return _molecules(dataset, model, settings)
+
+
+def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    from graphcnf.categorical import SetFlow
+    from graphcnf.datasets.sets import SetShuffling
+
+    dataset = _arguments("[data]", SetShuffling, **data)
+    size = settings.batch_size
+    network = _arguments("[model]", SetFlow, dataset.elements, dataset.elements, **model)
+    return Experiment(
+        network,
+        lambda epoch, seed, start, stride: dataset.train_batches(size, epoch, seed, start, stride),
+        lambda: dataset.test_batches(size),
+        headline="bits_per_variable",
+    )
+
+
+EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {
+    "zinc250k": _zinc250k,
+    "smiles_file": _smiles_file,
+    "sets": _sets,
+}

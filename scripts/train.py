@@ -1,0 +1,154 @@
+"""The `train` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BUDGET = "Budget"
+MACHINE = "Machine"
+
+
+def train(
+    preset: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PRESET|FILE.toml",
+            help="A preset's name or a file. May be left out with --resume and --continue-from.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory [default: runs/PRESET].", show_default=False)
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Time budget of the whole run.", rich_help_panel=BUDGET),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Step budget of the whole run.", rich_help_panel=BUDGET)
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in --out. With a larger budget, a run whose learning rate "
+            "had begun to fall goes on from its plateau.",
+        ),
+    ] = False,
+    continue_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Start from the plateau of another run, with a budget of its own."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per batch and device.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override an entry of the preset: learning_rate=1e-3, model.width=96. Repeatable.",
+        ),
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Number of devices.", rich_help_panel=MACHINE)
+    ] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, mps ...", rich_help_panel=MACHINE)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of torch.", rich_help_panel=MACHINE)
+    ] = None,
+) -> None:
+    """Train a model from a preset. A run can be killed at any moment and resumed."""
+    from graphcnf.errors import UserError
+    from graphcnf.training.configuration import apply_overrides, load_config, load_preset
+    from graphcnf.training.settings import TrainingSettings
+
+    if resume and continue_from is not None:
+        raise typer.BadParameter("--resume and --continue-from exclude each other")
+    out = _run_directory(preset, out, resume, continue_from)
+    source = out if resume else continue_from
+    stored = source / "config.toml" if source is not None else None
+    if stored is not None and stored.exists() and (resume or preset is None):
+        config = load_config(stored)
+        if preset is not None and load_preset(preset)["model"] != config["model"]:
+            print(f"note: the [model] of {stored} holds, not the preset's", file=sys.stderr)
+    elif preset is not None:
+        config = load_preset(preset)
+        if resume:
+            print(f"note: {out} holds no run yet: starting one", file=sys.stderr)
+    elif source is not None:
+        raise UserError(f"{source}: no run there (config.toml is missing)")
+    else:
+        raise typer.BadParameter("name a preset, or a .toml file")
+
+    # A budget on the command line replaces the preset's budget of the other kind, too.
+    if minutes is not None or steps is not None:
+        for key in ("minutes", "steps"):
+            config["training"].pop(key, None)
+    config = apply_overrides(config, assignments or [])
+    given = dict(minutes=minutes, steps=steps, seed=seed, batch_size=batch_size, devices=devices,
+                 accelerator=accelerator, threads=threads)  # fmt: skip
+    config["training"].update({key: value for key, value in given.items() if value is not None})
+    settings = TrainingSettings.from_dict(config["training"])
+    if settings.minutes is None and settings.steps is None:
+        raise UserError("a run needs a budget: --minutes M or --steps N")
+
+    print("loading data and libraries ...", file=sys.stderr, flush=True)
+    try:
+        from graphcnf.training.loop import fit
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == "lightning":
+            raise UserError("training needs Lightning: pip install 'graphcnf[train]'") from None
+        raise
+    from graphcnf.scripts.experiments import build_experiment
+
+    if settings.threads:
+        import torch
+
+        torch.set_num_threads(settings.threads)
+    # Lightning starts further processes with this command line; they must find the same folder.
+    os.environ["GRAPHCNF_RUN"] = str(out)
+    experiment = build_experiment(config)
+    result = fit(experiment, settings, out, resume, continue_from=continue_from, config=config)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        _summary(result, out)
+    if result.signal == 2:
+        raise typer.Exit(130)
+
+
+def _run_directory(
+    preset: str | None, out: Path | None, resume: bool, continue_from: Path | None
+) -> Path:
+    if "GRAPHCNF_RUN" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
+        return Path(os.environ["GRAPHCNF_RUN"])
+    if out is not None:
+        return out
+    if preset is None and continue_from is None:
+        raise typer.BadParameter("name a preset, or the run directory with --out")
+    first = Path("runs") / Path(preset or continue_from).stem
+    if resume:
+        return first
+    number, folder = 1, first
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
+
+
+def _summary(result, out: Path) -> None:
+    if not result.finished:
+        return
+    value = result.metrics.get(result.headline)
+    figure = f", held-out {result.headline} {value:.4f}" if value is not None else ""
+    print(
+        f"finished: {result.step} steps in {result.minutes:.1f} minutes{figure}; model in "
+        f"{out / 'model'}",
+        file=sys.stderr,
+    )

@@ -1,0 +1,124 @@
+"""Set data, the registry of experiments, and the `train` command in this process."""
+
+import csv
+import math
+
+import pytest
+import torch
+
+from graphcnf.datasets.sets import SetShuffling
+from graphcnf.errors import UserError
+from graphcnf.scripts import experiments
+from graphcnf.scripts.cli import main
+
+
+def test_permutations_are_permutations_and_reproducible():
+    sets = SetShuffling(elements=16, epoch_batches=5)
+    batches = list(sets.train_batches(32, 3, 1))
+    assert len(batches) == 5
+    for batch in [*batches, *sets.test_batches(32, 50)]:
+        assert (batch.sort(-1).values == torch.arange(16)).all()
+    assert torch.equal(next(sets.train_batches(32, 3, 1, start=4)), batches[4])
+    strided = list(sets.train_batches(32, 3, 1, start=1, stride=2))
+    assert [torch.equal(a, b) for a, b in zip(strided, batches[1::2], strict=True)] == [True] * 2
+    assert not torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[0], next(sets.train_batches(32, 4, 1)))
+    held_out = {tuple(row) for b in sets.test_batches(32) for row in b.tolist()}
+    assert held_out.isdisjoint(tuple(row) for b in batches for row in b.tolist())
+    assert len(held_out) == 2048
+
+
+def test_elements_take_every_place_equally_often():
+    rows = SetShuffling(elements=4).permutations(24_000, (0,))
+    counts = torch.stack([(rows == k).sum(0) for k in range(4)])
+    # Binomial(24000, 1/4) has a standard deviation of 67.
+    assert (counts - 6000).abs().max() < 5 * 67
+    assert len(rows.unique(dim=0)) == 24
+
+
+def test_optimum():
+    assert SetShuffling(elements=16).optimum == pytest.approx(math.log2(math.factorial(16)) / 16)
+    with pytest.raises(ValueError, match="at least 2"):
+        SetShuffling(elements=1)
+
+
+def build(data):
+    return experiments.build_experiment({"model": {}, "data": data, "training": {"steps": 1}})
+
+
+def test_registry_errors():
+    with pytest.raises(UserError, match="needs a name; known: zinc250k"):
+        build({})
+    with pytest.raises(UserError, match="did you mean 'zinc250k'"):
+        build({"name": "zinc25k"})
+    with pytest.raises(UserError, match="needs path"):
+        build({"name": "smiles_file"})
+
+
+@pytest.fixture
+def preset(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        experiments.EXPERIMENTS,
+        "tiny",
+        lambda model, data, settings: tiny.make_experiment(settings.batch_size),
+    )
+    monkeypatch.delenv("GRAPHCNF_DEBUG", raising=False)
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        '[data]\nname = "tiny"\n[training]\nminutes = 90\nlog_every = 5\nfinal_eval_batches = 2\n'
+        'accelerator = "cpu"\n'
+    )
+    return path
+
+
+def graphcnf(capfd, *arguments) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as caught:
+        main([str(a) for a in arguments])
+    return caught.value.code or 0, capfd.readouterr().err
+
+
+def test_train_resume_and_continue(preset, tmp_path, capfd):
+    out = tmp_path / "run"
+    code, err = graphcnf(
+        capfd, "train", preset, "--out", out, "--steps", 10, "--set", "learning_rate=0.01"
+    )
+    assert code == 0 and "finished: 10 steps" in err and "bits_per_variable" in err
+    text = (out / "config.toml").read_text()
+    assert text.index("[data]") < text.index("[training]")
+    assert "learning_rate = 0.01" in text and "\nminutes =" not in text
+
+    code, err = graphcnf(capfd, "train", preset, "--out", out, "--steps", 10)
+    assert code == 1 and err.splitlines()[-1].startswith("error: ") and "--resume" in err
+
+    code, err = graphcnf(capfd, "train", "--out", out, "--resume", "--steps", 20)
+    assert code == 0 and "from step 7" in err and "finished: 20 steps" in err
+    steps = [r["step"] for r in csv.DictReader((out / "metrics.csv").open())]
+    assert steps == ["5", "10", "15", "20", "20", "20"]
+
+    code, err = graphcnf(
+        capfd, "train", "--continue-from", out, "--out", tmp_path / "more", "--steps", 5
+    )
+    assert code == 0 and "after 14 steps of an earlier run" in err
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["train", "zinc250kk"], 1, "unknown preset 'zinc250kk'"),
+        (["train", "{preset}", "--set", "log_evry=3"], 1, "did you mean 'log_every'"),
+        (["train", "{preset}", "--steps", "-4"], 1, "steps must be greater than 0"),
+        (["train", "{preset}", "--accelerator", "warp"], 1, "warp"),
+        (["train", "--resume", "--out", "{folder}/none"], 1, "no run there"),
+        (["train", "--continue-from", "{folder}/none", "--out", "{folder}/x"], 1, "no run there"),
+        (["train"], 2, "name a preset"),
+        (["train", "{preset}", "--resume", "--continue-from", "x"], 2, "exclude each other"),
+        (["trian"], 2, "No such command"),
+    ],
+)
+def test_errors_are_one_line(preset, tmp_path, capfd, arguments, code, message):
+    arguments = [a.format(preset=preset, folder=tmp_path) for a in arguments]
+    found, err = graphcnf(capfd, *arguments)
+    assert found == code and message in err and "Traceback" not in err
+    if code == 1:
+        assert err.splitlines()[-1].startswith("error: ")
+        assert sum(line.startswith("error: ") for line in err.splitlines()) == 1

@@ -1,0 +1,218 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from graphcnf.errors import UserError
+from graphcnf.training import TrainingSettings, fit
+from graphcnf.training.checkpoint import load_checkpoint
+
+SETTINGS = TrainingSettings(
+    steps=60,
+    threads=1,
+    accelerator="cpu",
+    log_every=10,
+    warmup_steps=5,
+    eval_minutes=0,
+    final_eval_batches=3,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def curve(run: Path) -> list[dict]:
+    """The training rows of a run without what depends on the clock."""
+    timed = {"minutes", "samples_per_second"}
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["phase"] == "train"]
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows]
+
+
+def last(run: Path) -> dict:
+    return load_checkpoint(run / "checkpoints" / "last.ckpt")
+
+
+def assert_same_run(a: Path, b: Path):
+    for key in ("model", "ema", "optimizer"):
+        left, right = last(a)[key], last(b)[key]
+        torch.testing.assert_close(left, right, rtol=0, atol=0)
+    assert last(a)["position"] == last(b)["position"]
+    assert torch.equal(last(a)["random"]["cpu"], last(b)["random"]["cpu"])
+    assert curve(a) == curve(b)
+
+
+def test_a_run_leaves_its_files_and_learns(tiny, tmp_path):
+    result = fit(tiny.make_experiment(), SETTINGS, tmp_path, config={"data": {"name": "tiny"}})
+    assert result.finished and result.step == 60 and result.headline == "bits_per_variable"
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    files = {name for name in files if not name.startswith("tensorboard")}
+    assert files == {
+        "config.toml",
+        "metrics.csv",
+        "checkpoints/last.ckpt",
+        "checkpoints/plateau.ckpt",
+        "model/weights.safetensors",
+    }
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [row["step"] for row in rows if row["phase"] == "train"] == [
+        *map(str, range(10, 61, 10))
+    ]
+    assert [row["phase"] for row in rows][-2:] == ["eval_raw", "eval"]
+    assert float(rows[5]["loss"]) < float(rows[0]["loss"])
+    assert all(row["accuracy"] and row["samples_per_second"] for row in rows[:6])
+    assert last(tmp_path)["position"] == [60 // 7, 60 % 7]
+    with pytest.raises(UserError, match="--resume"):
+        fit(tiny.make_experiment(), SETTINGS, tmp_path)
+    again = fit(tiny.make_experiment(), SETTINGS, tmp_path, resume=True)
+    assert again.finished and again.metrics == result.metrics
+
+
+def test_evaluation_does_not_disturb_training(tiny, tmp_path):
+    fit(tiny.make_experiment(), SETTINGS, tmp_path / "a")
+    often = replace(SETTINGS, eval_minutes=1e-9, checkpoint_minutes=1e-9)
+    fit(tiny.make_experiment(), often, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_killed_run_resumes_to_the_same_end(tiny, tmp_path):
+    fit(tiny.make_experiment(), SETTINGS, tmp_path / "whole")
+    options = {**SETTINGS.to_dict(), "checkpoint_minutes": 1e-4}
+    options |= {"out": str(tmp_path / "killed"), "resume": False, "delay": 0.05}
+    process = subprocess.Popen(
+        [sys.executable, tiny.__file__, json.dumps(options)], stderr=subprocess.DEVNULL
+    )
+    checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    while process.poll() is None and not (checkpoint.exists() and last_step(checkpoint) >= 23):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert 23 <= last_step(checkpoint) < 60
+    result = fit(tiny.make_experiment(), SETTINGS, tmp_path / "killed", resume=True)
+    assert result.finished and result.step == 60
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    rows = list(csv.DictReader((tmp_path / "killed" / "metrics.csv").open()))
+    keys = [(row["step"], row["phase"]) for row in rows]
+    assert len(keys) == len(set(keys))
+
+
+def last_step(checkpoint: Path) -> int:
+    return load_checkpoint(checkpoint)["step"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_the_run_goes_on(tiny, tmp_path, capfd, number):
+    fit(tiny.make_experiment(), SETTINGS, tmp_path / "whole")
+    experiment = tiny.make_experiment()
+    loss = experiment.model.training_loss
+
+    def interrupted(batch, *, beta=1.0):
+        if experiment.model.calls == 16:
+            os.kill(os.getpid(), number)
+        return loss(batch, beta=beta)
+
+    experiment.model.training_loss = interrupted
+    before = signal.getsignal(number)
+    result = fit(experiment, SETTINGS, tmp_path / "cut")
+    assert signal.getsignal(number) is before
+    assert not result.finished and result.signal == number and result.step == 17
+    assert "saved step 17" in capfd.readouterr().err
+    fit(tiny.make_experiment(), SETTINGS, tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_non_finite_steps_are_skipped_and_counted(tiny, tmp_path):
+    experiment = tiny.make_experiment()
+    experiment.model.poison_from = (10, 15)
+    result = fit(experiment, SETTINGS, tmp_path)
+    state = last(tmp_path)
+    assert result.finished and state["bad_steps"] == 5 and state["ema"]["updates"] == 55
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [row["skipped_steps"] for row in rows][:3] == ["0", "5", "5"]
+    assert all(float(row["loss"]) < 10 for row in rows)
+
+
+def test_many_non_finite_steps_end_the_run(tiny, tmp_path):
+    experiment = tiny.make_experiment()
+    experiment.model.poison_from = (10, 1000)
+    with pytest.raises(UserError, match="4 steps in a row .* step 14"):
+        fit(experiment, replace(SETTINGS, max_bad_steps=4), tmp_path)
+
+
+def test_larger_budget_goes_on_from_the_plateau(tiny, tmp_path):
+    long = replace(SETTINGS, steps=100)
+    fit(tiny.make_experiment(), long, tmp_path / "long")
+    fit(tiny.make_experiment(), SETTINGS, tmp_path / "grown")
+    plateau = load_checkpoint(tmp_path / "grown" / "checkpoints" / "plateau.ckpt")
+    assert plateau["step"] == 42 and not plateau["plateau_saved"]
+    fit(tiny.make_experiment(), long, tmp_path / "grown", resume=True)
+    assert_same_run(tmp_path / "long", tmp_path / "grown")
+
+
+def test_continue_from_starts_a_budget_of_its_own(tiny, tmp_path):
+    fit(tiny.make_experiment(), SETTINGS, tmp_path / "first")
+    fit(
+        tiny.make_experiment(),
+        replace(SETTINGS, steps=20),
+        tmp_path / "second",
+        continue_from=tmp_path / "first",
+    )
+    state = last(tmp_path / "second")
+    assert (state["step"], state["origin_steps"]) == (20, 42)
+    # No second warm-up: the first step already runs at the plateau's rate.
+    assert state["ema"]["updates"] == 62
+    with pytest.raises(UserError, match="no checkpoint"):
+        fit(tiny.make_experiment(), SETTINGS, tmp_path / "x", continue_from=tmp_path / "none")
+
+
+def test_time_budget_is_kept_and_rate_falls(tiny, tmp_path):
+    settings = replace(SETTINGS, steps=None, minutes=0.02, log_every=5, decay_fraction=0.5)
+    began = time.perf_counter()
+    result = fit(tiny.make_experiment(delay=0.01), settings, tmp_path)
+    assert result.finished and 1.2 <= 60 * result.minutes <= time.perf_counter() - began
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    rates = [float(row["learning_rate"]) for row in rows if row["phase"] == "train"]
+    assert max(rates) == pytest.approx(settings.learning_rate)
+    assert rates[-1] < 0.2 * settings.learning_rate
+    plateau = load_checkpoint(tmp_path / "checkpoints" / "plateau.ckpt")
+    assert 0.6 <= plateau["seconds"] < 0.9
+
+
+def test_another_models_checkpoint_is_refused(tiny, tmp_path):
+    fit(tiny.make_experiment(), replace(SETTINGS, steps=2), tmp_path)
+    experiment = tiny.make_experiment()
+    experiment.model.table = torch.nn.Linear(30, 31)
+    with pytest.raises(UserError, match="belongs to another model"):
+        fit(experiment, SETTINGS, tmp_path, resume=True)
+
+
+def test_a_budget_is_required(tiny, tmp_path):
+    with pytest.raises(UserError, match="budget"):
+        fit(tiny.make_experiment(), replace(SETTINGS, steps=None), tmp_path)
+
+
+def test_two_processes_learn_together(tiny, tmp_path):
+    options = {**SETTINGS.to_dict(), "devices": 2, "steps": 20}
+    options |= {"out": str(tmp_path / "two"), "resume": False, "delay": 0.0}
+    subprocess.run(
+        [sys.executable, tiny.__file__, json.dumps(options)],
+        check=True,
+        stderr=subprocess.DEVNULL,
+        timeout=60,
+    )
+    assert last(tmp_path / "two")["step"] == 20
+    # Of the 7 batches of an epoch the first process has 4.
+    assert last(tmp_path / "two")["position"] == [4, 8]

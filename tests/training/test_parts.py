@@ -1,0 +1,117 @@
+"""Moving average, metric sums, metrics file, checkpoint files."""
+
+import csv
+
+import pytest
+import torch
+from torch import nn
+
+from graphcnf.errors import UserError
+from graphcnf.training.checkpoint import load_checkpoint, save_checkpoint, save_model
+from graphcnf.training.ema import ExponentialMovingAverage
+from graphcnf.training.metrics import MetricsFile, MetricSums
+
+
+def test_moving_average_formula():
+    module = nn.Linear(3, 2).double()
+    ema = ExponentialMovingAverage(module, horizon=4)
+    expected = [p.detach().clone() for p in module.parameters()]
+    for t in range(40):
+        with torch.no_grad():
+            for p in module.parameters():
+                p += torch.randn_like(p)
+        decay = min(0.75, t / (t + 9))
+        expected = [
+            decay * e + (1 - decay) * p.detach()
+            for e, p in zip(expected, module.parameters(), strict=True)
+        ]
+        ema.update()
+    for e, a in zip(expected, ema.average, strict=True):
+        torch.testing.assert_close(a, e)
+    assert ema.decay == 0.75
+
+
+def test_moving_average_is_lent_and_given_back():
+    module = nn.Linear(2, 2)
+    ema = ExponentialMovingAverage(module, horizon=10)
+    before = module.weight.detach().clone()
+    ema.average[0].fill_(7.0)
+    with pytest.raises(RuntimeError), ema.applied():
+        assert (module.weight == 7.0).all()
+        raise RuntimeError
+    assert torch.equal(module.weight, before)
+    other = ExponentialMovingAverage(nn.Linear(2, 2), horizon=10)
+    other.load_state_dict(ema.state_dict())
+    assert torch.equal(other.average[0], ema.average[0])
+
+
+def test_metric_sums_divide_sums():
+    sums = MetricSums()
+    sums.add({"a": (torch.tensor(3.0), torch.tensor(2)), "b": (1, 0)})
+    sums.add({"a": (torch.tensor(1.0), torch.tensor(6)), "c": (4, 2)})
+    means = sums.means()
+    assert means["a"] == 0.5 and means["c"] == 2.0
+    assert means["b"] != means["b"]
+    copy = MetricSums()
+    copy.load_state_dict(sums.state_dict(), torch.device("cpu"))
+    assert copy.means()["a"] == 0.5
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_file_drops_what_lies_beyond_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.csv"
+    file = MetricsFile(path, 0)
+    for step in (10, 20, 30):
+        file.append({"step": step, "loss": 1.0 / step})
+    with path.open("a") as torn:
+        torn.write("40,0.0")
+    file = MetricsFile(path, 20)
+    file.append({"step": 30, "loss": 0.5})
+    assert [row["step"] for row in read(path)] == ["10", "20", "30"]
+    assert read(path)[-1]["loss"] == "0.5"
+
+
+def test_metrics_file_takes_further_columns(tmp_path):
+    path = tmp_path / "metrics.csv"
+    file = MetricsFile(path, 0)
+    file.append({"step": 1, "loss": 2.0})
+    file.append({"step": 2, "accuracy": float("nan"), "loss": 1.0})
+    file.append({"step": 3, "accuracy": 0.25})
+    assert read(path) == [
+        {"step": "1", "loss": "2", "accuracy": ""},
+        {"step": "2", "loss": "1", "accuracy": ""},
+        {"step": "3", "loss": "", "accuracy": "0.25"},
+    ]
+
+
+def test_checkpoint_errors_are_one_line(tmp_path):
+    path = tmp_path / "a.ckpt"
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"x": torch.arange(1000)})
+    assert torch.equal(load_checkpoint(path)["x"], torch.arange(1000))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(UserError, match="not a readable checkpoint") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    torch.save({"other": 1}, path)
+    with pytest.raises(UserError, match="not a training checkpoint"):
+        load_checkpoint(path)
+
+
+def test_model_folder_is_replaced_file_by_file(tmp_path):
+    class Saves(nn.Module):
+        def save_pretrained(self, folder):
+            (folder / "config.json").write_text("{}")
+
+    save_model(tmp_path / "model", Saves())
+    save_model(tmp_path / "model", Saves())
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["config.json"]
+    save_model(tmp_path / "plain", nn.Linear(2, 2))
+    assert (tmp_path / "plain" / "weights.safetensors").stat().st_mode & 0o077
+    assert {p.name for p in tmp_path.iterdir()} == {"model", "plain"}

@@ -1,0 +1,66 @@
+import pytest
+
+from graphcnf.errors import UserError
+from graphcnf.training import TrainingSettings
+
+
+def test_learning_rate_rises_stays_and_falls_to_zero():
+    settings = TrainingSettings(steps=100, learning_rate=2.0, warmup_steps=10, decay_fraction=0.25)
+    rate = [settings.learning_rate_at(k, settings.progress(k, 0.0)) for k in range(101)]
+    assert rate[0] == pytest.approx(0.2)
+    assert rate[4] == pytest.approx(1.0)
+    assert rate[9:76] == [2.0] * 67
+    assert rate[80] == pytest.approx(1.6)
+    assert rate[100] == 0.0
+    assert [settings.in_decay(k / 100) for k in (74, 75)] == [False, True]
+
+
+def test_time_budget_measures_progress_in_seconds():
+    settings = TrainingSettings(minutes=2, warmup_steps=0, learning_rate=1.0, decay_fraction=0.5)
+    assert settings.progress(10**6, 60.0) == 0.5
+    assert settings.learning_rate_at(0, 0.75) == pytest.approx(0.5)
+    assert settings.learning_rate_at(0, 1.2) == 0.0
+
+
+def test_the_budget_that_runs_out_first_counts():
+    settings = TrainingSettings(minutes=1, steps=10)
+    assert settings.progress(5, 6.0) == 0.5
+    assert settings.progress(1, 54.0) == 0.9
+
+
+def test_without_decay_the_plateau_lasts_to_the_end():
+    settings = TrainingSettings(steps=10, decay_fraction=0.0, warmup_steps=0)
+    assert settings.learning_rate_at(9, 0.9) == settings.learning_rate
+    assert not settings.in_decay(0.9) and settings.in_decay(1.0)
+
+
+def test_beta_halves_its_excess():
+    settings = TrainingSettings(beta_start=3.0, beta_halflife=10)
+    assert [settings.beta_at(k) for k in (0, 10, 20)] == [3.0, 2.0, 1.5]
+    assert TrainingSettings().beta_at(7) == 1.0
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ({"learning_rat": 1e-3}, "did you mean 'learning_rate'"),
+        ({"batch_size": 0}, "batch_size must be greater than 0, not 0"),
+        ({"batch_size": 32.5}, "batch_size must be a whole number, not 32.5"),
+        ({"batch_size": True}, "whole number"),
+        ({"learning_rate": "fast"}, "learning_rate must be a finite number"),
+        ({"learning_rate": float("nan")}, "finite"),
+        ({"minutes": -1}, "minutes must be greater than 0"),
+        ({"decay_fraction": 1.5}, "decay_fraction must lie in"),
+        ({"bf16": 1}, "true or false"),
+        ({"zzz": 1}, "known: accelerator"),
+    ],
+)
+def test_bad_settings_are_named(table, message):
+    with pytest.raises(UserError, match=r"\[training\]") as caught:
+        TrainingSettings.from_dict(table)
+    assert message in str(caught.value)
+
+
+def test_settings_survive_a_dict():
+    settings = TrainingSettings(minutes=3, bf16=True)
+    assert TrainingSettings.from_dict(settings.to_dict()) == settings

@@ -1,0 +1,67 @@
+"""A tiny model and data; as a script, one run of them in a process of its own."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from graphcnf.training.experiment import Experiment
+
+CATEGORIES, LENGTH = 5, 6
+
+
+class TinyModel(nn.Module):
+    """Independent categories, with noise so that the random state matters."""
+
+    def __init__(self, delay: float = 0.0):
+        super().__init__()
+        self.table = nn.Linear(LENGTH * CATEGORIES, LENGTH * CATEGORIES)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.delay = delay
+        self.poison_from = None
+        self.calls = 0
+
+    def training_loss(self, batch, *, beta=1.0):
+        time.sleep(self.delay)
+        if self.training:
+            self.seen += len(batch)
+            self.calls += 1
+        noise = torch.rand(len(batch), LENGTH * CATEGORIES)
+        logits = (self.table(noise) * self.scale).view(-1, LENGTH, CATEGORIES)
+        nats = nn.functional.cross_entropy(logits.flatten(0, 1), batch.flatten())
+        loss = beta * nats
+        if self.poison_from is not None and self.training and self.calls > self.poison_from[0]:
+            if self.calls <= self.poison_from[1]:
+                loss = loss * float("nan")
+        accuracy = (logits.argmax(-1) == batch).float().sum()
+        return loss, {
+            "bits_per_variable": (nats.detach() * len(batch) / np.log(2), len(batch)),
+            "accuracy": (accuracy, torch.tensor(batch.numel())),
+        }
+
+
+def make_experiment(batch_size=8, epoch_batches=7, delay=0.0) -> Experiment:
+    torch.manual_seed(0)
+
+    def batch(*key):
+        values = np.random.default_rng(key).binomial(CATEGORIES - 1, 0.3, (batch_size, LENGTH))
+        return torch.from_numpy(values)
+
+    def train_batches(epoch, seed, start, stride):
+        for number in range(start, epoch_batches, stride):
+            yield batch(0, seed, epoch, number)
+
+    return Experiment(TinyModel(delay), train_batches, lambda: (batch(1, k) for k in range(100)))
+
+
+if __name__ == "__main__":
+    from graphcnf.training import TrainingSettings, fit
+
+    options = json.loads(sys.argv[1])
+    out, resume, delay = options.pop("out"), options.pop("resume"), options.pop("delay")
+    result = fit(make_experiment(delay=delay), TrainingSettings(**options), out, resume)
+    sys.exit(0 if result.signal is None else 128 + result.signal)
