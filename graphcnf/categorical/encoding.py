@@ -1,12 +1,13 @@
 """What every encoding of categories into continuous latents has in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from graphcnf.flows.transform import Noise, Transform
+from graphcnf.flows.transform import Noise, Transform, masked, sum_log_term
 
 
 @dataclass
@@ -33,15 +34,54 @@ class Encoding(Transform):
     `forward` is one draw of the bound: its log term is log p(x|z) - log q(z|x), so that
     log p(x) >= E[log p(z) + log term] (Lippe & Gavves 2021, eq. 3). `inverse` decodes to the most
     probable category, or samples p(x|z) when a generator is given together with `sample=True`.
+
+    Attributes:
+        cardinalities: Number of categories. An int for one variable per position, x (B, L); a
+            tuple of V of them for V variables per position, x (B, L, V).
+        latent_dim: Latents D of a position.
     """
 
     exact = False
+    cardinalities: int | tuple[int, ...]
     latent_dim: int
+
+    def check(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Raise ValueError unless `x` and `mask` are what `encode` takes.
+
+        Values at masked positions are not looked at; a sample may be masked altogether.
+        """
+        single = isinstance(self.cardinalities, int)
+        variables = 1 if single else len(self.cardinalities)
+        wanted = "(B, L)" if single else f"(B, L, {variables})"
+        if x.dim() != (2 if single else 3) or not (single or x.shape[-1] == variables):
+            raise ValueError(f"categories must have the shape {wanted}, not {tuple(x.shape)}")
+        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise ValueError(f"categories must be whole numbers (torch.long), not {x.dtype}")
+        limits = torch.tensor(self.cardinalities, device=x.device)
+        wrong = (x < 0) | (x >= limits)
+        if mask is not None:
+            if mask.dtype != torch.bool or mask.shape not in (x.shape[:2], x.shape):
+                raise ValueError(
+                    f"the mask must be a bool tensor of shape {tuple(x.shape[:2])}, "
+                    f"not {mask.dtype} of shape {tuple(mask.shape)}"
+                )
+            wrong = wrong & (mask if mask.dim() == x.dim() else mask.unsqueeze(-1))
+        if wrong.any():
+            value = int(x[wrong][0])
+            most = limits.expand_as(x)[wrong][0]
+            raise ValueError(f"category {value} is out of range: known are 0 to {int(most) - 1}")
 
     def encode(
         self, x: Tensor, *, mask: Tensor | None = None, context=None, noise: Noise | None = None
     ) -> Encoded:
-        """Draw latents for categories `x`, shape (B, L) or (B, L, V) long."""
+        """Draw latents for categories `x`, shape (B, L) or (B, L, V) long.
+
+        Args:
+            x: Categories; what stands at masked positions does not matter.
+            mask: (B, L) bool, True where a position is real.
+            context: For encodings that depend on it.
+            noise: Tape of the random draws, see `graphcnf.flows.Noise`.
+        """
         raise NotImplementedError
 
     def decode(
@@ -53,7 +93,10 @@ class Encoding(Transform):
         sample: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Categories for latents `z` (B, L, D): argmax of p(x|z), or a draw when `sample`."""
+        """Categories for latents `z` (B, L, D): argmax of p(x|z), or a draw when `sample`.
+
+        `generator` is what `graphcnf.flows.draw_uniform` takes. Masked positions decode to 0.
+        """
         raise NotImplementedError
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
@@ -71,3 +114,35 @@ class Encoding(Transform):
 def take(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:
     """Draw, or replay the recorded draw when a tape is given."""
     return draw() if noise is None else noise.take(draw)
+
+
+def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = None) -> Tensor:
+    """Standard logistic numbers with the type and device of `like`."""
+    # The tape is float64, and so are uniform numbers: in float32 they are too coarse for the tails.
+    draw = take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=like.device))
+    return torch.logit(draw.clamp(1e-16, 1 - 1e-16)).to(like.dtype)
+
+
+def logistic_log_density(z: Tensor) -> Tensor:
+    """Elementwise log-density of the standard logistic distribution, nats."""
+    z = z.abs()
+    return -z - 2 * F.softplus(-z)
+
+
+def assemble(
+    z: Tensor, log_p: Tensor, log_q: Tensor, correct: Tensor, mask: Tensor | None
+) -> Encoded:
+    """Sum up what is known per position.
+
+    Args:
+        z: (B, L, D).
+        log_p: log p(x_i|z_i), (B, L).
+        log_q: log q(z_i|x_i), (B, L).
+        correct: Whether the most probable category is the encoded one, (B, L) bool.
+        mask: (B, L) bool or None.
+    """
+    real = torch.ones_like(correct) if mask is None else mask
+    wrong = (real & ~correct).sum(1) / real.sum(1).clamp(min=1)
+    return Encoded(
+        masked(z, mask), sum_log_term(log_p, mask), sum_log_term(log_q, mask), (1 - wrong).to(z)
+    )

@@ -30,7 +30,11 @@ class Bound:
     correct: Tensor
 
     def value(self, beta: float = 1.0) -> Tensor:
-        """log p(z) + beta log p(x|z) - log q(z|x); a lower bound on log p(x) for beta = 1."""
+        """Log p(z) + beta log p(x|z) - log q(z|x); a lower bound on log p(x) for beta = 1.
+
+        A larger beta early in training keeps the categories apart; the training loop lets it
+        tend to 1 (`beta_start`, `beta_halflife` of its settings). Likelihoods are always beta = 1.
+        """
         return self.log_flow + beta * self.log_posterior - self.log_encoder
 
 
@@ -53,7 +57,12 @@ class CategoricalFlow(nn.Module):
         self.base = StandardLogistic() if base is None else base
 
     def bound(self, x, *, mask=None, context=None, noise: Noise | None = None) -> Bound:
-        """One draw of the terms of the bound for categories `x`."""
+        """One draw of the terms of the bound for categories `x`.
+
+        Raises:
+            ValueError: if `x` or `mask` is not what the encoding takes.
+        """
+        self.encoding.check(x, mask)
         encoded = self.encoding.encode(x, mask=mask, context=context, noise=noise)
         z, log_term = self.flow(encoded.z, mask=mask, context=context, noise=noise)
         log_flow = self.base.log_prob(z, mask) + log_term
@@ -78,6 +87,7 @@ class CategoricalFlow(nn.Module):
 
     def encode(self, x, *, mask=None, context=None, noise: Noise | None = None) -> Tensor:
         """Latents of the base space, (B, L, D)."""
+        self.encoding.check(x, mask)
         encoded = self.encoding.encode(x, mask=mask, context=context, noise=noise)
         return self.flow(encoded.z, mask=mask, context=context, noise=noise)[0]
 
@@ -104,9 +114,15 @@ class CategoricalFlow(nn.Module):
         generator=None,
         device=None,
     ) -> Tensor:
-        """Draw `count` samples of `length` positions (taken from `mask` (B, L) when given)."""
+        """Draw `count` samples of `length` positions (taken from `mask` (B, L) when given).
+
+        Raises:
+            ValueError: if neither `mask` nor `length` is given, or `mask` has not `count` rows.
+        """
         if mask is None and length is None:
             raise ValueError("give the length of the samples, or a mask")
+        if mask is not None and len(mask) != count:
+            raise ValueError(f"{count} samples, but a mask of {len(mask)} rows")
         length = mask.shape[1] if mask is not None else length
         z = self.base.sample(
             (count, length, self.encoding.latent_dim),
@@ -121,5 +137,5 @@ class CategoricalFlow(nn.Module):
             context=context,
             temperature=temperature,
             sample=sample_posterior,
-            generator=generator if isinstance(generator, torch.Generator) else None,
+            generator=generator,
         )

@@ -46,16 +46,20 @@ class IntervalEncoding(Encoding):
     conditional probability of its category; a base logistic density makes u uniform.
 
     Args:
-        cardinalities: Number of categories of each of the V variables at a position.
+        cardinalities: Number of categories of each of the V variables at a position, or an int
+            for one variable per position without an axis of its own.
     """
 
-    def __init__(self, cardinalities: list[int]):
+    def __init__(self, cardinalities: list[int] | int):
         super().__init__()
-        self.intervals = Intervals(cardinalities)
-        self.latent_dim = len(cardinalities)
+        self.single = isinstance(cardinalities, int)
+        self.intervals = Intervals([cardinalities] if self.single else list(cardinalities))
+        self.cardinalities = cardinalities if self.single else self.intervals.cardinalities
+        self.latent_dim = len(self.intervals.cardinalities)
 
     def encode(self, x, *, mask=None, context=None, noise=None):
-        """Draw z (B, L, V) for categories x (B, L, V) long."""
+        """Draw z (B, L, V) for categories x (B, L, V) long, or (B, L) and V = 1."""
+        x = x.unsqueeze(-1) if self.single else x
         v = take(noise, lambda: torch.rand(x.shape, device=x.device, dtype=torch.float64))
         lower, width = self.intervals.bounds(x)
         u = lower + width * (MARGIN + (1 - 2 * MARGIN) * v)
@@ -73,9 +77,10 @@ class IntervalEncoding(Encoding):
         return Encoded(z.to(dtype), zeros, log_q.to(dtype), right)
 
     def decode(self, z, *, mask=None, context=None, sample=False, generator=None):
-        """Category of each latent, (B, L, V) -> (B, L, V) long; 0 where masked."""
+        """Category of each latent, (B, L, V) -> (B, L, V) long, or (B, L); 0 where masked."""
         x = self.intervals.category(torch.sigmoid(z.double()))
-        return x if mask is None else torch.where(expand(mask, x), x, 0)
+        x = x if mask is None else torch.where(expand(mask, x), x, 0)
+        return x.squeeze(-1) if self.single else x
 
 
 def expand(mask: Tensor, like: Tensor) -> Tensor:

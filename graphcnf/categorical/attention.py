@@ -1,0 +1,118 @@
+"""Attention networks over the elements of a set, blind to where an element stands."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm self-attention and a two-layer network, both residual and 0 at the start.
+
+    Args:
+        width: Channels.
+        heads: Attention heads; must divide `width`.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads must divide the width, got {heads} and {width}")
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.feed_forward[-1].weight)
+
+    def forward(self, h: Tensor, visible: Tensor) -> Tensor:
+        """Update h (B, L, C); `visible` (B or 1, 1, L, L) says what an element attends to."""
+        parts = self.query_key_value(self.norm(h)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        h = h + self.out(read.transpose(1, 2).flatten(2))
+        return h + self.feed_forward(h)
+
+
+class SetNetwork(nn.Module):
+    """Parameters for every element from the untransformed latents of all: for `Coupling`.
+
+    Args:
+        inputs: Latents of an element that the network sees.
+        outputs: Parameters of an element.
+        width: Channels.
+        layers: Attention blocks.
+        heads: Attention heads.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
+        super().__init__()
+        self.enter = nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
+        nn.init.zeros_(self.leave[-1].weight)
+        nn.init.zeros_(self.leave[-1].bias)
+
+    def forward(self, x: Tensor, *, mask=None, context=None) -> Tensor:
+        """(B, L, inputs) to (B, L, outputs)."""
+        itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[None, None]
+        # A padded element sees itself: attention to nothing would not be a number.
+        visible = torch.ones_like(itself) if mask is None else mask[:, None, None] | itself
+        h = self.enter(x)
+        for block in self.blocks:
+            h = block(h, visible)
+        return self.leave(h)
+
+
+class CausalSetNetwork(nn.Module):
+    """Parameters for the k-th element from the elements before it, and from how many follow.
+
+    Args:
+        inputs: Features of an element.
+        outputs: Parameters of an element.
+        elements: Largest number of elements.
+        width: Channels.
+        layers: Attention blocks.
+        heads: Attention heads.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, elements: int, width: int, layers: int, heads: int
+    ):
+        super().__init__()
+        self.elements = elements
+        self.enter = nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
+        self.start = nn.Parameter(torch.zeros(1, 1, width))
+        self.before = nn.Embedding(elements, width)
+        self.after = nn.Embedding(elements + 1, width)
+        self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
+        for table in (self.before, self.after):
+            nn.init.normal_(table.weight, std=0.1)
+        nn.init.zeros_(self.leave[-1].weight)
+        nn.init.zeros_(self.leave[-1].bias)
+
+    def forward(self, features: Tensor, sizes: Tensor) -> Tensor:
+        """Parameters of the first K + 1 elements.
+
+        Args:
+            features: Features (B, K, inputs) of the first K elements.
+            sizes: Number of elements of each set, (B,) long.
+
+        Returns:
+            (B, K + 1, outputs).
+        """
+        batch, known = features.shape[:2]
+        number = torch.arange(known + 1, device=features.device)
+        entered = self.enter(features)
+        h = torch.cat([self.start.expand(batch, -1, -1).to(entered.dtype), entered], 1)
+        remaining = (sizes[:, None] - number).clamp(min=0)
+        h = h + self.before(number) + self.after(remaining)
+        visible = (number <= number[:, None])[None, None]
+        for block in self.blocks:
+            h = block(h, visible)
+        return self.leave(h)

@@ -1,0 +1,344 @@
+"""Encodings that are densities q(z|x) on all of space: volumes overlap, ever less in training.
+
+All three draw `z = mean_x + exp(log_scale_x) g_x(e)` with standard logistic noise e:
+
+- `MixtureEncoding`: g is the identity;
+- `LinearFlowEncoding`: g_x is a flow of affine maps;
+- `VariationalEncoding`: g_x has mixture couplings as well.
+
+The means of the categories start apart on a grid (codes of the categories in a small base), so that
+training begins with latents that can be told apart.
+
+References:
+    Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021,
+    arXiv 2006.09790, section 2.2 and appendix A.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.categorical.encoding import (
+    Encoding,
+    assemble,
+    logistic_log_density,
+    logistic_noise,
+)
+from graphcnf.flows.base import draw_uniform
+from graphcnf.flows.coupling import MixtureLogisticCoupling
+from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.logistic_mixture import bounded_log_scale
+from graphcnf.flows.transform import Bijection, Sequential, sum_log_term
+
+POSTERIORS = ("bayes", "learned")
+
+
+def grid_means(categories: int, latent_dim: int, spread: float) -> tuple[Tensor, float]:
+    """Points that are at least `spacing` apart in some coordinate.
+
+    Category k stands at the digits of k in the smallest base that `latent_dim` digits allow; where
+    fewer digits do, they repeat.
+
+    Args:
+        categories: K.
+        latent_dim: D.
+        spread: Standard deviation of the points along a coordinate.
+
+    Returns:
+        The points (K, D), float64, centred, and the smallest `spacing` along a coordinate.
+    """
+    base = 2
+    while base**latent_dim < categories:
+        base += 1
+    digits = 1
+    while base**digits < categories:
+        digits += 1
+    powers = base ** (torch.arange(latent_dim) % digits)
+    points = (torch.arange(categories)[:, None] // powers % base).double()
+    points = points - points.mean(0)
+    spacing = spread / points.square().mean(0).sqrt().clamp_min(1e-12)
+    spacing = torch.where(points.any(0), spacing, spread)
+    return points * spacing, float(spacing.min())
+
+
+class DensityEncoding(Encoding):
+    """What the encodings of this module share; the base class is `MixtureEncoding`'s algebra.
+
+    Args:
+        categories: Number of categories K.
+        latent_dim: Latents D of a position.
+        posterior: "bayes" inverts the encoding exactly,
+            p(x|z) = q(z|x) p(x) / sum_x' q(z|x') p(x'); "learned" is a small network.
+        prior: p(x) of the Bayes posterior: K positive weights, or None to learn it.
+        separation: Distance at which the means of neighbouring categories start, in units of their
+            logistic scale.
+        spread: Standard deviation of the means along a latent at the start.
+        hidden: Hidden channels of the networks.
+    """
+
+    def __init__(
+        self,
+        categories: int,
+        latent_dim: int,
+        *,
+        posterior: str = "bayes",
+        prior: Sequence[float] | None = None,
+        separation: float = 12.0,
+        spread: float = 1.0,
+        hidden: int = 64,
+    ):
+        super().__init__()
+        if categories < 1 or latent_dim < 1:
+            raise ValueError(
+                f"categories and latents must be at least 1, got {categories} and {latent_dim}"
+            )
+        if posterior not in POSTERIORS:
+            raise ValueError(f'posterior must be "bayes" or "learned", not {posterior!r}')
+        if not (separation > 0 and spread > 0):
+            raise ValueError(
+                f"separation and spread must be greater than 0, got {separation} and {spread}"
+            )
+        self.cardinalities = int(categories)
+        self.latent_dim = int(latent_dim)
+        self.posterior = posterior
+        dtype = torch.get_default_dtype()
+        means, spacing = grid_means(categories, latent_dim, spread)
+        scale = spacing / separation
+        self.mean = nn.Parameter(means.to(dtype))
+        self.log_scale = nn.Parameter(torch.full_like(self.mean, math.log(scale)))
+        if posterior == "bayes":
+            self._set_prior(prior, dtype)
+        elif prior is not None:
+            raise ValueError('prior belongs to posterior="bayes": a learned posterior has none')
+        else:
+            self.decoder = LearnedPosterior(means, scale, hidden)
+
+    def _set_prior(self, prior: Sequence[float] | None, dtype: torch.dtype) -> None:
+        if prior is None:
+            self.log_prior = nn.Parameter(torch.zeros(self.cardinalities, dtype=dtype))
+            return
+        weights = torch.as_tensor(prior, dtype=torch.float64)
+        if weights.shape != (self.cardinalities,) or not (weights > 0).all():
+            raise ValueError(f"prior must be {self.cardinalities} positive weights")
+        self.register_buffer("log_prior", (weights / weights.sum()).log().to(dtype))
+
+    def shape_noise(self, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """g_x(e) and log|det dg_x/de|; e (M, D), x (M,) long -> (M, D), (M,)."""
+        return e, torch.zeros_like(e[..., 0])
+
+    def recover_noise(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Invert `shape_noise`: g_x^-1(u) and its log|det|."""
+        return u, torch.zeros_like(u[..., 0])
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Log q(z|x) of every category x, (..., D) -> (..., K)."""
+        z = z.to(self.mean.dtype)
+        u = (z.unsqueeze(-2) - self.mean) * torch.exp(-self.log_scale)
+        x = torch.arange(self.cardinalities, device=z.device).expand(u.shape[:-1])
+        e, log_det = self.recover_noise(u.reshape(-1, self.latent_dim), x.reshape(-1))
+        log_q = logistic_log_density(e).sum(-1) + log_det
+        return log_q.reshape(u.shape[:-1]) - self.log_scale.sum(-1)
+
+    def log_posterior(self, z: Tensor) -> Tensor:
+        """Log p(x|z) of every category x, (..., D) -> (..., K)."""
+        if self.posterior == "learned":
+            return self.decoder(z.to(self.mean.dtype))
+        return (self.log_density(z) + self.log_prior.log_softmax(0)).log_softmax(-1)
+
+    def encode(self, x, *, mask=None, context=None, noise=None):
+        """Draw z (B, L, D) for categories x (B, L) long."""
+        x = x if mask is None else torch.where(mask, x, 0)
+        e = logistic_noise((*x.shape, self.latent_dim), self.mean, noise)
+        with torch.autocast(e.device.type, enabled=False):
+            flat = x.reshape(-1)
+            u, log_det = self.shape_noise(e.reshape(-1, self.latent_dim), flat)
+            z = (self.mean[flat] + torch.exp(self.log_scale[flat]) * u).reshape(e.shape)
+            log_det = (log_det + self.log_scale[flat].sum(-1)).reshape(x.shape)
+            log_q = logistic_log_density(e).sum(-1) - log_det
+            log_p = self.log_posterior(z)
+        own = log_p.gather(-1, x.unsqueeze(-1)).squeeze(-1)
+        return assemble(z, own, log_q, log_p.argmax(-1) == x, mask)
+
+    def decode(self, z, *, mask=None, context=None, sample=False, generator=None):
+        """Categories (B, L) of latents (B, L, D)."""
+        log_p = self.log_posterior(z)
+        if sample:
+            u = draw_uniform(
+                (*z.shape[:-1], 1), mask=mask, generator=generator, device=z.device,
+                dtype=torch.float64,
+            )  # fmt: skip
+            x = (u >= log_p.double().exp().cumsum(-1)[..., :-1]).sum(-1)
+        else:
+            x = log_p.argmax(-1)
+        return x if mask is None else torch.where(mask, x, 0)
+
+
+class LearnedPosterior(nn.Module):
+    """p(x|z) = softmax(W z + b + MLP(z)), which starts as the best linear classifier of the means.
+
+    Args:
+        means: Means of the categories (K, D).
+        scale: Their logistic scale.
+        hidden: Hidden channels.
+    """
+
+    def __init__(self, means: Tensor, scale: float, hidden: int):
+        super().__init__()
+        categories, latent_dim = means.shape
+        self.linear = nn.Linear(latent_dim, categories)
+        self.network = nn.Sequential(
+            nn.Linear(latent_dim, hidden), nn.GELU(), nn.Linear(hidden, categories)
+        )
+        # The Bayes classifier of normal clusters with the variance of the logistic ones.
+        variance = (scale * math.pi) ** 2 / 3
+        with torch.no_grad():
+            self.linear.weight.copy_(means / variance)
+            self.linear.bias.copy_(-means.square().sum(-1) / (2 * variance))
+        nn.init.zeros_(self.network[-1].weight)
+        nn.init.zeros_(self.network[-1].bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Log-probabilities (..., K) for latents (..., D)."""
+        return (self.linear(z) + self.network(z)).log_softmax(-1)
+
+
+class MixtureEncoding(DensityEncoding):
+    """q(z|x): independent logistics with a mean and a scale per category and latent.
+
+    Lippe & Gavves 2021, section 2.2 (mixture model). The arguments are those of `DensityEncoding`.
+    """
+
+
+class FlowEncoding(DensityEncoding):
+    """q(z|x): a flow that is conditioned on an embedding of the category.
+
+    Args:
+        categories: See `DensityEncoding`.
+        latent_dim: See `DensityEncoding`.
+        flows: Number of steps.
+        embedding: Channels of the embedding of a category.
+        **options: See `DensityEncoding`.
+    """
+
+    def __init__(
+        self, categories: int, latent_dim: int, *, flows: int = 4, embedding: int = 16, **options
+    ):
+        super().__init__(categories, latent_dim, **options)
+        if flows < 1:
+            raise ValueError(f"flows must be at least 1, got {flows}")
+        self.embedding = nn.Embedding(categories, embedding)
+        hidden = options.get("hidden", 64)
+        steps = [step for k in range(flows) for step in self.steps(k, embedding, hidden)]
+        self.flow = Sequential(*steps)
+
+    def steps(self, number: int, embedding: int, hidden: int) -> list[Bijection]:
+        """The transforms of one step."""
+        raise NotImplementedError
+
+    def shape_noise(self, e, x):
+        """See `DensityEncoding.shape_noise`."""
+        return self.flow(e, context=self.embedding(x))
+
+    def recover_noise(self, u, x):
+        """See `DensityEncoding.recover_noise`."""
+        return self.flow.inverse_and_logdet(u, context=self.embedding(x))
+
+
+class LinearFlowEncoding(FlowEncoding):
+    """q(z|x): affine maps conditioned on the category, with invertible linear maps between.
+
+    Lippe & Gavves 2021, section 2.2 (linear flows). The arguments are those of `FlowEncoding`.
+    """
+
+    def steps(self, number, embedding, hidden):
+        """A conditional affine map, then a mixing of the latents."""
+        affine = ConditionalAffine(self.latent_dim, embedding)
+        return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
+
+
+class VariationalEncoding(FlowEncoding):
+    """q(z|x): a non-linear flow conditioned on the category; p(x|z) is learned by default.
+
+    Lippe & Gavves 2021, section 2.2 (variational encoding).
+
+    Args:
+        categories: See `DensityEncoding`.
+        latent_dim: See `DensityEncoding`; at least 2, since a coupling splits the latents.
+        posterior: See `DensityEncoding`.
+        mixtures: Components of the mixture couplings.
+        **options: See `FlowEncoding`.
+    """
+
+    def __init__(
+        self,
+        categories: int,
+        latent_dim: int,
+        *,
+        posterior: str = "learned",
+        mixtures: int = 4,
+        **options,
+    ):
+        if latent_dim < 2:
+            raise ValueError(f"the variational encoding needs at least 2 latents, got {latent_dim}")
+        self.mixtures = mixtures
+        super().__init__(categories, latent_dim, posterior=posterior, **options)
+
+    def steps(self, number, embedding, hidden):
+        """A conditional affine map, a mixing of the latents, a conditional mixture coupling."""
+        split, swap = self.latent_dim // 2, bool(number % 2)
+        fixed = self.latent_dim - split if swap else split
+        outputs = (3 * self.mixtures + 2) * (self.latent_dim - fixed)
+        network = ConditionalNetwork(fixed + embedding, outputs, hidden)
+        coupling = MixtureLogisticCoupling(network, split=split, swap=swap, mixtures=self.mixtures)
+        return [
+            ConditionalAffine(self.latent_dim, embedding),
+            InvertibleLinear(self.latent_dim),
+            coupling,
+        ]
+
+
+class ConditionalAffine(Bijection):
+    """f(x; c) = exp(s(c)) x + t(c) with s and t linear in the context c, and |s| <= 3.
+
+    Args:
+        features: Channels of x.
+        context_features: Channels of c, which has the leading axes of x.
+    """
+
+    def __init__(self, features: int, context_features: int):
+        super().__init__()
+        self.parameters_of = nn.Linear(context_features, 2 * features)
+        nn.init.zeros_(self.parameters_of.weight)
+        nn.init.zeros_(self.parameters_of.bias)
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        """Scale and shift."""
+        shift, log_scale = self.parameters_of(context).chunk(2, -1)
+        log_scale = bounded_log_scale(log_scale)
+        return torch.exp(log_scale) * x + shift, sum_log_term(log_scale, mask)
+
+    def inverse_and_logdet(self, z, *, mask=None, context=None):
+        """Undo `forward`."""
+        shift, log_scale = self.parameters_of(context).chunk(2, -1)
+        log_scale = bounded_log_scale(log_scale)
+        return torch.exp(-log_scale) * (z - shift), -sum_log_term(log_scale, mask)
+
+
+class ConditionalNetwork(nn.Module):
+    """Two layers that see the untransformed latents and the context; starts at 0."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs)
+        )
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+
+    def forward(self, x, *, mask=None, context=None):
+        """Parameters of the coupling, (M, P)."""
+        return self.layers(torch.cat([x, context], -1))

@@ -1,0 +1,54 @@
+"""Encodings by name, as presets and command lines ask for them."""
+
+from __future__ import annotations
+
+import math
+
+from graphcnf.categorical.argmax import ArgmaxEncoding
+from graphcnf.categorical.densities import (
+    LinearFlowEncoding,
+    MixtureEncoding,
+    VariationalEncoding,
+)
+from graphcnf.categorical.encoding import Encoding
+from graphcnf.categorical.intervals import IntervalEncoding
+from graphcnf.errors import UserError
+
+DENSITIES = {
+    "mixture": MixtureEncoding,
+    "linear": LinearFlowEncoding,
+    "variational": VariationalEncoding,
+}
+DISJOINT = {"argmax": ArgmaxEncoding, "interval": IntervalEncoding}
+NAMES = (*DENSITIES, *DISJOINT)
+
+
+def make_encoding(name: str, categories: int, latent_dim: int | None = None, **options) -> Encoding:
+    """Build the encoding `name` of one variable per position, x (B, L).
+
+    Args:
+        name: "mixture", "linear", "variational", "argmax" or "interval".
+        categories: Number of categories.
+        latent_dim: Latents of a position; None for max(2, ceil(log2 categories)), or for the
+            number that the encoding dictates ("argmax", "interval").
+        **options: Further arguments of the encoding's class.
+
+    Raises:
+        UserError: if there is no such encoding, or it does not take these arguments.
+    """
+    if name not in NAMES:
+        raise UserError(f"unknown encoding {name!r}; known: {', '.join(NAMES)}")
+    try:
+        if name in DENSITIES:
+            if latent_dim is None:
+                latent_dim = max(2, math.ceil(math.log2(max(categories, 1))))
+            return DENSITIES[name](categories, latent_dim, **options)
+        encoding = DISJOINT[name](categories, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"encoding {name!r}: {str(error).split('() ')[-1]}") from None
+    if latent_dim not in (None, encoding.latent_dim):
+        raise UserError(
+            f"encoding {name!r}: {categories} categories take {encoding.latent_dim} "
+            f"latents, not {latent_dim}; leave latent_dim out"
+        )
+    return encoding

@@ -1,0 +1,231 @@
+"""Categorical normalizing flow over sets."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from graphcnf.categorical.attention import SetNetwork
+from graphcnf.categorical.elements import ElementCoupling, OrderedEncoding
+from graphcnf.categorical.encoding import Encoding
+from graphcnf.categorical.factory import make_encoding
+from graphcnf.categorical.flow import CategoricalFlow
+from graphcnf.errors import UserError
+from graphcnf.flows.actnorm import ActNorm
+from graphcnf.flows.coupling import MixtureLogisticCoupling
+from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.transform import Sequential
+
+COUPLINGS = ("elements", "channels")
+FORMAT = 1
+
+
+class SetFlow(CategoricalFlow):
+    """Density of categorical sets (B, L): permuting a set leaves its density as it is.
+
+    Two kinds of couplings, both with attention networks without positions:
+
+    - "elements" (`ElementCoupling`): the elements follow each other in the random order that a
+      latent of their own gives them;
+    - "channels" (Lippe & Gavves 2021, section 4.1): ActNorm, invertible linear map and a mixture
+      coupling that transforms half of the latents of all elements given the other half.
+
+    Args:
+        elements: Largest number of elements of a set, and the number that `sample` draws.
+        categories: Number of categories of an element.
+        encoding: Name of the encoding, see `make_encoding`.
+        latent_dim: Latents of an element; None for what the encoding takes by default.
+        encoding_options: Further arguments of the encoding.
+        coupling: "elements" or "channels".
+        couplings: Number of couplings; None for 1 ("elements") or 8 ("channels").
+        mixtures: Components of the mixtures; None for `categories` ("elements") or 8 ("channels").
+        width: Channels of the networks.
+        layers: Attention blocks per coupling.
+        heads: Attention heads.
+
+    Raises:
+        UserError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        elements: int,
+        categories: int,
+        *,
+        encoding: str = "mixture",
+        latent_dim: int | None = None,
+        encoding_options: dict | None = None,
+        coupling: str = "elements",
+        couplings: int | None = None,
+        mixtures: int | None = None,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+    ):
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        if coupling not in COUPLINGS:
+            raise UserError(f"coupling must be one of {', '.join(COUPLINGS)}, not {coupling!r}")
+        ordered = coupling == "elements"
+        couplings = (1 if ordered else 8) if couplings is None else couplings
+        mixtures = (categories if ordered else 8) if mixtures is None else mixtures
+        numbers = {"elements": elements, "couplings": couplings, "mixtures": mixtures}
+        numbers |= {"width": width, "layers": layers, "heads": heads}
+        for name, value in numbers.items():
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if width % heads:
+            raise UserError(f"heads must divide the width, got {heads} and {width}")
+        latents = make_encoding(encoding, categories, latent_dim, **(encoding_options or {}))
+        network = {"width": width, "layers": layers, "heads": heads}
+        if ordered:
+            flow = element_couplings(latents, elements, couplings, mixtures, network)
+            latents = OrderedEncoding(latents)
+        else:
+            flow = channel_couplings(latents, couplings, mixtures, network)
+        super().__init__(latents, flow)
+        self.config = config
+        self.metadata: dict = {}
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of a set."""
+        return self.config["elements"]
+
+    def training_loss(self, batch: Tensor, *, beta: float = 1.0):
+        """Negative bound in nats per element, with log p(x|z) weighted by `beta`, and metrics.
+
+        Args:
+            batch: Sets (B, L) long.
+            beta: See `Bound.value`.
+
+        Returns:
+            The loss, and as pairs (sum over sets, number of sets) `bits_per_variable` (beta = 1)
+            and `accuracy` (share of elements that p(x|z) decodes to what was encoded).
+        """
+        bound = self.bound(batch)
+        loss = -bound.value(beta).mean() / batch.shape[1]
+        with torch.no_grad():
+            count = torch.tensor(float(len(batch)), device=loss.device)
+            bits = -bound.value().sum() / (batch.shape[1] * math.log(2))
+            metrics = {
+                "bits_per_variable": (bits, count),
+                "accuracy": (bound.correct.sum(), count),
+            }
+        return loss, metrics
+
+    @torch.no_grad()
+    def sample(self, count: int, length: int | None = None, **options) -> Tensor:
+        """Draw `count` sets of `length` (`elements` by default), see `CategoricalFlow.sample`."""
+        if length is None and options.get("mask") is None:
+            length = self.elements
+        options.setdefault("device", next(self.parameters()).device)
+        return super().sample(count, length, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        from safetensors.torch import save
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"format": FORMAT, "model": self.config, "metadata": self.metadata}
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        files = {
+            "model.safetensors": save(weights),
+            "config.json": (json.dumps(config, indent=1) + "\n").encode(),
+        }
+        for name, content in files.items():
+            temporary = folder / f".{name}.{os.getpid()}"
+            temporary.write_bytes(content)
+            os.replace(temporary, folder / name)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device="cpu") -> SetFlow:
+        """Load what `save_pretrained` or training wrote (a run's folder or its `model/`).
+
+        Raises:
+            UserError: if there is no such model, or its files are damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder).expanduser()
+        if not (folder / "config.json").is_file():
+            folder = folder / "model"
+        source = folder / "config.json"
+        try:
+            config = json.loads(source.read_text())
+            model = cls(**config["model"])
+            model.metadata = config["metadata"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{folder / 'config.json'}: not a set flow's config ({error})"
+            ) from None
+        try:
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{folder / 'model.safetensors'}: {reason}") from None
+        return model.to(device).eval()
+
+
+def element_couplings(
+    encoding: Encoding, elements: int, couplings: int, mixtures: int, network: dict
+) -> Sequential:
+    """Element couplings whose first starts with its components where the categories lie."""
+    means, log_scales = components(encoding, mixtures)
+    steps = []
+    for number in range(couplings):
+        steps.append(
+            ElementCoupling(
+                means, log_scales, elements=elements, reverse=bool(number % 2), **network
+            )
+        )
+        # What leaves the first coupling is near the base density.
+        means, log_scales = torch.randn_like(means), torch.zeros_like(log_scales)
+    return Sequential(*steps)
+
+
+@torch.no_grad()
+def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor, Tensor]:
+    """Mean and log-scale (count, D) of the latents of the categories, in turn.
+
+    Components beyond the number of categories start beside the mean of their category.
+    """
+    categories = encoding.cardinalities
+    x = torch.arange(count).remainder(categories)
+    z = encoding.encode(x.expand(draws, -1)).z
+    mean, deviation = z.mean(0), z.std(0)
+    beside = (torch.arange(count) >= categories)[:, None]
+    mean = torch.where(beside, mean + deviation * torch.randn_like(mean), mean)
+    # The standard deviation of a logistic variable is pi / sqrt(3) times its scale.
+    return mean, (deviation * math.sqrt(3) / math.pi).log()
+
+
+def channel_couplings(
+    encoding: Encoding, couplings: int, mixtures: int, network: dict
+) -> Sequential:
+    """ActNorm, invertible linear map, mixture coupling; `couplings` times."""
+    latents = encoding.latent_dim
+    if latents < 2:
+        raise UserError(
+            f'coupling "channels" needs at least 2 latents, but the encoding has {latents}'
+        )
+    split = latents // 2
+    steps = []
+    for number in range(couplings):
+        swap = bool(number % 2)
+        fixed = latents - split if swap else split
+        outputs = (3 * mixtures + 2) * (latents - fixed)
+        steps += [
+            ActNorm(latents),
+            InvertibleLinear(latents),
+            MixtureLogisticCoupling(
+                SetNetwork(fixed, outputs, **network), split=split, swap=swap, mixtures=mixtures
+            ),
+        ]
+    return Sequential(*steps)

@@ -1,0 +1,265 @@
+"""Properties of every encoding in the registry of conftest.py."""
+
+import copy
+import importlib
+import math
+import pathlib
+import sys
+
+import pytest
+import torch
+
+from graphcnf.categorical import (
+    CategoricalFlow,
+    IntervalEncoding,
+    JointEncoding,
+    MixtureEncoding,
+    make_encoding,
+)
+from graphcnf.categorical.densities import grid_means
+from graphcnf.errors import UserError
+from graphcnf.flows import Noise, Sequential, StandardLogistic
+from graphcnf.testing import assert_gradients_reach_every_parameter
+
+
+def draw(encoding, batch=6, length=4):
+    sizes = encoding.cardinalities
+    if isinstance(sizes, int):
+        return torch.randint(0, sizes, (batch, length))
+    return torch.stack([torch.randint(0, k, (batch, length)) for k in sizes], -1)
+
+
+MASK = torch.arange(4) < torch.tensor([4, 3, 0, 1, 2, 4])[:, None]
+
+
+def test_shapes_and_masks(encoding):
+    x = draw(encoding)
+    encoded = encoding.encode(x, mask=MASK)
+    assert encoded.z.shape == (6, 4, encoding.latent_dim)
+    assert not encoded.z[~MASK].any()
+    for value in (encoded.log_posterior, encoded.log_encoder, encoded.correct):
+        assert value.shape == (6,) and value.isfinite().all()
+    assert encoded.log_posterior[2] == encoded.log_encoder[2] == 0 and encoded.correct[2] == 1
+    back = encoding.decode(encoded.z, mask=MASK)
+    assert back.shape == x.shape and back.dtype == torch.long and not back[~MASK].any()
+
+
+def test_what_is_masked_does_not_matter(encoding):
+    x, tape = draw(encoding), Noise()
+    expected = encoding.encode(x, mask=MASK, noise=tape)
+    other = x.clone()
+    other[~MASK] = 10_000
+    got = encoding.encode(other, mask=MASK, noise=tape.rewind())
+    for name in ("z", "log_posterior", "log_encoder", "correct"):
+        torch.testing.assert_close(getattr(got, name), getattr(expected, name))
+    z = torch.where(MASK[..., None], expected.z, math.inf)
+    assert torch.equal(encoding.decode(z, mask=MASK), encoding.decode(expected.z, mask=MASK))
+    # A sample alone, without padding, has the same terms.
+    alone = Noise()
+    alone.draws = [draws[3:4, :1] for draws in tape.draws]
+    single = encoding.encode(x[3:4, :1], noise=alone)
+    torch.testing.assert_close(single.log_encoder, expected.log_encoder[3:4])
+    torch.testing.assert_close(single.log_posterior, expected.log_posterior[3:4])
+
+
+def test_noise_is_replayed(encoding):
+    x, tape = draw(encoding), Noise()
+    first = encoding.encode(x, noise=tape)
+    assert torch.equal(encoding.encode(x, noise=tape.rewind()).z, first.z)
+    assert not torch.equal(encoding.encode(x).z, first.z)
+    z, log_term = encoding(x, noise=tape.rewind())
+    assert torch.equal(z, first.z) and not encoding.exact
+    assert torch.equal(log_term, first.log_posterior - first.log_encoder)
+    assert torch.equal(encoding.inverse(z), encoding.decode(z))
+
+
+def test_correct_is_the_share_that_decodes_back(encoding):
+    x = draw(encoding, batch=40)
+    encoded = encoding.encode(x)
+    same = (encoding.decode(encoded.z) == x).flatten(1).float().mean(1)
+    torch.testing.assert_close(encoded.correct.float(), same)
+
+
+def test_float64(encoding, monkeypatch):
+    double = copy.deepcopy(encoding).double()
+    x, tape = draw(encoding), Noise()
+    single = encoding.encode(x, noise=tape)
+    if any(p.numel() for p in encoding.parameters()) and not isinstance(encoding, JointEncoding):
+        encoded = double.encode(x, noise=tape.rewind())
+        assert encoded.z.dtype == encoded.log_encoder.dtype == torch.float64
+        torch.testing.assert_close(encoded.z.float(), single.z, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            encoded.log_encoder.float(), single.log_encoder, atol=1e-3, rtol=1e-3
+        )
+
+
+def test_posterior_draws_follow_the_posterior(encoding):
+    density = encoding.encodings[0] if isinstance(encoding, JointEncoding) else encoding
+    if not hasattr(density, "log_posterior"):
+        pytest.skip("the posterior is an indicator")
+    z = torch.randn(1, 3, density.latent_dim)
+    generator = torch.Generator().manual_seed(1)
+    many = density.decode(z.expand(4000, -1, -1), sample=True, generator=generator)
+    shares = torch.stack([(many == k).double().mean(0) for k in range(3)], -1)
+    expected = density.log_posterior(z)[0].exp().double()
+    # A share of 4000 draws has a standard deviation of at most 0.008.
+    torch.testing.assert_close(shares, expected, atol=0.04, rtol=0)
+    mask = torch.ones(4000, 3, dtype=torch.bool)
+    again = density.decode(
+        z.expand(4000, -1, -1), sample=True, mask=mask, generator=generator.manual_seed(1)
+    )
+    assert torch.equal(many, again)
+
+
+def test_the_encoder_is_a_density(encoding):
+    """With one latent, by quadrature: the integral of q(z|x) is 1."""
+    if not hasattr(encoding, "log_density") or encoding.latent_dim > 1:
+        pytest.skip("no density over one latent")
+    z = torch.linspace(-60, 60, 40_001, dtype=torch.float64)[:, None]
+    density = copy.deepcopy(encoding).double().log_density(z).exp()
+    torch.testing.assert_close(
+        torch.trapezoid(density, z, dim=0), torch.ones(3, dtype=torch.float64), atol=1e-5, rtol=0
+    )
+
+
+def test_the_encoder_knows_its_own_density(encoding):
+    if not hasattr(encoding, "log_density"):
+        pytest.skip("the volumes are disjoint")
+    encoding = encoding.double()
+    x = draw(encoding)
+    encoded = encoding.encode(x)
+    own = encoding.log_density(encoded.z).gather(-1, x[..., None])[..., 0].sum(1)
+    torch.testing.assert_close(own, encoded.log_encoder, atol=1e-6, rtol=1e-6)
+
+
+def test_gradients(encoding):
+    if not list(encoding.parameters()):
+        pytest.skip("no parameters")
+    flow = CategoricalFlow(encoding, Sequential(), StandardLogistic())
+    x = draw(encoding, batch=64)
+    assert_gradients_reach_every_parameter(encoding, lambda: -flow.bound(x).value().mean())
+
+
+@pytest.mark.parametrize("name", ["mixture", "linear", "variational"])
+@pytest.mark.parametrize("posterior", ["bayes", "learned"])
+@pytest.mark.parametrize("categories", [1, 2, 5, 17])
+def test_categories_start_apart(name, posterior, categories):
+    encoding = make_encoding(name, categories, posterior=posterior, separation=25)
+    x = torch.arange(categories).repeat(200)[None]
+    encoded = encoding.encode(x)
+    assert encoded.correct.item() > 0.999
+    assert encoded.log_posterior.item() / x.numel() > -0.01
+    # About as wide as what a flow expects.
+    assert categories == 1 or 0.3 < encoded.z.std().item() < 2
+
+
+@pytest.mark.parametrize("categories, latents", [(1, 1), (3, 1), (5, 2), (27, 3), (16, 4), (2, 5)])
+def test_grid_means(categories, latents):
+    points, spacing = grid_means(categories, latents, 2.0)
+    assert points.shape == (categories, latents)
+    torch.testing.assert_close(points.mean(0), torch.zeros(latents, dtype=torch.float64))
+    if categories > 1:
+        gaps = torch.cdist(points, points, p=math.inf).fill_diagonal_(math.inf)
+        assert gaps.min() >= spacing - 1e-9
+        assert points.std(0, correction=0).max() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("categories", [1, 2, 3, 4, 5, 16, 17])
+def test_argmax_codes(categories):
+    encoding = make_encoding("argmax", categories)
+    bits = encoding.latent_dim
+    assert bits == max(1, math.ceil(math.log2(categories)))
+    x = torch.arange(categories)[None]
+    z = encoding.encode(x).z
+    assert torch.equal(encoding.code(z), x) and not encoding.overflow(z).any()
+    digits = (torch.arange(2**bits)[:, None] >> torch.arange(bits)) & 1
+    corners = (digits * 2.0 - 1)[None]
+    assert torch.equal(encoding.overflow(corners)[0], torch.arange(2**bits) >= categories)
+    decoded = encoding.decode(corners)[0]
+    assert torch.equal(decoded[:categories], x[0]) and (decoded < categories).all()
+    if categories > 1:
+        assert torch.equal(
+            decoded[categories:], torch.arange(categories, 2**bits) - 2 ** (bits - 1)
+        )
+
+
+def test_intervals_are_disjoint_and_uniform():
+    encoding = IntervalEncoding(4)
+    x = torch.arange(4).repeat(5000)[None]
+    encoded = encoding.encode(x)
+    u = torch.sigmoid(encoded.z[0, :, 0].double())
+    assert torch.equal((u * 4).long(), x[0]) and encoded.correct.item() == 1
+    assert torch.equal(encoding.decode(encoded.z), x)
+    within = (u * 4) % 1
+    assert within.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert within.var().item() == pytest.approx(1 / 12, abs=0.003)
+    # u uniform makes z logistic: the flow-free bound is log(1/4) per variable.
+    bound = StandardLogistic().log_prob(encoded.z) - encoded.log_encoder
+    assert bound.item() / x.numel() == pytest.approx(-math.log(4), abs=1e-3)
+
+
+def test_joint_encoding_joins():
+    parts = [make_encoding("mixture", 5, 2), make_encoding("interval", 3)]
+    joint, tape = JointEncoding(parts), Noise()
+    assert joint.latent_dim == 3 and joint.cardinalities == (5, 3)
+    x = torch.stack([torch.randint(0, 5, (7, 2)), torch.randint(0, 3, (7, 2))], -1)
+    whole = joint.encode(x, noise=tape)
+    tape.rewind()
+    one, two = parts[0].encode(x[..., 0], noise=tape), parts[1].encode(x[..., 1], noise=tape)
+    assert torch.equal(whole.z, torch.cat([one.z, two.z], -1))
+    torch.testing.assert_close(whole.log_encoder, one.log_encoder + two.log_encoder)
+    torch.testing.assert_close(whole.log_posterior, one.log_posterior + two.log_posterior)
+    with pytest.raises(ValueError, match="one variable each"):
+        JointEncoding([IntervalEncoding([2, 3])])
+    with pytest.raises(ValueError, match="at least one"):
+        JointEncoding([])
+
+
+def test_a_given_prior_is_the_posterior_where_nothing_is_known():
+    encoding = MixtureEncoding(3, 1, prior=[1, 2, 5], separation=1)
+    with torch.no_grad():
+        encoding.mean.zero_()
+    posterior = encoding.log_posterior(torch.tensor([0.3])).exp()
+    torch.testing.assert_close(posterior, torch.tensor([0.125, 0.25, 0.625]))
+    assert "log_prior" not in dict(encoding.named_parameters())
+
+
+def test_default_latents():
+    assert [make_encoding("mixture", k).latent_dim for k in (1, 2, 4, 5, 16, 17)] == [
+        2, 2, 2, 3, 4, 5,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        (("mixtures", 3), {}, "known: mixture, linear, variational, argmax, interval"),
+        (("mixture", 0), {}, "at least 1"),
+        (("mixture", 3, 0), {}, "at least 1"),
+        (("variational", 3, 1), {}, "at least 2 latents"),
+        (("mixture", 3), {"posterior": "exact"}, "posterior must be"),
+        (("mixture", 3), {"prior": [1, 2]}, "3 positive weights"),
+        (("mixture", 3), {"prior": [1, 0, 2]}, "3 positive weights"),
+        (("linear", 3), {"posterior": "learned", "prior": [1, 1, 1]}, "prior belongs"),
+        (("linear", 3), {"flows": 0}, "flows must be"),
+        (("mixture", 3), {"separation": 0}, "greater than 0"),
+        (("mixture", 3), {"flows": 2}, "flows"),
+        (("argmax", 5, 2), {}, "take 3 latents, not 2"),
+        (("interval", 5, 2), {}, "take 1 latents, not 2"),
+        (("interval", 0), {}, "at least one category"),
+    ],
+)
+def test_errors_of_the_factory(arguments, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make_encoding(*arguments, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_core_knows_no_graphs():
+    """Imports point one way: categorical on flows, never on graphs or molecules."""
+    importlib.import_module("graphcnf.categorical")
+    folder = pathlib.Path(sys.modules["graphcnf.categorical"].__file__).parent
+    for file in folder.glob("*.py"):
+        for line in file.read_text().splitlines():
+            if "import" in line and "graphcnf." in line:
+                assert any(p in line for p in ("graphcnf.categorical", "graphcnf.flows", "errors"))
