@@ -16,6 +16,7 @@ MAX_DEGREE = 6
 MAX_COUNT = 4
 WALK_LENGTHS = 8
 MAX_DISTANCE = 6
+EDGE_RELATIONS = 6
 
 
 @dataclass
@@ -29,8 +30,8 @@ class GraphContext:
         adjacency: Edges as far as they are known, (B, N, N) bool or None.
         bonds: Edge categories plus 1 as far as they are known, (B, N, N) long or None.
         groups: Round in which a node's variables are decided, (B, N) long or None.
-        evidence: What follows for a node from the categories of earlier rounds, (B, N, V) long to
-            (B, N, E), or None.
+        evidence: What follows for the nodes `members` (B, M) from the categories (B, N, V) of
+            earlier rounds, (B, M, E), or None.
     """
 
     mask: Tensor
@@ -39,7 +40,7 @@ class GraphContext:
     adjacency: Tensor | None = None
     bonds: Tensor | None = None
     groups: Tensor | None = None
-    evidence: Callable[[Tensor], Tensor] | None = None
+    evidence: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
 
 def structure_node_features() -> int:
@@ -57,7 +58,8 @@ def structure_context(adjacency: Tensor, mask: Tensor) -> GraphContext:
 
     Node features: one-hot degree (capped at 6), probabilities that a random walk returns after
     1 to 8 steps (Dwivedi et al. 2022, arXiv 2110.07875), which tell ring membership and size.
-    Pair features: one-hot distance (0 to 6, farther), and on edges whether j is numbered before i.
+    Pair features: one-hot distance (1 to 6, farther; all 0 for i = j), and on edges whether j is
+    numbered before i.
     """
     a = adjacency.to(torch.get_default_dtype())
     degree = a.sum(-1)
@@ -68,7 +70,9 @@ def structure_context(adjacency: Tensor, mask: Tensor) -> GraphContext:
         power = power @ walk
     node = torch.cat(
         [
-            F.one_hot(degree.long().clamp(max=MAX_DEGREE), MAX_DEGREE + 1).to(torch.get_default_dtype()),
+            F.one_hot(degree.long().clamp(max=MAX_DEGREE), MAX_DEGREE + 1).to(
+                torch.get_default_dtype()
+            ),
             2 * torch.stack(returns, -1),
         ],
         -1,
@@ -96,7 +100,11 @@ def typed_context(bonds: Tensor, mask: Tensor, categories: int) -> GraphContext:
     """
     context = structure_context(bonds > 0, mask)
     kinds = F.one_hot(bonds, categories + 1)[..., 1:]
-    counts = F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1).flatten(2).to(torch.get_default_dtype())
+    counts = (
+        F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1)
+        .flatten(2)
+        .to(torch.get_default_dtype())
+    )
     return GraphContext(
         mask,
         torch.cat([context.node_features, counts], -1),
@@ -155,11 +163,11 @@ class BondEvidence:
         self.categories = categories
         self.targets = targets
         rows = torch.arange(batch, device=targets.device)[:, None, None]
+        self.rows = rows
         itself = torch.arange(nodes, device=targets.device).expand(batch, -1)[..., None]
         atoms = torch.cat([itself, targets], -1)
         self.present = atoms >= 0
         self.atoms = atoms.clamp(min=0)
-        self.rows = rows
         # An edge is decided together with the later of its two nodes.
         number = torch.arange(nodes, device=targets.device)
         owner = torch.maximum(number[:, None], number)
@@ -176,18 +184,22 @@ class BondEvidence:
         """Number of channels for K variables per node."""
         return (variables + 1) * (categories + 1) * (MAX_COUNT + 1)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """One-hot counts for categories x (B, N, K); (B, N, channels)."""
+    def __call__(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        """One-hot counts for categories x (B, N, K), at `members` (B, M); (B, M, channels)."""
         batch, nodes, _ = x.shape
         value = torch.where(self.targets < 0, 0, x + 1)
         placed = torch.zeros(batch, nodes, nodes + 1, dtype=torch.long, device=x.device)
         placed.scatter_(2, torch.where(self.targets < 0, nodes, self.targets), value)
         placed = placed[..., :nodes]
         placed = placed + placed.transpose(1, 2)
-        seen = torch.where(self.earlier, placed[self.rows, self.atoms], 0)
+        own = [self.atoms, self.earlier, self.open, self.present]
+        if members is not None:
+            own = [part[self.rows[..., 0], members] for part in own]
+        atoms, earlier, open_edges, present = own
+        seen = torch.where(earlier, placed[self.rows, atoms], 0)
         counts = torch.stack([(seen == c + 1).sum(-1) for c in range(self.categories)], -1)
         counts = F.one_hot(counts.clamp(max=MAX_COUNT), MAX_COUNT + 1)
-        both = torch.cat([counts.flatten(-2), self.open], -1) * self.present[..., None]
+        both = torch.cat([counts.flatten(-2), open_edges], -1) * present[..., None]
         return both.flatten(2).to(torch.get_default_dtype())
 
 
@@ -195,9 +207,10 @@ def spread_groups(adjacency: Tensor, mask: Tensor, groups: int) -> Tensor:
     """Deal the nodes of each graph into groups whose members lie far apart.
 
     A greedy colouring in node order: a node joins the group to whose members it is least close,
-    closeness falling by a factor of 8 with every edge of distance. With a few groups more than the
-    largest degree no two nodes at distance 1 or 2 share a group, so what is decided in one round
-    has no neighbour in common.
+    closeness falling by a factor of about 8 with every edge of distance. So what is decided in one
+    round has few neighbours in common. Neighbours never share a group where degrees are at most 3
+    and there are 4 groups, or degrees at most 4 and 7 groups; of the nodes at distance 2 in
+    ZINC250k, 0.3 % share one of 8 groups and none one of 12.
 
     Args:
         adjacency: (B, N, N) bool.
@@ -208,7 +221,9 @@ def spread_groups(adjacency: Tensor, mask: Tensor, groups: int) -> Tensor:
         (B, N) long.
     """
     batch, nodes = mask.shape
-    near = (adjacency | torch.eye(nodes, dtype=torch.bool, device=mask.device)).to(torch.get_default_dtype())
+    near = (adjacency | torch.eye(nodes, dtype=torch.bool, device=mask.device)).to(
+        torch.get_default_dtype()
+    )
     reached, closeness = near, near
     for _ in range(3):
         reached = ((reached @ near) > 0).to(torch.get_default_dtype())

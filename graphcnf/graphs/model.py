@@ -18,8 +18,9 @@ from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.offsets import Latents, OffsetSteps
 from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.pairs import PairSteps
 
-CODINGS = {"offsets": OffsetSteps}
+CODINGS = {"offsets": OffsetSteps, "pairs": PairSteps}
 ORDERS = ("canonical", "none")
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 FORMAT = 1
@@ -111,9 +112,7 @@ class GraphCNF(nn.Module):
         """One draw of the terms of the bound, per step."""
         return self.steps.bounds(batch, noise)
 
-    def log_prob(
-        self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None
-    ) -> Tensor:
+    def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
         """Lower bound on log p(graph | number of nodes), (B,) nats, from `samples` draws.
 
         Divide by (nodes * ln 2) for bits per node: edges included, size prior not (see
@@ -124,9 +123,7 @@ class GraphCNF(nn.Module):
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
-        draws = [
-            sum(b.value() for b in self.bounds(batch, noise).values()) for _ in range(samples)
-        ]
+        draws = [sum(b.value() for b in self.bounds(batch, noise).values()) for _ in range(samples)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
     def size_log_prob(self, sizes: Tensor) -> Tensor:

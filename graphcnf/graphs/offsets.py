@@ -16,7 +16,7 @@ Latents = dict[str, Tensor]
 
 
 class OffsetSteps(nn.Module):
-    """p(graph) = p(connectivity) p(edge categories | connectivity) p(node categories | edges).
+    """p(graph) = p(connectivity) p(edge categories | connectivity) p(node categories | both).
 
     Args:
         node_categories: Number of node categories.
@@ -67,27 +67,28 @@ class OffsetSteps(nn.Module):
         """One draw of the bound of each step."""
         code = self.adjacency.node_code(batch)
         return {
-            "nodes": self.nodes.bound(batch.node_types, batch.bonds, batch.mask, noise),
-            "bonds": self.bonds.bound(batch.bonds, code, batch.mask, noise),
+            "nodes": self.nodes.bound(batch, noise),
+            "bonds": self.bonds.bound(batch, code, noise),
             "adjacency": self.adjacency.bound(code, batch.mask, noise),
         }
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Latents of the base space: nodes (B, N, 1), bonds and adjacency (B, N, K)."""
+        """Latents of the base space: nodes (B, N, 1), bonds (B, N, K), adjacency (B, N, K or D)."""
         code = self.adjacency.node_code(batch)
         return {
-            "nodes": self.nodes.encode(batch.node_types, batch.bonds, batch.mask, noise),
-            "bonds": self.bonds.encode(batch.bonds, code, batch.mask, noise),
+            "nodes": self.nodes.encode(batch, noise),
+            "bonds": self.bonds.encode(batch, code, noise),
             "adjacency": self.adjacency.encode(code, batch.mask, noise),
         }
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
-        k = self.adjacency.code.variables
+        k, dim = self.adjacency.code.variables, self.adjacency.flow.encoding.latent_dim
         z = self.adjacency.flow.base.sample(
-            (*mask.shape, 2 * k + 1), mask=mask, generator=generator, device=mask.device
+            (*mask.shape, dim + k + 1), mask=mask, generator=generator, device=mask.device
         )
-        return {"nodes": z[..., 2 * k :], "bonds": z[..., k : 2 * k], "adjacency": z[..., :k]}
+        parts = z.split((dim, k, 1), -1)
+        return dict(zip(("adjacency", "bonds", "nodes"), parts, strict=True))
 
     def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
         """Graphs of latents; `options` are `temperature`, `sample` and `generator`."""

@@ -81,8 +81,11 @@ class PathCode:
             depth[:, i] = depth[rows, above] + 1
             ancestor[:, i] = ancestor[rows, above]
             ancestor[rows, i, above] = True
-        if (earlier & ~ancestor).any():
-            raise ValueError("a graph is not numbered depth-first: an edge joins two branches")
+        # The parent is the node before, or the path has not left it yet.
+        above = parent[:, 1:].clamp(min=0)
+        on_path = ancestor[:, :-1].gather(2, above[..., None])[..., 0] | (above == number[:-1])
+        if (earlier & ~ancestor).any() or (~on_path & mask[:, 1:]).any():
+            raise ValueError("a graph is not numbered depth-first: an edge leads off the path")
         # Levels are distinct along a path, so sorting by level sorts the neighbours.
         level = depth[:, :, None] - depth[:, None, :]
         level = torch.where(earlier, level, nodes + 1)
@@ -93,7 +96,7 @@ class PathCode:
         codes = torch.where(absent, 0, lengths)
         before = torch.cat([depth[:, :1], depth[:, :-1]], 1)
         codes[..., 0] = before - depth + 1
-        codes[:, 0] = 0
+        codes[:, :1] = 0
         keep = mask[..., None]
         return NodeCode(torch.where(keep, codes, 0), torch.where(absent | ~keep, -1, targets))
 
@@ -112,7 +115,7 @@ class PathCode:
         path = torch.zeros(batch, nodes + 1, dtype=torch.long, device=device)
         depth = torch.zeros(batch, dtype=torch.long, device=device)
         codes = codes.clone()
-        codes[:, 0] = 0
+        codes[:, :1] = 0
         for i in range(1, nodes):
             back = codes[:, i, 0].minimum(depth)
             codes[:, i, 0] = back
@@ -122,7 +125,7 @@ class PathCode:
             if variables > 1:
                 length = codes[:, i, 1:]
                 longest = torch.cummax(length, 1).values
-                rises = torch.cat([torch.ones_like(back[:, None]), longest[:, :-1]], 1)
+                rises = torch.cat([torch.ones_like(back[:, None]), longest[:, :-1].clamp(min=1)], 1)
                 fits = (length > rises) & (length <= depth[:, None])
                 codes[:, i, 1:] = torch.where(fits, length, 0)
                 up = path.gather(1, (depth[:, None] - length).clamp(min=0))

@@ -9,13 +9,22 @@ Every step holds a categorical flow over variables that belong to nodes:
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.flow import Bound, CategoricalFlow
-from graphcnf.categorical.intervals import IntervalEncoding
+from graphcnf.categorical import (
+    Bound,
+    CategoricalFlow,
+    IntervalEncoding,
+    JointEncoding,
+    make_encoding,
+)
+from graphcnf.graphs.attention import InterleavedAttention
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.features import (
+    EDGE_RELATIONS,
     MAX_COUNT,
     BondEvidence,
     GraphContext,
@@ -26,8 +35,11 @@ from graphcnf.graphs.features import (
     structure_pair_features,
     typed_context,
 )
-from graphcnf.graphs.interleaved import InterleavedAttention, InterleavedCoupling
+from graphcnf.graphs.interleaved import InterleavedCoupling
+from graphcnf.graphs.joint import node_flow
+from graphcnf.graphs.pair_network import PairNetwork
 from graphcnf.graphs.path_code import NodeCode, PathCode, bonds_from_targets
+from graphcnf.graphs.path_evidence import PathEvidence
 
 
 def interleaved_flow(cardinalities, *, groups: int, constraint=None, **network) -> CategoricalFlow:
@@ -37,26 +49,65 @@ def interleaved_flow(cardinalities, *, groups: int, constraint=None, **network) 
     return CategoricalFlow(IntervalEncoding(cardinalities), coupling)
 
 
-class PathAdjacencyStep(nn.Module):
-    """Connectivity as path codes of the nodes."""
+def coupling_flow(
+    cardinalities,
+    *,
+    encoding: str,
+    latent_dim: int | None = None,
+    couplings: int = 6,
+    mixtures: int = 8,
+    **network,
+) -> CategoricalFlow:
+    """One of the paper's encodings (or argmax) per variable, and mixture coupling layers."""
+    dims = None if encoding == "argmax" else latent_dim
+    encodings = JointEncoding([make_encoding(encoding, c, dims) for c in cardinalities])
+    flow = node_flow(
+        partial(PairNetwork, ordered=True, **network),
+        couplings=couplings,
+        node_dim=encodings.latent_dim,
+        mixtures=mixtures,
+    )
+    return CategoricalFlow(encodings, flow)
 
-    def __init__(self, code: PathCode, **flow):
+
+class PathAdjacencyStep(nn.Module):
+    """Connectivity as path codes of the nodes.
+
+    Args:
+        code: The coding.
+        encoding: "interval" for an interleaved flow, or an encoding for `coupling_flow`.
+        **flow: Arguments of the flow.
+    """
+
+    def __init__(self, code: PathCode, encoding: str = "interval", **flow):
         super().__init__()
         self.code = code
-        self.flow = interleaved_flow(code.cardinalities, constraint=code, **flow)
+        self.interleaved = encoding == "interval"
+        if self.interleaved:
+            self.flow = interleaved_flow(
+                code.cardinalities, constraint=code, evidence=PathEvidence.channels(), **flow
+            )
+        else:
+            self.flow = coupling_flow(code.cardinalities, encoding=encoding, **flow)
+
+    def _context(self, mask: Tensor) -> GraphContext:
+        context = GraphContext(mask)
+        if self.interleaved:
+            groups = self.flow.flow.group_of(context)
+            context.evidence = PathEvidence(groups, mask, self.code.cardinalities)
+        return context
 
     def node_code(self, batch: GraphBatch) -> NodeCode:
         """Path code of a batch."""
         return PathCode.encode(batch.adjacency, batch.mask, self.code.variables)
 
-    @staticmethod
-    def variables_mask(mask: Tensor) -> Tensor:
-        """The first node has nothing to say."""
-        first = torch.arange(mask.shape[1], device=mask.device) == 0
-        return mask & ~first
-
     def _where(self, mask: Tensor) -> Tensor:
-        return self.variables_mask(mask)[..., None].expand(-1, -1, self.code.variables)
+        """Which variables there are: the first node has none. (B, N, K), or (B, N) where equal."""
+        first = torch.arange(mask.shape[1], device=mask.device) == 0
+        where = mask & ~first
+        if self.interleaved:
+            where = where[..., None].expand(-1, -1, self.code.variables)
+        return where
 
     def bound(self, code: NodeCode, mask: Tensor, noise=None) -> Bound:
         """Bound on the log-probability of the connectivity."""
@@ -64,18 +115,18 @@ class PathAdjacencyStep(nn.Module):
         if (code.codes >= limits).any():
             raise ValueError("a graph has a longer step back or closure than the model knows")
         return self.flow.bound(
-            code.codes, mask=self._where(mask), context=GraphContext(mask), noise=noise
+            code.codes, mask=self._where(mask), context=self._context(mask), noise=noise
         )
 
     def encode(self, code: NodeCode, mask: Tensor, noise=None) -> Tensor:
         """Latents (B, N, K)."""
         return self.flow.encode(
-            code.codes, mask=self._where(mask), context=GraphContext(mask), noise=noise
+            code.codes, mask=self._where(mask), context=self._context(mask), noise=noise
         )
 
     def decode(self, z: Tensor, mask: Tensor, **options) -> NodeCode:
         """Connectivity of latents; codes beyond the first node are cut off there."""
-        codes = self.flow.decode(z, mask=self._where(mask), context=GraphContext(mask), **options)
+        codes = self.flow.decode(z, mask=self._where(mask), context=self._context(mask), **options)
         return PathCode.decode(codes, mask)
 
 
@@ -88,7 +139,7 @@ class PathBondStep(nn.Module):
         self.flow = interleaved_flow(
             [categories] * variables,
             node_features=structure_node_features() + variables,
-            pair_features=structure_pair_features() + 6,
+            pair_features=structure_pair_features() + EDGE_RELATIONS,
             evidence=BondEvidence.channels(variables, categories),
             **flow,
         )
@@ -99,9 +150,7 @@ class PathBondStep(nn.Module):
         context = structure_context(adjacency, mask)
         levels = torch.log1p(code.codes.to(context.node_features.dtype))
         context.node_features = torch.cat([context.node_features, levels], -1)
-        context.pair_features = torch.cat(
-            [context.pair_features, edge_relations(code.targets)], -1
-        )
+        context.pair_features = torch.cat([context.pair_features, edge_relations(code.targets)], -1)
         context.groups = spread_groups(adjacency, mask, self.flow.flow.groups)
         context.evidence = BondEvidence(code.targets, context.groups, self.categories)
         return context
@@ -110,26 +159,23 @@ class PathBondStep(nn.Module):
     def _values(bonds: Tensor, code: NodeCode) -> Tensor:
         return (bonds.gather(2, code.targets.clamp(min=0)) - 1).clamp(min=0)
 
-    def bound(self, bonds: Tensor, code: NodeCode, mask: Tensor, noise=None) -> Bound:
+    def bound(self, batch: GraphBatch, code: NodeCode, noise=None) -> Bound:
         """Bound on the log-probability of the edge categories."""
-        values, where = self._values(bonds, code), code.targets >= 0
-        return self.flow.bound(
-            values, mask=where, context=self._context(code, mask), noise=noise
-        )
+        values, where = self._values(batch.bonds, code), code.targets >= 0
+        context = self._context(code, batch.mask)
+        return self.flow.bound(values, mask=where, context=context, noise=noise)
 
-    def encode(self, bonds: Tensor, code: NodeCode, mask: Tensor, noise=None) -> Tensor:
+    def encode(self, batch: GraphBatch, code: NodeCode, noise=None) -> Tensor:
         """Latents (B, N, K)."""
-        values, where = self._values(bonds, code), code.targets >= 0
-        return self.flow.encode(
-            values, mask=where, context=self._context(code, mask), noise=noise
-        )
+        values, where = self._values(batch.bonds, code), code.targets >= 0
+        context = self._context(code, batch.mask)
+        return self.flow.encode(values, mask=where, context=context, noise=noise)
 
     def decode(self, z: Tensor, code: NodeCode, mask: Tensor, **options) -> Tensor:
         """Edge categories plus 1, (B, N, N)."""
         where = code.targets >= 0
-        values = self.flow.decode(
-            torch.where(where, z, 0), mask=where, context=self._context(code, mask), **options
-        )
+        context = self._context(code, mask)
+        values = self.flow.decode(torch.where(where, z, 0), mask=where, context=context, **options)
         return bonds_from_targets(code.targets, values + 1)
 
 
@@ -151,21 +197,21 @@ class NodeStep(nn.Module):
         context.groups = spread_groups(context.adjacency, mask, self.flow.flow.groups)
         return context
 
-    def bound(self, node_types: Tensor, bonds: Tensor, mask: Tensor, noise=None) -> Bound:
+    def bound(self, batch: GraphBatch, noise=None) -> Bound:
         """Bound on the log-probability of the node categories."""
         return self.flow.bound(
-            node_types[..., None],
-            mask=mask[..., None],
-            context=self._context(bonds, mask),
+            batch.node_types[..., None],
+            mask=batch.mask[..., None],
+            context=self._context(batch.bonds, batch.mask),
             noise=noise,
         )
 
-    def encode(self, node_types: Tensor, bonds: Tensor, mask: Tensor, noise=None) -> Tensor:
+    def encode(self, batch: GraphBatch, noise=None) -> Tensor:
         """Latents (B, N, 1)."""
         return self.flow.encode(
-            node_types[..., None],
-            mask=mask[..., None],
-            context=self._context(bonds, mask),
+            batch.node_types[..., None],
+            mask=batch.mask[..., None],
+            context=self._context(batch.bonds, batch.mask),
             noise=noise,
         )
 

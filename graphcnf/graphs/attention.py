@@ -1,0 +1,261 @@
+"""Two-stream attention: what a node's categories depend on, for all groups of nodes at once.
+
+The content stream knows a node's own categories, the query stream only those of nodes of earlier
+groups (XLNet: Yang et al. 2019, arXiv 1906.08237). `InterleavedCoupling` uses it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.errors import UserError
+
+
+class TwoStreamBlock(nn.Module):
+    """Pre-norm attention block whose keys and values come from the content stream.
+
+    Args:
+        width: Channels.
+        heads: Attention heads; must divide `width`.
+        expansion: Hidden channels of the feed-forward part, as a multiple of `width`.
+    """
+
+    def __init__(self, width: int, heads: int, expansion: float):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads must divide the width, got {heads} and {width}")
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        # What a node attends to that may see no other node.
+        self.nothing = nn.Parameter(torch.zeros(2, 1, heads, 1, width // heads))
+        self.out = nn.Linear(width, width)
+        hidden = int(expansion * width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+        )
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.feed_forward[-1].weight)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, M, C) -> (B, heads, M, C / heads)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def keys_values(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, M, C / heads) of normalised content (B, M, C)."""
+        key, value = self.key_value(normed).chunk(2, -1)
+        return self.split(key), self.split(value)
+
+    def attend(self, x: Tensor, normed: Tensor, key: Tensor, value: Tensor, bias: Tensor):
+        """Update x (B, M, C) from keys and values, with `bias` (B or 1, heads, M, 1 + N)."""
+        batch = len(x)
+        none_key, none_value = self.nothing.expand(-1, batch, -1, -1, -1)
+        key = torch.cat([none_key.to(key.dtype), key], 2)
+        value = torch.cat([none_value.to(value.dtype), value], 2)
+        query = self.split(self.query(normed)) * (normed.shape[-1] // self.heads) ** -0.5
+        scores = query @ key.transpose(-1, -2) + bias
+        read = scores.softmax(-1).to(value.dtype) @ value
+        x = x + self.out(read.transpose(1, 2).flatten(2))
+        return x + self.feed_forward(x)
+
+
+class InterleavedAttention(nn.Module):
+    """Attention network of `InterleavedCoupling`.
+
+    Args:
+        cardinalities: Categories of each of the V variables of a node.
+        node_features: Channels of the known features of a node, 0 for none.
+        pair_features: Channels of the known features of a pair of nodes, 0 for none.
+        evidence: Channels of what `context.evidence` derives from earlier groups, 0 for none.
+        max_nodes: Largest number of nodes.
+        width: Channels of a node.
+        layers: Attention blocks.
+        heads: Attention heads.
+        expansion: Feed-forward hidden channels as a multiple of `width`.
+        reach: Largest difference of positions that the relative bias tells apart.
+        head_width: Hidden channels of the read-out of a variable.
+        attention: "dense" (over all nodes, pair features as biases) or "pyg" (message passing of
+            torch_geometric over the known edges only; see `SparseStreams`).
+    """
+
+    def __init__(
+        self,
+        cardinalities: list[int],
+        *,
+        node_features: int = 0,
+        pair_features: int = 0,
+        evidence: int = 0,
+        max_nodes: int,
+        width: int,
+        layers: int,
+        heads: int = 8,
+        expansion: float = 2,
+        reach: int = 24,
+        head_width: int = 64,
+        attention: str = "dense",
+    ):
+        super().__init__()
+        if attention not in ("dense", "pyg"):
+            raise UserError(f'attention must be "dense" or "pyg", not {attention!r}')
+        self.attention = attention
+        self.cardinalities = list(cardinalities)
+        self.max_nodes, self.reach, self.layers, self.heads = max_nodes, reach, layers, heads
+        self.position = nn.Embedding(max_nodes, width)
+        self.from_end = nn.Embedding(max_nodes + 1, width)
+        self.features = nn.Linear(node_features, width) if node_features else None
+        # The last category of each table stands for "this node lacks the variable".
+        self.values = nn.ModuleList(nn.Embedding(c + 1, width) for c in self.cardinalities)
+        self.asked = nn.Parameter(torch.zeros(width))
+        self.evidence = nn.Linear(evidence, width) if evidence else None
+        if attention == "dense":
+            self.relative = nn.Parameter(torch.zeros(layers * heads, 2 * reach + 1))
+            self.pairs = nn.Linear(pair_features, layers * heads) if pair_features else None
+            self.blocks = nn.ModuleList(
+                TwoStreamBlock(width, heads, expansion) for _ in range(layers)
+            )
+        else:
+            from graphcnf.graphs.sparse_attention import SparseStreams
+
+            self.streams = SparseStreams(
+                width, layers, heads, expansion=expansion, pair_features=pair_features, reach=reach
+            )
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.ModuleList(nn.Linear(width, head_width) for _ in self.cardinalities)
+        self.chain = nn.ModuleList(
+            nn.ModuleList(nn.Embedding(c + 1, head_width) for c in self.cardinalities[:k])
+            for k in range(len(self.cardinalities))
+        )
+        self.logits = nn.ModuleList(nn.Linear(head_width, c) for c in self.cardinalities)
+        for table in [self.position, self.from_end, *self.values]:
+            nn.init.normal_(table.weight, std=0.3)
+        for read_out in self.logits:
+            nn.init.zeros_(read_out.weight)
+            nn.init.zeros_(read_out.bias)
+
+    def static(self, context) -> Tensor:
+        """What a node knows before any variable is decided, (B or 1, N, C)."""
+        mask = context.mask
+        nodes = mask.shape[1]
+        if nodes > self.max_nodes:
+            raise ValueError(f"graphs of {nodes} nodes, but the model knows up to {self.max_nodes}")
+        number = torch.arange(nodes, device=mask.device)
+        remaining = (mask.sum(1)[:, None] - number).clamp(min=0)
+        h = self.position(number) + self.from_end(remaining)
+        return h if self.features is None else h + self.features(context.node_features)
+
+    def biases(self, context) -> Tensor:
+        """Attention biases of all blocks, (B or 1, layers * heads, N, N)."""
+        number = torch.arange(context.mask.shape[1], device=context.mask.device)
+        difference = (number[:, None] - number).clamp(-self.reach, self.reach) + self.reach
+        bias = self.relative[:, difference][None]
+        if self.pairs is not None:
+            bias = bias + self.pairs(context.pair_features).permute(0, 3, 1, 2)
+        return bias
+
+    def content(self, h: Tensor, x: Tensor) -> Tensor:
+        """Input of the content stream: static channels plus embedded categories (B, M, V)."""
+        for table, value in zip(self.values, x.unbind(-1), strict=True):
+            h = h + table(value)
+        return h
+
+    def query(self, h: Tensor, x: Tensor, context, members: Tensor | None = None) -> Tensor:
+        """Input of the query stream (B, M, C); what it takes from x is of earlier groups only.
+
+        Args:
+            h: Static channels, (B, M, C).
+            x: Categories of all nodes, (B, N, V).
+            context: With `evidence`, as the network needs it.
+            members: Which nodes, (B, M); all when None.
+        """
+        h = h + self.asked
+        return h if self.evidence is None else h + self.evidence(context.evidence(x, members))
+
+    def streams_of(self, x: Tensor, context, group: Tensor) -> Tensor:
+        """Both streams in one pass; the query stream (B, N, C) of all nodes.
+
+        A node's entry depends on the categories x (B, N, V) of nodes of earlier groups only.
+        """
+        mask = context.mask
+        nodes = mask.shape[1]
+        h = self.static(context)
+        asked = self.query(h, x, context).expand(len(mask), -1, -1)
+        content = self.content(h, x)
+        if self.attention == "pyg":
+            return self.norm(self.streams(content, asked, context, group))
+        bias = self.biases(context)
+        difference = group[:, None, :] - group[:, :, None]
+        visible = torch.cat([difference <= 0, difference < 0], 1)
+        hidden = ~(visible & mask[:, None, :])[:, None]
+        stack = torch.cat([content, asked], 1)
+        for k, block in enumerate(self.blocks):
+            own = bias[:, k * self.heads : (k + 1) * self.heads]
+            last = k == self.layers - 1
+            own = own if last else torch.cat([own, own], 2)
+            own = own.masked_fill(hidden[:, :, nodes:] if last else hidden, -1e9)
+            own = F.pad(own, (1, 0))
+            normed = block.norm(stack)
+            key, value = block.keys_values(normed[:, :nodes])
+            if last:
+                stack, normed = stack[:, nodes:], normed[:, nodes:]
+            stack = block.attend(stack, normed, key, value, own)
+        return self.norm(stack)
+
+    def rounds(self, context, group: Tensor):
+        """The same round by round: an object with `ask` and `tell`, see `CachedRounds`."""
+        if self.attention == "pyg":
+            from graphcnf.graphs.sparse_attention import RepeatedRounds
+
+            return RepeatedRounds(self, context, group)
+        return CachedRounds(self, context, group)
+
+    def read_out(self, h: Tensor, previous: list[Tensor]) -> Tensor:
+        """Logits (B, M, cardinality) of the variable that follows the `previous` ones."""
+        k = len(previous)
+        hidden = self.hidden[k](h)
+        for table, value in zip(self.chain[k], previous, strict=True):
+            hidden = hidden + table(value)
+        return self.logits[k](F.gelu(hidden))
+
+
+class CachedRounds:
+    """Streams of one group after the other, keys and values of the content kept."""
+
+    def __init__(self, network: InterleavedAttention, context, group: Tensor):
+        self.network, self.context, self.group = network, context, group
+        batch, nodes = context.mask.shape
+        self.rows = torch.arange(batch, device=group.device)[:, None]
+        self.h = network.static(context).expand(batch, -1, -1)
+        self.bias = network.biases(context).expand(batch, -1, -1, -1)
+        head = self.h.shape[-1] // network.heads
+        # One column more than there are nodes: what padding of a group writes goes there.
+        shape = network.layers, 2, batch, network.heads, nodes + 1, head
+        self.keys = self.h.new_zeros(shape)
+
+    def ask(self, g: int, members: Tensor, known: Tensor) -> Tensor:
+        """Query stream (B, M, C) of `members` (B, M) of group g, given `known` (B, N, V)."""
+        asked = self.network.query(self.h[self.rows, members], known, self.context, members)
+        return self.network.norm(self._run(asked, members, self.group < g))
+
+    def tell(self, g: int, members: Tensor, real: Tensor, known: Tensor) -> None:
+        """Run the content stream of group g, now known; `real` (B, M) says who is no padding."""
+        content = self.network.content(self.h[self.rows, members], known[self.rows, members])
+        nodes = self.group.shape[1]
+        store = self.rows, torch.where(real, members, nodes)
+        self._run(content, members, self.group <= g, store=store)
+
+    def _run(self, x: Tensor, members: Tensor, visible: Tensor, store=None) -> Tensor:
+        net, bias = self.network, self.bias[self.rows, :, members].transpose(1, 2)
+        hidden = ~(visible & self.context.mask)[:, None, None]
+        for k, block in enumerate(net.blocks):
+            normed = block.norm(x)
+            if store is not None:
+                for which, new in enumerate(block.keys_values(normed)):
+                    self.keys[k, which].transpose(1, 2)[store] = new.transpose(1, 2).to(self.h)
+                if k == net.layers - 1:
+                    break
+            own = bias[:, k * net.heads : (k + 1) * net.heads].masked_fill(hidden, -1e9)
+            x = block.attend(x, normed, *self.keys[k, :, :, :, :-1], F.pad(own, (1, 0)))
+        return x

@@ -1,0 +1,185 @@
+"""Transforms of node and pair latents together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.flows.actnorm import ActNorm
+from graphcnf.flows.coupling import MixtureLogisticCoupling
+from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.transform import Bijection, Sequential
+
+
+@dataclass
+class GraphLatents:
+    """Latents of the nodes and of some pairs of nodes.
+
+    Attributes:
+        nodes: (B, N, D).
+        pairs: (B, P, E).
+        node_mask: (B, N) bool.
+        pair_mask: (B, P) bool.
+        index: The two nodes of each pair, (B, P, 2) long, the later one first.
+    """
+
+    nodes: Tensor
+    pairs: Tensor
+    node_mask: Tensor
+    pair_mask: Tensor
+    index: Tensor
+
+
+class NodesAndPairs(Bijection):
+    """Lifts two tensor bijections to `GraphLatents`: one for the nodes, one for the pairs."""
+
+    def __init__(self, nodes: Bijection, pairs: Bijection):
+        super().__init__()
+        self.nodes = nodes
+        self.pairs = pairs
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        """Transform both parts; the log-dets add up."""
+        nodes, first = self.nodes(x.nodes, mask=x.node_mask, context=context)
+        pairs, second = self.pairs(x.pairs, mask=x.pair_mask, context=context)
+        return replace(x, nodes=nodes, pairs=pairs), first + second
+
+    def inverse_and_logdet(self, z, *, mask=None, context=None):
+        """Undo both parts."""
+        nodes, first = self.nodes.inverse_and_logdet(z.nodes, mask=z.node_mask, context=context)
+        pairs, second = self.pairs.inverse_and_logdet(z.pairs, mask=z.pair_mask, context=context)
+        return replace(z, nodes=nodes, pairs=pairs), first + second
+
+
+class _Given(nn.Module):
+    """Conditioner whose parameters come as the context: one network made them for two couplings."""
+
+    def forward(self, x, mask=None, context=None):
+        return context
+
+
+class JointCoupling(Bijection):
+    """Mixture-of-logistics coupling of nodes and pairs, both conditioned on the fixed channels.
+
+    Args:
+        network: `network(nodes, pairs, latents, context)` with the untransformed channels of both
+            returns parameters for the nodes (B, N, ...) and the pairs (B, P, ...).
+        node_split: Untransformed node channels (with `swap`: transformed ones).
+        pair_split: The same for pairs.
+        swap: Transform the first channels instead of the last.
+        node_mixtures: Logistics per node channel.
+        pair_mixtures: Logistics per pair channel.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        node_split: int,
+        pair_split: int,
+        swap: bool,
+        node_mixtures: int,
+        pair_mixtures: int,
+    ):
+        super().__init__()
+        self.network = network
+        self.swap = swap
+        self.nodes = MixtureLogisticCoupling(
+            _Given(), split=node_split, swap=swap, mixtures=node_mixtures
+        )
+        self.pairs = MixtureLogisticCoupling(
+            _Given(), split=pair_split, swap=swap, mixtures=pair_mixtures
+        )
+
+    def _condition(self, x: GraphLatents, context):
+        def fixed(coupling, values):
+            parts = values[..., : coupling.split], values[..., coupling.split :]
+            return parts[1] if self.swap else parts[0]
+
+        return self.network(fixed(self.nodes, x.nodes), fixed(self.pairs, x.pairs), x, context)
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        """Transform half of the channels of nodes and pairs."""
+        for_nodes, for_pairs = self._condition(x, context)
+        nodes, first = self.nodes(x.nodes, mask=x.node_mask, context=for_nodes)
+        pairs, second = self.pairs(x.pairs, mask=x.pair_mask, context=for_pairs)
+        return replace(x, nodes=nodes, pairs=pairs), first + second
+
+    def inverse_and_logdet(self, z, *, mask=None, context=None):
+        """Invert `forward`."""
+        for_nodes, for_pairs = self._condition(z, context)
+        nodes, first = self.nodes.inverse_and_logdet(z.nodes, mask=z.node_mask, context=for_nodes)
+        pairs, second = self.pairs.inverse_and_logdet(z.pairs, mask=z.pair_mask, context=for_pairs)
+        return replace(z, nodes=nodes, pairs=pairs), first + second
+
+
+def joint_flow(
+    network, *, couplings: int, node_dim: int, pair_dim: int, node_mixtures: int, pair_mixtures: int
+) -> Sequential:
+    """Blocks of actnorm, invertible linear map and joint coupling.
+
+    Args:
+        network: `network(node_in, pair_in, node_out, pair_out)` builds a conditioner.
+        couplings: Number of blocks.
+        node_dim: Channels of a node.
+        pair_dim: Channels of a pair, at least 2.
+        node_mixtures: Logistics per node channel.
+        pair_mixtures: Logistics per pair channel.
+    """
+    layers: list[Bijection] = []
+    for k in range(couplings):
+        swap = k % 2 == 1
+        node_split, pair_split = node_dim // 2, pair_dim // 2
+        node_fixed = node_dim - node_split if swap else node_split
+        pair_fixed = pair_dim - pair_split if swap else pair_split
+        conditioner = network(
+            node_fixed,
+            pair_fixed,
+            (node_dim - node_fixed) * (3 * node_mixtures + 2),
+            (pair_dim - pair_fixed) * (3 * pair_mixtures + 2),
+        )
+        layers += [
+            NodesAndPairs(ActNorm(node_dim), ActNorm(pair_dim)),
+            NodesAndPairs(InvertibleLinear(node_dim), InvertibleLinear(pair_dim)),
+            JointCoupling(
+                conditioner,
+                node_split=node_split,
+                pair_split=pair_split,
+                swap=swap,
+                node_mixtures=node_mixtures,
+                pair_mixtures=pair_mixtures,
+            ),
+        ]
+    return Sequential(*layers)
+
+
+def node_flow(network, *, couplings: int, node_dim: int, mixtures: int) -> Sequential:
+    """Blocks of actnorm, invertible linear map and mixture coupling over node latents.
+
+    Args:
+        network: `network(node_in, node_out)` builds a conditioner.
+        couplings: Number of blocks.
+        node_dim: Channels of a node, at least 2.
+        mixtures: Logistics per channel.
+    """
+    layers: list[Bijection] = []
+    for k in range(couplings):
+        swap, split = k % 2 == 1, node_dim // 2
+        fixed = node_dim - split if swap else split
+        conditioner = network(fixed, (node_dim - fixed) * (3 * mixtures + 2))
+        layers += [
+            ActNorm(node_dim),
+            InvertibleLinear(node_dim),
+            MixtureLogisticCoupling(conditioner, split=split, swap=swap, mixtures=mixtures),
+        ]
+    return Sequential(*layers)
+
+
+def all_pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Index (B, P, 2) of all pairs of nodes, the later node first, and the mask (B, P)."""
+    batch, nodes = mask.shape
+    index = torch.tril_indices(nodes, nodes, -1, device=mask.device).t()
+    index = index.expand(batch, -1, -1)
+    return index, mask[:, index[0, :, 0]] & mask[:, index[0, :, 1]]

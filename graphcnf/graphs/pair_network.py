@@ -1,0 +1,171 @@
+"""Graph-attention conditioner for node and pair latents.
+
+Depth and width lie on the nodes. Pairs carry a small hidden vector through two small networks and
+act on the nodes as attention biases, one set per block, and as a sum-pooled message; what is known
+of the graph enters as attention biases and node features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class _Block(nn.Module):
+    """Pre-norm transformer block with an additive attention bias."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, h: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias
+        read = scores.softmax(-1).to(v.dtype) @ v
+        h = h + self.out(read.transpose(1, 2).flatten(2))
+        return h + self.feed_forward(h)
+
+
+class PairNetwork(nn.Module):
+    """Parameters of a coupling layer for nodes, and for pairs where there are any.
+
+    Args:
+        node_in: Untransformed node channels.
+        node_out: Parameters per node.
+        pair_in: Untransformed pair channels, 0 for a network of nodes only.
+        pair_out: Parameters per pair.
+        node_features: Channels of `context.node_features`, 0 for none.
+        pair_features: Channels of `context.pair_features`, 0 for none.
+        ordered: Whether the network may use the numbering of the nodes. Without it the network is
+            equivariant to renumbering.
+        max_nodes: Largest number of nodes.
+        width: Channels of a node.
+        pair_width: Channels of a pair.
+        layers: Attention blocks.
+        heads: Attention heads.
+        reach: Largest difference of positions that is told apart.
+    """
+
+    def __init__(
+        self,
+        node_in: int,
+        node_out: int,
+        pair_in: int = 0,
+        pair_out: int = 0,
+        *,
+        node_features: int = 0,
+        pair_features: int = 0,
+        ordered: bool,
+        max_nodes: int,
+        width: int = 64,
+        pair_width: int = 16,
+        layers: int = 2,
+        heads: int = 8,
+        reach: int = 24,
+    ):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads must divide the width, got {heads} and {width}")
+        self.ordered, self.layers, self.heads, self.reach = ordered, layers, heads, reach
+        self.nodes = nn.Linear(node_in + node_features, width)
+        self.size = nn.Embedding(max_nodes + 1, width)
+        self.position = nn.Embedding(max_nodes, width) if ordered else None
+        biases = layers * heads
+        self.relative = nn.Parameter(torch.zeros(biases, 2 * reach + 1)) if ordered else None
+        self.relations = nn.Linear(pair_features, biases) if pair_features else None
+        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
+        self.node_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, node_out))
+        nn.init.zeros_(self.node_out[-1].weight)
+        nn.init.zeros_(self.node_out[-1].bias)
+        self.pair_in = pair_in
+        if pair_in:
+            self.pairs = nn.Linear(pair_in + pair_features, pair_width)
+            self.pair_position = nn.Embedding(reach + 1, pair_width) if ordered else None
+            self.ends = nn.Linear(width, 2 * pair_width if ordered else pair_width, bias=False)
+            self.mix = nn.Sequential(nn.GELU(), nn.Linear(pair_width, pair_width), nn.GELU())
+            self.pair_bias = nn.Linear(pair_width, biases)
+            self.message = nn.Linear(pair_width, width)
+            self.late_ends = nn.Linear(width, 2 * pair_width if ordered else pair_width, bias=False)
+            self.late = nn.Sequential(nn.GELU(), nn.Linear(pair_width, 2 * pair_width), nn.GELU())
+            self.pair_out = nn.Linear(2 * pair_width, pair_out)
+            nn.init.zeros_(self.pair_out.weight)
+            nn.init.zeros_(self.pair_out.bias)
+
+    def _from_ends(self, linear: nn.Linear, h: Tensor, index: Tensor) -> Tensor:
+        """What a pair takes from its two nodes: a sum, of different maps if there is an order."""
+        rows = torch.arange(len(h), device=h.device)[:, None]
+        projected = linear(h)
+        if not self.ordered:
+            return projected[rows, index[..., 0]] + projected[rows, index[..., 1]]
+        later, earlier = projected.chunk(2, -1)
+        return later[rows, index[..., 0]] + earlier[rows, index[..., 1]]
+
+    def forward(self, nodes: Tensor, pairs=None, latents=None, context=None, mask=None):
+        """Return parameters (B, N, node_out), and (B, P, pair_out) if there are pairs.
+
+        As a conditioner of nodes only it is called as `network(x, mask=..., context=...)`.
+        """
+        mask = context.mask
+        count = mask.shape[1]
+        number = torch.arange(count, device=mask.device)
+        given = [nodes] if context.node_features is None else [nodes, context.node_features]
+        h = self.nodes(torch.cat(given, -1)) + self.size(mask.sum(1))[:, None]
+        bias = torch.zeros(1, 1, 1, 1, device=mask.device, dtype=h.dtype)
+        if self.ordered:
+            h = h + self.position(number)
+            steps = (number[:, None] - number).clamp(-self.reach, self.reach) + self.reach
+            bias = bias + self.relative[:, steps]
+        if self.relations is not None:
+            bias = bias + self.relations(context.pair_features).permute(0, 3, 1, 2)
+        bias = bias.masked_fill(~mask[:, None, None, :], -1e9)
+        if self.pair_in:
+            e = self._pair_state(h, pairs, latents, context)
+            keep = latents.pair_mask[..., None]
+            bias = bias + self._dense(self.pair_bias(e) * keep, latents.index, count)
+            h = h + self._pooled(self.message(e) * keep, latents.index, count)
+        for k, block in enumerate(self.blocks):
+            h = block(h, bias[:, k * self.heads : (k + 1) * self.heads])
+        for_nodes = self.node_out(h)
+        if not self.pair_in:
+            return for_nodes
+        return for_nodes, self.pair_out(
+            self.late(e + self._from_ends(self.late_ends, h, latents.index))
+        )
+
+    def _pair_state(self, h, pairs, latents, context) -> Tensor:
+        index = latents.index
+        rows = torch.arange(len(h), device=h.device)[:, None]
+        given = [pairs]
+        if context.pair_features is not None:
+            features = context.pair_features[rows, index[..., 0], index[..., 1]]
+            given.append(features)
+        e = self.pairs(torch.cat(given, -1)) + self._from_ends(self.ends, h, index)
+        if self.ordered:
+            distance = (index[..., 0] - index[..., 1]).clamp(0, self.reach)
+            e = e + self.pair_position(distance)
+        return self.mix(e)
+
+    @staticmethod
+    def _dense(values: Tensor, index: Tensor, count: int) -> Tensor:
+        """Symmetric (B, C, N, N) from values of pairs (B, P, C)."""
+        flat = torch.cat(
+            [index[..., 0] * count + index[..., 1], index[..., 1] * count + index[..., 0]], 1
+        )
+        dense = values.new_zeros(len(values), count * count, values.shape[-1])
+        both = torch.cat([values, values], 1)
+        dense = dense.scatter_add(1, flat[..., None].expand_as(both), both)
+        return dense.unflatten(1, (count, count)).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _pooled(values: Tensor, index: Tensor, count: int) -> Tensor:
+        """Sum over the pairs of a node, (B, P, C) -> (B, N, C), scaled to be of order 1."""
+        both = torch.cat([values, values], 1)
+        ends = torch.cat([index[..., 0], index[..., 1]], 1)
+        pooled = values.new_zeros(len(values), count, values.shape[-1])
+        return 0.2 * pooled.scatter_add(1, ends[..., None].expand_as(both), both)

@@ -1,0 +1,317 @@
+"""The three steps of GraphCNF with one latent per pair of nodes, as published.
+
+In the encoding direction: node types become node latents; types of edges become edge latents;
+every other pair gets the latent of a virtual edge, and a binary decoder tells virtual from real.
+Lippe & Gavves 2021, arXiv 2006.09790, section 3 and appendix B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.categorical import make_encoding
+from graphcnf.categorical.encoding import take
+from graphcnf.categorical.flow import Bound
+from graphcnf.errors import UserError
+from graphcnf.flows.base import StandardLogistic
+from graphcnf.flows.transform import Noise, sum_log_term
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.features import (
+    MAX_COUNT,
+    GraphContext,
+    structure_context,
+    structure_node_features,
+    structure_pair_features,
+    typed_context,
+)
+from graphcnf.graphs.joint import GraphLatents, all_pairs, joint_flow, node_flow
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.pair_network import PairNetwork
+
+Latents = dict[str, Tensor]
+
+# Real and virtual latents start apart. Where they overlap at first, training falls into a state in
+# which the decoder answers with its prior, and samples have no edges at all.
+START_DISTANCE = 1.5
+START_LOG_SCALE = -1.4
+
+
+class VirtualEdges(nn.Module):
+    """Latents of pairs that are no edges, and the decoder that tells them from real ones.
+
+    Real edges pass a learned affine map that starts at mean -1.5 and scale e^-1.4; virtual ones are
+    drawn from a logistic density q(z) that starts at +1.5 with the same scale. The decoder
+    log p(A=1|z) is a linear separator plus a small network.
+
+    Args:
+        dim: Channels of a pair.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.real_shift = nn.Parameter(torch.full((dim,), -START_DISTANCE))
+        self.real_log_scale = nn.Parameter(torch.full((dim,), START_LOG_SCALE))
+        self.shift = nn.Parameter(torch.full((dim,), START_DISTANCE))
+        self.log_scale = nn.Parameter(torch.full((dim,), START_LOG_SCALE))
+        self.linear = nn.Linear(dim, 1)
+        nn.init.constant_(self.linear.weight, -4.0 / dim)
+        nn.init.zeros_(self.linear.bias)
+        self.network = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), nn.Linear(32, 1))
+        nn.init.zeros_(self.network[-1].weight)
+        nn.init.zeros_(self.network[-1].bias)
+
+    def to_joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Move latents of real edges to their place; log-det per edge, (B, P)."""
+        moved = z * self.real_log_scale.exp() + self.real_shift
+        return moved, self.real_log_scale.sum().expand(z.shape[:-1])
+
+    def from_joint(self, z: Tensor) -> Tensor:
+        """Undo `to_joint`."""
+        return (z - self.real_shift) * (-self.real_log_scale).exp()
+
+    def draw(self, like: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
+        """Latents of virtual edges shaped `like` (B, P, E), and log q(z) per pair, (B, P)."""
+        u = take(noise, lambda: torch.rand_like(like, dtype=torch.float64))
+        base = torch.logit(u.clamp(1e-12, 1 - 1e-12)).to(like.dtype)
+        log_q = -F.softplus(base) - F.softplus(-base) - self.log_scale
+        return base * self.log_scale.exp() + self.shift, log_q.sum(-1)
+
+    def logit(self, z: Tensor) -> Tensor:
+        """Log p(A=1|z) - log p(A=0|z), (B, P)."""
+        return (self.linear(z) + self.network(z)).squeeze(-1)
+
+
+class PairSteps(nn.Module):
+    """GraphCNF with virtual edges.
+
+    Args:
+        node_categories: Number of node categories.
+        bond_categories: Number of edge categories.
+        max_nodes: Largest number of nodes.
+        ordered: Whether the networks may use the numbering of the nodes; without it the model is
+            invariant to renumbering.
+        encoding: Encoding of nodes and edges: "mixture", "linear", "variational" or "argmax".
+        node_dim: Channels of a node latent.
+        pair_dim: Channels of an edge latent.
+        nodes: Arguments of the node step: `couplings`, `width`, `layers`, ...
+        bonds: Arguments of the bond step; also `pair_width`.
+        adjacency_step: Arguments of the adjacency step.
+        node_mixtures: Logistics per node channel.
+        pair_mixtures: Logistics per pair channel.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        max_nodes: int,
+        ordered: bool,
+        nodes: dict,
+        bonds: dict,
+        adjacency_step: dict,
+        encoding: str = "mixture",
+        node_dim: int = 6,
+        pair_dim: int = 2,
+        node_mixtures: int = 8,
+        pair_mixtures: int = 8,
+    ):
+        super().__init__()
+        self.ordered, self.bond_categories = ordered, bond_categories
+        if encoding == "argmax":
+            # Its number of latents follows from the number of categories.
+            node_dim = pair_dim = None
+        self.node_encoding = make_encoding(encoding, node_categories, node_dim)
+        self.bond_encoding = make_encoding(encoding, bond_categories, pair_dim)
+        node_dim, pair_dim = self.node_encoding.latent_dim, self.bond_encoding.latent_dim
+        if min(node_dim, pair_dim) < 2:
+            raise UserError(
+                f"encoding {encoding!r} gives nodes {node_dim} and edges {pair_dim} latents, but "
+                "couplings need at least 2 each"
+            )
+        self.virtual = VirtualEdges(pair_dim)
+        self.base = StandardLogistic()
+        common = {"ordered": ordered, "max_nodes": max_nodes}
+        typed = {
+            "node_features": structure_node_features() + bond_categories * (MAX_COUNT + 1),
+            "pair_features": structure_pair_features() + bond_categories - (not ordered),
+        }
+        structure = {
+            "node_features": structure_node_features(),
+            "pair_features": structure_pair_features() - (not ordered),
+        }
+        nodes, bonds, joint = dict(nodes), dict(bonds), dict(adjacency_step)
+        self.nodes = node_flow(
+            _network(nodes, **typed, **common),
+            couplings=nodes.pop("couplings", 3),
+            node_dim=node_dim,
+            mixtures=node_mixtures,
+        )
+        sizes = {
+            "node_dim": node_dim,
+            "pair_dim": pair_dim,
+            "node_mixtures": node_mixtures,
+            "pair_mixtures": pair_mixtures,
+        }
+        self.bonds = joint_flow(
+            _network(bonds, **structure, **common), couplings=bonds.pop("couplings", 3), **sizes
+        )
+        self.adjacency = joint_flow(
+            _network(joint, **common), couplings=joint.pop("couplings", 6), **sizes
+        )
+
+    @staticmethod
+    def measure(graphs: PackedGraphs) -> dict:
+        """This coding has no sizes of its own."""
+        return {}
+
+    def _structure(self, adjacency: Tensor, mask: Tensor) -> GraphContext:
+        return self._unnumbered(structure_context(adjacency, mask))
+
+    def _typed(self, bonds: Tensor, mask: Tensor) -> GraphContext:
+        return self._unnumbered(typed_context(bonds, mask, self.bond_categories))
+
+    def _unnumbered(self, context: GraphContext) -> GraphContext:
+        """Without an order the networks may not know which end of an edge comes first."""
+        if not self.ordered:
+            before = structure_pair_features() - 1
+            keep = [k for k in range(context.pair_features.shape[-1]) if k != before]
+            context.pair_features = context.pair_features[..., keep]
+        return context
+
+    def _bonds_of(self, bonds: Tensor, index: Tensor) -> Tensor:
+        rows = torch.arange(len(bonds), device=bonds.device)[:, None]
+        return bonds[rows, index[..., 0], index[..., 1]]
+
+    def _run(self, batch: GraphBatch, noise: Noise | None):
+        """Encode a batch; return the joint latents of the base space and the bound's terms."""
+        mask = batch.mask
+        node = self.node_encoding.encode(batch.node_types, mask=mask, noise=noise)
+        z, node_term = self.nodes(node.z, mask=mask, context=self._typed(batch.bonds, mask))
+
+        index, pair_mask = all_pairs(mask)
+        kinds = self._bonds_of(batch.bonds, index)
+        edges, real, place = _edges(kinds > 0, index)
+        edge_types = (self._bonds_of(batch.bonds, edges) - 1).clamp(min=0)
+        edge = self.bond_encoding.encode(edge_types, mask=real, noise=noise)
+        joint, bond_term = self.bonds(
+            GraphLatents(z, edge.z, mask, real, edges),
+            context=self._structure(batch.adjacency, mask),
+        )
+
+        moved, log_det = self.virtual.to_joint(joint.pairs)
+        pairs, log_q = self.virtual.draw(moved.new_zeros(*index.shape[:2], moved.shape[-1]), noise)
+        is_real = (kinds > 0) & pair_mask
+        pairs = _put(pairs, place, moved, real)
+        pairs = torch.where(pair_mask[..., None], pairs, 0)
+        logit = self.virtual.logit(pairs)
+        log_p = F.logsigmoid(torch.where(is_real, logit, -logit))
+        right = ((logit > 0) == is_real) & pair_mask
+        z, adjacency_term = self.adjacency(
+            GraphLatents(joint.nodes, pairs, mask, pair_mask, index), context=GraphContext(mask)
+        )
+        total = pair_mask.sum(1).clamp(min=1)
+        accuracy = torch.where(pair_mask.any(1), right.sum(1) / total, 1.0)
+        base = self.base.log_prob(z.nodes, mask) + self.base.log_prob(z.pairs, pair_mask)
+        bounds = {
+            "nodes": Bound(node_term, node.log_posterior, node.log_encoder, node.correct),
+            "bonds": Bound(bond_term, edge.log_posterior, edge.log_encoder, edge.correct),
+            "adjacency": Bound(
+                base + adjacency_term + sum_log_term(log_det, real),
+                sum_log_term(log_p, pair_mask),
+                sum_log_term(log_q, pair_mask & ~is_real),
+                accuracy,
+            ),
+        }
+        return z, bounds
+
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """One draw of the bound; the base density counts to the adjacency step."""
+        return self._run(batch, noise)[1]
+
+    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Latents of the base space: nodes (B, N, D), and all pairs (B, P, E)."""
+        z = self._run(batch, noise)[0]
+        return {"nodes": z.nodes, "pairs": z.pairs}
+
+    def base_sample(self, mask: Tensor, generator=None) -> Latents:
+        """Draw latents for graphs with real nodes `mask` (B, N)."""
+        _, pair_mask = all_pairs(mask)
+        draw = partial(self.base.sample, generator=generator, device=mask.device)
+        nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)
+        pairs = draw((*pair_mask.shape, self.bond_encoding.latent_dim), mask=pair_mask)
+        return {"nodes": nodes, "pairs": pairs}
+
+    def decode(
+        self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
+    ) -> GraphBatch:
+        """Graphs of latents.
+
+        `temperature` scales latents; apply it to latents of the base density only.
+        """
+        index, pair_mask = all_pairs(mask)
+        z = GraphLatents(
+            temperature * latents["nodes"], temperature * latents["pairs"], mask, pair_mask, index
+        )
+        joint = self.adjacency.inverse(z, context=GraphContext(mask))
+        logit = self.virtual.logit(joint.pairs)
+        if sample:
+            draw = torch.rand(logit.shape, generator=generator, device=logit.device)
+            is_real = draw < torch.sigmoid(logit)
+        else:
+            is_real = logit > 0
+        is_real = is_real & pair_mask
+        edges, real, place = _edges(is_real, index)
+        at_edges = joint.pairs.gather(1, place[..., None].expand(-1, -1, joint.pairs.shape[-1]))
+        moved = torch.where(real[..., None], self.virtual.from_joint(at_edges), 0)
+        adjacency = _fill(edges, real, torch.ones_like(real, dtype=torch.long), mask.shape[1]) > 0
+        known = replace(joint, pairs=moved, pair_mask=real, index=edges)
+        known = self.bonds.inverse(known, context=self._structure(adjacency, mask))
+        options = {"sample": sample, "generator": generator}
+        types = self.bond_encoding.decode(known.pairs, mask=real, **options)
+        bonds = _fill(edges, real, types + 1, mask.shape[1])
+        nodes = self.nodes.inverse(known.nodes, mask=mask, context=self._typed(bonds, mask))
+        return GraphBatch(self.node_encoding.decode(nodes, mask=mask, **options), bonds, mask)
+
+
+def _network(options: dict, **given):
+    """Builder of conditioners with the options that are not about the flow."""
+    options = {k: v for k, v in options.items() if k != "couplings"}
+
+    def build(*sizes):
+        if len(sizes) == 2:
+            node_in, node_out = sizes
+            return PairNetwork(node_in, node_out, **given, **options)
+        node_in, pair_in, node_out, pair_out = sizes
+        return PairNetwork(node_in, node_out, pair_in, pair_out, **given, **options)
+
+    return build
+
+
+def _edges(is_real: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Real pairs only: index (B, E, 2), mask (B, E), and their place among all pairs (B, E)."""
+    most = max(int(is_real.sum(1).max()), 1) if is_real.numel() else 0
+    place = is_real.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+    real = is_real.gather(1, place)
+    return index.gather(1, place[..., None].expand(-1, -1, 2)), real, place
+
+
+def _put(pairs: Tensor, place: Tensor, values: Tensor, real: Tensor) -> Tensor:
+    """Replace the entries `place` of `pairs` by `values` where `real`."""
+    kept = pairs.gather(1, place[..., None].expand_as(values))
+    return pairs.scatter(
+        1, place[..., None].expand_as(values), torch.where(real[..., None], values, kept)
+    )
+
+
+def _fill(edges: Tensor, real: Tensor, values: Tensor, nodes: int) -> Tensor:
+    """Symmetric (B, N, N) long with `values` (B, E) at the real edges."""
+    flat = edges[..., 0] * nodes + edges[..., 1]
+    dense = torch.zeros(len(edges), nodes * nodes, dtype=torch.long, device=edges.device)
+    dense = dense.scatter_add(1, flat, torch.where(real, values, 0)).unflatten(1, (nodes, nodes))
+    return dense + dense.transpose(1, 2)

@@ -1,0 +1,191 @@
+"""Graphs, small models, and the couplings of their steps with what they are called with."""
+
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from graphcnf.datasets.zinc250k import zinc250k_source
+from graphcnf.flows.transform import Bijection
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.interleaved import InterleavedCoupling
+from graphcnf.molecules.codec import MoleculeNotRepresentable, molecule_to_graph
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+ATOMS = (
+    ("C", 0),
+    ("N", 0),
+    ("O", 0),
+    ("S", 0),
+    ("F", 0),
+    ("N", 1),
+    ("Cl", 0),
+    ("O", -1),
+    ("Br", 0),
+)
+
+
+def random_graph(random, most=12):
+    """A random connected graph, numbered depth-first, with random categories."""
+    n = int(random.integers(1, most + 1))
+    graph = nx.random_labeled_tree(n, seed=int(random.integers(1 << 30)))
+    for i, j in random.integers(0, n, (int(random.integers(0, 2 + n // 2)), 2)):
+        if i != j:
+            graph.add_edge(int(i), int(j))
+    # Neighbours in random order: depth-first numberings of every kind.
+    nodes = random.permutation(n).tolist()
+    shuffled = nx.Graph()
+    shuffled.add_nodes_from(nodes)
+    shuffled.add_edges_from(random.permutation(np.array(graph.edges).reshape(-1, 2)).tolist())
+    number = {v: k for k, v in enumerate(nx.dfs_preorder_nodes(shuffled, nodes[0]))}
+    edges = [(number[i], number[j]) for i, j in shuffled.edges]
+    return random.integers(0, 3, n), edges, random.integers(0, 2, len(edges))
+
+
+@pytest.fixture(scope="session")
+def random_graphs():
+    """4,000 random connected graphs of up to 12 nodes, 3 node and 2 edge categories."""
+    random = np.random.default_rng(0)
+    packed = PackedGraphs.from_lists(random_graph(random) for _ in range(4400))
+    # Few have a node with more than three earlier neighbours: too few to test with.
+    lower = GraphBatch.collate(packed).adjacency.tril(-1)
+    usable = np.flatnonzero(lower.sum(-1).amax(-1).numpy() <= 3)
+    return packed.subset(usable[:4000])
+
+
+@pytest.fixture(scope="session")
+def molecules():
+    """300 molecules of ZINC250k."""
+    vocabulary, graphs = MoleculeVocabulary(ATOMS), []
+    for smiles in zinc250k_source().read_text().split()[::800]:
+        try:
+            graphs.append(molecule_to_graph(smiles, vocabulary))
+        except MoleculeNotRepresentable:
+            continue
+    assert len(graphs) > 300
+    return PackedGraphs.from_lists(graphs[:300])
+
+
+@pytest.fixture
+def double():
+    """Everything in float64, and reproducible."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def perturb(module, scale=0.3):
+    """Move a module away from its initialisation, which ignores most of the input."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return module
+
+
+@pytest.fixture(scope="session")
+def build_model():
+    """Function that builds a small GraphCNF for graphs, away from its initialisation."""
+
+    def build(graphs, *, attention="dense", node_categories=3, bond_categories=2, **extra):
+        torch.manual_seed(0)
+        size = {"width": 16, "layers": 2, "heads": 2, "head_width": 8}
+        model = GraphCNF.for_graphs(
+            graphs,
+            node_categories=node_categories,
+            bond_categories=bond_categories,
+            nodes={**size, "groups": 3, "attention": attention},
+            bonds={**size, "groups": 4, "attention": attention},
+            adjacency_step={**size, "groups": 3},
+            **extra,
+        )
+        return perturb(model).eval()
+
+    return build
+
+
+class Flat(Bijection):
+    """A coupling with its nodes' variables as one set of scalars, (B, N * V, 1)."""
+
+    def __init__(self, coupling, shape):
+        super().__init__()
+        self.coupling, self.shape = coupling, tuple(shape)
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        mask = mask.unflatten(1, self.shape)
+        z, log_term = self.coupling(x.unflatten(1, self.shape)[..., 0], mask=mask, context=context)
+        return z.flatten(1)[..., None], log_term
+
+    def inverse_and_logdet(self, z, *, mask=None, context=None):
+        mask = mask.unflatten(1, self.shape)
+        z = z.unflatten(1, self.shape)[..., 0]
+        x, log_det = self.coupling.inverse_and_logdet(z, mask=mask, context=context)
+        return x.flatten(1)[..., None], log_det
+
+
+@dataclass
+class Case:
+    """A coupling of one step, and what it is called with for a batch of graphs."""
+
+    coupling: InterleavedCoupling
+    x: torch.Tensor
+    mask: torch.Tensor
+    context: object
+
+    @property
+    def flat(self) -> tuple[nn.Module, dict]:
+        """The coupling for the assertions of `graphcnf.testing`, and their arguments."""
+        mask = self.mask.flatten(1)
+        arguments = {"mask": mask, "context": self.context}
+        arguments["x"] = self.x.flatten(1)[..., None]
+        return Flat(self.coupling, self.x.shape[1:]), arguments
+
+    @property
+    def categories(self) -> torch.Tensor:
+        return self.coupling.categories(self.x, self.mask)
+
+
+@pytest.fixture(scope="session")
+def capture():
+    """Function that records how a model calls the couplings of its steps."""
+
+    def run(model, batch, noise=None):
+        cases, handles = {}, []
+        for name in ("adjacency", "bonds", "nodes"):
+
+            def record(module, arguments, keywords, name=name):
+                cases[name] = Case(module, *arguments, keywords["mask"], keywords["context"])
+
+            coupling = getattr(model.steps, name).flow.flow
+            handles.append(coupling.register_forward_pre_hook(record, with_kwargs=True))
+        with torch.no_grad():
+            model.bounds(batch, noise)
+        for handle in handles:
+            handle.remove()
+        return cases
+
+    return run
+
+
+STEPS = ["adjacency", "bonds", "nodes", "bonds pyg", "nodes pyg"]
+
+
+@pytest.fixture(params=STEPS)
+def step(request):
+    return request.param
+
+
+@pytest.fixture
+def make_case(build_model, capture, random_graphs, step):
+    """Function that gives the case of a step for some of the random graphs."""
+
+    def make(indices):
+        name, _, attention = step.partition(" ")
+        model = build_model(random_graphs, attention=attention or "dense")
+        torch.manual_seed(1)
+        return capture(model, GraphBatch.collate(random_graphs, indices))[name]
+
+    return make

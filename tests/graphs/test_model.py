@@ -1,0 +1,301 @@
+import json
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from graphcnf.categorical.intervals import MARGIN
+from graphcnf.errors import UserError
+from graphcnf.flows.transform import Noise
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.testing import (
+    assert_gradients_reach_every_parameter,
+    assert_lower_bound,
+    assert_normalised,
+)
+
+
+@pytest.fixture(scope="module")
+def triads():
+    """All connected, depth-first numbered graphs of 3 nodes, 2 node and 2 bond categories."""
+    skeletons = [[(1, 0), (2, 1)], [(1, 0), (2, 0)], [(1, 0), (2, 1), (2, 0)]]
+    return PackedGraphs.from_lists(
+        (types, edges, bonds)
+        for edges in skeletons
+        for types in product(range(2), repeat=3)
+        for bonds in product(range(2), repeat=len(edges))
+    )
+
+
+@pytest.fixture(params=["dense", "pyg"])
+def triad_model(request, build_model, triads, double):
+    return build_model(triads, attention=request.param, node_categories=2)
+
+
+@pytest.fixture
+def model(build_model, random_graphs):
+    return build_model(random_graphs)
+
+
+def exact_log_prob(model, batch, capture):
+    """Sum of the conditionals of all variables, without the bound; and how many there are."""
+    total, count = torch.zeros(len(batch)), torch.zeros(len(batch))
+    for case in capture(model, batch).values():
+        log_p = case.coupling.log_probs(case.categories, case.context)
+        known = torch.where(case.mask, case.categories, 0)
+        own = log_p.gather(-1, known[..., None])[..., 0]
+        total += torch.where(case.mask, own, 0).flatten(1).sum(1)
+        count += case.mask.flatten(1).sum(1)
+    return total, count
+
+
+def test_probabilities_of_all_graphs_sum_to_one(triads, triad_model, capture):
+    batch = GraphBatch.collate(triads)
+    assert len(batch) == 8 * (4 + 4 + 8)
+    with torch.no_grad():
+        exact, variables = exact_log_prob(triad_model, batch, capture)
+        assert exact.std() > 0.3, "the model is too uniform for the test to mean something"
+        assert abs(exact.exp().sum() - 1) < 1e-9
+        # The margins of the intervals are all that the bound loses.
+        bound = triad_model.log_prob(batch)
+        torch.testing.assert_close(bound, exact + variables * math.log1p(-2 * MARGIN))
+
+    def log_prob(batch, samples):
+        return triad_model.log_prob(batch, samples)
+
+    assert_normalised(log_prob, batch, samples=2, repeats=4, atol=20 * MARGIN)
+    assert_lower_bound(log_prob, batch, samples=(1, 4), repeats=4, exact=exact)
+
+
+def test_sampled_graphs_have_their_probability(triads, triad_model, capture):
+    def keys(packed):
+        return [tuple(a.tobytes() for a in packed.graph(k)) for k in range(len(packed))]
+
+    count = 6000
+    torch.manual_seed(0)
+    sampled = keys(triad_model.sample(torch.full((count,), 3)).to_packed())
+    place = {key: k for k, key in enumerate(keys(triads))}
+    seen = np.bincount([place[key] for key in sampled], minlength=len(triads))
+    with torch.no_grad():
+        log_p, _ = exact_log_prob(triad_model, GraphBatch.collate(triads), capture)
+    expected = count * log_p.exp().numpy()
+    often = expected > 5
+    chi_square = ((seen - expected)[often] ** 2 / expected[often]).sum()
+    # Mean is the number of cells, variance twice that.
+    assert chi_square < often.sum() + 4 * math.sqrt(2 * often.sum())
+
+
+def test_every_molecule_is_reconstructed(build_model, molecules):
+    model = build_model(molecules, node_categories=9, bond_categories=3)
+    batch = GraphBatch.collate(molecules)
+    torch.manual_seed(0)
+    latents = model.encode(batch)
+    assert model.decode(latents, batch.mask).to_packed() == molecules
+    assert all(z.isfinite().all() for z in latents.values())
+    bounds = model.bounds(batch)
+    assert all((b.correct == 1).all() for b in bounds.values())
+
+
+@pytest.mark.parametrize("attention", ["dense", "pyg"])
+def test_every_graph_is_reconstructed_in_both_attentions(build_model, random_graphs, attention):
+    model = build_model(random_graphs, attention=attention)
+    batch = GraphBatch.collate(random_graphs, range(300))
+    torch.manual_seed(0)
+    latents = model.encode(batch)
+    assert model.decode(latents, batch.mask).to_packed() == batch.to_packed()
+
+
+def test_likelihood_and_latents_depend_on_neither_batch_nor_padding(
+    double, build_model, random_graphs, capture
+):
+    model = build_model(random_graphs)
+    together, _ = exact_log_prob(model, GraphBatch.collate(random_graphs, range(50)), capture)
+    for k in (0, 7, 30):
+        alone, _ = exact_log_prob(model, GraphBatch.collate(random_graphs, [k]), capture)
+        torch.testing.assert_close(alone[0], together[k])
+
+
+def test_noise_is_replayed(model, random_graphs):
+    batch, noise = GraphBatch.collate(random_graphs, range(20)), Noise()
+    with torch.no_grad():
+        first = model.log_prob(batch, 3, noise)
+        noise.rewind()
+        assert torch.equal(model.log_prob(batch, 3, noise), first)
+
+
+def test_a_record_is_a_function_of_seed_and_number(double, build_model, random_graphs):
+    model = build_model(random_graphs)
+    model.metadata["size_histogram"] = np.bincount(random_graphs.node_counts).tolist()
+    whole = model.sample_records(0, 60, seed=3)
+    assert len(whole) == 60
+    assert model.sample_records(0, 60, seed=3, batch_size=7) == whole
+    assert model.sample_records(20, 5, seed=3) == whole.subset(range(20, 25))
+    assert model.sample_records(0, 60, seed=4) != whole
+    assert model.sample_records(0, 60, seed=3, temperature=0.5) != whole
+    assert len(model.sample_records(5, 0, seed=3)) == 0
+
+
+def test_sizes_follow_the_histogram(build_model, random_graphs):
+    model = build_model(random_graphs)
+    model.metadata["size_histogram"] = [0, 1, 0, 2, 5]
+    counts = np.bincount(model.sample_records(0, 600, seed=0).node_counts, minlength=5)
+    assert counts[0] == counts[2] == 0 and len(counts) == 5
+    for size, share in ((1, 1 / 8), (3, 2 / 8), (4, 5 / 8)):
+        error = math.sqrt(share * (1 - share) / 600)
+        assert abs(counts[size] / 600 - share) < 4 * error
+    restricted = model.sample_records(0, 100, seed=0, sizes=(2, 3)).node_counts
+    assert (restricted == 3).all()
+    # No such graphs in the training set: all sizes of the range alike.
+    unknown = model.sample_records(0, 200, seed=0, sizes=(5, 8)).node_counts
+    assert set(unknown.tolist()) == {5, 6, 7, 8}
+    log_p = model.size_log_prob(torch.tensor([1, 2, 4]))
+    np.testing.assert_allclose(log_p.exp(), [1 / 8, 0, 5 / 8])
+    model.metadata = {}
+    np.testing.assert_allclose(model.size_probabilities()[1:], 1 / 12)
+
+
+def test_samples_are_connected(model):
+    import networkx as nx
+
+    torch.manual_seed(0)
+    batch = model.sample(torch.arange(1, 13).repeat(10))
+    for k, n in enumerate(batch.sizes.tolist()):
+        assert nx.is_connected(nx.from_numpy_array(batch.adjacency[k, :n, :n].numpy()))
+
+
+def test_save_and_load(model, random_graphs, tmp_path):
+    model.metadata = {"size_histogram": [0, 1, 2], "dataset": "random"}
+    model.training_hashes = np.arange(5, dtype=np.uint64)
+    model.save_pretrained(tmp_path / "run" / "model")
+    for folder in (tmp_path / "run", str(tmp_path / "run" / "model")):
+        loaded = GraphCNF.from_pretrained(folder)
+        assert loaded.config == model.config and loaded.metadata == model.metadata
+        assert np.array_equal(loaded.training_hashes, model.training_hashes)
+        assert not loaded.training
+        batch, noise = GraphBatch.collate(random_graphs, range(10)), Noise()
+        with torch.no_grad():
+            expected = model.log_prob(batch, noise=noise)
+            noise.rewind()
+            assert torch.equal(loaded.log_prob(batch, noise=noise), expected)
+    names = sorted(p.name for p in (tmp_path / "run" / "model").iterdir())
+    assert names == ["config.json", "model.safetensors", "training_hashes.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "config", "entries", "weights", "shape", "hashes"])
+def test_damaged_files_are_named_in_one_line(model, tmp_path, damage):
+    model.training_hashes = np.arange(5, dtype=np.uint64)
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    if damage == "missing":
+        config.unlink()
+    elif damage == "config":
+        config.write_text("{")
+    elif damage == "entries":
+        config.write_text("{}")
+    elif damage == "weights":
+        (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    elif damage == "hashes":
+        (tmp_path / "training_hashes.safetensors").write_bytes(b"nothing")
+    else:
+        content = json.loads(config.read_text())
+        content["model"]["steps"]["max_nodes"] += 1
+        config.write_text(json.dumps(content))
+    with pytest.raises(UserError) as error:
+        GraphCNF.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sizes": (0, 3)}, "sizes 0-3: this model draws graphs of 1 to 12 nodes"),
+        ({"sizes": (5, 4)}, "sizes 5-4"),
+        ({"sizes": (4, 13)}, "sizes 4-13"),
+        ({"temperature": 0.0}, "temperature must be greater than 0"),
+        ({"temperature": math.nan}, "temperature must be greater than 0"),
+    ],
+)
+def test_samples_that_cannot_be_are_refused(model, arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        model.sample_records(0, 3, seed=0, **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_models_that_cannot_be_are_refused(model):
+    steps = model.config["steps"]
+    for arguments, message in (
+        ({"adjacency": "matrix"}, "adjacency must be one of"),
+        ({"order": "random"}, "order must be one of"),
+        ({"order": "none"}, 'adjacency "offsets" needs order "canonical"'),
+        (
+            {"steps": {**steps, "nodes": {**steps["nodes"], "attention": "sparse"}}},
+            "attention must",
+        ),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            GraphCNF(**{"steps": steps, **arguments})
+        assert "\n" not in str(error.value)
+
+
+def test_graphs_that_the_model_does_not_know_are_refused(model):
+    ring = [(i, i - 1) for i in range(1, 12)]
+    for graph, message in (
+        (([0] * 13, [(i, i - 1) for i in range(1, 13)], [0] * 12), "know"),
+        (([0] * 12, [*ring, (11, 0), (11, 1), (11, 2)], [0] * 14), "more than 3"),
+        (([0] * 2, [], []), "not connected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.log_prob(GraphBatch.collate(PackedGraphs.from_lists([graph])))
+    with pytest.raises(ValueError, match="samples must be positive, got 0"):
+        model.log_prob(GraphBatch.collate(PackedGraphs.from_lists([([0], [], [])])), samples=0)
+
+
+@pytest.mark.parametrize("attention", ["dense", "pyg"])
+def test_training_loss_reaches_every_parameter(double, build_model, random_graphs, attention):
+    model = build_model(random_graphs, attention=attention)
+    batch = GraphBatch.collate(random_graphs, range(300))
+    for name, parameter in model.named_parameters():
+        # A constant added to all keys of a softmax does not change it.
+        parameter.requires_grad_(not name.endswith("lin_key.bias"))
+    assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch, beta=2.0)[0])
+
+
+def test_training_loss_is_the_bound(model, random_graphs):
+    batch = GraphBatch.collate(random_graphs, range(50))
+    torch.manual_seed(0)
+    loss, metrics = model.training_loss(batch)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        log_p = model.log_prob(batch)
+    torch.testing.assert_close(loss.detach(), -log_p.sum() / batch.sizes.sum())
+    bits = -log_p / math.log(2)
+    value = {name: float(total / count) for name, (total, count) in metrics.items()}
+    assert value["bits_per_molecule"] == pytest.approx(float(bits.mean()), rel=1e-5)
+    assert value["bits_per_node"] == pytest.approx(float((bits / batch.sizes).mean()), rel=1e-5)
+    parts = sum(value[f"bits_{step}"] for step in ("nodes", "bonds", "adjacency"))
+    assert parts == pytest.approx(value["bits_per_node"], rel=1e-5)
+    assert all(value[f"accuracy_{step}"] == 1 for step in ("nodes", "bonds", "adjacency"))
+
+
+def test_a_few_steps_of_training_lower_the_loss(random_graphs):
+    torch.manual_seed(0)
+    size = {"width": 16, "layers": 1, "heads": 2, "groups": 2}
+    model = GraphCNF.for_graphs(
+        random_graphs,
+        node_categories=3,
+        bond_categories=2,
+        nodes=size,
+        bonds={**size, "attention": "pyg"},
+        adjacency_step=size,
+    )
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for k in range(25):
+        loss, _ = model.training_loss(GraphBatch.collate(random_graphs, range(64 * k, 64 * k + 64)))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.8 * losses[0]

@@ -1,0 +1,147 @@
+from itertools import permutations
+
+import networkx as nx
+import numpy as np
+import pytest
+
+from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs.orderings import (
+    canonical_order,
+    canonicalise,
+    depth_first_order,
+    pack_networkx,
+)
+from graphcnf.graphs.path_code import PathCode
+
+SYMMETRIC = {
+    "single node": nx.empty_graph(1),
+    "path": nx.path_graph(40),
+    "cycle": nx.cycle_graph(30),
+    "star": nx.star_graph(20),
+    "tree": nx.balanced_tree(2, 4),
+    "grid": nx.grid_2d_graph(4, 6),
+    "torus": nx.grid_2d_graph(4, 5, periodic=True),
+    "complete": nx.complete_graph(12),
+    "complete bipartite": nx.complete_bipartite_graph(5, 6),
+    "cube": nx.hypercube_graph(4),
+    "Petersen": nx.petersen_graph(),
+    "dodecahedron": nx.dodecahedral_graph(),
+    "Paley": nx.Graph([(i, (i + s) % 13) for i in range(13) for s in (1, 3, 4)]),
+    "regular": nx.random_regular_graph(3, 30, seed=1),
+}
+
+
+def relabelled(graph, random):
+    """The same graph with nodes and edges in another order."""
+    types, edges, bonds = graph
+    order = random.permutation(len(types))
+    edges = np.argsort(order)[np.asarray(edges, dtype=int).reshape(-1, 2)]
+    rows = random.permutation(len(edges))
+    return np.asarray(types)[order], edges[rows][:, ::-1], np.asarray(bonds)[rows]
+
+
+@pytest.mark.parametrize("source", ["random_graphs", "molecules"])
+def test_relabelled_graphs_become_the_same_graph(source, request):
+    packed = request.getfixturevalue(source).subset(range(300))
+    random = np.random.default_rng(0)
+    expected = canonicalise(packed)
+    for _ in range(3):
+        other = [relabelled(packed.graph(k), random) for k in range(len(packed))]
+        assert canonicalise(PackedGraphs.from_lists(other)) == expected
+    assert canonicalise(expected) == expected
+    assert np.array_equal(expected.edge_counts, packed.edge_counts)
+    batch = GraphBatch.collate(expected)
+    PathCode.encode(batch.adjacency, batch.mask, int(batch.adjacency.tril(-1).sum(-1).max()))
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
+def test_symmetric_graphs_become_the_same_graph(name):
+    graph = nx.convert_node_labels_to_integers(SYMMETRIC[name])
+    n, random = len(graph), np.random.default_rng(0)
+    edges = np.array(graph.edges, dtype=int).reshape(-1, 2)
+    results = []
+    for _ in range(4):
+        other = relabelled(([0] * n, edges, [0] * len(edges)), random)
+        results.append(canonicalise(PackedGraphs.from_lists([other])))
+        assert results[-1] == results[0]
+    types, found, bonds = results[0].graph(0)
+    assert nx.is_isomorphic(graph, nx.from_edgelist(found.tolist()) if n > 1 else graph)
+    batch = GraphBatch.collate(results[0])
+    PathCode.encode(batch.adjacency, batch.mask, n)
+
+
+def test_every_small_graph_and_every_numbering():
+    for graph in nx.graph_atlas_g()[1:53]:
+        if not nx.is_connected(graph):
+            continue
+        n, found = len(graph), set()
+        for numbers in permutations(range(n)):
+            edges = [(numbers[i], numbers[j]) for i, j in graph.edges]
+            order = canonical_order([0] * n, edges, [0] * len(edges)).tolist()
+            assert sorted(order) == list(range(n))
+            ends = [tuple(sorted((order.index(i), order.index(j)))) for i, j in edges]
+            found.add(tuple(sorted(ends)))
+        assert len(found) == 1
+
+
+def test_different_graphs_stay_different():
+    # Refinement alone cannot tell these two apart.
+    two = nx.disjoint_union(nx.cycle_graph(4), nx.cycle_graph(4))
+    two.add_edge(0, 4)
+    other = nx.cycle_graph(8)
+    other.add_edge(0, 3)
+    triples = [([0] * 8, list(g.edges), [0] * 9) for g in (two, other)]
+    first, second = (canonicalise(PackedGraphs.from_lists([t])) for t in triples)
+    assert first != second
+    # Categories of nodes and of edges count.
+    path = [([0, 0, 1], [(0, 1), (1, 2)], [0, 0]), ([0, 1, 0], [(0, 1), (1, 2)], [0, 0])]
+    path += [([0, 0, 1], [(0, 1), (1, 2)], [0, 1]), ([0, 0, 1], [(0, 1), (1, 2)], [1, 0])]
+    ordered = [canonicalise(PackedGraphs.from_lists([t])) for t in path]
+    assert all(a != b for k, a in enumerate(ordered) for b in ordered[:k])
+
+
+def test_networkx_graphs_in_any_form():
+    graph = nx.Graph()
+    graph.add_node("ring", colour=1)
+    graph.add_node("end", colour=0)
+    graph.add_node("other", colour=1)
+    graph.add_node("third", colour=2)
+    graph.add_edge("ring", "other", kind=0)
+    graph.add_edge("ring", "third", kind=1)
+    graph.add_edge("other", "third", kind=0)
+    graph.add_edge("ring", "end", kind=2)
+    order = depth_first_order(graph, node_attribute="colour", edge_attribute="kind")
+    # From the end inwards; the two of the ring in the order of degree, category and surroundings.
+    assert order == ["end", "ring", "other", "third"]
+    packed = pack_networkx([graph], node_attribute="colour", edge_attribute="kind")
+    types, edges, bonds = packed.graph(0)
+    assert types.tolist() == [0, 1, 1, 2]
+    assert edges.tolist() == [[1, 0], [2, 1], [3, 2], [3, 1]] and bonds.tolist() == [2, 0, 0, 1]
+    plain = pack_networkx([graph, graph], node_attribute=None, edge_attribute=None)
+    assert len(plain) == 2 and not plain.node_types.any() and not plain.bond_types.any()
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (nx.DiGraph([(0, 1)]), "graph 1: expected an undirected simple graph, got a DiGraph"),
+        (nx.MultiGraph([(0, 1)]), "graph 1: expected .* got a MultiGraph"),
+        (nx.Graph([(0, 1), (1, 1)]), "graph 1: self-loop at node 1"),
+        (nx.Graph([(0, 1), (2, 3)]), "graph 1: .* needs a connected graph"),
+        (nx.Graph(), "graph 1: .* needs a connected graph with nodes"),
+    ],
+)
+def test_what_has_no_order_is_refused(graph, message):
+    with pytest.raises(ValueError, match=message):
+        pack_networkx([nx.path_graph(2), graph], node_attribute=None, edge_attribute=None)
+
+
+def test_missing_categories_and_too_regular_graphs_are_named():
+    graph = nx.path_graph(3)
+    with pytest.raises(ValueError, match="node 0 has no attribute 'category'"):
+        depth_first_order(graph)
+    with pytest.raises(ValueError, match="edge 0-1 has no attribute 'kind'"):
+        depth_first_order(graph, node_attribute=None, edge_attribute="kind")
+    regular = nx.random_regular_graph(3, 30, seed=1)
+    with pytest.raises(ValueError, match="within 5 tries: the graph is too regular"):
+        depth_first_order(regular, node_attribute=None, edge_attribute=None, max_leaves=5)
