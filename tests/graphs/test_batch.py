@@ -54,3 +54,15 @@ def test_edge_cases():
         [(np.zeros(255), [(i, i - 1) for i in range(1, 255)], [1] * 254)]
     )
     assert GraphBatch.collate(most).to_packed() == most
+
+
+def test_torch_geometric_batches_come_back(random_graphs):
+    from torch_geometric.data import Batch
+
+    data = [random_graphs[k] for k in range(20)]
+    expected = GraphBatch.collate(random_graphs, range(20))
+    for source in (data, Batch.from_data_list(data)):
+        batch = GraphBatch.from_data(source)
+        assert (batch.node_types == expected.node_types).all()
+        assert (batch.bonds == expected.bonds).all()
+        assert (batch.mask == expected.mask).all()
