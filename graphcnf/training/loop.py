@@ -19,8 +19,9 @@ from graphcnf.errors import UserError
 from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers, replace_file
 from graphcnf.training.configuration import dump_config
 from graphcnf.training.experiment import Experiment
-from graphcnf.training.run import BatchStream, FitResult, Run
+from graphcnf.training.run import FitResult, Run
 from graphcnf.training.settings import TrainingSettings
+from graphcnf.training.stream import BatchStream
 
 __all__ = ["FitResult", "fit"]
 

@@ -12,7 +12,7 @@ from graphcnf.flows import AffineCoupling, InvertibleLinear, Sequential, Standar
 CATEGORIES = 3
 
 # Wide volumes: the weights p(z) p(x|z) / q(z|x) of the bound need a finite variance here.
-WIDE = {"separation": 1.5, "spread": 1.0, "hidden": 8}
+WIDE = {"separation": 1.0, "spread": 1.0, "hidden": 8}
 ENCODINGS = {
     "mixture": lambda: make_encoding("mixture", CATEGORIES, 2, **WIDE),
     "mixture, given prior": lambda: make_encoding(
@@ -23,7 +23,7 @@ ENCODINGS = {
     ),
     "linear": lambda: make_encoding("linear", CATEGORIES, 2, flows=2, **WIDE),
     "linear, learned": lambda: make_encoding(
-        "linear", CATEGORIES, 1, flows=2, posterior="learned", **WIDE
+        "linear", CATEGORIES, 1, flows=2, posterior="learned", **{**WIDE, "separation": 0.5}
     ),
     "variational": lambda: make_encoding("variational", CATEGORIES, 2, flows=2, **WIDE),
     "variational, bayes": lambda: make_encoding(

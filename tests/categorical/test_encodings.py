@@ -80,7 +80,7 @@ def test_correct_is_the_share_that_decodes_back(encoding):
     torch.testing.assert_close(encoded.correct.float(), same)
 
 
-def test_float64(encoding, monkeypatch):
+def test_float64(encoding):
     double = copy.deepcopy(encoding).double()
     x, tape = draw(encoding), Noise()
     single = encoding.encode(x, noise=tape)
@@ -142,7 +142,7 @@ def test_gradients(encoding):
 
 @pytest.mark.parametrize("name", ["mixture", "linear", "variational"])
 @pytest.mark.parametrize("posterior", ["bayes", "learned"])
-@pytest.mark.parametrize("categories", [1, 2, 5, 17])
+@pytest.mark.parametrize("categories", [1, 2, 9])
 def test_categories_start_apart(name, posterior, categories):
     encoding = make_encoding(name, categories, posterior=posterior, separation=25)
     x = torch.arange(categories).repeat(200)[None]

@@ -191,9 +191,9 @@ def test_errors(options, message):
 
 def test_preset_builds():
     from graphcnf.scripts.experiments import build_experiment
-    from graphcnf.training.configuration import load_config
+    from graphcnf.training.configuration import load_preset
 
-    experiment = build_experiment(load_config("set-shuffling"))
+    experiment = build_experiment(load_preset("set-shuffling"))
     batch = next(experiment.train_batches(0, 0, 0, 1))
     loss, metrics = experiment.model.training_loss(batch[:4])
     assert loss.isfinite() and experiment.headline in metrics
