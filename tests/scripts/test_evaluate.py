@@ -1,0 +1,141 @@
+import csv
+import gzip
+import io
+import json
+import statistics
+
+import pytest
+
+from graphcnf.scripts import _scoring
+
+FRACTIONS = ("strict_validity", "largest_fragment_validity", "uniqueness", "novelty",
+             "reconstruction", "vun", "valence_only_validity", "repaired_validity")  # fmt: skip
+LINES = ["CCO", "OCC", "c1ccccc1O", "CCN.O", "C(C)(C)(C)(C)C", "nonsense", "CC(C)=O", "C[N](C)(C)C"]
+
+
+@pytest.fixture
+def score(graphcnf):
+    def run(*arguments):
+        code, out, err = graphcnf("evaluate", *arguments, "--json")
+        assert code == 0, err
+        return json.loads(out), err
+
+    return run
+
+
+@pytest.fixture
+def lines(surroundings):
+    (surroundings / "x.smi").write_text("\n".join(LINES) + "\n")
+    (surroundings / "known.smi").write_text("CC(C)=O\nCCCC\nCCCCC\n" + "c1ccccc1CN\n" * 3)
+    return "x.smi"
+
+
+def test_figures_of_a_file(score, lines):
+    result, err = score(lines, "--reference", "known.smi")
+    assert result["samples"] == 8 and result["unreadable"] == 1
+    assert "1 of 8 lines" in err and "line 6" in err and "'nonsense'" in err
+    assert result["strict_validity"] == 4 / 8 and result["strict_valid"] == 4
+    assert result["largest_fragment_validity"] == 5 / 8
+    assert result["valence_only_validity"] == 6 / 8
+    assert result["repaired_validity"] == 7 / 8
+    assert result["uniqueness"] == 3 / 4  # CCO comes twice
+    assert result["novelty"] == 3 / 4 and result["vun"] == 2 / 8
+    assert result["reconstruction"] == 1
+    assert 0.75 < result["largest_fragment_atom_share"] < 1
+    data = result["training_data"]
+    assert data["strict_validity"] == data["reconstruction"] == 1 and data["novelty"] == 0
+
+
+def test_where_the_smiles_come_from(score, lines, surroundings, monkeypatch):
+    plain, _ = score(lines, "--reference", "none")
+    assert plain["novelty"] is None and "training_data" not in plain
+    (surroundings / "x.csv").write_text("id,structure\n" + "".join(f"1,{s}\n" for s in LINES))
+    (surroundings / "y.smi.gz").write_bytes(gzip.compress("\n".join(LINES).encode()))
+
+    class Standard:
+        buffer = io.BytesIO("\n".join(LINES).encode())
+
+    monkeypatch.setattr("sys.stdin", Standard)
+    for source in (["x.csv", "--column", "structure"], ["y.smi.gz"], ["-"]):
+        other, _ = score(*source, "--reference", "none")
+        assert {**other, "name": plain["name"]} == plain
+
+
+def test_formats_agree(graphcnf, score, lines, surroundings):
+    result, _ = score(lines, "--reference", "known.smi")
+    tail = [lines, "--reference", "known.smi"]
+    _, table, _ = graphcnf("evaluate", *tail, "--csv")
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert len(rows) == 2 and rows[1]["name"] == "training data through the same pipeline"
+    assert float(rows[0]["strict_validity"]) == result["strict_validity"]
+    _, text, _ = graphcnf("evaluate", *tail)
+    header, bar, first, second, *_ = text.splitlines()
+    assert header.startswith("|") and set(bar) == {"|", "-"}
+    assert header.count("|") == first.count("|") == second.count("|")
+    assert "50.00 %" in first and "75.00 % of 4" in first and "25.00 % of 8" in first
+    assert "temperature" not in header
+    for suffix, expected in (("md", text), ("csv", table)):
+        code, out, _ = graphcnf("evaluate", *tail, "--out", f"t.{suffix}")
+        assert code == 0 and out == "" and (surroundings / f"t.{suffix}").read_text() == expected
+
+
+def test_model_against_its_data(score, model_folder, small_zinc, graphcnf):
+    options = ["--model", model_folder, "-n", 70, "--reconstruct", 20, "--likelihood", 12]
+    result, _ = score(*options, "--seed", 3)
+    assert result["samples"] == 70 and result["seed"] == 3 and result["temperature"] == 1
+    assert result["decoding"] == "argmax" and result["reference"] == "zinc250k"
+    assert all(0 <= result[key] <= 1 for key in FRACTIONS)
+    assert result["reconstruction"] == 1 and result["reconstruction_molecules"] == 20
+    assert result["bits_molecules"] == 12 and result["connected"] == 1
+    # 23 atoms and 25 bonds of an untrained model.
+    assert 6 < result["bits_per_node"] < 20 and result["bits_per_molecule"] > 100
+    assert result["novelty"] == 1
+    data = result["training_data"]
+    assert data["samples"] == 70 and data["strict_validity"] == 1 and data["novelty"] == 0
+    # The same graphs as generate --all writes.
+    code, out, _ = graphcnf("generate", "--model", model_folder, "-n", 70, "--all", "--seed", 3)
+    assert out.count(",True,") == result["strict_valid"]
+
+
+def test_seeds_and_switches(score, model_folder, small_zinc, graphcnf):
+    none = ["--model", model_folder, "-n", 40, "--reconstruct", 0, "--likelihood", 0]
+    singles = [score(*none, "--seed", k)[0] for k in (0, 1, 2)]
+    result, _ = score(*none, "--seeds", "0,1,2")
+    values = [single["strict_validity"] for single in singles]
+    assert result["strict_validity"] == pytest.approx(statistics.fmean(values))
+    assert result["strict_validity_sd"] == pytest.approx(statistics.stdev(values))
+    assert [run["strict_validity"] for run in result["runs"]] == values
+    assert result["seed"] == "0,1,2" and result["samples"] == 40
+    assert result["reconstruction"] is None and result["bits_per_node"] is None
+    code, text, _ = graphcnf("evaluate", *none, "--seeds", "0,1", "--reference", "none")
+    assert code == 0 and " ± " in text and "training data" not in text and "bits" not in text
+
+
+def test_held_out_figures_repeat(model_folder, small_zinc):
+    from graphcnf.graphs import GraphCNF
+
+    model = GraphCNF.from_pretrained(model_folder)
+    data = _scoring.load_reference("zinc250k", model)
+    graphs = data.graphs.subset(_scoring.held_out(data, 10))
+    assert _scoring.bits(model, graphs) == _scoring.bits(model, graphs)
+    assert set(_scoring.held_out(data, 10)) <= set(data.split("test"))
+    assert _scoring.reconstruction(model, graphs) == 1
+    assert next(model.parameters()).dtype.itemsize == 4
+
+
+def test_mean_and_sd():
+    runs = [{"a": 0.5, "n": 3, "none": None, "b": 1.0}, {"a": 0.7, "n": 4, "none": None, "b": None}]
+    result = _scoring.mean_and_sd(runs)
+    assert result["a"] == pytest.approx(0.6) and result["a_sd"] == pytest.approx(0.02**0.5)
+    assert result["none"] is None and result["b"] is None and result["n"] == 4
+    assert _scoring.mean_and_sd(runs[:1]) == runs[0]
+
+
+@pytest.mark.slow
+def test_chemnet_distance(score, zinc_smiles, small_zinc, surroundings):
+    pytest.importorskip("fcd_torch")
+    (surroundings / "x.smi").write_text("\n".join(zinc_smiles[:40]))
+    (surroundings / "far.smi").write_text("\n".join("C" * n for n in range(1, 41)))
+    near, far = (score(f, "--fcd")[0] for f in ("x.smi", "far.smi"))
+    assert 0 < near["fcd"] < far["fcd"] and near["fcd_molecules"] == 40
+    assert 0 < near["training_data"]["fcd"] < far["fcd"]
