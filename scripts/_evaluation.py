@@ -51,6 +51,8 @@ def score_file(file: str, column: str | None, reference: str, fcd: bool, device:
     lines, smiles = read_smiles(shown, column=column, content=content)
     # A missing reference comes to light before the long work.
     dataset = None if reference == "none" else _scoring.load_reference(reference)
+    if fcd:
+        _scoring.check_chemnet(dataset)
     frame = evaluate_records(smiles, conventions=_scoring.CONVENTIONS)
     bad = np.flatnonzero(frame["atoms"] == 0)
     if len(bad) == len(frame):
@@ -80,8 +82,6 @@ def score_file(file: str, column: str | None, reference: str, fcd: bool, device:
     }
     notes = [*NOTES, f"reconstruction: {DATA_RECONSTRUCTION}."]
     if dataset is None:
-        if fcd:
-            raise UserError("--fcd needs a --reference to compare with")
         return main, None, notes
     notes.append(f"novel: not among the training molecules of {reference}.")
     data, distances = _data_row(dataset, len(frame), 0, hashes, [valid], fcd, device, notes)
@@ -119,11 +119,12 @@ def score_model(
         UserError: There is no such model or data set.
     """
     model = load_model(name, device)
+    asked_for = reference not in (None, "none")
     dataset, reference = _model_data(model, reference)
-    if fcd and dataset is None:
-        raise UserError("--fcd needs the training data: name them with --reference")
+    if fcd:
+        _scoring.check_chemnet(dataset)
     hashes = model.training_hashes
-    if hashes is None and dataset is not None:
+    if dataset is not None and (hashes is None or asked_for):
         hashes = dataset.training_hashes()
     runs, valid = [], []
     for seed in seeds:
@@ -134,6 +135,8 @@ def score_model(
         runs.append({**summarize(frame, hashes), "connected": _scoring.connected_share(frame)})
         valid.append(list(frame["smiles"][frame["strict"]]))
     notes = list(NOTES)
+    if hashes is not None:
+        notes.append(f"novel: not among the {len(hashes):,} training molecules.")
     if model.config["adjacency"] == "offsets":
         notes.append("connected: by construction of the code of the connectivity.")
     fixed: dict[str, Any] = dict.fromkeys(
@@ -185,7 +188,7 @@ def _held_out_figures(model, dataset, reconstruct: int, likelihood: int, notes: 
         figures["reconstruction_molecules"] = len(chosen)
         notes.append(
             "reconstruction: the share of held-out molecules whose latents decode to the same "
-            f"graph; of the data: {DATA_RECONSTRUCTION}."
+            f"graph, in float64; of the data: {DATA_RECONSTRUCTION}."
         )
     chosen = dataset.graphs.subset(_scoring.held_out(dataset, likelihood))
     if len(chosen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import statistics
 import warnings
 from collections.abc import Iterator, Sequence
@@ -173,18 +174,13 @@ def reconstruction(model: GraphCNF, graphs: PackedGraphs, seed: int = 0) -> floa
     from graphcnf.graphs import GraphBatch
 
     exact, same = copy.deepcopy(model).double(), 0
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with _fixed_noise(model, seed):
-            for chosen in _by_size(graphs):
-                batch = GraphBatch.collate(graphs, chosen).to(exact.device)
-                decoded = exact.decode(exact.encode(batch), batch.mask)
-                nodes = (decoded.node_types == batch.node_types) | ~batch.mask
-                bonds = (decoded.bonds == batch.bonds).flatten(1)
-                same += int((nodes.all(1) & bonds.all(1)).sum())
-    finally:
-        torch.set_default_dtype(default)
+    with torch.no_grad(), _fixed_noise(model, seed):
+        for chosen in _by_size(graphs):
+            batch = GraphBatch.collate(graphs, chosen).to(exact.device)
+            decoded = exact.decode(exact.encode(batch), batch.mask)
+            nodes = (decoded.node_types == batch.node_types) | ~batch.mask
+            bonds = (decoded.bonds == batch.bonds).flatten(1)
+            same += int((nodes.all(1) & bonds.all(1)).sum())
     return same / len(graphs)
 
 
@@ -205,6 +201,16 @@ def _fixed_noise(model: GraphCNF, seed: int) -> Iterator[None]:
         yield
 
 
+def check_chemnet(dataset: MoleculeDataset | None) -> None:
+    """Raise UserError unless `chemnet_distances` can be computed against this data set."""
+    if importlib.util.find_spec("fcd_torch") is None:
+        raise UserError("--fcd needs the package fcd_torch: pip install 'graphcnf[fcd]'")
+    if dataset is None:
+        raise UserError("--fcd needs the training data: name them with --reference")
+    if len(dataset.split("test")) < 2:
+        raise UserError(f"--fcd needs held-out molecules, {dataset.name} has too few")
+
+
 def chemnet_distances(
     dataset: MoleculeDataset, sample_sets: Sequence[Sequence[str]], device: str = "cpu"
 ) -> tuple[list[float | None], int]:
@@ -217,15 +223,12 @@ def chemnet_distances(
         molecules, at most `FCD_REFERENCE`.
 
     Raises:
-        UserError: fcd_torch is not installed.
+        UserError: As `check_chemnet`.
     """
-    try:
-        from fcd_torch import FCD
-    except ModuleNotFoundError:
-        raise UserError("--fcd needs the package fcd_torch: pip install fcd_torch") from None
+    check_chemnet(dataset)
+    from fcd_torch import FCD
+
     reference = [dataset.smiles[k] for k in held_out(dataset, FCD_REFERENCE)]
-    if len(reference) < 2:
-        raise UserError(f"--fcd needs held-out molecules, {dataset.name} has {len(reference)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fcd = FCD(device=device, n_jobs=1, canonize=False)

@@ -97,5 +97,5 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, UserError | ValueError) and text:
         return text
     if isinstance(error, ModuleNotFoundError):
-        return f"the Python package {error.name!r} is missing: pip install 'graphcnf[train]'"
+        return f"the Python package {error.name!r} is missing: pip install {error.name}"
     return f"{type(error).__name__}: {text} (GRAPHCNF_DEBUG=1 shows where)"

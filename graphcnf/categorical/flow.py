@@ -94,7 +94,13 @@ class CategoricalFlow(nn.Module):
     def decode(
         self, z, *, mask=None, context=None, temperature=1.0, sample=False, generator=None
     ) -> Tensor:
-        """Categories of latents of the base space: argmax of p(x|z), or a draw when `sample`."""
+        """Categories of latents of the base space: argmax of p(x|z), or a draw when `sample`.
+
+        A temperature other than 1 scales the latents, or sharpens the conditional probabilities of
+        a flow that `tempers` itself: meant for latents drawn from the base density.
+        """
+        if not self.flow.tempers:
+            z = temperature * z
         z = self.flow.inverse(
             z, mask=mask, context=context, temperature=temperature, generator=generator
         )
@@ -127,7 +133,6 @@ class CategoricalFlow(nn.Module):
         z = self.base.sample(
             (count, length, self.encoding.latent_dim),
             mask=mask,
-            temperature=temperature,
             generator=generator,
             device=device if mask is None else mask.device,
         )

@@ -56,6 +56,8 @@ class IntervalEncoding(Encoding):
         self.intervals = Intervals([cardinalities] if self.single else list(cardinalities))
         self.cardinalities = cardinalities if self.single else self.intervals.cardinalities
         self.latent_dim = len(self.intervals.cardinalities)
+        # Knows the type of the module it is part of: there are no parameters to ask.
+        self.register_buffer("like", torch.empty(0), persistent=False)
 
     def encode(self, x, *, mask=None, context=None, noise=None):
         """Draw z (B, L, V) for categories x (B, L, V) long, or (B, L) and V = 1."""
@@ -69,7 +71,7 @@ class IntervalEncoding(Encoding):
         keep = torch.ones_like(x, dtype=torch.bool) if mask is None else expand(mask, x)
         z = torch.where(keep, z, 0.0)
         log_q = torch.where(keep, log_q, 0.0).flatten(1).sum(1)
-        dtype = torch.get_default_dtype()
+        dtype = self.like.dtype
         back = self.intervals.category(torch.sigmoid(z.to(dtype)))
         right = ((back == x) & keep).flatten(1).sum(1) / keep.flatten(1).sum(1).clamp(min=1)
         right = torch.where(keep.flatten(1).any(1), right, 1.0)

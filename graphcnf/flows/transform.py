@@ -25,9 +25,12 @@ class Transform(nn.Module):
 
     Attributes:
         exact: False where the log term is one draw of a stochastic bound.
+        tempers: True where `inverse` applies the temperature to the latents that it is given, by
+            sharpening what it makes of them. Elsewhere the caller scales the latents.
     """
 
     exact: bool = True
+    tempers: bool = False
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Map data to latents.
@@ -95,6 +98,11 @@ class Sequential(Bijection):
     def exact(self) -> bool:
         """Whether every step is exact."""
         return all(transform.exact for transform in self.transforms)
+
+    @property
+    def tempers(self) -> bool:
+        """Whether a step applies the temperature itself."""
+        return any(transform.tempers for transform in self.transforms)
 
     def __len__(self) -> int:
         return len(self.transforms)

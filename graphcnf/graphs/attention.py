@@ -149,7 +149,7 @@ class InterleavedAttention(nn.Module):
         number = torch.arange(nodes, device=mask.device)
         remaining = (mask.sum(1)[:, None] - number).clamp(min=0)
         h = self.position(number) + self.from_end(remaining)
-        return h if self.features is None else h + self.features(context.node_features)
+        return h if self.features is None else h + self.features(context.node_features.to(h.dtype))
 
     def biases(self, context) -> Tensor:
         """Attention biases of all blocks, (B or 1, layers * heads, N, N)."""
@@ -157,7 +157,7 @@ class InterleavedAttention(nn.Module):
         difference = (number[:, None] - number).clamp(-self.reach, self.reach) + self.reach
         bias = self.relative[:, difference][None]
         if self.pairs is not None:
-            bias = bias + self.pairs(context.pair_features).permute(0, 3, 1, 2)
+            bias = bias + self.pairs(context.pair_features.to(bias.dtype)).permute(0, 3, 1, 2)
         return bias
 
     def content(self, h: Tensor, x: Tensor) -> Tensor:
@@ -176,7 +176,9 @@ class InterleavedAttention(nn.Module):
             members: Which nodes, (B, M); all when None.
         """
         h = h + self.asked
-        return h if self.evidence is None else h + self.evidence(context.evidence(x, members))
+        if self.evidence is None:
+            return h
+        return h + self.evidence(context.evidence(x, members).to(h.dtype))
 
     def streams_of(self, x: Tensor, context, group: Tensor) -> Tensor:
         """Both streams in one pass; the query stream (B, N, C) of all nodes.

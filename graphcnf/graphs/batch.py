@@ -66,8 +66,8 @@ class GraphBatch:
 
     @classmethod
     def from_data(cls, data) -> GraphBatch:
-        """Batch torch-geometric graphs: a `Batch`, or a list of `Data` (see `PackedGraphs`)."""
-        graphs = data if isinstance(data, list) else data.to_data_list()
+        """Batch torch-geometric graphs: a `Batch`, or any number of `Data` (see `PackedGraphs`)."""
+        graphs = data.to_data_list() if hasattr(data, "to_data_list") else data
         return cls.collate(PackedGraphs.from_data(graphs))
 
     def to_packed(self) -> PackedGraphs:

@@ -53,7 +53,9 @@ def structure_pair_features() -> int:
     return MAX_DISTANCE + 2
 
 
-def structure_context(adjacency: Tensor, mask: Tensor) -> GraphContext:
+def structure_context(
+    adjacency: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32
+) -> GraphContext:
     """Features of the connectivity (B, N, N) bool.
 
     Node features: one-hot degree (capped at 6), probabilities that a random walk returns after
@@ -61,7 +63,7 @@ def structure_context(adjacency: Tensor, mask: Tensor) -> GraphContext:
     Pair features: one-hot distance (1 to 6, farther; all 0 for i = j), and on edges whether j is
     numbered before i.
     """
-    a = adjacency.to(torch.get_default_dtype())
+    a = adjacency.to(dtype)
     degree = a.sum(-1)
     walk = a / degree.clamp(min=1)[..., None]
     returns, power = [], walk
@@ -70,45 +72,41 @@ def structure_context(adjacency: Tensor, mask: Tensor) -> GraphContext:
         power = power @ walk
     node = torch.cat(
         [
-            F.one_hot(degree.long().clamp(max=MAX_DEGREE), MAX_DEGREE + 1).to(
-                torch.get_default_dtype()
-            ),
+            F.one_hot(degree.long().clamp(max=MAX_DEGREE), MAX_DEGREE + 1).to(dtype),
             2 * torch.stack(returns, -1),
         ],
         -1,
     )
     nodes = mask.shape[1]
-    eye = torch.eye(nodes, device=mask.device)
+    eye = torch.eye(nodes, device=mask.device, dtype=dtype)
     near = (a + eye).clamp(max=1)
     reached, shells = near, []
     distance_zero = eye.expand_as(a)
     previous = distance_zero
     for _ in range(MAX_DISTANCE):
         shells.append(reached - previous)
-        previous, reached = reached, ((reached @ near) > 0).to(torch.get_default_dtype())
+        previous, reached = reached, ((reached @ near) > 0).to(dtype)
     shells.append(1 - previous)
-    before = a * torch.ones(nodes, nodes, device=mask.device).tril(-1)
+    before = a * torch.ones_like(eye).tril(-1)
     pair = torch.stack([*shells, before], -1)
     return GraphContext(mask, node, pair, adjacency=adjacency)
 
 
-def typed_context(bonds: Tensor, mask: Tensor, categories: int) -> GraphContext:
+def typed_context(
+    bonds: Tensor, mask: Tensor, categories: int, dtype: torch.dtype = torch.float32
+) -> GraphContext:
     """Features of a graph whose edge categories are known, bonds (B, N, N) long.
 
     Besides those of `structure_context`: for every edge category the one-hot count of such edges
     at a node (capped at 4), and the one-hot category of a pair's edge.
     """
-    context = structure_context(bonds > 0, mask)
+    context = structure_context(bonds > 0, mask, dtype)
     kinds = F.one_hot(bonds, categories + 1)[..., 1:]
-    counts = (
-        F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1)
-        .flatten(2)
-        .to(torch.get_default_dtype())
-    )
+    counts = F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1).flatten(2).to(dtype)
     return GraphContext(
         mask,
         torch.cat([context.node_features, counts], -1),
-        torch.cat([context.pair_features, kinds.to(torch.get_default_dtype())], -1),
+        torch.cat([context.pair_features, kinds.to(dtype)], -1),
         adjacency=context.adjacency,
         bonds=bonds,
     )
@@ -144,8 +142,7 @@ def edge_relations(targets: Tensor) -> Tensor:
 def bonds_mask(targets: Tensor) -> Tensor:
     """(B, N, N), 1 where j is a target of i; `targets` (B, N, K), -1 for none."""
     batch, nodes, _ = targets.shape
-    out = torch.zeros(batch, nodes, nodes + 1, device=targets.device)
-    out = out.to(torch.get_default_dtype())
+    out = torch.zeros(batch, nodes, nodes + 1, device=targets.device, dtype=torch.float32)
     return out.scatter(2, torch.where(targets < 0, nodes, targets), 1.0)[..., :nodes]
 
 
@@ -200,7 +197,7 @@ class BondEvidence:
         counts = torch.stack([(seen == c + 1).sum(-1) for c in range(self.categories)], -1)
         counts = F.one_hot(counts.clamp(max=MAX_COUNT), MAX_COUNT + 1)
         both = torch.cat([counts.flatten(-2), open_edges], -1) * present[..., None]
-        return both.flatten(2).to(torch.get_default_dtype())
+        return both.flatten(2).float()
 
 
 def spread_groups(adjacency: Tensor, mask: Tensor, groups: int) -> Tensor:
@@ -221,15 +218,13 @@ def spread_groups(adjacency: Tensor, mask: Tensor, groups: int) -> Tensor:
         (B, N) long.
     """
     batch, nodes = mask.shape
-    near = (adjacency | torch.eye(nodes, dtype=torch.bool, device=mask.device)).to(
-        torch.get_default_dtype()
-    )
+    near = (adjacency | torch.eye(nodes, dtype=torch.bool, device=mask.device)).float()
     reached, closeness = near, near
     for _ in range(3):
-        reached = ((reached @ near) > 0).to(torch.get_default_dtype())
+        reached = ((reached @ near) > 0).float()
         closeness = reached + 8 * closeness
     # Ties, as at the first node, go to the lowest group.
-    load = torch.zeros(batch, groups, nodes, device=mask.device)
+    load = near.new_zeros(batch, groups, nodes)
     group = torch.zeros(batch, nodes, dtype=torch.long, device=mask.device)
     rows = torch.arange(batch, device=mask.device)
     for i in range(nodes):

@@ -39,6 +39,8 @@ class InterleavedCoupling(Bijection):
             categories, or None.
     """
 
+    tempers = True
+
     def __init__(self, network: nn.Module, *, groups: int = 8, constraint=None):
         super().__init__()
         if groups < 1:

@@ -87,6 +87,8 @@ class GraphCNF(nn.Module):
         """
         if adjacency not in CODINGS:
             raise UserError(f"adjacency must be one of {', '.join(CODINGS)}, not {adjacency!r}")
+        if not len(graphs):
+            raise UserError("there are no graphs to fit a model to")
         sizes = {
             "node_categories": node_categories,
             "bond_categories": bond_categories,
@@ -109,7 +111,12 @@ class GraphCNF(nn.Module):
         return next(self.parameters()).device
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """One draw of the terms of the bound, per step."""
+        """One draw of the terms of the bound, per step.
+
+        Raises:
+            ValueError: if a graph is too large or has a category that the model does not know.
+        """
+        self._check_batch(batch)
         return self.steps.bounds(batch, noise)
 
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
@@ -128,8 +135,9 @@ class GraphCNF(nn.Module):
 
     def size_log_prob(self, sizes: Tensor) -> Tensor:
         """Log-probability of numbers of nodes under the training histogram, (B,) nats."""
-        prior = torch.as_tensor(self.size_probabilities())
-        return prior.log()[sizes.cpu()].to(sizes.device)
+        prior = torch.as_tensor(self.size_probabilities()).log()
+        known = sizes.cpu().clamp(0, self.max_nodes)
+        return torch.where(known == sizes.cpu(), prior[known], -math.inf).to(sizes.device)
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Negative bound in nats per node, decoder terms weighted with `beta`, and metrics.
@@ -157,7 +165,8 @@ class GraphCNF(nn.Module):
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Latents of the base space."""
+        """Latents of the base space; raises as `bounds`."""
+        self._check_batch(batch)
         return self.steps.encode(batch, noise)
 
     @torch.no_grad()
@@ -188,17 +197,18 @@ class GraphCNF(nn.Module):
         Raises:
             UserError: if a size or the temperature is out of range.
         """
+        if not len(sizes):
+            raise UserError("give at least one number of nodes to draw graphs of")
         self._check(int(sizes.min()), int(sizes.max()), temperature)
         sizes = sizes.to(self.device)
         mask = torch.arange(int(sizes.max()), device=self.device) < sizes[:, None]
         latents = self.steps.base_sample(mask, generator)
-        torch_generator = generator if isinstance(generator, torch.Generator) else None
         return self.steps.decode(
             latents,
             mask,
             temperature=temperature,
             sample=sample_posterior,
-            generator=torch_generator,
+            generator=generator,
         )
 
     def sample_records(
@@ -220,6 +230,8 @@ class GraphCNF(nn.Module):
         Raises:
             UserError: if a size or the temperature is out of range.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {batch_size}")
         prior = self.size_probabilities(sizes)
         self._check(*(sizes or (1, 1)), temperature)
         generators = record_generators(seed, first, count)
@@ -256,6 +268,20 @@ class GraphCNF(nn.Module):
         elif not prior.any():
             prior[1:] = 1
         return prior / prior.sum()
+
+    def _check_batch(self, batch: GraphBatch) -> None:
+        steps = self.config["steps"]
+        if batch.mask.shape[1] > self.max_nodes and int(batch.sizes.max()) > self.max_nodes:
+            raise ValueError(
+                f"a graph of {int(batch.sizes.max())} nodes; this model knows up to "
+                f"{self.max_nodes}"
+            )
+        for what, values, most in (
+            ("node", batch.node_types, steps["node_categories"] - 1),
+            ("edge", batch.bonds - 1, steps["bond_categories"] - 1),
+        ):
+            if values.numel() and int(values.max()) > most:
+                raise ValueError(f"{what} category {int(values.max())}; known are 0 to {most}")
 
     def _check(self, low: int, high: int, temperature: float) -> None:
         if not 1 <= low <= high <= self.max_nodes:
@@ -300,6 +326,8 @@ class GraphCNF(nn.Module):
         folder = cls._locate(name_or_folder)
         try:
             config = json.loads((folder / "config.json").read_text())
+            if config["format"] != FORMAT:
+                raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
             model = cls(**config["model"])
             model.metadata = config["metadata"]
         except (OSError, ValueError, KeyError, TypeError) as error:

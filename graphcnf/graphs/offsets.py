@@ -51,13 +51,14 @@ class OffsetSteps(nn.Module):
     def measure(graphs: PackedGraphs) -> dict:
         """The arguments `back` and `closures` that a set of graphs needs."""
         most = 1
-        for start in range(0, len(graphs), 4096):
-            batch = GraphBatch.collate(graphs, range(start, min(start + 4096, len(graphs))))
+        chunks = [range(k, min(k + 1024, len(graphs))) for k in range(0, len(graphs), 1024)]
+        for chunk in chunks:
+            batch = GraphBatch.collate(graphs, chunk)
             lower = batch.adjacency.tril(-1)
             most = max(most, int(lower.sum(-1).max()))
         cardinalities = torch.ones(most, dtype=torch.long)
-        for start in range(0, len(graphs), 4096):
-            batch = GraphBatch.collate(graphs, range(start, min(start + 4096, len(graphs))))
+        for chunk in chunks:
+            batch = GraphBatch.collate(graphs, chunk)
             codes = PathCode.encode(batch.adjacency, batch.mask, most).codes
             cardinalities = cardinalities.maximum(codes.amax((0, 1)) + 1)
         back, *closures = cardinalities.tolist()

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 import networkx as nx
 import numpy as np
 
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
 
 Neighbours = list[dict[int, int]]
 """For each node its neighbours and the categories of the edges to them."""
@@ -46,9 +46,15 @@ def canonical_order(
         max_leaves: Numberings that the search for the canonical one may compare.
 
     Raises:
-        ValueError: if the graph is empty or not connected, or the search takes too long.
+        ValueError: if the graph is empty, not connected, or has more than 255 nodes, an edge is no
+            pair of two nodes, or the search takes too long.
     """
     types = [int(t) for t in node_types]
+    if len(types) > MAX_NODES:
+        raise ValueError(f"{len(types)} nodes; graphs may have up to {MAX_NODES}")
+    for i, j in edges:
+        if i == j or not (0 <= i < len(types) and 0 <= j < len(types)):
+            raise ValueError(f"({i}, {j}) is no edge between two of {len(types)} nodes")
     neighbours: Neighbours = [{} for _ in types]
     for (i, j), bond in zip(edges, bond_types, strict=True):
         neighbours[int(i)][int(j)] = neighbours[int(j)][int(i)] = int(bond)

@@ -152,13 +152,27 @@ class PackedGraphs:
         be listed in one direction or both. Without `edge_attr` every edge has type 0.
 
         Raises:
-            ValueError: As `from_lists`.
+            ValueError: As `from_lists`, and if `x` or `edge_attr` are no categories.
         """
+
+        def categories(values, what):
+            if values is None:
+                raise ValueError(f"{what} is missing")
+            values = values.cpu().numpy()
+            if values.ndim > 2 or (values.ndim == 2 and values.shape[1] != 1):
+                raise ValueError(
+                    f"{what} of shape {values.shape} is no list of categories; of one-hot rows "
+                    "take argmax(-1)"
+                )
+            if not np.array_equal(values, np.round(values)):
+                raise ValueError(f"{what} must hold whole numbers, the categories")
+            return values.reshape(-1)
 
         def triple(d):
             edges = d.edge_index.t().cpu().numpy()
-            bonds = np.zeros(len(edges)) if d.edge_attr is None else d.edge_attr.cpu().numpy()
-            return d.x.cpu().numpy().reshape(-1), edges, bonds.reshape(-1)
+            bonds = d.edge_attr
+            bonds = np.zeros(len(edges)) if bonds is None else categories(bonds, "edge_attr")
+            return categories(d.x, "x"), edges, bonds
 
         return cls.from_lists(triple(d) for d in data)
 

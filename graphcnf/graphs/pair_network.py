@@ -114,7 +114,9 @@ class PairNetwork(nn.Module):
         mask = context.mask
         count = mask.shape[1]
         number = torch.arange(count, device=mask.device)
-        given = [nodes] if context.node_features is None else [nodes, context.node_features]
+        given = [nodes]
+        if context.node_features is not None:
+            given.append(context.node_features.to(nodes.dtype))
         h = self.nodes(torch.cat(given, -1)) + self.size(mask.sum(1))[:, None]
         bias = torch.zeros(1, 1, 1, 1, device=mask.device, dtype=h.dtype)
         if self.ordered:
@@ -122,7 +124,7 @@ class PairNetwork(nn.Module):
             steps = (number[:, None] - number).clamp(-self.reach, self.reach) + self.reach
             bias = bias + self.relative[:, steps]
         if self.relations is not None:
-            bias = bias + self.relations(context.pair_features).permute(0, 3, 1, 2)
+            bias = bias + self.relations(context.pair_features.to(h.dtype)).permute(0, 3, 1, 2)
         bias = bias.masked_fill(~mask[:, None, None, :], -1e9)
         if self.pair_in:
             e = self._pair_state(h, pairs, latents, context)
@@ -144,7 +146,7 @@ class PairNetwork(nn.Module):
         given = [pairs]
         if context.pair_features is not None:
             features = context.pair_features[rows, index[..., 0], index[..., 1]]
-            given.append(features)
+            given.append(features.to(pairs.dtype))
         e = self.pairs(torch.cat(given, -1)) + self._from_ends(self.ends, h, index)
         if self.ordered:
             distance = (index[..., 0] - index[..., 1]).clamp(0, self.reach)

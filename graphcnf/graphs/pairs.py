@@ -18,7 +18,7 @@ from graphcnf.categorical import make_encoding
 from graphcnf.categorical.encoding import take
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
-from graphcnf.flows.base import StandardLogistic
+from graphcnf.flows.base import StandardLogistic, draw_uniform
 from graphcnf.flows.transform import Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.features import (
@@ -171,10 +171,12 @@ class PairSteps(nn.Module):
         return {}
 
     def _structure(self, adjacency: Tensor, mask: Tensor) -> GraphContext:
-        return self._unnumbered(structure_context(adjacency, mask))
+        return self._unnumbered(structure_context(adjacency, mask, self.virtual.shift.dtype))
 
     def _typed(self, bonds: Tensor, mask: Tensor) -> GraphContext:
-        return self._unnumbered(typed_context(bonds, mask, self.bond_categories))
+        return self._unnumbered(
+            typed_context(bonds, mask, self.bond_categories, self.virtual.shift.dtype)
+        )
 
     def _unnumbered(self, context: GraphContext) -> GraphContext:
         """Without an order the networks may not know which end of an edge comes first."""
@@ -242,7 +244,8 @@ class PairSteps(nn.Module):
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
         _, pair_mask = all_pairs(mask)
-        draw = partial(self.base.sample, generator=generator, device=mask.device)
+        dtype = self.virtual.shift.dtype
+        draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
         nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)
         pairs = draw((*pair_mask.shape, self.bond_encoding.latent_dim), mask=pair_mask)
         return {"nodes": nodes, "pairs": pairs}
@@ -261,8 +264,10 @@ class PairSteps(nn.Module):
         joint = self.adjacency.inverse(z, context=GraphContext(mask))
         logit = self.virtual.logit(joint.pairs)
         if sample:
-            draw = torch.rand(logit.shape, generator=generator, device=logit.device)
-            is_real = draw < torch.sigmoid(logit)
+            draw = draw_uniform(
+                (*logit.shape, 1), mask=pair_mask, generator=generator, device=logit.device
+            )
+            is_real = draw[..., 0] < torch.sigmoid(logit)
         else:
             is_real = logit > 0
         is_real = is_real & pair_mask

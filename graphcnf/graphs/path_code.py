@@ -46,11 +46,6 @@ class PathCode:
         """Number K of categories per node."""
         return len(self.cardinalities)
 
-    @classmethod
-    def measure(cls, codes: Tensor) -> list[int]:
-        """Cardinalities that the codes (M, K) need."""
-        return (codes.max(0).values + 1).tolist()
-
     @staticmethod
     def encode(adjacency: Tensor, mask: Tensor, variables: int) -> NodeCode:
         """Code of depth-first numbered graphs.

@@ -90,5 +90,5 @@ class PathEvidence:
         before = torch.arange(nodes, device=device) < node[:, None]
         guessed = (before & ~known).sum(1) - (node > 0) * (~known[:, 0]).long()
         scalars = torch.stack([depth / 16, guessed / 8], -1)
-        features = torch.cat([along.flatten(1), scalars], -1).to(torch.get_default_dtype())
+        features = torch.cat([along.flatten(1), scalars], -1).float()
         return features.unflatten(0, members.shape)

@@ -21,6 +21,7 @@ from graphcnf.categorical import (
     JointEncoding,
     make_encoding,
 )
+from graphcnf.errors import UserError
 from graphcnf.graphs.attention import InterleavedAttention
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.features import (
@@ -61,6 +62,8 @@ def coupling_flow(
     """One of the paper's encodings (or argmax) per variable, and mixture coupling layers."""
     dims = None if encoding == "argmax" else latent_dim
     encodings = JointEncoding([make_encoding(encoding, c, dims) for c in cardinalities])
+    if encodings.latent_dim < 2:
+        raise UserError(f"encoding {encoding!r} gives a node 1 latent; couplings need 2 or more")
     flow = node_flow(
         partial(PairNetwork, ordered=True, **network),
         couplings=couplings,
@@ -147,10 +150,12 @@ class PathBondStep(nn.Module):
     def _context(self, code: NodeCode, mask: Tensor) -> GraphContext:
         present = code.targets >= 0
         adjacency = bonds_from_targets(code.targets, present.long()) > 0
-        context = structure_context(adjacency, mask)
+        context = structure_context(adjacency, mask, _dtype(self))
         levels = torch.log1p(code.codes.to(context.node_features.dtype))
         context.node_features = torch.cat([context.node_features, levels], -1)
-        context.pair_features = torch.cat([context.pair_features, edge_relations(code.targets)], -1)
+        context.pair_features = torch.cat(
+            [context.pair_features, edge_relations(code.targets).to(_dtype(self))], -1
+        )
         context.groups = spread_groups(adjacency, mask, self.flow.flow.groups)
         context.evidence = BondEvidence(code.targets, context.groups, self.categories)
         return context
@@ -193,7 +198,7 @@ class NodeStep(nn.Module):
         )
 
     def _context(self, bonds: Tensor, mask: Tensor) -> GraphContext:
-        context = typed_context(bonds, mask, self.bond_categories)
+        context = typed_context(bonds, mask, self.bond_categories, _dtype(self))
         context.groups = spread_groups(context.adjacency, mask, self.flow.flow.groups)
         return context
 
@@ -219,3 +224,7 @@ class NodeStep(nn.Module):
         """Node categories (B, N)."""
         context = self._context(bonds, mask)
         return self.flow.decode(z, mask=mask[..., None], context=context, **options)[..., 0]
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype

@@ -153,3 +153,10 @@ def test_input_of_several_variables_is_checked():
         flow.log_prob(x[..., :1])
     with pytest.raises(ValueError, match="positive"):
         flow.log_prob(x * 0, samples=0)
+
+
+def test_temperature_scales_the_latents_once():
+    torch.manual_seed(0)
+    flow = CategoricalFlow(make_encoding("mixture", 5, latent_dim=2), InvertibleLinear(2))
+    z = flow.base.sample((64, 3, 2))
+    assert torch.equal(flow.decode(z, temperature=0.3), flow.decode(0.3 * z))

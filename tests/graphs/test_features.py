@@ -33,7 +33,7 @@ def networkx_graphs(batch):
 
 
 def test_structure_features_are_those_of_networkx(batch):
-    context = structure_context(batch.adjacency, batch.mask)
+    context = structure_context(batch.adjacency, batch.mask, torch.float64)
     assert context.node_features.shape[-1] == structure_node_features()
     assert context.pair_features.shape[-1] == structure_pair_features()
     for k, n, graph in networkx_graphs(batch):
@@ -57,8 +57,8 @@ def test_structure_features_are_those_of_networkx(batch):
 
 def test_typed_features_count_the_edges_of_each_category(batch):
     categories = int(batch.bonds.max())
-    context = typed_context(batch.bonds, batch.mask, categories)
-    plain = structure_context(batch.adjacency, batch.mask)
+    context = typed_context(batch.bonds, batch.mask, categories, torch.float64)
+    plain = structure_context(batch.adjacency, batch.mask, torch.float64)
     start, pair_start = structure_node_features(), structure_pair_features()
     assert torch.equal(context.node_features[..., :start], plain.node_features)
     assert torch.equal(context.pair_features[..., :pair_start], plain.pair_features)
@@ -128,11 +128,11 @@ def test_groups_of_molecules_lie_apart_and_are_of_like_size(molecules):
 
 def test_padding_and_batch_change_no_feature_and_no_group(batch):
     alone = [GraphBatch.collate(batch.to_packed(), [k]) for k in range(len(batch))]
-    together = structure_context(batch.adjacency, batch.mask)
+    together = structure_context(batch.adjacency, batch.mask, torch.float64)
     groups = spread_groups(batch.adjacency, batch.mask, 5)
     for k, single in enumerate(alone):
         n = int(batch.sizes[k])
-        context = structure_context(single.adjacency, single.mask)
+        context = structure_context(single.adjacency, single.mask, torch.float64)
         torch.testing.assert_close(context.node_features[0], together.node_features[k, :n])
         torch.testing.assert_close(context.pair_features[0], together.pair_features[k, :n, :n])
         assert torch.equal(spread_groups(single.adjacency, single.mask, 5)[0], groups[k, :n])

@@ -299,3 +299,43 @@ def test_a_few_steps_of_training_lower_the_loss(random_graphs):
         optimiser.step()
         losses.append(loss.item())
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
+
+
+def test_double_needs_no_default_type(random_graphs):
+    chosen = random_graphs.subset(range(30))
+    model = GraphCNF.for_graphs(
+        chosen,
+        node_categories=3,
+        bond_categories=2,
+        nodes={"width": 16, "layers": 1, "groups": 4},
+        bonds={"width": 16, "layers": 1, "groups": 4},
+        adjacency_step={"width": 16, "layers": 1, "groups": 4},
+    ).double()
+    batch = GraphBatch.collate(chosen)
+    with torch.no_grad():
+        assert model.log_prob(batch).dtype == torch.float64
+        back = model.decode(model.encode(batch), batch.mask)
+    assert (back.node_types == batch.node_types).all()
+    assert (back.bonds == batch.bonds).all()
+
+
+@pytest.mark.parametrize("adjacency", ["offsets", "pairs"])
+def test_unknown_categories_and_sizes_are_named(random_graphs, adjacency):
+    chosen = random_graphs.subset(range(30))
+    step = {"width": 16, "layers": 1}
+    options = {"groups": 4} if adjacency == "offsets" else {"couplings": 2}
+    model = GraphCNF.for_graphs(
+        chosen,
+        node_categories=3,
+        bond_categories=2,
+        adjacency=adjacency,
+        **{name: {**step, **options} for name in ("nodes", "bonds", "adjacency_step")},
+    )
+    good = GraphBatch.collate(chosen)
+    with pytest.raises(ValueError, match="node category 3; known are 0 to 2"):
+        model.log_prob(GraphBatch(good.mask * 3, good.bonds, good.mask))
+    with pytest.raises(ValueError, match="edge category 2; known are 0 to 1"):
+        model.log_prob(GraphBatch(good.node_types, good.bonds.clamp(max=1) * 3, good.mask))
+    large = torch.ones(1, 40, dtype=torch.bool)
+    with pytest.raises(ValueError, match="a graph of 40 nodes"):
+        model.log_prob(GraphBatch(large.long(), torch.zeros(1, 40, 40).long(), large))

@@ -88,3 +88,13 @@ def test_arrays_that_do_not_fit_together_are_refused():
     for name in arrays:
         with pytest.raises(ValueError):
             PackedGraphs(**{**arrays, name: arrays[name][1:]})
+
+
+def test_one_hot_features_are_refused():
+    edge_index = torch.tensor([[0, 1], [1, 2]])
+    with pytest.raises(ValueError, match=r"argmax\(-1\)"):
+        PackedGraphs.from_data([Data(x=torch.eye(3), edge_index=edge_index)])
+    with pytest.raises(ValueError, match="whole numbers"):
+        PackedGraphs.from_data([Data(x=torch.tensor([0.3, 1, 2]), edge_index=edge_index)])
+    with pytest.raises(ValueError, match="x is missing"):
+        PackedGraphs.from_data([Data(edge_index=edge_index)])

@@ -85,7 +85,7 @@ def test_measured_cardinalities_are_those_needed(random_graphs):
     measured = OffsetSteps.measure(random_graphs)
     code = PathCode(**measured)
     assert code.variables == 3
-    assert code.cardinalities == PathCode.measure(codes.flatten(0, 1))
+    assert code.cardinalities == (codes.flatten(0, 1).amax(0) + 1).tolist()
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5])
