@@ -21,7 +21,7 @@ ALLOWED = {
     "datasets": {"molecules", "graphs", "categorical", "flows"},
     "scripts": {"datasets", "training", "molecules", "graphs", "categorical", "flows"},
 }
-EVERYWHERE = {"errors", "testing"}
+EVERYWHERE = {"errors", "pretrained", "testing"}
 
 
 def folder(part):

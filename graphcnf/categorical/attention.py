@@ -30,9 +30,15 @@ class AttentionBlock(nn.Module):
         nn.init.zeros_(self.feed_forward[-1].weight)
 
     def forward(self, h: Tensor, visible: Tensor) -> Tensor:
-        """Update h (B, L, C); `visible` (B or 1, 1, L, L) says what an element attends to."""
+        """Update h (B, L, C).
+
+        `visible` (B or 1, 1 or heads, L, L) says what an element attends to: bool, or a bias that
+        is added to the scores.
+        """
         parts = self.query_key_value(self.norm(h)).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
+        if visible.is_floating_point():
+            visible = visible.to(query.dtype)
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         h = h + self.out(read.transpose(1, 2).flatten(2))
         return h + self.feed_forward(h)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from pathlib import Path
 
 import torch
@@ -20,9 +18,9 @@ from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.coupling import MixtureLogisticCoupling
 from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.transform import Sequential
+from graphcnf.pretrained import load_model, save_model
 
 COUPLINGS = ("elements", "channels")
-FORMAT = 1
 
 
 class SetFlow(CategoricalFlow):
@@ -128,20 +126,7 @@ class SetFlow(CategoricalFlow):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`."""
-        from safetensors.torch import save
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {"format": FORMAT, "model": self.config, "metadata": self.metadata}
-        weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        files = {
-            "model.safetensors": save(weights),
-            "config.json": (json.dumps(config, indent=1) + "\n").encode(),
-        }
-        for name, content in files.items():
-            temporary = folder / f".{name}.{os.getpid()}"
-            temporary.write_bytes(content)
-            os.replace(temporary, folder / name)
+        save_model(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device="cpu") -> SetFlow:
@@ -150,27 +135,10 @@ class SetFlow(CategoricalFlow):
         Raises:
             UserError: if there is no such model, or its files are damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = Path(folder).expanduser()
         if not (folder / "config.json").is_file():
             folder = folder / "model"
-        source = folder / "config.json"
-        try:
-            config = json.loads(source.read_text())
-            model = cls(**config["model"])
-            model.metadata = config["metadata"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder / 'config.json'}: not a set flow's config ({error})"
-            ) from None
-        try:
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(f"{folder / 'model.safetensors'}: {reason}") from None
-        return model.to(device).eval()
+        return load_model(cls, folder, device)
 
 
 def element_couplings(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +17,11 @@ from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.offsets import Latents, OffsetSteps
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.pairs import PairSteps
+from graphcnf.pretrained import load_array, load_model, save_model
 
 CODINGS = {"offsets": OffsetSteps, "pairs": PairSteps}
 ORDERS = ("canonical", "none")
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-FORMAT = 1
 
 
 class GraphCNF(nn.Module):
@@ -293,24 +291,8 @@ class GraphCNF(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`."""
-        from safetensors.numpy import save as save_arrays
-        from safetensors.torch import save
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {"format": FORMAT, "model": self.config, "metadata": self.metadata}
-        files = {
-            "model.safetensors": save(
-                {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-            ),
-            "config.json": (json.dumps(config, indent=1) + "\n").encode(),
-        }
-        if self.training_hashes is not None:
-            files["training_hashes.safetensors"] = save_arrays({"hashes": self.training_hashes})
-        for name, content in files.items():
-            temporary = folder / f".{name}.{os.getpid()}"
-            temporary.write_bytes(content)
-            os.replace(temporary, folder / name)
+        hashes = self.training_hashes
+        save_model(self, folder, **({} if hashes is None else {"training_hashes": hashes}))
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> GraphCNF:
@@ -319,33 +301,10 @@ class GraphCNF(nn.Module):
         Raises:
             UserError: if there is no such model, or its files are damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file as load_arrays
-        from safetensors.torch import load_file
-
         folder = cls._locate(name_or_folder)
-        try:
-            config = json.loads((folder / "config.json").read_text())
-            if config["format"] != FORMAT:
-                raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
-            model = cls(**config["model"])
-            model.metadata = config["metadata"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / 'config.json'}: not a model's config ({error})") from None
-        weights = folder / "model.safetensors"
-        try:
-            model.load_state_dict(load_file(weights))
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{weights}: unreadable weights ({error})") from None
-        except RuntimeError:
-            raise UserError(f"{weights}: the weights do not fit config.json") from None
-        hashes = folder / "training_hashes.safetensors"
-        if hashes.exists():
-            try:
-                model.training_hashes = load_arrays(hashes)["hashes"]
-            except (OSError, SafetensorError, KeyError) as error:
-                raise UserError(f"{hashes}: unreadable ({error})") from None
-        return model.to(device).eval()
+        model = load_model(cls, folder, device)
+        model.training_hashes = load_array(folder, "training_hashes")
+        return model
 
     @staticmethod
     def _locate(name_or_folder: str | Path) -> Path:

@@ -10,26 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
-class _Block(nn.Module):
-    """Pre-norm transformer block with an additive attention bias."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-
-    def forward(self, h: Tensor, bias: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias
-        read = scores.softmax(-1).to(v.dtype) @ v
-        h = h + self.out(read.transpose(1, 2).flatten(2))
-        return h + self.feed_forward(h)
+from graphcnf.categorical.attention import AttentionBlock
 
 
 class PairNetwork(nn.Module):
@@ -70,8 +51,6 @@ class PairNetwork(nn.Module):
         reach: int = 24,
     ):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"heads must divide the width, got {heads} and {width}")
         self.ordered, self.layers, self.heads, self.reach = ordered, layers, heads, reach
         self.nodes = nn.Linear(node_in + node_features, width)
         self.size = nn.Embedding(max_nodes + 1, width)
@@ -79,7 +58,7 @@ class PairNetwork(nn.Module):
         biases = layers * heads
         self.relative = nn.Parameter(torch.zeros(biases, 2 * reach + 1)) if ordered else None
         self.relations = nn.Linear(pair_features, biases) if pair_features else None
-        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
         self.node_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, node_out))
         nn.init.zeros_(self.node_out[-1].weight)
         nn.init.zeros_(self.node_out[-1].bias)

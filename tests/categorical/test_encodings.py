@@ -1,10 +1,7 @@
 """Properties of every encoding in the registry of conftest.py."""
 
 import copy
-import importlib
 import math
-import pathlib
-import sys
 
 import pytest
 import torch
@@ -253,13 +250,3 @@ def test_errors_of_the_factory(arguments, options, message):
     with pytest.raises(UserError, match=message) as caught:
         make_encoding(*arguments, **options)
     assert "\n" not in str(caught.value)
-
-
-def test_the_core_knows_no_graphs():
-    """Imports point one way: categorical on flows, never on graphs or molecules."""
-    importlib.import_module("graphcnf.categorical")
-    folder = pathlib.Path(sys.modules["graphcnf.categorical"].__file__).parent
-    for file in folder.glob("*.py"):
-        for line in file.read_text().splitlines():
-            if "import" in line and "graphcnf." in line:
-                assert any(p in line for p in ("graphcnf.categorical", "graphcnf.flows", "errors"))

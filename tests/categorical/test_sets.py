@@ -170,7 +170,7 @@ def test_saved_and_loaded(coupling, tmp_path):
     with pytest.raises(UserError, match="model.safetensors"):
         SetFlow.from_pretrained(tmp_path)
     (tmp_path / "model" / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="not a set flow's config"):
+    with pytest.raises(UserError, match="not the config of a SetFlow"):
         SetFlow.from_pretrained(tmp_path)
 
 
