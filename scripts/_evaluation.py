@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,12 @@ def score_model(
     notes = list(NOTES)
     if hashes is not None:
         notes.append(f"novel: not among the {len(hashes):,} training molecules.")
+        made_with, installed = model.metadata.get("rdkit"), version("rdkit")
+        if hashes is model.training_hashes and made_with not in (None, installed):
+            notes.append(
+                f"novel: training molecules hashed with RDKit {made_with}, here is {installed}; "
+                "where their canonical SMILES differ, novelty is overstated."
+            )
     if model.config["adjacency"] == "offsets":
         notes.append("connected: by construction of the code of the connectivity.")
     fixed: dict[str, Any] = dict.fromkeys(

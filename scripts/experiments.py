@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ def _graph_model(dataset, options: dict):
         "dataset": dataset.name,
         "vocabulary": dataset.vocabulary.to_dict(),
         "size_histogram": dataset.size_histogram().tolist(),
+        # Canonical SMILES, and with them the hashes, may change between versions.
+        "rdkit": version("rdkit"),
     }
     return _arguments(
         "[model]",
