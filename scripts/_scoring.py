@@ -203,10 +203,10 @@ def _fixed_noise(model: GraphCNF, seed: int) -> Iterator[None]:
 
 def check_chemnet(dataset: MoleculeDataset | None) -> None:
     """Raise UserError unless `chemnet_distances` can be computed against this data set."""
-    if importlib.util.find_spec("fcd_torch") is None:
-        raise UserError("--fcd needs the package fcd_torch: pip install 'graphcnf[fcd]'")
     if dataset is None:
         raise UserError("--fcd needs the training data: name them with --reference")
+    if importlib.util.find_spec("fcd_torch") is None:
+        raise UserError("--fcd needs the package fcd_torch: pip install 'graphcnf[fcd]'")
     if len(dataset.split("test")) < 2:
         raise UserError(f"--fcd needs held-out molecules, {dataset.name} has too few")
 
