@@ -95,3 +95,19 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
     for path in folder.glob(".model.*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """State of torch's random generators, of the CPU and of a CUDA device."""
+    cuda = device.type == "cuda"
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if cuda else None,
+    }
+
+
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Undo everything drawn since `random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)

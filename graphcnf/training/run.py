@@ -18,7 +18,12 @@ import torch.distributed as dist
 from torch import nn
 
 from graphcnf.errors import UserError
-from graphcnf.training.checkpoint import save_checkpoint, save_model
+from graphcnf.training.checkpoint import (
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+    save_model,
+)
 from graphcnf.training.ema import ExponentialMovingAverage
 from graphcnf.training.experiment import Experiment
 from graphcnf.training.metrics import MetricsFile, MetricSums
@@ -124,7 +129,8 @@ class Run(pl.LightningModule):
             self.optimizer.load_state_dict(self.start["optimizer"])
             self.ema.load_state_dict(self.start["ema"])
             self.sums.load_state_dict(self.start["sums"], self.device)
-            self._restore_random_state(self.start["random"])
+            if self.trainer.world_size == 1:  # one process's state must not become everyone's
+                restore_random_state(self.start["random"], self.device)
             self.start = None
         self.main = self.trainer.is_global_zero
         if self.main:
@@ -315,7 +321,7 @@ class Run(pl.LightningModule):
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict(),
-            "random": self._random_state(),
+            "random": random_state(self.device),
             "sums": self.sums.state_dict(),
             "position": list(self.position),
             "step": self.step,
@@ -332,20 +338,6 @@ class Run(pl.LightningModule):
 
     def _seed(self) -> None:
         torch.manual_seed(self.settings.seed * 1009 + self.global_rank * 7919 + self.step)
-
-    def _random_state(self) -> dict[str, Any]:
-        cuda = self.device.type == "cuda"
-        return {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
-        }
-
-    def _restore_random_state(self, state: dict[str, Any]) -> None:
-        if self.trainer.world_size > 1:
-            return  # one process's state must not become everyone's
-        torch.set_rng_state(state["cpu"])
-        if self.device.type == "cuda" and state["cuda"] is not None:
-            torch.cuda.set_rng_state(state["cuda"], self.device)
 
     # Signals, start and end
 
