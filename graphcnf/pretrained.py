@@ -18,6 +18,19 @@ from graphcnf.errors import UserError
 FORMAT = 1
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` under a temporary name in the same folder, then rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> None:
     """Write a model; every file is complete before it gets its name.
 
@@ -37,9 +50,7 @@ def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> No
     files |= {f"{name}.safetensors": save_arrays({name: a}) for name, a in arrays.items()}
     files["config.json"] = (json.dumps(config, indent=1) + "\n").encode()
     for name, content in files.items():
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_bytes(content)
-        os.replace(temporary, folder / name)
+        replace_file(folder / name, content)
 
 
 def load_model(cls: type, folder: Path, device="cpu") -> nn.Module:

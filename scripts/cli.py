@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 
 import typer
 
@@ -39,10 +38,8 @@ def _graphcnf(
 
 # The modules import nothing heavy before a command runs, so that --help answers at once.
 for _name in ("generate", "evaluate", "train"):
-    if find_spec(f"graphcnf.scripts.{_name}"):
-        app.command(_name)(getattr(import_module(f"graphcnf.scripts.{_name}"), _name))
-if find_spec("graphcnf.scripts.datasets"):
-    app.add_typer(import_module("graphcnf.scripts.datasets").app, name="datasets")
+    app.command(_name)(getattr(import_module(f"graphcnf.scripts.{_name}"), _name))
+app.add_typer(import_module("graphcnf.scripts.datasets").app, name="datasets")
 
 
 def main(arguments: list[str] | None = None) -> None:

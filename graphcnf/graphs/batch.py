@@ -10,6 +10,9 @@ from torch import Tensor
 
 from graphcnf.graphs.packed import PackedGraphs
 
+Latents = dict[str, Tensor]
+"""Latents of a batch in the base space, by name; each (B, ..., D)."""
+
 
 @dataclass
 class GraphBatch:

@@ -13,8 +13,8 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
-from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.offsets import Latents, OffsetSteps
+from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.offsets import OffsetSteps
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.pairs import PairSteps
 from graphcnf.pretrained import load_array, load_model, save_model

@@ -7,12 +7,10 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.transform import Noise
-from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path_code import PathCode
 from graphcnf.graphs.steps import NodeStep, PathAdjacencyStep, PathBondStep
-
-Latents = dict[str, Tensor]
 
 
 class OffsetSteps(nn.Module):

@@ -20,7 +20,7 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, draw_uniform
 from graphcnf.flows.transform import Noise, sum_log_term
-from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import (
     MAX_COUNT,
     GraphContext,
@@ -32,8 +32,6 @@ from graphcnf.graphs.features import (
 from graphcnf.graphs.joint import GraphLatents, all_pairs, joint_flow, node_flow
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.pair_network import PairNetwork
-
-Latents = dict[str, Tensor]
 
 # Real and virtual latents start apart. Where they overlap at first, training falls into a state in
 # which the decoder answers with its prior, and samples have no edges at all.

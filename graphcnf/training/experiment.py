@@ -1,4 +1,4 @@
-"""What an experiment hands to the training loop."""
+"""What an experiment hands to the training loop, and what comes back."""
 
 from __future__ import annotations
 
@@ -30,3 +30,24 @@ class Experiment:
     eval_batches: Callable[[], Iterable[Any]]
     count: Callable[[Any], int] = len
     headline: str | None = None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended.
+
+    Attributes:
+        finished: whether the budget is spent.
+        signal: number of the signal that interrupted the run, or None.
+        step: steps of this run.
+        minutes: minutes of this run.
+        metrics: the last evaluation of the averaged weights.
+        headline: the metric to minimise.
+    """
+
+    finished: bool
+    signal: int | None
+    step: int
+    minutes: float
+    metrics: dict[str, float]
+    headline: str

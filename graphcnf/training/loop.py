@@ -16,10 +16,11 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from graphcnf.errors import UserError
-from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers, replace_file
+from graphcnf.pretrained import replace_file
+from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers
 from graphcnf.training.configuration import dump_config
-from graphcnf.training.experiment import Experiment
-from graphcnf.training.run import FitResult, Run
+from graphcnf.training.experiment import Experiment, FitResult
+from graphcnf.training.run import Run
 from graphcnf.training.settings import TrainingSettings
 from graphcnf.training.stream import BatchStream
 

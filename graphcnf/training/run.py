@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +24,12 @@ from graphcnf.training.checkpoint import (
     save_model,
 )
 from graphcnf.training.ema import ExponentialMovingAverage
-from graphcnf.training.experiment import Experiment
+from graphcnf.training.experiment import Experiment, FitResult
 from graphcnf.training.metrics import MetricsFile, MetricSums
 from graphcnf.training.progress import RunProgress
 from graphcnf.training.settings import TrainingSettings
 
 HEADLINES = ("bits_per_node", "bits_per_variable", "bits_per_dimension", "bits_per_character")
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """How a run ended.
-
-    Attributes:
-        finished: whether the budget is spent.
-        signal: number of the signal that interrupted the run, or None.
-        step: steps of this run.
-        minutes: minutes of this run.
-        metrics: the last evaluation of the averaged weights.
-        headline: the metric to minimise.
-    """
-
-    finished: bool
-    signal: int | None
-    step: int
-    minutes: float
-    metrics: dict[str, float]
-    headline: str
 
 
 class Run(pl.LightningModule):
