@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphcnf import pretrained
 from graphcnf.errors import UserError
 
 FORMAT = 1
@@ -73,6 +74,16 @@ def save_model(folder: Path, model: nn.Module) -> None:
                 target = folder / source.relative_to(temporary)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(source, target)
+
+
+def save_snapshot(folder: Path, model: nn.Module) -> None:
+    """Write a model's folder, where it is one that can be rebuilt, without its further arrays.
+
+    A run keeps many of them; the hashes of the training molecules alone would fill a disk.
+    """
+    if hasattr(model, "config") and hasattr(model, "metadata"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        pretrained.save_model(model, folder)
 
 
 def remove_leftovers(folder: Path) -> None:

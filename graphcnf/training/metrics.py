@@ -125,3 +125,12 @@ def _cell(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.7g}" if math.isfinite(value) else ""
     return value
+
+
+def tensorboard(folder: Path, step: int):
+    """Writer of TensorBoard's event files that drops what lies behind `step`; None without it."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder, purge_step=step + 1)

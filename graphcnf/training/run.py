@@ -22,10 +22,11 @@ from graphcnf.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
     save_model,
+    save_snapshot,
 )
 from graphcnf.training.ema import ExponentialMovingAverage
 from graphcnf.training.experiment import Experiment, FitResult
-from graphcnf.training.metrics import MetricsFile, MetricSums
+from graphcnf.training.metrics import MetricsFile, MetricSums, tensorboard
 from graphcnf.training.progress import RunProgress
 from graphcnf.training.settings import TrainingSettings
 
@@ -113,7 +114,7 @@ class Run(pl.LightningModule):
         self.main = self.trainer.is_global_zero
         if self.main:
             self.metrics_file = MetricsFile(self.out_dir / "metrics.csv", self.step)
-            self.board = _tensorboard(self.out_dir / "tensorboard", self.step)
+            self.board = tensorboard(self.out_dir / "tensorboard", self.step)
             self.display = RunProgress()
             self.display.start(self._opening())
         self._install_signal_handlers()
@@ -246,6 +247,9 @@ class Run(pl.LightningModule):
             self._report(self._row("eval_raw", self._held_out(limit)))
             with self.ema.applied():
                 self.latest = self._held_out(limit)
+                if self.settings.snapshots:
+                    self._describe()
+                    save_snapshot(self.out_dir / "snapshots" / f"{self.step:08d}", self.model)
             self._report(self._row("eval", self.latest))
         self.last_eval = self.seconds
         self.window_clock += time.perf_counter() - began
@@ -381,11 +385,3 @@ class Run(pl.LightningModule):
             metrics=self.latest,
             headline=self._headline(self.latest),
         )
-
-
-def _tensorboard(folder: Path, step: int):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(folder, purge_step=step + 1)

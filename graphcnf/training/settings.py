@@ -39,6 +39,7 @@ class TrainingSettings:
         eval_batches: held-out batches per evaluation.
         final_eval_batches: held-out batches of the evaluation at the end.
         checkpoint_minutes: minutes between two checkpoints.
+        snapshots: keep the averaged model of every evaluation in `snapshots/`.
         max_bad_steps: steps in a row with a non-finite loss or gradient that end the run.
         seed: seed of initialisation, data order and noise.
         threads: CPU threads of torch; 0 leaves torch's own choice.
@@ -63,6 +64,7 @@ class TrainingSettings:
     eval_batches: int = 8
     final_eval_batches: int = 64
     checkpoint_minutes: float = 3.0
+    snapshots: bool = False
     max_bad_steps: int = 20
     seed: int = 0
     threads: int = 0

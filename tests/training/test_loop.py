@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from graphcnf.errors import UserError
+from graphcnf.pretrained import load_model
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
 
@@ -85,6 +86,18 @@ def test_evaluation_does_not_disturb_training(tiny, tmp_path):
     often = replace(SETTINGS, eval_minutes=1e-9, checkpoint_minutes=1e-9)
     fit(tiny.make_experiment(), often, tmp_path / "b")
     assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_snapshots_are_the_averaged_models_of_the_evaluations(tiny, tmp_path):
+    experiment = tiny.make_experiment()
+    experiment.model.config, experiment.model.metadata = {"delay": 0.0}, {}
+    fit(experiment, replace(SETTINGS, eval_minutes=1e-9, snapshots=True), tmp_path)
+    folders = sorted((tmp_path / "snapshots").iterdir())
+    assert [int(folder.name) for folder in folders] == list(range(1, 61))
+    first, final = (load_model(tiny.TinyModel, folders[k]) for k in (0, -1))
+    assert not torch.equal(first.scale, final.scale)
+    torch.testing.assert_close(final.scale.detach(), last(tmp_path)["ema"]["average"]["scale"])
+    assert final.metadata["training"]["steps"] == 60
 
 
 def test_killed_run_resumes_to_the_same_end(tiny, tmp_path):
