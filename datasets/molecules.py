@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -108,6 +109,25 @@ class MoleculeDataset:
     def training_hashes(self) -> np.ndarray:
         """Hashes of the distinct training molecules, sorted uint64, to hold novelty against."""
         return np.unique(self.hashes[self.split("train")])
+
+    def without_charges(self) -> MoleculeDataset:
+        """The same molecules with categories of elements alone, as the literature has them.
+
+        The split stays. Molecules that hold a charge do not come back from such graphs: nitro
+        groups become a nitrogen with five bonds.
+        """
+        counts: Counter = Counter()
+        for (symbol, _), count in zip(
+            self.vocabulary.atoms, self.node_type_counts("all"), strict=True
+        ):
+            counts[symbol, 0] += int(count)
+        vocabulary = MoleculeVocabulary(
+            MoleculeVocabulary.from_counts(counts).atoms, self.vocabulary.bonds
+        )
+        element = [vocabulary.atom_index[symbol, 0] for symbol, _ in self.vocabulary.atoms]
+        types = np.array(element, dtype=np.uint8)[self.graphs.node_types]
+        graphs = dataclasses.replace(self.graphs, node_types=types)
+        return dataclasses.replace(self, graphs=graphs, vocabulary=vocabulary)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything but the name and `test_indices`, for the cache."""

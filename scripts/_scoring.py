@@ -6,7 +6,7 @@ import copy
 import importlib.util
 import statistics
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,8 @@ def load_reference(name: str, model: GraphCNF | None = None) -> MoleculeDataset:
     if name == "zinc250k":
         from graphcnf.datasets.zinc250k import load_zinc250k
 
-        dataset = load_zinc250k()
+        charged = vocabulary is None or any(charge for _, charge in vocabulary.atoms)
+        dataset = load_zinc250k(charges=charged)
         if vocabulary is not None and vocabulary != dataset.vocabulary:
             raise UserError("the model was not trained on zinc250k: name its file with --reference")
         return dataset
@@ -82,6 +83,17 @@ def sample_frame(
 def connected_share(frame: pd.DataFrame) -> float:
     """Share of the samples that are in one piece."""
     return float((frame["kept"] == 1).mean())
+
+
+def valence_share(frame: pd.DataFrame) -> float:
+    """Share of the samples that sanitize as they are, fragments allowed, no charge repaired."""
+    from graphcnf.molecules.metrics import molecules
+    from graphcnf.molecules.validity import sanitized
+
+    # What is connected and not valid does not sanitize; what is not connected is still to be told.
+    apart = frame["smiles"][(frame["kept"] < 1) & frame["smiles"].notna()]
+    good = sum(mol is not None and sanitized(mol) is not None for mol in molecules(apart))
+    return (int(frame["strict"].sum()) + good) / len(frame)
 
 
 def mean_and_sd(summaries: Sequence[dict]) -> dict[str, Any]:
@@ -201,12 +213,17 @@ def _fixed_noise(model: GraphCNF, seed: int) -> Iterator[None]:
         yield
 
 
+def check_chemnet_installed() -> None:
+    """Raise UserError without the package that holds ChemNet."""
+    if importlib.util.find_spec("fcd_torch") is None:
+        raise UserError("--fcd needs the package fcd_torch: pip install 'graphcnf[fcd]'")
+
+
 def check_chemnet(dataset: MoleculeDataset | None) -> None:
     """Raise UserError unless `chemnet_distances` can be computed against this data set."""
     if dataset is None:
         raise UserError("--fcd needs the training data: name them with --reference")
-    if importlib.util.find_spec("fcd_torch") is None:
-        raise UserError("--fcd needs the package fcd_torch: pip install 'graphcnf[fcd]'")
+    check_chemnet_installed()
     if len(dataset.split("test")) < 2:
         raise UserError(f"--fcd needs held-out molecules, {dataset.name} has too few")
 
@@ -214,13 +231,21 @@ def check_chemnet(dataset: MoleculeDataset | None) -> None:
 def chemnet_distances(
     dataset: MoleculeDataset, sample_sets: Sequence[Sequence[str]], device: str = "cpu"
 ) -> tuple[list[float | None], int]:
-    """Frechet ChemNet distances to held-out molecules (Preuer et al. 2018, arXiv 1803.09518).
+    """`chemnet_distance` of several sets of molecules, and the number of held-out ones."""
+    distance, count = chemnet_distance(dataset, device)
+    return [distance(smiles) for smiles in sample_sets], count
 
-    They fall with the number of molecules: compare sets of one size only.
+
+def chemnet_distance(
+    dataset: MoleculeDataset, device: str = "cpu"
+) -> tuple[Callable[[Sequence[str]], float | None], int]:
+    """Frechet ChemNet distance to held-out molecules (Preuer et al. 2018, arXiv 1803.09518).
+
+    It falls with the number of molecules: compare sets of one size only.
 
     Returns:
-        The distance of each set (None for fewer than two molecules), and the number of held-out
-        molecules, at most `FCD_REFERENCE`.
+        A function that gives the distance of a set of SMILES (None for fewer than two), and the
+        number of held-out molecules, at most `FCD_REFERENCE`.
 
     Raises:
         UserError: As `check_chemnet`.
@@ -233,8 +258,12 @@ def chemnet_distances(
         warnings.simplefilter("ignore")
         fcd = FCD(device=device, n_jobs=1, canonize=False)
         moments = fcd.precalc(reference)
-        distances = [
-            float(fcd(gen=list(smiles), pref=moments)) if len(smiles) > 1 else None
-            for smiles in sample_sets
-        ]
-    return distances, len(reference)
+
+    def distance(smiles: Sequence[str]) -> float | None:
+        if len(smiles) < 2:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return float(fcd(gen=list(smiles), pref=moments))
+
+    return distance, len(reference)

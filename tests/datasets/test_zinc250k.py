@@ -105,6 +105,27 @@ def test_a_damaged_cache_is_reported_in_one_line_and_rebuilt(
     assert capfd.readouterr().err == ""
 
 
+def test_without_charges_elements_are_left(small_zinc, cache_folder):
+    charged, plain = load_zinc250k(), load_zinc250k(charges=False)
+    assert {charge for _, charge in plain.vocabulary.atoms} == {0}
+    assert len(plain.vocabulary.atoms) < len(charged.vocabulary.atoms)
+    assert (np.diff(plain.node_type_counts("all")) <= 0).all()
+    symbols = [
+        np.array([s for s, _ in data.vocabulary.atoms])[data.graphs.node_types]
+        for data in (charged, plain)
+    ]
+    assert (symbols[0] == symbols[1]).all()
+    assert plain.split("test").tolist() == charged.split("test").tolist()
+    charges = np.array([charge for _, charge in charged.vocabulary.atoms])[
+        charged.graphs.node_types
+    ]
+    owners = np.repeat(np.arange(len(charged)), charged.graphs.node_counts)
+    without = sorted(set(range(len(charged))) - set(owners[charges != 0].tolist()))
+    # What holds no charge comes back; [N+](=O)[O-], as N(=O)O, does not.
+    assert not roundtrip_failures(plain, without)
+    assert 0.1 < len(roundtrip_failures(plain, range(len(plain)))) / len(plain) < 0.6
+
+
 def test_another_source_gives_another_cache(small_zinc, cache_folder, zinc_smiles):
     load_zinc250k()
     small_zinc.write_text("\n".join(zinc_smiles[500:1000]))
