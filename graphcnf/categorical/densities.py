@@ -38,10 +38,11 @@ POSTERIORS = ("bayes", "learned")
 
 
 def grid_means(categories: int, latent_dim: int, spread: float) -> tuple[Tensor, float]:
-    """Points that are at least `spacing` apart in some coordinate.
+    """Points that differ by at least `spacing` in a coordinate, and where possible in two.
 
-    Category k stands at the digits of k in the smallest base that `latent_dim` digits allow; where
-    fewer digits do, they repeat.
+    Category k stands at the digits of k in the smallest base that `latent_dim` digits allow. Where
+    one digit less suffices in base 2, it is spent on the parity of the others, as in an
+    error-detecting code; where still fewer do, the digits repeat.
 
     Args:
         categories: K.
@@ -57,8 +58,11 @@ def grid_means(categories: int, latent_dim: int, spread: float) -> tuple[Tensor,
     digits = 1
     while base**digits < categories:
         digits += 1
-    powers = base ** (torch.arange(latent_dim) % digits)
-    points = (torch.arange(categories)[:, None] // powers % base).double()
+    powers = base ** torch.arange(digits)
+    points = torch.arange(categories)[:, None] // powers % base
+    if base == 2 and digits < latent_dim:
+        points = torch.cat([points, points.sum(1, keepdim=True) % 2], 1)
+    points = points[:, torch.arange(latent_dim) % points.shape[1]].double()
     points = points - points.mean(0)
     spacing = spread / points.square().mean(0).sqrt().clamp_min(1e-12)
     spacing = torch.where(points.any(0), spacing, spread)
@@ -77,6 +81,9 @@ class DensityEncoding(Encoding):
         separation: Distance at which the means of neighbouring categories start, in units of their
             logistic scale.
         spread: Standard deviation of the means along a latent at the start.
+        drift: How far a mean may move along a latent, as a share of the distance between
+            neighbours at the start, and by what share its scale may change. So volumes stay apart
+            however long training goes on; without a bound they creep together. None for no bound.
         hidden: Hidden channels of the networks.
     """
 
@@ -87,8 +94,9 @@ class DensityEncoding(Encoding):
         *,
         posterior: str = "bayes",
         prior: Sequence[float] | None = None,
-        separation: float = 12.0,
+        separation: float = 26.0,
         spread: float = 1.0,
+        drift: float | None = 0.1,
         hidden: int = 64,
     ):
         super().__init__()
@@ -98,6 +106,8 @@ class DensityEncoding(Encoding):
             )
         if posterior not in POSTERIORS:
             raise ValueError(f'posterior must be "bayes" or "learned", not {posterior!r}')
+        if drift is not None and not drift > 0:
+            raise ValueError(f"drift must be greater than 0, or None, got {drift}")
         if not (separation > 0 and spread > 0):
             raise ValueError(
                 f"separation and spread must be greater than 0, got {separation} and {spread}"
@@ -108,14 +118,32 @@ class DensityEncoding(Encoding):
         dtype = torch.get_default_dtype()
         means, spacing = grid_means(categories, latent_dim, spread)
         scale = spacing / separation
-        self.mean = nn.Parameter(means.to(dtype))
-        self.log_scale = nn.Parameter(torch.full_like(self.mean, math.log(scale)))
+        self.spacing, self.drift = spacing, drift
+        self.register_buffer("start", means.to(dtype), persistent=False)
+        self.start_log_scale = math.log(scale)
+        self.shift = nn.Parameter(torch.zeros_like(self.start))
+        self.growth = nn.Parameter(torch.zeros_like(self.start))
         if posterior == "bayes":
             self._set_prior(prior, dtype)
         elif prior is not None:
             raise ValueError('prior belongs to posterior="bayes": a learned posterior has none')
         else:
             self.decoder = LearnedPosterior(means, scale, hidden)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each category, (K, D)."""
+        return self.start + self.spacing * self._bounded(self.shift, self.drift)
+
+    @property
+    def log_scale(self) -> Tensor:
+        """Logarithm of each category's logistic scale, (K, D)."""
+        limit = None if self.drift is None else math.log1p(self.drift)
+        return self.start_log_scale + self._bounded(self.growth, limit)
+
+    @staticmethod
+    def _bounded(x: Tensor, limit: float | None) -> Tensor:
+        return x if limit is None else limit * torch.tanh(x / limit)
 
     def _set_prior(self, prior: Sequence[float] | None, dtype: torch.dtype) -> None:
         if prior is None:
@@ -136,28 +164,30 @@ class DensityEncoding(Encoding):
 
     def log_density(self, z: Tensor) -> Tensor:
         """Log q(z|x) of every category x, (..., D) -> (..., K)."""
-        z = z.to(self.mean.dtype)
-        u = (z.unsqueeze(-2) - self.mean) * torch.exp(-self.log_scale)
+        mean, log_scale = self.mean, self.log_scale
+        z = z.to(mean.dtype)
+        u = (z.unsqueeze(-2) - mean) * torch.exp(-log_scale)
         x = torch.arange(self.cardinalities, device=z.device).expand(u.shape[:-1])
         e, log_det = self.recover_noise(u.reshape(-1, self.latent_dim), x.reshape(-1))
         log_q = logistic_log_density(e).sum(-1) + log_det
-        return log_q.reshape(u.shape[:-1]) - self.log_scale.sum(-1)
+        return log_q.reshape(u.shape[:-1]) - log_scale.sum(-1)
 
     def log_posterior(self, z: Tensor) -> Tensor:
         """Log p(x|z) of every category x, (..., D) -> (..., K)."""
         if self.posterior == "learned":
-            return self.decoder(z.to(self.mean.dtype))
+            return self.decoder(z.to(self.start.dtype))
         return (self.log_density(z) + self.log_prior.log_softmax(0)).log_softmax(-1)
 
     def encode(self, x, *, mask=None, context=None, noise=None):
         """Draw z (B, L, D) for categories x (B, L) long."""
         x = x if mask is None else torch.where(mask, x, 0)
-        e = logistic_noise((*x.shape, self.latent_dim), self.mean, noise)
+        mean, log_scale = self.mean, self.log_scale
+        e = logistic_noise((*x.shape, self.latent_dim), mean, noise)
         with torch.autocast(e.device.type, enabled=False):
             flat = x.reshape(-1)
             u, log_det = self.shape_noise(e.reshape(-1, self.latent_dim), flat)
-            z = (self.mean[flat] + torch.exp(self.log_scale[flat]) * u).reshape(e.shape)
-            log_det = (log_det + self.log_scale[flat].sum(-1)).reshape(x.shape)
+            z = (mean[flat] + torch.exp(log_scale[flat]) * u).reshape(e.shape)
+            log_det = (log_det + log_scale[flat].sum(-1)).reshape(x.shape)
             log_q = logistic_log_density(e).sum(-1) - log_det
             log_p = self.log_posterior(z)
         own = log_p.gather(-1, x.unsqueeze(-1)).squeeze(-1)

@@ -161,6 +161,27 @@ def test_grid_means(categories, latents):
         assert points.std(0, correction=0).max() == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("categories, latents", [(4, 3), (17, 6), (32, 6)])
+def test_codes_with_a_parity_digit_differ_twice(categories, latents):
+    points, _ = grid_means(categories, latents, 1.0)
+    differ = (points[:, None] - points).abs() > 1e-9
+    assert differ.sum(-1).fill_diagonal_(latents).min() == 2
+
+
+@pytest.mark.parametrize("categories, latents", [(3, 2), (17, 6), (16, 4)])
+def test_volumes_stay_apart_whatever_is_learned(categories, latents):
+    encoding = MixtureEncoding(categories, latents)
+    with torch.no_grad():
+        encoding.shift.copy_(100 * torch.randn_like(encoding.shift))
+        encoding.growth.fill_(100)
+    x = torch.arange(categories).repeat(4000)[None]
+    assert encoding.encode(x).correct.item() > 0.9999
+    free = MixtureEncoding(categories, latents, drift=None)
+    with torch.no_grad():
+        free.growth.fill_(3)
+    assert free.encode(x).correct.item() < 0.99
+
+
 @pytest.mark.parametrize("categories", [1, 2, 3, 4, 5, 16, 17])
 def test_argmax_codes(categories):
     encoding = make_encoding("argmax", categories)
@@ -213,9 +234,9 @@ def test_joint_encoding_joins():
 
 
 def test_a_given_prior_is_the_posterior_where_nothing_is_known():
-    encoding = MixtureEncoding(3, 1, prior=[1, 2, 5], separation=1)
+    encoding = MixtureEncoding(3, 1, prior=[1, 2, 5], separation=1, drift=None)
     with torch.no_grad():
-        encoding.mean.zero_()
+        encoding.shift.copy_(-encoding.start / encoding.spacing)
     posterior = encoding.log_posterior(torch.tensor([0.3])).exp()
     torch.testing.assert_close(posterior, torch.tensor([0.125, 0.25, 0.625]))
     assert "log_prior" not in dict(encoding.named_parameters())
