@@ -27,6 +27,10 @@ class PathEvidence:
     def __init__(self, groups: Tensor, mask: Tensor, cardinalities: list[int]):
         self.groups, self.mask = groups, mask
         self.cardinalities = cardinalities
+        number = torch.arange(mask.shape[1], device=mask.device)
+        # With a round of its own for every node nothing is guessed, and one walk serves all nodes.
+        self.sequential = bool((groups == number).all())
+        self.walked: tuple[Tensor, _Path] | None = None
 
     @staticmethod
     def channels() -> int:
@@ -43,52 +47,100 @@ class PathEvidence:
         Returns:
             (B, M, channels).
         """
-        batch, nodes, variables = x.shape
-        device = x.device
-        if members is None:
-            members = torch.arange(nodes, device=device).expand(batch, -1)
-        own_round = self.groups.gather(1, members)
-        known = (self.groups[:, None, :] < own_round[..., None]) & self.mask[:, None, :]
-        absent = torch.tensor(self.cardinalities, device=device)
+        batch, nodes, _ = x.shape
+        absent = torch.tensor(self.cardinalities, device=x.device)
         codes = torch.where(x >= absent, 0, x)
-        rows = members.numel()
+        if members is None:
+            members = torch.arange(nodes, device=x.device).expand(batch, -1)
+            if self.sequential:
+                return self._features(self._walk_once(codes), members, None)
+        elif self.sequential and members.shape[1] == 1:
+            return self._features(self._walk_on(codes, int(members.max())), members, None)
+        known = self.groups[:, None, :] < self.groups.gather(1, members)[..., None]
+        known = (known & self.mask[:, None, :]).flatten(0, 1)
         node = members.flatten()
-        known = known.flatten(0, 1)
-        every = torch.arange(rows, device=device)
         code = codes.repeat_interleave(members.shape[1], 0)
         code = torch.where(known[..., None], code, 0)
-        # Level 0 is the first node; one level more than needed takes what is not to be written.
-        waste = nodes
-        degree = torch.zeros(rows, nodes + 1, dtype=torch.long, device=device)
-        ring = torch.zeros(rows, nodes + 1, dtype=torch.bool, device=device)
-        level = torch.arange(nodes + 1, device=device)
-        depth = torch.zeros(rows, dtype=torch.long, device=device)
-        last = int(node.max()) if rows else 0
-        for j in range(1, last):
-            here = j < node
-            parent = depth - code[:, j, 0].minimum(depth)
-            depth = torch.where(here, parent + 1, depth)
-            at = torch.where(here, depth, waste)
-            degree[every, torch.where(here, parent, waste)] += 1
-            degree[every, at] = 1
-            ring[every, at] = False
-            for k in range(1, variables):
-                length = code[:, j, k]
-                closes = here & (length > 1) & (length <= depth)
-                if not closes.any():
-                    break
-                far = depth - length
-                degree[every, torch.where(closes, depth, waste)] += 1
-                degree[every, torch.where(closes, far, waste)] += 1
-                on = (level > far[:, None]) & (level <= depth[:, None]) & closes[:, None]
-                ring = ring | on
-        back = depth[:, None] - torch.arange(LEVELS, device=device)
+        path = _Path(len(node), nodes, x.device)
+        for j in range(1, int(node.max()) if len(node) else 0):
+            path.add(code[:, j], j < node)
+        return self._features(path, members, known)
+
+    def _walk_once(self, codes: Tensor) -> _Path:
+        """The path before each node, as rows (B * N)."""
+        batch, nodes, _ = codes.shape
+        path, before = _Path(batch, nodes, codes.device), []
+        for j in range(nodes):
+            before.append((path.depth, path.degree.clone(), path.ring))
+            if j:
+                path.add(codes[:, j])
+        rows = _Path(0, nodes, codes.device)
+        parts = zip(*before, strict=True)
+        rows.depth, rows.degree, rows.ring = (torch.stack(p, 1).flatten(0, 1) for p in parts)
+        return rows
+
+    def _walk_on(self, codes: Tensor, node: int) -> _Path:
+        """The path before one node, from where the walk of the round before ended."""
+        walked, path = self.walked or (codes[:, :0], None)
+        done = walked.shape[1]
+        if path is None or done > node or not torch.equal(walked, codes[:, :done]):
+            done, path = 0, _Path(len(codes), codes.shape[1], codes.device)
+        for j in range(max(done, 1), node):
+            path.add(codes[:, j])
+        self.walked = codes[:, :node], path
+        return path
+
+    def _features(self, path: _Path, members: Tensor, known: Tensor | None) -> Tensor:
+        nodes, node = self.mask.shape[1], members.flatten()
+        depth = path.depth
+        back = depth[:, None] - torch.arange(LEVELS, device=depth.device)
         exists = (back >= 0) & (node > 0)[:, None]
         back = back.clamp(min=0)
-        degrees = F.one_hot(degree.gather(1, back).clamp(max=MAX_DEGREE), MAX_DEGREE + 1)
-        along = torch.cat([degrees, ring.gather(1, back)[..., None]], -1) * exists[..., None]
-        before = torch.arange(nodes, device=device) < node[:, None]
-        guessed = (before & ~known).sum(1) - (node > 0) * (~known[:, 0]).long()
+        degree, ring = path.degree.gather(1, back), path.ring.gather(1, back)
+        degrees = F.one_hot(degree.clamp(max=MAX_DEGREE), MAX_DEGREE + 1)
+        along = torch.cat([degrees, ring[..., None]], -1) * exists[..., None]
+        guessed = torch.zeros_like(depth)
+        if known is not None:
+            before = torch.arange(nodes, device=depth.device) < node[:, None]
+            guessed = (before & ~known).sum(1) - (node > 0) * (~known[:, 0]).long()
         scalars = torch.stack([depth / 16, guessed / 8], -1)
         features = torch.cat([along.flatten(1), scalars], -1).float()
         return features.unflatten(0, members.shape)
+
+
+class _Path:
+    """R depth-first paths: number of the last level, and degree and ring membership by level."""
+
+    def __init__(self, rows: int, nodes: int, device: torch.device):
+        self.every = torch.arange(rows, device=device)
+        self.level = torch.arange(nodes + 1, device=device)
+        self.depth = torch.zeros(rows, dtype=torch.long, device=device)
+        # Level 0 is the first node; one level more than needed takes what is not to be written.
+        self.degree = torch.zeros(rows, nodes + 1, dtype=torch.long, device=device)
+        self.ring = torch.zeros(rows, nodes + 1, dtype=torch.bool, device=device)
+
+    def add(self, code: Tensor, here: Tensor | None = None) -> None:
+        """Add a node with this code (R, K), in the rows `here` (R,)."""
+        every, waste = self.every, len(self.level) - 1
+        parent = self.depth - code[:, 0].minimum(self.depth)
+        at = parent + 1
+        if here is not None:
+            self.depth = torch.where(here, at, self.depth)
+            parent, at = torch.where(here, parent, waste), torch.where(here, at, waste)
+        else:
+            self.depth = at
+        self.degree[every, parent] += 1
+        self.degree[every, at] = 1
+        self.ring = self.ring & (self.level != at[:, None])
+        for k in range(1, code.shape[1]):
+            length = code[:, k]
+            closes = (length > 1) & (length <= self.depth)
+            if here is not None:
+                closes = closes & here
+            if not closes.any():
+                break
+            far = self.depth - length
+            self.degree[every, torch.where(closes, self.depth, waste)] += 1
+            self.degree[every, torch.where(closes, far, waste)] += 1
+            on = (self.level > far[:, None]) & (self.level <= self.depth[:, None])
+            self.ring = self.ring | (on & closes[:, None])
