@@ -73,8 +73,11 @@ def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Expe
 
 
 def _graph_model(dataset, options: dict):
+    """A model for a data set, new or, where `[model]` names `weights`, a trained one."""
     from graphcnf.graphs import GraphCNF
 
+    options = dict(options)
+    weights = options.pop("weights", None)
     metadata = {
         "dataset": dataset.name,
         "vocabulary": dataset.vocabulary.to_dict(),
@@ -82,6 +85,13 @@ def _graph_model(dataset, options: dict):
         # Canonical SMILES, and with them the hashes, may change between versions.
         "rdkit": version("rdkit"),
     }
+    if weights is not None:
+        model = _pretrained(weights)
+        _check_fit(model, dataset, weights)
+        # What it was trained on before belongs to its history.
+        metadata["weights"] = {"name": Path(weights).name, **model.metadata.get("training", {})}
+        model.metadata, model.training_hashes = metadata, dataset.training_hashes()
+        return model.train()
     return _arguments(
         "[model]",
         GraphCNF.for_graphs,
@@ -92,6 +102,36 @@ def _graph_model(dataset, options: dict):
         training_hashes=dataset.training_hashes(),
         **options,
     )
+
+
+def _pretrained(weights: str):
+    from graphcnf.graphs import GraphCNF
+
+    return GraphCNF.from_pretrained(weights)
+
+
+def _check_fit(model, dataset, weights: str) -> None:
+    """Raise UserError unless the model can code every molecule of the data set."""
+    from graphcnf.scripts._sampling import vocabulary_of
+
+    if vocabulary_of(model) != dataset.vocabulary:
+        raise UserError(
+            f"[model]: the weights {weights} know other categories than {dataset.name} has"
+        )
+    largest = int(dataset.graphs.node_counts.max())
+    if largest > model.max_nodes:
+        raise UserError(
+            f"[model]: the weights {weights} take up to {model.max_nodes} atoms, {dataset.name} "
+            f"has molecules of {largest}"
+        )
+    known, needed = model.config["steps"], type(model.steps).measure(dataset.graphs)
+    for name, value in needed.items():
+        least, most = np.atleast_1d(value), np.atleast_1d(known[name])
+        if len(least) > len(most) or (least > most[: len(least)]).any():
+            raise UserError(
+                f"[model]: the weights {weights} code {name} up to {known[name]}, {dataset.name} "
+                f"needs {value}"
+            )
 
 
 def _zinc250k(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
@@ -106,6 +146,11 @@ def _smiles_file(model: dict, data: dict, settings: TrainingSettings) -> Experim
         raise UserError('[data] needs path = "FILE" (or --set data.path=FILE)')
     from graphcnf.datasets.smiles_file import load_smiles_file
 
+    if "weights" in model:
+        from graphcnf.scripts._sampling import vocabulary_of
+
+        start = _pretrained(model["weights"])
+        data = {"vocabulary": vocabulary_of(start), "max_atoms": start.max_nodes, **data}
     dataset = _arguments("[data]", load_smiles_file, Path(path).expanduser(), **data)
     return _molecules(dataset, model, settings)
 

@@ -45,6 +45,14 @@ def train(
             metavar="RUN", help="Start from the plateau of another run, with a budget of its own."
         ),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Start from trained weights, shipped ones or a folder: their architecture holds, "
+            "and your own molecules are coded in their categories.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per batch and device.")] = None,
     assignments: Annotated[
@@ -72,6 +80,8 @@ def train(
 
     if resume and continue_from is not None:
         raise typer.BadParameter("--resume and --continue-from exclude each other")
+    if weights is not None and (resume or continue_from is not None):
+        raise typer.BadParameter("--weights starts a run: leave out --resume and --continue-from")
     out = _run_directory(preset, out, resume, continue_from)
     source = out if resume else continue_from
     stored = source / "config.toml" if source is not None else None
@@ -95,6 +105,8 @@ def train(
     config = apply_overrides(config, assignments or [])
     given = dict(minutes=minutes, steps=steps, seed=seed, batch_size=batch_size, devices=devices,
                  accelerator=accelerator, threads=threads)  # fmt: skip
+    if weights is not None:
+        config["model"] = {"weights": weights}
     config["training"].update({key: value for key, value in given.items() if value is not None})
     settings = TrainingSettings.from_dict(config["training"])
     if settings.minutes is None and settings.steps is None:
