@@ -3,9 +3,15 @@
 from importlib import import_module
 
 _HOMES = {
+    "ColoringDataset": "coloring",
     "MoleculeDataset": "molecules",
     "SetShuffling": "sets",
+    "SetSummation": "sets",
     "check_roundtrip": "molecules",
+    "find_coloring": "coloring_search",
+    "load_coloring": "coloring",
+    "load_moses": "moses",
+    "load_qm9": "qm9",
     "load_smiles_file": "smiles_file",
     "load_zinc250k": "zinc250k",
     "size_bucketed_batches": "batching",

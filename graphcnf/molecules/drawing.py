@@ -62,6 +62,31 @@ def draw_grid(
     return path
 
 
+def draw_svg(
+    molecule: Chem.Mol | str, *, size: tuple[int, int] = (240, 180), highlight: Sequence[int] = ()
+) -> str:
+    """Draw a molecule (an unsanitized one as it is) as the text of an SVG image.
+
+    Args:
+        molecule: Molecule or SMILES.
+        size: Width and height in pixels.
+        highlight: Indices of atoms to mark.
+
+    Raises:
+        ValueError: RDKit refuses the SMILES.
+    """
+    canvas = rdMolDraw2D.MolDraw2DSVG(*size)
+    options = canvas.drawOptions()
+    options.padding = 0.08
+    options.bondLineWidth = 1.4
+    options.clearBackground = False
+    with quiet():
+        mol = _prepared(molecule)
+        canvas.DrawMolecule(mol, highlightAtoms=list(highlight), highlightBonds=[])
+    canvas.FinishDrawing()
+    return canvas.GetDrawingText()
+
+
 def _prepared(mol: Chem.Mol | str) -> Chem.Mol:
     mol = parse(mol) if isinstance(mol, str) else Chem.Mol(mol)
     mol.UpdatePropertyCache(strict=False)

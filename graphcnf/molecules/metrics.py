@@ -27,6 +27,9 @@ from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 CONVENTIONS = ("strict", "largest_fragment", "valence_only", "repaired")
 
+UNIQUE_AT = (1_000, 10_000)
+"""Numbers of valid samples that uniqueness is also given among, because it falls with them."""
+
 
 def molecules(
     samples: PackedGraphs | Iterable[Chem.Mol | str | None],
@@ -115,7 +118,8 @@ def summarize(records: pd.DataFrame, training_hashes: np.ndarray | None = None) 
         (mean of the share of atoms in the largest fragment over samples that are valid in this
         convention); `uniqueness`, `novelty`, `vun` in the strict convention with the counts
         `strict_valid`, `strict_unique`, `strict_novel`; the same for every other convention under
-        its name, as `largest_fragment_uniqueness`.
+        its name, as `largest_fragment_uniqueness`; `uniqueness_at_1000` and `uniqueness_at_10000`,
+        among the first so many strictly valid ones, None where there are fewer.
     """
     samples = len(records)
     summary: dict = {"samples": samples}
@@ -133,6 +137,12 @@ def summarize(records: pd.DataFrame, training_hashes: np.ndarray | None = None) 
         summary[f"{convention}_unique"] = len(distinct)
         summary[f"{convention}_validity"] = _share(len(smiles), samples)
         summary[f"{prefix}uniqueness"] = _share(len(distinct), len(smiles))
+        if convention == "strict":
+            for k in UNIQUE_AT:
+                enough = len(hashes) >= k
+                summary[f"uniqueness_at_{k}"] = (
+                    len(set(hashes[:k].tolist())) / k if enough else None
+                )
         if training_hashes is None:
             summary[f"{convention}_novel"] = None
             summary[f"{prefix}novelty"] = summary[f"{prefix}vun"] = None
@@ -146,6 +156,27 @@ def summarize(records: pd.DataFrame, training_hashes: np.ndarray | None = None) 
             kept = records["kept"][[isinstance(s, str) for s in records[convention]]]
             summary["largest_fragment_atom_share"] = float(kept.mean()) if len(kept) else 0.0
     return summary
+
+
+def validity_table(summary: dict) -> pd.DataFrame:
+    """The conventions side by side, one row each, from the figures of `summarize`.
+
+    Returns:
+        Indexed by convention, the columns `samples`, `valid`, `validity` (of the samples),
+        `unique`, `uniqueness` (of the valid), `novel`, `novelty` (of the valid) and `vun` (of the
+        samples); the last three hold None without training hashes.
+    """
+    rows = {}
+    for convention in CONVENTIONS:
+        if f"{convention}_valid" not in summary:
+            continue
+        prefix = "" if convention == "strict" else f"{convention}_"
+        names = {"samples": "samples", "vun": f"{prefix}vun"}
+        names |= {k: f"{convention}_{k}" for k in ("valid", "validity", "unique", "novel")}
+        names |= {k: f"{prefix}{k}" for k in ("uniqueness", "novelty")}
+        order = ("samples", "valid", "validity", "unique", "uniqueness", "novel", "novelty", "vun")
+        rows[convention] = {k: summary[names[k]] for k in order}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("convention")
 
 
 def evaluate(

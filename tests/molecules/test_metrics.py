@@ -7,7 +7,13 @@ from graphcnf.molecules import validity
 from graphcnf.molecules.codec import graph_to_molecule
 from graphcnf.molecules.drawing import draw_grid
 from graphcnf.molecules.hashing import contains, hash_each, hash_smiles, smiles_hash
-from graphcnf.molecules.metrics import CONVENTIONS, data_ceiling, evaluate, evaluate_records
+from graphcnf.molecules.metrics import (
+    CONVENTIONS,
+    data_ceiling,
+    evaluate,
+    evaluate_records,
+    validity_table,
+)
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 VOCABULARY = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0)))
@@ -36,6 +42,29 @@ def test_figures_of_a_hand_made_sample():
     assert all(
         0 <= v <= 1 for k, v in result.items() if k.split("_")[-1] in ("validity", "novelty")
     )
+
+
+def test_conventions_side_by_side():
+    samples = ["CCO", "OCC", "CCN", "C(C)(C)(C)(C)C", "CCCC.O"]
+    summary = evaluate(samples, training_hashes=hash_smiles(["CCN"]), conventions=CONVENTIONS)
+    table = validity_table(summary)
+    assert list(table.index) == list(CONVENTIONS) and (table["samples"] == 5).all()
+    assert list(table["valid"]) == [3, 4, 4, 5]
+    assert np.allclose(table["validity"] * table["samples"], table["valid"])
+    assert np.allclose(table["uniqueness"] * table["valid"], table["unique"])
+    assert np.allclose(table["novelty"] * table["valid"], table["novel"])
+    assert table.loc["strict", "vun"] == 1 / 5
+    assert list(validity_table(evaluate(samples)).index) == ["strict", "largest_fragment"]
+    assert validity_table(evaluate(samples))["novelty"].isna().all()
+
+
+def test_uniqueness_among_the_first_thousand():
+    chains = ["C" * n for n in range(1, 501)]
+    assert evaluate(chains)["uniqueness_at_1000"] is None
+    result = evaluate(["CC(C)(C)(C)C", *chains, *chains, "O"])
+    # The invalid one does not count; what comes after the first thousand does not either.
+    assert result["uniqueness_at_1000"] == 0.5 and result["uniqueness_at_10000"] is None
+    assert result["uniqueness"] == 501 / 1001
 
 
 def test_records_table():

@@ -1,12 +1,18 @@
+import gzip
 import json
 
 import pytest
+
+from graphcnf.datasets import moses, qm9
+from graphcnf.molecules import optional
 
 
 def test_list(graphcnf):
     code, out, err = graphcnf("datasets", "list")
     assert code == 0 and "zinc250k" in out and "cache" in err
-    assert set(json.loads(graphcnf("datasets", "list", "--json")[1])) >= {"zinc250k", "FILE"}
+    assert set(json.loads(graphcnf("datasets", "list", "--json")[1])) >= {
+        "zinc250k", "moses", "qm9", "FILE",
+    }  # fmt: skip
 
 
 def test_prepare_builds_the_cache(graphcnf, small_zinc, tmp_path):
@@ -43,3 +49,41 @@ def test_check(graphcnf, small_zinc, surroundings):
     code, out, err = graphcnf("datasets", "check", "x.smi")
     assert code == 1 and out.startswith("O=[PH2]") and "1 of 2" in err
     assert err.splitlines()[-1].startswith("error: x: 50.00000% is less")
+
+
+def test_moses_and_qm9(graphcnf, tmp_path, monkeypatch):
+    """Out of packages like the real ones, which are found first."""
+    parts = {"train": ["CCO", "Cc1ccccc1", "CCCl"], "test": ["CCN"], "test_scaffolds": ["C1CC1"]}
+    folder = tmp_path / "packages/moses/dataset/data"
+    folder.mkdir(parents=True)
+    for part, smiles in parts.items():
+        content = "\n".join(["SMILES", *smiles]).encode()
+        (folder / f"{part}.csv.gz").write_bytes(gzip.compress(content))
+    monkeypatch.setattr(moses, "ROWS", {part: len(smiles) for part, smiles in parts.items()})
+    folder = tmp_path / "packages/qm9pack/data"
+    folder.mkdir(parents=True)
+    for part, smiles in zip(qm9.PARTS, ("C", "[NH3+]CC([O-])=O", "FC"), strict=True):
+        (folder / part).write_text(f'SMILES,XYZ_Ang\n{smiles},"[[0.1,-0.2]]"\n')
+    monkeypatch.setattr(qm9, "ROWS", 3)
+    for package in ("moses", "qm9pack"):
+        (tmp_path / "packages" / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    for name, train in (("moses", 3), ("qm9", None)):
+        code, out, err = graphcnf("datasets", "prepare", name)
+        assert code == 0 and out == "" and "molecules are ready" in err
+        facts = json.loads(graphcnf("datasets", "info", name, "--json")[1])
+        assert facts["molecules"] == (4 if name == "moses" else 3) and not facts["left_out"]
+        assert train in (None, facts["train"])
+        assert graphcnf("datasets", "check", name, "--workers", 1)[0] == 0
+    assert graphcnf("datasets", "info", "moses", "--column", "x")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [("moses", "pip install --no-deps molsets"), ("qm9", "pip install 'graphcnf[qm9]'")],
+)
+def test_what_to_install(graphcnf, monkeypatch, name, cure):
+    monkeypatch.setattr(optional, "find_spec", lambda package: None)
+    for command in ("prepare", "info", "check"):
+        code, out, err = graphcnf("datasets", command, name)
+        assert code == 1 and out == "" and cure in err and err.count("\n") == 1

@@ -1,0 +1,106 @@
+"""MOSES: 1,936,962 drug-like molecules from ZINC, without charges (Polykovskiy et al. 2020).
+
+The package molsets holds them as train, test and test_scaffolds; the molecules of the last have
+scaffolds that the others lack. Only its data files are read, since its code does not run with
+current releases of pandas and RDKit. For the same reason it is installed without what it depends
+on, some of which cannot be built any more.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+
+import numpy as np
+
+from graphcnf.datasets import cache
+from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode, load_cached
+from graphcnf.errors import UserError
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.molecules.optional import installed_file
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+ROWS = {"train": 1_584_663, "test": 176_074, "test_scaffolds": 176_225}
+
+VOCABULARY = MoleculeVocabulary(
+    (("C", 0), ("N", 0), ("O", 0), ("S", 0), ("F", 0), ("Cl", 0), ("Br", 0))
+)
+"""By falling frequency, fixed so that the parts can be encoded one by one."""
+
+
+def read_moses(part: str) -> list[str]:
+    """SMILES of one part: train, test or test_scaffolds.
+
+    Raises:
+        UserError: There is no such part, or molsets is not installed or damaged.
+    """
+    return _lines(part, _content(part))
+
+
+def load_moses(
+    split: str = "test", *, workers: int | None = None, use_cache: bool = True
+) -> MoleculeDataset:
+    """Load the training molecules and one of the two sets that are held out with them.
+
+    The first time, they are encoded (some minutes on two cores) and cached part by part.
+
+    Args:
+        split: The part to hold out, "test" or "test_scaffolds".
+        workers: Processes that encode; None for one per core.
+        use_cache: Whether to read and write the cache (`$GRAPHCNF_CACHE` or the user's cache
+            folder).
+
+    Raises:
+        UserError: There is no such part, or molsets is not installed or damaged.
+    """
+    if split not in ("test", "test_scaffolds"):
+        raise UserError(f"no split {split!r} to hold out: choose test or test_scaffolds")
+    train, test = (_load_part(part, workers, use_cache) for part in ("train", split))
+    return MoleculeDataset(
+        f"moses-{split}",
+        PackedGraphs.concatenate([train.graphs, test.graphs]),
+        train.smiles + test.smiles,
+        VOCABULARY,
+        np.concatenate([train.hashes, test.hashes]),
+        test_indices=np.arange(len(train), len(train) + len(test)),
+    )
+
+
+def _load_part(part: str, workers: int | None, use_cache: bool) -> MoleculeDataset:
+    content = _content(part)
+    name = f"moses-{part}"
+    path = cache_path(name, hashlib.sha256(content).hexdigest())
+    dataset = load_cached(name, path) if use_cache else None
+    if dataset is None:
+        lines = _lines(part, content)
+        cache.note(f"encoding {len(lines):,} molecules of MOSES; later starts take seconds")
+        dataset = encode(name, lines, vocabulary=VOCABULARY, workers=workers)
+        if dataset.skipped:
+            first = dataset.skipped[0]
+            raise UserError(f"MOSES, {part}, line {first.line + 1}: {first.reason}")
+        if use_cache:
+            cache.write(path, dataset.to_arrays())
+    return dataset
+
+
+def _content(part: str) -> bytes:
+    if part not in ROWS:
+        raise UserError(f"MOSES has no part {part!r}: choose from {', '.join(ROWS)}")
+    path = installed_file("moses", "dataset", "data", f"{part}.csv.gz")
+    if path is None:
+        raise UserError("MOSES comes with the package molsets: pip install --no-deps molsets")
+    return path.read_bytes()
+
+
+def _lines(part: str, content: bytes) -> list[str]:
+    try:
+        header, *lines = gzip.decompress(content).decode().split()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(f"MOSES, {part}: {error}: reinstall molsets") from error
+    if header != "SMILES" or len(lines) != ROWS[part]:
+        raise UserError(
+            f"MOSES, {part}: {len(lines)} rows of {header!r} instead of {ROWS[part]} of 'SMILES': "
+            "reinstall molsets"
+        )
+    return lines

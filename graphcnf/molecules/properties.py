@@ -1,0 +1,151 @@
+"""Properties, contents and alerts of molecules, and how their distributions are compared."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from rdkit import Chem, RDConfig
+from rdkit.Chem import QED, Crippen, Descriptors
+from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
+
+from graphcnf.molecules.optional import Unavailable, installed_file
+
+
+def logp(mol: Chem.Mol) -> float:
+    """Octanol-water partition coefficient, decadic logarithm (Wildman & Crippen 1999)."""
+    return Crippen.MolLogP(mol)
+
+
+def qed(mol: Chem.Mol) -> float:
+    """Quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
+    return QED.qed(mol)
+
+
+def sa(mol: Chem.Mol) -> float:
+    """Synthetic accessibility, 1 (easy) to 10 (Ertl & Schuffenhauer 2009), as RDKit computes it.
+
+    The worked example that MOSES publishes does not come out with current releases of RDKit, so
+    hold distances of this score against figures of the same release only.
+
+    Raises:
+        Unavailable: This build of RDKit came without its Contrib folder.
+    """
+    return _sa_scorer().calculateScore(mol)
+
+
+def weight(mol: Chem.Mol) -> float:
+    """Molecular weight, g/mol."""
+    return Descriptors.MolWt(mol)
+
+
+def wasserstein(generated: np.ndarray, reference: np.ndarray) -> float:
+    """Wasserstein-1 distance between two samples of a property, as in MOSES (arXiv 1811.12823).
+
+    The mean distance by which values have to be moved to turn one distribution into the other, in
+    the property's own unit. At least 0, lower is better.
+
+    Raises:
+        Unavailable: SciPy is missing.
+    """
+    try:
+        from scipy.stats import wasserstein_distance
+    except ImportError as error:
+        raise Unavailable("needs scipy: pip install 'graphcnf[metrics]'") from error
+    return float(wasserstein_distance(generated, reference))
+
+
+def contents(mol: Chem.Mol) -> dict[str, list[str]]:
+    """What a molecule is made of.
+
+    Returns:
+        `atoms`, the number of heavy atoms (one entry); `elements` and `charges` of every heavy
+        atom; `bonds`, the type of every bond between them in a Kekulé structure; and `rings`, the
+        size of every ring of a smallest set of smallest rings.
+    """
+    mol = Chem.Mol(mol)
+    Chem.Kekulize(mol, clearAromaticFlags=True)
+    atoms = list(mol.GetAtoms())
+    return {
+        "atoms": [str(len(atoms))],
+        "elements": [atom.GetSymbol() for atom in atoms],
+        "charges": [f"{atom.GetFormalCharge():+d}" for atom in atoms],
+        "bonds": [bond.GetBondType().name for bond in mol.GetBonds()],
+        # Sanitization finds the symmetrized set, which may hold more rings than are independent.
+        "rings": [str(len(ring)) for ring in Chem.GetSSSR(mol)],
+    }
+
+
+def total_variation(generated: Mapping[str, int], reference: Mapping[str, int]) -> float:
+    """Total variation distance between two histograms, `1/2 sum_k |p_k - q_k|`.
+
+    The share of one histogram that has to be moved to turn it into the other. In [0, 1], lower is
+    better. A histogram without any entry is at distance 1 from every other one.
+    """
+    totals = [sum(generated.values()), sum(reference.values())]
+    if 0 in totals:
+        return float(any(totals))
+    keys = sorted({*generated, *reference})
+    return 0.5 * sum(
+        abs(generated.get(k, 0) / totals[0] - reference.get(k, 0) / totals[1]) for k in keys
+    )
+
+
+def passes_pains(mol: Chem.Mol) -> bool:
+    """Whether none of the 480 PAINS alerts A, B and C is found (Baell & Holloway 2010)."""
+    return not _pains().HasMatch(mol)
+
+
+def passes_mcf(mol: Chem.Mol) -> bool:
+    """Whether none of MOSES' 22 medicinal chemistry filters matches (arXiv 1811.12823).
+
+    Raises:
+        Unavailable: The list, which comes with the package molsets, is not installed.
+    """
+    with_hydrogens = Chem.AddHs(mol)  # which the patterns name
+    return not any(with_hydrogens.HasSubstructMatch(pattern) for pattern in _mcf())
+
+
+def share(generated: np.ndarray, reference: np.ndarray) -> float:
+    """Share of the generated molecules that pass a filter (MOSES, arXiv 1811.12823).
+
+    In [0, 1], higher is better; the reference, which is not used, may be far from 1 itself. MOSES'
+    own "Filters" also asks for PAINS and MCF at once, its eight elements, no charge and no ring of
+    eight or more atoms.
+    """
+    return float(np.mean(generated))
+
+
+@cache
+def _sa_scorer() -> ModuleType:
+    path = Path(RDConfig.RDContribDir, "SA_Score", "sascorer.py")
+    if not path.is_file():
+        raise Unavailable(f"this RDKit has no {path}: install the rdkit wheel from PyPI")
+    spec = spec_from_file_location("rdkit_sa_scorer", path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def _pains() -> FilterCatalog:
+    return FilterCatalog(FilterCatalogParams(FilterCatalogParams.FilterCatalogs.PAINS))
+
+
+@cache
+def _mcf() -> tuple[Chem.Mol, ...]:
+    return tuple(_mcf_patterns())
+
+
+def _mcf_patterns() -> Iterator[Chem.Mol]:
+    path = installed_file("moses", "metrics", "mcf.csv")
+    if path is None:
+        raise Unavailable("needs the list in molsets: pip install --no-deps molsets")
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield Chem.MolFromSmarts(row["smarts"])

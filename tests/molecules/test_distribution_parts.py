@@ -1,0 +1,114 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from graphcnf.molecules import properties, similarity
+from graphcnf.molecules.optional import installed_file
+
+
+def bits(*places):
+    """Packed fingerprints with these bits set."""
+    rows = np.zeros((len(places), similarity.BITS), np.uint8)
+    for row, on in zip(rows, places, strict=True):
+        row[list(on)] = 1
+    return np.packbits(rows, axis=1)
+
+
+def mol(smiles):
+    return Chem.MolFromSmiles(smiles)
+
+
+def test_nearest_similarity_by_hand(monkeypatch):
+    generated, reference = bits({1, 2, 3}, {9}), bits({2, 3, 4, 5}, {1, 2}, {7, 8})
+    # {1,2,3} is 2/5, 2/3 and 0 from the three; {9} shares nothing.
+    assert similarity.nearest_similarity(generated, reference) == pytest.approx(1 / 3)
+    monkeypatch.setattr(similarity, "_BLOCK", 1)
+    assert similarity.nearest_similarity(generated, reference) == pytest.approx(1 / 3)
+    assert similarity.nearest_similarity(reference, reference) == 1
+    assert similarity.nearest_similarity(bits(set()), bits(set(), {1})) == 1
+
+
+@pytest.mark.parametrize("block", [2000, 2])
+def test_internal_diversity_by_hand(block, monkeypatch):
+    monkeypatch.setattr(similarity, "_BLOCK", block)
+    # Similarities 1/3, 0 and 0 between the three.
+    prints = bits({1, 2}, {2, 3}, {5})
+    rows = [1 + 1 / 3, 1 + 1 / 3, 1]
+    assert similarity.internal_diversity(prints) == pytest.approx(1 - sum(rows) / 9)
+    squares = np.sqrt(np.array([1 + 1 / 9, 1 + 1 / 9, 1]) / 3)
+    assert similarity.internal_diversity(prints, 2) == pytest.approx(1 - squares.mean())
+    assert similarity.internal_diversity(prints[[0, 0, 0]], 2) == 0
+
+
+def test_fingerprints_are_those_of_the_definition():
+    packed = similarity.fingerprint(mol("C"))
+    assert packed.shape == (128,) and np.unpackbits(packed).sum() == 1
+    # Ethanol: three atoms, then CH2 and O with their neighbours, CH3 with its own.
+    assert np.unpackbits(similarity.fingerprint(mol("CCO"))).sum() == 6
+
+
+def test_count_similarity_by_hand():
+    assert similarity.count_similarity({"a": 3, "b": 4}, {"a": 6, "b": 8}) == pytest.approx(1)
+    assert similarity.count_similarity({"a": 3, "b": 4}, {"b": 2}) == pytest.approx(0.8)
+    assert similarity.count_similarity({"a": 1}, {"b": 2}) == 0
+    with pytest.raises(ValueError, match="none among the reference"):
+        similarity.count_similarity({"a": 1}, {})
+
+
+def test_fragments_and_scaffolds():
+    # The amide bond, and the bonds of the CH2 to nitrogen and to the ring.
+    assert sorted(similarity.brics_fragments(mol("CC(=O)NCc1ccccc1"))) == [
+        "[1*]C(C)=O", "[16*]c1ccccc1", "[4*]C[8*]", "[5*]N[5*]",
+    ]  # fmt: skip
+    assert similarity.brics_fragments(mol("CCC")) == ["CCC"]
+    assert similarity.scaffold(mol("Cc1ccc(CCc2ccncc2)cc1")) == "c1ccc(CCc2ccncc2)cc1"
+    assert similarity.scaffold(mol("Cc1ccccc1")) is similarity.scaffold(mol("CCO")) is None
+
+
+def test_contents():
+    found = properties.contents(mol("[O-][N+](=O)c1ccccc1"))
+    assert {name: Counter(entries) for name, entries in found.items()} == {
+        "atoms": Counter(["9"]),
+        "elements": Counter("CCCCCCNOO"),
+        "charges": Counter({"+0": 7, "+1": 1, "-1": 1}),
+        "bonds": Counter({"SINGLE": 5, "DOUBLE": 4}),
+        "rings": Counter(["6"]),
+    }
+    # Cubane has six faces, five of which are independent.
+    assert properties.contents(mol("C12C3C4C1C5C2C3C45"))["rings"] == ["4"] * 5
+    assert properties.contents(mol("C#N"))["bonds"] == ["TRIPLE"]
+
+
+def test_distances_of_distributions_by_hand():
+    assert properties.total_variation({"a": 1, "b": 1}, {"b": 30, "c": 10}) == pytest.approx(0.5)
+    assert properties.total_variation({"a": 2}, {"a": 5}) == 0
+    assert properties.total_variation({}, {"a": 5}) == properties.total_variation({"a": 5}, {}) == 1
+    assert properties.total_variation({}, {}) == 0
+    pytest.importorskip("scipy")
+    # 0 stays and 1 moves to 2, and three times 1 to 4.
+    assert properties.wasserstein([0, 1], [0, 2]) == pytest.approx(0.5)
+    assert properties.wasserstein([1, 1, 1], [4]) == pytest.approx(3)
+
+
+def test_properties():
+    assert properties.weight(mol("O")) == pytest.approx(18.015, abs=1e-3)
+    assert properties.logp(mol("CCCCCCCC")) > 3 > properties.logp(mol("CCO"))
+    aspirin, strychnine = (
+        mol("CC(=O)Oc1ccccc1C(=O)O"),
+        mol("O=C1CC2OCC=C3CN4CCC56C4CC3C2C6N1c1ccccc15"),
+    )
+    assert 1 <= properties.sa(aspirin) < 2 < 4 < properties.sa(strychnine) <= 10
+    assert 0 < properties.qed(mol("C" * 30)) < properties.qed(aspirin) < 1
+
+
+def test_filters():
+    assert properties.passes_pains(mol("CC(=O)Nc1ccccc1"))
+    assert not properties.passes_pains(mol("O=C1C=CC(=O)C=C1"))
+    assert properties.share(np.array([True, False, True, True]), None) == 0.75
+    if installed_file("moses", "metrics", "mcf.csv") is None:
+        pytest.skip("molsets, which brings the list of filters, is not installed")
+    # An aldehyde; an alkyl chloride, which is found by its hydrogens.
+    assert not properties.passes_mcf(mol("CC=O")) and not properties.passes_mcf(mol("CCCl"))
+    assert properties.passes_mcf(mol("CC(=O)Nc1ccccc1"))

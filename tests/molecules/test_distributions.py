@@ -1,0 +1,223 @@
+import pickle
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from graphcnf.molecules import chemnet, distributions, nspdk, properties
+from graphcnf.molecules.distributions import METRICS, SetStatistics, compare, set_statistics
+from graphcnf.molecules.optional import installed_file
+from graphcnf.molecules.quantities import QUANTITIES
+
+# The worked example of MOSES' own tests.
+GENERATED = [
+    "CNC",
+    "Oc1ccccc1-c1cccc2cnccc12",
+    "CCCP",
+    "Cc1noc(C)c1CN(C)C(=O)Nc1cc(F)cc(F)c1",
+]
+REFERENCE = ["Oc1ccccc1-c1cccc2cnccc12", "COc1cccc(NC(=O)Cc2coc3ccc(OC)cc23)c1"]
+FAST = [name for name in METRICS if name not in ("fcd", "nspdk", "mcf")]
+OPTIONAL = {
+    "fcd": find_spec("fcd_torch") is not None,
+    "nspdk": find_spec("eden") is not None,
+    "mcf": installed_file("moses", "metrics", "mcf.csv") is not None,
+}
+AVAILABLE = [name for name in METRICS if OPTIONAL.get(name, True)]
+
+
+def test_the_figures_that_moses_publishes_for_its_example():
+    result = compare(GENERATED, REFERENCE, metrics=FAST)
+    published = {
+        "snn": 0.3152585653588176,
+        "frag": 0.3,
+        "scaf": 0.5,
+        "int_div1": 0.7189187309761661,
+        "logp_w1": 1.63229,
+        "qed_w1": 0.20370891752648637,
+        "weight_w1": 106.87,
+    }
+    assert {k: result.values[k] for k in published} == pytest.approx(published)
+    assert (result.generated, result.reference, result.missing) == (4, 2, {})
+    # Shares of 3, 4, 17 and 20 heavy atoms: a quarter each against half 17 and half 22.
+    assert result.values["atoms_tv"] == pytest.approx(0.75)
+    assert result.values["charges_tv"] == 0
+
+
+def test_the_figures_of_moses_code_for_other_molecules():
+    """What molsets 0.3.1, made to run with RDKit 2026.9, gives for these strings."""
+    result = compare(
+        [
+            "CC(=O)Nc1ccc2c(c1)OCO2", "O=C(NCc1ccccc1)c1ccncc1", "CN1CCN(c2ccccc2)CC1",
+            "O=C(NCc1ccccc1)c1ccncc1", "CCOC(=O)c1ccc2c(c1)OCO2", "CCCCO",
+        ],
+        [
+            "O=C(Nc1ccccc1)c1ccncc1", "CC(=O)Nc1ccc2c(c1)OCO2", "O=C(NCc1ccccc1)c1ccco1",
+            "CCN1CCN(c2ccccc2)CC1",
+        ],
+        metrics=["snn", "frag", "scaf", "int_div1", "int_div2"],
+    )  # fmt: skip
+    expected = {
+        "snn": 0.5428356379270554,
+        "frag": 0.8958280175293669,
+        "scaf": 0.5,
+        "int_div1": 0.6711184150642819,
+        "int_div2": 0.5110857937346083,
+    }
+    assert result.values == pytest.approx(expected, abs=1e-7)
+
+
+def test_frechet_chemnet_distance_that_moses_publishes():
+    pytest.importorskip("fcd_torch")
+    result = compare(GENERATED, REFERENCE, metrics=["fcd"])
+    assert result.values["fcd"] == pytest.approx(52.58371754126664, rel=1e-5)
+
+
+def test_frechet_chemnet_distance_is_that_of_fcd_torch(zinc_smiles, monkeypatch):
+    fcd_torch = pytest.importorskip("fcd_torch")
+    one, other = zinc_smiles[:60], zinc_smiles[60:110]
+    bare = [[Chem.MolToSmiles(Chem.MolFromSmiles(s), False) for s in part] for part in (one, other)]
+    wanted = fcd_torch.FCD(canonize=False)(gen=bare[0], ref=bare[1])
+    assert compare(one, other, metrics=["fcd"]).values["fcd"] == pytest.approx(wanted, rel=1e-6)
+    monkeypatch.setattr(chemnet, "BATCH", 32)
+    seen = []
+
+    def counted(function, batches):
+        for batch in batches:
+            seen.append(len(batch))
+            yield function(batch)
+
+    result = compare(one, other, metrics=["fcd"], network_mapper=counted)
+    assert result.values["fcd"] == pytest.approx(wanted, rel=1e-4)
+    assert seen == [32, 28, 32, 18]
+
+
+@pytest.fixture(scope="module")
+def three_sets(zinc_smiles):
+    """Statistics of two samples of ZINC250k and of quinones with chains, 150 molecules each."""
+    quinones = [
+        f"O=C{'C#C' * a}C[N+](C)(C)C{'C' * b}C1=CC(=O)c2ccccc2C1=O"
+        for a in range(15)
+        for b in range(10)
+    ]
+    sets = (zinc_smiles[:150], zinc_smiles[150:300], quinones)
+    return [set_statistics(smiles, metrics=AVAILABLE) for smiles in sets]
+
+
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_two_samples_of_the_same_data_are_nearer_than_other_molecules(name, three_sets):
+    real, same_data, quinones = three_sets
+    itself, near, far = (
+        compare(other, real, metrics=[name]).values[name] for other in (real, same_data, quinones)
+    )
+    if METRICS[name].better == "lower":
+        assert itself == pytest.approx(0, abs=1e-6)
+        assert 0 < near < far / 2
+    elif name in ("snn", "frag", "scaf"):
+        assert itself == pytest.approx(1)
+        assert 1 > near > far >= 0
+    else:  # of one set alone
+        assert abs(near - itself) < abs(far - itself) / 4
+
+
+def test_order_stereo_and_form_of_the_molecules_do_not_matter():
+    smiles = ["C[C@H](N)C(=O)O", "F/C=C/Cl", "c1ccc2ccccc2c1"]
+    others = [Chem.MolFromSmiles(s) for s in ("C1=CC2=CC=CC=C2C=C1", "NC(C)C(O)=O", "FC=CCl")]
+    first, second = (compare(s, GENERATED, metrics=FAST).values for s in (smiles, others))
+    assert first == pytest.approx(second)
+
+
+def test_chunks_and_the_way_to_other_processes_do_not_change_the_figures(zinc_smiles, monkeypatch):
+    def elsewhere(function, chunks):
+        there = pickle.loads(pickle.dumps((function, chunks)))
+        return [pickle.loads(pickle.dumps(there[0](chunk))) for chunk in there[1]]
+
+    smiles = zinc_smiles[:30]
+    whole = set_statistics(smiles, metrics=FAST)
+    monkeypatch.setattr(distributions, "CHUNK", 7)
+    parts = set_statistics(smiles, metrics=FAST, mapper=elsewhere)
+    figures = [compare(s, REFERENCE, metrics=FAST).values for s in (whole, parts)]
+    assert figures[0] == figures[1]
+
+
+def test_statistics_survive_the_cache_format():
+    statistics = set_statistics(GENERATED, metrics=FAST)
+    statistics.missing["nspdk"] = "a reason"
+    again = SetStatistics.from_arrays(statistics.to_arrays())
+    assert (again.size, again.missing) == (4, {"nspdk": "a reason"})
+    assert set(again.values) == set(statistics.values)
+    before, after = (compare(s, REFERENCE, metrics=FAST).values for s in (statistics, again))
+    assert before == after
+
+
+def test_nspdk_is_the_mmd_of_all_pairs(zinc_smiles, monkeypatch):
+    pytest.importorskip("eden.graph")
+    smiles = zinc_smiles[:10]
+    features = np.array([nspdk.nspdk_mean([Chem.MolFromSmiles(s)]) for s in smiles])
+    kernel = features @ features.T
+    assert np.diag(kernel) == pytest.approx(np.ones(10))
+    wanted = kernel[:6, :6].mean() + kernel[6:, 6:].mean() - 2 * kernel[:6, 6:].mean()
+    monkeypatch.setattr(distributions, "CHUNK", 4)
+    assert compare(smiles[:6], smiles[6:], metrics=["nspdk"]).values["nspdk"] == pytest.approx(
+        wanted
+    )
+    # Python hashes strings anew in every run, so this value would not come back with such labels.
+    example = compare(GENERATED, REFERENCE, metrics=["nspdk"]).values["nspdk"]
+    assert example == pytest.approx(0.4795251656137262, abs=1e-12)
+
+
+def test_what_is_missing_is_named_and_the_rest_is_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "eden.graph", None)
+    monkeypatch.setitem(sys.modules, "fcd_torch", None)
+    monkeypatch.setattr(properties, "installed_file", lambda *parts: None)
+    properties._mcf.cache_clear()
+    result = compare(GENERATED, REFERENCE)
+    assert list(result.values) == list(METRICS)
+    assert set(result.missing) == {"fcd", "nspdk", "mcf"}
+    assert "pip install 'graphcnf[metrics]'" in result.missing["nspdk"]
+    assert "pip install 'graphcnf[metrics]'" in result.missing["fcd"]
+    assert "pip install --no-deps molsets" in result.missing["mcf"]
+    assert [k for k, v in result.values.items() if v is None] == ["fcd", "nspdk", "mcf"]
+    assert all("\n" not in reason for reason in result.missing.values())
+
+
+def test_sets_without_what_is_compared():
+    empty = compare([], REFERENCE, metrics=FAST)
+    assert set(empty.values.values()) == {None}
+    assert set(empty.missing.values()) == {"there are no generated molecules"}
+    chains = compare(["CCO", "CCN"], ["CCCC"], metrics=["scaf", "rings_tv", "frag"])
+    assert chains.missing == {"scaf": "none among the generated molecules"}
+    assert chains.values == {"scaf": None, "rings_tv": 0, "frag": 0}
+    assert compare(["CCO"], ["C1CC1"], metrics=["rings_tv"]).values == {"rings_tv": 1}
+    assert "two molecules" in compare(["CCO"], REFERENCE, metrics=["fcd"]).missing["fcd"]
+
+
+def test_a_comparison_as_a_table():
+    frame = compare(["CCO", "CCN"], ["CCCC"], metrics=["scaf", "weight_w1"]).to_frame()
+    assert list(frame.columns) == ["metric", "value", "better", "missing"]
+    assert list(frame["metric"]) == ["scaf", "weight_w1"]
+    assert np.isnan(frame["value"][0]) and frame["value"][1] == pytest.approx(12.547, abs=1e-3)
+    assert frame["missing"][0] == "none among the generated molecules"
+    assert frame["missing"].notna().tolist() == [True, False]
+    assert list(frame["better"]) == ["higher", "lower"]
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="no metric 'fdc': choose from fcd, nspdk"):
+        compare(GENERATED, REFERENCE, metrics=["fdc"])
+    with pytest.raises(ValueError, match=r"molecules\[1\]: not a SMILES.*'C1CC'"):
+        compare(["CCO", "C1CC"], REFERENCE, metrics=["snn"])
+    partial = set_statistics(REFERENCE, metrics=["snn"])
+    result = compare(GENERATED, partial, metrics=["snn", "frag"])
+    assert result.values["snn"] is not None
+    assert result.missing == {
+        "frag": "the statistics of the reference molecules were made without fragments"
+    }
+
+
+def test_every_metric_has_a_quantity_and_is_in_the_table():
+    for name, metric in METRICS.items():
+        assert metric.quantity == "chemnet" or metric.quantity in QUANTITIES
+        assert f"`{name}`" in distributions.__doc__
