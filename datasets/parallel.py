@@ -9,15 +9,153 @@ from __future__ import annotations
 
 import os
 import pickle
-import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import count
+
+from graphcnf.errors import UserError
 
 _SERVE = "from graphcnf.datasets.parallel import _serve; _serve()"
+
+GRACE = 10.0
+"""Seconds that a process which answers no more has left to end by itself."""
+
+
+class WorkerDied(UserError, RuntimeError):
+    """A child process ended without an answer: killed, or out of memory."""
+
+
+class OrderedMap:
+    """`function(chunk)` for every chunk, in their order, computed ahead in child processes.
+
+    A context manager, and iterable once. Work begins at once and ends with the context, finished or
+    not; when this process dies, the children end after the chunk that they are at. At most
+    `workers * ahead` chunks are taken before their results are.
+
+    Args:
+        function: A function at the top level of an importable module, or a `functools.partial` of
+            one; it is pickled and sent to every process once.
+        chunks: Arguments, possibly without end; they and the results are pickled.
+        workers: Processes; 1 for none but this one, which then works on demand.
+        ahead: Chunks per process that are worked on before they are asked for.
+
+    Raises:
+        UserError: A process cannot be started.
+        WorkerDied: While iterating, after the results that are complete up to there.
+        Exception: While iterating, after the results before it, what the function raised for a
+            chunk, with the traceback as a note; a `RuntimeError` in place of an exception that
+            cannot be pickled.
+    """
+
+    def __init__(self, function: Callable, chunks: Iterable, *, workers: int, ahead: int = 2):
+        self._function = function
+        self._chunks = iter(chunks)
+        self._given = 0
+        self._total: int | None = None
+        self._results: dict[int, tuple[bool, bytes]] = {}
+        self._failure: BaseException | None = None
+        self._closed = False
+        self._changed = threading.Condition()
+        self._room = threading.Semaphore(workers * ahead)
+        self._processes: list[subprocess.Popen] = []
+        self._threads: list[threading.Thread] = []
+        if workers <= 1 or not sys.executable:
+            return
+        message = _framed(function)
+        try:
+            for _ in range(workers):
+                process = _spawn()
+                self._processes.append(process)
+                thread = threading.Thread(target=self._feed, args=(process, message), daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except (OSError, RuntimeError) as error:
+            self.__exit__()
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot start {workers} worker processes: {reason}") from None
+
+    def __enter__(self) -> OrderedMap:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._closed = True
+        for process in self._processes:
+            process.kill()
+        # Threads may wait for room.
+        self._room.release(max(1, len(self._threads)))
+        for thread in self._threads:
+            thread.join()
+        for process in self._processes:
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(OSError):
+                    pipe.close()
+
+    def __iter__(self) -> Iterator:
+        if not self._processes:
+            yield from map(self._function, self._chunks)
+            return
+        for k in count():
+            with self._changed:
+                self._changed.wait_for(
+                    lambda k=k: k in self._results or self._failure or k == self._total
+                )
+                if k not in self._results:
+                    if self._failure:
+                        raise self._failure
+                    return
+                good, data = self._results.pop(k)
+            self._room.release()
+            value = pickle.loads(data)
+            if not good:
+                raise value
+            yield value
+
+    def _feed(self, process: subprocess.Popen, message: bytes) -> None:
+        """Hand chunks to one process and take its answers, until there are no more."""
+        try:
+            process.stdin.write(message)
+            process.stdin.flush()
+            while (task := self._next()) is not None:
+                k, chunk = task
+                process.stdin.write(_framed(chunk))
+                process.stdin.flush()
+                answer = pickle.load(process.stdout)
+                with self._changed:
+                    self._results[k] = answer
+                    self._changed.notify_all()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._fail(WorkerDied(f"a worker process died ({_ending(process)})"))
+        except Exception as error:
+            self._fail(error)
+
+    def _next(self) -> tuple[int, object] | None:
+        """Number and chunk of a task, as soon as there is room for it; None when all is given."""
+        self._room.acquire()
+        with self._changed:
+            if self._closed or self._failure or self._total is not None:
+                return None
+            try:
+                chunk = next(self._chunks)
+            except StopIteration:
+                self._total = self._given
+                self._changed.notify_all()
+                return None
+            except Exception as error:
+                self._fail(error)
+                return None
+            self._given += 1
+            return self._given - 1, chunk
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
 
 
 def parallel_map(
@@ -26,64 +164,20 @@ def parallel_map(
     """`[function(chunk) for chunk in chunks]`, in child processes.
 
     Args:
-        function: A function at the top level of an importable module.
+        function: As `OrderedMap` takes it.
         chunks: Arguments; they and the results are pickled.
         workers: Processes; None for one per available core, 1 for none but this one.
         label: What the progress bar says (shown on a terminal only).
     """
-    workers = min(workers or _cores(), len(chunks))
-    results: list = [None] * len(chunks)
-    with _progress(label, len(chunks)) as advance:
-        if workers <= 1 or not sys.executable:
-            for k, chunk in enumerate(chunks):
-                results[k] = function(chunk)
-                advance()
-            return results
-        todo: queue.SimpleQueue = queue.SimpleQueue()
-        for k in range(len(chunks)):
-            todo.put(k)
-        errors: list[BaseException] = []
-        lock = threading.Lock()
-
-        def feed(process: subprocess.Popen) -> None:
-            try:
-                while not errors:
-                    try:
-                        k = todo.get_nowait()
-                    except queue.Empty:
-                        return
-                    request = (function.__module__, function.__qualname__, chunks[k])
-                    pickle.dump(request, process.stdin)
-                    process.stdin.flush()
-                    good, value = pickle.load(process.stdout)
-                    if not good:
-                        raise value
-                    results[k] = value
-                    with lock:
-                        advance()
-            except (EOFError, BrokenPipeError):
-                errors.append(RuntimeError(f"a worker process died ({label or function})"))
-            except Exception as error:
-                errors.append(error)
-
-        processes = [_spawn() for _ in range(workers)]
-        try:
-            threads = [threading.Thread(target=feed, args=(p,), daemon=True) for p in processes]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        except BaseException:
-            for process in processes:
-                process.kill()
-            raise
-        finally:
-            for process in processes:
-                process.stdin.close()
-                process.wait()
-                process.stdout.close()
-        if errors:
-            raise errors[0]
+    workers = min(workers or available_cores(), len(chunks))
+    results = []
+    with (
+        _progress(label, len(chunks)) as advance,
+        OrderedMap(function, chunks, workers=workers, ahead=4) as stream,
+    ):
+        for result in stream:
+            results.append(result)
+            advance()
     return results
 
 
@@ -92,7 +186,8 @@ def chunked(items: Sequence, size: int) -> list:
     return [items[k : k + size] for k in range(0, len(items), size)]
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -101,32 +196,73 @@ def _cores() -> int:
 def _spawn() -> subprocess.Popen:
     paths = os.pathsep.join(os.path.abspath(p) for p in sys.path)
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    # A group of their own: Ctrl-C and `timeout` reach this process only, which ends them.
+    apart = {"process_group": 0} if os.name == "posix" else {}
     return subprocess.Popen(
         [sys.executable, "-P", "-c", _SERVE],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, **apart,
     )  # fmt: skip
 
 
+def _ending(process: subprocess.Popen) -> str:
+    try:
+        code = process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return "it closed its pipes"
+    if code == -9:
+        return "killed by signal 9: is there enough memory?"
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _framed(value: object) -> bytes:
+    """Pickled bytes of pickled bytes: who reads it gets to the end even if it cannot be unpickled.
+
+    A class or a module may be missing on the other side.
+    """
+    return pickle.dumps(pickle.dumps(value))
+
+
 def _serve() -> None:
-    """Answer requests from stdin until it closes, which it also does when the parent dies."""
+    """Apply the function that comes first on stdin to what follows.
+
+    Stdin closes when the parent is done, or dies.
+    """
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that prints may end up among the replies
-    while True:
+    requests = sys.stdin.buffer
+    try:
+        message = pickle.load(requests)
         try:
-            module, name, chunk = pickle.load(sys.stdin.buffer)
-        except (EOFError, KeyboardInterrupt):
-            return
-        try:
-            reply = (True, getattr(import_module(module), name)(chunk))
-        except KeyboardInterrupt:
-            return
+            function = pickle.loads(message)
         except Exception as error:
-            reply = (False, error)
-        try:
-            pickle.dump(reply, replies)
+            function = partial(_refuse, error)
+        while True:
+            chunk = pickle.load(requests)
+            pickle.dump(_answer(function, chunk), replies)
             replies.flush()
-        except BrokenPipeError:
-            os._exit(0)  # without another attempt to flush
+    except (EOFError, BrokenPipeError, KeyboardInterrupt, pickle.UnpicklingError):
+        os._exit(0)  # without another attempt to flush
+
+
+def _answer(function: Callable, chunk: bytes) -> tuple[bool, bytes]:
+    """Whether it went well, and the pickled result or exception."""
+    try:
+        return True, pickle.dumps(function(pickle.loads(chunk)))
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        try:
+            data = pickle.dumps(error)
+            # Some exceptions are pickled, but never unpickled.
+            pickle.loads(data)
+        except Exception:
+            data = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+        return False, data
+
+
+def _refuse(error: Exception, chunk: object) -> None:
+    raise error
 
 
 @contextmanager

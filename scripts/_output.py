@@ -15,18 +15,18 @@ from graphcnf.errors import UserError
 
 
 def output_kind(path: Path | None, kinds: tuple[str, ...]) -> str | None:
-    """The file's suffix without its dot, None without a file.
+    """The one of `kinds` ("csv", "csv.gz" ...) that the file's name ends in, None without a file.
 
     Raises:
-        typer.BadParameter: The suffix is none of `kinds`.
+        typer.BadParameter: It ends in none of them.
     """
     if path is None:
         return None
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in kinds:
-        known = ", ".join(f".{k}" for k in kinds)
-        raise typer.BadParameter(f"{path} must end in one of {known}", param_hint="'--out'")
-    return kind
+    for kind in kinds:
+        if path.name.lower().endswith(f".{kind}") and len(path.name) > len(kind) + 1:
+            return kind
+    known = ", ".join(f".{k}" for k in kinds)
+    raise typer.BadParameter(f"{path} must end in one of {known}", param_hint="'--out'")
 
 
 def check_place(path: Path | None) -> None:
@@ -79,9 +79,9 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
 
 
 @contextmanager
-def progress_bar(label: str, total: int) -> Iterator:
+def progress_bar(label: str, total: int, *, hidden: bool = False) -> Iterator:
     """Context with a function `show(done)`; it draws a bar on stderr, where that is a terminal."""
-    if not sys.stderr.isatty():
+    if hidden or not sys.stderr.isatty():
         yield lambda done: None
         return
     from rich.console import Console

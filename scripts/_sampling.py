@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from math import ceil
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,14 +11,11 @@ import typer
 from graphcnf.errors import UserError
 
 if TYPE_CHECKING:
-    from graphcnf.graphs import GraphCNF, PackedGraphs
+    from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
-BLOCK = 512
-"""Records that are drawn at a time."""
-
-FIRST_BLOCK = 128
-"""The first block is smaller: few molecules come sooner."""
+WORTHWHILE = 1000
+"""Records for which another process pays: starting it takes as long as to draw half of them."""
 
 
 def load_model(name: str, device: str = "cpu") -> GraphCNF:
@@ -89,27 +86,16 @@ def check_temperature(temperature: float) -> None:
         )
 
 
-def record_blocks(
-    model: GraphCNF,
-    *,
-    seed: int,
-    temperature: float = 1.0,
-    sizes: tuple[int, int] | None = None,
-    batch_size: int = 128,
-) -> Iterator[tuple[int, PackedGraphs]]:
-    """Endless stream of samples, as (number of the first record, graphs).
+def sampling_processes(model: GraphCNF, records: float, asked_for: int | None = None) -> int:
+    """Processes to draw about so many records: as many as asked for, or else as pay.
 
-    Where a block begins and ends depends on nothing but `batch_size`, so that not even rounding
-    errors of padded batches tell how many records somebody wanted.
+    Never more than there are blocks; one for a model on a GPU.
     """
-    first = 0
-    while True:
-        count = max(batch_size, min(BLOCK, max(FIRST_BLOCK, first)))
-        yield (
-            first,
-            model.sample_records(
-                first, count, seed=seed, temperature=temperature, sizes=sizes,
-                batch_size=batch_size,
-            ),
-        )  # fmt: skip
-        first += count
+    from graphcnf.datasets.parallel import available_cores
+    from graphcnf.graphs.records import BLOCK
+
+    if model.device.type != "cpu":
+        return 1
+    if asked_for is None:
+        return max(1, min(available_cores(), round(records / WORTHWHILE)))
+    return max(1, min(asked_for, ceil(records / BLOCK)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import importlib.util
 import statistics
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 CONVENTIONS = ("strict", "largest_fragment", "valence_only", "repaired")
 BATCH = 128
 
-FCD_REFERENCE = 10_000
+REFERENCE = 10_000
 """Held-out molecules that samples are compared with, at most."""
+
+OFFICIAL = ("zinc250k", "moses", "qm9")
+"""Data sets with a held-out part of their own."""
 
 
 def load_reference(name: str, model: GraphCNF | None = None) -> MoleculeDataset:
-    """Load `zinc250k`, or a file (in the coding of a model, where one is given).
+    """Load one of `OFFICIAL`, or a file (in the coding of a model, where one is given).
 
     Raises:
         UserError: There is no such data, or the model has other categories.
@@ -37,21 +41,35 @@ def load_reference(name: str, model: GraphCNF | None = None) -> MoleculeDataset:
     from graphcnf.scripts._sampling import vocabulary_of
 
     vocabulary = None if model is None else vocabulary_of(model)
-    if name == "zinc250k":
-        from graphcnf.datasets.zinc250k import load_zinc250k
-
+    if name in OFFICIAL:
         charged = vocabulary is None or any(charge for _, charge in vocabulary.atoms)
-        dataset = load_zinc250k(charges=charged)
+        dataset = _official(name, charged)
         if vocabulary is not None and vocabulary != dataset.vocabulary:
-            raise UserError("the model was not trained on zinc250k: name its file with --reference")
+            raise UserError(f"the model was not trained on {name}: name its file with --reference")
         return dataset
     from graphcnf.datasets.smiles_file import load_smiles_file
 
     if not Path(name).exists():
-        raise UserError(f"no reference {name!r}: give zinc250k, none or a file of SMILES")
+        raise UserError(
+            f"no reference {name!r}: give {', '.join(OFFICIAL)}, none or a file of SMILES"
+        )
     if model is None:
         return load_smiles_file(name)
     return load_smiles_file(name, vocabulary=vocabulary, max_atoms=model.max_nodes)
+
+
+def _official(name: str, charged: bool) -> MoleculeDataset:
+    if name == "zinc250k":
+        from graphcnf.datasets.zinc250k import load_zinc250k
+
+        return load_zinc250k(charges=charged)
+    if name == "moses":
+        from graphcnf.datasets.moses import load_moses
+
+        return load_moses()
+    from graphcnf.datasets.qm9 import load_qm9
+
+    return load_qm9()
 
 
 def held_out(dataset: MoleculeDataset, count: int) -> np.ndarray:
@@ -60,24 +78,56 @@ def held_out(dataset: MoleculeDataset, count: int) -> np.ndarray:
 
 
 def sample_frame(
-    model: GraphCNF, number: int, *, seed: int, temperature: float, batch_size: int, show
+    model: GraphCNF,
+    number: int,
+    *,
+    seed: int,
+    temperature: float,
+    batch_size: int | None = None,
+    show: Callable[[int], None],
 ) -> pd.DataFrame:
-    """`evaluate_records` of the first `number` raw samples with this seed."""
+    """`evaluate_records` of the first `number` raw samples with this seed.
+
+    Where it pays, one process per core draws and scores them.
+
+    Args:
+        model: Model to draw from.
+        number: Number of samples, at least 1.
+        seed: Seed of the sample.
+        temperature: Of sampling.
+        batch_size: Without effect, because the batches are fixed.
+        show: Called with the number of samples so far.
+
+    Raises:
+        WorkerDied: A process was killed.
+    """
     import pandas as pd
 
-    from graphcnf.molecules.metrics import evaluate_records
-    from graphcnf.scripts._sampling import record_blocks, vocabulary_of
+    from graphcnf.datasets.parallel import OrderedMap
+    from graphcnf.graphs.records import blocks
+    from graphcnf.scripts._sampling import sampling_processes
 
-    vocabulary, frames = vocabulary_of(model), []
-    blocks = record_blocks(model, seed=seed, temperature=temperature, batch_size=batch_size)
-    for first, graphs in blocks:
-        count = min(len(graphs), number - first)
-        graphs = graphs.subset(np.arange(count))
-        frames.append(evaluate_records(graphs, vocabulary, first=first, conventions=CONVENTIONS))
-        show(first + count)
-        if first + count == number:
-            return pd.concat(frames, ignore_index=True)
-    raise AssertionError("the blocks never end")
+    todo = takewhile(lambda block: block.start < number, blocks(0))
+    wanted = (range(block.start, min(block.stop, number)) for block in todo)
+    score = partial(_score_records, model, seed, temperature)
+    frames, done = [], 0
+    with OrderedMap(score, wanted, workers=sampling_processes(model, number)) as drawn:
+        for frame in drawn:
+            frames.append(frame)
+            done += len(frame)
+            show(done)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _score_records(model: GraphCNF, seed: int, temperature: float, records: range) -> pd.DataFrame:
+    """`evaluate_records` of some records of the sample with this seed."""
+    from graphcnf.molecules.metrics import evaluate_records
+    from graphcnf.scripts._sampling import vocabulary_of
+
+    graphs = model.sample_records(records.start, len(records), seed=seed, temperature=temperature)
+    return evaluate_records(
+        graphs, vocabulary_of(model), first=records.start, conventions=CONVENTIONS
+    )
 
 
 def connected_share(frame: pd.DataFrame) -> float:
@@ -217,53 +267,3 @@ def check_chemnet_installed() -> None:
     """Raise UserError without the package that holds ChemNet."""
     if importlib.util.find_spec("fcd_torch") is None:
         raise UserError("--fcd needs the package fcd_torch: pip install 'graphcnf[fcd]'")
-
-
-def check_chemnet(dataset: MoleculeDataset | None) -> None:
-    """Raise UserError unless `chemnet_distances` can be computed against this data set."""
-    if dataset is None:
-        raise UserError("--fcd needs the training data: name them with --reference")
-    check_chemnet_installed()
-    if len(dataset.split("test")) < 2:
-        raise UserError(f"--fcd needs held-out molecules, {dataset.name} has too few")
-
-
-def chemnet_distances(
-    dataset: MoleculeDataset, sample_sets: Sequence[Sequence[str]], device: str = "cpu"
-) -> tuple[list[float | None], int]:
-    """`chemnet_distance` of several sets of molecules, and the number of held-out ones."""
-    distance, count = chemnet_distance(dataset, device)
-    return [distance(smiles) for smiles in sample_sets], count
-
-
-def chemnet_distance(
-    dataset: MoleculeDataset, device: str = "cpu"
-) -> tuple[Callable[[Sequence[str]], float | None], int]:
-    """Frechet ChemNet distance to held-out molecules (Preuer et al. 2018, arXiv 1803.09518).
-
-    It falls with the number of molecules: compare sets of one size only.
-
-    Returns:
-        A function that gives the distance of a set of SMILES (None for fewer than two), and the
-        number of held-out molecules, at most `FCD_REFERENCE`.
-
-    Raises:
-        UserError: As `check_chemnet`.
-    """
-    check_chemnet(dataset)
-    from fcd_torch import FCD
-
-    reference = [dataset.smiles[k] for k in held_out(dataset, FCD_REFERENCE)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fcd = FCD(device=device, n_jobs=1, canonize=False)
-        moments = fcd.precalc(reference)
-
-    def distance(smiles: Sequence[str]) -> float | None:
-        if len(smiles) < 2:
-            return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return float(fcd(gen=list(smiles), pref=moments))
-
-    return distance, len(reference)

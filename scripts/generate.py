@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphcnf.errors import UserError
 
-KINDS = ("smi", "csv", "sdf", "jsonl")
+if TYPE_CHECKING:
+    from graphcnf.graphs import GraphCNF
+    from graphcnf.scripts._partial import PartialFile
+    from graphcnf.scripts._records import Recipe
+    from graphcnf.scripts._stream import Marks, Progress
+
+KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
 COLUMNS = ("record", "smiles")
 ALL_COLUMNS = ("record", "smiles", "strict", "largest_fragment", "atoms")
 
 PATIENCE = 10_000
 """Records in a row without a further valid molecule after which the search is given up."""
+
+AGAIN = "the same command goes on from there"
 
 
 def generate(
@@ -30,7 +39,11 @@ def generate(
     ] = 100,
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write: .smi, .csv, .sdf or .jsonl.", show_default="stdout"),
+        typer.Option(
+            help="File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet. After an "
+            "interruption the same command goes on where it stopped.",
+            show_default="stdout",
+        ),
     ] = None,
     model: Annotated[
         str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
@@ -51,146 +64,260 @@ def generate(
         bool,
         typer.Option("--all", help="Write every sampled graph, valid or not, repeats included."),
     ] = False,
+    likelihood: Annotated[
+        bool,
+        typer.Option(
+            "--likelihood",
+            help="Also write log_likelihood: a lower bound on log p(molecule | number of atoms) "
+            "in nats.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per line instead of SMILES.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Graphs that are drawn at once.")] = 128,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that draw, one thread each; without influence on what is drawn.",
+            show_default="one per core, where many molecules are wanted",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Graphs to draw at least from one write to the next; without influence on what "
+            "is drawn. An interruption costs what came after the last write.",
+            show_default="one block, 128 or 512 graphs",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1 ... On a GPU one process draws.")
+    ] = "cpu",
 ) -> None:
     """Draw molecules: distinct, valid SMILES, the same ones for the same seed.
 
     A graph counts as valid when RDKit sanitizes it as it is and it is in one piece; nothing is
     repaired. A larger -n begins with the same molecules.
     """
-    from graphcnf.scripts._output import open_output, output_kind, progress_bar
+    from graphcnf.scripts._convert import check_parquet
+    from graphcnf.scripts._output import check_place, output_kind
     from graphcnf.scripts._sampling import check_temperature, load_model, parse_sizes
 
     kind = output_kind(out, KINDS)
-    if as_json and kind not in (None, "jsonl"):
+    if as_json and kind not in (None, "jsonl", "jsonl.gz"):
         raise typer.BadParameter(f"--json writes .jsonl files, not {out}", param_hint="'--out'")
     kind = kind or ("jsonl" if as_json else "csv" if everything else "smi")
+    if likelihood and kind in ("smi", "smi.gz"):
+        raise typer.BadParameter(
+            "a file of SMILES has no place for it: write --json, or --out with .csv, .jsonl, .sdf "
+            "or .parquet",
+            param_hint="'--likelihood'",
+        )
     sizes = parse_sizes(size)
     check_temperature(temperature)
+    check_place(out)
+    if kind == "parquet":
+        check_parquet()
+    network = load_model(model, device)
+    if workers is not None and workers > 1 and network.device.type != "cpu":
+        raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
+
+    from graphcnf.scripts._records import Recipe
 
     columns = ALL_COLUMNS if everything else COLUMNS
-    write_row, began = WRITERS[kind], time.perf_counter()
-    with open_output(out) as stream:
-        network = load_model(model, device)
-        options = dict(seed=seed, temperature=temperature, sizes=sizes, batch_size=batch_size)
-        if kind == "csv":
-            stream.write(",".join(columns) + "\n")
-        counts, written = Counts(), 0
-        with progress_bar("generating", number) as show:
-            for row in _rows(network, counts, number, everything, options):
-                stream.write(write_row({name: row[name] for name in columns}))
-                written += 1
-                if written % 50 == 0 and out is None:
-                    stream.flush()
-                show(written)
-    print(counts.summary(time.perf_counter() - began), file=sys.stderr)
+    recipe = Recipe(
+        seed=seed,
+        temperature=temperature,
+        sizes=sizes,
+        kind="jsonl" if kind == "parquet" else kind.removesuffix(".gz"),
+        columns=(*columns, "log_likelihood") if likelihood else columns,
+        everything=everything,
+    )
+    how = {"workers": workers, "patience": PATIENCE, "least": batch_size or 1}
+    if out is None:
+        _to_stdout(network, recipe, number, how)
+    else:
+        convert = _conversion(kind, recipe.columns)
+        with _orderly_end():
+            _to_file(network, recipe, number, how, out, convert)
 
 
-@dataclass
-class Counts:
-    """What was sampled up to the last molecule that was written."""
+def _to_stdout(network: GraphCNF, recipe: Recipe, number: int, how: dict[str, Any]) -> None:
+    from graphcnf.scripts._output import open_output
+    from graphcnf.scripts._records import header
+    from graphcnf.scripts._stream import Marks, Progress
 
-    sampled: int = 0
-    valid: int = 0
-    seen: set[int] = field(default_factory=set)
+    progress, seen = Progress(), Marks()
+    with open_output(None) as stream:
 
-    def summary(self, seconds: float) -> str:
-        """One line."""
-        share = self.valid / max(self.sampled, 1)
-        distinct = f", {len(self.seen):,} distinct" if self.seen else ""
-        return (
-            f"sampled {self.sampled:,} graphs in {seconds:.1f} s: {share:.1%} strictly valid"
-            f"{distinct}"
-        )
+        def write(text: str) -> None:
+            stream.write(text)
+            stream.flush()
 
-
-def _rows(
-    model, counts: Counts, number: int, everything: bool, options: dict
-) -> Iterator[dict[str, Any]]:
-    """The first `number` rows that count, in the order of their records."""
-    from graphcnf.molecules.hashing import smiles_hash
-    from graphcnf.molecules.metrics import evaluate_records
-    from graphcnf.scripts._sampling import record_blocks, vocabulary_of
-
-    vocabulary = vocabulary_of(model)
-    found = last = 0
-    for first, graphs in record_blocks(model, **options):
-        frame = evaluate_records(graphs, vocabulary, first=first)
-        for row in frame.to_dict("records"):
-            counts.sampled += 1
-            counts.valid += row["strict"]
-            fresh = False
-            if row["strict"] and not everything:
-                # 8-byte hashes: little memory, however many molecules are wanted.
-                mark = smiles_hash(row["smiles"])
-                fresh = mark not in counts.seen
-                counts.seen.add(mark)
-                last = counts.sampled if fresh else last
-            if everything or fresh:
-                yield row
-                found += 1
-            if found == number:
-                return
-        if not everything and counts.sampled - last >= PATIENCE:
-            raise UserError(_exhausted(found, counts.sampled))
+        stream.write(header(recipe))
+        # A bar and molecules on one terminal would run into each other.
+        bar = not sys.stdout.isatty()
+        _draw(network, recipe, number, how, progress, seen, write, bar=bar)
+    print(progress.summary(len(seen)), file=sys.stderr)
 
 
-def _exhausted(found: int, sampled: int) -> str:
-    if not found:
-        return (
-            f"none of {sampled:,} sampled graphs is a valid molecule: train the model for longer, "
-            "or lower --temperature"
-        )
-    return (
-        f"only {found:,} distinct valid molecules among {sampled:,} sampled graphs: ask for "
-        f"-n {found}, other sizes or another --temperature"
+def _to_file(
+    network: GraphCNF,
+    recipe: Recipe,
+    number: int,
+    how: dict[str, Any],
+    out: Path,
+    convert: Callable[[Path, Path], None] | None,
+) -> None:
+    from graphcnf.datasets.parallel import WorkerDied
+    from graphcnf.scripts._partial import partial_file
+    from graphcnf.scripts._records import header
+    from graphcnf.scripts._stream import Exhausted
+
+    with partial_file(out, _identity(network, recipe)) as file:
+        progress, seen = _resume(file, recipe, number, out)
+
+        def write(text: str) -> None:
+            beginning = header(recipe) if file.entry is None else ""
+            file.commit(beginning + text, asdict(progress))
+
+        try:
+            if progress.written < number:
+                _draw(network, recipe, number, how, progress, seen, write, bar=True)
+            file.finish(convert)
+        except Exhausted:
+            file.restart()
+            raise
+        except WorkerDied as error:
+            raise UserError(f"{error}; {AGAIN}") from None
+        except (KeyboardInterrupt, SystemExit):
+            if file.entry:
+                print(
+                    f"interrupted after {file.entry['written']:,} of {number:,} molecules of "
+                    f"{out}; {AGAIN}",
+                    file=sys.stderr,
+                )
+            raise
+    print(progress.summary(len(seen)), file=sys.stderr)
+
+
+def _draw(
+    network: GraphCNF,
+    recipe: Recipe,
+    number: int,
+    how: dict[str, Any],
+    progress: Progress,
+    seen: Marks,
+    write: Callable[[str], None],
+    *,
+    bar: bool,
+) -> None:
+    from graphcnf.scripts._output import progress_bar
+    from graphcnf.scripts._stream import texts
+
+    began = time.perf_counter() - progress.seconds
+    stream = texts(network, recipe, number, progress, seen, **how)
+    with closing(stream), progress_bar("generating", number, hidden=not bar) as show:
+        for text in stream:
+            progress.seconds = time.perf_counter() - began
+            write(text)
+            show(progress.written)
+
+
+def _identity(network: GraphCNF, recipe: Recipe) -> str:
+    """Fingerprint of everything that determines the molecules, apart from their number."""
+    import hashlib
+    import json
+
+    import numpy
+    import rdkit
+    import torch
+
+    from graphcnf import __version__
+    from graphcnf.scripts._partial import fingerprint
+
+    weights = hashlib.sha256(json.dumps([network.config, network.metadata]).encode())
+    for name, value in sorted(network.state_dict().items()):
+        weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        weights.update(value.detach().cpu().contiguous().numpy().tobytes())
+    gpu = network.device.type == "cuda"
+    device = torch.cuda.get_device_name(network.device) if gpu else network.device.type
+    return fingerprint(
+        {
+            "model": weights.hexdigest(),
+            "recipe": asdict(recipe),
+            # Other versions and processors may round otherwise.
+            "versions": [m.__version__ for m in (numpy, rdkit, torch)] + [__version__],
+            "processor": [device, torch.backends.cpu.get_cpu_capability()],
+        }
     )
 
 
-def _smi(row: dict[str, Any]) -> str:
-    return f"{row['smiles'] or ''}\n"
+def _resume(file: PartialFile, recipe: Recipe, number: int, out: Path) -> tuple[Progress, Marks]:
+    """Where the file stands, and the molecules that it has."""
+    from graphcnf.molecules.hashing import smiles_hash
+    from graphcnf.scripts._records import written_smiles
+    from graphcnf.scripts._stream import Marks, Progress
+
+    progress, seen, damaged = Progress(), Marks(), file.damaged
+    try:
+        progress = Progress(**file.entry or {})
+    except TypeError:  # the journal is not one of this program
+        file.restart()
+        damaged = True
+    if file.others():
+        print(
+            f"note: a command with other options left an unfinished {out}; it is deleted when this "
+            "one is done",
+            file=sys.stderr,
+        )
+    if damaged:
+        print(
+            f"note: what an interrupted command left of {out} is damaged; starting afresh",
+            file=sys.stderr,
+        )
+    elif progress.written > number:
+        print(
+            f"note: what an interrupted command left of {out} has {progress.written:,} molecules, "
+            f"more than -n {number}; starting afresh",
+            file=sys.stderr,
+        )
+        file.restart()
+        return Progress(), seen
+    elif file.entry:
+        print(
+            f"note: going on with {out}: {progress.written:,} of {number:,} molecules are there",
+            file=sys.stderr,
+        )
+        if not recipe.everything:
+            for smiles in written_smiles(file.path, recipe.kind):
+                seen.add(smiles_hash(smiles))
+    return progress, seen
 
 
-def _csv(row: dict[str, Any]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(row.values())
-    return buffer.getvalue()
+def _conversion(kind: str, columns: tuple[str, ...]) -> Callable[[Path, Path], None] | None:
+    """What becomes of the text at the end."""
+    from graphcnf.scripts._convert import compress, to_parquet
+
+    if kind == "parquet":
+        return partial(to_parquet, columns=columns)
+    return compress if kind.endswith(".gz") else None
 
 
-def _jsonl(row: dict[str, Any]) -> str:
-    return json.dumps(row) + "\n"
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM raises SystemExit, as Ctrl-C raises KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
+    def stop(signal_number: int, frame) -> None:
+        raise SystemExit(128 + signal_number)
 
-def _sdf(row: dict[str, Any]) -> str:
-    """A record with 2D coordinates; what does not sanitize is drawn as it is."""
-    from rdkit import Chem
-    from rdkit.Chem import rdDepictor
-
-    from graphcnf.molecules.codec import quiet
-
-    valid = row.get("strict", True)
-    with quiet():
-        mol = Chem.MolFromSmiles(row["smiles"] or "", sanitize=valid)
-        if valid:
-            # Flat coordinates would otherwise say cis or trans.
-            for place in Chem.FindPotentialStereo(mol):
-                if place.type == Chem.StereoType.Bond_Double:
-                    bond = mol.GetBondWithIdx(place.centeredOn)
-                    bond.SetStereo(Chem.BondStereo.STEREOANY)
-        else:
-            mol.UpdatePropertyCache(strict=False)
-            Chem.FastFindRings(mol)
-        rdDepictor.Compute2DCoords(mol)
-        mol.SetProp("_Name", str(row["record"]))
-        for name, value in row.items():
-            mol.SetProp(name, "" if value is None else str(value))
-        return Chem.SDWriter.GetText(mol, kekulize=valid)
-
-
-WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "smi": _smi, "csv": _csv, "jsonl": _jsonl, "sdf": _sdf,
-}  # fmt: skip
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -17,6 +17,7 @@ from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.offsets import OffsetSteps
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.pairs import PairSteps
+from graphcnf.graphs.records import batches, block_of, one_thread
 from graphcnf.pretrained import load_array, load_model, save_model
 
 CODINGS = {"offsets": OffsetSteps, "pairs": PairSteps}
@@ -217,40 +218,66 @@ class GraphCNF(nn.Module):
         seed: int,
         temperature: float = 1.0,
         sizes: tuple[int, int] | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = None,
     ) -> PackedGraphs:
         """Draw the records `first` to `first + count - 1` of the endless sample with this seed.
 
-        A record is a function of the seed and its number. Its size is drawn from the training
-        histogram, restricted to `sizes` (lowest, highest) when given; uniform where the training
-        set has no graph of such a size.
+        A record is a function of the seed and its number, to the last bit on one machine: it is
+        always computed in the same batch (see `graphcnf.graphs.records`), on a CPU by one thread.
+        Several processes make use of several cores.
+
+        Args:
+            first: Number of the first record, from 0 on.
+            count: Number of records.
+            seed: Seed of the sample.
+            temperature: Below 1 for more probable graphs.
+            sizes: Lowest and highest number of nodes. Sizes are drawn from the training histogram,
+                restricted to this range when given; uniform where the training set has no graph
+                of such a size.
+            batch_size: Without effect, because the batches are fixed.
 
         Raises:
-            UserError: if a size or the temperature is out of range.
+            UserError: if a size, the temperature or a number of records is out of range.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {batch_size}")
+        if first < 0 or count < 0:
+            raise UserError(f"records are numbered from 0 on: got first={first}, count={count}")
         prior = self.size_probabilities(sizes)
         self._check(*(sizes or (1, 1)), temperature)
-        generators = record_generators(seed, first, count)
+        parts, wanted = [], range(first, first + count)
+        with one_thread(self.device):
+            while wanted:
+                block = block_of(wanted.start)
+                here = range(wanted.start, min(wanted.stop, block.stop))
+                parts.append(self._sample_block(block, here, seed, temperature, prior))
+                wanted = range(here.stop, wanted.stop)
+        return PackedGraphs.concatenate(parts)
+
+    def _sample_block(
+        self, block: range, wanted: range, seed: int, temperature: float, prior: np.ndarray
+    ) -> PackedGraphs:
+        """The records `wanted` of a block; only the batches that hold them are computed."""
+        generators = record_generators(seed, block.start, len(block))
+        below = prior.cumsum()
         drawn = np.array(
-            [np.searchsorted(prior.cumsum(), g.random() * prior.sum(), "right") for g in generators]
+            [np.searchsorted(below, g.random() * below[-1], "right") for g in generators]
         )
         drawn = drawn.clip(1, self.max_nodes)
-        # Graphs of like size together: less padding.
-        order = np.argsort(drawn, kind="stable")
-        parts = []
-        for start in range(0, count, batch_size):
-            chosen = order[start : start + batch_size]
+        places = np.arange(wanted.start, wanted.stop) - block.start
+        parts, order = [], []
+        for chosen in batches(drawn):
+            if not np.isin(chosen, places).any():
+                continue
             graphs = self.sample(
                 torch.as_tensor(drawn[chosen]),
                 temperature=temperature,
                 generator=[generators[k] for k in chosen],
             )
             parts.append(graphs.to_packed())
-        if not parts:
-            return PackedGraphs.from_data([])
-        return PackedGraphs.concatenate(parts).subset(np.argsort(order, kind="stable"))
+            order.append(chosen)
+        order = np.concatenate(order)
+        by_place = np.argsort(order)
+        kept = by_place[np.isin(order[by_place], places)]
+        return PackedGraphs.concatenate(parts).subset(kept)
 
     def size_probabilities(self, sizes: tuple[int, int] | None = None) -> np.ndarray:
         """Prior over numbers of nodes, index 0 to `max_nodes`, restricted to a range if given."""

@@ -1,10 +1,14 @@
 import csv
+import gzip
+import importlib.util
 import io
 import json
+import math
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from rdkit import Chem, rdBase
 
@@ -104,12 +108,154 @@ def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, s
     assert code == 1 and out == "" and "distinct valid molecules among" in err and "-n" in err
     assert (surroundings / "x.smi").read_text() == "old\n" and os.listdir() == ["x.smi"]
     # A size at which an untrained model has no luck.
+    monkeypatch.setattr(command, "PATIENCE", 100)
     code, _, err = graphcnf("generate", *tail[:1], 36, *tail[2:])
     assert code == 1 and "none of" in err
 
 
 def test_batch_size_and_device(generate):
-    assert len(generate("-n", 5, "--batch-size", 7, "--device", "cpu")[0].splitlines()) == 5
+    expected = generate("-n", 150)[0]
+    assert len(expected.splitlines()) == len(set(expected.splitlines())) == 150
+    for batch_size in (7, 2000):
+        assert generate("-n", 150, "--batch-size", batch_size, "--device", "cpu")[0] == expected
+
+
+def test_molecules_do_not_depend_on_the_number_of_processes(generate):
+    arguments = ["-n", 700, "--all", "--likelihood", "--json"]
+    assert generate(*arguments, "--workers", 2)[0] == generate(*arguments, "--workers", 1)[0]
+
+
+def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder, monkeypatch):
+    from graphcnf.graphs import GraphCNF
+    from graphcnf.scripts import _sampling, _scoring
+
+    model, number, frames = GraphCNF.from_pretrained(model_folder), 150, []
+    for workers in (1, 2):
+        shown = []
+        monkeypatch.setattr(_sampling, "sampling_processes", lambda *_, w=workers: w)
+        frames.append(
+            _scoring.sample_frame(model, number, seed=3, temperature=1.0, show=shown.append)
+        )
+        assert shown == [128, 150]
+    assert frames[0].equals(frames[1]) and list(frames[0]["record"]) == list(range(number))
+    graphs = model.sample_records(0, number, seed=3)
+    again = evaluate_records(graphs, _sampling.vocabulary_of(model))
+    assert again["smiles"].equals(frames[0]["smiles"])
+
+
+def test_processes_are_as_many_as_pay(model_folder, monkeypatch):
+    from graphcnf.datasets import parallel
+    from graphcnf.graphs import GraphCNF
+    from graphcnf.scripts._sampling import sampling_processes
+
+    model = GraphCNF.from_pretrained(model_folder)
+    monkeypatch.setattr(parallel, "available_cores", lambda: 4)
+    wanted = [sampling_processes(model, records) for records in (0, 100, 2000, 10**9)]
+    assert wanted == [1, 1, 2, 4]
+    # What is asked for, but none without a block to draw.
+    assert [sampling_processes(model, records, 3) for records in (0, 600, 10**9)] == [1, 2, 3]
+
+
+def test_compressed_and_columnar_files_hold_the_same(generate, surroundings):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for options, columns in (((), 3), (("--all",), 6)):
+        plain, _ = generate("-n", 150, "--likelihood", "--json", *options)
+        for suffix in ("jsonl.gz", "csv.gz", "parquet"):
+            generate("-n", 150, "--likelihood", *options, "--out", f"x.{suffix}")
+        assert gzip.decompress((surroundings / "x.jsonl.gz").read_bytes()).decode() == plain
+        rows = [json.loads(line) for line in plain.splitlines()]
+        assert parquet.read_table("x.parquet").to_pylist() == rows and len(rows[0]) == columns
+        text = gzip.decompress((surroundings / "x.csv.gz").read_bytes()).decode()
+        for row, expected in zip(csv.DictReader(io.StringIO(text)), rows, strict=True):
+            assert row == {k: "" if v is None else str(v) for k, v in expected.items()}
+    assert sorted(os.listdir()) == ["x.csv.gz", "x.jsonl.gz", "x.parquet"]
+
+
+def test_a_missing_parquet_package_is_named(graphcnf, model_folder, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code, out, err = graphcnf("generate", "--model", model_folder, "--out", "x.parquet")
+    assert (code, out) == (1, "") and "pip install 'graphcnf[parquet]'" in err
+    assert len(err.splitlines()) == 1 and os.listdir() == []
+
+
+def test_likelihoods_are_the_bound_of_the_graph(generate, model_folder):
+    import torch
+
+    from graphcnf.graphs import GraphBatch, GraphCNF
+    from graphcnf.graphs.records import RecordNoise
+
+    model = GraphCNF.from_pretrained(model_folder)
+    rows = [json.loads(r) for r in generate("-n", 20, "--likelihood", "--json")[0].splitlines()]
+    everything = generate("-n", 140, "--all", "--likelihood")[0]
+    assert len({row["log_likelihood"] for row in rows}) == 20
+    # Invalid graphs have one as well, and the same record has the same.
+    table = {int(r["record"]): r for r in csv.DictReader(io.StringIO(everything))}
+    graphs, chosen = model.sample_records(0, 140, seed=0), [0, 1, 2, 3, 50, 127, 128, 139]
+    assert {table[k]["strict"] for k in chosen} == {"True", "False"}
+    with torch.no_grad():
+        nats = model.log_prob(GraphBatch.collate(graphs, chosen), noise=RecordNoise(0, chosen))
+    found = [float(table[k]["log_likelihood"]) for k in chosen]
+    np.testing.assert_allclose(found, nats, atol=1e-3)
+    for row in rows:
+        if row["record"] in table:
+            assert row["log_likelihood"] == float(table[row["record"]]["log_likelihood"])
+
+
+def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
+    import torch
+
+    from graphcnf.datasets.molecules import encode
+    from graphcnf.graphs import GraphCNF
+    from graphcnf.graphs.records import block_log_likelihoods
+    from graphcnf.graphs.symmetry import labelling_bits
+    from graphcnf.scripts._records import _log_likelihoods
+
+    graphs, block = encode("zinc250k", zinc_smiles[:200]).graphs.subset(range(128)), range(128)
+    step = {"couplings": 1, "width": 8, "layers": 1, "heads": 1}
+    torch.manual_seed(0)
+    model = GraphCNF.for_graphs(
+        graphs, node_categories=17, bond_categories=3, adjacency="pairs", order="none",
+        nodes=step, bonds=step, adjacency_step=step,
+    ).eval()  # fmt: skip
+    frame = evaluate_records(zinc_smiles[:128])
+    frame.loc[5, "strict"] = False
+    labelled = block_log_likelihoods(model, graphs, block, seed=0)
+    found = _log_likelihoods(model, graphs, block, frame, 0)
+    assert found[5] is None
+    for k in (0, 6, 100):
+        expected = labelled[k] + labelling_bits(graphs.subset([k]))[0] * math.log(2)
+        assert found[k] == pytest.approx(expected, abs=1e-3) and found[k] > labelled[k]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--likelihood"], "'--likelihood': a file of SMILES has no place for it"),
+        (["--likelihood", "--out", "x.smi.gz"], "'--likelihood'"),
+        (["--workers", "0"], "'--workers'"),
+        (["--json", "--out", "x.parquet"], "--json writes .jsonl files"),
+        (["--out", "x.gz"], "must end in one of .smi, .csv"),
+        (["--out", ".csv"], "must end in one of"),
+    ],
+)
+def test_options_that_do_not_go_together(graphcnf, arguments, message):
+    # Told before anything heavy is done: there is no such model.
+    code, out, err = graphcnf("generate", "--model", "nosuch", *arguments)
+    assert (code, out) == (2, "") and message in err and len(err.splitlines()) == 1
+
+
+def test_marks_are_a_set_of_eight_bytes_each(monkeypatch):
+    from graphcnf.scripts import _stream
+
+    monkeypatch.setattr(_stream, "RECENT", 100)
+    marks, known = _stream.Marks(), set()
+    numbers = np.random.default_rng(0).integers(0, 2**64, 700, dtype=np.uint64)
+    numbers[:4] = [0, 2**64 - 1, 2**63, 1]
+    for mark in map(int, np.concatenate([numbers, numbers[::-1], numbers[::3]])):
+        assert marks.add(mark) == (mark not in known)
+        known.add(mark)
+        assert len(marks) == len(known) and len(marks._recent) < 100
+        assert marks._sorted.nbytes == 8 * (len(marks) - len(marks._recent))
 
 
 def run(*arguments, **options):
@@ -146,9 +292,13 @@ def test_generation_imports_no_training_library(model_folder):
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 def test_closed_pipe_is_no_failure(model_folder):
-    reading, writing = os.pipe()
-    os.close(reading)
-    arguments = [sys.executable, "-c", RUN, "generate", "-n", "2", "--model", str(model_folder)]
-    done = subprocess.run(arguments, stdout=writing, stderr=subprocess.PIPE, text=True)
-    os.close(writing)
-    assert done.returncode == 0 and "rror" not in done.stderr
+    arguments = [sys.executable, "-c", RUN, "generate", "--model", str(model_folder), "--seed", "2"]
+    endless = [*arguments, "-n", "10000000", "--all", "--workers", "2"]
+    with subprocess.Popen(
+        endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        # The first block is there before any other process draws.
+        lines = [process.stdout.readline() for _ in range(3)]
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait(60) == 0
+    assert lines[0].startswith("record,smiles") and lines[2].startswith("1,")

@@ -1,0 +1,115 @@
+"""Numbered records of a sample: what is computed together, so that a record never depends on it.
+
+Rounding in float32 depends on the shapes of the tensors and on the number of threads, and once in a
+while it decides between two categories. So a record is always computed in the same batch, by one
+thread, whatever was asked for. Records are cut into blocks, a small first one (few molecules come
+sooner) and then larger ones; within a block, graphs of like size share a batch (less padding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from graphcnf.flows.transform import Noise
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.packed import PackedGraphs
+
+if TYPE_CHECKING:
+    from graphcnf.graphs.model import GraphCNF
+
+BATCH = 128
+"""Graphs in a batch; every batch of every block is full."""
+
+FIRST_BLOCK, BLOCK = BATCH, 4 * BATCH
+"""Records in the first block, and in every other one."""
+
+
+def block_of(record: int) -> range:
+    """The records of the block that holds a record."""
+    if record < FIRST_BLOCK:
+        return range(FIRST_BLOCK)
+    start = record - (record - FIRST_BLOCK) % BLOCK
+    return range(start, start + BLOCK)
+
+
+def blocks(first: int) -> Iterator[range]:
+    """Endless sequence of blocks, from the one that holds the record `first` on."""
+    while True:
+        block = block_of(first)
+        yield block
+        first = block.stop
+
+
+def batches(sizes: np.ndarray) -> list[np.ndarray]:
+    """Places in a block of the graphs of each batch, given their numbers of nodes (M,)."""
+    order = np.argsort(sizes, kind="stable")
+    return [order[k : k + BATCH] for k in range(0, len(order), BATCH)]
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Let torch compute on a CPU with one thread: with several it rounds sums in another order."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class RecordNoise(Noise):
+    """Noise of the encoders in which a record has its own numbers, whatever it is batched with.
+
+    Args:
+        seed: Seed of the sample.
+        records: Number of each record of the batch, (B,).
+    """
+
+    def __init__(self, seed: int, records: Sequence[int]):
+        super().__init__()
+        self.seed, self.records = seed, records
+
+    def take(self, draw):
+        """Uniform numbers in the shape of `draw()`, which draws uniform numbers as well."""
+        return super().take(lambda: self._draw(draw()))
+
+    def _draw(self, like: torch.Tensor) -> torch.Tensor:
+        # Nodes and pairs come in an order in which padding is last: it shifts no numbers.
+        rows = [self._generator(k).random(tuple(like.shape[1:])) for k in self.records]
+        return torch.from_numpy(np.stack(rows)).to(like)
+
+    def _generator(self, record: int) -> np.random.Generator:
+        # The spawn key sets these numbers apart from those that drew the record.
+        key = (len(self.draws),)
+        sequence = np.random.SeedSequence((self.seed, int(record)), spawn_key=key)
+        return np.random.Generator(np.random.Philox(sequence))
+
+
+def block_log_likelihoods(
+    model: GraphCNF, graphs: PackedGraphs, block: range, *, seed: int
+) -> np.ndarray:
+    """Lower bounds on log p(graph | number of nodes) of a whole block of records, (M,) nats.
+
+    Each is one draw of the bound, with noise that is a function of the seed and the record's
+    number. The graphs count with the numbering that they were drawn with.
+
+    Raises:
+        ValueError: if `block` and `graphs` differ in length.
+    """
+    if len(block) != len(graphs):
+        raise ValueError(f"a block of {len(block)} records, but {len(graphs)} graphs")
+    nats = np.zeros(len(graphs))
+    with torch.no_grad(), one_thread(model.device):
+        for chosen in batches(graphs.node_counts):
+            noise = RecordNoise(seed, [block[k] for k in chosen])
+            batch = GraphBatch.collate(graphs, chosen).to(model.device)
+            nats[chosen] = model.log_prob(batch, noise=noise).double().cpu().numpy()
+    return nats

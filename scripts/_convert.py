@@ -1,0 +1,60 @@
+"""Files of text turned into compressed and columnar ones, a piece at a time."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import shutil
+from itertools import islice
+from pathlib import Path
+
+from graphcnf.errors import UserError
+
+ROWS = 1 << 14
+"""Rows in a row group of a Parquet file."""
+
+TYPES = {
+    "record": "int64",
+    "smiles": "string",
+    "strict": "bool",
+    "largest_fragment": "string",
+    "atoms": "int64",
+    "log_likelihood": "float64",
+}
+
+
+def compress(source: Path, target: Path) -> None:
+    """Write the gzip file of a file; without name and time, so that it depends on nothing else."""
+    with (
+        open(source, "rb") as plain,
+        open(target, "wb") as file,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
+    ):
+        shutil.copyfileobj(plain, packed, 1 << 20)
+
+
+def check_parquet() -> None:
+    """Raise UserError without the package that writes Parquet files."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UserError(".parquet needs the package pyarrow: pip install 'graphcnf[parquet]'")
+
+
+def to_parquet(source: Path, target: Path, columns: tuple[str, ...]) -> None:
+    """Write the Parquet file of a file with one JSON object per line.
+
+    Raises:
+        UserError: As `check_parquet`.
+    """
+    check_parquet()
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = pa.schema([(name, pa.type_for_alias(TYPES[name])) for name in columns])
+    with (
+        open(source, encoding="utf-8") as lines,
+        open(target, "wb") as file,
+        parquet.ParquetWriter(file, schema) as writer,
+    ):
+        while rows := [json.loads(line) for line in islice(lines, ROWS)]:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))

@@ -1,0 +1,211 @@
+"""A file that grows piece by piece, and survives a kill at any moment.
+
+What there is of `molecules.csv` lies beside it as `.molecules.csv.<fingerprint>.partial`, where the
+fingerprint stands for everything that determines the content. A journal of the same name says how
+many bytes of it are complete, and what they hold; it is replaced after each piece, once the piece
+is on the disk. Whoever opens the file again cuts off what the journal does not vouch for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from graphcnf.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows lets nobody rename or delete what another process has open.
+    fcntl = None
+
+READ = 1 << 20
+DIGITS = 16
+
+
+def fingerprint(content: dict[str, Any]) -> str:
+    """Short name for JSON values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+class PartialFile:
+    """The complete part of a file that is being written; `partial_file` makes one.
+
+    Args:
+        target: The file.
+        name: Fingerprint of its content.
+
+    Attributes:
+        path: Where the complete part is.
+        entry: What the journal says of it, as `commit` was given it; None at the beginning.
+        damaged: Whether there was a part that could not be used.
+    """
+
+    def __init__(self, target: Path, name: str):
+        self.target = target
+        self.path, self.journal, self.temporary = (
+            target.with_name(f".{target.name}.{name}.{suffix}")
+            for suffix in ("partial", "json", "tmp")
+        )
+        self.file = open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        self.damaged = self._recover()
+
+    def _recover(self) -> bool:
+        there = os.fstat(self.file.fileno()).st_size
+        try:
+            found = json.loads(self.journal.read_bytes())
+            size, entry = found["bytes"], found["entry"]
+            good = 0 <= size <= there
+            checksum = self._checksum(size) if good else 0
+            good = good and found["check"] == _check(size, entry, checksum)
+        except FileNotFoundError:
+            self.restart()
+            return False
+        except (ValueError, KeyError, TypeError):
+            good = False
+        if not good:
+            self.restart()
+            # Nothing but a journal is the trace of a file that was finished.
+            return there > 0
+        self.file.truncate(size)
+        self.file.seek(size)
+        self.size, self.checksum, self.entry = size, checksum, entry
+        return False
+
+    def _checksum(self, size: int) -> int:
+        self.file.seek(0)
+        found = 0
+        while size > 0 and (data := self.file.read(min(size, READ))):
+            found = zlib.crc32(data, found)
+            size -= len(data)
+        return found
+
+    def restart(self) -> None:
+        """Throw away what there is."""
+        self.journal.unlink(missing_ok=True)
+        self.file.seek(0)
+        self.file.truncate()
+        self.size, self.checksum, self.entry = 0, 0, None
+
+    def commit(self, text: str, entry: dict[str, Any]) -> None:
+        """Append a piece; once this returns, a kill does not take it away.
+
+        Args:
+            text: The piece.
+            entry: What is to be known when the file is opened again, JSON values.
+        """
+        data = text.encode()
+        self.file.write(data)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        size, checksum = self.size + len(data), zlib.crc32(data, self.checksum)
+        journal = {"entry": entry, "bytes": size, "check": _check(size, entry, checksum)}
+        with open(self.temporary, "w", encoding="utf-8") as file:
+            json.dump(journal, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(self.temporary, self.journal)
+        self.size, self.checksum, self.entry = size, checksum, entry
+
+    def others(self) -> list[Path]:
+        """What is there beside the file of commands with another fingerprint, unfinished."""
+        name = re.compile(
+            rf"\.{re.escape(self.target.name)}\.[0-9a-f]{{{DIGITS}}}\.(partial|json|tmp)"
+        )
+        own = (self.path, self.journal, self.temporary)
+        found = []
+        with suppress(OSError):  # who may write to a folder may not always list it
+            found = sorted(p for p in self.target.parent.iterdir() if name.fullmatch(p.name))
+        return [path for path in found if path not in own]
+
+    def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
+        """Give the file its name, and delete what is left beside it.
+
+        Args:
+            convert: Writes to its second argument what is to become of the first; None: nothing.
+        """
+        self.file.close()
+        if convert is None:
+            os.replace(self.path, self.target)
+        else:
+            convert(self.path, self.temporary)
+            with open(self.temporary, "r+b") as file:
+                os.fsync(file.fileno())
+            os.replace(self.temporary, self.target)
+        self.discard()
+        for path in self.others():
+            path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Delete what there is beside the file."""
+        for path in (self.path, self.journal, self.temporary):
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave what was committed."""
+        with suppress(OSError):  # what the disk did not take is not committed
+            self.file.close()
+        self.temporary.unlink(missing_ok=True)
+        if self.entry is None:
+            self.discard()
+
+
+@contextmanager
+def partial_file(target: Path, name: str) -> Iterator[PartialFile]:
+    """Context with the part of a file that earlier commands with this fingerprint have completed.
+
+    An error leaves what was committed for the next one.
+
+    Raises:
+        UserError: The file cannot be written, or another process is writing it.
+    """
+    hidden = f".{target.name}."
+    try:
+        with _alone(target.with_name(f"{hidden}lock"), target):
+            partial = PartialFile(target, name)
+            try:
+                yield partial
+            finally:
+                partial.close()
+    except OSError as error:
+        # A full disk names no file.
+        if error.filename is not None and not Path(str(error.filename)).name.startswith(hidden):
+            raise
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+
+
+def _check(size: int, entry: Any, checksum: int) -> int:
+    """Checksum of a journal and of the part that it vouches for, given the checksum of that."""
+    return zlib.crc32(json.dumps([size, entry]).encode(), checksum)
+
+
+@contextmanager
+def _alone(lock: Path, target: Path) -> Iterator[None]:
+    """Keep other processes out; the kernel lets go of the lock when this one dies."""
+    if fcntl is None:
+        yield
+        return
+    while True:
+        file = open(lock, "w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who held the lock until now may have deleted the file.
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+                break
+        except BlockingIOError:
+            file.close()
+            raise UserError(f"{target}: another process is writing it; wait or stop it") from None
+        except FileNotFoundError:
+            pass
+        file.close()
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        file.close()

@@ -1,0 +1,168 @@
+"""Blocks of drawn records as lines of a file: the part of `generate` that runs in every process."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import rdDepictor
+
+from graphcnf.graphs.records import block_log_likelihoods
+from graphcnf.molecules.codec import quiet
+from graphcnf.molecules.hashing import smiles_hash
+from graphcnf.molecules.metrics import evaluate_records
+from graphcnf.scripts._sampling import vocabulary_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from graphcnf.graphs import GraphCNF, PackedGraphs
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a record becomes, apart from the model.
+
+    Attributes:
+        seed: Seed of the sample.
+        temperature: Of sampling.
+        sizes: Lowest and highest number of atoms, or None.
+        kind: "smi", "csv", "sdf" or "jsonl".
+        columns: Names of what is written of a record, in order.
+        everything: Whether invalid graphs and repeats are wanted, too.
+    """
+
+    seed: int
+    temperature: float
+    sizes: tuple[int, int] | None
+    kind: str
+    columns: tuple[str, ...]
+    everything: bool
+
+
+class Record(NamedTuple):
+    """A drawn record.
+
+    Attributes:
+        number: Its number in the sample.
+        strict: Whether it is a valid molecule as it is, in one piece.
+        mark: Hash of its SMILES where repeats are not wanted, else None.
+        text: What to write, empty for a graph that is not wanted.
+    """
+
+    number: int
+    strict: bool
+    mark: int | None
+    text: str
+
+
+def draw_block(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]:
+    """Draw and score a whole block of records (`graphcnf.graphs.records`)."""
+    graphs = model.sample_records(
+        block.start,
+        len(block),
+        seed=recipe.seed,
+        temperature=recipe.temperature,
+        sizes=recipe.sizes,
+    )
+    frame = evaluate_records(graphs, vocabulary_of(model), first=block.start)
+    if "log_likelihood" in recipe.columns:
+        frame["log_likelihood"] = _log_likelihoods(model, graphs, block, frame, recipe.seed)
+    write, records = WRITERS[recipe.kind], []
+    for row in frame.to_dict("records"):
+        wanted = recipe.everything or row["strict"]
+        mark = None if recipe.everything or not wanted else smiles_hash(row["smiles"])
+        text = write({name: row[name] for name in recipe.columns}) if wanted else ""
+        records.append(Record(row["record"], row["strict"], mark, text))
+    return records
+
+
+def _log_likelihoods(
+    model: GraphCNF, graphs: PackedGraphs, block: range, frame: pd.DataFrame, seed: int
+) -> np.ndarray:
+    """Of each molecule, in nats, given its number of atoms; None where there is none.
+
+    A model without a node order gives all labellings of a molecule the same probability, and a
+    molecule the sum of them. Graphs that are no molecules have no likelihood of that kind: nothing
+    bounds the number of their symmetries, which would have to be counted one by one.
+    """
+    nats = block_log_likelihoods(model, graphs, block, seed=seed)
+    known = frame["strict"].to_numpy() | (model.config["order"] == "canonical")
+    if model.config["order"] == "none":
+        # It imports networkx, which would delay the first molecule of all others.
+        from graphcnf.graphs.symmetry import labelling_bits
+
+        nats[known] += labelling_bits(graphs.subset(known)) * math.log(2)
+    shown = [
+        round(float(value), 4) if there and math.isfinite(value) else None
+        for value, there in zip(nats, known, strict=True)
+    ]
+    return np.array(shown, dtype=object)
+
+
+def _smi(row: dict[str, Any]) -> str:
+    return f"{row['smiles'] or ''}\n"
+
+
+def _csv(row: dict[str, Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(row.values())
+    return buffer.getvalue()
+
+
+def _jsonl(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _sdf(row: dict[str, Any]) -> str:
+    """A record with 2D coordinates; what does not sanitize is drawn as it is."""
+    valid = row.get("strict", True)
+    with quiet():
+        mol = Chem.MolFromSmiles(row["smiles"] or "", sanitize=valid)
+        if valid:
+            # Flat coordinates would otherwise say cis or trans.
+            for place in Chem.FindPotentialStereo(mol):
+                if place.type == Chem.StereoType.Bond_Double:
+                    bond = mol.GetBondWithIdx(place.centeredOn)
+                    bond.SetStereo(Chem.BondStereo.STEREOANY)
+        else:
+            mol.UpdatePropertyCache(strict=False)
+            Chem.FastFindRings(mol)
+        rdDepictor.Compute2DCoords(mol)
+        mol.SetProp("_Name", str(row["record"]))
+        for name, value in row.items():
+            mol.SetProp(name, "" if value is None else str(value))
+        return Chem.SDWriter.GetText(mol, kekulize=valid)
+
+
+WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "smi": _smi, "csv": _csv, "jsonl": _jsonl, "sdf": _sdf,
+}  # fmt: skip
+
+
+def header(recipe: Recipe) -> str:
+    """What a file begins with."""
+    return ",".join(recipe.columns) + "\n" if recipe.kind == "csv" else ""
+
+
+def written_smiles(path: Path, kind: str) -> Iterator[str]:
+    """SMILES of the records in a file of one of the kinds above, one after the other."""
+    with open(path, encoding="utf-8", newline="") as file:
+        if kind == "smi":
+            yield from (line.rstrip("\n") for line in file)
+        elif kind == "csv":
+            yield from (row["smiles"] for row in csv.DictReader(file))
+        elif kind == "jsonl":
+            yield from (json.loads(line)["smiles"] for line in file)
+        else:
+            for line in file:
+                if line.startswith(">") and "<smiles>" in line:
+                    yield next(file).rstrip("\n")

@@ -1,0 +1,162 @@
+"""A stream of molecules from several processes: which records count, and how far it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphcnf.datasets.parallel import OrderedMap
+from graphcnf.errors import UserError
+from graphcnf.graphs.records import blocks
+from graphcnf.scripts._records import Recipe, Record, draw_block
+from graphcnf.scripts._sampling import sampling_processes
+
+if TYPE_CHECKING:
+    from graphcnf.graphs import GraphCNF
+
+RECENT = 1 << 16
+"""Numbers that are gathered before they are sorted in."""
+
+
+class Exhausted(UserError):
+    """There are no further molecules of the kind that is wanted."""
+
+
+class Marks:
+    """A growing set of unsigned 64-bit numbers, 8 bytes each."""
+
+    def __init__(self) -> None:
+        self._sorted = np.empty(0, dtype=np.uint64)
+        self._recent: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._sorted) + len(self._recent)
+
+    def add(self, mark: int) -> bool:
+        """Add a number, and say whether it is a new one."""
+        place = int(np.searchsorted(self._sorted, np.uint64(mark)))
+        known = place < len(self._sorted) and int(self._sorted[place]) == mark
+        if known or mark in self._recent:
+            return False
+        self._recent.add(mark)
+        if len(self._recent) >= RECENT:
+            recent = np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))
+            self._sorted = np.union1d(self._sorted, recent)
+            self._recent.clear()
+        return True
+
+
+@dataclass
+class Progress:
+    """How far the stream has come.
+
+    Attributes:
+        record: Number of the next record.
+        written: Records that count so far.
+        valid: Valid molecules among all records so far.
+        last: Number of records up to the last one that counts.
+        seconds: Time that it took.
+    """
+
+    record: int = 0
+    written: int = 0
+    valid: int = 0
+    last: int = 0
+    seconds: float = 0.0
+
+    def summary(self, distinct: int) -> str:
+        """One line."""
+        share = self.valid / max(self.record, 1)
+        shown = f", {distinct:,} distinct" if distinct else ""
+        return (
+            f"sampled {self.record:,} graphs in {self.seconds:.1f} s: {share:.1%} strictly valid"
+            f"{shown}"
+        )
+
+
+def texts(
+    model: GraphCNF,
+    recipe: Recipe,
+    number: int,
+    progress: Progress,
+    seen: Marks,
+    *,
+    workers: int | None,
+    patience: int,
+    least: int = 1,
+) -> Iterator[str]:
+    """Yield piece after piece what is to be written, until `number` records count.
+
+    The first block comes from this process, for the first molecules to come soon.
+
+    Args:
+        model: Model to draw from.
+        recipe: What to draw and to write.
+        number: Records that are wanted.
+        progress: Where to go on; up to date whenever a piece comes.
+        seen: Hashes of the molecules so far; kept up to date.
+        workers: Processes; None for as many as pay.
+        patience: Records in a row without one that counts after which the search is given up.
+        least: Records that a piece stands for at least, unless it is the last one; pieces hold
+            whole blocks.
+
+    Raises:
+        Exhausted: It was given up.
+        WorkerDied: A worker process was killed.
+    """
+    parts, began = [], progress.record
+    with closing(_blocks(model, recipe, number, progress, workers)) as drawn:
+        for records in drawn:
+            for record in records:
+                if record.number < progress.record:
+                    continue
+                progress.record = record.number + 1
+                progress.valid += record.strict
+                if recipe.everything or (record.strict and seen.add(record.mark)):
+                    parts.append(record.text)
+                    progress.written += 1
+                    progress.last = progress.record
+                if progress.written == number:
+                    break
+            done = progress.written == number
+            hopeless = not done and progress.record - progress.last >= patience
+            if done or hopeless or progress.record - began >= least:
+                yield "".join(parts)
+                parts, began = [], progress.record
+            if done:
+                return
+            if hopeless:
+                raise Exhausted(_advice(progress))
+
+
+def _blocks(
+    model: GraphCNF, recipe: Recipe, number: int, progress: Progress, workers: int | None
+) -> Iterator[list[Record]]:
+    draw = partial(draw_block, model, recipe)
+    todo = blocks(progress.record)
+    if recipe.everything:
+        todo = takewhile(lambda block: block.start < number, todo)
+    if progress.record == 0:
+        yield draw(next(todo))
+    per_molecule = progress.record / max(progress.written, 1)
+    left = (number - progress.written) * per_molecule
+    with OrderedMap(draw, todo, workers=sampling_processes(model, left, workers)) as drawn:
+        yield from drawn
+
+
+def _advice(progress: Progress) -> str:
+    if not progress.written:
+        return (
+            f"none of {progress.record:,} sampled graphs is a valid molecule: train the model for "
+            "longer, or lower --temperature"
+        )
+    return (
+        f"only {progress.written:,} distinct valid molecules among {progress.record:,} sampled "
+        f"graphs: ask for -n {progress.written}, other sizes or another --temperature"
+    )

@@ -1,0 +1,199 @@
+"""Maps in child processes: the results of a loop, in its order, or one clear error."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from functools import partial
+from itertools import count, islice
+
+import pytest
+
+from graphcnf.datasets import parallel
+from graphcnf.datasets.parallel import OrderedMap, WorkerDied, available_cores, parallel_map
+from graphcnf.errors import UserError
+
+WORK = """
+import os, signal, time
+
+class Stubborn(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+def slow_first(k):
+    time.sleep(0.3 if k == 0 else 0)
+    print("noise among the replies")
+    return k * k, os.getpid()
+
+def scaled(factor, k):
+    return factor * k
+
+def reciprocal(k):
+    return 1 / (3 - k)
+
+def stubborn(k):
+    raise Stubborn(k, k)
+
+def lambdas(k):
+    return lambda: k
+
+def killed_at_three(k):
+    if k == 3:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return k
+"""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A module that child processes can import, too."""
+    (tmp_path / "work_for_children.py").write_text(WORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "work_for_children", raising=False)
+    import work_for_children
+
+    return work_for_children
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_results_come_in_the_order_of_the_chunks(work, workers):
+    with OrderedMap(work.slow_first, range(20), workers=workers) as results:
+        values, pids = zip(*results, strict=True)
+    assert values == tuple(k * k for k in range(20))
+    if workers == 1:
+        assert set(pids) == {os.getpid()}
+    else:
+        assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(1, 2), (2, 1), (2, 3)])
+def test_endless_chunks_are_taken_as_they_are_needed(work, workers, ahead):
+    taken = []
+    chunks = (taken.append(k) or k for k in count())
+    double = partial(work.scaled, 2)
+    with OrderedMap(double, chunks, workers=workers, ahead=ahead) as results:
+        assert list(islice(results, 5)) == [0, 2, 4, 6, 8]
+        time.sleep(0.2)
+        assert len(taken) <= 5 + (workers * ahead if workers > 1 else 0)
+    assert taken == list(range(len(taken)))
+
+
+def test_nothing_is_waited_for_when_the_context_ends_early(work):
+    began = time.perf_counter()
+    with OrderedMap(time.sleep, [0, 60, 60, 60], workers=2) as results:
+        assert next(iter(results)) is None
+        processes = results._processes
+    assert time.perf_counter() - began < 30
+    assert all(p.returncode == -signal.SIGKILL for p in processes)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_exception_comes_in_its_place(work, workers):
+    found = []
+    with (
+        pytest.raises(ZeroDivisionError) as caught,
+        OrderedMap(work.reciprocal, count(), workers=workers) as results,
+    ):
+        found.extend(results)
+    assert found == [1 / 3, 1 / 2, 1]
+    # The traceback of the other process is not lost.
+    if workers > 1:
+        assert "in reciprocal" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_exception_of_the_chunks_is_not_taken_for_a_dead_worker(work, workers):
+    def chunks():
+        yield 1
+        raise FileNotFoundError("no chunks.txt")
+
+    with (
+        pytest.raises(FileNotFoundError, match="no chunks.txt"),
+        OrderedMap(abs, chunks(), workers=workers) as results,
+    ):
+        list(results)
+
+
+def test_exceptions_and_results_that_cannot_be_pickled_are_told(work):
+    for function, message in (
+        (work.stubborn, "Stubborn: 0 and 0"),
+        (work.lambdas, "lambda"),
+    ):
+        with (
+            pytest.raises(Exception, match=message),
+            OrderedMap(function, range(2), workers=2) as results,
+        ):
+            list(results)
+
+
+def test_a_function_that_the_children_cannot_import_is_named(monkeypatch):
+    module = types.ModuleType("only_in_this_process")
+    exec("def work(k): return k", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_in_this_process", module)
+    with (
+        pytest.raises(ModuleNotFoundError, match="only_in_this_process"),
+        OrderedMap(module.work, range(9), workers=2) as results,
+    ):
+        list(results)
+
+
+def test_a_killed_worker_is_told_in_one_line_after_what_is_complete(work):
+    found = []
+    with (
+        pytest.raises(WorkerDied, match="worker process died.*signal 9") as caught,
+        OrderedMap(work.killed_at_three, range(100), workers=2) as results,
+    ):
+        found.extend(results)
+    # What another worker was at may be missing.
+    assert found == [0, 1, 2][: len(found)] and "\n" not in str(caught.value)
+    assert isinstance(caught.value, UserError)
+
+
+def test_a_process_that_cannot_be_started_is_told_and_leaves_none_behind(monkeypatch):
+    started, spawn = [], parallel._spawn
+
+    def second_fails():
+        if started:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        started.append(spawn())
+        return started[0]
+
+    monkeypatch.setattr(parallel, "_spawn", second_fails)
+    with pytest.raises(UserError, match="cannot start 2 worker processes: .*unavailable"):
+        OrderedMap(abs, range(9), workers=2)
+    assert started[0].returncode is not None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_children_end_when_their_parent_is_killed():
+    program = (
+        "import itertools, os, time\n"
+        "from graphcnf.datasets.parallel import OrderedMap\n"
+        "with OrderedMap(eval, itertools.repeat('__import__(\"os\").getpid()'), workers=2) as r:\n"
+        "    for pid in itertools.islice(r, 2000): time.sleep(0.001); print(pid, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    pids = set()
+    while len(pids) < 2 and (line := parent.stdout.readline()):
+        pids.add(int(line))
+    parent.kill()
+    # The children hold the other end of stderr for as long as they live.
+    _, err = parent.communicate(timeout=60)
+    assert len(pids) == 2 and err == ""
+
+
+def test_parallel_map_is_the_loop(work):
+    assert parallel_map(work.scaled, []) == []
+    for workers in (None, 1, 2):
+        assert parallel_map(partial(work.scaled, 3), range(10), workers=workers) == [
+            3 * k for k in range(10)
+        ]
+    assert available_cores() >= 1

@@ -1,0 +1,146 @@
+"""Numbered records of a sample: what they depend on, and what not."""
+
+import numpy as np
+import pytest
+import torch
+
+from graphcnf.errors import UserError
+from graphcnf.flows.base import record_generators
+from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.graphs.records import (
+    BATCH,
+    BLOCK,
+    FIRST_BLOCK,
+    RecordNoise,
+    batches,
+    block_log_likelihoods,
+    block_of,
+    blocks,
+    one_thread,
+)
+
+SEED = 3
+
+
+@pytest.fixture
+def model(build_model, random_graphs):
+    model = build_model(random_graphs)
+    model.metadata["size_histogram"] = np.bincount(random_graphs.node_counts).tolist()
+    return model
+
+
+@pytest.fixture
+def pair_model(random_graphs):
+    """One whose encoders draw noise that its bound depends on."""
+    torch.manual_seed(0)
+    step = {"couplings": 2, "width": 16, "layers": 1, "heads": 2}
+    model = GraphCNF.for_graphs(
+        random_graphs,
+        node_categories=3,
+        bond_categories=2,
+        adjacency="pairs",
+        nodes=step,
+        bonds=step,
+        adjacency_step=step,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def test_blocks_hold_every_record_once_in_full_batches():
+    stream = blocks(0)
+    first = [next(stream) for _ in range(5)]
+    assert [k for block in first for k in block] == list(range(FIRST_BLOCK + 4 * BLOCK))
+    for block in first:
+        assert all(block_of(k) == block for k in (block[0], block[7], block[-1]))
+        assert next(blocks(block[9])) == block
+        sizes = np.random.default_rng(0).integers(1, 40, len(block))
+        parts = batches(sizes)
+        assert {len(part) for part in parts} == {BATCH}
+        assert sorted(np.concatenate(parts)) == list(range(len(block)))
+        # Graphs of like size together.
+        assert (np.diff(sizes[np.concatenate(parts)]) >= 0).all()
+
+
+def test_a_record_is_the_same_to_the_last_bit_whatever_is_asked_for(model):
+    count = FIRST_BLOCK + 100
+    whole = model.sample_records(0, count, seed=SEED)
+    assert len(whole) == count
+    for first, number in ((0, 1), (FIRST_BLOCK - 3, 6), (FIRST_BLOCK, 40), (count - 1, 1), (9, 0)):
+        part = model.sample_records(first, number, seed=SEED)
+        assert part == whole.subset(range(first, first + number))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert model.sample_records(0, count, seed=SEED) == whole
+        # The caller's setting is kept, after an error as well.
+        with pytest.raises(ZeroDivisionError), one_thread(model.device):
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_batch_is_always_full_and_computed_only_where_it_is_needed(model, monkeypatch):
+    drawn, sample = [], model.sample
+
+    def counted(sizes, **options):
+        drawn.append(len(sizes))
+        return sample(sizes, **options)
+
+    monkeypatch.setattr(model, "sample", counted)
+    for first, number, calls in ((0, 1, 1), (5, 100, 1), (FIRST_BLOCK + 7, 1, 1), (3, 0, 0)):
+        model.sample_records(first, number, seed=SEED)
+        assert drawn == [BATCH] * calls
+        drawn.clear()
+
+
+def test_records_that_cannot_be_are_refused(model):
+    for first, number in ((-1, 3), (0, -1)):
+        with pytest.raises(UserError, match="numbered from 0 on"):
+            model.sample_records(first, number, seed=SEED)
+
+
+def test_noise_belongs_to_the_record():
+    def numbers(records, shape, noise=None):
+        noise = noise or RecordNoise(SEED, records)
+        return noise.take(lambda: torch.rand(len(records), *shape, dtype=torch.float64))
+
+    together = numbers([4, 9, 2], (7, 3))
+    alone = numbers([9], (5, 3))
+    # Neither its place in the batch nor padding counts, and the caller's random state neither.
+    assert torch.equal(together[1, :5], alone[0])
+    assert ((together > 0) & (together < 1)).all() and len(together.unique()) == together.numel()
+    assert not torch.equal(RecordNoise(SEED + 1, [9]).take(lambda: alone), alone)
+    noise = RecordNoise(SEED, [9])
+    draws = [numbers([9], (5, 3), noise) for _ in range(2)]
+    assert torch.equal(draws[0], alone) and not torch.equal(draws[1], alone)
+    noise.rewind()
+    assert torch.equal(numbers([9], (5, 3), noise), alone)
+    # Nor are they the numbers that the record was drawn with.
+    assert record_generators(SEED, 9, 1)[0].random() not in alone.flatten().tolist()
+
+
+@pytest.mark.parametrize("kind", ["offsets", "pairs"])
+def test_likelihoods_are_the_bound_of_each_graph_with_its_noise(model, pair_model, kind):
+    model = (model if kind == "offsets" else pair_model).double()
+    block = range(FIRST_BLOCK)
+    graphs = model.sample_records(0, len(block), seed=SEED)
+    torch.manual_seed(5)
+    nats = block_log_likelihoods(model, graphs, block, seed=SEED)
+    assert (nats < 0).all() and nats.std() > 1
+    chosen = [0, 1, 50, 127]
+    with torch.no_grad():
+        for k in chosen:
+            batch = GraphBatch.collate(graphs, [k])
+            alone = model.log_prob(batch, noise=RecordNoise(SEED, [block[k]]))
+            assert abs(float(alone[0]) - nats[k]) < 1e-6
+        other = model.log_prob(GraphBatch.collate(graphs, chosen)).numpy()
+    # A draw with other noise is another one, where there is any.
+    assert (abs(other - nats[chosen]).max() > 1e-3) == (kind == "pairs")
+    assert np.array_equal(block_log_likelihoods(model, graphs, block, seed=SEED), nats)
+    with pytest.raises(ValueError, match="block of 3 records, but 128 graphs"):
+        block_log_likelihoods(model, graphs, range(3), seed=SEED)

@@ -1,0 +1,232 @@
+"""`generate --out`: whatever stops it, the same command goes on to the file of an unbroken run."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from graphcnf.scripts import _partial, _stream
+from graphcnf.scripts._partial import PartialFile, partial_file
+
+RUN = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
+
+
+@pytest.fixture
+def generate(graphcnf, model_folder):
+    def run(*arguments, code=0):
+        found, out, err = graphcnf("generate", "--model", model_folder, *arguments)
+        assert found == code and out == "", err
+        return err
+
+    return run
+
+
+@contextmanager
+def at_commit(number, action, before=False):
+    """Let something happen after, or before, the commit of this number."""
+    commit, count = PartialFile.commit, []
+
+    def counted(self, *arguments):
+        count.append(self)
+        if before and len(count) == number:
+            action()
+        commit(self, *arguments)
+        if not before and len(count) == number:
+            action()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PartialFile, "commit", counted)
+        yield
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def hidden():
+    return [name for name in os.listdir() if name.startswith(".")]
+
+
+def journal():
+    """What the journal in this folder says of the progress; {} without one."""
+    for path in Path().glob(".*.json"):
+        return json.loads(path.read_text())["entry"]
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("smi", ("--temperature", 0.7)), ("csv", ("--likelihood", "--size", "3-5")), ("sdf", ()),
+        ("jsonl", ("--likelihood", "--all")), ("csv.gz", ()), ("parquet", ()),
+    ],
+)  # fmt: skip
+def test_an_interrupted_command_goes_on_to_the_same_file(generate, suffix, options):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    out, number = f"x.{suffix}", 700 if "--all" in options else 160
+    arguments = ["-n", number, "--workers", 1, *options, "--out"]
+    generate(*arguments, f"whole.{suffix}")
+    Path(out).write_text("old")
+    left = 0
+    for commits, before in ((1, False), (1, True), (1, False)):
+        with at_commit(commits, interrupt, before=before):
+            err = generate(*arguments, out, code=130)
+        # One line where there is something to tell, and the old file until the end.
+        assert err.splitlines()[-1].startswith("interrupted after ") and Path(out).read_text()
+        assert journal()["written"] >= left and Path(out).read_text() == "old"
+        left = journal()["written"]
+        assert 0 < left < number and f"after {left} of {number}" in err
+    err = generate(*arguments, out)
+    assert err.startswith(f"note: going on with {out}: {left} of {number} molecules are there")
+    assert Path(out).read_bytes() == Path(f"whole.{suffix}").read_bytes()
+    assert hidden() == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_file(generate, model_folder):
+    dice, number, killed = random.Random(0), 6000, []
+    tail = ["-n", str(number), "--all", "--model", str(model_folder), "--out"]
+    command = [sys.executable, "-c", RUN, "generate", *tail, "x.csv", "--workers"]
+    # The second block is the first one that comes from another process.
+    for workers, more in (("2", 600), ("1", 1), ("1", 1)):
+        least = journal().get("record", 0) + more
+        with subprocess.Popen([*command, workers], stderr=subprocess.PIPE, text=True) as process:
+            while process.poll() is None and journal().get("record", 0) < least:
+                time.sleep(0.01)
+            time.sleep(dice.random() * 0.1)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL, "it was done before it was killed"
+        killed.append(journal()["record"])
+        assert not Path("x.csv").exists()
+    assert killed == sorted(set(killed))
+    generate("--workers", 1, *tail, "x.csv")
+    generate("--workers", 1, *tail, "whole.csv")
+    assert Path("x.csv").read_bytes() == Path("whole.csv").read_bytes()
+    records = [line.partition(",")[0] for line in Path("x.csv").read_text().splitlines()]
+    assert records == ["record", *map(str, range(number))] and hidden() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_termination_is_an_interruption(generate):
+    before = signal.getsignal(signal.SIGTERM)
+    with at_commit(2, lambda: signal.raise_signal(signal.SIGTERM)):
+        err = generate("-n", 700, "--all", "--workers", 1, "--out", "x.csv", code=143)
+    assert err == (
+        "interrupted after 640 of 700 molecules of x.csv; the same command goes on from there\n"
+    )
+    assert signal.getsignal(signal.SIGTERM) == before and len(hidden()) == 2
+    assert "640 of 700" in generate("-n", 700, "--all", "--workers", 1, "--out", "x.csv")
+
+
+def test_a_killed_worker_is_one_line(generate):
+    class Killed(_stream.OrderedMap):
+        def __iter__(self):
+            # The first molecules do not wait for the processes.
+            assert journal()["record"] == 128
+            self._processes[1].kill()
+            return super().__iter__()
+
+    arguments = ["-n", 1500, "--all", "--workers", 2, "--out", "x.csv"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_stream, "OrderedMap", Killed)
+        err = generate(*arguments, code=1)
+    assert len(err.splitlines()) == 1 and err.startswith("error: a worker process died (killed by ")
+    assert err.endswith("; the same command goes on from there\n") and journal()["record"] >= 128
+    generate(*arguments)
+    generate(*arguments[:-1], "whole.csv", "--workers", 1)
+    assert Path("x.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+
+def test_larger_and_smaller_numbers_after_an_interruption(generate):
+    for number in (900, 200):
+        generate("-n", number, "--all", "--workers", 1, "--out", f"whole{number}.csv")
+    for number, message in ((900, "going on with x.csv: 640 of 900"), (200, "starting afresh")):
+        with at_commit(2, interrupt):
+            generate("-n", 800, "--all", "--workers", 1, "--out", "x.csv", code=130)
+        assert message in generate("-n", number, "--all", "--workers", 1, "--out", "x.csv")
+        assert Path("x.csv").read_bytes() == Path(f"whole{number}.csv").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["journal", "part", "meaning"])
+def test_what_is_damaged_is_begun_afresh(generate, damage):
+    arguments = ["-n", 160, "--all", "--workers", 1, "--out", "x.csv"]
+    with at_commit(1, interrupt):
+        generate(*arguments, code=130)
+    part, entry = (next(Path().glob(f".x.csv.*.{suffix}")) for suffix in ("partial", "json"))
+    if damage == "journal":
+        entry.write_text(entry.read_text()[:-9])
+    elif damage == "part":
+        part.write_text(part.read_text().replace("C", "N", 1))
+    else:
+        # Well-formed, but of another program.
+        with partial_file(Path("x.csv"), part.name.split(".")[3]) as file:
+            file.commit("", {"pieces": 3})
+    err = generate(*arguments)
+    assert err.startswith("note: what an interrupted command left of x.csv is damaged; starting")
+    assert len(err.splitlines()) == 2 and hidden() == []
+    generate(*arguments[:-1], "whole.csv")
+    assert Path("x.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+
+def test_other_options_do_not_go_on_with_it_and_clear_it_away(generate):
+    arguments = ["-n", 160, "--all", "--workers", 1, "--out", "x.csv"]
+    for options in ((), ("--temperature", 0.5), ("--size", 4), ("--likelihood",), ("--seed", 1)):
+        with at_commit(1, interrupt):
+            err = generate(*arguments, *options, code=130)
+        assert ("with other options left an unfinished x.csv" in err) == bool(options)
+    assert len(hidden()) == 10
+    generate(*arguments, "--seed", 2)
+    generate(*arguments[:-1], "whole.csv", "--seed", 2)
+    assert Path("x.csv").read_bytes() == Path("whole.csv").read_bytes() and hidden() == []
+
+
+def test_two_commands_do_not_write_one_file(generate):
+    with partial_file(Path("x.smi"), "0" * 16):
+        err = generate("-n", 3, "--out", "x.smi", code=1)
+    assert err == "error: x.smi: another process is writing it; wait or stop it\n"
+
+
+def test_a_full_disk_is_one_line_and_the_command_goes_on_later(generate):
+    arguments = ["-n", 700, "--all", "--workers", 1, "--out", "x.csv"]
+    fsync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_partial.os, "fsync", full)
+        err = generate(*arguments, code=1)
+    assert err == "error: cannot write x.csv: No space left on device\n"
+    assert "128 of 700" in generate(*arguments)
+
+
+def test_a_batch_size_is_what_comes_between_two_writes(generate, monkeypatch):
+    commit, sizes = PartialFile.commit, []
+
+    def counted(self, text, entry):
+        sizes.append(text.count("\n"))
+        commit(self, text, entry)
+
+    monkeypatch.setattr(PartialFile, "commit", counted)
+    for batch_size, expected in (
+        (None, [129, 512, 60]), (1, [129, 512, 60]), (129, [641, 60]), (10_000, [701]),
+    ):  # fmt: skip
+        sizes.clear()
+        given = () if batch_size is None else ("--batch-size", batch_size)
+        generate("-n", 700, "--all", "--workers", 1, *given, "--out", "x.csv")
+        assert sizes == expected
+        Path("x.csv").rename(f"{batch_size}.csv")
+    assert len({path.read_bytes() for path in Path().glob("*.csv")}) == 1

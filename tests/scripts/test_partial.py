@@ -1,0 +1,244 @@
+"""A file that grows piece by piece: what a kill leaves, whoever opens it next takes up."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from graphcnf.errors import UserError
+from graphcnf.scripts import _partial
+from graphcnf.scripts._partial import fingerprint, partial_file
+
+NAME = fingerprint({"seed": 0})
+PIECES = [f"piece {k} {'ä' * k}\n" for k in range(4)]
+
+
+@pytest.fixture
+def folder(surroundings):
+    """An empty one."""
+    return surroundings
+
+
+def write(target, convert=None, name=NAME):
+    """Write the pieces that are missing; return how many were there."""
+    with partial_file(target, name) as file:
+        there = (file.entry or {"pieces": 0})["pieces"]
+        for k in range(there, len(PIECES)):
+            file.commit(PIECES[k], {"pieces": k + 1})
+        file.finish(convert)
+    return there
+
+
+def interrupted(target, pieces, name=NAME):
+    """What is left by a command that is interrupted after some pieces."""
+    with suppress(KeyboardInterrupt), partial_file(target, name) as file:
+        for k in range(pieces):
+            file.commit(PIECES[k], {"pieces": k + 1})
+        raise KeyboardInterrupt
+
+
+def doubled(source, target):
+    target.write_text(2 * source.read_text())
+
+
+def test_pieces_become_a_file_with_nothing_beside_it(folder):
+    target = folder / "x.csv"
+    target.write_text("old\n")
+    with partial_file(target, NAME) as file:
+        assert file.entry is None and not file.damaged
+        for k, piece in enumerate(PIECES):
+            file.commit(piece, {"k": k})
+            assert file.path.read_text() == "".join(PIECES[: k + 1]) and file.entry == {"k": k}
+        # Until the end, there is the old one.
+        assert target.read_text() == "old\n"
+        file.finish()
+    assert target.read_text() == "".join(PIECES) and os.listdir(folder) == ["x.csv"]
+    write(target, doubled)
+    assert target.read_text() == 2 * "".join(PIECES) and os.listdir(folder) == ["x.csv"]
+
+
+@pytest.mark.parametrize("pieces", range(len(PIECES) + 1))
+def test_what_was_committed_is_taken_up(folder, pieces):
+    target = folder / "x.csv"
+    interrupted(target, pieces)
+    assert not target.exists() and bool(os.listdir(folder)) == bool(pieces)
+    assert write(target) == pieces
+    assert target.read_text() == "".join(PIECES) and os.listdir(folder) == ["x.csv"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("convert", [None, doubled])
+def test_a_kill_at_any_line_loses_nothing_that_was_committed(folder, convert):
+    target, expected = folder / "x.csv", "".join(PIECES) * (2 if convert else 1)
+    moment, committed, taken_up = 0, 0, set()
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            die_at_line(moment, lambda: write(target, convert))
+        killed = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0
+        if not killed:
+            break
+        # Either it was finished, or what the journal vouches for is there.
+        if target.exists():
+            assert target.read_text() == expected
+        committed = pieces_in_journal(folder)
+        if committed is not None:
+            found = (folder / f".x.csv.{NAME}.partial").read_text()
+            assert found.startswith("".join(PIECES[:committed]))
+        there = write(target, convert)
+        assert there == (committed or 0)
+        taken_up.add(there)
+        assert target.read_text() == expected and os.listdir(folder) == ["x.csv"]
+        target.unlink()
+        moment += 5
+    assert moment > 100 and taken_up == set(range(len(PIECES) + 1))
+
+
+def die_at_line(number, work):
+    """Do some work, and die when a line of the module is reached, without any handler."""
+    reached = 0
+
+    def trace(frame, event, argument):
+        nonlocal reached
+        if frame.f_code.co_filename != _partial.__file__:
+            return None
+        if event == "line":
+            reached += 1
+            if reached > number:
+                os._exit(9)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def pieces_in_journal(folder):
+    """As many as are committed; None without a journal, or where only that is left."""
+    journal, part = (folder / f".x.csv.{NAME}.{suffix}" for suffix in ("json", "partial"))
+    if not journal.exists() or not part.exists():
+        return None
+    return json.loads(journal.read_text())["entry"]["pieces"]
+
+
+DAMAGES = {
+    "part": lambda part, journal: part.write_bytes(part.read_bytes().replace(b"1", b"7")),
+    "short": lambda part, journal: part.write_bytes(part.read_bytes()[:-1]),
+    "empty journal": lambda part, journal: journal.write_text(""),
+    "binary journal": lambda part, journal: journal.write_bytes(bytes(range(256))),
+    "other journal": lambda part, journal: journal.write_text("[1, 2]"),
+    "entry": lambda part, journal: journal.write_text(
+        journal.read_text().replace('"pieces": 3', '"pieces": 2')
+    ),
+    "bytes": lambda part, journal: journal.write_text(
+        journal.read_text().replace('"bytes": ', '"bytes": -')
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_thrown_away(folder, damage):
+    target = folder / "x.csv"
+    interrupted(target, 3)
+    part, journal = (folder / f".x.csv.{NAME}.{suffix}" for suffix in ("partial", "json"))
+    before = part.read_bytes(), journal.read_bytes()
+    DAMAGES[damage](part, journal)
+    assert (part.read_bytes(), journal.read_bytes()) != before
+    with partial_file(target, NAME) as file:
+        assert file.damaged and file.entry is None and file.path.read_text() == ""
+    assert os.listdir(folder) == []
+    assert write(target) == 0 and target.read_text() == "".join(PIECES)
+
+
+def test_what_comes_after_the_last_commit_is_cut_off(folder):
+    target = folder / "x.csv"
+    interrupted(target, 2)
+    with (folder / f".x.csv.{NAME}.partial").open("a") as file:
+        file.write("half a pie")
+    (folder / f".x.csv.{NAME}.tmp").write_text("{")
+    assert write(target) == 2
+    assert target.read_text() == "".join(PIECES) and os.listdir(folder) == ["x.csv"]
+
+
+def test_another_content_has_a_part_of_its_own_until_one_is_finished(folder):
+    target, other = folder / "x.csv", fingerprint({"seed": 1})
+    assert other != NAME and fingerprint({"seed": 0}) == NAME
+    interrupted(target, 3)
+    interrupted(folder / "x.csv.gz", 3)
+    interrupted(target, 1, other)
+    with partial_file(target, other) as file:
+        assert file.entry == {"pieces": 1}
+        assert {path.name.split(".")[3] for path in file.others()} == {NAME}
+    assert write(target) == 3
+    # The part of the file with the longer name is not touched.
+    assert all(name == "x.csv" or name.startswith(".x.csv.gz.") for name in os.listdir(folder))
+    assert write(folder / "x.csv.gz") == 3
+
+
+def test_two_do_not_write_one_file(folder):
+    target = folder / "x.csv"
+    with partial_file(target, NAME) as file:
+        file.commit(PIECES[0], {"pieces": 1})
+        for name in (NAME, fingerprint({"seed": 1})):
+            with pytest.raises(UserError, match="another process is writing it"):
+                write(target, name=name)
+        assert write(folder / "y.csv") == 0
+    assert write(target) == 1 and sorted(os.listdir(folder)) == ["x.csv", "y.csv"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_the_lock_of_a_killed_process_keeps_nobody_out(folder):
+    target = folder / "x.csv"
+    program = (
+        "import sys, time; from pathlib import Path\n"
+        "from graphcnf.scripts._partial import partial_file\n"
+        "with partial_file(Path(sys.argv[1]), sys.argv[2]) as file:\n"
+        "    file.commit(sys.argv[3], {'pieces': 1}); print(flush=True); time.sleep(60)\n"
+    )
+    arguments = [sys.executable, "-c", program, target, NAME, PIECES[0]]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(UserError, match="another process"):
+            write(target)
+        process.send_signal(signal.SIGKILL)
+    assert write(target) == 1
+    assert target.read_text() == "".join(PIECES) and os.listdir(folder) == ["x.csv"]
+
+
+def test_a_full_disk_is_one_line_and_costs_nothing_that_was_committed(folder):
+    target, fsync, calls = folder / "x.csv", os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as caught:
+        patch.setattr(_partial.os, "fsync", full)
+        write(target)
+    assert str(caught.value) == f"cannot write {target}: No space left on device"
+    assert write(target) == 2 and target.read_text() == "".join(PIECES)
+
+
+def test_a_place_where_nobody_may_write_is_named(folder):
+    for place, reason in ((folder / "none", "No such file"), (folder / "file", "Not a dir")):
+        (folder / "file").write_text("")
+        with pytest.raises(UserError, match=f"cannot write {place / 'x.csv'}: {reason}"):
+            write(place / "x.csv")
+    (folder / "x.csv").mkdir()
+    with pytest.raises(UserError, match="cannot write .*x.csv: Is a directory"):
+        write(folder / "x.csv")
+    with pytest.raises(UserError, match="cannot write .*: File name too long"):
+        write(folder / f"{'x' * 250}.csv")
+    # An error that has nothing to do with it stays what it is.
+    with pytest.raises(FileNotFoundError), partial_file(folder / "y.csv", NAME):
+        open(folder / "model.safetensors")
