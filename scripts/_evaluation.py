@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
+from graphcnf.datasets.parallel import chunked, parallel_map
 from graphcnf.errors import UserError
-from graphcnf.molecules.metrics import evaluate_records, summarize
-from graphcnf.scripts import _scoring
+from graphcnf.molecules.failures import failures
+from graphcnf.molecules.metrics import evaluate_records, molecules, summarize
+from graphcnf.scripts import _distances, _scoring
 from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts._sampling import load_model
 
@@ -19,8 +26,8 @@ if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
     from graphcnf.graphs import GraphCNF
 
-Rows = tuple[dict[str, Any], dict[str, Any] | None, list[str]]
-"""The scored row, the row of the training data or None, and notes to the table."""
+CHUNK = 500
+"""Lines of a file that a process scores at a time."""
 
 DATA = "training data through the same pipeline"
 NOTES = [
@@ -32,15 +39,53 @@ NOTES = [
 DATA_RECONSTRUCTION = "the share of valid molecules that come back from their graphs as they were"
 
 
-def score_file(file: str, column: str | None, reference: str, fcd: bool, device: str) -> Rows:
+@dataclass
+class Evaluation:
+    """What `graphcnf evaluate` finds out.
+
+    Attributes:
+        main: Figures of what is scored.
+        data: The same of training data, None without any.
+        notes: What a reader of the tables has to know.
+        frame: `evaluate_records` of the samples, of the first seed.
+        distances: Distribution metrics, None where none were asked for.
+        training_hashes: What novelty is held against, None for nothing.
+    """
+
+    main: dict[str, Any]
+    data: dict[str, Any] | None
+    notes: list[str]
+    frame: pd.DataFrame
+    distances: _distances.Distances | None = None
+    training_hashes: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Against:
+    """What samples are held against.
+
+    Attributes:
+        reference: One of `_scoring.OFFICIAL`, "none" or a file of training molecules; None for a
+            model's own data, or zinc250k.
+        test: File of molecules to compare distributions with, None for the reference's held-out
+            part.
+        metrics: Names of distribution metrics.
+        device: Where models and ChemNet run.
+    """
+
+    reference: str | None = None
+    test: str | None = None
+    metrics: tuple[str, ...] = ()
+    device: str = "cpu"
+
+
+def score_file(file: str, column: str | None, against: Against) -> Evaluation:
     """Score the SMILES of a file.
 
     Args:
         file: See `read_smiles`; "-" for stdin.
         column: Column of a table.
-        reference: "zinc250k", "none" or a file, to hold novelty against.
-        fcd: Whether to compute the Frechet ChemNet distance.
-        device: Where ChemNet runs.
+        against: What to hold them against.
 
     Raises:
         UserError: The file holds no SMILES, or the reference is missing.
@@ -51,10 +96,10 @@ def score_file(file: str, column: str | None, reference: str, fcd: bool, device:
     content = sys.stdin.buffer.read() if file == "-" else None
     lines, smiles = read_smiles(shown, column=column, content=content)
     # A missing reference comes to light before the long work.
+    reference = against.reference or "zinc250k"
     dataset = None if reference == "none" else _scoring.load_reference(reference)
-    if fcd:
-        _scoring.check_chemnet(dataset)
-    frame = evaluate_records(smiles, conventions=_scoring.CONVENTIONS)
+    held_out = _held_out_smiles(dataset, against)
+    frame = _scored(smiles)
     bad = np.flatnonzero(frame["atoms"] == 0)
     if len(bad) == len(frame):
         raise UserError(
@@ -68,8 +113,8 @@ def score_file(file: str, column: str | None, reference: str, fcd: bool, device:
         )
     hashes = None
     if dataset is not None:
-        # ZINC250k has an official held-out part; a file of one's own is training data throughout.
-        part = "train" if reference == "zinc250k" else "all"
+        # A file of one's own has no official held-out part: it is training data throughout.
+        part = "train" if reference in _scoring.OFFICIAL else "all"
         hashes = np.unique(dataset.hashes[dataset.split(part)])
     valid = list(frame["smiles"][frame["strict"]])
     main = {
@@ -80,61 +125,57 @@ def score_file(file: str, column: str | None, reference: str, fcd: bool, device:
         "reconstruction": _scoring.coding_reconstruction(valid),
         "reconstruction_molecules": len(valid),
         "reference": reference,
+        "failures": _reasons(frame),
     }
     notes = [*NOTES, f"reconstruction: {DATA_RECONSTRUCTION}."]
-    if dataset is None:
-        return main, None, notes
-    notes.append(f"novel: not among the training molecules of {reference}.")
-    data, distances = _data_row(dataset, len(frame), 0, hashes, [valid], fcd, device, notes)
-    return {**main, **(distances[0] if fcd else {})}, data, notes
+    result = Evaluation(main, None, notes, frame, training_hashes=hashes)
+    if dataset is not None:
+        notes.append(f"novel: not among the training molecules of {reference}.")
+        _add_data(result, dataset, 0, [valid], held_out, against)
+        if result.distances:
+            main |= _with_count(result.distances.samples[0], valid, against)
+    return result
 
 
 def score_model(
     name: str,
-    reference: str | None,
-    fcd: bool,
-    device: str,
+    against: Against,
     *,
     samples: int,
     seeds: list[int],
     temperature: float,
     reconstruct: int,
     likelihood: int,
-    batch_size: int,
-) -> Rows:
+) -> Evaluation:
     """Score raw samples of a model.
 
     Args:
         name: Shipped weights or a folder.
-        reference: "zinc250k", "none" or a file: the model's data; None for what its metadata say.
-        fcd: Whether to compute the Frechet ChemNet distance.
-        device: Where the model and ChemNet run.
+        against: What to hold them against.
         samples: Number of samples per seed.
         seeds: Seeds; with more than one, means and standard deviations are given.
         temperature: Of sampling.
         reconstruct: Held-out molecules to encode and decode.
         likelihood: Held-out molecules to take the likelihood of.
-        batch_size: Graphs that are drawn at once.
 
     Raises:
         UserError: There is no such model or data set.
     """
-    model = load_model(name, device)
-    asked_for = reference not in (None, "none")
-    dataset, reference = _model_data(model, reference)
-    if fcd:
-        _scoring.check_chemnet(dataset)
+    model = load_model(name, against.device)
+    dataset, reference = _model_data(model, against.reference)
+    held_out = _held_out_smiles(dataset, against)
     hashes = model.training_hashes
-    if dataset is not None and (hashes is None or asked_for):
+    if dataset is not None and (hashes is None or against.reference not in (None, "none")):
         hashes = dataset.training_hashes()
-    runs, valid = [], []
+    runs, valid, frames = [], [], []
     for seed in seeds:
         with progress_bar(f"sampling, seed {seed}", samples) as show:
             frame = _scoring.sample_frame(
-                model, samples, seed=seed, temperature=temperature, batch_size=batch_size, show=show
+                model, samples, seed=seed, temperature=temperature, show=show
             )
         runs.append({**summarize(frame, hashes), "connected": _scoring.connected_share(frame)})
         valid.append(list(frame["smiles"][frame["strict"]]))
+        frames.append(frame)
     notes = list(NOTES)
     if hashes is not None:
         notes.append(f"novel: not among the {len(hashes):,} training molecules.")
@@ -150,13 +191,14 @@ def score_model(
         ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
          "bits_molecules")
     )  # fmt: skip
-    data = None
+    result = Evaluation({}, None, notes, frames[0], training_hashes=hashes)
     if dataset is not None:
-        data, distances = _data_row(dataset, samples, seeds[0], hashes, valid, fcd, device, notes)
-        for run, figures in zip(runs, distances, strict=False):
-            run.update(figures)
+        _add_data(result, dataset, seeds[0], valid, held_out, against)
+        if result.distances:
+            for run, found, smiles in zip(runs, result.distances.samples, valid, strict=True):
+                run.update(_with_count(found, smiles, against))
         fixed |= _held_out_figures(model, dataset, reconstruct, likelihood, notes)
-    main = {
+    result.main = {
         "name": Path(name).name or name,
         **_scoring.mean_and_sd(runs),
         **fixed,
@@ -166,16 +208,18 @@ def score_model(
         "reference": reference,
         "adjacency": model.config["adjacency"],
         "parameters": sum(p.numel() for p in model.parameters()),
+        "failures": _reasons(frames[0]),
     }
     if len(seeds) > 1:
-        main["runs"] = [{"seed": s, **run} for s, run in zip(seeds, runs, strict=True)]
+        result.main["runs"] = [{"seed": s, **run} for s, run in zip(seeds, runs, strict=True)]
         notes.append(f"means and standard deviations over {len(seeds)} seeds.")
-    return main, data, notes
+    return result
 
 
 def _model_data(model: GraphCNF, reference: str | None) -> tuple[MoleculeDataset | None, str]:
     if reference is None:
-        reference = "zinc250k" if model.metadata.get("dataset") == "zinc250k" else "none"
+        name = model.metadata.get("dataset")
+        reference = name if name in _scoring.OFFICIAL else "none"
         if reference == "none":
             print(
                 "note: without the training data, named with --reference, there is no data row, "
@@ -185,6 +229,79 @@ def _model_data(model: GraphCNF, reference: str | None) -> tuple[MoleculeDataset
     if reference == "none":
         return None, reference
     return _scoring.load_reference(reference, model), reference
+
+
+def _scored(smiles: Sequence[str]) -> pd.DataFrame:
+    """`evaluate_records` of SMILES, on all cores where there are many."""
+    score = partial(evaluate_records, conventions=_scoring.CONVENTIONS)
+    frames = parallel_map(
+        score,
+        chunked(smiles, CHUNK),
+        workers=None if len(smiles) > 4 * CHUNK else 1,
+        label="scoring molecules",
+    )
+    frame = pd.concat(frames, ignore_index=True)
+    return frame.assign(record=np.arange(len(frame)))
+
+
+def _reasons(frame: pd.DataFrame) -> dict[str, int]:
+    """How many of the samples fail for each reason, the most frequent first."""
+    failed = frame["smiles"][~frame["strict"]]
+    counts = Counter(f.reason for mol in molecules(failed) for f in failures(mol))
+    return dict(counts.most_common())
+
+
+def _held_out_smiles(dataset: MoleculeDataset | None, against: Against) -> list[str]:
+    """The molecules that distributions are compared with, at most `_scoring.REFERENCE`."""
+    if against.test is not None:
+        from graphcnf.datasets.smiles_file import load_smiles_file
+
+        if not Path(against.test).exists():
+            raise UserError(f"no such file: {against.test}")
+        if dataset is None:
+            raise UserError("--test needs the training data as well: name them with --reference")
+        smiles = load_smiles_file(against.test).smiles
+        if against.metrics and len(smiles) < 2:
+            raise UserError(f"{against.test} holds too few molecules to compare with")
+        chosen = np.random.default_rng(0).permutation(len(smiles))[: _scoring.REFERENCE]
+        return [smiles[k] for k in chosen]
+    _distances.check_needs(against.metrics, dataset)
+    if tuple(against.metrics) == ("fcd",):
+        _scoring.check_chemnet_installed()
+    if dataset is None:
+        return []
+    return [dataset.smiles[k] for k in _scoring.held_out(dataset, _scoring.REFERENCE)]
+
+
+def _add_data(
+    result: Evaluation, dataset: MoleculeDataset, seed: int, valid: Sequence[Sequence[str]],
+    held_out: Sequence[str], against: Against,
+) -> None:  # fmt: skip
+    """Add the row of the training data, and the distribution metrics."""
+    figures, smiles = _scoring.ceiling(dataset, len(result.frame), seed, result.training_hashes)
+    # Loaders leave out what is not in one piece.
+    result.data = {
+        "name": DATA,
+        **figures,
+        "connected": 1.0,
+        "reconstruction_molecules": figures["samples"],
+    }
+    if against.metrics:
+        # Distances fall with the number of molecules: the floor is of as many.
+        result.distances = _distances.measure(
+            against.metrics,
+            valid,
+            held_out,
+            smiles[: len(valid[0])],
+            data="file" if against.test else dataset.name,
+            device=against.device,
+        )
+        result.data |= result.distances.floor
+        result.notes += result.distances.notes
+
+
+def _with_count(found: dict, smiles: Sequence[str], against: Against) -> dict[str, Any]:
+    return {**found, **({"fcd_molecules": len(smiles)} if "fcd" in against.metrics else {})}
 
 
 def _held_out_figures(model, dataset, reconstruct: int, likelihood: int, notes: list[str]) -> dict:
@@ -205,32 +322,3 @@ def _held_out_figures(model, dataset, reconstruct: int, likelihood: int, notes: 
             f"bits: upper bounds for {len(chosen):,} held-out molecules, given the number of atoms."
         )
     return figures
-
-
-def _data_row(
-    dataset, number: int, seed: int, hashes, valid: list[list[str]], fcd: bool, device: str,
-    notes: list[str],
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
-    """The row of the training data, and what the distance to held-out ones adds to the others."""
-    figures, smiles = _scoring.ceiling(dataset, number, seed, hashes)
-    # Loaders leave out what is not in one piece.
-    row = {
-        "name": DATA,
-        **figures,
-        "connected": 1.0,
-        "reconstruction_molecules": figures["samples"],
-    }
-    if not fcd:
-        return row, []
-    # The floor is of as many molecules as the samples have valid ones.
-    count = len(valid[0])
-    found, held_out = _scoring.chemnet_distances(dataset, [*valid, smiles[:count]], device)
-    row["fcd"] = found[-1]
-    notes.append(
-        f"FCD: of the {count:,} valid samples (first seed), and of as many training molecules, to "
-        f"{held_out:,} held-out ones."
-    )
-    return row, [
-        {"fcd": distance, "fcd_molecules": len(s)}
-        for distance, s in zip(found[:-1], valid, strict=True)
-    ]

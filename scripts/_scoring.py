@@ -83,7 +83,6 @@ def sample_frame(
     *,
     seed: int,
     temperature: float,
-    batch_size: int | None = None,
     show: Callable[[int], None],
 ) -> pd.DataFrame:
     """`evaluate_records` of the first `number` raw samples with this seed.
@@ -95,7 +94,6 @@ def sample_frame(
         number: Number of samples, at least 1.
         seed: Seed of the sample.
         temperature: Of sampling.
-        batch_size: Without effect, because the batches are fixed.
         show: Called with the number of samples so far.
 
     Raises:

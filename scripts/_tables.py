@@ -19,20 +19,22 @@ Column = tuple[str, Callable[[Row], str]]
 """Heading, and what a row shows below it ("" for nothing)."""
 
 
-def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
+def table_kind(out: Path | None, as_csv: bool, as_json: bool, as_markdown: bool = False) -> str:
     """Say "md", "csv" or "json", as the flags or else the name of the file do.
 
     Raises:
         typer.BadParameter: They contradict each other, or the file has another suffix.
         UserError: The file has no folder to be in.
     """
-    if as_csv and as_json:
-        raise typer.BadParameter("--csv and --json exclude each other")
-    flagged = "csv" if as_csv else "json" if as_json else None
+    flags = {"csv": as_csv, "json": as_json, "markdown": as_markdown}
+    given = [name for name, flag in flags.items() if flag]
+    if len(given) > 1:
+        raise typer.BadParameter(f"--{given[0]} and --{given[1]} exclude each other")
+    flagged = given[0].replace("markdown", "md") if given else None
     named = output_kind(out, ("md", "txt", "csv", "json"))
     named = "md" if named == "txt" else named
     if flagged and named and flagged != named:
-        raise typer.BadParameter(f"--{flagged} does not fit {out}", param_hint="'--out'")
+        raise typer.BadParameter(f"--{given[0]} does not fit {out}", param_hint="'--out'")
     # Before the long work, not after it.
     check_place(out)
     return flagged or named or "md"
@@ -46,11 +48,9 @@ def write_text(text: str, out: Path | None) -> None:
 
 def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str] = ()) -> str:
     """Table with aligned bars; a column that shows nothing in any row is left out."""
-    cells = [[title, *(show(row) for row in rows)] for title, show in columns]
-    cells = [column for column in cells if any(column[1:])]
+    cells = shown_columns(rows, columns)
     if not cells:
         return ""
-    cells = [[cell or "-" for cell in column] if column[0] else column for column in cells]
     widths = [max(3, *map(len, column)) for column in cells]
     lines = []
     for number in range(len(rows) + 1):
@@ -60,6 +60,13 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str
             lines.append(f"|{'|'.join('-' * (width + 2) for width in widths)}|")
     text = "\n".join(lines) + "\n"
     return text + ("\n" + "\n".join(f"- {note}" for note in notes) + "\n" if notes else "")
+
+
+def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
+    """Heading and cells of each column that shows something in some row."""
+    cells = [[title, *(show(row) for row in rows)] for title, show in columns]
+    cells = [column for column in cells if any(column[1:])]
+    return [[cell or "-" for cell in column] if column[0] else column for column in cells]
 
 
 def csv_text(rows: Sequence[Row]) -> str:

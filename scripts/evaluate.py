@@ -23,13 +23,30 @@ def evaluate(
     reference: Annotated[
         str | None,
         typer.Option(
-            metavar="zinc250k|FILE|none",
+            metavar="zinc250k|moses|qm9|FILE|none",
             help="Training data to hold novelty against and to take the data row from.",
             show_default="the model's data, or zinc250k",
         ),
     ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Molecules to compare distributions with.",
+            show_default="the reference's held-out part",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|NAME,...",
+            help="Distribution metrics: all, or some such as fcd,nspdk,snn,scaf,logp_w1. Some need "
+            "pip install 'graphcnf[metrics]'.",
+            show_default="none",
+        ),
+    ] = None,
     fcd: Annotated[
-        bool, typer.Option("--fcd", help="Frechet ChemNet distance, with fcd_torch.")
+        bool, typer.Option("--fcd", help="Frechet ChemNet distance; the same as --metrics fcd.")
     ] = False,
     model: Annotated[
         str | None,
@@ -75,13 +92,27 @@ def evaluate(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    batch_size: Annotated[
-        int | None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    published: Annotated[
+        bool,
         typer.Option(
-            min=1, help="Graphs drawn at once.", show_default="128", rich_help_panel=MODEL
+            "--published",
+            help="Also quote published figures for ZINC250k.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Report to write: one page that needs no network, with tables, histograms, "
+            "failures and drawn molecules. Needs pip install 'graphcnf[report]'.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    png: Annotated[
+        Path | None,
+        typer.Option(help="Picture of the first valid molecules to write.", rich_help_panel=OUTPUT),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -90,6 +121,10 @@ def evaluate(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    as_markdown: Annotated[
+        bool,
+        typer.Option("--markdown", help="Markdown, which is the default.", rich_help_panel=OUTPUT),
+    ] = False,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="CSV instead of Markdown.", rich_help_panel=OUTPUT)
     ] = False,
@@ -99,25 +134,29 @@ def evaluate(
 ) -> None:
     """Score molecules of a file, or the raw samples of a model.
 
-    Validity in four conventions side by side, uniqueness, novelty, reconstruction, and the same of
-    the training data as ceiling.
+    Validity in four conventions side by side, uniqueness, novelty, reconstruction, distances to
+    held-out molecules, and the same of the training data as ceiling and floor.
     """
+    from graphcnf.scripts._output import check_place
     from graphcnf.scripts._sampling import check_temperature
-    from graphcnf.scripts._tables import csv_text, json_text, markdown, table_kind, write_text
+    from graphcnf.scripts._tables import table_kind, write_text
 
     if (file is None) == (model is None):
         raise typer.BadParameter("name a file of SMILES (- for stdin), or a model with --model")
-    kind = table_kind(out, as_csv, as_json)
+    kind = table_kind(out, as_csv, as_json, as_markdown)
+    for path, suffixes, option in ((html, (".html", ".htm"), "html"), (png, (".png",), "png")):
+        if path is not None and path.suffix.lower() not in suffixes:
+            raise typer.BadParameter(
+                f"{path} must end in {suffixes[0]}", param_hint=f"'--{option}'"
+            )
+        check_place(path)
+    options: dict[str, Any] = {}
     if model is None:
         given = {"-n": samples, "--seed": seed, "--seeds": seeds, "--temperature": temperature,
-                 "--reconstruct": reconstruct, "--likelihood": likelihood,
-                 "--batch-size": batch_size}  # fmt: skip
+                 "--reconstruct": reconstruct, "--likelihood": likelihood}  # fmt: skip
         for name, value in given.items():
             if value is not None:
                 raise typer.BadParameter(f"{name} goes with --model, not with a file")
-        from graphcnf.scripts._evaluation import score_file
-
-        main, data, notes = score_file(file, column, reference or "zinc250k", fcd, device)
     else:
         if column is not None:
             raise typer.BadParameter("--column goes with a file, not with --model")
@@ -127,49 +166,34 @@ def evaluate(
             "temperature": 1.0 if temperature is None else temperature,
             "reconstruct": HELD_OUT if reconstruct is None else reconstruct,
             "likelihood": HELD_OUT if likelihood is None else likelihood,
-            "batch_size": batch_size or 128,
         }
         check_temperature(options["temperature"])
-        from graphcnf.scripts._evaluation import score_model
 
-        main, data, notes = score_model(model, reference, fcd, device, **options)
-    rows = [main] if data is None else [main, data]
-    if kind == "json":
-        write_text(json_text(main if data is None else {**main, "training_data": data}), out)
-    elif kind == "csv":
-        write_text(csv_text(rows), out)
+    from graphcnf.scripts._distances import CHEAP, parse_metrics
+    from graphcnf.scripts._evaluation import Against, score_file, score_model
+    from graphcnf.scripts._evaluation_tables import render
+
+    chosen = parse_metrics(metrics, fcd)
+    if html is not None:
+        from graphcnf.scripts._report import check_report
+
+        check_report()
+        if not chosen and reference != "none":
+            chosen = CHEAP  # the histograms of the report
+    against = Against(reference, test, chosen, device)
+    if model is None:
+        result = score_file(file, column, against)
     else:
-        write_text(markdown(rows, columns(), notes), out)
+        result = score_model(model, against, **options)
+    write_text(render(result, kind, published), out)
+    if html is not None:
+        from graphcnf.scripts._report import write_report
 
+        write_report(result, html)
+    if png is not None:
+        from graphcnf.scripts._pictures import write_grid
 
-def columns() -> list:
-    """Columns of the Markdown table."""
-    from graphcnf.scripts._tables import number, percent, text
-
-    def kept(row: dict[str, Any]) -> str:
-        return f"{fragments(row)} ({100 * row['largest_fragment_atom_share']:.1f} % of atoms)"
-
-    fragments = percent("largest_fragment_validity")
-    return [
-        ("", text("name")),
-        ("samples", text("samples", "{:,}")),
-        ("unreadable", text("unreadable", "{:,}")),
-        ("strict", percent("strict_validity")),
-        ("largest fragment", kept),
-        ("valence only", percent("valence_only_validity")),
-        ("repaired", percent("repaired_validity")),
-        ("connected", percent("connected")),
-        ("unique", percent("uniqueness", "strict_valid")),
-        ("novel", percent("novelty", "strict_valid")),
-        ("V.U.N.", percent("vun", "samples")),
-        ("reconstruction", percent("reconstruction", "reconstruction_molecules")),
-        ("bits/node", number("bits_per_node", 3)),
-        ("bits/molecule", number("bits_per_molecule", 2)),
-        ("FCD", number("fcd")),
-        ("temperature", text("temperature", "{:g}")),
-        ("seed", text("seed")),
-        ("decoding", text("decoding")),
-    ]
+        write_grid(result, png)
 
 
 def _parse_seeds(seed: int | None, seeds: str | None) -> list[int]:

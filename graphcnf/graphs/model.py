@@ -218,7 +218,6 @@ class GraphCNF(nn.Module):
         seed: int,
         temperature: float = 1.0,
         sizes: tuple[int, int] | None = None,
-        batch_size: int | None = None,
     ) -> PackedGraphs:
         """Draw the records `first` to `first + count - 1` of the endless sample with this seed.
 
@@ -234,7 +233,6 @@ class GraphCNF(nn.Module):
             sizes: Lowest and highest number of nodes. Sizes are drawn from the training histogram,
                 restricted to this range when given; uniform where the training set has no graph
                 of such a size.
-            batch_size: Without effect, because the batches are fixed.
 
         Raises:
             UserError: if a size, the temperature or a number of records is out of range.

@@ -130,7 +130,7 @@ def test_a_record_is_a_function_of_seed_and_number(double, build_model, random_g
     model.metadata["size_histogram"] = np.bincount(random_graphs.node_counts).tolist()
     whole = model.sample_records(0, 60, seed=3)
     assert len(whole) == 60
-    assert model.sample_records(0, 60, seed=3, batch_size=7) == whole
+    assert model.sample_records(0, 60, seed=3) == whole
     assert model.sample_records(20, 5, seed=3) == whole.subset(range(20, 25))
     assert model.sample_records(0, 60, seed=4) != whole
     assert model.sample_records(0, 60, seed=3, temperature=0.5) != whole

@@ -131,6 +131,66 @@ def test_mean_and_sd():
     assert _scoring.mean_and_sd(runs[:1]) == runs[0]
 
 
+def test_distribution_metrics_against_the_held_out_part(graphcnf, score, zinc_smiles, small_zinc,
+                                                        surroundings):  # fmt: skip
+    (surroundings / "x.smi").write_text("\n".join(zinc_smiles[:100]))
+    (surroundings / "far.smi").write_text("\n".join("C" * n for n in range(1, 101)))
+    names = ["logp_w1", "atoms_tv", "elements_tv", "frag", "snn"]
+    near, far = (score(f, "--metrics", ",".join(names))[0] for f in ("x.smi", "far.smi"))
+    floor = near["training_data"]
+    for name in names:
+        better = -1 if name in ("frag", "snn") else 1
+        assert better * near[name] < better * far[name]
+        assert better * floor[name] < better * far[name]
+    code, text, _ = graphcnf("evaluate", "x.smi", "--metrics", "logp_w1,snn")
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert code == 0 and rows[-2:] == ["SNN", "logP, Wasserstein"]
+    assert f"{near['snn']:.4g}" in text and f"{floor['snn']:.4g}" in text
+    # The order and the second mention of a name do not matter.
+    again, _ = score("x.smi", "--metrics", "snn,logp_w1,snn")
+    assert again["snn"] == near["snn"] and "frag" not in again
+
+
+def test_molecules_of_ones_own_to_compare_with(score, lines, surroundings):
+    (surroundings / "test.smi").write_text("CCO\nCCO\nCCO\nc1ccccc1O\n")
+    result, _ = score(lines, "--reference", "known.smi", "--test", "test.smi",
+                      "--metrics", "atoms_tv,elements_tv")  # fmt: skip
+    # Valid are CCO twice, C7H6O, acetone with 4 atoms: a quarter has moved to another size.
+    assert result["atoms_tv"] == pytest.approx(1 / 4)
+    assert 0 < result["elements_tv"] < 0.1
+
+
+def test_what_keeps_samples_from_being_valid(graphcnf, score, lines):
+    result, _ = score(lines, "--reference", "none")
+    assert result["failures"] == {
+        "2 fragments": 1, "C with 5 bonds": 1, "unreadable": 1, "N with 4 bonds": 1,
+    }  # fmt: skip
+    _, text, _ = graphcnf("evaluate", lines, "--reference", "none")
+    assert "1 × C with 5 bonds" in text
+
+
+def test_published_figures_are_marked_as_quoted(graphcnf, score, lines):
+    tail = [lines, "--reference", "none"]
+    plain, _ = score(*tail)
+    assert "published" not in plain
+    quoted = score(*tail, "--published")[0]["published"]
+    assert {row["method"]: row["validity"] for row in quoted}["GraphCNF"] == 0.8341
+    assert all(row["source"] for row in quoted)
+    _, text, _ = graphcnf("evaluate", *tail, "--published", "--markdown")
+    assert "83.41 ± 2.88 %" in text and "quoted" in text and "none of it was measured here" in text
+    _, table, _ = graphcnf("evaluate", *tail, "--published", "--csv")
+    names = [row["name"] for row in csv.DictReader(io.StringIO(table))]
+    assert names[0] == lines and all("(published)" in name for name in names[1:])
+
+
+def test_partly_bad_files_give_a_full_report(score, surroundings):
+    long = "C" * 1_000_000
+    (surroundings / "x.smi").write_text(f"CCO\n{long}\n((\nCCN\n")
+    result, err = score("x.smi", "--reference", "none")
+    assert result["samples"] == 4 and result["unreadable"] == 2 and result["strict_valid"] == 2
+    assert "2 of 4 lines" in err and "line 2" in err and len(err) < 400
+
+
 @pytest.mark.slow
 def test_chemnet_distance(score, zinc_smiles, small_zinc, surroundings):
     pytest.importorskip("fcd_torch")

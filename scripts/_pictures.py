@@ -1,0 +1,32 @@
+"""Pictures that the commands write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from graphcnf.errors import UserError
+from graphcnf.molecules.drawing import draw_grid
+from graphcnf.pretrained import replace_file
+from graphcnf.scripts._evaluation import Evaluation
+
+SHOWN = 20
+"""Molecules in a picture."""
+
+
+def write_grid(result: Evaluation, path: Path) -> None:
+    """Draw the first distinct valid molecules of an evaluation as PNG.
+
+    Raises:
+        UserError: There is none, or the file cannot be written.
+    """
+    frame = result.frame
+    smiles = list(dict.fromkeys(frame["smiles"][frame["strict"]]))[:SHOWN]
+    if not smiles:
+        raise UserError(f"{path} is not written: there is no valid molecule to draw")
+    with TemporaryDirectory() as folder:
+        content = draw_grid(smiles, Path(folder, "grid.png")).read_bytes()
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None

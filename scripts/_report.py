@@ -1,0 +1,198 @@
+"""The report of `graphcnf evaluate --html`: one page that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import platform
+from collections import defaultdict
+from datetime import datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from graphcnf.errors import UserError
+from graphcnf.molecules import properties
+from graphcnf.molecules.codec import parse
+from graphcnf.molecules.drawing import draw_svg
+from graphcnf.molecules.failures import failures
+from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.metrics import molecules
+from graphcnf.molecules.optional import Unavailable
+from graphcnf.pretrained import replace_file
+from graphcnf.scripts._evaluation import Evaluation
+from graphcnf.scripts._evaluation_tables import all_notes, tables
+from graphcnf.scripts._tables import shown_columns
+
+MOLECULES = 200
+"""Molecules in the table."""
+
+REASONS, PER_REASON = 6, 4
+"""Reasons of failure that are illustrated, and drawings of each."""
+
+NEEDS = ("itables", "jinja2", "matplotlib")
+
+
+def check_report() -> None:
+    """Raise UserError without the packages that make the page."""
+    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--html needs the package {missing[0]}: pip install 'graphcnf[report]'")
+
+
+def write_report(result: Evaluation, path: Path) -> None:
+    """Write the page.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    text = page(result)
+    try:
+        replace_file(path, text.encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def page(result: Evaluation) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(
+        (files("graphcnf.scripts") / "report.html").read_text("utf-8")
+    )
+    shown = [
+        {"title": table.title, "columns": shown_columns(table.rows, table.columns)}
+        for table in tables(result, published=True)
+    ]
+    # As wide as there are figures: better read from top to bottom.
+    shown[0]["columns"] = [list(cells) for cells in zip(*shown[0]["columns"], strict=True)]
+    return template.render(
+        name=result.main["name"],
+        cards=_cards(result.main, result.data or {}),
+        tables=shown,
+        notes=all_notes(result, published=True),
+        histograms=_histograms(result),
+        failures=_failures(result),
+        molecules=Markup(_molecule_table(result)),
+        molecules_shown=min(MOLECULES, result.main["strict_unique"]),
+        molecules_there=result.main["strict_unique"],
+        versions=f"graphcnf {version('graphcnf')}, RDKit {version('rdkit')}, "
+        f"Python {platform.python_version()}",
+        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )
+
+
+def _cards(main: dict[str, Any], data: dict[str, Any]) -> list[dict[str, str]]:
+    """Headline figures, with those of the training data below them."""
+    forms = {
+        "strict_validity": ("strictly valid", _percent),
+        "uniqueness": ("unique", _percent),
+        "novelty": ("novel", _percent),
+        "vun": ("valid, unique and novel", _percent),
+        "reconstruction": ("reconstructed", _percent),
+        "bits_per_node": ("bits per node", "{:.3f}".format),
+        "fcd": ("FCD", "{:.2f}".format),
+    }
+    return [
+        {
+            "label": label,
+            "value": form(main[key]),
+            "data": "" if data.get(key) is None else form(data[key]),
+        }
+        for key, (label, form) in forms.items()
+        if main.get(key) is not None
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _histograms(result: Evaluation) -> list[dict[str, str]]:
+    """A picture for each property and histogram that both sets have."""
+    from graphcnf.scripts._histograms import histogram_pictures
+
+    if result.distances is None:
+        return []
+    return [
+        {"title": title, "source": _svg_source(svg)}
+        for title, svg in histogram_pictures(result.distances)
+    ]
+
+
+def _failures(result: Evaluation) -> list[dict[str, Any]]:
+    """Drawings of graphs that are no valid molecules, by reason, the most frequent first."""
+    frame = result.frame
+    failed = frame[~frame["strict"]]
+    pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    reasons = list(result.main["failures"])[:REASONS]
+    for record, smiles in zip(failed["record"], failed["smiles"], strict=True):
+        mol = next(iter(molecules([smiles])))
+        for failure in failures(mol):
+            wanted = failure.reason in reasons and len(pictures[failure.reason]) < PER_REASON
+            if mol is not None and mol.GetNumAtoms() and wanted:
+                source = _svg_source(draw_svg(mol, size=(230, 170), highlight=failure.atoms))
+                pictures[failure.reason].append(
+                    {"source": source, "smiles": smiles, "record": int(record)}
+                )
+    return [
+        {"reason": reason, "count": count, "pictures": pictures[reason]}
+        for reason, count in result.main["failures"].items()
+    ]
+
+
+def _molecule_table(result: Evaluation) -> str:
+    """Valid molecules with pictures and properties; sorting and searching come with the table."""
+    import itables
+    from itables.javascript import generate_init_offline_itables_html
+
+    frame = result.frame[result.frame["strict"]]
+    counts = frame["smiles"].value_counts()
+    first = frame.drop_duplicates("smiles").head(MOLECULES)
+    if first.empty:
+        return ""
+    rows = []
+    for record, smiles in zip(first["record"], first["smiles"], strict=True):
+        mol = parse(smiles)
+        rows.append({
+            "structure": f'<img alt="" width="200" height="130" src="'
+            f'{_svg_source(draw_svg(mol, size=(200, 130)))}">',
+            "SMILES": f"<code>{smiles}</code>",
+            "record": int(record),
+            "times": int(counts[smiles]),
+            "atoms": mol.GetNumAtoms(),
+            "rings": mol.GetRingInfo().NumRings(),
+            "weight": round(properties.weight(mol), 1),
+            "logP": round(properties.logp(mol), 2),
+            "QED": round(properties.qed(mol), 3),
+            "SA": _sa(mol),
+        })  # fmt: skip
+    shown = pd.DataFrame(rows)
+    if result.training_hashes is not None:
+        known = contains(result.training_hashes, hash_each(list(first["smiles"])))
+        shown["novel"] = ["no" if k else "yes" for k in known]
+    shown = shown.dropna(axis="columns", how="all")
+    table = itables.to_html_datatable(
+        shown, connected=False, allow_html=True, showIndex=False, maxBytes=0, maxColumns=0,
+        classes="display compact molecules", lengthMenu=[10, 25, 100, MOLECULES],
+        style="width:100%;margin:auto", display_logo_when_loading=False,
+        text_in_header_can_be_selected=False,
+    )  # fmt: skip
+    return generate_init_offline_itables_html(itables.options.dt_bundle) + table
+
+
+def _sa(mol) -> float | None:
+    try:
+        return round(properties.sa(mol), 2)
+    except Unavailable:
+        return None
+
+
+def _svg_source(svg: str) -> str:
+    """An SVG image as the source of an `img`: identifiers inside cannot clash."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

@@ -1,0 +1,102 @@
+"""The report of `graphcnf evaluate --html`, read as text and in a browser without network."""
+
+import re
+import shutil
+
+import pytest
+
+from graphcnf.scripts import _report
+
+pytest.importorskip("itables")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+BAD = ["C(C)(C)(C)(C)C", "CCN.O", "nonsense", "C[N](C)(C)C"]
+
+
+@pytest.fixture
+def report(graphcnf, zinc_smiles, small_zinc, surroundings):
+    (surroundings / "x.smi").write_text("\n".join([*zinc_smiles[:60], *BAD]) + "\n")
+    code, out, err = graphcnf("evaluate", "x.smi", "--html", "r.html", "--png", "g.png")
+    assert code == 0, err
+    return surroundings / "r.html", out
+
+
+def test_one_file_with_everything(report):
+    path, out = report
+    text = path.read_text()
+    for title in ("Overview", "Conventions of validity", "Distances to held-out molecules",
+                  "Published for ZINC250k, quoted", "Why samples are not valid"):  # fmt: skip
+        assert f"<h2>{title}" in text
+    assert "93.75 %" in text and "93.75 %" in out  # 60 of 64
+    assert "C with 5 bonds" in text and "unreadable" in text
+    # Four properties and five histograms.
+    assert text.count('alt="Histogram of') == 9
+    # Nothing is fetched: every source is in the file.
+    page = text.split("<footer>")[0].replace("href=https://itables.org", "")
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
+    assert path.with_name("g.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in path.parent.iterdir()) == ["g.png", "r.html", "x.smi"]
+
+
+def test_names_are_escaped(graphcnf, surroundings):
+    name = "<script>alert(1)&.smi"
+    (surroundings / name).write_text("CCO\nCCN\n")
+    code, _, err = graphcnf("evaluate", name, "--reference", "none", "--html", "r.html")
+    text = (surroundings / "r.html").read_text()
+    assert code == 0, err
+    assert "<script>alert(1)" not in text and "&lt;script&gt;alert(1)&amp;.smi" in text
+    # Without a reference there is nothing to compare with.
+    assert (
+        "Histogram of" not in text and "novel" not in text.split("published:")[0].split("cards")[2]
+    )
+
+
+def test_no_valid_molecule(graphcnf, surroundings):
+    (surroundings / "x.smi").write_text("\n".join(BAD))
+    tail = ["evaluate", "x.smi", "--reference", "none"]
+    code, _, err = graphcnf(*tail, "--html", "r.html")
+    assert code == 0, err
+    assert 'id="molecules"' not in (surroundings / "r.html").read_text()
+    code, _, err = graphcnf(*tail, "--png", "g.png")
+    assert code == 1 and "no valid molecule" in err.splitlines()[-1]
+    assert not (surroundings / "g.png").exists()
+
+
+def test_missing_package_comes_to_light_first(graphcnf, surroundings, monkeypatch):
+    monkeypatch.setattr(_report, "NEEDS", ("no_such_package",))
+    (surroundings / "x.smi").write_text("CCO\n")
+    code, out, err = graphcnf("evaluate", "x.smi", "--reference", "none", "--html", "r.html")
+    assert (code, out) == (1, "") and "pip install 'graphcnf[report]'" in err
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_in_a_browser_without_network(report, width):
+    playwright = pytest.importorskip("playwright.sync_api")
+    path, _ = report
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(
+            offline=True, viewport={"width": width, "height": 900}
+        ).new_page()
+        said, requests = [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        cells = page.locator("table.molecules tbody tr td:nth-child(9)")
+        cells.first.wait_for()
+        # The page itself does not scroll sideways, wide tables do so in their own frame.
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.locator("#molecules th", has_text="QED").first.click()
+        page.locator("#molecules th[aria-sort=ascending]").first.wait_for()
+        values = [float(text) for text in cells.all_inner_texts()]
+        assert len(values) == 10 and values == sorted(values)
+        page.fill("#molecules input[type=search]", "no molecule has this")
+        page.get_by_text("No matching records found").wait_for()
+        broken = "[...document.images].filter(i => i.offsetParent && !i.naturalWidth).length"
+        assert page.evaluate(broken) == 0
+        assert said == []
+        assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [
+            path.as_uri()
+        ]
+        browser.close()
