@@ -74,8 +74,8 @@ def speed(
 
     Sampling is measured as `graphcnf generate` does it: by several processes, after their start.
     """
-    from graphcnf.scripts._speed_table import measure, notes, speed_columns
     from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts.comparison.speed_table import measure, notes, speed_columns
 
     kind = table_kind(out, as_csv, False)
     row = measure(
@@ -140,11 +140,11 @@ def train(
     out: Out = None,
 ) -> None:
     """Train variants in turn, for equal time and on the same data, and compare them."""
-    from graphcnf.scripts._comparison import columns, compare, measure_sampling, notes
-    from graphcnf.scripts._curves import check_plot, curves, plot
-    from graphcnf.scripts._scorer import Scorer
     from graphcnf.scripts._tables import table_kind
-    from graphcnf.scripts._variants import parse_variants, train_variants
+    from graphcnf.scripts.comparison.curves import check_plot, curves, plot
+    from graphcnf.scripts.comparison.scorer import Scorer
+    from graphcnf.scripts.comparison.tables import columns, compare, measure_sampling, notes
+    from graphcnf.scripts.comparison.variants import parse_variants, train_variants
     from graphcnf.scripts.evaluate import _parse_seeds
 
     kind = table_kind(out, as_csv, False)
@@ -197,10 +197,10 @@ def report(
 
     The memory of training is there where `train` has measured it. Scores are kept in the runs.
     """
-    from graphcnf.scripts._comparison import columns, compare, measure_sampling, notes
-    from graphcnf.scripts._runs import find_runs
-    from graphcnf.scripts._scorer import Scorer
     from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts.comparison.runs import find_runs
+    from graphcnf.scripts.comparison.scorer import Scorer
+    from graphcnf.scripts.comparison.tables import columns, compare, measure_sampling, notes
 
     kind = table_kind(out, as_csv, False)
     runs = find_runs(places)
@@ -230,11 +230,11 @@ def curve(
 
     Scores are kept beside the snapshots: a second call is fast, a killed one goes on.
     """
-    from graphcnf.scripts._comparison import notes
-    from graphcnf.scripts._curves import COLUMNS, check_plot, curves, plot
-    from graphcnf.scripts._runs import find_runs
-    from graphcnf.scripts._scorer import Scorer
     from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts.comparison.curves import COLUMNS, check_plot, curves, plot
+    from graphcnf.scripts.comparison.runs import find_runs
+    from graphcnf.scripts.comparison.scorer import Scorer
+    from graphcnf.scripts.comparison.tables import notes
 
     kind = table_kind(out, as_csv, False)
     check_plot(png)

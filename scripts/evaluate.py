@@ -169,13 +169,13 @@ def evaluate(
         }
         check_temperature(options["temperature"])
 
-    from graphcnf.scripts._distances import CHEAP, parse_metrics
-    from graphcnf.scripts._evaluation import Against, score_file, score_model
-    from graphcnf.scripts._evaluation_tables import render
+    from graphcnf.scripts.evaluation.distances import CHEAP, parse_metrics
+    from graphcnf.scripts.evaluation.scoring import Against, score_file, score_model
+    from graphcnf.scripts.evaluation.tables import render
 
     chosen = parse_metrics(metrics, fcd)
     if html is not None:
-        from graphcnf.scripts._report import check_report
+        from graphcnf.scripts.evaluation.report import check_report
 
         check_report()
         if not chosen and reference != "none":
@@ -187,11 +187,11 @@ def evaluate(
         result = score_model(model, against, **options)
     write_text(render(result, kind, published), out)
     if html is not None:
-        from graphcnf.scripts._report import write_report
+        from graphcnf.scripts.evaluation.report import write_report
 
         write_report(result, html)
     if png is not None:
-        from graphcnf.scripts._pictures import write_grid
+        from graphcnf.scripts.evaluation.pictures import write_grid
 
         write_grid(result, png)
 

@@ -19,9 +19,9 @@ from graphcnf.errors import UserError
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
-    from graphcnf.scripts._partial import PartialFile
-    from graphcnf.scripts._records import Recipe
-    from graphcnf.scripts._stream import Marks, Progress
+    from graphcnf.scripts.generation.partial import PartialFile
+    from graphcnf.scripts.generation.records import Recipe
+    from graphcnf.scripts.generation.stream import Marks, Progress
 
 KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
 COLUMNS = ("record", "smiles")
@@ -101,9 +101,9 @@ def generate(
     A graph counts as valid when RDKit sanitizes it as it is and it is in one piece; nothing is
     repaired. A larger -n begins with the same molecules.
     """
-    from graphcnf.scripts._convert import check_parquet
     from graphcnf.scripts._output import check_place, output_kind
     from graphcnf.scripts._sampling import check_temperature, load_model, parse_sizes
+    from graphcnf.scripts.generation.conversion import check_parquet
 
     kind = output_kind(out, KINDS)
     if as_json and kind not in (None, "jsonl", "jsonl.gz"):
@@ -124,7 +124,7 @@ def generate(
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
-    from graphcnf.scripts._records import Recipe
+    from graphcnf.scripts.generation.records import Recipe
 
     columns = ALL_COLUMNS if everything else COLUMNS
     recipe = Recipe(
@@ -146,8 +146,8 @@ def generate(
 
 def _to_stdout(network: GraphCNF, recipe: Recipe, number: int, how: dict[str, Any]) -> None:
     from graphcnf.scripts._output import open_output
-    from graphcnf.scripts._records import header
-    from graphcnf.scripts._stream import Marks, Progress
+    from graphcnf.scripts.generation.records import header
+    from graphcnf.scripts.generation.stream import Marks, Progress
 
     progress, seen = Progress(), Marks()
     with open_output(None) as stream:
@@ -172,9 +172,9 @@ def _to_file(
     convert: Callable[[Path, Path], None] | None,
 ) -> None:
     from graphcnf.datasets.parallel import WorkerDied
-    from graphcnf.scripts._partial import partial_file
-    from graphcnf.scripts._records import header
-    from graphcnf.scripts._stream import Exhausted
+    from graphcnf.scripts.generation.partial import partial_file
+    from graphcnf.scripts.generation.records import header
+    from graphcnf.scripts.generation.stream import Exhausted
 
     with partial_file(out, _identity(network, recipe)) as file:
         progress, seen = _resume(file, recipe, number, out)
@@ -215,7 +215,7 @@ def _draw(
     bar: bool,
 ) -> None:
     from graphcnf.scripts._output import progress_bar
-    from graphcnf.scripts._stream import texts
+    from graphcnf.scripts.generation.stream import texts
 
     began = time.perf_counter() - progress.seconds
     stream = texts(network, recipe, number, progress, seen, **how)
@@ -236,7 +236,7 @@ def _identity(network: GraphCNF, recipe: Recipe) -> str:
     import torch
 
     from graphcnf import __version__
-    from graphcnf.scripts._partial import fingerprint
+    from graphcnf.scripts.generation.partial import fingerprint
 
     weights = hashlib.sha256(json.dumps([network.config, network.metadata]).encode())
     for name, value in sorted(network.state_dict().items()):
@@ -258,8 +258,8 @@ def _identity(network: GraphCNF, recipe: Recipe) -> str:
 def _resume(file: PartialFile, recipe: Recipe, number: int, out: Path) -> tuple[Progress, Marks]:
     """Where the file stands, and the molecules that it has."""
     from graphcnf.molecules.hashing import smiles_hash
-    from graphcnf.scripts._records import written_smiles
-    from graphcnf.scripts._stream import Marks, Progress
+    from graphcnf.scripts.generation.records import written_smiles
+    from graphcnf.scripts.generation.stream import Marks, Progress
 
     progress, seen, damaged = Progress(), Marks(), file.damaged
     try:
@@ -299,7 +299,7 @@ def _resume(file: PartialFile, recipe: Recipe, number: int, out: Path) -> tuple[
 
 def _conversion(kind: str, columns: tuple[str, ...]) -> Callable[[Path, Path], None] | None:
     """What becomes of the text at the end."""
-    from graphcnf.scripts._convert import compress, to_parquet
+    from graphcnf.scripts.generation.conversion import compress, to_parquet
 
     if kind == "parquet":
         return partial(to_parquet, columns=columns)

@@ -11,10 +11,11 @@ import time
 
 import pytest
 
-from graphcnf.scripts import _speed, _variants, benchmark
-from graphcnf.scripts._comparison import DATA
-from graphcnf.scripts._runs import EVALUATION_FACTOR
+from graphcnf.scripts import benchmark
 from graphcnf.scripts.cli import run
+from graphcnf.scripts.comparison import speed, variants
+from graphcnf.scripts.comparison.runs import EVALUATION_FACTOR
+from graphcnf.scripts.comparison.tables import DATA
 from graphcnf.training.configuration import dump_config
 
 SIZE = "{ width = 16, layers = 1, groups = 4 }"
@@ -78,26 +79,26 @@ def test_speed_of_a_run_is_on_its_data_and_in_its_arithmetic(
 
 def test_rates_count_what_all_processes_do_at_once():
     # Two processes; the second one starts late, and draws half as fast.
-    drawn = [_speed.Drawn(1, t, t + 1, 10, 5, None) for t in range(9)]
-    drawn += [_speed.Drawn(2, t, t + 2, 10, 0, None) for t in (3.5, 5.5, 7.5)]
-    window = _speed.common_window(drawn, 2)
+    drawn = [speed.Drawn(1, t, t + 1, 10, 5, None) for t in range(9)]
+    drawn += [speed.Drawn(2, t, t + 2, 10, 0, None) for t in (3.5, 5.5, 7.5)]
+    window = speed.common_window(drawn, 2)
     assert window == (5.5, 9)
     # 15 records per second, whatever the edges cut.
-    assert _speed.rate([(d, d.samples) for d in drawn], *window) == pytest.approx(15)
-    assert _speed.rate([(d, d.valid) for d in drawn], *window) == pytest.approx(5)
-    assert _speed.common_window(drawn[:9], 2) is None
-    assert _speed.common_window(drawn[:10], 2) is None
-    assert _speed.common_window(drawn[:1], 1) is None
+    assert speed.rate([(d, d.samples) for d in drawn], *window) == pytest.approx(15)
+    assert speed.rate([(d, d.valid) for d in drawn], *window) == pytest.approx(5)
+    assert speed.common_window(drawn[:9], 2) is None
+    assert speed.common_window(drawn[:10], 2) is None
+    assert speed.common_window(drawn[:1], 1) is None
     # A process that has come no further than the other one's start.
-    assert _speed.common_window([*drawn[:3], *drawn[9:]], 2) is None
+    assert speed.common_window([*drawn[:3], *drawn[9:]], 2) is None
 
 
 def test_peak_memory_is_of_this_process_alone():
     import numpy as np
 
     held = np.ones(200 * 2**17)  # 200 MiB
-    mine = _speed.peak_memory()
-    code = "from graphcnf.scripts._speed import peak_memory; print(peak_memory())"
+    mine = speed.peak_memory()
+    code = "from graphcnf.scripts.comparison.speed import peak_memory; print(peak_memory())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert held.nbytes / 2**20 < mine and 5 < float(child.stdout) < mine - 150
 
@@ -108,7 +109,7 @@ def children(model_folder, monkeypatch, surroundings, zinc_smiles):
     (surroundings / "x.smi").write_text("\n".join(zinc_smiles[:100]))
     (surroundings / "a.toml").write_text(TINY)
     (surroundings / "b.toml").write_text(TINY.replace("width = 16", "width = 32"))
-    monkeypatch.setattr(_speed, "SAMPLING_SECONDS", 0.01)
+    monkeypatch.setattr(speed, "SAMPLING_SECONDS", 0.01)
     asked = []
 
     def child(arguments, metrics=METRICS):
@@ -119,14 +120,14 @@ def children(model_folder, monkeypatch, surroundings, zinc_smiles):
         options = [a.removeprefix("--set=") for a in arguments if a.startswith("--set=")]
         shared = {"minutes": 0.5, "seed": int(place[-1])}
         if "--resume" not in arguments:
-            config = _variants.wanted_config(arguments[2], options, shared)
+            config = variants.wanted_config(arguments[2], options, shared)
             (run / "config.toml").write_text(dump_config(config))
         (run / "metrics.csv").write_text(metrics)
         shutil.copytree(model_folder, run / "model", dirs_exist_ok=True)
         return 0, 123.0
 
     child.asked = asked
-    monkeypatch.setattr(_variants, "run_child", lambda arguments: child(arguments))
+    monkeypatch.setattr(variants, "run_child", lambda arguments: child(arguments))
     return child
 
 
@@ -173,7 +174,7 @@ def test_seeds_are_one_row(bench, children):
 def test_an_unfinished_run_is_resumed(bench, children, monkeypatch, surroundings):
     whole, begun = METRICS, METRICS.replace(",0.5,", ",0.4,")
     for metrics in (begun, whole):
-        monkeypatch.setattr(_variants, "run_child", lambda a, m=metrics: children(a, m))
+        monkeypatch.setattr(variants, "run_child", lambda a, m=metrics: children(a, m))
         code, _, err = bench(*TRAIN)
         assert code == (metrics == begun)
         assert ("was stopped; with --folder" in err) == (metrics == begun)
@@ -208,7 +209,7 @@ def test_a_run_with_other_settings_is_not_taken(bench, children):
     ],
 )
 def test_variants_on_the_command_line(text, assignments):
-    variant = _variants.parse_variants(["y"], [text])[1]
+    variant = variants.parse_variants(["y"], [text])[1]
     assert variant.name == "x" and variant.assignments == assignments
     assert variant.preset == ("z.toml" if "z.toml" in text else "y")
 
@@ -243,9 +244,9 @@ def test_errors(bench, children, arguments, code, message):
 
 
 def test_a_child_is_measured(surroundings):
-    code, peak = _variants.run_child(["--version"])
+    code, peak = variants.run_child(["--version"])
     assert code == 0 and 5 < peak < 10_000
-    code, _ = _variants.run_child(["train", "--out=x"])
+    code, _ = variants.run_child(["train", "--out=x"])
     assert code == 2
 
 
@@ -256,7 +257,7 @@ def test_a_request_to_end_goes_to_the_child(surroundings, monkeypatch):
         "pathlib.Path('ready').touch()\n"
         "time.sleep(60)\n"
     )
-    monkeypatch.setattr(_variants, "PROGRAM", program)
+    monkeypatch.setattr(variants, "PROGRAM", program)
     before = signal.getsignal(signal.SIGTERM)
 
     def ask() -> None:
@@ -266,7 +267,7 @@ def test_a_request_to_end_goes_to_the_child(surroundings, monkeypatch):
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    assert _variants.run_child([])[0] == 7
+    assert variants.run_child([])[0] == 7
     assert signal.getsignal(signal.SIGTERM) == before
 
 

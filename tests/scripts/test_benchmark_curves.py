@@ -11,10 +11,12 @@ from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.graphs.symmetry import labelling_bits
 from graphcnf.molecules.distributions import METRICS, Metric, SetStatistics
 from graphcnf.molecules.metrics import evaluate_records
-from graphcnf.scripts import _curves, _scorer, _scoring, _speed, benchmark
-from graphcnf.scripts._comparison import DATA
-from graphcnf.scripts._runs import TrainedRun, find_runs, run_names
+from graphcnf.scripts import benchmark
 from graphcnf.scripts.cli import run
+from graphcnf.scripts.comparison import curves, scorer, speed
+from graphcnf.scripts.comparison.runs import TrainedRun, find_runs, run_names
+from graphcnf.scripts.comparison.tables import DATA
+from graphcnf.scripts.evaluation import measures
 from graphcnf.training.configuration import dump_config
 
 STEPS = (5, 10, 15)
@@ -74,13 +76,13 @@ def make_run(model_folder, surroundings, zinc_smiles):
 @pytest.fixture
 def sampled(monkeypatch):
     """Seeds of the samples that were drawn, in this process."""
-    seeds, draw = [], _scorer.score_part
+    seeds, draw = [], scorer.score_part
 
     def counted(device, task):
         seeds.append(task[2])
         return draw(device, task)
 
-    monkeypatch.setattr(_scorer, "score_part", counted)
+    monkeypatch.setattr(scorer, "score_part", counted)
     return seeds
 
 
@@ -114,7 +116,7 @@ def test_report(bench, make_run, sampled, surroundings):
 
 
 def test_speed_of_sampling_is_measured_on_request(bench, make_run, monkeypatch, surroundings):
-    monkeypatch.setattr(_speed, "SAMPLING_SECONDS", 0.01)
+    monkeypatch.setattr(speed, "SAMPLING_SECONDS", 0.01)
     make_run("a")
     arguments = ["report", "a", "-n", 10, "--workers", 1]
     assert "raw samples/s" not in bench(*arguments)[1]
@@ -164,7 +166,7 @@ def test_curve(bench, make_run, sampled, surroundings):
 
 def test_a_killed_curve_goes_on(bench, make_run, monkeypatch):
     make_run("a")
-    draw, left = _scorer.score_part, [2]
+    draw, left = scorer.score_part, [2]
 
     def draw_twice(*arguments, **options):
         if not left[0]:
@@ -172,7 +174,7 @@ def test_a_killed_curve_goes_on(bench, make_run, monkeypatch):
         left[0] -= 1
         return draw(*arguments, **options)
 
-    monkeypatch.setattr(_scorer, "score_part", draw_twice)
+    monkeypatch.setattr(scorer, "score_part", draw_twice)
     assert bench("curve", "a", "-n", 10)[0] == 130
     left[0] = 1
     assert bench("curve", "a", "-n", 10)[0] == 0
@@ -182,11 +184,11 @@ def test_several_processes_give_the_same_scores(make_run):
     trained = TrainedRun(make_run("a"))
     scores = []
     for workers in (1, 2):
-        scorer = _scorer.Scorer(150, 0, fcd=False, workers=workers)
-        jobs = [_scorer.Job(trained, f, f / f"{workers}.json") for f in trained.snapshots()[:2]]
-        assert scorer._processes(len(jobs) * 2, len(jobs)) == workers
-        scores.append(list(scorer(jobs)))
-        assert list(scorer(jobs)) == scores[-1]
+        score = scorer.Scorer(150, 0, fcd=False, workers=workers)
+        jobs = [scorer.Job(trained, f, f / f"{workers}.json") for f in trained.snapshots()[:2]]
+        assert score._processes(len(jobs) * 2, len(jobs)) == workers
+        scores.append(list(score(jobs)))
+        assert list(score(jobs)) == scores[-1]
     assert scores[0] == scores[1] and scores[0][0]["samples"] == 150
 
 
@@ -204,7 +206,7 @@ def test_chemnet_distances(bench, make_run, monkeypatch, sampled):
 
     monkeypatch.setattr(references, "cached_statistics", statistics)
     monkeypatch.setitem(METRICS, "fcd", Metric("chemnet", distance, "lower"))
-    monkeypatch.setattr(_scoring, "check_chemnet_installed", lambda: None)
+    monkeypatch.setattr(measures, "check_chemnet_installed", lambda: None)
     make_run("a")
     data = load_smiles_file("x.smi")
     held_out = [data.smiles[k] for k in data.split("test")]
@@ -223,7 +225,7 @@ def test_chemnet_distances(bench, make_run, monkeypatch, sampled):
 def test_bits_of_an_unordered_model_are_of_the_molecule(bench, make_run):
     make_run("a", order="none")
     data = load_smiles_file("x.smi")
-    spent = labelling_bits(data.graphs.subset(_scoring.held_out(data, 8)))
+    spent = labelling_bits(data.graphs.subset(measures.held_out(data, 8)))
     code, out, err = bench("report", "a", "-n", 10, "--csv")
     assert code == 0, err
     assert float(table(out)[0]["bits_per_molecule"]) == pytest.approx(85 - spent.mean(), 1e-6)
@@ -302,15 +304,15 @@ def test_plot_of_fragments_and_distances(surroundings, make_run):
     trained = TrainedRun(make_run("a"))
     row = {"run": "a", "step": 1, "minutes": 600, "bits_per_node": 3.0, "samples": 10, "fcd": 5.0}
     shares = {"strict_validity": 0.5, "largest_fragment_validity": 0.75}
-    assert [keys for keys, _ in _curves._panels([row | shares], [trained])] == [
+    assert [keys for keys, _ in curves._panels([row | shares], [trained])] == [
         ("bits_per_node",), ("strict_validity",), ("largest_fragment_validity",), ("fcd",)
     ]  # fmt: skip
     same = row | {"strict_validity": 0.5, "largest_fragment_validity": 0.5}
-    panels = _curves._panels([same], [trained])
+    panels = curves._panels([same], [trained])
     assert len(panels) == 4 and panels[-1][0] == ("novelty", "uniqueness")
     # A snapshot whose samples are too bad for a distance leaves a gap.
     rows = [row | shares, row | shares | {"minutes": 700, "fcd": None}]
-    _curves.plot(rows, [trained], surroundings / "x.png")
+    curves.plot(rows, [trained], surroundings / "x.png")
     assert (surroundings / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -338,6 +340,6 @@ def test_a_torn_line_is_no_evaluation(make_run):
 
 def test_valence_share_allows_fragments_and_repairs_nothing():
     smiles = ["CCO", "CC.O", "C(C)(C)(C)(C)C", "CC.C(C)(C)(C)(C)C", "C[N](C)(C)C", "C[N](C)(C)C.O"]
-    frame = evaluate_records([*smiles, None], conventions=_scoring.CONVENTIONS)
-    assert _scoring.valence_share(frame) == 2 / 7
+    frame = evaluate_records([*smiles, None], conventions=measures.CONVENTIONS)
+    assert measures.valence_share(frame) == 2 / 7
     assert np.isclose(frame["valence_only"].notna().mean(), 4 / 7)

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from graphcnf.scripts import _scoring
+from graphcnf.scripts.evaluation import measures
 
 FRACTIONS = ("strict_validity", "largest_fragment_validity", "uniqueness", "novelty",
              "reconstruction", "vun", "valence_only_validity", "repaired_validity")  # fmt: skip
@@ -115,20 +115,20 @@ def test_held_out_figures_repeat(model_folder, small_zinc):
     from graphcnf.graphs import GraphCNF
 
     model = GraphCNF.from_pretrained(model_folder)
-    data = _scoring.load_reference("zinc250k", model)
-    graphs = data.graphs.subset(_scoring.held_out(data, 10))
-    assert _scoring.bits(model, graphs) == _scoring.bits(model, graphs)
-    assert set(_scoring.held_out(data, 10)) <= set(data.split("test"))
-    assert _scoring.reconstruction(model, graphs) == 1
+    data = measures.load_reference("zinc250k", model)
+    graphs = data.graphs.subset(measures.held_out(data, 10))
+    assert measures.bits(model, graphs) == measures.bits(model, graphs)
+    assert set(measures.held_out(data, 10)) <= set(data.split("test"))
+    assert measures.reconstruction(model, graphs) == 1
     assert next(model.parameters()).dtype.itemsize == 4
 
 
 def test_mean_and_sd():
     runs = [{"a": 0.5, "n": 3, "none": None, "b": 1.0}, {"a": 0.7, "n": 4, "none": None, "b": None}]
-    result = _scoring.mean_and_sd(runs)
+    result = measures.mean_and_sd(runs)
     assert result["a"] == pytest.approx(0.6) and result["a_sd"] == pytest.approx(0.02**0.5)
     assert result["none"] is None and result["b"] is None and result["n"] == 4
-    assert _scoring.mean_and_sd(runs[:1]) == runs[0]
+    assert measures.mean_and_sd(runs[:1]) == runs[0]
 
 
 def test_distribution_metrics_against_the_held_out_part(graphcnf, score, zinc_smiles, small_zinc,

@@ -127,14 +127,15 @@ def test_molecules_do_not_depend_on_the_number_of_processes(generate):
 
 def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder, monkeypatch):
     from graphcnf.graphs import GraphCNF
-    from graphcnf.scripts import _sampling, _scoring
+    from graphcnf.scripts import _sampling
+    from graphcnf.scripts.evaluation import measures
 
     model, number, frames = GraphCNF.from_pretrained(model_folder), 150, []
     for workers in (1, 2):
         shown = []
         monkeypatch.setattr(_sampling, "sampling_processes", lambda *_, w=workers: w)
         frames.append(
-            _scoring.sample_frame(model, number, seed=3, temperature=1.0, show=shown.append)
+            measures.sample_frame(model, number, seed=3, temperature=1.0, show=shown.append)
         )
         assert shown == [128, 150]
     assert frames[0].equals(frames[1]) and list(frames[0]["record"]) == list(range(number))
@@ -208,7 +209,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     from graphcnf.graphs import GraphCNF
     from graphcnf.graphs.records import block_log_likelihoods
     from graphcnf.graphs.symmetry import labelling_bits
-    from graphcnf.scripts._records import _log_likelihoods
+    from graphcnf.scripts.generation.records import _log_likelihoods
 
     graphs, block = encode("zinc250k", zinc_smiles[:200]).graphs.subset(range(128)), range(128)
     step = {"couplings": 1, "width": 8, "layers": 1, "heads": 1}
@@ -245,10 +246,10 @@ def test_options_that_do_not_go_together(graphcnf, arguments, message):
 
 
 def test_marks_are_a_set_of_eight_bytes_each(monkeypatch):
-    from graphcnf.scripts import _stream
+    from graphcnf.scripts.generation import stream
 
-    monkeypatch.setattr(_stream, "RECENT", 100)
-    marks, known = _stream.Marks(), set()
+    monkeypatch.setattr(stream, "RECENT", 100)
+    marks, known = stream.Marks(), set()
     numbers = np.random.default_rng(0).integers(0, 2**64, 700, dtype=np.uint64)
     numbers[:4] = [0, 2**64 - 1, 2**63, 1]
     for mark in map(int, np.concatenate([numbers, numbers[::-1], numbers[::3]])):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf.scripts import _partial, _stream
-from graphcnf.scripts._partial import PartialFile, partial_file
+from graphcnf.scripts.generation import partial, stream
+from graphcnf.scripts.generation.partial import PartialFile, partial_file
 
 RUN = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
 
@@ -129,7 +129,7 @@ def test_termination_is_an_interruption(generate):
 
 
 def test_a_killed_worker_is_one_line(generate):
-    class Killed(_stream.OrderedMap):
+    class Killed(stream.OrderedMap):
         def __iter__(self):
             # The first molecules do not wait for the processes.
             assert journal()["record"] == 128
@@ -138,7 +138,7 @@ def test_a_killed_worker_is_one_line(generate):
 
     arguments = ["-n", 1500, "--all", "--workers", 2, "--out", "x.csv"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_stream, "OrderedMap", Killed)
+        patch.setattr(stream, "OrderedMap", Killed)
         err = generate(*arguments, code=1)
     assert len(err.splitlines()) == 1 and err.startswith("error: a worker process died (killed by ")
     assert err.endswith("; the same command goes on from there\n") and journal()["record"] >= 128
@@ -207,7 +207,7 @@ def test_a_full_disk_is_one_line_and_the_command_goes_on_later(generate):
         fsync(descriptor)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_partial.os, "fsync", full)
+        patch.setattr(partial.os, "fsync", full)
         err = generate(*arguments, code=1)
     assert err == "error: cannot write x.csv: No space left on device\n"
     assert "128 of 700" in generate(*arguments)

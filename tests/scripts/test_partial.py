@@ -11,8 +11,8 @@ from contextlib import suppress
 import pytest
 
 from graphcnf.errors import UserError
-from graphcnf.scripts import _partial
-from graphcnf.scripts._partial import fingerprint, partial_file
+from graphcnf.scripts.generation import partial
+from graphcnf.scripts.generation.partial import fingerprint, partial_file
 
 NAME = fingerprint({"seed": 0})
 PIECES = [f"piece {k} {'ä' * k}\n" for k in range(4)]
@@ -105,7 +105,7 @@ def die_at_line(number, work):
 
     def trace(frame, event, argument):
         nonlocal reached
-        if frame.f_code.co_filename != _partial.__file__:
+        if frame.f_code.co_filename != partial.__file__:
             return None
         if event == "line":
             reached += 1
@@ -199,7 +199,7 @@ def test_the_lock_of_a_killed_process_keeps_nobody_out(folder):
     target = folder / "x.csv"
     program = (
         "import sys, time; from pathlib import Path\n"
-        "from graphcnf.scripts._partial import partial_file\n"
+        "from graphcnf.scripts.generation.partial import partial_file\n"
         "with partial_file(Path(sys.argv[1]), sys.argv[2]) as file:\n"
         "    file.commit(sys.argv[3], {'pieces': 1}); print(flush=True); time.sleep(60)\n"
     )
@@ -223,7 +223,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_committed(folder):
         fsync(descriptor)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as caught:
-        patch.setattr(_partial.os, "fsync", full)
+        patch.setattr(partial.os, "fsync", full)
         write(target)
     assert str(caught.value) == f"cannot write {target}: No space left on device"
     assert write(target) == 2 and target.read_text() == "".join(PIECES)

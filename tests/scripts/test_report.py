@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from graphcnf.scripts import _report
+from graphcnf.scripts.evaluation import report as reports
 
 pytest.importorskip("itables")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -62,7 +62,7 @@ def test_no_valid_molecule(graphcnf, surroundings):
 
 
 def test_missing_package_comes_to_light_first(graphcnf, surroundings, monkeypatch):
-    monkeypatch.setattr(_report, "NEEDS", ("no_such_package",))
+    monkeypatch.setattr(reports, "NEEDS", ("no_such_package",))
     (surroundings / "x.smi").write_text("CCO\n")
     code, out, err = graphcnf("evaluate", "x.smi", "--reference", "none", "--html", "r.html")
     assert (code, out) == (1, "") and "pip install 'graphcnf[report]'" in err

@@ -11,8 +11,9 @@ from typing import Any
 from graphcnf.datasets.parallel import available_cores
 from graphcnf.errors import UserError
 from graphcnf.pretrained import replace_file
-from graphcnf.scripts import _scoring, _speed
-from graphcnf.scripts._runs import (
+from graphcnf.scripts._tables import Column, Row, number, percent, text
+from graphcnf.scripts.comparison import speed
+from graphcnf.scripts.comparison.runs import (
     TrainedRun,
     data_key,
     labelling_bits_of,
@@ -21,8 +22,8 @@ from graphcnf.scripts._runs import (
     run_names,
     saved_metadata,
 )
-from graphcnf.scripts._scorer import Job, Scorer
-from graphcnf.scripts._tables import Column, Row, number, percent, text
+from graphcnf.scripts.comparison.scorer import Job, Scorer
+from graphcnf.scripts.evaluation import measures
 
 DATA = "training data through the same pipeline"
 
@@ -44,12 +45,12 @@ def measure_sampling(run: TrainedRun, device: str, workers: int | None = None) -
     processes = 1 if device != "cpu" else workers or available_cores()
     conditions = {"sampling_device": device, "sampling_processes": processes}
     if any(measured.get(name) != value for name, value in conditions.items()):
-        speed = _speed.sampling_speed(
+        found = speed.sampling_speed(
             load_model(str(run.path / "model"), device),
             processes=processes,
-            seconds=_speed.SAMPLING_SECONDS,
+            seconds=speed.SAMPLING_SECONDS,
         )
-        measured |= {"sampled_graphs_per_second": speed.samples_per_second, **conditions}
+        measured |= {"sampled_graphs_per_second": found.samples_per_second, **conditions}
         replace_file(path, json.dumps(measured).encode())
 
 
@@ -80,7 +81,7 @@ def compare(runs: Sequence[TrainedRun], scorer: Scorer) -> list[dict[str, Any]]:
         row = {
             "variant": members[0].variant,
             "seeds": ",".join(str(run.settings.seed) for run in members),
-            **_scoring.mean_and_sd(found),
+            **measures.mean_and_sd(found),
         }
         if not all(run.ordered for run in runs):
             row["order"] = "canonical" if members[0].ordered else "none"
@@ -146,7 +147,7 @@ def notes(rows: Sequence[Row], runs: Sequence[TrainedRun], scorer: Scorer) -> li
         lines.append("connected: by construction where the adjacency is coded as offsets.")
     if scorer.fcd:
         lines.append(
-            f"FCD: of the strictly valid samples to at most {_scoring.REFERENCE:,} held-out "
+            f"FCD: of the strictly valid samples to at most {measures.REFERENCE:,} held-out "
             "molecules; it falls with the number of samples: compare rows with about as many valid "
             "ones."
         )

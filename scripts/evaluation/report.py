@@ -23,9 +23,9 @@ from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.metrics import molecules
 from graphcnf.molecules.optional import Unavailable
 from graphcnf.pretrained import replace_file
-from graphcnf.scripts._evaluation import Evaluation
-from graphcnf.scripts._evaluation_tables import all_notes, tables
 from graphcnf.scripts._tables import shown_columns
+from graphcnf.scripts.evaluation.scoring import Evaluation
+from graphcnf.scripts.evaluation.tables import all_notes, tables
 
 MOLECULES = 200
 """Molecules in the table."""
@@ -63,7 +63,7 @@ def page(result: Evaluation) -> str:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(
-        (files("graphcnf.scripts") / "report.html").read_text("utf-8")
+        (files("graphcnf.scripts.evaluation") / "report.html").read_text("utf-8")
     )
     shown = [
         {"title": table.title, "columns": shown_columns(table.rows, table.columns)}
@@ -115,7 +115,7 @@ def _percent(share: float) -> str:
 
 def _histograms(result: Evaluation) -> list[dict[str, str]]:
     """A picture for each property and histogram that both sets have."""
-    from graphcnf.scripts._histograms import histogram_pictures
+    from graphcnf.scripts.evaluation.histograms import histogram_pictures
 
     if result.distances is None:
         return []

@@ -12,17 +12,17 @@ from typing import Any
 import typer
 
 from graphcnf.errors import UserError
-from graphcnf.scripts._comparison import DATA, data_rows
 from graphcnf.scripts._output import check_place
-from graphcnf.scripts._runs import (
+from graphcnf.scripts._tables import Column, number, percent, text
+from graphcnf.scripts.comparison.runs import (
     TrainedRun,
     molecule_bits,
     run_names,
     saved_metadata,
     worst_accuracy,
 )
-from graphcnf.scripts._scorer import Job, Scorer
-from graphcnf.scripts._tables import Column, number, percent, text
+from graphcnf.scripts.comparison.scorer import Job, Scorer
+from graphcnf.scripts.comparison.tables import DATA, data_rows
 
 HOURS_FROM = 300
 """Minutes from which on the axis counts hours."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from graphcnf.scripts._distances import Distances
+from graphcnf.scripts.evaluation.distances import Distances
 
 PROPERTIES = {
     "logp": "logP",

@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphcnf.datasets.parallel import OrderedMap, available_cores, chunked, parallel_map
 from graphcnf.pretrained import load_array, replace_file
-from graphcnf.scripts import _scoring
 from graphcnf.scripts._output import progress_bar
-from graphcnf.scripts._runs import TrainedRun, data_key, molecules_of, read_json, saved_metadata
 from graphcnf.scripts._sampling import WORTHWHILE
+from graphcnf.scripts.comparison.runs import (
+    TrainedRun,
+    data_key,
+    molecules_of,
+    read_json,
+    saved_metadata,
+)
+from graphcnf.scripts.evaluation import measures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +69,7 @@ class Scorer:
         workers: int | None = None,
     ):
         if fcd:
-            _scoring.check_chemnet_installed()
+            measures.check_chemnet_installed()
         self.samples, self.seed, self.fcd, self.device = samples, seed, fcd, device
         self.workers = workers
         self._references: dict[str, SetStatistics] = {}
@@ -111,14 +117,14 @@ class Scorer:
         train = np.random.default_rng(self.seed or 0).permutation(dataset.split("train"))
         graphs = [dataset.graphs.subset(part) for part in chunked(train[: self.samples], 500)]
         score = partial(
-            evaluate_records, vocabulary=dataset.vocabulary, conventions=_scoring.CONVENTIONS
+            evaluate_records, vocabulary=dataset.vocabulary, conventions=measures.CONVENTIONS
         )
         workers = self.workers or min(available_cores(), max(1, self.samples // (4 * WORTHWHILE)))
         frame = _joined(parallel_map(score, graphs, workers=workers, label="scoring the data"))
         return {
             **summarize(frame, dataset.training_hashes()),
-            "connected": _scoring.connected_share(frame),
-            "valence": _scoring.valence_share(frame),
+            "connected": measures.connected_share(frame),
+            "valence": measures.valence_share(frame),
             **self._distance(run, frame),
         }
 
@@ -159,8 +165,8 @@ class Scorer:
         figures = {
             "fingerprint": _fingerprint(job.folder),
             **summarize(frame, hashes),
-            "connected": _scoring.connected_share(frame),
-            "valence": _scoring.valence_share(frame),
+            "connected": measures.connected_share(frame),
+            "valence": measures.valence_share(frame),
             "parameters": parameters,
             **self._distance(job.run, frame),
         }
@@ -179,7 +185,7 @@ class Scorer:
         data = data_key(run)
         if data not in self._references:
             dataset = molecules_of(run)
-            chosen = _scoring.held_out(dataset, _scoring.REFERENCE)
+            chosen = measures.held_out(dataset, measures.REFERENCE)
             held_out = [dataset.smiles[k] for k in chosen]
             self._references[data] = cached_statistics(f"{dataset.name}-test", held_out, **options)
         valid = list(frame["smiles"][frame["strict"]])
@@ -204,7 +210,7 @@ def score_part(device: str, task: tuple[str, str, int, range]) -> tuple[pd.DataF
     model = _loaded(folder, fingerprint, device)
     graphs = model.sample_records(part.start, len(part), seed=seed)
     frame = evaluate_records(
-        graphs, vocabulary_of(model), first=part.start, conventions=_scoring.CONVENTIONS
+        graphs, vocabulary_of(model), first=part.start, conventions=measures.CONVENTIONS
     )
     return frame, sum(p.numel() for p in model.parameters())
 

@@ -14,8 +14,8 @@ import numpy as np
 from graphcnf.datasets.parallel import OrderedMap
 from graphcnf.errors import UserError
 from graphcnf.graphs.records import blocks
-from graphcnf.scripts._records import Recipe, Record, draw_block
 from graphcnf.scripts._sampling import sampling_processes
+from graphcnf.scripts.generation.records import Recipe, Record, draw_block
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF

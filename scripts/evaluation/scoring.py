@@ -18,9 +18,9 @@ from graphcnf.datasets.parallel import chunked, parallel_map
 from graphcnf.errors import UserError
 from graphcnf.molecules.failures import failures
 from graphcnf.molecules.metrics import evaluate_records, molecules, summarize
-from graphcnf.scripts import _distances, _scoring
 from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts._sampling import load_model
+from graphcnf.scripts.evaluation import distances, measures
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
@@ -56,7 +56,7 @@ class Evaluation:
     data: dict[str, Any] | None
     notes: list[str]
     frame: pd.DataFrame
-    distances: _distances.Distances | None = None
+    distances: distances.Distances | None = None
     training_hashes: np.ndarray | None = None
 
 
@@ -65,7 +65,7 @@ class Against:
     """What samples are held against.
 
     Attributes:
-        reference: One of `_scoring.OFFICIAL`, "none" or a file of training molecules; None for a
+        reference: One of `measures.OFFICIAL`, "none" or a file of training molecules; None for a
             model's own data, or zinc250k.
         test: File of molecules to compare distributions with, None for the reference's held-out
             part.
@@ -97,7 +97,7 @@ def score_file(file: str, column: str | None, against: Against) -> Evaluation:
     lines, smiles = read_smiles(shown, column=column, content=content)
     # A missing reference comes to light before the long work.
     reference = against.reference or "zinc250k"
-    dataset = None if reference == "none" else _scoring.load_reference(reference)
+    dataset = None if reference == "none" else measures.load_reference(reference)
     held_out = _held_out_smiles(dataset, against)
     frame = _scored(smiles)
     bad = np.flatnonzero(frame["atoms"] == 0)
@@ -114,15 +114,15 @@ def score_file(file: str, column: str | None, against: Against) -> Evaluation:
     hashes = None
     if dataset is not None:
         # A file of one's own has no official held-out part: it is training data throughout.
-        part = "train" if reference in _scoring.OFFICIAL else "all"
+        part = "train" if reference in measures.OFFICIAL else "all"
         hashes = np.unique(dataset.hashes[dataset.split(part)])
     valid = list(frame["smiles"][frame["strict"]])
     main = {
         "name": shown,
         **summarize(frame, hashes),
-        "connected": _scoring.connected_share(frame),
+        "connected": measures.connected_share(frame),
         "unreadable": len(bad),
-        "reconstruction": _scoring.coding_reconstruction(valid),
+        "reconstruction": measures.coding_reconstruction(valid),
         "reconstruction_molecules": len(valid),
         "reference": reference,
         "failures": _reasons(frame),
@@ -170,10 +170,10 @@ def score_model(
     runs, valid, frames = [], [], []
     for seed in seeds:
         with progress_bar(f"sampling, seed {seed}", samples) as show:
-            frame = _scoring.sample_frame(
+            frame = measures.sample_frame(
                 model, samples, seed=seed, temperature=temperature, show=show
             )
-        runs.append({**summarize(frame, hashes), "connected": _scoring.connected_share(frame)})
+        runs.append({**summarize(frame, hashes), "connected": measures.connected_share(frame)})
         valid.append(list(frame["smiles"][frame["strict"]]))
         frames.append(frame)
     notes = list(NOTES)
@@ -200,7 +200,7 @@ def score_model(
         fixed |= _held_out_figures(model, dataset, reconstruct, likelihood, notes)
     result.main = {
         "name": Path(name).name or name,
-        **_scoring.mean_and_sd(runs),
+        **measures.mean_and_sd(runs),
         **fixed,
         "temperature": temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
@@ -219,7 +219,7 @@ def score_model(
 def _model_data(model: GraphCNF, reference: str | None) -> tuple[MoleculeDataset | None, str]:
     if reference is None:
         name = model.metadata.get("dataset")
-        reference = name if name in _scoring.OFFICIAL else "none"
+        reference = name if name in measures.OFFICIAL else "none"
         if reference == "none":
             print(
                 "note: without the training data, named with --reference, there is no data row, "
@@ -228,12 +228,12 @@ def _model_data(model: GraphCNF, reference: str | None) -> tuple[MoleculeDataset
             )
     if reference == "none":
         return None, reference
-    return _scoring.load_reference(reference, model), reference
+    return measures.load_reference(reference, model), reference
 
 
 def _scored(smiles: Sequence[str]) -> pd.DataFrame:
     """`evaluate_records` of SMILES, on all cores where there are many."""
-    score = partial(evaluate_records, conventions=_scoring.CONVENTIONS)
+    score = partial(evaluate_records, conventions=measures.CONVENTIONS)
     frames = parallel_map(
         score,
         chunked(smiles, CHUNK),
@@ -252,7 +252,7 @@ def _reasons(frame: pd.DataFrame) -> dict[str, int]:
 
 
 def _held_out_smiles(dataset: MoleculeDataset | None, against: Against) -> list[str]:
-    """The molecules that distributions are compared with, at most `_scoring.REFERENCE`."""
+    """The molecules that distributions are compared with, at most `measures.REFERENCE`."""
     if against.test is not None:
         from graphcnf.datasets.smiles_file import load_smiles_file
 
@@ -263,14 +263,14 @@ def _held_out_smiles(dataset: MoleculeDataset | None, against: Against) -> list[
         smiles = load_smiles_file(against.test).smiles
         if against.metrics and len(smiles) < 2:
             raise UserError(f"{against.test} holds too few molecules to compare with")
-        chosen = np.random.default_rng(0).permutation(len(smiles))[: _scoring.REFERENCE]
+        chosen = np.random.default_rng(0).permutation(len(smiles))[: measures.REFERENCE]
         return [smiles[k] for k in chosen]
-    _distances.check_needs(against.metrics, dataset)
+    distances.check_needs(against.metrics, dataset)
     if tuple(against.metrics) == ("fcd",):
-        _scoring.check_chemnet_installed()
+        measures.check_chemnet_installed()
     if dataset is None:
         return []
-    return [dataset.smiles[k] for k in _scoring.held_out(dataset, _scoring.REFERENCE)]
+    return [dataset.smiles[k] for k in measures.held_out(dataset, measures.REFERENCE)]
 
 
 def _add_data(
@@ -278,7 +278,7 @@ def _add_data(
     held_out: Sequence[str], against: Against,
 ) -> None:  # fmt: skip
     """Add the row of the training data, and the distribution metrics."""
-    figures, smiles = _scoring.ceiling(dataset, len(result.frame), seed, result.training_hashes)
+    figures, smiles = measures.ceiling(dataset, len(result.frame), seed, result.training_hashes)
     # Loaders leave out what is not in one piece.
     result.data = {
         "name": DATA,
@@ -288,7 +288,7 @@ def _add_data(
     }
     if against.metrics:
         # Distances fall with the number of molecules: the floor is of as many.
-        result.distances = _distances.measure(
+        result.distances = distances.measure(
             against.metrics,
             valid,
             held_out,
@@ -306,17 +306,17 @@ def _with_count(found: dict, smiles: Sequence[str], against: Against) -> dict[st
 
 def _held_out_figures(model, dataset, reconstruct: int, likelihood: int, notes: list[str]) -> dict:
     figures: dict[str, Any] = {}
-    chosen = dataset.graphs.subset(_scoring.held_out(dataset, reconstruct))
+    chosen = dataset.graphs.subset(measures.held_out(dataset, reconstruct))
     if len(chosen):
-        figures["reconstruction"] = _scoring.reconstruction(model, chosen)
+        figures["reconstruction"] = measures.reconstruction(model, chosen)
         figures["reconstruction_molecules"] = len(chosen)
         notes.append(
             "reconstruction: the share of held-out molecules whose latents decode to the same "
             f"graph, in float64; of the data: {DATA_RECONSTRUCTION}."
         )
-    chosen = dataset.graphs.subset(_scoring.held_out(dataset, likelihood))
+    chosen = dataset.graphs.subset(measures.held_out(dataset, likelihood))
     if len(chosen):
-        figures |= _scoring.bits(model, chosen)
+        figures |= measures.bits(model, chosen)
         figures["bits_molecules"] = len(chosen)
         notes.append(
             f"bits: upper bounds for {len(chosen):,} held-out molecules, given the number of atoms."

@@ -9,9 +9,9 @@ import typer
 
 from graphcnf.datasets.parallel import available_cores
 from graphcnf.errors import UserError
-from graphcnf.scripts import _speed
-from graphcnf.scripts._runs import TrainedRun, molecules_of
 from graphcnf.scripts._tables import Column, number, percent, text
+from graphcnf.scripts.comparison import speed
+from graphcnf.scripts.comparison.runs import TrainedRun, molecules_of
 from graphcnf.training.configuration import load_preset, preset_names
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ def measure(
     processes = (workers or available_cores()) if on_cpu else 1
 
     # Before the data are loaded: they take memory that sampling does not need.
-    one = _speed.sampling_speed(network, processes=1, seconds=seconds)
+    one = speed.sampling_speed(network, processes=1, seconds=seconds)
     several = one
     if processes > 1:
-        several = _speed.sampling_speed(network, processes=processes, seconds=seconds)
-    molecules = _speed.sampling_speed(
+        several = speed.sampling_speed(network, processes=processes, seconds=seconds)
+    molecules = speed.sampling_speed(
         network, processes=processes, seconds=seconds, molecules=True
     )  # fmt: skip
 
@@ -76,7 +76,7 @@ def measure(
     lower = _trained_in_bf16(name, run) if bf16 is None else bf16
     if not on_cpu:
         torch.cuda.reset_peak_memory_stats(network.device)
-    training = _speed.training_rate(
+    training = speed.training_rate(
         network,
         _dataset(reference, run, network),
         batch_size=batch_size,
@@ -87,12 +87,12 @@ def measure(
     return {
         "model": Path(name).name or name,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "device": _speed.device_name(device),
+        "device": speed.device_name(device),
         "threads": torch.get_num_threads(),
         "batch_size": batch_size,
         "bf16": lower,
         "training_molecules_per_second": training,
-        "training_memory_mib": _speed.peak_memory(device),
+        "training_memory_mib": speed.peak_memory(device),
         "processes": processes,
         "sampled_graphs_per_second": several.samples_per_second,
         "sampled_graphs_per_second_one_process": one.samples_per_second,
@@ -175,7 +175,7 @@ def _trained_in_bf16(name: str, run: TrainedRun | None) -> bool:
 
 def _check_reference(reference: str | None, run: TrainedRun | None, network: GraphCNF) -> None:
     """Raise what can be known of the data before the long work."""
-    from graphcnf.scripts._scoring import OFFICIAL
+    from graphcnf.scripts.evaluation.measures import OFFICIAL
 
     if reference is None and run is not None:
         return
@@ -193,7 +193,7 @@ def _check_reference(reference: str | None, run: TrainedRun | None, network: Gra
 def _dataset(
     reference: str | None, run: TrainedRun | None, network: GraphCNF
 ) -> MoleculeDataset:  # fmt: skip
-    from graphcnf.scripts._scoring import load_reference
+    from graphcnf.scripts.evaluation.measures import load_reference
 
     if reference is None and run is not None:
         return molecules_of(run)

@@ -19,7 +19,7 @@ from graphcnf.datasets.parallel import OrderedMap
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
     from graphcnf.graphs import GraphCNF
-    from graphcnf.scripts._records import Recipe
+    from graphcnf.scripts.generation.records import Recipe
 
 SAMPLING_SECONDS = 10.0
 """How long sampling is measured for a table of runs, once its processes are warm."""
@@ -79,7 +79,7 @@ def sampling_speed(
         molecules: Whether to sanitize the graphs and write them as SMILES, too.
     """
     from graphcnf.graphs.records import FIRST_BLOCK, blocks
-    from graphcnf.scripts._records import Recipe
+    from graphcnf.scripts.generation.records import Recipe
 
     recipe = Recipe(
         seed=0, temperature=1.0, sizes=None, kind="smi", columns=("record", "smiles"),
@@ -107,7 +107,7 @@ def sampling_speed(
 
 def draw_timed(model: GraphCNF, recipe: Recipe | None, block: range) -> Drawn:
     """Draw a block of records; with a recipe, make molecules of them as well."""
-    from graphcnf.scripts._records import draw_block
+    from graphcnf.scripts.generation.records import draw_block
 
     began, valid = time.perf_counter(), 0
     if recipe is None:

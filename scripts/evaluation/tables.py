@@ -7,8 +7,6 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from graphcnf.molecules.metrics import UNIQUE_AT, validity_table
-from graphcnf.scripts._distances import distance_columns, distance_rows
-from graphcnf.scripts._evaluation import Evaluation
 from graphcnf.scripts._tables import (
     Column,
     Row,
@@ -19,6 +17,8 @@ from graphcnf.scripts._tables import (
     percent,
     text,
 )
+from graphcnf.scripts.evaluation.distances import distance_columns, distance_rows
+from graphcnf.scripts.evaluation.scoring import Evaluation
 
 CONVENTIONS = {
     "strict": "strict",
@@ -140,7 +140,7 @@ def _conventions(main: Row) -> tuple[list[Row], list[Column]]:
 
 def published_rows() -> list[dict[str, Any]]:
     """Figures for ZINC250k as published; fractions in [0, 1], None for what is not reported."""
-    content = (files("graphcnf.scripts") / "published.csv").read_text("utf-8")
+    content = (files("graphcnf.scripts.evaluation") / "published.csv").read_text("utf-8")
     rows: list[dict[str, Any]] = []
     for line in csv.DictReader(content.splitlines()):
         row: dict[str, Any] = {key: value or None for key, value in line.items()}

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from graphcnf.errors import UserError
 from graphcnf.molecules.drawing import draw_grid
 from graphcnf.pretrained import replace_file
-from graphcnf.scripts._evaluation import Evaluation
+from graphcnf.scripts.evaluation.scoring import Evaluation
 
 SHOWN = 20
 """Molecules in a picture."""

@@ -1,0 +1,1 @@
+"""What `graphcnf evaluate` finds out, and how it is shown."""

@@ -1,0 +1,1 @@
+"""How `graphcnf generate` draws, writes and goes on after a kill."""
