@@ -41,7 +41,7 @@ def evaluate(
         typer.Option(
             metavar="all|NAME,...",
             help="Distribution metrics: all, or some such as fcd,nspdk,snn,scaf,logp_w1. Some need "
-            "pip install 'graphcnf[metrics]'.",
+            "pip install 'graphcnf\\[metrics]'.",
             show_default="none",
         ),
     ] = None,
@@ -105,7 +105,7 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Report to write: one page that needs no network, with tables, histograms, "
-            "failures and drawn molecules. Needs pip install 'graphcnf[report]'.",
+            "failures and drawn molecules. Needs pip install 'graphcnf\\[report]'.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -134,8 +134,8 @@ def evaluate(
 ) -> None:
     """Score molecules of a file, or the raw samples of a model.
 
-    Validity in four conventions side by side, uniqueness, novelty, reconstruction, distances to
-    held-out molecules, and the same of the training data as ceiling and floor.
+    Validity in four conventions, uniqueness, novelty, reconstruction and
+    distances to held-out molecules, with those of the training data.
     """
     from graphcnf.scripts._output import check_place
     from graphcnf.scripts._sampling import check_temperature
