@@ -4,12 +4,14 @@ from importlib import import_module
 
 _HOMES = {
     "ColoringDataset": "coloring",
+    "ImageDataset": "images",
     "MoleculeDataset": "molecules",
     "SetShuffling": "sets",
     "SetSummation": "sets",
     "check_roundtrip": "molecules",
     "find_coloring": "coloring_search",
     "load_coloring": "coloring",
+    "load_images": "images",
     "load_moses": "moses",
     "load_qm9": "qm9",
     "load_smiles_file": "smiles_file",

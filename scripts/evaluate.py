@@ -137,6 +137,7 @@ def evaluate(
     Validity in four conventions, uniqueness, novelty, reconstruction and
     distances to held-out molecules, with those of the training data.
     """
+    from graphcnf.scripts._images import is_image_model
     from graphcnf.scripts._output import check_place
     from graphcnf.scripts._sampling import check_temperature
     from graphcnf.scripts._tables import table_kind, write_text
@@ -144,6 +145,18 @@ def evaluate(
     if (file is None) == (model is None):
         raise typer.BadParameter("name a file of SMILES (- for stdin), or a model with --model")
     kind = table_kind(out, as_csv, as_json, as_markdown)
+    if model is not None and all(is_image_model(name.strip()) for name in model.split(",")):
+        from graphcnf.scripts._image_scores import evaluate_images
+
+        others = {"--column": column, "--reference": reference, "--test": test,
+                  "--metrics": metrics, "--fcd": fcd, "--seeds": seeds,
+                  "--temperature": temperature, "--reconstruct": reconstruct,
+                  "--likelihood": likelihood, "--published": published, "--html": html,
+                  "--png": png}  # fmt: skip
+        evaluate_images(
+            model, draws=samples, seed=seed, device=device, out=out, kind=kind, others=others
+        )
+        return
     for path, suffixes, option in ((html, (".html", ".htm"), "html"), (png, (".png",), "png")):
         if path is not None and path.suffix.lower() not in suffixes:
             raise typer.BadParameter(

@@ -182,10 +182,36 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     )
 
 
+def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    from graphcnf.datasets.images import load_images
+    from graphcnf.images import ImageFlow
+
+    shift, size = data.pop("shift", 0), settings.batch_size
+    if not isinstance(shift, int) or shift < 0:
+        raise UserError(f"[data]: shift must be a number of pixels from 0 on, not {shift!r}")
+    if "path" in data:
+        # The model remembers it, and may be evaluated from elsewhere.
+        data["path"] = str(Path(data["path"]).expanduser().absolute())
+    dataset = _arguments("[data]", load_images, **data)
+    network = _arguments("[model]", ImageFlow, shape=dataset.shape, levels=dataset.levels, **model)
+    network.metadata = {"dataset": dataset.name, "data": data}
+
+    def train_batches(epoch: int, seed: int, start: int, stride: int) -> Iterator[torch.Tensor]:
+        return dataset.train_batches(size, epoch, seed, start, stride, shift=shift)
+
+    return Experiment(
+        network,
+        train_batches,
+        lambda: dataset.batches("validation", size),
+        headline="bits_per_dimension",
+    )
+
+
 EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {
     "zinc250k": _zinc250k,
     "moses": _moses,
     "qm9": _qm9,
     "smiles_file": _smiles_file,
     "sets": _sets,
+    "images": _images,
 }

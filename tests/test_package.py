@@ -16,10 +16,11 @@ ALLOWED = {
     "flows": set(),
     "categorical": {"flows"},
     "graphs": {"categorical", "flows"},
+    "images": {"flows"},
     "molecules": {"graphs", "categorical", "flows"},
     "training": {"molecules", "graphs", "categorical", "flows"},
     "datasets": {"molecules", "graphs", "categorical", "flows"},
-    "scripts": {"datasets", "training", "molecules", "graphs", "categorical", "flows"},
+    "scripts": {"datasets", "training", "images", "molecules", "graphs", "categorical", "flows"},
 }
 EVERYWHERE = {"errors", "pretrained", "testing"}
 
@@ -63,7 +64,7 @@ def test_imports_point_one_way(part):
     assert not wrong
 
 
-@pytest.mark.parametrize("part", ["flows", "categorical", "graphs", "training"])
+@pytest.mark.parametrize("part", ["flows", "categorical", "graphs", "images", "training"])
 def test_only_chemistry_imports_rdkit(part):
     assert not [
         path for path in folder(part).rglob("*.py") for n in imports(path) if n.startswith("rdkit")

@@ -14,6 +14,20 @@ from graphcnf.flows.coupling import (
     Coupling,
     MixtureLogisticCoupling,
 )
+from graphcnf.flows.dequantization import (
+    Dequantization,
+    UniformDequantization,
+    VariationalDequantization,
+)
+from graphcnf.flows.elementwise import Affine, Logit
+from graphcnf.flows.images import (
+    ChannelsFirst,
+    Checkerboard,
+    InvertibleConvolution,
+    Split,
+    Squeeze,
+    checkerboard_mask,
+)
 from graphcnf.flows.linear import InvertibleLinear, Permutation
 from graphcnf.flows.logistic_mixture import (
     bounded_log_scale,
@@ -36,19 +50,30 @@ from graphcnf.flows.transform import (
 __all__ = [
     "ActNorm",
     "AdditiveCoupling",
+    "Affine",
     "AffineCoupling",
     "Bijection",
+    "ChannelsFirst",
+    "Checkerboard",
     "Coupling",
+    "Dequantization",
     "Inverse",
+    "InvertibleConvolution",
     "InvertibleLinear",
+    "Logit",
     "MixtureLogisticCoupling",
     "Noise",
     "Permutation",
     "Sequential",
+    "Split",
+    "Squeeze",
     "StandardLogistic",
     "StandardNormal",
     "Transform",
+    "UniformDequantization",
+    "VariationalDequantization",
     "bounded_log_scale",
+    "checkerboard_mask",
     "count_entries",
     "draw_normal",
     "draw_uniform",

@@ -25,18 +25,26 @@ class Coupling(Bijection):
             P = `parameters_per_channel` each, in the order ``(P, C)``. It may return a lower
             precision (autocast); the map itself is computed in float32, or float64 for float64
             input. What it returns at masked entries does not matter, if finite.
-        split: the channels are cut at this index of the last axis.
+        split: the channels are cut at this index of the last axis; or a bool tensor that expands to
+            ``x.shape[1:]``, True where an entry belongs to the first part. With a tensor the
+            network gets x with zeros in place of the transformed entries, and returns parameters
+            for all of them, ``(B, ..., P D)``, of which those of the others are dropped.
         swap: False transforms the second part, True the first.
     """
 
     parameters_per_channel: int
 
-    def __init__(self, network: nn.Module, *, split: int, swap: bool = False):
+    def __init__(self, network: nn.Module, *, split: int | Tensor, swap: bool = False):
         super().__init__()
-        if split < 1:
+        if isinstance(split, Tensor):
+            if split.dtype != torch.bool:
+                raise ValueError(f"a mask to split by must be bool, got {split.dtype}")
+            self.register_buffer("split", split, persistent=False)
+        elif split < 1:
             raise ValueError(f"split must be at least 1, got {split}")
+        else:
+            self.split = split
         self.network = network
-        self.split = split
         self.swap = swap
 
     def transform_elements(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +65,8 @@ class Coupling(Bijection):
 
     def _couple(self, x, elements, mask, context):
         x = masked(x.to(log_term_dtype(x)), mask)
+        if isinstance(self.split, Tensor):
+            return self._couple_entries(x, elements, mask, context)
         first, second = x[..., : self.split], x[..., self.split :]
         fixed, moved = (second, first) if self.swap else (first, second)
         channels = moved.shape[-1]
@@ -72,6 +82,30 @@ class Coupling(Bijection):
         moved = masked(moved, mask)
         parts = (moved, fixed) if self.swap else (fixed, moved)
         return torch.cat(parts, -1), sum_log_term(log_det, mask)
+
+    def _couple_entries(self, x, elements, mask, context):
+        """The same where the parts are those of a mask, not of the channels."""
+        try:
+            split = self.split.expand(x.shape[1:])
+        except RuntimeError:
+            raise ValueError(
+                f"{type(self).__name__} is split by a mask of {tuple(self.split.shape)}, which "
+                f"does not fit x of {tuple(x.shape)}"
+            ) from None
+        moves = split if self.swap else ~split
+        fixed = x.masked_fill(moves, 0)
+        parameters = self.network(fixed, mask=mask, context=context)
+        if parameters.shape[-1] != self.parameters_per_channel * x.shape[-1]:
+            raise ValueError(
+                f"{type(self).__name__} split by a mask got {parameters.shape[-1]} parameters; "
+                f"{x.shape[-1]} channels need {self.parameters_per_channel} parameters each"
+            )
+        parameters = parameters.to(x.dtype).unflatten(-1, (self.parameters_per_channel, -1))
+        chosen = parameters.movedim(-2, 1)[:, :, moves].transpose(1, 2).unsqueeze(-1)
+        moved, log_det = elements(x[:, moves].unsqueeze(-1), chosen)
+        z = fixed.masked_scatter(moves, moved)
+        log_det = torch.zeros_like(x).masked_scatter(moves, log_det)
+        return masked(z, mask), sum_log_term(log_det, mask)
 
 
 class AdditiveCoupling(Coupling):
@@ -138,7 +172,7 @@ class MixtureLogisticCoupling(Coupling):
         self,
         network: nn.Module,
         *,
-        split: int,
+        split: int | Tensor,
         swap: bool = False,
         mixtures: int = 8,
         spread: float = 1.0,

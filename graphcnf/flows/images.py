@@ -1,0 +1,228 @@
+"""Steps for images ``(B, C, H, W)``: lifting, rearranging, 1x1 convolution, factoring out.
+
+Images have no padding: these steps ignore a mask, but for `ChannelsFirst`.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.flows.base import StandardNormal
+from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.transform import Bijection, Transform, log_term_dtype, zero_log_term
+
+
+class ChannelsFirst(Bijection):
+    """A step on ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
+
+    Whatever acts on the last axis acts on the channels this way: `ActNorm`, `InvertibleLinear`, the
+    couplings, whose networks get ``(B, H, W, C)`` as well. A mask is ``(B, H, W)``. In PyTorch's
+    channels-last memory format the exchange of the axes costs nothing.
+
+    Args:
+        *steps: bijections of ``(B, H, W, C)``, in the order in which data passes them.
+    """
+
+    def __init__(self, *steps: Bijection):
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every step is exact."""
+        return all(step.exact for step in self.steps)
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        """Apply the steps; see `Transform.forward`."""
+        _check_image(x)
+        x, total = x.to(log_term_dtype(x)).movedim(1, -1), zero_log_term(x)
+        for step in self.steps:
+            x, log_term = step(x, mask=mask, context=context, noise=noise, discarded=discarded)
+            total = total + log_term
+        return x.movedim(-1, 1), total
+
+    def inverse_and_logdet(self, z, *, mask=None, context=None):
+        """Undo `forward`."""
+        _check_image(z)
+        z, total = z.to(log_term_dtype(z)).movedim(1, -1), zero_log_term(z)
+        for step in reversed(self.steps):
+            z, log_det = step.inverse_and_logdet(z, mask=mask, context=context)
+            total = total + log_det
+        return z.movedim(-1, 1), total
+
+
+class InvertibleConvolution(ChannelsFirst):
+    """1x1 convolution ``z[:, i, j] = W x[:, i, j]`` with W as in `InvertibleLinear`.
+
+    References:
+        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 3.2.
+
+    Args:
+        channels: the number of channels C.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(InvertibleLinear(channels))
+
+
+class Squeeze(Bijection):
+    """Space to channels: ``(B, C, H, W)`` to ``(B, f f C, H / f, W / f)``.
+
+    Channel ``(f i + j) C + c`` of the output holds the pixels of channel c in the rows ``i, i + f,
+    ...`` and columns ``j, j + f, ...``: sub-images one after the other, each with all of its
+    channels. With ``f = 2`` the halves of the channels are the even and the odd rows. `Inverse` of
+    it is the unsqueeze.
+
+    References:
+        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
+
+    Args:
+        factor: f, at least 1.
+    """
+
+    def __init__(self, factor: int = 2):
+        super().__init__()
+        if factor < 1:
+            raise ValueError(f"factor must be at least 1, got {factor}")
+        self.factor = factor
+        self.offsets = list(product(range(factor), repeat=2))
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        """Rearrange; see `Transform.forward`.
+
+        Raises:
+            ValueError: if ``f`` does not divide the height and the width.
+        """
+        _check_image(x)
+        factor, (height, width) = self.factor, x.shape[2:]
+        if height % factor or width % factor:
+            raise ValueError(
+                f"squeezing by {factor} needs a height and a width that {factor} divides, got "
+                f"{height} x {width}"
+            )
+        x = x.to(log_term_dtype(x))
+        parts = [x[:, :, i::factor, j::factor] for i, j in self.offsets]
+        return torch.cat(parts, 1), zero_log_term(x)
+
+    def inverse_and_logdet(self, z, *, mask=None, context=None):
+        """Channels to space.
+
+        Raises:
+            ValueError: if ``f f`` does not divide the number of channels.
+        """
+        _check_image(z)
+        z = z.to(log_term_dtype(z))
+        factor, (batch, channels, height, width) = self.factor, z.shape
+        if channels % factor**2:
+            raise ValueError(
+                f"unsqueezing by {factor} needs a multiple of {factor**2} channels, got {channels}"
+            )
+        parts = dict(zip(self.offsets, z.chunk(factor**2, 1), strict=True))
+        rows = torch.stack([parts[offset] for offset in sorted(parts)], -1)
+        rows = rows.unflatten(-1, (factor, factor)).permute(0, 1, 2, 4, 3, 5)
+        x = rows.reshape(batch, channels // factor**2, height * factor, width * factor)
+        return x, zero_log_term(z)
+
+
+class Checkerboard(Squeeze):
+    """`Squeeze` by 2 that puts the colours of a checkerboard one after the other.
+
+    The first half of the output's channels holds the pixels whose row plus column is even, the
+    second half the others, so that a coupling split in the middle is RealNVP's coupling with a
+    checkerboard mask: but its network runs on a quarter of the positions, sees only what is not
+    transformed and returns parameters only for what is. `checkerboard_mask` is for images with odd
+    sides.
+    """
+
+    def __init__(self):
+        super().__init__(2)
+        self.offsets = [(0, 0), (1, 1), (0, 1), (1, 0)]
+
+
+def checkerboard_mask(height: int, width: int) -> Tensor:
+    """``(H, W, 1)`` bool, True where row plus column is even; `Coupling` takes it as ``split``."""
+    rows, columns = torch.arange(height)[:, None, None], torch.arange(width)[:, None]
+    return (rows + columns) % 2 == 0
+
+
+class Split(Transform):
+    """Factor out channels: ``z = x[:, :keep]``, and the rest has a density of its own.
+
+    The log term is ``log p(rest | z)``. `forward` appends the rest, as a latent of the base
+    density, to ``discarded``, from which `inverse` pops it; without that list `inverse` draws it.
+
+    References:
+        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
+        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039 (the conditional prior of its
+        code).
+
+    Args:
+        channels: channels of ``x``.
+        keep: how many of them stay, the larger half if None.
+        base: density of what leaves, standard normal if None.
+        prior: None for a rest that is independent of ``z``; or a bijection of ``x`` that leaves the
+            first ``keep`` channels as they are and maps the rest to the base density, such as
+            ``ChannelsFirst(AffineCoupling(network, split=keep))``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        keep: int | None = None,
+        *,
+        base: nn.Module | None = None,
+        prior: Bijection | None = None,
+    ):
+        super().__init__()
+        keep = channels - channels // 2 if keep is None else keep
+        if not 0 < keep < channels:
+            raise ValueError(f"cannot keep {keep} of {channels} channels and factor out the rest")
+        self.channels = channels
+        self.keep = keep
+        self.base = StandardNormal() if base is None else base
+        self.prior = prior
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        """Factor out; see `Transform.forward`."""
+        if x.shape[1] != self.channels:
+            raise ValueError(f"a split of {self.channels} channels got {x.shape[1]}")
+        x, log_term = x.to(log_term_dtype(x)), 0.0
+        if self.prior is not None:
+            x, log_term = self.prior(x, context=context)
+        rest = x[:, self.keep :]
+        if discarded is not None:
+            discarded.append(rest)
+        return x[:, : self.keep], log_term + self.base.log_prob(rest)
+
+    def inverse(
+        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
+    ):
+        """Put back what `forward` has factored out, or draw it; see `Transform.inverse`.
+
+        Raises:
+            ValueError: if ``discarded`` is used up.
+        """
+        z = z.to(log_term_dtype(z))
+        if discarded is None:
+            shape = (len(z), self.channels - self.keep, *z.shape[2:])
+            rest = self.base.sample(
+                shape,
+                temperature=temperature,
+                generator=generator,
+                device=z.device,
+                dtype=z.dtype,
+            )
+        elif discarded:
+            rest = discarded.pop().to(z)
+        else:
+            raise ValueError("discarded is empty: it must be the list that forward has filled")
+        x = torch.cat((z, rest), 1)
+        return x if self.prior is None else self.prior.inverse(x, context=context)
+
+
+def _check_image(x: Tensor) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"an image batch has 4 axes (B, C, H, W), got {tuple(x.shape)}")

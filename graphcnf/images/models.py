@@ -1,0 +1,249 @@
+"""The classical image flows, each a function that names its layers.
+
+``simple``, ``vardeq`` and ``multiscale`` are the ladder of the UvA deep learning tutorial 11
+(Lippe 2020); in all models couplings with checkerboard masks run on the squeezed image, see
+`graphcnf.flows.Checkerboard`, and their networks know where a pixel is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from graphcnf.errors import UserError
+from graphcnf.flows.base import StandardLogistic
+from graphcnf.flows.images import Checkerboard
+from graphcnf.images.layers import Layers
+
+Shape = Sequence[int]
+
+
+def simple(
+    shape: Shape, levels: int, *, coupling="affine", couplings=8, alpha=1e-5, **network
+) -> Layers:
+    """Uniform dequantization and couplings with checkerboard masks.
+
+    Args:
+        shape: channels, height and width of the images; the sides must be even.
+        levels: number of values of a pixel.
+        coupling: see `Layers.coupling`.
+        couplings: number of couplings.
+        alpha: see `graphcnf.flows.Logit`.
+        **network: arguments of `ConvolutionNetwork`.
+    """
+    layers = Layers(shape, **network)
+    layers.uniform_dequantization(levels)
+    layers.logit(alpha)
+    _checkerboard_couplings(layers, coupling, couplings)
+    return layers
+
+
+def vardeq(
+    shape: Shape,
+    levels: int,
+    *,
+    coupling="affine",
+    couplings=8,
+    dequantization=4,
+    alpha=1e-5,
+    **network,
+) -> Layers:
+    """`simple` with variational dequantization.
+
+    Args:
+        shape: see `simple`.
+        levels: see `simple`.
+        coupling: see `simple`.
+        couplings: see `simple`.
+        dequantization: number of couplings of the dequantization.
+        alpha: see `simple`.
+        **network: see `simple`.
+    """
+    layers = Layers(shape, **network)
+    layers.variational_dequantization(levels, [coupling] * dequantization)
+    layers.logit(alpha)
+    _checkerboard_couplings(layers, coupling, couplings)
+    return layers
+
+
+def multiscale(
+    shape: Shape,
+    levels: int,
+    *,
+    coupling="affine",
+    couplings=(2, 2, 4),
+    dequantization=4,
+    prior=None,
+    alpha=1e-5,
+    **network,
+) -> Layers:
+    """Variational dequantization, and half of the dimensions leave after the second squeeze.
+
+    Args:
+        shape: see `simple`; four must divide the sides.
+        levels: see `simple`.
+        coupling: see `simple`.
+        couplings: number of couplings with checkerboard masks, and of channels at half and at a
+            quarter of the size.
+        dequantization: see `vardeq`.
+        prior: kind of the coupling that conditions what leaves on what stays, None for none.
+        alpha: see `simple`.
+        **network: see `simple`.
+    """
+    colours, halves, quarters = _three(couplings)
+    layers = Layers(shape, **network)
+    layers.variational_dequantization(levels, [coupling] * dequantization)
+    layers.logit(alpha)
+    _checkerboard_couplings(layers, coupling, colours)
+    layers.squeeze()
+    _channel_couplings(layers, coupling, halves)
+    layers.split(prior)
+    layers.squeeze()
+    _channel_couplings(layers, coupling, quarters)
+    return layers
+
+
+def realnvp(
+    shape: Shape, levels: int, *, scales=2, couplings=3, block="residual", alpha=0.05, **network
+) -> Layers:
+    """Affine couplings with alternating checkerboard and channel masks, at several scales.
+
+    References:
+        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803.
+
+    Args:
+        shape: see `simple`; 2 to the power of ``scales`` must divide the sides.
+        levels: see `simple`.
+        scales: number of scales; half of the dimensions leave after each but the last.
+        couplings: number of couplings with each kind of mask at a scale; one more at the last
+            scale, which has checkerboard masks only.
+        block: see `ConvolutionNetwork`.
+        alpha: see `simple`.
+        **network: see `simple`.
+    """
+    layers = Layers(shape, block=block, **network)
+    layers.uniform_dequantization(levels)
+    layers.logit(alpha)
+    for _ in range(scales - 1):
+        _checkerboard_couplings(layers, "affine", couplings)
+        layers.squeeze()
+        _channel_couplings(layers, "affine", couplings)
+        layers.split()
+    _checkerboard_couplings(layers, "affine", couplings + 1)
+    return layers
+
+
+def glow(
+    shape: Shape,
+    levels: int,
+    *,
+    scales=2,
+    steps=8,
+    coupling="affine",
+    prior="affine",
+    block="pointwise",
+    layers=1,
+    alpha=1e-5,
+    **network,
+) -> Layers:
+    """ActNorm, invertible 1x1 convolution, coupling; several of them at each scale.
+
+    References:
+        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039.
+
+    Args:
+        shape: see `simple`; 2 to the power of ``scales`` must divide the sides.
+        levels: see `simple`.
+        scales: number of scales; half of the dimensions leave after each but the last.
+        steps: number of the three layers' repetitions at each scale.
+        coupling: see `simple`.
+        prior: see `multiscale`.
+        block: see `ConvolutionNetwork`.
+        layers: see `ConvolutionNetwork`.
+        alpha: see `simple`.
+        **network: see `simple`.
+    """
+    model = Layers(shape, block=block, layers=layers, **network)
+    model.uniform_dequantization(levels)
+    model.logit(alpha)
+    for scale in range(scales):
+        model.squeeze()
+        _convolved_couplings(model, coupling, steps)
+        if scale < scales - 1:
+            model.split(prior)
+    return model
+
+
+def flowpp(
+    shape: Shape,
+    levels: int,
+    *,
+    couplings=(4, 2, 3),
+    mixtures=8,
+    dequantization=4,
+    heads=2,
+    alpha=1e-5,
+    **network,
+) -> Layers:
+    """Mixture-of-logistics couplings, self-attention, variational dequantization.
+
+    References:
+        Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
+
+    Args:
+        shape: see `simple`; four must divide the sides.
+        levels: see `simple`.
+        couplings: number of couplings with checkerboard masks, with channel masks after a squeeze
+            and with checkerboard masks after it.
+        mixtures: components of the mixtures.
+        dequantization: see `vardeq`.
+        heads: see `ConvolutionNetwork`.
+        alpha: see `simple`.
+        **network: see `simple`.
+    """
+    first, channels, second = _three(couplings)
+    kind = f"mixture-{mixtures}"
+    layers = Layers(shape, StandardLogistic(), heads=heads, **network)
+    layers.variational_dequantization(levels, [kind] * dequantization)
+    layers.logit(alpha)
+    _checkerboard_couplings(layers, kind, first)
+    layers.squeeze()
+    _convolved_couplings(layers, kind, channels)
+    _checkerboard_couplings(layers, kind, second)
+    return layers
+
+
+def _three(couplings: Sequence[int]) -> Sequence[int]:
+    if not isinstance(couplings, Sequence) or len(couplings) != 3:
+        raise UserError(f"couplings must be three numbers such as [2, 2, 4], not {couplings!r}")
+    return couplings
+
+
+def _checkerboard_couplings(layers: Layers, kind: str, count: int) -> None:
+    layers.checkerboard()
+    for number in range(count):
+        layers.normalisation()
+        layers.coupling(kind, swap=bool(number % 2))
+    layers.undo(Checkerboard())
+
+
+def _channel_couplings(layers: Layers, kind: str, count: int) -> None:
+    for number in range(count):
+        layers.normalisation()
+        layers.coupling(kind, swap=bool(number % 2))
+
+
+def _convolved_couplings(layers: Layers, kind: str, count: int) -> None:
+    for _ in range(count):
+        layers.normalisation()
+        layers.convolution()
+        layers.coupling(kind)
+
+
+MODELS: dict[str, Callable[..., Layers]] = {
+    "simple": simple,
+    "vardeq": vardeq,
+    "multiscale": multiscale,
+    "realnvp": realnvp,
+    "glow": glow,
+    "flowpp": flowpp,
+}

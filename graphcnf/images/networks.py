@@ -1,0 +1,193 @@
+"""Convolutional networks for couplings of images.
+
+They take and return ``(B, H, W, C)``, as couplings hand it over, and work in PyTorch's
+channels-last memory format, in which that costs no copy and CPUs convolve faster.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.flows.images import Checkerboard
+
+
+class ConvolutionNetwork(nn.Module):
+    """3x3 convolution, blocks, 3x3 convolution; the last one starts at zero.
+
+    Every pixel has a learned vector of its own, added after the first convolution: what is likely
+    differs between the middle and the border of an image.
+
+    Args:
+        inputs: channels that the network sees.
+        outputs: channels that it returns.
+        size: height and width of what it sees.
+        width: channels inside.
+        layers: number of blocks.
+        block: "gated", "residual" or "pointwise", see `GatedBlock`, `ResidualBlock`,
+            `PointwiseBlock`.
+        heads: heads of self-attention after the last block, 0 for none; must divide ``width``.
+        dropout: share of channels of a block that are dropped in training.
+        context: channels of the context.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        size: tuple[int, int],
+        width: int = 32,
+        layers: int = 2,
+        block: str = "gated",
+        heads: int = 0,
+        dropout: float = 0.0,
+        context: int = 0,
+    ):
+        super().__init__()
+        if block not in BLOCKS:
+            raise ValueError(f"block must be one of {', '.join(BLOCKS)}, not {block!r}")
+        if min(width, layers) < 1:
+            raise ValueError(f"width and layers must be at least 1, got {width} and {layers}")
+        if heads < 0 or (heads and width % heads):
+            raise ValueError(f"heads must divide the width, got {heads} and {width}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.enter = nn.Conv2d(inputs + context, width, 3, padding=1)
+        self.position = nn.Parameter(torch.zeros(1, width, *size))
+        self.blocks = nn.ModuleList(BLOCKS[block](width, dropout) for _ in range(layers))
+        if heads:
+            self.blocks.append(AttentionBlock(width, heads, size))
+        self.leave = nn.Conv2d(width, outputs, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+        self.with_context = context > 0
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, *, mask=None, context: Tensor | None = None) -> Tensor:
+        """``(B, H, W, inputs)`` and context ``(B, F, H, W)`` to ``(B, H, W, outputs)``."""
+        h = x.movedim(-1, 1)
+        if self.with_context:
+            h = torch.cat((h, context), 1)
+        h = self.enter(h) + self.position
+        for block in self.blocks:
+            h = block(h)
+        return self.leave(F.silu(h)).movedim(1, -1)
+
+
+class ImageEncoder(nn.Module):
+    """Features ``(B, F, H / 2, W / 2)`` of images ``(B, C, H, W)`` with even sides.
+
+    Args:
+        channels: C.
+        features: F.
+        size: H and W.
+        **network: arguments of `ConvolutionNetwork`.
+    """
+
+    def __init__(self, channels: int, features: int, *, size: tuple[int, int], **network):
+        super().__init__()
+        self.squeeze = Checkerboard()
+        half = (size[0] // 2, size[1] // 2)
+        self.network = ConvolutionNetwork(4 * channels, features, size=half, **network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        x, _ = self.squeeze(x)
+        return self.network(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of ``(B, C, H, W)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise every pixel."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class GatedBlock(nn.Module):
+    """``h + a sigmoid(b)``, (a, b) from a 3x3 and a 1x1 convolution of the normalised h.
+
+    References:
+        Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, appendix.
+    """
+
+    def __init__(self, width: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm = ChannelNorm(width)
+        self.convolution = nn.Conv2d(width, width, 3, padding=1)
+        self.dropout = nn.Dropout2d(dropout)
+        self.gate = nn.Conv2d(width, 2 * width, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Update ``h (B, C, H, W)``."""
+        u = self.dropout(F.silu(self.convolution(self.norm(h))))
+        return h + F.glu(self.gate(u), 1)
+
+
+class ResidualBlock(nn.Module):
+    """``h`` plus two 3x3 convolutions of it.
+
+    References:
+        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.
+    """
+
+    def __init__(self, width: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm = ChannelNorm(width)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.dropout = nn.Dropout2d(dropout)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Update ``h (B, C, H, W)``."""
+        u = F.relu(self.first(F.relu(self.norm(h))))
+        return h + self.second(self.dropout(u))
+
+
+class PointwiseBlock(nn.Module):
+    """1x1 convolution of ``relu(h)``, as between the two convolutions of Glow's networks.
+
+    References:
+        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 5.
+    """
+
+    def __init__(self, width: int, dropout: float = 0.0):
+        super().__init__()
+        self.dropout = nn.Dropout2d(dropout)
+        self.convolution = nn.Conv2d(width, width, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map ``h (B, C, H, W)``."""
+        return self.convolution(self.dropout(F.relu(h)))
+
+
+class AttentionBlock(nn.Module):
+    """``h + a sigmoid(b)``, (a, b) from self-attention of all pixels with learned positions.
+
+    References:
+        Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.3.
+    """
+
+    def __init__(self, width: int, heads: int, size: tuple[int, int]):
+        super().__init__()
+        self.heads = heads
+        self.norm = ChannelNorm(width)
+        self.position = nn.Parameter(0.1 * torch.randn(1, width, *size))
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.gate = nn.Linear(width, 2 * width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Update ``h (B, C, H, W)``."""
+        pixels = (self.norm(h) + self.position).flatten(2).transpose(1, 2)
+        parts = self.query_key_value(pixels).unflatten(-1, (3, self.heads, -1))
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        read = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return h + F.glu(self.gate(read), -1).transpose(1, 2).unflatten(-1, h.shape[2:])
+
+
+BLOCKS = {"gated": GatedBlock, "residual": ResidualBlock, "pointwise": PointwiseBlock}

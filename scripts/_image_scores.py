@@ -1,0 +1,176 @@
+"""Figures of image models on held-out images."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphcnf.scripts._images import data_of, load_image_model, refuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from graphcnf.datasets.images import ImageDataset
+    from graphcnf.images import ImageFlow
+
+DRAWS = 8
+"""Draws of the dequantization in a bound."""
+
+BATCH = 100
+RECONSTRUCTED = 50
+"""Held-out images that are encoded and decoded."""
+
+TIMED = 64
+"""Images that are drawn to take the time."""
+
+
+def evaluate_images(
+    models: str,
+    *,
+    draws: int | None = None,
+    seed: int | None = None,
+    device: str = "cpu",
+    out: Path | None = None,
+    kind: str = "md",
+    others: Mapping[str, Any] | None = None,
+) -> None:
+    """Print figures of one or several image models on the held-out images of their data.
+
+    Args:
+        models: Folders, separated by commas; the differences are to the first.
+        draws: Draws of the dequantization in a bound; `DRAWS` if None.
+        seed: Seed of the noise.
+        device: Where to compute.
+        out: File to write, stdout if None.
+        kind: "md", "csv" or "json".
+        others: Options that do not go with images, see `refuse`.
+    """
+    from graphcnf.scripts._tables import (
+        csv_text,
+        json_text,
+        markdown,
+        number,
+        percent,
+        text,
+        write_text,
+    )
+
+    refuse(others or {})
+    draws = DRAWS if draws is None else draws
+    names = [name.strip() for name in models.split(",")]
+    rows = score_image_models(names, draws=draws, seed=seed or 0, device=device)
+    if kind == "json":
+        write_text(json_text(rows[0] if len(rows) == 1 else rows), out)
+        return
+    if kind == "csv":
+        write_text(csv_text(rows), out)
+        return
+    columns = [
+        ("Model", text("model")),
+        ("Held-out images", text("images", "{:,}")),
+        (f"Bits per dimension ({draws} draws)", _figure("bits_per_dimension", "figure")),
+        ("One draw", _figure("bits_one_draw", "figure")),
+        ("Difference to the first", _figure("difference")),
+        ("Reconstruction", percent("reconstruction", "reconstructed")),
+        ("Parameters", text("parameters", "{:,}")),
+        ("Training minutes", number("training_minutes", 1)),
+        ("Sampling, ms per image", number("sampling_milliseconds", 1)),
+    ]
+    notes = [
+        "Bits per dimension: mean over images, with its standard error; a bound lies above the "
+        f"true value, with {draws} draws of the dequantization in one logarithm or with one draw.",
+    ]
+    if len(rows) > 1:
+        notes.append("Differences are of the same images, with the standard error of their mean.")
+    write_text(markdown(rows, columns, notes), out)
+
+
+def score_image_models(
+    names: Sequence[str], *, draws: int = DRAWS, seed: int = 0, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Figures of image models on the test parts of their data sets, a row per model.
+
+    Raises:
+        UserError: No such model, or its data are not there.
+    """
+    import torch
+
+    rows, first = [], None
+    datasets: dict[str, ImageDataset] = {}
+    for name in names:
+        model = load_image_model(name, device)
+        data = data_of(model, name, datasets)
+        torch.manual_seed(seed)
+        bits, single = _bits(model, data, draws, name)
+        test = data.part("test")
+        some = test[:RECONSTRUCTED].to(model.device)
+        back = (model.decode(model.encode(some)) == some).flatten(1).all(1)
+        row = {
+            "model": Path(name).name,
+            "architecture": model.config["architecture"],
+            "dataset": data.name,
+            "images": len(test),
+            "draws": draws,
+            "figure": "exact" if model.exact else "bound",
+            **_mean("bits_per_dimension", bits),
+            **_mean("bits_one_draw", single),
+            "reconstruction": back.double().mean().item(),
+            "reconstructed": len(some),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "training_minutes": model.metadata.get("training", {}).get("minutes"),
+            "sampling_milliseconds": _sampling_milliseconds(model),
+        }
+        if first is None:
+            first = model.metadata.get("data"), bits
+        elif first[0] == model.metadata.get("data"):
+            row |= _mean("difference", bits - first[1])
+        rows.append(row)
+    return rows
+
+
+def _bits(model: ImageFlow, data: ImageDataset, draws: int, name: str) -> tuple[Any, Any]:
+    """Bits per dimension of the test images with `draws` draws and with one, (M,) float64."""
+    import torch
+
+    from graphcnf.scripts._output import progress_bar
+
+    parts = []
+    with torch.no_grad(), progress_bar(f"scoring {name}", len(data.parts["test"])) as show:
+        for batch in data.batches("test", BATCH):
+            batch = batch.to(model.device)
+            both = [model.bits_per_dimension(batch, k).double().cpu() for k in (draws, 1)]
+            parts.append(torch.stack(both))
+            show(sum(p.shape[1] for p in parts))
+    return tuple(torch.cat(parts, 1))
+
+
+def _mean(name: str, values: Tensor) -> dict[str, float]:
+    """Mean and its standard error."""
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+    return {name: values.mean().item(), f"{name}_se": error}
+
+
+def _figure(key: str, kind: str | None = None) -> Callable[[Mapping[str, Any]], str]:
+    def show(row: Mapping[str, Any]) -> str:
+        value, error = row.get(key), row.get(f"{key}_se")
+        if value is None:
+            return ""
+        shown = f"{value:+.4f}" if kind is None else f"{value:.4f}"
+        shown += "" if error is None else f" ± {error:.4f}"
+        return f"{shown} ({row[kind]})" if kind else shown
+
+    return show
+
+
+def _sampling_milliseconds(model: ImageFlow) -> float:
+    import torch
+
+    model.sample(TIMED)
+    began = time.perf_counter()
+    model.sample(TIMED)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return 1000 * (time.perf_counter() - began) / TIMED

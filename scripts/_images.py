@@ -1,0 +1,224 @@
+"""Image models in the commands: loading, samples, pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from graphcnf.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from graphcnf.datasets.images import ImageDataset
+    from graphcnf.images import ImageFlow
+
+LARGEST_GRID = 10_000
+
+
+def is_image_model(name: str) -> bool:
+    """Whether the folder, or its `model/`, holds an `ImageFlow`; reads its config.json only."""
+    folder = Path(name).expanduser()
+    for path in (folder / "config.json", folder / "model" / "config.json"):
+        try:
+            return "architecture" in json.loads(path.read_text())["model"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return False
+
+
+def load_image_model(name: str, device: str = "cpu") -> ImageFlow:
+    """Load a folder with an image model.
+
+    Raises:
+        UserError: There is no such model or device.
+    """
+    import torch
+
+    from graphcnf.images import ImageFlow
+
+    if not is_image_model(name):
+        raise UserError(f"{name}: no folder with an image model")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).strip().splitlines() or ["not available"]
+        raise UserError(f"device {device!r}: {reason[0]}") from None
+    return ImageFlow.from_pretrained(name, device)
+
+
+def refuse(options: Mapping[str, Any]) -> None:
+    """Raise `typer.BadParameter` where one of these options, by name, was given a value."""
+    for name, value in options.items():
+        if value not in (None, False):
+            raise typer.BadParameter(f"{name} goes with molecules, not with images")
+
+
+def generate_images(
+    model: str,
+    number: int,
+    out: Path | None,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    device: str = "cpu",
+    others: Mapping[str, Any] | None = None,
+) -> None:
+    """Draw images, the same ones for the same seed, into a picture or an array.
+
+    Args:
+        model: Folder with an image model.
+        number: How many.
+        out: .png for a grid, .npy for an array (N, C, H, W) uint8.
+        seed: Seed of the sample.
+        temperature: See `ImageFlow.sample`.
+        device: Where to draw.
+        others: Options that do not go with images, see `refuse`.
+    """
+    from graphcnf.scripts._output import check_place, output_kind, progress_bar
+    from graphcnf.scripts._sampling import check_temperature
+
+    refuse(others or {})
+    if out is None:
+        raise typer.BadParameter("images need --out grid.png, or .npy for an array")
+    kind = output_kind(out, ("png", "npy"))
+    check_temperature(temperature)
+    check_place(out)
+    if kind == "png" and number > LARGEST_GRID:
+        raise UserError(f"{number:,} images are too many for one picture: take --out x.npy")
+
+    import torch
+
+    network = load_image_model(model, device)
+    parts = []
+    with progress_bar("generating", number) as show:
+        for first in range(0, number, 32):
+            count = min(32, number - first)
+            part = network.sample_records(first, count, seed=seed, temperature=temperature)
+            parts.append(part.cpu())
+            show(first + count)
+    images = torch.cat(parts).numpy()
+    if kind == "png":
+        write_grid(images, out, levels=network.levels)
+    else:
+        import numpy as np
+
+        buffer = io.BytesIO()
+        np.save(buffer, images)
+        _write(out, buffer.getvalue())
+
+
+def data_of(
+    model: ImageFlow, name: str, known: dict[str, ImageDataset] | None = None
+) -> ImageDataset:
+    """The images that a model was trained on.
+
+    Args:
+        model: The model.
+        name: What to call it in an error.
+        known: Data sets that are loaded already, by their options; further ones are added.
+
+    Raises:
+        UserError: They are not there, or not the model's.
+    """
+    from graphcnf.datasets.images import load_images
+
+    known = {} if known is None else known
+    options = model.metadata.get("data")
+    if not isinstance(options, dict):
+        raise UserError(f"{name}: config.json does not say which images it was trained on")
+    key = json.dumps(options, sort_keys=True)
+    if key not in known:
+        try:
+            known[key] = load_images(**options)
+        except TypeError:
+            raise UserError(f"{name}: config.json tells of unknown data: {key}") from None
+    data = known[key]
+    if (data.shape, data.levels) != (model.shape, model.levels):
+        raise UserError(f"{name}: the images of {data.name} are not those of its config.json")
+    return data
+
+
+def read_image(text: str, model: ImageFlow, name: str) -> Tensor:
+    """Image (C, H, W) uint8 of a PNG file, or of the held-out image with this number.
+
+    Raises:
+        UserError: It is none, or does not fit the model.
+    """
+    import numpy as np
+    import torch
+
+    if text.isdecimal() and not Path(text).exists():
+        test = data_of(model, name).part("test")
+        if int(text) >= len(test):
+            raise UserError(f"there is no held-out image {text}: they are 0 to {len(test) - 1}")
+        return test[int(text)]
+    from graphcnf.datasets.image_files import read_png
+
+    image = read_png([Path(text)])[0]
+    channels, height, width = model.shape
+    if channels == 3 and len(image) == 1:
+        image = image.repeat(3, 0)
+    if channels == 1 and (image[:1] == image).all():
+        image = image[:1]
+    if image.shape != model.shape:
+        raise UserError(
+            f"{text}: {image.shape[0]} channels and {image.shape[1]} x {image.shape[2]} pixels; "
+            f"the model is for {channels} channels and {height} x {width}"
+        )
+    return torch.from_numpy((image.astype(np.uint16) * model.levels // 256).astype(np.uint8))
+
+
+def write_grid(
+    images: np.ndarray, path: Path, *, levels: int = 256, columns: int | None = None
+) -> None:
+    """Write images (N, C, H, W) of whole numbers as one PNG picture, row by row.
+
+    Args:
+        images: One channel (grey) or three.
+        path: File to write.
+        levels: Number of values of a pixel; the highest is white.
+        columns: Images in a row; None for a square.
+
+    Raises:
+        UserError: Pillow is missing, or the file cannot be written.
+    """
+    import numpy as np
+
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UserError("pictures need Pillow: pip install 'graphcnf[images]'") from None
+    count, channels, height, width = images.shape
+    if channels not in (1, 3):
+        raise UserError(f"a picture has 1 or 3 channels, not {channels}")
+    columns = math.ceil(math.sqrt(count)) if columns is None else min(columns, count)
+    rows = math.ceil(count / columns)
+    zoom = max(1, 56 // max(height, width))
+    gap = 2
+    step_y, step_x = height * zoom + gap, width * zoom + gap
+    canvas = np.full((rows * step_y + gap, columns * step_x + gap, channels), 128, np.uint8)
+    shades = (images.astype(np.uint16) * 255 // (levels - 1)).astype(np.uint8)
+    for k, image in enumerate(shades):
+        y, x = gap + k // columns * step_y, gap + k % columns * step_x
+        tile = image.transpose(1, 2, 0).repeat(zoom, 0).repeat(zoom, 1)
+        canvas[y : y + height * zoom, x : x + width * zoom] = tile
+    buffer = io.BytesIO()
+    Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(buffer, "PNG")
+    _write(path, buffer.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    from graphcnf.pretrained import replace_file
+
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None

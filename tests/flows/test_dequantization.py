@@ -1,0 +1,284 @@
+"""Dequantization: what comes back, and the bound that it gives."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from graphcnf.flows import (
+    ActNorm,
+    Affine,
+    AffineCoupling,
+    ChannelsFirst,
+    InvertibleConvolution,
+    Logit,
+    MixtureLogisticCoupling,
+    Noise,
+    Sequential,
+    Split,
+    Squeeze,
+    StandardNormal,
+    UniformDequantization,
+    VariationalDequantization,
+    checkerboard_mask,
+)
+from graphcnf.testing import (
+    assert_gradients_reach_every_parameter,
+    assert_lower_bound,
+    assert_normalised,
+)
+
+
+class Convolutions(nn.Module):
+    """A small network in which a pixel sees its neighbours, on (B, H, W, C)."""
+
+    def __init__(self, inputs, outputs, hidden=8):
+        super().__init__()
+        self.enter = nn.Conv2d(inputs, hidden, 3, padding=1)
+        self.context = nn.Linear(1, hidden)
+        self.leave = nn.Conv2d(hidden, outputs, 1)
+
+    def forward(self, x, *, mask=None, context=None):
+        h = self.enter(x.movedim(-1, 1))
+        if context is not None:
+            h = h + self.context(context.mean((1, 2, 3))[:, None])[:, :, None, None]
+        return self.leave(torch.tanh(h)).movedim(1, -1)
+
+
+def coupling(cls, parameters, channels, split, swap=False, **arguments):
+    network = Convolutions(channels, parameters * channels)
+    return ChannelsFirst(cls(network, split=split, swap=swap, **arguments))
+
+
+def moved_away(module, by=0.3):
+    """The module, away from its (possibly symmetric) initialisation."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(by * torch.randn_like(parameter))
+    return module.eval()
+
+
+def variational(levels, channels=1, encoder=None):
+    flow = Sequential(
+        coupling(AffineCoupling, 2, channels, split=checkerboard_mask(3, 2)),
+        coupling(AffineCoupling, 2, channels, split=checkerboard_mask(3, 2), swap=True),
+    )
+    return VariationalDequantization(levels, flow, encoder)
+
+
+DEQUANTIZATIONS = {
+    "uniform": lambda: UniformDequantization(256),
+    "variational": lambda: variational(256),
+    "variational, encoder": lambda: variational(256, encoder=nn.Conv2d(1, 2, 1)),
+}
+
+
+@pytest.fixture(params=DEQUANTIZATIONS)
+def dequantization(request):
+    torch.manual_seed(0)
+    step = moved_away(DEQUANTIZATIONS[request.param]())
+    with torch.no_grad():
+        for parameter in step.parameters():
+            parameter.mul_(3)  # noise at both ends of its cells
+    return step
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.long, torch.float32, torch.float64])
+def test_dequantization_comes_back(dequantization, dtype):
+    x = torch.randint(256, (200, 1, 3, 2)).to(dtype)
+    if dtype == torch.float64:
+        dequantization = dequantization.double()
+    z, log_term = dequantization(x)
+    assert not dequantization.exact
+    assert z.dtype == log_term.dtype == (dtype if dtype == torch.float64 else torch.float32)
+    assert (z >= x).all() and (z < x.to(z) + 1).all() and len(z.unique()) > 1000
+    assert torch.equal(dequantization.inverse(z), x.to(z))
+
+
+def test_dequantization_never_reaches_the_next_number():
+    """Noise next to 1 would be rounded up in float32."""
+    x = torch.arange(256.0)[:, None]
+    noise = Noise()
+    noise.draws = [torch.full_like(x, 1 - 2.0**-24)]
+    step = UniformDequantization(256)
+    assert (255 + noise.draws[0]).max() == 256
+    assert torch.equal(step.inverse(step(x, noise=noise)[0]), x)
+
+
+def test_dequantization_replays(dequantization):
+    x = torch.randint(256, (5, 1, 3, 2))
+    noise = Noise()
+    z, log_term = dequantization(x, noise=noise)
+    again, again_term = dequantization(x, noise=noise.rewind())
+    assert len(noise.draws) == 1
+    assert torch.equal(z, again) and torch.equal(log_term, again_term)
+    other, other_term = dequantization(x)
+    assert not torch.equal(z, other)
+    assert log_term.any() == other_term.any()
+    double = copy.deepcopy(dequantization).double()
+    precise, _ = double(x.double(), noise=noise.rewind())
+    torch.testing.assert_close(precise.float(), z, atol=1e-4, rtol=0)
+
+
+def test_dequantization_rounds_into_the_range():
+    step = UniformDequantization(4)
+    z = torch.tensor([[-3.0, -0.1, 0.0, 1.99, 3.999, 4.0, 77.0]])
+    assert step.inverse(z).tolist() == [[0, 0, 0, 1, 3, 3, 3]]
+    with pytest.raises(ValueError, match="levels"):
+        UniformDequantization(0)
+
+
+def test_uniform_dequantization_masked():
+    step = UniformDequantization(4)
+    x, mask = torch.randint(4, (3, 4, 2)), torch.arange(4) < torch.tensor([4, 1, 3])[:, None]
+    z, log_term = step(x, mask=mask)
+    assert not z[~mask].any() and not log_term.any()
+    assert torch.equal(step.inverse(z, mask=mask)[mask], x[mask].float())
+
+
+def test_variational_dequantization_starts_uniform():
+    torch.manual_seed(0)
+    step = variational(16)
+    for part in step.flow:
+        nn.init.zeros_(part.steps[0].network.leave.weight)
+        nn.init.zeros_(part.steps[0].network.leave.bias)
+    z, log_term = step(torch.zeros(4000, 1, 3, 2))
+    assert log_term.abs().max() < 1e-4
+    for quantile in (0.1, 0.5, 0.9):
+        assert z.quantile(quantile).item() == pytest.approx(quantile, abs=0.01)
+
+
+def test_variational_dequantization_is_serialisable_and_learns():
+    torch.manual_seed(0)
+    step = moved_away(variational(256, encoder=nn.Conv2d(1, 2, 1)))
+    x = torch.randint(256, (4, 1, 3, 2))
+    for again in (copy.deepcopy(step), step):
+        torch.manual_seed(1)
+        outputs = again(x)
+        torch.manual_seed(1)
+        assert all(torch.equal(a, b) for a, b in zip(step(x), outputs, strict=True))
+
+    def loss():
+        z, log_term = step(x)
+        return (z - x).square().sum() - log_term.sum()
+
+    assert_gradients_reach_every_parameter(step, loss)
+
+
+class OwnValue(nn.Module):
+    """Parameters of an entry from its own context and nothing else."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.table = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, outputs))
+
+    def forward(self, x, *, mask=None, context=None):
+        return self.table(context.unsqueeze(-1)).transpose(-1, -2).flatten(-2)
+
+
+class Toy:
+    """Three numbers 0 to 3 under a known density: a mixture of two logistics each."""
+
+    def __init__(self, dequantization):
+        self.step = dequantization
+
+    @staticmethod
+    def cdf(v):
+        return 0.6 * torch.sigmoid((v - 1.2) * 4) + 0.4 * torch.sigmoid((v - 3.3) * 7)
+
+    @staticmethod
+    def log_density(v):
+        def logistic(mean, scale):
+            return scale * torch.sigmoid((v - mean) * scale) * torch.sigmoid((mean - v) * scale)
+
+        return torch.log(0.6 * logistic(1.2, 4.0) + 0.4 * logistic(3.3, 7.0)).sum(-1)
+
+    @classmethod
+    def exact(cls, x):
+        x = x.double()
+        return torch.log(cls.cdf(x + 1) - cls.cdf(x)).sum(-1)
+
+    def log_prob(self, x, samples=1):
+        z, log_term = self.step(x.repeat(samples, 1))
+        draws = (self.log_density(z) + log_term).view(samples, -1)
+        return torch.logsumexp(draws, 0) - math.log(samples)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A variational dequantization of the toy, after a few hundred steps."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        mixtures = 4
+        flow = MixtureLogisticCoupling(
+            OwnValue(3 * mixtures + 2),
+            split=torch.zeros(3, dtype=torch.bool),
+            mixtures=mixtures,
+        )
+        toy = Toy(VariationalDequantization(4, flow))
+        optimizer = torch.optim.Adam(toy.step.parameters(), lr=1e-2)
+        cells = torch.arange(4.0)[:, None].expand(4, 3).repeat(32, 1)
+        for _ in range(300):
+            loss = -toy.log_prob(cells).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return toy
+
+
+def every_value():
+    return torch.cartesian_prod(*[torch.arange(4.0)] * 3)
+
+
+def test_uniform_dequantization_converges_to_the_known_probabilities():
+    torch.manual_seed(0)
+    toy, x = Toy(UniformDequantization(4)), every_value()
+    exact = toy.exact(x)
+    assert_lower_bound(toy.log_prob, x, samples=(1, 8, 64), exact=exact)
+    gaps = [(exact - toy.log_prob(x, k).double()).mean().item() for k in (1, 64, 1024)]
+    assert gaps[0] > 0.2 and abs(gaps[2]) < 0.01 and gaps[0] > gaps[1] > gaps[2]
+
+
+def test_variational_dequantization_is_tighter_with_one_draw(trained):
+    torch.manual_seed(0)
+    x = every_value()
+    exact = trained.exact(x)
+    uniform = Toy(UniformDequantization(4))
+    assert_lower_bound(trained.log_prob, x, samples=(1, 8, 64), exact=exact)
+    with torch.no_grad():
+        gaps = [
+            torch.stack([exact - toy.log_prob(x).double() for _ in range(64)]).mean(0)
+            for toy in (trained, uniform)
+        ]
+    assert (gaps[0] < gaps[1]).float().mean() > 0.95  # for nearly every value by itself
+    assert gaps[0].mean() < 0.25 * gaps[1].mean()
+
+
+def test_bounds_of_a_flow_with_dequantization_sum_to_one():
+    """Over all images of a tiny space, with every part of a model in between."""
+    torch.manual_seed(0)
+    flow = moved_away(
+        Sequential(
+            VariationalDequantization(
+                2, coupling(AffineCoupling, 2, 1, split=checkerboard_mask(2, 2))
+            ),
+            Affine(0.5),
+            Logit(0.0),
+            Squeeze(),
+            InvertibleConvolution(4),
+            Split(4, prior=ChannelsFirst(AffineCoupling(Convolutions(2, 4), split=2))),
+            ChannelsFirst(ActNorm(2)),
+        ),
+        by=0.1,
+    )
+    assert not flow.exact
+
+    def log_prob(x, samples):
+        z, log_term = flow(x.repeat(samples, 1, 1, 1))
+        draws = (StandardNormal().log_prob(z) + log_term).view(samples, -1)
+        return torch.logsumexp(draws, 0) - math.log(samples)
+
+    space = torch.cartesian_prod(*[torch.arange(2.0)] * 4).view(16, 1, 2, 2)
+    assert_normalised(log_prob, space, samples=1024, repeats=64, max_error=0.15)

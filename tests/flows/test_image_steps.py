@@ -1,0 +1,301 @@
+"""Image steps: the properties of every transform, and what is particular to each."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from graphcnf.flows import (
+    ActNorm,
+    AdditiveCoupling,
+    Affine,
+    AffineCoupling,
+    ChannelsFirst,
+    Checkerboard,
+    Inverse,
+    InvertibleConvolution,
+    InvertibleLinear,
+    Logit,
+    MixtureLogisticCoupling,
+    Sequential,
+    Squeeze,
+    StandardLogistic,
+    checkerboard_mask,
+)
+from graphcnf.testing import (
+    assert_bijection,
+    assert_dtype_and_autocast,
+    assert_gradients_reach_every_parameter,
+    assert_log_det_matches_jacobian,
+    assert_mask_invariance,
+    assert_serialisable,
+)
+
+
+class Convolutions(nn.Module):
+    """A small network in which a pixel sees its neighbours, on (B, H, W, C)."""
+
+    def __init__(self, inputs, outputs, hidden=8):
+        super().__init__()
+        self.enter = nn.Conv2d(inputs, hidden, 3, padding=1)
+        self.context = nn.Linear(1, hidden)
+        self.leave = nn.Conv2d(hidden, outputs, 1)
+
+    def forward(self, x, *, mask=None, context=None):
+        h = self.enter(x.movedim(-1, 1))
+        if context is not None:
+            h = h + self.context(context.mean((1, 2, 3))[:, None])[:, :, None, None]
+        return self.leave(torch.tanh(h)).movedim(1, -1)
+
+
+def coupling(cls, parameters, channels, split=None, swap=False, **arguments):
+    if split is None:
+        split = (channels + 1) // 2
+        fixed, moved = split, channels - split
+        if swap:
+            fixed, moved = moved, fixed
+    else:  # a mask: the network sees and serves all channels
+        fixed = moved = channels
+    network = Convolutions(fixed, parameters * moved)
+    return ChannelsFirst(cls(network, split=split, swap=swap, **arguments))
+
+
+def mixture(channels, **arguments):
+    return coupling(MixtureLogisticCoupling, 3 * 3 + 2, channels, mixtures=3, **arguments)
+
+
+def squeezed(squeeze, factor, make):
+    """A step between a squeeze and its inverse."""
+    return lambda c, h, w: Sequential(squeeze(), make(c * factor**2), Inverse(squeeze()))
+
+
+# Each from (channels, height, width); "even" ones need even sides, "many" ones several channels.
+ANY = {
+    "actnorm": lambda c, h, w: ChannelsFirst(ActNorm(c)),
+    "convolution": lambda c, h, w: InvertibleConvolution(c),
+    "affine": lambda c, h, w: Affine(-0.5, 3.0),
+    "additive by mask": lambda c, h, w: coupling(
+        AdditiveCoupling, 1, c, split=checkerboard_mask(h, w)
+    ),
+    "affine by mask": lambda c, h, w: coupling(AffineCoupling, 2, c, split=checkerboard_mask(h, w)),
+    "affine by mask swapped": lambda c, h, w: coupling(
+        AffineCoupling, 2, c, split=checkerboard_mask(h, w), swap=True
+    ),
+    "mixture by mask": lambda c, h, w: mixture(c, split=checkerboard_mask(h, w)),
+    "mixture by mask of entries": lambda c, h, w: mixture(
+        c, split=torch.rand(h, w, c, generator=torch.Generator().manual_seed(0)) < 0.5
+    ),
+    "several": lambda c, h, w: ChannelsFirst(ActNorm(c), InvertibleLinear(c)),
+    "squeeze by 1": squeezed(lambda: Squeeze(1), 1, InvertibleConvolution),
+}
+MANY = {
+    "additive": lambda c, h, w: coupling(AdditiveCoupling, 1, c),
+    "affine coupling": lambda c, h, w: coupling(AffineCoupling, 2, c),
+    "affine coupling swapped": lambda c, h, w: coupling(AffineCoupling, 2, c, swap=True),
+    "mixture": lambda c, h, w: mixture(c),
+    "mixture swapped": lambda c, h, w: mixture(c, swap=True),
+}
+EVEN = {
+    "squeeze": squeezed(Squeeze, 2, lambda c: ChannelsFirst(ActNorm(c))),
+    "squeeze, coupling": squeezed(Squeeze, 2, lambda c: coupling(AffineCoupling, 2, c)),
+    "checkerboard": squeezed(Checkerboard, 2, InvertibleConvolution),
+    "checkerboard, coupling": squeezed(Checkerboard, 2, lambda c: mixture(c)),
+}
+SHAPES = [(1, 3, 3), (1, 5, 2), (3, 3, 1), (3, 2, 3), (1, 2, 4), (3, 4, 2)]
+CASES = [
+    (name, shape)
+    for shape in SHAPES
+    for name in (ANY | (MANY if shape[0] > 1 else {}) | (EVEN if shape in SHAPES[-2:] else {}))
+]
+
+
+def moved_away(module, by=0.3):
+    """The module, away from its (possibly symmetric) initialisation."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(by * torch.randn_like(parameter))
+    return module.eval()
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}, {'x'.join(map(str, case[1]))}")
+def case(request):
+    name, shape = request.param
+    torch.manual_seed(0)
+    return moved_away((ANY | MANY | EVEN)[name](*shape)), 2 * torch.randn(2, *shape)
+
+
+@pytest.fixture(params=[False, True], ids=["", "context"])
+def context(request):
+    return torch.randn(2, 1, 3, 3) if request.param else None
+
+
+def test_round_trips_and_log_dets(case, context):
+    step, x = case
+    assert_bijection(step, x, context=context, z=StandardLogistic().sample(x.shape))
+    assert_bijection(step.double(), x.double(), atol=1e-9, rtol=0)
+
+
+def test_log_det_matches_jacobian(case, context):
+    step, x = case
+    assert_log_det_matches_jacobian(step, x, context=context)
+    assert step.exact
+
+
+def test_types_and_serialisation(case):
+    step, x = case
+    assert_dtype_and_autocast(step, x)
+    assert_serialisable(step, x)
+    low = x.bfloat16()
+    for z, log_term in (step(low), step.inverse_and_logdet(low)):
+        assert z.dtype == log_term.dtype == torch.float32
+
+
+def test_gradients_reach_every_parameter(case):
+    step, x = case
+    context = torch.randn(2, 1, 3, 3)
+    parameters = dict(step.named_parameters())
+    if not parameters or any(p.shape == (1, 1) for p in parameters.values()):
+        pytest.skip("no parameters, or the empty triangles of a 1 x 1 matrix")
+
+    def loss():
+        z, log_term = step(x, context=context)
+        return (z.square() + z).sum() - log_term.sum()
+
+    assert_gradients_reach_every_parameter(step, loss)
+
+
+def test_gradients_pass_through_the_inverse(case):
+    step, x = case
+    step, x = step.double(), x.double().requires_grad_()
+    z, log_term = step(x)
+    again, log_det = step.inverse_and_logdet(z)
+    weights = torch.randn_like(x)
+    (gradient,) = torch.autograd.grad((again * weights).sum() + log_det.sum() + log_term.sum(), x)
+    torch.testing.assert_close(gradient, weights, atol=1e-7, rtol=0)
+
+
+# Preprocessing
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-5, 0.05])
+def test_logit(alpha):
+    step = Logit(alpha)
+    x = 0.01 + 0.98 * torch.rand(3, 4, 2)
+    mask = torch.arange(4) < torch.tensor([4, 1, 3])[:, None]
+    for given in (None, mask):
+        assert_bijection(step, x, mask=given)
+        assert_log_det_matches_jacobian(step, x, mask=given)
+    assert_mask_invariance(step, x, mask=mask)
+    assert_serialisable(step, x)
+    z = StandardLogistic().sample((1000, 2), temperature=3.0).double()
+    torch.testing.assert_close(step(step.inverse(z))[0], z, atol=1e-6, rtol=1e-6)
+    ends, log_det = Logit(1e-5)(torch.tensor([[0.0], [1.0]]))
+    torch.testing.assert_close(ends[0], -ends[1], atol=0.05, rtol=0)
+    assert log_det.isfinite().all()
+
+
+def test_affine_masked():
+    x = torch.randn(3, 4, 2)
+    mask = torch.arange(4) < torch.tensor([4, 1, 3])[:, None]
+    assert_bijection(Affine(-3.0, 1.0), x, mask=mask)
+    assert_log_det_matches_jacobian(Affine(-3.0, 1.0), x, mask=mask)
+    assert_mask_invariance(Affine(-3.0, 1.0), x, mask=mask)
+
+
+def test_preprocessing_refuses_what_is_no_bijection():
+    for scale, shift in ((0, 1), (math.inf, 0), (1, math.nan)):
+        with pytest.raises(ValueError, match="no invertible map"):
+            Affine(scale, shift)
+    for alpha in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="alpha"):
+            Logit(alpha)
+
+
+# Rearranging
+
+
+def test_squeeze_has_the_documented_order():
+    batch, channels, height, width, factor = 2, 3, 6, 9, 3
+    x = torch.randn(batch, channels, height, width)
+    z, log_term = Squeeze(factor)(x)
+    assert z.shape == (2, 27, 2, 3) and not log_term.any()
+    for c, y, x_ in [(0, 0, 0), (1, 4, 7), (2, 5, 8), (2, 3, 2)]:
+        place = (factor * (y % factor) + x_ % factor) * channels + c
+        assert torch.equal(z[:, place, y // factor, x_ // factor], x[:, c, y, x_])
+    assert torch.equal(Squeeze(factor).inverse(z), x)
+    upper = Squeeze()(x[:, :, :, :8])[0][:, : 2 * channels]
+    assert sorted(upper.flatten().tolist()) == sorted(x[:, :, ::2, :8].flatten().tolist())
+
+
+def test_checkerboard_puts_one_colour_first():
+    mask = checkerboard_mask(6, 4).permute(2, 0, 1)[None]
+    x = torch.arange(1.0, 49.0).reshape(1, 2, 6, 4)
+    z, _ = Checkerboard()(x)
+    first = {v for v in (x * mask).flatten().tolist() if v}
+    assert set(z[:, :4].flatten().tolist()) == first
+    assert set(z[:, 4:].flatten().tolist()).isdisjoint(first)
+    assert torch.equal(Checkerboard().inverse(z), x)
+
+
+def test_rearranging_refuses_what_does_not_fit():
+    for step in (Squeeze(), Checkerboard()):
+        with pytest.raises(ValueError, match="that 2 divides, got 4 x 7"):
+            step(torch.zeros(2, 1, 4, 7))
+        with pytest.raises(ValueError, match="multiple of 4 channels, got 6"):
+            step.inverse(torch.zeros(2, 6, 4, 4))
+        with pytest.raises(ValueError, match="4 axes"):
+            step(torch.zeros(2, 4, 4))
+    with pytest.raises(ValueError, match="factor"):
+        Squeeze(0)
+
+
+def test_squeeze_and_its_inverse_are_not_their_own_inverse():
+    x = torch.randn(1, 4, 4, 4)
+    assert not torch.equal(Checkerboard()(x)[0], Squeeze()(x)[0])
+
+
+def test_channels_first_takes_a_mask_of_pixels():
+    torch.manual_seed(0)
+    inner = moved_away(AffineCoupling(Convolutions(2, 2), split=2))
+    x, mask = torch.randn(2, 3, 4, 5), torch.rand(2, 4, 5) < 0.5
+    z, log_term = ChannelsFirst(inner)(x, mask=mask)
+    expected, expected_term = inner(x.permute(0, 2, 3, 1), mask=mask)
+    assert torch.equal(z.permute(0, 2, 3, 1), expected) and torch.equal(log_term, expected_term)
+    with pytest.raises(ValueError, match="4 axes"):
+        ChannelsFirst(inner)(torch.zeros(2, 3))
+
+
+# Couplings by mask
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_masked_coupling_sees_only_what_stays(swap):
+    torch.manual_seed(0)
+    mask = checkerboard_mask(3, 5)
+    inner = AffineCoupling(moved_away(Convolutions(2, 4)), split=mask, swap=swap)
+    x = torch.randn(2, 3, 5, 2)
+    stays = (~mask if swap else mask).expand(3, 5, 2)
+    z, log_term = inner(x)
+    assert torch.equal(z[:, stays], x[:, stays]) and not (z == x)[:, ~stays].any()
+    changed = x + 5 * ~stays
+    again, other_term = inner(changed)
+    assert torch.equal(other_term, log_term)  # parameters as before
+    assert torch.equal(again[:, stays], z[:, stays])
+
+
+def test_masked_coupling_ignores_padding():
+    torch.manual_seed(0)
+    inner = moved_away(AffineCoupling(Convolutions(1, 2), split=checkerboard_mask(3, 4)))
+    real = torch.rand(2, 3, 4) < 0.6
+    assert_mask_invariance(inner, torch.randn(2, 3, 4, 1), mask=real)
+    assert_log_det_matches_jacobian(inner, torch.randn(2, 3, 4, 1), mask=real)
+
+
+def test_masked_coupling_names_what_does_not_fit():
+    with pytest.raises(ValueError, match="bool"):
+        AffineCoupling(Convolutions(1, 2), split=torch.ones(3, 3, 1))
+    with pytest.raises(ValueError, match=r"mask of \(3, 3, 1\), which does not fit"):
+        AffineCoupling(Convolutions(2, 4), split=checkerboard_mask(3, 3))(torch.zeros(1, 3, 4, 2))
+    with pytest.raises(ValueError, match="2 channels need 2 parameters each"):
+        AffineCoupling(Convolutions(2, 3), split=checkerboard_mask(3, 3))(torch.zeros(1, 3, 3, 2))

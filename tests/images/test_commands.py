@@ -1,0 +1,269 @@
+"""What the commands do with image models, and presets of images."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+from graphcnf.datasets.images import load_images
+from graphcnf.errors import UserError
+from graphcnf.images import ImageFlow
+from graphcnf.scripts._image_scores import evaluate_images, score_image_models
+from graphcnf.scripts._images import generate_images, is_image_model, read_image, write_grid
+from graphcnf.scripts.cli import run
+from graphcnf.scripts.experiments import build_experiment
+from graphcnf.scripts.interpolate import interpolate
+from graphcnf.training import load_preset
+
+Image = pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with 60 pictures of 4 x 6 pixels: noise above a dark lower half."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 6), dtype=np.uint8)
+    pixels[:, 2:] //= 64
+    for k, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{k:02}.png")
+    return folder
+
+
+def experiment(folder, preset="images-glow", model=None, **data):
+    config = load_preset(preset)
+    config["model"] |= {"width": 8, "steps": 1, "scales": 1} if model is None else model
+    config["data"] |= {"path": str(folder), **data}
+    config["training"] |= {"batch_size": 16}
+    return build_experiment(config)
+
+
+@pytest.fixture(scope="module")
+def runs(folder, tmp_path_factory):
+    """Two models, one of them with 4 bits per channel, and one of other images."""
+    place = tmp_path_factory.mktemp("runs")
+    for seed, (name, data) in enumerate({"a": {}, "b": {}, "coarse": {"bits": 4}}.items()):
+        model = experiment(folder, **data).model
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            model.train().training_loss(next(load_images(folder).train_batches(40, 0, 0)) // 16)
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        model.save_pretrained(place / name / "model")
+    return place
+
+
+def picture(path):
+    return np.asarray(Image.open(path))
+
+
+@pytest.mark.parametrize("name", ["simple", "vardeq", "multiscale", "realnvp", "glow", "flowpp"])
+def test_presets_build_and_learn(tmp_path, name):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    for k, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{k:02}.png")
+    small = {"width": 8} | ({"steps": 1} if name == "glow" else {})
+    built = experiment(tmp_path, f"images-{name}", small)
+    assert built.headline == "bits_per_dimension" and built.model.shape == (1, 8, 8)
+    batches = list(built.train_batches(0, 0, 0, 1))
+    assert [b.shape for b in batches] == [(16, 1, 8, 8)] * 2
+    assert sum(map(len, built.eval_batches())) == 4
+    loss, metrics = built.model.training_loss(batches[0])
+    loss.backward()
+    total, count = metrics["bits_per_dimension"]
+    # Random pixels have 8 bits; a new model that has adapted its ActNorms is not far from it.
+    assert 7.5 < total / count < 14 and built.model.metadata["data"]["path"] == str(tmp_path)
+
+
+def test_shifted_training_images(folder):
+    plain, moved = (next(experiment(folder, shift=s).train_batches(0, 0, 0, 1)) for s in (0, 1))
+    assert plain.shape == moved.shape and not torch.equal(plain, moved)
+    for shift in (-1, 1.5):
+        with pytest.raises(UserError, match="shift"):
+            experiment(folder, shift=shift)
+
+
+def test_wrong_options_of_a_preset(folder):
+    with pytest.raises(UserError, match=r"\[model\].*widht"):
+        experiment(folder, model={"widht": 3})
+    with pytest.raises(UserError, match=r"\[data\].*byts"):
+        experiment(folder, byts=3)
+    with pytest.raises(UserError, match="cannot be squeezed"):
+        experiment(folder, model={"scales": 3})
+
+
+def test_which_folder_is_an_image_model(runs, folder, tmp_path):
+    assert is_image_model(runs / "a") and is_image_model(str(runs / "a" / "model"))
+    (tmp_path / "config.json").write_text('{"format": 1, "model": {"adjacency": "pairs"}}')
+    for other in (tmp_path, folder, "zinc250k", tmp_path / "nothing"):
+        assert not is_image_model(other)
+
+
+def test_generate_writes_a_grid_and_an_array(runs, tmp_path):
+    generate_images(str(runs / "a"), 40, tmp_path / "x.npy", seed=1, temperature=0.7)
+    images = np.load(tmp_path / "x.npy")
+    assert images.shape == (40, 1, 4, 6) and images.dtype == np.uint8
+    generate_images(str(runs / "a"), 3, tmp_path / "few.npy", seed=1, temperature=0.7)
+    assert np.array_equal(np.load(tmp_path / "few.npy"), images[:3])
+    generate_images(str(runs / "a"), 40, tmp_path / "x.png", seed=1, temperature=0.7)
+    grid, zoom = picture(tmp_path / "x.png"), 56 // 6
+    assert grid.ndim == 2
+    assert np.array_equal(grid[2 : 2 + 4 * zoom, 2 : 2 + 6 * zoom : zoom][::zoom], images[0, 0])
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "number, out, options, message",
+    [
+        (4, None, {}, "--out grid.png"),
+        (4, "x.smi", {}, "must end in one of .png, .npy"),
+        (4, "no/x.png", {}, "there is no folder no"),
+        (4, "x.png", {"temperature": 0.0}, "greater than 0"),
+        (4, "x.png", {"device": "warp"}, "device 'warp'"),
+        (4, "x.png", {"others": {"--all": False, "--size": "20-30"}}, "--size goes with molecules"),
+        (20_000, "x.png", {}, "too many for one picture"),
+    ],
+)
+def test_generate_refuses(runs, tmp_path, monkeypatch, number, out, options, message):
+    from pathlib import Path
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UserError, typer.BadParameter)) as caught:
+        generate_images(str(runs / "a"), number, out and Path(out), **options)
+    assert message in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_evaluate_gives_the_figures(runs, folder):
+    torch.manual_seed(0)
+    first, second, coarse = score_image_models([str(runs / n) for n in ("a", "b", "coarse")])
+    assert first["images"] == 6 and first["figure"] == "bound" and first["draws"] == 8
+    assert first["bits_per_dimension"] <= first["bits_one_draw"] + 0.05
+    assert first["reconstruction"] == 1 and first["sampling_milliseconds"] > 0
+    model = ImageFlow.from_pretrained(runs / "a")
+    assert first["parameters"] == sum(p.numel() for p in model.parameters())
+    test = load_images(folder).part("test")
+    with torch.no_grad():
+        again = torch.stack([model.bits_per_dimension(test).double() for _ in range(20)])
+    assert first["bits_per_dimension"] == pytest.approx(again.mean().item(), abs=0.1)
+    expected = again.mean(0).std().item() / math.sqrt(6)
+    assert first["bits_per_dimension_se"] == pytest.approx(expected, rel=0.5)
+    assert "difference" not in first and "difference" not in coarse  # other images
+    difference = second["bits_per_dimension"] - first["bits_per_dimension"]
+    assert second["difference"] == pytest.approx(difference, abs=1e-9)
+    assert 0 < second["difference_se"] < 1
+
+
+def test_evaluate_prints_tables(runs, capsys, tmp_path):
+    both = f"{runs / 'a'},{runs / 'b'}"
+    evaluate_images(both, draws=2)
+    table = capsys.readouterr().out.splitlines()
+    assert "Bits per dimension (2 draws)" in table[0] and "(bound)" in table[2]
+    assert table[2].startswith("| a") and table[3].startswith("| b") and "±" in table[3]
+    evaluate_images(str(runs / "a"), draws=1, kind="json")
+    row = json.loads(capsys.readouterr().out)
+    assert row["model"] == "a" and row["architecture"] == "glow" and row["draws"] == 1
+    evaluate_images(both, draws=1, kind="csv", out=tmp_path / "x.csv")
+    assert (tmp_path / "x.csv").read_text().startswith("model,architecture,dataset,images")
+    with pytest.raises(typer.BadParameter, match="--metrics goes with molecules"):
+        evaluate_images(both, others={"--metrics": "fcd"})
+
+
+def test_evaluate_names_what_is_missing(runs, tmp_path):
+    with pytest.raises(UserError, match="nothing: no folder with an image model"):
+        score_image_models([str(runs / "nothing")])
+    model = ImageFlow.from_pretrained(runs / "a")
+    for data, message in [
+        (None, "does not say which images"),
+        ({"path": str(tmp_path / "gone")}, "no such folder"),
+        ({"colour": 1}, "unknown data"),
+        ({**model.metadata["data"], "bits": 3}, "are not those"),
+    ]:
+        model.metadata["data"] = data
+        model.save_pretrained(tmp_path / "other")
+        with pytest.raises(UserError, match=message):
+            score_image_models([str(tmp_path / "other")])
+
+
+@pytest.fixture
+def command(capfd, tmp_path, monkeypatch):
+    """Run `interpolate` in an empty folder: exit code and stderr."""
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(interpolate)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            run(app, [str(a) for a in arguments])
+        return caught.value.code or 0, capfd.readouterr().err
+
+    return call
+
+
+def test_interpolation_shows_both_images(command, runs, folder, tmp_path):
+    code, err = command(folder / "03.png", folder / "11.png", "--model", runs / "a", "--steps", 5)
+    assert code == 0, err
+    grid, zoom = picture(tmp_path / "interpolation.png"), 56 // 6
+    tiles = [
+        grid[2 : 2 + 4 * zoom : zoom, x : x + 6 * zoom : zoom]
+        for x in range(2, grid.shape[1] - 2, 6 * zoom + 2)
+    ]
+    assert len(tiles) == 5
+    assert np.array_equal(tiles[0], picture(folder / "03.png"))
+    assert np.array_equal(tiles[4], picture(folder / "11.png"))
+
+
+def test_interpolation_between_held_out_images(command, runs, folder, tmp_path):
+    code, err = command(0, 5, "--model", runs / "coarse", "--out", "line.png")
+    assert code == 0, err
+    expected = load_images(folder, bits=4).part("test")[0, 0].numpy()
+    assert np.array_equal(picture(tmp_path / "line.png")[2:20:9, 2:20:9], expected[:2, :2] * 17)
+    code, err = command(0, 6, "--model", runs / "coarse")
+    assert code == 1 and "they are 0 to 5" in err
+
+
+def test_interpolation_refuses_in_one_line(command, runs, folder, tmp_path):
+    Image.fromarray(np.zeros((5, 6), np.uint8)).save(tmp_path / "large.png")
+    Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3)).save(tmp_path / "colour.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    good = folder / "00.png"
+    for arguments, code, message in [
+        (("large.png", good), 1, "1 channels and 5 x 6 pixels; the model is for 1 channels and 4"),
+        (("colour.png", good), 1, "3 channels and 4 x 6"),
+        (("broken.png", good), 1, "broken.png: no readable picture"),
+        (("none.png", good), 1, "no such file: none.png"),
+        ((good, good, "--steps", 1), 2, "--steps"),
+        ((good, good, "--out", "x.jpg"), 2, "must end in one of .png"),
+        ((good, good, "--out", "no/x.png"), 1, "there is no folder no"),
+        ((good, good, "--model", tmp_path), 1, "no folder with an image model"),
+        ((good,), 2, "B.png"),
+    ]:
+        given = () if "--model" in arguments else ("--model", runs / "a")
+        found, err = command(*arguments, *given)
+        assert found == code and message in err and "Traceback" not in err
+        assert len(err.splitlines()) == 1 and err.startswith("error: ")
+
+
+def test_grey_pictures_of_coloured_images(runs, tmp_path):
+    colours = ImageFlow(architecture="glow", shape=(3, 4, 4), levels=16, scales=1, width=8)
+    shades = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
+    Image.fromarray(shades).save(tmp_path / "grey.png")
+    image = read_image(str(tmp_path / "grey.png"), colours, "x")
+    assert torch.equal(image, torch.arange(16).byte().view(1, 4, 4).expand(3, 4, 4))
+    grey = ImageFlow(architecture="glow", shape=(1, 4, 4), scales=1, width=8)
+    Image.fromarray(shades).convert("RGB").save(tmp_path / "colour.png")
+    assert torch.equal(
+        read_image(str(tmp_path / "colour.png"), grey, "x")[0], torch.from_numpy(shades)
+    )
+
+
+def test_grids_have_rows_and_shades(tmp_path):
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(3, 1).repeat(60, 2)
+    write_grid(images.repeat(60, 3), tmp_path / "x.png", levels=5, columns=2)
+    grid = picture(tmp_path / "x.png")
+    assert grid.shape == (3 * 62 + 2, 2 * 62 + 2, 3)
+    assert [grid[10, 10, 0], grid[10, 70, 0], grid[140, 10, 0]] == [0, 63, 255]
+    assert grid[140, 70, 0] == 128  # an empty place
+    with pytest.raises(UserError, match="1 or 3 channels"):
+        write_grid(np.zeros((2, 2, 3, 3), np.uint8), tmp_path / "y.png")

@@ -1,0 +1,186 @@
+"""Image models: reconstruction, bounds, samples, files, errors."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+
+from graphcnf.errors import UserError
+from graphcnf.flows import Noise
+from graphcnf.images import ImageFlow
+from graphcnf.testing import assert_gradients_reach_every_parameter, assert_lower_bound
+
+
+def test_digits_come_back_to_the_integer(model, digits):
+    x = digits[:6]
+    latents = model.encode(x)
+    assert latents.z.dtype == torch.float64
+    assert latents.z.numel() + sum(d.numel() for d in latents.discarded) == x.numel()
+    assert torch.equal(model.decode(latents), x)
+    assert torch.equal(model.decode(latents), x)  # decoding uses nothing up
+
+
+def test_coloured_images_come_back_to_the_integer(colour_model, photographs):
+    assert torch.equal(colour_model.decode(colour_model.encode(photographs)), photographs)
+
+
+def test_encoding_is_stochastic_and_replays(model, digits):
+    x, noise = digits[:2], Noise()
+    first = model.encode(x, noise=noise)
+    assert torch.equal(model.encode(x, noise=noise.rewind()).z, first.z)
+    other = model.encode(x)
+    assert not torch.equal(other.z, first.z) and torch.equal(model.decode(other), x)
+
+
+def test_interpolation_meets_both_ends(model, digits):
+    path = model.interpolate(digits[0], digits[9], steps=4)
+    assert path.shape == (4, 1, 28, 28) and path.dtype == torch.uint8
+    assert torch.equal(path[0], digits[0]) and torch.equal(path[-1], digits[9])
+    assert not torch.equal(path[1], path[0]) and not torch.equal(path[1], path[2])
+
+
+def test_evaluation_mode_is_left_alone(small_model, photographs):
+    model = copy.deepcopy(small_model).train()
+    model.interpolate(photographs[0], photographs[1], 2)
+    assert model.training and next(model.parameters()).dtype == torch.float32
+
+
+def test_bound_is_finite_and_rises_with_the_number_of_draws(model, digits):
+    torch.manual_seed(0)
+    assert not model.exact
+    with torch.no_grad():
+        assert model.log_prob(digits[:4]).isfinite().all()
+    assert_lower_bound(lambda x, k: model.log_prob(x, k), digits[:4], samples=(1, 3), repeats=4)
+
+
+def test_bits_are_the_bound_per_pixel_and_channel(small_model, photographs):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        nats = small_model.log_prob(photographs, samples=3)
+        torch.manual_seed(1)
+        bits = small_model.bits_per_dimension(photographs, samples=3)
+        torch.manual_seed(1)
+        loss, metrics = small_model.training_loss(photographs)
+        torch.manual_seed(1)
+        expected = -small_model.log_prob(photographs).mean() / 288
+    torch.testing.assert_close(bits, -nats / (3 * 8 * 12 * math.log(2)))
+    total, count = metrics["bits_per_dimension"]
+    assert count == 4 and loss.item() == pytest.approx(expected.item())
+    assert (total / count).item() == pytest.approx(loss.item() / math.log(2))
+
+
+def test_noise_makes_bounds_comparable(small_model, photographs):
+    noise = Noise()
+    with torch.no_grad():
+        first = small_model.log_prob(photographs, samples=2, noise=noise)
+        again = small_model.log_prob(photographs, samples=2, noise=noise.rewind())
+    assert torch.equal(first, again) and len(noise.draws) == 2
+
+
+def test_gradients_reach_every_parameter(colour_model, photographs):
+    model = copy.deepcopy(colour_model).train()
+    assert_gradients_reach_every_parameter(model, lambda: model.training_loss(photographs)[0])
+
+
+def test_training_lowers_the_loss(photographs):
+    torch.manual_seed(0)
+    model = ImageFlow(architecture="glow", shape=(3, 8, 12), levels=32, steps=1, width=16)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(30):
+        loss, _ = model.training_loss(photographs)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[1] - 0.05
+
+
+def test_samples(model):
+    x = model.sample(3, temperature=0.7)
+    assert x.shape == (3, 1, 28, 28) and x.dtype == torch.uint8
+    cold = model.sample(2, temperature=0.0)
+    assert torch.equal(cold[0], cold[1])
+
+
+def test_samples_stay_within_the_levels(colour_model):
+    assert colour_model.sample(8, temperature=3.0).max() < 32
+
+
+def test_a_record_does_not_depend_on_how_many_are_drawn(small_model):
+    many = small_model.sample_records(0, 70, seed=3)
+    assert many.shape == (70, 3, 8, 12)
+    assert torch.equal(small_model.sample_records(31, 3, seed=3), many[31:34])
+    assert torch.equal(small_model.sample_records(69, 1, seed=3), many[69:])
+    assert not torch.equal(small_model.sample_records(0, 2, seed=4), many[:2])
+    with pytest.raises(ValueError, match="no records"):
+        small_model.sample_records(-1, 2)
+
+
+def test_save_and_load(model, digits, tmp_path):
+    model.metadata = {"dataset": "digits"}
+    model.save_pretrained(tmp_path / "model")
+    for folder in (tmp_path, tmp_path / "model"):
+        again = ImageFlow.from_pretrained(folder)
+        assert again.config == model.config and again.metadata == model.metadata
+        assert not again.training
+        for one in (again, pickle.loads(pickle.dumps(model))):
+            assert torch.equal(one.sample_records(0, 2), model.sample_records(0, 2))
+    with pytest.raises(UserError, match="config.json"):
+        ImageFlow.from_pretrained(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"architecture": "glaw"}, "one of simple, vardeq"),
+        (
+            {"shape": (1, 27, 28)},
+            "glow: 27 x 28 pixels .* both sides must be even",
+        ),
+        ({"shape": (1, 28, 30)}, "glow: 14 x 15 pixels cannot be squeezed"),
+        ({"architecture": "simple", "shape": (1, 28, 29)}, "simple: 28 x 29 pixels"),
+        ({"architecture": "flowpp", "shape": (1, 28, 30)}, "flowpp: 14 x 15 pixels"),
+        ({"shape": (28, 28)}, "channels, height and width"),
+        ({"shape": (0, 28, 28)}, "channels, height and width"),
+        ({"levels": 300}, "levels must lie in 2 to 256"),
+        ({"levels": 1}, "levels must lie in 2 to 256"),
+        ({"coupling": "linear"}, "additive, affine or mixture-8"),
+        ({"coupling": "mixture-x"}, "additive, affine or mixture-8"),
+        ({"coupling": "mixture-0"}, "additive, affine or mixture-8"),
+        ({"width": 0}, "width"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"block": "dense"}, "block must be one of gated"),
+        ({"heads": 3, "width": 8}, "heads must divide"),
+        ({"alpha": 1.0}, "alpha"),
+        ({"architecture": "multiscale", "couplings": (1, 2)}, "three numbers"),
+    ],
+    ids=str,
+)
+def test_arguments_are_refused_in_one_line(options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        ImageFlow(**{"architecture": "glow", "shape": (1, 28, 28), **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_images_are_refused_in_one_line(small_model):
+    good = torch.zeros(2, 3, 8, 12, dtype=torch.uint8)
+    for x, message in [
+        (good[:, :1], r"3 channels and 8 x 12 pixels, \(B, 3, 8, 12\), not \(2, 1, 8, 12\)"),
+        (good[:, :, :, :11], "3 channels and 8 x 12 pixels"),
+        (good[0], "3 channels"),
+        (good.float() / 255, "whole numbers such as uint8, not torch.float32"),
+        (good.bool(), "not torch.bool"),
+        (good + 32, "0 to 31, got 32 to 32"),
+        (good.long() - 1, "0 to 31, got -1 to -1"),
+    ]:
+        for use in (small_model.log_prob, small_model.encode):
+            with pytest.raises(ValueError, match=message):
+                use(x)
+    with pytest.raises(ValueError, match="samples"):
+        small_model.log_prob(good, samples=0)
+    with pytest.raises(ValueError, match="at least 2"):
+        small_model.interpolate(good[0], good[1], steps=1)
+    assert small_model.log_prob(good.long()).shape == (2,)
