@@ -1,7 +1,7 @@
-"""Set shuffling: random permutations of a set, a task with a known optimum.
+"""Set tasks with a known optimum: permutations of a set, and sets with a given sum.
 
-Every permutation is equally likely, so no model can do better than `log2(N!) / N` bits per
-variable; a model reaches that only if it never repeats an element (Lippe & Gavves 2021, sec. 5.2).
+Every sequence that fulfils the condition is equally likely, so no model can do better than
+`log2(number of sequences) / N` bits per variable (Lippe & Gavves 2021, arXiv 2006.09790, sec. 5.2).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,16 +17,16 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class SetShuffling:
-    """Random permutations of `elements` elements, as categories 0 to `elements - 1`.
+class SetTask:
+    """What the tasks share: endless training batches, and held-out sets from a stream of their own.
 
-    Training batches never end; the held-out set comes from a stream of its own, and with 16
-    elements (2e13 permutations) it shares none with the training data.
+    With 16 elements there are so many sets (2e13 permutations, 6e10 of a sum) that hardly any
+    held-out one is in the training data.
 
     Attributes:
-        elements: size N of the set, at least 2.
+        elements: size N of a set, at least 2.
         epoch_batches: batches that count as one epoch.
-        test_seed: seed of the held-out set.
+        test_seed: seed of the held-out sets.
     """
 
     elements: int = 16
@@ -34,27 +35,113 @@ class SetShuffling:
 
     def __post_init__(self) -> None:
         if self.elements < 2:
-            raise ValueError(f"a set to shuffle needs at least 2 elements, not {self.elements}")
+            raise ValueError(f"a set needs at least 2 elements, not {self.elements}")
+
+    @property
+    def categories(self) -> int:
+        """Number of categories of an element."""
+        return self.elements
 
     @property
     def optimum(self) -> float:
-        """Lowest possible bits per variable, `log2(N!) / N`."""
-        return math.lgamma(self.elements + 1) / math.log(2) / self.elements
+        """Lowest possible bits per variable."""
+        raise NotImplementedError
 
-    def permutations(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Permutations (count, N) long, a function of `key` (non-negative numbers)."""
-        generator = np.random.default_rng(key)
-        rows = np.tile(np.arange(self.elements), (count, 1))
-        return torch.from_numpy(generator.permuted(rows, axis=1))
+    def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
+        """Sets (count, N) long, a function of `key` (non-negative numbers)."""
+        raise NotImplementedError
 
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0, stride: int = 1
     ) -> Iterator[Tensor]:
         """Batches `start`, `start + stride`, ... of an epoch, each (batch_size, N) long."""
         for number in range(start, self.epoch_batches, stride):
-            yield self.permutations(batch_size, (0, seed, epoch, number))
+            yield self.draw(batch_size, (0, seed, epoch, number))
 
     def test_batches(self, batch_size: int, count: int = 2048) -> Iterator[Tensor]:
-        """The held-out permutations in batches, the same ones every time."""
-        held_out = self.permutations(count, (1, self.test_seed))
+        """The held-out sets in batches, the same ones every time."""
+        held_out = self.draw(count, (1, self.test_seed))
         yield from held_out.split(batch_size)
+
+
+@dataclass(frozen=True)
+class SetShuffling(SetTask):
+    """Random permutations of N elements, as categories 0 to N - 1."""
+
+    @property
+    def optimum(self) -> float:
+        """Lowest possible bits per variable, `log2(N!) / N`."""
+        return math.lgamma(self.elements + 1) / math.log(2) / self.elements
+
+    def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
+        """Permutations (count, N) long; see `SetTask.draw`."""
+        generator = np.random.default_rng(key)
+        rows = np.tile(np.arange(self.elements), (count, 1))
+        return torch.from_numpy(generator.permuted(rows, axis=1))
+
+
+@dataclass(frozen=True)
+class SetSummation(SetTask):
+    """N numbers from 1 to N with a given sum, in any order; category k is the number k + 1.
+
+    Attributes:
+        total: the sum, N to N^2.
+    """
+
+    total: int = 42
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.elements <= self.total <= self.elements**2:
+            raise ValueError(
+                f"{self.elements} numbers from 1 to {self.elements} have sums from {self.elements} "
+                f"to {self.elements**2}, not {self.total}"
+            )
+
+    @cached_property
+    def counts(self) -> list[list[int]]:
+        """Entry [n][s]: sequences of n categories with the sum s (of the categories)."""
+        most = self.total - self.elements
+        rows = [[1] + [0] * most]
+        for _ in range(self.elements):
+            before = rows[-1]
+            rows.append(
+                [sum(before[max(0, s - self.categories + 1) : s + 1]) for s in range(most + 1)]
+            )
+        return rows
+
+    @cached_property
+    def _cumulative(self) -> list[np.ndarray]:
+        """Per place: cumulative probabilities (S, N) of its categories, given the sum that is left.
+
+        A category is as likely as there are ways to complete the sequence.
+        """
+        tables = []
+        for places in range(self.elements, 0, -1):
+            whole, rest = self.counts[places], self.counts[places - 1]
+            table = np.zeros((len(whole), self.categories))
+            for s, ways in enumerate(whole):
+                for c in range(min(s + 1, self.categories) if ways else 0):
+                    table[s, c] = rest[s - c] / ways
+            tables.append(table.cumsum(1))
+        return tables
+
+    @property
+    def optimum(self) -> float:
+        """Lowest possible bits per variable, `log2(number of sequences) / N`."""
+        return math.log2(self.counts[self.elements][-1]) / self.elements
+
+    def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
+        """Sequences (count, N) long; see `SetTask.draw`."""
+        generator = np.random.default_rng(key)
+        left = np.full(count, self.total - self.elements)
+        out = np.empty((count, self.elements), dtype=np.int64)
+        for place, cumulative in enumerate(self._cumulative):
+            below = cumulative[left]
+            u = generator.random((count, 1)) * below[:, -1:]
+            out[:, place] = (u >= below).sum(1)
+            left -= out[:, place]
+        return torch.from_numpy(out)
+
+
+TASKS = {"shuffling": SetShuffling, "summation": SetSummation}

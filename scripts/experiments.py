@@ -169,16 +169,36 @@ def _smiles_file(model: dict, data: dict, settings: TrainingSettings) -> Experim
 
 def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.categorical import SetFlow
-    from graphcnf.datasets.sets import SetShuffling
+    from graphcnf.datasets.sets import TASKS
 
-    dataset = _arguments("[data]", SetShuffling, **data)
+    task = data.pop("task", "shuffling")
+    if task not in TASKS:
+        raise UserError(f"[data]: unknown task {task!r}{nearest(str(task), list(TASKS))}")
+    dataset = _arguments("[data]", TASKS[task], **data)
     size = settings.batch_size
-    network = _arguments("[model]", SetFlow, dataset.elements, dataset.elements, **model)
+    network = _arguments("[model]", SetFlow, dataset.elements, dataset.categories, **model)
+    network.metadata = {"dataset": "sets", "task": task, "optimum": dataset.optimum}
     return Experiment(
         network,
         lambda epoch, seed, start, stride: dataset.train_batches(size, epoch, seed, start, stride),
         lambda: dataset.test_batches(size),
         headline="bits_per_variable",
+    )
+
+
+def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    from graphcnf.datasets.coloring import load_coloring
+    from graphcnf.graphs.coloring import ColoringFlow
+
+    dataset = _arguments("[data]", load_coloring, **data)
+    size = settings.batch_size
+    network = _arguments("[model]", ColoringFlow, dataset.colors, **model)
+    network.metadata = {"dataset": "coloring", "data": data}
+    return Experiment(
+        network,
+        lambda epoch, seed, start, stride: dataset.train_batches(size, epoch, seed, start, stride),
+        lambda: dataset.test_batches(4 * size),
+        headline="bits_per_node",
     )
 
 
@@ -213,5 +233,6 @@ EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {
     "qm9": _qm9,
     "smiles_file": _smiles_file,
     "sets": _sets,
+    "coloring": _coloring,
     "images": _images,
 }

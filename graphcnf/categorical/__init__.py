@@ -7,6 +7,7 @@ from graphcnf.categorical.densities import (
     MixtureEncoding,
     VariationalEncoding,
 )
+from graphcnf.categorical.dequantization import DequantizationEncoding
 from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.categorical.factory import make_encoding
 from graphcnf.categorical.flow import Bound, CategoricalFlow
@@ -19,6 +20,7 @@ __all__ = [
     "Bound",
     "CategoricalFlow",
     "DensityEncoding",
+    "DequantizationEncoding",
     "Encoded",
     "Encoding",
     "IntervalEncoding",

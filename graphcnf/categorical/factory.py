@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from graphcnf.categorical.argmax import ArgmaxEncoding
 from graphcnf.categorical.densities import (
@@ -10,6 +11,7 @@ from graphcnf.categorical.densities import (
     MixtureEncoding,
     VariationalEncoding,
 )
+from graphcnf.categorical.dequantization import DequantizationEncoding
 from graphcnf.categorical.encoding import Encoding
 from graphcnf.categorical.intervals import IntervalEncoding
 from graphcnf.errors import UserError
@@ -19,7 +21,12 @@ DENSITIES = {
     "linear": LinearFlowEncoding,
     "variational": VariationalEncoding,
 }
-DISJOINT = {"argmax": ArgmaxEncoding, "interval": IntervalEncoding}
+DISJOINT = {
+    "argmax": ArgmaxEncoding,
+    "interval": IntervalEncoding,
+    "uniform-dequantization": DequantizationEncoding,
+    "variational-dequantization": partial(DequantizationEncoding, variational=True),
+}
 NAMES = (*DENSITIES, *DISJOINT)
 
 
@@ -27,10 +34,11 @@ def make_encoding(name: str, categories: int, latent_dim: int | None = None, **o
     """Build the encoding `name` of one variable per position, x (B, L).
 
     Args:
-        name: "mixture", "linear", "variational", "argmax" or "interval".
+        name: "mixture", "linear", "variational", "argmax", "interval", or, as baselines,
+            "uniform-dequantization" or "variational-dequantization".
         categories: Number of categories.
         latent_dim: Latents of a position; None for max(2, ceil(log2 categories)), or for the
-            number that the encoding dictates ("argmax", "interval").
+            number that the encoding dictates (all from "argmax" on).
         **options: Further arguments of the encoding's class.
 
     Raises:

@@ -76,10 +76,12 @@ class CategoricalFlow(nn.Module):
         More draws tighten the bound (Burda et al. 2016, arXiv 1509.00519).
 
         Raises:
-            ValueError: if `samples` is not positive.
+            ValueError: if `samples` is not positive, a row is masked altogether (see `check_rows`),
+                or `x` or `mask` is not what the encoding takes.
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
+        check_rows(mask)
         draws = [
             self.bound(x, mask=mask, context=context, noise=noise).value() for _ in range(samples)
         ]
@@ -120,19 +122,25 @@ class CategoricalFlow(nn.Module):
         generator=None,
         device=None,
     ) -> Tensor:
-        """Draw `count` samples of `length` positions (taken from `mask` (B, L) when given).
+        """Draw `count` samples of `length` positions (taken from `mask` when given).
+
+        The mask is (B, L), or (B, L, V) where the flow takes one per variable.
 
         Raises:
-            ValueError: if neither `mask` nor `length` is given, or `mask` has not `count` rows.
+            ValueError: if neither `mask` nor `length` is given, `mask` has not `count` rows, or one
+                of them is masked altogether.
         """
         if mask is None and length is None:
             raise ValueError("give the length of the samples, or a mask")
         if mask is not None and len(mask) != count:
             raise ValueError(f"{count} samples, but a mask of {len(mask)} rows")
+        check_rows(mask)
         length = mask.shape[1] if mask is not None else length
+        # The base density draws whole positions.
+        positions = mask.any(-1) if mask is not None and mask.dim() == 3 else mask
         z = self.base.sample(
             (count, length, self.encoding.latent_dim),
-            mask=mask,
+            mask=positions,
             generator=generator,
             device=device if mask is None else mask.device,
         )
@@ -144,3 +152,16 @@ class CategoricalFlow(nn.Module):
             sample=sample_posterior,
             generator=generator,
         )
+
+
+def check_rows(mask: Tensor | None) -> None:
+    """Raise ValueError where a row of `mask` (B, L) or (B, L, V) has no real position.
+
+    A sample of nothing has log-probability 0, which hides that a mask is the wrong way round.
+    """
+    if mask is None:
+        return
+    empty = ~mask.bool().flatten(1).any(1)
+    if empty.any():
+        row = int(empty.nonzero()[0])
+        raise ValueError(f"row {row} of the mask has no real position (True where one is real)")

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphcnf.categorical.attention import SetNetwork
 from graphcnf.categorical.elements import ElementCoupling, OrderedEncoding
@@ -20,18 +20,21 @@ from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.transform import Sequential
 from graphcnf.pretrained import load_model, save_model
 
-COUPLINGS = ("elements", "channels")
+COUPLINGS = ("elements", "channels", "halves")
 
 
 class SetFlow(CategoricalFlow):
     """Density of categorical sets (B, L): permuting a set leaves its density as it is.
 
-    Two kinds of couplings, both with attention networks without positions:
+    Three kinds of couplings, all with attention networks without positions:
 
     - "elements" (`ElementCoupling`): the elements follow each other in the random order that a
       latent of their own gives them;
     - "channels" (Lippe & Gavves 2021, section 4.1): ActNorm, invertible linear map and a mixture
-      coupling that transforms half of the latents of all elements given the other half.
+      coupling that transforms half of the latents of all elements given the other half;
+    - "halves": ActNorm and a mixture coupling that transforms every second element given the
+      others. It takes one latent per element, as the dequantizations have, which "channels" cannot
+      cut in half; but which half an element is in depends on its place, so the density does, too.
 
     Args:
         elements: Largest number of elements of a set, and the number that `sample` draws.
@@ -39,9 +42,9 @@ class SetFlow(CategoricalFlow):
         encoding: Name of the encoding, see `make_encoding`.
         latent_dim: Latents of an element; None for what the encoding takes by default.
         encoding_options: Further arguments of the encoding.
-        coupling: "elements" or "channels".
-        couplings: Number of couplings; None for 1 ("elements") or 8 ("channels").
-        mixtures: Components of the mixtures; None for `categories` ("elements") or 8 ("channels").
+        coupling: "elements", "channels" or "halves".
+        couplings: Number of couplings; None for 1 ("elements") or 8.
+        mixtures: Components of the mixtures; None for `categories` ("elements") or 8.
         width: Channels of the networks.
         layers: Attention blocks per coupling.
         heads: Attention heads.
@@ -83,8 +86,10 @@ class SetFlow(CategoricalFlow):
         if ordered:
             flow = element_couplings(latents, elements, couplings, mixtures, network)
             latents = OrderedEncoding(latents)
-        else:
+        elif coupling == "channels":
             flow = channel_couplings(latents, couplings, mixtures, network)
+        else:
+            flow = half_couplings(latents, elements, couplings, mixtures, network)
         super().__init__(latents, flow)
         self.config = config
         self.metadata: dict = {}
@@ -195,5 +200,46 @@ def channel_couplings(
             MixtureLogisticCoupling(
                 SetNetwork(fixed, outputs, **network), split=split, swap=swap, mixtures=mixtures
             ),
+        ]
+    return Sequential(*steps)
+
+
+class HalfNetwork(nn.Module):
+    """`SetNetwork` that knows which elements it sees and which are to be transformed.
+
+    Args:
+        seen: Which elements it sees, (L,) bool.
+        inputs: Latents of an element.
+        outputs: Parameters of an element.
+        **network: Arguments of `SetNetwork`.
+    """
+
+    def __init__(self, seen: Tensor, inputs: int, outputs: int, **network):
+        super().__init__()
+        self.register_buffer("seen", seen.unsqueeze(-1), persistent=False)
+        self.network = SetNetwork(inputs + 1, outputs, **network)
+
+    def forward(self, x: Tensor, *, mask=None, context=None) -> Tensor:
+        """(B, L, inputs), 0 where not seen, to (B, L, outputs)."""
+        seen = self.seen.expand(*x.shape[:-1], 1).to(x.dtype)
+        return self.network(torch.cat([x, seen], -1), mask=mask)
+
+
+def half_couplings(
+    encoding: Encoding, elements: int, couplings: int, mixtures: int, network: dict
+) -> Sequential:
+    """ActNorm, mixture coupling of every second element; `couplings` times."""
+    if elements < 2:
+        raise UserError(f'coupling "halves" needs at least 2 elements, not {elements}')
+    latents = encoding.latent_dim
+    even = torch.arange(elements) % 2 == 0
+    steps = []
+    for number in range(couplings):
+        seen = ~even if number % 2 else even
+        conditioner = HalfNetwork(seen, latents, (3 * mixtures + 2) * latents, **network)
+        split = seen.unsqueeze(-1)
+        steps += [
+            ActNorm(latents),
+            MixtureLogisticCoupling(conditioner, split=split, mixtures=mixtures),
         ]
     return Sequential(*steps)

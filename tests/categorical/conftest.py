@@ -31,6 +31,8 @@ ENCODINGS = {
     ),
     "argmax": lambda: make_encoding("argmax", CATEGORIES),
     "interval": lambda: make_encoding("interval", CATEGORIES),
+    "uniform dequantization": lambda: make_encoding("uniform-dequantization", CATEGORIES),
+    "variational dequantization": lambda: make_encoding("variational-dequantization", CATEGORIES),
     "intervals": lambda: IntervalEncoding([2, CATEGORIES]),
     "joint": lambda: JointEncoding(
         [

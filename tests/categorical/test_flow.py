@@ -80,7 +80,7 @@ def test_samples_follow_the_probabilities(encoding, small_flow, everything):
 def test_round_trip_and_masks(encoding, small_flow, everything):
     flow = small_flow(encoding)
     x = everything(encoding, 2)
-    mask = torch.arange(2) < torch.randint(0, 3, (len(x), 1))
+    mask = torch.arange(2) < torch.randint(1, 3, (len(x), 1))
     tape = Noise()
     with torch.no_grad():
         z = flow.encode(x, mask=mask, noise=tape)
@@ -93,8 +93,21 @@ def test_round_trip_and_masks(encoding, small_flow, everything):
         other[~mask] = -5
         assert torch.equal(flow.log_prob(other, mask, noise=tape.rewind()), bound)
     empty = torch.zeros_like(mask)
-    assert not flow.log_prob(x, empty).any()
-    assert not flow.sample(len(x), mask=empty).any()
+    assert not flow.bound(x, mask=empty).value().any()
+    with torch.no_grad():
+        assert not flow.decode(flow.encode(x, mask=empty), mask=empty).any()
+
+
+def test_rows_without_a_position_are_refused(small_flow):
+    flow = small_flow(make_encoding("mixture", 3, 2))
+    mask = torch.tensor([[True, False], [False, False], [True, True]])
+    for call in (
+        lambda: flow.log_prob(torch.zeros(3, 2, dtype=torch.long), mask),
+        lambda: flow.sample(3, mask=mask),
+    ):
+        with pytest.raises(ValueError, match="row 1 of the mask has no real position") as caught:
+            call()
+        assert "\n" not in str(caught.value)
 
 
 def test_reconstruction_is_exact_where_volumes_are_disjoint():

@@ -29,7 +29,7 @@ def test_permutations_are_permutations_and_reproducible():
 
 
 def test_elements_take_every_place_equally_often():
-    rows = SetShuffling(elements=4).permutations(24_000, (0,))
+    rows = SetShuffling(elements=4).draw(24_000, (0,))
     counts = torch.stack([(rows == k).sum(0) for k in range(4)])
     # Binomial(24000, 1/4) has a standard deviation of 67.
     assert (counts - 6000).abs().max() < 5 * 67

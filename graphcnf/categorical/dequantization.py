@@ -1,0 +1,147 @@
+"""Dequantization of category indices: what is used for ordinal data, as a baseline here.
+
+Category k becomes a point between k and k + 1 on one axis, so categories lie in an order that means
+nothing, and next to each other. Lippe & Gavves (2021, arXiv 2006.09790, section 5.2) compare their
+encodings with it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.categorical.densities import ConditionalAffine
+from graphcnf.categorical.encoding import Encoded, Encoding
+from graphcnf.flows.dequantization import UniformDequantization, VariationalDequantization
+from graphcnf.flows.logistic_mixture import (
+    bounded_log_scale,
+    logistic_mixture,
+    logistic_mixture_inverse,
+)
+from graphcnf.flows.transform import Bijection, Sequential, log_term_dtype, masked, sum_log_term
+
+# Rounding must not carry a point over the end of its cell.
+MARGIN = 1e-5
+
+
+class DequantizationEncoding(Encoding):
+    """z = s (x + u - K / 2) with u in (0, 1), and s such that uniform categories have variance 1.
+
+    The cells of the categories are disjoint, so log p(x|z) = 0 and reconstruction is exact. What
+    p(z) puts beyond the first and the last cell is lost, as with `ArgmaxEncoding`: `overflow`.
+
+    Args:
+        categories: Number of categories K.
+        variational: Whether u follows a learned distribution per category (Ho et al. 2019, arXiv
+            1902.00275) or is uniform.
+        mixtures: Components of the learned distributions.
+        embedding: Channels that a category is embedded in for them.
+    """
+
+    def __init__(
+        self, categories: int, *, variational: bool = False, mixtures: int = 4, embedding: int = 16
+    ):
+        super().__init__()
+        if categories < 1:
+            raise ValueError(f"categories must be at least 1, got {categories}")
+        self.cardinalities, self.latent_dim = int(categories), 1
+        self.scale = math.sqrt(12) / categories
+        if variational:
+            flow = Sequential(
+                ConditionalMixture(mixtures, embedding), ConditionalAffine(1, embedding)
+            )
+            self.noise = VariationalDequantization(
+                categories, flow, CategoryEmbedding(categories, embedding)
+            )
+        else:
+            self.noise = UniformDequantization(categories)
+        # Knows the type of the module it is part of: there may be no parameters to ask.
+        self.register_buffer("like", torch.empty(0), persistent=False)
+
+    def encode(self, x, *, mask=None, context=None, noise=None):
+        """Draw z (B, L, 1) for categories x (B, L) long."""
+        x = x if mask is None else torch.where(mask, x, 0)
+        cell = x.unsqueeze(-1).to(self.like.dtype)
+        point, log_term = self.noise(cell, mask=mask, noise=noise)
+        point = torch.clamp(point, cell + MARGIN, cell + 1 - MARGIN)
+        z = masked(self.scale * (point - self.cardinalities / 2), mask)
+        real = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+        log_q = -log_term - math.log(self.scale) * real.sum(1)
+        wrong = real & (self.decode(z) != x)
+        correct = 1 - wrong.sum(1) / real.sum(1).clamp(min=1)
+        return Encoded(z, torch.zeros_like(log_q), log_q, correct.to(z))
+
+    def overflow(self, z: Tensor) -> Tensor:
+        """Whether latents fall on no category, (..., 1) -> (...) bool."""
+        point = self._point(z)
+        return (point < 0) | (point >= self.cardinalities)
+
+    def _point(self, z: Tensor) -> Tensor:
+        return z[..., 0].double() / self.scale + self.cardinalities / 2
+
+    def decode(self, z, *, mask=None, context=None, sample=False, generator=None):
+        """Categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
+        x = self._point(masked(z, mask)).floor().long().clamp(0, self.cardinalities - 1)
+        return x if mask is None else torch.where(mask, x, 0)
+
+
+class CategoryEmbedding(nn.Module):
+    """Embeds categories that come scaled to (-1, 1), as `VariationalDequantization` hands them on.
+
+    Args:
+        categories: Number of categories K.
+        channels: Channels of the embedding.
+    """
+
+    def __init__(self, categories: int, channels: int):
+        super().__init__()
+        self.table = nn.Embedding(categories, channels)
+
+    def forward(self, known: Tensor) -> Tensor:
+        """(B, L, 1) to (B, L, channels)."""
+        categories = len(self.table.weight)
+        index = ((known[..., 0] + 1) * categories / 2).floor().long()
+        return self.table(index.clamp(0, categories - 1))
+
+
+class ConditionalMixture(Bijection):
+    """f(x; c) = logit CDF of a mixture of logistics, its parameters linear in the context c.
+
+    For one channel; starts near the identity.
+
+    Args:
+        mixtures: Number of components.
+        context_features: Channels of c, which has the leading axes of x.
+    """
+
+    def __init__(self, mixtures: int, context_features: int):
+        super().__init__()
+        self.parameters_of = nn.Linear(context_features, 3 * mixtures)
+        nn.init.zeros_(self.parameters_of.weight)
+        nn.init.zeros_(self.parameters_of.bias)
+        # Otherwise the components would stay equal.
+        self.register_buffer("offsets", torch.linspace(-0.5, 0.5, mixtures))
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        """Apply f to x (B, L, 1)."""
+        x = masked(x.to(log_term_dtype(x)), mask)
+        z, log_slope = logistic_mixture(x[..., 0], *self._mixture(context, x.dtype))
+        return masked(z.unsqueeze(-1), mask), sum_log_term(log_slope, mask)
+
+    def inverse_and_logdet(self, z, *, mask=None, context=None):
+        """Undo `forward`."""
+        z = masked(z.to(log_term_dtype(z)), mask)
+        x, log_slope = logistic_mixture_inverse(z[..., 0], *self._mixture(context, z.dtype))
+        x, log_slope = x.to(z.dtype), log_slope.to(z.dtype)
+        return masked(x.unsqueeze(-1), mask), sum_log_term(log_slope, mask)
+
+    def _mixture(self, context: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, means and log-scales, components first."""
+        logits, means, log_scales = (
+            part.movedim(-1, 0).contiguous()
+            for part in self.parameters_of(context).to(dtype).chunk(3, -1)
+        )
+        means = means + self.offsets.to(dtype).reshape(-1, *[1] * (means.dim() - 1))
+        return logits, means, bounded_log_scale(log_scales)

@@ -1,0 +1,290 @@
+"""Density of the colourings of a graph: a categorical flow over its nodes, given its edges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.categorical import CategoricalFlow, IntervalEncoding, make_encoding
+from graphcnf.categorical.flow import Bound
+from graphcnf.errors import UserError
+from graphcnf.flows.actnorm import ActNorm
+from graphcnf.flows.coupling import MixtureLogisticCoupling
+from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.transform import Noise, Sequential
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.coloring_network import (
+    ColoringNetwork,
+    ConvolutionNetwork,
+    coloring_context,
+)
+from graphcnf.graphs.features import GraphContext
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.saturation import SaturationCoupling
+from graphcnf.pretrained import load_model, save_model
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+COUPLINGS = ("nodes", "channels")
+
+
+class ColoringFlow(nn.Module):
+    """p(colours of the nodes | graph), with attention convolutions over the graph.
+
+    Two kinds of couplings:
+
+    - "nodes" (`SaturationCoupling` on the interval encoding): node after node in the order of
+      saturation; the bound is exact but for the margin of the intervals;
+    - "channels" (Lippe & Gavves 2021, arXiv 2006.09790, section 4.2): ActNorm, invertible linear
+      map and a mixture coupling that transforms half of the latents of all nodes in parallel.
+
+    A graph's nodes may be numbered in any way. The numbers break ties of the order of "nodes", and
+    do nothing in "channels".
+
+    Args:
+        colors: Number of colours.
+        coupling: "nodes" or "channels".
+        encoding: Name of the encoding, see `make_encoding`; None for "interval" ("nodes", which
+            takes no other) or "mixture" ("channels").
+        latent_dim: Latents of a node; None for what the encoding takes by default.
+        encoding_options: Further arguments of the encoding ("channels").
+        couplings: Couplings of "channels".
+        mixtures: Components of their mixtures.
+        width: Channels of a node in the networks.
+        encoder_layers: Convolutions over the bare graph ("nodes").
+        layers: Attention blocks over the colours ("nodes") or convolutions per coupling.
+        heads: Attention heads.
+        hops: How far a node sees colours around it when its turn comes, 1 or 2 edges ("nodes").
+
+    Raises:
+        UserError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        colors: int,
+        *,
+        coupling: str = "nodes",
+        encoding: str | None = None,
+        latent_dim: int | None = None,
+        encoding_options: dict | None = None,
+        couplings: int = 6,
+        mixtures: int = 8,
+        width: int = 64,
+        encoder_layers: int = 3,
+        layers: int = 3,
+        heads: int = 8,
+        hops: int = 2,
+    ):
+        super().__init__()
+        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self.metadata: dict = {}
+        if coupling not in COUPLINGS:
+            raise UserError(f"coupling must be one of {', '.join(COUPLINGS)}, not {coupling!r}")
+        numbers = {"colors": colors, "couplings": couplings, "mixtures": mixtures, "width": width}
+        numbers |= {"encoder_layers": encoder_layers, "layers": layers, "heads": heads}
+        for name, value in numbers.items():
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if width % heads:
+            raise UserError(f"heads must divide the width, got {heads} and {width}")
+        if hops not in (1, 2):
+            raise UserError(f"hops must be 1 or 2, not {hops}")
+        if coupling == "nodes":
+            if encoding not in (None, "interval") or latent_dim not in (None, 1):
+                raise UserError('coupling "nodes" takes the encoding "interval" with 1 latent only')
+            network = ColoringNetwork(
+                colors, width=width, encoder_layers=encoder_layers, layers=layers, heads=heads,
+                hops=hops,
+            )  # fmt: skip
+            self.flow = CategoricalFlow(IntervalEncoding([colors]), SaturationCoupling(network))
+        else:
+            latents = make_encoding(
+                encoding or "mixture", colors, latent_dim, **(encoding_options or {})
+            )
+            network = {"width": width, "layers": layers, "heads": heads}
+            steps = _channel_couplings(latents.latent_dim, couplings, mixtures, network)
+            self.flow = CategoricalFlow(latents, steps)
+
+    @property
+    def colors(self) -> int:
+        """Number of colours."""
+        return self.config["colors"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def bound(self, batch: GraphBatch, noise: Noise | None = None) -> Bound:
+        """One draw of the terms of the bound; the node types of the batch are the colours.
+
+        Raises:
+            ValueError: if a graph has no nodes or a loop, or there is no such colour.
+        """
+        x, mask = batch.node_types, batch.mask
+        x = x[..., None] if self._single else x
+        return self.flow.bound(x, mask=mask, context=self._context(batch), noise=noise)
+
+    def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
+        """Lower bound on log p(colours | graph), (B,) nats, from `samples` draws; see `bound`.
+
+        Divide by (nodes * ln 2) for bits per node.
+
+        Raises:
+            ValueError: if `samples` is not positive, and as `bound`.
+        """
+        if samples < 1:
+            raise ValueError(f"samples must be positive, got {samples}")
+        draws = torch.stack([self.bound(batch, noise).value() for _ in range(samples)])
+        return torch.logsumexp(draws, 0) - math.log(samples)
+
+    def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
+        """Negative bound in nats per node, with log p(x|z) weighted by `beta`, and metrics.
+
+        Returns:
+            The loss, and as pairs (sum over graphs, number of graphs) `bits_per_node` (beta = 1),
+            `accuracy` (share of nodes that p(x|z) decodes to what was encoded) and, in evaluation
+            mode, `validity` (share of graphs whose sampled colouring has no conflict).
+        """
+        bound, nodes = self.bound(batch), batch.sizes
+        loss = -bound.value(beta).sum() / nodes.sum()
+        with torch.no_grad():
+            count = torch.tensor(float(len(batch)), device=loss.device)
+            bits = (-bound.value() / (nodes * math.log(2))).sum()
+            metrics = {"bits_per_node": (bits, count), "accuracy": (bound.correct.sum(), count)}
+            if not self.training:
+                colors = self.sample(batch)
+                valid = conflicts(colors, batch.adjacency, batch.mask) == 0
+                metrics["validity"] = (valid.sum(), count)
+        return loss, metrics
+
+    @torch.no_grad()
+    def sample(self, batch: GraphBatch, *, temperature: float = 1.0, generator=None) -> Tensor:
+        """Draw a colouring of every graph, (B, N) long, 0 where masked.
+
+        Args:
+            batch: Graphs; their node types do not matter.
+            temperature: Below 1 for more probable colourings.
+            generator: None, a torch generator, or one numpy generator per graph.
+
+        Raises:
+            ValueError: if a graph has no nodes or a loop.
+        """
+        colors = self.flow.sample(
+            len(batch),
+            mask=batch.mask,
+            context=self._context(batch),
+            temperature=temperature,
+            generator=generator,
+        )
+        return colors[..., 0] if self._single else colors
+
+    @torch.no_grad()
+    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Tensor:
+        """Latents of the base space, (B, N, D); raises as `bound`."""
+        x = batch.node_types[..., None] if self._single else batch.node_types
+        return self.flow.encode(x, mask=batch.mask, context=self._context(batch), noise=noise)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, batch: GraphBatch) -> Tensor:
+        """Colours (B, N) of latents of the base space, for the graphs of a batch."""
+        colors = self.flow.decode(z, mask=batch.mask, context=self._context(batch))
+        return colors[..., 0] if self._single else colors
+
+    @property
+    def _single(self) -> bool:
+        """Whether the encoding wants the one variable of a node on an axis of its own."""
+        return not isinstance(self.flow.encoding.cardinalities, int)
+
+    def _context(self, batch: GraphBatch) -> GraphContext:
+        for what, wrong in (
+            ("no nodes", ~batch.mask.any(1)),
+            ("an edge from a node to itself", batch.adjacency.diagonal(dim1=1, dim2=2).any(1)),
+        ):
+            if wrong.any():
+                raise ValueError(f"graph {int(wrong.nonzero()[0])} of the batch has {what}")
+        dtype = next(self.parameters()).dtype
+        return coloring_context(batch.adjacency, batch.mask, dtype)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        save_model(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device="cpu") -> ColoringFlow:
+        """Load what `save_pretrained` or training wrote (a run's folder or its `model/`).
+
+        Raises:
+            UserError: if there is no such model, or its files are damaged.
+        """
+        folder = Path(folder).expanduser()
+        if not (folder / "config.json").is_file():
+            folder = folder / "model"
+        return load_model(cls, folder, device)
+
+
+def _channel_couplings(latents: int, couplings: int, mixtures: int, network: dict) -> Sequential:
+    """ActNorm, invertible linear map, mixture coupling; `couplings` times."""
+    if latents < 2:
+        raise UserError(
+            f'coupling "channels" needs at least 2 latents, but the encoding has {latents}'
+        )
+    split = latents // 2
+    steps = []
+    for number in range(couplings):
+        swap = bool(number % 2)
+        fixed = latents - split if swap else split
+        outputs = (3 * mixtures + 2) * (latents - fixed)
+        conditioner = ConvolutionNetwork(fixed, outputs, **network)
+        steps += [
+            ActNorm(latents),
+            InvertibleLinear(latents),
+            MixtureLogisticCoupling(conditioner, split=split, swap=swap, mixtures=mixtures),
+        ]
+    return Sequential(*steps)
+
+
+def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
+    """Number of edges that join equal colours, (B,) long.
+
+    Args:
+        colors: (B, N) long.
+        adjacency: (B, N, N) bool, symmetric.
+        mask: (B, N) bool.
+    """
+    equal = (colors[:, :, None] == colors[:, None, :]) & adjacency
+    equal = equal & mask[:, :, None] & mask[:, None, :]
+    return equal.sum((1, 2)) // 2
+
+
+def from_networkx(
+    graphs: Sequence[nx.Graph], colorings: Sequence[Mapping] | None = None
+) -> GraphBatch:
+    """Batch networkx graphs, numbered in the order of their nodes.
+
+    Args:
+        graphs: Undirected graphs of 1 to 255 nodes.
+        colorings: For each graph the colour of each of its nodes; None for 0 everywhere.
+
+    Raises:
+        UserError: if a graph has no nodes or an edge from a node to itself.
+    """
+    triples = []
+    for place, graph in enumerate(graphs):
+        if not len(graph):
+            raise UserError(f"graph {place} is empty: there is nothing to colour")
+        numbers = {node: number for number, node in enumerate(graph)}
+        edges = [(numbers[i], numbers[j]) for i, j in graph.edges]
+        loop = next((i for i, j in edges if i == j), None)
+        if loop is not None:
+            raise UserError(f"graph {place}: node {loop} has an edge to itself")
+        own = [0] * len(graph) if colorings is None else [colorings[place][node] for node in graph]
+        triples.append((own, edges, [0] * len(edges)))
+    return GraphBatch.collate(PackedGraphs.from_lists(triples))

@@ -1,0 +1,386 @@
+"""Figures of the experiments on sets and on graph colouring, and a picture of colourings."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphcnf.datasets.coloring import ColoringDataset, load_coloring
+from graphcnf.datasets.sets import TASKS
+from graphcnf.errors import UserError
+from graphcnf.flows.base import record_generators
+from graphcnf.graphs import GraphBatch
+from graphcnf.graphs.coloring import ColoringFlow, conflicts
+from graphcnf.graphs.saturation import SaturationOrder
+from graphcnf.scripts._output import progress_bar
+from graphcnf.scripts._tables import Column, Row, number, percent, text
+from graphcnf.scripts.comparison.runs import TrainedRun
+
+GRAPHS_PER_BATCH = 128
+SHOWN = 8
+"""Graphs in a picture."""
+
+METHODS = {
+    "uniform-dequantization": "Uniform dequantization",
+    "variational-dequantization": "Variational dequantization",
+    "mixture": "Mixture of logistics",
+    "linear": "Linear flows",
+    "variational": "Variational encoding",
+}
+"""Encodings in the order of the table."""
+
+_OF = ", coupling of "
+
+PUBLISHED_SETS = {
+    ("Discrete flow", "shuffling"): 3.87,
+    ("Discrete flow", "summation"): 2.51,
+    ("Variational dequantization", "shuffling"): 3.01,
+    ("Variational dequantization", "summation"): 2.29,
+    ("Mixture of logistics", "shuffling"): 2.78,
+    ("Mixture of logistics", "summation"): 2.24,
+    ("Linear flows", "shuffling"): 2.78,
+    ("Linear flows", "summation"): 2.25,
+    ("Variational encoding", "shuffling"): 2.79,
+    ("Variational encoding", "summation"): 2.25,
+}
+"""Bits per element, Lippe & Gavves 2021, table 1, for the tasks with their default arguments."""
+
+PUBLISHED_COLORING = {
+    "small": [
+        {"model": "GraphCNF (published)", "validity": 0.9456, "seconds": 0.28},
+        {"model": "best RNN (published)", "validity": 0.9341},
+    ],
+    "large": [
+        {"model": "GraphCNF (published)", "validity": 0.6680, "bits": 0.45, "seconds": 0.54},
+        {"model": "best RNN (published)", "validity": 0.7132},
+        {"model": "VAE (published)", "validity": 0.0775},
+    ],
+}
+"""Lippe & Gavves 2021, section 5.3: other random graphs of the same kind, a GPU."""
+
+
+def set_rows(runs: Sequence[TrainedRun]) -> tuple[list[dict[str, Any]], list[Column], list[str]]:
+    """Table of finished runs on sets: one row per method, one column per task.
+
+    Runs that differ in nothing but their seed are averaged.
+
+    Returns:
+        Rows, columns and notes.
+
+    Raises:
+        UserError: A run is not finished, or its data are no sets.
+    """
+    measured: dict[tuple[str, str], list[float]] = {}
+    minutes: dict[str, list[float]] = {}
+    tasks: dict[str, Any] = {}
+    for run in runs:
+        run.check_finished()
+        data = dict(run.config["data"])
+        if data.pop("name", None) != "sets":
+            raise UserError(f"{run.path}: the run is not on sets (its data are {run.data_name})")
+        name = data.pop("task", "shuffling")
+        task = TASKS[name](**data)
+        label = name if task == TASKS[name]() else f"{name}, {_arguments(data)}"
+        tasks[label] = task
+        method, figures = _method(run.config["model"]), run.figures()
+        measured.setdefault((method, label), []).append(figures["bits_per_variable"])
+        minutes.setdefault(method, []).append(figures["minutes"])
+    published = {key: value for key, value in PUBLISHED_SETS.items() if key[1] in tasks}
+    known = ["Discrete flow", *METHODS.values()]
+    place = {name: number for number, name in enumerate(known)}
+    methods = {method for method, _ in (*measured, *published)}
+    order = sorted(methods, key=lambda m: (place.get(m.split(_OF)[0], len(known)), m))
+    rows: list[dict[str, Any]] = [
+        {"method": "Optimum", **{label: task.optimum for label, task in tasks.items()}}
+    ]
+    for method in order:
+        row: dict[str, Any] = {"method": method}
+        for label in tasks:
+            row |= _mean(label, measured.get((method, label), []))
+            row[f"{label} published"] = published.get((method, label))
+        if method in minutes:
+            row["minutes"] = max(minutes[method])
+        rows.append(row)
+    columns: list[Column] = [("Bits per element", text("method"))]
+    for label in tasks:
+        columns.append((label.capitalize(), number(label, 3)))
+        columns.append(("Published", number(f"{label} published", 2)))
+    columns.append(("Minutes", number("minutes", 1)))
+    seeds = sorted({len(values) for values in measured.values()})
+    notes = [
+        "Upper bounds on held-out sets, one draw of the encoder each; "
+        + ("one seed each" if seeds == [1] else "mean ± standard deviation over seeds")
+        + ". Minutes are those of the longest run.",
+        "Published: quoted from Lippe & Gavves 2021 (arXiv 2006.09790), table 1.",
+    ]
+    return rows, columns, notes
+
+
+def _method(model: dict[str, Any]) -> str:
+    encoding = model.get("encoding", "mixture")
+    coupling = model.get("coupling", "elements")
+    name = METHODS.get(encoding, encoding.capitalize())
+    return name if coupling == "elements" else f"{name}{_OF}{coupling}"
+
+
+def _arguments(data: dict[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in data.items())
+
+
+def _mean(key: str, values: list[float]) -> dict[str, float | None]:
+    if not values:
+        return {key: None}
+    more = {f"{key}_sd": statistics.stdev(values)} if len(values) > 1 else {}
+    return {key: statistics.fmean(values), **more}
+
+
+@dataclass
+class Colored:
+    """Sampled colourings of one batch of graphs.
+
+    Attributes:
+        batch: The graphs, with the colourings of the data.
+        colors: The sampled ones, (B, N) long.
+        conflicts: Edges of each graph that join equal colours, (B,) long.
+        seconds: That sampling took.
+    """
+
+    batch: GraphBatch
+    colors: torch.Tensor
+    conflicts: torch.Tensor = field(init=False)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.conflicts = conflicts(self.colors, self.batch.adjacency, self.batch.mask)
+
+
+def data_of(model: ColoringFlow, folder: Path) -> ColoringDataset:
+    """The data set that a colouring model was trained on.
+
+    Raises:
+        UserError: The model does not say.
+    """
+    if model.metadata.get("dataset") != "coloring":
+        raise UserError(f"{folder}: the model does not say which graphs it was trained on")
+    return load_coloring(**model.metadata["data"])
+
+
+def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
+    """The first `count` held-out graphs, in batches of 128.
+
+    Raises:
+        UserError: There are not as many.
+    """
+    test = dataset.split("test")
+    if count > len(test):
+        raise UserError(f"{dataset.name} has {len(test)} held-out graphs, not {count}")
+    return [
+        GraphBatch.collate(dataset.graphs, test[first : min(count, first + GRAPHS_PER_BATCH)])
+        for first in range(0, count, GRAPHS_PER_BATCH)
+    ]
+
+
+def sample_all(
+    model: ColoringFlow, batches: Sequence[GraphBatch], *, seed: int, temperature: float = 1.0
+) -> list[Colored]:
+    """Draw a colouring of every graph; a graph's is a function of the seed and its number."""
+    first, found = 0, []
+    with progress_bar("sampling", len(batches)) as show:
+        for done, batch in enumerate(batches):
+            generators = record_generators(seed, first, len(batch))
+            began = time.perf_counter()
+            here = batch.to(model.device)
+            colors = model.sample(here, temperature=temperature, generator=generators).cpu()
+            found.append(Colored(batch, colors))
+            found[-1].seconds = time.perf_counter() - began
+            first += len(batch)
+            show(done + 1)
+    return found
+
+
+def order_alone(batches: Sequence[GraphBatch], colors: int, *, seed: int) -> list[Colored]:
+    """Colour in the order of saturation, at random among the colours that no neighbour has.
+
+    A node whose neighbours have all colours gets any. What a model adds to its order is what it is
+    better than this.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for batch in batches:
+        order = SaturationOrder(batch.adjacency, batch.mask, colors)
+        chosen = torch.zeros_like(batch.node_types)
+        for turn in range(batch.mask.shape[1]):
+            node, real = order.next()
+            free = order.counts[order.rows, node] == 0
+            free = (free | ~free.any(1, keepdim=True)).float()
+            color = torch.multinomial(free, 1, generator=generator)[:, 0]
+            chosen[order.rows[real], node[real]] = color[real]
+            order.settle(turn, node, color, real)
+        found.append(Colored(batch, chosen))
+    return found
+
+
+@torch.no_grad()
+def bits_per_node(model: ColoringFlow, batches: Sequence[GraphBatch], samples: int = 1) -> float:
+    """Mean over graphs of the bound on the bits of the data's colouring, per node."""
+    total = count = 0.0
+    for batch in batches:
+        here = batch.to(model.device)
+        bits = -model.log_prob(here, samples=samples) / math.log(2)
+        total += float((bits / here.sizes).sum())
+        count += len(batch)
+    return total / count
+
+
+def sampling_figures(samples: Sequence[Colored]) -> dict[str, float]:
+    """`validity`, `validity_error`, `conflicting_edges` and, from whole batches, `seconds`."""
+    bad = torch.cat([part.conflicts for part in samples])
+    edges = sum(int(part.batch.adjacency.sum()) // 2 for part in samples)
+    validity = float((bad == 0).double().mean())
+    whole = [part.seconds for part in samples if len(part.batch) == GRAPHS_PER_BATCH]
+    figures = {
+        "graphs": len(bad),
+        "validity": validity,
+        "validity_error": math.sqrt(validity * (1 - validity) / len(bad)),
+        "conflicting_edges": int(bad.sum()) / edges,
+    }
+    if whole and any(whole):
+        # The first batch also pays for what is done once.
+        figures["seconds"] = statistics.median(whole[1:] or whole)
+    return figures
+
+
+def data_figures(dataset: ColoringDataset, count: int) -> dict[str, Any]:
+    """The row of the data: their colourings are valid, their entropy is what bits can reach."""
+    test = dataset.split("test")[:count]
+    bits = dataset.bits(test) / dataset.graphs.node_counts[test]
+    return {"model": "data", "graphs": count, "validity": 1.0, "bits": float(np.mean(bits))}
+
+
+COLORING_COLUMNS: list[Column] = [
+    ("Model", text("model")),
+    ("Without conflict", percent("validity", "graphs")),
+    ("Edges in conflict", percent("conflicting_edges")),
+    ("Bits per node", number("bits", 3)),
+    ("Seconds per 128 graphs", number("seconds", 2)),
+    ("Parameters", number("parameters", 0)),
+    ("Minutes of training", number("minutes", 1)),
+]
+
+
+def coloring_rows(
+    places: Sequence[Path],
+    *,
+    graphs: int,
+    seed: int,
+    temperature: float = 1.0,
+    device: str = "cpu",
+) -> tuple[list[dict[str, Any]], list[Colored]]:
+    """Score colouring models on the held-out graphs that they were trained for.
+
+    Args:
+        places: Runs, or folders with models; on the same data.
+        graphs: Held-out graphs to colour once each.
+        seed: Of the samples.
+        temperature: Below 1 for more probable colourings.
+        device: Of the models.
+
+    Returns:
+        Rows, and the samples of the first model.
+
+    Raises:
+        UserError: A model is missing or damaged, or two have other data.
+    """
+    models = [ColoringFlow.from_pretrained(place, device) for place in places]
+    data = [model.metadata.get("data") for model in models]
+    for place, other in zip(places, data, strict=True):
+        if other != data[0]:
+            raise UserError(f"{place}: trained on other graphs than {places[0]}")
+    dataset = data_of(models[0], places[0])
+    batches = held_out(dataset, graphs)
+    rows: list[dict[str, Any]] = [data_figures(dataset, graphs)]
+    alone = sampling_figures(order_alone(batches, dataset.colors, seed=seed))
+    rows.append({"model": "order alone, free colours at random", **alone})
+    first: list[Colored] = []
+    for place, model in zip(places, models, strict=True):
+        samples = sample_all(model, batches, seed=seed, temperature=temperature)
+        first = first or samples
+        record = model.metadata.get("training", {})
+        rows.append(
+            {
+                "model": str(place),
+                **sampling_figures(samples),
+                "bits": bits_per_node(model, batches),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "minutes": record.get("minutes"),
+            }
+        )
+    return rows + published_coloring(data[0]), first
+
+
+def published_coloring(data: dict[str, Any]) -> list[Row]:
+    """Published rows where the data are of the published kind."""
+    usual = data.get("colors", 3) == 3 and not {"nodes", "edge_probability"} & set(data)
+    return list(PUBLISHED_COLORING[data.get("size", "small")]) if usual else []
+
+
+def draw_colorings(samples: Sequence[Colored], path: Path, count: int = SHOWN) -> None:
+    """Draw the first graphs with their sampled colours as PNG, edges in conflict in red.
+
+    Raises:
+        UserError: matplotlib is missing, or the file cannot be written.
+    """
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise UserError("a picture needs matplotlib: pip install 'graphcnf[train]'") from None
+    import io
+
+    import networkx as nx
+
+    from graphcnf.pretrained import replace_file
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pairs = [(part, k) for part in samples for k in range(len(part.batch))][:count]
+    lines = math.ceil(len(pairs) / 4)
+    figure, axes = pyplot.subplots(lines, 4, figsize=(12, 3 * lines), squeeze=False)
+    palette = pyplot.get_cmap("Set2")
+    for place, (part, k) in zip(axes.flat, pairs, strict=False):
+        size = int(part.batch.sizes[k])
+        graph = nx.from_numpy_array(part.batch.adjacency[k, :size, :size].numpy())
+        colors = part.colors[k, :size].tolist()
+        bad = [colors[i] == colors[j] for i, j in graph.edges]
+        nx.draw_networkx(
+            graph,
+            nx.kamada_kawai_layout(graph),
+            ax=place,
+            with_labels=False,
+            node_size=2400 / size**0.9,
+            node_color=[palette(c % palette.N) for c in colors],
+            edgecolors="#333333",
+            edge_color=["#d62728" if b else "#999999" for b in bad],
+            width=[2.5 if b else 1 for b in bad],
+        )
+        found = int(part.conflicts[k])
+        words = "no conflict" if not found else f"{found} conflict{'s' if found > 1 else ''}"
+        place.set_title(f"{size} nodes, {words}", fontsize=10)
+    for place in axes.flat:
+        place.set_axis_off()
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    pyplot.close(figure)
+    try:
+        replace_file(path, buffer.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None

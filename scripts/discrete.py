@@ -1,0 +1,112 @@
+"""Figures of sets and graph colourings: `python -m graphcnf.scripts.discrete`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Figures of the experiments on sets and graph colourings.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Csv = Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")]
+Out = Annotated[
+    Path | None, typer.Option(help="File to write: .md, .csv or .json.", show_default="stdout")
+]
+
+
+@app.command()
+def sets(
+    places: Annotated[
+        list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
+    ],
+    as_csv: Csv = False,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Print the table of the set experiments from finished runs, beside the published figures."""
+    from graphcnf.scripts._discrete import set_rows
+    from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts.comparison.runs import find_runs
+
+    kind = table_kind(out, as_csv, as_json)
+    _write(kind, out, *set_rows(find_runs(places)))
+
+
+@app.command()
+def coloring(
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN|DIR", help="Runs, or folders with colouring models."),
+    ],
+    graphs: Annotated[
+        int, typer.Option("--graphs", "-n", min=1, help="Held-out graphs to colour.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Below 1 for more probable colourings.")] = 1.0,
+    png: Annotated[Path | None, typer.Option(help="Picture of sampled colourings.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    as_csv: Csv = False,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Colour held-out graphs with trained models, and count the colourings without a conflict."""
+    from graphcnf.scripts._tables import table_kind
+
+    kind = table_kind(out, as_csv, as_json)
+    if not temperature > 0:
+        raise typer.BadParameter(
+            f"{temperature} is not greater than 0", param_hint="'--temperature'"
+        )
+    if png is not None:
+        from graphcnf.scripts.comparison.curves import check_plot
+
+        check_plot(png)
+    import torch
+
+    from graphcnf.scripts._discrete import COLORING_COLUMNS, coloring_rows, draw_colorings
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    used = torch.get_num_threads()
+    rows, samples = coloring_rows(
+        places, graphs=graphs, seed=seed, temperature=temperature, device=device
+    )
+    notes = [
+        f"One colouring each of {graphs:,} held-out graphs, seed {seed}, temperature "
+        f"{temperature:g}. Bits are upper bounds; those of the data are their entropy under the "
+        "search that drew them, the fewest that a model can reach.",
+        f"Seconds: median over batches of 128 graphs on {device}"
+        + (f", {used} thread{'s' if used > 1 else ''}" if device == "cpu" else "")
+        + ". Published figures are quoted (Lippe & Gavves 2021, arXiv 2006.09790): other random "
+        "graphs of the same kind, colourings of another solver, a GPU.",
+    ]
+    _write(kind, out, rows, COLORING_COLUMNS, notes)
+    if png is not None:
+        draw_colorings(samples, png)
+
+
+def _write(kind: str, out: Path | None, rows, columns, notes) -> None:
+    from graphcnf.scripts._tables import csv_text, json_text, markdown, write_text
+
+    formats = {
+        "md": lambda: markdown(rows, columns, notes),
+        "csv": lambda: csv_text(rows),
+        "json": lambda: json_text(rows),
+    }
+    write_text(formats[kind](), out)
+
+
+if __name__ == "__main__":
+    from graphcnf.scripts.cli import run as run_command
+
+    run_command(app, name="python -m graphcnf.scripts.discrete")

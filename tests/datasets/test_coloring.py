@@ -1,0 +1,208 @@
+"""Random graphs with colourings, and the search that finds them."""
+
+import itertools
+import math
+from collections import Counter
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+
+from graphcnf.datasets import coloring
+from graphcnf.datasets.coloring import load_coloring, random_graph
+from graphcnf.datasets.coloring_search import complete, find_coloring, search_bits
+from graphcnf.errors import UserError
+
+
+def is_coloring(graph, colors):
+    return all(colors[i] != colors[j] for i, j in graph.edges)
+
+
+def neighbours(graph):
+    return [list(graph.neighbors(node)) for node in range(len(graph))]
+
+
+def small_graphs():
+    """200 random graphs of 1 to 6 nodes, connected or not."""
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        n = int(random.integers(1, 7))
+        yield nx.gnp_random_graph(n, float(random.uniform(0.2, 1)), seed=int(random.integers(1e9)))
+
+
+def test_the_search_is_exact():
+    outcomes = Counter()
+    for graph in small_graphs():
+        for colors in (1, 2, 3, 4):
+            every = itertools.product(range(colors), repeat=len(graph))
+            possible = any(is_coloring(graph, choice) for choice in every)
+            found = complete(neighbours(graph), colors, [-1] * len(graph))
+            assert (found is not None) == possible
+            assert found is None or is_coloring(graph, found)
+            outcomes[possible] += 1
+    assert min(outcomes.values()) > 100
+
+
+def test_the_search_completes_what_is_given():
+    for graph in small_graphs():
+        for first in range(3):
+            start = [first] + [-1] * (len(graph) - 1)
+            found = complete(neighbours(graph), 3, start)
+            assert (found is None) == (complete(neighbours(graph), 3, [-1] * len(graph)) is None)
+            assert found is None or (found[0] == first and is_coloring(graph, found))
+
+
+def test_probabilities_of_the_search_sum_to_one():
+    for graph in itertools.islice(small_graphs(), 60):
+        total = 0.0
+        for choice in itertools.product(range(3), repeat=len(graph)):
+            if is_coloring(graph, choice):
+                total += 2 ** -search_bits(neighbours(graph), choice, 3)
+        possible = complete(neighbours(graph), 3, [-1] * len(graph)) is not None
+        assert total == pytest.approx(float(possible))
+
+
+def test_the_search_draws_with_its_probabilities():
+    graph = nx.cycle_graph(5)
+    drawn = Counter(tuple(find_coloring(graph, seed=k)[v] for v in range(5)) for k in range(5000))
+    every = [c for c in itertools.product(range(3), repeat=5) if is_coloring(graph, c)]
+    expected = {c: 2 ** -search_bits(neighbours(graph), c, 3) for c in every}
+    assert max(expected.values()) > 1.5 * min(expected.values()), "all are equally likely"
+    distance = sum(abs(drawn[c] / 5000 - p) for c, p in expected.items()) / 2
+    # 5,000 draws from these 30 cells stray by 0.03.
+    assert set(drawn) <= set(every) and distance < 0.05
+
+
+def test_forced_colours_cost_nothing():
+    # Three colours for the first node, two for the second, no choice for the others.
+    triangles = nx.Graph([(0, 1), (1, 2), (2, 0), (1, 3), (2, 3), (2, 4), (3, 4)])
+    colors = find_coloring(triangles)
+    bits = search_bits(neighbours(triangles), [colors[k] for k in range(5)], 3)
+    assert bits == pytest.approx(math.log2(6))
+    with pytest.raises(UserError, match="no colouring of the graph"):
+        search_bits(neighbours(triangles), [0, 1, 1, 0, 0], 3)
+
+
+@pytest.mark.parametrize(
+    "graph, colors, message",
+    [
+        (nx.Graph(), 3, "graph is empty"),
+        (nx.complete_graph(4), 3, "of 4 nodes cannot be coloured with 3 colours"),
+        (nx.cycle_graph(5), 2, "cannot be coloured with 2 colours"),
+        (nx.Graph([("a", "b"), ("b", "b")]), 3, "'b' has an edge to itself"),
+    ],
+)
+def test_graphs_without_a_colouring_are_one_line(graph, colors, message):
+    with pytest.raises(UserError, match=message) as caught:
+        find_coloring(graph, colors)
+    assert "\n" not in str(caught.value)
+
+
+def test_nodes_may_have_any_name_and_the_search_has_an_end():
+    graph = nx.relabel_nodes(nx.petersen_graph(), lambda k: f"node {k}")
+    assert is_coloring(graph, find_coloring(graph, seed=1))
+    assert find_coloring(graph) == find_coloring(graph)
+    with pytest.raises(UserError, match="after 3 steps"):
+        complete(neighbours(nx.petersen_graph()), 3, [-1] * 10, max_steps=3)
+
+
+@pytest.mark.parametrize("size, nodes", [("small", (10, 20)), ("large", (25, 50))])
+def test_graphs_need_exactly_three_colours(size, nodes):
+    data = load_coloring(size, graphs=60)
+    assert len(data) == 60 and data.colors == 3
+    for number in range(60):
+        graph = data.graph(number)
+        assert nodes[0] <= len(graph) <= nodes[1] and nx.is_connected(graph)
+        assert not nx.is_bipartite(graph)
+        assert is_coloring(graph, dict(graph.nodes(data="color")))
+    counts = data.graphs.node_counts
+    assert len(set(counts.tolist())) > 5
+
+
+def test_any_number_of_colours():
+    data = load_coloring(nodes=[6, 9], colors=4, graphs=20, edge_probability=[0.4, 0.7])
+    for number in range(20):
+        graph = data.graph(number)
+        assert is_coloring(graph, dict(graph.nodes(data="color")))
+        with pytest.raises(UserError, match="cannot be coloured with 3"):
+            find_coloring(graph, 3)
+
+
+def test_random_graphs_are_connected_even_when_sparse():
+    chance = np.random.default_rng(0)
+    for probability in (0.01, 0.1, 0.5):
+        for _ in range(30):
+            adjacency = random_graph(12, probability, chance)
+            assert (adjacency == adjacency.T).all() and not adjacency.diagonal().any()
+            assert nx.is_connected(nx.from_numpy_array(adjacency))
+
+
+def test_reproducible_and_cached(cache_folder, monkeypatch):
+    first = load_coloring(graphs=50)
+    files = list(cache_folder.glob("coloring-3-10-20-*.npz"))
+    assert len(files) == 1
+    assert load_coloring(graphs=50, use_cache=False).graphs == first.graphs
+    assert load_coloring(graphs=50, seed=1, use_cache=False).graphs != first.graphs
+    with monkeypatch.context() as patch:
+        patch.setattr(coloring, "_generate", None)
+        assert load_coloring(graphs=50).graphs == first.graphs
+    files[0].write_bytes(files[0].read_bytes()[:200])
+    assert load_coloring(graphs=50).graphs == first.graphs
+
+
+def test_chunks_do_not_depend_on_the_number_of_processes(monkeypatch):
+    monkeypatch.setattr(coloring, "_CHUNK", 10)
+    alone = load_coloring(graphs=35, workers=1, use_cache=False)
+    assert alone.graphs == load_coloring(graphs=35, workers=2, use_cache=False).graphs
+    assert len(alone) == 35
+
+
+def test_batches():
+    data = load_coloring(graphs=200)
+    assert len(data.split("train")) == 180 and len(data.split("test")) == 20
+    epoch = list(data.train_batches(32, epoch=2, seed=1))
+    assert sum(map(len, epoch)) == 180
+    permuted = 0
+    for batch in epoch:
+        equal = batch.node_types[:, :, None] == batch.node_types[:, None]
+        assert not (equal & batch.adjacency).any()
+        permuted += int((batch.node_types[:, 0] != 0).sum())
+    assert permuted > 60
+    again = next(data.train_batches(32, epoch=2, seed=1, start=3, stride=2))
+    assert torch.equal(again.node_types, epoch[3].node_types)
+    other = next(data.train_batches(32, epoch=3, seed=1))
+    assert not torch.equal(other.sizes, epoch[0].sizes) or not torch.equal(
+        other.bonds, epoch[0].bonds
+    )
+    held_out = list(data.test_batches(8))
+    assert [len(b) for b in held_out] == [8, 8, 4]
+    assert torch.equal(held_out[0].node_types, next(data.test_batches(8)).node_types)
+
+
+def test_bits_are_those_of_the_search():
+    data = load_coloring(graphs=30)
+    bits = data.bits([3, 4])
+    graph = data.graph(4)
+    colors = [graph.nodes[node]["color"] for node in range(len(graph))]
+    assert bits[1] == pytest.approx(search_bits(neighbours(graph), colors, 3))
+    # The permutations of the colours alone are log2(6).
+    assert (bits >= math.log2(6) - 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"size": "tiny"}, "small, large"),
+        ({"colors": 1}, "colors must be a whole number from 2 on"),
+        ({"graphs": 1}, "graphs must be"),
+        ({"nodes": [20, 10]}, "lowest and the highest"),
+        ({"nodes": [0, 0]}, "2 to 255 nodes"),
+        ({"nodes": [10, 300]}, "2 to 255 nodes"),
+        ({"edge_probability": [0.0, 0.2]}, r"\(0, 1\]"),
+        ({"edge_probability": [1.0, 1.0], "graphs": 2}, "needs exactly 3 colours"),
+    ],
+)
+def test_arguments_out_of_range(options, message):
+    with pytest.raises(UserError, match=message):
+        load_coloring(**options)

@@ -1,0 +1,378 @@
+"""ColoringFlow: a density of the colourings of a graph."""
+
+import itertools
+import math
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+
+from graphcnf.categorical.intervals import MARGIN
+from graphcnf.datasets.coloring import load_coloring
+from graphcnf.datasets.coloring_search import next_node
+from graphcnf.errors import UserError
+from graphcnf.flows import Noise, StandardLogistic, record_generators
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.coloring import ColoringFlow, conflicts, from_networkx
+from graphcnf.graphs.coloring_network import (
+    ConvolutionNetwork,
+    Edges,
+    Surroundings,
+    coloring_context,
+)
+from graphcnf.graphs.saturation import SaturationOrder, turns
+from graphcnf.testing import (
+    assert_bijection,
+    assert_gradients_reach_every_parameter,
+    assert_log_det_matches_jacobian,
+    assert_mask_invariance,
+    assert_normalised,
+    assert_serialisable,
+)
+
+SMALL = {"width": 16, "encoder_layers": 1, "layers": 2, "heads": 2, "couplings": 2, "mixtures": 2}
+
+
+def perturb(module, size=0.3):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(size * torch.randn_like(parameter))
+    return module
+
+
+def model_of(coupling="nodes", colors=3, **options):
+    torch.manual_seed(0)
+    return perturb(ColoringFlow(colors, coupling=coupling, **SMALL, **options), 0.2).eval()
+
+
+@pytest.fixture(params=["nodes", "channels"])
+def coupling(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def data():
+    return load_coloring(nodes=[4, 9], edge_probability=[0.3, 0.5], graphs=400, use_cache=False)
+
+
+@pytest.fixture
+def batch(data):
+    return GraphBatch.collate(data.graphs, range(12))
+
+
+def latents(batch):
+    return StandardLogistic().sample((*batch.mask.shape, 1), mask=batch.mask)
+
+
+def test_probabilities_of_all_colourings_sum_to_one(double):
+    graph = nx.Graph([(0, 1), (1, 2), (2, 0), (2, 3)])
+    space = torch.tensor(list(itertools.product(range(3), repeat=4)))
+    batch = from_networkx([graph] * len(space))
+    batch.node_types = space
+    model = model_of()
+    with torch.no_grad():
+        values = model.log_prob(batch)
+    # Each interval leaves a margin free at either end.
+    assert values.exp().sum().item() == pytest.approx((1 - 2 * MARGIN) ** 4, abs=1e-9)
+    assert values.std() > 0.1, "all colourings are equally likely"
+    # With one draw after the other: it does not depend on the noise.
+    torch.testing.assert_close(model.log_prob(batch), values, atol=1e-6, rtol=0)
+
+
+def test_channels_are_normalised():
+    torch.manual_seed(0)
+    space = torch.tensor(list(itertools.product(range(2), repeat=2)))
+    # Wide volumes: the weights of the bound need a finite variance here.
+    options = {**SMALL, "couplings": 1, "encoding_options": {"separation": 1.5}}
+    model = perturb(ColoringFlow(2, coupling="channels", **options), 0.05).eval()
+
+    def log_prob(x, samples):
+        batch = from_networkx([nx.path_graph(2)] * len(x) * samples)
+        batch.node_types = x.repeat_interleave(samples, 0)
+        values = model.log_prob(batch).reshape(len(x), samples)
+        return values.logsumexp(1) - math.log(samples)
+
+    assert_normalised(log_prob, space, samples=64, repeats=20, atol=1e-2)
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+def test_coupling_is_a_bijection(double, batch, hops):
+    coupling = model_of(hops=hops).flow.flow
+    arguments = {"mask": batch.mask, "context": coloring_context(batch.adjacency, batch.mask)}
+    x = model_of().flow.encoding.encode(batch.node_types[..., None], mask=batch.mask).z
+    assert_bijection(coupling, x, z=latents(batch), atol=1e-7, rtol=1e-7, **arguments)
+    assert_serialisable(coupling, x, **arguments)
+    few = batch.sizes <= 6
+    small = GraphBatch(batch.node_types[few], batch.bonds[few], batch.mask[few])
+    arguments = {"mask": small.mask, "context": coloring_context(small.adjacency, small.mask)}
+    assert_log_det_matches_jacobian(coupling, x[few], **arguments)
+
+
+def test_padding_changes_nothing(double, batch, coupling):
+    model = model_of(coupling)
+    flow = model.flow.flow
+    context = model._context(batch)
+    x = torch.randn(*batch.mask.shape, model.flow.encoding.latent_dim)
+    flow(x, mask=batch.mask, context=context)
+    assert_mask_invariance(flow, x, mask=batch.mask, context=context, extend=0)
+    # The same graphs with two more columns of padding.
+    wider = GraphBatch(
+        torch.nn.functional.pad(batch.node_types, (0, 2), value=1),
+        torch.nn.functional.pad(batch.bonds, (0, 2, 0, 2)),
+        torch.nn.functional.pad(batch.mask, (0, 2)),
+    )
+    z = model.flow.base.sample(x.shape, mask=batch.mask)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.decode(torch.nn.functional.pad(z, (0, 0, 0, 2)), wider)[:, : x.shape[1]],
+            model.decode(z, batch),
+        )
+        if coupling == "nodes":
+            torch.testing.assert_close(model.log_prob(wider), model.log_prob(batch))
+
+
+def test_the_order_is_that_of_the_search(batch):
+    x, adjacency, mask = batch.node_types, batch.adjacency, batch.mask
+    rank, counts = turns(x, coloring_context(adjacency, mask), 3)
+    for b, size in enumerate(batch.sizes.tolist()):
+        neighbours = [adjacency[b, v].nonzero()[:, 0].tolist() for v in range(size)]
+        partial, allowed = [-1] * size, [7] * size
+        for turn in range(size):
+            seen = [sum(partial[v] == 1 for v in neighbours[w]) for w in range(size)]
+            assert counts[b, turn, :size, 1].tolist() == seen
+            node = next_node(neighbours, partial, allowed)
+            assert rank[b, node] == turn
+            partial[node] = int(x[b, node])
+            for v in neighbours[node]:
+                allowed[v] &= ~(1 << partial[node])
+        assert (rank[b, size:] == x.shape[1]).all()
+
+
+def test_finished_graphs_stay_finished():
+    mask = torch.tensor([[True, False], [True, True]])
+    adjacency = torch.tensor([[[False, False], [False, False]], [[False, True], [True, False]]])
+    order = SaturationOrder(adjacency, mask, 3)
+    for turn in range(2):
+        node, real = order.next()
+        order.settle(turn, node, torch.tensor([2, turn]), real)
+    assert order.rank.tolist() == [[0, 2], [0, 1]] and not order.next()[1].any()
+    assert not order.counts[0].any()
+
+
+def test_a_node_sees_only_what_was_before_it(double, batch):
+    network = model_of().flow.flow.network
+    context = coloring_context(batch.adjacency, batch.mask)
+    x = batch.node_types
+    rank, counts = turns(x, context, 3)
+    with torch.no_grad():
+        expected = network.streams_of(x, context, rank, counts)
+        seen = 0.0
+        for turn in range(x.shape[1]):
+            # Other colours from this turn on; the turns up to here stay as they are.
+            later = (rank >= turn) & batch.mask
+            other = torch.where(later, (x + torch.randint(1, 3, x.shape)) % 3, x)
+            new_rank, new_counts = turns(other, context, 3)
+            assert torch.equal(new_rank[rank <= turn], rank[rank <= turn])
+            got = network.streams_of(other, context, new_rank, new_counts)
+            same = rank == turn
+            torch.testing.assert_close(got[same], expected[same])
+            after = (rank > turn) & (new_rank > turn) & batch.mask
+            seen += (got[after] - expected[after]).abs().sum()
+    assert seen > 1, "no node sees another one: the test would be empty"
+
+
+def test_networks_do_not_know_the_numbers_of_nodes(double, batch):
+    order = torch.stack([torch.randperm(batch.mask.shape[1]) for _ in range(len(batch))])
+    rows = torch.arange(len(batch))[:, None]
+    moved = batch.permute(order)
+    old, new = (coloring_context(b.adjacency, b.mask, torch.float64) for b in (batch, moved))
+    network = model_of().flow.flow.network
+    rank, counts = turns(batch.node_types, old, 3)
+    there = rows[..., None], torch.arange(counts.shape[1])[None, :, None], order[:, None]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network.streams_of(moved.node_types, new, rank[rows, order], counts[there]),
+            network.streams_of(batch.node_types, old, rank, counts)[rows, order],
+        )
+        convolutions = perturb(ConvolutionNetwork(2, 5, width=8, layers=2, heads=2))
+        x = torch.randn(*batch.mask.shape, 2)
+        torch.testing.assert_close(
+            convolutions(x[rows, order], context=new), convolutions(x, context=old)[rows, order]
+        )
+
+
+def test_the_graph_matters(batch, coupling):
+    model, tape = model_of(coupling), Noise()
+    fewer = GraphBatch(batch.node_types, batch.bonds.clone(), batch.mask)
+    fewer.bonds[:, 0], fewer.bonds[:, :, 0] = 0, 0
+    with torch.no_grad():
+        first = model.log_prob(batch, noise=tape)
+        assert ((model.log_prob(fewer, noise=tape.rewind()) - first).abs() > 1e-4).all()
+
+
+def test_samples_follow_the_probabilities():
+    model = perturb(model_of(), 0.3)
+    graph = nx.cycle_graph(3)
+    space = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    batch = from_networkx([graph] * 27)
+    batch.node_types = space
+    with torch.no_grad():
+        expected = model.log_prob(batch).exp()
+    samples = model.sample(from_networkx([graph] * 8000))
+    shares = (samples[:, None] == space).all(-1).float().mean(0)
+    assert (shares - expected).abs().sum() / 2 < 0.04
+    assert expected.max() > 3 * expected.min(), "all colourings are equally likely"
+
+
+def test_samples_are_reproducible_per_graph(batch, coupling):
+    model = model_of(coupling)
+    whole = model.sample(batch, generator=record_generators(1, 0, 12))
+    assert whole.shape == batch.mask.shape and not whole[~batch.mask].any()
+    part = GraphBatch(batch.node_types[4:7], batch.bonds[4:7], batch.mask[4:7])
+    assert torch.equal(model.sample(part, generator=record_generators(1, 4, 3)), whole[4:7])
+    cold = [model.sample(batch, temperature=1e-4) for _ in range(2)]
+    if coupling == "nodes":
+        assert torch.equal(*cold)
+
+
+def test_round_trip(batch, coupling):
+    model = model_of(coupling)
+    z = model.encode(batch)
+    back = torch.where(batch.mask, model.decode(z, batch), 0)
+    assert (back == batch.node_types).float().mean() > (0.999 if coupling == "nodes" else 0.95)
+
+
+def test_training_loss_and_gradients(batch, coupling):
+    model = model_of(coupling).train()
+    loss, metrics = model.training_loss(batch)
+    assert set(metrics) == {"bits_per_node", "accuracy"}
+    assert set(model.eval().training_loss(batch)[1]) == {"bits_per_node", "accuracy", "validity"}
+    for name, parameter in model.named_parameters():
+        # A constant added to all keys of a softmax does not change it.
+        parameter.requires_grad_(not name.endswith("lin_key.bias"))
+    model.train()
+    assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch, beta=2)[0])
+
+
+def test_learns_that_neighbours_differ(data):
+    torch.manual_seed(0)
+    model = ColoringFlow(3, **{**SMALL, "layers": 1})
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    held_out = next(data.test_batches(40))
+
+    def validity():
+        value, count = model.eval().training_loss(held_out)[1]["validity"]
+        model.train()
+        return float(value / count)
+
+    before = validity()
+    for epoch in range(10):
+        for batch in data.train_batches(36, epoch, seed=0):
+            loss, _ = model.training_loss(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    # Colours at random leave a graph of 7 nodes and 9 edges without a conflict in 3 % of cases.
+    assert before < 0.3 and validity() > 0.75
+
+
+def test_a_node_sees_its_neighbours_neighbours(double):
+    batch = from_networkx([nx.path_graph(5)] * 2)
+    batch.node_types = torch.tensor([[0, 1, 0, 1, 0], [0, 1, 0, 1, 2]])
+    context = coloring_context(batch.adjacency, batch.mask, torch.float64)
+    edges = Edges(context)
+    known = batch.node_types.flatten()
+    for hops in (1, 2):
+        surroundings = perturb(Surroundings(3, 16, 2, hops))
+        h = torch.randn(5, 16).repeat(2, 1)
+
+        def seen(which, node):
+            return known[node], torch.ones_like(node).bool(), torch.zeros(len(node), 3)
+
+        with torch.no_grad():
+            out = surroundings(h, torch.tensor([2, 7]), edges, seen)
+        # Node 4, which differs, is two edges from node 2 of either graph.
+        assert torch.allclose(out[0], out[1]) == (hops == 1)
+
+
+def test_edges_into_nodes():
+    batch = from_networkx([nx.star_graph(3), nx.path_graph(2)])
+    edges = Edges(coloring_context(batch.adjacency, batch.mask))
+    which, source = edges.into(torch.tensor([4, 0, 6, 0]))
+    assert which.tolist() == [0, 1, 1, 1, 3, 3, 3] and source.tolist() == [5, 1, 2, 3, 1, 2, 3]
+    assert edges.joined(torch.tensor([0, 1, 4]), torch.tensor([3, 2, 5])).tolist() == [1, 0, 1]
+
+
+def test_conflicts():
+    batch = from_networkx([nx.cycle_graph(3), nx.path_graph(2)])
+    colors = torch.tensor([[0, 0, 0], [1, 2, 2]])
+    assert conflicts(colors, batch.adjacency, batch.mask).tolist() == [3, 0]
+    colors[0, 0] = 1
+    assert conflicts(colors, batch.adjacency, batch.mask).tolist() == [1, 0]
+
+
+def test_from_networkx():
+    graph = nx.Graph([("b", "a"), ("a", "c")])
+    batch = from_networkx([graph], [{"a": 2, "b": 0, "c": 1}])
+    assert batch.node_types.tolist() == [[0, 2, 1]]
+    assert batch.adjacency[0].int().tolist() == nx.to_numpy_array(graph).astype(int).tolist()
+    with pytest.raises(UserError, match="graph 1 is empty"):
+        from_networkx([graph, nx.Graph()])
+    with pytest.raises(UserError, match="graph 0: node 1 has an edge to itself"):
+        from_networkx([nx.Graph([(0, 1), (1, 1)])])
+
+
+def test_saved_and_loaded(batch, coupling, tmp_path):
+    model = model_of(coupling)
+    model.save_pretrained(tmp_path / "model")
+    loaded, tape = ColoringFlow.from_pretrained(tmp_path), Noise()
+    assert loaded.config == model.config
+    expected = model.log_prob(batch, noise=tape)
+    assert torch.equal(loaded.log_prob(batch, noise=tape.rewind()), expected)
+    with pytest.raises(UserError, match="config.json"):
+        ColoringFlow.from_pretrained(tmp_path / "none")
+
+
+def test_input_is_checked(batch, coupling):
+    model = model_of(coupling)
+    wrong = GraphBatch(batch.node_types + 1, batch.bonds, batch.mask)
+    with pytest.raises(ValueError, match="category 3 is out of range: known are 0 to 2"):
+        model.log_prob(wrong)
+    empty = GraphBatch(batch.node_types, batch.bonds, batch.mask.clone())
+    empty.mask[5] = False
+    loop = GraphBatch(batch.node_types, batch.bonds.clone(), batch.mask)
+    loop.bonds[2, 1, 1] = 1
+    for function in (model.log_prob, model.sample, model.encode):
+        with pytest.raises(ValueError, match="graph 5 of the batch has no nodes"):
+            function(empty)
+        with pytest.raises(ValueError, match="graph 2 of the batch has an edge from a node to its"):
+            function(loop)
+    with pytest.raises(ValueError, match="positive"):
+        model.log_prob(batch, samples=0)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"coupling": "pairs"}, "nodes, channels"),
+        ({"encoding": "mixture"}, "interval"),
+        ({"coupling": "channels", "encoding": "interval"}, "at least 2 latents"),
+        ({"width": 10}, "divide"),
+        ({"layers": 0}, "layers must be"),
+        ({"hops": 3}, "hops must be 1 or 2"),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises(UserError, match=message):
+        ColoringFlow(3, **options)
+
+
+def test_any_number_of_colours():
+    data = load_coloring(
+        nodes=[6, 8], colors=4, edge_probability=[0.5, 0.7], graphs=4, use_cache=False
+    )
+    model = model_of(colors=4)
+    batch = GraphBatch.collate(data.graphs)
+    assert torch.isfinite(model.log_prob(batch)).all()
+    assert set(np.unique(model.sample(batch)[batch.mask])) <= {0, 1, 2, 3}

@@ -1,0 +1,191 @@
+"""The commands that print the figures of sets and colourings."""
+
+import csv
+import io
+import json
+import math
+
+import pytest
+import torch
+
+from graphcnf.datasets.coloring import load_coloring
+from graphcnf.graphs import GraphBatch
+from graphcnf.graphs.coloring import ColoringFlow
+from graphcnf.scripts import discrete
+from graphcnf.scripts._discrete import (
+    Colored,
+    held_out,
+    order_alone,
+    published_coloring,
+    sample_all,
+    sampling_figures,
+)
+from graphcnf.scripts.cli import run
+from graphcnf.training.configuration import dump_config
+
+DATA = {"size": "small", "graphs": 1500, "seed": 3}
+
+
+@pytest.fixture
+def command(capfd):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            run(discrete.app, [str(a) for a in arguments], "discrete")
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return caught.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def set_run(surroundings):
+    """Write a finished run on sets."""
+
+    def write(place, bits, steps=10, **config):
+        folder = surroundings / place
+        folder.mkdir(parents=True)
+        model = {"encoding": config.pop("encoding", "mixture"), **config.pop("model", {})}
+        tables = {
+            "model": model,
+            "data": {"name": "sets", **config},
+            "training": {"steps": 10},
+        }
+        (folder / "config.toml").write_text(dump_config(tables))
+        (folder / "metrics.csv").write_text(
+            "step,phase,minutes,samples_per_second,bits_per_variable\n"
+            f"5,train,1,100,3.5\n{steps},eval,2.5,,{bits}\n"
+        )
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def model(surroundings):
+    torch.manual_seed(0)
+    options = {"width": 16, "encoder_layers": 1, "layers": 1, "heads": 2}
+    model = ColoringFlow(3, **options)
+    model.metadata = {"dataset": "coloring", "data": DATA, "training": {"minutes": 1.5}}
+    model.save_pretrained(surroundings / "run" / "model")
+    return model
+
+
+def test_table_of_sets(set_run, surroundings, command):
+    set_run("a/seed-0", 2.79)
+    set_run("a/seed-1", 2.77)
+    set_run("b", 2.95, encoding="uniform-dequantization")
+    set_run("c", 2.2501, task="summation", encoding="linear")
+    set_run("d", 2.9, model={"coupling": "channels"})
+    code, out, _ = command("sets", surroundings)
+    assert code == 0
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in out.splitlines()[:10]]
+    table = {line[0]: line[1:] for line in lines}
+    assert table["Bits per element"][:3] == ["Shuffling", "Published", "Summation"]
+    optimum = math.log2(math.factorial(16)) / 16
+    assert table["Optimum"][:4] == [f"{optimum:.3f}", "-", "2.243", "-"]
+    assert table["Mixture of logistics"][:4] == ["2.780 ± 0.014", "2.78", "-", "2.24"]
+    assert table["Uniform dequantization"][:2] == ["2.950", "-"]
+    assert table["Linear flows"][2:4] == ["2.250", "2.25"]
+    assert table["Discrete flow"][:4] == ["-", "3.87", "-", "2.51"]
+    assert table["Mixture of logistics, coupling of channels"][0] == "2.900"
+    order = ["Optimum", "Discrete flow", "Uniform dequantization", "Variational dequantization"]
+    order += ["Mixture of logistics", "Mixture of logistics, coupling of channels", "Linear flows"]
+    assert list(table)[2:9] == order
+    assert "seeds" in out and "quoted" in out
+
+
+def test_other_sets_have_no_published_figures(set_run, surroundings, command):
+    set_run("a", 2.0, elements=8)
+    set_run("b", 2.1, task="summation", total=60)
+    code, out, _ = command("sets", surroundings, "--csv")
+    assert code == 0
+    rows = {row["method"]: row for row in csv.DictReader(io.StringIO(out))}
+    optimum = math.log2(math.factorial(8)) / 8
+    assert float(rows["Optimum"]["shuffling, elements = 8"]) == pytest.approx(optimum)
+    assert rows["Mixture of logistics"]["summation, total = 60"] == "2.1"
+    assert list(rows) == ["Optimum", "Mixture of logistics"]
+
+
+def test_errors_of_sets(set_run, surroundings, command):
+    code, _, err = command("sets", surroundings / "none")
+    assert code == 1 and "no run there" in err
+    set_run("a", 3.0, steps=5)
+    code, _, err = command("sets", "a")
+    assert code == 1 and "not finished" in err
+    set_run("b", 3.0, name="zinc250k")
+    code, _, err = command("sets", "b")
+    assert code == 1 and "not on sets (its data are zinc250k)" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_table_of_colourings(model, surroundings, command):
+    code, out, _ = command("coloring", "run", "-n", 140, "--json", "--png", "x.png")
+    assert code == 0
+    rows = json.loads(out)
+    data, alone, ours, *published = rows
+    assert data["validity"] == 1 and 0.6 < data["bits"] < 0.8
+    # The order leaves few graphs without a free colour, a model that knows nothing leaves none.
+    assert alone["validity"] > 0.9 and ours["validity"] < 0.3
+    assert ours["bits"] == pytest.approx(math.log2(3), abs=0.01) and ours["seconds"] > 0
+    assert ours["model"] == "run" and ours["minutes"] == 1.5
+    assert {row["validity"] for row in published} == {0.9456, 0.9341}
+    assert (surroundings / "x.png").read_bytes().startswith(b"\x89PNG")
+    code, again, _ = command("coloring", "run", "-n", 140, "--json")
+    assert json.loads(again)[2]["validity"] == ours["validity"]
+    code, other, _ = command("coloring", "run", "-n", 140, "--json", "--seed", 1)
+    assert json.loads(other)[2]["conflicting_edges"] != ours["conflicting_edges"]
+    code, out, _ = command("coloring", "run", "-n", 10)
+    assert code == 0 and "Without conflict" in out and "order alone" in out
+
+
+def test_errors_of_colourings(model, surroundings, command):
+    code, _, err = command("coloring", "run", "-n", 500)
+    assert code == 1 and "150 held-out graphs, not 500" in err
+    code, _, err = command("coloring", "none")
+    assert code == 1 and "config.json" in err
+    code, _, err = command("coloring", "run", "--png", "x.jpg")
+    assert code == 2 and "must end in .png" in err
+    code, _, err = command("coloring", "run", "--temperature", "0")
+    assert code == 2 and "greater than 0" in err
+    model.metadata["data"] = {**DATA, "seed": 4}
+    model.save_pretrained(surroundings / "other")
+    code, _, err = command("coloring", "run", "other", "-n", 10)
+    assert code == 1 and "trained on other graphs than run" in err
+    model.metadata = {}
+    model.save_pretrained(surroundings / "silent")
+    code, _, err = command("coloring", "silent", "-n", 10)
+    assert code == 1 and "does not say" in err and len(err.splitlines()) == 1
+
+
+def test_samples_do_not_depend_on_the_batches(model):
+    batches = held_out(load_coloring(**DATA), 140)
+    assert [len(b) for b in batches] == [128, 12]
+    whole = sample_all(model, batches, seed=5)
+    first = sample_all(model, held_out(load_coloring(**DATA), 7), seed=5)[0]
+    width = first.colors.shape[1]
+    assert torch.equal(whole[0].colors[:7, :width], first.colors)
+
+
+def test_figures_of_samples():
+    data = load_coloring(**DATA)
+    batch = GraphBatch.collate(data.graphs, range(128))
+    right = Colored(batch, batch.node_types, seconds=2.0)
+    colors = batch.node_types.clone()
+    colors[:32] = 0
+    wrong = Colored(batch, colors, seconds=1.0)
+    figures = sampling_figures([right, wrong, wrong])
+    assert figures["graphs"] == 384 and figures["validity"] == pytest.approx(320 / 384)
+    # The time of the first batch does not count.
+    assert figures["seconds"] == 1.0
+    edges = batch.adjacency.sum((1, 2)) / 2
+    assert figures["conflicting_edges"] == pytest.approx(
+        float(2 * edges[:32].sum() / (3 * edges.sum()))
+    )
+    alone = sampling_figures(order_alone([batch], 3, seed=0))
+    assert 0.9 < alone["validity"] < 1 and "seconds" not in alone
+
+
+def test_published_figures_are_of_the_published_graphs():
+    assert published_coloring({"size": "large"})[0]["validity"] == 0.668
+    assert published_coloring({"colors": 4}) == published_coloring({"nodes": [5, 9]}) == []
