@@ -246,6 +246,54 @@ def curve(
         plot(rows, runs, png)
 
 
+@app.command()
+def images(
+    minutes: Annotated[float, typer.Option(help="Wall-clock minutes to train each model.")] = 5,
+    scales: Annotated[int, typer.Option(min=1, help="Scales of both models.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the flow at each scale.")] = 8,
+    width: Annotated[
+        int, typer.Option(min=1, help="Channels inside of the couplings' networks.")
+    ] = 64,
+    prior: Annotated[
+        bool,
+        typer.Option(help="GraphCNF's conditional prior between scales; normflows has none."),
+    ] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 32,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Of both models.", show_default="as preset images-glow"),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, batches and noise.")] = 0,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Pairs of blocks to take the time of; the median counts.")
+    ] = 7,
+    as_csv: Csv = False,
+    out: Out = None,
+) -> None:
+    """Compare Glow of images with that of the package normflows, trained for equal time.
+
+    On the 5,000 digits, on the CPU. Both models take turns, in training and where time is taken.
+    """
+    from graphcnf.scripts._tables import table_kind
+
+    kind = table_kind(out, as_csv, False)
+    if not 0 < minutes < float("inf"):
+        raise typer.BadParameter(
+            f"{minutes} is not finite and greater than 0", param_hint="'--minutes'"
+        )
+    from graphcnf.scripts.comparison.images import COLUMNS, compare, notes
+
+    rows = compare(
+        minutes=minutes, scales=scales, steps=steps, width=width, prior=prior,
+        batch_size=batch_size, learning_rate=learning_rate, threads=threads, seed=seed,
+        repeats=repeats,
+    )  # fmt: skip
+    _write(kind, out, rows, COLUMNS, notes(rows))
+
+
 def _write(kind: str, out: Path | None, rows, columns, notes) -> None:
     from graphcnf.scripts._tables import csv_text, json_text, markdown, write_text
 
