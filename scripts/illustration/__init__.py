@@ -1,0 +1,1 @@
+"""Pictures that explain the method: what `graphcnf.scripts.figures` draws."""
