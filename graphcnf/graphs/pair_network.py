@@ -57,7 +57,8 @@ class PairNetwork(nn.Module):
         self.position = nn.Embedding(max_nodes, width) if ordered else None
         biases = layers * heads
         self.relative = nn.Parameter(torch.zeros(biases, 2 * reach + 1)) if ordered else None
-        self.relations = nn.Linear(pair_features, biases) if pair_features else None
+        # A constant would cancel in the softmax.
+        self.relations = nn.Linear(pair_features, biases, bias=False) if pair_features else None
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
         self.node_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, node_out))
         nn.init.zeros_(self.node_out[-1].weight)
