@@ -50,7 +50,7 @@ def speed(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Molecules per training step.")] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Training steps per repeat.")] = 50,
-    repeats: Annotated[int, typer.Option(min=1, help="Of training; the median counts.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Of training; the median counts.")] = 5,
     bf16: Annotated[
         bool | None,
         typer.Option(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.graphs.attention import TwoStreamBlock
+from graphcnf.graphs.attention import HIDDEN, TwoStreamBlock, two_streams
 from graphcnf.graphs.features import (
     GraphContext,
     structure_context,
@@ -265,22 +265,7 @@ class ColoringNetwork(nn.Module):
 
         asked = self.surroundings(h.flatten(0, 1), asked, edges, seen).unflatten(0, mask.shape)
         stack = torch.cat([asked + self.colors(x), asked], 1)
-        bias = self.biases(context)
-        difference = rank[:, None, :] - rank[:, :, None]
-        visible = torch.cat([difference <= 0, difference < 0], 1)
-        hidden = ~(visible & mask[:, None, :])[:, None]
-        for k, block in enumerate(self.blocks):
-            biases = bias[:, k * self.heads : (k + 1) * self.heads]
-            last = k == len(self.blocks) - 1
-            unseen = hidden[:, :, nodes:] if last else hidden
-            biases = biases if last else torch.cat([biases, biases], 2)
-            biases = F.pad(biases.masked_fill(unseen, -1e9), (1, 0))
-            normed = block.norm(stack)
-            key, value = block.with_nothing(*block.keys_values(normed[:, :nodes]))
-            if last:
-                stack, normed = stack[:, nodes:], normed[:, nodes:]
-            stack = block.attend(stack, normed, key, value, biases)
-        return stack
+        return two_streams(self.blocks, stack, self.biases(context), rank, mask)
 
     def rounds(self, context: GraphContext) -> ColoringRounds:
         """The same node by node."""
@@ -327,7 +312,7 @@ class ColoringRounds:
             content, members_told, column = self.told
             x, members = torch.cat([content, x], 1), torch.stack([members_told, node], 1)
         bias = self.bias[rows[:, None], :, members].transpose(1, 2)
-        bias = F.pad(bias.masked_fill(~visible[:, None, None], -1e9), (1, 0))
+        bias = F.pad(bias + HIDDEN * ~visible[:, None, None], (1, 0))
         for k, block in enumerate(net.blocks):
             normed = block.norm(x)
             if self.told is not None:

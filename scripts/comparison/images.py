@@ -26,6 +26,7 @@ from graphcnf.scripts.comparison.images_glow import (
 )
 from graphcnf.training.configuration import load_preset
 from graphcnf.training.ema import ExponentialMovingAverage
+from graphcnf.training.machine import keep_memory
 from graphcnf.training.settings import TrainingSettings
 
 PRESET = "images-glow"
@@ -205,11 +206,8 @@ def compare(
         return [own, NormflowsGlow(dataset.shape, dataset.levels, **size)]
 
     with _threads(threads), torch.random.fork_rng(devices=[]):
-        # Training hands no memory back to the system; its package is an extra, this is not.
-        with contextlib.suppress(ImportError):
-            from graphcnf.training.loop import keep_memory
-
-            keep_memory()
+        # As training does.
+        keep_memory()
         training_seconds = _training_seconds(build(), dataset, settings, repeats)
         trainings = [Training(glow, dataset, settings) for glow in build()]
         train_in_turn(trainings)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from graphcnf.datasets.parallel import OrderedMap
+from graphcnf.training.machine import keep_memory
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
@@ -158,21 +159,17 @@ def training_rate(
     repeats: int,
     bf16: bool,
 ) -> float:
-    """Training molecules per second: the median of some repeats, after a warm-up."""
+    """Training molecules per second: the median of some repeats, after one to warm up."""
     if network.device.type == "cpu":
-        # Training hands no memory back to the system; its package is an extra, this figure is not.
-        with contextlib.suppress(ImportError):
-            from graphcnf.training.loop import keep_memory
-
-            keep_memory()
+        # As training does.
+        keep_memory()
     step = training_step(network, dataset, batch_size, bf16)
-    for _ in range(2):
-        step()
 
     def work() -> None:
         for _ in range(steps):
             step()
 
+    work()
     return steps * batch_size / median_seconds(work, repeats, str(network.device))
 
 

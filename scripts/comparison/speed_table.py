@@ -13,6 +13,7 @@ from graphcnf.scripts._tables import Column, number, percent, text
 from graphcnf.scripts.comparison import speed
 from graphcnf.scripts.comparison.runs import TrainedRun, molecules_of
 from graphcnf.training.configuration import load_preset, preset_names
+from graphcnf.training.machine import keep_kernels
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
@@ -54,6 +55,7 @@ def measure(
 
     from graphcnf.scripts._sampling import load_model
 
+    keep_kernels()
     network = load_model(name, device)
     on_cpu = network.device.type == "cpu"
     if not on_cpu and (workers or 1) > 1:
