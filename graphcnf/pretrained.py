@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from torch import nn
@@ -97,3 +98,23 @@ def load_array(folder: Path, name: str) -> np.ndarray | None:
         return load_file(path)[name]
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{path}: unreadable ({error})") from None
+
+
+class Pretrained:
+    """What a module with `config` and `metadata` needs to be kept in a folder."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        save_model(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device="cpu") -> Self:
+        """Load what `save_pretrained` or training wrote (a run's folder or its `model/`).
+
+        Raises:
+            UserError: if there is no such model, or its files are damaged.
+        """
+        folder = Path(folder).expanduser()
+        if not (folder / "config.json").is_file():
+            folder = folder / "model"
+        return load_model(cls, folder, device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +17,12 @@ from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.coupling import MixtureLogisticCoupling
 from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.transform import Sequential
-from graphcnf.pretrained import load_model, save_model
+from graphcnf.pretrained import Pretrained
 
 COUPLINGS = ("elements", "channels", "halves")
 
 
-class SetFlow(CategoricalFlow):
+class SetFlow(Pretrained, CategoricalFlow):
     """Density of categorical sets (B, L): permuting a set leaves its density as it is.
 
     Three kinds of couplings, all with attention networks without positions:
@@ -128,22 +127,6 @@ class SetFlow(CategoricalFlow):
             length = self.elements
         options.setdefault("device", next(self.parameters()).device)
         return super().sample(count, length, **options)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        save_model(self, folder)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, device="cpu") -> SetFlow:
-        """Load what `save_pretrained` or training wrote (a run's folder or its `model/`).
-
-        Raises:
-            UserError: if there is no such model, or its files are damaged.
-        """
-        folder = Path(folder).expanduser()
-        if not (folder / "config.json").is_file():
-            folder = folder / "model"
-        return load_model(cls, folder, device)
 
 
 def element_couplings(

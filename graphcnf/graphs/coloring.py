@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +25,7 @@ from graphcnf.graphs.coloring_network import (
 from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.saturation import SaturationCoupling
-from graphcnf.pretrained import load_model, save_model
+from graphcnf.pretrained import Pretrained
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 COUPLINGS = ("nodes", "channels")
 
 
-class ColoringFlow(nn.Module):
+class ColoringFlow(Pretrained, nn.Module):
     """p(colours of the nodes | graph), with attention convolutions over the graph.
 
     Two kinds of couplings:
@@ -212,22 +211,6 @@ class ColoringFlow(nn.Module):
                 raise ValueError(f"graph {int(wrong.nonzero()[0])} of the batch has {what}")
         dtype = next(self.parameters()).dtype
         return coloring_context(batch.adjacency, batch.mask, dtype)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        save_model(self, folder)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, device="cpu") -> ColoringFlow:
-        """Load what `save_pretrained` or training wrote (a run's folder or its `model/`).
-
-        Raises:
-            UserError: if there is no such model, or its files are damaged.
-        """
-        folder = Path(folder).expanduser()
-        if not (folder / "config.json").is_file():
-            folder = folder / "model"
-        return load_model(cls, folder, device)
 
 
 def _channel_couplings(latents: int, couplings: int, mixtures: int, network: dict) -> Sequential:

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise, Sequential
 from graphcnf.images.models import MODELS
-from graphcnf.pretrained import load_model, save_model
+from graphcnf.pretrained import Pretrained
 
 BLOCK = 32
 """Records that are drawn together: rounding in float32 depends on the size of a batch."""
@@ -53,7 +52,7 @@ class ImageLatents:
         return ImageLatents(mix(self.z, other.z), [mix(a, b) for a, b in pairs])
 
 
-class ImageFlow(nn.Module):
+class ImageFlow(Pretrained, nn.Module):
     """Density of images of whole numbers: dequantization, layers, base density.
 
     The constructor's arguments are the configuration: they are saved with the weights and rebuild
@@ -257,19 +256,3 @@ class ImageFlow(nn.Module):
                     f"pixels must lie in 0 to {self.levels - 1}, got {least} to {most}"
                 )
         return x
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        save_model(self, folder)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, device="cpu") -> ImageFlow:
-        """Load what `save_pretrained` or training wrote (a run's folder or its `model/`).
-
-        Raises:
-            UserError: There is no such model, or its files are damaged.
-        """
-        folder = Path(folder).expanduser()
-        if not (folder / "config.json").is_file():
-            folder = folder / "model"
-        return load_model(cls, folder, device)
