@@ -100,8 +100,9 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
     for path in paths:
         try:
             with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise UserError(f"{path}: 8 bits per channel are needed, not {image.mode}")
+                # Pillow drops the lower half of colours with 16 bits without a word.
+                if image.mode.startswith(("I", "F")) or _png_depth(path) > 8:
+                    raise UserError(f"{path}: 8 bits per channel are needed, it has 16 or more")
                 grey = image.mode in ("1", "L", "LA")
                 images.append(np.asarray(image.convert("L" if grey else "RGB")))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -118,6 +119,13 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
         return np.stack(images)[:, None]
     coloured = [i if i.ndim == 3 else np.repeat(i[..., None], 3, -1) for i in images]
     return np.ascontiguousarray(np.stack(coloured).transpose(0, 3, 1, 2))
+
+
+def _png_depth(path: Path) -> int:
+    """Bits per channel, which stand in the header of a PNG file."""
+    with path.open("rb") as file:
+        header = file.read(25)
+    return header[24] if header[:4] == b"\x89PNG" and len(header) == 25 else 8
 
 
 def _bytes(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -43,6 +44,11 @@ class ImageDataset:
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
         return self.images.shape[1:]
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of the images: whether data, and thus their parts, are the same again."""
+        return zlib.crc32(self.images)
 
     def part(self, name: str) -> Tensor:
         """Images of a part, (M, C, H, W) uint8."""

@@ -57,7 +57,7 @@ def load_image_model(name: str, device: str = "cpu") -> ImageFlow:
 def refuse(options: Mapping[str, Any]) -> None:
     """Raise `typer.BadParameter` where one of these options, by name, was given a value."""
     for name, value in options.items():
-        if value not in (None, False):
+        if value is not None and value is not False:
             raise typer.BadParameter(f"{name} goes with molecules, not with images")
 
 
@@ -143,6 +143,9 @@ def data_of(
     data = known[key]
     if (data.shape, data.levels) != (model.shape, model.levels):
         raise UserError(f"{name}: the images of {data.name} are not those of its config.json")
+    # Other files, or one more of them, also give other parts: held-out images would be none.
+    if model.metadata.get("checksum", data.checksum) != data.checksum:
+        raise UserError(f"{name}: the images of {data.name} have changed since it was trained")
     return data
 
 

@@ -51,13 +51,21 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|DIR", help="Score raw samples of a model.", rich_help_panel=MODEL
+            metavar="NAME|DIR",
+            help="Score raw samples of a model; for a model of images, or several with commas "
+            "between them, bits per dimension of held-out images.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     samples: Annotated[
         int | None,
         typer.Option(
-            "--samples", "-n", min=1, help="Samples.", show_default="10000", rich_help_panel=MODEL
+            "--samples",
+            "-n",
+            min=1,
+            help="Samples; for images, draws of the dequantization.",
+            show_default="10000; images: 8",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     seed: Annotated[
@@ -145,7 +153,7 @@ def evaluate(
     if (file is None) == (model is None):
         raise typer.BadParameter("name a file of SMILES (- for stdin), or a model with --model")
     kind = table_kind(out, as_csv, as_json, as_markdown)
-    if model is not None and all(is_image_model(name.strip()) for name in model.split(",")):
+    if model is not None and any(is_image_model(name.strip()) for name in model.split(",")):
         from graphcnf.scripts._image_scores import evaluate_images
 
         others = {"--column": column, "--reference": reference, "--test": test,

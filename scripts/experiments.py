@@ -209,12 +209,19 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     shift, size = data.pop("shift", 0), settings.batch_size
     if not isinstance(shift, int) or shift < 0:
         raise UserError(f"[data]: shift must be a number of pixels from 0 on, not {shift!r}")
+    if not isinstance(data.get("path", ""), str):
+        raise UserError(f"[data]: path must be a folder in quotes, not {data['path']!r}")
+    if "architecture" not in model:
+        raise UserError("[model]: images need an architecture, such as glow")
+    for key in ("shape", "levels"):
+        if key in model:
+            raise UserError(f"[model]: {key} follows from the images")
     if "path" in data:
         # The model remembers it, and may be evaluated from elsewhere.
         data["path"] = str(Path(data["path"]).expanduser().absolute())
     dataset = _arguments("[data]", load_images, **data)
     network = _arguments("[model]", ImageFlow, shape=dataset.shape, levels=dataset.levels, **model)
-    network.metadata = {"dataset": dataset.name, "data": data}
+    network.metadata = {"dataset": dataset.name, "data": data, "checksum": dataset.checksum}
 
     def train_batches(epoch: int, seed: int, start: int, stride: int) -> Iterator[torch.Tensor]:
         return dataset.train_batches(size, epoch, seed, start, stride, shift=shift)

@@ -231,7 +231,8 @@ def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
     if mask is not None:
         mask = mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))
         values = values.masked_fill(~mask, 0)
-    return values.to(log_term_dtype(values)).reshape(values.shape[0], -1).sum(-1)
+    values = values.to(log_term_dtype(values))
+    return values.flatten(1).sum(-1) if values.dim() > 1 else values
 
 
 def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:

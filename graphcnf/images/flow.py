@@ -17,6 +17,7 @@ from graphcnf.flows.transform import Noise, Sequential
 from graphcnf.images.models import MODELS
 from graphcnf.pretrained import Pretrained
 
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 BLOCK = 32
 """Records that are drawn together: rounding in float32 depends on the size of a batch."""
 
@@ -40,7 +41,7 @@ class ImageLatents:
         """Points on the straight line to `other`: 0 is here, 1 is there.
 
         Args:
-            other: Latents of as many images.
+            other: Latents of as many images; those of one image go with any number of points.
             share: (B,).
         """
         share = share.to(self.z).view(-1, 1, 1, 1)
@@ -86,6 +87,7 @@ class ImageFlow(Pretrained, nn.Module):
         self.config = {"architecture": architecture, "shape": list(shape), "levels": levels}
         self.config |= options
         try:
+            _check_options(options)
             layers = MODELS[architecture](tuple(shape), levels, **options)
         except (UserError, ValueError) as error:
             raise UserError(f"architecture {architecture}: {error}") from None
@@ -233,15 +235,25 @@ class ImageFlow(Pretrained, nn.Module):
         """
         if steps < 2:
             raise ValueError(f"a line has at least 2 points, not {steps}")
-        ends = [self.encode(torch.stack([end] * steps)) for end in (a, b)]
-        return self.decode(ends[0].towards(ends[1], torch.linspace(0, 1, steps)))
+        return self.decode(self.line(a, b, torch.linspace(0, 1, steps)))
+
+    def line(self, a: Tensor, b: Tensor, share: Tensor) -> ImageLatents:
+        """Latents on the straight line between those of two images (C, H, W).
+
+        Args:
+            a: Where the share is 0.
+            b: Where it is 1.
+            share: (B,).
+        """
+        start, end = (self.encode(image[None]) for image in (a, b))
+        return start.towards(end, share)
 
     def _double(self) -> ImageFlow:
         """A copy in float64 and evaluation mode: float32 would lose some pixel now and then."""
         return copy.deepcopy(self).double().eval()
 
     def _checked(self, x: Tensor) -> Tensor:
-        if x.is_floating_point() or x.dtype == torch.bool or x.is_complex():
+        if x.dtype not in WHOLE:
             raise ValueError(f"pixels must be whole numbers such as uint8, not {x.dtype}")
         if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
             channels, height, width = self.shape
@@ -256,3 +268,22 @@ class ImageFlow(Pretrained, nn.Module):
                     f"pixels must lie in 0 to {self.levels - 1}, got {least} to {most}"
                 )
         return x
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Raise `UserError` for sizes and numbers of layers that are none."""
+    if "context" in options:
+        raise UserError("no option 'context': images have none")
+    for name in ("scales", "steps", "couplings", "dequantization", "layers", "width", "mixtures"):
+        value = options.get(name, 1)
+        several = isinstance(value, list | tuple)
+        least = 0 if several else 1
+        for number in value if several else [value]:
+            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+                raise UserError(f"{name} must be whole numbers from {least} on, not {value!r}")
+    for name in ("coupling", "block"):
+        if not isinstance(options.get(name, ""), str):
+            raise UserError(f"{name} must be a name, not {options[name]!r}")
+    for name in ("alpha", "dropout"):
+        if isinstance(options.get(name, 0.0), bool | str | list | tuple):
+            raise UserError(f"{name} must be a number, not {options[name]!r}")

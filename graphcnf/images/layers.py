@@ -72,7 +72,13 @@ class Layers:
         self.steps += [step, Affine(1 / levels)]
 
     def logit(self, alpha: float) -> None:
-        """From [0, 1) to the real line."""
+        """From [0, 1) to the real line.
+
+        Raises:
+            UserError: alpha is not positive: without it black pixels may lie at minus infinity.
+        """
+        if not 0 < alpha < 1:
+            raise UserError(f"alpha must lie between 0 and 1, not {alpha}")
         self.steps.append(Logit(alpha))
 
     def squeeze(self, step: Squeeze | None = None) -> None:

@@ -76,7 +76,7 @@ def multiscale(
     alpha=1e-5,
     **network,
 ) -> Layers:
-    """Variational dequantization, and half of the dimensions leave after the second squeeze.
+    """Variational dequantization, and half of the dimensions leave at half of the size.
 
     Args:
         shape: see `simple`; four must divide the sides.

@@ -369,8 +369,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
         f"{row['learning_rate']:g} with the schedule, clipping and averaging of the preset "
         f"{PRESET}, float32 on {row['threads']} CPU thread{'s' * (row['threads'] > 1)}, "
         f"{row['minutes']:g} minutes for each in alternating blocks of {TRAINED:g} s.",
-        f"what differs: {prior} learned vector per pixel; normflows' trainable Gaussian of the "
-        "latents and its sigmoid scales.",
+        f"what differs: {prior} learned vector per pixel and its SiLU before the last convolution "
+        "of a network; normflows' ReLU there, its trainable Gaussian of the latents and its "
+        "sigmoid scales.",
         f"images/s: median of {row['repeats']} blocks of {STEPS} training steps, or of {DRAWN} "
         f"draws of {SAMPLES} images, in turn with the other model's; ratios: speed by the first "
         "model's in the block before, median and range over the pairs.",

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -196,6 +197,19 @@ def test_unusable_pictures(tmp_path):
         (tmp_path / "a.png").write_bytes(content)
         refused("a.png: no readable picture", load_images, tmp_path)
     write_png(tmp_path / "a.png", pixels(1, 5, 4)[0].astype(np.uint16) * 200)
+    refused("a.png: 8 bits per channel", load_images, tmp_path)
+
+
+def test_colours_of_16_bits_are_refused(tmp_path):
+    # One pixel of 16-bit RGB, which Pillow reads as 8 bits: it cannot write such a file.
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(7))), (b"IEND", b"")]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in chunks)
+    (tmp_path / "a.png").write_bytes(png)
     refused("a.png: 8 bits per channel", load_images, tmp_path)
     refused("no such file", image_files.read_png, [tmp_path / "none.png"])
 

@@ -12,7 +12,13 @@ from graphcnf.datasets.images import load_images
 from graphcnf.errors import UserError
 from graphcnf.images import ImageFlow
 from graphcnf.scripts._image_scores import evaluate_images, score_image_models
-from graphcnf.scripts._images import generate_images, is_image_model, read_image, write_grid
+from graphcnf.scripts._images import (
+    data_of,
+    generate_images,
+    is_image_model,
+    read_image,
+    write_grid,
+)
 from graphcnf.scripts.cli import run
 from graphcnf.scripts.experiments import build_experiment
 from graphcnf.scripts.interpolate import interpolate
@@ -92,6 +98,22 @@ def test_wrong_options_of_a_preset(folder):
         experiment(folder, byts=3)
     with pytest.raises(UserError, match="cannot be squeezed"):
         experiment(folder, model={"scales": 3})
+    with pytest.raises(UserError, match="levels follows from the images"):
+        experiment(folder, model={"levels": 3})
+    with pytest.raises(UserError, match="path must be a folder in quotes, not 2024"):
+        build_experiment(load_preset("images-glow") | {"data": {"name": "images", "path": 2024}})
+    with pytest.raises(UserError, match="need an architecture"):
+        build_experiment(load_preset("images-glow") | {"model": {"weights": "zinc250k"}})
+
+
+def test_images_that_have_changed_since_training_are_noticed(folder, tmp_path):
+    for path in folder.glob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    model = experiment(tmp_path).model
+    assert len(data_of(model, "a")) == 60
+    (tmp_path / "00.png").write_bytes((tmp_path / "01.png").read_bytes())
+    with pytest.raises(UserError, match="a: the images of .* have changed since it was trained"):
+        data_of(model, "a")
 
 
 def test_which_folder_is_an_image_model(runs, folder, tmp_path):

@@ -10,7 +10,11 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.flows import Noise
 from graphcnf.images import ImageFlow
-from graphcnf.testing import assert_gradients_reach_every_parameter, assert_lower_bound
+from graphcnf.testing import (
+    assert_gradients_reach_every_parameter,
+    assert_lower_bound,
+    assert_normalised,
+)
 
 
 def test_digits_come_back_to_the_integer(model, digits):
@@ -53,6 +57,28 @@ def test_bound_is_finite_and_rises_with_the_number_of_draws(model, digits):
     with torch.no_grad():
         assert model.log_prob(digits[:4]).isfinite().all()
     assert_lower_bound(lambda x, k: model.log_prob(x, k), digits[:4], samples=(1, 3), repeats=4)
+
+
+@pytest.mark.parametrize("samples", [1, 8])
+@pytest.mark.parametrize("architecture", ["simple", "vardeq", "glow"])
+def test_probabilities_of_all_images_sum_to_one(architecture, samples):
+    torch.manual_seed(0)
+    options = {"steps": 2, "scales": 1} if architecture == "glow" else {}
+    model = ImageFlow(architecture=architecture, shape=(1, 2, 2), levels=2, width=8, **options)
+    bits = torch.arange(16)[:, None].bitwise_right_shift(torch.arange(4)).bitwise_and(1)
+    images = bits.view(16, 1, 2, 2).to(torch.uint8)
+    model.log_prob(images)  # layers that start from data
+    assert_normalised(model.log_prob, images, samples=samples, repeats=256)
+
+
+def test_points_between_two_images_lie_on_a_line(small_model, photographs):
+    line = small_model.line(*photographs[:2], torch.tensor([0.0, 0.25, 1.0]))
+    for z in (line.z, *line.discarded):
+        torch.testing.assert_close(z[1], 0.75 * z[0] + 0.25 * z[2])
+
+
+def test_no_images_have_no_probability(small_model, photographs):
+    assert small_model.log_prob(photographs[:0]).shape == (0,)
 
 
 def test_bits_are_the_bound_per_pixel_and_channel(small_model, photographs):
@@ -155,6 +181,13 @@ def test_save_and_load(model, digits, tmp_path):
         ({"block": "dense"}, "block must be one of gated"),
         ({"heads": 3, "width": 8}, "heads must divide"),
         ({"alpha": 1.0}, "alpha"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"alpha": "x"}, "alpha must be a number"),
+        ({"scales": 0}, "scales must be whole numbers from 1 on, not 0"),
+        ({"steps": 2.5}, "steps must be whole numbers"),
+        ({"width": "wide"}, "width must be whole numbers"),
+        ({"coupling": 3}, "coupling must be a name"),
+        ({"context": 3}, "no option 'context'"),
         ({"architecture": "multiscale", "couplings": (1, 2)}, "three numbers"),
     ],
     ids=str,
@@ -173,6 +206,7 @@ def test_images_are_refused_in_one_line(small_model):
         (good[0], "3 channels"),
         (good.float() / 255, "whole numbers such as uint8, not torch.float32"),
         (good.bool(), "not torch.bool"),
+        (good.to(torch.uint16), "not torch.uint16"),
         (good + 32, "0 to 31, got 32 to 32"),
         (good.long() - 1, "0 to 31, got -1 to -1"),
     ]:
