@@ -254,10 +254,14 @@ def images(
     width: Annotated[
         int, typer.Option(min=1, help="Channels inside of the couplings' networks.")
     ] = 64,
-    prior: Annotated[
+    plain: Annotated[
         bool,
-        typer.Option(help="GraphCNF's conditional prior between scales; normflows has none."),
-    ] = True,
+        typer.Option(
+            "--plain",
+            help="Leave out what normflows has not: the conditional prior between scales and the "
+            "learned vectors of pixels.",
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 32,
     learning_rate: Annotated[
         float | None,
@@ -287,7 +291,7 @@ def images(
     from graphcnf.scripts.comparison.images import COLUMNS, compare, notes
 
     rows = compare(
-        minutes=minutes, scales=scales, steps=steps, width=width, prior=prior,
+        minutes=minutes, scales=scales, steps=steps, width=width, plain=plain,
         batch_size=batch_size, learning_rate=learning_rate, threads=threads, seed=seed,
         repeats=repeats,
     )  # fmt: skip

@@ -16,8 +16,8 @@ from graphcnf.flows.images import Checkerboard
 class ConvolutionNetwork(nn.Module):
     """3x3 convolution, blocks, 3x3 convolution; the last one starts at zero.
 
-    Every pixel has a learned vector of its own, added after the first convolution: what is likely
-    differs between the middle and the border of an image.
+    Every pixel may have a learned vector of its own, added after the first convolution: what is
+    likely differs between the middle and the border of an image.
 
     Args:
         inputs: channels that the network sees.
@@ -30,6 +30,7 @@ class ConvolutionNetwork(nn.Module):
         heads: heads of self-attention after the last block, 0 for none; must divide ``width``.
         dropout: share of channels of a block that are dropped in training.
         context: channels of the context.
+        position: whether pixels have vectors of their own.
 
     Raises:
         ValueError: an argument out of range.
@@ -47,6 +48,7 @@ class ConvolutionNetwork(nn.Module):
         heads: int = 0,
         dropout: float = 0.0,
         context: int = 0,
+        position: bool = True,
     ):
         super().__init__()
         if block not in BLOCKS:
@@ -58,7 +60,7 @@ class ConvolutionNetwork(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.enter = nn.Conv2d(inputs + context, width, 3, padding=1)
-        self.position = nn.Parameter(torch.zeros(1, width, *size))
+        self.position = nn.Parameter(torch.zeros(1, width, *size)) if position else None
         self.blocks = nn.ModuleList(BLOCKS[block](width, dropout) for _ in range(layers))
         if heads:
             self.blocks.append(AttentionBlock(width, heads, size))
@@ -73,7 +75,9 @@ class ConvolutionNetwork(nn.Module):
         h = x.movedim(-1, 1)
         if self.with_context:
             h = torch.cat((h, context), 1)
-        h = self.enter(h) + self.position
+        h = self.enter(h)
+        if self.position is not None:
+            h = h + self.position
         for block in self.blocks:
             h = block(h)
         return self.leave(F.silu(h)).movedim(1, -1)

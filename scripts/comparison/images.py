@@ -157,7 +157,7 @@ def compare(
     scales: int = 2,
     steps: int = 8,
     width: int = 64,
-    prior: bool = True,
+    plain: bool = False,
     batch_size: int = 32,
     learning_rate: float | None = None,
     threads: int | None = None,
@@ -171,7 +171,7 @@ def compare(
         scales: Of both models.
         steps: Of the flow, at each scale.
         width: Channels inside of the couplings' networks.
-        prior: See `OwnGlow`.
+        plain: See `OwnGlow`.
         batch_size: Images per training step.
         learning_rate: Of both; None for the preset's.
         threads: CPU threads; None for torch's choice.
@@ -201,7 +201,7 @@ def compare(
 
     def build() -> list[Glow]:
         torch.manual_seed(seed)
-        own = OwnGlow(dataset.shape, dataset.levels, prior=prior, **size)
+        own = OwnGlow(dataset.shape, dataset.levels, plain=plain, **size)
         torch.manual_seed(seed)
         return [own, NormflowsGlow(dataset.shape, dataset.levels, **size)]
 
@@ -236,7 +236,7 @@ def compare(
     _add_speeds(rows, "sampling", sampling_seconds, DRAWN * SAMPLES)
     shared = {
         "dataset": dataset.name, "images": len(bits[0]), "draws": DRAWS, "minutes": minutes, **size,
-        "prior": prior, "batch_size": batch_size, "learning_rate": settings.learning_rate,
+        "plain": plain, "batch_size": batch_size, "learning_rate": settings.learning_rate,
         "threads": count, "seed": seed, "repeats": repeats,
     }  # fmt: skip
     return [row | shared for row in rows]
@@ -357,10 +357,11 @@ COLUMNS: list[Column] = [
 def notes(rows: Sequence[Row]) -> list[str]:
     """What a reader of the table has to know."""
     row = rows[0]
-    prior = (
-        "graphcnf's conditional prior of what leaves after a scale and its"
-        if row["prior"]
-        else "graphcnf's"
+    more = (
+        "graphcnf's"
+        if row["plain"]
+        else "graphcnf's conditional prior of what leaves after a scale, its learned vector per "
+        "pixel and its"
     )
     return [
         f"both: {row['scales']} scales of {row['steps']} steps, {row['width']} channels inside, "
@@ -369,9 +370,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
         f"{row['learning_rate']:g} with the schedule, clipping and averaging of the preset "
         f"{PRESET}, float32 on {row['threads']} CPU thread{'s' * (row['threads'] > 1)}, "
         f"{row['minutes']:g} minutes for each in alternating blocks of {TRAINED:g} s.",
-        f"what differs: {prior} learned vector per pixel and its SiLU before the last convolution "
-        "of a network; normflows' ReLU there, its trainable Gaussian of the latents and its "
-        "sigmoid scales.",
+        f"what differs: {more} SiLU before the last convolution of a network; normflows' ReLU "
+        "there, its trainable Gaussian of the latents and its sigmoid scales.",
         f"images/s: median of {row['repeats']} blocks of {STEPS} training steps, or of {DRAWN} "
         f"draws of {SAMPLES} images, in turn with the other model's; ratios: speed by the first "
         "model's in the block before, median and range over the pairs.",

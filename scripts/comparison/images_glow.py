@@ -90,7 +90,8 @@ class OwnGlow(Glow):
         scales: Number of scales.
         steps: Repetitions of ActNorm, 1x1 convolution and coupling at each scale.
         width: Channels inside of the couplings' networks.
-        prior: Whether what leaves after a scale is conditioned on what stays.
+        plain: Leave out what normflows has not: the prior of what leaves after a scale, given what
+            stays, and the learned vector of every pixel.
 
     Raises:
         UserError: An argument that does not fit.
@@ -106,11 +107,11 @@ class OwnGlow(Glow):
         scales: int,
         steps: int,
         width: int,
-        prior: bool = True,
+        plain: bool = False,
     ):
         module = ImageFlow(
             architecture="glow", shape=shape, levels=levels, scales=scales, steps=steps,
-            width=width, prior="affine" if prior else None, alpha=ALPHA,
+            width=width, prior=None if plain else "affine", position=not plain, alpha=ALPHA,
         )  # fmt: skip
         super().__init__(module, shape, levels)
 

@@ -174,7 +174,7 @@ def test_a_tiny_comparison(bench, digits, monkeypatch, surroundings):
     for name, value in {"STEPS": 1, "SAMPLES": 2, "DRAWN": 1, "WARM": 1, "TRAINED": 0.1}.items():
         monkeypatch.setattr(images, name, value)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    code, out, err = bench(*QUICK, "--no-prior", "--csv")
+    code, out, err = bench(*QUICK, "--plain", "--csv")
     assert code == 0, err
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
     own, other = csv.DictReader(io.StringIO(out))
@@ -194,7 +194,7 @@ def test_a_tiny_comparison(bench, digits, monkeypatch, surroundings):
     code, out, err = bench(*QUICK, "--out", "x.json")
     assert code == 0 and not out, err
     both = json.loads((surroundings / "x.json").read_text())
-    # The conditional prior is one more coupling.
+    # The conditional prior is one more coupling, and every pixel has its vectors.
     assert both[0]["parameters"] > int(own["parameters"])
     assert both[1]["parameters"] == int(other["parameters"])
     table = benchmark_table(both)
