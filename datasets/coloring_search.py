@@ -41,9 +41,13 @@ def find_coloring(
         Colour of each node, 0 to `colors - 1`.
 
     Raises:
-        UserError: The graph is empty, has an edge from a node to itself, or cannot be coloured; or
-            the search takes too long.
+        UserError: The graph is directed, a multigraph or empty, has an edge from a node to itself,
+            or cannot be coloured; or the search takes too long.
     """
+    if graph.is_directed() or graph.is_multigraph():
+        raise UserError(f"an undirected simple graph is needed, not a {type(graph).__name__}")
+    if colors < 1:
+        raise UserError(f"the number of colours must be at least 1, not {colors}")
     numbers = {node: number for number, node in enumerate(graph)}
     if not numbers:
         raise UserError("the graph is empty: there is nothing to colour")

@@ -82,8 +82,9 @@ class DensityEncoding(Encoding):
             logistic scale.
         spread: Standard deviation of the means along a latent at the start.
         drift: How far a mean may move along a latent, as a share of the distance between
-            neighbours at the start, and by what share its scale may change. So volumes stay apart
-            however long training goes on; without a bound they creep together. None for no bound.
+            neighbours at the start, and by what share its scale may change. So the volumes of a
+            mixture stay apart however long training goes on; without a bound they creep together.
+            None for no bound.
         hidden: Hidden channels of the networks.
     """
 

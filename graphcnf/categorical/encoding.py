@@ -50,6 +50,8 @@ class Encoding(Transform):
 
         Values at masked positions are not looked at; a sample may be masked altogether.
         """
+        if not isinstance(x, Tensor):
+            raise ValueError(f"categories must be a torch tensor, not a {type(x).__name__}")
         single = isinstance(self.cardinalities, int)
         variables = 1 if single else len(self.cardinalities)
         wanted = "(B, L)" if single else f"(B, L, {variables})"
@@ -57,6 +59,8 @@ class Encoding(Transform):
             raise ValueError(f"categories must have the shape {wanted}, not {tuple(x.shape)}")
         if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
             raise ValueError(f"categories must be whole numbers (torch.long), not {x.dtype}")
+        if not x.shape[1]:
+            raise ValueError(f"categories of the shape {tuple(x.shape)} have no position")
         limits = torch.tensor(self.cardinalities, device=x.device)
         wrong = (x < 0) | (x >= limits)
         if mask is not None:
@@ -64,6 +68,11 @@ class Encoding(Transform):
                 raise ValueError(
                     f"the mask must be a bool tensor of shape {tuple(x.shape[:2])}, "
                     f"not {mask.dtype} of shape {tuple(mask.shape)}"
+                )
+            if mask.dim() == 3 and self.latent_dim != variables:
+                raise ValueError(
+                    "a mask per variable needs an encoding with one latent per variable, not "
+                    f"{self.latent_dim} latents for {variables}"
                 )
             wrong = wrong & (mask if mask.dim() == x.dim() else mask.unsqueeze(-1))
         if wrong.any():

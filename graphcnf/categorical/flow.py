@@ -63,7 +63,7 @@ class CategoricalFlow(nn.Module):
             ValueError: if `x` or `mask` is not what the encoding takes.
         """
         self.encoding.check(x, mask)
-        encoded = self.encoding.encode(x, mask=mask, context=context, noise=noise)
+        encoded = self.encoding.encode(x.long(), mask=mask, context=context, noise=noise)
         z, log_term = self.flow(encoded.z, mask=mask, context=context, noise=noise)
         log_flow = self.base.log_prob(z, mask) + log_term
         return Bound(log_flow, encoded.log_posterior, encoded.log_encoder, encoded.correct)
@@ -90,7 +90,7 @@ class CategoricalFlow(nn.Module):
     def encode(self, x, *, mask=None, context=None, noise: Noise | None = None) -> Tensor:
         """Latents of the base space, (B, L, D)."""
         self.encoding.check(x, mask)
-        encoded = self.encoding.encode(x, mask=mask, context=context, noise=noise)
+        encoded = self.encoding.encode(x.long(), mask=mask, context=context, noise=noise)
         return self.flow(encoded.z, mask=mask, context=context, noise=noise)[0]
 
     def decode(
@@ -100,7 +100,12 @@ class CategoricalFlow(nn.Module):
 
         A temperature other than 1 scales the latents, or sharpens the conditional probabilities of
         a flow that `tempers` itself: meant for latents drawn from the base density.
+
+        Raises:
+            ValueError: if the temperature is not positive.
         """
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise ValueError(f"temperature must be greater than 0, not {temperature}")
         if not self.flow.tempers:
             z = temperature * z
         z = self.flow.inverse(
@@ -128,7 +133,7 @@ class CategoricalFlow(nn.Module):
 
         Raises:
             ValueError: if neither `mask` nor `length` is given, `mask` has not `count` rows, or one
-                of them is masked altogether.
+                of them is masked altogether, or the temperature is not positive.
         """
         if mask is None and length is None:
             raise ValueError("give the length of the samples, or a mask")
@@ -161,7 +166,11 @@ def check_rows(mask: Tensor | None) -> None:
     """
     if mask is None:
         return
-    empty = ~mask.bool().flatten(1).any(1)
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.dim() not in (2, 3):
+        shown = (f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor)
+                 else f"a {type(mask).__name__}")  # fmt: skip
+        raise ValueError(f"the mask must be a bool tensor of shape (B, L), not {shown}")
+    empty = ~mask.flatten(1).any(1)
     if empty.any():
         row = int(empty.nonzero()[0])
         raise ValueError(f"row {row} of the mask has no real position (True where one is real)")

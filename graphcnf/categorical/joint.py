@@ -34,8 +34,10 @@ class JointEncoding(Encoding):
     def encode(self, x, *, mask=None, context=None, noise=None):
         """Draw z (B, L, D) for categories x (B, L, V) long."""
         parts = [
-            encoding.encode(value, mask=mask, context=context, noise=noise)
-            for encoding, value in zip(self.encodings, x.unbind(-1), strict=True)
+            encoding.encode(value, mask=own, context=context, noise=noise)
+            for encoding, value, own in zip(
+                self.encodings, x.unbind(-1), self._masks(mask), strict=True
+            )
         ]
         return Encoded(
             torch.cat([part.z for part in parts], -1),
@@ -48,7 +50,12 @@ class JointEncoding(Encoding):
         """Categories (B, L, V) of latents (B, L, D)."""
         parts = z.split([encoding.latent_dim for encoding in self.encodings], -1)
         values = [
-            encoding.decode(part, mask=mask, context=context, sample=sample, generator=generator)
-            for encoding, part in zip(self.encodings, parts, strict=True)
+            encoding.decode(part, mask=own, context=context, sample=sample, generator=generator)
+            for encoding, part, own in zip(self.encodings, parts, self._masks(mask), strict=True)
         ]
         return torch.stack(values, -1)
+
+    def _masks(self, mask):
+        """The mask of each variable: all have one, or (B, L, V) holds theirs side by side."""
+        several = mask is not None and mask.dim() == 3
+        return mask.unbind(-1) if several else [mask] * len(self.encodings)

@@ -204,8 +204,13 @@ class Noise:
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Set the masked entries of ``x (B, ..., D)`` to 0, even where they are not finite."""
-    return x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0)
+    """Set the masked entries of ``x (B, ..., D)`` to 0, even where they are not finite.
+
+    ``mask`` has the shape of ``x``, or lacks its last axis.
+    """
+    if mask is None:
+        return x
+    return x.masked_fill(~(mask if mask.dim() == x.dim() else mask.unsqueeze(-1)), 0)
 
 
 def log_term_dtype(x: Tensor) -> torch.dtype:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -257,10 +258,16 @@ def from_networkx(
         colorings: For each graph the colour of each of its nodes; None for 0 everywhere.
 
     Raises:
-        UserError: if a graph has no nodes or an edge from a node to itself.
+        UserError: if a graph is directed, a multigraph, has no nodes or an edge from a node to
+            itself, or a node has no colour.
     """
+    if colorings is not None and len(colorings) != len(graphs):
+        raise UserError(f"{len(graphs)} graphs, but {len(colorings)} colourings")
     triples = []
     for place, graph in enumerate(graphs):
+        if graph.is_directed() or graph.is_multigraph():
+            kind = type(graph).__name__
+            raise UserError(f"graph {place} is a {kind}: undirected simple graphs are needed")
         if not len(graph):
             raise UserError(f"graph {place} is empty: there is nothing to colour")
         numbers = {node: number for number, node in enumerate(graph)}
@@ -268,6 +275,19 @@ def from_networkx(
         loop = next((i for i, j in edges if i == j), None)
         if loop is not None:
             raise UserError(f"graph {place}: node {loop} has an edge to itself")
-        own = [0] * len(graph) if colorings is None else [colorings[place][node] for node in graph]
+        if colorings is None:
+            own = [0] * len(graph)
+        else:
+            own = [colorings[place].get(node) for node in graph]
+            wrong = next((v for v, c in zip(graph, own, strict=True) if not _is_color(c)), None)
+            if wrong is not None:
+                color = colorings[place].get(wrong)
+                raise UserError(
+                    f"graph {place}: node {wrong!r} has the colour {color}, not 0, 1 ..."
+                )
         triples.append((own, edges, [0] * len(edges)))
     return GraphBatch.collate(PackedGraphs.from_lists(triples))
+
+
+def _is_color(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0

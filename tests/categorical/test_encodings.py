@@ -78,16 +78,17 @@ def test_correct_is_the_share_that_decodes_back(encoding):
 
 
 def test_float64(encoding):
+    if not any(p.numel() for p in encoding.parameters()) or isinstance(encoding, JointEncoding):
+        pytest.skip("no parameters of its own that have a type")
     double = copy.deepcopy(encoding).double()
     x, tape = draw(encoding), Noise()
     single = encoding.encode(x, noise=tape)
-    if any(p.numel() for p in encoding.parameters()) and not isinstance(encoding, JointEncoding):
-        encoded = double.encode(x, noise=tape.rewind())
-        assert encoded.z.dtype == encoded.log_encoder.dtype == torch.float64
-        torch.testing.assert_close(encoded.z.float(), single.z, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(
-            encoded.log_encoder.float(), single.log_encoder, atol=1e-3, rtol=1e-3
-        )
+    encoded = double.encode(x, noise=tape.rewind())
+    assert encoded.z.dtype == encoded.log_encoder.dtype == torch.float64
+    torch.testing.assert_close(encoded.z.float(), single.z, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        encoded.log_encoder.float(), single.log_encoder, atol=1e-3, rtol=1e-3
+    )
 
 
 def test_posterior_draws_follow_the_posterior(encoding):

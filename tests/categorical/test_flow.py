@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 
-from graphcnf.categorical import CategoricalFlow, IntervalEncoding, make_encoding
+from graphcnf.categorical import (
+    CategoricalFlow,
+    IntervalEncoding,
+    JointEncoding,
+    make_encoding,
+)
 from graphcnf.flows import InvertibleLinear, Noise, Sequential, record_generators
 from graphcnf.testing import assert_lower_bound, assert_normalised
 
@@ -161,11 +166,56 @@ def test_input_of_several_variables_is_checked():
     with pytest.raises(ValueError, match="category 2 is out of range: known are 0 to 1"):
         flow.log_prob(x)
     assert flow.log_prob(x, torch.tensor([[True, False]])).shape == (1,)
-    assert flow.log_prob(x, torch.tensor([[[True, True], [False, True]]])).shape == (1,)
     with pytest.raises(ValueError, match="shape"):
         flow.log_prob(x[..., :1])
     with pytest.raises(ValueError, match="positive"):
         flow.log_prob(x * 0, samples=0)
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        IntervalEncoding([2, 5]),
+        JointEncoding([IntervalEncoding(2), IntervalEncoding(5)]),
+    ],
+    ids=["interval", "joint"],
+)
+def test_single_variables_can_be_masked(encoding):
+    flow = CategoricalFlow(encoding, Sequential())
+    x = torch.tensor([[[1, 4], [7, 0]]]).expand(3, -1, -1)  # what is masked does not matter
+    mask = torch.tensor([[[True, True], [False, True]]]).expand(3, -1, -1)
+    # One variable of two categories and two of five, all equally probable, up to the margins.
+    torch.testing.assert_close(
+        flow.log_prob(x, mask).exp(), torch.full((3,), 0.02), rtol=2e-3, atol=0
+    )
+    drawn = flow.sample(3, mask=mask)
+    assert drawn.shape == (3, 2, 2) and (drawn[:, 1, 0] == 0).all()
+    mixtures = CategoricalFlow(make_encoding("mixture", 5, 2), Sequential())
+    with pytest.raises(ValueError, match="shape"):
+        mixtures.log_prob(x[..., 1], mask)
+
+
+def test_whole_numbers_of_any_size_are_categories():
+    flow = CategoricalFlow(make_encoding("mixture", 5, 2), Sequential())
+    x = torch.tensor([[0, 4, 2]])
+    noise = Noise()
+    expected = flow.log_prob(x, noise=noise)
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert torch.equal(flow.log_prob(x.to(dtype), noise=noise.rewind()), expected)
+
+
+def test_what_is_no_tensor_or_temperature_is_refused():
+    flow = CategoricalFlow(make_encoding("mixture", 5, 2), Sequential())
+    with pytest.raises(ValueError, match="torch tensor, not a list"):
+        flow.log_prob([[0, 1]])
+    with pytest.raises(ValueError, match="no position"):
+        flow.log_prob(torch.zeros(2, 0, dtype=torch.long))
+    for mask in (torch.ones(2, 3), torch.ones(2, dtype=torch.bool), [[True]] * 2):
+        with pytest.raises(ValueError, match="the mask must be a bool tensor"):
+            flow.sample(2, mask=mask)
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="temperature must be greater than 0"):
+            flow.sample(2, 3, temperature=temperature)
 
 
 def test_temperature_scales_the_latents_once():

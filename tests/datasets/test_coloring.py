@@ -91,6 +91,8 @@ def test_forced_colours_cost_nothing():
         (nx.complete_graph(4), 3, "of 4 nodes cannot be coloured with 3 colours"),
         (nx.cycle_graph(5), 2, "cannot be coloured with 2 colours"),
         (nx.Graph([("a", "b"), ("b", "b")]), 3, "'b' has an edge to itself"),
+        (nx.DiGraph([("a", "b")]), 3, "undirected simple graph is needed, not a DiGraph"),
+        (nx.path_graph(2), -1, "colours must be at least 1, not -1"),
     ],
 )
 def test_graphs_without_a_colouring_are_one_line(graph, colors, message):
