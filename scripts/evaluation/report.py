@@ -93,7 +93,7 @@ def _cards(main: dict[str, Any], data: dict[str, Any]) -> list[dict[str, str]]:
         "strict_validity": ("strictly valid", _percent),
         "uniqueness": ("unique", _percent),
         "novelty": ("novel", _percent),
-        "vun": ("valid, unique, novel", _percent),
+        "vun": ("V.U.N.", _percent),
         "reconstruction": ("reconstructed", _percent),
         "bits_per_node": ("bits per node", "{:.3f}".format),
         "fcd": ("FCD", "{:.2f}".format),
