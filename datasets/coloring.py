@@ -226,7 +226,9 @@ def _neighbours(nodes: int, edges: list[list[int]]) -> list[list[int]]:
 
 def _check(nodes, colors, graphs, edge_probability, seed) -> None:
     for name, pair in (("nodes", nodes), ("edge_probability", edge_probability)):
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not pair[0] <= pair[1]:
+        kind = int if name == "nodes" else int | float
+        numbers = isinstance(pair, Sequence) and all(isinstance(value, kind) for value in pair)
+        if not numbers or len(pair) != 2 or not pair[0] <= pair[1]:
             raise UserError(f"{name} takes the lowest and the highest value, not {pair!r}")
     if not 2 <= nodes[0] <= nodes[1] <= MAX_NODES:
         raise UserError(f"a graph has 2 to {MAX_NODES} nodes here, not {nodes[0]} to {nodes[1]}")
@@ -235,3 +237,5 @@ def _check(nodes, colors, graphs, edge_probability, seed) -> None:
     for name, value, least in (("colors", colors, 2), ("graphs", graphs, 2), ("seed", seed, 0)):
         if not isinstance(value, int) or value < least:
             raise UserError(f"{name} must be a whole number from {least} on, not {value!r}")
+    if colors > nodes[1]:
+        raise UserError(f"no graph of {nodes[1]} nodes needs {colors} colours")

@@ -36,7 +36,8 @@ class SetFlow(Pretrained, CategoricalFlow):
       cut in half; but which half an element is in depends on its place, so the density does, too.
 
     Args:
-        elements: Largest number of elements of a set, and the number that `sample` draws.
+        elements: Largest number of elements of a set (with "halves" the only one), and the number
+            that `sample` draws.
         categories: Number of categories of an element.
         encoding: Name of the encoding, see `make_encoding`.
         latent_dim: Latents of an element; None for what the encoding takes by default.
@@ -73,7 +74,12 @@ class SetFlow(Pretrained, CategoricalFlow):
         ordered = coupling == "elements"
         couplings = (1 if ordered else 8) if couplings is None else couplings
         mixtures = (categories if ordered else 8) if mixtures is None else mixtures
-        numbers = {"elements": elements, "couplings": couplings, "mixtures": mixtures}
+        numbers = {
+            "elements": elements,
+            "categories": categories,
+            "couplings": couplings,
+            "mixtures": mixtures,
+        }
         numbers |= {"width": width, "layers": layers, "heads": heads}
         for name, value in numbers.items():
             if value < 1:

@@ -197,6 +197,8 @@ def test_bits_are_those_of_the_search():
     [
         ({"size": "tiny"}, "small, large"),
         ({"colors": 1}, "colors must be a whole number from 2 on"),
+        ({"colors": 21}, "no graph of 20 nodes needs 21 colours"),
+        ({"nodes": ["10", "20"]}, "nodes takes the lowest and the highest value"),
         ({"graphs": 1}, "graphs must be"),
         ({"nodes": [20, 10]}, "lowest and the highest"),
         ({"nodes": [0, 0]}, "2 to 255 nodes"),
