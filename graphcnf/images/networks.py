@@ -76,11 +76,13 @@ class ConvolutionNetwork(nn.Module):
         if self.with_context:
             h = torch.cat((h, context), 1)
         h = self.enter(h)
+        # In place where nothing needs the old values: these passes are bound by memory.
         if self.position is not None:
-            h = h + self.position
+            h = h.add_(self.position)
         for block in self.blocks:
             h = block(h)
-        return self.leave(F.silu(h)).movedim(1, -1)
+        h = F.silu(h, inplace=not torch.is_grad_enabled())
+        return self.leave(h).movedim(1, -1)
 
 
 class ImageEncoder(nn.Module):
@@ -166,8 +168,8 @@ class PointwiseBlock(nn.Module):
         self.convolution = nn.Conv2d(width, width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map ``h (B, C, H, W)``."""
-        return self.convolution(self.dropout(F.relu(h)))
+        """Map ``h (B, C, H, W)``, which is overwritten."""
+        return self.convolution(self.dropout(F.relu_(h)))
 
 
 class AttentionBlock(nn.Module):
