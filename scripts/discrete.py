@@ -73,7 +73,8 @@ def coloring(
         check_plot(png)
     import torch
 
-    from graphcnf.scripts._discrete import COLORING_COLUMNS, coloring_rows, draw_colorings
+    from graphcnf.scripts._discrete import COLORING_COLUMNS, coloring_rows
+    from graphcnf.scripts.illustration.colorings import draw_colorings
 
     if threads is not None:
         torch.set_num_threads(threads)
