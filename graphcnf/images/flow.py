@@ -244,6 +244,9 @@ class ImageFlow(Pretrained, nn.Module):
             a: Where the share is 0.
             b: Where it is 1.
             share: (B,).
+
+        Raises:
+            ValueError: Other images than the model is for.
         """
         start, end = (self.encode(image[None]) for image in (a, b))
         return start.towards(end, share)

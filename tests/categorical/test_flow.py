@@ -193,6 +193,11 @@ def test_single_variables_can_be_masked(encoding):
     mixtures = CategoricalFlow(make_encoding("mixture", 5, 2), Sequential())
     with pytest.raises(ValueError, match="shape"):
         mixtures.log_prob(x[..., 1], mask)
+    wide = CategoricalFlow(
+        JointEncoding([make_encoding("mixture", k, 2) for k in (2, 5)]), Sequential()
+    )
+    with pytest.raises(ValueError, match="one latent per variable, not 4 latents for 2"):
+        wide.log_prob(x, mask)
 
 
 def test_whole_numbers_of_any_size_are_categories():
