@@ -134,7 +134,6 @@ class ConditionalMixture(Bijection):
         """Undo `forward`."""
         z = masked(z.to(log_term_dtype(z)), mask)
         x, log_slope = logistic_mixture_inverse(z[..., 0], *self._mixture(context, z.dtype))
-        x, log_slope = x.to(z.dtype), log_slope.to(z.dtype)
         return masked(x.unsqueeze(-1), mask), sum_log_term(log_slope, mask)
 
     def _mixture(self, context: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

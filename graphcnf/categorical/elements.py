@@ -115,7 +115,7 @@ class ElementCoupling(Bijection):
             values, slopes = [], []
             for d in range(y.shape[-1]):
                 value, log_slope = logistic_mixture_inverse(
-                    y[:, k, d], logits, means[d], log_scales[d]
+                    y[:, k, d].double(), logits, means[d], log_scales[d]
                 )
                 logits = logits + self._log_densities(value, means[d], log_scales[d])
                 values.append(value.to(z.dtype))

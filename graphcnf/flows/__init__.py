@@ -33,6 +33,7 @@ from graphcnf.flows.logistic_mixture import (
     bounded_log_scale,
     logistic_mixture,
     logistic_mixture_inverse,
+    logistic_mixture_root,
 )
 from graphcnf.flows.transform import (
     Bijection,
@@ -80,6 +81,7 @@ __all__ = [
     "log_term_dtype",
     "logistic_mixture",
     "logistic_mixture_inverse",
+    "logistic_mixture_root",
     "masked",
     "record_generators",
     "sum_log_term",

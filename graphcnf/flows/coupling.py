@@ -9,6 +9,7 @@ from graphcnf.flows.logistic_mixture import (
     bounded_log_scale,
     logistic_mixture,
     logistic_mixture_inverse,
+    logistic_mixture_root,
 )
 from graphcnf.flows.transform import Bijection, log_term_dtype, masked, sum_log_term
 
@@ -55,6 +56,10 @@ class Coupling(Bijection):
         """Invert `transform_elements`; return ``x, log|dx/dz|``."""
         raise NotImplementedError
 
+    def restore_elements(self, z: Tensor, parameters: Tensor) -> Tensor:
+        """``x`` of `inverse_elements`; for subclasses in which the log-det takes long."""
+        return self.inverse_elements(z, parameters)[0]
+
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Transform one part of the channels; see `Transform.forward`."""
         return self._couple(x, self.transform_elements, mask, context)
@@ -62,6 +67,12 @@ class Coupling(Bijection):
     def inverse_and_logdet(self, z, *, mask=None, context=None):
         """Invert `forward`; the network sees the same input as there."""
         return self._couple(z, self.inverse_elements, mask, context)
+
+    def inverse(
+        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
+    ):
+        """``x`` of `inverse_and_logdet`, without the log-det."""
+        return self._couple(z, lambda *of: (self.restore_elements(*of), None), mask, context)[0]
 
     def _couple(self, x, elements, mask, context):
         x = masked(x.to(log_term_dtype(x)), mask)
@@ -81,7 +92,7 @@ class Coupling(Bijection):
         moved, log_det = elements(moved, parameters)
         moved = masked(moved, mask)
         parts = (moved, fixed) if self.swap else (fixed, moved)
-        return torch.cat(parts, -1), sum_log_term(log_det, mask)
+        return torch.cat(parts, -1), None if log_det is None else sum_log_term(log_det, mask)
 
     def _couple_entries(self, x, elements, mask, context):
         """The same where the parts are those of a mask, not of the channels."""
@@ -103,9 +114,10 @@ class Coupling(Bijection):
         parameters = parameters.to(x.dtype).unflatten(-1, (self.parameters_per_channel, -1))
         chosen = parameters.movedim(-2, 1)[:, :, moves].transpose(1, 2).unsqueeze(-1)
         moved, log_det = elements(x[:, moves].unsqueeze(-1), chosen)
-        z = fixed.masked_scatter(moves, moved)
-        log_det = torch.zeros_like(x).masked_scatter(moves, log_det)
-        return masked(z, mask), sum_log_term(log_det, mask)
+        z = masked(fixed.masked_scatter(moves, moved), mask)
+        if log_det is None:
+            return z, None
+        return z, sum_log_term(torch.zeros_like(x).masked_scatter(moves, log_det), mask)
 
 
 class AdditiveCoupling(Coupling):
@@ -195,16 +207,20 @@ class MixtureLogisticCoupling(Coupling):
     def inverse_elements(self, z, parameters):
         """See `Coupling.inverse_elements`."""
         flat, shift, log_scale, mixture = self._arrange(z, parameters)
-        y = (flat - shift).double() * torch.exp(-log_scale.double())
-        x, log_slope = logistic_mixture_inverse(y, *mixture)
-        log_det = (log_slope - log_scale).to(z.dtype)
-        return x.to(z.dtype).t().reshape(z.shape), log_det.t().reshape(z.shape)
+        x, log_slope = logistic_mixture_inverse((flat - shift) * torch.exp(-log_scale), *mixture)
+        return x.t().reshape(z.shape), (log_slope - log_scale).t().reshape(z.shape)
+
+    def restore_elements(self, z, parameters):
+        """See `Coupling.restore_elements`."""
+        flat, shift, log_scale, mixture = self._arrange(z, parameters)
+        x = logistic_mixture_root((flat - shift) * torch.exp(-log_scale), *mixture)
+        return x.t().reshape(z.shape)
 
     def _arrange(self, x: Tensor, parameters: Tensor):
         """Bring entries to the last axis: ``x (C, N)``, components ``(K, C, N)``."""
         channels = x.shape[-1]
-        flat = x.reshape(-1, channels).t()
         # One blocked transposition here makes all later passes contiguous along the entries.
+        flat = x.reshape(-1, channels).t().contiguous()
         parameters = parameters.reshape(-1, self.parameters_per_channel * channels).t().contiguous()
         parameters = parameters.unflatten(0, (self.parameters_per_channel, channels))
         affine, logits, means, log_scales = parameters.split((2, *[self.mixtures] * 3))

@@ -53,6 +53,16 @@ class ChannelsFirst(Bijection):
             total = total + log_det
         return z.movedim(-1, 1), total
 
+    def inverse(
+        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
+    ):
+        """Undo `forward`; see `Transform.inverse`."""
+        _check_image(z)
+        z = z.to(log_term_dtype(z)).movedim(1, -1)
+        for step in reversed(self.steps):
+            z = step.inverse(z, mask=mask, context=context)
+        return z.movedim(-1, 1)
+
 
 class InvertibleConvolution(ChannelsFirst):
     """1x1 convolution ``z[:, i, j] = W x[:, i, j]`` with W as in `InvertibleLinear`.

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BISECTIONS = 14
-NEWTON_STEPS = 6
+STEPS = {torch.float64: (14, 6), torch.float32: (10, 3)}
+"""Bisections and Newton steps of the inverse: to about the precision of the type."""
 
 
 def bounded_log_scale(x: Tensor, bound: float = 3.0) -> Tensor:
@@ -48,26 +48,32 @@ def logistic_mixture(
 def logistic_mixture_inverse(
     y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Solve ``f(x) = y`` elementwise in float64, in a fixed number of steps.
+    """Solve ``f(x) = y`` elementwise, in a fixed number of steps.
 
     Args:
-        y: any shape.
+        y: any shape, float32 or float64.
         logits: as for `logistic_mixture`.
         means: as for `logistic_mixture`.
         log_scales: as for `logistic_mixture`.
 
     Returns:
-        ``x`` and ``log dx/dy`` in float64. Differentiable (implicitly) in everything.
+        ``x`` and ``log dx/dy`` in the type of y. Differentiable (implicitly) in everything.
     """
-    y = y.double()
-    parameters = logits.double(), means.double(), log_scales.double()
+    parameters = logits.to(y), means.to(y), log_scales.to(y)
+    x = logistic_mixture_root(y, *parameters)
+    return x, -logistic_mixture(x, *parameters)[1]
+
+
+def logistic_mixture_root(y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """``x`` of `logistic_mixture_inverse` alone, in half of the time."""
+    parameters = logits.to(y), means.to(y), log_scales.to(y)
     with torch.no_grad():
         x = _solve(y, *parameters)
     if torch.is_grad_enabled():
         # One Newton step from the root leaves its value alone and gives it the right derivative.
         value, log_slope = logistic_mixture(x, *parameters)
         x = x + (y - value) * torch.exp(-log_slope.detach())
-    return x, -logistic_mixture(x, *parameters)[1]
+    return x
 
 
 class _LogisticMixture(torch.autograd.Function):
@@ -117,9 +123,10 @@ class _LogisticMixture(torch.autograd.Function):
 
 
 def _solve(y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """Solve ``f(x) = y``: bisections within the component quantiles, then guarded Newton steps."""
+    """Solve ``f(x) = y``: bisections within the component quantiles, then Newton steps there."""
+    bisections, newton_steps = STEPS[y.dtype]
     # Mirrored so that y <= 0: there CDF(x) = sigmoid(y) keeps its relative precision.
-    sign = torch.where(y > 0, -1.0, 1.0).to(y)
+    sign = torch.copysign(torch.ones_like(y), -y)
     y = -y.abs()
     means = means * sign
     weights = torch.softmax(logits, 0)
@@ -127,34 +134,29 @@ def _solve(y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tens
     inverse_scales = 1 / scales
     # CDF(x) / sigmoid(y) = sum_k w_k (1 + e^y) / (e^y + e^(y - u_k)) is 1 at the root: no term
     # over- or underflows near it.
-    exp_y = torch.exp(y).clamp_min(1e-300)
+    exp_y = torch.exp(y).clamp_min(torch.finfo(y.dtype).tiny)
     weights = weights * (1 + exp_y)
-    offsets = y + means * inverse_scales
+    offsets = torch.addcmul(y, means, inverse_scales)
 
-    # Where every component alone would reach y: a mixture reaches it in between.
-    quantiles = means + scales * y
+    # Where every component alone would reach y: a mixture reaches it in between. The bracket is
+    # kept as its middle and half of its width: torch.where takes as long as all else here.
+    quantiles = torch.addcmul(means, scales, y)
     low, high = quantiles.amin(0), quantiles.amax(0)
-    for _ in range(BISECTIONS):
-        x = 0.5 * (low + high)
-        odds = torch.addcmul(offsets, x, inverse_scales, value=-1).exp_().add_(exp_y)
-        too_low = (weights / odds).sum(0) < 1
-        low, high = torch.where(too_low, x, low), torch.where(too_low, high, x)
+    x, half = 0.5 * (low + high), 0.5 * (high - low)
+    for _ in range(bisections):
+        odds = (offsets - x * inverse_scales).exp_().add_(exp_y)
+        half = 0.5 * half
+        x = x + torch.copysign(half, 1 - (weights / odds).sum(0))
 
-    x = 0.5 * (low + high)
-    for _ in range(NEWTON_STEPS):
-        exp_rest = torch.addcmul(offsets, x, inverse_scales, value=-1).exp_()
-        odds = exp_rest + exp_y
+    low, high = x - half, x + half
+    for _ in range(newton_steps):
+        odds = (offsets - x * inverse_scales).exp_().add_(exp_y)
         terms = weights / odds
         ratio = terms.sum(0)
-        # d/dx of ratio; sigmoid(-u) = exp_rest / odds, written so that inf / inf cannot occur.
+        # d/dx of ratio; sigmoid(-u) = 1 - exp_y / odds, written so that inf / inf cannot occur.
         slope = (terms * inverse_scales * (1 - exp_y / odds)).sum(0)
         survival = 1 - (ratio - 1) * exp_y  # SF(x) / sigmoid(-y)
         error = torch.log(ratio) - torch.log(survival)  # f(x) - y
         step = error / (slope / ratio + slope * exp_y / survival)
-        too_low = ratio < 1
-        low, high = torch.where(too_low, x, low), torch.where(too_low, high, x)
-        newton = x - step
-        # NaN compares False, so a failed step falls back to bisection.
-        accepted = (low <= newton) & (newton <= high)
-        x = torch.where(accepted, newton, 0.5 * (low + high))
+        x = (x - step.nan_to_num_(0)).clamp(low, high)
     return x * sign
