@@ -277,10 +277,11 @@ def _check_options(options: dict[str, Any]) -> None:
     """Raise `UserError` for sizes and numbers of layers that are none."""
     if "context" in options:
         raise UserError("no option 'context': images have none")
-    for name in ("scales", "steps", "couplings", "dequantization", "layers", "width", "mixtures"):
+    names = ("scales", "steps", "pixels", "couplings", "dequantization", "layers", "width")
+    for name in (*names, "mixtures"):
         value = options.get(name, 1)
         several = isinstance(value, list | tuple)
-        least = 0 if several else 1
+        least = 0 if several or name == "pixels" else 1
         for number in value if several else [value]:
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
                 raise UserError(f"{name} must be whole numbers from {least} on, not {value!r}")

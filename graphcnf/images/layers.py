@@ -114,14 +114,15 @@ class Layers:
         """Invertible 1x1 convolution."""
         self.steps.append(InvertibleConvolution(self.shape[0]))
 
-    def coupling(self, kind: str, *, swap: bool = False) -> None:
+    def coupling(self, kind: str, *, swap: bool = False, **network: Any) -> None:
         """Transform the second half of the channels given the first, or (`swap`) the reverse.
 
         Args:
             kind: "additive", "affine" or "mixture-K", a mixture of K logistics.
             swap: see above.
+            **network: arguments of `ConvolutionNetwork` for this one.
         """
-        self.steps.append(ChannelsFirst(self._coupling(kind, swap)))
+        self.steps.append(ChannelsFirst(self._coupling(kind, swap, **network)))
 
     def split(self, prior: str | None = None) -> None:
         """Factor out the second half of the channels.
@@ -134,7 +135,7 @@ class Layers:
         self.steps.append(Split(channels, channels // 2, base=self.base, prior=coupling))
         self.shape = (channels // 2, height, width)
 
-    def _coupling(self, kind: str, swap: bool = False) -> Coupling:
+    def _coupling(self, kind: str, swap: bool = False, **network: Any) -> Coupling:
         channels, *size = self.shape
         if channels < 2:
             raise UserError("a coupling needs at least 2 channels: squeeze before")
@@ -151,5 +152,5 @@ class Layers:
         fixed, moved = channels // 2, channels - channels // 2
         if swap:
             fixed, moved = moved, fixed
-        network = ConvolutionNetwork(fixed, parameters * moved, size=tuple(size), **self.network)
-        return cls(network, **options)
+        network = {**self.network, "size": tuple(size), **network}
+        return cls(ConvolutionNetwork(fixed, parameters * moved, **network), **options)

@@ -138,6 +138,8 @@ def glow(
     *,
     scales=2,
     steps=8,
+    pixels=2,
+    mixtures=4,
     coupling="affine",
     prior="affine",
     block="pointwise",
@@ -147,6 +149,11 @@ def glow(
 ) -> Layers:
     """ActNorm, invertible 1x1 convolution, coupling; several of them at each scale.
 
+    What differs from the original: the first couplings are mixture couplings with checkerboard
+    masks, and nothing mixes the pixels before. A pixel's values may lie in several heaps, such as
+    black and bright; an affine map of it leaves them apart, and the first 1x1 convolution makes
+    more of them.
+
     References:
         Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039.
 
@@ -154,8 +161,11 @@ def glow(
         shape: see `simple`; 2 to the power of ``scales`` must divide the sides.
         levels: see `simple`.
         scales: number of scales; half of the dimensions leave after each but the last.
-        steps: number of the three layers' repetitions at each scale.
-        coupling: see `simple`.
+        steps: number of couplings at each scale.
+        pixels: how many of the first scale's, at most all, are those of the pixels; 0 for Glow as
+            published.
+        mixtures: components of their mixtures.
+        coupling: see `simple`; of all other couplings.
         prior: see `multiscale`.
         block: see `ConvolutionNetwork`.
         layers: see `ConvolutionNetwork`.
@@ -165,9 +175,13 @@ def glow(
     model = Layers(shape, block=block, layers=layers, **network)
     model.uniform_dequantization(levels)
     model.logit(alpha)
+    pixels = min(pixels, steps)
+    if pixels:
+        # Many parameters of a pixel: a 3x3 convolution to them would take longer than all else.
+        _checkerboard_couplings(model, f"mixture-{mixtures}", pixels, kernels=(5, 1))
     for scale in range(scales):
         model.squeeze()
-        _convolved_couplings(model, coupling, steps)
+        _convolved_couplings(model, coupling, steps if scale else steps - pixels)
         if scale < scales - 1:
             model.split(prior)
     return model
@@ -218,11 +232,11 @@ def _three(couplings: Sequence[int]) -> Sequence[int]:
     return couplings
 
 
-def _checkerboard_couplings(layers: Layers, kind: str, count: int) -> None:
+def _checkerboard_couplings(layers: Layers, kind: str, count: int, **network) -> None:
     layers.checkerboard()
     for number in range(count):
         layers.normalisation()
-        layers.coupling(kind, swap=bool(number % 2))
+        layers.coupling(kind, swap=bool(number % 2), **network)
     layers.undo(Checkerboard())
 
 

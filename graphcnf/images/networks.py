@@ -14,7 +14,7 @@ from graphcnf.flows.images import Checkerboard
 
 
 class ConvolutionNetwork(nn.Module):
-    """3x3 convolution, blocks, 3x3 convolution; the last one starts at zero.
+    """Convolution, blocks, convolution; the last one starts at zero.
 
     Every pixel may have a learned vector of its own, added after the first convolution: what is
     likely differs between the middle and the border of an image.
@@ -31,6 +31,7 @@ class ConvolutionNetwork(nn.Module):
         dropout: share of channels of a block that are dropped in training.
         context: channels of the context.
         position: whether pixels have vectors of their own.
+        kernels: sizes of the first and the last convolution, odd.
 
     Raises:
         ValueError: an argument out of range.
@@ -49,6 +50,7 @@ class ConvolutionNetwork(nn.Module):
         dropout: float = 0.0,
         context: int = 0,
         position: bool = True,
+        kernels: tuple[int, int] = (3, 3),
     ):
         super().__init__()
         if block not in BLOCKS:
@@ -59,15 +61,17 @@ class ConvolutionNetwork(nn.Module):
             raise ValueError(f"heads must divide the width, got {heads} and {width}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-        self.enter = nn.Conv2d(inputs + context, width, 3, padding=1)
+        first, last = kernels
+        self.enter = nn.Conv2d(inputs + context, width, first, padding=first // 2)
         self.position = nn.Parameter(torch.zeros(1, width, *size)) if position else None
         self.blocks = nn.ModuleList(BLOCKS[block](width, dropout) for _ in range(layers))
         if heads:
             self.blocks.append(AttentionBlock(width, heads, size))
-        self.leave = nn.Conv2d(width, outputs, 3, padding=1)
+        self.leave = nn.Conv2d(width, outputs, last, padding=last // 2)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
         self.with_context = context > 0
+        self.rectified = block == "pointwise"  # as published, and its gradient needs no copy
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, *, mask=None, context: Tensor | None = None) -> Tensor:
@@ -81,7 +85,7 @@ class ConvolutionNetwork(nn.Module):
             h = h.add_(self.position)
         for block in self.blocks:
             h = block(h)
-        h = F.silu(h, inplace=not torch.is_grad_enabled())
+        h = F.relu_(h) if self.rectified else F.silu(h, inplace=not torch.is_grad_enabled())
         return self.leave(h).movedim(1, -1)
 
 

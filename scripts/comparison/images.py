@@ -360,8 +360,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
     more = (
         "graphcnf's"
         if row["plain"]
-        else "graphcnf's conditional prior of what leaves after a scale, its learned vector per "
-        "pixel and its"
+        else "graphcnf's mixture couplings of the pixels in place of its first two steps, its "
+        "conditional prior of what leaves after a scale, its learned vector per pixel and its"
     )
     return [
         f"both: {row['scales']} scales of {row['steps']} steps, {row['width']} channels inside, "
