@@ -258,8 +258,7 @@ def images(
         bool,
         typer.Option(
             "--plain",
-            help="Leave out what normflows has not: the conditional prior between scales and the "
-            "learned vectors of pixels.",
+            help="Leave out what normflows has not: mixture couplings of the pixels.",
         ),
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 32,

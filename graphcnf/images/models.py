@@ -2,7 +2,7 @@
 
 ``simple``, ``vardeq`` and ``multiscale`` are the ladder of the UvA deep learning tutorial 11
 (Lippe 2020); in all models couplings with checkerboard masks run on the squeezed image, see
-`graphcnf.flows.Checkerboard`, and their networks know where a pixel is.
+`graphcnf.flows.Checkerboard`, and the networks of all but Glow's know where a pixel is.
 """
 
 from __future__ import annotations
@@ -139,11 +139,12 @@ def glow(
     scales=2,
     steps=8,
     pixels=2,
-    mixtures=4,
+    mixtures=6,
     coupling="affine",
-    prior="affine",
+    prior=None,
     block="pointwise",
     layers=1,
+    position=False,
     alpha=1e-5,
     **network,
 ) -> Layers:
@@ -169,10 +170,11 @@ def glow(
         prior: see `multiscale`.
         block: see `ConvolutionNetwork`.
         layers: see `ConvolutionNetwork`.
+        position: see `ConvolutionNetwork`.
         alpha: see `simple`.
         **network: see `simple`.
     """
-    model = Layers(shape, block=block, layers=layers, **network)
+    model = Layers(shape, block=block, layers=layers, position=position, **network)
     model.uniform_dequantization(levels)
     model.logit(alpha)
     pixels = min(pixels, steps)

@@ -357,12 +357,7 @@ COLUMNS: list[Column] = [
 def notes(rows: Sequence[Row]) -> list[str]:
     """What a reader of the table has to know."""
     row = rows[0]
-    more = (
-        "graphcnf's"
-        if row["plain"]
-        else "graphcnf's mixture couplings of the pixels in place of its first two steps, its "
-        "conditional prior of what leaves after a scale, its learned vector per pixel and its"
-    )
+    own = "" if row["plain"] else "graphcnf's mixture couplings of the pixels as its first steps, "
     return [
         f"both: {row['scales']} scales of {row['steps']} steps, {row['width']} channels inside, "
         "batches of "
@@ -370,8 +365,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         f"{row['learning_rate']:g} with the schedule, clipping and averaging of the preset "
         f"{PRESET}, float32 on {row['threads']} CPU thread{'s' * (row['threads'] > 1)}, "
         f"{row['minutes']:g} minutes for each in alternating blocks of {TRAINED:g} s.",
-        f"what differs: {more} SiLU before the last convolution of a network; normflows' ReLU "
-        "there, its trainable Gaussian of the latents and its sigmoid scales.",
+        f"what differs: {own}normflows' trainable Gaussian of the latents and its sigmoid scales.",
         f"images/s: median of {row['repeats']} blocks of {STEPS} training steps, or of {DRAWN} "
         f"draws of {SAMPLES} images, in turn with the other model's; ratios: speed by the first "
         "model's in the block before, median and range over the pairs.",

@@ -90,9 +90,8 @@ class OwnGlow(Glow):
         scales: Number of scales.
         steps: Repetitions of ActNorm, 1x1 convolution and coupling at each scale.
         width: Channels inside of the couplings' networks.
-        plain: Leave out what normflows has not: mixture couplings of the pixels in place of the
-            first steps, the prior of what leaves after a scale, given what stays, and the learned
-            vector of every pixel.
+        plain: Leave out what normflows has not, mixture couplings of the pixels in place of the
+            first steps.
 
     Raises:
         UserError: An argument that does not fit.
@@ -112,8 +111,7 @@ class OwnGlow(Glow):
     ):
         module = ImageFlow(
             architecture="glow", shape=shape, levels=levels, scales=scales, steps=steps,
-            width=width, alpha=ALPHA,
-            **({"pixels": 0, "prior": None, "position": False} if plain else {}),
+            width=width, alpha=ALPHA, **({"pixels": 0} if plain else {}),
         )  # fmt: skip
         super().__init__(module, shape, levels)
 
