@@ -58,9 +58,10 @@ class ColoringFlow(Pretrained, nn.Module):
         mixtures: Components of their mixtures.
         width: Channels of a node in the networks.
         encoder_layers: Convolutions over the bare graph ("nodes").
-        layers: Attention blocks over the colours ("nodes") or convolutions per coupling.
+        layers: Convolutions per coupling ("channels").
         heads: Attention heads.
-        hops: How far a node sees colours around it when its turn comes, 1 or 2 edges ("nodes").
+        ahead: Channels of the look ahead, see `graphcnf.graphs.prospects` ("nodes").
+        rounds: How many edges far it goes; 0 for none ("nodes").
 
     Raises:
         UserError: if an argument is out of range.
@@ -80,7 +81,8 @@ class ColoringFlow(Pretrained, nn.Module):
         encoder_layers: int = 3,
         layers: int = 3,
         heads: int = 8,
-        hops: int = 2,
+        ahead: int = 32,
+        rounds: int = 6,
     ):
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -89,19 +91,20 @@ class ColoringFlow(Pretrained, nn.Module):
             raise UserError(f"coupling must be one of {', '.join(COUPLINGS)}, not {coupling!r}")
         numbers = {"colors": colors, "couplings": couplings, "mixtures": mixtures, "width": width}
         numbers |= {"encoder_layers": encoder_layers, "layers": layers, "heads": heads}
+        numbers |= {"ahead": ahead}
         for name, value in numbers.items():
             if value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
         if width % heads:
             raise UserError(f"heads must divide the width, got {heads} and {width}")
-        if hops not in (1, 2):
-            raise UserError(f"hops must be 1 or 2, not {hops}")
+        if rounds < 0:
+            raise UserError(f"rounds must be at least 0, not {rounds}")
         if coupling == "nodes":
             if encoding not in (None, "interval") or latent_dim not in (None, 1):
                 raise UserError('coupling "nodes" takes the encoding "interval" with 1 latent only')
             network = ColoringNetwork(
-                colors, width=width, encoder_layers=encoder_layers, layers=layers, heads=heads,
-                hops=hops,
+                colors, width=width, encoder_layers=encoder_layers, heads=heads, ahead=ahead,
+                rounds=rounds,
             )  # fmt: skip
             self.flow = CategoricalFlow(IntervalEncoding([colors]), SaturationCoupling(network))
         else:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from graphcnf.graphs.attention import HIDDEN, TwoStreamBlock, two_streams
 from graphcnf.graphs.features import (
     GraphContext,
     structure_context,
     structure_node_features,
-    structure_pair_features,
 )
+from graphcnf.graphs.prospects import Prospects
 from graphcnf.graphs.saturation import SaturationOrder
 from graphcnf.graphs.sparse_attention import SparseBlock
 
 NODE_FEATURES = structure_node_features()
-PAIR_FEATURES = structure_pair_features() - 1
 EDGE_WIDTH = 32
+PARTS = 4
+GAIN = 10
 
 
 def coloring_context(
@@ -50,58 +47,20 @@ class GraphEncoder(nn.Module):
         self.edges = nn.Linear(2, EDGE_WIDTH)
         self.blocks = nn.ModuleList(SparseBlock(width, heads, 2, EDGE_WIDTH) for _ in range(layers))
 
-    def forward(self, context: GraphContext, edges: Edges, inputs: Tensor | None = None) -> Tensor:
+    def forward(self, context: GraphContext, inputs: Tensor | None = None) -> Tensor:
         """(B, N, width); `inputs` (B, N, inputs) where the encoder takes some."""
-        dtype = self.enter.weight.dtype
+        dtype, mask = self.enter.weight.dtype, context.mask
         parts = [context.node_features.to(dtype), *([] if inputs is None else [inputs.to(dtype)])]
         h = self.enter(torch.cat(parts, -1)).flatten(0, 1)
-        links = edges.adjacency.to(dtype)
-        graph, target = edges.place(edges.target)
-        triangles = (links @ links)[graph, target, edges.place(edges.source)[1]]
+        adjacency = context.adjacency & mask[:, :, None] & mask[:, None, :]
+        graph, target, source = adjacency.nonzero(as_tuple=True)
+        links = adjacency.to(dtype)
+        triangles = (links @ links)[graph, target, source]
         channels = self.edges(torch.stack([torch.ones_like(triangles), triangles], -1))
-        index = torch.stack([edges.source, edges.target])
+        index = torch.stack([source, target]) + graph * mask.shape[1]
         for block in self.blocks:
             h = block(h, h, index, channels)
-        return h.unflatten(0, context.mask.shape)
-
-
-class Edges:
-    """Edges of a batch of graphs whose nodes are numbered throughout, B * N of them.
-
-    Attributes:
-        source: Where each edge comes from, (E,) long.
-        target: Where it goes to, ascending, (E,) long; every edge is there in both directions.
-    """
-
-    def __init__(self, context: GraphContext):
-        mask = context.mask
-        self.nodes = mask.shape[1]
-        self.adjacency = context.adjacency & mask[:, :, None] & mask[:, None, :]
-        graph, target, source = self.adjacency.nonzero(as_tuple=True)
-        self.source, self.target = graph * self.nodes + source, graph * self.nodes + target
-        self.degree = self.adjacency.sum(-1).flatten()
-        self.start = self.degree.cumsum(0) - self.degree
-
-    def place(self, node: Tensor) -> tuple[Tensor, Tensor]:
-        """Graph and number within it."""
-        return node // self.nodes, node % self.nodes
-
-    def into(self, node: Tensor) -> tuple[Tensor, Tensor]:
-        """Edges into each of the nodes (M,), repeats allowed.
-
-        Returns:
-            Which entry of `node` an edge goes into, and its source; (E',) long each.
-        """
-        degree = self.degree[node]
-        which = torch.arange(len(node), device=node.device).repeat_interleave(degree)
-        before = (degree.cumsum(0) - degree)[which]
-        number = torch.arange(len(which), device=node.device) - before
-        return which, self.source[self.start[node][which] + number]
-
-    def joined(self, one: Tensor, other: Tensor) -> Tensor:
-        """Whether there is an edge between nodes of the same graph, (...) bool."""
-        graph, number = self.place(one)
-        return self.adjacency[graph, number, self.place(other)[1]]
+        return h.unflatten(0, mask.shape)
 
 
 class ConvolutionNetwork(nn.Module):
@@ -124,86 +83,23 @@ class ConvolutionNetwork(nn.Module):
 
     def forward(self, x: Tensor, *, mask=None, context: GraphContext) -> Tensor:
         """(B, N, inputs) to (B, N, outputs)."""
-        return self.leave(self.encoder(context, Edges(context), x))
-
-
-Seen = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""What nodes (E,) are like in the turns of the asked ones `which` (E,): colour (E,), whether they
-have it already (E,), and how many neighbours of each colour they have by then (E, colours)."""
-
-
-class Surroundings(nn.Module):
-    """What a node sees around it when its turn comes: its neighbours, and theirs.
-
-    Of a node that has its colour, that; of one that has none yet, which colours are around it. One
-    or two convolutions bring this in, from the neighbours' neighbours to the neighbours and from
-    those to the node.
-
-    Args:
-        colors: Number of colours.
-        width: Channels of a node.
-        heads: Attention heads.
-        hops: 1 for the neighbours alone, 2.
-    """
-
-    def __init__(self, colors: int, width: int, heads: int, hops: int):
-        super().__init__()
-        self.colors, self.hops = colors, hops
-        self.own = nn.Linear(colors, width)
-        self.neighbour = nn.Linear(2 * colors + 1, width)
-        self.near_edge = nn.Linear(2 * colors + 1, EDGE_WIDTH)
-        self.near = SparseBlock(width, heads, 2, EDGE_WIDTH)
-        if hops == 2:
-            self.far_edge = nn.Linear(2 * colors + 3, EDGE_WIDTH)
-            self.far = SparseBlock(width, heads, 2, EDGE_WIDTH)
-
-    def forward(self, h: Tensor, asked: Tensor, edges: Edges, seen: Seen) -> Tensor:
-        """Query stream (M, C) before the attention blocks.
-
-        Args:
-            h: Encoded nodes of all graphs, (B * N, C).
-            asked: Nodes that are asked, (M,) long.
-            edges: Of the graphs.
-            seen: See `Seen`.
-        """
-        which, near = edges.into(asked)
-        near_state = self._state(*seen(which, near)).to(h.dtype)
-        pairs = h[near] + self.neighbour(near_state)
-        if self.hops == 2:
-            pair, far = edges.into(near)
-            centre = asked[which[pair]]
-            closeness = torch.stack([far == centre, edges.joined(centre, far)], -1)
-            state = torch.cat([self._state(*seen(which[pair], far)), closeness], -1)
-            index = torch.stack([far, pair])
-            pairs = self.far(pairs, h, index, self.far_edge(state.to(h.dtype)))
-        around = seen(torch.arange(len(asked), device=h.device), asked)[2] > 0
-        index = torch.stack([torch.arange(len(which), device=h.device), which])
-        x = h[asked] + self.own(around.to(h.dtype))
-        return self.near(x, pairs, index, self.near_edge(near_state))
-
-    def _state(self, known: Tensor, earlier: Tensor, counts: Tensor) -> Tensor:
-        """(E, 2 colours + 1) bool."""
-        has = F.one_hot(known.clamp(max=self.colors - 1), self.colors).bool()
-        earlier = earlier[:, None]
-        return torch.cat([has & earlier, (counts > 0) & ~earlier, earlier], -1)
+        return self.leave(self.encoder(context, x))
 
 
 class ColoringNetwork(nn.Module):
-    """Two streams over the nodes in the order in which they are coloured.
+    """Colours of the nodes, one after the other, from what is around them and what lies ahead.
 
-    Attention convolutions encode the bare graph. When a node's turn comes, `Surroundings` shows it
-    what is near it as it is then. Then the node attends to all nodes before it, with the distance
-    in the graph as a bias. The query stream does not know the node's own colour, the content stream
-    does.
+    Attention convolutions encode the bare graph. When a node's turn comes, the score of a colour
+    depends on whether a neighbour has it, on the encoded node and, where more than one colour is
+    left, on the `Prospects` of each. All of it treats the colours alike.
 
     Args:
         colors: Number of colours.
         width: Channels of a node.
         encoder_layers: Convolutions over the bare graph.
-        layers: Attention blocks.
         heads: Attention heads.
-        hops: See `Surroundings`.
-        head_width: Hidden channels of the read-out.
+        ahead: Channels of the prospects.
+        rounds: Edges that they reach; 0 for none.
     """
 
     def __init__(
@@ -212,37 +108,37 @@ class ColoringNetwork(nn.Module):
         *,
         width: int,
         encoder_layers: int,
-        layers: int,
         heads: int,
-        hops: int = 2,
-        head_width: int = 64,
+        ahead: int = 32,
+        rounds: int = 6,
     ):
         super().__init__()
         self.cardinalities = [colors]
-        self.heads = heads
         self.encoder = GraphEncoder(width, encoder_layers, heads)
-        self.surroundings = Surroundings(colors, width, heads, hops)
-        self.colors = nn.Embedding(colors + 1, width)
-        self.pairs = nn.Linear(PAIR_FEATURES, layers * heads)
-        self.blocks = nn.ModuleList(TwoStreamBlock(width, heads, 2) for _ in range(layers))
-        self.leave = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, head_width), nn.GELU(),
-            nn.Linear(head_width, colors),
-        )  # fmt: skip
+        self.norm = nn.LayerNorm(width)
+        self.leave = nn.Sequential(nn.Linear(width + 2, width), nn.GELU(), nn.Linear(width, 1))
+        self.blocked = nn.Parameter(torch.zeros(()))
+        self.prospects = Prospects(width, ahead, rounds) if rounds else None
         nn.init.zeros_(self.leave[-1].weight)
-        nn.init.zeros_(self.leave[-1].bias)
 
     def read_out(self, h: Tensor, previous: list[Tensor]) -> Tensor:
-        """Logits (B, M, colours) of the query stream; a node has one variable only."""
-        return self.leave(h)
+        """Logits (B, M, colours), which the streams are already; a node has one variable only."""
+        return h
 
-    def biases(self, context: GraphContext) -> Tensor:
-        """Attention biases of all blocks, (B, layers * heads, N, N)."""
-        pairs = context.pair_features.to(self.pairs.weight.dtype)
-        return self.pairs(pairs).permute(0, 3, 1, 2)
+    def encode(self, context: GraphContext) -> Tensor:
+        """What is known of the nodes (B, N, C) before any has a colour."""
+        return self.norm(self.encoder(context))
+
+    def around(self, h: Tensor, blocked: Tensor) -> Tensor:
+        """Logits (..., K) of nodes from what is known of them, (..., C), and blocked colours."""
+        left = (~blocked).sum(-1, keepdim=True).expand(blocked.shape) > 1
+        marks = torch.stack([blocked, left], -1).to(h.dtype)
+        h = h[..., None, :].expand(*marks.shape[:-1], -1)
+        # Most nodes have one colour left: what is all but certain shall take few steps to learn.
+        return self.leave(torch.cat([h, marks], -1))[..., 0] + GAIN * self.blocked * marks[..., 0]
 
     def streams_of(self, x: Tensor, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
-        """Query stream (B, N, C) of all nodes in one pass.
+        """Logits (B, N, colours) of all nodes in one pass.
 
         Args:
             x: Colours, (B, N) long.
@@ -251,79 +147,85 @@ class ColoringNetwork(nn.Module):
             counts: Neighbours of each colour around every node before each turn,
                 (B, turns, N, colours).
         """
-        mask, nodes = context.mask, x.shape[1]
-        edges = Edges(context)
-        h = self.encoder(context, edges)
-        turn = rank.flatten()
-        asked = torch.arange(mask.numel(), device=mask.device)
+        # Here nodes have the number of their turn: at turn t those from t on wait.
+        order = rank.argsort(dim=1, stable=True)
+        rows = torch.arange(len(x), device=x.device)[:, None]
+        turns = torch.arange(x.shape[1], device=x.device)[:, None]
+        mask, h = context.mask[rows, order], self.encode(context)[rows, order]
+        blocked = counts[rows[..., None], turns, order[:, None]] > 0
+        own = blocked.diagonal(dim1=1, dim2=2).movedim(-1, 1)
+        logits = self.around(h, own)
+        if self.prospects is not None:
+            adjacency = context.adjacency[rows[..., None], order[..., None], order[:, None]]
+            logits = logits + self._ahead(adjacency, blocked, own, mask, h)
+        return torch.zeros_like(logits).index_put((rows, order), logits)
 
-        def seen(which: Tensor, node: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            graph, number = edges.place(node)
-            own = turn[asked[which]]
-            at_turn = counts[graph, own.clamp(max=nodes - 1), number]
-            return x.flatten()[node], turn[node] < own, at_turn
-
-        asked = self.surroundings(h.flatten(0, 1), asked, edges, seen).unflatten(0, mask.shape)
-        stack = torch.cat([asked + self.colors(x), asked], 1)
-        return two_streams(self.blocks, stack, self.biases(context), rank, mask)
+    def _ahead(
+        self, adjacency: Tensor, blocked: Tensor, own: Tensor, mask: Tensor, h: Tensor
+    ) -> Tensor:
+        """Scores (B, turns, colours) of `Prospects`, 0 where there is no choice."""
+        graph, turn = undecided(own, mask).nonzero(as_tuple=True)
+        scores = h.new_zeros(own.shape)
+        numbers = torch.arange(mask.shape[1], device=mask.device)
+        # In parts of about the same turn: what is over is left out.
+        for part in turn.argsort(stable=True).chunk(PARTS) if len(turn) else ():
+            g, t = graph[part], turn[part]
+            first = int(t[0])
+            waiting = mask[g, first:] & (numbers[first:] >= t[:, None])
+            found = self.prospects(
+                adjacency[g, first:, first:],
+                blocked[g, t, first:],
+                waiting,
+                h[g, first:],
+                t - first,
+            )
+            scores = scores.index_put((g, t), found)
+        return scores
 
     def rounds(self, context: GraphContext) -> ColoringRounds:
         """The same node by node."""
         return ColoringRounds(self, context)
 
 
-class ColoringRounds:
-    """Streams of one node of every graph after the other, keys and values of the content kept.
+def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
+    """Which nodes (...) have several colours left, of blocked (..., K), but not all of them.
 
-    What is told of a node runs through the blocks together with what is asked next.
+    In the order of saturation a node with all of them gets its turn only when no node that waits
+    has a coloured neighbour: then one colour is as good as another.
     """
+    left = (~blocked).sum(-1)
+    return mask & (left > 1) & (left < blocked.shape[-1])
+
+
+class ColoringRounds:
+    """Logits of one node of every graph after the other."""
 
     def __init__(self, network: ColoringNetwork, context: GraphContext):
         self.network, self.context = network, context
-        batch, nodes = context.mask.shape
-        self.edges = Edges(context)
-        self.h = network.encoder(context, self.edges)
-        self.bias = network.biases(context)
-        self.rows = torch.arange(batch, device=self.h.device)
-        head = self.h.shape[-1] // network.heads
-        # The first column is `nothing`; what is told of no node goes to the last.
-        shape = len(network.blocks), 2, batch, network.heads, nodes + 2, head
-        self.keys = self.h.new_zeros(shape)
-        for keys, block in zip(self.keys, network.blocks, strict=True):
-            keys[:, :, :, :1] = block.nothing
-        self.asked: Tensor | None = None
-        self.told: tuple[Tensor, Tensor, Tensor] | None = None
+        self.h = network.encode(context)
 
     def ask(self, node: Tensor, known: Tensor, order: SaturationOrder) -> Tensor:
-        """Query stream (B, 1, C) of `node` (B,), given the colours `known` (B, N)."""
-        net, rows, nodes = self.network, self.rows, known.shape[1]
-
-        def seen(which: Tensor, node: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            there = self.edges.place(node)
-            return known[there], order.rank[there] < nodes, order.counts[there]
-
-        flat = rows * nodes + node
-        asked = net.surroundings(self.h.flatten(0, 1), flat, self.edges, seen)[:, None]
-        self.asked = asked
-        # Only who had a turn before may be seen; a content sees itself, too.
-        visible = self.context.mask & (order.rank < nodes)
-        x, members = asked, node[:, None]
-        if self.told is not None:
-            content, members_told, column = self.told
-            x, members = torch.cat([content, x], 1), torch.stack([members_told, node], 1)
-        bias = self.bias[rows[:, None], :, members].transpose(1, 2)
-        bias = F.pad(bias + HIDDEN * ~visible[:, None, None], (1, 0))
-        for k, block in enumerate(net.blocks):
-            normed = block.norm(x)
-            if self.told is not None:
-                for which, new in enumerate(block.keys_values(normed[:, :1])):
-                    self.keys[k, which].transpose(1, 2)[rows, column] = new[:, :, 0].to(self.h)
-            biases = bias[:, k * net.heads : (k + 1) * net.heads]
-            x = block.attend(x, normed, *self.keys[k, :, :, :, :-1], biases)
-        return x[:, -1:]
+        """Logits (B, 1, colours) of `node` (B,), given the colours before."""
+        net, rows = self.network, torch.arange(len(node), device=node.device)
+        blocked = order.counts > 0
+        own = blocked[rows, node]
+        logits = net.around(self.h[rows, node], own)
+        asked = undecided(own, order.open.any(1)).nonzero()[:, 0]
+        if net.prospects is None or not len(asked):
+            return logits[:, None]
+        waiting = order.open[asked]
+        # Those that wait come first; the rest of the row is padding.
+        most = int(waiting.sum(1).max())
+        members = waiting.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+        rows = asked[:, None]
+        scores = net.prospects(
+            self.context.adjacency[rows[..., None], members[..., None], members[:, None]],
+            blocked[rows, members],
+            order.open[rows, members],
+            self.h[rows, members],
+            (members == node[rows]).long().argmax(1),
+        )
+        return logits.index_add(0, asked, scores)[:, None]
 
     def tell(self, node: Tensor, known: Tensor, real: Tensor) -> None:
-        """Take the colour of `node` (B,), now known, where `real` (B,)."""
-        content = self.asked + self.network.colors(known[self.rows, node])[:, None]
-        column = torch.where(real, node + 1, known.shape[1] + 1)
-        self.told = content, node, column
+        """Nothing is kept."""
