@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from graphcnf.graphs.features import (
     GraphContext,
-    structure_context,
     structure_node_features,
+    walk_features,
 )
 from graphcnf.graphs.prospects import Prospects
 from graphcnf.graphs.saturation import SaturationOrder
@@ -23,11 +23,8 @@ GAIN = 10
 def coloring_context(
     adjacency: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32
 ) -> GraphContext:
-    """Features of the graph that do not depend on how its nodes are numbered."""
-    context = structure_context(adjacency, mask, dtype)
-    # The last channel tells which of two neighbours has the lower number.
-    context.pair_features = context.pair_features[..., :-1]
-    return context
+    """Context with the node features of `walk_features`."""
+    return GraphContext(mask, walk_features(adjacency, dtype), adjacency=adjacency)
 
 
 class GraphEncoder(nn.Module):

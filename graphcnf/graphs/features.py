@@ -53,15 +53,11 @@ def structure_pair_features() -> int:
     return MAX_DISTANCE + 2
 
 
-def structure_context(
-    adjacency: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32
-) -> GraphContext:
-    """Features of the connectivity (B, N, N) bool.
+def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Node features (B, N, F) of the connectivity (B, N, N) bool, whatever the nodes' numbers.
 
-    Node features: one-hot degree (capped at 6), probabilities that a random walk returns after
-    1 to 8 steps (Dwivedi et al. 2022, arXiv 2110.07875), which tell ring membership and size.
-    Pair features: one-hot distance (1 to 6, farther; all 0 for i = j), and on edges whether j is
-    numbered before i.
+    One-hot degree (capped at 6), and the probabilities that a random walk returns after 1 to 8
+    steps (Dwivedi et al. 2022, arXiv 2110.07875), which tell ring membership and size.
     """
     a = adjacency.to(dtype)
     degree = a.sum(-1)
@@ -70,13 +66,20 @@ def structure_context(
     for _ in range(WALK_LENGTHS):
         returns.append(power.diagonal(dim1=1, dim2=2))
         power = power @ walk
-    node = torch.cat(
-        [
-            F.one_hot(degree.long().clamp(max=MAX_DEGREE), MAX_DEGREE + 1).to(dtype),
-            2 * torch.stack(returns, -1),
-        ],
-        -1,
-    )
+    degrees = F.one_hot(degree.long().clamp(max=MAX_DEGREE), MAX_DEGREE + 1).to(dtype)
+    return torch.cat([degrees, 2 * torch.stack(returns, -1)], -1)
+
+
+def structure_context(
+    adjacency: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32
+) -> GraphContext:
+    """Features of the connectivity (B, N, N) bool.
+
+    Node features: those of `walk_features`. Pair features: one-hot distance (1 to 6, farther; all 0
+    for i = j), and on edges whether j is numbered before i.
+    """
+    node = walk_features(adjacency, dtype)
+    a = adjacency.to(dtype)
     nodes = mask.shape[1]
     eye = torch.eye(nodes, device=mask.device, dtype=dtype)
     near = (a + eye).clamp(max=1)
