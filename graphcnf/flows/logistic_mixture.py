@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from graphcnf.flows.transform import log_term_dtype
+
 STEPS = {torch.float64: (14, 6), torch.float32: (10, 3)}
-"""Bisections and Newton steps of the inverse: to about the precision of the type."""
+"""Bisections and Newton steps of the inverse: to about the precision of the type, unless components
+lie more than a hundred of the widest one's scales apart."""
 
 
 def bounded_log_scale(x: Tensor, bound: float = 3.0) -> Tensor:
@@ -51,22 +54,24 @@ def logistic_mixture_inverse(
     """Solve ``f(x) = y`` elementwise, in a fixed number of steps.
 
     Args:
-        y: any shape, float32 or float64.
+        y: any shape.
         logits: as for `logistic_mixture`.
         means: as for `logistic_mixture`.
         log_scales: as for `logistic_mixture`.
 
     Returns:
-        ``x`` and ``log dx/dy`` in the type of y. Differentiable (implicitly) in everything.
+        ``x`` and ``log dx/dy`` in float64 for float64 y, otherwise in float32. Differentiable
+        (implicitly) in everything.
     """
-    parameters = logits.to(y), means.to(y), log_scales.to(y)
-    x = logistic_mixture_root(y, *parameters)
+    x = logistic_mixture_root(y, logits, means, log_scales)
+    parameters = (part.to(x.dtype) for part in (logits, means, log_scales))
     return x, -logistic_mixture(x, *parameters)[1]
 
 
 def logistic_mixture_root(y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """``x`` of `logistic_mixture_inverse` alone, in half of the time."""
-    parameters = logits.to(y), means.to(y), log_scales.to(y)
+    """``x`` of `logistic_mixture_inverse` alone; the arguments are its own."""
+    y = y.to(log_term_dtype(y))
+    parameters = [part.to(y.dtype) for part in (logits, means, log_scales)]
     with torch.no_grad():
         x = _solve(y, *parameters)
     if torch.is_grad_enabled():

@@ -44,6 +44,9 @@ class ColoringFlow(Pretrained, nn.Module):
     - "channels" (Lippe & Gavves 2021, arXiv 2006.09790, section 4.2): ActNorm, invertible linear
       map and a mixture coupling that transforms half of the latents of all nodes in parallel.
 
+    In "nodes" the names of the colours mean nothing: permuting them does not change a probability.
+    Where some colours are more frequent than others, take "channels".
+
     A graph's nodes may be numbered in any way. The numbers break ties of the order of "nodes", and
     do nothing in "channels".
 
@@ -61,7 +64,7 @@ class ColoringFlow(Pretrained, nn.Module):
         layers: Convolutions per coupling ("channels").
         heads: Attention heads.
         ahead: Channels of the look ahead, see `graphcnf.graphs.prospects` ("nodes").
-        rounds: How many edges far it goes; 0 for none ("nodes").
+        rounds: Rounds of messages in it; 0 for none ("nodes").
 
     Raises:
         UserError: if an argument is out of range.

@@ -87,8 +87,9 @@ class ColoringNetwork(nn.Module):
     """Colours of the nodes, one after the other, from what is around them and what lies ahead.
 
     Attention convolutions encode the bare graph. When a node's turn comes, the score of a colour
-    depends on whether a neighbour has it, on the encoded node and, where more than one colour is
-    left, on the `Prospects` of each. All of it treats the colours alike.
+    depends on whether a neighbour has it, on the encoded node and, where some neighbour has a
+    colour and more than one is left, on the `Prospects` of each. All of it treats the colours
+    alike.
 
     Args:
         colors: Number of colours.
@@ -96,7 +97,7 @@ class ColoringNetwork(nn.Module):
         encoder_layers: Convolutions over the bare graph.
         heads: Attention heads.
         ahead: Channels of the prospects.
-        rounds: Edges that they reach; 0 for none.
+        rounds: See `Prospects`; 0 for no look ahead.
     """
 
     def __init__(
@@ -115,7 +116,8 @@ class ColoringNetwork(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Sequential(nn.Linear(width + 2, width), nn.GELU(), nn.Linear(width, 1))
         self.blocked = nn.Parameter(torch.zeros(()))
-        self.prospects = Prospects(width, ahead, rounds) if rounds else None
+        # Of two colours a node has one left, or all of them.
+        self.prospects = Prospects(width, ahead, rounds) if rounds and colors > 2 else None
         nn.init.zeros_(self.leave[-1].weight)
 
     def read_out(self, h: Tensor, previous: list[Tensor]) -> Tensor:
@@ -134,11 +136,10 @@ class ColoringNetwork(nn.Module):
         # Most nodes have one colour left: what is all but certain shall take few steps to learn.
         return self.leave(torch.cat([h, marks], -1))[..., 0] + GAIN * self.blocked * marks[..., 0]
 
-    def streams_of(self, x: Tensor, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
+    def streams_of(self, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
         """Logits (B, N, colours) of all nodes in one pass.
 
         Args:
-            x: Colours, (B, N) long.
             context: See `coloring_context`.
             rank: Turn of each node, (B, N) long.
             counts: Neighbours of each colour around every node before each turn,
@@ -146,8 +147,8 @@ class ColoringNetwork(nn.Module):
         """
         # Here nodes have the number of their turn: at turn t those from t on wait.
         order = rank.argsort(dim=1, stable=True)
-        rows = torch.arange(len(x), device=x.device)[:, None]
-        turns = torch.arange(x.shape[1], device=x.device)[:, None]
+        rows = torch.arange(len(rank), device=rank.device)[:, None]
+        turns = torch.arange(rank.shape[1], device=rank.device)[:, None]
         mask, h = context.mask[rows, order], self.encode(context)[rows, order]
         blocked = counts[rows[..., None], turns, order[:, None]] > 0
         own = blocked.diagonal(dim1=1, dim2=2).movedim(-1, 1)
@@ -163,9 +164,11 @@ class ColoringNetwork(nn.Module):
         """Scores (B, turns, colours) of `Prospects`, 0 where there is no choice."""
         graph, turn = undecided(own, mask).nonzero(as_tuple=True)
         scores = h.new_zeros(own.shape)
+        if not len(turn):
+            return scores
         numbers = torch.arange(mask.shape[1], device=mask.device)
         # In parts of about the same turn: what is over is left out.
-        for part in turn.argsort(stable=True).chunk(PARTS) if len(turn) else ():
+        for part in turn.argsort(stable=True).chunk(PARTS):
             g, t = graph[part], turn[part]
             first = int(t[0])
             waiting = mask[g, first:] & (numbers[first:] >= t[:, None])
@@ -201,8 +204,8 @@ class ColoringRounds:
         self.network, self.context = network, context
         self.h = network.encode(context)
 
-    def ask(self, node: Tensor, known: Tensor, order: SaturationOrder) -> Tensor:
-        """Logits (B, 1, colours) of `node` (B,), given the colours before."""
+    def ask(self, node: Tensor, order: SaturationOrder) -> Tensor:
+        """Logits (B, 1, colours) of `node` (B,), whose turn it is."""
         net, rows = self.network, torch.arange(len(node), device=node.device)
         blocked = order.counts > 0
         own = blocked[rows, node]
@@ -223,6 +226,3 @@ class ColoringRounds:
             (members == node[rows]).long().argmax(1),
         )
         return logits.index_add(0, asked, scores)[:, None]
-
-    def tell(self, node: Tensor, known: Tensor, real: Tensor) -> None:
-        """Nothing is kept."""

@@ -16,12 +16,14 @@ class Prospects(nn.Module):
     what a colour forces upon the neighbours, what that forces upon theirs, and so on. Nodes that
     have their colour are not needed beside which colours they leave to the others.
 
-    Colours are treated alike: permuting them permutes the scores.
+    Colours are treated alike: permuting them permutes the scores. In training, memory grows with
+    the graphs, the colours left to each asked node, the nodes that wait and the colours.
 
     Args:
         features: Channels of what is known of a node beforehand.
         width: Channels of a state.
-        rounds: How often states are passed on, the number of edges that a score sees far.
+        rounds: How often states are passed on. A score depends on the states of the node and on the
+            largest one anywhere; each of them on what is so many edges around it.
     """
 
     def __init__(self, features: int, width: int, rounds: int):
@@ -36,7 +38,6 @@ class Prospects(nn.Module):
         self.hear_one, self.hear_all = nn.Linear(2 * width, width), nn.Linear(2 * width, width)
         self.out = nn.Linear(width, width)
         self.leave = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Linear(width, 1))
-        nn.init.zeros_(self.leave[-1].weight)
 
     def forward(
         self, adjacency: Tensor, blocked: Tensor, waiting: Tensor, h: Tensor, asked: Tensor
@@ -51,9 +52,6 @@ class Prospects(nn.Module):
             asked: Number of the node, (D,) long.
         """
         colors = blocked.shape[-1]
-        scores = h.new_zeros(len(asked), colors)
-        if not len(asked):
-            return scores
         rows = torch.arange(len(asked), device=asked.device)
         row, color = (~blocked[rows, asked]).nonzero(as_tuple=True)
         cases = torch.arange(len(row), device=row.device)
@@ -78,5 +76,5 @@ class Prospects(nn.Module):
         # A contradiction shows wherever it is.
         far = s.masked_fill(~open_[..., None, None], -torch.inf).amax((1, 2))
         near = s[cases, node]
-        summary = torch.cat([near[cases, color], near.sum(1), far], -1)
-        return scores.index_put((row, color), self.leave(summary)[:, 0].to(scores.dtype))
+        found = self.leave(torch.cat([near[cases, color], near.sum(1), far], -1))[:, 0].to(h.dtype)
+        return h.new_zeros(len(asked), colors).index_put((row, color), found)

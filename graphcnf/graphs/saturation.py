@@ -7,8 +7,8 @@ anything else is decided. Which category a node gets is all learned: the order l
 categories there are around a node, not at which.
 
 The order is a function of the graph and of the categories before, so the map stays triangular:
-given all categories, one pass of a two-stream network has the conditional of every node, and
-sampling takes one round per node.
+given all categories, one pass of a network has the conditional of every node, and sampling takes
+one round per node.
 """
 
 from __future__ import annotations
@@ -99,28 +99,24 @@ class SaturationCoupling(InterleavedCoupling):
         """Conditional log-probabilities (B, N, 1, K) given the nodes of earlier turns."""
         categories = self.network.cardinalities[0]
         rank, counts = turns(x[..., 0], context, categories)
-        h = self.network.streams_of(x[..., 0], context, rank, counts)
+        h = self.network.streams_of(context, rank, counts)
         return self._conditionals(h, x, torch.arange(x.shape[1], device=x.device))
 
     @torch.no_grad()
     def _invert(self, z, mask, context, temperature):
-        batch, nodes, _ = z.shape
         categories = self.network.cardinalities[0]
         order = SaturationOrder(context.adjacency, context.mask, categories)
         rounds = self.network.rounds(context)
         out = torch.zeros_like(z)
-        log_det = torch.zeros(batch, dtype=torch.float64, device=z.device)
+        log_det = torch.zeros(len(z), dtype=torch.float64, device=z.device)
         u = torch.sigmoid(z.double())
-        known = torch.full((batch, nodes), categories, device=z.device)
         for turn in range(int(context.mask.sum(1).max())):
             node, real = order.next()
-            asked = rounds.ask(node, known, order)
+            asked = rounds.ask(node, order)
             log_p = self._variable(asked, [], node[:, None], temperature)
             x, value, jacobian = self._place(u[order.rows, node], log_p, 0)
             there = order.rows[real], node[real]
             out[there] = value[real].to(z.dtype)
-            known[there] = x[real, 0]
             log_det = log_det + torch.where(real, jacobian[:, 0], 0.0)
             order.settle(turn, node, x[:, 0], real)
-            rounds.tell(node, known, real)
         return out, log_det.to(log_term_dtype(z))

@@ -280,7 +280,7 @@ def _check_options(options: dict[str, Any]) -> None:
     names = ("scales", "steps", "pixels", "couplings", "dequantization", "layers", "width")
     for name in (*names, "mixtures"):
         value = options.get(name, 1)
-        several = isinstance(value, list | tuple)
+        several = name == "couplings" and isinstance(value, list | tuple)
         least = 0 if several or name == "pixels" else 1
         for number in value if several else [value]:
             if isinstance(number, bool) or not isinstance(number, int) or number < least:

@@ -62,6 +62,8 @@ class ConvolutionNetwork(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         first, last = kernels
+        if min(first, last) < 1 or first % 2 == 0 or last % 2 == 0:
+            raise ValueError(f"kernels must be two odd sizes, got {first} and {last}")
         self.enter = nn.Conv2d(inputs + context, width, first, padding=first // 2)
         self.position = nn.Parameter(torch.zeros(1, width, *size)) if position else None
         self.blocks = nn.ModuleList(BLOCKS[block](width, dropout) for _ in range(layers))

@@ -163,7 +163,7 @@ def test_a_node_sees_only_what_was_before_it(double, batch):
     x = batch.node_types
     rank, counts = turns(x, context, 3)
     with torch.no_grad():
-        expected = network.streams_of(x, context, rank, counts)
+        expected = network.streams_of(context, rank, counts)
         seen = 0.0
         for turn in range(x.shape[1]):
             # Other colours from this turn on; the turns up to here stay as they are.
@@ -171,7 +171,7 @@ def test_a_node_sees_only_what_was_before_it(double, batch):
             other = torch.where(later, (x + torch.randint(1, 3, x.shape)) % 3, x)
             new_rank, new_counts = turns(other, context, 3)
             assert torch.equal(new_rank[rank <= turn], rank[rank <= turn])
-            got = network.streams_of(other, context, new_rank, new_counts)
+            got = network.streams_of(context, new_rank, new_counts)
             same = rank == turn
             torch.testing.assert_close(got[same], expected[same])
             after = (rank > turn) & (new_rank > turn) & batch.mask
@@ -189,8 +189,8 @@ def test_networks_do_not_know_the_numbers_of_nodes(double, batch):
     there = rows[..., None], torch.arange(counts.shape[1])[None, :, None], order[:, None]
     with torch.no_grad():
         torch.testing.assert_close(
-            network.streams_of(moved.node_types, new, rank[rows, order], counts[there]),
-            network.streams_of(batch.node_types, old, rank, counts)[rows, order],
+            network.streams_of(new, rank[rows, order], counts[there]),
+            network.streams_of(old, rank, counts)[rows, order],
         )
         convolutions = perturb(ConvolutionNetwork(2, 5, width=8, layers=2, heads=2))
         x = torch.randn(*batch.mask.shape, 2)
@@ -291,23 +291,23 @@ def test_names_of_colours_mean_nothing(double, batch):
     assert expected.std() > 0.1
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 3])
-def test_prospects_reach_as_far_as_there_are_rounds(double, rounds):
-    graph = nx.path_graph(6)
-    batch = from_networkx([graph] * 2)
-    # Node 0 is asked. A colour is blocked at node 3 of the second graph; node 5 has its colour.
-    blocked = torch.zeros(2, 6, 3, dtype=torch.bool)
+@pytest.mark.parametrize(
+    "rounds, between, told", [(2, True, False), (3, True, True), (3, False, False)]
+)
+def test_prospects_reach_along_nodes_that_wait(double, rounds, between, told):
+    batch = from_networkx([nx.path_graph(5)] * 2)
+    # Node 0 is asked. What differs is whether a neighbour of node 3 has a colour.
+    blocked = torch.zeros(2, 5, 3, dtype=torch.bool)
     blocked[1, 3, 0] = True
     waiting = batch.mask.clone()
-    waiting[:, 5] = False
+    waiting[:, 2] = between
     prospects = perturb(Prospects(4, 8, rounds))
-    # What is seen wherever it is must not tell.
     with torch.no_grad():
+        # The largest state anywhere would tell.
         prospects.leave[0].weight[:, 16:] = 0
-        h = torch.randn(1, 6, 4).expand(2, -1, -1)
-        asked = torch.zeros(2, dtype=torch.long)
-        first, second = prospects(batch.adjacency, blocked, waiting, h, asked)
-    assert torch.allclose(first, second) == (rounds < 3)
+        h = torch.randn(1, 5, 4).expand(2, -1, -1)
+        first, second = prospects(batch.adjacency, blocked, waiting, h, torch.zeros(2).long())
+    assert torch.allclose(first, second) != told
 
 
 def test_prospects_of_blocked_colours_are_none(batch):
@@ -391,7 +391,18 @@ def test_errors(options, message):
         ColoringFlow(3, **options)
 
 
-def test_any_number_of_colours():
+@pytest.mark.parametrize("colors", [1, 2])
+def test_few_colours(colors):
+    graph = nx.empty_graph(3) if colors == 1 else nx.path_graph(4)
+    batch = from_networkx([graph], [{v: v % colors for v in graph}])
+    model = model_of(colors=colors)
+    assert torch.isfinite(model.log_prob(batch)).all()
+    assert set(model.sample(batch).flatten().tolist()) <= set(range(colors))
+    loss, _ = model.train().training_loss(batch)
+    loss.backward()
+
+
+def test_four_colours():
     data = load_coloring(
         nodes=[6, 8], colors=4, edge_probability=[0.5, 0.7], graphs=4, use_cache=False
     )

@@ -185,6 +185,10 @@ def test_save_and_load(model, digits, tmp_path):
         ({"alpha": "x"}, "alpha must be a number"),
         ({"scales": 0}, "scales must be whole numbers from 1 on, not 0"),
         ({"steps": 2.5}, "steps must be whole numbers"),
+        ({"pixels": -1}, "pixels must be whole numbers from 0 on"),
+        ({"pixels": [2]}, "pixels must be whole numbers"),
+        ({"mixtures": 0}, "mixtures must be whole numbers from 1 on"),
+        ({"pixels": 0, "kernels": [2, 3]}, "kernels must be two odd sizes, got 2 and 3"),
         ({"width": "wide"}, "width must be whole numbers"),
         ({"coupling": 3}, "coupling must be a name"),
         ({"context": 3}, "no option 'context'"),
@@ -196,6 +200,24 @@ def test_arguments_are_refused_in_one_line(options, message):
     with pytest.raises(UserError, match=message) as caught:
         ImageFlow(**{"architecture": "glow", "shape": (1, 28, 28), **options})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pixels, mixed", [(0, 0), (2, 2), (5, 3)])
+def test_first_couplings_of_glow_are_of_the_pixels(pixels, mixed):
+    torch.manual_seed(0)
+    model = ImageFlow(
+        architecture="glow", shape=(1, 8, 8), steps=3, scales=2, pixels=pixels, width=8
+    )
+    steps = [part for step in model.flow for part in getattr(step, "steps", [step])]
+    kinds = [type(step).__name__ for step in steps if "oupling" in type(step).__name__]
+    assert kinds == ["MixtureLogisticCoupling"] * mixed + ["AffineCoupling"] * (6 - mixed)
+    names = [type(step).__name__ for step in steps]
+    assert names.index(kinds[0]) < names.index("InvertibleLinear") or not mixed
+    x = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert torch.equal(model.decode(model.encode(x)), x)
 
 
 def test_images_are_refused_in_one_line(small_model):
