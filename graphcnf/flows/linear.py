@@ -41,20 +41,18 @@ class InvertibleLinear(Bijection):
         self.register_buffer("permutation", permutation.to(dtype))
         self.register_buffer("sign", diagonal.sign().to(dtype))
 
-    def _triangles(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """L and ``U + diag(sign exp(s))``."""
+    def _weight(self, dtype: torch.dtype) -> Tensor:
         lower = self.lower.to(dtype).tril(-1)
         lower = lower + torch.eye(len(lower), dtype=dtype, device=lower.device)
         diagonal = self.sign.to(dtype) * torch.exp(self.log_diagonal.to(dtype))
-        return lower, self.upper.to(dtype).triu(1) + torch.diag(diagonal)
+        upper = self.upper.to(dtype).triu(1) + torch.diag(diagonal)
+        return self.permutation.to(dtype) @ lower @ upper
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Multiply with W; see `Transform.forward`."""
         x = x.to(log_term_dtype(x))
         with torch.autocast(x.device.type, enabled=False):
-            lower, upper = self._triangles(x.dtype)
-            weight = self.permutation.to(x.dtype) @ lower @ upper
-            return masked(x, mask) @ weight.t(), self._log_det(x, mask)
+            return masked(x, mask) @ self._weight(x.dtype).t(), self._log_det(x, mask)
 
     def inverse_and_logdet(self, z, *, mask=None, context=None):
         """Multiply with the inverse of W."""
@@ -66,10 +64,7 @@ class InvertibleLinear(Bijection):
         """Multiply with the inverse of W."""
         z = z.to(log_term_dtype(z))
         with torch.autocast(z.device.type, enabled=False):
-            lower, upper = self._triangles(torch.float64)
-            inverse = self.permutation.double().t()
-            inverse = torch.linalg.solve_triangular(lower, inverse, upper=False, unitriangular=True)
-            inverse = torch.linalg.solve_triangular(upper, inverse, upper=True)
+            inverse = torch.linalg.inv(self._weight(torch.float64))
             return masked(z, mask) @ inverse.t().to(z.dtype)
 
     def _log_det(self, x: Tensor, mask: Tensor | None) -> Tensor:

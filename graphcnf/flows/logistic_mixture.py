@@ -149,17 +149,18 @@ def _solve(y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tens
     low, high = quantiles.amin(0), quantiles.amax(0)
     x, half = 0.5 * (low + high), 0.5 * (high - low)
     for _ in range(bisections):
-        odds = (offsets - x * inverse_scales).exp_().add_(exp_y)
+        odds = torch.addcmul(offsets, x, inverse_scales, value=-1).exp_().add_(exp_y)
         half = 0.5 * half
-        x = x + torch.copysign(half, 1 - (weights / odds).sum(0))
+        ratio = torch.div(weights, odds, out=odds).sum(0)
+        x = x + torch.copysign(half, 1 - ratio)
 
     low, high = x - half, x + half
     for _ in range(newton_steps):
-        odds = (offsets - x * inverse_scales).exp_().add_(exp_y)
+        odds = torch.addcmul(offsets, x, inverse_scales, value=-1).exp_().add_(exp_y)
         terms = weights / odds
         ratio = terms.sum(0)
         # d/dx of ratio; sigmoid(-u) = 1 - exp_y / odds, written so that inf / inf cannot occur.
-        slope = (terms * inverse_scales * (1 - exp_y / odds)).sum(0)
+        slope = terms.mul_(inverse_scales).mul_(1 - exp_y / odds).sum(0)
         survival = 1 - (ratio - 1) * exp_y  # SF(x) / sigmoid(-y)
         error = torch.log(ratio) - torch.log(survival)  # f(x) - y
         step = error / (slope / ratio + slope * exp_y / survival)
