@@ -139,7 +139,7 @@ def test_table_of_colourings(model, surroundings, command):
     assert data["validity"] == 1 and 0.6 < data["bits"] < 0.8
     # The order leaves few graphs without a free colour, a model that knows nothing leaves none.
     assert alone["validity"] > 0.9 and ours["validity"] < 0.3
-    assert ours["bits"] == pytest.approx(math.log2(3), abs=0.01) and ours["seconds"] > 0
+    assert ours["bits"] == pytest.approx(math.log2(3), abs=0.1) and ours["seconds"] > 0
     assert ours["model"] == "run: one node at a time" and ours["minutes"] == 1.5
     assert {row["validity"] for row in published} == {0.9456, 0.9341}
     assert (surroundings / "x.png").read_bytes().startswith(b"\x89PNG")
