@@ -16,7 +16,6 @@ from graphcnf.flows import Noise, StandardLogistic, record_generators
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.coloring import ColoringFlow, conflicts, from_networkx
 from graphcnf.graphs.coloring_network import ConvolutionNetwork, coloring_context
-from graphcnf.graphs.prospects import Prospects
 from graphcnf.graphs.saturation import SaturationOrder, turns
 from graphcnf.testing import (
     assert_bijection,
@@ -289,34 +288,6 @@ def test_names_of_colours_mean_nothing(double, batch):
         expected = model.log_prob(batch)
         torch.testing.assert_close(model.log_prob(renamed), expected, atol=1e-8, rtol=0)
     assert expected.std() > 0.1
-
-
-@pytest.mark.parametrize(
-    "rounds, between, told", [(2, True, False), (3, True, True), (3, False, False)]
-)
-def test_prospects_reach_along_nodes_that_wait(double, rounds, between, told):
-    batch = from_networkx([nx.path_graph(5)] * 2)
-    # Node 0 is asked. What differs is whether a neighbour of node 3 has a colour.
-    blocked = torch.zeros(2, 5, 3, dtype=torch.bool)
-    blocked[1, 3, 0] = True
-    waiting = batch.mask.clone()
-    waiting[:, 2] = between
-    prospects = perturb(Prospects(4, 8, rounds))
-    with torch.no_grad():
-        # The largest state anywhere would tell.
-        prospects.leave[0].weight[:, 16:] = 0
-        h = torch.randn(1, 5, 4).expand(2, -1, -1)
-        first, second = prospects(batch.adjacency, blocked, waiting, h, torch.zeros(2).long())
-    assert torch.allclose(first, second) != told
-
-
-def test_prospects_of_blocked_colours_are_none(batch):
-    prospects = perturb(Prospects(4, 8, 2))
-    blocked = torch.rand(*batch.mask.shape, 3) < 0.5
-    asked = torch.zeros(len(batch), dtype=torch.long)
-    h = torch.randn(*batch.mask.shape, 4)
-    scores = prospects(batch.adjacency, blocked, batch.mask, h, asked)
-    assert torch.equal(scores == 0, blocked[:, 0])
 
 
 def test_conflicts():
