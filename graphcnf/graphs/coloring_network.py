@@ -5,11 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphcnf.graphs.features import (
-    GraphContext,
-    structure_node_features,
-    walk_features,
-)
+from graphcnf.graphs.features import GraphContext, structure_node_features, walk_features
 from graphcnf.graphs.prospects import Prospects
 from graphcnf.graphs.saturation import SaturationOrder
 from graphcnf.graphs.sparse_attention import SparseBlock
@@ -133,7 +129,8 @@ class ColoringNetwork(nn.Module):
         left = (~blocked).sum(-1, keepdim=True).expand(blocked.shape) > 1
         marks = torch.stack([blocked, left], -1).to(h.dtype)
         h = h[..., None, :].expand(*marks.shape[:-1], -1)
-        # Most nodes have one colour left: what is all but certain shall take few steps to learn.
+        # Most nodes have one colour left: what is all but certain shall take few steps to learn,
+        # few as Adam counts them, which moves a parameter by the learning rate at most.
         return self.leave(torch.cat([h, marks], -1))[..., 0] + GAIN * self.blocked * marks[..., 0]
 
     def streams_of(self, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
