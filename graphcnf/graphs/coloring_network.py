@@ -129,8 +129,8 @@ class ColoringNetwork(nn.Module):
         left = (~blocked).sum(-1, keepdim=True).expand(blocked.shape) > 1
         marks = torch.stack([blocked, left], -1).to(h.dtype)
         h = h[..., None, :].expand(*marks.shape[:-1], -1)
-        # Most nodes have one colour left: what is all but certain shall take few steps to learn,
-        # few as Adam counts them, which moves a parameter by the learning rate at most.
+        # Adam moves a parameter by the learning rate per step, and most nodes have one colour left:
+        # without the gain it would take thousands of steps to be all but certain of it.
         return self.leave(torch.cat([h, marks], -1))[..., 0] + GAIN * self.blocked * marks[..., 0]
 
     def streams_of(self, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
