@@ -18,7 +18,7 @@ from graphcnf.datasets import cache
 from graphcnf.datasets.parallel import chunked, parallel_map
 from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
+from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, MoleculeVocabulary
 
 FORMAT_VERSION = 1
 """Raised when the cache's layout changes."""
@@ -116,18 +116,30 @@ class MoleculeDataset:
         The split stays. Molecules that hold a charge do not come back from such graphs: nitro
         groups become a nitrogen with five bonds.
         """
-        counts: Counter = Counter()
-        for (symbol, _), count in zip(
-            self.vocabulary.atoms, self.node_type_counts("all"), strict=True
-        ):
-            counts[symbol, 0] += int(count)
-        vocabulary = MoleculeVocabulary(
-            MoleculeVocabulary.from_counts(counts).atoms, self.vocabulary.bonds
+        return self._merged(lambda atom: atom._replace(charge=0), lambda bond: bond)
+
+    def without_marks(self) -> MoleculeDataset:
+        """The same molecules with categories that do not say what is aromatic."""
+        return self._merged(
+            lambda atom: atom._replace(aromatic=False), lambda bond: bond.removeprefix(MARK)
         )
-        element = [vocabulary.atom_index[symbol, 0] for symbol, _ in self.vocabulary.atoms]
-        types = np.array(element, dtype=np.uint8)[self.graphs.node_types]
-        graphs = dataclasses.replace(self.graphs, node_types=types)
-        return dataclasses.replace(self, graphs=graphs, vocabulary=vocabulary)
+
+    def _merged(self, atom, bond) -> MoleculeDataset:
+        """The same graphs with fewer categories: `atom` and `bond` map old names to new ones."""
+        old, atoms, bonds = self.vocabulary, Counter(), Counter()
+        for name, count in zip(old.atoms, self.node_type_counts("all"), strict=True):
+            atoms[atom(name)] += int(count)
+        for name, count in zip(old.bonds, self.bond_type_counts("all"), strict=True):
+            bonds[bond(name)] += int(count)
+        new = MoleculeVocabulary.from_counts(atoms, bonds)
+        node = np.array([new.atom_index[atom(a)] for a in old.atoms], dtype=np.uint8)
+        edge = np.array([new.bond_index[bond(b)] for b in old.bonds], dtype=np.uint8)
+        graphs = dataclasses.replace(
+            self.graphs,
+            node_types=node[self.graphs.node_types],
+            bond_types=edge[self.graphs.bond_types],
+        )
+        return dataclasses.replace(self, graphs=graphs, vocabulary=new)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything but the name and `test_indices`, for the cache."""
@@ -166,7 +178,7 @@ def encode(
     Args:
         name: Name of the result.
         lines: One SMILES each.
-        vocabulary: Categories to use; None to take them from the molecules.
+        vocabulary: Categories to use; None to take them from the molecules, aromatic ones marked.
         max_atoms: Largest molecule to keep.
         workers: Processes; None for one per core (one in all for short lists).
     """
@@ -198,6 +210,7 @@ def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int]) -> dic
     from graphcnf.molecules import codec
 
     lines, vocabulary, max_atoms = task
+    marked = vocabulary is None or vocabulary.marked
     atoms, bonds = {}, {}
     atom_counts, bond_counts = Counter(), Counter()
     node_counts, node_types, edge_counts, edges, bond_types = [], [], [], [], []
@@ -208,7 +221,7 @@ def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int]) -> dic
                 mol = codec.parse(text)
                 codec.check_representable(mol, max_atoms)
                 written = codec.canonical_smiles(mol)
-                names, pairs, kinds = codec.categories(codec.canonical(written))
+                names, pairs, kinds = codec.categories(codec.canonical(written), marked)
                 if vocabulary is not None:
                     codec.check_vocabulary(names, kinds, vocabulary)
             except codec.MoleculeNotRepresentable as error:

@@ -19,14 +19,18 @@ from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode, loa
 from graphcnf.errors import UserError
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.molecules.optional import installed_file
-from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
 
 ROWS = {"train": 1_584_663, "test": 176_074, "test_scaffolds": 176_225}
 
 VOCABULARY = MoleculeVocabulary(
-    (("C", 0), ("N", 0), ("O", 0), ("S", 0), ("F", 0), ("Cl", 0), ("Br", 0))
+    (
+        *(AtomCategory(symbol) for symbol in ("C", "N", "O", "S", "F", "Cl", "Br")),
+        *(AtomCategory(symbol, aromatic=True) for symbol in ("C", "N", "S", "O")),
+    ),
+    (*BONDS, f"{MARK}SINGLE", f"{MARK}DOUBLE"),
 )
-"""By falling frequency, fixed so that the parts can be encoded one by one."""
+"""Fixed, so that the parts can be encoded one by one."""
 
 
 def read_moses(part: str) -> list[str]:

@@ -18,8 +18,10 @@ WORTHWHILE = 1000
 """Records for which another process pays: starting it takes as long as to draw half of them."""
 
 
-def load_model(name: str, device: str = "cpu") -> GraphCNF:
+def load_model(name: str, device: str = "cpu", *, support: bool = True) -> GraphCNF:
     """Load shipped weights by name, or a folder, and check that its graphs are molecules.
+
+    Without `support`, an atom may get more bonds than its category has in the training data.
 
     Raises:
         UserError: There is no such model or device, or the model does not fit.
@@ -35,7 +37,7 @@ def load_model(name: str, device: str = "cpu") -> GraphCNF:
         raise UserError(f"device {device!r}: {reason[0]}") from None
     model = GraphCNF.from_pretrained(name, device)
     vocabulary_of(model, name)
-    return model
+    return model if support else model.without_support()
 
 
 def vocabulary_of(model: GraphCNF, name: str = "model") -> MoleculeVocabulary:

@@ -247,6 +247,40 @@ def curve(
 
 
 @app.command()
+def language(
+    preset: Annotated[
+        str, typer.Argument(metavar="PRESET|FILE.toml", help="Model of molecules to compare.")
+    ] = "zinc250k",
+    minutes: Annotated[float, typer.Option(help="CPU minutes of one thread for each run.")] = 30,
+    seeds: Annotated[str, typer.Option(metavar="S,S,...", help="Of training and sampling.")] = "0",
+    folder: Annotated[
+        Path, typer.Option(help="Where to keep the runs; finished ones are not trained again.")
+    ] = Path("runs/language"),
+    samples: Samples = 10_000,
+    device: Device = "cpu",
+    as_csv: Csv = False,
+    out: Out = None,
+) -> None:
+    """Compare a model of molecules with an LSTM of SMILES, trained for the same CPU time."""
+    from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts.evaluate import _parse_seeds
+
+    kind = table_kind(out, as_csv, False)
+    if not 0 < minutes < float("inf"):
+        raise typer.BadParameter(
+            f"{minutes} is not finite and greater than 0", param_hint="'--minutes'"
+        )
+    from graphcnf.scripts.evaluation.measures import check_chemnet_installed
+
+    check_chemnet_installed()
+    from graphcnf.scripts.comparison.language import COLUMNS, compare_both, notes, train_both
+
+    runs = train_both(preset, _parse_seeds(None, seeds), folder, minutes)
+    rows = compare_both(runs, folder, samples=samples, device=device)
+    _write(kind, out, rows, COLUMNS, notes(rows))
+
+
+@app.command()
 def images(
     minutes: Annotated[float, typer.Option(help="Wall-clock minutes to train each model.")] = 5,
     scales: Annotated[int, typer.Option(min=1, help="Scales of both models.")] = 2,

@@ -123,7 +123,7 @@ def describe(dataset) -> dict[str, Any]:
     import numpy as np
 
     graphs, vocabulary = dataset.graphs, dataset.vocabulary
-    charged = np.array([charge != 0 for _, charge in vocabulary.atoms])[graphs.node_types]
+    charged = np.array([atom.charge != 0 for atom in vocabulary.atoms])[graphs.node_types]
     owners = np.repeat(np.arange(len(graphs)), graphs.node_counts)
     counts = {"atoms": graphs.node_counts, "bonds": graphs.edge_counts}
     return {

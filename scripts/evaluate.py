@@ -82,6 +82,15 @@ def evaluate(
         float | None,
         typer.Option(help="Temperature.", show_default="1", rich_help_panel=MODEL),
     ] = None,
+    support: Annotated[
+        bool,
+        typer.Option(
+            "--support/--no-support",
+            help="Whether an atom may get as many bonds only as its category has in the training "
+            "data.",
+            rich_help_panel=MODEL,
+        ),
+    ] = True,
     reconstruct: Annotated[
         int | None,
         typer.Option(
@@ -159,7 +168,7 @@ def evaluate(
         others = {"--column": column, "--reference": reference, "--test": test,
                   "--metrics": metrics, "--fcd": fcd, "--seeds": seeds,
                   "--temperature": temperature, "--reconstruct": reconstruct,
-                  "--likelihood": likelihood, "--published": published, "--html": html,
+                  "--no-support": not support, "--likelihood": likelihood, "--published": published, "--html": html,
                   "--png": png}  # fmt: skip
         evaluate_images(
             model, draws=samples, seed=seed, device=device, out=out, kind=kind, others=others
@@ -174,6 +183,7 @@ def evaluate(
     options: dict[str, Any] = {}
     if model is None:
         given = {"-n": samples, "--seed": seed, "--seeds": seeds, "--temperature": temperature,
+                 "--no-support": None if support else True,
                  "--reconstruct": reconstruct, "--likelihood": likelihood}  # fmt: skip
         for name, value in given.items():
             if value is not None:
@@ -185,6 +195,7 @@ def evaluate(
             "samples": samples or 10_000,
             "seeds": _parse_seeds(seed, seeds),
             "temperature": 1.0 if temperature is None else temperature,
+            "support": support,
             "reconstruct": HELD_OUT if reconstruct is None else reconstruct,
             "likelihood": HELD_OUT if likelihood is None else likelihood,
         }

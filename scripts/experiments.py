@@ -100,6 +100,7 @@ def _graph_model(dataset, options: dict):
         bond_categories=len(dataset.vocabulary.bonds),
         metadata=metadata,
         training_hashes=dataset.training_hashes(),
+        edge_weights=dataset.vocabulary.bond_orders,
         **options,
     )
 
@@ -124,8 +125,16 @@ def _check_fit(model, dataset, weights: str) -> None:
             f"[model]: the weights {weights} take up to {model.max_nodes} atoms, {dataset.name} "
             f"has molecules of {largest}"
         )
-    known, needed = model.config["steps"], type(model.steps).measure(dataset.graphs)
+    known = model.config["steps"]
+    needed = type(model.steps).measure(
+        dataset.graphs,
+        **{k: known[k] for k in ("node_categories", "bond_categories")},
+        edge_weights=dataset.vocabulary.bond_orders,
+        support=known.get("largest_sums") is not None,
+    )
     for name, value in needed.items():
+        if value is None:
+            continue
         least, most = np.atleast_1d(value), np.atleast_1d(known[name])
         if len(least) > len(most) or (least > most[: len(least)]).any():
             raise UserError(

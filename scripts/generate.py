@@ -60,6 +60,14 @@ def generate(
             show_default="as in the training data",
         ),
     ] = None,
+    support: Annotated[
+        bool,
+        typer.Option(
+            "--support/--no-support",
+            help="Whether an atom may get as many bonds only as its category has in the training "
+            "data.",
+        ),
+    ] = True,
     everything: Annotated[
         bool,
         typer.Option("--all", help="Write every sampled graph, valid or not, repeats included."),
@@ -107,7 +115,7 @@ def generate(
     from graphcnf.scripts.generation.conversion import check_parquet
 
     if is_image_model(model):
-        others = {"--size": size, "--all": everything, "--likelihood": likelihood,
+        others = {"--no-support": not support, "--size": size, "--all": everything, "--likelihood": likelihood,
                   "--json": as_json, "--workers": workers, "--batch-size": batch_size}  # fmt: skip
         generate_images(
             model, number, out, seed=seed, temperature=temperature, device=device, others=others
@@ -128,7 +136,7 @@ def generate(
     check_place(out)
     if kind == "parquet":
         check_parquet()
-    network = load_model(model, device)
+    network = load_model(model, device, support=support)
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 

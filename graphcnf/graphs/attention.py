@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.errors import UserError
-
 HIDDEN = -1e9
 """What is added to the score of a node that may not be seen."""
 
@@ -112,7 +110,6 @@ class InterleavedAttention(nn.Module):
         cardinalities: Categories of each of the V variables of a node.
         node_features: Channels of the known features of a node, 0 for none.
         pair_features: Channels of the known features of a pair of nodes, 0 for none.
-        evidence: Channels of what `context.evidence` derives from earlier groups, 0 for none.
         max_nodes: Largest number of nodes.
         width: Channels of a node.
         layers: Attention blocks.
@@ -120,8 +117,6 @@ class InterleavedAttention(nn.Module):
         expansion: Feed-forward hidden channels as a multiple of `width`.
         reach: Largest difference of positions that the relative bias tells apart.
         head_width: Hidden channels of the read-out of a variable.
-        attention: "dense" (over all nodes, pair features as biases) or "pyg" (message passing of
-            torch_geometric over the known edges only; see `SparseStreams`).
     """
 
     def __init__(
@@ -130,7 +125,6 @@ class InterleavedAttention(nn.Module):
         *,
         node_features: int = 0,
         pair_features: int = 0,
-        evidence: int = 0,
         max_nodes: int,
         width: int,
         layers: int,
@@ -138,12 +132,8 @@ class InterleavedAttention(nn.Module):
         expansion: float = 2,
         reach: int = 24,
         head_width: int = 64,
-        attention: str = "dense",
     ):
         super().__init__()
-        if attention not in ("dense", "pyg"):
-            raise UserError(f'attention must be "dense" or "pyg", not {attention!r}')
-        self.attention = attention
         self.cardinalities = list(cardinalities)
         self.max_nodes, self.reach, self.layers, self.heads = max_nodes, reach, layers, heads
         self.position = nn.Embedding(max_nodes, width)
@@ -152,19 +142,9 @@ class InterleavedAttention(nn.Module):
         # The last category of each table stands for "this node lacks the variable".
         self.values = nn.ModuleList(nn.Embedding(c + 1, width) for c in self.cardinalities)
         self.asked = nn.Parameter(torch.zeros(width))
-        self.evidence = nn.Linear(evidence, width) if evidence else None
-        if attention == "dense":
-            self.relative = nn.Parameter(torch.zeros(layers * heads, 2 * reach + 1))
-            self.pairs = nn.Linear(pair_features, layers * heads) if pair_features else None
-            self.blocks = nn.ModuleList(
-                TwoStreamBlock(width, heads, expansion) for _ in range(layers)
-            )
-        else:
-            from graphcnf.graphs.sparse_attention import SparseStreams
-
-            self.streams = SparseStreams(
-                width, layers, heads, expansion=expansion, pair_features=pair_features, reach=reach
-            )
+        self.relative = nn.Parameter(torch.zeros(layers * heads, 2 * reach + 1))
+        self.pairs = nn.Linear(pair_features, layers * heads) if pair_features else None
+        self.blocks = nn.ModuleList(TwoStreamBlock(width, heads, expansion) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.ModuleList(nn.Linear(width, head_width) for _ in self.cardinalities)
         self.chain = nn.ModuleList(
@@ -204,20 +184,6 @@ class InterleavedAttention(nn.Module):
             h = h + table(value)
         return h
 
-    def query(self, h: Tensor, x: Tensor, context, members: Tensor | None = None) -> Tensor:
-        """Input of the query stream (B, M, C); what it takes from x is of earlier groups only.
-
-        Args:
-            h: Static channels, (B, M, C).
-            x: Categories of all nodes, (B, N, V).
-            context: With `evidence`, as the network needs it.
-            members: Which nodes, (B, M); all when None.
-        """
-        h = h + self.asked
-        if self.evidence is None:
-            return h
-        return h + self.evidence(context.evidence(x, members).to(h.dtype))
-
     def streams_of(self, x: Tensor, context, group: Tensor) -> Tensor:
         """Both streams in one pass; the query stream (B, N, C) of all nodes.
 
@@ -225,19 +191,13 @@ class InterleavedAttention(nn.Module):
         """
         mask = context.mask
         h = self.static(context)
-        asked = self.query(h, x, context).expand(len(mask), -1, -1)
+        asked = (h + self.asked).expand(len(mask), -1, -1)
         content = self.content(h, x)
-        if self.attention == "pyg":
-            return self.norm(self.streams(content, asked, context, group))
         stack = torch.cat([content, asked], 1)
         return self.norm(two_streams(self.blocks, stack, self.biases(context), group, mask))
 
-    def rounds(self, context, group: Tensor):
-        """The same round by round: an object with `ask` and `tell`, see `CachedRounds`."""
-        if self.attention == "pyg":
-            from graphcnf.graphs.sparse_attention import RepeatedRounds
-
-            return RepeatedRounds(self, context, group)
+    def rounds(self, context, group: Tensor) -> CachedRounds:
+        """The same round by round, with an object that has `ask` and `tell`."""
         return CachedRounds(self, context, group)
 
     def read_out(self, h: Tensor, previous: list[Tensor]) -> Tensor:
@@ -279,7 +239,7 @@ class CachedRounds:
     def ask(self, g: int, members: Tensor, known: Tensor) -> Tensor:
         """Query stream (B, M, C) of `members` (B, M) of group g, given `known` (B, N, V)."""
         net = self.network
-        x = net.query(self.h[self.rows, members], known, self.context, members)
+        x = self.h[self.rows, members] + net.asked
         contents = 0
         if self.told is not None:
             content, told_members, column = self.told

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn import TransformerConv
 
 from graphcnf.graphs.features import GraphContext, structure_node_features, walk_features
 from graphcnf.graphs.prospects import Prospects
 from graphcnf.graphs.saturation import SaturationOrder
-from graphcnf.graphs.sparse_attention import SparseBlock
 
 NODE_FEATURES = structure_node_features()
 EDGE_WIDTH = 32
@@ -23,12 +23,45 @@ def coloring_context(
     return GraphContext(mask, walk_features(adjacency, dtype), adjacency=adjacency)
 
 
+class ConvolutionBlock(nn.Module):
+    """Pre-norm block with a `TransformerConv`.
+
+    Shi et al., *Masked Label Prediction*, IJCAI 2021, arXiv 2009.03509, eq. 3-4.
+
+    Args:
+        width: Channels.
+        heads: Attention heads; must divide `width`.
+        expansion: Hidden channels of the feed-forward part, as a multiple of `width`.
+        edge_width: Channels of an edge.
+    """
+
+    def __init__(self, width: int, heads: int, expansion: float, edge_width: int):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads must divide the width, got {heads} and {width}")
+        self.norm = nn.LayerNorm(width)
+        self.conv = TransformerConv((width, width), width // heads, heads, edge_dim=edge_width)
+        self.out = nn.Linear(width, width)
+        hidden = int(expansion * width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+        )
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.feed_forward[-1].weight)
+
+    def forward(self, x: Tensor, edges: Tensor, channels: Tensor) -> Tensor:
+        """Update nodes x (N, C) along edges (2, E) with channels (E, D)."""
+        normed = self.norm(x)
+        x = x + self.out(self.conv((normed, normed), edges, channels))
+        return x + self.feed_forward(x)
+
+
 class GraphEncoder(nn.Module):
     """Attention convolutions of torch_geometric over the edges of the bare graph.
 
     Args:
         width: Channels of a node.
-        layers: Convolutions, each a `TransformerConv` in a `SparseBlock`.
+        layers: Convolutions, each a `TransformerConv` in a `ConvolutionBlock`.
         heads: Attention heads.
         inputs: Further channels of a node that go in, 0 for none.
     """
@@ -38,7 +71,9 @@ class GraphEncoder(nn.Module):
         self.enter = nn.Linear(NODE_FEATURES + inputs, width)
         # An edge knows the number of triangles that it is part of.
         self.edges = nn.Linear(2, EDGE_WIDTH)
-        self.blocks = nn.ModuleList(SparseBlock(width, heads, 2, EDGE_WIDTH) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            ConvolutionBlock(width, heads, 2, EDGE_WIDTH) for _ in range(layers)
+        )
 
     def forward(self, context: GraphContext, inputs: Tensor | None = None) -> Tensor:
         """(B, N, width); `inputs` (B, N, inputs) where the encoder takes some."""
@@ -52,7 +87,7 @@ class GraphEncoder(nn.Module):
         channels = self.edges(torch.stack([torch.ones_like(triangles), triangles], -1))
         index = torch.stack([source, target]) + graph * mask.shape[1]
         for block in self.blocks:
-            h = block(h, h, index, channels)
+            h = block(h, index, channels)
         return h.unflatten(0, mask.shape)
 
 

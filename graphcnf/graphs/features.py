@@ -5,7 +5,6 @@ Nothing here is chemistry: degrees, random walks, distances, and counts of edge 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,6 @@ MAX_DEGREE = 6
 MAX_COUNT = 4
 WALK_LENGTHS = 8
 MAX_DISTANCE = 6
-EDGE_RELATIONS = 6
 
 
 @dataclass
@@ -30,8 +28,6 @@ class GraphContext:
         adjacency: Edges as far as they are known, (B, N, N) bool or None.
         bonds: Edge categories plus 1 as far as they are known, (B, N, N) long or None.
         groups: Round in which a node's variables are decided, (B, N) long or None.
-        evidence: What follows for the nodes `members` (B, M) from the categories (B, N, V) of
-            earlier rounds, (B, M, E), or None.
     """
 
     mask: Tensor
@@ -40,7 +36,6 @@ class GraphContext:
     adjacency: Tensor | None = None
     bonds: Tensor | None = None
     groups: Tensor | None = None
-    evidence: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
 
 def structure_node_features() -> int:
@@ -113,124 +108,3 @@ def typed_context(
         adjacency=context.adjacency,
         bonds=bonds,
     )
-
-
-def edge_relations(targets: Tensor) -> Tensor:
-    """How the edges that two nodes own touch each other, (B, N, N, 6).
-
-    A node owns the edges to its earlier neighbours, `targets` (B, N, K), -1 for none. Channels:
-    j is i's parent (first target), j's parent is i, j is another target of i, i is another target
-    of j, i and j have the same parent, their edges share an atom in any other way.
-    """
-    parent = bonds_mask(targets[..., :1])
-    other = bonds_mask(targets[..., 1:])
-    siblings = parent @ parent.transpose(1, 2)
-    eye = torch.eye(targets.shape[1], device=targets.device, dtype=parent.dtype)
-    touched = parent + other + eye
-    share = ((touched @ touched.transpose(1, 2)) > 0).to(parent.dtype)
-    rest = share - parent - parent.transpose(1, 2) - other - other.transpose(1, 2) - siblings
-    return torch.stack(
-        [
-            parent,
-            parent.transpose(1, 2),
-            other,
-            other.transpose(1, 2),
-            siblings * (1 - eye),
-            rest.clamp(min=0) * (1 - eye),
-        ],
-        -1,
-    )
-
-
-def bonds_mask(targets: Tensor) -> Tensor:
-    """(B, N, N), 1 where j is a target of i; `targets` (B, N, K), -1 for none."""
-    batch, nodes, _ = targets.shape
-    out = torch.zeros(batch, nodes, nodes + 1, device=targets.device, dtype=torch.float32)
-    return out.scatter(2, torch.where(targets < 0, nodes, targets), 1.0)[..., :nodes]
-
-
-class BondEvidence:
-    """Edge categories that earlier rounds have put on the atoms of a node's own edges.
-
-    Args:
-        targets: Earlier neighbours, (B, N, K) long, -1 for none.
-        groups: Round of each node, (B, N) long.
-        categories: Number of edge categories.
-    """
-
-    def __init__(self, targets: Tensor, groups: Tensor, categories: int):
-        batch, nodes, variables = targets.shape
-        self.categories = categories
-        self.targets = targets
-        rows = torch.arange(batch, device=targets.device)[:, None, None]
-        self.rows = rows
-        itself = torch.arange(nodes, device=targets.device).expand(batch, -1)[..., None]
-        atoms = torch.cat([itself, targets], -1)
-        self.present = atoms >= 0
-        self.atoms = atoms.clamp(min=0)
-        # An edge is decided together with the later of its two nodes.
-        number = torch.arange(nodes, device=targets.device)
-        owner = torch.maximum(number[:, None], number)
-        edge_round = groups[:, owner]
-        linked = bonds_mask(targets) > 0
-        linked = linked | linked.transpose(1, 2)
-        at_atoms = linked[rows, self.atoms] & self.present[..., None]
-        self.earlier = at_atoms & (edge_round[rows, self.atoms] < groups[:, :, None, None])
-        open_edges = (at_atoms & ~self.earlier).sum(-1)
-        self.open = F.one_hot(open_edges.clamp(max=MAX_COUNT), MAX_COUNT + 1)
-
-    @staticmethod
-    def channels(variables: int, categories: int) -> int:
-        """Number of channels for K variables per node."""
-        return (variables + 1) * (categories + 1) * (MAX_COUNT + 1)
-
-    def __call__(self, x: Tensor, members: Tensor | None = None) -> Tensor:
-        """One-hot counts for categories x (B, N, K), at `members` (B, M); (B, M, channels)."""
-        batch, nodes, _ = x.shape
-        value = torch.where(self.targets < 0, 0, x + 1)
-        placed = torch.zeros(batch, nodes, nodes + 1, dtype=torch.long, device=x.device)
-        placed.scatter_(2, torch.where(self.targets < 0, nodes, self.targets), value)
-        placed = placed[..., :nodes]
-        placed = placed + placed.transpose(1, 2)
-        own = [self.atoms, self.earlier, self.open, self.present]
-        if members is not None:
-            own = [part[self.rows[..., 0], members] for part in own]
-        atoms, earlier, open_edges, present = own
-        seen = torch.where(earlier, placed[self.rows, atoms], 0)
-        counts = torch.stack([(seen == c + 1).sum(-1) for c in range(self.categories)], -1)
-        counts = F.one_hot(counts.clamp(max=MAX_COUNT), MAX_COUNT + 1)
-        both = torch.cat([counts.flatten(-2), open_edges], -1) * present[..., None]
-        return both.flatten(2).float()
-
-
-def spread_groups(adjacency: Tensor, mask: Tensor, groups: int) -> Tensor:
-    """Deal the nodes of each graph into groups whose members lie far apart.
-
-    A greedy colouring in node order: a node joins the group to whose members it is least close,
-    closeness falling by a factor of about 8 with every edge of distance. So what is decided in one
-    round has few neighbours in common. Neighbours never share a group where degrees are at most 3
-    and there are 4 groups, or degrees at most 4 and 7 groups; of the nodes at distance 2 in
-    ZINC250k, 0.3 % share one of 8 groups and none one of 12.
-
-    Args:
-        adjacency: (B, N, N) bool.
-        mask: (B, N) bool.
-        groups: Number of groups.
-
-    Returns:
-        (B, N) long.
-    """
-    batch, nodes = mask.shape
-    near = (adjacency | torch.eye(nodes, dtype=torch.bool, device=mask.device)).float()
-    reached, closeness = near, near
-    for _ in range(3):
-        reached = ((reached @ near) > 0).float()
-        closeness = reached + 8 * closeness
-    # Ties, as at the first node, go to the lowest group.
-    load = near.new_zeros(batch, groups, nodes)
-    group = torch.zeros(batch, nodes, dtype=torch.long, device=mask.device)
-    rows = torch.arange(batch, device=mask.device)
-    for i in range(nodes):
-        group[:, i] = load[:, :, i].argmin(1)
-        load[rows, group[:, i]] += closeness[:, i]
-    return group

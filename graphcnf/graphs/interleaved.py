@@ -35,19 +35,16 @@ class InterleavedCoupling(Bijection):
     Args:
         network: `InterleavedAttention`.
         groups: Number G of groups, the number of rounds that sampling takes.
-        constraint: Object with `allowed(variable, previous, positions)` that names the possible
-            categories, or None.
     """
 
     tempers = True
 
-    def __init__(self, network: nn.Module, *, groups: int = 8, constraint=None):
+    def __init__(self, network: nn.Module, *, groups: int = 8):
         super().__init__()
         if groups < 1:
             raise ValueError(f"groups must be positive, got {groups}")
         self.network = network
         self.groups = groups
-        self.constraint = constraint
         self.intervals = Intervals(network.cardinalities)
 
     def categories(self, z: Tensor, mask: Tensor) -> Tensor:
@@ -75,29 +72,20 @@ class InterleavedCoupling(Bijection):
         Returns:
             (B, N, V, C), C the largest cardinality; -inf where there is no such category.
         """
-        mask = context.mask
-        h = self.network.streams_of(x, context, self.group_of(context))
-        positions = torch.arange(mask.shape[1], device=mask.device).expand(len(mask), -1)
-        return self._conditionals(h, x, positions)
+        return self._conditionals(self.network.streams_of(x, context, self.group_of(context)), x)
 
-    def _conditionals(self, h: Tensor, x: Tensor, positions: Tensor) -> Tensor:
+    def _conditionals(self, asked, x: Tensor) -> Tensor:
         values = x.unbind(-1)
         most = max(self.network.cardinalities)
         rows = []
         for k in range(len(values)):
-            log_p = self._variable(h, list(values[:k]), positions)
+            log_p = self._variable(asked, list(values[:k]))
             rows.append(F.pad(log_p, (0, most - log_p.shape[-1]), value=-math.inf))
         return torch.stack(rows, 2)
 
-    def _variable(self, h, previous: list[Tensor], positions, temperature: float = 1.0) -> Tensor:
-        logits = self.network.read_out(h, previous)
-        logits = logits.to(_term(logits))
-        k = len(previous)
-        if self.constraint is not None:
-            before = torch.stack(previous, -1) if previous else positions[..., :0, None]
-            allowed = self.constraint.allowed(k, before, positions)
-            logits = logits.masked_fill(~allowed, -math.inf)
-        return (logits / temperature).log_softmax(-1)
+    def _variable(self, asked, previous: list[Tensor], temperature: float = 1.0) -> Tensor:
+        logits = self.network.read_out(asked, previous)
+        return (logits.to(_term(logits)) / temperature).log_softmax(-1)
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Map latents (B, N, V); `mask` (B, N) or, one variable at a time, (B, N, V)."""
@@ -152,7 +140,7 @@ class InterleavedCoupling(Bijection):
             previous: list[Tensor] = []
             here = mask[rows, members] & real[..., None]
             for k in range(variables):
-                log_p = self._variable(asked, previous, members, temperature)
+                log_p = self._variable(asked, previous, temperature)
                 x, value, jacobian = self._place(u_all[rows, members, k], log_p, k)
                 out[rows, torch.where(real, members, nodes), k] = torch.where(
                     here[..., k], value, 0.0

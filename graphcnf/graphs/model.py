@@ -1,4 +1,4 @@
-"""GraphCNF: graphs from categorical normalizing flows in three steps."""
+"""GraphCNF: graphs from categorical normalizing flows."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from graphcnf.errors import UserError
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.offsets import OffsetSteps
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.pairs import PairSteps
+from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.records import batches, block_of, one_thread
 from graphcnf.pretrained import load_array, load_model, save_model
 
-CODINGS = {"offsets": OffsetSteps, "pairs": PairSteps}
+CODINGS = {"path": PathSteps, "pairs": PairSteps}
 ORDERS = ("canonical", "none")
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
 class GraphCNF(nn.Module):
-    """Density of typed graphs in three steps: node types, edge types, connectivity.
+    """Density of typed graphs: atom by atom along a depth-first path, or in one shot.
 
     Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021,
     arXiv 2006.09790, section 3. The constructor's arguments are the configuration: they are saved
     with the weights and rebuild the model.
 
     Args:
-        adjacency: Coding of the connectivity: "offsets" (along the path of a depth-first
-            numbering) or "pairs" (one latent per pair of nodes, the paper's).
+        adjacency: Coding of the connectivity: "path" (node by node along the path of a depth-first
+            numbering) or "pairs" (one latent per pair of nodes, the paper's three steps).
         order: "canonical" if graphs come in a canonical node order that the networks may use,
             "none" for a model that is invariant to the order ("pairs" only).
-        steps: Arguments of the steps, by coding; see `OffsetSteps` and `PairSteps`.
+        steps: Arguments of the steps, by coding; see `PathSteps` and `PairSteps`.
 
     Attributes:
         metadata: What is known of the data, JSON: `vocabulary`, `size_histogram` (index: number
@@ -45,16 +45,16 @@ class GraphCNF(nn.Module):
         training_hashes: Sorted hashes of the training molecules, uint64, or None.
     """
 
-    def __init__(self, *, adjacency: str = "offsets", order: str = "canonical", steps: dict):
+    def __init__(self, *, adjacency: str = "path", order: str = "canonical", steps: dict):
         super().__init__()
         if adjacency not in CODINGS:
             raise UserError(f"adjacency must be one of {', '.join(CODINGS)}, not {adjacency!r}")
         if order not in ORDERS:
             raise UserError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-        if adjacency == "offsets" and order != "canonical":
-            raise UserError('adjacency "offsets" needs order "canonical"')
+        if adjacency == "path" and order != "canonical":
+            raise UserError('adjacency "path" needs order "canonical"')
         self.config = {"adjacency": adjacency, "order": order, "steps": steps}
-        extra = {} if adjacency == "offsets" else {"ordered": order == "canonical"}
+        extra = {} if adjacency == "path" else {"ordered": order == "canonical"}
         self.steps = CODINGS[adjacency](**steps, **extra)
         self.metadata: dict = {}
         self.training_hashes: np.ndarray | None = None
@@ -68,8 +68,10 @@ class GraphCNF(nn.Module):
         bond_categories: int,
         metadata: dict | None = None,
         training_hashes: np.ndarray | None = None,
-        adjacency: str = "offsets",
+        adjacency: str = "path",
         order: str = "canonical",
+        edge_weights: list[int] | None = None,
+        support: bool = True,
         **steps,
     ) -> GraphCNF:
         """Build a model whose sizes fit a set of graphs.
@@ -82,6 +84,10 @@ class GraphCNF(nn.Module):
             training_hashes: Kept with the model.
             adjacency: See the class.
             order: See the class.
+            edge_weights: What each edge category adds to the sum of a node, such as bond orders;
+                1 each when None ("path" only).
+            support: Whether no node may get a larger sum of edge weights than nodes of its category
+                have in `graphs` ("path" only).
             **steps: Arguments of the steps that do not follow from the graphs.
         """
         if adjacency not in CODINGS:
@@ -91,9 +97,11 @@ class GraphCNF(nn.Module):
         sizes = {
             "node_categories": node_categories,
             "bond_categories": bond_categories,
-            "max_nodes": int(graphs.node_counts.max()),
-            **CODINGS[adjacency].measure(graphs),
         }
+        measured = CODINGS[adjacency].measure(
+            graphs, **sizes, edge_weights=edge_weights, support=support
+        )
+        sizes |= {"max_nodes": int(graphs.node_counts.max()), **measured}
         model = cls(adjacency=adjacency, order=order, steps={**sizes, **steps})
         model.metadata = dict(metadata or {})
         model.training_hashes = training_hashes
@@ -313,6 +321,20 @@ class GraphCNF(nn.Module):
             )
         if not (temperature > 0 and math.isfinite(temperature)):
             raise UserError(f"temperature must be greater than 0, not {temperature}")
+
+    def without_support(self) -> GraphCNF:
+        """The same weights without the limit on sums of edge weights (see `PathSteps`).
+
+        Raises:
+            UserError: if the model has no such limit.
+        """
+        steps = self.config["steps"]
+        if steps.get("largest_sums") is None:
+            raise UserError("this model has no support of the data that could be left out")
+        other = GraphCNF(**{**self.config, "steps": {**steps, "largest_sums": None}})
+        other.load_state_dict(self.state_dict())
+        other.metadata, other.training_hashes = self.metadata, self.training_hashes
+        return other.to(self.device).train(self.training)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`."""

@@ -100,7 +100,7 @@ class SaturationCoupling(InterleavedCoupling):
         categories = self.network.cardinalities[0]
         rank, counts = turns(x[..., 0], context, categories)
         h = self.network.streams_of(context, rank, counts)
-        return self._conditionals(h, x, torch.arange(x.shape[1], device=x.device))
+        return self._conditionals(h, x)
 
     @torch.no_grad()
     def _invert(self, z, mask, context, temperature):
@@ -113,7 +113,7 @@ class SaturationCoupling(InterleavedCoupling):
         for turn in range(int(context.mask.sum(1).max())):
             node, real = order.next()
             asked = rounds.ask(node, order)
-            log_p = self._variable(asked, [], node[:, None], temperature)
+            log_p = self._variable(asked, [], temperature)
             x, value, jacobian = self._place(u[order.rows, node], log_p, 0)
             there = order.rows[real], node[real]
             out[there] = value[real].to(z.dtype)

@@ -2,7 +2,9 @@
 
 A graph holds the heavy atoms, kekulized, without stereo and isotopes; hydrogens are implicit. It is
 a function of the molecule, whatever order its atoms came in: the molecule is written as RDKit's
-canonical SMILES, and the graph is read off that string, atoms in the order of writing.
+canonical SMILES, and the graph is read off that string, atoms in the order of writing. Where the
+vocabulary has marks, atoms and bonds also say whether they are aromatic; coming back, the Kekulé
+structure alone counts.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from contextlib import AbstractContextManager
 from rdkit import Chem, rdBase
 
 from graphcnf.graphs.packed import MAX_NODES
-from graphcnf.molecules.vocabulary import MoleculeVocabulary, atom_label
+from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
 _NAMES = {bond: bond.name for bond in Chem.BondType.values.values()}
 
@@ -78,7 +80,7 @@ def canonical_smiles(mol: Chem.Mol) -> str:
 
 
 def canonical(mol: Chem.Mol | str) -> Chem.Mol:
-    """The molecule with canonical atom numbers, kekulized, without stereo.
+    """The molecule with canonical atom numbers, kekulized, without stereo; aromatic flags are kept.
 
     Args:
         mol: A sanitized molecule, or its `canonical_smiles`.
@@ -87,19 +89,31 @@ def canonical(mol: Chem.Mol | str) -> Chem.Mol:
     # Kekulé structures depend on the order of atoms and bonds, so both come from the string.
     mol = Chem.MolFromSmiles(smiles, sanitize=False)
     mol.UpdatePropertyCache(strict=False)
-    Chem.Kekulize(mol, clearAromaticFlags=True)
+    Chem.Kekulize(mol)
     return mol
 
 
-def categories(mol: Chem.Mol) -> tuple[list[tuple[str, int]], list[tuple[int, int]], list[str]]:
-    """Graph of a `canonical` molecule in names: (symbol, charge) per atom, edges, bond names."""
-    atoms = [(atom.GetSymbol(), atom.GetFormalCharge()) for atom in mol.GetAtoms()]
+def categories(
+    mol: Chem.Mol, marked: bool
+) -> tuple[list[AtomCategory], list[tuple[int, int]], list[str]]:
+    """Graph of a `canonical` molecule in names: categories of atoms, edges, names of bonds.
+
+    Args:
+        mol: The molecule.
+        marked: Whether aromatic atoms and bonds are marked.
+    """
+    atoms = [
+        AtomCategory(a.GetSymbol(), a.GetFormalCharge(), marked and a.GetIsAromatic())
+        for a in mol.GetAtoms()
+    ]
     rows = []
     for bond in mol.GetBonds():
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        rows.append((i, -j, bond.GetBondType()) if i > j else (j, -i, bond.GetBondType()))
+        name = _NAMES[bond.GetBondType()]
+        name = MARK + name if marked and bond.GetIsAromatic() else name
+        rows.append((i, -j, name) if i > j else (j, -i, name))
     rows.sort(key=lambda row: row[:2])
-    return atoms, [(i, -j) for i, j, _ in rows], [_NAMES[b] for _, _, b in rows]
+    return atoms, [(i, -j) for i, j, _ in rows], [name for _, _, name in rows]
 
 
 def check_representable(mol: Chem.Mol, max_atoms: int = MAX_NODES) -> None:
@@ -131,9 +145,7 @@ def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
     """
     for atom in atoms:
         if atom not in vocabulary.atom_index:
-            raise UnknownAtom(
-                f"{atom_label(atom)} is not among the atoms {' '.join(vocabulary.atom_labels)}"
-            )
+            raise UnknownAtom(f"{atom} is not among the atoms {' '.join(vocabulary.atom_labels)}")
     for bond in bonds:
         if bond not in vocabulary.bond_index:
             raise UnknownBond(f"{bond} bond is not among {' '.join(vocabulary.bonds)}")
@@ -150,7 +162,7 @@ def molecule_to_graph(
     with quiet():
         mol = parse(mol) if isinstance(mol, str) else mol
         check_representable(mol, max_atoms)
-        atoms, edges, bonds = categories(canonical(mol))
+        atoms, edges, bonds = categories(canonical(mol), vocabulary.marked)
     check_vocabulary(atoms, bonds, vocabulary)
     return (
         [vocabulary.atom_index[a] for a in atoms], edges, [vocabulary.bond_index[b] for b in bonds],
@@ -168,10 +180,11 @@ def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabul
     """
     mol = Chem.RWMol()
     for k in node_types:
-        symbol, charge = vocabulary.atoms[k]
-        atom = Chem.Atom(symbol)
-        atom.SetFormalCharge(charge)
+        category = vocabulary.atoms[k]
+        atom = Chem.Atom(category.symbol)
+        atom.SetFormalCharge(category.charge)
         mol.AddAtom(atom)
+    types = [Chem.BondType.names[name] for name in vocabulary.bond_types]
     for (i, j), k in zip(edges, bond_types, strict=True):
-        mol.AddBond(int(i), int(j), Chem.BondType.names[vocabulary.bonds[k]])
+        mol.AddBond(int(i), int(j), types[k])
     return mol.GetMol()

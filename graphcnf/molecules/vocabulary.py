@@ -5,12 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
-CODEC_VERSION = 1
+CODEC_VERSION = 2
 """Raised when the same molecule would give another graph, so that caches are rebuilt."""
 
 BONDS = ("SINGLE", "DOUBLE", "TRIPLE")
 """Bond types of a Kekulé structure, named as in RDKit."""
+
+MARK = "AROMATIC_"
+"""What stands before the name of a bond that is marked aromatic."""
+
+_ORDERS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "QUADRUPLE": 4, "QUINTUPLE": 5, "HEXTUPLE": 6}
+
+
+class AtomCategory(NamedTuple):
+    """What a node category stands for.
+
+    Attributes:
+        symbol: Element.
+        charge: Formal charge.
+        aromatic: Whether the atom is marked aromatic. The Kekulé structure says all that there is
+            to say about a molecule; a mark only says it sooner, and decoding ignores it.
+    """
+
+    symbol: str
+    charge: int = 0
+    aromatic: bool = False
+
+    def __str__(self) -> str:
+        """C, N+, O- or Fe+2; in small letters where marked aromatic, as in SMILES."""
+        symbol = self.symbol.lower() if self.aromatic else self.symbol
+        sign = "" if not self.charge else "+" if self.charge > 0 else "-"
+        return f"{symbol}{sign}{abs(self.charge) if abs(self.charge) > 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -21,21 +48,22 @@ class MoleculeVocabulary:
     written down as it is.
 
     Attributes:
-        atoms: (element symbol, formal charge) of each node category.
-        bonds: RDKit name of each bond category.
+        atoms: What each node category stands for; (symbol, charge) pairs are unmarked atoms.
+        bonds: Name of each bond category: RDKit's, after `MARK` where marked aromatic.
     """
 
-    atoms: tuple[tuple[str, int], ...]
+    atoms: tuple[AtomCategory, ...]
     bonds: tuple[str, ...] = BONDS
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "atoms", tuple(AtomCategory(*atom) for atom in self.atoms))
         for name, entries in (("atoms", self.atoms), ("bonds", self.bonds)):
             if not len(set(entries)) == len(entries) <= 256:
                 raise ValueError(f"a vocabulary holds at most 256 {name}, each of them once")
 
     @cached_property
-    def atom_index(self) -> dict[tuple[str, int], int]:
-        """Category of an (element symbol, formal charge)."""
+    def atom_index(self) -> dict[AtomCategory, int]:
+        """Category of an atom."""
         return {atom: k for k, atom in enumerate(self.atoms)}
 
     @cached_property
@@ -44,13 +72,28 @@ class MoleculeVocabulary:
         return {bond: k for k, bond in enumerate(self.bonds)}
 
     @property
+    def marked(self) -> bool:
+        """Whether some categories are marked aromatic."""
+        return any(a.aromatic for a in self.atoms) or any(b.startswith(MARK) for b in self.bonds)
+
+    @property
     def atom_labels(self) -> list[str]:
-        """Readable names of the node categories: C, N+, O-, Fe+2."""
-        return [atom_label(atom) for atom in self.atoms]
+        """Readable names of the node categories: C, N+, O-, Fe+2, c, n+."""
+        return [str(atom) for atom in self.atoms]
+
+    @property
+    def bond_types(self) -> list[str]:
+        """RDKit's name of each bond category, without marks."""
+        return [bond.removeprefix(MARK) for bond in self.bonds]
+
+    @property
+    def bond_orders(self) -> list[int]:
+        """Order of each bond category: 1 for single and for bonds of another kind."""
+        return [_ORDERS.get(bond, 1) for bond in self.bond_types]
 
     @classmethod
     def from_counts(
-        cls, atoms: Mapping[tuple[str, int], int], bonds: Mapping[str, int] | None = None
+        cls, atoms: Mapping[AtomCategory, int], bonds: Mapping[str, int] | None = None
     ) -> MoleculeVocabulary:
         """Categories by falling frequency (ties by name), all bonds of `BONDS` included."""
         bonds = bonds or {}
@@ -59,17 +102,11 @@ class MoleculeVocabulary:
         return cls(tuple(sorted(atoms, key=lambda a: (-atoms[a], a))), tuple(names))
 
     def to_dict(self) -> dict[str, list]:
-        """JSON form: {"atoms": [["C", 0], ...], "bonds": ["SINGLE", ...]}."""
+        """JSON form: {"atoms": [["C", 0, false], ...], "bonds": ["SINGLE", ...]}."""
         return {"atoms": [list(a) for a in self.atoms], "bonds": list(self.bonds)}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> MoleculeVocabulary:
         """Inverse of `to_dict`."""
-        return cls(tuple((str(s), int(c)) for s, c in data["atoms"]), tuple(data["bonds"]))
-
-
-def atom_label(atom: tuple[str, int]) -> str:
-    """C, N+, O- or Fe+2."""
-    symbol, charge = atom
-    sign = "" if not charge else "+" if charge > 0 else "-"
-    return f"{symbol}{sign}{abs(charge) if abs(charge) > 1 else ''}"
+        atoms = tuple(AtomCategory(str(s), int(c), bool(mark)) for s, c, mark in data["atoms"])
+        return cls(atoms, tuple(str(bond) for bond in data["bonds"]))

@@ -47,6 +47,7 @@ class Run(pl.LightningModule):
         self.automatic_optimization = False
         self.experiment, self.settings, self.out_dir = experiment, settings, out_dir
         self.model: nn.Module = experiment.model
+        self.now = time.process_time if settings.clock == "cpu" else time.perf_counter
         self.start = state
         self.sums = MetricSums()
         self.position = (0, 0)
@@ -119,7 +120,7 @@ class Run(pl.LightningModule):
             self.display.start(self._opening())
         self._install_signal_handlers()
         # The clock counts what the budget is about: the loop with its evaluations and files.
-        self.clock = time.perf_counter() - self.seconds
+        self.clock = self.now() - self.seconds
         self.window_clock = time.perf_counter() - self.window[1]
         self._set_learning_rate()
 
@@ -161,7 +162,7 @@ class Run(pl.LightningModule):
     def _all_finite(self, value: torch.Tensor) -> bool:
         """Agree over the processes on this step, on the time and on signals."""
         bad = ~torch.isfinite(value)
-        self.seconds = time.perf_counter() - self.clock
+        self.seconds = self.now() - self.clock
         if self.trainer.world_size == 1:
             return not bool(bad)
         shared = torch.zeros(3, dtype=torch.float64, device=self.device)

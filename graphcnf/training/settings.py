@@ -22,7 +22,9 @@ class TrainingSettings:
     """What the `[training]` table of a preset may contain.
 
     Attributes:
-        minutes: time budget of the run (wall clock inside the loop, summed over resumes).
+        minutes: time budget of the run (inside the loop, summed over resumes).
+        clock: what minutes are: "wall", or "cpu" for the CPU time of the process, which other work
+            on the machine does not shorten.
         steps: step budget; where both budgets are given, the one that runs out first ends the run.
         batch_size: samples per batch, on every device.
         learning_rate: learning rate on the plateau.
@@ -48,6 +50,7 @@ class TrainingSettings:
     """
 
     minutes: float | None = None
+    clock: str = "wall"
     steps: int | None = None
     batch_size: int = 32
     learning_rate: float = 1.5e-3
@@ -85,6 +88,8 @@ class TrainingSettings:
                      "seed"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, not {getattr(self, name)!r}")
+        if self.clock not in ("wall", "cpu"):
+            raise UserError(f'clock must be "wall" or "cpu", not {self.clock!r}')
         if not 0 <= self.decay_fraction <= 1:
             raise UserError(f"decay_fraction must lie in [0, 1], not {self.decay_fraction!r}")
         if self.ema_horizon < 1:

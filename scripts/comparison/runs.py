@@ -231,6 +231,15 @@ def molecules_of(run: TrainedRun) -> MoleculeDataset:
     return _load_molecules(data_key(run))
 
 
+def load_molecules(options: dict[str, Any]) -> MoleculeDataset:
+    """The molecules that a `[data]` table names.
+
+    Raises:
+        UserError: The data are no molecules, or are gone.
+    """
+    return _load_molecules(json.dumps(options, sort_keys=True))
+
+
 def data_key(run: TrainedRun) -> str:
     """Where a run's data are and how they are loaded, the same for runs on the same data."""
     options = dict(run.config["data"])

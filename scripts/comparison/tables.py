@@ -143,8 +143,8 @@ def notes(rows: Sequence[Row], runs: Sequence[TrainedRun], scorer: Scorer) -> li
         "strict: sanitizes as it is and is one fragment; largest fragment: its largest fragment "
         "sanitizes; valence: sanitizes as it is, fragments allowed, no charge repaired.",
     ]
-    if any(run.config["model"].get("adjacency", "offsets") == "offsets" for run in runs):
-        lines.append("connected: by construction where the adjacency is coded as offsets.")
+    if any(run.config["model"].get("adjacency", "path") == "path" for run in runs):
+        lines.append("connected: by construction where the adjacency is coded along a path.")
     if scorer.fcd:
         lines.append(
             f"FCD: of the strictly valid samples to at most {measures.REFERENCE:,} held-out "

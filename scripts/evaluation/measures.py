@@ -42,8 +42,11 @@ def load_reference(name: str, model: GraphCNF | None = None) -> MoleculeDataset:
 
     vocabulary = None if model is None else vocabulary_of(model)
     if name in OFFICIAL:
-        charged = vocabulary is None or any(charge for _, charge in vocabulary.atoms)
-        dataset = _official(name, charged)
+        dataset = _official(name)
+        if vocabulary is not None and not vocabulary.marked:
+            dataset = dataset.without_marks()
+        if vocabulary is not None and not any(atom.charge for atom in vocabulary.atoms):
+            dataset = dataset.without_charges()
         if vocabulary is not None and vocabulary != dataset.vocabulary:
             raise UserError(f"the model was not trained on {name}: name its file with --reference")
         return dataset
@@ -58,11 +61,11 @@ def load_reference(name: str, model: GraphCNF | None = None) -> MoleculeDataset:
     return load_smiles_file(name, vocabulary=vocabulary, max_atoms=model.max_nodes)
 
 
-def _official(name: str, charged: bool) -> MoleculeDataset:
+def _official(name: str) -> MoleculeDataset:
     if name == "zinc250k":
         from graphcnf.datasets.zinc250k import load_zinc250k
 
-        return load_zinc250k(charges=charged)
+        return load_zinc250k()
     if name == "moses":
         from graphcnf.datasets.moses import load_moses
 

@@ -144,6 +144,7 @@ def score_model(
     samples: int,
     seeds: list[int],
     temperature: float,
+    support: bool = True,
     reconstruct: int,
     likelihood: int,
 ) -> Evaluation:
@@ -155,13 +156,14 @@ def score_model(
         samples: Number of samples per seed.
         seeds: Seeds; with more than one, means and standard deviations are given.
         temperature: Of sampling.
+        support: Whether sums of bond orders are limited to those of the training data.
         reconstruct: Held-out molecules to encode and decode.
         likelihood: Held-out molecules to take the likelihood of.
 
     Raises:
         UserError: There is no such model or data set.
     """
-    model = load_model(name, against.device)
+    model = load_model(name, against.device, support=support)
     dataset, reference = _model_data(model, against.reference)
     held_out = _held_out_smiles(dataset, against)
     hashes = model.training_hashes
@@ -185,8 +187,14 @@ def score_model(
                 f"novel: training molecules hashed with RDKit {made_with}, here is {installed}; "
                 "where their canonical SMILES differ, novelty is overstated."
             )
-    if model.config["adjacency"] == "offsets":
+    if model.config["adjacency"] == "path":
         notes.append("connected: by construction of the code of the connectivity.")
+        limited = model.config["steps"]["largest_sums"] is not None
+        notes.append(
+            "support of the data: on; no atom gets more bonds than its category has in the data."
+            if limited
+            else "support of the data: off."
+        )
     fixed: dict[str, Any] = dict.fromkeys(
         ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
          "bits_molecules")

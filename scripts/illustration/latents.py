@@ -104,7 +104,7 @@ def atom_types() -> Atoms:
     """
     from graphcnf.datasets.zinc250k import load_zinc250k
 
-    data = load_zinc250k()
+    data = load_zinc250k(aromatic=False)
     types = data.graphs.subset(data.split("train")[:MOLECULES]).node_types
     counts = np.bincount(types, minlength=len(data.vocabulary.atoms))
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]

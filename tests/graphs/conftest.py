@@ -1,4 +1,4 @@
-"""Graphs, small models, and the couplings of their steps with what they are called with."""
+"""Graphs, small models, and couplings with what they are called with."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,17 @@ import pytest
 import torch
 from torch import nn
 
+from graphcnf.categorical import IntervalEncoding
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.flows.transform import Bijection
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.attention import InterleavedAttention
+from graphcnf.graphs.features import (
+    GraphContext,
+    structure_context,
+    structure_node_features,
+    structure_pair_features,
+)
 from graphcnf.graphs.interleaved import InterleavedCoupling
 from graphcnf.molecules.codec import MoleculeNotRepresentable, molecule_to_graph
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -86,20 +94,20 @@ def perturb(module, scale=0.3):
     return module
 
 
+SMALL = {"width": 16, "layers": 2, "heads": 2, "head_width": 8, "level_width": 4}
+
+
 @pytest.fixture(scope="session")
 def build_model():
     """Function that builds a small GraphCNF for graphs, away from its initialisation."""
 
-    def build(graphs, *, attention="dense", node_categories=3, bond_categories=2, **extra):
+    def build(graphs, *, node_categories=3, bond_categories=2, **extra):
         torch.manual_seed(0)
-        size = {"width": 16, "layers": 2, "heads": 2, "head_width": 8}
         model = GraphCNF.for_graphs(
             graphs,
             node_categories=node_categories,
             bond_categories=bond_categories,
-            nodes={**size, "groups": 3, "attention": attention},
-            bonds={**size, "groups": 4, "attention": attention},
-            adjacency_step={**size, "groups": 3},
+            **SMALL,
             **extra,
         )
         return perturb(model).eval()
@@ -128,7 +136,7 @@ class Flat(Bijection):
 
 @dataclass
 class Case:
-    """A coupling of one step, and what it is called with for a batch of graphs."""
+    """A coupling, and what it is called with for a batch of graphs."""
 
     coupling: InterleavedCoupling
     x: torch.Tensor
@@ -148,44 +156,36 @@ class Case:
         return self.coupling.categories(self.x, self.mask)
 
 
-@pytest.fixture(scope="session")
-def capture():
-    """Function that records how a model calls the couplings of its steps."""
+@pytest.fixture(params=["path", "path without support", "groups"])
+def make_case(request, build_model, random_graphs):
+    """Function that gives a coupling as it is called for some of the random graphs.
 
-    def run(model, batch, noise=None):
-        cases, handles = {}, []
-        for name in ("adjacency", "bonds", "nodes"):
-
-            def record(module, arguments, keywords, name=name):
-                cases[name] = Case(module, *arguments, keywords["mask"], keywords["context"])
-
-            coupling = getattr(model.steps, name).flow.flow
-            handles.append(coupling.register_forward_pre_hook(record, with_kwargs=True))
-        with torch.no_grad():
-            model.bounds(batch, noise)
-        for handle in handles:
-            handle.remove()
-        return cases
-
-    return run
-
-
-STEPS = ["adjacency", "bonds", "nodes", "bonds pyg", "nodes pyg"]
-
-
-@pytest.fixture(params=STEPS)
-def step(request):
-    return request.param
-
-
-@pytest.fixture
-def make_case(build_model, capture, random_graphs, step):
-    """Function that gives the case of a step for some of the random graphs."""
+    "groups" decides node categories in three rounds, given the connectivity.
+    """
 
     def make(indices):
-        name, _, attention = step.partition(" ")
-        model = build_model(random_graphs, attention=attention or "dense")
+        batch = GraphBatch.collate(random_graphs, indices)
+        if request.param == "groups":
+            torch.manual_seed(0)
+            network = InterleavedAttention(
+                [3],
+                node_features=structure_node_features(),
+                pair_features=structure_pair_features(),
+                max_nodes=12,
+                width=16,
+                layers=2,
+                heads=2,
+            )
+            coupling = InterleavedCoupling(perturb(network), groups=3).eval()
+            context = structure_context(batch.adjacency, batch.mask, torch.get_default_dtype())
+            values = batch.node_types[..., None]
+        else:
+            model = build_model(random_graphs, support=request.param == "path")
+            coupling, context = model.steps.flow.flow, GraphContext(batch.mask)
+            values = model.steps.code.encode(batch)
         torch.manual_seed(1)
-        return capture(model, GraphBatch.collate(random_graphs, indices))[name]
+        mask = batch.mask[..., None].expand_as(values)
+        encoding = IntervalEncoding(coupling.network.cardinalities)
+        return Case(coupling, encoding.encode(values, mask=mask).z, mask, context)
 
     return make

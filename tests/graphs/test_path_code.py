@@ -1,24 +1,18 @@
 from itertools import combinations
 
 import networkx as nx
-import numpy as np
 import pytest
 import torch
 
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.offsets import OffsetSteps
-from graphcnf.graphs.path_code import PathCode, bonds_from_targets
+from graphcnf.graphs.path.code import AtomCode, PathCode
 
 
 def encode(edges, nodes, variables=3):
     adjacency = torch.zeros(1, nodes, nodes, dtype=torch.bool)
     for i, j in edges:
         adjacency[0, i, j] = adjacency[0, j, i] = True
-    return PathCode.encode(adjacency, torch.ones(1, nodes, dtype=torch.bool), variables)
-
-
-def adjacency_of(code):
-    return bonds_from_targets(code.targets, torch.ones_like(code.targets)) > 0
+    return PathCode.of(adjacency, torch.ones(1, nodes, dtype=torch.bool), variables)
 
 
 @pytest.fixture(params=["random_graphs", "molecules"])
@@ -26,22 +20,27 @@ def batch(request):
     return GraphBatch.collate(request.getfixturevalue(request.param))
 
 
+def atom_code(packed):
+    return AtomCode(**AtomCode.measure(packed), node_categories=9, bond_categories=3)
+
+
 def test_graphs_come_back(batch):
-    code = PathCode.encode(batch.adjacency, batch.mask, 3)
-    assert torch.equal(adjacency_of(code), batch.adjacency)
-    decoded = PathCode.decode(code.codes, batch.mask)
-    assert torch.equal(decoded.codes, code.codes)
-    assert torch.equal(decoded.targets, code.targets)
-    assert not code.codes[:, 0].any() and not code.codes[~batch.mask].any()
-    assert (code.targets[~batch.mask] == -1).all() and (code.targets[:, 0] == -1).all()
+    code = atom_code(batch.to_packed())
+    x = code.encode(batch)
+    assert x.shape[-1] == len(code.cardinalities) == len(code.kinds)
+    assert not x[~batch.mask].any() and not x[:, 0, [0, 1, 3, 4]].any()
+    assert (x[:, 1:, 1][batch.mask[:, 1:]] > 0).all(), "every node but the first has a parent"
+    back = code.decode(x, batch.mask)
+    assert torch.equal(back.bonds, batch.bonds)
+    assert torch.equal(back.node_types, batch.node_types)
 
 
 def test_more_variables_than_needed_and_padding_change_nothing(batch):
-    code = PathCode.encode(batch.adjacency, batch.mask, 3)
-    wide = PathCode.encode(batch.adjacency, batch.mask, 5)
+    code = PathCode.of(batch.adjacency, batch.mask, 3)
+    wide = PathCode.of(batch.adjacency, batch.mask, 5)
     assert torch.equal(wide.codes[..., :3], code.codes) and not wide.codes[..., 3:].any()
     n = batch.mask.shape[1]
-    padded = PathCode.encode(
+    padded = PathCode.of(
         torch.nn.functional.pad(batch.adjacency, (0, 2, 0, 2)),
         torch.nn.functional.pad(batch.mask, (0, 2)),
         3,
@@ -49,43 +48,19 @@ def test_more_variables_than_needed_and_padding_change_nothing(batch):
     assert torch.equal(padded.codes[:, :n], code.codes) and not padded.codes[:, n:].any()
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 3, 7, 20])
-def test_any_code_decodes_to_a_connected_graph_that_has_the_decoded_code(nodes):
-    torch.manual_seed(nodes)
-    count = 500
-    codes = torch.stack([torch.randint(0, nodes + c, (count, nodes)) for c in (1, 3, 3)], -1)
-    # Long steps back leave nothing but stars.
-    codes[::2, :, 0] = torch.where(torch.rand(codes[::2, :, 0].shape) < 0.7, 0, codes[::2, :, 0])
-    mask = torch.arange(nodes) < torch.randint(1, nodes + 1, (count, 1))
-    code = PathCode.decode(codes, mask)
-    adjacency = adjacency_of(code)
-    for k in range(count):
-        size = int(mask[k].sum())
-        assert nx.is_connected(nx.from_numpy_array(adjacency[k, :size, :size].numpy()))
-    again = PathCode.encode(adjacency, mask, 3)
-    assert torch.equal(again.codes, code.codes)
-    assert torch.equal(again.targets, code.targets)
-
-
-def test_allowed_accepts_the_code_of_every_graph(batch):
-    code = PathCode.encode(batch.adjacency, batch.mask, 3)
-    path_code = PathCode(int(code.codes[..., 0].max()) + 1, code.codes.amax((0, 1))[1:].tolist())
-    positions = torch.arange(batch.mask.shape[1]).expand(len(batch), -1)
-    for k in range(path_code.variables):
-        allowed = path_code.allowed(k, code.codes[..., :k], positions)
-        assert allowed.shape[-1] == path_code.cardinalities[k]
-        assert allowed.gather(-1, code.codes[..., k, None])[batch.mask].all()
-        assert allowed.any(-1).all()
-        assert not allowed.all(), "nothing is excluded: the test would be empty"
-
-
 def test_measured_cardinalities_are_those_needed(random_graphs):
+    code = atom_code(random_graphs)
     batch = GraphBatch.collate(random_graphs)
-    codes = PathCode.encode(batch.adjacency, batch.mask, 3).codes
-    measured = OffsetSteps.measure(random_graphs)
-    code = PathCode(**measured)
-    assert code.variables == 3
-    assert code.cardinalities == (codes.flatten(0, 1).amax(0) + 1).tolist()
+    most = code.encode(batch).flatten(0, 1).amax(0).tolist()
+    assert [c - 1 for c in code.cardinalities[::2][:1] + code.cardinalities[3::2]] == (
+        most[:1] + most[3::2]
+    )
+    short = AtomCode(
+        code.cardinalities[0] - 1, [c - 1 for c in code.cardinalities[3::2]],
+        node_categories=9, bond_categories=3,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="a longer step back or closure"):
+        short.encode(batch)
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5])
@@ -136,11 +111,3 @@ def test_a_ring_is_one_category_whatever_hangs_on_it():
 def test_other_graphs_are_refused(edges, nodes, message):
     with pytest.raises(ValueError, match=message):
         encode(edges, nodes)
-
-
-def test_values_go_to_their_edges():
-    code = encode([(0, 1), (1, 2), (0, 2)], 3, 2)
-    values = torch.tensor([[[9, 9], [4, 9], [5, 6]]])
-    np.testing.assert_array_equal(
-        bonds_from_targets(code.targets, values)[0], [[0, 4, 6], [4, 0, 5], [6, 5, 0]]
-    )

@@ -124,9 +124,9 @@ def test_noise_belongs_to_the_record():
     assert record_generators(SEED, 9, 1)[0].random() not in alone.flatten().tolist()
 
 
-@pytest.mark.parametrize("kind", ["offsets", "pairs"])
+@pytest.mark.parametrize("kind", ["path", "pairs"])
 def test_likelihoods_are_the_bound_of_each_graph_with_its_noise(model, pair_model, kind):
-    model = (model if kind == "offsets" else pair_model).double()
+    model = (model if kind == "path" else pair_model).double()
     block = range(FIRST_BLOCK)
     graphs = model.sample_records(0, len(block), seed=SEED)
     torch.manual_seed(5)

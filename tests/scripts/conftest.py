@@ -43,7 +43,6 @@ def model_folder(tmp_path_factory, zinc_smiles):
     from graphcnf.graphs import GraphCNF
 
     data = encode("zinc250k", zinc_smiles)
-    size = {"width": 16, "layers": 1, "groups": 4}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = GraphCNF.for_graphs(
@@ -56,9 +55,10 @@ def model_folder(tmp_path_factory, zinc_smiles):
                 "size_histogram": [0, 0, 4, 4, 3, 2, 1],
             },
             training_hashes=np.unique(data.hashes[data.split("train")]),
-            nodes=size,
-            bonds=size,
-            adjacency_step=size,
+            edge_weights=data.vocabulary.bond_orders,
+            width=16,
+            layers=1,
+            heads=2,
         )
         # A new model's read-outs are zero: it would not react to the temperature.
         for parameter in model.parameters():

@@ -1,0 +1,117 @@
+"""GraphCNF atom by atom: one flow over all variables of depth-first numbered nodes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.categorical import Bound, CategoricalFlow, IntervalEncoding
+from graphcnf.flows.transform import Noise
+from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.features import GraphContext
+from graphcnf.graphs.interleaved import InterleavedCoupling
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.path.code import KINDS, AtomCode
+from graphcnf.graphs.path.network import PathNetwork
+from graphcnf.graphs.path.support import Support
+
+
+class PathSteps(nn.Module):
+    """p(graph) as a product over its nodes in depth-first order.
+
+    Args:
+        node_categories: Number of node categories.
+        bond_categories: Number of edge categories.
+        max_nodes: Largest number of nodes.
+        back: See `AtomCode`.
+        closures: See `AtomCode`.
+        edge_weights: Weight of each edge category (bond orders); 1 each when None.
+        largest_sums: Largest sum of edge weights of each node category; None for no limit.
+        **network: Arguments of `PathNetwork`.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        max_nodes: int,
+        back: int,
+        closures: list[int],
+        edge_weights: list[int] | None = None,
+        largest_sums: list[int] | None = None,
+        **network,
+    ):
+        super().__init__()
+        self.code = AtomCode(
+            back, closures, node_categories=node_categories, bond_categories=bond_categories
+        )
+        weights = [1] * bond_categories if edge_weights is None else edge_weights
+        support = Support(self.code, weights, largest_sums)
+        network = PathNetwork(self.code, support, max_nodes=max_nodes, **network)
+        coupling = InterleavedCoupling(network, groups=max_nodes)
+        self.flow = CategoricalFlow(IntervalEncoding(self.code.cardinalities), coupling)
+
+    @property
+    def network(self) -> PathNetwork:
+        """Gives the conditional probabilities."""
+        return self.flow.flow.network
+
+    @staticmethod
+    def measure(
+        graphs: PackedGraphs,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        edge_weights: list[int] | None = None,
+        support: bool = True,
+    ) -> dict:
+        """The arguments that follow from a set of graphs.
+
+        Args:
+            graphs: Every graph that the model should be able to represent.
+            node_categories: Number of node categories.
+            bond_categories: Number of edge categories.
+            edge_weights: See the class.
+            support: Whether no node may have a larger sum of edge weights than nodes of its
+                category have in `graphs`.
+        """
+        weights = [1] * bond_categories if edge_weights is None else edge_weights
+        sums = Support.measure(graphs, node_categories, weights) if support else None
+        return {
+            **AtomCode.measure(graphs), "edge_weights": list(weights), "largest_sums": sums,
+        }  # fmt: skip
+
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """Exact log-probability of the code, in the parts of `KINDS`; `noise` is not needed.
+
+        An interval of the unit line is mapped to one as long as its category's probability, so the
+        density of the latents, integrated over the intervals, is the product of the conditional
+        probabilities: nothing is left to bound. `CategoricalFlow.bound` of the same flow gives the
+        same but for the margins of the intervals.
+        """
+        parts = self.network.log_prob(self.code.encode(batch), batch.mask)
+        bounds = {}
+        for kind in KINDS:
+            chosen = [k for k, name in enumerate(self.code.kinds) if name == kind]
+            value = parts[:, chosen].sum(1)
+            zero = torch.zeros_like(value)
+            bounds[kind] = Bound(value, zero, zero, torch.ones_like(value))
+        return bounds
+
+    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Latents of the base space, (B, N, V)."""
+        x = self.code.encode(batch)
+        context = GraphContext(batch.mask)
+        return {"atoms": self.flow.encode(x, mask=batch.mask, context=context, noise=noise)}
+
+    def base_sample(self, mask: Tensor, generator=None) -> Latents:
+        """Draw latents for graphs with real nodes `mask` (B, N)."""
+        shape = (*mask.shape, len(self.code.cardinalities))
+        z = self.flow.base.sample(shape, mask=mask, generator=generator, device=mask.device)
+        return {"atoms": z}
+
+    def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
+        """Graphs of latents; `options` are `temperature`, `sample` and `generator`."""
+        x = self.flow.decode(latents["atoms"], mask=mask, context=GraphContext(mask), **options)
+        return self.code.decode(x, mask)

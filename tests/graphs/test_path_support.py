@@ -1,0 +1,172 @@
+"""Possible categories: all graphs and nothing else, and no dead ends."""
+
+import math
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+
+from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs.path.code import AtomCode
+from graphcnf.graphs.path.steps import PathSteps
+from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.path.walk import Path
+
+
+def every_code(support, cardinalities, nodes):
+    """All codes (M, nodes, V) of graphs that the support allows, by walking through all of it."""
+    path, done = Path.start(1, nodes), torch.zeros(1, 0, len(cardinalities), dtype=torch.long)
+    for number in range(nodes):
+        remaining = torch.full((len(done),), nodes - number - 1)
+        rows, previous = torch.arange(len(done)), []
+        for _ in cardinalities:
+            allowed = support.choices(path.rows(rows), remaining[rows])(previous)
+            assert allowed.any(1).all(), "a dead end"
+            row, value = allowed.nonzero(as_tuple=True)
+            rows, previous = rows[row], [p[row] for p in previous] + [value]
+        x = torch.stack(previous, -1)
+        done = torch.cat([done[rows], x[:, None]], 1)
+        path = path.rows(rows).add(number, x, support.weights)
+    return done
+
+
+def make(nodes, *, weights, sums, categories, back=None, closures=(9, 9)):
+    code = AtomCode(
+        back or nodes, list(closures), node_categories=categories, bond_categories=len(weights)
+    )
+    return code, Support(code, weights, sums)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5])
+def test_without_sums_the_codes_are_exactly_the_depth_first_numberings(nodes):
+    code, support = make(nodes, weights=[1], sums=None, categories=1, closures=[nodes] * 3)
+    codes = every_code(support, code.cardinalities, nodes)
+    # Counted by another test over all labelled graphs.
+    assert len(codes) == len(codes.unique(dim=0)) == [1, 1, 3, 17, 171][nodes - 1]
+    batch = code.decode(codes, torch.ones(codes.shape[:2], dtype=torch.bool))
+    assert torch.equal(code.encode(batch), codes)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sums", "back"),
+    [
+        ([1], [2], None),
+        ([1], [1, 2], None),
+        ([1], [1, 3], 2),
+        ([1], [2, 3], 1),
+        ([1, 2], [1, 2, 4], None),
+        ([1, 2], [3, 1], 2),
+    ],
+)
+@pytest.mark.parametrize("nodes", [2, 3, 4])
+def test_with_sums_the_codes_are_the_graphs_that_keep_them(nodes, weights, sums, back):
+    options = {"weights": weights, "categories": len(sums), "back": back}
+    code, support = make(nodes, sums=sums, **options)
+    codes = every_code(support, code.cardinalities, nodes)
+    _, free = make(nodes, sums=None, **options)
+    every = every_code(free, code.cardinalities, nodes)
+    batch = code.decode(every, torch.ones(every.shape[:2], dtype=torch.bool))
+    used = torch.tensor([0, *weights])[batch.bonds].sum(-1)
+    kept = (used <= torch.tensor(sums)[batch.node_types]).all(1)
+    assert 0 < kept.sum() < len(every) + (nodes < 4)
+    assert {tuple(c) for c in codes.flatten(1).tolist()} == {
+        tuple(c) for c in every[kept].flatten(1).tolist()
+    }
+
+
+@pytest.mark.parametrize("support", [True, False], ids=["support", "no support"])
+@pytest.mark.parametrize("nodes", [3, 4, 5, 6])
+def test_random_weights_are_a_normalised_density(double, nodes, support):
+    code, limit = make(
+        nodes, weights=[1], sums=[3] if support else None, categories=1, closures=[nodes, nodes]
+    )
+    codes = every_code(limit, code.cardinalities, nodes)
+    steps = PathSteps(
+        node_categories=1, bond_categories=1, max_nodes=nodes, back=nodes, closures=[nodes, nodes],
+        largest_sums=[3] if support else None, width=8, layers=1, heads=2, head_width=8,
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in steps.parameters():
+            parameter.add_(torch.randn_like(parameter))
+        log_p = []
+        for part in codes.split(4096):
+            batch = code.decode(part, torch.ones(part.shape[:2], dtype=torch.bool))
+            log_p.append(sum(b.value() for b in steps.bounds(batch).values()))
+    total = torch.cat(log_p)
+    assert len(total) > 2 and total.std() > 1, "too uniform for the test to mean something"
+    assert abs(math.log(total.exp().sum())) < 1e-9
+
+
+def test_sums_are_the_largest_in_the_graphs(random_graphs):
+    weights = [1, 3]
+    largest = np.zeros(3, dtype=int)
+    for k in range(len(random_graphs)):
+        types, edges, bonds = random_graphs.graph(k)
+        sums = np.zeros(len(types), dtype=int)
+        for (i, j), bond in zip(edges, bonds, strict=True):
+            sums[i] += weights[bond]
+            sums[j] += weights[bond]
+        np.maximum.at(largest, types, sums)
+    assert Support.measure(random_graphs, 3, weights) == largest.tolist()
+
+
+def test_every_graph_lies_in_its_support(random_graphs):
+    code = AtomCode(**AtomCode.measure(random_graphs), node_categories=3, bond_categories=2)
+    weights = [1, 2]
+    support = Support(code, weights, Support.measure(random_graphs, 3, weights))
+    batch = GraphBatch.collate(random_graphs)
+    x, nodes = code.encode(batch), batch.mask.shape[1]
+    path = Path.before_each(x, support.weights)
+    remaining = (batch.sizes[:, None] - torch.arange(nodes) - 1).clamp(min=0)
+    choices, values = support.choices(path, remaining.flatten()), x.flatten(0, 1)
+    for k in range(x.shape[-1]):
+        allowed = choices(list(values[:, :k].unbind(-1)))
+        right = allowed.gather(1, values[:, k : k + 1])[:, 0]
+        assert right[batch.mask.flatten()].all()
+        assert k == 2 or not allowed.all(), "nothing is excluded: the test would be empty"
+
+
+def test_the_walk_is_that_of_networkx(random_graphs):
+    code = AtomCode(**AtomCode.measure(random_graphs), node_categories=3, bond_categories=2)
+    batch = GraphBatch.collate(random_graphs, range(0, 600, 3))
+    weights = torch.tensor([0, 1, 2])
+    x, nodes = code.encode(batch), batch.mask.shape[1]
+    at_once = Path.before_each(x, weights)
+    step = Path.start(len(x), nodes)
+    for number in range(nodes):
+        here = at_once.rows(torch.arange(len(x)) * nodes + number)
+        for b in batch.mask[:, number].nonzero()[:, 0].tolist():
+            types, edges = batch.node_types[b].tolist(), batch.bonds[b, :number, :number]
+            graph = nx.from_numpy_array(edges.numpy())
+            for path in (here.rows(b), step.rows(b)):
+                if not number:
+                    assert path.depth == -1
+                    continue
+                levels = range(int(path.depth) + 1)
+                chain = [int(path.node[level]) for level in levels]
+                assert chain[-1] == number - 1
+                assert all(graph.has_edge(i, j) for i, j in zip(chain, chain[1:], strict=False))
+                for level, node in zip(levels, chain, strict=True):
+                    around = sorted(graph[node])
+                    assert path.category[level] == types[node]
+                    assert path.degree[level] == len(around)
+                    assert path.used[level] == weights[edges[node]].sum()
+                    found = sorted(c for c in path.around[level].tolist() if c)
+                    wanted = sorted(int(edges[node, j]) * 256 + types[j] for j in around)
+                    assert found == wanted or len(around) > len(found) == 5
+                    if level:
+                        bridge = (chain[level - 1], node)
+                        on_ring = bridge not in nx.bridges(graph) and bridge[::-1] not in set(
+                            nx.bridges(graph)
+                        )
+                        assert path.ring[level] == on_ring
+        step = step.add(number, x[:, number], weights)
+
+
+def test_a_graph_outside_of_the_support_has_probability_zero(build_model):
+    chain = PackedGraphs.from_lists([([0, 0, 0], [(1, 0), (2, 1)], [0, 0])] * 2)
+    model = build_model(chain, node_categories=1, bond_categories=1)
+    star = PackedGraphs.from_lists([([0, 0, 0], [(1, 0), (2, 1)], [0, 0])])
+    assert model.log_prob(GraphBatch.collate(star)).isfinite().all()
+    assert model.config["steps"]["largest_sums"] == [2]
