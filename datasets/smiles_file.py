@@ -38,6 +38,7 @@ def load_smiles_file(
     vocabulary: MoleculeVocabulary | None = None,
     max_atoms: int = MAX_NODES,
     strict: bool = False,
+    aromatic: bool = True,
     skipped_file: str | Path | None = None,
     workers: int | None = None,
     use_cache: bool = True,
@@ -56,6 +57,7 @@ def load_smiles_file(
         vocabulary: Categories to use, as a trained model's; None to take them from the file.
         max_atoms: Largest molecule to keep, at most 255 heavy atoms.
         strict: Refuse the file at the first line that would be left out.
+        aromatic: Whether categories taken from the file also say what is aromatic.
         skipped_file: Where to list what was left out; None for a file in the cache folder.
         workers: Processes that encode; None for one per core.
         use_cache: Whether to read and write the cache.
@@ -95,7 +97,7 @@ def load_smiles_file(
             f"molecules, the first at line {first.line}: {first.reason}"
             + (f"; all are listed in {listing}" if written else "")
         )
-    return dataset
+    return dataset if aromatic or vocabulary is not None else dataset.without_marks()
 
 
 def read_smiles(

@@ -168,8 +168,8 @@ def evaluate(
         others = {"--column": column, "--reference": reference, "--test": test,
                   "--metrics": metrics, "--fcd": fcd, "--seeds": seeds,
                   "--temperature": temperature, "--reconstruct": reconstruct,
-                  "--no-support": not support, "--likelihood": likelihood, "--published": published, "--html": html,
-                  "--png": png}  # fmt: skip
+                  "--no-support": None if support else True, "--likelihood": likelihood,
+                  "--published": published, "--html": html, "--png": png}  # fmt: skip
         evaluate_images(
             model, draws=samples, seed=seed, device=device, out=out, kind=kind, others=others
         )

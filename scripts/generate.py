@@ -115,8 +115,9 @@ def generate(
     from graphcnf.scripts.generation.conversion import check_parquet
 
     if is_image_model(model):
-        others = {"--no-support": not support, "--size": size, "--all": everything, "--likelihood": likelihood,
-                  "--json": as_json, "--workers": workers, "--batch-size": batch_size}  # fmt: skip
+        others = {"--no-support": not support, "--size": size, "--all": everything,
+                  "--likelihood": likelihood, "--json": as_json, "--workers": workers,
+                  "--batch-size": batch_size}  # fmt: skip
         generate_images(
             model, number, out, seed=seed, temperature=temperature, device=device, others=others
         )

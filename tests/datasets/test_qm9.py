@@ -71,4 +71,4 @@ def test_the_installed_package_holds_what_is_expected():
     assert smiles[:4] == ["C", "N", "O", "C#C"] and smiles.count("[NH3+]CCC([O-])=O") == 1
     dataset = encode("qm9", smiles[::500])
     assert not dataset.skipped and dataset.graphs.node_counts.max() == 9
-    assert {atom for atom, _ in dataset.vocabulary.atoms} == {"C", "N", "O", "F"}
+    assert {atom.symbol for atom in dataset.vocabulary.atoms} == {"C", "N", "O", "F"}

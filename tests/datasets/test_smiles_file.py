@@ -28,7 +28,10 @@ def test_formats_agree(tmp_path):
             first = first or dataset
             assert dataset.smiles == ["CCO", "c1ccccc1", "CC(=O)[O-]", "CCO"], path
             assert dataset.graphs == first.graphs and dataset.vocabulary == first.vocabulary
-    assert first.vocabulary.atoms == (("C", 0), ("O", 0), ("O", -1))
+    assert first.vocabulary.atom_labels == ["C", "c", "O", "O-"]
+    plain = load_smiles_file(tmp_path / "a.smi", aromatic=False)
+    assert plain.vocabulary.atom_labels == ["C", "O", "O-"] and plain.smiles == first.smiles
+    assert not plain.vocabulary.marked and first.vocabulary.marked
     (tmp_path / "g.csv").write_text("smiles,other\nC,CC\n")
     assert load_smiles_file(tmp_path / "g.csv", column="other").smiles == ["CC"]
 

@@ -107,16 +107,16 @@ def test_a_damaged_cache_is_reported_in_one_line_and_rebuilt(
 
 def test_without_charges_elements_are_left(small_zinc, cache_folder):
     charged, plain = load_zinc250k(), load_zinc250k(charges=False)
-    assert {charge for _, charge in plain.vocabulary.atoms} == {0}
+    assert {atom.charge for atom in plain.vocabulary.atoms} == {0}
     assert len(plain.vocabulary.atoms) < len(charged.vocabulary.atoms)
     assert (np.diff(plain.node_type_counts("all")) <= 0).all()
     symbols = [
-        np.array([s for s, _ in data.vocabulary.atoms])[data.graphs.node_types]
+        np.array([atom.symbol for atom in data.vocabulary.atoms])[data.graphs.node_types]
         for data in (charged, plain)
     ]
     assert (symbols[0] == symbols[1]).all()
     assert plain.split("test").tolist() == charged.split("test").tolist()
-    charges = np.array([charge for _, charge in charged.vocabulary.atoms])[
+    charges = np.array([atom.charge for atom in charged.vocabulary.atoms])[
         charged.graphs.node_types
     ]
     owners = np.repeat(np.arange(len(charged)), charged.graphs.node_counts)

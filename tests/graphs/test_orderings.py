@@ -11,7 +11,7 @@ from graphcnf.graphs.orderings import (
     depth_first_order,
     pack_networkx,
 )
-from graphcnf.graphs.path_code import PathCode
+from graphcnf.graphs.path.code import PathCode
 
 SYMMETRIC = {
     "single node": nx.empty_graph(1),
@@ -51,7 +51,7 @@ def test_relabelled_graphs_become_the_same_graph(source, request):
     assert canonicalise(expected) == expected
     assert np.array_equal(expected.edge_counts, packed.edge_counts)
     batch = GraphBatch.collate(expected)
-    PathCode.encode(batch.adjacency, batch.mask, int(batch.adjacency.tril(-1).sum(-1).max()))
+    PathCode.of(batch.adjacency, batch.mask, int(batch.adjacency.tril(-1).sum(-1).max()))
 
 
 @pytest.mark.parametrize("name", SYMMETRIC)
@@ -67,7 +67,7 @@ def test_symmetric_graphs_become_the_same_graph(name):
     types, found, bonds = results[0].graph(0)
     assert nx.is_isomorphic(graph, nx.from_edgelist(found.tolist()) if n > 1 else graph)
     batch = GraphBatch.collate(results[0])
-    PathCode.encode(batch.adjacency, batch.mask, n)
+    PathCode.of(batch.adjacency, batch.mask, n)
 
 
 def test_every_small_graph_and_every_numbering():

@@ -16,7 +16,7 @@ from graphcnf.molecules.codec import (
     parse,
 )
 from graphcnf.molecules.validity import strict
-from graphcnf.molecules.vocabulary import MoleculeVocabulary, atom_label
+from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
 
 SMALL = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0), ("O", -1), ("N", 1)))
 
@@ -25,8 +25,9 @@ SMALL = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0), ("O", -1), ("N", 1)))
 def vocabulary(zinc_smiles):
     from collections import Counter
 
-    counts = Counter(a for s in zinc_smiles for a in categories(canonical(parse(s)))[0])
-    return MoleculeVocabulary.from_counts(counts)
+    found = [categories(canonical(parse(s)), marked=True) for s in zinc_smiles]
+    atoms, bonds = (Counter(x for f in found for x in f[k]) for k in (0, 2))
+    return MoleculeVocabulary.from_counts(atoms, bonds)
 
 
 def test_molecules_come_back(zinc_smiles, vocabulary):
@@ -93,12 +94,12 @@ def test_what_has_no_graph_is_refused_in_one_line(smiles, error, capfd):
 def test_vocabulary_is_sorted_by_frequency_and_survives_json():
     counts = {("N", 0): 5, ("C", 0): 9, ("O", -1): 5}
     vocabulary = MoleculeVocabulary.from_counts(counts, {"DOUBLE": 3, "SINGLE": 1})
-    assert vocabulary.atoms == (("C", 0), ("N", 0), ("O", -1))
+    assert vocabulary.atoms == (("C", 0, False), ("N", 0, False), ("O", -1, False))
     assert vocabulary.bonds == ("DOUBLE", "SINGLE", "TRIPLE")
     assert MoleculeVocabulary.from_dict(vocabulary.to_dict()) == vocabulary
-    assert [atom_label(a) for a in [("C", 0), ("N", 1), ("O", -1), ("Fe", 2)]] == [
-        "C", "N+", "O-", "Fe+2",
-    ]  # fmt: skip
+    every = MoleculeVocabulary((("C", 0), ("N", 1), ("O", -1), ("Fe", 2), ("N", 1, True)))
+    assert every.atom_labels == ["C", "N+", "O-", "Fe+2", "n+"] and every.marked
+    assert MoleculeVocabulary.from_dict(every.to_dict()) == every
     with pytest.raises(ValueError, match="each of them once"):
         MoleculeVocabulary((("C", 0), ("C", 0)))
 
@@ -110,3 +111,34 @@ def test_the_package_and_its_vocabulary_import_no_rdkit():
         "assert 'rdkit' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_marks_are_those_of_rdkit_and_change_no_molecule(zinc_smiles):
+    marks = (f"{MARK}SINGLE", f"{MARK}DOUBLE")
+    elements = [("C", 0), ("N", 0), ("O", 0), ("S", 0), ("N", 1)]
+    atoms = tuple(AtomCategory(*e, mark) for e in elements for mark in (False, True))
+    marked = MoleculeVocabulary(atoms, (*BONDS, *marks))
+    seen = 0
+    for smiles in zinc_smiles[:200]:
+        try:
+            types, edges, bonds = molecule_to_graph(smiles, marked)
+        except codec.UnknownAtom:
+            continue
+        mol = codec.graph_to_molecule(types, edges, bonds, marked)
+        mol = Chem.MolFromSmiles(Chem.MolToSmiles(mol))
+        assert Chem.MolToSmiles(mol) == codec.canonical_smiles(parse(smiles))
+        aromatic = sum(a.GetIsAromatic() for a in mol.GetAtoms())
+        assert sum(marked.atoms[t].aromatic for t in types) == aromatic
+        assert sum(marked.bonds[b] in marks for b in bonds) == sum(
+            b.GetIsAromatic() for b in mol.GetBonds()
+        )
+        # Decoding takes the Kekulé structure alone: without marks, the same molecule.
+        plain = [marked.atom_index[marked.atoms[t]._replace(aromatic=False)] for t in types]
+        orders = [marked.bond_index[marked.bonds[b].removeprefix(MARK)] for b in bonds]
+        again = codec.graph_to_molecule(plain, edges, orders, marked)
+        assert Chem.MolToSmiles(Chem.MolFromSmiles(Chem.MolToSmiles(again))) == Chem.MolToSmiles(
+            mol
+        )
+        seen += aromatic
+    assert seen > 500
+    assert marked.bond_orders == [1, 2, 3, 1, 2]

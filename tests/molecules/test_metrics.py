@@ -105,7 +105,7 @@ def test_data_ceiling(zinc_smiles):
 
 
 def test_valence_repair_ends_in_a_valid_molecule(zinc_smiles):
-    dataset = encode("part", zinc_smiles[:200])
+    dataset = encode("part", zinc_smiles[:200]).without_marks()
     dataset.graphs.bond_types = np.random.default_rng(0).choice(
         3, len(dataset.graphs.bond_types), p=[0.7, 0.2, 0.1]
     )

@@ -121,7 +121,7 @@ class PathNetwork(nn.Module):
         pairs = code.cardinalities[1] * code.cardinalities[2]
         self.neighbours = nn.EmbeddingBag(pairs, level_width, mode="sum", padding_idx=0)
         self.path = nn.Linear(LEVELS * level_width, width)
-        # What the last levels are together, as one of many categories: a hashed table, as of n-grams.
+        # What the last levels are together, as one category: a hashed table, as for n-grams.
         self.together = nn.ModuleList(nn.Embedding(TABLE, 2 * level_width) for _ in TOGETHER)
         self.joined = nn.Linear(len(TOGETHER) * 2 * level_width, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, max_nodes))
