@@ -16,6 +16,7 @@ from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.pairs import PairSteps
+from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.records import batches, block_of, one_thread
 from graphcnf.pretrained import load_array, load_model, save_model
@@ -126,17 +127,33 @@ class GraphCNF(nn.Module):
         self._check_batch(batch)
         return self.steps.bounds(batch, noise)
 
-    def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
+    def log_prob(
+        self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None, *, orders: int = 1
+    ) -> Tensor:
         """Lower bound on log p(graph | number of nodes), (B,) nats, from `samples` draws.
 
         Divide by (nodes * ln 2) for bits per node: edges included, size prior not (see
         `size_log_prob`).
 
+        Args:
+            batch: The graphs, numbered as the model needs them.
+            samples: Draws of the encoder; "path" needs none, its bound is exact for a numbering.
+            noise: Tape of the random draws.
+            orders: Depth-first numberings whose probabilities are summed, the given one included
+                ("path" only). The bound rises with their number: what a canonically ordered model
+                leaves to other numberings of a graph belongs to the graph. Without gradients.
+
         Raises:
-            ValueError: if `samples` is not positive.
+            ValueError: if `samples` or `orders` is not positive, or the model knows no order.
         """
-        if samples < 1:
-            raise ValueError(f"samples must be positive, got {samples}")
+        if samples < 1 or orders < 1:
+            raise ValueError(f"samples must be positive, got {min(samples, orders)}")
+        if orders > 1:
+            if self.config["adjacency"] != "path":
+                raise ValueError('orders are summed where the adjacency is coded as "path"')
+            self._check_batch(batch)
+            with torch.no_grad():
+                return log_prob_of_orders(self.steps, batch, orders)
         draws = [sum(b.value() for b in self.bounds(batch, noise).values()) for _ in range(samples)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 

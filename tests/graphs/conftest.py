@@ -94,7 +94,7 @@ def perturb(module, scale=0.3):
     return module
 
 
-SMALL = {"width": 16, "layers": 2, "heads": 2, "head_width": 8, "level_width": 4}
+SMALL = {"width": 16, "layers": 2, "heads": 2, "head_width": 8, "level_width": 4, "table_rows": 64}
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,8 @@ from graphcnf.scripts.comparison.runs import EVALUATION_FACTOR
 from graphcnf.scripts.comparison.tables import DATA
 from graphcnf.training.configuration import dump_config
 
-SIZE = "{ width = 16, layers = 1, groups = 4 }"
 TINY = (
-    f"[model]\nnodes = {SIZE}\nbonds = {SIZE}\nadjacency_step = {SIZE}\n"
+    "[model]\nwidth = 16\nlayers = 1\nheads = 2\ntable_rows = 64\nsupport = false\n"
     '[data]\nname = "smiles_file"\npath = "x.smi"\n'
     '[training]\nminutes = 9\naccelerator = "cpu"\n'
 )
@@ -58,7 +57,7 @@ def test_speed(bench, model_folder, small_zinc):
     assert float(row["sampled_graphs_per_second_one_process"]) > 0 and row["processes"] == "2"
     assert float(row["training_memory_mib"]) > 50 and int(row["parameters"]) > 1000
     # Three processes with torch in each.
-    assert float(row["sampling_memory_mib"]) > 1.5 * float(row["training_memory_mib"])
+    assert float(row["sampling_memory_mib"]) > float(row["training_memory_mib"])
 
 
 def test_speed_of_a_run_is_on_its_data_and_in_its_arithmetic(
@@ -192,8 +191,8 @@ def test_a_finished_run_from_elsewhere_says_nothing_about_memory(bench, children
 
 def test_a_run_with_other_settings_is_not_taken(bench, children):
     assert bench(*TRAIN)[0] == 0
-    code, _, err = bench(*TRAIN, "--set", "model.nodes.width=99")
-    assert code == 1 and "model.nodes.width = 16, not 99" in err
+    code, _, err = bench(*TRAIN, "--set", "model.width=99")
+    assert code == 1 and "model.width = 16, not 99" in err
     code, _, err = bench(*TRAIN[:3], "0.7", *TRAIN[4:])
     assert code == 1 and "training.minutes = 0.5, not 0.7" in err
     assert len(children.asked) == 1

@@ -24,7 +24,7 @@ def places(model_folder, surroundings, tmp_path):
     weights = (model_folder / "model.safetensors").read_bytes()
     config = json.loads((model_folder / "config.json").read_text())
     other = json.loads(json.dumps(config))
-    other["model"]["steps"]["nodes"]["width"] = 32
+    other["model"]["steps"]["width"] = 32
     bare = json.loads(json.dumps(config))
     bare["metadata"] = {}
     short = json.loads(json.dumps(config))

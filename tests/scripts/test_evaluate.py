@@ -88,7 +88,7 @@ def test_model_against_its_data(score, model_folder, small_zinc, graphcnf):
     assert result["reconstruction"] == 1 and result["reconstruction_molecules"] == 20
     assert result["bits_molecules"] == 12 and result["connected"] == 1
     # 23 atoms and 25 bonds of an untrained model.
-    assert 6 < result["bits_per_node"] < 20 and result["bits_per_molecule"] > 100
+    assert 6 < result["bits_per_node"] < 40 and result["bits_per_molecule"] > 100
     assert result["novelty"] == 1
     data = result["training_data"]
     assert data["samples"] == 70 and data["strict_validity"] == 1 and data["novelty"] == 0

@@ -22,9 +22,6 @@ from graphcnf.graphs.path.walk import DEGREES, KINDS, LEVELS, SUMS, Path
 TOGETHER = (2, 3, 4, 6)
 """Numbers of levels at the end of the path that a network is told about as one thing."""
 
-TABLE = 8192
-"""Rows of the tables for them."""
-
 ROWS = 32
 """Rows that are read out together come in multiples of this: fewer shapes, fewer kernels."""
 
@@ -92,6 +89,7 @@ class PathNetwork(nn.Module):
         expansion: Feed-forward hidden channels as a multiple of `width`.
         head_width: Hidden channels of the read-out of a variable.
         level_width: Channels of what is known of a level of the path.
+        table_rows: Rows of each table of what is known of the last levels together.
     """
 
     def __init__(
@@ -106,6 +104,7 @@ class PathNetwork(nn.Module):
         expansion: float = 3,
         head_width: int = 96,
         level_width: int = 24,
+        table_rows: int = 8192,
     ):
         super().__init__()
         self.cardinalities = code.cardinalities
@@ -122,7 +121,7 @@ class PathNetwork(nn.Module):
         self.neighbours = nn.EmbeddingBag(pairs, level_width, mode="sum", padding_idx=0)
         self.path = nn.Linear(LEVELS * level_width, width)
         # What the last levels are together, as one category: a hashed table, as for n-grams.
-        self.together = nn.ModuleList(nn.Embedding(TABLE, 2 * level_width) for _ in TOGETHER)
+        self.together = nn.ModuleList(nn.Embedding(table_rows, 2 * level_width) for _ in TOGETHER)
         self.joined = nn.Linear(len(TOGETHER) * 2 * level_width, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, max_nodes))
         self.by_level = nn.Parameter(torch.zeros(layers * heads, LEVELS))
@@ -176,7 +175,7 @@ class PathNetwork(nn.Module):
             key = (key * 1_000_003 + state[:, level]) % 2_147_483_647
             if level + 1 in TOGETHER:
                 table = self.together[TOGETHER.index(level + 1)]
-                parts.append(table(key % TABLE))
+                parts.append(table(key % table.num_embeddings))
         return torch.cat(parts, -1)
 
     def biases(self, number: Tensor, on_path: Tensor, keys: int) -> Tensor:
