@@ -281,6 +281,32 @@ def language(
 
 
 @app.command()
+def codes(
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="Model to look at: its name, or a run.")
+    ] = "zinc250k",
+    samples: Samples = 2000,
+    seed: Seed = 0,
+    orders: Annotated[
+        str, typer.Option(metavar="K,K,...", help="Numbers of numberings to sum over.")
+    ] = "1,4,16,64",
+    held_out: Annotated[int, typer.Option(min=1, help="Molecules to take the bits of.")] = 500,
+    as_csv: Csv = False,
+    out: Out = None,
+) -> None:
+    """Which codes the samples have, and what the other codes of a molecule are worth in bits."""
+    from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts.comparison.codes import COLUMNS, code_rows
+    from graphcnf.scripts.evaluate import _parse_seeds
+
+    kind = table_kind(out, as_csv, False)
+    rows = code_rows(
+        model, samples=samples, seed=seed, orders=_parse_seeds(None, orders), held_out=held_out
+    )
+    _write(kind, out, rows, COLUMNS, [f"{held_out:,} held-out molecules, size excluded."])
+
+
+@app.command()
 def images(
     minutes: Annotated[float, typer.Option(help="Wall-clock minutes to train each model.")] = 5,
     scales: Annotated[int, typer.Option(min=1, help="Scales of both models.")] = 2,

@@ -68,7 +68,8 @@ def _rival(folder: Path, seed: int) -> Path:
 
 
 def _check_minutes(path: Path, found: float, wanted: float) -> None:
-    if abs(found - wanted) > 0.02 * wanted:
+    # The last step may take a little longer.
+    if abs(found - wanted) > 0.02 * wanted + 0.02:
         raise UserError(f"{path} was trained for {found:g} minutes, not {wanted:g}: delete it")
 
 

@@ -1,0 +1,100 @@
+"""The language model of SMILES, and the comparison with it."""
+
+import csv
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from graphcnf.datasets.molecules import encode
+from graphcnf.errors import UserError
+from graphcnf.scripts import benchmark
+from graphcnf.scripts.cli import run
+from graphcnf.scripts.comparison.smiles_lstm import (
+    END,
+    START,
+    SmilesLSTM,
+    bits_per_molecule,
+    padded,
+    train,
+)
+
+
+@pytest.fixture
+def bench(capfd):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            run(benchmark.app, [str(a) for a in arguments], "benchmark")
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return caught.value.code or 0, out, err
+
+    return call
+
+
+def test_probabilities_of_all_strings_sum_to_one_and_samples_follow_them():
+    torch.manual_seed(0)
+    model = SmilesLSTM(["C", "Cl"], embedding=4, hidden=8, layers=1)
+    with torch.no_grad():
+        # Padding and start never follow, the string ends soon.
+        model.out.bias[:2] = -1e9
+        model.out.bias[END] = 1.0
+        strings = [[]]
+        for length in range(1, 9):
+            strings += [s + [t] for s in strings if len(s) == length - 1 for t in (3, 4)]
+        rows = padded([[START, *s, END] for s in strings])
+        p = torch.exp(-model.nats(rows).double())
+    assert 0.97 < float(p.sum()) < 1
+    drawn = list(model.sample(4000, seed=1))
+    share = np.mean([s == "CCl" for s in drawn])
+    expected = float(p[strings.index([3, 4])])
+    assert abs(share - expected) < 5 * math.sqrt(expected / 4000)
+    assert list(model.sample(4000, seed=1)) == drawn != list(model.sample(4000, seed=2))
+    assert model.encode("ClC") == [START, 4, 3, END]
+
+
+def test_training_lowers_the_bits_and_keeps_the_model(tmp_path, zinc_smiles):
+    data = encode("zinc250k", zinc_smiles)
+    model = train(data, tmp_path / "lstm", minutes=0.1, seed=0, batch=16, learning_rate=2e-2)
+    held_out = [data.smiles[k] for k in data.split("test")]
+    torch.manual_seed(0)
+    fresh = SmilesLSTM(model.config["tokens"])
+    assert bits_per_molecule(model, held_out) < 0.9 * bits_per_molecule(fresh, held_out)
+    again = SmilesLSTM.from_pretrained(tmp_path / "lstm")
+    assert bits_per_molecule(again, held_out) == bits_per_molecule(model, held_out)
+    assert again.metadata["training"]["cpu_minutes"] == pytest.approx(0.1, abs=0.03)
+    with pytest.raises(UserError, match="no token"):
+        bits_per_molecule(model, ["[Xe]"])
+
+
+@pytest.mark.slow
+def test_both_are_trained_and_compared(bench, zinc_smiles, surroundings):
+    (surroundings / "x.smi").write_text("\n".join(zinc_smiles))
+    (surroundings / "tiny.toml").write_text(
+        "[model]\nwidth = 16\nlayers = 1\nheads = 2\ntable_rows = 64\n"
+        '[data]\nname = "smiles_file"\npath = "x.smi"\n[training]\naccelerator = "cpu"\n'
+    )
+    arguments = ["language", "tiny.toml", "--minutes", 0.05, "-n", 60, "--csv", "--folder", "runs"]
+    code, out, err = bench(*arguments)
+    assert code == 0, err
+    ours, rival = csv.DictReader(io.StringIO(out))
+    assert (ours["model"], rival["model"]) == ("tiny", "SMILES LSTM")
+    for row in (ours, rival):
+        assert float(row["minutes"]) == pytest.approx(0.05, abs=0.03)
+        assert float(row["bits"]) > 30 and row["samples"] == "60"
+        assert float(row["training_rate"]) > 0 and float(row["sampling_rate"]) > 0
+    assert float(ours["strict_validity"]) > 0.5, "the support of the data is on"
+    code, _, err = bench(*arguments[:3], 0.2, *arguments[4:])
+    assert code == 1 and "delete it" in err
+
+
+def test_codes_of_a_model(bench, model_folder, small_zinc):
+    code, out, err = bench(
+        "codes", "--model", model_folder, "-n", 60, "--orders", "1,8", "--held-out", 5, "--csv"
+    )
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert sum(float(r["share"]) for r in rows[:3]) == pytest.approx(1)
+    assert float(rows[4]["bits"]) <= float(rows[3]["bits"])
