@@ -172,6 +172,7 @@ def encode(
     vocabulary: MoleculeVocabulary | None = None,
     max_atoms: int = MAX_NODES,
     workers: int | None = None,
+    exact: bool = True,
 ) -> MoleculeDataset:
     """Encode SMILES; `skipped` of the result numbers them from 1.
 
@@ -181,8 +182,9 @@ def encode(
         vocabulary: Categories to use; None to take them from the molecules, aromatic ones marked.
         max_atoms: Largest molecule to keep.
         workers: Processes; None for one per core (one in all for short lists).
+        exact: Whether to leave out molecules that their graphs do not lead back to.
     """
-    chunks = [(chunk, vocabulary, max_atoms) for chunk in chunked(lines, _CHUNK)]
+    chunks = [(chunk, vocabulary, max_atoms, exact) for chunk in chunked(lines, _CHUNK)]
     if len(lines) <= 2 * _CHUNK:
         workers = 1
     parts = parallel_map(_encode_chunk, chunks, workers=workers, label=f"encoding {name}")
@@ -206,10 +208,10 @@ def encode(
     )
 
 
-def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int]) -> dict:
+def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int, bool]) -> dict:
     from graphcnf.molecules import codec
 
-    lines, vocabulary, max_atoms = task
+    lines, vocabulary, max_atoms, exact = task
     marked = vocabulary is None or vocabulary.marked
     atoms, bonds = {}, {}
     atom_counts, bond_counts = Counter(), Counter()
@@ -221,9 +223,12 @@ def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int]) -> dic
                 mol = codec.parse(text)
                 codec.check_representable(mol, max_atoms)
                 written = codec.canonical_smiles(mol)
-                names, pairs, kinds = codec.categories(codec.canonical(written), marked)
+                mol = codec.canonical_or_refused(written)
+                names, pairs, kinds = codec.categories(mol, marked)
                 if vocabulary is not None:
                     codec.check_vocabulary(names, kinds, vocabulary)
+                if exact:
+                    codec.check_roundtrip(mol, written)
             except codec.MoleculeNotRepresentable as error:
                 skipped.append((line, text[:200], str(error)))
                 continue

@@ -1,4 +1,4 @@
-"""Molecules from the user's own file: .smi, .txt, .csv or .tsv, plain or gzipped."""
+"""Molecules from the user's own file: .smi, .csv, .sdf, .jsonl, .parquet, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import io
+import json
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,6 @@ def load_smiles_file(
     max_atoms: int = MAX_NODES,
     strict: bool = False,
     aromatic: bool = True,
-    skipped_file: str | Path | None = None,
     workers: int | None = None,
     use_cache: bool = True,
 ) -> MoleculeDataset:
@@ -51,14 +51,14 @@ def load_smiles_file(
 
     Args:
         path: One SMILES per line, alone or before white space (lines that start with # are
-            comments), or a table with a header line, separated by commas, tabs or semicolons.
+            comments), or a table with a header line, separated by commas, tabs or semicolons; also
+            the .jsonl, .sdf and .parquet files that `graphcnf generate` writes.
         column: Column of a table that holds the SMILES; None for the one called "smiles" in any
             case.
         vocabulary: Categories to use, as a trained model's; None to take them from the file.
         max_atoms: Largest molecule to keep, at most 255 heavy atoms.
         strict: Refuse the file at the first line that would be left out.
         aromatic: Whether categories taken from the file also say what is aromatic.
-        skipped_file: Where to list what was left out; None for a file in the cache folder.
         workers: Processes that encode; None for one per core.
         use_cache: Whether to read and write the cache.
 
@@ -90,7 +90,7 @@ def load_smiles_file(
             many = f" (and {len(dataset.skipped) - 1} more)" if len(dataset.skipped) > 1 else ""
             none = "" if len(dataset) else "no usable molecule: "
             raise DataFileError(f"{none}{path}, line {first.line}: {first.reason}{many}")
-        listing = Path(skipped_file) if skipped_file else stored.with_suffix(".skipped.tsv")
+        listing = stored.with_suffix(".skipped.tsv")
         written = _list_skipped(listing, dataset.skipped)
         cache.note(
             f"{path}: left out {len(dataset.skipped)} of {len(dataset.skipped) + len(dataset)} "
@@ -103,7 +103,7 @@ def load_smiles_file(
 def read_smiles(
     path: str | Path, *, column: str | None = None, content: bytes | None = None
 ) -> tuple[list[int], list[str]]:
-    """The line numbers and the SMILES of a file, unchecked.
+    """The line numbers and the SMILES of a file, unchecked; "" where a record has none.
 
     Args:
         path: As in `load_smiles_file`.
@@ -115,19 +115,27 @@ def read_smiles(
         ValueError: The file is empty, binary or damaged, or lacks the column.
     """
     path = Path(path)
-    text = _decode(path, _read(path) if content is None else content)
+    content = _read(path) if content is None else content
+    if content[:4] == b"PAR1":
+        return _parquet(path, content, column)
+    text = _decode(path, content)
     suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     first = next((line for line in text.splitlines() if line.strip()), "")
+    if suffix in ("sdf", "sd", "mol") or "\nM  END" in text:
+        return _sdf(path, text)
+    if suffix == "jsonl" or first.lstrip().startswith("{"):
+        return _jsonl(path, text, column)
     delimiter = max(",\t;", key=first.count)
     cells = [cell.strip().strip('"').lower() for cell in first.split(delimiter)]
     is_table = column is not None or suffix in ("csv", "tsv")
     if is_table or (len(cells) > 1 and "smiles" in cells):
         rows = _table(path, text, column, delimiter)
     else:
+        # A blank line between others is a molecule that could not be written.
         rows = (
-            (number, line.split()[0])
-            for number, line in enumerate(text.splitlines(), 1)
-            if line.strip() and not line.lstrip().startswith("#")
+            (number, (line.split() or [""])[0])
+            for number, line in enumerate(text.rstrip().splitlines(), 1)
+            if not line.lstrip().startswith("#")
         )
     pairs = list(rows)
     if pairs and pairs[0][1].lower() == "smiles":  # a header line
@@ -164,7 +172,7 @@ def _decode(path: Path, content: bytes) -> str:
 
 
 def _table(path: Path, text: str, column: str | None, delimiter: str):
-    """Yield (line number, cell) of one column; blank cells are passed over."""
+    """Yield (line number, cell) of one column, "" for a blank cell."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = next((row for row in reader if any(cell.strip() for cell in row)), [])
@@ -180,10 +188,73 @@ def _table(path: Path, text: str, column: str | None, delimiter: str):
         for row in reader:
             line, before = before + 1, reader.line_num
             # A quoted cell may hold a line break, as in the original ZINC250k table.
-            if len(row) > place and row[place].strip():
-                yield line, row[place].split()[0]
+            if any(cell.strip() for cell in row):
+                yield line, (row[place].split() or [""])[0] if len(row) > place else ""
     except csv.Error as error:
         raise DataFileError(f"{path}, line {reader.line_num}: not a table: {error}") from error
+
+
+def _jsonl(path: Path, text: str, column: str | None) -> tuple[list[int], list[str]]:
+    """Line numbers and SMILES of a file with one JSON object per line."""
+    lines, smiles, wanted = [], [], column or "smiles"
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)[wanted]
+        except (ValueError, KeyError, TypeError):
+            raise DataFileError(
+                f"{path}, line {number}: no JSON object with {wanted!r}: {line[:60]!r}"
+            ) from None
+        lines.append(number)
+        smiles.append(value if isinstance(value, str) else "")
+    if not lines:
+        raise DataFileError(f"{path} holds no molecules")
+    return lines, smiles
+
+
+def _sdf(path: Path, text: str) -> tuple[list[int], list[str]]:
+    """First line and SMILES of each record of an SD file, "" where RDKit does not read it."""
+    from rdkit import Chem, rdBase
+
+    lines, smiles, number = [], [], 1
+    records = text.replace("\r\n", "\n").split("$$$$\n")
+    for record in records:
+        if record.strip():
+            if "M  END" not in record:
+                raise DataFileError(f"{path}, line {number}: a record without M  END: no SD file")
+            with rdBase.BlockLogs():
+                mol = Chem.MolFromMolBlock(record, sanitize=False, removeHs=False)
+                if mol is not None:
+                    mol.UpdatePropertyCache(strict=False)
+            lines.append(number)
+            smiles.append("" if mol is None else Chem.MolToSmiles(mol))
+        number += record.count("\n") + 1
+    if not lines:
+        raise DataFileError(f"{path} holds no molecules")
+    return lines, smiles
+
+
+def _parquet(path: Path, content: bytes, column: str | None) -> tuple[list[int], list[str]]:
+    """Row numbers and SMILES of a Parquet file."""
+    import pandas as pd
+
+    wanted = column or "smiles"
+    try:
+        frame = pd.read_parquet(io.BytesIO(content))
+    except ImportError:
+        raise DataFileError(f"{path}: .parquet needs pip install 'graphcnf[parquet]'") from None
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise DataFileError(f"{path} is no intact Parquet file: {reason}") from None
+    if wanted not in frame:
+        raise DataFileError(
+            f"{path} has no column {wanted!r}; its columns are: {', '.join(map(str, frame))[:200]}"
+        )
+    if not len(frame):
+        raise DataFileError(f"{path} holds no molecules")
+    smiles = [value if isinstance(value, str) else "" for value in frame[wanted]]
+    return list(range(1, len(smiles) + 1)), smiles
 
 
 def _list_skipped(path: Path, skipped: list[Skipped]) -> bool:

@@ -7,7 +7,6 @@ both as plain JSON values.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Self
 
@@ -15,21 +14,9 @@ import numpy as np
 from torch import nn
 
 from graphcnf.errors import UserError
+from graphcnf.files import replace_file
 
 FORMAT = 1
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name in the same folder, then rename it to `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> None:

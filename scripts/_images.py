@@ -219,7 +219,7 @@ def write_grid(
 
 
 def _write(path: Path, content: bytes) -> None:
-    from graphcnf.pretrained import replace_file
+    from graphcnf.files import replace_file
 
     try:
         replace_file(path, content)

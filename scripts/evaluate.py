@@ -180,6 +180,9 @@ def evaluate(
                 f"{path} must end in {suffixes[0]}", param_hint=f"'--{option}'"
             )
         check_place(path)
+    for path in (out, html, png):
+        if path is not None and file is not None and path.exists() and path.samefile(file):
+            raise typer.BadParameter(f"{path} is the file to score: write to another one")
     options: dict[str, Any] = {}
     if model is None:
         given = {"-n": samples, "--seed": seed, "--seeds": seeds, "--temperature": temperature,

@@ -141,7 +141,7 @@ class InterleavedCoupling(Bijection):
             here = mask[rows, members] & real[..., None]
             for k in range(variables):
                 log_p = self._variable(asked, previous, temperature)
-                x, value, jacobian = self._place(u_all[rows, members, k], log_p, k)
+                x, value, jacobian = self._place(u_all[rows, members, k], log_p, k, z)
                 out[rows, torch.where(real, members, nodes), k] = torch.where(
                     here[..., k], value, 0.0
                 ).to(z.dtype)
@@ -153,8 +153,11 @@ class InterleavedCoupling(Bijection):
                 rounds.tell(g, members, real, known)
         return out[:, :nodes], log_det.to(_term(z))
 
-    def _place(self, u: Tensor, log_p: Tensor, variable: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _place(
+        self, u: Tensor, log_p: Tensor, variable: int, like: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Category that u falls on, its latent on the data side, log|dx/dz| of the two."""
+        edge = 1e-9 if like.dtype == torch.float64 else 1e-5
         p = log_p.double().exp()
         upper = p.cumsum(-1)
         x = (u[..., None] >= upper).sum(-1)
@@ -164,7 +167,8 @@ class InterleavedCoupling(Bijection):
         new_width = p.gather(-1, x[..., None])[..., 0]
         start = upper.gather(-1, x[..., None])[..., 0] - new_width
         width = 1 / self.network.cardinalities[variable]
-        moved = (x + ((u - start) / new_width).clamp(1e-9, 1 - 1e-9)) * width
+        # Far enough from the ends that rounding to the type of `like` keeps the category.
+        moved = (x + ((u - start) / new_width).clamp(edge, 1 - edge)) * width
         jacobian = math.log(width) - torch.log(new_width) + torch.log(u) + torch.log1p(-u)
         jacobian = jacobian - torch.log(moved) - torch.log1p(-moved)
         return x, torch.logit(moved), jacobian

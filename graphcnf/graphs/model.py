@@ -104,7 +104,8 @@ class GraphCNF(nn.Module):
         )
         sizes |= {"max_nodes": int(graphs.node_counts.max()), **measured}
         model = cls(adjacency=adjacency, order=order, steps={**sizes, **steps})
-        model.metadata = dict(metadata or {})
+        model.metadata = {"size_histogram": np.bincount(graphs.node_counts).tolist()}
+        model.metadata |= metadata or {}
         model.training_hashes = training_hashes
         return model
 

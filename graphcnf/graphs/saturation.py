@@ -114,7 +114,7 @@ class SaturationCoupling(InterleavedCoupling):
             node, real = order.next()
             asked = rounds.ask(node, order)
             log_p = self._variable(asked, [], temperature)
-            x, value, jacobian = self._place(u[order.rows, node], log_p, 0)
+            x, value, jacobian = self._place(u[order.rows, node], log_p, 0, z)
             there = order.rows[real], node[real]
             out[there] = value[real].to(z.dtype)
             log_det = log_det + torch.where(real, jacobian[:, 0], 0.0)

@@ -42,6 +42,10 @@ class UnknownBond(MoleculeNotRepresentable):
     """A bond type outside the vocabulary."""
 
 
+class HydrogensLost(MoleculeNotRepresentable):
+    """Heavy atoms and bonds do not say where its hydrogens are."""
+
+
 class TooLarge(MoleculeNotRepresentable):
     """More atoms than allowed."""
 
@@ -93,6 +97,19 @@ def canonical(mol: Chem.Mol | str) -> Chem.Mol:
     return mol
 
 
+def canonical_or_refused(smiles: str) -> Chem.Mol:
+    """`canonical` of a SMILES.
+
+    Raises:
+        UnparsableSmiles: Its aromatic atoms have no Kekulé structure.
+    """
+    try:
+        return canonical(smiles)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UnparsableSmiles(f"{smiles[:80]!r} cannot be kekulized: {reason}") from None
+
+
 def categories(
     mol: Chem.Mol, marked: bool
 ) -> tuple[list[AtomCategory], list[tuple[int, int]], list[str]]:
@@ -136,6 +153,37 @@ def check_representable(mol: Chem.Mol, max_atoms: int = MAX_NODES) -> None:
             raise UnknownAtom(f"radical at {atom.GetSymbol()}, which implicit hydrogens would fill")
 
 
+def check_roundtrip(mol: Chem.Mol, smiles: str | None = None) -> None:
+    """Refuse a molecule that its graph does not lead back to.
+
+    Hydrogens that RDKit would not put there by itself are what gets lost: at phosphorus and sulfur
+    beyond their lowest valence, at metals, at ends of dative bonds.
+
+    Args:
+        mol: `canonical` molecule.
+        smiles: Its `canonical_smiles`.
+
+    Raises:
+        HydrogensLost: It does not come back.
+    """
+    plain = Chem.RWMol()
+    for old in mol.GetAtoms():
+        atom = Chem.Atom(old.GetSymbol())
+        atom.SetFormalCharge(old.GetFormalCharge())
+        plain.AddAtom(atom)
+    for bond in mol.GetBonds():
+        # A graph knows no direction: that of a dative bond is lost.
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        plain.AddBond(max(i, j), min(i, j), bond.GetBondType())
+    try:
+        Chem.SanitizeMol(plain)
+        back = canonical_smiles(plain)
+    except (ValueError, RuntimeError):
+        back = "no molecule"
+    if back != smiles:
+        raise HydrogensLost(f"its heavy atoms and bonds alone would be read as {back[:80]}")
+
+
 def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
     """Refuse `categories` that the vocabulary lacks.
 
@@ -162,8 +210,11 @@ def molecule_to_graph(
     with quiet():
         mol = parse(mol) if isinstance(mol, str) else mol
         check_representable(mol, max_atoms)
-        atoms, edges, bonds = categories(canonical(mol), vocabulary.marked)
-    check_vocabulary(atoms, bonds, vocabulary)
+        smiles = canonical_smiles(mol)
+        mol = canonical_or_refused(smiles)
+        atoms, edges, bonds = categories(mol, vocabulary.marked)
+        check_vocabulary(atoms, bonds, vocabulary)
+        check_roundtrip(mol, smiles)
     return (
         [vocabulary.atom_index[a] for a in atoms], edges, [vocabulary.bond_index[b] for b in bonds],
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from graphcnf.errors import UserError
-from graphcnf.pretrained import replace_file
+from graphcnf.files import alone, replace_file
 from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers
 from graphcnf.training.configuration import dump_config
 from graphcnf.training.experiment import Experiment, FitResult
@@ -60,6 +61,13 @@ def fit(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     main_process = _main_process()
+    if main_process:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    with alone(out_dir / ".lock", out_dir) if main_process else contextlib.nullcontext():
+        return _fit(experiment, settings, out_dir, resume, continue_from, config, main_process)
+
+
+def _fit(experiment, settings, out_dir, resume, continue_from, config, main_process) -> FitResult:
     state = _starting_state(settings, out_dir, resume, continue_from, main_process)
     if main_process:
         (out_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -122,7 +130,8 @@ def _starting_state(settings, out_dir, resume, continue_from, main_process) -> d
                     file=sys.stderr,
                 )
         return state
-    if main_process and not resume and ((out_dir / "config.toml").exists() or last.exists()):
+    # A start that failed before its first checkpoint has left nothing worth keeping.
+    if main_process and not resume and (last.exists() or (out_dir / "metrics.csv").exists()):
         raise UserError(f"{out_dir} holds a run: resume it with --resume, or choose another --out")
     if continue_from is None:
         return None

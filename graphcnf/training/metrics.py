@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graphcnf.pretrained import replace_file
+from graphcnf.files import replace_file
 
 
 class MetricSums:

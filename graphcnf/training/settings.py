@@ -88,6 +88,9 @@ class TrainingSettings:
                      "seed"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, not {getattr(self, name)!r}")
+        for name, most in (("learning_rate", 10.0), ("weight_decay", 1e3), ("devices", 1024)):
+            if getattr(self, name) > most:
+                raise UserError(f"{name} must be at most {most:g}, not {getattr(self, name)!r}")
         if self.clock not in ("wall", "cpu"):
             raise UserError(f'clock must be "wall" or "cpu", not {self.clock!r}')
         if not 0 <= self.decay_fraction <= 1:

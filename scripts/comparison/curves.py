@@ -123,7 +123,7 @@ def plot(rows: Sequence[dict[str, Any]], runs: Sequence[TrainedRun], path: Path)
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    from graphcnf.pretrained import replace_file
+    from graphcnf.files import replace_file
 
     points = [row for row in rows if "step" in row]
     data = [row for row in rows if "step" not in row]

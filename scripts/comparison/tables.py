@@ -10,7 +10,7 @@ from typing import Any
 
 from graphcnf.datasets.parallel import available_cores
 from graphcnf.errors import UserError
-from graphcnf.pretrained import replace_file
+from graphcnf.files import replace_file
 from graphcnf.scripts._tables import Column, Row, number, percent, text
 from graphcnf.scripts.comparison import speed
 from graphcnf.scripts.comparison.runs import (

@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from graphcnf.errors import UserError
-from graphcnf.pretrained import replace_file
+from graphcnf.files import replace_file
 from graphcnf.scripts.comparison.runs import TrainedRun, read_json
 from graphcnf.scripts.comparison.speed import resident_mib
 from graphcnf.training.configuration import apply_overrides, load_preset

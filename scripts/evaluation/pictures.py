@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from graphcnf.errors import UserError
+from graphcnf.files import replace_file
 from graphcnf.molecules.drawing import draw_grid
-from graphcnf.pretrained import replace_file
 from graphcnf.scripts.evaluation.scoring import Evaluation
 
 SHOWN = 20

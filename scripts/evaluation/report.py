@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from graphcnf.errors import UserError
+from graphcnf.files import replace_file
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.drawing import draw_svg
@@ -22,7 +23,6 @@ from graphcnf.molecules.failures import failures
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.metrics import molecules
 from graphcnf.molecules.optional import Unavailable
-from graphcnf.pretrained import replace_file
 from graphcnf.scripts._tables import shown_columns
 from graphcnf.scripts.evaluation.scoring import Evaluation
 from graphcnf.scripts.evaluation.tables import all_notes, tables

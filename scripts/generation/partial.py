@@ -19,11 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from graphcnf.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows lets nobody rename or delete what another process has open.
-    fcntl = None
+from graphcnf.files import alone, open_kept, open_new
 
 READ = 1 << 20
 DIGITS = 16
@@ -53,7 +49,7 @@ class PartialFile:
             target.with_name(f".{target.name}.{name}.{suffix}")
             for suffix in ("partial", "json", "tmp")
         )
-        self.file = open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        self.file = open_kept(self.path)
         self.damaged = self._recover()
 
     def _recover(self) -> bool:
@@ -106,8 +102,8 @@ class PartialFile:
         os.fsync(self.file.fileno())
         size, checksum = self.size + len(data), zlib.crc32(data, self.checksum)
         journal = {"entry": entry, "bytes": size, "check": _check(size, entry, checksum)}
-        with open(self.temporary, "w", encoding="utf-8") as file:
-            json.dump(journal, file)
+        with open_new(self.temporary) as file:
+            file.write(json.dumps(journal).encode())
             file.flush()
             os.fsync(file.fileno())
         os.replace(self.temporary, self.journal)
@@ -134,6 +130,7 @@ class PartialFile:
         if convert is None:
             os.replace(self.path, self.target)
         else:
+            self.temporary.unlink(missing_ok=True)
             convert(self.path, self.temporary)
             with open(self.temporary, "r+b") as file:
                 os.fsync(file.fileno())
@@ -167,7 +164,7 @@ def partial_file(target: Path, name: str) -> Iterator[PartialFile]:
     """
     hidden = f".{target.name}."
     try:
-        with _alone(target.with_name(f"{hidden}lock"), target):
+        with alone(target.with_name(f"{hidden}lock"), target):
             partial = PartialFile(target, name)
             try:
                 yield partial
@@ -183,29 +180,3 @@ def partial_file(target: Path, name: str) -> Iterator[PartialFile]:
 def _check(size: int, entry: Any, checksum: int) -> int:
     """Checksum of a journal and of the part that it vouches for, given the checksum of that."""
     return zlib.crc32(json.dumps([size, entry]).encode(), checksum)
-
-
-@contextmanager
-def _alone(lock: Path, target: Path) -> Iterator[None]:
-    """Keep other processes out; the kernel lets go of the lock when this one dies."""
-    if fcntl is None:
-        yield
-        return
-    while True:
-        file = open(lock, "w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who held the lock until now may have deleted the file.
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-                break
-        except BlockingIOError:
-            file.close()
-            raise UserError(f"{target}: another process is writing it; wait or stop it") from None
-        except FileNotFoundError:
-            pass
-        file.close()
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        file.close()

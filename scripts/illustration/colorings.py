@@ -30,7 +30,7 @@ def draw_colorings(samples: Sequence[Colored], path: Path, count: int = SHOWN) -
 
     import networkx as nx
 
-    from graphcnf.pretrained import replace_file
+    from graphcnf.files import replace_file
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

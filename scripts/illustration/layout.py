@@ -88,7 +88,7 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    from graphcnf.pretrained import replace_file
+    from graphcnf.files import replace_file
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

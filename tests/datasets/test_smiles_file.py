@@ -2,8 +2,10 @@ import gzip
 
 import numpy as np
 import pytest
+from rdkit import Chem
 
 from graphcnf.datasets import load_smiles_file
+from graphcnf.datasets.cache import cache_folder
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 MOLECULES = ["CCO", "c1ccccc1", "CC(=O)[O-]", "CCO"]
@@ -58,18 +60,18 @@ def test_bad_lines_are_counted_listed_and_skipped_or_refused(tmp_path, capfd):
     path = tmp_path / "x.csv"
     path.write_text("smiles,n\nCCO,1\nC1CC,2\n,3\nCC.O,4\nCCCCCCCC,5\nCCF,6\nC,7\n")
     vocabulary = MoleculeVocabulary((("C", 0), ("O", 0)))
-    listing = tmp_path / "out" / "skipped.tsv"
-    dataset = load_smiles_file(path, vocabulary=vocabulary, max_atoms=5, skipped_file=listing)
+    dataset = load_smiles_file(path, vocabulary=vocabulary, max_atoms=5)
+    (listing,) = cache_folder().glob("*.skipped.tsv")
     assert dataset.smiles == ["CCO", "C"] and dataset.vocabulary is vocabulary
-    assert [s.line for s in dataset.skipped] == [3, 5, 6, 7]
+    assert [s.line for s in dataset.skipped] == [3, 4, 5, 6, 7]
     assert [line.split("\t")[0] for line in listing.read_text().splitlines()] == [
-        "line", "3", "5", "6", "7",
+        "line", "3", "4", "5", "6", "7",
     ]  # fmt: skip
     assert "fragments" in listing.read_text() and "F is not among" in listing.read_text()
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1
-    assert "left out 4 of 6" in err and "line 3" in err and str(listing) in err
-    with pytest.raises(ValueError, match="line 3: .*and 3 more"):
+    assert "left out 5 of 7" in err and "line 3" in err and str(listing) in err
+    with pytest.raises(ValueError, match="line 3: .*and 4 more"):
         load_smiles_file(path, vocabulary=vocabulary, max_atoms=5, strict=True)
 
 
@@ -130,3 +132,53 @@ def test_size_limit_counts_heavy_atoms(tmp_path):
     dataset = load_smiles_file(path, max_atoms=2)
     np.testing.assert_array_equal(dataset.graphs.node_counts, [2])
     assert "300 heavy atoms" in dataset.skipped[0].reason
+
+
+def test_what_generate_writes_is_read_back(tmp_path):
+    from graphcnf.datasets.smiles_file import read_smiles
+    from graphcnf.scripts.generation.conversion import to_parquet
+    from graphcnf.scripts.generation.records import WRITERS
+
+    rows = [
+        {"record": 0, "smiles": "CCO", "strict": True},
+        {"record": 1, "smiles": None, "strict": False},
+        {"record": 2, "smiles": "C(C)(C)(C)(C)C", "strict": False},
+        {"record": 3, "smiles": "c1ccccc1", "strict": True},
+    ]
+    wanted = ["CCO", "", "C(C)(C)(C)(C)C", "c1ccccc1"]
+    for kind in ("smi", "csv", "jsonl", "sdf"):
+        text = "".join(WRITERS[kind](row) for row in rows)
+        text = "record,smiles,strict\n" + text if kind == "csv" else text
+        # By content, whatever the name: the second name says nothing.
+        for name in (f"x.{kind}", f"{kind}.dat"):
+            if kind == "csv" and name.endswith(".dat"):
+                continue
+            (tmp_path / name).write_text(text)
+            lines, smiles = read_smiles(tmp_path / name)
+            assert len(lines) == 4, (name, smiles)
+            mols = [Chem.MolFromSmiles(s, sanitize=False) if s else None for s in smiles]
+            counts = [0 if m is None else m.GetNumAtoms() for m in mols]
+            assert counts == [3, 0, 6, 6], (name, smiles)
+            if kind != "sdf":
+                assert smiles == wanted
+    (tmp_path / "x.jsonl").write_text("".join(WRITERS["jsonl"](row) for row in rows))
+    to_parquet(tmp_path / "x.jsonl", tmp_path / "x.parquet", ("record", "smiles", "strict"))
+    assert read_smiles(tmp_path / "x.parquet")[1] == wanted
+    for name, content in (
+        ("y.parquet", b"PAR1nothing"),
+        ("y.sdf", b"CCO\n"),
+        ("y.jsonl", b"CCO\n"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"y\.\w+") as error:
+            read_smiles(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_blank_cells_are_molecules_that_failed(tmp_path):
+    from graphcnf.datasets.smiles_file import read_smiles
+
+    (tmp_path / "x.csv").write_text("id,smiles\n1,CCO\n2,\n3,C\n\n")
+    assert read_smiles(tmp_path / "x.csv") == ([2, 3, 4], ["CCO", "", "C"])
+    (tmp_path / "x.smi").write_text("CCO\n\nC\n\n\n")
+    assert read_smiles(tmp_path / "x.smi") == ([1, 2, 3], ["CCO", "", "C"])

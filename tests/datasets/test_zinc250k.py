@@ -49,14 +49,14 @@ def test_split_does_not_depend_on_the_order(zinc_smiles):
 
 def test_parallel_and_serial_encoding_agree(zinc_smiles):
     lines = (zinc_smiles + ["not a molecule"]) * 2
-    serial, parallel = encode("a", lines, workers=1), encode("a", lines, workers=2)
+    serial, parallel = (encode("a", lines, workers=workers, exact=False) for workers in (1, 2))
     assert serial.graphs == parallel.graphs and serial.smiles == parallel.smiles
     assert serial.vocabulary == parallel.vocabulary
     assert [s.line for s in parallel.skipped] == [len(lines) // 2, len(lines)]
 
 
 def test_round_trip_check_finds_what_changes(zinc_smiles):
-    dataset = encode("a", zinc_smiles[:100] + ["O=[PH2]C(Cc1ccccc1)c1ccccc1"])
+    dataset = encode("a", zinc_smiles[:100] + ["O=[PH2]C(Cc1ccccc1)c1ccccc1"], exact=False)
     assert roundtrip_failures(dataset, range(101)) == [100]
     assert check_roundtrip(dataset) == pytest.approx(100 / 101)
     assert check_roundtrip(dataset, range(100)) == 1
@@ -163,7 +163,8 @@ def test_a_script_without_main_guard_can_encode(tmp_path, zinc_smiles):
         f"print(len(load_smiles_file({str(tmp_path / 'x.smi')!r}, workers=2)))\n"
     )
     run = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True)
-    assert run.stdout.strip() == str(len(zinc_smiles) + 100)
+    # One phosphine oxide is among them, whose hydrogens its graph does not say.
+    assert run.stdout.strip() == str(len(zinc_smiles) + 100 - 1)
 
 
 def test_errors_in_workers_come_through(tmp_path):

@@ -18,6 +18,7 @@ from graphcnf.molecules.codec import (
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
 
+PHOSPHINE_OXIDE = "O=[PH2]C(Cc1ccccc1)c1ccccc1"
 SMALL = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0), ("O", -1), ("N", 1)))
 
 
@@ -31,19 +32,42 @@ def vocabulary(zinc_smiles):
 
 
 def test_molecules_come_back(zinc_smiles, vocabulary):
-    lost = []
+    refused = []
     for smiles in zinc_smiles:
         wanted = canonical_smiles(parse(smiles))
-        if strict(graph_to_molecule(*molecule_to_graph(smiles, vocabulary), vocabulary)) != wanted:
-            lost.append(wanted)
+        try:
+            graph = molecule_to_graph(smiles, vocabulary)
+        except codec.HydrogensLost:
+            refused.append(wanted)
+            continue
+        assert strict(graph_to_molecule(*graph, vocabulary)) == wanted
     # The one molecule of ZINC250k whose hydrogens are not implied by its valences.
-    assert set(lost) <= {"O=[PH2]C(Cc1ccccc1)c1ccccc1"}
+    assert set(refused) <= {PHOSPHINE_OXIDE}
+
+
+@pytest.mark.parametrize(
+    "smiles", [PHOSPHINE_OXIDE, "C[SiH2]C", "CP(=O)(O)O", "[NaH]", "C[SnH3]", "CS(C)=O", "CI(C)C",
+               "C[SH4]C", "[BH4-]", "C[AsH2]", "CN->[Fe]", "C[Si](C)(C)C", "O=[PH](O)O"],
+)  # fmt: skip
+def test_odd_molecules_come_back_or_are_refused(smiles):
+    mol = parse(smiles)
+    atoms = {(a.GetSymbol(), a.GetFormalCharge()) for a in mol.GetAtoms()}
+    vocabulary = MoleculeVocabulary(tuple(sorted(atoms)), (*BONDS, "DATIVE"))
+    try:
+        graph = molecule_to_graph(smiles, vocabulary)
+    except codec.HydrogensLost as error:
+        assert "would be read as" in str(error)
+        assert smiles in (PHOSPHINE_OXIDE, "[NaH]", "C[SnH3]", "C[SH4]C", "O=[PH](O)O", "CN->[Fe]")
+    else:
+        assert strict(graph_to_molecule(*graph, vocabulary)) == canonical_smiles(mol)
 
 
 def test_one_molecule_is_one_graph_whatever_its_atom_order(zinc_smiles, vocabulary):
     shuffle = random.Random(1)
     for smiles in zinc_smiles:
         mol = parse(smiles)
+        if canonical_smiles(mol) == PHOSPHINE_OXIDE:
+            continue
         order = list(range(mol.GetNumAtoms()))
         shuffle.shuffle(order)
         renumbered = Chem.RenumberAtoms(mol, order)

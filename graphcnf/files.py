@@ -1,0 +1,82 @@
+"""Files that appear whole or not at all, and locks on what is being written.
+
+Nothing here follows a link that somebody else may have put in the way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from graphcnf.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows lets nobody rename or delete what another process has open.
+    fcntl = None
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` under a temporary name in the same folder, then rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open_new(temporary) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def open_new(path: Path):
+    """An empty binary file of this name, in place of whatever has it."""
+    path.unlink(missing_ok=True)
+    return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666), "r+b")
+
+
+def open_kept(path: Path):
+    """A binary file of this name, with what it holds; made if missing.
+
+    Raises:
+        OSError: It is a link.
+    """
+    return open(os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666), "r+b")
+
+
+@contextmanager
+def alone(lock: Path, what: Path | str) -> Iterator[None]:
+    """Keep other processes out; the kernel lets go of the lock when this one dies.
+
+    Args:
+        lock: File that is locked, and deleted at the end.
+        what: What is being written, for the message.
+
+    Raises:
+        UserError: Another process holds the lock.
+    """
+    if fcntl is None:
+        yield
+        return
+    while True:
+        file = open_kept(lock)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who held the lock until now may have deleted the file.
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+                break
+        except BlockingIOError:
+            file.close()
+            raise UserError(f"{what}: another process is writing it; wait or stop it") from None
+        except FileNotFoundError:
+            pass
+        file.close()
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        file.close()

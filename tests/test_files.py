@@ -1,0 +1,51 @@
+"""Files that are written: no link is followed, nobody writes the same thing twice at once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from graphcnf.errors import UserError
+from graphcnf.files import alone, open_kept, replace_file
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "lock").symlink_to(victim)
+    with pytest.raises(OSError), alone(tmp_path / "lock", "x"):
+        pass
+    with pytest.raises(OSError):
+        open_kept(tmp_path / "lock")
+    # A temporary file that somebody has put there is replaced, not followed.
+    temporary = tmp_path / f".x.{os.getpid()}.tmp"
+    temporary.symlink_to(victim)
+    replace_file(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_text() == "new" and victim.read_text() == "precious"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from graphcnf.files import alone
+with alone(Path(sys.argv[1]), "x"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_at_a_time_and_a_dead_process_holds_nothing(tmp_path):
+    lock = tmp_path / "lock"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdin=pipe, stdout=pipe) as other:
+        assert other.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(UserError, match="runs/x: another process is writing it"),
+            alone(lock, "runs/x"),
+        ):
+            pass
+        other.kill()
+    with alone(lock, "runs/x"):
+        pass
+    assert not lock.exists()
