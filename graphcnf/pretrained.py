@@ -1,14 +1,17 @@
 """Models in a folder: `config.json` rebuilds a model, `model.safetensors` holds its weights.
 
 A model keeps its constructor's arguments in `config` and what is known of its data in `metadata`,
-both as plain JSON values.
+both as plain JSON values. Every file holds a checksum of its content: a flipped bit is found when
+it is read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from torch import nn
@@ -16,7 +19,8 @@ from torch import nn
 from graphcnf.errors import UserError
 from graphcnf.files import replace_file
 
-FORMAT = 1
+FORMAT = 2
+CHECKSUM = "sha256"
 
 
 def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> None:
@@ -34,8 +38,11 @@ def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> No
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     config = {"format": FORMAT, "model": model.config, "metadata": model.metadata}
-    files = {"model.safetensors": save(weights)}
-    files |= {f"{name}.safetensors": save_arrays({name: a}) for name, a in arrays.items()}
+    config[CHECKSUM] = _digest_of_json(config)
+    files = {"model.safetensors": save(weights, {CHECKSUM: _digest_of_tensors(weights)})}
+    for name, array in arrays.items():
+        content = {name: array}
+        files[f"{name}.safetensors"] = save_arrays(content, {CHECKSUM: _digest_of_tensors(content)})
     files["config.json"] = (json.dumps(config, indent=1) + "\n").encode()
     for name, content in files.items():
         replace_file(folder / name, content)
@@ -47,25 +54,24 @@ def load_model(cls: type, folder: Path, device="cpu") -> nn.Module:
     Raises:
         UserError: if a file is missing or damaged, or the two do not fit together.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     source = folder / "config.json"
     try:
         config = json.loads(source.read_text())
         if config["format"] != FORMAT:
             raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
+        if config.pop(CHECKSUM) != _digest_of_json(config):
+            raise ValueError("its checksum does not match")
         model = cls(**config["model"])
         model.metadata = config["metadata"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{source}: not the config of a {cls.__name__} ({error})") from None
     weights = folder / "model.safetensors"
     try:
-        model.load_state_dict(load_file(weights))
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{weights}: unreadable weights ({error})") from None
+        model.load_state_dict(_read(weights, "pt"))
     except RuntimeError:
         raise UserError(f"{weights}: the weights do not fit config.json") from None
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise UserError(f"{weights}: weights that are no numbers; train again")
     return model.to(device).eval()
 
 
@@ -75,16 +81,43 @@ def load_array(folder: Path, name: str) -> np.ndarray | None:
     Raises:
         UserError: if the file is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     path = folder / f"{name}.safetensors"
     if not path.exists():
         return None
+    arrays = _read(path, "np")
+    if name not in arrays:
+        raise UserError(f"{path}: unreadable (it holds no {name})")
+    return arrays[name]
+
+
+def _read(path: Path, framework: str) -> dict[str, Any]:
+    """Tensors of a safetensors file, "pt" or "np", whose checksum is right."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        return load_file(path)[name]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise UserError(f"{path}: unreadable ({error})") from None
+        with safe_open(path, framework) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            checksum = (file.metadata() or {}).get(CHECKSUM)
+        right = checksum == _digest_of_tensors(tensors)
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: unreadable ({' '.join(str(error).split())[:120]})") from None
+    if not right:
+        raise UserError(f"{path}: damaged (its checksum does not match)")
+    return tensors
+
+
+def _digest_of_json(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(np.asarray(tensors[name]))
+        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
 
 
 class Pretrained:

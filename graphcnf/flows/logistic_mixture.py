@@ -25,6 +25,10 @@ STEPS = {torch.float64: (14, 6), torch.float32: (10, 3)}
 lie more than a hundred of the widest one's scales apart."""
 
 
+FLATTEST = 30.0
+"""Log-slopes below minus this are taken for it in derivatives of the inverse."""
+
+
 def bounded_log_scale(x: Tensor, bound: float = 3.0) -> Tensor:
     """``bound tanh(x / bound)``: near the identity around 0, and always within ``+-bound``."""
     # tanh(v) = 2 sigmoid(2 v) - 1; on a CPU torch's sigmoid is several times faster than its tanh.
@@ -75,9 +79,11 @@ def logistic_mixture_root(y: Tensor, logits: Tensor, means: Tensor, log_scales: 
     with torch.no_grad():
         x = _solve(y, *parameters)
     if torch.is_grad_enabled():
-        # One Newton step from the root leaves its value alone and gives it the right derivative.
+        # The derivative of a Newton step at the root, without the step: a root that is not found
+        # to the last digit, where f is nearly flat, must not be thrown away by it.
         value, log_slope = logistic_mixture(x, *parameters)
-        x = x + (y - value) * torch.exp(-log_slope.detach())
+        step = (y - value) * torch.exp(-log_slope.detach().clamp(min=-FLATTEST))
+        x = x + (step - step.detach())
     return x
 
 

@@ -368,7 +368,13 @@ class GraphCNF(nn.Module):
         """
         folder = cls._locate(name_or_folder)
         model = load_model(cls, folder, device)
-        model.training_hashes = load_array(folder, "training_hashes")
+        hashes = load_array(folder, "training_hashes")
+        if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
+            raise UserError(f"{folder}/training_hashes.safetensors: no rising uint64 numbers")
+        known = model.metadata.get("size_histogram", [])
+        if not (isinstance(known, list) and all(_is_count(value) for value in known)):
+            raise UserError(f"{folder}/config.json: size_histogram is no list of counts")
+        model.training_hashes = hashes
         return model
 
     @staticmethod
@@ -383,3 +389,8 @@ class GraphCNF(nn.Module):
             f"no model {str(name_or_folder)!r}: give a folder with config.json and "
             f"model.safetensors, or one of the shipped models ({', '.join(shipped) or 'none'})"
         )
+
+
+def _is_count(value) -> bool:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return numeric and 0 <= value < math.inf

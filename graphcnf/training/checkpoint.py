@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import pickle
 import shutil
@@ -14,22 +16,19 @@ from torch import nn
 
 from graphcnf import pretrained
 from graphcnf.errors import UserError
+from graphcnf.files import replace_file
 
-FORMAT = 1
+FORMAT = 2
+MAGIC = b"graphcnf checkpoint\n"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain values, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    content = buffer.getvalue()
+    replace_file(path, MAGIC + hashlib.sha256(content).digest() + content)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -39,10 +38,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: no such file, or not a checkpoint of this package.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        head, content = (whole := path.read_bytes())[: len(MAGIC)], whole[len(MAGIC) + 32 :]
+        if head != MAGIC:
+            raise ValueError("another kind of file, or of an earlier version")
+        if hashlib.sha256(content).digest() != whole[len(MAGIC) : len(MAGIC) + 32]:
+            raise ValueError("its checksum does not match")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (ValueError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:

@@ -252,6 +252,12 @@ class Run(pl.LightningModule):
                     self._describe()
                     save_snapshot(self.out_dir / "snapshots" / f"{self.step:08d}", self.model)
             self._report(self._row("eval", self.latest))
+            value = self.latest.get(self._headline(self.latest), 0.0)
+            if finished and not math.isfinite(value):
+                raise UserError(
+                    f"the run ended with {self._headline(self.latest)} = {value}: the model is of "
+                    "no use; train again with a lower learning_rate"
+                )
         self.last_eval = self.seconds
         self.window_clock += time.perf_counter() - began
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graphcnf.categorical import DequantizationEncoding
-from graphcnf.categorical.dequantization import CategoryEmbedding, ConditionalMixture
+from graphcnf.categorical.dequantization import MARGIN, CategoryEmbedding, ConditionalMixture
 from graphcnf.flows import StandardLogistic
 from graphcnf.testing import assert_bijection, assert_log_det_matches_jacobian
 
@@ -26,8 +26,8 @@ def test_uniform_noise_fills_the_cells_evenly():
     assert within.mean().item() == pytest.approx(0.5, abs=0.01)
     assert within.var().item() == pytest.approx(1 / 12, abs=0.003)
     assert encoded.z.std().item() == pytest.approx(1, abs=0.02)
-    # A density of 1 / width on a cell.
-    density = -x.numel() * math.log(encoding.scale)
+    # A density of 1 / width on a cell, but for its margins.
+    density = -x.numel() * math.log(encoding.scale * (1 - 2 * MARGIN))
     assert encoded.log_encoder.item() == pytest.approx(density, rel=1e-5)
 
 

@@ -171,6 +171,45 @@ def test_damaged_files_are_named_in_one_line(model, tmp_path, damage):
 
 
 @pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "training_hashes.safetensors"]
+)
+def test_a_flipped_bit_is_found(model, tmp_path, name):
+    model.training_hashes = np.arange(5, dtype=np.uint64)
+    model.save_pretrained(tmp_path)
+    path, random = tmp_path / name, np.random.default_rng(0)
+    content, passed = path.read_bytes(), 0
+    for place in random.integers(0, 8 * len(content), 60):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            GraphCNF.from_pretrained(tmp_path)
+        except UserError as error:
+            assert str(tmp_path) in str(error)
+        else:
+            # White space in JSON means nothing.
+            assert name == "config.json" and json.loads(changed) == json.loads(content)
+            passed += 1
+    assert passed < 10
+
+
+@pytest.mark.parametrize("what", ["histogram", "hashes", "weights"])
+def test_content_that_cannot_be_is_refused(model, tmp_path, what):
+    model.training_hashes = np.arange(5, dtype=np.uint64)
+    if what == "histogram":
+        model.metadata["size_histogram"] = [0, 1, -3]
+    elif what == "hashes":
+        model.training_hashes = model.training_hashes[::-1].copy()
+    else:
+        with torch.no_grad():
+            next(model.parameters())[0] = math.nan
+    model.save_pretrained(tmp_path)
+    message = {"histogram": "no list of counts", "hashes": "no rising", "weights": "no numbers"}
+    with pytest.raises(UserError, match=message[what]):
+        GraphCNF.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"sizes": (0, 3)}, "sizes 0-3: this model draws graphs of 1 to 12 nodes"),

@@ -1,7 +1,9 @@
 """Moving average, metric sums, metrics file, checkpoint files."""
 
 import csv
+import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -100,8 +102,20 @@ def test_checkpoint_errors_are_one_line(tmp_path):
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
     torch.save({"other": 1}, path)
-    with pytest.raises(UserError, match="not a training checkpoint"):
+    with pytest.raises(UserError, match="another kind of file"):
         load_checkpoint(path)
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_found(tmp_path):
+    path, random = tmp_path / "a.ckpt", np.random.default_rng(0)
+    save_checkpoint(path, {"x": torch.arange(1000)})
+    content = path.read_bytes()
+    for place in random.integers(0, 8 * len(content), 60):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=re.escape(str(path))):
+            load_checkpoint(path)
 
 
 def test_model_folder_is_replaced_file_by_file(tmp_path):
