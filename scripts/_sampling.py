@@ -48,15 +48,7 @@ def vocabulary_of(model: GraphCNF, name: str = "model") -> MoleculeVocabulary:
     """
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
-    sizes = model.config["steps"]
-    try:
-        vocabulary = MoleculeVocabulary.from_dict(model.metadata["vocabulary"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{name}: config.json names no vocabulary of atoms and bonds") from None
-    found = (len(vocabulary.atoms), len(vocabulary.bonds))
-    if found != (sizes["node_categories"], sizes["bond_categories"]):
-        raise UserError(f"{name}: the vocabulary in config.json does not fit the model")
-    return vocabulary
+    return MoleculeVocabulary.of_model(model, name)
 
 
 def parse_sizes(text: str | None) -> tuple[int, int] | None:

@@ -37,7 +37,7 @@ def _graphcnf(
 
 
 # The modules import nothing heavy before a command runs, so that --help answers at once.
-for _name in ("generate", "evaluate", "train", "interpolate"):
+for _name in ("generate", "evaluate", "score", "train", "interpolate"):
     app.command(_name)(getattr(import_module(f"graphcnf.scripts.{_name}"), _name))
 app.add_typer(import_module("graphcnf.scripts.datasets").app, name="datasets")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -45,6 +46,12 @@ def generate(
             show_default="stdout",
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace a file that exists, and what other options left unfinished."
+        ),
+    ] = False,
     model: Annotated[
         str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
     ] = "zinc250k",
@@ -135,6 +142,11 @@ def generate(
     sizes = parse_sizes(size)
     check_temperature(temperature)
     check_place(out)
+    if out is not None and os.path.lexists(out):
+        if out.is_symlink() or not out.is_file():
+            raise UserError(f"{out} is a link or no regular file: write to another one")
+        if not force:
+            raise UserError(f"{out} exists: choose another --out, or replace it with --force")
     if kind == "parquet":
         check_parquet()
     network = load_model(model, device, support=support)
@@ -158,7 +170,7 @@ def generate(
     else:
         convert = _conversion(kind, recipe.columns)
         with _orderly_end():
-            _to_file(network, recipe, number, how, out, convert)
+            _to_file(network, recipe, number, how, out, convert, force)
 
 
 def _to_stdout(network: GraphCNF, recipe: Recipe, number: int, how: dict[str, Any]) -> None:
@@ -187,6 +199,7 @@ def _to_file(
     how: dict[str, Any],
     out: Path,
     convert: Callable[[Path, Path], None] | None,
+    force: bool,
 ) -> None:
     from graphcnf.datasets.parallel import WorkerDied
     from graphcnf.scripts.generation.partial import partial_file
@@ -194,7 +207,7 @@ def _to_file(
     from graphcnf.scripts.generation.stream import Exhausted
 
     with partial_file(out, _identity(network, recipe)) as file:
-        progress, seen = _resume(file, recipe, number, out)
+        progress, seen = _resume(file, recipe, number, out, force)
 
         def write(text: str) -> None:
             beginning = header(recipe) if file.entry is None else ""
@@ -272,7 +285,9 @@ def _identity(network: GraphCNF, recipe: Recipe) -> str:
     )
 
 
-def _resume(file: PartialFile, recipe: Recipe, number: int, out: Path) -> tuple[Progress, Marks]:
+def _resume(
+    file: PartialFile, recipe: Recipe, number: int, out: Path, force: bool
+) -> tuple[Progress, Marks]:
     """Where the file stands, and the molecules that it has."""
     from graphcnf.molecules.hashing import smiles_hash
     from graphcnf.scripts.generation.records import written_smiles
@@ -284,11 +299,10 @@ def _resume(file: PartialFile, recipe: Recipe, number: int, out: Path) -> tuple[
     except TypeError:  # the journal is not one of this program
         file.restart()
         damaged = True
-    if file.others():
-        print(
-            f"note: a command with other options left an unfinished {out}; it is deleted when this "
-            "one is done",
-            file=sys.stderr,
+    if file.others() and not force:
+        raise UserError(
+            f"a command with other options left an unfinished {out}: give those options again, or "
+            "delete what it left with --force"
         )
     if damaged:
         print(
@@ -296,11 +310,11 @@ def _resume(file: PartialFile, recipe: Recipe, number: int, out: Path) -> tuple[
             file=sys.stderr,
         )
     elif progress.written > number:
-        print(
-            f"note: what an interrupted command left of {out} has {progress.written:,} molecules, "
-            f"more than -n {number}; starting afresh",
-            file=sys.stderr,
-        )
+        if not force:
+            raise UserError(
+                f"what an interrupted command left of {out} has {progress.written:,} molecules, "
+                f"more than -n {number}: ask for more, or start afresh with --force"
+            )
         file.restart()
         return Progress(), seen
     elif file.entry:

@@ -22,7 +22,7 @@ ALLOWED = {
     "datasets": {"molecules", "graphs", "categorical", "flows"},
     "scripts": {"datasets", "training", "images", "molecules", "graphs", "categorical", "flows"},
 }
-EVERYWHERE = {"errors", "pretrained", "testing"}
+EVERYWHERE = {"errors", "files", "pretrained", "testing"}
 
 
 def folder(part):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from graphcnf.errors import UserError
+
 CODEC_VERSION = 2
 """Raised when the same molecule would give another graph, so that caches are rebuilt."""
 
@@ -100,6 +102,23 @@ class MoleculeVocabulary:
         names = [*BONDS, *sorted(set(bonds) - set(BONDS))]
         names.sort(key=lambda b: -bonds.get(b, 0))
         return cls(tuple(sorted(atoms, key=lambda a: (-atoms[a], a))), tuple(names))
+
+    @classmethod
+    def of_model(cls, model, name: str = "model") -> MoleculeVocabulary:
+        """What a `GraphCNF` says of its categories.
+
+        Raises:
+            UserError: Its metadata do not say it.
+        """
+        sizes = model.config["steps"]
+        try:
+            vocabulary = cls.from_dict(model.metadata["vocabulary"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{name}: config.json names no vocabulary of atoms and bonds") from None
+        found = (len(vocabulary.atoms), len(vocabulary.bonds))
+        if found != (sizes["node_categories"], sizes["bond_categories"]):
+            raise UserError(f"{name}: the vocabulary in config.json does not fit the model")
+        return vocabulary
 
     def to_dict(self) -> dict[str, list]:
         """JSON form: {"atoms": [["C", 0, false], ...], "bonds": ["SINGLE", ...]}."""

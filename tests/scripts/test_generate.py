@@ -103,7 +103,7 @@ def test_all_writes_every_graph(generate, surroundings):
 def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, surroundings):
     monkeypatch.setattr(command, "PATIENCE", 200)
     (surroundings / "x.smi").write_text("old\n")
-    tail = ["--size", 1, "--out", "x.smi", "--model", model_folder]
+    tail = ["--size", 1, "--out", "x.smi", "--model", model_folder, "--force"]
     code, out, err = graphcnf("generate", "-n", 500, *tail)
     assert code == 1 and out == "" and "distinct valid molecules among" in err and "-n" in err
     assert (surroundings / "x.smi").read_text() == "old\n" and os.listdir() == ["x.smi"]
@@ -162,7 +162,7 @@ def test_compressed_and_columnar_files_hold_the_same(generate, surroundings):
     for options, columns in (((), 3), (("--all",), 6)):
         plain, _ = generate("-n", 150, "--likelihood", "--json", *options)
         for suffix in ("jsonl.gz", "csv.gz", "parquet"):
-            generate("-n", 150, "--likelihood", *options, "--out", f"x.{suffix}")
+            generate("-n", 150, "--likelihood", *options, "--force", "--out", f"x.{suffix}")
         assert gzip.decompress((surroundings / "x.jsonl.gz").read_bytes()).decode() == plain
         rows = [json.loads(line) for line in plain.splitlines()]
         assert parquet.read_table("x.parquet").to_pylist() == rows and len(rows[0]) == columns

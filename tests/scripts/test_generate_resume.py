@@ -73,7 +73,7 @@ def test_an_interrupted_command_goes_on_to_the_same_file(generate, suffix, optio
     if suffix == "parquet":
         pytest.importorskip("pyarrow")
     out, number = f"x.{suffix}", 700 if "--all" in options else 160
-    arguments = ["-n", number, "--workers", 1, *options, "--out"]
+    arguments = ["-n", number, "--workers", 1, *options, "--force", "--out"]
     generate(*arguments, f"whole.{suffix}")
     Path(out).write_text("old")
     left = 0
@@ -150,11 +150,33 @@ def test_a_killed_worker_is_one_line(generate):
 def test_larger_and_smaller_numbers_after_an_interruption(generate):
     for number in (900, 200):
         generate("-n", number, "--all", "--workers", 1, "--out", f"whole{number}.csv")
-    for number, message in ((900, "going on with x.csv: 640 of 900"), (200, "starting afresh")):
-        with at_commit(2, interrupt):
-            generate("-n", 800, "--all", "--workers", 1, "--out", "x.csv", code=130)
-        assert message in generate("-n", number, "--all", "--workers", 1, "--out", "x.csv")
-        assert Path("x.csv").read_bytes() == Path(f"whole{number}.csv").read_bytes()
+    tail = ["--all", "--workers", 1, "--out", "x.csv"]
+    with at_commit(2, interrupt):
+        generate("-n", 800, *tail, code=130)
+    assert "going on with x.csv: 640 of 900" in generate("-n", 900, *tail)
+    assert Path("x.csv").read_bytes() == Path("whole900.csv").read_bytes()
+    Path("x.csv").unlink()
+    with at_commit(2, interrupt):
+        generate("-n", 800, *tail, code=130)
+    err = generate("-n", 200, *tail, code=1)
+    assert "has 640 molecules, more than -n 200" in err and journal()["written"] == 640
+    generate("-n", 200, *tail, "--force")
+    assert Path("x.csv").read_bytes() == Path("whole200.csv").read_bytes()
+
+
+def test_a_file_that_is_there_is_kept_without_force(generate):
+    Path("x.smi").write_text("precious\n")
+    Path("link.smi").symlink_to("x.smi")
+    os.mkfifo("fifo.smi")
+    for name, more, message in (
+        ("x.smi", (), "x.smi exists: choose another --out, or replace it with --force"),
+        ("link.smi", ("--force",), "link.smi is a link or no regular file"),
+        ("fifo.smi", ("--force",), "fifo.smi is a link or no regular file"),
+    ):
+        assert message in generate("-n", 3, "--out", name, *more, code=1)
+        assert Path("x.smi").read_text() == "precious\n"
+    generate("-n", 3, "--out", "x.smi", "--force")
+    assert len(Path("x.smi").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize("damage", ["journal", "part", "meaning"])
@@ -181,11 +203,13 @@ def test_what_is_damaged_is_begun_afresh(generate, damage):
 def test_other_options_do_not_go_on_with_it_and_clear_it_away(generate):
     arguments = ["-n", 160, "--all", "--workers", 1, "--out", "x.csv"]
     for options in ((), ("--temperature", 0.5), ("--size", 4), ("--likelihood",), ("--seed", 1)):
+        if options:
+            err = generate(*arguments, *options, code=1)
+            assert "with other options left an unfinished x.csv" in err
         with at_commit(1, interrupt):
-            err = generate(*arguments, *options, code=130)
-        assert ("with other options left an unfinished x.csv" in err) == bool(options)
+            generate(*arguments, *options, "--force", code=130)
     assert len(hidden()) == 10
-    generate(*arguments, "--seed", 2)
+    generate(*arguments, "--seed", 2, "--force")
     generate(*arguments[:-1], "whole.csv", "--seed", 2)
     assert Path("x.csv").read_bytes() == Path("whole.csv").read_bytes() and hidden() == []
 

@@ -1,0 +1,5 @@
+"""`python -m graphcnf` is the `graphcnf` command."""
+
+from graphcnf.scripts.cli import main
+
+main()

@@ -1,0 +1,276 @@
+"""The front door for molecules: SMILES from seeds, log-likelihoods from SMILES."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from rdkit import Chem
+
+from graphcnf.errors import UserError
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.molecules import codec
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BATCH = 128
+
+
+@dataclass(repr=False)
+class MoleculeSample:
+    """Molecules drawn from a model, invalid ones included; shows itself as a grid in a notebook.
+
+    Attributes:
+        graphs: What was drawn.
+        records: Number of each in the sample with this seed.
+        smiles: Canonical SMILES, None where the graph is no valid molecule in one piece.
+    """
+
+    graphs: PackedGraphs
+    records: list[int]
+    smiles: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.smiles)
+
+    def __iter__(self):
+        return iter(self.smiles)
+
+    def __getitem__(self, index: int) -> str | None:
+        return self.smiles[index]
+
+    def __repr__(self) -> str:
+        return f"MoleculeSample({len(self)} molecules, {100 * self.validity:.1f} % valid)"
+
+    @property
+    def validity(self) -> float:
+        """Share that is valid as drawn and in one piece; 0 for an empty sample."""
+        return sum(s is not None for s in self.smiles) / len(self) if len(self) else 0.0
+
+    @property
+    def molecules(self) -> list[Chem.Mol | None]:
+        """RDKit molecules, None where invalid."""
+        return [None if s is None else Chem.MolFromSmiles(s) for s in self.smiles]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Columns `record`, `smiles`, `valid`."""
+        import pandas as pd
+
+        valid = [s is not None for s in self.smiles]
+        return pd.DataFrame({"record": self.records, "smiles": self.smiles, "valid": valid})
+
+    def _repr_html_(self) -> str:
+        from graphcnf.molecules.drawing import draw_svg
+
+        cells = [
+            "<div style='display:inline-block;text-align:center;font-size:11px'>"
+            f"{draw_svg(s, size=(190, 150)).split('?>')[-1]}<br>{record}</div>"
+            for record, s in zip(self.records, self.smiles, strict=True)
+            if s is not None
+        ]
+        shown = cells[:30]
+        more = f"<p>and {len(cells) - 30} more</p>" if len(cells) > 30 else ""
+        return f"<p>{self!r}</p>{''.join(shown)}{more}"
+
+
+class MoleculeFlow:
+    """A density of molecules: a `GraphCNF` that knows what its categories mean.
+
+    Args:
+        model: The density of graphs; its metadata hold the vocabulary.
+
+    Raises:
+        UserError: The metadata name no vocabulary that fits.
+
+    Example:
+        >>> flow = MoleculeFlow.from_pretrained("zinc250k")
+        >>> flow.sample(5, seed=0).smiles
+        >>> flow.log_prob(["CCO", "c1ccccc1O"])
+    """
+
+    def __init__(self, model: GraphCNF):
+        self.model = model.eval()
+        self.vocabulary = MoleculeVocabulary.of_model(model)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> MoleculeFlow:
+        """Load shipped weights by name, or a folder.
+
+        Raises:
+            UserError: There is no such model, or its files are damaged.
+        """
+        return cls(GraphCNF.from_pretrained(name_or_folder, device))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that `from_pretrained` and the commands read."""
+        self.model.save_pretrained(folder)
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.model.parameters())
+        atoms = " ".join(self.vocabulary.atom_labels)
+        return (
+            f"MoleculeFlow({self.model.metadata.get('dataset', 'molecules')}: {count:,} parameters,"
+            f" up to {self.model.max_nodes} atoms of {atoms})"
+        )
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        atoms: tuple[int, int] | None = None,
+    ) -> MoleculeSample:
+        """Draw n molecules: raw samples, the same ones for the same seed.
+
+        Args:
+            n: Number of molecules; a larger one begins with the same molecules.
+            seed: Seed of the sample.
+            temperature: Below 1 for more probable molecules.
+            atoms: Lowest and highest number of heavy atoms; as in the training data when None.
+
+        Raises:
+            UserError: A number is out of range.
+        """
+        from graphcnf.molecules.validity import strict
+
+        graphs = self.model.sample_records(0, n, seed=seed, temperature=temperature, sizes=atoms)
+        with codec.quiet():
+            smiles = [
+                strict(codec.graph_to_molecule(*graphs.graph(k), self.vocabulary))
+                for k in range(len(graphs))
+            ]
+        return MoleculeSample(graphs, list(range(n)), smiles)
+
+    def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
+        """Graphs of molecules or SMILES, and for each molecule why it has none, or None."""
+        one = isinstance(molecules, str | Chem.Mol)
+        graphs, reasons = [], []
+        known = self.model.steps.code.knows if hasattr(self.model.steps, "code") else None
+        for molecule in [molecules] if one else molecules:
+            try:
+                graph = codec.molecule_to_graph(
+                    molecule, self.vocabulary, max_atoms=self.model.max_nodes
+                )
+                if known is not None:
+                    batch = GraphBatch.collate(PackedGraphs.from_lists([graph]))
+                    if not known(batch).all():
+                        raise codec.MoleculeNotRepresentable(
+                            "a longer ring or branch than the model knows"
+                        )
+            except codec.MoleculeNotRepresentable as error:
+                reasons.append(str(error))
+            else:
+                graphs.append(graph)
+                reasons.append(None)
+        return PackedGraphs.from_lists(graphs), reasons
+
+    def log_prob(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> np.ndarray:
+        """Lower bounds on log p(molecule), (M,) nats, number of atoms included.
+
+        Args:
+            molecules: SMILES or RDKit molecules, or one of them. Stereo and isotopes do not count.
+            orders: Numberings to sum over; see `GraphCNF.log_prob`.
+
+        Returns:
+            -inf where a molecule is outside of what the model knows; `score` says why.
+        """
+        graphs, reasons = self.graphs(molecules)
+        inside = np.array([reason is None for reason in reasons], dtype=bool)
+        nats = np.full(len(inside), -math.inf)
+        nats[inside] = self._log_prob(graphs, orders)
+        return nats
+
+    @torch.no_grad()
+    def _log_prob(self, graphs: PackedGraphs, orders: int) -> np.ndarray:
+        nats = np.zeros(len(graphs))
+        device = self.model.device
+        by_size = np.argsort(graphs.node_counts, kind="stable")
+        for start in range(0, len(by_size), BATCH):
+            chosen = by_size[start : start + BATCH]
+            batch = GraphBatch.collate(graphs, chosen).to(device)
+            value = self.model.log_prob(batch, orders=orders) + self.model.size_log_prob(
+                batch.sizes
+            )
+            nats[chosen] = value.double().cpu().numpy()
+        return nats
+
+    def score(self, molecules: Sequence[str | Chem.Mol], *, orders: int = 1) -> pd.DataFrame:
+        """A row per molecule.
+
+        Returns:
+            The columns `smiles` (as given), `log_likelihood` (nats, see `log_prob`; NaN outside),
+            `bits_per_atom`, `percentile` (share of training molecules of like size that are less
+            likely, 0 to 100, where the model knows), `reason` (why a molecule is outside, or None).
+        """
+        import pandas as pd
+
+        molecules = list(molecules)
+        graphs, reasons = self.graphs(molecules)
+        inside = np.array([reason is None for reason in reasons], dtype=bool)
+        nats, atoms = np.full(len(inside), np.nan), np.full(len(inside), np.nan)
+        nats[inside] = self._log_prob(graphs, orders)
+        atoms[inside] = graphs.node_counts
+        bits = -nats / math.log(2) / atoms
+        sizes = self.model.size_probabilities()
+        for k in np.flatnonzero(inside & ~np.isfinite(nats)):
+            reasons[k] = (
+                "an atom with more bonds than its category has in the training data"
+                if sizes[int(atoms[k])]
+                else f"no training molecule has {int(atoms[k])} atoms"
+            )
+        bits[~np.isfinite(nats)] = np.nan
+        known = self.model.metadata.get("bits_per_atom_quantiles")
+        percentile = np.full(len(inside), np.nan)
+        if known:
+            places = np.linspace(100, 0, len(known))
+            there = np.isfinite(bits)
+            percentile[there] = np.interp(bits[there], known, places)
+        text = [m if isinstance(m, str) else Chem.MolToSmiles(m) for m in molecules]
+        nats = np.where(np.isfinite(nats), nats, np.nan)
+        return pd.DataFrame(
+            {
+                "smiles": text,
+                "log_likelihood": nats,
+                "bits_per_atom": bits,
+                "percentile": percentile,
+                "reason": pd.Series(reasons, dtype=object),
+            }
+        )
+
+    def learn_percentiles(self, molecules: PackedGraphs, count: int = 101) -> None:
+        """Keep quantiles of the bits per atom of some training molecules, for `score`."""
+        bits = -self._log_prob(molecules, 1) / math.log(2) / molecules.node_counts
+        quantiles = np.quantile(bits, np.linspace(0, 1, count))
+        self.model.metadata["bits_per_atom_quantiles"] = [round(float(q), 4) for q in quantiles]
+
+    def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
+        """Latents of the base space, and the mask (B, N) that `decode` needs.
+
+        Raises:
+            UserError: A molecule is outside of what the model knows.
+        """
+        graphs, reasons = self.graphs(molecules)
+        for number, reason in enumerate(reasons):
+            if reason is not None:
+                raise UserError(f"molecule {number}: {reason}")
+        batch = GraphBatch.collate(graphs).to(self.model.device)
+        return self.model.encode(batch), batch.mask
+
+    def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:
+        """SMILES of latents, None where they are no valid molecule."""
+        from graphcnf.molecules.validity import strict
+
+        graphs = self.model.decode(latents, mask).to_packed()
+        with codec.quiet():
+            return [
+                strict(codec.graph_to_molecule(*graphs.graph(k), self.vocabulary))
+                for k in range(len(graphs))
+            ]

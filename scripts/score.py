@@ -1,0 +1,68 @@
+"""The `score` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def score(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz; - for stdin."
+        ),
+    ],
+    column: Annotated[
+        str | None, typer.Option(help="Column of a table.", show_default="smiles")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
+    ] = "zinc250k",
+    orders: Annotated[
+        int, typer.Option(min=1, help="Numberings of a molecule whose probabilities are summed.")
+    ] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write: .csv or .json.", show_default="stdout")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of CSV.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+) -> None:
+    """Log-likelihood of molecules: nats, bits per atom, percentile among training molecules.
+
+    Every record of the file is a row of the result. One that the model cannot represent has no
+    figures, and a reason.
+    """
+    import sys
+
+    from graphcnf.datasets.smiles_file import read_smiles
+    from graphcnf.scripts._output import check_place
+    from graphcnf.scripts._tables import csv_text, json_text, write_text
+
+    if out is not None and out.suffix.lower() not in (".csv", ".json"):
+        raise typer.BadParameter(f"{out} must end in .csv or .json", param_hint="'--out'")
+    if out is not None and file != "-" and out.exists() and out.samefile(file):
+        raise typer.BadParameter(f"{out} is the file to score", param_hint="'--out'")
+    check_place(out)
+    content = sys.stdin.buffer.read() if file == "-" else None
+    lines, smiles = read_smiles("standard input" if file == "-" else file, column=column,
+                                content=content)  # fmt: skip
+
+    from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.scripts._sampling import load_model
+
+    frame = MoleculeFlow(load_model(model, device)).score(smiles, orders=orders)
+    frame.insert(0, "line", lines)
+    rows = [{k: None if v != v else v for k, v in row.items()} for row in frame.to_dict("records")]
+    as_json = as_json or (out is not None and out.suffix.lower() == ".json")
+    write_text(json_text(rows) if as_json else csv_text(rows), out)
+    outside = frame[frame["reason"].notna()]
+    if len(outside):
+        first = outside.iloc[0]
+        print(
+            f"note: {len(outside):,} of {len(frame):,} molecules are outside of what {model} "
+            f"knows, the first at line {first['line']}: {first['reason']}",
+            file=sys.stderr,
+        )

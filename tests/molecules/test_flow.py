@@ -1,0 +1,117 @@
+"""The front door: SMILES from seeds, log-likelihoods from SMILES."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+
+import graphcnf
+from graphcnf.datasets.molecules import encode
+from graphcnf.errors import UserError
+from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.molecules.flow import MoleculeFlow
+
+
+@pytest.fixture(scope="module")
+def data(zinc_smiles):
+    return encode("zinc250k", zinc_smiles[:300])
+
+
+@pytest.fixture(scope="module")
+def flow(data):
+    torch.manual_seed(0)
+    model = GraphCNF.for_graphs(
+        data.graphs,
+        node_categories=len(data.vocabulary.atoms),
+        bond_categories=len(data.vocabulary.bonds),
+        edge_weights=data.vocabulary.bond_orders,
+        metadata={"vocabulary": data.vocabulary.to_dict(), "dataset": "zinc250k"},
+        width=16,
+        layers=1,
+        heads=2,
+        table_rows=64,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return MoleculeFlow(model)
+
+
+def test_samples_are_those_of_the_seed_and_show_themselves(flow):
+    sample = flow.sample(12, seed=3)
+    assert len(sample) == 12 and sample.smiles == flow.sample(20, seed=3).smiles[:12]
+    assert sample.smiles != flow.sample(12, seed=4).smiles
+    valid = [s for s in sample if s is not None]
+    assert sample.validity == len(valid) / 12 and valid
+    assert [m is None for m in sample.molecules] == [s is None for s in sample]
+    frame = sample.to_frame()
+    assert list(frame) == ["record", "smiles", "valid"] and frame["valid"].sum() == len(valid)
+    assert "12 molecules" in repr(sample) and sample._repr_html_().count("<svg") == len(valid)
+    assert len(repr(flow)) < 300 and "up to" in repr(flow)
+    few = flow.sample(5, atoms=(8, 9))
+    assert set(few.graphs.node_counts.tolist()) <= {8, 9}
+    assert flow.sample(0).validity == 0
+
+
+def test_log_prob_is_that_of_the_graph_and_its_size(flow, data):
+    nats = flow.log_prob(data.smiles[:40])
+    batch = GraphBatch.collate(data.graphs, range(40))
+    with torch.no_grad():
+        wanted = flow.model.log_prob(batch) + flow.model.size_log_prob(batch.sizes)
+    np.testing.assert_allclose(nats, wanted.double(), rtol=1e-5)
+    # However it is written, and whatever it is batched with.
+    one = data.smiles[7]
+    other = Chem.MolToSmiles(Chem.MolFromSmiles(one), doRandom=True, canonical=False)
+    assert flow.log_prob(other)[0] == pytest.approx(nats[7], rel=1e-5)
+    assert flow.log_prob(one).shape == (1,)
+    assert (flow.log_prob(data.smiles[:10], orders=8) >= nats[:10] - 1e-4).all()
+
+
+def test_scores_name_what_is_outside(flow, data):
+    flow.learn_percentiles(data.graphs.subset(range(100)))
+    texts = [data.smiles[0], "[Xe]", "C1CC", "CC.C", "", data.smiles[1], "C"]
+    frame = flow.score(texts)
+    assert list(frame["smiles"]) == texts
+    assert list(frame["reason"].isna()) == [True, *[False] * 4, True, False]
+    inside = frame[frame["reason"].isna()]
+    assert inside["log_likelihood"].lt(0).all() and inside["percentile"].between(0, 100).all()
+    bits = -inside["log_likelihood"] / math.log(2) / data.graphs.node_counts[:2]
+    np.testing.assert_allclose(inside["bits_per_atom"], bits)
+    assert frame[frame["reason"].notna()]["log_likelihood"].isna().all()
+    assert "no training molecule has 1 atoms" in frame["reason"][6]
+    # About half of the molecules are less likely than the median one.
+    everything = flow.score(data.smiles[:100])["percentile"]
+    assert 45 < everything.mean() < 55
+
+
+def test_latents_lead_back(flow, data):
+    latents, mask = flow.encode(data.smiles[:20])
+    assert flow.decode(latents, mask) == data.smiles[:20]
+    with pytest.raises(UserError, match="molecule 1: not a SMILES"):
+        flow.encode([data.smiles[0], "C1CC"])
+
+
+def test_saved_and_loaded(flow, data, tmp_path):
+    flow.save_pretrained(tmp_path)
+    again = graphcnf.MoleculeFlow.from_pretrained(tmp_path)
+    assert again.sample(5).smiles == flow.sample(5).smiles
+    assert (again.log_prob(data.smiles[:3]) == flow.log_prob(data.smiles[:3])).all()
+    nameless = GraphCNF.from_pretrained(tmp_path)
+    del nameless.metadata["vocabulary"]
+    with pytest.raises(UserError, match="names no vocabulary"):
+        MoleculeFlow(nameless)
+
+
+def test_names_are_there_and_cost_nothing_until_used():
+    code = (
+        "import sys, graphcnf; assert not {'torch', 'rdkit', 'pandas'} & set(sys.modules); "
+        "graphcnf.MoleculeFlow, graphcnf.GraphCNF; assert 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert "MoleculeFlow" in dir(graphcnf)
+    with pytest.raises(AttributeError, match="no attribute 'Molecule'"):
+        graphcnf.Molecule  # noqa: B018

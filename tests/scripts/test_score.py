@@ -1,0 +1,37 @@
+"""The `score` command."""
+
+import csv
+import io
+import json
+
+import pytest
+
+
+def test_every_record_is_a_row(graphcnf, model_folder, zinc_smiles, surroundings):
+    lines = [*zinc_smiles[:5], "C1CC", "", "[Xe]"]
+    table = "id,smiles\n" + "".join(f"{k},{s}\n" for k, s in enumerate(lines))
+    (surroundings / "x.csv").write_text(table)
+    code, out, err = graphcnf("score", "x.csv", "--model", model_folder)
+    assert code == 0 and len(err.splitlines()) == 1 and "are outside of what" in err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [r["smiles"] for r in rows] == lines and [r["line"] for r in rows][:2] == ["2", "3"]
+    assert all(r["reason"] for r in rows[5:]) and not any(r["log_likelihood"] for r in rows[5:])
+    code, out, _ = graphcnf("score", "x.csv", "--model", model_folder, "--out", "y.json")
+    assert code == 0 and not out
+    assert len(json.loads((surroundings / "y.json").read_text())) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["none.smi"], 1, "no such file"),
+        (["x.csv", "--out", "y.smi"], 2, "must end in .csv or .json"),
+        (["x.csv", "--out", "x.csv"], 2, "is the file to score"),
+        (["x.csv", "--column", "y"], 1, "no column 'y'"),
+        (["x.csv", "--orders", "0"], 2, "--orders"),
+    ],
+)
+def test_one_clear_line(graphcnf, model_folder, surroundings, arguments, code, message):
+    (surroundings / "x.csv").write_text("smiles\nCCO\n")
+    found, out, err = graphcnf("score", *arguments, "--model", model_folder)
+    assert (found, out) == (code, "") and message in err and len(err.splitlines()) == 1
