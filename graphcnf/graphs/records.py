@@ -22,10 +22,10 @@ from graphcnf.graphs.packed import PackedGraphs
 if TYPE_CHECKING:
     from graphcnf.graphs.model import GraphCNF
 
-BATCH = 128
-"""Graphs in a batch; every batch of every block is full."""
+BATCH = 256
+"""Graphs in a batch; every batch of every block but the first is full."""
 
-FIRST_BLOCK, BLOCK = BATCH, 4 * BATCH
+FIRST_BLOCK, BLOCK = 128, 2 * BATCH
 """Records in the first block, and in every other one."""
 
 
