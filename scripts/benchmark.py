@@ -291,6 +291,9 @@ def codes(
         str, typer.Option(metavar="K,K,...", help="Numbers of numberings to sum over.")
     ] = "1,4,16,64",
     held_out: Annotated[int, typer.Option(min=1, help="Molecules to take the bits of.")] = 500,
+    reconstruct: Annotated[
+        int, typer.Option(min=0, help="Held-out molecules to encode and decode.")
+    ] = 0,
     as_csv: Csv = False,
     out: Out = None,
 ) -> None:
@@ -301,9 +304,12 @@ def codes(
 
     kind = table_kind(out, as_csv, False)
     rows = code_rows(
-        model, samples=samples, seed=seed, orders=_parse_seeds(None, orders), held_out=held_out
-    )
-    _write(kind, out, rows, COLUMNS, [f"{held_out:,} held-out molecules, size excluded."])
+        model, samples=samples, seed=seed, orders=_parse_seeds(None, orders), held_out=held_out,
+        reconstruct=reconstruct,
+    )  # fmt: skip
+    notes = [f"codes: of the valid ones of {samples:,} samples.",
+             f"bits: of {held_out:,} held-out molecules, size excluded."]  # fmt: skip
+    _write(kind, out, rows, COLUMNS, notes)
 
 
 @app.command()

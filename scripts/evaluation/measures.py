@@ -230,13 +230,16 @@ def bits(model: GraphCNF, graphs: PackedGraphs, seed: int = 0) -> dict[str, floa
     }
 
 
-def reconstruction(model: GraphCNF, graphs: PackedGraphs, seed: int = 0) -> float:
-    """Share of graphs whose encoded latents decode to the same graph, in float64."""
+def reconstruction(
+    model: GraphCNF, graphs: PackedGraphs, seed: int = 0, *, double: bool = True
+) -> float:
+    """Share of graphs whose encoded latents decode to the same graph, in float64 or float32."""
     import torch
 
     from graphcnf.graphs import GraphBatch
 
-    exact, same = copy.deepcopy(model).double(), 0
+    exact, same = copy.deepcopy(model), 0
+    exact = exact.double() if double else exact.float()
     with torch.no_grad(), _fixed_noise(model, seed):
         for chosen in _by_size(graphs):
             batch = GraphBatch.collate(graphs, chosen).to(exact.device)

@@ -92,9 +92,21 @@ def test_both_are_trained_and_compared(bench, zinc_smiles, surroundings):
 
 def test_codes_of_a_model(bench, model_folder, small_zinc):
     code, out, err = bench(
-        "codes", "--model", model_folder, "-n", 60, "--orders", "1,8", "--held-out", 5, "--csv"
+        "codes",
+        "--model",
+        model_folder,
+        "-n",
+        60,
+        "--orders",
+        "1,8",
+        "--held-out",
+        5,
+        "--reconstruct",
+        20,
+        "--csv",
     )
     assert code == 0, err
     rows = list(csv.DictReader(io.StringIO(out)))
     assert sum(float(r["share"]) for r in rows[:3]) == pytest.approx(1)
     assert float(rows[4]["bits"]) <= float(rows[3]["bits"])
+    assert rows[5]["what"] == "come back in float64: all but 0 of 20" and rows[5]["share"] == "1.0"
