@@ -22,6 +22,9 @@ from graphcnf.files import replace_file
 FORMAT = 2
 CHECKSUM = "sha256"
 
+LARGEST = {"layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384, "": 100_000}
+"""Largest numbers that a configuration may hold, by name."""
+
 
 def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> None:
     """Write a model; every file is complete before it gets its name.
@@ -61,6 +64,7 @@ def load_model(cls: type, folder: Path, device="cpu") -> nn.Module:
             raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
         if config.pop(CHECKSUM) != _digest_of_json(config):
             raise ValueError("its checksum does not match")
+        _check_sizes(config["model"])
         model = cls(**config["model"])
         model.metadata = config["metadata"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -73,6 +77,20 @@ def load_model(cls: type, folder: Path, device="cpu") -> nn.Module:
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"{weights}: weights that are no numbers; train again")
     return model.to(device).eval()
+
+
+def _check_sizes(config: Any, name: str = "model") -> None:
+    """Refuse what would take all memory or never end, before anything is built."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            _check_sizes(value, str(key))
+    elif isinstance(config, list):
+        for value in config:
+            _check_sizes(value, name)
+    elif isinstance(config, int | float):
+        most = LARGEST.get(name, LARGEST[""])
+        if not abs(config) <= most:
+            raise ValueError(f"{name} = {config}, at most {most} is taken")
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:

@@ -193,6 +193,14 @@ def test_a_flipped_bit_is_found(model, tmp_path, name):
     assert passed < 10
 
 
+@pytest.mark.parametrize("name", ["layers", "width", "max_nodes", "back"])
+def test_sizes_that_nobody_means_are_refused_at_once(model, tmp_path, name, monkeypatch):
+    monkeypatch.setitem(model.config["steps"], name, 10**9)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"{name} = 1000000000, at most"):
+        GraphCNF.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("what", ["histogram", "hashes", "weights"])
 def test_content_that_cannot_be_is_refused(model, tmp_path, what):
     model.training_hashes = np.arange(5, dtype=np.uint64)

@@ -92,11 +92,11 @@ def test_a_batch_is_always_full_and_computed_only_where_it_is_needed(model, monk
         return sample(sizes, **options)
 
     monkeypatch.setattr(model, "sample", counted)
-    for first, number, batches in (
+    for first, number, wanted in (
         (0, 1, [FIRST_BLOCK]), (5, 100, [FIRST_BLOCK]), (FIRST_BLOCK + 7, 1, [BATCH]), (3, 0, []),
     ):  # fmt: skip
         model.sample_records(first, number, seed=SEED)
-        assert drawn == batches
+        assert drawn == wanted
         drawn.clear()
 
 
