@@ -128,6 +128,11 @@ def score_file(file: str, column: str | None, against: Against) -> Evaluation:
         "failures": _reasons(frame),
     }
     notes = [*NOTES, f"reconstruction: {DATA_RECONSTRUCTION}."]
+    if main["strict_validity"] == 1:
+        notes.append(
+            "every record is valid: if the file was filtered, as graphcnf generate does without "
+            "--all, validity says nothing about what it comes from."
+        )
     result = Evaluation(main, None, notes, frame, training_hashes=hashes)
     if dataset is not None:
         notes.append(f"novel: not among the training molecules of {reference}.")
