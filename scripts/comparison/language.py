@@ -19,6 +19,7 @@ from graphcnf.molecules.distributions import compare
 from graphcnf.molecules.metrics import evaluate_records, summarize
 from graphcnf.scripts._tables import Column, number, percent, text
 from graphcnf.scripts.comparison.runs import TrainedRun, molecules_of, saved_metadata
+from graphcnf.scripts.comparison.scorer import record_parts
 from graphcnf.scripts.comparison.variants import PROGRAM
 from graphcnf.scripts.evaluation import measures
 
@@ -30,7 +31,6 @@ HELD_OUT = 2000
 """Molecules whose likelihood is taken."""
 
 RIVAL = "SMILES LSTM"
-BLOCK = 512
 
 
 def train_both(preset: str, seeds: Sequence[int], folder: Path, minutes: float) -> list[TrainedRun]:
@@ -102,8 +102,7 @@ def _graphs_row(run: TrainedRun, dataset: MoleculeDataset, samples: int, device:
     found = measures.bits(model, graphs)["bits_per_molecule"]
     drawn, rate = _timed(
         lambda: [
-            model.sample_records(first, min(BLOCK, samples - first), seed=seed)
-            for first in range(0, samples, BLOCK)
+            model.sample_records(part.start, len(part), seed=seed) for part in record_parts(samples)
         ],
         samples,
     )

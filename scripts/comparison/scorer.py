@@ -89,7 +89,7 @@ class Scorer:
         """
         known = [self._known(job) for job in jobs]
         missing = [job for job, found in zip(jobs, known, strict=True) if found is None]
-        parts = _parts(self.samples)
+        parts = record_parts(self.samples)
         tasks = [
             (str(job.folder), _fingerprint(job.folder), self._seed(job.run), part)
             for job in missing
@@ -195,7 +195,7 @@ class Scorer:
 
 
 def score_part(device: str, task: tuple[str, str, int, range]) -> tuple[pd.DataFrame, int]:
-    """Draw and score some records; `_parts` says which belong together.
+    """Draw and score some records; `record_parts` says which belong together.
 
     Args:
         device: Where the model runs.
@@ -229,7 +229,7 @@ def _fingerprint(folder: Path) -> str:
     return f"{digest.hexdigest()[:16]}, RDKit {version('rdkit')}"
 
 
-def _parts(samples: int) -> list[range]:
+def record_parts(samples: int) -> list[range]:
     """The blocks of the first records, the last one cut."""
     from graphcnf.graphs.records import blocks
 
