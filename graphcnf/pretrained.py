@@ -41,14 +41,20 @@ def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> No
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     config = {"format": FORMAT, "model": model.config, "metadata": model.metadata}
-    config[CHECKSUM] = _digest_of_json(config)
     files = {"model.safetensors": save(weights, {CHECKSUM: _digest_of_tensors(weights)})}
     for name, array in arrays.items():
         content = {name: array}
         files[f"{name}.safetensors"] = save_arrays(content, {CHECKSUM: _digest_of_tensors(content)})
-    files["config.json"] = (json.dumps(config, indent=1) + "\n").encode()
+    files["config.json"] = config_file(config)
     for name, content in files.items():
         replace_file(folder / name, content)
+
+
+def config_file(content: dict[str, Any]) -> bytes:
+    """What `config.json` holds: `format`, `model` and `metadata`, with their checksum."""
+    content = {name: value for name, value in content.items() if name != CHECKSUM}
+    content[CHECKSUM] = _digest_of_json(content)
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def load_model(cls: type, folder: Path, device="cpu") -> nn.Module:

@@ -126,14 +126,15 @@ def _check_fit(model, dataset, weights: str) -> None:
             f"has molecules of {largest}"
         )
     known = model.config["steps"]
+    limited = known.get("largest_sums") is not None
     needed = type(model.steps).measure(
         dataset.graphs,
         **{k: known[k] for k in ("node_categories", "bond_categories")},
         edge_weights=dataset.vocabulary.bond_orders,
-        support=known.get("largest_sums") is not None,
+        support=limited,
     )
     for name, value in needed.items():
-        if value is None:
+        if value is None or (name == "edge_weights" and not limited):
             continue
         least, most = np.atleast_1d(value), np.atleast_1d(known[name])
         if len(least) > len(most) or (least > most[: len(least)]).any():

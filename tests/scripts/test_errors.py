@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from graphcnf.pretrained import config_file
+
 GENERATE = ["generate", "--model", "{model}"]
 EVALUATE = ["evaluate", "--model", "{model}"]
 
@@ -35,9 +37,9 @@ def places(model_folder, surroundings, tmp_path):
         "garbled": ("config.json", b"{garbage"),
         "binary": ("config.json", bytes(range(256))),
         "list": ("config.json", b"[1, 2]"),
-        "other": ("config.json", json.dumps(other).encode()),
-        "bare": ("config.json", json.dumps(bare).encode()),
-        "short": ("config.json", json.dumps(short).encode()),
+        "other": ("config.json", config_file(other)),
+        "bare": ("config.json", config_file(bare)),
+        "short": ("config.json", config_file(short)),
         "hashes": ("training_hashes.safetensors", b"\0" * 10),
     }
     for name, (file, content) in damaged.items():
