@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.intervals import Intervals, expand
-from graphcnf.flows.transform import Bijection, sum_log_term
+from graphcnf.flows.transform import Bijection, log_term_dtype, sum_log_term
 
 
 class InterleavedCoupling(Bijection):
@@ -85,7 +85,7 @@ class InterleavedCoupling(Bijection):
 
     def _variable(self, asked, previous: list[Tensor], temperature: float = 1.0) -> Tensor:
         logits = self.network.read_out(asked, previous)
-        return (logits.to(_term(logits)) / temperature).log_softmax(-1)
+        return (logits.to(log_term_dtype(logits)) / temperature).log_softmax(-1)
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Map latents (B, N, V); `mask` (B, N) or, one variable at a time, (B, N, V)."""
@@ -104,7 +104,7 @@ class InterleavedCoupling(Bijection):
         jacobian = own - torch.log(width)
         jacobian = jacobian + torch.log(u) + torch.log1p(-u)
         jacobian = jacobian - torch.log(moved) - torch.log1p(-moved)
-        return z.to(x.dtype), sum_log_term(jacobian, mask).to(_term(x))
+        return z.to(x.dtype), sum_log_term(jacobian, mask).to(log_term_dtype(x))
 
     def inverse(
         self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
@@ -151,7 +151,7 @@ class InterleavedCoupling(Bijection):
             known[rows.expand_as(members)[real], members[real]] = values[real]
             if g < self.groups - 1:
                 rounds.tell(g, members, real, known)
-        return out[:, :nodes], log_det.to(_term(z))
+        return out[:, :nodes], log_det.to(log_term_dtype(z))
 
     def _place(
         self, u: Tensor, log_p: Tensor, variable: int, like: Tensor
@@ -172,7 +172,3 @@ class InterleavedCoupling(Bijection):
         jacobian = math.log(width) - torch.log(new_width) + torch.log(u) + torch.log1p(-u)
         jacobian = jacobian - torch.log(moved) - torch.log1p(-moved)
         return x, torch.logit(moved), jacobian
-
-
-def _term(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -5,7 +5,9 @@ import pytest
 
 from graphcnf.datasets import zinc250k
 from graphcnf.datasets.molecules import encode
+from graphcnf.scripts import benchmark
 from graphcnf.scripts.cli import main
+from graphcnf.scripts.cli import run as run_command
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +85,17 @@ def graphcnf(capfd):
         return caught.value.code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def bench(capfd):
+    """Run a benchmark in this process: exit code, stdout, stderr."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            run_command(benchmark.app, [str(a) for a in arguments], "benchmark")
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return caught.value.code or 0, out, err
+
+    return call

@@ -11,8 +11,6 @@ import time
 
 import pytest
 
-from graphcnf.scripts import benchmark
-from graphcnf.scripts.cli import run
 from graphcnf.scripts.comparison import speed, variants
 from graphcnf.scripts.comparison.runs import EVALUATION_FACTOR
 from graphcnf.scripts.comparison.tables import DATA
@@ -30,18 +28,6 @@ METRICS = """step,phase,minutes,samples_per_second,bits_per_node,bits_nodes,accu
 15,eval_raw,0.5,,8.2,4,1
 15,eval,0.5,,8.125,3.5,0.75
 """
-
-
-@pytest.fixture
-def bench(capfd):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run(benchmark.app, [str(a) for a in arguments], "benchmark")
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return caught.value.code or 0, out, err
-
-    return call
 
 
 SPEED = ["speed", "--steps", 2, "--batch-size", 8, "--repeats", 2, "--seconds", 0.01]

@@ -12,8 +12,6 @@ from graphcnf.graphs.symmetry import labelling_bits
 from graphcnf.molecules.distributions import METRICS, Metric, SetStatistics
 from graphcnf.molecules.metrics import evaluate_records
 from graphcnf.pretrained import config_file
-from graphcnf.scripts import benchmark
-from graphcnf.scripts.cli import run
 from graphcnf.scripts.comparison import curves, scorer, speed
 from graphcnf.scripts.comparison.runs import TrainedRun, find_runs, run_names
 from graphcnf.scripts.comparison.tables import DATA
@@ -21,18 +19,6 @@ from graphcnf.scripts.evaluation import measures
 from graphcnf.training.configuration import dump_config
 
 STEPS = (5, 10, 15)
-
-
-@pytest.fixture
-def bench(capfd):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run(benchmark.app, [str(a) for a in arguments], "benchmark")
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return caught.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture

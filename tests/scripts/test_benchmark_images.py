@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from graphcnf.datasets.images import load_images
-from graphcnf.scripts import benchmark
-from graphcnf.scripts.cli import run
 from graphcnf.scripts.comparison import images
 from graphcnf.scripts.comparison.images_glow import ALPHA, NormflowsGlow, OwnGlow
 
@@ -19,18 +17,6 @@ SIZE = {"scales": 2, "steps": 2, "width": 4}
 with_normflows = pytest.mark.skipif(
     importlib.util.find_spec("normflows") is None, reason="needs normflows"
 )
-
-
-@pytest.fixture
-def bench(capfd):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run(benchmark.app, [str(a) for a in arguments], "benchmark")
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return caught.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ import torch
 
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
-from graphcnf.scripts import benchmark
-from graphcnf.scripts.cli import run
 from graphcnf.scripts.comparison.smiles_lstm import (
     END,
     START,
@@ -20,18 +18,6 @@ from graphcnf.scripts.comparison.smiles_lstm import (
     padded,
     train,
 )
-
-
-@pytest.fixture
-def bench(capfd):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run(benchmark.app, [str(a) for a in arguments], "benchmark")
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return caught.value.code or 0, out, err
-
-    return call
 
 
 def test_probabilities_of_all_strings_sum_to_one_and_samples_follow_them():

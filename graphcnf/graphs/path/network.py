@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import Choices, Support
 from graphcnf.graphs.path.walk import DEGREES, KINDS, LEVELS, SUMS, Path
@@ -230,7 +231,7 @@ class PathNetwork(nn.Module):
         hidden = F.relu(self.hidden[k](asked.h) + self.gains[k] * told)
         logits = self.logits[k](hidden)
         allowed = asked.choices([p.flatten() for p in previous]).view_as(logits)
-        return logits.to(_term(logits)).masked_fill(~allowed, -math.inf)
+        return logits.to(log_term_dtype(logits)).masked_fill(~allowed, -math.inf)
 
     def log_prob(self, x: Tensor, mask: Tensor) -> Tensor:
         """Log-probabilities of the variables of the categories x (B, N, V), (B, V) nats.
@@ -253,7 +254,7 @@ class PathNetwork(nn.Module):
                 rows = at[:count][there]
                 real = len(rows)
                 if not real:
-                    sums.append(h.new_zeros(len(mask), dtype=_term(h)))
+                    sums.append(h.new_zeros(len(mask), dtype=log_term_dtype(h)))
                     continue
                 rows = _padded(rows)
             chosen, values = h.flatten(0, 1)[rows], x[rows]
@@ -319,7 +320,3 @@ class PathRounds:
 
 def _padded(rows: Tensor) -> Tensor:
     return F.pad(rows, (0, -len(rows) % ROWS))
-
-
-def _term(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
