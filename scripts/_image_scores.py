@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphcnf.scripts._images import data_of, load_image_model, refuse
+from graphcnf.scripts._images import data_of, load_image_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,25 +28,23 @@ TIMED = 64
 
 
 def evaluate_images(
-    models: str,
+    names: Sequence[str],
     *,
-    draws: int | None = None,
-    seed: int | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
     device: str = "cpu",
     out: Path | None = None,
     kind: str = "md",
-    others: Mapping[str, Any] | None = None,
 ) -> None:
     """Print figures of one or several image models on the held-out images of their data.
 
     Args:
-        models: Folders, separated by commas; the differences are to the first.
-        draws: Draws of the dequantization in a bound; `DRAWS` if None.
+        names: Their folders; the differences are to the first.
+        draws: Draws of the dequantization in a bound.
         seed: Seed of the noise.
         device: Where to compute.
         out: File to write, stdout if None.
         kind: "md", "csv" or "json".
-        others: Options that do not go with images, see `refuse`.
     """
     from graphcnf.scripts._tables import (
         csv_text,
@@ -58,10 +56,7 @@ def evaluate_images(
         write_text,
     )
 
-    refuse(others or {})
-    draws = DRAWS if draws is None else draws
-    names = [name.strip() for name in models.split(",")]
-    rows = score_image_models(names, draws=draws, seed=seed or 0, device=device)
+    rows = score_image_models(names, draws=draws, seed=seed, device=device)
     if kind == "json":
         write_text(json_text(rows[0] if len(rows) == 1 else rows), out)
         return

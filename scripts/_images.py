@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import typer
+from typing import TYPE_CHECKING
 
 from graphcnf.errors import UserError
 
@@ -54,22 +51,14 @@ def load_image_model(name: str, device: str = "cpu") -> ImageFlow:
     return ImageFlow.from_pretrained(name, device)
 
 
-def refuse(options: Mapping[str, Any]) -> None:
-    """Raise `typer.BadParameter` where one of these options, by name, was given a value."""
-    for name, value in options.items():
-        if value is not None and value is not False:
-            raise typer.BadParameter(f"{name} goes with molecules, not with images")
-
-
 def generate_images(
     model: str,
     number: int,
-    out: Path | None,
+    out: Path,
     *,
     seed: int = 0,
     temperature: float = 1.0,
     device: str = "cpu",
-    others: Mapping[str, Any] | None = None,
 ) -> None:
     """Draw images, the same ones for the same seed, into a picture or an array.
 
@@ -80,14 +69,10 @@ def generate_images(
         seed: Seed of the sample.
         temperature: See `ImageFlow.sample`.
         device: Where to draw.
-        others: Options that do not go with images, see `refuse`.
     """
     from graphcnf.scripts._output import check_place, output_kind, progress_bar
     from graphcnf.scripts._sampling import check_temperature
 
-    refuse(others or {})
-    if out is None:
-        raise typer.BadParameter("images need --out grid.png, or .npy for an array")
     kind = output_kind(out, ("png", "npy"))
     check_temperature(temperature)
     check_place(out)

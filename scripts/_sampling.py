@@ -29,7 +29,10 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     import torch
 
     from graphcnf.graphs import GraphCNF
+    from graphcnf.scripts._images import is_image_model
 
+    if is_image_model(name):
+        raise UserError(f"{name} is a model of images: its commands are graphcnf images ...")
     try:
         torch.zeros(1, device=device).cpu()
     except (AssertionError, NotImplementedError, RuntimeError) as error:

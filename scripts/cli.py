@@ -15,7 +15,6 @@ app = typer.Typer(
     help="Generate molecular graphs with categorical normalizing flows.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
@@ -37,9 +36,10 @@ def _graphcnf(
 
 
 # The modules import nothing heavy before a command runs, so that --help answers at once.
-for _name in ("generate", "evaluate", "score", "train", "interpolate"):
+for _name in ("generate", "evaluate", "score", "train"):
     app.command(_name)(getattr(import_module(f"graphcnf.scripts.{_name}"), _name))
-app.add_typer(import_module("graphcnf.scripts.datasets").app, name="datasets")
+for _name in ("datasets", "images"):
+    app.add_typer(import_module(f"graphcnf.scripts.{_name}").app, name=_name)
 
 
 def main(arguments: list[str] | None = None) -> None:

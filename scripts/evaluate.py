@@ -52,8 +52,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME|DIR",
-            help="Score raw samples of a model; for a model of images, or several with commas "
-            "between them, bits per dimension of held-out images.",
+            help="Score raw samples of a model.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -63,8 +62,8 @@ def evaluate(
             "--samples",
             "-n",
             min=1,
-            help="Samples; for images, draws of the dequantization.",
-            show_default="10000; images: 8",
+            help="Samples.",
+            show_default="10000",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -154,7 +153,6 @@ def evaluate(
     Validity in four conventions, uniqueness, novelty, reconstruction and
     distances to held-out molecules, with those of the training data.
     """
-    from graphcnf.scripts._images import is_image_model
     from graphcnf.scripts._output import check_place
     from graphcnf.scripts._sampling import check_temperature
     from graphcnf.scripts._tables import table_kind, write_text
@@ -162,18 +160,6 @@ def evaluate(
     if (file is None) == (model is None):
         raise typer.BadParameter("name a file of SMILES (- for stdin), or a model with --model")
     kind = table_kind(out, as_csv, as_json, as_markdown)
-    if model is not None and any(is_image_model(name.strip()) for name in model.split(",")):
-        from graphcnf.scripts._image_scores import evaluate_images
-
-        others = {"--column": column, "--reference": reference, "--test": test,
-                  "--metrics": metrics, "--fcd": fcd, "--seeds": seeds,
-                  "--temperature": temperature, "--reconstruct": reconstruct,
-                  "--no-support": None if support else True, "--likelihood": likelihood,
-                  "--published": published, "--html": html, "--png": png}  # fmt: skip
-        evaluate_images(
-            model, draws=samples, seed=seed, device=device, out=out, kind=kind, others=others
-        )
-        return
     for path, suffixes, option in ((html, (".html", ".htm"), "html"), (png, (".png",), "png")):
         if path is not None and path.suffix.lower() not in suffixes:
             raise typer.BadParameter(

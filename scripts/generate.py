@@ -116,19 +116,10 @@ def generate(
     A graph counts as valid when RDKit sanitizes it as it is and it is in one piece; nothing is
     repaired. A larger -n begins with the same molecules.
     """
-    from graphcnf.scripts._images import generate_images, is_image_model
     from graphcnf.scripts._output import check_place, output_kind
     from graphcnf.scripts._sampling import check_temperature, load_model, parse_sizes
     from graphcnf.scripts.generation.conversion import check_parquet
 
-    if is_image_model(model):
-        others = {"--no-support": not support, "--size": size, "--all": everything,
-                  "--likelihood": likelihood, "--json": as_json, "--workers": workers,
-                  "--batch-size": batch_size}  # fmt: skip
-        generate_images(
-            model, number, out, seed=seed, temperature=temperature, device=device, others=others
-        )
-        return
     kind = output_kind(out, KINDS)
     if as_json and kind not in (None, "jsonl", "jsonl.gz"):
         raise typer.BadParameter(f"--json writes .jsonl files, not {out}", param_hint="'--out'")

@@ -19,9 +19,8 @@ from graphcnf.scripts._images import (
     read_image,
     write_grid,
 )
-from graphcnf.scripts.cli import run
+from graphcnf.scripts.cli import main
 from graphcnf.scripts.experiments import build_experiment
-from graphcnf.scripts.interpolate import interpolate
 from graphcnf.training import load_preset
 
 Image = pytest.importorskip("PIL.Image")
@@ -139,12 +138,10 @@ def test_generate_writes_a_grid_and_an_array(runs, tmp_path):
 @pytest.mark.parametrize(
     "number, out, options, message",
     [
-        (4, None, {}, "--out grid.png"),
         (4, "x.smi", {}, "must end in one of .png, .npy"),
         (4, "no/x.png", {}, "there is no folder no"),
         (4, "x.png", {"temperature": 0.0}, "greater than 0"),
         (4, "x.png", {"device": "warp"}, "device 'warp'"),
-        (4, "x.png", {"others": {"--all": False, "--size": "20-30"}}, "--size goes with molecules"),
         (20_000, "x.png", {}, "too many for one picture"),
     ],
 )
@@ -153,7 +150,7 @@ def test_generate_refuses(runs, tmp_path, monkeypatch, number, out, options, mes
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises((UserError, typer.BadParameter)) as caught:
-        generate_images(str(runs / "a"), number, out and Path(out), **options)
+        generate_images(str(runs / "a"), number, Path(out), **options)
     assert message in str(caught.value) and not list(tmp_path.iterdir())
 
 
@@ -178,18 +175,16 @@ def test_evaluate_gives_the_figures(runs, folder):
 
 
 def test_evaluate_prints_tables(runs, capsys, tmp_path):
-    both = f"{runs / 'a'},{runs / 'b'}"
+    both = [str(runs / "a"), str(runs / "b")]
     evaluate_images(both, draws=2)
     table = capsys.readouterr().out.splitlines()
     assert "Bits per dimension (2 draws)" in table[0] and "(bound)" in table[2]
     assert table[2].startswith("| a") and table[3].startswith("| b") and "±" in table[3]
-    evaluate_images(str(runs / "a"), draws=1, kind="json")
+    evaluate_images(both[:1], draws=1, kind="json")
     row = json.loads(capsys.readouterr().out)
     assert row["model"] == "a" and row["architecture"] == "glow" and row["draws"] == 1
     evaluate_images(both, draws=1, kind="csv", out=tmp_path / "x.csv")
     assert (tmp_path / "x.csv").read_text().startswith("model,architecture,dataset,images")
-    with pytest.raises(typer.BadParameter, match="--metrics goes with molecules"):
-        evaluate_images(both, others={"--metrics": "fcd"})
 
 
 def test_evaluate_names_what_is_missing(runs, tmp_path):
@@ -210,21 +205,48 @@ def test_evaluate_names_what_is_missing(runs, tmp_path):
 
 @pytest.fixture
 def command(capfd, tmp_path, monkeypatch):
-    """Run `interpolate` in an empty folder: exit code and stderr."""
+    """Run an `images` command in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(interpolate)
 
     def call(*arguments):
         with pytest.raises(SystemExit) as caught:
-            run(app, [str(a) for a in arguments])
-        return caught.value.code or 0, capfd.readouterr().err
+            main(["images", *map(str, arguments)])
+        return caught.value.code or 0, *capfd.readouterr()
 
     return call
 
 
-def test_interpolation_shows_both_images(command, runs, folder, tmp_path):
-    code, err = command(folder / "03.png", folder / "11.png", "--model", runs / "a", "--steps", 5)
+@pytest.fixture
+def interpolate(command):
+    def call(*arguments):
+        code, _, err = command("interpolate", *arguments)
+        return code, err
+
+    return call
+
+
+def test_the_commands_take_no_options_of_molecules(command, runs, tmp_path):
+    code, out, err = command("generate", "--model", runs / "a", "-n", 3, "--out", "x.npy")
+    assert (code, out) == (0, "") and np.load("x.npy").shape == (3, 1, 4, 6), err
+    code, out, err = command("evaluate", runs / "a", runs / "b", "--draws", 1, "--json")
+    assert code == 0 and [row["model"] for row in json.loads(out)] == ["a", "b"], err
+    for option in (["--size", "20-30"], ["--likelihood"], ["--all"]):
+        code, _, err = command("generate", "--model", runs / "a", *option)
+        assert code == 2 and option[0] in err
+
+
+def test_commands_of_molecules_name_the_right_one(runs, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["generate"], ["evaluate"]):
+        with pytest.raises(SystemExit) as caught:
+            main([*arguments, "--model", str(runs / "a")])
+        assert caught.value.code == 1 and "graphcnf images" in capfd.readouterr().err
+
+
+def test_interpolation_shows_both_images(interpolate, runs, folder, tmp_path):
+    code, err = interpolate(
+        folder / "03.png", folder / "11.png", "--model", runs / "a", "--steps", 5
+    )
     assert code == 0, err
     grid, zoom = picture(tmp_path / "interpolation.png"), 56 // 6
     tiles = [
@@ -236,16 +258,16 @@ def test_interpolation_shows_both_images(command, runs, folder, tmp_path):
     assert np.array_equal(tiles[4], picture(folder / "11.png"))
 
 
-def test_interpolation_between_held_out_images(command, runs, folder, tmp_path):
-    code, err = command(0, 5, "--model", runs / "coarse", "--out", "line.png")
+def test_interpolation_between_held_out_images(interpolate, runs, folder, tmp_path):
+    code, err = interpolate(0, 5, "--model", runs / "coarse", "--out", "line.png")
     assert code == 0, err
     expected = load_images(folder, bits=4).part("test")[0, 0].numpy()
     assert np.array_equal(picture(tmp_path / "line.png")[2:20:9, 2:20:9], expected[:2, :2] * 17)
-    code, err = command(0, 6, "--model", runs / "coarse")
+    code, err = interpolate(0, 6, "--model", runs / "coarse")
     assert code == 1 and "they are 0 to 5" in err
 
 
-def test_interpolation_refuses_in_one_line(command, runs, folder, tmp_path):
+def test_interpolation_refuses_in_one_line(interpolate, runs, folder, tmp_path):
     Image.fromarray(np.zeros((5, 6), np.uint8)).save(tmp_path / "large.png")
     Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3)).save(tmp_path / "colour.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
@@ -262,7 +284,7 @@ def test_interpolation_refuses_in_one_line(command, runs, folder, tmp_path):
         ((good,), 2, "B.png"),
     ]:
         given = () if "--model" in arguments else ("--model", runs / "a")
-        found, err = command(*arguments, *given)
+        found, err = interpolate(*arguments, *given)
         assert found == code and message in err and "Traceback" not in err
         assert len(err.splitlines()) == 1 and err.startswith("error: ")
 
