@@ -75,6 +75,35 @@ def parse_sizes(text: str | None) -> tuple[int, int] | None:
     return low, high
 
 
+def parse_selection(
+    properties: str | None, require: list[str], smarts: list[str]
+) -> dict[str, tuple[str, ...]]:
+    """`properties`, `requirements` and `patterns` of a recipe, each in the one form that it has.
+
+    Args:
+        properties: Names with commas between them.
+        require: See `Requirement.parse`.
+        smarts: Patterns.
+
+    Raises:
+        typer.BadParameter: It cannot be read.
+    """
+    from graphcnf.molecules.selection import Requirement, Selection, parse_names
+
+    found: dict[str, tuple[str, ...]] = {}
+    readers = {
+        "properties": (lambda: parse_names(properties) if properties else (), "--properties"),
+        "requirements": (lambda: tuple(str(Requirement.parse(r)) for r in require), "--require"),
+        "patterns": (lambda: Selection(patterns=smarts) and tuple(smarts), "--smarts"),
+    }
+    for name, (read, option) in readers.items():
+        try:
+            found[name] = read()
+        except UserError as error:
+            raise typer.BadParameter(str(error), param_hint=f"'{option}'") from None
+    return found
+
+
 def check_temperature(temperature: float) -> None:
     """Raise `typer.BadParameter` where it is no positive finite number."""
     if not 0 < temperature < float("inf"):

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, nearest
 from graphcnf.training.experiment import Experiment
-from graphcnf.training.settings import TrainingSettings, nearest
+from graphcnf.training.settings import TrainingSettings
 
 
 def build_experiment(config: dict[str, Any]) -> Experiment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -30,6 +31,9 @@ ALL_COLUMNS = ("record", "smiles", "strict", "largest_fragment", "atoms")
 
 PATIENCE = 10_000
 """Records in a row without a further valid molecule after which the search is given up."""
+
+RARE = 10
+"""So many times as many where molecules are selected."""
 
 AGAIN = "the same command goes on from there"
 
@@ -75,6 +79,32 @@ def generate(
             "data.",
         ),
     ] = True,
+    properties: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Also write properties: qed, sa, logp, weight, tpsa, atoms, rings, "
+            "aromatic_rings, rotatable_bonds, hbd, hba, fsp3, charge.",
+            show_default="none",
+        ),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COMPARISON",
+            help="Write only molecules that meet it: 'qed > 0.6', '200 <= weight < 400'; names as "
+            "in --properties. May be given several times.",
+            show_default="none",
+        ),
+    ] = None,
+    smarts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Write only molecules that contain it. May be given several times.",
+            show_default="none",
+        ),
+    ] = None,
     everything: Annotated[
         bool,
         typer.Option("--all", help="Write every sampled graph, valid or not, repeats included."),
@@ -88,7 +118,12 @@ def generate(
         ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per line instead of SMILES.")
+        bool,
+        typer.Option(
+            "--json",
+            help="One JSON object per line instead of SMILES, and one with the figures of the "
+            "summary as the last line of stderr.",
+        ),
     ] = False,
     workers: Annotated[
         int | None,
@@ -114,22 +149,24 @@ def generate(
     """Draw molecules: distinct, valid SMILES, the same ones for the same seed.
 
     A graph counts as valid when RDKit sanitizes it as it is and it is in one piece; nothing is
-    repaired. A larger -n begins with the same molecules.
+    repaired. A larger -n begins with the same molecules. --require and --smarts only select among
+    them.
     """
     from graphcnf.scripts._output import check_place, output_kind
-    from graphcnf.scripts._sampling import check_temperature, load_model, parse_sizes
+    from graphcnf.scripts._sampling import (
+        check_temperature,
+        load_model,
+        parse_selection,
+        parse_sizes,
+    )
     from graphcnf.scripts.generation.conversion import check_parquet
 
     kind = output_kind(out, KINDS)
     if as_json and kind not in (None, "jsonl", "jsonl.gz"):
         raise typer.BadParameter(f"--json writes .jsonl files, not {out}", param_hint="'--out'")
     kind = kind or ("jsonl" if as_json else "csv" if everything else "smi")
-    if likelihood and kind in ("smi", "smi.gz"):
-        raise typer.BadParameter(
-            "a file of SMILES has no place for it: write --json, or --out with .csv, .jsonl, .sdf "
-            "or .parquet",
-            param_hint="'--likelihood'",
-        )
+    if everything and (require or smarts):
+        raise typer.BadParameter("--all writes every graph: leave out --require and --smarts")
     sizes = parse_sizes(size)
     check_temperature(temperature)
     check_place(out)
@@ -140,31 +177,45 @@ def generate(
             raise UserError(f"{out} exists: choose another --out, or replace it with --force")
     if kind == "parquet":
         check_parquet()
+    chosen = parse_selection(properties, require or [], smarts or [])
     network = load_model(model, device, support=support)
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
     from graphcnf.scripts.generation.records import Recipe
 
-    columns = ALL_COLUMNS if everything else COLUMNS
+    plain = "jsonl" if kind == "parquet" else kind.removesuffix(".gz")
+    columns = ALL_COLUMNS if everything else ("smiles",) if plain == "smi" else COLUMNS
+    columns = (*columns, "log_likelihood") if likelihood else columns
     recipe = Recipe(
         seed=seed,
         temperature=temperature,
         sizes=sizes,
-        kind="jsonl" if kind == "parquet" else kind.removesuffix(".gz"),
-        columns=(*columns, "log_likelihood") if likelihood else columns,
+        kind=plain,
+        columns=tuple(dict.fromkeys([*columns, *chosen["properties"]])),
         everything=everything,
+        **chosen,
     )
-    how = {"workers": workers, "patience": PATIENCE, "least": batch_size or 1}
+    selective = bool(require or smarts)
+    patience = RARE * PATIENCE if selective else PATIENCE
+    how = {"workers": workers, "patience": patience, "least": batch_size or 1}
     if out is None:
-        _to_stdout(network, recipe, number, how)
+        progress, distinct = _to_stdout(network, recipe, number, how)
     else:
         convert = _conversion(kind, recipe.columns)
         with _orderly_end():
-            _to_file(network, recipe, number, how, out, convert, force)
+            progress, distinct = _to_file(network, recipe, number, how, out, convert, force)
+    shown = (
+        json.dumps(progress.figures(distinct))
+        if as_json
+        else progress.summary(distinct, selective=selective)
+    )
+    print(shown, file=sys.stderr)
 
 
-def _to_stdout(network: GraphCNF, recipe: Recipe, number: int, how: dict[str, Any]) -> None:
+def _to_stdout(
+    network: GraphCNF, recipe: Recipe, number: int, how: dict[str, Any]
+) -> tuple[Progress, int]:
     from graphcnf.scripts._output import open_output
     from graphcnf.scripts.generation.records import header
     from graphcnf.scripts.generation.stream import Marks, Progress
@@ -180,7 +231,7 @@ def _to_stdout(network: GraphCNF, recipe: Recipe, number: int, how: dict[str, An
         # A bar and molecules on one terminal would run into each other.
         bar = not sys.stdout.isatty()
         _draw(network, recipe, number, how, progress, seen, write, bar=bar)
-    print(progress.summary(len(seen)), file=sys.stderr)
+    return progress, len(seen)
 
 
 def _to_file(
@@ -191,7 +242,7 @@ def _to_file(
     out: Path,
     convert: Callable[[Path, Path], None] | None,
     force: bool,
-) -> None:
+) -> tuple[Progress, int]:
     from graphcnf.datasets.parallel import WorkerDied
     from graphcnf.scripts.generation.partial import partial_file
     from graphcnf.scripts.generation.records import header
@@ -221,7 +272,7 @@ def _to_file(
                     file=sys.stderr,
                 )
             raise
-    print(progress.summary(len(seen)), file=sys.stderr)
+    return progress, len(seen)
 
 
 def _draw(
@@ -250,7 +301,6 @@ def _draw(
 def _identity(network: GraphCNF, recipe: Recipe) -> str:
     """Fingerprint of everything that determines the molecules, apart from their number."""
     import hashlib
-    import json
 
     import numpy
     import rdkit

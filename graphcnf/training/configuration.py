@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from graphcnf.errors import UserError
-from graphcnf.training.settings import TrainingSettings, nearest
+from graphcnf.errors import UserError, nearest
+from graphcnf.training.settings import TrainingSettings
 
 TABLES = ("model", "data", "training")
 

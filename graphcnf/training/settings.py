@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from graphcnf.errors import UserError
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the closest known name, else the list of all names."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+from graphcnf.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

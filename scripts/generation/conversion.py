@@ -21,6 +21,9 @@ TYPES = {
     "largest_fragment": "string",
     "atoms": "int64",
     "log_likelihood": "float64",
+    **dict.fromkeys(
+        ("rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "charge"), "int64"
+    ),
 }
 
 
@@ -50,7 +53,9 @@ def to_parquet(source: Path, target: Path, columns: tuple[str, ...]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = pa.schema([(name, pa.type_for_alias(TYPES[name])) for name in columns])
+    # What is not listed is a property that is no whole number.
+    types = [(name, pa.type_for_alias(TYPES.get(name, "float64"))) for name in columns]
+    schema = pa.schema(types)
     with (
         open(source, encoding="utf-8") as lines,
         open(target, "wb") as file,

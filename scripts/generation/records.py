@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ from graphcnf.graphs.records import block_log_likelihoods
 from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.hashing import smiles_hash
 from graphcnf.molecules.metrics import evaluate_records
+from graphcnf.molecules.selection import Selection, described
 from graphcnf.scripts._sampling import vocabulary_of
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ class Recipe:
         kind: "smi", "csv", "sdf" or "jsonl".
         columns: Names of what is written of a record, in order.
         everything: Whether invalid graphs and repeats are wanted, too.
+        properties: Those of the columns that are properties of a valid molecule.
+        requirements: What a molecule has to meet (`Selection`).
+        patterns: SMARTS that it has to contain.
     """
 
     seed: int
@@ -46,6 +51,9 @@ class Recipe:
     kind: str
     columns: tuple[str, ...]
     everything: bool
+    properties: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
 
 
 class Record(NamedTuple):
@@ -54,12 +62,14 @@ class Record(NamedTuple):
     Attributes:
         number: Its number in the sample.
         strict: Whether it is a valid molecule as it is, in one piece.
+        accepted: Whether it also is what is required.
         mark: Hash of its SMILES where repeats are not wanted, else None.
         text: What to write, empty for a graph that is not wanted.
     """
 
     number: int
     strict: bool
+    accepted: bool
     mark: int | None
     text: str
 
@@ -77,12 +87,24 @@ def draw_block(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]:
     if "log_likelihood" in recipe.columns:
         frame["log_likelihood"] = _log_likelihoods(model, graphs, block, frame, recipe.seed)
     write, records = WRITERS[recipe.kind], []
+    selection = _selection(recipe.requirements, recipe.patterns)
+    chemistry = bool(recipe.properties or recipe.requirements or recipe.patterns)
     for row in frame.to_dict("records"):
-        wanted = recipe.everything or row["strict"]
+        mol = Chem.MolFromSmiles(row["smiles"]) if chemistry and row["strict"] else None
+        accepted = row["strict"] and (mol is None or selection.accepts(mol))
+        wanted = recipe.everything or accepted
         mark = None if recipe.everything or not wanted else smiles_hash(row["smiles"])
+        if wanted:
+            unknown = dict.fromkeys(recipe.properties)
+            row |= unknown if mol is None else described(mol, recipe.properties)
         text = write({name: row[name] for name in recipe.columns}) if wanted else ""
-        records.append(Record(row["record"], row["strict"], mark, text))
+        records.append(Record(row["record"], row["strict"], accepted, mark, text))
     return records
+
+
+@lru_cache(maxsize=1)
+def _selection(requirements: tuple[str, ...], patterns: tuple[str, ...]) -> Selection:
+    return Selection(requirements, patterns)
 
 
 def _log_likelihoods(
@@ -109,7 +131,7 @@ def _log_likelihoods(
 
 
 def _smi(row: dict[str, Any]) -> str:
-    return f"{row['smiles'] or ''}\n"
+    return "\t".join("" if value is None else str(value) for value in row.values()) + "\n"
 
 
 def _csv(row: dict[str, Any]) -> str:
@@ -150,6 +172,8 @@ WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def header(recipe: Recipe) -> str:
     """What a file begins with."""
+    if recipe.kind == "smi" and len(recipe.columns) > 1:
+        return "# " + "\t".join(recipe.columns) + "\n"
     return ",".join(recipe.columns) + "\n" if recipe.kind == "csv" else ""
 
 
@@ -157,7 +181,9 @@ def written_smiles(path: Path, kind: str) -> Iterator[str]:
     """SMILES of the records in a file of one of the kinds above, one after the other."""
     with open(path, encoding="utf-8", newline="") as file:
         if kind == "smi":
-            yield from (line.rstrip("\n") for line in file)
+            yield from (
+                line.rstrip("\n").partition("\t")[0] for line in file if not line.startswith("#")
+            )
         elif kind == "csv":
             yield from (row["smiles"] for row in csv.DictReader(file))
         elif kind == "jsonl":

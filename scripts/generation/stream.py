@@ -60,6 +60,7 @@ class Progress:
         record: Number of the next record.
         written: Records that count so far.
         valid: Valid molecules among all records so far.
+        accepted: Valid molecules that are what is required.
         last: Number of records up to the last one that counts.
         seconds: Time that it took.
     """
@@ -67,16 +68,31 @@ class Progress:
     record: int = 0
     written: int = 0
     valid: int = 0
+    accepted: int = 0
     last: int = 0
     seconds: float = 0.0
 
-    def summary(self, distinct: int) -> str:
-        """One line."""
-        share = self.valid / max(self.record, 1)
+    def figures(self, distinct: int) -> dict[str, float]:
+        """Numbers of graphs, and shares in [0, 1]: valid ones, and of these the accepted ones."""
+        return {
+            "sampled": self.record,
+            "strict_valid": self.valid,
+            "strict_validity": self.valid / max(self.record, 1),
+            "accepted": self.accepted,
+            "acceptance": self.accepted / max(self.valid, 1),
+            "written": self.written,
+            "distinct": distinct,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def summary(self, distinct: int, *, selective: bool = False) -> str:
+        """One line, with the share of accepted molecules where it is `selective`."""
+        figures = self.figures(distinct)
+        accepted = f", {figures['acceptance']:.1%} of these accepted" if selective else ""
         shown = f", {distinct:,} distinct" if distinct else ""
         return (
-            f"sampled {self.record:,} graphs in {self.seconds:.1f} s: {share:.1%} strictly valid"
-            f"{shown}"
+            f"sampled {self.record:,} graphs in {self.seconds:.1f} s: "
+            f"{figures['strict_validity']:.1%} strictly valid{accepted}{shown}"
         )
 
 
@@ -118,7 +134,8 @@ def texts(
                     continue
                 progress.record = record.number + 1
                 progress.valid += record.strict
-                if recipe.everything or (record.strict and seen.add(record.mark)):
+                progress.accepted += record.accepted
+                if recipe.everything or (record.accepted and seen.add(record.mark)):
                     parts.append(record.text)
                     progress.written += 1
                     progress.last = progress.record
@@ -132,7 +149,7 @@ def texts(
             if done:
                 return
             if hopeless:
-                raise Exhausted(_advice(progress))
+                raise Exhausted(_advice(progress, bool(recipe.requirements or recipe.patterns)))
 
 
 def _blocks(
@@ -150,7 +167,13 @@ def _blocks(
         yield from drawn
 
 
-def _advice(progress: Progress) -> str:
+def _advice(progress: Progress, selective: bool) -> str:
+    if selective and progress.valid:
+        return (
+            f"{progress.accepted:,} of {progress.valid:,} valid molecules, {progress.written:,} of "
+            "them distinct, are what --require and --smarts ask for: ask for less, or for other "
+            "sizes"
+        )
     if not progress.written:
         return (
             f"none of {progress.record:,} sampled graphs is a valid molecule: train the model for "

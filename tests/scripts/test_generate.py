@@ -100,6 +100,69 @@ def test_all_writes_every_graph(generate, surroundings):
     assert [str(m.GetNumAtoms()) for m in mols] == [r["atoms"] for r in rows]
 
 
+SELECT = ("--require", "weight > 40", "--require", "2 <= atoms <= 5", "--smarts", "[N,n]")
+
+
+def test_selection_only_selects(generate):
+    """What is written is what a whole sample holds of it, in its order."""
+    out, err = generate("-n", 5, "--json", "--properties", "weight,qed,sa,charge", *SELECT)
+    rows = [json.loads(line) for line in out.splitlines()]
+    figures = json.loads(err.splitlines()[-1])
+    everything, _ = generate("-n", figures["sampled"], "--all", "--json", "--properties", "weight")
+    expected, valid, accepted = {}, 0, 0
+    for row in map(json.loads, everything.splitlines()):
+        if row["strict"]:
+            mol = Chem.MolFromSmiles(row["smiles"])
+            wanted = row["weight"] > 40 and 2 <= mol.GetNumAtoms() <= 5
+            wanted = wanted and mol.HasSubstructMatch(Chem.MolFromSmarts("[N,n]"))
+            valid, accepted = valid + 1, accepted + wanted
+            if wanted:
+                expected.setdefault(row["smiles"], row)
+        else:
+            assert row["weight"] is None
+    assert [r["smiles"] for r in rows] == list(expected)
+    assert [r["weight"] for r in rows] == [r["weight"] for r in expected.values()]
+    assert (figures["strict_valid"], figures["accepted"]) == (valid, accepted)
+    assert figures["acceptance"] == accepted / valid and 0 < accepted < valid
+    assert figures["written"] == figures["distinct"] == 5
+    # As well where it is written otherwise.
+    other = ["--require=40<weight", "--require=atoms<=5.0", "--require=atoms>=2", *SELECT[4:]]
+    again, err = generate("-n", 5, *other)
+    assert again.splitlines() == list(expected) and "% of these accepted, 5 distinct" in err
+
+
+def test_properties_are_columns_of_every_format(generate, surroundings):
+    options = ("-n", 9, "--properties", "qed,rings", "--likelihood")
+    rows = [json.loads(line) for line in generate(*options, "--json")[0].splitlines()]
+    assert list(rows[0]) == ["record", "smiles", "log_likelihood", "qed", "rings"]
+    for suffix in ("smi", "csv", "sdf", "parquet"):
+        generate(*options, "--out", f"x.{suffix}")
+    head, *lines = (surroundings / "x.smi").read_text().splitlines()
+    assert head == "# smiles\tlog_likelihood\tqed\trings"
+    assert [line.split("\t") for line in lines] == [
+        [str(r[name]) for name in ("smiles", "log_likelihood", "qed", "rings")] for r in rows
+    ]
+    table = list(csv.DictReader((surroundings / "x.csv").open()))
+    assert table == [{k: str(v) for k, v in row.items()} for row in rows]
+    mols = Chem.SDMolSupplier("x.sdf")
+    assert [m.GetProp("qed") for m in mols] == [str(r["qed"]) for r in rows]
+    parquet = pytest.importorskip("pyarrow.parquet").read_table("x.parquet").to_pylist()
+    assert parquet == rows and isinstance(parquet[0]["rings"], int)
+    # Commands read what a command wrote.
+    from graphcnf.datasets.smiles_file import read_smiles
+
+    for suffix in ("smi", "csv", "sdf", "parquet"):
+        assert read_smiles(f"x.{suffix}")[1] == [r["smiles"] for r in rows]
+
+
+def test_a_selection_that_finds_nothing_is_given_up(graphcnf, model_folder, monkeypatch):
+    monkeypatch.setattr(command, "PATIENCE", 20)
+    tail = ["--model", model_folder, "--out", "x.smi"]
+    code, out, err = graphcnf("generate", "-n", 5, "--require", "weight > 900", *tail)
+    assert (code, out) == (1, "") and "0 of " in err and "--require" in err
+    assert os.listdir() == []
+
+
 def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, surroundings):
     monkeypatch.setattr(command, "PATIENCE", 200)
     (surroundings / "x.smi").write_text("old\n")
@@ -231,8 +294,11 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--likelihood"], "'--likelihood': a file of SMILES has no place for it"),
-        (["--likelihood", "--out", "x.smi.gz"], "'--likelihood'"),
+        (["--all", "--require", "qed > 0.5"], "--all writes every graph"),
+        (["--all", "--smarts", "C"], "--all writes every graph"),
+        (["--require", "qed >"], "'--require': 'qed >' is no comparison"),
+        (["--smarts", "c1cc"], "'--smarts': 'c1cc' is no SMARTS pattern"),
+        (["--properties", "qid"], "'--properties': no property 'qid'; did you mean 'qed'?"),
         (["--workers", "0"], "'--workers'"),
         (["--json", "--out", "x.parquet"], "--json writes .jsonl files"),
         (["--out", "x.gz"], "must end in one of .smi, .csv"),

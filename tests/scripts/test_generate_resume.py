@@ -67,6 +67,7 @@ def journal():
     [
         ("smi", ("--temperature", 0.7)), ("csv", ("--likelihood", "--size", "3-5")), ("sdf", ()),
         ("jsonl", ("--likelihood", "--all")), ("csv.gz", ()), ("parquet", ()),
+        ("smi", ("--properties", "qed,atoms", "--require", "atoms > 2")),
     ],
 )  # fmt: skip
 def test_an_interrupted_command_goes_on_to_the_same_file(generate, suffix, options):

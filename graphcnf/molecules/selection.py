@@ -1,0 +1,182 @@
+"""Named properties of molecules, and what may be required of them."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rdkit import Chem
+from rdkit.Chem import rdMolDescriptors
+
+from graphcnf.errors import UserError, nearest
+from graphcnf.molecules import properties
+from graphcnf.molecules.codec import quiet
+from graphcnf.molecules.optional import Unavailable
+
+PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
+    "qed": properties.qed,
+    "sa": properties.sa,
+    "logp": properties.logp,
+    "weight": properties.weight,
+    "tpsa": rdMolDescriptors.CalcTPSA,
+    "atoms": Chem.Mol.GetNumHeavyAtoms,
+    "rings": rdMolDescriptors.CalcNumRings,
+    "aromatic_rings": rdMolDescriptors.CalcNumAromaticRings,
+    "rotatable_bonds": rdMolDescriptors.CalcNumRotatableBonds,
+    "hbd": rdMolDescriptors.CalcNumHBD,
+    "hba": rdMolDescriptors.CalcNumHBA,
+    "fsp3": rdMolDescriptors.CalcFractionCSP3,
+    "charge": Chem.GetFormalCharge,
+}
+"""Of a sanitized molecule: numbers of heavy atoms, rings, hydrogen bond donors and acceptors;
+`weight` in g/mol, the polar surface `tpsa` in Å² (Ertl et al. 2000), `fsp3` the share of carbon
+atoms that are sp3; the others as in `graphcnf.molecules.properties`."""
+
+DECIMALS = 4
+"""Of a property. Requirements are held against the rounded value, the one that is written."""
+
+_OPERATORS = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_TOKEN = re.compile(rf"\s*(?:(?P<operator>[<>]=?|[=!]=)|(?P<term>{_NUMBER}|[A-Za-z_]\w*))")
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Names of properties with commas between them, each once.
+
+    Raises:
+        UserError: There is no such property, or it cannot be computed here.
+    """
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        _check_name(name)
+    return names
+
+
+def _check_name(name: str) -> None:
+    if name not in PROPERTIES:
+        raise UserError(f"no property {name!r}{nearest(name, list(PROPERTIES))}")
+    try:
+        described(Chem.MolFromSmiles("C"), [name])
+    except Unavailable as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def described(mol: Chem.Mol, names: Iterable[str]) -> dict[str, float]:
+    """Properties of a sanitized molecule, whole numbers or rounded to `DECIMALS`.
+
+    Args:
+        mol: The molecule.
+        names: Keys of `PROPERTIES`.
+    """
+    values = {name: PROPERTIES[name](mol) for name in names}
+    return {k: v if isinstance(v, int) else round(v, DECIMALS) for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A comparison of properties and numbers, as `qed > 0.6` or `200 <= weight < 500`.
+
+    Attributes:
+        terms: Names of properties, and numbers.
+        operators: What stands between them.
+    """
+
+    terms: tuple[str | float, ...]
+    operators: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Requirement:
+        """Read `TERM OPERATOR TERM ...`.
+
+        A term is a number or a name from `PROPERTIES`, an operator one of `< <= > >= == !=`.
+
+        Raises:
+            UserError: It is written otherwise, or names no property.
+        """
+        terms: list[str | float] = []
+        operators: list[str] = []
+        place = 0
+        while text[place:].strip():
+            wanted = "operator" if len(terms) > len(operators) else "term"
+            found = _TOKEN.match(text, place)
+            if found is None or found[wanted] is None:
+                expected = {"operator": "one of < <= > >= == !=", "term": "a property or a number"}
+                where = f"after {text[:place].strip()!r}" if place else "at the beginning"
+                raise UserError(f"{text!r}: {expected[wanted]} is missing {where}")
+            if wanted == "operator":
+                operators.append(found["operator"])
+            elif re.match(r"[A-Za-z_]", found["term"]):
+                _check_name(found["term"])
+                terms.append(found["term"])
+            else:
+                terms.append(float(found["term"]))
+            place = found.end()
+        if len(terms) < 2 or len(terms) == len(operators):
+            raise UserError(
+                f"{text!r} is no comparison: write 'qed > 0.6' or '200 <= weight < 500'"
+            )
+        if not any(isinstance(term, str) for term in terms):
+            raise UserError(f"{text!r} names no property; known: {', '.join(PROPERTIES)}")
+        return cls(tuple(terms), tuple(operators))
+
+    def __str__(self) -> str:
+        shown = [t if isinstance(t, str) else f"{t:.12g}" for t in self.terms]
+        rest = zip(self.operators, shown[1:], strict=True)
+        return " ".join([shown[0], *(f"{sign} {term}" for sign, term in rest)])
+
+    @property
+    def names(self) -> list[str]:
+        """The properties that it needs."""
+        return [term for term in self.terms if isinstance(term, str)]
+
+    def holds(self, values: Mapping[str, float]) -> bool:
+        """Whether it holds for these properties."""
+        found = [values[term] if isinstance(term, str) else term for term in self.terms]
+        return all(
+            _OPERATORS[name](left, right)
+            for name, left, right in zip(self.operators, found[:-1], found[1:], strict=True)
+        )
+
+
+class Selection:
+    """What a molecule has to be like: it contains all patterns and meets all requirements.
+
+    Args:
+        requirements: See `Requirement.parse`.
+        patterns: SMARTS.
+
+    Raises:
+        UserError: One of them cannot be read.
+
+    Example:
+        >>> wanted = Selection(["qed > 0.6", "200 <= weight < 400"], ["c1ccncc1"])
+        >>> wanted.accepts(Chem.MolFromSmiles("CCO"))
+        False
+    """
+
+    def __init__(self, requirements: Sequence[str] = (), patterns: Sequence[str] = ()):
+        self.requirements = [Requirement.parse(text) for text in requirements]
+        self.patterns = [_pattern(text) for text in patterns]
+
+    def accepts(self, mol: Chem.Mol) -> bool:
+        """Whether a sanitized molecule is one."""
+        if not all(mol.HasSubstructMatch(pattern) for pattern in self.patterns):
+            return False
+        return all(r.holds(described(mol, r.names)) for r in self.requirements)
+
+
+def _pattern(text: str) -> Chem.Mol:
+    with quiet():
+        pattern = Chem.MolFromSmarts(text)
+    if pattern is None or not pattern.GetNumAtoms():
+        raise UserError(f"{text!r} is no SMARTS pattern")
+    return pattern

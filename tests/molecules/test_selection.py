@@ -1,0 +1,84 @@
+"""Named properties, comparisons of them, and patterns."""
+
+import pytest
+from rdkit import Chem
+
+from graphcnf.errors import UserError
+from graphcnf.molecules.selection import (
+    PROPERTIES,
+    Requirement,
+    Selection,
+    described,
+    parse_names,
+)
+
+ASPIRIN = Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O")
+
+
+def test_properties_of_aspirin():
+    # RDKit's figures for aspirin, as its documentation and PubChem (2244) give them.
+    values = described(ASPIRIN, PROPERTIES)
+    assert values["weight"] == pytest.approx(180.159, abs=1e-3)
+    assert values["logp"] == pytest.approx(1.3101, abs=1e-4)
+    assert values["tpsa"] == pytest.approx(63.6, abs=0.01)
+    assert values["qed"] == pytest.approx(0.55, abs=0.01) and 1 < values["sa"] < 2
+    counts = {"atoms": 13, "rings": 1, "aromatic_rings": 1, "hbd": 1, "charge": 0}
+    assert {name: values[name] for name in counts} == counts
+    assert values["fsp3"] == pytest.approx(1 / 9, abs=1e-4)
+    assert list(described(ASPIRIN, ["sa", "qed"])) == ["sa", "qed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("qed > 0.5", True), ("qed>0.6", False), ("0.5 < qed < 0.6", True), ("13 == atoms", True),
+        ("atoms != 13", False), ("200 <= weight < 500", False), ("1e2 <= weight <= +2E2", True),
+        ("hbd < rings", False), ("hbd <= rings", True), ("charge >= -.5", True),
+    ],
+)  # fmt: skip
+def test_comparisons(text, holds):
+    requirement = Requirement.parse(text)
+    assert requirement.holds(described(ASPIRIN, requirement.names)) is holds
+    # One form stands for all ways to write it.
+    assert Requirement.parse(str(requirement)) == requirement
+    assert str(Requirement.parse(f"  {text.replace(' ', '')} ")) == str(requirement)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no comparison"),
+        ("qed", "is no comparison"),
+        ("qed >", "is no comparison"),
+        ("> 0.6", "a property or a number is missing at the beginning"),
+        ("qed >> 0.6", "missing after 'qed >'"),
+        ("qed 0.6", "one of < <= > >= == != is missing after 'qed'"),
+        ("qed = 0.6", "is missing after 'qed'"),
+        ("qid > 0.6", "did you mean 'qed'"),
+        ("1 < 2", "names no property"),
+        ("qed > nan", "no property 'nan'"),
+        ("qed > 0.6 and sa < 3", "is missing after 'qed > 0.6'"),
+        ("__import__('os').abort() > 1", "no property '__import__'"),
+    ],
+)
+def test_what_is_no_comparison(text, message):
+    with pytest.raises(UserError, match=".*") as caught:
+        Requirement.parse(text)
+    assert message in str(caught.value)
+
+
+def test_selection_asks_for_everything():
+    assert Selection().accepts(ASPIRIN)
+    assert Selection(["qed > 0.5", "rings == 1"], ["C(=O)[OH]", "c1ccccc1"]).accepts(ASPIRIN)
+    assert not Selection(["qed > 0.5", "rings == 2"]).accepts(ASPIRIN)
+    assert not Selection(["qed > 0.5"], ["c1ccccc1", "N"]).accepts(ASPIRIN)
+    for pattern in ("", "c1cc", "not a pattern"):
+        with pytest.raises(UserError, match="no SMARTS pattern"):
+            Selection(patterns=[pattern])
+
+
+def test_names():
+    assert parse_names("qed, sa,qed") == ("qed", "sa")
+    for text in ("", "qed,", "solubility"):
+        with pytest.raises(UserError, match="no property"):
+            parse_names(text)
