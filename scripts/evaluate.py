@@ -13,12 +13,16 @@ HELD_OUT = 2000
 
 
 def evaluate(
-    file: Annotated[
-        str | None,
-        typer.Argument(help="SMILES to score: .smi, .txt, .csv, .tsv, also .gz; - for stdin."),
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE...",
+            help="Molecules to score: .smi, .csv, .sdf, .jsonl, .parquet, also .gz; - for stdin.",
+            show_default=False,
+        ),
     ] = None,
     column: Annotated[
-        str | None, typer.Option(help="Column of a table.", show_default="smiles")
+        str | None, typer.Option(help="Column of the tables.", show_default="smiles")
     ] = None,
     reference: Annotated[
         str | None,
@@ -48,11 +52,13 @@ def evaluate(
     fcd: Annotated[
         bool, typer.Option("--fcd", help="Frechet ChemNet distance; the same as --metrics fcd.")
     ] = False,
-    model: Annotated[
-        str | None,
+    models: Annotated[
+        list[str] | None,
         typer.Option(
+            "--model",
             metavar="NAME|DIR",
-            help="Score raw samples of a model.",
+            help="Score raw samples of a model. May be given several times, and beside files.",
+            show_default=False,
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -127,7 +133,10 @@ def evaluate(
     ] = None,
     png: Annotated[
         Path | None,
-        typer.Option(help="Picture of the first valid molecules to write.", rich_help_panel=OUTPUT),
+        typer.Option(
+            help="Picture of the first valid molecules of one file or model to write.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -145,20 +154,29 @@ def evaluate(
         bool, typer.Option("--csv", help="CSV instead of Markdown.", rich_help_panel=OUTPUT)
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option(
+            "--json", help="One JSON object, or a list of them for several.", rich_help_panel=OUTPUT
+        ),
     ] = False,
 ) -> None:
-    """Score molecules of a file, or the raw samples of a model.
+    """Score molecules of files, or the raw samples of models, side by side.
 
     Validity in four conventions, uniqueness, novelty, reconstruction and
     distances to held-out molecules, with those of the training data.
     """
     from graphcnf.scripts._output import check_place
-    from graphcnf.scripts._sampling import check_temperature
+    from graphcnf.scripts._sampling import check_temperature, load_model
     from graphcnf.scripts._tables import table_kind, write_text
 
-    if (file is None) == (model is None):
-        raise typer.BadParameter("name a file of SMILES (- for stdin), or a model with --model")
+    files, models = files or [], models or []
+    if not files and not models:
+        raise typer.BadParameter("name files of SMILES (- for stdin), or models with --model")
+    for name in (*files, *models):
+        if (files + models).count(name) > 1:
+            raise typer.BadParameter(f"{name} is named twice")
+    if png is not None and len(files + models) > 1:
+        raise typer.BadParameter("--png goes with one file or model")
     kind = table_kind(out, as_csv, as_json, as_markdown)
     for path, suffixes, option in ((html, (".html", ".htm"), "html"), (png, (".png",), "png")):
         if path is not None and path.suffix.lower() not in suffixes:
@@ -167,31 +185,36 @@ def evaluate(
             )
         check_place(path)
     for path in (out, html, png):
-        if path is not None and file is not None and path.exists() and path.samefile(file):
-            raise typer.BadParameter(f"{path} is the file to score: write to another one")
-    options: dict[str, Any] = {}
-    if model is None:
+        there = [file for file in files if Path(file).exists()] if path and path.exists() else []
+        if any(path.samefile(file) for file in there):
+            raise typer.BadParameter(f"{path} is a file to score: write to another one")
+    if not models:
         given = {"-n": samples, "--seed": seed, "--seeds": seeds, "--temperature": temperature,
                  "--no-support": None if support else True,
                  "--reconstruct": reconstruct, "--likelihood": likelihood}  # fmt: skip
         for name, value in given.items():
             if value is not None:
                 raise typer.BadParameter(f"{name} goes with --model, not with a file")
-    else:
-        if column is not None:
-            raise typer.BadParameter("--column goes with a file, not with --model")
-        options = {
-            "samples": samples or 10_000,
-            "seeds": _parse_seeds(seed, seeds),
-            "temperature": 1.0 if temperature is None else temperature,
-            "support": support,
-            "reconstruct": HELD_OUT if reconstruct is None else reconstruct,
-            "likelihood": HELD_OUT if likelihood is None else likelihood,
-        }
-        check_temperature(options["temperature"])
+    if column is not None and not files:
+        raise typer.BadParameter("--column goes with a file, not with --model")
+    options: dict[str, Any] = {
+        "samples": samples or 10_000,
+        "seeds": _parse_seeds(seed, seeds),
+        "temperature": 1.0 if temperature is None else temperature,
+        "support": support,
+        "reconstruct": HELD_OUT if reconstruct is None else reconstruct,
+        "likelihood": HELD_OUT if likelihood is None else likelihood,
+    }
+    check_temperature(options["temperature"])
 
     from graphcnf.scripts.evaluation.distances import CHEAP, parse_metrics
-    from graphcnf.scripts.evaluation.scoring import Against, score_file, score_model
+    from graphcnf.scripts.evaluation.scoring import (
+        Against,
+        name_apart,
+        read_records,
+        score_model,
+        score_records,
+    )
     from graphcnf.scripts.evaluation.tables import render
 
     chosen = parse_metrics(metrics, fcd)
@@ -202,19 +225,23 @@ def evaluate(
         if not chosen and reference != "none":
             chosen = CHEAP  # the histograms of the report
     against = Against(reference, test, chosen, device)
-    if model is None:
-        result = score_file(file, column, against)
-    else:
-        result = score_model(model, against, **options)
-    write_text(render(result, kind, published), out)
+    # What cannot be read comes to light before the long work.
+    records = [read_records(file, column) for file in files]
+    if len(models) + len(files) > 1:
+        for name in models:
+            load_model(name, device)
+    results = [score_records(part, against) for part in records]
+    results += [score_model(name, against, **options) for name in models]
+    name_apart(results)
+    write_text(render(results, kind, published), out)
     if html is not None:
         from graphcnf.scripts.evaluation.report import write_report
 
-        write_report(result, html)
+        write_report(results, html)
     if png is not None:
         from graphcnf.scripts.evaluation.pictures import write_grid
 
-        write_grid(result, png)
+        write_grid(results[0], png)
 
 
 def _parse_seeds(seed: int | None, seeds: str | None) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import typer
 
 from graphcnf.datasets.references import cached_statistics
 from graphcnf.errors import UserError
-from graphcnf.molecules.distributions import METRICS, SetStatistics, compare
+from graphcnf.molecules.distributions import METRICS, Comparison, SetStatistics, compare
 from graphcnf.scripts._tables import Column, Row, text
 
 CHEAP = tuple(name for name in METRICS if name.endswith(("_w1", "_tv")))
@@ -46,6 +46,8 @@ class Distances:
         metrics: Names, in the order of a table.
         samples: Figures of each set; None for one that could not be computed.
         floor: The same of real molecules.
+        floor_molecules: Number of these.
+        training: Name of the data that they are from.
         generated: Statistics of the first set.
         reference: Statistics of the held-out molecules.
         notes: What a reader of the table has to know.
@@ -54,6 +56,8 @@ class Distances:
     metrics: tuple[str, ...]
     samples: list[dict[str, float | None]]
     floor: dict[str, float | None]
+    floor_molecules: int
+    training: str
     generated: SetStatistics
     reference: SetStatistics
     notes: list[str] = field(default_factory=list)
@@ -81,8 +85,9 @@ def measure(
     metrics: Sequence[str],
     valid: Sequence[Sequence[str]],
     held_out: Sequence[str],
-    training: Sequence[str],
     *,
+    floor: Callable[[SetStatistics], Comparison],
+    training: str,
     data: str,
     device: str,
 ) -> Distances:
@@ -92,8 +97,10 @@ def measure(
         metrics: Names from `METRICS`.
         valid: SMILES of the valid samples, a set per seed.
         held_out: SMILES of the molecules to compare with.
-        training: SMILES of as many training molecules as there are samples in the first set.
-        data: Short name of the data for the cache of the held-out molecules.
+        floor: Gives the figures of about as many training molecules as there are samples in the
+            first set, from the statistics of the held-out ones.
+        training: Name of the data that the training molecules are from.
+        data: Short name for the cache of the held-out molecules.
         device: Where ChemNet runs.
     """
     reference = cached_statistics(f"{data}-test", held_out, metrics=metrics, device=device)
@@ -103,26 +110,39 @@ def measure(
         statistics = _statistics(label, smiles, metrics, device)
         first = first or statistics
         compared.append(compare(statistics, reference, metrics=metrics))
-    floor = compare(
-        _statistics("training molecules", training, metrics, device), reference, metrics=metrics
-    )
+    found = floor(reference)
     notes = [
         f"distances: of the {first.size:,} strictly valid samples"
         + (" (first seed)" if len(valid) > 1 else "")
-        + f", repeats included, and of {floor.generated:,} training molecules, the floor, to "
+        + f", repeats included, and of {found.generated:,} training molecules, the floor, to "
         f"{reference.size:,} held-out ones, all without stereo; lower is better for distances, "
         "higher for SNN, Frag, Scaf and alerts; IntDiv should be that of the training molecules."
     ]
     reasons: dict[str, list[str]] = {}
     for name in metrics:
-        for result in (*compared, floor):
+        for result in (*compared, found):
             if name in result.missing:
                 reasons.setdefault(result.missing[name], []).append(TITLES[name])
                 break
     notes += [f"not computed: {', '.join(names)}: {reason}." for reason, names in reasons.items()]
     return Distances(
-        tuple(metrics), [c.values for c in compared], floor.values, first, reference, notes
+        tuple(metrics),
+        [c.values for c in compared],
+        found.values,
+        found.generated,
+        training,
+        first,
+        reference,
+        notes,
     )
+
+
+def floor_of(
+    reference: SetStatistics, training: Sequence[str], metrics: Sequence[str], device: str
+) -> Comparison:
+    """Figures of training molecules: what finite sets of the same molecules differ by."""
+    statistics = _statistics("training molecules", training, metrics, device)
+    return compare(statistics, reference, metrics=metrics)
 
 
 def _statistics(label: str, smiles, metrics, device: str) -> SetStatistics:
@@ -142,28 +162,35 @@ def check_needs(metrics: Sequence[str], dataset) -> None:
         )
 
 
-def distance_rows(main: Row, data: Row, metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per metric, for a table in which sets of molecules are columns."""
-    return [
-        {
-            "metric": TITLES[name],
-            "better": METRICS[name].better,
-            "samples": main.get(name),
-            "samples_sd": main.get(f"{name}_sd"),
-            "floor": data.get(name),
-        }
-        for name in metrics
-    ]
+def distance_table(
+    results: Sequence[tuple[str, Row, Distances]],
+) -> tuple[list[dict[str, Any]], list[Column]]:
+    """Rows, one per metric, and columns, one per set of molecules, each with its floor.
 
+    Sets with one floor share its column.
 
-def distance_columns(name: str) -> list[Column]:
-    """Columns of `distance_rows`."""
-    return [
-        ("metric", text("metric")),
-        ("better", text("better")),
-        (name, significant("samples")),
-        ("training molecules", significant("floor")),
+    Args:
+        results: Name, figures and distances of each set.
+    """
+    metrics = results[0][2].metrics
+    rows: list[dict[str, Any]] = [
+        {"metric": TITLES[name], "better": METRICS[name].better} for name in metrics
     ]
+    columns: list[Column] = [("metric", text("metric")), ("better", text("better"))]
+    floors: dict[tuple[str, int], Distances] = {}
+    for number, (title, main, found) in enumerate(results):
+        floors.setdefault((found.training, found.floor_molecules), found)
+        columns.append((title, significant(f"set {number}")))
+        for row, name in zip(rows, metrics, strict=True):
+            row[f"set {number}"] = main.get(name)
+            row[f"set {number}_sd"] = main.get(f"{name}_sd")
+    for (data, count), found in floors.items():
+        alone = len(floors) == 1
+        title = "training molecules" if alone else f"{count:,} training molecules of {data}"
+        columns.append((title, significant(title)))
+        for row, name in zip(rows, metrics, strict=True):
+            row[title] = found.floor.get(name)
+    return rows, columns
 
 
 def significant(key: str, digits: int = 4):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -26,76 +27,103 @@ BINS = 40
 CATEGORIES = 12
 """Bars of a histogram over categories; rarer ones are left out."""
 
-GENERATED, REAL = "#0b6e99", "#c9ccd1"
+REAL = "#c9ccd1"
+GENERATED = ("#0b6e99", "#d1582b", "#3a8f4d", "#7a4fa3", "#b8860b", "#444444")
+"""Colours of the sets, repeated where there are more."""
+
+Sets = Sequence[tuple[str, Distances]]
+"""Name and distances of each set; the held-out molecules are the same for all."""
 
 
-def histogram_pictures(distances: Distances) -> Iterator[tuple[str, str]]:
-    """Title and SVG of each histogram that both sets have the numbers for."""
+def histogram_pictures(sets: Sets) -> Iterator[tuple[str, str]]:
+    """Title and SVG of each histogram that all sets have the numbers for."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    generated, real = distances.generated.values, distances.reference.values
+    there = [found.generated.values for _, found in sets] + [sets[0][1].reference.values]
     settings = {"font.size": 10, "svg.fonttype": "path", "svg.hashsalt": "graphcnf",
                 "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
     with pyplot.rc_context(settings):
         for key, title in PROPERTIES.items():
-            if key in generated and key in real:
-                yield title, _picture(title, f"{key}_w1", distances, _density, key)
+            if all(key in values for values in there):
+                yield title, _picture(title, f"{key}_w1", sets, _density, key)
         for key, title in COUNTS.items():
-            if "contents" in generated and "contents" in real:
-                yield title, _picture(title, f"{key}_tv", distances, _bars, key)
+            if all("contents" in values for values in there):
+                yield title, _picture(title, f"{key}_tv", sets, _bars, key)
 
 
-def _picture(title: str, metric: str, distances: Distances, draw, key: str) -> str:
+def _picture(title: str, metric: str, sets: Sets, draw, key: str) -> str:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(4.4, 2.9), layout="constrained")
-    draw(axis, distances.generated.values, distances.reference.values, key)
+    real = sets[0][1].reference.values
+    generated = [
+        (label, found.generated.values, GENERATED[number % len(GENERATED)])
+        for number, (label, found) in enumerate(_labelled(sets, metric))
+    ]
+    draw(axis, generated, real, key)
     axis.set_xlabel(title)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
-    value = distances.samples[0].get(metric)
-    floor = distances.floor.get(metric)
+    value = sets[0][1].samples[0].get(metric)
+    floor = sets[0][1].floor.get(metric)
     name = "Wasserstein distance" if metric.endswith("_w1") else "total variation"
     if value is not None:
-        shown = f"{name} {value:.3g}" + (f", floor {floor:.3g}" if floor is not None else "")
-        axis.set_title(shown, fontsize=9, color="0.35")
-    axis.legend(frameon=False, fontsize=9)
+        shown = f" {value:.3g}" if len(sets) == 1 else ""
+        shown += f", floor {floor:.3g}" if floor is not None else ""
+        axis.set_title(name + shown, fontsize=9, color="0.35")
+    axis.legend(frameon=False, fontsize=9 if len(sets) == 1 else 7)
     content = io.StringIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
     pyplot.close(figure)
     return content.getvalue()
 
 
-def _density(axis, generated: Mapping, real: Mapping, key: str) -> None:
-    values = np.concatenate([generated[key], real[key]])
+def _labelled(sets: Sets, metric: str) -> list[tuple[str, Distances]]:
+    """With what the legend calls each set: several by their names, with the distance."""
+    if len(sets) == 1:
+        return [("generated", sets[0][1])]
+    labels = []
+    for name, found in sets:
+        value = found.samples[0].get(metric)
+        labels.append(_shortened(name) if value is None else f"{_shortened(name)}: {value:.3g}")
+    return [(label, found) for label, (_, found) in zip(labels, sets, strict=True)]
+
+
+def _shortened(name: str) -> str:
+    # A dollar sign would begin a formula.
+    return (name if len(name) <= 24 else f"…{name[-23:]}").replace("$", r"\$")
+
+
+def _density(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping, key: str) -> None:
+    values = np.concatenate([*(own[key] for _, own, _ in generated), real[key]])
     bins = np.linspace(*np.quantile(values, [0.001, 0.999]), BINS + 1)
     if bins[0] == bins[-1]:
         bins = BINS
     axis.hist(real[key], bins, density=True, color=REAL, label="held-out")
-    axis.hist(
-        generated[key], bins, density=True, histtype="step", color=GENERATED, lw=1.8,
-        label="generated",
-    )  # fmt: skip
+    for label, own, colour in generated:
+        axis.hist(own[key], bins, density=True, histtype="step", color=colour, lw=1.8, label=label)
 
 
-def _bars(axis, generated: Mapping, real: Mapping, key: str) -> None:
-    generated, real = generated["contents"][key], real["contents"][key]
-    total = {k: generated.get(k, 0) + real.get(k, 0) for k in {*generated, *real}}
+def _bars(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping, key: str) -> None:
+    sets = [("held-out", real["contents"][key], REAL)]
+    sets += [(label, own["contents"][key], colour) for label, own, colour in generated]
+    total: Counter[str] = Counter()
+    for _, counts, _ in sets:
+        total.update(counts)
     if key == "atoms":
         shown = [str(n) for n in range(min(map(int, total)), max(map(int, total)) + 1)]
     else:
         shown = sorted(total, key=lambda k: (-total[k], k))[:CATEGORIES]
         if key in ("rings", "charges"):
             shown.sort(key=int)
-    places, width = np.arange(len(shown)), 0.42
-    for side, counts, colour, label in (
-        (-1, real, REAL, "held-out"), (1, generated, GENERATED, "generated"),
-    ):  # fmt: skip
+    places, width = np.arange(len(shown)), 0.84 / len(sets)
+    for number, (label, counts, colour) in enumerate(sets):
         share = np.array([counts.get(k, 0) for k in shown]) / max(sum(counts.values()), 1)
-        axis.bar(places + side * width / 2, share, width, color=colour, label=label)
+        place = places + (number - (len(sets) - 1) / 2) * width
+        axis.bar(place, share, width, color=colour, label=label)
     labels = [k.lower() for k in shown] if key == "bonds" else shown
     step = -(-len(shown) // CATEGORIES)
     axis.set_xticks(places[::step], labels[::step])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import html
 import importlib.util
 import platform
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from importlib.resources import files
@@ -24,6 +26,7 @@ from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.metrics import molecules
 from graphcnf.molecules.optional import Unavailable
 from graphcnf.scripts._tables import shown_columns
+from graphcnf.scripts.evaluation.distances import Distances
 from graphcnf.scripts.evaluation.scoring import Evaluation
 from graphcnf.scripts.evaluation.tables import all_notes, tables
 
@@ -43,20 +46,20 @@ def check_report() -> None:
         raise UserError(f"--html needs the package {missing[0]}: pip install 'graphcnf[report]'")
 
 
-def write_report(result: Evaluation, path: Path) -> None:
-    """Write the page.
+def write_report(results: Sequence[Evaluation], path: Path) -> None:
+    """Write one page about one or several sets.
 
     Raises:
         UserError: The file cannot be written.
     """
-    text = page(result)
+    text = page(results)
     try:
         replace_file(path, text.encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
-def page(result: Evaluation) -> str:
+def page(results: Sequence[Evaluation]) -> str:
     """The page as HTML."""
     from jinja2 import Environment
     from markupsafe import Markup
@@ -67,20 +70,24 @@ def page(result: Evaluation) -> str:
     )
     shown = [
         {"title": table.title, "columns": shown_columns(table.rows, table.columns)}
-        for table in tables(result, published=True)
+        for table in tables(results, published=True)
     ]
     # As wide as there are figures: better read from top to bottom.
     shown[0]["columns"] = [list(cells) for cells in zip(*shown[0]["columns"], strict=True)]
+    most = -(-MOLECULES // len(results))
+    distinct = [result.main["strict_unique"] for result in results]
+    failed = [{"name": r.main["name"], "reasons": _failures(r)} for r in results]
     return template.render(
-        name=result.main["name"],
-        cards=_cards(result.main, result.data or {}),
+        name=", ".join(result.main["name"] for result in results),
+        several=len(results) > 1,
+        cards=_cards(results[0].main, results[0].data or {}) if len(results) == 1 else [],
         tables=shown,
-        notes=all_notes(result, published=True),
-        histograms=_histograms(result),
-        failures=_failures(result),
-        molecules=Markup(_molecule_table(result)),
-        molecules_shown=min(MOLECULES, result.main["strict_unique"]),
-        molecules_there=result.main["strict_unique"],
+        notes=all_notes(results, published=True),
+        histograms=_histograms(results),
+        failures=[entry for entry in failed if entry["reasons"]],
+        molecules=Markup(_molecule_table(results, most)),
+        molecules_shown=sum(min(most, count) for count in distinct),
+        molecules_there=sum(distinct),
         versions=f"graphcnf {version('graphcnf')}, RDKit {version('rdkit')}, "
         f"Python {platform.python_version()}",
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -113,15 +120,21 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def _histograms(result: Evaluation) -> list[dict[str, str]]:
-    """A picture for each property and histogram that both sets have."""
+def _histograms(results: Sequence[Evaluation]) -> list[dict[str, str]]:
+    """A picture for each property and histogram that the sets have, with the held-out molecules.
+
+    Sets that are held against other molecules have pictures of their own.
+    """
     from graphcnf.scripts.evaluation.histograms import histogram_pictures
 
-    if result.distances is None:
-        return []
+    groups: dict[str, list[tuple[str, Distances]]] = defaultdict(list)
+    for result in results:
+        if result.distances is not None:
+            groups[result.main["reference"]].append((result.main["name"], result.distances))
     return [
         {"title": title, "source": _svg_source(svg)}
-        for title, svg in histogram_pictures(result.distances)
+        for sets in groups.values()
+        for title, svg in histogram_pictures(sets)
     ]
 
 
@@ -146,36 +159,17 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-def _molecule_table(result: Evaluation) -> str:
+def _molecule_table(results: Sequence[Evaluation], most: int) -> str:
     """Valid molecules with pictures and properties; sorting and searching come with the table."""
     import itables
     from itables.javascript import generate_init_offline_itables_html
 
-    frame = result.frame[result.frame["strict"]]
-    counts = frame["smiles"].value_counts()
-    first = frame.drop_duplicates("smiles").head(MOLECULES)
-    if first.empty:
+    rows = [row for result in results for row in _molecule_rows(result, most)]
+    if not rows:
         return ""
-    rows = []
-    for record, smiles in zip(first["record"], first["smiles"], strict=True):
-        mol = parse(smiles)
-        rows.append({
-            "structure": f'<img alt="" width="200" height="130" src="'
-            f'{_svg_source(draw_svg(mol, size=(200, 130)))}">',
-            "SMILES": f"<code>{smiles}</code>",
-            "record": int(record),
-            "times": int(counts[smiles]),
-            "atoms": mol.GetNumAtoms(),
-            "rings": mol.GetRingInfo().NumRings(),
-            "weight": round(properties.weight(mol), 1),
-            "logP": round(properties.logp(mol), 2),
-            "QED": round(properties.qed(mol), 3),
-            "SA": _sa(mol),
-        })  # fmt: skip
     shown = pd.DataFrame(rows)
-    if result.training_hashes is not None:
-        known = contains(result.training_hashes, hash_each(list(first["smiles"])))
-        shown["novel"] = ["no" if k else "yes" for k in known]
+    if len(results) == 1:
+        shown = shown.drop(columns="set")
     shown = shown.dropna(axis="columns", how="all")
     table = itables.to_html_datatable(
         shown, connected=False, allow_html=True, showIndex=False, maxBytes=0, maxColumns=0,
@@ -184,6 +178,34 @@ def _molecule_table(result: Evaluation) -> str:
         text_in_header_can_be_selected=False,
     )  # fmt: skip
     return generate_init_offline_itables_html(itables.options.dt_bundle) + table
+
+
+def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
+    """Of the first distinct valid molecules of a set."""
+    frame = result.frame[result.frame["strict"]]
+    counts = frame["smiles"].value_counts()
+    first = frame.drop_duplicates("smiles").head(most)
+    known = [None] * len(first)
+    if result.training_hashes is not None:
+        found = contains(result.training_hashes, hash_each(list(first["smiles"])))
+        known = ["no" if k else "yes" for k in found]
+    for record, smiles, novel in zip(first["record"], first["smiles"], known, strict=True):
+        mol = parse(smiles)
+        yield {
+            "structure": f'<img alt="" width="200" height="130" src="'
+            f'{_svg_source(draw_svg(mol, size=(200, 130)))}">',
+            "SMILES": f"<code>{smiles}</code>",
+            "set": html.escape(result.main["name"]),
+            "record": int(record),
+            "times": int(counts[smiles]),
+            "atoms": mol.GetNumAtoms(),
+            "rings": mol.GetRingInfo().NumRings(),
+            "weight": round(properties.weight(mol), 1),
+            "logP": round(properties.logp(mol), 2),
+            "QED": round(properties.qed(mol), 3),
+            "SA": _sa(mol),
+            "novel": novel,
+        }
 
 
 def _sa(mol) -> float | None:

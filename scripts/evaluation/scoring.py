@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from graphcnf.scripts.evaluation import distances, measures
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
     from graphcnf.graphs import GraphCNF
+    from graphcnf.molecules.distributions import Comparison, SetStatistics
 
 CHUNK = 500
 """Lines of a file that a process scores at a time."""
@@ -77,27 +78,75 @@ class Against:
     test: str | None = None
     metrics: tuple[str, ...] = ()
     device: str = "cpu"
+    _known: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: tuple, compute: Callable[[], Any]) -> Any:
+        """What `compute()` gives; computed for the first of several sets that ask for `key`."""
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
+
+    def load(self, reference: str, model: GraphCNF | None = None) -> MoleculeDataset:
+        """`measures.load_reference`, once for all sets in one coding."""
+        coding = None if model is None else (str(model.metadata["vocabulary"]), model.max_nodes)
+        return self.once(
+            ("data", reference, coding), lambda: measures.load_reference(reference, model)
+        )
+
+    def floor(
+        self, dataset: MoleculeDataset, training: Sequence[str], statistics: SetStatistics
+    ) -> Comparison:
+        """`distances.floor_of`; sets that differ in size by less than 5 % share the first one's."""
+        count = len(training)
+        sizes = [key[3] for key in self._known if key[:3] == ("floor", dataset.name, self.test)]
+        near = next((n for n in sizes if abs(n - count) < 0.05 * n), count)
+        return self.once(
+            ("floor", dataset.name, self.test, near),
+            lambda: distances.floor_of(statistics, training, self.metrics, self.device),
+        )
 
 
-def score_file(file: str, column: str | None, against: Against) -> Evaluation:
-    """Score the SMILES of a file.
+class Records(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        name: What to call it.
+        lines: Line number of each record.
+        smiles: SMILES of each record, unchecked.
+    """
+
+    name: str
+    lines: list[int]
+    smiles: list[str]
+
+
+def read_records(file: str, column: str | None) -> Records:
+    """Read a file of molecules.
 
     Args:
         file: See `read_smiles`; "-" for stdin.
         column: Column of a table.
-        against: What to hold them against.
 
     Raises:
-        UserError: The file holds no SMILES, or the reference is missing.
+        UserError: It holds none.
     """
     from graphcnf.datasets.smiles_file import read_smiles
 
     shown = "standard input" if file == "-" else file
     content = sys.stdin.buffer.read() if file == "-" else None
-    lines, smiles = read_smiles(shown, column=column, content=content)
+    return Records(shown, *read_smiles(shown, column=column, content=content))
+
+
+def score_records(records: Records, against: Against) -> Evaluation:
+    """Score the molecules of a file.
+
+    Raises:
+        UserError: None of them is one, or the reference is missing.
+    """
+    shown, lines, smiles = records
     # A missing reference comes to light before the long work.
     reference = against.reference or "zinc250k"
-    dataset = None if reference == "none" else measures.load_reference(reference)
+    dataset = None if reference == "none" else against.load(reference)
     held_out = _held_out_smiles(dataset, against)
     frame = _scored(smiles)
     bad = np.flatnonzero(frame["atoms"] == 0)
@@ -169,7 +218,7 @@ def score_model(
         UserError: There is no such model or data set.
     """
     model = load_model(name, against.device, support=support)
-    dataset, reference = _model_data(model, against.reference)
+    dataset, reference = _model_data(model, against)
     held_out = _held_out_smiles(dataset, against)
     hashes = model.training_hashes
     if dataset is not None and (hashes is None or against.reference not in (None, "none")):
@@ -212,7 +261,7 @@ def score_model(
                 run.update(_with_count(found, smiles, against))
         fixed |= _held_out_figures(model, dataset, reconstruct, likelihood, notes)
     result.main = {
-        "name": Path(name).name or name,
+        "name": name,
         **measures.mean_and_sd(runs),
         **fixed,
         "temperature": temperature,
@@ -229,7 +278,8 @@ def score_model(
     return result
 
 
-def _model_data(model: GraphCNF, reference: str | None) -> tuple[MoleculeDataset | None, str]:
+def _model_data(model: GraphCNF, against: Against) -> tuple[MoleculeDataset | None, str]:
+    reference = against.reference
     if reference is None:
         name = model.metadata.get("dataset")
         reference = name if name in measures.OFFICIAL else "none"
@@ -241,7 +291,7 @@ def _model_data(model: GraphCNF, reference: str | None) -> tuple[MoleculeDataset
             )
     if reference == "none":
         return None, reference
-    return measures.load_reference(reference, model), reference
+    return against.load(reference, model), reference
 
 
 def _scored(smiles: Sequence[str]) -> pd.DataFrame:
@@ -291,11 +341,16 @@ def _add_data(
     held_out: Sequence[str], against: Against,
 ) -> None:  # fmt: skip
     """Add the row of the training data, and the distribution metrics."""
-    figures, smiles = measures.ceiling(dataset, len(result.frame), seed, result.training_hashes)
+    count = len(result.frame)
+    figures, smiles = against.once(
+        ("ceiling", id(dataset), count, seed),
+        lambda: measures.ceiling(dataset, count, seed, result.training_hashes),
+    )
     # Loaders leave out what is not in one piece.
     result.data = {
         "name": DATA,
         **figures,
+        "reference": dataset.name,
         "connected": 1.0,
         "reconstruction_molecules": figures["samples"],
     }
@@ -305,7 +360,8 @@ def _add_data(
             against.metrics,
             valid,
             held_out,
-            smiles[: len(valid[0])],
+            floor=lambda reference: against.floor(dataset, smiles[: len(valid[0])], reference),
+            training=dataset.name,
             data="file" if against.test else dataset.name,
             device=against.device,
         )
@@ -335,3 +391,11 @@ def _held_out_figures(model, dataset, reconstruct: int, likelihood: int, notes: 
             f"bits: upper bounds for {len(chosen):,} held-out molecules, given the number of atoms."
         )
     return figures
+
+
+def name_apart(results: Sequence[Evaluation]) -> None:
+    """Shorten names of folders to their last part, where that still tells all sets apart."""
+    short = [r.main["name"] if "seed" not in r.main else Path(r.main["name"]).name for r in results]
+    for result, name in zip(results, short, strict=True):
+        if name and short.count(name) == 1:
+            result.main["name"] = name

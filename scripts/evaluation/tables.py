@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from graphcnf.molecules.distributions import METRICS
 from graphcnf.molecules.metrics import UNIQUE_AT, validity_table
 from graphcnf.scripts._tables import (
     Column,
@@ -17,7 +19,7 @@ from graphcnf.scripts._tables import (
     percent,
     text,
 )
-from graphcnf.scripts.evaluation.distances import distance_columns, distance_rows
+from graphcnf.scripts.evaluation.distances import distance_table
 from graphcnf.scripts.evaluation.scoring import Evaluation
 
 CONVENTIONS = {
@@ -36,15 +38,15 @@ class Table(NamedTuple):
     columns: list[Column]
 
 
-def tables(result: Evaluation, published: bool) -> list[Table]:
-    """All tables of an evaluation, the overview first."""
-    rows = [result.main] if result.data is None else [result.main, result.data]
-    shown = [Table("Overview", rows, overview_columns())]
-    name = result.main["name"]
-    shown.append(Table(f"Conventions of validity: {name}", *_conventions(result.main)))
-    if result.distances is not None:
-        found = distance_rows(result.main, result.data, result.distances.metrics)
-        shown.append(Table("Distances to held-out molecules", found, distance_columns(name)))
+def tables(results: Sequence[Evaluation], published: bool) -> list[Table]:
+    """All tables of one or several evaluations, the overview first."""
+    shown = [Table("Overview", overview_rows(results), overview_columns())]
+    names = [result.main["name"] for result in results]
+    alone = f": {names[0]}" if len(results) == 1 else ""
+    shown.append(Table(f"Conventions of validity{alone}", *_conventions(results)))
+    compared = [(r.main["name"], r.main, r.distances) for r in results if r.distances is not None]
+    if compared:
+        shown.append(Table("Distances to held-out molecules", *distance_table(compared)))
     if published:
         shown.append(
             Table("Published for ZINC250k, quoted", published_rows(), _published_columns())
@@ -52,35 +54,57 @@ def tables(result: Evaluation, published: bool) -> list[Table]:
     return shown
 
 
-def render(result: Evaluation, kind: str, published: bool) -> str:
-    """Text of an evaluation as "md", "csv" or "json"."""
+def overview_rows(results: Sequence[Evaluation]) -> list[Row]:
+    """Figures of what is scored, then those of the training data, the same ones once."""
+    data: list[Row] = []
+    for result in results:
+        if result.data is None:
+            continue
+        # The distances, whose floor depends on the number of valid molecules, are of the first.
+        metrics = METRICS.keys()
+        bare = {k: v for k, v in result.data.items() if k not in metrics}
+        if all(bare != {k: v for k, v in row.items() if k not in metrics} for row in data):
+            data.append(result.data)
+    if len(data) > 1:
+        data = [{**row, "name": f"{row['name']}, {row['samples']:,} of {row['reference']}"}
+                for row in data]  # fmt: skip
+    return [*(result.main for result in results), *data]
+
+
+def render(results: Sequence[Evaluation], kind: str, published: bool) -> str:
+    """Text of one or several evaluations as "md", "csv" or "json" (an object, or a list)."""
     if kind == "json":
-        content = dict(result.main)
-        if result.data is not None:
-            content["training_data"] = result.data
-        if published:
-            content["published"] = published_rows()
-        return json_text(content)
+        contents = [_content(result, published) for result in results]
+        return json_text(contents[0] if len(contents) == 1 else contents)
     if kind == "csv":
-        rows = [result.main] if result.data is None else [result.main, result.data]
         quoted = [{"name": f"{row['method']} (published)", **row} for row in published_rows()]
-        return csv_text([*rows, *(quoted if published else [])])
-    first, *others = tables(result, published)
+        return csv_text([*overview_rows(results), *(quoted if published else [])])
+    first, *others = tables(results, published)
     parts = [markdown(first.rows, first.columns)]
     parts += [f"**{t.title}**\n\n{markdown(t.rows, t.columns)}" for t in others]
-    parts.append("".join(f"- {note}\n" for note in all_notes(result, published)))
+    parts.append("".join(f"- {note}\n" for note in all_notes(results, published)))
     return "\n".join(parts)
 
 
-def all_notes(result: Evaluation, published: bool) -> list[str]:
-    """What a reader of the tables has to know."""
-    notes = list(result.notes)
-    reasons = result.main["failures"]
-    if reasons:
-        shown = [f"{count:,} × {reason}" for reason, count in list(reasons.items())[:8]]
-        more = len(reasons) - len(shown)
-        shown += [f"{more} rarer reasons"] if more else []
-        notes.append(f"not strictly valid because of: {', '.join(shown)}.")
+def _content(result: Evaluation, published: bool) -> dict[str, Any]:
+    content = dict(result.main)
+    if result.data is not None:
+        content["training_data"] = result.data
+    if published:
+        content["published"] = published_rows()
+    return content
+
+
+def all_notes(results: Sequence[Evaluation], published: bool) -> list[str]:
+    """What a reader of the tables has to know; what is not said of all sets names its own."""
+    each = [[*result.notes, *_failure_note(result)] for result in results]
+    notes = []
+    for result, own in zip(results, each, strict=True):
+        for note in own:
+            common = all(note in others for others in each)
+            shown = note if common else f"{result.main['name']}: {note}"
+            if shown not in notes:
+                notes.append(shown)
     if published:
         notes.append(
             "published: as their authors or later papers report them, without correction unless "
@@ -88,6 +112,14 @@ def all_notes(result: Evaluation, published: bool) -> list[str]:
             "charges) differ, and none of it was measured here."
         )
     return notes
+
+
+def _failure_note(result: Evaluation) -> list[str]:
+    reasons = result.main["failures"]
+    shown = [f"{count:,} × {reason}" for reason, count in list(reasons.items())[:8]]
+    more = len(reasons) - len(shown)
+    shown += [f"{more} rarer reasons"] if more else []
+    return [f"not strictly valid because of: {', '.join(shown)}."] if reasons else []
 
 
 def overview_columns() -> list[Column]:
@@ -120,14 +152,8 @@ def overview_columns() -> list[Column]:
     ]
 
 
-def _conventions(main: Row) -> tuple[list[Row], list[Column]]:
-    rows = validity_table(main).reset_index().to_dict("records")
-    for row in rows:
-        prefix = "" if row["convention"] == "strict" else f"{row['convention']}_"
-        row["validity_sd"] = main.get(f"{row['convention']}_validity_sd")
-        for name in ("uniqueness", "novelty", "vun"):
-            row[f"{name}_sd"] = main.get(f"{prefix}{name}_sd")
-        row["convention"] = CONVENTIONS[row["convention"]]
+def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
+    rows = [row for result in results for row in _convention_rows(result.main)]
     columns = [
         ("counts as valid", text("convention")),
         ("valid", percent("validity", "samples")),
@@ -135,7 +161,19 @@ def _conventions(main: Row) -> tuple[list[Row], list[Column]]:
         ("novel", percent("novelty", "valid")),
         ("V.U.N.", percent("vun", "samples")),
     ]
-    return rows, columns
+    return rows, columns if len(results) == 1 else [("", text("name")), *columns]
+
+
+def _convention_rows(main: Row) -> list[dict[str, Any]]:
+    rows = validity_table(main).reset_index().to_dict("records")
+    for row in rows:
+        prefix = "" if row["convention"] == "strict" else f"{row['convention']}_"
+        row["name"] = main["name"]
+        row["validity_sd"] = main.get(f"{row['convention']}_validity_sd")
+        for name in ("uniqueness", "novelty", "vun"):
+            row[f"{name}_sd"] = main.get(f"{prefix}{name}_sd")
+        row["convention"] = CONVENTIONS[row["convention"]]
+    return rows
 
 
 def published_rows() -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 import statistics
 
 import pytest
@@ -181,6 +182,79 @@ def test_published_figures_are_marked_as_quoted(graphcnf, score, lines):
     _, table, _ = graphcnf("evaluate", *tail, "--published", "--csv")
     names = [row["name"] for row in csv.DictReader(io.StringIO(table))]
     assert names[0] == lines and all("(published)" in name for name in names[1:])
+
+
+def test_files_side_by_side(graphcnf, score, lines, surroundings):
+    (surroundings / "y.smi").write_text("CCO\nCCCC\nCC(C)(C)(C)C\n")
+    (surroundings / "test.smi").write_text("CCO\nCCO\nc1ccccc1O\n")
+    tail = ["--reference", "known.smi", "--test", "test.smi", "--metrics", "atoms_tv,elements_tv"]
+    alone = [score(name, *tail)[0] for name in (lines, "y.smi")]
+    both, err = score(lines, "y.smi", *tail)
+    assert both == alone and "line 6" in err
+    code, text, _ = graphcnf("evaluate", lines, "y.smi", *tail)
+    assert code == 0
+    overview, conventions, distances = text.split("**")[0::2]
+    first = [row.split("|")[1].strip() for row in overview.splitlines() if row]
+    # For each number of molecules the data have a row.
+    data = "training data through the same pipeline"
+    assert first[2:6] == ["x.smi", "y.smi", f"{data}, 6 of known", f"{data}, 3 of known"]
+    assert "x.smi" in conventions and conventions.count("y.smi") == 4
+    header = [cell.strip() for cell in distances.splitlines()[2].split("|")]
+    assert header[3:5] == ["x.smi", "y.smi"]
+    _, table, _ = graphcnf("evaluate", lines, "y.smi", *tail, "--csv")
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["name"] for row in rows[:2]] == [lines, "y.smi"]
+    assert float(rows[1]["strict_validity"]) == both[1]["strict_validity"] == 2 / 3
+    # What holds for one only names it.
+    notes = [line for line in text.splitlines() if line.startswith("- ")]
+    assert any(note.startswith("- y.smi: not strictly valid because of") for note in notes)
+    assert sum("sanitizes as it is" in note for note in notes) == 1
+
+
+def test_files_and_models_side_by_side(score, model_folder, small_zinc, lines, surroundings):
+    shutil.copytree(model_folder, surroundings / "other")
+    options = ["-n", 30, "--reconstruct", 5, "--likelihood", 0]
+    found, _ = score(lines, "--model", model_folder, "--model", "other", *options)
+    assert [row["name"] for row in found] == [lines, "tiny", "other"]
+    assert [row["samples"] for row in found] == [8, 30, 30]
+    assert {**found[2], "name": "tiny"} == found[1] == score("--model", model_folder, *options)[0]
+    assert "temperature" not in found[0] and found[0]["reference"] == "zinc250k"
+
+
+def test_one_floor_for_sets_of_like_size(graphcnf, zinc_smiles, small_zinc, surroundings):
+    for name, count in (("a", 100), ("b", 98), ("c", 50)):
+        (surroundings / f"{name}.smi").write_text("\n".join(zinc_smiles[:count]))
+    tail = ["--metrics", "atoms_tv"]
+    _, text, _ = graphcnf("evaluate", "a.smi", "b.smi", *tail)
+    header = text.split("**")[-1].splitlines()[2]
+    assert header.count("training molecules") == 1 and "a.smi" in header and "b.smi" in header
+    _, text, _ = graphcnf("evaluate", "a.smi", "c.smi", *tail)
+    header = text.split("**")[-1].splitlines()[2]
+    assert "100 training molecules of zinc250k" in header
+    assert "50 training molecules of zinc250k" in header
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name files of SMILES"),
+        (["x.smi", "x.smi"], "x.smi is named twice"),
+        (["x.smi", "known.smi", "--png", "g.png"], "--png goes with one file or model"),
+        (["x.smi", "known.smi", "--seed", "1"], "--seed goes with --model"),
+        (["x.smi", "known.smi", "--out", "known.smi"], "must end in one of"),
+        (["x.smi", "known.smi", "--html", "x.smi"], "must end in .html"),
+    ],
+)
+def test_several_files_that_do_not_go_together(graphcnf, lines, arguments, message):
+    code, out, err = graphcnf("evaluate", *arguments)
+    assert (code, out) == (2, "") and message in err and len(err.splitlines()) == 1
+
+
+def test_a_missing_file_among_several_comes_to_light_first(graphcnf, lines):
+    code, out, err = graphcnf("evaluate", lines, "nothing.smi", "--reference", "none")
+    assert (code, out) == (1, "") and err.splitlines() == ["error: no such file: nothing.smi"]
+    code, out, err = graphcnf("evaluate", lines, "--model", "nothing", "--reference", "none")
+    assert (code, out) == (1, "") and "nothing" in err and len(err.splitlines()) == 1
 
 
 def test_partly_bad_files_give_a_full_report(score, surroundings):

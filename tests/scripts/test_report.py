@@ -37,6 +37,19 @@ def test_one_file_with_everything(report):
     assert sorted(p.name for p in path.parent.iterdir()) == ["g.png", "r.html", "x.smi"]
 
 
+def test_several_files_on_one_page(graphcnf, zinc_smiles, small_zinc, surroundings):
+    (surroundings / "x.smi").write_text("\n".join([*zinc_smiles[:40], *BAD]) + "\n")
+    (surroundings / "y<b>.smi").write_text("\n".join(zinc_smiles[50:90]))
+    code, _, err = graphcnf("evaluate", "x.smi", "y<b>.smi", "--html", "r.html")
+    assert code == 0, err
+    text = (surroundings / "r.html").read_text()
+    # One picture of both sets each; failures and molecules of each.
+    assert text.count('alt="Histogram of') == 9 and text.count('class="card"') == 0
+    assert "Why samples are not valid: x.smi" in text and "y<b>" not in text
+    assert "<h1>x.smi, y&lt;b&gt;.smi</h1>" in text
+    assert re.search(r"The first 80 of\s+80 distinct ones, as many of each set", text)
+
+
 def test_names_are_escaped(graphcnf, surroundings):
     name = "<script>alert(1)&.smi"
     (surroundings / name).write_text("CCO\nCCN\n")
