@@ -46,6 +46,22 @@ def write_text(text: str, out: Path | None) -> None:
         stream.write(text)
 
 
+def write_table(
+    kind: str,
+    out: Path | None,
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    notes: Sequence[str] = (),
+) -> None:
+    """Write rows as "md", "csv" or "json"; see `write_text`."""
+    formats = {
+        "md": lambda: markdown(rows, columns, notes),
+        "csv": lambda: csv_text(rows),
+        "json": lambda: json_text(rows),
+    }
+    write_text(formats[kind](), out)
+
+
 def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str] = ()) -> str:
     """Table with aligned bars; a column that shows nothing in any row is left out."""
     cells = shown_columns(rows, columns)

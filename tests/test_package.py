@@ -1,9 +1,11 @@
 """The package as a whole: what is installed, and which part imports which."""
 
 import ast
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ ALLOWED = {
     "datasets": {"molecules", "graphs", "categorical", "flows"},
     "scripts": {"datasets", "training", "images", "molecules", "graphs", "categorical", "flows"},
 }
+NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks", "graphcnf.scripts.figures")
 EVERYWHERE = {"errors", "files", "pretrained", "testing"}
 
 
@@ -37,7 +40,41 @@ def test_every_package_is_listed():
     found = {".".join(init.parent.relative_to(ROOT).parts) for init in inits}
     # The two other folders are installed inside the package.
     found = {p if p.startswith("graphcnf") else f"graphcnf.{p}" for p in found}
-    assert listed == found
+    assert listed == found - {*NOT_IN_THE_WHEEL}
+
+
+def test_what_is_in_the_wheel_imports_nothing_else():
+    outside = [ROOT.joinpath(*name.split(".")[1:]) for name in NOT_IN_THE_WHEEL]
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for top in ("graphcnf", "datasets", "scripts")
+        for path in (ROOT / top).rglob("*.py")
+        if not any(path.is_relative_to(folder) for folder in outside)
+        for name in imports(path)
+        if name.startswith(NOT_IN_THE_WHEEL)
+    ]
+    assert not wrong
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_commands_without_benchmarks_and_figures(tmp_path):
+    pytest.importorskip("setuptools", "77")
+    tree, out = tmp_path / "tree", tmp_path / "out"
+    unwanted = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.egg-info")
+    for name in ("graphcnf", "datasets", "scripts"):
+        shutil.copytree(ROOT / name, tree / name, ignore=unwanted)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    out.mkdir()
+    code = f"from setuptools import build_meta; print(build_meta.build_wheel({str(out)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = zipfile.ZipFile(next(out.glob("*.whl"))).namelist()
+    inside = {name.replace("/", ".") for name in names}
+    assert "graphcnf/scripts/generate.py" in names and "graphcnf/datasets/zinc250k.py" in names
+    assert not [name for name in inside if name.startswith(NOT_IN_THE_WHEEL)]
+    # No top-level "datasets" or "scripts".
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"graphcnf"}
 
 
 def imports(path):

@@ -5,7 +5,7 @@ import pytest
 
 from graphcnf.datasets import zinc250k
 from graphcnf.datasets.molecules import encode
-from graphcnf.scripts import benchmark
+from graphcnf.scripts.benchmarks import cli as benchmark
 from graphcnf.scripts.cli import main
 from graphcnf.scripts.cli import run as run_command
 

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from graphcnf.scripts.comparison import speed, variants
-from graphcnf.scripts.comparison.runs import EVALUATION_FACTOR
-from graphcnf.scripts.comparison.tables import DATA
+from graphcnf.scripts.benchmarks import speed, variants
+from graphcnf.scripts.benchmarks.runs import EVALUATION_FACTOR
+from graphcnf.scripts.benchmarks.tables import DATA
 from graphcnf.training.configuration import dump_config
 
 TINY = (
@@ -83,7 +83,7 @@ def test_peak_memory_is_of_this_process_alone():
 
     held = np.ones(200 * 2**17)  # 200 MiB
     mine = speed.peak_memory()
-    code = "from graphcnf.scripts.comparison.speed import peak_memory; print(peak_memory())"
+    code = "from graphcnf.scripts.benchmarks.speed import peak_memory; print(peak_memory())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert held.nbytes / 2**20 < mine and 5 < float(child.stdout) < mine - 150
 

@@ -12,9 +12,9 @@ from graphcnf.graphs.symmetry import labelling_bits
 from graphcnf.molecules.distributions import METRICS, Metric, SetStatistics
 from graphcnf.molecules.metrics import evaluate_records
 from graphcnf.pretrained import config_file
-from graphcnf.scripts.comparison import curves, scorer, speed
-from graphcnf.scripts.comparison.runs import TrainedRun, find_runs, run_names
-from graphcnf.scripts.comparison.tables import DATA
+from graphcnf.scripts.benchmarks import curves, scorer, speed
+from graphcnf.scripts.benchmarks.runs import TrainedRun, find_runs, run_names
+from graphcnf.scripts.benchmarks.tables import DATA
 from graphcnf.scripts.evaluation import measures
 from graphcnf.training.configuration import dump_config
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from graphcnf.datasets.images import load_images
-from graphcnf.scripts.comparison import images
-from graphcnf.scripts.comparison.images_glow import ALPHA, NormflowsGlow, OwnGlow
+from graphcnf.scripts.benchmarks import images
+from graphcnf.scripts.benchmarks.images_glow import ALPHA, NormflowsGlow, OwnGlow
 
 SHAPE, LEVELS = (1, 8, 8), 256
 SIZE = {"scales": 2, "steps": 2, "width": 4}

@@ -10,7 +10,7 @@ import torch
 
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
-from graphcnf.scripts.comparison.smiles_lstm import (
+from graphcnf.scripts.benchmarks.smiles_lstm import (
     END,
     START,
     SmilesLSTM,

@@ -11,8 +11,8 @@ import torch
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.coloring import ColoringFlow
-from graphcnf.scripts import discrete
-from graphcnf.scripts._discrete import (
+from graphcnf.scripts.benchmarks.cli import app
+from graphcnf.scripts.benchmarks.discrete import (
     Colored,
     held_out,
     order_alone,
@@ -30,7 +30,7 @@ DATA = {"size": "small", "graphs": 1500, "seed": 3}
 def command(capfd):
     def call(*arguments):
         with pytest.raises(SystemExit) as caught:
-            run(discrete.app, [str(a) for a in arguments], "discrete")
+            run(app, [str(a) for a in arguments], "benchmarks")
         out, err = capfd.readouterr()
         assert "Traceback" not in err
         return caught.value.code or 0, out, err

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from graphcnf.images import ImageFlow
-from graphcnf.scripts import figures
 from graphcnf.scripts.cli import run
-from graphcnf.scripts.illustration import dequantization, latents, volumes
-from graphcnf.scripts.illustration.images import tiles
+from graphcnf.scripts.figures import dequantization, latents, volumes
+from graphcnf.scripts.figures.cli import app
+from graphcnf.scripts.figures.images import tiles
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -22,7 +22,7 @@ def command(capfd):
 
     def call(*arguments):
         with pytest.raises(SystemExit) as caught:
-            run(figures.app, [str(a) for a in arguments], "figures")
+            run(app, [str(a) for a in arguments], "figures")
         err = capfd.readouterr().err
         assert "Traceback" not in err
         return caught.value.code or 0, err
@@ -81,7 +81,7 @@ def test_figure_of_images(command, surroundings, image_run, monkeypatch):
 
 @pytest.mark.parametrize("width", [300, 1000, 1201])
 def test_figures_have_the_width_that_is_asked_for(tmp_path, width):
-    from graphcnf.scripts.illustration.layout import new_figure, save
+    from graphcnf.scripts.figures.layout import new_figure, save
 
     save(new_figure(2, width), tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as picture:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from graphcnf.scripts.illustration.latents import (
+from graphcnf.scripts.figures.latents import (
     Atoms,
     Learned,
     points,
@@ -16,7 +16,7 @@ from graphcnf.scripts.illustration.latents import (
     unit_square,
     widths,
 )
-from graphcnf.scripts.illustration.layout import INK, caption, heading, new_figure
+from graphcnf.scripts.figures.layout import INK, caption, heading, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

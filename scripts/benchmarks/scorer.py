@@ -16,7 +16,7 @@ from graphcnf.files import replace_file
 from graphcnf.pretrained import load_array
 from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts._sampling import WORTHWHILE
-from graphcnf.scripts.comparison.runs import (
+from graphcnf.scripts.benchmarks.runs import (
     TrainedRun,
     data_key,
     molecules_of,

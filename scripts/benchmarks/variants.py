@@ -18,8 +18,8 @@ import typer
 
 from graphcnf.errors import UserError
 from graphcnf.files import replace_file
-from graphcnf.scripts.comparison.runs import TrainedRun, read_json
-from graphcnf.scripts.comparison.speed import resident_mib
+from graphcnf.scripts.benchmarks.runs import TrainedRun, read_json
+from graphcnf.scripts.benchmarks.speed import resident_mib
 from graphcnf.training.configuration import apply_overrides, load_preset
 from graphcnf.training.settings import TrainingSettings
 

@@ -30,7 +30,7 @@ from graphcnf.flows import (
     sum_log_term,
 )
 from graphcnf.scripts._output import progress_bar
-from graphcnf.scripts.illustration.layout import INK, QUIET, caption, heading, new_figure
+from graphcnf.scripts.figures.layout import INK, QUIET, caption, heading, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

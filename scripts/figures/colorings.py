@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from graphcnf.errors import UserError
 
 if TYPE_CHECKING:
-    from graphcnf.scripts._discrete import Colored
+    from graphcnf.scripts.benchmarks.discrete import Colored
 
 SHOWN = 8
 """Graphs in a picture."""

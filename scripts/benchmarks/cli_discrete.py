@@ -1,4 +1,4 @@
-"""Figures of sets and graph colourings: `python -m graphcnf.scripts.discrete`."""
+"""Benchmarks of the experiments on sets and on graph colourings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="Figures of the experiments on sets and graph colourings.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
 Csv = Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")]
 Out = Annotated[
@@ -21,7 +14,6 @@ Out = Annotated[
 ]
 
 
-@app.command()
 def sets(
     places: Annotated[
         list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
@@ -31,15 +23,14 @@ def sets(
     out: Out = None,
 ) -> None:
     """Print the table of the set experiments from finished runs, beside the published figures."""
-    from graphcnf.scripts._discrete import set_rows
-    from graphcnf.scripts._tables import table_kind
-    from graphcnf.scripts.comparison.runs import find_runs
+    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts.benchmarks.discrete import set_rows
+    from graphcnf.scripts.benchmarks.runs import find_runs
 
     kind = table_kind(out, as_csv, as_json)
-    _write(kind, out, *set_rows(find_runs(places)))
+    write_table(kind, out, *set_rows(find_runs(places)))
 
 
-@app.command()
 def coloring(
     places: Annotated[
         list[Path],
@@ -60,7 +51,7 @@ def coloring(
     out: Out = None,
 ) -> None:
     """Colour held-out graphs with trained models, and count the colourings without a conflict."""
-    from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, as_json)
     if not temperature > 0:
@@ -68,13 +59,13 @@ def coloring(
             f"{temperature} is not greater than 0", param_hint="'--temperature'"
         )
     if png is not None:
-        from graphcnf.scripts.comparison.curves import check_plot
+        from graphcnf.scripts.benchmarks.curves import check_plot
 
         check_plot(png)
     import torch
 
-    from graphcnf.scripts._discrete import COLORING_COLUMNS, coloring_rows
-    from graphcnf.scripts.illustration.colorings import draw_colorings
+    from graphcnf.scripts.benchmarks.discrete import COLORING_COLUMNS, coloring_rows
+    from graphcnf.scripts.figures.colorings import draw_colorings
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -94,23 +85,6 @@ def coloring(
         + ". Published figures are quoted (Lippe & Gavves 2021, arXiv 2006.09790): other random "
         "graphs of the same kind, colourings of another solver, a GPU.",
     ]
-    _write(kind, out, rows, COLORING_COLUMNS, notes)
+    write_table(kind, out, rows, COLORING_COLUMNS, notes)
     if png is not None:
         draw_colorings(samples, png)
-
-
-def _write(kind: str, out: Path | None, rows, columns, notes) -> None:
-    from graphcnf.scripts._tables import csv_text, json_text, markdown, write_text
-
-    formats = {
-        "md": lambda: markdown(rows, columns, notes),
-        "csv": lambda: csv_text(rows),
-        "json": lambda: json_text(rows),
-    }
-    write_text(formats[kind](), out)
-
-
-if __name__ == "__main__":
-    from graphcnf.scripts.cli import run as run_command
-
-    run_command(app, name="python -m graphcnf.scripts.discrete")

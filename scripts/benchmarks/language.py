@@ -18,9 +18,9 @@ from graphcnf.errors import UserError
 from graphcnf.molecules.distributions import compare
 from graphcnf.molecules.metrics import evaluate_records, summarize
 from graphcnf.scripts._tables import Column, number, percent, text
-from graphcnf.scripts.comparison.runs import TrainedRun, molecules_of, saved_metadata
-from graphcnf.scripts.comparison.scorer import record_parts
-from graphcnf.scripts.comparison.variants import PROGRAM
+from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of, saved_metadata
+from graphcnf.scripts.benchmarks.scorer import record_parts
+from graphcnf.scripts.benchmarks.variants import PROGRAM
 from graphcnf.scripts.evaluation import measures
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def train_both(preset: str, seeds: Sequence[int], folder: Path, minutes: float) 
         rival = _rival(folder, seed)
         if not (rival / "config.json").is_file():
             data = json.dumps(run.config["data"])
-            module = "graphcnf.scripts.comparison.smiles_lstm"
+            module = "graphcnf.scripts.benchmarks.smiles_lstm"
             _child(["-m", module, str(rival), str(minutes), str(seed), data])
         trained = saved_metadata(rival).get("training", {}).get("cpu_minutes", 0)
         _check_minutes(rival, trained, minutes)
@@ -122,7 +122,7 @@ def _graphs_row(run: TrainedRun, dataset: MoleculeDataset, samples: int, device:
 
 
 def _rival_row(path: Path, dataset: MoleculeDataset, samples: int, seed: int, device: str):
-    from graphcnf.scripts.comparison.smiles_lstm import SmilesLSTM, bits_per_molecule
+    from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule
 
     model = SmilesLSTM.from_pretrained(path)
     trained = model.metadata["training"]

@@ -22,7 +22,7 @@ from graphcnf.graphs.coloring import ColoringFlow, conflicts
 from graphcnf.graphs.saturation import SaturationOrder
 from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts._tables import Column, Row, number, percent, text
-from graphcnf.scripts.comparison.runs import TrainedRun
+from graphcnf.scripts.benchmarks.runs import TrainedRun
 
 GRAPHS_PER_BATCH = 128
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from graphcnf.scripts._images import data_of, load_image_model, read_image
-from graphcnf.scripts.illustration.dequantization import Learned, draw_densities
-from graphcnf.scripts.illustration.layout import INCHES, INK, QUIET, heading, new_figure
+from graphcnf.scripts.figures.dequantization import Learned, draw_densities
+from graphcnf.scripts.figures.layout import INCHES, INK, QUIET, heading, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +91,7 @@ def draw_images(images: ImageRows, densities: Sequence[Learned], width: int) -> 
 
     Args:
         images: What `image_rows` returns.
-        densities: What `graphcnf.scripts.illustration.dequantization.learn` returns.
+        densities: What `graphcnf.scripts.figures.dequantization.learn` returns.
         width: In pixels.
     """
     columns = max(len(row) for _, _, row in images.rows)

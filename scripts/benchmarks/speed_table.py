@@ -10,8 +10,8 @@ import typer
 from graphcnf.datasets.parallel import available_cores
 from graphcnf.errors import UserError
 from graphcnf.scripts._tables import Column, number, percent, text
-from graphcnf.scripts.comparison import speed
-from graphcnf.scripts.comparison.runs import TrainedRun, molecules_of
+from graphcnf.scripts.benchmarks import speed
+from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of
 from graphcnf.training.configuration import load_preset, preset_names
 from graphcnf.training.machine import keep_kernels
 

@@ -33,11 +33,11 @@ def latents(
 
     A small flow of single atoms is trained for each encoding, which takes about half a minute.
     """
-    from graphcnf.scripts.illustration.layout import check_figure, save
+    from graphcnf.scripts.figures.layout import check_figure, save
 
     check_figure(out)
-    from graphcnf.scripts.illustration.latents import atom_types, learn
-    from graphcnf.scripts.illustration.volumes import draw_latents
+    from graphcnf.scripts.figures.latents import atom_types, learn
+    from graphcnf.scripts.figures.volumes import draw_latents
 
     _use(threads)
     atoms = atom_types()
@@ -53,10 +53,10 @@ def dequantization(
     threads: Threads = None,
 ) -> None:
     """Draw the densities of a few whole numbers under uniform and variational dequantization."""
-    from graphcnf.scripts.illustration.layout import check_figure, save
+    from graphcnf.scripts.figures.layout import check_figure, save
 
     check_figure(out)
-    from graphcnf.scripts.illustration.dequantization import draw_dequantization, learn
+    from graphcnf.scripts.figures.dequantization import draw_dequantization, learn
 
     _use(threads)
     save(draw_dequantization(learn(steps=steps, seed=seed), width), out)
@@ -88,12 +88,12 @@ def images(
     Beneath stand the two densities of `dequantization`.
     """
     from graphcnf.scripts._sampling import check_temperature
-    from graphcnf.scripts.illustration.layout import check_figure, save
+    from graphcnf.scripts.figures.layout import check_figure, save
 
     check_figure(out)
     check_temperature(temperature)
-    from graphcnf.scripts.illustration.dequantization import learn
-    from graphcnf.scripts.illustration.images import draw_images, image_rows
+    from graphcnf.scripts.figures.dequantization import learn
+    from graphcnf.scripts.figures.images import draw_images, image_rows
 
     _use(threads)
     rows = image_rows(
@@ -107,9 +107,3 @@ def _use(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-if __name__ == "__main__":
-    from graphcnf.scripts.cli import run as run_command
-
-    run_command(app, name="python -m graphcnf.scripts.figures")

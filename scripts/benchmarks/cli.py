@@ -1,4 +1,4 @@
-"""Measure speed, compare models at equal time: `python -m graphcnf.scripts.benchmark`."""
+"""Measure speed, compare models at equal time: `python -m graphcnf.scripts.benchmarks`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
+
+from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
 
 app = typer.Typer(
     help="Benchmarks of GraphCNF models.", no_args_is_help=True, add_completion=False,
@@ -74,15 +76,15 @@ def speed(
 
     Sampling is measured as `graphcnf generate` does it: by several processes, after their start.
     """
-    from graphcnf.scripts._tables import table_kind
-    from graphcnf.scripts.comparison.speed_table import measure, notes, speed_columns
+    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts.benchmarks.speed_table import measure, notes, speed_columns
 
     kind = table_kind(out, as_csv, False)
     row = measure(
         model, reference, batch_size=batch_size, steps=steps, repeats=repeats, bf16=bf16,
         threads=threads, seconds=seconds, workers=workers, device=device,
     )  # fmt: skip
-    _write(kind, out, [row], speed_columns(row), notes(row))
+    write_table(kind, out, [row], speed_columns(row), notes(row))
 
 
 @app.command()
@@ -140,11 +142,11 @@ def train(
     out: Out = None,
 ) -> None:
     """Train variants in turn, for equal time and on the same data, and compare them."""
-    from graphcnf.scripts._tables import table_kind
-    from graphcnf.scripts.comparison.curves import check_plot, curves, plot
-    from graphcnf.scripts.comparison.scorer import Scorer
-    from graphcnf.scripts.comparison.tables import columns, compare, measure_sampling, notes
-    from graphcnf.scripts.comparison.variants import parse_variants, train_variants
+    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts.benchmarks.curves import check_plot, curves, plot
+    from graphcnf.scripts.benchmarks.scorer import Scorer
+    from graphcnf.scripts.benchmarks.tables import columns, compare, measure_sampling, notes
+    from graphcnf.scripts.benchmarks.variants import parse_variants, train_variants
     from graphcnf.scripts.evaluate import _parse_seeds
 
     kind = table_kind(out, as_csv, False)
@@ -173,7 +175,7 @@ def train(
         for run in runs:
             measure_sampling(run, device, workers)
         rows = compare(runs, scorer)
-        _write(kind, out, rows, columns(rows), notes(rows, runs, scorer))
+        write_table(kind, out, rows, columns(rows), notes(rows, runs, scorer))
         if png is not None:
             plot(curves(runs, scorer), runs, png)
 
@@ -197,10 +199,10 @@ def report(
 
     The memory of training is there where `train` has measured it. Scores are kept in the runs.
     """
-    from graphcnf.scripts._tables import table_kind
-    from graphcnf.scripts.comparison.runs import find_runs
-    from graphcnf.scripts.comparison.scorer import Scorer
-    from graphcnf.scripts.comparison.tables import columns, compare, measure_sampling, notes
+    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts.benchmarks.runs import find_runs
+    from graphcnf.scripts.benchmarks.scorer import Scorer
+    from graphcnf.scripts.benchmarks.tables import columns, compare, measure_sampling, notes
 
     kind = table_kind(out, as_csv, False)
     runs = find_runs(places)
@@ -211,7 +213,7 @@ def report(
         for run in runs:
             measure_sampling(run, device, workers)
     rows = compare(runs, scorer)
-    _write(kind, out, rows, columns(rows), notes(rows, runs, scorer))
+    write_table(kind, out, rows, columns(rows), notes(rows, runs, scorer))
 
 
 @app.command()
@@ -230,18 +232,18 @@ def curve(
 
     Scores are kept beside the snapshots: a second call is fast, a killed one goes on.
     """
-    from graphcnf.scripts._tables import table_kind
-    from graphcnf.scripts.comparison.curves import COLUMNS, check_plot, curves, plot
-    from graphcnf.scripts.comparison.runs import find_runs
-    from graphcnf.scripts.comparison.scorer import Scorer
-    from graphcnf.scripts.comparison.tables import notes
+    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts.benchmarks.curves import COLUMNS, check_plot, curves, plot
+    from graphcnf.scripts.benchmarks.runs import find_runs
+    from graphcnf.scripts.benchmarks.scorer import Scorer
+    from graphcnf.scripts.benchmarks.tables import notes
 
     kind = table_kind(out, as_csv, False)
     check_plot(png)
     runs = find_runs(places)
     scorer = Scorer(samples, seed, fcd=fcd, device=device, workers=workers)
     rows = curves(runs, scorer)
-    _write(kind, out, rows, COLUMNS, notes(rows, runs, scorer))
+    write_table(kind, out, rows, COLUMNS, notes(rows, runs, scorer))
     if png is not None:
         plot(rows, runs, png)
 
@@ -262,7 +264,7 @@ def language(
     out: Out = None,
 ) -> None:
     """Compare a model of molecules with an LSTM of SMILES, trained for the same CPU time."""
-    from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts._tables import table_kind, write_table
     from graphcnf.scripts.evaluate import _parse_seeds
 
     kind = table_kind(out, as_csv, False)
@@ -273,11 +275,11 @@ def language(
     from graphcnf.scripts.evaluation.measures import check_chemnet_installed
 
     check_chemnet_installed()
-    from graphcnf.scripts.comparison.language import COLUMNS, compare_both, notes, train_both
+    from graphcnf.scripts.benchmarks.language import COLUMNS, compare_both, notes, train_both
 
     runs = train_both(preset, _parse_seeds(None, seeds), folder, minutes)
     rows = compare_both(runs, folder, samples=samples, device=device)
-    _write(kind, out, rows, COLUMNS, notes(rows))
+    write_table(kind, out, rows, COLUMNS, notes(rows))
 
 
 @app.command()
@@ -298,8 +300,8 @@ def codes(
     out: Out = None,
 ) -> None:
     """Which codes the samples have, and what the other codes of a molecule are worth in bits."""
-    from graphcnf.scripts._tables import table_kind
-    from graphcnf.scripts.comparison.codes import COLUMNS, code_rows
+    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts.benchmarks.codes import COLUMNS, code_rows
     from graphcnf.scripts.evaluate import _parse_seeds
 
     kind = table_kind(out, as_csv, False)
@@ -309,7 +311,7 @@ def codes(
     )  # fmt: skip
     notes = [f"codes: of the valid ones of {samples:,} samples.",
              f"bits: of {held_out:,} held-out molecules, size excluded."]  # fmt: skip
-    _write(kind, out, rows, COLUMNS, notes)
+    write_table(kind, out, rows, COLUMNS, notes)
 
 
 @app.command()
@@ -346,35 +348,22 @@ def images(
 
     On the 5,000 digits, on the CPU. Both models take turns, in training and where time is taken.
     """
-    from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
     if not 0 < minutes < float("inf"):
         raise typer.BadParameter(
             f"{minutes} is not finite and greater than 0", param_hint="'--minutes'"
         )
-    from graphcnf.scripts.comparison.images import COLUMNS, compare, notes
+    from graphcnf.scripts.benchmarks.images import COLUMNS, compare, notes
 
     rows = compare(
         minutes=minutes, scales=scales, steps=steps, width=width, plain=plain,
         batch_size=batch_size, learning_rate=learning_rate, threads=threads, seed=seed,
         repeats=repeats,
     )  # fmt: skip
-    _write(kind, out, rows, COLUMNS, notes(rows))
+    write_table(kind, out, rows, COLUMNS, notes(rows))
 
 
-def _write(kind: str, out: Path | None, rows, columns, notes) -> None:
-    from graphcnf.scripts._tables import csv_text, json_text, markdown, write_text
-
-    formats = {
-        "md": lambda: markdown(rows, columns, notes),
-        "csv": lambda: csv_text(rows),
-        "json": lambda: json_text(rows),
-    }
-    write_text(formats[kind](), out)
-
-
-if __name__ == "__main__":
-    from graphcnf.scripts.cli import run as run_command
-
-    run_command(app, name="python -m graphcnf.scripts.benchmark")
+for _command in (sets, coloring):
+    app.command()(_command)

@@ -185,7 +185,7 @@ def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
 
 def main(arguments: Sequence[str]) -> None:
     """Train in a process of its own: FOLDER MINUTES SEED DATA-JSON."""
-    from graphcnf.scripts.comparison.runs import load_molecules
+    from graphcnf.scripts.benchmarks.runs import load_molecules
 
     folder, minutes, seed, data = arguments
     torch.set_num_threads(1)

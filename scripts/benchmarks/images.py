@@ -18,7 +18,7 @@ from graphcnf.errors import UserError
 from graphcnf.scripts._image_scores import BATCH, DRAWS, _mean
 from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts._tables import Column, Row, number, text
-from graphcnf.scripts.comparison.images_glow import (
+from graphcnf.scripts.benchmarks.images_glow import (
     Glow,
     NormflowsGlow,
     OwnGlow,

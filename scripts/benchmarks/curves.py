@@ -14,15 +14,15 @@ import typer
 from graphcnf.errors import UserError
 from graphcnf.scripts._output import check_place
 from graphcnf.scripts._tables import Column, number, percent, text
-from graphcnf.scripts.comparison.runs import (
+from graphcnf.scripts.benchmarks.runs import (
     TrainedRun,
     molecule_bits,
     run_names,
     saved_metadata,
     worst_accuracy,
 )
-from graphcnf.scripts.comparison.scorer import Job, Scorer
-from graphcnf.scripts.comparison.tables import DATA, data_rows
+from graphcnf.scripts.benchmarks.scorer import Job, Scorer
+from graphcnf.scripts.benchmarks.tables import DATA, data_rows
 
 HOURS_FROM = 300
 """Minutes from which on the axis counts hours."""

@@ -12,8 +12,8 @@ from graphcnf.datasets.parallel import available_cores
 from graphcnf.errors import UserError
 from graphcnf.files import replace_file
 from graphcnf.scripts._tables import Column, Row, number, percent, text
-from graphcnf.scripts.comparison import speed
-from graphcnf.scripts.comparison.runs import (
+from graphcnf.scripts.benchmarks import speed
+from graphcnf.scripts.benchmarks.runs import (
     TrainedRun,
     data_key,
     labelling_bits_of,
@@ -22,7 +22,7 @@ from graphcnf.scripts.comparison.runs import (
     run_names,
     saved_metadata,
 )
-from graphcnf.scripts.comparison.scorer import Job, Scorer
+from graphcnf.scripts.benchmarks.scorer import Job, Scorer
 from graphcnf.scripts.evaluation import measures
 
 DATA = "training data through the same pipeline"

@@ -1,1 +1,0 @@
-"""Runs and models side by side: what `graphcnf.scripts.benchmark` measures."""

@@ -1,0 +1,1 @@
+"""Figures that explain the methods: `python -m graphcnf.scripts.figures`; not in the wheel."""

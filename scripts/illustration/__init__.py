@@ -1,1 +1,0 @@
-"""Pictures that explain the method: what `graphcnf.scripts.figures` draws."""
