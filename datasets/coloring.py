@@ -22,10 +22,10 @@ import numpy as np
 from graphcnf.datasets import cache
 from graphcnf.datasets.batching import size_bucketed_batches
 from graphcnf.datasets.coloring_search import complete, search_bits
-from graphcnf.datasets.parallel import parallel_map
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.packed import MAX_NODES
+from graphcnf.parallel import parallel_map
 
 SIZES = {"small": (10, 20), "large": (25, 50)}
 """Numbers of nodes, lowest and highest, of the published tasks."""

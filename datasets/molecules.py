@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from graphcnf.datasets import cache
-from graphcnf.datasets.parallel import chunked, parallel_map
 from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, MoleculeVocabulary
+from graphcnf.parallel import chunked, parallel_map
 
 FORMAT_VERSION = 1
 """Raised when the cache's layout changes."""

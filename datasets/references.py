@@ -10,13 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import cache_path
-from graphcnf.datasets.parallel import parallel_map
 from graphcnf.molecules.distributions import (
     STATISTICS_VERSION,
     SetStatistics,
     quantities_of,
     set_statistics,
 )
+from graphcnf.parallel import parallel_map
 
 _PACKAGES = ("eden-kernel", "fcd_torch", "molsets")
 """What is missing now may be there next time, and so belongs to the cache's key."""

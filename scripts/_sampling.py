@@ -117,8 +117,8 @@ def sampling_processes(model: GraphCNF, records: float, asked_for: int | None = 
 
     Never more than there are blocks; one for a model on a GPU.
     """
-    from graphcnf.datasets.parallel import available_cores
     from graphcnf.graphs.records import BLOCK
+    from graphcnf.parallel import available_cores
 
     if model.device.type != "cpu":
         return 1

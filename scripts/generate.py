@@ -243,7 +243,7 @@ def _to_file(
     convert: Callable[[Path, Path], None] | None,
     force: bool,
 ) -> tuple[Progress, int]:
-    from graphcnf.datasets.parallel import WorkerDied
+    from graphcnf.parallel import WorkerDied
     from graphcnf.scripts.generation.partial import partial_file
     from graphcnf.scripts.generation.records import header
     from graphcnf.scripts.generation.stream import Exhausted

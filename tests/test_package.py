@@ -25,7 +25,7 @@ ALLOWED = {
     "scripts": {"datasets", "training", "images", "molecules", "graphs", "categorical", "flows"},
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks", "graphcnf.scripts.figures")
-EVERYWHERE = {"errors", "files", "pretrained", "testing"}
+EVERYWHERE = {"errors", "files", "parallel", "pretrained", "testing"}
 
 
 def folder(part):

@@ -189,7 +189,7 @@ def set_statistics(
         molecules: Valid molecules or SMILES; stereo is dropped.
         metrics: Names from `METRICS` that are to be computed; None for all.
         mapper: Applies a function to chunks of molecules: `map`, or for several processes
-            `graphcnf.datasets.parallel.parallel_map`. The result does not depend on it.
+            `graphcnf.parallel.parallel_map`. The result does not depend on it.
         network_mapper: Applies ChemNet to batches of molecules, in this process, since the network
             uses all cores by itself: `map`, or `parallel_map` with `workers=1` for its progress.
         device: Where ChemNet runs.

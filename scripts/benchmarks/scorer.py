@@ -11,8 +11,8 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from graphcnf.datasets.parallel import OrderedMap, available_cores, chunked, parallel_map
 from graphcnf.files import replace_file
+from graphcnf.parallel import OrderedMap, available_cores, chunked, parallel_map
 from graphcnf.pretrained import load_array
 from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts._sampling import WORTHWHILE

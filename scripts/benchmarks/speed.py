@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from graphcnf.datasets.parallel import OrderedMap
+from graphcnf.parallel import OrderedMap
 from graphcnf.training.machine import keep_memory
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from graphcnf.datasets.parallel import available_cores
 from graphcnf.errors import UserError
+from graphcnf.parallel import available_cores
 from graphcnf.scripts._tables import Column, number, percent, text
 from graphcnf.scripts.benchmarks import speed
 from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graphcnf.datasets.parallel import available_cores
 from graphcnf.errors import UserError
 from graphcnf.files import replace_file
+from graphcnf.parallel import available_cores
 from graphcnf.scripts._tables import Column, Row, number, percent, text
 from graphcnf.scripts.benchmarks import speed
 from graphcnf.scripts.benchmarks.runs import (

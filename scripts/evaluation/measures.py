@@ -104,8 +104,8 @@ def sample_frame(
     """
     import pandas as pd
 
-    from graphcnf.datasets.parallel import OrderedMap
     from graphcnf.graphs.records import blocks
+    from graphcnf.parallel import OrderedMap
     from graphcnf.scripts._sampling import sampling_processes
 
     todo = takewhile(lambda block: block.start < number, blocks(0))

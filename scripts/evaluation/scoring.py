@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from graphcnf.datasets.parallel import chunked, parallel_map
 from graphcnf.errors import UserError
 from graphcnf.molecules.failures import failures
 from graphcnf.molecules.metrics import evaluate_records, molecules, summarize
+from graphcnf.parallel import chunked, parallel_map
 from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts._sampling import load_model
 from graphcnf.scripts.evaluation import distances, measures

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphcnf.datasets.parallel import OrderedMap
 from graphcnf.errors import UserError
 from graphcnf.graphs.records import blocks
+from graphcnf.parallel import OrderedMap
 from graphcnf.scripts._sampling import sampling_processes
 from graphcnf.scripts.generation.records import Recipe, Record, draw_block
 

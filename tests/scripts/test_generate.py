@@ -208,7 +208,7 @@ def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder, m
 
 
 def test_processes_are_as_many_as_pay(model_folder, monkeypatch):
-    from graphcnf.datasets import parallel
+    from graphcnf import parallel
     from graphcnf.graphs import GraphCNF
     from graphcnf.scripts._sampling import sampling_processes
 

@@ -20,7 +20,7 @@ from itertools import count
 
 from graphcnf.errors import UserError
 
-_SERVE = "from graphcnf.datasets.parallel import _serve; _serve()"
+_SERVE = "from graphcnf.parallel import _serve; _serve()"
 
 GRACE = 10.0
 """Seconds that a process which answers no more has left to end by itself."""

@@ -12,9 +12,9 @@ from itertools import count, islice
 
 import pytest
 
-from graphcnf.datasets import parallel
-from graphcnf.datasets.parallel import OrderedMap, WorkerDied, available_cores, parallel_map
+from graphcnf import parallel
 from graphcnf.errors import UserError
+from graphcnf.parallel import OrderedMap, WorkerDied, available_cores, parallel_map
 
 WORK = """
 import os, signal, time
@@ -172,7 +172,7 @@ def test_a_process_that_cannot_be_started_is_told_and_leaves_none_behind(monkeyp
 def test_children_end_when_their_parent_is_killed():
     program = (
         "import itertools, os, time\n"
-        "from graphcnf.datasets.parallel import OrderedMap\n"
+        "from graphcnf.parallel import OrderedMap\n"
         "with OrderedMap(eval, itertools.repeat('__import__(\"os\").getpid()'), workers=2) as r:\n"
         "    for pid in itertools.islice(r, 2000): time.sleep(0.001); print(pid, flush=True)\n"
         "    time.sleep(60)\n"
