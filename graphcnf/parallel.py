@@ -2,7 +2,8 @@
 
 `multiprocessing` with 'spawn' runs the caller's main module again, which a script without an
 `if __name__ == "__main__"` guard does not survive, and 'fork' deadlocks next to the threads of
-torch. Plain child processes that talk over pipes have neither problem.
+torch. Plain child processes that talk over pipes have neither problem, and end with this one: those
+of loky, which asks for no guard either, went on waiting after their parent was killed (3.7.0).
 """
 
 from __future__ import annotations
