@@ -46,15 +46,8 @@ def evaluate_images(
         out: File to write, stdout if None.
         kind: "md", "csv" or "json".
     """
-    from graphcnf.scripts._tables import (
-        csv_text,
-        json_text,
-        markdown,
-        number,
-        percent,
-        text,
-        write_text,
-    )
+    from graphcnf.evaluation.formats import csv_text, json_text, markdown, number, percent, text
+    from graphcnf.scripts._tables import write_text
 
     rows = score_image_models(names, draws=draws, seed=seed, device=device)
     if kind == "json":

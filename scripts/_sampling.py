@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from math import ceil
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,10 +11,6 @@ from graphcnf.errors import UserError
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
-    from graphcnf.molecules.vocabulary import MoleculeVocabulary
-
-WORTHWHILE = 1000
-"""Records for which another process pays: starting it takes as long as to draw half of them."""
 
 
 def load_model(name: str, device: str = "cpu", *, support: bool = True) -> GraphCNF:
@@ -29,6 +24,7 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     import torch
 
     from graphcnf.graphs import GraphCNF
+    from graphcnf.molecules.vocabulary import MoleculeVocabulary
     from graphcnf.scripts._images import is_image_model
 
     if is_image_model(name):
@@ -39,19 +35,8 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
         reason = str(error).strip().splitlines() or ["not available"]
         raise UserError(f"device {device!r}: {reason[0]}") from None
     model = GraphCNF.from_pretrained(name, device)
-    vocabulary_of(model, name)
+    MoleculeVocabulary.of_model(model, name)
     return model if support else model.without_support()
-
-
-def vocabulary_of(model: GraphCNF, name: str = "model") -> MoleculeVocabulary:
-    """Meaning of the model's categories.
-
-    Raises:
-        UserError: The model's metadata do not say it.
-    """
-    from graphcnf.molecules.vocabulary import MoleculeVocabulary
-
-    return MoleculeVocabulary.of_model(model, name)
 
 
 def parse_sizes(text: str | None) -> tuple[int, int] | None:
@@ -110,18 +95,3 @@ def check_temperature(temperature: float) -> None:
         raise typer.BadParameter(
             f"{temperature} is not greater than 0 and finite", param_hint="'--temperature'"
         )
-
-
-def sampling_processes(model: GraphCNF, records: float, asked_for: int | None = None) -> int:
-    """Processes to draw about so many records: as many as asked for, or else as pay.
-
-    Never more than there are blocks; one for a model on a GPU.
-    """
-    from graphcnf.graphs.records import BLOCK
-    from graphcnf.parallel import available_cores
-
-    if model.device.type != "cpu":
-        return 1
-    if asked_for is None:
-        return max(1, min(available_cores(), round(records / WORTHWHILE)))
-    return max(1, min(asked_for, ceil(records / BLOCK)))

@@ -1,22 +1,14 @@
-"""Tables of figures as Markdown, CSV or JSON."""
+"""Where and how commands write their tables."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
 
+from graphcnf.evaluation.formats import Column, Row, csv_text, json_text, markdown
 from graphcnf.scripts._output import check_place, open_output, output_kind
-
-Row = Mapping[str, Any]
-Column = tuple[str, Callable[[Row], str]]
-"""Heading, and what a row shows below it ("" for nothing)."""
 
 
 def table_kind(out: Path | None, as_csv: bool, as_json: bool, as_markdown: bool = False) -> str:
@@ -60,88 +52,3 @@ def write_table(
         "json": lambda: json_text(rows),
     }
     write_text(formats[kind](), out)
-
-
-def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str] = ()) -> str:
-    """Table with aligned bars; a column that shows nothing in any row is left out."""
-    cells = shown_columns(rows, columns)
-    if not cells:
-        return ""
-    widths = [max(3, *map(len, column)) for column in cells]
-    lines = []
-    for number in range(len(rows) + 1):
-        line = [column[number].ljust(width) for column, width in zip(cells, widths, strict=True)]
-        lines.append(f"| {' | '.join(line)} |")
-        if number == 0:
-            lines.append(f"|{'|'.join('-' * (width + 2) for width in widths)}|")
-    text = "\n".join(lines) + "\n"
-    return text + ("\n" + "\n".join(f"- {note}" for note in notes) + "\n" if notes else "")
-
-
-def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
-    """Heading and cells of each column that shows something in some row."""
-    cells = [[title, *(show(row) for row in rows)] for title, show in columns]
-    cells = [column for column in cells if any(column[1:])]
-    return [[cell or "-" for cell in column] if column[0] else column for column in cells]
-
-
-def csv_text(rows: Sequence[Row]) -> str:
-    """Comma-separated values of everything in the rows that is not nested."""
-    names = dict.fromkeys(
-        name for row in rows for name, value in row.items() if not isinstance(value, dict | list)
-    )
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(names), extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: _plain(v) for k, v in row.items()} for row in rows)
-    return buffer.getvalue()
-
-
-def json_text(content: Any) -> str:
-    """Indented JSON; what is not finite becomes null."""
-    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    return float(f"{value:.8g}") if isinstance(value, float) and math.isfinite(value) else value
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def text(key: str, form: str = "{}") -> Callable[[Row], str]:
-    """Cell with a value in a format."""
-    return lambda row: "" if row.get(key) is None else form.format(row[key])
-
-
-def number(key: str, decimals: int = 2) -> Callable[[Row], str]:
-    """Cell with a number, and its standard deviation where the row has `<key>_sd`."""
-
-    def show(row: Row) -> str:
-        value, sd = row.get(key), row.get(f"{key}_sd")
-        if value is None or not math.isfinite(value):
-            return ""
-        shown = f"{value:,.{decimals}f}"
-        return shown if sd is None else f"{shown} ± {sd:.{decimals}f}"
-
-    return show
-
-
-def percent(key: str, of: str | None = None) -> Callable[[Row], str]:
-    """Cell with a fraction in per cent, and the count `of` that it is a fraction of."""
-
-    def show(row: Row) -> str:
-        value, sd = row.get(key), row.get(f"{key}_sd")
-        if value is None:
-            return ""
-        shown = f"{100 * value:.2f}"
-        shown += " %" if sd is None else f" ± {100 * sd:.2f} %"
-        whole = row.get(of) if of else None
-        return shown if whole is None else f"{shown} of {whole:,}"
-
-    return show

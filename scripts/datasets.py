@@ -41,7 +41,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 def list_(as_json: Json = False) -> None:
     """List the data sets."""
     from graphcnf.datasets.cache import cache_folder
-    from graphcnf.scripts._tables import json_text
+    from graphcnf.evaluation.formats import json_text
 
     if as_json:
         print(json_text(KNOWN), end="")
@@ -62,7 +62,7 @@ def prepare(name: Name, column: Column = None) -> None:
 @app.command()
 def info(name: Name, column: Column = None, as_json: Json = False) -> None:
     """Describe a data set: sizes, categories, splits."""
-    from graphcnf.scripts._tables import json_text, markdown, text
+    from graphcnf.evaluation.formats import json_text, markdown, text
 
     facts = describe(_load(name, column))
     if as_json:

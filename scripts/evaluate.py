@@ -207,7 +207,8 @@ def evaluate(
     }
     check_temperature(options["temperature"])
 
-    from graphcnf.scripts.evaluation.distances import CHEAP, parse_metrics
+    from graphcnf.evaluation.tables import render
+    from graphcnf.scripts.evaluation.metric_names import CHEAP, parse_metrics
     from graphcnf.scripts.evaluation.scoring import (
         Against,
         name_apart,
@@ -215,11 +216,10 @@ def evaluate(
         score_model,
         score_records,
     )
-    from graphcnf.scripts.evaluation.tables import render
 
     chosen = parse_metrics(metrics, fcd)
     if html is not None:
-        from graphcnf.scripts.evaluation.report import check_report
+        from graphcnf.evaluation.report import check_report
 
         check_report()
         if not chosen and reference != "none":
@@ -235,11 +235,11 @@ def evaluate(
     name_apart(results)
     write_text(render(results, kind, published), out)
     if html is not None:
-        from graphcnf.scripts.evaluation.report import write_report
+        from graphcnf.evaluation.report import write_report
 
         write_report(results, html)
     if png is not None:
-        from graphcnf.scripts.evaluation.pictures import write_grid
+        from graphcnf.evaluation.pictures import write_grid
 
         write_grid(results[0], png)
 

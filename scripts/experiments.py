@@ -113,9 +113,9 @@ def _pretrained(weights: str):
 
 def _check_fit(model, dataset, weights: str) -> None:
     """Raise UserError unless the model can code every molecule of the data set."""
-    from graphcnf.scripts._sampling import vocabulary_of
+    from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
-    if vocabulary_of(model) != dataset.vocabulary:
+    if MoleculeVocabulary.of_model(model) != dataset.vocabulary:
         raise UserError(
             f"[model]: the weights {weights} know other categories than {dataset.name} has"
         )
@@ -169,10 +169,14 @@ def _smiles_file(model: dict, data: dict, settings: TrainingSettings) -> Experim
     from graphcnf.datasets.smiles_file import load_smiles_file
 
     if "weights" in model:
-        from graphcnf.scripts._sampling import vocabulary_of
+        from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
         start = _pretrained(model["weights"])
-        data = {"vocabulary": vocabulary_of(start), "max_atoms": start.max_nodes, **data}
+        data = {
+            "vocabulary": MoleculeVocabulary.of_model(start),
+            "max_atoms": start.max_nodes,
+            **data,
+        }
     dataset = _arguments("[data]", load_smiles_file, Path(path).expanduser(), **data)
     return _molecules(dataset, model, settings)
 

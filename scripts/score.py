@@ -38,8 +38,9 @@ def score(
     import sys
 
     from graphcnf.datasets.smiles_file import read_smiles
+    from graphcnf.evaluation.formats import csv_text, json_text
     from graphcnf.scripts._output import check_place
-    from graphcnf.scripts._tables import csv_text, json_text, write_text
+    from graphcnf.scripts._tables import write_text
 
     if out is not None and out.suffix.lower() not in (".csv", ".json"):
         raise typer.BadParameter(f"{out} must end in .csv or .json", param_hint="'--out'")

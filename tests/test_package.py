@@ -21,8 +21,12 @@ ALLOWED = {
     "images": {"flows"},
     "molecules": {"graphs", "categorical", "flows"},
     "training": {"molecules", "graphs", "categorical", "flows"},
+    "evaluation": {"molecules", "graphs", "categorical", "flows"},
     "datasets": {"molecules", "graphs", "categorical", "flows"},
-    "scripts": {"datasets", "training", "images", "molecules", "graphs", "categorical", "flows"},
+    "scripts": {
+        *("datasets", "training", "evaluation", "images", "molecules", "graphs", "categorical"),
+        "flows",
+    },
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks", "graphcnf.scripts.figures")
 EVERYWHERE = {"errors", "files", "parallel", "pretrained", "testing"}

@@ -272,7 +272,7 @@ def language(
         raise typer.BadParameter(
             f"{minutes} is not finite and greater than 0", param_hint="'--minutes'"
         )
-    from graphcnf.scripts.evaluation.measures import check_chemnet_installed
+    from graphcnf.scripts.evaluation.named_data import check_chemnet_installed
 
     check_chemnet_installed()
     from graphcnf.scripts.benchmarks.language import COLUMNS, compare_both, notes, train_both

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphcnf.evaluation import measures
+from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs.orderings import canonicalise
 from graphcnf.molecules import codec
-from graphcnf.scripts._sampling import load_model, vocabulary_of
-from graphcnf.scripts._tables import Column, number, percent, text
-from graphcnf.scripts.evaluation import measures
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.scripts._sampling import load_model
+from graphcnf.scripts.evaluation import named_data
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -40,8 +42,8 @@ def code_rows(
     bits = bits_by_orders(model, orders, held_out)
     rows += [{"what": f"bits per molecule, numberings: {k}", "bits": b} for k, b in bits.items()]
     if reconstruct:
-        dataset = measures.load_reference(model.metadata["dataset"], model)
-        graphs = dataset.graphs.subset(measures.held_out(dataset, reconstruct))
+        dataset = named_data.load_reference(model.metadata["dataset"], model)
+        graphs = dataset.graphs.subset(named_data.held_out(dataset, reconstruct))
         for double in (True, False):
             back = measures.reconstruction(model, graphs, double=double)
             failed = round((1 - back) * len(graphs))
@@ -54,7 +56,7 @@ def code_shares(model: GraphCNF, samples: int, seed: int) -> dict[str, float]:
     """Share of the valid samples whose code is the canonical one of their molecule, and others."""
     from graphcnf.graphs.packed import PackedGraphs
 
-    vocabulary = vocabulary_of(model)
+    vocabulary = MoleculeVocabulary.of_model(model)
     graphs = model.sample_records(0, samples, seed=seed)
     counts = dict.fromkeys(KINDS, 0)
     drawn, canonical = [], []
@@ -88,8 +90,8 @@ def bits_by_orders(model: GraphCNF, orders: list[int], held_out: int) -> dict[in
 
     from graphcnf.graphs import GraphBatch
 
-    dataset = measures.load_reference(model.metadata["dataset"], model)
-    batch = GraphBatch.collate(dataset.graphs, measures.held_out(dataset, held_out))
+    dataset = named_data.load_reference(model.metadata["dataset"], model)
+    batch = GraphBatch.collate(dataset.graphs, named_data.held_out(dataset, held_out))
     with torch.no_grad():
         nats = {k: model.log_prob(batch, orders=k).double().mean() for k in orders}
     return {k: float(-mean) / math.log(2) for k, mean in nats.items()}

@@ -12,8 +12,8 @@ from typing import Any
 import typer
 
 from graphcnf.errors import UserError
+from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.scripts._output import check_place
-from graphcnf.scripts._tables import Column, number, percent, text
 from graphcnf.scripts.benchmarks.runs import (
     TrainedRun,
     molecule_bits,

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from graphcnf.datasets.images import ImageDataset, load_images
 from graphcnf.errors import UserError
+from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.scripts._image_scores import BATCH, DRAWS, _mean
 from graphcnf.scripts._output import progress_bar
-from graphcnf.scripts._tables import Column, Row, number, text
 from graphcnf.scripts.benchmarks.images_glow import (
     Glow,
     NormflowsGlow,

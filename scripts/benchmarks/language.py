@@ -15,13 +15,14 @@ import numpy as np
 
 from graphcnf.datasets.references import cached_statistics
 from graphcnf.errors import UserError
+from graphcnf.evaluation import measures
+from graphcnf.evaluation.draw import first_blocks
+from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.molecules.distributions import compare
 from graphcnf.molecules.metrics import evaluate_records, summarize
-from graphcnf.scripts._tables import Column, number, percent, text
 from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of, saved_metadata
-from graphcnf.scripts.benchmarks.scorer import record_parts
 from graphcnf.scripts.benchmarks.variants import PROGRAM
-from graphcnf.scripts.evaluation import measures
+from graphcnf.scripts.evaluation import named_data
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
@@ -97,12 +98,12 @@ def _graphs_row(run: TrainedRun, dataset: MoleculeDataset, samples: int, device:
     from graphcnf.graphs import GraphCNF
 
     model, seed = GraphCNF.from_pretrained(run.path), run.settings.seed
-    graphs = dataset.graphs.subset(measures.held_out(dataset, HELD_OUT))
+    graphs = dataset.graphs.subset(named_data.held_out(dataset, HELD_OUT))
     sizes = -np.mean([model.size_log_prob(_long(graphs.node_counts)).numpy()]) / np.log(2)
     found = measures.bits(model, graphs)["bits_per_molecule"]
     drawn, rate = _timed(
         lambda: [
-            model.sample_records(part.start, len(part), seed=seed) for part in record_parts(samples)
+            model.sample_records(part.start, len(part), seed=seed) for part in first_blocks(samples)
         ],
         samples,
     )
@@ -126,7 +127,7 @@ def _rival_row(path: Path, dataset: MoleculeDataset, samples: int, seed: int, de
 
     model = SmilesLSTM.from_pretrained(path)
     trained = model.metadata["training"]
-    chosen = measures.held_out(dataset, HELD_OUT)
+    chosen = named_data.held_out(dataset, HELD_OUT)
     drawn, rate = _timed(lambda: list(model.sample(samples, seed)), samples)
     return {
         "model": RIVAL,
@@ -165,7 +166,7 @@ def _scores(frames, dataset: MoleculeDataset, device: str) -> dict[str, Any]:
     import pandas as pd
 
     frame = pd.concat(frames, ignore_index=True)
-    held_out = measures.held_out(dataset, measures.REFERENCE)
+    held_out = named_data.held_out(dataset, named_data.REFERENCE)
     options = {"metrics": METRICS, "device": device}
     reference = cached_statistics(
         f"{dataset.name}-test", [dataset.smiles[k] for k in held_out], **options
@@ -203,5 +204,5 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
         "CPU minutes and rates: process CPU time of one thread; of training without evaluations.",
         f"Bits: of {HELD_OUT:,} held-out molecules, an upper bound, number of atoms included.",
         f"Of {rows[0]['samples']:,} raw samples at temperature 1; distances of the valid ones to "
-        f"{measures.REFERENCE:,} held-out molecules.",
+        f"{named_data.REFERENCE:,} held-out molecules.",
     ]

@@ -289,7 +289,7 @@ def _load_molecules(data: str) -> MoleculeDataset:
 def _mean_labelling_bits(data: str, count: int) -> float:
     """Mean over the held-out molecules that training evaluates first."""
     from graphcnf.graphs.symmetry import labelling_bits
-    from graphcnf.scripts.evaluation.measures import held_out
+    from graphcnf.scripts.evaluation.named_data import held_out
 
     dataset = _load_molecules(data)
     return float(labelling_bits(dataset.graphs.subset(held_out(dataset, count))).mean())

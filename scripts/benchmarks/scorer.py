@@ -7,15 +7,16 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from importlib.metadata import version
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from graphcnf.evaluation import measures
+from graphcnf.evaluation.draw import WORTHWHILE, draw_block, first_blocks
 from graphcnf.files import replace_file
 from graphcnf.parallel import OrderedMap, available_cores, chunked, parallel_map
 from graphcnf.pretrained import load_array
 from graphcnf.scripts._output import progress_bar
-from graphcnf.scripts._sampling import WORTHWHILE
 from graphcnf.scripts.benchmarks.runs import (
     TrainedRun,
     data_key,
@@ -23,7 +24,7 @@ from graphcnf.scripts.benchmarks.runs import (
     read_json,
     saved_metadata,
 )
-from graphcnf.scripts.evaluation import measures
+from graphcnf.scripts.evaluation import named_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ class Scorer:
         workers: int | None = None,
     ):
         if fcd:
-            measures.check_chemnet_installed()
+            named_data.check_chemnet_installed()
         self.samples, self.seed, self.fcd, self.device = samples, seed, fcd, device
         self.workers = workers
         self._references: dict[str, SetStatistics] = {}
@@ -89,7 +90,7 @@ class Scorer:
         """
         known = [self._known(job) for job in jobs]
         missing = [job for job, found in zip(jobs, known, strict=True) if found is None]
-        parts = record_parts(self.samples)
+        parts = first_blocks(self.samples)
         tasks = [
             (str(job.folder), _fingerprint(job.folder), self._seed(job.run), part)
             for job in missing
@@ -112,14 +113,12 @@ class Scorer:
         """
         import numpy as np
 
-        from graphcnf.molecules.metrics import evaluate_records, summarize
+        from graphcnf.molecules.metrics import CONVENTIONS, evaluate_records, summarize
 
         dataset = molecules_of(run)
         train = np.random.default_rng(self.seed or 0).permutation(dataset.split("train"))
         graphs = [dataset.graphs.subset(part) for part in chunked(train[: self.samples], 500)]
-        score = partial(
-            evaluate_records, vocabulary=dataset.vocabulary, conventions=measures.CONVENTIONS
-        )
+        score = partial(evaluate_records, vocabulary=dataset.vocabulary, conventions=CONVENTIONS)
         workers = self.workers or min(available_cores(), max(1, self.samples // (4 * WORTHWHILE)))
         frame = _joined(parallel_map(score, graphs, workers=workers, label="scoring the data"))
         return {
@@ -186,7 +185,7 @@ class Scorer:
         data = data_key(run)
         if data not in self._references:
             dataset = molecules_of(run)
-            chosen = measures.held_out(dataset, measures.REFERENCE)
+            chosen = named_data.held_out(dataset, named_data.REFERENCE)
             held_out = [dataset.smiles[k] for k in chosen]
             self._references[data] = cached_statistics(f"{dataset.name}-test", held_out, **options)
         valid = list(frame["smiles"][frame["strict"]])
@@ -195,7 +194,7 @@ class Scorer:
 
 
 def score_part(device: str, task: tuple[str, str, int, range]) -> tuple[pd.DataFrame, int]:
-    """Draw and score some records; `record_parts` says which belong together.
+    """Draw and score some records; `first_blocks` says which belong together.
 
     Args:
         device: Where the model runs.
@@ -204,15 +203,9 @@ def score_part(device: str, task: tuple[str, str, int, range]) -> tuple[pd.DataF
     Returns:
         Their `evaluate_records`, and the number of the model's parameters.
     """
-    from graphcnf.molecules.metrics import evaluate_records
-    from graphcnf.scripts._sampling import vocabulary_of
-
     folder, fingerprint, seed, part = task
     model = _loaded(folder, fingerprint, device)
-    graphs = model.sample_records(part.start, len(part), seed=seed)
-    frame = evaluate_records(
-        graphs, vocabulary_of(model), first=part.start, conventions=measures.CONVENTIONS
-    )
+    _, frame = draw_block(model, part, seed=seed)
     return frame, sum(p.numel() for p in model.parameters())
 
 
@@ -227,14 +220,6 @@ def _fingerprint(folder: Path) -> str:
     """Of a saved model, and of what its samples are scored with."""
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes())
     return f"{digest.hexdigest()[:16]}, RDKit {version('rdkit')}"
-
-
-def record_parts(samples: int) -> list[range]:
-    """The blocks of the first records, the last one cut."""
-    from graphcnf.graphs.records import blocks
-
-    needed = takewhile(lambda block: block.start < samples, blocks(0))
-    return [range(block.start, min(block.stop, samples)) for block in needed]
 
 
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

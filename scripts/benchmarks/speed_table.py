@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from graphcnf.errors import UserError
+from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.parallel import available_cores
-from graphcnf.scripts._tables import Column, number, percent, text
 from graphcnf.scripts.benchmarks import speed
 from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of
 from graphcnf.training.configuration import load_preset, preset_names
@@ -177,7 +177,7 @@ def _trained_in_bf16(name: str, run: TrainedRun | None) -> bool:
 
 def _check_reference(reference: str | None, run: TrainedRun | None, network: GraphCNF) -> None:
     """Raise what can be known of the data before the long work."""
-    from graphcnf.scripts.evaluation.measures import OFFICIAL
+    from graphcnf.scripts.evaluation.named_data import OFFICIAL
 
     if reference is None and run is not None:
         return
@@ -195,7 +195,7 @@ def _check_reference(reference: str | None, run: TrainedRun | None, network: Gra
 def _dataset(
     reference: str | None, run: TrainedRun | None, network: GraphCNF
 ) -> MoleculeDataset:  # fmt: skip
-    from graphcnf.scripts.evaluation.measures import load_reference
+    from graphcnf.scripts.evaluation.named_data import load_reference
 
     if reference is None and run is not None:
         return molecules_of(run)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from graphcnf.errors import UserError
+from graphcnf.evaluation import measures
+from graphcnf.evaluation.formats import Column, Row, number, percent, text
 from graphcnf.files import replace_file
 from graphcnf.parallel import available_cores
-from graphcnf.scripts._tables import Column, Row, number, percent, text
 from graphcnf.scripts.benchmarks import speed
 from graphcnf.scripts.benchmarks.runs import (
     TrainedRun,
@@ -23,7 +24,7 @@ from graphcnf.scripts.benchmarks.runs import (
     saved_metadata,
 )
 from graphcnf.scripts.benchmarks.scorer import Job, Scorer
-from graphcnf.scripts.evaluation import measures
+from graphcnf.scripts.evaluation import named_data
 
 DATA = "training data through the same pipeline"
 
@@ -147,7 +148,7 @@ def notes(rows: Sequence[Row], runs: Sequence[TrainedRun], scorer: Scorer) -> li
         lines.append("connected: by construction where the adjacency is coded along a path.")
     if scorer.fcd:
         lines.append(
-            f"FCD: of the strictly valid samples to at most {measures.REFERENCE:,} held-out "
+            f"FCD: of the strictly valid samples to at most {named_data.REFERENCE:,} held-out "
             "molecules; it falls with the number of samples: compare rows with about as many valid "
             "ones."
         )

@@ -1,1 +1,1 @@
-"""What `graphcnf evaluate` finds out, and how it is shown."""
+"""What `graphcnf evaluate` reads: files, models and the data that they are held against."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,22 +14,29 @@ import numpy as np
 import pandas as pd
 
 from graphcnf.errors import UserError
+from graphcnf.evaluation import measures
+from graphcnf.evaluation.draw import sample_frame
+from graphcnf.evaluation.result import Evaluation
 from graphcnf.molecules.failures import failures
-from graphcnf.molecules.metrics import evaluate_records, molecules, summarize
+from graphcnf.molecules.metrics import (
+    CONVENTIONS,
+    evaluate_records,
+    molecules,
+    summarize,
+)
 from graphcnf.parallel import chunked, parallel_map
 from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts._sampling import load_model
-from graphcnf.scripts.evaluation import distances, measures
+from graphcnf.scripts.evaluation import named_data
+from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smiles, with_count
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
     from graphcnf.graphs import GraphCNF
-    from graphcnf.molecules.distributions import Comparison, SetStatistics
 
 CHUNK = 500
 """Lines of a file that a process scores at a time."""
 
-DATA = "training data through the same pipeline"
 NOTES = [
     "strict: sanitizes as it is and is in one piece; largest fragment: its largest piece "
     "sanitizes (beside it the share of atoms kept); valence only: sanitizes after automatic N+, "
@@ -38,72 +44,6 @@ NOTES = [
     "unique and novel: shares of the strictly valid; V.U.N.: valid, unique and novel, of all.",
 ]
 DATA_RECONSTRUCTION = "the share of valid molecules that come back from their graphs as they were"
-
-
-@dataclass
-class Evaluation:
-    """What `graphcnf evaluate` finds out.
-
-    Attributes:
-        main: Figures of what is scored.
-        data: The same of training data, None without any.
-        notes: What a reader of the tables has to know.
-        frame: `evaluate_records` of the samples, of the first seed.
-        distances: Distribution metrics, None where none were asked for.
-        training_hashes: What novelty is held against, None for nothing.
-    """
-
-    main: dict[str, Any]
-    data: dict[str, Any] | None
-    notes: list[str]
-    frame: pd.DataFrame
-    distances: distances.Distances | None = None
-    training_hashes: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Against:
-    """What samples are held against.
-
-    Attributes:
-        reference: One of `measures.OFFICIAL`, "none" or a file of training molecules; None for a
-            model's own data, or zinc250k.
-        test: File of molecules to compare distributions with, None for the reference's held-out
-            part.
-        metrics: Names of distribution metrics.
-        device: Where models and ChemNet run.
-    """
-
-    reference: str | None = None
-    test: str | None = None
-    metrics: tuple[str, ...] = ()
-    device: str = "cpu"
-    _known: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
-
-    def once(self, key: tuple, compute: Callable[[], Any]) -> Any:
-        """What `compute()` gives; computed for the first of several sets that ask for `key`."""
-        if key not in self._known:
-            self._known[key] = compute()
-        return self._known[key]
-
-    def load(self, reference: str, model: GraphCNF | None = None) -> MoleculeDataset:
-        """`measures.load_reference`, once for all sets in one coding."""
-        coding = None if model is None else (str(model.metadata["vocabulary"]), model.max_nodes)
-        return self.once(
-            ("data", reference, coding), lambda: measures.load_reference(reference, model)
-        )
-
-    def floor(
-        self, dataset: MoleculeDataset, training: Sequence[str], statistics: SetStatistics
-    ) -> Comparison:
-        """`distances.floor_of`; sets that differ in size by less than 5 % share the first one's."""
-        count = len(training)
-        sizes = [key[3] for key in self._known if key[:3] == ("floor", dataset.name, self.test)]
-        near = next((n for n in sizes if abs(n - count) < 0.05 * n), count)
-        return self.once(
-            ("floor", dataset.name, self.test, near),
-            lambda: distances.floor_of(statistics, training, self.metrics, self.device),
-        )
 
 
 class Records(NamedTuple):
@@ -147,7 +87,7 @@ def score_records(records: Records, against: Against) -> Evaluation:
     # A missing reference comes to light before the long work.
     reference = against.reference or "zinc250k"
     dataset = None if reference == "none" else against.load(reference)
-    held_out = _held_out_smiles(dataset, against)
+    held_out = held_out_smiles(dataset, against)
     frame = _scored(smiles)
     bad = np.flatnonzero(frame["atoms"] == 0)
     if len(bad) == len(frame):
@@ -163,7 +103,7 @@ def score_records(records: Records, against: Against) -> Evaluation:
     hashes = None
     if dataset is not None:
         # A file of one's own has no official held-out part: it is training data throughout.
-        part = "train" if reference in measures.OFFICIAL else "all"
+        part = "train" if reference in named_data.OFFICIAL else "all"
         hashes = np.unique(dataset.hashes[dataset.split(part)])
     valid = list(frame["smiles"][frame["strict"]])
     main = {
@@ -171,7 +111,7 @@ def score_records(records: Records, against: Against) -> Evaluation:
         **summarize(frame, hashes),
         "connected": measures.connected_share(frame),
         "unreadable": len(bad),
-        "reconstruction": measures.coding_reconstruction(valid),
+        "reconstruction": _coding_reconstruction(valid),
         "reconstruction_molecules": len(valid),
         "reference": reference,
         "failures": _reasons(frame),
@@ -185,9 +125,9 @@ def score_records(records: Records, against: Against) -> Evaluation:
     result = Evaluation(main, None, notes, frame, training_hashes=hashes)
     if dataset is not None:
         notes.append(f"novel: not among the training molecules of {reference}.")
-        _add_data(result, dataset, 0, [valid], held_out, against)
+        add_data(result, dataset, 0, [valid], held_out, against)
         if result.distances:
-            main |= _with_count(result.distances.samples[0], valid, against)
+            main |= with_count(result.distances.samples[0], valid, against)
     return result
 
 
@@ -219,16 +159,14 @@ def score_model(
     """
     model = load_model(name, against.device, support=support)
     dataset, reference = _model_data(model, against)
-    held_out = _held_out_smiles(dataset, against)
+    held_out = held_out_smiles(dataset, against)
     hashes = model.training_hashes
     if dataset is not None and (hashes is None or against.reference not in (None, "none")):
         hashes = dataset.training_hashes()
     runs, valid, frames = [], [], []
     for seed in seeds:
         with progress_bar(f"sampling, seed {seed}", samples) as show:
-            frame = measures.sample_frame(
-                model, samples, seed=seed, temperature=temperature, show=show
-            )
+            frame = sample_frame(model, samples, seed=seed, temperature=temperature, show=show)
         runs.append({**summarize(frame, hashes), "connected": measures.connected_share(frame)})
         valid.append(list(frame["smiles"][frame["strict"]]))
         frames.append(frame)
@@ -255,10 +193,10 @@ def score_model(
     )  # fmt: skip
     result = Evaluation({}, None, notes, frames[0], training_hashes=hashes)
     if dataset is not None:
-        _add_data(result, dataset, seeds[0], valid, held_out, against)
+        add_data(result, dataset, seeds[0], valid, held_out, against)
         if result.distances:
             for run, found, smiles in zip(runs, result.distances.samples, valid, strict=True):
-                run.update(_with_count(found, smiles, against))
+                run.update(with_count(found, smiles, against))
         fixed |= _held_out_figures(model, dataset, reconstruct, likelihood, notes)
     result.main = {
         "name": name,
@@ -282,7 +220,7 @@ def _model_data(model: GraphCNF, against: Against) -> tuple[MoleculeDataset | No
     reference = against.reference
     if reference is None:
         name = model.metadata.get("dataset")
-        reference = name if name in measures.OFFICIAL else "none"
+        reference = name if name in named_data.OFFICIAL else "none"
         if reference == "none":
             print(
                 "note: without the training data, named with --reference, there is no data row, "
@@ -296,7 +234,7 @@ def _model_data(model: GraphCNF, against: Against) -> tuple[MoleculeDataset | No
 
 def _scored(smiles: Sequence[str]) -> pd.DataFrame:
     """`evaluate_records` of SMILES, on all cores where there are many."""
-    score = partial(evaluate_records, conventions=measures.CONVENTIONS)
+    score = partial(evaluate_records, conventions=CONVENTIONS)
     frames = parallel_map(
         score,
         chunked(smiles, CHUNK),
@@ -314,68 +252,20 @@ def _reasons(frame: pd.DataFrame) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _held_out_smiles(dataset: MoleculeDataset | None, against: Against) -> list[str]:
-    """The molecules that distributions are compared with, at most `measures.REFERENCE`."""
-    if against.test is not None:
-        from graphcnf.datasets.smiles_file import load_smiles_file
+def _coding_reconstruction(smiles: Sequence[str]) -> float | None:
+    """Share of valid molecules that come back from their graphs as they were; None without any."""
+    from graphcnf.datasets.molecules import encode, roundtrip_failures
 
-        if not Path(against.test).exists():
-            raise UserError(f"no such file: {against.test}")
-        if dataset is None:
-            raise UserError("--test needs the training data as well: name them with --reference")
-        smiles = load_smiles_file(against.test).smiles
-        if against.metrics and len(smiles) < 2:
-            raise UserError(f"{against.test} holds too few molecules to compare with")
-        chosen = np.random.default_rng(0).permutation(len(smiles))[: measures.REFERENCE]
-        return [smiles[k] for k in chosen]
-    distances.check_needs(against.metrics, dataset)
-    if tuple(against.metrics) == ("fcd",):
-        measures.check_chemnet_installed()
-    if dataset is None:
-        return []
-    return [dataset.smiles[k] for k in measures.held_out(dataset, measures.REFERENCE)]
-
-
-def _add_data(
-    result: Evaluation, dataset: MoleculeDataset, seed: int, valid: Sequence[Sequence[str]],
-    held_out: Sequence[str], against: Against,
-) -> None:  # fmt: skip
-    """Add the row of the training data, and the distribution metrics."""
-    count = len(result.frame)
-    figures, smiles = against.once(
-        ("ceiling", id(dataset), count, seed),
-        lambda: measures.ceiling(dataset, count, seed, result.training_hashes),
-    )
-    # Loaders leave out what is not in one piece.
-    result.data = {
-        "name": DATA,
-        **figures,
-        "reference": dataset.name,
-        "connected": 1.0,
-        "reconstruction_molecules": figures["samples"],
-    }
-    if against.metrics:
-        # Distances fall with the number of molecules: the floor is of as many.
-        result.distances = distances.measure(
-            against.metrics,
-            valid,
-            held_out,
-            floor=lambda reference: against.floor(dataset, smiles[: len(valid[0])], reference),
-            training=dataset.name,
-            data="file" if against.test else dataset.name,
-            device=against.device,
-        )
-        result.data |= result.distances.floor
-        result.notes += result.distances.notes
-
-
-def _with_count(found: dict, smiles: Sequence[str], against: Against) -> dict[str, Any]:
-    return {**found, **({"fcd_molecules": len(smiles)} if "fcd" in against.metrics else {})}
+    if not smiles:
+        return None
+    dataset = encode("molecules", list(smiles))
+    failed = len(roundtrip_failures(dataset, range(len(dataset))))
+    return (len(dataset) - failed) / len(smiles)
 
 
 def _held_out_figures(model, dataset, reconstruct: int, likelihood: int, notes: list[str]) -> dict:
     figures: dict[str, Any] = {}
-    chosen = dataset.graphs.subset(measures.held_out(dataset, reconstruct))
+    chosen = dataset.graphs.subset(named_data.held_out(dataset, reconstruct))
     if len(chosen):
         figures["reconstruction"] = measures.reconstruction(model, chosen)
         figures["reconstruction_molecules"] = len(chosen)
@@ -383,7 +273,7 @@ def _held_out_figures(model, dataset, reconstruct: int, likelihood: int, notes: 
             "reconstruction: the share of held-out molecules whose latents decode to the same "
             f"graph, in float64; of the data: {DATA_RECONSTRUCTION}."
         )
-    chosen = dataset.graphs.subset(measures.held_out(dataset, likelihood))
+    chosen = dataset.graphs.subset(named_data.held_out(dataset, likelihood))
     if len(chosen):
         figures |= measures.bits(model, chosen)
         figures["bits_molecules"] = len(chosen)

@@ -16,12 +16,11 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
 
+from graphcnf.evaluation.draw import draw_block
 from graphcnf.graphs.records import block_log_likelihoods
 from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.hashing import smiles_hash
-from graphcnf.molecules.metrics import evaluate_records
 from graphcnf.molecules.selection import Selection, described
-from graphcnf.scripts._sampling import vocabulary_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,16 +73,16 @@ class Record(NamedTuple):
     text: str
 
 
-def draw_block(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]:
+def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]:
     """Draw and score a whole block of records (`graphcnf.graphs.records`)."""
-    graphs = model.sample_records(
-        block.start,
-        len(block),
+    graphs, frame = draw_block(
+        model,
+        block,
         seed=recipe.seed,
         temperature=recipe.temperature,
         sizes=recipe.sizes,
+        conventions=(),
     )
-    frame = evaluate_records(graphs, vocabulary_of(model), first=block.start)
     if "log_likelihood" in recipe.columns:
         frame["log_likelihood"] = _log_likelihoods(model, graphs, block, frame, recipe.seed)
     write, records = WRITERS[recipe.kind], []

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphcnf.errors import UserError
+from graphcnf.evaluation.draw import sampling_processes
 from graphcnf.graphs.records import blocks
 from graphcnf.parallel import OrderedMap
-from graphcnf.scripts._sampling import sampling_processes
-from graphcnf.scripts.generation.records import Recipe, Record, draw_block
+from graphcnf.scripts.generation.records import Recipe, Record, block_records
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -155,7 +155,7 @@ def texts(
 def _blocks(
     model: GraphCNF, recipe: Recipe, number: int, progress: Progress, workers: int | None
 ) -> Iterator[list[Record]]:
-    draw = partial(draw_block, model, recipe)
+    draw = partial(block_records, model, recipe)
     todo = blocks(progress.record)
     if recipe.everything:
         todo = takewhile(lambda block: block.start < number, todo)

@@ -8,14 +8,15 @@ import pytest
 
 from graphcnf.datasets import references
 from graphcnf.datasets.smiles_file import load_smiles_file
+from graphcnf.evaluation import measures
 from graphcnf.graphs.symmetry import labelling_bits
 from graphcnf.molecules.distributions import METRICS, Metric, SetStatistics
-from graphcnf.molecules.metrics import evaluate_records
+from graphcnf.molecules.metrics import CONVENTIONS, evaluate_records
 from graphcnf.pretrained import config_file
 from graphcnf.scripts.benchmarks import curves, scorer, speed
 from graphcnf.scripts.benchmarks.runs import TrainedRun, find_runs, run_names
 from graphcnf.scripts.benchmarks.tables import DATA
-from graphcnf.scripts.evaluation import measures
+from graphcnf.scripts.evaluation import named_data
 from graphcnf.training.configuration import dump_config
 
 STEPS = (5, 10, 15)
@@ -198,7 +199,7 @@ def test_chemnet_distances(bench, make_run, monkeypatch, sampled):
 
     monkeypatch.setattr(references, "cached_statistics", statistics)
     monkeypatch.setitem(METRICS, "fcd", Metric("chemnet", distance, "lower"))
-    monkeypatch.setattr(measures, "check_chemnet_installed", lambda: None)
+    monkeypatch.setattr(named_data, "check_chemnet_installed", lambda: None)
     make_run("a")
     data = load_smiles_file("x.smi")
     held_out = [data.smiles[k] for k in data.split("test")]
@@ -217,7 +218,7 @@ def test_chemnet_distances(bench, make_run, monkeypatch, sampled):
 def test_bits_of_an_unordered_model_are_of_the_molecule(bench, make_run):
     make_run("a", order="none")
     data = load_smiles_file("x.smi")
-    spent = labelling_bits(data.graphs.subset(measures.held_out(data, 8)))
+    spent = labelling_bits(data.graphs.subset(named_data.held_out(data, 8)))
     code, out, err = bench("report", "a", "-n", 10, "--csv")
     assert code == 0, err
     assert float(table(out)[0]["bits_per_molecule"]) == pytest.approx(85 - spent.mean(), 1e-6)
@@ -332,6 +333,6 @@ def test_a_torn_line_is_no_evaluation(make_run):
 
 def test_valence_share_allows_fragments_and_repairs_nothing():
     smiles = ["CCO", "CC.O", "C(C)(C)(C)(C)C", "CC.C(C)(C)(C)(C)C", "C[N](C)(C)C", "C[N](C)(C)C.O"]
-    frame = evaluate_records([*smiles, None], conventions=measures.CONVENTIONS)
+    frame = evaluate_records([*smiles, None], conventions=CONVENTIONS)
     assert measures.valence_share(frame) == 2 / 7
     assert np.isclose(frame["valence_only"].notna().mean(), 4 / 7)

@@ -197,7 +197,7 @@ def test_a_tiny_comparison(bench, digits, monkeypatch, surroundings):
 
 
 def benchmark_table(rows):
-    from graphcnf.scripts._tables import markdown
+    from graphcnf.evaluation.formats import markdown
 
     return markdown(rows, images.COLUMNS, images.notes(rows))
 

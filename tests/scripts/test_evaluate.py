@@ -7,7 +7,8 @@ import statistics
 
 import pytest
 
-from graphcnf.scripts.evaluation import measures
+from graphcnf.evaluation import measures
+from graphcnf.scripts.evaluation import named_data
 
 FRACTIONS = ("strict_validity", "largest_fragment_validity", "uniqueness", "novelty",
              "reconstruction", "vun", "valence_only_validity", "repaired_validity")  # fmt: skip
@@ -116,10 +117,10 @@ def test_held_out_figures_repeat(model_folder, small_zinc):
     from graphcnf.graphs import GraphCNF
 
     model = GraphCNF.from_pretrained(model_folder)
-    data = measures.load_reference("zinc250k", model)
-    graphs = data.graphs.subset(measures.held_out(data, 10))
+    data = named_data.load_reference("zinc250k", model)
+    graphs = data.graphs.subset(named_data.held_out(data, 10))
     assert measures.bits(model, graphs) == measures.bits(model, graphs)
-    assert set(measures.held_out(data, 10)) <= set(data.split("test"))
+    assert set(named_data.held_out(data, 10)) <= set(data.split("test"))
     assert measures.reconstruction(model, graphs) == 1
     assert next(model.parameters()).dtype.itemsize == 4
 

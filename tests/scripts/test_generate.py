@@ -189,31 +189,29 @@ def test_molecules_do_not_depend_on_the_number_of_processes(generate):
 
 
 def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder, monkeypatch):
+    from graphcnf.evaluation import draw
     from graphcnf.graphs import GraphCNF
-    from graphcnf.scripts import _sampling
-    from graphcnf.scripts.evaluation import measures
+    from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
     model, number, frames = GraphCNF.from_pretrained(model_folder), 150, []
     for workers in (1, 2):
         shown = []
-        monkeypatch.setattr(_sampling, "sampling_processes", lambda *_, w=workers: w)
-        frames.append(
-            measures.sample_frame(model, number, seed=3, temperature=1.0, show=shown.append)
-        )
+        monkeypatch.setattr(draw, "sampling_processes", lambda *_, w=workers: w)
+        frames.append(draw.sample_frame(model, number, seed=3, temperature=1.0, show=shown.append))
         assert shown == [128, 150]
     assert frames[0].equals(frames[1]) and list(frames[0]["record"]) == list(range(number))
     graphs = model.sample_records(0, number, seed=3)
-    again = evaluate_records(graphs, _sampling.vocabulary_of(model))
+    again = evaluate_records(graphs, MoleculeVocabulary.of_model(model))
     assert again["smiles"].equals(frames[0]["smiles"])
 
 
 def test_processes_are_as_many_as_pay(model_folder, monkeypatch):
-    from graphcnf import parallel
+    from graphcnf.evaluation import draw
+    from graphcnf.evaluation.draw import sampling_processes
     from graphcnf.graphs import GraphCNF
-    from graphcnf.scripts._sampling import sampling_processes
 
     model = GraphCNF.from_pretrained(model_folder)
-    monkeypatch.setattr(parallel, "available_cores", lambda: 4)
+    monkeypatch.setattr(draw, "available_cores", lambda: 4)
     wanted = [sampling_processes(model, records) for records in (0, 100, 2000, 10**9)]
     assert wanted == [1, 1, 2, 4]
     # What is asked for, but none without a block to draw.

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from graphcnf.scripts.evaluation import report as reports
+from graphcnf.evaluation import report as reports
 
 pytest.importorskip("itables")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

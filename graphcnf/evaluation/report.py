@@ -17,6 +17,10 @@ from typing import Any
 import pandas as pd
 
 from graphcnf.errors import UserError
+from graphcnf.evaluation.distances import Distances
+from graphcnf.evaluation.formats import shown_columns
+from graphcnf.evaluation.result import Evaluation
+from graphcnf.evaluation.tables import all_notes, tables
 from graphcnf.files import replace_file
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
@@ -25,10 +29,6 @@ from graphcnf.molecules.failures import failures
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.metrics import molecules
 from graphcnf.molecules.optional import Unavailable
-from graphcnf.scripts._tables import shown_columns
-from graphcnf.scripts.evaluation.distances import Distances
-from graphcnf.scripts.evaluation.scoring import Evaluation
-from graphcnf.scripts.evaluation.tables import all_notes, tables
 
 MOLECULES = 200
 """Molecules in the table."""
@@ -66,7 +66,7 @@ def page(results: Sequence[Evaluation]) -> str:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(
-        (files("graphcnf.scripts.evaluation") / "report.html").read_text("utf-8")
+        (files("graphcnf.evaluation") / "report.html").read_text("utf-8")
     )
     shown = [
         {"title": table.title, "columns": shown_columns(table.rows, table.columns)}
@@ -125,7 +125,7 @@ def _histograms(results: Sequence[Evaluation]) -> list[dict[str, str]]:
 
     Sets that are held against other molecules have pictures of their own.
     """
-    from graphcnf.scripts.evaluation.histograms import histogram_pictures
+    from graphcnf.evaluation.histograms import histogram_pictures
 
     groups: dict[str, list[tuple[str, Distances]]] = defaultdict(list)
     for result in results:

@@ -6,15 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import typer
-
-from graphcnf.datasets.references import cached_statistics
-from graphcnf.errors import UserError
+from graphcnf.evaluation.formats import Column, Row, text
 from graphcnf.molecules.distributions import METRICS, Comparison, SetStatistics, compare
-from graphcnf.scripts._tables import Column, Row, text
-
-CHEAP = tuple(name for name in METRICS if name.endswith(("_w1", "_tv")))
-"""Metrics of which a report shows the histograms."""
 
 TITLES = {
     "fcd": "FCD",
@@ -36,6 +29,11 @@ TITLES = {
     "bonds_tv": "bond types, total variation",
     "rings_tv": "ring sizes, total variation",
 }
+
+
+Describe = Callable[..., SetStatistics]
+"""`(name, smiles, *, metrics, device, use_cache)`, as `set_statistics` with a cache: the held-out
+molecules are kept under their name, samples are not."""
 
 
 @dataclass
@@ -63,29 +61,12 @@ class Distances:
     notes: list[str] = field(default_factory=list)
 
 
-def parse_metrics(value: str | None, fcd: bool) -> tuple[str, ...]:
-    """Names of metrics from "all", "none" or a list with commas; FCD with `fcd`.
-
-    Raises:
-        typer.BadParameter: There is no such metric.
-    """
-    if value == "all":
-        return tuple(METRICS)
-    names = [] if value in (None, "none") else [part.strip() for part in value.split(",")]
-    for name in names:
-        if name not in METRICS:
-            raise typer.BadParameter(
-                f"no metric {name!r}: write all or some of {', '.join(METRICS)}",
-                param_hint="'--metrics'",
-            )
-    return tuple(name for name in METRICS if name in names or (fcd and name == "fcd"))
-
-
 def measure(
     metrics: Sequence[str],
     valid: Sequence[Sequence[str]],
     held_out: Sequence[str],
     *,
+    describe: Describe,
     floor: Callable[[SetStatistics], Comparison],
     training: str,
     data: str,
@@ -97,17 +78,18 @@ def measure(
         metrics: Names from `METRICS`.
         valid: SMILES of the valid samples, a set per seed.
         held_out: SMILES of the molecules to compare with.
+        describe: Gives the statistics of molecules.
         floor: Gives the figures of about as many training molecules as there are samples in the
             first set, from the statistics of the held-out ones.
         training: Name of the data that the training molecules are from.
         data: Short name for the cache of the held-out molecules.
         device: Where ChemNet runs.
     """
-    reference = cached_statistics(f"{data}-test", held_out, metrics=metrics, device=device)
+    reference = describe(f"{data}-test", held_out, metrics=metrics, device=device)
     compared, first = [], None
     for number, smiles in enumerate(valid, 1):
         label = "samples" if len(valid) == 1 else f"samples {number} of {len(valid)}"
-        statistics = _statistics(label, smiles, metrics, device)
+        statistics = describe(label, smiles, metrics=metrics, device=device, use_cache=False)
         first = first or statistics
         compared.append(compare(statistics, reference, metrics=metrics))
     found = floor(reference)
@@ -138,28 +120,18 @@ def measure(
 
 
 def floor_of(
-    reference: SetStatistics, training: Sequence[str], metrics: Sequence[str], device: str
+    reference: SetStatistics,
+    training: Sequence[str],
+    *,
+    describe: Describe,
+    metrics: Sequence[str],
+    device: str,
 ) -> Comparison:
     """Figures of training molecules: what finite sets of the same molecules differ by."""
-    statistics = _statistics("training molecules", training, metrics, device)
+    statistics = describe(
+        "training molecules", training, metrics=metrics, device=device, use_cache=False
+    )
     return compare(statistics, reference, metrics=metrics)
-
-
-def _statistics(label: str, smiles, metrics, device: str) -> SetStatistics:
-    return cached_statistics(label, smiles, metrics=metrics, device=device, use_cache=False)
-
-
-def check_needs(metrics: Sequence[str], dataset) -> None:
-    """Raise UserError where there is nothing to compare with."""
-    if not metrics:
-        return
-    flag = "--fcd" if tuple(metrics) == ("fcd",) else "--metrics"
-    if dataset is None:
-        raise UserError(f"{flag} needs the training data: name them with --reference")
-    if len(dataset.split("test")) < 2:
-        raise UserError(
-            f"{flag} needs held-out molecules, {dataset.name} has too few: name some with --test"
-        )
 
 
 def distance_table(

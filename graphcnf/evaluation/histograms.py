@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from graphcnf.scripts.evaluation.distances import Distances
+from graphcnf.evaluation.distances import Distances
 
 PROPERTIES = {
     "logp": "logP",

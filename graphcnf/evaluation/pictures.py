@@ -6,9 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from graphcnf.errors import UserError
+from graphcnf.evaluation.result import Evaluation
 from graphcnf.files import replace_file
 from graphcnf.molecules.drawing import draw_grid
-from graphcnf.scripts.evaluation.scoring import Evaluation
 
 SHOWN = 20
 """Molecules in a picture."""

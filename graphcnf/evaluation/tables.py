@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from graphcnf.molecules.distributions import METRICS
-from graphcnf.molecules.metrics import UNIQUE_AT, validity_table
-from graphcnf.scripts._tables import (
+from graphcnf.evaluation.distances import distance_table
+from graphcnf.evaluation.formats import (
     Column,
     Row,
     csv_text,
@@ -19,8 +18,9 @@ from graphcnf.scripts._tables import (
     percent,
     text,
 )
-from graphcnf.scripts.evaluation.distances import distance_table
-from graphcnf.scripts.evaluation.scoring import Evaluation
+from graphcnf.evaluation.result import Evaluation
+from graphcnf.molecules.distributions import METRICS
+from graphcnf.molecules.metrics import UNIQUE_AT, validity_table
 
 CONVENTIONS = {
     "strict": "strict",
@@ -31,7 +31,7 @@ CONVENTIONS = {
 
 
 class Table(NamedTuple):
-    """A table with its heading; see `_tables.markdown` for rows and columns."""
+    """A table with its heading; see `formats.markdown` for rows and columns."""
 
     title: str
     rows: list[Row]
@@ -178,7 +178,7 @@ def _convention_rows(main: Row) -> list[dict[str, Any]]:
 
 def published_rows() -> list[dict[str, Any]]:
     """Figures for ZINC250k as published; fractions in [0, 1], None for what is not reported."""
-    content = (files("graphcnf.scripts.evaluation") / "published.csv").read_text("utf-8")
+    content = (files("graphcnf.evaluation") / "published.csv").read_text("utf-8")
     rows: list[dict[str, Any]] = []
     for line in csv.DictReader(content.splitlines()):
         row: dict[str, Any] = {key: value or None for key, value in line.items()}

@@ -1,0 +1,1 @@
+"""Samples of molecules drawn, scored, compared with others, and reported: once."""

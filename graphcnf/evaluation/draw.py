@@ -1,0 +1,104 @@
+"""Blocks of a model's samples, drawn and scored: what every use of a sample begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import takewhile
+from math import ceil
+
+import pandas as pd
+
+from graphcnf.graphs import GraphCNF, PackedGraphs
+from graphcnf.graphs.records import BLOCK, blocks
+from graphcnf.molecules.metrics import CONVENTIONS, evaluate_records
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.parallel import OrderedMap, available_cores
+
+WORTHWHILE = 1000
+"""Records for which another process pays: starting it takes as long as to draw half of them."""
+
+
+def draw_block(
+    model: GraphCNF,
+    records: range,
+    *,
+    seed: int,
+    temperature: float = 1.0,
+    sizes: tuple[int, int] | None = None,
+    conventions: tuple[str, ...] = CONVENTIONS,
+) -> tuple[PackedGraphs, pd.DataFrame]:
+    """Draw records and score them.
+
+    Args:
+        model: Model of molecules.
+        records: Their numbers; fastest where they are a block of `graphcnf.graphs.records`.
+        seed: Seed of the sample.
+        temperature: Of sampling.
+        sizes: Lowest and highest number of atoms; None for those of the training data.
+        conventions: Of validity; see `evaluate_records`.
+
+    Returns:
+        The graphs, and a row for each.
+    """
+    graphs = model.sample_records(
+        records.start, len(records), seed=seed, temperature=temperature, sizes=sizes
+    )
+    vocabulary = MoleculeVocabulary.of_model(model)
+    frame = evaluate_records(graphs, vocabulary, first=records.start, conventions=conventions)
+    return graphs, frame
+
+
+def first_blocks(number: int) -> list[range]:
+    """The blocks of the first records, the last one cut."""
+    needed = takewhile(lambda block: block.start < number, blocks(0))
+    return [range(block.start, min(block.stop, number)) for block in needed]
+
+
+def sampling_processes(model: GraphCNF, records: float, asked_for: int | None = None) -> int:
+    """Processes to draw about so many records: as many as asked for, or else as pay.
+
+    Never more than there are blocks; one for a model on a GPU.
+    """
+    if model.device.type != "cpu":
+        return 1
+    if asked_for is None:
+        return max(1, min(available_cores(), round(records / WORTHWHILE)))
+    return max(1, min(asked_for, ceil(records / BLOCK)))
+
+
+def sample_frame(
+    model: GraphCNF,
+    number: int,
+    *,
+    seed: int,
+    temperature: float,
+    show: Callable[[int], None],
+) -> pd.DataFrame:
+    """`evaluate_records` of the first `number` raw samples with this seed.
+
+    Where it pays, one process per core draws and scores them.
+
+    Args:
+        model: Model to draw from.
+        number: Number of samples, at least 1.
+        seed: Seed of the sample.
+        temperature: Of sampling.
+        show: Called with the number of samples so far.
+
+    Raises:
+        WorkerDied: A process was killed.
+    """
+    score = partial(_frame, model, seed, temperature)
+    workers = sampling_processes(model, number)
+    frames, done = [], 0
+    with OrderedMap(score, first_blocks(number), workers=workers) as drawn:
+        for frame in drawn:
+            frames.append(frame)
+            done += len(frame)
+            show(done)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _frame(model: GraphCNF, seed: int, temperature: float, records: range) -> pd.DataFrame:
+    return draw_block(model, records, seed=seed, temperature=temperature)[1]

@@ -1,0 +1,62 @@
+"""The molecules that samples are held against, by the names that commands give them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphcnf.errors import UserError
+
+if TYPE_CHECKING:
+    from graphcnf.datasets.molecules import MoleculeDataset
+    from graphcnf.graphs import GraphCNF
+
+REFERENCE = 10_000
+"""Held-out molecules that samples are compared with, at most."""
+
+OFFICIAL = ("zinc250k", "moses", "qm9")
+"""Data sets with a held-out part of their own."""
+
+
+def load_reference(name: str, model: GraphCNF | None = None) -> MoleculeDataset:
+    """Load one of `OFFICIAL`, or a file (in the coding of a model, where one is given).
+
+    Raises:
+        UserError: There is no such data, or the model has other categories.
+    """
+    from graphcnf import datasets
+    from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+    vocabulary = None if model is None else MoleculeVocabulary.of_model(model)
+    if name in OFFICIAL:
+        dataset = getattr(datasets, f"load_{name}")()
+        if vocabulary is not None and not vocabulary.marked:
+            dataset = dataset.without_marks()
+        if vocabulary is not None and not any(atom.charge for atom in vocabulary.atoms):
+            dataset = dataset.without_charges()
+        if vocabulary is not None and vocabulary != dataset.vocabulary:
+            raise UserError(f"the model was not trained on {name}: name its file with --reference")
+        return dataset
+    from graphcnf.datasets.smiles_file import load_smiles_file
+
+    if not Path(name).exists():
+        raise UserError(
+            f"no reference {name!r}: give {', '.join(OFFICIAL)}, none or a file of SMILES"
+        )
+    if model is None:
+        return load_smiles_file(name)
+    return load_smiles_file(name, vocabulary=vocabulary, max_atoms=model.max_nodes)
+
+
+def held_out(dataset: MoleculeDataset, count: int) -> np.ndarray:
+    """Indices of `count` held-out molecules, the same random ones every time."""
+    return np.random.default_rng(0).permutation(dataset.split("test"))[:count]
+
+
+def check_chemnet_installed() -> None:
+    """Raise UserError without the package that holds ChemNet."""
+    if importlib.util.find_spec("fcd_torch") is None:
+        raise UserError("--fcd needs the package fcd_torch: pip install 'graphcnf[fcd]'")
