@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from importlib import resources
@@ -106,36 +105,3 @@ def apply_overrides(config: dict[str, Any], assignments: list[str]) -> dict[str,
             target[part] = target = dict(inner)
         target[name] = value
     return result
-
-
-def dump_config(config: dict[str, Any]) -> str:
-    """Write a configuration as TOML; `tomllib` reads back an equal dict."""
-    return "\n".join(_dump_table(config, [])).lstrip("\n") + "\n"
-
-
-def _dump_table(table: dict[str, Any], path: list[str]) -> list[str]:
-    lines = [f"\n[{'.'.join(_key(part) for part in path)}]"] if path else []
-    lines += [f"{_key(k)} = {_value(v)}" for k, v in table.items() if not isinstance(v, dict)]
-    for key, value in table.items():
-        if isinstance(value, dict):
-            lines += _dump_table(value, [*path, key])
-    return lines
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # JSON strings are TOML strings, but for DEL, which TOML wants escaped.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_value(item) for item in value)}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_key(k)} = {_value(v)}' for k, v in value.items())}}}"
-    if isinstance(value, int | float):
-        return repr(value)
-    return str(value)

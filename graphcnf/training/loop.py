@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import tomli_w
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from graphcnf.errors import UserError
 from graphcnf.files import alone, replace_file
 from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers
-from graphcnf.training.configuration import dump_config
 from graphcnf.training.experiment import Experiment, FitResult
 from graphcnf.training.machine import keep_kernels, keep_memory
 from graphcnf.training.run import Run
@@ -73,7 +73,7 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, main_proc
         (out_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         remove_leftovers(out_dir)
         full = {**(config or {}), "training": settings.to_dict()}
-        replace_file(out_dir / "config.toml", dump_config(full).encode())
+        replace_file(out_dir / "config.toml", tomli_w.dumps(full).encode())
     run = Run(experiment, settings, out_dir, state)
     if run.progress >= 1:
         return run.result(finished=True)

@@ -1,11 +1,8 @@
-import tomllib
-
 import pytest
 
 from graphcnf.errors import UserError
 from graphcnf.training.configuration import (
     apply_overrides,
-    dump_config,
     load_preset,
     preset_names,
 )
@@ -65,12 +62,3 @@ def test_overrides():
     for wrong in ("width", "=3", "modl.a=3", "model.a.b=3"):
         with pytest.raises(UserError, match="--set"):
             apply_overrides(config, [wrong])
-
-
-def test_dumped_configuration_reads_back():
-    config = {
-        "model": {"w": 96, "flag": False, "list": [1, 2], "nested": {"x": {"y": 1e-9}}},
-        "data": {"path": 'quote " back \\ tab \t \x7f é 🜁', "odd key.": "v", "e": []},
-        "training": {"learning_rate": 1.5e-3, "rate": 3e25, "tables": [{"a": 1}, {"b": "c"}]},
-    }
-    assert tomllib.loads(dump_config(config)) == config
