@@ -7,15 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graphcnf.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows lets nobody rename or delete what another process has open.
-    fcntl = None
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -59,24 +54,17 @@ def alone(lock: Path, what: Path | str) -> Iterator[None]:
     Raises:
         UserError: Another process holds the lock.
     """
-    if fcntl is None:
-        yield
-        return
-    while True:
-        file = open_kept(lock)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who held the lock until now may have deleted the file.
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-                break
-        except BlockingIOError:
-            file.close()
-            raise UserError(f"{what}: another process is writing it; wait or stop it") from None
-        except FileNotFoundError:
-            pass
-        file.close()
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise UserError(f"{what}: another process is writing it; wait or stop it") from None
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        file.close()
+        # Before it is released: who comes next makes a new one. Windows deletes it by itself.
+        with suppress(PermissionError):
+            lock.unlink(missing_ok=True)
+        held.release()
