@@ -1,4 +1,8 @@
-"""Encoded data sets on disk: one checksummed npz each, written atomically."""
+"""Encoded data sets on disk: one checksummed npz each, written atomically.
+
+A file's name says what it holds (loaders put a hash of everything that it depends on into it), so
+the checksum covers the name, too: a copy of another data set's file under this name is no cache.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,7 @@ import hashlib
 import os
 import sys
 import time
-import zipfile
-import zlib
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -46,7 +49,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 left.unlink(missing_ok=True)
         with open(partial, "wb") as file:
-            np.savez_compressed(file, **arrays, **{_CHECKSUM: _digest(arrays)})
+            np.savez_compressed(file, **arrays, **{_CHECKSUM: _digest(path.name, arrays)})
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -63,18 +66,19 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        DamagedCache: Its content is not what was written.
+        DamagedCache: Its content is not what was written under this name.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with warnings.catch_warnings(action="ignore"), np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"no such file: {path}") from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    # Damage surfaces as whatever zipfile, zlib and numpy's parser of headers happen to raise.
+    except Exception as error:
         raise DamagedCache(str(error).splitlines()[0] if str(error) else "unreadable") from error
     checksum = arrays.pop(_CHECKSUM, None)
-    if checksum is None or not np.array_equal(checksum, _digest(arrays)):
-        raise DamagedCache("checksum does not match")
+    if checksum is None or not np.array_equal(checksum, _digest(path.name, arrays)):
+        raise DamagedCache("its checksum is not that of this content under this name")
     return arrays
 
 
@@ -89,9 +93,9 @@ def read_or_none(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """SHA-256 over names, types, shapes and bytes, (32,) uint8."""
-    digest = hashlib.sha256()
+def _digest(file_name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """SHA-256 over the file's name and names, types, shapes and bytes of arrays, (32,) uint8."""
+    digest = hashlib.sha256(f"{file_name};".encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())

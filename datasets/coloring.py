@@ -31,7 +31,7 @@ SIZES = {"small": (10, 20), "large": (25, 50)}
 """Numbers of nodes, lowest and highest, of the published tasks."""
 
 HELD_OUT = 0.1
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_ATTEMPTS = 2000
 _CHUNK = 1000
 _JOINING_EDGES = 3

@@ -20,7 +20,7 @@ from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, MoleculeVocabulary
 from graphcnf.parallel import chunked, parallel_map
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised when the cache's layout changes."""
 
 TEST_SHARE = 10

@@ -1,0 +1,81 @@
+"""Caches: what is damaged, or another data set's, is never believed."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from graphcnf.datasets import cache, load_coloring
+
+
+@pytest.fixture
+def stored(tmp_path):
+    path = tmp_path / "small-0123.npz"
+    arrays = {"numbers": np.arange(40), "empty": np.zeros((0, 2), np.uint8)}
+    assert cache.write(path, arrays)
+    return path, arrays
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(
+        a[k].dtype == b[k].dtype and np.array_equal(a[k], b[k]) for k in a
+    )
+
+
+def test_what_was_written_is_read(stored):
+    path, arrays = stored
+    assert same(cache.read(path), arrays)
+    with pytest.raises(FileNotFoundError):
+        cache.read(path.with_name("other.npz"))
+
+
+def test_no_flipped_bit_leads_astray(stored):
+    """Every bit of the file: it is called damaged, or holds the same arrays all the same.
+
+    Time stamps, say, have no say in what is read.
+    """
+    path, arrays = stored
+    content = path.read_bytes()
+    found = 0
+    for place in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            assert same(cache.read(path), arrays), f"bit {place}"
+        except cache.DamagedCache as error:
+            assert "\n" not in str(error) and str(error)
+            found += 1
+    assert found > 4 * len(content)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, -1])
+def test_a_cut_file_is_damaged(stored, length, capsys):
+    path, _ = stored
+    path.write_bytes(path.read_bytes()[:length])
+    assert cache.read_or_none(path) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cache {path} is damaged" in line
+
+
+def test_anothers_cache_is_not_believed_under_this_name(stored):
+    path, _ = stored
+    copy = path.with_name("small-4567.npz")
+    shutil.copy(path, copy)
+    with pytest.raises(cache.DamagedCache, match="under this name"):
+        cache.read(copy)
+
+
+def test_a_loader_rebuilds_what_is_anothers(cache_folder, capfd):
+    options = {"nodes": (4, 6), "graphs": 20, "workers": 1}
+    first = load_coloring(seed=0, **options)
+    (of_first,) = cache_folder.iterdir()
+    second = load_coloring(seed=1, **options)
+    (of_second,) = set(cache_folder.iterdir()) - {of_first}
+    assert first.graphs != second.graphs
+    shutil.copy(of_first, of_second)
+    capfd.readouterr()
+    assert load_coloring(seed=1, **options).graphs == second.graphs
+    assert f"{of_second} is damaged" in capfd.readouterr().err
+    assert load_coloring(seed=1, **options).graphs == second.graphs
+    assert capfd.readouterr().err == ""
