@@ -22,10 +22,6 @@ from graphcnf.flows.logistic_mixture import (
 )
 from graphcnf.flows.transform import Bijection, Sequential, log_term_dtype, masked, sum_log_term
 
-# Rounding must not carry a point over the end of its cell: this share of it stays free at either
-# end.
-MARGIN = 1e-5
-
 
 class DequantizationEncoding(Encoding):
     """z = s (x + u - K / 2) with u in (0, 1), and s such that uniform categories have variance 1.
@@ -66,10 +62,9 @@ class DequantizationEncoding(Encoding):
         x = x if mask is None else torch.where(mask, x, 0)
         cell = x.unsqueeze(-1).to(self.like.dtype)
         point, log_term = self.noise(cell, mask=mask, noise=noise)
-        point = cell + MARGIN + (1 - 2 * MARGIN) * torch.clamp(point - cell, 0, 1)
         z = masked(self.scale * (point - self.cardinalities / 2), mask)
         real = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
-        log_q = -log_term - math.log(self.scale * (1 - 2 * MARGIN)) * real.sum(1)
+        log_q = -log_term - math.log(self.scale) * real.sum(1)
         wrong = real & (self.decode(z) != x)
         correct = 1 - wrong.sum(1) / real.sum(1).clamp(min=1)
         return Encoded(z, torch.zeros_like(log_q), log_q, correct.to(z))

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from graphcnf.categorical import DequantizationEncoding
-from graphcnf.categorical.dequantization import MARGIN, CategoryEmbedding, ConditionalMixture
+from graphcnf.categorical.dequantization import CategoryEmbedding, ConditionalMixture
 from graphcnf.flows import StandardLogistic
+from graphcnf.flows.dequantization import MARGIN
 from graphcnf.testing import assert_bijection, assert_log_det_matches_jacobian
 
 

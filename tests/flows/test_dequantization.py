@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from graphcnf.flows import (
     ActNorm,
@@ -19,6 +20,7 @@ from graphcnf.flows import (
     Sequential,
     Split,
     Squeeze,
+    StandardLogistic,
     StandardNormal,
     UniformDequantization,
     VariationalDequantization,
@@ -97,14 +99,36 @@ def test_dequantization_comes_back(dequantization, dtype):
     assert torch.equal(dequantization.inverse(z), x.to(z))
 
 
-def test_dequantization_never_reaches_the_next_number():
+@pytest.mark.parametrize("levels", [1, 256, 5000, 2**18])
+@pytest.mark.parametrize("u", [0.0, 1 - 2.0**-24])
+def test_noise_at_the_ends_stays_within_its_cell(levels, u):
     """Noise next to 1 would be rounded up in float32."""
-    x = torch.arange(256.0)[:, None]
+    x = torch.linspace(0, levels - 1, min(levels, 1000)).round()[:, None]
     noise = Noise()
-    noise.draws = [torch.full_like(x, 1 - 2.0**-24)]
-    step = UniformDequantization(256)
-    assert (255 + noise.draws[0]).max() == 256
-    assert torch.equal(step.inverse(step(x, noise=noise)[0]), x)
+    noise.draws = [torch.full_like(x, u)]
+    step = UniformDequantization(levels)
+    z, log_term = step(x, noise=noise)
+    assert torch.equal(step.inverse(z), x)
+    assert (z > x).all() and (z < x + 1).all()
+    torch.testing.assert_close(log_term, torch.full_like(log_term, math.log(1 - 2 * step.margin)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shift", [-50.0, -12.0, 0.0, 12.0, 50.0])
+def test_learned_noise_keeps_its_distance_and_its_density(shift, dtype):
+    """Wherever a flow drives the noise: u is 0 or 1 exactly for shifts of 50."""
+    torch.manual_seed(0)
+    step = VariationalDequantization(256, Affine(1.0, shift))
+    x = torch.randint(256, (2000, 1)).to(dtype)
+    noise = Noise()
+    z, log_term = step(x, noise=noise)
+    assert torch.equal(step.inverse(z), x)
+    assert (z - x > 0.9 * step.margin).all() and (x + 1 - z > 0.8 * step.margin).all()
+    # The density of u = sigmoid(e + shift), with logit(u) as the variable, spread over less.
+    y = noise.draws[0].double() + shift
+    log_q = StandardLogistic().log_prob(y - shift) - (F.logsigmoid(y) + F.logsigmoid(-y))[:, 0]
+    log_q = log_q - math.log(1 - 2 * step.margin)
+    torch.testing.assert_close(-log_term.double(), log_q, atol=1e-4, rtol=1e-5)
 
 
 def test_dequantization_replays(dequantization):
@@ -128,15 +152,17 @@ def test_dequantization_rounds_into_the_range():
     step = UniformDequantization(4)
     z = torch.tensor([[-3.0, -0.1, 0.0, 1.99, 3.999, 4.0, 77.0]])
     assert step.inverse(z).tolist() == [[0, 0, 0, 1, 3, 3, 3]]
-    with pytest.raises(ValueError, match="levels"):
-        UniformDequantization(0)
+    for levels in (0, 2**18 + 1):
+        with pytest.raises(ValueError, match="levels"):
+            UniformDequantization(levels)
 
 
 def test_uniform_dequantization_masked():
     step = UniformDequantization(4)
     x, mask = torch.randint(4, (3, 4, 2)), torch.arange(4) < torch.tensor([4, 1, 3])[:, None]
     z, log_term = step(x, mask=mask)
-    assert not z[~mask].any() and not log_term.any()
+    assert not z[~mask].any()
+    torch.testing.assert_close(log_term, 2 * mask.sum(1) * math.log(1 - 2 * step.margin))
     assert torch.equal(step.inverse(z, mask=mask)[mask], x[mask].float())
 
 
@@ -147,7 +173,7 @@ def test_variational_dequantization_starts_uniform():
         nn.init.zeros_(part.steps[0].network.leave.weight)
         nn.init.zeros_(part.steps[0].network.leave.bias)
     z, log_term = step(torch.zeros(4000, 1, 3, 2))
-    assert log_term.abs().max() < 1e-4
+    assert (log_term - 6 * math.log(1 - 2 * step.margin)).abs().max() < 1e-4
     for quantile in (0.1, 0.5, 0.9):
         assert z.quantile(quantile).item() == pytest.approx(quantile, abs=0.01)
 

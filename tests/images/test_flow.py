@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from graphcnf.errors import UserError
-from graphcnf.flows import Noise
+from graphcnf.flows import Affine, Noise
 from graphcnf.images import ImageFlow
 from graphcnf.testing import (
     assert_gradients_reach_every_parameter,
@@ -28,6 +28,15 @@ def test_digits_come_back_to_the_integer(model, digits):
 
 def test_coloured_images_come_back_to_the_integer(colour_model, photographs):
     assert torch.equal(colour_model.decode(colour_model.encode(photographs)), photographs)
+
+
+@pytest.mark.parametrize("shift", [-50.0, -12.0, 12.0, 50.0])
+def test_images_come_back_wherever_the_noise_lies(shift):
+    torch.manual_seed(0)
+    model = ImageFlow(architecture="vardeq", shape=(1, 8, 8), width=8, couplings=2).eval()
+    model.flow[0].flow = Affine(1.0, shift)  # all of it next to one end of the cells
+    x = torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8)
+    assert torch.equal(model.decode(model.encode(x)), x)
 
 
 def test_encoding_is_stochastic_and_replays(model, digits):
