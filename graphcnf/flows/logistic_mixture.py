@@ -20,9 +20,9 @@ from torch.autograd.function import once_differentiable
 
 from graphcnf.flows.transform import log_term_dtype
 
-STEPS = {torch.float64: (14, 6), torch.float32: (10, 3)}
-"""Bisections and Newton steps of the inverse: to about the precision of the type, unless components
-lie more than a hundred of the widest one's scales apart."""
+STEPS = {torch.float64: (14, 6), torch.float32: (14, 4)}
+"""Bisections and Newton steps of the inverse: to about the precision of the type, with log-scales
+within +-3 and means up to two hundred of the widest component's scales apart."""
 
 
 FLATTEST = 30.0

@@ -107,6 +107,28 @@ def test_inverse_in_float32_is_that_of_float64_but_for_rounding(means, scales, t
     assert logistic_mixture_root(y.bfloat16(), *mixture).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("mixtures", [2, 8])
+@pytest.mark.parametrize("apart", [20, 50, 100, 200])
+def test_inverse_between_distant_components(apart, mixtures, dtype, tolerance):
+    """Means so many of the widest component's scales apart, scales from e^-3 to e^3."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (mixtures, 5000)
+    logits = 2 * torch.randn(shape, generator=generator)
+    log_scales = 6 * torch.rand(shape, generator=generator) - 3
+    widest = log_scales.exp().amax(0)
+    means = (torch.rand(shape, generator=generator) - 0.5) * apart * widest
+    y = StandardLogistic().sample((5000,), generator=generator)
+    mixture = [part.to(dtype) for part in (logits, means, log_scales)]
+    x, log_slope = logistic_mixture_inverse(y.to(dtype), *mixture)
+    assert x.dtype == dtype
+    # f is evaluated in float64: in float32 it would be what limits the test.
+    value, _ = reference(x.double(), *(part.double() for part in mixture))
+    error = (value - y.double()).abs() * log_slope.double().exp()
+    size = x.abs() + means.abs().amax(0) + log_slope.exp() * (1 + y.abs())
+    assert (error / size.double()).max() < tolerance
+
+
 def test_inverse_with_a_vanishing_weight():
     y = torch.linspace(-50, 50, 201, dtype=torch.float64)
     mixture = parameters(y.shape, mixtures=2)
