@@ -32,7 +32,7 @@ from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.coupling import MixtureLogisticCoupling
 from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.logistic_mixture import bounded_log_scale
-from graphcnf.flows.transform import Bijection, Sequential, sum_log_term
+from graphcnf.flows.transform import Bijection, Sequential, masked, sum_log_term
 
 POSTERIORS = ("bayes", "learned")
 
@@ -350,13 +350,15 @@ class ConditionalAffine(Bijection):
         """Scale and shift."""
         shift, log_scale = self.parameters_of(context).chunk(2, -1)
         log_scale = bounded_log_scale(log_scale)
-        return torch.exp(log_scale) * x + shift, sum_log_term(log_scale, mask)
+        z = masked(torch.exp(log_scale) * masked(x, mask) + shift, mask)
+        return z, sum_log_term(log_scale, mask)
 
     def inverse_and_logdet(self, z, *, mask=None, context=None):
         """Undo `forward`."""
         shift, log_scale = self.parameters_of(context).chunk(2, -1)
         log_scale = bounded_log_scale(log_scale)
-        return torch.exp(-log_scale) * (z - shift), -sum_log_term(log_scale, mask)
+        x = masked(torch.exp(-log_scale) * (masked(z, mask) - shift), mask)
+        return x, -sum_log_term(log_scale, mask)
 
 
 class ConditionalNetwork(nn.Module):

@@ -148,6 +148,7 @@ class CategoricalFlow(nn.Module):
             mask=positions,
             generator=generator,
             device=device if mask is None else mask.device,
+            dtype=next((p.dtype for p in self.parameters()), None),
         )
         return self.decode(
             z,

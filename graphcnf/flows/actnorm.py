@@ -40,7 +40,7 @@ class ActNorm(Bijection):
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Scale and shift; see `Transform.forward`."""
-        x = x.to(log_term_dtype(x))
+        x = masked(x.to(log_term_dtype(x)), mask)
         if self.training and not self._known_initialized:
             if not self.initialized:
                 self._initialize(x.detach(), mask)
@@ -57,7 +57,7 @@ class ActNorm(Bijection):
         self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
     ):
         """Undo `forward`."""
-        z = z.to(log_term_dtype(z))
+        z = masked(z.to(log_term_dtype(z)), mask)
         x = masked(z * torch.exp(-self.log_scale) - self.bias, mask)
         return x.to(z.dtype)
 

@@ -42,6 +42,13 @@ class GraphBatch:
         """Whether two nodes share an edge, (B, N, N) bool."""
         return self.bonds > 0
 
+    def cleared(self) -> GraphBatch:
+        """The same graphs with zeros at padding, whatever stands there."""
+        real = self.mask[:, :, None] & self.mask[:, None, :]
+        return GraphBatch(
+            torch.where(self.mask, self.node_types, 0), torch.where(real, self.bonds, 0), self.mask
+        )
+
     def to(self, device) -> GraphBatch:
         """Move every tensor."""
         return GraphBatch(*(getattr(self, f.name).to(device) for f in fields(self)))

@@ -210,6 +210,7 @@ class ColoringFlow(Pretrained, nn.Module):
         return not isinstance(self.flow.encoding.cardinalities, int)
 
     def _context(self, batch: GraphBatch) -> GraphContext:
+        batch = batch.cleared()
         for what, wrong in (
             ("no nodes", ~batch.mask.any(1)),
             ("an edge from a node to itself", batch.adjacency.diagonal(dim1=1, dim2=2).any(1)),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.intervals import Intervals, expand
-from graphcnf.flows.transform import Bijection, log_term_dtype, sum_log_term
+from graphcnf.flows.transform import Bijection, log_term_dtype, masked, sum_log_term
 
 
 class InterleavedCoupling(Bijection):
@@ -90,6 +90,7 @@ class InterleavedCoupling(Bijection):
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Map latents (B, N, V); `mask` (B, N) or, one variable at a time, (B, N, V)."""
         mask = expand(context.mask if mask is None else mask, x)
+        x = masked(x, mask)
         category = self.categories(x, mask)
         log_p = self.log_probs(category, context)
         known = torch.where(mask, category, 0)
@@ -119,6 +120,7 @@ class InterleavedCoupling(Bijection):
     @torch.no_grad()
     def _invert(self, z, mask, context, temperature):
         mask = expand(context.mask if mask is None else mask, z)
+        z = masked(z, mask)
         batch, nodes, variables = z.shape
         absent = torch.tensor(self.network.cardinalities, device=z.device)
         group = self.group_of(context)

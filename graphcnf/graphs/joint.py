@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.coupling import MixtureLogisticCoupling
 from graphcnf.flows.linear import InvertibleLinear
-from graphcnf.flows.transform import Bijection, Sequential
+from graphcnf.flows.transform import Bijection, Sequential, masked
 
 
 @dataclass
@@ -30,6 +30,14 @@ class GraphLatents:
     node_mask: Tensor
     pair_mask: Tensor
     index: Tensor
+
+    def masked(self) -> GraphLatents:
+        """The same with zeros at padding, whatever stands there."""
+        return replace(
+            self,
+            nodes=masked(self.nodes, self.node_mask),
+            pairs=masked(self.pairs, self.pair_mask),
+        )
 
 
 class NodesAndPairs(Bijection):
@@ -102,6 +110,7 @@ class JointCoupling(Bijection):
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Transform half of the channels of nodes and pairs."""
+        x = x.masked()  # the network sees the padding, too
         for_nodes, for_pairs = self._condition(x, context)
         nodes, first = self.nodes(x.nodes, mask=x.node_mask, context=for_nodes)
         pairs, second = self.pairs(x.pairs, mask=x.pair_mask, context=for_pairs)
@@ -109,6 +118,7 @@ class JointCoupling(Bijection):
 
     def inverse_and_logdet(self, z, *, mask=None, context=None):
         """Invert `forward`."""
+        z = z.masked()
         for_nodes, for_pairs = self._condition(z, context)
         nodes, first = self.nodes.inverse_and_logdet(z.nodes, mask=z.node_mask, context=for_nodes)
         pairs, second = self.pairs.inverse_and_logdet(z.pairs, mask=z.pair_mask, context=for_pairs)

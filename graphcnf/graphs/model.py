@@ -125,8 +125,7 @@ class GraphCNF(nn.Module):
         Raises:
             ValueError: if a graph is too large or has a category that the model does not know.
         """
-        self._check_batch(batch)
-        return self.steps.bounds(batch, noise)
+        return self.steps.bounds(self._checked(batch), noise)
 
     def log_prob(
         self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None, *, orders: int = 1
@@ -152,9 +151,8 @@ class GraphCNF(nn.Module):
         if orders > 1:
             if self.config["adjacency"] != "path":
                 raise ValueError('orders are summed where the adjacency is coded as "path"')
-            self._check_batch(batch)
             with torch.no_grad():
-                return log_prob_of_orders(self.steps, batch, orders)
+                return log_prob_of_orders(self.steps, self._checked(batch), orders)
         draws = [sum(b.value() for b in self.bounds(batch, noise).values()) for _ in range(samples)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
@@ -191,8 +189,7 @@ class GraphCNF(nn.Module):
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Latents of the base space; raises as `bounds`."""
-        self._check_batch(batch)
-        return self.steps.encode(batch, noise)
+        return self.steps.encode(self._checked(batch), noise)
 
     @torch.no_grad()
     def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
@@ -318,7 +315,9 @@ class GraphCNF(nn.Module):
             prior[1:] = 1
         return prior / prior.sum()
 
-    def _check_batch(self, batch: GraphBatch) -> None:
+    def _checked(self, batch: GraphBatch) -> GraphBatch:
+        """The batch, with nothing at padding; raises as `bounds`."""
+        batch = batch.cleared()
         steps = self.config["steps"]
         if batch.mask.shape[1] > self.max_nodes and int(batch.sizes.max()) > self.max_nodes:
             raise ValueError(
@@ -331,6 +330,7 @@ class GraphCNF(nn.Module):
         ):
             if values.numel() and int(values.max()) > most:
                 raise ValueError(f"{what} category {int(values.max())}; known are 0 to {most}")
+        return batch
 
     def _check(self, low: int, high: int, temperature: float) -> None:
         if not 1 <= low <= high <= self.max_nodes:

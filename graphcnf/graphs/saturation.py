@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.transform import log_term_dtype
+from graphcnf.flows.transform import log_term_dtype, masked
 from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.interleaved import InterleavedCoupling
 
@@ -105,6 +105,7 @@ class SaturationCoupling(InterleavedCoupling):
     @torch.no_grad()
     def _invert(self, z, mask, context, temperature):
         categories = self.network.cardinalities[0]
+        z = masked(z, context.mask)
         order = SaturationOrder(context.adjacency, context.mask, categories)
         rounds = self.network.rounds(context)
         out = torch.zeros_like(z)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from graphcnf.errors import UserError
 from graphcnf.flows.base import record_generators
-from graphcnf.flows.transform import Noise, Sequential
+from graphcnf.flows.transform import Noise, Sequential, log_term_dtype
 from graphcnf.images.models import MODELS
 from graphcnf.pretrained import Pretrained
 
@@ -131,7 +131,7 @@ class ImageFlow(Pretrained, nn.Module):
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
-        x = self._checked(x)
+        x = self._checked(x).to(self._dtype)
         draws = []
         for _ in range(samples):
             z, log_term = self.flow(x, noise=noise)
@@ -173,6 +173,7 @@ class ImageFlow(Pretrained, nn.Module):
             temperature=temperature,
             generator=generator,
             device=self.device,
+            dtype=self._dtype,
         )
         x = self.flow.inverse(z, temperature=temperature, generator=generator)
         return x.to(torch.uint8)
@@ -250,6 +251,11 @@ class ImageFlow(Pretrained, nn.Module):
         """
         start, end = (self.encode(image[None]) for image in (a, b))
         return start.towards(end, share)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """float64 for a model of that type, otherwise float32."""
+        return log_term_dtype(next(self.parameters()))
 
     def _double(self) -> ImageFlow:
         """A copy in float64 and evaluation mode: float32 would lose some pixel now and then."""

@@ -108,7 +108,10 @@ class PathSteps(nn.Module):
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
         shape = (*mask.shape, len(self.code.cardinalities))
-        z = self.flow.base.sample(shape, mask=mask, generator=generator, device=mask.device)
+        like = self.network.start
+        z = self.flow.base.sample(
+            shape, mask=mask, generator=generator, device=mask.device, dtype=like.dtype
+        )
         return {"atoms": z}
 
     def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
