@@ -2,7 +2,8 @@
 
 A graph holds the heavy atoms, kekulized, without stereo and isotopes; hydrogens are implicit. It is
 a function of the molecule, whatever order its atoms came in: the molecule is written as RDKit's
-canonical SMILES, and the graph is read off that string, atoms in the order of writing. Where the
+canonical SMILES (very symmetric cages, where that is none, by `graphcnf.molecules.cages`), and the
+graph is read off that string, atoms in the order of writing. Where the
 vocabulary has marks, atoms and bonds also say whether they are aromatic; coming back, the Kekulé
 structure alone counts.
 """
@@ -14,6 +15,7 @@ from contextlib import AbstractContextManager
 from rdkit import Chem, rdBase
 
 from graphcnf.graphs.packed import MAX_NODES
+from graphcnf.molecules.cages import cage_smiles, is_cage
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
 _NAMES = {bond: bond.name for bond in Chem.BondType.values.values()}
@@ -80,7 +82,8 @@ def canonical_smiles(mol: Chem.Mol) -> str:
         atom.SetAtomMapNum(0)
         hydrogens |= atom.GetAtomicNum() == 1
     Chem.RemoveStereochemistry(mol)
-    return Chem.MolToSmiles(Chem.RemoveHs(mol) if hydrogens else mol)
+    mol = Chem.RemoveHs(mol) if hydrogens else mol
+    return cage_smiles(mol) if is_cage(mol) else Chem.MolToSmiles(mol)
 
 
 def canonical(mol: Chem.Mol | str) -> Chem.Mol:
