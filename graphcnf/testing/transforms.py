@@ -1,18 +1,4 @@
-"""Assertions for transforms and for models with stochastic likelihood bounds.
-
-They check properties rather than values, and raise AssertionError with the deviation found. Use
-them on your own transforms::
-
-    from graphcnf.testing import assert_bijection, assert_log_det_matches_jacobian
-
-    def test_my_coupling():
-        x = torch.randn(4, 6)
-        assert_bijection(MyCoupling(6), x)
-        assert_log_det_matches_jacobian(MyCoupling(6), x)
-
-The transforms must be deterministic, and are called in the mode (training or not) that they are in.
-A data-dependent initialisation should be over before.
-"""
+"""Assertions for transforms."""
 
 from __future__ import annotations
 
@@ -20,23 +6,13 @@ import copy
 import io
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
 
 from graphcnf.flows.transform import Bijection, Transform, log_term_dtype, masked
-
-__all__ = [
-    "assert_bijection",
-    "assert_dtype_and_autocast",
-    "assert_gradients_reach_every_parameter",
-    "assert_log_det_matches_jacobian",
-    "assert_lower_bound",
-    "assert_mask_invariance",
-    "assert_normalised",
-    "assert_serialisable",
-]
+from graphcnf.testing.variations import VARIATIONS, Variation, variations
 
 
 def _close(actual: Tensor, expected: Tensor, what: str, atol: float, rtol: float) -> None:
@@ -61,6 +37,7 @@ def assert_bijection(
     z: Tensor | None = None,
     atol: float = 1e-4,
     rtol: float = 1e-4,
+    vary: Collection[str] = VARIATIONS,
 ) -> None:
     """Round trips in both directions, and log-dets of opposite sign.
 
@@ -73,24 +50,31 @@ def assert_bijection(
             the base density: latents that come from data do not visit all of the space.
         atol: absolute tolerance of the comparisons.
         rtol: relative tolerance of the comparisons.
+        vary: variations of x and z to run on as well, see `VARIATIONS`.
     """
-    with torch.no_grad():
-        keywords = {"mask": mask, "context": context}
-        latents, log_term = transform(x, **keywords)
-        assert latents.shape == x.shape, f"shape {tuple(x.shape)} became {tuple(latents.shape)}"
-        assert log_term.shape == x.shape[:1], f"log term of shape {tuple(log_term.shape)}"
-        data, log_det = transform.inverse_and_logdet(latents, **keywords)
-        expected = masked(x, mask).to(data.dtype)
-        _close(data, expected, "inverse(forward(x)) is not x", atol, rtol)
-        _close(log_det, -log_term, "log-dets of forward, inverse do not cancel", atol, rtol)
-        same = transform.inverse(latents, **keywords)
-        _close(same, data, "inverse and inverse_and_logdet differ", atol, rtol)
+    for case in variations(x, vary, z=z, mask=mask, context=context):
+        with torch.no_grad():
+            _round_trips(transform, case, atol, rtol)
 
-        z = masked(x if z is None else z, mask)
-        data, log_det = transform.inverse_and_logdet(z, **keywords)
-        latents, log_term = transform(data, **keywords)
-        _close(latents, z.to(latents.dtype), "forward(inverse(z)) is not z", atol, rtol)
-        _close(log_term, -log_det, "log-dets of inverse, forward do not cancel", atol, rtol)
+
+def _round_trips(transform: Bijection, case: Variation, atol: float, rtol: float) -> None:
+    x, mask, keywords = case.x, case.mask, case.keywords
+    where = case.name and f" ({case.name})"
+    latents, log_term = transform(x, **keywords)
+    assert latents.shape == x.shape, f"shape {tuple(x.shape)} became {tuple(latents.shape)}{where}"
+    assert log_term.shape == x.shape[:1], f"log term of shape {tuple(log_term.shape)}{where}"
+    data, log_det = transform.inverse_and_logdet(latents, **keywords)
+    expected = masked(x, mask).to(data.dtype)
+    _close(data, expected, f"inverse(forward(x)) is not x{where}", atol, rtol)
+    _close(log_det, -log_term, f"log-dets of forward, inverse do not cancel{where}", atol, rtol)
+    same = transform.inverse(latents, **keywords)
+    _close(same, data, f"inverse and inverse_and_logdet differ{where}", atol, rtol)
+
+    z = masked(x if case.z is None else case.z, mask)
+    data, log_det = transform.inverse_and_logdet(z, **keywords)
+    latents, log_term = transform(data, **keywords)
+    _close(latents, z.to(latents.dtype), f"forward(inverse(z)) is not z{where}", atol, rtol)
+    _close(log_term, -log_det, f"log-dets of inverse, forward do not cancel{where}", atol, rtol)
 
 
 def assert_log_det_matches_jacobian(
@@ -101,6 +85,7 @@ def assert_log_det_matches_jacobian(
     context=None,
     atol: float = 1e-8,
     rtol: float = 1e-6,
+    vary: Collection[str] = VARIATIONS,
 ) -> None:
     """The log term is ``log|det dz/dx|`` over the real entries, by autograd in float64.
 
@@ -111,10 +96,17 @@ def assert_log_det_matches_jacobian(
         context: passed on to the transform; a tensor is converted to float64.
         atol: absolute tolerance.
         rtol: relative tolerance.
+        vary: variations of x to run on as well, see `VARIATIONS`.
     """
     transform = copy.deepcopy(transform).double()
-    x = x.detach().double()
-    keywords = {"mask": mask, "context": _double(context)}
+    given = {"mask": mask, "context": _double(context)}
+    for case in variations(x.detach().double(), vary, **given):
+        _jacobian(transform, case, atol, rtol)
+
+
+def _jacobian(transform: Transform, case: Variation, atol: float, rtol: float) -> None:
+    x, mask, keywords = case.x, case.mask, case.keywords
+    where = case.name and f" ({case.name})"
     with torch.no_grad():
         log_term = transform(x, **keywords)[1]
     jacobian = torch.autograd.functional.jacobian(lambda x: transform(x, **keywords)[0], x)
@@ -124,12 +116,14 @@ def assert_log_det_matches_jacobian(
     for sample, entries in enumerate(real.reshape(len(x), size)):
         others = jacobian[sample].abs().sum((0, 2))
         others[sample] = 0
-        assert not others.any(), f"sample {sample} depends on samples {others.nonzero().tolist()}"
+        assert not others.any(), (
+            f"sample {sample} depends on samples {others.nonzero().flatten().tolist()}{where}"
+        )
         own = jacobian[sample, :, sample]
-        assert not own[~entries].any(), f"padding of sample {sample} depends on the input"
-        assert not own[:, ~entries].any(), f"sample {sample} depends on its padding"
+        assert not own[~entries].any(), f"padding of sample {sample} depends on the input{where}"
+        assert not own[:, ~entries].any(), f"sample {sample} depends on its padding{where}"
         expected = torch.linalg.slogdet(own[entries][:, entries]).logabsdet
-        _close(log_term[sample], expected, f"log-det of sample {sample}", atol, rtol)
+        _close(log_term[sample], expected, f"log-det of sample {sample}{where}", atol, rtol)
 
 
 def assert_mask_invariance(
@@ -141,11 +135,12 @@ def assert_mask_invariance(
     extend: int = 2,
     atol: float = 1e-5,
     rtol: float = 1e-5,
+    vary: Collection[str] = VARIATIONS,
 ) -> None:
-    """Padding is 0 in every output, and changes no other output, in both directions.
+    """Padding is 0 in every output, and changes no other output and no gradient.
 
-    Replaces the padding by other values, infinities among them, and (where ``x`` is ``(B, L, D)``
-    and there is no context) adds ``extend`` more padded entries.
+    Replaces the padding by other values, infinities and NaN among them, in both directions, and
+    (where ``x`` is ``(B, L, D)`` and there is no context) adds ``extend`` more padded entries.
 
     Args:
         transform: the transform under test.
@@ -155,30 +150,76 @@ def assert_mask_invariance(
         extend: how many entries to add to the padding.
         atol: absolute tolerance.
         rtol: relative tolerance.
+        vary: variations of x to run on as well, see `VARIATIONS`.
     """
     assert not mask.all(), "the mask has no padding: the test would be empty"
 
     def inverse(z, **keywords):
         return transform.inverse(z, **keywords), None
 
-    for name, function in (("forward", transform), ("inverse", inverse)):
-        with torch.no_grad():
-            expected, log_term = function(masked(x, mask), mask=mask, context=context)
-            assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0"
-            for value in (1e3, -7.0, math.inf):
-                padded = torch.where(mask.unsqueeze(-1), x, torch.full_like(x, value))
-                output, other = function(padded, mask=mask, context=context)
-                _close(output, expected, f"{name}: padding {value} changes it", atol, rtol)
-                if log_term is not None:
-                    _close(other, log_term, f"log term: padding {value} changes it", atol, rtol)
-            if x.dim() == 3 and context is None and extend:
-                longer = torch.cat((x, x.new_full((len(x), extend, x.shape[-1]), 5.0)), 1)
-                longer_mask = torch.cat((mask, mask.new_zeros(len(x), extend)), 1)
-                output, other = function(longer, mask=longer_mask, context=context)
-                assert not output[:, x.shape[1] :].any(), f"{name}: added padding is not 0"
-                _close(output[:, : x.shape[1]], expected, f"{name}: longer padding", atol, rtol)
-                if log_term is not None:
-                    _close(other, log_term, "log term: longer padding", atol, rtol)
+    for case in variations(x, vary, mask=mask, context=context):
+        if case.mask.all():
+            continue
+        for name, function in (("forward", transform), ("inverse", inverse)):
+            _padding(function, f"{name}{case.name and f' ({case.name})'}", case, atol, rtol)
+            if case.x.dim() == 3 and context is None and extend:
+                _longer(function, f"{name}{case.name and f' ({case.name})'}", case, extend, atol,
+                        rtol)  # fmt: skip
+    _padding_gradients(transform, x, mask, context, atol, rtol)
+
+
+PADDING = (1e3, -7.0, math.inf, math.nan)
+
+
+@torch.no_grad()
+def _padding(function, name: str, case: Variation, atol: float, rtol: float) -> None:
+    """Other values at padding."""
+    x, mask, keywords = case.x, case.mask, case.keywords
+    expected, log_term = function(masked(x, mask), **keywords)
+    assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0"
+    for value in PADDING:
+        output, other = function(x.masked_fill(~mask.unsqueeze(-1), value), **keywords)
+        _close(output, expected, f"{name}: padding {value} changes it", atol, rtol)
+        if log_term is not None:
+            _close(other, log_term, f"{name}, log term: padding {value} changes it", atol, rtol)
+
+
+@torch.no_grad()
+def _longer(function, name: str, case: Variation, extend: int, atol: float, rtol: float) -> None:
+    """More padding."""
+    x, mask = case.x, case.mask
+    expected, log_term = function(x, mask=mask)
+    longer = torch.cat((x, x.new_full((len(x), extend, x.shape[-1]), 5.0)), 1)
+    longer_mask = torch.cat((mask, mask.new_zeros(len(x), extend)), 1)
+    output, other = function(longer, mask=longer_mask)
+    assert not output[:, x.shape[1] :].any(), f"{name}: added padding is not 0"
+    _close(output[:, : x.shape[1]], expected, f"{name}: longer padding", atol, rtol)
+    if log_term is not None:
+        _close(other, log_term, f"{name}, log term: longer padding", atol, rtol)
+
+
+def _padding_gradients(transform, x: Tensor, mask: Tensor, context, atol, rtol) -> None:
+    """What stands at padding does not reach the gradients of x and of the parameters."""
+    names, parameters = ["x"], []
+    for name, parameter in transform.named_parameters():
+        if parameter.requires_grad:
+            names.append(name)
+            parameters.append(parameter)
+
+    def gradients(value: float) -> list[Tensor | None]:
+        padded = x.detach().masked_fill(~mask.unsqueeze(-1), value).requires_grad_()
+        z, log_term = transform(padded, mask=mask, context=context)
+        back = transform.inverse(padded, mask=mask, context=context)
+        total = z.square().sum() + log_term.sum() + back.square().sum()
+        if not total.requires_grad:
+            return [None] * (1 + len(parameters))
+        return torch.autograd.grad(total, [padded, *parameters], allow_unused=True)
+
+    expected = gradients(0.0)
+    for value in (math.inf, math.nan):
+        for name, want, got in zip(names, expected, gradients(value), strict=True):
+            if want is not None:
+                _close(got, want, f"padding {value} changes the gradient of {name}", atol, rtol)
 
 
 def assert_dtype_and_autocast(
@@ -270,83 +311,3 @@ def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[],
             assert parameter.grad.isfinite().all(), f"{name} got a gradient that is not finite"
             assert parameter.grad.any(), f"the gradient of {name} is zero"
     module.zero_grad(set_to_none=True)
-
-
-def assert_normalised(
-    log_prob: Callable[..., Tensor],
-    space,
-    *,
-    samples: int = 1,
-    repeats: int = 64,
-    z_score: float = 4.0,
-    max_error: float = 0.1,
-    atol: float = 1e-4,
-) -> None:
-    """Probabilities over an enumerated discrete space sum to one.
-
-    ``exp`` of a stochastic K-sample bound is an unbiased estimate of the probability, so the mean
-    of ``sum_x exp(log_prob(x, K))`` over repeats is 1 up to its standard error.
-
-    Args:
-        log_prob: called as ``log_prob(space, samples)``, returns nats ``(B,)`` with fresh noise in
-            every call.
-        space: a batch with every element of the space exactly once.
-        samples: K.
-        repeats: number of independent estimates.
-        z_score: how many standard errors the mean may be off.
-        max_error: the test fails as inconclusive if the standard error times ``z_score`` exceeds
-            this.
-        atol: allowed on top, for rounding.
-    """
-    with torch.no_grad():
-        totals = torch.stack(
-            [log_prob(space, samples).double().exp().sum() for _ in range(repeats)]
-        )
-    mean = totals.mean().item()
-    error = z_score * totals.std().item() / math.sqrt(repeats)
-    assert error <= max_error, (
-        f"inconclusive: sum {mean:.4f} +- {error:.4f}; use more samples or more repeats"
-    )
-    assert abs(mean - 1) <= error + atol, f"probabilities sum to {mean:.5f} +- {error:.5f}"
-
-
-def assert_lower_bound(
-    log_prob: Callable[..., Tensor],
-    x,
-    *,
-    samples: Sequence[int] = (1, 8, 64),
-    repeats: int = 64,
-    z_score: float = 4.0,
-    exact: Tensor | None = None,
-    atol: float = 1e-5,
-) -> None:
-    """The mean K-sample bound does not fall with K, and never exceeds the exact value.
-
-    Args:
-        log_prob: called as ``log_prob(x, K)``, returns nats ``(B,)`` with fresh noise in every
-            call.
-        x: a batch.
-        samples: increasing values of K.
-        repeats: number of independent evaluations of each.
-        z_score: how many standard errors count as noise.
-        exact: exact log-probabilities ``(B,)``, if known.
-        atol: allowed on top, for rounding.
-    """
-    if list(samples) != sorted(set(samples)):
-        raise ValueError(f"samples must increase, got {list(samples)}")
-    previous, previous_error, previous_samples = -math.inf, 0.0, 0
-    for count in samples:
-        with torch.no_grad():
-            values = torch.stack([log_prob(x, count).double().mean() for _ in range(repeats)])
-        mean, error = values.mean().item(), values.std().item() / math.sqrt(repeats)
-        noise = z_score * math.hypot(error, previous_error) + atol
-        assert mean >= previous - noise, (
-            f"the bound falls from {previous:.4f} with K={previous_samples} to {mean:.4f} with "
-            f"K={count} (noise {noise:.4f})"
-        )
-        if exact is not None:
-            limit = exact.double().mean().item()
-            assert mean <= limit + z_score * error + atol, (
-                f"the bound {mean:.4f} with K={count} exceeds the exact value {limit:.4f}"
-            )
-        previous, previous_error, previous_samples = mean, error, count

@@ -96,11 +96,15 @@ def data(layout):
     mask = {
         "vectors masked": torch.tensor([True, False, True, True]),
         "sets masked": torch.arange(4) < torch.tensor([4, 1, 3])[:, None],
+        "sets with holes": torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 1]]).bool(),
     }
     return x, mask.get(layout)
 
 
-@pytest.fixture(params=["vectors", "vectors masked", "sets", "sets masked"])
+LAYOUTS = ["vectors", "vectors masked", "sets", "sets masked", "sets with holes"]
+
+
+@pytest.fixture(params=LAYOUTS)
 def layout(request):
     return request.param
 
@@ -110,7 +114,7 @@ def case(request, layout):
     return Case(build(request.param), *data(layout))
 
 
-@pytest.fixture(params=["vectors masked", "sets masked"])
+@pytest.fixture(params=["vectors masked", "sets masked", "sets with holes"])
 def masked_layout(request):
     return request.param
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from graphcnf.flows import Bijection
 from graphcnf.testing import (
+    VARIATIONS,
     assert_bijection,
     assert_dtype_and_autocast,
     assert_gradients_reach_every_parameter,
@@ -29,7 +30,7 @@ class Double(Bijection):
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         count = x[0].numel() if mask is None else mask.sum(1) * x.shape[-1]
         log_term = torch.zeros(len(x), dtype=x.dtype) + count * math.log(2)
-        z = 2 * x if mask is None else 2 * x * mask.unsqueeze(-1)
+        z = 2 * x if mask is None else 2 * x.masked_fill(~mask.unsqueeze(-1), 0)
         if self.mistake == "log-det":
             log_term = log_term + 0.1
         if self.mistake == "padding":
@@ -38,21 +39,39 @@ class Double(Bijection):
             z = z + 0.01 * x.mean(0)
         if self.mistake == "dtype":
             log_term = log_term.double()
+        if self.mistake == "gradient":
+            # Right values, but 0 times what stands at padding is not a number.
+            z = z + (self.idle * x).nan_to_num(0, 0, 0) * 0
+        if self._applies(x, mask):
+            log_term = log_term + 0.1
         return z, log_term
+
+    def _applies(self, x, mask):
+        """Whether a mistake that is made on some data only is made on these."""
+        if self.mistake == "holes":
+            return mask is not None and bool((mask[:, 1:] & ~mask[:, :-1]).any())
+        return {
+            "one record": len(x) == 1,
+            "one entry": x.shape[1] == 1,
+            "far": bool((x.abs() > 8).any()),
+        }.get(self.mistake, False)
 
     def inverse_and_logdet(self, z, *, mask=None, context=None):
         factor = 0.4 if self.mistake == "inverse" else 0.5
-        return factor * z, -self.forward(z, mask=mask)[1]
+        x = factor * (z if mask is None else z.masked_fill(~mask.unsqueeze(-1), 0))
+        count = z[0].numel() if mask is None else mask.sum(1) * z.shape[-1]
+        return x, torch.zeros(len(z), dtype=z.dtype) - count * math.log(2)
 
 
-X = torch.randn(3, 2, 2)
-MASK = torch.tensor([[True, True], [True, False], [True, True]])
+X = torch.linspace(-2, 2, 24).sin().reshape(3, 4, 2)
+MASK = torch.arange(4) < torch.tensor([4, 1, 3])[:, None]
 
 
 def test_a_right_transform_passes():
     assert_bijection(Double(), X)
     assert_log_det_matches_jacobian(Double(), X)
     assert_dtype_and_autocast(Double(), X)
+    assert_mask_invariance(Double(), X, mask=MASK)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +92,34 @@ def test_leaking_padding_is_found():
     with pytest.raises(AssertionError, match="masked entries"):
         assert_mask_invariance(Double("padding"), X, mask=MASK)
     with pytest.raises(AssertionError, match="no padding"):
-        assert_mask_invariance(Double(), X, mask=torch.ones(3, 2, dtype=torch.bool))
+        assert_mask_invariance(Double(), X, mask=torch.ones(3, 4, dtype=torch.bool))
+    with pytest.raises(AssertionError, match="padding inf changes the gradient of idle"):
+        assert_mask_invariance(Double("gradient"), X, mask=MASK)
+
+
+RARE = {
+    "holes": ("a mask with holes", "holes"),
+    "one record": ("one record alone", "batch"),
+    "one entry": ("records of one entry", "length"),
+    "far": ("far from 0", "far"),
+}
+
+
+@pytest.mark.parametrize("mistake", RARE)
+@pytest.mark.parametrize("mask", [None, MASK], ids=["", "masked"])
+@pytest.mark.parametrize("check", [assert_bijection, assert_log_det_matches_jacobian])
+def test_mistakes_on_rare_data_are_found(mistake, check, mask):
+    name, kind = RARE[mistake]
+    transform = Double(mistake)
+    with pytest.raises(AssertionError, match=name):
+        check(transform, X, mask=mask)
+    # Nothing else looks there.
+    check(transform, X, mask=mask, vary=[k for k in VARIATIONS if k != kind])
+
+
+def test_unknown_variations_are_refused():
+    with pytest.raises(ValueError, match="'near'; known: batch, length, holes, far"):
+        assert_bijection(Double(), X, vary=["near"])
 
 
 def test_idle_parameters_are_found():
@@ -105,15 +151,27 @@ def test_stochastic_model_passes():
     assert_lower_bound(model.log_prob, SPACE, exact=model.exact)
 
 
-@pytest.mark.parametrize("total", [0.8, 1.2])
-def test_wrong_normalisation_is_found(total):
+@pytest.mark.parametrize("total", [0.8, 0.95, 1.05, 1.2])
+@pytest.mark.parametrize("samples, repeats", [(1, 64), (16, 20)])
+def test_wrong_normalisation_is_found(total, samples, repeats):
     with pytest.raises(AssertionError, match="sum to"):
-        assert_normalised(ToyModel(total).log_prob, SPACE, samples=16, repeats=200)
+        assert_normalised(ToyModel(total).log_prob, SPACE, samples=samples, repeats=repeats)
+
+
+def test_estimates_are_added_until_they_suffice():
+    model, calls = ToyModel(), []
+
+    def log_prob(x, samples):
+        calls.append(samples)
+        return model.log_prob(x, samples)
+
+    assert_normalised(log_prob, SPACE, samples=4, repeats=10)
+    assert 10 < len(calls) < 4096
 
 
 def test_inconclusive_estimates_are_refused():
     with pytest.raises(AssertionError, match="inconclusive"):
-        assert_normalised(ToyModel().log_prob, SPACE, repeats=4, max_error=0.01)
+        assert_normalised(ToyModel().log_prob, SPACE, most_repeats=100, max_error=0.01)
 
 
 def test_wrong_bounds_are_found():

@@ -97,12 +97,12 @@ def test_coupling_is_a_bijection(double, batch, rounds):
     coupling = model_of(rounds=rounds).flow.flow
     arguments = {"mask": batch.mask, "context": coloring_context(batch.adjacency, batch.mask)}
     x = model_of().flow.encoding.encode(batch.node_types[..., None], mask=batch.mask).z
-    assert_bijection(coupling, x, z=latents(batch), atol=1e-7, rtol=1e-7, **arguments)
+    assert_bijection(coupling, x, z=latents(batch), atol=1e-7, rtol=1e-7, vary=(), **arguments)
     assert_serialisable(coupling, x, **arguments)
     few = batch.sizes <= 6
     small = GraphBatch(batch.node_types[few], batch.bonds[few], batch.mask[few])
     arguments = {"mask": small.mask, "context": coloring_context(small.adjacency, small.mask)}
-    assert_log_det_matches_jacobian(coupling, x[few], **arguments)
+    assert_log_det_matches_jacobian(coupling, x[few], vary=(), **arguments)
 
 
 def test_padding_changes_nothing(double, batch, coupling):
@@ -111,7 +111,7 @@ def test_padding_changes_nothing(double, batch, coupling):
     context = model._context(batch)
     x = torch.randn(*batch.mask.shape, model.flow.encoding.latent_dim)
     flow(x, mask=batch.mask, context=context)
-    assert_mask_invariance(flow, x, mask=batch.mask, context=context, extend=0)
+    assert_mask_invariance(flow, x, mask=batch.mask, context=context, extend=0, vary=())
     # The same graphs with two more columns of padding.
     wider = GraphBatch(
         torch.nn.functional.pad(batch.node_types, (0, 2), value=1),

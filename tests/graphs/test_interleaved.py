@@ -22,7 +22,8 @@ def test_round_trips_and_log_dets_cancel(double, make_case):
     case = make_case(range(12))
     flat, arguments = case.flat
     z = StandardLogistic().sample(arguments["x"].shape)
-    assert_bijection(flat, z=z, atol=1e-7, rtol=1e-7, **arguments)
+    # The shape is that of the graphs, and float64 ends near the ends of the unit line.
+    assert_bijection(flat, z=z, atol=1e-7, rtol=1e-7, vary=(), **arguments)
 
 
 def test_round_trips_keep_every_category_in_float32(make_case):
@@ -37,12 +38,12 @@ def test_round_trips_keep_every_category_in_float32(make_case):
 def test_log_det_is_that_of_the_jacobian(double, make_case, random_graphs):
     small = np.flatnonzero(random_graphs.node_counts <= 5)[:4]
     flat, arguments = make_case(small).flat
-    assert_log_det_matches_jacobian(flat, **arguments)
+    assert_log_det_matches_jacobian(flat, vary=(), **arguments)
 
 
 def test_padding_changes_nothing(double, make_case):
     flat, arguments = make_case(range(8)).flat
-    assert_mask_invariance(flat, **arguments)
+    assert_mask_invariance(flat, vary=(), **arguments)
 
 
 def test_pickle_and_state_dict(make_case):
