@@ -32,6 +32,9 @@ class InterleavedCoupling(Bijection):
     conditional distribution function of the categories and x the category of z,
     u' = F(x - 1) + p(x) (u - lower(x)) / width(x).
 
+    `forward` is differentiable, `inverse` and `inverse_and_logdet` are not: they decide between
+    categories on the way, and keep no graph of it.
+
     Args:
         network: `InterleavedAttention`.
         groups: Number G of groups, the number of rounds that sampling takes.
@@ -114,7 +117,7 @@ class InterleavedCoupling(Bijection):
         return self._invert(z, mask, context, temperature)[0]
 
     def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Return the data-side latents and log|det dx/dz| (B,)."""
+        """Return the data-side latents and log|det dx/dz| (B,), both without gradients."""
         return self._invert(z, mask, context, 1.0)
 
     @torch.no_grad()

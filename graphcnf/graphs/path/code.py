@@ -83,7 +83,10 @@ class PathCode:
 
 
 class AtomCode:
-    """Bijection between connected depth-first numbered graphs and V categories per node.
+    """One-to-one map of connected depth-first numbered graphs to V categories per node.
+
+    Not every combination of categories is the code of a graph (a step back beyond the first node,
+    say); `Support` knows which are. A graph has a code for each of its depth-first numberings.
 
     The variables of a node, in this order: levels stepped back; category of the edge to the parent
     plus 1 (0 for the first node, which has none); category of the node; then for each closure its
