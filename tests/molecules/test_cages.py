@@ -97,6 +97,8 @@ def test_of_rdkit_it_is_none(name):
         "CN1CC[C@]23c4c5ccc(O)c4O[C@H]2[C@@H](O)C=C[C@H]3[C@H]1C5",
         "c1ccc(cc1)C(c1ccccc1)(c1ccccc1)C(c1ccccc1)(c1ccccc1)c1ccccc1",
         "O=C1C[C@@H]2OCC=C3CN4CC[C@]56[C@@H]4C[C@@H]3[C@@H]2[C@@H]5N1c1ccccc61",
+        "CO[C@]12CC[C@@]3(C[C@@H]1[C@@](C)(O)C(C)(C)C)[C@H]1Cc4ccc(O)c5c4[C@@]3(CC[NH+]1CC1CC1)[C@H]2O5",
+        "C1Cc2nn3c(c2C1)-n1nc2c(c1-n1nc4c(c1-3)CCC4)CCC2",
         "C" * 40,
         "C.C",
     ],
