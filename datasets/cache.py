@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from graphcnf.files import at_home
+
 _CHECKSUM = "checksum"
 _STALE_SECONDS = 600
 
@@ -29,7 +31,7 @@ def cache_folder() -> Path:
     """`$GRAPHCNF_CACHE`, or the user's cache folder for graphcnf."""
     chosen = os.environ.get("GRAPHCNF_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return at_home(chosen)
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("graphcnf", appauthor=False))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graphcnf.datasets.image_files import read_cifar, read_digits, read_idx, read_png
 from graphcnf.errors import UserError
+from graphcnf.files import at_home
 
 PARTS = ("train", "validation", "test")
 SPLIT_SEED = 0
@@ -109,7 +110,7 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
     if path is None:
         name, images = "digits", read_digits()
     else:
-        name, images, test = _read_folder(Path(path).expanduser())
+        name, images, test = _read_folder(at_home(path))
     count = len(images)
     order = np.random.default_rng(SPLIT_SEED).permutation(count)
     tenth = count // 10

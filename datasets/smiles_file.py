@@ -147,6 +147,8 @@ def read_smiles(
 
 def _read(path: Path) -> bytes:
     try:
+        if path.is_char_device():
+            raise DataFileError(f"{path} is a device, no file; write - for standard input")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise MissingDataFile(f"no such file: {path}") from error
@@ -202,7 +204,7 @@ def _jsonl(path: Path, text: str, column: str | None) -> tuple[list[int], list[s
             continue
         try:
             value = json.loads(line)[wanted]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataFileError(
                 f"{path}, line {number}: no JSON object with {wanted!r}: {line[:60]!r}"
             ) from None

@@ -15,6 +15,18 @@ from graphcnf.errors import UserError
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
+def at_home(path: str | Path) -> Path:
+    """The path, with ~ and ~name in place of a home directory spelt out.
+
+    Raises:
+        UserError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such home directory") from None
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write `data` under a temporary name in the same folder, then rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

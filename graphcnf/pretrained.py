@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -17,13 +18,11 @@ import numpy as np
 from torch import nn
 
 from graphcnf.errors import UserError
-from graphcnf.files import replace_file
+from graphcnf.files import at_home, replace_file
+from graphcnf.limits import size_fault
 
 FORMAT = 2
 CHECKSUM = "sha256"
-
-LARGEST = {"layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384, "": 100_000}
-"""Largest numbers that a configuration may hold, by name."""
 
 
 def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> None:
@@ -71,10 +70,12 @@ def load_model(cls: type, folder: Path, device="cpu") -> nn.Module:
         if config.pop(CHECKSUM) != _digest_of_json(config):
             raise ValueError("its checksum does not match")
         _check_sizes(config["model"])
+        _check_metadata(config["metadata"])
         model = cls(**config["model"])
         model.metadata = config["metadata"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{source}: not the config of a {cls.__name__} ({error})") from None
+    except Exception as error:  # whatever a hostile configuration brings about
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{source}: not the config of a {cls.__name__} ({reason})") from error
     weights = folder / "model.safetensors"
     try:
         model.load_state_dict(_read(weights, "pt"))
@@ -94,9 +95,23 @@ def _check_sizes(config: Any, name: str = "model") -> None:
         for value in config:
             _check_sizes(value, name)
     elif isinstance(config, int | float):
-        most = LARGEST.get(name, LARGEST[""])
-        if not abs(config) <= most:
-            raise ValueError(f"{name} = {config}, at most {most} is taken")
+        fault = size_fault(name, config)
+        if fault is not None:
+            raise ValueError(fault)
+
+
+def _check_metadata(metadata: Any) -> None:
+    """Refuse what would fail where it is used, long after it was read."""
+    kinds = {"training": dict, "vocabulary": dict, "dataset": str, "size_histogram": list}
+    kinds |= {"bits_per_atom_quantiles": list, "weights": dict}
+    if not isinstance(metadata, dict):
+        raise ValueError("metadata is no object")
+    for name, kind in kinds.items():
+        if not isinstance(metadata.get(name, kind()), kind):
+            raise ValueError(f"metadata.{name} is no {kind.__name__}")
+    quantiles = metadata.get("bits_per_atom_quantiles", [])
+    if not all(isinstance(q, int | float) and math.isfinite(q) for q in quantiles):
+        raise ValueError("metadata.bits_per_atom_quantiles holds something else than numbers")
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:
@@ -158,7 +173,7 @@ class Pretrained:
         Raises:
             UserError: if there is no such model, or its files are damaged.
         """
-        folder = Path(folder).expanduser()
+        folder = at_home(folder)
         if not (folder / "config.json").is_file():
             folder = folder / "model"
         return load_model(cls, folder, device)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphcnf.errors import UserError
+from graphcnf.files import at_home
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,11 +23,11 @@ LARGEST_GRID = 10_000
 
 def is_image_model(name: str) -> bool:
     """Whether the folder, or its `model/`, holds an `ImageFlow`; reads its config.json only."""
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     for path in (folder / "config.json", folder / "model" / "config.json"):
         try:
             return "architecture" in json.loads(path.read_text())["model"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return False
 
@@ -37,17 +38,12 @@ def load_image_model(name: str, device: str = "cpu") -> ImageFlow:
     Raises:
         UserError: There is no such model or device.
     """
-    import torch
-
     from graphcnf.images import ImageFlow
+    from graphcnf.scripts._sampling import check_device
 
     if not is_image_model(name):
         raise UserError(f"{name}: no folder with an image model")
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        reason = str(error).strip().splitlines() or ["not available"]
-        raise UserError(f"device {device!r}: {reason[0]}") from None
+    check_device(device)
     return ImageFlow.from_pretrained(name, device)
 
 

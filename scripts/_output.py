@@ -37,11 +37,28 @@ def check_place(path: Path | None) -> None:
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
 
 
+def read_stdin() -> bytes:
+    """All of standard input.
+
+    Raises:
+        UserError: It is closed, or cannot be read.
+    """
+    try:
+        return sys.stdin.buffer.read()
+    except (AttributeError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is closed"
+        raise UserError(f"cannot read standard input: {reason}") from None
+
+
 class ReaderGone(Exception):
     """Who reads our stdout (head, less) has closed it: there is nothing left to do.
 
     No `OSError`, because typer takes a broken pipe for a failure of its own.
     """
+
+
+class StreamFailed(UserError):
+    """Stdout takes no more: its disk is full, or it is closed."""
 
 
 @contextmanager
@@ -51,6 +68,7 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
     Raises:
         UserError: The file cannot be written.
         ReaderGone: Nobody reads stdout any more.
+        StreamFailed: Stdout takes no more.
     """
     if path is None:
         try:
@@ -58,6 +76,11 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
             sys.stdout.flush()
         except BrokenPipeError:
             raise ReaderGone from None
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            reason = error.strerror or str(error)
+            raise StreamFailed(f"cannot write to standard output: {reason}") from None
         return
     check_place(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

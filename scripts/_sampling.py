@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from graphcnf.errors import UserError
+from graphcnf.limits import seed_fault, temperature_fault
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -21,22 +22,27 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     Raises:
         UserError: There is no such model or device, or the model does not fit.
     """
-    import torch
-
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
     from graphcnf.scripts._images import is_image_model
 
     if is_image_model(name):
         raise UserError(f"{name} is a model of images: its commands are graphcnf images ...")
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        reason = str(error).strip().splitlines() or ["not available"]
-        raise UserError(f"device {device!r}: {reason[0]}") from None
+    check_device(device)
     model = GraphCNF.from_pretrained(name, device)
     MoleculeVocabulary.of_model(model, name)
     return model if support else model.without_support()
+
+
+def check_device(device: str) -> None:
+    """Raise `UserError` where torch cannot compute on it."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or ["not available"])[0]
+        raise UserError(f"device {device!r}: {reason.partition('. ')[0][:200]}") from None
 
 
 def parse_sizes(text: str | None) -> tuple[int, int] | None:
@@ -90,8 +96,19 @@ def parse_selection(
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise `typer.BadParameter` where it is no positive finite number."""
-    if not 0 < temperature < float("inf"):
-        raise typer.BadParameter(
-            f"{temperature} is not greater than 0 and finite", param_hint="'--temperature'"
-        )
+    """Raise `typer.BadParameter` where it is outside of what models take."""
+    fault = temperature_fault(temperature)
+    if fault is not None:
+        raise typer.BadParameter(fault, param_hint="'--temperature'")
+
+
+def checked_seed(seed: int | None) -> int | None:
+    """Callback of the options that take a seed.
+
+    Raises:
+        typer.BadParameter: It is negative or too large.
+    """
+    fault = None if seed is None else seed_fault(seed)
+    if fault is not None:
+        raise typer.BadParameter(fault)
+    return seed

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 import typer
 
-from graphcnf.scripts._output import ReaderGone
+from graphcnf.scripts._output import ReaderGone, StreamFailed
 
 app = typer.Typer(
     name="graphcnf",
@@ -52,12 +53,12 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
 
     A failure is one line on stderr; with GRAPHCNF_DEBUG set, the traceback of what failed follows.
     """
+    _stand_in_for_closed_streams()
     try:
         code = command(arguments, standalone_mode=False, prog_name=name)
         sys.stdout.flush()
     except (BrokenPipeError, ReaderGone):
-        # Nothing may be flushed into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon(sys.stdout)
         code = 0
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -68,9 +69,32 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
         elif os.environ.get("GRAPHCNF_DEBUG"):
             raise
         else:
-            print(f"error: {_one_line(error)}", file=sys.stderr)
+            _tell(f"error: {_one_line(error)}")
             code = 1
+        if isinstance(error, OSError | StreamFailed):
+            _abandon(sys.stdout)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Python has None for a closed stream, and print() takes that for stdout."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    if sys.stdout is None:
+        # Whoever writes to a file that is open for reading learns of it.
+        sys.stdout = open(os.devnull)
+
+
+def _abandon(stream) -> None:
+    """Let nothing be flushed at exit into a stream that takes no more."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _tell(line: str) -> None:
+    """A line on stderr, where that still takes one."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _usage(error) -> int:
@@ -79,9 +103,9 @@ def _usage(error) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     elif context is None:
-        print(f"error: {message}", file=sys.stderr)
+        _tell(f"error: {message}")
     else:
-        print(f"error: {message} (see {context.command_path} --help)", file=sys.stderr)
+        _tell(f"error: {message} (see {context.command_path} --help)")
     return error.exit_code
 
 
@@ -91,6 +115,11 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError):
+        # Those that write files know the name; what is left are the streams.
+        return f"cannot write to standard output: {error.strerror or text}"
+    if isinstance(error, MemoryError):
+        return "not enough memory: take smaller batches, a smaller model or fewer molecules"
     if isinstance(error, UserError | ValueError) and text:
         return text
     if isinstance(error, ModuleNotFoundError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from graphcnf.scripts._sampling import checked_seed
 
 MODEL = "With --model"
 OUTPUT = "Output"
@@ -75,7 +78,7 @@ def evaluate(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Seed.", show_default="0", rich_help_panel=MODEL),
+        typer.Option(callback=checked_seed, help="Seed.", show_default="0", rich_help_panel=MODEL),
     ] = None,
     seeds: Annotated[
         str | None,
@@ -250,8 +253,8 @@ def _parse_seeds(seed: int | None, seeds: str | None) -> list[int]:
     if seed is not None:
         raise typer.BadParameter("--seed and --seeds exclude each other")
     parts = [part.strip() for part in seeds.split(",")]
-    if not all(part.isdecimal() and part.isascii() for part in parts):
+    if not all(re.fullmatch("[0-9]{1,30}", part) for part in parts):
         raise typer.BadParameter(f"{seeds!r}: write numbers as 0,1,2", param_hint="'--seeds'")
     if len(set(parts)) < len(parts):
         raise typer.BadParameter(f"{seeds!r} names a seed twice", param_hint="'--seeds'")
-    return [int(part) for part in parts]
+    return [checked_seed(int(part)) for part in parts]

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from graphcnf.errors import UserError, nearest
+from graphcnf.files import at_home
+from graphcnf.training.arguments import call, check
 from graphcnf.training.experiment import Experiment
 from graphcnf.training.settings import TrainingSettings
 
@@ -30,21 +32,13 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
     known = ", ".join(EXPERIMENTS)
     if name is None:
         raise UserError(f"[data] needs a name; known: {known}")
-    if name not in EXPERIMENTS:
-        raise UserError(f"[data]: unknown data set {name!r}{nearest(str(name), list(EXPERIMENTS))}")
+    if not isinstance(name, str) or name not in EXPERIMENTS:
+        raise UserError(
+            f"[data] name: unknown data set {name!r}{nearest(str(name), list(EXPERIMENTS))}"
+        )
     settings = TrainingSettings.from_dict(config["training"])
     torch.manual_seed(settings.seed)
     return EXPERIMENTS[name](dict(config["model"]), options, settings)
-
-
-def _arguments(what: str, function: Callable, *args, **options) -> Any:
-    """Call `function`; a wrong argument name is the preset's mistake, not a crash."""
-    try:
-        return function(*args, **options)
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise UserError(f"{what}: {str(error).split('() ')[-1]}") from None
 
 
 def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Experiment:
@@ -75,6 +69,8 @@ def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Expe
 def _graph_model(dataset, options: dict):
     """A model for a data set, new or, where `[model]` names `weights`, a trained one."""
     from graphcnf.graphs import GraphCNF
+    from graphcnf.graphs.pairs import PairSteps
+    from graphcnf.graphs.path.network import PathNetwork
 
     options = dict(options)
     weights = options.pop("weights", None)
@@ -92,21 +88,25 @@ def _graph_model(dataset, options: dict):
         metadata["weights"] = {"name": Path(weights).name, **model.metadata.get("training", {})}
         model.metadata, model.training_hashes = metadata, dataset.training_hashes()
         return model.train()
-    return _arguments(
-        "[model]",
-        GraphCNF.for_graphs,
-        dataset.graphs,
-        node_categories=len(dataset.vocabulary.atoms),
-        bond_categories=len(dataset.vocabulary.bonds),
-        metadata=metadata,
-        training_hashes=dataset.training_hashes(),
-        edge_weights=dataset.vocabulary.bond_orders,
-        **options,
-    )
+    known = {
+        "node_categories": len(dataset.vocabulary.atoms),
+        "bond_categories": len(dataset.vocabulary.bonds),
+        "metadata": metadata,
+        "training_hashes": dataset.training_hashes(),
+        "edge_weights": dataset.vocabulary.bond_orders,
+    }
+    steps = PairSteps if options.get("adjacency") == "pairs" else PathNetwork
+    fixed = ("graphs", "code", "max_nodes", "ordered", *known)
+    check("[model]", options, GraphCNF.for_graphs, steps, fixed=fixed)
+    return call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **options)
 
 
-def _pretrained(weights: str):
+def _pretrained(weights: Any):
     from graphcnf.graphs import GraphCNF
+
+    if not isinstance(weights, str) or not weights or "\0" in weights:
+        raise UserError(f"[model]: weights must be the name or the folder of a model in quotes, "
+                        f"not {weights!r}")  # fmt: skip
 
     return GraphCNF.from_pretrained(weights)
 
@@ -144,40 +144,45 @@ def _check_fit(model, dataset, weights: str) -> None:
             )
 
 
+def _loaded(load: Callable, options: dict, **known) -> Any:
+    """What `[data]` asks a loader for; `known` are arguments that do not come from it."""
+    check("[data]", options, load, fixed=tuple(known))
+    return call("[data]", load, known=known, **options)
+
+
 def _zinc250k(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.datasets.zinc250k import load_zinc250k
 
-    return _molecules(_arguments("[data]", load_zinc250k, **data), model, settings)
+    return _molecules(_loaded(load_zinc250k, data), model, settings)
 
 
 def _moses(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.datasets.moses import load_moses
 
-    return _molecules(_arguments("[data]", load_moses, **data), model, settings)
+    return _molecules(_loaded(load_moses, data), model, settings)
 
 
 def _qm9(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.datasets.qm9 import load_qm9
 
-    return _molecules(_arguments("[data]", load_qm9, **data), model, settings)
+    return _molecules(_loaded(load_qm9, data), model, settings)
 
 
 def _smiles_file(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     path = data.pop("path", None)
-    if path is None:
-        raise UserError('[data] needs path = "FILE" (or --set data.path=FILE)')
+    if not isinstance(path, str) or not path or "\0" in path:
+        found = "" if path is None else f", not {path!r}"
+        raise UserError(f'[data] needs path = "FILE" (or --set data.path=FILE){found}')
     from graphcnf.datasets.smiles_file import load_smiles_file
 
+    known: dict[str, Any] = {"path": call("[data]", at_home, path, known={}), "vocabulary": None}
     if "weights" in model:
         from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
         start = _pretrained(model["weights"])
-        data = {
-            "vocabulary": MoleculeVocabulary.of_model(start),
-            "max_atoms": start.max_nodes,
-            **data,
-        }
-    dataset = _arguments("[data]", load_smiles_file, Path(path).expanduser(), **data)
+        known["vocabulary"] = MoleculeVocabulary.of_model(start)
+        data = {"max_atoms": start.max_nodes, **data}
+    dataset = _loaded(load_smiles_file, data, **known)
     return _molecules(dataset, model, settings)
 
 
@@ -186,11 +191,12 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.datasets.sets import TASKS
 
     task = data.pop("task", "shuffling")
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"[data]: unknown task {task!r}{nearest(str(task), list(TASKS))}")
-    dataset = _arguments("[data]", TASKS[task], **data)
+    dataset = _loaded(TASKS[task], data)
     size = settings.batch_size
-    network = _arguments("[model]", SetFlow, dataset.elements, dataset.categories, **model)
+    check("[model]", model, SetFlow, fixed=("elements", "categories"))
+    network = call("[model]", SetFlow, dataset.elements, dataset.categories, known={}, **model)
     network.metadata = {"dataset": "sets", "task": task, "optimum": dataset.optimum}
     return Experiment(
         network,
@@ -204,9 +210,10 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
     from graphcnf.datasets.coloring import load_coloring
     from graphcnf.graphs.coloring import ColoringFlow
 
-    dataset = _arguments("[data]", load_coloring, **data)
+    dataset = _loaded(load_coloring, data)
     size = settings.batch_size
-    network = _arguments("[model]", ColoringFlow, dataset.colors, **model)
+    check("[model]", model, ColoringFlow, fixed=("colors",))
+    network = call("[model]", ColoringFlow, dataset.colors, known={}, **model)
     network.metadata = {"dataset": "coloring", "data": data}
     return Experiment(
         network,
@@ -219,11 +226,13 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
 def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.datasets.images import load_images
     from graphcnf.images import ImageFlow
+    from graphcnf.images.models import MODELS
+    from graphcnf.images.networks import ConvolutionNetwork
 
     shift, size = data.pop("shift", 0), settings.batch_size
-    if not isinstance(shift, int) or shift < 0:
+    if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift <= 1000:
         raise UserError(f"[data]: shift must be a number of pixels from 0 on, not {shift!r}")
-    if not isinstance(data.get("path", ""), str):
+    if not isinstance(data.get("path", ""), str) or "\0" in data.get("path", ""):
         raise UserError(f"[data]: path must be a folder in quotes, not {data['path']!r}")
     if "architecture" not in model:
         raise UserError("[model]: images need an architecture, such as glow")
@@ -232,9 +241,14 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
             raise UserError(f"[model]: {key} follows from the images")
     if "path" in data:
         # The model remembers it, and may be evaluated from elsewhere.
-        data["path"] = str(Path(data["path"]).expanduser().absolute())
-    dataset = _arguments("[data]", load_images, **data)
-    network = _arguments("[model]", ImageFlow, shape=dataset.shape, levels=dataset.levels, **model)
+        data["path"] = str(call("[data]", at_home, data["path"], known={}).absolute())
+    dataset = _loaded(load_images, data)
+    known = {"shape": dataset.shape, "levels": dataset.levels}
+    architecture = MODELS.get(str(model["architecture"]))
+    if architecture is not None:
+        fixed = ("inputs", "outputs", "size", "context", *known)
+        check("[model]", model, ImageFlow, architecture, ConvolutionNetwork, fixed=fixed)
+    network = call("[model]", ImageFlow, known=known, **model)
     network.metadata = {"dataset": dataset.name, "data": data, "checksum": dataset.checksum}
 
     def train_batches(epoch: int, seed: int, start: int, stride: int) -> Iterator[torch.Tensor]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphcnf.errors import UserError
+from graphcnf.scripts._sampling import checked_seed
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -59,7 +60,7 @@ def generate(
     model: Annotated[
         str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
     ] = "zinc250k",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sample.")] = 0,
+    seed: Annotated[int, typer.Option(callback=checked_seed, help="Seed of the sample.")] = 0,
     temperature: Annotated[
         float, typer.Option(help="Below 1 for more probable molecules, above 1 for less.")
     ] = 1.0,

@@ -22,7 +22,10 @@ def score(
         str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
     ] = "zinc250k",
     orders: Annotated[
-        int, typer.Option(min=1, help="Numberings of a molecule whose probabilities are summed.")
+        int,
+        typer.Option(
+            min=1, max=1024, help="Numberings of a molecule whose probabilities are summed."
+        ),
     ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="File to write: .csv or .json.", show_default="stdout")
@@ -39,7 +42,7 @@ def score(
 
     from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.evaluation.formats import csv_text, json_text
-    from graphcnf.scripts._output import check_place
+    from graphcnf.scripts._output import check_place, read_stdin
     from graphcnf.scripts._tables import write_text
 
     if out is not None and out.suffix.lower() not in (".csv", ".json"):
@@ -47,7 +50,7 @@ def score(
     if out is not None and file != "-" and out.exists() and out.samefile(file):
         raise typer.BadParameter(f"{out} is the file to score", param_hint="'--out'")
     check_place(out)
-    content = sys.stdin.buffer.read() if file == "-" else None
+    content = read_stdin() if file == "-" else None
     lines, smiles = read_smiles("standard input" if file == "-" else file, column=column,
                                 content=content)  # fmt: skip
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from graphcnf.scripts._sampling import checked_seed
+
+if TYPE_CHECKING:
+    from graphcnf.training.experiment import Experiment
+    from graphcnf.training.settings import TrainingSettings
 
 BUDGET = "Budget"
 MACHINE = "Machine"
@@ -53,7 +62,9 @@ def train(
             "and your own molecules are coded in their categories.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(callback=checked_seed, help="Seed of everything random.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per batch and device.")] = None,
     assignments: Annotated[
         list[str] | None,
@@ -108,31 +119,74 @@ def train(
     if weights is not None:
         config["model"] = {"weights": weights}
     config["training"].update({key: value for key, value in given.items() if value is not None})
-    settings = TrainingSettings.from_dict(config["training"])
+    where = str(stored if stored is not None and stored.exists() else preset)
+    settings = TrainingSettings.from_dict(config["training"], f"{where} [training]")
     if settings.minutes is None and settings.steps is None:
         raise UserError("a run needs a budget: --minutes M or --steps N")
 
-    print("loading data and libraries ...", file=sys.stderr, flush=True)
-    try:
-        from graphcnf.training.loop import fit
-    except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] == "lightning":
-            raise UserError("training needs Lightning: pip install 'graphcnf[train]'") from None
-        raise
-    from graphcnf.scripts.experiments import build_experiment
+    if find_spec("lightning") is None:
+        raise UserError("training needs Lightning: pip install 'graphcnf[train]'")
+    with _begun(out, config, settings):
+        print("loading data and libraries ...", file=sys.stderr, flush=True)
+        experiment = _experiment(config, where, settings.threads)
+    from graphcnf.training.loop import fit
 
-    if settings.threads:
-        import torch
-
-        torch.set_num_threads(settings.threads)
     # Lightning starts further processes with this command line; they must find the same folder.
     os.environ["GRAPHCNF_RUN"] = str(out)
-    experiment = build_experiment(config)
     result = fit(experiment, settings, out, resume, continue_from=continue_from, config=config)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         _summary(result, out)
     if result.signal == 2:
         raise typer.Exit(130)
+
+
+@contextmanager
+def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None]:
+    """Context in which a new run's folder says already what is to be trained.
+
+    Loading may take minutes: whoever is stopped meanwhile goes on with --resume. Where it fails,
+    the folder is left as it was.
+    """
+    from graphcnf.files import alone, replace_file
+    from graphcnf.training.configuration import dump_config
+
+    file = out / "config.toml"
+    holds_run = (out / "checkpoints" / "last.ckpt").exists() or (out / "metrics.csv").exists()
+    if holds_run or os.environ.get("LOCAL_RANK", "0") != "0":
+        yield
+        return
+    before = file.read_bytes() if file.exists() else None
+    new = [p for p in (out, *out.parents) if not p.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out / ".lock", out):
+        replace_file(file, dump_config({**config, "training": settings.to_dict()}).encode())
+    try:
+        yield
+    except Exception:
+        if before is None:
+            file.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody has put something there
+                for folder in new:
+                    folder.rmdir()
+        else:
+            replace_file(file, before)
+        raise
+
+
+def _experiment(config: dict, where: str, threads: int) -> Experiment:
+    """Model and data; errors of the configuration begin with the name of its file."""
+    from graphcnf.errors import UserError
+    from graphcnf.scripts.experiments import build_experiment
+
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    try:
+        return build_experiment(config)
+    except UserError as error:
+        text = str(error)
+        raise UserError(f"{where} {text}" if text.startswith("[") else text) from error
 
 
 def _run_directory(

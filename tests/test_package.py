@@ -29,7 +29,7 @@ ALLOWED = {
     },
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks", "graphcnf.scripts.figures")
-EVERYWHERE = {"errors", "files", "parallel", "pretrained", "testing"}
+EVERYWHERE = {"errors", "files", "limits", "parallel", "pretrained", "testing"}
 
 
 def folder(part):

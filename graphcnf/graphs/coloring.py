@@ -104,7 +104,9 @@ class ColoringFlow(Pretrained, nn.Module):
             raise UserError(f"rounds must be at least 0, not {rounds}")
         if coupling == "nodes":
             if encoding not in (None, "interval") or latent_dim not in (None, 1):
-                raise UserError('coupling "nodes" takes the encoding "interval" with 1 latent only')
+                raise UserError(
+                    'coupling "nodes" takes the encoding "interval" with latent_dim 1 only'
+                )
             network = ColoringNetwork(
                 colors, width=width, encoder_layers=encoder_layers, heads=heads, ahead=ahead,
                 rounds=rounds,

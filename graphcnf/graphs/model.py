@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
+from graphcnf.files import at_home
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
@@ -19,6 +20,7 @@ from graphcnf.graphs.pairs import PairSteps
 from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.records import batches, block_of, one_thread
+from graphcnf.limits import check_temperature
 from graphcnf.pretrained import load_array, load_model, save_model
 
 CODINGS = {"path": PathSteps, "pairs": PairSteps}
@@ -337,8 +339,7 @@ class GraphCNF(nn.Module):
             raise UserError(
                 f"sizes {low}-{high}: this model draws graphs of 1 to {self.max_nodes} nodes"
             )
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise UserError(f"temperature must be greater than 0, not {temperature}")
+        check_temperature(temperature)
 
     def without_support(self) -> GraphCNF:
         """The same weights without the limit on sums of edge weights (see `PathSteps`).
@@ -379,7 +380,7 @@ class GraphCNF(nn.Module):
 
     @staticmethod
     def _locate(name_or_folder: str | Path) -> Path:
-        folder = Path(name_or_folder).expanduser()
+        folder = at_home(name_or_folder)
         candidates = [WEIGHTS / str(name_or_folder), folder, folder / "model"]
         for candidate in candidates:
             if (candidate / "config.json").is_file():

@@ -130,7 +130,7 @@ class PairSteps(nn.Module):
         if min(node_dim, pair_dim) < 2:
             raise UserError(
                 f"encoding {encoding!r} gives nodes {node_dim} and edges {pair_dim} latents, but "
-                "couplings need at least 2 each"
+                "couplings need at least 2 each (node_dim, pair_dim)"
             )
         self.virtual = VirtualEdges(pair_dim)
         self.base = StandardLogistic()

@@ -63,6 +63,8 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
             message, line, column = found.groups()
             raise UserError(f"{source}, line {line}, column {column}: {message}") from None
         raise UserError(f"{source}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{source}: brackets within brackets without end") from None
     for key, value in config.items():
         if key not in TABLES:
             raise UserError(f"{source}: unknown entry {key!r}{nearest(key, list(TABLES))}")
@@ -95,7 +97,7 @@ def apply_overrides(config: dict[str, Any], assignments: list[str]) -> dict[str,
             )
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             value = text.strip()
         target = result[table]
         for part in path:

@@ -91,6 +91,8 @@ def _trainer(settings: TrainingSettings, out_dir: Path) -> pl.Trainer:
     if settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         if devices > torch.cuda.device_count():
             raise UserError(f"--devices {devices}: torch finds {torch.cuda.device_count()} GPUs")
+    elif settings.accelerator in ("auto", "cpu") and devices > (most := 2 * (os.cpu_count() or 1)):
+        raise UserError(f"--devices {devices}: a process each; on this CPU take at most {most}")
     try:
         return pl.Trainer(
             accelerator=settings.accelerator,

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from graphcnf.errors import UserError
+from graphcnf.limits import LARGEST_SEED
 from graphcnf.training.checkpoint import (
     random_state,
     restore_random_state,
@@ -326,7 +327,8 @@ class Run(pl.LightningModule):
         }
 
     def _seed(self) -> None:
-        torch.manual_seed(self.settings.seed * 1009 + self.global_rank * 7919 + self.step)
+        seed = self.settings.seed * 1009 + self.global_rank * 7919 + self.step
+        torch.manual_seed(seed % (LARGEST_SEED + 1))
 
     # Signals, start and end
 

@@ -8,6 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphcnf.errors import UserError, nearest
+from graphcnf.limits import LARGEST_SEED
+
+LARGEST = {
+    "batch_size": 1_000_000,
+    "beta_start": 1e6,
+    "devices": 1024,
+    "learning_rate": 10.0,
+    "minutes": 5_256_000,
+    "seed": LARGEST_SEED,
+    "steps": 10**12,
+    "threads": 1024,
+    "weight_decay": 1e3,
+}
+"""More than anybody means: ten years, for instance."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +95,10 @@ class TrainingSettings:
                      "seed"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, not {getattr(self, name)!r}")
-        for name, most in (("learning_rate", 10.0), ("weight_decay", 1e3), ("devices", 1024)):
-            if getattr(self, name) > most:
-                raise UserError(f"{name} must be at most {most:g}, not {getattr(self, name)!r}")
+        for name, most in LARGEST.items():
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise UserError(f"{name} must be at most {most:,}, not {value!r}")
         if self.clock not in ("wall", "cpu"):
             raise UserError(f'clock must be "wall" or "cpu", not {self.clock!r}')
         if not 0 <= self.decay_fraction <= 1:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from graphcnf.scripts._sampling import checked_seed
 from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ Out = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="To sample on: cpu, cuda, cuda:1 ...")]
 Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to score.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the samples.")]
+Seed = Annotated[int, typer.Option(callback=checked_seed, help="Of the samples.")]
 Fcd = Annotated[bool, typer.Option("--fcd", help="Frechet ChemNet distance, with fcd_torch.")]
 Workers = Annotated[
     int | None,
@@ -337,7 +338,9 @@ def images(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, batches and noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(callback=checked_seed, help="Of weights, batches and noise.")
+    ] = 0,
     repeats: Annotated[
         int, typer.Option(min=1, help="Pairs of blocks to take the time of; the median counts.")
     ] = 7,

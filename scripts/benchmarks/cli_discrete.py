@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from graphcnf.scripts._sampling import checked_seed
+
 Csv = Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")]
 Out = Annotated[
@@ -39,7 +41,7 @@ def coloring(
     graphs: Annotated[
         int, typer.Option("--graphs", "-n", min=1, help="Held-out graphs to colour.")
     ] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(callback=checked_seed, help="Of the samples.")] = 0,
     temperature: Annotated[float, typer.Option(help="Below 1 for more probable colourings.")] = 1.0,
     png: Annotated[Path | None, typer.Option(help="Picture of sampled colourings.")] = None,
     threads: Annotated[
@@ -51,17 +53,16 @@ def coloring(
     out: Out = None,
 ) -> None:
     """Colour held-out graphs with trained models, and count the colourings without a conflict."""
+    from graphcnf.scripts._sampling import check_device, check_temperature
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, as_json)
-    if not temperature > 0:
-        raise typer.BadParameter(
-            f"{temperature} is not greater than 0", param_hint="'--temperature'"
-        )
+    check_temperature(temperature)
     if png is not None:
         from graphcnf.scripts.benchmarks.curves import check_plot
 
         check_plot(png)
+    check_device(device)
     import torch
 
     from graphcnf.scripts.benchmarks.discrete import COLORING_COLUMNS, coloring_rows

@@ -23,6 +23,7 @@ from graphcnf.graphs.coloring import ColoringFlow, conflicts
 from graphcnf.graphs.saturation import SaturationOrder
 from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts.benchmarks.runs import TrainedRun
+from graphcnf.training.arguments import call, check
 
 GRAPHS_PER_BATCH = 128
 
@@ -89,7 +90,11 @@ def set_rows(runs: Sequence[TrainedRun]) -> tuple[list[dict[str, Any]], list[Col
         if data.pop("name", None) != "sets":
             raise UserError(f"{run.path}: the run is not on sets (its data are {run.data_name})")
         name = data.pop("task", "shuffling")
-        task = TASKS[name](**data)
+        if not isinstance(name, str) or name not in TASKS:
+            raise UserError(f"{run.path}/config.toml [data]: unknown task {name!r}")
+        where = f"{run.path}/config.toml [data]"
+        check(where, data, TASKS[name])
+        task = call(where, TASKS[name], known={}, **data)
         label = name if task == TASKS[name]() else f"{name}, {_arguments(data)}"
         tasks[label] = task
         method, figures = _method(run.config["model"]), run.figures()
@@ -187,7 +192,12 @@ def data_of(model: ColoringFlow, folder: Path) -> ColoringDataset:
     """
     if model.metadata.get("dataset") != "coloring":
         raise UserError(f"{folder}: the model does not say which graphs it was trained on")
-    return load_coloring(**model.metadata["data"])
+    options = model.metadata.get("data")
+    where = f"{folder}/config.json, metadata.data"
+    if not isinstance(options, dict):
+        raise UserError(f"{where}: no object")
+    check(where, options, load_coloring)
+    return call(where, load_coloring, known={}, **options)
 
 
 def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:

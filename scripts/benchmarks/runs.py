@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphcnf.errors import UserError
+from graphcnf.files import at_home
+from graphcnf.training.arguments import call, check
 from graphcnf.training.configuration import load_config
 from graphcnf.training.settings import TrainingSettings
 
@@ -244,7 +246,7 @@ def data_key(run: TrainedRun) -> str:
     """Where a run's data are and how they are loaded, the same for runs on the same data."""
     options = dict(run.config["data"])
     if "path" in options:
-        options["path"] = str(Path(options["path"]).expanduser().resolve())
+        options["path"] = str(at_home(options["path"]).resolve())
     return json.dumps(options, sort_keys=True)
 
 
@@ -282,7 +284,8 @@ def _load_molecules(data: str) -> MoleculeDataset:
     load = getattr(import_module(module), f"load_{name}", None) if known else None
     if load is None:
         raise UserError(f"the data set {name!r} holds no molecules")
-    return load(**options)
+    check("[data]", options, load)
+    return call("[data]", load, known={}, **options)
 
 
 @lru_cache(maxsize=8)

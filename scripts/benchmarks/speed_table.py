@@ -9,6 +9,7 @@ import typer
 
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.files import at_home
 from graphcnf.parallel import available_cores
 from graphcnf.scripts.benchmarks import speed
 from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of
@@ -158,7 +159,7 @@ def _run_of(name: str) -> TrainedRun | None:
 
     if (WEIGHTS / name / "config.json").is_file():
         return None
-    folder = Path(name).expanduser().resolve()
+    folder = at_home(name).resolve()
     places = [folder]
     if folder.name == "model":
         places.append(folder.parent)

@@ -25,7 +25,7 @@ from graphcnf.molecules.metrics import (
     summarize,
 )
 from graphcnf.parallel import chunked, parallel_map
-from graphcnf.scripts._output import progress_bar
+from graphcnf.scripts._output import progress_bar, read_stdin
 from graphcnf.scripts._sampling import load_model
 from graphcnf.scripts.evaluation import named_data
 from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smiles, with_count
@@ -73,7 +73,7 @@ def read_records(file: str, column: str | None) -> Records:
     from graphcnf.datasets.smiles_file import read_smiles
 
     shown = "standard input" if file == "-" else file
-    content = sys.stdin.buffer.read() if file == "-" else None
+    content = read_stdin() if file == "-" else None
     return Records(shown, *read_smiles(shown, column=column, content=content))
 
 

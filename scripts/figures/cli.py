@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from graphcnf.scripts._sampling import checked_seed
+
 app = typer.Typer(
     help="Draw figures that explain the methods.",
     no_args_is_help=True,
@@ -15,7 +17,9 @@ app = typer.Typer(
 )
 
 Width = Annotated[int, typer.Option(min=300, max=6000, help="Of the picture, in pixels.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of training and of what is drawn at random.")]
+Seed = Annotated[
+    int, typer.Option(callback=checked_seed, help="Of training and of what is drawn at random.")
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")
 ]

@@ -1,0 +1,53 @@
+"""Ranges of the numbers that people give, the same in the library and in the commands."""
+
+from __future__ import annotations
+
+from graphcnf.errors import UserError
+
+LARGEST_SEED = 2**63 - 1
+"""More do not fit into torch's random generators."""
+
+TEMPERATURES = (1e-3, 1e3)
+"""Beyond them, probabilities divided or multiplied by the temperature leave float32."""
+
+
+def temperature_fault(temperature: float) -> str | None:
+    """What is wrong with a temperature, None where it is usable."""
+    least, most = TEMPERATURES
+    if least <= temperature <= most:
+        return None
+    return f"{temperature} is no temperature: greater than 0, from {least:g} to {most:g}"
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise `UserError` where a temperature is outside of `TEMPERATURES`, or no number."""
+    fault = temperature_fault(temperature)
+    if fault is not None:
+        raise UserError(f"temperature must be greater than 0: {fault}")
+
+
+def seed_fault(seed: int) -> str | None:
+    """What is wrong with a seed, None where it is usable."""
+    if 0 <= seed <= LARGEST_SEED:
+        return None
+    return f"{seed} is no seed: a whole number from 0 to {LARGEST_SEED}"
+
+
+LARGEST_SIZES = {"layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384}
+"""Largest sizes of a model, by name; others may be up to `LARGEST_SIZE`."""
+
+LARGEST_SIZE = 100_000
+
+
+def size_fault(name: str, value: float, largest: int = LARGEST_SIZE) -> str | None:
+    """What is wrong with the size of a model or of its data, None where it is usable.
+
+    More would take all memory, or never end.
+
+    Args:
+        name: Of the size.
+        value: The size.
+        largest: Of what has no entry in `LARGEST_SIZES`.
+    """
+    most = LARGEST_SIZES.get(name, largest)
+    return None if abs(value) <= most else f"{name} = {value:,}: at most {most:,} is taken"

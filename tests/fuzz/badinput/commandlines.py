@@ -1,0 +1,187 @@
+"""Values that options and arguments do not take, for every option that a command has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import get_args, get_origin, get_type_hints
+
+from typer.models import ArgumentInfo
+
+from badinput.case import Case
+from badinput.stage import PROGRAMS
+
+NO_NUMBER = ("", " ", "many", "1.5.2", "0x1g", "5,", "5 6", "½", "--5", "None", "1e", "+-1")
+NOT_WHOLE = ("1.5", "1e3", "nan", "inf", "-inf", "true", "2/1")
+HUGE = ("9" * 30, "-" + "9" * 30)
+OUT_OF_RANGE = {
+    "--temperature": ("0", "-1", "nan", "inf", "-inf", "1e-300", "1e300", "1e-9", "1e9"),
+    "--minutes": ("0", "-1", "nan", "inf", "1e308"),
+    "--seconds": ("-1", "nan", "inf"),
+    "--learning-rate": ("0", "-1", "nan", "inf", "1e300"),
+    "--seed": HUGE,
+}
+SEVERAL = ("", ",", "1,,2", "1;2", "a,b", "1,1", "-1", "1.5", "9" * 30)
+BAD_TEXTS = {
+    "--model": ("", "nowhere", "~nouser/x", "/dev/null", "x" * 300, "zinc250k/config.json",
+                "\udcff", "{molecules}", "{work}"),
+    "--device": ("", "warp", "cuda:99", "cuda:-1", "cpu:", ":0", "mps:0", "gpu", "CPU ", "meta"),
+    "--size": ("", "few", "0", "9-3", "-", "5-", "-5", "1-2-3", "1.5", "9999999", "500", "1-500"),
+    "--seeds": SEVERAL,
+    "--orders": SEVERAL,
+    "--metrics": ("", ",", "beauty", "fcd,beauty", "fcd,,snn", "ALL "),
+    "--reference": ("", "nowhere", "~nouser/x.smi", "{work}", "/dev/full"),
+    "--test": ("", "nowhere", "~nouser/x.smi", "{work}"),
+    "--column": ("", "nowhere"),
+    "--weights": ("", "nowhere", "~nouser/x", "{work}"),
+    "--accelerator": ("", "warp", "cuda:0"),
+    "--set": ("", "=", "x", "=3", "seeds=3", "model.width=wide", "training.seed.x=1",
+              "learning_rate=", "batch_size=[", "nothing.x=1", ".=1", "model.=1", "steps=-1"),
+    "--variant": ("", "x", "a:", ":a=1", "a:b", "a:nothing.x=1", "a:preset=nowhere",
+                  "../x:batch_size=3"),
+}  # fmt: skip
+BAD_FILES = ("", "x", "x.", ".csv", "x.xyz", "x.exe.csv.bak", "nowhere/x", "~nouser/x",
+             "/proc/nowhere/x", "x" * 300)  # fmt: skip
+"""Names of files to write; a suffix is added to those in a bad place."""
+
+FILES = {"--out": None, "--png": ".png", "--html": ".html"}
+
+
+@dataclass(frozen=True)
+class Usual:
+    """How a command is called when all is well.
+
+    Attributes:
+        arguments: Of the command.
+        suffix: Of what it writes to --out.
+        out: Whether the arguments name an --out already.
+        taken: Texts among `BAD_TEXTS` that it takes, by option.
+    """
+
+    arguments: tuple[str, ...]
+    suffix: str = ".md"
+    taken: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+MODEL = ("--model", "{model}")
+USUAL: dict[tuple[str, ...], Usual] = {
+    ("graphcnf", "generate"): Usual((*MODEL, "-n", "3"), ".smi"),
+    ("graphcnf", "evaluate"): Usual(
+        (*MODEL, "-n", "20", "--reference", "none", "--reconstruct", "0", "--likelihood", "0"),
+        taken={"--metrics": ("", ",", "fcd,,snn", "ALL ")},
+    ),
+    ("graphcnf", "score"): Usual(("{molecules}", *MODEL), ".csv"),
+    ("graphcnf", "train"): Usual(("{preset}", "--out", "run"), taken={"--set": ("", )}),
+    ("graphcnf", "interpolate"): Usual(("0", "1", "--model", "{images}", "--out", "x.png"), ".png"),
+    ("graphcnf", "datasets", "list"): Usual(()),
+    ("graphcnf", "datasets", "prepare"): Usual(("{molecules}",)),
+    ("graphcnf", "datasets", "info"): Usual(("{molecules}",)),
+    ("graphcnf", "datasets", "check"): Usual(("{molecules}",)),
+    ("benchmark", "speed"): Usual(
+        (*MODEL, "--reference", "{molecules}", "--seconds", "0", "--steps", "1", "--repeats", "1")
+    ),
+    ("benchmark", "train"): Usual(("{preset}", "--minutes", "0.01", "--no-fcd", "-n", "9")),
+    ("benchmark", "report"): Usual(("{run}", "-n", "9")),
+    ("benchmark", "curve"): Usual(("{run}", "-n", "9")),
+    ("benchmark", "language"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
+    ("benchmark", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
+    ("benchmark", "images"): Usual(("--minutes", "0.01", "--scales", "1", "--steps", "1")),
+    ("discrete", "sets"): Usual(("{run}",)),
+    ("discrete", "coloring"): Usual(("{coloring}", "-n", "2")),
+    ("figures", "latents"): Usual(("--steps", "1", "--out", "x.png"), ".png"),
+    ("figures", "dequantization"): Usual(("--steps", "1", "--out", "x.png"), ".png"),
+    ("figures", "images"): Usual(("0", "1", "--model", "{images}", "--out", "x.png"), ".png"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command, as its function declares it.
+
+    Attributes:
+        name: With its dashes.
+        kind: int, float, bool, str or Path.
+        least: Smallest value, or None.
+        most: Largest value, or None.
+    """
+
+    name: str
+    kind: type
+    least: float | None
+    most: float | None
+
+
+def commands() -> Iterator[tuple[tuple[str, ...], list[Option], bool]]:
+    """Every command of the programs: its path, its options, and whether it takes many arguments."""
+    for program, app in PROGRAMS.items():
+        found = [((program,), command) for command in app.registered_commands]
+        for group in app.registered_groups:
+            inner = group.typer_instance.registered_commands
+            found += [((program, group.name), command) for command in inner]
+        for path, command in found:
+            name = command.name or command.callback.__name__
+            yield (*path, name), *_parameters(command.callback)
+
+
+def _parameters(callback: Callable) -> tuple[list[Option], bool]:
+    options, many = [], False
+    for name, hint in get_type_hints(callback, include_extras=True).items():
+        if name == "return":
+            continue
+        plain, info = get_args(hint)
+        kinds = [k for k in (get_args(plain) or [plain]) if k is not type(None)]
+        kind = kinds[0]
+        if isinstance(info, ArgumentInfo):
+            many |= get_origin(kind) is list or get_origin(plain) is list
+            continue
+        kind = get_args(kind)[0] if get_origin(kind) is list else kind
+        written = [d for d in info.param_decls or () if d.startswith("--")]
+        option = written[0].split("/")[0] if written else f"--{name.replace('_', '-')}"
+        options.append(Option(option, kind, info.min, info.max))
+    return options, many
+
+
+def command_line_cases(seed: int) -> Iterator[Case]:
+    """Bad values of every option of every command, and command lines that are none."""
+    dice = Random(f"command lines {seed}")
+    for path, options, many in commands():
+        usual = USUAL[path]
+        start = (*path[1:], *usual.arguments)
+        name = " ".join(path)
+        for option in options:
+            if option.kind is bool:
+                yield Case(f"{name} {option.name}=maybe", path[0], (*start, f"{option.name}=maybe"))
+            for value in _bad_values(option, usual):
+                given = f"{option.name}={value}"
+                yield Case(f"{name} {given}", path[0], (*start, given))
+            wrong = option.name + dice.choice("xyz")
+            yield Case(f"{name} {wrong}", path[0], (*start, wrong, "1"))
+        if many:
+            yield Case(f"{name} no such place", path[0], (*start, "nowhere"))
+        else:
+            yield Case(f"{name} one too many", path[0], (*start, *["extra"] * 3))
+        for _ in range(2):
+            junk = "".join(dice.choices("abcxyz-=.,{}~$ÄÖ語\t", k=dice.randint(3, 9)))
+            yield Case(f"{name} --{junk}", path[0], (*start, f"--q{junk}"))
+    for program in PROGRAMS:
+        for word in ("nothing", "Generate", "-x", "--model", "help me"):
+            yield Case(f"{program} {word}", program, (word,))
+
+
+def _bad_values(option: Option, usual: Usual) -> Iterator[str]:
+    if option.name in FILES:
+        suffix = FILES[option.name] or usual.suffix
+        for value in BAD_FILES:
+            yield value + suffix if "/" in value or len(value) > 20 else value
+        return
+    taken = usual.taken.get(option.name, ())
+    yield from (v for v in BAD_TEXTS.get(option.name, ()) if v not in taken)
+    if option.kind in (int, float):
+        yield from NO_NUMBER
+        yield from OUT_OF_RANGE.get(option.name, ())
+    if option.kind is int:
+        yield from NOT_WHOLE
+        for end, beyond, huge in ((option.least, -1, HUGE[1]), (option.most, 1, HUGE[0])):
+            if end is not None:
+                yield from (str(end + beyond), huge)
