@@ -246,9 +246,9 @@ def _parquet(path: Path, content: bytes, column: str | None) -> tuple[list[int],
         frame = pd.read_parquet(io.BytesIO(content))
     except ImportError:
         raise DataFileError(f"{path}: .parquet needs pip install 'graphcnf[parquet]'") from None
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise DataFileError(f"{path} is no intact Parquet file: {reason}") from None
+    except Exception as error:  # damage shows itself anywhere in the reader
+        reason = " ".join(str(error).split())[:120]
+        raise DataFileError(f"{path} is no intact Parquet file: {reason}") from error
     if wanted not in frame:
         raise DataFileError(
             f"{path} has no column {wanted!r}; its columns are: {', '.join(map(str, frame))[:200]}"

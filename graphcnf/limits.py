@@ -26,6 +26,17 @@ def check_temperature(temperature: float) -> None:
         raise UserError(f"temperature must be greater than 0: {fault}")
 
 
+LARGEST_MINUTES = 5_256_000
+"""Ten years: more is a slip of the pen."""
+
+
+def minutes_fault(minutes: float) -> str | None:
+    """What is wrong with a number of minutes, None where it is usable."""
+    if 0 < minutes <= LARGEST_MINUTES:
+        return None
+    return f"{minutes} is no time: greater than 0, at most {LARGEST_MINUTES:,}"
+
+
 def seed_fault(seed: int) -> str | None:
     """What is wrong with a seed, None where it is usable."""
     if 0 <= seed <= LARGEST_SEED:

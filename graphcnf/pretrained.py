@@ -93,6 +93,8 @@ def _check_sizes(config: Any, name: str = "model") -> None:
             _check_sizes(value, str(key))
     elif isinstance(config, list):
         for value in config:
+            if isinstance(value, float):
+                raise ValueError(f"{name} holds {value}, no whole number")
             _check_sizes(value, name)
     elif isinstance(config, int | float):
         fault = size_fault(name, config)

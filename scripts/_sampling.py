@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from graphcnf.errors import UserError
-from graphcnf.limits import seed_fault, temperature_fault
+from graphcnf.limits import minutes_fault, seed_fault, temperature_fault
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -100,6 +100,18 @@ def check_temperature(temperature: float) -> None:
     fault = temperature_fault(temperature)
     if fault is not None:
         raise typer.BadParameter(fault, param_hint="'--temperature'")
+
+
+def checked_minutes(minutes: float | None) -> float | None:
+    """Callback of the options that take a time.
+
+    Raises:
+        typer.BadParameter: It is not positive, or longer than anybody waits.
+    """
+    fault = None if minutes is None else minutes_fault(minutes)
+    if fault is not None:
+        raise typer.BadParameter(fault)
+    return minutes
 
 
 def checked_seed(seed: int | None) -> int | None:

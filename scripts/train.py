@@ -86,6 +86,7 @@ def train(
 ) -> None:
     """Train a model from a preset. A run can be killed at any moment and resumed."""
     from graphcnf.errors import UserError
+    from graphcnf.files import at_home
     from graphcnf.training.configuration import apply_overrides, load_config, load_preset
     from graphcnf.training.settings import TrainingSettings
 
@@ -93,7 +94,7 @@ def train(
         raise typer.BadParameter("--resume and --continue-from exclude each other")
     if weights is not None and (resume or continue_from is not None):
         raise typer.BadParameter("--weights starts a run: leave out --resume and --continue-from")
-    out = _run_directory(preset, out, resume, continue_from)
+    out = at_home(_run_directory(preset, out, resume, continue_from))
     source = out if resume else continue_from
     stored = source / "config.toml" if source is not None else None
     if stored is not None and stored.exists() and (resume or preset is None):
@@ -147,6 +148,7 @@ def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None
     Loading may take minutes: whoever is stopped meanwhile goes on with --resume. Where it fails,
     the folder is left as it was.
     """
+    from graphcnf.errors import UserError
     from graphcnf.files import alone, replace_file
     from graphcnf.training.configuration import dump_config
 
@@ -155,11 +157,18 @@ def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None
     if holds_run or os.environ.get("LOCAL_RANK", "0") != "0":
         yield
         return
+    content = dump_config({**config, "training": settings.to_dict()})
+    try:
+        content = content.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{out}: {content[error.start - 20 : error.end]!r} in the configuration is no text"
+        ) from None
     before = file.read_bytes() if file.exists() else None
     new = [p for p in (out, *out.parents) if not p.exists()]
     out.mkdir(parents=True, exist_ok=True)
     with alone(out / ".lock", out):
-        replace_file(file, dump_config({**config, "training": settings.to_dict()}).encode())
+        replace_file(file, content)
     try:
         yield
     except Exception:

@@ -1,12 +1,37 @@
 """One thread per process, and the same random numbers whatever ran before a test."""
 
 import os
+from collections import Counter
 
 import pytest
 
 # Small tensors are not worth sharing: threads would wait for each other. Before torch is imported,
 # and for the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser):
+    """Here, since a folder's own options come too late for a run of all tests."""
+    parser.addoption("--fuzz-all", action="store_true", help="play all cases of tests/fuzz")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="of the cases of tests/fuzz")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How the cases of tests/fuzz ended."""
+    found = Counter(
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "fuzz" and report.when == "call"
+    )
+    if found:
+        bad = {name: found[name] for name in ("traceback", "raw", "accepted")}
+        others = sum(found.values()) - found["refused"] - sum(bad.values())
+        terminalreporter.write_line(
+            f"bad input: {sum(found.values()):,} cases, tracebacks {bad['traceback']}, raw "
+            f"messages {bad['raw']}, silent acceptances {bad['accepted']}, otherwise wrong {others}"
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -132,6 +132,11 @@ def _starting_state(settings, out_dir, resume, continue_from, main_process) -> d
                     file=sys.stderr,
                 )
         return state
+    if resume and last.with_name("plateau.ckpt").exists():
+        raise UserError(
+            f"{last}: no such checkpoint, though the run was saved before: copy plateau.ckpt there "
+            "to go on from the plateau"
+        )
     # A start that failed before its first checkpoint has left nothing worth keeping.
     if main_process and not resume and (last.exists() or (out_dir / "metrics.csv").exists()):
         raise UserError(f"{out_dir} holds a run: resume it with --resume, or choose another --out")

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphcnf.errors import UserError, nearest
-from graphcnf.limits import LARGEST_SEED
+from graphcnf.limits import LARGEST_MINUTES, LARGEST_SEED
 
 LARGEST = {
     "batch_size": 1_000_000,
     "beta_start": 1e6,
     "devices": 1024,
     "learning_rate": 10.0,
-    "minutes": 5_256_000,
+    "minutes": LARGEST_MINUTES,
     "seed": LARGEST_SEED,
     "steps": 10**12,
     "threads": 1024,
     "weight_decay": 1e3,
 }
-"""More than anybody means: ten years, for instance."""
+"""More than anybody means."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts._sampling import checked_minutes, checked_seed
 from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
 
 app = typer.Typer(
@@ -66,7 +66,7 @@ def speed(
         int | None, typer.Option(min=1, help="CPU threads of training.", show_default="torch's")
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=0, help="To measure sampling for, each time, at least.")
+        float, typer.Option(min=0, max=86_400, help="To measure sampling for, each time, at least.")
     ] = 20,
     workers: Workers = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
@@ -90,7 +90,9 @@ def speed(
 
 @app.command()
 def train(
-    minutes: Annotated[float, typer.Option(help="Wall-clock minutes for each run.")],
+    minutes: Annotated[
+        float, typer.Option(callback=checked_minutes, help="Wall-clock minutes for each run.")
+    ],
     presets: Annotated[
         list[str] | None,
         typer.Argument(metavar="PRESET|FILE.toml", help="Presets or files to compare."),
@@ -152,8 +154,6 @@ def train(
 
     kind = table_kind(out, as_csv, False)
     check_plot(png)
-    if not minutes > 0:
-        raise typer.BadParameter(f"{minutes} is not greater than 0", param_hint="'--minutes'")
     if fcd is None:
         fcd = importlib.util.find_spec("fcd_torch") is not None
     scorer = Scorer(samples, None, fcd=fcd, device=device, workers=workers)
@@ -254,7 +254,10 @@ def language(
     preset: Annotated[
         str, typer.Argument(metavar="PRESET|FILE.toml", help="Model of molecules to compare.")
     ] = "zinc250k",
-    minutes: Annotated[float, typer.Option(help="CPU minutes of one thread for each run.")] = 30,
+    minutes: Annotated[
+        float,
+        typer.Option(callback=checked_minutes, help="CPU minutes of one thread for each run."),
+    ] = 30,
     seeds: Annotated[str, typer.Option(metavar="S,S,...", help="Of training and sampling.")] = "0",
     folder: Annotated[
         Path, typer.Option(help="Where to keep the runs; finished ones are not trained again.")
@@ -269,10 +272,6 @@ def language(
     from graphcnf.scripts.evaluate import _parse_seeds
 
     kind = table_kind(out, as_csv, False)
-    if not 0 < minutes < float("inf"):
-        raise typer.BadParameter(
-            f"{minutes} is not finite and greater than 0", param_hint="'--minutes'"
-        )
     from graphcnf.scripts.evaluation.named_data import check_chemnet_installed
 
     check_chemnet_installed()
@@ -316,8 +315,40 @@ def codes(
 
 
 @app.command()
+def roundtrip(
+    odd: Annotated[int, typer.Option(min=0, max=100_000, help="Molecules unlike drugs.")] = 2000,
+    each: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help="Molecules of QM9, and as many of MOSES.")
+    ] = 40_000,
+    seed: Seed = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
+    ] = None,
+    as_csv: Csv = False,
+    out: Out = None,
+) -> None:
+    """Turn foreign molecules into graphs and back; fails where one changes without a word."""
+    from graphcnf.errors import UserError
+    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts.benchmarks.roundtrip import COLUMNS, roundtrip_row, sources
+
+    kind = table_kind(out, as_csv, False)
+    rows, changed = [], []
+    for source, smiles in sources(odd, each, seed):
+        row, others = roundtrip_row(source, smiles, workers)
+        rows.append(row)
+        changed += others
+    write_table(kind, out, rows, COLUMNS, [])
+    if changed:
+        raise UserError(f"{len(changed):,} molecules change, the first is {changed[0]}")
+
+
+@app.command()
 def images(
-    minutes: Annotated[float, typer.Option(help="Wall-clock minutes to train each model.")] = 5,
+    minutes: Annotated[
+        float,
+        typer.Option(callback=checked_minutes, help="Wall-clock minutes to train each model."),
+    ] = 5,
     scales: Annotated[int, typer.Option(min=1, help="Scales of both models.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the flow at each scale.")] = 8,
     width: Annotated[
@@ -354,10 +385,6 @@ def images(
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
-    if not 0 < minutes < float("inf"):
-        raise typer.BadParameter(
-            f"{minutes} is not finite and greater than 0", param_hint="'--minutes'"
-        )
     from graphcnf.scripts.benchmarks.images import COLUMNS, compare, notes
 
     rows = compare(

@@ -27,6 +27,9 @@ EVALUATION_FACTOR = 4
 """Training evaluates on batches that are so many times as large as those it trains on."""
 
 _SEED = re.compile(r"seed-(\d+)")
+NEEDED = ("step", "minutes", "samples_per_second")
+"""Columns of `metrics.csv` that every line has, though there may be nothing in them."""
+
 _MEASURED = ("bits_", "accuracy")
 
 
@@ -81,8 +84,20 @@ class TrainedRun:
             text = (self.path / "metrics.csv").read_text(encoding="utf-8")
         except OSError:
             return []
+        except UnicodeDecodeError:
+            raise UserError(f"{self.path / 'metrics.csv'}: damaged, no text") from None
         whole = text[: text.rfind("\n") + 1].splitlines()
-        return [row for row in csv.DictReader(whole) if None not in row.values()]
+        rows = [row for row in csv.DictReader(whole) if None not in row.values()]
+        for number, row in enumerate(rows, 2):
+            for name in NEEDED:
+                try:
+                    float(row[name] or 0)
+                except (KeyError, ValueError):
+                    found = row.get(name, "missing")
+                    raise UserError(
+                        f"{self.path / 'metrics.csv'}, line {number}: damaged, {name} is {found!r}"
+                    ) from None
+        return rows
 
     @property
     def evaluations(self) -> list[dict[str, str]]:

@@ -178,11 +178,12 @@ def _trained_in_bf16(name: str, run: TrainedRun | None) -> bool:
 
 def _check_reference(reference: str | None, run: TrainedRun | None, network: GraphCNF) -> None:
     """Raise what can be known of the data before the long work."""
+    from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.scripts.evaluation.named_data import OFFICIAL
 
     if reference is None and run is not None:
         return
-    named = reference or network.metadata.get("dataset")
+    named = network.metadata.get("dataset") if reference is None else reference
     if named in OFFICIAL:
         return
     if reference is None:
@@ -191,6 +192,7 @@ def _check_reference(reference: str | None, run: TrainedRun | None, network: Gra
         raise UserError(
             f"no reference {reference!r}: give {', '.join(OFFICIAL)} or a file of SMILES"
         )
+    read_smiles(reference)
 
 
 def _dataset(

@@ -85,7 +85,7 @@ def score_records(records: Records, against: Against) -> Evaluation:
     """
     shown, lines, smiles = records
     # A missing reference comes to light before the long work.
-    reference = against.reference or "zinc250k"
+    reference = "zinc250k" if against.reference is None else against.reference
     dataset = None if reference == "none" else against.load(reference)
     held_out = held_out_smiles(dataset, against)
     frame = _scored(smiles)

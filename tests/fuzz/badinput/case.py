@@ -29,7 +29,7 @@ class Case:
         arguments: Of the command; {model}, {images} ... stand for places of the stage.
         names: What the message must hold, such as the file, the key and the value.
         prepare: Writes the files that the command is given into the working folder.
-        stdin: Content of standard input.
+        stdin: Content of standard input; None where it is closed.
         environment: Variables to set.
         stdout: Standard output: None for one that is read, "closed" or "full".
         readable: Whether the damage may have left something readable: then a success is good, too.
@@ -41,7 +41,7 @@ class Case:
     arguments: Sequence[str]
     names: Sequence[str] = ()
     prepare: Callable[[Stage], None] | None = None
-    stdin: bytes = b""
+    stdin: bytes | None = b""
     environment: Sequence[tuple[str, str]] = ()
     stdout: str | None = None
     readable: bool = False

@@ -46,6 +46,9 @@ BAD_FILES = ("", "x", "x.", ".csv", "x.xyz", "x.exe.csv.bak", "nowhere/x", "~nou
 """Names of files to write; a suffix is added to those in a bad place."""
 
 FILES = {"--out": None, "--png": ".png", "--html": ".html"}
+BAD_FOLDERS = ("~nouser/x", "/proc/nowhere/x", "{molecules}", "{molecules}/x", "x" * 300,
+               "/dev/null")  # fmt: skip
+"""Names of folders to write."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,15 @@ USUAL: dict[tuple[str, ...], Usual] = {
         taken={"--metrics": ("", ",", "fcd,,snn", "ALL ")},
     ),
     ("graphcnf", "score"): Usual(("{molecules}", *MODEL), ".csv"),
-    ("graphcnf", "train"): Usual(("{preset}", "--out", "run"), taken={"--set": ("", )}),
+    ("graphcnf", "train"): Usual(("{preset}", "--out", "run"), ""),
     ("graphcnf", "interpolate"): Usual(("0", "1", "--model", "{images}", "--out", "x.png"), ".png"),
     ("graphcnf", "datasets", "list"): Usual(()),
     ("graphcnf", "datasets", "prepare"): Usual(("{molecules}",)),
     ("graphcnf", "datasets", "info"): Usual(("{molecules}",)),
     ("graphcnf", "datasets", "check"): Usual(("{molecules}",)),
     ("benchmark", "speed"): Usual(
-        (*MODEL, "--reference", "{molecules}", "--seconds", "0", "--steps", "1", "--repeats", "1")
+        (*MODEL, "--reference", "{molecules}", "--seconds", "0", "--steps", "1", "--repeats", "1",
+         "--workers", "1")
     ),
     ("benchmark", "train"): Usual(("{preset}", "--minutes", "0.01", "--no-fcd", "-n", "9")),
     ("benchmark", "report"): Usual(("{run}", "-n", "9")),
@@ -170,6 +174,9 @@ def command_line_cases(seed: int) -> Iterator[Case]:
 
 
 def _bad_values(option: Option, usual: Usual) -> Iterator[str]:
+    if option.name == "--folder" or (option.name, usual.suffix) == ("--out", ""):
+        yield from BAD_FOLDERS
+        return
     if option.name in FILES:
         suffix = FILES[option.name] or usual.suffix
         for value in BAD_FILES:

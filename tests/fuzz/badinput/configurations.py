@@ -146,17 +146,18 @@ def configuration_cases(seed: int) -> Iterator[Case]:
                        (word,), _write("x.toml", good))  # fmt: skip
     model, data, *_ = EXPERIMENTS["sets"]
     for key, values in TRAINING.items():
+        late = key in ("accelerator", "devices")
+        named = (key,) if late else ("x.toml", key)
         for value in values:
             label = f"training.{key}={toml(value)[:40]}"
-            late = key in ("accelerator", "devices")
             text = preset(model, data, {**TRAIN, key: value})
-            yield Case(label, "graphcnf", ("train", "x.toml", "--out", "run"),
-                       (key,) if late else ("x.toml", key), _write("x.toml", text), starts=late)  # fmt: skip
+            yield Case(label, "graphcnf", ("train", "x.toml", "--out", "run"), named,
+                       _write("x.toml", text), starts=late)  # fmt: skip
         value = dice.choice(values)
-        yield Case(f"--set {key}={toml(value)[:40]}", "graphcnf",
-                   ("train", "x.toml", "--out", "run", "--set", f"{key}={toml(value)}"), (key,),
-                   _write("x.toml", preset(model, data, TRAIN)), starts=key in ("accelerator",
-                   "devices"))  # fmt: skip
+        assigned = f"{key}={toml(value)}"
+        yield Case(f"--set {assigned[:40]}", "graphcnf",
+                   ("train", "x.toml", "--out", "run", "--set", assigned), named,
+                   _write("x.toml", preset(model, data, TRAIN)), starts=late)  # fmt: skip
     for label, content in TEXTS.items():
         yield Case(f"preset: {label}", "graphcnf", ("train", "x.toml", "--out", "run"), (),
                    _write("x.toml", content))  # fmt: skip

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ from graphcnf.scripts.cli import run as run_command
 
 PROGRAMS = {"graphcnf": app, "benchmark": benchmark.app, "discrete": discrete.app,
             "figures": figures.app}  # fmt: skip
-PATIENCE = 60
+HEAVY = ("graphcnf.training.loop", "graphcnf.graphs.coloring", "graphcnf.images", "pandas",
+         "graphcnf.molecules.flow", "pyarrow.parquet")  # fmt: skip
+PATIENCE = 120
 MEMORY = 6 << 30
 """Bytes that a case may take: more, and the machine would be in danger."""
 
@@ -47,6 +50,9 @@ class Stage:
     """
 
     def __init__(self, root: Path):
+        # What is interrupted while it is imported stays broken.
+        for name in HEAVY:
+            import_module(name)
         self.root, self.work = root, root / "work"
         self.programs = {name: typer.main.get_command(found) for name, found in PROGRAMS.items()}
         self.molecules = root / "molecules.smi"
@@ -187,25 +193,21 @@ def _environment(case: Case, cache: Path):
 
 @contextlib.contextmanager
 def _streams(case: Case, out: io.BytesIO, err: io.StringIO):
-    stdin = io.TextIOWrapper(io.BytesIO(case.stdin), encoding="utf-8")
-    files = {"closed": "/dev/null", "full": "/dev/full"}
-    with contextlib.ExitStack() as stack:
-        if case.stdout is None:
-            stdout = io.TextIOWrapper(out, encoding="utf-8", write_through=True)
-        else:
-            stdout = stack.enter_context(open(files[case.stdout], "w"))
-            if case.stdout == "closed":
+    stdout = open("/dev/full", "w") if case.stdout == "full" else None
+    if case.stdout is None:
+        stdout = io.TextIOWrapper(out, "utf-8", write_through=True)
+    stdin = None if case.stdin is None else io.TextIOWrapper(io.BytesIO(case.stdin), "utf-8")
+    before = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin, sys.stdout, sys.stderr = stdin, stdout, err
+    try:
+        yield
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = before
+        if case.stdout == "full":
+            with contextlib.suppress(OSError):
                 stdout.close()
-            # What is left in its buffer may fail once more.
-            stack.callback(lambda: contextlib.suppress(OSError, ValueError))
-        before = sys.stdin, sys.stdout, sys.stderr
-        sys.stdin, sys.stdout, sys.stderr = stdin, stdout, err
-        try:
-            yield
-        finally:
-            sys.stdin, sys.stdout, sys.stderr = before
-            if case.stdout is None:
-                stdout.detach()
+        elif stdout is not None:
+            stdout.detach()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,189 @@
+"""Data files that hold no molecules, or no images, or are damaged."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator
+from random import Random
+
+from badinput.case import Case
+from badinput.stage import SMILES, Stage
+
+READERS = {
+    "evaluate": ("evaluate", "{file}", "--reference", "none"),
+    "score": ("score", "{file}", "--model", "{model}"),
+    "info": ("datasets", "info", "{file}"),
+    "check": ("datasets", "check", "{file}", "--workers", "1"),
+    "prepare": ("datasets", "prepare", "{file}"),
+    "reference": ("evaluate", "{molecules}", "--reference", "{file}"),
+    "test": ("evaluate", "{molecules}", "--reference", "{molecules}", "--metrics", "snn",
+             "--test", "{file}"),
+    "train": ("train", "{preset}", "--set", "data.path={file}", "--out", "run"),
+    "speed": ("speed", "--model", "{model}", "--reference", "{file}", "--seconds", "0",
+              "--workers", "1"),
+}  # fmt: skip
+"""Every command that reads molecules."""
+
+CSV = "id,smiles\n" + "".join(f"{k},{s}\n" for k, s in enumerate(SMILES[:20]))
+JSONL = "".join(json.dumps({"record": k, "smiles": s}) + "\n" for k, s in enumerate(SMILES[:20]))
+SDF = "x\n\n\n  1  0  0  0  0  0  0  0  0  0999 V2000\n"
+
+TEXTS: dict[str, bytes] = {
+    "empty.smi": b"", "blank.smi": b"\n \n\t\n", "comments.smi": b"# one\n# two\n",
+    "header.smi": b"smiles\n", "zeros.smi": b"CCO\0CC\n", "binary.smi": bytes(range(256)) * 4,
+    "utf16.smi": "CCO\n".encode("utf-16"), "latin.smi": b"CC\xe9\n",
+    "empty.csv": b"", "other.csv": b"a,b\n1,2\n", "head.csv": b"smiles\n",
+    "quotes.csv": b'id,smiles\n1,"CCO\n' + b"2,C\n" * 40000, "zeros.csv": b"smiles\nC\0\n",
+    "huge.csv": b"id,smiles\n1," + b"C" * 200_000 + b"\n",
+    "empty.jsonl": b"\n\n", "other.jsonl": b'{"a": 1}\n', "list.jsonl": b"[1, 2]\n",
+    "broken.jsonl": JSONL.encode()[:-9], "deep.jsonl": b'{"smiles": ' + b"[" * 100_000,
+    "text.jsonl": b"CCO\n", "number.jsonl": b"17\n",
+    "empty.sdf": b"", "text.sdf": b"CCO\n", "half.sdf": SDF.encode(), "money.sdf": b"$$$$\n$$$$\n",
+    "text.parquet": b"PAR1", "zeros.parquet": b"PAR1" + bytes(400) + b"PAR1",
+    "text.smi.gz": b"CCO\n", "cut.csv.gz": gzip.compress(CSV.encode())[:-12],
+    "empty.smi.gz": b"", "head.smi.gz": b"\x1f\x8b\x08\0junk", "none.smi.gz": gzip.compress(b""),
+    "twice.smi.gz": gzip.compress(gzip.compress(b"CCO\n")),
+}  # fmt: skip
+"""Files without a molecule, by name."""
+
+WORDS = {"words.smi": b"nothing here\nis a molecule\n", "words.csv": b"smiles\nnothing\nXx\n",
+         "words.jsonl": b'{"smiles": "nothing"}\n{"smiles": 3}\n',
+         "xml.smi": b"<html><body>404</body></html>\n", "long.smi": b"C" * 6000 + b"\n",
+         "salts.smi": b"[Na+].[Cl-]\n[K+].[Br-]\n", "radicals.smi": b"C[CH2]\n[CH3]\n",
+         "dummies.smi": b"*CC\n[*:1]C\n", "hostile.smi": b"(" * 3000 + b"\n" + b"[" * 3000 + b"\n",
+         }  # fmt: skip
+"""Files with records, none of which is a molecule that can be coded."""
+
+SCORED = ("evaluate", "score")
+"""Commands that give every record a row: what is no molecule is a result, not an error."""
+
+
+def data_file_cases(seed: int) -> Iterator[Case]:
+    """Bad files for every command that reads molecules or images, also on standard input."""
+    dice = Random(f"data files {seed}")
+    for reader, arguments in READERS.items():
+        for name, content in TEXTS.items():
+            yield _case(reader, arguments, name, content, readable=name == "huge.csv")
+        for name, content in WORDS.items():
+            yield _case(reader, arguments, name, content, readable=reader in SCORED)
+        for k in range(6):
+            yield _case(reader, arguments, f"noise{k}.smi", dice.randbytes(dice.randint(1, 3000)))
+        for name, whole in (("cut.parquet", _parquet()), ("cut.smi.gz", _packed())):
+            for end in sorted(dice.sample(range(5, len(whole)), 4)):
+                yield _case(reader, arguments, name, whole[:end], label=f"{name} {end}")
+            for _ in range(4):
+                place, bit = dice.randrange(len(whole)), 1 << dice.randrange(8)
+                flipped = whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :]
+                label = f"flipped {name[4:]} {place}/{bit}"
+                yield _case(reader, arguments, f"f{name[4:]}".replace("fsmi", "f.smi"), flipped,
+                            label=label, readable=True)  # fmt: skip
+        for label, place in (("folder", "{work}"), ("nothing", "nowhere.smi"), ("name", ""),
+                             ("device", "/dev/zero"), ("home", "~nouser/x.smi"),
+                             ("long", "x" * 300), ("inside", "{molecules}/x.smi"),
+                             ("latin", "\udcff.smi")):  # fmt: skip
+            yield Case(f"{reader} {label}", _program(reader),
+                       tuple(a.replace("{file}", place) for a in arguments))  # fmt: skip
+    for command in SCORED:
+        line = tuple(a.replace("{file}", "-") for a in READERS[command])
+        for name in ("empty.smi", "blank.smi", "binary.smi", "zeros.smi", "utf16.smi",
+                     "cut.csv.gz", "text.parquet"):  # fmt: skip
+            yield Case(f"{command} - {name}", "graphcnf", line, stdin=TEXTS[name])
+    yield from _image_cases(dice)
+
+
+def _program(reader: str) -> str:
+    return "benchmark" if reader == "speed" else "graphcnf"
+
+
+def _case(reader, arguments, name, content, *, label=None, readable=False) -> Case:
+    given = tuple(a.replace("{file}", name) for a in arguments)
+    return Case(f"{reader} {label or name}", _program(reader), given, () if readable else (name,),
+                _write(name, content), readable=readable)  # fmt: skip
+
+
+def _write(name: str, content: bytes) -> Callable[[Stage], None]:
+    def prepare(stage: Stage) -> None:
+        (stage.work / name).write_bytes(content)
+
+    return prepare
+
+
+def _parquet() -> bytes:
+    import pandas as pd
+
+    buffer = io.BytesIO()
+    pd.DataFrame({"smiles": SMILES[:20]}).to_parquet(buffer)
+    return buffer.getvalue()
+
+
+def _packed() -> bytes:
+    return gzip.compress("\n".join(SMILES).encode(), mtime=0)
+
+
+PICTURES: dict[str, bytes] = {
+    "empty.png": b"", "text.png": b"no picture\n", "head.png": b"\x89PNG\r\n\x1a\n",
+    "zeros.png": bytes(999),
+}  # fmt: skip
+
+
+def _image_cases(dice: Random) -> Iterator[Case]:
+    """Pictures that are none, and folders without pictures of one size."""
+    commands = {"interpolate": ("graphcnf", "interpolate"), "figures": ("figures", "images")}
+    more = ("--model", "{images}", "--out", "out.png")
+    for name, (program, command) in commands.items():
+        for picture, content in PICTURES.items():
+            for ends in ((picture, "0"), ("0", picture)):
+                yield Case(f"{name} {ends}", program, (command, *ends, *more), (picture,),
+                           _write(picture, content))  # fmt: skip
+        for end in ("99", "9" * 30, "-1", "nowhere.png", "", "{work}", "1.5", "x" * 300,
+                    "{molecules}", "~nouser/x.png", "/dev/null"):  # fmt: skip
+            yield Case(f"{name} {end[:30]}", program, (command, "0", *more, "--", end))
+        for size, mode in (((5, 4), "L"), ((4, 4), "RGB"), ((4, 4), "I;16"), ((400, 4), "L")):
+            yield Case(f"{name} {size} {mode}", program, (command, "x.png", "0", *more),
+                       ("x.png",), _picture("x.png", size, mode))  # fmt: skip
+        for end in sorted(dice.sample(range(9, 60), 3)):
+            yield Case(f"{name} cut {end}", program, (command, "x.png", "0", *more), ("x.png",),
+                       _picture("x.png", (4, 4), "L", end))  # fmt: skip
+    train = ("train", "images-simple", "--out", "run", "--steps", "1", "--set", "data.path=set",
+             "--set", "model.width=4", "--set", "model.couplings=2")  # fmt: skip
+    idx = b"\0\0\x08\x03" + b"\0\0\0\x14\0\0\0\x04\0\0\0\x04"
+    folders: dict[str, dict[str, bytes]] = {
+        "no files": {}, "no picture": {"x.txt": b"x"}, "broken": {"x.png": b"x"},
+        "idx short": {"train-images-idx3-ubyte": b"\0\0"},
+        "idx type": {"train-images-idx3-ubyte": b"\0\0\x0d\x03" + bytes(12)},
+        "idx zeros": {"train-images-idx3-ubyte": b"\0\0\x08\x03" + bytes(12)},
+        "idx cut": {"train-images-idx3-ubyte": idx + bytes(300)},
+        "idx more": {"train-images-idx3-ubyte": idx + bytes(330)},
+        "idx gz": {"train-images-idx3-ubyte.gz": b"\x1f\x8b\x08junk"},
+        "cifar": {"data_batch_1.bin": bytes(3000)}, "cifar empty": {"data_batch_1.bin": b""},
+        "few": {"train-images-idx3-ubyte": b"\0\0\x08\x03" + b"\0\0\0\x02\0\0\0\x04\0\0\0\x04"
+                + bytes(32)},
+        "odd": {"train-images-idx3-ubyte": b"\0\0\x08\x03" + b"\0\0\0\x14\0\0\0\x03\0\0\0\x03"
+                + bytes(180)},
+    }  # fmt: skip
+    for name, files in folders.items():
+        yield Case(f"images {name}", "graphcnf", train, ("x.toml",)[:0], _folder(files))
+
+
+def _folder(files: dict[str, bytes]) -> Callable[[Stage], None]:
+    def prepare(stage: Stage) -> None:
+        (stage.work / "set").mkdir()
+        for name, content in files.items():
+            (stage.work / "set" / name).write_bytes(content)
+
+    return prepare
+
+
+def _picture(name: str, size, mode: str, end: int | None = None) -> Callable[[Stage], None]:
+    def prepare(stage: Stage) -> None:
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.effect_noise(size, 50).convert("L" if mode == "I;16" else mode).convert(
+            "I;16" if mode == "I;16" else mode
+        ).save(buffer, "PNG")
+        (stage.work / name).write_bytes(buffer.getvalue()[:end])
+
+    return prepare

@@ -1,0 +1,39 @@
+"""Bad input by the thousand: a sample of it in every test run, all of it with --fuzz-all."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+# The cases are modules of their own, and tests are no package to import them from.
+sys.path.insert(0, str(Path(__file__).parent))
+
+SEED = 0
+SAMPLE = 120
+"""Cases of a usual test run."""
+
+
+def pytest_generate_tests(metafunc):
+    """One test per case."""
+    if "case" not in metafunc.fixturenames:
+        return
+    from badinput.everything import all_cases
+
+    cases = all_cases(metafunc.config.getoption("fuzz_seed", SEED))
+    if not metafunc.config.getoption("fuzz_all", False):
+        cases = Random(SEED).sample([c for c in cases if not c.starts], SAMPLE)
+    marks = [pytest.mark.xdist_group(f"fuzz-{k % 8}") for k in range(8)]
+    metafunc.parametrize(
+        "case", [pytest.param(c, id=c.name, marks=marks[k % 8]) for k, c in enumerate(cases)]
+    )
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory):
+    """Where the cases are played."""
+    from badinput.stage import Stage
+
+    return Stage(tmp_path_factory.mktemp("stage"))
