@@ -27,7 +27,7 @@ EVALUATION_FACTOR = 4
 """Training evaluates on batches that are so many times as large as those it trains on."""
 
 _SEED = re.compile(r"seed-(\d+)")
-NEEDED = ("step", "minutes", "samples_per_second")
+NEEDED = {"phase": str, "step": int, "minutes": float, "samples_per_second": float}
 """Columns of `metrics.csv` that every line has, though there may be nothing in them."""
 
 _MEASURED = ("bits_", "accuracy")
@@ -89,9 +89,9 @@ class TrainedRun:
         whole = text[: text.rfind("\n") + 1].splitlines()
         rows = [row for row in csv.DictReader(whole) if None not in row.values()]
         for number, row in enumerate(rows, 2):
-            for name in NEEDED:
+            for name, read in NEEDED.items():
                 try:
-                    float(row[name] or 0)
+                    read(row[name] or 0)
                 except (KeyError, ValueError):
                     found = row.get(name, "missing")
                     raise UserError(
@@ -139,7 +139,10 @@ class TrainedRun:
         if not self.evaluations:
             raise UserError(f"{self.path}: the run has no evaluation; was it interrupted?")
         last = self.evaluations[-1]
-        measured = {k: float(v) for k, v in last.items() if v and k.startswith(_MEASURED)}
+        try:
+            measured = {k: float(v) for k, v in last.items() if v and k.startswith(_MEASURED)}
+        except ValueError as error:
+            raise UserError(f"{self.path / 'metrics.csv'}: damaged ({error})") from None
         record = saved_metadata(self.path / "model").get("training", {})
         rates = [float(row["samples_per_second"]) for row in self.rows if row["samples_per_second"]]
         return {

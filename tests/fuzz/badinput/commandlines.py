@@ -90,6 +90,7 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("benchmark", "curve"): Usual(("{run}", "-n", "9")),
     ("benchmark", "language"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
     ("benchmark", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
+    ("benchmark", "roundtrip"): Usual(("--odd", "20", "--each", "0", "--workers", "1")),
     ("benchmark", "images"): Usual(("--minutes", "0.01", "--scales", "1", "--steps", "1")),
     ("discrete", "sets"): Usual(("{run}",)),
     ("discrete", "coloring"): Usual(("{coloring}", "-n", "2")),
