@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from graphcnf.scripts._sampling import checked_seed
+
 app = typer.Typer(
     help="Draw and score images; graphcnf train images-glow trains a model of them.",
     no_args_is_help=True,
@@ -15,7 +17,7 @@ app = typer.Typer(
 Model = Annotated[
     str, typer.Option(metavar="RUN", help="Folder of an image model, or of its training run.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed.")]
+Seed = Annotated[int, typer.Option(callback=checked_seed, help="Seed.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 
 

@@ -35,6 +35,9 @@ BAD_TEXTS = {
     "--test": ("", "nowhere", "~nouser/x.smi", "{work}"),
     "--column": ("", "nowhere"),
     "--weights": ("", "nowhere", "~nouser/x", "{work}"),
+    "--properties": (",", "beauty", "logp,,qed", "logp;qed", "3"),
+    "--require": ("", "logp", "logp<", "<3", "beauty<3", "logp<x", "logp=3", "logp<<3", "3<4"),
+    "--smarts": ("", "(", "[xyz", "C((", "ä"),
     "--accelerator": ("", "warp", "cuda:0"),
     "--set": ("", "=", "x", "=3", "seeds=3", "model.width=wide", "training.seed.x=1",
               "learning_rate=", "batch_size=[", "nothing.x=1", ".=1", "model.=1", "steps=-1"),
@@ -68,35 +71,38 @@ class Usual:
 
 
 MODEL = ("--model", "{model}")
+IMAGES = ("--model", "{images}")
 USUAL: dict[tuple[str, ...], Usual] = {
     ("graphcnf", "generate"): Usual((*MODEL, "-n", "3"), ".smi"),
     ("graphcnf", "evaluate"): Usual(
         (*MODEL, "-n", "20", "--reference", "none", "--reconstruct", "0", "--likelihood", "0"),
-        taken={"--metrics": ("", ",", "fcd,,snn", "ALL ")},
+        taken={"--metrics": ("", ",", "fcd,,snn", "ALL "), "--model": ("",)},
     ),
     ("graphcnf", "score"): Usual(("{molecules}", *MODEL), ".csv"),
     ("graphcnf", "train"): Usual(("{preset}", "--out", "run"), ""),
-    ("graphcnf", "interpolate"): Usual(("0", "1", "--model", "{images}", "--out", "x.png"), ".png"),
+    ("graphcnf", "images", "generate"): Usual((*IMAGES, "-n", "2", "--out", "x.png"), ".png"),
+    ("graphcnf", "images", "evaluate"): Usual(("{images}", "--draws", "1")),
+    ("graphcnf", "images", "interpolate"): Usual(("0", "1", *IMAGES, "--out", "x.png"), ".png"),
     ("graphcnf", "datasets", "list"): Usual(()),
     ("graphcnf", "datasets", "prepare"): Usual(("{molecules}",)),
     ("graphcnf", "datasets", "info"): Usual(("{molecules}",)),
     ("graphcnf", "datasets", "check"): Usual(("{molecules}",)),
-    ("benchmark", "speed"): Usual(
+    ("benchmarks", "speed"): Usual(
         (*MODEL, "--reference", "{molecules}", "--seconds", "0", "--steps", "1", "--repeats", "1",
          "--workers", "1")
     ),
-    ("benchmark", "train"): Usual(("{preset}", "--minutes", "0.01", "--no-fcd", "-n", "9")),
-    ("benchmark", "report"): Usual(("{run}", "-n", "9")),
-    ("benchmark", "curve"): Usual(("{run}", "-n", "9")),
-    ("benchmark", "language"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
-    ("benchmark", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
-    ("benchmark", "roundtrip"): Usual(("--odd", "20", "--each", "0", "--workers", "1")),
-    ("benchmark", "images"): Usual(("--minutes", "0.01", "--scales", "1", "--steps", "1")),
-    ("discrete", "sets"): Usual(("{run}",)),
-    ("discrete", "coloring"): Usual(("{coloring}", "-n", "2")),
+    ("benchmarks", "train"): Usual(("{preset}", "--minutes", "0.01", "--no-fcd", "-n", "9")),
+    ("benchmarks", "report"): Usual(("{run}", "-n", "9")),
+    ("benchmarks", "curve"): Usual(("{run}", "-n", "9")),
+    ("benchmarks", "language"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
+    ("benchmarks", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
+    ("benchmarks", "roundtrip"): Usual(("--odd", "20", "--each", "0", "--workers", "1")),
+    ("benchmarks", "images"): Usual(("--minutes", "0.01", "--scales", "1", "--steps", "1")),
+    ("benchmarks", "sets"): Usual(("{run}",)),
+    ("benchmarks", "coloring"): Usual(("{coloring}", "-n", "2")),
     ("figures", "latents"): Usual(("--steps", "1", "--out", "x.png"), ".png"),
     ("figures", "dequantization"): Usual(("--steps", "1", "--out", "x.png"), ".png"),
-    ("figures", "images"): Usual(("0", "1", "--model", "{images}", "--out", "x.png"), ".png"),
+    ("figures", "images"): Usual(("0", "1", *IMAGES, "--out", "x.png"), ".png"),
 }  # fmt: skip
 
 
@@ -159,7 +165,8 @@ def command_line_cases(seed: int) -> Iterator[Case]:
                 yield Case(f"{name} {option.name}=maybe", path[0], (*start, f"{option.name}=maybe"))
             for value in _bad_values(option, usual):
                 given = f"{option.name}={value}"
-                yield Case(f"{name} {given}", path[0], (*start, given))
+                late = option.name in ("--accelerator", "--devices")
+                yield Case(f"{name} {given}", path[0], (*start, given), starts=late)
             wrong = option.name + dice.choice("xyz")
             yield Case(f"{name} {wrong}", path[0], (*start, wrong, "1"))
         if many:

@@ -162,7 +162,7 @@ def configuration_cases(seed: int) -> Iterator[Case]:
         yield Case(f"preset: {label}", "graphcnf", ("train", "x.toml", "--out", "run"), (),
                    _write("x.toml", content))  # fmt: skip
         if label != "no budget":
-            yield Case(f"benchmark train: {label}", "benchmark",
+            yield Case(f"benchmarks train: {label}", "benchmarks",
                        ("train", "x.toml", "--minutes", "0.01", "--no-fcd"), (),
                        _write("x.toml", content))  # fmt: skip
 

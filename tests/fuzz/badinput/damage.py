@@ -18,13 +18,13 @@ MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "score": ("model", "graphcnf", ("score", "{molecules}", "--model", "x")),
     "evaluate": ("model", "graphcnf", ("evaluate", "--model", "x", "-n", "9")),
     "train": ("model", "graphcnf", ("train", "{preset}", "--weights", "x", "--out", "run")),
-    "codes": ("model", "benchmark", ("codes", "--model", "x", "-n", "9", "--held-out", "2")),
-    "generate images": ("images", "graphcnf", ("generate", "--model", "x", "-n", "2", "--out",
-                        "out.png")),
-    "evaluate images": ("images", "graphcnf", ("evaluate", "--model", "x")),
-    "interpolate": ("images", "graphcnf", ("interpolate", "0", "1", "--model", "x", "--out",
-                    "out.png")),
-    "coloring": ("coloring", "discrete", ("coloring", "x", "-n", "2")),
+    "codes": ("model", "benchmarks", ("codes", "--model", "x", "-n", "9", "--held-out", "2")),
+    "generate images": ("images", "graphcnf", ("images", "generate", "--model", "x", "-n", "2",
+                        "--out", "out.png")),
+    "evaluate images": ("images", "graphcnf", ("images", "evaluate", "x", "--draws", "1")),
+    "interpolate": ("images", "graphcnf", ("images", "interpolate", "0", "1", "--model", "x",
+                    "--out", "out.png")),
+    "coloring": ("coloring", "benchmarks", ("coloring", "x", "-n", "2")),
 }  # fmt: skip
 """Commands that load a model: which one, the program, the command line."""
 
@@ -142,9 +142,9 @@ def _set_entry(config: dict, share: float, value: Any) -> None:
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "resume": ("graphcnf", ("train", "--resume", "--out", "x", "--steps", "3")),
     "continue": ("graphcnf", ("train", "--continue-from", "x", "--out", "y", "--steps", "1")),
-    "report": ("benchmark", ("report", "x", "-n", "9", "--workers", "1")),
-    "curve": ("benchmark", ("curve", "x", "-n", "9", "--workers", "1")),
-    "sets": ("discrete", ("sets", "x")),
+    "report": ("benchmarks", ("report", "x", "-n", "9", "--workers", "1")),
+    "curve": ("benchmarks", ("curve", "x", "-n", "9", "--workers", "1")),
+    "sets": ("benchmarks", ("sets", "x")),
 }  # fmt: skip
 METRICS = ("", "x\n", "step,phase\n", "step,phase\nx,eval\n", "\0" * 50,
            "step,phase,minutes\nmany,eval,x\n", "phase\neval\n",

@@ -94,7 +94,7 @@ def data_file_cases(seed: int) -> Iterator[Case]:
 
 
 def _program(reader: str) -> str:
-    return "benchmark" if reader == "speed" else "graphcnf"
+    return "benchmarks" if reader == "speed" else "graphcnf"
 
 
 def _case(reader, arguments, name, content, *, label=None, readable=False) -> Case:
@@ -130,21 +130,24 @@ PICTURES: dict[str, bytes] = {
 
 def _image_cases(dice: Random) -> Iterator[Case]:
     """Pictures that are none, and folders without pictures of one size."""
-    commands = {"interpolate": ("graphcnf", "interpolate"), "figures": ("figures", "images")}
+    commands = {
+        "interpolate": ("graphcnf", ("images", "interpolate")),
+        "figures": ("figures", ("images",)),
+    }
     more = ("--model", "{images}", "--out", "out.png")
     for name, (program, command) in commands.items():
         for picture, content in PICTURES.items():
             for ends in ((picture, "0"), ("0", picture)):
-                yield Case(f"{name} {ends}", program, (command, *ends, *more), (picture,),
+                yield Case(f"{name} {ends}", program, (*command, *ends, *more), (picture,),
                            _write(picture, content))  # fmt: skip
         for end in ("99", "9" * 30, "-1", "nowhere.png", "", "{work}", "1.5", "x" * 300,
                     "{molecules}", "~nouser/x.png", "/dev/null"):  # fmt: skip
-            yield Case(f"{name} {end[:30]}", program, (command, "0", *more, "--", end))
+            yield Case(f"{name} {end[:30]}", program, (*command, "0", *more, "--", end))
         for size, mode in (((5, 4), "L"), ((4, 4), "RGB"), ((4, 4), "I;16"), ((400, 4), "L")):
-            yield Case(f"{name} {size} {mode}", program, (command, "x.png", "0", *more),
+            yield Case(f"{name} {size} {mode}", program, (*command, "x.png", "0", *more),
                        ("x.png",), _picture("x.png", size, mode))  # fmt: skip
         for end in sorted(dice.sample(range(9, 60), 3)):
-            yield Case(f"{name} cut {end}", program, (command, "x.png", "0", *more), ("x.png",),
+            yield Case(f"{name} cut {end}", program, (*command, "x.png", "0", *more), ("x.png",),
                        _picture("x.png", (4, 4), "L", end))  # fmt: skip
     train = ("train", "images-simple", "--out", "run", "--steps", "1", "--set", "data.path=set",
              "--set", "model.width=4", "--set", "model.couplings=2")  # fmt: skip

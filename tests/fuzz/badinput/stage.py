@@ -18,12 +18,12 @@ import torch
 import typer
 
 from badinput.case import Case, Outcome
-from graphcnf.scripts import benchmark, discrete, figures
+from graphcnf.scripts.benchmarks import cli as benchmarks
 from graphcnf.scripts.cli import app
 from graphcnf.scripts.cli import run as run_command
+from graphcnf.scripts.figures import cli as figures
 
-PROGRAMS = {"graphcnf": app, "benchmark": benchmark.app, "discrete": discrete.app,
-            "figures": figures.app}  # fmt: skip
+PROGRAMS = {"graphcnf": app, "benchmarks": benchmarks.app, "figures": figures.app}
 HEAVY = ("graphcnf.training.loop", "graphcnf.graphs.coloring", "graphcnf.images", "pandas",
          "graphcnf.molecules.flow", "pyarrow.parquet")  # fmt: skip
 PATIENCE = 120

@@ -16,22 +16,16 @@ PRINTING = {
     "list json": ("graphcnf", ("datasets", "list", "--json")),
     "info": ("graphcnf", ("datasets", "info", "{molecules}")),
     "info json": ("graphcnf", ("datasets", "info", "{molecules}", "--json")),
-    "codes": ("benchmark", ("codes", "--model", "{model}", "-n", "3", "--held-out", "2",
-              "--orders", "1")),
-    "coloring": ("discrete", ("coloring", "{coloring}", "-n", "2")),
-    "images": ("graphcnf", ("evaluate", "--model", "{images}")),
+    "coloring": ("benchmarks", ("coloring", "{coloring}", "-n", "2")),
+    "images": ("graphcnf", ("images", "evaluate", "{images}", "--draws", "1")),
     "version": ("graphcnf", ("--version",)),
 }  # fmt: skip
 """Commands that write to standard output."""
-
-CACHES = ("~nouser/x", "/dev/null/x")
 
 
 def stream_cases(seed: int) -> Iterator[Case]:
     """Standard output closed or full, standard input closed, and no home for the cache."""
     for name, (program, arguments) in PRINTING.items():
-        if name == "codes":
-            continue
         for state in ("closed", "full"):
             yield Case(f"{name}, stdout {state}", program, arguments, ("standard output",),
                        stdout=state)  # fmt: skip
