@@ -1,6 +1,10 @@
 """Data sets. Names are imported on first use, so that no loader pays for another's libraries."""
 
+import sys
 from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
 
 _HOMES = {
     "ColoringDataset": "coloring",
@@ -20,6 +24,31 @@ _HOMES = {
 }
 
 __all__ = list(_HOMES)
+
+
+def _give_way() -> None:
+    """Load the package of another distribution that has this folder's name, in place of this.
+
+    In the repository's root Python finds this folder first under the bare name `datasets`, which
+    belongs to Hugging Face.
+
+    Raises:
+        ModuleNotFoundError: There is no other.
+    """
+    root = Path(__file__).resolve().parent.parent
+    spec = PathFinder.find_spec("datasets", [p for p in sys.path if Path(p).resolve() != root])
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(
+            "No module named 'datasets'; the folder of this repository is graphcnf.datasets",
+            name="datasets",
+        )
+    module = module_from_spec(spec)
+    sys.modules["datasets"] = module
+    spec.loader.exec_module(module)
+
+
+if __name__ == "datasets":
+    _give_way()
 
 
 def __getattr__(name: str):

@@ -148,16 +148,17 @@ def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None
     Loading may take minutes: whoever is stopped meanwhile goes on with --resume. Where it fails,
     the folder is left as it was.
     """
+    import tomli_w
+
     from graphcnf.errors import UserError
     from graphcnf.files import alone, replace_file
-    from graphcnf.training.configuration import dump_config
 
     file = out / "config.toml"
     holds_run = (out / "checkpoints" / "last.ckpt").exists() or (out / "metrics.csv").exists()
     if holds_run or os.environ.get("LOCAL_RANK", "0") != "0":
         yield
         return
-    content = dump_config({**config, "training": settings.to_dict()})
+    content = tomli_w.dumps({**config, "training": settings.to_dict()})
     try:
         content = content.encode()
     except UnicodeEncodeError as error:

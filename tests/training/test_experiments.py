@@ -101,6 +101,35 @@ def test_train_resume_and_continue(preset, tmp_path, capfd):
     assert code == 0 and "after 14 steps of an earlier run" in err
 
 
+def test_a_first_start_that_is_stopped_while_it_loads_is_resumed(
+    preset, tmp_path, capfd, monkeypatch
+):
+    build, out = experiments.EXPERIMENTS["tiny"], tmp_path / "run"
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", stopped)
+    code, _ = graphcnf(capfd, "train", preset, "--out", out, "--steps", 3)
+    assert code == 130 and [p.name for p in out.iterdir()] == ["config.toml"]
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", build)
+    code, err = graphcnf(capfd, "train", "--resume", "--out", out)
+    assert code == 0 and "finished: 3 steps" in err
+    # Without its last checkpoint, a run that was saved is not begun anew over its files.
+    (out / "checkpoints" / "last.ckpt").unlink()
+    code, err = graphcnf(capfd, "train", "--resume", "--out", out, "--steps", 9)
+    assert code == 1 and "copy plateau.ckpt there" in err.splitlines()[-1]
+
+
+def test_a_first_start_that_fails_leaves_nothing(preset, tmp_path, capfd):
+    out = tmp_path / "deep" / "run"
+    code, err = graphcnf(
+        capfd, "train", preset, "--out", out, "--steps", 3, "--set", "data.name=nowhere"
+    )
+    assert code == 1 and f"{preset} [data] name: unknown data set 'nowhere'" in err
+    assert not out.parent.exists()
+
+
 @pytest.mark.parametrize(
     "arguments, code, message",
     [

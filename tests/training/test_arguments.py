@@ -1,0 +1,85 @@
+"""Arguments from a configuration: what does not fit is one line with its name and value."""
+
+from pathlib import Path
+
+import pytest
+
+from graphcnf.errors import UserError
+from graphcnf.limits import LARGEST_SEED, check_temperature, minutes_fault, seed_fault
+from graphcnf.training.arguments import call, check
+
+
+def build(
+    width: int = 8, share: float = 0.5, name: str | None = None, path: str | Path = "x",
+    kernels: tuple[int, int] = (3, 3), sizes: list[int] | None = None, deep: dict | None = None,
+    plain=4, fixed=None, on: bool = True,
+):  # fmt: skip
+    if width == 13:
+        raise ValueError("no luck")
+    if width == 14:
+        return [][width]
+    return width
+
+
+class Inner:
+    def __init__(self, width: str, heads: int = 2):
+        pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"width": 3}, {"share": 1}, {"name": None}, {"name": "x"}, {"path": "y"},
+        {"kernels": [3, 5]}, {"sizes": [1, 2]}, {"sizes": None}, {"deep": {"a": 1}}, {"plain": 9},
+        {"on": False}, {"heads": 0}, {"heads": 4},
+    ],
+)  # fmt: skip
+def test_what_fits(options):
+    check("[model]", options, build, Inner)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": "wide"}, "width must be a whole number, not 'wide'"),
+        ({"width": True}, "width must be a whole number, not true"),
+        ({"width": 1.5}, "width must be a whole number, not 1.5"),
+        ({"width": 0}, "width must be at least 1, not 0"),
+        ({"width": -3}, "width must be at least 1, not -3"),
+        ({"width": 10**9}, "width = 1,000,000,000: at most 16,384 is taken"),
+        ({"share": "x"}, "share must be a number, not 'x'"),
+        ({"share": float("nan")}, "share must be a finite number, not nan"),
+        ({"share": -0.5}, "share must be at least 0, not -0.5"),
+        ({"name": 3}, "name must be text in quotes, not 3"),
+        ({"name": "a\0b"}, "name holds a zero character"),
+        ({"kernels": [3]}, r"kernels must be a list, not \[3\]"),
+        ({"sizes": [1, "x"]}, "sizes must be a list"),
+        ({"sizes": [1, -2]}, "sizes must be at least 1, not -2"),
+        ({"deep": [1]}, "deep must be a table"),
+        ({"deep": {"a": -1}}, "deep.a must be at least 1, not -1"),
+        ({"plain": "x"}, "plain must be a whole number"),
+        ({"widht": 3}, "no option 'widht'; did you mean 'width'"),
+        ({"fixed": 3}, "no option 'fixed'"),
+        ({"on": 1}, "on must be true or false, not 1"),
+    ],
+)
+def test_what_does_not_fit(options, message):
+    with pytest.raises(UserError, match=rf"^\[model\]: {message}"):
+        check("[model]", options, build, Inner, fixed=("fixed",))
+
+
+@pytest.mark.parametrize(("width", "reason"), [(13, "no luck"), (14, "list index out of range")])
+def test_what_a_function_refuses_is_named_and_keeps_its_cause(width, reason):
+    assert call("[model]", build, known={"name": "x"}, width=3) == 3
+    with pytest.raises(UserError, match=rf"{reason} \(given: width = {width}\)") as caught:
+        call("[model]", build, known={}, width=width)
+    assert isinstance(caught.value.__cause__, ValueError | IndexError)
+
+
+def test_limits():
+    for temperature in (0.0, -1.0, 1e-300, 1e300, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="greater than 0"):
+            check_temperature(temperature)
+    check_temperature(0.5)
+    assert seed_fault(LARGEST_SEED) is None and minutes_fault(0.5) is None
+    assert seed_fault(LARGEST_SEED + 1) and seed_fault(-1) and minutes_fault(float("inf"))
