@@ -1,6 +1,8 @@
 """Categorical normalizing flows: encodings, factorized posteriors, densities of discrete data."""
 
 from graphcnf.categorical.argmax import ArgmaxEncoding
+from graphcnf.categorical.causal import CausalAttention
+from graphcnf.categorical.context import Context
 from graphcnf.categorical.densities import (
     DensityEncoding,
     LinearFlowEncoding,
@@ -11,22 +13,31 @@ from graphcnf.categorical.dequantization import DequantizationEncoding
 from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.categorical.factory import make_encoding
 from graphcnf.categorical.flow import Bound, CategoricalFlow
+from graphcnf.categorical.interleaved import InterleavedCoupling
 from graphcnf.categorical.intervals import IntervalEncoding
 from graphcnf.categorical.joint import JointEncoding
+from graphcnf.categorical.rows import RowFlow, Rows
 from graphcnf.categorical.sets import SetFlow
+from graphcnf.categorical.two_streams import InterleavedAttention
 
 __all__ = [
     "ArgmaxEncoding",
     "Bound",
     "CategoricalFlow",
+    "CausalAttention",
+    "Context",
     "DensityEncoding",
     "DequantizationEncoding",
     "Encoded",
     "Encoding",
+    "InterleavedAttention",
+    "InterleavedCoupling",
     "IntervalEncoding",
     "JointEncoding",
     "LinearFlowEncoding",
     "MixtureEncoding",
+    "RowFlow",
+    "Rows",
     "SetFlow",
     "VariationalEncoding",
     "make_encoding",

@@ -78,7 +78,7 @@ class GraphEncoder(nn.Module):
     def forward(self, context: GraphContext, inputs: Tensor | None = None) -> Tensor:
         """(B, N, width); `inputs` (B, N, inputs) where the encoder takes some."""
         dtype, mask = self.enter.weight.dtype, context.mask
-        parts = [context.node_features.to(dtype), *([] if inputs is None else [inputs.to(dtype)])]
+        parts = [context.features.to(dtype), *([] if inputs is None else [inputs.to(dtype)])]
         h = self.enter(torch.cat(parts, -1)).flatten(0, 1)
         adjacency = context.adjacency & mask[:, :, None] & mask[:, None, :]
         graph, target, source = adjacency.nonzero(as_tuple=True)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graphcnf.categorical.context import Context
+
 MAX_DEGREE = 6
 MAX_COUNT = 4
 WALK_LENGTHS = 8
@@ -18,24 +20,16 @@ MAX_DISTANCE = 6
 
 
 @dataclass
-class GraphContext:
-    """Context of a step's networks.
+class GraphContext(Context):
+    """Context of a step's networks; positions are nodes.
 
     Attributes:
-        mask: Real nodes, (B, N) bool.
-        node_features: (B, N, F) or None.
-        pair_features: (B, N, N, P) or None; entry [i, j] is what node i knows of node j.
         adjacency: Edges as far as they are known, (B, N, N) bool or None.
         bonds: Edge categories plus 1 as far as they are known, (B, N, N) long or None.
-        groups: Round in which a node's variables are decided, (B, N) long or None.
     """
 
-    mask: Tensor
-    node_features: Tensor | None = None
-    pair_features: Tensor | None = None
     adjacency: Tensor | None = None
     bonds: Tensor | None = None
-    groups: Tensor | None = None
 
 
 def structure_node_features() -> int:
@@ -103,7 +97,7 @@ def typed_context(
     counts = F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1).flatten(2).to(dtype)
     return GraphContext(
         mask,
-        torch.cat([context.node_features, counts], -1),
+        torch.cat([context.features, counts], -1),
         torch.cat([context.pair_features, kinds.to(dtype)], -1),
         adjacency=context.adjacency,
         bonds=bonds,

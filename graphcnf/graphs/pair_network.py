@@ -21,7 +21,7 @@ class PairNetwork(nn.Module):
         node_out: Parameters per node.
         pair_in: Untransformed pair channels, 0 for a network of nodes only.
         pair_out: Parameters per pair.
-        node_features: Channels of `context.node_features`, 0 for none.
+        node_features: Channels of `context.features`, 0 for none.
         pair_features: Channels of `context.pair_features`, 0 for none.
         ordered: Whether the network may use the numbering of the nodes. Without it the network is
             equivariant to renumbering.
@@ -95,8 +95,8 @@ class PairNetwork(nn.Module):
         count = mask.shape[1]
         number = torch.arange(count, device=mask.device)
         given = [nodes]
-        if context.node_features is not None:
-            given.append(context.node_features.to(nodes.dtype))
+        if context.features is not None:
+            given.append(context.features.to(nodes.dtype))
         h = self.nodes(torch.cat(given, -1)) + self.size(mask.sum(1))[:, None]
         bias = torch.zeros(1, 1, 1, 1, device=mask.device, dtype=h.dtype)
         if self.ordered:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.categorical.interleaved import InterleavedCoupling
 from graphcnf.flows.transform import log_term_dtype, masked
 from graphcnf.graphs.features import GraphContext
-from graphcnf.graphs.interleaved import InterleavedCoupling
 
 
 class SaturationOrder:

@@ -9,7 +9,7 @@ is an area.
 The encodings are those of `graphcnf.categorical`, with volumes that start wider than in the models,
 where they would be dots. `ArgmaxEncoding` has room for four categories in two latents,
 `IntervalEncoding` takes one latent; its flow is the categorical coupling of
-`graphcnf.graphs.interleaved`, which gives every interval the width of its probability.
+`graphcnf.categorical.interleaved`, which gives every interval the width of its probability.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, make_encoding
+from graphcnf.categorical.interleaved import InterleavedCoupling
 from graphcnf.flows import ActNorm, InvertibleLinear, MixtureLogisticCoupling, Sequential
-from graphcnf.graphs.interleaved import InterleavedCoupling
 from graphcnf.scripts._output import progress_bar
 
 PLANES = ("mixture", "linear", "variational", "argmax")

@@ -5,10 +5,13 @@ import itertools
 import pytest
 import torch
 
-from graphcnf.categorical import CategoricalFlow, IntervalEncoding
-from graphcnf.graphs.attention import InterleavedAttention
-from graphcnf.graphs.features import GraphContext
-from graphcnf.graphs.interleaved import InterleavedCoupling
+from graphcnf.categorical import (
+    CategoricalFlow,
+    Context,
+    InterleavedAttention,
+    InterleavedCoupling,
+    IntervalEncoding,
+)
 
 KINDS = (2, 5)
 """Cardinalities of the two kinds of variables that a position may have."""
@@ -49,7 +52,7 @@ def test_total_variation_of_samples():
         independent = independent * marginal[cells[:, k]]
     assert total_variation(independent, probabilities) > 0.3, "the variables are independent"
 
-    network = InterleavedAttention(list(KINDS), max_nodes=4, width=48, layers=2, heads=4)
+    network = InterleavedAttention(list(KINDS), positions=4, width=48, layers=2, heads=4)
     model = CategoricalFlow(IntervalEncoding(list(KINDS)), InterleavedCoupling(network, groups=4))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     steps = 600
@@ -81,4 +84,4 @@ def test_total_variation_of_samples():
 
 
 def context_of(count):
-    return GraphContext(torch.ones(count, 4, dtype=torch.bool))
+    return Context(torch.ones(count, 4, dtype=torch.bool))

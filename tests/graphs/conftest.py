@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 from graphcnf.categorical import IntervalEncoding
+from graphcnf.categorical.interleaved import InterleavedCoupling
+from graphcnf.categorical.two_streams import InterleavedAttention
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.flows.transform import Bijection
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.attention import InterleavedAttention
 from graphcnf.graphs.features import (
     GraphContext,
     structure_context,
     structure_node_features,
     structure_pair_features,
 )
-from graphcnf.graphs.interleaved import InterleavedCoupling
 from graphcnf.molecules.codec import MoleculeNotRepresentable, molecule_to_graph
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
@@ -169,9 +169,9 @@ def make_case(request, build_model, random_graphs):
             torch.manual_seed(0)
             network = InterleavedAttention(
                 [3],
-                node_features=structure_node_features(),
+                features=structure_node_features(),
                 pair_features=structure_pair_features(),
-                max_nodes=12,
+                positions=12,
                 width=16,
                 layers=2,
                 heads=2,

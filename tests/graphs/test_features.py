@@ -28,15 +28,15 @@ def networkx_graphs(batch):
 
 def test_structure_features_are_those_of_networkx(batch):
     context = structure_context(batch.adjacency, batch.mask, torch.float64)
-    assert context.node_features.shape[-1] == structure_node_features()
+    assert context.features.shape[-1] == structure_node_features()
     assert context.pair_features.shape[-1] == structure_pair_features()
     for k, n, graph in networkx_graphs(batch):
         degree = [graph.degree[i] for i in range(n)]
-        one_hot = context.node_features[k, :n, : MAX_DEGREE + 1]
+        one_hot = context.features[k, :n, : MAX_DEGREE + 1]
         assert one_hot.argmax(-1).tolist() == [min(d, MAX_DEGREE) for d in degree]
         step = nx.to_numpy_array(graph) / np.maximum(degree, 1)[:, None]
         returns = [np.diag(np.linalg.matrix_power(step, t + 1)) for t in range(WALK_LENGTHS)]
-        got = context.node_features[k, :n, MAX_DEGREE + 1 :] / 2
+        got = context.features[k, :n, MAX_DEGREE + 1 :] / 2
         np.testing.assert_allclose(got, np.stack(returns, -1), atol=1e-12)
 
         far = context.pair_features[k, :n, :n, : MAX_DISTANCE + 1]
@@ -54,9 +54,9 @@ def test_typed_features_count_the_edges_of_each_category(batch):
     context = typed_context(batch.bonds, batch.mask, categories, torch.float64)
     plain = structure_context(batch.adjacency, batch.mask, torch.float64)
     start, pair_start = structure_node_features(), structure_pair_features()
-    assert torch.equal(context.node_features[..., :start], plain.node_features)
+    assert torch.equal(context.features[..., :start], plain.features)
     assert torch.equal(context.pair_features[..., :pair_start], plain.pair_features)
-    counts = context.node_features[..., start:].unflatten(-1, (categories, MAX_COUNT + 1))
+    counts = context.features[..., start:].unflatten(-1, (categories, MAX_COUNT + 1))
     for c in range(categories):
         here = batch.bonds == c + 1
         assert torch.equal(counts[..., c, :].argmax(-1), here.sum(-1).clamp(max=MAX_COUNT))
@@ -70,5 +70,5 @@ def test_padding_and_batch_change_no_feature(batch):
     for k, single in enumerate(alone):
         n = int(batch.sizes[k])
         context = structure_context(single.adjacency, single.mask, torch.float64)
-        torch.testing.assert_close(context.node_features[0], together.node_features[k, :n])
+        torch.testing.assert_close(context.features[0], together.features[k, :n])
         torch.testing.assert_close(context.pair_features[0], together.pair_features[k, :n, :n])

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from graphcnf.categorical import CategoricalFlow, IntervalEncoding
+from graphcnf.categorical.interleaved import InterleavedCoupling
+from graphcnf.categorical.two_streams import InterleavedAttention
 from graphcnf.flows.base import StandardLogistic
-from graphcnf.graphs.attention import InterleavedAttention
 from graphcnf.graphs.features import GraphContext
-from graphcnf.graphs.interleaved import InterleavedCoupling
 from graphcnf.testing import (
     assert_bijection,
     assert_gradients_reach_every_parameter,

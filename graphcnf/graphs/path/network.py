@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.categorical.causal import HIDDEN, CausalBlock
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import Choices, Support
@@ -25,43 +26,6 @@ TOGETHER = (2, 3, 4, 6)
 
 ROWS = 32
 """Rows that are read out together come in multiples of this: fewer shapes, fewer kernels."""
-
-
-class CausalBlock(nn.Module):
-    """Pre-norm block with attention and feed-forward part side by side, the identity at the start.
-
-    Both read the same normalised input and are added (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et
-    al. 2022, arXiv 2204.02311), with a squared ReLU (So et al. 2021, arXiv 2109.08668): two matrix
-    products instead of four.
-
-    Args:
-        width: Channels.
-        heads: Attention heads; must divide `width`.
-        expansion: Hidden channels of the feed-forward part, as a multiple of `width`.
-    """
-
-    def __init__(self, width: int, heads: int, expansion: float):
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"heads must divide the width, got {heads} and {width}")
-        self.heads, self.width = heads, width
-        hidden = int(expansion * width)
-        self.norm = nn.LayerNorm(width)
-        self.enter = nn.Linear(width, 3 * width + hidden)
-        self.leave = nn.Linear(width + hidden, width)
-        nn.init.zeros_(self.leave.weight)
-
-    def read(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries, keys, values (B, heads, N, C / heads) and hidden channels, of x (B, N, C)."""
-        attention, hidden = self.enter(self.norm(x)).tensor_split([3 * self.width], -1)
-        parts = attention.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return *parts.unbind(0), F.relu(hidden).square()
-
-    def write(self, x, query, key, value, hidden, bias) -> Tensor:
-        """Update x (B, M, C) from N keys and values; `bias` is (B, heads, M, N)."""
-        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
-        seen = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
-        return x + self.leave(torch.cat([seen, hidden], -1))
 
 
 @dataclass
@@ -188,7 +152,7 @@ class PathNetwork(nn.Module):
         key = torch.arange(keys, device=number.device)
         distance = number[:, None] - key
         near = self.by_distance[:, distance.clamp(min=0)]
-        near = near + torch.where(distance < 0, -1e9, 0.0)
+        near = near + torch.where(distance < 0, HIDDEN, 0.0)
         levels = near.new_zeros(batch, LEVELS, count, keys)
         levels.scatter_(3, (on_path + 1).transpose(1, 2)[..., None], 1.0)
         levels[..., 0] = 0

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical import Bound, CategoricalFlow, IntervalEncoding
+from graphcnf.categorical.interleaved import InterleavedCoupling
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import GraphContext
-from graphcnf.graphs.interleaved import InterleavedCoupling
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.code import KINDS, AtomCode
 from graphcnf.graphs.path.network import PathNetwork

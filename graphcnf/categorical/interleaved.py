@@ -1,11 +1,11 @@
-"""Interleaved coupling: G coupling layers over categories of nodes, evaluated in one pass.
+"""Interleaved coupling: G coupling layers over categories, evaluated in one pass.
 
-Node i belongs to group i mod G, or to the group that the context names. Group g is transformed
+Position i belongs to group i mod G, or to the group that the context names. Group g is transformed
 given the categories of the groups before it, so the map is the composition of G coupling layers
-that share one attention network: sampling takes G rounds, whatever the number of nodes. In the
+that share one attention network: sampling takes G rounds, whatever the number of positions. In the
 density direction the categories of all groups are known and one pass of two streams gives the
 parameters of every group, as in XLNet (Yang et al. 2019, arXiv 1906.08237): the content stream
-knows a node's own categories, the query stream only those of earlier groups.
+knows a position's own categories, the query stream only those of earlier groups.
 
 The element-wise map is a categorical coupling: each category owns an interval of the unit line
 (`IntervalEncoding`), and a monotone piecewise linear map (Mueller et al. 2019, arXiv 1808.03856)
@@ -26,7 +26,7 @@ from graphcnf.flows.transform import Bijection, log_term_dtype, masked, sum_log_
 
 
 class InterleavedCoupling(Bijection):
-    """Categorical coupling over groups of nodes; see the module's text.
+    """Categorical coupling over groups of positions; see the module's text.
 
     Latents and output live on the real line, with u = sigmoid(z) on the unit line. With F the
     conditional distribution function of the categories and x the category of z,
@@ -36,7 +36,7 @@ class InterleavedCoupling(Bijection):
     categories on the way, and keep no graph of it.
 
     Args:
-        network: `InterleavedAttention`.
+        network: `InterleavedAttention`, `CausalAttention`, or one with the same methods.
         groups: Number G of groups, the number of rounds that sampling takes.
     """
 
@@ -56,7 +56,7 @@ class InterleavedCoupling(Bijection):
         return torch.where(mask, self.intervals.category(torch.sigmoid(z)), absent)
 
     def group_of(self, context) -> Tensor:
-        """Group of each node, (B, N) long: as the context says, or by the node's number."""
+        """Group of each position, (B, N) long: as the context says, or by its number."""
         given = getattr(context, "groups", None)
         if given is not None:
             return given
@@ -69,8 +69,7 @@ class InterleavedCoupling(Bijection):
 
         Args:
             x: Categories, (B, N, V) long, the number of categories where a variable is absent.
-            context: Object with `mask` (B, N) and, as the network needs them, `node_features`
-                and `pair_features`.
+            context: `Context`, with what the network needs.
 
         Returns:
             (B, N, V, C), C the largest cardinality; -inf where there is no such category.
@@ -124,11 +123,11 @@ class InterleavedCoupling(Bijection):
     def _invert(self, z, mask, context, temperature):
         mask = expand(context.mask if mask is None else mask, z)
         z = masked(z, mask)
-        batch, nodes, variables = z.shape
+        batch, length, variables = z.shape
         absent = torch.tensor(self.network.cardinalities, device=z.device)
         group = self.group_of(context)
         rounds = self.network.rounds(context, group)
-        out = torch.zeros(batch, nodes + 1, variables, dtype=z.dtype, device=z.device)
+        out = torch.zeros(batch, length + 1, variables, dtype=z.dtype, device=z.device)
         known = absent.expand(z.shape).clone()
         log_det = torch.zeros(batch, dtype=torch.float64, device=z.device)
         u_all = torch.sigmoid(z.double())
@@ -147,7 +146,7 @@ class InterleavedCoupling(Bijection):
             for k in range(variables):
                 log_p = self._variable(asked, previous, temperature)
                 x, value, jacobian = self._place(u_all[rows, members, k], log_p, k, z)
-                out[rows, torch.where(real, members, nodes), k] = torch.where(
+                out[rows, torch.where(real, members, length), k] = torch.where(
                     here[..., k], value, 0.0
                 ).to(z.dtype)
                 log_det = log_det + torch.where(here[..., k], jacobian, 0.0).sum(-1)
@@ -156,7 +155,7 @@ class InterleavedCoupling(Bijection):
             known[rows.expand_as(members)[real], members[real]] = values[real]
             if g < self.groups - 1:
                 rounds.tell(g, members, real, known)
-        return out[:, :nodes], log_det.to(log_term_dtype(z))
+        return out[:, :length], log_det.to(log_term_dtype(z))
 
     def _place(
         self, u: Tensor, log_p: Tensor, variable: int, like: Tensor

@@ -1,7 +1,7 @@
-"""Two-stream attention: what a node's categories depend on, for all groups of nodes at once.
+"""Two-stream attention: what categories depend on, for all groups of positions at once.
 
-The content stream knows a node's own categories, the query stream only those of nodes of earlier
-groups (XLNet: Yang et al. 2019, arXiv 1906.08237). `InterleavedCoupling` uses it.
+The content stream knows a position's own categories, the query stream only those of earlier groups
+(XLNet: Yang et al. 2019, arXiv 1906.08237). `InterleavedCoupling` uses it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HIDDEN = -1e9
-"""What is added to the score of a node that may not be seen."""
+from graphcnf.categorical.causal import HIDDEN
 
 
 class TwoStreamBlock(nn.Module):
@@ -33,7 +32,7 @@ class TwoStreamBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
-        # What a node attends to that may see no other node.
+        # What a position attends to that may see no other.
         self.nothing = nn.Parameter(torch.zeros(2, 1, heads, 1, width // heads))
         self.out = nn.Linear(width, width)
         hidden = int(expansion * width)
@@ -53,13 +52,13 @@ class TwoStreamBlock(nn.Module):
         return self.split(key), self.split(value)
 
     def with_nothing(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the key and the value of `nothing` before those of the nodes."""
+        """Put the key and the value of `nothing` before those of the positions."""
         none_key, none_value = self.nothing.expand(-1, len(key), -1, -1, -1)
         key = torch.cat([none_key.to(key.dtype), key], 2)
         return key, torch.cat([none_value.to(value.dtype), value], 2)
 
     def attend(self, x: Tensor, normed: Tensor, key: Tensor, value: Tensor, bias: Tensor):
-        """Update x (B, M, C) from keys and values of N nodes and, before them, of `nothing`.
+        """Update x (B, M, C) from keys and values of N positions and, before them, of `nothing`.
 
         `bias` is (B or 1, heads, M, 1 + N).
         """
@@ -73,17 +72,17 @@ class TwoStreamBlock(nn.Module):
 def two_streams(
     blocks: Sequence[TwoStreamBlock], stack: Tensor, bias: Tensor, group: Tensor, mask: Tensor
 ) -> Tensor:
-    """Run both streams through the blocks; the query stream (B, N, C) of all nodes.
+    """Run both streams through the blocks; the query stream (B, N, C) of all positions.
 
     Args:
         blocks: The blocks.
         stack: Content stream and query stream, (B, 2 N, C).
         bias: Attention biases of all blocks, (B or 1, blocks * heads, N, N).
-        group: Group of each node, (B, N). A node's content sees its own group and earlier ones,
-            its query earlier ones only.
-        mask: Real nodes, (B, N) bool.
+        group: Group of each position, (B, N). Its content sees its own group and earlier ones, its
+            query earlier ones only.
+        mask: Real positions, (B, N) bool.
     """
-    nodes = mask.shape[1]
+    length = mask.shape[1]
     bias = F.pad(bias, (1, 0))
     difference = group[:, None, :] - group[:, :, None]
     visible = torch.stack([difference <= 0, difference < 0], 1) & mask[:, None, None, :]
@@ -92,10 +91,10 @@ def two_streams(
     for k, block in enumerate(blocks):
         own = bias[:, k * block.heads : (k + 1) * block.heads]
         normed = block.norm(stack)
-        key, value = block.with_nothing(*block.keys_values(normed[:, :nodes]))
+        key, value = block.with_nothing(*block.keys_values(normed[:, :length]))
         if k == len(blocks) - 1:
             # Nothing reads the content stream any more.
-            stack, normed = stack[:, nodes:], normed[:, nodes:]
+            stack, normed = stack[:, length:], normed[:, length:]
             own = own + hidden[:, :, 1]
         else:
             own = (own[:, :, None] + hidden).flatten(2, 3)
@@ -107,11 +106,11 @@ class InterleavedAttention(nn.Module):
     """Attention network of `InterleavedCoupling`.
 
     Args:
-        cardinalities: Categories of each of the V variables of a node.
-        node_features: Channels of the known features of a node, 0 for none.
-        pair_features: Channels of the known features of a pair of nodes, 0 for none.
-        max_nodes: Largest number of nodes.
-        width: Channels of a node.
+        cardinalities: Categories of each of the V variables of a position.
+        features: Channels of what is known of a position beforehand, 0 for none.
+        pair_features: The same for a pair of positions.
+        positions: Largest number of positions.
+        width: Channels of a position.
         layers: Attention blocks.
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
@@ -123,9 +122,9 @@ class InterleavedAttention(nn.Module):
         self,
         cardinalities: list[int],
         *,
-        node_features: int = 0,
+        features: int = 0,
         pair_features: int = 0,
-        max_nodes: int,
+        positions: int,
         width: int,
         layers: int,
         heads: int = 8,
@@ -135,11 +134,11 @@ class InterleavedAttention(nn.Module):
     ):
         super().__init__()
         self.cardinalities = list(cardinalities)
-        self.max_nodes, self.reach, self.layers, self.heads = max_nodes, reach, layers, heads
-        self.position = nn.Embedding(max_nodes, width)
-        self.from_end = nn.Embedding(max_nodes + 1, width)
-        self.features = nn.Linear(node_features, width) if node_features else None
-        # The last category of each table stands for "this node lacks the variable".
+        self.positions, self.reach, self.layers, self.heads = positions, reach, layers, heads
+        self.position = nn.Embedding(positions, width)
+        self.from_end = nn.Embedding(positions + 1, width)
+        self.features = nn.Linear(features, width) if features else None
+        # The last category of each table stands for "this position lacks the variable".
         self.values = nn.ModuleList(nn.Embedding(c + 1, width) for c in self.cardinalities)
         self.asked = nn.Parameter(torch.zeros(width))
         self.relative = nn.Parameter(torch.zeros(layers * heads, 2 * reach + 1))
@@ -159,15 +158,15 @@ class InterleavedAttention(nn.Module):
             nn.init.zeros_(read_out.bias)
 
     def static(self, context) -> Tensor:
-        """What a node knows before any variable is decided, (B or 1, N, C)."""
+        """What a position knows before any variable is decided, (B or 1, N, C)."""
         mask = context.mask
-        nodes = mask.shape[1]
-        if nodes > self.max_nodes:
-            raise ValueError(f"graphs of {nodes} nodes, but the model knows up to {self.max_nodes}")
-        number = torch.arange(nodes, device=mask.device)
+        length = mask.shape[1]
+        if length > self.positions:
+            raise ValueError(f"{length} positions, but the model knows up to {self.positions}")
+        number = torch.arange(length, device=mask.device)
         remaining = (mask.sum(1)[:, None] - number).clamp(min=0)
         h = self.position(number) + self.from_end(remaining)
-        return h if self.features is None else h + self.features(context.node_features.to(h.dtype))
+        return h if self.features is None else h + self.features(context.features.to(h.dtype))
 
     def biases(self, context) -> Tensor:
         """Attention biases of all blocks, (B or 1, layers * heads, N, N)."""
@@ -185,9 +184,9 @@ class InterleavedAttention(nn.Module):
         return h
 
     def streams_of(self, x: Tensor, context, group: Tensor) -> Tensor:
-        """Both streams in one pass; the query stream (B, N, C) of all nodes.
+        """Both streams in one pass; the query stream (B, N, C) of all positions.
 
-        A node's entry depends on the categories x (B, N, V) of nodes of earlier groups only.
+        A position's entry depends on the categories x (B, N, V) of earlier groups only.
         """
         mask = context.mask
         h = self.static(context)
@@ -213,18 +212,18 @@ class CachedRounds:
     """Streams of one group after the other, keys and values of the content kept.
 
     What is told of a group runs through the blocks together with what is asked next: the two see
-    the same nodes, and half as many small operations are faster.
+    the same positions, and half as many small operations are faster.
     """
 
     def __init__(self, network: InterleavedAttention, context, group: Tensor):
         self.network, self.context, self.group = network, context, group
-        batch, nodes = context.mask.shape
+        batch, length = context.mask.shape
         self.rows = torch.arange(batch, device=group.device)[:, None]
         self.h = network.static(context).expand(batch, -1, -1)
         self.bias = network.biases(context).expand(batch, -1, -1, -1)
         head = self.h.shape[-1] // network.heads
         # The first column is `nothing`; what padding of a group writes goes to the last.
-        shape = network.layers, 2, batch, network.heads, nodes + 2, head
+        shape = network.layers, 2, batch, network.heads, length + 2, head
         self.keys = self.h.new_zeros(shape)
         for keys, block in zip(self.keys, network.blocks, strict=True):
             keys[:, :, :, :1] = block.nothing
