@@ -20,10 +20,10 @@ import networkx as nx
 import numpy as np
 
 from graphcnf.datasets import cache
-from graphcnf.datasets.batching import size_bucketed_batches
 from graphcnf.datasets.coloring_search import complete, search_bits
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs.batching import size_bucketed_batches
 from graphcnf.graphs.packed import MAX_NODES
 from graphcnf.parallel import parallel_map
 

@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CategoricalFlow": "graphcnf.categorical",
+    "CategoricalModel": "graphcnf.discrete",
     "GraphBatch": "graphcnf.graphs",
     "GraphCNF": "graphcnf.graphs",
     "MoleculeFlow": "graphcnf.molecules.flow",

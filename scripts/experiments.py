@@ -42,8 +42,8 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
 
 
 def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.datasets.batching import size_bucketed_batches
     from graphcnf.graphs import GraphBatch
+    from graphcnf.graphs.batching import size_bucketed_batches
 
     graphs, size = dataset.graphs, settings.batch_size
     train, test = dataset.split("train"), dataset.split("test")

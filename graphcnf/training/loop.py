@@ -35,6 +35,7 @@ def fit(
     *,
     continue_from: str | Path | None = None,
     config: dict[str, Any] | None = None,
+    lines: bool = True,
 ) -> FitResult:
     """Train until the budget is spent or a signal asks to stop.
 
@@ -50,6 +51,7 @@ def fit(
             but would not have under the present budget, the run goes on from `plateau.ckpt`.
         continue_from: another run's directory: start from its plateau with a new budget.
         config: written to `config.toml`, with `settings` as its `[training]` table.
+        lines: whether stderr gets log lines; a terminal gets a bar anyhow.
 
     Raises:
         UserError: a directory in use, a missing or alien checkpoint, or `max_bad_steps`
@@ -64,17 +66,18 @@ def fit(
     if main_process:
         out_dir.mkdir(parents=True, exist_ok=True)
     with alone(out_dir / ".lock", out_dir) if main_process else contextlib.nullcontext():
-        return _fit(experiment, settings, out_dir, resume, continue_from, config, main_process)
+        return _fit(experiment, settings, out_dir, resume, continue_from, config, lines)
 
 
-def _fit(experiment, settings, out_dir, resume, continue_from, config, main_process) -> FitResult:
+def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) -> FitResult:
+    main_process = _main_process()
     state = _starting_state(settings, out_dir, resume, continue_from, main_process)
     if main_process:
         (out_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         remove_leftovers(out_dir)
         full = {**(config or {}), "training": settings.to_dict()}
         replace_file(out_dir / "config.toml", tomli_w.dumps(full).encode())
-    run = Run(experiment, settings, out_dir, state)
+    run = Run(experiment, settings, out_dir, state, lines)
     if run.progress >= 1:
         return run.result(finished=True)
     _quiet_lightning()

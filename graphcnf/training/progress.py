@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 
 class RunProgress:
-    """Log lines on stderr; a bar is drawn only where stderr is a terminal."""
+    """Log lines on stderr; a bar is drawn only where stderr is a terminal.
 
-    def __init__(self) -> None:
+    Args:
+        lines: Whether there are log lines.
+    """
+
+    def __init__(self, lines: bool = True) -> None:
+        self.lines = lines
         self.bar = None
         self.drawn = 0.0
         if sys.stderr.isatty():
@@ -44,6 +50,10 @@ class RunProgress:
         self.bar.update(self.task, completed=min(progress, 1.0), description=text)
         self.bar.refresh()
 
+    def stopped(self, name: str, step: int, folder: Path) -> None:
+        """Say that a signal ended the run."""
+        self._print(f"{name}: saved step {step} to {folder}; --resume continues it")
+
     def line(self, row: dict[str, Any], headline: str) -> None:
         """Print a log line with every metric, the headline first."""
         opening = ("step", "phase", "minutes", headline)
@@ -57,6 +67,8 @@ class RunProgress:
             self.bar = None
 
     def _print(self, text: str) -> None:
+        if not self.lines:
+            return
         if self.bar is not None:
             self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -43,6 +42,7 @@ class Run(pl.LightningModule):
         settings: TrainingSettings,
         out_dir: Path,
         state: dict | None,
+        lines: bool = True,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -50,6 +50,7 @@ class Run(pl.LightningModule):
         self.model: nn.Module = experiment.model
         self.now = time.process_time if settings.clock == "cpu" else time.perf_counter
         self.start = state
+        self.lines = lines
         self.sums = MetricSums()
         self.position = (0, 0)
         self.step, self.origin_steps = 0, 0
@@ -117,7 +118,7 @@ class Run(pl.LightningModule):
         if self.main:
             self.metrics_file = MetricsFile(self.out_dir / "metrics.csv", self.step)
             self.board = tensorboard(self.out_dir / "tensorboard", self.step)
-            self.display = RunProgress()
+            self.display = RunProgress(self.lines)
             self.display.start(self._opening())
         self._install_signal_handlers()
         # The clock counts what the budget is about: the loop with its evaluations and files.
@@ -348,11 +349,7 @@ class Run(pl.LightningModule):
         """Close the files, and say so where a signal ended the run."""
         self._close()
         if self.signal is not None and self.main:
-            name = signal.Signals(self.signal).name
-            print(
-                f"{name}: saved step {self.step} to {self.out_dir}; --resume continues it",
-                file=sys.stderr,
-            )
+            self.display.stopped(signal.Signals(self.signal).name, self.step, self.out_dir)
 
     def on_exception(self, exception: BaseException) -> None:
         """Close the files."""

@@ -179,8 +179,8 @@ def training_step(
     """Function that does what training does for the next batch, but hardly changes the weights."""
     import torch
 
-    from graphcnf.datasets.batching import size_bucketed_batches
     from graphcnf.graphs import GraphBatch
+    from graphcnf.graphs.batching import size_bucketed_batches
     from graphcnf.training.ema import ExponentialMovingAverage
 
     network.train()

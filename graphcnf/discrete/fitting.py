@@ -1,0 +1,111 @@
+"""Data to a trained flow, in the one training loop."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphcnf.discrete.densities import Density, GraphDensity
+from graphcnf.errors import UserError
+from graphcnf.graphs.batching import size_bucketed_batches
+from graphcnf.training.experiment import Experiment
+from graphcnf.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from graphcnf.categorical import Rows
+    from graphcnf.graphs import PackedGraphs
+
+EVALUATIONS = 12
+"""Times that a run on a time budget is scored on what was held out."""
+
+ROWS = {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 100, "decay_fraction": 0.5}
+"""Settings for rows; those of graphs are the loop's own."""
+
+
+def train(
+    density: Density,
+    data: Rows | PackedGraphs,
+    *,
+    seed: int,
+    minutes: float | None,
+    steps: int | None,
+    held_out: float,
+    out: str | Path | None,
+    **settings,
+) -> Density:
+    """Train a density, and return it with the weights that were the best on what was held out.
+
+    A run on a number of steps is scored at its end only, so that it is a function of the seed.
+
+    Raises:
+        UserError: if a setting is out of range, or Lightning is not installed.
+        KeyboardInterrupt: where Ctrl-C ended the run before its first evaluation.
+    """
+    if not 0 <= held_out < 1:
+        raise UserError(f"held_out is a share of the data in [0, 1), not {held_out}")
+    try:
+        from graphcnf.training.loop import fit
+    except ImportError as error:
+        raise UserError(f"training needs {error.name}: pip install 'graphcnf[train]'") from None
+    own = {} if isinstance(density, GraphDensity) else ROWS
+    table = {"batch_size": density.batch_size, **own, "seed": seed, "log_every": 1_000_000}
+    table |= {"minutes": minutes, "steps": steps, "snapshots": minutes is not None}
+    table["eval_minutes"] = 0.0 if minutes is None else minutes / EVALUATIONS
+    table = TrainingSettings.from_dict({**table, **settings}, "fit")
+    experiment = experiment_of(density, data, seed, held_out, table.batch_size)
+    with tempfile.TemporaryDirectory(prefix="graphcnf-") as temporary:
+        folder = Path(temporary if out is None else out)
+        result = fit(experiment, table, folder, lines=out is not None)
+        if result.signal not in (None, signal.SIGINT):
+            raise SystemExit(128 + result.signal)
+        if not (folder / "model" / "config.json").exists():
+            raise KeyboardInterrupt
+        best = best_snapshot(folder, result.headline) if held_out and result.finished else None
+        device = density.flow.device
+        flow = type(density.flow).from_pretrained(best or folder, device)
+    return type(density)(flow)
+
+
+def experiment_of(
+    density: Density, data: Rows | PackedGraphs, seed: int, held_out: float, batch_size: int
+) -> Experiment:
+    """The flow, and batches of like size of what is trained on and of what is held out."""
+    sizes = density.sizes(data)
+    order = np.random.default_rng((seed, 1)).permutation(len(sizes))
+    # A row without positions has nothing to learn but its length, which the histogram has.
+    order = order[sizes[order] > 0]
+    test = order[: int(round(held_out * len(order)))]
+    rest = order[len(test) :]
+    if not len(rest):
+        raise UserError(f"{len(sizes)} items with {held_out:.0%} held out leave none to train on")
+    # Without any held out, the run is scored on what it has seen.
+    test = test if len(test) else rest
+    test = test[np.argsort(sizes[test], kind="stable")]
+
+    def train_batches(epoch, seed, start, stride):
+        batches = size_bucketed_batches(sizes[rest], batch_size, seed, epoch)
+        for number, chosen in enumerate(batches):
+            if number >= start and (number - start) % stride == 0:
+                yield density.batch(data, rest[chosen])
+
+    def eval_batches():
+        for start in range(0, len(test), batch_size):
+            yield density.batch(data, test[start : start + batch_size])
+
+    return Experiment(density.flow, train_batches, eval_batches, headline=density.headline)
+
+
+def best_snapshot(run: Path, headline: str) -> Path | None:
+    """The snapshot of a run with the lowest held-out headline, None if there is none."""
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        scored = [row for row in csv.DictReader(file) if row["phase"] == "eval" and row[headline]]
+    for row in sorted(scored, key=lambda row: float(row[headline])):
+        folder = run / "snapshots" / f"{int(row['step']):08d}"
+        if folder.is_dir():
+            return folder
+    return None
