@@ -1,25 +1,14 @@
 """Graphs, small models, and couplings with what they are called with."""
 
-from dataclasses import dataclass
-
 import networkx as nx
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from couplings import Case, perturb
 
-from graphcnf.categorical import IntervalEncoding
-from graphcnf.categorical.interleaved import InterleavedCoupling
-from graphcnf.categorical.two_streams import InterleavedAttention
 from graphcnf.datasets.zinc250k import zinc250k_source
-from graphcnf.flows.transform import Bijection
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.features import (
-    GraphContext,
-    structure_context,
-    structure_node_features,
-    structure_pair_features,
-)
+from graphcnf.graphs.features import GraphContext
 from graphcnf.molecules.codec import MoleculeNotRepresentable, molecule_to_graph
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
@@ -77,23 +66,6 @@ def molecules():
     return PackedGraphs.from_lists(graphs[:300])
 
 
-@pytest.fixture
-def double():
-    """Everything in float64, and reproducible."""
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def perturb(module, scale=0.3):
-    """Move a module away from its initialisation, which ignores most of the input."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(scale * torch.randn_like(parameter))
-    return module
-
-
 SMALL = {"width": 16, "layers": 2, "heads": 2, "head_width": 8, "level_width": 4, "table_rows": 64}
 
 
@@ -115,77 +87,15 @@ def build_model():
     return build
 
 
-class Flat(Bijection):
-    """A coupling with its nodes' variables as one set of scalars, (B, N * V, 1)."""
-
-    def __init__(self, coupling, shape):
-        super().__init__()
-        self.coupling, self.shape = coupling, tuple(shape)
-
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        mask = mask.unflatten(1, self.shape)
-        z, log_term = self.coupling(x.unflatten(1, self.shape)[..., 0], mask=mask, context=context)
-        return z.flatten(1)[..., None], log_term
-
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        mask = mask.unflatten(1, self.shape)
-        z = z.unflatten(1, self.shape)[..., 0]
-        x, log_det = self.coupling.inverse_and_logdet(z, mask=mask, context=context)
-        return x.flatten(1)[..., None], log_det
-
-
-@dataclass
-class Case:
-    """A coupling, and what it is called with for a batch of graphs."""
-
-    coupling: InterleavedCoupling
-    x: torch.Tensor
-    mask: torch.Tensor
-    context: object
-
-    @property
-    def flat(self) -> tuple[nn.Module, dict]:
-        """The coupling for the assertions of `graphcnf.testing`, and their arguments."""
-        mask = self.mask.flatten(1)
-        arguments = {"mask": mask, "context": self.context}
-        arguments["x"] = self.x.flatten(1)[..., None]
-        return Flat(self.coupling, self.x.shape[1:]), arguments
-
-    @property
-    def categories(self) -> torch.Tensor:
-        return self.coupling.categories(self.x, self.mask)
-
-
-@pytest.fixture(params=["path", "path without support", "groups"])
+@pytest.fixture(params=["path", "path without support"])
 def make_case(request, build_model, random_graphs):
-    """Function that gives a coupling as it is called for some of the random graphs.
+    """Function that gives a path coupling as it is called for some of the random graphs."""
 
-    "groups" decides node categories in three rounds, given the connectivity.
-    """
-
-    def make(indices):
-        batch = GraphBatch.collate(random_graphs, indices)
-        if request.param == "groups":
-            torch.manual_seed(0)
-            network = InterleavedAttention(
-                [3],
-                features=structure_node_features(),
-                pair_features=structure_pair_features(),
-                positions=12,
-                width=16,
-                layers=2,
-                heads=2,
-            )
-            coupling = InterleavedCoupling(perturb(network), groups=3).eval()
-            context = structure_context(batch.adjacency, batch.mask, torch.get_default_dtype())
-            values = batch.node_types[..., None]
-        else:
-            model = build_model(random_graphs, support=request.param == "path")
-            coupling, context = model.steps.flow.flow, GraphContext(batch.mask)
-            values = model.steps.code.encode(batch)
-        torch.manual_seed(1)
-        mask = batch.mask[..., None].expand_as(values)
-        encoding = IntervalEncoding(coupling.network.cardinalities)
-        return Case(coupling, encoding.encode(values, mask=mask).z, mask, context)
+    def make(count, most):
+        there = np.flatnonzero(random_graphs.node_counts <= most)[:count]
+        batch = GraphBatch.collate(random_graphs, there)
+        model = build_model(random_graphs, support=request.param == "path")
+        values = model.steps.code.encode(batch)
+        return Case.of(model.steps.flow.flow, values, batch.mask, GraphContext(batch.mask))
 
     return make

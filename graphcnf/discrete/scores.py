@@ -1,0 +1,75 @@
+"""How far apart two samples of discrete data are: distances of what can be counted in both.
+
+All are total variations, half the sum of the absolute differences of frequencies: 0 for equal
+frequencies, 1 where nothing occurs in both. Finite samples of one density are apart, too: what two
+halves of the data are apart is the floor to compare with.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from graphcnf.errors import UserError
+
+
+def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> float:
+    """Total variation of the frequencies of values, in [0, 1].
+
+    Raises:
+        UserError: if there are no values.
+    """
+    counts = Counter(first), Counter(second)
+    totals = [counter.total() for counter in counts]
+    if not all(totals):
+        raise UserError("one of the two samples is empty")
+    values = counts[0].keys() | counts[1].keys()
+    return sum(abs(counts[0][v] / totals[0] - counts[1][v] / totals[1]) for v in values) / 2
+
+
+def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
+    """Total variation of each pair of columns of two tables; missing values count as a value.
+
+    Returns:
+        A number per pair, its two labels in the index. Its mean sums up how well the columns go
+        together.
+
+    Raises:
+        UserError: if the columns differ, or are fewer than two.
+    """
+    if list(first.columns) != list(second.columns) or first.shape[1] < 2:
+        raise UserError("pairs of columns need two tables with the same columns, at least two")
+    pairs = list(combinations(first.columns, 2))
+    shown = [{c: _values(table[c]) for c in first.columns} for table in (first, second)]
+    distances = [
+        total_variation(*(zip(columns[a], columns[b], strict=True) for columns in shown))
+        for a, b in pairs
+    ]
+    return pd.Series(distances, index=pd.MultiIndex.from_tuples(pairs))
+
+
+def ngram_distance(first: Iterable[Sequence], second: Iterable[Sequence], n: int = 2) -> float:
+    """Total variation of the n-grams of two lists of sequences; start and end count as symbols.
+
+    Raises:
+        UserError: if n is not positive, or a list has no n-gram.
+    """
+    if n < 1:
+        raise UserError(f"n must be at least 1, not {n}")
+    return total_variation(*(_ngrams(sequences, n) for sequences in (first, second)))
+
+
+def _ngrams(sequences: Iterable[Sequence], n: int) -> Iterable[tuple]:
+    for sequence in sequences:
+        # One mark at either end; None is no symbol of a string.
+        marked = [None, *sequence, None]
+        yield from (tuple(marked[k : k + n]) for k in range(len(marked) - n + 1))
+
+
+def _values(column: pd.Series) -> list:
+    values = column.astype(object)
+    return np.where(column.isna(), None, values).tolist()

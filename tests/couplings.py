@@ -1,0 +1,233 @@
+"""What every network of an `InterleavedCoupling` keeps, as checks of one case after the other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from graphcnf.categorical import InterleavedCoupling, IntervalEncoding
+from graphcnf.flows.base import StandardLogistic
+from graphcnf.flows.transform import Bijection
+from graphcnf.testing import (
+    assert_bijection,
+    assert_gradients_reach_every_parameter,
+    assert_log_det_matches_jacobian,
+    assert_mask_invariance,
+    assert_serialisable,
+)
+
+
+def perturb(module, scale=0.3):
+    """Move a module away from its initialisation, which ignores most of the input."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return module
+
+
+class Flat(Bijection):
+    """A coupling with the variables of its positions as one set of scalars, (B, N * V, 1)."""
+
+    def __init__(self, coupling, shape):
+        super().__init__()
+        self.coupling, self.shape = coupling, tuple(shape)
+
+    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+        mask = mask.unflatten(1, self.shape)
+        z, log_term = self.coupling(x.unflatten(1, self.shape)[..., 0], mask=mask, context=context)
+        return z.flatten(1)[..., None], log_term
+
+    def inverse_and_logdet(self, z, *, mask=None, context=None):
+        mask = mask.unflatten(1, self.shape)
+        z = z.unflatten(1, self.shape)[..., 0]
+        x, log_det = self.coupling.inverse_and_logdet(z, mask=mask, context=context)
+        return x.flatten(1)[..., None], log_det
+
+
+@dataclass
+class Case:
+    """A coupling, and what it is called with for a batch of rows.
+
+    Attributes:
+        coupling: The coupling.
+        x: Latents (B, N, V).
+        mask: Of the latents, (B, N, V) bool.
+        context: Whatever its network needs.
+    """
+
+    coupling: InterleavedCoupling
+    x: torch.Tensor
+    mask: torch.Tensor
+    context: object
+
+    @classmethod
+    def of(cls, coupling, values, mask, context) -> "Case":
+        """A case of categories (B, N, V), real where `mask` (B, N)."""
+        torch.manual_seed(1)
+        mask = mask[..., None].expand_as(values)
+        encoding = IntervalEncoding(coupling.network.cardinalities)
+        return cls(coupling, encoding.encode(values, mask=mask).z, mask, context)
+
+    @property
+    def flat(self) -> tuple[nn.Module, dict]:
+        """The coupling for the assertions of `graphcnf.testing`, and their arguments."""
+        mask = self.mask.flatten(1)
+        arguments = {"mask": mask, "context": self.context}
+        arguments["x"] = self.x.flatten(1)[..., None]
+        return Flat(self.coupling, self.x.shape[1:]), arguments
+
+    @property
+    def categories(self) -> torch.Tensor:
+        return self.coupling.categories(self.x, self.mask)
+
+
+MakeCase = Callable[[int, int], Case]
+"""The case of the first so many rows among those of up to so many positions."""
+
+
+def round_trips_and_log_dets_cancel(make_case: MakeCase):
+    flat, arguments = make_case(12, 12).flat
+    z = StandardLogistic().sample(arguments["x"].shape)
+    assert_bijection(flat, z=z, atol=1e-7, rtol=1e-7, **arguments)
+
+
+def log_det_is_that_of_the_jacobian(make_case: MakeCase):
+    flat, arguments = make_case(4, 5).flat
+    assert_log_det_matches_jacobian(flat, **arguments)
+
+
+def padding_changes_nothing(make_case: MakeCase):
+    flat, arguments = make_case(8, 12).flat
+    assert_mask_invariance(flat, **arguments)
+
+
+def pickle_and_state_dict(make_case: MakeCase):
+    flat, arguments = make_case(4, 12).flat
+    assert_serialisable(flat, **arguments)
+
+
+def gradients_reach_every_parameter(make_case: MakeCase):
+    case = make_case(200, 12)
+
+    def loss():
+        z, log_term = case.coupling(case.x, mask=case.mask, context=case.context)
+        return log_term.sum() + z.sin().sum()
+
+    assert_gradients_reach_every_parameter(case.coupling, loss)
+
+
+def conditionals_sum_to_one_and_see_earlier_groups_only(make_case: MakeCase):
+    case = make_case(30, 12)
+    coupling, mask, context = case.coupling, case.mask, case.context
+    x = case.categories
+    group = coupling.group_of(context)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        expected = coupling.log_probs(x, context)
+        torch.testing.assert_close(expected.exp().sum(-1), torch.ones(x.shape), atol=1e-9, rtol=0)
+        seen = 0
+        for g in range(coupling.groups):
+            for k in range(x.shape[-1]):
+                # Everything that is decided with or after variable k of group g changes.
+                later = (group > g)[..., None].expand_as(x).clone()
+                for i in torch.randperm(x.shape[1])[: x.shape[1] // 2]:
+                    later[:, i] |= (group[:, i] == g)[:, None]
+                own = (group == g) & ~later[..., 0]
+                later[..., k:] |= own[..., None]
+                change = torch.stack(
+                    [torch.randint(0, c, mask.shape[:2]) for c in coupling.network.cardinalities],
+                    -1,
+                )
+                changed = torch.where(later & mask, change, x)
+                got = coupling.log_probs(changed, context)
+                rows = own & mask[..., k]
+                assert torch.equal(got[rows][:, k], expected[rows][:, k])
+                after = (group > g) & mask[..., k]
+                seen += (got[after][:, k] - expected[after][:, k]).abs().nan_to_num().sum()
+        assert seen > 0.1, "no group sees another one: the test would be empty"
+
+
+def samples_do_not_depend_on_the_batch(make_case: MakeCase):
+    together = make_case(40, 12)
+    lengths = together.mask[..., 0].sum(1)
+    small = torch.nonzero(lengths <= 6)[:5, 0]
+    n = int(lengths[small].max())
+    mask, context = together.mask[small][:, :n], together.context
+    fields = {
+        name: value if value is None else value[small][:, :n]
+        for name, value in vars(context).items()
+    }
+    if context.pair_features is not None:
+        fields["pair_features"] = context.pair_features[small][:, :n, :n]
+    for name in ("adjacency", "bonds"):
+        if fields.get(name) is not None:
+            fields[name] = getattr(context, name)[small][:, :n, :n]
+    alone = type(context)(**fields)
+    torch.manual_seed(3)
+    z = StandardLogistic().sample(together.x.shape)
+    with torch.no_grad():
+        for function in ("forward", "inverse_and_logdet"):
+            base = together.x if function == "forward" else z
+            call = getattr(together.coupling, function)
+            want, want_log = call(base, mask=together.mask, context=context)
+            got, got_log = call(base[small][:, :n], mask=mask, context=alone)
+            torch.testing.assert_close(got, want[small][:, :n], atol=1e-9, rtol=1e-9)
+            torch.testing.assert_close(got_log, want_log[small], atol=1e-9, rtol=1e-9)
+
+
+def low_temperature_takes_the_most_probable_category(make_case: MakeCase):
+    case = make_case(20, 12)
+    inverse, arguments = case.coupling.inverse, {"mask": case.mask, "context": case.context}
+    with torch.no_grad():
+        z = [StandardLogistic().sample(case.x.shape) for _ in range(2)]
+        cold = [inverse(v, temperature=1e-4, **arguments) for v in z]
+        cold = [case.coupling.categories(v, case.mask) for v in cold]
+        assert torch.equal(*cold)
+        best = case.coupling.log_probs(cold[0], case.context).argmax(-1)
+        assert torch.equal(best[case.mask], cold[0][case.mask])
+        torch.testing.assert_close(
+            inverse(z[0], temperature=1.0, **arguments),
+            case.coupling.inverse_and_logdet(z[0], **arguments)[0],
+        )
+        warm = case.coupling.categories(inverse(z[0], temperature=2.0, **arguments), case.mask)
+        assert not torch.equal(warm, cold[0])
+
+
+IN_FLOAT64 = [
+    round_trips_and_log_dets_cancel,
+    log_det_is_that_of_the_jacobian,
+    padding_changes_nothing,
+    gradients_reach_every_parameter,
+    conditionals_sum_to_one_and_see_earlier_groups_only,
+    samples_do_not_depend_on_the_batch,
+    low_temperature_takes_the_most_probable_category,
+]
+
+
+def round_trips_keep_every_category(make_case: MakeCase):
+    torch.manual_seed(0)
+    case = make_case(64, 12)
+    z, log_term = case.coupling(case.x, mask=case.mask, context=case.context)
+    assert z.dtype == log_term.dtype == torch.float32
+    back = case.coupling.inverse(z, mask=case.mask, context=case.context)
+    assert torch.equal(case.coupling.categories(back, case.mask), case.categories)
+
+
+def autocast_keeps_log_terms_in_float32_and_categories(make_case: MakeCase):
+    case = make_case(64, 12)
+    arguments = {"mask": case.mask, "context": case.context}
+    with torch.no_grad():
+        _, expected = case.coupling(case.x, **arguments)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            z, log_term = case.coupling(case.x, **arguments)
+            back = case.coupling.inverse(z, **arguments)
+    assert z.dtype == log_term.dtype == back.dtype == torch.float32
+    torch.testing.assert_close(log_term, expected, atol=0.5, rtol=0.1)
+
+
+IN_FLOAT32 = [
+    round_trips_keep_every_category,
+    pickle_and_state_dict,
+    autocast_keeps_log_terms_in_float32_and_categories,
+]
