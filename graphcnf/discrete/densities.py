@@ -13,7 +13,7 @@ from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.records import BATCH, batches, block_of, one_thread
 
-GRAPH_NETWORK = {"width": 96, "layers": 3, "head_width": 64}
+GRAPH_NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
 """Arguments of the network of graphs that fit less than a molecule model's data."""
 
 

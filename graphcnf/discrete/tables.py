@@ -83,6 +83,7 @@ class TableCodec:
         for row, column in zip(*np.nonzero(codes < 0), strict=True):
             name = names[column]
             value = table[name].iloc[row]
+            value = value.item() if isinstance(value, np.generic) else value
             shown = "a missing value" if pd.isna(value) else f"the value {value!r}"
             reasons[row] = f"{shown} in column {name!r}, which training did not have"
         values = torch.from_numpy(codes.clip(min=0))

@@ -19,9 +19,8 @@ that depends on the input's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import networkx as nx
 import numpy as np
 
 from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
@@ -64,94 +63,23 @@ def canonical_order(
     return np.array(_walk(neighbours, numbers), dtype=np.int64)
 
 
-def depth_first_order(
-    graph: nx.Graph,
-    *,
-    node_attribute: str | None = "category",
-    edge_attribute: str | None = "category",
-    max_leaves: int = 2000,
-) -> list:
-    """The nodes of a networkx graph in `canonical_order`.
-
-    Args:
-        graph: Undirected, connected, without self-loops.
-        node_attribute: Attribute with the 0-based category of a node; None if all are alike.
-        edge_attribute: The same for edges.
-        max_leaves: See `canonical_order`.
-
-    Raises:
-        ValueError: if the graph is directed, a multigraph, empty, not connected or too symmetric,
-            or a category is missing.
-    """
-    order = canonical_order(*_triple(graph, node_attribute, edge_attribute), max_leaves=max_leaves)
-    nodes = list(graph)
-    return [nodes[k] for k in order]
-
-
-def pack_networkx(
-    graphs: Iterable[nx.Graph],
-    *,
-    node_attribute: str | None = "category",
-    edge_attribute: str | None = "category",
-    max_leaves: int = 2000,
-) -> PackedGraphs:
-    """Networkx graphs, nodes in canonical depth-first order, as `GraphCNF` takes them.
-
-    The arguments are those of `depth_first_order`.
-
-    Raises:
-        ValueError: with the number of the graph; see `depth_first_order` and
-            `PackedGraphs.from_lists`.
-    """
-    return _pack((_triple(graph, node_attribute, edge_attribute) for graph in graphs), max_leaves)
-
-
 def canonicalise(graphs: PackedGraphs, *, max_leaves: int = 2000) -> PackedGraphs:
     """The same graphs, nodes in canonical depth-first order.
 
     Raises:
         ValueError: with the number of the graph; see `canonical_order`.
     """
-    return _pack((graphs.graph(k) for k in range(len(graphs))), max_leaves)
-
-
-def _pack(triples: Iterable[tuple], max_leaves: int) -> PackedGraphs:
     ordered = []
-    # A loop of our own around the iterator: it may raise, too.
-    iterator = iter(triples)
-    while True:
+    for number in range(len(graphs)):
+        types, edges, bonds = graphs.graph(number)
         try:
-            types, edges, bonds = next(iterator)
             order = canonical_order(types, edges, bonds, max_leaves=max_leaves)
-        except StopIteration:
-            return PackedGraphs.from_lists(ordered)
         except ValueError as error:
-            raise ValueError(f"graph {len(ordered)}: {error}") from None
+            raise ValueError(f"graph {number}: {error}") from None
         new = np.argsort(order)
         edges = new[np.asarray(edges, np.int64).reshape(-1, 2)]
         ordered.append((np.asarray(types)[order], edges, bonds))
-
-
-def _triple(graph: nx.Graph, node_attribute: str | None, edge_attribute: str | None) -> tuple:
-    if graph.is_directed() or graph.is_multigraph():
-        raise ValueError(f"expected an undirected simple graph, got a {type(graph).__name__}")
-    if nx.number_of_selfloops(graph):
-        raise ValueError(f"self-loop at node {next(nx.nodes_with_selfloops(graph))!r}")
-    number = {node: k for k, node in enumerate(graph)}
-
-    def category(where: str, data: dict, attribute: str | None) -> int:
-        if attribute is None:
-            return 0
-        if attribute not in data:
-            raise ValueError(f"{where} has no attribute {attribute!r}")
-        return int(data[attribute])
-
-    types = [category(f"node {v!r}", d, node_attribute) for v, d in graph.nodes(data=True)]
-    rows = [
-        (number[u], number[v], category(f"edge {u!r}-{v!r}", d, edge_attribute))
-        for u, v, d in graph.edges(data=True)
-    ]
-    return types, [row[:2] for row in rows], [row[2] for row in rows]
+    return PackedGraphs.from_lists(ordered)
 
 
 def _reached(neighbours: Neighbours, start: int, barred: set[int]) -> set[int]:

@@ -5,12 +5,7 @@ import numpy as np
 import pytest
 
 from graphcnf.graphs import GraphBatch, PackedGraphs
-from graphcnf.graphs.orderings import (
-    canonical_order,
-    canonicalise,
-    depth_first_order,
-    pack_networkx,
-)
+from graphcnf.graphs.orderings import canonical_order, canonicalise
 from graphcnf.graphs.path.code import PathCode
 
 SYMMETRIC = {
@@ -100,48 +95,13 @@ def test_different_graphs_stay_different():
     assert all(a != b for k, a in enumerate(ordered) for b in ordered[:k])
 
 
-def test_networkx_graphs_in_any_form():
-    graph = nx.Graph()
-    graph.add_node("ring", colour=1)
-    graph.add_node("end", colour=0)
-    graph.add_node("other", colour=1)
-    graph.add_node("third", colour=2)
-    graph.add_edge("ring", "other", kind=0)
-    graph.add_edge("ring", "third", kind=1)
-    graph.add_edge("other", "third", kind=0)
-    graph.add_edge("ring", "end", kind=2)
-    order = depth_first_order(graph, node_attribute="colour", edge_attribute="kind")
-    # From the end inwards; the two of the ring in the order of degree, category and surroundings.
-    assert order == ["end", "ring", "other", "third"]
-    packed = pack_networkx([graph], node_attribute="colour", edge_attribute="kind")
-    types, edges, bonds = packed.graph(0)
-    assert types.tolist() == [0, 1, 1, 2]
-    assert edges.tolist() == [[1, 0], [2, 1], [3, 2], [3, 1]] and bonds.tolist() == [2, 0, 0, 1]
-    plain = pack_networkx([graph, graph], node_attribute=None, edge_attribute=None)
-    assert len(plain) == 2 and not plain.node_types.any() and not plain.bond_types.any()
+@pytest.mark.parametrize("graph", [([0] * 4, [(0, 1), (2, 3)], [0, 0]), ([], [], [])])
+def test_what_has_no_order_is_refused(graph):
+    with pytest.raises(ValueError, match="graph 1: .* needs a connected graph with nodes"):
+        canonicalise(PackedGraphs.from_lists([([0], [], []), graph]))
 
 
-@pytest.mark.parametrize(
-    ("graph", "message"),
-    [
-        (nx.DiGraph([(0, 1)]), "graph 1: expected an undirected simple graph, got a DiGraph"),
-        (nx.MultiGraph([(0, 1)]), "graph 1: expected .* got a MultiGraph"),
-        (nx.Graph([(0, 1), (1, 1)]), "graph 1: self-loop at node 1"),
-        (nx.Graph([(0, 1), (2, 3)]), "graph 1: .* needs a connected graph"),
-        (nx.Graph(), "graph 1: .* needs a connected graph with nodes"),
-    ],
-)
-def test_what_has_no_order_is_refused(graph, message):
-    with pytest.raises(ValueError, match=message):
-        pack_networkx([nx.path_graph(2), graph], node_attribute=None, edge_attribute=None)
-
-
-def test_missing_categories_and_too_regular_graphs_are_named():
-    graph = nx.path_graph(3)
-    with pytest.raises(ValueError, match="node 0 has no attribute 'category'"):
-        depth_first_order(graph)
-    with pytest.raises(ValueError, match="edge 0-1 has no attribute 'kind'"):
-        depth_first_order(graph, node_attribute=None, edge_attribute="kind")
-    regular = nx.random_regular_graph(3, 30, seed=1)
+def test_too_regular_graphs_are_named():
+    edges = list(nx.random_regular_graph(3, 30, seed=1).edges)
     with pytest.raises(ValueError, match="within 5 tries: the graph is too regular"):
-        depth_first_order(regular, node_attribute=None, edge_attribute=None, max_leaves=5)
+        canonical_order([0] * 30, edges, [0] * len(edges), max_leaves=5)

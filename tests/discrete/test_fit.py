@@ -1,0 +1,172 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from graphcnf import CategoricalModel
+from graphcnf.discrete.fitting import best_snapshot, experiment_of
+from graphcnf.discrete.scores import ngram_distance, pair_distances, total_variation
+from graphcnf.errors import UserError
+
+SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
+
+
+def dependent(rows, seed=0):
+    """A table in which b repeats a nine times in ten, and c says whether they differ."""
+    random = np.random.default_rng(seed)
+    a = random.integers(0, 3, rows)
+    b = np.where(random.random(rows) < 0.9, a, (a + 1) % 3)
+    names = np.array(["x", "y", "z"])
+    return pd.DataFrame({"a": names[a], "b": names[b], "c": a != b})
+
+
+def test_dependencies_are_learned_and_the_run_is_silent(capsys):
+    data = dependent(1000)
+    model = CategoricalModel.fit(data, steps=120, batch_size=64, network=SMALL, learning_rate=0.02)
+    assert capsys.readouterr() == ("", "")
+    drawn = model.sample(2000)
+    distance = pair_distances(drawn, dependent(2000, seed=1))
+    shuffled = data.assign(b=data["b"].sample(frac=1, random_state=0).values)
+    assert distance.max() < 0.06 < 0.3 < pair_distances(shuffled, data).max()
+    assert ((drawn["a"] != drawn["b"]) == drawn["c"]).mean() > 0.98
+    assert model.flow.metadata["training"]["held_out"]["bits_per_row"] < 2.3  # the truth: 2.05
+
+
+def test_a_run_of_steps_is_a_function_of_the_seed():
+    words = ["anna", "otto", "hannah"] * 20
+    first, again, other = (
+        CategoricalModel.fit(words, steps=5, seed=seed, network=SMALL) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first.log_prob(words), again.log_prob(words))
+    assert not np.array_equal(first.log_prob(words), other.log_prob(words))
+
+
+def test_a_run_of_minutes_keeps_what_was_best_on_the_held_out(tmp_path, capsys):
+    data, out = dependent(40), tmp_path / "run"
+    model = CategoricalModel.fit(data, minutes=0.04, out=out, network=SMALL, learning_rate=0.03)
+    assert "bits_per_variable" in capsys.readouterr().err
+    rows = pd.read_csv(out / "metrics.csv")
+    rows = rows[rows["phase"] == "eval"]
+    best = rows.loc[rows["bits_per_variable"].idxmin(), "step"]
+    assert best_snapshot(out, "bits_per_variable").name == f"{best:08d}"
+    kept = CategoricalModel.from_pretrained(out / "snapshots" / f"{best:08d}")
+    assert np.array_equal(kept.log_prob(data), model.log_prob(data))
+    CategoricalModel.from_pretrained(out)
+
+
+def test_what_is_held_out_is_not_trained_on():
+    model = CategoricalModel.for_data(["a" * n for n in range(1, 21)], **SMALL)
+    rows = model.codec.encode(["a" * n for n in range(1, 21)])[0]
+    experiment = experiment_of(model._density(), rows, 0, 0.2, 4)
+    test = [n for batch in experiment.eval_batches() for n in batch.lengths.tolist()]
+    seen = [n for batch in experiment.train_batches(0, 0, 0, 1) for n in batch.lengths.tolist()]
+    assert len(test) == 4 and sorted(test + seen) == list(range(1, 21))
+    halves = [experiment.train_batches(0, 0, start, 2) for start in (0, 1)]
+    parts = [n for half in halves for batch in half for n in batch.lengths.tolist()]
+    assert sorted(parts) == sorted(seen)
+    with pytest.raises(UserError, match="leave none to train on"):
+        experiment_of(model._density(), rows, 0, 0.99, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"held_out": 1.0}, "held_out is a share"),
+        ({"learning_rat": 1.0}, "fit: unknown setting 'learning_rat'; did you mean"),
+        ({"minutes": -1}, "minutes must be greater than 0"),
+    ],
+)
+def test_settings_out_of_range(arguments, message):
+    with pytest.raises(UserError, match=message):
+        CategoricalModel.fit(["a", "b"], network=SMALL, **arguments)
+
+
+def test_a_loop_of_ones_own(data, kind):
+    network = SMALL if kind not in ("networkx", "unlabelled", "data") else {"width": 16, "heads": 2}
+    model = CategoricalModel.for_data(data, **network)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    losses = []
+    for _ in range(8):
+        loss, metrics = model.training_loss(data)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    total, count = next(iter(metrics.values()))
+    assert float(total / count) > 0
+
+
+def test_a_data_loader_and_lightning(tmp_path):
+    import lightning
+
+    class Mine(lightning.LightningModule):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch, _):
+            return self.model.training_loss(batch)[0]
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), 0.01)
+
+    words = ["anna", "otto", "hannah", ""] * 10
+    model = CategoricalModel.for_data(words, **SMALL)
+    before = model.log_prob(words).mean()
+    loader = DataLoader(words, batch_size=8, shuffle=True, collate_fn=model.batch)
+    trainer = lightning.Trainer(
+        max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(Mine(model), loader)
+    assert model.log_prob(words).mean() > before
+
+
+def test_binned_numbers_come_back_as_numbers():
+    random = np.random.default_rng(0)
+    data = pd.DataFrame(
+        {
+            "gain": np.where(random.random(400) < 0.8, 0, random.integers(1, 9000, 400)),
+            "weight": random.normal(70, 9, 400),
+            "age": pd.array(random.integers(18, 90, 400), dtype="Int64"),
+            "none": np.full(400, np.nan),
+        }
+    )
+    data.loc[::4, ["weight", "age"]] = pd.NA
+    bins = {"gain": 10, "weight": 8, "age": 6, "none": 2}
+    model = CategoricalModel.for_data(data, bins=bins, **SMALL)
+    drawn = model.sample(400)
+    assert drawn.dtypes.equals(data.dtypes)
+    for name in ("gain", "weight", "age"):
+        assert drawn[name].min() >= data[name].min() and drawn[name].max() <= data[name].max()
+    assert drawn["weight"].isna().any() and drawn["none"].isna().all()
+    # Training starts from the frequencies: four fifths of nothing have a bin of their own.
+    assert abs((drawn["gain"] == 0).mean() - (data["gain"] == 0).mean()) < 0.1
+    assert drawn["weight"].nunique() > 200
+    assert np.isfinite(model.log_prob(drawn)).all()
+    with pytest.raises(UserError, match="column 'weight' holds numbers, not"):
+        model.log_prob(drawn.assign(weight="heavy"))
+
+
+def test_distances():
+    assert total_variation("aab", "abb") == pytest.approx(1 / 3)
+    assert total_variation("ab", "cd") == 1
+    table = pd.DataFrame({"a": ["x", "y", None, None], "b": [1, 2, 3, 3], "c": list("pppp")})
+    other = table.assign(b=[2, 1, 3, 3])
+    distances = pair_distances(table, other)
+    assert distances[("a", "b")] == 0.5 and distances[("b", "c")] == 0
+    assert pair_distances(table, table).eq(0).all()
+    words = ["ab", "b"]
+    # (start, a), (a, b), (b, end), (start, b), (b, end)
+    shares, others = np.array([0.2, 0.2, 0.4, 0.2]), np.array([1, 1, 1, 0]) / 3
+    assert ngram_distance(words, ["ab"], 2) == pytest.approx(abs(shares - others).sum() / 2)
+    assert all(ngram_distance(words, words, n) == 0 for n in (1, 2, 3))
+    for wrong, message in (
+        (lambda: ngram_distance(words, [], 2), "one of the two samples is empty"),
+        (lambda: ngram_distance(words, words, 0), "n must be at least 1"),
+        (lambda: pair_distances(table, table[["a"]]), "pairs of columns need two tables"),
+    ):
+        with pytest.raises(UserError, match=message):
+            wrong()

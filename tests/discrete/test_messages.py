@@ -1,0 +1,128 @@
+"""Every mistake is one line that names the call that would be right."""
+
+import json
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from graphcnf import CategoricalModel
+from graphcnf.errors import UserError
+
+TREE = nx.path_graph(3)
+AGES = pd.DataFrame({"age": [30, 41, 52]})
+TWO = nx.Graph()
+TWO.add_node(0, a=1, b=2)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ("people.csv", r"from a str: read the file first, as with pd.read_csv"),
+        (pd.Series(["a"], name="s"), r"from a Series: x.to_frame\(\) is a table of one column"),
+        (TREE, "from a Graph: give a list of graphs"),
+        ([], "from a list: it is empty"),
+        ({"a": 1}, r"from a dict: give a DataFrame, a list of strings"),
+        (AGES, r"column 'age' holds numbers \(int64\): pass bins=10 .* 'category'"),
+        (pd.DataFrame({"t": pd.to_datetime(["2026-01-01"])}), "column 't' holds times .* pd.cut"),
+        (pd.DataFrame({"id": [str(k) for k in range(1200)]}), "'id' has 1200 different .*leave it"),
+        (pd.DataFrame({"x": [[1], [2]]}), r"'x' holds values that are not hashable"),
+        (pd.DataFrame({"x": [1j, 2j]}).astype(object), "complex, which cannot be kept"),
+        (pd.DataFrame([["a", "b"]], columns=["c", "c"]), "two columns are called 'c'"),
+        (pd.DataFrame({"a": []}), "the table has 0 rows and 1 columns"),
+        (np.zeros((3, 2)), r"an array of float64: .* use pd.DataFrame\(x\)"),
+        (np.zeros(3, dtype=int), r"of the shape \(3,\): .* make a list"),
+        (torch.zeros(3, 2), "an array of float32"),
+        (["a", ("b",)], "item 1 is a tuple, item 0 a str: one type for all"),
+        ([1, 2], "item 0 is a int; a list holds strings, or lists or tuples"),
+        (["", ""], "all sequences are empty"),
+        (["a" * 2000], "item 0 has 2000 symbols, at most 1024 are learned: cut it"),
+        ([[[1]]], "the symbols of a sequence must be hashable"),
+        ([TREE, "a"], "graph 1: a str, not a nx.Graph"),
+        ([nx.DiGraph([(0, 1)])], "graph 0: a DiGraph: graphs are undirected and simple"),
+        ([nx.Graph([(0, 1), (2, 3)])], "item 0: .* connected graph"),
+        ([nx.Graph([(0, 0)])], "item 0: .*self-loop"),
+        ([TWO], "nodes have the attributes a, b: choose the label with node_label='a'"),
+    ],
+)
+def test_data_that_cannot_be_learned(x, message):
+    with pytest.raises(UserError, match=message) as caught:
+        CategoricalModel.for_data(x)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bins": {"weight": 3}}, "bins for 'weight', but the table has no such column"),
+        ({"bins": 0}, "bins must be a positive whole number, not 0"),
+        ({"bins": 2, "depth": 3}, "network: .*depth"),
+        ({"bins": 2, "heads": 3}, "heads must divide the width"),
+        ({"bins": 2, "dropout": 1.0}, r"dropout must lie in \[0, 1\), not 1.0"),
+        ({"bins": 2, "layers": 0}, "layers must be at least 1, not 0"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message):
+    with pytest.raises(UserError, match=message):
+        CategoricalModel.for_data(AGES, **arguments)
+
+
+def test_other_data_than_was_learned():
+    table = CategoricalModel.for_data(pd.DataFrame({"a": ["x"], "b": ["y"]}))
+    for x, message in (
+        (["x"], "got a list; this model takes a DataFrame with the columns a, b"),
+        (pd.DataFrame({"a": ["x"]}), "lacks the column 'b'"),
+        (pd.DataFrame({"a": ["x"], "b": ["y"], "c": [1]}), "has the further column 'c'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            table.log_prob(x)
+    words = CategoricalModel.for_data(["ab"])
+    with pytest.raises(UserError, match="got a str; this model takes a list of strings"):
+        words.log_prob("ab")
+    with pytest.raises(UserError, match="item 1 is a tuple; this model takes a list of strings"):
+        words.log_prob(["ab", ("a",)])
+    numbers = CategoricalModel.for_data(np.ones((2, 3), dtype=int))
+    with pytest.raises(UserError, match=r"got 2 columns; this model takes an array \(N, 3\)"):
+        numbers.log_prob(np.ones((2, 2), dtype=int))
+    graphs = CategoricalModel.for_data([TREE])
+    with pytest.raises(UserError, match="got a Graph; this model takes a list of nx.Graph"):
+        graphs.log_prob(TREE)
+
+
+def test_bins_are_for_tables_and_labels_for_networkx():
+    with pytest.raises(UserError, match="bins are for the columns of a DataFrame"):
+        CategoricalModel.for_data(["a"], bins=3)
+    with pytest.raises(UserError, match="make one with CategoricalModel.fit"):
+        CategoricalModel(["a"], None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": -1}, "must not be negative"),
+        ({"n": 1, "seed": -1}, "must not be negative"),
+        ({"n": 1, "temperature": 0}, "temperature must be greater than 0"),
+        ({"n": 1, "sizes": (7, 9)}, "lengths 7-9: this model knows 1 to 2 positions"),
+    ],
+)
+def test_samples_out_of_range(arguments, message):
+    with pytest.raises(UserError, match=message):
+        CategoricalModel.for_data(["a", "bc"]).sample(**arguments)
+
+
+def test_damaged_and_alien_folders(tmp_path):
+    with pytest.raises(UserError, match="no CategoricalModel"):
+        CategoricalModel.from_pretrained(tmp_path)
+    CategoricalModel.for_data(["a", "bc"]).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    content = json.loads(config.read_text())
+    content["metadata"]["data"]["symbols"] = ["a", "b", "x"]
+    config.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="its checksum does not match"):
+        CategoricalModel.from_pretrained(tmp_path)
+    content["metadata"]["data"] = {"kind": "pickle"}
+    config.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no CategoricalModel"):
+        CategoricalModel.from_pretrained(tmp_path)

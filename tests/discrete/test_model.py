@@ -1,0 +1,190 @@
+import itertools
+import math
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from graphcnf import CategoricalModel
+from graphcnf.errors import UserError
+
+SMALL = {"width": 16, "layers": 1, "heads": 2}
+
+
+def same(a, b) -> bool:
+    """Whether two samples of one type are equal."""
+    if isinstance(a, pd.DataFrame):
+        return a.equals(b)
+    if isinstance(a, np.ndarray | torch.Tensor):
+        return bool((a == b).all()) and a.dtype == b.dtype
+    if len(a) and isinstance(a[0], nx.Graph):
+        return all(nx.utils.graphs_equal(g, h) for g, h in zip(a, b, strict=True))
+    if len(a) and hasattr(a[0], "edge_index"):
+        keys = a[0].keys()
+        return all(
+            torch.equal(g[key], h[key]) if isinstance(g[key], torch.Tensor) else g[key] == h[key]
+            for g, h in zip(a, b, strict=True)
+            for key in keys
+        )
+    return a == b
+
+
+def first(items, count):
+    return items.head(count) if isinstance(items, pd.DataFrame) else items[:count]
+
+
+def test_samples_have_the_type_of_the_data_and_are_inside(kind, data, model):
+    drawn = model.sample(150, seed=3)
+    assert type(drawn) is type(data) and len(drawn) == 150
+    if kind == "table":
+        assert list(drawn.columns) == list(data.columns)
+        assert drawn.dtypes.equals(data.dtypes)
+        for name in data.columns:
+            assert set(drawn[name].dropna()) <= set(data[name].dropna()) | {"l"}
+    elif kind in ("array", "tensor"):
+        assert drawn.dtype == data.dtype and drawn.shape == (150, 3)
+    else:
+        assert {type(item) for item in drawn} == {type(item) for item in data}
+    assert np.isfinite(model.log_prob(data)).all()
+    nats, reasons = model.log_prob(drawn), model.reasons(drawn)
+    assert not np.isnan(nats).any()
+    assert (nats == -math.inf).tolist() == [reason is not None for reason in reasons]
+    # A graph may be drawn in another numbering than the canonical one, whose code can be outside.
+    assert model.exact <= (not any(reasons))
+
+
+def test_graphs_come_back_with_their_attributes(kind, data, model):
+    drawn = model.sample(30)[0:30]
+    if kind == "networkx":
+        nodes = {e for g in drawn for _, e in g.nodes(data="element")}
+        edges = {o for g in drawn for *_, o in g.edges(data="order")}
+        assert nodes == {"C", "N"} and edges == {1, 2}
+    elif kind == "unlabelled":
+        assert not any(d for g in drawn for _, d in g.nodes(data=True))
+    elif kind == "data":
+        assert all(g.x.shape == (g.num_nodes, 1) and g.x.dtype == torch.long for g in drawn)
+        assert {int(v) for g in drawn for v in g.x.flatten()} == {6, 7}
+        assert {int(v) for g in drawn for v in g.edge_attr} == {1, 2}
+
+
+def test_a_larger_sample_begins_with_the_same_items_and_seeds_differ(model):
+    many = model.sample(140, seed=5)
+    assert same(first(many, 20), model.sample(20, seed=5))
+    assert not same(first(many, 20), model.sample(20, seed=6))
+    assert len(model.sample(0)) == 0
+
+
+def test_a_model_comes_back_from_its_folder(model, data, tmp_path):
+    model.save_pretrained(tmp_path)
+    back = CategoricalModel.from_pretrained(tmp_path)
+    assert repr(back) == repr(model) and len(repr(model)) < 120
+    assert np.array_equal(back.log_prob(data), model.log_prob(data))
+    assert same(back.sample(20, seed=1), model.sample(20, seed=1))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+
+
+def test_scores_do_not_depend_on_what_else_is_scored(model, data):
+    together = model.log_prob(data)
+    parts = np.concatenate([model.log_prob(first(data, 1)), model.log_prob(first(data, 5))])
+    np.testing.assert_allclose(parts, together[[0, 0, 1, 2, 3, 4]], rtol=1e-4)
+
+
+def test_the_density_of_strings_sums_to_one(double):
+    model = CategoricalModel.for_data(["ab", "b", "", "bbb"], **SMALL)
+    perturb(model)
+    every = ["".join(s) for n in range(4) for s in itertools.product("ab", repeat=n)]
+    assert model.exact
+    assert np.exp(model.log_prob(every)).sum() == pytest.approx(1, abs=1e-9)
+
+
+def test_the_density_of_tables_sums_to_one_and_is_that_of_the_samples(double):
+    known = pd.DataFrame({"a": ["x", "y", "y"], "b": ["1", None, "2"], "c": [True, True, False]})
+    model = CategoricalModel.for_data(known, **SMALL)
+    perturb(model)
+    every = pd.DataFrame(
+        itertools.product(["x", "y"], ["1", "2", None], [True, False]), columns=known.columns
+    ).astype(known.dtypes)
+    p = np.exp(model.log_prob(every))
+    assert p.sum() == pytest.approx(1, abs=1e-9)
+    drawn = model.sample(4000).fillna("missing").value_counts(normalize=True)
+    cells = every.fillna("missing").itertuples(index=False, name=None)
+    shares = np.array([drawn.get(cell, 0.0) for cell in cells])
+    # Five standard errors of a share.
+    assert (abs(shares - p) < 5 * np.sqrt(p * (1 - p) / 4000)).all()
+
+
+def test_more_numberings_raise_the_bound_of_graphs():
+    ring = nx.cycle_graph(5)
+    nx.set_node_attributes(ring, dict(enumerate("abcaa")), "label")
+    model = CategoricalModel.for_data([ring] * 3, width=16, layers=1, heads=2, table_rows=16)
+    assert not model.exact
+    assert model.log_prob([ring], orders=10)[0] > model.log_prob([ring])[0] + 0.1
+    with pytest.raises(UserError, match="of rows the log-likelihood is exact"):
+        CategoricalModel.for_data(["a", "b"], **SMALL).log_prob(["a"], orders=2)
+
+
+def test_numberings_of_a_graph_do_not_count():
+    model = CategoricalModel.for_data([nx.path_graph(5), nx.star_graph(4)], width=16, heads=2)
+    relabelled = nx.relabel_nodes(nx.star_graph(4), dict(enumerate("dbeca")))
+    assert model.log_prob([relabelled]) == model.log_prob([nx.star_graph(4)])
+
+
+def test_lengths_and_sizes_can_be_chosen(kind, model):
+    if kind in ("strings", "lists"):
+        assert {len(item) for item in model.sample(40, sizes=(3, 3))} == {3}
+    elif kind == "networkx":
+        assert {len(graph) for graph in model.sample(40, sizes=(4, 5))} == {4, 5}
+
+
+def test_unseen_lengths_get_the_share_of_lengths_seen_once():
+    strings = ["a" * n for n in (1, 1, 1, 1, 1, 1, 1, 3, 3, 6)]
+    p = np.exp(CategoricalModel.for_data(strings, **SMALL).log_prob(["a" * n for n in range(1, 7)]))
+    # One symbol only: all the probability is in the lengths; 6 occurs once in 10.
+    np.testing.assert_allclose(p[[1, 3, 4]], 0.1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(p[[0, 2, 5]], 0.9 * np.array([0.7, 0.2, 0.1]), rtol=1e-6)
+
+
+def test_temperature_sharpens(kind, model):
+    if kind in ("table", "strings"):
+        cold, warm = (model.log_prob(model.sample(200, temperature=t)).mean() for t in (0.3, 1.0))
+        assert cold > warm
+
+
+def test_what_is_outside_has_no_probability_and_a_reason(kind, data, model):
+    if kind == "table":
+        wrong = data.head(3).copy()
+        wrong.loc[0, "colour"] = "pink"
+        wrong.loc[1, "colour"] = None
+        reasons = ["the value 'pink' in column 'colour'", "a missing value in column 'colour'", ""]
+    elif kind == "strings":
+        wrong = ["anna!", "anna" * 9, "anna"]
+        reasons = ["the symbol '!'", "36 symbols; the longest training row has 6", ""]
+    elif kind == "array":
+        wrong = np.array([[0, 9, 0], [0, 0, 0]], dtype=np.int16)
+        reasons = ["the value 9 in column 1", ""]
+    elif kind == "networkx":
+        strange, apart, long = nx.path_graph(2), nx.empty_graph(2), nx.path_graph(40)
+        for graph in (apart, long, strange):
+            nx.set_node_attributes(graph, "C", "element")
+            nx.set_edge_attributes(graph, 1, "order")
+        strange.nodes[0]["element"] = "Xx"
+        wrong = [strange, apart, long, data[0]]
+        reasons = ["the node label 'Xx'", "needs a connected graph", "more nodes", ""]
+    else:
+        return
+    given = model.reasons(wrong)
+    for reason, expected in zip(given, reasons, strict=True):
+        assert expected in reason if expected else reason is None
+    outside = [bool(reason) for reason in reasons]
+    assert (model.log_prob(wrong) == -math.inf).tolist() == outside
+    with pytest.raises(UserError, match="^item 0: "):
+        model.training_loss(wrong)
+
+
+def perturb(model, size=0.3):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(size * torch.randn_like(parameter))
