@@ -1,0 +1,27 @@
+"""The Python of docs/own-data.md runs from top to bottom, and refuses what the page says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from graphcnf.errors import UserError
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "own-data.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+REFUSED = re.findall(r"^\| `([^`]+)` \| `(.+)` \|$", PAGE, flags=re.MULTILINE)
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    assert len(BLOCKS) > 5 and len(REFUSED) > 5
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for number, block in enumerate(BLOCKS):
+        # What takes minutes on the page takes steps here.
+        block = block.replace("minutes=1", "steps=12").replace("sample(5000", "sample(300")
+        exec(compile(block, f"own-data.md, Python block {number + 1}", "exec"), names)
+    names["fit"] = names["CategoricalModel"].fit
+    for mistake, message in REFUSED:
+        with pytest.raises(UserError) as caught:
+            eval(mistake, names)
+        assert str(caught.value) == message
