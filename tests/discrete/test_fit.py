@@ -1,3 +1,5 @@
+import signal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from graphcnf import CategoricalModel
+from graphcnf.categorical import RowFlow
 from graphcnf.discrete.fitting import best_snapshot, experiment_of
 from graphcnf.discrete.scores import ngram_distance, pair_distances, total_variation
 from graphcnf.errors import UserError
@@ -53,6 +56,20 @@ def test_a_run_of_minutes_keeps_what_was_best_on_the_held_out(tmp_path, capsys):
     kept = CategoricalModel.from_pretrained(out / "snapshots" / f"{best:08d}")
     assert np.array_equal(kept.log_prob(data), model.log_prob(data))
     CategoricalModel.from_pretrained(out)
+
+
+def test_ctrl_c_ends_training_early_and_gives_the_model_as_it_is(monkeypatch):
+    original, calls = RowFlow.training_loss, iter(range(1_000_000))
+
+    def loss(self, batch, **options):
+        if next(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, batch, **options)
+
+    monkeypatch.setattr(RowFlow, "training_loss", loss)
+    model = CategoricalModel.fit(["anna", "otto"] * 20, minutes=5, network=SMALL)
+    assert model.flow.metadata["training"]["steps"] == 4
+    assert np.isfinite(model.log_prob(["anna"])).all()
 
 
 def test_what_is_held_out_is_not_trained_on():
