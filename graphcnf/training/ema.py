@@ -40,17 +40,22 @@ class ExponentialMovingAverage:
         self.updates += 1
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Give the module the averaged weights inside the `with` block (swapped, not copied)."""
-        self._swap()
+    def applied(self, average: list[Tensor] | None = None) -> Iterator[None]:
+        """Give the module the averaged weights inside the `with` block (swapped, not copied).
+
+        Args:
+            average: Another average, such as an earlier one, in the order of the parameters.
+        """
+        average = self.average if average is None else average
+        self._swap(average)
         try:
             yield
         finally:
-            self._swap()
+            self._swap(average)
 
-    def _swap(self) -> None:
+    def _swap(self, average: list[Tensor]) -> None:
         for index, parameter in enumerate(self.parameters):
-            parameter.data, self.average[index] = self.average[index], parameter.data
+            parameter.data, average[index] = average[index], parameter.data
 
     def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
         """Average by parameter name, and the number of updates."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from graphcnf.training.best import Best
+
 
 @dataclass
 class Experiment:
@@ -37,12 +39,13 @@ class FitResult:
     """How a run ended.
 
     Attributes:
-        finished: whether the budget is spent.
+        finished: whether the budget is spent, or the run has lost its patience.
         signal: number of the signal that interrupted the run, or None.
         step: steps of this run.
         minutes: minutes of this run.
         metrics: the last evaluation of the averaged weights.
         headline: the metric to minimise.
+        best: first and best evaluation, where the run keeps them.
     """
 
     finished: bool
@@ -51,3 +54,4 @@ class FitResult:
     minutes: float
     metrics: dict[str, float]
     headline: str
+    best: Best | None = None

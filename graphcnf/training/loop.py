@@ -41,7 +41,8 @@ def fit(
 
     The run directory holds `config.toml`, `metrics.csv`, `checkpoints/last.ckpt`,
     `checkpoints/plateau.ckpt` (the state at the moment when the learning rate began to fall) and
-    `model/` (the averaged weights, rewritten with every checkpoint).
+    `model/` (the averaged weights, rewritten with every checkpoint; with `keep_best` those of the
+    best evaluation).
 
     Args:
         experiment: model and data.
@@ -78,15 +79,15 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
         full = {**(config or {}), "training": settings.to_dict()}
         replace_file(out_dir / "config.toml", tomli_w.dumps(full).encode())
     run = Run(experiment, settings, out_dir, state, lines)
-    if run.progress >= 1:
-        return run.result(finished=True)
+    if run.finished:
+        return run.result()
     _quiet_lightning()
     trainer = _trainer(settings, out_dir)
     if isinstance(trainer.accelerator, pl.accelerators.CPUAccelerator):
         keep_memory()
         keep_kernels()
     trainer.fit(run, train_dataloaders=BatchStream(run))
-    return run.result(finished=run.progress >= 1)
+    return run.result()
 
 
 def _trainer(settings: TrainingSettings, out_dir: Path) -> pl.Trainer:

@@ -6,11 +6,15 @@ import csv
 import io
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from graphcnf.files import replace_file
+
+if TYPE_CHECKING:
+    from graphcnf.training.run import Run
 
 
 class MetricSums:
@@ -64,6 +68,23 @@ class MetricSums:
         """Restore what `state_dict` gave."""
         self.names = list(state["names"])
         self.sums = None if state["sums"] is None else state["sums"].to(device)
+
+
+@torch.no_grad()
+def held_out(run: Run, limit: int) -> dict[str, float]:
+    """Metrics of a run on its first `limit` held-out batches, with the same noise every time."""
+    sums = MetricSums()
+    devices = [run.device] if run.device.type == "cuda" else []
+    run.model.eval()
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(run.settings.seed)
+        for number, batch in enumerate(run.experiment.eval_batches()):
+            if number >= limit:
+                break
+            loss, metrics = run.loss(batch.to(run.device), 1.0)
+            sums.add({"loss": (loss, 1.0), **metrics})
+    run.model.train()
+    return sums.means()
 
 
 class MetricsFile:

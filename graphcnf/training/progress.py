@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphcnf.training.run import Run
 
 
 class RunProgress:
@@ -73,6 +75,22 @@ class RunProgress:
             self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def opening(run: Run) -> str:
+    """What is being trained, for how long and where."""
+    settings = run.settings
+    parameters = sum(p.numel() for p in run.model.parameters())
+    budget = [f"{settings.minutes:g} minutes"] if settings.minutes else []
+    budget += [f"{settings.steps} steps"] if settings.steps else []
+    where = f", from step {run.step}" if run.step else ""
+    if run.origin_steps:
+        where += f", after {run.origin_steps} steps of an earlier run"
+    devices = f"{run.trainer.world_size} x {run.device.type}"
+    return (
+        f"training {parameters:,} parameters on {devices}, {' or '.join(budget)}{where}"
+        f" -> {run.out_dir}"
+    )
 
 
 def _short(value: Any) -> str:

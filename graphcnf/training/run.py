@@ -17,6 +17,7 @@ from torch import nn
 
 from graphcnf.errors import UserError
 from graphcnf.limits import LARGEST_SEED
+from graphcnf.training.best import Best
 from graphcnf.training.checkpoint import (
     random_state,
     restore_random_state,
@@ -26,8 +27,8 @@ from graphcnf.training.checkpoint import (
 )
 from graphcnf.training.ema import ExponentialMovingAverage
 from graphcnf.training.experiment import Experiment, FitResult
-from graphcnf.training.metrics import MetricsFile, MetricSums, tensorboard
-from graphcnf.training.progress import RunProgress
+from graphcnf.training.metrics import MetricsFile, MetricSums, held_out, tensorboard
+from graphcnf.training.progress import RunProgress, opening
 from graphcnf.training.settings import TrainingSettings
 
 HEADLINES = ("bits_per_node", "bits_per_variable", "bits_per_dimension", "bits_per_character")
@@ -59,6 +60,7 @@ class Run(pl.LightningModule):
         self.plateau_saved = False
         self.last_eval = self.last_checkpoint = 0.0
         self.latest: dict[str, float] = {}
+        self.best = Best() if settings.keep_best else None
         # Samples and, in a checkpoint, seconds since the last log line.
         self.window = [0, 0.0]
         self.signal: int | None = None
@@ -78,6 +80,14 @@ class Run(pl.LightningModule):
         self.bad_steps, self.plateau_saved = state["bad_steps"], state["plateau_saved"]
         self.last_eval, self.last_checkpoint = state["last_eval"], state["seconds"]
         self.latest, self.window = dict(state["metrics"]), list(state["window"])
+        if self.best is not None and state["best"] is not None:
+            self.best.load_state_dict(state["best"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent, or the patience."""
+        patience = self.settings.patience
+        return self.progress >= 1 or bool(patience and self.best.worse >= patience)
 
     # Lightning's hooks
 
@@ -119,17 +129,19 @@ class Run(pl.LightningModule):
             self.metrics_file = MetricsFile(self.out_dir / "metrics.csv", self.step)
             self.board = tensorboard(self.out_dir / "tensorboard", self.step)
             self.display = RunProgress(self.lines)
-            self.display.start(self._opening())
+            self.display.start(opening(self))
         self._install_signal_handlers()
         # The clock counts what the budget is about: the loop with its evaluations and files.
         self.clock = self.now() - self.seconds
         self.window_clock = time.perf_counter() - self.window[1]
         self._set_learning_rate()
+        if self.best is not None and self.best.step < 0:
+            self._evaluate(False)
 
     def training_step(self, batch, batch_index):
         """One optimisation step; a step with a non-finite loss or gradient changes nothing."""
         epoch, number, batch = batch
-        loss, metrics = self._loss(batch, self.settings.beta_at(self.origin_steps + self.step))
+        loss, metrics = self.loss(batch, self.settings.beta_at(self.origin_steps + self.step))
         self.optimizer.zero_grad(set_to_none=True)
         self.manual_backward(loss)
         norm = nn.utils.clip_grad_norm_(self.trainable, self.settings.gradient_clip or math.inf)
@@ -152,7 +164,8 @@ class Run(pl.LightningModule):
 
     # Steps
 
-    def _loss(self, batch, beta: float):
+    def loss(self, batch, beta: float):
+        """Training loss and metrics of a batch."""
         autocast = (
             torch.autocast(self.device.type, dtype=torch.bfloat16)
             if self.settings.bf16
@@ -185,13 +198,16 @@ class Run(pl.LightningModule):
                 f"{self.bad_in_a_row} steps in a row had a non-finite loss or gradient (the last "
                 f"is step {self.step}): lower learning_rate, then --resume from the last checkpoint"
             )
-        finished = self.progress >= 1
-        if self.step % settings.log_every == 0 or finished:
+        signalled, spent = self.signal is not None, self.progress >= 1
+        if self.step % settings.log_every == 0 or spent:
             self._log_training()
-        signalled = self.signal is not None
         every = 60 * settings.eval_minutes
-        if finished or (every and self.seconds - self.last_eval >= every and not signalled):
-            self._evaluate(finished)
+        wanted = every and self.seconds - self.last_eval >= every and not signalled
+        # Evaluations by steps are part of what a run is: a signal leaves none of them out.
+        wanted = wanted or (settings.eval_steps and self.step % settings.eval_steps == 0)
+        if spent or wanted:
+            self._evaluate(spent)
+        finished = self.finished
         due = self.seconds - self.last_checkpoint >= 60 * settings.checkpoint_minutes
         enters_decay = settings.in_decay(self.progress) and not self.plateau_saved
         if enters_decay or due or finished or signalled:
@@ -247,13 +263,16 @@ class Run(pl.LightningModule):
         began = time.perf_counter()
         if self.main:
             limit = self.settings.final_eval_batches if finished else self.settings.eval_batches
-            self._report(self._row("eval_raw", self._held_out(limit)))
+            self._report(self._row("eval_raw", held_out(self, limit)))
             with self.ema.applied():
-                self.latest = self._held_out(limit)
+                self.latest = held_out(self, limit)
                 if self.settings.snapshots:
-                    self._describe()
+                    self._describe(self.step, self.latest)
                     save_snapshot(self.out_dir / "snapshots" / f"{self.step:08d}", self.model)
             self._report(self._row("eval", self.latest))
+            if self.best is not None:
+                headline = self._headline(self.latest)
+                self.best.offer(self.step, self.latest, headline, self.ema)
             value = self.latest.get(self._headline(self.latest), 0.0)
             if finished and not math.isfinite(value):
                 raise UserError(
@@ -262,22 +281,6 @@ class Run(pl.LightningModule):
                 )
         self.last_eval = self.seconds
         self.window_clock += time.perf_counter() - began
-
-    @torch.no_grad()
-    def _held_out(self, limit: int) -> dict[str, float]:
-        """Metrics on the first `limit` held-out batches, with the same noise every time."""
-        sums = MetricSums()
-        devices = [self.device] if self.device.type == "cuda" else []
-        self.model.eval()
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(self.settings.seed)
-            for number, batch in enumerate(self.experiment.eval_batches()):
-                if number >= limit:
-                    break
-                loss, metrics = self._loss(batch.to(self.device), 1.0)
-                sums.add({"loss": (loss, 1.0), **metrics})
-        self.model.train()
-        return sums.means()
 
     def _save(self, enters_decay: bool) -> None:
         began = time.perf_counter()
@@ -288,23 +291,24 @@ class Run(pl.LightningModule):
                 save_checkpoint(self.out_dir / "checkpoints" / "plateau.ckpt", state)
                 state["plateau_saved"] = True
             save_checkpoint(self.out_dir / "checkpoints" / "last.ckpt", state)
-            with self.ema.applied():
-                self._describe()
+            kept = self.best or Best(self.step, self.latest, self.ema.average)
+            with self.ema.applied(kept.average):
+                self._describe(kept.step, kept.metrics)
                 save_model(self.out_dir / "model", self.model)
         self.plateau_saved = self.plateau_saved or enters_decay
         self.last_checkpoint = self.seconds
         self.window_clock += time.perf_counter() - began
 
-    def _describe(self) -> None:
+    def _describe(self, step: int, held_out: dict[str, float]) -> None:
         """Tell the saved model how it was trained, where it keeps such a record."""
         metadata = getattr(self.model, "metadata", None)
         if isinstance(metadata, dict):
             metadata["training"] = {
-                "steps": self.origin_steps + self.step,
+                "steps": self.origin_steps + step,
                 "minutes": round((self.origin_seconds + self.seconds) / 60, 2),
                 "batch_size": self.settings.batch_size,
                 "seed": self.settings.seed,
-                "held_out": {k: round(v, 6) for k, v in self.latest.items() if math.isfinite(v)},
+                "held_out": {k: round(v, 6) for k, v in held_out.items() if math.isfinite(v)},
             }
 
     def _state(self) -> dict[str, Any]:
@@ -323,6 +327,7 @@ class Run(pl.LightningModule):
             "plateau_saved": self.plateau_saved,
             "last_eval": self.last_eval,
             "metrics": self.latest,
+            "best": None if self.best is None else self.best.state_dict(),
             "window": [self.window[0], time.perf_counter() - self.window_clock],
             "settings": self.settings.to_dict(),
         }
@@ -364,30 +369,18 @@ class Run(pl.LightningModule):
             if self.board is not None:
                 self.board.close()
 
-    def _opening(self) -> str:
-        parameters = sum(p.numel() for p in self.model.parameters())
-        budget = [f"{self.settings.minutes:g} minutes"] if self.settings.minutes else []
-        budget += [f"{self.settings.steps} steps"] if self.settings.steps else []
-        where = f", from step {self.step}" if self.step else ""
-        if self.origin_steps:
-            where += f", after {self.origin_steps} steps of an earlier run"
-        devices = f"{self.trainer.world_size} x {self.device.type}"
-        return (
-            f"training {parameters:,} parameters on {devices}, {' or '.join(budget)}{where}"
-            f" -> {self.out_dir}"
-        )
-
     def _headline(self, row: dict[str, Any]) -> str:
         names = (self.experiment.headline, *HEADLINES)
         return next((name for name in names if name in row), "loss")
 
-    def result(self, finished: bool) -> FitResult:
+    def result(self) -> FitResult:
         """How the run stands."""
         return FitResult(
-            finished=finished,
+            finished=self.finished,
             signal=self.signal,
             step=self.step,
             minutes=self.seconds / 60,
             metrics=self.latest,
             headline=self._headline(self.latest),
+            best=self.best,
         )

@@ -45,8 +45,12 @@ class TrainingSettings:
         bf16: run the loss under bfloat16 autocast.
         log_every: steps per line of the log.
         eval_minutes: minutes between two evaluations on held-out batches; 0 for the end only.
+        eval_steps: steps between two evaluations; 0 leaves it to `eval_minutes`.
         eval_batches: held-out batches per evaluation.
         final_eval_batches: held-out batches of the evaluation at the end.
+        keep_best: evaluate the starting weights, too, and keep the averaged weights of the best
+            evaluation as the model instead of the last ones.
+        patience: evaluations in a row without a better one that end the run; 0 for no such end.
         checkpoint_minutes: minutes between two checkpoints.
         snapshots: keep the averaged model of every evaluation in `snapshots/`.
         max_bad_steps: steps in a row with a non-finite loss or gradient that end the run.
@@ -71,8 +75,11 @@ class TrainingSettings:
     bf16: bool = False
     log_every: int = 50
     eval_minutes: float = 5.0
+    eval_steps: int = 0
     eval_batches: int = 8
     final_eval_batches: int = 64
+    keep_best: bool = False
+    patience: int = 0
     checkpoint_minutes: float = 3.0
     snapshots: bool = False
     max_bad_steps: int = 20
@@ -91,8 +98,8 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} must be greater than 0, not {value!r}")
-        for name in ("weight_decay", "warmup_steps", "gradient_clip", "eval_minutes", "threads",
-                     "seed"):  # fmt: skip
+        for name in ("weight_decay", "warmup_steps", "gradient_clip", "eval_minutes", "eval_steps",
+                     "patience", "threads", "seed"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, not {getattr(self, name)!r}")
         for name, most in LARGEST.items():
@@ -101,6 +108,10 @@ class TrainingSettings:
                 raise UserError(f"{name} must be at most {most:,}, not {value!r}")
         if self.clock not in ("wall", "cpu"):
             raise UserError(f'clock must be "wall" or "cpu", not {self.clock!r}')
+        if self.patience and not self.keep_best:
+            raise UserError("patience needs keep_best = true")
+        if self.keep_best and self.devices > 1:
+            raise UserError(f"keep_best works on one device, not on {self.devices}")
         if not 0 <= self.decay_fraction <= 1:
             raise UserError(f"decay_fraction must lie in [0, 1], not {self.decay_fraction!r}")
         if self.ema_horizon < 1:

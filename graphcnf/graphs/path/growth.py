@@ -1,0 +1,206 @@
+"""A trained network with more categories, nodes and closures than it was trained with.
+
+Every parameter of the larger network is made of rows of the smaller one. What the smaller one has,
+stays; what it lacks starts as a copy of what is closest: a new node or edge category of the one
+that the caller names, a larger number of nodes of the largest known one, a further closure of the
+last one known. Probability of a copy is split between it and its original as the counts of both in
+the new graphs say, so that the network starts with what it knew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.model import GraphCNF
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.path.code import AtomCode
+from graphcnf.graphs.path.network import PathNetwork
+from graphcnf.graphs.path.walk import SUMS
+
+LEAST = -8.0
+"""Log of the smallest share of a category's probability that a copy of it starts with."""
+
+CHUNK = 512
+
+
+def enlarged(
+    model: GraphCNF,
+    graphs: PackedGraphs,
+    *,
+    node_sources: Sequence[int],
+    edge_sources: Sequence[int],
+    edge_weights: Sequence[int],
+) -> GraphCNF:
+    """A model that knows what `model` knows, and can represent all of some graphs.
+
+    Args:
+        model: A trained model, atom by atom. It stays as it is.
+        graphs: Depth-first numbered graphs in the categories of the result.
+        node_sources: For each node category of the result the one of `model` that it starts from:
+            first those of `model` in their order, each of them itself, then the new ones.
+        edge_sources: The same for edge categories.
+        edge_weights: Weights of the edge categories of the result.
+
+    Returns:
+        A model without metadata and hashes. Where nothing has to grow, it has the same weights.
+
+    Raises:
+        UserError: The model is of another kind, or knows no closures where the graphs have some.
+    """
+    if model.config["adjacency"] != "path":
+        raise UserError("only models that code graphs atom by atom (adjacency path) can grow")
+    known = model.config["steps"]
+    sizes = {"node_categories": len(node_sources), "bond_categories": len(edge_sources)}
+    needed = type(model.steps).measure(
+        graphs,
+        **sizes,
+        edge_weights=list(edge_weights),
+        support=known.get("largest_sums") is not None,
+    )
+    needed |= {**sizes, "max_nodes": int(graphs.node_counts.max())}
+    other = GraphCNF(**{**model.config, "steps": merged(known, needed)})
+    try:
+        grow(
+            other.steps.network,
+            model.steps.network,
+            node_sources=node_sources,
+            edge_sources=edge_sources,
+            counts=value_counts(other.steps.code, graphs),
+        )
+    except ValueError as error:
+        raise UserError(f"these weights cannot grow: {error}") from None
+    return other.to(model.device).train(model.training)
+
+
+def merged(known, needed):
+    """The smallest arguments that cover both: numbers by their maximum, lists entry by entry.
+
+    Args:
+        known: Arguments of a model, JSON.
+        needed: The same arguments, measured on other graphs; an entry that it lacks stays.
+    """
+    if isinstance(known, dict) and isinstance(needed, dict):
+        both = {k: merged(known[k], needed[k]) for k in known if k in needed}
+        return {**known, **needed, **both}
+    if isinstance(known, list) and isinstance(needed, list):
+        rest = known[len(needed) :] or needed[len(known) :]
+        return [*map(merged, known, needed), *rest]
+    if isinstance(known, int | float) and isinstance(needed, int | float):
+        return max(known, needed)
+    return known if needed is None else needed
+
+
+def value_counts(code: AtomCode, graphs: PackedGraphs) -> list[Tensor]:
+    """How often every category of each variable occurs, (cardinality,) each."""
+    counts = [torch.zeros(c, dtype=torch.long) for c in code.cardinalities]
+    for start in range(0, len(graphs), CHUNK):
+        batch = GraphBatch.collate(graphs, range(start, min(start + CHUNK, len(graphs))))
+        rows = code.encode(batch)[batch.mask]
+        for count, values in zip(counts, rows.unbind(1), strict=True):
+            count += values.bincount(minlength=len(count))
+    return counts
+
+
+@torch.no_grad()
+def grow(
+    new: PathNetwork,
+    old: PathNetwork,
+    *,
+    node_sources: Sequence[int],
+    edge_sources: Sequence[int],
+    counts: list[Tensor],
+) -> None:
+    """Fill the parameters of `new` from those of `old`.
+
+    Args:
+        new: A network with at least the categories, closures and nodes of `old`, and its width.
+        old: A trained network.
+        node_sources: For each node category of `new` the one of `old` that it starts from; that of
+            a known category is itself.
+        edge_sources: The same for edge categories.
+        counts: See `value_counts`, of the graphs that `new` is made for.
+
+    Raises:
+        ValueError: If the two differ in anything but size.
+    """
+    sources = _Sources(new, old, torch.tensor(node_sources), torch.tensor(edge_sources))
+    state = dict(old.named_parameters())
+    for name, parameter in new.named_parameters():
+        parameter.copy_(_rows(name, parameter, state, sources))
+    for k, count in enumerate(counts):
+        source = sources.values(k)
+        copied = torch.arange(len(source)) >= old.cardinalities[sources.variable(k)]
+        share = ((count + 0.5) / (count[source] + 0.5)).log().clamp(LEAST, 0.0)
+        new.logits[k].bias[copied] += share[copied].to(new.logits[k].bias)
+
+
+class _Sources:
+    """Where the variables of the larger network and their values come from."""
+
+    def __init__(self, new: PathNetwork, old: PathNetwork, nodes: Tensor, edges: Tensor):
+        self.new, self.old = new.cardinalities, old.cardinalities
+        self.nodes = nodes
+        # Category 0 of an edge variable: there is none.
+        self.edges = torch.cat([torch.zeros(1, dtype=torch.long), edges + 1])
+        if len(self.old) == 3 < len(self.new):
+            raise ValueError("a network that knows no closures has nothing to start them from")
+        for what, sources, most, count in (
+            ("node", self.nodes, self.old[2], self.new[2]),
+            ("edge", self.edges, self.old[1], self.new[1]),
+        ):
+            if len(sources) != count or int(sources.max()) >= most or count < most:
+                raise ValueError(f"sources of {count} {what} categories among {most}: {sources}")
+
+    def variable(self, k: int, most: int | None = None) -> int:
+        """The variable of the old network that variable k comes from, below `most`."""
+        most = len(self.old) if most is None else most
+        if k < most:
+            return k
+        last = most - 2 + (k - most) % 2
+        # Where that would be the node itself, the edge to the parent is closest to an edge.
+        return 1 if last == 2 else last
+
+    def values(self, k: int) -> Tensor:
+        """For each value of variable k, the old one that it comes from."""
+        if k == 2:
+            return self.nodes
+        if k == 1 or (k > 2 and k % 2 == 0):
+            return self.edges
+        return torch.arange(self.new[k]).clamp(max=self.old[self.variable(k)] - 1)
+
+
+def _rows(name: str, parameter: Tensor, state: dict[str, Tensor], sources: _Sources) -> Tensor:
+    """What the parameter `name` of the larger network starts as."""
+    table, _, rest = name.partition(".")
+    if table in ("values", "chain", "logits", "hidden"):
+        number, _, kind = rest.partition(".")
+        k = int(number)
+        # The last variable of a network is told to none, so it has no table in the chain.
+        most = len(sources.old) - (table == "chain")
+        source = state[f"{table}.{sources.variable(k, most)}.{kind}"]
+        found = source if table == "hidden" else source[sources.values(k)]
+    elif table == "gains":
+        found = state[name][[sources.variable(k) for k in range(len(parameter))]]
+    elif table == "on_level":
+        found = state[name].unflatten(0, (-1, SUMS))[sources.nodes].flatten(0, 1)
+    elif table == "neighbours":
+        pairs = state[name].unflatten(0, (-1, sources.old[2]))
+        found = pairs[sources.edges][:, sources.nodes].flatten(0, 1)
+    else:
+        found = _clamped(state[name], parameter.shape)
+    if found.shape != parameter.shape:
+        raise ValueError(f"{name}: {tuple(found.shape)} cannot become {tuple(parameter.shape)}")
+    return found
+
+
+def _clamped(source: Tensor, shape: Sequence[int]) -> Tensor:
+    """Repeat the last entry along every axis up to the shape."""
+    for axis, size in enumerate(shape):
+        index = torch.arange(size, device=source.device).clamp(max=source.shape[axis] - 1)
+        source = source.index_select(axis, index)
+    return source

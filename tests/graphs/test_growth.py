@@ -1,0 +1,118 @@
+"""A trained model that learns of further categories, sizes and closures."""
+
+import pytest
+import torch
+
+from graphcnf.errors import UserError
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.path.growth import enlarged, merged
+
+TINY = {"width": 16, "layers": 1, "heads": 2, "table_rows": 64}
+CHAIN = [(k, k - 1) for k in range(1, 8)]
+
+
+def graph(types, edges, bonds=None):
+    return types, edges, bonds or [0] * len(edges)
+
+
+KNOWN = PackedGraphs.from_lists(
+    [
+        graph([0, 1, 0, 1], [(1, 0), (2, 1), (3, 2)], [0, 1, 0]),
+        graph([0, 0, 0], [(1, 0), (2, 1), (2, 0)]),
+        graph([1, 0, 1, 0, 0], [(1, 0), (2, 1), (3, 1), (4, 3)]),
+    ]
+)
+
+
+@pytest.fixture
+def model():
+    model = GraphCNF.for_graphs(
+        KNOWN, node_categories=2, bond_categories=2, edge_weights=[1, 2], **TINY
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def log_prob(model, graphs):
+    with torch.no_grad():
+        return model.log_prob(GraphBatch.collate(graphs))
+
+
+def grown(model, graphs, nodes=(0, 1), edges=(0, 1), weights=(1, 2)):
+    return enlarged(model, graphs, node_sources=nodes, edge_sources=edges, edge_weights=weights)
+
+
+def test_what_needs_no_growth_keeps_every_weight(model):
+    same = grown(model, KNOWN)
+    assert same.config == model.config and same is not model
+    for name, value in model.state_dict().items():
+        assert torch.equal(same.state_dict()[name], value), name
+
+
+def test_sizes_and_longer_closures(model):
+    ring = graph([0] * 8, [*CHAIN, (7, 0)])
+    twice = graph([0, 0, 0, 0, 0], [(1, 0), (2, 1), (3, 2), (3, 1), (3, 0), (4, 0)])
+    graphs = PackedGraphs.from_lists([ring, twice])
+    with pytest.raises(ValueError, match="nodes"):
+        log_prob(model, graphs)
+    other = grown(model, graphs)
+    assert other.max_nodes == 8 and len(other.steps.code.cardinalities) == 7
+    assert log_prob(other, graphs).isfinite().all()
+    # What was known costs as much as before, but for what the new values may take: at each of the
+    # at most 5 nodes a share below one half of four variables.
+    before, after = log_prob(model, KNOWN), log_prob(other, KNOWN)
+    assert (after <= before + 1e-5).all() and (after > before - 5 * 4 * 0.7).all()
+
+
+def test_new_categories_start_from_what_they_are_named_after(model):
+    # Node category 2 is like 1, edge category 2 like 1.
+    new = graph([0, 2, 0, 1], [(1, 0), (2, 1), (3, 2)], [0, 1, 0])
+    graphs = PackedGraphs.from_lists([new, *(KNOWN.graph(k) for k in range(3))])
+    other = grown(model, graphs, nodes=(0, 1, 1), edges=(0, 1, 1), weights=(1, 2, 2))
+    assert other.config["steps"]["largest_sums"] == [3, 3, 3]
+    old, net = model.steps.network, other.steps.network
+    assert torch.equal(net.values[2].weight[:2], old.values[2].weight)
+    assert torch.equal(net.values[2].weight[2], old.values[2].weight[1])
+    assert torch.equal(net.logits[2].weight[2], old.logits[2].weight[1])
+    # Seen once, against three times: the copy starts with about a third of its original's odds.
+    ratio = (net.logits[2].bias[2] - net.logits[2].bias[1]).exp().item()
+    assert ratio == pytest.approx(1.5 / 4.5, rel=1e-4)
+    # Told of a copy, the network answers as if told of the original.
+    like = graph([0, 1, 0, 1], [(1, 0), (2, 1), (3, 2)], [0, 1, 0])
+    pair = PackedGraphs.from_lists([new, like])
+    assert log_prob(other, pair)[0] < log_prob(other, pair)[1]
+    # Old categories lose what the copies took, and gain nothing.
+    assert (log_prob(other, KNOWN) <= log_prob(model, KNOWN) + 1e-5).all()
+    assert (log_prob(other, KNOWN) >= log_prob(model, KNOWN) - 3).all()
+
+
+def test_the_grown_model_samples_and_learns(model):
+    ring = graph([0, 2, 0, 1, 0, 2, 0, 1], [*CHAIN, (7, 0)])
+    graphs = PackedGraphs.from_lists([ring, *(KNOWN.graph(k) for k in range(3))])
+    other = grown(model, graphs, nodes=(0, 1, 0)).train()
+    loss, _ = other.training_loss(GraphBatch.collate(graphs))
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in other.parameters())
+    assert len(other.sample_records(0, 8, seed=0)) == 8
+
+
+def test_merged_arguments_cover_both():
+    known = {"back": 3, "closures": [4], "edge_weights": None, "width": 16, "table": [[1, 0]]}
+    needed = {"back": 2, "closures": [2, 5], "edge_weights": [1, 2], "table": [[0, 3], [7, 7]]}
+    assert merged(known, needed) == {
+        "back": 3, "closures": [4, 5], "edge_weights": [1, 2], "width": 16,
+        "table": [[1, 3], [7, 7]],
+    }  # fmt: skip
+    assert merged({"largest_sums": [1]}, {"largest_sums": None}) == {"largest_sums": [1]}
+
+
+def test_what_cannot_grow_is_refused(model):
+    graphs = PackedGraphs.from_lists([graph([0, 1], [(1, 0)]), graph([0, 1, 1], CHAIN[:2])])
+    trees = GraphCNF.for_graphs(graphs, node_categories=2, bond_categories=2, **TINY)
+    with pytest.raises(UserError, match="knows no closures"):
+        grown(trees, KNOWN, weights=(1, 1))
+    trees.config = {**trees.config, "adjacency": "pairs"}
+    with pytest.raises(UserError, match="atom by atom"):
+        grown(trees, KNOWN)
