@@ -6,15 +6,18 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from graphcnf.datasets import cache
+from graphcnf.datasets.batching import size_bucketed_batches
+from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, MoleculeVocabulary
@@ -131,7 +134,18 @@ class MoleculeDataset:
             atoms[atom(name)] += int(count)
         for name, count in zip(old.bonds, self.bond_type_counts("all"), strict=True):
             bonds[bond(name)] += int(count)
-        new = MoleculeVocabulary.from_counts(atoms, bonds)
+        return self._renumbered(MoleculeVocabulary.from_counts(atoms, bonds), atom, bond)
+
+    def in_categories(self, vocabulary: MoleculeVocabulary) -> MoleculeDataset:
+        """The same graphs with the category numbers of another vocabulary.
+
+        Raises:
+            KeyError: It lacks a category that the molecules have.
+        """
+        return self._renumbered(vocabulary, lambda atom: atom, lambda bond: bond)
+
+    def _renumbered(self, new: MoleculeVocabulary, atom, bond) -> MoleculeDataset:
+        old = self.vocabulary
         node = np.array([new.atom_index[atom(a)] for a in old.atoms], dtype=np.uint8)
         edge = np.array([new.bond_index[bond(b)] for b in old.bonds], dtype=np.uint8)
         graphs = dataclasses.replace(
@@ -140,6 +154,21 @@ class MoleculeDataset:
             bond_types=edge[self.graphs.bond_types],
         )
         return dataclasses.replace(self, graphs=graphs, vocabulary=new)
+
+    def train_batches(
+        self, batch_size: int, epoch: int, seed: int, start: int = 0, stride: int = 1
+    ) -> Iterator[GraphBatch]:
+        """The batches `start`, `start + stride`, ... of one epoch over the training part."""
+        train = self.split("train")
+        numbers = size_bucketed_batches(self.graphs.node_counts[train], batch_size, seed, epoch)
+        for index in islice(numbers, start, None, stride):
+            yield GraphBatch.collate(self.graphs, train[index])
+
+    def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:
+        """The held-out molecules, the same random order every time: any first few are fair."""
+        test = np.random.default_rng(0).permutation(self.split("test"))
+        for first in range(0, len(test), batch_size):
+            yield GraphBatch.collate(self.graphs, test[first : first + batch_size])
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything but the name and `test_indices`, for the cache."""
@@ -173,6 +202,7 @@ def encode(
     max_atoms: int = MAX_NODES,
     workers: int | None = None,
     exact: bool = True,
+    standardize: bool = False,
 ) -> MoleculeDataset:
     """Encode SMILES; `skipped` of the result numbers them from 1.
 
@@ -183,8 +213,9 @@ def encode(
         max_atoms: Largest molecule to keep.
         workers: Processes; None for one per core (one in all for short lists).
         exact: Whether to leave out molecules that their graphs do not lead back to.
+        standardize: Whether to take each molecule as `standardized` gives it.
     """
-    chunks = [(chunk, vocabulary, max_atoms, exact) for chunk in chunked(lines, _CHUNK)]
+    chunks = [(c, vocabulary, max_atoms, exact, standardize) for c in chunked(lines, _CHUNK)]
     if len(lines) <= 2 * _CHUNK:
         workers = 1
     parts = parallel_map(_encode_chunk, chunks, workers=workers, label=f"encoding {name}")
@@ -208,10 +239,13 @@ def encode(
     )
 
 
-def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int, bool]) -> dict:
+def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int, bool, bool]) -> dict:
     from graphcnf.molecules import codec
 
-    lines, vocabulary, max_atoms, exact = task
+    lines, vocabulary, max_atoms, exact, standardize = task
+    read = codec.parse
+    if standardize:
+        from graphcnf.molecules.standardize import parse_standardized as read
     marked = vocabulary is None or vocabulary.marked
     atoms, bonds = {}, {}
     atom_counts, bond_counts = Counter(), Counter()
@@ -220,7 +254,7 @@ def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int, bool]) 
     with codec.quiet():
         for line, text in enumerate(lines):
             try:
-                mol = codec.parse(text)
+                mol = read(text)
                 codec.check_representable(mol, max_atoms)
                 written = codec.canonical_smiles(mol)
                 mol = codec.canonical_or_refused(written)

@@ -40,6 +40,7 @@ def load_smiles_file(
     max_atoms: int = MAX_NODES,
     strict: bool = False,
     aromatic: bool = True,
+    standardize: bool = False,
     workers: int | None = None,
     use_cache: bool = True,
 ) -> MoleculeDataset:
@@ -59,6 +60,8 @@ def load_smiles_file(
         max_atoms: Largest molecule to keep, at most 255 heavy atoms.
         strict: Refuse the file at the first line that would be left out.
         aromatic: Whether categories taken from the file also say what is aromatic.
+        standardize: Whether to keep the largest organic fragment of each molecule alone, cleaned
+            up and neutral where it can be (RDKit's MolStandardize).
         workers: Processes that encode; None for one per core.
         use_cache: Whether to read and write the cache.
 
@@ -73,14 +76,17 @@ def load_smiles_file(
     content = _read(path)
     key = (
         hashlib.sha256(content).hexdigest(), path.suffixes[-2:], column, max_atoms,
-        vocabulary.to_dict() if vocabulary else None,
+        vocabulary.to_dict() if vocabulary else None, *(["standardized"] if standardize else []),
     )  # fmt: skip
     name = path.name.removesuffix(".gz").rsplit(".", 1)[0] or "molecules"
     stored = cache_path(f"file-{_plain(name)}", *key)
     dataset = load_cached(name, stored) if use_cache else None
     if dataset is None:
         lines, smiles = read_smiles(path, column=column, content=content)
-        dataset = encode(name, smiles, vocabulary=vocabulary, max_atoms=max_atoms, workers=workers)
+        dataset = encode(
+            name, smiles, vocabulary=vocabulary, max_atoms=max_atoms, workers=workers,
+            standardize=standardize,
+        )  # fmt: skip
         dataset.skipped = [replace(s, line=lines[s.line - 1]) for s in dataset.skipped]
         if use_cache and len(dataset):
             cache.write(stored, dataset.to_arrays())

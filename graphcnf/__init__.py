@@ -14,6 +14,7 @@ _HOMES = {
     "GraphCNF": "graphcnf.graphs",
     "MoleculeFlow": "graphcnf.molecules.flow",
     "PackedGraphs": "graphcnf.graphs",
+    "finetune": "graphcnf.training.finetuning",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from graphcnf.errors import UserError, nearest
@@ -42,106 +40,37 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
 
 
 def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.graphs import GraphBatch
-    from graphcnf.graphs.batching import size_bucketed_batches
-
-    graphs, size = dataset.graphs, settings.batch_size
-    train, test = dataset.split("train"), dataset.split("test")
-    if len(train) < 1 or len(test) < 1:
-        raise UserError(f"{len(train)} training and {len(test)} held-out molecules: too few")
-    counts = graphs.node_counts[train]
-    # Any first few held-out batches must be a fair sample, whatever the order of the file.
-    test = np.random.default_rng(0).permutation(test)
-    model = _graph_model(dataset, model_options)
-
-    def train_batches(epoch: int, seed: int, start: int, stride: int) -> Iterator[GraphBatch]:
-        numbers = size_bucketed_batches(counts, size, seed, epoch)
-        for index in islice(numbers, start, None, stride):
-            yield GraphBatch.collate(graphs, train[index])
-
-    def eval_batches() -> Iterator[GraphBatch]:
-        for first in range(0, len(test), 4 * size):
-            yield GraphBatch.collate(graphs, test[first : first + 4 * size])
-
-    return Experiment(model, train_batches, eval_batches, headline="bits_per_node")
-
-
-def _graph_model(dataset, options: dict):
-    """A model for a data set, new or, where `[model]` names `weights`, a trained one."""
     from graphcnf.graphs import GraphCNF
     from graphcnf.graphs.pairs import PairSteps
     from graphcnf.graphs.path.network import PathNetwork
 
-    options = dict(options)
-    weights = options.pop("weights", None)
-    metadata = {
-        "dataset": dataset.name,
-        "vocabulary": dataset.vocabulary.to_dict(),
-        "size_histogram": dataset.size_histogram().tolist(),
-        # Canonical SMILES, and with them the hashes, may change between versions.
-        "rdkit": version("rdkit"),
-    }
-    if weights is not None:
-        model = _pretrained(weights)
-        _check_fit(model, dataset, weights)
-        # What it was trained on before belongs to its history.
-        metadata["weights"] = {"name": Path(weights).name, **model.metadata.get("training", {})}
-        model.metadata, model.training_hashes = metadata, dataset.training_hashes()
-        return model.train()
+    parts = [len(dataset.split(part)) for part in ("train", "test")]
+    if not all(parts):
+        raise UserError(f"{parts[0]} training and {parts[1]} held-out molecules: too few")
+    size = settings.batch_size
     known = {
         "node_categories": len(dataset.vocabulary.atoms),
         "bond_categories": len(dataset.vocabulary.bonds),
-        "metadata": metadata,
+        "metadata": {
+            "dataset": dataset.name,
+            "vocabulary": dataset.vocabulary.to_dict(),
+            "size_histogram": dataset.size_histogram().tolist(),
+            # Canonical SMILES, and with them the hashes, may change between versions.
+            "rdkit": version("rdkit"),
+        },
         "training_hashes": dataset.training_hashes(),
         "edge_weights": dataset.vocabulary.bond_orders,
     }
-    steps = PairSteps if options.get("adjacency") == "pairs" else PathNetwork
+    steps = PairSteps if model_options.get("adjacency") == "pairs" else PathNetwork
     fixed = ("graphs", "code", "max_nodes", "ordered", *known)
-    check("[model]", options, GraphCNF.for_graphs, steps, fixed=fixed)
-    return call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **options)
-
-
-def _pretrained(weights: Any):
-    from graphcnf.graphs import GraphCNF
-
-    if not isinstance(weights, str) or not weights or "\0" in weights:
-        raise UserError(f"[model]: weights must be the name or the folder of a model in quotes, "
-                        f"not {weights!r}")  # fmt: skip
-
-    return GraphCNF.from_pretrained(weights)
-
-
-def _check_fit(model, dataset, weights: str) -> None:
-    """Raise UserError unless the model can code every molecule of the data set."""
-    from graphcnf.molecules.vocabulary import MoleculeVocabulary
-
-    if MoleculeVocabulary.of_model(model) != dataset.vocabulary:
-        raise UserError(
-            f"[model]: the weights {weights} know other categories than {dataset.name} has"
-        )
-    largest = int(dataset.graphs.node_counts.max())
-    if largest > model.max_nodes:
-        raise UserError(
-            f"[model]: the weights {weights} take up to {model.max_nodes} atoms, {dataset.name} "
-            f"has molecules of {largest}"
-        )
-    known = model.config["steps"]
-    limited = known.get("largest_sums") is not None
-    needed = type(model.steps).measure(
-        dataset.graphs,
-        **{k: known[k] for k in ("node_categories", "bond_categories")},
-        edge_weights=dataset.vocabulary.bond_orders,
-        support=limited,
+    check("[model]", model_options, GraphCNF.for_graphs, steps, fixed=fixed)
+    model = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **model_options)
+    return Experiment(
+        model,
+        lambda epoch, seed, start, stride: dataset.train_batches(size, epoch, seed, start, stride),
+        lambda: dataset.test_batches(4 * size),
+        headline="bits_per_node",
     )
-    for name, value in needed.items():
-        if value is None or (name == "edge_weights" and not limited):
-            continue
-        least, most = np.atleast_1d(value), np.atleast_1d(known[name])
-        if len(least) > len(most) or (least > most[: len(least)]).any():
-            raise UserError(
-                f"[model]: the weights {weights} code {name} up to {known[name]}, {dataset.name} "
-                f"needs {value}"
-            )
 
 
 def _loaded(load: Callable, options: dict, **known) -> Any:
@@ -175,13 +104,7 @@ def _smiles_file(model: dict, data: dict, settings: TrainingSettings) -> Experim
         raise UserError(f'[data] needs path = "FILE" (or --set data.path=FILE){found}')
     from graphcnf.datasets.smiles_file import load_smiles_file
 
-    known: dict[str, Any] = {"path": call("[data]", at_home, path, known={}), "vocabulary": None}
-    if "weights" in model:
-        from graphcnf.molecules.vocabulary import MoleculeVocabulary
-
-        start = _pretrained(model["weights"])
-        known["vocabulary"] = MoleculeVocabulary.of_model(start)
-        data = {"max_atoms": start.max_nodes, **data}
+    known: dict[str, Any] = {"path": call("[data]", at_home, path, known={})}
     dataset = _loaded(load_smiles_file, data, **known)
     return _molecules(dataset, model, settings)
 

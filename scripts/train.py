@@ -54,14 +54,6 @@ def train(
             metavar="RUN", help="Start from the plateau of another run, with a budget of its own."
         ),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|DIR",
-            help="Start from trained weights, shipped ones or a folder: their architecture holds, "
-            "and your own molecules are coded in their categories.",
-        ),
-    ] = None,
     seed: Annotated[
         int | None, typer.Option(callback=checked_seed, help="Seed of everything random.")
     ] = None,
@@ -92,8 +84,6 @@ def train(
 
     if resume and continue_from is not None:
         raise typer.BadParameter("--resume and --continue-from exclude each other")
-    if weights is not None and (resume or continue_from is not None):
-        raise typer.BadParameter("--weights starts a run: leave out --resume and --continue-from")
     out = at_home(_run_directory(preset, out, resume, continue_from))
     source = out if resume else continue_from
     stored = source / "config.toml" if source is not None else None
@@ -117,8 +107,6 @@ def train(
     config = apply_overrides(config, assignments or [])
     given = dict(minutes=minutes, steps=steps, seed=seed, batch_size=batch_size, devices=devices,
                  accelerator=accelerator, threads=threads)  # fmt: skip
-    if weights is not None:
-        config["model"] = {"weights": weights}
     config["training"].update({key: value for key, value in given.items() if value is not None})
     where = str(stored if stored is not None and stored.exists() else preset)
     settings = TrainingSettings.from_dict(config["training"], f"{where} [training]")

@@ -25,6 +25,8 @@ class Experiment:
         eval_batches: yields the held-out batches, the same ones in the same order every time.
         count: number of samples in a batch.
         headline: metric to minimise; None takes the first of the usual names the model reports.
+        words: turns a row of metrics into a line of the log, None for no line; without it, a line
+            gives every metric.
     """
 
     model: nn.Module
@@ -32,6 +34,7 @@ class Experiment:
     eval_batches: Callable[[], Iterable[Any]]
     count: Callable[[Any], int] = len
     headline: str | None = None
+    words: Callable[[dict[str, Any]], str | None] | None = None
 
 
 @dataclass(frozen=True)

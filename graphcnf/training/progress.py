@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,11 +17,16 @@ class RunProgress:
     """Log lines on stderr; a bar is drawn only where stderr is a terminal.
 
     Args:
+        words: See `Experiment`.
         lines: Whether there are log lines.
     """
 
-    def __init__(self, lines: bool = True) -> None:
-        self.lines = lines
+    def __init__(
+        self,
+        words: Callable[[dict[str, Any]], str | None] | None = None,
+        lines: bool = True,
+    ) -> None:
+        self.words, self.lines = words, lines
         self.bar = None
         self.drawn = 0.0
         if sys.stderr.isatty():
@@ -57,7 +64,12 @@ class RunProgress:
         self._print(f"{name}: saved step {step} to {folder}; --resume continues it")
 
     def line(self, row: dict[str, Any], headline: str) -> None:
-        """Print a log line with every metric, the headline first."""
+        """Print a log line with every metric, the headline first, or in words."""
+        if self.words is not None:
+            text = self.words(row)
+            if text is not None:
+                self._print(text)
+            return
         opening = ("step", "phase", "minutes", headline)
         names = [n for n in opening if n in row] + [n for n in row if n not in opening]
         self._print("  ".join(f"{n} {_short(row[n])}" for n in names if row[n] is not None))

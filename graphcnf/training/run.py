@@ -128,7 +128,7 @@ class Run(pl.LightningModule):
         if self.main:
             self.metrics_file = MetricsFile(self.out_dir / "metrics.csv", self.step)
             self.board = tensorboard(self.out_dir / "tensorboard", self.step)
-            self.display = RunProgress(self.lines)
+            self.display = RunProgress(self.experiment.words, self.lines)
             self.display.start(opening(self))
         self._install_signal_handlers()
         # The clock counts what the budget is about: the loop with its evaluations and files.
@@ -209,7 +209,8 @@ class Run(pl.LightningModule):
             self._evaluate(spent)
         finished = self.finished
         due = self.seconds - self.last_checkpoint >= 60 * settings.checkpoint_minutes
-        enters_decay = settings.in_decay(self.progress) and not self.plateau_saved
+        plateau = settings.decay_fraction < 1 and not self.plateau_saved
+        enters_decay = plateau and settings.in_decay(self.progress)
         if enters_decay or due or finished or signalled:
             self._save(enters_decay)
         if finished or signalled:
@@ -263,7 +264,8 @@ class Run(pl.LightningModule):
         began = time.perf_counter()
         if self.main:
             limit = self.settings.final_eval_batches if finished else self.settings.eval_batches
-            self._report(self._row("eval_raw", held_out(self, limit)))
+            if self.best is None:
+                self._report(self._row("eval_raw", held_out(self, limit)))
             with self.ema.applied():
                 self.latest = held_out(self, limit)
                 if self.settings.snapshots:

@@ -1,0 +1,290 @@
+"""Fine-tuning: trained weights learn the molecules of a user, and never get worse at them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphcnf.errors import UserError
+from graphcnf.files import replace_file
+from graphcnf.graphs.path.growth import enlarged
+from graphcnf.molecules.enrichment import Feature
+from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.kinship import atom_sources, bond_sources, extended
+from graphcnf.training.configuration import load_config
+from graphcnf.training.experiment import Experiment, FitResult
+from graphcnf.training.gains import course, expectation, news, sampled, story
+from graphcnf.training.settings import TrainingSettings
+
+REQUEST = "finetune.json"
+"""File of a run's folder that says what was asked for."""
+
+PASSES = 4
+"""Passes over the molecules: more of them learn them by heart."""
+
+LEAST_STEPS = 40
+LEAST_MOLECULES = 20
+LARGEST_HELD_OUT = 1000
+LEARNING_RATE = 1e-3
+PATIENCE = 3
+PERCENTILES = 1000
+
+
+@dataclass
+class FineTuning:
+    """What came out.
+
+    Attributes:
+        flow: The fine-tuned model, that of the best evaluation.
+        figures: `molecules`, `training`, `held_out`; `new` (what the weights did not know);
+            `bits_per_molecule` and `bits_per_node` of held-out molecules, number of atoms given,
+            each with `before` and `after`; `steps`, `best_step`, `planned_steps`, `minutes`;
+            `samples`, `before`, `after` (of as many samples: `strict_validity`, `uniqueness`,
+            `copied`, shares) and `features` (each with `name`, `before`, `after`, `data`).
+        story: What happened, in sentences.
+        signal: Number of the signal that interrupted it, or None; the figures are empty then.
+    """
+
+    flow: MoleculeFlow
+    figures: dict[str, Any]
+    story: list[str]
+    signal: int | None = None
+
+
+def finetune(
+    flow: MoleculeFlow,
+    data,
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    seed: int = 0,
+    settings: dict[str, Any] | None = None,
+    features: Sequence[Feature] = (),
+    samples: int = 1000,
+    say: Callable[[str], None] = print,
+) -> FineTuning:
+    """Teach a model some molecules.
+
+    The weights are evaluated on held-out molecules before the first step and then some ten times;
+    those of the best evaluation are kept, and training ends when three evaluations in a row are
+    worse. A call with the same arguments after a kill goes on where the run was.
+
+    Args:
+        flow: A model that codes molecules atom by atom. It stays as it is.
+        data: A `MoleculeDataset`, such as `graphcnf.datasets.load_smiles_file` makes, in categories
+            of its own; one molecule in ten, chosen by a hash, is held out.
+        out: Folder of the run; `model/` in it will hold the fine-tuned weights.
+        minutes: Time at most, about; what the number of molecules asks for when None.
+        seed: Seed of everything random.
+        settings: Entries of `TrainingSettings` to use instead of those chosen.
+        features: What to report the share of, or the mean, in samples before and after.
+        samples: Samples before and after, 0 for none.
+        say: Takes lines that say what goes on.
+
+    Raises:
+        UserError: Too few molecules, a model of another kind, or a folder with another run.
+    """
+    out, before = Path(out), flow
+    flow, data = prepared(flow, data)
+    for line in expectation(before, flow, data):
+        say(line)
+    request = _request(before, data, minutes=minutes, seed=seed, settings=settings)
+    resume = _resumable(out, request)
+    if resume:
+        chosen = TrainingSettings.from_dict(load_config(out / "config.toml")["training"])
+    else:
+        chosen = _settings(flow, data, minutes, seed, settings or {})
+    say(
+        f"plan: {chosen.steps} steps of {chosen.batch_size} molecules, learning rate "
+        f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over "
+        f"the last {chosen.ema_horizon:g}"
+    )
+    result = _fit(flow, data, chosen, out, resume, request, say)
+    if not result.finished:
+        return FineTuning(flow, {}, [], result.signal)
+    flow = MoleculeFlow.from_pretrained(out / "model")
+    train = data.split("train")
+    flow.learn_percentiles(data.graphs.subset(train[:PERCENTILES]))
+    flow.save_pretrained(out / "model")
+    figures = {
+        "molecules": len(data), "training": len(train), "held_out": len(data) - len(train),
+        "new": news(before, flow), **course(result, chosen),
+    }  # fmt: skip
+    if samples:
+        figures |= sampled(before, flow, data, features, samples, seed)
+    return FineTuning(flow, figures, story(figures))
+
+
+def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
+    """A model that can represent all of the data, with the data in its categories.
+
+    Raises:
+        UserError: The model is of another kind, or there are too few molecules.
+    """
+    parts = [len(data.split(part)) for part in ("train", "test")]
+    if parts[0] < LEAST_MOLECULES or not parts[1]:
+        raise UserError(
+            f"{parts[0]} molecules to learn from and {parts[1]} to hold out: too few to fine-tune; "
+            f"{LEAST_MOLECULES} and 1 are the least, some hundreds are better"
+        )
+    known = flow.vocabulary
+    data = data if known.marked else data.without_marks()
+    vocabulary = extended(known, data.vocabulary)
+    data = data.in_categories(vocabulary)
+    model = enlarged(
+        flow.model,
+        data.graphs,
+        node_sources=atom_sources(known, vocabulary),
+        edge_sources=bond_sources(known, vocabulary),
+        edge_weights=vocabulary.bond_orders,
+    )
+    hashes, own = flow.model.training_hashes, data.training_hashes()
+    # What the weights have seen, the model has seen.
+    model.training_hashes = own if hashes is None else np.union1d(hashes, own)
+    model.metadata = {
+        "dataset": data.name,
+        "vocabulary": vocabulary.to_dict(),
+        "size_histogram": data.size_histogram().tolist(),
+        "rdkit": version("rdkit"),
+        "weights": {
+            "dataset": flow.model.metadata.get("dataset"),
+            **flow.model.metadata.get("training", {}),
+        },
+    }
+    return MoleculeFlow(model), data
+
+
+def plan(molecules: int, **given) -> TrainingSettings:
+    """Settings for a number of molecules to learn from.
+
+    Few steps, so that no molecule is seen more than a few times; a rate that falls from the end of
+    the warm-up on, because the best evaluation may come at any time; a warm-up of a tenth, for
+    Adam's averages start empty; an average over the last tenth.
+
+    Args:
+        molecules: Their number.
+        **given: Settings to use instead; the number of steps decides on those that go with it.
+
+    Raises:
+        UserError: A setting that there is not, or a bad value.
+    """
+    given = {"keep_best": True, **given}
+    checked = TrainingSettings.from_dict(given, "fine-tuning")
+    steps = checked.steps or max(LEAST_STEPS, round(PASSES * molecules / checked.batch_size))
+    tenth = max(1, steps // 10)
+    chosen = {
+        "steps": steps,
+        "learning_rate": LEARNING_RATE,
+        "warmup_steps": min(100, tenth),
+        "decay_fraction": 1.0,
+        "ema_horizon": float(min(500, tenth)),
+        "log_every": tenth,
+        "eval_minutes": 0.0,
+        "eval_steps": tenth,
+        "patience": PATIENCE,
+        "checkpoint_minutes": 0.5,
+        "threads": 1,
+    }
+    return TrainingSettings.from_dict({**chosen, **given}, "fine-tuning")
+
+
+def _settings(flow, data, minutes, seed: int, given: dict[str, Any]) -> TrainingSettings:
+    """The plan for these molecules, cut to the time where there is a limit."""
+    given = {**given, "seed": seed}
+    held_out = min(len(data.split("test")), LARGEST_HELD_OUT)
+    settings = plan(len(data.split("train")), **given)
+    batches = -(-held_out // (4 * settings.batch_size))
+    given = {"eval_batches": batches, "final_eval_batches": batches, **given}
+    if minutes is not None and settings.accelerator != "cpu":
+        given["minutes"] = minutes
+    elif minutes is not None and "steps" not in given:
+        affordable = int(60 * minutes / _seconds_per_step(flow.model, data, settings))
+        given["steps"] = max(1, min(settings.steps, affordable))
+    return plan(len(data.split("train")), **given)
+
+
+def _seconds_per_step(model, data, settings: TrainingSettings, steps: int = 4) -> float:
+    """Seconds of a step, evaluations included, measured on a few; the weights stay as they are."""
+    import torch
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    seconds = []
+    for number, batch in enumerate(data.train_batches(settings.batch_size, 0, settings.seed)):
+        began = time.perf_counter()
+        model.training_loss(batch.to(model.device))[0].backward()
+        seconds.append(time.perf_counter() - began)
+        model.zero_grad(set_to_none=True)
+        if number == steps:
+            break
+    # The first step is slower; updates and evaluations cost about as much as a third of a step.
+    return 1.3 * float(np.mean(seconds[1:] or seconds))
+
+
+def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
+    """What determines a run, in a form that can be compared."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(flow.model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    molecules = hashlib.sha256("\n".join(data.smiles).encode())
+    request = {"weights": digest.hexdigest(), "molecules": molecules.hexdigest(), **given}
+    return json.loads(json.dumps(request, sort_keys=True))
+
+
+def _resumable(out: Path, request: dict[str, Any]) -> bool:
+    """Whether the folder holds this run.
+
+    Raises:
+        UserError: It holds another one.
+    """
+    path = out / REQUEST
+    if not path.exists():
+        if (out / "checkpoints" / "last.ckpt").exists():
+            raise UserError(f"{out} holds another run: choose another folder")
+        return False
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{path}: unreadable; choose another folder") from None
+    if stored != request:
+        known = stored if isinstance(stored, dict) else {}
+        other = [name for name, value in request.items() if known.get(name) != value]
+        raise UserError(
+            f"{out} holds a run with other {', '.join(other) or 'arguments'}: choose another folder"
+        )
+    return (out / "checkpoints" / "last.ckpt").exists() and (out / "config.toml").exists()
+
+
+def _fit(flow, data, settings, out: Path, resume: bool, request, say) -> FitResult:
+    try:
+        from graphcnf.training.loop import fit
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == "lightning":
+            raise UserError("training needs Lightning: pip install 'graphcnf[train]'") from None
+        raise
+    size = settings.batch_size
+
+    def words(row: dict[str, Any]) -> str | None:
+        if row["phase"] != "eval":
+            return None
+        return f"step {row['step']}: {row['bits_per_molecule']:.3f} bits per held-out molecule"
+
+    experiment = Experiment(
+        flow.model.train(),
+        lambda epoch, seed, start, stride: data.train_batches(size, epoch, seed, start, stride),
+        lambda: data.test_batches(4 * size),
+        headline="bits_per_molecule",
+        words=words,
+    )
+    if not resume:
+        out.mkdir(parents=True, exist_ok=True)
+        replace_file(out / REQUEST, (json.dumps(request, indent=1) + "\n").encode())
+    return fit(experiment, settings, out, resume)

@@ -1,0 +1,184 @@
+"""The `finetune` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+REPORT = "Report"
+TRAINING = "Training"
+
+
+def finetune(
+    file: Annotated[
+        Path,
+        typer.Argument(help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz."),
+    ],
+    column: Annotated[
+        str | None, typer.Option(help="Column of a table.", show_default="smiles")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
+    ] = "zinc250k",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run.", show_default="runs/finetune-FILE"),
+    ] = None,
+    standardize: Annotated[
+        bool,
+        typer.Option(
+            "--standardize",
+            help="Keep the largest organic fragment of each molecule alone, neutral where it can "
+            "be (RDKit's MolStandardize).",
+        ),
+    ] = False,
+    smarts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SMARTS",
+            help="Report the share of molecules with this pattern. Repeatable.",
+            rich_help_panel=REPORT,
+        ),
+    ] = None,
+    properties: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--property",
+            metavar="NAME|NAME>=X",
+            help="Report the mean of a property, or the share of molecules in a range: logp, "
+            "qed>=0.6, TPSA<90. Repeatable.",
+            rich_help_panel=REPORT,
+        ),
+    ] = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples",
+            "-n",
+            min=0,
+            help="Samples before and after; 0 for no figures of samples.",
+            rich_help_panel=REPORT,
+        ),
+    ] = 1000,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Figures as JSON.", rich_help_panel=REPORT)
+    ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes at most, about.",
+            show_default="what the molecules ask for",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps.", show_default="four passes", rich_help_panel=TRAINING),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="CPU threads of torch.", show_default="1", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Another setting of training, such as learning_rate=3e-4. Repeatable.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    accelerator: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, mps ...", rich_help_panel=TRAINING)
+    ] = "cpu",
+) -> None:
+    """Teach trained weights your own molecules; on held-out ones the result is never worse.
+
+    One in ten is held out. The best weights are kept, the start's included, and training ends by
+    itself. Elements, charges, sizes and rings that the weights do not know are added. After a kill,
+    the same command goes on.
+    """
+    from graphcnf.errors import UserError
+    from graphcnf.training.configuration import apply_overrides
+
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise typer.BadParameter(f"{minutes} is no time to train", param_hint="'--minutes'")
+    if minutes is not None and steps is not None:
+        raise typer.BadParameter("--minutes and --steps exclude each other")
+    config = apply_overrides({"model": {}, "data": {}, "training": {}}, assignments or [])
+    if config["model"] or config["data"]:
+        raise UserError("--set: only settings of training can be set here, such as learning_rate")
+    given = {"steps": steps, "threads": threads, "accelerator": accelerator}
+    settings = {**config["training"], **{k: v for k, v in given.items() if v is not None}}
+    out = out or Path("runs") / f"finetune-{file.name.partition('.')[0]}"
+
+    _say("loading data and libraries ...")
+    from graphcnf.datasets.smiles_file import load_smiles_file
+    from graphcnf.molecules.enrichment import has_pattern, has_property
+    from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.scripts._sampling import load_model
+    from graphcnf.scripts._tables import json_text, write_text
+    from graphcnf.training.finetuning import finetune as fine_tune
+
+    features = [*map(has_pattern, smarts or []), *map(has_property, properties or [])]
+    model = load_model(weights)
+    data = load_smiles_file(file, column=column, standardize=standardize)
+    if not standardize and any("separate fragments" in s.reason for s in data.skipped):
+        _say("note: --standardize keeps the largest fragment of salts and mixtures")
+    result = fine_tune(
+        MoleculeFlow(model), data, out, minutes=minutes, seed=seed, settings=settings,
+        features=features, samples=samples, say=_say,
+    )  # fmt: skip
+    if result.signal is not None:
+        _say(f"the same command goes on from there: {out}")
+        raise typer.Exit(128 + result.signal)
+    result.figures["left_out"] = len(data.skipped)
+    for sentence in result.story:
+        _say(sentence)
+    _say(f"model in {out / 'model'}: graphcnf generate --model {out}")
+    content = {"weights": weights, "file": str(file), "model": str(out), **result.figures}
+    write_text(json_text(content), out / "report.json")
+    write_text(json_text(content) if as_json else _table(result.figures), None)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _table(figures: dict) -> str:
+    """The figures before and after, and those of the molecules themselves."""
+    from graphcnf.scripts._tables import markdown, text
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.2f} %"
+
+    rows = [
+        {
+            "": f"bits per molecule, {figures['held_out']:,} held out, number of atoms given",
+            **{k: f"{v:.2f}" for k, v in figures["bits_per_molecule"].items()},
+        },
+        {
+            "": "bits per atom",
+            **{k: f"{v:.3f}" for k, v in figures["bits_per_node"].items()},
+        },
+    ]
+    if "samples" in figures:
+        for key, label in (
+            ("strict_validity", f"valid (strict) of {figures['samples']:,} samples"),
+            ("uniqueness", "distinct, of the valid"),
+            ("copied", "among the molecules learned from"),
+        ):
+            rows.append({"": label, **{k: share(figures[k][key]) for k in ("before", "after")}})
+        for feature in figures["features"]:
+            show = share if feature["share"] else "{:.3f}".format
+            rows.append(
+                {"": feature["name"], **{k: show(feature[k]) for k in ("before", "after", "data")}}
+            )
+    columns = [(name, text(name)) for name in ("", "before", "after", "data")]
+    return markdown(rows, columns)
