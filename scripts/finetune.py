@@ -76,7 +76,7 @@ def finetune(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps.", show_default="four passes", rich_help_panel=TRAINING),
+        typer.Option(min=1, help="Steps.", show_default="three passes", rich_help_panel=TRAINING),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     threads: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,13 +28,15 @@ from graphcnf.training.settings import TrainingSettings
 REQUEST = "finetune.json"
 """File of a run's folder that says what was asked for."""
 
-PASSES = 4
+PASSES = 3
 """Passes over the molecules: more of them learn them by heart."""
+
+LEARNING_RATE, ENOUGH = 1e-3, 2000
+"""Rate for so many molecules or more; for fewer, it falls with the root of their number."""
 
 LEAST_STEPS = 40
 LEAST_MOLECULES = 20
 LARGEST_HELD_OUT = 1000
-LEARNING_RATE = 1e-3
 PATIENCE = 3
 PERCENTILES = 1000
 
@@ -180,9 +183,10 @@ def plan(molecules: int, **given) -> TrainingSettings:
     checked = TrainingSettings.from_dict(given, "fine-tuning")
     steps = checked.steps or max(LEAST_STEPS, round(PASSES * molecules / checked.batch_size))
     tenth = max(1, steps // 10)
+    rate = LEARNING_RATE * math.sqrt(min(1.0, molecules / ENOUGH))
     chosen = {
         "steps": steps,
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": float(f"{rate:.2g}"),
         "warmup_steps": min(100, tenth),
         "decay_fraction": 1.0,
         "ema_horizon": float(min(500, tenth)),
