@@ -86,6 +86,8 @@ def train(
         raise typer.BadParameter("--resume and --continue-from exclude each other")
     out = at_home(_run_directory(preset, out, resume, continue_from))
     source = out if resume else continue_from
+    if source is not None and (source / "finetune.json").exists():
+        raise UserError(f"{source} holds a fine-tuning: the same graphcnf finetune command goes on")
     stored = source / "config.toml" if source is not None else None
     if stored is not None and stored.exists() and (resume or preset is None):
         config = load_config(stored)
@@ -125,6 +127,8 @@ def train(
     result = fit(experiment, settings, out, resume, continue_from=continue_from, config=config)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         _summary(result, out)
+    if result.signal is not None:
+        print(f"graphcnf train --resume --out {out} continues it", file=sys.stderr)
     if result.signal == 2:
         raise typer.Exit(130)
 

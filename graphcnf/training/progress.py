@@ -61,7 +61,7 @@ class RunProgress:
 
     def stopped(self, name: str, step: int, folder: Path) -> None:
         """Say that a signal ended the run."""
-        self._print(f"{name}: saved step {step} to {folder}; --resume continues it")
+        self._print(f"{name}: saved step {step} to {folder}")
 
     def line(self, row: dict[str, Any], headline: str) -> None:
         """Print a log line with every metric, the headline first, or in words."""

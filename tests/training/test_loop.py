@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from graphcnf.errors import UserError
 from graphcnf.pretrained import load_model
@@ -229,3 +230,46 @@ def test_two_processes_learn_together(tiny, tmp_path):
     assert last(tmp_path / "two")["step"] == 20
     # Of the 7 batches of an epoch the first process has 4.
     assert last(tmp_path / "two")["position"] == [4, 8]
+
+
+def test_the_best_averaged_weights_are_kept_and_patience_ends_a_run(tiny, tmp_path):
+    settings = replace(SETTINGS, steps=100, eval_steps=5, keep_best=True, patience=3,
+                       ema_horizon=2, learning_rate=0.01)  # fmt: skip
+
+    def soured():
+        # From step 20 on, it unlearns.
+        experiment = tiny.make_experiment()
+        loss = experiment.model.training_loss
+
+        def training_loss(batch, *, beta=1.0):
+            value, metrics = loss(batch, beta=beta)
+            sour = experiment.model.training and experiment.model.seen > 20 * 8
+            return -value if sour else value, metrics
+
+        experiment.model.training_loss = training_loss
+        return experiment
+
+    result = fit(soured(), settings, tmp_path / "a")
+    assert result.finished and result.step < 100 and result.step == result.best.step + 15
+    assert 15 <= result.best.step <= 25
+    rows = list(csv.DictReader((tmp_path / "a" / "metrics.csv").open()))
+    values = {int(r["step"]): float(r["bits_per_variable"]) for r in rows if r["phase"] == "eval"}
+    assert list(values) == [*range(0, result.step + 1, 5)]
+    assert min(values, key=values.get) == result.best.step
+    assert result.best.first["bits_per_variable"] == pytest.approx(values[0], rel=1e-5)
+    kept = load_file(tmp_path / "a" / "model" / "weights.safetensors")
+    best = dict(zip(last(tmp_path / "a")["ema"]["average"], result.best.average, strict=True))
+    for name, value in best.items():
+        assert torch.equal(kept[name], value)
+    again = fit(soured(), settings, tmp_path / "a", resume=True)
+    assert again.finished and again.best.metrics == result.best.metrics
+
+
+def test_a_run_that_never_improves_returns_its_start(tiny, tmp_path):
+    experiment = tiny.make_experiment()
+    start = experiment.model.table.weight.detach().clone()
+    worse = replace(SETTINGS, eval_steps=5, keep_best=True, patience=2, learning_rate=10.0,
+                    gradient_clip=0.0, warmup_steps=0)  # fmt: skip
+    result = fit(experiment, worse, tmp_path)
+    assert (result.best.step, result.step) == (0, 10)
+    assert torch.equal(load_file(tmp_path / "model" / "weights.safetensors")["table.weight"], start)

@@ -2,6 +2,7 @@ import pytest
 
 from graphcnf.errors import UserError
 from graphcnf.training import TrainingSettings
+from graphcnf.training.finetuning import plan
 
 
 def test_learning_rate_rises_stays_and_falls_to_zero():
@@ -64,3 +65,17 @@ def test_bad_settings_are_named(table, message):
 def test_settings_survive_a_dict():
     settings = TrainingSettings(minutes=3, bf16=True)
     assert TrainingSettings.from_dict(settings.to_dict()) == settings
+
+
+def test_plans_follow_the_number_of_molecules():
+    few, many = plan(450), plan(100_000)
+    assert (few.steps, many.steps) == (42, 9375)
+    assert few.learning_rate < many.learning_rate == 1e-3
+    for settings in (few, many):
+        assert settings.keep_best and settings.patience and settings.decay_fraction == 1
+        assert settings.warmup_steps <= settings.steps / 10 and settings.eval_steps > 0
+        assert settings.ema_horizon <= settings.steps / 10
+    assert plan(450, steps=1).eval_steps == 1
+    assert plan(450, learning_rate=0.1, patience=0).learning_rate == 0.1
+    with pytest.raises(UserError, match="did you mean 'steps'"):
+        plan(450, step=3)

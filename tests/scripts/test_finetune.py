@@ -1,0 +1,150 @@
+"""Fine-tuning by command: never worse, resumable, with categories that the weights lack."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from graphcnf.datasets.molecules import encode
+from graphcnf.graphs import GraphCNF
+from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.scripts.comparison import own_molecules
+from graphcnf.training.run import Run
+
+RING = "C1" + "C" * 32 + "1"
+ODD = ["C[Si](C)(C)C", "C[Si](C)(C)CC", RING, "CC(=O)[O-].[Na+]", "OB(O)c1ccccc1"]
+
+
+@pytest.fixture
+def mine(surroundings, zinc_smiles):
+    (surroundings / "mine.smi").write_text("\n".join([*zinc_smiles[:150], *ODD]) + "\n")
+    return "mine.smi"
+
+
+def weights_of(folder):
+    return GraphCNF.from_pretrained(folder).state_dict()
+
+
+def test_a_run_reports_and_its_model_knows_what_is_new(graphcnf, mine, model_folder):
+    code, out, err = graphcnf(
+        "finetune", mine, "--weights", model_folder, "--out", "run", "--steps", 12, "-n", 16,
+        "--smarts", "c1ccccc1", "--property", "logp", "--property", "qed>=0.5", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    figures = json.loads(out)
+    assert figures == json.loads(open("run/report.json").read())
+    bits = figures["bits_per_molecule"]
+    assert bits["after"] < bits["before"] and figures["best_step"] > 0
+    assert "Held-out bits per molecule fell" in err and "--standardize keeps" in err
+    assert (figures["molecules"], figures["left_out"]) == (154, 1)
+    assert [new.split()[0] for new in figures["new"]][0] == "atoms"
+    assert "Si (from C)" in figures["new"][0] and "B (from C)" in figures["new"][0]
+    names = {f["name"]: f for f in figures["features"]}
+    assert set(names) == {"c1ccccc1", "logp", "qed>=0.5", "with Si", "with B"}
+    assert names["with Si"]["before"] == 0 and 0 < names["c1ccccc1"]["data"] < 1
+    assert all(0 <= figures[k]["copied"] <= 1 for k in ("before", "after"))
+
+    before, after = (MoleculeFlow.from_pretrained(f) for f in (model_folder, "run"))
+    assert after.vocabulary.atoms[: len(before.vocabulary.atoms)] == before.vocabulary.atoms
+    assert np.isneginf(before.log_prob([ODD[0]]))
+    score = after.score([ODD[0], RING])
+    assert score["reason"].isna().all() and score["percentile"].notna().all()
+    old, new = before.model.training_hashes, after.model.training_hashes
+    assert np.isin(old, new).all() and len(new) > len(old)
+    assert after.model.metadata["training"]["steps"] == figures["best_step"]
+
+
+def test_what_makes_it_worse_is_thrown_away(graphcnf, mine, model_folder, zinc_smiles):
+    open("known.smi", "w").write("\n".join(zinc_smiles[:150]))
+    code, out, err = graphcnf(
+        "finetune", "known.smi", "--weights", model_folder, "--out", "run", "--steps", 60,
+        "--set", "learning_rate=5", "--set", "gradient_clip=0", "-n", 0,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "No evaluation was better than the start" in err
+    assert "ended by itself at step 18 of 60" in err and "bits per molecule" in out
+    for name, value in weights_of(model_folder).items():
+        assert torch.equal(weights_of("run")[name], value), name
+
+
+def test_killed_at_any_step_the_same_command_goes_on(graphcnf, mine, model_folder, monkeypatch):
+    command = ["finetune", mine, "--weights", model_folder, "--steps", 10, "-n", 8, "--json",
+               "--set", "checkpoint_minutes=1e-9"]  # fmt: skip
+    code, whole, err = graphcnf(*command, "--out", "whole")
+    assert code == 0, err
+    step = Run.training_step
+    for last in (0, 3, 4):
+
+        def dying(run, *arguments, last=last):
+            if run.step == last:
+                raise RuntimeError("killed")
+            return step(run, *arguments)
+
+        monkeypatch.setattr(Run, "training_step", dying)
+        assert graphcnf(*command, "--out", "cut")[0] == 1
+    monkeypatch.setattr(Run, "training_step", step)
+    code, cut, err = graphcnf(*command, "--out", "cut")
+    assert code == 0 and "from step 4" in err
+    one, other = json.loads(whole), json.loads(cut)
+    for figures in (one, other):
+        del figures["minutes"], figures["model"]
+    assert one == other
+    for name, value in weights_of("whole").items():
+        assert torch.equal(weights_of("cut")[name], value), name
+    # Done is done: the same figures, and not a step more.
+    code, again, _ = graphcnf(*command, "--out", "cut")
+    assert code == 0 and json.loads(again) == json.loads(cut)
+    for arguments in (["--seed", 1], ["--standardize"], ["--set", "learning_rate=1e-5"]):
+        code, _, err = graphcnf(*command, *arguments, "--out", "cut")
+        assert code == 1 and "holds a run with other" in err
+    code, _, err = graphcnf("train", "--resume", "--out", "cut")
+    assert code == 1 and "finetune command goes on" in err
+
+
+def test_standardized_salts_are_learned(graphcnf, mine, model_folder):
+    code, out, err = graphcnf(
+        "finetune", mine, "--weights", model_folder, "--standardize", "--steps", 1, "-n", 0,
+        "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["left_out"] == 0 and json.loads(out)["model"] == "runs/finetune-mine"
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["few.smi"], 1, "too few to fine-tune"),
+        (["none.smi"], 1, "no such file"),
+        (["mine.smi", "--smarts", "C("], 1, "not a SMARTS"),
+        (["mine.smi", "--property", "taste"], 1, "no property 'taste'"),
+        (["mine.smi", "--minutes", "0"], 2, "no time to train"),
+        (["mine.smi", "--minutes", "1", "--steps", "3"], 2, "exclude each other"),
+        (["mine.smi", "--set", "model.width=8"], 1, "only settings of training"),
+        (["mine.smi", "--set", "learning_rat=1"], 1, "did you mean 'learning_rate'"),
+        (["mine.smi", "--set", "keep_best=false"], 1, "patience needs keep_best"),
+        (["mine.smi", "--weights", "nowhere"], 1, "no model 'nowhere'"),
+    ],
+)
+def test_errors_are_one_line(graphcnf, mine, model_folder, arguments, code, message):
+    open("few.smi", "w").write("CCO\nCCN\nCCC\n")
+    if "--weights" not in arguments:
+        arguments = [*arguments, "--weights", model_folder]
+    found, out, err = graphcnf("finetune", *arguments, "--out", "run")
+    assert (found, out) == (code, "") and message in err.splitlines()[-1]
+
+
+def test_minutes_limit_the_steps(graphcnf, mine, model_folder):
+    code, out, err = graphcnf(
+        "finetune", mine, "--weights", model_folder, "--minutes", 1e-6, "-n", 0, "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["planned_steps"] == 1
+
+
+def test_molecules_made_of_zinc(small_zinc, zinc_smiles):
+    data = encode("zinc250k", zinc_smiles)
+    found = list(own_molecules.sulfonamides(data.smiles))
+    assert 5 < len(found) < 100
+    made = list(own_molecules.boronic_acids(["O=C([O-])c1ccccc1", "CC(=O)O", "O=C(O)c1ccsc1"]))
+    assert made == ["OB(O)c1ccccc1", "OB(O)c1ccsc1"]
