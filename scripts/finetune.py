@@ -70,13 +70,18 @@ def finetune(
         float | None,
         typer.Option(
             help="Minutes at most, about.",
-            show_default="what the molecules ask for",
+            show_default="no limit",
             rich_help_panel=TRAINING,
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps.", show_default="three passes", rich_help_panel=TRAINING),
+        typer.Option(
+            min=1,
+            help="Steps.",
+            show_default="12 passes, fewer over many",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     threads: Annotated[

@@ -28,8 +28,11 @@ from graphcnf.training.settings import TrainingSettings
 REQUEST = "finetune.json"
 """File of a run's folder that says what was asked for."""
 
-PASSES = 3
-"""Passes over the molecules: more of them learn them by heart."""
+PASSES = 3, 12
+"""Passes over very many and over few molecules, where nothing ends a run before."""
+
+MANY = 3000
+"""Beyond so many molecules, passes become fewer, with the root of their number."""
 
 LEARNING_RATE, ENOUGH = 1e-3, 2000
 """Rate for so many molecules or more; for fewer, it falls with the root of their number."""
@@ -37,7 +40,7 @@ LEARNING_RATE, ENOUGH = 1e-3, 2000
 LEAST_STEPS = 40
 LEAST_MOLECULES = 20
 LARGEST_HELD_OUT = 1000
-PATIENCE = 3
+PATIENCE = 4
 PERCENTILES = 1000
 
 
@@ -76,9 +79,9 @@ def finetune(
 ) -> FineTuning:
     """Teach a model some molecules.
 
-    The weights are evaluated on held-out molecules before the first step and then some ten times;
-    those of the best evaluation are kept, and training ends when three evaluations in a row are
-    worse. A call with the same arguments after a kill goes on where the run was.
+    The weights are evaluated on held-out molecules before the first step and then every half pass;
+    those of the best evaluation are kept, and training ends when several in a row are worse. A call
+    with the same arguments after a kill goes on where the run was.
 
     Args:
         flow: A model that codes molecules atom by atom. It stays as it is.
@@ -101,14 +104,14 @@ def finetune(
         say(line)
     request = _request(before, data, minutes=minutes, seed=seed, settings=settings)
     resume = _resumable(out, request)
-    if resume:
+    if resume and (out / "config.toml").exists():
         chosen = TrainingSettings.from_dict(load_config(out / "config.toml")["training"])
     else:
         chosen = _settings(flow, data, minutes, seed, settings or {})
     say(
-        f"plan: {chosen.steps} steps of {chosen.batch_size} molecules, learning rate "
-        f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over "
-        f"the last {chosen.ema_horizon:g}"
+        f"plan: up to {chosen.steps} steps of {chosen.batch_size} molecules, learning rate "
+        f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over the last "
+        f"{chosen.ema_horizon:g}, {chosen.patience} worse evaluations end it"
     )
     result = _fit(flow, data, chosen, out, resume, request, say)
     if not result.finished:
@@ -168,9 +171,10 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
 def plan(molecules: int, **given) -> TrainingSettings:
     """Settings for a number of molecules to learn from.
 
-    Few steps, so that no molecule is seen more than a few times; a rate that falls from the end of
-    the warm-up on, because the best evaluation may come at any time; a warm-up of a tenth, for
-    Adam's averages start empty; an average over the last tenth.
+    Molecules that are like those of the weights are learned within two or three passes and by heart
+    after; a new element takes more of them. So the plan is long, patience ends it, and the best
+    averaged weights are kept. Evaluations are half a pass apart, the average looks back over the
+    last tenth of the run, and the rate falls linearly from the end of the warm-up on.
 
     Args:
         molecules: Their number.
@@ -181,18 +185,19 @@ def plan(molecules: int, **given) -> TrainingSettings:
     """
     given = {"keep_best": True, **given}
     checked = TrainingSettings.from_dict(given, "fine-tuning")
-    steps = checked.steps or max(LEAST_STEPS, round(PASSES * molecules / checked.batch_size))
-    tenth = max(1, steps // 10)
+    passes = max(PASSES[0], PASSES[1] * min(1.0, math.sqrt(MANY / molecules)))
+    steps = checked.steps or max(LEAST_STEPS, round(passes * molecules / checked.batch_size))
+    tenth, half_a_pass = max(1, steps // 10), max(1, round(molecules / checked.batch_size / 2))
     rate = LEARNING_RATE * math.sqrt(min(1.0, molecules / ENOUGH))
     chosen = {
         "steps": steps,
         "learning_rate": float(f"{rate:.2g}"),
-        "warmup_steps": min(100, tenth),
+        "warmup_steps": min(50, tenth),
         "decay_fraction": 1.0,
-        "ema_horizon": float(min(500, tenth)),
+        "ema_horizon": float(min(100, tenth)),
         "log_every": tenth,
         "eval_minutes": 0.0,
-        "eval_steps": tenth,
+        "eval_steps": min(tenth, half_a_pass),
         "patience": PATIENCE,
         "checkpoint_minutes": 0.5,
         "threads": 1,
@@ -264,7 +269,7 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
         raise UserError(
             f"{out} holds a run with other {', '.join(other) or 'arguments'}: choose another folder"
         )
-    return (out / "checkpoints" / "last.ckpt").exists() and (out / "config.toml").exists()
+    return True
 
 
 def _fit(flow, data, settings, out: Path, resume: bool, request, say) -> FitResult:

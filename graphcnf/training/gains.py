@@ -124,7 +124,7 @@ def story(figures: dict[str, Any]) -> list[str]:
     if figures["stopped"]:
         told.append(
             f"Training ended by itself at step {figures['steps']} of {figures['planned_steps']}: "
-            "the last three evaluations were worse, the molecules were being learned by heart."
+            "the last evaluations were worse, the molecules were being learned by heart."
         )
     else:
         told.append(f"Training went through its {figures['steps']} steps.")
