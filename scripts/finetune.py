@@ -165,7 +165,7 @@ def _table(figures: dict) -> str:
 
     rows = [
         {
-            "": f"bits per molecule, {figures['held_out']:,} held out, number of atoms given",
+            "": f"bits per molecule, {figures['evaluated']:,} held out, number of atoms given",
             **{k: f"{v:.2f}" for k, v in figures["bits_per_molecule"].items()},
         },
         {

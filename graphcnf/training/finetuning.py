@@ -50,7 +50,8 @@ class FineTuning:
 
     Attributes:
         flow: The fine-tuned model, that of the best evaluation.
-        figures: `molecules`, `training`, `held_out`; `new` (what the weights did not know);
+        figures: `molecules`, `training`, `held_out`, `evaluated` (of the held-out ones); `new`
+            (what the weights did not know);
             `bits_per_molecule` and `bits_per_node` of held-out molecules, number of atoms given,
             each with `before` and `after`; `steps`, `best_step`, `planned_steps`, `minutes`;
             `samples`, `before`, `after` (of as many samples: `strict_validity`, `uniqueness`,
@@ -121,9 +122,13 @@ def finetune(
     flow.learn_percentiles(data.graphs.subset(train[:PERCENTILES]))
     flow.save_pretrained(out / "model")
     figures = {
-        "molecules": len(data), "training": len(train), "held_out": len(data) - len(train),
-        "new": news(before, flow), **course(result, chosen),
-    }  # fmt: skip
+        "molecules": len(data),
+        "training": len(train),
+        "held_out": len(data) - len(train),
+        "evaluated": min(len(data) - len(train), 4 * chosen.batch_size * chosen.eval_batches),
+        "new": news(before, flow),
+        **course(result, chosen),
+    }
     if samples:
         figures |= sampled(before, flow, data, features, samples, seed)
     return FineTuning(flow, figures, story(figures))

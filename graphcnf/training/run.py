@@ -301,7 +301,7 @@ class Run(pl.LightningModule):
         self.last_checkpoint = self.seconds
         self.window_clock += time.perf_counter() - began
 
-    def _describe(self, step: int, held_out: dict[str, float]) -> None:
+    def _describe(self, step: int, metrics: dict[str, float]) -> None:
         """Tell the saved model how it was trained, where it keeps such a record."""
         metadata = getattr(self.model, "metadata", None)
         if isinstance(metadata, dict):
@@ -310,7 +310,7 @@ class Run(pl.LightningModule):
                 "minutes": round((self.origin_seconds + self.seconds) / 60, 2),
                 "batch_size": self.settings.batch_size,
                 "seed": self.settings.seed,
-                "held_out": {k: round(v, 6) for k, v in held_out.items() if math.isfinite(v)},
+                "held_out": {k: round(v, 6) for k, v in metrics.items() if math.isfinite(v)},
             }
 
     def _state(self) -> dict[str, Any]:

@@ -134,8 +134,10 @@ def grow(
         parameter.copy_(_rows(name, parameter, state, sources))
     for k, count in enumerate(counts):
         source = sources.values(k)
-        copied = torch.arange(len(source)) >= old.cardinalities[sources.variable(k)]
-        share = ((count + 0.5) / (count[source] + 0.5)).log().clamp(LEAST, 0.0)
+        # What comes from the same value as one before it is a copy of that one.
+        original = (source[:, None] == source).int().argmax(1)
+        copied = original < torch.arange(len(source))
+        share = ((count + 0.5) / (count[original] + 0.5)).log().clamp(LEAST, 0.0)
         new.logits[k].bias[copied] += share[copied].to(new.logits[k].bias)
 
 
@@ -145,13 +147,17 @@ class _Sources:
     def __init__(self, new: PathNetwork, old: PathNetwork, nodes: Tensor, edges: Tensor):
         self.new, self.old = new.cardinalities, old.cardinalities
         self.nodes = nodes
-        # Category 0 of an edge variable: there is none.
-        self.edges = torch.cat([torch.zeros(1, dtype=torch.long), edges + 1])
+        known = old.neighbours.num_embeddings // self.old[2] - 1
+        # Category 0 of an edge variable: there is none. The edge to the parent may have the
+        # categories of edges more than once, for edges of several kinds.
+        kinds = [edges + 1 + known * kind for kind in range((self.new[1] - 1) // len(edges))]
+        self.to_parent = torch.cat([torch.zeros(1, dtype=torch.long), *kinds])
+        self.edges = self.to_parent[: len(edges) + 1]
         if len(self.old) == 3 < len(self.new):
             raise ValueError("a network that knows no closures has nothing to start them from")
         for what, sources, most, count in (
-            ("node", self.nodes, self.old[2], self.new[2]),
-            ("edge", self.edges, self.old[1], self.new[1]),
+            ("node", nodes, self.old[2], self.new[2]),
+            ("edge", edges, known, new.neighbours.num_embeddings // self.new[2] - 1),
         ):
             if len(sources) != count or int(sources.max()) >= most or count < most:
                 raise ValueError(f"sources of {count} {what} categories among {most}: {sources}")
@@ -169,7 +175,9 @@ class _Sources:
         """For each value of variable k, the old one that it comes from."""
         if k == 2:
             return self.nodes
-        if k == 1 or (k > 2 and k % 2 == 0):
+        if k == 1:
+            return self.to_parent
+        if k % 2 == 0 and k:
             return self.edges
         return torch.arange(self.new[k]).clamp(max=self.old[self.variable(k)] - 1)
 
