@@ -51,19 +51,24 @@ def test_what_needs_no_growth_keeps_every_weight(model):
         assert torch.equal(same.state_dict()[name], value), name
 
 
-def test_sizes_and_longer_closures(model):
+def test_larger_sizes_change_nothing_that_was_known(model):
+    graphs = PackedGraphs.from_lists([graph([0] * 8, CHAIN)])
+    with pytest.raises(ValueError, match="a graph of 8 nodes"):
+        log_prob(model, graphs)
+    other = grown(model, graphs)
+    assert other.max_nodes == 8 and log_prob(other, graphs).isfinite().all()
+    torch.testing.assert_close(log_prob(other, KNOWN), log_prob(model, KNOWN))
+
+
+def test_longer_and_further_closures(model):
     ring = graph([0] * 8, [*CHAIN, (7, 0)])
     twice = graph([0, 0, 0, 0, 0], [(1, 0), (2, 1), (3, 2), (3, 1), (3, 0), (4, 0)])
     graphs = PackedGraphs.from_lists([ring, twice])
-    with pytest.raises(ValueError, match="nodes"):
-        log_prob(model, graphs)
     other = grown(model, graphs)
-    assert other.max_nodes == 8 and len(other.steps.code.cardinalities) == 7
+    assert len(other.steps.code.cardinalities) == 7
     assert log_prob(other, graphs).isfinite().all()
-    # What was known costs as much as before, but for what the new values may take: at each of the
-    # at most 5 nodes a share below one half of four variables.
-    before, after = log_prob(model, KNOWN), log_prob(other, KNOWN)
-    assert (after <= before + 1e-5).all() and (after > before - 5 * 4 * 0.7).all()
+    # A new value takes at most half of each of four variables of at most 5 nodes.
+    assert (log_prob(other, KNOWN) - log_prob(model, KNOWN)).abs().max() < 5 * 4 * 0.7
 
 
 def test_new_categories_start_from_what_they_are_named_after(model):
@@ -79,13 +84,10 @@ def test_new_categories_start_from_what_they_are_named_after(model):
     # Seen once, against five times: so stand the odds of the copy and its original at the start.
     ratio = (net.logits[2].bias[2] - net.logits[2].bias[1]).exp().item()
     assert ratio == pytest.approx(1.5 / 5.5, rel=1e-4)
-    # Told of a copy, the network answers as if told of the original.
-    like = graph([0, 1, 0, 1], [(1, 0), (2, 1), (3, 2)], [0, 1, 0])
-    pair = PackedGraphs.from_lists([new, like])
-    assert log_prob(other, pair)[0] < log_prob(other, pair)[1]
     # Old categories lose what the copies took, and gain nothing.
     assert (log_prob(other, KNOWN) <= log_prob(model, KNOWN) + 1e-5).all()
     assert (log_prob(other, KNOWN) >= log_prob(model, KNOWN) - 3).all()
+    assert log_prob(other, graphs).isfinite().all()
 
 
 def test_the_grown_model_samples_and_learns(model):
