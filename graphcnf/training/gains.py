@@ -128,4 +128,6 @@ def story(figures: dict[str, Any]) -> list[str]:
         )
     else:
         told.append(f"Training went through its {figures['steps']} steps.")
+        if figures["best_step"] == figures["steps"]:
+            told.append("The last evaluation was the best: more --steps may go further.")
     return told
