@@ -114,7 +114,7 @@ def finetune(
         f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over the last "
         f"{chosen.ema_horizon:g}, {chosen.patience} worse evaluations end it"
     )
-    result = _fit(flow, data, chosen, out, resume, request, say)
+    result = _fit(flow, data, chosen, out, resume, request)
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
     flow = MoleculeFlow.from_pretrained(out / "model")
@@ -277,7 +277,7 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
     return True
 
 
-def _fit(flow, data, settings, out: Path, resume: bool, request, say) -> FitResult:
+def _fit(flow, data, settings, out: Path, resume: bool, request) -> FitResult:
     try:
         from graphcnf.training.loop import fit
     except ModuleNotFoundError as error:
