@@ -9,7 +9,7 @@ import torch
 from graphcnf.datasets.molecules import encode
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.scripts.comparison import own_molecules
+from graphcnf.scripts.benchmarks import own_molecules
 from graphcnf.training.run import Run
 
 RING = "C1" + "C" * 32 + "1"
