@@ -31,6 +31,9 @@ REQUEST = "finetune.json"
 PASSES = 3, 12
 """Passes over very many and over few molecules, where nothing ends a run before."""
 
+LONGER = 3
+"""Times as many passes where the molecules have categories that the weights do not know."""
+
 MANY = 3000
 """Beyond so many molecules, passes become fewer, with the root of their number."""
 
@@ -108,7 +111,8 @@ def finetune(
     if resume and (out / "config.toml").exists():
         chosen = TrainingSettings.from_dict(load_config(out / "config.toml")["training"])
     else:
-        chosen = _settings(flow, data, minutes, seed, settings or {})
+        new = flow.vocabulary != before.vocabulary
+        chosen = _settings(flow, data, new, minutes, seed, settings or {})
     say(
         f"plan: up to {chosen.steps} steps of {chosen.batch_size} molecules, learning rate "
         f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over the last "
@@ -173,7 +177,7 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     return MoleculeFlow(model), data
 
 
-def plan(molecules: int, **given) -> TrainingSettings:
+def plan(molecules: int, *, new: bool = False, **given) -> TrainingSettings:
     """Settings for a number of molecules to learn from.
 
     Molecules that are like those of the weights are learned within two or three passes and by heart
@@ -183,6 +187,7 @@ def plan(molecules: int, **given) -> TrainingSettings:
 
     Args:
         molecules: Their number.
+        new: Whether they have categories that the weights do not know.
         **given: Settings to use instead; the number of steps decides on those that go with it.
 
     Raises:
@@ -191,6 +196,7 @@ def plan(molecules: int, **given) -> TrainingSettings:
     given = {"keep_best": True, **given}
     checked = TrainingSettings.from_dict(given, "fine-tuning")
     passes = max(PASSES[0], PASSES[1] * min(1.0, math.sqrt(MANY / molecules)))
+    passes *= LONGER if new else 1
     steps = checked.steps or max(LEAST_STEPS, round(passes * molecules / checked.batch_size))
     tenth, half_a_pass = max(1, steps // 10), max(1, round(molecules / checked.batch_size / 2))
     rate = LEARNING_RATE * math.sqrt(min(1.0, molecules / ENOUGH))
@@ -210,9 +216,10 @@ def plan(molecules: int, **given) -> TrainingSettings:
     return TrainingSettings.from_dict({**chosen, **given}, "fine-tuning")
 
 
-def _settings(flow, data, minutes, seed: int, given: dict[str, Any]) -> TrainingSettings:
+def _settings(flow, data, new: bool, minutes, seed: int, given: dict) -> TrainingSettings:
     """The plan for these molecules, cut to the time where there is a limit."""
-    given = {**given, "seed": seed}
+    TrainingSettings.from_dict({"keep_best": True, **given}, "fine-tuning")
+    given = {**given, "seed": seed, "new": new}
     held_out = min(len(data.split("test")), LARGEST_HELD_OUT)
     settings = plan(len(data.split("train")), **given)
     batches = -(-held_out // (4 * settings.batch_size))

@@ -70,6 +70,7 @@ def test_settings_survive_a_dict():
 def test_plans_follow_the_number_of_molecules():
     few, many = plan(450), plan(100_000)
     assert (few.steps, many.steps) == (169, 9375)
+    assert plan(450, new=True).steps == 506
     assert few.learning_rate < many.learning_rate == 1e-3
     for settings in (few, many):
         assert settings.keep_best and settings.patience and settings.decay_fraction == 1
