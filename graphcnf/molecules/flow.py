@@ -149,6 +149,50 @@ class MoleculeFlow:
             ]
         return MoleculeSample(graphs, list(range(n)), smiles)
 
+    def with_scaffold(self, fragment: str, n: int = 100, **options) -> MoleculeSample:
+        """Draw distinct molecules around a scaffold: new atoms and rings anywhere.
+
+        Args:
+            fragment: SMILES, or SMARTS; see `graphcnf.molecules.fragments`.
+            n: Number of molecules; a larger one begins with the same molecules.
+            **options: `seed`, `temperature`, `atoms` (lowest and highest number of heavy atoms) and
+                `particles` (walks for each molecule) of `graphcnf.molecules.growth.Growth`.
+
+        Raises:
+            UserError: The model cannot grow from this fragment; the message says why.
+        """
+        return self._grown("scaffold", fragment, n, options)
+
+    def grow(self, fragment: str, n: int = 100, **options) -> MoleculeSample:
+        """Draw distinct molecules that grow from attachment points, `[*:1]` or `[1*]`.
+
+        Without attachment points any hydrogen may be replaced, but no ring is closed over the
+        fragment. Arguments as of `with_scaffold`.
+        """
+        return self._grown("grow", fragment, n, options)
+
+    def decorate(self, fragment: str, n: int = 100, **options) -> MoleculeSample:
+        """Draw distinct molecules with something at each attachment point and nothing elsewhere.
+
+        Arguments as of `with_scaffold`.
+        """
+        return self._grown("decorate", fragment, n, options)
+
+    def link(self, fragment: str, n: int = 100, **options) -> MoleculeSample:
+        """Draw distinct molecules that link two fragments "A.B", an attachment point in each.
+
+        Arguments as of `with_scaffold`.
+        """
+        return self._grown("link", fragment, n, options)
+
+    def _grown(self, way: str, text: str, n: int, options: dict) -> MoleculeSample:
+        from graphcnf.molecules.growth import Growth, fragment_of, take
+
+        fragment = fragment_of(text, way, self.vocabulary)
+        found = take(Growth(self.model, self.vocabulary, fragment, **options), n)
+        graphs = PackedGraphs.from_lists([one.graph for one in found])
+        return MoleculeSample(graphs, list(range(n)), [one.smiles for one in found])
+
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
         """Graphs of molecules or SMILES, and for each molecule why it has none, or None."""
         one = isinstance(molecules, str | Chem.Mol)

@@ -344,6 +344,38 @@ def roundtrip(
 
 
 @app.command()
+def fragments(
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="Model to grow with: its name, or a run.")
+    ] = "zinc250k",
+    samples: Samples = 100,
+    runs: Annotated[int, typer.Option(min=1, help="Runs, with the seeds 0, 1 ...")] = 3,
+    particles: Annotated[
+        int, typer.Option(min=1, help="Walks for each molecule that is taken.")
+    ] = 4,
+    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LO-HI", help="Number of atoms.", show_default="as in the training data"
+        ),
+    ] = None,
+    as_csv: Csv = False,
+    out: Out = None,
+) -> None:
+    """Extend, link, build around and decorate the fragments of ten drugs."""
+    from graphcnf.scripts._sampling import check_temperature, parse_sizes
+    from graphcnf.scripts._tables import table_kind
+
+    kind = table_kind(out, as_csv, False)
+    check_temperature(temperature)
+    from graphcnf.scripts.benchmarks.fragments import COLUMNS, Protocol, fragment_rows, notes
+
+    protocol = Protocol(samples, runs, particles, temperature, parse_sizes(size))
+    write_table(kind, out, fragment_rows(model, protocol), COLUMNS, notes(protocol))
+
+
+@app.command()
 def images(
     minutes: Annotated[
         float,

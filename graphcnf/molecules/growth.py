@@ -1,0 +1,207 @@
+"""Molecules that hold a fragment, drawn from the model given it.
+
+Walks with the fragment forced into them are drawn in rounds of a fixed number; each molecule that
+comes out has a weight, and a share of every round is chosen by the weights, without repeats. With
+one walk per molecule all of them are taken as they come, with many the choice approaches the
+model's distribution given the fragment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from graphcnf.errors import UserError
+from graphcnf.graphs import GraphCNF
+from graphcnf.graphs.path.conditional import ConditionalWalk, Experience, Walks
+from graphcnf.graphs.records import one_thread
+from graphcnf.molecules import codec
+from graphcnf.molecules.fragments import MoleculeFragment, read_fragment
+from graphcnf.molecules.validity import strict
+
+if TYPE_CHECKING:
+    from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+ROUND = 192
+"""Walks in a round, all with the same number of atoms."""
+
+TRIALS = 1
+"""Rounds that only show which orders of the fragment's atoms the model knows."""
+
+NEGLIGIBLE = 1e-5
+"""Molecules with a smaller share of the largest weight of a round are not taken."""
+
+PATIENCE = 20
+"""Rounds in a row without a further molecule after which the search is given up."""
+
+WAYS = {
+    "scaffold": {"is_open": True, "rings": True},
+    "grow": {"is_open": True, "rings": False},
+    "decorate": {"is_open": False, "rings": False, "attachments": (1, 38)},
+    "link": {"is_open": False, "rings": False, "attachments": (1, 1), "parts": 2},
+}
+"""What `read_fragment` is told, by the name of a task. "grow" is closed where it has attachment
+points."""
+
+
+def fragment_of(text: str, way: str, vocabulary: MoleculeVocabulary) -> MoleculeFragment:
+    """Read a fragment for one of the tasks in `WAYS`.
+
+    Raises:
+        UserError: see `read_fragment`.
+    """
+    options = dict(WAYS[way])
+    if way == "grow" and "*" in text:
+        options["is_open"] = False
+    return read_fragment(text, vocabulary, **options)
+
+
+@dataclass
+class Found:
+    """A molecule with the fragment.
+
+    Attributes:
+        smiles: Canonical SMILES.
+        graph: Node types, edges, edge types.
+        log_weight: Of the molecule among those of its round.
+    """
+
+    smiles: str
+    graph: tuple
+    log_weight: float
+
+
+class Growth:
+    """Draws molecules with a fragment.
+
+    Args:
+        model: Atom by atom.
+        vocabulary: Of the model.
+        fragment: What every molecule has to hold.
+        seed: Of the draws.
+        temperature: Below 1 for more probable molecules.
+        atoms: Lowest and highest number of heavy atoms; as in the training data when None.
+        particles: Walks for each molecule that is taken.
+
+    Attributes:
+        walks: Number of walks so far.
+        valid: Number of them that are valid molecules with the fragment.
+
+    Raises:
+        UserError: The model draws no graphs atom by atom, or none that is large enough, or a number
+            is out of range.
+    """
+
+    def __init__(
+        self,
+        model: GraphCNF,
+        vocabulary: MoleculeVocabulary,
+        fragment: MoleculeFragment,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        atoms: tuple[int, int] | None = None,
+        particles: int = 8,
+    ):
+        if model.config["adjacency"] != "path":
+            raise UserError("only a model that draws atom by atom (adjacency path) takes fragments")
+        if not 1 <= particles <= ROUND:
+            raise UserError(f"particles: 1 to {ROUND}, not {particles}")
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise UserError(f"temperature must be greater than 0, not {temperature}")
+        self.model, self.vocabulary, self.fragment = model, vocabulary, fragment
+        least = fragment.atoms + max(fragment.fragment.fewest_free, 1)
+        low, high = atoms or (least, model.max_nodes)
+        low = max(low, least)
+        if low > min(high, model.max_nodes):
+            most = min(high, model.max_nodes)
+            raise UserError(
+                f"{fragment.text[:80]!r} has {fragment.atoms} atoms and needs {least} or more in "
+                f"all, but molecules of up to {most} are drawn"
+            )
+        self.sizes = model.size_probabilities((low, high))
+        self.seed, self.particles = seed, particles
+        self.walks = self.valid = 0
+        self._walk = ConditionalWalk(
+            model.steps, fragment.fragment.to(model.device), temperature=temperature
+        )
+        self._experience: Experience | None = None
+
+    def molecules(self) -> Iterator[Found]:
+        """Distinct molecules without end, the same ones for the same seed.
+
+        Raises:
+            UserError: No further ones are found.
+        """
+        seen: set[str] = set()
+        idle, number = 0, 0
+        while idle < PATIENCE:
+            before = len(seen)
+            for found in self._choose(self._round(number), number):
+                if found.smiles not in seen:
+                    seen.add(found.smiles)
+                    yield found
+            idle = idle + 1 if len(seen) == before else 0
+            number += 1
+        raise UserError(
+            f"{self.fragment.text[:80]!r}: {len(seen)} molecules found and no further one in "
+            f"{PATIENCE * ROUND:,} tries; "
+            + ("ask for fewer or for other sizes" if seen else "the model cannot grow from it")
+        )
+
+    def _round(self, number: int) -> dict[str, Found]:
+        """Molecules of a round by SMILES, with the summed weights of their walks."""
+        if self._experience is None:
+            self._experience = Experience(self.fragment.atoms, self.model.device)
+            for trial in range(TRIALS):
+                self._draw(trial)
+        walks = self._draw(TRIALS + number)
+        graphs = walks.graphs.to_packed()
+        found: dict[str, Found] = {}
+        log_weights = walks.log_weights.cpu().numpy()
+        self.walks += len(log_weights)
+        with codec.quiet():
+            for k in np.flatnonzero(np.isfinite(log_weights)):
+                graph = graphs.graph(int(k))
+                mol = codec.graph_to_molecule(*graph, self.vocabulary)
+                smiles = strict(mol)
+                places = 0 if smiles is None else self.fragment.places(codec.parse(smiles))
+                if not places:
+                    continue
+                self.valid += 1
+                weight = float(log_weights[k]) - math.log(places)
+                if smiles in found:
+                    weight = np.logaddexp(weight, found[smiles].log_weight)
+                found[smiles] = Found(smiles, graph, float(weight))
+        return found
+
+    def _draw(self, number: int) -> Walks:
+        random = np.random.default_rng((self.seed, number))
+        size = int(random.choice(len(self.sizes), p=self.sizes))
+        generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
+        with one_thread(self.model.device):
+            walks = self._walk.draw(size, ROUND, self._experience, generator)
+        self._experience.learn(walks)
+        return walks
+
+    def _choose(self, found: dict[str, Found], number: int) -> list[Found]:
+        """A share of the molecules of a round, by weight and without repeats."""
+        if self.particles == 1:
+            return list(found.values())
+        random = np.random.default_rng((self.seed, TRIALS + number, 1))
+        # The largest of weight times Gumbel noise: drawn one after the other without replacement.
+        most = max((one.log_weight for one in found.values()), default=0.0)
+        kept = [one for one in found.values() if one.log_weight > most + math.log(NEGLIGIBLE)]
+        ranked = sorted(kept, key=lambda one: -(one.log_weight + random.gumbel()))
+        return ranked[: max(1, ROUND // self.particles)]
+
+
+def take(growth: Growth, n: int) -> list[Found]:
+    """The first n molecules."""
+    return list(islice(growth.molecules(), n))
