@@ -19,6 +19,7 @@ import typer
 
 from graphcnf.errors import UserError
 from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts.generation import growth
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -106,6 +107,11 @@ def generate(
             show_default="none",
         ),
     ] = None,
+    scaffold: growth.Scaffold = None,
+    grow: growth.Grow = None,
+    link: growth.Link = None,
+    decorate: growth.Decorate = None,
+    particles: growth.Particles = 4,
     everything: Annotated[
         bool,
         typer.Option("--all", help="Write every sampled graph, valid or not, repeats included."),
@@ -168,6 +174,11 @@ def generate(
     kind = kind or ("jsonl" if as_json else "csv" if everything else "smi")
     if everything and (require or smarts):
         raise typer.BadParameter("--all writes every graph: leave out --require and --smarts")
+    ways = {"scaffold": scaffold, "grow": grow, "link": link, "decorate": decorate}
+    others = {"--all": everything, "--likelihood": likelihood, "--workers": workers,
+              "--batch-size": batch_size, "--properties": properties, "--require": require,
+              "--smarts": smarts}  # fmt: skip
+    way = growth.chosen_way(ways, kind, others)
     sizes = parse_sizes(size)
     check_temperature(temperature)
     check_place(out)
@@ -197,6 +208,9 @@ def generate(
         everything=everything,
         **chosen,
     )
+    if way is not None:
+        growth.write_grown(network, recipe, number, out, way, particles)
+        return
     selective = bool(require or smarts)
     patience = RARE * PATIENCE if selective else PATIENCE
     how = {"workers": workers, "patience": patience, "least": batch_size or 1}

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 ROUND = 192
 """Walks in a round, all with the same number of atoms."""
 
-TRIALS = 1
-"""Rounds that only show which orders of the fragment's atoms the model knows."""
+TRIAL = 64
+"""Walks before the first round, which only show in which orders the model knows the fragment."""
 
-NEGLIGIBLE = 1e-5
+NEGLIGIBLE = 1e-7
 """Molecules with a smaller share of the largest weight of a round are not taken."""
 
 PATIENCE = 20
@@ -159,9 +159,8 @@ class Growth:
         """Molecules of a round by SMILES, with the summed weights of their walks."""
         if self._experience is None:
             self._experience = Experience(self.fragment.atoms, self.model.device)
-            for trial in range(TRIALS):
-                self._draw(trial)
-        walks = self._draw(TRIALS + number)
+            self._draw(0, TRIAL)
+        walks = self._draw(number + 1, ROUND)
         graphs = walks.graphs.to_packed()
         found: dict[str, Found] = {}
         log_weights = walks.log_weights.cpu().numpy()
@@ -181,12 +180,12 @@ class Growth:
                 found[smiles] = Found(smiles, graph, float(weight))
         return found
 
-    def _draw(self, number: int) -> Walks:
+    def _draw(self, number: int, count: int) -> Walks:
         random = np.random.default_rng((self.seed, number))
         size = int(random.choice(len(self.sizes), p=self.sizes))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         with one_thread(self.model.device):
-            walks = self._walk.draw(size, ROUND, self._experience, generator)
+            walks = self._walk.draw(size, count, self._experience, generator)
         self._experience.learn(walks)
         return walks
 
@@ -194,7 +193,7 @@ class Growth:
         """A share of the molecules of a round, by weight and without repeats."""
         if self.particles == 1:
             return list(found.values())
-        random = np.random.default_rng((self.seed, TRIALS + number, 1))
+        random = np.random.default_rng((self.seed, number + 1, 1))
         # The largest of weight times Gumbel noise: drawn one after the other without replacement.
         most = max((one.log_weight for one in found.values()), default=0.0)
         kept = [one for one in found.values() if one.log_weight > most + math.log(NEGLIGIBLE)]

@@ -365,7 +365,7 @@ def fragments(
 ) -> None:
     """Extend, link, build around and decorate the fragments of ten drugs."""
     from graphcnf.scripts._sampling import check_temperature, parse_sizes
-    from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
     check_temperature(temperature)

@@ -29,7 +29,7 @@ begun. Without influence on what the weights aim at."""
 EXPECTED = 3.0
 """Nats that the first node of a component costs where it is expected, at most."""
 
-RESAMPLE = 0.1
+RESAMPLE = 0.03
 """Likely walks take the place of unlikely ones where the effective number of walks falls below this
 share of them."""
 
