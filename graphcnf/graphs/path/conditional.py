@@ -165,7 +165,8 @@ class ConditionalWalk:
             ahead = log_weights + progress.unplaced.double() @ costs
             rows = self._resample(ahead) if i + 1 < size else None
             if rows is not None:
-                log_weights = (log_weights - FLATTEN * ahead)[rows]
+                mean = (FLATTEN * ahead).logsumexp(0) - math.log(count)
+                log_weights = (log_weights - FLATTEN * ahead)[rows] + mean
                 known = known[rows]
                 progress.take(rows)
                 _take(rounds, rows)

@@ -1,0 +1,130 @@
+"""Molecules around a fragment."""
+
+import pytest
+import torch
+from rdkit import Chem
+
+from graphcnf.datasets.molecules import encode
+from graphcnf.errors import UserError
+from graphcnf.graphs import GraphCNF
+from graphcnf.molecules import growth
+from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.fragments import read_fragment
+from graphcnf.molecules.smarts import atom_could_be
+from graphcnf.molecules.vocabulary import AtomCategory
+
+
+@pytest.fixture(scope="module")
+def flow(zinc_smiles):
+    """A small model of molecules, away from its initialisation."""
+    data = encode("zinc250k", zinc_smiles[:300])
+    torch.manual_seed(0)
+    model = GraphCNF.for_graphs(
+        data.graphs,
+        node_categories=len(data.vocabulary.atoms),
+        bond_categories=len(data.vocabulary.bonds),
+        edge_weights=data.vocabulary.bond_orders,
+        metadata={"vocabulary": data.vocabulary.to_dict(), "dataset": "zinc250k"},
+        width=16,
+        layers=1,
+        heads=2,
+        table_rows=64,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return MoleculeFlow(model)
+
+
+@pytest.fixture(autouse=True)
+def few_walks(monkeypatch):
+    monkeypatch.setattr(growth, "ROUND", 48)
+    monkeypatch.setattr(growth, "TRIAL", 16)
+
+
+OPTIONS = {"atoms": (8, 14), "particles": 2}
+# Hydrogens at the closed atoms, anything but a hydrogen at the attachment points.
+CASES = [
+    ("decorate", "[*:1]c1ccc([*:2])cc1", "[#6]1(-[!#1]):[cH]:[cH]:[#6](-[!#1]):[cH]:[cH]:1"),
+    ("grow", "[1*]C1CCNC1", "[!#1]-[CX4H1]1[CX4H2][CX4H2][NX3H1][CX4H2]1"),
+    ("link", "[*:1]CO.[*:2]C#N", "[CX4H2]([OH1]).C(#N)"),
+    ("with_scaffold", "C1CCNC1", "C1CCNC1"),
+    ("with_scaffold", "[#7]-[C;H2]", "[#7]-[C;H2]"),
+]
+
+
+@pytest.mark.parametrize(("way", "fragment", "pattern"), CASES)
+def test_every_molecule_holds_the_fragment(flow, way, fragment, pattern):
+    sample = getattr(flow, way)(fragment, 8, seed=1, **OPTIONS)
+    assert len(sample) == len(set(sample)) == 8 and sample.validity == 1
+    query = Chem.MolFromSmarts(pattern)
+    for molecule in sample.molecules:
+        assert molecule.HasSubstructMatch(query), Chem.MolToSmiles(molecule)
+        assert 8 <= molecule.GetNumAtoms() <= 14 and len(Chem.GetMolFrags(molecule)) == 1
+
+
+def test_a_seed_determines_the_molecules(flow):
+    few = flow.grow("[1*]CC(N)=O", 5, seed=3, **OPTIONS).smiles
+    assert flow.grow("[1*]CC(N)=O", 12, seed=3, **OPTIONS).smiles[:5] == few
+    assert flow.grow("[1*]CC(N)=O", 5, seed=4, **OPTIONS).smiles != few
+
+
+def read(flow, text, **options):
+    options = {"is_open": True, "rings": True} | options
+    return read_fragment(text, flow.vocabulary, **options)
+
+
+def test_kekule_structures_and_places(flow):
+    forms = {"c1ccccc1": 2, "c1ccc2ccccc2c1": 3, "C1CCCCC1": 1, "c1cc[nH]c1": 1, "CC(=O)N": 1}
+    for smiles, count in forms.items():
+        assert len(read(flow, smiles).fragment.forms) == count, smiles
+    # Resonance that moves charges gives another fragment.
+    assert len(read(flow, "O=[N+]([O-])c1ccccc1").fragment.forms) == 2
+    assert read(flow, "[*]n1cccc1").fragment.sockets.tolist() == [1, 0, 0, 0, 0]
+    assert read(flow, "c1ccccc1").places(Chem.MolFromSmiles("Cc1ccccc1")) == 12
+    closed = read(flow, "[*]c1ccccc1", is_open=False)
+    assert closed.places(Chem.MolFromSmiles("Cc1ccccc1")) == 2
+    assert closed.places(Chem.MolFromSmiles("Cc1ccc(C)cc1")) == 0
+
+
+def test_smarts_atoms():
+    carbon, aromatic = AtomCategory("C"), AtomCategory("N", 0, True)
+    answers = {
+        "[#6]": (1, 0), "C": (1, 0), "n": (0, 1), "[#6,#7]": (1, 1), "[!#6]": (0, 1), "*": (1, 1),
+        "[a]": (0, 1), "[N+]": (0, 0), "[R;!C]": (0, 1), "[$(CC)]": (1, 1),
+    }  # fmt: skip
+    for smarts, wanted in answers.items():
+        (atom,) = Chem.MolFromSmarts(smarts).GetAtoms()
+        found = tuple(int(atom_could_be(atom, c, marked=True)) for c in (carbon, aromatic))
+        assert found == wanted, smarts
+
+
+@pytest.mark.parametrize(
+    ("way", "fragment", "message"),
+    [
+        ("decorate", "c1ccccc1", "0 attachment points"),
+        ("link", "[*]CC", "1 parts, 2 needed"),
+        ("link", "[*]CC.[*]C[*]", "2 attachment points in a part, 1 needed"),
+        ("grow", "C1CC", "no SMILES or SMARTS"),
+        ("grow", "[*]=CC", "one single bond"),
+        ("grow", "[*]", "no atoms beside"),
+        ("grow", "FC(F)(F)F", "no hydrogen to replace"),
+        ("with_scaffold", "[Xe]", "not among the atoms"),
+        ("with_scaffold", "[#54]", "knows no atom like"),
+        ("with_scaffold", "C" * 60, "molecules of up to"),
+        ("with_scaffold", "[CH2]C", "radical"),
+        ("with_scaffold", "", "no SMILES or SMARTS"),
+    ],
+)
+def test_what_cannot_be_grown_from_gets_one_line(flow, way, fragment, message):
+    with pytest.raises(UserError, match=message) as caught:
+        getattr(flow, way)(fragment, 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_out_of_range(flow):
+    for options in ({"particles": 0}, {"temperature": 0.0}, {"temperature": float("nan")}):
+        with pytest.raises(UserError):
+            flow.grow("[*]CC", 1, **options)
+    with pytest.raises(UserError, match="needs 3 or more"):
+        flow.grow("[*]CC", 1, atoms=(2, 2))

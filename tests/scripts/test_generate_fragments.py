@@ -1,0 +1,55 @@
+import csv
+import io
+import json
+
+import pytest
+from rdkit import Chem
+
+from graphcnf.molecules import growth
+
+
+@pytest.fixture(autouse=True)
+def few_walks(monkeypatch):
+    monkeypatch.setattr(growth, "ROUND", 32)
+    monkeypatch.setattr(growth, "TRIAL", 8)
+
+
+@pytest.fixture
+def generate(graphcnf, model_folder):
+    def run(*arguments):
+        return graphcnf("generate", "--model", model_folder, "--size", "3-6", *arguments)
+
+    return run
+
+
+def test_writes_what_holds_the_fragment(generate, surroundings):
+    code, out, err = generate("-n", 6, "--scaffold", "CN", "--particles", 2)
+    assert code == 0, err
+    smiles = out.splitlines()
+    assert len(set(smiles)) == 6 and "6 distinct molecules with CN" in err
+    assert all(Chem.MolFromSmiles(s).HasSubstructMatch(Chem.MolFromSmiles("CN")) for s in smiles)
+    # Other formats, the same molecules.
+    same = ("-n", 3, "--scaffold", "CN", "--particles", 2)
+    rows = [json.loads(line) for line in generate(*same, "--json")[1].splitlines()]
+    assert [row["smiles"] for row in rows] == smiles[:3]
+    code, out, err = generate(*same, "--out", "a.csv")
+    assert code == 0 and not out
+    rows = list(csv.DictReader(io.StringIO((surroundings / "a.csv").read_text())))
+    assert [row["smiles"] for row in rows] == smiles[:3] and rows[2]["record"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--grow", "[*]C", "--link", "[*]C.[*]C"), 2, "exclude each other"),
+        (("--grow", "[*]C", "--all"), 2, "not together with --grow"),
+        (("--grow", "[*]C", "--out", "a.parquet"), 2, "write one of"),
+        (("--decorate", "CC"), 1, "attachment points"),
+        (("--scaffold", "[Xe]"), 1, "not among the atoms"),
+        (("--scaffold", "CCCCCCCCC"), 1, "molecules of up to 6"),
+    ],
+)
+def test_one_line_says_what_is_wrong(generate, surroundings, arguments, code, message):
+    found, out, err = generate("-n", 2, *arguments)
+    assert found == code and message in " ".join(err.split()) and not out
+    assert not list(surroundings.iterdir())
