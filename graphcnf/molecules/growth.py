@@ -91,6 +91,7 @@ class Growth:
 
     Attributes:
         walks: Number of walks so far.
+        ended: Number of them that placed the whole fragment; the others came to a dead end.
         valid: Number of them that are valid molecules with the fragment.
 
     Raises:
@@ -127,7 +128,7 @@ class Growth:
             )
         self.sizes = model.size_probabilities((low, high))
         self.seed, self.particles = seed, particles
-        self.walks = self.valid = 0
+        self.walks = self.ended = self.valid = 0
         self._walk = ConditionalWalk(
             model.steps, fragment.fragment.to(model.device), temperature=temperature
         )
@@ -165,6 +166,7 @@ class Growth:
         found: dict[str, Found] = {}
         log_weights = walks.log_weights.cpu().numpy()
         self.walks += len(log_weights)
+        self.ended += int(np.isfinite(log_weights).sum())
         with codec.quiet():
             for k in np.flatnonzero(np.isfinite(log_weights)):
                 graph = graphs.graph(int(k))

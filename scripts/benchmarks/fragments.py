@@ -124,7 +124,7 @@ def _score(model, drug: str, task: str, given: str, seed: int, protocol: Protoco
             atoms=protocol.sizes, particles=protocol.particles,
         )  # fmt: skip
         found = take(growth, protocol.samples)
-        valid = growth.valid / growth.walks
+        valid = growth.valid / max(growth.ended, 1)
     except UserError as error:
         print(f"note: {drug}, {task}: {error}", file=sys.stderr)
     seconds = (time.process_time() - began) * 100 / protocol.samples
@@ -164,7 +164,7 @@ def notes(protocol: Protocol) -> list[str]:
         f"{protocol.samples} distinct molecules for each of ten drugs, {protocol.runs} runs; "
         f"{protocol.particles} walks for each molecule, temperature {protocol.temperature:g}, "
         f"number of atoms {sizes}.",
-        "Valid: of all walks, those that end in a valid molecule with the fragment. Quality: "
-        "unique, QED of at least 0.6, SA of at most 4. Fragment in it: found by RDKit, without "
+        "Valid: of the walks that placed the whole fragment, those that are a valid molecule with "
+        "it; only these are taken. Quality: unique, QED of at least 0.6, SA of at most 4. Fragment in it: found by RDKit, without "
         "stereo. Seconds: of one thread.",
     ]

@@ -114,9 +114,9 @@ def write_grown(
             stream.write(write({name: row[name] for name in recipe.columns}))
             stream.flush()
             show(record + 1)
-    share = growth.valid / growth.walks
+    share = growth.valid / max(growth.ended, 1)
     print(
-        f"{number:,} distinct molecules with {text} from {growth.walks:,} walks; "
-        f"{100 * share:.1f} % of these are valid",
+        f"{number:,} distinct molecules with {text}; {growth.ended:,} of {growth.walks:,} walks "
+        f"placed all of it, {100 * share:.1f} % of these are valid",
         file=sys.stderr,
     )

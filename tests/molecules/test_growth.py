@@ -110,7 +110,7 @@ def test_smarts_atoms():
         ("grow", "[*]", "no atoms beside"),
         ("grow", "FC(F)(F)F", "no hydrogen to replace"),
         ("with_scaffold", "[Xe]", "not among the atoms"),
-        ("with_scaffold", "[#54]", "knows no atom like"),
+        ("with_scaffold", "[#54;R]", "knows no atom like"),
         ("with_scaffold", "C" * 60, "molecules of up to"),
         ("with_scaffold", "[CH2]C", "radical"),
         ("with_scaffold", "", "no SMILES or SMARTS"),
