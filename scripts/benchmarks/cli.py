@@ -350,9 +350,7 @@ def fragments(
     ] = "zinc250k",
     samples: Samples = 100,
     runs: Annotated[int, typer.Option(min=1, help="Runs, with the seeds 0, 1 ...")] = 3,
-    particles: Annotated[
-        int, typer.Option(min=1, help="Walks for each molecule that is taken.")
-    ] = 4,
+    particles: Annotated[int, typer.Option(min=1, help="Walks for each molecule taken.")] = 4,
     temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
     size: Annotated[
         str | None,

@@ -165,6 +165,6 @@ def notes(protocol: Protocol) -> list[str]:
         f"{protocol.particles} walks for each molecule, temperature {protocol.temperature:g}, "
         f"number of atoms {sizes}.",
         "Valid: of the walks that placed the whole fragment, those that are a valid molecule with "
-        "it; only these are taken. Quality: unique, QED of at least 0.6, SA of at most 4. Fragment in it: found by RDKit, without "
-        "stereo. Seconds: of one thread.",
+        "it; only these are taken. Quality: unique, QED of at least 0.6, SA of at most 4.",
+        "Fragment in it: found by RDKit, without stereo. Seconds: of one thread.",
     ]
