@@ -19,7 +19,7 @@ import typer
 
 from graphcnf.errors import UserError
 from graphcnf.scripts._sampling import checked_seed
-from graphcnf.scripts.generation import growth
+from graphcnf.scripts.generation import growth, options
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -81,37 +81,14 @@ def generate(
             "data.",
         ),
     ] = True,
-    properties: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="Also write properties: qed, sa, logp, weight, tpsa, atoms, rings, "
-            "aromatic_rings, rotatable_bonds, hbd, hba, fsp3, charge.",
-            show_default="none",
-        ),
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COMPARISON",
-            help="Write only molecules that meet it: 'qed > 0.6', '200 <= weight < 400'; names as "
-            "in --properties. May be given several times.",
-            show_default="none",
-        ),
-    ] = None,
-    smarts: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="Write only molecules that contain it. May be given several times.",
-            show_default="none",
-        ),
-    ] = None,
-    scaffold: growth.Scaffold = None,
-    grow: growth.Grow = None,
-    link: growth.Link = None,
-    decorate: growth.Decorate = None,
-    particles: growth.Particles = 4,
+    properties: options.Properties = None,
+    require: options.Require = None,
+    smarts: options.Smarts = None,
+    scaffold: options.Scaffold = None,
+    grow: options.Grow = None,
+    link: options.Link = None,
+    decorate: options.Decorate = None,
+    particles: options.Particles = 4,
     everything: Annotated[
         bool,
         typer.Option("--all", help="Write every sampled graph, valid or not, repeats included."),

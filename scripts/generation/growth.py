@@ -6,7 +6,7 @@ import sys
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -15,29 +15,6 @@ if TYPE_CHECKING:
     from graphcnf.scripts.generation.records import Recipe
 
 KINDS = ("smi", "csv", "sdf", "jsonl")
-
-Scaffold = Annotated[
-    str | None,
-    typer.Option(metavar="SMILES|SMARTS", help="Build around it: new atoms and rings anywhere."),
-]
-Grow = Annotated[
-    str | None,
-    typer.Option(metavar="SMILES", help="Grow from its attachment points, as in [*:1]c1ccccc1."),
-]
-Link = Annotated[
-    str | None,
-    typer.Option(metavar="A.B", help="Link two fragments, an attachment point in each."),
-]
-Decorate = Annotated[
-    str | None,
-    typer.Option(metavar="SMILES", help="New parts at its attachment points, nothing elsewhere."),
-]
-Particles = Annotated[
-    int,
-    typer.Option(
-        min=1, help="Walks for each molecule around a fragment: more come closer to the model."
-    ),
-]
 
 
 def chosen_way(

@@ -1,0 +1,54 @@
+"""Options of `generate` that say which molecules are wanted."""
+
+from typing import Annotated
+
+import typer
+
+Properties = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,...",
+        help="Also write properties: qed, sa, logp, weight, tpsa, atoms, rings, "
+        "aromatic_rings, rotatable_bonds, hbd, hba, fsp3, charge.",
+        show_default="none",
+    ),
+]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COMPARISON",
+        help="Write only molecules that meet it: 'qed > 0.6', '200 <= weight < 400'; names as "
+        "in --properties. May be given several times.",
+        show_default="none",
+    ),
+]
+Smarts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Write only molecules that contain it. May be given several times.",
+        show_default="none",
+    ),
+]
+Scaffold = Annotated[
+    str | None,
+    typer.Option(metavar="SMILES|SMARTS", help="Build around it: new atoms and rings anywhere."),
+]
+Grow = Annotated[
+    str | None,
+    typer.Option(metavar="SMILES", help="Grow from its attachment points, as in [*:1]c1ccccc1."),
+]
+Link = Annotated[
+    str | None,
+    typer.Option(metavar="A.B", help="Link two fragments, an attachment point in each."),
+]
+Decorate = Annotated[
+    str | None,
+    typer.Option(metavar="SMILES", help="New parts at its attachment points, nothing elsewhere."),
+]
+Particles = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Walks for each molecule around a fragment: more come closer to the model."
+    ),
+]
