@@ -23,9 +23,11 @@ ALLOWED = {
     "training": {"molecules", "graphs", "categorical", "flows"},
     "discrete": {"training", "graphs", "categorical", "flows"},
     "evaluation": {"molecules", "graphs", "categorical", "flows"},
+    "optimization": {"molecules", "graphs", "categorical", "flows"},
     "datasets": {"molecules", "graphs", "categorical", "flows"},
     "scripts": {
-        *("datasets", "discrete", "training", "evaluation", "images", "molecules", "graphs"),
+        *("datasets", "discrete", "training", "evaluation", "optimization", "images", "molecules"),
+        "graphs",
         "categorical",
         "flows",
     },

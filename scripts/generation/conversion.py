@@ -24,7 +24,10 @@ TYPES = {
     **dict.fromkeys(
         ("rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "charge"), "int64"
     ),
+    "source": "string",
+    "error": "string",
 }
+"""Of columns by name; all others hold numbers."""
 
 
 def compress(source: Path, target: Path) -> None:

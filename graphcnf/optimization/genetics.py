@@ -1,0 +1,51 @@
+"""Crossover and mutation of molecules, with the operators of mol_ga.
+
+Jensen 2019, "A graph-based genetic algorithm", Chem. Sci. 10, 3567; Tripp & Hernandez-Lobato 2023,
+arXiv 2310.09267. Offspring may be anything that RDKit sanitizes, whatever a model knows.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+from mol_ga.graph_ga.gen_candidates import mutate, reproduce
+from rdkit import Chem
+
+from graphcnf.molecules.codec import canonical_smiles, quiet
+
+MUTATION = 0.1
+"""Share of the offspring that has one parent and a mutation; the others have two parents."""
+
+AFTERWARDS = 0.01
+"""Probability that what has two parents is mutated, too."""
+
+
+def offspring(first: str, second: str, seed: tuple[int, ...], mutation: float = MUTATION):
+    """One child of two molecules, or of the first of them alone.
+
+    Args:
+        first: SMILES.
+        second: SMILES.
+        seed: The child is a function of it and of the parents.
+        mutation: Probability of a child of the first alone.
+
+    Returns:
+        Canonical SMILES without stereo, None where the operators found nothing.
+    """
+    random = Random(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
+    with quiet():
+        if random.random() < mutation:
+            child = mutate(first, random)
+        else:
+            child = reproduce(first, second, AFTERWARDS, random)
+        mol = None if child is None else Chem.MolFromSmiles(child)
+        if mol is None or not _keeps(mol):
+            return None
+        return canonical_smiles(mol)
+
+
+def _keeps(mol: Chem.Mol) -> bool:
+    """Whether a molecule is one a person would ask a score of: connected, no radical."""
+    radical = any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
+    return mol.GetNumAtoms() > 0 and not radical and len(Chem.GetMolFrags(mol)) == 1

@@ -1,0 +1,222 @@
+"""Calls of a score in processes of their own: in parallel, each with a time limit.
+
+An exception, something that is no number, a hang and a crash are answers, too: they are kept like
+the others, and the next molecule has its turn. Processes are those of loky, which asks nothing of
+the calling script and sends functions that were defined in it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
+
+from rdkit import Chem
+
+from graphcnf.molecules.codec import quiet
+from graphcnf.optimization import journal
+from graphcnf.optimization.journal import Answer
+from graphcnf.optimization.objectives import Goal
+
+START = 120.0
+"""Seconds that processes have to start, on a busy machine."""
+
+PULSE = 0.5
+"""Seconds between a process's looks at whether its parent is still there."""
+
+
+def answer_of(goal: Goal, smiles: str) -> Answer:
+    """What a goal says of a molecule; an exception is an answer."""
+    try:
+        with quiet():
+            mol = Chem.MolFromSmiles(smiles)
+        score, values = goal(mol, smiles)
+    except Exception as error:
+        text = str(error)
+        name = type(error).__name__
+        return Answer.failed(smiles, text if name == "NotANumber" else f"{name}: {text}")
+    return Answer(smiles, score, values)
+
+
+class Oracle:
+    """Asks for the scores of molecules, each once; a context manager.
+
+    Args:
+        goal: What to ask.
+        folder: Where the journal `calls.jsonl` is; an existing one is gone on with.
+        workers: Processes; 0 to ask in this one, without a time limit.
+        timeout: Seconds for one molecule, after which it has failed.
+        tell: Gets a line when something is worth a word.
+
+    Attributes:
+        answers: All answers so far, by molecule.
+        calls: Calls that this object has made.
+
+    Raises:
+        UserError: The journal is of another goal, or damaged.
+    """
+
+    def __init__(
+        self,
+        goal: Goal,
+        folder: Path,
+        *,
+        workers: int,
+        timeout: float = 600.0,
+        tell: Callable[[str], None] = lambda line: None,
+    ):
+        self.goal, self.workers, self.timeout = goal, workers, timeout
+        self.path, self._lock = folder / "calls.jsonl", folder / "calls.lock"
+        journal.wait_for_writers(self._lock, timeout + START, tell)
+        self.answers = journal.read(self.path, goal.identity())
+        self.calls = 0
+        self._pool = None
+
+    def __enter__(self) -> Oracle:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._end(kill=exception[0] is not None)
+
+    def __call__(self, molecules: Iterable[str]) -> list[Answer]:
+        """The answers for some molecules, in their order."""
+        molecules = list(molecules)
+        todo = [s for s in dict.fromkeys(molecules) if s not in self.answers]
+        self.calls += len(todo)
+        if self.workers:
+            self._ask(todo)
+        else:
+            for smiles in todo:
+                self._take(answer_of(self.goal, smiles), write=True)
+        return [self.answers[smiles] for smiles in molecules]
+
+    def _take(self, answer: Answer, *, write: bool = False) -> None:
+        if write:
+            journal.append(self.path, answer)
+        self.answers[answer.smiles] = answer
+
+    def _ask(self, todo: list[str]) -> None:
+        """No more calls at once than processes, so that each call's time is its own."""
+        waiting, alone = deque(todo), deque()
+        running: dict[Future, tuple[str, float]] = {}
+        late = False
+        while waiting or alone or running:
+            # After a crash, whoever may have caused it is asked for alone.
+            source, most = (alone, 1) if alone else (waiting, self.workers)
+            while source and len(running) < most and not late:
+                pool = self._processes()
+                smiles = source.popleft()
+                running[pool.submit(_call, smiles)] = smiles, time.monotonic() + self.timeout
+            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            crashed = []
+            for future in done:
+                smiles, _ = running.pop(future)
+                try:
+                    self._take(future.result())
+                except BrokenProcessPool:
+                    crashed.append(smiles)
+            if crashed:
+                crashed += [smiles for smiles, _ in running.values()]
+                running.clear()
+                self._end(kill=True)
+                self._after_crash(crashed, alone)
+            now = time.monotonic()
+            late = any(now > deadline for _, deadline in running.values())
+            if late and all(now > deadline for _, deadline in running.values()):
+                # The others have had their time, too: nothing that is paid for is cut off.
+                for smiles, _ in running.values():
+                    words = f"no answer within {self.timeout:g} s"
+                    self._take(Answer.failed(smiles, words), write=True)
+                running.clear()
+                self._end(kill=True)
+                late = False
+
+    def _after_crash(self, crashed: list[str], alone: deque[str]) -> None:
+        known = journal.read(self.path, self.goal.identity())
+        for smiles in crashed:
+            if smiles in known:
+                self._take(known[smiles])
+            elif len(crashed) == 1:
+                words = "the process that computed it died"
+                self._take(Answer.failed(smiles, words), write=True)
+            else:
+                alone.append(smiles)
+
+    def _processes(self):
+        if self._pool is None:
+            from loky import ProcessPoolExecutor
+
+            self._pool = ProcessPoolExecutor(
+                self.workers,
+                initializer=_start,
+                initargs=(_Goal(self.goal), self.path, self._lock),
+                env={"OMP_NUM_THREADS": "1"},
+            )
+            # The time limit of the first molecules does not pay for the start.
+            ready = [self._pool.submit(_ready) for _ in range(self.workers)]
+            wait(ready, timeout=START)
+        return self._pool
+
+    def _end(self, *, kill: bool) -> None:
+        if self._pool is not None:
+            with suppress(Exception):  # it may be broken already
+                self._pool.shutdown(wait=True, kill_workers=kill)
+            self._pool = None
+
+
+class _Goal:
+    """A goal that is unpickled only when it is used, so that an error there has words."""
+
+    def __init__(self, goal: Goal):
+        import cloudpickle
+
+        self.data = cloudpickle.dumps(goal)
+
+    def get(self) -> Goal:
+        import pickle
+
+        return pickle.loads(self.data)
+
+
+_here: dict = {}
+_busy = threading.Lock()
+
+
+def _start(goal: _Goal, path: Path, lock: Path) -> None:
+    """What a process does first."""
+    journal.hold(lock)
+    # What a score prints is not to end up among the molecules.
+    with suppress(OSError):
+        os.dup2(2, 1)
+    _here.update(goal=goal, path=path)
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    """End this process when its parent has died, but not in the midst of a call."""
+    while os.getppid() == parent:
+        time.sleep(PULSE)
+    with _busy:
+        os._exit(0)
+
+
+def _ready() -> None:
+    time.sleep(0.05)
+
+
+def _call(smiles: str) -> Answer:
+    with _busy:
+        try:
+            if isinstance(_here["goal"], _Goal):
+                _here["goal"] = _here["goal"].get()
+            answer = answer_of(_here["goal"], smiles)
+        except Exception as error:  # the goal itself does not arrive
+            answer = Answer.failed(smiles, f"{type(error).__name__}: {error}")
+        journal.append(_here["path"], answer)
+        return answer

@@ -1,0 +1,196 @@
+"""A model on its way from the one it was to one whose molecules score high.
+
+The log-likelihood of a code is exact, so what is learned is said about molecules themselves: the
+augmented likelihood of REINVENT (Olivecrona et al. 2017, arXiv 1704.07555),
+
+    log p_target(x) = log p_prior(x) + sigma r(x),    loss = (log p_target(x) - log p(x))^2,
+
+with rewards r in [0, 1], on molecules that are replayed (Guo & Schwaller 2023, arXiv 2305.16160).
+The prior is the model as it was given.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.molecules import codec
+from graphcnf.molecules.flow import MoleculeFlow
+
+SIZES_FROM_PRIOR = 0.2
+"""Share of the numbers of atoms that is drawn as in the training data."""
+
+SIZE_WIDTH = 1.5
+"""Atoms by which numbers of atoms differ from those of good molecules, a standard deviation."""
+
+
+class Policy:
+    """A copy of a model that is trained; the model itself stays as it is.
+
+    Args:
+        flow: The prior.
+        learning_rate: Of AdamW.
+        sigma: Nats that the best molecules gain over the prior.
+    """
+
+    def __init__(self, flow: MoleculeFlow, *, learning_rate: float, sigma: float):
+        self.prior = flow
+        self.model = copy.deepcopy(flow.model).train()
+        self.sigma = sigma
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0,
+        )  # fmt: skip
+        self._graphs: dict[str, tuple | None] = {}
+        self._remembered: dict[str, float] = {}
+
+    def prior_nats(self, smiles: str) -> float:
+        """Log-likelihood under the prior, -inf outside of the model, NaN if never asked for."""
+        if smiles in self._remembered:
+            return self._remembered[smiles]
+        if smiles not in self._graphs:
+            return math.nan
+        known = self._graphs[smiles]
+        return -math.inf if known is None else known[1]
+
+    def remember(self, smiles: str, nats: float) -> None:
+        """Take what `prior_nats` gave: computed again, it might be rounded otherwise."""
+        if nats == -math.inf:
+            self._graphs[smiles] = None
+        elif math.isfinite(nats):
+            self._remembered[smiles] = nats
+
+    def graph(self, smiles: str) -> tuple | None:
+        """Graph of a molecule and its log-likelihood under the prior; None outside of the model."""
+        if smiles not in self._graphs:
+            self.learnable([smiles])
+        return self._graphs[smiles]
+
+    def learnable(self, molecules: Sequence[str]) -> list[bool]:
+        """Which molecules the model can give a probability."""
+        new = [s for s in dict.fromkeys(molecules) if s not in self._graphs]
+        for start in range(0, len(new), 64):
+            chunk = new[start : start + 64]
+            with codec.quiet():
+                graphs, reasons = self.prior.graphs(chunk)
+            inside = iter(range(len(graphs)))
+            places = [next(inside) if reason is None else None for reason in reasons]
+            places_of_new = [
+                place for smiles, place in zip(chunk, places, strict=True)
+                if place is not None and smiles not in self._remembered
+            ]  # fmt: skip
+            nats = np.zeros(len(graphs))
+            nats[places_of_new] = self._nats(graphs.subset(np.array(places_of_new, dtype=int)))
+            for smiles, place in zip(chunk, places, strict=True):
+                if smiles in self._remembered and place is not None:
+                    nats[place] = self._remembered.pop(smiles)
+                known = place is not None and np.isfinite(nats[place])
+                self._graphs[smiles] = (graphs.graph(place), nats[place]) if known else None
+        return [self._graphs[s] is not None for s in molecules]
+
+    @torch.no_grad()
+    def _nats(self, graphs: PackedGraphs) -> np.ndarray:
+        if not len(graphs):
+            return np.zeros(0)
+        model = self.prior.model
+        return model.log_prob(GraphBatch.collate(graphs).to(model.device)).double().cpu().numpy()
+
+    def update(self, molecules: Sequence[str], rewards: np.ndarray) -> float:
+        """One step on molecules that the model can learn; returns the loss before it.
+
+        Args:
+            molecules: SMILES.
+            rewards: In [0, 1], (M,).
+        """
+        known = [self._graphs[s] for s in molecules]
+        packed = PackedGraphs.from_lists([graph for graph, _ in known])
+        batch = GraphBatch.collate(packed).to(self.model.device)
+        prior = torch.tensor([nats for _, nats in known], dtype=torch.float32)
+        target = prior + self.sigma * torch.as_tensor(rewards, dtype=torch.float32)
+        log_p = self.model.log_prob(batch).float()
+        loss = (target.to(log_p) - log_p).square().mean() / (2 * self.sigma)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def sample(self, count: int, sizes: np.ndarray, seed: tuple[int, ...]) -> list[str]:
+        """Distinct valid molecules among `count` drawn ones, as canonical SMILES.
+
+        Args:
+            count: Number to draw.
+            sizes: Probabilities of numbers of atoms, index 0 to the largest.
+            seed: What is drawn is a function of it and of the weights.
+        """
+        from graphcnf.molecules.validity import strict
+
+        generators = [
+            np.random.Generator(np.random.Philox(np.random.SeedSequence((*seed, k))))
+            for k in range(count)
+        ]
+        below = sizes.cumsum()
+        drawn = [int(np.searchsorted(below, g.random() * below[-1], "right")) for g in generators]
+        order = np.argsort(drawn, kind="stable")
+        found: dict[str, None] = {}
+        self.model.eval()
+        for start in range(0, count, 64):
+            chosen = order[start : start + 64]
+            graphs = self.model.sample(
+                torch.tensor([drawn[k] for k in chosen]),
+                generator=[generators[k] for k in chosen],
+            ).to_packed()
+            with codec.quiet():
+                for k in range(len(graphs)):
+                    mol = codec.graph_to_molecule(*graphs.graph(k), self.prior.vocabulary)
+                    smiles = strict(mol)
+                    if smiles is not None:
+                        found[smiles] = None
+        self.model.train()
+        return list(found)
+
+    def sizes(self, molecules: Sequence[str]) -> np.ndarray:
+        """Probabilities of numbers of atoms: those of good molecules blurred, mixed with the prior.
+
+        Args:
+            molecules: Good ones; those that the model does not know do not count.
+        """
+        prior = self.prior.model.size_probabilities()
+        counts = np.zeros_like(prior)
+        for smiles in molecules:
+            known = self.graph(smiles)
+            if known is not None:
+                counts[len(known[0][0])] += 1
+        if not counts.any():
+            return prior
+        place = np.arange(len(prior))
+        blur = np.exp(-0.5 * ((place[:, None] - place) / SIZE_WIDTH) ** 2)
+        blur[0] = 0
+        good = blur @ counts
+        return SIZES_FROM_PRIOR * prior + (1 - SIZES_FROM_PRIOR) * good / good.sum()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and the optimizer's moments, by name."""
+        named = dict(self.model.named_parameters())
+        state = {f"weight.{name}": p.detach() for name, p in named.items()}
+        for name, p in named.items():
+            for key, value in self.optimizer.state.get(p, {}).items():
+                state[f"{key}.{name}"] = torch.as_tensor(value).detach()
+        return state
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take what `tensors` gave."""
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                p.copy_(tensors[f"weight.{name}"])
+                keys = ("step", "exp_avg", "exp_avg_sq")
+                there = {
+                    k: tensors[f"{k}.{name}"].clone() for k in keys if f"{k}.{name}" in tensors
+                }
+                if there:
+                    self.optimizer.state[p] = there

@@ -1,0 +1,351 @@
+"""A search from the first call to the last, in a folder that survives a kill at any moment.
+
+The folder holds the journal of all calls and, every now and then, the state of the search. A run
+that is started again takes up the last state; calls made since then are in the journal, so it comes
+to the same molecules as an unbroken one and pays for none of them twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from graphcnf.errors import UserError
+from graphcnf.files import alone, replace_file
+from graphcnf.graphs.records import one_thread
+from graphcnf.molecules import codec
+from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.optimization.journal import Answer
+from graphcnf.optimization.objectives import Goal
+from graphcnf.optimization.oracle import Oracle
+from graphcnf.optimization.policy import Policy
+from graphcnf.optimization.search import Search, SearchSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STATE = "state.safetensors"
+CHECKPOINT_SECONDS = 30.0
+
+PATIENCE = 5
+"""Rounds in a row without a proposal after which there is nothing left to find."""
+
+
+@dataclass
+class Optimized:
+    """Every molecule that was asked for, in order.
+
+    Attributes:
+        answers: What the score said of each.
+        sources: Where each comes from, "model" or "genetic".
+        paid: Calls that were made now; the others came from the journal.
+        policy: The model as it is at the end, to go on drawing from.
+    """
+
+    answers: list[Answer]
+    sources: list[str]
+    paid: int
+    policy: MoleculeFlow
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """In the order of the calls; NaN where a call failed."""
+        return np.array([answer.score for answer in self.answers])
+
+    def top(self, count: int = 10) -> float:
+        """Mean of the `count` best scores, of all if there are fewer; NaN if there are none."""
+        scores = np.sort(self.scores[np.isfinite(self.scores)])[::-1][:count]
+        return float(scores.mean()) if len(scores) else math.nan
+
+    def to_frame(self, best: int | None = None) -> pd.DataFrame:
+        """The best molecules, best first, or every call in order.
+
+        Args:
+            best: How many; None for every call.
+
+        Returns:
+            Columns `call` (from 1 on), `smiles`, `score`, one per objective, `source`, `error`
+            (only with all calls).
+        """
+        import pandas as pd
+
+        rows = [
+            {"call": k, "smiles": a.smiles, "score": a.score, **a.values, "source": s,
+             "error": a.error}
+            for k, (a, s) in enumerate(zip(self.answers, self.sources, strict=True), 1)
+        ]  # fmt: skip
+        frame = pd.DataFrame(rows, columns=list(dict.fromkeys(k for row in rows for k in row)))
+        if best is None:
+            last = [name for name in ("source", "error") if name in frame]
+            return frame[[c for c in frame if c not in last] + last]
+        frame = frame[np.isfinite(frame["score"])].drop(columns="error")
+        frame = frame.sort_values("score", ascending=False, kind="stable").head(best)
+        frame = frame[[c for c in frame if c != "source"] + ["source"]]
+        return frame.reset_index(drop=True)
+
+    def _repr_html_(self) -> str:
+        return self.to_frame(best=10)._repr_html_()
+
+
+def top_auc(scores: np.ndarray, budget: int, *, top: int = 10, every: int = 100) -> float:
+    """Area under the mean of the `top` best over the calls, as a share of the budget.
+
+    As in PMO (Gao et al. 2022, arXiv 2206.12411): read off every 100 calls, straight lines between,
+    from 0 on; a search that ends early keeps its last value.
+
+    Args:
+        scores: In the order of the calls; failed ones (NaN) count as 0.
+        budget: Calls that were allowed.
+        top: How many count.
+        every: Calls between two values.
+    """
+    scores = np.nan_to_num(np.asarray(scores, dtype=float)[:budget])
+    area, before, last = 0.0, 0.0, 0
+    for calls in [*range(every, len(scores), every), len(scores)]:
+        now = float(np.sort(scores[:calls])[::-1][:top].mean()) if calls else 0.0
+        area += (calls - last) * (now + before) / 2
+        before, last = now, calls
+    return (area + (budget - last) * before) / budget
+
+
+def optimize(
+    score,
+    *,
+    model: str | Path | MoleculeFlow = "zinc250k",
+    budget: int = 10_000,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    start: Sequence[str] = (),
+    settings: SearchSettings | None = None,
+    workers: int | None = None,
+    timeout: float = 600.0,
+    stop_on_error: bool = False,
+    restart: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+    show: Callable[[int, float], None] = lambda calls, best: None,
+) -> Optimized:
+    """Look for molecules that score high, with no more than `budget` calls of the score.
+
+    Args:
+        score: A function of an RDKit molecule, or of a SMILES (its first parameter is called
+            `smiles`, or is annotated as str); tables of objectives, a `Goal`, or text as
+            `graphcnf optimize --score` takes it. Higher is better.
+        model: Where molecules come from: shipped weights, a folder or a model.
+        budget: Molecules to ask for, each once; one that fails counts.
+        seed: The molecules are a function of it, of the model and of the scores.
+        folder: Where calls and state are kept, to go on after an interruption; None for nowhere.
+        start: SMILES to ask for first.
+        settings: Of the search.
+        workers: Processes that compute scores; None for one per core, 0 for none but this one.
+        timeout: Seconds for one molecule.
+        stop_on_error: Whether the first call that fails ends the run (which may go on later).
+        restart: Begin again where the folder holds another run of the score; its answers stay.
+        tell: Gets a line for each call that fails, and other news.
+        show: Called after each round with the number of calls and the mean of the ten best.
+
+    Raises:
+        UserError: Something in the arguments is wrong, the folder holds another run, every call of
+            the first round failed, or a call failed and `stop_on_error` is set.
+    """
+    if budget < 1 or seed < 0:
+        raise UserError(f"budget must be positive and seed not negative, not {budget} and {seed}")
+    if not (timeout > 0 and math.isfinite(timeout)):
+        raise UserError(f"timeout must be a number of seconds greater than 0, not {timeout}")
+    goal = Goal.of(score)
+    flow = model if isinstance(model, MoleculeFlow) else MoleculeFlow.from_pretrained(model)
+    if flow.model.config["adjacency"] != "path":
+        raise UserError('optimisation needs a model that draws atom by atom (adjacency "path")')
+    settings = settings or SearchSettings()
+    if workers is None:
+        from loky import cpu_count
+
+        workers = cpu_count()
+    with ExitStack() as stack:
+        if folder is None:
+            folder = stack.enter_context(TemporaryDirectory(prefix="graphcnf-optimize-"))
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(alone(folder / "run.lock", folder))
+        run = _Run(folder, goal, flow, settings, seed, starting_molecules(start), restart)
+        oracle = stack.enter_context(
+            Oracle(goal, folder, workers=workers, timeout=timeout, tell=tell)
+        )
+        with one_thread(flow.model.device):
+            run.go(oracle, budget, stop_on_error, tell, show)
+        return Optimized(
+            [oracle.answers[s] for s in run.search.memory.smiles], run.search.sources,
+            oracle.calls, MoleculeFlow(run.search.policy.model),
+        )  # fmt: skip
+
+
+class _Run:
+    """The search and its state on disk."""
+
+    def __init__(
+        self,
+        folder: Path,
+        goal: Goal,
+        flow: MoleculeFlow,
+        settings: SearchSettings,
+        seed: int,
+        start: list[str],
+        restart: bool,
+    ):
+        self.path = folder / STATE
+        policy = Policy(flow, learning_rate=settings.learning_rate, sigma=settings.sigma)
+        self.search = Search(policy, settings, seed, start)
+        self.identity = _identity(goal, flow, settings, seed, start)
+        self.saved = time.monotonic()
+        self.state = None if restart else self._read()
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+        if not self.path.exists():
+            return None
+        try:
+            with safetensors.safe_open(self.path, "pt") as file:
+                state = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            identity, _ = state["identity"], state["molecules"]
+        except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{self.path} is damaged: delete it, and the run starts again; the calls that were "
+                "made count"
+            ) from None
+        if identity != self.identity:
+            raise UserError(
+                f"{self.path.parent} holds a run with other options: give those options again, "
+                "another folder, or --restart to begin again with its answers"
+            )
+        return state, tensors
+
+    def _restore(self, answers: dict[str, Answer]) -> None:
+        if self.state is None:
+            return
+        state, tensors = self.state
+        nats = tensors.pop("prior_nats").tolist()
+        search = self.search
+        for (smiles, source), value in zip(state["molecules"], nats, strict=True):
+            if smiles not in answers:
+                raise UserError(
+                    f"{self.path.parent}: the journal lacks {smiles}, which the state has; delete "
+                    f"{self.path.name}, and the run starts again with the answers that are there"
+                )
+            search.memory.add(smiles, answers[smiles].score)
+            search.sources.append(source)
+            search.policy.remember(smiles, value)
+        search.round = state["round"]
+        search.policy.load(tensors)
+
+    def save(self) -> None:
+        """Write the state; the one before stays until it is complete."""
+        search = self.search
+        molecules = list(zip(search.memory.smiles, search.sources, strict=True))
+        state = {"identity": self.identity, "round": search.round, "molecules": molecules}
+        tensors = search.policy.tensors()
+        nats = [search.policy.prior_nats(smiles) for smiles in search.memory.smiles]
+        tensors["prior_nats"] = torch.tensor(nats, dtype=torch.float64)
+        data = safetensors.torch.save(
+            {name: t.contiguous() for name, t in tensors.items()}, {"state": json.dumps(state)}
+        )
+        replace_file(self.path, data)
+        self.saved = time.monotonic()
+
+    def go(
+        self,
+        oracle: Oracle,
+        budget: int,
+        stop_on_error: bool,
+        tell: Callable[[str], None],
+        show: Callable[[int, float], None],
+    ) -> None:
+        """Ask until the budget is spent, or there is nothing left to find."""
+        self._restore(oracle.answers)
+        search, idle = self.search, 0
+        while len(search.memory) < budget and idle < PATIENCE:
+            proposed = search.propose(budget - len(search.memory))
+            if not proposed:
+                search.round += 1
+                idle += 1
+                continue
+            idle = 0
+            answers = oracle([smiles for smiles, _ in proposed])
+            self._complain(answers, stop_on_error, tell)
+            search.learn(
+                [(s, source, a.score) for (s, source), a in zip(proposed, answers, strict=True)]
+            )
+            show(len(search.memory), _mean_of_best(search.memory.scores))
+            if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+                self.save()
+        if idle:
+            tell(f"no new molecules after {len(search.memory):,} calls: the search has ended")
+        self.save()
+
+    def _complain(
+        self, answers: list[Answer], stop_on_error: bool, tell: Callable[[str], None]
+    ) -> None:
+        first = len(self.search.memory)
+        failed = [(k, a) for k, a in enumerate(answers, first + 1) if a.error is not None]
+        for call, answer in failed:
+            line = f"call {call}, {answer.smiles}: {answer.error}"
+            if stop_on_error:
+                raise UserError(f"{line}; what was computed is kept")
+            tell(line)
+        if not first and len(failed) == len(answers):
+            raise UserError(
+                f"the score failed for all of the first {len(answers)} molecules, for "
+                f"{failed[0][1].smiles}: {failed[0][1].error}"
+            )
+
+
+def _mean_of_best(scores: list[float]) -> float:
+    there = np.array(scores)
+    there = np.sort(there[np.isfinite(there)])[::-1][:10]
+    return float(there.mean()) if len(there) else math.nan
+
+
+def starting_molecules(smiles: Sequence[str]) -> list[str]:
+    """Distinct canonical SMILES without stereo.
+
+    Raises:
+        UserError: One of them is no molecule.
+    """
+    found: dict[str, None] = {}
+    with codec.quiet():
+        for number, text in enumerate(smiles, 1):
+            try:
+                found[codec.canonical_smiles(codec.parse(text))] = None
+            except codec.MoleculeNotRepresentable as error:
+                raise UserError(f"molecule {number} to start from: {error}") from None
+    return list(found)
+
+
+def _identity(
+    goal: Goal, flow: MoleculeFlow, settings: SearchSettings, seed: int, start: list[str]
+) -> str:
+    """Fingerprint of everything that determines the molecules, apart from the budget."""
+    model = flow.model
+    weights = hashlib.sha256(json.dumps([model.config, model.metadata]).encode())
+    for name, value in sorted(model.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().numpy().tobytes())
+    content = {
+        "goal": goal.identity(), "settings": asdict(settings), "seed": seed,
+        "start": start, "model": weights.hexdigest(),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,132 @@
+"""A Gaussian process over the molecules scored so far: which proposals are worth a call.
+
+Its kernel is a sum of Tanimoto kernels of fingerprints (Ralaivola et al. 2005, Neural Networks 18,
+1093) and a Gaussian one of a few descriptors. How much each of them counts, and the noise, are
+those among a few choices under which the scores are most probable.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import rdMolDescriptors
+from rdkit.Chem.rdFingerprintGenerator import GetAtomPairGenerator, GetMorganGenerator
+
+BITS = 1024
+_MORGAN = GetMorganGenerator(radius=2, fpSize=BITS, countSimulation=True)
+_PAIRS = GetAtomPairGenerator(maxDistance=10, fpSize=BITS, countSimulation=True)
+_ELEMENTS = ("C", "N", "O", "F", "P", "S", "Cl", "Br")
+# About a standard deviation of each in drug-like molecules.
+_SCALES = np.array(
+    [1.4, 25.0, 60.0, 5.0, 1.0, 1.0, 1.5, 1.0, 2.0, 5.0, *(3.5, 1.4, 1.4, 0.7, 0.3, 0.7, 0.5, 0.5)]
+)
+MIXTURES = (
+    (1.0, 0.0, 0.3), (0.3, 0.7, 0.3), (0.5, 0.2, 1.0), (0.2, 0.1, 2.0), (0.6, 0.6, 0.0),
+)  # fmt: skip
+"""Weights of the three kernels (Morgan, atom pairs, descriptors) to choose from."""
+
+NOISES = (1e-3, 1e-2, 1e-1)
+"""Variances of the noise to choose from, for scores of variance 1."""
+
+CHOSEN_ON = 250
+"""Molecules that the choice is made on."""
+
+
+def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
+    """Packed fingerprints (2 * BITS / 8,) uint8 and scaled descriptors (D,) float32."""
+    mol = Chem.MolFromSmiles(smiles)
+    bits = np.concatenate([_MORGAN.GetFingerprintAsNumPy(mol), _PAIRS.GetFingerprintAsNumPy(mol)])
+    symbols = [atom.GetSymbol() for atom in mol.GetAtoms()]
+    logp, _ = rdMolDescriptors.CalcCrippenDescriptors(mol)
+    values = [
+        logp, rdMolDescriptors.CalcTPSA(mol), rdMolDescriptors.CalcExactMolWt(mol), len(symbols),
+        rdMolDescriptors.CalcNumRings(mol), rdMolDescriptors.CalcNumAromaticRings(mol),
+        rdMolDescriptors.CalcNumHBD(mol), rdMolDescriptors.CalcNumAliphaticRings(mol),
+        rdMolDescriptors.CalcNumRotatableBonds(mol),
+        sum(atom.GetTotalNumHs() for atom in mol.GetAtoms()),
+        *(symbols.count(element) for element in _ELEMENTS),
+    ]  # fmt: skip
+    return np.packbits(bits), (np.array(values) / _SCALES).astype(np.float32)
+
+
+class Surrogate:
+    """Gaussian process regression of scores on molecules.
+
+    Args:
+        kept: Most molecules whose features are kept for the next fit.
+    """
+
+    def __init__(self, kept: int = 20_000):
+        self._known: OrderedDict[str, tuple] = OrderedDict()
+        self._kept = kept
+        self._fitted = None
+
+    def _features(self, smiles: Sequence[str]):
+        for text in smiles:
+            if text not in self._known:
+                self._known[text] = features(text)
+        rows = [self._known[text] for text in smiles]
+        while len(self._known) > self._kept:
+            self._known.popitem(last=False)
+        bits = np.unpackbits(np.stack([row[0] for row in rows]), axis=1).astype(np.float32)
+        return bits[:, :BITS], bits[:, BITS:], np.stack([row[1] for row in rows])
+
+    @staticmethod
+    def _kernels(left, right) -> list[np.ndarray]:
+        parts = [_tanimoto(left[0], right[0]), _tanimoto(left[1], right[1])]
+        squares = (left[2] ** 2).sum(1)[:, None] + (right[2] ** 2).sum(1)
+        distance = np.maximum(squares - 2 * left[2] @ right[2].T, 0)
+        return [*parts, np.exp(-distance / (2 * left[2].shape[1] * 0.5))]
+
+    def fit(self, smiles: Sequence[str], scores: np.ndarray) -> None:
+        """Take molecules and their scores (M,), at least two.
+
+        What the kernel is made of is chosen on some of them.
+        """
+        known = self._features(smiles)
+        self.mean, self.scale = float(np.mean(scores)), float(np.std(scores)) or 1.0
+        y = (np.asarray(scores) - self.mean) / self.scale
+        kernels = self._kernels(known, known)
+        some = np.arange(0, len(y), -(-len(y) // CHOSEN_ON))
+        few = [kernel[np.ix_(some, some)] for kernel in kernels]
+        choices = [(weights, noise) for weights in MIXTURES for noise in NOISES]
+        weights, noise = max(choices, key=lambda choice: _process(few, y[some], *choice)[0])
+        self.choice = weights, noise
+        self._fitted = known, weights, *_process(kernels, y, weights, noise)[1:]
+
+    def predict(self, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Expected scores and their standard deviations, (M,) each."""
+        from scipy.linalg import solve_triangular
+
+        known, weights, factor, alpha, variance = self._fitted
+        kernels = self._kernels(self._features(smiles), known)
+        cross = _mixed(kernels, weights)
+        mean = cross @ alpha
+        solved = solve_triangular(factor[0], cross.T, lower=True, check_finite=False)
+        spread = np.sqrt(np.maximum(1 - (solved**2).sum(0), 1e-9) * variance)
+        return self.mean + self.scale * mean, self.scale * spread
+
+
+def _process(kernels, y, weights, noise):
+    """Log evidence (up to a constant, scale at its optimum), Cholesky factor, dual, variance."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    matrix = _mixed(kernels, weights).astype(np.float64) + noise * np.eye(len(y))
+    factor = cho_factor(matrix, lower=True, check_finite=False)
+    dual = cho_solve(factor, y, check_finite=False)
+    variance = max(float(y @ dual) / len(y), 1e-12)
+    evidence = -0.5 * len(y) * np.log(variance) - np.log(np.diag(factor[0])).sum()
+    return evidence, factor, dual, variance
+
+
+def _mixed(kernels, weights) -> np.ndarray:
+    return sum(w * k for w, k in zip(weights, kernels, strict=True)) / sum(weights)
+
+
+def _tanimoto(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    shared = left @ right.T
+    union = left.sum(1)[:, None] + right.sum(1) - shared
+    return np.divide(shared, union, out=np.ones_like(shared), where=union > 0)

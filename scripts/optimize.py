@@ -1,0 +1,234 @@
+"""The `optimize` command."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphcnf.errors import UserError
+
+if TYPE_CHECKING:
+    from graphcnf.optimization.run import Optimized
+    from graphcnf.optimization.search import SearchSettings
+
+KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
+SEARCH = "Search"
+
+
+def optimize(
+    score: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="What to make large: qed, logp or another name (a wrong one lists all), "
+            "FILE.py:FUNCTION of an RDKit molecule or of a SMILES, FILE.toml with several "
+            "objectives, or molscore:CONFIG.json.",
+        ),
+    ],
+    budget: Annotated[
+        int, typer.Option(min=1, help="Molecules to ask the score for, each once.")
+    ] = 10_000,
+    number: Annotated[
+        int, typer.Option("--number", "-n", min=1, help="Best molecules to write.")
+    ] = 100,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Write every call in order, failed ones with the reason.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet.",
+            show_default="CSV to stdout",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file of --out where it exists.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where calls and state are kept; the same command goes on from there.",
+            show_default="runs/optimize/SCORE-seed-SEED",
+        ),
+    ] = None,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart", help="Begin again in a folder with another run; its answers stay valid."
+        ),
+    ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Molecules to ask for first, such as leads: .smi, .csv, .sdf, .jsonl, .parquet.",
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
+    ] = "zinc250k",
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to write the model as it is at the end."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that compute scores; 0 for none but this one, without --timeout.",
+            show_default="one per core",
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a call has failed.")] = 600.0,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            metavar="skip|stop",
+            help="A call that fails is reported and counts, or ends the run, to go on later.",
+        ),
+    ] = "skip",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the search. Repeatable.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+) -> None:
+    """Look for molecules that score high, with as few calls of the score as possible.
+
+    Every answer is on disk before the next question, so a command that was killed goes on without
+    asking twice, and comes to the same molecules as one that was not.
+    """
+    from graphcnf.scripts._output import check_place, output_kind, progress_bar
+
+    kind = output_kind(out, KINDS) or "csv"
+    check_place(out)
+    if out is not None and out.exists() and not force:
+        raise UserError(f"{out} exists: choose another --out, or replace it with --force")
+    if on_error not in ("skip", "stop"):
+        raise typer.BadParameter(f"{on_error!r} is not skip or stop", param_hint="'--on-error'")
+    if kind == "parquet":
+        from graphcnf.scripts.generation.conversion import check_parquet
+
+        check_parquet()
+    if save is not None and save.exists():
+        raise UserError(f"{save} exists: choose another --save")
+    settings = parse_settings(assignments or [])
+
+    from graphcnf.optimization.objectives import parse_goal
+
+    goal = parse_goal(score)
+    folder = folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}")
+
+    from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.optimization.run import optimize as run
+    from graphcnf.scripts._sampling import load_model
+
+    flow = MoleculeFlow(load_model(model))
+    first = _molecules(start) if start is not None else ()
+    began = time.perf_counter()
+    with progress_bar("calls", budget) as show:
+        found = run(
+            goal, model=flow, budget=budget, seed=seed, folder=folder, start=first,
+            settings=settings, workers=workers, timeout=timeout, stop_on_error=on_error == "stop",
+            restart=restart, tell=lambda line: print(f"note: {line}", file=sys.stderr),
+            show=lambda calls, best: show(calls),
+        )  # fmt: skip
+    _write(found, None if everything else number, kind, out)
+    if save is not None:
+        found.policy.save_pretrained(save)
+    print(_summary(found, time.perf_counter() - began, folder), file=sys.stderr)
+
+
+def parse_settings(assignments: list[str]) -> SearchSettings:
+    """Settings of the search, some of them given as KEY=VALUE.
+
+    Raises:
+        typer.BadParameter: There is no such setting, or the value is none for it.
+    """
+    from dataclasses import fields
+
+    from graphcnf.optimization.search import SearchSettings
+
+    kinds = {f.name: type(f.default) for f in fields(SearchSettings)}
+    given = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if key not in kinds or not equals:
+            known = ", ".join(kinds)
+            raise typer.BadParameter(f"{text!r}: KEY=VALUE with {known}", param_hint="'--set'")
+        try:
+            given[key] = kinds[key](value)
+        except ValueError:
+            noun = "a whole number" if kinds[key] is int else "a number"
+            raise typer.BadParameter(f"{text!r}: not {noun}", param_hint="'--set'") from None
+    return SearchSettings(**given)
+
+
+def _label(score: str) -> str:
+    """Name of a score that fits a folder."""
+    kept = "".join(c if c.isalnum() else "-" for c in score.removesuffix(".toml"))
+    return kept.strip("-").lower()[-60:] or "score"
+
+
+def _molecules(path: Path) -> list[str]:
+    from graphcnf.datasets.smiles_file import read_smiles
+
+    return read_smiles(str(path), column=None, content=None)[1]
+
+
+def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> None:
+    import math
+
+    from graphcnf.scripts._output import open_output
+    from graphcnf.scripts.generation.conversion import compress, to_parquet
+    from graphcnf.scripts.generation.records import WRITERS
+
+    frame = found.to_frame(best)
+    if best is not None:
+        frame = frame.rename(columns={"call": "record"})
+    else:
+        frame = frame.rename(columns={"call": "record"})
+    rows = [
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+        for row in frame.to_dict("records")
+    ]
+    plain = "jsonl" if kind == "parquet" else kind.removesuffix(".gz")
+    write = WRITERS[plain]
+    lines = [",".join(frame.columns) + "\n"] if plain == "csv" else []
+    lines += [write(row) for row in rows]
+    if kind == plain:
+        with open_output(out) as stream:
+            stream.writelines(lines)
+        return
+    temporary = out.with_name(f".{out.name}.plain")
+    try:
+        with open_output(temporary) as stream:
+            stream.writelines(lines)
+        target = out.with_name(f".{out.name}.packed")
+        if kind == "parquet":
+            to_parquet(temporary, target, tuple(frame.columns))
+        else:
+            compress(temporary, target)
+        target.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _summary(found: Optimized, seconds: float, folder: Path) -> str:
+    import numpy as np
+
+    failed = int(np.isnan(found.scores).sum())
+    shown = f", {failed:,} failed" if failed else ""
+    return (
+        f"{len(found):,} calls, {found.paid:,} of them now, in {seconds:.1f} s{shown}: the best "
+        f"scores {found.top(1):.4f}, the ten best {found.top(10):.4f}; kept in {folder}"
+    )
