@@ -6,6 +6,7 @@ The package and what its configurations need are installed by who uses them; eve
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import tempfile
@@ -26,10 +27,11 @@ class MolScoreFunction:
 
     def __init__(self, config: Path):
         self.config = config.resolve()
+        self.identity = f"molscore {hashlib.sha256(self.config.read_bytes()).hexdigest()}"
         self._scorer = None
 
     def __getstate__(self):
-        return {"config": self.config, "_scorer": None}
+        return {**self.__dict__, "_scorer": None}
 
     def __call__(self, smiles: str) -> float:
         """Score of a SMILES."""

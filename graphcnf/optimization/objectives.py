@@ -126,7 +126,11 @@ class Goal:
         return scores.MEANS[self.mean](worth, weights), values
 
     def identity(self) -> str:
-        """Fingerprint: goals that score alike share it, as far as can be seen from outside."""
+        """Fingerprint: goals that score alike share it, as far as can be seen from outside.
+
+        A function counts with its source, and an object that is called with its attribute
+        `identity` where it has one.
+        """
         parts = [self.mean]
         for table in self.tables:
             for key, value in sorted(table.items()):
@@ -292,10 +296,13 @@ def _adapted(function: Callable) -> Function:
 
 def _identity(value: Any, folder: Path) -> str:
     if callable(value):
+        if isinstance(known := getattr(value, "identity", None), str):
+            return known
+        named = value if hasattr(value, "__qualname__") else type(value)
         try:
-            return inspect.getsource(value)
+            return inspect.getsource(named)
         except (OSError, TypeError):
-            return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"
+            return f"{named.__module__}.{named.__qualname__}"
     if isinstance(value, str) and ".py:" in value:
         path = folder / value.rpartition(":")[0]
         return f"{value} {hashlib.sha256(path.read_bytes()).hexdigest()}"

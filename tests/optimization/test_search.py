@@ -1,0 +1,186 @@
+"""Proposals, learning and runs that are interrupted."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+from rdkit.Chem import Crippen
+
+from graphcnf.datasets.molecules import encode
+from graphcnf.datasets.zinc250k import zinc250k_source
+from graphcnf.errors import UserError
+from graphcnf.graphs import GraphCNF
+from graphcnf.molecules.codec import canonical_smiles
+from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.optimization.genetics import offspring
+from graphcnf.optimization.memory import Memory, rank_probabilities
+from graphcnf.optimization.policy import Policy
+from graphcnf.optimization.run import optimize, top_auc
+from graphcnf.optimization.search import SearchSettings
+from graphcnf.optimization.surrogate import Surrogate
+
+SMALL = SearchSettings(batch=10, first=20, steps=1, step_size=8, replay=20, parents=20)
+
+
+@pytest.fixture(scope="module")
+def zinc():
+    lines = random.Random(0).sample(zinc250k_source().read_text().split(), 300)
+    return [canonical_smiles(Chem.MolFromSmiles(s)) for s in lines]
+
+
+@pytest.fixture(scope="module")
+def flow(zinc):
+    """A small model with random weights that draws 3 to 6 atoms, nearly all of them valid."""
+    data = encode("zinc250k", zinc)
+    torch.manual_seed(0)
+    model = GraphCNF.for_graphs(
+        data.graphs, node_categories=len(data.vocabulary.atoms),
+        bond_categories=len(data.vocabulary.bonds), width=16, layers=1, heads=2, table_rows=64,
+        metadata={
+            "vocabulary": data.vocabulary.to_dict(), "size_histogram": [0, 0, 0, 4, 3, 2, 1],
+        },
+        support=False,
+    )  # fmt: skip
+    return MoleculeFlow(model)
+
+
+def size(mol):
+    return mol.GetNumHeavyAtoms() + 0.01 * len(Chem.MolToSmiles(mol))
+
+
+def test_offspring_are_a_function_of_the_seed_and_are_molecules(zinc):
+    found = [offspring(zinc[k], zinc[k + 1], (0, k)) for k in range(20)]
+    assert found == [offspring(zinc[k], zinc[k + 1], (0, k)) for k in range(20)]
+    children = [s for s in found if s is not None]
+    assert len(children) > 10
+    for smiles in children:
+        mol = Chem.MolFromSmiles(smiles)
+        assert "." not in smiles and canonical_smiles(mol) == smiles
+
+
+def test_memory_ranks_what_was_scored():
+    memory = Memory()
+    for smiles, score in [("C", 1.0), ("N", np.nan), ("O", 3.0), ("F", 1.0)]:
+        memory.add(smiles, score)
+    assert memory.best(9).tolist() == [2, 0, 3] and memory.best(1).tolist() == [2]
+    memory = Memory(per_scaffold=1)
+    for smiles, score in [("Cc1ccccc1", 3.0), ("Oc1ccccc1", 2.0), ("C1CC1", 1.0)]:
+        memory.add(smiles, score)
+    assert memory.best(9).tolist() == [0, 2]
+    p = rank_probabilities(50)
+    assert p.sum() == pytest.approx(1) and (np.diff(p) < 0).all()
+
+
+def test_the_surrogate_learns_a_property(zinc):
+    values = np.array([Crippen.MolLogP(Chem.MolFromSmiles(s)) for s in zinc])
+    surrogate = Surrogate()
+    surrogate.fit(zinc[:200], values[:200])
+    mean, spread = surrogate.predict(zinc)
+    assert np.abs(mean[:200] - values[:200]).mean() < 0.3 * values.std()
+    assert np.corrcoef(mean[200:], values[200:])[0, 1] > 0.8
+    assert spread[:200].mean() < spread[200:].mean()
+
+
+def test_the_policy_learns_and_goes_on_as_it_was(flow):
+    molecules = ["CCO", "CCN", "CC=O", "CCC"]
+    policy = Policy(flow, learning_rate=1e-2, sigma=20)
+    assert policy.learnable(molecules) == [True] * 4
+    before = flow.log_prob(molecules)
+    for _ in range(10):
+        policy.update(molecules, np.array([1.0, 0, 0, 0]))
+    np.testing.assert_array_equal(flow.log_prob(molecules), before)
+    gain = MoleculeFlow(policy.model).log_prob(molecules) - before
+    assert gain[0] > gain[1:].max() and gain[0] > 1
+    other = Policy(flow, learning_rate=1e-2, sigma=20)
+    other.load({name: t.clone() for name, t in policy.tensors().items()})
+    for one in (policy, other):
+        one.model.train()
+        one.learnable(molecules)
+        one.update(molecules, np.ones(4))
+    for (name, a), b in zip(policy.tensors().items(), other.tensors().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_the_policy_takes_the_sizes_of_good_molecules(flow):
+    policy = Policy(flow, learning_rate=1e-2, sigma=20)
+    sizes = policy.sizes(["CCCCC", "CCCCO"])
+    assert sizes.sum() == pytest.approx(1) and sizes[0] == 0
+    assert sizes.argmax() == 5 and sizes[5] > flow.model.size_probabilities()[5]
+
+
+def test_an_interrupted_run_comes_to_the_same_molecules(flow, tmp_path, monkeypatch):
+    calls = []
+
+    def score(mol):
+        calls.append(Chem.MolToSmiles(mol))
+        return size(mol)
+
+    # Every second round leaves a state, so that an interruption hits both kinds of rounds.
+    monkeypatch.setattr("graphcnf.optimization.run.CHECKPOINT_SECONDS", 0)
+    how = {"model": flow, "budget": 70, "seed": 3, "settings": SMALL, "workers": 0}
+    whole = optimize(score, folder=tmp_path / "whole", **how)
+    assert len(whole) == 70 == len(set(calls)) == len(calls) == whole.paid
+    assert {"model", "genetic"} == set(whole.sources)
+
+    class Interruption(Exception):
+        pass
+
+    calls.clear()
+    for most in (25, 45):
+
+        def show(count, best, most=most):
+            monkeypatch.setattr("graphcnf.optimization.run.CHECKPOINT_SECONDS", count % 20)
+            if count > most:
+                raise Interruption
+
+        with pytest.raises(Interruption):
+            optimize(score, folder=tmp_path / "broken", show=show, **how)
+    broken = optimize(score, folder=tmp_path / "broken", **how)
+    assert len(calls) == len(set(calls)) == 70 and broken.paid < 70
+    assert broken.answers == whole.answers and broken.sources == whole.sources
+    for one, other in zip(broken.policy.model.state_dict().values(),
+                          whole.policy.model.state_dict().values(), strict=True):  # fmt: skip
+        assert torch.equal(one, other)
+    # A larger budget goes on; other options are refused, and with restart pay for what is new.
+    more = optimize(score, folder=tmp_path / "broken", **{**how, "budget": 80})
+    assert more.answers[:70] == whole.answers and more.paid == 10
+    with pytest.raises(UserError, match="a run with other options"):
+        optimize(score, folder=tmp_path / "broken", **{**how, "seed": 4})
+    again = optimize(score, folder=tmp_path / "broken", restart=True, **{**how, "seed": 4})
+    assert len(again) == 70 and again.paid == len(again) - len(
+        {a.smiles for a in again.answers} & {a.smiles for a in more.answers}
+    )
+
+
+def test_scores_that_fail(flow, tmp_path):
+    lines = []
+    how = {"model": flow, "budget": 40, "settings": SMALL, "workers": 0}
+    found = optimize(lambda mol: size(mol) if mol.GetNumAtoms() > 3 else "none", tell=lines.append,
+                     **how)  # fmt: skip
+    failed = [k for k, a in enumerate(found.answers, 1) if a.error]
+    assert failed and [int(line.split()[1][:-1]) for line in lines] == failed
+    assert all("the score is 'none', not a number" in line for line in lines)
+    assert found.to_frame(best=5)["score"].is_monotonic_decreasing
+    assert len(found.to_frame()) == 40 and found.to_frame()["error"].notna().sum() == len(failed)
+    with pytest.raises(UserError, match="failed for all of the first 20"):
+        optimize(lambda mol: 1 / 0, **how)
+    with pytest.raises(UserError, match=r"call 1, \S+: ZeroDivisionError: .* is kept"):
+        optimize(lambda mol: 1 / 0, stop_on_error=True, **how)
+
+
+def test_what_to_start_from_comes_first(flow):
+    found = optimize(size, model=flow, budget=30, settings=SMALL, workers=0, start=["OCC", "CCO"])
+    assert found.answers[0].smiles == "CCO" and found.sources[:2] == ["start", "model"]
+    with pytest.raises(UserError, match="molecule 2 to start from: not a SMILES"):
+        optimize(size, model=flow, start=["C", "C1"])
+
+
+def test_area_under_the_best_ten():
+    # 0 to 1 over the first 100 calls, then 1.
+    assert top_auc(np.ones(1000), 1000) == pytest.approx(0.95)
+    assert top_auc(np.ones(100), 1000) == pytest.approx(0.95)
+    assert top_auc(np.full(250, np.nan), 1000) == 0
+    rising = np.concatenate([np.zeros(500), np.ones(500)])
+    assert top_auc(rising, 1000) == pytest.approx((0.5 * 100 + 400) / 1000)

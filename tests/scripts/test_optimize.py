@@ -1,0 +1,134 @@
+"""The `optimize` command."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCORE = """
+import os
+from rdkit import Chem
+
+def f(mol):
+    smiles = Chem.MolToSmiles(mol)
+    handle = os.open(os.environ["CALLED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, (smiles + chr(10)).encode())
+    os.close(handle)
+    if mol.GetNumAtoms() == 3:
+        raise ValueError("too" + chr(10) + "small")
+    return mol.GetNumHeavyAtoms() + 0.01 * len(smiles)
+"""
+SMALL = [part for pair in ("batch=10", "first=20", "steps=1", "step_size=8")
+         for part in ("--set", pair)]  # fmt: skip
+
+
+@pytest.fixture
+def score(surroundings, monkeypatch):
+    (surroundings / "my.py").write_text(SCORE)
+    monkeypatch.setenv("CALLED", str(surroundings / "called"))
+    return "my.py:f"
+
+
+def test_files_of_all_kinds_and_no_call_twice(graphcnf, model_folder, score, surroundings):
+    how = ["optimize", "--score", score, "--budget", 40, "--model", model_folder, *SMALL,
+           "--workers", 0, "--folder", "run"]  # fmt: skip
+    code, out, err = graphcnf(*how, "-n", 5, "--save", "tuned")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and len(rows) == 5
+    assert [float(r["score"]) for r in rows] == sorted(float(r["score"]) for r in rows)[::-1]
+    *notes, summary = err.splitlines()
+    assert "40 calls, 40 of them now" in summary
+    assert all(n.startswith("note: call ") and n.endswith(": ValueError: too small") for n in notes)
+    called = (surroundings / "called").read_text().split()
+    assert len(called) == len(set(called)) == 40
+    for name in ("x.csv", "x.smi", "x.sdf", "x.jsonl.gz", "x.parquet"):
+        code, out, err = graphcnf(*how, "--all", "--out", name)
+        assert (code, out) == (0, "") and "40 calls, 0 of them now" in err.splitlines()[-1]
+    assert (surroundings / "called").read_text().split() == called
+    assert sum(1 for _ in csv.DictReader((surroundings / "x.csv").open())) == 40
+    assert (surroundings / "x.sdf").read_text().count("$$$$") == 40
+    assert sorted(p.name for p in surroundings.iterdir() if p.name.startswith(".")) == []
+    # What a command writes, another one reads.
+    code, out, _ = graphcnf("generate", "-n", 2, "--model", "tuned")
+    assert code == 0 and len(out.split()) == 2
+    code, out, _ = graphcnf("score", "x.sdf", "--model", "tuned", "--json")
+    assert code == 0 and len(json.loads(out)) == 40
+
+
+def test_killed_again_and_again(model_folder, score, surroundings):
+    """Kill -9 at three moments: the same file as without, and every call made once."""
+
+    def start(name):
+        # No call is so fast that nothing can be killed.
+        code = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
+        arguments = [
+            "optimize",
+            "--score",
+            score,
+            "--budget",
+            "60",
+            "--model",
+            str(model_folder),
+            *SMALL,
+            "--workers",
+            "2",
+            "--folder",
+            name,
+            "--all",
+            "--out",
+            f"{name}.csv",
+        ]
+        environment = {**os.environ, "CALLED": str(surroundings / f"{name}.called")}
+        return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment,
+                                stderr=subprocess.PIPE)  # fmt: skip
+
+    whole = start("whole")
+    assert whole.wait(300) == 0, whole.stderr.read()
+    for lines in (8, 25, 45):
+        process = start("broken")
+        journal = Path("broken", "calls.jsonl")
+        while process.poll() is None:
+            if journal.exists() and journal.read_bytes().count(b"\n") > lines:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        assert process.wait(60) == -signal.SIGKILL
+    last = start("broken")
+    assert last.wait(300) == 0, last.stderr.read()
+    assert Path("broken.csv").read_bytes() == Path("whole.csv").read_bytes()
+    called = Path("broken.called").read_text().split()
+    assert len(called) == len(set(called)) == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--score", "quality"], 1, "no score 'quality': give FILE.py:FUNCTION or one of qed"),
+        (["--score", "none.toml"], 1, "none.toml: No such file"),
+        (["--score", "my.py:g"], 1, "my.py has no function 'g'"),
+        (["--score", "broken.py:f"], 1, "broken.py: SyntaxError"),
+        (["--score", "molscore:none.json"], 1, "none.json: No such file"),
+        (["--score", "qed", "--budget", "0"], 2, "--budget"),
+        (["--score", "qed", "--out", "x.txt"], 2, "must end in one of"),
+        (["--score", "qed", "--out", "my.smi"], 1, "my.smi exists"),
+        (["--score", "qed", "--set", "batch=many"], 2, "'batch=many': not a whole number"),
+        (["--score", "qed", "--set", "speed=1"], 2, "KEY=VALUE with batch"),
+        (["--score", "qed", "--on-error", "go"], 2, "is not skip or stop"),
+        (["--score", "qed", "--timeout", "0"], 1, "greater than 0"),
+        (["--score", "qed", "--start", "bad.smi"], 1, "bad.smi"),
+        ([], 2, "--score"),
+    ],
+)
+def test_one_clear_line(graphcnf, model_folder, score, surroundings, arguments, code, message):
+    (surroundings / "my.smi").write_text("CCO\n")
+    (surroundings / "bad.smi").write_text("CCO\nC1CC\n")
+    (surroundings / "broken.py").write_text("def f(:\n")
+    found, out, err = graphcnf("optimize", *arguments, "--model", model_folder)
+    assert (found, out) == (code, "") and message in err and len(err.splitlines()) == 1
