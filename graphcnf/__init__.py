@@ -15,6 +15,7 @@ _HOMES = {
     "MoleculeFlow": "graphcnf.molecules.flow",
     "PackedGraphs": "graphcnf.graphs",
     "finetune": "graphcnf.training.finetuning",
+    "optimize": "graphcnf.optimization.run",
 }
 
 __all__ = ["__version__", *_HOMES]

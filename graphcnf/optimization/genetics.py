@@ -21,7 +21,14 @@ AFTERWARDS = 0.01
 """Probability that what has two parents is mutated, too."""
 
 
-def offspring(first: str, second: str, seed: tuple[int, ...], mutation: float = MUTATION):
+def offspring(
+    first: str,
+    second: str,
+    seed: tuple[int, ...],
+    *,
+    mutation: float = MUTATION,
+    most_atoms: int = 80,
+) -> str | None:
     """One child of two molecules, or of the first of them alone.
 
     Args:
@@ -29,6 +36,7 @@ def offspring(first: str, second: str, seed: tuple[int, ...], mutation: float = 
         second: SMILES.
         seed: The child is a function of it and of the parents.
         mutation: Probability of a child of the first alone.
+        most_atoms: Larger children are none.
 
     Returns:
         Canonical SMILES without stereo, None where the operators found nothing.
@@ -40,12 +48,12 @@ def offspring(first: str, second: str, seed: tuple[int, ...], mutation: float = 
         else:
             child = reproduce(first, second, AFTERWARDS, random)
         mol = None if child is None else Chem.MolFromSmiles(child)
-        if mol is None or not _keeps(mol):
+        if mol is None or not 0 < mol.GetNumAtoms() <= most_atoms or not _whole(mol):
             return None
         return canonical_smiles(mol)
 
 
-def _keeps(mol: Chem.Mol) -> bool:
-    """Whether a molecule is one a person would ask a score of: connected, no radical."""
+def _whole(mol: Chem.Mol) -> bool:
+    """Whether a molecule is in one piece and has no radical."""
     radical = any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
-    return mol.GetNumAtoms() > 0 and not radical and len(Chem.GetMolFrags(mol)) == 1
+    return not radical and len(Chem.GetMolFrags(mol)) == 1

@@ -8,6 +8,7 @@ the calling script and sends functions that were defined in it.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -82,7 +83,8 @@ class Oracle:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._end(kill=exception[0] is not None)
+        # Also after an error: calls that are under way are paid for, and their answers kept.
+        self._end(kill=False)
 
     def __call__(self, molecules: Iterable[str]) -> list[Answer]:
         """The answers for some molecules, in their order."""
@@ -191,6 +193,8 @@ _busy = threading.Lock()
 def _start(goal: _Goal, path: Path, lock: Path) -> None:
     """What a process does first."""
     journal.hold(lock)
+    # Ctrl-C is for who asks; a call that is under way ends as it would.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What a score prints is not to end up among the molecules.
     with suppress(OSError):
         os.dup2(2, 1)

@@ -5,11 +5,13 @@ A round is a function of the seed, its number, what was scored so far and the po
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
+from graphcnf.errors import UserError
 from graphcnf.optimization.genetics import offspring
 from graphcnf.optimization.memory import Memory, rank_probabilities
 from graphcnf.optimization.policy import Policy
@@ -17,6 +19,8 @@ from graphcnf.optimization.surrogate import Surrogate
 
 FEWEST = 10
 """Scored molecules below which a surrogate says nothing."""
+
+POSITIVE = {"batch", "first", "parents", "replay", "step_size", "sigma", "most_atoms"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,12 @@ class SearchSettings:
     boldness: float = 1.0
     per_scaffold: int = 0
     most_atoms: int = 80
+
+    def __post_init__(self):
+        for field in fields(self):
+            value, low = getattr(self, field.name), 1 if field.name in POSITIVE else 0
+            if not low <= value < math.inf:
+                raise UserError(f"{field.name} must be a number from {low} on, not {value}")
 
 
 class Search:
@@ -111,13 +121,11 @@ class Search:
         found = {}
         for k in range(count):
             one, other = (self.memory.smiles[best[n]] for n in (mothers[k], fathers[k]))
-            child = offspring(one, other, (self.seed, self.round, 3, k))
-            if child is not None and child not in self.memory.known and self._small(child):
+            seed = self.seed, self.round, 3, k
+            child = offspring(one, other, seed, most_atoms=self.settings.most_atoms)
+            if child is not None and child not in self.memory.known:
                 found[child] = None
         return list(found)
-
-    def _small(self, smiles: str) -> bool:
-        return sum(c.isalpha() for c in smiles) <= 1.3 * self.settings.most_atoms
 
     def _sift(self, pool: Sequence[str], wanted: int) -> list[str]:
         random = np.random.default_rng((self.seed, self.round, 4))

@@ -31,6 +31,9 @@ MIXTURES = (
 NOISES = (1e-3, 1e-2, 1e-1)
 """Variances of the noise to choose from, for scores of variance 1."""
 
+WORST = 0.05
+"""Share of the molecules, the worst ones, that count as no worse than the others."""
+
 CHOSEN_ON = 250
 """Molecules that the choice is made on."""
 
@@ -87,8 +90,10 @@ class Surrogate:
         What the kernel is made of is chosen on some of them.
         """
         known = self._features(smiles)
+        # How bad the worst are does not count: a penalty of a million says nothing of the others.
+        scores = np.maximum(scores, np.quantile(scores, WORST))
         self.mean, self.scale = float(np.mean(scores)), float(np.std(scores)) or 1.0
-        y = (np.asarray(scores) - self.mean) / self.scale
+        y = (scores - self.mean) / self.scale
         kernels = self._kernels(known, known)
         some = np.arange(0, len(y), -(-len(y) // CHOSEN_ON))
         few = [kernel[np.ix_(some, some)] for kernel in kernels]

@@ -141,7 +141,7 @@ def pmo_notes(budget: int, seed: int) -> list[str]:
         "oracles are those of TDC, computed with RDKit here.",
         f"mol_ga: default_ga, population {MOL_GA_POPULATION:,}, {MOL_GA_OFFSPRING} offspring in a "
         f"generation, from {MOL_GA_START} random molecules of ZINC250k, which count as calls.",
-        "CPU minutes of one thread, the oracle included; of the last sitting of an interrupted run.",
+        "CPU minutes of one thread, oracle included; of the last sitting of an interrupted run.",
     ]
 
 

@@ -120,6 +120,7 @@ def test_killed_again_and_again(model_folder, score, surroundings):
         (["--score", "qed", "--out", "my.smi"], 1, "my.smi exists"),
         (["--score", "qed", "--set", "batch=many"], 2, "'batch=many': not a whole number"),
         (["--score", "qed", "--set", "speed=1"], 2, "KEY=VALUE with batch"),
+        (["--score", "qed", "--set", "batch=0"], 1, "batch must be a number from 1 on, not 0"),
         (["--score", "qed", "--on-error", "go"], 2, "is not skip or stop"),
         (["--score", "qed", "--timeout", "0"], 1, "greater than 0"),
         (["--score", "qed", "--start", "bad.smi"], 1, "bad.smi"),
