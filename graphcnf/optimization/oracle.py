@@ -210,16 +210,23 @@ def _watch(parent: int) -> None:
         os._exit(0)
 
 
+def _goal() -> Goal:
+    if isinstance(_here["goal"], _Goal):
+        _here["goal"] = _here["goal"].get()
+    return _here["goal"]
+
+
 def _ready() -> None:
-    time.sleep(0.05)
+    """Import what the goal needs, which is not on the account of the first molecule."""
+    with suppress(Exception):  # the first call will say it
+        _goal().objectives  # noqa: B018
+    time.sleep(0.05)  # for every process to have its turn
 
 
 def _call(smiles: str) -> Answer:
     with _busy:
         try:
-            if isinstance(_here["goal"], _Goal):
-                _here["goal"] = _here["goal"].get()
-            answer = answer_of(_here["goal"], smiles)
+            answer = answer_of(_goal(), smiles)
         except Exception as error:  # the goal itself does not arrive
             answer = Answer.failed(smiles, f"{type(error).__name__}: {error}")
         journal.append(_here["path"], answer)

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 STATE = "state.safetensors"
 CHECKPOINT_SECONDS = 30.0
 
+HOPELESS = 10
+"""Calls in a row from the first one on that may fail."""
+
 PATIENCE = 5
 """Rounds in a row without a proposal after which there is nothing left to find."""
 
@@ -160,8 +163,8 @@ def optimize(
         show: Called after each round with the number of calls and the mean of the ten best.
 
     Raises:
-        UserError: Something in the arguments is wrong, the folder holds another run, every call of
-            the first round failed, or a call failed and `stop_on_error` is set.
+        UserError: Something in the arguments is wrong, the folder holds another run, none of
+            the first calls had an answer, or a call failed and `stop_on_error` is set.
     """
     if budget < 1 or seed < 0:
         raise UserError(f"budget must be positive and seed not negative, not {budget} and {seed}")
@@ -306,9 +309,14 @@ class _Run:
             if stop_on_error:
                 raise UserError(f"{line}; what was computed is kept")
             tell(line)
-        if not first and len(failed) == len(answers):
+        calls = first + len(answers)
+        if (
+            len(failed) == len(answers)
+            and calls >= HOPELESS
+            and not len(self.search.memory.best(1))
+        ):
             raise UserError(
-                f"the score failed for all of the first {len(answers)} molecules, for "
+                f"the score failed for all of the first {calls} molecules, for "
                 f"{failed[0][1].smiles}: {failed[0][1].error}"
             )
 

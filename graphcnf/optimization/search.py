@@ -44,13 +44,13 @@ class SearchSettings:
         most_atoms: Larger molecules are not asked for.
     """
 
-    batch: int = 40
+    batch: int = 20
     first: int = 100
     sampled: float = 1.2
     bred: float = 3.0
     parents: int = 200
     replay: int = 200
-    steps: int = 4
+    steps: int = 2
     step_size: int = 32
     learning_rate: float = 5e-4
     sigma: float = 60.0
