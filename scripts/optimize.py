@@ -180,9 +180,18 @@ def _label(score: str) -> str:
 
 
 def _molecules(path: Path) -> list[str]:
+    """The SMILES of a file, each of them a molecule."""
     from graphcnf.datasets.smiles_file import read_smiles
+    from graphcnf.molecules import codec
 
-    return read_smiles(str(path), column=None, content=None)[1]
+    lines, smiles = read_smiles(str(path), column=None, content=None)
+    with codec.quiet():
+        for line, text in zip(lines, smiles, strict=True):
+            try:
+                codec.parse(text)
+            except codec.MoleculeNotRepresentable as error:
+                raise UserError(f"{path}, line {line}: {error}") from None
+    return smiles
 
 
 def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> None:
@@ -192,11 +201,7 @@ def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> N
     from graphcnf.scripts.generation.conversion import compress, to_parquet
     from graphcnf.scripts.generation.records import WRITERS
 
-    frame = found.to_frame(best)
-    if best is not None:
-        frame = frame.rename(columns={"call": "record"})
-    else:
-        frame = frame.rename(columns={"call": "record"})
+    frame = found.to_frame(best).rename(columns={"call": "record"})
     rows = [
         {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
         for row in frame.to_dict("records")
@@ -209,11 +214,10 @@ def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> N
         with open_output(out) as stream:
             stream.writelines(lines)
         return
-    temporary = out.with_name(f".{out.name}.plain")
+    temporary, target = (out.with_name(f".{out.name}.{part}") for part in ("plain", "packed"))
     try:
         with open_output(temporary) as stream:
             stream.writelines(lines)
-        target = out.with_name(f".{out.name}.packed")
         if kind == "parquet":
             to_parquet(temporary, target, tuple(frame.columns))
         else:
@@ -221,6 +225,7 @@ def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> N
         target.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
 
 
 def _summary(found: Optimized, seconds: float, folder: Path) -> str:

@@ -28,6 +28,9 @@ from graphcnf.optimization.desirability import FORMS, desirability
 KEYS = {"score", "name", "weight", "width", *FORMS}
 """What every objective may have; scores with parameters have those beside them."""
 
+COLUMNS = ("call", "record", "smiles", "score", "source", "error")
+"""Names that a table of results has already."""
+
 Function = Callable[[Chem.Mol, str], Any]
 
 
@@ -228,6 +231,7 @@ def _objective(table: Mapping[str, Any], where: str, folder: Path) -> Objective:
         raise UserError(f"{where}: {error}") from None
     name = table.get("name", score if isinstance(score, str) else getattr(score, "__name__", None))
     name = str(name or "score").rpartition(":")[2]
+    name = f"{name}_value" if name in COLUMNS else name
     return Objective(name, function, desirability(table, where), float(weight))
 
 

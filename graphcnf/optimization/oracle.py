@@ -18,9 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
-from rdkit import Chem
+from rdkit import Chem, rdBase
 
-from graphcnf.molecules.codec import quiet
 from graphcnf.optimization import journal
 from graphcnf.optimization.journal import Answer
 from graphcnf.optimization.objectives import Goal
@@ -35,7 +34,7 @@ PULSE = 0.5
 def answer_of(goal: Goal, smiles: str) -> Answer:
     """What a goal says of a molecule; an exception is an answer."""
     try:
-        with quiet():
+        with rdBase.BlockLogs():
             mol = Chem.MolFromSmiles(smiles)
         score, values = goal(mol, smiles)
     except Exception as error:

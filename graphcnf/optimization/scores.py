@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import Descriptors, rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import (
     GetAtomPairGenerator,
@@ -19,7 +19,6 @@ from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.errors import UserError
 from graphcnf.molecules import properties
-from graphcnf.molecules.codec import quiet
 from graphcnf.optimization.desirability import target
 
 Score = Callable[[Chem.Mol], float]
@@ -105,7 +104,7 @@ def smarts(pattern: str) -> Score:
     Raises:
         UserError: RDKit does not read the pattern.
     """
-    with quiet():
+    with rdBase.BlockLogs():
         query = Chem.MolFromSmarts(pattern)
     if query is None or not query.GetNumAtoms():
         raise UserError(f"not a SMARTS that RDKit accepts: {pattern!r}")
@@ -175,7 +174,7 @@ def _composition(mol: Chem.Mol) -> Counter[str]:
 
 
 def _molecule(smiles: str) -> Chem.Mol:
-    with quiet():
+    with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles)
     if mol is None or not mol.GetNumAtoms():
         raise UserError(f"not a SMILES that RDKit accepts: {smiles!r}")

@@ -46,8 +46,8 @@ class SearchSettings:
 
     batch: int = 20
     first: int = 100
-    sampled: float = 1.2
-    bred: float = 3.0
+    sampled: float = 0.8
+    bred: float = 4.0
     parents: int = 200
     replay: int = 200
     steps: int = 2

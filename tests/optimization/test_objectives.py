@@ -95,6 +95,17 @@ def test_numbers_of_any_kind_are_scores(value):
     assert ask(Goal.of(lambda mol: value), "C") == 1
 
 
+def test_values_have_columns_of_their_own():
+    def score(mol):
+        return 0.5
+
+    goal = Goal([{"score": score, "clip": [0, 1]}, {"score": "qed"}, {"score": "qed", "name": "q"}])
+    _, values = goal(Chem.MolFromSmiles("CCO"), "CCO")
+    assert list(values) == ["score_value", "qed", "q"]
+    with pytest.raises(UserError, match="objective 2: a second 'qed': give it another name"):
+        Goal([{"score": "qed"}, {"score": "qed"}])
+
+
 def test_weights_and_means(tmp_path):
     tables = [{"score": "qed"}, {"score": "atoms", "clip": [0, 10], "weight": 3}]
     qed = QED.qed(Chem.MolFromSmiles("CCCCC"))

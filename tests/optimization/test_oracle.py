@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -56,6 +58,11 @@ def test_every_trouble_is_an_answer_and_nothing_is_asked_twice(tmp_path, capfd):
         again = oracle(molecules)
     assert oracle.calls == 0 and (tmp_path / "called").read_text().split() == called
     assert [(a.smiles, a.error) for a in again] == [(a.smiles, a.error) for a in answers]
+
+
+def test_processes_that_score_import_no_torch():
+    code = "import sys, graphcnf.optimization.oracle; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_a_crash_costs_one_molecule(tmp_path):

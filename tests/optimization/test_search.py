@@ -119,16 +119,16 @@ def test_an_interrupted_run_comes_to_the_same_molecules(flow, tmp_path, monkeypa
 
     # Every second round leaves a state, so that an interruption hits both kinds of rounds.
     monkeypatch.setattr("graphcnf.optimization.run.CHECKPOINT_SECONDS", 0)
-    how = {"model": flow, "budget": 70, "seed": 3, "settings": SMALL, "workers": 0}
+    how = {"model": flow, "budget": 50, "seed": 3, "settings": SMALL, "workers": 0}
     whole = optimize(score, folder=tmp_path / "whole", **how)
-    assert len(whole) == 70 == len(set(calls)) == len(calls) == whole.paid
+    assert len(whole) == 50 == len(set(calls)) == len(calls) == whole.paid
     assert {"model", "genetic"} == set(whole.sources)
 
     class Interruption(Exception):
         pass
 
     calls.clear()
-    for most in (25, 45):
+    for most in (15, 35):
 
         def show(count, best, most=most):
             monkeypatch.setattr("graphcnf.optimization.run.CHECKPOINT_SECONDS", count % 20)
@@ -138,18 +138,18 @@ def test_an_interrupted_run_comes_to_the_same_molecules(flow, tmp_path, monkeypa
         with pytest.raises(Interruption):
             optimize(score, folder=tmp_path / "broken", show=show, **how)
     broken = optimize(score, folder=tmp_path / "broken", **how)
-    assert len(calls) == len(set(calls)) == 70 and broken.paid < 70
+    assert len(calls) == len(set(calls)) == 50 and broken.paid < 50
     assert broken.answers == whole.answers and broken.sources == whole.sources
     for one, other in zip(broken.policy.model.state_dict().values(),
                           whole.policy.model.state_dict().values(), strict=True):  # fmt: skip
         assert torch.equal(one, other)
     # A larger budget goes on; other options are refused, and with restart pay for what is new.
-    more = optimize(score, folder=tmp_path / "broken", **{**how, "budget": 80})
-    assert more.answers[:70] == whole.answers and more.paid == 10
+    more = optimize(score, folder=tmp_path / "broken", **{**how, "budget": 60})
+    assert more.answers[:50] == whole.answers and more.paid == 10
     with pytest.raises(UserError, match="a run with other options"):
         optimize(score, folder=tmp_path / "broken", **{**how, "seed": 4})
     again = optimize(score, folder=tmp_path / "broken", restart=True, **{**how, "seed": 4})
-    assert len(again) == 70 and again.paid == len(again) - len(
+    assert again.paid == len(again) - len(
         {a.smiles for a in again.answers} & {a.smiles for a in more.answers}
     )
 
@@ -175,7 +175,8 @@ def test_scores_that_fail(flow):
 
 def test_what_to_start_from_comes_first(flow):
     found = optimize(size, model=flow, budget=30, settings=SMALL, workers=0, start=["OCC", "CCO"])
-    assert found.answers[0].smiles == "CCO" and found.sources[:2] == ["start", "model"]
+    assert found.answers[0].smiles == "CCO" and found.sources[0] == "start"
+    assert len(found) == 30 and "start" not in found.sources[1:]
     with pytest.raises(UserError, match="molecule 2 to start from: not a SMILES"):
         optimize(size, model=flow, start=["C", "C1"])
 

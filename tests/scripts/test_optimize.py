@@ -25,7 +25,7 @@ def f(mol):
         raise ValueError("too" + chr(10) + "small")
     return mol.GetNumHeavyAtoms() + 0.01 * len(smiles)
 """
-SMALL = [part for pair in ("batch=10", "first=20", "steps=1", "step_size=8")
+SMALL = [part for pair in ("batch=8", "first=16", "steps=1", "step_size=8")
          for part in ("--set", pair)]  # fmt: skip
 
 
@@ -62,11 +62,11 @@ def test_files_of_all_kinds_and_no_call_twice(graphcnf, model_folder, score, sur
     assert code == 0 and len(json.loads(out)) == 40
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(model_folder, score, surroundings):
     """Kill -9 at three moments: the same file as without, and every call made once."""
 
     def start(name):
-        # No call is so fast that nothing can be killed.
         code = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
         arguments = [
             "optimize",
@@ -90,8 +90,8 @@ def test_killed_again_and_again(model_folder, score, surroundings):
                                 stderr=subprocess.PIPE)  # fmt: skip
 
     whole = start("whole")
-    assert whole.wait(300) == 0, whole.stderr.read()
-    for lines in (8, 25, 45):
+    assert whole.wait(900) == 0, whole.stderr.read()
+    for lines in (4, 15, 28):
         process = start("broken")
         journal = Path("broken", "calls.jsonl")
         while process.poll() is None:
@@ -101,10 +101,10 @@ def test_killed_again_and_again(model_folder, score, surroundings):
             time.sleep(0.01)
         assert process.wait(60) == -signal.SIGKILL
     last = start("broken")
-    assert last.wait(300) == 0, last.stderr.read()
+    assert last.wait(900) == 0, last.stderr.read()
     assert Path("broken.csv").read_bytes() == Path("whole.csv").read_bytes()
     called = Path("broken.called").read_text().split()
-    assert len(called) == len(set(called)) == 60
+    assert len(called) == len(set(called)) == 40
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_killed_again_and_again(model_folder, score, surroundings):
         (["--score", "qed", "--set", "batch=0"], 1, "batch must be a number from 1 on, not 0"),
         (["--score", "qed", "--on-error", "go"], 2, "is not skip or stop"),
         (["--score", "qed", "--timeout", "0"], 1, "greater than 0"),
-        (["--score", "qed", "--start", "bad.smi"], 1, "bad.smi"),
+        (["--score", "qed", "--start", "bad.smi"], 1, "bad.smi, line 2: not a SMILES"),
         ([], 2, "--score"),
     ],
 )
