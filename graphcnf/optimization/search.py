@@ -20,7 +20,7 @@ from graphcnf.optimization.surrogate import Surrogate
 FEWEST = 10
 """Scored molecules below which a surrogate says nothing."""
 
-POSITIVE = {"batch", "first", "parents", "replay", "step_size", "sigma", "most_atoms"}
+POSITIVE = {"batch", "first", "every", "parents", "replay", "step_size", "sigma", "most_atoms"}
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class SearchSettings:
     Attributes:
         batch: Molecules to score in a round.
         first: Molecules to score in the first round.
-        sampled: Molecules drawn from the policy for each one of the batch.
+        every: The policy proposes and is trained in one of so many rounds: few large batches are
+            cheaper than many small ones.
+        sampled: Molecules drawn from the policy for each one that is asked for in those rounds.
         bred: Offspring for each one of the batch.
         parents: Best molecules that have offspring.
         replay: Best molecules that the policy learns from.
-        steps: Training steps in a round.
+        steps: Training steps in a round with the policy.
         step_size: Molecules of a step.
         learning_rate: Of the policy.
         sigma: Nats that the best molecules gain over the prior.
@@ -46,11 +48,12 @@ class SearchSettings:
 
     batch: int = 20
     first: int = 100
+    every: int = 4
     sampled: float = 0.8
     bred: float = 4.0
     parents: int = 200
     replay: int = 200
-    steps: int = 2
+    steps: int = 4
     step_size: int = 32
     learning_rate: float = 5e-4
     sigma: float = 60.0
@@ -95,11 +98,12 @@ class Search:
         first = not len(self.memory.best(1))
         wanted = min(count, settings.first if first else settings.batch)
         if first:
-            found = self._sampled(2 * wanted, 0)
+            found = self._sampled(2 * wanted)
             return [(s, "model") for s in found[:wanted]]
         pool: dict[str, str] = {}
-        if settings.sampled:
-            for smiles in self._sampled(int(np.ceil(settings.sampled * wanted)), 0):
+        if settings.sampled and self.round % settings.every == 0:
+            drawn = int(np.ceil(settings.sampled * settings.every * wanted))
+            for smiles in self._sampled(drawn):
                 pool.setdefault(smiles, "model")
         if settings.bred:
             for smiles in self._bred(int(np.ceil(settings.bred * wanted))):
@@ -107,10 +111,10 @@ class Search:
         chosen = self._sift(list(pool), wanted)
         return [(s, pool[s]) for s in chosen]
 
-    def _sampled(self, count: int, attempt: int) -> list[str]:
+    def _sampled(self, count: int) -> list[str]:
         good = [self.memory.smiles[k] for k in self.memory.best(self.settings.replay)]
         sizes = self.policy.sizes(good)
-        drawn = self.policy.sample(count, sizes, (self.seed, self.round, 1, attempt))
+        drawn = self.policy.sample(count, sizes, (self.seed, self.round, 1))
         return [s for s in drawn if s not in self.memory.known]
 
     def _bred(self, count: int) -> list[str]:
@@ -153,7 +157,7 @@ class Search:
         for smiles, source, score in scored:
             self.memory.add(smiles, score)
             self.sources.append(source)
-        if self.settings.steps:
+        if self.settings.steps and self.round % self.settings.every == 0:
             self._train()
         self.round += 1
 

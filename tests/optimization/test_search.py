@@ -21,7 +21,7 @@ from graphcnf.optimization.run import optimize, top_auc
 from graphcnf.optimization.search import SearchSettings
 from graphcnf.optimization.surrogate import Surrogate
 
-SMALL = SearchSettings(batch=10, first=20, steps=1, step_size=8, replay=20, parents=20)
+SMALL = SearchSettings(batch=10, first=20, every=2, steps=1, step_size=8, replay=20, parents=20)
 
 
 @pytest.fixture(scope="module")

@@ -89,8 +89,14 @@ def test_killed_again_and_again(model_folder, score, surroundings):
         return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment,
                                 stderr=subprocess.PIPE)  # fmt: skip
 
-    whole = start("whole")
-    assert whole.wait(900) == 0, whole.stderr.read()
+    def end(process):
+        try:
+            _, errors = process.communicate(timeout=900)
+        finally:
+            process.kill()
+        assert process.returncode == 0, errors
+
+    end(start("whole"))
     for lines in (4, 15, 28):
         process = start("broken")
         journal = Path("broken", "calls.jsonl")
@@ -100,8 +106,8 @@ def test_killed_again_and_again(model_folder, score, surroundings):
                 break
             time.sleep(0.01)
         assert process.wait(60) == -signal.SIGKILL
-    last = start("broken")
-    assert last.wait(900) == 0, last.stderr.read()
+        process.stderr.close()
+    end(start("broken"))
     assert Path("broken.csv").read_bytes() == Path("whole.csv").read_bytes()
     called = Path("broken.called").read_text().split()
     assert len(called) == len(set(called)) == 40
