@@ -1,8 +1,9 @@
 """Calls of a score in processes of their own: in parallel, each with a time limit.
 
 An exception, something that is no number, a hang and a crash are answers, too: they are kept like
-the others, and the next molecule has its turn. Processes are those of loky, which asks nothing of
-the calling script and sends functions that were defined in it.
+the others, and the next molecule has its turn. Processes are those of loky, which, unlike
+`graphcnf.parallel`, sends functions that were defined in the calling script. Each looks now and
+then whether who asked is still there, and ends after the call that it is at.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.search import Search, SearchSettings
+from graphcnf.parallel import available_cores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,9 +177,7 @@ def optimize(
         raise UserError('optimisation needs a model that draws atom by atom (adjacency "path")')
     settings = settings or SearchSettings()
     if workers is None:
-        from loky import cpu_count
-
-        workers = cpu_count()
+        workers = available_cores()
     with ExitStack() as stack:
         if folder is None:
             folder = stack.enter_context(TemporaryDirectory(prefix="graphcnf-optimize-"))
