@@ -68,6 +68,8 @@ def alone(lock: Path, what: Path | str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
+    # FileLock would make a missing folder.
+    open_kept(lock).close()
     held = FileLock(lock, timeout=0)
     try:
         held.acquire()
