@@ -95,6 +95,18 @@ class MoleculeDataset:
             raise ValueError(f"no split {part!r}: choose train, test or all")
         return np.flatnonzero(self._is_test == (part == "test"))
 
+    def take(self, rows) -> MoleculeDataset:
+        """Some of the molecules, in the order of `rows`; the split by hash goes with them."""
+        chosen = None if self.test_indices is None else np.flatnonzero(self._is_test[rows])
+        return dataclasses.replace(
+            self,
+            graphs=self.graphs.subset(rows),
+            smiles=[self.smiles[k] for k in rows],
+            hashes=self.hashes[rows],
+            skipped=[],
+            test_indices=chosen,
+        )
+
     def size_histogram(self, part: str = "train") -> np.ndarray:
         """Number of molecules of each size; the index is the number of atoms."""
         return np.bincount(self.graphs.node_counts[self.split(part)])

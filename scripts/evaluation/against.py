@@ -18,8 +18,11 @@ from graphcnf.scripts.evaluation import metric_names, named_data
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
+    from graphcnf.datasets.zinc250k_rows import Zinc250kRows
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.distributions import Comparison, SetStatistics
+
+    Rows = MoleculeDataset | Zinc250kRows
 
 DATA = "training data through the same pipeline"
 
@@ -49,15 +52,15 @@ class Against:
             self._known[key] = compute()
         return self._known[key]
 
-    def load(self, reference: str, model: GraphCNF | None = None) -> MoleculeDataset:
-        """`named_data.load_reference`, once for all sets in one coding."""
+    def load(self, reference: str, model: GraphCNF | None = None) -> Rows:
+        """`named_data.load_rows`, once for all sets in one coding."""
         coding = None if model is None else (str(model.metadata["vocabulary"]), model.max_nodes)
         return self.once(
-            ("data", reference, coding), lambda: named_data.load_reference(reference, model)
+            ("data", reference, coding), lambda: named_data.load_rows(reference, model)
         )
 
     def floor(
-        self, dataset: MoleculeDataset, training: Sequence[str], statistics: SetStatistics
+        self, dataset: Rows, training: Sequence[str], statistics: SetStatistics
     ) -> Comparison:
         """`distances.floor_of`; sets that differ in size by less than 5 % share the first one's."""
         count = len(training)
@@ -75,7 +78,7 @@ class Against:
         )
 
 
-def held_out_smiles(dataset: MoleculeDataset | None, against: Against) -> list[str]:
+def held_out_smiles(dataset: Rows | None, against: Against) -> list[str]:
     """The molecules that distributions are compared with, at most `named_data.REFERENCE`."""
     if against.test is not None:
         from graphcnf.datasets.smiles_file import load_smiles_file
@@ -92,13 +95,13 @@ def held_out_smiles(dataset: MoleculeDataset | None, against: Against) -> list[s
     metric_names.check_needs(against.metrics, dataset)
     if tuple(against.metrics) == ("fcd",):
         named_data.check_chemnet_installed()
-    if dataset is None:
+    if dataset is None or not against.metrics:
         return []
-    return [dataset.smiles[k] for k in named_data.held_out(dataset, named_data.REFERENCE)]
+    return dataset.take(named_data.held_out(dataset, named_data.REFERENCE)).smiles
 
 
 def add_data(
-    result: Evaluation, dataset: MoleculeDataset, seed: int, valid: Sequence[Sequence[str]],
+    result: Evaluation, dataset: Rows, seed: int, valid: Sequence[Sequence[str]],
     held_out: Sequence[str], against: Against,
 ) -> None:  # fmt: skip
     """Add the row of the training data, and the distribution metrics."""
@@ -132,7 +135,7 @@ def add_data(
 
 
 def _ceiling(
-    dataset: MoleculeDataset, number: int, seed: int, hashes: np.ndarray
+    dataset: Rows, number: int, seed: int, hashes: np.ndarray
 ) -> tuple[dict[str, Any], list[str]]:
     """The row "training data through the same pipeline", of random training molecules.
 
@@ -140,16 +143,15 @@ def _ceiling(
         Its figures, and the SMILES of the molecules.
     """
     train = dataset.split("train")
-    chosen = np.random.default_rng(seed).permutation(train)[:number]
-    smiles = [dataset.smiles[k] for k in chosen]
+    chosen = dataset.take(np.random.default_rng(seed).permutation(train)[:number])
     figures = data_ceiling(
-        dataset.graphs.subset(chosen),
-        smiles,
-        dataset.vocabulary,
+        chosen.graphs,
+        chosen.smiles,
+        chosen.vocabulary,
         training_hashes=hashes,
         conventions=CONVENTIONS,
     )
-    return figures, smiles
+    return figures, chosen.smiles
 
 
 def with_count(found: dict, smiles: Sequence[str], against: Against) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from graphcnf.errors import UserError
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
+    from graphcnf.datasets.zinc250k_rows import Zinc250kRows
     from graphcnf.graphs import GraphCNF
 
 REFERENCE = 10_000
@@ -51,7 +52,23 @@ def load_reference(name: str, model: GraphCNF | None = None) -> MoleculeDataset:
     return load_smiles_file(name, vocabulary=vocabulary, max_atoms=model.max_nodes)
 
 
-def held_out(dataset: MoleculeDataset, count: int) -> np.ndarray:
+def load_rows(name: str, model: GraphCNF | None = None) -> MoleculeDataset | Zinc250kRows:
+    """As `load_reference`, for those who take some rows: the others need not be encoded.
+
+    Raises:
+        UserError: As `load_reference`.
+    """
+    if name == "zinc250k":
+        from graphcnf.datasets.zinc250k_rows import zinc250k_rows
+        from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+        rows = zinc250k_rows()
+        if model is None or MoleculeVocabulary.of_model(model) == rows.vocabulary:
+            return rows
+    return load_reference(name, model)
+
+
+def held_out(dataset: MoleculeDataset | Zinc250kRows, count: int) -> np.ndarray:
     """Indices of `count` held-out molecules, the same random ones every time."""
     return np.random.default_rng(0).permutation(dataset.split("test"))[:count]
 

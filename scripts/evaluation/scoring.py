@@ -31,8 +31,8 @@ from graphcnf.scripts.evaluation import named_data
 from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smiles, with_count
 
 if TYPE_CHECKING:
-    from graphcnf.datasets.molecules import MoleculeDataset
     from graphcnf.graphs import GraphCNF
+    from graphcnf.scripts.evaluation.against import Rows
 
 CHUNK = 500
 """Lines of a file that a process scores at a time."""
@@ -103,8 +103,8 @@ def score_records(records: Records, against: Against) -> Evaluation:
     hashes = None
     if dataset is not None:
         # A file of one's own has no official held-out part: it is training data throughout.
-        part = "train" if reference in named_data.OFFICIAL else "all"
-        hashes = np.unique(dataset.hashes[dataset.split(part)])
+        official = reference in named_data.OFFICIAL
+        hashes = dataset.training_hashes() if official else np.unique(dataset.hashes)
     valid = list(frame["smiles"][frame["strict"]])
     main = {
         "name": shown,
@@ -216,7 +216,7 @@ def score_model(
     return result
 
 
-def _model_data(model: GraphCNF, against: Against) -> tuple[MoleculeDataset | None, str]:
+def _model_data(model: GraphCNF, against: Against) -> tuple[Rows | None, str]:
     reference = against.reference
     if reference is None:
         name = model.metadata.get("dataset")
@@ -265,7 +265,7 @@ def _coding_reconstruction(smiles: Sequence[str]) -> float | None:
 
 def _held_out_figures(model, dataset, reconstruct: int, likelihood: int, notes: list[str]) -> dict:
     figures: dict[str, Any] = {}
-    chosen = dataset.graphs.subset(named_data.held_out(dataset, reconstruct))
+    chosen = dataset.take(named_data.held_out(dataset, reconstruct)).graphs
     if len(chosen):
         figures["reconstruction"] = measures.reconstruction(model, chosen)
         figures["reconstruction_molecules"] = len(chosen)
@@ -273,7 +273,7 @@ def _held_out_figures(model, dataset, reconstruct: int, likelihood: int, notes: 
             "reconstruction: the share of held-out molecules whose latents decode to the same "
             f"graph, in float64; of the data: {DATA_RECONSTRUCTION}."
         )
-    chosen = dataset.graphs.subset(named_data.held_out(dataset, likelihood))
+    chosen = dataset.take(named_data.held_out(dataset, likelihood)).graphs
     if len(chosen):
         figures |= measures.bits(model, chosen)
         figures["bits_molecules"] = len(chosen)
