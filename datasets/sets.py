@@ -100,7 +100,7 @@ class SetSummation(SetTask):
 
     @cached_property
     def counts(self) -> list[list[int]]:
-        """Entry [n][s]: sequences of n categories with the sum s (of the categories)."""
+        """Entry `[n][s]`: sequences of n categories with the sum s (of the categories)."""
         most = self.total - self.elements
         rows = [[1] + [0] * most]
         for _ in range(self.elements):

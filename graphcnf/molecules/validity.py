@@ -29,7 +29,7 @@ def strict(mol: Chem.Mol) -> str | None:
     """Canonical SMILES without stereo where the molecule sanitizes as it is and is connected.
 
     RDKit's sanitization reads a few uncharged spellings as their charged form, N(=O)=O as
-    [N+](=O)[O-] for one.
+    `[N+](=O)[O-]` for one.
     """
     if not mol.GetNumAtoms() or len(Chem.GetMolFrags(mol)) != 1:
         return None
