@@ -6,22 +6,24 @@ molecules lie beside the weights. `python -m graphcnf.datasets.zinc250k_rows` wr
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import zlib
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from graphcnf.datasets import cache, zinc250k
+from graphcnf.datasets import zinc250k
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
 from graphcnf.molecules.hashing import contains
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.pretrained import load_array
 
-INDEX = Path(__file__).parent / "zinc250k_rows.npz"
+INDEX = Path(__file__).parent / "zinc250k_rows.json"
 
 CHECKED = 500
 """Rows that another version of RDKit than the file's must write as that one did."""
@@ -84,17 +86,17 @@ def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
 def _rows(content: bytes, digest: str) -> Zinc250kRows | None:
     weights = Path(str(files("graphcnf.weights") / "zinc250k"))
     try:
-        arrays = cache.read(INDEX)
+        about = json.loads(INDEX.read_text())
         hashes = load_array(weights, "training_hashes")
-    except (OSError, cache.DamagedCache, UserError):
+    except (OSError, ValueError, UserError):
         return None
-    about = json.loads(arrays["about"].tobytes())
     if hashes is None or [about["source"], about["codec"], about["hashes"]] != [
         digest, CODEC_VERSION, hashlib.sha256(hashes.tobytes()).hexdigest()
     ]:  # fmt: skip
         return None
     lines = content.decode().split()
-    held_out = np.unpackbits(arrays["held_out"], count=len(lines)).astype(bool)
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(about["held_out"])), np.uint8)
+    held_out = np.unpackbits(bits, count=len(lines)).astype(bool)
     rows = Zinc250kRows(lines, MoleculeVocabulary.from_dict(about["vocabulary"]), held_out, hashes)
     if about["rdkit"] != version("rdkit"):
         some = np.random.default_rng(0).permutation(len(lines))[:CHECKED]
@@ -106,17 +108,18 @@ def _rows(content: bytes, digest: str) -> Zinc250kRows | None:
 def write_index(path: Path = INDEX) -> None:
     """Write the file from the whole data set."""
     dataset = zinc250k.load_zinc250k()
+    held_out = np.zeros(len(dataset), dtype=bool)
+    held_out[dataset.split("test")] = True
+    bits = zlib.compress(np.packbits(held_out).tobytes(), 9)
     about = {
         "source": hashlib.sha256(zinc250k.zinc250k_source().read_bytes()).hexdigest(),
         "codec": CODEC_VERSION,
         "rdkit": version("rdkit"),
         "hashes": hashlib.sha256(dataset.training_hashes().tobytes()).hexdigest(),
         "vocabulary": dataset.vocabulary.to_dict(),
+        "held_out": base64.b64encode(bits).decode(),
     }
-    held_out = np.zeros(len(dataset), dtype=bool)
-    held_out[dataset.split("test")] = True
-    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    cache.write(path, {"about": text, "held_out": np.packbits(held_out)})
+    path.write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

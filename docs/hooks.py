@@ -1,7 +1,7 @@
 """What the site adds to MkDocs.
 
-Notebooks become pages, formulas MathML, which needs no script, and the folder datasets/ the package
-graphcnf.datasets, as which it is installed.
+Notebooks become pages, formulas MathML, which needs no script. Every part of the package has a page
+in the API, and the folder datasets/ is the package graphcnf.datasets, as which it is installed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,38 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 from nbconvert import MarkdownExporter
 
+BARE = "show_root_heading: false, show_root_toc_entry: false"
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+ROOT = Path(__file__).parent.parent
+
+
+def api_pages() -> dict[str, str]:
+    """Name and text of a page for each part of the package, with all of its modules."""
+    folders = [*(ROOT / "graphcnf").iterdir(), ROOT / "datasets"]
+    parts = {p.name: p for p in sorted(folders) if any(p.glob("[!_]*.py"))}
+    pages = {}
+    for name, folder in parts.items():
+        text = f"# {name}\n\n::: graphcnf.{name}\n    options: {{members: [], {BARE}}}\n"
+        for module in sorted(folder.rglob("[!_]*.py")):
+            dotted = ".".join(module.relative_to(folder.parent).with_suffix("").parts)
+            text += f"\n::: graphcnf.{dotted}\n"
+        pages[name] = text
+    modules = sorted(p.stem for p in (ROOT / "graphcnf").glob("[!_]*.py"))
+    pages["modules"] = "# Modules\n" + "".join(f"\n::: graphcnf.{m}\n" for m in modules)
+    return pages
+
+
+def on_config(config):
+    """Add the pages of the API to the navigation."""
+    (api,) = (entry["API"] for entry in config.nav if "API" in entry)
+    api += [{name.capitalize(): f"api/{name}.md"} for name in api_pages()]
+    return config
 
 
 def on_files(files: Files, config) -> Files:
-    """Turn each notebook, with its stored outputs, into a page."""
+    """Add the pages of the API, and turn each notebook, with its stored outputs, into one."""
+    for name, text in api_pages().items():
+        files.append(File.generated(config, f"api/{name}.md", content=text))
     for file in [f for f in files if f.src_uri.endswith(".ipynb")]:
         page = PurePosixPath(file.src_uri).with_suffix(".md")
         names = {"output_files_dir": f"{page.stem}_files", "unique_key": page.stem}

@@ -1,0 +1,33 @@
+"""The tutorial runs from top to bottom: its Python, and its commands except for training."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from graphcnf.scripts.cli import main
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "tutorial.md").read_text()
+DRAWING = PAGE.split("## 5. Train")[0]
+
+
+def test_the_page_runs(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    # A fresh machine.
+    monkeypatch.setenv("GRAPHCNF_CACHE", str(tmp_path / "cache"))
+    names, commands = {}, 0
+    for kind, block in re.findall(r"```(python|bash)\n(.*?)```", DRAWING, flags=re.DOTALL):
+        if kind == "python":
+            exec(compile(block, "tutorial.md", "exec"), names)
+            continue
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line, comments=True)
+            assert program == "graphcnf"
+            with pytest.raises(SystemExit) as ended:
+                main(arguments)
+            commands += 1
+            assert not ended.value.code, capfd.readouterr().err
+    assert commands == 4
+    written = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert written == ["drawn.csv", "scores.csv", "small.sdf"]
