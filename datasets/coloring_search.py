@@ -43,6 +43,12 @@ def find_coloring(
     Raises:
         UserError: The graph is directed, a multigraph or empty, has an edge from a node to itself,
             or cannot be coloured; or the search takes too long.
+
+    Example:
+        >>> import networkx as nx
+        >>> colors = find_coloring(nx.cycle_graph(5), colors=3)
+        >>> all(colors[i] != colors[(i + 1) % 5] for i in range(5))
+        True
     """
     if graph.is_directed() or graph.is_multigraph():
         raise UserError(f"an undirected simple graph is needed, not a {type(graph).__name__}")

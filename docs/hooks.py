@@ -17,13 +17,15 @@ from nbconvert import MarkdownExporter
 
 BARE = "show_root_heading: false, show_root_toc_entry: false"
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+FUNCTION = re.compile(r"(\\(?:log|ln|det)) ")
 ROOT = Path(__file__).parent.parent
 
 
 def api_pages() -> dict[str, str]:
     """Name and text of a page for each part of the package, with all of its modules."""
     folders = [*(ROOT / "graphcnf").iterdir(), ROOT / "datasets"]
-    parts = {p.name: p for p in sorted(folders) if any(p.glob("[!_]*.py"))}
+    folders.sort(key=lambda folder: folder.name)
+    parts = {p.name: p for p in folders if any(p.glob("[!_]*.py"))}
     pages = {}
     for name, folder in parts.items():
         text = f"# {name}\n\n::: graphcnf.{name}\n    options: {{members: [], {BARE}}}\n"
@@ -63,7 +65,9 @@ def on_page_content(html: str, **_) -> str:
 
     def formula(match: re.Match) -> str:
         display = "block" if match[1] == "div" else "inline"
-        return convert(unescape(match[2]).strip(), display=display)
+        # MathML sets no space behind the name of a function.
+        latex = FUNCTION.sub(r"\1 \\, ", unescape(match[2]).strip())
+        return convert(latex, display=display)
 
     return FORMULA.sub(formula, html)
 

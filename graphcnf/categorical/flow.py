@@ -48,6 +48,17 @@ class CategoricalFlow(nn.Module):
         encoding: Categories (B, L) or (B, L, V) to latents (B, L, D).
         flow: Transform of the latents.
         base: Density of what the flow returns; standard logistic when None.
+
+    Example:
+        >>> from graphcnf.categorical import make_encoding
+        >>> from graphcnf.flows import ActNorm, InvertibleLinear, Sequential
+        >>> flow = Sequential(ActNorm(2), InvertibleLinear(2))
+        >>> model = CategoricalFlow(make_encoding("mixture", 3, latent_dim=2), flow)
+        >>> x = torch.tensor([[0, 1, 2, 1], [2, 2, 0, 1]])
+        >>> model.log_prob(x).shape
+        torch.Size([2])
+        >>> model.sample(5, length=4).shape
+        torch.Size([5, 4])
     """
 
     def __init__(self, encoding: Encoding, flow: Transform, base: nn.Module | None = None):

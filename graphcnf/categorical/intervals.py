@@ -48,6 +48,13 @@ class IntervalEncoding(Encoding):
     Args:
         cardinalities: Number of categories of each of the V variables at a position, or an int
             for one variable per position without an axis of its own.
+
+    Example:
+        >>> encoding = IntervalEncoding(4)
+        >>> x = torch.tensor([[0, 1, 2, 3]])
+        >>> encoded = encoding.encode(x)
+        >>> encoding.decode(encoded.z).tolist()  # whatever was drawn
+        [[0, 1, 2, 3]]
     """
 
     def __init__(self, cardinalities: list[int] | int):

@@ -51,6 +51,13 @@ class SetFlow(Pretrained, CategoricalFlow):
 
     Raises:
         UserError: if an argument is out of range.
+
+    Example:
+        >>> cards = SetFlow(3, 8, width=16, layers=1)
+        >>> hands = torch.tensor([[0, 3, 5], [7, 1, 2]])
+        >>> loss, metrics = cards.training_loss(hands)
+        >>> cards.sample(4).shape
+        torch.Size([4, 3])
     """
 
     def __init__(

@@ -20,6 +20,11 @@ class Affine(Bijection):
 
     Raises:
         ValueError: if one is not.
+
+    Example:
+        >>> z, log_det = Affine(2.0, shift=1.0)(torch.tensor([[0.0, 1.0]]))
+        >>> z.tolist(), round(log_det.item(), 4)  # 2 ln 2
+        ([[1.0, 3.0]], 1.3863)
     """
 
     def __init__(self, scale: float = 1.0, shift: float = 0.0):

@@ -23,6 +23,12 @@ class GraphBatch:
         bonds: 1 + category of the edge between two nodes, 0 where there is none; (B, N, N) long,
             symmetric, zero diagonal.
         mask: True for real nodes, (B, N) bool; the real nodes come first.
+
+    Example:
+        >>> graphs = PackedGraphs.from_lists([([0, 1], [(0, 1)], [0]), ([1], [], [])])
+        >>> batch = GraphBatch.collate(graphs)
+        >>> batch.node_types.tolist(), batch.sizes.tolist()
+        ([[0, 1], [1, 0]], [2, 1])
     """
 
     node_types: Tensor

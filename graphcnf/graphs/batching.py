@@ -25,6 +25,11 @@ def size_bucketed_batches(
 
     Yields:
         Positions in `node_counts`, (batch_size,) int64; every graph once.
+
+    Example:
+        >>> batches = list(size_bucketed_batches([3, 9, 4, 8], 2, seed=0, epoch=0))
+        >>> sorted(sorted(batch.tolist()) for batch in batches)
+        [[0, 2], [1, 3]]
     """
     if batch_size < 1:
         raise ValueError(f"a batch holds at least 1 graph, not {batch_size}")

@@ -46,6 +46,18 @@ class GraphCNF(nn.Module):
         metadata: What is known of the data, JSON: `vocabulary`, `size_histogram` (index: number
             of nodes), `dataset`, `training`.
         training_hashes: Sorted hashes of the training molecules, uint64, or None.
+
+    Example:
+        >>> path = ([0, 1, 0], [(0, 1), (1, 2)], [0, 0])
+        >>> ring = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
+        >>> graphs = PackedGraphs.from_lists([path, ring])
+        >>> model = GraphCNF.for_graphs(
+        ...     graphs, node_categories=2, bond_categories=1, width=16, layers=1, heads=2
+        ... )
+        >>> model.log_prob(GraphBatch.collate(graphs)).shape
+        torch.Size([2])
+        >>> model.sample_records(0, 5, seed=0).node_counts.tolist()
+        [3, 3, 3, 3, 3]
     """
 
     def __init__(self, *, adjacency: str = "path", order: str = "canonical", steps: dict):

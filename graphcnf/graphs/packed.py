@@ -23,6 +23,15 @@ class PackedGraphs:
         edges: Rows (i, j) with j < i, numbered within their graph, sorted by i ascending and then
             j descending (nearest earlier neighbour first), (sum of edge counts, 2) uint8.
         bond_types: Edge categories, 0-based, (sum of edge counts,) uint8.
+
+    Example:
+        >>> triangle = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
+        >>> edge = ([1, 1], [(0, 1)], [0])
+        >>> graphs = PackedGraphs.from_lists([triangle, edge])
+        >>> graphs
+        PackedGraphs(2 graphs, 5 nodes, 4 edges)
+        >>> graphs.node_counts.tolist()
+        [3, 2]
     """
 
     node_counts: np.ndarray

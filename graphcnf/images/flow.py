@@ -70,6 +70,15 @@ class ImageFlow(Pretrained, nn.Module):
 
     Raises:
         UserError: An argument that does not fit, or images of a size that does not.
+
+    Example:
+        >>> sizes = {"shape": (1, 4, 4), "levels": 16, "couplings": 2, "width": 8}
+        >>> model = ImageFlow(architecture="simple", **sizes)
+        >>> images = torch.randint(16, (3, 1, 4, 4))
+        >>> model.bits_per_dimension(images).shape
+        torch.Size([3])
+        >>> torch.equal(model.decode(model.encode(images)), images.to(torch.uint8))
+        True
     """
 
     def __init__(

@@ -209,6 +209,14 @@ def molecule_to_graph(
 
     Raises:
         MoleculeNotRepresentable: See its subclasses.
+
+    Example:
+        >>> from graphcnf.molecules.vocabulary import MoleculeVocabulary
+        >>> vocabulary = MoleculeVocabulary.from_counts(
+        ...     {AtomCategory("C", 0): 2, AtomCategory("O", 0): 1}, {"SINGLE": 2}
+        ... )
+        >>> molecule_to_graph("OCC", vocabulary)  # the canonical SMILES is CCO
+        ([0, 0, 1], [(1, 0), (2, 1)], [0, 0])
     """
     with quiet():
         mol = parse(mol) if isinstance(mol, str) else mol

@@ -91,8 +91,15 @@ class MoleculeFlow:
 
     Example:
         >>> flow = MoleculeFlow.from_pretrained("zinc250k")
-        >>> flow.sample(5, seed=0).smiles
-        >>> flow.log_prob(["CCO", "c1ccccc1O"])
+        >>> sample = flow.sample(5, seed=0)
+        >>> len(sample.smiles)
+        5
+        >>> flow.log_prob(["CC(=O)Nc1ccc(O)cc1"]).shape  # nats
+        (1,)
+        >>> flow.score(["CC(=O)Nc1ccc(O)cc1", "[Xe]"]).reason.isna().tolist()
+        [True, False]
+        >>> flow.decode(*flow.encode("OCCc1ccccc1"))
+        ['OCCc1ccccc1']
     """
 
     def __init__(self, model: GraphCNF):

@@ -28,7 +28,13 @@ def hash_smiles(smiles: Iterable[str]) -> np.ndarray:
 
 
 def contains(hashes: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Which `queries` are among the sorted `hashes`, bool."""
+    """Which `queries` are among the sorted `hashes`, bool.
+
+    Example:
+        >>> known = hash_smiles(["CCO", "CCN"])
+        >>> contains(known, hash_each(["CCN", "CCC"])).tolist()
+        [True, False]
+    """
     if not len(hashes):
         return np.zeros(len(queries), dtype=bool)
     places = np.minimum(np.searchsorted(hashes, queries), len(hashes) - 1)

@@ -186,7 +186,15 @@ def evaluate(
     training_hashes: np.ndarray | None = None,
     conventions: Sequence[str] = ("strict", "largest_fragment"),
 ) -> dict:
-    """`summarize` of `evaluate_records`."""
+    """`summarize` of `evaluate_records`.
+
+    Example:
+        >>> figures = evaluate(["CCO", "OCC", "CC.O", "C(C)(C)(C)(C)C"])
+        >>> figures["strict_validity"], figures["uniqueness"]
+        (0.5, 0.5)
+        >>> figures["largest_fragment_validity"]
+        0.75
+    """
     return summarize(
         evaluate_records(samples, vocabulary, conventions=conventions), training_hashes
     )

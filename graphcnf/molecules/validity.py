@@ -30,6 +30,12 @@ def strict(mol: Chem.Mol) -> str | None:
 
     RDKit's sanitization reads a few uncharged spellings as their charged form, N(=O)=O as
     `[N+](=O)[O-]` for one.
+
+    Example:
+        >>> strict(Chem.MolFromSmiles("OCC", sanitize=False))
+        'CCO'
+        >>> strict(Chem.MolFromSmiles("C(C)(C)(C)(C)C", sanitize=False)) is None
+        True
     """
     if not mol.GetNumAtoms() or len(Chem.GetMolFrags(mol)) != 1:
         return None

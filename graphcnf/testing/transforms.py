@@ -51,6 +51,10 @@ def assert_bijection(
         atol: absolute tolerance of the comparisons.
         rtol: relative tolerance of the comparisons.
         vary: variations of x and z to run on as well, see `VARIATIONS`.
+
+    Example:
+        >>> from graphcnf.flows import InvertibleLinear
+        >>> assert_bijection(InvertibleLinear(3), torch.randn(4, 3))
     """
     for case in variations(x, vary, z=z, mask=mask, context=context):
         with torch.no_grad():
@@ -97,6 +101,10 @@ def assert_log_det_matches_jacobian(
         atol: absolute tolerance.
         rtol: relative tolerance.
         vary: variations of x to run on as well, see `VARIATIONS`.
+
+    Example:
+        >>> from graphcnf.flows import InvertibleLinear
+        >>> assert_log_det_matches_jacobian(InvertibleLinear(3), torch.randn(4, 3))
     """
     transform = copy.deepcopy(transform).double()
     given = {"mask": mask, "context": _double(context)}

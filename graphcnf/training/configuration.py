@@ -28,6 +28,10 @@ def load_preset(name_or_path: str | Path) -> dict[str, Any]:
 
     Raises:
         UserError: unknown preset, unreadable or broken file, unknown table or setting.
+
+    Example:
+        >>> load_preset("set-shuffling")["data"]["name"]
+        'sets'
     """
     text_name = str(name_or_path)
     if text_name in preset_names():
