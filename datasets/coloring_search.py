@@ -44,7 +44,7 @@ def find_coloring(
         UserError: The graph is directed, a multigraph or empty, has an edge from a node to itself,
             or cannot be coloured; or the search takes too long.
 
-    Example:
+    Examples:
         >>> import networkx as nx
         >>> colors = find_coloring(nx.cycle_graph(5), colors=3)
         >>> all(colors[i] != colors[(i + 1) % 5] for i in range(5))

@@ -44,7 +44,7 @@ def make_encoding(name: str, categories: int, latent_dim: int | None = None, **o
     Raises:
         UserError: if there is no such encoding, or it does not take these arguments.
 
-    Example:
+    Examples:
         >>> make_encoding("argmax", 5).latent_dim
         3
         >>> make_encoding("interval", 5).latent_dim

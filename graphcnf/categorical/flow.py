@@ -49,7 +49,7 @@ class CategoricalFlow(nn.Module):
         flow: Transform of the latents.
         base: Density of what the flow returns; standard logistic when None.
 
-    Example:
+    Examples:
         >>> from graphcnf.categorical import make_encoding
         >>> from graphcnf.flows import ActNorm, InvertibleLinear, Sequential
         >>> flow = Sequential(ActNorm(2), InvertibleLinear(2))

@@ -49,7 +49,7 @@ class IntervalEncoding(Encoding):
         cardinalities: Number of categories of each of the V variables at a position, or an int
             for one variable per position without an axis of its own.
 
-    Example:
+    Examples:
         >>> encoding = IntervalEncoding(4)
         >>> x = torch.tensor([[0, 1, 2, 3]])
         >>> encoded = encoding.encode(x)

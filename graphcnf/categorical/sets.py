@@ -52,7 +52,7 @@ class SetFlow(Pretrained, CategoricalFlow):
     Raises:
         UserError: if an argument is out of range.
 
-    Example:
+    Examples:
         >>> cards = SetFlow(3, 8, width=16, layers=1)
         >>> hands = torch.tensor([[0, 3, 5], [7, 1, 2]])
         >>> loss, metrics = cards.training_loss(hands)

@@ -25,7 +25,7 @@ class ActNorm(Bijection):
     Args:
         features: the number of channels D.
 
-    Example:
+    Examples:
         >>> normalised, _ = ActNorm(2)(5 + 3 * torch.randn(1000, 2))
         >>> normalised.std(0).round(decimals=2).tolist()
         [1.0, 1.0]

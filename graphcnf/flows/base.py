@@ -21,7 +21,7 @@ def record_generators(seed: int, first: int, count: int) -> list[np.random.Gener
     Each is a function of the seed and the number of its record only (a counter-based Philox
     generator keyed with both), so a sample does not depend on the batch that it is drawn in.
 
-    Example:
+    Examples:
         >>> third = record_generators(0, 2, 1)[0].random()
         >>> record_generators(0, 0, 5)[2].random() == third
         True

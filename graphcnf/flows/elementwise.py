@@ -21,7 +21,7 @@ class Affine(Bijection):
     Raises:
         ValueError: if one is not.
 
-    Example:
+    Examples:
         >>> z, log_det = Affine(2.0, shift=1.0)(torch.tensor([[0.0, 1.0]]))
         >>> z.tolist(), round(log_det.item(), 4)  # 2 ln 2
         ([[1.0, 3.0]], 1.3863)

@@ -28,7 +28,7 @@ class InvertibleLinear(Bijection):
     Args:
         features: the number of channels D.
 
-    Example:
+    Examples:
         >>> linear = InvertibleLinear(3)
         >>> z, log_det = linear(torch.randn(2, 3))
         >>> bool(log_det.abs().max() < 1e-5)  # starts as a rotation

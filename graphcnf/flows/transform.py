@@ -89,7 +89,7 @@ class Sequential(Bijection):
     Args:
         *transforms: the steps in the order in which data passes them.
 
-    Example:
+    Examples:
         >>> from graphcnf.flows import Affine
         >>> transform = Sequential(Affine(2.0), Affine(1.0, shift=3.0))
         >>> z, log_det = transform(torch.ones(1, 2))
@@ -189,7 +189,7 @@ class Noise:
 
     The first pass records. After `rewind`, a pass replays in the same order.
 
-    Example:
+    Examples:
         >>> from graphcnf.flows import UniformDequantization
         >>> transform, x = UniformDequantization(4), torch.tensor([[0, 3]])
         >>> noise = Noise()

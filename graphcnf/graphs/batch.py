@@ -24,7 +24,7 @@ class GraphBatch:
             symmetric, zero diagonal.
         mask: True for real nodes, (B, N) bool; the real nodes come first.
 
-    Example:
+    Examples:
         >>> graphs = PackedGraphs.from_lists([([0, 1], [(0, 1)], [0]), ([1], [], [])])
         >>> batch = GraphBatch.collate(graphs)
         >>> batch.node_types.tolist(), batch.sizes.tolist()

@@ -26,7 +26,7 @@ def size_bucketed_batches(
     Yields:
         Positions in `node_counts`, (batch_size,) int64; every graph once.
 
-    Example:
+    Examples:
         >>> batches = list(size_bucketed_batches([3, 9, 4, 8], 2, seed=0, epoch=0))
         >>> sorted(sorted(batch.tolist()) for batch in batches)
         [[0, 2], [1, 3]]

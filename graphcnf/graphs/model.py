@@ -47,7 +47,7 @@ class GraphCNF(nn.Module):
             of nodes), `dataset`, `training`.
         training_hashes: Sorted hashes of the training molecules, uint64, or None.
 
-    Example:
+    Examples:
         >>> path = ([0, 1, 0], [(0, 1), (1, 2)], [0, 0])
         >>> ring = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
         >>> graphs = PackedGraphs.from_lists([path, ring])

@@ -24,7 +24,7 @@ class PackedGraphs:
             j descending (nearest earlier neighbour first), (sum of edge counts, 2) uint8.
         bond_types: Edge categories, 0-based, (sum of edge counts,) uint8.
 
-    Example:
+    Examples:
         >>> triangle = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
         >>> edge = ([1, 1], [(0, 1)], [0])
         >>> graphs = PackedGraphs.from_lists([triangle, edge])

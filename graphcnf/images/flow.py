@@ -71,7 +71,7 @@ class ImageFlow(Pretrained, nn.Module):
     Raises:
         UserError: An argument that does not fit, or images of a size that does not.
 
-    Example:
+    Examples:
         >>> sizes = {"shape": (1, 4, 4), "levels": 16, "couplings": 2, "width": 8}
         >>> model = ImageFlow(architecture="simple", **sizes)
         >>> images = torch.randint(16, (3, 1, 4, 4))

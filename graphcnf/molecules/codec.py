@@ -210,7 +210,7 @@ def molecule_to_graph(
     Raises:
         MoleculeNotRepresentable: See its subclasses.
 
-    Example:
+    Examples:
         >>> from graphcnf.molecules.vocabulary import MoleculeVocabulary
         >>> vocabulary = MoleculeVocabulary.from_counts(
         ...     {AtomCategory("C", 0): 2, AtomCategory("O", 0): 1}, {"SINGLE": 2}

@@ -89,7 +89,7 @@ class MoleculeFlow:
     Raises:
         UserError: The metadata name no vocabulary that fits.
 
-    Example:
+    Examples:
         >>> flow = MoleculeFlow.from_pretrained("zinc250k")
         >>> sample = flow.sample(5, seed=0)
         >>> len(sample.smiles)

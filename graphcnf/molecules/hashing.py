@@ -30,7 +30,7 @@ def hash_smiles(smiles: Iterable[str]) -> np.ndarray:
 def contains(hashes: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Which `queries` are among the sorted `hashes`, bool.
 
-    Example:
+    Examples:
         >>> known = hash_smiles(["CCO", "CCN"])
         >>> contains(known, hash_each(["CCN", "CCC"])).tolist()
         [True, False]

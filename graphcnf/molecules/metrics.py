@@ -188,7 +188,7 @@ def evaluate(
 ) -> dict:
     """`summarize` of `evaluate_records`.
 
-    Example:
+    Examples:
         >>> figures = evaluate(["CCO", "OCC", "CC.O", "C(C)(C)(C)(C)C"])
         >>> figures["strict_validity"], figures["uniqueness"]
         (0.5, 0.5)

@@ -31,7 +31,7 @@ def strict(mol: Chem.Mol) -> str | None:
     RDKit's sanitization reads a few uncharged spellings as their charged form, N(=O)=O as
     `[N+](=O)[O-]` for one.
 
-    Example:
+    Examples:
         >>> strict(Chem.MolFromSmiles("OCC", sanitize=False))
         'CCO'
         >>> strict(Chem.MolFromSmiles("C(C)(C)(C)(C)C", sanitize=False)) is None

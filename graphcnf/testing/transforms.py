@@ -52,7 +52,7 @@ def assert_bijection(
         rtol: relative tolerance of the comparisons.
         vary: variations of x and z to run on as well, see `VARIATIONS`.
 
-    Example:
+    Examples:
         >>> from graphcnf.flows import InvertibleLinear
         >>> assert_bijection(InvertibleLinear(3), torch.randn(4, 3))
     """
@@ -102,7 +102,7 @@ def assert_log_det_matches_jacobian(
         rtol: relative tolerance.
         vary: variations of x to run on as well, see `VARIATIONS`.
 
-    Example:
+    Examples:
         >>> from graphcnf.flows import InvertibleLinear
         >>> assert_log_det_matches_jacobian(InvertibleLinear(3), torch.randn(4, 3))
     """

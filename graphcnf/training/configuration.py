@@ -29,7 +29,7 @@ def load_preset(name_or_path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: unknown preset, unreadable or broken file, unknown table or setting.
 
-    Example:
+    Examples:
         >>> load_preset("set-shuffling")["data"]["name"]
         'sets'
     """
