@@ -16,6 +16,7 @@ from mkdocs.structure.files import File, Files
 from nbconvert import MarkdownExporter
 
 BARE = "show_root_heading: false, show_root_toc_entry: false"
+CODE = re.compile(r"^\[graphcnf\.[\w.]+\]: \S+\n", re.MULTILINE)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 FUNCTION = re.compile(r"(\\(?:log|ln|det)) ")
 ROOT = Path(__file__).parent.parent
@@ -58,6 +59,11 @@ def on_files(files: Files, config) -> Files:
         for name, content in resources["outputs"].items():
             files.append(File.generated(config, str(page.parent / name), content=content))
     return files
+
+
+def on_page_markdown(markdown: str, **_) -> str:
+    """Names lead to the API here, and to the files where the page is read in the repository."""
+    return CODE.sub("", markdown)
 
 
 def on_page_content(html: str, **_) -> str:

@@ -1,6 +1,7 @@
 """The hops that the page lists are made, in the order in which it lists them."""
 
 import importlib
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 import graphcnf
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "where-is-what.md").read_text()
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = (DOCS / "where-is-what.md").read_text()
 SECTIONS = [part for part in PAGE.split("\n## ") if "| hop |" in part]
 
 
@@ -55,7 +57,11 @@ def test_hops_are_made_in_this_order(flow, number):
     assert [names[codes.index(code)] for code in called] == names
 
 
-def test_every_name_on_a_page_exists():
-    for page in Path(__file__).resolve().parent.parent.glob("docs/*.md"):
-        for name in re.findall(r"\]\[(graphcnf\.[\w.]+)\]", page.read_text()):
-            found(name)
+@pytest.mark.parametrize("page", [*DOCS.rglob("*.md")], ids=lambda page: page.stem)
+def test_names_on_pages_lead_to_their_code(page):
+    text = page.read_text()
+    names = set(re.findall(r"\]\[(graphcnf\.[\w.]+)\]", text))
+    links = dict(re.findall(r"^\[(graphcnf\.[\w.]+)\]: (\S+)$", text, flags=re.MULTILINE))
+    assert names == set(links)
+    for name, link in links.items():
+        assert (page.parent / link).resolve() == Path(inspect.getsourcefile(found(name))), name

@@ -71,7 +71,7 @@ class MoleculeSample:
 
         cells = [
             "<div style='display:inline-block;text-align:center;font-size:11px'>"
-            f"{draw_svg(s, size=(190, 150)).split('?>')[-1]}<br>{record}</div>"
+            f"{draw_svg(s, size=(170, 135)).split('?>')[-1]}<br>{record}</div>"
             for record, s in zip(self.records, self.smiles, strict=True)
             if s is not None
         ]
