@@ -108,14 +108,14 @@ def sampling_speed(
 
 def draw_timed(model: GraphCNF, recipe: Recipe | None, block: range) -> Drawn:
     """Draw a block of records; with a recipe, make molecules of them as well."""
-    from graphcnf.scripts.generation.records import draw_block
+    from graphcnf.scripts.generation.records import block_records
 
     began, valid = time.perf_counter(), 0
     if recipe is None:
         # Packing brings the graphs to the CPU: nothing is left running on a GPU.
         model.sample_records(block.start, len(block), seed=0)
     else:
-        valid = sum(record.strict for record in draw_block(model, recipe, block))
+        valid = sum(record.strict for record in block_records(model, recipe, block))
     ended = time.perf_counter()
     return Drawn(os.getpid(), began, ended, len(block), valid, peak_memory())
 
