@@ -45,7 +45,12 @@ def test_normalised(encoding, small_flow, everything):
         return torch.cat([repeated(flow)(x, samples), missing])
 
     assert_normalised(
-        log_prob, everything(encoding, length), samples=256, repeats=40, atol=0.02 if lost else 1e-3
+        log_prob,
+        everything(encoding, length),
+        samples=256,
+        repeats=40,
+        max_error=0.1,
+        atol=0.02 if lost else 1e-3,
     )
     if type(encoding).__name__ == "ArgmaxEncoding":
         assert 0.05 < lost < 0.9

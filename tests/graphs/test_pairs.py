@@ -191,7 +191,11 @@ def test_probabilities_of_all_graphs_of_three_nodes_sum_to_one(order):
     with torch.no_grad():
         for samples in (1, 8):
             assert_normalised(
-                lambda x, k: model.log_prob(x, k), space, samples=samples, repeats=160 // samples
+                lambda x, k: model.log_prob(x, k),
+                space,
+                samples=samples,
+                repeats=160 // samples,
+                max_error=0.1,
             )
 
 
