@@ -17,7 +17,7 @@ RINGS = 6
 
 ALIKE = 8
 """Ring atoms that RDKit cannot tell apart before it breaks ties; with fewer of them likewise. No
-molecule of ZINC250k, QM9 or MOSES has as many in as many rings."""
+molecule of ZINC250k or QM9 has as many in as many rings."""
 
 LEAVES = 200
 """Numberings to compare, see `canonical_order`; a second for a large molecule. Cages need ten."""
