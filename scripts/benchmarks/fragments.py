@@ -22,7 +22,8 @@ from graphcnf.molecules.fragments import MATCHES
 from graphcnf.molecules.growth import Growth, fragment_of, take
 from graphcnf.molecules.properties import qed, sa
 from graphcnf.molecules.similarity import fingerprint, internal_diversity
-from graphcnf.scripts._sampling import load_model, vocabulary_of
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.scripts._sampling import load_model
 from graphcnf.scripts._tables import Column, number, percent, text
 
 DATA = Path(__file__).resolve().parent / "fragments.csv"
@@ -115,7 +116,7 @@ def fragment_rows(name: str, protocol: Protocol, data: Path = DATA) -> list[dict
 
 def _score(model, drug: str, task: str, given: str, seed: int, protocol: Protocol) -> dict:
     began = time.process_time()
-    vocabulary = vocabulary_of(model)
+    vocabulary = MoleculeVocabulary.of_model(model)
     found, valid = [], 0.0
     try:
         fragment = fragment_of(given, TASKS[task], vocabulary)

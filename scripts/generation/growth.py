@@ -61,11 +61,11 @@ def write_grown(
             on stdout, but no file is written.
     """
     from graphcnf.molecules.growth import Growth, fragment_of
+    from graphcnf.molecules.vocabulary import MoleculeVocabulary
     from graphcnf.scripts._output import open_output, progress_bar
-    from graphcnf.scripts._sampling import vocabulary_of
     from graphcnf.scripts.generation.records import WRITERS, header
 
-    vocabulary = vocabulary_of(network)
+    vocabulary = MoleculeVocabulary.of_model(network)
     task, text = way
     fragment = fragment_of(text, task, vocabulary)
     growth = Growth(
