@@ -191,7 +191,12 @@ def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
     if not is_open:
         parameters.adjustDegree = True
         parameters.adjustDegreeFlags = Chem.ADJUST_IGNOREDUMMIES
-    return Chem.AdjustQueryProperties(mol, parameters)
+    query = Chem.RWMol(Chem.AdjustQueryProperties(mol, parameters))
+    if not is_open:
+        # Degrees say it all, and one new atom may be at two attachment points.
+        for k in sorted((a.GetIdx() for a in mol.GetAtoms() if not a.GetAtomicNum()), reverse=True):
+            query.RemoveAtom(k)
+    return query.GetMol()
 
 
 def _of_smarts(text, pattern, vocabulary, is_open, rings) -> MoleculeFragment:
