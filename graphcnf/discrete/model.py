@@ -47,7 +47,7 @@ class CategoricalModel(nn.Module):
     Attributes:
         exact: Whether `log_prob` is exact. Of graphs it is a lower bound: that of one numbering.
 
-    Example:
+    Examples:
         >>> model = CategoricalModel.fit(["anna", "hannah", "otto"] * 20, steps=20)
         >>> len(model.sample(3)), model.log_prob(["anna"]).shape
         (3, (1,))

@@ -157,7 +157,7 @@ class Selection:
     Raises:
         UserError: One of them cannot be read.
 
-    Example:
+    Examples:
         >>> wanted = Selection(["qed > 0.6", "200 <= weight < 400"], ["c1ccncc1"])
         >>> wanted.accepts(Chem.MolFromSmiles("CCO"))
         False

@@ -64,7 +64,7 @@ class Goal:
     Raises:
         UserError: A table is wrong; the message names it.
 
-    Example:
+    Examples:
         >>> goal = Goal([{"score": "qed"}, {"score": "logp", "clip": [6, 3], "weight": 2}])
         >>> goal(Chem.MolFromSmiles("CCO"), "CCO")
     """
