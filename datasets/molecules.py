@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from graphcnf.datasets import cache
-from graphcnf.datasets.batching import size_bucketed_batches
 from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.batching import size_bucketed_batches
 from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, MoleculeVocabulary
