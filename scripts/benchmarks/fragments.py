@@ -18,13 +18,13 @@ import numpy as np
 from rdkit import Chem
 
 from graphcnf.errors import UserError
+from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.molecules.fragments import MATCHES
 from graphcnf.molecules.growth import Growth, fragment_of, take
 from graphcnf.molecules.properties import qed, sa
 from graphcnf.molecules.similarity import fingerprint, internal_diversity
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._sampling import load_model
-from graphcnf.scripts._tables import Column, number, percent, text
 
 DATA = Path(__file__).resolve().parent / "fragments.csv"
 

@@ -80,6 +80,12 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ),
     ("graphcnf", "score"): Usual(("{molecules}", *MODEL), ".csv"),
     ("graphcnf", "train"): Usual(("{preset}", "--out", "run"), ""),
+    ("graphcnf", "finetune"): Usual(
+        ("{molecules}", "--weights", "{model}", "--steps", "1", "-n", "0", "--out", "run"), ""
+    ),
+    ("graphcnf", "optimize"): Usual(
+        ("--score", "qed", "--budget", "3", *MODEL, "--workers", "0", "--folder", "run"), ".csv"
+    ),
     ("graphcnf", "images", "generate"): Usual((*IMAGES, "-n", "2", "--out", "x.png"), ".png"),
     ("graphcnf", "images", "evaluate"): Usual(("{images}", "--draws", "1")),
     ("graphcnf", "images", "interpolate"): Usual(("0", "1", *IMAGES, "--out", "x.png"), ".png"),
@@ -97,6 +103,9 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("benchmarks", "language"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
     ("benchmarks", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
     ("benchmarks", "roundtrip"): Usual(("--odd", "20", "--each", "0", "--workers", "1")),
+    ("benchmarks", "fragments"): Usual((*MODEL, "-n", "1", "--runs", "1", "--particles", "1")),
+    ("benchmarks", "pmo"): Usual((*MODEL, "--budget", "3", "--folder", "run")),
+    ("benchmarks", "constrained"): Usual((*MODEL, "--budget", "3", "--folder", "run")),
     ("benchmarks", "images"): Usual(("--minutes", "0.01", "--scales", "1", "--steps", "1")),
     ("benchmarks", "sets"): Usual(("{run}",)),
     ("benchmarks", "coloring"): Usual(("{coloring}", "-n", "2")),
