@@ -48,7 +48,7 @@ PATIENCE = 5
 """Rounds in a row without a proposal after which there is nothing left to find."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Optimized:
     """Every molecule that was asked for, in order.
 
@@ -66,6 +66,9 @@ class Optimized:
 
     def __len__(self) -> int:
         return len(self.answers)
+
+    def __repr__(self) -> str:
+        return f"Optimized({len(self)} calls, mean of the ten best {self.top():.3f})"
 
     @property
     def scores(self) -> np.ndarray:
@@ -166,6 +169,11 @@ def optimize(
     Raises:
         UserError: Something in the arguments is wrong, the folder holds another run, none of
             the first calls had an answer, or a call failed and `stop_on_error` is set.
+
+    Examples:
+        >>> found = optimize("qed", budget=20, workers=0)
+        >>> len(found), 0 < found.top(1) < 1
+        (20, True)
     """
     if budget < 1 or seed < 0:
         raise UserError(f"budget must be positive and seed not negative, not {budget} and {seed}")

@@ -101,6 +101,17 @@ def finetune(
 
     Raises:
         UserError: Too few molecules, a model of another kind, or a folder with another run.
+
+    Examples:
+        >>> from graphcnf.datasets import load_smiles_file
+        >>> mine = [f"{'C' * k}NC(=O)c1ccc({x})cc1" for k in range(1, 9) for x in "CFNOS"]
+        >>> _ = Path("mine.smi").write_text(chr(10).join(mine))
+        >>> flow = MoleculeFlow.from_pretrained("zinc250k")
+        >>> options = {"samples": 0, "settings": {"steps": 4}, "say": lambda line: None}
+        >>> tuned = finetune(flow, load_smiles_file("mine.smi"), "runs/mine", **options)
+        >>> bits = tuned.figures["bits_per_molecule"]
+        >>> bits["after"] <= bits["before"]
+        True
     """
     out, before = Path(out), flow
     flow, data = prepared(flow, data)
