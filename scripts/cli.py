@@ -115,7 +115,7 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, UserError):
         # Those that write files know the name; what is left are the streams.
         return f"cannot write to standard output: {error.strerror or text}"
     if isinstance(error, MemoryError):

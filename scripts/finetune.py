@@ -158,7 +158,7 @@ def _say(text: str) -> None:
 
 def _table(figures: dict) -> str:
     """The figures before and after, and those of the molecules themselves."""
-    from graphcnf.scripts._tables import markdown, text
+    from graphcnf.evaluation.formats import markdown, text
 
     def share(value: float | None) -> str:
         return "" if value is None else f"{100 * value:.2f} %"

@@ -216,7 +216,7 @@ def test_without_normflows_one_line_says_what_to_install(bench, monkeypatch):
     ("arguments", "code", "message"),
     [
         (["--minutes", "0"], 2, "greater than 0"),
-        (["--minutes", "inf"], 2, "not finite and greater"),
+        (["--minutes", "inf"], 2, "is no time: greater than 0"),
         (["--repeats", "0"], 2, "'--repeats'"),
         (["--out", "x.png"], 2, "must end in"),
         pytest.param(["--scales", "3"], 1, "7 x 7 pixels cannot be", marks=with_normflows),
