@@ -150,10 +150,7 @@ def _sdf(row: dict[str, Any]) -> str:
         mol = Chem.MolFromSmiles(row["smiles"] or "", sanitize=valid)
         if valid:
             # Flat coordinates would otherwise say cis or trans.
-            for place in Chem.FindPotentialStereo(mol):
-                if place.type == Chem.StereoType.Bond_Double:
-                    bond = mol.GetBondWithIdx(place.centeredOn)
-                    bond.SetStereo(Chem.BondStereo.STEREOANY)
+            Chem.FindPotentialStereoBonds(mol)
         else:
             mol.UpdatePropertyCache(strict=False)
             Chem.FastFindRings(mol)

@@ -197,7 +197,7 @@ def test_a_flipped_bit_is_found(model, tmp_path, name):
 def test_sizes_that_nobody_means_are_refused_at_once(model, tmp_path, name, monkeypatch):
     monkeypatch.setitem(model.config["steps"], name, 10**9)
     model.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=f"{name} = 1000000000, at most"):
+    with pytest.raises(UserError, match=f"{name} = 1,000,000,000: at most"):
         GraphCNF.from_pretrained(tmp_path)
 
 
