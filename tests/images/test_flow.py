@@ -77,7 +77,9 @@ def test_probabilities_of_all_images_sum_to_one(architecture, samples):
     bits = torch.arange(16)[:, None].bitwise_right_shift(torch.arange(4)).bitwise_and(1)
     images = bits.view(16, 1, 2, 2).to(torch.uint8)
     model.log_prob(images)  # layers that start from data
-    assert_normalised(model.log_prob, images, samples=samples, repeats=256, max_error=0.1)
+    assert_normalised(
+        model.log_prob, images, samples=samples, repeats=256 // samples, max_error=0.1
+    )
 
 
 def test_points_between_two_images_lie_on_a_line(small_model, photographs):
