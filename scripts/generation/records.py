@@ -152,6 +152,9 @@ def _sdf(row: dict[str, Any]) -> str:
             # Flat coordinates would otherwise say cis or trans.
             Chem.FindPotentialStereoBonds(mol)
         else:
+            for atom in mol.GetAtoms():
+                # How many hydrogens would be missing has no answer, and not always the same one.
+                atom.SetNoImplicit(True)
             mol.UpdatePropertyCache(strict=False)
             Chem.FastFindRings(mol)
         rdDepictor.Compute2DCoords(mol)
