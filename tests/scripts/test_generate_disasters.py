@@ -34,7 +34,9 @@ def kind(request):
 def generate(graphcnf, model_folder):
     def run(out, code=0):
         more = () if out.endswith(("smi", "smi.gz")) else ("--likelihood",)
-        arguments = ("--model", model_folder, "-n", NUMBER, "--all", "--workers", 1, *more)
+        # RDKit does not always write the same valences of graphs that are no molecules.
+        more += () if "sdf" in Path(out).name else ("--all",)
+        arguments = ("--model", model_folder, "-n", NUMBER, "--workers", 1, *more)
         found, printed, err = graphcnf("generate", *arguments, "--out", out)
         assert (found, printed) == (code, "") and len(err.splitlines()) <= 2, err
         return err
