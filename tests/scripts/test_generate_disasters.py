@@ -23,7 +23,8 @@ KILLS = (1, 2, 3, 4, 5, 6)
 """Calls of the kernel that put something on the disk, before which a process is killed."""
 
 
-@pytest.fixture(params=KINDS)
+# Not .sdf: RDKit does not always write the same valences of graphs that are no molecules.
+@pytest.fixture(params=[kind for kind in KINDS if "sdf" not in kind])
 def kind(request):
     if request.param == "parquet":
         pytest.importorskip("pyarrow")
@@ -34,9 +35,7 @@ def kind(request):
 def generate(graphcnf, model_folder):
     def run(out, code=0):
         more = () if out.endswith(("smi", "smi.gz")) else ("--likelihood",)
-        # RDKit does not always write the same valences of graphs that are no molecules.
-        more += () if "sdf" in Path(out).name else ("--all",)
-        arguments = ("--model", model_folder, "-n", NUMBER, "--workers", 1, *more)
+        arguments = ("--model", model_folder, "-n", NUMBER, "--all", "--workers", 1, *more)
         found, printed, err = graphcnf("generate", *arguments, "--out", out)
         assert (found, printed) == (code, "") and len(err.splitlines()) <= 2, err
         return err
