@@ -91,8 +91,8 @@ def _prepared(mol: Chem.Mol | str) -> Chem.Mol:
     mol = parse(mol) if isinstance(mol, str) else Chem.Mol(mol)
     mol.UpdatePropertyCache(strict=False)
     Chem.FastFindRings(mol)
-    rdDepictor.SetPreferCoordGen(True)
-    rdDepictor.Compute2DCoords(mol)
+    with rdDepictor.UsingCoordGen(True):
+        rdDepictor.Compute2DCoords(mol)
     try:
         return rdMolDraw2D.PrepareMolForDrawing(mol, addChiralHs=False)
     except ValueError:

@@ -150,14 +150,16 @@ def _sdf(row: dict[str, Any]) -> str:
         mol = Chem.MolFromSmiles(row["smiles"] or "", sanitize=valid)
         if valid:
             # Flat coordinates would otherwise say cis or trans.
-            Chem.FindPotentialStereoBonds(mol)
+            for place in Chem.FindPotentialStereo(mol):
+                if place.type == Chem.StereoType.Bond_Double:
+                    bond = mol.GetBondWithIdx(place.centeredOn)
+                    bond.SetStereo(Chem.BondStereo.STEREOANY)
         else:
-            for atom in mol.GetAtoms():
-                # How many hydrogens would be missing has no answer, and not always the same one.
-                atom.SetNoImplicit(True)
             mol.UpdatePropertyCache(strict=False)
             Chem.FastFindRings(mol)
-        rdDepictor.Compute2DCoords(mol)
+        # CoordGen, which somebody may have switched on, does not always end at the same place.
+        with rdDepictor.UsingCoordGen(False):
+            rdDepictor.Compute2DCoords(mol)
         mol.SetProp("_Name", str(row["record"]))
         for name, value in row.items():
             mol.SetProp(name, "" if value is None else str(value))

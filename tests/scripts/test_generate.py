@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from rdkit import Chem, rdBase
+from rdkit.Chem import rdDepictor
 
 from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.metrics import evaluate_records
@@ -98,6 +99,18 @@ def test_all_writes_every_graph(generate, surroundings):
     with rdBase.BlockLogs():
         mols = list(Chem.SDMolSupplier("all.sdf", sanitize=False))
     assert [str(m.GetNumAtoms()) for m in mols] == [r["atoms"] for r in rows]
+
+
+def test_flat_coordinates_do_not_depend_on_what_was_drawn_before():
+    from graphcnf.molecules.drawing import draw_svg
+    from graphcnf.scripts.generation.records import WRITERS
+
+    row = {"record": 0, "smiles": "NS", "strict": True}
+    before = WRITERS["sdf"](row)
+    draw_svg("CCO")
+    assert not rdDepictor.GetPreferCoordGen()
+    with rdDepictor.UsingCoordGen(True):
+        assert WRITERS["sdf"](row) == before
 
 
 SELECT = ("--require", "weight > 40", "--require", "2 <= atoms <= 5", "--smarts", "[N,n]")

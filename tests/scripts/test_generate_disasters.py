@@ -23,8 +23,7 @@ KILLS = (1, 2, 3, 4, 5, 6)
 """Calls of the kernel that put something on the disk, before which a process is killed."""
 
 
-# Not .sdf: RDKit does not always write the same valences of graphs that are no molecules.
-@pytest.fixture(params=[kind for kind in KINDS if "sdf" not in kind])
+@pytest.fixture(params=KINDS)
 def kind(request):
     if request.param == "parquet":
         pytest.importorskip("pyarrow")
