@@ -21,6 +21,9 @@ from graphcnf.errors import UserError
 from graphcnf.files import at_home, replace_file
 from graphcnf.limits import size_fault
 
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+"""Where the shipped weights are, a folder each."""
+
 FORMAT = 2
 CHECKSUM = "sha256"
 
@@ -54,6 +57,23 @@ def config_file(content: dict[str, Any]) -> bytes:
     content = {name: value for name, value in content.items() if name != CHECKSUM}
     content[CHECKSUM] = _digest_of_json(content)
     return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def locate(name_or_folder: str | Path) -> Path:
+    """Folder of a model: shipped weights by name, a model's folder, or that of a training run.
+
+    Raises:
+        UserError: There is none.
+    """
+    folder = at_home(name_or_folder)
+    for candidate in (WEIGHTS / str(name_or_folder), folder, folder / "model"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    shipped = sorted(p.parent.name for p in WEIGHTS.glob("*/config.json"))
+    raise UserError(
+        f"no model {str(name_or_folder)!r}: give a folder with config.json and "
+        f"model.safetensors, or one of the shipped models ({', '.join(shipped) or 'none'})"
+    )
 
 
 def load_model(cls: type, folder: Path, device="cpu") -> nn.Module:

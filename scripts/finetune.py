@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from graphcnf.scripts._sampling import checked_seed
+
 REPORT = "Report"
 TRAINING = "Training"
 
@@ -83,7 +85,9 @@ def finetune(
             rich_help_panel=TRAINING,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[
+        int, typer.Option(callback=checked_seed, help="Seed of everything random.")
+    ] = 0,
     threads: Annotated[
         int | None,
         typer.Option(

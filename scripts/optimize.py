@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphcnf.errors import UserError
+from graphcnf.scripts._sampling import checked_seed
 
 if TYPE_CHECKING:
     from graphcnf.optimization.run import Optimized
@@ -75,7 +76,7 @@ def optimize(
         Path | None,
         typer.Option(metavar="DIR", help="Where to write the model as it is at the end."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(callback=checked_seed, help="Of everything random.")] = 0,
     workers: Annotated[
         int | None,
         typer.Option(

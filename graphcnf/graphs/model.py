@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
-from graphcnf.files import at_home
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
@@ -21,11 +20,10 @@ from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.records import batches, block_of, one_thread
 from graphcnf.limits import check_temperature
-from graphcnf.pretrained import load_array, load_model, save_model
+from graphcnf.pretrained import load_array, load_model, locate, save_model
 
 CODINGS = {"path": PathSteps, "pairs": PairSteps}
 ORDERS = ("canonical", "none")
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
 class GraphCNF(nn.Module):
@@ -379,7 +377,7 @@ class GraphCNF(nn.Module):
         Raises:
             UserError: if there is no such model, or its files are damaged.
         """
-        folder = cls._locate(name_or_folder)
+        folder = locate(name_or_folder)
         model = load_model(cls, folder, device)
         hashes = load_array(folder, "training_hashes")
         if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
@@ -389,19 +387,6 @@ class GraphCNF(nn.Module):
             raise UserError(f"{folder}/config.json: size_histogram is no list of counts")
         model.training_hashes = hashes
         return model
-
-    @staticmethod
-    def _locate(name_or_folder: str | Path) -> Path:
-        folder = at_home(name_or_folder)
-        candidates = [WEIGHTS / str(name_or_folder), folder, folder / "model"]
-        for candidate in candidates:
-            if (candidate / "config.json").is_file():
-                return candidate
-        shipped = sorted(p.parent.name for p in WEIGHTS.glob("*/config.json"))
-        raise UserError(
-            f"no model {str(name_or_folder)!r}: give a folder with config.json and "
-            f"model.safetensors, or one of the shipped models ({', '.join(shipped) or 'none'})"
-        )
 
 
 def _is_count(value) -> bool:

@@ -12,31 +12,22 @@ import typer
 from graphcnf.scripts._sampling import checked_minutes, checked_seed
 from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
 from graphcnf.scripts.benchmarks.cli_goals import constrained, pmo
+from graphcnf.scripts.benchmarks.cli_molecules import codes, fragments, roundtrip
+from graphcnf.scripts.benchmarks.options import (
+    Csv,
+    Device,
+    Fcd,
+    Out,
+    Places,
+    Samples,
+    Seed,
+    Workers,
+)
 
 app = typer.Typer(
     help="Benchmarks of GraphCNF models.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False,
 )  # fmt: skip
-
-Csv = Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")]
-Out = Annotated[
-    Path | None, typer.Option(help="File to write: .md, .txt or .csv.", show_default="stdout")
-]
-Device = Annotated[str, typer.Option(help="To sample on: cpu, cuda, cuda:1 ...")]
-Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to score.")]
-Seed = Annotated[int, typer.Option(callback=checked_seed, help="Of the samples.")]
-Fcd = Annotated[bool, typer.Option("--fcd", help="Frechet ChemNet distance, with fcd_torch.")]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Processes that sample, one thread each; one on a GPU.",
-        show_default="one per core",
-    ),
-]
-Places = Annotated[
-    list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
-]
 
 
 @app.command()
@@ -284,97 +275,6 @@ def language(
 
 
 @app.command()
-def codes(
-    model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="Model to look at: its name, or a run.")
-    ] = "zinc250k",
-    samples: Samples = 2000,
-    seed: Seed = 0,
-    orders: Annotated[
-        str, typer.Option(metavar="K,K,...", help="Numbers of numberings to sum over.")
-    ] = "1,4,16,64",
-    held_out: Annotated[int, typer.Option(min=1, help="Molecules to take the bits of.")] = 500,
-    reconstruct: Annotated[
-        int, typer.Option(min=0, help="Held-out molecules to encode and decode.")
-    ] = 0,
-    as_csv: Csv = False,
-    out: Out = None,
-) -> None:
-    """Which codes the samples have, and what the other codes of a molecule are worth in bits."""
-    from graphcnf.scripts._tables import table_kind, write_table
-    from graphcnf.scripts.benchmarks.codes import COLUMNS, code_rows
-    from graphcnf.scripts.evaluate import _parse_seeds
-
-    kind = table_kind(out, as_csv, False)
-    rows = code_rows(
-        model, samples=samples, seed=seed, orders=_parse_seeds(None, orders), held_out=held_out,
-        reconstruct=reconstruct,
-    )  # fmt: skip
-    notes = [f"codes: of the valid ones of {samples:,} samples.",
-             f"bits: of {held_out:,} held-out molecules, size excluded."]  # fmt: skip
-    write_table(kind, out, rows, COLUMNS, notes)
-
-
-@app.command()
-def roundtrip(
-    odd: Annotated[int, typer.Option(min=0, max=100_000, help="Molecules unlike drugs.")] = 2000,
-    each: Annotated[
-        int, typer.Option(min=0, max=1_000_000, help="Molecules of QM9, and as many of MOSES.")
-    ] = 40_000,
-    seed: Seed = 0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
-    ] = None,
-    as_csv: Csv = False,
-    out: Out = None,
-) -> None:
-    """Turn foreign molecules into graphs and back; fails where one changes without a word."""
-    from graphcnf.errors import UserError
-    from graphcnf.scripts._tables import table_kind, write_table
-    from graphcnf.scripts.benchmarks.roundtrip import COLUMNS, roundtrip_row, sources
-
-    kind = table_kind(out, as_csv, False)
-    rows, changed = [], []
-    for source, smiles in sources(odd, each, seed):
-        row, others = roundtrip_row(source, smiles, workers)
-        rows.append(row)
-        changed += others
-    write_table(kind, out, rows, COLUMNS, [])
-    if changed:
-        raise UserError(f"{len(changed):,} molecules change, the first is {changed[0]}")
-
-
-@app.command()
-def fragments(
-    model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="Model to grow with: its name, or a run.")
-    ] = "zinc250k",
-    samples: Samples = 100,
-    runs: Annotated[int, typer.Option(min=1, help="Runs, with the seeds 0, 1 ...")] = 3,
-    particles: Annotated[int, typer.Option(min=1, help="Walks for each molecule taken.")] = 4,
-    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LO-HI", help="Number of atoms.", show_default="as in the training data"
-        ),
-    ] = None,
-    as_csv: Csv = False,
-    out: Out = None,
-) -> None:
-    """Extend, link, build around and decorate the fragments of ten drugs."""
-    from graphcnf.scripts._sampling import check_temperature, parse_sizes
-    from graphcnf.scripts._tables import table_kind, write_table
-
-    kind = table_kind(out, as_csv, False)
-    check_temperature(temperature)
-    from graphcnf.scripts.benchmarks.fragments import COLUMNS, Protocol, fragment_rows, notes
-
-    protocol = Protocol(samples, runs, particles, temperature, parse_sizes(size))
-    write_table(kind, out, fragment_rows(model, protocol), COLUMNS, notes(protocol))
-
-
-@app.command()
 def images(
     minutes: Annotated[
         float,
@@ -426,5 +326,5 @@ def images(
     write_table(kind, out, rows, COLUMNS, notes(rows))
 
 
-for _command in (sets, coloring, pmo, constrained):
+for _command in (codes, roundtrip, fragments, sets, coloring, pmo, constrained):
     app.command()(_command)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts.benchmarks.options import Csv, Places
 
-Csv = Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")]
 Out = Annotated[
     Path | None, typer.Option(help="File to write: .md, .csv or .json.", show_default="stdout")
@@ -17,9 +17,7 @@ Out = Annotated[
 
 
 def sets(
-    places: Annotated[
-        list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
-    ],
+    places: Places,
     as_csv: Csv = False,
     as_json: Json = False,
     out: Out = None,

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
+from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts.benchmarks.options import Csv, Out
+
 Model = Annotated[
     str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
 ]
-Csv = Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")]
-Out = Annotated[
-    Path | None, typer.Option(help="File to write: .md, .txt or .csv.", show_default="stdout")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Seed = Annotated[int, typer.Option(callback=checked_seed, help="Of everything random.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the search. Repeatable."),

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from graphcnf.errors import UserError
-from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.evaluation.formats import Column, number, text
 from graphcnf.scripts._output import check_place
 from graphcnf.scripts.benchmarks.runs import (
     TrainedRun,
@@ -22,7 +22,7 @@ from graphcnf.scripts.benchmarks.runs import (
     worst_accuracy,
 )
 from graphcnf.scripts.benchmarks.scorer import Job, Scorer
-from graphcnf.scripts.benchmarks.tables import DATA, data_rows
+from graphcnf.scripts.benchmarks.tables import DATA, QUALITY, data_rows
 
 HOURS_FROM = 300
 """Minutes from which on the axis counts hours."""
@@ -101,13 +101,7 @@ COLUMNS: list[Column] = [
     ("steps", text("step", "{:,}")),
     ("bits per node", number("bits_per_node", 3)),
     ("bits per molecule", number("bits_per_molecule", 2)),
-    ("worst accuracy", number("worst_accuracy", 5)),
-    ("strict", percent("strict_validity")),
-    ("largest fragment", percent("largest_fragment_validity")),
-    ("connected", percent("connected")),
-    ("valence", percent("valence")),
-    ("unique", percent("uniqueness")),
-    ("novel", percent("novelty")),
+    *QUALITY,
     ("FCD", number("fcd")),
 ]
 

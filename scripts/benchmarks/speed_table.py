@@ -155,7 +155,7 @@ def _counted(number: int, one: str, more: str | None = None) -> str:
 
 def _run_of(name: str) -> TrainedRun | None:
     """The run that a folder with a model belongs to, None for shipped weights or a lone model."""
-    from graphcnf.graphs.model import WEIGHTS
+    from graphcnf.pretrained import WEIGHTS
 
     if (WEIGHTS / name / "config.json").is_file():
         return None

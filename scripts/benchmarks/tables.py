@@ -29,6 +29,18 @@ from graphcnf.scripts.evaluation import named_data
 DATA = "training data through the same pipeline"
 
 
+QUALITY: list[Column] = [
+    ("worst accuracy", number("worst_accuracy", 5)),
+    ("strict", percent("strict_validity")),
+    ("largest fragment", percent("largest_fragment_validity")),
+    ("connected", percent("connected")),
+    ("valence", percent("valence")),
+    ("unique", percent("uniqueness")),
+    ("novel", percent("novelty")),
+]
+"""What the samples of a run are worth."""
+
+
 def measure_sampling(run: TrainedRun, device: str, workers: int | None = None) -> None:
     """Add the speed of sampling to a run's `benchmark.json`, where it is not known yet.
 
@@ -198,13 +210,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         ("training molecules/s", number("samples_per_second", 1)),
         ("raw samples/s", number("sampled_graphs_per_second", 1)),
         *((name.replace("_", " "), number(name, 3)) for name in bits),
-        ("worst accuracy", number("worst_accuracy", 5)),
-        ("strict", percent("strict_validity")),
-        ("largest fragment", percent("largest_fragment_validity")),
-        ("connected", percent("connected")),
-        ("valence", percent("valence")),
-        ("unique", percent("uniqueness")),
-        ("novel", percent("novelty")),
+        *QUALITY,
         *distance,
         ("training memory (MiB)", number("peak_memory_mib", 0)),
     ]

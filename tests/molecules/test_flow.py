@@ -10,35 +10,9 @@ import torch
 from rdkit import Chem
 
 import graphcnf
-from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
-
-
-@pytest.fixture(scope="module")
-def data(zinc_smiles):
-    return encode("zinc250k", zinc_smiles[:300])
-
-
-@pytest.fixture(scope="module")
-def flow(data):
-    torch.manual_seed(0)
-    model = GraphCNF.for_graphs(
-        data.graphs,
-        node_categories=len(data.vocabulary.atoms),
-        bond_categories=len(data.vocabulary.bonds),
-        edge_weights=data.vocabulary.bond_orders,
-        metadata={"vocabulary": data.vocabulary.to_dict(), "dataset": "zinc250k"},
-        width=16,
-        layers=1,
-        heads=2,
-        table_rows=64,
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return MoleculeFlow(model)
 
 
 def test_samples_are_those_of_the_seed_and_show_themselves(flow):

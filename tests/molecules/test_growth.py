@@ -1,39 +1,13 @@
 """Molecules around a fragment."""
 
 import pytest
-import torch
 from rdkit import Chem
 
-from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphCNF
 from graphcnf.molecules import growth
-from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.fragments import read_fragment
 from graphcnf.molecules.smarts import atom_could_be
 from graphcnf.molecules.vocabulary import AtomCategory
-
-
-@pytest.fixture(scope="module")
-def flow(zinc_smiles):
-    """A small model of molecules, away from its initialisation."""
-    data = encode("zinc250k", zinc_smiles[:300])
-    torch.manual_seed(0)
-    model = GraphCNF.for_graphs(
-        data.graphs,
-        node_categories=len(data.vocabulary.atoms),
-        bond_categories=len(data.vocabulary.bonds),
-        edge_weights=data.vocabulary.bond_orders,
-        metadata={"vocabulary": data.vocabulary.to_dict(), "dataset": "zinc250k"},
-        width=16,
-        layers=1,
-        heads=2,
-        table_rows=64,
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return MoleculeFlow(model)
 
 
 @pytest.fixture(autouse=True)
