@@ -42,6 +42,7 @@ def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Expe
     from graphcnf.graphs import GraphCNF
     from graphcnf.graphs.pairs import PairSteps
     from graphcnf.graphs.path.network import PathNetwork
+    from graphcnf.graphs.rounds import RoundSteps
 
     parts = [len(dataset.split(part)) for part in ("train", "test")]
     if not all(parts):
@@ -60,8 +61,9 @@ def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Expe
         "training_hashes": dataset.training_hashes(),
         "edge_weights": dataset.vocabulary.bond_orders,
     }
-    steps = PairSteps if model_options.get("adjacency") == "pairs" else PathNetwork
-    fixed = ("graphs", "code", "max_nodes", "ordered", *known)
+    coding = model_options.get("adjacency")
+    steps = {"pairs": PairSteps, "rounds": RoundSteps}.get(coding, PathNetwork)
+    fixed = ("graphs", "code", "max_nodes", "ordered", "edge_kinds", "node_labels", *known)
     check("[model]", model_options, GraphCNF.for_graphs, steps, fixed=fixed)
     model = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **model_options)
     return Experiment(

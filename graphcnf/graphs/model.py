@@ -19,10 +19,11 @@ from graphcnf.graphs.pairs import PairSteps
 from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.records import batches, block_of, one_thread
+from graphcnf.graphs.rounds import RoundSteps
 from graphcnf.limits import check_temperature
 from graphcnf.pretrained import load_array, load_model, locate, save_model
 
-CODINGS = {"path": PathSteps, "pairs": PairSteps}
+CODINGS = {"path": PathSteps, "pairs": PairSteps, "rounds": RoundSteps}
 ORDERS = ("canonical", "none")
 
 
@@ -35,10 +36,12 @@ class GraphCNF(nn.Module):
 
     Args:
         adjacency: Coding of the connectivity: "path" (node by node along the path of a depth-first
-            numbering) or "pairs" (one latent per pair of nodes, the paper's three steps).
+            numbering), "rounds" (all nodes and then all pairs in random groups, in a fixed number
+            of rounds) or "pairs" (one latent per pair of nodes, the paper's three steps).
         order: "canonical" if graphs come in a canonical node order that the networks may use,
-            "none" for a model that is invariant to the order ("pairs" only).
-        steps: Arguments of the steps, by coding; see `PathSteps` and `PairSteps`.
+            "none" for a model that is invariant to the order: "path" needs the first, "rounds" the
+            second.
+        steps: Arguments of the steps, by coding; see `PathSteps`, `RoundSteps` and `PairSteps`.
 
     Attributes:
         metadata: What is known of the data, JSON: `vocabulary`, `size_histogram` (index: number
@@ -64,10 +67,11 @@ class GraphCNF(nn.Module):
             raise UserError(f"adjacency must be one of {', '.join(CODINGS)}, not {adjacency!r}")
         if order not in ORDERS:
             raise UserError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-        if adjacency == "path" and order != "canonical":
-            raise UserError('adjacency "path" needs order "canonical"')
+        needed = {"path": "canonical", "rounds": "none"}.get(adjacency, order)
+        if order != needed:
+            raise UserError(f'adjacency "{adjacency}" needs order "{needed}"')
         self.config = {"adjacency": adjacency, "order": order, "steps": steps}
-        extra = {} if adjacency == "path" else {"ordered": order == "canonical"}
+        extra = {"ordered": order == "canonical"} if adjacency == "pairs" else {}
         self.steps = CODINGS[adjacency](**steps, **extra)
         self.metadata: dict = {}
         self.training_hashes: np.ndarray | None = None
@@ -182,7 +186,8 @@ class GraphCNF(nn.Module):
             `bits_per_molecule`, and per step `bits_*` (per node) and `accuracy_*` (share of
             variables that the posterior decodes to what was encoded).
         """
-        bounds = self.bounds(batch)
+        draw = getattr(self.steps, "estimate", self.steps.bounds)
+        bounds = draw(self._checked(batch))
         nodes = batch.sizes
         loss = -sum(b.value(beta).sum() for b in bounds.values()) / nodes.sum()
         with torch.no_grad():

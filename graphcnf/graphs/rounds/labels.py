@@ -1,0 +1,163 @@
+"""Labels of nodes that say which edges a node has, without saying to which nodes they lead.
+
+An edge is of a *kind*: its category and the size of the smallest ring that it is part of. A node's
+*label* is its category and how many edges of each kind end there. Both are functions of the graph,
+so a density of labels and kinds is one of graphs; what it puts on labels that no graph has is lost.
+Labels make most of what is possible for a pair of nodes a matter of counting.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.packed import PackedGraphs
+
+RINGS = (0, 3, 4, 5, 6, 7)
+"""Classes of edges: in no ring, in a smallest ring of 3, 4, 5, 6 nodes, in a larger one."""
+
+_CHUNK = 512
+
+
+def ring_classes(adjacency: Tensor) -> Tensor:
+    """The class of every edge by the smallest ring that it is part of.
+
+    A breadth-first search from one end of each edge to the other, without the edge itself.
+
+    Args:
+        adjacency: (B, N, N) bool, symmetric.
+
+    Returns:
+        Places in `RINGS`, (B, N, N) long, 0 where there is no edge.
+    """
+    graph, low, high = adjacency.triu().nonzero(as_tuple=True)
+    classes = torch.zeros_like(adjacency, dtype=torch.long)
+    if not len(graph):
+        return classes
+    batch, nodes = adjacency.shape[:2]
+    counts = torch.bincount(graph, minlength=batch)
+    place = torch.arange(len(graph), device=graph.device) - (counts.cumsum(0) - counts)[graph]
+    steps = adjacency.float()
+    # One row for each edge: the nodes that a walk from its lower end has just come to.
+    front = steps.new_zeros(batch, int(counts.max()), nodes)
+    front[graph, place] = steps[graph, low]
+    front[graph, place, high] = 0
+    new = torch.ones_like(front)
+    new[graph, place, low] = 0
+    target = torch.zeros(front.shape[:2], dtype=torch.long, device=graph.device)
+    target[graph, place] = high
+    sizes = torch.zeros_like(target)
+    for length in range(3, nodes + 1):
+        new = new * (front == 0)
+        front = ((front @ steps) > 0) * new
+        met = front.gather(2, target[..., None])[..., 0] > 0
+        sizes = torch.where(met & (sizes == 0), min(length, RINGS[-1]), sizes)
+        if not front.any():
+            break
+    own = sizes[graph, place]
+    own = torch.where(own > 0, own - RINGS[1] + 1, 0)
+    classes[graph, low, high] = classes[graph, high, low] = own
+    return classes
+
+
+class NodeLabels(nn.Module):
+    """Graphs to labels of nodes and kinds of edges, and back.
+
+    Args:
+        edge_kinds: Category and ring class (a place in `RINGS`) of each kind.
+        node_labels: Node category of each label, and its number of edges of each kind.
+
+    Raises:
+        UserError: if the tables do not fit together.
+    """
+
+    def __init__(self, edge_kinds: list[list[int]], node_labels: list[list[int]]):
+        super().__init__()
+        widths = {len(row) for row in node_labels}
+        if widths != {len(edge_kinds) + 1} or {len(kind) for kind in edge_kinds} - {2}:
+            raise UserError(
+                "node_labels: a node category and a number for each of edge_kinds; "
+                "edge_kinds: an edge category and a ring class"
+            )
+        kinds = torch.tensor(edge_kinds, dtype=torch.long).reshape(-1, 2)
+        if kinds.numel() and not 0 <= kinds.min() <= kinds[:, 1].max() < len(RINGS):
+            raise UserError(f"edge_kinds: ring classes are 0 to {len(RINGS) - 1}")
+        rows = torch.tensor(node_labels, dtype=torch.long)
+        if rows.min() < 0 or len(rows.unique(dim=0)) != len(rows):
+            raise UserError("node_labels: whole numbers from 0 on, every row once")
+        most = int(kinds[:, 0].max()) + 1 if len(kinds) else 0
+        place = torch.full((most + 1, len(RINGS)), -1)
+        place[kinds[:, 0] + 1, kinds[:, 1]] = torch.arange(len(kinds))
+        self.register_buffer("kinds", kinds, persistent=False)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("place", place + 1, persistent=False)
+        # A row of zeros at the end, for padding.
+        self.register_buffer("ends", F.pad(rows[:, 1:], (0, 0, 0, 1)), persistent=False)
+
+    @property
+    def count(self) -> int:
+        """Number of labels."""
+        return len(self.rows)
+
+    @property
+    def bridges(self) -> Tensor:
+        """Which kinds are in no ring, (K,) bool."""
+        return self.kinds[:, 1] == 0
+
+    @staticmethod
+    def measure(graphs: PackedGraphs) -> dict[str, list[list[int]]]:
+        """The tables of all labels and kinds that occur in `graphs`."""
+        raw = (int(graphs.bond_types.max(initial=0)) + 1) * len(RINGS)
+        found: set[tuple[int, ...]] = set()
+        for start in range(0, len(graphs), _CHUNK):
+            batch = GraphBatch.collate(graphs, np.arange(start, min(start + _CHUNK, len(graphs))))
+            kinds = (batch.bonds - 1) * len(RINGS) + ring_classes(batch.adjacency)
+            graph, node, other = batch.adjacency.nonzero(as_tuple=True)
+            ends = batch.node_types.new_zeros(*batch.mask.shape, raw)
+            one = torch.ones_like(graph)
+            ends.index_put_((graph, node, kinds[graph, node, other]), one, accumulate=True)
+            rows = torch.cat([batch.node_types[..., None], ends], -1)[batch.mask]
+            found |= set(map(tuple, rows.unique(dim=0).tolist()))
+        rows = np.array(sorted(found))
+        used = np.flatnonzero(rows[:, 1:].any(0))
+        return {
+            "edge_kinds": [[int(kind) // len(RINGS), int(kind) % len(RINGS)] for kind in used],
+            "node_labels": rows[:, np.concatenate([[0], used + 1])].tolist(),
+        }
+
+    @torch.autocast("cpu", enabled=False)
+    def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        """Labels (B, N) long, `count` at padding, and kinds (B, N, N) long, 0 without an edge.
+
+        Raises:
+            ValueError: A node has edges as no label says, or an edge is of an unknown kind.
+        """
+        rings = ring_classes(batch.adjacency)
+        if batch.bonds.max() >= len(self.place):
+            raise ValueError("an edge has a category that the model does not know")
+        kinds = torch.where(batch.adjacency, self.place[batch.bonds, rings], 0)
+        steps = torch.arange(1, len(self.kinds) + 1, device=kinds.device)
+        ends = (kinds[..., None] == steps).sum(2)
+        rows = torch.cat([batch.node_types[..., None], ends], -1)
+        wanted, table = rows.flatten(0, 1).double(), self.rows.double()
+        # Squared distances of whole numbers: exactly 0 where two rows are the same.
+        apart = wanted.square().sum(1)[:, None] + table.square().sum(1) - 2 * wanted @ table.T
+        nearest, label = apart.min(1)
+        unknown = (nearest.view_as(batch.mask) > 0) | ((kinds == 0) & batch.adjacency).any(2)
+        if (unknown & batch.mask).any():
+            graph, node = (unknown & batch.mask).nonzero()[0].tolist()
+            raise ValueError(
+                f"node {node} of graph {graph} has a category and edges that no node of the "
+                "training data has together"
+            )
+        return torch.where(batch.mask, label.view_as(batch.mask), self.count), kinds
+
+    def decode(self, labels: Tensor, kinds: Tensor, mask: Tensor) -> GraphBatch:
+        """The graphs of labels and kinds; what a label says of edges is not looked at."""
+        types = torch.where(mask, self.rows[labels.clamp(max=self.count - 1), 0], 0)
+        bonds = F.pad(self.kinds[:, 0] + 1, (1, 0))[kinds]
+        return GraphBatch(types, bonds, mask)

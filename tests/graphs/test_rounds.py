@@ -1,0 +1,329 @@
+"""Graphs in a fixed number of rounds: exactness, normalisation, invariance, what is possible."""
+
+from itertools import product
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from couplings import perturb
+
+from graphcnf.errors import UserError
+from graphcnf.flows import Noise
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.joint import all_pairs
+from graphcnf.graphs.rounds.composition import Parity
+from graphcnf.graphs.rounds.known import FAR, known_of
+from graphcnf.graphs.rounds.labels import RINGS, NodeLabels, ring_classes
+from graphcnf.graphs.rounds.schedule import Tournament
+from graphcnf.testing import assert_gradients_reach_every_parameter
+
+SMALL = {
+    "nodes": {"width": 16, "layers": 1},
+    "pairs": {"width": 16, "layers": 2, "heads": 2, "pair_width": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def build():
+    """Function that builds a small model for graphs, away from its initialisation."""
+
+    def make(graphs, **options):
+        torch.manual_seed(0)
+        model = GraphCNF.for_graphs(
+            graphs,
+            node_categories=3,
+            bond_categories=2,
+            adjacency="rounds",
+            order="none",
+            **{**SMALL, **options},
+        )
+        return perturb(model).eval()
+
+    return make
+
+
+def as_networkx(batch, b):
+    graph = nx.from_numpy_array(batch.adjacency[b].numpy())
+    graph.remove_nodes_from([v for v in graph if not batch.mask[b, v]])
+    return graph
+
+
+def test_ring_classes_are_those_of_a_search(random_graphs):
+    batch = GraphBatch.collate(random_graphs, np.arange(200))
+    found = ring_classes(batch.adjacency)
+    assert not found[~batch.adjacency].any()
+    seen = set()
+    for b in range(len(batch)):
+        graph = as_networkx(batch, b)
+        for i, j in list(graph.edges):
+            graph.remove_edge(i, j)
+            try:
+                size = min(nx.shortest_path_length(graph, i, j) + 1, RINGS[-1])
+            except nx.NetworkXNoPath:
+                size = 0
+            graph.add_edge(i, j)
+            assert RINGS[found[b, i, j]] == RINGS[found[b, j, i]] == size
+            seen.add(size)
+    assert seen == set(RINGS)
+
+
+def test_labels_come_back_and_follow_the_nodes(random_graphs):
+    table = NodeLabels(**NodeLabels.measure(random_graphs))
+    batch = GraphBatch.collate(random_graphs, np.arange(500))
+    labels, kinds = table.encode(batch)
+    again = table.decode(labels, kinds, batch.mask)
+    assert again.to_packed() == batch.to_packed()
+    steps = torch.arange(1, len(table.kinds) + 1)
+    assert (table.ends[labels] == (kinds[..., None] == steps).sum(2)).all()
+    order = torch.stack([torch.randperm(s) for s in [batch.mask.shape[1]] * 500])
+    moved = table.encode(batch.permute(order))[0]
+    assert (moved == labels.gather(1, order)).all()
+
+
+def test_nodes_that_no_label_fits_are_refused(random_graphs):
+    path = PackedGraphs.from_lists([([0, 1, 0], [(0, 1), (1, 2)], [0, 0])])
+    table = NodeLabels(**NodeLabels.measure(path))
+    other = PackedGraphs.from_lists([([0, 1, 1], [(0, 1), (1, 2)], [0, 0])])
+    with pytest.raises(ValueError, match="node 2 of graph 0 has a category and edges"):
+        table.encode(GraphBatch.collate(other))
+    with pytest.raises(ValueError, match="an edge has a category"):
+        table.encode(GraphBatch.collate(random_graphs, np.arange(50)))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "labels", "message"),
+    [
+        ([[0, 0]], [[0, 1, 1]], "a number for each of edge_kinds"),
+        ([[0, 9]], [[0, 1]], "ring classes are 0 to 5"),
+        ([[0, 0]], [[0, 1], [0, 1]], "every row once"),
+        ([[0, 0]], [[0, -1]], "from 0 on"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(kinds, labels, message):
+    with pytest.raises(UserError, match=message):
+        NodeLabels(kinds, labels)
+
+
+@pytest.mark.parametrize("most", [2, 5, 8, 38])
+def test_a_round_has_every_node_at_most_once_and_every_pair_comes_once(most):
+    tournament = Tournament(most, 7)
+    mask = torch.arange(most) < torch.tensor([[most], [most // 2 + 1]])
+    schedule = tournament.schedule(mask, *tournament.draw(mask))
+    assert schedule.pairs.max() < tournament.pair_rounds <= most + 1
+    index, pair_mask = all_pairs(mask)
+    for b in range(2):
+        met = set()
+        for i, j in index[b][pair_mask[b]].tolist():
+            assert schedule.pairs[b, i, j] == schedule.pairs[b, j, i]
+            for node in (i, j):
+                assert (node, int(schedule.pairs[b, i, j])) not in met
+                met.add((node, int(schedule.pairs[b, i, j])))
+        groups = torch.bincount(schedule.nodes[b][mask[b]], minlength=7)
+        assert groups.max() - groups.min() <= 1
+        assert (groups.diff() <= 0).all(), "the last rounds decide as little as possible"
+
+
+def test_what_is_known_is_what_networkx_says(random_graphs):
+    table = NodeLabels(**NodeLabels.measure(random_graphs))
+    batch = GraphBatch.collate(random_graphs, np.arange(150))
+    labels, kinds = table.encode(batch)
+    decided = torch.rand(kinds.shape) < 0.6
+    decided = decided.tril(-1) | decided.tril(-1).transpose(1, 2)
+    known = known_of(table, labels, batch.mask, kinds, decided)
+    waiting = ~decided & batch.mask[:, :, None] & batch.mask[:, None]
+    index = torch.arange(batch.mask.shape[1])
+    waiting[:, index, index] = False
+    assert not known.possible[~waiting].any()
+    # What the graph has is never impossible, and what must be an edge is one.
+    own = (kinds - 1).clamp(min=0)[..., None]
+    assert known.possible.gather(-1, own)[..., 0][waiting & (kinds > 0)].all()
+    assert (kinds > 0)[known.needed].all()
+    assert known.needed.any()
+    for b in range(len(batch)):
+        graph = as_networkx(batch, b)
+        graph.remove_edges_from([e for e in graph.edges if not decided[b][e]])
+        lengths = dict(nx.all_pairs_shortest_path_length(graph))
+        for i in graph:
+            part = nx.node_connected_component(graph, i)
+            assert known.size[b, i] == len(part)
+            assert known.places[b, i] == known.open[b, list(part)].sum()
+            for j in graph:
+                far = min(lengths[i].get(j, 0), FAR + 1)
+                assert known.distance[b, i, j] == far
+                if not waiting[b, i, j]:
+                    continue
+                cut = known.open[b, i] * known.open[b, j] * (1 if j not in part else ~table.bridges)
+                assert not known.possible[b, i, j][cut == 0].any()
+
+
+def triples():
+    """All connected graphs of 3 nodes with 3 node and 2 edge categories, in every labelling."""
+    skeletons = [[(0, 1), (1, 2)], [(0, 1), (0, 2)], [(0, 2), (1, 2)], [(0, 1), (1, 2), (0, 2)]]
+    return PackedGraphs.from_lists(
+        (types, edges, bonds)
+        for edges in skeletons
+        for types in product(range(3), repeat=3)
+        for bonds in product(range(2), repeat=len(edges))
+    )
+
+
+def test_probabilities_of_a_schedule_sum_to_one(build, double):
+    graphs = triples().subset(np.arange(0, 540, 37))
+    model = build(graphs)
+    steps, mask = model.steps, torch.ones(1, 3, dtype=torch.bool)
+    schedule = steps.tournament.schedule(mask, *steps.tournament.draw(mask))
+    labels = torch.cartesian_prod(*[torch.arange(steps.table.count)] * 3)
+    context, _ = steps._contexts(mask, None, schedule)
+    context.mask, context.groups = mask.expand(len(labels), -1), schedule.nodes.expand_as(labels)
+    with torch.no_grad():
+        log_p = steps.nodes.flow.log_probs(labels[..., None], context)[:, :, 0]
+    total = log_p.gather(-1, labels[..., None]).sum((1, 2)).exp()
+    assert total.std() > 0.1 / len(labels)
+    assert abs(total.sum() - 1) < 1e-9
+    values = torch.cartesian_prod(*[torch.arange(len(steps.table.kinds) + 1)] * 3)
+    for chosen in labels[:: len(labels) // 40]:
+        many = mask.expand(len(values), -1)
+        _, context = steps._contexts(mask, chosen[None], schedule)
+        for name in ("mask", "groups", "index", "labels", "nodes"):
+            part = getattr(context, name)
+            setattr(context, name, part.expand(len(values), *part.shape[1:]))
+        assert context.mask.shape == many.shape
+        with torch.no_grad():
+            log_p = steps.pairs.flow.log_probs(values[..., None], context)[:, :, 0]
+        total = log_p.gather(-1, values[..., None]).sum((1, 2)).exp()
+        assert abs(total.sum() - 1) < 1e-9
+
+
+def test_reconstruction_is_exact(build, random_graphs, double):
+    model = build(random_graphs)
+    batch = GraphBatch.collate(random_graphs, np.arange(100))
+    latents = model.encode(batch)
+    assert model.decode(latents, batch.mask).to_packed() == batch.to_packed()
+
+
+def test_the_flow_agrees_with_the_sum_of_its_rounds(build, random_graphs, double):
+    """Latents in the base space: u of a category is uniform on an interval as long as p."""
+    model = build(random_graphs)
+    batch = GraphBatch.collate(random_graphs, np.arange(40))
+    noise = Noise()
+    exact = model.log_prob(batch, noise=noise)
+    steps = model.steps
+    labels, _ = steps.table.encode(batch)
+    schedule = steps.tournament.schedule(batch.mask, *noise.draws[:2])
+    context, _ = steps._contexts(batch.mask, labels, schedule)
+    value = torch.where(batch.mask, labels, 0)[..., None]
+    bound = steps.nodes.bound(value, mask=batch.mask, context=context).value()
+    parts = model.bounds(batch, noise.rewind())
+    # The margins of the intervals are all that is lost.
+    torch.testing.assert_close(bound, parts["nodes"].value(), atol=1e-2, rtol=0)
+    torch.testing.assert_close(sum(p.value() for p in parts.values()), exact)
+
+
+def test_one_round_estimates_all_of_them(build, random_graphs, double):
+    model = build(random_graphs, node_rounds=3)
+    chosen = np.flatnonzero(random_graphs.node_counts == 4)[:4]
+    batch = GraphBatch.collate(random_graphs, np.repeat(chosen, 1500))
+    with torch.no_grad():
+        draws = [
+            torch.stack([part.value() for part in make(batch).values()], 1).view(4, 1500, 2)
+            for make in (model.bounds, model.steps.estimate)
+        ]
+    difference = (draws[0].mean(1) - draws[1].mean(1)).abs()
+    error = sum(part.var(1) / 1500 for part in draws).sqrt()
+    # Eight comparisons at 4 standard errors; a weight that is off by a fifth would show.
+    assert (difference <= 4 * error + 1e-9).all()
+    assert (4 * error.mean(0) < 0.2 * draws[0].mean((0, 1)).abs()).all()
+
+
+def test_log_prob_is_invariant_to_renumbering(build, random_graphs, double):
+    model = build(random_graphs)
+    chosen = np.flatnonzero(random_graphs.node_counts == 9)[:20]
+    batch = GraphBatch.collate(random_graphs, chosen)
+    order = torch.stack([torch.randperm(9) for _ in chosen])
+    noise, moved = Noise(), Noise()
+    with torch.no_grad():
+        first = model.log_prob(batch, noise=noise)
+        of_nodes, of_rounds = noise.draws
+        moved.draws += [of_nodes.gather(1, order[..., None].expand(-1, -1, 2)), of_rounds]
+        second = model.log_prob(batch.permute(order), noise=moved.rewind())
+        other = model.log_prob(batch.permute(order))
+    torch.testing.assert_close(first, second, atol=1e-8, rtol=0)
+    # Fresh noise does change it: the comparison above is one of more than constants.
+    assert (first - other).abs().min() > 1e-4
+
+
+def test_sampled_graphs_have_their_probability(build, double):
+    graphs = triples()
+    model = build(graphs)
+    steps, draws = model.steps, 100
+    batch = GraphBatch.collate(graphs)
+    with torch.no_grad():
+        p = torch.stack([model.log_prob(batch).exp() for _ in range(draws)])
+    mask = torch.ones(6000, 3, dtype=torch.bool)
+    found = steps.decode_labels(steps.base_sample(mask), mask)
+    # Only where the edges are those that the labels say: nothing else counts to a graph.
+    every = torch.cat([found[0], found[1].flatten(1)], 1)
+    wanted = steps.table.encode(batch)
+    wanted = torch.cat([wanted[0], wanted[1].flatten(1)], 1)
+    share = (every == wanted[:, None]).all(-1).double().mean(1)
+    error = (p.var(0) / draws + p.mean(0) / len(mask)).sqrt()
+    assert ((share - p.mean(0)).abs() < 4 * error + 1e-4).all()
+    total, error = p.sum(1).mean(), (p.sum(1).var() / draws + p.sum(1).mean() / len(mask)).sqrt()
+    assert total > 0.02, "too little for the test to mean something"
+    assert 8 * error < total
+    assert (share.sum() - total).abs() < 4 * error
+
+
+def test_records_do_not_depend_on_how_many_are_drawn(build, random_graphs):
+    model = build(random_graphs)
+    together = model.sample_records(0, 40, seed=3)
+    assert model.sample_records(30, 5, seed=3) == together.subset(np.arange(30, 35))
+    assert model.sample_records(0, 40, seed=4) != together
+
+
+def test_every_kind_of_edge_has_an_even_number_of_ends(build, random_graphs):
+    model = build(random_graphs, node_rounds=12)
+    mask = torch.arange(12) < torch.arange(2, 13)[:, None]
+    latents = model.steps.base_sample(mask)
+    schedule = model.steps.tournament.schedule(mask, latents["order"], latents["rounds"][..., 0])
+    context, _ = model.steps._contexts(mask, None, schedule)
+    labels = model.steps.nodes.decode(latents["nodes"], mask=mask, context=context)[..., 0]
+    ends = model.steps.table.ends[torch.where(mask, labels, model.steps.table.count)].sum(1)
+    assert (ends % 2 == 0).all()
+    assert model.steps.nodes.flow.network.parity.used
+
+
+def test_parity_excludes_nothing_that_graphs_have(random_graphs):
+    table = NodeLabels(**NodeLabels.measure(random_graphs))
+    parity = Parity(table)
+    batch = GraphBatch.collate(random_graphs, np.arange(300))
+    labels, _ = table.encode(batch)
+    before = table.ends[labels].cumsum(1) - table.ends[labels]
+    to_come = batch.sizes[:, None] - torch.arange(batch.mask.shape[1])
+    possible = parity.possible(before, to_come.clamp(min=1))
+    assert possible.gather(-1, labels.clamp(max=table.count - 1)[..., None])[..., 0][
+        batch.mask
+    ].all()
+    assert not possible[batch.mask].all()
+
+
+def test_molecules_are_possible(molecules):
+    model = GraphCNF.for_graphs(
+        molecules, node_categories=9, bond_categories=3, adjacency="rounds", order="none", **SMALL
+    )
+    batch = GraphBatch.collate(molecules, np.arange(20))
+    with torch.no_grad():
+        assert model.eval().log_prob(batch).isfinite().all()
+    assert model.steps.rounds <= 64
+
+
+def test_training_reaches_every_parameter(build, random_graphs):
+    model = build(random_graphs).train()
+    batch = GraphBatch.collate(random_graphs, np.arange(200))
+    assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch)[0])
+
+
+def test_the_order_must_be_none():
+    with pytest.raises(UserError, match='"rounds" needs order "none"'):
+        GraphCNF(adjacency="rounds", order="canonical", steps={})
