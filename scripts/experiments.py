@@ -129,8 +129,8 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 
 def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    from graphcnf.coloring import ColoringFlow
     from graphcnf.datasets.coloring import load_coloring
-    from graphcnf.graphs.coloring import ColoringFlow
 
     dataset = _loaded(load_coloring, data)
     size = settings.batch_size

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphcnf.coloring import ColoringFlow, conflicts
+from graphcnf.coloring.saturation import SaturationOrder
 from graphcnf.datasets.coloring import ColoringDataset, load_coloring
 from graphcnf.datasets.sets import TASKS
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, percent, text
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.coloring import ColoringFlow, conflicts
-from graphcnf.graphs.saturation import SaturationOrder
 from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts.benchmarks.runs import TrainedRun
 from graphcnf.training.arguments import call, check

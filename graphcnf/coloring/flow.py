@@ -12,20 +12,20 @@ from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, IntervalEncoding, make_encoding
 from graphcnf.categorical.flow import Bound
+from graphcnf.coloring.network import (
+    ColoringNetwork,
+    ConvolutionNetwork,
+    coloring_context,
+)
+from graphcnf.coloring.saturation import SaturationCoupling
 from graphcnf.errors import UserError
 from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.coupling import MixtureLogisticCoupling
 from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.transform import Noise, Sequential
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.coloring_network import (
-    ColoringNetwork,
-    ConvolutionNetwork,
-    coloring_context,
-)
 from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.saturation import SaturationCoupling
 from graphcnf.pretrained import Pretrained
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class ColoringFlow(Pretrained, nn.Module):
         encoder_layers: Convolutions over the bare graph ("nodes").
         layers: Convolutions per coupling ("channels").
         heads: Attention heads.
-        ahead: Channels of the look ahead, see `graphcnf.graphs.prospects` ("nodes").
+        ahead: Channels of the look ahead, see `graphcnf.coloring.lookahead` ("nodes").
         rounds: Rounds of messages in it; 0 for none ("nodes").
 
     Raises:
