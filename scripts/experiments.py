@@ -40,7 +40,7 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
 
 def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.graphs import GraphCNF
-    from graphcnf.graphs.pairs import PairSteps
+    from graphcnf.graphs.pairs.steps import PairSteps
     from graphcnf.graphs.path.network import PathNetwork
 
     parts = [len(dataset.split(part)) for part in ("train", "test")]

@@ -10,7 +10,7 @@ from math import ceil
 import pandas as pd
 
 from graphcnf.graphs import GraphCNF, PackedGraphs
-from graphcnf.graphs.records import BLOCK, blocks
+from graphcnf.graphs.record_blocks import BLOCK, blocks
 from graphcnf.molecules.metrics import CONVENTIONS, evaluate_records
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.parallel import OrderedMap, available_cores
@@ -32,7 +32,7 @@ def draw_block(
 
     Args:
         model: Model of molecules.
-        records: Their numbers; fastest where they are a block of `graphcnf.graphs.records`.
+        records: Their numbers; fastest where they are a block of `graphcnf.graphs.record_blocks`.
         seed: Seed of the sample.
         temperature: Of sampling.
         sizes: Lowest and highest number of atoms; None for those of the training data.

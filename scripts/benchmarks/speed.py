@@ -79,7 +79,7 @@ def sampling_speed(
         seconds: How long to measure at least.
         molecules: Whether to sanitize the graphs and write them as SMILES, too.
     """
-    from graphcnf.graphs.records import FIRST_BLOCK, blocks
+    from graphcnf.graphs.record_blocks import FIRST_BLOCK, blocks
     from graphcnf.scripts.generation.records import Recipe
 
     recipe = Recipe(

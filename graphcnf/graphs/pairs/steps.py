@@ -29,9 +29,9 @@ from graphcnf.graphs.features import (
     structure_pair_features,
     typed_context,
 )
-from graphcnf.graphs.joint import GraphLatents, all_pairs, joint_flow, node_flow
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.pair_network import PairNetwork
+from graphcnf.graphs.pairs.latents import GraphLatents, all_pairs, joint_flow, node_flow
+from graphcnf.graphs.pairs.network import PairNetwork
 
 # Real and virtual latents start apart. Where they overlap at first, training falls into a state in
 # which the decoder answers with its prior, and samples have no edges at all.

@@ -7,7 +7,7 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.graphs.records import (
+from graphcnf.graphs.record_blocks import (
     BATCH,
     BLOCK,
     FIRST_BLOCK,
