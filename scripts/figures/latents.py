@@ -8,8 +8,8 @@ is an area.
 
 The encodings are those of `graphcnf.categorical`, with volumes that start wider than in the models,
 where they would be dots. `ArgmaxEncoding` has room for four categories in two latents,
-`IntervalEncoding` takes one latent; its flow is the categorical coupling of
-`graphcnf.categorical.interleaved`, which gives every interval the width of its probability.
+`IntervalEncoding` takes one latent; its flow is the categorical `InterleavedCoupling`, which gives
+every interval the width of its probability.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, make_encoding
-from graphcnf.categorical.interleaved import InterleavedCoupling
+from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
 from graphcnf.flows import ActNorm, InvertibleLinear, MixtureLogisticCoupling, Sequential
 from graphcnf.scripts._output import progress_bar
 

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.attention import SetNetwork
-from graphcnf.categorical.elements import ElementCoupling, OrderedEncoding
 from graphcnf.categorical.encoding import Encoding
 from graphcnf.categorical.factory import make_encoding
 from graphcnf.categorical.flow import CategoricalFlow
+from graphcnf.categorical.sets.attention import SetNetwork
+from graphcnf.categorical.sets.elements import ElementCoupling, OrderedEncoding
 from graphcnf.errors import UserError
 from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.coupling import MixtureLogisticCoupling
