@@ -17,13 +17,13 @@ from graphcnf.datasets.images import ImageDataset, load_images
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.scripts._image_scores import BATCH, DRAWS, _mean
-from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts.benchmarks.images_glow import (
     Glow,
     NormflowsGlow,
     OwnGlow,
     check_normflows_installed,
 )
+from graphcnf.terminal import progress_bar
 from graphcnf.training.configuration import load_preset
 from graphcnf.training.ema import ExponentialMovingAverage
 from graphcnf.training.machine import keep_memory
