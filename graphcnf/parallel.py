@@ -15,11 +15,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import count
 
 from graphcnf.errors import UserError
+from graphcnf.terminal import progress_bar
 
 _SERVE = "from graphcnf.parallel import _serve; _serve()"
 
@@ -173,12 +174,12 @@ def parallel_map(
     workers = min(workers or available_cores(), len(chunks))
     results = []
     with (
-        _progress(label, len(chunks)) as advance,
+        progress_bar(label, len(chunks), hidden=not label) as show,
         OrderedMap(function, chunks, workers=workers, ahead=4) as stream,
     ):
         for result in stream:
             results.append(result)
-            advance()
+            show(len(results))
     return results
 
 
@@ -264,17 +265,3 @@ def _answer(function: Callable, chunk: bytes) -> tuple[bool, bytes]:
 
 def _refuse(error: Exception, chunk: object) -> None:
     raise error
-
-
-@contextmanager
-def _progress(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """Progress bar on stderr, where that is a terminal."""
-    if not label or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda: progress.advance(task)

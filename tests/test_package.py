@@ -32,7 +32,7 @@ ALLOWED = {
     },
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks", "graphcnf.scripts.figures")
-EVERYWHERE = {"errors", "files", "limits", "parallel", "pretrained", "testing"}
+EVERYWHERE = {"errors", "files", "limits", "parallel", "pretrained", "terminal", "testing"}
 
 
 def folder(part):

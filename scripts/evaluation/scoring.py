@@ -25,10 +25,11 @@ from graphcnf.molecules.metrics import (
     summarize,
 )
 from graphcnf.parallel import chunked, parallel_map
-from graphcnf.scripts._output import progress_bar, read_stdin
+from graphcnf.scripts._output import read_stdin
 from graphcnf.scripts._sampling import load_model
 from graphcnf.scripts.evaluation import named_data
 from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smiles, with_count
+from graphcnf.terminal import progress_bar
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF

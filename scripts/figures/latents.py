@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from graphcnf.categorical import CategoricalFlow, make_encoding
 from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
 from graphcnf.flows import ActNorm, InvertibleLinear, MixtureLogisticCoupling, Sequential
-from graphcnf.scripts._output import progress_bar
+from graphcnf.terminal import progress_bar
 
 PLANES = ("mixture", "linear", "variational", "argmax")
 ENCODINGS = (*PLANES, "interval")

@@ -16,7 +16,6 @@ from graphcnf.scripts.figures.latents import (
     unit_square,
     widths,
 )
-from graphcnf.scripts.figures.layout import INK, caption, heading, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +36,16 @@ COLOURS = {
 
 SPARE = ("#8c564b", "#17a2b8", "#c49c94", "#9edae5", "#bcbd22", "#e377c2", "#7f7f7f", "#1f3b57")
 
-HEIGHT = 9.35
+INK, QUIET = "#22272e", "#66707c"
+TYPE = {
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.edgecolor": "#b6bdc6",
+}
+INCHES, HEIGHT = 12, 9.35
+"""Size of the figure: type keeps its share of it, however many pixels it has."""
+
 LEFT, RIGHT = 0.1, 0.985
 RESOLUTION = 320
 """Points along a side of a panel."""
@@ -61,14 +69,22 @@ def draw_latents(learned: Sequence[Learned], width: int) -> Figure:
     """
     *planes, line = learned
     colours = colours_of(line.atoms.names)
-    figure = new_figure(HEIGHT, width)
-    heading(
-        figure,
-        "Encodings turn atom types into disjoint volumes",
-        "Upper row: latents z drawn by the encoder q(z|x), as many for each atom type, on the "
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update(TYPE)
+    # A hair more, because matplotlib rounds the number of pixels down.
+    dpi = (width + 1e-3) / INCHES
+    figure = Figure(figsize=(INCHES, HEIGHT), dpi=dpi, facecolor="white")
+    place = {"x": 0.035, "ha": "left", "va": "top"}
+    title = "Encodings turn atom types into disjoint volumes"
+    figure.text(y=1 - 0.16 / HEIGHT, s=title, fontsize=18, fontweight="bold", **place)
+    figure.text(
+        y=1 - 0.54 / HEIGHT, fontsize=11, color=QUIET, linespacing=1.35, **place,
+        s="Upper row: latents z drawn by the encoder q(z|x), as many for each atom type, on the "
         "regions that decode to it.\nLower row: what the flow makes of these regions, such that "
         "area is probability. One small flow each, of single atoms of ZINC250k.",
-    )
+    )  # fmt: skip
     grid = figure.add_gridspec(
         2, len(planes), left=LEFT, right=RIGHT, top=1 - 1.68 / HEIGHT, bottom=2.42 / HEIGHT,
         wspace=0.06, hspace=0.05,
@@ -80,13 +96,13 @@ def draw_latents(learned: Sequence[Learned], width: int) -> Figure:
         _draw_square(lower, one, own)
         # Two signs tell four apart.
         few = f", {len(own)} types" if one.name == "argmax" else ""
-        caption(upper, one.name + few, _bits(one))
+        _caption(upper, one.name + few, _bits(one))
         if not column:
             upper.set_ylabel("encoder", color=INK, fontsize=12, labelpad=8)
             lower.set_ylabel("after the flow", color=INK, fontsize=12, labelpad=8)
     strip = figure.add_axes((LEFT, 0.86 / HEIGHT, RIGHT - LEFT, 0.92 / HEIGHT))
     _draw_line(strip, line, [colours[name] for name in line.atoms.names])
-    caption(strip, "interval", _bits(line) + "; one latent, its distribution function")
+    _caption(strip, "interval", _bits(line) + "; one latent, its distribution function")
     _legend(figure, line.atoms, colours)
     return figure
 
@@ -95,6 +111,13 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
     """A colour for each category."""
     spare = iter(SPARE * len(names))
     return {name: COLOURS.get(name) or next(spare) for name in names}
+
+
+def _caption(axes: Axes, name: str, text: str) -> None:
+    """Name of a panel and, below it in a smaller type, its figures; both above the panel."""
+    above = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+    axes.annotate(name, (0, 1), (0, 22), fontsize=13, fontweight="bold", **above)
+    axes.annotate(text, (0, 1), (0, 7), fontsize=10, color=QUIET, **above)
 
 
 def _bits(one: Learned) -> str:
