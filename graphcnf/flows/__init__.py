@@ -13,6 +13,7 @@ from graphcnf.flows.coupling import (
     AffineCoupling,
     Coupling,
     MixtureLogisticCoupling,
+    coupling_stack,
 )
 from graphcnf.flows.dequantization import (
     Dequantization,
@@ -76,6 +77,7 @@ __all__ = [
     "bounded_log_scale",
     "checkerboard_mask",
     "count_entries",
+    "coupling_stack",
     "draw_normal",
     "draw_uniform",
     "log_term_dtype",

@@ -10,7 +10,7 @@ import typer
 from graphcnf.scripts._sampling import checked_minutes, checked_seed
 from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
 from graphcnf.scripts.benchmarks.cli_goals import constrained, pmo
-from graphcnf.scripts.benchmarks.cli_molecules import codes, fragments, roundtrip
+from graphcnf.scripts.benchmarks.cli_molecules import codes, fragments
 from graphcnf.scripts.benchmarks.options import Csv, Device, Out, Samples
 
 app = typer.Typer(
@@ -142,5 +142,5 @@ def images(
     write_table(kind, out, rows, COLUMNS, notes(rows))
 
 
-for _command in (codes, roundtrip, fragments, sets, coloring, pmo, constrained):
+for _command in (codes, fragments, sets, coloring, pmo, constrained):
     app.command()(_command)

@@ -84,8 +84,6 @@ def constrained(
     from graphcnf.datasets.zinc250k import zinc250k_source
     from graphcnf.scripts.benchmarks import goals
 
-    # Before the long work.
-    folder.mkdir(parents=True, exist_ok=True)
     lines = zinc250k_source().read_text().split()[:pool]
     chosen = goals.lowest(lines, molecules)
     rows = goals.constrained(chosen, folder, budget=budget, seed=seed, model=model)

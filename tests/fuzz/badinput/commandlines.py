@@ -98,7 +98,6 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ),
     ("benchmarks", "language"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
     ("benchmarks", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
-    ("benchmarks", "roundtrip"): Usual(("--odd", "20", "--each", "0", "--workers", "1")),
     ("benchmarks", "fragments"): Usual((*MODEL, "-n", "1", "--runs", "1", "--particles", "1")),
     ("benchmarks", "pmo"): Usual((*MODEL, "--budget", "3", "--folder", "run")),
     ("benchmarks", "constrained"): Usual(
