@@ -96,11 +96,6 @@ def images(
         float,
         typer.Option(callback=checked_minutes, help="Wall-clock minutes to train each model."),
     ] = 5,
-    scales: Annotated[int, typer.Option(min=1, help="Scales of both models.")] = 2,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the flow at each scale.")] = 8,
-    width: Annotated[
-        int, typer.Option(min=1, help="Channels inside of the couplings' networks.")
-    ] = 64,
     plain: Annotated[
         bool,
         typer.Option(
@@ -108,11 +103,6 @@ def images(
             help="Leave out what normflows has not: mixture couplings of the pixels.",
         ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 32,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(help="Of both models.", show_default="as preset images-glow"),
-    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")
     ] = None,
@@ -132,13 +122,13 @@ def images(
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
+    import torch
+
     from graphcnf.scripts.benchmarks.images import COLUMNS, compare, notes
 
-    rows = compare(
-        minutes=minutes, scales=scales, steps=steps, width=width, plain=plain,
-        batch_size=batch_size, learning_rate=learning_rate, threads=threads, seed=seed,
-        repeats=repeats,
-    )  # fmt: skip
+    if threads is not None:
+        torch.set_num_threads(threads)
+    rows = compare(minutes=minutes, plain=plain, seed=seed, repeats=repeats)
     write_table(kind, out, rows, COLUMNS, notes(rows))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from graphcnf.datasets.images import ImageDataset, load_images
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, text
-from graphcnf.scripts._image_scores import BATCH, DRAWS, _mean
+from graphcnf.scripts._image_scores import BATCH, DRAWS, _figure, _mean
 from graphcnf.scripts.benchmarks.images_glow import (
     Glow,
     NormflowsGlow,
@@ -31,6 +31,9 @@ from graphcnf.training.settings import TrainingSettings
 
 PRESET = "images-glow"
 """Both models are trained with its learning rate, schedule, clipping and average."""
+
+SIZE = {"scales": 2, "steps": 8, "width": 64}
+"""Of both, as the preset's: scales, steps of the flow at each, channels inside of the networks."""
 
 STEPS = 20
 """Training steps in a block whose time is taken."""
@@ -72,14 +75,14 @@ class Training:
         self.optimizer = torch.optim.Adam(self.weights, lr=settings.learning_rate, fused=True)
         self.average = ExponentialMovingAverage(glow.module, settings.ema_horizon)
         self.batches = batches(dataset, settings.batch_size, settings.seed)
-        self.seconds, self.steps, self.images, self.bad_in_a_row = 0.0, 0, 0, 0
+        self.seconds, self.steps, self.images = 0.0, 0, 0
         glow.module.train()
 
     def step(self) -> None:
-        """One optimisation step; a step with a non-finite loss or gradient changes nothing.
+        """One optimisation step.
 
         Raises:
-            UserError: Too many of those in a row.
+            UserError: The loss or the gradient is not finite.
         """
         x, noise = next(self.batches)
         began = time.perf_counter()
@@ -91,20 +94,15 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.weights, settings.gradient_clip or math.inf)
-        if math.isfinite(loss.item() + norm.item()):
-            self.optimizer.step()
-            self.average.update()
-            self.bad_in_a_row = 0
-        else:
-            self.bad_in_a_row += 1
+        if not math.isfinite(loss.item() + norm.item()):
+            raise UserError(
+                f"{self.glow.name}: a non-finite loss or gradient in step {self.steps + 1}"
+            )
+        self.optimizer.step()
+        self.average.update()
         self.seconds += time.perf_counter() - began
         self.steps += 1
         self.images += len(x)
-        if self.bad_in_a_row >= settings.max_bad_steps:
-            raise UserError(
-                f"{self.glow.name}: {self.bad_in_a_row} steps in a row had a non-finite loss or "
-                f"gradient (the last is step {self.steps}): lower --learning-rate"
-            )
 
     def until(self, seconds: float) -> None:
         """Train until the clock shows so many seconds; the last step may go past them."""
@@ -152,60 +150,40 @@ def interleaved(
 
 
 def compare(
-    *,
-    minutes: float,
-    scales: int = 2,
-    steps: int = 8,
-    width: int = 64,
-    plain: bool = False,
-    batch_size: int = 32,
-    learning_rate: float | None = None,
-    threads: int | None = None,
-    seed: int = 0,
-    repeats: int = 7,
+    *, minutes: float, plain: bool = False, seed: int = 0, repeats: int = 7
 ) -> list[dict[str, Any]]:
     """Measure both models on the digits, one after the other in blocks, in this process.
 
     Args:
         minutes: To train each model, on its own clock.
-        scales: Of both models.
-        steps: Of the flow, at each scale.
-        width: Channels inside of the couplings' networks.
         plain: See `OwnGlow`.
-        batch_size: Images per training step.
-        learning_rate: Of both; None for the preset's.
-        threads: CPU threads; None for torch's choice.
         seed: Of the initial weights, the order of the batches and all noise.
         repeats: Pairs of blocks whose time is taken.
 
     Returns:
-        A row per model, this package's first. `bits_per_dimension` is on the test images,
-        `validation_bits` on the validation images, both with `_se`, the standard error of the mean
-        over images. `difference` is the second model's bits minus the first one's, image by image.
-        `training_ratio` and `sampling_ratio` are the medians over the pairs of blocks of the second
-        model's speed by the first one's, with `_least` and `_most`.
+        A row per model, this package's first. `bits_per_dimension` is on the test images, with
+        `_se`, the standard error of the mean over images. `difference` is the second model's bits
+        minus the first one's, image by image. `training_ratio` and `sampling_ratio` are the medians
+        over the pairs of blocks of the second model's speed by the first one's, with `_least` and
+        `_most`.
 
     Raises:
-        UserError: normflows or the digits are missing, an argument does not fit, or a training
-            diverges.
+        UserError: normflows or the digits are missing, or a training diverges.
     """
     check_normflows_installed()
     settings = replace(
         TrainingSettings.from_dict(load_preset(PRESET)["training"]),
-        minutes=minutes, batch_size=batch_size, seed=seed,
+        minutes=minutes, seed=seed,
     )  # fmt: skip
-    if learning_rate is not None:
-        settings = replace(settings, learning_rate=learning_rate)
     dataset = load_images()
-    size = {"scales": scales, "steps": steps, "width": width}
 
     def build() -> list[Glow]:
         torch.manual_seed(seed)
-        own = OwnGlow(dataset.shape, dataset.levels, plain=plain, **size)
+        own = OwnGlow(dataset.shape, dataset.levels, plain=plain, **SIZE)
         torch.manual_seed(seed)
-        return [own, NormflowsGlow(dataset.shape, dataset.levels, **size)]
+        return [own, NormflowsGlow(dataset.shape, dataset.levels, **SIZE)]
 
-    with _threads(threads), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         # As training does.
         keep_memory()
         training_seconds = _training_seconds(build(), dataset, settings, repeats)
@@ -214,8 +192,7 @@ def compare(
         rows, bits = [], []
         for training in trainings:
             with training.average.applied():
-                scores = [score(training.glow, dataset, part, seed) for part in PARTS]
-            bits.append(scores[0])
+                bits.append(score(training.glow, dataset, seed))
             rows.append(
                 {
                     "model": training.glow.name,
@@ -224,36 +201,31 @@ def compare(
                     "training_seconds": training.seconds,
                     "training_steps": training.steps,
                     "epochs": training.images / len(dataset.parts["train"]),
-                    **_mean("bits_per_dimension", scores[0]),
-                    **_mean("validation_bits", scores[1]),
+                    **_mean("bits_per_dimension", bits[-1]),
                 }
             )
         sampling_seconds = _sampling_seconds(trainings, repeats)
-        count = torch.get_num_threads()
     rows[1] |= _mean("difference", bits[1] - bits[0])
-    size_of_batch = min(batch_size, len(dataset.parts["train"]))
+    size_of_batch = min(settings.batch_size, len(dataset.parts["train"]))
     _add_speeds(rows, "training", training_seconds, STEPS * size_of_batch)
     _add_speeds(rows, "sampling", sampling_seconds, DRAWN * SAMPLES)
     shared = {
-        "dataset": dataset.name, "images": len(bits[0]), "draws": DRAWS, "minutes": minutes, **size,
-        "plain": plain, "batch_size": batch_size, "learning_rate": settings.learning_rate,
-        "threads": count, "seed": seed, "repeats": repeats,
+        "dataset": dataset.name, "images": len(bits[0]), "draws": DRAWS, "minutes": minutes, **SIZE,
+        "plain": plain, "batch_size": settings.batch_size, "learning_rate": settings.learning_rate,
+        "threads": torch.get_num_threads(), "seed": seed, "repeats": repeats,
     }  # fmt: skip
     return [row | shared for row in rows]
 
 
-PARTS = ("test", "validation")
-
-
 @torch.no_grad()
-def score(glow: Glow, dataset: ImageDataset, part: str, seed: int, draws: int = DRAWS) -> Tensor:
-    """Bits per dimension (M,) float64 of a part's images.
+def score(glow: Glow, dataset: ImageDataset, seed: int, draws: int = DRAWS) -> Tensor:
+    """Bits per dimension (M,) float64 of the test images.
 
     The noise is a function of the seed alone: two models are compared on the same draws.
     """
     glow.module.eval()
     generator, parts = torch.Generator().manual_seed(seed), []
-    for x in dataset.batches(part, BATCH):
+    for x in dataset.batches("test", BATCH):
         noises = [torch.rand(x.shape, generator=generator) for _ in range(draws)]
         parts.append(glow.bits_per_dimension(x, noises).double())
     return torch.cat(parts)
@@ -311,27 +283,6 @@ def _add_speeds(
     }
 
 
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _with_error(key: str, sign: str = "") -> Callable[[Row], str]:
-    def show(row: Row) -> str:
-        value, error = row.get(key), row.get(f"{key}_se")
-        if value is None:
-            return ""
-        return f"{value:{sign}.4f}" + ("" if error is None else f" ± {error:.4f}")
-
-    return show
-
-
 def _ratio(key: str) -> Callable[[Row], str]:
     def show(row: Row) -> str:
         if row.get(key) is None:
@@ -349,8 +300,8 @@ COLUMNS: list[Column] = [
     ("sampling images/s", number("sampling_images_per_second", 1)),
     ("sampling ratio", _ratio("sampling_ratio")),
     ("training steps", text("training_steps", "{:,}")),
-    ("bits per dimension", _with_error("bits_per_dimension")),
-    ("difference to the first", _with_error("difference", "+")),
+    ("bits per dimension", _figure("bits_per_dimension", "")),
+    ("difference to the first", _figure("difference")),
 ]
 
 

@@ -153,26 +153,26 @@ def test_training_lowers_the_bits_of_the_averaged_weights(kind, digits):
         while training.steps < steps:
             training.step()
         with training.average.applied():
-            bits.append(images.score(training.glow, digits, "test", 0, draws=1).mean())
+            bits.append(images.score(training.glow, digits, 0, draws=1).mean())
         training.glow.module.train()
     assert bits[1] < bits[0] < 9 and training.images == 12 * 32
     # The same noise every time.
-    again = [images.score(training.glow, digits, "test", 0, draws=2) for _ in range(2)]
+    again = [images.score(training.glow, digits, 0, draws=2) for _ in range(2)]
     assert torch.equal(*again)
 
 
-QUICK = ["images", "--minutes", 0.005, "--steps", 1, "--width", 4, "--repeats", 2,
-         "--threads", 1]  # fmt: skip
+QUICK = ["images", "--minutes", 0.005, "--repeats", 2, "--threads", 1]
 
 
 @with_normflows
 def test_a_tiny_comparison(bench, digits, monkeypatch, surroundings):
+    monkeypatch.setattr(images, "SIZE", {"scales": 2, "steps": 1, "width": 4})
     for name, value in {"STEPS": 1, "SAMPLES": 2, "DRAWN": 1, "WARM": 1, "TRAINED": 0.1}.items():
         monkeypatch.setattr(images, name, value)
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    state = torch.get_rng_state()
     code, out, err = bench(*QUICK, "--plain", "--csv")
     assert code == 0, err
-    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), state)
     own, other = csv.DictReader(io.StringIO(out))
     assert [own["model"], other["model"]] == ["graphcnf", "normflows"]
     for row in (own, other):
@@ -219,8 +219,6 @@ def test_without_normflows_one_line_says_what_to_install(bench, monkeypatch):
         (["--minutes", "inf"], 2, "is no time: greater than 0"),
         (["--repeats", "0"], 2, "'--repeats'"),
         (["--out", "x.png"], 2, "must end in"),
-        pytest.param(["--scales", "3"], 1, "7 x 7 pixels cannot be", marks=with_normflows),
-        pytest.param(["--learning-rate", "0"], 1, "learning_rate must", marks=with_normflows),
     ],
 )
 def test_errors(bench, digits, arguments, code, message):
