@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.scripts._sampling import checked_minutes, checked_seed
+from graphcnf.scripts._sampling import checked_minutes
 from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
 from graphcnf.scripts.benchmarks.cli_goals import constrained, pmo
 from graphcnf.scripts.benchmarks.cli_molecules import codes, fragments
@@ -87,48 +87,6 @@ def language(
 
     runs = train_both(preset, _parse_seeds(None, seeds), folder, minutes)
     rows = compare_both(runs, folder, samples=samples, device=device)
-    write_table(kind, out, rows, COLUMNS, notes(rows))
-
-
-@app.command()
-def images(
-    minutes: Annotated[
-        float,
-        typer.Option(callback=checked_minutes, help="Wall-clock minutes to train each model."),
-    ] = 5,
-    plain: Annotated[
-        bool,
-        typer.Option(
-            "--plain",
-            help="Leave out what normflows has not: mixture couplings of the pixels.",
-        ),
-    ] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(callback=checked_seed, help="Of weights, batches and noise.")
-    ] = 0,
-    repeats: Annotated[
-        int, typer.Option(min=1, help="Pairs of blocks to take the time of; the median counts.")
-    ] = 7,
-    as_csv: Csv = False,
-    out: Out = None,
-) -> None:
-    """Compare Glow of images with that of the package normflows, trained for equal time.
-
-    On the 5,000 digits, on the CPU. Both models take turns, in training and where time is taken.
-    """
-    from graphcnf.scripts._tables import table_kind, write_table
-
-    kind = table_kind(out, as_csv, False)
-    import torch
-
-    from graphcnf.scripts.benchmarks.images import COLUMNS, compare, notes
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    rows = compare(minutes=minutes, plain=plain, seed=seed, repeats=repeats)
     write_table(kind, out, rows, COLUMNS, notes(rows))
 
 

@@ -103,7 +103,6 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("benchmarks", "constrained"): Usual(
         (*MODEL, "--budget", "3", "--molecules", "1", "--pool", "20", "--folder", "run")
     ),
-    ("benchmarks", "images"): Usual(("--minutes", "0.01")),
     ("benchmarks", "sets"): Usual(("{run}",)),
     ("benchmarks", "coloring"): Usual(("{coloring}", "-n", "2")),
     ("figures", "latents"): Usual(("--steps", "1", "--out", "x.png"), ".png"),
