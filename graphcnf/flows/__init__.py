@@ -21,20 +21,20 @@ from graphcnf.flows.dequantization import (
     VariationalDequantization,
 )
 from graphcnf.flows.elementwise import Affine, Logit
-from graphcnf.flows.images import (
-    ChannelsFirst,
-    Checkerboard,
-    InvertibleConvolution,
-    Split,
-    Squeeze,
-    checkerboard_mask,
-)
 from graphcnf.flows.linear import InvertibleLinear, Permutation
 from graphcnf.flows.logistic_mixture import (
     bounded_log_scale,
     logistic_mixture,
     logistic_mixture_inverse,
     logistic_mixture_root,
+)
+from graphcnf.flows.pixels import (
+    ChannelsFirst,
+    Checkerboard,
+    InvertibleConvolution,
+    Split,
+    Squeeze,
+    checkerboard_mask,
 )
 from graphcnf.flows.transform import (
     Bijection,
