@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -78,22 +80,9 @@ def _loaded(load: Callable, options: dict, **known) -> Any:
     return call("[data]", load, known=known, **options)
 
 
-def _zinc250k(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.datasets.zinc250k import load_zinc250k
-
-    return _molecules(_loaded(load_zinc250k, data), model, settings)
-
-
-def _moses(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.datasets.moses import load_moses
-
-    return _molecules(_loaded(load_moses, data), model, settings)
-
-
-def _qm9(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.datasets.qm9 import load_qm9
-
-    return _molecules(_loaded(load_qm9, data), model, settings)
+def _official(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    load = getattr(import_module(f"graphcnf.datasets.{name}"), f"load_{name}")
+    return _molecules(_loaded(load, data), model, settings)
 
 
 def _smiles_file(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
@@ -185,9 +174,7 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 
 EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {
-    "zinc250k": _zinc250k,
-    "moses": _moses,
-    "qm9": _qm9,
+    **{name: partial(_official, name) for name in ("zinc250k", "moses", "qm9")},
     "smiles_file": _smiles_file,
     "sets": _sets,
     "coloring": _coloring,

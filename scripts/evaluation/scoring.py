@@ -209,6 +209,8 @@ def score_model(
         "reference": reference,
         "adjacency": model.config["adjacency"],
         "parameters": sum(p.numel() for p in model.parameters()),
+        "training_minutes": model.metadata.get("training", {}).get("minutes"),
+        "training_steps": model.metadata.get("training", {}).get("steps"),
         "failures": _reasons(frames[0]),
     }
     if len(seeds) > 1:

@@ -34,8 +34,6 @@ COLOURS = {
 }
 """As chemists colour their models, ions lighter."""
 
-SPARE = ("#8c564b", "#17a2b8", "#c49c94", "#9edae5", "#bcbd22", "#e377c2", "#7f7f7f", "#1f3b57")
-
 INK, QUIET = "#22272e", "#66707c"
 TYPE = {
     "font.family": "sans-serif",
@@ -68,7 +66,6 @@ def draw_latents(learned: Sequence[Learned], width: int) -> Figure:
         width: In pixels.
     """
     *planes, line = learned
-    colours = colours_of(line.atoms.names)
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -91,7 +88,7 @@ def draw_latents(learned: Sequence[Learned], width: int) -> Figure:
     )  # fmt: skip
     for column, one in enumerate(planes):
         upper, lower = (figure.add_subplot(grid[row, column]) for row in range(2))
-        own = [colours[name] for name in one.atoms.names]
+        own = [_colour(name) for name in one.atoms.names]
         _draw_encoder(upper, one, own)
         _draw_square(lower, one, own)
         # Two signs tell four apart.
@@ -101,16 +98,14 @@ def draw_latents(learned: Sequence[Learned], width: int) -> Figure:
             upper.set_ylabel("encoder", color=INK, fontsize=12, labelpad=8)
             lower.set_ylabel("after the flow", color=INK, fontsize=12, labelpad=8)
     strip = figure.add_axes((LEFT, 0.86 / HEIGHT, RIGHT - LEFT, 0.92 / HEIGHT))
-    _draw_line(strip, line, [colours[name] for name in line.atoms.names])
+    _draw_line(strip, line, [_colour(name) for name in line.atoms.names])
     _caption(strip, "interval", _bits(line) + "; one latent, its distribution function")
-    _legend(figure, line.atoms, colours)
+    _legend(figure, line.atoms)
     return figure
 
 
-def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each category."""
-    spare = iter(SPARE * len(names))
-    return {name: COLOURS.get(name) or next(spare) for name in names}
+def _colour(name: str) -> str:
+    return COLOURS.get(name, COLOURS["other"])
 
 
 def _caption(axes: Axes, name: str, text: str) -> None:
@@ -197,11 +192,11 @@ def _draw_line(axes: Axes, one: Learned, colours: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def _legend(figure: Figure, atoms: Atoms, colours: dict[str, str]) -> None:
+def _legend(figure: Figure, atoms: Atoms) -> None:
     from matplotlib.patches import Patch
 
     marks = [
-        Patch(color=colours[name], label=f"{_label(name)}  {_percent(share)}")
+        Patch(color=_colour(name), label=f"{_label(name)}  {_percent(share)}")
         for name, share in zip(atoms.names, atoms.shares, strict=True)
     ]
     figure.legend(
@@ -224,23 +219,13 @@ def _name(axes: Axes, place, text: str, colour: str, halo: str, size: float = 12
     )  # fmt: skip
 
 
-def middle(region: np.ndarray) -> tuple[tuple[float, float], int]:
+def middle(region: np.ndarray) -> tuple[tuple[float, float], float]:
     """Point (x, y) of the unit square deepest inside a region (R, R) bool, its depth in cells.
 
-    The region is peeled, layer by layer, until nothing is left; the edge of the square counts as an
-    edge of the region.
+    The edge of the square counts as an edge of the region.
     """
-    depth, left = 0, np.pad(region, 1)
-    last = left
-    while left.any():
-        depth, last = depth + 1, left
-        inner = left.copy()
-        for axis in (0, 1):
-            for step in (-1, 1):
-                inner &= np.roll(left, step, axis)
-        left = inner
-    rows, columns = np.nonzero(last)
-    if not len(rows):
-        return (0.5, 0.5), 0
-    size = len(region)
-    return ((columns.mean() - 0.5) / size, (rows.mean() - 0.5) / size), depth
+    from scipy.ndimage import distance_transform_edt
+
+    depth = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    rows, columns = np.nonzero(depth == depth.max())
+    return ((columns.mean() + 0.5) / len(region), (rows.mean() + 0.5) / len(region)), depth.max()

@@ -280,8 +280,8 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     import torch
 
     from graphcnf.datasets.molecules import encode
+    from graphcnf.evaluation.draw import block_log_likelihoods
     from graphcnf.graphs import GraphCNF
-    from graphcnf.graphs.record_blocks import block_log_likelihoods
     from graphcnf.graphs.symmetry import labelling_bits
     from graphcnf.scripts.generation.records import _log_likelihoods
 
