@@ -2,8 +2,10 @@
 
 `multiprocessing` with 'spawn' runs the caller's main module again, which a script without an
 `if __name__ == "__main__"` guard does not survive, and 'fork' deadlocks next to the threads of
-torch. Plain child processes that talk over pipes have neither problem, and end with this one: those
-of loky, which asks for no guard either, went on waiting after their parent was killed (3.7.0).
+torch. Plain child processes that talk over pipes have neither problem, end with this one, and say
+nothing when it is killed. Those of loky (3.7.0), which asks for no guard either, end with their
+parent only where a thread of theirs watches it; then its tracker of resources warns of leaked
+semaphores on stderr, and Ctrl-C while they start prints a traceback for each.
 """
 
 from __future__ import annotations
