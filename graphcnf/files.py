@@ -40,6 +40,18 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """`replace_file` for what a user asked for.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    try:
+        replace_file(path, data)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def open_new(path: Path):
     """An empty binary file of this name, in place of whatever has it."""
     path.unlink(missing_ok=True)

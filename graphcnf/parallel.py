@@ -2,8 +2,10 @@
 
 `multiprocessing` with 'spawn' runs the caller's main module again, which a script without an
 `if __name__ == "__main__"` guard does not survive, and 'fork' deadlocks next to the threads of
-torch. Plain child processes that talk over pipes have neither problem, and end with this one: those
-of loky, which asks for no guard either, went on waiting after their parent was killed (3.7.0).
+torch. Plain child processes that talk over pipes have neither problem, end with this one, and say
+nothing when it is killed. Those of loky (3.7.0), which asks for no guard either, end with their
+parent only where a thread of theirs watches it; then its tracker of resources warns of leaked
+semaphores on stderr, and Ctrl-C while they start prints a traceback for each.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import count
 
 from graphcnf.errors import UserError
+from graphcnf.terminal import progress_bar
 
 _SERVE = "from graphcnf.parallel import _serve; _serve()"
 
@@ -173,12 +176,12 @@ def parallel_map(
     workers = min(workers or available_cores(), len(chunks))
     results = []
     with (
-        _progress(label, len(chunks)) as advance,
+        progress_bar(label, len(chunks), hidden=not label) as show,
         OrderedMap(function, chunks, workers=workers, ahead=4) as stream,
     ):
         for result in stream:
             results.append(result)
-            advance()
+            show(len(results))
     return results
 
 
@@ -264,17 +267,3 @@ def _answer(function: Callable, chunk: bytes) -> tuple[bool, bytes]:
 
 def _refuse(error: Exception, chunk: object) -> None:
     raise error
-
-
-@contextmanager
-def _progress(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """Progress bar on stderr, where that is a terminal."""
-    if not label or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda: progress.advance(task)

@@ -123,7 +123,7 @@ def _bits(model: ImageFlow, data: ImageDataset, draws: int, name: str) -> tuple[
     """Bits per dimension of the test images with `draws` draws and with one, (M,) float64."""
     import torch
 
-    from graphcnf.scripts._output import progress_bar
+    from graphcnf.terminal import progress_bar
 
     parts = []
     with torch.no_grad(), progress_bar(f"scoring {name}", len(data.parts["test"])) as show:

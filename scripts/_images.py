@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphcnf.errors import UserError
-from graphcnf.files import at_home
+from graphcnf.files import at_home, write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,8 +66,9 @@ def generate_images(
         temperature: See `ImageFlow.sample`.
         device: Where to draw.
     """
-    from graphcnf.scripts._output import check_place, output_kind, progress_bar
+    from graphcnf.scripts._output import check_place, output_kind
     from graphcnf.scripts._sampling import check_temperature
+    from graphcnf.terminal import progress_bar
 
     kind = output_kind(out, ("png", "npy"))
     check_temperature(temperature)
@@ -93,7 +94,7 @@ def generate_images(
 
         buffer = io.BytesIO()
         np.save(buffer, images)
-        _write(out, buffer.getvalue())
+        write_file(out, buffer.getvalue())
 
 
 def data_of(
@@ -196,13 +197,4 @@ def write_grid(
         canvas[y : y + height * zoom, x : x + width * zoom] = tile
     buffer = io.BytesIO()
     Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(buffer, "PNG")
-    _write(path, buffer.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    from graphcnf.files import replace_file
-
-    try:
-        replace_file(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    write_file(path, buffer.getvalue())

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import importlib.util
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 
 from graphcnf.errors import UserError
+from graphcnf.files import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def output_kind(path: Path | None, kinds: tuple[str, ...]) -> str | None:
@@ -83,33 +88,33 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
             raise StreamFailed(f"cannot write to standard output: {reason}") from None
         return
     check_place(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        file = open(temporary, "w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        with file:
-            yield file
-        os.replace(temporary, path)
-    except OSError as error:
-        # A full disk names no file.
-        if error.filename not in (None, str(temporary)):
-            raise
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.StringIO()
+    yield content
+    write_file(path, content.getvalue().encode())
 
 
-@contextmanager
-def progress_bar(label: str, total: int, *, hidden: bool = False) -> Iterator:
-    """Context with a function `show(done)`; it draws a bar on stderr, where that is a terminal."""
-    if hidden or not sys.stderr.isatty():
-        yield lambda done: None
+def check_picture(path: Path | None, option: str) -> None:
+    """Raise, before the long work, what would keep a figure from being written.
+
+    Raises:
+        typer.BadParameter: The file is no PNG.
+        UserError: It has no folder to be in, or matplotlib is missing.
+    """
+    if path is None:
         return
-    from rich.console import Console
-    from rich.progress import Progress
+    if path.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{path} must end in .png", param_hint=f"'{option}'")
+    check_place(path)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("figures need matplotlib: pip install 'graphcnf[train]'")
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda done: bar.update(task, completed=done)
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure of matplotlib as PNG.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_file(path, buffer.getvalue())

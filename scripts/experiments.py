@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -40,7 +42,7 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
 
 def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.graphs import GraphCNF
-    from graphcnf.graphs.pairs import PairSteps
+    from graphcnf.graphs.pairs.steps import PairSteps
     from graphcnf.graphs.path.network import PathNetwork
     from graphcnf.graphs.rounds import RoundSteps
 
@@ -80,22 +82,9 @@ def _loaded(load: Callable, options: dict, **known) -> Any:
     return call("[data]", load, known=known, **options)
 
 
-def _zinc250k(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.datasets.zinc250k import load_zinc250k
-
-    return _molecules(_loaded(load_zinc250k, data), model, settings)
-
-
-def _moses(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.datasets.moses import load_moses
-
-    return _molecules(_loaded(load_moses, data), model, settings)
-
-
-def _qm9(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.datasets.qm9 import load_qm9
-
-    return _molecules(_loaded(load_qm9, data), model, settings)
+def _official(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    load = getattr(import_module(f"graphcnf.datasets.{name}"), f"load_{name}")
+    return _molecules(_loaded(load, data), model, settings)
 
 
 def _smiles_file(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
@@ -131,8 +120,8 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 
 def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    from graphcnf.coloring import ColoringFlow
     from graphcnf.datasets.coloring import load_coloring
-    from graphcnf.graphs.coloring import ColoringFlow
 
     dataset = _loaded(load_coloring, data)
     size = settings.batch_size
@@ -187,9 +176,7 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 
 EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {
-    "zinc250k": _zinc250k,
-    "moses": _moses,
-    "qm9": _qm9,
+    **{name: partial(_official, name) for name in ("zinc250k", "moses", "qm9")},
     "smiles_file": _smiles_file,
     "sets": _sets,
     "coloring": _coloring,

@@ -278,8 +278,8 @@ def _draw(
     *,
     bar: bool,
 ) -> None:
-    from graphcnf.scripts._output import progress_bar
     from graphcnf.scripts.generation.stream import texts
+    from graphcnf.terminal import progress_bar
 
     began = time.perf_counter() - progress.seconds
     stream = texts(network, recipe, number, progress, seen, **how)

@@ -108,7 +108,8 @@ def optimize(
     Every answer is on disk before the next question, so a command that was killed goes on without
     asking twice, and comes to the same molecules as one that was not.
     """
-    from graphcnf.scripts._output import check_place, output_kind, progress_bar
+    from graphcnf.scripts._output import check_place, output_kind
+    from graphcnf.terminal import progress_bar
 
     kind = output_kind(out, KINDS) or "csv"
     check_place(out)

@@ -14,6 +14,9 @@ def pytest_addoption(parser):
     """Here, since a folder's own options come too late for a run of all tests."""
     parser.addoption("--fuzz-all", action="store_true", help="play all cases of tests/fuzz")
     parser.addoption("--fuzz-seed", type=int, default=0, help="of the cases of tests/fuzz")
+    parser.addoption(
+        "--roundtrip-all", action="store_true", help="82,000 molecules in test_roundtrip.py"
+    )
 
 
 def pytest_terminal_summary(terminalreporter):

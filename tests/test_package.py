@@ -18,6 +18,7 @@ ALLOWED = {
     "flows": set(),
     "categorical": {"flows"},
     "graphs": {"categorical", "flows"},
+    "coloring": {"graphs", "categorical", "flows"},
     "images": {"flows"},
     "molecules": {"graphs", "categorical", "flows"},
     "training": {"molecules", "graphs", "categorical", "flows"},
@@ -27,13 +28,11 @@ ALLOWED = {
     "datasets": {"molecules", "graphs", "categorical", "flows"},
     "scripts": {
         *("datasets", "discrete", "training", "evaluation", "optimization", "images", "molecules"),
-        "graphs",
-        "categorical",
-        "flows",
+        *("coloring", "graphs", "categorical", "flows"),
     },
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks", "graphcnf.scripts.figures")
-EVERYWHERE = {"errors", "files", "limits", "parallel", "pretrained", "testing"}
+EVERYWHERE = {"errors", "files", "limits", "parallel", "pretrained", "terminal", "testing"}
 
 
 def folder(part):
@@ -110,7 +109,7 @@ def test_imports_point_one_way(part):
 
 
 @pytest.mark.parametrize(
-    "part", ["flows", "categorical", "graphs", "images", "training", "discrete"]
+    "part", ["flows", "categorical", "graphs", "coloring", "images", "training", "discrete"]
 )
 def test_only_chemistry_imports_rdkit(part):
     assert not [

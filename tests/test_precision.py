@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from graphcnf.categorical import SetFlow
+from graphcnf.coloring import ColoringFlow
 from graphcnf.flows import Noise
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.coloring import ColoringFlow
 from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.images import ImageFlow

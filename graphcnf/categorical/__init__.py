@@ -10,14 +10,13 @@ from graphcnf.categorical.densities import (
     VariationalEncoding,
 )
 from graphcnf.categorical.dequantization import DequantizationEncoding
-from graphcnf.categorical.encoding import Encoded, Encoding
+from graphcnf.categorical.encoding import Encoded, Encoding, JointEncoding
 from graphcnf.categorical.factory import make_encoding
 from graphcnf.categorical.flow import Bound, CategoricalFlow
-from graphcnf.categorical.interleaved import InterleavedCoupling
+from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
 from graphcnf.categorical.intervals import IntervalEncoding
-from graphcnf.categorical.joint import JointEncoding
 from graphcnf.categorical.rows import RowFlow, Rows
-from graphcnf.categorical.sets import SetFlow
+from graphcnf.categorical.sets.flow import SetFlow
 from graphcnf.categorical.two_streams import InterleavedAttention
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from graphcnf.categorical.causal import CausalAttention
 from graphcnf.categorical.context import Context
 from graphcnf.categorical.flow import CategoricalFlow, check_rows
-from graphcnf.categorical.interleaved import InterleavedCoupling
+from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
 from graphcnf.categorical.intervals import IntervalEncoding
 from graphcnf.errors import UserError
 from graphcnf.pretrained import Pretrained

@@ -11,7 +11,7 @@ from graphcnf.categorical import RowFlow, Rows
 from graphcnf.errors import UserError
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.records import BATCH, batches, block_of, one_thread
+from graphcnf.graphs.record_blocks import BATCH, batches, block_of, one_thread
 
 GRAPH_NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
 """Arguments of the network of graphs that fit less than a molecule model's data."""

@@ -7,10 +7,12 @@ from functools import partial
 from itertools import takewhile
 from math import ceil
 
+import numpy as np
 import pandas as pd
+import torch
 
-from graphcnf.graphs import GraphCNF, PackedGraphs
-from graphcnf.graphs.records import BLOCK, blocks
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
 from graphcnf.molecules.metrics import CONVENTIONS, evaluate_records
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.parallel import OrderedMap, available_cores
@@ -32,7 +34,7 @@ def draw_block(
 
     Args:
         model: Model of molecules.
-        records: Their numbers; fastest where they are a block of `graphcnf.graphs.records`.
+        records: Their numbers; fastest where they are a block of `graphcnf.graphs.record_blocks`.
         seed: Seed of the sample.
         temperature: Of sampling.
         sizes: Lowest and highest number of atoms; None for those of the training data.
@@ -47,6 +49,28 @@ def draw_block(
     vocabulary = MoleculeVocabulary.of_model(model)
     frame = evaluate_records(graphs, vocabulary, first=records.start, conventions=conventions)
     return graphs, frame
+
+
+def block_log_likelihoods(
+    model: GraphCNF, graphs: PackedGraphs, block: range, *, seed: int
+) -> np.ndarray:
+    """Lower bounds on log p(graph | number of nodes) of a whole block of records, (M,) nats.
+
+    Each is one draw of the bound, with noise that is a function of the seed and the record's
+    number. The graphs count with the numbering that they were drawn with.
+
+    Raises:
+        ValueError: if `block` and `graphs` differ in length.
+    """
+    if len(block) != len(graphs):
+        raise ValueError(f"a block of {len(block)} records, but {len(graphs)} graphs")
+    nats = np.zeros(len(graphs))
+    with torch.no_grad(), one_thread(model.device):
+        for chosen in batches(graphs.node_counts):
+            noise = RecordNoise(seed, [block[k] for k in chosen])
+            batch = GraphBatch.collate(graphs, chosen).to(model.device)
+            nats[chosen] = model.log_prob(batch, noise=noise).double().cpu().numpy()
+    return nats
 
 
 def first_blocks(number: int) -> list[range]:

@@ -23,17 +23,6 @@ def connected_share(frame: pd.DataFrame) -> float:
     return float((frame["kept"] == 1).mean())
 
 
-def valence_share(frame: pd.DataFrame) -> float:
-    """Share of the samples that sanitize as they are, fragments allowed, no charge repaired."""
-    from graphcnf.molecules.metrics import molecules
-    from graphcnf.molecules.validity import sanitized
-
-    # What is connected and not valid does not sanitize; what is not connected is still to be told.
-    apart = frame["smiles"][(frame["kept"] < 1) & frame["smiles"].notna()]
-    good = sum(mol is not None and sanitized(mol) is not None for mol in molecules(apart))
-    return (int(frame["strict"].sum()) + good) / len(frame)
-
-
 def mean_and_sd(summaries: Sequence[dict]) -> dict[str, Any]:
     """Means over seeds; with more than one, standard deviations (n - 1) as `<name>_sd`.
 

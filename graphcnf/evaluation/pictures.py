@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from graphcnf.errors import UserError
 from graphcnf.evaluation.result import Evaluation
-from graphcnf.files import replace_file
+from graphcnf.files import write_file
 from graphcnf.molecules.drawing import draw_grid
 
 SHOWN = 20
@@ -26,7 +26,4 @@ def write_grid(result: Evaluation, path: Path) -> None:
         raise UserError(f"{path} is not written: there is no valid molecule to draw")
     with TemporaryDirectory() as folder:
         content = draw_grid(smiles, Path(folder, "grid.png")).read_bytes()
-    try:
-        replace_file(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    write_file(path, content)

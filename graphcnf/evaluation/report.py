@@ -21,7 +21,7 @@ from graphcnf.evaluation.distances import Distances
 from graphcnf.evaluation.formats import shown_columns
 from graphcnf.evaluation.result import Evaluation
 from graphcnf.evaluation.tables import all_notes, tables
-from graphcnf.files import replace_file
+from graphcnf.files import write_file
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.drawing import draw_svg
@@ -52,11 +52,7 @@ def write_report(results: Sequence[Evaluation], path: Path) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    text = page(results)
-    try:
-        replace_file(path, text.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    write_file(path, page(results).encode())
 
 
 def page(results: Sequence[Evaluation]) -> str:

@@ -13,6 +13,7 @@ from graphcnf.flows.coupling import (
     AffineCoupling,
     Coupling,
     MixtureLogisticCoupling,
+    coupling_stack,
 )
 from graphcnf.flows.dequantization import (
     Dequantization,
@@ -20,20 +21,20 @@ from graphcnf.flows.dequantization import (
     VariationalDequantization,
 )
 from graphcnf.flows.elementwise import Affine, Logit
-from graphcnf.flows.images import (
-    ChannelsFirst,
-    Checkerboard,
-    InvertibleConvolution,
-    Split,
-    Squeeze,
-    checkerboard_mask,
-)
 from graphcnf.flows.linear import InvertibleLinear, Permutation
 from graphcnf.flows.logistic_mixture import (
     bounded_log_scale,
     logistic_mixture,
     logistic_mixture_inverse,
     logistic_mixture_root,
+)
+from graphcnf.flows.pixels import (
+    ChannelsFirst,
+    Checkerboard,
+    InvertibleConvolution,
+    Split,
+    Squeeze,
+    checkerboard_mask,
 )
 from graphcnf.flows.transform import (
     Bijection,
@@ -76,6 +77,7 @@ __all__ = [
     "bounded_log_scale",
     "checkerboard_mask",
     "count_entries",
+    "coupling_stack",
     "draw_normal",
     "draw_uniform",
     "log_term_dtype",

@@ -1,17 +1,22 @@
-"""Coupling layers: some channels transform the others."""
+"""Coupling layers: some channels transform the others; and stacks of them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from graphcnf.errors import UserError
+from graphcnf.flows.actnorm import ActNorm
+from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.logistic_mixture import (
     bounded_log_scale,
     logistic_mixture,
     logistic_mixture_inverse,
     logistic_mixture_root,
 )
-from graphcnf.flows.transform import Bijection, log_term_dtype, masked, sum_log_term
+from graphcnf.flows.transform import Bijection, Sequential, log_term_dtype, masked, sum_log_term
 
 
 class Coupling(Bijection):
@@ -226,3 +231,49 @@ class MixtureLogisticCoupling(Coupling):
         affine, logits, means, log_scales = parameters.split((2, *[self.mixtures] * 3))
         mixture = logits, means + self.offsets, bounded_log_scale(log_scales)
         return flat, affine[0], bounded_log_scale(affine[1]), mixture
+
+
+def halves(channels: int, number: int) -> tuple[int, bool, int]:
+    """Cut of the channels for the coupling of this number in a stack: halves take turns.
+
+    Returns:
+        `split` and `swap` of a `Coupling`, and the number of channels that its network sees.
+
+    Raises:
+        UserError: there are fewer than 2.
+    """
+    if channels < 2:
+        raise UserError(f"couplings of channels need at least 2 latents, not {channels}")
+    split, swap = channels // 2, number % 2 == 1
+    return split, swap, channels - split if swap else split
+
+
+def coupling_stack(
+    network: Callable[[int, int], nn.Module], *, channels: int, couplings: int, mixtures: int = 8
+) -> Sequential:
+    """Blocks of actnorm, invertible linear map and mixture-of-logistics coupling.
+
+    Args:
+        network: ``network(inputs, outputs)`` builds the network of a coupling; see `Coupling`.
+        channels: at least 2.
+        couplings: number of blocks.
+        mixtures: components of each mixture.
+
+    Raises:
+        UserError: there are fewer than 2 channels.
+
+    Examples:
+        >>> flow = coupling_stack(torch.nn.Linear, channels=4, couplings=2)
+        >>> [type(step).__name__ for step in flow.transforms][:3]
+        ['ActNorm', 'InvertibleLinear', 'MixtureLogisticCoupling']
+    """
+    steps: list[Bijection] = []
+    for number in range(couplings):
+        split, swap, fixed = halves(channels, number)
+        conditioner = network(fixed, (channels - fixed) * (3 * mixtures + 2))
+        steps += [
+            ActNorm(channels),
+            InvertibleLinear(channels),
+            MixtureLogisticCoupling(conditioner, split=split, swap=swap, mixtures=mixtures),
+        ]
+    return Sequential(*steps)

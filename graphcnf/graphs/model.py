@@ -15,10 +15,10 @@ from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.pairs import PairSteps
+from graphcnf.graphs.pairs.steps import PairSteps
 from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.path.steps import PathSteps
-from graphcnf.graphs.records import batches, block_of, one_thread
+from graphcnf.graphs.record_blocks import batches, block_of, one_thread
 from graphcnf.graphs.rounds import RoundSteps
 from graphcnf.limits import check_temperature
 from graphcnf.pretrained import load_array, load_model, locate, save_model
@@ -262,8 +262,8 @@ class GraphCNF(nn.Module):
         """Draw the records `first` to `first + count - 1` of the endless sample with this seed.
 
         A record is a function of the seed and its number, to the last bit on one machine: it is
-        always computed in the same batch (see `graphcnf.graphs.records`), on a CPU by one thread.
-        Several processes make use of several cores.
+        always computed in the same batch (see `graphcnf.graphs.record_blocks`), on a CPU by one
+        thread. Several processes make use of several cores.
 
         Args:
             first: Number of the first record, from 0 on.

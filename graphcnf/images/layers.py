@@ -18,7 +18,7 @@ from graphcnf.flows.coupling import (
 )
 from graphcnf.flows.dequantization import UniformDequantization, VariationalDequantization
 from graphcnf.flows.elementwise import Affine, Logit
-from graphcnf.flows.images import (
+from graphcnf.flows.pixels import (
     ChannelsFirst,
     Checkerboard,
     InvertibleConvolution,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic
-from graphcnf.flows.images import Checkerboard
+from graphcnf.flows.pixels import Checkerboard
 from graphcnf.images.layers import Layers
 
 Shape = Sequence[int]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.images import Checkerboard
+from graphcnf.flows.pixels import Checkerboard
 
 
 class ConvolutionNetwork(nn.Module):

@@ -20,7 +20,7 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.path.conditional import ConditionalWalk, Experience, Walks
-from graphcnf.graphs.records import one_thread
+from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules import codec
 from graphcnf.molecules.fragments import MoleculeFragment, read_fragment
 from graphcnf.molecules.validity import strict

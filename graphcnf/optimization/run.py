@@ -25,7 +25,7 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.files import alone, replace_file
-from graphcnf.graphs.records import one_thread
+from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.optimization.journal import Answer

@@ -16,7 +16,7 @@ import numpy as np
 
 from graphcnf.errors import UserError
 from graphcnf.files import replace_file
-from graphcnf.graphs.path.growth import enlarged
+from graphcnf.graphs.path.enlargement import enlarged
 from graphcnf.molecules.enrichment import Feature
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.kinship import atom_sources, bond_sources, extended

@@ -51,15 +51,13 @@ def coloring(
     out: Out = None,
 ) -> None:
     """Colour held-out graphs with trained models, and count the colourings without a conflict."""
+    from graphcnf.scripts._output import check_picture
     from graphcnf.scripts._sampling import check_device, check_temperature
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, as_json)
     check_temperature(temperature)
-    if png is not None:
-        from graphcnf.scripts.benchmarks.curves import check_plot
-
-        check_plot(png)
+    check_picture(png, "--png")
     check_device(device)
     import torch
 

@@ -1,4 +1,4 @@
-"""Benchmarks of codes, round trips and fragments of molecules."""
+"""Benchmarks of codes and fragments of molecules."""
 
 from __future__ import annotations
 
@@ -38,34 +38,6 @@ def codes(
     notes = [f"codes: of the valid ones of {samples:,} samples.",
              f"bits: of {held_out:,} held-out molecules, size excluded."]  # fmt: skip
     write_table(kind, out, rows, COLUMNS, notes)
-
-
-def roundtrip(
-    odd: Annotated[int, typer.Option(min=0, max=100_000, help="Molecules unlike drugs.")] = 2000,
-    each: Annotated[
-        int, typer.Option(min=0, max=1_000_000, help="Molecules of QM9, and as many of MOSES.")
-    ] = 40_000,
-    seed: Seed = 0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
-    ] = None,
-    as_csv: Csv = False,
-    out: Out = None,
-) -> None:
-    """Turn foreign molecules into graphs and back; fails where one changes without a word."""
-    from graphcnf.errors import UserError
-    from graphcnf.scripts._tables import table_kind, write_table
-    from graphcnf.scripts.benchmarks.roundtrip import COLUMNS, roundtrip_row, sources
-
-    kind = table_kind(out, as_csv, False)
-    rows, changed = [], []
-    for source, smiles in sources(odd, each, seed):
-        row, others = roundtrip_row(source, smiles, workers)
-        rows.append(row)
-        changed += others
-    write_table(kind, out, rows, COLUMNS, [])
-    if changed:
-        raise UserError(f"{len(changed):,} molecules change, the first is {changed[0]}")
 
 
 def fragments(

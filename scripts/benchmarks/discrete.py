@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphcnf.coloring import ColoringFlow, conflicts
+from graphcnf.coloring.saturation import SaturationOrder
 from graphcnf.datasets.coloring import ColoringDataset, load_coloring
 from graphcnf.datasets.sets import TASKS
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, percent, text
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.coloring import ColoringFlow, conflicts
-from graphcnf.graphs.saturation import SaturationOrder
-from graphcnf.scripts._output import progress_bar
 from graphcnf.scripts.benchmarks.runs import TrainedRun
+from graphcnf.terminal import progress_bar
 from graphcnf.training.arguments import call, check
 
 GRAPHS_PER_BATCH = 128
@@ -87,8 +87,8 @@ def set_rows(runs: Sequence[TrainedRun]) -> tuple[list[dict[str, Any]], list[Col
     for run in runs:
         run.check_finished()
         data = dict(run.config["data"])
-        if data.pop("name", None) != "sets":
-            raise UserError(f"{run.path}: the run is not on sets (its data are {run.data_name})")
+        if (kind := data.pop("name", None)) != "sets":
+            raise UserError(f"{run.path}: the run is not on sets (its data are {kind})")
         name = data.pop("task", "shuffling")
         if not isinstance(name, str) or name not in TASKS:
             raise UserError(f"{run.path}/config.toml [data]: unknown task {name!r}")

@@ -21,7 +21,6 @@ from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.molecules.distributions import compare
 from graphcnf.molecules.metrics import evaluate_records, summarize
 from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of, saved_metadata
-from graphcnf.scripts.benchmarks.variants import PROGRAM
 from graphcnf.scripts.evaluation import named_data
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def train_both(preset: str, seeds: Sequence[int], folder: Path, minutes: float) 
         if not (run.path / "metrics.csv").is_file():
             options = [f"--minutes={minutes}", f"--seed={seed}", "--threads=1"]
             options += ["--set=clock=cpu", "--set=eval_minutes=0", "--set=snapshots=false"]
-            _child(["-c", PROGRAM, "train", preset, f"--out={run.path}", *options])
+            _child(["-m", "graphcnf", "train", preset, f"--out={run.path}", *options])
         run = TrainedRun(run.path)
         run.check_finished()
         _check_minutes(run.path, run.settings.minutes, minutes)

@@ -13,18 +13,9 @@ Csv = Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")]
 Out = Annotated[
     Path | None, typer.Option(help="File to write: .md, .txt or .csv.", show_default="stdout")
 ]
-Device = Annotated[str, typer.Option(help="To sample on: cpu, cuda, cuda:1 ...")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 ...")]
 Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to score.")]
 Seed = Annotated[int, typer.Option(callback=checked_seed, help="Of the samples.")]
-Fcd = Annotated[bool, typer.Option("--fcd", help="Frechet ChemNet distance, with fcd_torch.")]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Processes that sample, one thread each; one on a GPU.",
-        show_default="one per core",
-    ),
-]
 Places = Annotated[
     list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
 ]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-import statistics
-from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,14 +21,9 @@ from graphcnf.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
 
-EVALUATION_FACTOR = 4
-"""Training evaluates on batches that are so many times as large as those it trains on."""
-
 _SEED = re.compile(r"seed-(\d+)")
-NEEDED = {"phase": str, "step": int, "minutes": float, "samples_per_second": float}
+NEEDED = {"phase": str, "step": int, "minutes": float}
 """Columns of `metrics.csv` that every line has, though there may be nothing in them."""
-
-_MEASURED = ("bits_", "accuracy")
 
 
 class TrainedRun:
@@ -59,33 +52,16 @@ class TrainedRun:
         path = self.path.resolve()
         return path.parent.name if _SEED.fullmatch(path.name) else path.name
 
-    @property
-    def data_name(self) -> str:
-        """Name of its data set, or of its file."""
-        data = self.config["data"]
-        return Path(data["path"]).name if "path" in data else str(data.get("name"))
-
-    @property
-    def data_label(self) -> str:
-        """`data_name`, and the options that the data were loaded with."""
-        options = {k: v for k, v in self.config["data"].items() if k not in ("name", "path")}
-        return ", ".join([self.data_name, *(f"{k} = {json.dumps(v)}" for k, v in options.items())])
-
-    @property
-    def group(self) -> Path:
-        """The same for runs that differ by their seed only."""
-        path = self.path.resolve()
-        return path.parent if _SEED.fullmatch(path.name) else path
-
     @cached_property
-    def rows(self) -> list[dict[str, str]]:
-        """Whole lines of `metrics.csv`."""
+    def evaluations(self) -> list[dict[str, str]]:
+        """Evaluations of the averaged weights, in order: whole lines of `metrics.csv`."""
+        file = self.path / "metrics.csv"
         try:
-            text = (self.path / "metrics.csv").read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8")
         except OSError:
             return []
         except UnicodeDecodeError:
-            raise UserError(f"{self.path / 'metrics.csv'}: damaged, no text") from None
+            raise UserError(f"{file}: damaged, no text") from None
         whole = text[: text.rfind("\n") + 1].splitlines()
         rows = [row for row in csv.DictReader(whole) if None not in row.values()]
         for number, row in enumerate(rows, 2):
@@ -95,43 +71,29 @@ class TrainedRun:
                 except (KeyError, ValueError):
                     found = row.get(name, "missing")
                     raise UserError(
-                        f"{self.path / 'metrics.csv'}, line {number}: damaged, {name} is {found!r}"
+                        f"{file}, line {number}: damaged, {name} is {found!r}"
                     ) from None
-        return rows
-
-    @property
-    def evaluations(self) -> list[dict[str, str]]:
-        """Evaluations of the averaged weights, in order."""
-        return [row for row in self.rows if row["phase"] == "eval"]
-
-    def finished(self, step: int | None = None) -> bool:
-        """Whether the evaluation at `step`, or the last one, is the one at the end of the budget.
-
-        Steps are those of this run alone, not of the one that it went on from.
-        """
-        chosen = [r for r in self.evaluations if step is None or int(r["step"]) == step]
-        if not chosen:
-            return False
-        # The file rounds minutes to four decimals.
-        seconds = 60 * (float(chosen[-1]["minutes"]) + 5e-5)
-        return self.settings.progress(int(chosen[-1]["step"]), seconds) >= 1
+        return [row for row in rows if row["phase"] == "eval"]
 
     def check_finished(self) -> None:
-        """Raise UserError unless the budget is spent."""
-        if not self.finished():
-            spent = float(self.evaluations[-1]["minutes"]) if self.evaluations else 0
+        """Raise UserError unless the last evaluation is the one at the end of the budget."""
+        spent = finished = 0.0
+        if self.evaluations:
+            last = self.evaluations[-1]
+            spent = float(last["minutes"])
+            # The file rounds minutes to four decimals.
+            finished = self.settings.progress(int(last["step"]), 60 * (spent + 5e-5))
+        if finished < 1:
             raise UserError(
                 f"{self.path}: the run is not finished (last evaluated after {spent:g} minutes): "
                 f"graphcnf train --resume --out {self.path}"
             )
 
     def figures(self) -> dict[str, Any]:
-        """The last evaluation, the training speed, and what was measured beside the run.
+        """`bits_*` of the last evaluation, `steps` and `minutes`.
 
-        Returns:
-            `steps`, `minutes` (with those of the run that this one went on from, where the model
-            tells), `samples_per_second` (median over the log), `bits_*`, `accuracy_*`,
-            `worst_accuracy`, and what `benchmark.json` holds.
+        Steps and minutes are with those of the run that this one went on from, where the model
+        tells.
 
         Raises:
             UserError: The run has no evaluation.
@@ -140,46 +102,15 @@ class TrainedRun:
             raise UserError(f"{self.path}: the run has no evaluation; was it interrupted?")
         last = self.evaluations[-1]
         try:
-            measured = {k: float(v) for k, v in last.items() if v and k.startswith(_MEASURED)}
+            bits = {k: float(v) for k, v in last.items() if v and k.startswith("bits_")}
         except ValueError as error:
             raise UserError(f"{self.path / 'metrics.csv'}: damaged ({error})") from None
         record = saved_metadata(self.path / "model").get("training", {})
-        rates = [float(row["samples_per_second"]) for row in self.rows if row["samples_per_second"]]
         return {
             "steps": int(record.get("steps", last["step"])),
             "minutes": float(record.get("minutes", last["minutes"])),
-            "samples_per_second": statistics.median(rates) if rates else None,
-            **measured,
-            "worst_accuracy": worst_accuracy(measured),
-            **read_json(self.path / "benchmark.json"),
+            **bits,
         }
-
-    def snapshots(self) -> list[Path]:
-        """Folders of whole snapshots, in order.
-
-        Those that a killed run left beyond the step that it was resumed from belong to an abandoned
-        line of training, and are left out: `metrics.csv` has no such evaluations any more.
-        """
-        known = {int(row["step"]) for row in self.evaluations}
-        return [
-            folder
-            for folder in sorted((self.path / "snapshots").glob("[0-9]*"))
-            if folder.name.isdecimal()
-            and int(folder.name) in known
-            and all((folder / name).is_file() for name in ("config.json", "model.safetensors"))
-        ]
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the model's likelihood is one of a molecule, not of one of its labellings."""
-        return self.config["model"].get("order", "canonical") == "canonical"
-
-    def evaluated_molecules(self, step: int | None = None) -> int:
-        """Held-out molecules in the evaluation at `step`, or in the last one, at most."""
-        settings = self.settings
-        final = self.finished(step)
-        batches = settings.final_eval_batches if final else settings.eval_batches
-        return batches * EVALUATION_FACTOR * settings.batch_size
 
 
 def find_runs(places: Sequence[Path]) -> list[TrainedRun]:
@@ -200,46 +131,19 @@ def find_runs(places: Sequence[Path]) -> list[TrainedRun]:
     return [TrainedRun(path) for path in found]
 
 
-def run_names(runs: Sequence[TrainedRun]) -> list[str]:
-    """A name for each run: of its variant, with the seed or the whole path where it needs one."""
-    variants = Counter(run.variant for run in runs)
-    names = []
-    for run in runs:
-        seed = _SEED.fullmatch(run.path.resolve().name)
-        more = f", seed {seed[1]}" if seed and variants[run.variant] > 1 else ""
-        names.append(run.variant + more)
-    repeated = Counter(names)
-    return [
-        name if repeated[name] == 1 else str(run.path)
-        for name, run in zip(names, runs, strict=True)
-    ]
-
-
-def worst_accuracy(figures: dict[str, Any]) -> float | None:
-    """The lowest `accuracy*` of an evaluation, None without any."""
-    return min((v for k, v in figures.items() if k.startswith("accuracy")), default=None)
-
-
 def saved_metadata(folder: Path) -> dict[str, Any]:
-    """What a saved model says of its data and training; nothing where there is none."""
-    return read_json(folder / "config.json").get("metadata", {})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, empty where there is none.
+    """What a saved model says of its data and training; nothing where there is none.
 
     Raises:
-        UserError: The file is damaged.
+        UserError: Its file is damaged.
     """
+    path = folder / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no object")
+        return json.loads(path.read_text(encoding="utf-8")).get("metadata", {})
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UserError(f"{path}: unreadable ({error}); delete it") from None
-    return content
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"{path}: unreadable ({error})") from None
 
 
 def molecules_of(run: TrainedRun) -> MoleculeDataset:
@@ -248,53 +152,9 @@ def molecules_of(run: TrainedRun) -> MoleculeDataset:
     Raises:
         UserError: Its data are no molecules, or are gone.
     """
-    return _load_molecules(data_key(run))
-
-
-def load_molecules(options: dict[str, Any]) -> MoleculeDataset:
-    """The molecules that a `[data]` table names.
-
-    Raises:
-        UserError: The data are no molecules, or are gone.
-    """
-    return _load_molecules(json.dumps(options, sort_keys=True))
-
-
-def data_key(run: TrainedRun) -> str:
-    """Where a run's data are and how they are loaded, the same for runs on the same data."""
     options = dict(run.config["data"])
     if "path" in options:
-        options["path"] = str(at_home(options["path"]).resolve())
-    return json.dumps(options, sort_keys=True)
-
-
-def molecule_bits(
-    run: TrainedRun, figures: dict[str, Any], step: int | None = None
-) -> dict[str, Any]:
-    """Figures of an evaluation, with the bits per molecule those of the molecule.
-
-    A model without a node order reports the bits of one of the molecule's labellings: what it
-    spends on the choice is taken off. The bits per node, as published, stay those of a labelling.
-
-    Args:
-        run: The run.
-        figures: `bits_per_molecule` and others, of the evaluation at `step`.
-        step: A step of the run with an evaluation; None for the last one.
-    """
-    if run.ordered or "bits_per_molecule" not in figures:
-        return figures
-    spent = labelling_bits_of(run, step)
-    return {**figures, "bits_per_molecule": figures["bits_per_molecule"] - spent}
-
-
-def labelling_bits_of(run: TrainedRun, step: int | None = None) -> float:
-    """Mean of log2(n!/|Aut|) over the molecules of an evaluation; arguments as `molecule_bits`."""
-    return _mean_labelling_bits(data_key(run), run.evaluated_molecules(step))
-
-
-@lru_cache(maxsize=2)
-def _load_molecules(data: str) -> MoleculeDataset:
-    options = json.loads(data)
+        options["path"] = str(at_home(options["path"]))
     name = str(options.pop("name", ""))
     # Every data set of molecules is `load_<name>` in the module of its name.
     module = f"graphcnf.datasets.{name}"
@@ -304,13 +164,3 @@ def _load_molecules(data: str) -> MoleculeDataset:
         raise UserError(f"the data set {name!r} holds no molecules")
     check("[data]", options, load)
     return call("[data]", load, known={}, **options)
-
-
-@lru_cache(maxsize=8)
-def _mean_labelling_bits(data: str, count: int) -> float:
-    """Mean over the held-out molecules that training evaluates first."""
-    from graphcnf.graphs.symmetry import labelling_bits
-    from graphcnf.scripts.evaluation.named_data import held_out
-
-    dataset = _load_molecules(data)
-    return float(labelling_bits(dataset.graphs.subset(held_out(dataset, count))).mean())

@@ -25,10 +25,11 @@ from graphcnf.molecules.metrics import (
     summarize,
 )
 from graphcnf.parallel import chunked, parallel_map
-from graphcnf.scripts._output import progress_bar, read_stdin
+from graphcnf.scripts._output import read_stdin
 from graphcnf.scripts._sampling import load_model
 from graphcnf.scripts.evaluation import named_data
 from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smiles, with_count
+from graphcnf.terminal import progress_bar
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -208,6 +209,8 @@ def score_model(
         "reference": reference,
         "adjacency": model.config["adjacency"],
         "parameters": sum(p.numel() for p in model.parameters()),
+        "training_minutes": model.metadata.get("training", {}).get("minutes"),
+        "training_steps": model.metadata.get("training", {}).get("steps"),
         "failures": _reasons(frames[0]),
     }
     if len(seeds) > 1:

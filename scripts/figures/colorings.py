@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphcnf.errors import UserError
+from graphcnf.scripts._output import write_figure
 
 if TYPE_CHECKING:
     from graphcnf.scripts.benchmarks.discrete import Colored
@@ -20,25 +20,17 @@ def draw_colorings(samples: Sequence[Colored], path: Path, count: int = SHOWN) -
     """Draw the first graphs with their sampled colours as PNG, edges in conflict in red.
 
     Raises:
-        UserError: matplotlib is missing, or the file cannot be written.
+        UserError: The file cannot be written.
     """
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise UserError("a picture needs matplotlib: pip install 'graphcnf[train]'") from None
-    import io
-
     import networkx as nx
-
-    from graphcnf.files import replace_file
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
 
     pairs = [(part, k) for part in samples for k in range(len(part.batch))][:count]
     lines = math.ceil(len(pairs) / 4)
-    figure, axes = pyplot.subplots(lines, 4, figsize=(12, 3 * lines), squeeze=False)
-    palette = pyplot.get_cmap("Set2")
+    figure = Figure(figsize=(12, 3 * lines), dpi=100)
+    axes = figure.subplots(lines, 4, squeeze=False)
+    palette = colormaps["Set2"]
     for place, (part, k) in zip(axes.flat, pairs, strict=False):
         size = int(part.batch.sizes[k])
         graph = nx.from_numpy_array(part.batch.adjacency[k, :size, :size].numpy())
@@ -61,10 +53,4 @@ def draw_colorings(samples: Sequence[Colored], path: Path, count: int = SHOWN) -
     for place in axes.flat:
         place.set_axis_off()
     figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    pyplot.close(figure)
-    try:
-        replace_file(path, buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    write_figure(figure, path)

@@ -8,8 +8,8 @@ is an area.
 
 The encodings are those of `graphcnf.categorical`, with volumes that start wider than in the models,
 where they would be dots. `ArgmaxEncoding` has room for four categories in two latents,
-`IntervalEncoding` takes one latent; its flow is the categorical coupling of
-`graphcnf.categorical.interleaved`, which gives every interval the width of its probability.
+`IntervalEncoding` takes one latent; its flow is the categorical `InterleavedCoupling`, which gives
+every interval the width of its probability.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, make_encoding
-from graphcnf.categorical.interleaved import InterleavedCoupling
-from graphcnf.flows import ActNorm, InvertibleLinear, MixtureLogisticCoupling, Sequential
-from graphcnf.scripts._output import progress_bar
+from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
+from graphcnf.flows import coupling_stack
+from graphcnf.terminal import progress_bar
 
 PLANES = ("mixture", "linear", "variational", "argmax")
 ENCODINGS = (*PLANES, "interval")
@@ -161,17 +161,14 @@ def build(name: str, shares: np.ndarray) -> CategoricalFlow:
     if name == "interval":
         encoding = make_encoding(name, categories)
         return CategoricalFlow(encoding, InterleavedCoupling(Marginal(categories), groups=1))
-    steps: list[nn.Module] = []
-    for k in range(COUPLINGS):
-        network = Perceptron(3 * MIXTURES + 2)
-        swap = bool(k % 2)
-        coupling = MixtureLogisticCoupling(network, split=1, swap=swap, mixtures=MIXTURES)
-        steps += [ActNorm(2), InvertibleLinear(2), coupling]
     options = dict(OPTIONS.get(name, {}))
     if name in ("mixture", "linear"):
         options["prior"] = shares.tolist()
     encoding = make_encoding(name, categories, None if name == "argmax" else 2, **options)
-    return CategoricalFlow(encoding, Sequential(*steps))
+    flow = coupling_stack(
+        lambda _, outputs: Perceptron(outputs), channels=2, couplings=COUPLINGS, mixtures=MIXTURES
+    )
+    return CategoricalFlow(encoding, flow)
 
 
 def learn(

@@ -16,7 +16,6 @@ from graphcnf.scripts.figures.latents import (
     unit_square,
     widths,
 )
-from graphcnf.scripts.figures.layout import INK, caption, heading, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,9 +34,16 @@ COLOURS = {
 }
 """As chemists colour their models, ions lighter."""
 
-SPARE = ("#8c564b", "#17a2b8", "#c49c94", "#9edae5", "#bcbd22", "#e377c2", "#7f7f7f", "#1f3b57")
+INK, QUIET = "#22272e", "#66707c"
+TYPE = {
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.edgecolor": "#b6bdc6",
+}
+INCHES, HEIGHT = 12, 9.35
+"""Size of the figure: type keeps its share of it, however many pixels it has."""
 
-HEIGHT = 9.35
 LEFT, RIGHT = 0.1, 0.985
 RESOLUTION = 320
 """Points along a side of a panel."""
@@ -60,41 +66,53 @@ def draw_latents(learned: Sequence[Learned], width: int) -> Figure:
         width: In pixels.
     """
     *planes, line = learned
-    colours = colours_of(line.atoms.names)
-    figure = new_figure(HEIGHT, width)
-    heading(
-        figure,
-        "Encodings turn atom types into disjoint volumes",
-        "Upper row: latents z drawn by the encoder q(z|x), as many for each atom type, on the "
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update(TYPE)
+    # A hair more, because matplotlib rounds the number of pixels down.
+    dpi = (width + 1e-3) / INCHES
+    figure = Figure(figsize=(INCHES, HEIGHT), dpi=dpi, facecolor="white")
+    place = {"x": 0.035, "ha": "left", "va": "top"}
+    title = "Encodings turn atom types into disjoint volumes"
+    figure.text(y=1 - 0.16 / HEIGHT, s=title, fontsize=18, fontweight="bold", **place)
+    figure.text(
+        y=1 - 0.54 / HEIGHT, fontsize=11, color=QUIET, linespacing=1.35, **place,
+        s="Upper row: latents z drawn by the encoder q(z|x), as many for each atom type, on the "
         "regions that decode to it.\nLower row: what the flow makes of these regions, such that "
         "area is probability. One small flow each, of single atoms of ZINC250k.",
-    )
+    )  # fmt: skip
     grid = figure.add_gridspec(
         2, len(planes), left=LEFT, right=RIGHT, top=1 - 1.68 / HEIGHT, bottom=2.42 / HEIGHT,
         wspace=0.06, hspace=0.05,
     )  # fmt: skip
     for column, one in enumerate(planes):
         upper, lower = (figure.add_subplot(grid[row, column]) for row in range(2))
-        own = [colours[name] for name in one.atoms.names]
+        own = [_colour(name) for name in one.atoms.names]
         _draw_encoder(upper, one, own)
         _draw_square(lower, one, own)
         # Two signs tell four apart.
         few = f", {len(own)} types" if one.name == "argmax" else ""
-        caption(upper, one.name + few, _bits(one))
+        _caption(upper, one.name + few, _bits(one))
         if not column:
             upper.set_ylabel("encoder", color=INK, fontsize=12, labelpad=8)
             lower.set_ylabel("after the flow", color=INK, fontsize=12, labelpad=8)
     strip = figure.add_axes((LEFT, 0.86 / HEIGHT, RIGHT - LEFT, 0.92 / HEIGHT))
-    _draw_line(strip, line, [colours[name] for name in line.atoms.names])
-    caption(strip, "interval", _bits(line) + "; one latent, its distribution function")
-    _legend(figure, line.atoms, colours)
+    _draw_line(strip, line, [_colour(name) for name in line.atoms.names])
+    _caption(strip, "interval", _bits(line) + "; one latent, its distribution function")
+    _legend(figure, line.atoms)
     return figure
 
 
-def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each category."""
-    spare = iter(SPARE * len(names))
-    return {name: COLOURS.get(name) or next(spare) for name in names}
+def _colour(name: str) -> str:
+    return COLOURS.get(name, COLOURS["other"])
+
+
+def _caption(axes: Axes, name: str, text: str) -> None:
+    """Name of a panel and, below it in a smaller type, its figures; both above the panel."""
+    above = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+    axes.annotate(name, (0, 1), (0, 22), fontsize=13, fontweight="bold", **above)
+    axes.annotate(text, (0, 1), (0, 7), fontsize=10, color=QUIET, **above)
 
 
 def _bits(one: Learned) -> str:
@@ -174,11 +192,11 @@ def _draw_line(axes: Axes, one: Learned, colours: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def _legend(figure: Figure, atoms: Atoms, colours: dict[str, str]) -> None:
+def _legend(figure: Figure, atoms: Atoms) -> None:
     from matplotlib.patches import Patch
 
     marks = [
-        Patch(color=colours[name], label=f"{_label(name)}  {_percent(share)}")
+        Patch(color=_colour(name), label=f"{_label(name)}  {_percent(share)}")
         for name, share in zip(atoms.names, atoms.shares, strict=True)
     ]
     figure.legend(
@@ -201,23 +219,13 @@ def _name(axes: Axes, place, text: str, colour: str, halo: str, size: float = 12
     )  # fmt: skip
 
 
-def middle(region: np.ndarray) -> tuple[tuple[float, float], int]:
+def middle(region: np.ndarray) -> tuple[tuple[float, float], float]:
     """Point (x, y) of the unit square deepest inside a region (R, R) bool, its depth in cells.
 
-    The region is peeled, layer by layer, until nothing is left; the edge of the square counts as an
-    edge of the region.
+    The edge of the square counts as an edge of the region.
     """
-    depth, left = 0, np.pad(region, 1)
-    last = left
-    while left.any():
-        depth, last = depth + 1, left
-        inner = left.copy()
-        for axis in (0, 1):
-            for step in (-1, 1):
-                inner &= np.roll(left, step, axis)
-        left = inner
-    rows, columns = np.nonzero(last)
-    if not len(rows):
-        return (0.5, 0.5), 0
-    size = len(region)
-    return ((columns.mean() - 0.5) / size, (rows.mean() - 0.5) / size), depth
+    from scipy.ndimage import distance_transform_edt
+
+    depth = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    rows, columns = np.nonzero(depth == depth.max())
+    return ((columns.mean() + 0.5) / len(region), (rows.mean() + 0.5) / len(region)), depth.max()

@@ -62,8 +62,9 @@ def write_grown(
     """
     from graphcnf.molecules.growth import Growth, fragment_of
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
-    from graphcnf.scripts._output import open_output, progress_bar
+    from graphcnf.scripts._output import open_output
     from graphcnf.scripts.generation.records import WRITERS, header
+    from graphcnf.terminal import progress_bar
 
     vocabulary = MoleculeVocabulary.of_model(network)
     task, text = way

@@ -16,8 +16,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
 
-from graphcnf.evaluation.draw import draw_block
-from graphcnf.graphs.records import block_log_likelihoods
+from graphcnf.evaluation.draw import block_log_likelihoods, draw_block
 from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.hashing import smiles_hash
 from graphcnf.molecules.selection import Selection, described
@@ -74,7 +73,7 @@ class Record(NamedTuple):
 
 
 def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]:
-    """Draw and score a whole block of records (`graphcnf.graphs.records`)."""
+    """Draw and score a whole block of records (`graphcnf.graphs.record_blocks`)."""
     graphs, frame = draw_block(
         model,
         block,

@@ -13,7 +13,7 @@ import numpy as np
 
 from graphcnf.errors import UserError
 from graphcnf.evaluation.draw import sampling_processes
-from graphcnf.graphs.records import blocks
+from graphcnf.graphs.record_blocks import blocks
 from graphcnf.parallel import OrderedMap
 from graphcnf.scripts.generation.records import Recipe, Record, block_records
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from graphcnf.categorical import SetFlow
-from graphcnf.categorical.elements import ElementCoupling
+from graphcnf.categorical.sets.elements import ElementCoupling
 from graphcnf.errors import UserError
 from graphcnf.flows import Noise, StandardLogistic, record_generators
 from graphcnf.testing import (

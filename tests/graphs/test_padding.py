@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from graphcnf.categorical import SetFlow
+from graphcnf.coloring import ColoringFlow
 from graphcnf.flows import Noise, StandardLogistic
 from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.graphs.coloring import ColoringFlow
 
 PAIRS = {"adjacency": "pairs", "node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
 PAIRS |= {

@@ -8,8 +8,8 @@ import torch
 
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.graphs.joint import GraphLatents, JointCoupling, all_pairs
-from graphcnf.graphs.pair_network import PairNetwork
+from graphcnf.graphs.pairs.latents import GraphLatents, JointCoupling, all_pairs
+from graphcnf.graphs.pairs.network import PairNetwork
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_normalised
 
 STEP = {"couplings": 2, "width": 16, "layers": 1, "heads": 2}

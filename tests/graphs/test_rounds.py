@@ -11,7 +11,7 @@ from couplings import perturb
 from graphcnf.errors import UserError
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.joint import all_pairs
+from graphcnf.graphs.pairs.latents import all_pairs
 from graphcnf.graphs.rounds.composition import Parity
 from graphcnf.graphs.rounds.known import FAR, known_of
 from graphcnf.graphs.rounds.labels import RINGS, NodeLabels, ring_classes
@@ -231,9 +231,9 @@ def test_one_round_estimates_all_of_them(build, random_graphs, double):
         ]
     difference = (draws[0].mean(1) - draws[1].mean(1)).abs()
     error = sum(part.var(1) / 1500 for part in draws).sqrt()
-    # Eight comparisons at 4 standard errors; a weight that is off by a fifth would show.
+    # Eight comparisons at 4 standard errors; a weight that is off by a quarter would show.
     assert (difference <= 4 * error + 1e-9).all()
-    assert (4 * error.mean(0) < 0.2 * draws[0].mean((0, 1)).abs()).all()
+    assert (4 * error.mean(0) < 0.25 * draws[0].mean((0, 1)).abs()).all()
 
 
 def test_log_prob_is_invariant_to_renumbering(build, random_graphs, double):
@@ -268,7 +268,9 @@ def test_sampled_graphs_have_their_probability(build, double):
     wanted = torch.cat([wanted[0], wanted[1].flatten(1)], 1)
     share = (every == wanted[:, None]).all(-1).double().mean(1)
     error = (p.var(0) / draws + p.mean(0) / len(mask)).sqrt()
-    assert ((share - p.mean(0)).abs() < 4 * error + 1e-4).all()
+    common = p.mean(0) * len(mask) > 20
+    assert common.sum() > 20
+    assert ((share - p.mean(0)).abs() < 5 * error)[common].all()
     total, error = p.sum(1).mean(), (p.sum(1).var() / draws + p.sum(1).mean() / len(mask)).sqrt()
     assert total > 0.02, "too little for the test to mean something"
     assert 8 * error < total

@@ -9,9 +9,9 @@ import pytest
 import tomli_w
 import torch
 
+from graphcnf.coloring import ColoringFlow
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.coloring import ColoringFlow
 from graphcnf.scripts.benchmarks.cli import app
 from graphcnf.scripts.benchmarks.discrete import (
     Colored,

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.images import ImageFlow
 from graphcnf.scripts.cli import run
-from graphcnf.scripts.figures import dequantization, latents, volumes
+from graphcnf.scripts.figures import latents, volumes
 from graphcnf.scripts.figures.cli import app
-from graphcnf.scripts.figures.images import tiles
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -28,22 +26,6 @@ def command(capfd):
         return caught.value.code or 0, err
 
     return call
-
-
-@pytest.fixture
-def image_run(surroundings):
-    """A model of 60 pictures of 4 x 6 pixels, without training."""
-    folder = surroundings / "pictures"
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 6), dtype=np.uint8)
-    for k, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{k:02}.png")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = ImageFlow(architecture="glow", shape=(1, 4, 6), scales=1, steps=1, width=8)
-    model.metadata = {"data": {"path": str(folder)}}
-    model.save_pretrained(surroundings / "run" / "model")
-    return surroundings / "run"
 
 
 def check_figure(command, folder, *arguments):
@@ -66,43 +48,16 @@ def test_figure_of_latents(command, surroundings, small_zinc, monkeypatch):
     check_figure(command, surroundings, "latents", "--steps", 1)
 
 
-def test_figure_of_dequantization(command, surroundings, monkeypatch):
-    monkeypatch.setattr(dequantization, "SCORED", 50)
-    check_figure(command, surroundings, "dequantization", "--steps", 2)
-
-
-def test_figure_of_images(command, surroundings, image_run, monkeypatch):
-    monkeypatch.setattr(dequantization, "SCORED", 50)
-    check_figure(
-        command, surroundings, "images", 0, image_run.parent / "pictures" / "07.png",
-        "--model", image_run, "--columns", 8, "--steps", 2,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("width", [300, 1000, 1201])
-def test_figures_have_the_width_that_is_asked_for(tmp_path, width):
-    from graphcnf.scripts.figures.layout import new_figure, save
-
-    save(new_figure(2, width), tmp_path / "x.png")
-    with Image.open(tmp_path / "x.png") as picture:
-        assert picture.width == width
-
-
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        (("latents", "--out", "x.jpg"), 2, "must end in one of .png"),
+        (("latents", "--out", "x.jpg"), 2, "must end in .png"),
         (("latents", "--out", "no/x.png"), 1, "there is no folder no"),
-        (("dequantization", "--steps", 0), 2, "--steps"),
-        (("dequantization", "--width", 10), 2, "--width"),
-        (("images", 0, 1), 2, "--model"),
-        (("images", 0, 1, "--model", "none"), 1, "none: no folder with an image model"),
-        (("images", 0, 1, "--model", "run", "--temperature", 0), 2, "greater than 0"),
-        (("images", 0, 6, "--model", "run"), 1, "there is no held-out image 6: they are 0 to 5"),
-        (("images", 0, "x.png", "--model", "run"), 1, "no such file: x.png"),
+        (("latents", "--steps", 0), 2, "--steps"),
+        (("latents", "--width", 10), 2, "--width"),
     ],
 )
-def test_errors_are_one_line(command, surroundings, image_run, arguments, code, message):
+def test_errors_are_one_line(command, surroundings, arguments, code, message):
     before = set(surroundings.iterdir())
     found, err = command(*arguments)
     assert found == code and message in err
@@ -168,31 +123,3 @@ def test_names_stand_deep_inside_regions():
     assert place == pytest.approx((30.5 / 50, 12.5 / 50)) and 6 <= depth <= 9
     assert volumes.middle(np.zeros((5, 5), bool))[1] == 0
     assert volumes.middle(np.ones((9, 9), bool)) == (pytest.approx((0.5, 0.5)), 5)
-
-
-def test_dequantized_densities():
-    uniform, variational = dequantization.learn(steps=150, seed=0)
-    entropy = dequantization.entropy()
-    for one in (uniform, variational):
-        first, many = one.bits
-        assert entropy - 0.02 < many < first + 0.01
-        edges = torch.linspace(0, 6, 6001, dtype=torch.float64)
-        middles = ((edges[1:] + edges[:-1]) / 2).view(-1, 1, 1)
-        with torch.no_grad():
-            mass = one.density.log_density(middles.float()).exp().view(6, 1000).mean(1)
-        assert one.density.cells() == pytest.approx(mass.numpy(), abs=1e-4)
-    assert variational.bits[0] < uniform.bits[0] - 0.02
-    assert variational.density.cells() == pytest.approx(dequantization.PROBABILITIES, abs=0.03)
-
-
-def test_images_stand_side_by_side():
-    images = np.arange(6, dtype=np.uint8).reshape(3, 1, 1, 2).repeat(2, 2)
-    paper = tiles(images, 6, 4)
-    zoom, gap = 100, 12
-    assert paper.shape == (2 * zoom, 4 * 2 * zoom + 3 * gap, 3)
-    for k, image in enumerate(images[:, 0]):
-        x = k * (2 * zoom + gap)
-        tile = paper[::zoom, x : x + 2 * zoom : zoom]
-        assert tile == pytest.approx(image[..., None].repeat(3, -1) / 5)
-        assert (paper[:, x + 2 * zoom : x + 2 * zoom + gap] == 1).all()
-    assert (paper[:, 3 * (2 * zoom + gap) :] == 1).all()

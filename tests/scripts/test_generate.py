@@ -257,7 +257,7 @@ def test_likelihoods_are_the_bound_of_the_graph(generate, model_folder):
     import torch
 
     from graphcnf.graphs import GraphBatch, GraphCNF
-    from graphcnf.graphs.records import RecordNoise
+    from graphcnf.graphs.record_blocks import RecordNoise
 
     model = GraphCNF.from_pretrained(model_folder)
     rows = [json.loads(r) for r in generate("-n", 20, "--likelihood", "--json")[0].splitlines()]
@@ -280,8 +280,8 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     import torch
 
     from graphcnf.datasets.molecules import encode
+    from graphcnf.evaluation.draw import block_log_likelihoods
     from graphcnf.graphs import GraphCNF
-    from graphcnf.graphs.records import block_log_likelihoods
     from graphcnf.graphs.symmetry import labelling_bits
     from graphcnf.scripts.generation.records import _log_likelihoods
 

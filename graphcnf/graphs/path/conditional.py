@@ -21,7 +21,7 @@ from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.path.fragment import Fragment
 from graphcnf.graphs.path.network import Asked, PathRounds
-from graphcnf.graphs.path.progress import FREE, Progress, Steps
+from graphcnf.graphs.path.placement import FREE, Progress, Steps
 
 BRANCH = 4
 """Free nodes in a branch, roughly: how many branches are still to come decides how often one is

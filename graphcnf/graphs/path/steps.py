@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical import Bound, CategoricalFlow, IntervalEncoding
-from graphcnf.categorical.interleaved import InterleavedCoupling
+from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import GraphContext

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from graphcnf.categorical import Bound, CategoricalFlow, IntervalEncoding
 from graphcnf.categorical.context import Context
-from graphcnf.categorical.interleaved import InterleavedCoupling
+from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.joint import all_pairs
 from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.pairs.latents import all_pairs
 from graphcnf.graphs.rounds.assembly import Assembly, PairContext
 from graphcnf.graphs.rounds.composition import Composition
 from graphcnf.graphs.rounds.labels import NodeLabels

@@ -94,24 +94,18 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("graphcnf", "datasets", "info"): Usual(("{molecules}",)),
     ("graphcnf", "datasets", "check"): Usual(("{molecules}",)),
     ("benchmarks", "speed"): Usual(
-        (*MODEL, "--reference", "{molecules}", "--seconds", "0", "--steps", "1", "--repeats", "1",
-         "--workers", "1")
+        (*MODEL, "--reference", "{molecules}", "--repeats", "1")
     ),
-    ("benchmarks", "train"): Usual(("{preset}", "--minutes", "0.01", "--no-fcd", "-n", "9")),
-    ("benchmarks", "report"): Usual(("{run}", "-n", "9")),
-    ("benchmarks", "curve"): Usual(("{run}", "-n", "9")),
     ("benchmarks", "language"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
     ("benchmarks", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
-    ("benchmarks", "roundtrip"): Usual(("--odd", "20", "--each", "0", "--workers", "1")),
     ("benchmarks", "fragments"): Usual((*MODEL, "-n", "1", "--runs", "1", "--particles", "1")),
     ("benchmarks", "pmo"): Usual((*MODEL, "--budget", "3", "--folder", "run")),
-    ("benchmarks", "constrained"): Usual((*MODEL, "--budget", "3", "--folder", "run")),
-    ("benchmarks", "images"): Usual(("--minutes", "0.01", "--scales", "1", "--steps", "1")),
+    ("benchmarks", "constrained"): Usual(
+        (*MODEL, "--budget", "3", "--molecules", "1", "--pool", "20", "--folder", "run")
+    ),
     ("benchmarks", "sets"): Usual(("{run}",)),
     ("benchmarks", "coloring"): Usual(("{coloring}", "-n", "2")),
     ("figures", "latents"): Usual(("--steps", "1", "--out", "x.png"), ".png"),
-    ("figures", "dequantization"): Usual(("--steps", "1", "--out", "x.png"), ".png"),
-    ("figures", "images"): Usual(("0", "1", *IMAGES, "--out", "x.png"), ".png"),
 }  # fmt: skip
 
 

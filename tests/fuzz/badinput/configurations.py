@@ -161,10 +161,6 @@ def configuration_cases(seed: int) -> Iterator[Case]:
     for label, content in TEXTS.items():
         yield Case(f"preset: {label}", "graphcnf", ("train", "x.toml", "--out", "run"), (),
                    _write("x.toml", content))  # fmt: skip
-        if label != "no budget":
-            yield Case(f"benchmarks train: {label}", "benchmarks",
-                       ("train", "x.toml", "--minutes", "0.01", "--no-fcd"), (),
-                       _write("x.toml", content))  # fmt: skip
 
 
 def _named(key: str, value: Any) -> tuple[str, ...]:

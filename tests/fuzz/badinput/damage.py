@@ -142,8 +142,6 @@ def _set_entry(config: dict, share: float, value: Any) -> None:
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "resume": ("graphcnf", ("train", "--resume", "--out", "x", "--steps", "3")),
     "continue": ("graphcnf", ("train", "--continue-from", "x", "--out", "y", "--steps", "1")),
-    "report": ("benchmarks", ("report", "x", "-n", "9", "--workers", "1")),
-    "curve": ("benchmarks", ("curve", "x", "-n", "9", "--workers", "1")),
     "sets": ("benchmarks", ("sets", "x")),
 }  # fmt: skip
 METRICS = ("", "x\n", "step,phase\n", "step,phase\nx,eval\n", "\0" * 50,
@@ -171,8 +169,7 @@ def _runs(dice: Random) -> Iterator[Case]:
                                   b"[model]\nwidth = 'x'\n[data]\nname = 'sets'\n")):  # fmt: skip
             yield Case(f"{name}: config.toml {k}", program, arguments, (),
                        _changed("run", "config.toml", lambda _, t=text: t),
-                       readable=name == "continue" or (name == "report" and k in (0, 1, 3)),
-                       starts=True)  # fmt: skip
+                       readable=name == "continue", starts=True)  # fmt: skip
         for label, content in (("pickle", b"\x80\x04N."), ("zip", b"PK\3\4" + bytes(99)),
                                ("head", b"graphcnf checkpoint\n")):  # fmt: skip
             if name in ("resume", "continue"):

@@ -21,8 +21,7 @@ READERS = {
     "test": ("evaluate", "{molecules}", "--reference", "{molecules}", "--metrics", "snn",
              "--test", "{file}"),
     "train": ("train", "{preset}", "--set", "data.path={file}", "--out", "run"),
-    "speed": ("speed", "--model", "{model}", "--reference", "{file}", "--seconds", "0",
-              "--workers", "1"),
+    "speed": ("speed", "--model", "{model}", "--reference", "{file}", "--repeats", "1"),
 }  # fmt: skip
 """Every command that reads molecules."""
 
@@ -130,25 +129,21 @@ PICTURES: dict[str, bytes] = {
 
 def _image_cases(dice: Random) -> Iterator[Case]:
     """Pictures that are none, and folders without pictures of one size."""
-    commands = {
-        "interpolate": ("graphcnf", ("images", "interpolate")),
-        "figures": ("figures", ("images",)),
-    }
-    more = ("--model", "{images}", "--out", "out.png")
-    for name, (program, command) in commands.items():
-        for picture, content in PICTURES.items():
-            for ends in ((picture, "0"), ("0", picture)):
-                yield Case(f"{name} {ends}", program, (*command, *ends, *more), (picture,),
-                           _write(picture, content))  # fmt: skip
-        for end in ("99", "9" * 30, "-1", "nowhere.png", "", "{work}", "1.5", "x" * 300,
-                    "{molecules}", "~nouser/x.png", "/dev/null"):  # fmt: skip
-            yield Case(f"{name} {end[:30]}", program, (*command, "0", *more, "--", end))
-        for size, mode in (((5, 4), "L"), ((4, 4), "RGB"), ((4, 4), "I;16"), ((400, 4), "L")):
-            yield Case(f"{name} {size} {mode}", program, (*command, "x.png", "0", *more),
-                       ("x.png",), _picture("x.png", size, mode))  # fmt: skip
-        for end in sorted(dice.sample(range(9, 60), 3)):
-            yield Case(f"{name} cut {end}", program, (*command, "x.png", "0", *more), ("x.png",),
-                       _picture("x.png", (4, 4), "L", end))  # fmt: skip
+    command, more = ("images", "interpolate"), ("--model", "{images}", "--out", "out.png")
+    for picture, content in PICTURES.items():
+        for ends in ((picture, "0"), ("0", picture)):
+            yield Case(f"interpolate {ends}", "graphcnf", (*command, *ends, *more), (picture,),
+                       _write(picture, content))  # fmt: skip
+    for end in ("99", "9" * 30, "-1", "nowhere.png", "", "{work}", "1.5", "x" * 300,
+                "{molecules}", "~nouser/x.png", "/dev/null"):  # fmt: skip
+        yield Case(f"interpolate {end[:30]}", "graphcnf", (*command, "0", *more, "--", end))
+    line = (*command, "x.png", "0", *more)
+    for size, mode in (((5, 4), "L"), ((4, 4), "RGB"), ((4, 4), "I;16"), ((400, 4), "L")):
+        yield Case(f"interpolate {size} {mode}", "graphcnf", line, ("x.png",),
+                   _picture("x.png", size, mode))  # fmt: skip
+    for end in sorted(dice.sample(range(9, 60), 3)):
+        yield Case(f"interpolate cut {end}", "graphcnf", line, ("x.png",),
+                   _picture("x.png", (4, 4), "L", end))  # fmt: skip
     train = ("train", "images-simple", "--out", "run", "--steps", "1", "--set", "data.path=set",
              "--set", "model.width=4", "--set", "model.couplings=2")  # fmt: skip
     idx = b"\0\0\x08\x03" + b"\0\0\0\x14\0\0\0\x04\0\0\0\x04"

@@ -24,7 +24,7 @@ from graphcnf.scripts.cli import run as run_command
 from graphcnf.scripts.figures import cli as figures
 
 PROGRAMS = {"graphcnf": app, "benchmarks": benchmarks.app, "figures": figures.app}
-HEAVY = ("graphcnf.training.loop", "graphcnf.graphs.coloring", "graphcnf.images", "pandas",
+HEAVY = ("graphcnf.training.loop", "graphcnf.coloring.flow", "graphcnf.images", "pandas",
          "graphcnf.molecules.flow", "pyarrow.parquet")  # fmt: skip
 PATIENCE = 120
 MEMORY = 6 << 30
@@ -122,7 +122,7 @@ class Stage:
     @cached_property
     def coloring(self) -> Path:
         """A model of colourings."""
-        from graphcnf.graphs.coloring import ColoringFlow
+        from graphcnf.coloring import ColoringFlow
 
         model = ColoringFlow(3, width=8, heads=2, encoder_layers=1, ahead=4, rounds=1)
         model.metadata = {"dataset": "coloring", "data": {"size": "small", "graphs": 40}}

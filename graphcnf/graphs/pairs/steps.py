@@ -19,6 +19,7 @@ from graphcnf.categorical.encoding import take
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, draw_uniform
+from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.transform import Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import (
@@ -29,9 +30,9 @@ from graphcnf.graphs.features import (
     structure_pair_features,
     typed_context,
 )
-from graphcnf.graphs.joint import GraphLatents, all_pairs, joint_flow, node_flow
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.pair_network import PairNetwork
+from graphcnf.graphs.pairs.latents import GraphLatents, all_pairs, joint_flow
+from graphcnf.graphs.pairs.network import PairNetwork
 
 # Real and virtual latents start apart. Where they overlap at first, training falls into a state in
 # which the decoder answers with its prior, and samples have no edges at all.
@@ -144,10 +145,10 @@ class PairSteps(nn.Module):
             "pair_features": structure_pair_features() - (not ordered),
         }
         nodes, bonds, joint = dict(nodes), dict(bonds), dict(adjacency_step)
-        self.nodes = node_flow(
+        self.nodes = coupling_stack(
             _network(nodes, **typed, **common),
+            channels=node_dim,
             couplings=nodes.pop("couplings", 3),
-            node_dim=node_dim,
             mixtures=node_mixtures,
         )
         sizes = {

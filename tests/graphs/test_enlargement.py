@@ -5,7 +5,7 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.path.growth import enlarged, merged
+from graphcnf.graphs.path.enlargement import enlarged, merged
 
 TINY = {"width": 16, "layers": 1, "heads": 2, "table_rows": 64}
 CHAIN = [(k, k - 1) for k in range(1, 8)]

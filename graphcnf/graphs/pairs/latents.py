@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.flows.actnorm import ActNorm
-from graphcnf.flows.coupling import MixtureLogisticCoupling
+from graphcnf.flows.coupling import MixtureLogisticCoupling, halves
 from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.transform import Bijection, Sequential, masked
 
@@ -140,10 +140,8 @@ def joint_flow(
     """
     layers: list[Bijection] = []
     for k in range(couplings):
-        swap = k % 2 == 1
-        node_split, pair_split = node_dim // 2, pair_dim // 2
-        node_fixed = node_dim - node_split if swap else node_split
-        pair_fixed = pair_dim - pair_split if swap else pair_split
+        node_split, swap, node_fixed = halves(node_dim, k)
+        pair_split, _, pair_fixed = halves(pair_dim, k)
         conditioner = network(
             node_fixed,
             pair_fixed,
@@ -161,28 +159,6 @@ def joint_flow(
                 node_mixtures=node_mixtures,
                 pair_mixtures=pair_mixtures,
             ),
-        ]
-    return Sequential(*layers)
-
-
-def node_flow(network, *, couplings: int, node_dim: int, mixtures: int) -> Sequential:
-    """Blocks of actnorm, invertible linear map and mixture coupling over node latents.
-
-    Args:
-        network: `network(node_in, node_out)` builds a conditioner.
-        couplings: Number of blocks.
-        node_dim: Channels of a node, at least 2.
-        mixtures: Logistics per channel.
-    """
-    layers: list[Bijection] = []
-    for k in range(couplings):
-        swap, split = k % 2 == 1, node_dim // 2
-        fixed = node_dim - split if swap else split
-        conditioner = network(fixed, (node_dim - fixed) * (3 * mixtures + 2))
-        layers += [
-            ActNorm(node_dim),
-            InvertibleLinear(node_dim),
-            MixtureLogisticCoupling(conditioner, split=split, swap=swap, mixtures=mixtures),
         ]
     return Sequential(*layers)
 

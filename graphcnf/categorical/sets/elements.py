@@ -13,13 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.attention import CausalSetNetwork
 from graphcnf.categorical.encoding import (
     Encoded,
     Encoding,
     logistic_log_density,
     logistic_noise,
 )
+from graphcnf.categorical.sets.attention import CausalSetNetwork
 from graphcnf.flows.logistic_mixture import (
     bounded_log_scale,
     logistic_mixture,

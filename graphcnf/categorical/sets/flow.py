@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.attention import SetNetwork
-from graphcnf.categorical.elements import ElementCoupling, OrderedEncoding
 from graphcnf.categorical.encoding import Encoding
 from graphcnf.categorical.factory import make_encoding
 from graphcnf.categorical.flow import CategoricalFlow
+from graphcnf.categorical.sets.attention import SetNetwork
+from graphcnf.categorical.sets.elements import ElementCoupling, OrderedEncoding
 from graphcnf.errors import UserError
 from graphcnf.flows.actnorm import ActNorm
-from graphcnf.flows.coupling import MixtureLogisticCoupling
-from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.coupling import MixtureLogisticCoupling, coupling_stack
 from graphcnf.flows.transform import Sequential
 from graphcnf.pretrained import Pretrained
 
@@ -99,7 +99,12 @@ class SetFlow(Pretrained, CategoricalFlow):
             flow = element_couplings(latents, elements, couplings, mixtures, network)
             latents = OrderedEncoding(latents)
         elif coupling == "channels":
-            flow = channel_couplings(latents, couplings, mixtures, network)
+            flow = coupling_stack(
+                partial(SetNetwork, **network),
+                channels=latents.latent_dim,
+                couplings=couplings,
+                mixtures=mixtures,
+            )
         else:
             flow = half_couplings(latents, elements, couplings, mixtures, network)
         super().__init__(latents, flow)
@@ -173,31 +178,6 @@ def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor
     mean = torch.where(beside, mean + deviation * torch.randn_like(mean), mean)
     # The standard deviation of a logistic variable is pi / sqrt(3) times its scale.
     return mean, (deviation * math.sqrt(3) / math.pi).log()
-
-
-def channel_couplings(
-    encoding: Encoding, couplings: int, mixtures: int, network: dict
-) -> Sequential:
-    """ActNorm, invertible linear map, mixture coupling; `couplings` times."""
-    latents = encoding.latent_dim
-    if latents < 2:
-        raise UserError(
-            f'coupling "channels" needs at least 2 latents, but the encoding has {latents}'
-        )
-    split = latents // 2
-    steps = []
-    for number in range(couplings):
-        swap = bool(number % 2)
-        fixed = latents - split if swap else split
-        outputs = (3 * mixtures + 2) * (latents - fixed)
-        steps += [
-            ActNorm(latents),
-            InvertibleLinear(latents),
-            MixtureLogisticCoupling(
-                SetNetwork(fixed, outputs, **network), split=split, swap=swap, mixtures=mixtures
-            ),
-        ]
-    return Sequential(*steps)
 
 
 class HalfNetwork(nn.Module):

@@ -4,8 +4,8 @@ import networkx as nx
 import pytest
 import torch
 
-from graphcnf.graphs.coloring import from_networkx
-from graphcnf.graphs.prospects import Prospects
+from graphcnf.coloring import from_networkx
+from graphcnf.coloring.lookahead import Prospects
 
 
 def prospects_of(rounds):

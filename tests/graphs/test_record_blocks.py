@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from graphcnf.errors import UserError
+from graphcnf.evaluation.draw import block_log_likelihoods
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.graphs.records import (
+from graphcnf.graphs.record_blocks import (
     BATCH,
     BLOCK,
     FIRST_BLOCK,
     RecordNoise,
     batches,
-    block_log_likelihoods,
     block_of,
     blocks,
     one_thread,

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from graphcnf.categorical.intervals import MARGIN
+from graphcnf.coloring import ColoringFlow, conflicts, from_networkx
+from graphcnf.coloring.network import ConvolutionNetwork, coloring_context
+from graphcnf.coloring.saturation import SaturationOrder, turns
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.datasets.coloring_search import next_node
 from graphcnf.errors import UserError
 from graphcnf.flows import Noise, StandardLogistic, record_generators
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.coloring import ColoringFlow, conflicts, from_networkx
-from graphcnf.graphs.coloring_network import ConvolutionNetwork, coloring_context
-from graphcnf.graphs.saturation import SaturationOrder, turns
 from graphcnf.testing import (
     assert_bijection,
     assert_gradients_reach_every_parameter,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.interleaved import InterleavedCoupling
+from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
 from graphcnf.flows.transform import log_term_dtype, masked
 from graphcnf.graphs.features import GraphContext
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.attention import AttentionBlock
+from graphcnf.categorical.sets.attention import AttentionBlock
 
 
 class PairNetwork(nn.Module):

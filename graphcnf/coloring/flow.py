@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,20 +13,18 @@ from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, IntervalEncoding, make_encoding
 from graphcnf.categorical.flow import Bound
-from graphcnf.errors import UserError
-from graphcnf.flows.actnorm import ActNorm
-from graphcnf.flows.coupling import MixtureLogisticCoupling
-from graphcnf.flows.linear import InvertibleLinear
-from graphcnf.flows.transform import Noise, Sequential
-from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.coloring_network import (
+from graphcnf.coloring.network import (
     ColoringNetwork,
     ConvolutionNetwork,
     coloring_context,
 )
+from graphcnf.coloring.saturation import SaturationCoupling
+from graphcnf.errors import UserError
+from graphcnf.flows.coupling import coupling_stack
+from graphcnf.flows.transform import Noise
+from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.saturation import SaturationCoupling
 from graphcnf.pretrained import Pretrained
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class ColoringFlow(Pretrained, nn.Module):
         encoder_layers: Convolutions over the bare graph ("nodes").
         layers: Convolutions per coupling ("channels").
         heads: Attention heads.
-        ahead: Channels of the look ahead, see `graphcnf.graphs.prospects` ("nodes").
+        ahead: Channels of the look ahead, see `graphcnf.coloring.lookahead` ("nodes").
         rounds: Rounds of messages in it; 0 for none ("nodes").
 
     Raises:
@@ -116,8 +115,10 @@ class ColoringFlow(Pretrained, nn.Module):
             latents = make_encoding(
                 encoding or "mixture", colors, latent_dim, **(encoding_options or {})
             )
-            network = {"width": width, "layers": layers, "heads": heads}
-            steps = _channel_couplings(latents.latent_dim, couplings, mixtures, network)
+            network = partial(ConvolutionNetwork, width=width, layers=layers, heads=heads)
+            steps = coupling_stack(
+                network, channels=latents.latent_dim, couplings=couplings, mixtures=mixtures
+            )
             self.flow = CategoricalFlow(latents, steps)
 
     @property
@@ -221,27 +222,6 @@ class ColoringFlow(Pretrained, nn.Module):
                 raise ValueError(f"graph {int(wrong.nonzero()[0])} of the batch has {what}")
         dtype = next(self.parameters()).dtype
         return coloring_context(batch.adjacency, batch.mask, dtype)
-
-
-def _channel_couplings(latents: int, couplings: int, mixtures: int, network: dict) -> Sequential:
-    """ActNorm, invertible linear map, mixture coupling; `couplings` times."""
-    if latents < 2:
-        raise UserError(
-            f'coupling "channels" needs at least 2 latents, but the encoding has {latents}'
-        )
-    split = latents // 2
-    steps = []
-    for number in range(couplings):
-        swap = bool(number % 2)
-        fixed = latents - split if swap else split
-        outputs = (3 * mixtures + 2) * (latents - fixed)
-        conditioner = ConvolutionNetwork(fixed, outputs, **network)
-        steps += [
-            ActNorm(latents),
-            InvertibleLinear(latents),
-            MixtureLogisticCoupling(conditioner, split=split, swap=swap, mixtures=mixtures),
-        ]
-    return Sequential(*steps)
 
 
 def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import TransformerConv
 
+from graphcnf.coloring.lookahead import Prospects
+from graphcnf.coloring.saturation import SaturationOrder
 from graphcnf.graphs.features import GraphContext, structure_node_features, walk_features
-from graphcnf.graphs.prospects import Prospects
-from graphcnf.graphs.saturation import SaturationOrder
 
 NODE_FEATURES = structure_node_features()
 EDGE_WIDTH = 32

@@ -10,17 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from graphcnf.flows.transform import Noise
-from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.packed import PackedGraphs
-
-if TYPE_CHECKING:
-    from graphcnf.graphs.model import GraphCNF
 
 BATCH = 256
 """Graphs in a batch; every batch of every block but the first is full."""
@@ -91,25 +85,3 @@ class RecordNoise(Noise):
         key = (len(self.draws),)
         sequence = np.random.SeedSequence((self.seed, int(record)), spawn_key=key)
         return np.random.Generator(np.random.Philox(sequence))
-
-
-def block_log_likelihoods(
-    model: GraphCNF, graphs: PackedGraphs, block: range, *, seed: int
-) -> np.ndarray:
-    """Lower bounds on log p(graph | number of nodes) of a whole block of records, (M,) nats.
-
-    Each is one draw of the bound, with noise that is a function of the seed and the record's
-    number. The graphs count with the numbering that they were drawn with.
-
-    Raises:
-        ValueError: if `block` and `graphs` differ in length.
-    """
-    if len(block) != len(graphs):
-        raise ValueError(f"a block of {len(block)} records, but {len(graphs)} graphs")
-    nats = np.zeros(len(graphs))
-    with torch.no_grad(), one_thread(model.device):
-        for chosen in batches(graphs.node_counts):
-            noise = RecordNoise(seed, [block[k] for k in chosen])
-            batch = GraphBatch.collate(graphs, chosen).to(model.device)
-            nats[chosen] = model.log_prob(batch, noise=noise).double().cpu().numpy()
-    return nats

@@ -16,13 +16,47 @@ category as its new width. Its log-det is the log-probability of the category, u
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.categorical.intervals import Intervals, expand
 from graphcnf.flows.transform import Bijection, log_term_dtype, masked, sum_log_term
+
+
+class Rounds(Protocol):
+    """A network's state while the groups are decided one after the other."""
+
+    def ask(self, g: int, members: Tensor, known: Tensor) -> Any:
+        """What the logits of `members` (B, M) of group g are read out of.
+
+        `known` (B, N, V) holds the categories of the groups before.
+        """
+
+    def tell(self, g: int, members: Tensor, real: Tensor, known: Tensor) -> None:
+        """Take the categories of group g, now in `known`; `real` (B, M) tells padding apart."""
+
+
+class ConditionalNetwork(Protocol):
+    """Network of an `InterleavedCoupling`: categories given those of earlier groups.
+
+    Attributes:
+        cardinalities: Number of categories of each of the V variables of a position.
+    """
+
+    cardinalities: Sequence[int]
+
+    def streams_of(self, x: Tensor, context, group: Tensor) -> Any:
+        """For all positions in one pass what `Rounds.ask` gives, of categories x (B, N, V)."""
+
+    def rounds(self, context, group: Tensor) -> Rounds:
+        """The same group by group."""
+
+    def read_out(self, asked: Any, previous: list[Tensor]) -> Tensor:
+        """Logits (B, M, cardinality) of the variable after the `previous` ones of a position."""
 
 
 class InterleavedCoupling(Bijection):
@@ -36,13 +70,13 @@ class InterleavedCoupling(Bijection):
     categories on the way, and keep no graph of it.
 
     Args:
-        network: `InterleavedAttention`, `CausalAttention`, or one with the same methods.
+        network: `InterleavedAttention`, `CausalAttention` or another module.
         groups: Number G of groups, the number of rounds that sampling takes.
     """
 
     tempers = True
 
-    def __init__(self, network: nn.Module, *, groups: int = 8):
+    def __init__(self, network: ConditionalNetwork, *, groups: int = 8):
         super().__init__()
         if groups < 1:
             raise ValueError(f"groups must be positive, got {groups}")

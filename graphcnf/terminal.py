@@ -1,0 +1,23 @@
+"""What is shown on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress_bar(
+    label: str, total: float, *, hidden: bool = False
+) -> Iterator[Callable[[float], None]]:
+    """Context with a function `show(done)`; it draws a bar on stderr, where that is a terminal."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)
