@@ -57,13 +57,13 @@ class Assembly(nn.Module):
         self.nodes = nn.Embedding(max_nodes + 1, width)
         self.round = nn.Embedding(rounds, width)
         self.places = nn.Linear(kinds * (5 + TOLD), width)
-        self.all_places = nn.Linear(kinds * TOLD, width, bias=False)
-        self.part = nn.ModuleList(
-            nn.Embedding(most, width) for most in (max_nodes + 1, COUNTED, COUNTED)
-        )
+        self.all_places = nn.Linear(kinds * COUNTED, width, bias=False)
+        self.parts = nn.ModuleList(nn.Embedding(max_nodes + 1, width) for _ in range(6))
+        self.whole = nn.ModuleList(nn.Embedding(max_nodes + 1, width) for _ in range(3))
         # What is known of a pair: decided for an edge of some kind, decided for none, or open and
-        # without a possible kind, free to choose, needed; all but the first with the distance.
-        self.states = kinds + 4 * (FAR + 2)
+        # without a possible kind, free to choose, needed; all but the first with the distance, and
+        # whether rings connect the two.
+        self.states = kinds + 4 * 2 * (FAR + 2)
         self.bias = nn.Embedding(self.states, layers * heads)
         self.messages = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
         self.blocks = nn.ModuleList(CausalBlock(width, heads, expansion) for _ in range(layers))
@@ -73,7 +73,7 @@ class Assembly(nn.Module):
         self.of_state = nn.Embedding(self.states, pair_width)
         self.middle = nn.Linear(pair_width, pair_width)
         self.leave = nn.Linear(pair_width, kinds + 1)
-        for embedding in (self.labels, self.nodes, self.round, *self.part, self.bias):
+        for embedding in (self.labels, self.nodes, self.round, self.bias, *self.parts, *self.whole):
             nn.init.normal_(embedding.weight, std=0.2)
         for message in self.messages:
             nn.init.zeros_(message.weight)
@@ -119,8 +119,8 @@ class Assembly(nn.Module):
     def _states(self, known: Known, kinds: Tensor, decided: Tensor) -> Tensor:
         choice = torch.where(known.needed, 2, known.possible.any(-1).long())
         choice = torch.where(decided, 3, choice)
-        state = choice * (FAR + 2) + known.distance
-        edge = 4 * (FAR + 2) + kinds - 1
+        state = (choice * 2 + known.in_ring) * (FAR + 2) + known.distance
+        edge = 4 * 2 * (FAR + 2) + kinds - 1
         return torch.where(decided & (kinds > 0), edge, state)
 
     def _nodes(self, known: Known, labels: Tensor, mask: Tensor, round: Tensor) -> Tensor:
@@ -128,10 +128,14 @@ class Assembly(nn.Module):
         places = [one_hots(known.open, 5, like), one_hots(known.candidates, TOLD, like)]
         h = self.labels(labels) + self.places(torch.cat(places, -1))
         whole = self.nodes(mask.sum(1)) + self.round(round)
-        whole = whole + self.all_places(one_hots(known.open.sum(1), TOLD, like))
-        h = h + whole[:, None]
-        parts = zip(self.part, (known.size, known.places, known.exits), strict=True)
-        return h + sum(table(value.clamp(0, len(table.weight) - 1)) for table, value in parts)
+        whole = whole + self.all_places(one_hots(known.open.sum(1), COUNTED, like))
+        whole = whole + self._looked_up(self.whole, known.whole)
+        return h + whole[:, None] + self._looked_up(self.parts, known.parts)
+
+    def _looked_up(self, tables: nn.ModuleList, values: Tensor) -> Tensor:
+        """Sum of the entries for whole numbers (..., len(tables)), (..., C)."""
+        values = values.clamp(0, self.max_nodes).unbind(-1)
+        return sum(table(value) for table, value in zip(tables, values, strict=True))
 
     def _read_out(self, h: Tensor, known: Known, state: Tensor, at) -> Tensor:
         count = len(at[0])

@@ -100,6 +100,7 @@ class Composition(nn.Module):
         self.nodes = nn.Embedding(max_nodes + 1, width)
         self.to_come = nn.Embedding(max_nodes + 1, width)
         self.surplus = nn.Embedding(2 * max_nodes + 1, width)
+        self.bridges = nn.Embedding(2 * max_nodes + 1, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(),
@@ -110,7 +111,7 @@ class Composition(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, table.count))
         for block in self.blocks:
             nn.init.zeros_(block[-1].weight)
-        for embedding in (self.nodes, self.to_come, self.surplus):
+        for embedding in (self.nodes, self.to_come, self.surplus, self.bridges):
             nn.init.normal_(embedding.weight, std=0.2)
         nn.init.zeros_(self.leave[-1].weight)
         nn.init.zeros_(self.leave[-1].bias)
@@ -131,13 +132,18 @@ class Composition(nn.Module):
         like = self.leave[-1].weight
         seen = seen.to(like.dtype)
         places = exactly(seen, self.table.ends[:-1])
-        # A connected graph has at least as many edges as its nodes less one.
-        surplus = (places.sum(-1) / 2).long() - sizes + to_come
+        # A connected graph has at least as many edges as its nodes less one, and the edges in no
+        # ring are at most as many as the nodes less one.
+        many, few = (
+            (edges.sum(-1) / 2).long() - sizes + to_come + self.max_nodes
+            for edges in (places, places[..., self.table.bridges])
+        )
         of_kinds = torch.cat([one_hots(places.long(), COUNTED, like), places % 2 * 2 - 1], -1)
         h = self.seen(torch.cat([one_hots(seen.long(), TOLD, like), seen / 4], -1))
         h = h + self.categories(one_hots(exactly(seen, self.is_category).long(), TOLD, like))
         h = h + self.places(of_kinds) + self.nodes(sizes) + self.to_come(to_come)
-        h = h + self.surplus(surplus.clamp(-self.max_nodes, self.max_nodes) + self.max_nodes)
+        most = 2 * self.max_nodes
+        h = h + self.surplus(many.clamp(0, most)) + self.bridges(few.clamp(0, most))
         for block in self.blocks:
             h = h + block(h)
         logits = self.leave(h)

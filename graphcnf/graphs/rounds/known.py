@@ -2,14 +2,18 @@
 
 What is impossible for a pair has probability 0 in the density, which stays normalised:
 
-- an edge of a kind that one of its nodes has no place left for,
-- an edge that is in no ring, between two nodes that are connected already,
-- an edge that would complete a part of the graph while nodes are outside of it,
+- an edge of a kind that one of its nodes has no place left for;
+- an edge that is in no ring, between two nodes that are connected already;
+- an edge of a ring, between two nodes that only edges outside of rings connect: those would be in a
+  ring, too; or between nodes so near that the ring would be smaller than the edge's;
+- an edge of a ring that connects two parts, where the edges in no ring are as many as it takes to
+  connect all parts; or that closes a ring, where all edges are needed to connect parts;
+- an edge that would complete a part of the graph while nodes are outside of it;
 - no edge, where a node has as many places as open pairs to fill them, or where the last open pair
   leads out of a part.
 
-The last is no certainty for what comes later, and conflicting demands leave everything possible: a
-graph may still end with open places or in several parts. Nothing is drawn twice.
+No graph is excluded by that. What is decided in one round is not told from each other, and a graph
+may end with open places or in several parts. Nothing is drawn twice.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from graphcnf.graphs.rounds.labels import NodeLabels
 
@@ -32,20 +37,23 @@ class Known:
     Attributes:
         open: Places left at each node for each kind, (B, N, K) long.
         candidates: Open pairs that could fill them, (B, N, K) long.
-        size: Nodes of the part that a node belongs to, (B, N) long.
-        places: Places left in that part, (B, N) long.
-        exits: Open pairs that lead out of it, counted at all its nodes, (B, N) long.
+        parts: Of the part that a node belongs to: its nodes, its places in no ring, its places in
+            rings, the open pairs that lead out of it; and the nodes and places of what edges of
+            rings connect the node with, (B, N, 6) long.
+        whole: Of the graph: its parts, the edges of rings that must still connect parts, and those
+            that must close a ring, (B, 3) long.
         distance: Steps between two nodes, 0 for none, `FAR` + 1 for more, (B, N, N) long.
+        in_ring: Whether edges of rings connect two nodes, (B, N, N) bool.
         possible: Kinds that are possible for an open pair, (B, N, N, K) bool.
         needed: Whether an open pair must be an edge, (B, N, N) bool.
     """
 
     open: Tensor
     candidates: Tensor
-    size: Tensor
-    places: Tensor
-    exits: Tensor
+    parts: Tensor
+    whole: Tensor
     distance: Tensor
+    in_ring: Tensor
     possible: Tensor
     needed: Tensor
 
@@ -68,32 +76,55 @@ def known_of(
     shown = torch.where(decided & ~itself, kinds, 0)
     steps = torch.arange(1, len(table.kinds) + 1, device=mask.device)
     free = table.ends[labels] - (shown[..., None] == steps).sum(2)
+    outside = F.pad(table.bridges, (1, 0))[shown]
     distance, together = _distances(shown > 0, itself)
-    waiting = ~decided & ~itself & mask[:, :, None] & mask[:, None, :]
-    fits = (free > 0)[:, :, None] & (free > 0)[:, None] & waiting[..., None]
-    fits = fits & ~(together[..., None] & table.bridges)
-    inside = together.float()
-    places = (inside @ free.sum(-1, keepdim=True).float())[..., 0]
+    in_ring = _connected(((shown > 0) & ~outside).float() + itself)
+
+    chains, rings = free[..., table.bridges].sum(-1), free[..., ~table.bridges].sum(-1)
     size = (together & mask[:, None]).sum(2)
+    count = (mask / size.clamp(min=1)).sum(1).round().long()
+    connecting = count - 1 - chains.sum(1) // 2
+    closing = rings.sum(1) // 2 - connecting
+
+    fits = (free > 0)[:, :, None] & (free > 0)[:, None]
+    fits = fits & (~decided & ~itself & mask[:, :, None] & mask[:, None, :])[..., None]
+    near = in_ring[..., None] & (distance[..., None] + 1 >= table.sizes)
+    near = near & (closing > 0)[:, None, None, None]
+    apart = ~together[..., None] & (table.bridges | (connecting > 0)[:, None, None, None])
+    fits = fits & (apart | (near & ~table.bridges))
 
     def joined(value: Tensor) -> Tensor:
-        both = value[:, :, None] + value[:, None]
-        return torch.where(together, value[:, :, None], both)
+        return torch.where(together, value[:, :, None], value[:, :, None] + value[:, None])
 
-    complete = (joined(places) <= 2) & (joined(size) < mask.sum(1)[:, None, None])
+    of_chains, of_rings = _sums(together, chains), _sums(together, rings)
+    complete = (joined(of_chains + of_rings) <= 2) & (joined(size) < mask.sum(1)[:, None, None])
     fits = fits & ~complete[..., None]
+
     candidates = fits.sum(2)
     short = (free >= candidates) & (free > 0)
     demanded = fits & (short[:, :, None] | short[:, None])
     leaves = fits.any(-1) & ~together
-    exits = (inside @ leaves.sum(2, keepdim=True).float())[..., 0]
+    exits = _sums(together, leaves.sum(2))
     last = (exits == 1) & (size < mask.sum(1, keepdim=True))
     demanded = demanded | (fits & (leaves & (last[:, :, None] | last[:, None]))[..., None])
     needed = demanded.any(-1)
-    possible = torch.where(needed[..., None], demanded, fits)
+    around = (in_ring & mask[:, None]).sum(2)
+    parts = [size, of_chains, of_rings, exits, around, _sums(in_ring, rings)]
     return Known(
-        free, candidates, size, places.long(), exits.long(), distance, possible, needed
-    )  # fmt: skip
+        open=free,
+        candidates=candidates,
+        parts=torch.stack(parts, -1),
+        whole=torch.stack([count, connecting, closing], -1),
+        distance=distance,
+        in_ring=in_ring,
+        possible=torch.where(needed[..., None], demanded, fits),
+        needed=needed,
+    )
+
+
+def _sums(together: Tensor, value: Tensor) -> Tensor:
+    """Sums of whole numbers (B, N) over the nodes of the same part, (B, N) long."""
+    return (together.float() @ value.float()[..., None])[..., 0].long()
 
 
 def _distances(adjacency: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,9 +136,13 @@ def _distances(adjacency: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:
         further = (reached @ steps > 0) | (reached > 0)
         distance = torch.where(further & (reached == 0), length, distance)
         reached = further.float()
-    covered = FAR
-    while covered < adjacency.shape[1] - 1:
+    together = _connected(reached, FAR)
+    return torch.where(together & (distance == 0) & ~itself, FAR + 1, distance), together
+
+
+def _connected(reached: Tensor, covered: int = 1) -> Tensor:
+    """Closure of what is reached in up to `covered` steps, itself included, (B, N, N) bool."""
+    while covered < reached.shape[1] - 1:
         reached = (reached @ reached > 0).float()
         covered *= 2
-    together = reached > 0
-    return torch.where(together & (distance == 0) & ~itself, FAR + 1, distance), together
+    return reached > 0

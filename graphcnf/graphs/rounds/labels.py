@@ -95,6 +95,7 @@ class NodeLabels(nn.Module):
         self.register_buffer("kinds", kinds, persistent=False)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("place", place + 1, persistent=False)
+        self.register_buffer("sizes", torch.tensor(RINGS)[kinds[:, 1]], persistent=False)
         # A row of zeros at the end, for padding.
         self.register_buffer("ends", F.pad(rows[:, 1:], (0, 0, 0, 1)), persistent=False)
 
