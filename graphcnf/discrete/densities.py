@@ -141,7 +141,7 @@ class GraphDensity:
         too_large = graphs.node_counts > self.flow.max_nodes
         for start in range(0, len(graphs), BATCH):
             chosen = np.arange(start, min(start + BATCH, len(graphs)))
-            known = self.flow.steps.code.knows(GraphBatch.collate(graphs, chosen))
+            known = self.flow.steps.knows(GraphBatch.collate(graphs, chosen))
             too_large[chosen] |= ~known.numpy()
         return too_large
 

@@ -14,6 +14,7 @@ from rdkit import Chem
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.record_blocks import RecordNoise
 from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
@@ -204,18 +205,15 @@ class MoleculeFlow:
         """Graphs of molecules or SMILES, and for each molecule why it has none, or None."""
         one = isinstance(molecules, str | Chem.Mol)
         graphs, reasons = [], []
-        known = self.model.steps.code.knows if hasattr(self.model.steps, "code") else None
+        steps = self.model.steps
         for molecule in [molecules] if one else molecules:
             try:
                 graph = codec.molecule_to_graph(
                     molecule, self.vocabulary, max_atoms=self.model.max_nodes
                 )
-                if known is not None:
-                    batch = GraphBatch.collate(PackedGraphs.from_lists([graph]))
-                    if not known(batch).all():
-                        raise codec.MoleculeNotRepresentable(
-                            "a longer ring or branch than the model knows"
-                        )
+                batch = GraphBatch.collate(PackedGraphs.from_lists([graph]))
+                if not steps.knows(batch.to(self.model.device)).all():
+                    raise codec.MoleculeNotRepresentable(steps.unknown)
             except codec.MoleculeNotRepresentable as error:
                 reasons.append(str(error))
             else:
@@ -247,9 +245,10 @@ class MoleculeFlow:
         for start in range(0, len(by_size), BATCH):
             chosen = by_size[start : start + BATCH]
             batch = GraphBatch.collate(graphs, chosen).to(device)
-            value = self.model.log_prob(batch, orders=orders) + self.model.size_log_prob(
-                batch.sizes
-            )
+            # Every molecule has the same noise: its figure depends on nothing but itself.
+            noise = RecordNoise(0, [0] * len(chosen))
+            value = self.model.log_prob(batch, noise=noise, orders=orders)
+            value = value + self.model.size_log_prob(batch.sizes)
             nats[chosen] = value.double().cpu().numpy()
         return nats
 

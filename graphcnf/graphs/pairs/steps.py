@@ -169,6 +169,14 @@ class PairSteps(nn.Module):
         """This coding has no sizes of its own."""
         return {}
 
+    unknown = "nothing"
+    """Why a graph is not known: these steps know every graph of known categories."""
+
+    @staticmethod
+    def knows(batch: GraphBatch) -> Tensor:
+        """All graphs, (B,) bool."""
+        return batch.mask.any(1)
+
     def _structure(self, adjacency: Tensor, mask: Tensor) -> GraphContext:
         return self._unnumbered(structure_context(adjacency, mask, self.virtual.shift.dtype))
 

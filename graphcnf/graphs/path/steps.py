@@ -82,6 +82,13 @@ class PathSteps(nn.Module):
             **AtomCode.measure(graphs), "edge_weights": list(weights), "largest_sums": sums,
         }  # fmt: skip
 
+    unknown = "a longer ring or branch than the model knows"
+    """Why a graph is not known, where `knows` says so."""
+
+    def knows(self, batch: GraphBatch) -> Tensor:
+        """Whether the model can represent a depth-first numbered graph, (B,) bool."""
+        return self.code.knows(batch)
+
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """Exact log-probability of the code, in the parts of `KINDS`; `noise` is not needed.
 

@@ -130,17 +130,27 @@ class NodeLabels(nn.Module):
             "node_labels": rows[:, np.concatenate([[0], used + 1])].tolist(),
         }
 
-    @torch.autocast("cpu", enabled=False)
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Labels (B, N) long, `count` at padding, and kinds (B, N, N) long, 0 without an edge.
 
         Raises:
             ValueError: A node has edges as no label says, or an edge is of an unknown kind.
         """
+        labels, kinds, unknown = self.look_up(batch)
+        if unknown.any():
+            graph, node = unknown.nonzero()[0].tolist()
+            raise ValueError(
+                f"node {node} of graph {graph} has a category and edges that no node of the "
+                "training data has together"
+            )
+        return labels, kinds
+
+    @torch.autocast("cpu", enabled=False)
+    def look_up(self, batch: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """As `encode`, and which nodes no label fits, (B, N) bool."""
         rings = ring_classes(batch.adjacency)
-        if batch.bonds.max() >= len(self.place):
-            raise ValueError("an edge has a category that the model does not know")
-        kinds = torch.where(batch.adjacency, self.place[batch.bonds, rings], 0)
+        bonds = torch.where(batch.bonds < len(self.place), batch.bonds, 0)
+        kinds = torch.where(batch.adjacency, self.place[bonds, rings], 0)
         steps = torch.arange(1, len(self.kinds) + 1, device=kinds.device)
         ends = (kinds[..., None] == steps).sum(2)
         rows = torch.cat([batch.node_types[..., None], ends], -1)
@@ -149,13 +159,8 @@ class NodeLabels(nn.Module):
         apart = wanted.square().sum(1)[:, None] + table.square().sum(1) - 2 * wanted @ table.T
         nearest, label = apart.min(1)
         unknown = (nearest.view_as(batch.mask) > 0) | ((kinds == 0) & batch.adjacency).any(2)
-        if (unknown & batch.mask).any():
-            graph, node = (unknown & batch.mask).nonzero()[0].tolist()
-            raise ValueError(
-                f"node {node} of graph {graph} has a category and edges that no node of the "
-                "training data has together"
-            )
-        return torch.where(batch.mask, label.view_as(batch.mask), self.count), kinds
+        labels = torch.where(batch.mask, label.view_as(batch.mask), self.count)
+        return labels, kinds, unknown & batch.mask
 
     def decode(self, labels: Tensor, kinds: Tensor, mask: Tensor) -> GraphBatch:
         """The graphs of labels and kinds; what a label says of edges is not looked at."""

@@ -75,6 +75,13 @@ class RoundSteps(nn.Module):
         """The labels and kinds of edges in a set of graphs; what is possible follows from them."""
         return NodeLabels.measure(graphs)
 
+    unknown = "a node with other edges or rings than nodes of the training data have"
+    """Why a graph is not known, where `knows` says so."""
+
+    def knows(self, batch: GraphBatch) -> Tensor:
+        """Whether the model can represent a graph, (B,) bool."""
+        return ~self.table.look_up(batch)[2].any(1)
+
     def _contexts(self, mask: Tensor, labels: Tensor | None, schedule: Schedule):
         """Contexts of the flow of the nodes and, if their labels are known, of the pairs."""
         of_nodes = Context(mask, groups=schedule.nodes)
