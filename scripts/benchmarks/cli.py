@@ -9,7 +9,13 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.scripts._sampling import checked_minutes, checked_seed
+from graphcnf.files import at_home
+from graphcnf.scripts._sampling import (
+    check_device_given,
+    checked_minutes,
+    checked_seed,
+    parse_numbers,
+)
 from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
 from graphcnf.scripts.benchmarks.cli_goals import constrained, pmo
 from graphcnf.scripts.benchmarks.cli_molecules import codes, fragments, roundtrip
@@ -142,9 +148,9 @@ def train(
     from graphcnf.scripts.benchmarks.scorer import Scorer
     from graphcnf.scripts.benchmarks.tables import columns, compare, measure_sampling, notes
     from graphcnf.scripts.benchmarks.variants import parse_variants, train_variants
-    from graphcnf.scripts.evaluate import _parse_seeds
 
     kind = table_kind(out, as_csv, False)
+    check_device_given(device)
     check_plot(png)
     if fcd is None:
         fcd = importlib.util.find_spec("fcd_torch") is not None
@@ -154,7 +160,7 @@ def train(
         # Data and models are loaded after it: a child's peak memory counts from its parent's on.
         runs = train_variants(
             chosen,
-            _parse_seeds(None, seeds),
+            parse_numbers(seeds, "--seeds"),
             folder or Path(temporary),
             minutes=minutes,
             threads=threads,
@@ -198,6 +204,7 @@ def report(
     from graphcnf.scripts.benchmarks.tables import columns, compare, measure_sampling, notes
 
     kind = table_kind(out, as_csv, False)
+    check_device_given(device)
     runs = find_runs(places)
     scorer = Scorer(samples, seed, fcd=fcd, device=device, workers=workers)
     for run in runs:
@@ -232,6 +239,7 @@ def curve(
     from graphcnf.scripts.benchmarks.tables import notes
 
     kind = table_kind(out, as_csv, False)
+    check_device_given(device)
     check_plot(png)
     runs = find_runs(places)
     scorer = Scorer(samples, seed, fcd=fcd, device=device, workers=workers)
@@ -261,15 +269,19 @@ def language(
 ) -> None:
     """Compare a model of molecules with an LSTM of SMILES, trained for the same CPU time."""
     from graphcnf.scripts._tables import table_kind, write_table
-    from graphcnf.scripts.evaluate import _parse_seeds
 
     kind = table_kind(out, as_csv, False)
+    numbers, folder = parse_numbers(seeds, "--seeds"), at_home(folder)
+    check_device_given(device)
     from graphcnf.scripts.evaluation.named_data import check_chemnet_installed
+    from graphcnf.training.configuration import load_preset
 
     check_chemnet_installed()
+    load_preset(preset)
+    folder.mkdir(parents=True, exist_ok=True)
     from graphcnf.scripts.benchmarks.language import COLUMNS, compare_both, notes, train_both
 
-    runs = train_both(preset, _parse_seeds(None, seeds), folder, minutes)
+    runs = train_both(preset, numbers, folder, minutes)
     rows = compare_both(runs, folder, samples=samples, device=device)
     write_table(kind, out, rows, COLUMNS, notes(rows))
 

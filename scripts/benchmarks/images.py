@@ -189,13 +189,13 @@ def compare(
         UserError: normflows or the digits are missing, an argument does not fit, or a training
             diverges.
     """
-    check_normflows_installed()
     settings = replace(
         TrainingSettings.from_dict(load_preset(PRESET)["training"]),
         minutes=minutes, batch_size=batch_size, seed=seed,
     )  # fmt: skip
     if learning_rate is not None:
         settings = replace(settings, learning_rate=learning_rate)
+    check_normflows_installed()
     dataset = load_images()
     size = {"scales": scales, "steps": steps, "width": width}
 

@@ -188,7 +188,7 @@ def _check_reference(reference: str | None, run: TrainedRun | None, network: Gra
         return
     if reference is None:
         raise UserError("what the model was trained on is not known: name it with --reference")
-    if not Path(reference).exists():
+    if not reference or not Path(reference).exists():
         raise UserError(
             f"no reference {reference!r}: give {', '.join(OFFICIAL)} or a file of SMILES"
         )

@@ -96,7 +96,7 @@ def test_figures_have_the_width_that_is_asked_for(tmp_path, width):
         (("dequantization", "--steps", 0), 2, "--steps"),
         (("dequantization", "--width", 10), 2, "--width"),
         (("images", 0, 1), 2, "--model"),
-        (("images", 0, 1, "--model", "none"), 1, "none: no folder with an image model"),
+        (("images", 0, 1, "--model", "none"), 1, "'none' is no folder with an image model"),
         (("images", 0, 1, "--model", "run", "--temperature", 0), 2, "greater than 0"),
         (("images", 0, 6, "--model", "run"), 1, "there is no held-out image 6: they are 0 to 5"),
         (("images", 0, "x.png", "--model", "run"), 1, "no such file: x.png"),
