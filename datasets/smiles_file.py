@@ -22,7 +22,6 @@ from graphcnf.files import NotUnpacked, gunzip
 from graphcnf.graphs.packed import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
-
 LEAST_ROWS = 1_000_000
 """A Parquet file may have so many rows in any case, and more where each takes a byte: one value in
 a thousand million rows takes a hundred."""

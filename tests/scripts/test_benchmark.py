@@ -146,6 +146,22 @@ def test_variants_are_trained_and_compared(bench, children, surroundings):
     assert before == (surroundings / "runs/a/seed-0/benchmark.json").read_text()
 
 
+def test_a_run_from_elsewhere_names_no_file_to_write(bench, children, surroundings):
+    assert bench(*TRAIN)[0] == 0
+    run = surroundings / "runs" / "a" / "seed-0"
+    config = (run / "config.toml").read_text()
+    assert "[data]\n" in config
+    victim = surroundings / "victim"
+    victim.write_text("precious")
+    for path in run.glob("scores*"):
+        path.unlink()
+    named = config.replace("[data]\n", f'[data]\nskipped_file = "{victim}"\n')
+    (run / "config.toml").write_text(named)
+    code, out, err = bench("report", "runs", "-n", 9, "--workers", 1)
+    assert victim.read_text() == "precious"
+    assert "no option 'skipped_file'" in err
+
+
 def test_seeds_are_one_row(bench, children):
     code, out, err = bench(*TRAIN, "b.toml", "--seeds", "0,7", "--csv")
     assert code == 0, err
