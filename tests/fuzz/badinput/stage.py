@@ -33,8 +33,8 @@ PLACES = ("molecules", "preset", "model", "images", "photos", "coloring", "run",
 PROGRAMS = {"graphcnf": app, "benchmarks": benchmarks.app, "figures": figures.app}
 HEAVY = ("graphcnf.training.loop", "graphcnf.graphs.coloring", "graphcnf.images", "pandas",
          "graphcnf.molecules.flow", "pyarrow.parquet")  # fmt: skip
-PATIENCE = 60
-"""Seconds that a case may take: a refusal takes one, whatever else the machine does."""
+PATIENCE = 180
+"""Seconds that a case may take; a refusal takes one, and more where others use the machine."""
 
 MEMORY = 6 << 30
 """Bytes that a case may take: more, and the machine would be in danger."""
