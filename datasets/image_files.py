@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import zlib
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from graphcnf.errors import UserError
+from graphcnf.files import NotUnpacked, gunzip
 from graphcnf.molecules.optional import installed_file
 
 DIGITS = 5000
@@ -131,11 +131,11 @@ def _png_depth(path: Path) -> int:
 def _bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        return gunzip(data) if data[:2] == b"\x1f\x8b" else data
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise UserError(f"{path}: no intact gzip file") from None
+    except NotUnpacked as error:
+        raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 

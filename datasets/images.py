@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
 
 def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
     """Name, images, and the test part where the files have one."""
-    if not folder.is_dir():
+    # Also False for names that the system does not take, where Path.is_dir raises.
+    if not os.path.isdir(folder):
         raise UserError(f"no such folder: {folder}")
     name = folder.resolve().name
     inner = folder / "cifar-10-batches-bin"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +18,13 @@ from graphcnf.datasets.molecules import (
     load_cached,
 )
 from graphcnf.errors import UserError
+from graphcnf.files import NotUnpacked, gunzip
 from graphcnf.graphs.packed import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+LEAST_ROWS = 1_000_000
+"""A Parquet file may have so many rows in any case, and more where each takes a byte: one value in
+a thousand million rows takes a hundred."""
 
 
 class DataFileError(UserError, ValueError):
@@ -165,9 +168,9 @@ def _read(path: Path) -> bytes:
 def _decode(path: Path, content: bytes) -> str:
     if path.name.lower().endswith(".gz") or content[:2] == b"\x1f\x8b":
         try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataFileError(f"{path} is no intact gzip file: {error}") from error
+            content = gunzip(content)
+        except NotUnpacked as error:
+            raise DataFileError(f"{path} is {error}") from error
     if not content.strip():
         raise DataFileError(f"{path} is empty")
     try:
@@ -249,6 +252,11 @@ def _parquet(path: Path, content: bytes, column: str | None) -> tuple[list[int],
 
     wanted = column or "smiles"
     try:
+        from pyarrow.parquet import ParquetFile
+
+        rows = ParquetFile(io.BytesIO(content)).metadata.num_rows
+        if rows > max(LEAST_ROWS, len(content)):
+            raise ValueError(f"{rows:,} rows in {len(content):,} bytes, more than one per byte")
         frame = pd.read_parquet(io.BytesIO(content))
     except ImportError:
         raise DataFileError(f"{path}: .parquet needs pip install 'graphcnf[parquet]'") from None

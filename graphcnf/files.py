@@ -5,7 +5,10 @@ Nothing here follows a link that somebody else may have put in the way.
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +28,38 @@ def at_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{path}: there is no such home directory") from None
+
+
+LEAST_UNPACKED, MOST_TIMES = 64 << 20, 100
+"""A gzip file may hold so many bytes in any case, and more where it is not so many times as small.
+
+SMILES, tables and images shrink to a third or a twentieth; what shrinks to a thousandth was made to
+fill the memory.
+"""
+
+
+class NotUnpacked(ValueError):
+    """Content of a gzip file that cannot be had; the message says why."""
+
+
+def gunzip(data: bytes) -> bytes:
+    """The content of a gzip file, no more of it than `LEAST_UNPACKED` and `MOST_TIMES` allow.
+
+    Raises:
+        NotUnpacked: It is damaged, or holds too much.
+    """
+    most = max(LEAST_UNPACKED, MOST_TIMES * len(data))
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            content = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise NotUnpacked(f"no intact gzip file: {error}") from error
+    if len(content) > most:
+        raise NotUnpacked(
+            f"a gzip file of {len(data):,} bytes that holds more than {most:,}: unpack it first, "
+            "if that is meant"
+        )
+    return content
 
 
 def replace_file(path: Path, data: bytes) -> None:

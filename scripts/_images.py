@@ -42,7 +42,7 @@ def load_image_model(name: str, device: str = "cpu") -> ImageFlow:
     from graphcnf.scripts._sampling import check_device
 
     if not is_image_model(name):
-        raise UserError(f"{name}: no folder with an image model")
+        raise UserError(f"{name!r} is no folder with an image model")
     check_device(device)
     return ImageFlow.from_pretrained(name, device)
 

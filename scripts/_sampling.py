@@ -124,3 +124,39 @@ def checked_seed(seed: int | None) -> int | None:
     if fault is not None:
         raise typer.BadParameter(fault)
     return seed
+
+
+def parse_numbers(text: str, option: str, least: int = 0) -> list[int]:
+    """Distinct whole numbers of "0,1,2", each of them a seed or a count.
+
+    Args:
+        text: The numbers.
+        option: That they were given to, for the message.
+        least: The smallest that is taken.
+
+    Raises:
+        typer.BadParameter: Another text.
+    """
+    hint, parts = f"'{option}'", [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("[0-9]{1,30}", part) for part in parts):
+        raise typer.BadParameter(f"{text!r}: write numbers as 0,1,2", param_hint=hint)
+    numbers = [int(part) for part in parts]
+    if len(set(numbers)) < len(numbers):
+        raise typer.BadParameter(f"{text!r} names a number twice", param_hint=hint)
+    for number in numbers:
+        if number < least:
+            raise typer.BadParameter(f"{number} is too small: from {least} on", param_hint=hint)
+        fault = seed_fault(number)
+        if fault is not None:
+            raise typer.BadParameter(fault, param_hint=hint)
+    return numbers
+
+
+def check_device_given(device: str) -> None:
+    """`check_device` of what is no plain cpu, before work that takes long.
+
+    Torch is not imported for the CPU: the memory of processes that are started counts from that of
+    this one on.
+    """
+    if device != "cpu":
+        check_device(device)

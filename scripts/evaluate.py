@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts._sampling import checked_seed, parse_numbers
 
 MODEL = "With --model"
 OUTPUT = "Output"
@@ -252,9 +251,4 @@ def _parse_seeds(seed: int | None, seeds: str | None) -> list[int]:
         return [seed or 0]
     if seed is not None:
         raise typer.BadParameter("--seed and --seeds exclude each other")
-    parts = [part.strip() for part in seeds.split(",")]
-    if not all(re.fullmatch("[0-9]{1,30}", part) for part in parts):
-        raise typer.BadParameter(f"{seeds!r}: write numbers as 0,1,2", param_hint="'--seeds'")
-    if len(set(parts)) < len(parts):
-        raise typer.BadParameter(f"{seeds!r} names a seed twice", param_hint="'--seeds'")
-    return [checked_seed(int(part)) for part in parts]
+    return parse_numbers(seeds, "--seeds")

@@ -114,6 +114,7 @@ def finetune(
     the same command goes on.
     """
     from graphcnf.errors import UserError
+    from graphcnf.files import at_home
     from graphcnf.training.configuration import apply_overrides
 
     if minutes is not None and not 0 < minutes < float("inf"):
@@ -125,7 +126,7 @@ def finetune(
         raise UserError("--set: only settings of training can be set here, such as learning_rate")
     given = {"steps": steps, "threads": threads, "accelerator": accelerator}
     settings = {**config["training"], **{k: v for k, v in given.items() if v is not None}}
-    out = out or Path("runs") / f"finetune-{file.name.partition('.')[0]}"
+    out = at_home(out or Path("runs") / f"finetune-{file.name.partition('.')[0]}")
 
     _say("loading data and libraries ...")
     from graphcnf.datasets.smiles_file import load_smiles_file

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphcnf.errors import UserError
+from graphcnf.files import at_home
 from graphcnf.scripts._sampling import checked_seed
 
 if TYPE_CHECKING:
@@ -121,14 +122,15 @@ def optimize(
         from graphcnf.scripts.generation.conversion import check_parquet
 
         check_parquet()
-    if save is not None and save.exists():
+    save = None if save is None else at_home(save)
+    if save is not None and save.exists() and not _empty_folder(save):
         raise UserError(f"{save} exists: choose another --save")
     settings = parse_settings(assignments or [])
 
     from graphcnf.optimization.objectives import parse_goal
 
     goal = parse_goal(score)
-    folder = folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}")
+    folder = at_home(folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}"))
 
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.optimization.run import optimize as run
@@ -136,6 +138,9 @@ def optimize(
 
     flow = MoleculeFlow(load_model(model))
     first = _molecules(start) if start is not None else ()
+    if save is not None:
+        # Before the long work: where it cannot be made, nothing has been asked for.
+        save.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with progress_bar("calls", budget) as show:
         found = run(
@@ -173,6 +178,10 @@ def parse_settings(assignments: list[str]) -> SearchSettings:
             noun = "a whole number" if kinds[key] is int else "a number"
             raise typer.BadParameter(f"{text!r}: not {noun}", param_hint="'--set'") from None
     return SearchSettings(**given)
+
+
+def _empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _label(score: str) -> str:

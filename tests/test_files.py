@@ -1,13 +1,16 @@
 """Files that are written: no link is followed, nobody writes the same thing twice at once."""
 
+import gzip
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
+from graphcnf import files
 from graphcnf.errors import UserError
-from graphcnf.files import alone, open_kept, replace_file
+from graphcnf.files import NotUnpacked, alone, gunzip, open_kept, replace_file
 
 
 def test_a_link_in_the_way_is_not_followed(tmp_path):
@@ -49,3 +52,25 @@ def test_one_at_a_time_and_a_dead_process_holds_nothing(tmp_path):
     with alone(lock, "runs/x"):
         pass
     assert not lock.exists()
+
+
+def test_gzip_files_are_unpacked_whole():
+    content = os.urandom(100_000)
+    # Members one after the other are one file.
+    assert gunzip(gzip.compress(content) + gzip.compress(b"more")) == content + b"more"
+    assert gunzip(gzip.compress(b"")) == b""
+
+
+def test_a_gzip_file_that_was_made_to_fill_the_memory_does_not(monkeypatch):
+    monkeypatch.setattr(files, "LEAST_UNPACKED", 1 << 20)
+    bomb = gzip.compress(bytes(64 << 20))
+    tracemalloc.start()
+    with pytest.raises(NotUnpacked, match="a gzip file of .* bytes that holds more than"):
+        gunzip(bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # What is read, the buffer that it is read into, and that buffer while it grows.
+    assert peak < 4 * files.MOST_TIMES * len(bomb) < 32 << 20
+    # What is larger than the least, but shrinks as data do, is taken.
+    content = os.urandom(1 << 20).hex().encode()
+    assert gunzip(gzip.compress(content)) == content

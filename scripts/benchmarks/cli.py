@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.scripts._sampling import checked_minutes
+from graphcnf.files import at_home
+from graphcnf.scripts._sampling import (
+    check_device_given,
+    checked_minutes,
+    parse_numbers,
+)
 from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
 from graphcnf.scripts.benchmarks.cli_goals import constrained, pmo
 from graphcnf.scripts.benchmarks.cli_molecules import codes, fragments
@@ -46,6 +51,7 @@ def speed(
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
+    check_device_given(device)
     import torch
 
     from graphcnf.scripts.benchmarks.speed import COLUMNS, measure, notes
@@ -77,15 +83,19 @@ def language(
 ) -> None:
     """Compare a model of molecules with an LSTM of SMILES, trained for the same CPU time."""
     from graphcnf.scripts._tables import table_kind, write_table
-    from graphcnf.scripts.evaluate import _parse_seeds
 
     kind = table_kind(out, as_csv, False)
+    numbers, folder = parse_numbers(seeds, "--seeds"), at_home(folder)
+    check_device_given(device)
     from graphcnf.scripts.evaluation.named_data import check_chemnet_installed
+    from graphcnf.training.configuration import load_preset
 
     check_chemnet_installed()
+    load_preset(preset)
+    folder.mkdir(parents=True, exist_ok=True)
     from graphcnf.scripts.benchmarks.language import COLUMNS, compare_both, notes, train_both
 
-    runs = train_both(preset, _parse_seeds(None, seeds), folder, minutes)
+    runs = train_both(preset, numbers, folder, minutes)
     rows = compare_both(runs, folder, samples=samples, device=device)
     write_table(kind, out, rows, COLUMNS, notes(rows))
 

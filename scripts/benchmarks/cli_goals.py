@@ -38,11 +38,14 @@ def pmo(
     out: Out = None,
 ) -> None:
     """PMO: area under the ten best over the calls, on the 20 tasks that need RDKit alone."""
+    from graphcnf.files import at_home
+    from graphcnf.scripts._sampling import load_model
     from graphcnf.scripts._tables import table_kind, write_table
     from graphcnf.scripts.optimize import parse_settings
 
     kind = table_kind(out, as_csv, False)
     chosen = parse_settings(settings or [])
+    from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.scripts.benchmarks import goals
 
     known = [name.strip() for name in methods.split(",")]
@@ -51,10 +54,11 @@ def pmo(
             raise typer.BadParameter(
                 f"{name!r} is not {' or '.join(goals.METHODS)}", param_hint="'--methods'"
             )
+    names = goals.choose_tasks(tasks)
+    flow = MoleculeFlow(load_model(model))
     rows = goals.pmo(
-        goals.choose_tasks(tasks), known, folder, budget=budget, seed=seed, model=model,
-        settings=chosen,
-    )  # fmt: skip
+        names, known, at_home(folder), budget=budget, seed=seed, model=flow, settings=chosen
+    )
     write_table(kind, out, rows, goals.pmo_columns(rows, budget), goals.pmo_notes(budget, seed))
 
 
@@ -78,15 +82,21 @@ def constrained(
     out: Out = None,
 ) -> None:
     """Raise the penalised logP of molecules that have the lowest, with similar ones."""
+    from graphcnf.files import at_home
+    from graphcnf.scripts._sampling import load_model
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
     from graphcnf.datasets.zinc250k import zinc250k_source
+    from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.scripts.benchmarks import goals
 
+    # Before the pool is searched, which takes minutes.
+    flow, folder = MoleculeFlow(load_model(model)), at_home(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     lines = zinc250k_source().read_text().split()[:pool]
     chosen = goals.lowest(lines, molecules)
-    rows = goals.constrained(chosen, folder, budget=budget, seed=seed, model=model)
+    rows = goals.constrained(chosen, folder, budget=budget, seed=seed, model=flow)
     notes = [
         f"The {len(chosen):,} lowest of {len(lines):,} molecules of ZINC250k, {budget:,} calls for "
         "each and each similarity (Tanimoto, Morgan fingerprints of radius 2, counted).",

@@ -26,13 +26,14 @@ def codes(
     out: Out = None,
 ) -> None:
     """Which codes the samples have, and what the other codes of a molecule are worth in bits."""
+    from graphcnf.scripts._sampling import parse_numbers
     from graphcnf.scripts._tables import table_kind, write_table
     from graphcnf.scripts.benchmarks.codes import COLUMNS, code_rows
-    from graphcnf.scripts.evaluate import _parse_seeds
 
     kind = table_kind(out, as_csv, False)
+    numbers = parse_numbers(orders, "--orders", 1)
     rows = code_rows(
-        model, samples=samples, seed=seed, orders=_parse_seeds(None, orders), held_out=held_out,
+        model, samples=samples, seed=seed, orders=numbers, held_out=held_out,
         reconstruct=reconstruct,
     )  # fmt: skip
     notes = [f"codes: of the valid ones of {samples:,} samples.",

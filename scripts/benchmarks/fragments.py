@@ -87,9 +87,10 @@ def fragment_rows(name: str, protocol: Protocol, data: Path = DATA) -> list[dict
     """A row for each task, measured, and the published ones.
 
     Raises:
-        UserError: The file lacks a column.
+        UserError: The file lacks a column, or the model draws no molecule of these sizes.
     """
     model = load_model(name)
+    model.size_probabilities(protocol.sizes)
     with open(data, newline="", encoding="utf-8") as file:
         drugs = list(csv.DictReader(file))
     for column in ("name", *TASKS):

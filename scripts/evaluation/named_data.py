@@ -43,7 +43,7 @@ def load_reference(name: str, model: GraphCNF | None = None) -> MoleculeDataset:
         return dataset
     from graphcnf.datasets.smiles_file import load_smiles_file
 
-    if not Path(name).exists():
+    if not name or not Path(name).exists():
         raise UserError(
             f"no reference {name!r}: give {', '.join(OFFICIAL)}, none or a file of SMILES"
         )

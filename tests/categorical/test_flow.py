@@ -49,7 +49,7 @@ def test_normalised(encoding, small_flow, everything):
         everything(encoding, length),
         samples=256,
         repeats=40,
-        max_error=0.1,
+        max_error=0.05,
         atol=0.02 if lost else 1e-3,
     )
     if type(encoding).__name__ == "ArgmaxEncoding":

@@ -58,6 +58,18 @@ def test_in_float32(make_case, check):
     check(make_case)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_latent_at_a_border_has_the_category_that_was_conditioned_on(dtype):
+    torch.manual_seed(0)
+    coupling = InterleavedCoupling(CausalAttention(5, positions=4, **SMALL), groups=4)
+    log_p = (2 * torch.randn(2000, 1, 5)).log_softmax(-1).expand(-1, 4, -1)
+    border = log_p[:, 0].double().exp().cumsum(-1)[:, :-1]
+    for u in (border, border * (1 - 1e-12), border * (1 + 1e-12), border * (1 - 1e-7)):
+        x, z, _ = coupling._place(u, log_p, 0, torch.zeros((), dtype=dtype))
+        shown = torch.sigmoid(z.to(dtype))
+        assert torch.equal(coupling.intervals.category(shown[..., None])[..., 0], x)
+
+
 def test_without_context_groups_the_number_of_a_position_decides(double):
     network = InterleavedAttention([3, 2], positions=7, width=8, layers=1, heads=2)
     coupling = InterleavedCoupling(network, groups=3)

@@ -117,7 +117,7 @@ def test_normalised(coupling):
         values = flow.bound(x.repeat_interleave(samples, 0)).value()
         return values.reshape(len(x), samples).logsumexp(1) - math.log(samples)
 
-    assert_normalised(log_prob, space, samples=128, repeats=30, max_error=0.1)
+    assert_normalised(log_prob, space, samples=128, repeats=30)
 
 
 @pytest.mark.parametrize("encoding", ["mixture", "linear", "variational", "argmax"])

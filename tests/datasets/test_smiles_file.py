@@ -108,6 +108,20 @@ def test_unusable_files_are_named_in_one_line(tmp_path, name, content, message, 
     assert capfd.readouterr() == ("", "")
 
 
+def test_files_that_were_made_to_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("graphcnf.files.LEAST_UNPACKED", 1 << 20)
+    bomb = tmp_path / "bomb.smi.gz"
+    bomb.write_bytes(gzip.compress(b"CCO\n" * (8 << 20)))
+    with pytest.raises(ValueError, match="bomb.smi.gz is a gzip file of .* that holds more than"):
+        load_smiles_file(bomb)
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    rows = tmp_path / "rows.parquet"
+    pandas.DataFrame({"smiles": ["CCO"] * 1_200_000}).to_parquet(rows)
+    with pytest.raises(ValueError, match="rows.parquet is no intact .*: 1,200,000 rows in"):
+        load_smiles_file(rows)
+
+
 def test_missing_file_folder_and_limits(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file: .*nowhere.smi"):
         load_smiles_file(tmp_path / "nowhere.smi")

@@ -17,7 +17,14 @@ SAMPLE = 120
 
 
 def pytest_generate_tests(metafunc):
-    """One test per case."""
+    """One test per case, and one per command that is given good input."""
+    if "path" in metafunc.fixturenames:
+        from badinput.commandlines import NOT_HERE, USUAL
+
+        paths = [path for path in USUAL if path not in NOT_HERE]
+        # Other tests play the commands, too: every run of the tests needs it no second time.
+        chosen = paths if metafunc.config.getoption("fuzz_all", False) else paths[:1]
+        metafunc.parametrize("path", chosen, ids=" ".join)
     if "case" not in metafunc.fixturenames:
         return
     from badinput.everything import all_cases

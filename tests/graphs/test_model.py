@@ -121,6 +121,14 @@ def test_sizes_follow_the_histogram(build_model, random_graphs):
     np.testing.assert_allclose(model.size_probabilities()[1:], 1 / 12)
 
 
+def test_a_model_for_graphs_knows_their_sizes(random_graphs):
+    model = GraphCNF.for_graphs(
+        random_graphs, node_categories=5, bond_categories=3, width=16, layers=1, heads=2
+    )
+    counts = np.bincount(random_graphs.node_counts)
+    np.testing.assert_allclose(model.size_probabilities(), counts / counts.sum())
+
+
 def test_samples_are_connected(model):
     import networkx as nx
 

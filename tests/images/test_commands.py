@@ -188,7 +188,7 @@ def test_evaluate_prints_tables(runs, capsys, tmp_path):
 
 
 def test_evaluate_names_what_is_missing(runs, tmp_path):
-    with pytest.raises(UserError, match="nothing: no folder with an image model"):
+    with pytest.raises(UserError, match="nothing' is no folder with an image model"):
         score_image_models([str(runs / "nothing")])
     model = ImageFlow.from_pretrained(runs / "a")
     for data, message in [
@@ -280,7 +280,7 @@ def test_interpolation_refuses_in_one_line(interpolate, runs, folder, tmp_path):
         ((good, good, "--steps", 1), 2, "--steps"),
         ((good, good, "--out", "x.jpg"), 2, "must end in one of .png"),
         ((good, good, "--out", "no/x.png"), 1, "there is no folder no"),
-        ((good, good, "--model", tmp_path), 1, "no folder with an image model"),
+        ((good, good, "--model", tmp_path), 1, "is no folder with an image model"),
         ((good,), 2, "B.png"),
     ]:
         given = () if "--model" in arguments else ("--model", runs / "a")

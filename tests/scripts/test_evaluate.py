@@ -275,3 +275,19 @@ def test_chemnet_distance(score, zinc_smiles, small_zinc, surroundings):
     near, far = (score(f, "--fcd")[0] for f in ("x.smi", "far.smi"))
     assert 0 < near["fcd"] < far["fcd"] and near["fcd_molecules"] == 40
     assert 0 < near["training_data"]["fcd"] < far["fcd"]
+
+
+def test_a_file_is_not_written_over_its_own_scores(graphcnf, lines, surroundings):
+    (surroundings / "x.csv").write_text("smiles\nCCO\n")
+    (surroundings / "y.csv").symlink_to("x.csv")
+    for out in ("x.csv", "y.csv"):
+        code, written, err = graphcnf("evaluate", "x.csv", "--reference", "none", "--out", out)
+        assert (code, written) == (2, "") and "is a file to score" in err
+    assert (surroundings / "x.csv").read_text() == "smiles\nCCO\n"
+
+
+def test_a_file_without_a_failure_may_have_been_filtered(graphcnf, surroundings):
+    for content, said in (("CCO\nCCN\n", True), ("CCO\nC(C)(C)(C)(C)C\n", False)):
+        (surroundings / "x.smi").write_text(content)
+        code, out, err = graphcnf("evaluate", "x.smi", "--reference", "none")
+        assert code == 0 and ("if the file was filtered" in out + err) == said

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from graphcnf.errors import UserError
+from graphcnf.files import alone
 from graphcnf.pretrained import load_model
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
@@ -120,6 +121,20 @@ def test_killed_run_resumes_to_the_same_end(tiny, tmp_path):
     rows = list(csv.DictReader((tmp_path / "killed" / "metrics.csv").open()))
     keys = [(row["step"], row["phase"]) for row in rows]
     assert len(keys) == len(set(keys))
+
+
+def test_two_processes_do_not_train_one_run(tiny, tmp_path):
+    run = tmp_path / "run"
+    fit(tiny.make_experiment(), SETTINGS, run)
+    metrics = (run / "metrics.csv").read_bytes()
+    longer = replace(SETTINGS, steps=70)
+    with (
+        alone(run / ".lock", run),
+        pytest.raises(UserError, match="run: another process is writing it"),
+    ):
+        fit(tiny.make_experiment(), longer, run, resume=True)
+    assert (run / "metrics.csv").read_bytes() == metrics
+    assert fit(tiny.make_experiment(), longer, run, resume=True).step == 70
 
 
 def last_step(checkpoint: Path) -> int:

@@ -34,6 +34,7 @@ class Case:
         stdout: Standard output: None for one that is read, "closed" or "full".
         readable: Whether the damage may have left something readable: then a success is good, too.
         starts: Whether work may have begun, so that a folder of a run is left.
+        either: Texts one of which the message must hold, or else it is about something else.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Case:
     stdout: str | None = None
     readable: bool = False
     starts: bool = False
+    either: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def verdict(case: Case, outcome: Outcome) -> str:
     missing = [name for name in case.names if name not in last]
     if missing:
         return f"unnamed {', '.join(missing)}: {last}"
+    if case.either and not any(text in last for text in case.either):
+        return f"about something else than {' or '.join(case.either)}: {last}"
     if outcome.changed and not case.starts:
         return f"written: {', '.join(outcome.changed)}"
     return REFUSED

@@ -150,31 +150,39 @@ METRICS = ("", "x\n", "step,phase\n", "step,phase\nx,eval\n", "\0" * 50,
            "step,phase,minutes,samples_per_second,bits_per_node\n2,eval,0.1,,many\n")  # fmt: skip
 
 
+UNREAD = {
+    "metrics": {"resume": range(99), "continue": range(99)},
+    "config": {"continue": range(99)},
+}  # fmt: skip
+"""Damage to what a command does not need, or has a note on where it leaves something out."""
+
+
 def _runs(dice: Random) -> Iterator[Case]:
     for name, (program, arguments) in RUNS.items():
+        place = "sets_run" if name == "sets" else "run"
         for label, change in _damages(dice):
             checkpoints = ("checkpoints/last.ckpt",) if name == "resume" else ()
             for file in ("config.toml", *checkpoints, "metrics.csv"):
                 # A flipped bit in a text may make another text that is as good.
                 readable = not file.endswith("ckpt")
                 yield Case(f"{name}: {file} {label}", program, arguments, (),
-                           _changed("run", file, change), readable=readable,
+                           _changed(place, file, change), readable=readable,
                            starts=True)  # fmt: skip
         for k, text in enumerate(METRICS):
             yield Case(f"{name}: metrics.csv {k}", program, arguments, (),
-                       _changed("run", "metrics.csv", lambda _, t=text: t.encode()),
-                       readable=name in ("resume", "continue"), starts=True)  # fmt: skip
+                       _changed(place, "metrics.csv", lambda _, t=text: t.encode()),
+                       readable=k in UNREAD["metrics"].get(name, ()), starts=True)  # fmt: skip
         for k, text in enumerate((b"", b"[data]\n", b"\0", b"[data]\nname = 3\n",
                                   b'[data]\nname = "nowhere"\n', b"[training]\nsteps = 'x'\n",
                                   b"[model]\nwidth = 'x'\n[data]\nname = 'sets'\n")):  # fmt: skip
             yield Case(f"{name}: config.toml {k}", program, arguments, (),
-                       _changed("run", "config.toml", lambda _, t=text: t),
-                       readable=name == "continue", starts=True)  # fmt: skip
+                       _changed(place, "config.toml", lambda _, t=text: t),
+                       readable=k in UNREAD["config"].get(name, ()), starts=True)  # fmt: skip
         for label, content in (("pickle", b"\x80\x04N."), ("zip", b"PK\3\4" + bytes(99)),
                                ("head", b"graphcnf checkpoint\n")):  # fmt: skip
             if name in ("resume", "continue"):
                 yield Case(f"{name}: checkpoint {label}", program, arguments, (".ckpt",),
-                           _changed("run", "checkpoints/*.ckpt", lambda _, c=content: c),
+                           _changed(place, "checkpoints/*.ckpt", lambda _, c=content: c),
                            starts=True)  # fmt: skip
 
 

@@ -179,9 +179,13 @@ def _picture(name: str, size, mode: str, end: int | None = None) -> Callable[[St
         from PIL import Image
 
         buffer = io.BytesIO()
-        Image.effect_noise(size, 50).convert("L" if mode == "I;16" else mode).convert(
-            "I;16" if mode == "I;16" else mode
-        ).save(buffer, "PNG")
+        noise = Image.effect_noise(size, 50)
+        if mode == "RGB":
+            # Three times the same would be grey, which fits.
+            picture = Image.merge(mode, [noise, noise, noise.point(lambda v: 255 - v)])
+        else:
+            picture = noise.convert(mode)
+        picture.save(buffer, "PNG")
         (stage.work / name).write_bytes(buffer.getvalue()[:end])
 
     return prepare

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import os
 import resource
 import shutil
 import signal
 import sys
+import tempfile
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -23,10 +26,16 @@ from graphcnf.scripts.cli import app
 from graphcnf.scripts.cli import run as run_command
 from graphcnf.scripts.figures import cli as figures
 
+PLACES = ("molecules", "preset", "model", "images", "photos", "coloring", "run", "sets_run",
+          "work")  # fmt: skip
+"""What a stage holds, by the names that cases call it."""
+
 PROGRAMS = {"graphcnf": app, "benchmarks": benchmarks.app, "figures": figures.app}
 HEAVY = ("graphcnf.training.loop", "graphcnf.coloring.flow", "graphcnf.images", "pandas",
          "graphcnf.molecules.flow", "pyarrow.parquet")  # fmt: skip
-PATIENCE = 120
+PATIENCE = 180
+"""Seconds that a case may take; a refusal takes one, and more where others use the machine."""
+
 MEMORY = 6 << 30
 """Bytes that a case may take: more, and the machine would be in danger."""
 
@@ -39,7 +48,7 @@ SMILES = [
 
 
 class Hung(BaseException):
-    """A case did not end in time."""
+    """A case did not end in time; no `Exception`, or a command would make a message of it."""
 
 
 class Stage:
@@ -66,7 +75,7 @@ class Stage:
 
     def fill(self, text: str) -> str:
         """The text with the names of places put in."""
-        for name in ("molecules", "preset", "model", "images", "photos", "coloring", "run", "work"):
+        for name in PLACES:
             if f"{{{name}}}" in text:
                 text = text.replace(f"{{{name}}}", str(getattr(self, name)))
         return text
@@ -83,7 +92,7 @@ class Stage:
             node_categories=len(data.vocabulary.atoms),
             bond_categories=len(data.vocabulary.bonds),
             metadata={
-                "dataset": "mine",
+                "dataset": str(self.molecules),
                 "vocabulary": data.vocabulary.to_dict(),
                 "size_histogram": data.size_histogram("all").tolist(),
             },
@@ -130,10 +139,22 @@ class Stage:
 
     @cached_property
     def run(self) -> Path:
-        """A finished training run."""
-        folder = self.root / "run"
+        """A finished training run, with snapshots."""
+        return self._trained("run", str(self.preset), "--set", "snapshots=true")
+
+    @cached_property
+    def sets_run(self) -> Path:
+        """A finished training run on sets."""
+        options = ("steps=1", "batch_size=4", "eval_batches=1", "final_eval_batches=1",
+                   "accelerator=cpu", "model.width=8", "model.layers=1", "model.heads=2",
+                   "data.elements=4")  # fmt: skip
+        settings = [text for option in options for text in ("--set", option)]
+        return self._trained("sets_run", "set-shuffling", *settings)
+
+    def _trained(self, name: str, preset: str, *options: str) -> Path:
+        folder = self.root / name
         with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
-            arguments = ["train", str(self.preset), "--out", str(folder)]
+            arguments = ["train", preset, "--out", str(folder), *options]
             run_command(self.programs["graphcnf"], arguments)
         assert (folder / "checkpoints" / "last.ckpt").exists()
         return folder
@@ -151,21 +172,30 @@ class Stage:
             if case.prepare is not None:
                 case.prepare(self)
             before = _content(self.work)
-            out, err = io.BytesIO(), io.StringIO()
-            code, crash = 1, ""
-            with _streams(case, out, err), _limits():
-                try:
-                    run_command(self.programs[case.program], arguments, case.program)
-                except SystemExit as end:
-                    code = end.code or 0
-                except Hung:
-                    code = None
-                except BaseException as error:
-                    crash = f"{type(error).__name__}: {error}"
+            out = io.BytesIO()
+            # A file, since commands hand it on to processes that they start.
+            with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as err:
+                code, crash = self._run(case, arguments, out, err)
+                err.seek(0)
+                told = err.read()
             after = _content(self.work)
         changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
         text = out.getvalue().decode(errors="replace")
-        return Outcome(code, text, err.getvalue(), crash, changed)
+        return Outcome(code, text, told, crash, changed)
+
+    def _run(self, case: Case, arguments: list[str], out, err) -> tuple[int | None, str]:
+        """Exit code, None where it did not end in time, and what exception came through."""
+        with _streams(case, out, err):
+            try:
+                with _limits():
+                    run_command(self.programs[case.program], arguments, case.program)
+            except SystemExit as end:
+                return end.code or 0, ""
+            except Hung:
+                return None, ""
+            except BaseException as error:
+                return 1, f"{type(error).__name__}: {error}"
+        return 1, "nothing: a command does not return"
 
 
 def _content(folder: Path) -> dict[str, bytes | str]:
@@ -192,7 +222,7 @@ def _environment(case: Case, cache: Path):
 
 
 @contextlib.contextmanager
-def _streams(case: Case, out: io.BytesIO, err: io.StringIO):
+def _streams(case: Case, out: io.BytesIO, err: TextIO):
     stdout = open("/dev/full", "w") if case.stdout == "full" else None
     if case.stdout is None:
         stdout = io.TextIOWrapper(out, "utf-8", write_through=True)
@@ -210,9 +240,19 @@ def _streams(case: Case, out: io.BytesIO, err: io.StringIO):
             stdout.detach()
 
 
+def _children() -> list[int]:
+    """Processes that this one has started and that still run."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return [int(number) for found in lists for number in found.read_text().split()]
+
+
 @contextlib.contextmanager
 def _limits():
-    """An end after some time, and no more memory than the machine has to spare."""
+    """An end after some time, and no more memory than the machine has to spare.
+
+    What never comes back from a library has this whole process ended with a traceback: with
+    pytest-xdist that is one failure, and the others go on.
+    """
 
     def stop(number, frame):
         raise Hung
@@ -222,11 +262,20 @@ def _limits():
     handler = signal.signal(signal.SIGALRM, stop)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    # Again and again, should something catch it.
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE, 5)
+    faulthandler.dump_traceback_later(3 * PATIENCE, exit=True, file=sys.__stderr__)
+    children = set(_children())
     try:
         yield
+    except Hung:
+        for child in set(_children()) - children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.signal(signal.SIGALRM, handler)
         torch.set_num_threads(threads)
