@@ -63,7 +63,7 @@ def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Expe
         "training_hashes": dataset.training_hashes(),
         "edge_weights": dataset.vocabulary.bond_orders,
     }
-    coding = model_options.get("adjacency")
+    coding = str(model_options.get("adjacency"))
     steps = {"pairs": PairSteps, "rounds": RoundSteps}.get(coding, PathNetwork)
     fixed = ("graphs", "code", "max_nodes", "ordered", "edge_kinds", "node_labels", *known)
     check("[model]", model_options, GraphCNF.for_graphs, steps, fixed=fixed)

@@ -98,6 +98,8 @@ def set_rows(runs: Sequence[TrainedRun]) -> tuple[list[dict[str, Any]], list[Col
         label = name if task == TASKS[name]() else f"{name}, {_arguments(data)}"
         tasks[label] = task
         method, figures = _method(run.config["model"]), run.figures()
+        if "bits_per_variable" not in figures:
+            raise UserError(f"{run.path}/metrics.csv: damaged (no bits_per_variable)")
         _check_alike(firsts.setdefault((method, label), run), run)
         measured.setdefault((method, label), []).append(figures["bits_per_variable"])
         minutes.setdefault(method, []).append(figures["minutes"])

@@ -55,7 +55,8 @@ def measure(
     """
     keep_kernels()
     model = load_model(name, device)
-    reference = reference or model.metadata.get("dataset")
+    if reference is None:
+        reference = model.metadata.get("dataset")
     if reference is None:
         raise UserError("what the model was trained on is not known: name it with --reference")
     dataset = load_reference(reference, model)
