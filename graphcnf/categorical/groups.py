@@ -5,14 +5,17 @@ into G groups of equal size; group g is transformed given the elements of the gr
 network is evaluated once per group, however many elements there are, and since the grouping is a
 latent of the elements themselves, the map is equivariant under permutations of the set.
 
-What a coupling decides of several elements at once it must not decide independently: that costs
-their total correlation, for permutations of 16 elements at least 0.10 bits per element in G = 8
-rounds, whatever the network. So the elements of a group go, one after another, through a read-out of
-one hidden layer, to which every element decided so far has added its row of a table (as in NADE,
-Larochelle & Murray 2011). It gives the joint distribution of the group.
+Several elements that are decided at once must not be decided independently: that costs their total
+correlation, for permutations of 16 elements at least 0.10 bits per element in G = 8 rounds. So the
+elements of a group go, one after another, through a read-out of one hidden layer, to which every
+element decided so far has added its row of a table (as in NADE, Larochelle & Murray 2011). It gives
+the joint distribution of the group.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +28,13 @@ from graphcnf.flows.transform import Bijection, log_term_dtype, masked
 
 
 class ResidualBlock(nn.Module):
-    """`h + W2 gelu(W1 norm(h))`, the identity at the start."""
+    """`h + W2 gelu(W1 h)`, the identity at the start.
+
+    Nothing is normalised: how large a sum over elements is matters.
+    """
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
         self.enter = nn.Linear(width, 2 * width)
         self.leave = nn.Linear(2 * width, width)
         nn.init.zeros_(self.leave.weight)
@@ -37,7 +42,22 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """(..., C) to (..., C)."""
-        return h + self.leave(F.gelu(self.enter(self.norm(h))))
+        return h + self.leave(F.gelu(self.enter(h)))
+
+
+@dataclass
+class Asked:
+    """What the elements of M groups are read out of.
+
+    Attributes:
+        h: Of the groups before, (B, M, C).
+        decided: Sum of the rows of the elements before, (B, M, C).
+        after: How many elements are still to come, those of the group included, (B, M) long.
+    """
+
+    h: Tensor
+    decided: Tensor
+    after: Tensor
 
 
 class GroupNetwork(nn.Module):
@@ -62,22 +82,23 @@ class GroupNetwork(nn.Module):
         # The last row of either table stands for an element that is not there: 0.
         self.values = nn.Embedding(categories + 1, width, padding_idx=categories)
         self.decided = nn.Embedding(categories + 1, width, padding_idx=categories)
+        # What a sum means depends on how many elements are still to come: they scale it.
+        self.scales = nn.Embedding(elements + 1, 2 * width)
         self.before = nn.Embedding(elements + 1, width)
-        self.after = nn.Embedding(elements + 1, width)
-        self.place = nn.Embedding(len(self.cardinalities), width)
+        self.after = nn.Embedding(elements + 1, 2 * width)
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(layers))
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+        self.leave = nn.Linear(width, width)
         self.logits = nn.Linear(width, categories)
         for table in (self.values, self.decided, self.before, self.after):
             nn.init.normal_(table.weight, std=0.3)
         with torch.no_grad():
             self.values.weight[categories] = self.decided.weight[categories] = 0
-        nn.init.zeros_(self.place.weight)
+        nn.init.ones_(self.scales.weight)
         nn.init.zeros_(self.logits.weight)
         nn.init.zeros_(self.logits.bias)
 
-    def hidden(self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """Input of the read-out, (B, M, C).
+    def asked(self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor) -> Asked:
+        """What the elements of M groups are read out of.
 
         Args:
             values: Sum of the rows of `values` of all elements before a group, (B, M, C).
@@ -85,13 +106,14 @@ class GroupNetwork(nn.Module):
             before: Their number, (B, M) long.
             after: How many elements are still to come, those of the group included, (B, M) long.
         """
-        h = values + self.before(before) + self.after(after)
+        scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
+        h = scale * values + shift + self.before(before)
         for block in self.blocks:
             h = block(h)
-        return self.leave(h) + decided
+        return Asked(self.leave(h), decided, after)
 
-    def streams_of(self, x: Tensor, context, group: Tensor) -> Tensor:
-        """Inputs of the read-out of all groups (B, G, C) for the categories x (B, G, V)."""
+    def streams_of(self, x: Tensor, context, group: Tensor) -> Asked:
+        """What all groups are read out of, for the categories x (B, G, V)."""
         own = (x < self.cardinalities[0]).sum(-1)
         before = own.cumsum(1) - own
         after = own.sum(1, keepdim=True) - before
@@ -100,14 +122,17 @@ class GroupNetwork(nn.Module):
             each = table(x[:, :-1]).sum(2)
             # Of the groups before only: a difference of two sums would round by the own one.
             sums.append(F.pad(each, (0, 0, 1, 0)).cumsum(1))
-        return self.hidden(*sums, before, after)
+        return self.asked(*sums, before, after)
 
-    def read_out(self, asked: Tensor, previous: list[Tensor]) -> Tensor:
+    def read_out(self, asked: Asked, previous: list[Tensor]) -> Tensor:
         """Logits (B, M, K) of the next element of a group, given the `previous` ones of it."""
-        hidden = asked + self.place.weight[len(previous)]
+        decided = asked.decided
         if previous:
-            hidden = hidden + self.decided(torch.stack(previous, -1)).sum(2)
-        return self.logits(F.gelu(hidden))
+            decided = decided + self.decided(torch.stack(previous, -1)).sum(2)
+        # All elements of a group but the last ones are there whenever a later one is.
+        after = (asked.after - len(previous)).clamp(min=0)
+        scale, shift = self.scales(after).chunk(2, -1)[1], self.after(after).chunk(2, -1)[1]
+        return self.logits(F.gelu(asked.h + scale * decided + shift))
 
     def rounds(self, context, group: Tensor) -> GroupRounds:
         """The same group by group, with an object that has `ask` and `tell`."""
@@ -124,9 +149,9 @@ class GroupRounds:
         self.sums = [table.weight.new_zeros(len(self.after), 1, table.embedding_dim)
                      for table in (network.values, network.decided)]  # fmt: skip
 
-    def ask(self, g: int, members: Tensor, known: Tensor) -> Tensor:
-        """Input of the read-out of group g, (B, 1, C)."""
-        return self.network.hidden(*self.sums, self.before, self.after)
+    def ask(self, g: int, members: Tensor, known: Tensor) -> Asked:
+        """What group g is read out of."""
+        return self.network.asked(*self.sums, self.before, self.after)
 
     def tell(self, g: int, members: Tensor, real: Tensor, known: Tensor) -> None:
         """Take the categories of group g; `known` (B, G, V) holds them."""
@@ -137,6 +162,21 @@ class GroupRounds:
         self.sums = [
             total + table(x).sum(2) for total, table in zip(self.sums, tables, strict=True)
         ]
+
+
+@dataclass
+class Grouped:
+    """Latents of elements by group.
+
+    Attributes:
+        index: Places of the elements by rank, (B, L) long.
+        own: Latents (B, G, V).
+        given: Mask and context of `InterleavedCoupling`.
+    """
+
+    index: Tensor
+    own: Tensor
+    given: dict[str, Any]
 
 
 class GroupCoupling(Bijection):
@@ -183,7 +223,7 @@ class GroupCoupling(Bijection):
             z, groups, *self.coupling.inverse_and_logdet(groups.own, **groups.given)
         )
 
-    def _groups(self, x: Tensor, mask: Tensor | None) -> _Groups:
+    def _groups(self, x: Tensor, mask: Tensor | None) -> Grouped:
         network = self.network
         if x.shape[1] > network.elements:
             raise ValueError(
@@ -197,19 +237,12 @@ class GroupCoupling(Bijection):
         there = torch.arange(room, device=x.device) < sizes[:, None]
         own, there = (part.unflatten(1, (slots, -1)).transpose(1, 2) for part in (own, there))
         context = Context(there.any(-1), there.sum(-1, keepdim=True).to(x.dtype))
-        return _Groups(index, own, {"mask": there, "context": context})
+        return Grouped(index, own, {"mask": there, "context": context})
 
-    def _finish(self, x, groups: _Groups, moved, log_term):
+    def _finish(self, x, groups: Grouped, moved, log_term):
         moved = moved.transpose(1, 2).flatten(1)[:, : x.shape[1]]
         moved = torch.zeros_like(moved).scatter(1, groups.index, moved)
         return torch.stack([x[..., 0], moved], -1), log_term
-
-
-class _Groups:
-    """Elements by group: `index` (B, L) by rank, `own` latents (B, G, V), what is `given`."""
-
-    def __init__(self, index: Tensor, own: Tensor, given: dict):
-        self.index, self.own, self.given = index, own, given
 
 
 def group_coupling(
