@@ -38,6 +38,10 @@ MODELS = {
     "colouring, nodes": (lambda: ColoringFlow(3, **SMALL, ahead=2, rounds=1), BATCH),
     "colouring, channels": (lambda: ColoringFlow(3, coupling="channels", **SMALL), BATCH),
     "sets, elements": (lambda: SetFlow(4, 4, **SMALL), torch.randint(4, (3, 4))),
+    "sets, groups": (
+        lambda: SetFlow(4, 4, coupling="groups", couplings=2, **SMALL),
+        torch.randint(4, (3, 4)),
+    ),
     "sets, channels": (
         lambda: SetFlow(4, 4, coupling="channels", couplings=2, **SMALL),
         torch.randint(4, (3, 4)),

@@ -33,6 +33,7 @@ METHODS = {
     "mixture": "Mixture of logistics",
     "linear": "Linear flows",
     "variational": "Variational encoding",
+    "interval": "Intervals",
 }
 """Encodings in the order of the table."""
 
@@ -132,15 +133,21 @@ def set_rows(runs: Sequence[TrainedRun]) -> tuple[list[dict[str, Any]], list[Col
         + ("one seed each" if seeds == [1] else "mean ± standard deviation over seeds")
         + ". Minutes are those of the longest run.",
         "Couplings of elements take one element after the other, in a random order; those of "
-        "channels (of the latents) and of halves (of the elements) are parallel, as published.",
+        "groups evaluate their network once per random group, and a small read-out per element; "
+        "those of channels (of the latents) and of halves (of the elements) are parallel, as "
+        "published.",
         "Published: quoted from Lippe & Gavves 2021 (arXiv 2006.09790), table 1.",
     ]
     return rows, columns, notes
 
 
 def _method(model: dict[str, Any]) -> Method:
-    encoding = model.get("encoding", "mixture")
-    return METHODS.get(encoding, encoding.capitalize()), model.get("coupling", "elements")
+    coupling = model.get("coupling", "elements")
+    groups = coupling == "groups"
+    encoding = model.get("encoding", "interval" if groups else "mixture")
+    if groups:
+        coupling = f"{model.get('couplings', 8)} groups"
+    return METHODS.get(encoding, encoding.capitalize()), coupling
 
 
 def _check_alike(first: TrainedRun, other: TrainedRun) -> None:

@@ -211,7 +211,7 @@ def test_saved_and_loaded(coupling, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"coupling": "pairs"}, "elements, channels, halves"),
+        ({"coupling": "pairs"}, "elements, groups, channels, halves"),
         ({"encoding": "mixtures"}, "unknown encoding"),
         ({"couplings": 0}, "couplings must be"),
         ({"width": 10, "heads": 4}, "divide"),

@@ -99,7 +99,7 @@ def test_decoded_graphs_do_not_see_padding(model, batch, value):
     assert torch.equal(graphs.bonds, same.bonds)
 
 
-@pytest.mark.parametrize("coupling", ["elements", "channels"])
+@pytest.mark.parametrize("coupling", ["elements", "groups", "channels"])
 def test_sets_do_not_see_padding(coupling):
     torch.manual_seed(0)
     model = SetFlow(5, 4, coupling=coupling, width=8, layers=1, heads=2, mixtures=4).train()

@@ -77,9 +77,11 @@ def test_table_of_sets(set_run, surroundings, command):
     set_run("b", 2.95, encoding="uniform-dequantization")
     set_run("c", 2.2501, task="summation", encoding="linear")
     set_run("d", 2.9, model={"coupling": "channels"})
+    set_run("e", 2.773, encoding="interval", model={"coupling": "groups"})
+    set_run("f", 2.775, encoding="interval", model={"coupling": "groups", "couplings": 4})
     code, out, _ = command("sets", surroundings)
     assert code == 0
-    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in out.splitlines()[:11]]
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in out.splitlines()[:13]]
     table = {tuple(line[:2]): line[2:6] for line in lines}
     head = table["Bits per element", "Coupling of"]
     assert head == ["Shuffling", "Published", "Summation", "Published"]
@@ -91,6 +93,8 @@ def test_table_of_sets(set_run, surroundings, command):
     assert table["Uniform dequantization", "elements"] == ["2.950", "-", "-", "-"]
     assert table["Linear flows", "channels"] == ["-", "2.78", "-", "2.25"]
     assert table["Linear flows", "elements"] == ["-", "-", "2.250", "-"]
+    assert table["Intervals", "8 groups"] == ["2.773", "-", "-", "-"]
+    assert table["Intervals", "4 groups"] == ["2.775", "-", "-", "-"]
     assert table["Discrete flow", "-"] == ["-", "3.87", "-", "2.51"]
     assert [name for name, _ in list(table)[2:9]] == [
         "Optimum", "Discrete flow", "Uniform dequantization", "Variational dequantization",

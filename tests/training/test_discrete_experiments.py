@@ -27,6 +27,11 @@ def first_step(experiment):
     return batch
 
 
+@pytest.mark.parametrize("name", ["set-shuffling-groups", "set-summation-groups"])
+def test_sets_in_groups(name):
+    assert first_step(build_experiment(preset(name))).shape == (128, 16)
+
+
 def test_set_summation():
     experiment = build_experiment(preset("set-summation"))
     assert (first_step(experiment) + 1).sum(1).unique().tolist() == [42]

@@ -55,6 +55,15 @@ class OrderedEncoding(Encoding):
         )
 
 
+def ranking(key: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Elements by ascending key (B, L), padding last; their places (B, L) and number (B,)."""
+    if mask is None:
+        sizes = torch.full((len(key),), key.shape[1], device=key.device)
+    else:
+        key, sizes = key.masked_fill(~mask, torch.inf), mask.sum(1)
+    return key.argsort(dim=1, stable=True), sizes
+
+
 class ElementCoupling(Bijection):
     """Elements, in the order of their first latent, through a mixture given the ones before.
 
@@ -131,13 +140,7 @@ class ElementCoupling(Bijection):
             raise ValueError(
                 f"sets of {x.shape[1]} elements, but the model knows up to {self.network.elements}"
             )
-        key = -x[..., 0] if self.reverse else x[..., 0]
-        if mask is None:
-            sizes = torch.full((len(x),), x.shape[1], device=x.device)
-        else:
-            # Padding comes last, where no real element sees it.
-            key, sizes = key.masked_fill(~mask, torch.inf), mask.sum(1)
-        index = key.argsort(dim=1, stable=True)
+        index, sizes = ranking(-x[..., 0] if self.reverse else x[..., 0], mask)
         return index.unsqueeze(-1).expand_as(x), sizes
 
     def _finish(self, x, index, mask, moved, slopes) -> tuple[Tensor, Tensor]:

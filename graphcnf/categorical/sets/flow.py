@@ -13,22 +13,25 @@ from graphcnf.categorical.factory import make_encoding
 from graphcnf.categorical.flow import CategoricalFlow
 from graphcnf.categorical.sets.attention import SetNetwork
 from graphcnf.categorical.sets.elements import ElementCoupling, OrderedEncoding
+from graphcnf.categorical.sets.groups import group_coupling
 from graphcnf.errors import UserError
 from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.coupling import MixtureLogisticCoupling, coupling_stack
 from graphcnf.flows.transform import Sequential
 from graphcnf.pretrained import Pretrained
 
-COUPLINGS = ("elements", "channels", "halves")
+COUPLINGS = ("elements", "groups", "channels", "halves")
 
 
 class SetFlow(Pretrained, CategoricalFlow):
     """Density of categorical sets (B, L): permuting a set leaves its density as it is.
 
-    Three kinds of couplings, all with attention networks without positions:
+    Four kinds of couplings, with networks that know no positions:
 
     - "elements" (`ElementCoupling`): the elements follow each other in the random order that a
       latent of their own gives them;
+    - "groups" (`GroupCoupling`, on the interval encoding): random groups of elements follow each
+      other, so many network evaluations as there are groups, whatever the size of the set;
     - "channels" (Lippe & Gavves 2021, section 4.1): ActNorm, invertible linear map and a mixture
       coupling that transforms half of the latents of all elements given the other half;
     - "halves": ActNorm and a mixture coupling that transforms every second element given the
@@ -39,14 +42,16 @@ class SetFlow(Pretrained, CategoricalFlow):
         elements: Largest number of elements of a set (with "halves" the only one), and the number
             that `sample` draws.
         categories: Number of categories of an element.
-        encoding: Name of the encoding, see `make_encoding`.
+        encoding: Name of the encoding, see `make_encoding`; None for "interval" ("groups", which
+            takes no other) or "mixture".
         latent_dim: Latents of an element; None for what the encoding takes by default.
         encoding_options: Further arguments of the encoding.
-        coupling: "elements", "channels" or "halves".
-        couplings: Number of couplings; None for 1 ("elements") or 8.
-        mixtures: Components of the mixtures; None for `categories` ("elements") or 8.
+        coupling: "elements", "groups", "channels" or "halves".
+        couplings: Number of couplings (of groups, with "groups"); None for 1 ("elements") or 8.
+        mixtures: Components of the mixtures; None for `categories` ("elements") or 8. "groups" has
+            none.
         width: Channels of the networks.
-        layers: Attention blocks per coupling.
+        layers: Blocks of a network: of attention, or of a sum's network ("groups").
         heads: Attention heads.
 
     Raises:
@@ -65,7 +70,7 @@ class SetFlow(Pretrained, CategoricalFlow):
         elements: int,
         categories: int,
         *,
-        encoding: str = "mixture",
+        encoding: str | None = None,
         latent_dim: int | None = None,
         encoding_options: dict | None = None,
         coupling: str = "elements",
@@ -93,10 +98,19 @@ class SetFlow(Pretrained, CategoricalFlow):
                 raise UserError(f"{name} must be at least 1, not {value}")
         if width % heads:
             raise UserError(f"heads must divide the width, got {heads} and {width}")
+        if encoding is None:
+            encoding = "interval" if coupling == "groups" else "mixture"
+        elif coupling == "groups" and encoding != "interval":
+            raise UserError(
+                f'coupling "groups" takes the encoding "interval" only, not {encoding!r}'
+            )
         latents = make_encoding(encoding, categories, latent_dim, **(encoding_options or {}))
         network = {"width": width, "layers": layers, "heads": heads}
         if ordered:
             flow = element_couplings(latents, elements, couplings, mixtures, network)
+            latents = OrderedEncoding(latents)
+        elif coupling == "groups":
+            flow = group_coupling(categories, elements, couplings, width=width, layers=layers)
             latents = OrderedEncoding(latents)
         elif coupling == "channels":
             flow = coupling_stack(
