@@ -151,7 +151,7 @@ class ConditionalWalk:
         device = network.start.device
         mask = torch.ones(count, size, dtype=torch.bool, device=device)
         rounds = PathRounds(network, mask)
-        progress = Progress(self.fragment, size, count, network.support.weights)
+        progress = Progress(self.fragment, size, count, network.support)
         known = torch.zeros(
             count, size, len(network.cardinalities), dtype=torch.long, device=device
         )
