@@ -167,16 +167,15 @@ class Growth:
         return "ask for fewer or for other sizes" if found else "the model cannot grow from it"
 
     def _aim(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Aim:
-        part = fragment.fragment
-        free = max(part.fewest_free, int(bool((part.room + part.sockets).any())))
-        least = fragment.atoms + free
-        low, high = atoms or (least, self.model.max_nodes)
+        part, most = fragment.fragment, self.model.max_nodes
+        grows = bool((part.room + part.sockets).any())
+        least = fragment.atoms + max(part.fewest_free, int(grows))
+        low, high = atoms or (least, most if grows else least)
         low = max(low, least)
-        if low > min(high, self.model.max_nodes):
-            most = min(high, self.model.max_nodes)
+        if low > min(high, most):
             raise UserError(
                 f"{fragment.text[:80]!r} has {fragment.atoms} atoms and needs {least} or more in "
-                f"all, but molecules of up to {most} are drawn"
+                f"all, but molecules of up to {min(high, most)} are drawn"
             )
         sizes = self.model.size_probabilities((low, high))
         part = part.to(self.model.device)
