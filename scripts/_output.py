@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -62,8 +62,14 @@ class StreamFailed(UserError):
 
 
 @contextmanager
-def open_output(path: Path | None) -> Iterator[TextIO]:
+def open_output(
+    path: Path | None, convert: Callable[[Path, Path], None] | None = None
+) -> Iterator[TextIO]:
     """Text stream to stdout, or to a file that gets its name when the block ends without an error.
+
+    Args:
+        path: The file, None for stdout.
+        convert: Writes to its second argument what is to become of the first; None: nothing.
 
     Raises:
         UserError: The file cannot be written.
@@ -83,7 +89,9 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
             raise StreamFailed(f"cannot write to standard output: {reason}") from None
         return
     check_place(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary, converted = (
+        path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "converted")
+    )
     try:
         file = open(temporary, "w", encoding="utf-8", newline="")
     except OSError as error:
@@ -91,14 +99,19 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
     try:
         with file:
             yield file
-        os.replace(temporary, path)
+        if convert is not None:
+            convert(temporary, converted)
+            os.replace(converted, path)
+        else:
+            os.replace(temporary, path)
     except OSError as error:
         # A full disk names no file.
-        if error.filename not in (None, str(temporary)):
+        if error.filename not in (None, str(temporary), str(converted)):
             raise
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
+        converted.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Two ways. Without a least similarity, or around a scaffold, walks of `growth` with what is kept
 forced into them. Similar ones with the same skeleton are few among all of its molecules: there,
-chains of `substitution` start from the molecule itself.
+the `substitution` of single atoms and bonds begins with the molecule itself.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ from graphcnf.limits import temperature_fault
 from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.growth import Aim, Found, Growth
-from graphcnf.molecules.kept import around, bare, murcko, scaffold_and_rest
+from graphcnf.molecules.kept import around, bare, bare_query, murcko, scaffold_and_rest
 from graphcnf.molecules.similarity import similarity_to
-from graphcnf.molecules.substitution import Chains, Skeleton, State
+from graphcnf.molecules.substitution import (
+    PROPOSALS,
+    TRIES,
+    Neighbours,
+    Skeleton,
+    State,
+)
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 KEEP = ("skeleton", "bonds", "scaffold")
@@ -35,10 +41,8 @@ NEAR = 3
 FEW, MANY = 0.2, 0.5
 """Shares of similar ones below and above which less and more of a molecule is redrawn."""
 
-CHAINS = 32
-
-PATIENCE = 60
-"""Steps of the chains in a row without a further molecule after which the search is given up."""
+PATIENCE = 6
+"""Rounds of substitutions in a row without a further molecule after which the search ends."""
 
 
 class Origin:
@@ -174,7 +178,7 @@ class RedrawnAnalogs(Growth):
 
 
 class NearAnalogs:
-    """Similar analogues with the same skeleton, from chains that start at the molecule.
+    """Similar analogues with the same skeleton, by substitutions that begin with the molecule.
 
     Args:
         model: A model of molecules.
@@ -183,6 +187,7 @@ class NearAnalogs:
         keep: "skeleton" or "bonds".
         seed: Of the draws.
         temperature: Below 1 for more probable analogues.
+        particles: Molecules that are found for each one that is taken.
 
     Raises:
         UserError: A number is out of range.
@@ -197,50 +202,56 @@ class NearAnalogs:
         *,
         seed: int = 0,
         temperature: float = 1.0,
+        particles: int = 4,
     ):
         fault = temperature_fault(temperature)
         if fault is not None:
             raise UserError(fault)
-        self.origin, self.device = origin, model.device
+        if not 1 <= particles <= PROPOSALS:
+            raise UserError(f"particles: 1 to {PROPOSALS}, not {particles}")
+        self.origin, self.device, self.particles = origin, model.device, particles
+        self.temperature, self.random = temperature, np.random.default_rng((seed, 3))
         self._vocabulary, self._flow = vocabulary, MoleculeFlow(model)
         with codec.quiet():
             skeleton = Skeleton(origin.mol, vocabulary, orders=keep == "bonds")
-        self._query = None
-        if keep == "bonds":
-            self._query = bare(origin.mol, vocabulary, orders=True).query
-        with one_thread(self.device):
-            self._chains = Chains(
-                skeleton, self._wanted, self._flow.log_prob, count=CHAINS,
-                temperature=temperature, random=np.random.default_rng((seed, 3)),
-            )  # fmt: skip
+        self._query = bare_query(origin.mol, orders=keep == "bonds")
+        self._neighbours = Neighbours(
+            skeleton, self._wanted, self._flow.log_prob, temperature=temperature, random=self.random
+        )
 
     def _wanted(self, state: State) -> bool:
-        if state.smiles == self.origin.smiles:
-            return True
         molecule = codec.parse(state.smiles)
-        if self._query is not None and not molecule.HasSubstructMatch(self._query):
+        if not molecule.HasSubstructMatch(self._query):
             return False
         return self.origin.accepts(state.smiles, molecule)
 
     def molecules(self) -> Iterator[Found]:
-        """Distinct molecules as chains come to them, the same ones for the same seed.
+        """Distinct molecules, the same ones for the same seed.
 
         Raises:
             UserError: No further ones are found.
         """
-        seen, idle = {self.origin.smiles}, 0
+        waiting: list[tuple[float, Found]] = []
+        given, idle = 0, 0
         while idle < PATIENCE:
             with one_thread(self.device), codec.quiet():
-                moved = self._chains.step()
-            new = {v.state.smiles: v for v in moved if v.state.smiles not in seen}
-            idle = 0 if new else idle + 1
-            for smiles, visit in new.items():
-                seen.add(smiles)
-                graph = codec.molecule_to_graph(smiles, self._vocabulary)
-                yield Found(smiles, graph, visit.log_prob)
+                found = self._neighbours.grow()
+            for state, nats in found:
+                graph = codec.molecule_to_graph(state.smiles, self._vocabulary)
+                # The largest sums of log p and Gumbel noise: drawn by p without repeats.
+                rank = nats / self.temperature + self.random.gumbel()
+                waiting.append((rank, Found(state.smiles, graph, nats)))
+            waiting.sort(key=lambda one: -one[0])
+            idle = 0 if found else idle + 1
+            # The share that is due, or what is left where there are no further ones.
+            count = -(-len(found) // self.particles) if found else len(waiting)
+            taken, waiting = waiting[:count], waiting[count:]
+            for _, one in taken:
+                given += 1
+                yield one
         raise UserError(
-            f"{self.origin.smiles[:80]!r}: {len(seen) - 1} analogues found and no further one in "
-            f"{PATIENCE * CHAINS:,} tries; {self.origin.advice()}"
+            f"{self.origin.smiles[:80]!r}: {given} analogues found and no further one in "
+            f"{PATIENCE * PROPOSALS * TRIES:,} tries; {self.origin.advice()}"
         )
 
 
@@ -268,7 +279,7 @@ def analogs_of(
         temperature: Below 1 for more probable analogues.
         atoms: Lowest and highest number of heavy atoms, with the scaffold kept; that of the
             molecule, `NEAR` more or less, when None.
-        particles: Walks for each analogue that is taken, where walks draw them.
+        particles: Walks, or molecules that substitutions find, for each analogue that is taken.
 
     Raises:
         UserError: The model does not know the molecule, or draws no graphs atom by atom, or an
@@ -280,7 +291,10 @@ def analogs_of(
         raise UserError(f"analogues with the same {keep} have the same number of atoms")
     origin = Origin(molecule, vocabulary, model.max_nodes, similar)
     if similar and keep != "scaffold":
-        return NearAnalogs(model, vocabulary, origin, keep, seed=seed, temperature=temperature)
+        return NearAnalogs(
+            model, vocabulary, origin, keep, seed=seed, temperature=temperature,
+            particles=particles,
+        )  # fmt: skip
     return RedrawnAnalogs(
         model, vocabulary, origin, keep, seed=seed, temperature=temperature, atoms=atoms,
         particles=particles,
