@@ -287,6 +287,8 @@ def analogs_of(
     """
     if keep not in KEEP:
         raise UserError(f"keep is one of {', '.join(KEEP)}, not {keep!r}")
+    if model.config["adjacency"] != "path":
+        raise UserError("only a model that draws atom by atom (adjacency path) draws analogues")
     if atoms is not None and keep != "scaffold":
         raise UserError(f"analogues with the same {keep} have the same number of atoms")
     origin = Origin(molecule, vocabulary, model.max_nodes, similar)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from rdkit import Chem
 
+from graphcnf.errors import UserError
 from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -49,9 +50,12 @@ class Skeleton:
     """Atoms and bonds of a molecule, and what they may be.
 
     Args:
-        molecule: A sanitized molecule in the vocabulary, with bonds of orders 1 to 3.
+        molecule: A sanitized molecule in the vocabulary.
         vocabulary: Of the model.
         orders: Whether only bonds in aromatic rings change.
+
+    Raises:
+        UserError: It has bonds of another kind.
     """
 
     def __init__(self, molecule: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool):
@@ -75,6 +79,11 @@ class Skeleton:
             bond = [self.size + number] if free[number] else []
             self.stars[i] += [j, *bond]
             self.stars[j] += [i, *bond]
+        for bond in plain.GetBonds():
+            if bond.GetBondType() not in _ORDERS:
+                raise UserError(
+                    f"substitutions know single, double and triple bonds, not {bond.GetBondType()}"
+                )
         self.start = State(
             tuple(
                 self.elements.index((a.GetSymbol(), a.GetFormalCharge())) for a in plain.GetAtoms()
