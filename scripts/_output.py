@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TextIO
 
 import typer
@@ -67,8 +68,14 @@ class StreamFailed(UserError):
 
 
 @contextmanager
-def open_output(path: Path | None) -> Iterator[TextIO]:
+def open_output(
+    path: Path | None, convert: Callable[[Path, Path], None] | None = None
+) -> Iterator[TextIO]:
     """Text stream to stdout, or to a file that gets its name when the block ends without an error.
+
+    Args:
+        path: The file, None for stdout.
+        convert: Writes to its second argument what is to become of the first; None: nothing.
 
     Raises:
         UserError: The file cannot be written.
@@ -90,7 +97,14 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
     check_place(path)
     content = io.StringIO()
     yield content
-    write_file(path, content.getvalue().encode())
+    data = content.getvalue().encode()
+    if convert is not None:
+        with TemporaryDirectory() as folder:
+            before, after = Path(folder) / "before", Path(folder) / "after"
+            before.write_bytes(data)
+            convert(before, after)
+            data = after.read_bytes()
+    write_file(path, data)
 
 
 def check_picture(path: Path | None, option: str) -> None:

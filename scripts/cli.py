@@ -37,7 +37,9 @@ def _graphcnf(
 
 
 # The modules import nothing heavy before a command runs, so that --help answers at once.
-for _name in ("generate", "evaluate", "score", "train", "finetune", "optimize"):
+for _name in (
+    "generate", "analogs", "interpolate", "evaluate", "score", "train", "finetune", "optimize",
+):  # fmt: skip
     app.command(_name)(getattr(import_module(f"graphcnf.scripts.{_name}"), _name))
 for _name in ("datasets", "images"):
     app.add_typer(import_module(f"graphcnf.scripts.{_name}").app, name=_name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -11,15 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphcnf.errors import UserError
-from graphcnf.scripts._sampling import checked_seed
 from graphcnf.scripts.generation import growth, options
+from graphcnf.scripts.generation.target import check_target, conversion, plain_kind, target_kind
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from graphcnf.scripts.generation.records import Recipe
     from graphcnf.scripts.generation.stream import Marks, Progress
 
-KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
 COLUMNS = ("record", "smiles")
 ALL_COLUMNS = ("record", "smiles", "strict", "largest_fragment", "atoms")
 
@@ -41,38 +38,18 @@ AGAIN = "the same command goes on from there"
 
 
 def generate(
-    number: Annotated[
-        int, typer.Option("--number", "-n", min=1, help="Molecules to write (graphs with --all).")
-    ] = 100,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet. After an "
-            "interruption the same command goes on where it stopped.",
-            show_default="stdout",
-        ),
-    ] = None,
+    number: options.Number = 100,
+    out: options.Out = None,
     force: Annotated[
         bool,
         typer.Option(
             "--force", help="Replace a file that exists, and what other options left unfinished."
         ),
     ] = False,
-    model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
-    ] = "zinc250k",
-    seed: Annotated[int, typer.Option(callback=checked_seed, help="Seed of the sample.")] = 0,
-    temperature: Annotated[
-        float, typer.Option(help="Below 1 for more probable molecules, above 1 for less.")
-    ] = 1.0,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LO-HI",
-            help="Number of atoms, 20-30 or 25.",
-            show_default="as in the training data",
-        ),
-    ] = None,
+    model: options.Model = "zinc250k",
+    seed: options.Seed = 0,
+    temperature: options.Temperature = 1.0,
+    size: options.Size = None,
     support: Annotated[
         bool,
         typer.Option(
@@ -136,36 +113,23 @@ def generate(
     repaired. A larger -n begins with the same molecules. --require and --smarts only select among
     them.
     """
-    from graphcnf.scripts._output import check_place, output_kind
     from graphcnf.scripts._sampling import (
         check_temperature,
         load_model,
         parse_selection,
         parse_sizes,
     )
-    from graphcnf.scripts.generation.conversion import check_parquet
 
-    kind = output_kind(out, KINDS)
-    if as_json and kind not in (None, "jsonl", "jsonl.gz"):
-        raise typer.BadParameter(f"--json writes .jsonl files, not {out}", param_hint="'--out'")
-    kind = kind or ("jsonl" if as_json else "csv" if everything else "smi")
+    kind = target_kind(out, as_json, "csv" if everything else "smi")
     if everything and (require or smarts):
         raise typer.BadParameter("--all writes every graph: leave out --require and --smarts")
     ways = {"scaffold": scaffold, "grow": grow, "link": link, "decorate": decorate}
     others = {"--all": everything, "--likelihood": likelihood, "--workers": workers,
-              "--batch-size": batch_size, "--properties": properties, "--require": require,
-              "--smarts": smarts}  # fmt: skip
-    way = growth.chosen_way(ways, kind, others)
+              "--batch-size": batch_size, "--require": require, "--smarts": smarts}  # fmt: skip
+    way = growth.chosen_way(ways, others)
     sizes = parse_sizes(size)
     check_temperature(temperature)
-    check_place(out)
-    if out is not None and os.path.lexists(out):
-        if out.is_symlink() or not out.is_file():
-            raise UserError(f"{out} is a link or no regular file: write to another one")
-        if not force:
-            raise UserError(f"{out} exists: choose another --out, or replace it with --force")
-    if kind == "parquet":
-        check_parquet()
+    check_target(out, kind, force)
     chosen = parse_selection(properties, require or [], smarts or [])
     network = load_model(model, device, support=support)
     if workers is not None and workers > 1 and network.device.type != "cpu":
@@ -173,7 +137,7 @@ def generate(
 
     from graphcnf.scripts.generation.records import Recipe
 
-    plain = "jsonl" if kind == "parquet" else kind.removesuffix(".gz")
+    plain = plain_kind(kind)
     columns = ALL_COLUMNS if everything else ("smiles",) if plain == "smi" else COLUMNS
     columns = (*columns, "log_likelihood") if likelihood else columns
     recipe = Recipe(
@@ -186,7 +150,8 @@ def generate(
         **chosen,
     )
     if way is not None:
-        growth.write_grown(network, recipe, number, out, way, particles)
+        convert = conversion(kind, recipe.columns)
+        growth.write_grown(network, recipe, number, out, way, particles, convert)
         return
     selective = bool(require or smarts)
     patience = RARE * PATIENCE if selective else PATIENCE
@@ -194,7 +159,7 @@ def generate(
     if out is None:
         progress, distinct = _to_stdout(network, recipe, number, how)
     else:
-        convert = _conversion(kind, recipe.columns)
+        convert = conversion(kind, recipe.columns)
         with _orderly_end():
             progress, distinct = _to_file(network, recipe, number, how, out, convert, force)
     shown = (
@@ -359,15 +324,6 @@ def _resume(
             for smiles in written_smiles(file.path, recipe.kind):
                 seen.add(smiles_hash(smiles))
     return progress, seen
-
-
-def _conversion(kind: str, columns: tuple[str, ...]) -> Callable[[Path, Path], None] | None:
-    """What becomes of the text at the end."""
-    from graphcnf.scripts.generation.conversion import compress, to_parquet
-
-    if kind == "parquet":
-        return partial(to_parquet, columns=columns)
-    return compress if kind.endswith(".gz") else None
 
 
 @contextmanager

@@ -193,11 +193,33 @@ class MoleculeFlow:
         """
         return self._grown("link", fragment, n, options)
 
+    def analogs(self, molecule: str | Chem.Mol, n: int = 100, **options) -> MoleculeSample:
+        """Draw distinct analogues of a molecule, never the molecule itself.
+
+        Args:
+            molecule: SMILES or RDKit molecule.
+            n: Number of analogues; a larger one begins with the same ones.
+            **options: `keep` ("skeleton", "bonds" or "scaffold"), `similar` (least Tanimoto
+                similarity) and the others of `graphcnf.molecules.analogs.analogs_of`.
+
+        Raises:
+            UserError: The model does not know the molecule, or too few analogues are found.
+        """
+        from graphcnf.molecules.analogs import analogs_of
+
+        return self._taken(analogs_of(self.model, self.vocabulary, molecule, **options), n)
+
     def _grown(self, way: str, text: str, n: int, options: dict) -> MoleculeSample:
-        from graphcnf.molecules.growth import Growth, fragment_of, take
+        from graphcnf.molecules.growth import Growth, fragment_of
 
         fragment = fragment_of(text, way, self.vocabulary)
-        found = take(Growth(self.model, self.vocabulary, fragment, **options), n)
+        return self._taken(Growth(self.model, self.vocabulary, fragment, **options), n)
+
+    @staticmethod
+    def _taken(growth, n: int) -> MoleculeSample:
+        from graphcnf.molecules.growth import take
+
+        found = take(growth, n)
         graphs = PackedGraphs.from_lists([one.graph for one in found])
         return MoleculeSample(graphs, list(range(n)), [one.smiles for one in found])
 

@@ -146,7 +146,7 @@ def _of_smiles(text, given, vocabulary, is_open, rings, attachments) -> Molecule
     room = [atom.GetTotalNumHs() if is_open else 0 for atom in atoms]
     if not sum(room) and not sum(sockets):
         raise UserError(f"{text[:80]!r} has no hydrogen to replace and no attachment point")
-    fragment = _fragment(kinds, edges, forms, room, sockets, vocabulary, rings)
+    fragment = make_fragment(kinds, edges, forms, room, sockets, vocabulary, rings=rings)
     return MoleculeFragment(text, fragment, _query(given, is_open), len(kept))
 
 
@@ -221,11 +221,15 @@ def _of_smarts(text, pattern, vocabulary, is_open, rings) -> MoleculeFragment:
     bonds = len(vocabulary.bonds) + 1
     forms = torch.stack(rows)[None] if rows else torch.zeros(1, 0, bonds, dtype=torch.bool)
     room = [6 if is_open else 0] * len(kinds)
-    fragment = _fragment(kinds, edges, forms, room, [0] * len(kinds), vocabulary, rings)
+    none = [0] * len(kinds)
+    fragment = make_fragment(kinds, edges, forms, room, none, vocabulary, rings=rings)
     return MoleculeFragment(text, fragment, pattern, len(kinds))
 
 
-def _fragment(kinds, edges, forms, room, sockets, vocabulary, rings) -> Fragment:
+def make_fragment(
+    kinds, edges, forms, room, sockets, vocabulary: MoleculeVocabulary, *, rings: bool
+) -> Fragment:
+    """A `Fragment` of these attributes, edges and numbers as lists."""
     plain = [False, *(not name.startswith(MARK) for name in vocabulary.bonds)]
     return Fragment(
         kinds=kinds,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from rdkit import Chem
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
@@ -77,6 +78,25 @@ class Found:
     log_weight: float
 
 
+@dataclass
+class Aim:
+    """What the walks of a round have to hold, and what earlier ones have learnt of it.
+
+    Attributes:
+        fragment: Atoms and bonds.
+        sizes: Probabilities of the numbers of atoms, from 0 on.
+        walk: Draws them.
+        experience: Of earlier walks.
+        tried: Whether there were any.
+    """
+
+    fragment: MoleculeFragment
+    sizes: np.ndarray
+    walk: ConditionalWalk
+    experience: Experience
+    tried: bool = False
+
+
 class Growth:
     """Draws molecules with a fragment.
 
@@ -116,23 +136,11 @@ class Growth:
             raise UserError(f"particles: 1 to {ROUND}, not {particles}")
         if not (temperature > 0 and math.isfinite(temperature)):
             raise UserError(f"temperature must be greater than 0, not {temperature}")
-        self.model, self.vocabulary, self.fragment = model, vocabulary, fragment
-        least = fragment.atoms + max(fragment.fragment.fewest_free, 1)
-        low, high = atoms or (least, model.max_nodes)
-        low = max(low, least)
-        if low > min(high, model.max_nodes):
-            most = min(high, model.max_nodes)
-            raise UserError(
-                f"{fragment.text[:80]!r} has {fragment.atoms} atoms and needs {least} or more in "
-                f"all, but molecules of up to {most} are drawn"
-            )
-        self.sizes = model.size_probabilities((low, high))
-        self.seed, self.particles = seed, particles
+        self.model, self.vocabulary = model, vocabulary
+        self.seed, self.temperature, self.particles = seed, temperature, particles
         self.walks = self.ended = self.valid = 0
-        self._walk = ConditionalWalk(
-            model.steps, fragment.fragment.to(model.device), temperature=temperature
-        )
-        self._experience: Experience | None = None
+        self.text = fragment.text
+        self._whole = self._aim(fragment, atoms)
 
     def molecules(self) -> Iterator[Found]:
         """Distinct molecules without end, the same ones for the same seed.
@@ -151,17 +159,44 @@ class Growth:
             idle = idle + 1 if len(seen) == before else 0
             number += 1
         raise UserError(
-            f"{self.fragment.text[:80]!r}: {len(seen)} molecules found and no further one in "
-            f"{PATIENCE * ROUND:,} tries; "
-            + ("ask for fewer or for other sizes" if seen else "the model cannot grow from it")
+            f"{self.text[:80]!r}: {len(seen)} molecules found and no further one in "
+            f"{PATIENCE * ROUND:,} tries; {self._advice(len(seen))}"
         )
+
+    def _advice(self, found: int) -> str:
+        return "ask for fewer or for other sizes" if found else "the model cannot grow from it"
+
+    def _aim(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Aim:
+        part, most = fragment.fragment, self.model.max_nodes
+        grows = bool((part.room + part.sockets).any())
+        least = fragment.atoms + max(part.fewest_free, int(grows))
+        low, high = atoms or (least, most if grows else least)
+        low = max(low, least)
+        if low > min(high, most):
+            raise UserError(
+                f"{fragment.text[:80]!r} has {fragment.atoms} atoms and needs {least} or more in "
+                f"all, but molecules of up to {min(high, most)} are drawn"
+            )
+        sizes = self.model.size_probabilities((low, high))
+        part = part.to(self.model.device)
+        walk = ConditionalWalk(self.model.steps, part, temperature=self.temperature)
+        return Aim(fragment, sizes, walk, Experience(fragment.atoms, self.model.device))
+
+    def _aim_of(self, number: int) -> Aim:
+        """What a round is after."""
+        return self._whole
+
+    def _accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
+        """Whether a molecule with the fragment is wanted."""
+        return True
 
     def _round(self, number: int) -> dict[str, Found]:
         """Molecules of a round by SMILES, with the summed weights of their walks."""
-        if self._experience is None:
-            self._experience = Experience(self.fragment.atoms, self.model.device)
-            self._draw(0, TRIAL)
-        walks = self._draw(number + 1, ROUND)
+        aim = self._aim_of(number)
+        if not aim.tried:
+            aim.tried = True
+            self._draw(aim, 0, TRIAL)
+        walks = self._draw(aim, number + 1, ROUND)
         graphs = walks.graphs.to_packed()
         found: dict[str, Found] = {}
         log_weights = walks.log_weights.cpu().numpy()
@@ -170,25 +205,29 @@ class Growth:
         with codec.quiet():
             for k in np.flatnonzero(np.isfinite(log_weights)):
                 graph = graphs.graph(int(k))
-                mol = codec.graph_to_molecule(*graph, self.vocabulary)
-                smiles = strict(mol)
-                places = 0 if smiles is None else self.fragment.places(codec.parse(smiles))
+                smiles = strict(codec.graph_to_molecule(*graph, self.vocabulary))
+                if smiles is None:
+                    continue
+                molecule = codec.parse(smiles)
+                places = aim.fragment.places(molecule)
                 if not places:
                     continue
                 self.valid += 1
+                if not self._accepts(smiles, molecule):
+                    continue
                 weight = float(log_weights[k]) - math.log(places)
                 if smiles in found:
                     weight = np.logaddexp(weight, found[smiles].log_weight)
                 found[smiles] = Found(smiles, graph, float(weight))
         return found
 
-    def _draw(self, number: int, count: int) -> Walks:
+    def _draw(self, aim: Aim, number: int, count: int) -> Walks:
         random = np.random.default_rng((self.seed, number))
-        size = int(random.choice(len(self.sizes), p=self.sizes))
+        size = int(random.choice(len(aim.sizes), p=aim.sizes))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         with one_thread(self.model.device):
-            walks = self._walk.draw(size, count, self._experience, generator)
-        self._experience.learn(walks)
+            walks = aim.walk.draw(size, count, aim.experience, generator)
+        aim.experience.learn(walks)
         return walks
 
     def _choose(self, found: dict[str, Found], number: int) -> list[Found]:

@@ -7,13 +7,14 @@ Polykovskiy et al. 2020, "Molecular Sets (MOSES)", arXiv 1811.12823, section 4; 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.Chem.rdmolops import FragmentOnBRICSBonds
 from rdkit.Chem.Scaffolds import MurckoScaffold
+from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.molecules.optional import Unavailable
 
@@ -27,11 +28,21 @@ _BLOCK = 2000
 """Molecules of either set that are compared at once; bounds the memory at some 70 MB."""
 
 _MORGAN = GetMorganGenerator(radius=RADIUS, fpSize=BITS)
+_ECFP4 = GetMorganGenerator(radius=2, fpSize=2048)
 
 
 def fingerprint(mol: Chem.Mol) -> np.ndarray:
     """Morgan fingerprint (radius 2, 1,024 bits, no chirality), packed, (128,) uint8."""
     return np.packbits(_MORGAN.GetFingerprintAsNumPy(mol))
+
+
+def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
+    """Tanimoto similarity to a molecule of ECFP4 fingerprints, in [0, 1].
+
+    Morgan fingerprints of radius 2 in 2,048 bits, without chirality and counts.
+    """
+    own = _ECFP4.GetFingerprint(mol)
+    return lambda other: TanimotoSimilarity(own, _ECFP4.GetFingerprint(other))
 
 
 def brics_fragments(mol: Chem.Mol) -> list[str]:

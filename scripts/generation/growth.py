@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -11,20 +12,18 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from rdkit import Chem
+
     from graphcnf.graphs import GraphCNF
+    from graphcnf.molecules.growth import Found
     from graphcnf.scripts.generation.records import Recipe
 
-KINDS = ("smi", "csv", "sdf", "jsonl")
 
-
-def chosen_way(
-    ways: dict[str, str | None], kind: str, others: dict[str, object]
-) -> tuple[str, str] | None:
+def chosen_way(ways: dict[str, str | None], others: dict[str, object]) -> tuple[str, str] | None:
     """The one option that names a fragment, and its text; None without any.
 
     Args:
         ways: By the names of the tasks.
-        kind: Format to write.
         others: Options that do not go together with a fragment.
 
     Raises:
@@ -40,9 +39,6 @@ def chosen_way(
     for name, value in others.items():
         if value:
             raise typer.BadParameter(f"not together with --{way}", param_hint=f"'{name}'")
-    if kind not in KINDS:
-        known = ", ".join(f".{k}" for k in KINDS)
-        raise typer.BadParameter(f"with --{way} write one of {known}", param_hint="'--out'")
     return given[0]
 
 
@@ -53,6 +49,7 @@ def write_grown(
     out: Path | None,
     way: tuple[str, str],
     particles: int,
+    convert: Callable[[Path, Path], None] | None,
 ) -> None:
     """Draw molecules around a fragment and write them.
 
@@ -62,39 +59,65 @@ def write_grown(
     """
     from graphcnf.molecules.growth import Growth, fragment_of
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
-    from graphcnf.scripts._output import open_output
-    from graphcnf.scripts.generation.records import WRITERS, header
-    from graphcnf.terminal import progress_bar
 
     vocabulary = MoleculeVocabulary.of_model(network)
     task, text = way
-    fragment = fragment_of(text, task, vocabulary)
     growth = Growth(
         network,
         vocabulary,
-        fragment,
+        fragment_of(text, task, vocabulary),
         seed=recipe.seed,
         temperature=recipe.temperature,
         atoms=recipe.sizes,
         particles=particles,
     )
-    write = WRITERS[recipe.kind]
-    found = growth.molecules()
-    bar = out is not None or not sys.stdout.isatty()
-    with (
-        open_output(out) as stream,
-        closing(found),
-        progress_bar("growing", number, hidden=not bar) as show,
-    ):
-        stream.write(header(recipe))
-        for record, one in enumerate(islice(found, number)):
-            row = {"record": record, "smiles": one.smiles}
-            stream.write(write({name: row[name] for name in recipe.columns}))
-            stream.flush()
-            show(record + 1)
+    write_found(growth.molecules(), recipe, number, out, convert)
     share = growth.valid / max(growth.ended, 1)
     print(
         f"{number:,} distinct molecules with {text}; {growth.ended:,} of {growth.walks:,} walks "
         f"placed all of it, {100 * share:.1f} % of these are valid",
         file=sys.stderr,
     )
+
+
+def write_found(
+    molecules: Iterator[Found],
+    recipe: Recipe,
+    number: int,
+    out: Path | None,
+    convert: Callable[[Path, Path], None] | None,
+    more: dict[str, Callable[[Chem.Mol], float]] | None = None,
+) -> None:
+    """Write molecules as they come, the first ones of an iterator.
+
+    Args:
+        molecules: The iterator; it is closed at the end.
+        recipe: Format, columns and properties.
+        number: How many.
+        out: File to write, None for stdout.
+        convert: See `open_output`.
+        more: What further columns hold, by their names.
+    """
+    from rdkit import Chem
+
+    from graphcnf.molecules.selection import DECIMALS, described
+    from graphcnf.scripts._output import open_output
+    from graphcnf.scripts.generation.records import WRITERS, header
+    from graphcnf.terminal import progress_bar
+
+    write = WRITERS[recipe.kind]
+    bar = out is not None or not sys.stdout.isatty()
+    with (
+        open_output(out, convert) as stream,
+        closing(molecules),
+        progress_bar("drawing", number, hidden=not bar) as show,
+    ):
+        stream.write(header(recipe))
+        for record, one in enumerate(islice(molecules, number)):
+            mol = Chem.MolFromSmiles(one.smiles)
+            row = {"record": record, "smiles": one.smiles}
+            row |= {name: round(value(mol), DECIMALS) for name, value in (more or {}).items()}
+            row |= described(mol, recipe.properties)
+            stream.write(write({name: row[name] for name in recipe.columns}))
+            stream.flush()
+            show(record + 1)

@@ -1,9 +1,38 @@
-"""Options of `generate` that say which molecules are wanted."""
+"""Options of the commands that draw molecules."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from graphcnf.scripts._sampling import checked_seed
+
+Number = Annotated[
+    int, typer.Option("--number", "-n", min=1, help="Molecules to write (graphs with --all).")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet. After an "
+        "interruption the same command goes on where it stopped.",
+        show_default="stdout",
+    ),
+]
+Model = Annotated[
+    str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
+]
+Seed = Annotated[int, typer.Option(callback=checked_seed, help="Seed of the sample.")]
+Temperature = Annotated[
+    float, typer.Option(help="Below 1 for more probable molecules, above 1 for less.")
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LO-HI",
+        help="Number of atoms, 20-30 or 25.",
+        show_default="as in the training data",
+    ),
+]
 Properties = Annotated[
     str | None,
     typer.Option(

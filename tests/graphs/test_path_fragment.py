@@ -133,3 +133,34 @@ def test_two_parts_are_linked_by_free_nodes(tree_model):
         inner = {types[v]: next(iter(graph.neighbors(v))) for v in ends}
         assert nx.is_connected(graph) and set(types) == {0, 1}
         assert any(types[u] == kind and graph.degree(u) == 2 for kind, u in inner.items())
+
+
+def limited_tree(random):
+    """As `tree`, but nodes of category 1 have at most two neighbours."""
+    kinds, edges, bonds = tree(random)
+    degrees = np.bincount(np.array(edges).flatten(), minlength=len(kinds))
+    return np.where(degrees > 2, 0, kinds), edges, bonds
+
+
+def test_a_whole_skeleton_with_categories_of_its_own(build_model):
+    """Every walk arrives, and the weights say how often plain samples have this skeleton."""
+    random = np.random.default_rng(0)
+    graphs = PackedGraphs.from_lists(limited_tree(random) for _ in range(300))
+    model = build_model(graphs, node_categories=2, bond_categories=1)
+    star = [(0, 1), (0, 2), (0, 3), (3, 4)]
+    skeleton = fragment([0] * 5, star, room=0)
+    skeleton.kinds[:] = True
+    walk, experience = ConditionalWalk(model.steps, skeleton), Experience(5)
+    walks = [walk.draw(5, 200, experience, generator(seed)) for seed in range(10)]
+    weights = torch.stack([w.log_weights.exp().mean() for w in walks])
+    assert all(torch.isfinite(w.log_weights).all() for w in walks)
+    for drawn in walks:
+        degree = drawn.graphs.adjacency.sum(-1)
+        assert (degree[drawn.graphs.node_types == 1] <= 2).all()
+        assert all(nx.is_isomorphic(adjacency(drawn.graphs, k), nx.Graph(star)) for k in range(9))
+    plain = model.sample(torch.full((3000,), 5), generator=generator(0))
+    # Two leaves may change places, so each code comes about in two ways.
+    there = [nx.is_isomorphic(adjacency(plain, k), nx.Graph(star)) for k in range(3000)]
+    counts = 2.0 * np.array(there)
+    error = np.hypot(float(weights.std()) / len(weights) ** 0.5, counts.std() / len(counts) ** 0.5)
+    assert abs(float(weights.mean()) - counts.mean()) < 4 * error < 0.3 * counts.mean()

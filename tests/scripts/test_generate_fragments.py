@@ -43,7 +43,7 @@ def test_writes_what_holds_the_fragment(generate, surroundings):
     [
         (("--grow", "[*]C", "--link", "[*]C.[*]C"), 2, "exclude each other"),
         (("--grow", "[*]C", "--all"), 2, "not together with --grow"),
-        (("--grow", "[*]C", "--out", "a.parquet"), 2, "write one of"),
+        (("--grow", "[*]C", "--likelihood"), 2, "not together with --grow"),
         (("--decorate", "CC"), 1, "attachment points"),
         (("--scaffold", "[Xe]"), 1, "not among the atoms"),
         (("--scaffold", "CCCCCCCCC"), 1, "molecules of up to 6"),

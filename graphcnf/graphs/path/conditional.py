@@ -92,6 +92,13 @@ class Experience:
         """See the class."""
         return (self.sums - UNSEEN) / (self.seen + 1)
 
+    def prefer_order(self) -> None:
+        """Begin with the nodes in the order of their numbers."""
+        size = len(self.sums)
+        number = torch.arange(size - 1, device=self.sums.device)
+        self.counts[size, 0] += 1
+        self.counts[number, number + 1] += 1
+
     def learn(self, walks: Walks) -> None:
         """Count the walks by their weights; what was learnt before counts half from now on."""
         if not torch.isfinite(walks.log_weights).any():
@@ -151,7 +158,7 @@ class ConditionalWalk:
         device = network.start.device
         mask = torch.ones(count, size, dtype=torch.bool, device=device)
         rounds = PathRounds(network, mask)
-        progress = Progress(self.fragment, size, count, network.support.weights)
+        progress = Progress(self.fragment, size, count, network.support)
         known = torch.zeros(
             count, size, len(network.cardinalities), dtype=torch.long, device=device
         )

@@ -21,6 +21,7 @@ class Fragment:
         sockets: Number of edges to free nodes that each node has to get beside it, (U,) long.
         plain: Which edges fill a socket or enter a component, by category plus 1, bool.
         rings: Whether free nodes may close rings over nodes of the fragment.
+        acyclic: Whether free nodes close no rings at all.
     """
 
     kinds: Tensor
@@ -30,6 +31,7 @@ class Fragment:
     sockets: Tensor
     plain: Tensor
     rings: bool = False
+    acyclic: bool = False
 
     def __post_init__(self) -> None:
         size = len(self.kinds)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.path.fragment import Fragment
+from graphcnf.graphs.path.lookahead import Lookahead
+from graphcnf.graphs.path.support import Support
 
 FREE = -1
 """In place of the number of a node of the fragment: a node that is none."""
@@ -60,18 +62,19 @@ class Progress:
         fragment: What the graphs have to hold.
         size: Number of nodes of the graphs.
         count: P.
-        weights: Weight of an edge by its category plus 1, 0 for none.
+        support: Of the model.
 
     Raises:
         UserError: the graphs are too small.
     """
 
-    def __init__(self, fragment: Fragment, size: int, count: int, weights: Tensor):
+    def __init__(self, fragment: Fragment, size: int, count: int, support: Support):
         least = len(fragment) + fragment.fewest_free
         if size < least:
             raise UserError(f"graphs with this fragment have at least {least} nodes")
-        self.fragment, self.weights = fragment, weights
-        device = weights.device
+        self.fragment, self.weights = fragment, support.weights
+        self.lookahead = Lookahead(fragment, support, count)
+        device = self.weights.device
         self.free = torch.full((count,), size - len(fragment), device=device)
         self.depth = torch.full((count,), -1, device=device)
         self.at = torch.full((count, size + 1), FREE, device=device)
@@ -88,6 +91,7 @@ class Progress:
         for name in ("free", "depth", "at", "level", "room", "sockets", "alive", "last",
                      "came_from", "prices"):  # fmt: skip
             setattr(self, name, getattr(self, name)[rows])
+        self.lookahead.left = self.lookahead.left[rows]
 
     def source(self, steps: Steps) -> Tensor:
         """Where steps come from, (R,) long.
@@ -177,7 +181,9 @@ class Progress:
             return fits | first | self.is_free.gather(1, at)
         if k % 2:
             far = (parent + 1 - value).clamp(min=0)
-            if self.fragment.rings:
+            if self.fragment.acyclic:
+                fits = first
+            elif self.fragment.rings:
                 fits = self.room_at.gather(1, far) > 0
             else:
                 fits = far > self.last_member.gather(1, at)
@@ -276,6 +282,12 @@ class Progress:
 
     def step_mask(self, steps: Steps, previous: list[Tensor], cardinality: int) -> Tensor:
         """Possible categories of the next variable of the steps, (R, cardinality) bool."""
+        if not previous:
+            self.lookahead.place(steps, self.at, self.depth, self.unplaced, self.sockets)
+        fits = self._step_mask(steps, previous, cardinality)
+        return self.lookahead.mask(previous, fits)
+
+    def _step_mask(self, steps: Steps, previous: list[Tensor], cardinality: int) -> Tensor:
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, f = len(previous), self.fragment
         if k == 0:
@@ -326,12 +338,16 @@ class Progress:
         above = torch.where(first, FREE, self.at[rows, parent.clamp(min=0)])
         free = node == FREE
         # An edge between a node of the fragment and a free one takes a socket, or else room.
+        ends = [(above, x[:, 1])]
         inside = free & (above != FREE)
         self._use(inside, above, x[:, 1])
         self._use(enters & ~first, node, x[:, 1])
         for k in range(3, x.shape[1], 2):
             far = self.at[rows, (parent + 1 - x[:, k]).clamp(min=0)]
-            self._use(free & (x[:, k] > 0) & (far != FREE), far, x[:, k + 1])
+            far = torch.where(x[:, k] > 0, far, FREE)
+            self._use(free & (far != FREE), far, x[:, k + 1])
+            ends.append((far, x[:, k + 1]))
+        self.lookahead.add(x, node, ends)
         self.free = self.free - free.long()
         self.level = torch.where(self.level > parent[:, None], LEFT, self.level)
         member = node != FREE

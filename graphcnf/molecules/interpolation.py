@@ -1,0 +1,150 @@
+"""The way from one molecule to another through the latents of the flow.
+
+In the base space of a model that goes atom by atom, with every latent mapped to the unit line by
+the logistic distribution function, a molecule is a box: an interval for each variable, as long as
+the variable's probability given those before. A path is a straight line from one box to the other,
+between points of them that are as near as can be: a variable whose intervals overlap does not move.
+Every point on the line is the molecule in whose box it lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from rdkit import Chem
+from torch import Tensor
+
+from graphcnf.errors import UserError
+from graphcnf.graphs import GraphBatch
+from graphcnf.graphs.features import GraphContext
+from graphcnf.graphs.records import one_thread
+from graphcnf.molecules import codec
+from graphcnf.molecules.similarity import similarity_to
+
+if TYPE_CHECKING:
+    from graphcnf.molecules.flow import MoleculeFlow
+
+INSIDE = 0.02
+"""Share of an interval that stays between a point of a box and its edge."""
+
+MOST = 1000
+"""Steps, and paths that are compared, at most."""
+
+
+@dataclass
+class Point:
+    """A molecule on a path.
+
+    Attributes:
+        t: 0 for the first molecule, 1 for the last one.
+        smiles: Canonical SMILES, None where the point is no valid molecule.
+        similarities: To the first molecule and to the last one, Tanimoto (ECFP4), 0 for None.
+    """
+
+    t: float
+    smiles: str | None
+    similarities: tuple[float, float]
+
+
+def interpolate(
+    flow: MoleculeFlow, first: str, last: str, *, steps: int = 10, paths: int = 32, seed: int = 0
+) -> list[Point]:
+    """A path between two molecules through the latents.
+
+    Where the intervals of a variable overlap, and for atoms that only one of the molecules has, the
+    latent may be anywhere in the common part. That is drawn at random for several paths, and the
+    one with the least energy is taken: the sum of the squares of one minus the similarity from each
+    molecule to the next.
+
+    Args:
+        flow: A model that goes atom by atom.
+        first: SMILES.
+        last: SMILES.
+        steps: From the one to the other. The number of atoms goes in equal steps, too.
+        paths: Number of paths that are compared.
+        seed: Of the paths.
+
+    Returns:
+        `steps` + 1 points, among them the two molecules. Neighbours may be the same molecule.
+
+    Raises:
+        UserError: The model does not know one of the molecules or goes another way than atom by
+            atom, or a number is out of range.
+    """
+    if flow.model.config["adjacency"] != "path":
+        raise UserError("only the latents of a model that goes atom by atom make such a path")
+    for name, value in (("steps", steps), ("paths", paths)):
+        if not 1 <= value <= MOST:
+            raise UserError(f"{name}: 1 to {MOST}, not {value}")
+    boxes = [_box(flow, smiles) for smiles in (first, last)]
+    sizes = [len(lower) for lower, _ in boxes]
+    ends = _nearest(boxes, paths, torch.Generator().manual_seed(seed))
+    share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    nodes = (sizes[0] + share * (sizes[1] - sizes[0])).round().long()
+    mask = (torch.arange(max(sizes)) < nodes[:, None]).repeat(paths, 1)
+    u = torch.lerp(ends[0][:, None], ends[1][:, None], share[:, None, None]).flatten(0, 1)
+    latents = torch.where(mask[..., None], torch.logit(u), 0.0)
+    device = flow.model.device
+    with one_thread(device):
+        smiles = flow.decode({"atoms": latents.to(device)}, mask.to(device))
+    return _smoothest([smiles[k : k + steps + 1] for k in range(0, len(smiles), steps + 1)], share)
+
+
+@torch.no_grad()
+def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
+    """Lower ends and widths of a molecule's intervals, (N, V) float64 each."""
+    graphs, (reason,) = flow.graphs(smiles)
+    if reason is not None:
+        raise UserError(f"{smiles[:80]}: {reason}")
+    batch = GraphBatch.collate(graphs).to(flow.model.device)
+    steps = flow.model.steps
+    x = steps.code.encode(batch)
+    log_p = steps.flow.flow.log_probs(x, GraphContext(batch.mask))[0].double().cpu()
+    p = log_p.exp()
+    width = p.gather(-1, x[0].cpu()[..., None])[..., 0]
+    if not (width > 0).all():
+        raise UserError(f"{smiles[:80]}: of probability 0 for the model")
+    return (p.cumsum(-1)).gather(-1, x[0].cpu()[..., None])[..., 0] - width, width
+
+
+def _nearest(boxes: list[tuple[Tensor, Tensor]], count: int, generator) -> tuple[Tensor, Tensor]:
+    """Points of two boxes that are as near as can be, (count, N, V) each."""
+    most = max(len(lower) for lower, _ in boxes)
+    # What only the other molecule has may be anywhere.
+    ends = []
+    for lower, width in boxes:
+        missing = most - len(lower), lower.shape[1]
+        lower = torch.cat([lower, lower.new_zeros(missing)])
+        width = torch.cat([width, width.new_ones(missing)])
+        ends.append((lower + INSIDE * width, lower + (1 - INSIDE) * width))
+    (low_a, high_a), (low_b, high_b) = ends
+    low, high = torch.maximum(low_a, low_b), torch.minimum(high_a, high_b)
+    drawn = torch.rand((count, *low.shape), generator=generator, dtype=torch.float64)
+    common = low + (high - low) * drawn
+    rising = low_b > high_a
+    a = torch.where(low <= high, common, torch.where(rising, high_a, low_a))
+    b = torch.where(low <= high, common, torch.where(rising, low_b, high_b))
+    return a, b
+
+
+def _smoothest(paths: list[list[str | None]], share: Tensor) -> list[Point]:
+    """The path of least energy."""
+    with codec.quiet():
+        mols = {s: Chem.MolFromSmiles(s) for path in paths for s in path if s is not None}
+    similar = {s: similarity_to(mol) for s, mol in mols.items()}
+
+    def similarity(a: str | None, b: str | None) -> float:
+        if a == b:
+            return 1.0
+        return 0.0 if a is None or b is None else similar[a](mols[b])
+
+    def energy(path: list[str | None]) -> float:
+        return sum((1 - similarity(a, b)) ** 2 for a, b in zip(path, path[1:], strict=False))
+
+    path = min(paths, key=energy)
+    return [
+        Point(t, s, (similarity(path[0], s), similarity(path[-1], s)))
+        for t, s in zip(share.tolist(), path, strict=True)
+    ]

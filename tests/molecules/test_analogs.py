@@ -1,0 +1,144 @@
+"""Analogues share what is kept with their molecule, and come from the model."""
+
+import math
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+from rdkit.Chem.Scaffolds import MurckoScaffold
+from rdkit.DataStructs import TanimotoSimilarity
+
+from graphcnf.errors import UserError
+from graphcnf.molecules import analogs, codec, growth, substitution
+from graphcnf.molecules.analogs import Origin, RedrawnAnalogs
+from graphcnf.molecules.codec import quiet
+from graphcnf.molecules.kept import scaffold_and_rest
+from graphcnf.molecules.validity import strict
+from graphcnf.molecules.vocabulary import MARK
+
+ORIGIN = "COc1ccc(CNC(C)=O)cc1"
+
+
+@pytest.fixture(autouse=True)
+def small_rounds(monkeypatch):
+    monkeypatch.setattr(growth, "ROUND", 48)
+    monkeypatch.setattr(growth, "TRIAL", 16)
+    monkeypatch.setattr(substitution, "PROPOSALS", 32)
+
+
+def skeleton(smiles, orders):
+    """Bonds of a molecule as a graph, with their types where `orders`."""
+    graph = nx.Graph()
+    for bond in Chem.MolFromSmiles(smiles).GetBonds():
+        kind = str(bond.GetBondType()) if orders else ""
+        graph.add_edge(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), kind=kind)
+    return graph
+
+
+def similarity(a, b):
+    morgan = GetMorganGenerator(radius=2, fpSize=2048)
+    return TanimotoSimilarity(
+        *(morgan.GetFingerprint(Chem.MolFromSmiles(smiles)) for smiles in (a, b))
+    )
+
+
+@pytest.mark.parametrize("similar", [0.0, 0.35])
+@pytest.mark.parametrize("keep", analogs.KEEP)
+def test_every_analogue_keeps_what_it_should(flow, keep, similar):
+    sample = flow.analogs(ORIGIN, 12, keep=keep, similar=similar, seed=1, particles=2)
+    assert len(set(sample)) == len(sample) == 12 and sample.validity == 1
+    assert ORIGIN not in sample.smiles
+    for smiles in sample:
+        if keep == "scaffold":
+            assert MurckoScaffold.MurckoScaffoldSmiles(smiles) == "c1ccccc1"
+        else:
+            orders = keep == "bonds"
+            assert nx.is_isomorphic(
+                skeleton(smiles, orders), skeleton(ORIGIN, orders),
+                edge_match=lambda a, b: a["kind"] == b["kind"],
+            )  # fmt: skip
+        assert similarity(smiles, ORIGIN) >= similar
+
+
+@pytest.mark.parametrize("similar", [0.0, 0.3])
+def test_a_seed_determines_the_analogues(flow, similar):
+    def drawn(count, seed):
+        return flow.analogs(ORIGIN, count, similar=similar, seed=seed, particles=2).smiles
+
+    assert drawn(25, 3)[:8] == drawn(8, 3) != drawn(8, 4)
+
+
+def test_weights_are_probabilities_of_molecules(flow):
+    """Mean weights of the walks to some molecules are their share of plain samples.
+
+    Of chains of three atoms; marks of aromatic atoms outside of rings are no part of a molecule.
+    """
+    origin = Origin("CCO", flow.vocabulary, 38, 0.0)
+    drawn = RedrawnAnalogs(flow.model, flow.vocabulary, origin, "skeleton", seed=0)
+    rounds = [drawn._round(number) for number in range(24)]
+    assert drawn.ended == drawn.walks == 24 * 48
+    plain = flow.model.sample(torch.full((4000,), 3), generator=torch.Generator().manual_seed(0))
+    graphs, vocabulary, there = plain.to_packed(), flow.vocabulary, []
+    for types, edges, bonds in map(graphs.graph, range(4000)):
+        marked = any(vocabulary.atoms[k].aromatic for k in types)
+        marked |= any(vocabulary.bonds[k].startswith(MARK) for k in bonds)
+        chain = not marked and len(edges) == 2
+        with quiet():
+            mol = codec.graph_to_molecule(types, edges, bonds, vocabulary)
+            there.append(strict(mol) if chain else None)
+    for pattern in ("", "=", "N"):  # all, those with a double bond, those with nitrogen
+
+        def counts(smiles, pattern=pattern):
+            return smiles not in (None, "CCO") and pattern in smiles
+
+        share = [sum(math.exp(one.log_weight) for s, one in found.items() if counts(s)) / 48
+                 for found in rounds]  # fmt: skip
+        wanted = np.array([counts(s) for s in there])
+        error = math.hypot(np.std(share) / len(rounds) ** 0.5, wanted.std() / len(wanted) ** 0.5)
+        # Four standard errors; without the two places of a chain in itself it would be double.
+        assert abs(np.mean(share) - wanted.mean()) < 4 * error < 0.8 * wanted.mean()
+
+
+def test_scaffold_and_what_hangs_on_it():
+    mol = Chem.MolFromSmiles("CC(C)Cc1ccc(C(=O)C2CC2)cc1O")
+    inside, parts = scaffold_and_rest(mol)
+    assert sorted(map(len, parts)) == [1, 4]
+    assert sorted({*inside, *set.union(*parts)}) == list(range(mol.GetNumAtoms()))
+    assert len(inside) == 6 + 2 + 3  # the doubly bonded oxygen counts as part of it
+
+
+@pytest.mark.parametrize(
+    ("molecule", "options", "message"),
+    [
+        ("C1CC", {}, "not a SMILES"),
+        ("CC.CC", {}, "separate fragments"),
+        ("C[SiH3]", {}, "not among the atoms"),
+        ("C" * 60, {}, "at most"),
+        ("CCO", {"keep": "scaffold"}, "no ring"),
+        ("CCO", {"keep": "rings"}, "keep is one of"),
+        ("CCO", {"similar": 1.5}, "from 0 to 1"),
+        ("CCO", {"atoms": (3, 4)}, "same number of atoms"),
+        ("CCO", {"particles": 0}, "particles"),
+        ("CCO", {"particles": 0, "similar": 0.2}, "particles"),
+        ("CCO", {"temperature": -1.0, "similar": 0.2}, "temperature"),
+        ("CCO", {"similar": 1.0, "keep": "bonds"}, "0 analogues found"),
+    ],
+)
+def test_one_line_says_what_is_wrong(flow, molecule, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        flow.analogs(molecule, 2, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_there_are_then_a_line(flow):
+    """A molecule of one atom has few analogues."""
+    found = []
+    with pytest.raises(UserError, match="no further one"):
+        found.extend(flow.analogs("C", 3, seed=0).smiles)
+        for one in analogs.analogs_of(flow.model, flow.vocabulary, "C").molecules():
+            found.append(one.smiles)
+    assert len(found) > 6 and "C" not in found
+    assert all(Chem.MolFromSmiles(smiles).GetNumAtoms() == 1 for smiles in found)
