@@ -15,7 +15,7 @@ from rdkit import Chem
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
-from graphcnf.graphs.records import one_thread
+from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import temperature_fault
 from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow

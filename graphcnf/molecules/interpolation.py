@@ -19,7 +19,7 @@ from torch import Tensor
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.features import GraphContext
-from graphcnf.graphs.records import one_thread
+from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules import codec
 from graphcnf.molecules.similarity import similarity_to
 
