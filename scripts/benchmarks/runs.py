@@ -147,12 +147,17 @@ def saved_metadata(folder: Path) -> dict[str, Any]:
 
 
 def molecules_of(run: TrainedRun) -> MoleculeDataset:
-    """The data set that a run was trained on.
+    """The data set that a run was trained on; raises as `load_molecules`."""
+    return load_molecules(run.config["data"])
+
+
+def load_molecules(table: dict[str, Any]) -> MoleculeDataset:
+    """The molecules that a `[data]` table names.
 
     Raises:
-        UserError: Its data are no molecules, or are gone.
+        UserError: The data are no molecules, or are gone.
     """
-    options = dict(run.config["data"])
+    options = dict(table)
     if "path" in options:
         options["path"] = str(at_home(options["path"]))
     name = str(options.pop("name", ""))
