@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf.scripts.generate import KINDS
+from graphcnf.scripts.generation.target import KINDS
 from graphcnf.scripts.generation import partial
 from graphcnf.scripts.generation.partial import PartialFile
 
