@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf.scripts.generation.target import KINDS
 from graphcnf.scripts.generation import partial
 from graphcnf.scripts.generation.partial import PartialFile
+from graphcnf.scripts.generation.target import KINDS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

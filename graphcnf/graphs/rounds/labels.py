@@ -26,7 +26,9 @@ _CHUNK = 512
 def ring_classes(adjacency: Tensor) -> Tensor:
     """The class of every edge by the smallest ring that it is part of.
 
-    A breadth-first search from one end of each edge to the other, without the edge itself.
+    A breadth-first search from one end of each edge to the other, without the edge itself, finds
+    rings of up to 6 nodes. An edge is in a larger one if it is no bridge: its effective resistance
+    in a network of unit resistors is less than 1, at most 1 - 1/n for a ring of n nodes.
 
     Args:
         adjacency: (B, N, N) bool, symmetric.
@@ -42,26 +44,30 @@ def ring_classes(adjacency: Tensor) -> Tensor:
     counts = torch.bincount(graph, minlength=batch)
     place = torch.arange(len(graph), device=graph.device) - (counts.cumsum(0) - counts)[graph]
     steps = adjacency.float()
-    # One row for each edge: the nodes that a walk from its lower end has just come to.
+    # One row for each edge: the nodes that walks of some length from its lower end come to.
     front = steps.new_zeros(batch, int(counts.max()), nodes)
     front[graph, place] = steps[graph, low]
     front[graph, place, high] = 0
-    new = torch.ones_like(front)
-    new[graph, place, low] = 0
-    target = torch.zeros(front.shape[:2], dtype=torch.long, device=graph.device)
-    target[graph, place] = high
-    sizes = torch.zeros_like(target)
-    for length in range(3, nodes + 1):
-        new = new * (front == 0)
-        front = ((front @ steps) > 0) * new
-        met = front.gather(2, target[..., None])[..., 0] > 0
-        sizes = torch.where(met & (sizes == 0), min(length, RINGS[-1]), sizes)
-        if not front.any():
-            break
-    own = sizes[graph, place]
+    own = torch.where(_resistances(adjacency)[graph, low, high] < 1 - 0.5 / nodes, RINGS[-1], 0)
+    for length in range(3, RINGS[-1]):
+        front = front @ steps
+        # Not back over the edge itself.
+        front[graph, place, low] = 0
+        own = torch.where((front[graph, place, high] > 0) & (own > length), length, own)
     own = torch.where(own > 0, own - RINGS[1] + 1, 0)
     classes[graph, low, high] = classes[graph, high, low] = own
     return classes
+
+
+def _resistances(adjacency: Tensor) -> Tensor:
+    """Effective resistance between any two nodes of a part of unit resistors, (B, N, N) float64."""
+    conductance = adjacency.double()
+    laplacian = torch.diag_embed(conductance.sum(1)) - conductance
+    # A little of a resistor from each node to the ground: graphs may have several parts.
+    ground = 1e-6 * torch.eye(adjacency.shape[1], dtype=torch.float64, device=adjacency.device)
+    potential = torch.linalg.inv(laplacian + ground)
+    own = potential.diagonal(dim1=1, dim2=2)
+    return own[:, :, None] + own[:, None] - 2 * potential
 
 
 class NodeLabels(nn.Module):
