@@ -36,8 +36,8 @@ class GraphCNF(nn.Module):
 
     Args:
         adjacency: Coding of the connectivity: "path" (node by node along the path of a depth-first
-            numbering), "rounds" (all nodes and then all pairs in random groups, in a fixed number
-            of rounds) or "pairs" (one latent per pair of nodes, the paper's three steps).
+            numbering), "rounds" (labels of all nodes, then the edges, in a random order) or "pairs"
+            (one latent per pair of nodes, the paper's three steps).
         order: "canonical" if graphs come in a canonical node order that the networks may use,
             "none" for a model that is invariant to the order: "path" needs the first, "rounds" the
             second.

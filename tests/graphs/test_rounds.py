@@ -1,5 +1,6 @@
 """Graphs in a fixed number of rounds: exactness, normalisation, invariance, what is possible."""
 
+import math
 from itertools import product
 
 import networkx as nx
@@ -8,14 +9,16 @@ import pytest
 import torch
 from couplings import perturb
 
+from graphcnf.categorical.context import Context
+from graphcnf.categorical.intervals import MARGIN
 from graphcnf.errors import UserError
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.pairs.latents import all_pairs
+from graphcnf.graphs.rounds.assembly import PickContext
 from graphcnf.graphs.rounds.composition import Parity
+from graphcnf.graphs.rounds.growth import Chances, Grown, log_orders, picks_of
 from graphcnf.graphs.rounds.known import FAR, known_of
 from graphcnf.graphs.rounds.labels import RINGS, NodeLabels, ring_classes
-from graphcnf.graphs.rounds.schedule import Tournament
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 SMALL = {
@@ -105,23 +108,55 @@ def test_tables_that_do_not_fit_are_refused(kinds, labels, message):
         NodeLabels(kinds, labels)
 
 
-@pytest.mark.parametrize("most", [2, 5, 8, 38])
-def test_a_round_has_every_node_at_most_once_and_every_pair_comes_once(most):
-    tournament = Tournament(most, 7)
-    mask = torch.arange(most) < torch.tensor([[most], [most // 2 + 1]])
-    schedule = tournament.schedule(mask, *tournament.draw(mask))
-    assert schedule.pairs.max() < tournament.pair_rounds <= most + 1
-    index, pair_mask = all_pairs(mask)
-    for b in range(2):
-        met = set()
-        for i, j in index[b][pair_mask[b]].tolist():
-            assert schedule.pairs[b, i, j] == schedule.pairs[b, j, i]
-            for node in (i, j):
-                assert (node, int(schedule.pairs[b, i, j])) not in met
-                met.add((node, int(schedule.pairs[b, i, j])))
-        groups = torch.bincount(schedule.nodes[b][mask[b]], minlength=7)
-        assert groups.max() - groups.min() <= 1
-        assert (groups.diff() <= 0).all(), "the last rounds decide as little as possible"
+def test_graphs_grow_from_one_node_and_every_edge_is_picked_once(random_graphs):
+    table = NodeLabels(**NodeLabels.measure(random_graphs))
+    batch = GraphBatch.collate(random_graphs, np.arange(200))
+    labels, kinds = table.encode(batch)
+    chances = Chances(batch.mask.shape[1])
+    numbers = chances.draw(batch.mask)
+    grown, at = Grown.start(table, labels), torch.arange(len(batch))
+    for g in range(batch.mask.shape[1]):
+        focus, real = grown.focus(batch.mask, chances.of_focus(numbers, g))
+        if g:
+            assert grown.reached[at, focus][real].all(), "a focus is part of the growing graph"
+        row = torch.where(grown.done, 0, kinds[at, focus])
+        assert (row > 0).any(1)[real].all()
+        grown = grown.add(focus, real, row)
+    assert (grown.kinds == kinds).all()
+    assert not grown.free.any()
+    assert not grown.frontier(batch.mask).any()
+
+
+def test_the_first_focus_is_every_node_equally_often(random_graphs):
+    table = NodeLabels(**NodeLabels.measure(random_graphs))
+    one = np.flatnonzero(random_graphs.node_counts == 6)[0]
+    batch = GraphBatch.collate(random_graphs, np.repeat(one, 3000))
+    labels, _ = table.encode(batch)
+    chances = Chances(6)
+    focus, _ = Grown.start(table, labels).focus(
+        batch.mask, chances.of_focus(chances.draw(batch.mask), 0)
+    )
+    counts = torch.bincount(focus, minlength=6)
+    # 4.5 standard deviations of a count.
+    assert (counts - 500).abs().max() < 4.5 * (3000 * 5 / 36) ** 0.5
+
+
+def test_picks_come_by_kind_and_at_random_within_a_kind():
+    row = torch.tensor([[2, 0, 1, 2, 2]]).expand(3000, -1)
+    partner, kinds = picks_of(row, torch.rand(3000, 5), 5)
+    assert (kinds == torch.tensor([1, 2, 2, 2, 0])).all()
+    assert (partner[:, 0] == 2).all()
+    orders, counts = partner[:, 1:4].unique(dim=0, return_counts=True)
+    assert len(orders) == 6 and (counts - 500).abs().max() < 4.5 * (3000 * 5 / 36) ** 0.5
+    assert log_orders(kinds, 3)[0].exp().round() == 6
+
+
+def test_labels_come_in_groups_of_like_size_the_smaller_ones_last(build, random_graphs):
+    model = build(random_graphs, node_rounds=5)
+    mask = torch.arange(12) < torch.tensor([[12], [3]])
+    groups = model.steps.groups(mask, model.steps.chances.draw(mask))
+    assert torch.bincount(groups[0], minlength=5).tolist() == [3, 3, 2, 2, 2]
+    assert sorted(groups[1][:3].tolist()) == [0, 1, 2]
 
 
 def test_what_is_known_is_what_networkx_says(random_graphs):
@@ -172,31 +207,39 @@ def triples():
     )
 
 
-def test_probabilities_of_a_schedule_sum_to_one(build, double):
-    graphs = triples().subset(np.arange(0, 540, 37))
-    model = build(graphs)
+def test_probabilities_of_labels_sum_to_one(build, double):
+    model = build(triples().subset(np.arange(0, 540, 37)))
     steps, mask = model.steps, torch.ones(1, 3, dtype=torch.bool)
-    schedule = steps.tournament.schedule(mask, *steps.tournament.draw(mask))
     labels = torch.cartesian_prod(*[torch.arange(steps.table.count)] * 3)
-    context, _ = steps._contexts(mask, None, schedule)
-    context.mask, context.groups = mask.expand(len(labels), -1), schedule.nodes.expand_as(labels)
+    many = mask.expand(len(labels), -1)
+    groups = steps.groups(mask, steps.chances.draw(mask)).expand_as(labels)
     with torch.no_grad():
-        log_p = steps.nodes.flow.log_probs(labels[..., None], context)[:, :, 0]
-    total = log_p.gather(-1, labels[..., None]).sum((1, 2)).exp()
+        log_p = steps.nodes.flow.log_probs(labels[..., None], Context(many, groups=groups))
+    total = log_p[:, :, 0].gather(-1, labels[..., None]).sum((1, 2)).exp()
     assert total.std() > 0.1 / len(labels)
     assert abs(total.sum() - 1) < 1e-9
-    values = torch.cartesian_prod(*[torch.arange(len(steps.table.kinds) + 1)] * 3)
+
+
+def test_probabilities_of_picks_sum_to_one(build, double):
+    """Given labels and chances, over all ways in which three nodes can pick each other."""
+    model = build(triples().subset(np.arange(0, 540, 37)))
+    steps, mask = model.steps, torch.ones(1, 3, dtype=torch.bool)
+    chances, network = steps.chances.draw(mask), steps.pairs.flow.network
+    most = network.picks
+    assert most == 2
+    # Nodes 0, 1, 2 or none, for each pick of the first two rounds; what follows is decided.
+    values = torch.cartesian_prod(*[torch.arange(4)] * (2 * most)).unflatten(-1, (2, most))
+    values = torch.cat([values, torch.full((len(values), 1, most), 3)], 1)
+    labels = torch.cartesian_prod(*[torch.arange(steps.table.count)] * 3)
+    seen = 0
     for chosen in labels[:: len(labels) // 40]:
-        many = mask.expand(len(values), -1)
-        _, context = steps._contexts(mask, chosen[None], schedule)
-        for name in ("mask", "groups", "index", "labels", "nodes"):
-            part = getattr(context, name)
-            setattr(context, name, part.expand(len(values), *part.shape[1:]))
-        assert context.mask.shape == many.shape
+        many = [part.expand(len(values), *part.shape[1:]) for part in (mask, chosen[None], chances)]
         with torch.no_grad():
-            log_p = steps.pairs.flow.log_probs(values[..., None], context)[:, :, 0]
-        total = log_p.gather(-1, values[..., None]).sum((1, 2)).exp()
-        assert abs(total.sum() - 1) < 1e-9
+            log_p = steps.pairs.flow.log_probs(values, PickContext(*many))
+        own = log_p.gather(-1, values[..., None])[..., 0].sum((1, 2)).exp()
+        assert abs(own.sum() - 1) < 1e-9
+        seen = max(seen, int((own > 1e-6).sum()))
+    assert seen > 1, "nothing was left to choose"
 
 
 def test_reconstruction_is_exact(build, random_graphs, double):
@@ -213,14 +256,16 @@ def test_the_flow_agrees_with_the_sum_of_its_rounds(build, random_graphs, double
     noise = Noise()
     exact = model.log_prob(batch, noise=noise)
     steps = model.steps
-    labels, _ = steps.table.encode(batch)
-    schedule = steps.tournament.schedule(batch.mask, *noise.draws[:2])
-    context, _ = steps._contexts(batch.mask, labels, schedule)
-    value = torch.where(batch.mask, labels, 0)[..., None]
-    bound = steps.nodes.bound(value, mask=batch.mask, context=context).value()
+    nodes, pairs, orders = steps._encoded(batch, noise.draws[0])
     parts = model.bounds(batch, noise.rewind())
-    # The margins of the intervals are all that is lost.
-    torch.testing.assert_close(bound, parts["nodes"].value(), atol=1e-2, rtol=0)
+    for flow, (value, context), part, more in (
+        (steps.nodes, nodes, "nodes", 0),
+        (steps.pairs, pairs, "bonds", orders),
+    ):
+        bound = flow.bound(value, mask=batch.mask, context=context).value() + more
+        variables = batch.sizes * value.shape[-1]
+        # The margins of the intervals are all that is lost.
+        torch.testing.assert_close(bound, parts[part].value() + variables * math.log1p(-2 * MARGIN))
     torch.testing.assert_close(sum(p.value() for p in parts.values()), exact)
 
 
@@ -248,8 +293,8 @@ def test_log_prob_is_invariant_to_renumbering(build, random_graphs, double):
     noise, moved = Noise(), Noise()
     with torch.no_grad():
         first = model.log_prob(batch, noise=noise)
-        of_nodes, of_rounds = noise.draws
-        moved.draws += [of_nodes.gather(1, order[..., None].expand(-1, -1, 2)), of_rounds]
+        (chances,) = noise.draws
+        moved.draws += [chances.gather(1, order[..., None].expand(-1, -1, chances.shape[-1]))]
         second = model.log_prob(batch.permute(order), noise=moved.rewind())
         other = model.log_prob(batch.permute(order))
     torch.testing.assert_close(first, second, atol=1e-8, rtol=0)
@@ -291,12 +336,8 @@ def test_records_do_not_depend_on_how_many_are_drawn(build, random_graphs):
 def test_every_kind_of_edge_has_an_even_number_of_ends(build, random_graphs):
     model = build(random_graphs, node_rounds=12)
     mask = torch.arange(12) < torch.arange(2, 13)[:, None]
-    latents = model.steps.base_sample(mask)
-    schedule = model.steps.tournament.schedule(mask, latents["order"], latents["rounds"][..., 0])
-    context, _ = model.steps._contexts(mask, None, schedule)
-    labels = model.steps.nodes.decode(latents["nodes"], mask=mask, context=context)[..., 0]
-    ends = model.steps.table.ends[torch.where(mask, labels, model.steps.table.count)].sum(1)
-    assert (ends % 2 == 0).all()
+    labels, _ = model.steps.decode_labels(model.steps.base_sample(mask), mask)
+    assert (model.steps.table.ends[labels].sum(1) % 2 == 0).all()
     assert model.steps.nodes.flow.network.parity.used
 
 

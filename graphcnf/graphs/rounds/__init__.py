@@ -1,4 +1,4 @@
-"""Graphs in a fixed number of rounds: all nodes, then all pairs of nodes, in random groups."""
+"""Graphs in any order of nodes: labels of all nodes first, then the edges."""
 
 from graphcnf.graphs.rounds.steps import RoundSteps
 

@@ -1,7 +1,7 @@
-"""Edges between the nodes, round by round, given the labels.
+"""Edges between the nodes, one focus after the other, given the labels.
 
-Graph attention over all nodes, with what is known of each pair as a bias; the kind of the edge of a
-pair, or that there is none, is read out of its two ends. Nothing knows a numbering.
+Graph attention over all nodes, with what is known of each pair as a bias; how well a pair fits for
+each kind of edge is read out of its two ends. Nothing knows a numbering.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from graphcnf.categorical.causal import CausalBlock
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.rounds.composition import COUNTED, TOLD, one_hots
+from graphcnf.graphs.rounds.growth import Chances, Grown, log_orders, picks_of
 from graphcnf.graphs.rounds.known import FAR, Known, known_of
 from graphcnf.graphs.rounds.labels import NodeLabels
 
@@ -23,13 +24,76 @@ ROWS = 256
 """Pairs that are read out together come in multiples of this: fewer shapes, fewer kernels."""
 
 
+@dataclass
+class PickContext:
+    """What the picks of a batch belong to.
+
+    Attributes:
+        mask: Rounds that a graph may have, (B, N) bool: as many as nodes.
+        labels: Of the nodes, (B, N) long.
+        chances: Uniform numbers, see `Chances`.
+    """
+
+    mask: Tensor
+    labels: Tensor
+    chances: Tensor
+
+    @property
+    def groups(self) -> Tensor:
+        """Round r is position r, (B, N) long."""
+        number = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return number.expand(self.mask.shape)
+
+
+@dataclass
+class Offers:
+    """What the picks of some nodes are read out of.
+
+    Attributes:
+        scores: Of every partner for every kind, -inf where impossible, (..., N, K). Partners come
+            in the order of the context's random numbering.
+        kinds: Kind of each pick, K where there is none, (..., M) long.
+        fresh: Which partners are no part of the growing graph yet, (..., N) bool.
+        budget: How many picks of ring edges may be fresh, and how many not, (..., 2) long.
+        rings: Which kinds are in rings, (K + 1,) bool.
+    """
+
+    scores: Tensor
+    kinds: Tensor
+    fresh: Tensor
+    budget: Tensor
+    rings: Tensor
+
+    def logits(self, previous: list[Tensor]) -> Tensor:
+        """Of the pick after `previous` ones, each (...,) long: (..., N), -inf where impossible."""
+        nodes = self.fresh.shape[-1]
+        kind = self.kinds[..., len(previous)]
+        at = kind.clamp(max=self.scores.shape[-1] - 1)[..., None, None]
+        own = self.scores.gather(-1, at.expand(*self.scores.shape[:-1], 1))[..., 0]
+        taken = torch.zeros_like(self.fresh)
+        spent = torch.zeros_like(self.budget)
+        for before, value in enumerate(previous):
+            here = F.one_hot(value.clamp(max=nodes), nodes + 1)[..., :-1].bool()
+            taken = taken | here
+            ring = self.rings[self.kinds[..., before]] & here.any(-1)
+            new = (here & self.fresh).any(-1)
+            spent = spent + torch.stack([ring & new, ring & ~new], -1)
+        left = self.budget > spent
+        allowed = torch.where(self.fresh, left[..., :1], left[..., 1:])
+        allowed = allowed | ~self.rings[kind][..., None]
+        possible = allowed & ~taken & (kind < self.scores.shape[-1])[..., None]
+        return own.masked_fill(~possible, -math.inf)
+
+
 class Assembly(nn.Module):
-    """Probabilities of the kind of the edge of a pair of nodes, 0 for none.
+    """Probabilities of the partners of a focus; made for `InterleavedCoupling`.
+
+    A position is a round, its variables are the picks of the focus: the number of the partner in
+    a random numbering, or `max_nodes` for none.
 
     Args:
         table: Meaning of the labels.
         max_nodes: Largest number of nodes.
-        rounds: Number of rounds.
         width: Channels of a node.
         layers: Attention blocks.
         heads: Attention heads.
@@ -42,7 +106,6 @@ class Assembly(nn.Module):
         table: NodeLabels,
         *,
         max_nodes: int,
-        rounds: int,
         width: int = 128,
         layers: int = 5,
         heads: int = 8,
@@ -51,11 +114,16 @@ class Assembly(nn.Module):
     ):
         super().__init__()
         self.table, self.max_nodes, self.heads = table, max_nodes, heads
+        self.chances = Chances(max_nodes)
         kinds = len(table.kinds)
-        self.cardinalities = [kinds + 1]
+        self.picks = int(table.ends.sum(-1).max())
+        self.cardinalities = [max_nodes + 1] * self.picks
+        rings = F.pad(~table.bridges, (0, 1))
+        self.register_buffer("rings", rings, persistent=False)
         self.labels = nn.Embedding(table.count + 1, width)
         self.nodes = nn.Embedding(max_nodes + 1, width)
-        self.round = nn.Embedding(rounds, width)
+        # Of the node: no part of the growing graph, part of it, part of it with all its edges.
+        self.stage = nn.Embedding(3, width)
         self.places = nn.Linear(kinds * (5 + TOLD), width)
         self.all_places = nn.Linear(kinds * COUNTED, width, bias=False)
         self.parts = nn.ModuleList(nn.Embedding(max_nodes + 1, width) for _ in range(6))
@@ -73,61 +141,80 @@ class Assembly(nn.Module):
         self.of_state = nn.Embedding(self.states, pair_width)
         self.middle = nn.Linear(pair_width, pair_width)
         self.leave = nn.Linear(pair_width, kinds + 1)
-        for embedding in (self.labels, self.nodes, self.round, self.bias, *self.parts, *self.whole):
+        tables = (self.labels, self.nodes, self.stage, self.bias, *self.parts, *self.whole)
+        for embedding in tables:
             nn.init.normal_(embedding.weight, std=0.2)
         for message in self.messages:
             nn.init.zeros_(message.weight)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
-    def forward(
-        self, labels: Tensor, mask: Tensor, kinds: Tensor, decided: Tensor, round: Tensor, at
-    ) -> Tensor:
-        """Logits (R, 1 + kinds) of R open pairs, -inf where impossible.
+    def offers(self, labels: Tensor, mask: Tensor, grown: Grown, rows, ranks: Tensor) -> Offers:
+        """What some nodes can pick.
 
         Args:
             labels: (B, N) long, the number of labels at padding.
             mask: Real nodes, (B, N) bool.
-            kinds: 1 + kind of each edge, 0 for none, (B, N, N) long; looked at where `decided`.
-            decided: (B, N, N) bool, symmetric.
-            round: Number of the round, (B,) long.
-            at: None for all open pairs that may be an edge, or (graph, node, other node), each (R,)
-                long.
-
-        Returns:
-            The logits, and `at`.
+            grown: The graphs so far.
+            rows: The nodes that pick: graph and node, each (R,) long.
+            ranks: Random numbering, (B, N) long.
         """
-        known = known_of(self.table, labels, mask, kinds, decided)
-        state = self._states(known, kinds, decided)
-        h = self._nodes(known, labels, mask, round)
+        decided = grown.decided
+        known = known_of(self.table, labels, mask, grown.kinds, decided)
+        state = self._states(known, grown.kinds, decided)
+        h = self._nodes(known, labels, mask, grown)
         bias = self.bias(state).permute(0, 3, 1, 2).masked_fill(~mask[:, None, None], -1e9)
-        edges = (decided & (kinds > 0)).to(h.dtype)
+        edges = (grown.kinds > 0).to(h.dtype)
         for block, message, own in zip(
             self.blocks, self.messages, bias.split(self.heads, 1), strict=True
         ):
             h = h + message(edges @ h)
             h = block.write(h, *block.read(h), own)
-        if at is None:
-            at = self.open_pairs(known, mask).nonzero(as_tuple=True)
-        return self._read_out(self.norm(h), known, state, at), at
+        # Partners in the order of their random numbers.
+        partner = ranks.argsort(1)[rows[0]]
+        graph, node = (part[:, None].expand_as(partner) for part in rows)
+        scores = self._read_out(self.norm(h), state, (graph, node, partner))
+        possible = known.possible[graph, node, partner]
+        scores = scores.to(log_term_dtype(scores)).masked_fill(~possible, -math.inf)
+        return Offers(
+            scores=scores,
+            kinds=self.kinds_of_picks(grown.free[rows]),
+            fresh=~grown.reached[graph, partner],
+            budget=known.whole[rows[0], 1:],
+            rings=self.rings,
+        )
 
-    @staticmethod
-    def open_pairs(known: Known, mask: Tensor) -> Tensor:
-        """Pairs, the later node first, whose kind is not certain to be 0, (B, N, N) bool."""
-        return known.possible.any(-1).tril(-1)
+    def as_picks(self, row: Tensor, order: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+        """Edges as picks: numbers of partners (R, M) long, and the log of their orders (R,).
+
+        Args:
+            row: 1 + kinds of the edges of R nodes, 0 for none, (R, N) long.
+            order: Uniform numbers of the partners, (R, N).
+            ranks: Random numbering, (R, N) long.
+        """
+        partner, kinds = picks_of(row, order, self.picks)
+        value = torch.where(kinds > 0, ranks.gather(1, partner), self.max_nodes)
+        value = F.pad(value, (0, self.picks - value.shape[1]), value=self.max_nodes)
+        return value, log_orders(kinds, len(self.table.kinds))
+
+    def kinds_of_picks(self, free: Tensor) -> Tensor:
+        """Kind by kind as often as there are places (R, K), K for none, (R, picks) long."""
+        number = torch.arange(self.picks, device=free.device)
+        return (number[:, None] >= free.cumsum(1)[:, None]).sum(-1)
 
     def _states(self, known: Known, kinds: Tensor, decided: Tensor) -> Tensor:
         choice = torch.where(known.needed, 2, known.possible.any(-1).long())
         choice = torch.where(decided, 3, choice)
         state = (choice * 2 + known.in_ring) * (FAR + 2) + known.distance
         edge = 4 * 2 * (FAR + 2) + kinds - 1
-        return torch.where(decided & (kinds > 0), edge, state)
+        return torch.where(kinds > 0, edge, state)
 
-    def _nodes(self, known: Known, labels: Tensor, mask: Tensor, round: Tensor) -> Tensor:
+    def _nodes(self, known: Known, labels: Tensor, mask: Tensor, grown: Grown) -> Tensor:
         like = self.places.weight
         places = [one_hots(known.open, 5, like), one_hots(known.candidates, TOLD, like)]
         h = self.labels(labels) + self.places(torch.cat(places, -1))
-        whole = self.nodes(mask.sum(1)) + self.round(round)
+        h = h + self.stage(grown.reached.long() + grown.done)
+        whole = self.nodes(mask.sum(1))
         whole = whole + self.all_places(one_hots(known.open.sum(1), COUNTED, like))
         whole = whole + self._looked_up(self.whole, known.whole)
         return h + whole[:, None] + self._looked_up(self.parts, known.parts)
@@ -137,90 +224,88 @@ class Assembly(nn.Module):
         values = values.clamp(0, self.max_nodes).unbind(-1)
         return sum(table(value) for table, value in zip(tables, values, strict=True))
 
-    def _read_out(self, h: Tensor, known: Known, state: Tensor, at) -> Tensor:
-        count = len(at[0])
-        graph, i, j = (F.pad(part, (0, -count % ROWS)) for part in at)
+    def _read_out(self, h: Tensor, state: Tensor, at) -> Tensor:
+        """Scores (R, N, kinds) of pairs `at`, three of (R, N)."""
+        shape, count = at[0].shape, at[0].numel()
+        graph, i, j = (F.pad(part.flatten(), (0, -count % ROWS)) for part in at)
         nodes = self.end(h).flatten(0, 1)
         one, other = nodes[graph * h.shape[1] + i], nodes[graph * h.shape[1] + j]
         (a, b), (c, d) = one.chunk(2, -1), other.chunk(2, -1)
         e = F.relu(a + c + self.both(b * d) + self.of_state(state[graph, i, j]))
-        logits = self.leave(F.relu(self.middle(e)))[:count]
-        none = ~known.needed[at][:, None]
-        possible = torch.cat([none, known.possible[at]], -1)
-        return logits.to(log_term_dtype(logits)).masked_fill(~possible, -math.inf)
+        return self.leave(F.relu(self.middle(e)))[:count, 1:].unflatten(0, shape)
 
-    def streams_of(self, x: Tensor, context: PairContext, group: Tensor) -> Tensor:
-        """Logits (B, P, 1 + kinds) of all pairs given the rounds before."""
-        mask = context.mask
-        value = torch.where(mask, x[..., 0], 0)
-        rounds = AssemblyRounds(self, context, group)
-        logits = None
-        for g in range(int(group.max()) + 1):
-            chosen = (group == g) & mask
-            own = rounds.logits(g, chosen, value)
-            logits = own.new_zeros(*value.shape, own.shape[-1]) if logits is None else logits
-            logits = logits.masked_scatter(chosen[..., None].expand_as(logits), own)
-        return logits
+    def streams_of(self, x: Tensor, context: PickContext, group: Tensor) -> Offers:
+        """What all picks are read out of, given the picks x (B, N, M) of the rounds before."""
+        rounds = AssemblyRounds(self, context)
+        parts = []
+        for g in range(x.shape[1]):
+            parts.append(rounds.ask(g, None, x))
+            rounds.tell(g, None, None, x)
+        fields = {
+            name: torch.cat([getattr(part, name) for part in parts], 1)
+            for name in ("scores", "kinds", "fresh", "budget")
+        }
+        return Offers(rings=self.rings, **fields)
 
-    def read_out(self, asked: Tensor, previous: list[Tensor]) -> Tensor:
-        """The logits themselves: there is one variable."""
-        return asked.to(log_term_dtype(asked))
+    def read_out(self, asked: Offers, previous: list[Tensor]) -> Tensor:
+        """Logits (..., max_nodes + 1) of the pick after `previous`; the last one is no partner."""
+        logits = asked.logits(previous)
+        logits = F.pad(logits, (0, self.max_nodes - logits.shape[-1]), value=-math.inf)
+        none = torch.where(logits.isinf().all(-1, keepdim=True), 0.0, -math.inf)
+        return torch.cat([logits, none.to(logits)], -1)
 
-    def rounds(self, context: PairContext, group: Tensor) -> AssemblyRounds:
+    def rounds(self, context: PickContext, group: Tensor) -> AssemblyRounds:
         """The same round by round, with an object that has `ask` and `tell`."""
-        return AssemblyRounds(self, context, group)
-
-
-@dataclass
-class PairContext:
-    """What the pairs of a batch belong to.
-
-    Attributes:
-        mask: Real pairs, (B, P) bool.
-        groups: Round of each pair, (B, P) long.
-        index: The two nodes of each pair, (B, P, 2) long, the later one first.
-        labels: Of the nodes, (B, N) long.
-        nodes: Real nodes, (B, N) bool.
-    """
-
-    mask: Tensor
-    groups: Tensor
-    index: Tensor
-    labels: Tensor
-    nodes: Tensor
+        return AssemblyRounds(self, context)
 
 
 class AssemblyRounds:
-    """One round of pairs after the other."""
+    """One focus of every graph after the other."""
 
-    def __init__(self, network: Assembly, context: PairContext, group: Tensor):
-        self.network, self.context, self.group = network, context, group
-        self.rows = torch.arange(len(group), device=group.device)[:, None]
+    def __init__(self, network: Assembly, context: PickContext):
+        self.network, self.context = network, context
+        self.grown = Grown.start(network.table, context.labels)
+        self.ranks = Chances.ranks(context.chances, context.mask, 1)
+        self.node_of = self.ranks.argsort(1)
 
-    def logits(self, g: int, chosen: Tensor, value: Tensor) -> Tensor:
-        """Logits (R, 1 + kinds) of the R pairs `chosen` (B, P), given `value` of the others."""
+    def turn(self, g: int) -> None:
+        """Choose the focus of round g."""
+        chances = self.network.chances.of_focus(self.context.chances, g)
+        self.focus, self.real = self.grown.focus(self.context.mask, chances)
+        at = torch.arange(len(self.focus), device=self.focus.device)
+        free = torch.where(self.real[:, None], self.grown.free[at, self.focus], 0)
+        self.kinds = self.network.kinds_of_picks(free)
+
+    def ask(self, g: int, members, known: Tensor) -> Offers:
+        """What the focus of round g can pick, with an axis of one round: (B, 1, ...)."""
+        self.turn(g)
+        at = torch.arange(len(self.focus), device=self.focus.device), self.focus
         context = self.context
-        before = (self.group < g) & context.mask
-        count = context.labels.shape[1]
-        kinds = torch.zeros(len(value), count, count, dtype=torch.long, device=value.device)
-        decided = torch.zeros_like(kinds, dtype=torch.bool)
-        i, j = context.index.unbind(-1)
-        shown = torch.where(before, value, 0)
-        kinds[self.rows, i, j] = kinds[self.rows, j, i] = shown
-        decided[self.rows, i, j] = decided[self.rows, j, i] = before
-        graph, place = chosen.nonzero(as_tuple=True)
-        at = graph, i[graph, place], j[graph, place]
-        number = torch.full((len(value),), g, device=value.device)
-        return self.network(context.labels, context.nodes, kinds, decided, number, at)[0]
+        offers = self.network.offers(context.labels, context.mask, self.grown, at, self.ranks)
+        offers.kinds = self.kinds
+        parts = {k: getattr(offers, k)[:, None] for k in ("scores", "kinds", "fresh", "budget")}
+        return Offers(rings=offers.rings, **parts)
 
-    def ask(self, g: int, members: Tensor, known: Tensor) -> Tensor:
-        """Logits (B, M, 1 + kinds) of round g; `known` (B, P, 1) holds the pairs before."""
-        ours = (self.group == g) & self.context.mask
-        own = self.logits(g, ours, known[..., 0])
-        real = ours.gather(1, members)
-        logits = own.new_zeros(*members.shape, own.shape[-1])
-        # Members of a graph come in the order of their numbers.
-        return logits.masked_scatter(real[..., None].expand_as(logits), own)
+    def tell(self, g: int, members, real, known: Tensor) -> None:
+        """Take the picks of round g, in `known` (B, N, M)."""
+        picks, nodes = known[:, g], self.context.mask.shape[1]
+        row = torch.zeros(len(picks), nodes + 1, dtype=torch.long, device=picks.device)
+        there = (picks < nodes) & (self.kinds < len(self.network.table.kinds))
+        partner = torch.where(there, self.node_of.gather(1, picks.clamp(max=nodes - 1)), nodes)
+        row.scatter_(1, partner, torch.where(there, self.kinds + 1, 0))
+        self.grown = self.grown.add(self.focus, self.real, row[:, :nodes])
 
-    def tell(self, g: int, members: Tensor, real: Tensor, known: Tensor) -> None:
-        """Nothing to keep: all that is known is looked at anew in each round."""
+    def follow(self, kinds: Tensor) -> tuple[Tensor, Tensor]:
+        """The picks (B, N, M) that make the graphs of `kinds` (B, N, N), and their log orders."""
+        nodes, total = self.context.mask.shape[1], 0.0
+        picks = []
+        for g in range(nodes):
+            self.turn(g)
+            at = torch.arange(len(self.focus), device=self.focus.device)
+            row = torch.where(self.grown.done | ~self.real[:, None], 0, kinds[at, self.focus])
+            order = self.network.chances.of_picks(self.context.chances, g)
+            value, orders = self.network.as_picks(row, order, self.ranks)
+            picks.append(value)
+            total = total + orders
+            self.grown = self.grown.add(self.focus, self.real, row)
+        return torch.stack(picks, 1), total

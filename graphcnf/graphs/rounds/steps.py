@@ -1,15 +1,16 @@
-"""GraphCNF in a fixed number of rounds, invariant to the order of nodes.
+"""GraphCNF in any order of nodes: labels of all nodes first, then the edges.
 
-First the label of every node, then the kind of the edge of every pair, each in random groups:
-two categorical flows (interval encoding, interleaved coupling), whose groups are latents with a
-uniform density. A training step looks at one random round of each graph (order-agnostic training:
-Uria et al. 2014, arXiv 1310.1757; Hoogeboom et al. 2022, arXiv 2110.02037).
+Two categorical flows (interval encoding, interleaved coupling) over variables whose order is
+random: labels come in random groups, edges node by node as the graph grows (`growth`). A training
+step looks at one random round of each graph (order-agnostic training: Uria et al. 2014, arXiv
+1310.1757; Hoogeboom et al. 2022, arXiv 2110.02037).
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from graphcnf.categorical import Bound, CategoricalFlow, IntervalEncoding
 from graphcnf.categorical.context import Context
@@ -18,15 +19,14 @@ from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.pairs.latents import all_pairs
-from graphcnf.graphs.rounds.assembly import Assembly, PairContext
+from graphcnf.graphs.rounds.assembly import Assembly, AssemblyRounds, PickContext
 from graphcnf.graphs.rounds.composition import Composition
+from graphcnf.graphs.rounds.growth import Grown
 from graphcnf.graphs.rounds.labels import NodeLabels
-from graphcnf.graphs.rounds.schedule import Schedule, Tournament
 
 
 class RoundSteps(nn.Module):
-    """p(graph) from random groups of nodes and then of pairs.
+    """p(graph) from the labels of its nodes and then its edges, in random order.
 
     Args:
         node_categories: Number of node categories.
@@ -34,7 +34,7 @@ class RoundSteps(nn.Module):
         max_nodes: Largest number of nodes.
         edge_kinds: See `NodeLabels`.
         node_labels: See `NodeLabels`.
-        node_rounds: Rounds for the nodes; the pairs take `max_nodes` - 1, or one more.
+        node_rounds: Rounds for the labels; the edges take at most one for each node.
         nodes: Arguments of `Composition`.
         pairs: Arguments of `Assembly`.
     """
@@ -53,22 +53,23 @@ class RoundSteps(nn.Module):
     ):
         super().__init__()
         self.table = NodeLabels(edge_kinds, node_labels)
-        self.tournament = Tournament(max_nodes, node_rounds)
+        self.node_rounds = node_rounds
         composition = Composition(self.table, max_nodes=max_nodes, **(nodes or {}))
-        rounds = self.tournament.pair_rounds
-        assembly = Assembly(self.table, max_nodes=max_nodes, rounds=rounds, **(pairs or {}))
+        assembly = Assembly(self.table, max_nodes=max_nodes, **(pairs or {}))
+        self.chances = assembly.chances
         self.nodes = CategoricalFlow(
             IntervalEncoding(composition.cardinalities),
             InterleavedCoupling(composition, groups=node_rounds),
         )
         self.pairs = CategoricalFlow(
-            IntervalEncoding(assembly.cardinalities), InterleavedCoupling(assembly, groups=rounds)
+            IntervalEncoding(assembly.cardinalities),
+            InterleavedCoupling(assembly, groups=max_nodes),
         )
 
     @property
     def rounds(self) -> int:
-        """Evaluations of a network that a graph takes, whatever its size."""
-        return self.tournament.node_rounds + self.tournament.pair_rounds
+        """Most evaluations of a network that a graph takes, whatever its size."""
+        return self.node_rounds + self.chances.rounds
 
     @staticmethod
     def measure(graphs: PackedGraphs, **categories) -> dict:
@@ -82,61 +83,60 @@ class RoundSteps(nn.Module):
         """Whether the model can represent a graph, (B,) bool."""
         return ~self.table.look_up(batch)[2].any(1)
 
-    def _contexts(self, mask: Tensor, labels: Tensor | None, schedule: Schedule):
-        """Contexts of the flow of the nodes and, if their labels are known, of the pairs."""
-        of_nodes = Context(mask, groups=schedule.nodes)
-        if labels is None:
-            return of_nodes, None
-        index, pair_mask = all_pairs(mask)
-        rows = torch.arange(len(mask), device=mask.device)[:, None]
-        groups = schedule.pairs[rows, index[..., 0], index[..., 1]]
-        return of_nodes, PairContext(pair_mask, groups, index, labels, mask)
+    def groups(self, mask: Tensor, chances: Tensor) -> Tensor:
+        """Round in which the label of each node comes, (B, N) long."""
+        ranks = self.chances.ranks(chances, mask, 0)
+        # Rounds of q + 1 nodes first, then those of q: the last ones decide as little as possible.
+        sizes = mask.sum(1, keepdim=True)
+        q, more = sizes // self.node_rounds, sizes % self.node_rounds
+        late = (ranks - more * (q + 1)).clamp(min=0) // q.clamp(min=1)
+        groups = torch.where(ranks < more * (q + 1), ranks // (q + 1), more + late)
+        return groups.clamp(max=self.node_rounds - 1)
 
-    def _kinds_of_pairs(self, kinds: Tensor, index: Tensor) -> Tensor:
-        rows = torch.arange(len(kinds), device=kinds.device)[:, None]
-        return kinds[rows, index[..., 0], index[..., 1]]
+    def _encoded(self, batch: GraphBatch, chances: Tensor):
+        """Values of both flows with their contexts, and the log orders of the picks."""
+        mask = batch.mask
+        labels, kinds = self.table.encode(batch)
+        context = PickContext(mask, labels, chances)
+        rounds = AssemblyRounds(self.pairs.flow.network, context)
+        picks, log_orders = rounds.follow(kinds)
+        labels = torch.where(mask, labels, 0)[..., None]
+        picks = torch.where(mask[..., None], picks, 0)
+        of_nodes = Context(mask, groups=self.groups(mask, chances))
+        return (labels, of_nodes), (picks, context), log_orders
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Log-probability of the graph given one random schedule, exact; all rounds are computed.
+        """Log-probability of the graph given one random order, exact; all rounds are computed.
 
-        Over schedules its mean is a lower bound on log p(graph), and more of them in a logsumexp
+        Over orders its mean is a lower bound on log p(graph), and more of them in a logsumexp
         tighten it. The density of the latents, integrated over the intervals, is the product of the
         conditional probabilities.
         """
-        labels, kinds = self.table.encode(batch)
-        draws = self.tournament.draw(batch.mask, noise)
-        schedule = self.tournament.schedule(batch.mask, *draws)
-        of_nodes, of_pairs = self._contexts(batch.mask, labels, schedule)
-        parts = {"nodes": (self.nodes, labels, of_nodes)}
-        parts["bonds"] = (self.pairs, self._kinds_of_pairs(kinds, of_pairs.index), of_pairs)
-        bounds = {}
-        for name, (flow, value, context) in parts.items():
-            value = torch.where(context.mask, value, 0)[..., None]
-            log_p = flow.flow.log_probs(value, context)[:, :, 0]
-            own = log_p.gather(-1, value)[..., 0]
-            bounds[name] = _bound(sum_log_term(torch.where(context.mask, own, 0), context.mask))
-        return bounds
-
-    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """An estimate of `bounds` without bias from one round of nodes and one of pairs.
-
-        Given what is decided, every node or pair to come is equally likely to be next, so all of
-        them count, each with the share of the round.
-        """
-        mask = batch.mask
-        labels, kinds = self.table.encode(batch)
-        draws = self.tournament.draw(mask)
-        schedule = self.tournament.schedule(mask, *draws)
+        chances = self.chances.draw(batch.mask, noise)
+        nodes, pairs, log_orders = self._encoded(batch, chances)
         return {
-            "nodes": _bound(self._estimate_nodes(mask, labels, schedule)),
-            "bonds": _bound(self._estimate_pairs(mask, labels, kinds, schedule)),
+            "nodes": _bound(_log_prob(self.nodes, *nodes)),
+            "bonds": _bound(_log_prob(self.pairs, *pairs) + log_orders),
         }
 
-    def _estimate_nodes(self, mask: Tensor, labels: Tensor, schedule: Schedule) -> Tensor:
-        network, rounds = self.nodes.flow.network, self.tournament.node_rounds
+    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
+        """An estimate of `bounds` without bias from one round of labels and one of edges.
+
+        Given what is decided, every node to come is equally likely to be next: all of them count,
+        each with the share of the round.
+        """
+        chances = self.chances.draw(batch.mask)
+        labels, kinds = self.table.encode(batch)
+        return {
+            "nodes": _bound(self._estimate_nodes(batch.mask, labels, chances)),
+            "bonds": _bound(self._estimate_pairs(batch.mask, labels, kinds, chances)),
+        }
+
+    def _estimate_nodes(self, mask: Tensor, labels: Tensor, chances: Tensor) -> Tensor:
+        network, rounds = self.nodes.flow.network, self.node_rounds
+        group = self.groups(mask, chances)
         now = torch.randint(rounds, (len(mask), 1), device=mask.device)
-        before = (schedule.nodes < now) & mask
-        ours = (schedule.nodes == now) & mask
+        before, ours = (group < now) & mask, (group == now) & mask
         to_come = mask.sum(1) - before.sum(1)
         seen, coming = (network.count_seen(labels, part) for part in (before, mask & ~before))
         log_p = network.read_out(network(seen, to_come, mask.sum(1)), []).log_softmax(-1)
@@ -144,45 +144,57 @@ class RoundSteps(nn.Module):
         return total * rounds * ours.sum(1) / to_come.clamp(min=1)
 
     def _estimate_pairs(
-        self, mask: Tensor, labels: Tensor, kinds: Tensor, schedule: Schedule
+        self, mask: Tensor, labels: Tensor, kinds: Tensor, chances: Tensor
     ) -> Tensor:
-        network, rounds = self.pairs.flow.network, self.tournament.pair_rounds
-        now = torch.randint(rounds, (len(mask),), device=mask.device)
-        decided = schedule.pairs < now[:, None, None]
-        logits, at = network(labels, mask, kinds, decided, now, None)
-        own = -torch.nn.functional.cross_entropy(logits, kinds[at], reduction="none")
-        total = own.new_zeros(len(mask)).index_add(0, at[0], own)
-        return total * rounds / (rounds - now)
+        network, sizes = self.pairs.flow.network, mask.sum(1)
+        now = (torch.rand(len(mask), device=mask.device) * sizes).long()
+        grown = Grown.start(self.table, labels)
+        at = torch.arange(len(mask), device=mask.device)
+        for g in range(int(now.max())):
+            focus, real = grown.focus(mask, self.chances.of_focus(chances, g))
+            row = torch.where(grown.done, 0, kinds[at, focus])
+            grown = grown.add(focus, real & (g < now), row)
+        frontier = grown.frontier(mask)
+        rows = frontier.nonzero(as_tuple=True)
+        ranks = self.chances.ranks(chances, mask, 1)
+        offers = network.offers(labels, mask, grown, rows, ranks)
+        row = torch.where(grown.done[rows[0]], 0, kinds[rows])
+        picks, total = network.as_picks(
+            row, torch.rand(row.shape, device=row.device), ranks[rows[0]]
+        )
+        previous: list[Tensor] = []
+        for pick in picks[:, : int((picks < network.max_nodes).sum(1).max())].unbind(1):
+            logits = network.read_out(offers, previous)
+            total = total - F.cross_entropy(logits, pick, reduction="none")
+            previous.append(pick)
+        share = sizes / frontier.sum(1).clamp(min=1)
+        zero = total.new_zeros(len(mask))
+        return zero.index_add(0, rows[0], total.to(zero)) * share
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Latents of the base space: nodes (B, N, 1), pairs (B, P, 1); uniform ones of the order.
+        """Latents of the base space: nodes (B, N, 1), pairs (B, N, M); `order` of the order.
 
-        `order` (B, N, 2) and `rounds` (B, R, 1) are the latents of the schedule.
+        `order` (B, N, R) holds uniform numbers, see `Chances`.
         """
-        labels, kinds = self.table.encode(batch)
-        draws = self.tournament.draw(batch.mask, noise)
-        schedule = self.tournament.schedule(batch.mask, *draws)
-        of_nodes, of_pairs = self._contexts(batch.mask, labels, schedule)
-        value = torch.where(batch.mask, labels, 0)[..., None]
-        nodes = self.nodes.encode(value, mask=batch.mask, context=of_nodes, noise=noise)
-        value = self._kinds_of_pairs(kinds, of_pairs.index)[..., None]
-        pairs = self.pairs.encode(value, mask=of_pairs.mask, context=of_pairs, noise=noise)
-        return {"nodes": nodes, "pairs": pairs, "order": draws[0], "rounds": draws[1][..., None]}
+        chances = self.chances.draw(batch.mask, noise)
+        (labels, of_nodes), (picks, of_pairs), _ = self._encoded(batch, chances)
+        options = {"mask": batch.mask, "noise": noise}
+        return {
+            "nodes": self.nodes.encode(labels, context=of_nodes, **options),
+            "pairs": self.pairs.encode(picks, context=of_pairs, **options),
+            "order": chances,
+        }
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
-        _, pair_mask = all_pairs(mask)
-        like = self.nodes.encoding.like
-        kind = {"generator": generator, "device": mask.device}
-        uniform = {**kind, "dtype": torch.float64}
-        return {
-            "order": draw_uniform((*mask.shape, 2), mask=mask, **uniform),
-            "rounds": draw_uniform((len(mask), self.tournament.pair_rounds, 1), **uniform),
-            "nodes": self.nodes.base.sample((*mask.shape, 1), mask=mask, dtype=like.dtype, **kind),
-            "pairs": self.pairs.base.sample(
-                (*pair_mask.shape, 1), mask=pair_mask, dtype=like.dtype, **kind
-            ),
+        kind = {"mask": mask, "generator": generator, "device": mask.device}
+        latents = {
+            "order": draw_uniform((*mask.shape, self.chances.each), dtype=torch.float64, **kind)
         }
+        for name, flow in (("nodes", self.nodes), ("pairs", self.pairs)):
+            shape = (*mask.shape, flow.encoding.latent_dim)
+            latents[name] = flow.base.sample(shape, dtype=flow.encoding.like.dtype, **kind)
+        return latents
 
     def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
         """Graphs of latents; `options` are `temperature`, `sample` and `generator`."""
@@ -190,19 +202,24 @@ class RoundSteps(nn.Module):
 
     def decode_labels(self, latents: Latents, mask: Tensor, **options) -> tuple[Tensor, Tensor]:
         """Labels (B, N) and kinds (B, N, N) of latents, which need not fit: see `NodeLabels`."""
-        schedule = self.tournament.schedule(mask, latents["order"], latents["rounds"][..., 0])
-        of_nodes, _ = self._contexts(mask, None, schedule)
+        chances = latents["order"]
+        of_nodes = Context(mask, groups=self.groups(mask, chances))
         labels = self.nodes.decode(latents["nodes"], mask=mask, context=of_nodes, **options)
         labels = torch.where(mask, labels[..., 0], self.table.count)
-        _, of_pairs = self._contexts(mask, labels, schedule)
-        value = self.pairs.decode(
-            latents["pairs"], mask=of_pairs.mask, context=of_pairs, **options
-        )[..., 0]
-        kinds = torch.zeros(*mask.shape, mask.shape[1], dtype=torch.long, device=mask.device)
-        rows = torch.arange(len(mask), device=mask.device)[:, None]
-        i, j = of_pairs.index.unbind(-1)
-        kinds[rows, i, j] = kinds[rows, j, i] = torch.where(of_pairs.mask, value, 0)
-        return labels, kinds
+        of_pairs = PickContext(mask, labels, chances)
+        picks = self.pairs.decode(latents["pairs"], mask=mask, context=of_pairs, **options)
+        rounds = AssemblyRounds(self.pairs.flow.network, of_pairs)
+        for g in range(mask.shape[1]):
+            rounds.turn(g)
+            rounds.tell(g, None, None, picks)
+        return labels, rounds.grown.kinds
+
+
+def _log_prob(flow: CategoricalFlow, value: Tensor, context) -> Tensor:
+    """Sum of the conditional log-probabilities, (B,) nats."""
+    log_p = flow.flow.log_probs(value, context)
+    own = log_p.gather(-1, value[..., None])[..., 0]
+    return sum_log_term(torch.where(context.mask[..., None], own, 0), context.mask)
 
 
 def _bound(value: Tensor) -> Bound:
