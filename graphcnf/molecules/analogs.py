@@ -290,7 +290,9 @@ def analogs_of(
     if model.config["adjacency"] != "path":
         raise UserError("only a model that draws atom by atom (adjacency path) draws analogues")
     if atoms is not None and keep != "scaffold":
-        raise UserError(f"analogues with the same {keep} have the same number of atoms")
+        raise UserError(
+            f"--size: analogues with the same {keep} have the same number of atoms as the molecule"
+        )
     origin = Origin(molecule, vocabulary, model.max_nodes, similar)
     if similar and keep != "scaffold":
         return NearAnalogs(

@@ -87,6 +87,8 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("graphcnf", "optimize"): Usual(
         ("--score", "qed", "--budget", "3", *MODEL, "--workers", "0", "--folder", "run"), ".csv"
     ),
+    ("graphcnf", "analogs"): Usual(("CCO", *MODEL, "-n", "1"), ".smi"),
+    ("graphcnf", "interpolate"): Usual(("CCO", "CCN", *MODEL, "--steps", "1"), ".csv"),
     ("graphcnf", "images", "generate"): Usual((*IMAGES, "-n", "2", "--out", "x.png"), ".png"),
     ("graphcnf", "images", "evaluate"): Usual(("{images}", "--draws", "1")),
     ("graphcnf", "images", "interpolate"): Usual(("0", "1", *IMAGES, "--out", "x.png"), ".png"),
