@@ -55,6 +55,16 @@ def test_registry_errors():
         build({"name": "smiles_file"})
 
 
+@pytest.mark.parametrize("key", ["skipped_file", "out", "log"])
+def test_data_from_elsewhere_name_no_file_to_write(tmp_path, key):
+    victim, molecules = tmp_path / "victim", tmp_path / "x.smi"
+    victim.write_text("precious")
+    molecules.write_text("CCO\nnonsense\n" * 20)
+    with pytest.raises(UserError, match=key):
+        build({"name": "smiles_file", "path": str(molecules), key: str(victim)})
+    assert victim.read_text() == "precious"
+
+
 @pytest.fixture
 def preset(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(
