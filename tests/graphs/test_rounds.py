@@ -371,6 +371,14 @@ def test_training_reaches_every_parameter(build, random_graphs):
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch)[0])
 
 
+def test_single_nodes_have_no_edges_to_learn(build, random_graphs):
+    model = build(random_graphs).train()
+    single = GraphBatch.collate(random_graphs, np.flatnonzero(random_graphs.node_counts == 1)[:5])
+    with torch.no_grad():
+        assert (model.steps.estimate(single)["bonds"].value() == 0).all()
+        assert (model.bounds(single)["bonds"].value() == 0).all()
+
+
 def test_the_order_must_be_none():
     with pytest.raises(UserError, match='"rounds" needs order "none"'):
         GraphCNF(adjacency="rounds", order="canonical", steps={})

@@ -140,7 +140,7 @@ class Assembly(nn.Module):
         self.both = nn.Linear(pair_width, pair_width, bias=False)
         self.of_state = nn.Embedding(self.states, pair_width)
         self.middle = nn.Linear(pair_width, pair_width)
-        self.leave = nn.Linear(pair_width, kinds + 1)
+        self.leave = nn.Linear(pair_width, kinds)
         tables = (self.labels, self.nodes, self.stage, self.bias, *self.parts, *self.whole)
         for embedding in tables:
             nn.init.normal_(embedding.weight, std=0.2)
@@ -149,7 +149,15 @@ class Assembly(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
-    def offers(self, labels: Tensor, mask: Tensor, grown: Grown, rows, ranks: Tensor) -> Offers:
+    def offers(
+        self,
+        labels: Tensor,
+        mask: Tensor,
+        grown: Grown,
+        rows: tuple[Tensor, Tensor],
+        kinds: Tensor,
+        ranks: Tensor,
+    ) -> Offers:
         """What some nodes can pick.
 
         Args:
@@ -157,6 +165,7 @@ class Assembly(nn.Module):
             mask: Real nodes, (B, N) bool.
             grown: The graphs so far.
             rows: The nodes that pick: graph and node, each (R,) long.
+            kinds: Of their picks, see `kinds_of_picks`.
             ranks: Random numbering, (B, N) long.
         """
         decided = grown.decided
@@ -178,7 +187,7 @@ class Assembly(nn.Module):
         scores = scores.to(log_term_dtype(scores)).masked_fill(~possible, -math.inf)
         return Offers(
             scores=scores,
-            kinds=self.kinds_of_picks(grown.free[rows]),
+            kinds=kinds,
             fresh=~grown.reached[graph, partner],
             budget=known.whole[rows[0], 1:],
             rings=self.rings,
@@ -232,7 +241,7 @@ class Assembly(nn.Module):
         one, other = nodes[graph * h.shape[1] + i], nodes[graph * h.shape[1] + j]
         (a, b), (c, d) = one.chunk(2, -1), other.chunk(2, -1)
         e = F.relu(a + c + self.both(b * d) + self.of_state(state[graph, i, j]))
-        return self.leave(F.relu(self.middle(e)))[:count, 1:].unflatten(0, shape)
+        return self.leave(F.relu(self.middle(e)))[:count].unflatten(0, shape)
 
     def streams_of(self, x: Tensor, context: PickContext, group: Tensor) -> Offers:
         """What all picks are read out of, given the picks x (B, N, M) of the rounds before."""
@@ -281,8 +290,9 @@ class AssemblyRounds:
         self.turn(g)
         at = torch.arange(len(self.focus), device=self.focus.device), self.focus
         context = self.context
-        offers = self.network.offers(context.labels, context.mask, self.grown, at, self.ranks)
-        offers.kinds = self.kinds
+        offers = self.network.offers(
+            context.labels, context.mask, self.grown, at, self.kinds, self.ranks
+        )
         parts = {k: getattr(offers, k)[:, None] for k in ("scores", "kinds", "fresh", "budget")}
         return Offers(rings=offers.rings, **parts)
 

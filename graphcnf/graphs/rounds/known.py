@@ -12,8 +12,8 @@ What is impossible for a pair has probability 0 in the density, which stays norm
 - no edge, where a node has as many places as open pairs to fill them, or where the last open pair
   leads out of a part.
 
-No graph is excluded by that. What is decided in one round is not told from each other, and a graph
-may end with open places or in several parts. Nothing is drawn twice.
+No graph is excluded by that. It is no look ahead either: a sample may come to places that nothing
+fits, and end in several parts. Nothing is drawn twice.
 """
 
 from __future__ import annotations

@@ -157,13 +157,16 @@ class RoundSteps(nn.Module):
         frontier = grown.frontier(mask)
         rows = frontier.nonzero(as_tuple=True)
         ranks = self.chances.ranks(chances, mask, 1)
-        offers = network.offers(labels, mask, grown, rows, ranks)
+        picking = network.kinds_of_picks(grown.free[rows])
+        offers = network.offers(labels, mask, grown, rows, picking, ranks)
         row = torch.where(grown.done[rows[0]], 0, kinds[rows])
         picks, total = network.as_picks(
             row, torch.rand(row.shape, device=row.device), ranks[rows[0]]
         )
         previous: list[Tensor] = []
-        for pick in picks[:, : int((picks < network.max_nodes).sum(1).max())].unbind(1):
+        # No more picks than any of these nodes makes; none where all graphs are single nodes.
+        most = int((picks < network.max_nodes).any(0).sum())
+        for pick in picks[:, :most].unbind(1):
             logits = network.read_out(offers, previous)
             total = total - F.cross_entropy(logits, pick, reduction="none")
             previous.append(pick)
