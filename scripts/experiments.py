@@ -42,9 +42,8 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
 
 def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.graphs import GraphCNF
-    from graphcnf.graphs.pairs.steps import PairSteps
+    from graphcnf.graphs.codings import steps_class
     from graphcnf.graphs.path.network import PathNetwork
-    from graphcnf.graphs.rounds import RoundSteps
 
     parts = [len(dataset.split(part)) for part in ("train", "test")]
     if not all(parts):
@@ -63,8 +62,8 @@ def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Expe
         "training_hashes": dataset.training_hashes(),
         "edge_weights": dataset.vocabulary.bond_orders,
     }
-    coding = str(model_options.get("adjacency"))
-    steps = {"pairs": PairSteps, "rounds": RoundSteps}.get(coding, PathNetwork)
+    coding = str(model_options.get("adjacency", "path"))
+    steps = PathNetwork if coding == "path" else call("[model]", steps_class, coding, known={})
     fixed = ("graphs", "code", "max_nodes", "ordered", "edge_kinds", "node_labels", *known)
     check("[model]", model_options, GraphCNF.for_graphs, steps, fixed=fixed)
     model = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **model_options)

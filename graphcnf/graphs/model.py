@@ -14,17 +14,12 @@ from graphcnf.errors import UserError
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.codings import check_order, steps_class
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.pairs.steps import PairSteps
 from graphcnf.graphs.path.orders import log_prob_of_orders
-from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.record_blocks import batches, block_of, one_thread
-from graphcnf.graphs.rounds import RoundSteps
 from graphcnf.limits import check_temperature
 from graphcnf.pretrained import load_array, load_model, locate, save_model
-
-CODINGS = {"path": PathSteps, "pairs": PairSteps, "rounds": RoundSteps}
-ORDERS = ("canonical", "none")
 
 
 class GraphCNF(nn.Module):
@@ -36,12 +31,13 @@ class GraphCNF(nn.Module):
 
     Args:
         adjacency: Coding of the connectivity: "path" (node by node along the path of a depth-first
-            numbering), "rounds" (labels of all nodes, then the edges, in a random order) or "pairs"
-            (one latent per pair of nodes, the paper's three steps).
+            numbering), "rounds" (labels of all nodes, then the edges, in a random order), "pairs"
+            (one latent per pair of nodes, the paper's three steps), or one of another system, see
+            `graphcnf.graphs.codings`.
         order: "canonical" if graphs come in a canonical node order that the networks may use,
-            "none" for a model that is invariant to the order: "path" needs the first, "rounds" the
-            second.
-        steps: Arguments of the steps, by coding; see `PathSteps`, `RoundSteps` and `PairSteps`.
+            "none" for a model that is invariant to the order: "rounds" needs the second, "pairs"
+            goes with both.
+        steps: Arguments of the coding's steps, such as `PathSteps`.
 
     Attributes:
         metadata: What is known of the data, JSON: `vocabulary`, `size_histogram` (index: number
@@ -63,16 +59,11 @@ class GraphCNF(nn.Module):
 
     def __init__(self, *, adjacency: str = "path", order: str = "canonical", steps: dict):
         super().__init__()
-        if adjacency not in CODINGS:
-            raise UserError(f"adjacency must be one of {', '.join(CODINGS)}, not {adjacency!r}")
-        if order not in ORDERS:
-            raise UserError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-        needed = {"path": "canonical", "rounds": "none"}.get(adjacency, order)
-        if order != needed:
-            raise UserError(f'adjacency "{adjacency}" needs order "{needed}"')
+        coding = steps_class(adjacency)
+        check_order(adjacency, order)
         self.config = {"adjacency": adjacency, "order": order, "steps": steps}
         extra = {"ordered": order == "canonical"} if adjacency == "pairs" else {}
-        self.steps = CODINGS[adjacency](**steps, **extra)
+        self.steps = coding(**steps, **extra)
         self.metadata: dict = {}
         self.training_hashes: np.ndarray | None = None
 
@@ -107,17 +98,14 @@ class GraphCNF(nn.Module):
                 have in `graphs` ("path" only).
             **steps: Arguments of the steps that do not follow from the graphs.
         """
-        if adjacency not in CODINGS:
-            raise UserError(f"adjacency must be one of {', '.join(CODINGS)}, not {adjacency!r}")
+        coding = steps_class(adjacency)
         if not len(graphs):
             raise UserError("there are no graphs to fit a model to")
         sizes = {
             "node_categories": node_categories,
             "bond_categories": bond_categories,
         }
-        measured = CODINGS[adjacency].measure(
-            graphs, **sizes, edge_weights=edge_weights, support=support
-        )
+        measured = coding.measure(graphs, **sizes, edge_weights=edge_weights, support=support)
         sizes |= {"max_nodes": int(graphs.node_counts.max()), **measured}
         model = cls(adjacency=adjacency, order=order, steps={**sizes, **steps})
         model.metadata = {"size_histogram": np.bincount(graphs.node_counts).tolist()}

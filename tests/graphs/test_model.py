@@ -244,7 +244,7 @@ def test_samples_that_cannot_be_are_refused(model, arguments, message):
 def test_models_that_cannot_be_are_refused(model):
     steps = model.config["steps"]
     for arguments, message in (
-        ({"adjacency": "matrix"}, "adjacency must be one of"),
+        ({"adjacency": "matrix"}, "adjacency must be the name of a coding"),
         ({"order": "random"}, "order must be one of"),
         ({"order": "none"}, 'adjacency "path" needs order "canonical"'),
         ({"steps": {**steps, "edge_weights": [2, 2]}}, "edge_weights: 2 whole numbers"),
