@@ -94,7 +94,7 @@ def evaluate(
         typer.Option(
             "--support/--no-support",
             help="Whether an atom may get as many bonds only as its category has in the training "
-            "data.",
+            "data (for zinc250k-unordered: whether a place that no bond fits takes another kind).",
             rich_help_panel=MODEL,
         ),
     ] = True,

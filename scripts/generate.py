@@ -55,7 +55,7 @@ def generate(
         typer.Option(
             "--support/--no-support",
             help="Whether an atom may get as many bonds only as its category has in the training "
-            "data.",
+            "data (for zinc250k-unordered: whether a place that no bond fits takes another kind).",
         ),
     ] = True,
     properties: options.Properties = None,

@@ -93,9 +93,8 @@ class GraphCNF(nn.Module):
             adjacency: See the class.
             order: See the class.
             edge_weights: What each edge category adds to the sum of a node, such as bond orders;
-                1 each when None ("path" only).
-            support: Whether no node may get a larger sum of edge weights than nodes of its category
-                have in `graphs` ("path" only).
+                1 each when None.
+            support: Whether the rules hold that `without_support` leaves out.
             **steps: Arguments of the steps that do not follow from the graphs.
         """
         coding = steps_class(adjacency)
@@ -345,15 +344,17 @@ class GraphCNF(nn.Module):
         check_temperature(temperature)
 
     def without_support(self) -> GraphCNF:
-        """The same weights without the limit on sums of edge weights (see `PathSteps`).
+        """The same weights without what they do not know from the data but from rules.
+
+        "path": no limit on sums of edge weights; "rounds": places that nothing fits stay empty.
 
         Raises:
-            UserError: if the model has no such limit.
+            UserError: if the model has no such rule.
         """
-        steps = self.config["steps"]
-        if steps.get("largest_sums") is None:
+        steps, left_out = self.config["steps"], getattr(self.steps, "without_support", {})
+        if {**steps, **left_out} == steps:
             raise UserError("this model has no support of the data that could be left out")
-        other = GraphCNF(**{**self.config, "steps": {**steps, "largest_sums": None}})
+        other = GraphCNF(**{**self.config, "steps": {**steps, **left_out}})
         other.load_state_dict(self.state_dict())
         other.metadata, other.training_hashes = self.metadata, self.training_hashes
         return other.to(self.device).train(self.training)

@@ -188,6 +188,13 @@ def score_model(
             if limited
             else "support of the data: off."
         )
+    if model.config["adjacency"] == "rounds":
+        taken = model.config["steps"].get("substitutes", True)
+        notes.append(
+            "support of the data: on; a place that no edge fits takes a place of another kind."
+            if taken
+            else "support of the data: off; places that no edge fits stay empty."
+        )
     fixed: dict[str, Any] = dict.fromkeys(
         ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
          "bits_molecules")

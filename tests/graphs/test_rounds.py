@@ -165,7 +165,9 @@ def test_what_is_known_is_what_networkx_says(random_graphs):
     labels, kinds = table.encode(batch)
     decided = torch.rand(kinds.shape) < 0.6
     decided = decided.tril(-1) | decided.tril(-1).transpose(1, 2)
-    known = known_of(table, labels, batch.mask, kinds, decided)
+    steps = torch.arange(1, len(table.kinds) + 1)
+    free = table.ends[labels] - ((kinds * decided)[..., None] == steps).sum(2)
+    known = known_of(table, free, batch.mask, kinds, decided)
     waiting = ~decided & batch.mask[:, :, None] & batch.mask[:, None]
     index = torch.arange(batch.mask.shape[1])
     waiting[:, index, index] = False
@@ -331,6 +333,34 @@ def test_records_do_not_depend_on_how_many_are_drawn(build, random_graphs):
     together = model.sample_records(0, 40, seed=3)
     assert model.sample_records(30, 5, seed=3) == together.subset(np.arange(30, 35))
     assert model.sample_records(0, 40, seed=4) != together
+
+
+def test_samples_are_in_one_piece_where_the_labels_have_places_enough(build, random_graphs):
+    model = build(random_graphs)
+    mask = torch.arange(12) < torch.randint(2, 13, (400, 1))
+    latents = model.steps.base_sample(mask)
+    shares = []
+    for each in (model, model.without_support()):
+        labels, kinds = each.steps.decode_labels(latents, mask)
+        places = each.steps.table.ends[labels].sum(-1)
+        enough = (places.sum(1) >= 2 * (mask.sum(1) - 1)) & ((places > 0) | ~mask).all(1)
+        assert enough.sum() > 100
+        graphs = (nx.from_numpy_array(k[m][:, m].numpy()) for k, m in zip(kinds, mask, strict=True))
+        whole = torch.tensor([nx.is_connected(graph) for graph in graphs])
+        shares.append(whole[enough].double().mean())
+        # No node has more edges of any weight than its label has places.
+        assert ((kinds > 0).sum(-1) <= places).all()
+    assert shares[0] == 1 and shares[1] < 0.9, "places of another kind connect what is left"
+
+
+def test_a_place_takes_the_nearest_that_there_is():
+    kinds = [[0, 0], [0, 4], [1, 0], [1, 4], [2, 0]]
+    table = NodeLabels(kinds, [[0, 1, 1, 1, 1, 1]], edge_weights=[1, 1, 3])
+    free = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 1, 1],
+                         [0, 0, 0, 0, 1]])  # fmt: skip
+    # The kind itself; its category in a ring; another category of its weight; the rest.
+    assert table.nearest(torch.zeros(5, dtype=torch.long), free).tolist() == [0, 1, 2, 3, 4]
+    assert table.lighter(torch.tensor([4, 0, 2]), torch.tensor([0, 4, 0])).tolist() == [0, 0, 2]
 
 
 def test_every_kind_of_edge_has_an_even_number_of_ends(build, random_graphs):

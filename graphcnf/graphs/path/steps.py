@@ -82,6 +82,9 @@ class PathSteps(nn.Module):
             **AtomCode.measure(graphs), "edge_weights": list(weights), "largest_sums": sums,
         }  # fmt: skip
 
+    without_support = {"largest_sums": None}
+    """Arguments of the constructor with which sums of edge weights have no limit."""
+
     unknown = "a longer ring or branch than the model knows"
     """Why a graph is not known, where `knows` says so."""
 

@@ -19,6 +19,7 @@ from graphcnf.graphs.rounds.composition import COUNTED, TOLD, one_hots
 from graphcnf.graphs.rounds.growth import Chances, Grown, log_orders, picks_of
 from graphcnf.graphs.rounds.known import FAR, Known, known_of
 from graphcnf.graphs.rounds.labels import NodeLabels
+from graphcnf.graphs.rounds.offers import Offers
 
 ROWS = 256
 """Pairs that are read out together come in multiples of this: fewer shapes, fewer kernels."""
@@ -45,46 +46,6 @@ class PickContext:
         return number.expand(self.mask.shape)
 
 
-@dataclass
-class Offers:
-    """What the picks of some nodes are read out of.
-
-    Attributes:
-        scores: Of every partner for every kind, -inf where impossible, (..., N, K). Partners come
-            in the order of the context's random numbering.
-        kinds: Kind of each pick, K where there is none, (..., M) long.
-        fresh: Which partners are no part of the growing graph yet, (..., N) bool.
-        budget: How many picks of ring edges may be fresh, and how many not, (..., 2) long.
-        rings: Which kinds are in rings, (K + 1,) bool.
-    """
-
-    scores: Tensor
-    kinds: Tensor
-    fresh: Tensor
-    budget: Tensor
-    rings: Tensor
-
-    def logits(self, previous: list[Tensor]) -> Tensor:
-        """Of the pick after `previous` ones, each (...,) long: (..., N), -inf where impossible."""
-        nodes = self.fresh.shape[-1]
-        kind = self.kinds[..., len(previous)]
-        at = kind.clamp(max=self.scores.shape[-1] - 1)[..., None, None]
-        own = self.scores.gather(-1, at.expand(*self.scores.shape[:-1], 1))[..., 0]
-        taken = torch.zeros_like(self.fresh)
-        spent = torch.zeros_like(self.budget)
-        for before, value in enumerate(previous):
-            here = F.one_hot(value.clamp(max=nodes), nodes + 1)[..., :-1].bool()
-            taken = taken | here
-            ring = self.rings[self.kinds[..., before]] & here.any(-1)
-            new = (here & self.fresh).any(-1)
-            spent = spent + torch.stack([ring & new, ring & ~new], -1)
-        left = self.budget > spent
-        allowed = torch.where(self.fresh, left[..., :1], left[..., 1:])
-        allowed = allowed | ~self.rings[kind][..., None]
-        possible = allowed & ~taken & (kind < self.scores.shape[-1])[..., None]
-        return own.masked_fill(~possible, -math.inf)
-
-
 class Assembly(nn.Module):
     """Probabilities of the partners of a focus; made for `InterleavedCoupling`.
 
@@ -99,6 +60,7 @@ class Assembly(nn.Module):
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         pair_width: Channels of a pair in the read-out.
+        substitutes: Whether places that nothing fits may take places of another kind.
     """
 
     def __init__(
@@ -111,9 +73,11 @@ class Assembly(nn.Module):
         heads: int = 8,
         expansion: float = 3,
         pair_width: int = 64,
+        substitutes: bool = True,
     ):
         super().__init__()
         self.table, self.max_nodes, self.heads = table, max_nodes, heads
+        self.substitutes = substitutes
         self.chances = Chances(max_nodes)
         kinds = len(table.kinds)
         self.picks = int(table.ends.sum(-1).max())
@@ -169,7 +133,8 @@ class Assembly(nn.Module):
             ranks: Random numbering, (B, N) long.
         """
         decided = grown.decided
-        known = known_of(self.table, labels, mask, grown.kinds, decided)
+        known = known_of(self.table, grown.free, mask, grown.kinds, decided)
+        known.others &= self.substitutes
         state = self._states(known, grown.kinds, decided)
         h = self._nodes(known, labels, mask, grown)
         bias = self.bias(state).permute(0, 3, 1, 2).masked_fill(~mask[:, None, None], -1e9)
@@ -183,15 +148,8 @@ class Assembly(nn.Module):
         partner = ranks.argsort(1)[rows[0]]
         graph, node = (part[:, None].expand_as(partner) for part in rows)
         scores = self._read_out(self.norm(h), state, (graph, node, partner))
-        possible = known.possible[graph, node, partner]
-        scores = scores.to(log_term_dtype(scores)).masked_fill(~possible, -math.inf)
-        return Offers(
-            scores=scores,
-            kinds=kinds,
-            fresh=~grown.reached[graph, partner],
-            budget=known.whole[rows[0], 1:],
-            rings=self.rings,
-        )
+        scores = scores.to(log_term_dtype(scores))
+        return Offers.of(known, mask, grown.reached, rows, partner, scores, kinds, self.rings)
 
     def as_picks(self, row: Tensor, order: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
         """Edges as picks: numbers of partners (R, M) long, and the log of their orders (R,).
@@ -250,11 +208,7 @@ class Assembly(nn.Module):
         for g in range(x.shape[1]):
             parts.append(rounds.ask(g, None, x))
             rounds.tell(g, None, None, x)
-        fields = {
-            name: torch.cat([getattr(part, name) for part in parts], 1)
-            for name in ("scores", "kinds", "fresh", "budget")
-        }
-        return Offers(rings=self.rings, **fields)
+        return Offers.cat(parts)
 
     def read_out(self, asked: Offers, previous: list[Tensor]) -> Tensor:
         """Logits (..., max_nodes + 1) of the pick after `previous`; the last one is no partner."""
@@ -293,8 +247,7 @@ class AssemblyRounds:
         offers = self.network.offers(
             context.labels, context.mask, self.grown, at, self.kinds, self.ranks
         )
-        parts = {k: getattr(offers, k)[:, None] for k in ("scores", "kinds", "fresh", "budget")}
-        return Offers(rings=offers.rings, **parts)
+        return offers.with_axis()
 
     def tell(self, g: int, members, real, known: Tensor) -> None:
         """Take the picks of round g, in `known` (B, N, M)."""

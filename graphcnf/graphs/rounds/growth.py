@@ -60,12 +60,14 @@ class Grown:
     """Graphs that grow, B of them with up to N nodes.
 
     Attributes:
+        table: Meaning of the labels.
         kinds: 1 + kind of each edge so far, 0 for none, (B, N, N) long.
         done: Nodes that had their round, (B, N) bool.
         reached: Nodes that are part of the growing graph, (B, N) bool.
         free: Places left at each node for each kind, (B, N, K) long.
     """
 
+    table: NodeLabels
     kinds: Tensor
     done: Tensor
     reached: Tensor
@@ -77,7 +79,7 @@ class Grown:
         none = torch.zeros_like(labels, dtype=torch.bool)
         batch, nodes = labels.shape
         kinds = torch.zeros(batch, nodes, nodes, dtype=torch.long, device=labels.device)
-        return cls(kinds, none, none, table.ends[labels])
+        return cls(table, kinds, none, none, table.ends[labels])
 
     @property
     def decided(self) -> Tensor:
@@ -98,6 +100,9 @@ class Grown:
     def add(self, focus: Tensor, real: Tensor, row: Tensor) -> Grown:
         """After a round.
 
+        Where a partner has no place of the kind that is picked (see `Offers`), it gives the nearest
+        that it has, and the edge is of the lighter kind of the two.
+
         Args:
             focus: (B,) long.
             real: Whether the graph has this round, (B,) bool.
@@ -110,16 +115,19 @@ class Grown:
         kinds, done, reached, free = (
             part.clone() for part in (self.kinds, self.done, self.reached, self.free)
         )
-        kinds[at, focus] += row
-        kinds[at, :, focus] += row
         done[at, focus] |= real
         reached |= row > 0
         reached[at, focus] |= real
         steps = torch.arange(1, free.shape[-1] + 1, device=row.device)
-        new = (row[..., None] == steps).long()
-        free -= new
-        free[at, focus] -= new.sum(1)
-        return Grown(kinds, done, reached, free)
+        free[at, focus] -= (row[..., None] == steps).sum(1)
+        if free.shape[-1]:
+            own = (row - 1).clamp(min=0)
+            given = self.table.nearest(own, free)
+            free -= F.one_hot(given, free.shape[-1]) * (row > 0)[..., None]
+            row = torch.where(row > 0, 1 + self.table.lighter(own, given), 0)
+        kinds[at, focus] += row
+        kinds[at, :, focus] += row
+        return Grown(self.table, kinds, done, reached, free)
 
 
 def picks_of(row: Tensor, order: Tensor, most: int) -> tuple[Tensor, Tensor]:

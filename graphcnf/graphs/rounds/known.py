@@ -13,7 +13,9 @@ What is impossible for a pair has probability 0 in the density, which stays norm
   leads out of a part.
 
 No graph is excluded by that. It is no look ahead either: a sample may come to places that nothing
-fits, and end in several parts. Nothing is drawn twice.
+fits. Such a place may take a place of another kind in another part (`Offers.logits`), which never
+happens in a graph that exists: its probability stays as it is. Where there is no place of any kind,
+a sample ends in several parts. Nothing is drawn twice.
 """
 
 from __future__ import annotations
@@ -43,9 +45,11 @@ class Known:
         whole: Of the graph: its parts, the edges of rings that must still connect parts, and those
             that must close a ring, (B, 3) long.
         distance: Steps between two nodes, 0 for none, `FAR` + 1 for more, (B, N, N) long.
+        together: Whether two nodes are of the same part, (B, N, N) bool.
         in_ring: Whether edges of rings connect two nodes, (B, N, N) bool.
         possible: Kinds that are possible for an open pair, (B, N, N, K) bool.
         needed: Whether an open pair must be an edge, (B, N, N) bool.
+        others: Open pairs of two parts with places of any kind, (B, N, N) bool.
     """
 
     open: Tensor
@@ -53,29 +57,33 @@ class Known:
     parts: Tensor
     whole: Tensor
     distance: Tensor
+    together: Tensor
     in_ring: Tensor
     possible: Tensor
     needed: Tensor
+    others: Tensor
 
 
 @torch.autocast("cpu", enabled=False)
 @torch.no_grad()
 def known_of(
-    table: NodeLabels, labels: Tensor, mask: Tensor, kinds: Tensor, decided: Tensor
+    table: NodeLabels,
+    free: Tensor,
+    mask: Tensor,
+    kinds: Tensor,
+    decided: Tensor,
 ) -> Known:
     """Look at partly decided graphs.
 
     Args:
         table: Meaning of the labels.
-        labels: (B, N) long.
+        free: Places left at each node for each kind, (B, N, K) long.
         mask: Real nodes, (B, N) bool.
         kinds: 1 + kind of each edge, 0 for none, (B, N, N) long; looked at where `decided`.
         decided: Pairs that are decided, (B, N, N) bool, symmetric.
     """
     itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
     shown = torch.where(decided & ~itself, kinds, 0)
-    steps = torch.arange(1, len(table.kinds) + 1, device=mask.device)
-    free = table.ends[labels] - (shown[..., None] == steps).sum(2)
     outside = F.pad(table.bridges, (1, 0))[shown]
     distance, together = _distances(shown > 0, itself)
     in_ring = _connected(((shown > 0) & ~outside).float() + itself)
@@ -86,15 +94,15 @@ def known_of(
     connecting = count - 1 - chains.sum(1) // 2
     closing = rings.sum(1) // 2 - connecting
 
-    fits = (free > 0)[:, :, None] & (free > 0)[:, None]
-    fits = fits & (~decided & ~itself & mask[:, :, None] & mask[:, None, :])[..., None]
+    undecided = ~decided & ~itself & mask[:, :, None] & mask[:, None, :]
+    fits = (free > 0)[:, :, None] & (free > 0)[:, None] & undecided[..., None]
     near = in_ring[..., None] & (distance[..., None] + 1 >= table.sizes)
     near = near & (closing > 0)[:, None, None, None]
     apart = ~together[..., None] & (table.bridges | (connecting > 0)[:, None, None, None])
     fits = fits & (apart | (near & ~table.bridges))
 
     def joined(value: Tensor) -> Tensor:
-        return torch.where(together, value[:, :, None], value[:, :, None] + value[:, None])
+        return value[:, :, None] + torch.where(together, 0, value[:, None])
 
     of_chains, of_rings = _sums(together, chains), _sums(together, rings)
     complete = (joined(of_chains + of_rings) <= 2) & (joined(size) < mask.sum(1)[:, None, None])
@@ -108,6 +116,8 @@ def known_of(
     last = (exits == 1) & (size < mask.sum(1, keepdim=True))
     demanded = demanded | (fits & (leaves & (last[:, :, None] | last[:, None]))[..., None])
     needed = demanded.any(-1)
+    anywhere = (free > 0).any(-1)
+    others = undecided & ~together & anywhere[:, :, None] & anywhere[:, None]
     around = (in_ring & mask[:, None]).sum(2)
     parts = [size, of_chains, of_rings, exits, around, _sums(in_ring, rings)]
     return Known(
@@ -116,9 +126,11 @@ def known_of(
         parts=torch.stack(parts, -1),
         whole=torch.stack([count, connecting, closing], -1),
         distance=distance,
+        together=together,
         in_ring=in_ring,
         possible=torch.where(needed[..., None], demanded, fits),
         needed=needed,
+        others=others,
     )
 
 

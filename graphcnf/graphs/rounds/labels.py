@@ -76,12 +76,19 @@ class NodeLabels(nn.Module):
     Args:
         edge_kinds: Category and ring class (a place in `RINGS`) of each kind.
         node_labels: Node category of each label, and its number of edges of each kind.
+        edge_weights: What an edge of each category adds to the sum of a node, such as bond orders;
+            1 each when None.
 
     Raises:
         UserError: if the tables do not fit together.
     """
 
-    def __init__(self, edge_kinds: list[list[int]], node_labels: list[list[int]]):
+    def __init__(
+        self,
+        edge_kinds: list[list[int]],
+        node_labels: list[list[int]],
+        edge_weights: list[int] | None = None,
+    ):
         super().__init__()
         widths = {len(row) for row in node_labels}
         if widths != {len(edge_kinds) + 1} or {len(kind) for kind in edge_kinds} - {2}:
@@ -96,12 +103,24 @@ class NodeLabels(nn.Module):
         if rows.min() < 0 or len(rows.unique(dim=0)) != len(rows):
             raise UserError("node_labels: whole numbers from 0 on, every row once")
         most = int(kinds[:, 0].max()) + 1 if len(kinds) else 0
+        weights = [1] * most if edge_weights is None else edge_weights
+        if len(weights) < most:
+            raise UserError(f"edge_weights: a number for each of {most} edge categories")
+        weights = torch.tensor(weights, dtype=torch.long)[kinds[:, 0]]
         place = torch.full((most + 1, len(RINGS)), -1)
         place[kinds[:, 0] + 1, kinds[:, 1]] = torch.arange(len(kinds))
         self.register_buffer("kinds", kinds, persistent=False)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("place", place + 1, persistent=False)
         self.register_buffer("sizes", torch.tensor(RINGS)[kinds[:, 1]], persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
+        # How far one kind is from another: by weight, then by category, by being in a ring, and by
+        # its place, so that no two are equally far.
+        far = (weights[:, None] - weights).abs()
+        for value in (kinds[:, 0], (kinds[:, 1] > 0).long()):
+            far = 2 * far + (value[:, None] != value)
+        far = (far * max(1, len(kinds)) + torch.arange(len(kinds))).fill_diagonal_(-1)
+        self.register_buffer("far", far, persistent=False)
         # A row of zeros at the end, for padding.
         self.register_buffer("ends", F.pad(rows[:, 1:], (0, 0, 0, 1)), persistent=False)
 
@@ -135,6 +154,19 @@ class NodeLabels(nn.Module):
             "edge_kinds": [[int(kind) // len(RINGS), int(kind) % len(RINGS)] for kind in used],
             "node_labels": rows[:, np.concatenate([[0], used + 1])].tolist(),
         }
+
+    def nearest(self, kinds: Tensor, free: Tensor) -> Tensor:
+        """The nearest kind that a node has places for, (...) long.
+
+        Args:
+            kinds: Wanted, (...) long; where there are places for it, it is the nearest.
+            free: Places of each kind, (..., K); any kind is returned where there are none.
+        """
+        return self.far[kinds].masked_fill(free <= 0, torch.iinfo(torch.long).max).argmin(-1)
+
+    def lighter(self, kinds: Tensor, others: Tensor) -> Tensor:
+        """Of two kinds that with the lower weight, the first where they weigh the same."""
+        return torch.where(self.weights[others] < self.weights[kinds], others, kinds)
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Labels (B, N) long, `count` at padding, and kinds (B, N, N) long, 0 without an edge.

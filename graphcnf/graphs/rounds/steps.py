@@ -34,6 +34,8 @@ class RoundSteps(nn.Module):
         max_nodes: Largest number of nodes.
         edge_kinds: See `NodeLabels`.
         node_labels: See `NodeLabels`.
+        edge_weights: See `NodeLabels`.
+        substitutes: Whether places that nothing fits may take places of another kind, see `known`.
         node_rounds: Rounds for the labels; the edges take at most one for each node.
         nodes: Arguments of `Composition`.
         pairs: Arguments of `Assembly`.
@@ -47,15 +49,19 @@ class RoundSteps(nn.Module):
         max_nodes: int,
         edge_kinds: list[list[int]],
         node_labels: list[list[int]],
+        edge_weights: list[int] | None = None,
+        substitutes: bool = True,
         node_rounds: int = 26,
         nodes: dict | None = None,
         pairs: dict | None = None,
     ):
         super().__init__()
-        self.table = NodeLabels(edge_kinds, node_labels)
+        self.table = NodeLabels(edge_kinds, node_labels, edge_weights)
         self.node_rounds = node_rounds
         composition = Composition(self.table, max_nodes=max_nodes, **(nodes or {}))
-        assembly = Assembly(self.table, max_nodes=max_nodes, **(pairs or {}))
+        assembly = Assembly(
+            self.table, max_nodes=max_nodes, substitutes=substitutes, **(pairs or {})
+        )
         self.chances = assembly.chances
         self.nodes = CategoricalFlow(
             IntervalEncoding(composition.cardinalities),
@@ -72,9 +78,22 @@ class RoundSteps(nn.Module):
         return self.node_rounds + self.chances.rounds
 
     @staticmethod
-    def measure(graphs: PackedGraphs, **categories) -> dict:
-        """The labels and kinds of edges in a set of graphs; what is possible follows from them."""
-        return NodeLabels.measure(graphs)
+    def measure(
+        graphs: PackedGraphs,
+        *,
+        edge_weights: list[int] | None = None,
+        support: bool = True,
+        **categories,
+    ) -> dict:
+        """The labels and kinds of edges in a set of graphs; what is possible follows from them.
+
+        `support`: see `substitutes` of the class.
+        """
+        sizes = {"edge_weights": edge_weights, "substitutes": support}
+        return {**NodeLabels.measure(graphs), **sizes}
+
+    without_support = {"substitutes": False}
+    """Arguments of the constructor with which no place takes a place of another kind."""
 
     unknown = "a node with other edges or rings than nodes of the training data have"
     """Why a graph is not known, where `knows` says so."""
