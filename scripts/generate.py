@@ -83,6 +83,7 @@ def generate(
             show_default="one per core, where many molecules are wanted",
         ),
     ] = None,
+    cluster: options.Cluster = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -103,6 +104,7 @@ def generate(
     them.
     """
     from graphcnf.scripts._sampling import (
+        check_cluster_options,
         check_temperature,
         load_model,
         parse_selection,
@@ -115,7 +117,7 @@ def generate(
     ways = {"scaffold": scaffold, "grow": grow, "link": link, "decorate": decorate}
     others = {"--all": everything, "--likelihood": likelihood, "--workers": workers,
               "--batch-size": batch_size, "--require": require, "--smarts": smarts,
-              "--first": first, "--shard": shard}  # fmt: skip
+              "--first": first, "--shard": shard, "--cluster": cluster}  # fmt: skip
     way = growth.chosen_way(ways, others)
     sizes = parse_sizes(size)
     check_temperature(temperature)
@@ -124,10 +126,12 @@ def generate(
         raise typer.BadParameter("it is a file: name it with --out", param_hint="'--shard'")
     check_target(out, kind, force or part is not None)
     chosen = parse_selection(properties, require or [], smarts or [])
+    check_cluster_options(cluster, workers, device)
     network = load_model(model, device, support=support)
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
+    from graphcnf.cluster import open_workers
     from graphcnf.scripts.generation.records import Recipe
     from graphcnf.scripts.generation.stream import Goal
 
@@ -149,21 +153,23 @@ def generate(
         return
     selective = bool(require or smarts)
     patience = RARE * PATIENCE if selective else PATIENCE
-    how = {"workers": workers, "patience": patience, "least": batch_size or 1}
+    how = {"patience": patience, "least": batch_size or 1}
     records = range(first, first + (number if everything or part else LARGEST_COUNT))
     goal = Goal(records, None if part else number)
-    if out is None:
-        progress, distinct = to_stdout(network, recipe, goal, how)
-    else:
-        convert, found = conversion(kind, recipe.columns), None
-        if part:
-            found = Shard.of(network, recipe, records, part)
-            if found.is_complete(out):
-                print(f"note: {out} is there already, shard {shard} as asked for", file=sys.stderr)
-                return
-            check_target(out, kind, force)
-            goal = Goal(range(*found.records), None)
-        progress, distinct = to_file(network, recipe, goal, how, out, convert, force, found)
+    found = None
+    if part:
+        found = Shard.of(network, recipe, records, part)
+        if found.is_complete(out):
+            print(f"note: {out} is there already, shard {shard} as asked for", file=sys.stderr)
+            return
+        check_target(out, kind, force)
+        goal = Goal(range(*found.records), None)
+    with open_workers(cluster, workers) as how["workers"]:
+        if out is None:
+            progress, distinct = to_stdout(network, recipe, goal, how)
+        else:
+            convert = conversion(kind, recipe.columns)
+            progress, distinct = to_file(network, recipe, goal, how, out, convert, force, found)
     shown = (
         json.dumps(progress.figures(distinct))
         if as_json

@@ -39,6 +39,16 @@ Out = Annotated[
         show_default="stdout",
     ),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local|ADDRESS|FILE",
+        help="Workers of Dask to share the work: processes of this machine, those of a scheduler "
+        "(tcp://host:8786, or the .json file that it wrote), or of a cluster that a .yml file "
+        "describes. Needs pip install 'graphcnf\\[cluster]'.",
+        show_default="none",
+    ),
+]
 Model = Annotated[
     str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
 ]

@@ -11,17 +11,15 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from graphcnf.errors import UserError
+from graphcnf.surroundings import surroundings
 
 if TYPE_CHECKING:
-    import torch
-
     from graphcnf.graphs import GraphCNF
     from graphcnf.scripts.generation.records import Recipe
     from graphcnf.scripts.generation.stream import Progress
@@ -93,7 +91,7 @@ class Shard:
             (records.start, records.stop),
             model_digest(network),
             asdict(recipe),
-            surroundings(network.device),
+            surroundings(str(network.device)),
         )
 
     def describe(self, out: Path, progress: Progress, file: Path) -> None:
@@ -138,20 +136,3 @@ def model_digest(network: GraphCNF) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-@cache
-def surroundings(device: torch.device) -> dict[str, Any]:
-    """What a process computes with: other versions and processors may round otherwise."""
-    import numpy
-    import rdkit
-    import torch
-
-    from graphcnf import __version__
-
-    gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if gpu else device.type
-    return {
-        "versions": [m.__version__ for m in (numpy, rdkit, torch)] + [__version__],
-        "processor": [name, torch.backends.cpu.get_cpu_capability()],
-    }

@@ -14,10 +14,11 @@ import numpy as np
 from graphcnf.errors import UserError
 from graphcnf.evaluation.draw import sampling_processes
 from graphcnf.graphs.record_blocks import blocks
-from graphcnf.parallel import OrderedMap
+from graphcnf.parallel import ordered_map
 from graphcnf.scripts.generation.records import Recipe, Record, block_records
 
 if TYPE_CHECKING:
+    from graphcnf.cluster import Cluster
     from graphcnf.graphs import GraphCNF
 
 RECENT = 1 << 16
@@ -160,7 +161,7 @@ def texts(
     progress: Progress,
     seen: Marks,
     *,
-    workers: int | None,
+    workers: int | Cluster | None,
     patience: int,
     least: int = 1,
 ) -> Iterator[str]:
@@ -174,7 +175,7 @@ def texts(
         goal: How much of it.
         progress: Where to go on; up to date whenever a piece comes.
         seen: Hashes of the molecules so far; kept up to date.
-        workers: Processes; None for as many as pay.
+        workers: Processes, or a cluster; None for as many as pay.
         patience: Records in a row without one that counts after which the search is given up.
         least: Records that a piece stands for at least, unless it is the last one; pieces hold
             whole blocks.
@@ -210,7 +211,7 @@ def texts(
 
 
 def _blocks(
-    model: GraphCNF, recipe: Recipe, goal: Goal, progress: Progress, workers: int | None
+    model: GraphCNF, recipe: Recipe, goal: Goal, progress: Progress, workers: int | Cluster | None
 ) -> Iterator[list[Record]]:
     draw = partial(block_records, model, recipe)
     todo = takewhile(lambda block: block.start < goal.records.stop, blocks(progress.record))
@@ -219,7 +220,7 @@ def _blocks(
     left = goal.total - goal.done(progress)
     if goal.number is not None:
         left *= max(progress.sampled, 1) / max(progress.written, 1)
-    with OrderedMap(draw, todo, workers=sampling_processes(model, left, workers)) as drawn:
+    with ordered_map(draw, todo, workers=sampling_processes(model, left, workers)) as drawn:
         yield from drawn
 
 

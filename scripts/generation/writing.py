@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphcnf.errors import UserError
+from graphcnf.surroundings import surroundings
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -147,7 +148,7 @@ def _draw(
 def _name(network: GraphCNF, recipe: Recipe, goal: Goal) -> str:
     """Fingerprint of everything that determines the molecules, apart from their number."""
     from graphcnf.scripts.generation.partial import fingerprint
-    from graphcnf.scripts.generation.shards import model_digest, surroundings
+    from graphcnf.scripts.generation.shards import model_digest
 
     # A larger number begins with the same molecules, but another part of the records does not.
     last = goal.records.stop if goal.number is None else None
@@ -156,7 +157,7 @@ def _name(network: GraphCNF, recipe: Recipe, goal: Goal) -> str:
             "model": model_digest(network),
             "recipe": asdict(recipe),
             "records": [goal.records.start, last],
-            **surroundings(network.device),
+            **surroundings(str(network.device)),
         }
     )
 

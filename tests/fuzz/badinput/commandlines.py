@@ -29,6 +29,8 @@ BAD_TEXTS = {
                 "\udcff", "{molecules}", "{work}"),
     "--device": ("", "warp", "cuda:99", "cuda:-1", "cpu:", ":0", "mps:0", "gpu", "CPU ", "meta"),
     "--size": ("", "few", "0", "9-3", "-", "5-", "-5", "1-2-3", "1.5", "9999999", "500", "1-500"),
+    "--cluster": ("", "nowhere", "tcp://", "tcp://host", "http://host:8786", "tcp://host:x",
+                  "x.json", "x.yml", "{molecules}", "{work}", "{preset}"),
     "--shard": ("", "1", "/", "0/1", "2/1", "1/0", "1/2", "-1/1", "1.0/1", "a/b", "1/1/1",
                 "1/" + "9" * 30),
     "--seeds": SEVERAL,
