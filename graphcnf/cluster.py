@@ -18,6 +18,7 @@ import logging
 import os
 import pickle
 import re
+import signal
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -273,8 +275,8 @@ def _client(cluster: str, workers: int | None, stack: ExitStack) -> Client:
     logging.getLogger("distributed").setLevel(level)
     options: dict[str, Any] = {"set_as_default": False, "timeout": CONNECT}
     if cluster == "local":
-        started = stack.enter_context(
-            LocalCluster(
+        with _deaf_to_interrupts():
+            local = LocalCluster(
                 n_workers=workers or available_cores(),
                 threads_per_worker=1,
                 silence_logs=level,
@@ -283,7 +285,7 @@ def _client(cluster: str, workers: int | None, stack: ExitStack) -> Client:
                 dashboard_address="127.0.0.1:0",
                 scheduler_kwargs={"dashboard": False},
             )
-        )
+        started = stack.enter_context(local)
         return stack.enter_context(Client(started, **options))
     if _is_address(cluster):
         options["address"] = cluster
@@ -296,6 +298,24 @@ def _client(cluster: str, workers: int | None, stack: ExitStack) -> Client:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot reach the Dask scheduler of {cluster}: {reason:.200}") from None
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Threads and processes that are started here leave Ctrl-C to the thread that is here.
+
+    It ends them; they would each print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It would be started with the first process, and hear of Ctrl-C for that thread.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _described(path: Path) -> Any:

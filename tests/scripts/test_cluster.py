@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from itertools import count, islice
 from pathlib import Path
 from threading import Timer
@@ -204,6 +207,39 @@ def test_a_local_cluster_is_started_and_ended(graphcnf, model_folder):
     assert code == 0
     code, out, err = graphcnf(*arguments, "--cluster", "local", "--workers", 1)
     assert (code, out) == (0, expected) and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_ends_a_local_cluster_with_one_line(graphcnf, model_folder):
+    tail = ("generate", "--model", str(model_folder), "-n", "9000", "--all", "--out", "x.csv")
+    command = [sys.executable, "-m", "graphcnf", *tail, "--cluster", "local", "--workers", "2"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while process.poll() is None and journal() < 600:
+            time.sleep(0.05)
+        # As a terminal does: the workers are told as well.
+        os.killpg(process.pid, signal.SIGINT)
+        (line,) = process.stderr.read().splitlines()
+    assert process.returncode == 130 and line.startswith("interrupted after ")
+    assert not running(process.pid) and 600 <= journal() < 9000
+
+
+def journal():
+    """Records that are there of what is being written in this folder."""
+    for path in Path().glob(".*.json"):
+        return json.loads(path.read_text())["entry"]["record"]
+    return 0
+
+
+def running(group):
+    """Whether there is a process left of a group."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_file_describes_a_cluster():
