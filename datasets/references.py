@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import cache_path
@@ -18,6 +19,9 @@ from graphcnf.molecules.distributions import (
 )
 from graphcnf.parallel import parallel_map
 
+if TYPE_CHECKING:
+    from graphcnf.cluster import Cluster
+
 _PACKAGES = ("eden-kernel", "fcd_torch", "molsets")
 """What is missing now may be there next time, and so belongs to the cache's key."""
 
@@ -27,7 +31,7 @@ def cached_statistics(
     smiles: Sequence[str],
     *,
     metrics: Sequence[str] | None = None,
-    workers: int | None = None,
+    workers: int | Cluster | None = None,
     device: str = "cpu",
     use_cache: bool = True,
 ) -> SetStatistics:
@@ -37,7 +41,7 @@ def cached_statistics(
         name: Short name for the cache file and the progress bar, of letters, digits and dashes.
         smiles: Valid molecules.
         metrics: As in `set_statistics`.
-        workers: Processes; None for one per core.
+        workers: Processes, or a cluster; None for one per core.
         device: Where ChemNet runs.
         use_cache: Whether to read and write the cache; samples, which are seen once, need none.
 

@@ -20,9 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from typing import TYPE_CHECKING
 
 from graphcnf.errors import UserError
 from graphcnf.terminal import progress_bar
+
+if TYPE_CHECKING:
+    from graphcnf.cluster import Cluster, ClusterMap
 
 _SERVE = "from graphcnf.parallel import _serve; _serve()"
 
@@ -162,22 +166,40 @@ class OrderedMap:
             self._changed.notify_all()
 
 
+def ordered_map(
+    function: Callable, chunks: Iterable, *, workers: int | Cluster, ahead: int = 2
+) -> OrderedMap | ClusterMap:
+    """`OrderedMap` in child processes, or its like on a cluster.
+
+    Args:
+        function: As `OrderedMap` takes it.
+        chunks: Arguments, possibly without end; they and the results are pickled.
+        workers: Number of processes, or a `graphcnf.cluster.Cluster`.
+        ahead: Chunks per process that are worked on before they are asked for.
+    """
+    if isinstance(workers, int):
+        return OrderedMap(function, chunks, workers=workers, ahead=ahead)
+    return workers.ordered_map(function, chunks, ahead=ahead)
+
+
 def parallel_map(
-    function: Callable, chunks: Sequence, *, workers: int | None = None, label: str = ""
+    function: Callable, chunks: Sequence, *, workers: int | Cluster | None = None, label: str = ""
 ) -> list:
     """`[function(chunk) for chunk in chunks]`, in child processes.
 
     Args:
         function: As `OrderedMap` takes it.
         chunks: Arguments; they and the results are pickled.
-        workers: Processes; None for one per available core, 1 for none but this one.
+        workers: Processes; None for one per available core, 1 for none but this one; or a
+            `graphcnf.cluster.Cluster`.
         label: What the progress bar says (shown on a terminal only).
     """
-    workers = min(workers or available_cores(), len(chunks))
+    if workers is None or isinstance(workers, int):
+        workers = min(workers or available_cores(), len(chunks))
     results = []
     with (
         progress_bar(label, len(chunks), hidden=not label) as show,
-        OrderedMap(function, chunks, workers=workers, ahead=4) as stream,
+        ordered_map(function, chunks, workers=workers, ahead=4) as stream,
     ):
         for result in stream:
             results.append(result)
@@ -241,16 +263,16 @@ def _serve() -> None:
         try:
             function = pickle.loads(message)
         except Exception as error:
-            function = partial(_refuse, error)
+            function = partial(refuse, error)
         while True:
             chunk = pickle.load(requests)
-            pickle.dump(_answer(function, chunk), replies)
+            pickle.dump(answer(function, chunk), replies)
             replies.flush()
     except (EOFError, BrokenPipeError, KeyboardInterrupt, pickle.UnpicklingError):
         os._exit(0)  # without another attempt to flush
 
 
-def _answer(function: Callable, chunk: bytes) -> tuple[bool, bytes]:
+def answer(function: Callable, chunk: bytes) -> tuple[bool, bytes]:
     """Whether it went well, and the pickled result or exception."""
     try:
         return True, pickle.dumps(function(pickle.loads(chunk)))
@@ -265,5 +287,6 @@ def _answer(function: Callable, chunk: bytes) -> tuple[bool, bytes]:
         return False, data
 
 
-def _refuse(error: Exception, chunk: object) -> None:
+def refuse(error: Exception, chunk: object) -> None:
+    """Raise the error, in the place of a function that could not be unpickled."""
     raise error

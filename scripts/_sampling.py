@@ -45,6 +45,28 @@ def check_device(device: str) -> None:
         raise UserError(f"device {device!r}: {reason.partition('. ')[0][:200]}") from None
 
 
+def check_cluster_options(cluster: str | None, workers: int | None, device: str) -> None:
+    """Raise where --cluster cannot be meant, or does not go together with other options.
+
+    Raises:
+        typer.BadParameter: That is so.
+    """
+    if cluster is None:
+        return
+    from graphcnf.cluster import check_cluster
+
+    if device != "cpu":
+        raise typer.BadParameter("workers of --cluster draw on CPUs", param_hint="'--device'")
+    if workers is not None and cluster != "local":
+        raise typer.BadParameter(
+            f"{cluster} has its own number of workers", param_hint="'--workers'"
+        )
+    try:
+        check_cluster(cluster)
+    except UserError as error:
+        raise typer.BadParameter(str(error), param_hint="'--cluster'") from None
+
+
 def parse_sizes(text: str | None) -> tuple[int, int] | None:
     """Lowest and highest number of atoms of "20-30" or "25".
 

@@ -38,7 +38,8 @@ def _graphcnf(
 
 # The modules import nothing heavy before a command runs, so that --help answers at once.
 for _name in (
-    "generate", "analogs", "interpolate", "evaluate", "score", "train", "finetune", "optimize",
+    "generate", "merge", "analogs", "interpolate", "evaluate", "score", "train", "finetune",
+    "optimize",
 ):  # fmt: skip
     app.command(_name)(getattr(import_module(f"graphcnf.scripts.{_name}"), _name))
 for _name in ("datasets", "images"):

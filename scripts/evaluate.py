@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from graphcnf.scripts._sampling import checked_seed, parse_numbers
+from graphcnf.scripts.generation import options
 
 MODEL = "With --model"
 OUTPUT = "Output"
@@ -117,6 +118,7 @@ def evaluate(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    cluster: options.Cluster = None,
     published: Annotated[
         bool,
         typer.Option(
@@ -168,7 +170,7 @@ def evaluate(
     distances to held-out molecules, with those of the training data.
     """
     from graphcnf.scripts._output import check_place
-    from graphcnf.scripts._sampling import check_temperature, load_model
+    from graphcnf.scripts._sampling import check_cluster_options, check_temperature, load_model
     from graphcnf.scripts._tables import table_kind, write_text
 
     files, models = files or [], models or []
@@ -199,7 +201,7 @@ def evaluate(
                 raise typer.BadParameter(f"{name} goes with --model, not with a file")
     if column is not None and not files:
         raise typer.BadParameter("--column goes with a file, not with --model")
-    options: dict[str, Any] = {
+    how: dict[str, Any] = {
         "samples": samples or 10_000,
         "seeds": _parse_seeds(seed, seeds),
         "temperature": 1.0 if temperature is None else temperature,
@@ -207,8 +209,10 @@ def evaluate(
         "reconstruct": HELD_OUT if reconstruct is None else reconstruct,
         "likelihood": HELD_OUT if likelihood is None else likelihood,
     }
-    check_temperature(options["temperature"])
+    check_temperature(how["temperature"])
+    check_cluster_options(cluster, None, device)
 
+    from graphcnf.cluster import open_workers
     from graphcnf.evaluation.tables import render
     from graphcnf.scripts.evaluation.metric_names import CHEAP, parse_metrics
     from graphcnf.scripts.evaluation.scoring import (
@@ -226,14 +230,15 @@ def evaluate(
         check_report()
         if not chosen and reference != "none":
             chosen = CHEAP  # the histograms of the report
-    against = Against(reference, test, chosen, device)
     # What cannot be read comes to light before the long work.
     records = [read_records(file, column) for file in files]
     if len(models) + len(files) > 1:
         for name in models:
             load_model(name, device)
-    results = [score_records(part, against) for part in records]
-    results += [score_model(name, against, **options) for name in models]
+    with open_workers(cluster) as workers:
+        against = Against(reference, test, chosen, device, workers)
+        results = [score_records(part, against) for part in records]
+        results += [score_model(name, against, **how) for name in models]
     name_apart(results)
     write_text(render(results, kind, published), out)
     if html is not None:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from graphcnf.errors import UserError
+from graphcnf.limits import LARGEST_COUNT
 from graphcnf.scripts.generation import growth, options
+from graphcnf.scripts.generation.shards import Shard, parse_shard
 from graphcnf.scripts.generation.target import check_target, conversion, plain_kind, target_kind
-
-if TYPE_CHECKING:
-    from graphcnf.graphs import GraphCNF
-    from graphcnf.scripts.generation.partial import PartialFile
-    from graphcnf.scripts.generation.records import Recipe
-    from graphcnf.scripts.generation.stream import Marks, Progress
+from graphcnf.scripts.generation.writing import to_file, to_stdout
 
 COLUMNS = ("record", "smiles")
 ALL_COLUMNS = ("record", "smiles", "strict", "largest_fragment", "atoms")
@@ -33,8 +22,6 @@ PATIENCE = 10_000
 
 RARE = 10
 """So many times as many where molecules are selected."""
-
-AGAIN = "the same command goes on from there"
 
 
 def generate(
@@ -48,6 +35,8 @@ def generate(
     ] = False,
     model: options.Model = "zinc250k",
     seed: options.Seed = 0,
+    first: options.First = 0,
+    shard: options.Shard = None,
     temperature: options.Temperature = 1.0,
     size: options.Size = None,
     support: Annotated[
@@ -94,6 +83,7 @@ def generate(
             show_default="one per core, where many molecules are wanted",
         ),
     ] = None,
+    cluster: options.Cluster = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -114,6 +104,7 @@ def generate(
     them.
     """
     from graphcnf.scripts._sampling import (
+        check_cluster_options,
         check_temperature,
         load_model,
         parse_selection,
@@ -125,17 +116,24 @@ def generate(
         raise typer.BadParameter("--all writes every graph: leave out --require and --smarts")
     ways = {"scaffold": scaffold, "grow": grow, "link": link, "decorate": decorate}
     others = {"--all": everything, "--likelihood": likelihood, "--workers": workers,
-              "--batch-size": batch_size, "--require": require, "--smarts": smarts}  # fmt: skip
+              "--batch-size": batch_size, "--require": require, "--smarts": smarts,
+              "--first": first, "--shard": shard, "--cluster": cluster}  # fmt: skip
     way = growth.chosen_way(ways, others)
     sizes = parse_sizes(size)
     check_temperature(temperature)
-    check_target(out, kind, force)
+    part = parse_shard(shard)
+    if part and out is None:
+        raise typer.BadParameter("it is a file: name it with --out", param_hint="'--shard'")
+    check_target(out, kind, force or part is not None)
     chosen = parse_selection(properties, require or [], smarts or [])
+    check_cluster_options(cluster, workers, device)
     network = load_model(model, device, support=support)
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
+    from graphcnf.cluster import open_workers
     from graphcnf.scripts.generation.records import Recipe
+    from graphcnf.scripts.generation.stream import Goal
 
     plain = plain_kind(kind)
     columns = ALL_COLUMNS if everything else ("smiles",) if plain == "smi" else COLUMNS
@@ -155,189 +153,26 @@ def generate(
         return
     selective = bool(require or smarts)
     patience = RARE * PATIENCE if selective else PATIENCE
-    how = {"workers": workers, "patience": patience, "least": batch_size or 1}
-    if out is None:
-        progress, distinct = _to_stdout(network, recipe, number, how)
-    else:
-        convert = conversion(kind, recipe.columns)
-        with _orderly_end():
-            progress, distinct = _to_file(network, recipe, number, how, out, convert, force)
+    how = {"patience": patience, "least": batch_size or 1}
+    records = range(first, first + (number if everything or part else LARGEST_COUNT))
+    goal = Goal(records, None if part else number)
+    found = None
+    if part:
+        found = Shard.of(network, recipe, records, part)
+        if found.is_complete(out):
+            print(f"note: {out} is there already, shard {shard} as asked for", file=sys.stderr)
+            return
+        check_target(out, kind, force)
+        goal = Goal(range(*found.records), None)
+    with open_workers(cluster, workers) as how["workers"]:
+        if out is None:
+            progress, distinct = to_stdout(network, recipe, goal, how)
+        else:
+            convert = conversion(kind, recipe.columns)
+            progress, distinct = to_file(network, recipe, goal, how, out, convert, force, found)
     shown = (
         json.dumps(progress.figures(distinct))
         if as_json
         else progress.summary(distinct, selective=selective)
     )
     print(shown, file=sys.stderr)
-
-
-def _to_stdout(
-    network: GraphCNF, recipe: Recipe, number: int, how: dict[str, Any]
-) -> tuple[Progress, int]:
-    from graphcnf.scripts._output import open_output
-    from graphcnf.scripts.generation.records import header
-    from graphcnf.scripts.generation.stream import Marks, Progress
-
-    progress, seen = Progress(), Marks()
-    with open_output(None) as stream:
-
-        def write(text: str) -> None:
-            stream.write(text)
-            stream.flush()
-
-        stream.write(header(recipe))
-        # A bar and molecules on one terminal would run into each other.
-        bar = not sys.stdout.isatty()
-        _draw(network, recipe, number, how, progress, seen, write, bar=bar)
-    return progress, len(seen)
-
-
-def _to_file(
-    network: GraphCNF,
-    recipe: Recipe,
-    number: int,
-    how: dict[str, Any],
-    out: Path,
-    convert: Callable[[Path, Path], None] | None,
-    force: bool,
-) -> tuple[Progress, int]:
-    from graphcnf.parallel import WorkerDied
-    from graphcnf.scripts.generation.partial import partial_file
-    from graphcnf.scripts.generation.records import header
-    from graphcnf.scripts.generation.stream import Exhausted
-
-    with partial_file(out, _identity(network, recipe)) as file:
-        progress, seen = _resume(file, recipe, number, out, force)
-
-        def write(text: str) -> None:
-            beginning = header(recipe) if file.entry is None else ""
-            file.commit(beginning + text, asdict(progress))
-
-        try:
-            if progress.written < number:
-                _draw(network, recipe, number, how, progress, seen, write, bar=True)
-            file.finish(convert)
-        except Exhausted:
-            file.restart()
-            raise
-        except WorkerDied as error:
-            raise UserError(f"{error}; {AGAIN}") from None
-        except (KeyboardInterrupt, SystemExit):
-            if file.entry:
-                print(
-                    f"interrupted after {file.entry['written']:,} of {number:,} molecules of "
-                    f"{out}; {AGAIN}",
-                    file=sys.stderr,
-                )
-            raise
-    return progress, len(seen)
-
-
-def _draw(
-    network: GraphCNF,
-    recipe: Recipe,
-    number: int,
-    how: dict[str, Any],
-    progress: Progress,
-    seen: Marks,
-    write: Callable[[str], None],
-    *,
-    bar: bool,
-) -> None:
-    from graphcnf.scripts.generation.stream import texts
-    from graphcnf.terminal import progress_bar
-
-    began = time.perf_counter() - progress.seconds
-    stream = texts(network, recipe, number, progress, seen, **how)
-    with closing(stream), progress_bar("generating", number, hidden=not bar) as show:
-        for text in stream:
-            progress.seconds = time.perf_counter() - began
-            write(text)
-            show(progress.written)
-
-
-def _identity(network: GraphCNF, recipe: Recipe) -> str:
-    """Fingerprint of everything that determines the molecules, apart from their number."""
-    import hashlib
-
-    import numpy
-    import rdkit
-    import torch
-
-    from graphcnf import __version__
-    from graphcnf.scripts.generation.partial import fingerprint
-
-    weights = hashlib.sha256(json.dumps([network.config, network.metadata]).encode())
-    for name, value in sorted(network.state_dict().items()):
-        weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        weights.update(value.detach().cpu().contiguous().numpy().tobytes())
-    gpu = network.device.type == "cuda"
-    device = torch.cuda.get_device_name(network.device) if gpu else network.device.type
-    return fingerprint(
-        {
-            "model": weights.hexdigest(),
-            "recipe": asdict(recipe),
-            # Other versions and processors may round otherwise.
-            "versions": [m.__version__ for m in (numpy, rdkit, torch)] + [__version__],
-            "processor": [device, torch.backends.cpu.get_cpu_capability()],
-        }
-    )
-
-
-def _resume(
-    file: PartialFile, recipe: Recipe, number: int, out: Path, force: bool
-) -> tuple[Progress, Marks]:
-    """Where the file stands, and the molecules that it has."""
-    from graphcnf.molecules.hashing import smiles_hash
-    from graphcnf.scripts.generation.records import written_smiles
-    from graphcnf.scripts.generation.stream import Marks, Progress
-
-    progress, seen, damaged = Progress(), Marks(), file.damaged
-    try:
-        progress = Progress(**file.entry or {})
-    except TypeError:  # the journal is not one of this program
-        file.restart()
-        damaged = True
-    if file.others() and not force:
-        raise UserError(
-            f"a command with other options left an unfinished {out}: give those options again, or "
-            "delete what it left with --force"
-        )
-    if damaged:
-        print(
-            f"note: what an interrupted command left of {out} is damaged; starting afresh",
-            file=sys.stderr,
-        )
-    elif progress.written > number:
-        if not force:
-            raise UserError(
-                f"what an interrupted command left of {out} has {progress.written:,} molecules, "
-                f"more than -n {number}: ask for more, or start afresh with --force"
-            )
-        file.restart()
-        return Progress(), seen
-    elif file.entry:
-        print(
-            f"note: going on with {out}: {progress.written:,} of {number:,} molecules are there",
-            file=sys.stderr,
-        )
-        if not recipe.everything:
-            for smiles in written_smiles(file.path, recipe.kind):
-                seen.add(smiles_hash(smiles))
-    return progress, seen
-
-
-@contextmanager
-def _orderly_end() -> Iterator[None]:
-    """SIGTERM raises SystemExit, as Ctrl-C raises KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signal_number: int, frame) -> None:
-        raise SystemExit(128 + signal_number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -33,7 +33,10 @@ ALLOWED = {
     },
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks", "graphcnf.scripts.figures")
-EVERYWHERE = {"errors", "files", "limits", "parallel", "pretrained", "terminal", "testing"}
+EVERYWHERE = {
+    *("cluster", "errors", "files", "limits", "parallel", "pretrained", "surroundings"),
+    *("terminal", "testing"),
+}
 
 
 def folder(part):

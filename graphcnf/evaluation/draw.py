@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import takewhile
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,10 @@ from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
 from graphcnf.molecules.metrics import CONVENTIONS, evaluate_records
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-from graphcnf.parallel import OrderedMap, available_cores
+from graphcnf.parallel import available_cores, ordered_map
+
+if TYPE_CHECKING:
+    from graphcnf.cluster import Cluster
 
 WORTHWHILE = 1000
 """Records for which another process pays: starting it takes as long as to draw half of them."""
@@ -79,11 +83,15 @@ def first_blocks(number: int) -> list[range]:
     return [range(block.start, min(block.stop, number)) for block in needed]
 
 
-def sampling_processes(model: GraphCNF, records: float, asked_for: int | None = None) -> int:
+def sampling_processes(
+    model: GraphCNF, records: float, asked_for: int | Cluster | None = None
+) -> int | Cluster:
     """Processes to draw about so many records: as many as asked for, or else as pay.
 
-    Never more than there are blocks; one for a model on a GPU.
+    Never more than there are blocks; one for a model on a GPU; a cluster where that is asked for.
     """
+    if asked_for is not None and not isinstance(asked_for, int):
+        return asked_for
     if model.device.type != "cpu":
         return 1
     if asked_for is None:
@@ -98,10 +106,9 @@ def sample_frame(
     seed: int,
     temperature: float,
     show: Callable[[int], None],
+    workers: int | Cluster | None = None,
 ) -> pd.DataFrame:
     """`evaluate_records` of the first `number` raw samples with this seed.
-
-    Where it pays, one process per core draws and scores them.
 
     Args:
         model: Model to draw from.
@@ -109,14 +116,16 @@ def sample_frame(
         seed: Seed of the sample.
         temperature: Of sampling.
         show: Called with the number of samples so far.
+        workers: Processes that draw and score them, or a cluster; None for one process per core,
+            where it pays.
 
     Raises:
         WorkerDied: A process was killed.
     """
     score = partial(_frame, model, seed, temperature)
-    workers = sampling_processes(model, number)
+    workers = sampling_processes(model, number, workers)
     frames, done = [], 0
-    with OrderedMap(score, first_blocks(number), workers=workers) as drawn:
+    with ordered_map(score, first_blocks(number), workers=workers) as drawn:
         for frame in drawn:
             frames.append(frame)
             done += len(frame)

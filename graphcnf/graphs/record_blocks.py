@@ -39,6 +39,38 @@ def blocks(first: int) -> Iterator[range]:
         first = block.stop
 
 
+def share_of(records: range, part: int, parts: int) -> range:
+    """One of several consecutive parts of records, cut where blocks begin.
+
+    No block is drawn for two of them, and they differ by no more than a block.
+
+    Args:
+        records: At least one.
+        part: From 1 to `parts`.
+        parts: At most `block_count` of the records, or some are empty.
+
+    Examples:
+        >>> [share_of(range(100, 2000), part, 3) for part in (1, 2, 3)]
+        [range(100, 128), range(128, 1152), range(1152, 2000)]
+    """
+    first, count = _block_number(records.start), block_count(records)
+    low, high = (_block_start(first + count * k // parts) for k in (part - 1, part))
+    return range(max(low, records.start), min(high, records.stop))
+
+
+def block_count(records: range) -> int:
+    """Number of the blocks that hold records, at least one."""
+    return _block_number(records.stop - 1) - _block_number(records.start) + 1
+
+
+def _block_number(record: int) -> int:
+    return 0 if record < FIRST_BLOCK else 1 + (record - FIRST_BLOCK) // BLOCK
+
+
+def _block_start(number: int) -> int:
+    return 0 if number == 0 else FIRST_BLOCK + (number - 1) * BLOCK
+
+
 def batches(sizes: np.ndarray) -> list[np.ndarray]:
     """Places in a block of the graphs of each batch, given their numbers of nodes (M,)."""
     order = np.argsort(sizes, kind="stable")

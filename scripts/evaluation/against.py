@@ -17,6 +17,7 @@ from graphcnf.molecules.metrics import CONVENTIONS, data_ceiling
 from graphcnf.scripts.evaluation import metric_names, named_data
 
 if TYPE_CHECKING:
+    from graphcnf.cluster import Cluster
     from graphcnf.datasets.molecules import MoleculeDataset
     from graphcnf.datasets.zinc250k_rows import Zinc250kRows
     from graphcnf.graphs import GraphCNF
@@ -38,12 +39,14 @@ class Against:
             part.
         metrics: Names of distribution metrics.
         device: Where models and ChemNet run.
+        workers: Processes that draw and describe molecules, or a cluster; None for as many as pay.
     """
 
     reference: str | None = None
     test: str | None = None
     metrics: tuple[str, ...] = ()
     device: str = "cpu"
+    workers: int | Cluster | None = None
     _known: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, key: tuple, compute: Callable[[], Any]) -> Any:
@@ -59,6 +62,10 @@ class Against:
             ("data", reference, coding), lambda: named_data.load_rows(reference, model)
         )
 
+    def describe(self, name: str, smiles: Sequence[str], **options: Any) -> SetStatistics:
+        """`cached_statistics`, by the workers that there are."""
+        return cached_statistics(name, smiles, workers=self.workers, **options)
+
     def floor(
         self, dataset: Rows, training: Sequence[str], statistics: SetStatistics
     ) -> Comparison:
@@ -71,7 +78,7 @@ class Against:
             lambda: distances.floor_of(
                 statistics,
                 training,
-                describe=cached_statistics,
+                describe=self.describe,
                 metrics=self.metrics,
                 device=self.device,
             ),
@@ -124,7 +131,7 @@ def add_data(
             against.metrics,
             valid,
             held_out,
-            describe=cached_statistics,
+            describe=against.describe,
             floor=lambda reference: against.floor(dataset, smiles[: len(valid[0])], reference),
             training=dataset.name,
             data="file" if against.test else dataset.name,

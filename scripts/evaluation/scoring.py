@@ -32,6 +32,7 @@ from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smil
 from graphcnf.terminal import progress_bar
 
 if TYPE_CHECKING:
+    from graphcnf.cluster import Cluster
     from graphcnf.graphs import GraphCNF
     from graphcnf.scripts.evaluation.against import Rows
 
@@ -89,7 +90,7 @@ def score_records(records: Records, against: Against) -> Evaluation:
     reference = "zinc250k" if against.reference is None else against.reference
     dataset = None if reference == "none" else against.load(reference)
     held_out = held_out_smiles(dataset, against)
-    frame = _scored(smiles)
+    frame = _scored(smiles, against.workers)
     bad = np.flatnonzero(frame["atoms"] == 0)
     if len(bad) == len(frame):
         raise UserError(
@@ -167,7 +168,14 @@ def score_model(
     runs, valid, frames = [], [], []
     for seed in seeds:
         with progress_bar(f"sampling, seed {seed}", samples) as show:
-            frame = sample_frame(model, samples, seed=seed, temperature=temperature, show=show)
+            frame = sample_frame(
+                model,
+                samples,
+                seed=seed,
+                temperature=temperature,
+                show=show,
+                workers=against.workers,
+            )
         runs.append({**summarize(frame, hashes), "connected": measures.connected_share(frame)})
         valid.append(list(frame["smiles"][frame["strict"]]))
         frames.append(frame)
@@ -242,13 +250,15 @@ def _model_data(model: GraphCNF, against: Against) -> tuple[Rows | None, str]:
     return against.load(reference, model), reference
 
 
-def _scored(smiles: Sequence[str]) -> pd.DataFrame:
+def _scored(smiles: Sequence[str], workers: int | Cluster | None = None) -> pd.DataFrame:
     """`evaluate_records` of SMILES, on all cores where there are many."""
     score = partial(evaluate_records, conventions=CONVENTIONS)
+    if len(smiles) <= 4 * CHUNK:
+        workers = 1
     frames = parallel_map(
         score,
         chunked(smiles, CHUNK),
-        workers=None if len(smiles) > 4 * CHUNK else 1,
+        workers=workers,
         label="scoring molecules",
     )
     frame = pd.concat(frames, ignore_index=True)

@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import json
 import shutil
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -66,3 +67,18 @@ def to_parquet(source: Path, target: Path, columns: tuple[str, ...]) -> None:
     ):
         while rows := [json.loads(line) for line in islice(lines, ROWS)]:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def parquet_lines(source: Path) -> Iterator[str]:
+    """The lines that `to_parquet` has made a file of.
+
+    Raises:
+        UserError: As `check_parquet`.
+    """
+    check_parquet()
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(source) as file:
+        for batch in file.iter_batches(ROWS):
+            for row in batch.to_pylist():
+                yield json.dumps(row) + "\n"

@@ -5,10 +5,31 @@ from typing import Annotated
 
 import typer
 
+from graphcnf.limits import LARGEST_COUNT
 from graphcnf.scripts._sampling import checked_seed
 
 Number = Annotated[
-    int, typer.Option("--number", "-n", min=1, help="Molecules to write (graphs with --all).")
+    int,
+    typer.Option(
+        "--number",
+        "-n",
+        min=1,
+        max=LARGEST_COUNT,
+        help="Molecules to write (graphs with --all).",
+    ),
+]
+First = Annotated[
+    int,
+    typer.Option(min=0, max=LARGEST_COUNT, help="Number of the first graph of the sample to draw."),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Part I of N, from 1 on. -n then counts the graphs that all parts draw together; "
+        "graphcnf merge makes one file of theirs.",
+        show_default="all",
+    ),
 ]
 Out = Annotated[
     Path | None,
@@ -16,6 +37,16 @@ Out = Annotated[
         help="File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet. After an "
         "interruption the same command goes on where it stopped.",
         show_default="stdout",
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local|ADDRESS|FILE",
+        help="Workers of Dask to share the work: processes of this machine, those of a scheduler "
+        "(tcp://host:8786, or the .json file that it wrote), or of a cluster that a .yml file "
+        "describes. Needs pip install 'graphcnf\\[cluster]'.",
+        show_default="none",
     ),
 ]
 Model = Annotated[

@@ -120,21 +120,28 @@ class PartialFile:
             found = sorted(p for p in self.target.parent.iterdir() if name.fullmatch(p.name))
         return [path for path in found if path not in own]
 
-    def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
+    def finish(
+        self,
+        convert: Callable[[Path, Path], None] | None = None,
+        beside: Callable[[Path], None] | None = None,
+    ) -> None:
         """Give the file its name, and delete what is left beside it.
 
         Args:
             convert: Writes to its second argument what is to become of the first; None: nothing.
+            beside: Called with the whole file before it has its name; None: nothing.
         """
         self.file.close()
-        if convert is None:
-            os.replace(self.path, self.target)
-        else:
-            self.temporary.unlink(missing_ok=True)
-            convert(self.path, self.temporary)
-            with open(self.temporary, "r+b") as file:
+        whole = self.path
+        if convert is not None:
+            whole = self.temporary
+            whole.unlink(missing_ok=True)
+            convert(self.path, whole)
+            with open(whole, "r+b") as file:
                 os.fsync(file.fileno())
-            os.replace(self.temporary, self.target)
+        if beside is not None:
+            beside(whole)
+        os.replace(whole, self.target)
         self.discard()
         for path in self.others():
             path.unlink(missing_ok=True)

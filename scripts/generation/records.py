@@ -6,10 +6,10 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -177,18 +177,47 @@ def header(recipe: Recipe) -> str:
     return ",".join(recipe.columns) + "\n" if recipe.kind == "csv" else ""
 
 
-def written_smiles(path: Path, kind: str) -> Iterator[str]:
-    """SMILES of the records in a file of one of the kinds above, one after the other."""
-    with open(path, encoding="utf-8", newline="") as file:
-        if kind == "smi":
-            yield from (
-                line.rstrip("\n").partition("\t")[0] for line in file if not line.startswith("#")
-            )
-        elif kind == "csv":
-            yield from (row["smiles"] for row in csv.DictReader(file))
-        elif kind == "jsonl":
-            yield from (json.loads(line)["smiles"] for line in file)
+class Entry(NamedTuple):
+    """A record of a file.
+
+    Attributes:
+        text: What is written of it.
+        smiles: Its SMILES, empty where it has none.
+    """
+
+    text: str
+    smiles: str
+
+
+def entries(lines: Iterable[str], recipe: Recipe) -> Iterator[Entry]:
+    """The records of a file that `header` and the writers have made, one after the other.
+
+    Args:
+        lines: Of the file, with their ends.
+        recipe: What it was made by.
+    """
+    lines = iter(lines)
+    if header(recipe):
+        next(lines, None)
+    place = recipe.columns.index("smiles")
+    if recipe.kind == "sdf":
+        yield from _sdf_entries(lines)
+        return
+    for line in lines:
+        if recipe.kind == "jsonl":
+            smiles = json.loads(line)["smiles"] or ""
+        elif recipe.kind == "csv":
+            smiles = next(csv.reader([line]))[place]
         else:
-            for line in file:
-                if line.startswith(">") and "<smiles>" in line:
-                    yield next(file).rstrip("\n")
+            smiles = line.rstrip("\n").split("\t")[place]
+        yield Entry(line, smiles)
+
+
+def _sdf_entries(lines: Iterator[str]) -> Iterator[Entry]:
+    parts: list[str] = []
+    for line in lines:
+        parts.append(line)
+        if line.rstrip() == "$$$$":
+            named = (k for k, part in enumerate(parts) if re.match(r">.*<smiles>", part))
+            yield Entry("".join(parts), parts[next(named) + 1].rstrip("\n"))
+            parts = []

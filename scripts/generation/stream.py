@@ -14,10 +14,11 @@ import numpy as np
 from graphcnf.errors import UserError
 from graphcnf.evaluation.draw import sampling_processes
 from graphcnf.graphs.record_blocks import blocks
-from graphcnf.parallel import OrderedMap
+from graphcnf.parallel import ordered_map
 from graphcnf.scripts.generation.records import Recipe, Record, block_records
 
 if TYPE_CHECKING:
+    from graphcnf.cluster import Cluster
     from graphcnf.graphs import GraphCNF
 
 RECENT = 1 << 16
@@ -29,27 +30,41 @@ class Exhausted(UserError):
 
 
 class Marks:
-    """A growing set of unsigned 64-bit numbers, 8 bytes each."""
+    """A growing set of unsigned 64-bit numbers, 8 bytes each.
+
+    Sorted arrays, each more than twice as long as the next one: a number is moved as often as the
+    logarithm of how many there are.
+    """
 
     def __init__(self) -> None:
-        self._sorted = np.empty(0, dtype=np.uint64)
+        self._sorted: list[np.ndarray] = []
         self._recent: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._sorted) + len(self._recent)
+        return sum(map(len, self._sorted)) + len(self._recent)
 
     def add(self, mark: int) -> bool:
         """Add a number, and say whether it is a new one."""
-        place = int(np.searchsorted(self._sorted, np.uint64(mark)))
-        known = place < len(self._sorted) and int(self._sorted[place]) == mark
-        if known or mark in self._recent:
+        if mark in self._recent:
             return False
+        key = np.uint64(mark)
+        for part in self._sorted:
+            place = part.searchsorted(key)
+            if place < len(part) and part[place] == key:
+                return False
         self._recent.add(mark)
         if len(self._recent) >= RECENT:
-            recent = np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))
-            self._sorted = np.union1d(self._sorted, recent)
-            self._recent.clear()
+            self._sort_in()
         return True
+
+    def _sort_in(self) -> None:
+        merged = np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))
+        merged.sort()
+        while self._sorted and len(self._sorted[-1]) <= 2 * len(merged):
+            # A stable sort merges what is sorted already.
+            merged = np.sort(np.concatenate([self._sorted.pop(), merged]), kind="stable")
+        self._sorted.append(merged)
+        self._recent.clear()
 
 
 @dataclass
@@ -57,14 +72,16 @@ class Progress:
     """How far the stream has come.
 
     Attributes:
+        first: Number of the first record.
         record: Number of the next record.
         written: Records that count so far.
         valid: Valid molecules among all records so far.
         accepted: Valid molecules that are what is required.
-        last: Number of records up to the last one that counts.
+        last: Number of the record after the last one that counts.
         seconds: Time that it took.
     """
 
+    first: int = 0
     record: int = 0
     written: int = 0
     valid: int = 0
@@ -72,12 +89,22 @@ class Progress:
     last: int = 0
     seconds: float = 0.0
 
+    @classmethod
+    def at(cls, first: int) -> Progress:
+        """Before the record of this number."""
+        return cls(first=first, record=first, last=first)
+
+    @property
+    def sampled(self) -> int:
+        """Records so far."""
+        return self.record - self.first
+
     def figures(self, distinct: int) -> dict[str, float]:
         """Numbers of graphs, and shares in [0, 1]: valid ones, and of these the accepted ones."""
         return {
-            "sampled": self.record,
+            "sampled": self.sampled,
             "strict_valid": self.valid,
-            "strict_validity": self.valid / max(self.record, 1),
+            "strict_validity": self.valid / max(self.sampled, 1),
             "accepted": self.accepted,
             "acceptance": self.accepted / max(self.valid, 1),
             "written": self.written,
@@ -91,33 +118,64 @@ class Progress:
         accepted = f", {figures['acceptance']:.1%} of these accepted" if selective else ""
         shown = f", {distinct:,} distinct" if distinct else ""
         return (
-            f"sampled {self.record:,} graphs in {self.seconds:.1f} s: "
+            f"sampled {self.sampled:,} graphs in {self.seconds:.1f} s: "
             f"{figures['strict_validity']:.1%} strictly valid{accepted}{shown}"
         )
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted of a sample.
+
+    Attributes:
+        records: Numbers of the records that may be drawn.
+        number: How many records have to count; None for whichever do among `records`.
+    """
+
+    records: range
+    number: int | None
+
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "molecules" if self.number is not None else "graphs"
+
+    @property
+    def total(self) -> int:
+        """How many of them there are at the end."""
+        return len(self.records) if self.number is None else self.number
+
+    def done(self, progress: Progress) -> int:
+        """How many of them there are so far."""
+        return progress.sampled if self.number is None else progress.written
+
+    def reached(self, progress: Progress) -> bool:
+        """Whether there is nothing left to draw."""
+        return progress.record >= self.records.stop or progress.written == self.number
 
 
 def texts(
     model: GraphCNF,
     recipe: Recipe,
-    number: int,
+    goal: Goal,
     progress: Progress,
     seen: Marks,
     *,
-    workers: int | None,
+    workers: int | Cluster | None,
     patience: int,
     least: int = 1,
 ) -> Iterator[str]:
-    """Yield piece after piece what is to be written, until `number` records count.
+    """Yield piece after piece what is to be written, until the goal is reached.
 
     The first block comes from this process, for the first molecules to come soon.
 
     Args:
         model: Model to draw from.
         recipe: What to draw and to write.
-        number: Records that are wanted.
+        goal: How much of it.
         progress: Where to go on; up to date whenever a piece comes.
         seen: Hashes of the molecules so far; kept up to date.
-        workers: Processes; None for as many as pay.
+        workers: Processes, or a cluster; None for as many as pay.
         patience: Records in a row without one that counts after which the search is given up.
         least: Records that a piece stands for at least, unless it is the last one; pieces hold
             whole blocks.
@@ -127,7 +185,7 @@ def texts(
         WorkerDied: A worker process was killed.
     """
     parts, began = [], progress.record
-    with closing(_blocks(model, recipe, number, progress, workers)) as drawn:
+    with closing(_blocks(model, recipe, goal, progress, workers)) as drawn:
         for records in drawn:
             for record in records:
                 if record.number < progress.record:
@@ -139,10 +197,10 @@ def texts(
                     parts.append(record.text)
                     progress.written += 1
                     progress.last = progress.record
-                if progress.written == number:
+                if goal.reached(progress):
                     break
-            done = progress.written == number
-            hopeless = not done and progress.record - progress.last >= patience
+            done = goal.reached(progress)
+            hopeless = not done and goal.number and progress.record - progress.last >= patience
             if done or hopeless or progress.record - began >= least:
                 yield "".join(parts)
                 parts, began = [], progress.record
@@ -153,17 +211,16 @@ def texts(
 
 
 def _blocks(
-    model: GraphCNF, recipe: Recipe, number: int, progress: Progress, workers: int | None
+    model: GraphCNF, recipe: Recipe, goal: Goal, progress: Progress, workers: int | Cluster | None
 ) -> Iterator[list[Record]]:
     draw = partial(block_records, model, recipe)
-    todo = blocks(progress.record)
-    if recipe.everything:
-        todo = takewhile(lambda block: block.start < number, todo)
+    todo = takewhile(lambda block: block.start < goal.records.stop, blocks(progress.record))
     if progress.record == 0:
         yield draw(next(todo))
-    per_molecule = progress.record / max(progress.written, 1)
-    left = (number - progress.written) * per_molecule
-    with OrderedMap(draw, todo, workers=sampling_processes(model, left, workers)) as drawn:
+    left = goal.total - goal.done(progress)
+    if goal.number is not None:
+        left *= max(progress.sampled, 1) / max(progress.written, 1)
+    with ordered_map(draw, todo, workers=sampling_processes(model, left, workers)) as drawn:
         yield from drawn
 
 
@@ -176,10 +233,10 @@ def _advice(progress: Progress, selective: bool) -> str:
         )
     if not progress.written:
         return (
-            f"none of {progress.record:,} sampled graphs is a valid molecule: train the model for "
+            f"none of {progress.sampled:,} sampled graphs is a valid molecule: train the model for "
             "longer, or lower --temperature"
         )
     return (
-        f"only {progress.written:,} distinct valid molecules among {progress.record:,} sampled "
+        f"only {progress.written:,} distinct valid molecules among {progress.sampled:,} sampled "
         f"graphs: ask for -n {progress.written}, other sizes or another --temperature"
     )

@@ -333,7 +333,9 @@ def test_marks_are_a_set_of_eight_bytes_each(monkeypatch):
         assert marks.add(mark) == (mark not in known)
         known.add(mark)
         assert len(marks) == len(known) and len(marks._recent) < 100
-        assert marks._sorted.nbytes == 8 * (len(marks) - len(marks._recent))
+        assert sum(p.nbytes for p in marks._sorted) == 8 * (len(marks) - len(marks._recent))
+    sizes = [len(part) for part in marks._sorted]
+    assert all(large > 2 * small for large, small in zip(sizes, sizes[1:], strict=False))
 
 
 def run(*arguments, **options):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf.scripts.generation import partial, stream
+from graphcnf import parallel
+from graphcnf.scripts.generation import partial
 from graphcnf.scripts.generation.partial import PartialFile, partial_file
 
 RUN = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
@@ -130,7 +131,7 @@ def test_termination_is_an_interruption(generate):
 
 
 def test_a_killed_worker_is_one_line(generate):
-    class Killed(stream.OrderedMap):
+    class Killed(parallel.OrderedMap):
         def __iter__(self):
             # The first molecules do not wait for the processes.
             assert journal()["record"] == 128
@@ -139,7 +140,7 @@ def test_a_killed_worker_is_one_line(generate):
 
     arguments = ["-n", 1500, "--all", "--workers", 2, "--out", "x.csv"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "OrderedMap", Killed)
+        patch.setattr(parallel, "OrderedMap", Killed)
         err = generate(*arguments, code=1)
     assert len(err.splitlines()) == 1 and err.startswith("error: a worker process died (killed by ")
     assert err.endswith("; the same command goes on from there\n") and journal()["record"] >= 128

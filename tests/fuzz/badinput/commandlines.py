@@ -29,6 +29,10 @@ BAD_TEXTS = {
                 "\udcff", "{molecules}", "{work}"),
     "--device": ("", "warp", "cuda:99", "cuda:-1", "cpu:", ":0", "mps:0", "gpu", "CPU ", "meta"),
     "--size": ("", "few", "0", "9-3", "-", "5-", "-5", "1-2-3", "1.5", "9999999", "500", "1-500"),
+    "--cluster": ("", "nowhere", "tcp://", "tcp://host", "http://host:8786", "tcp://host:x",
+                  "x.json", "x.yml", "{molecules}", "{work}", "{preset}"),
+    "--shard": ("", "1", "/", "0/1", "2/1", "1/0", "1/2", "-1/1", "1.0/1", "a/b", "1/1/1",
+                "1/" + "9" * 30),
     "--seeds": SEVERAL,
     "--orders": SEVERAL,
     "--metrics": ("", ",", "beauty", "fcd,beauty", "fcd,,snn", "ALL "),
@@ -75,6 +79,7 @@ MODEL = ("--model", "{model}")
 IMAGES = ("--model", "{images}")
 USUAL: dict[tuple[str, ...], Usual] = {
     ("graphcnf", "generate"): Usual((*MODEL, "-n", "3"), ".smi"),
+    ("graphcnf", "merge"): Usual(("{shard}",), ".smi"),
     ("graphcnf", "evaluate"): Usual(
         (*MODEL, "-n", "20", "--reference", "none", "--reconstruct", "0", "--likelihood", "0"),
         taken={"--metrics": ("", ",", "fcd,,snn", "ALL "), "--model": ("",)},

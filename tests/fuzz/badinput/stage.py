@@ -26,8 +26,8 @@ from graphcnf.scripts.cli import app
 from graphcnf.scripts.cli import run as run_command
 from graphcnf.scripts.figures import cli as figures
 
-PLACES = ("molecules", "preset", "model", "images", "photos", "coloring", "run", "sets_run",
-          "work")  # fmt: skip
+PLACES = ("molecules", "preset", "model", "shard", "images", "photos", "coloring", "run",
+          "sets_run", "work")  # fmt: skip
 """What a stage holds, by the names that cases call it."""
 
 PROGRAMS = {"graphcnf": app, "benchmarks": benchmarks.app, "figures": figures.app}
@@ -100,6 +100,16 @@ class Stage:
             width=16, layers=1, heads=2, table_rows=64,
         )  # fmt: skip
         return self._saved(model, "model")
+
+    @cached_property
+    def shard(self) -> Path:
+        """All of a sample, with what lies beside a shard."""
+        path = self.root / "shard.smi"
+        arguments = ["generate", "--model", str(self.model), "-n", "9", "--shard", "1/1"]
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+            run_command(self.programs["graphcnf"], [*arguments, "--out", str(path)])
+        assert path.exists()
+        return path
 
     @cached_property
     def photos(self) -> Path:

@@ -1,0 +1,300 @@
+"""Dask in the place of processes: the same results, whoever dies or joins, or one clear line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import count, islice
+from pathlib import Path
+from threading import Timer
+
+import pytest
+
+from graphcnf import cluster as clusters
+from graphcnf.cluster import Cluster, open_workers
+from graphcnf.errors import UserError
+from graphcnf.parallel import WorkerDied, ordered_map, parallel_map
+from graphcnf.scripts.generation.partial import PartialFile
+
+distributed = pytest.importorskip("distributed")
+
+WORK = """
+import os, signal, time
+
+def slow_first(k):
+    time.sleep(0.3 if k == 0 else 0.01)
+    return k * k, os.getpid()
+
+def reciprocal(k):
+    return 1 / (3 - k)
+
+def deadly(k):
+    if k == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return k
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A module that the workers can import, too."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "work_for_workers.py").write_text(WORK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        import work_for_workers
+
+        yield work_for_workers
+
+
+@pytest.fixture(scope="module")
+def local(work):
+    """Two worker processes."""
+    options = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, silence_logs=50, **options
+    ) as started:
+        yield started
+
+
+@pytest.fixture
+def two(local):
+    """The processes as an engine, and the notes of it."""
+    with distributed.Client(local, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+        notes = []
+        engine = Cluster(client, notes.append)
+        engine.notes = notes
+        yield engine
+
+
+@pytest.fixture
+def few():
+    """A cluster in this process, without a worker at first."""
+    options = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
+    with (
+        distributed.LocalCluster(
+            n_workers=0, threads_per_worker=1, processes=False, silence_logs=50, **options
+        ) as started,
+        distributed.Client(started, set_as_default=False) as client,
+    ):
+        yield started, client
+
+
+def pids(engine):
+    return sorted(engine.client.run(os.getpid).values())
+
+
+def test_results_come_in_the_order_of_the_chunks_from_all_workers(two, work):
+    found = parallel_map(work.slow_first, list(range(40)), workers=two)
+    assert [value for value, _ in found] == [k * k for k in range(40)]
+    assert {pid for _, pid in found} == set(pids(two)) and two.notes == []
+
+
+def test_endless_chunks_are_taken_as_they_are_needed(two, work):
+    taken = []
+    chunks = (taken.append(k) or k for k in count())
+    with ordered_map(work.slow_first, chunks, workers=two, ahead=2) as results:
+        assert [value for value, _ in islice(results, 5)] == [0, 1, 4, 9, 16]
+    assert len(taken) <= 5 + 2 * 2
+
+
+def test_errors_come_after_what_is_before_them(two, work):
+    found = []
+    with (
+        pytest.raises(ZeroDivisionError) as caught,
+        ordered_map(work.reciprocal, range(9), workers=two) as results,
+    ):
+        for value in results:
+            found.append(value)
+    assert len(found) == 3 and "work_for_workers.py" in caught.value.__notes__[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_killed_worker_costs_nothing_but_time(two, work):
+    before, found = pids(two), []
+    with ordered_map(work.slow_first, range(60), workers=two) as results:
+        for value, _ in results:
+            if value == 25:
+                os.kill(before[0], signal.SIGKILL)
+            found.append(value)
+    assert found == [k * k for k in range(60)]
+    two.client.wait_for_workers(2, timeout=60)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_work_that_kills_its_workers_is_given_up(two, local, work, monkeypatch):
+    monkeypatch.setattr(local.scheduler, "allowed_failures", 0)
+    with (
+        pytest.raises(WorkerDied, match="several workers died"),
+        ordered_map(work.deadly, [1, 2, 3], workers=two) as results,
+    ):
+        list(results)
+    two.client.wait_for_workers(2, timeout=60)
+
+
+def test_workers_of_another_kind_are_a_note(two, work, monkeypatch):
+    monkeypatch.setattr(clusters, "_where", lambda: "elsewhere")
+    parallel_map(work.slow_first, list(range(5)), workers=two)
+    (note,) = two.notes
+    assert "other versions or processors" in note and "here elsewhere" in note
+
+
+def test_without_a_worker_it_waits_for_one(few, work, monkeypatch):
+    monkeypatch.setattr(clusters, "PATIENCE", 0.1)
+    started, client = few
+    notes = []
+    joining = Timer(0.5, started.scale, [1])
+    joining.start()
+    found = parallel_map(work.slow_first, [3, 4], workers=Cluster(client, notes.append))
+    joining.join()
+    assert [value for value, _ in found] == [9, 16]
+    assert notes == ["there is no Dask worker; waiting for one"]
+
+
+def test_a_scheduler_that_ends_is_one_error(few, work, monkeypatch):
+    monkeypatch.setattr(clusters, "PATIENCE", 0.1)
+    started, client = few
+    client._timeout = 0.5  # for which it tries to come back
+    started.scale(1)
+    client.wait_for_workers(1, timeout=60)
+    with ordered_map(work.slow_first, count(), workers=Cluster(client, print)) as results:
+        stream = iter(results)
+        assert next(stream)[0] == 0
+        started.close()
+        with pytest.raises(WorkerDied, match="the Dask scheduler is gone"):
+            list(stream)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_generate_writes_the_file_of_one_process(graphcnf, model_folder, two, local):
+    arguments = ("generate", "--model", model_folder, "-n", 3000, "--all", "--likelihood")
+    code, _, err = graphcnf(*arguments, "--workers", 1, "--out", "one.csv")
+    assert code == 0, err
+    victim, commit = pids(two)[0], PartialFile.commit
+
+    def deadly(self, *given):
+        nonlocal victim
+        commit(self, *given)
+        if victim and given[1]["record"] > 600:
+            os.kill(victim, signal.SIGKILL)
+            victim = None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PartialFile, "commit", deadly)
+        address = local.scheduler_address
+        code, out, err = graphcnf(*arguments, "--cluster", address, "--out", "two.csv")
+    assert (code, out, victim) == (0, "", None) and len(err.splitlines()) == 1, err
+    assert Path("two.csv").read_bytes() == Path("one.csv").read_bytes()
+    two.client.wait_for_workers(2, timeout=60)
+
+
+def test_evaluate_finds_the_figures_of_one_process(graphcnf, model_folder, two, local):
+    figures = []
+    for options in ((), ("--cluster", local.scheduler_address)):
+        tail = ("-n", 700, "--reference", "none", "--reconstruct", 0, "--likelihood", 0, "--json")
+        code, out, err = graphcnf("evaluate", "--model", model_folder, *tail, *options)
+        assert code == 0, err
+        figures.append(json.loads(out))
+    assert figures[0] == figures[1] and figures[0]["samples"] == 700
+
+
+def test_a_local_cluster_is_started_and_ended(graphcnf, model_folder):
+    arguments = ("generate", "--model", model_folder, "-n", 700, "--all")
+    code, expected, _ = graphcnf(*arguments, "--workers", 1)
+    assert code == 0
+    code, out, err = graphcnf(*arguments, "--cluster", "local", "--workers", 1)
+    assert (code, out) == (0, expected) and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_ends_a_local_cluster_with_one_line(graphcnf, model_folder):
+    tail = ("generate", "--model", str(model_folder), "-n", "9000", "--all", "--out", "x.csv")
+    command = [sys.executable, "-m", "graphcnf", *tail, "--cluster", "local", "--workers", "2"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while process.poll() is None and journal() < 600:
+            time.sleep(0.05)
+        # As a terminal does: the workers are told as well.
+        os.killpg(process.pid, signal.SIGINT)
+        (line,) = process.stderr.read().splitlines()
+    assert process.returncode == 130 and line.startswith("interrupted after ")
+    assert not running(process.pid) and 600 <= journal() < 9000
+
+
+def journal():
+    """Records that are there of what is being written in this folder."""
+    for path in Path().glob(".*.json"):
+        return json.loads(path.read_text())["entry"]["record"]
+    return 0
+
+
+def running(group):
+    """Whether there is a process left of a group."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_file_describes_a_cluster():
+    text = (
+        "cls: distributed.LocalCluster\n"
+        "opts: {n_workers: 0, processes: false, dashboard_address: '127.0.0.1:0'}\n"
+        "scale: 1\n"
+    )
+    Path("mine.yml").write_text(text)
+    with open_workers("mine.yml") as workers:
+        assert parallel_map(abs, [-1, 2, -3], workers=workers) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "no YAML"), ("3", "names no cluster"), ("opts: {}", "names no cluster"),
+        ("cls: distributed.LocalCluster\nworkers: 3", "'workers'"),
+        ("cls: distributed.LocalCluster\nscale: many", "'scale'"),
+        ("cls: nowhere.Cluster", "cannot start nowhere.Cluster"),
+        ("cls: builtins.dict", "it is no cluster of Dask"),
+        ("cls: distributed.LocalCluster\nopts: {n_workers: x}", "cannot start"),
+    ],
+)  # fmt: skip
+def test_what_describes_no_cluster_is_refused(text, message):
+    Path("mine.yml").write_text(text)
+    with pytest.raises(UserError, match=message) as caught, open_workers("mine.yml"):
+        pass
+    assert "mine.yml" in str(caught.value)
+
+
+def test_a_scheduler_that_does_not_answer(graphcnf, model_folder, monkeypatch):
+    monkeypatch.setattr(clusters, "CONNECT", 0.3)
+    tail = ("--cluster", "tcp://127.0.0.1:9", "--out", "x.smi")
+    code, out, err = graphcnf("generate", "--model", model_folder, *tail)
+    assert (code, out, os.listdir()) == (1, "", []) and len(err.splitlines()) == 1
+    assert err.startswith("error: cannot reach the Dask scheduler of tcp://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cluster", "here"], "'--cluster': no cluster 'here'"),
+        (["--cluster", "x.yml"], "'--cluster': no such file: x.yml"),
+        (["--cluster", "tcp://h:1", "--workers", "2"], "'--workers': tcp://h:1 has its own number"),
+        (["--cluster", "local", "--device", "cuda"], "'--device': workers of --cluster draw on"),
+        (["--cluster", "local", "--scaffold", "C1CC1"], "'--cluster': not together with"),
+    ],
+)
+def test_options_that_do_not_go_together(graphcnf, arguments, message):
+    code, _, err = graphcnf("generate", "--model", "nosuch", *arguments)
+    assert code == 2 and message in err and len(err.splitlines()) == 1
+
+
+def test_without_dask_the_package_is_named(graphcnf, monkeypatch):
+    monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: None)
+    code, _, err = graphcnf("generate", "--cluster", "local")
+    assert code == 2 and "pip install 'graphcnf[cluster]'" in err

@@ -1,0 +1,273 @@
+"""Shards and `merge`: the file of one command, or the names of what keeps them from being it."""
+
+import csv
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graphcnf.graphs.record_blocks import block_count, block_of, share_of
+from graphcnf.scripts.generation import merging
+from graphcnf.scripts.generation.partial import PartialFile
+
+NUMBER = 1800
+"""Graphs in 5 blocks."""
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.fixture
+def run(graphcnf):
+    def call(*arguments, code=0):
+        found, out, err = graphcnf(*arguments)
+        assert found == code, err
+        return out, err
+
+    return call
+
+
+@pytest.fixture
+def generate(run, model_folder):
+    return lambda *arguments, **more: run(
+        "generate", "--model", model_folder, "--workers", 1, *arguments, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Where shards are kept that several tests look at."""
+    return tmp_path_factory.mktemp("shards")
+
+
+@pytest.fixture
+def shards(generate, drawn, surroundings):
+    """Five shards of the molecules among 1,800 graphs, in the working folder."""
+    for k in range(1, 6):
+        name = f"part{k}.smi"
+        if not (drawn / name).exists():
+            generate("-n", NUMBER, "--shard", f"{k}/5", "--out", drawn / name)
+        for suffix in ("", ".shard.json"):
+            (surroundings / (name + suffix)).write_bytes((drawn / (name + suffix)).read_bytes())
+    return [Path(f"part{k}.smi") for k in range(1, 6)]
+
+
+def test_shards_hold_every_record_once_and_no_block_twice():
+    dice = random.Random(0)
+    for _ in range(200):
+        records = range(start := dice.randrange(3000), start + dice.randrange(1, 9000))
+        count = block_count(records)
+        parts = dice.randint(1, count)
+        shares = [share_of(records, k, parts) for k in range(1, parts + 1)]
+        assert [k for share in shares for k in share] == list(records)
+        blocks = [{block_of(record).start for record in share} for share in shares]
+        assert sum(map(len, blocks)) == len(set().union(*blocks)) == count
+        assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
+
+
+def test_first_is_the_number_of_the_first_graph(generate):
+    whole = generate("-n", 300, "--all")[0].splitlines()
+    tail, err = generate("-n", 100, "--all", "--first", 200)
+    assert tail.splitlines() == whole[:1] + whole[201:] and err.startswith("sampled 100 graphs")
+    # A number of molecules is one, wherever it begins.
+    found = generate("-n", 20, "--first", 200, "--json")[0].splitlines()
+    numbers = [json.loads(line)["record"] for line in found]
+    assert len(numbers) == 20 and numbers[0] >= 200 and numbers == sorted(numbers)
+    beginning = [row["smiles"] for row in csv.DictReader(whole) if row["strict"] == "True"]
+    assert not set(numbers) & set(range(200)) and json.loads(found[0])["smiles"] in beginning
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("smi", ()), ("csv", ("--all", "--likelihood")), ("sdf", ("--require", "atoms > 2")),
+        ("jsonl.gz", ("--properties", "qed,rings")), ("parquet", ("--all",)),
+        ("smi.gz", ("--likelihood", "--size", "3-5")),
+    ],
+)  # fmt: skip
+def test_merged_shards_are_the_file_of_one_command(run, generate, suffix, options):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    options, names = ("--first", 90, *options), []
+    for k in (3, 1, 2):
+        names.append(f"part{k}.{suffix}")
+        generate("-n", 900, "--shard", f"{k}/3", *options, "--out", names[-1])
+    figures = json.loads(run("merge", *names, "--out", f"x.{suffix}", "--json")[1])
+    # Where repeats are left out, one command that writes as many molecules is the same.
+    number = 900 if "--all" in options else figures["written"]
+    generate("-n", number, *options, "--out", f"whole.{suffix}")
+    assert Path(f"x.{suffix}").read_bytes() == Path(f"whole.{suffix}").read_bytes()
+    assert figures["sampled"] == 900 and (figures["shards"], figures["of"]) == (3, 3)
+    assert figures["written"] == (900 if "--all" in options else figures["distinct"])
+    assert not [name for name in os.listdir() if name.startswith(".")]
+
+
+def test_unique_keeps_the_first_of_each(run, generate):
+    for k in (1, 2):
+        generate("-n", 700, "--all", "--shard", f"{k}/2", "--out", f"{k}.csv")
+    rows = list(csv.DictReader(run("merge", "1.csv", "2.csv")[0].splitlines()))
+    unique, err = run("merge", "1.csv", "2.csv", "--unique")
+    first = {row["smiles"]: row for row in reversed(rows)}
+    expected = sorted(first.values(), key=lambda row: int(row["record"]))
+    assert list(csv.DictReader(unique.splitlines())) == expected
+    assert f"{700 - len(first):,} repeats left out" in err and 0 < len(first) < 700
+
+
+def test_everything_that_is_wrong_is_named_and_the_rest_is_whole(run, generate, shards):
+    one, two, three, four, five = shards
+    two.unlink()
+    four.write_bytes(four.read_bytes()[:-40])
+    generate("-n", NUMBER, "--seed", 7, "--shard", "2/5", "--out", "other.smi")
+    generate("-n", NUMBER, "--temperature", 0.5, "--shard", "2/5", "--out", "cold.smi")
+    Path("copy.smi").write_bytes(one.read_bytes())
+    Path("copy.smi.shard.json").write_bytes(Path("part1.smi.shard.json").read_bytes())
+    Path("alien.smi").write_text("CCO\n")
+    text = five.read_text()
+    five.write_text(text.replace("C", "N", 1))
+    names = [*shards, "other.smi", "cold.smi", "copy.smi", "alien.smi"]
+    out, err = run("merge", *names, "--out", "x.smi", code=1)
+    size = four.stat().st_size
+    assert out == "" and not Path("x.smi").exists()
+    assert set(err.splitlines()) == {
+        "part2.smi: there is no such file",
+        f"part4.smi: shard 4/5, truncated: {size:,} of {size + 40:,} bytes",
+        "part5.smi: shard 5/5, damaged: it is not what was written",
+        "other.smi: of another sample than most: seed 7 instead of 0",
+        "cold.smi: of another sample than most: temperature 0.5 instead of 1.0",
+        "copy.smi: shard 1/5 as part1.smi is",
+        "alien.smi: no shard of generate --shard: without alien.smi.shard.json",
+        "missing: shard 2/5, graphs 128 to 639",
+        "error: 2 of 5 shards are whole: draw the others again, or merge these with --partial",
+    }
+    err = run("merge", *names, "--out", "x.smi", "--partial")[1]
+    assert err.splitlines()[-1].startswith("merged 2 of 5 shards: 640 graphs, ")
+    kept = dict.fromkeys((one.read_text() + three.read_text()).splitlines())
+    assert Path("x.smi").read_text().splitlines() == list(kept)
+    # Drawn again, they are whole.
+    for k, path in ((2, two), (4, four), (5, five)):
+        generate("-n", NUMBER, "--shard", f"{k}/5", "--out", path, "--force")
+    run("merge", *shards, "--out", "x.smi", "--force")
+    generate("-n", len(Path("x.smi").read_text().splitlines()), "--out", "whole.smi")
+    assert Path("x.smi").read_bytes() == Path("whole.smi").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda found: found.update(part=[9, 5]), lambda found: found.update(records=[0, 7]),
+        lambda found: found.update(recipe={}), lambda found: found.pop("sha256"),
+        lambda found: found["recipe"].update(kind="exe"), lambda found: found.update(progress=3),
+        lambda found: found.update(sample=[0, "x"]), lambda found: found["recipe"].clear(),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_shard_is_not_believed(run, shards, damage):
+    described = Path("part3.smi.shard.json")
+    found = json.loads(described.read_text())
+    damage(found)
+    described.write_text(json.dumps(found))
+    err = run("merge", *shards, code=1)[1]
+    assert err.splitlines()[0] == "part3.smi: part3.smi.shard.json is damaged"
+    described.write_text("[" * 100_000)
+    assert "shard.json is damaged" in run("merge", *shards, code=1)[1]
+
+
+def test_other_versions_are_a_note(run, shards):
+    described = Path("part3.smi.shard.json")
+    found = json.loads(described.read_text())
+    found["surroundings"]["processor"] = ["cpu", "OTHER"]
+    described.write_text(json.dumps(found))
+    err = run("merge", *shards, "--out", "x.smi")[1].splitlines()
+    assert err[0].startswith("note: ") and "OTHER" in err[0] and len(err) == 2
+
+
+def test_a_shard_is_drawn_once_and_goes_on_where_it_stopped(run, generate, shards):
+    err = generate("-n", NUMBER, "--shard", "3/5", "--out", "part3.smi")[1]
+    assert err == "note: part3.smi is there already, shard 3/5 as asked for\n"
+    err = generate("-n", NUMBER, "--shard", "4/5", "--out", "part3.smi", code=1)[1]
+    assert "part3.smi exists" in err
+    arguments = ["-n", 2000, "--shard", "2/2", "--out", "x.smi"]
+    commit = PartialFile.commit
+
+    def interrupted(self, *arguments):
+        commit(self, *arguments)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PartialFile, "commit", interrupted)
+        err = generate(*arguments, code=130)[1]
+    assert "after 512 of 1,360 graphs of x.smi" in err
+    assert "512 of 1,360 graphs are there" in generate(*arguments)[1]
+    generate(*arguments[:-1], "whole.smi")
+    assert Path("x.smi").read_bytes() == Path("whole.smi").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shard", "1/2"], "'--shard': it is a file: name it with --out"),
+        (["--shard", "3/2", "--out", "x.smi"], "'3/2' is no shard"),
+        (["--shard", "1/2", "--scaffold", "C1CC1", "--out", "x.smi"], "'--shard': not together"),
+        (["--first", "-1"], "'--first'"),
+    ],
+)
+def test_options_that_do_not_go_together(run, arguments, message):
+    assert message in run("generate", "--model", "nosuch", *arguments, code=2)[1]
+
+
+def test_more_shards_than_blocks(generate):
+    err = generate("-n", 1000, "--shard", "1/9", "--out", "x.smi", code=1)[1]
+    assert "1,000 graphs are drawn in 3 blocks" in err and os.listdir() == []
+
+
+def test_a_merge_that_fails_leaves_nothing(run, shards, monkeypatch):
+    assert "merged into that" in run("merge", *shards, "--out", "x.csv", code=2)[1]
+    assert "is a shard to merge" in run("merge", *shards, "--out", shards[0], "--force", code=2)[1]
+    monkeypatch.setattr(merging, "PIECE", 10)
+    before, read = sorted(os.listdir()), merging.read_part
+
+    def shortened(path):
+        # Between the check and the reading.
+        part = read(path)
+        if path == shards[-1]:
+            path.write_bytes(path.read_bytes()[:-30])
+        return part
+
+    found = merging.survey(shards, shortened)
+    monkeypatch.setattr(merging, "survey", lambda paths: found)
+    err = run("merge", *shards, "--out", "x.smi", code=1)[1]
+    assert err == "error: part5.smi changes while it is read\n"
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script for bash")
+def test_the_array_job_of_the_documentation(run, generate, model_folder, tmp_path):
+    (script,) = re.findall(
+        r"```bash\n(#!/bin/bash\n.*?)```", (DOCS / "clusters.md").read_text(), re.DOTALL
+    )
+    Path("molecules.sh").write_text(script)
+    shim = tmp_path / "bin" / "graphcnf"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m graphcnf "$@"\n')
+    shim.chmod(0o755)
+    surroundings = {
+        **os.environ,
+        "PATH": f"{shim.parent}:{os.environ['PATH']}",
+        **{"NUMBER": "900", "SHARDS": "2", "MODEL": str(model_folder), "SLURM_CPUS_PER_TASK": "1"},
+    }
+    for task in ("2", "1", "2"):
+        done = subprocess.run(
+            ["bash", "molecules.sh"],
+            env={**surroundings, "SLURM_ARRAY_TASK_ID": task},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    # A task that is run again finds its work done.
+    assert "is there already" in done.stderr
+    run("merge", *sorted(Path("parts").glob("*.smi.gz")), "--out", "x.smi")
+    generate("-n", len(Path("x.smi").read_text().splitlines()), "--out", "whole.smi")
+    assert Path("x.smi").read_bytes() == Path("whole.smi").read_bytes()
