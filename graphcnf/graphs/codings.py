@@ -21,6 +21,7 @@ CODINGS = {
     "path": "graphcnf.graphs.path.steps:PathSteps",
     "pairs": "graphcnf.graphs.pairs.steps:PairSteps",
     "rounds": "graphcnf.graphs.rounds.steps:RoundSteps",
+    "rvae": "graphcnf.baselines.rvae:RegularizedSteps",
 }
 """Where the steps of each coding are."""
 
