@@ -101,9 +101,15 @@ class GraphEncoder(nn.Module):
             for _ in range(layers)
         )
 
-    def forward(self, node_types: Tensor, bonds: Tensor, mask: Tensor) -> Tensor:
-        """Features (B, N, W), 0 where masked, of the graphs of a `GraphBatch`'s tensors."""
+    def forward(
+        self, node_types: Tensor, bonds: Tensor, mask: Tensor, known: Tensor | None = None
+    ) -> Tensor:
+        """Features (B, N, W), 0 where masked, of the graphs of a `GraphBatch`'s tensors.
+
+        `known` (B, N, W) is what else is known of the nodes.
+        """
         h = self.category(node_types)
+        h = h if known is None else h + known
         if self.position is not None:
             h = h + self.position.weight[: mask.shape[1]]
         kinds = F.one_hot(bonds, self.bond_categories + 1)[..., 1:].flatten(2).to(h.dtype)
