@@ -2,7 +2,7 @@
 
 The code of a graph is, in depth-first order of the tree: the label of each cluster, whether a
 cluster has another child, and for each child where it is attached. A graph that is being put
-together (`Growing`) knows which attachments are possible; a graph is encoded by putting it together.
+together (`Growing`) knows which attachments are possible; encoding puts a graph together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from graphcnf.baselines.clusters import Site, Vocabulary, junction_tree
+from graphcnf.baselines.clusters import Site, junction_tree
+from graphcnf.baselines.vocabulary import Vocabulary
 from graphcnf.graphs.batch import GraphBatch
 
 

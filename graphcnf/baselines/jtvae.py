@@ -27,16 +27,19 @@ from graphcnf.baselines.assembly import (
     encode,
     neighbours_of,
 )
-from graphcnf.baselines.clusters import Vocabulary
 from graphcnf.baselines.messages import Attachments, TreeDecoder, TreeGRU, gather_sum
 from graphcnf.baselines.treebatch import Sites, Tables, TreeBatch
 from graphcnf.baselines.treewalk import Walk
 from graphcnf.baselines.vae import PRIOR, Gaussian, GraphEncoder
+from graphcnf.baselines.vocabulary import Vocabulary
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.support import Support
+
+NO_LIMIT = 10_000
+"""More than any sum of edge weights."""
 
 
 class JunctionTreeSteps(nn.Module):
@@ -47,8 +50,8 @@ class JunctionTreeSteps(nn.Module):
         bond_categories: Number of edge categories.
         max_nodes: Largest number of nodes.
         edge_weights: Weight of each edge category (bond orders).
-        largest_sums: Largest sum of edge weights of each node category.
         clusters: The vocabulary, see `Vocabulary.from_lists`.
+        largest_sums: Largest sum of edge weights of each node category; None for no limit.
         tree_dim: Channels of the latents of the tree.
         graph_dim: Channels of the latents of the graph.
         width: Channels of clusters and messages.
@@ -65,8 +68,8 @@ class JunctionTreeSteps(nn.Module):
         bond_categories: int,
         max_nodes: int,
         edge_weights: list[int],
-        largest_sums: list[int],
         clusters: list[list[list[int]]],
+        largest_sums: list[int] | None = None,
         tree_dim: int = 28,
         graph_dim: int = 28,
         width: int = 160,
@@ -79,7 +82,8 @@ class JunctionTreeSteps(nn.Module):
         self.tree_dim, self.graph_dim = tree_dim, graph_dim
         self.kl_free, self.kl_weight = kl_free, kl_weight
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-        self.vocabulary = Vocabulary.from_lists(clusters, edge_weights, largest_sums)
+        sums = [NO_LIMIT] * node_categories if largest_sums is None else largest_sums
+        self.vocabulary = Vocabulary.from_lists(clusters, edge_weights, sums)
         self.tables = Tables(self.vocabulary, node_categories)
         self.label = nn.Embedding(len(clusters), width)
         self.messages = TreeGRU(width)
@@ -110,7 +114,7 @@ class JunctionTreeSteps(nn.Module):
         sums = Support.measure(graphs, node_categories, weights)
         return {
             "edge_weights": weights,
-            "largest_sums": sums,
+            "largest_sums": sums if support else None,
             "clusters": Vocabulary.measure(graphs, weights, sums).to_lists(),
         }
 
@@ -170,7 +174,7 @@ class JunctionTreeSteps(nn.Module):
     def _likelihood(
         self, codes: list[TreeCode], trees: TreeBatch, z_tree: Tensor, z_graph: Tensor
     ) -> dict[str, Bound]:
-        """log p(x|z) of turns, labels and attachments."""
+        """Log p(x|z) of turns, labels and attachments."""
         x, gru = self.tree.label(trees.label), self.tree.messages
         up = gru.upward(x, trees)
         down = gru.downward(x, up, trees)

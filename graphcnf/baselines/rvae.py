@@ -11,6 +11,7 @@ decoder convolves along the order of the nodes, the paper's over the matrix.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,25 +32,28 @@ class Penalties(nn.Module):
     """How far expected graphs are from keeping the rules; each is 0 for a graph that keeps them.
 
     Args:
+        node_categories: Number of node categories.
         edge_weights: Weight of each edge category (bond orders).
-        largest_sums: Largest sum of edge weights of each node category.
+        largest_sums: Largest sum of edge weights of each node category; None for no limit.
         edge_ends: Rows (edge category, node category, node category) that occur, both ways round.
     """
 
     def __init__(
-        self, edge_weights: list[int], largest_sums: list[int], edge_ends: list[list[int]]
+        self,
+        node_categories: int,
+        edge_weights: list[int],
+        largest_sums: list[int] | None,
+        edge_ends: list[list[int]],
     ):
         super().__init__()
-        kinds, categories = len(edge_weights), len(largest_sums)
-        strange = torch.ones(kinds, categories, categories)
+        strange = torch.ones(len(edge_weights), node_categories, node_categories)
         if edge_ends:
             strange[tuple(torch.tensor(edge_ends).T)] = 0
-        for name, table in (
-            ("weights", torch.tensor(edge_weights)),
-            ("sums", torch.tensor(largest_sums)),
-            ("strange", strange),
-        ):
-            self.register_buffer(name, table.float(), persistent=False)
+        self.limited = largest_sums is not None
+        sums = largest_sums if self.limited else [0] * node_categories
+        for name, table in (("weights", edge_weights), ("sums", sums), ("strange", strange)):
+            table = torch.as_tensor(table, dtype=torch.float32)
+            self.register_buffer(name, table, persistent=False)
 
     def forward(self, nodes: Tensor, edges: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Penalties of expected graphs, (B,) each.
@@ -66,7 +70,7 @@ class Penalties(nn.Module):
             never share such an edge.
         """
         there = edges[..., 1:]
-        excess = (there @ self.weights).sum(2) - nodes @ self.sums
+        excess = (there @ self.weights).sum(2) - (nodes @ self.sums if self.limited else math.inf)
         reached = torch.where(
             torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device), 1.0, there.sum(-1)
         )
@@ -125,7 +129,7 @@ class Decoder(nn.Module):
         self.edges = nn.Linear(pair_width, bond_categories + 1)
 
     def forward(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, N, T) of nodes and (B, P, 1 + K) of pairs i > j, as in `torch.tril_indices`."""
+        """Logits (B, N, T) of nodes and (B, P, 1 + K) of pairs i > j, see `torch.tril_indices`."""
         hidden = F.gelu(self.hidden(z) + self.size(mask.sum(1)))
         h = self.places(hidden).unflatten(-1, (self.max_nodes, -1))[:, : mask.shape[1]]
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
@@ -154,8 +158,8 @@ class RegularizedSteps(nn.Module):
         bond_categories: Number of edge categories.
         max_nodes: Largest number of nodes.
         edge_weights: See `Penalties`.
-        largest_sums: See `Penalties`.
         edge_ends: See `Penalties`.
+        largest_sums: See `Penalties`.
         latent_dim: Channels of z.
         width: Channels of a node.
         pair_width: Channels of a pair.
@@ -171,8 +175,8 @@ class RegularizedSteps(nn.Module):
         bond_categories: int,
         max_nodes: int,
         edge_weights: list[int],
-        largest_sums: list[int],
         edge_ends: list[list[int]],
+        largest_sums: list[int] | None = None,
         latent_dim: int = 128,
         width: int = 96,
         pair_width: int = 64,
@@ -190,7 +194,7 @@ class RegularizedSteps(nn.Module):
         self.decoder = Decoder(
             latent_dim, *sizes, width=width, pair_width=pair_width, layers=decoder_layers
         )
-        self.penalties = Penalties(edge_weights, largest_sums, edge_ends)
+        self.penalties = Penalties(node_categories, edge_weights, largest_sums, edge_ends)
 
     @staticmethod
     def measure(
@@ -209,7 +213,7 @@ class RegularizedSteps(nn.Module):
         rows = np.concatenate([np.stack([kinds, a, b], 1), np.stack([kinds, b, a], 1)])
         return {
             "edge_weights": weights,
-            "largest_sums": Support.measure(graphs, node_categories, weights),
+            "largest_sums": Support.measure(graphs, node_categories, weights) if support else None,
             "edge_ends": np.unique(rows, axis=0).tolist(),
         }
 
@@ -231,7 +235,7 @@ class RegularizedSteps(nn.Module):
         return Matrices(*(part.to(log_term_dtype(part)).log_softmax(-1) for part in logits))
 
     def _likelihood(self, batch: GraphBatch, z: Tensor) -> dict[str, Bound]:
-        """log p(x|z) of nodes and edges."""
+        """Log p(x|z) of nodes and edges."""
         found, mask = self._matrices(z, batch.mask), batch.mask
         i, j = torch.tril_indices(mask.shape[1], mask.shape[1], -1, device=mask.device)
         parts = {

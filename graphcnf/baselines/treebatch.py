@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.baselines.assembly import TreeCode
-from graphcnf.baselines.clusters import Site, Vocabulary
+from graphcnf.baselines.clusters import Site
+from graphcnf.baselines.vocabulary import Vocabulary
 
 NEVER = 10_000
 """Nodes that a cluster would add where it cannot be attached at all."""

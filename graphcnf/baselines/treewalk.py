@@ -42,8 +42,8 @@ class Walk:
         self.steps, self.graphs, self.sample, self.generator = steps, graphs, sample, generator
         self.z_tree, self.z_graph = z_tree, z_graph
         # A tree of edges alone has fewer clusters than nodes, and single nodes between them.
-        self.most = 2 * max(g.size for g in graphs) + 1
-        shape = (len(graphs), self.most, steps.label.weight.shape[1])
+        self.most = [2 * graph.size + 1 for graph in graphs]
+        shape = (len(graphs), max(self.most), steps.label.weight.shape[1])
         self.down, self.down_gated = z_tree.new_zeros(shape), z_tree.new_zeros(shape)
         self.up, self.up_gated = z_tree.new_zeros(shape), z_tree.new_zeros(shape)
         self.current = [0] * len(graphs)
@@ -95,7 +95,7 @@ class Walk:
         more = logit > 0
         if self.sample:
             more = self.chances[walking, -1] < torch.sigmoid(logit)
-        full = [len(self.graphs[b].labels) == self.most for b in walking]
+        full = [len(self.graphs[b].labels) == self.most[b] for b in walking]
         # The first cluster ends the tree, and not before there are enough nodes.
         more = [
             n > 0 and not f and (m or k == 0)

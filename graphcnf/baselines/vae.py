@@ -1,4 +1,4 @@
-"""What variational autoencoders of graphs share: a Gaussian posterior, a message-passing encoder."""
+"""What variational autoencoders of graphs share: a posterior, and a message-passing encoder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Gaussian:
         return cls(mean, 5 * torch.tanh(raw / 5) - 2)
 
     def draw(self, noise: Noise | None = None) -> Tensor:
-        """z = mean + scale * e, with e of the standard normal density, (B, D)."""
+        """A draw mean + scale * e, with e of the standard normal density, (B, D)."""
         # The tape holds uniform numbers, as everywhere.
         u = take(noise, lambda: torch.rand_like(self.mean, dtype=torch.float64))
         e = torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(self.mean)

@@ -55,7 +55,7 @@ def batch_of(*graphs):
 def penalties(*graphs):
     batch = batch_of(*graphs)
     nodes = torch.where(batch.mask[..., None], F.one_hot(batch.node_types, 3).float(), 0)
-    return Penalties(**RULES)(nodes, F.one_hot(batch.bonds, 3).float(), batch.mask)
+    return Penalties(3, **RULES)(nodes, F.one_hot(batch.bonds, 3).float(), batch.mask)
 
 
 def test_probabilities_of_all_graphs_sum_to_one():
@@ -65,8 +65,8 @@ def test_probabilities_of_all_graphs_sum_to_one():
     total = torch.zeros(400, dtype=torch.float64)
     with torch.no_grad():
         for k in range(len(graphs)):
-            one = GraphBatch(*(t[k : k + 1].expand(400, *t.shape[1:])
-                               for t in (graphs.node_types, graphs.bonds, graphs.mask)))  # fmt: skip
+            tensors = graphs.node_types, graphs.bonds, graphs.mask
+            one = GraphBatch(*(t[k : k + 1].expand(400, *t.shape[1:]) for t in tensors))
             parts = model.steps._likelihood(one, z)
             total += sum(b.log_posterior for b in parts.values()).exp()
     torch.testing.assert_close(total, torch.ones_like(total))
@@ -79,8 +79,8 @@ def test_importance_weighted_bounds_rise_to_probabilities_that_sum_to_one():
     with torch.no_grad():
         last.weight *= 0.1
         last.bias.copy_(torch.tensor([0.0, 0.0, 2.6, 2.6]))
-    assert_lower_bound(model.log_prob, graphs, samples=(1, 4, 16), repeats=16)
-    assert_normalised(model.log_prob, graphs, samples=16, repeats=16, max_error=0.05)
+    assert_lower_bound(model.log_prob, graphs, samples=(1, 4), repeats=12)
+    assert_normalised(model.log_prob, graphs, samples=8, repeats=8, max_error=0.1)
 
 
 def test_valid_graphs_pay_nothing():
@@ -178,3 +178,5 @@ def test_what_is_measured_is_kept_by_the_graphs_themselves():
     found = model.steps.penalties(nodes, F.one_hot(batch.bonds, 3).float(), batch.mask)
     assert not any(value.any() for value in found.values())
     assert model.steps.knows(batch).all()
+    free = model.without_support().steps.penalties
+    assert not free(nodes, 9 * F.one_hot(batch.bonds, 3).float(), batch.mask)["valence"].any()
