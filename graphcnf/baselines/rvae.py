@@ -6,7 +6,8 @@ they must have in common (sums of edge weights, one piece, fitting ends of edges
 expected matrices of graphs drawn from the prior, by penalties max(g, 0) with a fixed multiplier.
 
 Here the number of nodes is given, where the paper has a category for nodes that are not there; the
-decoder convolves along the order of the nodes, the paper's over the matrix.
+decoder convolves along the order of the nodes, the paper's over the matrix; and how well two nodes
+are connected is the probability of the weakest edge of the best path, the paper's a sum over paths.
 """
 
 from __future__ import annotations
@@ -71,12 +72,13 @@ class Penalties(nn.Module):
         """
         there = edges[..., 1:]
         excess = (there @ self.weights).sum(2) - (nodes @ self.sums if self.limited else math.inf)
-        reached = torch.where(
-            torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device), 1.0, there.sum(-1)
-        )
-        length = 1
-        while length < mask.shape[1]:
-            reached, length = (reached @ reached).clamp(max=1), 2 * length
+        # The best path to a node is as good as its weakest edge. Powers of the expected adjacency
+        # matrix count paths, and many unlikely ones add up to more than one that is certain.
+        eye = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        reached, length = torch.where(eye, 1.0, there.sum(-1)), 1
+        while length < mask.shape[1] - 1:
+            longer = torch.minimum(reached[:, :, :, None], reached[:, None])
+            reached, length = longer.amax(2), 2 * length
         real = mask[:, :, None] & mask[:, None, :]
         apart = torch.where(real, 1 - reached, 0).sum((1, 2)) / mask.sum(1)
         unfit = (nodes[:, None] @ self.strange) @ nodes[:, None].transpose(2, 3)
