@@ -64,7 +64,8 @@ def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Expe
     }
     coding = str(model_options.get("adjacency", "path"))
     steps = PathNetwork if coding == "path" else call("[model]", steps_class, coding, known={})
-    fixed = ("graphs", "code", "max_nodes", "ordered", "edge_kinds", "node_labels", *known)
+    fixed = ("graphs", "code", "max_nodes", "ordered", "edge_kinds", "node_labels", "largest_sums",
+             "edge_ends", "clusters", *known)  # fmt: skip
     check("[model]", model_options, GraphCNF.for_graphs, steps, fixed=fixed)
     model = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **model_options)
     return Experiment(

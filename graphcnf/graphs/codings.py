@@ -21,6 +21,8 @@ CODINGS = {
     "path": "graphcnf.graphs.path.steps:PathSteps",
     "pairs": "graphcnf.graphs.pairs.steps:PairSteps",
     "rounds": "graphcnf.graphs.rounds.steps:RoundSteps",
+    "rvae": "graphcnf.baselines.rvae:RegularizedSteps",
+    "jtvae": "graphcnf.baselines.jtvae:JunctionTreeSteps",
 }
 """Where the steps of each coding are."""
 

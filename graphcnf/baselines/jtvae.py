@@ -1,0 +1,277 @@
+"""JT-VAE: a tree of clusters first, then how they are put together.
+
+Jin, Barzilay & Jaakkola, *Junction Tree Variational Autoencoder for Molecular Graph Generation*,
+ICML 2018, arXiv 1802.04364. Two latent vectors, of the tree and of the graph. The tree is decoded
+depth-first (is there another child, and which cluster is it), and each cluster is attached by
+scores of all that is possible. No node gets a larger sum of edge weights than nodes of its category
+have in the training data, and graphs are in one piece.
+
+What is bounded is log p(tree, attachments | number of nodes) of the one depth-first code that
+starts at node 0: a lower bound on log p(graph | number of nodes), as other codes of the same graph
+count for nothing. The paper's model also draws the number of nodes. Here it is given, as in all
+codings: networks know how many nodes are to come, clusters that would add more are impossible, and
+the tree does not end before there are enough. Where a tree cannot go on, a sample stays smaller:
+probabilities of graphs of the given size may sum to a little less than 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.baselines.assembly import (
+    Growing,
+    TreeCode,
+    batch_of,
+    encode,
+    neighbours_of,
+)
+from graphcnf.baselines.messages import Attachments, TreeDecoder, TreeGRU, gather_sum
+from graphcnf.baselines.treebatch import Sites, Tables, TreeBatch
+from graphcnf.baselines.treewalk import Walk
+from graphcnf.baselines.vae import PRIOR, Gaussian, GraphEncoder
+from graphcnf.baselines.vocabulary import Vocabulary
+from graphcnf.categorical.flow import Bound
+from graphcnf.flows.transform import Noise, log_term_dtype
+from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.path.support import Support
+
+NO_LIMIT = 10_000
+"""More than any sum of edge weights."""
+
+
+class JunctionTreeSteps(nn.Module):
+    """The coding of `GraphCNF` that is called "jtvae".
+
+    Args:
+        node_categories: Number of node categories.
+        bond_categories: Number of edge categories.
+        max_nodes: Largest number of nodes.
+        edge_weights: Weight of each edge category (bond orders).
+        clusters: The vocabulary, see `Vocabulary.from_lists`.
+        largest_sums: Largest sum of edge weights of each node category; None for no limit.
+        tree_dim: Channels of the latents of the tree.
+        graph_dim: Channels of the latents of the graph.
+        width: Channels of clusters and messages.
+        node_width: Channels of nodes.
+        layers: Rounds of messages along edges.
+        kl_free: Training molecules before the divergence from the prior counts.
+        kl_weight: Weight of the divergence from then on. A large one leaves the latents empty.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        max_nodes: int,
+        edge_weights: list[int],
+        clusters: list[list[list[int]]],
+        largest_sums: list[int] | None = None,
+        tree_dim: int = 28,
+        graph_dim: int = 28,
+        width: int = 160,
+        node_width: int = 64,
+        layers: int = 3,
+        kl_free: int = 50_000,
+        kl_weight: float = 0.005,
+    ):
+        super().__init__()
+        self.tree_dim, self.graph_dim = tree_dim, graph_dim
+        self.kl_free, self.kl_weight = kl_free, kl_weight
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        sums = [NO_LIMIT] * node_categories if largest_sums is None else largest_sums
+        self.vocabulary = Vocabulary.from_lists(clusters, edge_weights, sums)
+        self.tables = Tables(self.vocabulary, node_categories)
+        self.label = nn.Embedding(len(clusters), width)
+        self.messages = TreeGRU(width)
+        self.tree_posterior = nn.Sequential(nn.GELU(), nn.Linear(width, 2 * tree_dim))
+        self.nodes = GraphEncoder(
+            node_categories, bond_categories, None, width=node_width, layers=layers
+        )
+        self.graph_posterior = nn.Sequential(
+            nn.Linear(node_width, width), nn.GELU(), nn.Linear(width, 2 * graph_dim)
+        )
+        self.tree = TreeDecoder(len(clusters), tree_dim, max_nodes, width)
+        self.attachments = Attachments(
+            self.tables, bond_categories, graph_dim,
+            width=node_width, message_width=width, layers=layers,
+        )  # fmt: skip
+
+    @staticmethod
+    def measure(
+        graphs: PackedGraphs,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        edge_weights: list[int] | None = None,
+        support: bool = True,
+    ) -> dict:
+        """The clusters and the largest sums of edge weights in a set of graphs."""
+        weights = [1] * bond_categories if edge_weights is None else list(edge_weights)
+        sums = Support.measure(graphs, node_categories, weights)
+        return {
+            "edge_weights": weights,
+            "largest_sums": sums if support else None,
+            "clusters": Vocabulary.measure(graphs, weights, sums).to_lists(),
+        }
+
+    unknown = "in several pieces, or a ring or branch that the training data do not have"
+    """Why a graph is not known, where `knows` says so."""
+
+    def _codes(self, batch: GraphBatch) -> list[TreeCode | None]:
+        return [encode(self.vocabulary, *graph) for graph in neighbours_of(batch)]
+
+    def knows(self, batch: GraphBatch) -> Tensor:
+        """Whether all clusters of a graph are in the vocabulary, (B,) bool."""
+        known = [code is not None for code in self._codes(batch)]
+        return torch.tensor(known, dtype=torch.bool, device=batch.mask.device)
+
+    def _posteriors(self, batch: GraphBatch, trees: TreeBatch) -> tuple[Gaussian, Gaussian]:
+        roots = self.messages.upward(self.label(trees.label), trees)[trees.levels[0]]
+        h = self.nodes(batch.node_types, batch.bonds, batch.mask)
+        pooled = h.sum(1) / batch.sizes[:, None]
+        return Gaussian.of(self.tree_posterior(roots)), Gaussian.of(self.graph_posterior(pooled))
+
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """One draw of the bound: the latents, and log p(x|z) in three parts.
+
+        Raises:
+            ValueError: if a graph is not known.
+        """
+        codes, trees = self._trees(batch)
+        posteriors = self._posteriors(batch, trees)
+        z = [posterior.draw(noise) for posterior in posteriors]
+        latents = {
+            name: posterior.bound(own)
+            for name, posterior, own in zip(("tree", "graph"), posteriors, z, strict=True)
+        }
+        return {**latents, **self._likelihood(codes, trees, *z)}
+
+    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
+        """What training maximises: the bound with less weight on the divergence from the prior.
+
+        Out of training the bound itself; training metrics named `bits` hold the weight, too.
+        """
+        if not self.training:
+            return self.bounds(batch)
+        weight = 0.0 if self.seen < self.kl_free else self.kl_weight
+        self.seen += len(batch)
+        codes, trees = self._trees(batch)
+        posteriors = self._posteriors(batch, trees)
+        z = [posterior.draw() for posterior in posteriors]
+        tree, graph = (posterior.expected_bound(weight) for posterior in posteriors)
+        return {"tree": tree, "graph": graph, **self._likelihood(codes, trees, *z)}
+
+    def _trees(self, batch: GraphBatch) -> tuple[list[TreeCode], TreeBatch]:
+        codes = self._codes(batch)
+        if None in codes:
+            raise ValueError(f"graph {codes.index(None)} is {self.unknown}")
+        return codes, TreeBatch.of(codes, batch.mask.device)
+
+    def _likelihood(
+        self, codes: list[TreeCode], trees: TreeBatch, z_tree: Tensor, z_graph: Tensor
+    ) -> dict[str, Bound]:
+        """Log p(x|z) of turns, labels and attachments."""
+        x, gru = self.tree.label(trees.label), self.tree.messages
+        up = gru.upward(x, trees)
+        down = gru.downward(x, up, trees)
+        count = len(codes)
+
+        cluster, _, answer, left = trees.turns.unbind(1)
+        heard = down[cluster] + gather_sum(up[trees.heard[:, 1]], trees.heard[:, 0], len(cluster))
+        graph = trees.graph[cluster]
+        logit = self.tree.more(x[cluster], heard, z_tree[graph], left)
+        logit = logit.to(log_term_dtype(logit))
+        log_p = F.logsigmoid(torch.where(answer > 0, logit, -logit))
+        turns = _summed(log_p, (logit > 0) == (answer > 0), graph, count)
+
+        logits = self.label_logits(
+            down, z_tree[trees.graph], trees.remaining,
+            torch.where(trees.parent >= 0, trees.label[trees.parent], -1),
+        )  # fmt: skip
+        own = logits.log_softmax(-1).gather(1, trees.label[:, None])[:, 0]
+        labels = _summed(own, logits.argmax(-1) == trees.label, trees.graph, count)
+
+        rows, places, graphs, first = [], [], [], 0
+        for number, code in enumerate(codes):
+            for choice in code.choices:
+                if len(choice.options) > 1:
+                    above = code.labels[code.parents[choice.child]]
+                    label = code.labels[choice.child]
+                    rows.append((above, label, choice.attached, choice.options, choice.chosen))
+                    places.append(first + choice.child)
+                    graphs.append(number)
+            first += len(code.labels)
+        if not rows:
+            return {"turns": turns, "labels": labels, "attachments": _nothing(turns)}
+        sites = Sites.of(rows, z_graph.device)
+        graph = torch.tensor(graphs, device=z_graph.device)
+        log_p = self.attachment_log_probs(sites, z_graph[graph], down[places])
+        own = log_p[sites.chosen]
+        best = own.new_full((len(rows),), -torch.inf)
+        best = best.scatter_reduce(0, sites.option[:, 0], log_p, "amax")
+        attachments = _summed(own, own >= best, graph, count)
+        return {"turns": turns, "labels": labels, "attachments": attachments}
+
+    def label_logits(self, down: Tensor, z: Tensor, remaining: Tensor, parent: Tensor) -> Tensor:
+        """Logits (M, V) of labels, -inf where a cluster adds too much or nowhere fits its parent.
+
+        Args:
+            down: Messages to the clusters, (M, C).
+            z: Latents of the tree, (M, D).
+            remaining: Nodes to come, (M,).
+            parent: Label of the parent, -1 for a first cluster, (M,).
+        """
+        logits = self.tree.which(down, z, remaining)
+        adds = torch.where((parent >= 0)[:, None], self.tables.adds[parent], self.tables.size)
+        return logits.to(log_term_dtype(logits)).masked_fill(adds > remaining[:, None], -torch.inf)
+
+    def attachment_log_probs(self, sites: Sites, z: Tensor, down: Tensor) -> Tensor:
+        """Log-probabilities (O,) of the options of each choice."""
+        score = self.attachments(self.tables, sites, z, down)
+        score, owner = score.to(log_term_dtype(score)), sites.option[:, 0]
+        most = score.new_full((len(sites.parent),), -torch.inf)
+        most = most.scatter_reduce(0, owner, score.detach(), "amax")[owner]
+        total = gather_sum((score - most).exp()[:, None], owner, len(sites.parent))[owner, 0]
+        return score - most - total.log()
+
+    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Means of q(z|x) of the tree and of the graph, (B, D) each; raises as `bounds`."""
+        tree, graph = self._posteriors(batch, self._trees(batch)[1])
+        return {"tree": tree.mean, "graph": graph.mean}
+
+    def base_sample(self, mask: Tensor, generator=None) -> Latents:
+        """Draw latents from the prior."""
+        like = self.label.weight
+        options = {"generator": generator, "device": mask.device, "dtype": like.dtype}
+        dims = {"tree": self.tree_dim, "graph": self.graph_dim}
+        return {name: PRIOR.sample((len(mask), dim), **options) for name, dim in dims.items()}
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
+    ) -> GraphBatch:
+        """Graphs of latents: the most probable step every time, or draws; `temperature` scales z.
+
+        Nodes are numbered as they come, not as the graph that was encoded.
+        """
+        graphs = [Growing(self.vocabulary, n) for n in mask.sum(1).tolist()]
+        z_tree, z_graph = (temperature * latents[name] for name in ("tree", "graph"))
+        Walk(self, graphs, z_tree, z_graph, generator if sample else None, sample).run()
+        return batch_of(graphs, mask.shape[1]).to(mask.device)
+
+
+def _summed(log_p: Tensor, right: Tensor, graph: Tensor, count: int) -> Bound:
+    """Bound of what belongs to `count` graphs, with the share that is right."""
+    both = torch.stack([log_p, right.to(log_p), torch.ones_like(log_p)], 1)
+    total, correct, number = gather_sum(both, graph, count).unbind(1)
+    zero = torch.zeros_like(total)
+    return Bound(zero, total, zero, torch.where(number > 0, correct / number.clamp(min=1), 1.0))
+
+
+def _nothing(like: Bound) -> Bound:
+    zero = torch.zeros_like(like.log_posterior)
+    return Bound(zero, zero, zero, torch.ones_like(zero))

@@ -1,0 +1,322 @@
+"""R-VAE: one latent vector, matrices of node and edge probabilities, penalties for validity.
+
+Ma, Chen & Xiao, *Constrained Generation of Semantically Valid Graphs via Regularizing Variational
+Autoencoders*, NeurIPS 2018, arXiv 1809.02630. Given z, all nodes and edges are independent; what
+they must have in common (sums of edge weights, one piece, fitting ends of edges) is asked of the
+expected matrices of graphs drawn from the prior, by penalties max(g, 0) with a fixed multiplier.
+
+Here the number of nodes is given, where the paper has a category for nodes that are not there; the
+decoder convolves along the order of the nodes, the paper's over the matrix; and how well two nodes
+are connected is the probability of the weakest edge of the best path, the paper's a sum over paths.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.baselines.vae import PRIOR, Gaussian, GraphEncoder
+from graphcnf.categorical.flow import Bound
+from graphcnf.flows.base import draw_uniform
+from graphcnf.flows.transform import Noise, log_term_dtype
+from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.path.support import Support
+
+
+class Penalties(nn.Module):
+    """How far expected graphs are from keeping the rules; each is 0 for a graph that keeps them.
+
+    Args:
+        node_categories: Number of node categories.
+        edge_weights: Weight of each edge category (bond orders).
+        largest_sums: Largest sum of edge weights of each node category; None for no limit.
+        edge_ends: Rows (edge category, node category, node category) that occur, both ways round.
+    """
+
+    def __init__(
+        self,
+        node_categories: int,
+        edge_weights: list[int],
+        largest_sums: list[int] | None,
+        edge_ends: list[list[int]],
+    ):
+        super().__init__()
+        strange = torch.ones(len(edge_weights), node_categories, node_categories)
+        if edge_ends:
+            strange[tuple(torch.tensor(edge_ends).T)] = 0
+        self.limited = largest_sums is not None
+        sums = largest_sums if self.limited else [0] * node_categories
+        for name, table in (("weights", edge_weights), ("sums", sums), ("strange", strange)):
+            table = torch.as_tensor(table, dtype=torch.float32)
+            self.register_buffer(name, table, persistent=False)
+
+    def forward(self, nodes: Tensor, edges: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Penalties of expected graphs, (B,) each.
+
+        Args:
+            nodes: Probabilities of the node categories, (B, N, T); 0 where masked.
+            edges: Probabilities of no edge and of the edge categories, (B, N, N, 1 + K), symmetric;
+                those of the categories are 0 where masked and on the diagonal.
+            mask: (B, N) bool.
+
+        Returns:
+            `valence`: sums of edge weights beyond the largest, summed over nodes; `connectivity`:
+            nodes that a node does not reach, on average; `ends`: edges between node categories that
+            never share such an edge.
+        """
+        there = edges[..., 1:]
+        excess = (there @ self.weights).sum(2) - (nodes @ self.sums if self.limited else math.inf)
+        # The best path to a node is as good as its weakest edge. Powers of the expected adjacency
+        # matrix count paths, and many unlikely ones add up to more than one that is certain.
+        eye = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        reached, length = torch.where(eye, 1.0, there.sum(-1)), 1
+        while length < mask.shape[1] - 1:
+            longer = torch.minimum(reached[:, :, :, None], reached[:, None])
+            reached, length = longer.amax(2), 2 * length
+        real = mask[:, :, None] & mask[:, None, :]
+        apart = torch.where(real, 1 - reached, 0).sum((1, 2)) / mask.sum(1)
+        unfit = (nodes[:, None] @ self.strange) @ nodes[:, None].transpose(2, 3)
+        unfit = 0.5 * (unfit * there.permute(0, 3, 1, 2)).sum((1, 2, 3))
+        return {"valence": F.relu(excess).sum(1), "connectivity": apart, "ends": unfit}
+
+
+class Decoder(nn.Module):
+    """Logits of nodes and edges given a latent vector and the number of nodes.
+
+    A vector for each place in the order, made of z, goes through residual convolutions along the
+    order; an edge (i, j) is read out of both ends and of their distance in the order.
+
+    Args:
+        latent_dim: Channels of z.
+        node_categories: Number of node categories.
+        bond_categories: Number of edge categories.
+        max_nodes: Largest number of nodes.
+        width: Channels of a node.
+        pair_width: Channels of a pair.
+        layers: Convolutions.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        node_categories: int,
+        bond_categories: int,
+        max_nodes: int,
+        *,
+        width: int,
+        pair_width: int,
+        layers: int,
+    ):
+        super().__init__()
+        self.max_nodes = max_nodes
+        self.hidden = nn.Linear(latent_dim, 4 * width)
+        self.size = nn.Embedding(max_nodes + 1, 4 * width)
+        nn.init.normal_(self.size.weight, std=0.1)
+        self.places = nn.Linear(4 * width, max_nodes * width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(width, width, 5, padding=2) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.nodes = nn.Linear(width, node_categories)
+        self.ends = nn.Linear(width, 2 * pair_width)
+        self.distance = nn.Embedding(max_nodes, pair_width)
+        self.mixed = nn.Linear(pair_width, pair_width)
+        self.edges = nn.Linear(pair_width, bond_categories + 1)
+
+    def forward(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, N, T) of nodes and (B, P, 1 + K) of pairs i > j, see `torch.tril_indices`."""
+        hidden = F.gelu(self.hidden(z) + self.size(mask.sum(1)))
+        h = self.places(hidden).unflatten(-1, (self.max_nodes, -1))[:, : mask.shape[1]]
+        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+            there = torch.where(mask[..., None], norm(h), 0)
+            h = h + F.gelu(convolution(there.transpose(1, 2)).transpose(1, 2))
+        h = self.norm(h)
+        later, earlier = self.ends(h).chunk(2, -1)
+        i, j = torch.tril_indices(mask.shape[1], mask.shape[1], -1, device=mask.device)
+        pair = F.gelu(later[:, i] + earlier[:, j] + self.distance(i - j))
+        return self.nodes(h), self.edges(pair + F.gelu(self.mixed(pair)))
+
+
+@dataclass
+class Matrices:
+    """Log-probabilities of nodes (B, N, T) and of pairs i > j (B, P, 1 + K)."""
+
+    nodes: Tensor
+    pairs: Tensor
+
+
+class RegularizedSteps(nn.Module):
+    """The coding of `GraphCNF` that is called "rvae".
+
+    Args:
+        node_categories: Number of node categories.
+        bond_categories: Number of edge categories.
+        max_nodes: Largest number of nodes.
+        edge_weights: See `Penalties`.
+        edge_ends: See `Penalties`.
+        largest_sums: See `Penalties`.
+        latent_dim: Channels of z.
+        width: Channels of a node.
+        pair_width: Channels of a pair.
+        encoder_layers: Rounds of messages of the encoder.
+        decoder_layers: Convolutions of the decoder.
+        multiplier: Weight of the penalties beside the bound in nats.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        max_nodes: int,
+        edge_weights: list[int],
+        edge_ends: list[list[int]],
+        largest_sums: list[int] | None = None,
+        latent_dim: int = 128,
+        width: int = 96,
+        pair_width: int = 64,
+        encoder_layers: int = 3,
+        decoder_layers: int = 3,
+        multiplier: float = 1.0,
+    ):
+        super().__init__()
+        self.latent_dim, self.multiplier = latent_dim, multiplier
+        sizes = node_categories, bond_categories, max_nodes
+        self.encoder = GraphEncoder(*sizes, width=width, layers=encoder_layers)
+        # A matrix for each place: which node is where must come through.
+        self.read_out = nn.Parameter(torch.randn(max_nodes, width, 4 * width) * width**-0.5 / 4)
+        self.posterior = nn.Sequential(nn.GELU(), nn.Linear(4 * width, 2 * latent_dim))
+        self.decoder = Decoder(
+            latent_dim, *sizes, width=width, pair_width=pair_width, layers=decoder_layers
+        )
+        self.penalties = Penalties(node_categories, edge_weights, largest_sums, edge_ends)
+
+    @staticmethod
+    def measure(
+        graphs: PackedGraphs,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        edge_weights: list[int] | None = None,
+        support: bool = True,
+    ) -> dict:
+        """What the penalties hold a graph against, as it occurs in a set of graphs."""
+        weights = [1] * bond_categories if edge_weights is None else list(edge_weights)
+        first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
+        a, b = (graphs.node_types[first + end].astype(int) for end in graphs.edges.T)
+        kinds = graphs.bond_types.astype(int)
+        rows = np.concatenate([np.stack([kinds, a, b], 1), np.stack([kinds, b, a], 1)])
+        return {
+            "edge_weights": weights,
+            "largest_sums": Support.measure(graphs, node_categories, weights) if support else None,
+            "edge_ends": np.unique(rows, axis=0).tolist(),
+        }
+
+    unknown = "nothing"
+    """Why a graph is not known: these steps know every graph of known categories."""
+
+    @staticmethod
+    def knows(batch: GraphBatch) -> Tensor:
+        """All graphs, (B,) bool."""
+        return batch.mask.any(1)
+
+    def _posterior(self, batch: GraphBatch) -> Gaussian:
+        h = self.encoder(batch.node_types, batch.bonds, batch.mask)
+        summed = torch.einsum("bnw,nwc->bc", h, self.read_out[: h.shape[1]])
+        return Gaussian.of(self.posterior(summed))
+
+    def _matrices(self, z: Tensor, mask: Tensor) -> Matrices:
+        logits = self.decoder(z, mask)
+        return Matrices(*(part.to(log_term_dtype(part)).log_softmax(-1) for part in logits))
+
+    def _likelihood(self, batch: GraphBatch, z: Tensor) -> dict[str, Bound]:
+        """Log p(x|z) of nodes and edges."""
+        found, mask = self._matrices(z, batch.mask), batch.mask
+        i, j = torch.tril_indices(mask.shape[1], mask.shape[1], -1, device=mask.device)
+        parts = {
+            "nodes": (found.nodes, batch.node_types, mask),
+            "edges": (found.pairs, batch.bonds[:, i, j], mask[:, i] & mask[:, j]),
+        }
+        bounds = {}
+        for name, (log_p, value, real) in parts.items():
+            own = log_p.gather(-1, value[..., None])[..., 0]
+            right = ((log_p.argmax(-1) == value) & real).sum(1) / real.sum(1).clamp(min=1)
+            total = torch.where(real, own, 0).sum(1)
+            zero = torch.zeros_like(total)
+            correct = torch.where(real.any(1), right, 1.0)
+            bounds[name] = Bound(zero, total, zero, correct)
+        return bounds
+
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """One draw of the bound: log p(z) - log q(z|x) as "latents", log p(x|z) in two parts."""
+        posterior = self._posterior(batch)
+        z = posterior.draw(noise)
+        return {"latents": posterior.bound(z), **self._likelihood(batch, z)}
+
+    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
+        """What training maximises: the bound less the penalties of graphs from the prior.
+
+        Out of training the bound alone; training metrics named `bits` hold the penalties, too.
+        """
+        if not self.training:
+            return self.bounds(batch)
+        posterior = self._posterior(batch)
+        bounds = self._likelihood(batch, posterior.draw())
+        paid = self.multiplier * sum(self.expected_penalties(batch.mask).values())
+        zero = torch.zeros_like(paid)
+        penalties = Bound(-paid, zero, zero, torch.ones_like(paid))
+        return {"latents": posterior.expected_bound(), **bounds, "penalties": penalties}
+
+    def expected_penalties(self, mask: Tensor, z: Tensor | None = None) -> dict[str, Tensor]:
+        """Penalties of latents (B, D), drawn from the prior when None; see `Penalties`."""
+        if z is None:
+            z = self.base_sample(mask)["graph"]
+        found = self._matrices(z, mask)
+        nodes = torch.where(mask[..., None], found.nodes.exp(), 0)
+        return self.penalties(nodes, _symmetric(found.pairs.exp(), mask), mask)
+
+    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """The mean of q(z|x), (B, D)."""
+        return {"graph": self._posterior(batch).mean}
+
+    def base_sample(self, mask: Tensor, generator=None) -> Latents:
+        """Draw latents (B, D) from the prior."""
+        like = self.read_out
+        shape = (len(mask), self.latent_dim)
+        z = PRIOR.sample(shape, generator=generator, device=mask.device, dtype=like.dtype)
+        return {"graph": z}
+
+    def decode(
+        self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
+    ) -> GraphBatch:
+        """The most probable graphs of latents, or draws from p(x|z); `temperature` scales z."""
+        found = self._matrices(temperature * latents["graph"], mask)
+        if sample:
+            options = {"generator": generator, "device": mask.device, "dtype": torch.float64}
+            found = Matrices(
+                *(
+                    log_p - (-draw_uniform(log_p.shape, **options).log()).log()
+                    for log_p in (found.nodes, found.pairs)
+                )
+            )
+        chosen = F.one_hot(found.pairs.argmax(-1), found.pairs.shape[-1])
+        bonds = _symmetric(chosen, mask).argmax(-1)
+        return GraphBatch(found.nodes.argmax(-1), bonds, mask).cleared()
+
+
+def _symmetric(pairs: Tensor, mask: Tensor) -> Tensor:
+    """Matrices (B, N, N, 1 + K) of pairs i > j (B, P, 1 + K); no edges where masked, or to self."""
+    nodes = mask.shape[1]
+    i, j = torch.tril_indices(nodes, nodes, -1, device=mask.device)
+    there = torch.where((mask[:, i] & mask[:, j])[..., None], pairs[..., 1:], 0)
+    full = pairs.new_zeros(len(pairs), nodes, nodes, there.shape[-1])
+    full[:, i, j] = there
+    full = full + full.transpose(1, 2)
+    return torch.cat([1 - full.sum(-1, keepdim=True), full], -1)

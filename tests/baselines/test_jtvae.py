@@ -1,0 +1,294 @@
+"""JT-VAE: junction trees and back, the bound, and what samples keep to."""
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from couplings import perturb
+from graphs.conftest import molecules, random_graph  # noqa: F401
+
+from graphcnf.baselines import assembly
+from graphcnf.baselines.clusters import junction_tree, rings
+from graphcnf.baselines.vocabulary import Vocabulary
+from graphcnf.errors import UserError
+from graphcnf.evaluation.measures import isomorphic, reconstruction
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.path.support import Support
+from graphcnf.testing import assert_gradients_reach_every_parameter, assert_lower_bound
+
+SMALL = {"tree_dim": 3, "graph_dim": 2, "width": 12, "node_width": 8, "layers": 1}
+ORDERS = [1, 2, 3]
+BENZENE = ([0] * 6, [(k + 1, k) for k in range(5)] + [(5, 0)], [0, 1] * 3)
+
+
+def vocabulary_of(graphs, node_categories, weights):
+    sums = Support.measure(graphs, node_categories, weights)
+    rows = Vocabulary.measure(graphs, weights, sums).to_lists()
+    return Vocabulary.from_lists(rows, weights, sums)
+
+
+@pytest.fixture(scope="module")
+def random_graphs():
+    """500 random connected graphs of up to 12 nodes."""
+    random = np.random.default_rng(0)
+    return PackedGraphs.from_lists(random_graph(random) for _ in range(500))
+
+
+def packed(growing):
+    return PackedGraphs.from_lists(
+        [(growing.types, list(growing.edges), list(growing.edges.values()))]
+    )
+
+
+def build(graphs, nodes=3, bonds=2, weights=None, **options):
+    torch.manual_seed(0)
+    model = GraphCNF.for_graphs(
+        graphs, node_categories=nodes, bond_categories=bonds, adjacency="jtvae",
+        edge_weights=weights, **{**SMALL, **options},
+    )  # fmt: skip
+    return perturb(model, 0.1)
+
+
+def assert_round_trip(graphs, node_categories, weights):
+    vocabulary = vocabulary_of(graphs, node_categories, weights)
+    batch = GraphBatch.collate(graphs)
+    for k, graph in enumerate(assembly.neighbours_of(batch)):
+        code = assembly.encode(vocabulary, *graph)
+        back = packed(assembly.decode(vocabulary, code))
+        assert isomorphic(graphs.graph(k), back.graph(0))
+        before = code.size - len(vocabulary.clusters[code.labels[0]].types)
+        assert code.remaining[:2] in ([code.size], [code.size, before])
+
+
+def test_molecules_come_back_from_their_trees(molecules):  # noqa: F811
+    assert_round_trip(molecules, 9, ORDERS)
+
+
+def test_random_graphs_come_back_from_their_trees(random_graphs):
+    assert_round_trip(random_graphs, 3, [1, 2])
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [nx.complete_graph(4), nx.petersen_graph(), nx.cubical_graph(), nx.wheel_graph(7),
+     nx.complete_bipartite_graph(2, 4), nx.star_graph(5), nx.path_graph(1),
+     nx.windmill_graph(3, 3), nx.triangular_lattice_graph(2, 3)],
+)  # fmt: skip
+def test_every_connected_graph_has_a_junction_tree(graph):
+    graph = nx.convert_node_labels_to_integers(graph)
+    neighbours = [dict.fromkeys(graph[v], 0) for v in graph]
+    tree = junction_tree(neighbours)
+    assert set().union(*tree.clusters) == set(graph)
+    inside = {frozenset(e) for c in tree.clusters for e in graph.subgraph(c).edges}
+    assert inside == {frozenset(e) for e in graph.edges}
+    for k, (cluster, parent) in enumerate(zip(tree.clusters, tree.parents, strict=True)):
+        # Running intersection: what came before and is shared is shared with the parent.
+        before = set().union(*tree.clusters[:k]) if k else set()
+        above = set(tree.clusters[parent]) if k else set()
+        assert set(cluster) & before == set(cluster) & above
+        assert k == 0 or 1 <= len(above & set(cluster)) <= 2
+    graphs = PackedGraphs.from_lists([([0] * len(graph), list(graph.edges), [0] * graph.size())])
+    assert_round_trip(graphs, 1, [1])
+
+
+def test_rings_are_those_of_a_cycle_basis(random_graphs):
+    for types, neighbours in assembly.neighbours_of(GraphBatch.collate(random_graphs, range(200))):
+        edges = sum(map(len, neighbours)) // 2
+        assert len(rings(neighbours)) == edges - len(types) + 1
+
+
+def test_clusters_of_a_molecule_are_bonds_rings_and_branch_points():
+    # Toluene with a methyl more: two bonds and a ring; neopentane: four bonds and their middle.
+    xylene = BENZENE[0] + [0, 0], BENZENE[1] + [(6, 0), (7, 2)], BENZENE[2] + [0, 0]
+    neopentane = [0] * 5, [(k, 0) for k in range(1, 5)], [0] * 4
+    vocabulary = vocabulary_of(PackedGraphs.from_lists([xylene, neopentane]), 1, ORDERS)
+    assert sorted(len(c.types) for c in vocabulary.clusters) == [1, 2, 6]
+
+
+def test_equivalent_attachments_are_one_option():
+    graphs = PackedGraphs.from_lists([BENZENE, ([0, 0], [(1, 0)], [0])])
+    vocabulary = Vocabulary.measure(graphs, ORDERS, [4])
+    growing = assembly.Growing(vocabulary, 20)
+    growing.add(0)
+    # A ring without substituents has one place for a bond; one ring edge of each kind for a ring.
+    (place,) = growing.attachments(0, 1)
+    growing.add(1, 0, *place)
+    # Ortho twice (next to the double and to the single bond), meta and para: Kekule's ring has no
+    # mirror that keeps the substituted node.
+    assert len(growing.attachments(0, 1)) == 5
+
+
+def test_no_attachment_exceeds_the_largest_sums():
+    graphs = PackedGraphs.from_lists([([0, 1], [(1, 0)], [0])])
+    vocabulary = Vocabulary.measure(graphs, ORDERS, [1, 2])
+    growing = assembly.Growing(vocabulary, 9)
+    growing.add(0)
+    assert [place for place, _ in growing.attachments(0, 0)] == [(vocabulary.clusters[0].types
+                                                                  .index(1),)]  # fmt: skip
+    growing.add(0, 0, *growing.attachments(0, 0)[0])
+    assert growing.attachments(0, 0) == []
+
+
+def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F811
+    model = build(molecules, 9, 3, ORDERS).eval()
+    graphs = model.sample_records(0, 60, seed=1)
+    again = model.sample_records(20, 10, seed=1)
+    assert again == graphs.subset(range(20, 30))
+    sums = Support.measure(graphs, 9, ORDERS)
+    largest = model.config["steps"]["largest_sums"]
+    assert all(mine <= most for mine, most in zip(sums, largest, strict=True))
+    assert graphs.node_counts.max() > 10
+    for k in range(len(graphs)):
+        types, edges, _ = graphs.graph(k)
+        graph = nx.Graph(edges.tolist())
+        graph.add_nodes_from(range(len(types)))
+        assert nx.is_connected(graph)
+
+
+def test_without_support_nodes_may_have_more(molecules):  # noqa: F811
+    model = build(molecules, 9, 3, ORDERS).eval()
+    free = model.without_support()
+    batch = GraphBatch.collate(molecules, range(4))
+    assert (
+        free.steps.vocabulary.largest_sums > np.array(model.steps.vocabulary.largest_sums)
+    ).all()
+    assert free.log_prob(batch).isfinite().all()
+
+
+def test_too_symmetric_clusters_are_refused():
+    everything = nx.complete_graph(9)
+    graphs = PackedGraphs.from_lists([([0] * 9, list(everything.edges), [0] * 36)])
+    with pytest.raises(UserError, match="more than 10,000 ways"):
+        build(graphs, 1, 1)
+
+
+def test_drawn_graphs_depend_on_their_own_generators_only(molecules):  # noqa: F811
+    model = build(molecules, 9, 3, ORDERS).eval()
+    masks = [torch.ones(count, 9).bool() for count in (4, 2)]
+    found = []
+    for mask in masks:
+        generators = [np.random.default_rng(k) for k in range(len(mask))]
+        z = model.steps.base_sample(mask, generators)
+        found.append(model.decode(z, mask, sample=True, generator=generators).to_packed())
+    assert found[0].subset([0, 1]) == found[1]
+    colder = model.decode({k: 2 * v for k, v in z.items()}, mask, temperature=0.5).to_packed()
+    assert colder == model.decode(z, mask).to_packed()
+
+
+SPACE = [
+    ([a, b, c], edges, kinds)
+    for a in range(2)
+    for b in range(2)
+    for c in range(2)
+    for edges, kinds in (([(1, 0), (2, 1)], [0, 0]), ([(1, 0), (2, 1), (2, 0)], [0, 0, 0]))
+]
+
+
+def every_graph():
+    """All connected graphs of 3 nodes with 2 node categories and one edge category, once each."""
+    graphs, kept = PackedGraphs.from_lists(SPACE), []
+    for k in range(len(graphs)):
+        if not any(isomorphic(graphs.graph(k), graphs.graph(other)) for other in kept):
+            kept.append(k)
+    return graphs.subset(kept)
+
+
+def test_importance_weighted_bounds_rise_and_sum_to_at_most_one():
+    graphs = every_graph()
+    model = build(graphs, 2, 1).eval()
+    batch = GraphBatch.collate(graphs)
+    # Posteriors that are wider than the prior: bounded weights, so that averages converge.
+    with torch.no_grad():
+        for last in (model.steps.tree_posterior[-1], model.steps.graph_posterior[-1]):
+            half = len(last.bias) // 2
+            last.weight *= 0.1
+            last.bias[:half], last.bias[half:] = 0.0, 2.6
+    assert_lower_bound(model.log_prob, batch, samples=(1, 4), repeats=10)
+    with torch.no_grad():
+        total = torch.stack([model.log_prob(batch, samples=8).exp().sum() for _ in range(16)])
+    error = 4 * total.std() / len(total) ** 0.5
+    assert error < 0.2 and total.mean() <= 1 + error
+    assert total.mean() > 0.02
+
+
+def test_drawn_codes_are_as_frequent_as_their_probabilities():
+    # With one latent vector for all, p(code) is known: draws must agree with it.
+    graphs = every_graph()
+    model = build(graphs, 2, 1).eval()
+    batch = GraphBatch.collate(graphs)
+    steps = model.steps
+    with torch.no_grad():
+        codes, trees = steps._trees(batch)
+        z = [torch.zeros(len(graphs), d) for d in (3, 2)]
+        parts = steps._likelihood(codes, trees, *z)
+        p = sum(b.log_posterior for b in parts.values()).exp()
+        mask = torch.ones(2000, 3).bool()
+        zero = {"tree": torch.zeros(2000, 3), "graph": torch.zeros(2000, 2)}
+        drawn = model.decode(zero, mask, sample=True).to_packed()
+    whole = drawn.subset(drawn.node_counts == 3)
+    counts = np.zeros(len(graphs))
+    for k in range(len(whole)):
+        found = [isomorphic(whole.graph(k), graphs.graph(g)) for g in range(len(graphs))]
+        counts[found.index(True)] += 1
+    share = counts / 2000
+    error = 4 * np.sqrt(share * (1 - share) / 2000) + 1e-3
+    # Other codes of the same graph add to it: never fewer draws than the code's own probability.
+    assert (share >= p.numpy() - error).all()
+    assert p.sum() <= 1
+
+
+def test_gradients_reach_every_parameter(molecules):  # noqa: F811
+    some = molecules.subset(range(60))
+    model = build(some, 9, 3, ORDERS).train()
+    batch = GraphBatch.collate(some)
+    model.steps.kl_free = 0
+    # Rows of tables that no choice of these graphs needs get none, but every table does.
+    assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch)[0])
+
+
+def test_the_divergence_counts_after_the_first_molecules(molecules):  # noqa: F811
+    model = build(molecules, 9, 3, ORDERS, kl_free=10, kl_weight=0.01).train()
+    batch = GraphBatch.collate(molecules, range(8))
+    found = [model.steps.estimate(batch)["tree"].value().sum().item() for _ in range(3)]
+    assert found[0] == found[1] == 0 and found[2] < 0
+    exact = model.eval().steps.estimate(batch)["tree"].value().sum()
+    assert exact < found[2]
+
+
+def test_likelihoods_and_latents_do_not_see_padding(molecules):  # noqa: F811
+    model = build(molecules, 9, 3, ORDERS).eval()
+    order = np.argsort(molecules.node_counts)
+    small, both = (GraphBatch.collate(molecules, rows) for rows in (order[:2], order[[0, 1, -1]]))
+    for name, z in model.encode(small).items():
+        torch.testing.assert_close(model.encode(both)[name][:2], z)
+    z = model.encode(both)
+    alone = model.decode(model.encode(small), small.mask).to_packed()
+    assert model.decode(z, both.mask).to_packed().subset([0, 1]) == alone
+    real = both.mask[:, :, None] & both.mask[:, None, :]
+    soiled = GraphBatch(
+        torch.where(both.mask, both.node_types, 77), torch.where(real, both.bonds, 5), both.mask
+    )
+    for name, value in model.encode(soiled).items():
+        assert torch.equal(value, z[name])
+
+
+def test_unknown_graphs_are_told(molecules):  # noqa: F811
+    model = build(molecules, 9, 3, ORDERS).eval()
+    strange = PackedGraphs.from_lists([([0] * 3, [(1, 0)], [0]), ([8, 8], [(1, 0)], [2]),
+                                       ([0, 0], [(1, 0)], [0])])  # fmt: skip
+    batch = GraphBatch.collate(strange)
+    assert model.steps.knows(batch).tolist() == [False, False, True]
+    with pytest.raises(ValueError, match="graph 0 is in several pieces"):
+        model.log_prob(batch)
+
+
+def test_a_small_model_learns_to_reconstruct():
+    graphs = every_graph()
+    model = build(graphs, 2, 1, kl_free=100_000).train()
+    batch = GraphBatch.collate(graphs)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.training_loss(batch)[0].backward()
+        optimizer.step()
+    assert reconstruction(model.eval(), graphs) > 0.9

@@ -1,0 +1,182 @@
+"""R-VAE: its bound, its penalties, and what does not matter to them."""
+
+import itertools
+
+import pytest
+import torch
+from couplings import perturb
+from torch.nn import functional as F
+
+from graphcnf.baselines.rvae import Penalties
+from graphcnf.flows import Noise
+from graphcnf.flows.base import record_generators
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.testing import (
+    assert_gradients_reach_every_parameter,
+    assert_lower_bound,
+    assert_normalised,
+)
+
+SMALL = {"latent_dim": 2, "width": 8, "pair_width": 8, "encoder_layers": 1, "decoder_layers": 1}
+RULES = {
+    "edge_weights": [1, 2],
+    "largest_sums": [4, 2, 1],
+    "edge_ends": [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 2], [0, 2, 0], [1, 0, 0], [1, 1, 0],
+                  [1, 0, 1]],
+}  # fmt: skip
+CHAIN = ([0, 0, 1, 2], [(1, 0), (2, 1), (3, 0)], [1, 0, 0])
+
+
+def every_graph():
+    """All graphs of 3 nodes with 2 node categories and 1 edge category."""
+    types = list(itertools.product(range(2), repeat=3))
+    edges = list(itertools.product(range(2), repeat=3))
+    batch = len(types) * len(edges)
+    node_types, bonds = torch.zeros(batch, 3).long(), torch.zeros(batch, 3, 3).long()
+    for k, (t, e) in enumerate(itertools.product(types, edges)):
+        node_types[k] = torch.tensor(t)
+        for (i, j), value in zip([(1, 0), (2, 0), (2, 1)], e, strict=True):
+            bonds[k, i, j] = bonds[k, j, i] = value
+    return GraphBatch(node_types, bonds, torch.ones(batch, 3).bool())
+
+
+def build(nodes=2, bonds=1, most=3, rules=None):
+    torch.manual_seed(0)
+    rules = rules or {"edge_weights": [1], "largest_sums": [2, 2], "edge_ends": [[0, 0, 0]]}
+    sizes = {"node_categories": nodes, "bond_categories": bonds, "max_nodes": most}
+    model = GraphCNF(adjacency="rvae", steps={**sizes, **rules, **SMALL})
+    return perturb(model)
+
+
+def batch_of(*graphs):
+    return GraphBatch.collate(PackedGraphs.from_lists(graphs))
+
+
+def penalties(*graphs):
+    batch = batch_of(*graphs)
+    nodes = torch.where(batch.mask[..., None], F.one_hot(batch.node_types, 3).float(), 0)
+    return Penalties(3, **RULES)(nodes, F.one_hot(batch.bonds, 3).float(), batch.mask)
+
+
+def test_probabilities_of_all_graphs_sum_to_one():
+    # Draws of the prior in place of the posterior: p(x) = E[p(x|z)], without the bound.
+    model, graphs = build().double().eval(), every_graph()
+    z = model.steps.base_sample(graphs.mask[:1].expand(400, -1))["graph"]
+    total = torch.zeros(400, dtype=torch.float64)
+    with torch.no_grad():
+        for k in range(len(graphs)):
+            tensors = graphs.node_types, graphs.bonds, graphs.mask
+            one = GraphBatch(*(t[k : k + 1].expand(400, *t.shape[1:]) for t in tensors))
+            parts = model.steps._likelihood(one, z)
+            total += sum(b.log_posterior for b in parts.values()).exp()
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_importance_weighted_bounds_rise_to_probabilities_that_sum_to_one():
+    model, graphs = build().eval(), every_graph()
+    # A posterior that is wider than the prior: bounded weights, so that averages converge.
+    last = model.steps.posterior[-1]
+    with torch.no_grad():
+        last.weight *= 0.1
+        last.bias.copy_(torch.tensor([0.0, 0.0, 2.6, 2.6]))
+    assert_lower_bound(model.log_prob, graphs, samples=(1, 4), repeats=12)
+    assert_normalised(model.log_prob, graphs, samples=8, repeats=8, max_error=0.1)
+
+
+def test_valid_graphs_pay_nothing():
+    single = ([1], [], [])
+    for value in penalties(CHAIN, single, ([0, 2], [(1, 0)], [0])).values():
+        assert not value.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "graph", "value"),
+    [
+        ("valence", ([0, 0, 2], [(1, 0), (2, 1), (2, 0)], [0, 0, 0]), 1.0),
+        ("connectivity", ([0, 0, 0], [(1, 0)], [0]), 4 / 3),
+        ("ends", ([1, 1], [(1, 0)], [0]), 1.0),
+    ],
+)
+def test_each_rule_has_its_penalty(name, graph, value):
+    found = penalties(graph)
+    assert found.pop(name).item() == pytest.approx(value)
+    assert not any(other.any() for other in found.values())
+
+
+def test_penalties_do_not_see_padding():
+    alone, beside = penalties(CHAIN), penalties(CHAIN, ([0] * 7, [(k + 1, k) for k in range(6)],
+                                                        [0] * 6))  # fmt: skip
+    for name, value in alone.items():
+        torch.testing.assert_close(beside[name][:1], value)
+
+
+def test_training_pays_penalties_and_likelihoods_do_not():
+    model, batch = build(3, 2, 4, RULES), batch_of(CHAIN)
+    assert "penalties" in model.train().steps.estimate(batch)
+    assert model.steps.estimate(batch)["penalties"].value() < 0
+    assert "penalties" not in model.eval().steps.estimate(batch)
+    assert "penalties" not in model.bounds(batch)
+
+
+def test_gradients_reach_every_parameter():
+    model = build(3, 2, 4, RULES).train()
+    chains = batch_of(CHAIN, ([2, 0, 1], [(1, 0), (2, 1)], [0, 1]), ([1], [], []),
+                      ([1, 0], [(1, 0)], [1]))  # fmt: skip
+    # An embedding of a size that no graph has gets none.
+    del model.steps.decoder.size
+    model.steps.decoder.size = torch.nn.Embedding.from_pretrained(torch.randn(5, 32))
+    assert_gradients_reach_every_parameter(model, lambda: model.training_loss(chains)[0])
+
+
+def test_likelihoods_and_graphs_do_not_see_padding():
+    model = build(3, 2, 8, RULES).eval()
+    small, large = batch_of(CHAIN), batch_of(CHAIN, ([0] * 8, [], []))
+    noise = Noise()
+    noise.take(lambda: torch.rand(2, 2, dtype=torch.float64))
+    row = noise.draws[0]
+    alone = Noise()
+    alone.take(lambda: row[:1])
+    one = model.log_prob(small, noise=alone.rewind())
+    torch.testing.assert_close(model.log_prob(large, noise=noise.rewind())[:1], one)
+    z = model.encode(large)
+    torch.testing.assert_close(model.encode(small)["graph"], z["graph"][:1])
+    both, own = model.decode(z, large.mask), model.decode(model.encode(small), small.mask)
+    assert torch.equal(both.bonds[:1, :4, :4], own.bonds)
+    assert torch.equal(both.node_types[:1, :4], own.node_types)
+
+
+def test_a_record_is_a_function_of_its_seed_and_number():
+    model = build(3, 2, 6, RULES).eval()
+    model.metadata["size_histogram"] = [0, 1, 1, 1, 1, 1, 1]
+    many = model.sample_records(0, 20, seed=3)
+    few = model.sample_records(4, 5, seed=3)
+    assert few == many.subset(range(4, 9))
+    generators = record_generators(0, 0, 3)
+    mask = torch.ones(3, 4).bool()
+    drawn = model.decode(model.steps.base_sample(mask, generators), mask, sample=True,
+                         generator=generators)  # fmt: skip
+    assert torch.equal(drawn.bonds, drawn.bonds.transpose(1, 2))
+    assert not drawn.bonds.diagonal(dim1=1, dim2=2).any()
+
+
+def test_temperature_scales_the_latents():
+    model = build(3, 2, 6, RULES).eval()
+    mask = torch.ones(50, 6).bool()
+    z = model.steps.base_sample(mask)
+    half = {"graph": 0.5 * z["graph"]}
+    cold, same = model.decode(z, mask, temperature=0.5), model.decode(half, mask)
+    assert torch.equal(cold.bonds, same.bonds)
+
+
+def test_what_is_measured_is_kept_by_the_graphs_themselves():
+    graphs = PackedGraphs.from_lists([CHAIN, ([2, 1], [(1, 0)], [1])])
+    model = GraphCNF.for_graphs(
+        graphs, node_categories=3, bond_categories=2, adjacency="rvae", edge_weights=[1, 2], **SMALL
+    )
+    batch = GraphBatch.collate(graphs)
+    nodes = torch.where(batch.mask[..., None], F.one_hot(batch.node_types, 3).float(), 0)
+    found = model.steps.penalties(nodes, F.one_hot(batch.bonds, 3).float(), batch.mask)
+    assert not any(value.any() for value in found.values())
+    assert model.steps.knows(batch).all()
+    free = model.without_support().steps.penalties
+    assert not free(nodes, 9 * F.one_hot(batch.bonds, 3).float(), batch.mask)["valence"].any()
