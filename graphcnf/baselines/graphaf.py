@@ -5,11 +5,11 @@ A node, and each edge from it to the last `window` nodes before it, is a one-hot
 *GraphAF: a Flow-based Autoregressive Model for Molecular Graph Generation*, ICLR 2020, arXiv
 2001.09382.
 
-What is different here. The number of nodes is given, where the published model stops by itself, and
-the network knows how many are to come, and how far back in the order a node lies. The convolution
-runs once for each node, over the nodes before it and their edges; the edges of the node itself reach
-the later ones of them as one more relational layer, a running sum. So the terms of all edges of a
-node are computed at once, and none sees itself.
+What is different here. The number of nodes is given, where the published model stops by itself,
+and the network knows how many are to come, and how far back in the order a node lies. The
+convolution runs once for each node, over the nodes before it and their edges; the edges of the node
+itself reach the later ones of them as one more relational layer, a running sum. So the terms of all
+edges of a node are computed at once, and none sees itself.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """GraphNVP: the adjacency tensor first, then the nodes given it, row by row.
 
-A graph becomes two tensors of one-hot vectors with noise: one for each pair of nodes, over the kinds
-of edges and "no edge", and one for each node. Masked couplings move one row of a tensor at a time,
-given all others. Madhawa et al., *GraphNVP: An Invertible Flow Model for Generating Molecular
+A graph becomes two tensors of one-hot vectors with noise: one for each pair of nodes, over the
+kinds of edges and "no edge", and one for each node. Masked couplings move one row of a tensor at a
+time, given all others. Madhawa et al., *GraphNVP: An Invertible Flow Model for Generating Molecular
 Graphs*, 2019, arXiv 1905.11600.
 
 What is different here. The published tensor has independent noise at (i, j) and (j, i) and is made
 symmetric in the end; here the two are one variable, so that the objective is a bound on the
-likelihood of the graph: row i are the pairs that hold node i. The published loss weighs its terms by
-their numbers of variables, and is none. The network of the nodes reads the row's own node beside
+likelihood of the graph: row i are the pairs that hold node i. The published loss weighs its terms
+by their numbers of variables, and is none. The network of the nodes reads the row's own node beside
 the mean of all. A diagonal scale, learned, closes the additive couplings (Dinh et al. 2014).
 """
 

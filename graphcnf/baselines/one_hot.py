@@ -21,7 +21,7 @@ class OneHotDequantization(Encoding):
     log p(z) + K log c is a lower bound on log p(x).
 
     References:
-        Madhawa et al. 2019, arXiv 1905.11600, section 3.2; Shi et al. 2020, arXiv 2001.09382, eq. 3.
+        Madhawa et al. 2019, arXiv 1905.11600; Shi et al. 2020, arXiv 2001.09382.
 
     Args:
         categories: Number of categories K.

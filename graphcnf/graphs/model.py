@@ -93,9 +93,9 @@ class GraphCNF(nn.Module):
             adjacency: See the class.
             order: See the class.
             edge_weights: What each edge category adds to the sum of a node, such as bond orders;
-                1 each when None ("path" only).
+                1 each when None ("path" and "graphaf" only).
             support: Whether no node may get a larger sum of edge weights than nodes of its category
-                have in `graphs` ("path" only).
+                have in `graphs` ("path", and "graphaf": its valency check, only).
             **steps: Arguments of the steps that do not follow from the graphs.
         """
         coding = steps_class(adjacency)
@@ -345,7 +345,7 @@ class GraphCNF(nn.Module):
         check_temperature(temperature)
 
     def without_support(self) -> GraphCNF:
-        """The same weights without the limit on sums of edge weights (see `PathSteps`).
+        """The same weights without the limit on sums of edge weights (`PathSteps`, `GraphAFSteps`).
 
         Raises:
             UserError: if the model has no such limit.

@@ -44,6 +44,19 @@ NOTES = [
     "O+, S+, pieces allowed; repaired: after valence repair, about 100 % by construction.",
     "unique and novel: shares of the strictly valid; V.U.N.: valid, unique and novel, of all.",
 ]
+SUPPORT = {
+    "path": (
+        "support of the data: on; no atom gets more bonds than its category has in the data.",
+        "support of the data: off.",
+    ),
+    "graphaf": (
+        "valency check: on. These are no raw samples: a bond that gives an atom more bonds than "
+        "its category has in the data is drawn again up to 50 times, and an atom without a bond "
+        "ends the molecule. Bits are those of the density without it.",
+        "valency check: off.",
+    ),
+}
+"""What is said of a model with a limit on the sums of bond orders, and without."""
 DATA_RECONSTRUCTION = "the share of valid molecules that come back from their graphs as they were"
 
 
@@ -182,12 +195,11 @@ def score_model(
             )
     if model.config["adjacency"] == "path":
         notes.append("connected: by construction of the code of the connectivity.")
-        limited = model.config["steps"]["largest_sums"] is not None
-        notes.append(
-            "support of the data: on; no atom gets more bonds than its category has in the data."
-            if limited
-            else "support of the data: off."
-        )
+    limited = model.config["steps"].get("largest_sums") is not None
+    if model.config["adjacency"] in SUPPORT:
+        on, off = SUPPORT[model.config["adjacency"]]
+        notes.append(on if limited else off)
+    checked = limited and model.config["adjacency"] == "graphaf"
     fixed: dict[str, Any] = dict.fromkeys(
         ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
          "bits_molecules")
@@ -205,7 +217,7 @@ def score_model(
         **fixed,
         "temperature": temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
-        "decoding": "argmax",
+        "decoding": "argmax, valency check" if checked else "argmax",
         "reference": reference,
         "adjacency": model.config["adjacency"],
         "parameters": sum(p.numel() for p in model.parameters()),
