@@ -118,6 +118,7 @@ def generate(
         load_model,
         parse_selection,
         parse_sizes,
+        valency_checked,
     )
 
     kind = target_kind(out, as_json, "csv" if everything else "smi")
@@ -132,6 +133,11 @@ def generate(
     check_target(out, kind, force)
     chosen = parse_selection(properties, require or [], smarts or [])
     network = load_model(model, device, support=support)
+    if valency_checked(network):
+        print(
+            "note: valency check on: bonds that do not fit are drawn again (not with --no-support)",
+            file=sys.stderr,
+        )
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 

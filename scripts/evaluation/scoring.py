@@ -26,7 +26,7 @@ from graphcnf.molecules.metrics import (
 )
 from graphcnf.parallel import chunked, parallel_map
 from graphcnf.scripts._output import read_stdin
-from graphcnf.scripts._sampling import load_model
+from graphcnf.scripts._sampling import load_model, valency_checked
 from graphcnf.scripts.evaluation import named_data
 from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smiles, with_count
 from graphcnf.terminal import progress_bar
@@ -195,11 +195,9 @@ def score_model(
             )
     if model.config["adjacency"] == "path":
         notes.append("connected: by construction of the code of the connectivity.")
-    limited = model.config["steps"].get("largest_sums") is not None
     if model.config["adjacency"] in SUPPORT:
         on, off = SUPPORT[model.config["adjacency"]]
-        notes.append(on if limited else off)
-    checked = limited and model.config["adjacency"] == "graphaf"
+        notes.append(off if model.config["steps"].get("largest_sums") is None else on)
     fixed: dict[str, Any] = dict.fromkeys(
         ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
          "bits_molecules")
@@ -217,7 +215,7 @@ def score_model(
         **fixed,
         "temperature": temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
-        "decoding": "argmax, valency check" if checked else "argmax",
+        "decoding": "argmax, valency check" if valency_checked(model) else "argmax",
         "reference": reference,
         "adjacency": model.config["adjacency"],
         "parameters": sum(p.numel() for p in model.parameters()),

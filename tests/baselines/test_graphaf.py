@@ -36,10 +36,10 @@ def test_edges_beyond_the_window_are_not_known(build, random_batch):
     assert model.steps.knows(batch).tolist() == [False, True]
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [1, 2])
 def test_estimate_has_no_bias(build, random_batch, rows):
-    batch, repeats = random_batch(8, 6), 2000
-    model = build("graphaf", batch, nodes=3, bonds=2, rows=rows)
+    batch, repeats = random_batch(8, 6), 1000
+    model = build("graphaf", batch, nodes=3, bonds=2, rows=rows, window=5)
     many = GraphBatch(*(part.repeat(repeats, *[1] * (part.dim() - 1)) for part in
                         (batch.node_types, batch.bonds, batch.mask)))  # fmt: skip
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_estimate_has_no_bias(build, random_batch, rows):
         error = ((ours.var(0) + theirs.var(0)) / repeats).sqrt()
         # 4.5 standard errors; graphs of one node have no edges, and no error.
         assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4.5 * error + 1e-9).all()
-        assert ours.std(0)[0] > 2 * theirs.std(0)[0], "all nodes were computed"
+        assert ours.std(0)[0] > 1.5 * theirs.std(0)[0], "all nodes were computed"
 
 
 SUMS = [1, 2, 4]
