@@ -34,6 +34,11 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     return model if support else model.without_support()
 
 
+def valency_checked(model: GraphCNF) -> bool:
+    """Whether a model draws bonds again that an atom has no place for: no raw samples then."""
+    return model.config["adjacency"] == "graphaf" and model.has_support
+
+
 def check_device(device: str) -> None:
     """Raise `UserError` where torch cannot compute on it."""
     import torch

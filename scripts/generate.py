@@ -109,6 +109,7 @@ def generate(
         load_model,
         parse_selection,
         parse_sizes,
+        valency_checked,
     )
 
     kind = target_kind(out, as_json, "csv" if everything else "smi")
@@ -128,6 +129,11 @@ def generate(
     chosen = parse_selection(properties, require or [], smarts or [])
     check_cluster_options(cluster, workers, device)
     network = load_model(model, device, support=support)
+    if valency_checked(network):
+        print(
+            "note: valency check on: bonds that do not fit are drawn again (not with --no-support)",
+            file=sys.stderr,
+        )
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 

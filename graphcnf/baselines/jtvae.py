@@ -118,6 +118,9 @@ class JunctionTreeSteps(nn.Module):
             "clusters": Vocabulary.measure(graphs, weights, sums).to_lists(),
         }
 
+    without_support = {"largest_sums": None}
+    """Arguments of the constructor with which sums of edge weights have no limit."""
+
     unknown = "in several pieces, or a ring or branch that the training data do not have"
     """Why a graph is not known, where `knows` says so."""
 

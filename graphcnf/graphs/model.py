@@ -343,18 +343,25 @@ class GraphCNF(nn.Module):
             )
         check_temperature(temperature)
 
+    @property
+    def has_support(self) -> bool:
+        """Whether there is a rule that `without_support` leaves out."""
+        left_out = getattr(self.steps, "without_support", {})
+        return {**self.config["steps"], **left_out} != self.config["steps"]
+
     def without_support(self) -> GraphCNF:
         """The same weights without what they do not know from the data but from rules.
 
-        "path": no limit on sums of edge weights; "rounds": places that nothing fits stay empty.
+        "path" and "jtvae": no limit on sums of edge weights; "rounds": places that nothing fits
+        stay empty; "graphaf": no valency check.
 
         Raises:
             UserError: if the model has no such rule.
         """
-        steps, left_out = self.config["steps"], getattr(self.steps, "without_support", {})
-        if {**steps, **left_out} == steps:
+        if not self.has_support:
             raise UserError("this model has no support of the data that could be left out")
-        other = GraphCNF(**{**self.config, "steps": {**steps, **left_out}})
+        steps = {**self.config["steps"], **self.steps.without_support}
+        other = GraphCNF(**{**self.config, "steps": steps})
         other.load_state_dict(self.state_dict())
         other.metadata, other.training_hashes = self.metadata, self.training_hashes
         return other.to(self.device).train(self.training)

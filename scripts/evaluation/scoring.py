@@ -26,7 +26,7 @@ from graphcnf.molecules.metrics import (
 )
 from graphcnf.parallel import chunked, parallel_map
 from graphcnf.scripts._output import read_stdin
-from graphcnf.scripts._sampling import load_model
+from graphcnf.scripts._sampling import load_model, valency_checked
 from graphcnf.scripts.evaluation import named_data
 from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smiles, with_count
 from graphcnf.terminal import progress_bar
@@ -45,6 +45,27 @@ NOTES = [
     "O+, S+, pieces allowed; repaired: after valence repair, about 100 % by construction.",
     "unique and novel: shares of the strictly valid; V.U.N.: valid, unique and novel, of all.",
 ]
+SUPPORT = {
+    "path": (
+        "support of the data: on; no atom gets more bonds than its category has in the data.",
+        "support of the data: off.",
+    ),
+    "rounds": (
+        "support of the data: on; a place that no bond fits takes a place of another kind.",
+        "support of the data: off; places that no bond fits stay empty.",
+    ),
+    "jtvae": (
+        "support of the data: on; no atom gets more bonds than its category has in the data.",
+        "support of the data: off.",
+    ),
+    "graphaf": (
+        "valency check: on. These are no raw samples: a bond that gives an atom more bonds than "
+        "its category has in the data is drawn again up to 50 times, and an atom without a bond "
+        "ends the molecule. Bits are those of the density without it.",
+        "valency check: off.",
+    ),
+}
+"""What is said of a model with a limit on the sums of bond orders, and without."""
 DATA_RECONSTRUCTION = "the share of valid molecules that come back from their graphs as they were"
 
 
@@ -190,19 +211,9 @@ def score_model(
             )
     if model.config["adjacency"] == "path":
         notes.append("connected: by construction of the code of the connectivity.")
-        limited = model.config["steps"]["largest_sums"] is not None
-        notes.append(
-            "support of the data: on; no atom gets more bonds than its category has in the data."
-            if limited
-            else "support of the data: off."
-        )
-    if model.config["adjacency"] == "rounds":
-        taken = model.config["steps"].get("substitutes", True)
-        notes.append(
-            "support of the data: on; a place that no edge fits takes a place of another kind."
-            if taken
-            else "support of the data: off; places that no edge fits stay empty."
-        )
+    if model.config["adjacency"] in SUPPORT:
+        on, off = SUPPORT[model.config["adjacency"]]
+        notes.append(on if model.has_support else off)
     fixed: dict[str, Any] = dict.fromkeys(
         ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
          "bits_molecules")
@@ -220,7 +231,7 @@ def score_model(
         **fixed,
         "temperature": temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
-        "decoding": "argmax",
+        "decoding": "argmax, valency check" if valency_checked(model) else "argmax",
         "reference": reference,
         "adjacency": model.config["adjacency"],
         "parameters": sum(p.numel() for p in model.parameters()),

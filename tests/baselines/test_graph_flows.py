@@ -1,0 +1,172 @@
+"""What GraphNVP and GraphAF have in common: a bound, exact latents, and no trace of padding."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from graphcnf.baselines.one_hot import NOISE, OneHotDequantization
+from graphcnf.baselines.relational import relations
+from graphcnf.categorical.context import Context
+from graphcnf.flows import Noise
+from graphcnf.graphs import GraphBatch
+from graphcnf.testing import assert_gradients_reach_every_parameter
+
+SYSTEMS = ["graphnvp", "graphnvp affine", "graphaf"]
+
+
+@pytest.fixture(params=SYSTEMS)
+def system(request):
+    return request.param
+
+
+def test_one_hot_vectors_lie_in_disjoint_cubes():
+    encoding = OneHotDequantization(4)
+    x = torch.randint(4, (50, 7))
+    mask = torch.rand(50, 7) < 0.8
+    encoded = encoding.encode(x, mask=mask)
+    assert (encoding.decode(encoded.z, mask=mask) == torch.where(mask, x, 0)).all()
+    inside = encoded.z - F.one_hot(x, 4)
+    assert ((inside >= 0) & (inside < NOISE))[mask].all() and not encoded.z[~mask].any()
+    # q is uniform on a cube of side 0.9.
+    expected = -4 * math.log(NOISE) * mask.sum(1)
+    torch.testing.assert_close(encoded.log_encoder, expected.to(encoded.log_encoder))
+    assert not encoded.log_posterior.any()
+
+
+def in_cube(data, kinds):
+    """Whether vectors (B, L, K) are in the cubes of categories (B, L), all of a sample, (B,)."""
+    inside = data - F.one_hot(kinds, data.shape[-1])
+    return ((inside >= 0) & (inside < NOISE)).flatten(1).all(1)
+
+
+def test_bound_over_all_graphs_sums_to_the_mass_in_their_cubes(build, pairs_of_nodes, system):
+    """The mean of exp(one draw) is p integrated over the graph's cube: no more, and no less.
+
+    Summed over all graphs it is the share of draws from the density that fall into a cube.
+    """
+    window = {"window": 1} if system == "graphaf" else {}
+    model = build(system, pairs_of_nodes, nodes=2, bonds=2, scale=0.1, **window)
+    repeats, draws = 1000, 100_000
+    many = GraphBatch(*(part.repeat_interleave(repeats, 0) for part in parts(pairs_of_nodes)))
+    with torch.no_grad():
+        sums = model.log_prob(many).exp().view(len(pairs_of_nodes), repeats).sum(0)
+        nodes, pairs = drawn(model, system, draws)
+    inside = torch.zeros(draws)
+    for types, bonds, _ in zip(*parts(pairs_of_nodes), strict=True):
+        types, kind = types.expand(draws, -1), bonds[1, 0].expand(draws, 1)
+        inside += in_cube(nodes(kind), types) & in_cube(pairs(types), kind)
+    mean, share = sums.mean(), inside.mean()
+    error = 4 * math.hypot(sums.std() / repeats**0.5, inside.std() / draws**0.5)
+    assert share > 0.001 and error < share / 2, "too little of the density is in the cubes"
+    assert abs(mean - share) < error
+
+
+def parts(batch):
+    """Its tensors."""
+    return batch.node_types, batch.bonds, batch.mask
+
+
+def drawn(model, system, count):
+    """Draws of the density over vectors: nodes given an edge, edges given (GraphAF) the nodes."""
+    steps, mask = model.steps, torch.ones(count, 2, dtype=torch.bool)
+    latents = steps.base_sample(mask)
+    if system != "graphaf":
+        pairs = steps.pairs.inverse(latents["pairs"], context=Context(mask))
+
+        def nodes(kind):
+            bonds = torch.zeros(count, 2, 2, dtype=torch.long)
+            bonds[:, 0, 1] = bonds[:, 1, 0] = kind[:, 0]
+            return steps.nodes.inverse(latents["nodes"], context=steps._given(bonds, mask))
+
+        return nodes, lambda types: pairs
+
+    def before(types, row):
+        empty = relations(torch.zeros(count, 2, 2, dtype=torch.long), 2, torch.float64)
+        rows = torch.full((count, 1), row)
+        return steps.network.before(types, empty, mask.sum(1), rows)
+
+    def placed(z, parameters):
+        mean, log_scale = parameters
+        return mean + log_scale.exp() * z
+
+    def pairs(types):
+        state = before(types, 1)
+        asking = steps.network.asking(state, types[:, 1:])[:, 0, -1:]
+        return placed(latents["bonds"][:, 1, -1:], steps.network.of_edge(asking, 0))
+
+    first = placed(latents["nodes"][:, :1], steps.network.of_node(before(mask.long(), 0)))
+    types = torch.stack([first.argmax(-1)[:, 0], torch.zeros(count, dtype=torch.long)], 1)
+    second = placed(latents["nodes"][:, 1:], steps.network.of_node(before(types, 1)))
+    both = torch.cat([first, second], 1)
+    return lambda kind: both, pairs
+
+
+def test_log_density_matches_the_jacobian(build, random_batch, system):
+    """log p(x + u) is the base density of the latents plus log|det dz/du| - d log c."""
+    batch = random_batch(1, 4)
+    model = build(system, batch, nodes=3, bonds=2)
+    noise = Noise()
+    value = sum(b.value() for b in model.bounds(batch, noise).values())
+    draws = [draw.double() for draw in noise.draws]
+    names = ("pairs", "nodes") if system != "graphaf" else ("nodes", "bonds")
+
+    def latents(u):
+        tape, start = Noise(), 0
+        for draw in draws:
+            tape.draws.append(u[start : start + draw.numel()].view_as(draw))
+            start += draw.numel()
+        z = model.steps.encode(batch, tape)
+        return torch.cat([z[name].flatten() for name in names])
+
+    u = torch.cat([draw.flatten() for draw in draws])
+    z, jacobian = latents(u), torch.autograd.functional.jacobian(latents, u)
+    real = jacobian.abs().sum(1) > 0
+    assert real.sum() == 4 * 3 + 6 * 3
+    square = jacobian[real][:, jacobian.abs().sum(0) > 0]
+    base = (-0.5 * z[real].square() - 0.5 * math.log(2 * math.pi)).sum()
+    torch.testing.assert_close(value[0], base + torch.linalg.slogdet(square)[1])
+
+
+def test_latents_lead_back_to_every_graph(build, random_batch, system):
+    batch = random_batch(60, 9)
+    model = build(system, batch, nodes=3, bonds=2)
+    back = model.decode(model.encode(batch), batch.mask)
+    assert (back.node_types == batch.node_types).all() and (back.bonds == batch.bonds).all()
+    # Nothing is hidden beside the latents: others lead elsewhere.
+    other = {**model.encode(batch), "nodes": torch.randn_like(model.encode(batch)["nodes"])}
+    assert (model.decode(other, batch.mask).node_types != batch.node_types).any()
+
+
+def test_padding_changes_nothing(build, random_batch, system):
+    batch = random_batch(20, 7)
+    model = build(system, random_batch(20, 9), nodes=3, bonds=2)
+    for k, size in enumerate(batch.sizes.tolist()):
+        alone = GraphBatch(*(part[k : k + 1] for part in parts(batch)))
+        small = GraphBatch(
+            alone.node_types[:, :size], alone.bonds[:, :size, :size], alone.mask[:, :size]
+        )
+        noise = Noise()
+        expected = model.log_prob(small, noise=noise)
+        tape = Noise()
+        model.bounds(alone, tape)
+        for draw, short in zip(tape.draws, noise.draws, strict=True):
+            draw[:, : short.shape[1]] = short  # padding comes last, and has noise of its own
+        tape.rewind()
+        torch.testing.assert_close(model.log_prob(alone, noise=tape), expected)
+
+
+def test_records_are_functions_of_seed_and_number(build, random_batch, system):
+    model = build(system, random_batch(20, 8), nodes=3, bonds=2)
+    drawn, again = (model.sample_records(first, n, seed=3) for first, n in ((0, 30), (20, 5)))
+    for k in range(5):
+        for a, b in zip(drawn.graph(20 + k), again.graph(k), strict=True):
+            assert (a == b).all()
+    assert len(set(map(str, (drawn.graph(k) for k in range(30))))) > 20
+
+
+def test_gradients_reach_every_parameter(build, random_batch, system):
+    batch = random_batch(40, 6)
+    model = build(system, batch, nodes=3, bonds=2)
+    assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch)[0])
