@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from graphcnf.baselines.clusters import Cluster, Neighbours, Site, junction_tree
+from graphcnf.baselines.junction_tree.clusters import Cluster, Neighbours, Site, junction_tree
 from graphcnf.errors import UserError
 from graphcnf.graphs.packed import PackedGraphs
 

@@ -21,10 +21,10 @@ CODINGS = {
     "path": "graphcnf.graphs.path.steps:PathSteps",
     "pairs": "graphcnf.graphs.pairs.steps:PairSteps",
     "rounds": "graphcnf.graphs.rounds.steps:RoundSteps",
-    "graphnvp": "graphcnf.baselines.graphnvp:GraphNVPSteps",
-    "graphaf": "graphcnf.baselines.graphaf:GraphAFSteps",
-    "rvae": "graphcnf.baselines.rvae:RegularizedSteps",
-    "jtvae": "graphcnf.baselines.jtvae:JunctionTreeSteps",
+    "graphnvp": "graphcnf.baselines.graphs.graphnvp:GraphNVPSteps",
+    "graphaf": "graphcnf.baselines.graphs.graphaf:GraphAFSteps",
+    "rvae": "graphcnf.baselines.graphs.rvae:RegularizedSteps",
+    "jtvae": "graphcnf.baselines.junction_tree.jtvae:JunctionTreeSteps",
 }
 """Where the steps of each coding are."""
 

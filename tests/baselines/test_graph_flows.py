@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from graphcnf.baselines.one_hot import NOISE, OneHotDequantization
-from graphcnf.baselines.relational import relations
+from graphcnf.baselines.graphs.one_hot import NOISE, OneHotDequantization
+from graphcnf.baselines.graphs.relational import relations
 from graphcnf.categorical.context import Context
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.baselines.breadth_first import breadth_first_order
-from graphcnf.baselines.valency import ValencyCheck
+from graphcnf.baselines.graphs.breadth_first import breadth_first_order
+from graphcnf.baselines.graphs.valency import ValencyCheck
 from graphcnf.flows import record_generators
 from graphcnf.graphs import GraphBatch, PackedGraphs
 

@@ -8,7 +8,7 @@ from couplings import perturb
 from graphs.conftest import molecules, random_graph  # noqa: F401
 
 from graphcnf.baselines import assembly
-from graphcnf.baselines.clusters import junction_tree, rings
+from graphcnf.baselines.junction_tree.clusters import junction_tree, rings
 from graphcnf.baselines.vocabulary import Vocabulary
 from graphcnf.errors import UserError
 from graphcnf.evaluation.measures import isomorphic, reconstruction

@@ -7,7 +7,7 @@ import torch
 from couplings import perturb
 from torch.nn import functional as F
 
-from graphcnf.baselines.rvae import Penalties
+from graphcnf.baselines.graphs.rvae import Penalties
 from graphcnf.flows import Noise
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graphcnf.baselines.assembly import Growing
-from graphcnf.baselines.treebatch import Sites
+from graphcnf.baselines.junction_tree.assembly import Growing
+from graphcnf.baselines.junction_tree.treebatch import Sites
 from graphcnf.flows.base import Generators, draw_uniform
 
 if TYPE_CHECKING:
-    from graphcnf.baselines.jtvae import JunctionTreeSteps
+    from graphcnf.baselines.junction_tree.jtvae import JunctionTreeSteps
 
 TRIES = 20
 """Labels that are tried where the more probable ones can be attached nowhere."""

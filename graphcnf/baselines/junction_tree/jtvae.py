@@ -20,17 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.assembly import (
+from graphcnf.baselines.graphs.gaussian import PRIOR, Gaussian, GraphEncoder
+from graphcnf.baselines.junction_tree.assembly import (
     Growing,
     TreeCode,
     batch_of,
     encode,
     neighbours_of,
 )
-from graphcnf.baselines.messages import Attachments, TreeDecoder, TreeGRU, gather_sum
-from graphcnf.baselines.treebatch import Sites, Tables, TreeBatch
-from graphcnf.baselines.treewalk import Walk
-from graphcnf.baselines.vae import PRIOR, Gaussian, GraphEncoder
+from graphcnf.baselines.junction_tree.messages import Attachments, TreeDecoder, TreeGRU, gather_sum
+from graphcnf.baselines.junction_tree.treebatch import Sites, Tables, TreeBatch
+from graphcnf.baselines.junction_tree.treewalk import Walk
 from graphcnf.baselines.vocabulary import Vocabulary
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.transform import Noise, log_term_dtype

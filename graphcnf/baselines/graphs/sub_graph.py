@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from graphcnf.baselines.relational import RelationalConvolution
+from graphcnf.baselines.graphs.relational import RelationalConvolution
 from graphcnf.flows.logistic_mixture import bounded_log_scale
 from graphcnf.flows.transform import log_term_dtype, masked
 

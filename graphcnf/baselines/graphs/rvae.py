@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.vae import PRIOR, Gaussian, GraphEncoder
+from graphcnf.baselines.graphs.gaussian import PRIOR, Gaussian, GraphEncoder
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise, log_term_dtype

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.treebatch import Sites, Tables, TreeBatch
-from graphcnf.baselines.vae import GraphEncoder
+from graphcnf.baselines.graphs.gaussian import GraphEncoder
+from graphcnf.baselines.junction_tree.treebatch import Sites, Tables, TreeBatch
 
 
 def gather_sum(values: Tensor, owner: Tensor, count: int) -> Tensor:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.one_hot import OneHotDequantization
-from graphcnf.baselines.relational import RelationalConvolution, relations
+from graphcnf.baselines.graphs.one_hot import OneHotDequantization
+from graphcnf.baselines.graphs.relational import RelationalConvolution, relations
 from graphcnf.categorical.context import Context
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.actnorm import ActNorm

@@ -19,11 +19,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from graphcnf.baselines.breadth_first import breadth_first_order
-from graphcnf.baselines.one_hot import OneHotDequantization
-from graphcnf.baselines.relational import relations
-from graphcnf.baselines.sub_graph import SubGraphNetwork, along
-from graphcnf.baselines.valency import ValencyCheck
+from graphcnf.baselines.graphs.breadth_first import breadth_first_order
+from graphcnf.baselines.graphs.one_hot import OneHotDequantization
+from graphcnf.baselines.graphs.relational import relations
+from graphcnf.baselines.graphs.sub_graph import SubGraphNetwork, along
+from graphcnf.baselines.graphs.valency import ValencyCheck
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.base import Generators, StandardNormal
 from graphcnf.flows.transform import Noise, masked, sum_log_term

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphcnf.baselines.assembly import TreeCode
-from graphcnf.baselines.clusters import Site
+from graphcnf.baselines.junction_tree.assembly import TreeCode
+from graphcnf.baselines.junction_tree.clusters import Site
 from graphcnf.baselines.vocabulary import Vocabulary
 
 NEVER = 10_000

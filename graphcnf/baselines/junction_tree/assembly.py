@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from graphcnf.baselines.clusters import Site, junction_tree
+from graphcnf.baselines.junction_tree.clusters import Site, junction_tree
 from graphcnf.baselines.vocabulary import Vocabulary
 from graphcnf.graphs.batch import GraphBatch
 

@@ -1,0 +1,1 @@
+"""Other models of graphs: GraphNVP, GraphAF, R-VAE; each a coding of `GraphCNF`."""

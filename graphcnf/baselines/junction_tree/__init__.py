@@ -1,0 +1,1 @@
+"""JT-VAE: graphs as trees of clusters; a coding of `GraphCNF`."""
