@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from graphcnf.baselines.networks import ImageToVector, VectorToImage
 from graphcnf.baselines.pixels import scaled, unscaled
+from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, draw_normal
-from graphcnf.images.model import ImageLatents, ImageModel
+from graphcnf.images.model import ImageLatents, ImageModel, check_sizes
 
 STARTS, STEPS, RATE = 256, 100, 0.1
 """Of the descent to an image's latents: the nearest of so many draws, and steps of Adam from it."""
@@ -59,6 +60,9 @@ class GAN(ImageModel):
         architecture: str = "gan",
     ):
         super().__init__(architecture, shape, levels, latents=latents, width=width, penalty=penalty)
+        check_sizes(latents=latents, width=width)
+        if not penalty >= 0:
+            raise UserError(f"penalty must be at least 0, not {penalty}")
         channels, *size = shape
         self.latent_size, self.penalty = latents, penalty
         self.generator = VectorToImage(latents, channels, size, width)

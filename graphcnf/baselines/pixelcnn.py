@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.baselines.pixels import PixelMixture, parameter_count, scaled
+from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, draw_uniform
-from graphcnf.images.model import ImageModel
+from graphcnf.images.model import ImageModel, check_sizes
 from graphcnf.images.networks import ChannelNorm
 
 Memory = dict[nn.Module, Tensor]
@@ -70,9 +71,12 @@ class PixelCNN(ImageModel):
         architecture: str = "pixelcnn",
     ):
         super().__init__(
-            architecture, shape, levels, width=width, layers=layers, dilations=list(dilations),
+            architecture, shape, levels, width=width, layers=layers, dilations=dilations,
             mixtures=mixtures, dropout=dropout,
         )  # fmt: skip
+        check_sizes(width=width, layers=layers, dilations=dilations, mixtures=mixtures)
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout must lie in [0, 1), not {dropout}")
         channels, *size = shape
         self.above = CausalConvolution(channels, width, (1, 3), ROWS)
         self.left = CausalConvolution(channels, width, (1, 2), COLUMNS)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-NARROWEST = -7.0
-"""Least logarithm of a scale; the values of a pixel lie in -1 to 1."""
+LOG_SCALES = (-7.0, 3.0)
+"""Least and largest logarithm of a scale; the values of a pixel lie in -1 to 1."""
 
 
 def parameter_count(channels: int, mixtures: int) -> int:
@@ -60,7 +60,7 @@ class PixelMixture:
         self.logits = parts[0]
         self.means = [m + spread.view(-1, 1, 1) for m in parts[1 : 1 + channels]]
         log_scales = parts[1 + channels : 1 + 2 * channels]
-        self.log_scales = [(s - 2).clamp(min=NARROWEST) for s in log_scales]
+        self.log_scales = [(s - 2).clamp(*LOG_SCALES) for s in log_scales]
         self.slopes = [torch.tanh(a) for a in parts[1 + 2 * channels :]]
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from graphcnf.baselines.networks import ImageToVector, VectorToImage
 from graphcnf.baselines.pixels import PixelMixture, parameter_count, scaled
 from graphcnf.flows.base import Generators, StandardNormal, draw_uniform
-from graphcnf.images.model import ImageLatents, ImageModel, bits_of
+from graphcnf.images.model import ImageLatents, ImageModel, bits_of, check_sizes
 
 
 class VAE(ImageModel):
@@ -56,6 +56,7 @@ class VAE(ImageModel):
         super().__init__(
             architecture, shape, levels, latents=latents, width=width, mixtures=mixtures
         )
+        check_sizes(latents=latents, width=width, mixtures=mixtures)
         channels, *size = shape
         self.latent_size = latents
         self.encoder = ImageToVector(channels, size, 2 * latents, width)

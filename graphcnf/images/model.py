@@ -250,6 +250,15 @@ class ImageModel(Pretrained, nn.Module, ABC):
         return x
 
 
+def check_sizes(**sizes: Any) -> None:
+    """Raise `UserError` for sizes, or lists of them, that are no whole numbers from 1 on."""
+    for name, value in sizes.items():
+        several = value if isinstance(value, list | tuple) else [value]
+        whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in several)
+        if not several or not whole:
+            raise UserError(f"{name} must be whole numbers from 1 on, not {value!r}")
+
+
 def bits_of(loss: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Bits per dimension of a mean loss in nats per dimension: sum over images, their number."""
     return loss.detach() * (count / math.log(2)), torch.tensor(float(count))
