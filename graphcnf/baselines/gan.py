@@ -104,8 +104,11 @@ class GAN(ImageModel):
         return self.penalty / 2 * gradient.square().flatten(1).sum(1).mean()
 
     def _images(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W) of latents (B, latents), values in -1 to 1."""
-        return torch.tanh(self.generator(z))
+        """Images (B, C, H, W) of latents (B, latents); what lies beyond -1 and 1 is cut off later.
+
+        A tanh here has no slope where all pixels are black: the generator got there, and stayed.
+        """
+        return self.generator(z)
 
     @torch.no_grad()
     def sample(
