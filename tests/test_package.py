@@ -21,6 +21,7 @@ ALLOWED = {
     "coloring": {"graphs", "categorical", "flows"},
     "images": {"flows"},
     "molecules": {"graphs", "categorical", "flows"},
+    "baselines": {"molecules", "images", "graphs", "categorical", "flows"},
     "training": {"molecules", "graphs", "categorical", "flows"},
     "discrete": {"training", "graphs", "categorical", "flows"},
     "evaluation": {"molecules", "graphs", "categorical", "flows"},
@@ -28,7 +29,7 @@ ALLOWED = {
     "datasets": {"molecules", "graphs", "categorical", "flows"},
     "scripts": {
         *("datasets", "discrete", "training", "evaluation", "optimization", "images", "molecules"),
-        *("coloring", "graphs", "categorical", "flows"),
+        *("baselines", "coloring", "graphs", "categorical", "flows"),
     },
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks", "graphcnf.scripts.figures")

@@ -77,6 +77,7 @@ def train_all(
             a preset with the first rate has ended with a model.
     """
     usual = {preset: _learning_rate(preset) for preset in presets}
+    folder.mkdir(parents=True, exist_ok=True)
     found = []
     for preset in presets:
         trained = Trained(Path(preset).stem)
