@@ -62,12 +62,16 @@ def test_models_are_trained_once_and_put_side_by_side(bench, surroundings, monke
     names = {str(path.parent) for path in Path("runs").glob("*/*/model")}
     assert names == {"runs/vae/seed-0", "runs/gan/seed-0"}
 
+    log = Path("runs/vae/seed-0/metrics.csv")
+    written = log.stat().st_mtime_ns
+
     # A learning rate far too high: counted, and no reason to stop.
     code, out, err = bench("images", "vae.toml", *common, "--rates", "1,9000")
     assert code == 0 and "steps in a row had a non-finite" in err, err
     assert (
         out.count("(bound)") == 1 and "| 1 of 2 " in out and "learning rates times 1, 9000" in out
     )
+    assert log.stat().st_mtime_ns == written, "what is there is not trained again"
     shutil.rmtree("runs/vae")
     Path("runs/vae-x9000").rename("runs/vae")
     code, _, err = bench("images", "vae.toml", "--minutes", 0.5, "--folder", "runs")
