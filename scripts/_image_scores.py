@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from graphcnf.datasets.images import ImageDataset
-    from graphcnf.images import ImageFlow
+    from graphcnf.images import ImageModel
 
 DRAWS = 8
-"""Draws of the dequantization in a bound."""
+"""Draws in a bound."""
 
 BATCH = 100
 RECONSTRUCTED = 50
@@ -40,7 +40,7 @@ def evaluate_images(
 
     Args:
         names: Their folders; the differences are to the first.
-        draws: Draws of the dequantization in a bound.
+        draws: Draws in a bound.
         seed: Seed of the noise.
         device: Where to compute.
         out: File to write, stdout if None.
@@ -69,7 +69,8 @@ def evaluate_images(
     ]
     notes = [
         "Bits per dimension: mean over images, with its standard error; a bound lies above the "
-        f"true value, with {draws} draws of the dequantization in one logarithm or with one draw.",
+        f"true value, with {draws} draws (of the dequantization, or of a VAE's latents) in one "
+        "logarithm or with one draw.",
     ]
     if len(rows) > 1:
         notes.append("Differences are of the same images, with the standard error of their mean.")
@@ -91,35 +92,36 @@ def score_image_models(
     for name in names:
         model = load_image_model(name, device)
         data = data_of(model, name, datasets)
-        torch.manual_seed(seed)
-        bits, single = _bits(model, data, draws, name)
+        bits = None
         test = data.part("test")
         some = test[:RECONSTRUCTED].to(model.device)
-        back = (model.decode(model.encode(some)) == some).flatten(1).all(1)
         row = {
             "model": Path(name).name,
             "architecture": model.config["architecture"],
             "dataset": data.name,
             "images": len(test),
             "draws": draws,
-            "figure": "exact" if model.exact else "bound",
-            **_mean("bits_per_dimension", bits),
-            **_mean("bits_one_draw", single),
-            "reconstruction": back.double().mean().item(),
-            "reconstructed": len(some),
+            "figure": model.likelihood or "none",
             "parameters": sum(p.numel() for p in model.parameters()),
             "training_minutes": model.metadata.get("training", {}).get("minutes"),
             "sampling_milliseconds": _sampling_milliseconds(model),
         }
+        if model.likelihood is not None:
+            torch.manual_seed(seed)
+            bits, single = _bits(model, data, draws, name)
+            row |= {**_mean("bits_per_dimension", bits), **_mean("bits_one_draw", single)}
+        if model.latent_size is not None:
+            back = (model.decode(model.encode(some)) == some).flatten(1).all(1)
+            row |= {"reconstruction": back.double().mean().item(), "reconstructed": len(some)}
         if first is None:
             first = model.metadata.get("data"), bits
-        elif first[0] == model.metadata.get("data"):
+        elif first[0] == model.metadata.get("data") and None not in (bits, first[1]):
             row |= _mean("difference", bits - first[1])
         rows.append(row)
     return rows
 
 
-def _bits(model: ImageFlow, data: ImageDataset, draws: int, name: str) -> tuple[Any, Any]:
+def _bits(model: ImageModel, data: ImageDataset, draws: int, name: str) -> tuple[Any, Any]:
     """Bits per dimension of the test images with `draws` draws and with one, (M,) float64."""
     import torch
 
@@ -153,7 +155,7 @@ def _figure(key: str, kind: str | None = None) -> Callable[[Mapping[str, Any]], 
     return show
 
 
-def _sampling_milliseconds(model: ImageFlow) -> float:
+def _sampling_milliseconds(model: ImageModel) -> float:
     model.sample(TIMED).cpu()
     began = time.perf_counter()
     # What is brought to the CPU has been drawn.

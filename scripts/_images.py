@@ -6,7 +6,7 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graphcnf.errors import UserError
 from graphcnf.files import at_home, write_file
@@ -16,35 +16,45 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from graphcnf.datasets.images import ImageDataset
-    from graphcnf.images import ImageFlow
+    from graphcnf.images import ImageModel
 
 LARGEST_GRID = 10_000
 
 
 def is_image_model(name: str) -> bool:
-    """Whether the folder, or its `model/`, holds an `ImageFlow`; reads its config.json only."""
+    """Whether the folder, or its `model/`, holds a model of images; reads its config.json only."""
+    return bool(_architectures(name))
+
+
+def _architectures(name: str) -> list[Any]:
+    """The architecture that the folder's config.json names, in a list; nothing without one."""
     folder = at_home(name)
     for path in (folder / "config.json", folder / "model" / "config.json"):
         try:
-            return "architecture" in json.loads(path.read_text())["model"]
+            return [json.loads(path.read_text())["model"]["architecture"]]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
-    return False
+    return []
 
 
-def load_image_model(name: str, device: str = "cpu") -> ImageFlow:
-    """Load a folder with an image model.
+def load_image_model(name: str, device: str = "cpu") -> ImageModel:
+    """Load a folder with an image model, whatever its architecture.
 
     Raises:
         UserError: There is no such model or device.
     """
-    from graphcnf.images import ImageFlow
+    from graphcnf.baselines.images.models import image_model_class
     from graphcnf.scripts._sampling import check_device
 
-    if not is_image_model(name):
+    found = _architectures(name)
+    if not found:
         raise UserError(f"{name!r} is no folder with an image model")
     check_device(device)
-    return ImageFlow.from_pretrained(name, device)
+    try:
+        kind = image_model_class(found[0])
+    except UserError as error:
+        raise UserError(f"{name}: config.json: {error}") from None
+    return kind.from_pretrained(name, device)
 
 
 def generate_images(
@@ -63,7 +73,7 @@ def generate_images(
         number: How many.
         out: .png for a grid, .npy for an array (N, C, H, W) uint8.
         seed: Seed of the sample.
-        temperature: See `ImageFlow.sample`.
+        temperature: See `ImageModel.sample`.
         device: Where to draw.
     """
     from graphcnf.scripts._output import check_place, output_kind
@@ -98,7 +108,7 @@ def generate_images(
 
 
 def data_of(
-    model: ImageFlow, name: str, known: dict[str, ImageDataset] | None = None
+    model: ImageModel, name: str, known: dict[str, ImageDataset] | None = None
 ) -> ImageDataset:
     """The images that a model was trained on.
 
@@ -131,7 +141,7 @@ def data_of(
     return data
 
 
-def read_image(text: str, model: ImageFlow, name: str) -> Tensor:
+def read_image(text: str, model: ImageModel, name: str) -> Tensor:
     """Image (C, H, W) uint8 of a PNG file, or of the held-out image with this number.
 
     Raises:

@@ -137,10 +137,9 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
 
 
 def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    from graphcnf.baselines.images.models import image_model_class
     from graphcnf.datasets.images import load_images
-    from graphcnf.images import ImageFlow
-    from graphcnf.images.models import MODELS
-    from graphcnf.images.networks import ConvolutionNetwork
+    from graphcnf.images import MODELS, ConvolutionNetwork, ImageFlow
 
     shift, size = data.pop("shift", 0), settings.batch_size
     if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift <= 1000:
@@ -157,11 +156,12 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
         data["path"] = str(call("[data]", at_home, data["path"], known={}).absolute())
     dataset = _loaded(load_images, data)
     known = {"shape": dataset.shape, "levels": dataset.levels}
-    architecture = MODELS.get(str(model["architecture"]))
-    if architecture is not None:
-        fixed = ("inputs", "outputs", "size", "context", *known)
-        check("[model]", model, ImageFlow, architecture, ConvolutionNetwork, fixed=fixed)
-    network = call("[model]", ImageFlow, known=known, **model)
+    kind = call("[model]", image_model_class, model["architecture"], known={})
+    # What a flow's architecture does not take, its networks do.
+    parts = (MODELS[model["architecture"]], ConvolutionNetwork) if kind is ImageFlow else ()
+    fixed = ("inputs", "outputs", "size", "context", *known)
+    check("[model]", model, kind, *parts, fixed=fixed)
+    network = call("[model]", kind, known=known, **model)
     network.metadata = {"dataset": dataset.name, "data": data, "checksum": dataset.checksum}
 
     def train_batches(epoch: int, seed: int, start: int, stride: int) -> Iterator[torch.Tensor]:

@@ -48,7 +48,7 @@ def evaluate(
             "one.",
         ),
     ],
-    draws: Annotated[int, typer.Option(min=1, help="Draws of the dequantization in a bound.")] = 8,
+    draws: Annotated[int, typer.Option(min=1, help="Draws in a bound.")] = 8,
     seed: Seed = 0,
     device: Device = "cpu",
     out: Annotated[
@@ -80,7 +80,8 @@ def interpolate(
 ) -> None:
     """Draw the images on the straight line in latent space from one image to another.
 
-    The first and the last are the images themselves: encoding loses nothing.
+    The first and the last are the images themselves where encoding loses nothing, as in a flow;
+    a VAE and a GAN show what they make of them. A PixelCNN has no latents.
     """
     from graphcnf.scripts._images import load_image_model, read_image, write_grid
     from graphcnf.scripts._output import check_place, output_kind

@@ -1,1 +1,1 @@
-"""Other systems, written from their papers on the flows, graphs and training loop here."""
+"""Other systems on the same core, each written from its paper, to compare the flows with."""

@@ -5,55 +5,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphcnf.errors import UserError
-from graphcnf.flows.base import record_generators
-from graphcnf.flows.transform import Noise, Sequential, log_term_dtype
+from graphcnf.flows.transform import Noise, Sequential
+from graphcnf.images.model import ImageLatents, ImageModel
 from graphcnf.images.models import MODELS
-from graphcnf.pretrained import Pretrained
-
-WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-BLOCK = 32
-"""Records that are drawn together: rounding in float32 depends on the size of a batch."""
 
 
-@dataclass
-class ImageLatents:
-    """Everything that determines images, apart from the noise within the cells.
-
-    Attributes:
-        z: Latents that went through all layers, (B, C, H, W).
-        discarded: What was factored out on the way, in the order in which it was.
-    """
-
-    z: Tensor
-    discarded: list[Tensor]
-
-    def __len__(self) -> int:
-        return len(self.z)
-
-    def towards(self, other: ImageLatents, share: Tensor) -> ImageLatents:
-        """Points on the straight line to `other`: 0 is here, 1 is there.
-
-        Args:
-            other: Latents of as many images; those of one image go with any number of points.
-            share: (B,).
-        """
-        share = share.to(self.z).view(-1, 1, 1, 1)
-
-        def mix(a: Tensor, b: Tensor) -> Tensor:
-            return (1 - share) * a + share * b
-
-        pairs = zip(self.discarded, other.discarded, strict=True)
-        return ImageLatents(mix(self.z, other.z), [mix(a, b) for a, b in pairs])
-
-
-class ImageFlow(Pretrained, nn.Module):
+class ImageFlow(ImageModel):
     """Density of images of whole numbers: dequantization, layers, base density.
 
     The constructor's arguments are the configuration: they are saved with the weights and rebuild
@@ -84,17 +47,11 @@ class ImageFlow(Pretrained, nn.Module):
     def __init__(
         self, *, architecture: str, shape: Sequence[int], levels: int = 256, **options: Any
     ):
-        super().__init__()
+        super().__init__(architecture, shape, levels, **options)
         if architecture not in MODELS:
             raise UserError(
                 f"architecture must be one of {', '.join(MODELS)}, not {architecture!r}"
             )
-        if len(shape) != 3 or min(shape) < 1:
-            raise UserError(f"shape must be channels, height and width, not {list(shape)}")
-        if not 2 <= levels <= 256:
-            raise UserError(f"levels must lie in 2 to 256, not {levels}")
-        self.config = {"architecture": architecture, "shape": list(shape), "levels": levels}
-        self.config |= options
         try:
             _check_options(options)
             layers = MODELS[architecture](tuple(shape), levels, **options)
@@ -103,17 +60,7 @@ class ImageFlow(Pretrained, nn.Module):
         self.flow = Sequential(*layers.steps)
         self.base = layers.base
         self.latent_shape = layers.shape
-        self.metadata: dict = {}
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images."""
-        return tuple(self.config["shape"])
-
-    @property
-    def levels(self) -> int:
-        """Number of values of a pixel."""
-        return self.config["levels"]
+        self.latent_size = math.prod(self.shape)
 
     @property
     def exact(self) -> bool:
@@ -121,9 +68,9 @@ class ImageFlow(Pretrained, nn.Module):
         return self.flow.exact
 
     @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+    def likelihood(self) -> str:
+        """See `ImageModel`."""
+        return "exact" if self.exact else "bound"
 
     def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
         """Lower bound on log P(x), (B,) nats, from `samples` draws of the dequantization.
@@ -140,30 +87,12 @@ class ImageFlow(Pretrained, nn.Module):
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
-        x = self._checked(x).to(self._dtype)
+        x = self.checked(x).to(self.dtype)
         draws = []
         for _ in range(samples):
             z, log_term = self.flow(x, noise=noise)
             draws.append(self.base.log_prob(z) + log_term)
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
-
-    def bits_per_dimension(self, x: Tensor, samples: int = 8) -> Tensor:
-        """Upper bound on the bits per pixel and channel, (B,); see `log_prob`."""
-        return -self.log_prob(x, samples) / (math.prod(self.shape) * math.log(2))
-
-    def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """Negative bound in nats per dimension, and metrics.
-
-        Args:
-            batch: Images (B, C, H, W).
-            beta: Without influence: nothing is decoded by a posterior here.
-
-        Returns:
-            The loss, and as a pair (sum over images, number of images) `bits_per_dimension`.
-        """
-        loss = -self.log_prob(batch).mean() / math.prod(self.shape)
-        bits = loss.detach() * (len(batch) / math.log(2))
-        return loss, {"bits_per_dimension": (bits, torch.tensor(float(len(batch))))}
 
     @torch.no_grad()
     def sample(self, count: int, *, temperature: float = 1.0, generator=None) -> Tensor:
@@ -182,31 +111,10 @@ class ImageFlow(Pretrained, nn.Module):
             temperature=temperature,
             generator=generator,
             device=self.device,
-            dtype=self._dtype,
+            dtype=self.dtype,
         )
         x = self.flow.inverse(z, temperature=temperature, generator=generator)
         return x.to(torch.uint8)
-
-    @torch.no_grad()
-    def sample_records(
-        self, first: int, count: int, *, seed: int = 0, temperature: float = 1.0
-    ) -> Tensor:
-        """Records `first` to `first + count - 1` of the sample with this seed.
-
-        A record is a function of the seed, its number and the temperature: it does not depend on
-        how many are asked for.
-
-        Returns:
-            (count, C, H, W) uint8.
-        """
-        if first < 0 or count < 1:
-            raise ValueError(f"no records {first} to {first + count - 1}")
-        start = first - first % BLOCK
-        drawn = [
-            self.sample(BLOCK, temperature=temperature, generator=record_generators(seed, k, BLOCK))
-            for k in range(start, first + count, BLOCK)
-        ]
-        return torch.cat(drawn)[first - start :][:count]
 
     @torch.no_grad()
     def encode(self, x: Tensor, noise: Noise | None = None) -> ImageLatents:
@@ -219,7 +127,7 @@ class ImageFlow(Pretrained, nn.Module):
         Raises:
             ValueError: Other images than the model is for.
         """
-        x, discarded = self._checked(x), []
+        x, discarded = self.checked(x), []
         z, _ = self._double().flow(x.double(), noise=noise, discarded=discarded)
         return ImageLatents(z, discarded)
 
@@ -229,63 +137,9 @@ class ImageFlow(Pretrained, nn.Module):
         x = self._double().flow.inverse(latents.z.double(), discarded=list(latents.discarded))
         return x.to(torch.uint8)
 
-    def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
-        """Images on the straight line in latent space between two.
-
-        Args:
-            a: The first image, (C, H, W).
-            b: The last one.
-            steps: Number of images, both ends included.
-
-        Returns:
-            (steps, C, H, W) uint8; the first is `a`, the last `b`.
-
-        Raises:
-            ValueError: Other images than the model is for, or fewer than 2 steps.
-        """
-        if steps < 2:
-            raise ValueError(f"a line has at least 2 points, not {steps}")
-        return self.decode(self.line(a, b, torch.linspace(0, 1, steps)))
-
-    def line(self, a: Tensor, b: Tensor, share: Tensor) -> ImageLatents:
-        """Latents on the straight line between those of two images (C, H, W).
-
-        Args:
-            a: Where the share is 0.
-            b: Where it is 1.
-            share: (B,).
-
-        Raises:
-            ValueError: Other images than the model is for.
-        """
-        start, end = (self.encode(image[None]) for image in (a, b))
-        return start.towards(end, share)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """float64 for a model of that type, otherwise float32."""
-        return log_term_dtype(next(self.parameters()))
-
     def _double(self) -> ImageFlow:
         """A copy in float64 and evaluation mode: float32 would lose some pixel now and then."""
         return copy.deepcopy(self).double().eval()
-
-    def _checked(self, x: Tensor) -> Tensor:
-        if x.dtype not in WHOLE:
-            raise ValueError(f"pixels must be whole numbers such as uint8, not {x.dtype}")
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
-            channels, height, width = self.shape
-            raise ValueError(
-                f"this model is for images of {channels} channels and {height} x {width} pixels, "
-                f"(B, {channels}, {height}, {width}), not {tuple(x.shape)}"
-            )
-        if x.numel() and (self.levels < 256 or x.dtype != torch.uint8):
-            least, most = int(x.min()), int(x.max())
-            if least < 0 or most >= self.levels:
-                raise ValueError(
-                    f"pixels must lie in 0 to {self.levels - 1}, got {least} to {most}"
-                )
-        return x
 
 
 def _check_options(options: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from graphcnf.errors import UserError, nearest
 from graphcnf.limits import size_fault
 
-MAY_BE_ZERO = {"alpha", "context", "couplings", "dropout", "heads", "index_offset", "pixels",
-               "rounds", "seed", "separation", "shift", "test_seed"}  # fmt: skip
+MAY_BE_ZERO = {"alpha", "context", "couplings", "dropout", "heads", "index_offset", "penalty",
+               "pixels", "rounds", "seed", "separation", "shift", "test_seed"}  # fmt: skip
 """Names of numbers that may be 0; all others are sizes or counts."""
 
 NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes",

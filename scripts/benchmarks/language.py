@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphcnf.datasets.references import cached_statistics
-from graphcnf.errors import UserError
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.draw import first_blocks
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.molecules.distributions import compare
 from graphcnf.molecules.metrics import evaluate_records, summarize
-from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of, saved_metadata
+from graphcnf.scripts.benchmarks.runs import (
+    TrainedRun,
+    check_minutes,
+    molecules_of,
+    run_child,
+    saved_metadata,
+    train_run,
+)
 from graphcnf.scripts.evaluation import named_data
 
 if TYPE_CHECKING:
@@ -44,40 +47,21 @@ def train_both(preset: str, seeds: Sequence[int], folder: Path, minutes: float) 
     """
     runs = []
     for seed in seeds:
-        run = TrainedRun(folder / Path(preset).stem / f"seed-{seed}")
-        if not (run.path / "metrics.csv").is_file():
-            options = [f"--minutes={minutes}", f"--seed={seed}", "--threads=1"]
-            options += ["--set=clock=cpu", "--set=eval_minutes=0", "--set=snapshots=false"]
-            _child(["-m", "graphcnf", "train", preset, f"--out={run.path}", *options])
-        run = TrainedRun(run.path)
-        run.check_finished()
-        _check_minutes(run.path, run.settings.minutes, minutes)
+        place = folder / Path(preset).stem / f"seed-{seed}"
+        run = train_run(preset, place, minutes=minutes, seed=seed)
         rival = _rival(folder, seed)
         if not (rival / "config.json").is_file():
             data = json.dumps(run.config["data"])
             module = "graphcnf.scripts.benchmarks.smiles_lstm"
-            _child(["-m", module, str(rival), str(minutes), str(seed), data])
+            run_child(["-m", module, str(rival), str(minutes), str(seed), data])
         trained = saved_metadata(rival).get("training", {}).get("cpu_minutes", 0)
-        _check_minutes(rival, trained, minutes)
+        check_minutes(rival, trained, minutes)
         runs.append(run)
     return runs
 
 
 def _rival(folder: Path, seed: int) -> Path:
     return folder / "smiles-lstm" / f"seed-{seed}"
-
-
-def _check_minutes(path: Path, found: float, wanted: float) -> None:
-    # The last step may take a little longer.
-    if abs(found - wanted) > 0.02 * wanted + 0.02:
-        raise UserError(f"{path} was trained for {found:g} minutes, not {wanted:g}: delete it")
-
-
-def _child(arguments: list[str]) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    code = subprocess.call([sys.executable, *arguments], env=environment, stdout=sys.stderr)
-    if code:
-        raise UserError(f"training failed (exit code {code}), see above")
 
 
 def compare_both(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
@@ -26,6 +29,10 @@ NEEDED = {"phase": str, "step": int, "minutes": float}
 """Columns of `metrics.csv` that every line has, though there may be nothing in them."""
 
 
+class TrainingFailed(UserError):
+    """A training ended without a model."""
+
+
 class TrainedRun:
     """A run directory, as training has left it or is writing it.
 
@@ -40,6 +47,15 @@ class TrainedRun:
     def config(self) -> dict[str, Any]:
         """Tables `model`, `data` and `training`."""
         return load_config(self.path / "config.toml")
+
+    @property
+    def finished(self) -> bool:
+        """Whether `check_finished` finds nothing to say."""
+        try:
+            self.check_finished()
+        except UserError:
+            return False
+        return True
 
     @property
     def settings(self) -> TrainingSettings:
@@ -111,6 +127,58 @@ class TrainedRun:
             "minutes": float(record.get("minutes", last["minutes"])),
             **bits,
         }
+
+
+def train_run(
+    preset: str, path: Path, *, minutes: float, seed: int, settings: Sequence[str] = ()
+) -> TrainedRun:
+    """Train in a process of one thread for so many minutes of CPU time.
+
+    What is there stays, and what was interrupted goes on.
+
+    Args:
+        preset: Its name or file.
+        path: The run's directory.
+        minutes: The budget.
+        seed: Of the training.
+        settings: Further entries of the preset, as `graphcnf train --set` takes them.
+
+    Raises:
+        TrainingFailed: It did.
+        UserError: The directory holds a run with another budget.
+    """
+    run = TrainedRun(path)
+    if (path / "config.toml").is_file():
+        check_minutes(path, run.settings.minutes or 0, minutes)
+    if not run.finished:
+        options = [f"--minutes={minutes}", f"--seed={seed}", "--threads=1"]
+        fixed = ("clock=cpu", "eval_minutes=0", "snapshots=false", *settings)
+        options += [f"--set={setting}" for setting in fixed]
+        if (path / "checkpoints" / "last.ckpt").exists():
+            options.append("--resume")
+        run_child(["-m", "graphcnf", "train", preset, f"--out={path}", *options])
+    run = TrainedRun(path)
+    run.check_finished()
+    return run
+
+
+def check_minutes(path: Path, found: float, wanted: float) -> None:
+    """Raise `UserError` where a training had another budget than is wanted."""
+    # The last step may take a little longer.
+    if abs(found - wanted) > 0.02 * wanted + 0.02:
+        raise UserError(f"{path} was trained for {found:g} minutes, not {wanted:g}: delete it")
+
+
+def run_child(arguments: Sequence[str]) -> None:
+    """Run Python with these arguments in a process of one thread.
+
+    Raises:
+        TrainingFailed: It ended with an error.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    code = subprocess.call([sys.executable, *arguments], env=environment, stdout=sys.stderr)
+    if code:
+        raise TrainingFailed(f"training failed (exit code {code}), see above")
 
 
 def find_runs(places: Sequence[Path]) -> list[TrainedRun]:

@@ -9,7 +9,7 @@ from graphs.conftest import molecules, random_graph  # noqa: F401
 
 from graphcnf.baselines import assembly
 from graphcnf.baselines.junction_tree.clusters import junction_tree, rings
-from graphcnf.baselines.vocabulary import Vocabulary
+from graphcnf.baselines.junction_tree.vocabulary import Vocabulary
 from graphcnf.errors import UserError
 from graphcnf.evaluation.measures import isomorphic, reconstruction
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs

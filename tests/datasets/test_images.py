@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from graphcnf.datasets import image_files
+from graphcnf.datasets.image_files import read_digit_labels
 from graphcnf.datasets.images import load_images
 from graphcnf.errors import UserError
 from graphcnf.molecules.optional import installed_file
@@ -26,6 +27,15 @@ def write_png(path, array, mode=None):
     Image = pytest.importorskip("PIL.Image")
     image = Image.fromarray(array)
     (image.convert(mode) if mode else image).save(path)
+
+
+def test_labels_name_the_digits():
+    labels = read_digit_labels()
+    assert labels.shape == (5000,) and np.bincount(labels).tolist() == [500] * 10
+    images = load_images().images
+    # A one has less ink than a zero, whatever the order of the file.
+    ink = [images[labels == k].mean() for k in (0, 1)]
+    assert ink[1] < 0.6 * ink[0]
 
 
 def test_digits():

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from graphcnf.baselines.junction_tree.clusters import Site, junction_tree
-from graphcnf.baselines.vocabulary import Vocabulary
+from graphcnf.baselines.junction_tree.vocabulary import Vocabulary
 from graphcnf.graphs.batch import GraphBatch
 
 

@@ -31,7 +31,7 @@ from graphcnf.baselines.junction_tree.assembly import (
 from graphcnf.baselines.junction_tree.messages import Attachments, TreeDecoder, TreeGRU, gather_sum
 from graphcnf.baselines.junction_tree.treebatch import Sites, Tables, TreeBatch
 from graphcnf.baselines.junction_tree.treewalk import Walk
-from graphcnf.baselines.vocabulary import Vocabulary
+from graphcnf.baselines.junction_tree.vocabulary import Vocabulary
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents

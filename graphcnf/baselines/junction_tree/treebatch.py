@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from graphcnf.baselines.junction_tree.assembly import TreeCode
 from graphcnf.baselines.junction_tree.clusters import Site
-from graphcnf.baselines.vocabulary import Vocabulary
+from graphcnf.baselines.junction_tree.vocabulary import Vocabulary
 
 NEVER = 10_000
 """Nodes that a cluster would add where it cannot be attached at all."""

@@ -35,6 +35,7 @@ BAD_TEXTS = {
                 "1/" + "9" * 30),
     "--seeds": SEVERAL,
     "--orders": SEVERAL,
+    "--rates": ("", ",", "1,,2", "1;2", "a,b", "1,1", "-1", "0", "0.5,0", "nan", "inf", "1e3"),
     "--metrics": ("", ",", "beauty", "fcd,beauty", "fcd,,snn", "ALL "),
     "--reference": ("", "nowhere", "~nouser/x.smi", "{work}", "/dev/full"),
     "--test": ("", "nowhere", "~nouser/x.smi", "{work}"),
@@ -113,13 +114,14 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("benchmarks", "constrained"): Usual(
         (*MODEL, "--molecules", "1", "--pool", "9", "--budget", "3", "--folder", "run")
     ),
+    ("benchmarks", "images"): Usual(("{pictures}", "--minutes", "0.01", "--folder", "x")),
     ("benchmarks", "sets"): Usual(("{sets_run}",)),
     ("benchmarks", "coloring"): Usual(("{coloring}", "-n", "2")),
     ("figures", "latents"): Usual(("--steps", "1", "--out", "x.png"), ".png"),
 }  # fmt: skip
 
 
-NOT_HERE = {("benchmarks", "train"): "half a minute", ("benchmarks", "images"): "normflows",
+NOT_HERE = {("benchmarks", "train"): "half a minute", ("benchmarks", "images"): "a training",
             ("benchmarks", "language"): "fcd_torch",
             ("figures", "latents"): "ZINC250k encoded, a minute"}  # fmt: skip
 """Commands that need more than the stage has when all is well, and what."""

@@ -84,6 +84,25 @@ EXPERIMENTS: dict[str, tuple[dict, dict, dict[str, tuple], dict[str, tuple]]] = 
          "levels": (4,), "context": (3,), "kernels": ("x", [3], [2, 2], [3, 3, 3])},
         {"path": (*FILE, "{molecules}"), "bits": (*SIZE, 9), "shift": WHOLE},
     ),
+    "pixelcnn": (
+        {"architecture": "pixelcnn", "width": 4, "layers": 1, "mixtures": 2},
+        {"name": "images", "path": "{photos}", "bits": 2},
+        {"width": SIZE, "layers": SIZE, "mixtures": SIZE, "dropout": (*REAL, 1.0),
+         "dilations": ("x", 3, [], [0], [1.5], ["a"]), "shape": ([1, 4, 4],), "latents": (3,)},
+        {},
+    ),
+    "vae": (
+        {"architecture": "vae", "width": 4, "latents": 2},
+        {"name": "images", "path": "{photos}", "bits": 2},
+        {"width": SIZE, "latents": SIZE, "mixtures": SIZE, "levels": (4,), "layers": (3,)},
+        {},
+    ),
+    "gan": (
+        {"architecture": "gan", "width": 4, "latents": 2},
+        {"name": "images", "path": "{photos}", "bits": 2},
+        {"width": SIZE, "latents": SIZE, "penalty": REAL, "mixtures": (3,)},
+        {},
+    ),
 }  # fmt: skip
 """What can be trained: `[model]`, `[data]`, and bad values of the entries of both."""
 

@@ -26,8 +26,8 @@ from graphcnf.scripts.cli import app
 from graphcnf.scripts.cli import run as run_command
 from graphcnf.scripts.figures import cli as figures
 
-PLACES = ("molecules", "preset", "model", "shard", "images", "photos", "coloring", "run",
-          "sets_run", "work")  # fmt: skip
+PLACES = ("molecules", "preset", "model", "shard", "images", "photos", "pictures", "coloring",
+          "run", "sets_run", "work")  # fmt: skip
 """What a stage holds, by the names that cases call it."""
 
 PROGRAMS = {"graphcnf": app, "benchmarks": benchmarks.app, "figures": figures.app}
@@ -123,6 +123,16 @@ class Stage:
             pixels = dice.integers(0, 256, (4, 4), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{k:02}.png")
         return folder
+
+    @cached_property
+    def pictures(self) -> Path:
+        """A preset that trains on the photographs."""
+        path = self.root / "pictures.toml"
+        path.write_text(
+            f'[model]\narchitecture = "vae"\nwidth = 4\nlatents = 2\n\n[data]\nname = "images"\n'
+            f'path = "{self.photos}"\nbits = 2\n'
+        )
+        return path
 
     @cached_property
     def images(self) -> Path:

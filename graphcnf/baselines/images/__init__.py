@@ -1,0 +1,1 @@
+"""Other models of images: PixelCNN, a variational autoencoder, an adversarial network."""

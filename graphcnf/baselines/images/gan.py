@@ -1,0 +1,142 @@
+"""Generative adversarial network: a generator against a discriminator, without likelihood.
+
+    discriminator:  E softplus(-D(x)) + E softplus(D(G(z))) + gamma / 2 E |grad_x D(x)|^2
+    generator:      E softplus(-D(G(z)))
+
+References:
+    Goodfellow et al., *Generative adversarial nets*, NeurIPS 2014, arXiv 1406.2661 (the
+    non-saturating loss);
+    Mescheder et al., *Which training methods for GANs do actually converge?*, ICML 2018,
+    arXiv 1801.04406 (the penalty R1);
+    Zhu et al., *Generative visual manipulation on the natural image manifold*, ECCV 2016,
+    arXiv 1609.03552 (latents of an image by gradient descent).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from graphcnf.baselines.images.networks import ImageToVector, VectorToImage
+from graphcnf.baselines.images.pixels import scaled, unscaled
+from graphcnf.errors import UserError
+from graphcnf.flows.base import Generators, draw_normal
+from graphcnf.images.model import ImageLatents, ImageModel, check_sizes
+
+STARTS, STEPS, RATE = 256, 100, 0.1
+"""Of the descent to an image's latents: the nearest of so many draws, and steps of Adam from it."""
+
+
+class GAN(ImageModel):
+    """Samples in one pass, no likelihood; latents of an image are searched for.
+
+    Args:
+        shape: Channels, height and width.
+        levels: Number of values of a pixel, at most 256.
+        latents: Numbers that an image is made of.
+        width: See `graphcnf.baselines.images.networks.ImageToVector`.
+        penalty: gamma.
+        architecture: "gan".
+
+    Examples:
+        >>> model = GAN(shape=(1, 4, 4), levels=16, latents=3, width=4)
+        >>> loss, metrics = model.training_loss(torch.randint(16, (2, 1, 4, 4)))
+        >>> sorted(metrics)
+        ['discriminator_loss', 'generator_loss', 'gradient_penalty']
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: Sequence[int],
+        levels: int = 256,
+        latents: int = 64,
+        width: int = 32,
+        penalty: float = 10.0,
+        architecture: str = "gan",
+    ):
+        super().__init__(architecture, shape, levels, latents=latents, width=width, penalty=penalty)
+        check_sizes(latents=latents, width=width)
+        if not penalty >= 0:
+            raise UserError(f"penalty must be at least 0, not {penalty}")
+        channels, *size = shape
+        self.latent_size, self.penalty = latents, penalty
+        self.generator = VectorToImage(latents, channels, size, width)
+        self.discriminator = ImageToVector(channels, size, 1, width)
+
+    def training_loss(self, batch: Tensor, *, beta: float = 1.0):
+        """Sum of both players' losses, whose gradient gives each player its own.
+
+        Args:
+            batch: Images (B, C, H, W).
+            beta: Without influence.
+
+        Returns:
+            The loss, and its three parts as pairs (sum over images, number of images).
+        """
+        real = scaled(self.checked(batch), self.levels, self.dtype)
+        fake = self._images(torch.randn(len(real), self.latent_size).to(real))
+        penalty = self._gradient_penalty(real)
+        discriminator = F.softplus(-self.discriminator(real)) + F.softplus(
+            self.discriminator(fake.detach())
+        )
+        # The generator is judged by a discriminator that its loss leaves alone.
+        held = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        generator = F.softplus(-functional_call(self.discriminator, held, (fake,)))
+        parts = {
+            "discriminator_loss": discriminator.mean(),
+            "generator_loss": generator.mean(),
+            "gradient_penalty": penalty,
+        }
+        count = torch.tensor(float(len(batch)))
+        metrics = {name: (part.detach() * count, count) for name, part in parts.items()}
+        return sum(parts.values()), metrics
+
+    def _gradient_penalty(self, real: Tensor) -> Tensor:
+        with torch.enable_grad():  # for the held-out loss, too
+            real = real.detach().requires_grad_()
+            score = self.discriminator(real).sum()
+            (gradient,) = torch.autograd.grad(score, real, create_graph=self.training)
+        return self.penalty / 2 * gradient.square().flatten(1).sum(1).mean()
+
+    def _images(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W) of latents (B, latents); what lies beyond -1 and 1 is cut off later.
+
+        A tanh here has no slope where all pixels are black: the generator got there, and stayed.
+        """
+        return self.generator(z)
+
+    @torch.no_grad()
+    def sample(
+        self, count: int, *, temperature: float = 1.0, generator: Generators = None
+    ) -> Tensor:
+        """Draw latents, scaled by the temperature; see `ImageModel.sample`."""
+        z = temperature * draw_normal(
+            (count, self.latent_size), generator=generator, device=self.device, dtype=self.dtype
+        )
+        return self.decode(ImageLatents(z))
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> ImageLatents:
+        """Latents whose images are near x: of fixed draws the nearest, and a descent from it."""
+        x = scaled(self.checked(x), self.levels, self.dtype)
+        draws = torch.randn(STARTS, self.latent_size, generator=torch.Generator().manual_seed(0))
+        draws = draws.to(x)
+        nearest = torch.cdist(x.flatten(1), self._images(draws).flatten(1)).argmin(1)
+        z = draws[nearest].requires_grad_()
+        optimizer = torch.optim.Adam([z], RATE)
+        for _ in range(STEPS):
+            with torch.enable_grad():
+                distance = (self._images(z) - x).square().sum()
+                (z.grad,) = torch.autograd.grad(distance, z)
+            optimizer.step()
+        return ImageLatents(z.detach())
+
+    @torch.no_grad()
+    def decode(self, latents: ImageLatents) -> Tensor:
+        """Images (B, C, H, W) uint8 of latents."""
+        return unscaled(self._images(latents.z), self.levels)

@@ -1,0 +1,118 @@
+"""Variational autoencoder: latents with a standard normal prior, pixels independent given them.
+
+    log P(x) >= E_{z~q(z|x)} [ log P(x|z) + log p(z) - log q(z|x) ]
+
+An encoder gives mean and variance of q(z|x), a decoder the mixture of every pixel: P(x|z) is a
+probability of whole numbers, so that bits per dimension compare with those of the other models.
+
+References:
+    Kingma & Welling, *Auto-encoding variational Bayes*, ICLR 2014, arXiv 1312.6114;
+    Burda et al., *Importance weighted autoencoders*, ICLR 2016, arXiv 1509.00519 (several draws).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from graphcnf.baselines.images.networks import ImageToVector, VectorToImage
+from graphcnf.baselines.images.pixels import PixelMixture, parameter_count, scaled
+from graphcnf.flows.base import Generators, StandardNormal, draw_uniform
+from graphcnf.images.model import ImageLatents, ImageModel, bits_of, check_sizes
+
+
+class VAE(ImageModel):
+    """A bound on the likelihood, samples in one pass, latents much smaller than an image.
+
+    Args:
+        shape: Channels, height and width.
+        levels: Number of values of a pixel, at most 256.
+        latents: Numbers that an image is encoded into.
+        width: See `graphcnf.baselines.images.networks.ImageToVector`.
+        mixtures: Components of a pixel's mixture.
+        architecture: "vae".
+
+    Examples:
+        >>> model = VAE(shape=(1, 4, 4), levels=16, latents=3, width=4)
+        >>> model.encode(torch.randint(16, (2, 1, 4, 4))).z.shape
+        torch.Size([2, 3])
+    """
+
+    likelihood = "bound"
+
+    def __init__(
+        self,
+        *,
+        shape: Sequence[int],
+        levels: int = 256,
+        latents: int = 32,
+        width: int = 32,
+        mixtures: int = 5,
+        architecture: str = "vae",
+    ):
+        super().__init__(
+            architecture, shape, levels, latents=latents, width=width, mixtures=mixtures
+        )
+        check_sizes(latents=latents, width=width, mixtures=mixtures)
+        channels, *size = shape
+        self.latent_size = latents
+        self.encoder = ImageToVector(channels, size, 2 * latents, width)
+        self.decoder = VectorToImage(latents, parameter_count(channels, mixtures), size, width)
+        self.prior = StandardNormal()
+
+    def log_prob(self, x: Tensor, samples: int = 1) -> Tensor:
+        """Lower bound on log P(x), (B,) nats; see `ImageModel.log_prob`."""
+        if samples < 1:
+            raise ValueError(f"samples must be positive, got {samples}")
+        draws = torch.stack([sum(self._terms(x)) for _ in range(samples)])
+        return torch.logsumexp(draws, 0) - math.log(samples)
+
+    def training_loss(self, batch: Tensor, *, beta: float = 1.0):
+        """See `ImageModel.training_loss`; `beta` is the weight of log P(x|z)."""
+        reconstruction, divergence = self._terms(batch)
+        dimensions = math.prod(self.shape)
+        bound = -(reconstruction + divergence).mean() / dimensions
+        loss = -(beta * reconstruction + divergence).mean() / dimensions
+        return loss, {"bits_per_dimension": bits_of(bound, len(batch))}
+
+    def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """For one z drawn from q(z|x): log P(x|z) and log p(z) - log q(z|x), (B,) each."""
+        mean, log_sd = self._posterior(x)
+        noise = torch.randn_like(mean)
+        z = mean + log_sd.exp() * noise
+        log_q = self.prior.log_prob(noise) - log_sd.sum(1)
+        return self._pixels(z).log_prob(x).sum((1, 2)), self.prior.log_prob(z) - log_q
+
+    def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(z|x), (B, latents) each."""
+        values = scaled(self.checked(x), self.levels, self.dtype)
+        return self.encoder(values).chunk(2, 1)
+
+    def _pixels(self, z: Tensor) -> PixelMixture:
+        return PixelMixture(self.decoder(z), self.shape[0], self.levels)
+
+    @torch.no_grad()
+    def sample(
+        self, count: int, *, temperature: float = 1.0, generator: Generators = None
+    ) -> Tensor:
+        """Draw latents, then pixels, both at the temperature; see `ImageModel.sample`."""
+        options = {"generator": generator, "device": self.device}
+        z = self.prior.sample(
+            (count, self.latent_size), temperature=temperature, dtype=self.dtype, **options
+        )
+        channels, *size = self.shape
+        uniform = draw_uniform((count, 1 + channels, *size), dtype=torch.float64, **options)
+        return self._pixels(z).sample(uniform, temperature)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> ImageLatents:
+        """The means of q(z|x), (B, latents); see `ImageModel.encode`."""
+        return ImageLatents(self._posterior(x)[0])
+
+    @torch.no_grad()
+    def decode(self, latents: ImageLatents) -> Tensor:
+        """The means of P(x|z), (B, C, H, W) uint8."""
+        return self._pixels(latents.z).mean()

@@ -1,0 +1,264 @@
+"""What every model of images offers, whatever its kind."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.errors import UserError
+from graphcnf.flows.base import Generators, record_generators
+from graphcnf.flows.transform import log_term_dtype
+from graphcnf.pretrained import Pretrained
+
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+BLOCK = 32
+"""Records that are drawn together: rounding in float32 depends on the size of a batch."""
+
+
+@dataclass
+class ImageLatents:
+    """Everything that a model makes images of, apart from noise of the pixels.
+
+    Attributes:
+        z: Latents, (B, ...); of a flow those that went through all layers, (B, C, H, W).
+        discarded: What a flow factored out on the way, in the order in which it was.
+    """
+
+    z: Tensor
+    discarded: list[Tensor] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def towards(self, other: ImageLatents, share: Tensor) -> ImageLatents:
+        """Points on the straight line to `other`: 0 is here, 1 is there.
+
+        Args:
+            other: Latents of as many images; those of one image go with any number of points.
+            share: (B,).
+        """
+        share = share.to(self.z)
+
+        def mix(a: Tensor, b: Tensor) -> Tensor:
+            part = share.view(-1, *[1] * (a.dim() - 1))
+            return (1 - part) * a + part * b
+
+        pairs = zip(self.discarded, other.discarded, strict=True)
+        return ImageLatents(mix(self.z, other.z), [mix(a, b) for a, b in pairs])
+
+
+class ImageModel(Pretrained, nn.Module, ABC):
+    """A distribution over images of whole numbers.
+
+    Every model draws images. It may have a likelihood, and it may have latents: a subclass says so
+    by `likelihood` and `latent_size`, and defines `log_prob`, `encode` and `decode` accordingly.
+
+    Args:
+        architecture: Name of the kind of model, by which a folder's model is loaded.
+        shape: Channels, height and width.
+        levels: Number of values of a pixel, at most 256.
+        **options: Further arguments of the subclass, kept with the configuration.
+
+    Attributes:
+        config: The constructor's arguments, which are saved with the weights.
+        metadata: What is known of the data, JSON: `dataset`, `data`, `training`.
+
+    Raises:
+        UserError: An argument that does not fit.
+    """
+
+    likelihood: str | None = None
+    """What `log_prob` is: "exact", a (lower) "bound", or None for none."""
+
+    latent_size: int | None = None
+    """Numbers that an image is encoded into, None for a model without latents."""
+
+    def __init__(self, architecture: str, shape: Sequence[int], levels: int, **options: Any):
+        super().__init__()
+        if len(shape) != 3 or min(shape) < 1:
+            raise UserError(f"shape must be channels, height and width, not {list(shape)}")
+        if not 2 <= levels <= 256:
+            raise UserError(f"levels must lie in 2 to 256, not {levels}")
+        self.config = {"architecture": architecture, "shape": list(shape), "levels": levels}
+        self.config |= options
+        self.metadata: dict = {}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        return tuple(self.config["shape"])
+
+    @property
+    def levels(self) -> int:
+        """Number of values of a pixel."""
+        return self.config["levels"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float64 for a model of that type, otherwise float32."""
+        return log_term_dtype(next(self.parameters()))
+
+    def log_prob(self, x: Tensor, samples: int = 1) -> Tensor:
+        """Exact log P(x), or a lower bound from `samples` draws, (B,) nats; see `likelihood`.
+
+        Args:
+            x: Images (B, C, H, W) of whole numbers 0 to `levels` - 1, in an integer type.
+            samples: Number of draws; more tighten a bound (Burda et al. 2016, arXiv 1509.00519).
+
+        Raises:
+            UserError: The model has no likelihood.
+            ValueError: Other images than the model is for, or `samples` is not positive.
+        """
+        raise UserError(f"a model of architecture {self.config['architecture']} has no likelihood")
+
+    def bits_per_dimension(self, x: Tensor, samples: int = 8) -> Tensor:
+        """Bits per pixel and channel, (B,), or an upper bound on them; see `log_prob`."""
+        return -self.log_prob(x, samples) / (math.prod(self.shape) * math.log(2))
+
+    def training_loss(self, batch: Tensor, *, beta: float = 1.0):
+        """Negative log-likelihood, or the bound on it, in nats per dimension, and metrics.
+
+        Args:
+            batch: Images (B, C, H, W).
+            beta: Weight of a decoder's term; without influence where nothing is decoded.
+
+        Returns:
+            The loss, and as a pair (sum over images, number of images) `bits_per_dimension`.
+        """
+        loss = -self.log_prob(batch).mean() / math.prod(self.shape)
+        return loss, {"bits_per_dimension": bits_of(loss, len(batch))}
+
+    @abstractmethod
+    def sample(
+        self, count: int, *, temperature: float = 1.0, generator: Generators = None
+    ) -> Tensor:
+        """Draw images.
+
+        Args:
+            count: How many.
+            temperature: Below 1 for more probable images.
+            generator: See `graphcnf.flows.draw_normal`.
+
+        Returns:
+            (count, C, H, W) uint8.
+        """
+
+    @torch.no_grad()
+    def sample_records(
+        self, first: int, count: int, *, seed: int = 0, temperature: float = 1.0
+    ) -> Tensor:
+        """Records `first` to `first + count - 1` of the sample with this seed.
+
+        A record is a function of the seed, its number and the temperature: it does not depend on
+        how many are asked for.
+
+        Returns:
+            (count, C, H, W) uint8.
+        """
+        if first < 0 or count < 1:
+            raise ValueError(f"no records {first} to {first + count - 1}")
+        start = first - first % BLOCK
+        drawn = [
+            self.sample(BLOCK, temperature=temperature, generator=record_generators(seed, k, BLOCK))
+            for k in range(start, first + count, BLOCK)
+        ]
+        return torch.cat(drawn)[first - start :][:count]
+
+    def encode(self, x: Tensor) -> ImageLatents:
+        """Latents of images (B, C, H, W).
+
+        Raises:
+            UserError: The model has no latents.
+            ValueError: Other images than the model is for.
+        """
+        raise UserError(f"a model of architecture {self.config['architecture']} has no latents")
+
+    def decode(self, latents: ImageLatents) -> Tensor:
+        """Images (B, C, H, W) uint8 of latents.
+
+        Raises:
+            UserError: The model has no latents.
+        """
+        raise UserError(f"a model of architecture {self.config['architecture']} has no latents")
+
+    def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
+        """Images on the straight line in latent space between two.
+
+        Args:
+            a: The first image, (C, H, W).
+            b: The last one.
+            steps: Number of images, both ends included.
+
+        Returns:
+            (steps, C, H, W) uint8; the first is what `a` decodes to, which is `a` where encoding
+            loses nothing, and the last likewise.
+
+        Raises:
+            UserError: The model has no latents.
+            ValueError: Other images than the model is for, or fewer than 2 steps.
+        """
+        if steps < 2:
+            raise ValueError(f"a line has at least 2 points, not {steps}")
+        return self.decode(self.line(a, b, torch.linspace(0, 1, steps)))
+
+    def line(self, a: Tensor, b: Tensor, share: Tensor) -> ImageLatents:
+        """Latents on the straight line between those of two images (C, H, W).
+
+        Args:
+            a: Where the share is 0.
+            b: Where it is 1.
+            share: (B,).
+
+        Raises:
+            UserError: The model has no latents.
+            ValueError: Other images than the model is for.
+        """
+        start, end = (self.encode(image[None]) for image in (a, b))
+        return start.towards(end, share)
+
+    def checked(self, x: Tensor) -> Tensor:
+        """The images themselves.
+
+        Raises:
+            ValueError: Other images than the model is for.
+        """
+        if x.dtype not in WHOLE:
+            raise ValueError(f"pixels must be whole numbers such as uint8, not {x.dtype}")
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
+            channels, height, width = self.shape
+            raise ValueError(
+                f"this model is for images of {channels} channels and {height} x {width} pixels, "
+                f"(B, {channels}, {height}, {width}), not {tuple(x.shape)}"
+            )
+        if x.numel() and (self.levels < 256 or x.dtype != torch.uint8):
+            least, most = int(x.min()), int(x.max())
+            if least < 0 or most >= self.levels:
+                raise ValueError(
+                    f"pixels must lie in 0 to {self.levels - 1}, got {least} to {most}"
+                )
+        return x
+
+
+def check_sizes(**sizes: Any) -> None:
+    """Raise `UserError` for sizes, or lists of them, that are no whole numbers from 1 on."""
+    for name, value in sizes.items():
+        several = value if isinstance(value, list | tuple) else [value]
+        whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in several)
+        if not several or not whole:
+            raise UserError(f"{name} must be whole numbers from 1 on, not {value!r}")
+
+
+def bits_of(loss: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Bits per dimension of a mean loss in nats per dimension: sum over images, their number."""
+    return loss.detach() * (count / math.log(2)), torch.tensor(float(count))

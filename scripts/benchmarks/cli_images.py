@@ -1,0 +1,73 @@
+"""Benchmark of models of images."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphcnf.files import at_home
+from graphcnf.scripts._sampling import checked_minutes, parse_numbers
+from graphcnf.scripts.benchmarks.options import Csv, Out, Samples
+
+
+def images(
+    presets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PRESET|FILE.toml...",
+            help="Models of images to compare.",
+            show_default="images-pixelcnn, -vae, -gan, -realnvp, -glow, -flowpp",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float,
+        typer.Option(callback=checked_minutes, help="CPU minutes of one thread for each run."),
+    ] = 10,
+    seeds: Annotated[str, typer.Option(metavar="S,S,...", help="Of training and sampling.")] = "0",
+    rates: Annotated[
+        str,
+        typer.Option(
+            metavar="R,R,...", help="Train with the preset's learning rate times each of these."
+        ),
+    ] = "1",
+    folder: Annotated[
+        Path, typer.Option(help="Where to keep the runs; finished ones are not trained again.")
+    ] = Path("runs/images-table"),
+    samples: Samples = 500,
+    png: Annotated[Path | None, typer.Option(help="Picture of samples, a row per model.")] = None,
+    as_csv: Csv = False,
+    out: Out = None,
+) -> None:
+    """Compare PixelCNN, VAE, GAN and flows of images, trained for the same CPU time."""
+    from graphcnf.scripts._output import check_picture
+    from graphcnf.scripts._tables import table_kind, write_table
+
+    kind = table_kind(out, as_csv, False)
+    numbers, factors, folder = parse_numbers(seeds, "--seeds"), _factors(rates), at_home(folder)
+    check_picture(png, "--png")
+    from graphcnf.scripts._images import write_grid
+    from graphcnf.scripts.benchmarks import images as benchmark
+
+    names = presets or [f"images-{name}" for name in benchmark.PRESETS]
+    found = benchmark.train_all(names, numbers, factors, folder, minutes)
+    rows, features, shown = benchmark.score_all(found, samples=samples)
+    told = benchmark.notes(rows, features, samples=samples, rates=factors)
+    write_table(kind, out, rows, benchmark.COLUMNS, told)
+    if png is not None:
+        write_grid(shown.numpy(), png, columns=benchmark.SHOWN)
+
+
+def _factors(text: str) -> list[float]:
+    """Distinct positive numbers of "0.5,1,2"."""
+    parts = [part.strip() for part in text.split(",")]
+    numbers = [float(p) for p in parts if re.fullmatch(r"\d{1,4}(\.\d{1,9})?", p)]
+    if len(numbers) < len(parts) or min(numbers) <= 0:
+        raise typer.BadParameter(
+            f"{text!r}: write numbers greater than 0 as 0.5,1,2", param_hint="'--rates'"
+        )
+    if len(set(numbers)) < len(numbers):
+        raise typer.BadParameter(f"{text!r} names a number twice", param_hint="'--rates'")
+    return numbers

