@@ -7,7 +7,7 @@ import torch
 from couplings import perturb
 from graphs.conftest import molecules, random_graph  # noqa: F401
 
-from graphcnf.baselines import assembly
+from graphcnf.baselines.junction_tree import assembly
 from graphcnf.baselines.junction_tree.clusters import junction_tree, rings
 from graphcnf.baselines.junction_tree.vocabulary import Vocabulary
 from graphcnf.errors import UserError
