@@ -15,11 +15,6 @@ SIZES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _double(double):
-    """All in float64: what is compared is the method, not its rounding."""
-
-
 @pytest.fixture
 def build():
     """Function that builds a small model away from its initialisation, its actnorms set."""

@@ -15,6 +15,9 @@ from graphcnf.testing import assert_gradients_reach_every_parameter
 
 SYSTEMS = ["graphnvp", "graphnvp affine", "graphaf"]
 
+# What is compared is the method, not its rounding.
+pytestmark = pytest.mark.usefixtures("double")
+
 
 @pytest.fixture(params=SYSTEMS)
 def system(request):

@@ -10,6 +10,9 @@ from graphcnf.baselines.graphs.valency import ValencyCheck
 from graphcnf.flows import record_generators
 from graphcnf.graphs import GraphBatch, PackedGraphs
 
+# What is compared is the method, not its rounding.
+pytestmark = pytest.mark.usefixtures("double")
+
 
 def test_order_is_breadth_first(random_batch):
     batch = random_batch(60, 12)

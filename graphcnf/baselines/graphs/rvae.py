@@ -219,6 +219,9 @@ class RegularizedSteps(nn.Module):
             "edge_ends": np.unique(rows, axis=0).tolist(),
         }
 
+    without_support = {"largest_sums": None}
+    """Arguments of the constructor with which no penalty is for sums of edge weights."""
+
     unknown = "nothing"
     """Why a graph is not known: these steps know every graph of known categories."""
 
