@@ -19,7 +19,7 @@ from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.record_blocks import batches, block_of, one_thread
 from graphcnf.limits import check_temperature
-from graphcnf.pretrained import load_array, load_model, locate, save_model
+from graphcnf.pretrained import WEIGHTS, load_array, load_model, locate, save_model
 
 
 class GraphCNF(nn.Module):
@@ -381,6 +381,9 @@ class GraphCNF(nn.Module):
         folder = locate(name_or_folder)
         model = load_model(cls, folder, device)
         hashes = load_array(folder, "training_hashes")
+        if hashes is None and folder.parent == WEIGHTS:
+            # Shipped weights of one data set share the hashes of its training molecules.
+            hashes = load_array(WEIGHTS / str(model.metadata.get("dataset")), "training_hashes")
         if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
             raise UserError(f"{folder}/training_hashes.safetensors: no rising uint64 numbers")
         known = model.metadata.get("size_histogram", [])
