@@ -7,6 +7,7 @@ import torch
 
 from graphcnf.baselines.graphs.breadth_first import breadth_first_order
 from graphcnf.baselines.graphs.valency import ValencyCheck
+from graphcnf.errors import UserError
 from graphcnf.flows import record_generators
 from graphcnf.graphs import GraphBatch, PackedGraphs
 
@@ -82,6 +83,12 @@ def test_check_keeps_sums_and_pieces_together(checked):
     raw = checked.without_support().sample(sizes, generator=record_generators(0, 0, 300))
     assert (sums_of(raw) > torch.tensor(SUMS)[raw.node_types]).any()
     assert (raw.sizes == 9).all()
+
+
+@pytest.mark.parametrize("table", [{"largest_sums": [4]}, {"edge_weights": [1]}])
+def test_tables_that_do_not_fit_are_refused(build, random_batch, table):
+    with pytest.raises(UserError, match=next(iter(table))):
+        build("graphaf", random_batch(2, 3), nodes=3, bonds=2, **table)
 
 
 def test_check_draws_nothing_where_all_fits(build, random_batch):

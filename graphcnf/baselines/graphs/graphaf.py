@@ -25,6 +25,7 @@ from graphcnf.baselines.graphs.relational import relations
 from graphcnf.baselines.graphs.sub_graph import SubGraphNetwork, along
 from graphcnf.baselines.graphs.valency import ValencyCheck
 from graphcnf.categorical.flow import Bound
+from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, StandardNormal
 from graphcnf.flows.transform import Noise, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
@@ -44,7 +45,10 @@ class GraphAFSteps(nn.Module):
         window: How many nodes back an edge reaches (published: 12).
         width: Channels of the network.
         layers: Relational convolutions.
-        rows: Nodes of each graph whose terms a training step computes; 0 for all of them.
+        rows: Nodes of each graph whose terms a training step computes; all of them when None.
+
+    Raises:
+        UserError: if the tables do not fit the categories.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class GraphAFSteps(nn.Module):
         window: int = 12,
         width: int = 64,
         layers: int = 3,
-        rows: int = 0,
+        rows: int | None = None,
     ):
         super().__init__()
         self.rows, self.window, self.kinds = rows, window, bond_categories
@@ -69,6 +73,10 @@ class GraphAFSteps(nn.Module):
             node_categories, bond_categories, max_nodes, window=window, width=width, layers=layers
         )
         weights = edge_weights or [1] * bond_categories
+        if len(weights) != bond_categories:
+            raise UserError(f"edge_weights: {bond_categories} whole numbers, not {len(weights)}")
+        if largest_sums is not None and len(largest_sums) != node_categories:
+            raise UserError(f"largest_sums: {node_categories} whole numbers")
         self.check = None if largest_sums is None else ValencyCheck(weights, largest_sums)
 
     @staticmethod
@@ -152,7 +160,7 @@ class GraphAFSteps(nn.Module):
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
         """An estimate of `bounds` without bias, from `rows` nodes of each graph."""
-        if not self.rows:
+        if self.rows is None:
             return self.bounds(batch)
         sizes = batch.sizes[:, None]
         # One node from each of as many equal parts of the order.

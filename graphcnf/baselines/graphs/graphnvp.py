@@ -9,7 +9,8 @@ What is different here. The published tensor has independent noise at (i, j) and
 symmetric in the end; here the two are one variable, so that the objective is a bound on the
 likelihood of the graph: row i are the pairs that hold node i. The published loss weighs its terms
 by their numbers of variables, and is none. The network of the nodes reads the row's own node beside
-the mean of all. A diagonal scale, learned, closes the additive couplings (Dinh et al. 2014).
+the mean of all. A learned diagonal scale closes the couplings of the adjacency tensor, which have
+no scales of their own in the paper (Dinh et al. 2014, section 3.3).
 """
 
 from __future__ import annotations

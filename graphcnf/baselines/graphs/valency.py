@@ -23,6 +23,7 @@ class ValencyCheck(nn.Module):
 
     def __init__(self, edge_weights: list[int], largest_sums: list[int]):
         super().__init__()
+        self.least = min(edge_weights)
         self.register_buffer("weights", torch.tensor([0, *edge_weights]), persistent=False)
         self.register_buffer("sums", torch.tensor(largest_sums), persistent=False)
 
@@ -47,13 +48,17 @@ class ValencyCheck(nn.Module):
             log_scale: Of it, temperature included, (B, R + 1).
             generator: See `draw_normal`.
         """
+        # Without any room there will be no edge, however often it is drawn.
+        kind = torch.where(room < self.least, 0, kind)
         for _ in range(DRAWS):
-            broken = self.weights[kind] > room
-            if not broken.any():
+            rows = (self.weights[kind] > room).nonzero()[:, 0]
+            if not len(rows):
                 return kind
+            single = generator is None or isinstance(generator, torch.Generator)
+            own = generator if single else [generator[row] for row in rows.tolist()]
             z = draw_normal(
-                mean.shape, mask=broken, generator=generator, device=mean.device, dtype=mean.dtype
+                (len(rows), mean.shape[1]), generator=own, device=mean.device, dtype=mean.dtype
             )
-            again = (mean + torch.exp(log_scale) * z).argmax(-1)
-            kind = torch.where(broken, again, kind)
+            again = (mean[rows] + torch.exp(log_scale[rows]) * z).argmax(-1)
+            kind = kind.index_copy(0, rows, again)
         return torch.where(self.weights[kind] > room, 0, kind)
