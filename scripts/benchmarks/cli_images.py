@@ -10,7 +10,7 @@ import typer
 
 from graphcnf.files import at_home
 from graphcnf.scripts._sampling import checked_minutes, parse_numbers
-from graphcnf.scripts.benchmarks.options import Csv, Out, Samples
+from graphcnf.scripts.benchmarks.options import Csv, Out
 
 
 def images(
@@ -36,7 +36,9 @@ def images(
     folder: Annotated[
         Path, typer.Option(help="Where to keep the runs; finished ones are not trained again.")
     ] = Path("runs/images-table"),
-    samples: Samples = 500,
+    samples: Annotated[
+        int, typer.Option("--samples", "-n", min=2, help="Samples of each model to score.")
+    ] = 500,
     png: Annotated[Path | None, typer.Option(help="Picture of samples, a row per model.")] = None,
     as_csv: Csv = False,
     out: Out = None,

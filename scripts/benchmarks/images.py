@@ -129,7 +129,9 @@ def score_all(
         model = load_image_model(str(first))
         data = data_of(model, str(first))
         features = learn_features(data) if data.name == "digits" else None
-        rows, pictures = [], [data.part("test")[:SHOWN]]
+        test = data.part("test")
+        # From all over the part: the digits are in order.
+        rows, pictures = [], [test[:: max(1, len(test) // SHOWN)][:SHOWN]]
         for trained in found:
             scored = [
                 _score(run, data, features, samples, draws) for run in trained.main + trained.others
