@@ -9,8 +9,8 @@ What is different here. The published tensor has independent noise at (i, j) and
 symmetric in the end; here the two are one variable, so that the objective is a bound on the
 likelihood of the graph: row i are the pairs that hold node i. The published loss weighs its terms
 by their numbers of variables, and is none. The network of the nodes reads the row's own node beside
-the mean of all. A learned diagonal scale closes the couplings of the adjacency tensor, which have
-no scales of their own in the paper (Dinh et al. 2014, section 3.3).
+the mean of all. A learned diagonal scale closes the couplings of the adjacency tensor, for which
+shifts alone are an option (Dinh et al. 2014, section 3.3).
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class GraphNVPSteps(nn.Module):
         width: Hidden channels of the couplings of the adjacency tensor.
         node_width: Hidden channels of those of the nodes.
         layers: Relational convolutions of each.
-        affine: Whether the couplings of the adjacency tensor have scales (published: not).
+        affine: Whether the couplings of the adjacency tensor have scales beside shifts.
     """
 
     def __init__(
