@@ -137,7 +137,9 @@ def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F8
     sums = Support.measure(graphs, 9, ORDERS)
     largest = model.config["steps"]["largest_sums"]
     assert all(mine <= most for mine, most in zip(sums, largest, strict=True))
-    assert graphs.node_counts.max() > 10
+    # An untrained model walks into dead ends, but seldom.
+    sizes = GraphBatch.collate(molecules).sizes
+    assert (graphs.node_counts >= int(sizes.min())).mean() > 0.9
     for k in range(len(graphs)):
         types, edges, _ = graphs.graph(k)
         graph = nx.Graph(edges.tolist())

@@ -50,6 +50,31 @@ class Growing:
         """Nodes that are still to come."""
         return self.size - len(self.types)
 
+    def open(self, cluster: int) -> list[int]:
+        """Nodes of a cluster and of those above it that can take another edge."""
+        found: set[int] = set()
+        while cluster >= 0:
+            found.update(self.nodes[cluster])
+            cluster = self.parents[cluster]
+        largest = self.vocabulary.largest_sums
+        return [v for v in found if self.sums[v] < largest[self.types[v]]]
+
+    def leads_on(self, parent: int, label: int, place: Site, site: Site) -> bool:
+        """Whether an attachment leaves a node that can take another edge, if nodes are to come."""
+        cluster, largest = self.vocabulary.clusters[label], self.vocabulary.largest_sums
+        own = [v for v in range(len(cluster.types)) if v not in site]
+        if self.remaining == len(own):
+            return True
+        if any(cluster.sums[v] < largest[cluster.types[v]] for v in own):
+            return True
+        taken = {self.nodes[parent][a]: cluster.sums[b] for a, b in zip(place, site, strict=True)}
+        if len(site) == 2:
+            shared = self.vocabulary.edge_weights[cluster.edges[site]]
+            taken = {v: total - shared for v, total in taken.items()}
+        return any(
+            self.sums[v] + taken.get(v, 0) < largest[self.types[v]] for v in self.open(parent)
+        )
+
     def attachments(self, parent: int, label: int) -> list[tuple[Site, Site]]:
         """Ways to attach a cluster `label` to the cluster number `parent`."""
         vocabulary, nodes = self.vocabulary, self.nodes[parent]

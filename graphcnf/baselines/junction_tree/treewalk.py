@@ -96,10 +96,13 @@ class Walk:
         if self.sample:
             more = self.chances[walking, -1] < torch.sigmoid(logit)
         full = [len(self.graphs[b].labels) == self.most[b] for b in walking]
-        # The first cluster ends the tree, and not before there are enough nodes.
+        # The first cluster ends the tree, and not before there are enough nodes; no cluster is left
+        # where nothing could be attached to those above it.
         more = [
-            n > 0 and not f and (m or k == 0)
-            for m, n, k, f in zip(more.tolist(), left, here, full, strict=True)
+            n > 0 and not f and (m or k == 0 or not graph.open(graph.parents[k]))
+            for m, n, k, f, graph in zip(
+                more.tolist(), left, here, full, (self.graphs[b] for b in walking), strict=True
+            )
         ]
         growing = [r for r, m in enumerate(more) if m]
         if growing:
@@ -129,8 +132,16 @@ class Walk:
         for b, parent, labels, values in zip(
             rows, parents, best.indices.tolist(), best.values.tolist(), strict=True
         ):
+            graph = self.graphs[b]
             tried = (
-                (label, self.graphs[b].attachments(parent, label))
+                (
+                    label,
+                    [
+                        option
+                        for option in graph.attachments(parent, label)
+                        if graph.leads_on(parent, label, *option)
+                    ],
+                )
                 for label, value in zip(labels, values, strict=True)
                 if value > -torch.inf
             )
