@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from graphcnf.images import ImageFlow
+from graphcnf.images import MODELS, ImageFlow
 from graphcnf.molecules.optional import installed_file
-from graphcnf.training import load_preset, preset_names
+from graphcnf.training import load_preset
 
-PRESETS = [name for name in preset_names() if name.startswith("images-")]
+PRESETS = [f"images-{name}" for name in MODELS]
 TINY = {"width": 8, "layers": 1}
 
 
