@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from graphcnf.scripts.benchmarks.options import Csv, Out, Samples, Seed
+from graphcnf.files import at_home
+from graphcnf.scripts._sampling import check_device_given, checked_minutes
+from graphcnf.scripts.benchmarks.options import Csv, Device, Out, Samples, Seed
 
 
 def codes(
@@ -68,3 +71,44 @@ def fragments(
 
     protocol = Protocol(samples, runs, particles, temperature, parse_sizes(size))
     write_table(kind, out, fragment_rows(model, protocol), COLUMNS, notes(protocol))
+
+
+def systems(
+    presets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PRESET|FILE.toml...",
+            help="Models of molecules to compare.",
+            show_default="zinc250k, -unordered, -graphnvp, -graphaf, -rvae, -jtvae",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float,
+        typer.Option(callback=checked_minutes, help="CPU minutes of one thread for each run."),
+    ] = 30,
+    seed: Seed = 0,
+    folder: Annotated[
+        Path, typer.Option(help="Where to keep the runs; finished ones are not trained again.")
+    ] = Path("runs/systems"),
+    samples: Samples = 10_000,
+    held_out: Annotated[int, typer.Option(min=1, help="Molecules to take the bits of.")] = 2000,
+    device: Device = "cpu",
+    as_csv: Csv = False,
+    out: Out = None,
+) -> None:
+    """Compare this package's models with other systems, trained for the same CPU time."""
+    from graphcnf.scripts._tables import table_kind, write_table
+
+    kind, folder = table_kind(out, as_csv, False), at_home(folder)
+    check_device_given(device)
+    from graphcnf.scripts.benchmarks import systems as benchmark
+    from graphcnf.scripts.evaluation.named_data import check_chemnet_installed
+    from graphcnf.training.configuration import load_preset
+
+    check_chemnet_installed()
+    names = presets or list(benchmark.PRESETS)
+    for name in names:
+        load_preset(name)
+    runs = benchmark.train_all(names, folder, minutes, seed)
+    rows = benchmark.score_all(runs, samples=samples, held_out=held_out, device=device)
+    write_table(kind, out, rows, benchmark.COLUMNS, benchmark.notes(rows, held_out))

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from graphcnf.datasets.references import cached_statistics
-from graphcnf.evaluation import measures
-from graphcnf.evaluation.draw import first_blocks
 from graphcnf.evaluation.formats import Column, number, percent, text
-from graphcnf.molecules.distributions import compare
-from graphcnf.molecules.metrics import evaluate_records, summarize
+from graphcnf.molecules.metrics import evaluate_records
+from graphcnf.scripts.benchmarks.molecules import HELD_OUT, score_frames, score_run, timed
 from graphcnf.scripts.benchmarks.runs import (
     TrainedRun,
     check_minutes,
@@ -28,10 +22,6 @@ from graphcnf.scripts.evaluation import named_data
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
-
-METRICS = ("fcd", "scaf", "snn", "sa_w1", "logp_w1")
-HELD_OUT = 2000
-"""Molecules whose likelihood is taken."""
 
 RIVAL = "SMILES LSTM"
 
@@ -72,37 +62,9 @@ def compare_both(
     for run in runs:
         dataset = molecules_of(run)
         seed = run.settings.seed
-        rows.append(_graphs_row(run, dataset, samples, device))
+        rows.append(score_run(run, dataset, samples=samples, device=device))
         rows.append(_rival_row(_rival(folder, seed), dataset, samples, seed, device))
     return rows
-
-
-def _graphs_row(run: TrainedRun, dataset: MoleculeDataset, samples: int, device: str):
-    from graphcnf.graphs import GraphCNF
-
-    model, seed = GraphCNF.from_pretrained(run.path), run.settings.seed
-    graphs = dataset.graphs.subset(named_data.held_out(dataset, HELD_OUT))
-    sizes = -np.mean([model.size_log_prob(_long(graphs.node_counts)).numpy()]) / np.log(2)
-    found = measures.bits(model, graphs)["bits_per_molecule"]
-    drawn, rate = _timed(
-        lambda: [
-            model.sample_records(part.start, len(part), seed=seed) for part in first_blocks(samples)
-        ],
-        samples,
-    )
-    frames = [evaluate_records(part, dataset.vocabulary) for part in drawn]
-    figures = run.figures()
-    return {
-        "model": run.variant,
-        "seed": seed,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "minutes": figures["minutes"],
-        "seen": figures["steps"] * run.settings.batch_size,
-        "bits": found + float(sizes),
-        "training_rate": figures["steps"] * run.settings.batch_size / figures["minutes"] / 60,
-        "sampling_rate": rate,
-        **_scores(frames, dataset, device),
-    }
 
 
 def _rival_row(path: Path, dataset: MoleculeDataset, samples: int, seed: int, device: str):
@@ -111,7 +73,7 @@ def _rival_row(path: Path, dataset: MoleculeDataset, samples: int, seed: int, de
     model = SmilesLSTM.from_pretrained(path)
     trained = model.metadata["training"]
     chosen = named_data.held_out(dataset, HELD_OUT)
-    drawn, rate = _timed(lambda: list(model.sample(samples, seed)), samples)
+    drawn, rate = timed(lambda: list(model.sample(samples, seed)), samples)
     return {
         "model": RIVAL,
         "seed": seed,
@@ -121,45 +83,7 @@ def _rival_row(path: Path, dataset: MoleculeDataset, samples: int, seed: int, de
         "bits": bits_per_molecule(model, [dataset.smiles[k] for k in chosen]),
         "training_rate": trained["molecules_per_second"],
         "sampling_rate": rate,
-        **_scores([evaluate_records(drawn)], dataset, device),
-    }
-
-
-def _long(values: np.ndarray):
-    import torch
-
-    return torch.from_numpy(values.astype(np.int64))
-
-
-def _timed(draw: Callable[[], list], samples: int) -> tuple[list, float]:
-    """What is drawn by one thread, and samples per second of CPU time."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        began = time.process_time()
-        drawn = draw()
-        return drawn, samples / (time.process_time() - began)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _scores(frames, dataset: MoleculeDataset, device: str) -> dict[str, Any]:
-    import pandas as pd
-
-    frame = pd.concat(frames, ignore_index=True)
-    held_out = named_data.held_out(dataset, named_data.REFERENCE)
-    options = {"metrics": METRICS, "device": device}
-    reference = cached_statistics(
-        f"{dataset.name}-test", [dataset.smiles[k] for k in held_out], **options
-    )
-    valid = list(frame["smiles"][frame["strict"]])
-    statistics = cached_statistics("samples", valid, use_cache=False, **options)
-    summary = summarize(frame, dataset.training_hashes())
-    return {
-        **{k: summary[k] for k in ("samples", "strict_validity", "uniqueness", "novelty")},
-        **compare(statistics, reference, metrics=METRICS).values,
+        **score_frames([evaluate_records(drawn)], dataset, device),
     }
 
 

@@ -76,6 +76,26 @@ def test_both_are_trained_and_compared(bench, zinc_smiles, surroundings):
     assert code == 1 and "delete it" in err
 
 
+@pytest.mark.slow
+def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings):
+    (surroundings / "x.smi").write_text("\n".join(zinc_smiles))
+    common = '[data]\nname = "smiles_file"\npath = "x.smi"\n[training]\naccelerator = "cpu"\n'
+    for name, model in (
+        ("ours", "width = 16\nlayers = 1\nheads = 2\ntable_rows = 64"),
+        ("other", 'adjacency = "graphaf"\nwidth = 8\nlayers = 1\nrows = 2'),
+    ):
+        (surroundings / f"{name}.toml").write_text(f"[model]\n{model}\n{common}")
+    arguments = ["systems", "ours.toml", "other.toml", "--minutes", 0.03, "-n", 40, "--held-out", 5]
+    code, out, err = bench(*arguments, "--csv", "--folder", "runs")
+    assert code == 0, err
+    ours, raw, checked = csv.DictReader(io.StringIO(out))
+    assert [row["model"] for row in (ours, raw)] == ["ours", "other"]
+    assert checked["model"].endswith("not raw") and checked["strict_validity"] == "1.0"
+    assert float(raw["strict_validity"]) < 1 == float(raw["reconstruction"])
+    assert (raw["published_validity"], raw["temperature"]) == ("0.68", "0.75")
+    assert ours["published_validity"] == "" and ours["strict_validity"] == "1.0"
+
+
 def test_codes_of_a_model(bench, model_folder, small_zinc):
     code, out, err = bench(
         "codes",

@@ -1,0 +1,122 @@
+"""Figures of trained models of molecules: by the same evaluator, of the same held-out molecules."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphcnf.datasets.references import cached_statistics
+from graphcnf.evaluation import measures
+from graphcnf.evaluation.draw import first_blocks
+from graphcnf.molecules.distributions import compare
+from graphcnf.molecules.metrics import evaluate_records, summarize
+from graphcnf.scripts.evaluation import named_data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from graphcnf.datasets.molecules import MoleculeDataset
+    from graphcnf.graphs import GraphCNF
+    from graphcnf.scripts.benchmarks.runs import TrainedRun
+
+METRICS = ("fcd", "scaf", "snn", "sa_w1", "logp_w1")
+HELD_OUT = 2000
+"""Molecules whose likelihood is taken."""
+
+SUMMARY = ("samples", "strict_validity", "largest_fragment_validity", "uniqueness", "novelty")
+
+
+def score_run(
+    run: TrainedRun,
+    dataset: MoleculeDataset,
+    *,
+    samples: int,
+    held_out: int = HELD_OUT,
+    temperature: float = 1.0,
+    model: GraphCNF | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """A row for a model.
+
+    Args:
+        run: What it was trained in; its seed is that of the samples.
+        dataset: What it was trained on.
+        samples: How many to draw, in one thread.
+        held_out: Molecules whose likelihood is taken.
+        temperature: Of the samples.
+        model: In place of the run's own.
+        device: Where distances are computed.
+    """
+    from graphcnf.graphs import GraphCNF
+
+    model = GraphCNF.from_pretrained(run.path) if model is None else model
+    seed = run.settings.seed
+    graphs = dataset.graphs.subset(named_data.held_out(dataset, held_out))
+    sizes = -np.mean([model.size_log_prob(_long(graphs.node_counts)).numpy()]) / np.log(2)
+    found = measures.bits(model, graphs)["bits_per_molecule"]
+
+    def draw() -> list:
+        return [
+            model.sample_records(part.start, len(part), seed=seed, temperature=temperature)
+            for part in first_blocks(samples)
+        ]
+
+    drawn, rate = timed(draw, samples)
+    frames = [evaluate_records(part, dataset.vocabulary) for part in drawn]
+    figures = run.figures()
+    seen = figures["steps"] * run.settings.batch_size
+    return {
+        "model": run.variant,
+        "seed": seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "minutes": figures["minutes"],
+        "seen": seen,
+        "bits": found + float(sizes),
+        "training_rate": seen / figures["minutes"] / 60,
+        "sampling_rate": rate,
+        **score_frames(frames, dataset, device),
+    }
+
+
+def _long(values: np.ndarray):
+    import torch
+
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def timed(draw: Callable[[], list], samples: int) -> tuple[list, float]:
+    """What is drawn by one thread, and samples per second of CPU time."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        began = time.process_time()
+        drawn = draw()
+        return drawn, samples / (time.process_time() - began)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def score_frames(
+    frames: list[pd.DataFrame], dataset: MoleculeDataset, device: str
+) -> dict[str, Any]:
+    """Validity, uniqueness, novelty, and `METRICS` of the valid ones to held-out molecules."""
+    import pandas as pd
+
+    frame = pd.concat(frames, ignore_index=True)
+    held_out = named_data.held_out(dataset, named_data.REFERENCE)
+    options = {"metrics": METRICS, "device": device}
+    summary = summarize(frame, dataset.training_hashes())
+    found = {name: summary[name] for name in SUMMARY}
+    valid = list(frame["smiles"][frame["strict"]])
+    if len(valid) < 2:
+        return found
+    reference = cached_statistics(
+        f"{dataset.name}-test", [dataset.smiles[k] for k in held_out], **options
+    )
+    statistics = cached_statistics("samples", valid, use_cache=False, **options)
+    return {**found, **compare(statistics, reference, metrics=METRICS).values}

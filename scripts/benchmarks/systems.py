@@ -1,0 +1,102 @@
+"""Models of molecules side by side: this package's and other systems', for the same CPU time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from graphcnf.evaluation import measures
+from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.evaluation.tables import published_rows
+from graphcnf.graphs import GraphCNF
+from graphcnf.scripts.benchmarks.molecules import HELD_OUT, score_run
+from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of, train_run
+from graphcnf.scripts.evaluation import named_data
+
+PRESETS = ("zinc250k", "zinc250k-unordered", "zinc250k-graphnvp", "zinc250k-graphaf",
+           "zinc250k-rvae", "zinc250k-jtvae")  # fmt: skip
+"""Compared if none are named."""
+
+METHODS = {"pairs": "GraphCNF", "graphnvp": "GraphNVP", "graphaf": "GraphAF", "rvae": "R-VAE",
+           "jtvae": "JT-VAE"}  # fmt: skip
+"""Names of the published systems, by coding."""
+
+TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.75}
+"""At which published samples were drawn, where it is not 1."""
+
+PARALLEL = ("pairs", "rounds", "graphnvp", "rvae")
+"""Codings whose number of network evaluations does not grow with the graph."""
+
+
+def train_all(presets: Sequence[str], folder: Path, minutes: float, seed: int) -> list[TrainedRun]:
+    """Train every preset in a process of one thread; what is there stays; raises as `train_run`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        train_run(preset, folder / Path(preset).stem / f"seed-{seed}", minutes=minutes, seed=seed)
+        for preset in presets
+    ]
+
+
+def score_all(
+    runs: Sequence[TrainedRun], *, samples: int, held_out: int = HELD_OUT, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """A row for each run, and one without its check for a model that draws again what breaks it."""
+    published = {row["method"]: row for row in published_rows()}
+    rows = []
+    for run in runs:
+        dataset, model = molecules_of(run), GraphCNF.from_pretrained(run.path)
+        coding = model.config["adjacency"]
+        variants = [("", model)]
+        if coding == "graphaf" and model.has_support:
+            variants = [("", model.without_support()), (" with its check, not raw", model)]
+        graphs = dataset.graphs.subset(named_data.held_out(dataset, held_out))
+        for suffix, each in variants:
+            row = score_run(
+                run, dataset, samples=samples, held_out=held_out, model=each, device=device,
+                temperature=TEMPERATURES.get(coding, 1.0),
+            )  # fmt: skip
+            row["model"] += suffix
+            row |= {
+                "temperature": TEMPERATURES.get(coding, 1.0),
+                "reconstruction": measures.reconstruction(each, graphs),
+                "parallel": "yes" if coding in PARALLEL else "no",
+            }
+            quoted = published.get(METHODS.get(coding, ""), {})
+            row |= {f"published_{k}": quoted.get(k) for k in ("validity", "reconstruction")}
+            rows.append(row)
+    return rows
+
+
+COLUMNS: list[Column] = [
+    ("Model", text("model")),
+    ("Published validity", percent("published_validity")),
+    ("Strict", percent("strict_validity")),
+    ("Largest fragment", percent("largest_fragment_validity")),
+    ("Unique", percent("uniqueness")),
+    ("Novel", percent("novelty")),
+    ("Published reconstruction", percent("published_reconstruction")),
+    ("Reconstruction", percent("reconstruction")),
+    ("Bits per molecule", number("bits", 1)),
+    ("FCD", number("fcd", 2)),
+    ("Parameters", number("parameters", 0)),
+    ("CPU minutes", number("minutes", 1)),
+    ("Molecules seen", number("seen", 0)),
+    ("Training, molecules/s", number("training_rate", 0)),
+    ("Sampling, molecules/s", number("sampling_rate", 0)),
+    ("Temperature", number("temperature", 2)),
+    ("Parallel", text("parallel")),
+]
+
+
+def notes(rows: Sequence[dict[str, Any]], held_out: int) -> list[str]:
+    """What a reader of the table has to know."""
+    return [
+        "CPU minutes and rates: process CPU time of one thread; of training without evaluations.",
+        f"Bits and reconstruction: of {held_out:,} held-out molecules; bits are upper bounds, the "
+        "number of atoms included, of graphs without a numbering where the model knows none.",
+        f"Of {rows[0]['samples']:,} samples; distances of the valid ones to "
+        f"{named_data.REFERENCE:,} held-out molecules.",
+        "Published: quoted, with more training, other sizes and mostly without charges.",
+        "Parallel: as many evaluations of a network whatever the size of the graph.",
+    ]
