@@ -26,7 +26,7 @@ def api_pages() -> dict[str, str]:
     """Name and text of a page for each part of the package, with all of its modules."""
     folders = [*(ROOT / "graphcnf").iterdir(), ROOT / "datasets"]
     folders.sort(key=lambda folder: folder.name)
-    parts = {p.name: p for p in folders if any(p.glob("[!_]*.py"))}
+    parts = {p.name: p for p in folders if any(p.rglob("[!_]*.py"))}
     pages = {}
     for name, folder in parts.items():
         text = f"# {name}\n\n::: graphcnf.{name}\n    options: {{members: [], {BARE}}}\n"
