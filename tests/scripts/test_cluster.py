@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from threading import Timer
@@ -214,8 +215,10 @@ def test_a_local_cluster_is_started_and_ended(graphcnf, model_folder):
 def test_ctrl_c_ends_a_local_cluster_with_one_line(graphcnf, model_folder):
     tail = ("generate", "--model", str(model_folder), "-n", "200000", "--all", "--out", "x.csv")
     command = [sys.executable, "-m", "graphcnf", *tail, "--cluster", "local", "--workers", "2"]
+    # What is started in the background by a shell ignores the signal, and so would its children.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
     ) as process:
         while process.poll() is None and journal() < 600:
             time.sleep(0.05)
