@@ -36,7 +36,8 @@ NEEDED = {"pairs": ORDERS, "rounds": ("none",)}
 class Steps(Protocol):
     """What a coding offers; its constructor takes `measure`'s sizes and options of its own.
 
-    `estimate(batch)`, where there is one, stands in for `bounds` in training.
+    `estimate(batch)`, where there is one, stands in for `bounds` in training. `without_support`,
+    where there is one, are arguments of the constructor that leave a rule out.
     """
 
     unknown: str

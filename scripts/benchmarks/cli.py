@@ -10,14 +10,13 @@ import typer
 from graphcnf.files import at_home
 from graphcnf.scripts._sampling import (
     check_device_given,
-    checked_minutes,
     parse_numbers,
 )
 from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
 from graphcnf.scripts.benchmarks.cli_goals import constrained, pmo
 from graphcnf.scripts.benchmarks.cli_images import images
 from graphcnf.scripts.benchmarks.cli_molecules import codes, fragments, systems
-from graphcnf.scripts.benchmarks.options import Csv, Device, Out, Samples
+from graphcnf.scripts.benchmarks.options import Csv, Device, Minutes, Out, Samples
 
 app = typer.Typer(
     help="Benchmarks of GraphCNF models.", no_args_is_help=True, add_completion=False,
@@ -69,10 +68,7 @@ def language(
     preset: Annotated[
         str, typer.Argument(metavar="PRESET|FILE.toml", help="Model of molecules to compare.")
     ] = "zinc250k",
-    minutes: Annotated[
-        float,
-        typer.Option(callback=checked_minutes, help="CPU minutes of one thread for each run."),
-    ] = 30,
+    minutes: Minutes = 30,
     seeds: Annotated[str, typer.Option(metavar="S,S,...", help="Of training and sampling.")] = "0",
     folder: Annotated[
         Path, typer.Option(help="Where to keep the runs; finished ones are not trained again.")

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from graphcnf.files import at_home
-from graphcnf.scripts._sampling import checked_minutes, parse_numbers
-from graphcnf.scripts.benchmarks.options import Csv, Out
+from graphcnf.scripts._sampling import parse_numbers
+from graphcnf.scripts.benchmarks.options import Csv, Minutes, Out
 
 
 def images(
@@ -22,10 +22,7 @@ def images(
             show_default="images-pixelcnn, -vae, -gan, -realnvp, -glow, -flowpp",
         ),
     ] = None,
-    minutes: Annotated[
-        float,
-        typer.Option(callback=checked_minutes, help="CPU minutes of one thread for each run."),
-    ] = 10,
+    minutes: Minutes = 10,
     seeds: Annotated[str, typer.Option(metavar="S,S,...", help="Of training and sampling.")] = "0",
     rates: Annotated[
         str,

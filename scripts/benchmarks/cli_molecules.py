@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from graphcnf.files import at_home
-from graphcnf.scripts._sampling import check_device_given, checked_minutes
-from graphcnf.scripts.benchmarks.options import Csv, Device, Out, Samples, Seed
+from graphcnf.scripts._sampling import check_device_given
+from graphcnf.scripts.benchmarks.options import Csv, Device, Minutes, Out, Samples, Seed
 
 
 def codes(
@@ -82,10 +82,7 @@ def systems(
             show_default="zinc250k, -unordered, -graphnvp, -graphaf, -rvae, -jtvae",
         ),
     ] = None,
-    minutes: Annotated[
-        float,
-        typer.Option(callback=checked_minutes, help="CPU minutes of one thread for each run."),
-    ] = 30,
+    minutes: Minutes = 30,
     seed: Seed = 0,
     folder: Annotated[
         Path, typer.Option(help="Where to keep the runs; finished ones are not trained again.")

@@ -80,18 +80,9 @@ class GraphAFSteps(nn.Module):
         self.check = None if largest_sums is None else ValencyCheck(weights, largest_sums)
 
     @staticmethod
-    def measure(
-        graphs: PackedGraphs,
-        *,
-        node_categories: int,
-        bond_categories: int,
-        edge_weights: list[int] | None = None,
-        support: bool = True,
-    ) -> dict:
-        """The tables of the valency check, from a set of graphs; without `support`, no check."""
-        weights = edge_weights or [1] * bond_categories
-        sums = Support.measure(graphs, node_categories, weights) if support else None
-        return {"edge_weights": list(weights), "largest_sums": sums}
+    def measure(graphs: PackedGraphs, **options) -> dict:
+        """The tables of the valency check; `options` are those of `Support.limits`."""
+        return Support.limits(graphs, **options)
 
     without_support = {"largest_sums": None}
     """Arguments of the constructor with which nothing is checked."""

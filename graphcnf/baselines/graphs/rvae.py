@@ -199,25 +199,14 @@ class RegularizedSteps(nn.Module):
         self.penalties = Penalties(node_categories, edge_weights, largest_sums, edge_ends)
 
     @staticmethod
-    def measure(
-        graphs: PackedGraphs,
-        *,
-        node_categories: int,
-        bond_categories: int,
-        edge_weights: list[int] | None = None,
-        support: bool = True,
-    ) -> dict:
-        """What the penalties hold a graph against, as it occurs in a set of graphs."""
-        weights = [1] * bond_categories if edge_weights is None else list(edge_weights)
+    def measure(graphs: PackedGraphs, **options) -> dict:
+        """What the penalties hold a graph against; `options` are those of `Support.limits`."""
         first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         a, b = (graphs.node_types[first + end].astype(int) for end in graphs.edges.T)
         kinds = graphs.bond_types.astype(int)
         rows = np.concatenate([np.stack([kinds, a, b], 1), np.stack([kinds, b, a], 1)])
-        return {
-            "edge_weights": weights,
-            "largest_sums": Support.measure(graphs, node_categories, weights) if support else None,
-            "edge_ends": np.unique(rows, axis=0).tolist(),
-        }
+        ends = np.unique(rows, axis=0).tolist()
+        return {**Support.limits(graphs, **options), "edge_ends": ends}
 
     without_support = {"largest_sums": None}
     """Arguments of the constructor with which no penalty is for sums of edge weights."""

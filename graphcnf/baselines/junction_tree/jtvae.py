@@ -101,22 +101,11 @@ class JunctionTreeSteps(nn.Module):
         )  # fmt: skip
 
     @staticmethod
-    def measure(
-        graphs: PackedGraphs,
-        *,
-        node_categories: int,
-        bond_categories: int,
-        edge_weights: list[int] | None = None,
-        support: bool = True,
-    ) -> dict:
-        """The clusters and the largest sums of edge weights in a set of graphs."""
-        weights = [1] * bond_categories if edge_weights is None else list(edge_weights)
-        sums = Support.measure(graphs, node_categories, weights)
-        return {
-            "edge_weights": weights,
-            "largest_sums": sums if support else None,
-            "clusters": Vocabulary.measure(graphs, weights, sums).to_lists(),
-        }
+    def measure(graphs: PackedGraphs, *, support: bool = True, **options) -> dict:
+        """The clusters and the largest sums of a set of graphs; see `Support.limits`."""
+        limits = Support.limits(graphs, **options)
+        clusters = Vocabulary.measure(graphs, *limits.values()).to_lists()
+        return {**limits, "clusters": clusters} | ({} if support else {"largest_sums": None})
 
     without_support = {"largest_sums": None}
     """Arguments of the constructor with which sums of edge weights have no limit."""

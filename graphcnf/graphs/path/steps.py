@@ -58,29 +58,9 @@ class PathSteps(nn.Module):
         return self.flow.flow.network
 
     @staticmethod
-    def measure(
-        graphs: PackedGraphs,
-        *,
-        node_categories: int,
-        bond_categories: int,
-        edge_weights: list[int] | None = None,
-        support: bool = True,
-    ) -> dict:
-        """The arguments that follow from a set of graphs.
-
-        Args:
-            graphs: Every graph that the model should be able to represent.
-            node_categories: Number of node categories.
-            bond_categories: Number of edge categories.
-            edge_weights: See the class.
-            support: Whether no node may have a larger sum of edge weights than nodes of its
-                category have in `graphs`.
-        """
-        weights = [1] * bond_categories if edge_weights is None else edge_weights
-        sums = Support.measure(graphs, node_categories, weights) if support else None
-        return {
-            **AtomCode.measure(graphs), "edge_weights": list(weights), "largest_sums": sums,
-        }  # fmt: skip
+    def measure(graphs: PackedGraphs, **options) -> dict:
+        """What follows from a set of graphs; `options` are those of `Support.limits`."""
+        return {**AtomCode.measure(graphs), **Support.limits(graphs, **options)}
 
     without_support = {"largest_sums": None}
     """Arguments of the constructor with which sums of edge weights have no limit."""

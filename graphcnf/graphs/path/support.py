@@ -63,6 +63,29 @@ class Support(nn.Module):
         np.maximum.at(largest, graphs.node_types, sums)
         return largest.tolist()
 
+    @classmethod
+    def limits(
+        cls,
+        graphs: PackedGraphs,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        edge_weights: list[int] | None = None,
+        support: bool = True,
+    ) -> dict[str, list[int] | None]:
+        """What steps with such a limit take: `edge_weights`, and `largest_sums` of some graphs.
+
+        Args:
+            graphs: Every graph that is to be possible.
+            node_categories: Number of node categories.
+            bond_categories: Number of edge categories.
+            edge_weights: Weight of each edge category; 1 each when None.
+            support: Whether there is a limit; None as `largest_sums` without.
+        """
+        weights = [1] * bond_categories if edge_weights is None else list(edge_weights)
+        sums = cls.measure(graphs, node_categories, weights) if support else None
+        return {"edge_weights": weights, "largest_sums": sums}
+
     def choices(self, path: Path, remaining: Tensor) -> Choices:
         """For R nodes: the paths before them, and how many nodes come after each, (R,) long."""
         return Choices(self, path, remaining)
