@@ -69,15 +69,15 @@ class ColoringDataset:
         return graph
 
     def train_batches(
-        self, batch_size: int, epoch: int, seed: int, start: int = 0, stride: int = 1
+        self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[GraphBatch]:
-        """Batches `start`, `start + stride`, ... of an epoch, each graph with its colours permuted.
+        """Batches of an epoch, from number `start` on, each graph with its colours permuted.
 
         Which colour has which number means nothing: every permutation is as good a colouring.
         """
         train = self.split("train")
         batches = size_bucketed_batches(self.graphs.node_counts[train], batch_size, seed, epoch)
-        for number, index in islice(enumerate(batches), start, None, stride):
+        for number, index in islice(enumerate(batches), start, None):
             chance = np.random.default_rng((seed, epoch, number))
             part = self.graphs.subset(train[index])
             renamed = chance.permuted(np.tile(np.arange(self.colors), (len(part), 1)), axis=1)

@@ -6,7 +6,6 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +61,9 @@ class ImageDataset:
         epoch: int,
         seed: int,
         start: int = 0,
-        stride: int = 1,
         shift: int = 0,
     ) -> Iterator[Tensor]:
-        """Batches `start`, `start + stride`, ... of an epoch of the training part.
+        """Batches of an epoch of the training part, from number `start` on.
 
         Args:
             batch_size: Images in a batch; what is left over at the end of an epoch waits for
@@ -73,13 +71,12 @@ class ImageDataset:
             epoch: Number of the epoch.
             seed: Seed of the order and of the shifts.
             start: First batch.
-            stride: Step from batch to batch.
             shift: Images move by up to so many pixels in both directions, and zeros move in.
         """
         train = self.parts["train"]
         order = np.random.default_rng((seed, epoch)).permutation(train)
         size = min(batch_size, len(train))
-        for number in islice(range(len(train) // size), start, None, stride):
+        for number in range(start, len(train) // size):
             images = self.images[order[number * size : (number + 1) * size]]
             if shift:
                 images = _shifted(images, shift, np.random.default_rng((seed, epoch, number)))

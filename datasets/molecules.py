@@ -168,12 +168,12 @@ class MoleculeDataset:
         return dataclasses.replace(self, graphs=graphs, vocabulary=new)
 
     def train_batches(
-        self, batch_size: int, epoch: int, seed: int, start: int = 0, stride: int = 1
+        self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[GraphBatch]:
-        """The batches `start`, `start + stride`, ... of one epoch over the training part."""
+        """The batches of one epoch over the training part, from number `start` on."""
         train = self.split("train")
         numbers = size_bucketed_batches(self.graphs.node_counts[train], batch_size, seed, epoch)
-        for index in islice(numbers, start, None, stride):
+        for index in islice(numbers, start, None):
             yield GraphBatch.collate(self.graphs, train[index])
 
     def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:

@@ -52,10 +52,10 @@ class SetTask:
         raise NotImplementedError
 
     def train_batches(
-        self, batch_size: int, epoch: int, seed: int, start: int = 0, stride: int = 1
+        self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[Tensor]:
-        """Batches `start`, `start + stride`, ... of an epoch, each (batch_size, N) long."""
-        for number in range(start, self.epoch_batches, stride):
+        """Batches of an epoch, from number `start` on, each (batch_size, N) long."""
+        for number in range(start, self.epoch_batches):
             yield self.draw(batch_size, (0, seed, epoch, number))
 
     def test_batches(self, batch_size: int, count: int = 2048) -> Iterator[Tensor]:

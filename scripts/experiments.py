@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
@@ -70,7 +70,7 @@ def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Expe
     model = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **model_options)
     return Experiment(
         model,
-        lambda epoch, seed, start, stride: dataset.train_batches(size, epoch, seed, start, stride),
+        partial(dataset.train_batches, size),
         lambda: dataset.test_batches(4 * size),
         headline="bits_per_node",
     )
@@ -113,7 +113,7 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     network.metadata = {"dataset": "sets", "task": task, "optimum": dataset.optimum}
     return Experiment(
         network,
-        lambda epoch, seed, start, stride: dataset.train_batches(size, epoch, seed, start, stride),
+        partial(dataset.train_batches, size),
         lambda: dataset.test_batches(size),
         headline="bits_per_variable",
     )
@@ -130,7 +130,7 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
     network.metadata = {"dataset": "coloring", "data": data}
     return Experiment(
         network,
-        lambda epoch, seed, start, stride: dataset.train_batches(size, epoch, seed, start, stride),
+        partial(dataset.train_batches, size),
         lambda: dataset.test_batches(4 * size),
         headline="bits_per_node",
     )
@@ -164,12 +164,9 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     network = call("[model]", kind, known=known, **model)
     network.metadata = {"dataset": dataset.name, "data": data, "checksum": dataset.checksum}
 
-    def train_batches(epoch: int, seed: int, start: int, stride: int) -> Iterator[torch.Tensor]:
-        return dataset.train_batches(size, epoch, seed, start, stride, shift=shift)
-
     return Experiment(
         network,
-        train_batches,
+        partial(dataset.train_batches, size, shift=shift),
         lambda: dataset.batches("validation", size),
         headline="bits_per_dimension",
     )

@@ -57,7 +57,9 @@ def train(
     seed: Annotated[
         int | None, typer.Option(callback=checked_seed, help="Seed of everything random.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples per batch and device.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples per step, of all processes together.")
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,7 +69,22 @@ def train(
         ),
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(help="Number of devices.", rich_help_panel=MACHINE)
+        int | None,
+        typer.Option(help="Devices of a node, a process each.", rich_help_panel=MACHINE),
+    ] = None,
+    num_nodes: Annotated[
+        int | None,
+        typer.Option(
+            help="Nodes; the command is started on each of them.", rich_help_panel=MACHINE
+        ),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="auto, ddp ..., as Lightning names it.", rich_help_panel=MACHINE),
+    ] = None,
+    loggers: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="tensorboard, wandb, beside metrics.csv."),
     ] = None,
     accelerator: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, mps ...", rich_help_panel=MACHINE)
@@ -80,6 +97,7 @@ def train(
     from graphcnf.errors import UserError
     from graphcnf.files import at_home
     from graphcnf.training.configuration import apply_overrides, load_config, load_preset
+    from graphcnf.training.processes import is_main
     from graphcnf.training.settings import TrainingSettings
 
     if resume and continue_from is not None:
@@ -108,6 +126,7 @@ def train(
             config["training"].pop(key, None)
     config = apply_overrides(config, assignments or [])
     given = dict(minutes=minutes, steps=steps, seed=seed, batch_size=batch_size, devices=devices,
+                 num_nodes=num_nodes, strategy=strategy, loggers=loggers,
                  accelerator=accelerator, threads=threads)  # fmt: skip
     config["training"].update({key: value for key, value in given.items() if value is not None})
     where = str(stored if stored is not None and stored.exists() else preset)
@@ -118,14 +137,15 @@ def train(
     if find_spec("lightning") is None:
         raise UserError("training needs Lightning: pip install 'graphcnf[train]'")
     with _begun(out, config, settings):
-        print("loading data and libraries ...", file=sys.stderr, flush=True)
+        if is_main():
+            print("loading data and libraries ...", file=sys.stderr, flush=True)
         experiment = _experiment(config, where, settings.threads)
     from graphcnf.training.loop import fit
 
     # Lightning starts further processes with this command line; they must find the same folder.
     os.environ["GRAPHCNF_RUN"] = str(out)
     result = fit(experiment, settings, out, resume, continue_from=continue_from, config=config)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_main():
         _summary(result, out)
     if result.signal is not None:
         print(f"graphcnf train --resume --out {out} continues it", file=sys.stderr)
@@ -144,10 +164,11 @@ def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None
 
     from graphcnf.errors import UserError
     from graphcnf.files import alone, replace_file
+    from graphcnf.training.processes import is_main
 
     file = out / "config.toml"
     holds_run = (out / "checkpoints" / "last.ckpt").exists() or (out / "metrics.csv").exists()
-    if holds_run or os.environ.get("LOCAL_RANK", "0") != "0":
+    if holds_run or not is_main():
         yield
         return
     content = tomli_w.dumps({**config, "training": settings.to_dict()})
@@ -194,10 +215,15 @@ def _experiment(config: dict, where: str, threads: int) -> Experiment:
 def _run_directory(
     preset: str | None, out: Path | None, resume: bool, continue_from: Path | None
 ) -> Path:
+    from graphcnf.errors import UserError
+    from graphcnf.training.processes import started_apart
+
     if "GRAPHCNF_RUN" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
         return Path(os.environ["GRAPHCNF_RUN"])
     if out is not None:
         return out
+    if started_apart():
+        raise UserError("several processes share the folder of a run: name it with --out")
     if preset is None and continue_from is None:
         raise typer.BadParameter("name a preset, or the run directory with --out")
     first = Path("runs") / Path(preset or continue_from).stem

@@ -8,6 +8,7 @@ from torch_geometric.nn import TransformerConv
 
 from graphcnf.coloring.lookahead import Prospects
 from graphcnf.coloring.saturation import SaturationOrder
+from graphcnf.flows.readout import ReadOut
 from graphcnf.graphs.features import GraphContext, structure_node_features, walk_features
 
 NODE_FEATURES = structure_node_features()
@@ -105,7 +106,7 @@ class ConvolutionNetwork(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
         self.encoder = GraphEncoder(width, layers, heads, inputs=inputs)
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
+        self.leave = nn.Sequential(nn.LayerNorm(width), ReadOut(width, outputs))
         nn.init.zeros_(self.leave[-1].weight)
         nn.init.zeros_(self.leave[-1].bias)
 

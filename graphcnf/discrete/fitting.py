@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import signal
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,11 +88,10 @@ def experiment_of(
     test = test if len(test) else rest
     test = test[np.argsort(sizes[test], kind="stable")]
 
-    def train_batches(epoch, seed, start, stride):
+    def train_batches(epoch, seed, start):
         batches = size_bucketed_batches(sizes[rest], batch_size, seed, epoch)
-        for number, chosen in enumerate(batches):
-            if number >= start and (number - start) % stride == 0:
-                yield density.batch(data, rest[chosen])
+        for chosen in islice(batches, start, None):
+            yield density.batch(data, rest[chosen])
 
     def eval_batches():
         for start in range(0, len(test), batch_size):

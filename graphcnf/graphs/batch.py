@@ -38,6 +38,10 @@ class GraphBatch:
     def __len__(self) -> int:
         return len(self.mask)
 
+    def __getitem__(self, index) -> GraphBatch:
+        """Some of the graphs, by a slice, numbers or a mask; their padding stays."""
+        return GraphBatch(*(getattr(self, f.name)[index] for f in fields(self)))
+
     @property
     def sizes(self) -> Tensor:
         """Nodes of each graph, (B,) long."""

@@ -18,7 +18,7 @@ from graphcnf import pretrained
 from graphcnf.errors import UserError
 from graphcnf.files import replace_file
 
-FORMAT = 2
+FORMAT = 3
 MAGIC = b"graphcnf checkpoint\n"
 
 

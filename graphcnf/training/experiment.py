@@ -19,9 +19,10 @@ class Experiment:
         model: a module with `training_loss(batch, *, beta=1.0) -> (loss, metrics)`: a scalar
             tensor, and per metric a pair of scalar tensors (numerator, denominator) that the loop
             sums over batches before it divides.
-        train_batches: `train_batches(epoch, seed, start, stride)` yields the batches `start`,
-            `start + stride`, ... of one epoch. Which batches an epoch has is a function of
-            (epoch, seed) alone, so that a resumed run sees the same data in the same order.
+        train_batches: `train_batches(epoch, seed, start)` yields the batches of one epoch from
+            number `start` on. Which batches an epoch has is a function of (epoch, seed) alone, so
+            that a resumed run sees the same data in the same order. Where several processes train,
+            each takes its slice `batch[rank::processes]` of every batch.
         eval_batches: yields the held-out batches, the same ones in the same order every time.
         count: number of samples in a batch.
         headline: metric to minimise; None takes the first of the usual names the model reports.
@@ -30,7 +31,7 @@ class Experiment:
     """
 
     model: nn.Module
-    train_batches: Callable[[int, int, int, int], Iterator[Any]]
+    train_batches: Callable[[int, int, int], Iterator[Any]]
     eval_batches: Callable[[], Iterable[Any]]
     count: Callable[[Any], int] = len
     headline: str | None = None

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -311,7 +312,7 @@ def _fit(flow, data, settings, out: Path, resume: bool, request) -> FitResult:
 
     experiment = Experiment(
         flow.model.train(),
-        lambda epoch, seed, start, stride: data.train_batches(size, epoch, seed, start, stride),
+        partial(data.train_batches, size),
         lambda: data.test_batches(4 * size),
         headline="bits_per_molecule",
         words=words,

@@ -13,13 +13,17 @@ from typing import Any
 import lightning.pytorch as pl
 import tomli_w
 import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from graphcnf.errors import UserError
 from graphcnf.files import alone, replace_file
 from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers
 from graphcnf.training.experiment import Experiment, FitResult
+from graphcnf.training.loggers import loggers
 from graphcnf.training.machine import keep_kernels, keep_memory
+from graphcnf.training.processes import as_launched, is_main
 from graphcnf.training.run import Run
 from graphcnf.training.settings import TrainingSettings
 from graphcnf.training.stream import BatchStream
@@ -63,7 +67,8 @@ def fit(
         raise UserError("a run needs a budget: --minutes M or --steps N")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    main_process = _main_process()
+    settings = as_launched(settings)
+    main_process = is_main()
     if main_process:
         out_dir.mkdir(parents=True, exist_ok=True)
     with alone(out_dir / ".lock", out_dir) if main_process else contextlib.nullcontext():
@@ -71,7 +76,7 @@ def fit(
 
 
 def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) -> FitResult:
-    main_process = _main_process()
+    main_process = is_main()
     state = _starting_state(settings, out_dir, resume, continue_from, main_process)
     if main_process:
         (out_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -82,37 +87,58 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
     if run.finished:
         return run.result()
     _quiet_lightning()
-    trainer = _trainer(settings, out_dir)
+    trainer = _trainer(settings, out_dir, run.step)
     if isinstance(trainer.accelerator, pl.accelerators.CPUAccelerator):
         keep_memory()
         keep_kernels()
-    trainer.fit(run, train_dataloaders=BatchStream(run))
+    try:
+        trainer.fit(run, train_dataloaders=BatchStream(run))
+    except (RuntimeError, OSError) as error:
+        if settings.processes == 1 or not _lost_connection(error):
+            raise
+        raise UserError(
+            f"another process of this run has ended, or cannot be reached; the same command with "
+            f"--resume goes on from the last checkpoint in {out_dir}"
+        ) from error
     return run.result()
 
 
-def _trainer(settings: TrainingSettings, out_dir: Path) -> pl.Trainer:
+def _lost_connection(error: Exception) -> bool:
+    text = str(error).lower()
+    words = ("gloo", "nccl", "connection", "peer", "timed out", "timeout", "rendezvous")
+    return isinstance(error, dist.DistError) or any(word in text for word in words)
+
+
+def _trainer(settings: TrainingSettings, out_dir: Path, step: int) -> pl.Trainer:
     devices = settings.devices
     if settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         if devices > torch.cuda.device_count():
             raise UserError(f"--devices {devices}: torch finds {torch.cuda.device_count()} GPUs")
     elif settings.accelerator in ("auto", "cpu") and devices > (most := 2 * (os.cpu_count() or 1)):
         raise UserError(f"--devices {devices}: a process each; on this CPU take at most {most}")
+    strategy = settings.strategy
+    if strategy == "auto" and settings.processes > 1:
+        strategy = "ddp_find_unused_parameters_true"
     try:
         return pl.Trainer(
             accelerator=settings.accelerator,
             devices=devices,
-            strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto",
+            num_nodes=settings.num_nodes,
+            strategy=strategy,
             max_epochs=-1,
-            logger=False,
+            logger=loggers(settings.logger_names, out_dir, step) if is_main() else False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             default_root_dir=out_dir,
+            # The loop has signal handlers of its own, and its checkpoints go on by themselves.
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
         )
-    except (MisconfigurationException, ImportError, ValueError) as error:
+    except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"--accelerator {settings.accelerator} --devices {devices}: {error}"
+            f"--accelerator {settings.accelerator} --devices {devices} --num-nodes "
+            f"{settings.num_nodes} --strategy {settings.strategy}: {error}"
         ) from None
 
 
@@ -162,10 +188,6 @@ def _starting_state(settings, out_dir, resume, continue_from, main_process) -> d
 
 def _budget(settings: dict) -> tuple:
     return settings.get("minutes"), settings.get("steps"), settings.get("decay_fraction")
-
-
-def _main_process() -> bool:
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK"))
 
 
 def _quiet_lightning() -> None:

@@ -8,7 +8,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from graphcnf.files import replace_file
@@ -56,6 +58,18 @@ class MetricSums:
             for name, (top, bottom) in zip(self.names, pairs, strict=True)
         }
 
+    def share(self) -> None:
+        """Add the sums of all processes up, in every one of them."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return
+        parts: list = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, self.state_dict())
+        self.clear()
+        for part in parts:
+            if part["sums"] is not None:
+                pairs = part["sums"].view(-1, 2).tolist()
+                self.add(dict(zip(part["names"], pairs, strict=True)))
+
     def clear(self) -> None:
         """Forget everything."""
         self.names, self.sums = [], None
@@ -72,18 +86,25 @@ class MetricSums:
 
 @torch.no_grad()
 def held_out(run: Run, limit: int) -> dict[str, float]:
-    """Metrics of a run on its first `limit` held-out batches, with the same noise every time."""
-    sums = MetricSums()
+    """Metrics of a run on its first `limit` held-out batches, with the same noise every time.
+
+    Each process takes some of the batches; all get the same figures, up to rounding those of one.
+    """
+    sums, world = MetricSums(), run.trainer.world_size
     devices = [run.device] if run.device.type == "cuda" else []
     run.model.eval()
     with torch.random.fork_rng(devices):
-        torch.manual_seed(run.settings.seed)
         for number, batch in enumerate(run.experiment.eval_batches()):
             if number >= limit:
                 break
+            if number % world != run.global_rank:
+                continue
+            key = np.random.SeedSequence((run.settings.seed, number))
+            torch.manual_seed(int(key.generate_state(1)[0]))
             loss, metrics = run.loss(batch.to(run.device), 1.0)
             sums.add({"loss": (loss, 1.0), **metrics})
     run.model.train()
+    sums.share()
     return sums.means()
 
 
@@ -146,12 +167,3 @@ def _cell(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.7g}" if math.isfinite(value) else ""
     return value
-
-
-def tensorboard(folder: Path, step: int):
-    """Writer of TensorBoard's event files that drops what lies behind `step`; None without it."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(folder, purge_step=step + 1)

@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from graphcnf.training.checkpoint import (
 )
 from graphcnf.training.ema import ExponentialMovingAverage
 from graphcnf.training.experiment import Experiment, FitResult
-from graphcnf.training.metrics import MetricsFile, MetricSums, held_out, tensorboard
+from graphcnf.training.metrics import MetricsFile, MetricSums, held_out
+from graphcnf.training.muon import Muon, hidden_matrices
 from graphcnf.training.progress import RunProgress, opening
 from graphcnf.training.settings import TrainingSettings
+from graphcnf.training.stream import Share
 
 HEADLINES = ("bits_per_node", "bits_per_variable", "bits_per_dimension", "bits_per_character")
 
@@ -92,42 +95,48 @@ class Run(pl.LightningModule):
     # Lightning's hooks
 
     def configure_optimizers(self):
-        """AdamW, without decay on vectors (biases, scales, log-scales)."""
+        """AdamW, without decay on vectors (biases, scales); Muon for matrices, if asked for."""
         trainable = [p for p in self.model.parameters() if p.requires_grad]
+        common = dict(lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
+        matrices = hidden_matrices(self.model) if self.settings.optimizer == "muon" else []
+        ours = {id(matrix) for matrix in matrices}
+        others = [p for p in trainable if id(p) not in ours]
         groups = [
-            {"params": [p for p in trainable if p.ndim >= 2]},
-            {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in others if p.ndim >= 2]},
+            {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
         ]
+        groups = [group for group in groups if group["params"]]
         kinds = {p.device.type for p in trainable}
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            fused=kinds <= {"cpu", "cuda"},
-        )
+        optimizers = [Muon(matrices, **common)] if matrices else []
+        if groups:
+            fused = kinds <= {"cpu", "cuda"}
+            optimizers.append(torch.optim.AdamW(groups, fused=fused, **common))
+        return optimizers
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
         """Move the content of what the stream yields."""
-        epoch, number, content = batch
-        return epoch, number, content.to(device)
+        return replace(batch, content=batch.content.to(device))
 
     def on_train_start(self) -> None:
         """Restore what needs the optimizer and the device, then open the files of the run."""
-        self.optimizer = self.optimizers(use_pl_optimizer=False)
-        self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
+        found = self.optimizers(use_pl_optimizer=False)
+        self.steppers = found if isinstance(found, list) else [found]
+        self.groups = [group for stepper in self.steppers for group in stepper.param_groups]
+        self.trainable = [p for group in self.groups for p in group["params"]]
         self.ema = ExponentialMovingAverage(self.model, self.settings.ema_horizon)
         self._seed()
         if self.start is not None:
-            self.optimizer.load_state_dict(self.start["optimizer"])
+            self._load_steppers(self.start["optimizers"])
             self.ema.load_state_dict(self.start["ema"])
-            self.sums.load_state_dict(self.start["sums"], self.device)
+            if self.trainer.is_global_zero:  # they are the sums of all
+                self.sums.load_state_dict(self.start["sums"], self.device)
             if self.trainer.world_size == 1:  # one process's state must not become everyone's
                 restore_random_state(self.start["random"], self.device)
             self.start = None
+        self._check_agreement()
         self.main = self.trainer.is_global_zero
         if self.main:
             self.metrics_file = MetricsFile(self.out_dir / "metrics.csv", self.step)
-            self.board = tensorboard(self.out_dir / "tensorboard", self.step)
             self.display = RunProgress(self.experiment.words, self.lines)
             self.display.start(opening(self))
         self._install_signal_handlers()
@@ -138,16 +147,18 @@ class Run(pl.LightningModule):
         if self.best is not None and self.best.step < 0:
             self._evaluate(False)
 
-    def training_step(self, batch, batch_index):
+    def training_step(self, share: Share, batch_index):
         """One optimisation step; a step with a non-finite loss or gradient changes nothing."""
-        epoch, number, batch = batch
-        loss, metrics = self.loss(batch, self.settings.beta_at(self.origin_steps + self.step))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(loss)
+        beta = self.settings.beta_at(self.origin_steps + self.step)
+        loss, metrics = self.loss(share.content, beta)
+        for stepper in self.steppers:
+            stepper.zero_grad(set_to_none=True)
+        self.manual_backward(loss * share.weight if share.weight != 1 else loss)
         norm = nn.utils.clip_grad_norm_(self.trainable, self.settings.gradient_clip or math.inf)
         verdict = loss.detach().float() + norm.detach().float()
         if self._all_finite(verdict):
-            self.optimizer.step()
+            for stepper in self.steppers:
+                stepper.step()
             self.ema.update()
             self.sums.add({"loss": (loss.detach(), 1.0), "gradient_norm": (norm, 1.0), **metrics})
             self.bad_in_a_row = 0
@@ -158,8 +169,8 @@ class Run(pl.LightningModule):
             # Layers that initialise themselves from data did so from each process's own batch.
             for tensor in [*self.model.parameters(), *self.model.buffers()]:
                 dist.broadcast(tensor.detach(), 0)
-        self.window[0] += self.experiment.count(batch) * self.trainer.world_size
-        self.position = (epoch, number - self.global_rank + self.trainer.world_size)
+        self.window[0] += share.count
+        self.position = (share.epoch, share.number + 1)
         self._after_step()
 
     # Steps
@@ -222,7 +233,7 @@ class Run(pl.LightningModule):
     def _set_learning_rate(self) -> None:
         step = self.origin_steps + self.step
         self.rate = self.settings.learning_rate_at(step, self.progress)
-        for group in self.optimizer.param_groups:
+        for group in self.groups:
             group["lr"] = self.rate
 
     # Log, evaluation, checkpoints
@@ -240,8 +251,7 @@ class Run(pl.LightningModule):
         }
 
     def _log_training(self) -> None:
-        if self.trainer.world_size > 1 and self.sums.sums is not None:
-            dist.all_reduce(self.sums.sums)
+        self.sums.share()
         now = time.perf_counter()
         rate = self.window[0] / max(now - self.window_clock, 1e-9)
         self.window, self.window_clock = [0, 0.0], now
@@ -255,32 +265,34 @@ class Run(pl.LightningModule):
             return
         self.metrics_file.append(row)
         self.display.line(row, self._headline(row))
-        if self.board is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "step":
-                    self.board.add_scalar(f"{row['phase']}/{name}", value, self.step)
+        figures = {
+            f"{row['phase']}/{name}": value
+            for name, value in row.items()
+            if isinstance(value, int | float) and name != "step"
+        }
+        for logger in self.loggers:
+            logger.log_metrics(figures, self.step)
 
     def _evaluate(self, finished: bool) -> None:
         began = time.perf_counter()
-        if self.main:
-            limit = self.settings.final_eval_batches if finished else self.settings.eval_batches
-            if self.best is None:
-                self._report(self._row("eval_raw", held_out(self, limit)))
-            with self.ema.applied():
-                self.latest = held_out(self, limit)
-                if self.settings.snapshots:
-                    self._describe(self.step, self.latest)
-                    save_snapshot(self.out_dir / "snapshots" / f"{self.step:08d}", self.model)
-            self._report(self._row("eval", self.latest))
-            if self.best is not None:
-                headline = self._headline(self.latest)
-                self.best.offer(self.step, self.latest, headline, self.ema)
-            value = self.latest.get(self._headline(self.latest), 0.0)
-            if finished and not math.isfinite(value):
-                raise UserError(
-                    f"the run ended with {self._headline(self.latest)} = {value}: the model is of "
-                    "no use; train again with a lower learning_rate"
-                )
+        limit = self.settings.final_eval_batches if finished else self.settings.eval_batches
+        if self.best is None:
+            self._report(self._row("eval_raw", held_out(self, limit)))
+        with self.ema.applied():
+            self.latest = held_out(self, limit)
+            if self.settings.snapshots and self.main:
+                self._describe(self.step, self.latest)
+                save_snapshot(self.out_dir / "snapshots" / f"{self.step:08d}", self.model)
+        self._report(self._row("eval", self.latest))
+        headline = self._headline(self.latest)
+        if self.best is not None:
+            self.best.offer(self.step, self.latest, headline, self.ema)
+        value = self.latest.get(headline, 0.0)
+        if finished and not math.isfinite(value):
+            raise UserError(
+                f"the run ended with {headline} = {value}: the model is of no use; train again "
+                "with a lower learning_rate"
+            )
         self.last_eval = self.seconds
         self.window_clock += time.perf_counter() - began
 
@@ -316,7 +328,7 @@ class Run(pl.LightningModule):
     def _state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [stepper.state_dict() for stepper in self.steppers],
             "ema": self.ema.state_dict(),
             "random": random_state(self.device),
             "sums": self.sums.state_dict(),
@@ -333,6 +345,26 @@ class Run(pl.LightningModule):
             "window": [self.window[0], time.perf_counter() - self.window_clock],
             "settings": self.settings.to_dict(),
         }
+
+    def _load_steppers(self, states: list[dict]) -> None:
+        kinds = [len(state["param_groups"]) for state in states]
+        if kinds != [len(stepper.param_groups) for stepper in self.steppers]:
+            raise UserError("the checkpoint is of a run with another optimizer")
+        for stepper, state in zip(self.steppers, states, strict=True):
+            stepper.load_state_dict(state)
+        self.groups = [group for stepper in self.steppers for group in stepper.param_groups]
+
+    def _check_agreement(self) -> None:
+        """Refuse to start where some of the processes have not found what the others have."""
+        if self.trainer.world_size == 1:
+            return
+        steps: list = [None] * self.trainer.world_size
+        dist.all_gather_object(steps, self.step)
+        if len(set(steps)) > 1:
+            raise UserError(
+                f"{self.out_dir}: some processes begin at step {min(steps)}, others at step "
+                f"{max(steps)}: the folder must be on a file system that all nodes share"
+            )
 
     def _seed(self) -> None:
         seed = self.settings.seed * 1009 + self.global_rank * 7919 + self.step
@@ -368,8 +400,6 @@ class Run(pl.LightningModule):
         self.handlers = {}
         if getattr(self, "main", False):
             self.display.stop()
-            if self.board is not None:
-                self.board.close()
 
     def _headline(self, row: dict[str, Any]) -> str:
         names = (self.experiment.headline, *HEADLINES)

@@ -14,6 +14,7 @@ LARGEST = {
     "batch_size": 1_000_000,
     "beta_start": 1e6,
     "devices": 1024,
+    "num_nodes": 100_000,
     "learning_rate": 10.0,
     "minutes": LARGEST_MINUTES,
     "seed": LARGEST_SEED,
@@ -22,6 +23,9 @@ LARGEST = {
     "weight_decay": 1e3,
 }
 """More than anybody means."""
+
+LOGGERS = ("tensorboard", "wandb")
+"""What a run may write to beside its `metrics.csv`."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,11 @@ class TrainingSettings:
         clock: what minutes are: "wall", or "cpu" for the CPU time of the process, which other work
             on the machine does not shorten.
         steps: step budget; where both budgets are given, the one that runs out first ends the run.
-        batch_size: samples per batch, on every device.
+        batch_size: samples per step, of all processes together.
+        optimizer: "adamw", or "muon": Muon for the matrices between inputs and read-outs, AdamW for
+            the rest.
         learning_rate: learning rate on the plateau.
-        weight_decay: AdamW's decay, on tensors of two or more dimensions.
+        weight_decay: decoupled decay, on tensors of two or more dimensions.
         warmup_steps: steps over which the learning rate rises linearly from 0.
         decay_fraction: last share of the budget, over which the learning rate falls linearly to 0.
         beta_start: weight of the decoder terms of the training loss at step 0; tends to 1.
@@ -57,13 +63,18 @@ class TrainingSettings:
         seed: seed of initialisation, data order and noise.
         threads: CPU threads of torch; 0 leaves torch's own choice.
         accelerator: `auto`, `cpu`, `cuda`, ... as Lightning names them.
-        devices: number of devices.
+        devices: devices of a node, a process each; on a CPU, processes.
+        num_nodes: nodes. Started by `torchrun` or `srun`, both follow from what they started.
+        strategy: how the processes keep step, as Lightning names it: `auto` or a kind of `ddp`.
+        loggers: "tensorboard", "wandb" or both with a comma between them; `metrics.csv` is always
+            written.
     """
 
     minutes: float | None = None
     clock: str = "wall"
     steps: int | None = None
     batch_size: int = 32
+    optimizer: str = "adamw"
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
     warmup_steps: int = 200
@@ -87,12 +98,16 @@ class TrainingSettings:
     threads: int = 0
     accelerator: str = "auto"
     devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    loggers: str = ""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), str(field.type))
         positive = ("batch_size", "learning_rate", "beta_start", "beta_halflife", "log_every",
                     "eval_batches", "final_eval_batches", "max_bad_steps", "devices",
+                    "num_nodes",
                     "checkpoint_minutes", "minutes", "steps")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
@@ -108,10 +123,23 @@ class TrainingSettings:
                 raise UserError(f"{name} must be at most {most:,}, not {value!r}")
         if self.clock not in ("wall", "cpu"):
             raise UserError(f'clock must be "wall" or "cpu", not {self.clock!r}')
+        if self.optimizer not in ("adamw", "muon"):
+            raise UserError(f'optimizer must be "adamw" or "muon", not {self.optimizer!r}')
         if self.patience and not self.keep_best:
             raise UserError("patience needs keep_best = true")
-        if self.keep_best and self.devices > 1:
-            raise UserError(f"keep_best works on one device, not on {self.devices}")
+        if self.batch_size < self.processes:
+            raise UserError(
+                f"batch_size = {self.batch_size} is less than a sample for each of "
+                f"{self.processes} processes"
+            )
+        if self.strategy != "auto" and not self.strategy.startswith("ddp"):
+            raise UserError(
+                f'strategy must be "auto" or a kind of "ddp", not {self.strategy!r}: every process '
+                "holds the whole model"
+            )
+        for name in self.logger_names:
+            if name not in LOGGERS:
+                raise UserError(f"loggers: {name!r} is none of {', '.join(LOGGERS)}")
         if not 0 <= self.decay_fraction <= 1:
             raise UserError(f"decay_fraction must lie in [0, 1], not {self.decay_fraction!r}")
         if self.ema_horizon < 1:
@@ -136,6 +164,16 @@ class TrainingSettings:
     def to_dict(self) -> dict[str, Any]:
         """All settings that have a value, as a `[training]` table."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+    @property
+    def processes(self) -> int:
+        """Processes of all nodes."""
+        return self.devices * self.num_nodes
+
+    @property
+    def logger_names(self) -> list[str]:
+        """`loggers`, one by one."""
+        return [name.strip() for name in self.loggers.split(",") if name.strip()]
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget that is spent after `step` steps and `seconds` seconds (>= 0)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graphcnf.errors import UserError
@@ -12,31 +13,64 @@ if TYPE_CHECKING:
     from graphcnf.training.run import Run
 
 
+@dataclass
+class Share:
+    """What one process takes of a batch.
+
+    Attributes:
+        epoch: The epoch.
+        number: Number of the batch in its epoch.
+        content: The samples of this process.
+        weight: Their share of the batch, as a multiple of what an even split would give.
+        count: Samples of the whole batch.
+    """
+
+    epoch: int
+    number: int
+    content: Any
+    weight: float
+    count: int
+
+
 class BatchStream:
-    """Endless batches of this process, as (epoch, number, batch), from the run's position on."""
+    """Endless batches of a run from its position on, of each what this process takes.
+
+    The batches do not depend on the number of processes, so that a run can go on with another one.
+    """
 
     def __init__(self, run: Run):
         self.run = run
 
-    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
-        batches = self._batches()
+    def __iter__(self) -> Iterator[Share]:
+        shares = self._shares()
         # On a CPU a second thread would only take time from the arithmetic.
-        return batches if self.run.device.type == "cpu" else _one_ahead(batches)
+        return shares if self.run.device.type == "cpu" else _one_ahead(shares)
 
-    def _batches(self) -> Iterator[tuple[int, int, Any]]:
-        run = self.run
+    def _shares(self) -> Iterator[Share]:
+        run, experiment = self.run, self.run.experiment
         rank, world = run.global_rank, run.trainer.world_size
         epoch, start = run.position
         empty = 0
         while True:
-            number = start + rank
-            for batch in run.experiment.train_batches(epoch, run.settings.seed, number, world):
-                yield epoch, number, batch
-                number += world
+            batches = experiment.train_batches(epoch, run.settings.seed, start)
+            for number, batch in enumerate(batches, start):
+                count = experiment.count(batch)
+                if world == 1:
+                    yield Share(epoch, number, batch, 1.0, count)
+                elif count >= world:  # nobody may be left without a sample
+                    part = batch[rank::world]
+                    weight = experiment.count(part) * world / count
+                    yield Share(epoch, number, part, weight, count)
+                else:
+                    continue
                 empty = 0
             empty += 1
             if empty > 2:
-                raise UserError("the training data give no batch; is the batch size too large?")
+                few = f" for {world} processes" if world > 1 else ""
+                raise UserError(
+                    f"the training data give no batch{few}; is the batch size too large"
+                    f"{', or too small' if world > 1 else ''}?"
+                )
             epoch, start = epoch + 1, 0
 
 

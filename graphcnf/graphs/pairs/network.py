@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical.sets.attention import AttentionBlock
+from graphcnf.flows.readout import ReadOut
 
 
 class PairNetwork(nn.Module):
@@ -60,7 +61,7 @@ class PairNetwork(nn.Module):
         # A constant would cancel in the softmax.
         self.relations = nn.Linear(pair_features, biases, bias=False) if pair_features else None
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
-        self.node_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, node_out))
+        self.node_out = nn.Sequential(nn.LayerNorm(width), ReadOut(width, node_out))
         nn.init.zeros_(self.node_out[-1].weight)
         nn.init.zeros_(self.node_out[-1].bias)
         self.pair_in = pair_in
@@ -73,7 +74,7 @@ class PairNetwork(nn.Module):
             self.message = nn.Linear(pair_width, width)
             self.late_ends = nn.Linear(width, 2 * pair_width if ordered else pair_width, bias=False)
             self.late = nn.Sequential(nn.GELU(), nn.Linear(pair_width, 2 * pair_width), nn.GELU())
-            self.pair_out = nn.Linear(2 * pair_width, pair_out)
+            self.pair_out = ReadOut(2 * pair_width, pair_out)
             nn.init.zeros_(self.pair_out.weight)
             nn.init.zeros_(self.pair_out.bias)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.causal import CausalBlock
+from graphcnf.flows.readout import ReadOut
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.rounds.composition import COUNTED, TOLD, one_hots
 from graphcnf.graphs.rounds.growth import Chances, Grown, log_orders, picks_of
@@ -104,7 +105,7 @@ class Assembly(nn.Module):
         self.both = nn.Linear(pair_width, pair_width, bias=False)
         self.of_state = nn.Embedding(self.states, pair_width)
         self.middle = nn.Linear(pair_width, pair_width)
-        self.leave = nn.Linear(pair_width, kinds)
+        self.leave = ReadOut(pair_width, kinds)
         tables = (self.labels, self.nodes, self.stage, self.bias, *self.parts, *self.whole)
         for embedding in tables:
             nn.init.normal_(embedding.weight, std=0.2)

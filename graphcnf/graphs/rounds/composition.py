@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.flows.readout import ReadOut
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.rounds.labels import NodeLabels
 
@@ -108,7 +109,7 @@ class Composition(nn.Module):
             )
             for _ in range(layers)
         )  # fmt: skip
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, table.count))
+        self.leave = nn.Sequential(nn.LayerNorm(width), ReadOut(width, table.count))
         for block in self.blocks:
             nn.init.zeros_(block[-1].weight)
         for embedding in (self.nodes, self.to_come, self.surplus, self.bridges):

@@ -1,0 +1,45 @@
+"""Loggers of Lightning that a run may write to, beside its `metrics.csv`."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from importlib.util import find_spec
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from graphcnf.errors import UserError
+from graphcnf.files import replace_file
+
+
+def loggers(names: list[str], out_dir: Path, step: int) -> list[Logger]:
+    """The loggers of the run in a folder that goes on from `step`.
+
+    Raises:
+        UserError: the package of one of them is not installed.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise UserError(f'loggers = "{name}" needs its package: pip install {name}')
+    make = {"tensorboard": _tensorboard, "wandb": _wandb}
+    return [make[name](out_dir, step) for name in names]
+
+
+def _tensorboard(out_dir: Path, step: int) -> Logger:
+    # What lies behind the step that the run goes on from is taken back.
+    return TensorBoardLogger(
+        out_dir, name="", version="tensorboard", default_hp_metric=False, purge_step=step + 1
+    )
+
+
+def _wandb(out_dir: Path, step: int) -> Logger:
+    # A run that goes on is the same one there.
+    file = out_dir / "wandb.id"
+    known = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
+    if not re.fullmatch("[0-9a-f]{8}", known):
+        known = secrets.token_hex(4)
+        replace_file(file, known.encode())
+    return WandbLogger(
+        project="graphcnf", name=out_dir.name, save_dir=out_dir, id=known, resume="allow"
+    )
