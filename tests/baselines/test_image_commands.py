@@ -64,7 +64,7 @@ def command(capfd, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_build(folder, name):
     built = experiment(folder, name)
-    loss, metrics = built.model.training_loss(next(built.train_batches(0, 0, 0, 1)))
+    loss, metrics = built.model.training_loss(next(built.train_batches(0, 0, 0)))
     assert loss.isfinite() and built.model.metadata["data"]["path"] == str(folder)
     assert ("bits_per_dimension" in metrics) == (name != "gan")
     assert isinstance(built.model, IMAGE_MODELS[name])

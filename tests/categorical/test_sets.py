@@ -228,6 +228,6 @@ def test_preset_builds():
     from graphcnf.training.configuration import load_preset
 
     experiment = build_experiment(load_preset("set-shuffling"))
-    batch = next(experiment.train_batches(0, 0, 0, 1))
+    batch = next(experiment.train_batches(0, 0, 0))
     loss, metrics = experiment.model.training_loss(batch[:4])
     assert loss.isfinite() and experiment.headline in metrics

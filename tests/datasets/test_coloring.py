@@ -171,7 +171,7 @@ def test_batches():
         assert not (equal & batch.adjacency).any()
         permuted += int((batch.node_types[:, 0] != 0).sum())
     assert permuted > 60
-    again = next(data.train_batches(32, epoch=2, seed=1, start=3, stride=2))
+    again = next(data.train_batches(32, epoch=2, seed=1, start=3))
     assert torch.equal(again.node_types, epoch[3].node_types)
     other = next(data.train_batches(32, epoch=3, seed=1))
     assert not torch.equal(other.sizes, epoch[0].sizes) or not torch.equal(

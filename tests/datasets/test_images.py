@@ -134,8 +134,8 @@ def test_batches(idx):
     known = {bytes(i) for i in data.part("train").numpy()}
     seen = [bytes(i.numpy()) for b in batches for i in b]
     assert len(set(seen)) == 32 and set(seen) <= known
-    strided = list(data.train_batches(8, 0, 1, start=1, stride=2))
-    assert all(torch.equal(a, b) for a, b in zip(strided, batches[1::2], strict=True))
+    later = list(data.train_batches(8, 0, 1, start=1))
+    assert all(torch.equal(a, b) for a, b in zip(later, batches[1:], strict=True))
     for other in ((1, 1), (0, 2)):
         assert not torch.equal(next(data.train_batches(8, *other)), batches[0])
     assert [len(b) for b in data.train_batches(500, 0, 0)] == [36]  # fewer than asked for

@@ -72,7 +72,7 @@ def test_presets_build_and_learn(tmp_path, name):
     small = {"width": 8} | ({"steps": 1} if name == "glow" else {})
     built = experiment(tmp_path, f"images-{name}", small)
     assert built.headline == "bits_per_dimension" and built.model.shape == (1, 8, 8)
-    batches = list(built.train_batches(0, 0, 0, 1))
+    batches = list(built.train_batches(0, 0, 0))
     assert [b.shape for b in batches] == [(16, 1, 8, 8)] * 2
     assert sum(map(len, built.eval_batches())) == 4
     loss, metrics = built.model.training_loss(batches[0])
@@ -83,7 +83,7 @@ def test_presets_build_and_learn(tmp_path, name):
 
 
 def test_shifted_training_images(folder):
-    plain, moved = (next(experiment(folder, shift=s).train_batches(0, 0, 0, 1)) for s in (0, 1))
+    plain, moved = (next(experiment(folder, shift=s).train_batches(0, 0, 0)) for s in (0, 1))
     assert plain.shape == moved.shape and not torch.equal(plain, moved)
     for shift in (-1, 1.5):
         with pytest.raises(UserError, match="shift"):

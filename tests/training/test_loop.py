@@ -49,7 +49,7 @@ def last(run: Path) -> dict:
 
 
 def assert_same_run(a: Path, b: Path):
-    for key in ("model", "ema", "optimizer"):
+    for key in ("model", "ema", "optimizers"):
         left, right = last(a)[key], last(b)[key]
         torch.testing.assert_close(left, right, rtol=0, atol=0)
     assert last(a)["position"] == last(b)["position"]
@@ -61,7 +61,6 @@ def test_a_run_leaves_its_files_and_learns(tiny, tmp_path):
     result = fit(tiny.make_experiment(), SETTINGS, tmp_path, config={"data": {"name": "tiny"}})
     assert result.finished and result.step == 60 and result.headline == "bits_per_variable"
     files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
-    files = {name for name in files if not name.startswith("tensorboard")}
     assert files == {
         "config.toml",
         "metrics.csv",
@@ -231,20 +230,6 @@ def test_another_models_checkpoint_is_refused(tiny, tmp_path):
 def test_a_budget_is_required(tiny, tmp_path):
     with pytest.raises(UserError, match="budget"):
         fit(tiny.make_experiment(), replace(SETTINGS, steps=None), tmp_path)
-
-
-def test_two_processes_learn_together(tiny, tmp_path):
-    options = {**SETTINGS.to_dict(), "devices": 2, "steps": 20}
-    options |= {"out": str(tmp_path / "two"), "resume": False, "delay": 0.0}
-    subprocess.run(
-        [sys.executable, tiny.__file__, json.dumps(options)],
-        check=True,
-        stderr=subprocess.DEVNULL,
-        timeout=60,
-    )
-    assert last(tmp_path / "two")["step"] == 20
-    # Of the 7 batches of an epoch the first process has 4.
-    assert last(tmp_path / "two")["position"] == [4, 8]
 
 
 def test_the_best_averaged_weights_are_kept_and_patience_ends_a_run(tiny, tmp_path):

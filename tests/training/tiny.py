@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from graphcnf.errors import UserError
 from graphcnf.training.experiment import Experiment
 
 CATEGORIES, LENGTH = 5, 6
@@ -16,12 +17,12 @@ CATEGORIES, LENGTH = 5, 6
 class TinyModel(nn.Module):
     """Independent categories, with noise so that the random state matters."""
 
-    def __init__(self, delay: float = 0.0):
+    def __init__(self, delay: float = 0.0, noise: bool = True):
         super().__init__()
         self.table = nn.Linear(LENGTH * CATEGORIES, LENGTH * CATEGORIES)
         self.scale = nn.Parameter(torch.ones(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-        self.delay = delay
+        self.delay, self.noise = delay, noise
         self.poison_from = None
         self.calls = 0
 
@@ -31,6 +32,7 @@ class TinyModel(nn.Module):
             self.seen += len(batch)
             self.calls += 1
         noise = torch.rand(len(batch), LENGTH * CATEGORIES)
+        noise = noise if self.noise else torch.full_like(noise, 0.5)
         logits = (self.table(noise) * self.scale).view(-1, LENGTH, CATEGORIES)
         nats = nn.functional.cross_entropy(logits.flatten(0, 1), batch.flatten())
         loss = beta * nats
@@ -44,18 +46,20 @@ class TinyModel(nn.Module):
         }
 
 
-def make_experiment(batch_size=8, epoch_batches=7, delay=0.0) -> Experiment:
+def make_experiment(batch_size=8, epoch_batches=7, delay=0.0, noise=True) -> Experiment:
     torch.manual_seed(0)
 
     def batch(*key):
         values = np.random.default_rng(key).binomial(CATEGORIES - 1, 0.3, (batch_size, LENGTH))
         return torch.from_numpy(values)
 
-    def train_batches(epoch, seed, start, stride):
-        for number in range(start, epoch_batches, stride):
+    def train_batches(epoch, seed, start):
+        for number in range(start, epoch_batches):
             yield batch(0, seed, epoch, number)
 
-    return Experiment(TinyModel(delay), train_batches, lambda: (batch(1, k) for k in range(100)))
+    return Experiment(
+        TinyModel(delay, noise), train_batches, lambda: (batch(1, k) for k in range(100))
+    )
 
 
 if __name__ == "__main__":
@@ -63,5 +67,9 @@ if __name__ == "__main__":
 
     options = json.loads(sys.argv[1])
     out, resume, delay = options.pop("out"), options.pop("resume"), options.pop("delay")
-    result = fit(make_experiment(delay=delay), TrainingSettings(**options), out, resume)
+    made = make_experiment(delay=delay, noise=options.pop("noise", True))
+    try:
+        result = fit(made, TrainingSettings(**options), out, resume)
+    except UserError as error:
+        sys.exit(str(error))
     sys.exit(0 if result.signal is None else 128 + result.signal)

@@ -1,0 +1,222 @@
+"""Runs of several processes, and of several nodes, on loopback with gloo."""
+
+import csv
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from graphcnf.errors import UserError
+from graphcnf.training import TrainingSettings, fit
+from graphcnf.training.checkpoint import load_checkpoint
+from graphcnf.training.processes import as_launched, is_main, started_apart
+
+SETTINGS = dict(steps=24, threads=1, accelerator="cpu", log_every=4, warmup_steps=5,
+                eval_minutes=0, final_eval_batches=5, batch_size=8)  # fmt: skip
+LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "SLURM_NTASKS",
+             "SLURM_PROCID", "SLURM_NNODES", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID",
+             "MASTER_ADDR", "MASTER_PORT")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    """No launcher around the tests, one thread, and nothing of it afterwards."""
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def start(tiny, out: Path, environment=None, launcher=(), **options) -> subprocess.Popen:
+    """A run of the tiny model in processes of its own; without noise it is a function of data."""
+    options = {**SETTINGS, "out": str(out), "resume": False, "delay": 0.0, "noise": False,
+               **options}  # fmt: skip
+    return subprocess.Popen(
+        [*(launcher or [sys.executable]), tiny.__file__, json.dumps(options)],
+        env={**os.environ, **(environment or {})},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(*processes: subprocess.Popen) -> list[str]:
+    """What processes said that have to end well."""
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return said
+
+
+def last(run: Path) -> dict:
+    return load_checkpoint(run / "checkpoints" / "last.ckpt")
+
+
+def rows(run: Path, phase: str) -> list[tuple[float, ...]]:
+    with (run / "metrics.csv").open() as file:
+        found = [row for row in csv.DictReader(file) if row["phase"] == phase]
+    return [tuple(float(r[k]) for k in ("step", "bits_per_variable", "accuracy")) for r in found]
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, tmp_path_factory):
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    ended(start(tiny, folder))
+    return folder
+
+
+def assert_same_course(a: Path, b: Path):
+    """Weights, figures and place in the data, up to the order of sums in float32."""
+    for key in ("model", "ema"):
+        left, right = last(a)[key], last(b)[key]
+        left, right = (x.get("average", x) for x in (left, right))
+        for name in left:
+            if name != "seen":  # a process counts its own samples
+                torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-5)
+    assert last(a)["position"] == last(b)["position"]
+    for phase in ("train", "eval"):
+        np.testing.assert_allclose(rows(a, phase), rows(b, phase), rtol=1e-4)
+
+
+def test_two_processes_take_the_course_of_one(tiny, tmp_path, alone):
+    ended(start(tiny, tmp_path / "two", devices=2))
+    assert_same_course(alone, tmp_path / "two")
+
+
+def test_two_nodes_take_the_course_of_one_process(tiny, tmp_path, alone):
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    nodes = [
+        start(tiny, tmp_path / "run", {**shared, "NODE_RANK": str(rank)}, num_nodes=2)
+        for rank in (0, 1)
+    ]
+    said = ended(*nodes)
+    assert "2 x cpu" in said[0] and "step" not in said[1]
+    assert_same_course(alone, tmp_path / "run")
+
+
+def test_torchrun_says_how_many_there_are(tiny, tmp_path, alone):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                "--nproc-per-node", "2"]  # fmt: skip
+    ended(start(tiny, tmp_path / "run", launcher=launcher))
+    assert_same_course(alone, tmp_path / "run")
+    assert last(tmp_path / "run")["settings"]["devices"] == 2
+
+
+def test_one_two_one_processes(tiny, tmp_path, alone):
+    run = tmp_path / "run"
+    for steps, devices in ((7, 1), (15, 2), (24, 1)):
+        # The learning rate must not fall at the end of each part.
+        ended(start(tiny, run, steps=steps, devices=devices, resume=steps > 7, decay_fraction=0.0))
+    ended(start(tiny, tmp_path / "whole", decay_fraction=0.0))
+    assert_same_course(tmp_path / "whole", run)
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, alone):
+    run = tmp_path / "run"
+    process = start(tiny, run, devices=2, delay=0.15, checkpoint_minutes=0.005)
+    metrics = run / "metrics.csv"
+    until = time.monotonic() + 60
+    while not (metrics.exists() and "\n8,train" in metrics.read_text()):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    second = next(c for c in children if "tiny.py" in Path(f"/proc/{c}/cmdline").read_text())
+    os.kill(int(second), signal.SIGKILL)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert re.search("another process of this run has ended.*--resume goes on", said)
+    assert "Traceback" not in said
+    assert 0 < last(run)["step"] < 24
+    ended(start(tiny, run, devices=2, resume=True))
+    assert_same_course(alone, run)
+
+
+def test_every_process_needs_a_sample():
+    with pytest.raises(UserError, match="less than a sample for each of 4 processes"):
+        TrainingSettings(batch_size=3, devices=2, num_nodes=2)
+
+
+def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
+    ended(start(tiny, tmp_path / "first", steps=4))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    nodes = [
+        start(tiny, tmp_path / name, {**shared, "NODE_RANK": str(rank)}, num_nodes=2, resume=True)
+        for rank, name in enumerate(("first", "elsewhere"))
+    ]
+    for node in nodes:
+        assert "a file system that all nodes share" in node.communicate(timeout=60)[1]
+        assert node.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "main", "apart", "devices", "nodes"),
+    [
+        ({}, True, False, 1, 1),
+        ({"LOCAL_RANK": "1"}, False, False, 1, 1),
+        ({"NODE_RANK": "1"}, False, True, 1, 1),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "6",
+          "LOCAL_WORLD_SIZE": "3"}, True, True, 3, 2),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "LOCAL_RANK": "0", "WORLD_SIZE": "6",
+          "LOCAL_WORLD_SIZE": "3"}, False, True, 3, 2),
+        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "4", "SLURM_JOB_NAME": "a"},
+         False, True, 4, 2),
+        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "bash"}, True, False, 1, 1),
+    ],
+)  # fmt: skip
+def test_what_a_launcher_says(monkeypatch, environment, main, apart, devices, nodes):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    launched = as_launched(TrainingSettings(steps=1))
+    assert (is_main(), started_apart()) == (main, apart)
+    assert (launched.devices, launched.num_nodes) == (devices, nodes)
+
+
+def test_several_nodes_need_to_know_which_they_are(tiny, tmp_path):
+    with pytest.raises(UserError, match="NODE_RANK, MASTER_ADDR, MASTER_PORT"):
+        fit(tiny.make_experiment(), TrainingSettings(steps=1, num_nodes=2), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strategy": "fsdp"}, 'strategy must be "auto" or a kind of "ddp"'),
+        ({"loggers": "tensorbord"}, "'tensorbord' is none of tensorboard, wandb"),
+        ({"optimizer": "sgd"}, 'optimizer must be "adamw" or "muon"'),
+        ({"num_nodes": 0}, "num_nodes must be greater than 0"),
+    ],
+)
+def test_settings_of_processes(settings, message):
+    with pytest.raises(UserError, match=message):
+        TrainingSettings(**settings)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_logger_gets_every_row(tiny, tmp_path, name, monkeypatch):
+    pytest.importorskip(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = TrainingSettings(**{**SETTINGS, "loggers": name})
+    fit(tiny.make_experiment(), settings, tmp_path)
+    files = [p for p in tmp_path.rglob("*") if "tfevents" in p.name or p.suffix == ".wandb"]
+    assert len(files) == 1 and b"bits_per_variable" in files[0].read_bytes()
+
+
+def test_a_logger_that_is_not_installed_is_named(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("graphcnf.training.loggers.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs its package: pip install wandb"):
+        fit(tiny.make_experiment(), TrainingSettings(steps=1, loggers="wandb"), tmp_path)
