@@ -26,6 +26,14 @@ def loggers(names: list[str], out_dir: Path, step: int) -> list[Logger]:
     return [make[name](out_dir, step) for name in names]
 
 
+def finish(made: list[Logger]) -> None:
+    """Write out what the loggers have."""
+    for logger in made:
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
 def _tensorboard(out_dir: Path, step: int) -> Logger:
     # What lies behind the step that the run goes on from is taken back.
     return TensorBoardLogger(

@@ -8,11 +8,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from graphcnf.flows.readout import ReadOut
-
-SMALLEST = 16
-"""Rows and columns from which on a matrix counts as hidden."""
-
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the iteration; they let small singular values grow fastest (Jordan et al. 2024, Muon)."""
 
@@ -82,18 +77,8 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
     return (x.transpose(1, 2) if rows > columns else x).to(matrices.dtype)
 
 
-def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Weights of the linear layers between a network's inputs and its read-out."""
-    found = {}
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(module, nn.Linear) and not isinstance(module, ReadOut):
-            if weight.requires_grad and min(weight.shape) >= SMALLEST:
-                found[id(weight)] = weight
-    return list(found.values())
-
-
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and supported is not None and supported()

@@ -28,8 +28,9 @@ from graphcnf.training.checkpoint import (
 )
 from graphcnf.training.ema import ExponentialMovingAverage
 from graphcnf.training.experiment import Experiment, FitResult
+from graphcnf.training.loggers import finish
 from graphcnf.training.metrics import MetricsFile, MetricSums, held_out
-from graphcnf.training.muon import Muon, hidden_matrices
+from graphcnf.training.optimizers import optimizers_of, restore
 from graphcnf.training.progress import RunProgress, opening
 from graphcnf.training.settings import TrainingSettings
 from graphcnf.training.stream import Share
@@ -95,23 +96,8 @@ class Run(pl.LightningModule):
     # Lightning's hooks
 
     def configure_optimizers(self):
-        """AdamW, without decay on vectors (biases, scales); Muon for matrices, if asked for."""
-        trainable = [p for p in self.model.parameters() if p.requires_grad]
-        common = dict(lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
-        matrices = hidden_matrices(self.model) if self.settings.optimizer == "muon" else []
-        ours = {id(matrix) for matrix in matrices}
-        others = [p for p in trainable if id(p) not in ours]
-        groups = [
-            {"params": [p for p in others if p.ndim >= 2]},
-            {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        kinds = {p.device.type for p in trainable}
-        optimizers = [Muon(matrices, **common)] if matrices else []
-        if groups:
-            fused = kinds <= {"cpu", "cuda"}
-            optimizers.append(torch.optim.AdamW(groups, fused=fused, **common))
-        return optimizers
+        """Those of the settings."""
+        return optimizers_of(self.model, self.settings)
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
         """Move the content of what the stream yields."""
@@ -121,12 +107,12 @@ class Run(pl.LightningModule):
         """Restore what needs the optimizer and the device, then open the files of the run."""
         found = self.optimizers(use_pl_optimizer=False)
         self.steppers = found if isinstance(found, list) else [found]
-        self.groups = [group for stepper in self.steppers for group in stepper.param_groups]
-        self.trainable = [p for group in self.groups for p in group["params"]]
+        groups = [group for stepper in self.steppers for group in stepper.param_groups]
+        self.trainable = [p for group in groups for p in group["params"]]
         self.ema = ExponentialMovingAverage(self.model, self.settings.ema_horizon)
         self._seed()
         if self.start is not None:
-            self._load_steppers(self.start["optimizers"])
+            restore(self.steppers, self.start["optimizers"])
             self.ema.load_state_dict(self.start["ema"])
             if self.trainer.is_global_zero:  # they are the sums of all
                 self.sums.load_state_dict(self.start["sums"], self.device)
@@ -233,8 +219,9 @@ class Run(pl.LightningModule):
     def _set_learning_rate(self) -> None:
         step = self.origin_steps + self.step
         self.rate = self.settings.learning_rate_at(step, self.progress)
-        for group in self.groups:
-            group["lr"] = self.rate
+        for stepper in self.steppers:
+            for group in stepper.param_groups:
+                group["lr"] = self.rate
 
     # Log, evaluation, checkpoints
 
@@ -346,14 +333,6 @@ class Run(pl.LightningModule):
             "settings": self.settings.to_dict(),
         }
 
-    def _load_steppers(self, states: list[dict]) -> None:
-        kinds = [len(state["param_groups"]) for state in states]
-        if kinds != [len(stepper.param_groups) for stepper in self.steppers]:
-            raise UserError("the checkpoint is of a run with another optimizer")
-        for stepper, state in zip(self.steppers, states, strict=True):
-            stepper.load_state_dict(state)
-        self.groups = [group for stepper in self.steppers for group in stepper.param_groups]
-
     def _check_agreement(self) -> None:
         """Refuse to start where some of the processes have not found what the others have."""
         if self.trainer.world_size == 1:
@@ -400,6 +379,7 @@ class Run(pl.LightningModule):
         self.handlers = {}
         if getattr(self, "main", False):
             self.display.stop()
+            finish(self.loggers)
 
     def _headline(self, row: dict[str, Any]) -> str:
         names = (self.experiment.headline, *HEADLINES)
