@@ -187,7 +187,7 @@ def command_line_cases(seed: int) -> Iterator[Case]:
                 yield Case(f"{name} {option.name}=maybe", path[0], (*start, f"{option.name}=maybe"))
             for value in _bad_values(option, usual):
                 given = f"{option.name}={value}"
-                late = option.name in ("--accelerator", "--devices")
+                late = option.name in ("--accelerator", "--devices", "--num-nodes")
                 yield Case(f"{name} {given}", path[0], (*start, given), starts=late,
                            either=_told(option.name, value))  # fmt: skip
             wrong = option.name + dice.choice("xyz")

@@ -27,6 +27,7 @@ TRAINING: dict[str, tuple] = {
     "final_eval_batches": SIZE[:9], "checkpoint_minutes": WHEN[:-3], "snapshots": FLAG,
     "max_bad_steps": SIZE[:9], "seed": WHOLE, "threads": WHOLE, "accelerator": NAME[:-1],
     "devices": SIZE, "clock": NAME,
+    "num_nodes": SIZE, "strategy": NAME, "loggers": NAME[:1] + NAME[2:], "optimizer": NAME,
 }  # fmt: skip
 """Bad values of every training setting."""
 
@@ -165,7 +166,7 @@ def configuration_cases(seed: int) -> Iterator[Case]:
                        (word,), _write("x.toml", good))  # fmt: skip
     model, data, *_ = EXPERIMENTS["sets"]
     for key, values in TRAINING.items():
-        late = key in ("accelerator", "devices")
+        late = key in ("accelerator", "devices", "num_nodes")
         named = (key,) if late else ("x.toml", key)
         for value in values:
             label = f"training.{key}={toml(value)[:40]}"
