@@ -30,40 +30,42 @@ from graphcnf.pretrained import Pretrained
 if TYPE_CHECKING:
     import networkx as nx
 
-COUPLINGS = ("nodes", "channels")
+COUPLINGS = ("nodes", "waves", "channels")
 
 
 class ColoringFlow(Pretrained, nn.Module):
     """p(colours of the nodes | graph), with attention convolutions over the graph.
 
-    Two kinds of couplings:
+    Three kinds of couplings:
 
     - "nodes" (`SaturationCoupling` on the interval encoding): node after node in the order of
       saturation; the bound is exact but for the margin of the intervals;
+    - "waves": the same, but all nodes that have one colour left or none get theirs at once;
     - "channels" (Lippe & Gavves 2021, arXiv 2006.09790, section 4.2): ActNorm, invertible linear
       map and a mixture coupling that transforms half of the latents of all nodes in parallel.
 
-    In "nodes" the names of the colours mean nothing: permuting them does not change a probability.
+    In "nodes" and "waves" the names of the colours mean nothing: permuting them does not change a
+    probability.
     Where some colours are more frequent than others, take "channels".
 
-    A graph's nodes may be numbered in any way. The numbers break ties of the order of "nodes", and
-    do nothing in "channels".
+    A graph's nodes may be numbered in any way. The numbers break ties of the order of "nodes" and
+    "waves", and do nothing in "channels".
 
     Args:
         colors: Number of colours.
-        coupling: "nodes" or "channels".
-        encoding: Name of the encoding, see `make_encoding`; None for "interval" ("nodes", which
-            takes no other) or "mixture" ("channels").
+        coupling: "nodes", "waves" or "channels".
+        encoding: Name of the encoding, see `make_encoding`; None for "interval" ("nodes" and
+            "waves", which take no other) or "mixture" ("channels").
         latent_dim: Latents of a node; None for what the encoding takes by default.
         encoding_options: Further arguments of the encoding ("channels").
         couplings: Couplings of "channels".
         mixtures: Components of their mixtures.
         width: Channels of a node in the networks.
-        encoder_layers: Convolutions over the bare graph ("nodes").
+        encoder_layers: Convolutions over the bare graph ("nodes", "waves"; also what follows).
         layers: Convolutions per coupling ("channels").
         heads: Attention heads.
-        ahead: Channels of the look ahead, see `graphcnf.coloring.lookahead` ("nodes").
-        rounds: Rounds of messages in it; 0 for none ("nodes").
+        ahead: Channels of the look ahead, see `graphcnf.coloring.lookahead`.
+        rounds: Rounds of messages in it; 0 for none.
 
     Raises:
         UserError: if an argument is out of range.
@@ -101,16 +103,17 @@ class ColoringFlow(Pretrained, nn.Module):
             raise UserError(f"heads must divide the width, got {heads} and {width}")
         if rounds < 0:
             raise UserError(f"rounds must be at least 0, not {rounds}")
-        if coupling == "nodes":
+        if coupling != "channels":
             if encoding not in (None, "interval") or latent_dim not in (None, 1):
                 raise UserError(
-                    'coupling "nodes" takes the encoding "interval" with latent_dim 1 only'
+                    f'coupling "{coupling}" takes the encoding "interval" with latent_dim 1 only'
                 )
             network = ColoringNetwork(
                 colors, width=width, encoder_layers=encoder_layers, heads=heads, ahead=ahead,
                 rounds=rounds,
             )  # fmt: skip
-            self.flow = CategoricalFlow(IntervalEncoding([colors]), SaturationCoupling(network))
+            coupling_of = SaturationCoupling(network, waves=coupling == "waves")
+            self.flow = CategoricalFlow(IntervalEncoding([colors]), coupling_of)
         else:
             latents = make_encoding(
                 encoding or "mixture", colors, latent_dim, **(encoding_options or {})

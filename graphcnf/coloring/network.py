@@ -231,31 +231,33 @@ def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
 
 
 class ColoringRounds:
-    """Logits of one node of every graph after the other."""
+    """Logits of the nodes of one round of every graph after the other."""
 
     def __init__(self, network: ColoringNetwork, context: GraphContext):
         self.network, self.context = network, context
         self.h = network.encode(context)
 
-    def ask(self, node: Tensor, order: SaturationOrder) -> Tensor:
-        """Logits (B, 1, colours) of `node` (B,), whose turn it is."""
-        net, rows = self.network, torch.arange(len(node), device=node.device)
+    def ask(self, graph: Tensor, node: Tensor, order: SaturationOrder) -> Tensor:
+        """Logits (M, 1, colours) of the nodes `node` of `graph`, whose turn it is."""
+        net = self.network
         blocked = order.counts > 0
-        own = blocked[rows, node]
-        logits = net.around(self.h[rows, node], own)
-        asked = undecided(own, order.open.any(1)).nonzero()[:, 0]
+        own = blocked[graph, node]
+        logits = net.around(self.h[graph, node], own)
+        # Whoever has a choice is alone in the round of its graph.
+        asked = undecided(own, torch.ones_like(own[:, 0])).nonzero()[:, 0]
         if net.prospects is None or not len(asked):
             return logits[:, None]
-        waiting = order.open[asked]
+        graph, node = graph[asked], node[asked]
+        waiting = order.open[graph]
         # Those that wait come first; the rest of the row is padding.
         most = int(waiting.sum(1).max())
         members = waiting.long().argsort(dim=1, descending=True, stable=True)[:, :most]
-        rows = asked[:, None]
+        rows = graph[:, None]
         scores = net.prospects(
             self.context.adjacency[rows[..., None], members[..., None], members[:, None]],
             blocked[rows, members],
             order.open[rows, members],
             self.h[rows, members],
-            (members == node[rows]).long().argmax(1),
+            (members == node[:, None]).long().argmax(1),
         )
         return logits.index_add(0, asked, scores)[:, None]

@@ -8,7 +8,8 @@ categories there are around a node, not at which.
 
 The order is a function of the graph and of the categories before, so the map stays triangular:
 given all categories, one pass of a network has the conditional of every node, and sampling takes
-one round per node.
+one round per node, or fewer in waves: all nodes whose neighbours leave them one category or none
+get theirs at once, each as if the others of the wave had none yet.
 """
 
 from __future__ import annotations
@@ -23,64 +24,91 @@ from graphcnf.graphs.features import GraphContext
 
 
 class SaturationOrder:
-    """The order, one node of every graph at a time.
+    """The order, one round of every graph at a time.
 
     Args:
         adjacency: (B, N, N) bool.
         mask: (B, N) bool.
         categories: Number of categories K.
+        waves: Whether nodes that have no choice left share a round.
 
     Attributes:
         counts: Neighbours of each category that have had their turn, (B, N, K) long.
-        rank: Turn of each node, N for those that have not had one, (B, N) long.
+        rank: Turn of each node, N for those that have not had one, (B, N) long. In a wave, lower
+            numbers come first.
+        rounds: Rounds that each graph has taken, (B,) long.
     """
 
-    def __init__(self, adjacency: Tensor, mask: Tensor, categories: int):
+    def __init__(self, adjacency: Tensor, mask: Tensor, categories: int, waves: bool = False):
         batch, nodes = mask.shape
-        self.adjacency = adjacency
+        self.adjacency, self.categories, self.waves = adjacency, categories, waves
         self.rows = torch.arange(batch, device=mask.device)
         self.open = mask.clone()
         self.counts = torch.zeros(batch, nodes, categories, dtype=torch.long, device=mask.device)
         self.rank = torch.full((batch, nodes), nodes, device=mask.device)
+        self.rounds = torch.zeros(batch, dtype=torch.long, device=mask.device)
         number = torch.arange(nodes, device=mask.device)
         self.tie = adjacency.sum(-1) * nodes + (nodes - 1 - number)
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """The node whose turn it is, (B,) long, and whether there is one, (B,) bool."""
+        """Graphs and nodes whose turn it is, (M,) long each; no more where all had theirs."""
         saturation = (self.counts > 0).sum(-1)
         nodes = self.open.shape[1]
-        priority = saturation * nodes * nodes + self.tie
-        return priority.masked_fill(~self.open, -1).argmax(1), self.open.any(1)
+        priority = (saturation * nodes * nodes + self.tie).masked_fill(~self.open, -1)
+        members = F.one_hot(priority.argmax(1), nodes).bool() & self.open
+        if self.waves:
+            settled = self.open & (saturation >= self.categories - 1)
+            members = torch.where(settled.any(1, keepdim=True), settled, members)
+        graph, node = members.nonzero(as_tuple=True)
+        return graph, node
 
-    def settle(self, turn: int, node: Tensor, category: Tensor, real: Tensor) -> None:
-        """Give `node` (B,) its category (B,), where `real` (B,)."""
-        touched = self.adjacency[self.rows, node] & real[:, None]
-        own = F.one_hot(category, self.counts.shape[-1])
+    def settle(self, graph: Tensor, node: Tensor, category: Tensor) -> None:
+        """Give nodes their categories, (M,) long each."""
+        members = torch.zeros_like(self.open)
+        members[graph, node] = True
+        touched = self.adjacency[graph, node][..., None] & _one_hot(category, self.categories)
         # Not in place: whoever asked for earlier counts may have kept them.
-        self.counts = self.counts + touched[..., None] * own[:, None]
-        self.open[self.rows, node] &= ~real
-        self.rank[self.rows[real], node[real]] = turn
+        self.counts = self.counts.index_add(0, graph, touched.long())
+        turn = len(self.open[0]) - self._left() + members.cumsum(1) - 1
+        self.rank = torch.where(members, turn, self.rank)
+        self.open = self.open & ~members
+        self.rounds = self.rounds + members.any(1)
+
+    def _left(self) -> Tensor:
+        """Nodes without a turn, padding included, (B, 1)."""
+        return (self.rank == self.open.shape[1]).sum(1, keepdim=True)
 
 
-def turns(x: Tensor, context: GraphContext, categories: int) -> tuple[Tensor, Tensor]:
+def turns(
+    x: Tensor, context: GraphContext, categories: int, waves: bool = False
+) -> tuple[Tensor, Tensor]:
     """The whole order for known categories.
 
     Args:
         x: Categories, (B, N) long; what is masked does not matter.
         context: With `mask` and `adjacency`.
         categories: Number of categories K.
+        waves: See `SaturationOrder`.
 
     Returns:
-        The turn of each node, (B, N) long; and `counts` before each turn, (B, turns, N, K).
+        The turn of each node, (B, N) long; and `counts` before the round of each turn,
+        (B, turns, N, K).
     """
-    order = SaturationOrder(context.adjacency, context.mask, categories)
+    order = SaturationOrder(context.adjacency, context.mask, categories, waves)
     known = x.clamp(0, categories - 1)
     history = []
-    for turn in range(x.shape[1]):
+    round_of = torch.zeros_like(x)
+    while True:
+        graph, node = order.next()
+        if not len(graph):
+            break
+        round_of[graph, node] = len(history)
         history.append(order.counts)
-        node, real = order.next()
-        order.settle(turn, node, known[order.rows, node], real)
-    return order.rank, torch.stack(history, 1)
+        order.settle(graph, node, known[graph, node])
+    history = torch.stack(history or [order.counts])
+    # Of each turn, the round that it is part of; padding takes any.
+    by_turn = round_of.gather(1, order.rank.argsort(dim=1, stable=True))
+    return order.rank, history[by_turn, order.rows[:, None]]
 
 
 class SaturationCoupling(InterleavedCoupling):
@@ -90,15 +118,16 @@ class SaturationCoupling(InterleavedCoupling):
 
     Args:
         network: `ColoringNetwork`.
+        waves: See `SaturationOrder`.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, waves: bool = False):
         super().__init__(network, groups=1)
+        self.waves = waves
 
     def log_probs(self, x, context):
-        """Conditional log-probabilities (B, N, 1, K) given the nodes of earlier turns."""
-        categories = self.network.cardinalities[0]
-        rank, counts = turns(x[..., 0], context, categories)
+        """Conditional log-probabilities (B, N, 1, K) given the nodes of earlier rounds."""
+        rank, counts = turns(x[..., 0], context, self.network.cardinalities[0], self.waves)
         h = self.network.streams_of(context, rank, counts)
         return self._conditionals(h, x)
 
@@ -106,18 +135,23 @@ class SaturationCoupling(InterleavedCoupling):
     def _invert(self, z, mask, context, temperature):
         categories = self.network.cardinalities[0]
         z = masked(z, context.mask)
-        order = SaturationOrder(context.adjacency, context.mask, categories)
+        order = SaturationOrder(context.adjacency, context.mask, categories, self.waves)
         rounds = self.network.rounds(context)
         out = torch.zeros_like(z)
         log_det = torch.zeros(len(z), dtype=torch.float64, device=z.device)
         u = torch.sigmoid(z.double())
-        for turn in range(int(context.mask.sum(1).max())):
-            node, real = order.next()
-            asked = rounds.ask(node, order)
+        while True:
+            graph, node = order.next()
+            if not len(graph):
+                break
+            asked = rounds.ask(graph, node, order)
             log_p = self._variable(asked, [], temperature)
-            x, value, jacobian = self._place(u[order.rows, node], log_p, 0, z)
-            there = order.rows[real], node[real]
-            out[there] = value[real].to(z.dtype)
-            log_det = log_det + torch.where(real, jacobian[:, 0], 0.0)
-            order.settle(turn, node, x[:, 0], real)
+            x, value, jacobian = self._place(u[graph, node], log_p, 0, z)
+            out[graph, node] = value.to(z.dtype)
+            log_det = log_det.index_add(0, graph, jacobian[:, 0])
+            order.settle(graph, node, x[:, 0])
         return out, log_det.to(log_term_dtype(z))
+
+
+def _one_hot(category: Tensor, categories: int) -> Tensor:
+    return F.one_hot(category, categories).bool()[:, None]

@@ -253,13 +253,13 @@ def order_alone(batches: Sequence[GraphBatch], colors: int, *, seed: int) -> lis
     for batch in batches:
         order = SaturationOrder(batch.adjacency, batch.mask, colors)
         chosen = torch.zeros_like(batch.node_types)
-        for turn in range(batch.mask.shape[1]):
-            node, real = order.next()
-            free = order.counts[order.rows, node] == 0
+        for _ in range(batch.mask.shape[1]):
+            graph, node = order.next()
+            free = order.counts[graph, node] == 0
             free = (free | ~free.any(1, keepdim=True)).float()
             color = torch.multinomial(free, 1, generator=generator)[:, 0]
-            chosen[order.rows[real], node[real]] = color[real]
-            order.settle(turn, node, color, real)
+            chosen[graph, node] = color
+            order.settle(graph, node, color)
         found.append(Colored(batch, chosen))
     return found
 
@@ -294,6 +294,21 @@ def sampling_figures(samples: Sequence[Colored]) -> dict[str, float]:
     return figures
 
 
+def rounds_taken(model: ColoringFlow, samples: Sequence[Colored]) -> float:
+    """Mean number of evaluations of a network that colour a graph."""
+    if model.config["coupling"] == "channels":
+        return float(model.config["couplings"])
+    total = 0
+    for part in samples:
+        order = SaturationOrder(
+            part.batch.adjacency, part.batch.mask, model.colors, model.config["coupling"] == "waves"
+        )
+        while len((found := order.next())[0]):
+            order.settle(*found, part.colors[found])
+        total += int(order.rounds.sum())
+    return total / sum(len(part.batch) for part in samples)
+
+
 def data_figures(dataset: ColoringDataset, count: int) -> dict[str, Any]:
     """The row of the data: their colourings are valid, their entropy is what bits can reach."""
     test = dataset.split("test")[:count]
@@ -313,6 +328,7 @@ COLORING_COLUMNS: list[Column] = [
     ("Without conflict", percent("validity", "graphs")),
     ("Edges in conflict", percent("conflicting_edges")),
     ("Bits per node", number("bits", 3)),
+    ("Network evaluations", number("rounds", 1)),
     ("Seconds per 128 graphs", number("seconds", 2)),
     ("Parameters", number("parameters", 0)),
     ("Minutes of training", number("minutes", 1)),
@@ -357,11 +373,12 @@ def coloring_rows(
         samples = sample_all(model, batches, seed=seed, temperature=temperature)
         first = first or samples
         record = model.metadata.get("training", {})
-        way = "one node at a time" if model.config["coupling"] == "nodes" else "parallel"
+        way = {"nodes": "one node at a time", "waves": "waves", "channels": "parallel"}
         rows.append(
             {
-                "model": f"{place}: {way}",
+                "model": f"{place}: {way[model.config['coupling']]}",
                 **sampling_figures(samples),
+                "rounds": rounds_taken(model, samples),
                 "bits": bits_per_node(model, batches),
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "minutes": record.get("minutes"),
