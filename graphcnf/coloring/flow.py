@@ -40,7 +40,9 @@ class ColoringFlow(Pretrained, nn.Module):
 
     - "nodes" (`SaturationCoupling` on the interval encoding): node after node in the order of
       saturation; the bound is exact but for the margin of the intervals;
-    - "waves": the same, but all nodes that have one colour left or none get theirs at once;
+    - "waves": the same, but a colour that a neighbour has is impossible while another one is left,
+      and all nodes that have one colour left or none get theirs at once; so a network is evaluated
+      as often as there is a choice, whose number hardly grows with the graph;
     - "channels" (Lippe & Gavves 2021, arXiv 2006.09790, section 4.2): ActNorm, invertible linear
       map and a mixture coupling that transforms half of the latents of all nodes in parallel.
 
@@ -110,7 +112,7 @@ class ColoringFlow(Pretrained, nn.Module):
                 )
             network = ColoringNetwork(
                 colors, width=width, encoder_layers=encoder_layers, heads=heads, ahead=ahead,
-                rounds=rounds,
+                rounds=rounds, support=coupling == "waves",
             )  # fmt: skip
             coupling_of = SaturationCoupling(network, waves=coupling == "waves")
             self.flow = CategoricalFlow(IntervalEncoding([colors]), coupling_of)

@@ -130,6 +130,8 @@ class ColoringNetwork(nn.Module):
         heads: Attention heads.
         ahead: Channels of the prospects.
         rounds: See `Prospects`; 0 for no look ahead.
+        support: Whether a colour that a neighbour has is impossible while another one is left, so
+            that only nodes with a choice are asked for.
     """
 
     def __init__(
@@ -141,13 +143,15 @@ class ColoringNetwork(nn.Module):
         heads: int,
         ahead: int = 32,
         rounds: int = 6,
+        support: bool = False,
     ):
         super().__init__()
         self.cardinalities = [colors]
+        self.support = support
         self.encoder = GraphEncoder(width, encoder_layers, heads)
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Sequential(nn.Linear(width + 2, width), nn.GELU(), nn.Linear(width, 1))
-        self.blocked = nn.Parameter(torch.zeros(()))
+        self.blocked = None if support else nn.Parameter(torch.zeros(()))
         # Of two colours a node has one left, or all of them.
         self.prospects = Prospects(width, ahead, rounds) if rounds and colors > 2 else None
         nn.init.zeros_(self.leave[-1].weight)
@@ -165,9 +169,12 @@ class ColoringNetwork(nn.Module):
         left = (~blocked).sum(-1, keepdim=True).expand(blocked.shape) > 1
         marks = torch.stack([blocked, left], -1).to(h.dtype)
         h = h[..., None, :].expand(*marks.shape[:-1], -1)
+        logits = self.leave(torch.cat([h, marks], -1))[..., 0]
+        if self.blocked is None:
+            return logits
         # Adam moves a parameter by the learning rate per step, and most nodes have one colour left:
         # without the gain it would take thousands of steps to be all but certain of it.
-        return self.leave(torch.cat([h, marks], -1))[..., 0] + GAIN * self.blocked * marks[..., 0]
+        return logits + GAIN * self.blocked * marks[..., 0]
 
     def streams_of(self, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
         """Logits (B, N, colours) of all nodes in one pass.
@@ -189,6 +196,8 @@ class ColoringNetwork(nn.Module):
         if self.prospects is not None:
             adjacency = context.adjacency[rows[..., None], order[..., None], order[:, None]]
             logits = logits + self._ahead(adjacency, blocked, own, mask, h)
+        if self.support:
+            logits = possible(logits, own)
         return torch.zeros_like(logits).index_put((rows, order), logits)
 
     def _ahead(
@@ -230,6 +239,16 @@ def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
     return mask & (left > 1) & (left < blocked.shape[-1])
 
 
+def possible(logits: Tensor, blocked: Tensor) -> Tensor:
+    """-inf for blocked colours where another one is left; 0 for the others if there is no choice.
+
+    Nodes that may have any colour have no choice either: all colours are alike.
+    """
+    choice = undecided(blocked, torch.ones_like(blocked[..., 0]))[..., None]
+    never = blocked & ~blocked.all(-1, keepdim=True)
+    return torch.where(choice, logits, 0.0).masked_fill(never, -torch.inf)
+
+
 class ColoringRounds:
     """Logits of the nodes of one round of every graph after the other."""
 
@@ -242,9 +261,13 @@ class ColoringRounds:
         net = self.network
         blocked = order.counts > 0
         own = blocked[graph, node]
-        logits = net.around(self.h[graph, node], own)
         # Whoever has a choice is alone in the round of its graph.
         asked = undecided(own, torch.ones_like(own[:, 0])).nonzero()[:, 0]
+        if net.support and not len(asked):
+            return possible(torch.zeros_like(own, dtype=self.h.dtype), own)[:, None]
+        logits = net.around(self.h[graph, node], own)
+        if net.support:
+            logits = possible(logits, own)
         if net.prospects is None or not len(asked):
             return logits[:, None]
         graph, node = graph[asked], node[asked]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from graphcnf.coloring import ColoringFlow, conflicts
+from graphcnf.coloring.network import undecided
 from graphcnf.coloring.saturation import SaturationOrder
 from graphcnf.datasets.coloring import ColoringDataset, load_coloring
 from graphcnf.datasets.sets import TASKS
@@ -298,14 +299,17 @@ def rounds_taken(model: ColoringFlow, samples: Sequence[Colored]) -> float:
     """Mean number of evaluations of a network that colour a graph."""
     if model.config["coupling"] == "channels":
         return float(model.config["couplings"])
+    if model.config["coupling"] == "nodes":
+        return sum(int(part.batch.mask.sum()) for part in samples) / sum(
+            len(part.batch) for part in samples
+        )
     total = 0
     for part in samples:
-        order = SaturationOrder(
-            part.batch.adjacency, part.batch.mask, model.colors, model.config["coupling"] == "waves"
-        )
+        order = SaturationOrder(part.batch.adjacency, part.batch.mask, model.colors, waves=True)
         while len((found := order.next())[0]):
+            blocked = order.counts[found] > 0
+            total += int(undecided(blocked, torch.ones_like(blocked[:, 0])).sum())
             order.settle(*found, part.colors[found])
-        total += int(order.rounds.sum())
     return total / sum(len(part.batch) for part in samples)
 
 
