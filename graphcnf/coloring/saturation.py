@@ -13,8 +13,10 @@ one round per node.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
@@ -73,6 +75,7 @@ def turns(x: Tensor, context: GraphContext, categories: int) -> tuple[Tensor, Te
     Returns:
         The turn of each node, (B, N) long; and `counts` before each turn, (B, turns, N, K).
     """
+    assert context.adjacency is not None
     order = SaturationOrder(context.adjacency, context.mask, categories)
     known = x.clamp(0, categories - 1)
     history = []
@@ -92,7 +95,7 @@ class SaturationCoupling(InterleavedCoupling):
         network: `ColoringNetwork`.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: Any):
         super().__init__(network, groups=1)
 
     def log_probs(self, x, context):
