@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graphcnf.errors import UserError
 from graphcnf.terminal import progress_bar
@@ -101,6 +101,7 @@ class OrderedMap:
         for process in self._processes:
             process.wait()
             for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
                 with suppress(OSError):
                     pipe.close()
 
@@ -110,9 +111,7 @@ class OrderedMap:
             return
         for k in count():
             with self._changed:
-                self._changed.wait_for(
-                    lambda k=k: k in self._results or self._failure or k == self._total
-                )
+                self._changed.wait_for(partial(self._settled, k))
                 if k not in self._results:
                     if self._failure:
                         raise self._failure
@@ -124,16 +123,21 @@ class OrderedMap:
                 raise value
             yield value
 
+    def _settled(self, k: int) -> bool:
+        return k in self._results or self._failure is not None or k == self._total
+
     def _feed(self, process: subprocess.Popen, message: bytes) -> None:
         """Hand chunks to one process and take its answers, until there are no more."""
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None and stdout is not None
         try:
-            process.stdin.write(message)
-            process.stdin.flush()
+            stdin.write(message)
+            stdin.flush()
             while (task := self._next()) is not None:
                 k, chunk = task
-                process.stdin.write(_framed(chunk))
-                process.stdin.flush()
-                answer = pickle.load(process.stdout)
+                stdin.write(_framed(chunk))
+                stdin.flush()
+                answer = pickle.load(stdout)
                 with self._changed:
                     self._results[k] = answer
                     self._changed.notify_all()
@@ -223,7 +227,7 @@ def _spawn() -> subprocess.Popen:
     paths = os.pathsep.join(os.path.abspath(p) for p in sys.path)
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     # A group of their own: Ctrl-C and `timeout` reach this process only, which ends them.
-    apart = {"process_group": 0} if os.name == "posix" else {}
+    apart: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
     return subprocess.Popen(
         [sys.executable, "-P", "-c", _SERVE],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, **apart,

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from torch import nn
@@ -26,6 +26,9 @@ WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 FORMAT = 2
 CHECKSUM = "sha256"
+
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> None:
@@ -45,8 +48,9 @@ def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> No
     config = {"format": FORMAT, "model": model.config, "metadata": model.metadata}
     files = {"model.safetensors": save(weights, {CHECKSUM: _digest_of_tensors(weights)})}
     for name, array in arrays.items():
-        content = {name: array}
-        files[f"{name}.safetensors"] = save_arrays(content, {CHECKSUM: _digest_of_tensors(content)})
+        alone = {name: array}
+        digest = {CHECKSUM: _digest_of_tensors(alone)}
+        files[f"{name}.safetensors"] = save_arrays(alone, digest)
     files["config.json"] = config_file(config)
     for name, content in files.items():
         replace_file(folder / name, content)
@@ -76,7 +80,7 @@ def locate(name_or_folder: str | Path) -> Path:
     )
 
 
-def load_model(cls: type, folder: Path, device="cpu") -> nn.Module:
+def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
     """Rebuild a model of class `cls` from its folder, in evaluation mode.
 
     Raises:
@@ -181,8 +185,11 @@ def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-class Pretrained:
+class Pretrained(nn.Module):
     """What a module with `config` and `metadata` needs to be kept in a folder."""
+
+    config: dict[str, Any]
+    metadata: dict[str, Any]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`."""

@@ -32,6 +32,8 @@ class ArgmaxEncoding(Encoding):
         categories: Number of categories K.
     """
 
+    cardinalities: int
+
     def __init__(self, categories: int):
         super().__init__()
         if categories < 1:

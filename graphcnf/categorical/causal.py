@@ -88,6 +88,8 @@ class CausalAttention(nn.Module):
         ValueError: if an argument is out of range.
     """
 
+    possible: Tensor
+
     def __init__(
         self,
         cardinalities: int | Sequence[int],
@@ -101,7 +103,7 @@ class CausalAttention(nn.Module):
     ):
         super().__init__()
         shared = isinstance(cardinalities, int)
-        known = [cardinalities] if shared else list(cardinalities)
+        known = [cardinalities] if isinstance(cardinalities, int) else list(cardinalities)
         if not shared and len(known) != positions:
             raise ValueError(f"{len(known)} cardinalities for {positions} positions")
         if min(known, default=0) < 1 or positions < 1:
@@ -117,7 +119,9 @@ class CausalAttention(nn.Module):
         self.remaining = nn.Embedding(positions + 1, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, positions))
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(CausalBlock(width, heads, expansion) for _ in range(layers))
+        self.blocks: Sequence[CausalBlock] = nn.ModuleList(  # type: ignore[assignment]  # not generic
+            CausalBlock(width, heads, expansion) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.weight = nn.Parameter(torch.zeros(*possible.shape, width))
         self.bias = nn.Parameter(torch.zeros(possible.shape))

@@ -88,6 +88,9 @@ class DensityEncoding(Encoding):
         hidden: Hidden channels of the networks.
     """
 
+    cardinalities: int
+    start: Tensor
+
     def __init__(
         self,
         categories: int,
@@ -229,8 +232,8 @@ class LearnedPosterior(nn.Module):
         with torch.no_grad():
             self.linear.weight.copy_(means / variance)
             self.linear.bias.copy_(-means.square().sum(-1) / (2 * variance))
-        nn.init.zeros_(self.network[-1].weight)
-        nn.init.zeros_(self.network[-1].bias)
+        nn.init.zeros_(self.network[-1].get_parameter("weight"))
+        nn.init.zeros_(self.network[-1].get_parameter("bias"))
 
     def forward(self, z: Tensor) -> Tensor:
         """Log-probabilities (..., K) for latents (..., D)."""
@@ -369,8 +372,8 @@ class ConditionalNetwork(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs)
         )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        nn.init.zeros_(self.layers[-1].get_parameter("weight"))
+        nn.init.zeros_(self.layers[-1].get_parameter("bias"))
 
     def forward(self, x, *, mask=None, context=None):
         """Parameters of the coupling, (M, P)."""

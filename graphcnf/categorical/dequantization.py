@@ -20,7 +20,14 @@ from graphcnf.flows.logistic_mixture import (
     logistic_mixture,
     logistic_mixture_inverse,
 )
-from graphcnf.flows.transform import Bijection, Sequential, log_term_dtype, masked, sum_log_term
+from graphcnf.flows.transform import (
+    Bijection,
+    Sequential,
+    Transform,
+    log_term_dtype,
+    masked,
+    sum_log_term,
+)
 
 
 class DequantizationEncoding(Encoding):
@@ -37,6 +44,9 @@ class DequantizationEncoding(Encoding):
         embedding: Channels that a category is embedded in for them.
     """
 
+    cardinalities: int
+    like: Tensor
+
     def __init__(
         self, categories: int, *, variational: bool = False, mixtures: int = 4, embedding: int = 16
     ):
@@ -49,7 +59,7 @@ class DequantizationEncoding(Encoding):
             flow = Sequential(
                 ConditionalMixture(mixtures, embedding), ConditionalAffine(1, embedding)
             )
-            self.noise = VariationalDequantization(
+            self.noise: Transform = VariationalDequantization(
                 categories, flow, CategoryEmbedding(categories, embedding)
             )
         else:
@@ -111,6 +121,8 @@ class ConditionalMixture(Bijection):
         mixtures: Number of components.
         context_features: Channels of c, which has the leading axes of x.
     """
+
+    offsets: Tensor
 
     def __init__(self, mixtures: int, context_features: int):
         super().__init__()

@@ -53,7 +53,7 @@ class Encoding(Transform):
         if not isinstance(x, Tensor):
             raise ValueError(f"categories must be a torch tensor, not a {type(x).__name__}")
         single = isinstance(self.cardinalities, int)
-        variables = 1 if single else len(self.cardinalities)
+        variables = 1 if isinstance(self.cardinalities, int) else len(self.cardinalities)
         wanted = "(B, L)" if single else f"(B, L, {variables})"
         if x.dim() != (2 if single else 3) or not (single or x.shape[-1] == variables):
             raise ValueError(f"categories must have the shape {wanted}, not {tuple(x.shape)}")
@@ -131,14 +131,16 @@ class JointEncoding(Encoding):
         super().__init__()
         if not encodings:
             raise ValueError("a joint encoding needs at least one encoding")
+        cardinalities: list[int] = []
         for encoding in encodings:
             if not isinstance(encoding.cardinalities, int):
                 raise ValueError(
                     f"{type(encoding).__name__} encodes {len(encoding.cardinalities)} variables; "
                     "a joint encoding joins encodings of one variable each"
                 )
+            cardinalities.append(encoding.cardinalities)
         self.encodings = nn.ModuleList(encodings)
-        self.cardinalities = tuple(encoding.cardinalities for encoding in encodings)
+        self.cardinalities = tuple(cardinalities)
         self.latent_dim = sum(encoding.latent_dim for encoding in encodings)
 
     def encode(self, x, *, mask=None, context=None, noise=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 from graphcnf.categorical.argmax import ArgmaxEncoding
@@ -21,7 +22,7 @@ DENSITIES = {
     "linear": LinearFlowEncoding,
     "variational": VariationalEncoding,
 }
-DISJOINT = {
+DISJOINT: dict[str, Callable[..., Encoding]] = {
     "argmax": ArgmaxEncoding,
     "interval": IntervalEncoding,
     "uniform-dequantization": DequantizationEncoding,

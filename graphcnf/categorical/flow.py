@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical.encoding import Encoding
-from graphcnf.flows.base import StandardLogistic
+from graphcnf.flows.base import BaseDensity, StandardLogistic
 from graphcnf.flows.transform import Noise, Transform
 
 
@@ -61,11 +61,11 @@ class CategoricalFlow(nn.Module):
         torch.Size([5, 4])
     """
 
-    def __init__(self, encoding: Encoding, flow: Transform, base: nn.Module | None = None):
+    def __init__(self, encoding: Encoding, flow: Transform, base: BaseDensity | None = None):
         super().__init__()
         self.encoding = encoding
         self.flow = flow
-        self.base = StandardLogistic() if base is None else base
+        self.base: BaseDensity = StandardLogistic() if base is None else base
 
     def bound(self, x, *, mask=None, context=None, noise: Noise | None = None) -> Bound:
         """One draw of the terms of the bound for categories `x`.

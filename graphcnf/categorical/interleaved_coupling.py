@@ -41,13 +41,11 @@ class Rounds(Protocol):
 
 
 class ConditionalNetwork(Protocol):
-    """Network of an `InterleavedCoupling`: categories given those of earlier groups.
+    """Network of an `InterleavedCoupling`: categories given those of earlier groups."""
 
-    Attributes:
-        cardinalities: Number of categories of each of the V variables of a position.
-    """
-
-    cardinalities: Sequence[int]
+    @property
+    def cardinalities(self) -> Sequence[int]:
+        """Number of categories of each of the V variables of a position."""
 
     def streams_of(self, x: Tensor, context, group: Tensor) -> Any:
         """For all positions in one pass what `Rounds.ask` gives, of categories x (B, N, V)."""
@@ -75,6 +73,8 @@ class InterleavedCoupling(Bijection):
     """
 
     tempers = True
+    # A ConditionalNetwork; what else it offers, those know who know which one it is.
+    network: Any
 
     def __init__(self, network: ConditionalNetwork, *, groups: int = 8):
         super().__init__()

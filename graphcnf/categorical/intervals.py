@@ -1,6 +1,7 @@
 """Interval encoding: every category owns an interval of the unit line, disjoint by construction."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ class Intervals(nn.Module):
         cardinalities: Number of categories of each variable, length V.
     """
 
-    def __init__(self, cardinalities: list[int]):
+    def __init__(self, cardinalities: Sequence[int]):
         super().__init__()
         if not cardinalities or min(cardinalities) < 1:
             raise ValueError(f"every variable needs at least one category, got {cardinalities}")
@@ -57,11 +58,17 @@ class IntervalEncoding(Encoding):
         [[0, 1, 2, 3]]
     """
 
-    def __init__(self, cardinalities: list[int] | int):
+    like: Tensor
+
+    def __init__(self, cardinalities: Sequence[int] | int):
         super().__init__()
         self.single = isinstance(cardinalities, int)
-        self.intervals = Intervals([cardinalities] if self.single else list(cardinalities))
-        self.cardinalities = cardinalities if self.single else self.intervals.cardinalities
+        if isinstance(cardinalities, int):
+            self.intervals = Intervals([cardinalities])
+            self.cardinalities = cardinalities
+        else:
+            self.intervals = Intervals(list(cardinalities))
+            self.cardinalities = self.intervals.cardinalities
         self.latent_dim = len(self.intervals.cardinalities)
         # Knows the type of the module it is part of: there are no parameters to ask.
         self.register_buffer("like", torch.empty(0), persistent=False)

@@ -83,6 +83,8 @@ class RowFlow(Pretrained, CategoricalFlow):
         UserError: if an argument is out of range.
     """
 
+    flow: InterleavedCoupling
+
     def __init__(
         self,
         cardinalities: int | list[int],

@@ -41,7 +41,7 @@ class TwoStreamBlock(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
         )
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.feed_forward[-1].weight)
+        nn.init.zeros_(self.feed_forward[-1].get_parameter("weight"))
 
     def split(self, x: Tensor) -> Tensor:
         """(B, M, C) -> (B, heads, M, C / heads)."""
@@ -144,7 +144,9 @@ class InterleavedAttention(nn.Module):
         self.asked = nn.Parameter(torch.zeros(width))
         self.relative = nn.Parameter(torch.zeros(layers * heads, 2 * reach + 1))
         self.pairs = nn.Linear(pair_features, layers * heads) if pair_features else None
-        self.blocks = nn.ModuleList(TwoStreamBlock(width, heads, expansion) for _ in range(layers))
+        self.blocks: Sequence[TwoStreamBlock] = nn.ModuleList(  # type: ignore[assignment]  # not generic
+            TwoStreamBlock(width, heads, expansion) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.ModuleList(nn.Linear(width, head_width) for _ in self.cardinalities)
         self.chain = nn.ModuleList(
@@ -155,8 +157,8 @@ class InterleavedAttention(nn.Module):
         for table in [self.position, self.from_end, *self.values]:
             nn.init.normal_(table.weight, std=0.3)
         for read_out in self.logits:
-            nn.init.zeros_(read_out.weight)
-            nn.init.zeros_(read_out.bias)
+            nn.init.zeros_(read_out.get_parameter("weight"))
+            nn.init.zeros_(read_out.get_parameter("bias"))
 
     def static(self, context) -> Tensor:
         """What a position knows before any variable is decided, (B or 1, N, C)."""
@@ -204,7 +206,7 @@ class InterleavedAttention(nn.Module):
         """Logits (B, M, cardinality) of the variable that follows the `previous` ones."""
         k = len(previous)
         hidden = self.hidden[k](h)
-        for table, value in zip(self.chain[k], previous, strict=True):
+        for table, value in zip(self.chain[k].children(), previous, strict=True):
             hidden = hidden + table(value)
         return self.logits[k](F.gelu(hidden))
 
@@ -258,5 +260,6 @@ class CachedRounds:
             own = bias[:, k * net.heads : (k + 1) * net.heads]
             if k == net.layers - 1:
                 x, normed, own = x[:, contents:], normed[:, contents:], own[:, :, contents:]
-            x = block.attend(x, normed, *self.keys[k, :, :, :, :-1], own)
+            key, value = self.keys[k, :, :, :, :-1]
+            x = block.attend(x, normed, key, value, own)
         return net.norm(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -120,9 +120,9 @@ class ColoringFlow(Pretrained, nn.Module):
             latents = make_encoding(
                 encoding or "mixture", colors, latent_dim, **(encoding_options or {})
             )
-            network = partial(ConvolutionNetwork, width=width, layers=layers, heads=heads)
+            conditioner = partial(ConvolutionNetwork, width=width, layers=layers, heads=heads)
             steps = coupling_stack(
-                network, channels=latents.latent_dim, couplings=couplings, mixtures=mixtures
+                conditioner, channels=latents.latent_dim, couplings=couplings, mixtures=mixtures
             )
             self.flow = CategoricalFlow(latents, steps)
 
@@ -269,6 +269,7 @@ def from_networkx(
         loop = next((i for i, j in edges if i == j), None)
         if loop is not None:
             raise UserError(f"graph {place}: node {loop} has an edge to itself")
+        own: list[Any]
         if colorings is None:
             own = [0] * len(graph)
         else:
@@ -284,4 +285,4 @@ def from_networkx(
 
 
 def _is_color(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)

@@ -48,7 +48,7 @@ class ConvolutionBlock(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
         )
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.feed_forward[-1].weight)
+        nn.init.zeros_(self.feed_forward[-1].get_parameter("weight"))
 
     def forward(self, x: Tensor, edges: Tensor, channels: Tensor) -> Tensor:
         """Update nodes x (N, C) along edges (2, E) with channels (E, D)."""
@@ -79,6 +79,7 @@ class GraphEncoder(nn.Module):
     def forward(self, context: GraphContext, inputs: Tensor | None = None) -> Tensor:
         """(B, N, width); `inputs` (B, N, inputs) where the encoder takes some."""
         dtype, mask = self.enter.weight.dtype, context.mask
+        assert context.features is not None and context.adjacency is not None
         parts = [context.features.to(dtype), *([] if inputs is None else [inputs.to(dtype)])]
         h = self.enter(torch.cat(parts, -1)).flatten(0, 1)
         adjacency = context.adjacency & mask[:, :, None] & mask[:, None, :]
@@ -107,8 +108,8 @@ class ConvolutionNetwork(nn.Module):
         super().__init__()
         self.encoder = GraphEncoder(width, layers, heads, inputs=inputs)
         self.leave = nn.Sequential(nn.LayerNorm(width), ReadOut(width, outputs))
-        nn.init.zeros_(self.leave[-1].weight)
-        nn.init.zeros_(self.leave[-1].bias)
+        nn.init.zeros_(self.leave[-1].get_parameter("weight"))
+        nn.init.zeros_(self.leave[-1].get_parameter("bias"))
 
     def forward(self, x: Tensor, *, mask=None, context: GraphContext) -> Tensor:
         """(B, N, inputs) to (B, N, outputs)."""
@@ -154,7 +155,7 @@ class ColoringNetwork(nn.Module):
         self.blocked = None if support else nn.Parameter(torch.zeros(()))
         # Of two colours a node has one left, or all of them.
         self.prospects = Prospects(width, ahead, rounds) if rounds and colors > 2 else None
-        nn.init.zeros_(self.leave[-1].weight)
+        nn.init.zeros_(self.leave[-1].get_parameter("weight"))
 
     def read_out(self, h: Tensor, previous: list[Tensor]) -> Tensor:
         """Logits (B, M, colours), which the streams are already; a node has one variable only."""
@@ -194,6 +195,7 @@ class ColoringNetwork(nn.Module):
         own = blocked.diagonal(dim1=1, dim2=2).movedim(-1, 1)
         logits = self.around(h, own)
         if self.prospects is not None:
+            assert context.adjacency is not None
             adjacency = context.adjacency[rows[..., None], order[..., None], order[:, None]]
             logits = logits + self._ahead(adjacency, blocked, own, mask, h)
         if self.support:
@@ -208,6 +210,7 @@ class ColoringNetwork(nn.Module):
         scores = h.new_zeros(own.shape)
         if not len(turn):
             return scores
+        assert self.prospects is not None
         numbers = torch.arange(mask.shape[1], device=mask.device)
         # In parts of about the same turn: what is over is left out.
         for part in turn.argsort(stable=True).chunk(PARTS):
@@ -276,6 +279,7 @@ class ColoringRounds:
         most = int(waiting.sum(1).max())
         members = waiting.long().argsort(dim=1, descending=True, stable=True)[:, :most]
         rows = graph[:, None]
+        assert self.context.adjacency is not None
         scores = net.prospects(
             self.context.adjacency[rows[..., None], members[..., None], members[:, None]],
             blocked[rows, members],

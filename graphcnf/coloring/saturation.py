@@ -14,8 +14,10 @@ get theirs at once, each as if the others of the wave had none yet.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
@@ -94,9 +96,10 @@ def turns(
         The turn of each node, (B, N) long; and `counts` before the round of each turn,
         (B, turns, N, K).
     """
+    assert context.adjacency is not None
     order = SaturationOrder(context.adjacency, context.mask, categories, waves)
     known = x.clamp(0, categories - 1)
-    history = []
+    history: list[Tensor] = []
     round_of = torch.zeros_like(x)
     while True:
         graph, node = order.next()
@@ -105,10 +108,10 @@ def turns(
         round_of[graph, node] = len(history)
         history.append(order.counts)
         order.settle(graph, node, known[graph, node])
-    history = torch.stack(history or [order.counts])
+    rounds = torch.stack(history or [order.counts])
     # Of each turn, the round that it is part of; padding takes any.
     by_turn = round_of.gather(1, order.rank.argsort(dim=1, stable=True))
-    return order.rank, history[by_turn, order.rows[:, None]]
+    return order.rank, rounds[by_turn, order.rows[:, None]]
 
 
 class SaturationCoupling(InterleavedCoupling):
@@ -121,7 +124,7 @@ class SaturationCoupling(InterleavedCoupling):
         waves: See `SaturationOrder`.
     """
 
-    def __init__(self, network: nn.Module, waves: bool = False):
+    def __init__(self, network: Any, waves: bool = False):
         super().__init__(network, groups=1)
         self.waves = waves
 

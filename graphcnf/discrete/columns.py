@@ -49,6 +49,7 @@ class Column:
                 many different values.
         """
         name, dtype = series.name, series.dtype
+        more: dict[str, Any]
         here, missing = series[series.notna()], bool(series.isna().any())
         if isinstance(dtype, pd.CategoricalDtype):
             values = list(dtype.categories)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,8 +118,11 @@ class GraphDensity:
     @classmethod
     def build(cls, codec, graphs: PackedGraphs, **network) -> GraphDensity:
         """An untrained flow that can represent some graphs."""
-        labels = {"node_categories": len(codec.nodes), "bond_categories": max(len(codec.edges), 1)}
-        options = {"support": False, **GRAPH_NETWORK, **network}
+        labels: dict[str, Any] = {
+            "node_categories": len(codec.nodes),
+            "bond_categories": max(len(codec.edges), 1),
+        }
+        options: dict[str, Any] = {"support": False, **GRAPH_NETWORK, **network}
         return cls(GraphCNF.for_graphs(graphs, **labels, **options))
 
     @staticmethod

@@ -7,7 +7,7 @@ import signal
 import tempfile
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,14 +54,19 @@ def train(
     except ImportError as error:
         raise UserError(f"training needs {error.name}: pip install 'graphcnf[train]'") from None
     own = {} if isinstance(density, GraphDensity) else ROWS
-    table = {"batch_size": density.batch_size, **own, "seed": seed, "log_every": 1_000_000}
+    table: dict[str, Any] = {
+        "batch_size": density.batch_size,
+        **own,
+        "seed": seed,
+        "log_every": 1_000_000,
+    }
     table |= {"minutes": minutes, "steps": steps, "snapshots": minutes is not None}
     table["eval_minutes"] = 0.0 if minutes is None else minutes / EVALUATIONS
-    table = TrainingSettings.from_dict({**table, **settings}, "fit")
-    experiment = experiment_of(density, data, seed, held_out, table.batch_size)
+    chosen = TrainingSettings.from_dict({**table, **settings}, "fit")
+    experiment = experiment_of(density, data, seed, held_out, chosen.batch_size)
     with tempfile.TemporaryDirectory(prefix="graphcnf-") as temporary:
         folder = Path(temporary if out is None else out)
-        result = fit(experiment, table, folder, lines=out is not None)
+        result = fit(experiment, chosen, folder, lines=out is not None)
         if result.signal not in (None, signal.SIGINT):
             raise SystemExit(128 + result.signal)
         if not (folder / "model" / "config.json").exists():
@@ -69,11 +74,12 @@ def train(
         best = best_snapshot(folder, result.headline) if held_out and result.finished else None
         device = density.flow.device
         flow = type(density.flow).from_pretrained(best or folder, device)
-    return type(density)(flow)
+    kind: Any = type(density)
+    return kind(flow)
 
 
 def experiment_of(
-    density: Density, data: Rows | PackedGraphs, seed: int, held_out: float, batch_size: int
+    density: Any, data: Rows | PackedGraphs, seed: int, held_out: float, batch_size: int
 ) -> Experiment:
     """The flow, and batches of like size of what is trained on and of what is held out."""
     sizes = density.sizes(data)

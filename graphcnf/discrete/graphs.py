@@ -57,6 +57,7 @@ class GraphCodec:
             UserError: if a graph is of another type, lacks a label, or has several where none was
                 chosen.
         """
+        names: tuple
         if isinstance(graphs[0], nx.Graph):
             names = (
                 node_label or _only([d for _, d in graphs[0].nodes(data=True)], "node"),

@@ -140,7 +140,7 @@ class CategoricalModel(nn.Module):
         for number, reason in enumerate(reasons):
             if reason is not None:
                 raise UserError(f"item {number}: {reason}")
-        kind = GraphDensity if isinstance(codec, GraphCodec) else RowDensity
+        kind: Any = GraphDensity if isinstance(codec, GraphCodec) else RowDensity
         try:
             with torch.random.fork_rng([]):
                 torch.manual_seed(seed)
@@ -151,7 +151,9 @@ class CategoricalModel(nn.Module):
         return cls(density, codec), data
 
     def _density(self) -> Density:
-        return (RowDensity if isinstance(self.flow, RowFlow) else GraphDensity)(self.flow)
+        if isinstance(self.flow, RowFlow):
+            return RowDensity(self.flow)
+        return GraphDensity(self.flow)
 
     @property
     def exact(self) -> bool:
@@ -185,7 +187,7 @@ class CategoricalModel(nn.Module):
         Returns:
             The loss, and metrics as pairs (sum, number) of which the quotient is the mean.
         """
-        batch = x if isinstance(x, Rows | GraphBatch) else self.batch(x)
+        batch: Any = x if isinstance(x, Rows | GraphBatch) else self.batch(x)
         return self.flow.training_loss(batch.to(self.flow.device), beta=beta)
 
     @torch.no_grad()
@@ -215,7 +217,7 @@ class CategoricalModel(nn.Module):
         self.eval()
         for start in range(0, len(by_size), SCORED):
             chosen = by_size[start : start + SCORED]
-            batch = density.batch(data, numbers[chosen]).to(device)
+            batch: Any = density.batch(data, numbers[chosen]).to(device)
             nats[place[chosen]] = density.log_prob(batch, orders).cpu().numpy()
         self.train(training)
         return nats
@@ -250,7 +252,7 @@ class CategoricalModel(nn.Module):
             raise UserError(f"temperature must be greater than 0, not {temperature}")
         training = self.training
         self.eval()
-        drawn = self._density().draw(n, seed=seed, temperature=temperature, sizes=sizes)
+        drawn: Any = self._density().draw(n, seed=seed, temperature=temperature, sizes=sizes)
         self.train(training)
         return self.codec.decode(drawn, seed)
 
@@ -284,7 +286,7 @@ class CategoricalModel(nn.Module):
         )
         try:
             kind = json.loads(source.read_text())["metadata"]["data"]["kind"]
-            codec = CODECS[kind]
+            codec: Any = CODECS[kind]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{source}: no CategoricalModel ({error})") from None
         of_graphs = codec is GraphCodec
@@ -296,7 +298,8 @@ class CategoricalModel(nn.Module):
                 raise ValueError("the vocabulary does not fit the model")
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise UserError(f"{source}: unreadable vocabulary ({error})") from None
-        return cls((GraphDensity if of_graphs else RowDensity)(flow), codec)
+        density: Any = GraphDensity if of_graphs else RowDensity
+        return cls(density(flow), codec)
 
 
 def _codec_for(x, bins, node_label, edge_label) -> Codec:

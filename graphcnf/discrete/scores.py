@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import combinations
 
-import numpy as np
 import pandas as pd
 
 from graphcnf.errors import UserError
@@ -71,5 +70,5 @@ def _ngrams(sequences: Iterable[Sequence], n: int) -> Iterable[tuple]:
 
 
 def _values(column: pd.Series) -> list:
-    values = column.astype(object)
-    return np.where(column.isna(), None, values).tolist()
+    values = zip(column.astype(object), column.isna(), strict=True)
+    return [None if missing else value for value, missing in values]

@@ -86,7 +86,8 @@ class SequenceCodec:
         """
         if not isinstance(items, list | tuple):
             raise UserError(f"got a {type(items).__name__}; this model takes {self.wanted}")
-        rows, reasons = [], []
+        rows: list[list[int]] = []
+        reasons: Reasons = []
         for number, item in enumerate(items):
             if not isinstance(item, self.type):
                 raise UserError(
@@ -109,7 +110,9 @@ class SequenceCodec:
         items = []
         for codes, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
             symbols = self.vocabulary.decode(codes[:length])
-            items.append("".join(symbols) if self.container == "str" else self.type(symbols))
+            items.append(
+                "".join(map(str, symbols)) if self.container == "str" else self.type(symbols)
+            )
         return items
 
     def __str__(self) -> str:

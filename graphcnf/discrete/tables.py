@@ -138,8 +138,8 @@ class ArrayCodec:
         """
         table = _frame(array).astype("category")
         tensor = isinstance(array, torch.Tensor)
-        dtype = str((array.cpu().numpy() if tensor else array).dtype)
-        return cls(TableCodec.of(table), dtype, tensor)
+        numbers = array.cpu().numpy() if isinstance(array, torch.Tensor) else array
+        return cls(TableCodec.of(table), str(numbers.dtype), tensor)
 
     @property
     def cardinalities(self) -> list[int]:

@@ -74,7 +74,7 @@ class Vocabulary:
     @classmethod
     def of(cls, values: Iterable[Hashable]) -> Vocabulary:
         """The distinct ones of some values, sorted where they can be, else first come first."""
-        distinct = list(dict.fromkeys(values))
+        distinct: list[Any] = list(dict.fromkeys(values))
         try:
             distinct.sort()
         except TypeError:

@@ -92,6 +92,7 @@ def measure(
         statistics = describe(label, smiles, metrics=metrics, device=device, use_cache=False)
         first = first or statistics
         compared.append(compare(statistics, reference, metrics=metrics))
+    assert first is not None
     found = floor(reference)
     notes = [
         f"distances: of the {first.size:,} strictly valid samples"

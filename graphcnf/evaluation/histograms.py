@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def histogram_pictures(sets: Sets) -> Iterator[tuple[str, str]]:
     from matplotlib import pyplot
 
     there = [found.generated.values for _, found in sets] + [sets[0][1].reference.values]
-    settings = {"font.size": 10, "svg.fonttype": "path", "svg.hashsalt": "graphcnf",
+    settings: Any = {"font.size": 10, "svg.fonttype": "path", "svg.hashsalt": "graphcnf",
                 "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
     with pyplot.rc_context(settings):
         for key, title in PROPERTIES.items():
@@ -99,7 +100,8 @@ def _shortened(name: str) -> str:
 
 def _density(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping, key: str) -> None:
     values = np.concatenate([*(own[key] for _, own, _ in generated), real[key]])
-    bins = np.linspace(*np.quantile(values, [0.001, 0.999]), BINS + 1)
+    low, high = np.quantile(values, [0.001, 0.999])
+    bins: Any = np.linspace(low, high, BINS + 1)
     if bins[0] == bins[-1]:
         bins = BINS
     axis.hist(real[key], bins, density=True, color=REAL, label="held-out")

@@ -181,7 +181,7 @@ def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
     frame = result.frame[result.frame["strict"]]
     counts = frame["smiles"].value_counts()
     first = frame.drop_duplicates("smiles").head(most)
-    known = [None] * len(first)
+    known: list[str | None] = [None] * len(first)
     if result.training_hashes is not None:
         found = contains(result.training_hashes, hash_each(list(first["smiles"])))
         known = ["no" if k else "yes" for k in found]

@@ -34,7 +34,7 @@ class Table(NamedTuple):
     """A table with its heading; see `formats.markdown` for rows and columns."""
 
     title: str
-    rows: list[Row]
+    rows: Sequence[Row]
     columns: list[Column]
 
 
@@ -153,7 +153,7 @@ def overview_columns() -> list[Column]:
 
 
 def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    rows = [row for result in results for row in _convention_rows(result.main)]
+    rows: list[Row] = [row for result in results for row in _convention_rows(result.main)]
     columns = [
         ("counts as valid", text("convention")),
         ("valid", percent("validity", "samples")),

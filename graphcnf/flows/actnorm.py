@@ -31,6 +31,8 @@ class ActNorm(Bijection):
         [1.0, 1.0]
     """
 
+    initialized: Tensor
+
     def __init__(self, features: int):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(features))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -98,6 +99,18 @@ def draw_uniform(
 ) -> Tensor:
     """Uniform numbers in [0, 1); the arguments are those of `draw_normal`."""
     return _draw("uniform", shape, mask, generator, device, dtype or torch.get_default_dtype())
+
+
+class BaseDensity(Protocol):
+    """What a flow maps to."""
+
+    def log_prob(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-density in nats ``(B,)`` of ``z (B, ..., D)``, summed over the real entries."""
+
+    def sample(
+        self, shape, *, mask=None, temperature=1.0, generator=None, device=None, dtype=None
+    ) -> Tensor:
+        """Draw ``(B, ..., D)``, scaled by ``temperature``; see `draw_normal`."""
 
 
 class StandardNormal(nn.Module):

@@ -35,6 +35,9 @@ class InvertibleLinear(Bijection):
         True
     """
 
+    permutation: Tensor
+    sign: Tensor
+
     def __init__(self, features: int):
         super().__init__()
         rotation = torch.linalg.qr(torch.randn(features, features, dtype=torch.float64)).Q
@@ -87,13 +90,16 @@ class Permutation(Bijection):
         ValueError: if it is none.
     """
 
+    order: Tensor
+    inverse_order: Tensor
+
     def __init__(self, order: Sequence[int]):
         super().__init__()
-        order = torch.as_tensor(order)
-        if sorted(order.tolist()) != list(range(len(order))):
-            raise ValueError(f"{order.tolist()} is no permutation of 0 .. {len(order) - 1}")
-        self.register_buffer("order", order)
-        self.register_buffer("inverse_order", order.argsort())
+        places = torch.as_tensor(order)
+        if sorted(places.tolist()) != list(range(len(places))):
+            raise ValueError(f"{places.tolist()} is no permutation of 0 .. {len(places) - 1}")
+        self.register_buffer("order", places)
+        self.register_buffer("inverse_order", places.argsort())
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Reorder the channels."""

@@ -10,7 +10,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from graphcnf.flows.base import StandardNormal
+from graphcnf.flows.base import BaseDensity, StandardNormal
 from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.transform import Bijection, Transform, log_term_dtype, zero_log_term
 
@@ -31,7 +31,7 @@ class ChannelsFirst(Bijection):
         self.steps = nn.ModuleList(steps)
 
     @property
-    def exact(self) -> bool:
+    def exact(self) -> bool:  # type: ignore[override]  # a constant elsewhere
         """Whether every step is exact."""
         return all(step.exact for step in self.steps)
 
@@ -183,7 +183,7 @@ class Split(Transform):
         channels: int,
         keep: int | None = None,
         *,
-        base: nn.Module | None = None,
+        base: BaseDensity | None = None,
         prior: Bijection | None = None,
     ):
         super().__init__()
@@ -192,7 +192,7 @@ class Split(Transform):
             raise ValueError(f"cannot keep {keep} of {channels} channels and factor out the rest")
         self.channels = channels
         self.keep = keep
-        self.base = StandardNormal() if base is None else base
+        self.base: BaseDensity = StandardNormal() if base is None else base
         self.prior = prior
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):

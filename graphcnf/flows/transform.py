@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -101,15 +101,17 @@ class Sequential(Bijection):
 
     def __init__(self, *transforms: Transform):
         super().__init__()
-        self.transforms = nn.ModuleList(transforms)
+        self.transforms: Sequence[Transform] = nn.ModuleList(  # type: ignore[assignment]  # not generic
+            transforms
+        )
 
     @property
-    def exact(self) -> bool:
+    def exact(self) -> bool:  # type: ignore[override]  # a constant elsewhere
         """Whether every step is exact."""
         return all(transform.exact for transform in self.transforms)
 
     @property
-    def tempers(self) -> bool:
+    def tempers(self) -> bool:  # type: ignore[override]  # a constant elsewhere
         """Whether a step applies the temperature itself."""
         return any(transform.tempers for transform in self.transforms)
 

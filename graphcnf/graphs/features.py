@@ -94,6 +94,7 @@ def typed_context(
     """
     context = structure_context(bonds > 0, mask, dtype)
     kinds = F.one_hot(bonds, categories + 1)[..., 1:]
+    assert context.features is not None and context.pair_features is not None
     counts = F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1).flatten(2).to(dtype)
     return GraphContext(
         mask,

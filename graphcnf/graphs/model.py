@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class GraphCNF(nn.Module):
         super().__init__()
         coding = steps_class(adjacency)
         check_order(adjacency, order)
-        self.config = {"adjacency": adjacency, "order": order, "steps": steps}
+        self.config: dict[str, Any] = {"adjacency": adjacency, "order": order, "steps": steps}
         extra = {"ordered": order == "canonical"} if adjacency == "pairs" else {}
         self.steps = coding(**steps, **extra)
         self.metadata: dict = {}
@@ -156,7 +157,8 @@ class GraphCNF(nn.Module):
                 raise ValueError('orders are summed where the adjacency is coded as "path"')
             with torch.no_grad():
                 return log_prob_of_orders(self.steps, self._checked(batch), orders)
-        draws = [sum(b.value() for b in self.bounds(batch, noise).values()) for _ in range(samples)]
+        bounds = (self.bounds(batch, noise).values() for _ in range(samples))
+        draws: list[Any] = [sum(bound.value() for bound in terms) for terms in bounds]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
     def size_log_prob(self, sizes: Tensor) -> Tensor:
@@ -180,7 +182,7 @@ class GraphCNF(nn.Module):
         with torch.no_grad():
             count = torch.tensor(float(len(batch)), device=loss.device)
             bits = {name: -b.value() / math.log(2) for name, b in bounds.items()}
-            total = sum(bits.values())
+            total: Any = sum(bits.values())
             metrics = {
                 "bits_per_node": ((total / nodes).sum(), count),
                 "bits_per_molecule": (total.sum(), count),
@@ -299,9 +301,9 @@ class GraphCNF(nn.Module):
             )
             parts.append(graphs.to_packed())
             order.append(chosen)
-        order = np.concatenate(order)
-        by_place = np.argsort(order)
-        kept = by_place[np.isin(order[by_place], places)]
+        made = np.concatenate(order)
+        by_place = np.argsort(made)
+        kept = by_place[np.isin(made[by_place], places)]
         return PackedGraphs.concatenate(parts).subset(kept)
 
     def size_probabilities(self, sizes: tuple[int, int] | None = None) -> np.ndarray:
@@ -360,7 +362,7 @@ class GraphCNF(nn.Module):
         """
         if not self.has_support:
             raise UserError("this model has no support of the data that could be left out")
-        steps = {**self.config["steps"], **self.steps.without_support}
+        steps = {**self.config["steps"], **getattr(self.steps, "without_support", {})}
         other = GraphCNF(**{**self.config, "steps": steps})
         other.load_state_dict(self.state_dict())
         other.metadata, other.training_hashes = self.metadata, self.training_hashes

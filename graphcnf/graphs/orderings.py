@@ -30,9 +30,9 @@ Neighbours = list[dict[int, int]]
 
 
 def canonical_order(
-    node_types: Sequence[int],
-    edges: Sequence[tuple[int, int]],
-    bond_types: Sequence[int],
+    node_types: Sequence[int] | np.ndarray,
+    edges: Sequence[tuple[int, int]] | np.ndarray,
+    bond_types: Sequence[int] | np.ndarray,
     *,
     max_leaves: int = 2000,
 ) -> np.ndarray:
@@ -131,6 +131,7 @@ class _Search:
         """Canonical number of each node."""
         start = _ranks([(len(n), t) for n, t in zip(self.neighbours, self.types, strict=True)])
         self._descend(self._refine(start), ())
+        assert self.smallest is not None
         return self.smallest[1]
 
     def _refine(self, colours: list[int]) -> list[int]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 MAX_NODES = 255
 """Largest graph that the 8-bit node numbers hold."""
@@ -75,7 +79,7 @@ class PackedGraphs:
             return NotImplemented
         return all(np.array_equal(a, other.to_arrays()[k]) for k, a in self.to_arrays().items())
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # as Python wants it of what is mutable
 
     def graph(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Views of graph k: node types (n,), edges (m, 2) and bond types (m,)."""
@@ -115,7 +119,7 @@ class PackedGraphs:
         )  # fmt: skip
 
     @classmethod
-    def from_lists(cls, graphs: Iterable[tuple[Sequence, Sequence, Sequence]]) -> PackedGraphs:
+    def from_lists(cls, graphs: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> PackedGraphs:
         """Pack triples (node types, edges as pairs, bond types); edges are put into order.
 
         Raises:
@@ -123,9 +127,9 @@ class PackedGraphs:
                 that does not exist or listed twice with different types, or a category above 255.
         """
         node_counts, edge_counts, node_types, all_edges, bond_types = [], [], [], [], []
-        for k, (types, edges, bonds) in enumerate(graphs):
-            types, bonds = np.asarray(types, np.int64), np.asarray(bonds, np.int64)
-            edges = np.asarray(edges, np.int64).reshape(-1, 2)
+        for k, (nodes, pairs, kinds) in enumerate(graphs):
+            types, bonds = np.asarray(nodes, np.int64), np.asarray(kinds, np.int64)
+            edges = np.asarray(pairs, np.int64).reshape(-1, 2)
             if len(edges) != len(bonds):
                 raise ValueError(f"graph {k} has {len(edges)} edges, but {len(bonds)} bond types")
             if len(types) > MAX_NODES:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graphcnf.errors import UserError
+from graphcnf.flows.base import BaseDensity
 from graphcnf.flows.transform import Noise, Sequential
 from graphcnf.images.model import ImageLatents, ImageModel
 from graphcnf.images.models import MODELS
@@ -58,7 +59,7 @@ class ImageFlow(ImageModel):
         except (UserError, ValueError) as error:
             raise UserError(f"architecture {architecture}: {error}") from None
         self.flow = Sequential(*layers.steps)
-        self.base = layers.base
+        self.base: BaseDensity = layers.base
         self.latent_shape = layers.shape
         self.latent_size = math.prod(self.shape)
 
@@ -68,7 +69,7 @@ class ImageFlow(ImageModel):
         return self.flow.exact
 
     @property
-    def likelihood(self) -> str:
+    def likelihood(self) -> str:  # type: ignore[override]  # a constant elsewhere
         """See `ImageModel`."""
         return "exact" if self.exact else "bound"
 
@@ -127,7 +128,8 @@ class ImageFlow(ImageModel):
         Raises:
             ValueError: Other images than the model is for.
         """
-        x, discarded = self.checked(x), []
+        x = self.checked(x)
+        discarded: list[Tensor] = []
         z, _ = self._double().flow(x.double(), noise=noise, discarded=discarded)
         return ImageLatents(z, discarded)
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from graphcnf.errors import UserError
 from graphcnf.flows.actnorm import ActNorm
-from graphcnf.flows.base import StandardNormal
+from graphcnf.flows.base import BaseDensity, StandardNormal
 from graphcnf.flows.coupling import (
     AdditiveCoupling,
     AffineCoupling,
@@ -44,10 +42,10 @@ class Layers:
         shape: channels, height and width of what they return.
     """
 
-    def __init__(self, shape: Sequence[int], base: nn.Module | None = None, **network: Any):
+    def __init__(self, shape: Sequence[int], base: BaseDensity | None = None, **network: Any):
         self.steps: list[Transform] = []
         self.shape = tuple(shape)
-        self.base = StandardNormal() if base is None else base
+        self.base: BaseDensity = StandardNormal() if base is None else base
         self.network = {"width": 32, **network}
 
     def uniform_dequantization(self, levels: int) -> None:
@@ -67,7 +65,7 @@ class Layers:
         for number, kind in enumerate(kinds):
             flow.coupling(kind, swap=bool(number % 2))
         flow.undo(Checkerboard())
-        encoder = ImageEncoder(channels, width, size=tuple(size), **network)
+        encoder = ImageEncoder(channels, width, size=(size[0], size[1]), **network)
         step = VariationalDequantization(levels, Sequential(*flow.steps), encoder)
         self.steps += [step, Affine(1 / levels)]
 
@@ -143,7 +141,8 @@ class Layers:
         options: dict[str, Any] = {"split": channels // 2, "swap": swap}
         if name == "mixture" and mixtures.isdecimal() and int(mixtures) > 0:
             options["mixtures"] = int(mixtures)
-            cls, parameters = MixtureLogisticCoupling, 3 * int(mixtures) + 2
+            cls: type[Coupling] = MixtureLogisticCoupling
+            parameters = 3 * int(mixtures) + 2
         elif kind in COUPLINGS:
             cls = COUPLINGS[kind]
             parameters = cls.parameters_per_channel

@@ -92,7 +92,8 @@ class ImageModel(Pretrained, nn.Module, ABC):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images."""
-        return tuple(self.config["shape"])
+        channels, height, width = self.config["shape"]
+        return channels, height, width
 
     @property
     def levels(self) -> int:

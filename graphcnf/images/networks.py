@@ -13,6 +13,11 @@ from torch.nn import functional as F
 from graphcnf.flows.pixels import Checkerboard
 
 
+def channels_last(module: nn.Module) -> None:
+    """Keep the weights of convolutions with the channels last."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
+
+
 class ConvolutionNetwork(nn.Module):
     """Convolution, blocks, convolution; the last one starts at zero.
 
@@ -71,15 +76,16 @@ class ConvolutionNetwork(nn.Module):
             self.blocks.append(AttentionBlock(width, heads, size))
         self.leave = nn.Conv2d(width, outputs, last, padding=last // 2)
         nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        nn.init.zeros_(self.leave.get_parameter("bias"))
         self.with_context = context > 0
         self.rectified = block == "pointwise"  # as published, and its gradient needs no copy
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, x: Tensor, *, mask=None, context: Tensor | None = None) -> Tensor:
         """``(B, H, W, inputs)`` and context ``(B, F, H, W)`` to ``(B, H, W, outputs)``."""
         h = x.movedim(-1, 1)
         if self.with_context:
+            assert context is not None
             h = torch.cat((h, context), 1)
         h = self.enter(h)
         # In place where nothing needs the old values: these passes are bound by memory.

@@ -9,6 +9,7 @@ Here the package's own canonical order takes over.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from rdkit import Chem
 
@@ -42,8 +43,8 @@ def is_cage(mol: Chem.Mol) -> bool:
     if max(rings.values(), default=0) + 1 < RINGS:
         return False
     ranks = Chem.CanonicalRankAtoms(mol, breakTies=False)
-    ranks = Counter(ranks[atom.GetIdx()] for atom in mol.GetAtoms() if atom.IsInRing())
-    return max(ranks.values()) >= ALIKE and len(Chem.GetMolFrags(mol)) == 1
+    alike = Counter(ranks[atom.GetIdx()] for atom in mol.GetAtoms() if atom.IsInRing())
+    return max(alike.values()) >= ALIKE and len(Chem.GetMolFrags(mol)) == 1
 
 
 def cage_smiles(mol: Chem.Mol) -> str:
@@ -74,7 +75,7 @@ def cage_smiles(mol: Chem.Mol) -> str:
     ordered = Chem.RWMol()
     for old in order:
         ordered.AddAtom(mol.GetAtomWithIdx(int(old)))
-    rows = sorted(
+    rows: list[Any] = sorted(
         (*sorted((place[b.GetBeginAtomIdx()], place[b.GetEndAtomIdx()])), b.GetBondType())
         for b in mol.GetBonds()
     )

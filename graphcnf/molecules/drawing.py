@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
@@ -47,7 +48,7 @@ def draw_grid(
     rows = -(-len(molecules) // columns)
     make = rdMolDraw2D.MolDraw2DSVG if path.suffix.lower() == ".svg" else rdMolDraw2D.MolDraw2DCairo
     canvas = make(columns * cell[0], rows * cell[1], *cell)
-    options = canvas.drawOptions()
+    options: Any = canvas.drawOptions()
     options.padding = 0.08
     options.bondLineWidth = 1.6
     options.clearBackground = True
@@ -76,7 +77,7 @@ def draw_svg(
         ValueError: RDKit refuses the SMILES.
     """
     canvas = rdMolDraw2D.MolDraw2DSVG(*size)
-    options = canvas.drawOptions()
+    options: Any = canvas.drawOptions()
     options.padding = 0.08
     options.bondLineWidth = 1.4
     options.clearBackground = False

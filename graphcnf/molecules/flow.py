@@ -225,10 +225,10 @@ class MoleculeFlow:
 
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
         """Graphs of molecules or SMILES, and for each molecule why it has none, or None."""
-        one = isinstance(molecules, str | Chem.Mol)
-        graphs, reasons = [], []
+        graphs = []
+        reasons: list[str | None] = []
         steps = self.model.steps
-        for molecule in [molecules] if one else molecules:
+        for molecule in [molecules] if isinstance(molecules, str | Chem.Mol) else molecules:
             try:
                 graph = codec.molecule_to_graph(
                     molecule, self.vocabulary, max_atoms=self.model.max_nodes

@@ -8,6 +8,7 @@ rings may have any of their Kekule structures, all bonds together.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rdkit import Chem
@@ -154,7 +155,7 @@ def _kekule_structures(mol: Chem.Mol) -> list[Chem.Mol]:
     """All Kekule structures of a molecule, distinct, with bond numbers as they were."""
     if not any(bond.GetIsAromatic() for bond in mol.GetBonds()):
         return [mol]
-    found = {}
+    found: dict[tuple, Chem.Mol] = {}
     for structure in Chem.ResonanceMolSupplier(mol, Chem.KEKULE_ALL, FORMS):
         if structure is None:
             continue
@@ -186,7 +187,7 @@ def _kekule_structures(mol: Chem.Mol) -> list[Chem.Mol]:
 
 def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
     """Finds the fragment in a molecule; where it is closed, with no other neighbours."""
-    parameters = Chem.AdjustQueryParameters.NoAdjustments()
+    parameters: Any = Chem.AdjustQueryParameters.NoAdjustments()
     parameters.makeDummiesQueries = True
     if not is_open:
         parameters.adjustDegree = True

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ NEGLIGIBLE = 1e-7
 PATIENCE = 20
 """Rounds in a row without a further molecule after which the search is given up."""
 
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "scaffold": {"is_open": True, "rings": True},
     "grow": {"is_open": True, "rings": False},
     "decorate": {"is_open": False, "rings": False, "attachments": (1, 38)},

@@ -19,6 +19,7 @@ from torch import Tensor
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.features import GraphContext
+from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules import codec
 from graphcnf.molecules.similarity import similarity_to
@@ -100,8 +101,9 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
         raise UserError(f"{smiles[:80]}: {reason}")
     batch = GraphBatch.collate(graphs).to(flow.model.device)
     steps = flow.model.steps
+    assert isinstance(steps, PathSteps)
     x = steps.code.encode(batch)
-    log_p = steps.flow.flow.log_probs(x, GraphContext(batch.mask))[0].double().cpu()
+    log_p = steps.coupling.log_probs(x, GraphContext(batch.mask))[0].double().cpu()
     p = log_p.exp()
     width = p.gather(-1, x[0].cpu()[..., None])[..., 0]
     if not (width > 0).all():

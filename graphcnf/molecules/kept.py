@@ -34,7 +34,7 @@ def bare(mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool) -> Mole
             # Only what lies on a ring can be aromatic.
             kinds[atom.GetIdx(), k] = atom.IsInRing() or not category.aromatic
     forms = torch.zeros(1, mol.GetNumBonds(), len(vocabulary.bonds) + 1, dtype=torch.bool)
-    edges = []
+    edges: list[tuple[int, int]] = []
     for bond in mol.GetBonds():
         own = {bond.GetBondType().name}
         if own == {"AROMATIC"}:

@@ -13,7 +13,8 @@ Uniqueness is distinct / valid, novelty is (valid and not in the training set) /
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +85,7 @@ def evaluate_records(
     rows = []
     for record, mol in enumerate(molecules(samples, vocabulary), first):
         if mol is None:
-            row = (record, None, False, None, 0, 0.0, *(None for _ in extra))
+            row: tuple = (record, None, False, None, 0, 0.0, *(None for _ in extra))
         else:
             fragment, kept = validity.largest_fragment(mol)
             # A connected molecule is its own largest fragment.
@@ -158,7 +159,7 @@ def summarize(records: pd.DataFrame, training_hashes: np.ndarray | None = None) 
     return summary
 
 
-def validity_table(summary: dict) -> pd.DataFrame:
+def validity_table(summary: Mapping[str, Any]) -> pd.DataFrame:
     """The conventions side by side, one row each, from the figures of `summarize`.
 
     Returns:

@@ -19,7 +19,7 @@ from graphcnf.molecules.optional import Unavailable, installed_file
 
 def logp(mol: Chem.Mol) -> float:
     """Octanol-water partition coefficient, decadic logarithm (Wildman & Crippen 1999)."""
-    return Crippen.MolLogP(mol)
+    return Crippen.MolLogP(mol)  # type: ignore[attr-defined]  # not in the stubs
 
 
 def qed(mol: Chem.Mol) -> float:
@@ -41,7 +41,7 @@ def sa(mol: Chem.Mol) -> float:
 
 def weight(mol: Chem.Mol) -> float:
     """Molecular weight, g/mol."""
-    return Descriptors.MolWt(mol)
+    return Descriptors.MolWt(mol)  # type: ignore[attr-defined]  # not in the stubs
 
 
 def wasserstein(generated: np.ndarray, reference: np.ndarray) -> float:
@@ -127,6 +127,7 @@ def _sa_scorer() -> ModuleType:
     if not path.is_file():
         raise Unavailable(f"this RDKit has no {path}: install the rdkit wheel from PyPI")
     spec = spec_from_file_location("rdkit_sa_scorer", path)
+    assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

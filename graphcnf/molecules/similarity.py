@@ -114,7 +114,7 @@ def count_similarity(generated: Mapping[str, int], reference: Mapping[str, int])
 
 
 def _power_sum(block: np.ndarray, power: int) -> np.ndarray:
-    return np.sum(block if power == 1 else block**power, axis=1, dtype=np.float64)
+    return (block if power == 1 else block**power).sum(axis=1, dtype=np.float64)
 
 
 def _tanimoto(rows: np.ndarray, columns: np.ndarray) -> Iterator[Iterator[np.ndarray]]:

@@ -170,7 +170,9 @@ class Neighbours:
                 if self.wanted(state):
                     new.append(state)
                     break
-        nats = self.log_prob([state.smiles for state in new]) if new else []
+        nats: Sequence[float] | np.ndarray = (
+            self.log_prob([state.smiles for state in new]) if new else []
+        )
         found = [(s, float(n)) for s, n in zip(new, nats, strict=True) if np.isfinite(n)]
         for state, value in found:
             self._pool.append(state)

@@ -39,8 +39,8 @@ def strict(mol: Chem.Mol) -> str | None:
     """
     if not mol.GetNumAtoms() or len(Chem.GetMolFrags(mol)) != 1:
         return None
-    mol = sanitized(mol)
-    return None if mol is None else canonical_smiles(mol)
+    clean = sanitized(mol)
+    return None if clean is None else canonical_smiles(clean)
 
 
 def largest_fragment(mol: Chem.Mol) -> tuple[str | None, float]:
@@ -69,8 +69,8 @@ def valence_only(mol: Chem.Mol) -> str | None:
         bonds = sum(bond.GetBondTypeAsDouble() for bond in atom.GetBonds())
         if not atom.GetFormalCharge() and bonds == _OVERFULL.get(atom.GetSymbol()):
             atom.SetFormalCharge(1)
-    mol = sanitized(mol)
-    return None if mol is None else canonical_smiles(mol)
+    clean = sanitized(mol)
+    return None if clean is None else canonical_smiles(clean)
 
 
 def repaired(mol: Chem.Mol) -> str | None:
@@ -107,7 +107,8 @@ def _largest(mol: Chem.Mol) -> Chem.Mol:
     fragments = Chem.GetMolFrags(mol)
     if len(fragments) == 1:
         return mol
-    kept = set(max(fragments, key=len))
+    largest = max(fragments, key=len)
+    kept = set(largest)
     part = Chem.RWMol(mol)
     part.BeginBatchEdit()
     for index in range(mol.GetNumAtoms()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from graphcnf.errors import UserError
 
@@ -73,6 +73,6 @@ def desirability(table: Mapping[str, Any], where: str) -> Callable[[float], floa
     return lambda value: _FLANKS[form](value, centre, width)
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     return numeric and math.isfinite(value)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from graphcnf.errors import UserError
 from graphcnf.files import NO_LINK, open_kept
@@ -21,7 +22,7 @@ from graphcnf.files import NO_LINK, open_kept
 try:
     import fcntl
 except ImportError:  # Windows: who writes there ends with who asks
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Answer:
 
     def line(self) -> str:
         """One line of JSON."""
-        record = {"smiles": self.smiles}
+        record: dict[str, Any] = {"smiles": self.smiles}
         if self.error is None:
             record |= {"score": self.score, "values": dict(self.values)}
         else:
@@ -99,7 +100,7 @@ def read(path: Path, goal: str) -> dict[str, Answer]:
         raise UserError(f"{path}, line 1: not the journal of an optimisation") from None
     if there != goal:
         raise UserError(f"{path} holds the answers of another score: choose another folder")
-    answers = {}
+    answers: dict[str, Answer] = {}
     for number, line in enumerate(lines, 2):
         try:
             answer = Answer.of_line(line)

@@ -47,7 +47,8 @@ class Memory:
         order = order[: np.isfinite(scores).sum()]
         if not self.per_scaffold:
             return order[:count]
-        kept, seen = [], Counter()
+        kept: list[int] = []
+        seen: Counter[str] = Counter()
         for place in order.tolist():
             if len(kept) == count:
                 break

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from graphcnf.errors import UserError
 from graphcnf.optimization.objectives import Goal
@@ -28,7 +29,7 @@ class MolScoreFunction:
     def __init__(self, config: Path):
         self.config = config.resolve()
         self.identity = f"molscore {hashlib.sha256(self.config.read_bytes()).hexdigest()}"
-        self._scorer = None
+        self._scorer: Any = None
 
     def __getstate__(self):
         return {**self.__dict__, "_scorer": None}

@@ -266,6 +266,7 @@ def _load(path: Path, name: str) -> Callable:
     if not path.is_file():
         raise UserError(f"no file {path}")
     spec = spec_from_file_location(f"graphcnf_score_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     # The file may import what lies beside it.
     sys.path.insert(0, str(path.parent.resolve()))

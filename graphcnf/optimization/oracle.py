@@ -105,7 +105,7 @@ class Oracle:
 
     def _ask(self, todo: list[str]) -> None:
         """No more calls at once than processes, so that each call's time is its own."""
-        waiting, alone = deque(todo), deque()
+        waiting, alone = deque(todo), deque[str]()
         running: dict[Future, tuple[str, float]] = {}
         late = False
         while waiting or alone or running:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,8 +90,9 @@ class Policy:
             for smiles, place in zip(chunk, places, strict=True):
                 if smiles in self._remembered and place is not None:
                     nats[place] = self._remembered.pop(smiles)
-                known = place is not None and np.isfinite(nats[place])
-                self._graphs[smiles] = (graphs.graph(place), nats[place]) if known else None
+                self._graphs[smiles] = None
+                if place is not None and np.isfinite(nats[place]):
+                    self._graphs[smiles] = graphs.graph(place), nats[place]
         return [self._graphs[s] is not None for s in molecules]
 
     @torch.no_grad()
@@ -107,7 +109,7 @@ class Policy:
             molecules: SMILES.
             rewards: In [0, 1], (M,).
         """
-        known = [self._graphs[s] for s in molecules]
+        known: list[Any] = [self._graphs[s] for s in molecules]
         packed = PackedGraphs.from_lists([graph for graph, _ in known])
         batch = GraphBatch.collate(packed).to(self.model.device)
         prior = torch.tensor([nats for _, nats in known], dtype=torch.float32)

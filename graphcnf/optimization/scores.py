@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -62,7 +63,7 @@ PARAMETERS = {
 }
 """Scores with parameters, all of them text."""
 
-_GENERATORS = {
+_GENERATORS: dict[str, Callable[[], Any]] = {
     "ECFP4": partial(GetMorganGenerator, radius=2),
     "ECFP6": partial(GetMorganGenerator, radius=3),
     "FCFP4": lambda: GetMorganGenerator(
@@ -136,7 +137,7 @@ def formula(of: str) -> Score:
     parts = re.findall(r"([A-Z][a-z]?)(\d*)", of)
     if not parts or "".join(map("".join, parts)) != of:
         raise UserError(f"not a formula such as C7H8N2O2: {of!r}")
-    wanted = Counter()
+    wanted: Counter[str] = Counter()
     for element, number in parts:
         _element(element)
         wanted[element] += int(number or 1)
@@ -163,7 +164,12 @@ def arithmetic(values, weights) -> float:
     return float(np.average(values, weights=weights))
 
 
-MAKERS = {"similarity": similarity, "smarts": smarts, "formula": formula, "count": count}
+MAKERS: dict[str, Callable[..., Score]] = {
+    "similarity": similarity,
+    "smarts": smarts,
+    "formula": formula,
+    "count": count,
+}
 MEANS = {"geometric": geometric, "arithmetic": arithmetic}
 
 

@@ -122,7 +122,7 @@ class Search:
         random = np.random.default_rng((self.seed, self.round, 2))
         p = rank_probabilities(len(best))
         mothers, fathers = random.choice(len(best), (2, count), p=p)
-        found = {}
+        found: dict[str, None] = {}
         for k in range(count):
             one, other = (self.memory.smiles[best[n]] for n in (mothers[k], fathers[k]))
             seed = self.seed, self.round, 3, k

@@ -65,7 +65,7 @@ class Surrogate:
     def __init__(self, kept: int = 20_000):
         self._known: OrderedDict[str, tuple] = OrderedDict()
         self._kept = kept
-        self._fitted = None
+        self._fitted: tuple | None = None
 
     def _features(self, smiles: Sequence[str]):
         for text in smiles:
@@ -106,6 +106,7 @@ class Surrogate:
         """Expected scores and their standard deviations, (M,) each."""
         from scipy.linalg import solve_triangular
 
+        assert self._fitted is not None
         known, weights, factor, alpha, variance = self._fitted
         kernels = self._kernels(self._features(smiles), known)
         cross = _mixed(kernels, weights)

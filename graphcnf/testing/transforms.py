@@ -166,6 +166,7 @@ def assert_mask_invariance(
         return transform.inverse(z, **keywords), None
 
     for case in variations(x, vary, mask=mask, context=context):
+        assert case.mask is not None
         if case.mask.all():
             continue
         for name, function in (("forward", transform), ("inverse", inverse)):
@@ -183,6 +184,7 @@ PADDING = (1e3, -7.0, math.inf, math.nan)
 def _padding(function, name: str, case: Variation, atol: float, rtol: float) -> None:
     """Other values at padding."""
     x, mask, keywords = case.x, case.mask, case.keywords
+    assert mask is not None
     expected, log_term = function(masked(x, mask), **keywords)
     assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0"
     for value in PADDING:
@@ -196,6 +198,7 @@ def _padding(function, name: str, case: Variation, atol: float, rtol: float) -> 
 def _longer(function, name: str, case: Variation, extend: int, atol: float, rtol: float) -> None:
     """More padding."""
     x, mask = case.x, case.mask
+    assert mask is not None
     expected, log_term = function(x, mask=mask)
     longer = torch.cat((x, x.new_full((len(x), extend, x.shape[-1]), 5.0)), 1)
     longer_mask = torch.cat((mask, mask.new_zeros(len(x), extend)), 1)
@@ -221,12 +224,13 @@ def _padding_gradients(transform, x: Tensor, mask: Tensor, context, atol, rtol) 
         total = z.square().sum() + log_term.sum() + back.square().sum()
         if not total.requires_grad:
             return [None] * (1 + len(parameters))
-        return torch.autograd.grad(total, [padded, *parameters], allow_unused=True)
+        return [*torch.autograd.grad(total, [padded, *parameters], allow_unused=True)]
 
     expected = gradients(0.0)
     for value in (math.inf, math.nan):
         for name, want, got in zip(names, expected, gradients(value), strict=True):
             if want is not None:
+                assert got is not None, f"padding {value} takes away the gradient of {name}"
                 _close(got, want, f"padding {value} changes the gradient of {name}", atol, rtol)
 
 

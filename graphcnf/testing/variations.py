@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Variation:
     x: Tensor
     z: Tensor | None
     mask: Tensor | None
-    context: object
+    context: Any
 
     @property
     def keywords(self) -> dict:
@@ -49,7 +50,8 @@ class Variation:
     def cut(self, name: str, index) -> Variation:
         """Some records or entries only."""
         parts = (self.x, self.z, self.mask, self.context)
-        return Variation(name, *(None if part is None else part[index] for part in parts))
+        cut: list[Any] = [None if part is None else part[index] for part in parts]
+        return Variation(name, *cut)
 
 
 def variations(

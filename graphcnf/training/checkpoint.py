@@ -63,8 +63,9 @@ def save_model(folder: Path, model: nn.Module) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".model.", dir=folder.parent) as name:
         temporary = Path(name)
-        if hasattr(model, "save_pretrained"):
-            model.save_pretrained(temporary)
+        save: Any = getattr(model, "save_pretrained", None)
+        if save is not None:
+            save(temporary)
         else:
             from safetensors.torch import save_model as save_safetensors
 

@@ -239,6 +239,7 @@ def _settings(flow, data, new: bool, minutes, seed: int, given: dict) -> Trainin
     if minutes is not None and settings.accelerator != "cpu":
         given["minutes"] = minutes
     elif minutes is not None and "steps" not in given:
+        assert settings.steps is not None
         affordable = int(60 * minutes / _seconds_per_step(flow.model, data, settings))
         given["steps"] = max(1, min(settings.steps, affordable))
     return plan(len(data.split("train")), **given)

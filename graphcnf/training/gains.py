@@ -57,6 +57,7 @@ def news(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
 def course(result: FitResult, settings: TrainingSettings) -> dict[str, Any]:
     """How training went."""
     best = result.best
+    assert best is not None and settings.steps is not None
     bits = {
         name: {"before": best.first[name], "after": best.metrics[name]}
         for name in ("bits_per_molecule", "bits_per_node")

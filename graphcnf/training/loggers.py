@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from graphcnf.errors import UserError
 from graphcnf.files import replace_file
+
+if TYPE_CHECKING:
+    from lightning.fabric.loggers.logger import Logger as FabricLogger
 
 
 def loggers(names: list[str], out_dir: Path, step: int) -> list[Logger]:
@@ -26,7 +31,7 @@ def loggers(names: list[str], out_dir: Path, step: int) -> list[Logger]:
     return [make[name](out_dir, step) for name in names]
 
 
-def finish(made: list[Logger]) -> None:
+def finish(made: Sequence[FabricLogger]) -> None:
     """Write out what the loggers have."""
     for logger in made:
         logger.finalize("success")

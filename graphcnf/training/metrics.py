@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ class MetricSums:
         self.names: list[str] = []
         self.sums: Tensor | None = None
 
-    def add(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
+    def add(self, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
         """Add the pairs of one batch (scalars; Python numbers are welcome)."""
         values = [value for pair in metrics.values() for value in pair]
         device = next((v.device for v in values if isinstance(v, Tensor)), torch.device("cpu"))
@@ -43,6 +44,7 @@ class MetricSums:
 
     def _add_other(self, names: list[str], row: Tensor) -> None:
         # A batch may lack a metric, or bring a further one: go by name.
+        assert self.sums is not None
         merged = dict(zip(self.names, self.sums.view(-1, 2), strict=True))
         for name, pair in zip(names, row.view(-1, 2), strict=True):
             merged[name] = merged[name] + pair if name in merged else pair

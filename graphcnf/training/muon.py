@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the iteration; they let small singular values grow fastest (Jordan et al. 2024, Muon)."""
@@ -30,7 +30,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        matrices: Iterable[nn.Parameter],
+        matrices: Iterable[Tensor],
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, defaults)
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure=None) -> None:  # type: ignore[override]  # never a closure
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
             alike = defaultdict(list)
@@ -50,12 +50,12 @@ class Muon(torch.optim.Optimizer):
             for shape, matrices in alike.items():
                 self._update(matrices, 0.2 * max(shape) ** 0.5, group)
 
-    def _update(self, matrices: list[nn.Parameter], size: float, group: dict) -> None:
+    def _update(self, matrices: list[Tensor], size: float, group: dict) -> None:
         for matrix in matrices:
             if "momentum" not in self.state[matrix]:
                 self.state[matrix]["momentum"] = torch.zeros_like(matrix)
         buffers = [self.state[matrix]["momentum"] for matrix in matrices]
-        gradients = [matrix.grad for matrix in matrices]
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])
         updates = orthogonal(torch.stack(ahead), group["iterations"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphcnf.errors import UserError
 from graphcnf.flows.readout import ReadOut
@@ -17,13 +19,13 @@ SMALLEST = 16
 def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
     """AdamW, without decay on vectors; where asked for, Muon for the hidden matrices."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    common = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    common: dict[str, Any] = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
     matrices = hidden_matrices(model) if settings.optimizer == "muon" else []
     if settings.optimizer == "muon" and not matrices:
         raise UserError('optimizer = "muon": this model has no linear layers between others')
     ours = {id(matrix) for matrix in matrices}
     others = [p for p in trainable if id(p) not in ours]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in others if p.ndim >= 2]},
         {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
     ]
@@ -35,7 +37,7 @@ def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.op
     return made
 
 
-def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(model: nn.Module) -> list[Tensor]:
     """Weights of the linear layers between a network's inputs and its read-out."""
     found = {
         id(module.weight): module.weight

@@ -91,7 +91,7 @@ class Run(pl.LightningModule):
     def finished(self) -> bool:
         """Whether the budget is spent, or the patience."""
         patience = self.settings.patience
-        return self.progress >= 1 or bool(patience and self.best.worse >= patience)
+        return self.progress >= 1 or bool(patience and self.best and self.best.worse >= patience)
 
     # Lightning's hooks
 
@@ -169,7 +169,8 @@ class Run(pl.LightningModule):
             else contextlib.nullcontext()
         )
         with autocast:
-            return self.model.training_loss(batch, beta=beta)
+            training_loss: Any = self.model.training_loss
+            return training_loss(batch, beta=beta)
 
     def _all_finite(self, value: torch.Tensor) -> bool:
         """Agree over the processes on this step, on the time and on signals."""

@@ -52,6 +52,8 @@ class RowCoupling(Bijection):
             number of places there; returns ``(t,)`` or ``(t, s)``, each (B, count, D).
     """
 
+    row: Tensor
+
     def __init__(self, row: Tensor, network: nn.Module):
         super().__init__()
         self.register_buffer("row", row, persistent=False)
@@ -157,8 +159,8 @@ class RelationalNetwork(nn.Module):
         self.leave = nn.Sequential(
             nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 2 * channels)
         )
-        nn.init.zeros_(self.leave[-1].weight)
-        nn.init.zeros_(self.leave[-1].bias)
+        nn.init.zeros_(self.leave[-1].get_parameter("weight"))
+        nn.init.zeros_(self.leave[-1].get_parameter("bias"))
 
     def forward(self, x: Tensor, count: int, context: Context) -> tuple[Tensor, Tensor]:
         """Parameters (B, 1, D) for nodes x (B, N, D); `context.pair_features` are `relations`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.categorical.encoding import Encoding, assemble, take
@@ -32,6 +33,8 @@ class OneHotDequantization(Encoding):
         >>> encoding.decode(encoded.z).tolist()
         [[2, 0]]
     """
+
+    like: Tensor
 
     def __init__(self, categories: int):
         super().__init__()

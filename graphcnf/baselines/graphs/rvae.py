@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,10 @@ class Penalties(nn.Module):
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
         edge_ends: Rows (edge category, node category, node category) that occur, both ways round.
     """
+
+    weights: Tensor
+    sums: Tensor
+    strange: Tensor
 
     def __init__(
         self,
@@ -261,7 +266,7 @@ class RegularizedSteps(nn.Module):
             return self.bounds(batch)
         posterior = self._posterior(batch)
         bounds = self._likelihood(batch, posterior.draw())
-        paid = self.multiplier * sum(self.expected_penalties(batch.mask).values())
+        paid: Any = self.multiplier * sum(self.expected_penalties(batch.mask).values())
         zero = torch.zeros_like(paid)
         penalties = Bound(-paid, zero, zero, torch.ones_like(paid))
         return {"latents": posterior.expected_bound(), **bounds, "penalties": penalties}

@@ -21,6 +21,9 @@ class ValencyCheck(nn.Module):
         largest_sums: Largest sum of edge weights of each node category.
     """
 
+    weights: Tensor
+    sums: Tensor
+
     def __init__(self, edge_weights: list[int], largest_sums: list[int]):
         super().__init__()
         self.least = min(edge_weights)
@@ -54,8 +57,9 @@ class ValencyCheck(nn.Module):
             rows = (self.weights[kind] > room).nonzero()[:, 0]
             if not len(rows):
                 return kind
-            single = generator is None or isinstance(generator, torch.Generator)
-            own = generator if single else [generator[row] for row in rows.tolist()]
+            own = generator
+            if generator is not None and not isinstance(generator, torch.Generator):
+                own = [generator[row] for row in rows.tolist()]
             z = draw_normal(
                 (len(rows), mean.shape[1]), generator=own, device=mean.device, dtype=mean.dtype
             )

@@ -49,6 +49,8 @@ class GAN(ImageModel):
         ['discriminator_loss', 'generator_loss', 'gradient_penalty']
     """
 
+    latent_size: int
+
     def __init__(
         self,
         *,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from graphcnf.images.networks import channels_last
 
 SLOPE = 0.2
 """Of the leaky ReLU, below zero."""
@@ -50,7 +51,8 @@ class ImageToVector(nn.Module):
                 nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
                 nn.Conv2d(4 * width, 4 * width, 3, padding=1),
             )
-        ).to(memory_format=torch.channels_last)
+        )
+        channels_last(self.convolutions)
         self.leave = nn.Linear(4 * width * height * breadth, outputs)
         start(self.convolutions)
 
@@ -83,8 +85,8 @@ class VectorToImage(nn.Module):
                 nn.Conv2d(2 * width, width, 3, padding=1),
                 nn.Conv2d(width, outputs, 1),
             )
-        ).to(memory_format=torch.channels_last)
-
+        )
+        channels_last(self.convolutions)
         start(self.convolutions)
 
     def forward(self, z: Tensor) -> Tensor:

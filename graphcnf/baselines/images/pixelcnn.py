@@ -27,7 +27,7 @@ from graphcnf.baselines.images.pixels import PixelMixture, parameter_count, scal
 from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, draw_uniform
 from graphcnf.images.model import ImageModel, check_sizes
-from graphcnf.images.networks import ChannelNorm
+from graphcnf.images.networks import ChannelNorm, channels_last
 
 Memory = dict[nn.Module, Tensor]
 """The last rows or pixels that a convolution has seen."""
@@ -81,13 +81,13 @@ class PixelCNN(ImageModel):
         self.above = CausalConvolution(channels, width, (1, 3), ROWS)
         self.left = CausalConvolution(channels, width, (1, 2), COLUMNS)
         self.positions = nn.Parameter(torch.zeros(2, 1, width, *size))
-        self.layers = nn.ModuleList(
+        self.layers: Sequence[GatedLayer] = nn.ModuleList(  # type: ignore[assignment]  # not generic
             GatedLayer(width, dilations[k % len(dilations)], dropout) for k in range(layers)
         )
         self.leave = nn.Conv2d(width, parameter_count(channels, mixtures), 1)
         for convolution in self.modules():
             if isinstance(convolution, nn.Conv2d):
-                convolution.to(memory_format=torch.channels_last)
+                channels_last(convolution)
 
     def log_prob(self, x: Tensor, samples: int = 1) -> Tensor:
         """Exact log P(x), (B,) nats, whatever the number of draws; see `ImageModel.log_prob`."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,8 +68,8 @@ class VAE(ImageModel):
         """Lower bound on log P(x), (B,) nats; see `ImageModel.log_prob`."""
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
-        draws = torch.stack([sum(self._terms(x)) for _ in range(samples)])
-        return torch.logsumexp(draws, 0) - math.log(samples)
+        draws: list[Any] = [sum(self._terms(x)) for _ in range(samples)]
+        return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
         """See `ImageModel.training_loss`; `beta` is the weight of log P(x|z)."""
@@ -99,7 +100,7 @@ class VAE(ImageModel):
         self, count: int, *, temperature: float = 1.0, generator: Generators = None
     ) -> Tensor:
         """Draw latents, then pixels, both at the temperature; see `ImageModel.sample`."""
-        options = {"generator": generator, "device": self.device}
+        options: dict[str, Any] = {"generator": generator, "device": self.device}
         z = self.prior.sample(
             (count, self.latent_size), temperature=temperature, dtype=self.dtype, **options
         )

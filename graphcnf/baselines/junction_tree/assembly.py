@@ -185,8 +185,9 @@ def encode(vocabulary: Vocabulary, types, neighbours) -> TreeCode | None:
     tree = junction_tree(neighbours)
     if tree is None:
         return None
-    parts = [vocabulary.find(types, neighbours, nodes) for nodes in tree.clusters]
-    if None in parts:
+    found = [vocabulary.find(types, neighbours, nodes) for nodes in tree.clusters]
+    parts = [part for part in found if part is not None]
+    if len(parts) < len(found):
         return None
     growing, choices, remaining = Growing(vocabulary, len(types)), [], []
     # Node of the given graph for each node of a cluster, by a symmetry for which what was chosen
@@ -194,7 +195,8 @@ def encode(vocabulary: Vocabulary, types, neighbours) -> TreeCode | None:
     order: list[tuple[int, ...]] = []
     for child, ((label, nodes), parent) in enumerate(zip(parts, tree.parents, strict=True)):
         remaining.append(growing.remaining)
-        place, site = (), ()
+        place: Site = ()
+        site: Site = ()
         if parent >= 0:
             host = order[parent]
             cluster = vocabulary.clusters[label]
@@ -250,7 +252,7 @@ def decode(vocabulary: Vocabulary, code: TreeCode) -> Growing:
 def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], list[dict[int, int]]]]:
     """Node categories and edges of each graph of a batch."""
     sizes, types = batch.sizes.tolist(), batch.node_types.tolist()
-    around = [[{} for _ in range(n)] for n in sizes]
+    around: list[list[dict[int, int]]] = [[{} for _ in range(n)] for n in sizes]
     g, i, j = (batch.bonds > 0).nonzero(as_tuple=True)
     kinds = batch.bonds[g, i, j].tolist()
     for graph, v, w, kind in zip(g.tolist(), i.tolist(), j.tolist(), kinds, strict=True):

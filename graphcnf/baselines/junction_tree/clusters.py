@@ -174,7 +174,7 @@ def _linked(neighbours: Neighbours, cycles: list[set[int]]):
 
 def _not_a_tree(neighbours: Neighbours, clusters: list[set[int]], links) -> set[int]:
     """Nodes of rings that must be one cluster; empty where the links make a junction tree."""
-    count = defaultdict(int)
+    count: dict[int, int] = defaultdict(int)
     for cluster in clusters:
         for v in cluster:
             count[v] += 1
@@ -249,7 +249,7 @@ class Cluster:
     @cached_property
     def sites(self) -> list[Site]:
         """Nodes, and in rings edges either way round, one of each that are equivalent."""
-        found = [(v,) for v in range(len(self.types))]
+        found: list[Site] = [(v,) for v in range(len(self.types))]
         if len(self.types) > 2:
             found += list(self.edges)
         return [site for site in found if site == self.representative(site)]

@@ -61,6 +61,8 @@ class JunctionTreeSteps(nn.Module):
         kl_weight: Weight of the divergence from then on. A large one leaves the latents empty.
     """
 
+    seen: Tensor
+
     def __init__(
         self,
         *,
@@ -104,7 +106,9 @@ class JunctionTreeSteps(nn.Module):
     def measure(graphs: PackedGraphs, *, support: bool = True, **options) -> dict:
         """The clusters and the largest sums of a set of graphs; see `Support.limits`."""
         limits = Support.limits(graphs, **options)
-        clusters = Vocabulary.measure(graphs, *limits.values()).to_lists()
+        weights, sums = limits["edge_weights"], limits["largest_sums"]
+        assert weights is not None and sums is not None
+        clusters = Vocabulary.measure(graphs, weights, sums).to_lists()
         return {**limits, "clusters": clusters} | ({} if support else {"largest_sums": None})
 
     without_support = {"largest_sums": None}
@@ -159,9 +163,10 @@ class JunctionTreeSteps(nn.Module):
 
     def _trees(self, batch: GraphBatch) -> tuple[list[TreeCode], TreeBatch]:
         codes = self._codes(batch)
-        if None in codes:
+        known = [code for code in codes if code is not None]
+        if len(known) < len(codes):
             raise ValueError(f"graph {codes.index(None)} is {self.unknown}")
-        return codes, TreeBatch.of(codes, batch.mask.device)
+        return known, TreeBatch.of(known, batch.mask.device)
 
     def _likelihood(
         self, codes: list[TreeCode], trees: TreeBatch, z_tree: Tensor, z_graph: Tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,7 +165,7 @@ class Attachments(nn.Module):
         bonds = tables.bonds[sites.parent, :size, :size]
         h = self.encoder(nodes, bonds, mask, known.unflatten(0, nodes.shape))
         choice, a, b, label, c, d = sites.option.unbind(1)
-        both = sum(
+        both: Any = sum(
             F.gelu(self.pair(torch.cat([h[choice, v], self.child(tables.node[label, w])], -1)))
             for v, w in ((a, c), (b, d))
         )

@@ -48,8 +48,11 @@ class TreeBatch:
     @classmethod
     def of(cls, codes: Sequence[TreeCode], device) -> TreeBatch:
         """Of the codes of some graphs."""
-        label, graph, parent, remaining, depth = [], [], [], [], []
-        siblings, turns, heard = [], [], []
+        label: list[int] = []
+        depth: list[int] = []
+        turns: list[tuple[int, int, int, int]] = []
+        graph, parent, remaining = [], [], []
+        siblings, heard = [], []
         for number, code in enumerate(codes):
             first = len(label)
             children: list[list[int]] = [[] for _ in code.labels]
@@ -65,10 +68,11 @@ class TreeBatch:
             label += code.labels
             graph += [number] * len(code.labels)
             remaining += code.remaining
-        depth = np.array(depth)
+        level = np.array(depth)
         return cls(
-            *(_long(part, device) for part in (label, graph, parent, remaining)),
-            [_long(np.flatnonzero(depth == d), device) for d in range(depth.max() + 1)],
+            _long(label, device), _long(graph, device), _long(parent, device),
+            _long(remaining, device),
+            [_long(np.flatnonzero(level == d), device) for d in range(level.max() + 1)],
             _long(siblings, device, 2), _long(turns, device, 4), _long(heard, device, 2),
         )  # fmt: skip
 
@@ -93,7 +97,8 @@ class Sites:
     @classmethod
     def of(cls, choices: Sequence[tuple], device) -> Sites:
         """Of rows (label of the parent, of the child, attached, options, chosen), see `Choice`."""
-        parent, shared, option, chosen = [], [], [], []
+        parent, shared, chosen = [], [], []
+        option: list[tuple[int, ...]] = []
         for number, (above, label, attached, options, wanted) in enumerate(choices):
             parent.append(above)
             shared += [(number, v, *other) for v, other in attached]
@@ -119,6 +124,11 @@ class Tables(nn.Module):
         bonds: 1 + category of the edges, (V, A, A).
         adds: Least number of nodes that cluster j adds when attached to cluster i, (V, V).
     """
+
+    size: Tensor
+    node: Tensor
+    bonds: Tensor
+    adds: Tensor
 
     def __init__(self, vocabulary: Vocabulary, node_categories: int):
         super().__init__()

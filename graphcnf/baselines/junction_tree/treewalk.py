@@ -47,7 +47,7 @@ class Walk:
         self.down, self.down_gated = z_tree.new_zeros(shape), z_tree.new_zeros(shape)
         self.up, self.up_gated = z_tree.new_zeros(shape), z_tree.new_zeros(shape)
         self.current = [0] * len(graphs)
-        self.chances: Tensor | None = None
+        self.chances = z_tree.new_empty(0)
 
     def run(self) -> None:
         """Decode all graphs."""
@@ -61,8 +61,9 @@ class Walk:
         """Uniform numbers of a step: every graph has its own, whatever the others do."""
         if self.sample:
             shape = (len(self.graphs), len(self.steps.vocabulary) + 2)
-            options = {"generator": self.generator, "dtype": torch.float64}
-            self.chances = draw_uniform(shape, device=self.z_tree.device, **options)
+            self.chances = draw_uniform(
+                shape, generator=self.generator, device=self.z_tree.device, dtype=torch.float64
+            )
 
     def _perturbed(self, logits: Tensor, rows: list[int]) -> Tensor:
         """Logits whose largest is a draw, those below it draws without replacement."""
@@ -92,16 +93,16 @@ class Walk:
         up, up_gated = self.up[walking, here], self.up_gated[walking, here]
         heard = self.down[walking, here] + up
         logit = steps.tree.more(x, heard, self.z_tree[walking], remaining)
-        more = logit > 0
+        wanted = logit > 0
         if self.sample:
-            more = self.chances[walking, -1] < torch.sigmoid(logit)
+            wanted = self.chances[walking, -1] < torch.sigmoid(logit)
         full = [len(self.graphs[b].labels) == self.most[b] for b in walking]
         # The first cluster ends the tree, and not before there are enough nodes; no cluster is left
         # where nothing could be attached to those above it.
         more = [
             n > 0 and not f and (m or k == 0 or not graph.open(graph.parents[k]))
             for m, n, k, f, graph in zip(
-                more.tolist(), left, here, full, (self.graphs[b] for b in walking), strict=True
+                wanted.tolist(), left, here, full, (self.graphs[b] for b in walking), strict=True
             )
         ]
         growing = [r for r, m in enumerate(more) if m]
@@ -128,7 +129,7 @@ class Walk:
         )
         logits = self._perturbed(logits, rows)
         best = logits.topk(min(TRIES, logits.shape[1]), dim=1)
-        found = []
+        found: list[tuple | None] = []
         for b, parent, labels, values in zip(
             rows, parents, best.indices.tolist(), best.values.tolist(), strict=True
         ):
@@ -146,13 +147,15 @@ class Walk:
                 if value > -torch.inf
             )
             found.append(next(((label, options) for label, options in tried if options), None))
-        grown = [r for r, one in enumerate(found) if one is not None]
-        chosen = self._attach([(r, rows[r], above[r], *found[r]) for r in grown], parents, down)
-        for r in grown:
-            graph, (label, options) = self.graphs[rows[r]], found[r]
+        grown = {r: one for r, one in enumerate(found) if one is not None}
+        chosen = self._attach(
+            [(r, rows[r], above[r], *one) for r, one in grown.items()], parents, down
+        )
+        for r, (label, options) in grown.items():
+            graph = self.graphs[rows[r]]
             graph.add(label, parents[r], *options[chosen.get(r, 0)])
         if grown:
-            self._descend([rows[r] for r in grown], down[grown])
+            self._descend([rows[r] for r in grown], down[[*grown]])
         return [one is not None for one in found]
 
     def _attach(self, choices: list[tuple], parents: list[int], down: Tensor) -> dict[int, int]:

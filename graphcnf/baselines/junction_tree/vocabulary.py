@@ -54,7 +54,7 @@ class Vocabulary:
         clusters = []
         for types, flat in rows:
             triples = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-            edges = {pair: k for i, j, k in triples for pair in ((i, j), (j, i))}
+            edges: dict[Site, int] = {pair: k for i, j, k in triples for pair in ((i, j), (j, i))}
             clusters.append(Cluster(tuple(types), edges))
         return cls(clusters, list(weights), list(sums))
 
@@ -97,7 +97,7 @@ class Vocabulary:
             add: Whether a new cluster becomes one of the vocabulary; otherwise it gives None.
         """
         place = {v: k for k, v in enumerate(nodes)}
-        edges = {
+        edges: dict[Site, int] = {
             (place[v], place[w]): kind
             for v in nodes
             for w, kind in neighbours[v].items()
@@ -151,7 +151,7 @@ class Vocabulary:
         host, guest = self.clusters[parent], self.clusters[child]
         found = set()
         keep = [s for s in host.symmetries if all(s[v] == v for v in fixed)]
-        places = [(v,) for v in range(len(host.types))]
+        places: list[Site] = [(v,) for v in range(len(host.types))]
         if len(host.types) > 2:
             places += [(i, j) for i, j in host.edges if i < j]
         for site in guest.sites:

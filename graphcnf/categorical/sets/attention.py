@@ -27,7 +27,7 @@ class AttentionBlock(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.feed_forward[-1].weight)
+        nn.init.zeros_(self.feed_forward[-1].get_parameter("weight"))
 
     def forward(self, h: Tensor, visible: Tensor) -> Tensor:
         """Update h (B, L, C).
@@ -60,8 +60,8 @@ class SetNetwork(nn.Module):
         self.enter = nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
-        nn.init.zeros_(self.leave[-1].weight)
-        nn.init.zeros_(self.leave[-1].bias)
+        nn.init.zeros_(self.leave[-1].get_parameter("weight"))
+        nn.init.zeros_(self.leave[-1].get_parameter("bias"))
 
     def forward(self, x: Tensor, *, mask=None, context=None) -> Tensor:
         """(B, L, inputs) to (B, L, outputs)."""
@@ -99,8 +99,8 @@ class CausalSetNetwork(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
         for table in (self.before, self.after):
             nn.init.normal_(table.weight, std=0.1)
-        nn.init.zeros_(self.leave[-1].weight)
-        nn.init.zeros_(self.leave[-1].bias)
+        nn.init.zeros_(self.leave[-1].get_parameter("weight"))
+        nn.init.zeros_(self.leave[-1].get_parameter("bias"))
 
     def forward(self, features: Tensor, sizes: Tensor) -> Tensor:
         """Parameters of the first K + 1 elements.

@@ -17,7 +17,7 @@ from graphcnf.categorical.sets.groups import group_coupling
 from graphcnf.errors import UserError
 from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.coupling import MixtureLogisticCoupling, coupling_stack
-from graphcnf.flows.transform import Sequential
+from graphcnf.flows.transform import Sequential, Transform
 from graphcnf.pretrained import Pretrained
 
 COUPLINGS = ("elements", "groups", "channels", "halves")
@@ -106,6 +106,7 @@ class SetFlow(Pretrained, CategoricalFlow):
             )
         latents = make_encoding(encoding, categories, latent_dim, **(encoding_options or {}))
         network = {"width": width, "layers": layers, "heads": heads}
+        flow: Transform
         if ordered:
             flow = element_couplings(latents, elements, couplings, mixtures, network)
             latents = OrderedEncoding(latents)
@@ -185,6 +186,7 @@ def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor
     Components beyond the number of categories start beside the mean of their category.
     """
     categories = encoding.cardinalities
+    assert isinstance(categories, int)
     x = torch.arange(count).remainder(categories)
     z = encoding.encode(x.expand(draws, -1)).z
     mean, deviation = z.mean(0), z.std(0)
@@ -203,6 +205,8 @@ class HalfNetwork(nn.Module):
         outputs: Parameters of an element.
         **network: Arguments of `SetNetwork`.
     """
+
+    seen: Tensor
 
     def __init__(self, seen: Tensor, inputs: int, outputs: int, **network):
         super().__init__()

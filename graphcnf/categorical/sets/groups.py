@@ -122,7 +122,7 @@ class GroupNetwork(nn.Module):
             each = table(x[:, :-1]).sum(2)
             # Of the groups before only: a difference of two sums would round by the own one.
             sums.append(F.pad(each, (0, 0, 1, 0)).cumsum(1))
-        return self.asked(*sums, before, after)
+        return self.asked(sums[0], sums[1], before, after)
 
     def read_out(self, asked: Asked, previous: list[Tensor]) -> Tensor:
         """Logits (B, M, K) of the next element of a group, given the `previous` ones of it."""
@@ -151,7 +151,7 @@ class GroupRounds:
 
     def ask(self, g: int, members: Tensor, known: Tensor) -> Asked:
         """What group g is read out of."""
-        return self.network.asked(*self.sums, self.before, self.after)
+        return self.network.asked(self.sums[0], self.sums[1], self.before, self.after)
 
     def tell(self, g: int, members: Tensor, real: Tensor, known: Tensor) -> None:
         """Take the categories of group g; `known` (B, G, V) holds them."""

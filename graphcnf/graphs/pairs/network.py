@@ -62,8 +62,8 @@ class PairNetwork(nn.Module):
         self.relations = nn.Linear(pair_features, biases, bias=False) if pair_features else None
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
         self.node_out = nn.Sequential(nn.LayerNorm(width), ReadOut(width, node_out))
-        nn.init.zeros_(self.node_out[-1].weight)
-        nn.init.zeros_(self.node_out[-1].bias)
+        nn.init.zeros_(self.node_out[-1].get_parameter("weight"))
+        nn.init.zeros_(self.node_out[-1].get_parameter("bias"))
         self.pair_in = pair_in
         if pair_in:
             self.pairs = nn.Linear(pair_in + pair_features, pair_width)
@@ -100,7 +100,7 @@ class PairNetwork(nn.Module):
             given.append(context.features.to(nodes.dtype))
         h = self.nodes(torch.cat(given, -1)) + self.size(mask.sum(1))[:, None]
         bias = torch.zeros(1, 1, 1, 1, device=mask.device, dtype=h.dtype)
-        if self.ordered:
+        if self.position is not None and self.relative is not None:
             h = h + self.position(number)
             steps = (number[:, None] - number).clamp(-self.reach, self.reach) + self.reach
             bias = bias + self.relative[:, steps]
@@ -129,7 +129,7 @@ class PairNetwork(nn.Module):
             features = context.pair_features[rows, index[..., 0], index[..., 1]]
             given.append(features.to(pairs.dtype))
         e = self.pairs(torch.cat(given, -1)) + self._from_ends(self.ends, h, index)
-        if self.ordered:
+        if self.pair_position is not None:
             distance = (index[..., 0] - index[..., 1]).clamp(0, self.reach)
             e = e + self.pair_position(distance)
         return self.mix(e)

@@ -61,8 +61,8 @@ class VirtualEdges(nn.Module):
         nn.init.constant_(self.linear.weight, -4.0 / dim)
         nn.init.zeros_(self.linear.bias)
         self.network = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), nn.Linear(32, 1))
-        nn.init.zeros_(self.network[-1].weight)
-        nn.init.zeros_(self.network[-1].bias)
+        nn.init.zeros_(self.network[-1].get_parameter("weight"))
+        nn.init.zeros_(self.network[-1].get_parameter("bias"))
 
     def to_joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Move latents of real edges to their place; log-det per edge, (B, P)."""
@@ -115,8 +115,8 @@ class PairSteps(nn.Module):
         bonds: dict,
         adjacency_step: dict,
         encoding: str = "mixture",
-        node_dim: int = 6,
-        pair_dim: int = 2,
+        node_dim: int | None = 6,
+        pair_dim: int | None = 2,
         node_mixtures: int = 8,
         pair_mixtures: int = 8,
     ):
@@ -188,9 +188,10 @@ class PairSteps(nn.Module):
     def _unnumbered(self, context: GraphContext) -> GraphContext:
         """Without an order the networks may not know which end of an edge comes first."""
         if not self.ordered:
-            before = structure_pair_features() - 1
-            keep = [k for k in range(context.pair_features.shape[-1]) if k != before]
-            context.pair_features = context.pair_features[..., keep]
+            pairs, before = context.pair_features, structure_pair_features() - 1
+            assert pairs is not None
+            keep = [k for k in range(pairs.shape[-1]) if k != before]
+            context.pair_features = pairs[..., keep]
         return context
 
     def _bonds_of(self, bonds: Tensor, index: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ the new graphs say, so that the network starts with what it knew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.network import PathNetwork
+from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.path.walk import SUMS
 
 LEAST = -8.0
@@ -54,9 +55,10 @@ def enlarged(
     """
     if model.config["adjacency"] != "path":
         raise UserError("only models that code graphs atom by atom (adjacency path) can grow")
-    known = model.config["steps"]
+    known, steps = model.config["steps"], model.steps
+    assert isinstance(steps, PathSteps)
     sizes = {"node_categories": len(node_sources), "bond_categories": len(edge_sources)}
-    needed = type(model.steps).measure(
+    needed = type(steps).measure(
         graphs,
         **sizes,
         edge_weights=list(edge_weights),
@@ -64,13 +66,15 @@ def enlarged(
     )
     needed |= {**sizes, "max_nodes": int(graphs.node_counts.max())}
     other = GraphCNF(**{**model.config, "steps": merged(known, needed)})
+    larger = other.steps
+    assert isinstance(larger, PathSteps)
     try:
         grow(
-            other.steps.network,
-            model.steps.network,
+            larger.network,
+            steps.network,
             node_sources=node_sources,
             edge_sources=edge_sources,
-            counts=value_counts(other.steps.code, graphs),
+            counts=value_counts(larger.code, graphs),
         )
     except ValueError as error:
         raise UserError(f"these weights cannot grow: {error}") from None
@@ -138,7 +142,8 @@ def grow(
         original = (source[:, None] == source).int().argmax(1)
         copied = original < torch.arange(len(source))
         share = ((count + 0.5) / (count[original] + 0.5)).log().clamp(LEAST, 0.0)
-        new.logits[k].bias[copied] += share[copied].to(new.logits[k].bias)
+        bias = new.logits[k].get_parameter("bias")
+        bias[copied] += share[copied].to(bias)
 
 
 class _Sources:
@@ -182,7 +187,7 @@ class _Sources:
         return torch.arange(self.new[k]).clamp(max=self.old[self.variable(k)] - 1)
 
 
-def _rows(name: str, parameter: Tensor, state: dict[str, Tensor], sources: _Sources) -> Tensor:
+def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _Sources) -> Tensor:
     """What the parameter `name` of the larger network starts as."""
     table, _, rest = name.partition(".")
     if table in ("values", "chain", "logits", "hidden"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,10 +52,9 @@ class Fragment:
 
     def to(self, device) -> Fragment:
         """Move every tensor."""
-        return Fragment(*(
-            value.to(device) if isinstance(value, Tensor) else value
-            for value in (getattr(self, f.name) for f in fields(self))
-        ))  # fmt: skip
+        values = (getattr(self, f.name) for f in fields(self))
+        moved: list[Any] = [v.to(device) if isinstance(v, Tensor) else v for v in values]
+        return Fragment(*moved)
 
     @property
     def fewest_free(self) -> int:

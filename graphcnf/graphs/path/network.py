@@ -9,7 +9,9 @@ level on the path.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +93,9 @@ class PathNetwork(nn.Module):
         self.joined = nn.Linear(len(TOGETHER) * 2 * level_width, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, max_nodes))
         self.by_level = nn.Parameter(torch.zeros(layers * heads, LEVELS))
-        self.blocks = nn.ModuleList(CausalBlock(width, heads, expansion) for _ in range(layers))
+        self.blocks: Sequence[CausalBlock] = nn.ModuleList(  # type: ignore[assignment]  # not generic
+            CausalBlock(width, heads, expansion) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.ModuleList(nn.Linear(width, head_width) for _ in self.cardinalities)
         # A variable knows the ones before it by one table each, with gains of its own.
@@ -101,8 +105,8 @@ class PathNetwork(nn.Module):
         for table in [self.position, self.remaining, *self.values]:
             nn.init.normal_(table.weight, std=0.2)
         for read_out in self.logits:
-            nn.init.zeros_(read_out.weight)
-            nn.init.zeros_(read_out.bias)
+            nn.init.zeros_(read_out.get_parameter("weight"))
+            nn.init.zeros_(read_out.get_parameter("bias"))
 
     def contents(self, x: Tensor) -> Tensor:
         """Embedding (B, M, C) of the categories (B, M, V) of the nodes before some nodes."""
@@ -141,6 +145,7 @@ class PathNetwork(nn.Module):
             key = (key * 1_000_003 + state[:, level]) % 2_147_483_647
             if level + 1 in TOGETHER:
                 table = self.together[TOGETHER.index(level + 1)]
+                assert isinstance(table, nn.Embedding)
                 parts.append(table(key % table.num_embeddings))
         return torch.cat(parts, -1)
 
@@ -180,7 +185,7 @@ class PathNetwork(nn.Module):
 
     def told(self, previous: list[Tensor]) -> list[Tensor]:
         """What each variable knows of the ones before it, (..., C) each; 0 for the first."""
-        sums = [0]
+        sums: list[Any] = [0]
         for table, value in zip(self.chain, previous, strict=False):
             sums.append(sums[-1] + table(value))
         return sums
@@ -251,12 +256,12 @@ class PathRounds:
     def __init__(self, network: PathNetwork, mask: Tensor):
         self.network, self.mask = network, mask
         self.to_come = mask.sum(1, keepdim=True)
-        self.path = Path.start(*mask.shape, device=mask.device)
+        self.path = Path.start(mask.shape[0], mask.shape[1], mask.device)
         shape = len(mask), network.heads, mask.shape[1], network.start.numel() // network.heads
         self.keys = [network.start.new_empty(shape) for _ in network.blocks]
         self.values = [network.start.new_empty(shape) for _ in network.blocks]
 
-    def ask(self, g: int, members: Tensor, known: Tensor) -> Asked:
+    def ask(self, g: int, members: Tensor | None, known: Tensor) -> Asked:
         """What node g of every graph is read out of; `known` (B, N, V) holds those before."""
         net = self.network
         number = torch.full((1,), g, device=known.device)
@@ -274,7 +279,7 @@ class PathRounds:
         remaining = (to_come[:, 0] - 1).clamp(min=0)
         return Asked(net.norm(h), net.support.choices(self.path, remaining))
 
-    def tell(self, g: int, members: Tensor, real: Tensor, known: Tensor) -> None:
+    def tell(self, g: int, members: Tensor | None, real: Tensor | None, known: Tensor) -> None:
         """Take the categories of node g, now in `known`."""
         self.path = self.path.add(g, self._real(known, g), self.network.support.weights)
 

@@ -48,14 +48,21 @@ class PathSteps(nn.Module):
         )
         weights = [1] * bond_categories if edge_weights is None else edge_weights
         support = Support(self.code, weights, largest_sums)
-        network = PathNetwork(self.code, support, max_nodes=max_nodes, **network)
-        coupling = InterleavedCoupling(network, groups=max_nodes)
+        probabilities = PathNetwork(self.code, support, max_nodes=max_nodes, **network)
+        coupling = InterleavedCoupling(probabilities, groups=max_nodes)
         self.flow = CategoricalFlow(IntervalEncoding(self.code.cardinalities), coupling)
+
+    @property
+    def coupling(self) -> InterleavedCoupling:
+        """Gives intervals the widths of the conditional probabilities."""
+        coupling = self.flow.flow
+        assert isinstance(coupling, InterleavedCoupling)
+        return coupling
 
     @property
     def network(self) -> PathNetwork:
         """Gives the conditional probabilities."""
-        return self.flow.flow.network
+        return self.coupling.network
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:

@@ -35,6 +35,9 @@ class Support(nn.Module):
         UserError: if the tables do not fit the categories, or no graph of three nodes fits them.
     """
 
+    weights: Tensor
+    sums: Tensor
+
     def __init__(self, code: AtomCode, edge_weights: list[int], largest_sums: list[int] | None):
         super().__init__()
         _, edges, categories = code.cardinalities[:3]

@@ -7,7 +7,9 @@ each kind of edge is read out of its two ends. Nothing knows a numbering.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +66,8 @@ class Assembly(nn.Module):
         substitutes: Whether places that nothing fits may take places of another kind.
     """
 
+    rings: Tensor
+
     def __init__(
         self,
         table: NodeLabels,
@@ -99,7 +103,9 @@ class Assembly(nn.Module):
         self.states = kinds + 4 * 2 * (FAR + 2)
         self.bias = nn.Embedding(self.states, layers * heads)
         self.messages = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
-        self.blocks = nn.ModuleList(CausalBlock(width, heads, expansion) for _ in range(layers))
+        self.blocks: Sequence[CausalBlock] = nn.ModuleList(  # type: ignore[assignment]  # not generic
+            CausalBlock(width, heads, expansion) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.end = nn.Linear(width, 2 * pair_width)
         self.both = nn.Linear(pair_width, pair_width, bias=False)
@@ -110,7 +116,7 @@ class Assembly(nn.Module):
         for embedding in tables:
             nn.init.normal_(embedding.weight, std=0.2)
         for message in self.messages:
-            nn.init.zeros_(message.weight)
+            nn.init.zeros_(message.get_parameter("weight"))
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
@@ -189,8 +195,8 @@ class Assembly(nn.Module):
 
     def _looked_up(self, tables: nn.ModuleList, values: Tensor) -> Tensor:
         """Sum of the entries for whole numbers (..., len(tables)), (..., C)."""
-        values = values.clamp(0, self.max_nodes).unbind(-1)
-        return sum(table(value) for table, value in zip(tables, values, strict=True))
+        each = values.clamp(0, self.max_nodes).unbind(-1)
+        return sum(table(value) for table, value in zip(tables, each, strict=True))
 
     def _read_out(self, h: Tensor, state: Tensor, at) -> Tensor:
         """Scores (R, N, kinds) of pairs `at`, three of (R, N)."""
@@ -261,8 +267,8 @@ class AssemblyRounds:
 
     def follow(self, kinds: Tensor) -> tuple[Tensor, Tensor]:
         """The picks (B, N, M) that make the graphs of `kinds` (B, N, N), and their log orders."""
-        nodes, total = self.context.mask.shape[1], 0.0
-        picks = []
+        nodes, picks = self.context.mask.shape[1], []
+        total: Any = 0.0
         for g in range(nodes):
             self.turn(g)
             at = torch.arange(len(self.focus), device=self.focus.device)

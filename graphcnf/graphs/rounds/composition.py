@@ -43,6 +43,10 @@ class Parity(nn.Module):
     AHEAD = 2
     """Nodes to come, after the one that is decided, from which on everything is possible."""
 
+    bits: Tensor
+    own: Tensor
+    reachable: Tensor
+
     def __init__(self, table: NodeLabels):
         super().__init__()
         kinds = table.ends.shape[1]
@@ -86,6 +90,8 @@ class Composition(nn.Module):
         layers: Residual blocks.
     """
 
+    is_category: Tensor
+
     def __init__(self, table: NodeLabels, *, max_nodes: int, width: int = 256, layers: int = 3):
         super().__init__()
         self.table, self.max_nodes = table, max_nodes
@@ -111,16 +117,17 @@ class Composition(nn.Module):
         )  # fmt: skip
         self.leave = nn.Sequential(nn.LayerNorm(width), ReadOut(width, table.count))
         for block in self.blocks:
-            nn.init.zeros_(block[-1].weight)
+            nn.init.zeros_([*block.children()][-1].get_parameter("weight"))
         for embedding in (self.nodes, self.to_come, self.surplus, self.bridges):
             nn.init.normal_(embedding.weight, std=0.2)
-        nn.init.zeros_(self.leave[-1].weight)
-        nn.init.zeros_(self.leave[-1].bias)
+        nn.init.zeros_(self.leave[-1].get_parameter("weight"))
+        nn.init.zeros_(self.leave[-1].get_parameter("bias"))
 
     @torch.no_grad()
     def start_from(self, counts: Tensor) -> None:
         """Let training begin with the frequencies of the labels, (labels,)."""
-        self.leave[-1].bias.copy_((counts.to(self.leave[-1].bias) + 0.5).log())
+        bias = self.leave[-1].get_parameter("bias")
+        bias.copy_((counts.to(bias) + 0.5).log())
 
     def forward(self, seen: Tensor, to_come: Tensor, sizes: Tensor) -> Tensor:
         """Logits (..., labels).
@@ -130,7 +137,7 @@ class Composition(nn.Module):
             to_come: How many nodes are still to come, (...) long.
             sizes: Number of nodes of the graph, (...) long.
         """
-        like = self.leave[-1].weight
+        like = self.leave[-1].get_parameter("weight")
         seen = seen.to(like.dtype)
         places = exactly(seen, self.table.ends[:-1])
         # A connected graph has at least as many edges as its nodes less one, and the edges in no

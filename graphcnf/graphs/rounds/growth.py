@@ -38,8 +38,8 @@ class Chances(nn.Module):
 
     def draw(self, mask: Tensor, noise: Noise | None = None) -> Tensor:
         """Uniform numbers of the nodes, (B, N, each) float64."""
-        kind = {"dtype": torch.float64, "device": mask.device}
-        return take(noise, lambda: torch.rand(*mask.shape, self.each, **kind))
+        shape, device = (*mask.shape, self.each), mask.device
+        return take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=device))
 
     @staticmethod
     def ranks(chances: Tensor, mask: Tensor, which: int) -> Tensor:

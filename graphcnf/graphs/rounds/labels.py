@@ -83,6 +83,14 @@ class NodeLabels(nn.Module):
         UserError: if the tables do not fit together.
     """
 
+    kinds: Tensor
+    rows: Tensor
+    place: Tensor
+    sizes: Tensor
+    weights: Tensor
+    far: Tensor
+    ends: Tensor
+
     def __init__(
         self,
         edge_kinds: list[list[int]],
@@ -103,10 +111,10 @@ class NodeLabels(nn.Module):
         if rows.min() < 0 or len(rows.unique(dim=0)) != len(rows):
             raise UserError("node_labels: whole numbers from 0 on, every row once")
         most = int(kinds[:, 0].max()) + 1 if len(kinds) else 0
-        weights = [1] * most if edge_weights is None else edge_weights
-        if len(weights) < most:
+        given = [1] * most if edge_weights is None else edge_weights
+        if len(given) < most:
             raise UserError(f"edge_weights: a number for each of {most} edge categories")
-        weights = torch.tensor(weights, dtype=torch.long)[kinds[:, 0]]
+        weights = torch.tensor(given, dtype=torch.long)[kinds[:, 0]]
         place = torch.full((most + 1, len(RINGS)), -1)
         place[kinds[:, 0] + 1, kinds[:, 1]] = torch.arange(len(kinds))
         self.register_buffer("kinds", kinds, persistent=False)
@@ -148,11 +156,11 @@ class NodeLabels(nn.Module):
             ends.index_put_((graph, node, kinds[graph, node, other]), one, accumulate=True)
             rows = torch.cat([batch.node_types[..., None], ends], -1)[batch.mask]
             found |= set(map(tuple, rows.unique(dim=0).tolist()))
-        rows = np.array(sorted(found))
-        used = np.flatnonzero(rows[:, 1:].any(0))
+        table = np.array(sorted(found))
+        used = np.flatnonzero(table[:, 1:].any(0))
         return {
             "edge_kinds": [[int(kind) // len(RINGS), int(kind) % len(RINGS)] for kind in used],
-            "node_labels": rows[:, np.concatenate([[0], used + 1])].tolist(),
+            "node_labels": table[:, np.concatenate([[0], used + 1])].tolist(),
         }
 
     def nearest(self, kinds: Tensor, free: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ step looks at one random round of each graph (order-agnostic training: Uria et a
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -117,7 +119,7 @@ class RoundSteps(nn.Module):
         mask = batch.mask
         labels, kinds = self.table.encode(batch)
         context = PickContext(mask, labels, chances)
-        rounds = AssemblyRounds(self.pairs.flow.network, context)
+        rounds = AssemblyRounds(_coupling(self.pairs).network, context)
         picks, log_orders = rounds.follow(kinds)
         labels = torch.where(mask, labels, 0)[..., None]
         picks = torch.where(mask[..., None], picks, 0)
@@ -152,7 +154,8 @@ class RoundSteps(nn.Module):
         }
 
     def _estimate_nodes(self, mask: Tensor, labels: Tensor, chances: Tensor) -> Tensor:
-        network, rounds = self.nodes.flow.network, self.node_rounds
+        network: Composition = _coupling(self.nodes).network
+        rounds = self.node_rounds
         group = self.groups(mask, chances)
         now = torch.randint(rounds, (len(mask), 1), device=mask.device)
         before, ours = (group < now) & mask, (group == now) & mask
@@ -165,7 +168,8 @@ class RoundSteps(nn.Module):
     def _estimate_pairs(
         self, mask: Tensor, labels: Tensor, kinds: Tensor, chances: Tensor
     ) -> Tensor:
-        network, sizes = self.pairs.flow.network, mask.sum(1)
+        network: Assembly = _coupling(self.pairs).network
+        sizes = mask.sum(1)
         now = (torch.rand(len(mask), device=mask.device) * sizes).long()
         grown = Grown.start(self.table, labels)
         at = torch.arange(len(mask), device=mask.device)
@@ -174,7 +178,8 @@ class RoundSteps(nn.Module):
             row = torch.where(grown.done, 0, kinds[at, focus])
             grown = grown.add(focus, real & (g < now), row)
         frontier = grown.frontier(mask)
-        rows = frontier.nonzero(as_tuple=True)
+        graph, node = frontier.nonzero(as_tuple=True)
+        rows = graph, node
         ranks = self.chances.ranks(chances, mask, 1)
         picking = network.kinds_of_picks(grown.free[rows])
         offers = network.offers(labels, mask, grown, rows, picking, ranks)
@@ -200,7 +205,7 @@ class RoundSteps(nn.Module):
         """
         chances = self.chances.draw(batch.mask, noise)
         (labels, of_nodes), (picks, of_pairs), _ = self._encoded(batch, chances)
-        options = {"mask": batch.mask, "noise": noise}
+        options: dict[str, Any] = {"mask": batch.mask, "noise": noise}
         return {
             "nodes": self.nodes.encode(labels, context=of_nodes, **options),
             "pairs": self.pairs.encode(picks, context=of_pairs, **options),
@@ -230,16 +235,22 @@ class RoundSteps(nn.Module):
         labels = torch.where(mask, labels[..., 0], self.table.count)
         of_pairs = PickContext(mask, labels, chances)
         picks = self.pairs.decode(latents["pairs"], mask=mask, context=of_pairs, **options)
-        rounds = AssemblyRounds(self.pairs.flow.network, of_pairs)
+        rounds = AssemblyRounds(_coupling(self.pairs).network, of_pairs)
         for g in range(mask.shape[1]):
             rounds.turn(g)
             rounds.tell(g, None, None, picks)
         return labels, rounds.grown.kinds
 
 
+def _coupling(flow: CategoricalFlow) -> InterleavedCoupling:
+    coupling = flow.flow
+    assert isinstance(coupling, InterleavedCoupling)
+    return coupling
+
+
 def _log_prob(flow: CategoricalFlow, value: Tensor, context) -> Tensor:
     """Sum of the conditional log-probabilities, (B,) nats."""
-    log_p = flow.flow.log_probs(value, context)
+    log_p = _coupling(flow).log_probs(value, context)
     own = log_p.gather(-1, value[..., None])[..., 0]
     return sum_log_term(torch.where(context.mask[..., None], own, 0), context.mask)
 
