@@ -47,7 +47,8 @@ class ColoringFlow(Pretrained, nn.Module):
       map and a mixture coupling that transforms half of the latents of all nodes in parallel.
 
     In "nodes" and "waves" the names of the colours mean nothing: permuting them does not change a
-    probability.
+    probability. In "waves" a colouring with an edge between equal colours that another choice would
+    have avoided has probability 0: train on colourings without a conflict.
     Where some colours are more frequent than others, take "channels".
 
     A graph's nodes may be numbered in any way. The numbers break ties of the order of "nodes" and

@@ -261,30 +261,28 @@ class ColoringRounds:
 
     def ask(self, graph: Tensor, node: Tensor, order: SaturationOrder) -> Tensor:
         """Logits (M, 1, colours) of the nodes `node` of `graph`, whose turn it is."""
-        net = self.network
-        blocked = order.counts > 0
-        own = blocked[graph, node]
+        net, own = self.network, order.counts[graph, node] > 0
         # Whoever has a choice is alone in the round of its graph.
         asked = undecided(own, torch.ones_like(own[:, 0])).nonzero()[:, 0]
         if net.support and not len(asked):
             return possible(torch.zeros_like(own, dtype=self.h.dtype), own)[:, None]
         logits = net.around(self.h[graph, node], own)
-        if net.support:
-            logits = possible(logits, own)
-        if net.prospects is None or not len(asked):
-            return logits[:, None]
-        graph, node = graph[asked], node[asked]
+        if net.prospects is not None and len(asked):
+            logits = logits.index_add(0, asked, self._ahead(graph[asked], node[asked], order))
+        return (possible(logits, own) if net.support else logits)[:, None]
+
+    def _ahead(self, graph: Tensor, node: Tensor, order: SaturationOrder) -> Tensor:
+        """Scores (M, colours) of `Prospects`."""
+        assert self.network.prospects is not None and self.context.adjacency is not None
         waiting = order.open[graph]
         # Those that wait come first; the rest of the row is padding.
         most = int(waiting.sum(1).max())
         members = waiting.long().argsort(dim=1, descending=True, stable=True)[:, :most]
         rows = graph[:, None]
-        assert self.context.adjacency is not None
-        scores = net.prospects(
+        return self.network.prospects(
             self.context.adjacency[rows[..., None], members[..., None], members[:, None]],
-            blocked[rows, members],
+            order.counts[rows, members] > 0,
             order.open[rows, members],
             self.h[rows, members],
             (members == node[:, None]).long().argmax(1),
         )
-        return logits.index_add(0, asked, scores)[:, None]

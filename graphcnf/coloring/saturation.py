@@ -38,7 +38,6 @@ class SaturationOrder:
         counts: Neighbours of each category that have had their turn, (B, N, K) long.
         rank: Turn of each node, N for those that have not had one, (B, N) long. In a wave, lower
             numbers come first.
-        rounds: Rounds that each graph has taken, (B,) long.
     """
 
     def __init__(self, adjacency: Tensor, mask: Tensor, categories: int, waves: bool = False):
@@ -48,7 +47,6 @@ class SaturationOrder:
         self.open = mask.clone()
         self.counts = torch.zeros(batch, nodes, categories, dtype=torch.long, device=mask.device)
         self.rank = torch.full((batch, nodes), nodes, device=mask.device)
-        self.rounds = torch.zeros(batch, dtype=torch.long, device=mask.device)
         number = torch.arange(nodes, device=mask.device)
         self.tie = adjacency.sum(-1) * nodes + (nodes - 1 - number)
 
@@ -68,17 +66,13 @@ class SaturationOrder:
         """Give nodes their categories, (M,) long each."""
         members = torch.zeros_like(self.open)
         members[graph, node] = True
-        touched = self.adjacency[graph, node][..., None] & _one_hot(category, self.categories)
+        own = F.one_hot(category, self.categories)[:, None]
         # Not in place: whoever asked for earlier counts may have kept them.
-        self.counts = self.counts.index_add(0, graph, touched.long())
-        turn = len(self.open[0]) - self._left() + members.cumsum(1) - 1
+        self.counts = self.counts.index_add(0, graph, self.adjacency[graph, node][..., None] * own)
+        before = (self.rank < self.rank.shape[1]).sum(1, keepdim=True)
+        turn = before + members.cumsum(1) - 1
         self.rank = torch.where(members, turn, self.rank)
         self.open = self.open & ~members
-        self.rounds = self.rounds + members.any(1)
-
-    def _left(self) -> Tensor:
-        """Nodes without a turn, padding included, (B, 1)."""
-        return (self.rank == self.open.shape[1]).sum(1, keepdim=True)
 
 
 def turns(
@@ -154,7 +148,3 @@ class SaturationCoupling(InterleavedCoupling):
             log_det = log_det.index_add(0, graph, jacobian[:, 0])
             order.settle(graph, node, x[:, 0])
         return out, log_det.to(log_term_dtype(z))
-
-
-def _one_hot(category: Tensor, categories: int) -> Tensor:
-    return F.one_hot(category, categories).bool()[:, None]

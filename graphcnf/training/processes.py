@@ -55,7 +55,7 @@ def _torchrun() -> bool:
 def _srun() -> bool:
     """Several tasks of one step; Lightning takes a job of one of these names for a shell."""
     named = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    return not named and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    return not named and _number("SLURM_NTASKS") > 1
 
 
 def _number(name: str) -> int:

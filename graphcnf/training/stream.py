@@ -66,11 +66,7 @@ class BatchStream:
                 empty = 0
             empty += 1
             if empty > 2:
-                few = f" for {world} processes" if world > 1 else ""
-                raise UserError(
-                    f"the training data give no batch{few}; is the batch size too large"
-                    f"{', or too small' if world > 1 else ''}?"
-                )
+                raise UserError("the training data give no batch; is the batch size too large?")
             epoch, start = epoch + 1, 0
 
 

@@ -100,11 +100,6 @@ def assert_same_course(a: Path, b: Path, phases=("train", "eval")):
         np.testing.assert_allclose(rows(a, phase), rows(b, phase), rtol=1e-4)
 
 
-def test_two_processes_take_the_course_of_one(tiny, tmp_path, alone):
-    ended(start(tiny, tmp_path / "two", devices=2))
-    assert_same_course(alone, tmp_path / "two")
-
-
 def test_two_nodes_take_the_course_of_one_process(tiny, tmp_path, alone):
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     nodes = [

@@ -42,7 +42,8 @@ TEXTS: dict[str, bytes] = {
     "empty.sdf": b"", "text.sdf": b"CCO\n", "half.sdf": SDF.encode(), "money.sdf": b"$$$$\n$$$$\n",
     "text.parquet": b"PAR1", "zeros.parquet": b"PAR1" + bytes(400) + b"PAR1",
     "text.smi.gz": b"CCO\n", "cut.csv.gz": gzip.compress(CSV.encode(), mtime=0)[:-12],
-    "empty.smi.gz": b"", "head.smi.gz": b"\x1f\x8b\x08\0junk", "none.smi.gz": gzip.compress(b"", mtime=0),
+    "empty.smi.gz": b"", "head.smi.gz": b"\x1f\x8b\x08\0junk",
+    "none.smi.gz": gzip.compress(b"", mtime=0),
     "twice.smi.gz": gzip.compress(gzip.compress(b"CCO\n", mtime=0), mtime=0),
 }  # fmt: skip
 """Files without a molecule, by name."""
