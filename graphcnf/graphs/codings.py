@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError, nearest
@@ -61,6 +61,23 @@ class Steps(Protocol):
 
     def decode(self, latents: Latents, mask: Tensor, **options: Any) -> GraphBatch:
         """Graphs of latents; options are `temperature`, `sample` and `generator`."""
+
+
+class AnyGraph(nn.Module):
+    """Steps that know every graph of known categories, whatever its size."""
+
+    unknown = "nothing"
+    """Why a graph is not known."""
+
+    @staticmethod
+    def measure(graphs: PackedGraphs, **categories: Any) -> dict[str, Any]:
+        """No sizes of the coding's own."""
+        return {}
+
+    @staticmethod
+    def knows(batch: GraphBatch) -> Tensor:
+        """All graphs, (B,) bool."""
+        return batch.mask.any(1)
 
 
 def steps_class(coding: str) -> type[Steps]:

@@ -36,7 +36,7 @@ from graphcnf.flows.transform import (
     zero_log_term,
 )
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.codings import AnyGraph
 from graphcnf.graphs.pairs.latents import all_pairs
 
 
@@ -172,7 +172,7 @@ class RelationalNetwork(nn.Module):
         return out[:, None].chunk(2, -1)
 
 
-class GraphNVPSteps(nn.Module):
+class GraphNVPSteps(AnyGraph):
     """log p(graph) from the adjacency tensor, and the nodes given it.
 
     Args:
@@ -224,19 +224,6 @@ class GraphNVPSteps(nn.Module):
                 for node in range(max_nodes)
             ),
         )
-
-    @staticmethod
-    def measure(graphs: PackedGraphs, **categories) -> dict:
-        """This coding has no sizes of its own."""
-        return {}
-
-    unknown = "nothing"
-    """Why a graph is not known: these steps know every graph of known categories."""
-
-    @staticmethod
-    def knows(batch: GraphBatch) -> Tensor:
-        """All graphs, (B,) bool."""
-        return batch.mask.any(1)
 
     def _given(self, bonds: Tensor, mask: Tensor) -> Context:
         """What the couplings of the nodes know: the edges."""

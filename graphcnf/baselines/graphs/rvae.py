@@ -26,6 +26,7 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.codings import AnyGraph
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.support import Support
 
@@ -157,7 +158,7 @@ class Matrices:
     pairs: Tensor
 
 
-class RegularizedSteps(nn.Module):
+class RegularizedSteps(AnyGraph):
     """The coding of `GraphCNF` that is called "rvae".
 
     Args:
@@ -215,14 +216,6 @@ class RegularizedSteps(nn.Module):
 
     without_support = {"largest_sums": None}
     """Arguments of the constructor with which no penalty is for sums of edge weights."""
-
-    unknown = "nothing"
-    """Why a graph is not known: these steps know every graph of known categories."""
-
-    @staticmethod
-    def knows(batch: GraphBatch) -> Tensor:
-        """All graphs, (B,) bool."""
-        return batch.mask.any(1)
 
     def _posterior(self, batch: GraphBatch) -> Gaussian:
         h = self.encoder(batch.node_types, batch.bonds, batch.mask)

@@ -22,6 +22,7 @@ from graphcnf.flows.base import StandardLogistic, draw_uniform
 from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.transform import Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.codings import AnyGraph
 from graphcnf.graphs.features import (
     MAX_COUNT,
     GraphContext,
@@ -30,7 +31,6 @@ from graphcnf.graphs.features import (
     structure_pair_features,
     typed_context,
 )
-from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.pairs.latents import GraphLatents, all_pairs, joint_flow
 from graphcnf.graphs.pairs.network import PairNetwork
 
@@ -85,7 +85,7 @@ class VirtualEdges(nn.Module):
         return (self.linear(z) + self.network(z)).squeeze(-1)
 
 
-class PairSteps(nn.Module):
+class PairSteps(AnyGraph):
     """GraphCNF with virtual edges.
 
     Args:
@@ -163,19 +163,6 @@ class PairSteps(nn.Module):
         self.adjacency = joint_flow(
             _network(joint, **common), couplings=joint.pop("couplings", 6), **sizes
         )
-
-    @staticmethod
-    def measure(graphs: PackedGraphs, **categories) -> dict:
-        """This coding has no sizes of its own."""
-        return {}
-
-    unknown = "nothing"
-    """Why a graph is not known: these steps know every graph of known categories."""
-
-    @staticmethod
-    def knows(batch: GraphBatch) -> Tensor:
-        """All graphs, (B,) bool."""
-        return batch.mask.any(1)
 
     def _structure(self, adjacency: Tensor, mask: Tensor) -> GraphContext:
         return self._unnumbered(structure_context(adjacency, mask, self.virtual.shift.dtype))
