@@ -103,6 +103,18 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
     return run.result()
 
 
+class _Failure(pl.Callback):
+    """What happens first when a run fails: Lightning tells callbacks only."""
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        """Close the run, and let this process say why it ends."""
+        pl_module.close()
+        if isinstance(exception, Exception):
+            # Lightning watches the processes that it has started, and kills this one within seconds
+            # of the end of another. Without this one, the others end by themselves.
+            getattr(trainer.strategy.launcher, "procs", []).clear()
+
+
 def _lost_connection(error: Exception) -> bool:
     text = str(error).lower()
     words = ("gloo", "nccl", "connection", "peer", "timed out", "timeout", "rendezvous")
@@ -127,6 +139,7 @@ def _trainer(settings: TrainingSettings, out_dir: Path, step: int) -> pl.Trainer
             strategy=strategy,
             max_epochs=-1,
             logger=loggers(settings.logger_names, out_dir, step) if is_main() else False,
+            callbacks=[_Failure()],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

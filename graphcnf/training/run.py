@@ -366,15 +366,12 @@ class Run(pl.LightningModule):
 
     def on_train_end(self) -> None:
         """Close the files, and say so where a signal ended the run."""
-        self._close()
+        self.close()
         if self.signal is not None and self.main:
             self.display.stopped(signal.Signals(self.signal).name, self.step, self.out_dir)
 
-    def on_exception(self, exception: BaseException) -> None:
-        """Close the files."""
-        self._close()
-
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Give the signals back, take the bar away, and close the files of the loggers."""
         for number, handler in getattr(self, "handlers", {}).items():
             signal.signal(number, handler)
         self.handlers = {}

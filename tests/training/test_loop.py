@@ -173,11 +173,14 @@ def test_non_finite_steps_are_skipped_and_counted(tiny, tmp_path):
     assert all(float(row["loss"]) < 10 for row in rows)
 
 
-def test_many_non_finite_steps_end_the_run(tiny, tmp_path):
+def test_many_non_finite_steps_end_the_run(tiny, tmp_path, monkeypatch):
     experiment = tiny.make_experiment()
     experiment.model.poison_from = (10, 1000)
+    stopped = []
+    monkeypatch.setattr("graphcnf.training.run.RunProgress.stop", stopped.append)
     with pytest.raises(UserError, match="4 steps in a row .* step 14"):
         fit(experiment, replace(SETTINGS, max_bad_steps=4), tmp_path)
+    assert stopped, "the bar stays on the terminal"
 
 
 def test_larger_budget_goes_on_from_the_plateau(tiny, tmp_path):
