@@ -177,7 +177,7 @@ def test_many_non_finite_steps_end_the_run(tiny, tmp_path, monkeypatch):
     experiment = tiny.make_experiment()
     experiment.model.poison_from = (10, 1000)
     stopped = []
-    monkeypatch.setattr("graphcnf.training.run.RunProgress.stop", stopped.append)
+    monkeypatch.setattr("graphcnf.training.run.RunProgress.stop", lambda bar: stopped.append(bar))
     with pytest.raises(UserError, match="4 steps in a row .* step 14"):
         fit(experiment, replace(SETTINGS, max_bad_steps=4), tmp_path)
     assert stopped, "the bar stays on the terminal"
