@@ -58,6 +58,10 @@ class PathNetwork(nn.Module):
         head_width: Hidden channels of the read-out of a variable.
         level_width: Channels of what is known of a level of the path.
         table_rows: Rows of each table of what is known of the last levels together.
+        dropout: Share of the channels that training leaves out.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -73,8 +77,12 @@ class PathNetwork(nn.Module):
         head_width: int = 96,
         level_width: int = 24,
         table_rows: int = 8192,
+        dropout: float = 0.0,
     ):
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.dropout = dropout
         self.cardinalities = code.cardinalities
         self.support = support
         self.max_nodes, self.layers, self.heads = max_nodes, layers, heads
@@ -174,10 +182,15 @@ class PathNetwork(nn.Module):
         content = self.contents(x[:, :-1])
         content = torch.cat([self.start.expand(len(x), 1, -1).to(content.dtype), content], 1)
         h, on_path = self.inputs(content, number, path, self._to_come(mask, number))
+        h = self._thinned(h)
         bias = self.biases(number, on_path, nodes)
         for block, own in zip(self.blocks, bias.split(self.heads, 1), strict=True):
-            h = block.write(h, *block.read(h), own)
+            u = block.write(h, *block.read(h), own)
+            h = h + self._thinned(u - h) if self.training and self.dropout else u
         return self.norm(h), path
+
+    def _thinned(self, h: Tensor) -> Tensor:
+        return F.dropout(h, self.dropout, self.training)
 
     @staticmethod
     def _to_come(mask: Tensor, number: Tensor) -> Tensor:
