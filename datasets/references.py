@@ -57,10 +57,7 @@ def cached_statistics(
     if arrays is not None:
         return SetStatistics.from_arrays(arrays)
     mapper = partial(parallel_map, workers=workers, label=f"describing {name}")
-    in_process = partial(parallel_map, workers=1, label=f"ChemNet on {name}")
-    statistics = set_statistics(
-        smiles, metrics=metrics, mapper=mapper, network_mapper=in_process, device=device
-    )
+    statistics = set_statistics(smiles, metrics=metrics, mapper=mapper, device=device)
     if use_cache:
         cache.write(path, statistics.to_arrays())
     return statistics

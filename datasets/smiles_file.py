@@ -22,6 +22,13 @@ from graphcnf.files import NotUnpacked, gunzip
 from graphcnf.graphs.packed import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
+SUFFIXES = tuple(
+    suffix + packed
+    for suffix in (".smi", ".csv", ".tsv", ".sdf", ".jsonl", ".parquet")
+    for packed in ("", ".gz")
+)
+"""How the names of files of molecules end."""
+
 LEAST_ROWS = 1_000_000
 """A Parquet file may have so many rows in any case, and more where each takes a byte: one value in
 a thousand million rows takes a hundred."""

@@ -20,7 +20,8 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="FILE...",
-            help="Molecules to score: .smi, .csv, .sdf, .jsonl, .parquet, also .gz; - for stdin.",
+            help="Molecules to score: .smi, .csv, .sdf, .jsonl, .parquet, also .gz; a folder of "
+            "such files is one set; - for stdin.",
             show_default=False,
         ),
     ] = None,
@@ -214,14 +215,10 @@ def evaluate(
 
     from graphcnf.cluster import open_workers
     from graphcnf.evaluation.tables import render
+    from graphcnf.scripts.evaluation.against import Against
     from graphcnf.scripts.evaluation.metric_names import CHEAP, parse_metrics
-    from graphcnf.scripts.evaluation.scoring import (
-        Against,
-        name_apart,
-        read_records,
-        score_model,
-        score_records,
-    )
+    from graphcnf.scripts.evaluation.records import read_records
+    from graphcnf.scripts.evaluation.scoring import name_apart, score_model, score_records
 
     chosen = parse_metrics(metrics, fcd)
     if html is not None:

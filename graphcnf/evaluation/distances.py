@@ -63,7 +63,7 @@ class Distances:
 
 def measure(
     metrics: Sequence[str],
-    valid: Sequence[Sequence[str]],
+    samples: Sequence[SetStatistics],
     held_out: Sequence[str],
     *,
     describe: Describe,
@@ -76,7 +76,7 @@ def measure(
 
     Args:
         metrics: Names from `METRICS`.
-        valid: SMILES of the valid samples, a set per seed.
+        samples: Statistics of the valid samples, of each seed.
         held_out: SMILES of the molecules to compare with.
         describe: Gives the statistics of molecules.
         floor: Gives the figures of about as many training molecules as there are samples in the
@@ -86,17 +86,12 @@ def measure(
         device: Where ChemNet runs.
     """
     reference = describe(f"{data}-test", held_out, metrics=metrics, device=device)
-    compared, first = [], None
-    for number, smiles in enumerate(valid, 1):
-        label = "samples" if len(valid) == 1 else f"samples {number} of {len(valid)}"
-        statistics = describe(label, smiles, metrics=metrics, device=device, use_cache=False)
-        first = first or statistics
-        compared.append(compare(statistics, reference, metrics=metrics))
-    assert first is not None
+    compared = [compare(statistics, reference, metrics=metrics) for statistics in samples]
+    first = samples[0]
     found = floor(reference)
     notes = [
         f"distances: of the {first.size:,} strictly valid samples"
-        + (" (first seed)" if len(valid) > 1 else "")
+        + (" (first seed)" if len(samples) > 1 else "")
         + f", repeats included, and of {found.generated:,} training molecules, the floor, to "
         f"{reference.size:,} held-out ones, all without stereo; lower is better for distances, "
         "higher for SNN, Frag, Scaf and alerts; IntDiv should be that of the training molecules."

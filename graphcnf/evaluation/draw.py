@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import takewhile
 from math import ceil
@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from graphcnf.evaluation.summary import Look, Part, Summary
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
-from graphcnf.molecules.metrics import CONVENTIONS, evaluate_records
+from graphcnf.molecules.metrics import evaluate_records
+from graphcnf.molecules.tally import CONVENTIONS
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.parallel import available_cores, ordered_map
 
@@ -77,10 +79,10 @@ def block_log_likelihoods(
     return nats
 
 
-def first_blocks(number: int) -> list[range]:
+def first_blocks(number: int) -> Iterator[range]:
     """The blocks of the first records, the last one cut."""
     needed = takewhile(lambda block: block.start < number, blocks(0))
-    return [range(block.start, min(block.stop, number)) for block in needed]
+    return (range(block.start, min(block.stop, number)) for block in needed)
 
 
 def sampling_processes(
@@ -99,22 +101,26 @@ def sampling_processes(
     return max(1, min(asked_for, ceil(records / BLOCK)))
 
 
-def sample_frame(
+def draw_summary(
     model: GraphCNF,
     number: int,
     *,
     seed: int,
     temperature: float,
+    look: Look,
+    training_hashes: np.ndarray | None = None,
     show: Callable[[int], None],
     workers: int | Cluster | None = None,
-) -> pd.DataFrame:
-    """`evaluate_records` of the first `number` raw samples with this seed.
+) -> Summary:
+    """Draw raw samples and look at each of them once.
 
     Args:
         model: Model to draw from.
         number: Number of samples, at least 1.
         seed: Seed of the sample.
         temperature: Of sampling.
+        look: What to look for.
+        training_hashes: What novelty is held against, None for nothing.
         show: Called with the number of samples so far.
         workers: Processes that draw and score them, or a cluster; None for one process per core,
             where it pays.
@@ -122,16 +128,15 @@ def sample_frame(
     Raises:
         WorkerDied: A process was killed.
     """
-    score = partial(_frame, model, seed, temperature)
+    score = partial(_look, model, seed, temperature, look)
     workers = sampling_processes(model, number, workers)
-    frames, done = [], 0
+    result = Summary(training_hashes)
     with ordered_map(score, first_blocks(number), workers=workers) as drawn:
-        for frame in drawn:
-            frames.append(frame)
-            done += len(frame)
-            show(done)
-    return pd.concat(frames, ignore_index=True)
+        for part in drawn:
+            result.add(part)
+            show(result.tally.samples)
+    return result
 
 
-def _frame(model: GraphCNF, seed: int, temperature: float, records: range) -> pd.DataFrame:
-    return draw_block(model, records, seed=seed, temperature=temperature)[1]
+def _look(model: GraphCNF, seed: int, temperature: float, look: Look, records: range) -> Part:
+    return look.at(draw_block(model, records, seed=seed, temperature=temperature)[1])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphcnf.evaluation.distances import Distances
+from graphcnf.molecules.properties import values_and_counts
 
 PROPERTIES = {
     "logp": "logP",
@@ -99,14 +100,21 @@ def _shortened(name: str) -> str:
 
 
 def _density(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping, key: str) -> None:
-    values = np.concatenate([*(own[key] for _, own, _ in generated), real[key]])
-    low, high = np.quantile(values, [0.001, 0.999])
+    pairs = [values_and_counts(values[key]) for values in (*(own for _, own, _ in generated), real)]
+    values, weights = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    order = np.argsort(values)
+    shares = np.cumsum(weights[order]) / weights.sum()
+    low, high = values[order[np.searchsorted(shares, [0.001, 0.999])]]
     bins: Any = np.linspace(low, high, BINS + 1)
     if bins[0] == bins[-1]:
         bins = BINS
-    axis.hist(real[key], bins, density=True, color=REAL, label="held-out")
-    for label, own, colour in generated:
-        axis.hist(own[key], bins, density=True, histtype="step", color=colour, lw=1.8, label=label)
+    values, weights = pairs.pop()
+    axis.hist(values, bins, weights=weights, density=True, color=REAL, label="held-out")
+    for (label, _, colour), (values, weights) in zip(generated, pairs, strict=True):
+        axis.hist(
+            values, bins, weights=weights, density=True, histtype="step", color=colour, lw=1.8,
+            label=label,
+        )  # fmt: skip
 
 
 def _bars(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping, key: str) -> None:

@@ -19,7 +19,7 @@ class Evaluation:
         main: Figures of what is scored.
         data: The same of training data, None without any.
         notes: What a reader of the tables has to know.
-        frame: `evaluate_records` of the samples, of the first seed.
+        frame: `evaluate_records` of the first samples (`Summary.head`), of the first seed.
         distances: Distribution metrics, None where none were asked for.
         training_hashes: What novelty is held against, None for nothing.
     """

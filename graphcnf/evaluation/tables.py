@@ -20,7 +20,8 @@ from graphcnf.evaluation.formats import (
 )
 from graphcnf.evaluation.result import Evaluation
 from graphcnf.molecules.distributions import METRICS
-from graphcnf.molecules.metrics import UNIQUE_AT, validity_table
+from graphcnf.molecules.metrics import validity_table
+from graphcnf.molecules.tally import UNIQUE_AT
 
 CONVENTIONS = {
     "strict": "strict",

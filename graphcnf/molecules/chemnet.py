@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
+from rdkit import Chem
 
 from graphcnf.molecules.optional import Unavailable
 
@@ -14,34 +16,31 @@ BATCH = 512
 """Molecules that the network sees at once, as in fcd_torch."""
 
 
-def chemnet_moments(
-    smiles: Sequence[str],
-    device: str = "cpu",
-    mapper: Callable[[Callable, list], Iterable] = map,
-) -> np.ndarray:
-    """Mean and covariance of ChemNet's 512 activations over a set of molecules.
+def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
+    """Sums of ChemNet's 512 activations, and of their products, over molecules.
 
     Args:
-        smiles: Canonical SMILES.
+        mols: Sanitized molecules, at least one.
         device: Where the network runs.
-        mapper: Applies the network to the list of batches, in order and in this process: `map`, or
-            something that shows the progress.
 
     Returns:
-        The mean in row 0, the covariance below it, (513, 512) float64.
+        Sum of the outer products of (1, activations), (513, 513) float64: the number of molecules
+        in the corner, the sums of the activations beside it.
 
     Raises:
-        Unavailable: There are fewer than two molecules, or the package fcd_torch is missing.
+        Unavailable: The package fcd_torch is missing.
     """
-    if len(smiles) < 2:
-        raise Unavailable(f"needs two molecules or more, not {len(smiles)}")
-    fcd_torch = _fcd_torch()
-    batches = [list(smiles[k : k + BATCH]) for k in range(0, len(smiles), BATCH)]
-    with warnings.catch_warnings():
+    network = _network(device)
+    import torch
+
+    from graphcnf.graphs.record_blocks import one_thread
+
+    smiles = [Chem.MolToSmiles(mol) for mol in mols]
+    with warnings.catch_warnings(), one_thread(torch.device(device)):
         warnings.simplefilter("ignore")  # of deprecated calls inside the package
-        network = fcd_torch.FCD(device=device, n_jobs=1, batch_size=BATCH, canonize=False)
-        activations = np.concatenate(list(mapper(network.get_predictions, batches)))
-    return np.vstack([activations.mean(0), np.cov(activations.T)]).astype(np.float64)
+        activations = network.get_predictions(smiles).astype(np.float64)
+    rows = np.hstack([np.ones((len(smiles), 1)), activations])
+    return rows.T @ rows
 
 
 def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
@@ -52,26 +51,41 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
     of one size only.
 
     Args:
-        generated: `chemnet_moments` of the generated molecules.
-        reference: `chemnet_moments` of the reference.
+        generated: `chemnet_sums` of the generated molecules.
+        reference: `chemnet_sums` of the reference.
 
     Raises:
-        Unavailable: The package fcd_torch is missing, or the distance has no finite value.
+        Unavailable: The package fcd_torch is missing, there are fewer than two molecules, or the
+            distance has no finite value.
     """
     fcd_torch = _fcd_torch()
+    moments = [*_moments(generated), *_moments(reference)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            distance = float(
-                fcd_torch.calculate_frechet_distance(
-                    generated[0], generated[1:], reference[0], reference[1:]
-                )
-            )
+            distance = float(fcd_torch.calculate_frechet_distance(*moments))
         except ValueError as error:
             raise Unavailable(f"no square root of the covariances: {error}") from error
     if not math.isfinite(distance):
         raise Unavailable("no finite distance")
     return max(distance, 0.0)  # rounding
+
+
+def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (512,) and covariance (512, 512)."""
+    count = sums[0, 0]
+    if count < 2:
+        raise Unavailable(f"needs two molecules or more, not {count:.0f}")
+    mean = sums[0, 1:] / count
+    return mean, (sums[1:, 1:] - count * np.outer(mean, mean)) / (count - 1)
+
+
+@cache
+def _network(device: str):
+    fcd_torch = _fcd_torch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return fcd_torch.FCD(device=device, n_jobs=1, batch_size=BATCH, canonize=False)
 
 
 def _fcd_torch():

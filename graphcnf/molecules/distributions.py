@@ -1,15 +1,15 @@
 """How far a set of generated molecules is from a reference set, in many respects at once.
 
-`set_statistics` looks at every molecule of a set once, in chunks that may go to other processes;
-`compare` turns the statistics of two sets into the figures of `METRICS`:
+`set_statistics` looks at every molecule of a set once, in chunks that may go to other processes and
+whose statistics add up; `compare` turns the statistics of two sets into the figures of `METRICS`:
 
 | name | what it compares | better |
 |---|---|---|
 | `fcd` | ChemNet activations, Frechet distance | lower |
 | `nspdk` | pairs of atom neighbourhoods, squared MMD | lower |
-| `snn` | similarity to the nearest reference molecule | higher |
+| `snn` | similarity to the nearest reference molecule, of the first 30,000 | higher |
 | `frag`, `scaf` | BRICS fragments, Bemis-Murcko scaffolds, cosine | higher |
-| `int_div1`, `int_div2` | dissimilarity among the generated molecules | as the reference |
+| `int_div1`, `int_div2` | dissimilarity among the first 30,000 of a set | as the reference |
 | `pains`, `mcf` | share that passes structural alerts | higher |
 | `logp_w1`, `qed_w1`, `sa_w1`, `weight_w1` | properties, Wasserstein-1 distance | lower |
 | `atoms_tv`, `rings_tv` | numbers of heavy atoms, ring sizes, total variation | lower |
@@ -24,6 +24,7 @@ reference to another set of real molecules of the same size.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,10 +40,10 @@ from graphcnf.molecules.quantities import HISTOGRAMS, QUANTITIES
 if TYPE_CHECKING:
     import pandas as pd
 
-STATISTICS_VERSION = 1
+STATISTICS_VERSION = 2
 """Raised when the same molecules would give other statistics, so that caches are rebuilt."""
 
-CHUNK = 250
+CHUNK = 500
 """Molecules per task of a worker. Part of the definition: sums are rounded per chunk."""
 
 
@@ -75,6 +76,16 @@ class SetStatistics:
     values: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
+    def add(self, other: SetStatistics) -> None:
+        """Take in the statistics of further molecules."""
+        if not self.size:
+            self.values = other.values
+        elif other.size:
+            for name in self.values.keys() & other.values.keys():
+                self.values[name] = QUANTITIES[name].add(self.values[name], other.values[name])
+        self.missing = {**other.missing, **self.missing}
+        self.size += other.size
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything, for a cache."""
         arrays = {k: v for k, v in self.values.items() if isinstance(v, np.ndarray)}
@@ -86,8 +97,11 @@ class SetStatistics:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SetStatistics:
         """Inverse of `to_arrays`."""
         rest = json.loads(arrays["rest"].tobytes())
-        values = {k: v for k, v in arrays.items() if k != "rest"}
-        return cls(rest["size"], {**values, **rest["counts"]}, rest["missing"])
+        values: dict[str, Any] = {k: v for k, v in arrays.items() if k != "rest"}
+        for name, counts in rest["counts"].items():
+            nested = any(isinstance(value, dict) for value in counts.values())
+            values[name] = {k: Counter(v) for k, v in counts.items()} if nested else Counter(counts)
+        return cls(rest["size"], values, rest["missing"])
 
 
 @dataclass(frozen=True)
@@ -131,7 +145,6 @@ def compare(
     *,
     metrics: Sequence[str] | None = None,
     mapper: Mapper = map,
-    network_mapper: Mapper = map,
     device: str = "cpu",
 ) -> Comparison:
     """Compare a set of generated molecules with a reference.
@@ -141,7 +154,6 @@ def compare(
         reference: As `generated`; give the statistics where several sets share a reference.
         metrics: Names from `METRICS`; None for all.
         mapper: As in `set_statistics`.
-        network_mapper: As in `set_statistics`.
         device: As in `set_statistics`.
 
     Raises:
@@ -151,13 +163,7 @@ def compare(
     generated, reference = (
         molecules
         if isinstance(molecules, SetStatistics)
-        else set_statistics(
-            molecules,
-            metrics=chosen,
-            mapper=mapper,
-            network_mapper=network_mapper,
-            device=device,
-        )
+        else set_statistics(molecules, metrics=chosen, mapper=mapper, device=device)
         for molecules in (generated, reference)
     )
     values: dict[str, float | None] = {}
@@ -180,7 +186,6 @@ def set_statistics(
     *,
     metrics: Sequence[str] | None = None,
     mapper: Mapper = map,
-    network_mapper: Mapper = map,
     device: str = "cpu",
 ) -> SetStatistics:
     """Look at every molecule of a set once.
@@ -190,8 +195,6 @@ def set_statistics(
         metrics: Names from `METRICS` that are to be computed; None for all.
         mapper: Applies a function to chunks of molecules: `map`, or for several processes
             `graphcnf.parallel.parallel_map`. The result does not depend on it.
-        network_mapper: Applies ChemNet to batches of molecules, in this process, since the network
-            uses all cores by itself: `map`, or `parallel_map` with `workers=1` for its progress.
         device: Where ChemNet runs.
 
     Raises:
@@ -199,26 +202,43 @@ def set_statistics(
     """
     quantities = quantities_of(metrics)
     smiles = [m if isinstance(m, str) else codec.canonical_smiles(m) for m in molecules]
-    if not smiles:
-        return SetStatistics(0)
-    in_chunks = tuple(q for q in quantities if q in QUANTITIES)
     starts = range(0, len(smiles), CHUNK)
-    parts = list(mapper(_describe, [(k, smiles[k : k + CHUNK], in_chunks) for k in starts]))
-    result = SetStatistics(len(smiles))
-    sizes = [len(part["smiles"]) for part in parts]
-    for name in in_chunks:
-        reasons = [part["missing"][name] for part in parts if name in part["missing"]]
-        if reasons:
-            result.missing[name] = reasons[0]
-        else:
-            merge = QUANTITIES[name].merge
-            result.values[name] = merge([part["values"][name] for part in parts], sizes)
-    if "chemnet" in quantities:
-        canonical = [s for part in parts for s in part["smiles"]]
-        try:
-            result.values["chemnet"] = chemnet.chemnet_moments(canonical, device, network_mapper)
-        except Unavailable as error:
-            result.missing["chemnet"] = str(error)
+    describe = partial(statistics_of_chunk, quantities, device)
+    result = SetStatistics(0)
+    for part in mapper(describe, [(k, smiles[k : k + CHUNK]) for k in starts]):
+        result.add(part)
+    return result
+
+
+def statistics_of_chunk(
+    quantities: tuple[str, ...], device: str, chunk: tuple[int, Sequence[str]]
+) -> SetStatistics:
+    """What a set's statistics are the sum of.
+
+    Args:
+        quantities: See `quantities_of`.
+        device: Where ChemNet runs.
+        chunk: Number of the first molecule, and SMILES.
+
+    Raises:
+        ValueError: A SMILES is not valid.
+    """
+    first, smiles = chunk
+    result, mols = SetStatistics(len(smiles)), []
+    if not quantities:
+        return result
+    with codec.quiet():
+        for number, text in enumerate(smiles, first):
+            try:
+                mols.append(codec.parse(codec.canonical_smiles(codec.parse(text))))
+            except codec.UnparsableSmiles as error:
+                raise codec.UnparsableSmiles(f"molecules[{number}]: {error}") from error
+        for name in quantities if mols else ():
+            options = {"device": device} if name == "chemnet" else {}
+            try:
+                result.values[name] = QUANTITIES[name].of(mols, **options)
+            except Unavailable as error:
+                result.missing[name] = str(error)
     return result
 
 
@@ -247,26 +267,6 @@ def _value(statistics: SetStatistics, quantity: str, which: str) -> Any:
     if quantity not in statistics.values:
         raise Unavailable(f"the statistics of the {which} molecules were made without {quantity}")
     return statistics.values[quantity]
-
-
-def _describe(task: tuple[int, list[str], tuple[str, ...]]) -> dict[str, Any]:
-    """Quantities of a chunk, with the number of its first molecule."""
-    start, smiles, quantities = task
-    written, mols = [], []
-    values, missing = {}, {}
-    with codec.quiet():
-        for number, text in enumerate(smiles, start):
-            try:
-                written.append(codec.canonical_smiles(codec.parse(text)))
-                mols.append(codec.parse(written[-1]))
-            except codec.UnparsableSmiles as error:
-                raise codec.UnparsableSmiles(f"molecules[{number}]: {error}") from error
-        for name in quantities:
-            try:
-                values[name] = QUANTITIES[name].of(mols)
-            except Unavailable as error:
-                missing[name] = str(error)
-    return {"smiles": written, "values": values, "missing": missing}
 
 
 def _diversity(power: int, generated: np.ndarray, reference: np.ndarray) -> float:

@@ -23,13 +23,9 @@ from rdkit import Chem
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.molecules import validity
 from graphcnf.molecules.codec import graph_to_molecule, quiet
-from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.hashing import hash_each
+from graphcnf.molecules.tally import CONVENTIONS, Block, Tally, share
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-
-CONVENTIONS = ("strict", "largest_fragment", "valence_only", "repaired")
-
-UNIQUE_AT = (1_000, 10_000)
-"""Numbers of valid samples that uniqueness is also given among, because it falls with them."""
 
 
 def molecules(
@@ -122,41 +118,9 @@ def summarize(records: pd.DataFrame, training_hashes: np.ndarray | None = None) 
         its name, as `largest_fragment_uniqueness`; `uniqueness_at_1000` and `uniqueness_at_10000`,
         among the first so many strictly valid ones, None where there are fewer.
     """
-    samples = len(records)
-    summary: dict = {"samples": samples}
-    for convention in CONVENTIONS:
-        if convention not in records:
-            continue
-        if convention == "strict":
-            smiles = list(records["smiles"][records["strict"]])
-        else:
-            smiles = [s for s in records[convention] if isinstance(s, str)]
-        prefix = "" if convention == "strict" else f"{convention}_"
-        hashes = hash_each(smiles)
-        distinct = np.unique(hashes)
-        summary[f"{convention}_valid"] = len(smiles)
-        summary[f"{convention}_unique"] = len(distinct)
-        summary[f"{convention}_validity"] = _share(len(smiles), samples)
-        summary[f"{prefix}uniqueness"] = _share(len(distinct), len(smiles))
-        if convention == "strict":
-            for k in UNIQUE_AT:
-                enough = len(hashes) >= k
-                summary[f"uniqueness_at_{k}"] = (
-                    len(set(hashes[:k].tolist())) / k if enough else None
-                )
-        if training_hashes is None:
-            summary[f"{convention}_novel"] = None
-            summary[f"{prefix}novelty"] = summary[f"{prefix}vun"] = None
-        else:
-            novel = int((~contains(training_hashes, hashes)).sum())
-            novel_distinct = int((~contains(training_hashes, distinct)).sum())
-            summary[f"{convention}_novel"] = novel
-            summary[f"{prefix}novelty"] = _share(novel, len(smiles))
-            summary[f"{prefix}vun"] = _share(novel_distinct, samples)
-        if convention == "largest_fragment":
-            kept = records["kept"][[isinstance(s, str) for s in records[convention]]]
-            summary["largest_fragment_atom_share"] = float(kept.mean()) if len(kept) else 0.0
-    return summary
+    tally = Tally(training_hashes)
+    tally.add(Block.of(records))
+    return tally.figures()
 
 
 def validity_table(summary: Mapping[str, Any]) -> pd.DataFrame:
@@ -230,7 +194,7 @@ def data_ceiling(
         valid and a == b
         for valid, a, b in zip(records["strict"], records["smiles"], smiles, strict=True)
     )
-    return {**summarize(records, hashes), "reconstruction": _share(same, len(packed))}
+    return {**summarize(records, hashes), "reconstruction": share(same, len(packed))}
 
 
 def unsanitized_smiles(mol: Chem.Mol) -> str | None:
@@ -242,7 +206,3 @@ def unsanitized_smiles(mol: Chem.Mol) -> str | None:
             return Chem.MolToSmiles(mol) or None
     except (RuntimeError, ValueError):
         return None
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0

@@ -13,8 +13,8 @@ COMPLEXITY = 4
 """Largest radius of a neighbourhood and largest distance between two of them."""
 
 
-def nspdk_mean(mols: Sequence[Chem.Mol]) -> np.ndarray:
-    """Mean feature vector of the neighbourhood subgraph pairwise distance kernel.
+def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
+    """Sum of the feature vectors of the neighbourhood subgraph pairwise distance kernel.
 
     The features of a molecule count its pairs of atom neighbourhoods of equal radius by the
     distance between their centres, hashed into 2^16 bins and scaled to unit length (Costa & De
@@ -28,7 +28,7 @@ def nspdk_mean(mols: Sequence[Chem.Mol]) -> np.ndarray:
         mols: Sanitized molecules, at least one.
 
     Returns:
-        (65537,) float64.
+        (65538,) float64, the last one the number of molecules.
 
     Raises:
         Unavailable: The package eden-kernel is missing.
@@ -38,7 +38,7 @@ def nspdk_mean(mols: Sequence[Chem.Mol]) -> np.ndarray:
     except ImportError as error:
         raise Unavailable("needs eden-kernel: pip install 'graphcnf[metrics]'") from error
     features = Vectorizer(complexity=COMPLEXITY, discrete=True).transform(map(_graph, mols))
-    return np.asarray(features.sum(0)).ravel() / len(mols)
+    return np.append(np.asarray(features.sum(0)).ravel(), len(mols))
 
 
 def nspdk_distance(generated: np.ndarray, reference: np.ndarray) -> float:
@@ -49,10 +49,11 @@ def nspdk_distance(generated: np.ndarray, reference: np.ndarray) -> float:
     means. In [0, 2], lower is better; it falls with the number of molecules.
 
     Args:
-        generated: `nspdk_mean` of the generated molecules.
-        reference: `nspdk_mean` of the reference.
+        generated: `nspdk_sums` of the generated molecules.
+        reference: `nspdk_sums` of the reference.
     """
-    return float(np.square(generated - reference).sum())
+    one, other = (sums[:-1] / sums[-1] for sums in (generated, reference))
+    return float(np.square(one - other).sum())
 
 
 def _graph(mol: Chem.Mol):

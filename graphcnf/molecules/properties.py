@@ -16,6 +16,9 @@ from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 
 from graphcnf.molecules.optional import Unavailable, installed_file
 
+PASSED, FAILED = "passed", "failed"
+"""What a filter says of a molecule."""
+
 
 def logp(mol: Chem.Mol) -> float:
     """Octanol-water partition coefficient, decadic logarithm (Wildman & Crippen 1999)."""
@@ -44,11 +47,15 @@ def weight(mol: Chem.Mol) -> float:
     return Descriptors.MolWt(mol)  # type: ignore[attr-defined]  # not in the stubs
 
 
-def wasserstein(generated: np.ndarray, reference: np.ndarray) -> float:
+def wasserstein(generated: Mapping[str, int], reference: Mapping[str, int]) -> float:
     """Wasserstein-1 distance between two samples of a property, as in MOSES (arXiv 1811.12823).
 
     The mean distance by which values have to be moved to turn one distribution into the other, in
     the property's own unit. At least 0, lower is better.
+
+    Args:
+        generated: How often each value occurs, the values written as decimals.
+        reference: As `generated`.
 
     Raises:
         Unavailable: SciPy is missing.
@@ -57,7 +64,13 @@ def wasserstein(generated: np.ndarray, reference: np.ndarray) -> float:
         from scipy.stats import wasserstein_distance
     except ImportError as error:
         raise Unavailable("needs scipy: pip install 'graphcnf[metrics]'") from error
-    return float(wasserstein_distance(generated, reference))
+    (values, weights), (others, other_weights) = map(values_and_counts, (generated, reference))
+    return float(wasserstein_distance(values, others, weights, other_weights))
+
+
+def values_and_counts(counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Values that are written as decimals, and how often each occurs, both float64."""
+    return np.array([*map(float, counts)]), np.array([*map(float, counts.values())])
 
 
 def contents(mol: Chem.Mol) -> dict[str, list[str]]:
@@ -111,14 +124,14 @@ def passes_mcf(mol: Chem.Mol) -> bool:
     return not any(with_hydrogens.HasSubstructMatch(pattern) for pattern in _mcf())
 
 
-def share(generated: np.ndarray, reference: np.ndarray) -> float:
+def share(generated: Mapping[str, int], reference: Mapping[str, int]) -> float:
     """Share of the generated molecules that pass a filter (MOSES, arXiv 1811.12823).
 
     In [0, 1], higher is better; the reference, which is not used, may be far from 1 itself. MOSES'
     own "Filters" also asks for PAINS and MCF at once, its eight elements, no charge and no ring of
     eight or more atoms.
     """
-    return float(np.mean(generated))
+    return generated.get(PASSED, 0) / sum(generated.values())
 
 
 @cache

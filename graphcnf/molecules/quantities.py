@@ -1,4 +1,8 @@
-"""What the distribution metrics read off every molecule of a set, in chunks."""
+"""What the distribution metrics read off every molecule of a set.
+
+Quantities of parts of a set add up to that of the whole, in any number of parts, and what they take
+does not grow with the number of molecules; fragments and scaffolds with that of different ones.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import iadd
 from typing import Any
 
 import numpy as np
 from rdkit import Chem
 
-from graphcnf.molecules import nspdk, properties, similarity
+from graphcnf.molecules import chemnet, nspdk, properties, similarity
 
 HISTOGRAMS = ("atoms", "elements", "charges", "bonds", "rings")
 """Keys of `properties.contents`."""
@@ -22,45 +27,39 @@ class Quantity:
     """Something that is read off every molecule of a set.
 
     Attributes:
-        of: Its value for a list of molecules.
-        merge: The value of several lists together, from their values and lengths.
+        of: Its value for a list of molecules; `chemnet` takes a `device` as well.
+        add: The value of two lists together; it may be the first one's, changed.
     """
 
-    of: Callable[[Sequence[Chem.Mol]], Any]
-    merge: Callable[[Sequence[Any], Sequence[int]], Any]
+    of: Callable[..., Any]
+    add: Callable[[Any, Any], Any]
 
 
-def _each(function: Callable[[Chem.Mol], Any]) -> Quantity:
-    """One number or array per molecule."""
-    return Quantity(partial(_array, function), _concatenated)
+def _counted(function: Callable[[Chem.Mol], Sequence[str]]) -> Quantity:
+    """How often each of the texts occurs that a function has for a molecule."""
+    return Quantity(partial(_counts, function), _add_counts)
 
 
-def _array(function: Callable[[Chem.Mol], Any], mols: Sequence[Chem.Mol]) -> np.ndarray:
-    return np.array([function(mol) for mol in mols])
+def _counts(function: Callable[[Chem.Mol], Sequence[str]], mols: Sequence[Chem.Mol]) -> Counter:
+    return Counter(entry for mol in mols for entry in function(mol))
 
 
-def _concatenated(values: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
-    return np.concatenate(values)
+def _add_counts(one: Counter, other: Counter) -> Counter:
+    one.update(other)
+    return one
 
 
-def _mean(values: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
-    return np.average(values, axis=0, weights=sizes)
+def _rounded(function: Callable[[Chem.Mol], float], decimals: int) -> Quantity:
+    """How often each value of a property occurs, rounded."""
+    return _counted(partial(_written, function, decimals))
 
 
-def _fragments(mols: Sequence[Chem.Mol]) -> Counter[str]:
-    return Counter(fragment for mol in mols for fragment in similarity.brics_fragments(mol))
+def _written(function: Callable[[Chem.Mol], float], decimals: int, mol: Chem.Mol) -> list[str]:
+    return [f"{function(mol):.{decimals}f}"]
 
 
-def _scaffolds(mols: Sequence[Chem.Mol]) -> Counter[str]:
-    found = map(similarity.scaffold, mols)
-    return Counter(scaffold for scaffold in found if scaffold is not None)
-
-
-def _summed(values: Sequence[Counter[str]], sizes: Sequence[int]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for counts in values:
-        total.update(counts)
-    return total
+def _verdict(function: Callable[[Chem.Mol], bool], mol: Chem.Mol) -> list[str]:
+    return [properties.PASSED if function(mol) else properties.FAILED]
 
 
 def _contents(mols: Sequence[Chem.Mol]) -> dict[str, Counter[str]]:
@@ -71,23 +70,32 @@ def _contents(mols: Sequence[Chem.Mol]) -> dict[str, Counter[str]]:
     return counts
 
 
-def _summed_each(
-    values: Sequence[dict[str, Counter[str]]], sizes: Sequence[int]
-) -> dict[str, Counter[str]]:
-    return {name: _summed([value[name] for value in values], sizes) for name in HISTOGRAMS}
+def _add_contents(one: dict[str, Counter], other: dict[str, Counter]) -> dict[str, Counter]:
+    return {name: _add_counts(one[name], other[name]) for name in HISTOGRAMS}
+
+
+def _fingerprints(mols: Sequence[Chem.Mol]) -> np.ndarray:
+    return np.array([similarity.fingerprint(mol) for mol in mols])
+
+
+def _add_fingerprints(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    if len(one) >= similarity.LARGEST:
+        return one
+    return np.concatenate([one, other])[: similarity.LARGEST]
 
 
 QUANTITIES = {
-    "fingerprints": _each(similarity.fingerprint),
-    "fragments": Quantity(_fragments, _summed),
-    "scaffolds": Quantity(_scaffolds, _summed),
-    "contents": Quantity(_contents, _summed_each),
-    "logp": _each(properties.logp),
-    "qed": _each(properties.qed),
-    "sa": _each(properties.sa),
-    "weight": _each(properties.weight),
-    "pains": _each(properties.passes_pains),
-    "mcf": _each(properties.passes_mcf),
-    "nspdk": Quantity(nspdk.nspdk_mean, _mean),
+    "fingerprints": Quantity(_fingerprints, _add_fingerprints),
+    "fragments": _counted(similarity.brics_fragments),
+    "scaffolds": _counted(similarity.scaffolds),
+    "contents": Quantity(_contents, _add_contents),
+    "logp": _rounded(properties.logp, 4),
+    "qed": _rounded(properties.qed, 5),
+    "sa": _rounded(properties.sa, 4),
+    "weight": _rounded(properties.weight, 3),
+    "pains": _counted(partial(_verdict, properties.passes_pains)),
+    "mcf": _counted(partial(_verdict, properties.passes_mcf)),
+    "nspdk": Quantity(nspdk.nspdk_sums, iadd),
+    "chemnet": Quantity(chemnet.chemnet_sums, iadd),
 }
-"""What is read off the molecules in chunks; "chemnet" is the one quantity that is not."""
+"""What is read off the molecules."""

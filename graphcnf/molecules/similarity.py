@@ -24,6 +24,9 @@ RADIUS, BITS = 2, 1024
 SCAFFOLD_RINGS = 2
 """A scaffold with fewer rings is none."""
 
+LARGEST = 30_000
+"""Molecules of a set whose fingerprints are kept, the first ones; MOSES draws as many."""
+
 _BLOCK = 2000
 """Molecules of either set that are compared at once; bounds the memory at some 70 MB."""
 
@@ -50,12 +53,12 @@ def brics_fragments(mol: Chem.Mol) -> list[str]:
     return Chem.MolToSmiles(FragmentOnBRICSBonds(mol)).split(".")
 
 
-def scaffold(mol: Chem.Mol) -> str | None:
-    """SMILES of the Bemis-Murcko scaffold, None where it has fewer than two rings."""
+def scaffolds(mol: Chem.Mol) -> list[str]:
+    """SMILES of the Bemis-Murcko scaffold; none where it has fewer than two rings."""
     core = MurckoScaffold.GetScaffoldForMol(mol)
     if core.GetRingInfo().NumRings() < SCAFFOLD_RINGS:
-        return None
-    return Chem.MolToSmiles(core)
+        return []
+    return [Chem.MolToSmiles(core)]
 
 
 def nearest_similarity(generated: np.ndarray, reference: np.ndarray) -> float:

@@ -13,19 +13,24 @@ from graphcnf.datasets.references import cached_statistics
 from graphcnf.errors import UserError
 from graphcnf.evaluation import distances
 from graphcnf.evaluation.result import Evaluation
-from graphcnf.molecules.metrics import CONVENTIONS, data_ceiling
+from graphcnf.molecules.metrics import data_ceiling
+from graphcnf.molecules.tally import CONVENTIONS
 from graphcnf.scripts.evaluation import metric_names, named_data
 
 if TYPE_CHECKING:
     from graphcnf.cluster import Cluster
     from graphcnf.datasets.molecules import MoleculeDataset
     from graphcnf.datasets.zinc250k_rows import Zinc250kRows
+    from graphcnf.evaluation.summary import Summary
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.distributions import Comparison, SetStatistics
 
     Rows = MoleculeDataset | Zinc250kRows
 
 DATA = "training data through the same pipeline"
+
+LARGEST = 30_000
+"""Training molecules at most that samples are held against."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,11 @@ def held_out_smiles(dataset: Rows | None, against: Against) -> list[str]:
 
 
 def add_data(
-    result: Evaluation, dataset: Rows, seed: int, valid: Sequence[Sequence[str]],
+    result: Evaluation, dataset: Rows, seed: int, summaries: Sequence[Summary],
     held_out: Sequence[str], against: Against,
 ) -> None:  # fmt: skip
     """Add the row of the training data, and the distribution metrics."""
-    count = len(result.frame)
+    count = min(summaries[0].tally.samples, LARGEST)
     figures, smiles = against.once(
         ("ceiling", id(dataset), count, seed),
         lambda: _ceiling(dataset, count, seed, result.training_hashes),
@@ -127,12 +132,13 @@ def add_data(
     }
     if against.metrics:
         # Distances fall with the number of molecules: the floor is of as many.
+        smiles = smiles[: summaries[0].statistics.size]
         result.distances = distances.measure(
             against.metrics,
-            valid,
+            [summary.statistics for summary in summaries],
             held_out,
             describe=against.describe,
-            floor=lambda reference: against.floor(dataset, smiles[: len(valid[0])], reference),
+            floor=lambda reference: against.floor(dataset, smiles, reference),
             training=dataset.name,
             data="file" if against.test else dataset.name,
             device=against.device,
@@ -161,6 +167,9 @@ def _ceiling(
     return figures, chosen.smiles
 
 
-def with_count(found: dict, smiles: Sequence[str], against: Against) -> dict[str, Any]:
+def with_count(found: dict, summary: Summary, against: Against) -> dict[str, Any]:
     """Distances, and the number of molecules that FCD is of."""
-    return {**found, **({"fcd_molecules": len(smiles)} if "fcd" in against.metrics else {})}
+    return {
+        **found,
+        **({"fcd_molecules": summary.statistics.size} if "fcd" in against.metrics else {}),
+    }

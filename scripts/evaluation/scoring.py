@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from graphcnf.errors import UserError
 from graphcnf.evaluation import measures
-from graphcnf.evaluation.draw import sample_frame
+from graphcnf.evaluation.draw import draw_summary
 from graphcnf.evaluation.result import Evaluation
-from graphcnf.molecules.failures import failures
-from graphcnf.molecules.metrics import (
-    CONVENTIONS,
-    evaluate_records,
-    molecules,
-    summarize,
-)
-from graphcnf.parallel import chunked, parallel_map
-from graphcnf.scripts._output import read_stdin
+from graphcnf.evaluation.summary import Look, Summary
+from graphcnf.molecules.tally import KEPT
+from graphcnf.parallel import available_cores, ordered_map
 from graphcnf.scripts._sampling import load_model, valency_checked
 from graphcnf.scripts.evaluation import named_data
 from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smiles, with_count
+from graphcnf.scripts.evaluation.records import CHUNK, Records, look_at
 from graphcnf.terminal import progress_bar
 
 if TYPE_CHECKING:
-    from graphcnf.cluster import Cluster
     from graphcnf.graphs import GraphCNF
     from graphcnf.scripts.evaluation.against import Rows
-
-CHUNK = 500
-"""Lines of a file that a process scores at a time."""
 
 NOTES = [
     "strict: sanitizes as it is and is in one piece; largest fragment: its largest piece "
@@ -69,75 +58,58 @@ SUPPORT = {
 DATA_RECONSTRUCTION = "the share of valid molecules that come back from their graphs as they were"
 
 
-class Records(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        name: What to call it.
-        lines: Line number of each record.
-        smiles: SMILES of each record, unchecked.
-    """
-
-    name: str
-    lines: list[int]
-    smiles: list[str]
-
-
-def read_records(file: str, column: str | None) -> Records:
-    """Read a file of molecules.
-
-    Args:
-        file: See `read_smiles`; "-" for stdin.
-        column: Column of a table.
-
-    Raises:
-        UserError: It holds none.
-    """
-    from graphcnf.datasets.smiles_file import read_smiles
-
-    shown = "standard input" if file == "-" else file
-    content = read_stdin() if file == "-" else None
-    return Records(shown, *read_smiles(shown, column=column, content=content))
-
-
 def score_records(records: Records, against: Against) -> Evaluation:
     """Score the molecules of a file.
 
     Raises:
         UserError: None of them is one, or the reference is missing.
     """
-    shown, lines, smiles = records
+    shown = records.name
     # A missing reference comes to light before the long work.
     reference = "zinc250k" if against.reference is None else against.reference
     dataset = None if reference == "none" else against.load(reference)
     held_out = held_out_smiles(dataset, against)
-    frame = _scored(smiles, against.workers)
-    bad = np.flatnonzero(frame["atoms"] == 0)
-    if len(bad) == len(frame):
-        raise UserError(
-            f"{shown} holds no molecules: line {lines[0]} is no SMILES: {smiles[0][:60]!r}"
-        )
-    if len(bad):
-        print(
-            f"note: {len(bad):,} of {len(frame):,} lines of {shown} are no SMILES and count as "
-            f"invalid, the first is line {lines[bad[0]]}: {smiles[bad[0]][:60]!r}",
-            file=sys.stderr,
-        )
     hashes = None
     if dataset is not None:
         # A file of one's own has no official held-out part: it is training data throughout.
         official = reference in named_data.OFFICIAL
         hashes = dataset.training_hashes() if official else np.unique(dataset.hashes)
-    valid = list(frame["smiles"][frame["strict"]])
+    summary, came_back, unreadable, first = Summary(hashes), 0, 0, None
+    workers = against.workers
+    if workers is None:
+        # Another process takes a while to start.
+        workers = 1 if records.count <= 4 * CHUNK else available_cores()
+    look = partial(look_at, Look(against.metrics if dataset else (), against.device))
+    with (
+        progress_bar("scoring molecules", records.count) as show,
+        ordered_map(look, records.chunks(), workers=workers) as stream,
+    ):
+        for found in stream:
+            summary.add(found.part)
+            came_back += found.came_back
+            unreadable += found.unreadable
+            first = first or found.first
+            show(summary.tally.samples)
+    figures = summary.figures()
+    if first is not None:
+        file, line, text = first
+        if unreadable == records.count:
+            raise UserError(f"{shown} holds no molecules: line {line} is no SMILES: {text!r}")
+        where = f"line {line}" if len(records.files) == 1 else f"line {line} of {file}"
+        print(
+            f"note: {unreadable:,} of {records.count:,} lines of {shown} are no SMILES and count "
+            f"as invalid, the first is {where}: {text!r}",
+            file=sys.stderr,
+        )
+    valid = figures["strict_valid"]
     main = {
         "name": shown,
-        **summarize(frame, hashes),
-        "connected": measures.connected_share(frame),
-        "unreadable": len(bad),
-        "reconstruction": _coding_reconstruction(valid),
-        "reconstruction_molecules": len(valid),
+        **figures,
+        "unreadable": unreadable,
+        "reconstruction": came_back / valid if valid else None,
+        "reconstruction_molecules": valid,
         "reference": reference,
-        "failures": _reasons(frame),
+        "failures": summary.failures(),
     }
     notes = [*NOTES, f"reconstruction: {DATA_RECONSTRUCTION}."]
     if main["strict_validity"] == 1:
@@ -145,13 +117,22 @@ def score_records(records: Records, against: Against) -> Evaluation:
             "every record is valid: if the file was filtered, as graphcnf generate does without "
             "--all, validity says nothing about what it comes from."
         )
-    result = Evaluation(main, None, notes, frame, training_hashes=hashes)
+    result = Evaluation(main, None, notes, summary.head, training_hashes=hashes)
+    _note_estimates([summary], notes)
     if dataset is not None:
         notes.append(f"novel: not among the training molecules of {reference}.")
-        add_data(result, dataset, 0, [valid], held_out, against)
+        add_data(result, dataset, 0, [summary], held_out, against)
         if result.distances:
-            main |= with_count(result.distances.samples[0], valid, against)
+            main |= with_count(result.distances.samples[0], summary, against)
     return result
+
+
+def _note_estimates(summaries: Sequence[Summary], notes: list[str]) -> None:
+    if not all(summary.tally.exact for summary in summaries):
+        notes.append(
+            f"unique, V.U.N.: estimated from the smallest {KEPT:,} hashes, with a relative "
+            f"standard error of {KEPT**-0.5:.2%}."
+        )
 
 
 def score_model(
@@ -186,20 +167,23 @@ def score_model(
     hashes = model.training_hashes
     if dataset is not None and (hashes is None or against.reference not in (None, "none")):
         hashes = dataset.training_hashes()
-    runs, valid, frames = [], [], []
+    summaries = []
+    look = Look(against.metrics if dataset else (), against.device)
     for seed in seeds:
         with progress_bar(f"sampling, seed {seed}", samples) as show:
-            frame = sample_frame(
-                model,
-                samples,
-                seed=seed,
-                temperature=temperature,
-                show=show,
-                workers=against.workers,
+            summaries.append(
+                draw_summary(
+                    model,
+                    samples,
+                    seed=seed,
+                    temperature=temperature,
+                    look=look,
+                    training_hashes=hashes,
+                    show=show,
+                    workers=against.workers,
+                )
             )
-        runs.append({**summarize(frame, hashes), "connected": measures.connected_share(frame)})
-        valid.append(list(frame["smiles"][frame["strict"]]))
-        frames.append(frame)
+    runs = [summary.figures() for summary in summaries]
     notes = list(NOTES)
     if hashes is not None:
         notes.append(f"novel: not among the {len(hashes):,} training molecules.")
@@ -218,12 +202,14 @@ def score_model(
         ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
          "bits_molecules")
     )  # fmt: skip
-    result = Evaluation({}, None, notes, frames[0], training_hashes=hashes)
+    result = Evaluation({}, None, notes, summaries[0].head, training_hashes=hashes)
+    _note_estimates(summaries, notes)
     if dataset is not None:
-        add_data(result, dataset, seeds[0], valid, held_out, against)
+        add_data(result, dataset, seeds[0], summaries, held_out, against)
         if result.distances:
-            for run, found, smiles in zip(runs, result.distances.samples, valid, strict=True):
-                run.update(with_count(found, smiles, against))
+            pairs = zip(result.distances.samples, summaries, strict=True)
+            for run, (found, summary) in zip(runs, pairs, strict=True):
+                run.update(with_count(found, summary, against))
         fixed |= _held_out_figures(model, dataset, reconstruct, likelihood, notes)
     result.main = {
         "name": name,
@@ -237,7 +223,7 @@ def score_model(
         "parameters": sum(p.numel() for p in model.parameters()),
         "training_minutes": model.metadata.get("training", {}).get("minutes"),
         "training_steps": model.metadata.get("training", {}).get("steps"),
-        "failures": _reasons(frames[0]),
+        "failures": summaries[0].failures(),
     }
     if len(seeds) > 1:
         result.main["runs"] = [{"seed": s, **run} for s, run in zip(seeds, runs, strict=True)]
@@ -259,39 +245,6 @@ def _model_data(model: GraphCNF, against: Against) -> tuple[Rows | None, str]:
     if reference == "none":
         return None, reference
     return against.load(reference, model), reference
-
-
-def _scored(smiles: Sequence[str], workers: int | Cluster | None = None) -> pd.DataFrame:
-    """`evaluate_records` of SMILES, on all cores where there are many."""
-    score = partial(evaluate_records, conventions=CONVENTIONS)
-    if len(smiles) <= 4 * CHUNK:
-        workers = 1
-    frames = parallel_map(
-        score,
-        chunked(smiles, CHUNK),
-        workers=workers,
-        label="scoring molecules",
-    )
-    frame = pd.concat(frames, ignore_index=True)
-    return frame.assign(record=np.arange(len(frame)))
-
-
-def _reasons(frame: pd.DataFrame) -> dict[str, int]:
-    """How many of the samples fail for each reason, the most frequent first."""
-    failed = frame["smiles"][~frame["strict"]]
-    counts = Counter(f.reason for mol in molecules(failed) for f in failures(mol))
-    return dict(counts.most_common())
-
-
-def _coding_reconstruction(smiles: Sequence[str]) -> float | None:
-    """Share of valid molecules that come back from their graphs as they were; None without any."""
-    from graphcnf.datasets.molecules import encode, roundtrip_failures
-
-    if not smiles:
-        return None
-    dataset = encode("molecules", list(smiles))
-    failed = len(roundtrip_failures(dataset, range(len(dataset))))
-    return (len(dataset) - failed) / len(smiles)
 
 
 def _held_out_figures(model, dataset, reconstruct: int, likelihood: int, notes: list[str]) -> dict:

@@ -291,3 +291,33 @@ def test_a_file_without_a_failure_may_have_been_filtered(graphcnf, surroundings)
         (surroundings / "x.smi").write_text(content)
         code, out, err = graphcnf("evaluate", "x.smi", "--reference", "none")
         assert code == 0 and ("if the file was filtered" in out + err) == said
+
+
+def test_a_folder_of_files_is_one_set(graphcnf, score, zinc_smiles, small_zinc, surroundings):
+    lines = [*zinc_smiles[:30], "nonsense", "CCO", "CCO"]
+    (surroundings / "whole.smi").write_text("\n".join(lines))
+    parts = surroundings / "parts"
+    parts.mkdir()
+    (parts / "notes.txt").write_text("no molecules")
+    for number, cut in enumerate((slice(0, 20), slice(20, 32), slice(32, None))):
+        (parts / f"{number}.smi.gz").write_bytes(gzip.compress("\n".join(lines[cut]).encode()))
+    options = ("--reference", "zinc250k", "--metrics", "snn,scaf,logp_w1,rings_tv")
+    whole, parted = (score(name, *options) for name in ("whole.smi", "parts"))
+    assert "line 31: 'nonsense'" in whole[1] and "line 11 of parts/1.smi.gz" in parted[1]
+    assert {**parted[0], "name": "whole.smi"} == whole[0]
+    (parts / "3.smi").write_bytes(b"\0")
+    code, _, err = graphcnf("evaluate", "parts", *options)
+    assert code == 1 and "parts/3.smi is no text file" in err and err.count("\n") == 1
+    (surroundings / "none").mkdir()
+    code, _, err = graphcnf("evaluate", "none")
+    assert code == 1 and "none is a folder without files of molecules" in err
+
+
+def test_many_samples_need_no_table_of_all(score, zinc_smiles, lines, monkeypatch):
+    from graphcnf.evaluation import summary
+    from graphcnf.scripts.evaluation import records
+
+    known = score(lines, "--reference", "none")
+    monkeypatch.setattr(summary, "HEAD", 3)
+    monkeypatch.setattr(records, "CHUNK", 2)
+    assert score(lines, "--reference", "none") == known

@@ -203,19 +203,24 @@ def test_molecules_do_not_depend_on_the_number_of_processes(generate):
 
 def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder, monkeypatch):
     from graphcnf.evaluation import draw
+    from graphcnf.evaluation.summary import Look
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
-    model, number, frames = GraphCNF.from_pretrained(model_folder), 150, []
+    model, number, found = GraphCNF.from_pretrained(model_folder), 150, []
     for workers in (1, 2):
         shown = []
         monkeypatch.setattr(draw, "sampling_processes", lambda *_, w=workers: w)
-        frames.append(draw.sample_frame(model, number, seed=3, temperature=1.0, show=shown.append))
+        options = {"seed": 3, "temperature": 1.0, "look": Look(["scaf"]), "show": shown.append}
+        found.append(draw.draw_summary(model, number, **options))
         assert shown == [128, 150]
-    assert frames[0].equals(frames[1]) and list(frames[0]["record"]) == list(range(number))
+    one, two = found
+    assert one.figures() == two.figures() and one.failures() == two.failures()
+    assert one.statistics.values == two.statistics.values
+    assert one.head.equals(two.head) and list(one.head["record"]) == list(range(number))
     graphs = model.sample_records(0, number, seed=3)
     again = evaluate_records(graphs, MoleculeVocabulary.of_model(model))
-    assert again["smiles"].equals(frames[0]["smiles"])
+    assert again["smiles"].equals(one.head["smiles"])
 
 
 def test_processes_are_as_many_as_pay(model_folder, monkeypatch):

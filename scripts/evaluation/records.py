@@ -1,0 +1,123 @@
+"""Molecules of the user's own files, read and looked at in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from graphcnf.errors import UserError
+from graphcnf.evaluation.summary import Look, Part
+from graphcnf.molecules.metrics import evaluate_records
+from graphcnf.molecules.tally import CONVENTIONS
+from graphcnf.scripts._output import read_stdin
+
+CHUNK = 500
+"""Lines of a file that a process scores at a time."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a file holds, or the files of a folder.
+
+    Attributes:
+        name: What to call it.
+        records: Line number and SMILES of each record, unchecked; None where files are read one
+            after the other when it is their turn.
+        files: These files.
+        column: See `read_smiles`.
+        count: Number of records.
+    """
+
+    name: str
+    records: tuple[list[int], list[str]] | None
+    files: list[Path]
+    column: str | None
+    count: int
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All records, in pieces that end where a file does."""
+        from graphcnf.datasets.smiles_file import read_smiles
+
+        first = 0
+        for file in self.files:
+            lines, smiles = self.records or read_smiles(file, column=self.column)
+            for k in range(0, len(smiles), CHUNK):
+                yield Chunk(str(file), first + k, lines[k : k + CHUNK], smiles[k : k + CHUNK])
+            first += len(smiles)
+
+
+class Chunk(NamedTuple):
+    """Some records of a file: its name, number of the first one, lines, SMILES."""
+
+    file: str
+    first: int
+    lines: list[int]
+    smiles: list[str]
+
+
+class Looked(NamedTuple):
+    """What is known of a chunk.
+
+    Attributes:
+        part: See `Part`.
+        came_back: How many of the valid molecules come back from their graphs as they were.
+        unreadable: How many records are no SMILES.
+        first: File, line and text of the first of these.
+    """
+
+    part: Part
+    came_back: int
+    unreadable: int
+    first: tuple[str, int, str] | None
+
+
+def look_at(look: Look, chunk: Chunk) -> Looked:
+    """Score the molecules of a chunk."""
+    frame = evaluate_records(chunk.smiles, first=chunk.first, conventions=CONVENTIONS)
+    bad = np.flatnonzero(frame["atoms"] == 0)
+    first = None
+    if len(bad):
+        first = chunk.file, chunk.lines[bad[0]], chunk.smiles[bad[0]][:60]
+    valid = list(frame["smiles"][frame["strict"]])
+    return Looked(look.at(frame), _come_back(valid), len(bad), first)
+
+
+def read_records(file: str, column: str | None) -> Records:
+    """See what a file of molecules holds, or a folder of such files.
+
+    Args:
+        file: See `read_smiles`; "-" for stdin; a folder of parts, taken in the order of their
+            names.
+        column: Column of a table.
+
+    Raises:
+        UserError: It holds none.
+    """
+    from graphcnf.datasets.smiles_file import SUFFIXES, read_smiles
+
+    if Path(file).is_dir():
+        parts = sorted(p for p in Path(file).iterdir() if p.name.lower().endswith(SUFFIXES))
+        if not parts:
+            raise UserError(
+                f"{file} is a folder without files of molecules ({', '.join(SUFFIXES)})"
+            )
+        count = sum(len(read_smiles(part, column=column)[0]) for part in parts)
+        return Records(file, None, parts, column, count)
+    shown = "standard input" if file == "-" else file
+    content = read_stdin() if file == "-" else None
+    records = read_smiles(shown, column=column, content=content)
+    return Records(shown, records, [Path(shown)], column, len(records[0]))
+
+
+def _come_back(smiles: Sequence[str]) -> int:
+    """How many valid molecules come back from their graphs as they were."""
+    from graphcnf.datasets.molecules import encode, roundtrip_failures
+
+    if not smiles:
+        return 0
+    dataset = encode("molecules", list(smiles), workers=1)
+    return len(dataset) - len(roundtrip_failures(dataset, range(len(dataset))))
