@@ -21,7 +21,7 @@ from graphcnf.graphs.batching import size_bucketed_batches
 from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, MoleculeVocabulary
-from graphcnf.parallel import chunked, parallel_map
+from graphcnf.parallel import Workers, chunked, parallel_map
 
 FORMAT_VERSION = 2
 """Raised when the cache's layout changes."""
@@ -212,7 +212,7 @@ def encode(
     *,
     vocabulary: MoleculeVocabulary | None = None,
     max_atoms: int = MAX_NODES,
-    workers: int | None = None,
+    workers: Workers = None,
     exact: bool = True,
     standardize: bool = False,
 ) -> MoleculeDataset:
@@ -223,7 +223,7 @@ def encode(
         lines: One SMILES each.
         vocabulary: Categories to use; None to take them from the molecules, aromatic ones marked.
         max_atoms: Largest molecule to keep.
-        workers: Processes; None for one per core (one in all for short lists).
+        workers: Processes, or a cluster; None for one per core (one in all for short lists).
         exact: Whether to leave out molecules that their graphs do not lead back to.
         standardize: Whether to take each molecule as `standardized` gives it.
     """
@@ -323,14 +323,14 @@ def load_cached(name: str, path: Path) -> MoleculeDataset | None:
         return None
 
 
-def check_roundtrip(dataset: MoleculeDataset, indices=None, workers: int | None = None) -> float:
+def check_roundtrip(dataset: MoleculeDataset, indices=None, workers: Workers = None) -> float:
     """Share of molecules whose graph leads back to the same canonical SMILES without stereo."""
     indices = dataset.split("all") if indices is None else np.asarray(indices)
     return 1 - len(roundtrip_failures(dataset, indices, workers)) / max(len(indices), 1)
 
 
 def roundtrip_failures(
-    dataset: MoleculeDataset, indices: Iterable[int], workers: int | None = None
+    dataset: MoleculeDataset, indices: Iterable[int], workers: Workers = None
 ) -> list[int]:
     """Indices of the molecules whose graph does not lead back to them."""
     indices = np.asarray(indices)

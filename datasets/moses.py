@@ -20,6 +20,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.molecules.optional import installed_file
 from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
+from graphcnf.parallel import Workers
 
 ROWS = {"train": 1_584_663, "test": 176_074, "test_scaffolds": 176_225}
 
@@ -43,7 +44,7 @@ def read_moses(part: str) -> list[str]:
 
 
 def load_moses(
-    split: str = "test", *, workers: int | None = None, use_cache: bool = True
+    split: str = "test", *, workers: Workers = None, use_cache: bool = True
 ) -> MoleculeDataset:
     """Load the training molecules and one of the two sets that are held out with them.
 
@@ -51,7 +52,7 @@ def load_moses(
 
     Args:
         split: The part to hold out, "test" or "test_scaffolds".
-        workers: Processes that encode; None for one per core.
+        workers: Processes that encode, or a cluster; None for one per core.
         use_cache: Whether to read and write the cache (`$GRAPHCNF_CACHE` or the user's cache
             folder).
 
@@ -71,7 +72,7 @@ def load_moses(
     )
 
 
-def _load_part(part: str, workers: int | None, use_cache: bool) -> MoleculeDataset:
+def _load_part(part: str, workers: Workers, use_cache: bool) -> MoleculeDataset:
     content = _content(part)
     name = f"moses-{part}"
     path = cache_path(name, hashlib.sha256(content).hexdigest())

@@ -14,6 +14,7 @@ from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode, load_cached
 from graphcnf.errors import UserError
 from graphcnf.molecules.optional import installed_file
+from graphcnf.parallel import Workers
 
 ROWS = 130_831
 PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
@@ -51,11 +52,11 @@ def read_qm9() -> list[str]:
     return smiles
 
 
-def load_qm9(*, workers: int | None = None, use_cache: bool = True) -> MoleculeDataset:
+def load_qm9(*, workers: Workers = None, use_cache: bool = True) -> MoleculeDataset:
     """Load QM9; the first time, encode it and cache the result.
 
     Args:
-        workers: Processes that encode; None for one per core.
+        workers: Processes that encode, or a cluster; None for one per core.
         use_cache: Whether to read and write the cache (`$GRAPHCNF_CACHE` or the user's cache
             folder).
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
 
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import cache_path
@@ -17,10 +16,7 @@ from graphcnf.molecules.distributions import (
     quantities_of,
     set_statistics,
 )
-from graphcnf.parallel import parallel_map
-
-if TYPE_CHECKING:
-    from graphcnf.cluster import Cluster
+from graphcnf.parallel import Workers, parallel_map
 
 _PACKAGES = ("eden-kernel", "fcd_torch", "molsets")
 """What is missing now may be there next time, and so belongs to the cache's key."""
@@ -31,7 +27,7 @@ def cached_statistics(
     smiles: Sequence[str],
     *,
     metrics: Sequence[str] | None = None,
-    workers: int | Cluster | None = None,
+    workers: Workers = None,
     device: str = "cpu",
     use_cache: bool = True,
 ) -> SetStatistics:

@@ -21,6 +21,7 @@ from graphcnf.errors import UserError
 from graphcnf.files import NotUnpacked, gunzip
 from graphcnf.graphs.packed import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.parallel import Workers
 
 SUFFIXES = tuple(
     suffix + packed
@@ -51,7 +52,7 @@ def load_smiles_file(
     strict: bool = False,
     aromatic: bool = True,
     standardize: bool = False,
-    workers: int | None = None,
+    workers: Workers = None,
     use_cache: bool = True,
 ) -> MoleculeDataset:
     """Load the molecules of a file as graphs, and cache them.
@@ -72,7 +73,7 @@ def load_smiles_file(
         aromatic: Whether categories taken from the file also say what is aromatic.
         standardize: Whether to keep the largest organic fragment of each molecule alone, cleaned
             up and neutral where it can be (RDKit's MolStandardize).
-        workers: Processes that encode; None for one per core.
+        workers: Processes that encode, or a cluster; None for one per core.
         use_cache: Whether to read and write the cache.
 
     Raises:

@@ -22,6 +22,7 @@ import numpy as np
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode, load_cached
 from graphcnf.errors import UserError
+from graphcnf.parallel import Workers
 
 ROWS = 249_456
 
@@ -47,7 +48,7 @@ def load_zinc250k(
     aromatic: bool = True,
     split_indices: str | Path | None = None,
     index_offset: int = 0,
-    workers: int | None = None,
+    workers: Workers = None,
     use_cache: bool = True,
 ) -> MoleculeDataset:
     """Load ZINC250k; the first time, encode it (about a minute on two cores) and cache the result.
@@ -60,7 +61,7 @@ def load_zinc250k(
         split_indices: JSON file with the list of held-out row numbers, as the literature uses;
             None for the split by hash.
         index_offset: What that file calls the first row, 0 or 1 (see the module's text).
-        workers: Processes that encode; None for one per core.
+        workers: Processes that encode, or a cluster; None for one per core.
         use_cache: Whether to read and write the cache (`$GRAPHCNF_CACHE` or the user's cache
             folder).
 

@@ -20,13 +20,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from graphcnf.errors import UserError
 from graphcnf.terminal import progress_bar
 
 if TYPE_CHECKING:
     from graphcnf.cluster import Cluster, ClusterMap
+
+Workers: TypeAlias = "int | Cluster | None"
+"""Processes, or a `graphcnf.cluster.Cluster`; None for one per available core."""
 
 _SERVE = "from graphcnf.parallel import _serve; _serve()"
 

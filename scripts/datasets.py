@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphcnf.errors import UserError
+from graphcnf.scripts.generation import options
+
+if TYPE_CHECKING:
+    from graphcnf.parallel import Workers
 
 app = typer.Typer(help="List, prepare, describe and check data sets.", no_args_is_help=True)
 
@@ -34,6 +38,9 @@ Name = Annotated[
 Column = Annotated[
     str | None, typer.Option(help="Column of a table that holds the SMILES.", show_default="smiles")
 ]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
@@ -53,9 +60,16 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def prepare(name: Name, column: Column = None) -> None:
+def prepare(
+    name: Name, column: Column = None, workers: Processes = None, cluster: options.Cluster = None
+) -> None:
     """Encode a data set's molecules as graphs and cache them, unless that is done."""
-    dataset = _load(name, column)
+    from graphcnf.cluster import open_workers
+    from graphcnf.scripts._sampling import check_cluster_options
+
+    check_cluster_options(cluster, workers, "cpu")
+    with open_workers(cluster, workers) as engine:
+        dataset = _load(name, column, engine)
     print(f"{dataset.name}: {len(dataset):,} molecules are ready", file=sys.stderr)
 
 
@@ -91,9 +105,7 @@ def info(name: Name, column: Column = None, as_json: Json = False) -> None:
 def check(
     name: Name,
     column: Column = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
-    ] = None,
+    workers: Processes = None,
 ) -> None:
     """Turn every molecule into its graph and back; print those that change.
 
@@ -149,16 +161,16 @@ def _named(names, counts) -> dict[str, int]:
     return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
 
-def _load(name: str, column: str | None):
+def _load(name: str, column: str | None, workers: Workers = None):
     from graphcnf import datasets
 
     if name in MOLECULES:
         if column is not None:
             raise typer.BadParameter("--column goes with a file")
-        return getattr(datasets, f"load_{name}")()
+        return getattr(datasets, f"load_{name}")(workers=workers)
     if not Path(name).exists():
         cure = f"give {', '.join(MOLECULES)} or a file"
         if name in KNOWN:
             raise UserError(f"{name!r} holds no molecules: {cure}")
         raise UserError(f"no data set and no file {name!r}: {cure} of SMILES")
-    return datasets.load_smiles_file(name, column=column)
+    return datasets.load_smiles_file(name, column=column, workers=workers)

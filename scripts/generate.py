@@ -10,7 +10,7 @@ import typer
 
 from graphcnf.limits import LARGEST_COUNT
 from graphcnf.scripts.generation import growth, options
-from graphcnf.scripts.generation.shards import Shard, parse_shard
+from graphcnf.scripts.generation.shards import Shard, make_folder, named_parts, parse_shard
 from graphcnf.scripts.generation.target import check_target, conversion, plain_kind, target_kind
 from graphcnf.scripts.generation.writing import to_file, to_stdout
 
@@ -125,6 +125,8 @@ def generate(
     part = parse_shard(shard)
     if part and out is None:
         raise typer.BadParameter("it is a file: name it with --out", param_hint="'--shard'")
+    if part and not part[0] and out is not None:
+        make_folder(out)
     check_target(out, kind, force or part is not None)
     chosen = parse_selection(properties, require or [], smarts or [])
     check_cluster_options(cluster, workers, device)
@@ -161,24 +163,27 @@ def generate(
     patience = RARE * PATIENCE if selective else PATIENCE
     how = {"patience": patience, "least": batch_size or 1}
     records = range(first, first + (number if everything or part else LARGEST_COUNT))
-    goal = Goal(records, None if part else number)
-    found = None
-    if part:
-        found = Shard.of(network, recipe, records, part)
-        if found.is_complete(out):
-            print(f"note: {out} is there already, shard {shard} as asked for", file=sys.stderr)
-            return
-        check_target(out, kind, force)
-        goal = Goal(range(*found.records), None)
+    convert = conversion(kind, recipe.columns)
     with open_workers(cluster, workers) as how["workers"]:
-        if out is None:
-            progress, distinct = to_stdout(network, recipe, goal, how)
-        else:
-            convert = conversion(kind, recipe.columns)
-            progress, distinct = to_file(network, recipe, goal, how, out, convert, force, found)
-    shown = (
-        json.dumps(progress.figures(distinct))
-        if as_json
-        else progress.summary(distinct, selective=selective)
-    )
-    print(shown, file=sys.stderr)
+        for target, one in named_parts(out, part):
+            goal, found = Goal(records, None if part else number), None
+            if one:
+                found = Shard.of(network, recipe, records, one)
+                if found.is_complete(target):
+                    named = f"shard {one[0]}/{one[1]} as asked for"
+                    print(f"note: {target} is there already, {named}", file=sys.stderr)
+                    continue
+                check_target(target, kind, force)
+                goal = Goal(range(*found.records), None)
+            if target is None:
+                progress, distinct = to_stdout(network, recipe, goal, how)
+            else:
+                progress, distinct = to_file(
+                    network, recipe, goal, how, target, convert, force, found
+                )
+            shown = (
+                json.dumps(progress.figures(distinct))
+                if as_json
+                else progress.summary(distinct, selective=selective)
+            )
+            print(shown, file=sys.stderr)

@@ -12,6 +12,7 @@ import typer
 from graphcnf.errors import UserError
 from graphcnf.files import at_home
 from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts.generation import options
 
 if TYPE_CHECKING:
     from graphcnf.optimization.run import Optimized
@@ -86,6 +87,7 @@ def optimize(
             show_default="one per core",
         ),
     ] = None,
+    cluster: options.Cluster = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which a call has failed.")] = 600.0,
     on_error: Annotated[
         str,
@@ -132,9 +134,12 @@ def optimize(
     goal = parse_goal(score)
     folder = at_home(folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}"))
 
+    from graphcnf.cluster import open_workers
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.optimization.run import optimize as run
-    from graphcnf.scripts._sampling import load_model
+    from graphcnf.scripts._sampling import check_cluster_options, load_model
+
+    check_cluster_options(cluster, workers or None, "cpu")
 
     flow = MoleculeFlow(load_model(model))
     first = _molecules(start) if start is not None else ()
@@ -142,10 +147,10 @@ def optimize(
         # Before the long work: where it cannot be made, nothing has been asked for.
         save.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    with progress_bar("calls", budget) as show:
+    with open_workers(cluster, workers) as engine, progress_bar("calls", budget) as show:
         found = run(
             goal, model=flow, budget=budget, seed=seed, folder=folder, start=first,
-            settings=settings, workers=workers, timeout=timeout, stop_on_error=on_error == "stop",
+            settings=settings, workers=engine, timeout=timeout, stop_on_error=on_error == "stop",
             restart=restart, tell=lambda line: print(f"note: {line}", file=sys.stderr),
             show=lambda calls, best: show(calls),
         )  # fmt: skip

@@ -8,8 +8,11 @@ then whether who asked is still there, and ends after the call that it is at.
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections import deque
@@ -17,13 +20,18 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rdkit import Chem, rdBase
 
 from graphcnf.optimization import journal
 from graphcnf.optimization.journal import Answer
 from graphcnf.optimization.objectives import Goal
+
+if TYPE_CHECKING:
+    from graphcnf.cluster import Cluster
 
 START = 120.0
 """Seconds that processes have to start, on a busy machine."""
@@ -51,7 +59,9 @@ class Oracle:
     Args:
         goal: What to ask.
         folder: Where the journal `calls.jsonl` is; an existing one is gone on with.
-        workers: Processes; 0 to ask in this one, without a time limit.
+        workers: Processes; 0 to ask in this one, without a time limit; or a cluster, each worker of
+            which asks in a process of its own (the answers of calls that are under way when this
+            process dies are lost, then).
         timeout: Seconds for one molecule, after which it has failed.
         tell: Gets a line when something is worth a word.
 
@@ -68,7 +78,7 @@ class Oracle:
         goal: Goal,
         folder: Path,
         *,
-        workers: int,
+        workers: int | Cluster,
         timeout: float = 600.0,
         tell: Callable[[str], None] = lambda line: None,
     ):
@@ -77,7 +87,8 @@ class Oracle:
         journal.wait_for_writers(self._lock, timeout + START, tell)
         self.answers = journal.read(self.path, goal.identity())
         self.calls = 0
-        self._pool = None
+        self.keeps: object = None
+        self._pool: Any = None
 
     def __enter__(self) -> Oracle:
         return self
@@ -91,8 +102,13 @@ class Oracle:
         molecules = list(molecules)
         todo = [s for s in dict.fromkeys(molecules) if s not in self.answers]
         self.calls += len(todo)
-        if self.workers:
-            self._ask(todo)
+        if not isinstance(self.workers, int):
+            ask = partial(_ask_elsewhere, _Goal(self.goal), self.timeout)
+            with self.workers.ordered_map(ask, todo) as answers:
+                for answer in answers:
+                    self._take(answer, write=True)
+        elif self.workers:
+            self._ask(todo, self.workers)
         else:
             for smiles in todo:
                 self._take(answer_of(self.goal, smiles), write=True)
@@ -103,16 +119,16 @@ class Oracle:
             journal.append(self.path, answer)
         self.answers[answer.smiles] = answer
 
-    def _ask(self, todo: list[str]) -> None:
+    def _ask(self, todo: list[str], workers: int) -> None:
         """No more calls at once than processes, so that each call's time is its own."""
         waiting, alone = deque(todo), deque[str]()
         running: dict[Future, tuple[str, float]] = {}
         late = False
         while waiting or alone or running:
             # After a crash, whoever may have caused it is asked for alone.
-            source, most = (alone, 1) if alone else (waiting, self.workers)
+            source, most = (alone, 1) if alone else (waiting, workers)
             while source and len(running) < most and not late:
-                pool = self._processes()
+                pool = self._processes(workers)
                 smiles = source.popleft()
                 running[pool.submit(_call, smiles)] = smiles, time.monotonic() + self.timeout
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -150,18 +166,18 @@ class Oracle:
             else:
                 alone.append(smiles)
 
-    def _processes(self):
+    def _processes(self, workers: int):
         if self._pool is None:
             from loky import ProcessPoolExecutor
 
             self._pool = ProcessPoolExecutor(
-                self.workers,
+                workers,
                 initializer=_start,
-                initargs=(_Goal(self.goal), self.path, self._lock),
+                initargs=(_Goal(self.goal), self.path, self._lock, os.getpid()),
                 env={"OMP_NUM_THREADS": "1"},
             )
             # The time limit of the first molecules does not pay for the start.
-            ready = [self._pool.submit(_ready) for _ in range(self.workers)]
+            ready = [self._pool.submit(_ready) for _ in range(workers)]
             wait(ready, timeout=START)
         return self._pool
 
@@ -186,12 +202,36 @@ class _Goal:
         return pickle.loads(self.data)
 
 
+_elsewhere: dict[str, Oracle] = {}
+
+
+def _ask_elsewhere(goal: _Goal, timeout: float, smiles: str) -> Answer:
+    """The answer of a worker of a cluster, which has an oracle of its own."""
+    key = hashlib.sha256(goal.data).hexdigest()
+    if key not in _elsewhere:
+        # Dask's workers are daemons, which may have no children; ours end with their parent.
+        multiprocessing.current_process()._config.pop("daemon", None)  # type: ignore[attr-defined]
+        for oracle in _elsewhere.values():
+            oracle.__exit__()
+        _elsewhere.clear()
+        folder = tempfile.TemporaryDirectory(prefix="graphcnf-oracle-")
+        try:
+            _elsewhere[key] = Oracle(goal.get(), Path(folder.name), workers=1, timeout=timeout)
+        except Exception as error:  # the goal itself does not arrive
+            return Answer.failed(smiles, f"{type(error).__name__}: {error}")
+        _elsewhere[key].keeps = folder
+    return _elsewhere[key]([smiles])[0]
+
+
 _here: dict = {}
 _busy = threading.Lock()
 
 
-def _start(goal: _Goal, path: Path, lock: Path) -> None:
+def _start(goal: _Goal, path: Path, lock: Path, parent: int) -> None:
     """What a process does first."""
+    found = os.getppid()
+    if os.name == "posix" and found != parent:  # it died meanwhile
+        os._exit(0)
     journal.hold(lock)
     # Ctrl-C is for who asks; a call that is under way ends as it would.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -199,7 +239,7 @@ def _start(goal: _Goal, path: Path, lock: Path) -> None:
     with suppress(OSError):
         os.dup2(2, 1)
     _here.update(goal=goal, path=path)
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_watch, args=(found,), daemon=True).start()
 
 
 def _watch(parent: int) -> None:

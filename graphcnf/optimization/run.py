@@ -33,7 +33,7 @@ from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.search import Search, SearchSettings
-from graphcnf.parallel import available_cores
+from graphcnf.parallel import Workers, available_cores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +140,7 @@ def optimize(
     folder: str | Path | None = None,
     start: Sequence[str] = (),
     settings: SearchSettings | None = None,
-    workers: int | None = None,
+    workers: Workers = None,
     timeout: float = 600.0,
     stop_on_error: bool = False,
     restart: bool = False,
@@ -159,7 +159,8 @@ def optimize(
         folder: Where calls and state are kept, to go on after an interruption; None for nowhere.
         start: SMILES to ask for first.
         settings: Of the search.
-        workers: Processes that compute scores; None for one per core, 0 for none but this one.
+        workers: Processes that compute scores; None for one per core, 0 for none but this one; or
+            a `graphcnf.cluster.Cluster`.
         timeout: Seconds for one molecule.
         stop_on_error: Whether the first call that fails ends the run (which may go on later).
         restart: Begin again where the folder holds another run of the score; its answers stay.

@@ -25,9 +25,10 @@ First = Annotated[
 Shard = Annotated[
     str | None,
     typer.Option(
-        metavar="I/N",
-        help="Part I of N, from 1 on. -n then counts the graphs that all parts draw together; "
-        "graphcnf merge makes one file of theirs.",
+        metavar="I/N|all/N",
+        help="Part I of N, from 1 on, or all of them, one after the other, in numbered files. -n "
+        "then counts the graphs that all parts draw together; graphcnf merge makes one file of "
+        "theirs.",
         show_default="all",
     ),
 ]

@@ -29,19 +29,52 @@ SUFFIX = ".shard.json"
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """Part and number of parts of "3/20".
+    """Part and number of parts of "3/20"; part 0 for "all/20".
 
     Raises:
         typer.BadParameter: Another text.
     """
     if text is None:
         return None
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
+    found = re.fullmatch(r"(all|[0-9]{1,9})/([0-9]{1,9})", text.strip())
+    part = 1 if found and found[1] == "all" else int(found[1]) if found else 0
+    if not found or not 1 <= part <= int(found[2]):
         raise typer.BadParameter(
-            f"{text!r} is no shard: write 1/20 to 20/20 for the parts of 20", param_hint="'--shard'"
+            f"{text!r} is no shard: write 1/20 to 20/20 for the parts of 20, or all/20",
+            param_hint="'--shard'",
         )
-    return int(found[1]), int(found[2])
+    return 0 if found[1] == "all" else part, int(found[2])
+
+
+def named_parts(
+    out: Path | None, part: tuple[int, int] | None
+) -> list[tuple[Path | None, tuple[int, int] | None]]:
+    """File and shard of each part that is to be drawn.
+
+    Examples:
+        >>> [(str(file), part) for file, part in named_parts(Path("m.smi.gz"), (0, 2))]
+        [('m-1.smi.gz', (1, 2)), ('m-2.smi.gz', (2, 2))]
+    """
+    if part is None or part[0] or out is None:
+        return [(out, part)]
+    stem, dot, suffixes = out.name.partition(".")
+    digits = len(str(part[1]))
+    return [
+        (out.with_name(f"{stem}-{number:0{digits}}{dot}{suffixes}"), (number, part[1]))
+        for number in range(1, part[1] + 1)
+    ]
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder that parts are going to be in.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {out.parent}: {error.strerror or error}") from None
 
 
 def shard_records(records: range, shard: tuple[int, int]) -> range:

@@ -16,6 +16,8 @@ import pytest
 from graphcnf import cluster as clusters
 from graphcnf.cluster import Cluster, open_workers
 from graphcnf.errors import UserError
+from graphcnf.optimization.objectives import Goal
+from graphcnf.optimization.oracle import Oracle
 from graphcnf.parallel import WorkerDied, ordered_map, parallel_map
 from graphcnf.scripts.generation.partial import PartialFile
 
@@ -200,6 +202,54 @@ def test_evaluate_finds_the_figures_of_one_process(graphcnf, model_folder, two, 
         assert code == 0, err
         figures.append(json.loads(out))
     assert figures[0] == figures[1] and figures[0]["samples"] == 700
+
+
+def test_scores_and_data_are_those_of_one_process(
+    graphcnf, model_folder, two, local, zinc_smiles, monkeypatch
+):
+    Path("x.smi").write_text("\n".join([*zinc_smiles, "nonsense"] * 3))
+    address, tables = local.scheduler_address, []
+    for options in (("--workers", 1), ("--cluster", address)):
+        code, out, err = graphcnf("score", "x.smi", "--model", model_folder, *options)
+        assert code == 0 and "1 of" not in err, err
+        tables.append(out)
+    assert tables[0] == tables[1] and len(tables[0].splitlines()) == 3 * len(zinc_smiles) + 4
+    monkeypatch.setattr("graphcnf.datasets.molecules._CHUNK", 50)
+    caches = []
+    for number, options in enumerate((("--workers", 1), ("--cluster", address))):
+        monkeypatch.setenv("GRAPHCNF_CACHE", f"cache{number}")
+        code, _, err = graphcnf("datasets", "prepare", "x.smi", *options)
+        assert code == 0 and "molecules are ready" in err, err
+        (stored,) = Path(f"cache{number}").glob("*.npz")
+        caches.append(stored.read_bytes())
+    assert caches[0] == caches[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_oracle_asks_the_workers_and_survives_what_they_do(two, tmp_path):
+    script = tmp_path / "odd.py"
+    script.write_text(
+        "import os, time\n"
+        "def odd(mol):\n"
+        "    n = mol.GetNumAtoms()\n"
+        "    if n == 3: raise ValueError('three')\n"
+        "    if n == 4: os._exit(1)\n"
+        "    if n == 5: time.sleep(100)\n"
+        "    return 0.1 * n\n"
+    )
+    goal = Goal.of(f"{script}:odd")
+    molecules = ["C" * n for n in range(1, 8)]
+    with Oracle(goal, tmp_path, workers=two, timeout=3.0) as oracle:
+        answers = oracle(molecules)
+        assert oracle.calls == 7 and oracle(molecules) == answers and oracle.calls == 7
+    assert [a.error for a in answers] == [
+        None, None, "ValueError: three", "the process that computed it died",
+        "no answer within 3 s", None, None,
+    ]  # fmt: skip
+    assert [a.score for a in answers if a.error is None] == pytest.approx([0.1, 0.2, 0.6, 0.7])
+    kept = Oracle(goal, tmp_path, workers=0).answers
+    assert list(map(repr, kept.values())) == list(map(repr, oracle.answers.values()))
 
 
 def test_a_local_cluster_is_started_and_ended(graphcnf, model_folder):

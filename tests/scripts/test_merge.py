@@ -1,6 +1,7 @@
 """Shards and `merge`: the file of one command, or the names of what keeps them from being it."""
 
 import csv
+import gzip
 import json
 import os
 import random
@@ -115,6 +116,30 @@ def test_unique_keeps_the_first_of_each(run, generate):
     expected = sorted(first.values(), key=lambda row: int(row["record"]))
     assert list(csv.DictReader(unique.splitlines())) == expected
     assert f"{700 - len(first):,} repeats left out" in err and 0 < len(first) < 700
+
+
+def test_all_shards_in_a_folder(run, generate):
+    options = ("-n", 900, "--seed", 5, "--all")
+    err = generate(*options, "--shard", "all/3", "--out", "parts/some.csv.gz")[1]
+    names = [f"parts/some-{k}.csv.gz" for k in (1, 2, 3)]
+    assert len(err.splitlines()) == 3
+    assert sorted(Path("parts").iterdir()) == sorted(
+        Path(name + suffix) for name in names for suffix in ("", ".shard.json")
+    )
+    generate(*options, "--shard", "2/3", "--out", "second.csv.gz")
+    assert Path(names[1]).read_bytes() == Path("second.csv.gz").read_bytes()
+    # What is there already is left; what is missing is drawn.
+    Path(names[2]).unlink()
+    err = generate(*options, "--shard", "all/3", "--out", "parts/some.csv.gz")[1]
+    assert [line.startswith("note: parts/some-") for line in err.splitlines()] == [
+        True,
+        True,
+        False,
+    ]
+    generate(*options, "--out", "whole.csv.gz")
+    run("merge", *names, "--out", "merged.csv.gz")
+    one, other = (gzip.decompress(Path(f"{n}.csv.gz").read_bytes()) for n in ("whole", "merged"))
+    assert one == other
 
 
 def test_everything_that_is_wrong_is_named_and_the_rest_is_whole(run, generate, shards):
