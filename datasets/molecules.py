@@ -14,11 +14,13 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from graphcnf.datasets import cache
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.batching import size_bucketed_batches
 from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
+from graphcnf.graphs.targets import partly_known
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, MoleculeVocabulary
 from graphcnf.parallel import Workers, chunked, parallel_map
@@ -56,6 +58,7 @@ class MoleculeDataset:
         hashes: `smiles_hash` of each molecule, (M,) uint64.
         skipped: Records of the file that are not among the molecules.
         test_indices: Held-out molecules where they were chosen by hand; None: by hash.
+        targets: Properties of each molecule that batches ask for, (M, P), or None.
     """
 
     name: str
@@ -65,6 +68,7 @@ class MoleculeDataset:
     hashes: np.ndarray
     skipped: list[Skipped] = field(default_factory=list)
     test_indices: np.ndarray | None = None
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -105,6 +109,7 @@ class MoleculeDataset:
             hashes=self.hashes[rows],
             skipped=[],
             test_indices=chosen,
+            targets=None if self.targets is None else self.targets[rows],
         )
 
     def size_histogram(self, part: str = "train") -> np.ndarray:
@@ -173,14 +178,22 @@ class MoleculeDataset:
         """The batches of one epoch over the training part, from number `start` on."""
         train = self.split("train")
         numbers = size_bucketed_batches(self.graphs.node_counts[train], batch_size, seed, epoch)
-        for index in islice(numbers, start, None):
-            yield GraphBatch.collate(self.graphs, train[index])
+        for number, index in enumerate(islice(numbers, start, None), start):
+            yield self._batch(train[index], (seed, epoch, number))
 
     def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:
         """The held-out molecules, the same random order every time: any first few are fair."""
         test = np.random.default_rng(0).permutation(self.split("test"))
         for first in range(0, len(test), batch_size):
-            yield GraphBatch.collate(self.graphs, test[first : first + batch_size])
+            yield self._batch(test[first : first + batch_size], (0, first))
+
+    def _batch(self, index: np.ndarray, seed: tuple[int, ...]) -> GraphBatch:
+        """Some molecules, some of whose targets are known."""
+        batch = GraphBatch.collate(self.graphs, index)
+        if self.targets is not None:
+            values = partly_known(self.targets[index], np.random.default_rng(seed))
+            batch.targets = torch.from_numpy(values.astype(np.float32))
+        return batch
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything but the name and `test_indices`, for the cache."""

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphcnf.errors import UserError
-from graphcnf.parallel import WorkerDied, answer, available_cores, refuse
+from graphcnf.parallel import Engine, WorkerDied, answer, available_cores, refuse
 from graphcnf.surroundings import surroundings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ _messages: dict[str, bytes] = {}
 _served: dict[str, Callable] = {}
 
 
-class Cluster:
+class Cluster(Engine):
     """Workers of Dask, in the place of a number of processes.
 
     Args:

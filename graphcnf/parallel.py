@@ -20,16 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 from graphcnf.errors import UserError
 from graphcnf.terminal import progress_bar
-
-if TYPE_CHECKING:
-    from graphcnf.cluster import Cluster, ClusterMap
-
-Workers: TypeAlias = "int | Cluster | None"
-"""Processes, or a `graphcnf.cluster.Cluster`; None for one per available core."""
 
 _SERVE = "from graphcnf.parallel import _serve; _serve()"
 
@@ -39,6 +33,18 @@ GRACE = 10.0
 
 class WorkerDied(UserError, RuntimeError):
     """A child process ended without an answer: killed, or out of memory."""
+
+
+class Engine:
+    """Workers that are no processes of this one, such as those of a `graphcnf.cluster.Cluster`."""
+
+    def ordered_map(self, function: Callable, chunks: Iterable, *, ahead: int = 2) -> Any:
+        """What `OrderedMap` is, on them."""
+        raise NotImplementedError
+
+
+Workers = int | Engine | None
+"""Processes, or workers elsewhere; None for one process per available core."""
 
 
 class OrderedMap:
@@ -174,8 +180,8 @@ class OrderedMap:
 
 
 def ordered_map(
-    function: Callable, chunks: Iterable, *, workers: int | Cluster, ahead: int = 2
-) -> OrderedMap | ClusterMap:
+    function: Callable, chunks: Iterable, *, workers: int | Engine, ahead: int = 2
+) -> Any:
     """`OrderedMap` in child processes, or its like on a cluster.
 
     Args:
@@ -190,7 +196,7 @@ def ordered_map(
 
 
 def parallel_map(
-    function: Callable, chunks: Sequence, *, workers: int | Cluster | None = None, label: str = ""
+    function: Callable, chunks: Sequence, *, workers: Workers = None, label: str = ""
 ) -> list:
     """`[function(chunk) for chunk in chunks]`, in child processes.
 

@@ -122,6 +122,25 @@ def parse_selection(
     return found
 
 
+def parse_wanted(texts: list[str]) -> dict[str, float]:
+    """Values of properties that are asked for, as "logp=2.5".
+
+    Raises:
+        typer.BadParameter: It is written otherwise, or a property is there twice.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition("="))
+        try:
+            if name in found:
+                raise ValueError
+            found[name] = float(value)
+        except ValueError:
+            twice = f"{name} is there twice" if name in found else f"{text!r}: write logp=2.5"
+            raise typer.BadParameter(twice, param_hint="'--property'") from None
+    return found
+
+
 def check_temperature(temperature: float) -> None:
     """Raise `typer.BadParameter` where it is outside of what models take."""
     fault = temperature_fault(temperature)

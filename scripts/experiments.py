@@ -48,32 +48,92 @@ def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Expe
     parts = [len(dataset.split(part)) for part in ("train", "test")]
     if not all(parts):
         raise UserError(f"{parts[0]} training and {parts[1]} held-out molecules: too few")
-    size = settings.batch_size
+    size, options = settings.batch_size, dict(model_options)
+    if "start" in options:
+        return _started(dataset, options, size)
+    tables = None
+    if "properties" in options:
+        if options.get("adjacency", "path") != "path":
+            raise UserError('[model]: properties need a model that draws atom by atom ("path")')
+        dataset, tables = _with_targets(dataset, options.pop("properties"))
     known = {
         "node_categories": len(dataset.vocabulary.atoms),
         "bond_categories": len(dataset.vocabulary.bonds),
-        "metadata": {
-            "dataset": dataset.name,
-            "vocabulary": dataset.vocabulary.to_dict(),
-            "size_histogram": dataset.size_histogram().tolist(),
-            # Canonical SMILES, and with them the hashes, may change between versions.
-            "rdkit": version("rdkit"),
-        },
+        "metadata": _described(dataset),
         "training_hashes": dataset.training_hashes(),
         "edge_weights": dataset.vocabulary.bond_orders,
+        **({} if tables is None else {"targets": tables}),
     }
-    coding = str(model_options.get("adjacency", "path"))
+    coding = str(options.get("adjacency", "path"))
     steps = PathNetwork if coding == "path" else call("[model]", steps_class, coding, known={})
     fixed = ("graphs", "code", "max_nodes", "ordered", "edge_kinds", "node_labels", "largest_sums",
-             "edge_ends", "clusters", *known)  # fmt: skip
-    check("[model]", model_options, GraphCNF.for_graphs, steps, fixed=fixed)
-    model = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **model_options)
+             "edge_ends", "clusters", "targets", *known)  # fmt: skip
+    check("[model]", options, GraphCNF.for_graphs, steps, fixed=fixed)
+    model = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **options)
+    return _of_graphs(model, dataset, size)
+
+
+def _described(dataset) -> dict[str, Any]:
+    """What a model keeps of its data."""
+    return {
+        "dataset": dataset.name,
+        "vocabulary": dataset.vocabulary.to_dict(),
+        "size_histogram": dataset.size_histogram().tolist(),
+        # Canonical SMILES, and with them the hashes, may change between versions.
+        "rdkit": version("rdkit"),
+    }
+
+
+def _of_graphs(model, dataset, size: int) -> Experiment:
     return Experiment(
         model,
         partial(dataset.train_batches, size),
         lambda: dataset.test_batches(4 * size),
         headline="bits_per_node",
     )
+
+
+def _with_targets(dataset, names) -> tuple[Any, list[dict[str, Any]]]:
+    """The data set with properties to ask for, and what a model keeps of them."""
+    from dataclasses import replace
+
+    from graphcnf.datasets.properties import property_values
+    from graphcnf.graphs.targets import target_tables
+
+    if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+        raise UserError(
+            f'[model]: properties must be a list such as ["logp", "qed"], not {names!r}'
+        )
+    values = property_values(dataset, names)
+    tables = target_tables(list(dict.fromkeys(names)), values[dataset.split("train")])
+    return replace(dataset, targets=values), tables
+
+
+def _started(dataset, options: dict, size: int) -> Experiment:
+    """Training that begins with the weights of another model, whose sizes it keeps."""
+    from graphcnf.graphs import GraphBatch, GraphCNF
+    from graphcnf.molecules.vocabulary import MoleculeVocabulary
+    from graphcnf.parallel import chunked
+
+    start, names = options.pop("start"), options.pop("properties", None)
+    for name in options:
+        raise UserError(f"[model]: {name} follows from start")
+    model = call("[model]", GraphCNF.from_pretrained, start, known={})
+    if MoleculeVocabulary.of_model(model) != dataset.vocabulary:
+        raise UserError(f"[model]: {start} has other categories of atoms or bonds than the data")
+    graphs = dataset.graphs
+    known = int(graphs.node_counts.max()) <= model.max_nodes and all(
+        bool(model.steps.knows(GraphBatch.collate(graphs, part)).all())
+        for part in chunked(range(len(graphs)), 4096)
+    )
+    if not known:
+        raise UserError(f"[model]: {start} does not know all the molecules: see graphcnf finetune")
+    model.metadata |= _described(dataset)
+    model.training_hashes = dataset.training_hashes()
+    if names is not None:
+        dataset, tables = _with_targets(dataset, names)
+        model = call("[model]", model.with_targets, tables, known={})
+    return _of_graphs(model.train(), dataset, size)
 
 
 def _loaded(load: Callable, options: dict, **known) -> Any:

@@ -47,6 +47,7 @@ def generate(
             "data (for zinc250k-unordered: whether a place that no bond fits takes another kind).",
         ),
     ] = True,
+    wanted: options.Wanted = None,
     properties: options.Properties = None,
     require: options.Require = None,
     smarts: options.Smarts = None,
@@ -109,6 +110,7 @@ def generate(
         load_model,
         parse_selection,
         parse_sizes,
+        parse_wanted,
         valency_checked,
     )
 
@@ -118,7 +120,8 @@ def generate(
     ways = {"scaffold": scaffold, "grow": grow, "link": link, "decorate": decorate}
     others = {"--all": everything, "--likelihood": likelihood, "--workers": workers,
               "--batch-size": batch_size, "--require": require, "--smarts": smarts,
-              "--first": first, "--shard": shard, "--cluster": cluster}  # fmt: skip
+              "--first": first, "--shard": shard, "--cluster": cluster,
+              "--property": wanted}  # fmt: skip
     way = growth.chosen_way(ways, others)
     sizes = parse_sizes(size)
     check_temperature(temperature)
@@ -131,11 +134,15 @@ def generate(
     chosen = parse_selection(properties, require or [], smarts or [])
     check_cluster_options(cluster, workers, device)
     network = load_model(model, device, support=support)
+
+    from graphcnf.molecules.flow import asked_of
+
     if valency_checked(network):
         print(
             "note: valency check on: bonds that do not fit are drawn again (not with --no-support)",
             file=sys.stderr,
         )
+    targets = asked_of(network, parse_wanted(wanted or []))
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
@@ -153,6 +160,7 @@ def generate(
         kind=plain,
         columns=tuple(dict.fromkeys([*columns, *chosen["properties"]])),
         everything=everything,
+        targets=targets,
         **chosen,
     )
     if way is not None:

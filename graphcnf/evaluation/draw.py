@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import takewhile
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ def draw_block(
     seed: int,
     temperature: float = 1.0,
     sizes: tuple[int, int] | None = None,
+    targets: Sequence[float | None] | None = None,
     conventions: tuple[str, ...] = CONVENTIONS,
 ) -> tuple[PackedGraphs, pd.DataFrame]:
     """Draw records and score them.
@@ -44,14 +45,14 @@ def draw_block(
         seed: Seed of the sample.
         temperature: Of sampling.
         sizes: Lowest and highest number of atoms; None for those of the training data.
+        targets: What is asked of every molecule, as `GraphCNF.sample_records` takes it.
         conventions: Of validity; see `evaluate_records`.
 
     Returns:
         The graphs, and a row for each.
     """
-    graphs = model.sample_records(
-        records.start, len(records), seed=seed, temperature=temperature, sizes=sizes
-    )
+    options: dict[str, Any] = {"temperature": temperature, "sizes": sizes, "targets": targets}
+    graphs = model.sample_records(records.start, len(records), seed=seed, **options)
     vocabulary = MoleculeVocabulary.of_model(model)
     frame = evaluate_records(graphs, vocabulary, first=records.start, conventions=conventions)
     return graphs, frame

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ class GraphBatch:
         bonds: 1 + category of the edge between two nodes, 0 where there is none; (B, N, N) long,
             symmetric, zero diagonal.
         mask: True for real nodes, (B, N) bool; the real nodes come first.
+        targets: Numbers that are asked of each graph, (B, P), NaN for what is not; or None.
 
     Examples:
         >>> graphs = PackedGraphs.from_lists([([0, 1], [(0, 1)], [0]), ([1], [], [])])
@@ -34,13 +36,18 @@ class GraphBatch:
     node_types: Tensor
     bonds: Tensor
     mask: Tensor
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
 
     def __getitem__(self, index) -> GraphBatch:
         """Some of the graphs, by a slice, numbers or a mask; their padding stays."""
-        return GraphBatch(*(getattr(self, f.name)[index] for f in fields(self)))
+        return self._each(lambda part: part[index])
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
+        there = {f.name: getattr(self, f.name) for f in fields(self)}
+        return GraphBatch(**{k: function(part) for k, part in there.items() if part is not None})
 
     @property
     def sizes(self) -> Tensor:
@@ -55,19 +62,22 @@ class GraphBatch:
     def cleared(self) -> GraphBatch:
         """The same graphs with zeros at padding, whatever stands there."""
         real = self.mask[:, :, None] & self.mask[:, None, :]
-        return GraphBatch(
-            torch.where(self.mask, self.node_types, 0), torch.where(real, self.bonds, 0), self.mask
+        return replace(
+            self,
+            node_types=torch.where(self.mask, self.node_types, 0),
+            bonds=torch.where(real, self.bonds, 0),
         )
 
     def to(self, device) -> GraphBatch:
         """Move every tensor."""
-        return GraphBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
+        return self._each(lambda part: part.to(device))
 
     def permute(self, order: Tensor) -> GraphBatch:
         """Renumber the nodes: new node i is old node `order[b, i]`; (B, N) long."""
         rows = torch.arange(len(self), device=order.device)[:, None]
         bonds = self.bonds[rows[..., None], order[:, :, None], order[:, None, :]]
-        return GraphBatch(self.node_types[rows, order], bonds, self.mask[rows, order])
+        types, mask = self.node_types[rows, order], self.mask[rows, order]
+        return replace(self, node_types=types, bonds=bonds, mask=mask)
 
     @classmethod
     def collate(cls, packed: PackedGraphs, indices=None) -> GraphBatch:

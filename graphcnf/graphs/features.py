@@ -26,10 +26,12 @@ class GraphContext(Context):
     Attributes:
         adjacency: Edges as far as they are known, (B, N, N) bool or None.
         bonds: Edge categories plus 1 as far as they are known, (B, N, N) long or None.
+        targets: What is asked of each graph, (B, P), or None; see `GraphBatch`.
     """
 
     adjacency: Tensor | None = None
     bonds: Tensor | None = None
+    targets: Tensor | None = None
 
 
 def structure_node_features() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
-from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.codings import check_order, steps_class
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.orders import log_prob_of_orders
-from graphcnf.graphs.record_blocks import batches, block_of, one_thread
+from graphcnf.graphs.records import draw_records
+from graphcnf.graphs.sizes import log_prob_of_sizes, size_log_probs, size_prior
+from graphcnf.graphs.targets import target_row
 from graphcnf.limits import check_temperature
 from graphcnf.pretrained import WEIGHTS, load_array, load_model, locate, save_model
 
@@ -119,6 +121,28 @@ class GraphCNF(nn.Module):
         return self.config["steps"]["max_nodes"]
 
     @property
+    def targets(self) -> list[dict[str, Any]]:
+        """What may be asked of a graph: name, mean and deviation of each number."""
+        return self.config["steps"].get("targets") or []
+
+    def with_targets(self, tables: list[dict[str, Any]]) -> GraphCNF:
+        """The same weights in a model that also takes targets, and does not heed them yet.
+
+        Args:
+            tables: See `graphcnf.graphs.targets.target_tables`.
+
+        Raises:
+            UserError: It has targets already, or is not coded as "path".
+        """
+        if self.targets or self.config["adjacency"] != "path":
+            raise UserError('targets need a model that draws node by node ("path") without them')
+        steps = {**self.config["steps"], "targets": tables}
+        other = GraphCNF(**{**self.config, "steps": steps})
+        other.load_state_dict(self.state_dict(), strict=False)
+        other.metadata, other.training_hashes = dict(self.metadata), self.training_hashes
+        return other.to(self.device).train(self.training)
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
@@ -161,11 +185,10 @@ class GraphCNF(nn.Module):
         draws: list[Any] = [sum(bound.value() for bound in terms) for terms in bounds]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
-    def size_log_prob(self, sizes: Tensor) -> Tensor:
-        """Log-probability of numbers of nodes under the training histogram, (B,) nats."""
-        prior = torch.as_tensor(self.size_probabilities()).log()
-        known = sizes.cpu().clamp(0, self.max_nodes)
-        return torch.where(known == sizes.cpu(), prior[known], -math.inf).to(sizes.device)
+    def size_log_prob(self, sizes: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Log-probability of numbers of nodes, (B,) nats: see `size_probabilities`."""
+        given = getattr(self.steps, "sizes", None)
+        return log_prob_of_sizes(size_log_probs(self.size_probabilities(), given, targets), sizes)
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Negative bound in nats per node, decoder terms weighted with `beta`, and metrics.
@@ -179,6 +202,8 @@ class GraphCNF(nn.Module):
         bounds = draw(self._checked(batch))
         nodes = batch.sizes
         loss = -sum(b.value(beta).sum() for b in bounds.values()) / nodes.sum()
+        if batch.targets is not None:
+            loss = loss - self.size_log_prob(nodes, batch.targets).sum() / nodes.sum()
         with torch.no_grad():
             count = torch.tensor(float(len(batch)), device=loss.device)
             bits = {name: -b.value() / math.log(2) for name, b in bounds.items()}
@@ -213,6 +238,7 @@ class GraphCNF(nn.Module):
         temperature: float = 1.0,
         sample_posterior: bool = False,
         generator=None,
+        targets: Tensor | None = None,
     ) -> GraphBatch:
         """Draw one graph for each number of nodes in `sizes` (B,) long.
 
@@ -221,9 +247,11 @@ class GraphCNF(nn.Module):
             temperature: Below 1 for more probable graphs.
             sample_posterior: Draw from p(x|z) instead of taking its argmax.
             generator: None, a torch generator, or one numpy generator per graph.
+            targets: What is asked of each graph, (B, P), NaN for what is not; None for nothing.
 
         Raises:
             UserError: if a size or the temperature is out of range.
+            ValueError: if the model was trained without targets.
         """
         if not len(sizes):
             raise UserError("give at least one number of nodes to draw graphs of")
@@ -231,13 +259,12 @@ class GraphCNF(nn.Module):
         sizes = sizes.to(self.device)
         mask = torch.arange(int(sizes.max()), device=self.device) < sizes[:, None]
         latents = self.steps.base_sample(mask, generator)
-        return self.steps.decode(
-            latents,
-            mask,
-            temperature=temperature,
-            sample=sample_posterior,
-            generator=generator,
-        )
+        options = {"temperature": temperature, "sample": sample_posterior, "generator": generator}
+        if targets is not None:
+            if not self.targets:
+                raise ValueError("this model was trained without targets")
+            options["targets"] = targets.to(self.device)
+        return self.steps.decode(latents, mask, **options)
 
     def sample_records(
         self,
@@ -247,6 +274,7 @@ class GraphCNF(nn.Module):
         seed: int,
         temperature: float = 1.0,
         sizes: tuple[int, int] | None = None,
+        targets: Sequence[float | None] | None = None,
     ) -> PackedGraphs:
         """Draw the records `first` to `first + count - 1` of the endless sample with this seed.
 
@@ -262,64 +290,36 @@ class GraphCNF(nn.Module):
             sizes: Lowest and highest number of nodes. Sizes are drawn from the training histogram,
                 restricted to this range when given; uniform where the training set has no graph
                 of such a size.
+            targets: What is asked of every graph, (P,), None for what is not.
 
         Raises:
             UserError: if a size, the temperature or a number of records is out of range.
+            ValueError: if the model was trained without targets.
         """
         if first < 0 or count < 0:
             raise UserError(f"records are numbered from 0 on: got first={first}, count={count}")
-        prior = self.size_probabilities(sizes)
+        asked = None if targets is None else target_row(targets)
+        prior = self.size_probabilities(sizes, asked)
         self._check(*(sizes or (1, 1)), temperature)
-        parts, wanted = [], range(first, first + count)
-        with one_thread(self.device):
-            while wanted:
-                block = block_of(wanted.start)
-                here = range(wanted.start, min(wanted.stop, block.stop))
-                parts.append(self._sample_block(block, here, seed, temperature, prior))
-                wanted = range(here.stop, wanted.stop)
-        return PackedGraphs.concatenate(parts)
+        wanted = range(first, first + count)
+        return draw_records(self, wanted, prior, seed, temperature, asked)
 
-    def _sample_block(
-        self, block: range, wanted: range, seed: int, temperature: float, prior: np.ndarray
-    ) -> PackedGraphs:
-        """The records `wanted` of a block; only the batches that hold them are computed."""
-        generators = record_generators(seed, block.start, len(block))
-        below = prior.cumsum()
-        drawn = np.array(
-            [np.searchsorted(below, g.random() * below[-1], "right") for g in generators]
-        )
-        drawn = drawn.clip(1, self.max_nodes)
-        places = np.arange(wanted.start, wanted.stop) - block.start
-        parts, order = [], []
-        for chosen in batches(drawn):
-            if not np.isin(chosen, places).any():
-                continue
-            graphs = self.sample(
-                torch.as_tensor(drawn[chosen]),
-                temperature=temperature,
-                generator=[generators[k] for k in chosen],
-            )
-            parts.append(graphs.to_packed())
-            order.append(chosen)
-        made = np.concatenate(order)
-        by_place = np.argsort(made)
-        kept = by_place[np.isin(made[by_place], places)]
-        return PackedGraphs.concatenate(parts).subset(kept)
+    def size_probabilities(
+        self, sizes: tuple[int, int] | None = None, targets: Tensor | None = None
+    ) -> np.ndarray:
+        """Prior over numbers of nodes, index 0 to `max_nodes`, restricted to a range if given.
 
-    def size_probabilities(self, sizes: tuple[int, int] | None = None) -> np.ndarray:
-        """Prior over numbers of nodes, index 0 to `max_nodes`, restricted to a range if given."""
-        prior = np.zeros(self.max_nodes + 1)
-        known = np.asarray(self.metadata.get("size_histogram", []), dtype=float)
-        prior[: len(known)] = known[: len(prior)]
+        As in the training histogram; given the `targets` (1, P) of a graph, as the model has
+        learned.
+        """
         if sizes is not None:
-            low, high = sizes
-            self._check(low, high, 1.0)
-            inside = np.zeros_like(prior)
-            inside[low : high + 1] = prior[low : high + 1] if prior[low : high + 1].any() else 1
-            prior = inside
-        elif not prior.any():
-            prior[1:] = 1
-        return prior / prior.sum()
+            self._check(*sizes, 1.0)
+        prior = size_prior(self.metadata.get("size_histogram", []), self.max_nodes, sizes)
+        if targets is None:
+            return prior
+        given = getattr(self.steps, "sizes", None)
+        with torch.no_grad():
+            return size_log_probs(prior, given, targets.to(self.device)).exp().cpu().numpy()[0]
 
     def _checked(self, batch: GraphBatch) -> GraphBatch:
         """The batch, with nothing at padding; raises as `bounds`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,28 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BATCH = 128
+
+
+def asked_of(model: GraphCNF, properties: Mapping[str, float]) -> tuple[float | None, ...] | None:
+    """What `GraphCNF.sample_records` takes for properties by their names; None for none of them.
+
+    Raises:
+        UserError: The model knows no such property, or a value is no number.
+    """
+    if not properties:
+        return None
+    known = [table["name"] for table in model.targets]
+    for name, value in properties.items():
+        if not known:
+            raise UserError(
+                f"this model takes no properties: train one that does (zinc250k-properties), or "
+                f"select with --require '{name} > ...'"
+            )
+        if name not in known:
+            raise UserError(f"this model was not trained with {name!r}, but {', '.join(known)}")
+        if not math.isfinite(value):
+            raise UserError(f"{name} must be a number, not {value}")
+    return tuple(properties.get(name) for name in known)
 
 
 @dataclass(repr=False)
@@ -135,6 +157,7 @@ class MoleculeFlow:
         seed: int = 0,
         temperature: float = 1.0,
         atoms: tuple[int, int] | None = None,
+        properties: Mapping[str, float] | None = None,
     ) -> MoleculeSample:
         """Draw n molecules: raw samples, the same ones for the same seed.
 
@@ -143,13 +166,18 @@ class MoleculeFlow:
             seed: Seed of the sample.
             temperature: Below 1 for more probable molecules.
             atoms: Lowest and highest number of heavy atoms; as in the training data when None.
+            properties: What the molecules are to have, by the names that the model was trained
+                with (`{"logp": 2.5}`); they come near it, and nothing is filtered.
 
         Raises:
-            UserError: A number is out of range.
+            UserError: A number is out of range, or the model knows no such property.
         """
         from graphcnf.molecules.validity import strict
 
-        graphs = self.model.sample_records(0, n, seed=seed, temperature=temperature, sizes=atoms)
+        asked = asked_of(self.model, properties or {})
+        graphs = self.model.sample_records(
+            0, n, seed=seed, temperature=temperature, sizes=atoms, targets=asked
+        )
         with codec.quiet():
             smiles = [
                 strict(codec.graph_to_molecule(*graphs.graph(k), self.vocabulary))

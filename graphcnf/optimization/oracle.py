@@ -22,16 +22,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rdkit import Chem, rdBase
 
 from graphcnf.optimization import journal
 from graphcnf.optimization.journal import Answer
 from graphcnf.optimization.objectives import Goal
-
-if TYPE_CHECKING:
-    from graphcnf.cluster import Cluster
+from graphcnf.parallel import Engine
 
 START = 120.0
 """Seconds that processes have to start, on a busy machine."""
@@ -78,7 +76,7 @@ class Oracle:
         goal: Goal,
         folder: Path,
         *,
-        workers: int | Cluster,
+        workers: int | Engine,
         timeout: float = 600.0,
         tell: Callable[[str], None] = lambda line: None,
     ):

@@ -15,7 +15,7 @@ from graphcnf.scripts._sampling import (
 from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
 from graphcnf.scripts.benchmarks.cli_goals import constrained, pmo
 from graphcnf.scripts.benchmarks.cli_images import images
-from graphcnf.scripts.benchmarks.cli_molecules import codes, fragments, systems
+from graphcnf.scripts.benchmarks.cli_molecules import codes, fragments, properties, systems
 from graphcnf.scripts.benchmarks.options import Csv, Device, Minutes, Out, Samples
 
 app = typer.Typer(
@@ -97,5 +97,5 @@ def language(
     write_table(kind, out, rows, COLUMNS, notes(rows))
 
 
-for _command in (codes, fragments, systems, images, sets, coloring, pmo, constrained):
+for _command in (codes, fragments, properties, systems, images, sets, coloring, pmo, constrained):
     app.command()(_command)

@@ -1,4 +1,4 @@
-"""Benchmarks of codes and fragments of molecules."""
+"""Benchmarks of codes, fragments and properties of molecules, and of systems."""
 
 from __future__ import annotations
 
@@ -71,6 +71,29 @@ def fragments(
 
     protocol = Protocol(samples, runs, particles, temperature, parse_sizes(size))
     write_table(kind, out, fragment_rows(model, protocol), COLUMNS, notes(protocol))
+
+
+def properties(
+    model: Annotated[
+        str, typer.Argument(metavar="NAME|DIR", help="A model that was trained with properties.")
+    ],
+    targets: Annotated[int, typer.Option(min=2, help="Held-out molecules that give values.")] = 100,
+    each: Annotated[int, typer.Option(min=1, help="Molecules to draw for each value.")] = 10,
+    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
+    seed: Seed = 0,
+    as_csv: Csv = False,
+    out: Out = None,
+) -> None:
+    """How near molecules come to the properties that are asked for."""
+    from graphcnf.scripts._sampling import check_temperature
+    from graphcnf.scripts._tables import table_kind, write_table
+
+    kind = table_kind(out, as_csv, False)
+    check_temperature(temperature)
+    from graphcnf.scripts.benchmarks.targets import COLUMNS, notes, target_rows
+
+    rows = target_rows(model, targets=targets, each=each, seed=seed, temperature=temperature)
+    write_table(kind, out, rows, COLUMNS, notes(targets, each, temperature))
 
 
 def systems(

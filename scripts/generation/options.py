@@ -65,6 +65,16 @@ Size = Annotated[
         show_default="as in the training data",
     ),
 ]
+Wanted = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--property",
+        metavar="NAME=VALUE",
+        help="Ask a model that was trained with properties (preset zinc250k-properties) for "
+        "molecules near it: logp=2.5, qed=0.8. May be given several times.",
+        show_default="none",
+    ),
+]
 Properties = Annotated[
     str | None,
     typer.Option(

@@ -41,6 +41,7 @@ class Recipe:
         properties: Those of the columns that are properties of a valid molecule.
         requirements: What a molecule has to meet (`Selection`).
         patterns: SMARTS that it has to contain.
+        targets: What is asked of every molecule, as `GraphCNF.sample_records` takes it.
     """
 
     seed: int
@@ -52,6 +53,7 @@ class Recipe:
     properties: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
+    targets: tuple[float | None, ...] | None = None
 
 
 class Record(NamedTuple):
@@ -80,6 +82,7 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
         seed=recipe.seed,
         temperature=recipe.temperature,
         sizes=recipe.sizes,
+        targets=recipe.targets,
         conventions=(),
     )
     if "log_likelihood" in recipe.columns:

@@ -9,7 +9,7 @@ level on the path.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import Choices, Support
 from graphcnf.graphs.path.walk import DEGREES, KINDS, LEVELS, SUMS, Path
+from graphcnf.graphs.targets import TargetEmbedding
 
 TOGETHER = (2, 3, 4, 6)
 """Numbers of levels at the end of the path that a network is told about as one thing."""
@@ -59,6 +60,7 @@ class PathNetwork(nn.Module):
         level_width: Channels of what is known of a level of the path.
         table_rows: Rows of each table of what is known of the last levels together.
         dropout: Share of the channels that training leaves out.
+        targets: What may be asked of a graph (`graphcnf.graphs.targets`), None for nothing.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -78,6 +80,7 @@ class PathNetwork(nn.Module):
         level_width: int = 24,
         table_rows: int = 8192,
         dropout: float = 0.0,
+        targets: Sequence[Mapping[str, Any]] | None = None,
     ):
         super().__init__()
         if not 0 <= dropout < 1:
@@ -110,6 +113,7 @@ class PathNetwork(nn.Module):
         self.chain = nn.ModuleList(nn.Embedding(c, head_width) for c in self.cardinalities[:-1])
         self.gains = nn.Parameter(torch.ones(len(self.cardinalities), head_width))
         self.logits = nn.ModuleList(ReadOut(head_width, c) for c in self.cardinalities)
+        self.asked = None if targets is None else TargetEmbedding(targets, width)
         for table in [self.position, self.remaining, *self.values]:
             nn.init.normal_(table.weight, std=0.2)
         for read_out in self.logits:
@@ -172,7 +176,21 @@ class PathNetwork(nn.Module):
         levels[..., 0] = 0
         return near + (self.by_level @ levels.flatten(2)).unflatten(2, (count, keys))
 
-    def hidden_states(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Path]:
+    def asks(self, targets: Tensor | None) -> Tensor | None:
+        """Channels (B, 1, C) of what is asked of each graph, (B, P); None where that is nothing.
+
+        Raises:
+            ValueError: The model takes no targets.
+        """
+        if targets is None:
+            return None
+        if self.asked is None:
+            raise ValueError("this model was trained without targets")
+        return self.asked(targets.to(self.start.dtype))[:, None]
+
+    def hidden_states(
+        self, x: Tensor, mask: Tensor, targets: Tensor | None = None
+    ) -> tuple[Tensor, Path]:
         """All nodes in one pass: (B, N, C), each from the nodes before it, and the paths before."""
         nodes = mask.shape[1]
         if nodes > self.max_nodes:
@@ -182,7 +200,8 @@ class PathNetwork(nn.Module):
         content = self.contents(x[:, :-1])
         content = torch.cat([self.start.expand(len(x), 1, -1).to(content.dtype), content], 1)
         h, on_path = self.inputs(content, number, path, self._to_come(mask, number))
-        h = self._thinned(h)
+        asked = self.asks(targets)
+        h = self._thinned(h if asked is None else h + asked)
         bias = self.biases(number, on_path, nodes)
         for block, own in zip(self.blocks, bias.split(self.heads, 1), strict=True):
             u = block.write(h, *block.read(h), own)
@@ -216,12 +235,13 @@ class PathNetwork(nn.Module):
         allowed = asked.choices([p.flatten() for p in previous]).view_as(logits)
         return logits.to(log_term_dtype(logits)).masked_fill(~allowed, -math.inf)
 
-    def log_prob(self, x: Tensor, mask: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, mask: Tensor, targets: Tensor | None = None) -> Tensor:
         """Log-probabilities of the variables of the categories x (B, N, V), (B, V) nats.
 
-        Variables that follow from others are not looked at.
+        Given what is asked of each graph, `targets` (B, P). Variables that follow from others are
+        not looked at.
         """
-        h, path = self.hidden_states(x, mask)
+        h, path = self.hidden_states(x, mask, targets)
         at = _padded(torch.nonzero(mask.flatten())[:, 0])
         number = torch.arange(mask.shape[1], device=mask.device)
         remaining = (self._to_come(mask, number) - 1).flatten()
@@ -254,20 +274,21 @@ class PathNetwork(nn.Module):
         mask = context.mask
         number = torch.arange(mask.shape[1], device=mask.device)
         x = torch.where(mask[..., None], x, 0)
-        h, path = self.hidden_states(x, mask)
+        h, path = self.hidden_states(x, mask, context.targets)
         remaining = (self._to_come(mask, number) - 1).clamp(min=0)
         return Asked(h, self.support.choices(path, remaining.flatten()))
 
     def rounds(self, context, group: Tensor) -> PathRounds:
         """The same node by node, with an object that has `ask` and `tell`."""
-        return PathRounds(self, context.mask)
+        return PathRounds(self, context.mask, context.targets)
 
 
 class PathRounds:
     """One node of every graph after the other, with the keys and values of the nodes before."""
 
-    def __init__(self, network: PathNetwork, mask: Tensor):
+    def __init__(self, network: PathNetwork, mask: Tensor, targets: Tensor | None = None):
         self.network, self.mask = network, mask
+        self.asks = network.asks(targets)
         self.to_come = mask.sum(1, keepdim=True)
         self.path = Path.start(mask.shape[0], mask.shape[1], mask.device)
         shape = len(mask), network.heads, mask.shape[1], network.start.numel() // network.heads
@@ -283,6 +304,8 @@ class PathRounds:
         if g:
             content = net.contents(self._real(known, g - 1)[:, None])
         h, on_path = net.inputs(content, number, self.path, to_come)
+        if self.asks is not None:
+            h = h + self.asks
         bias = net.biases(number, on_path, g + 1)
         for k, (block, own) in enumerate(zip(net.blocks, bias.split(net.heads, 1), strict=True)):
             query, key, value, hidden = block.read(h)

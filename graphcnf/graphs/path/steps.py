@@ -14,6 +14,7 @@ from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.code import KINDS, AtomCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.targets import TargetEmbedding
 
 
 class PathSteps(nn.Module):
@@ -27,6 +28,7 @@ class PathSteps(nn.Module):
         closures: See `AtomCode`.
         edge_weights: Weight of each edge category (bond orders); 1 each when None.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
+        targets: What may be asked of a graph, None for nothing; see `graphcnf.graphs.targets`.
         **network: Arguments of `PathNetwork`.
     """
 
@@ -40,6 +42,7 @@ class PathSteps(nn.Module):
         closures: list[int],
         edge_weights: list[int] | None = None,
         largest_sums: list[int] | None = None,
+        targets: list[dict] | None = None,
         **network,
     ):
         super().__init__()
@@ -48,7 +51,11 @@ class PathSteps(nn.Module):
         )
         weights = [1] * bond_categories if edge_weights is None else edge_weights
         support = Support(self.code, weights, largest_sums)
-        probabilities = PathNetwork(self.code, support, max_nodes=max_nodes, **network)
+        probabilities = PathNetwork(
+            self.code, support, max_nodes=max_nodes, targets=targets, **network
+        )
+        # What is asked of a graph also says how many nodes it has.
+        self.sizes = None if targets is None else TargetEmbedding(targets, max_nodes + 1)
         coupling = InterleavedCoupling(probabilities, groups=max_nodes)
         self.flow = CategoricalFlow(IntervalEncoding(self.code.cardinalities), coupling)
 
@@ -87,7 +94,7 @@ class PathSteps(nn.Module):
         probabilities: nothing is left to bound. `CategoricalFlow.bound` of the same flow gives the
         same but for the margins of the intervals.
         """
-        parts = self.network.log_prob(self.code.encode(batch), batch.mask)
+        parts = self.network.log_prob(self.code.encode(batch), batch.mask, batch.targets)
         bounds = {}
         for kind in KINDS:
             chosen = [k for k, name in enumerate(self.code.kinds) if name == kind]
@@ -99,7 +106,7 @@ class PathSteps(nn.Module):
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Latents of the base space, (B, N, V)."""
         x = self.code.encode(batch)
-        context = GraphContext(batch.mask)
+        context = GraphContext(batch.mask, targets=batch.targets)
         return {"atoms": self.flow.encode(x, mask=batch.mask, context=context, noise=noise)}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
@@ -111,7 +118,14 @@ class PathSteps(nn.Module):
         )
         return {"atoms": z}
 
-    def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
-        """Graphs of latents; `options` are `temperature`, `sample` and `generator`."""
-        x = self.flow.decode(latents["atoms"], mask=mask, context=GraphContext(mask), **options)
-        return self.code.decode(x, mask)
+    def decode(
+        self, latents: Latents, mask: Tensor, *, targets: Tensor | None = None, **options
+    ) -> GraphBatch:
+        """Graphs of latents, of which `targets` (B, P) are asked.
+
+        `options` are `temperature`, `sample` and `generator`.
+        """
+        context = GraphContext(mask, targets=targets)
+        return self.code.decode(
+            self.flow.decode(latents["atoms"], mask=mask, context=context, **options), mask
+        )

@@ -1,0 +1,128 @@
+"""Molecules with the properties that are asked for, from the preset to the file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from graphcnf.errors import UserError
+from graphcnf.graphs import GraphCNF
+from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.selection import described
+
+ASKED = ("--property", "logp=1.5", "--property", "weight = 90")
+
+
+@pytest.fixture
+def trained(graphcnf, model_folder, small_zinc):
+    """A few steps of training from the weights of a model that knows no properties."""
+    preset = (
+        f'[model]\nstart = "{model_folder}"\nproperties = ["logp", "weight"]\n'
+        '[data]\nname = "zinc250k"\n[training]\nsteps = 3\nbatch_size = 16\n'
+    )
+    Path("p.toml").write_text(preset)
+    code, _, err = graphcnf("train", "p.toml", "--out", "run", "--threads", 1)
+    assert code == 0, err
+    return "run/model"
+
+
+def test_training_from_another_models_weights(graphcnf, trained, model_folder):
+    model, start = GraphCNF.from_pretrained(trained), GraphCNF.from_pretrained(model_folder)
+    assert [table["name"] for table in model.targets] == ["logp", "weight"]
+    assert model.config["steps"]["width"] == start.config["steps"]["width"]
+    values = [table["mean"] for table in model.targets]
+    # Of drug-like molecules.
+    assert 1 < values[0] < 4 and 250 < values[1] < 400
+    before, after = start.state_dict(), model.state_dict()
+    assert set(before) < set(after)
+    moved = [float((after[k] - v).abs().max()) for k, v in before.items()]
+    assert 0 < max(moved) < 0.1, "three steps from the weights that it began with"
+    asked = [k for k in set(after) - set(before) if k.endswith("asked.leave.weight")]
+    assert len(asked) == 1 and after[asked[0]].abs().max() > 0
+
+
+def test_what_is_asked_reaches_the_file(graphcnf, trained):
+    arguments = ("generate", "--model", trained, "-n", 200, "--all")
+    tables = []
+    for options in ((), ASKED, (*ASKED, "--workers", 2)):
+        code, out, err = graphcnf(*arguments, *options)
+        assert code == 0, err
+        tables.append(out)
+    assert tables[0] != tables[1] == tables[2]
+    sample = MoleculeFlow.from_pretrained(trained).sample(
+        200, seed=0, properties={"weight": 90.0, "logp": 1.5}
+    )
+    valid = [line.split(",")[1] for line in tables[1].splitlines()[1:] if ",True," in line]
+    assert [s for s in sample.smiles if s is not None] == valid
+    code, _, err = graphcnf(*arguments, *ASKED, "--shard", "all/1", "--out", "some.csv")
+    assert code == 0 and Path("some-1.csv").read_text() == tables[1]
+    shard = json.loads(Path("some-1.csv.shard.json").read_text())
+    assert shard["recipe"]["targets"] == [1.5, 90.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--property", "logp"], "'logp': write logp=2.5"),
+        (["--property", "logp=high"], "'logp=high': write logp=2.5"),
+        (["--property", "logp=1", "--property", "logp=2"], "logp is there twice"),
+        (["--property", "qed=0.5"], "not trained with 'qed', but logp, weight"),
+        (["--property", "logp=nan"], "logp must be a number, not nan"),
+        ([*ASKED, "--scaffold", "C"], "not together with --scaffold"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(graphcnf, trained, options, message):
+    code, out, err = graphcnf("generate", "--model", trained, *options)
+    assert code and out == "" and message in " ".join(err.split()) and len(err.splitlines()) < 8
+
+
+def test_a_model_without_properties_says_so(graphcnf, model_folder):
+    code, _, err = graphcnf("generate", "--model", model_folder, "--property", "logp=2")
+    assert code == 1 and err.startswith("error: this model takes no properties")
+    with pytest.raises(UserError, match="this model takes no properties"):
+        MoleculeFlow.from_pretrained(model_folder).sample(2, properties={"logp": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"properties": "logp"}, "properties must be a list"),
+        ({"properties": ["log_p"]}, "no property 'log_p'"),
+        ({"start": "nosuch"}, "nosuch"),
+        ({"width": 16}, "width follows from start"),
+    ],
+)
+def test_bad_presets_are_one_line(graphcnf, model_folder, small_zinc, change, message):
+    model = {"start": str(model_folder), "properties": ["logp"], **change}
+    lines = [f"{k} = {json.dumps(v)}" for k, v in model.items()]
+    text = "[model]\n" + "\n".join(lines) + '\n[data]\nname = "zinc250k"\n[training]\nsteps = 1\n'
+    Path("p.toml").write_text(text)
+    code, _, err = graphcnf("train", "p.toml", "--out", "run")
+    assert code == 1 and message in err and len(err.splitlines()) <= 3
+
+
+def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
+    from graphcnf.datasets import load_zinc250k, properties
+
+    dataset, names = load_zinc250k(), ["qed", "logp"]
+    monkeypatch.setattr(properties, "CHUNK", 100)
+    found = properties.property_values(dataset, names, workers=2)
+    for k in (0, 150, len(dataset) - 1):
+        mol = Chem.MolFromSmiles(dataset.smiles[k])
+        assert list(described(mol, names).values()) == found[k].tolist()
+    monkeypatch.setattr(properties, "parallel_map", None)
+    assert np.array_equal(properties.property_values(dataset, names), found)
+
+
+def test_the_benchmark(graphcnf, trained, capfd):
+    from graphcnf.scripts.benchmarks.targets import target_rows
+
+    rows = target_rows(trained, targets=5, each=20, seed=0, temperature=1.0)
+    own = [row for row in rows if row["method"] == trained]
+    assert [row["asked"] for row in own] == ["logp", "weight"]
+    assert all(row["spread"] > 0 for row in own) and len(rows) == 2 + 2 * 3
+    # Weights after three steps hardly draw a molecule of this size.
+    for row in own:
+        assert 0 <= row["strict"] <= 1 and (row["error"] is None) == (row["strict"] == 0)
