@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
@@ -12,9 +13,13 @@ import torch
 
 from graphcnf.errors import UserError, nearest
 from graphcnf.files import at_home
+from graphcnf.graphs import GraphBatch
 from graphcnf.training.arguments import call, check
 from graphcnf.training.experiment import Experiment
 from graphcnf.training.settings import TrainingSettings
+
+FITTED = 5_000
+"""Training molecules that say what categories add to properties, before training."""
 
 
 def build_experiment(config: dict[str, Any]) -> Experiment:
@@ -85,6 +90,10 @@ def _described(dataset) -> dict[str, Any]:
 
 
 def _of_graphs(model, dataset, size: int) -> Experiment:
+    if dataset.targets is not None:
+        chosen = dataset.split("train")[:FITTED]
+        batch = GraphBatch.collate(dataset.graphs, chosen)
+        model.steps.fit_targets(replace(batch, targets=torch.from_numpy(dataset.targets[chosen])))
     return Experiment(
         model,
         partial(dataset.train_batches, size),
@@ -95,8 +104,6 @@ def _of_graphs(model, dataset, size: int) -> Experiment:
 
 def _with_targets(dataset, names) -> tuple[Any, list[dict[str, Any]]]:
     """The data set with properties to ask for, and what a model keeps of them."""
-    from dataclasses import replace
-
     from graphcnf.datasets.properties import property_values
     from graphcnf.graphs.targets import target_tables
 
@@ -111,7 +118,7 @@ def _with_targets(dataset, names) -> tuple[Any, list[dict[str, Any]]]:
 
 def _started(dataset, options: dict, size: int) -> Experiment:
     """Training that begins with the weights of another model, whose sizes it keeps."""
-    from graphcnf.graphs import GraphBatch, GraphCNF
+    from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
     from graphcnf.parallel import chunked
 

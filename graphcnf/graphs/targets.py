@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FREQUENCIES = 4
-"""Of a number's sines and cosines: periods of 16, 8, 4 and 2 standard deviations."""
+FREQUENCIES = 6
+"""Of a number's sines and cosines: periods of 16, 8, 4, 2, 1 and 1/2 standard deviations."""
 
 FAR = 6.0
 """Standard deviations beyond which numbers are not told apart."""
@@ -72,7 +72,7 @@ class TargetEmbedding(nn.Module):
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Channels (B, width) of the values (B, P), NaN where nothing is asked."""
+        """Channels (..., width) of the values (..., P), NaN where nothing is asked."""
         if values.shape[-1] != len(self.means):
             raise ValueError(f"{values.shape[-1]} targets, but the model takes {len(self.means)}")
         known = ~values.isnan()
@@ -81,6 +81,65 @@ class TargetEmbedding(nn.Module):
         steps = torch.arange(FREQUENCIES, device=x.device, dtype=x.dtype)
         angles = x[..., None] * (math.pi / 8) * 2**steps
         waves = torch.cat([angles.sin(), angles.cos()], -1) * known[..., None]
-        features = torch.cat([torch.stack([x, known.to(x)], -1), waves], -1).flatten(1)
+        features = torch.cat([torch.stack([x, known.to(x)], -1), waves], -1).flatten(-2)
         channels = self.leave(F.silu(self.enter(features)))
         return torch.where(known.any(-1, keepdim=True), channels, 0.0)
+
+
+class Shares(nn.Module):
+    """What each category of a node's variables adds to the targets of its graph, by and large.
+
+    What is still to come of a target is the target less what the nodes so far have added. That is
+    exact for a number of nodes, nearly so for a weight, a hint for others.
+
+    Args:
+        cardinalities: Categories of each variable.
+        tables: See `target_tables`; shares are in deviations.
+        width: Channels.
+    """
+
+    deviations: Tensor
+
+    def __init__(
+        self, cardinalities: Sequence[int], tables: Sequence[Mapping[str, Any]], width: int
+    ):
+        super().__init__()
+        self.each = nn.ModuleList(nn.Embedding(c, len(tables)) for c in cardinalities)
+        for embedding in self.each:
+            nn.init.zeros_(embedding.get_parameter("weight"))
+        deviations = torch.tensor([float(table["deviation"]) for table in tables])
+        self.register_buffer("deviations", deviations, persistent=False)
+        self.to_come = TargetEmbedding([{**table, "mean": 0.0} for table in tables], width)
+
+    def of(self, x: Tensor) -> Tensor:
+        """What nodes of the categories x (..., V) add, (..., P), in the targets' own units."""
+        added = sum(share(value) for share, value in zip(self.each, x.unbind(-1), strict=True))
+        return added * self.deviations
+
+    def forward(self, targets: Tensor, added: Tensor) -> Tensor:
+        """Channels (B, M, width): of targets (B, P), of which `added` (B, M, P) are there."""
+        return self.to_come(targets[:, None] - added)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, mask: Tensor, targets: Tensor) -> None:
+        """Set the shares by least squares.
+
+        Args:
+            x: Categories (B, N, V) of the nodes of graphs.
+            mask: Real nodes, (B, N) bool.
+            targets: Of the graphs, (B, P).
+        """
+        tables = [share.get_parameter("weight") for share in self.each]
+        counts = torch.cat(
+            [
+                (F.one_hot(value, len(table)) * mask[..., None]).sum(1)
+                for value, table in zip(x.unbind(-1), tables, strict=True)
+            ],
+            -1,
+        ).double()
+        wanted = counts.T @ (targets / self.deviations).double()
+        # A little of a ridge: some columns are sums of others.
+        ridge = 1e-6 * len(x) * torch.eye(counts.shape[1], dtype=torch.float64)
+        found = torch.linalg.solve(counts.T @ counts + ridge, wanted)
+        for table, part in zip(tables, found.split([len(t) for t in tables]), strict=True):
+            table.copy_(part)

@@ -109,6 +109,9 @@ def test_what_is_asked_is_heeded_after_training(plain, chains):
         ]
     )
     model = plain.with_targets(target_tables(["size", "kind"], values)).train()
+    whole = GraphBatch.collate(chains)
+    whole.targets = torch.from_numpy(values).float()
+    model.steps.fit_targets(whole)
     random = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(250):
@@ -125,6 +128,18 @@ def test_what_is_asked_is_heeded_after_training(plain, chains):
         assert (drawn.node_types == kind).mean() > 0.9
     drawn = model.sample_records(0, 100, seed=0, targets=(None, 0.0))
     assert (drawn.node_types == 0).mean() > 0.9 and len(set(drawn.node_counts.tolist())) == 3
+
+
+def test_shares_are_what_nodes_add(double, plain, chains):
+    values = torch.tensor([[len(types), 10.0 * types.sum()] for types, _, _ in
+                           map(chains.graph, range(len(chains)))])  # fmt: skip
+    model = plain.with_targets(TABLES).double()
+    batch = GraphBatch.collate(chains)
+    batch.targets = values.double()
+    model.steps.fit_targets(batch)
+    x = model.steps.code.encode(batch)
+    added = model.steps.network.added(x) * batch.mask[..., None]
+    torch.testing.assert_close(added.sum(1), batch.targets, atol=1e-3, rtol=0)
 
 
 def test_what_is_known_in_training():

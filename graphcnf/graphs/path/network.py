@@ -23,7 +23,7 @@ from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import Choices, Support
 from graphcnf.graphs.path.walk import DEGREES, KINDS, LEVELS, SUMS, Path
-from graphcnf.graphs.targets import TargetEmbedding
+from graphcnf.graphs.targets import Shares, TargetEmbedding
 
 TOGETHER = (2, 3, 4, 6)
 """Numbers of levels at the end of the path that a network is told about as one thing."""
@@ -114,6 +114,7 @@ class PathNetwork(nn.Module):
         self.gains = nn.Parameter(torch.ones(len(self.cardinalities), head_width))
         self.logits = nn.ModuleList(ReadOut(head_width, c) for c in self.cardinalities)
         self.asked = None if targets is None else TargetEmbedding(targets, width)
+        self.shares = None if targets is None else Shares(self.cardinalities, targets, width)
         for table in [self.position, self.remaining, *self.values]:
             nn.init.normal_(table.weight, std=0.2)
         for read_out in self.logits:
@@ -176,17 +177,26 @@ class PathNetwork(nn.Module):
         levels[..., 0] = 0
         return near + (self.by_level @ levels.flatten(2)).unflatten(2, (count, keys))
 
-    def asks(self, targets: Tensor | None) -> Tensor | None:
-        """Channels (B, 1, C) of what is asked of each graph, (B, P); None where that is nothing.
+    def asks(self, targets: Tensor, added: Tensor) -> Tensor:
+        """Channels (B, M, C) of what is asked of each graph, before M nodes.
+
+        Args:
+            targets: (B, P).
+            added: What the nodes before them have added, (B, M, P).
 
         Raises:
             ValueError: The model takes no targets.
         """
-        if targets is None:
-            return None
-        if self.asked is None:
+        if self.asked is None or self.shares is None:
             raise ValueError("this model was trained without targets")
-        return self.asked(targets.to(self.start.dtype))[:, None]
+        targets = targets.to(self.start.dtype)
+        return self.asked(targets)[:, None] + self.shares(targets, added)
+
+    def added(self, x: Tensor) -> Tensor:
+        """What nodes of the categories x (..., V) add to what is asked of their graph, (..., P)."""
+        if self.shares is None:
+            raise ValueError("this model was trained without targets")
+        return self.shares.of(x)
 
     def hidden_states(
         self, x: Tensor, mask: Tensor, targets: Tensor | None = None
@@ -200,8 +210,10 @@ class PathNetwork(nn.Module):
         content = self.contents(x[:, :-1])
         content = torch.cat([self.start.expand(len(x), 1, -1).to(content.dtype), content], 1)
         h, on_path = self.inputs(content, number, path, self._to_come(mask, number))
-        asked = self.asks(targets)
-        h = self._thinned(h if asked is None else h + asked)
+        if targets is not None:
+            so_far = self.added(x).cumsum(1)[:, :-1]
+            h = h + self.asks(targets, F.pad(so_far, (0, 0, 1, 0)))
+        h = self._thinned(h)
         bias = self.biases(number, on_path, nodes)
         for block, own in zip(self.blocks, bias.split(self.heads, 1), strict=True):
             u = block.write(h, *block.read(h), own)
@@ -287,8 +299,9 @@ class PathRounds:
     """One node of every graph after the other, with the keys and values of the nodes before."""
 
     def __init__(self, network: PathNetwork, mask: Tensor, targets: Tensor | None = None):
-        self.network, self.mask = network, mask
-        self.asks = network.asks(targets)
+        self.network, self.mask, self.targets = network, mask, targets
+        if targets is not None:
+            self.added = network.start.new_zeros(len(mask), 1, targets.shape[-1])
         self.to_come = mask.sum(1, keepdim=True)
         self.path = Path.start(mask.shape[0], mask.shape[1], mask.device)
         shape = len(mask), network.heads, mask.shape[1], network.start.numel() // network.heads
@@ -304,8 +317,8 @@ class PathRounds:
         if g:
             content = net.contents(self._real(known, g - 1)[:, None])
         h, on_path = net.inputs(content, number, self.path, to_come)
-        if self.asks is not None:
-            h = h + self.asks
+        if self.targets is not None:
+            h = h + net.asks(self.targets, self.added)
         bias = net.biases(number, on_path, g + 1)
         for k, (block, own) in enumerate(zip(net.blocks, bias.split(net.heads, 1), strict=True)):
             query, key, value, hidden = block.read(h)
@@ -317,7 +330,10 @@ class PathRounds:
 
     def tell(self, g: int, members: Tensor | None, real: Tensor | None, known: Tensor) -> None:
         """Take the categories of node g, now in `known`."""
-        self.path = self.path.add(g, self._real(known, g), self.network.support.weights)
+        x = self._real(known, g)
+        self.path = self.path.add(g, x, self.network.support.weights)
+        if self.targets is not None:
+            self.added = self.added + self.network.added(x)[:, None]
 
     def _real(self, known: Tensor, g: int) -> Tensor:
         """Categories (B, V) of node g, 0 where a graph has none."""

@@ -86,6 +86,12 @@ class PathSteps(nn.Module):
         """Whether the model can represent a depth-first numbered graph, (B,) bool."""
         return self.code.knows(batch)
 
+    def fit_targets(self, batch: GraphBatch) -> None:
+        """Set what categories add to the targets by those of a batch; see `Shares`."""
+        shares = self.network.shares
+        assert shares is not None and batch.targets is not None
+        shares.fit(self.code.encode(batch), batch.mask, batch.targets)
+
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """Exact log-probability of the code, in the parts of `KINDS`; `noise` is not needed.
 
