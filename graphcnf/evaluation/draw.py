@@ -14,7 +14,14 @@ import torch
 
 from graphcnf.evaluation.summary import Look, Part, Summary
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
+from graphcnf.graphs.record_blocks import (
+    BLOCK,
+    RecordNoise,
+    batches,
+    blocks,
+    one_thread,
+    together_on,
+)
 from graphcnf.molecules.metrics import evaluate_records
 from graphcnf.molecules.tally import CONVENTIONS
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -80,9 +87,9 @@ def block_log_likelihoods(
     return nats
 
 
-def first_blocks(number: int) -> Iterator[range]:
+def first_blocks(number: int, together: int = 1) -> Iterator[range]:
     """The blocks of the first records, the last one cut."""
-    needed = takewhile(lambda block: block.start < number, blocks(0))
+    needed = takewhile(lambda block: block.start < number, blocks(0, together))
     return (range(block.start, min(block.stop, number)) for block in needed)
 
 
@@ -132,7 +139,9 @@ def draw_summary(
     score = partial(_look, model, seed, temperature, look)
     workers = sampling_processes(model, number, workers)
     result = Summary(training_hashes)
-    with ordered_map(score, first_blocks(number), workers=workers) as drawn:
+    with ordered_map(
+        score, first_blocks(number, together_on(model.device)), workers=workers
+    ) as drawn:
         for part in drawn:
             result.add(part)
             show(result.tally.samples)

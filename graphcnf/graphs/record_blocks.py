@@ -23,6 +23,10 @@ FIRST_BLOCK, BLOCK = 128, 2 * BATCH
 """Records in the first block, and in every other one."""
 
 
+GPU_BLOCKS = 16
+"""Blocks that a GPU draws at once: 8,192 records, each batch of them 4,096."""
+
+
 def block_of(record: int) -> range:
     """The records of the block that holds a record."""
     if record < FIRST_BLOCK:
@@ -31,12 +35,32 @@ def block_of(record: int) -> range:
     return range(start, start + BLOCK)
 
 
-def blocks(first: int) -> Iterator[range]:
-    """Endless sequence of blocks, from the one that holds the record `first` on."""
+def blocks(first: int, together: int = 1) -> Iterator[range]:
+    """Endless sequence of blocks, from the one that holds the record `first` on.
+
+    Args:
+        first: Number of a record.
+        together: Blocks that come as one, always the same ones; the first block of a sample comes
+            alone.
+    """
     while True:
-        block = block_of(first)
+        number = _block_number(first)
+        if number == 0:
+            block = range(FIRST_BLOCK)
+        else:
+            start = number - (number - 1) % together
+            block = range(_block_start(start), _block_start(start + together))
         yield block
         first = block.stop
+
+
+def together_on(device: torch.device) -> int:
+    """Blocks that are drawn at once.
+
+    One on a CPU, whose records never depend on what they are drawn with. On a GPU, which rounds
+    otherwise anyway, enough to fill it: `GPU_BLOCKS`.
+    """
+    return 1 if device.type == "cpu" else GPU_BLOCKS
 
 
 def share_of(records: range, part: int, parts: int) -> range:
@@ -71,10 +95,15 @@ def _block_start(number: int) -> int:
     return 0 if number == 0 else FIRST_BLOCK + (number - 1) * BLOCK
 
 
-def batches(sizes: np.ndarray) -> list[np.ndarray]:
-    """Places in a block of the graphs of each batch, given their numbers of nodes (M,)."""
-    order = np.argsort(sizes, kind="stable")
-    return [order[k : k + BATCH] for k in range(0, len(order), BATCH)]
+def batches(sizes: np.ndarray, together: int = 1) -> list[np.ndarray]:
+    """Places in a block of the graphs of each batch, given their numbers of nodes (M,).
+
+    Args:
+        sizes: Of one block, or of several.
+        together: How many blocks are drawn at once: batches are as many times as large.
+    """
+    order, size = np.argsort(sizes, kind="stable"), BATCH * together
+    return [order[k : k + size] for k in range(0, len(order), size)]
 
 
 @contextmanager

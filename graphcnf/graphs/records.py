@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.record_blocks import batches, block_of, one_thread
+from graphcnf.graphs.record_blocks import batches, blocks, one_thread, together_on
 
 if TYPE_CHECKING:
     from graphcnf.graphs.model import GraphCNF
@@ -34,14 +34,14 @@ def draw_records(
         temperature: Below 1 for more probable graphs.
         targets: What is asked of every graph, (1, P), or None.
     """
-    parts = []
+    parts: list[PackedGraphs] = []
     with one_thread(model.device):
-        while wanted:
-            block = block_of(wanted.start)
-            here = range(wanted.start, min(wanted.stop, block.stop))
+        for block in blocks(wanted.start, together_on(model.device)):
+            here = range(max(wanted.start, block.start), min(wanted.stop, block.stop))
+            if not here:
+                return PackedGraphs.concatenate(parts)
             parts.append(_draw_block(model, block, here, prior, seed, temperature, targets))
-            wanted = range(here.stop, wanted.stop)
-    return PackedGraphs.concatenate(parts)
+    raise AssertionError  # there are always more blocks
 
 
 def _draw_block(
@@ -55,7 +55,7 @@ def _draw_block(
     drawn = drawn.clip(1, model.max_nodes)
     places = np.arange(wanted.start, wanted.stop) - block.start
     parts, order = [], []
-    for chosen in batches(drawn):
+    for chosen in batches(drawn, together_on(model.device)):
         if not np.isin(chosen, places).any():
             continue
         graphs = model.sample(

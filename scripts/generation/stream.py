@@ -13,7 +13,7 @@ import numpy as np
 
 from graphcnf.errors import UserError
 from graphcnf.evaluation.draw import sampling_processes
-from graphcnf.graphs.record_blocks import blocks
+from graphcnf.graphs.record_blocks import blocks, together_on
 from graphcnf.parallel import ordered_map
 from graphcnf.scripts.generation.records import Recipe, Record, block_records
 
@@ -214,7 +214,8 @@ def _blocks(
     model: GraphCNF, recipe: Recipe, goal: Goal, progress: Progress, workers: int | Cluster | None
 ) -> Iterator[list[Record]]:
     draw = partial(block_records, model, recipe)
-    todo = takewhile(lambda block: block.start < goal.records.stop, blocks(progress.record))
+    there = blocks(progress.record, together_on(model.device))
+    todo = takewhile(lambda block: block.start < goal.records.stop, there)
     if progress.record == 0:
         yield draw(next(todo))
     left = goal.total - goal.done(progress)

@@ -1,5 +1,7 @@
 """Numbered records of a sample: what they depend on, and what not."""
 
+from itertools import islice, pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,24 @@ def test_blocks_hold_every_record_once_in_full_batches():
         assert sorted(np.concatenate(parts)) == list(range(len(block)))
         # Graphs of like size together.
         assert (np.diff(sizes[np.concatenate(parts)]) >= 0).all()
+
+
+def test_blocks_may_come_together_always_the_same_ones():
+    found = list(islice(blocks(0, 3), 4))
+    assert found[0] == range(FIRST_BLOCK)
+    assert [len(block) for block in found[1:]] == [3 * BLOCK] * 3
+    assert all(a.stop == b.start for a, b in pairwise(found))
+    for block in found:
+        for record in (block.start, block[len(block) // 2], block[-1]):
+            assert next(blocks(record, 3)) == block
+    assert len(batches(np.arange(3 * BLOCK), 3)) == len(batches(np.arange(BLOCK)))
+
+
+def test_records_that_are_drawn_together_are_the_same_up_to_rounding(double, model, monkeypatch):
+    """What a GPU does, here on a CPU in float64, where rounding hardly ever decides."""
+    alone = model.sample_records(100, 1500, seed=2)
+    monkeypatch.setattr("graphcnf.graphs.records.together_on", lambda device: 2)
+    assert model.sample_records(100, 1500, seed=2) == alone
 
 
 def test_a_record_is_the_same_to_the_last_bit_whatever_is_asked_for(model):
