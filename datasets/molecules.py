@@ -196,7 +196,7 @@ class MoleculeDataset:
         return batch
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Everything but the name and `test_indices`, for the cache."""
+        """Everything but the name, `test_indices` and `targets`, for the cache."""
         skipped = [[s.line, s.text, s.reason] for s in self.skipped]
         return {
             **self.graphs.to_arrays(),

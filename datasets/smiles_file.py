@@ -25,7 +25,7 @@ from graphcnf.parallel import Workers
 
 SUFFIXES = tuple(
     suffix + packed
-    for suffix in (".smi", ".csv", ".tsv", ".sdf", ".jsonl", ".parquet")
+    for suffix in (".smi", ".smiles", ".csv", ".tsv", ".sdf", ".jsonl", ".parquet")
     for packed in ("", ".gz")
 )
 """How the names of files of molecules end."""

@@ -189,10 +189,6 @@ def evaluate(
                 f"{path} must end in {suffixes[0]}", param_hint=f"'--{option}'"
             )
         check_place(path)
-    for path in (out, html, png):
-        there = [file for file in files if Path(file).exists()] if path and path.exists() else []
-        if any(path.samefile(file) for file in there):
-            raise typer.BadParameter(f"{path} is a file to score: write to another one")
     if not models:
         given = {"-n": samples, "--seed": seed, "--seeds": seeds, "--temperature": temperature,
                  "--no-support": None if support else True,
@@ -229,6 +225,10 @@ def evaluate(
             chosen = CHEAP  # the histograms of the report
     # What cannot be read comes to light before the long work.
     records = [read_records(file, column) for file in files]
+    parts = [part for one in records for part in one.files if part.exists()]
+    for path in (out, html, png):
+        if path and path.exists() and any(path.samefile(part) for part in parts):
+            raise typer.BadParameter(f"{path} is a file to score: write to another one")
     if len(models) + len(files) > 1:
         for name in models:
             load_model(name, device)

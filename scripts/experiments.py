@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 
 from graphcnf.errors import UserError, nearest
@@ -91,9 +92,14 @@ def _described(dataset) -> dict[str, Any]:
 
 def _of_graphs(model, dataset, size: int) -> Experiment:
     if dataset.targets is not None:
-        chosen = dataset.split("train")[:FITTED]
+        train = dataset.split("train")
+        chosen = np.random.default_rng(0).permutation(train)[:FITTED]
         batch = GraphBatch.collate(dataset.graphs, chosen)
         model.steps.fit_targets(replace(batch, targets=torch.from_numpy(dataset.targets[chosen])))
+    return _experiment(model, dataset, size)
+
+
+def _experiment(model, dataset, size: int) -> Experiment:
     return Experiment(
         model,
         partial(dataset.train_batches, size),
@@ -106,13 +112,15 @@ def _with_targets(dataset, names) -> tuple[Any, list[dict[str, Any]]]:
     """The data set with properties to ask for, and what a model keeps of them."""
     from graphcnf.datasets.properties import property_values
     from graphcnf.graphs.targets import target_tables
+    from graphcnf.molecules.selection import parse_names
 
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise UserError(
             f'[model]: properties must be a list such as ["logp", "qed"], not {names!r}'
         )
+    names = list(call("[model]", parse_names, ",".join(names), known={}))
     values = property_values(dataset, names)
-    tables = target_tables(list(dict.fromkeys(names)), values[dataset.split("train")])
+    tables = target_tables(names, values[dataset.split("train")])
     return replace(dataset, targets=values), tables
 
 
@@ -125,7 +133,12 @@ def _started(dataset, options: dict, size: int) -> Experiment:
     start, names = options.pop("start"), options.pop("properties", None)
     for name in options:
         raise UserError(f"[model]: {name} follows from start")
+    if not isinstance(start, str):
+        raise UserError(f"[model]: start must be a name or a folder in quotes, not {start!r}")
     model = call("[model]", GraphCNF.from_pretrained, start, known={})
+    learned = [table["name"] for table in model.targets]
+    if learned and names not in (None, learned):
+        raise UserError(f"[model]: {start} was trained with the properties {', '.join(learned)}")
     if MoleculeVocabulary.of_model(model) != dataset.vocabulary:
         raise UserError(f"[model]: {start} has other categories of atoms or bonds than the data")
     graphs = dataset.graphs
@@ -137,6 +150,10 @@ def _started(dataset, options: dict, size: int) -> Experiment:
         raise UserError(f"[model]: {start} does not know all the molecules: see graphcnf finetune")
     model.metadata |= _described(dataset)
     model.training_hashes = dataset.training_hashes()
+    if learned:
+        # Whatever they mean, they go on meaning it.
+        dataset, _ = _with_targets(dataset, learned)
+        return _experiment(model.train(), dataset, size)
     if names is not None:
         dataset, tables = _with_targets(dataset, names)
         model = call("[model]", model.with_targets, tables, known={})

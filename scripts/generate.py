@@ -128,9 +128,9 @@ def generate(
     part = parse_shard(shard)
     if part and out is None:
         raise typer.BadParameter("it is a file: name it with --out", param_hint="'--shard'")
-    if part and not part[0] and out is not None:
-        make_folder(out)
-    check_target(out, kind, force or part is not None)
+    everything_there = part is not None and not part[0]
+    if not everything_there:
+        check_target(out, kind, force or part is not None)
     chosen = parse_selection(properties, require or [], smarts or [])
     check_cluster_options(cluster, workers, device)
     network = load_model(model, device, support=support)
@@ -172,17 +172,24 @@ def generate(
     how = {"patience": patience, "least": batch_size or 1}
     records = range(first, first + (number if everything or part else LARGEST_COUNT))
     convert = conversion(kind, recipe.columns)
+    parts = named_parts(out, part, records)
+    todo: list[tuple] = []
+    if part and not part[0] and out is not None:
+        make_folder(out)
+    for target, one in parts:
+        found = Shard.of(network, recipe, records, one) if one else None
+        if found and found.is_complete(target):
+            named = f"shard {found.part[0]}/{found.part[1]} as asked for"
+            print(f"note: {target} is there already, {named}", file=sys.stderr)
+            continue
+        if found:
+            check_target(target, kind, force)
+        todo.append((target, found))
+    if not todo:
+        return
     with open_workers(cluster, workers) as how["workers"]:
-        for target, one in named_parts(out, part):
-            goal, found = Goal(records, None if part else number), None
-            if one:
-                found = Shard.of(network, recipe, records, one)
-                if found.is_complete(target):
-                    named = f"shard {one[0]}/{one[1]} as asked for"
-                    print(f"note: {target} is there already, {named}", file=sys.stderr)
-                    continue
-                check_target(target, kind, force)
-                goal = Goal(range(*found.records), None)
+        for target, found in todo:
+            goal = Goal(range(*found.records) if found else records, None if part else number)
             if target is None:
                 progress, distinct = to_stdout(network, recipe, goal, how)
             else:

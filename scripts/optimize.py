@@ -139,7 +139,9 @@ def optimize(
     from graphcnf.optimization.run import optimize as run
     from graphcnf.scripts._sampling import check_cluster_options, load_model
 
-    check_cluster_options(cluster, workers or None, "cpu")
+    check_cluster_options(cluster, workers, "cpu")
+    if cluster is not None and workers == 0:
+        raise typer.BadParameter("a cluster has at least one worker", param_hint="'--workers'")
 
     flow = MoleculeFlow(load_model(model))
     first = _molecules(start) if start is not None else ()

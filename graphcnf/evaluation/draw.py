@@ -22,6 +22,7 @@ from graphcnf.graphs.record_blocks import (
     one_thread,
     together_on,
 )
+from graphcnf.graphs.targets import target_row
 from graphcnf.molecules.metrics import evaluate_records
 from graphcnf.molecules.tally import CONVENTIONS
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -66,9 +67,16 @@ def draw_block(
 
 
 def block_log_likelihoods(
-    model: GraphCNF, graphs: PackedGraphs, block: range, *, seed: int
+    model: GraphCNF,
+    graphs: PackedGraphs,
+    block: range,
+    *,
+    seed: int,
+    targets: Sequence[float | None] | None = None,
 ) -> np.ndarray:
     """Lower bounds on log p(graph | number of nodes) of a whole block of records, (M,) nats.
+
+    Given the `targets`, too, where these were asked for.
 
     Each is one draw of the bound, with noise that is a function of the seed and the record's
     number. The graphs count with the numbering that they were drawn with.
@@ -82,7 +90,10 @@ def block_log_likelihoods(
     with torch.no_grad(), one_thread(model.device):
         for chosen in batches(graphs.node_counts):
             noise = RecordNoise(seed, [block[k] for k in chosen])
-            batch = GraphBatch.collate(graphs, chosen).to(model.device)
+            batch = GraphBatch.collate(graphs, chosen)
+            if targets is not None:
+                batch.targets = target_row(targets).expand(len(chosen), -1)
+            batch = batch.to(model.device)
             nats[chosen] = model.log_prob(batch, noise=noise).double().cpu().numpy()
     return nats
 

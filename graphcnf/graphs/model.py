@@ -203,7 +203,9 @@ class GraphCNF(nn.Module):
         nodes = batch.sizes
         loss = -sum(b.value(beta).sum() for b in bounds.values()) / nodes.sum()
         if batch.targets is not None:
-            loss = loss - self.size_log_prob(nodes, batch.targets).sum() / nodes.sum()
+            own = self.size_log_prob(nodes, batch.targets)
+            # A held-out graph may be larger than all that were trained on.
+            loss = loss - own[own.isfinite()].sum() / nodes.sum()
         with torch.no_grad():
             count = torch.tensor(float(len(batch)), device=loss.device)
             bits = {name: -b.value() / math.log(2) for name, b in bounds.items()}

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 FREQUENCIES = 6
 """Of a number's sines and cosines: periods of 16, 8, 4, 2, 1 and 1/2 standard deviations."""
 
-FAR = 6.0
-"""Standard deviations beyond which numbers are not told apart."""
+FAR = 20.0
+"""Deviations beyond which numbers are not told apart."""
 
 FORGOTTEN, KEPT = 0.2, 0.5
 """In training, the share of graphs that nothing is asked of, and of numbers that are asked else."""
@@ -30,7 +30,7 @@ def target_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str, An
     """
     means, deviations = values.mean(0), values.std(0)
     return [
-        {"name": name, "mean": round(float(mean), 6), "deviation": round(float(sd) or 1.0, 6)}
+        {"name": name, "mean": round(float(mean), 6), "deviation": round(float(sd), 6) or 1.0}
         for name, mean, sd in zip(names, means, deviations, strict=True)
     ]
 
@@ -75,6 +75,7 @@ class TargetEmbedding(nn.Module):
         """Channels (..., width) of the values (..., P), NaN where nothing is asked."""
         if values.shape[-1] != len(self.means):
             raise ValueError(f"{values.shape[-1]} targets, but the model takes {len(self.means)}")
+        values = values.to(self.enter.weight.dtype)
         known = ~values.isnan()
         x = (torch.where(known, values, 0.0) - self.means) / self.deviations
         x = torch.where(known, x.clamp(-FAR, FAR), 0.0)

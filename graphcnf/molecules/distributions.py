@@ -77,7 +77,7 @@ class SetStatistics:
     missing: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: SetStatistics) -> None:
-        """Take in the statistics of further molecules."""
+        """Take in the statistics of further molecules, which are used up by it."""
         if not self.size:
             self.values = other.values
         elif other.size:

@@ -8,13 +8,13 @@ then whether who asked is still there, and ends after the call that it is at.
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import signal
 import tempfile
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -85,7 +85,8 @@ class Oracle:
         journal.wait_for_writers(self._lock, timeout + START, tell)
         self.answers = journal.read(self.path, goal.identity())
         self.calls = 0
-        self.keeps: object = None
+        self._name = uuid.uuid4().hex
+        self._keeps: object = None
         self._pool: Any = None
 
     def __enter__(self) -> Oracle:
@@ -101,7 +102,7 @@ class Oracle:
         todo = [s for s in dict.fromkeys(molecules) if s not in self.answers]
         self.calls += len(todo)
         if not isinstance(self.workers, int):
-            ask = partial(_ask_elsewhere, _Goal(self.goal), self.timeout)
+            ask = partial(_ask_elsewhere, self._name, _Goal(self.goal), self.timeout)
             with self.workers.ordered_map(ask, todo) as answers:
                 for answer in answers:
                     self._take(answer, write=True)
@@ -203,9 +204,8 @@ class _Goal:
 _elsewhere: dict[str, Oracle] = {}
 
 
-def _ask_elsewhere(goal: _Goal, timeout: float, smiles: str) -> Answer:
-    """The answer of a worker of a cluster, which has an oracle of its own."""
-    key = hashlib.sha256(goal.data).hexdigest()
+def _ask_elsewhere(key: str, goal: _Goal, timeout: float, smiles: str) -> Answer:
+    """The answer of a worker of a cluster, which has an oracle of its own for each that asks."""
     if key not in _elsewhere:
         # Dask's workers are daemons, which may have no children; ours end with their parent.
         multiprocessing.current_process()._config.pop("daemon", None)  # type: ignore[attr-defined]
@@ -217,7 +217,7 @@ def _ask_elsewhere(goal: _Goal, timeout: float, smiles: str) -> Answer:
             _elsewhere[key] = Oracle(goal.get(), Path(folder.name), workers=1, timeout=timeout)
         except Exception as error:  # the goal itself does not arrive
             return Answer.failed(smiles, f"{type(error).__name__}: {error}")
-        _elsewhere[key].keeps = folder
+        _elsewhere[key]._keeps = folder
     return _elsewhere[key]([smiles])[0]
 
 

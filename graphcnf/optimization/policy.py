@@ -42,7 +42,8 @@ class Policy:
 
     def __init__(self, flow: MoleculeFlow, *, learning_rate: float, sigma: float):
         self.prior = flow
-        self.model = copy.deepcopy(flow.model).train()
+        # Without dropout, whose masks would be others after an interruption.
+        self.model = copy.deepcopy(flow.model).eval()
         self.sigma = sigma
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0,

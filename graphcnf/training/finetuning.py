@@ -162,6 +162,8 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
             f"{parts[0]} molecules to learn from and {parts[1]} to hold out: too few to fine-tune; "
             f"{LEAST_MOLECULES} and 1 are the least, some hundreds are better"
         )
+    if flow.model.targets:
+        raise UserError("a model that was trained with properties cannot be fine-tuned yet")
     known = flow.vocabulary
     data = data if known.marked else data.without_marks()
     vocabulary = extended(known, data.vocabulary)

@@ -14,6 +14,7 @@ from graphcnf.errors import UserError
 from graphcnf.evaluation import distances
 from graphcnf.evaluation.result import Evaluation
 from graphcnf.molecules.metrics import data_ceiling
+from graphcnf.molecules.similarity import LARGEST
 from graphcnf.molecules.tally import CONVENTIONS
 from graphcnf.scripts.evaluation import metric_names, named_data
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     Rows = MoleculeDataset | Zinc250kRows
 
 DATA = "training data through the same pipeline"
-
-LARGEST = 30_000
-"""Training molecules at most that samples are held against."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def add_data(
         "reconstruction_molecules": figures["samples"],
     }
     if against.metrics:
-        # Distances fall with the number of molecules: the floor is of as many.
+        # Distances fall with the number of molecules: the floor is of as many, if not too many.
         smiles = smiles[: summaries[0].statistics.size]
         result.distances = distances.measure(
             against.metrics,

@@ -100,7 +100,14 @@ def read_records(file: str, column: str | None) -> Records:
     from graphcnf.datasets.smiles_file import SUFFIXES, read_smiles
 
     if Path(file).is_dir():
-        parts = sorted(p for p in Path(file).iterdir() if p.name.lower().endswith(SUFFIXES))
+        parts = sorted(
+            part
+            for part in Path(file).iterdir()
+            if part.name.lower().endswith(SUFFIXES)
+            and part.is_file()
+            and part.stat().st_size
+            and not part.name.startswith(".")
+        )
         if not parts:
             raise UserError(
                 f"{file} is a folder without files of molecules ({', '.join(SUFFIXES)})"

@@ -47,16 +47,21 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
 
 
 def named_parts(
-    out: Path | None, part: tuple[int, int] | None
+    out: Path | None, part: tuple[int, int] | None, records: range
 ) -> list[tuple[Path | None, tuple[int, int] | None]]:
-    """File and shard of each part that is to be drawn.
+    """File and shard of each part of the records that is to be drawn.
+
+    Raises:
+        UserError: There are fewer blocks than shards.
 
     Examples:
-        >>> [(str(file), part) for file, part in named_parts(Path("m.smi.gz"), (0, 2))]
+        >>> parts = named_parts(Path("m.smi.gz"), (0, 2), range(1000))
+        >>> [(str(file), part) for file, part in parts]
         [('m-1.smi.gz', (1, 2)), ('m-2.smi.gz', (2, 2))]
     """
     if part is None or part[0] or out is None:
         return [(out, part)]
+    shard_records(records, (1, part[1]))
     stem, dot, suffixes = out.name.partition(".")
     digits = len(str(part[1]))
     return [
@@ -88,8 +93,8 @@ def shard_records(records: range, shard: tuple[int, int]) -> range:
     blocks = block_count(records)
     if shard[1] > blocks:
         raise UserError(
-            f"--shard {shard[0]}/{shard[1]}: {len(records):,} graphs are drawn in {blocks:,} "
-            f"block{'s' if blocks > 1 else ''}, so there are at most as many shards"
+            f"{shard[1]:,} shards: {len(records):,} graphs are drawn in {blocks:,} "
+            f"block{'s' if blocks > 1 else ''}, so there are at most as many"
         )
     return share_of(records, *shard)
 

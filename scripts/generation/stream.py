@@ -214,8 +214,12 @@ def _blocks(
     model: GraphCNF, recipe: Recipe, goal: Goal, progress: Progress, workers: int | Cluster | None
 ) -> Iterator[list[Record]]:
     draw = partial(block_records, model, recipe)
-    there = blocks(progress.record, together_on(model.device))
+    together = together_on(model.device)
+    there = blocks(progress.record, together)
     todo = takewhile(lambda block: block.start < goal.records.stop, there)
+    if together > 1:
+        low, high = progress.record, goal.records.stop
+        todo = (range(max(low, block.start), min(high, block.stop)) for block in todo)
     if progress.record == 0:
         yield draw(next(todo))
     left = goal.total - goal.done(progress)

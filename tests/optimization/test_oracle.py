@@ -68,8 +68,8 @@ def test_processes_that_score_import_no_torch():
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere a launcher may be in between")
 def test_a_process_that_comes_after_its_parent_has_died_ends_at_once(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from graphcnf.optimization.oracle import _start;"
-        "_start(None, Path('calls'), Path('lock'), 1); sys.exit('it stays')"
+        "import os, sys; from pathlib import Path; from graphcnf.optimization.oracle import _start;"
+        "_start(None, Path('calls'), Path('lock'), os.getppid() + 1); sys.exit('it stays')"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
     assert not list(tmp_path.iterdir())

@@ -305,6 +305,16 @@ def test_a_folder_of_files_is_one_set(graphcnf, score, zinc_smiles, small_zinc, 
     whole, parted = (score(name, *options) for name in ("whole.smi", "parts"))
     assert "line 31: 'nonsense'" in whole[1] and "line 11 of parts/1.smi.gz" in parted[1]
     assert {**parted[0], "name": "whole.smi"} == whole[0]
+    (parts / ".hidden.smi").write_bytes(b"\0")
+    (parts / "empty.smi").write_bytes(b"")
+    (parts / "folder.smi").mkdir()
+    assert score("parts", *options)[0] == parted[0]
+    before = (parts / "0.smi.gz").read_bytes()
+    (parts / "table.csv").write_text("smiles\nCCO\n")
+    code, _, err = graphcnf("evaluate", "parts", "--reference", "none", "--out", "parts/table.csv")
+    assert code == 2 and "is a file to score" in " ".join(err.split())
+    assert (parts / "table.csv").read_text() == "smiles\nCCO\n"
+    assert (parts / "0.smi.gz").read_bytes() == before
     (parts / "3.smi").write_bytes(b"\0")
     code, _, err = graphcnf("evaluate", "parts", *options)
     assert code == 1 and "parts/3.smi is no text file" in err and err.count("\n") == 1

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rdkit import Chem
 
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphCNF
+from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.selection import described
 
@@ -41,6 +42,35 @@ def test_training_from_another_models_weights(graphcnf, trained, model_folder):
     assert 0 < max(moved) < 0.1, "three steps from the weights that it began with"
     asked = [k for k in set(after) - set(before) if k.endswith("asked.leave.weight")]
     assert len(asked) == 1 and after[asked[0]].abs().max() > 0
+
+
+def test_training_goes_on_with_the_same_properties(graphcnf, trained):
+    preset = Path("p.toml").read_text().replace(Path("p.toml").read_text().split('"')[1], trained)
+    Path("again.toml").write_text(preset.replace('properties = ["logp", "weight"]\n', ""))
+    code, _, err = graphcnf("train", "again.toml", "--out", "again", "--threads", 1)
+    assert code == 0, err
+    one, two = (GraphCNF.from_pretrained(folder) for folder in (trained, "again/model"))
+    assert one.targets == two.targets and one.config == two.config
+    Path("other.toml").write_text(preset.replace('"weight"', '"qed"'))
+    code, _, err = graphcnf("train", "other.toml", "--out", "other", "--threads", 1)
+    assert code == 1 and "was trained with the properties logp, weight" in err
+    code, _, err = graphcnf("finetune", "x.smi", "--weights", trained)
+    assert code == 1
+
+
+def test_likelihoods_are_given_what_was_asked_for(graphcnf, trained):
+    arguments = ("generate", "--model", trained, "-n", 100, "--all", "--likelihood", *ASKED)
+    code, out, err = graphcnf(*arguments)
+    assert code == 0, err
+    model = GraphCNF.from_pretrained(trained)
+    graphs = model.sample_records(0, 100, seed=0, targets=(1.5, 90.0))
+    batch = GraphBatch.collate(graphs)
+    free = model.log_prob(batch).detach()
+    batch.targets = torch.tensor([[1.5, 90.0]]).expand(100, -1)
+    nats = model.log_prob(batch).detach()
+    written = [float(line.rsplit(",", 1)[1]) for line in out.splitlines()[1:]]
+    assert written == pytest.approx(nats.tolist(), abs=1e-3)
+    assert (nats - free).abs().max() > 1e-2
 
 
 def test_what_is_asked_reaches_the_file(graphcnf, trained):

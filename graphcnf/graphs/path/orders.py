@@ -103,11 +103,13 @@ def log_prob_of_orders(
     for start in range(0, len(order), chunk):
         chosen = order[start : start + chunk]
         part = GraphBatch.collate(graphs, chosen).to(batch.mask.device)
+        if batch.targets is not None:
+            part.targets = batch.targets[torch.from_numpy(owners[chosen]).to(batch.mask.device)]
         # A longer step back or closure than the code has: such a numbering has probability 0.
         known = steps.code.knows(part)
         if not known.any():
             continue
-        part = GraphBatch(part.node_types[known], part.bonds[known], part.mask[known])
+        part = part[known]
         log_p = sum(bound.value() for bound in steps.bounds(part).values())
         owner = torch.from_numpy(owners[chosen]).to(known.device)[known]
         total = total.to(log_p)
