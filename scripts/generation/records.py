@@ -86,7 +86,9 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
         conventions=(),
     )
     if "log_likelihood" in recipe.columns:
-        frame["log_likelihood"] = _log_likelihoods(model, graphs, block, frame, recipe)
+        frame["log_likelihood"] = _log_likelihoods(
+            model, graphs, block, frame, recipe.seed, recipe.targets
+        )
     write, records = WRITERS[recipe.kind], []
     selection = _selection(recipe.requirements, recipe.patterns)
     chemistry = bool(recipe.properties or recipe.requirements or recipe.patterns)
@@ -109,15 +111,16 @@ def _selection(requirements: tuple[str, ...], patterns: tuple[str, ...]) -> Sele
 
 
 def _log_likelihoods(
-    model: GraphCNF, graphs: PackedGraphs, block: range, frame: pd.DataFrame, recipe: Recipe
-) -> np.ndarray:
+    model: GraphCNF, graphs: PackedGraphs, block: range, frame: pd.DataFrame, seed: int,
+    targets: tuple[float | None, ...] | None = None,
+) -> np.ndarray:  # fmt: skip
     """Of each molecule, in nats, given its number of atoms and what was asked for, or None.
 
     A model without a node order gives all labellings of a molecule the same probability, and a
     molecule the sum of them. Graphs that are no molecules have no likelihood of that kind: nothing
     bounds the number of their symmetries, which would have to be counted one by one.
     """
-    nats = block_log_likelihoods(model, graphs, block, seed=recipe.seed, targets=recipe.targets)
+    nats = block_log_likelihoods(model, graphs, block, seed=seed, targets=targets)
     known = frame["strict"].to_numpy() | (model.config["order"] == "canonical")
     if model.config["order"] == "none":
         # It imports networkx, which would delay the first molecule of all others.
