@@ -89,3 +89,12 @@ def test_names_are_there_and_cost_nothing_until_used():
     assert "MoleculeFlow" in dir(graphcnf)
     with pytest.raises(AttributeError, match="no attribute 'Molecule'"):
         graphcnf.Molecule  # noqa: B018
+
+
+def test_the_shipped_weights_without_an_order():
+    flow = MoleculeFlow.from_pretrained("zinc250k-unordered")
+    table = flow.score(["CC(=O)Nc1ccc(O)cc1", "c1ccc(O)cc1NC(C)=O", "[Xe]"])
+    assert np.isfinite(table["log_likelihood"][:2]).all() and table["reason"][2] is not None
+    assert flow.decode(*flow.encode("OCCc1ccccc1")) == ["OCCc1ccccc1"]
+    ordered = MoleculeFlow.from_pretrained("zinc250k").model.training_hashes
+    assert np.array_equal(flow.model.training_hashes, ordered)
