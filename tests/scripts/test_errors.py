@@ -89,7 +89,7 @@ def places(model_folder, surroundings, tmp_path):
         (["generate", "--model", "{models}/hashes"], 1, "training_hashes.safetensors"),
         (["evaluate"], 2, "name files of SMILES"),
         (["evaluate", "no.smi"], 1, "no such file: no.smi"),
-        (["evaluate", "."], 1, "cannot read ."),
+        (["evaluate", "."], 1, "binary.smi is no text file"),
         (["evaluate", "empty.smi"], 1, "empty.smi is empty"),
         (["evaluate", "blank.smi"], 1, "blank.smi is empty"),
         (["evaluate", "binary.smi"], 1, "binary.smi is no text file"),

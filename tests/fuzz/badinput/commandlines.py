@@ -41,6 +41,7 @@ BAD_TEXTS = {
     "--test": ("", "nowhere", "~nouser/x.smi", "{work}"),
     "--column": ("", "nowhere"),
     "--weights": ("", "nowhere", "~nouser/x", "{work}"),
+    "--property": ("", "logp", "logp=", "logp=high"),
     "--properties": (",", "beauty", "logp,,qed", "logp;qed", "3"),
     "--require": ("", "logp", "logp<", "<3", "beauty<3", "logp<x", "logp=3", "logp<<3", "3<4"),
     "--smarts": ("", "(", "[xyz", "C((", "ä"),
@@ -109,6 +110,7 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("benchmarks", "systems"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
     ("benchmarks", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
     ("benchmarks", "fragments"): Usual((*MODEL, "-n", "1", "--runs", "1", "--particles", "1")),
+    ("benchmarks", "properties"): Usual(("{model}", "--targets", "2", "--each", "1")),
     ("benchmarks", "pmo"): Usual(
         (*MODEL, "--tasks", "qed", "--methods", "graphcnf", "--budget", "3", "--folder", "run")
     ),
@@ -124,6 +126,7 @@ USUAL: dict[tuple[str, ...], Usual] = {
 
 NOT_HERE = {("benchmarks", "train"): "half a minute", ("benchmarks", "images"): "a training",
             ("benchmarks", "language"): "fcd_torch", ("benchmarks", "systems"): "fcd_torch",
+            ("benchmarks", "properties"): "a model that was trained with properties",
             ("figures", "latents"): "ZINC250k encoded, a minute"}  # fmt: skip
 """Commands that need more than the stage has when all is well, and what."""
 
