@@ -62,14 +62,14 @@ def check_cluster_options(cluster: str | None, workers: int | None, device: str)
 
     if device != "cpu":
         raise typer.BadParameter("workers of --cluster draw on CPUs", param_hint="'--device'")
-    if workers is not None and cluster != "local":
-        raise typer.BadParameter(
-            f"{cluster} has its own number of workers", param_hint="'--workers'"
-        )
     try:
         check_cluster(cluster)
     except UserError as error:
         raise typer.BadParameter(str(error), param_hint="'--cluster'") from None
+    if workers is not None and cluster != "local":
+        raise typer.BadParameter(
+            f"{cluster} has its own number of workers", param_hint="'--workers'"
+        )
 
 
 def parse_sizes(text: str | None) -> tuple[int, int] | None:
