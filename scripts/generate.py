@@ -128,8 +128,7 @@ def generate(
     part = parse_shard(shard)
     if part and out is None:
         raise typer.BadParameter("it is a file: name it with --out", param_hint="'--shard'")
-    everything_there = part is not None and not part[0]
-    if not everything_there:
+    if part is None or part[0]:
         check_target(out, kind, force or part is not None)
     chosen = parse_selection(properties, require or [], smarts or [])
     check_cluster_options(cluster, workers, device)
@@ -172,15 +171,15 @@ def generate(
     how = {"patience": patience, "least": batch_size or 1}
     records = range(first, first + (number if everything or part else LARGEST_COUNT))
     convert = conversion(kind, recipe.columns)
-    parts = named_parts(out, part, records)
+    named = named_parts(out, part, records)
     todo: list[tuple] = []
     if part and not part[0] and out is not None:
         make_folder(out)
-    for target, one in parts:
+    for target, one in named:
         found = Shard.of(network, recipe, records, one) if one else None
         if found and found.is_complete(target):
-            named = f"shard {found.part[0]}/{found.part[1]} as asked for"
-            print(f"note: {target} is there already, {named}", file=sys.stderr)
+            which = f"shard {found.part[0]}/{found.part[1]} as asked for"
+            print(f"note: {target} is there already, {which}", file=sys.stderr)
             continue
         if found:
             check_target(target, kind, force)

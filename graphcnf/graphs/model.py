@@ -103,10 +103,7 @@ class GraphCNF(nn.Module):
         coding = steps_class(adjacency)
         if not len(graphs):
             raise UserError("there are no graphs to fit a model to")
-        sizes = {
-            "node_categories": node_categories,
-            "bond_categories": bond_categories,
-        }
+        sizes = {"node_categories": node_categories, "bond_categories": bond_categories}
         measured = coding.measure(graphs, **sizes, edge_weights=edge_weights, support=support)
         sizes |= {"max_nodes": int(graphs.node_counts.max()), **measured}
         model = cls(adjacency=adjacency, order=order, steps={**sizes, **steps})

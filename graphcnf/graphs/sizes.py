@@ -49,8 +49,8 @@ def size_log_probs(prior: np.ndarray, given: nn.Module | None, targets: Tensor |
         return log_prior
     if given is None:
         raise ValueError("this model was trained without targets")
-    more = given(targets)
-    return (log_prior + more.double()).log_softmax(-1)
+    more = given(targets).double()
+    return (log_prior.to(more) + more).log_softmax(-1)
 
 
 def log_prob_of_sizes(log_probs: Tensor, sizes: Tensor) -> Tensor:
