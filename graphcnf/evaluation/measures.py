@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from graphcnf.graphs import GraphCNF, PackedGraphs
 
 BATCH = 128
-
-
-def connected_share(frame: pd.DataFrame) -> float:
-    """Share of the samples that are in one piece."""
-    return float((frame["kept"] == 1).mean())
 
 
 def mean_and_sd(summaries: Sequence[dict]) -> dict[str, Any]:
