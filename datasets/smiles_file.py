@@ -202,7 +202,7 @@ def _table(path: Path, text: str, column: str | None, delimiter: str):
             place = next((k for k, n in enumerate(names) if n.lower() == wanted.lower()), None)
         if place is None:
             shown = ", ".join(name[:40] for name in names[:12])
-            raise DataFileError(f"{path} has no column {wanted!r}; its columns are: {shown}")
+            raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")
         before = reader.line_num
         for row in reader:
             line, before = before + 1, reader.line_num
@@ -272,9 +272,8 @@ def _parquet(path: Path, content: bytes, column: str | None) -> tuple[list[int],
         reason = " ".join(str(error).split())[:120]
         raise DataFileError(f"{path} is no intact Parquet file: {reason}") from error
     if wanted not in frame:
-        raise DataFileError(
-            f"{path} has no column {wanted!r}; its columns are: {', '.join(map(str, frame))[:200]}"
-        )
+        shown = ", ".join(map(str, frame))[:200]
+        raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")
     if not len(frame):
         raise DataFileError(f"{path} holds no molecules")
     smiles = [value if isinstance(value, str) else "" for value in frame[wanted]]

@@ -102,7 +102,7 @@ def _tell(line: str) -> None:
 
 def _usage(error) -> int:
     context = getattr(error, "ctx", None)
-    message = " ".join(error.format_message().split())
+    message = " ".join(error.format_message().split()).replace("Value error, ", "")
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     elif context is None:

@@ -28,8 +28,7 @@ MOLECULES = {
 
 KNOWN = {
     **MOLECULES,
-    "sets": "random permutations, drawn on the fly (training only)",
-    "FILE": "your own molecules: .smi, .txt, .csv or .tsv with SMILES, also .gz",
+    "FILE": "your own molecules: .smi, .csv, .tsv, .sdf, .jsonl or .parquet, also .gz",
 }
 
 Name = Annotated[
@@ -169,8 +168,6 @@ def _load(name: str, column: str | None, workers: Workers = None):
             raise typer.BadParameter("--column goes with a file")
         return getattr(datasets, f"load_{name}")(workers=workers)
     if not Path(name).exists():
-        cure = f"give {', '.join(MOLECULES)} or a file"
-        if name in KNOWN:
-            raise UserError(f"{name!r} holds no molecules: {cure}")
-        raise UserError(f"no data set and no file {name!r}: {cure} of SMILES")
+        known = ", ".join(MOLECULES)
+        raise UserError(f"no data set and no file {name!r}: give {known} or a file of SMILES")
     return datasets.load_smiles_file(name, column=column, workers=workers)

@@ -43,8 +43,8 @@ def generate(
         bool,
         typer.Option(
             "--support/--no-support",
-            help="Whether an atom may get as many bonds only as its category has in the training "
-            "data (for zinc250k-unordered: whether a place that no bond fits takes another kind).",
+            help="Keep an atom's sum of bond orders within what atoms of its category have in the "
+            "training data (zinc250k-unordered: give a place that no bond fits another kind).",
         ),
     ] = True,
     wanted: options.Wanted = None,

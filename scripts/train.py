@@ -31,11 +31,15 @@ def train(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run directory [default: runs/PRESET].", show_default=False)
+        Path | None, typer.Option(help="Run directory.", show_default="runs/PRESET")
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(help="Time budget of the whole run.", rich_help_panel=BUDGET),
+        typer.Option(
+            help="Time budget of the whole run.",
+            rich_help_panel=BUDGET,
+            show_default="the preset's",
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Step budget of the whole run.", rich_help_panel=BUDGET)

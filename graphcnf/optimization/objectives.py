@@ -252,7 +252,8 @@ def _function(score: Any, given: Mapping[str, Any], folder: Path) -> Function:
         try:
             made = scores.MAKERS[score](**given)
         except TypeError:
-            raise UserError(f"{score} needs {scores.PARAMETERS[score][0]}") from None
+            key = scores.PARAMETERS[score][0]
+            raise UserError(f"{score} needs {key!r}, in an [[objective]] of a .toml file") from None
         return lambda mol, smiles: made(mol)
     path, colon, name = score.rpartition(":")
     if not colon or not path.endswith(".py"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import Descriptors, rdMolDescriptors
+from rdkit.Chem import Descriptors
 from rdkit.Chem.rdFingerprintGenerator import (
     GetAtomPairGenerator,
     GetMorganFeatureAtomInvGen,
@@ -20,6 +20,7 @@ from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.errors import UserError
 from graphcnf.molecules import properties
+from graphcnf.molecules.selection import PROPERTIES
 from graphcnf.optimization.desirability import target
 
 Score = Callable[[Chem.Mol], float]
@@ -39,19 +40,9 @@ def penalized_logp(mol: Chem.Mol) -> float:
 
 
 PLAIN: dict[str, Score] = {
-    "qed": properties.qed,
-    "logp": properties.logp,
-    "sa": properties.sa,
-    "weight": properties.weight,
+    **PROPERTIES,
     "penalized_logp": penalized_logp,
-    "tpsa": rdMolDescriptors.CalcTPSA,
-    "rings": rdMolDescriptors.CalcNumRings,
-    "aromatic_rings": rdMolDescriptors.CalcNumAromaticRings,
-    "rotatable_bonds": rdMolDescriptors.CalcNumRotatableBonds,
-    "donors": rdMolDescriptors.CalcNumHBD,
-    "acceptors": rdMolDescriptors.CalcNumHBA,
     "bertz": Descriptors.BertzCT,
-    "atoms": Chem.Mol.GetNumHeavyAtoms,
 }
 """Scores without parameters."""
 

@@ -54,7 +54,7 @@ def test_desirabilities(table, values):
         ({"score": "qed", "clip": [1, 1]}, "must differ"),
         ({"score": "qed", "target": 1}, "needs a width greater than 0, not None"),
         ({"score": "qed", "target": 1, "at_least": 2, "width": 1}, "exclude each other"),
-        ({"score": "similarity"}, "similarity needs to"),
+        ({"score": "similarity"}, "similarity needs 'to'"),
         ({"score": "similarity", "to": "C1CC"}, "not a SMILES that RDKit accepts: 'C1CC'"),
         ({"score": "similarity", "to": "C", "fingerprint": "X"}, "fingerprint must be one of"),
         ({"score": "smarts", "pattern": "(("}, "not a SMARTS"),
