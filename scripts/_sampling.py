@@ -44,7 +44,11 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        torch.zeros(1, device=torch.device(device)).cpu()
+        torch.device(device)
+    except RuntimeError:
+        raise UserError(f"no device {device!r}: give cpu, cuda, cuda:1 or mps") from None
+    try:
+        torch.zeros(1, device=device).cpu()
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or ["not available"])[0]
         raise UserError(f"device {device!r}: {reason.partition('. ')[0][:200]}") from None

@@ -102,7 +102,9 @@ def _tell(line: str) -> None:
 
 def _usage(error) -> int:
     context = getattr(error, "ctx", None)
-    message = " ".join(error.format_message().split()).replace("Value error, ", "")
+    message = " ".join(error.format_message().split())
+    # What pydantic says before and within its messages is for programmers.
+    message = message.replace("Value error, ", "").replace("Input should be", "must be")
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     elif context is None:
