@@ -3,7 +3,8 @@
 A graph holds the heavy atoms, kekulized, without stereo and isotopes; hydrogens are implicit. It is
 a function of the molecule, whatever order its atoms came in: the molecule is written as RDKit's
 canonical SMILES (very symmetric cages, where that is none, by `graphcnf.molecules.cages`), and the
-graph is read off that string, atoms in the order of writing. Where the
+graph is read off that string. Atoms are numbered depth-first from the first one, rings before
+branches: a ring is closed as soon as it can be, not after everything that hangs on it. Where the
 vocabulary has marks, atoms and bonds also say whether they are aromatic; coming back, the Kekulé
 structure alone counts.
 """
@@ -97,7 +98,23 @@ def canonical(mol: Chem.Mol | str) -> Chem.Mol:
     mol = Chem.MolFromSmiles(smiles, sanitize=False)
     mol.UpdatePropertyCache(strict=False)
     Chem.Kekulize(mol)
-    return mol
+    return Chem.RenumberAtoms(mol, _rings_first(mol))
+
+
+def _rings_first(mol: Chem.Mol) -> list[int]:
+    """Atoms in a depth-first order that follows bonds in rings before others."""
+    Chem.FastFindRings(mol)
+    order: dict[int, None] = {}
+    ahead = [0]
+    while ahead:
+        k = ahead.pop()
+        if k in order:
+            continue
+        order[k] = None
+        bonds = mol.GetAtomWithIdx(k).GetBonds()
+        nearby = sorted((not bond.IsInRing(), bond.GetOtherAtomIdx(k)) for bond in bonds)
+        ahead += [j for _, j in reversed(nearby) if j not in order]
+    return list(order)
 
 
 def canonical_or_refused(smiles: str) -> Chem.Mol:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from graphcnf.errors import UserError
 
-CODEC_VERSION = 2
+CODEC_VERSION = 3
 """Raised when the same molecule would give another graph, so that caches are rebuilt."""
 
 BONDS = ("SINGLE", "DOUBLE", "TRIPLE")

@@ -2,6 +2,7 @@ import random
 import subprocess
 import sys
 
+import networkx as nx
 import pytest
 from rdkit import Chem
 
@@ -90,6 +91,29 @@ def test_edges_are_in_packed_order_and_every_atom_has_an_earlier_neighbour(zinc_
         assert PackedGraphs.from_lists([(types, edges, bonds)]).graph(0)[1].tolist() == [
             list(e) for e in edges
         ]
+
+
+def test_numbering_is_depth_first_and_closes_a_ring_before_its_branches(zinc_smiles, vocabulary):
+    sizes = set()
+    for smiles in zinc_smiles:
+        if canonical_smiles(parse(smiles)) == PHOSPHINE_OXIDE:
+            continue
+        types, edges, _ = molecule_to_graph(smiles, vocabulary)
+        graph = nx.Graph([(int(i), int(j)) for i, j in edges])
+        graph.add_nodes_from(range(len(types)))
+        above = {0: set()}
+        for j in range(1, len(types)):
+            parent = max(i for i in graph[j] if i < j)
+            above[j] = above[parent] | {parent}
+        assert all(min(edge) in above[max(edge)] for edge in graph.edges)
+        rings = nx.Graph(graph)
+        rings.remove_edges_from(list(nx.bridges(graph)))
+        for system in nx.connected_components(rings):
+            # In fused rings a path can come to an end before it has been everywhere.
+            if rings.subgraph(system).number_of_edges() == len(system):
+                assert max(system) - min(system) + 1 == len(system)
+                sizes.add(len(system))
+    assert {3, 5, 6, 7} <= sizes
 
 
 @pytest.mark.parametrize(

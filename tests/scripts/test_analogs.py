@@ -28,23 +28,24 @@ def analogs(graphcnf, model_folder):
 
 
 def test_every_format_has_the_same_analogues(analogs, surroundings):
-    code, out, err = analogs("CCCO", "-n", 5)
+    code, out, err = analogs("CCO", "-n", 3)
     smiles = out.splitlines()
-    assert code == 0 and len(set(smiles)) == 5 and "CCCO" not in smiles
-    assert "5 distinct analogues of CCCO with its skeleton" in err
-    assert all(Chem.MolFromSmiles(s).GetNumAtoms() == 4 for s in smiles)
+    assert code == 0, err
+    assert len(set(smiles)) == 3 and "CCO" not in smiles
+    assert "3 distinct analogues of CCO with its skeleton" in err
+    assert all(Chem.MolFromSmiles(s).GetNumAtoms() == 3 for s in smiles)
     for name in ("a.csv", "a.parquet", "a.smi.gz"):
-        code, out, err = analogs("CCCO", "-n", 5, "--out", name, "--properties", "qed,atoms")
+        code, out, err = analogs("CCO", "-n", 3, "--out", name, "--properties", "qed,atoms")
         assert code == 0 and not out, err
     rows = list(csv.DictReader(io.StringIO((surroundings / "a.csv").read_text())))
-    assert [row["smiles"] for row in rows] == smiles and {row["atoms"] for row in rows} == {"4"}
+    assert [row["smiles"] for row in rows] == smiles and {row["atoms"] for row in rows} == {"3"}
     assert list(rows[0]) == ["record", "smiles", "similarity", "qed", "atoms"]
     table = pd.read_parquet("a.parquet")
     assert table.smiles.tolist() == smiles and table.similarity.between(0, 1).all()
     with gzip.open("a.smi.gz", "rt") as file:
         assert [line.split("\t")[0] for line in file][1:] == smiles
     assert len(list(surroundings.iterdir())) == 3
-    code, _, err = analogs("CCCO", "-n", 2, "--out", "a.csv")
+    code, _, err = analogs("CCO", "-n", 2, "--out", "a.csv")
     assert code == 1 and "exists" in err
 
 

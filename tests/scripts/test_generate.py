@@ -88,7 +88,7 @@ def test_all_writes_every_graph(generate, surroundings):
     assert list(rows[0]) == ["record", "smiles", "strict", "largest_fragment", "atoms"]
     assert [r["record"] for r in rows] == [str(k) for k in range(80)]
     invalid = [r for r in rows if r["strict"] == "False"]
-    assert 0 < len(invalid) < 80 and f"{1 - len(invalid) / 80:.1%}" in err
+    assert 0 < len(invalid) < 80 and f"{(80 - len(invalid)) / 80:.1%}" in err
     # What was written says the same about validity as the graph did.
     again = evaluate_records([r["smiles"] for r in rows])
     assert [str(v) for v in again["strict"]] == [r["strict"] for r in rows]
