@@ -24,7 +24,7 @@ def property_values(
 
     Args:
         dataset: The molecules.
-        names: Keys of `graphcnf.molecules.selection.PROPERTIES`.
+        names: Keys of `graphcnf.molecules.properties.PROPERTIES`.
         workers: Processes, or a cluster; None for one per core.
 
     Raises:

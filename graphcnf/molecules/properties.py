@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -11,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 from rdkit import Chem, RDConfig
-from rdkit.Chem import QED, Crippen, Descriptors
+from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 
 from graphcnf.molecules.optional import Unavailable, installed_file
@@ -163,3 +163,23 @@ def _mcf_patterns() -> Iterator[Chem.Mol]:
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield Chem.MolFromSmarts(row["smarts"])
+
+
+PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
+    "qed": qed,
+    "sa": sa,
+    "logp": logp,
+    "weight": weight,
+    "tpsa": rdMolDescriptors.CalcTPSA,
+    "atoms": Chem.Mol.GetNumHeavyAtoms,
+    "rings": rdMolDescriptors.CalcNumRings,
+    "aromatic_rings": rdMolDescriptors.CalcNumAromaticRings,
+    "rotatable_bonds": rdMolDescriptors.CalcNumRotatableBonds,
+    "hbd": rdMolDescriptors.CalcNumHBD,
+    "hba": rdMolDescriptors.CalcNumHBA,
+    "fsp3": rdMolDescriptors.CalcFractionCSP3,
+    "charge": Chem.GetFormalCharge,
+}
+"""Of a sanitized molecule: numbers of heavy atoms, rings, hydrogen bond donors and acceptors;
+`weight` in g/mol, the polar surface `tpsa` in Å² (Ertl et al. 2000), `fsp3` the share of carbon
+atoms that are sp3; the others are functions above."""

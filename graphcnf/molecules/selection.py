@@ -4,35 +4,15 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rdkit import Chem
-from rdkit.Chem import rdMolDescriptors
 
 from graphcnf.errors import UserError, nearest
-from graphcnf.molecules import properties
 from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.optional import Unavailable
-
-PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
-    "qed": properties.qed,
-    "sa": properties.sa,
-    "logp": properties.logp,
-    "weight": properties.weight,
-    "tpsa": rdMolDescriptors.CalcTPSA,
-    "atoms": Chem.Mol.GetNumHeavyAtoms,
-    "rings": rdMolDescriptors.CalcNumRings,
-    "aromatic_rings": rdMolDescriptors.CalcNumAromaticRings,
-    "rotatable_bonds": rdMolDescriptors.CalcNumRotatableBonds,
-    "hbd": rdMolDescriptors.CalcNumHBD,
-    "hba": rdMolDescriptors.CalcNumHBA,
-    "fsp3": rdMolDescriptors.CalcFractionCSP3,
-    "charge": Chem.GetFormalCharge,
-}
-"""Of a sanitized molecule: numbers of heavy atoms, rings, hydrogen bond donors and acceptors;
-`weight` in g/mol, the polar surface `tpsa` in Å² (Ertl et al. 2000), `fsp3` the share of carbon
-atoms that are sp3; the others as in `graphcnf.molecules.properties`."""
+from graphcnf.molecules.properties import PROPERTIES
 
 DECIMALS = 4
 """Of a property. Requirements are held against the rounded value, the one that is written."""

@@ -20,7 +20,7 @@ from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.errors import UserError
 from graphcnf.molecules import properties
-from graphcnf.molecules.selection import PROPERTIES
+from graphcnf.molecules.properties import PROPERTIES
 from graphcnf.optimization.desirability import target
 
 Score = Callable[[Chem.Mol], float]

@@ -4,13 +4,8 @@ import pytest
 from rdkit import Chem
 
 from graphcnf.errors import UserError
-from graphcnf.molecules.selection import (
-    PROPERTIES,
-    Requirement,
-    Selection,
-    described,
-    parse_names,
-)
+from graphcnf.molecules.properties import PROPERTIES
+from graphcnf.molecules.selection import Requirement, Selection, described, parse_names
 
 ASPIRIN = Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O")
 
