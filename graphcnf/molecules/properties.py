@@ -56,14 +56,9 @@ def wasserstein(generated: Mapping[str, int], reference: Mapping[str, int]) -> f
     Args:
         generated: How often each value occurs, the values written as decimals.
         reference: As `generated`.
-
-    Raises:
-        Unavailable: SciPy is missing.
     """
-    try:
-        from scipy.stats import wasserstein_distance
-    except ImportError as error:
-        raise Unavailable("needs scipy: pip install 'graphcnf[metrics]'") from error
+    from scipy.stats import wasserstein_distance
+
     (values, weights), (others, other_weights) = map(values_and_counts, (generated, reference))
     return float(wasserstein_distance(values, others, weights, other_weights))
 

@@ -86,7 +86,6 @@ def test_distances_of_distributions_by_hand():
     assert properties.total_variation({"a": 2}, {"a": 5}) == 0
     assert properties.total_variation({}, {"a": 5}) == properties.total_variation({"a": 5}, {}) == 1
     assert properties.total_variation({}, {}) == 0
-    pytest.importorskip("scipy")
     # 0 stays and 1 moves to 2, and three times 1 to 4.
     assert properties.wasserstein({"0": 1, "1": 1}, {"0.0": 3, "2": 3}) == pytest.approx(0.5)
     assert properties.wasserstein({"1.00": 3}, {"4.00": 1}) == pytest.approx(3)
