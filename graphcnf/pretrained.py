@@ -128,8 +128,13 @@ def _check_sizes(config: Any, name: str = "model") -> None:
 
 def _check_metadata(metadata: Any) -> None:
     """Refuse what would fail where it is used, long after it was read."""
-    kinds = {"training": dict, "vocabulary": dict, "dataset": str, "size_histogram": list}
-    kinds |= {"bits_per_atom_quantiles": list, "weights": dict}
+    kinds: dict[str, type] = {
+        "training": dict,
+        "vocabulary": dict,
+        "dataset": str,
+        "size_histogram": list,
+    }
+    kinds |= {"bits_per_atom_quantiles": list, "weights": dict, "codec": int}
     if not isinstance(metadata, dict):
         raise ValueError("metadata is no object")
     for name, kind in kinds.items():

@@ -15,6 +15,7 @@ import torch
 from graphcnf.errors import UserError, nearest
 from graphcnf.files import at_home
 from graphcnf.graphs import GraphBatch
+from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.arguments import call, check
 from graphcnf.training.experiment import Experiment
 from graphcnf.training.settings import TrainingSettings
@@ -87,6 +88,7 @@ def _described(dataset) -> dict[str, Any]:
         "size_histogram": dataset.size_histogram().tolist(),
         # Canonical SMILES, and with them the hashes, may change between versions.
         "rdkit": version("rdkit"),
+        "codec": CODEC_VERSION,
     }
 
 

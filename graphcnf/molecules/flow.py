@@ -16,7 +16,11 @@ from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import RecordNoise
 from graphcnf.molecules import codec
-from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.molecules.vocabulary import (
+    OTHER_CODEC,
+    MoleculeVocabulary,
+    numbers_atoms_as_here,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -252,7 +256,13 @@ class MoleculeFlow:
         return MoleculeSample(graphs, list(range(n)), [one.smiles for one in found])
 
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
-        """Graphs of molecules or SMILES, and for each molecule why it has none, or None."""
+        """Graphs of molecules or SMILES, and for each molecule why it has none, or None.
+
+        Raises:
+            UserError: The model was trained with atoms in another order than this version's.
+        """
+        if not numbers_atoms_as_here(self.model):
+            raise UserError(OTHER_CODEC)
         graphs = []
         reasons: list[str | None] = []
         steps = self.model.steps

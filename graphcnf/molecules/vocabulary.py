@@ -12,6 +12,22 @@ from graphcnf.errors import UserError
 CODEC_VERSION = 3
 """Raised when the same molecule would give another graph, so that caches are rebuilt."""
 
+OTHER_CODEC = (
+    "this model comes from another version of graphcnf, which numbered atoms otherwise: it draws "
+    "molecules as ever, but what it would say of given ones is wrong; train or fine-tune it again"
+)
+"""Why a model with another `CODEC_VERSION` in its metadata cannot score."""
+
+
+def numbers_atoms_as_here(model) -> bool:
+    """Whether a `GraphCNF` has seen atoms in the order in which this version numbers them.
+
+    A model whose density does not depend on the order has, and so has one that does not say.
+    """
+    codec = model.metadata.get("codec", CODEC_VERSION)
+    return model.config["order"] == "none" or codec == CODEC_VERSION
+
+
 BONDS = ("SINGLE", "DOUBLE", "TRIPLE")
 """Bond types of a Kekulé structure, named as in RDKit."""
 

@@ -21,6 +21,7 @@ from graphcnf.graphs.path.enlargement import enlarged
 from graphcnf.molecules.enrichment import Feature
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.kinship import atom_sources, bond_sources, extended
+from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.configuration import load_config
 from graphcnf.training.experiment import Experiment, FitResult
 from graphcnf.training.gains import course, expectation, news, sampled, story
@@ -183,6 +184,7 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
         "vocabulary": vocabulary.to_dict(),
         "size_histogram": data.size_histogram().tolist(),
         "rdkit": version("rdkit"),
+        "codec": CODEC_VERSION,
         "weights": {
             "dataset": flow.model.metadata.get("dataset"),
             **flow.model.metadata.get("training", {}),

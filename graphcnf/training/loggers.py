@@ -7,15 +7,12 @@ import secrets
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.fabric.loggers import Logger, TensorBoardLogger
 
 from graphcnf.errors import UserError
 from graphcnf.files import replace_file
-
-if TYPE_CHECKING:
-    from lightning.fabric.loggers.logger import Logger as FabricLogger
 
 
 def loggers(names: list[str], out_dir: Path, step: int) -> list[Logger]:
@@ -31,12 +28,13 @@ def loggers(names: list[str], out_dir: Path, step: int) -> list[Logger]:
     return [make[name](out_dir, step) for name in names]
 
 
-def finish(made: Sequence[FabricLogger]) -> None:
+def finish(made: Sequence[Logger]) -> None:
     """Write out what the loggers have."""
     for logger in made:
         logger.finalize("success")
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+        run: Any = getattr(logger, "experiment", None)
+        if hasattr(run, "finish"):  # W&B's
+            run.finish()
 
 
 def _tensorboard(out_dir: Path, step: int) -> Logger:
@@ -47,6 +45,8 @@ def _tensorboard(out_dir: Path, step: int) -> Logger:
 
 
 def _wandb(out_dir: Path, step: int) -> Logger:
+    from lightning.pytorch.loggers import WandbLogger
+
     # A run that goes on is the same one there.
     file = out_dir / "wandb.id"
     known = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""

@@ -1,8 +1,9 @@
-"""The training loop, on Lightning: Lightning places the model, the devices and the processes."""
+"""The start of a run, on Lightning Fabric: it places the model, the devices and the processes."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import sys
@@ -10,12 +11,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import tomli_w
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from graphcnf.errors import UserError
 from graphcnf.files import alone, replace_file
@@ -26,7 +26,6 @@ from graphcnf.training.machine import keep_kernels, keep_memory
 from graphcnf.training.processes import as_launched, is_main
 from graphcnf.training.run import Run
 from graphcnf.training.settings import TrainingSettings
-from graphcnf.training.stream import BatchStream
 
 __all__ = ["FitResult", "fit"]
 
@@ -86,16 +85,24 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
     run = Run(experiment, settings, out_dir, state, lines)
     if run.finished:
         return run.result()
-    _quiet_lightning()
-    trainer = _trainer(settings, out_dir, run.step)
-    if isinstance(trainer.accelerator, pl.accelerators.CPUAccelerator):
+    _quiet()
+    fabric = _fabric(settings, out_dir, run.step)
+    if fabric.device.type == "cpu":
         keep_memory()
         keep_kernels()
     try:
-        trainer.fit(run, train_dataloaders=BatchStream(run))
-    except (RuntimeError, OSError) as error:
+        fabric.launch()
+        run.train(fabric)
+    except Exception as error:
+        # Fabric watches the processes that it has started, and kills this one within seconds of the
+        # end of another. Without this one, the others end by themselves.
+        getattr(fabric.strategy.launcher, "procs", []).clear()
         if settings.processes == 1 or not _lost_connection(error):
             raise
+        if dist.is_initialized():
+            # Where one end is gone, gloo's threads cannot be taken down in order: leave them to the
+            # end of the process, which would otherwise be SIGABRT instead of an exit code.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
         raise UserError(
             f"another process of this run has ended, or cannot be reached; the same command with "
             f"--resume goes on from the last checkpoint in {out_dir}"
@@ -103,25 +110,15 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
     return run.result()
 
 
-class _Failure(pl.Callback):
-    """What happens first when a run fails: Lightning tells callbacks only."""
-
-    def on_exception(self, trainer, pl_module, exception) -> None:
-        """Close the run, and let this process say why it ends."""
-        pl_module.close()
-        if isinstance(exception, Exception):
-            # Lightning watches the processes that it has started, and kills this one within seconds
-            # of the end of another. Without this one, the others end by themselves.
-            getattr(trainer.strategy.launcher, "procs", []).clear()
-
-
 def _lost_connection(error: Exception) -> bool:
+    if not isinstance(error, RuntimeError | OSError):
+        return False
     text = str(error).lower()
     words = ("gloo", "nccl", "connection", "peer", "timed out", "timeout", "rendezvous")
     return isinstance(error, dist.DistError) or any(word in text for word in words)
 
 
-def _trainer(settings: TrainingSettings, out_dir: Path, step: int) -> pl.Trainer:
+def _fabric(settings: TrainingSettings, out_dir: Path, step: int) -> Fabric:
     devices = settings.devices
     if settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         if devices > torch.cuda.device_count():
@@ -132,21 +129,12 @@ def _trainer(settings: TrainingSettings, out_dir: Path, step: int) -> pl.Trainer
     if strategy == "auto" and settings.processes > 1:
         strategy = "ddp_find_unused_parameters_true"
     try:
-        return pl.Trainer(
+        return Fabric(
             accelerator=settings.accelerator,
             devices=devices,
             num_nodes=settings.num_nodes,
             strategy=strategy,
-            max_epochs=-1,
-            logger=loggers(settings.logger_names, out_dir, step) if is_main() else False,
-            callbacks=[_Failure()],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=out_dir,
-            # The loop has signal handlers of its own, and its checkpoints go on by themselves.
-            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+            loggers=loggers(settings.logger_names, out_dir, step) if is_main() else [],
         )
     except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
         raise UserError(
@@ -203,9 +191,9 @@ def _budget(settings: dict) -> tuple:
     return settings.get("minutes"), settings.get("steps"), settings.get("decay_fraction")
 
 
-def _quiet_lightning() -> None:
-    """Silence start-up advice that does not apply to a loop with its own data and files."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+def _quiet() -> None:
+    """Silence advice that does not apply to a loop with its own data and files."""
+    for name in ("lightning.fabric", "lightning.pytorch", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")

@@ -92,18 +92,18 @@ def held_out(run: Run, limit: int) -> dict[str, float]:
 
     Each process takes some of the batches; all get the same figures, up to rounding those of one.
     """
-    sums, world = MetricSums(), run.trainer.world_size
-    devices = [run.device] if run.device.type == "cuda" else []
+    sums, fabric = MetricSums(), run.fabric
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
     run.model.eval()
     with torch.random.fork_rng(devices):
         for number, batch in enumerate(run.experiment.eval_batches()):
             if number >= limit:
                 break
-            if number % world != run.global_rank:
+            if number % fabric.world_size != fabric.global_rank:
                 continue
             key = np.random.SeedSequence((run.settings.seed, number))
             torch.manual_seed(int(key.generate_state(1)[0]))
-            loss, metrics = run.loss(batch.to(run.device), 1.0)
+            loss, metrics = run.objective(batch.to(fabric.device), 1.0, fabric.device)
             sums.add({"loss": (loss, 1.0), **metrics})
     run.model.train()
     sums.share()

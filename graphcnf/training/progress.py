@@ -98,7 +98,7 @@ def opening(run: Run) -> str:
     where = f", from step {run.step}" if run.step else ""
     if run.origin_steps:
         where += f", after {run.origin_steps} steps of an earlier run"
-    devices = f"{run.trainer.world_size} x {run.device.type}"
+    devices = f"{run.fabric.world_size} x {run.fabric.device.type}"
     return (
         f"training {parameters:,} parameters on {devices}, {' or '.join(budget)}{where}"
         f" -> {run.out_dir}"

@@ -1,20 +1,18 @@
-"""One run: what happens around every step that Lightning calls."""
+"""One run: its steps, and what happens around them."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import signal
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from torch import nn
+from lightning.fabric import Fabric
+from torch import Tensor, nn
 
 from graphcnf.errors import UserError
 from graphcnf.limits import LARGEST_SEED
@@ -33,13 +31,32 @@ from graphcnf.training.metrics import MetricsFile, MetricSums, held_out
 from graphcnf.training.optimizers import optimizers_of, restore
 from graphcnf.training.progress import RunProgress, opening
 from graphcnf.training.settings import TrainingSettings
-from graphcnf.training.stream import Share
+from graphcnf.training.stream import BatchStream, Share
 
 HEADLINES = ("bits_per_node", "bits_per_variable", "bits_per_dimension", "bits_per_character")
 
 
-class Run(pl.LightningModule):
-    """One run: Lightning calls `training_step` per batch, everything else happens around it."""
+class Objective(nn.Module):
+    """Training loss and metrics of a batch; of these, gradients flow from the loss only."""
+
+    def __init__(self, model: nn.Module, bf16: bool):
+        super().__init__()
+        self.model, self.bf16 = model, bf16
+
+    def forward(self, batch: Any, beta: float, device: torch.device):
+        """-> loss, metrics as `Experiment` has them."""
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            training_loss: Any = self.model.training_loss
+            loss, metrics = training_loss(batch, beta=beta)
+        return loss, {name: tuple(map(_detached, pair)) for name, pair in metrics.items()}
+
+
+def _detached(value: Tensor | float) -> Tensor | float:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+class Run:
+    """One run of an experiment, from a checkpoint's state or from the beginning."""
 
     def __init__(
         self,
@@ -49,13 +66,11 @@ class Run(pl.LightningModule):
         state: dict | None,
         lines: bool = True,
     ):
-        super().__init__()
-        self.automatic_optimization = False
         self.experiment, self.settings, self.out_dir = experiment, settings, out_dir
         self.model: nn.Module = experiment.model
+        self.objective = Objective(self.model, settings.bf16)
         self.now = time.process_time if settings.clock == "cpu" else time.perf_counter
         self.start = state
-        self.lines = lines
         self.sums = MetricSums()
         self.position = (0, 0)
         self.step, self.origin_steps = 0, 0
@@ -68,6 +83,8 @@ class Run(pl.LightningModule):
         # Samples and, in a checkpoint, seconds since the last log line.
         self.window = [0, 0.0]
         self.signal: int | None = None
+        self.handlers: dict[signal.Signals, Any] = {}
+        self.display = RunProgress(experiment.words, lines)
         if state is not None:
             self._load(state)
         self.progress = settings.progress(self.step, self.seconds)
@@ -93,20 +110,28 @@ class Run(pl.LightningModule):
         patience = self.settings.patience
         return self.progress >= 1 or bool(patience and self.best and self.best.worse >= patience)
 
-    # Lightning's hooks
+    def train(self, fabric: Fabric) -> None:
+        """Take steps until the budget is spent, the patience is, or a signal asks to stop."""
+        self.fabric, self.main = fabric, fabric.is_global_zero
+        try:
+            self._set_up()
+            for share in BatchStream(self):
+                self.take_step(share)
+                if self._after_step():
+                    break
+        finally:
+            self._close()
+        if self.signal is not None and self.main:
+            self.display.stopped(signal.Signals(self.signal).name, self.step, self.out_dir)
 
-    def configure_optimizers(self):
-        """Those of the settings."""
-        return optimizers_of(self.model, self.settings)
+    # Start and end
 
-    def transfer_batch_to_device(self, batch, device, dataloader_idx):
-        """Move the content of what the stream yields."""
-        return replace(batch, content=batch.content.to(device))
-
-    def on_train_start(self) -> None:
-        """Restore what needs the optimizer and the device, then open the files of the run."""
-        found = self.optimizers(use_pl_optimizer=False)
-        self.steppers = found if isinstance(found, list) else [found]
+    def _set_up(self) -> None:
+        """Restore what needs the optimizers and the device, then open the files of the run."""
+        fabric = self.fabric
+        self.parallel = fabric.setup_module(self.objective)
+        self.parallel.train()
+        self.steppers = optimizers_of(self.model, self.settings)
         groups = [group for stepper in self.steppers for group in stepper.param_groups]
         self.trainable = [p for group in groups for p in group["params"]]
         self.ema = ExponentialMovingAverage(self.model, self.settings.ema_horizon)
@@ -114,16 +139,14 @@ class Run(pl.LightningModule):
         if self.start is not None:
             restore(self.steppers, self.start["optimizers"])
             self.ema.load_state_dict(self.start["ema"])
-            if self.trainer.is_global_zero:  # they are the sums of all
-                self.sums.load_state_dict(self.start["sums"], self.device)
-            if self.trainer.world_size == 1:  # one process's state must not become everyone's
-                restore_random_state(self.start["random"], self.device)
+            if self.main:  # they are the sums of all
+                self.sums.load_state_dict(self.start["sums"], fabric.device)
+            if fabric.world_size == 1:  # one process's state must not become everyone's
+                restore_random_state(self.start["random"], fabric.device)
             self.start = None
         self._check_agreement()
-        self.main = self.trainer.is_global_zero
         if self.main:
             self.metrics_file = MetricsFile(self.out_dir / "metrics.csv", self.step)
-            self.display = RunProgress(self.experiment.words, self.lines)
             self.display.start(opening(self))
         self._install_signal_handlers()
         # The clock counts what the budget is about: the loop with its evaluations and files.
@@ -133,13 +156,16 @@ class Run(pl.LightningModule):
         if self.best is not None and self.best.step < 0:
             self._evaluate(False)
 
-    def training_step(self, share: Share, batch_index):
+    # Steps
+
+    def take_step(self, share: Share) -> None:
         """One optimisation step; a step with a non-finite loss or gradient changes nothing."""
+        device = self.fabric.device
         beta = self.settings.beta_at(self.origin_steps + self.step)
-        loss, metrics = self.loss(share.content, beta)
+        loss, metrics = self.parallel(share.content.to(device), beta, device)
         for stepper in self.steppers:
             stepper.zero_grad(set_to_none=True)
-        self.manual_backward(loss * share.weight if share.weight != 1 else loss)
+        self.fabric.backward(loss * share.weight if share.weight != 1 else loss)
         norm = nn.utils.clip_grad_norm_(self.trainable, self.settings.gradient_clip or math.inf)
         verdict = loss.detach().float() + norm.detach().float()
         if self._all_finite(verdict):
@@ -151,34 +177,20 @@ class Run(pl.LightningModule):
         else:
             self.bad_steps += 1
             self.bad_in_a_row += 1
-        if self.step == 0 and self.trainer.world_size > 1:
+        if self.step == 0 and self.fabric.world_size > 1:
             # Layers that initialise themselves from data did so from each process's own batch.
             for tensor in [*self.model.parameters(), *self.model.buffers()]:
                 dist.broadcast(tensor.detach(), 0)
         self.window[0] += share.count
         self.position = (share.epoch, share.number + 1)
-        self._after_step()
-
-    # Steps
-
-    def loss(self, batch, beta: float):
-        """Training loss and metrics of a batch."""
-        autocast = (
-            torch.autocast(self.device.type, dtype=torch.bfloat16)
-            if self.settings.bf16
-            else contextlib.nullcontext()
-        )
-        with autocast:
-            training_loss: Any = self.model.training_loss
-            return training_loss(batch, beta=beta)
 
     def _all_finite(self, value: torch.Tensor) -> bool:
         """Agree over the processes on this step, on the time and on signals."""
         bad = ~torch.isfinite(value)
         self.seconds = self.now() - self.clock
-        if self.trainer.world_size == 1:
+        if self.fabric.world_size == 1:
             return not bool(bad)
-        shared = torch.zeros(3, dtype=torch.float64, device=self.device)
+        shared = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
         shared[0] = bad
         shared[1] = self.seconds
         shared[2] = self.signal or 0
@@ -187,7 +199,8 @@ class Run(pl.LightningModule):
         self.signal = int(number) or None
         return not any_bad
 
-    def _after_step(self) -> None:
+    def _after_step(self) -> bool:
+        """Log, evaluate and save where it is time to -> whether the run ends here."""
         settings = self.settings
         self.step += 1
         self.progress = settings.progress(self.step, self.seconds)
@@ -211,11 +224,10 @@ class Run(pl.LightningModule):
         enters_decay = plateau and settings.in_decay(self.progress)
         if enters_decay or due or finished or signalled:
             self._save(enters_decay)
-        if finished or signalled:
-            self.trainer.should_stop = True
         self._set_learning_rate()
         if self.main:
             self.display.update(self.progress, self.step, self.seconds)
+        return finished or signalled
 
     def _set_learning_rate(self) -> None:
         step = self.origin_steps + self.step
@@ -258,8 +270,7 @@ class Run(pl.LightningModule):
             for name, value in row.items()
             if isinstance(value, int | float) and name != "step"
         }
-        for logger in self.loggers:
-            logger.log_metrics(figures, self.step)
+        self.fabric.log_dict(figures, self.step)
 
     def _evaluate(self, finished: bool) -> None:
         began = time.perf_counter()
@@ -318,7 +329,7 @@ class Run(pl.LightningModule):
             "model": self.model.state_dict(),
             "optimizers": [stepper.state_dict() for stepper in self.steppers],
             "ema": self.ema.state_dict(),
-            "random": random_state(self.device),
+            "random": random_state(self.fabric.device),
             "sums": self.sums.state_dict(),
             "position": list(self.position),
             "step": self.step,
@@ -336,9 +347,9 @@ class Run(pl.LightningModule):
 
     def _check_agreement(self) -> None:
         """Refuse to start where some of the processes have not found what the others have."""
-        if self.trainer.world_size == 1:
+        if self.fabric.world_size == 1:
             return
-        steps: list = [None] * self.trainer.world_size
+        steps: list = [None] * self.fabric.world_size
         dist.all_gather_object(steps, self.step)
         if len(set(steps)) > 1:
             raise UserError(
@@ -347,13 +358,12 @@ class Run(pl.LightningModule):
             )
 
     def _seed(self) -> None:
-        seed = self.settings.seed * 1009 + self.global_rank * 7919 + self.step
+        seed = self.settings.seed * 1009 + self.fabric.global_rank * 7919 + self.step
         torch.manual_seed(seed % (LARGEST_SEED + 1))
 
     # Signals, start and end
 
     def _install_signal_handlers(self) -> None:
-        self.handlers = {}
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -364,20 +374,14 @@ class Run(pl.LightningModule):
             raise KeyboardInterrupt
         self.signal = number
 
-    def on_train_end(self) -> None:
-        """Close the files, and say so where a signal ended the run."""
-        self.close()
-        if self.signal is not None and self.main:
-            self.display.stopped(signal.Signals(self.signal).name, self.step, self.out_dir)
-
-    def close(self) -> None:
+    def _close(self) -> None:
         """Give the signals back, take the bar away, and close the files of the loggers."""
-        for number, handler in getattr(self, "handlers", {}).items():
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
-        self.handlers = {}
-        if getattr(self, "main", False):
+        if self.main:
             self.display.stop()
-            finish(self.loggers)
+            finish(self.fabric.loggers)
+        self.model.cpu()
 
     def _headline(self, row: dict[str, Any]) -> str:
         names = (self.experiment.headline, *HEADLINES)

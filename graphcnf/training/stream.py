@@ -44,11 +44,11 @@ class BatchStream:
     def __iter__(self) -> Iterator[Share]:
         shares = self._shares()
         # On a CPU a second thread would only take time from the arithmetic.
-        return shares if self.run.device.type == "cpu" else _one_ahead(shares)
+        return shares if self.run.fabric.device.type == "cpu" else _one_ahead(shares)
 
     def _shares(self) -> Iterator[Share]:
         run, experiment = self.run, self.run.experiment
-        rank, world = run.global_rank, run.trainer.world_size
+        rank, world = run.fabric.global_rank, run.fabric.world_size
         epoch, start = run.position
         empty = 0
         while True:

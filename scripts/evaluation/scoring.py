@@ -17,6 +17,7 @@ from graphcnf.evaluation.draw import draw_summary
 from graphcnf.evaluation.result import Evaluation
 from graphcnf.evaluation.summary import Look, Summary
 from graphcnf.molecules.tally import KEPT
+from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
 from graphcnf.parallel import available_cores, ordered_map
 from graphcnf.scripts._sampling import load_model, valency_checked
 from graphcnf.scripts.evaluation import named_data
@@ -249,6 +250,9 @@ def _model_data(model: GraphCNF, against: Against) -> tuple[Rows | None, str]:
 
 def _held_out_figures(model, dataset, reconstruct: int, likelihood: int, notes: list[str]) -> dict:
     figures: dict[str, Any] = {}
+    if not numbers_atoms_as_here(model):
+        notes.append(OTHER_CODEC + ".")
+        return figures
     chosen = dataset.take(named_data.held_out(dataset, reconstruct)).graphs
     if len(chosen):
         figures["reconstruction"] = measures.reconstruction(model, chosen)

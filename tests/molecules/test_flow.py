@@ -13,6 +13,7 @@ import graphcnf
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.vocabulary import CODEC_VERSION
 
 
 def test_samples_are_those_of_the_seed_and_show_themselves(flow):
@@ -78,6 +79,17 @@ def test_saved_and_loaded(flow, data, tmp_path):
     del nameless.metadata["vocabulary"]
     with pytest.raises(UserError, match="names no vocabulary"):
         MoleculeFlow(nameless)
+
+
+def test_weights_of_another_order_of_atoms_draw_but_do_not_score(flow, data, tmp_path):
+    flow.save_pretrained(tmp_path)
+    other = MoleculeFlow.from_pretrained(tmp_path)
+    other.model.metadata["codec"] = CODEC_VERSION - 1
+    assert other.sample(5).smiles == flow.sample(5).smiles
+    with pytest.raises(UserError, match="numbered atoms otherwise"):
+        other.log_prob(data.smiles[:3])
+    other.model.metadata["codec"] = CODEC_VERSION
+    assert (other.log_prob(data.smiles[:3]) == flow.log_prob(data.smiles[:3])).all()
 
 
 def test_names_are_there_and_cost_nothing_until_used():

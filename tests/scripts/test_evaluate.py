@@ -8,6 +8,8 @@ import statistics
 import pytest
 
 from graphcnf.evaluation import measures
+from graphcnf.graphs import GraphCNF
+from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.scripts.evaluation import named_data
 
 FRACTIONS = ("strict_validity", "largest_fragment_validity", "uniqueness", "novelty",
@@ -114,8 +116,6 @@ def test_seeds_and_switches(score, model_folder, small_zinc, graphcnf):
 
 
 def test_held_out_figures_repeat(model_folder, small_zinc):
-    from graphcnf.graphs import GraphCNF
-
     model = GraphCNF.from_pretrained(model_folder)
     data = named_data.load_reference("zinc250k", model)
     graphs = data.graphs.subset(named_data.held_out(data, 10))
@@ -123,6 +123,18 @@ def test_held_out_figures_repeat(model_folder, small_zinc):
     assert set(named_data.held_out(data, 10)) <= set(data.split("test"))
     assert measures.reconstruction(model, graphs) == 1
     assert next(model.parameters()).dtype.itemsize == 4
+
+
+def test_weights_of_another_order_of_atoms(score, model_folder, small_zinc, tmp_path):
+    model = GraphCNF.from_pretrained(model_folder)
+    model.metadata["codec"] = CODEC_VERSION - 1
+    model.save_pretrained(tmp_path)
+    options = ["-n", 20, "--reconstruct", 5, "--likelihood", 5]
+    result, _ = score("--model", tmp_path, *options)
+    right, _ = score("--model", model_folder, *options)
+    assert result["strict_validity"] == right["strict_validity"]
+    assert result["bits_per_node"] is result["reconstruction"] is None
+    assert right["reconstruction"] == 1
 
 
 def test_mean_and_sd():

@@ -73,7 +73,7 @@ def test_killed_at_any_step_the_same_command_goes_on(graphcnf, mine, model_folde
                "--set", "checkpoint_minutes=1e-9"]  # fmt: skip
     code, whole, err = graphcnf(*command, "--out", "whole")
     assert code == 0, err
-    step = Run.training_step
+    step = Run.take_step
     for last in (0, 3, 4):
 
         def dying(run, *arguments, last=last):
@@ -81,9 +81,9 @@ def test_killed_at_any_step_the_same_command_goes_on(graphcnf, mine, model_folde
                 raise RuntimeError("killed")
             return step(run, *arguments)
 
-        monkeypatch.setattr(Run, "training_step", dying)
+        monkeypatch.setattr(Run, "take_step", dying)
         assert graphcnf(*command, "--out", "cut")[0] == 1
-    monkeypatch.setattr(Run, "training_step", step)
+    monkeypatch.setattr(Run, "take_step", step)
     code, cut, err = graphcnf(*command, "--out", "cut")
     assert code == 0 and "from step 4" in err
     one, other = json.loads(whole), json.loads(cut)

@@ -140,7 +140,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, al
     second = next(c for c in children if "tiny.py" in Path(f"/proc/{c}/cmdline").read_text())
     os.kill(int(second), signal.SIGKILL)
     said = process.communicate(timeout=30)[1]
-    assert process.returncode == 1
+    assert process.returncode == 1, said
     assert re.search("another process of this run has ended.*--resume goes on", said)
     assert "Traceback" not in said
     assert 0 < last(run)["step"] < 24
