@@ -51,7 +51,7 @@ def finetune(
             "--property",
             metavar="NAME|NAME>=X",
             help="Report the mean of a property, or the share of molecules in a range: logp, "
-            "qed>=0.6, TPSA<90. Repeatable.",
+            "qed>=0.6, tpsa<90. Repeatable.",
             rich_help_panel=REPORT,
         ),
     ] = None,

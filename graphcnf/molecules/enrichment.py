@@ -14,10 +14,7 @@ from rdkit.Chem import Descriptors
 
 from graphcnf.errors import UserError
 from graphcnf.molecules.codec import quiet
-from graphcnf.molecules.properties import logp, qed, sa, weight
-
-OWN = {"logp": logp, "qed": qed, "sa": sa, "weight": weight}
-"""Properties by the names that this package gives them; others have RDKit's."""
+from graphcnf.molecules.properties import PROPERTIES
 
 _SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
@@ -67,17 +64,17 @@ def has_element(symbol: str) -> Feature:
 
 
 def has_property(text: str) -> Feature:
-    """A property by name, or whether it is in a range: "logp", "qed>=0.6", "TPSA<140".
+    """A property by name, or whether it is in a range: "logp", "qed>=0.6", "tpsa<140".
 
     Raises:
         UserError: There is no such property, or the text says something else.
     """
     found = re.fullmatch(r"\s*(\w+)\s*(?:(<=|>=|<|>)\s*(\S+)\s*)?", text)
-    functions = {name.lower(): f for name, f in Descriptors.descList} | OWN
+    functions = {name.lower(): f for name, f in Descriptors.descList} | PROPERTIES
     if found is None or found[1].lower() not in functions:
         raise UserError(
-            f"no property {text[:40]!r}: write {', '.join(OWN)} or one of RDKit's descriptors "
-            "(TPSA, NumHDonors, ...), alone or with a bound, as qed>=0.6"
+            f"no property {text[:40]!r}: write {', '.join(PROPERTIES)} or one of RDKit's "
+            "descriptors (BertzCT, ...), alone or with a bound, as qed>=0.6"
         )
     function = functions[found[1].lower()]
     if found[2] is None:
