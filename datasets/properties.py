@@ -6,15 +6,13 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from rdkit import Chem
 
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path
-from graphcnf.molecules.codec import quiet
-from graphcnf.molecules.selection import described, parse_names
-from graphcnf.parallel import Workers, chunked, parallel_map
+from graphcnf.molecules.selection import parse_names, property_table
+from graphcnf.parallel import Workers
 
-CHUNK = 1000
+MANY = 2000
 
 
 def property_values(
@@ -35,22 +33,9 @@ def property_values(
     path = cache_path(f"properties-{dataset.name}", names, digest)
     found = cache.read_or_none(path)
     if found is None:
-        few = len(dataset) <= 2 * CHUNK
-        if not few:
+        if len(dataset) > MANY:
             cache.note(f"properties of {len(dataset):,} molecules, a few minutes; kept for later")
-        parts = parallel_map(
-            _values,
-            [(names, part) for part in chunked(dataset.smiles, CHUNK)],
-            workers=1 if few else workers,
-            label=f"properties of {dataset.name}",
-        )
-        found = {"values": np.concatenate(parts)}
+        label = f"properties of {dataset.name}"
+        found = {"values": property_table(dataset.smiles, names, workers, label)}
         cache.write(path, found)
     return found["values"]
-
-
-def _values(task: tuple[tuple[str, ...], list[str]]) -> np.ndarray:
-    names, smiles = task
-    with quiet():
-        rows = [[*described(Chem.MolFromSmiles(s), names).values()] for s in smiles]
-    return np.array(rows, dtype=np.float64).reshape(-1, len(names))

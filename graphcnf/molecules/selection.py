@@ -7,12 +7,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from rdkit import Chem
 
 from graphcnf.errors import UserError, nearest
 from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.optional import Unavailable
 from graphcnf.molecules.properties import PROPERTIES
+from graphcnf.parallel import Workers, chunked, parallel_map
+
+CHUNK = 1000
 
 DECIMALS = 4
 """Of a property. Requirements are held against the rounded value, the one that is written."""
@@ -59,6 +63,30 @@ def described(mol: Chem.Mol, names: Iterable[str]) -> dict[str, float]:
     """
     values = {name: PROPERTIES[name](mol) for name in names}
     return {k: v if isinstance(v, int) else round(v, DECIMALS) for k, v in values.items()}
+
+
+def property_table(
+    smiles: Sequence[str], names: Sequence[str], workers: Workers = None, label: str = ""
+) -> np.ndarray:
+    """Properties of valid SMILES, (M, P) float64.
+
+    Args:
+        smiles: M of them.
+        names: P keys of `PROPERTIES`.
+        workers: Processes, or a cluster; None for one per core. Few molecules need none.
+        label: What a progress bar says.
+    """
+    parts = [(tuple(names), part) for part in chunked(smiles, CHUNK)]
+    few = len(parts) <= 2
+    rows = parallel_map(_rows, parts, workers=1 if few else workers, label="" if few else label)
+    return np.concatenate([np.empty((0, len(names))), *rows])
+
+
+def _rows(task: tuple[tuple[str, ...], Sequence[str]]) -> np.ndarray:
+    names, smiles = task
+    with quiet():
+        rows = [[*described(Chem.MolFromSmiles(s), names).values()] for s in smiles]
+    return np.array(rows, dtype=np.float64).reshape(-1, len(names))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from graphcnf.graphs.path.enlargement import enlarged
 from graphcnf.molecules.enrichment import Feature
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.kinship import atom_sources, bond_sources, extended
+from graphcnf.molecules.selection import property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.configuration import load_config
 from graphcnf.training.experiment import Experiment, FitResult
@@ -163,8 +164,6 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
             f"{parts[0]} molecules to learn from and {parts[1]} to hold out: too few to fine-tune; "
             f"{LEAST_MOLECULES} and 1 are the least, some hundreds are better"
         )
-    if flow.model.targets:
-        raise UserError("a model that was trained with properties cannot be fine-tuned yet")
     known = flow.vocabulary
     data = data if known.marked else data.without_marks()
     vocabulary = extended(known, data.vocabulary)
@@ -301,6 +300,14 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
     return True
 
 
+def _told(flow: MoleculeFlow, data):
+    """The molecules with the properties that the model takes, to learn from."""
+    names = [table["name"] for table in flow.model.targets]
+    if not names:
+        return data
+    return replace(data, targets=property_table(data.smiles, names))
+
+
 def _fit(flow, data, settings, out: Path, resume: bool, request) -> FitResult:
     try:
         from graphcnf.training.loop import fit
@@ -317,7 +324,7 @@ def _fit(flow, data, settings, out: Path, resume: bool, request) -> FitResult:
 
     experiment = Experiment(
         flow.model.train(),
-        partial(data.train_batches, size),
+        partial(_told(flow, data).train_batches, size),
         lambda: data.test_batches(4 * size),
         headline="bits_per_molecule",
         words=words,

@@ -1,5 +1,7 @@
 """A trained model that learns of further categories, sizes and closures."""
 
+import math
+
 import pytest
 import torch
 
@@ -98,6 +100,35 @@ def test_the_grown_model_samples_and_learns(model):
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in other.parameters())
     assert len(other.sample_records(0, 8, seed=0)) == 8
+
+
+def test_what_may_be_asked_is_heeded_as_before(model):
+    tables = [{"name": "size", "mean": 3.0, "deviation": 1.0}]
+    known = model.with_targets(tables).eval()
+    with torch.no_grad():
+        for parameter in known.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    chain = graph([0, 2, 0, 1, 0, 0, 0, 1], CHAIN)
+    graphs = PackedGraphs.from_lists([chain, *(KNOWN.graph(k) for k in range(3))])
+    same = grown(known, KNOWN)
+    other = grown(known, graphs, nodes=(0, 1, 0))
+    assert other.targets == tables
+    new, old = (m.steps.network.shares.each[2].weight for m in (other, known))
+    assert torch.equal(new, old[[0, 1, 0]])
+    batch = GraphBatch.collate(KNOWN)
+    with torch.no_grad():
+        for row in (math.nan, 2.0, 5.0):
+            batch.targets = torch.full((len(batch), 1), row)
+            before = known.log_prob(batch)
+            assert torch.equal(same.log_prob(batch), before)
+            # Old values lose what their copies take, and no more.
+            lost = before - other.log_prob(batch)
+            assert (lost >= -1e-5).all() and (lost < 3).all()
+            sizes = [m.steps.sizes(batch.targets)[:, :6] for m in (known, other)]
+            assert torch.equal(*sizes)
+    loss, _ = other.train().training_loss(batch)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in other.parameters())
 
 
 def test_merged_arguments_cover_both():

@@ -54,8 +54,20 @@ def test_training_goes_on_with_the_same_properties(graphcnf, trained):
     Path("other.toml").write_text(preset.replace('"weight"', '"qed"'))
     code, _, err = graphcnf("train", "other.toml", "--out", "other", "--threads", 1)
     assert code == 1 and "was trained with the properties logp, weight" in err
-    code, _, err = graphcnf("finetune", "x.smi", "--weights", trained)
-    assert code == 1
+
+
+def test_fine_tuning_keeps_what_may_be_asked(graphcnf, trained):
+    mine = [f"{'C' * k}c1ccc({x})c([SiH3])c1" for k in range(1, 9) for x in "CFNOS"]
+    Path("mine.smi").write_text("\n".join(mine))
+    command = ["finetune", "mine.smi", "--weights", trained, "--steps", 4, "-n", 0, "--out", "own"]
+    code, _, err = graphcnf(*command)
+    assert code == 0 and "new to the weights: atoms Si" in err, err
+    before, after = (GraphCNF.from_pretrained(folder) for folder in (trained, "own/model"))
+    assert after.targets == before.targets
+    # The molecules say what their properties are, so that the network goes on learning of them.
+    name = next(n for n, _ in after.named_parameters() if n.endswith("asked.leave.bias"))
+    assert not torch.equal(after.get_parameter(name), before.get_parameter(name))
+    assert len(MoleculeFlow(after).sample(3, properties={"weight": 150.0})) == 3
 
 
 def test_likelihoods_are_given_what_was_asked_for(graphcnf, trained):
@@ -135,14 +147,15 @@ def test_bad_presets_are_one_line(graphcnf, model_folder, small_zinc, change, me
 
 def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
     from graphcnf.datasets import load_zinc250k, properties
+    from graphcnf.molecules import selection
 
     dataset, names = load_zinc250k(), ["qed", "logp"]
-    monkeypatch.setattr(properties, "CHUNK", 100)
+    monkeypatch.setattr(selection, "CHUNK", 100)
     found = properties.property_values(dataset, names, workers=2)
     for k in (0, 150, len(dataset) - 1):
         mol = Chem.MolFromSmiles(dataset.smiles[k])
         assert list(described(mol, names).values()) == found[k].tolist()
-    monkeypatch.setattr(properties, "parallel_map", None)
+    monkeypatch.setattr(properties, "property_table", None)
     assert np.array_equal(properties.property_values(dataset, names), found)
 
 

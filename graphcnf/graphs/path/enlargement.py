@@ -78,6 +78,10 @@ def enlarged(
         )
     except ValueError as error:
         raise UserError(f"these weights cannot grow: {error}") from None
+    if larger.sizes is not None and steps.sizes is not None:
+        known_sizes = steps.sizes.state_dict()
+        for name, parameter in larger.sizes.named_parameters():
+            parameter.data.copy_(_clamped(known_sizes[name], parameter.shape))
     return other.to(model.device).train(model.training)
 
 
@@ -197,6 +201,9 @@ def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _S
         most = len(sources.old) - (table == "chain")
         source = state[f"{table}.{sources.variable(k, most)}.{kind}"]
         found = source if table == "hidden" else source[sources.values(k)]
+    elif rest.startswith("each."):  # of the shares: what values add to what is asked
+        k = int(rest.split(".")[1])
+        found = state[f"{table}.each.{sources.variable(k)}.weight"][sources.values(k)]
     elif table == "gains":
         found = state[name][[sources.variable(k) for k in range(len(parameter))]]
     elif table == "on_level":
