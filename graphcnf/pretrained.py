@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -134,15 +133,18 @@ def _check_metadata(metadata: Any) -> None:
         "dataset": str,
         "size_histogram": list,
     }
-    kinds |= {"bits_per_atom_quantiles": list, "weights": dict, "codec": int}
+    kinds |= {"likelihood_quantiles": list, "weights": dict, "codec": int}
     if not isinstance(metadata, dict):
         raise ValueError("metadata is no object")
     for name, kind in kinds.items():
         if not isinstance(metadata.get(name, kind()), kind):
             raise ValueError(f"metadata.{name} is no {kind.__name__}")
-    quantiles = metadata.get("bits_per_atom_quantiles", [])
-    if not all(isinstance(q, int | float) and math.isfinite(q) for q in quantiles):
-        raise ValueError("metadata.bits_per_atom_quantiles holds something else than numbers")
+    for group in metadata.get("likelihood_quantiles", []):
+        numbers = [group["largest"], *group["quantiles"]]
+        if len(numbers) < 2 or not all(isinstance(q, int | float) for q in numbers):
+            raise ValueError("metadata.likelihood_quantiles holds something else than numbers")
+        if not np.isfinite(numbers).all():
+            raise ValueError("metadata.likelihood_quantiles holds numbers that are not finite")
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:

@@ -123,7 +123,7 @@ def _bars(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping, ke
     total: Counter[str] = Counter()
     for _, counts, _ in sets:
         total.update(counts)
-    if key == "atoms":
+    if key == "atoms" and total:
         shown = [str(n) for n in range(min(map(int, total)), max(map(int, total)) + 1)]
     else:
         shown = sorted(total, key=lambda k: (-total[k], k))[:CATEGORIES]
@@ -135,5 +135,5 @@ def _bars(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping, ke
         place = places + (number - (len(sets) - 1) / 2) * width
         axis.bar(place, share, width, color=colour, label=label)
     labels = [k.lower() for k in shown] if key == "bonds" else shown
-    step = -(-len(shown) // CATEGORIES)
+    step = max(1, -(-len(shown) // CATEGORIES))
     axis.set_xticks(places[::step], labels[::step])

@@ -140,7 +140,7 @@ class Shares(nn.Module):
         ).double()
         wanted = counts.T @ (targets / self.deviations).double()
         # A little of a ridge: some columns are sums of others.
-        ridge = 1e-6 * len(x) * torch.eye(counts.shape[1], dtype=torch.float64)
+        ridge = 1e-6 * len(x) * torch.eye(len(wanted), dtype=torch.float64, device=x.device)
         found = torch.linalg.solve(counts.T @ counts + ridge, wanted)
         for table, part in zip(tables, found.split([len(t) for t in tables]), strict=True):
             table.copy_(part)

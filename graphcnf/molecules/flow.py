@@ -16,6 +16,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import RecordNoise
 from graphcnf.molecules import codec
+from graphcnf.molecules.percentiles import percentiles, quantiles_by_size
 from graphcnf.molecules.vocabulary import (
     OTHER_CODEC,
     MoleculeVocabulary,
@@ -294,11 +295,16 @@ class MoleculeFlow:
         graphs, reasons = self.graphs(molecules)
         inside = np.array([reason is None for reason in reasons], dtype=bool)
         nats = np.full(len(inside), -math.inf)
-        nats[inside] = self._log_prob(graphs, orders)
+        nats[inside] = self._given_size(graphs, orders) + self._of_size(graphs)
         return nats
 
+    def _of_size(self, graphs: PackedGraphs) -> np.ndarray:
+        """Log-probability of each graph's number of atoms, (M,) nats."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.model.size_probabilities()[graphs.node_counts])
+
     @torch.no_grad()
-    def _log_prob(self, graphs: PackedGraphs, orders: int) -> np.ndarray:
+    def _given_size(self, graphs: PackedGraphs, orders: int = 1) -> np.ndarray:
         nats = np.zeros(len(graphs))
         device = self.model.device
         by_size = np.argsort(graphs.node_counts, kind="stable")
@@ -308,7 +314,6 @@ class MoleculeFlow:
             # Every molecule has the same noise: its figure depends on nothing but itself.
             noise = RecordNoise(0, [0] * len(chosen))
             value = self.model.log_prob(batch, noise=noise, orders=orders)
-            value = value + self.model.size_log_prob(batch.sizes)
             nats[chosen] = value.double().cpu().numpy()
         return nats
 
@@ -317,8 +322,9 @@ class MoleculeFlow:
 
         Returns:
             The columns `smiles` (as given), `log_likelihood` (nats, see `log_prob`; NaN outside),
-            `bits_per_atom`, `percentile` (share of training molecules of like size that are less
-            likely, 0 to 100, where the model knows), `reason` (why a molecule is outside, or None).
+            `bits_per_atom`, `percentile` (share of training molecules of about this number of
+            atoms that are less likely, all of them in the canonical numbering, 0 to 100, where the
+            model knows), `reason` (why a molecule is outside, or None).
         """
         import pandas as pd
 
@@ -326,7 +332,8 @@ class MoleculeFlow:
         graphs, reasons = self.graphs(molecules)
         inside = np.array([reason is None for reason in reasons], dtype=bool)
         nats, atoms = np.full(len(inside), np.nan), np.full(len(inside), np.nan)
-        nats[inside] = self._log_prob(graphs, orders)
+        given_size = self._given_size(graphs, orders)
+        nats[inside] = given_size + self._of_size(graphs)
         atoms[inside] = graphs.node_counts
         bits = -nats / math.log(2) / atoms
         sizes = self.model.size_probabilities()
@@ -337,12 +344,13 @@ class MoleculeFlow:
                 else f"no training molecule has {int(atoms[k])} atoms"
             )
         bits[~np.isfinite(nats)] = np.nan
-        known = self.model.metadata.get("bits_per_atom_quantiles")
+        known = self.model.metadata.get("likelihood_quantiles")
         percentile = np.full(len(inside), np.nan)
         if known:
-            places = np.linspace(100, 0, len(known))
-            there = np.isfinite(bits)
-            percentile[there] = np.interp(bits[there], known, places)
+            canonical = given_size if orders == 1 else self._given_size(graphs)
+            own = -canonical / math.log(2) / graphs.node_counts
+            percentile[inside] = percentiles(known, graphs.node_counts, own)
+            percentile[~np.isfinite(nats)] = np.nan
         text = [m if isinstance(m, str) else Chem.MolToSmiles(m) for m in molecules]
         nats = np.where(np.isfinite(nats), nats, np.nan)
         return pd.DataFrame(
@@ -355,11 +363,11 @@ class MoleculeFlow:
             }
         )
 
-    def learn_percentiles(self, molecules: PackedGraphs, count: int = 101) -> None:
-        """Keep quantiles of the bits per atom of some training molecules, for `score`."""
-        bits = -self._log_prob(molecules, 1) / math.log(2) / molecules.node_counts
-        quantiles = np.quantile(bits, np.linspace(0, 1, count))
-        self.model.metadata["bits_per_atom_quantiles"] = [round(float(q), 4) for q in quantiles]
+    def learn_percentiles(self, molecules: PackedGraphs) -> None:
+        """Keep how likely some training molecules are, for `score`."""
+        sizes = molecules.node_counts
+        bits = -self._given_size(molecules) / math.log(2) / sizes
+        self.model.metadata["likelihood_quantiles"] = quantiles_by_size(sizes, bits)
 
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
         """Latents of the base space, and the mask (B, N) that `decode` needs.

@@ -202,6 +202,11 @@ def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
 
 def _of_smarts(text, pattern, vocabulary, is_open, rings) -> MoleculeFragment:
     """Each atom may be what its element, charge and aromaticity say; the query settles the rest."""
+    if not is_open:
+        raise UserError(
+            f"{text[:80]!r}: attachment points go with a SMILES; leave * out of a SMARTS, which "
+            "grows at every hydrogen"
+        )
     kinds = torch.zeros(pattern.GetNumAtoms(), len(vocabulary.atoms), dtype=torch.bool)
     for new, atom in enumerate(pattern.GetAtoms()):
         for k, category in enumerate(vocabulary.atoms):
@@ -214,7 +219,7 @@ def _of_smarts(text, pattern, vocabulary, is_open, rings) -> MoleculeFragment:
     for bond in pattern.GetBonds():
         row = torch.zeros(len(vocabulary.bonds) + 1, dtype=torch.bool)
         for k, name in enumerate(vocabulary.bonds):
-            row[k + 1] = bond_could_be(bond, name)
+            row[k + 1] = bond_could_be(bond, name, vocabulary.marked)
         if not row.any():
             raise UserError(f"{text[:80]!r}: the model knows no bond like {bond.GetSmarts()}")
         rows.append(row)

@@ -25,7 +25,8 @@ SCAFFOLD_RINGS = 2
 """A scaffold with fewer rings is none."""
 
 LARGEST = 30_000
-"""Molecules of a set whose fingerprints are kept, the first ones; MOSES draws as many."""
+"""Molecules of a set whose fingerprints are kept, the first ones, of a reference as well; MOSES
+draws as many."""
 
 _BLOCK = 2000
 """Molecules of either set that are compared at once; bounds the memory at some 70 MB."""

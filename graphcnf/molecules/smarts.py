@@ -38,16 +38,28 @@ def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool
     return _evaluate(atom.DescribeQuery(), leaf) is not False
 
 
-def bond_could_be(bond: Chem.Bond, name: str) -> bool:
-    """Whether a bond of a pattern may match bonds with a name of the vocabulary."""
+def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
+    """Whether a bond of a pattern may match bonds with a name of the vocabulary.
+
+    Args:
+        bond: Of a pattern.
+        name: Of the vocabulary.
+        marked: Whether the vocabulary marks aromatic bonds; where it does not, a single or double
+            bond may be one.
+    """
     aromatic = name.startswith(MARK)
     order = Chem.BondType.AROMATIC if aromatic else Chem.BondType.names[name]
+    may_be_aromatic = not marked and name in ("SINGLE", "DOUBLE")
 
     def leaf(query: str, value: int) -> bool | None:
         if query == "BondOrder":
+            if may_be_aromatic and value == int(Chem.BondType.AROMATIC):
+                return None
             return int(order) == value
         if query == "SingleOrAromaticBond":
-            return aromatic or order == Chem.BondType.SINGLE
+            if aromatic or order == Chem.BondType.SINGLE:
+                return True
+            return None if may_be_aromatic else False
         return None
 
     return _evaluate(bond.DescribeQuery(), leaf) is not False

@@ -20,11 +20,18 @@ def standardized(mol: Chem.Mol) -> Chem.Mol:
         UnparsableSmiles: MolStandardize refuses the molecule.
     """
     try:
-        parent = rdMolStandardize.FragmentParent(mol)
+        parent = rdMolStandardize.FragmentParent(mol, _organic_first())
         return _uncharger().uncharge(parent)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UnparsableSmiles(f"it cannot be standardized: {reason}") from None
+
+
+@cache
+def _organic_first() -> rdMolStandardize.CleanupParameters:
+    parameters = rdMolStandardize.CleanupParameters()
+    parameters.preferOrganic = True  # type: ignore[assignment]  # wrong in the stubs
+    return parameters
 
 
 @cache

@@ -64,13 +64,28 @@ def valence_only(mol: Chem.Mol) -> str | None:
     """
     if not mol.GetNumAtoms():
         return None
-    mol = Chem.Mol(mol)
+    mol = _kekulized(mol)
     for atom in mol.GetAtoms():
         bonds = sum(bond.GetBondTypeAsDouble() for bond in atom.GetBonds())
         if not atom.GetFormalCharge() and bonds == _OVERFULL.get(atom.GetSymbol()):
             atom.SetFormalCharge(1)
     clean = sanitized(mol)
     return None if clean is None else canonical_smiles(clean)
+
+
+def _kekulized(mol: Chem.Mol) -> Chem.Mol:
+    """A copy with single and double bonds; with aromatic ones where RDKit finds no such form."""
+    mol = Chem.Mol(mol)
+    if any(bond.GetIsAromatic() for bond in mol.GetBonds()):
+        plain = Chem.Mol(mol)
+        with quiet():
+            try:
+                plain.UpdatePropertyCache(strict=False)
+                Chem.Kekulize(plain, clearAromaticFlags=True)
+            except (ValueError, RuntimeError):
+                return mol
+        return plain
+    return mol
 
 
 def repaired(mol: Chem.Mol) -> str | None:

@@ -13,6 +13,7 @@ import graphcnf
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.percentiles import LEAST
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 
 
@@ -58,9 +59,16 @@ def test_scores_name_what_is_outside(flow, data):
     np.testing.assert_allclose(inside["bits_per_atom"], bits)
     assert frame[frame["reason"].notna()]["log_likelihood"].isna().all()
     assert "no training molecule has 1 atoms" in frame["reason"][6]
-    # About half of the molecules are less likely than the median one.
-    everything = flow.score(data.smiles[:100])["percentile"]
-    assert 45 < everything.mean() < 55
+    # Half of the molecules are less likely than the median one, however many atoms they have.
+    sizes = data.graphs.node_counts
+    small, large = (np.flatnonzero(where)[:LEAST] for where in (sizes <= 21, sizes >= 25))
+    flow.learn_percentiles(data.graphs.subset(np.concatenate([small, large])))
+    for chosen in (small, large):
+        everything = flow.score([data.smiles[k] for k in chosen])["percentile"]
+        assert len(chosen) == LEAST and 45 < everything.mean() < 55
+    # Summing over further numberings makes no molecule rarer or more common.
+    twice = flow.score([data.smiles[k] for k in chosen[:5]], orders=4)["percentile"]
+    np.testing.assert_allclose(twice, everything[:5])
 
 
 def test_latents_lead_back(flow, data):

@@ -6,7 +6,7 @@ from rdkit import Chem
 from graphcnf.errors import UserError
 from graphcnf.molecules import growth
 from graphcnf.molecules.fragments import read_fragment
-from graphcnf.molecules.smarts import atom_could_be
+from graphcnf.molecules.smarts import atom_could_be, bond_could_be
 from graphcnf.molecules.vocabulary import AtomCategory
 
 
@@ -73,6 +73,20 @@ def test_smarts_atoms():
         assert found == wanted, smarts
 
 
+def test_smarts_bonds():
+    # (pattern, marked vocabulary): single, double, and where there are marks aromatic single.
+    answers = {
+        ("cc", True): (1, 0, 1), ("cc", False): (1, 1), ("c:c", True): (0, 0, 1),
+        ("c:c", False): (1, 1), ("C-C", True): (1, 0, 0), ("C-C", False): (1, 0),
+        ("C=C", True): (0, 1, 0), ("C=C", False): (0, 1), ("C~C", True): (1, 1, 1),
+    }  # fmt: skip
+    for (smarts, marked), wanted in answers.items():
+        (bond,) = Chem.MolFromSmarts(smarts).GetBonds()
+        names = ("SINGLE", "DOUBLE", "AROMATIC_SINGLE")[: len(wanted)]
+        found = tuple(int(bond_could_be(bond, name, marked)) for name in names)
+        assert found == wanted, (smarts, marked)
+
+
 @pytest.mark.parametrize(
     ("way", "fragment", "message"),
     [
@@ -82,6 +96,7 @@ def test_smarts_atoms():
         ("grow", "C1CC", "no SMILES or SMARTS"),
         ("grow", "[*]=CC", "one single bond"),
         ("grow", "[*]", "no atoms beside"),
+        ("grow", "[c,n]1ccccc1[*:1]", "attachment points go with a SMILES"),
         ("grow", "FC(F)(F)F", "no hydrogen to replace"),
         ("with_scaffold", "[Xe]", "not among the atoms"),
         ("with_scaffold", "[#54;R]", "knows no atom like"),

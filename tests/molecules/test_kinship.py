@@ -71,6 +71,7 @@ def test_means_and_shares():
         ("[NH3+]CC(=O)[O-]", "NCC(=O)O"),
         ("C[N+](=O)[O-]", "C[N+](=O)[O-]"),
         ("C[N+](C)(C)C.[Br-]", "C[N+](C)(C)C"),
+        ("CO.OP(=O)(O)OP(=O)(O)O", "CO"),
     ],
 )
 def test_standardized(smiles, wanted):

@@ -128,6 +128,10 @@ def test_conventions_on_molecules():
     assert validity.strict(raw("C=N(C)=O")) == "C=[N+](C)[O-]"
     assert validity.valence_only(raw("CC.O")) == "CC.O"
     assert validity.valence_only(raw("CN(C)(C)C")) == "C[N+](C)(C)C"
+    # However the rings are written: three bonds of an aromatic O, S or N are not one too many.
+    for smiles in ("c1ccoc1.CC", "c1ccsc1.CC", "Cn1cccc1.CC", "CN(C)(C)Cc1ccco1"):
+        clean = Chem.MolFromSmiles(smiles.replace("CN(C)(C)C", "C[N+](C)(C)C"))
+        assert validity.valence_only(raw(smiles)) == Chem.MolToSmiles(clean)
     assert validity.strict(raw("CN(C)(C)C")) is None
     assert validity.largest_fragment(raw("CN(C)(C)C.O")) == (None, 5 / 6)
     assert validity.largest_fragment(Chem.Mol()) == (None, 0.0)

@@ -261,7 +261,9 @@ class Progress:
         share = guide[torch.where(first[rows], size, size + 1)] * takes[rows]
         below = share.cumsum(1)
         node = (uniform[rows, None] * below[:, -1:] >= below).sum(1)
-        node = node.minimum((takes[rows] * torch.arange(1, size + 1)).amax(1) - 1)
+        node = node.minimum(
+            (takes[rows] * torch.arange(1, size + 1, device=takes.device)).amax(1) - 1
+        )
         chance = share.gather(1, node[:, None])[:, 0] / below[:, -1]
         steps = Steps(
             owner=rows,

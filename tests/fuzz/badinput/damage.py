@@ -35,7 +35,10 @@ METADATA: dict[str, tuple[Any, ...]] = {
                    {"atoms": [["C", "x", 1]], "bonds": ["SINGLE"]}),
     "size_histogram": (3, "x", {}, ["a"], [-1], [float("nan")], [[1]], [None], [True]),
     "training": (3, "x", [1]),
-    "bits_per_atom_quantiles": (3, "x", {}, ["a"], [None], [float("nan")]),
+    "likelihood_quantiles": (3, "x", {}, ["a"], [None], [float("nan")], [{"largest": 3}],
+                             [{"largest": 3, "quantiles": []}],
+                             [{"largest": None, "quantiles": [1.0]}],
+                             [{"largest": 3, "quantiles": [1.0, float("nan")]}]),
     "dataset": (3, [], {}),
 }  # fmt: skip
 IMAGE_METADATA: dict[str, tuple[Any, ...]] = {
