@@ -220,7 +220,10 @@ def _jsonl(path: Path, text: str, column: str | None) -> tuple[list[int], list[s
         if not line.strip():
             continue
         try:
-            value = json.loads(line)[wanted]
+            row = json.loads(line)
+            value = (
+                row[wanted] if wanted in row else {k.lower(): row[k] for k in row}[wanted.lower()]
+            )
         except (ValueError, KeyError, TypeError, RecursionError):
             raise DataFileError(
                 f"{path}, line {number}: no JSON object with {wanted!r}: {line[:60]!r}"
@@ -271,6 +274,8 @@ def _parquet(path: Path, content: bytes, column: str | None) -> tuple[list[int],
     except Exception as error:  # damage shows itself anywhere in the reader
         reason = " ".join(str(error).split())[:120]
         raise DataFileError(f"{path} is no intact Parquet file: {reason}") from error
+    if wanted not in frame:
+        wanted = next((c for c in map(str, frame) if c.lower() == wanted.lower()), wanted)
     if wanted not in frame:
         shown = ", ".join(map(str, frame))[:200]
         raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")

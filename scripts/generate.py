@@ -152,6 +152,8 @@ def generate(
     plain = plain_kind(kind)
     columns = ALL_COLUMNS if everything else ("smiles",) if plain == "smi" else COLUMNS
     columns = (*columns, "log_likelihood") if likelihood else columns
+    if plain == "smi":  # whoever reads the file takes what comes first
+        columns = ("smiles", *columns)
     recipe = Recipe(
         seed=seed,
         temperature=temperature,
@@ -164,7 +166,7 @@ def generate(
     )
     if way is not None:
         convert = conversion(kind, recipe.columns)
-        growth.write_grown(network, recipe, number, out, way, particles, convert)
+        growth.write_grown(network, recipe, number, out, way, particles, convert, as_json)
         return
     selective = bool(require or smarts)
     patience = RARE * PATIENCE if selective else PATIENCE

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
 SEARCH = "Search"
+OWN = {"record", "smiles", "score", "source", "error"}
+"""Columns that are no objectives."""
 
 
 def optimize(
@@ -220,13 +222,16 @@ def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> N
     from graphcnf.scripts.generation.records import WRITERS
 
     frame = found.to_frame(best).rename(columns={"call": "record"})
+    if kind.startswith("smi"):  # whoever reads the file takes what comes first
+        frame = frame[["smiles", *frame.columns.drop("smiles")]]
     rows = [
         {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
         for row in frame.to_dict("records")
     ]
     plain = "jsonl" if kind == "parquet" else kind.removesuffix(".gz")
     write = WRITERS[plain]
-    lines = [",".join(frame.columns) + "\n"] if plain == "csv" else []
+    head = {"csv": ",".join(frame.columns), "smi": "# " + "\t".join(frame.columns)}
+    lines = [head[plain] + "\n"] if plain in head else []
     lines += [write(row) for row in rows]
     if kind == plain:
         with open_output(out) as stream:
@@ -237,7 +242,9 @@ def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> N
         with open_output(temporary) as stream:
             stream.writelines(lines)
         if kind == "parquet":
-            to_parquet(temporary, target, tuple(frame.columns))
+            # Whatever an objective is called, it holds numbers.
+            objectives = dict.fromkeys(set(frame.columns) - OWN, "float64")
+            to_parquet(temporary, target, tuple(frame.columns), objectives)
         else:
             compress(temporary, target)
         target.replace(out)

@@ -153,8 +153,7 @@ def train(
         _summary(result, out)
     if result.signal is not None:
         print(f"graphcnf train --resume --out {out} continues it", file=sys.stderr)
-    if result.signal == 2:
-        raise typer.Exit(130)
+        raise typer.Exit(128 + result.signal)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from graphcnf.discrete.densities import Density, GraphDensity
 from graphcnf.errors import UserError
 from graphcnf.graphs.batching import size_bucketed_batches
 from graphcnf.training.experiment import Experiment
+from graphcnf.training.processes import leave_unless_main
 from graphcnf.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def train(
     with tempfile.TemporaryDirectory(prefix="graphcnf-") as temporary:
         folder = Path(temporary if out is None else out)
         result = fit(experiment, chosen, folder, lines=out is not None)
+        leave_unless_main()
         if result.signal not in (None, signal.SIGINT):
             raise SystemExit(128 + result.signal)
         if not (folder / "model" / "config.json").exists():

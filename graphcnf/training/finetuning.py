@@ -26,6 +26,7 @@ from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.configuration import load_config
 from graphcnf.training.experiment import Experiment, FitResult
 from graphcnf.training.gains import course, expectation, news, sampled, story
+from graphcnf.training.processes import is_main, leave_unless_main
 from graphcnf.training.settings import TrainingSettings
 
 REQUEST = "finetune.json"
@@ -117,6 +118,7 @@ def finetune(
         True
     """
     out, before = Path(out), flow
+    say = say if is_main() else lambda line: None
     flow, data = prepared(flow, data)
     for line in expectation(before, flow, data):
         say(line)
@@ -133,6 +135,7 @@ def finetune(
         f"{chosen.ema_horizon:g}, {chosen.patience} worse evaluations end it"
     )
     result = _fit(flow, data, chosen, out, resume, request)
+    leave_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
     flow = MoleculeFlow.from_pretrained(out / "model")
@@ -209,6 +212,8 @@ def plan(molecules: int, *, new: bool = False, **given) -> TrainingSettings:
         UserError: A setting that there is not, or a bad value.
     """
     given = {"keep_best": True, **given}
+    if not given["keep_best"]:
+        raise UserError("fine-tuning: keep_best cannot be false: the best weights are the result")
     checked = TrainingSettings.from_dict(given, "fine-tuning")
     passes = max(PASSES[0], PASSES[1] * min(1.0, math.sqrt(MANY / molecules)))
     passes *= LONGER if new else 1
@@ -234,12 +239,14 @@ def plan(molecules: int, *, new: bool = False, **given) -> TrainingSettings:
 def _settings(flow, data, new: bool, minutes, seed: int, given: dict) -> TrainingSettings:
     """The plan for these molecules, cut to the time where there is a limit."""
     TrainingSettings.from_dict({"keep_best": True, **given}, "fine-tuning")
+    if minutes is not None and "steps" in given:
+        raise UserError("fine-tuning: minutes and steps exclude each other")
     given = {**given, "seed": seed, "new": new}
     held_out = min(len(data.split("test")), LARGEST_HELD_OUT)
     settings = plan(len(data.split("train")), **given)
     batches = -(-held_out // (4 * settings.batch_size))
     given = {"eval_batches": batches, "final_eval_batches": batches, **given}
-    if minutes is not None and settings.accelerator != "cpu":
+    if minutes is not None and (settings.accelerator != "cpu" or settings.processes > 1):
         given["minutes"] = minutes
     elif minutes is not None and "steps" not in given:
         assert settings.steps is not None

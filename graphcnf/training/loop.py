@@ -18,12 +18,12 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from graphcnf.errors import UserError
-from graphcnf.files import alone, replace_file
+from graphcnf.files import alone
 from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers
 from graphcnf.training.experiment import Experiment, FitResult
 from graphcnf.training.loggers import loggers
 from graphcnf.training.machine import keep_kernels, keep_memory
-from graphcnf.training.processes import as_launched, is_main
+from graphcnf.training.processes import as_launched, environment, is_main
 from graphcnf.training.run import Run
 from graphcnf.training.settings import TrainingSettings
 
@@ -80,9 +80,8 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
     if main_process:
         (out_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         remove_leftovers(out_dir)
-        full = {**(config or {}), "training": settings.to_dict()}
-        replace_file(out_dir / "config.toml", tomli_w.dumps(full).encode())
-    run = Run(experiment, settings, out_dir, state, lines)
+    full = tomli_w.dumps({**(config or {}), "training": settings.to_dict()})
+    run = Run(experiment, settings, out_dir, state, lines, full.encode())
     if run.finished:
         return run.result()
     _quiet()
@@ -92,11 +91,16 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
         keep_kernels()
     try:
         fabric.launch()
+        if fabric.world_size != settings.processes:
+            raise UserError(
+                f"{settings.processes} processes were asked for and {fabric.world_size} started: "
+                "give srun or torchrun as many tasks as there are devices of all nodes"
+            )
         run.train(fabric)
+        fabric.barrier()  # until the first has saved
+        alone_now(fabric)
     except Exception as error:
-        # Fabric watches the processes that it has started, and kills this one within seconds of the
-        # end of another. Without this one, the others end by themselves.
-        getattr(fabric.strategy.launcher, "procs", []).clear()
+        alone_now(fabric)
         if settings.processes == 1 or not _lost_connection(error):
             raise
         if dist.is_initialized():
@@ -108,6 +112,15 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
             f"--resume goes on from the last checkpoint in {out_dir}"
         ) from error
     return run.result()
+
+
+def alone_now(fabric: Fabric) -> None:
+    """Let every process end by itself.
+
+    Fabric watches those that it has started, and kills this one within seconds of the end of
+    another that was not a good one.
+    """
+    getattr(fabric.strategy.launcher, "procs", []).clear()
 
 
 def _lost_connection(error: Exception) -> bool:
@@ -135,6 +148,7 @@ def _fabric(settings: TrainingSettings, out_dir: Path, step: int) -> Fabric:
             num_nodes=settings.num_nodes,
             strategy=strategy,
             loggers=loggers(settings.logger_names, out_dir, step) if is_main() else [],
+            plugins=environment(),
         )
     except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
         raise UserError(

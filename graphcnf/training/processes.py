@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
+from typing import Any
 
 from graphcnf.errors import UserError
 from graphcnf.training.settings import TrainingSettings
@@ -33,8 +35,8 @@ def as_launched(settings: TrainingSettings) -> TrainingSettings:
         here, everywhere = _number("LOCAL_WORLD_SIZE"), _number("WORLD_SIZE")
         return dataclasses.replace(settings, devices=here, num_nodes=everywhere // here)
     if _srun():
-        nodes = _number("SLURM_NNODES")
-        here = _number("SLURM_NTASKS") // nodes
+        nodes = _number("SLURM_STEP_NUM_NODES")
+        here = _number("SLURM_STEP_NUM_TASKS") // nodes
         return dataclasses.replace(settings, devices=here, num_nodes=nodes)
     if settings.num_nodes > 1:
         needed = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -53,9 +55,26 @@ def _torchrun() -> bool:
 
 
 def _srun() -> bool:
-    """Several tasks of one step; Lightning takes a job of one of these names for a shell."""
-    named = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    return not named and _number("SLURM_NTASKS") > 1
+    """Several tasks of one step; a job's script is none of them, however many the job may have."""
+    return _number("SLURM_STEP_NUM_TASKS") > 1
+
+
+def environment() -> list[Any] | None:
+    """What tells Fabric which of the processes this one is; None where it finds out by itself."""
+    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+    if _torchrun():
+        return None
+    return [SLURMEnvironment(auto_requeue=False)] if _srun() else [LightningEnvironment()]
+
+
+def leave_unless_main() -> None:
+    """End a process that was there to help the first one train.
+
+    What comes after training, in a script that all of them run, is for the first one alone.
+    """
+    if not is_main():
+        sys.exit(0)
 
 
 def _number(name: str) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from graphcnf.errors import UserError
+from graphcnf.files import replace_file
 from graphcnf.limits import LARGEST_SEED
 from graphcnf.training.best import Best
 from graphcnf.training.checkpoint import (
@@ -28,31 +29,13 @@ from graphcnf.training.ema import ExponentialMovingAverage
 from graphcnf.training.experiment import Experiment, FitResult
 from graphcnf.training.loggers import finish
 from graphcnf.training.metrics import MetricsFile, MetricSums, held_out
+from graphcnf.training.objective import Objective
 from graphcnf.training.optimizers import optimizers_of, restore
 from graphcnf.training.progress import RunProgress, opening
 from graphcnf.training.settings import TrainingSettings
 from graphcnf.training.stream import BatchStream, Share
 
 HEADLINES = ("bits_per_node", "bits_per_variable", "bits_per_dimension", "bits_per_character")
-
-
-class Objective(nn.Module):
-    """Training loss and metrics of a batch; of these, gradients flow from the loss only."""
-
-    def __init__(self, model: nn.Module, bf16: bool):
-        super().__init__()
-        self.model, self.bf16 = model, bf16
-
-    def forward(self, batch: Any, beta: float, device: torch.device):
-        """-> loss, metrics as `Experiment` has them."""
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            training_loss: Any = self.model.training_loss
-            loss, metrics = training_loss(batch, beta=beta)
-        return loss, {name: tuple(map(_detached, pair)) for name, pair in metrics.items()}
-
-
-def _detached(value: Tensor | float) -> Tensor | float:
-    return value.detach() if isinstance(value, Tensor) else value
 
 
 class Run:
@@ -65,12 +48,13 @@ class Run:
         out_dir: Path,
         state: dict | None,
         lines: bool = True,
+        config: bytes = b"",
     ):
         self.experiment, self.settings, self.out_dir = experiment, settings, out_dir
         self.model: nn.Module = experiment.model
         self.objective = Objective(self.model, settings.bf16)
         self.now = time.process_time if settings.clock == "cpu" else time.perf_counter
-        self.start = state
+        self.start, self.config = state, config
         self.sums = MetricSums()
         self.position = (0, 0)
         self.step, self.origin_steps = 0, 0
@@ -146,6 +130,7 @@ class Run:
             self.start = None
         self._check_agreement()
         if self.main:
+            replace_file(self.out_dir / "config.toml", self.config)
             self.metrics_file = MetricsFile(self.out_dir / "metrics.csv", self.step)
             self.display.start(opening(self))
         self._install_signal_handlers()
@@ -196,7 +181,8 @@ class Run:
         shared[2] = self.signal or 0
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         any_bad, self.seconds, number = shared.tolist()
-        self.signal = int(number) or None
+        if number:  # one that came in between stays, for all to hear of at the next step
+            self.signal = int(number)
         return not any_bad
 
     def _after_step(self) -> bool:
@@ -297,7 +283,10 @@ class Run:
 
     def _save(self, enters_decay: bool) -> None:
         began = time.perf_counter()
-        if self.main:
+        self.sums.share()
+        if not self.main:
+            self.sums.clear()  # they are in those of the first process now
+        else:
             state = self._state()
             if enters_decay:
                 # A run that goes on from here has not begun to decay.
@@ -377,7 +366,7 @@ class Run:
     def _close(self) -> None:
         """Give the signals back, take the bar away, and close the files of the loggers."""
         for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
         if self.main:
             self.display.stop()
             finish(self.fabric.loggers)

@@ -24,6 +24,9 @@ LARGEST = {
 }
 """More than anybody means."""
 
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+"""Those that Fabric has for processes that each hold the whole model and run the same command."""
+
 LOGGERS = ("tensorboard", "wandb")
 """What a run may write to beside its `metrics.csv`."""
 
@@ -65,7 +68,7 @@ class TrainingSettings:
         accelerator: `auto`, `cpu`, `cuda`, ... as Lightning names them.
         devices: devices of a node, a process each; on a CPU, processes.
         num_nodes: nodes. Started by `torchrun` or `srun`, both follow from what they started.
-        strategy: how the processes keep step, as Lightning names it: `auto` or a kind of `ddp`.
+        strategy: how the processes keep step, as Lightning names it; see `STRATEGIES`.
         loggers: "tensorboard", "wandb" or both with a comma between them; `metrics.csv` is always
             written.
     """
@@ -132,10 +135,10 @@ class TrainingSettings:
                 f"batch_size = {self.batch_size} is less than a sample for each of "
                 f"{self.processes} processes"
             )
-        if self.strategy != "auto" and not self.strategy.startswith("ddp"):
+        if self.strategy not in STRATEGIES:
             raise UserError(
-                f'strategy must be "auto" or a kind of "ddp", not {self.strategy!r}: every process '
-                "holds the whole model"
+                f'strategy must be "auto" or a kind of "ddp" ({" or ".join(STRATEGIES[1:])}), not '
+                f"{self.strategy!r}: every process holds the whole model"
             )
         for name in self.logger_names:
             if name not in LOGGERS:

@@ -6,7 +6,7 @@ import gzip
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -47,8 +47,16 @@ def check_parquet() -> None:
         raise UserError(".parquet needs the package pyarrow: pip install 'graphcnf[parquet]'")
 
 
-def to_parquet(source: Path, target: Path, columns: tuple[str, ...]) -> None:
+def to_parquet(
+    source: Path, target: Path, columns: tuple[str, ...], types: Mapping[str, str] | None = None
+) -> None:
     """Write the Parquet file of a file with one JSON object per line.
+
+    Args:
+        source: That file.
+        target: What to write.
+        columns: Their names.
+        types: Of columns, instead of those in `TYPES`.
 
     Raises:
         UserError: As `check_parquet`.
@@ -58,8 +66,8 @@ def to_parquet(source: Path, target: Path, columns: tuple[str, ...]) -> None:
     from pyarrow import parquet
 
     # What is not listed is a property that is no whole number.
-    types = [(name, pa.type_for_alias(TYPES.get(name, "float64"))) for name in columns]
-    schema = pa.schema(types)
+    known = {**TYPES, **(types or {})}
+    schema = pa.schema([(name, pa.type_for_alias(known.get(name, "float64"))) for name in columns])
     with (
         open(source, encoding="utf-8") as lines,
         open(target, "wb") as file,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -50,8 +51,9 @@ def write_grown(
     way: tuple[str, str],
     particles: int,
     convert: Callable[[Path, Path], None] | None,
+    as_json: bool = False,
 ) -> None:
-    """Draw molecules around a fragment and write them.
+    """Draw molecules around a fragment and write them, then a summary to stderr.
 
     Raises:
         UserError: The model cannot grow from it, or too few molecules are found: what was found is
@@ -73,11 +75,13 @@ def write_grown(
     )
     write_found(growth.molecules(), recipe, number, out, convert)
     share = growth.valid / max(growth.ended, 1)
-    print(
+    figures = {"written": number, "distinct": number, "walks": growth.walks,
+               "placed": growth.ended, "valid": growth.valid}  # fmt: skip
+    sentence = (
         f"{number:,} distinct molecules with {text}; {growth.ended:,} of {growth.walks:,} walks "
-        f"placed all of it, {100 * share:.1f} % of these are valid",
-        file=sys.stderr,
+        f"placed all of it, {100 * share:.1f} % of these are valid"
     )
+    print(json.dumps(figures) if as_json else sentence, file=sys.stderr)
 
 
 def write_found(

@@ -180,6 +180,10 @@ def test_what_generate_writes_is_read_back(tmp_path):
     (tmp_path / "x.jsonl").write_text("".join(WRITERS["jsonl"](row) for row in rows))
     to_parquet(tmp_path / "x.jsonl", tmp_path / "x.parquet", ("record", "smiles", "strict"))
     assert read_smiles(tmp_path / "x.parquet")[1] == wanted
+    # The column's name in any case, as in tables of text.
+    (tmp_path / "y.jsonl").write_text('{"id": 1, "SMILES": "CCO"}\n')
+    to_parquet(tmp_path / "y.jsonl", tmp_path / "y.parquet", ("SMILES",), {"SMILES": "string"})
+    assert read_smiles(tmp_path / "y.jsonl")[1] == read_smiles(tmp_path / "y.parquet")[1] == ["CCO"]
     for name, content in (
         ("y.parquet", b"PAR1nothing"),
         ("y.sdf", b"CCO\n"),

@@ -122,7 +122,8 @@ def test_standardized_salts_are_learned(graphcnf, mine, model_folder):
         (["mine.smi", "--minutes", "1", "--steps", "3"], 2, "exclude each other"),
         (["mine.smi", "--set", "model.width=8"], 1, "only settings of training"),
         (["mine.smi", "--set", "learning_rat=1"], 1, "did you mean 'learning_rate'"),
-        (["mine.smi", "--set", "keep_best=false"], 1, "patience needs keep_best"),
+        (["mine.smi", "--set", "keep_best=false"], 1, "keep_best cannot be false"),
+        (["mine.smi", "--minutes", "1", "--set", "steps=3"], 1, "minutes and steps exclude"),
         (["mine.smi", "--weights", "nowhere"], 1, "no model 'nowhere'"),
     ],
 )

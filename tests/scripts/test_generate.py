@@ -168,6 +168,16 @@ def test_properties_are_columns_of_every_format(generate, surroundings):
         assert read_smiles(f"x.{suffix}")[1] == [r["smiles"] for r in rows]
 
 
+def test_everything_drawn_is_read_again(generate, surroundings):
+    from graphcnf.datasets.smiles_file import read_smiles
+
+    for suffix in ("smi", "csv"):
+        generate("-n", 20, "--all", "--out", f"x.{suffix}")
+    head = (surroundings / "x.smi").read_text().splitlines()[0]
+    assert head == "# smiles\trecord\tstrict\tlargest_fragment\tatoms"
+    assert read_smiles("x.smi")[1] == read_smiles("x.csv")[1]
+
+
 def test_a_selection_that_finds_nothing_is_given_up(graphcnf, model_folder, monkeypatch):
     monkeypatch.setattr(command, "PATIENCE", 20)
     tail = ["--model", model_folder, "--out", "x.smi"]

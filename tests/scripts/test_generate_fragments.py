@@ -30,8 +30,11 @@ def test_writes_what_holds_the_fragment(generate, surroundings):
     assert all(Chem.MolFromSmiles(s).HasSubstructMatch(Chem.MolFromSmiles("CN")) for s in smiles)
     # Other formats, the same molecules.
     same = ("-n", 3, "--scaffold", "CN", "--particles", 2)
-    rows = [json.loads(line) for line in generate(*same, "--json")[1].splitlines()]
+    _, out, err = generate(*same, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
     assert [row["smiles"] for row in rows] == smiles[:3]
+    figures = json.loads(err.splitlines()[-1])
+    assert figures["written"] == 3 <= figures["valid"] <= figures["placed"] <= figures["walks"]
     code, out, err = generate(*same, "--out", "a.csv")
     assert code == 0 and not out
     rows = list(csv.DictReader(io.StringIO((surroundings / "a.csv").read_text())))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from graphcnf.datasets.smiles_file import read_smiles
+
 SCORE = """
 import os
 from rdkit import Chem
@@ -52,7 +54,10 @@ def test_files_of_all_kinds_and_no_call_twice(graphcnf, model_folder, score, sur
         code, out, err = graphcnf(*how, "--all", "--out", name)
         assert (code, out) == (0, "") and "40 calls, 0 of them now" in err.splitlines()[-1]
     assert (surroundings / "called").read_text().split() == called
-    assert sum(1 for _ in csv.DictReader((surroundings / "x.csv").open())) == 40
+    table = list(csv.DictReader((surroundings / "x.csv").open()))
+    assert len(table) == 40
+    for name in ("x.smi", "x.csv", "x.parquet", "x.jsonl.gz"):
+        assert read_smiles(name)[1] == [row["smiles"] for row in table]
     assert (surroundings / "x.sdf").read_text().count("$$$$") == 40
     assert sorted(p.name for p in surroundings.iterdir() if p.name.startswith(".")) == []
     # What a command writes, another one reads.
@@ -60,6 +65,17 @@ def test_files_of_all_kinds_and_no_call_twice(graphcnf, model_folder, score, sur
     assert code == 0 and len(out.split()) == 2
     code, out, _ = graphcnf("score", "x.sdf", "--model", "tuned", "--json")
     assert code == 0 and len(json.loads(out)) == 40
+
+
+def test_an_objective_may_have_the_name_of_a_column(graphcnf, model_folder, surroundings):
+    (surroundings / "own.py").write_text("def charge(smiles):\n    return len(smiles) / 8\n")
+    code, _, err = graphcnf(
+        "optimize", "--score", "own.py:charge", "--budget", 20, "--model", model_folder, *SMALL,
+        "--workers", 0, "--folder", "run", "--out", "x.parquet",
+    )  # fmt: skip
+    assert code == 0, err
+    for row in pytest.importorskip("pyarrow.parquet").read_table("x.parquet").to_pylist():
+        assert row["charge"] == row["score"] == len(row["smiles"]) / 8
 
 
 @pytest.mark.slow

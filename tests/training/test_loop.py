@@ -226,8 +226,14 @@ def test_another_models_checkpoint_is_refused(tiny, tmp_path):
     fit(tiny.make_experiment(), replace(SETTINGS, steps=2), tmp_path)
     experiment = tiny.make_experiment()
     experiment.model.table = torch.nn.Linear(30, 31)
+    before = (tmp_path / "config.toml").read_bytes()
     with pytest.raises(UserError, match="belongs to another model"):
-        fit(experiment, SETTINGS, tmp_path, resume=True)
+        fit(experiment, SETTINGS, tmp_path, resume=True, config={"model": {"width": 31}})
+    other = replace(SETTINGS, optimizer="muon")
+    with pytest.raises(UserError, match="with another optimizer"):
+        fit(tiny.make_experiment(), other, tmp_path, resume=True)
+    # What was refused has left no trace that a later resume would stumble over.
+    assert (tmp_path / "config.toml").read_bytes() == before
 
 
 def test_a_budget_is_required(tiny, tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,12 +20,14 @@ from graphcnf.errors import UserError
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
 from graphcnf.training.processes import as_launched, is_main, started_apart
+from graphcnf.training.run import Run
 
 SETTINGS = dict(steps=24, threads=1, accelerator="cpu", log_every=4, warmup_steps=5,
                 eval_minutes=0, final_eval_batches=5, batch_size=8,
                 decay_fraction=0.0)  # fmt: skip
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "SLURM_NTASKS",
-             "SLURM_PROCID", "SLURM_NNODES", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID",
+             "SLURM_PROCID", "SLURM_NNODES", "SLURM_JOB_NAME", "SLURM_STEP_NUM_TASKS",
+             "SLURM_STEP_NUM_NODES", "TORCHELASTIC_RUN_ID",
              "MASTER_ADDR", "MASTER_PORT")  # fmt: skip
 
 
@@ -148,6 +151,22 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, al
     assert_same_course(alone, run)
 
 
+def test_a_job_of_one_task_starts_its_own_processes(tiny, tmp_path, alone):
+    slurm = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "job",
+             "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
+    (said,) = ended(start(tiny, tmp_path / "run", slurm, devices=2))
+    assert "2 x cpu" in said
+    assert_same_course(alone, tmp_path / "run")
+
+
+def test_a_signal_during_the_agreement_is_not_lost(tiny, tmp_path, monkeypatch):
+    run = Run(tiny.make_experiment(), TrainingSettings(steps=1), tmp_path, None)
+    run.clock = 0.0
+    run.fabric = SimpleNamespace(world_size=2, device=torch.device("cpu"))
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda *_: run._on_signal(15, None))
+    assert run._all_finite(torch.tensor(1.0)) and run.signal == 15
+
+
 def test_every_process_needs_a_sample():
     with pytest.raises(UserError, match="less than a sample for each of 4 processes"):
         TrainingSettings(batch_size=3, devices=2, num_nodes=2)
@@ -175,9 +194,10 @@ def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
           "LOCAL_WORLD_SIZE": "3"}, True, True, 3, 2),
         ({"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "LOCAL_RANK": "0", "WORLD_SIZE": "6",
           "LOCAL_WORLD_SIZE": "3"}, False, True, 3, 2),
-        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "4", "SLURM_JOB_NAME": "a"},
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "4"},
          False, True, 4, 2),
-        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "bash"}, True, False, 1, 1),
+        # The script of a job, which is none of its tasks.
+        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "0"}, True, False, 1, 1),
     ],
 )  # fmt: skip
 def test_what_a_launcher_says(monkeypatch, environment, main, apart, devices, nodes):
@@ -197,6 +217,7 @@ def test_several_nodes_need_to_know_which_they_are(tiny, tmp_path):
     ("settings", "message"),
     [
         ({"strategy": "fsdp"}, 'strategy must be "auto" or a kind of "ddp"'),
+        ({"strategy": "ddp_spawn"}, 'strategy must be "auto" or a kind of "ddp"'),
         ({"loggers": "tensorbord"}, "'tensorbord' is none of tensorboard, wandb"),
         ({"optimizer": "sgd"}, 'optimizer must be "adamw" or "muon"'),
         ({"num_nodes": 0}, "num_nodes must be greater than 0"),
