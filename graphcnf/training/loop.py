@@ -98,9 +98,9 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
             )
         run.train(fabric)
         fabric.barrier()  # until the first has saved
-        alone_now(fabric)
+        _stop_watching(fabric)
     except Exception as error:
-        alone_now(fabric)
+        _stop_watching(fabric)
         if settings.processes == 1 or not _lost_connection(error):
             raise
         if dist.is_initialized():
@@ -114,7 +114,7 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
     return run.result()
 
 
-def alone_now(fabric: Fabric) -> None:
+def _stop_watching(fabric: Fabric) -> None:
     """Let every process end by itself.
 
     Fabric watches those that it has started, and kills this one within seconds of the end of
