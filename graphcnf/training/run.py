@@ -260,7 +260,8 @@ class Run:
 
     def _evaluate(self, finished: bool) -> None:
         began = time.perf_counter()
-        limit = self.settings.final_eval_batches if finished else self.settings.eval_batches
+        last = finished and self.best is None  # what is to be the best is held against its like
+        limit = self.settings.final_eval_batches if last else self.settings.eval_batches
         if self.best is None:
             self._report(self._row("eval_raw", held_out(self, limit)))
         with self.ema.applied():

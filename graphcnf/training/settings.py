@@ -56,7 +56,8 @@ class TrainingSettings:
         eval_minutes: minutes between two evaluations on held-out batches; 0 for the end only.
         eval_steps: steps between two evaluations; 0 leaves it to `eval_minutes`.
         eval_batches: held-out batches per evaluation.
-        final_eval_batches: held-out batches of the evaluation at the end.
+        final_eval_batches: held-out batches of the evaluation at the end; with `keep_best` it has
+            as many as the others.
         keep_best: evaluate the starting weights, too, and keep the averaged weights of the best
             evaluation as the model instead of the last ones.
         patience: evaluations in a row without a better one that end the run; 0 for no such end.
