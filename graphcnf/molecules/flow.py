@@ -300,8 +300,8 @@ class MoleculeFlow:
 
     def _of_size(self, graphs: PackedGraphs) -> np.ndarray:
         """Log-probability of each graph's number of atoms, (M,) nats."""
-        with np.errstate(divide="ignore"):
-            return np.log(self.model.size_probabilities()[graphs.node_counts])
+        sizes = torch.from_numpy(np.asarray(graphs.node_counts)).to(self.model.device)
+        return self.model.size_log_prob(sizes).double().cpu().numpy()
 
     @torch.no_grad()
     def _given_size(self, graphs: PackedGraphs, orders: int = 1) -> np.ndarray:
