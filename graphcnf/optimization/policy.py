@@ -141,7 +141,6 @@ class Policy:
         drawn = [int(np.searchsorted(below, g.random() * below[-1], "right")) for g in generators]
         order = np.argsort(drawn, kind="stable")
         found: dict[str, None] = {}
-        self.model.eval()
         for start in range(0, count, 64):
             chosen = order[start : start + 64]
             graphs = self.model.sample(
@@ -154,7 +153,6 @@ class Policy:
                     smiles = strict(mol)
                     if smiles is not None:
                         found[smiles] = None
-        self.model.train()
         return list(found)
 
     def sizes(self, molecules: Sequence[str]) -> np.ndarray:

@@ -38,6 +38,7 @@ def flow(zinc):
     model = GraphCNF.for_graphs(
         data.graphs, node_categories=len(data.vocabulary.atoms),
         bond_categories=len(data.vocabulary.bonds), width=16, layers=1, heads=2, table_rows=64,
+        dropout=0.2,
         metadata={
             "vocabulary": data.vocabulary.to_dict(), "size_histogram": [0, 0, 0, 4, 3, 2, 1],
         },
@@ -96,7 +97,7 @@ def test_the_policy_learns_and_goes_on_as_it_was(flow):
     other = Policy(flow, learning_rate=1e-2, sigma=20)
     other.load({name: t.clone() for name, t in policy.tensors().items()})
     for one in (policy, other):
-        one.model.train()
+        one.sample(4, flow.model.size_probabilities(), (0,))
         one.learnable(molecules)
         one.update(molecules, np.ones(4))
     for (name, a), b in zip(policy.tensors().items(), other.tensors().values(), strict=True):
