@@ -13,6 +13,7 @@ from graphcnf.molecules.selection import parse_names, property_table
 from graphcnf.parallel import Workers
 
 MANY = 2000
+"""Molecules from which on their properties take long enough to say so."""
 
 
 def property_values(

@@ -10,6 +10,7 @@ LEAST = 100
 """Molecules of a group of sizes, at least; all in one group where there are fewer."""
 
 COUNT = 101
+"""Quantiles of a group."""
 
 
 def quantiles_by_size(sizes: np.ndarray, bits: np.ndarray) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from graphcnf.molecules.properties import PROPERTIES
 from graphcnf.parallel import Workers, chunked, parallel_map
 
 CHUNK = 1000
+"""Molecules whose properties a process computes at a time."""
 
 DECIMALS = 4
 """Of a property. Requirements are held against the rounded value, the one that is written."""

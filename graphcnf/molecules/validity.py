@@ -75,17 +75,15 @@ def valence_only(mol: Chem.Mol) -> str | None:
 
 def _kekulized(mol: Chem.Mol) -> Chem.Mol:
     """A copy with single and double bonds; with aromatic ones where RDKit finds no such form."""
-    mol = Chem.Mol(mol)
+    plain = Chem.Mol(mol)
     if any(bond.GetIsAromatic() for bond in mol.GetBonds()):
-        plain = Chem.Mol(mol)
         with quiet():
             try:
                 plain.UpdatePropertyCache(strict=False)
                 Chem.Kekulize(plain, clearAromaticFlags=True)
             except (ValueError, RuntimeError):
-                return mol
-        return plain
-    return mol
+                return Chem.Mol(mol)
+    return plain
 
 
 def repaired(mol: Chem.Mol) -> str | None:

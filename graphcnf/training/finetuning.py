@@ -248,7 +248,7 @@ def _settings(flow, data, new: bool, minutes, seed: int, given: dict) -> Trainin
     given = {"eval_batches": batches, "final_eval_batches": batches, **given}
     if minutes is not None and (settings.accelerator != "cpu" or settings.processes > 1):
         given["minutes"] = minutes
-    elif minutes is not None and "steps" not in given:
+    elif minutes is not None:
         assert settings.steps is not None
         affordable = int(60 * minutes / _seconds_per_step(flow.model, data, settings))
         given["steps"] = max(1, min(settings.steps, affordable))

@@ -101,12 +101,12 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
         _stop_watching(fabric)
     except Exception as error:
         _stop_watching(fabric)
+        if dist.is_available() and dist.is_initialized():
+            # Taken down after a failure, the group of gloo waits for ever, or its threads abort the
+            # process when Python ends: leave it to the system. Now and then they abort it anyway.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
         if settings.processes == 1 or not _lost_connection(error):
             raise
-        if dist.is_initialized():
-            # Where one end is gone, gloo's threads cannot be taken down in order: leave them to the
-            # end of the process, which would otherwise be SIGABRT instead of an exit code.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
         raise UserError(
             f"another process of this run has ended, or cannot be reached; the same command with "
             f"--resume goes on from the last checkpoint in {out_dir}"

@@ -66,6 +66,8 @@ class Run:
         self.best = Best() if settings.keep_best else None
         # Samples and, in a checkpoint, seconds since the last log line.
         self.window = [0, 0.0]
+        # What this process has heard, and what all of them have agreed on.
+        self.heard: int | None = None
         self.signal: int | None = None
         self.handlers: dict[signal.Signals, Any] = {}
         self.display = RunProgress(experiment.words, lines)
@@ -174,15 +176,15 @@ class Run:
         bad = ~torch.isfinite(value)
         self.seconds = self.now() - self.clock
         if self.fabric.world_size == 1:
+            self.signal = self.heard
             return not bool(bad)
         shared = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
         shared[0] = bad
         shared[1] = self.seconds
-        shared[2] = self.signal or 0
+        shared[2] = self.heard or 0
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         any_bad, self.seconds, number = shared.tolist()
-        if number:  # one that came in between stays, for all to hear of at the next step
-            self.signal = int(number)
+        self.signal = int(number) or None
         return not any_bad
 
     def _after_step(self) -> bool:
@@ -360,9 +362,9 @@ class Run:
             self.handlers[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number, frame) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        if self.heard is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.heard = number
 
     def _close(self) -> None:
         """Give the signals back, take the bar away, and close the files of the loggers."""

@@ -31,6 +31,10 @@ LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK"
              "MASTER_ADDR", "MASTER_PORT")  # fmt: skip
 
 
+FAILED = (1, -signal.SIGABRT)
+"""A failed run of several processes has said why; gloo's threads may still abort it at its end."""
+
+
 @pytest.fixture(autouse=True)
 def plain(monkeypatch):
     """No launcher around the tests, one thread, and nothing of it afterwards."""
@@ -143,7 +147,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, al
     second = next(c for c in children if "tiny.py" in Path(f"/proc/{c}/cmdline").read_text())
     os.kill(int(second), signal.SIGKILL)
     said = process.communicate(timeout=30)[1]
-    assert process.returncode == 1, said
+    assert process.returncode in FAILED, said
     assert re.search("another process of this run has ended.*--resume goes on", said)
     assert "Traceback" not in said
     assert 0 < last(run)["step"] < 24
@@ -159,11 +163,13 @@ def test_a_job_of_one_task_starts_its_own_processes(tiny, tmp_path, alone):
     assert_same_course(alone, tmp_path / "run")
 
 
-def test_a_signal_during_the_agreement_is_not_lost(tiny, tmp_path, monkeypatch):
+def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, monkeypatch):
+    # Not at once: the other processes have not heard of it, and would wait for this one for ever.
     run = Run(tiny.make_experiment(), TrainingSettings(steps=1), tmp_path, None)
     run.clock = 0.0
     run.fabric = SimpleNamespace(world_size=2, device=torch.device("cpu"))
     monkeypatch.setattr("torch.distributed.all_reduce", lambda *_: run._on_signal(15, None))
+    assert run._all_finite(torch.tensor(1.0)) and run.signal is None
     assert run._all_finite(torch.tensor(1.0)) and run.signal == 15
 
 
@@ -181,7 +187,7 @@ def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
     ]
     for node in nodes:
         assert "a file system that all nodes share" in node.communicate(timeout=60)[1]
-        assert node.returncode == 1
+        assert node.returncode in FAILED
 
 
 @pytest.mark.parametrize(
