@@ -48,6 +48,7 @@ def generate(
         ),
     ] = True,
     wanted: options.Wanted = None,
+    best_of: options.BestOf = 1,
     properties: options.Properties = None,
     require: options.Require = None,
     smarts: options.Smarts = None,
@@ -123,6 +124,10 @@ def generate(
               "--first": first, "--shard": shard, "--cluster": cluster,
               "--property": wanted}  # fmt: skip
     way = growth.chosen_way(ways, others)
+    if best_of > 1 and not wanted:
+        raise typer.BadParameter(
+            "the best is the nearest to a --property", param_hint="'--best-of'"
+        )
     sizes = parse_sizes(size)
     check_temperature(temperature)
     part = parse_shard(shard)
@@ -134,7 +139,7 @@ def generate(
     check_cluster_options(cluster, workers, device)
     network = load_model(model, device, support=support)
 
-    from graphcnf.molecules.flow import asked_of
+    from graphcnf.molecules.asked import asked_of
 
     if valency_checked(network):
         print(
@@ -162,6 +167,7 @@ def generate(
         columns=tuple(dict.fromkeys([*columns, *chosen["properties"]])),
         everything=everything,
         targets=targets,
+        best_of=best_of,
         **chosen,
     )
     if way is not None:

@@ -23,6 +23,7 @@ from graphcnf.graphs.record_blocks import (
     together_on,
 )
 from graphcnf.graphs.targets import target_row
+from graphcnf.molecules.asked import nearest_of
 from graphcnf.molecules.metrics import evaluate_records
 from graphcnf.molecules.tally import CONVENTIONS
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -43,6 +44,7 @@ def draw_block(
     temperature: float = 1.0,
     sizes: tuple[int, int] | None = None,
     targets: Sequence[float | None] | None = None,
+    best_of: int = 1,
     conventions: tuple[str, ...] = CONVENTIONS,
 ) -> tuple[PackedGraphs, pd.DataFrame]:
     """Draw records and score them.
@@ -54,14 +56,20 @@ def draw_block(
         temperature: Of sampling.
         sizes: Lowest and highest number of atoms; None for those of the training data.
         targets: What is asked of every molecule, as `GraphCNF.sample_records` takes it.
+        best_of: Draw so many for each record, and keep the one nearest to the targets.
         conventions: Of validity; see `evaluate_records`.
 
     Returns:
         The graphs, and a row for each.
     """
     options: dict[str, Any] = {"temperature": temperature, "sizes": sizes, "targets": targets}
-    graphs = model.sample_records(records.start, len(records), seed=seed, **options)
     vocabulary = MoleculeVocabulary.of_model(model)
+    first, count = records.start * best_of, len(records) * best_of
+    graphs = model.sample_records(first, count, seed=seed, **options)
+    if targets is not None and best_of > 1:
+        found = evaluate_records(graphs, vocabulary, conventions=())
+        smiles = found["smiles"].where(found["strict"], None).tolist()
+        graphs = graphs.subset(nearest_of(smiles, targets, model.targets, best_of))
     frame = evaluate_records(graphs, vocabulary, first=records.start, conventions=conventions)
     return graphs, frame
 

@@ -16,6 +16,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import RecordNoise
 from graphcnf.molecules import codec
+from graphcnf.molecules.asked import asked_of, check_best_of, nearest_of
 from graphcnf.molecules.percentiles import percentiles, quantiles_by_size
 from graphcnf.molecules.vocabulary import (
     OTHER_CODEC,
@@ -27,28 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BATCH = 128
-
-
-def asked_of(model: GraphCNF, properties: Mapping[str, float]) -> tuple[float | None, ...] | None:
-    """What `GraphCNF.sample_records` takes for properties by their names; None for none of them.
-
-    Raises:
-        UserError: The model knows no such property, or a value is no number.
-    """
-    if not properties:
-        return None
-    known = [table["name"] for table in model.targets]
-    for name, value in properties.items():
-        if not known:
-            raise UserError(
-                f"this model takes no properties: train one that does (zinc250k-properties), or "
-                f"select with --require '{name} > ...'"
-            )
-        if name not in known:
-            raise UserError(f"this model was not trained with {name!r}, but {', '.join(known)}")
-        if not math.isfinite(value):
-            raise UserError(f"{name} must be a number, not {value}")
-    return tuple(properties.get(name) for name in known)
 
 
 @dataclass(repr=False)
@@ -163,6 +142,7 @@ class MoleculeFlow:
         temperature: float = 1.0,
         atoms: tuple[int, int] | None = None,
         properties: Mapping[str, float] | None = None,
+        best_of: int = 1,
     ) -> MoleculeSample:
         """Draw n molecules: raw samples, the same ones for the same seed.
 
@@ -173,6 +153,7 @@ class MoleculeFlow:
             atoms: Lowest and highest number of heavy atoms; as in the training data when None.
             properties: What the molecules are to have, by the names that the model was trained
                 with (`{"logp": 2.5}`); they come near it, and nothing is filtered.
+            best_of: Draw so many for each molecule, and keep the one nearest to the properties.
 
         Raises:
             UserError: A number is out of range, or the model knows no such property.
@@ -180,14 +161,18 @@ class MoleculeFlow:
         from graphcnf.molecules.validity import strict
 
         asked = asked_of(self.model, properties or {})
+        check_best_of(best_of, asked)
         graphs = self.model.sample_records(
-            0, n, seed=seed, temperature=temperature, sizes=atoms, targets=asked
+            0, n * best_of, seed=seed, temperature=temperature, sizes=atoms, targets=asked
         )
         with codec.quiet():
             smiles = [
                 strict(codec.graph_to_molecule(*graphs.graph(k), self.vocabulary))
                 for k in range(len(graphs))
             ]
+        if asked is not None and best_of > 1:
+            kept = nearest_of(smiles, asked, self.model.targets, best_of)
+            graphs, smiles = graphs.subset(kept), [smiles[k] for k in kept]
         return MoleculeSample(graphs, list(range(n)), smiles)
 
     def with_scaffold(self, fragment: str, n: int = 100, **options) -> MoleculeSample:

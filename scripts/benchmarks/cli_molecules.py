@@ -79,6 +79,9 @@ def properties(
     ],
     targets: Annotated[int, typer.Option(min=2, help="Held-out molecules that give values.")] = 100,
     each: Annotated[int, typer.Option(min=1, help="Molecules to draw for each value.")] = 10,
+    best_of: Annotated[
+        int, typer.Option(min=1, help="Samples of which the nearest is taken as the molecule.")
+    ] = 1,
     temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
     seed: Seed = 0,
     as_csv: Csv = False,
@@ -92,8 +95,10 @@ def properties(
     check_temperature(temperature)
     from graphcnf.scripts.benchmarks.targets import COLUMNS, notes, target_rows
 
-    rows = target_rows(model, targets=targets, each=each, seed=seed, temperature=temperature)
-    write_table(kind, out, rows, COLUMNS, notes(targets, each, temperature))
+    rows = target_rows(
+        model, targets=targets, each=each, seed=seed, temperature=temperature, best_of=best_of
+    )
+    write_table(kind, out, rows, COLUMNS, notes(targets, each, temperature, best_of))
 
 
 def systems(

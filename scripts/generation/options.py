@@ -75,6 +75,14 @@ Wanted = Annotated[
         show_default="none",
     ),
 ]
+BestOf = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=1000,
+        help="Draw so many for each molecule and keep the one nearest to what --property asks for.",
+    ),
+]
 Properties = Annotated[
     str | None,
     typer.Option(

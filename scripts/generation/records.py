@@ -42,6 +42,7 @@ class Recipe:
         requirements: What a molecule has to meet (`Selection`).
         patterns: SMARTS that it has to contain.
         targets: What is asked of every molecule, as `GraphCNF.sample_records` takes it.
+        best_of: Candidates for each record, of which the nearest to the targets is kept.
     """
 
     seed: int
@@ -54,6 +55,7 @@ class Recipe:
     requirements: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     targets: tuple[float | None, ...] | None = None
+    best_of: int = 1
 
 
 class Record(NamedTuple):
@@ -83,6 +85,7 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
         temperature=recipe.temperature,
         sizes=recipe.sizes,
         targets=recipe.targets,
+        best_of=recipe.best_of,
         conventions=(),
     )
     if "log_likelihood" in recipe.columns:

@@ -169,3 +169,38 @@ def test_the_benchmark(graphcnf, trained, capfd):
     # Weights after three steps hardly draw a molecule of this size.
     for row in own:
         assert 0 <= row["strict"] <= 1 and (row["error"] is None) == (row["strict"] == 0)
+
+
+def test_the_best_of_several_is_the_nearest_of_them(graphcnf, trained):
+    asked = {"logp": 1.5, "weight": 90.0}
+    flow = MoleculeFlow.from_pretrained(trained)
+    deviations = {table["name"]: table["deviation"] for table in flow.model.targets}
+
+    def distance(smiles):
+        if smiles is None:
+            return np.inf
+        found = described(Chem.MolFromSmiles(smiles), asked)
+        return np.hypot(*((found[k] - v) / deviations[k] for k, v in asked.items()))
+
+    raw = np.array([distance(s) for s in flow.sample(40, properties=asked)]).reshape(10, 4)
+    kept = flow.sample(10, properties=asked, best_of=4)
+    assert np.allclose([distance(s) for s in kept], raw.min(1))
+    # The command keeps the same ones, wherever its sample begins.
+    code, out, err = graphcnf(
+        "generate", "--model", trained, "-n", 7, "--first", 3, "--all", "--best-of", 4, *ASKED
+    )
+    assert code == 0, err
+    lines = [line.split(",") for line in out.splitlines()[1:]]
+    assert [int(line[0]) for line in lines] == list(range(3, 10))
+    found = [line[1] if line[2] == "True" else None for line in lines]
+    assert found == kept.smiles[3:]
+
+
+def test_the_best_of_several_needs_something_to_be_near_to(graphcnf, trained):
+    code, _, err = graphcnf("generate", "--model", trained, "--best-of", 2)
+    assert code == 2 and "nearest to a --property" in err
+    flow = MoleculeFlow.from_pretrained(trained)
+    with pytest.raises(UserError, match="ask for one"):
+        flow.sample(3, best_of=2)
+    with pytest.raises(UserError, match="from 1 to 1000"):
+        flow.sample(3, properties={"logp": 1.0}, best_of=0)
