@@ -13,7 +13,7 @@ from graphcnf.scripts._sampling import (
     parse_numbers,
 )
 from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
-from graphcnf.scripts.benchmarks.cli_goals import constrained, pmo
+from graphcnf.scripts.benchmarks.cli_goals import constrained, guacamol, pmo
 from graphcnf.scripts.benchmarks.cli_images import images
 from graphcnf.scripts.benchmarks.cli_molecules import codes, fragments, properties, systems
 from graphcnf.scripts.benchmarks.options import Csv, Device, Minutes, Out, Samples
@@ -97,5 +97,16 @@ def language(
     write_table(kind, out, rows, COLUMNS, notes(rows))
 
 
-for _command in (codes, fragments, properties, systems, images, sets, coloring, pmo, constrained):
+for _command in (
+    codes,
+    fragments,
+    properties,
+    systems,
+    images,
+    sets,
+    coloring,
+    pmo,
+    guacamol,
+    constrained,
+):
     app.command()(_command)

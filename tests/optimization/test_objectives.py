@@ -18,6 +18,7 @@ from graphcnf.errors import UserError
 from graphcnf.optimization.desirability import desirability
 from graphcnf.optimization.objectives import Goal, goal_of_table, parse_goal
 from graphcnf.optimization.scores import geometric
+from graphcnf.scripts.benchmarks.goals import tasks
 
 PMO = tomllib.loads((Path(graphcnf.scripts.benchmarks.__path__[0]) / "pmo.toml").read_text())
 
@@ -139,6 +140,14 @@ def test_the_tasks_of_pmo_lie_between_0_and_1_and_are_reached():
         assert ask(goals[name], PMO[name]["objective"][0]["to"]) == 1
     assert ask(goals["isomers_c7h8n2o2"], "COc1ccc(N)nc1C=O") == pytest.approx(1)
     assert ask(goals["isomers_c7h8n2o2"], "CC") < 0.01
+
+
+def test_the_tasks_of_guacamol_are_twenty():
+    goals = tasks("guacamol")
+    assert len(goals) == 20 and len(set(goals) - set(tasks())) == 2
+    assert ask(goals["isomers_c11h24"], "CCCCCCCCCCC") == pytest.approx(1)
+    aripiprazole = "Clc4cccc(N3CCN(CCCCOc2ccc1c(NC(=O)CC1)c2)CC3)c4Cl"
+    assert ask(goals["aripiprazole_similarity"], aripiprazole) == 1
 
 
 def test_fingerprints_are_those_of_the_published_tasks():

