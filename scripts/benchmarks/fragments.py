@@ -148,15 +148,25 @@ def _score(model, drug: str, task: str, given: str, seed: int, protocol: Protoco
 
 
 def _holds(mol: Chem.Mol, given: str) -> bool:
-    """Whether the atoms and bonds of a fragment are in a molecule, found by RDKit alone."""
-    pattern = Chem.MolFromSmiles(given)
-    Chem.RemoveStereochemistry(pattern)
-    for atom in pattern.GetAtoms():
+    """Whether the atoms and bonds of a fragment are in a molecule, found by RDKit alone.
+
+    The pieces of a linker's fragment have atoms of their own, but one atom may be the neighbour of
+    both: with attachment points, pieces are looked for one by one.
+    """
+    fragment = Chem.MolFromSmiles(given)
+    Chem.RemoveStereochemistry(fragment)
+    for atom in fragment.GetAtoms():
         atom.SetIsotope(0)
+    patterns = list(Chem.GetMolFrags(fragment, asMols=True))
+    if len(patterns) > 1:
+        bare = Chem.RWMol(fragment)
+        for atom in [a for a in bare.GetAtoms() if not a.GetAtomicNum()]:
+            bare.RemoveAtom(atom.GetIdx())
+        patterns.append(bare.GetMol())
     query = Chem.AdjustQueryParameters.NoAdjustments()
     query.makeDummiesQueries = True
-    pattern = Chem.AdjustQueryProperties(pattern, query)
-    return bool(mol.GetSubstructMatches(pattern, maxMatches=MATCHES))
+    patterns = [Chem.AdjustQueryProperties(pattern, query) for pattern in patterns]
+    return all(mol.GetSubstructMatches(pattern, maxMatches=MATCHES) for pattern in patterns)
 
 
 def notes(protocol: Protocol) -> list[str]:
