@@ -48,7 +48,7 @@ class SearchSettings:
 
     batch: int = 20
     first: int = 100
-    every: int = 4
+    every: int = 8
     sampled: float = 0.8
     bred: float = 4.0
     parents: int = 200
@@ -58,7 +58,7 @@ class SearchSettings:
     learning_rate: float = 5e-4
     sigma: float = 60.0
     fitted: int = 1000
-    boldness: float = 1.0
+    boldness: float = 0.5
     per_scaffold: int = 0
     most_atoms: int = 80
 

@@ -103,6 +103,9 @@ def constrained(
             min=1, help="Look for the lowest among so many of ZINC250k.", show_default="all of it"
         ),
     ] = None,
+    similarities: Annotated[
+        str, typer.Option(metavar="NUMBER,...", help="That have to be reached, from 0 to 1.")
+    ] = "0,0.2,0.4,0.6",
     budget: Annotated[
         int, typer.Option(min=1, help="Calls for each molecule and similarity.")
     ] = 200,
@@ -120,6 +123,14 @@ def constrained(
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
+    try:
+        thresholds = [float(part) for part in similarities.split(",")]
+        if not all(0 <= value <= 1 for value in thresholds):
+            raise ValueError
+    except ValueError:
+        raise typer.BadParameter(
+            f"{similarities!r} is no list of numbers from 0 to 1", param_hint="'--similarities'"
+        ) from None
     from graphcnf.datasets.zinc250k import zinc250k_source
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.scripts.benchmarks import goals
@@ -129,7 +140,7 @@ def constrained(
     folder.mkdir(parents=True, exist_ok=True)
     lines = zinc250k_source().read_text().split()[:pool]
     chosen = goals.lowest(lines, molecules)
-    rows = goals.constrained(chosen, folder, budget=budget, seed=seed, model=flow)
+    rows = goals.constrained(chosen, thresholds, folder, budget=budget, seed=seed, model=flow)
     notes = [
         f"The {len(chosen):,} lowest of {len(lines):,} molecules of ZINC250k, {budget:,} calls for "
         "each and each similarity (Tanimoto, Morgan fingerprints of radius 2, counted).",

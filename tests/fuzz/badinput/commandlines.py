@@ -36,6 +36,7 @@ BAD_TEXTS = {
     "--seeds": SEVERAL,
     "--orders": SEVERAL,
     "--rates": ("", ",", "1,,2", "1;2", "a,b", "1,1", "-1", "0", "0.5,0", "nan", "inf", "1e3"),
+    "--similarities": ("", ",", "0.1,,0.2", "0.1;0.2", "a,b", "-1", "1.5", "nan", "inf"),
     "--metrics": ("", ",", "beauty", "fcd,beauty", "fcd,,snn", "ALL "),
     "--reference": ("", "nowhere", "~nouser/x.smi", "{work}", "/dev/full"),
     "--test": ("", "nowhere", "~nouser/x.smi", "{work}"),
