@@ -12,7 +12,6 @@ _HOMES = {
     "MoleculeDataset": "molecules",
     "SetShuffling": "sets",
     "SetSummation": "sets",
-    "check_roundtrip": "molecules",
     "find_coloring": "coloring_search",
     "load_coloring": "coloring",
     "load_images": "images",
@@ -20,7 +19,6 @@ _HOMES = {
     "load_qm9": "qm9",
     "load_smiles_file": "smiles_file",
     "load_zinc250k": "zinc250k",
-    "size_bucketed_batches": "batching",
 }
 
 __all__ = list(_HOMES)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from graphcnf.datasets import cache
+from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.batching import size_bucketed_batches
 from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
@@ -282,7 +283,7 @@ def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int, bool, b
                 mol = read(text)
                 codec.check_representable(mol, max_atoms)
                 written = codec.canonical_smiles(mol)
-                mol = codec.canonical_or_refused(written)
+                mol = codec.canonical(written)
                 names, pairs, kinds = codec.categories(mol, marked)
                 if vocabulary is not None:
                     codec.check_vocabulary(names, kinds, vocabulary)
@@ -336,10 +337,34 @@ def load_cached(name: str, path: Path) -> MoleculeDataset | None:
         return None
 
 
-def check_roundtrip(dataset: MoleculeDataset, indices=None, workers: Workers = None) -> float:
-    """Share of molecules whose graph leads back to the same canonical SMILES without stereo."""
-    indices = dataset.split("all") if indices is None else np.asarray(indices)
-    return 1 - len(roundtrip_failures(dataset, indices, workers)) / max(len(indices), 1)
+def official_rows(
+    name: str, digest: str, rows: Callable[[], list[str]], place: str, *,
+    vocabulary: MoleculeVocabulary | None = None, workers: Workers = None, use_cache: bool = True,
+) -> MoleculeDataset:  # fmt: skip
+    """A published data set, encoded the first time; every row stays, so that row numbers hold.
+
+    Args:
+        name: Of the data set.
+        digest: Of the file that it comes from.
+        rows: Gives the SMILES.
+        place: What the number of a row stands behind in a message.
+        vocabulary: Categories to use; None to take them from the rows.
+        workers: Processes that encode, or a cluster; None for one per core.
+        use_cache: Whether to read and write the cache.
+
+    Raises:
+        UserError: A row is no molecule that can be encoded.
+    """
+    path = cache_path(name, digest)
+    dataset = load_cached(name, path) if use_cache else None
+    if dataset is None:
+        dataset = encode(name, rows(), vocabulary=vocabulary, workers=workers, exact=False)
+        if dataset.skipped:
+            first = dataset.skipped[0]
+            raise UserError(f"{place} {first.line}: {first.reason}")
+        if use_cache:
+            cache.write(path, dataset.to_arrays())
+    return dataset
 
 
 def roundtrip_failures(

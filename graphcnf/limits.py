@@ -53,7 +53,7 @@ LARGEST_SIZES = {"layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_3
 LARGEST_SIZE = 100_000
 
 
-def size_fault(name: str, value: float, largest: int = LARGEST_SIZE) -> str | None:
+def size_fault(name: str, value: float) -> str | None:
     """What is wrong with the size of a model or of its data, None where it is usable.
 
     More would take all memory, or never end.
@@ -61,7 +61,6 @@ def size_fault(name: str, value: float, largest: int = LARGEST_SIZE) -> str | No
     Args:
         name: Of the size.
         value: The size.
-        largest: Of what has no entry in `LARGEST_SIZES`.
     """
-    most = LARGEST_SIZES.get(name, largest)
+    most = LARGEST_SIZES.get(name, LARGEST_SIZE)
     return None if abs(value) <= most else f"{name} = {value:,}: at most {most:,} is taken"

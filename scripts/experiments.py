@@ -106,7 +106,6 @@ def _experiment(model, dataset, size: int) -> Experiment:
         model,
         partial(dataset.train_batches, size),
         lambda: dataset.test_batches(4 * size),
-        headline="bits_per_node",
     )
 
 
@@ -201,7 +200,6 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
         network,
         partial(dataset.train_batches, size),
         lambda: dataset.test_batches(size),
-        headline="bits_per_variable",
     )
 
 
@@ -218,7 +216,6 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
         network,
         partial(dataset.train_batches, size),
         lambda: dataset.test_batches(4 * size),
-        headline="bits_per_node",
     )
 
 
@@ -254,7 +251,6 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
         network,
         partial(dataset.train_batches, size, shift=shift),
         lambda: dataset.batches("validation", size),
-        headline="bits_per_dimension",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from graphcnf.optimization.run import Optimized
     from graphcnf.optimization.search import SearchSettings
 
-KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
 SEARCH = "Search"
 OWN = {"record", "smiles", "score", "source", "error"}
 """Columns that are no objectives."""
@@ -113,19 +113,13 @@ def optimize(
     Every answer is on disk before the next question, so a command that was killed goes on without
     asking twice, and comes to the same molecules as one that was not.
     """
-    from graphcnf.scripts._output import check_place, output_kind
+    from graphcnf.scripts.generation.target import check_target, target_kind
     from graphcnf.terminal import progress_bar
 
-    kind = output_kind(out, KINDS) or "csv"
-    check_place(out)
-    if out is not None and out.exists() and not force:
-        raise UserError(f"{out} exists: choose another --out, or replace it with --force")
+    kind = target_kind(out, as_json=False, default="csv")
+    check_target(out, kind, force)
     if on_error not in ("skip", "stop"):
         raise typer.BadParameter(f"{on_error!r} is not skip or stop", param_hint="'--on-error'")
-    if kind == "parquet":
-        from graphcnf.scripts.generation.conversion import check_parquet
-
-        check_parquet()
     save = None if save is None else at_home(save)
     if save is not None and save.exists() and not _empty_folder(save):
         raise UserError(f"{save} exists: choose another --save")
@@ -215,42 +209,25 @@ def _molecules(path: Path) -> list[str]:
 
 
 def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> None:
-    import math
 
     from graphcnf.scripts._output import open_output
-    from graphcnf.scripts.generation.conversion import compress, to_parquet
     from graphcnf.scripts.generation.records import WRITERS
+    from graphcnf.scripts.generation.target import conversion, plain_kind
 
     frame = found.to_frame(best).rename(columns={"call": "record"})
     if kind.startswith("smi"):  # whoever reads the file takes what comes first
         frame = frame[["smiles", *frame.columns.drop("smiles")]]
-    rows = [
-        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-        for row in frame.to_dict("records")
-    ]
-    plain = "jsonl" if kind == "parquet" else kind.removesuffix(".gz")
-    write = WRITERS[plain]
-    head = {"csv": ",".join(frame.columns), "smi": "# " + "\t".join(frame.columns)}
-    lines = [head[plain] + "\n"] if plain in head else []
-    lines += [write(row) for row in rows]
-    if kind == plain:
-        with open_output(out) as stream:
-            stream.writelines(lines)
-        return
-    temporary, target = (out.with_name(f".{out.name}.{part}") for part in ("plain", "packed"))
-    try:
-        with open_output(temporary) as stream:
-            stream.writelines(lines)
-        if kind == "parquet":
-            # Whatever an objective is called, it holds numbers.
-            objectives = dict.fromkeys(set(frame.columns) - OWN, "float64")
-            to_parquet(temporary, target, tuple(frame.columns), objectives)
-        else:
-            compress(temporary, target)
-        target.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
-        target.unlink(missing_ok=True)
+    plain = plain_kind(kind)
+    head = {"csv": ",".join(frame.columns) + "\n", "smi": "# " + "\t".join(frame.columns) + "\n"}
+    # Whatever an objective is called, it holds numbers.
+    objectives = dict.fromkeys(set(frame.columns) - OWN, "float64")
+    with open_output(out, conversion(kind, tuple(frame.columns), objectives)) as stream:
+        stream.write(head.get(plain, ""))
+        for row in frame.to_dict("records"):
+            known = {
+                k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()
+            }
+            stream.write(WRITERS[plain](known))
 
 
 def _summary(found: Optimized, seconds: float, folder: Path) -> str:

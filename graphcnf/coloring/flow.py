@@ -155,10 +155,11 @@ class ColoringFlow(Pretrained, nn.Module):
         Raises:
             ValueError: if `samples` is not positive, and as `bound`.
         """
-        if samples < 1:
-            raise ValueError(f"samples must be positive, got {samples}")
-        draws = torch.stack([self.bound(batch, noise).value() for _ in range(samples)])
-        return torch.logsumexp(draws, 0) - math.log(samples)
+        x, mask = batch.node_types, batch.mask
+        x = x[..., None] if self._single else x
+        return self.flow.log_prob(
+            x, mask, context=self._context(batch), samples=samples, noise=noise
+        )
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Negative bound in nats per node, with log p(x|z) weighted by `beta`, and metrics.

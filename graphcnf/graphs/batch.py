@@ -94,12 +94,6 @@ class GraphBatch:
         bonds[graph, i, j] = bonds[graph, j, i] = part.bond_types.astype(np.int64) + 1
         return cls(torch.from_numpy(types), torch.from_numpy(bonds), torch.from_numpy(mask))
 
-    @classmethod
-    def from_data(cls, data) -> GraphBatch:
-        """Batch torch-geometric graphs: a `Batch`, or any number of `Data` (see `PackedGraphs`)."""
-        graphs = data.to_data_list() if hasattr(data, "to_data_list") else data
-        return cls.collate(PackedGraphs.from_data(graphs))
-
     def to_packed(self) -> PackedGraphs:
         """The same graphs in flat arrays, edges sorted by node and nearest neighbour first."""
         mask, bonds = self.mask.cpu().numpy(), self.bonds.cpu().numpy()

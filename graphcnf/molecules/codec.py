@@ -87,18 +87,23 @@ def canonical_smiles(mol: Chem.Mol) -> str:
     return cage_smiles(mol) if is_cage(mol) else Chem.MolToSmiles(mol)
 
 
-def canonical(mol: Chem.Mol | str) -> Chem.Mol:
-    """The molecule with canonical atom numbers, kekulized, without stereo; aromatic flags are kept.
+def canonical(smiles: str) -> Chem.Mol:
+    """The molecule of a `canonical_smiles` with canonical atom numbers, kekulized.
 
-    Args:
-        mol: A sanitized molecule, or its `canonical_smiles`.
+    Aromatic flags are kept.
+
+    Raises:
+        UnparsableSmiles: Its aromatic atoms have no Kekulé structure.
     """
-    smiles = mol if isinstance(mol, str) else canonical_smiles(mol)
     # Kekulé structures depend on the order of atoms and bonds, so both come from the string.
     mol = Chem.MolFromSmiles(smiles, sanitize=False)
-    mol.UpdatePropertyCache(strict=False)
-    Chem.Kekulize(mol)
-    return Chem.RenumberAtoms(mol, _rings_first(mol))
+    try:
+        mol.UpdatePropertyCache(strict=False)
+        Chem.Kekulize(mol)
+        return Chem.RenumberAtoms(mol, _rings_first(mol))
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UnparsableSmiles(f"{smiles[:80]!r} cannot be kekulized: {reason}") from None
 
 
 def _rings_first(mol: Chem.Mol) -> list[int]:
@@ -115,19 +120,6 @@ def _rings_first(mol: Chem.Mol) -> list[int]:
         nearby = sorted((not bond.IsInRing(), bond.GetOtherAtomIdx(k)) for bond in bonds)
         ahead += [j for _, j in reversed(nearby) if j not in order]
     return list(order)
-
-
-def canonical_or_refused(smiles: str) -> Chem.Mol:
-    """`canonical` of a SMILES.
-
-    Raises:
-        UnparsableSmiles: Its aromatic atoms have no Kekulé structure.
-    """
-    try:
-        return canonical(smiles)
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UnparsableSmiles(f"{smiles[:80]!r} cannot be kekulized: {reason}") from None
 
 
 def categories(
@@ -239,7 +231,7 @@ def molecule_to_graph(
         mol = parse(mol) if isinstance(mol, str) else mol
         check_representable(mol, max_atoms)
         smiles = canonical_smiles(mol)
-        mol = canonical_or_refused(smiles)
+        mol = canonical(smiles)
         atoms, edges, bonds = categories(mol, vocabulary.marked)
         check_vocabulary(atoms, bonds, vocabulary)
         check_roundtrip(mol, smiles)

@@ -132,7 +132,6 @@ def _of_smiles(text, given, vocabulary, is_open, rings, attachments) -> Molecule
         if bond.GetBeginAtomIdx() in number and bond.GetEndAtomIdx() in number
     ]  # fmt: skip
     edges = [(number[b.GetBeginAtomIdx()], number[b.GetEndAtomIdx()]) for b in inner]
-    forms = torch.zeros(0, len(edges), len(vocabulary.bonds) + 1, dtype=torch.bool)
     rows = []
     for structure in _kekule_structures(given):
         row = torch.zeros(len(edges), len(vocabulary.bonds) + 1, dtype=torch.bool)

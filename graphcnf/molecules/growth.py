@@ -22,6 +22,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.path.conditional import ConditionalWalk, Experience, Walks
 from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.limits import temperature_fault
 from graphcnf.molecules import codec
 from graphcnf.molecules.fragments import MoleculeFragment, read_fragment
 from graphcnf.molecules.validity import strict
@@ -134,8 +135,9 @@ class Growth:
             raise UserError("only a model that draws atom by atom (adjacency path) takes fragments")
         if not 1 <= particles <= ROUND:
             raise UserError(f"particles: 1 to {ROUND}, not {particles}")
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise UserError(f"temperature must be greater than 0, not {temperature}")
+        fault = temperature_fault(temperature)
+        if fault is not None:
+            raise UserError(fault)
         self.model, self.vocabulary = model, vocabulary
         self.seed, self.temperature, self.particles = seed, temperature, particles
         self.walks = self.ended = self.valid = 0

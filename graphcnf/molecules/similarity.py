@@ -124,10 +124,10 @@ def _power_sum(block: np.ndarray, power: int) -> np.ndarray:
 def _tanimoto(rows: np.ndarray, columns: np.ndarray) -> Iterator[Iterator[np.ndarray]]:
     """For one block of rows after the other, the blocks of its similarities to all columns."""
     for left in _unpacked(rows):
-        yield (_similarities(left, right) for right in _unpacked(columns))
+        yield (similarities(left, right) for right in _unpacked(columns))
 
 
-def _similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Tanimoto similarity of each to each, float32; two empty fingerprints are alike."""
     shared = left @ right.T
     union = left.sum(1)[:, None] + right.sum(1) - shared

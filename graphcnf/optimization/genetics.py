@@ -26,7 +26,6 @@ def offspring(
     second: str,
     seed: tuple[int, ...],
     *,
-    mutation: float = MUTATION,
     most_atoms: int = 80,
 ) -> str | None:
     """One child of two molecules, or of the first of them alone.
@@ -35,7 +34,6 @@ def offspring(
         first: SMILES.
         second: SMILES.
         seed: The child is a function of it and of the parents.
-        mutation: Probability of a child of the first alone.
         most_atoms: Larger children are none.
 
     Returns:
@@ -43,7 +41,7 @@ def offspring(
     """
     random = Random(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
     with quiet():
-        if random.random() < mutation:
+        if random.random() < MUTATION:
             child = mutate(first, random)
         else:
             child = reproduce(first, second, AFTERWARDS, random)

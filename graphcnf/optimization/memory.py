@@ -6,13 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from graphcnf.molecules.codec import quiet
 
 RANK_SHARE = 0.01
-"""How steeply replay prefers the best: place k of K is drawn with weight `1 / (share K + k)`."""
+"""How steeply replay prefers the best: place k of K has the weight `1 / (RANK_SHARE K + k)`."""
 
 
 @dataclass
@@ -61,13 +60,11 @@ class Memory:
     def _scaffold(self, place: int) -> str:
         if place not in self._scaffolds:
             with quiet():
-                mol = Chem.MolFromSmiles(self.smiles[place])
-                core = MurckoScaffold.GetScaffoldForMol(mol)
-                self._scaffolds[place] = Chem.MolToSmiles(core)
+                self._scaffolds[place] = MurckoScaffold.MurckoScaffoldSmiles(self.smiles[place])
         return self._scaffolds[place]
 
 
-def rank_probabilities(count: int, share: float = RANK_SHARE) -> np.ndarray:
+def rank_probabilities(count: int) -> np.ndarray:
     """Probabilities of `count` places, best first (Tripp et al. 2020, arXiv 2006.09191)."""
-    weights = 1 / (share * count + np.arange(count)) if count > 1 else np.ones(count)
+    weights = 1 / (RANK_SHARE * count + np.arange(count)) if count > 1 else np.ones(count)
     return weights / weights.sum()

@@ -101,17 +101,19 @@ class Search:
             found = self._sampled(2 * wanted)
             return [(s, "model") for s in found[:wanted]]
         pool: dict[str, str] = {}
-        if settings.sampled and self.round % settings.every == 0:
-            drawn = int(np.ceil(settings.sampled * settings.every * wanted))
-            for smiles in self._sampled(drawn):
-                pool.setdefault(smiles, "model")
-        if settings.bred:
-            for smiles in self._bred(int(np.ceil(settings.bred * wanted))):
-                pool.setdefault(smiles, "genetic")
+        drawn = int(np.ceil(settings.sampled * settings.every * wanted))
+        if self.round % settings.every == 0:
+            pool |= dict.fromkeys(self._sampled(drawn), "model")
+        for smiles in self._bred(int(np.ceil(settings.bred * wanted))):
+            pool.setdefault(smiles, "genetic")
+        if not pool and self.round % settings.every:  # the operators have found all they can
+            pool |= dict.fromkeys(self._sampled(drawn), "model")
         chosen = self._sift(list(pool), wanted)
         return [(s, pool[s]) for s in chosen]
 
     def _sampled(self, count: int) -> list[str]:
+        if not count:
+            return []
         good = [self.memory.smiles[k] for k in self.memory.best(self.settings.replay)]
         sizes = self.policy.sizes(good)
         drawn = self.policy.sample(count, sizes, (self.seed, self.round, 1))

@@ -15,6 +15,8 @@ from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import GetAtomPairGenerator, GetMorganGenerator
 
+from graphcnf.molecules.similarity import similarities
+
 BITS = 1024
 _MORGAN = GetMorganGenerator(radius=2, fpSize=BITS, countSimulation=True)
 _PAIRS = GetAtomPairGenerator(maxDistance=10, fpSize=BITS, countSimulation=True)
@@ -33,6 +35,9 @@ NOISES = (1e-3, 1e-2, 1e-1)
 
 WORST = 0.05
 """Share of the molecules, the worst ones, that count as no worse than the others."""
+
+KEPT = 20_000
+"""Most molecules whose features are kept for the next fit."""
 
 CHOSEN_ON = 250
 """Molecules that the choice is made on."""
@@ -56,15 +61,10 @@ def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Surrogate:
-    """Gaussian process regression of scores on molecules.
+    """Gaussian process regression of scores on molecules."""
 
-    Args:
-        kept: Most molecules whose features are kept for the next fit.
-    """
-
-    def __init__(self, kept: int = 20_000):
+    def __init__(self):
         self._known: OrderedDict[str, tuple] = OrderedDict()
-        self._kept = kept
         self._fitted: tuple | None = None
 
     def _features(self, smiles: Sequence[str]):
@@ -72,14 +72,14 @@ class Surrogate:
             if text not in self._known:
                 self._known[text] = features(text)
         rows = [self._known[text] for text in smiles]
-        while len(self._known) > self._kept:
+        while len(self._known) > KEPT:
             self._known.popitem(last=False)
         bits = np.unpackbits(np.stack([row[0] for row in rows]), axis=1).astype(np.float32)
         return bits[:, :BITS], bits[:, BITS:], np.stack([row[1] for row in rows])
 
     @staticmethod
     def _kernels(left, right) -> list[np.ndarray]:
-        parts = [_tanimoto(left[0], right[0]), _tanimoto(left[1], right[1])]
+        parts = [similarities(left[0], right[0]), similarities(left[1], right[1])]
         squares = (left[2] ** 2).sum(1)[:, None] + (right[2] ** 2).sum(1)
         distance = np.maximum(squares - 2 * left[2] @ right[2].T, 0)
         return [*parts, np.exp(-distance / (2 * left[2].shape[1] * 0.5))]
@@ -130,9 +130,3 @@ def _process(kernels, y, weights, noise):
 
 def _mixed(kernels, weights) -> np.ndarray:
     return sum(w * k for w, k in zip(weights, kernels, strict=True)) / sum(weights)
-
-
-def _tanimoto(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    shared = left @ right.T
-    union = left.sum(1)[:, None] + right.sum(1) - shared
-    return np.divide(shared, union, out=np.ones_like(shared), where=union > 0)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -55,30 +52,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
-    """Write a model's folder file by file, each of them atomically.
+    """Write a model as its `save_pretrained` does; the weights of one without it."""
+    save: Any = getattr(model, "save_pretrained", None)
+    if save is not None:
+        save(folder)
+        return
+    from safetensors.torch import save as weights_of
 
-    `model.save_pretrained(folder)` decides what is written; a model without it gets a
-    `weights.safetensors`. A reader always finds a complete set of files.
-    """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".model.", dir=folder.parent) as name:
-        temporary = Path(name)
-        save: Any = getattr(model, "save_pretrained", None)
-        if save is not None:
-            save(temporary)
-        else:
-            from safetensors.torch import save_model as save_safetensors
-
-            save_safetensors(model, str(temporary / "weights.safetensors"))
-        mask = os.umask(0)
-        os.umask(mask)
-        for source in sorted(temporary.rglob("*")):
-            if source.is_file():
-                # The safetensors library makes files that only their owner may read.
-                source.chmod(0o666 & ~mask)
-                target = folder / source.relative_to(temporary)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(source, target)
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    replace_file(folder / "weights.safetensors", weights_of(weights))
 
 
 def save_snapshot(folder: Path, model: nn.Module) -> None:
@@ -96,8 +79,6 @@ def remove_leftovers(folder: Path) -> None:
     for pattern in (".*.tmp", "checkpoints/.*.tmp"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-    for path in folder.glob(".model.*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -24,7 +24,6 @@ class Experiment:
             that a resumed run sees the same data in the same order. Where several processes train,
             each takes its slice `batch[rank::processes]` of every batch.
         eval_batches: yields the held-out batches, the same ones in the same order every time.
-        count: number of samples in a batch.
         headline: metric to minimise; None takes the first of the usual names the model reports.
         words: turns a row of metrics into a line of the log, None for no line; without it, a line
             gives every metric.
@@ -33,7 +32,6 @@ class Experiment:
     model: nn.Module
     train_batches: Callable[[int, int, int], Iterator[Any]]
     eval_batches: Callable[[], Iterable[Any]]
-    count: Callable[[Any], int] = len
     headline: str | None = None
     words: Callable[[dict[str, Any]], str | None] | None = None
 

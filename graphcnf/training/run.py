@@ -33,9 +33,9 @@ from graphcnf.training.objective import Objective
 from graphcnf.training.optimizers import optimizers_of, restore
 from graphcnf.training.progress import RunProgress, opening
 from graphcnf.training.settings import TrainingSettings
-from graphcnf.training.stream import BatchStream, Share
+from graphcnf.training.stream import Share, shares
 
-HEADLINES = ("bits_per_node", "bits_per_variable", "bits_per_dimension", "bits_per_character")
+HEADLINES = ("bits_per_node", "bits_per_variable", "bits_per_dimension")
 
 
 class Run:
@@ -101,7 +101,7 @@ class Run:
         self.fabric, self.main = fabric, fabric.is_global_zero
         try:
             self._set_up()
-            for share in BatchStream(self):
+            for share in shares(self):
                 self.take_step(share)
                 if self._after_step():
                     break

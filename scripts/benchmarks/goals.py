@@ -8,7 +8,7 @@ import random
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,6 @@ def pmo(
     seed: int,
     model: MoleculeFlow,
     settings: SearchSettings,
-    tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> list[dict[str, Any]]:
     """A row per task: `task`, and per method its AUC, top 10, calls and CPU minutes.
 
@@ -118,7 +117,8 @@ def pmo(
                 replace_file(result, json.dumps(found).encode())
             found = json.loads(result.read_text())
             row |= {f"{method}_{key}": value for key, value in found.items()}
-            tell(f"{name}, {method}: AUC {found['auc']:.3f}, top 10 {found['top']:.3f}")
+            line = f"{name}, {method}: AUC {found['auc']:.3f}, top 10 {found['top']:.3f}"
+            print(line, file=sys.stderr)
         rows.append(row)
     if len(rows) > 1:
         total: dict[str, Any] = {"task": f"sum of {len(rows)}"}
@@ -159,7 +159,6 @@ def guacamol(
     seed: int,
     model: MoleculeFlow,
     settings: SearchSettings,
-    tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> list[dict[str, Any]]:
     """A row per task with its score in [0, 1], and their sum.
 
@@ -175,7 +174,7 @@ def guacamol(
         best = np.sort(np.nan_to_num(scores))[::-1]
         tops = GUACAMOL_TOPS.get(name, (1, 10, 100))
         rows.append({"task": name, "score": float(np.mean([best[:top].mean() for top in tops]))})
-        tell(f"{name}: {rows[-1]['score']:.3f}")
+        print(f"{name}: {rows[-1]['score']:.3f}", file=sys.stderr)
     if len(rows) > 1:
         rows.append({
             "task": f"sum of {len(rows)}", "score": sum(row["score"] for row in rows)

@@ -35,19 +35,17 @@ NOTES = [
     "O+, S+, pieces allowed; repaired: after valence repair, about 100 % by construction.",
     "unique and novel: shares of the strictly valid; V.U.N.: valid, unique and novel, of all.",
 ]
+WITHIN = (
+    "support of the data: on; no atom gets more bonds than its category has in the data.",
+    "support of the data: off.",
+)
 SUPPORT = {
-    "path": (
-        "support of the data: on; no atom gets more bonds than its category has in the data.",
-        "support of the data: off.",
-    ),
+    "path": WITHIN,
     "rounds": (
         "support of the data: on; a place that no bond fits takes a place of another kind.",
         "support of the data: off; places that no bond fits stay empty.",
     ),
-    "jtvae": (
-        "support of the data: on; no atom gets more bonds than its category has in the data.",
-        "support of the data: off.",
-    ),
+    "jtvae": WITHIN,
     "graphaf": (
         "valency check: on. These are no raw samples: a bond that gives an atom more bonds than "
         "its category has in the data is drawn again up to 50 times, and an atom without a bond "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -46,10 +46,12 @@ def plain_kind(kind: str) -> str:
     return "jsonl" if kind == "parquet" else kind.removesuffix(".gz")
 
 
-def conversion(kind: str, columns: tuple[str, ...]) -> Callable[[Path, Path], None] | None:
-    """What becomes of the text at the end."""
+def conversion(
+    kind: str, columns: tuple[str, ...], types: Mapping[str, str] | None = None
+) -> Callable[[Path, Path], None] | None:
+    """What becomes of the text at the end; `types` of columns of a table that have no others."""
     from graphcnf.scripts.generation.conversion import compress, to_parquet
 
     if kind == "parquet":
-        return partial(to_parquet, columns=columns)
+        return partial(to_parquet, columns=columns, types=types)
     return compress if kind.endswith(".gz") else None

@@ -3,7 +3,8 @@ import gzip
 import numpy as np
 import pytest
 
-from graphcnf.datasets import moses
+from graphcnf.datasets import molecules, moses
+from graphcnf.datasets.molecules import encode
 from graphcnf.datasets.moses import VOCABULARY, load_moses, read_moses
 from graphcnf.errors import UserError
 from graphcnf.molecules import optional
@@ -50,7 +51,7 @@ def test_the_cache_is_per_part_and_follows_the_content(small_moses, cache_folder
     fresh = load_moses("test")
     assert len(list(cache_folder.iterdir())) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(moses, "encode", None)
+        patch.setattr(molecules, "encode", None)
         cached = load_moses("test")
         assert cached.graphs == fresh.graphs and cached.smiles == fresh.smiles
         np.testing.assert_array_equal(cached.hashes, fresh.hashes)
@@ -72,7 +73,9 @@ def test_what_is_not_moses_is_refused_in_one_line(small_moses, monkeypatch):
     with pytest.raises(UserError, match="2 rows of 'structure'"):
         read_moses("test")
     write(small_moses, "test", ["CCO", "C[NH3+]"])
-    with pytest.raises(UserError, match=r"MOSES, test, line 3: N\+ is not among the atoms C N O"):
+    with pytest.raises(
+        UserError, match=r"MOSES, test, molecule 2: N\+ is not among the atoms C N O"
+    ):
         load_moses("test")
     (small_moses / "test.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(UserError, match="test: .*reinstall molsets"):
@@ -87,5 +90,5 @@ def test_the_installed_package_holds_what_is_expected():
         pytest.skip("molsets is not installed")
     smiles = read_moses("test")
     assert smiles[0] == "CC1C2CCC(C2)C1CN(CCO)C(=O)c1ccc(Cl)cc1"
-    dataset = moses.encode("moses", smiles[:200], vocabulary=VOCABULARY)
+    dataset = encode("moses", smiles[:200], vocabulary=VOCABULARY)
     assert len(dataset) == 200 and not dataset.skipped

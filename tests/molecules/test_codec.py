@@ -27,7 +27,7 @@ SMALL = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0), ("O", -1), ("N", 1)))
 def vocabulary(zinc_smiles):
     from collections import Counter
 
-    found = [categories(canonical(parse(s)), marked=True) for s in zinc_smiles]
+    found = [categories(canonical(canonical_smiles(parse(s))), marked=True) for s in zinc_smiles]
     atoms, bonds = (Counter(x for f in found for x in f[k]) for k in (0, 2))
     return MoleculeVocabulary.from_counts(atoms, bonds)
 

@@ -46,7 +46,7 @@ def returned(smiles):
     """The molecule that the graph of another one leads to, in categories of its own."""
     mol = codec.parse(smiles)
     codec.check_representable(mol)
-    canonical = codec.canonical_or_refused(codec.canonical_smiles(mol))
+    canonical = codec.canonical(codec.canonical_smiles(mol))
     atoms, _, bonds = codec.categories(canonical, marked=True)
     vocabulary = MoleculeVocabulary.from_counts(Counter(atoms), Counter(bonds))
     graph = codec.molecule_to_graph(smiles, vocabulary)
