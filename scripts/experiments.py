@@ -20,7 +20,7 @@ from graphcnf.training.arguments import call, check
 from graphcnf.training.experiment import Experiment
 from graphcnf.training.settings import TrainingSettings
 
-FITTED = 5_000
+FITTED = 10_000
 """Training molecules that say what categories add to properties, before training."""
 
 

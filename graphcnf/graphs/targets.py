@@ -17,6 +17,9 @@ FREQUENCIES = 6
 FAR = 20.0
 """Deviations beyond which numbers are not told apart."""
 
+RIDGE = 0.3
+"""Of the least squares of edges: what was seen once adds little."""
+
 FORGOTTEN, KEPT = 0.2, 0.5
 """In training, the share of graphs that nothing is asked of, and of numbers that are asked else."""
 
@@ -88,48 +91,72 @@ class TargetEmbedding(nn.Module):
 
 
 class Shares(nn.Module):
-    """What each category of a node's variables adds to the targets of its graph, by and large.
+    """What a node adds to the targets of its graph, by its categories and by its edges.
 
-    What is still to come of a target is the target less what the nodes so far have added. That is
-    exact for a number of nodes, nearly so for a weight, a hint for others.
+    What is still to come of a target is the target less what the nodes so far have added. An edge
+    counts with all that is around both its ends so far, so that quantities that are sums over nodes
+    and their neighbours (a weight, a logP after Crippen) are nearly exact; others are hints.
 
     Args:
-        cardinalities: Categories of each variable.
+        cardinalities: Categories of each variable of a node.
         tables: See `target_tables`; shares are in deviations.
         width: Channels.
+        rows: Of the hashed table of edges.
     """
 
     deviations: Tensor
 
     def __init__(
-        self, cardinalities: Sequence[int], tables: Sequence[Mapping[str, Any]], width: int
+        self,
+        cardinalities: Sequence[int],
+        tables: Sequence[Mapping[str, Any]],
+        width: int,
+        rows: int = 16_384,
     ):
         super().__init__()
         self.each = nn.ModuleList(nn.Embedding(c, len(tables)) for c in cardinalities)
-        for embedding in self.each:
+        self.edges = nn.Embedding(rows, len(tables), padding_idx=0)
+        for embedding in (*self.each, self.edges):
             nn.init.zeros_(embedding.get_parameter("weight"))
         deviations = torch.tensor([float(table["deviation"]) for table in tables])
         self.register_buffer("deviations", deviations, persistent=False)
-        self.to_come = TargetEmbedding([{**table, "mean": 0.0} for table in tables], width)
+        centred = [{**table, "mean": 0.0} for table in tables]
+        self.to_come = TargetEmbedding(centred, width)
+        self.so_far = TargetEmbedding(centred, width)
 
-    def of(self, x: Tensor) -> Tensor:
-        """What nodes of the categories x (..., V) add, (..., P), in the targets' own units."""
+    def _rows(self, links: Tensor) -> Tensor:
+        return torch.where(links > 0, links % (self.edges.num_embeddings - 1) + 1, 0)
+
+    def of(self, x: Tensor, links: Tensor) -> Tensor:
+        """What nodes add, (..., P), in the targets' own units.
+
+        Args:
+            x: Categories (..., V).
+            links: Their edges (..., K), as `Path.links` has them.
+        """
         added = sum(share(value) for share, value in zip(self.each, x.unbind(-1), strict=True))
-        return added * self.deviations
+        return (added + self.edges(self._rows(links)).sum(-2)) * self.deviations
 
     def forward(self, targets: Tensor, added: Tensor) -> Tensor:
         """Channels (B, M, width): of targets (B, P), of which `added` (B, M, P) are there."""
-        return self.to_come(targets[:, None] - added)
+        anything = ~targets.isnan().all(-1)[:, None, None]
+        return self.to_come(targets[:, None] - added) + torch.where(
+            anything, self.so_far(added), 0.0
+        )
 
     @torch.no_grad()
-    def fit(self, x: Tensor, mask: Tensor, targets: Tensor) -> None:
-        """Set the shares by least squares.
+    def fit(self, x: Tensor, links: Tensor, mask: Tensor, targets: Tensor) -> None:
+        """Set the shares by least squares, those of edges by what the categories leave.
 
         Args:
             x: Categories (B, N, V) of the nodes of graphs.
+            links: Their edges (B, N, K), see `of`.
             mask: Real nodes, (B, N) bool.
             targets: Of the graphs, (B, P).
         """
+        from scipy.sparse import coo_array
+        from scipy.sparse.linalg import lsmr
+
         tables = [share.get_parameter("weight") for share in self.each]
         counts = torch.cat(
             [
@@ -138,9 +165,16 @@ class Shares(nn.Module):
             ],
             -1,
         ).double()
-        wanted = counts.T @ (targets / self.deviations).double()
+        wanted = (targets / self.deviations).double()
         # A little of a ridge: some columns are sums of others.
-        ridge = 1e-6 * len(x) * torch.eye(len(wanted), dtype=torch.float64, device=x.device)
-        found = torch.linalg.solve(counts.T @ counts + ridge, wanted)
+        ridge = 1e-6 * len(x) * torch.eye(counts.shape[1], dtype=torch.float64, device=x.device)
+        found = torch.linalg.solve(counts.T @ counts + ridge, counts.T @ wanted)
         for table, part in zip(tables, found.split([len(t) for t in tables]), strict=True):
             table.copy_(part)
+        rows = torch.where(mask[..., None], self._rows(links), 0).flatten(1).cpu()
+        graph, place = rows.nonzero(as_tuple=True)
+        shape = len(rows), self.edges.num_embeddings
+        seen = coo_array((torch.ones(len(graph)), (graph, rows[graph, place])), shape).tocsr()
+        left = (wanted - counts @ found).cpu().numpy()
+        fitted = [lsmr(seen, column, damp=RIDGE)[0] for column in left.T]
+        self.edges.weight.copy_(torch.tensor(np.stack(fitted, 1)))

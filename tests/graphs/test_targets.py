@@ -8,6 +8,7 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.path.walk import Path
 from graphcnf.graphs.targets import FORGOTTEN, KEPT, partly_known, target_tables
 
 TABLES = [
@@ -147,8 +148,46 @@ def test_shares_are_what_nodes_add(double, plain, chains):
     batch.targets = values.double()
     model.steps.fit_targets(batch)
     x = model.steps.code.encode(batch)
-    added = model.steps.network.added(x) * batch.mask[..., None]
+    network = model.steps.network
+    path = Path.before_each(x, network.support.weights)
+    added = network.added(x.flatten(0, 1), path).unflatten(0, batch.mask.shape)
+    added = added * batch.mask[..., None]
     torch.testing.assert_close(added.sum(1), batch.targets, atol=1e-3, rtol=0)
+
+
+def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_graphs):
+    def of(types, edges, bonds):
+        """Edges of a kind between nodes of a kind; nodes with two neighbours or more of a kind."""
+        near = [[] for _ in types]
+        for i, j in edges:
+            near[i].append(types[j])
+            near[j].append(types[i])
+        pairs = zip(edges, bonds, strict=True)
+        same = sum(int(types[i] == types[j] == 1 and b == 0) for (i, j), b in pairs)
+        return [float(same), float(sum(kinds.count(1) > 1 for kinds in near))]
+
+    model = GraphCNF.for_graphs(random_graphs, node_categories=3, bond_categories=2, **SMALL)
+    values = np.array([of(*random_graphs.graph(k)) for k in range(len(random_graphs))])
+    model = model.with_targets(target_tables(["same", "near"], values))
+    batch = GraphBatch.collate(random_graphs)
+    batch.targets = torch.from_numpy(values).float()
+    model.steps.fit_targets(batch)
+    x, network = model.steps.code.encode(batch), model.steps.network
+    nodes = batch.mask.shape[1]
+    at_once = Path.before_each(x, network.support.weights).links(x.flatten(0, 1))
+    step, links = Path.start(len(x), nodes), []
+    for number in range(nodes):
+        links.append(step.links(x[:, number]))
+        step = step.add(number, x[:, number], network.support.weights)
+    assert torch.equal(torch.stack(links, 1).flatten(0, 1), at_once)
+
+    def error():
+        added = network.shares.of(x, torch.stack(links, 1)) * batch.mask[..., None]
+        return (added.sum(1) - batch.targets).abs().mean(0)
+
+    with_edges = error()
+    network.shares.edges.weight.data.zero_()
+    assert (with_edges < 0.3 * error()).all(), (with_edges, error())
 
 
 def test_what_is_known_in_training():

@@ -22,7 +22,7 @@ from graphcnf.flows.readout import ReadOut
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import Choices, Support
-from graphcnf.graphs.path.walk import DEGREES, KINDS, LEVELS, SUMS, Path
+from graphcnf.graphs.path.walk import DEGREES, KINDS, LEVELS, MIXED, PRIME, SUMS, Path
 from graphcnf.graphs.targets import Shares, TargetEmbedding
 
 TOGETHER = (2, 3, 4, 6)
@@ -155,7 +155,7 @@ class PathNetwork(nn.Module):
         state = torch.where(there, category * 2 * DEGREES + degree + 1, 0)
         key, parts = torch.zeros_like(state[:, 0]), []
         for level in range(TOGETHER[-1]):
-            key = (key * 1_000_003 + state[:, level]) % 2_147_483_647
+            key = (key * MIXED + state[:, level]) % PRIME
             if level + 1 in TOGETHER:
                 table = self.together[TOGETHER.index(level + 1)]
                 assert isinstance(table, nn.Embedding)
@@ -192,11 +192,11 @@ class PathNetwork(nn.Module):
         targets = targets.to(self.start.dtype)
         return self.asked(targets)[:, None] + self.shares(targets, added)
 
-    def added(self, x: Tensor) -> Tensor:
-        """What nodes of the categories x (..., V) add to what is asked of their graph, (..., P)."""
+    def added(self, x: Tensor, path: Path) -> Tensor:
+        """What nodes of the categories x (R, V), behind R paths, add to the targets, (R, P)."""
         if self.shares is None:
             raise ValueError("this model was trained without targets")
-        return self.shares.of(x)
+        return self.shares.of(x, path.links(x))
 
     def hidden_states(
         self, x: Tensor, mask: Tensor, targets: Tensor | None = None
@@ -211,7 +211,7 @@ class PathNetwork(nn.Module):
         content = torch.cat([self.start.expand(len(x), 1, -1).to(content.dtype), content], 1)
         h, on_path = self.inputs(content, number, path, self._to_come(mask, number))
         if targets is not None:
-            so_far = self.added(x).cumsum(1)[:, :-1]
+            so_far = self.added(x.flatten(0, 1), path).unflatten(0, mask.shape).cumsum(1)[:, :-1]
             h = h + self.asks(targets, F.pad(so_far, (0, 0, 1, 0)))
         h = self._thinned(h)
         bias = self.biases(number, on_path, nodes)
@@ -331,9 +331,9 @@ class PathRounds:
     def tell(self, g: int, members: Tensor | None, real: Tensor | None, known: Tensor) -> None:
         """Take the categories of node g, now in `known`."""
         x = self._real(known, g)
-        self.path = self.path.add(g, x, self.network.support.weights)
         if self.targets is not None:
-            self.added = self.added + self.network.added(x)[:, None]
+            self.added = self.added + self.network.added(x, self.path)[:, None]
+        self.path = self.path.add(g, x, self.network.support.weights)
 
     def _real(self, known: Tensor, g: int) -> Tensor:
         """Categories (B, V) of node g, 0 where a graph has none."""

@@ -14,6 +14,7 @@ from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.code import KINDS, AtomCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.path.walk import Path
 from graphcnf.graphs.targets import TargetEmbedding
 
 
@@ -87,10 +88,13 @@ class PathSteps(nn.Module):
         return self.code.knows(batch)
 
     def fit_targets(self, batch: GraphBatch) -> None:
-        """Set what categories add to the targets by those of a batch; see `Shares`."""
+        """Set what nodes and edges add to the targets by those of a batch; see `Shares`."""
         shares = self.network.shares
         assert shares is not None and batch.targets is not None
-        shares.fit(self.code.encode(batch), batch.mask, batch.targets)
+        x = self.code.encode(batch)
+        path = Path.before_each(x, self.network.support.weights)
+        links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
+        shares.fit(x, links, batch.mask, batch.targets)
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """Exact log-probability of the code, in the parts of `KINDS`; `noise` is not needed.

@@ -26,6 +26,10 @@ KINDS = 256
 """Node categories fit below this number: a neighbour is its edge times this plus its category."""
 
 
+MIXED, PRIME = 1_000_003, 2_147_483_647
+"""Of the hashes of what a network is told as one thing."""
+
+
 @dataclass
 class Path:
     """Paths after some of the nodes, of B graphs (or of every node of B graphs).
@@ -170,6 +174,33 @@ class Path:
         table[rows, torch.where(linked > 0, number, nodes), mine] = there
         table[rows, ends, theirs] = here
         return table[:, :nodes, :NEIGHBOURS]
+
+    def links(self, x: Tensor) -> Tensor:
+        """A number for each edge that a node would add, with what is at both its ends so far.
+
+        Args:
+            x: Categories (B, V) of the nodes.
+
+        Returns:
+            (B, K) long, 0 for no edge: for the edge to the parent and the closures, a hash of its
+            category, of the categories of both nodes, and of their other neighbours so far.
+        """
+        rows = torch.arange(len(x), device=x.device)
+        parent = (self.depth - x[:, 0]).clamp(min=0)
+        ends = [(x[:, 1], parent)]
+        ends += [
+            (x[:, k + 1], (parent + 1 - x[:, k]).clamp(min=0)) for k in range(3, x.shape[1], 2)
+        ]
+        own, found = x[:, 2], []
+        for edge, level in ends:
+            other = edge * KINDS + self.category[rows, level]
+            around = self.around[rows, level].sort(-1).values
+            key = own + 1
+            for part in (other, *around.unbind(-1)):
+                key = (key * MIXED + part) % PRIME
+            found.append(torch.where(edge > 0, key, 0))
+            own = torch.where(edge > 0, (own * MIXED + other) % PRIME, own)
+        return torch.stack(found, -1)
 
     def rows(self, index: Tensor) -> Path:
         """The paths at some rows."""
