@@ -9,7 +9,7 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.path.walk import Path
-from graphcnf.graphs.targets import FORGOTTEN, KEPT, partly_known, target_tables
+from graphcnf.graphs.targets import FORGOTTEN, partly_known, target_tables
 
 TABLES = [
     {"name": "size", "mean": 3.0, "deviation": 1.0},
@@ -195,10 +195,11 @@ def test_what_is_known_in_training():
     found = partly_known(values, np.random.default_rng(0))
     known = ~np.isnan(found)
     assert (found[known] == values[known]).all()
-    none = FORGOTTEN + (1 - FORGOTTEN) * (1 - KEPT) ** 2
+    third = (1 - FORGOTTEN) / 3
     # 20,000 graphs: a standard error of 0.35 %.
-    assert (~known).all(1).mean() == pytest.approx(none, abs=0.015)
-    assert known.mean(0) == pytest.approx((1 - FORGOTTEN) * KEPT, abs=0.015)
+    shares = np.bincount(known.sum(1)) / len(known)
+    assert shares == pytest.approx([FORGOTTEN + third, third, third], abs=0.015)
+    assert known.mean(0) == pytest.approx((1 - FORGOTTEN) / 2, abs=0.015)
 
 
 def test_what_does_not_fit_is_refused(plain, chains):
