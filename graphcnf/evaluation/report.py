@@ -60,10 +60,9 @@ def page(results: Sequence[Evaluation]) -> str:
     from jinja2 import Environment
     from markupsafe import Markup
 
+    here = files("graphcnf.evaluation")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        (files("graphcnf.evaluation") / "report.html").read_text("utf-8")
-    )
+    template = environment.from_string((here / "report.html").read_text("utf-8"))
     shown = [
         {"title": table.title, "columns": shown_columns(table.rows, table.columns)}
         for table in tables(results, published=True)
@@ -74,6 +73,7 @@ def page(results: Sequence[Evaluation]) -> str:
     distinct = [result.main["strict_unique"] for result in results]
     failed = [{"name": r.main["name"], "reasons": _failures(r)} for r in results]
     return template.render(
+        style=Markup((here / "page.css").read_text("utf-8")),
         name=", ".join(result.main["name"] for result in results),
         several=len(results) > 1,
         cards=_cards(results[0].main, results[0].data or {}) if len(results) == 1 else [],
@@ -128,7 +128,7 @@ def _histograms(results: Sequence[Evaluation]) -> list[dict[str, str]]:
         if result.distances is not None:
             groups[result.main["reference"]].append((result.main["name"], result.distances))
     return [
-        {"title": title, "source": _svg_source(svg)}
+        {"title": title, "source": picture_source(svg)}
         for sets in groups.values()
         for title, svg in histogram_pictures(sets)
     ]
@@ -145,7 +145,7 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
         for failure in failures(mol):
             wanted = failure.reason in reasons and len(pictures[failure.reason]) < PER_REASON
             if mol is not None and mol.GetNumAtoms() and wanted:
-                source = _svg_source(draw_svg(mol, size=(230, 170), highlight=failure.atoms))
+                source = picture_source(draw_svg(mol, size=(230, 170), highlight=failure.atoms))
                 pictures[failure.reason].append(
                     {"source": source, "smiles": smiles, "record": int(record)}
                 )
@@ -189,7 +189,7 @@ def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
         mol = parse(smiles)
         yield {
             "structure": f'<img alt="" width="200" height="130" src="'
-            f'{_svg_source(draw_svg(mol, size=(200, 130)))}">',
+            f'{picture_source(draw_svg(mol, size=(200, 130)))}">',
             "SMILES": f"<code>{smiles}</code>",
             "set": html.escape(result.main["name"]),
             "record": int(record),
@@ -211,6 +211,8 @@ def _sa(mol) -> float | None:
         return None
 
 
-def _svg_source(svg: str) -> str:
-    """An SVG image as the source of an `img`: identifiers inside cannot clash."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+def picture_source(content: str | bytes) -> str:
+    """An SVG image, or PNG bytes, as the source of an `img`: identifiers inside cannot clash."""
+    kind = "svg+xml" if isinstance(content, str) else "png"
+    data = content.encode() if isinstance(content, str) else content
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -10,7 +10,7 @@ import typer
 
 from graphcnf.files import at_home
 from graphcnf.scripts._sampling import parse_numbers
-from graphcnf.scripts.benchmarks.options import Csv, Minutes, Out
+from graphcnf.scripts.benchmarks.options import Csv, Html, Minutes, Out, check_page
 
 
 def images(
@@ -37,6 +37,7 @@ def images(
         int, typer.Option("--samples", "-n", min=2, help="Samples of each model to score.")
     ] = 500,
     png: Annotated[Path | None, typer.Option(help="Picture of samples, a row per model.")] = None,
+    html: Html = None,
     as_csv: Csv = False,
     out: Out = None,
 ) -> None:
@@ -47,6 +48,7 @@ def images(
     kind = table_kind(out, as_csv, False)
     numbers, factors, folder = parse_numbers(seeds, "--seeds"), _factors(rates), at_home(folder)
     check_picture(png, "--png")
+    check_page(html)
     from graphcnf.scripts._images import write_grid
     from graphcnf.scripts.benchmarks import images as benchmark
 
@@ -57,6 +59,14 @@ def images(
     write_table(kind, out, rows, benchmark.COLUMNS, told)
     if png is not None:
         write_grid(shown.numpy(), png, columns=benchmark.SHOWN)
+    if html is not None:
+        from graphcnf.scripts.benchmarks.page import curves, write_page
+
+        sections = [
+            curves([run for one in found for run in one.main]),
+            benchmark.pictures(found, shown.numpy()),
+        ]
+        write_page(html, "Systems on images", rows, benchmark.COLUMNS, told, sections)
 
 
 def _factors(text: str) -> list[float]:

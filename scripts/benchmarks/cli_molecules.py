@@ -9,7 +9,16 @@ import typer
 
 from graphcnf.files import at_home
 from graphcnf.scripts._sampling import check_device_given
-from graphcnf.scripts.benchmarks.options import Csv, Device, Minutes, Out, Samples, Seed
+from graphcnf.scripts.benchmarks.options import (
+    Csv,
+    Device,
+    Html,
+    Minutes,
+    Out,
+    Samples,
+    Seed,
+    check_page,
+)
 
 
 def codes(
@@ -118,6 +127,7 @@ def systems(
     samples: Samples = 10_000,
     held_out: Annotated[int, typer.Option(min=1, help="Molecules to take the bits of.")] = 2000,
     device: Device = "cpu",
+    html: Html = None,
     as_csv: Csv = False,
     out: Out = None,
 ) -> None:
@@ -131,9 +141,16 @@ def systems(
     from graphcnf.training.configuration import load_preset
 
     check_chemnet_installed()
+    check_page(html)
     names = presets or list(benchmark.PRESETS)
     for name in names:
         load_preset(name)
     runs = benchmark.train_all(names, folder, minutes, seed)
     rows = benchmark.score_all(runs, samples=samples, held_out=held_out, device=device)
-    write_table(kind, out, rows, benchmark.COLUMNS, benchmark.notes(rows, held_out))
+    notes = benchmark.notes(rows, held_out)
+    write_table(kind, out, rows, benchmark.COLUMNS, notes)
+    if html is not None:
+        from graphcnf.scripts.benchmarks.page import curves, write_page
+
+        sections = [curves(runs), benchmark.drawings(runs)]
+        write_page(html, "Systems on molecules", rows, benchmark.COLUMNS, notes, sections)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,13 +22,14 @@ from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.images.model import BLOCK
 from graphcnf.scripts._image_scores import DRAWS, score_image_models
-from graphcnf.scripts._images import data_of, load_image_model
+from graphcnf.scripts._images import data_of, load_image_model, write_grid
 from graphcnf.scripts.benchmarks.digits import (
     FEATURES,
     DigitFeatures,
     frechet_distance,
     learn_features,
 )
+from graphcnf.scripts.benchmarks.page import Section
 from graphcnf.scripts.benchmarks.runs import TrainedRun, TrainingFailed, train_run
 from graphcnf.training.configuration import load_preset
 from graphcnf.training.settings import TrainingSettings
@@ -213,6 +216,17 @@ def _latents(row: Row) -> str:
     if "size" not in row:
         return ""
     return "none" if row["latents"] is None else f"{row['latents']:,} of {row['size']:,}"
+
+
+def pictures(found: Sequence[Trained], shown: np.ndarray) -> Section:
+    """Held-out images and samples of each preset, (N, C, H, W) in shades of 0 to 255, as rows."""
+    section = Section("Samples", small=False)
+    with TemporaryDirectory() as folder:
+        for number, name in enumerate(["held-out images", *(trained.name for trained in found)]):
+            path = Path(folder, f"{number}.png")
+            write_grid(shown[number * SHOWN : (number + 1) * SHOWN], path, columns=SHOWN)
+            section.pictures.append((name, path.read_bytes()))
+    return section
 
 
 COLUMNS: list[Column] = [

@@ -9,6 +9,10 @@ import typer
 
 from graphcnf.scripts._sampling import checked_minutes, checked_seed
 
+Html = Annotated[
+    Path | None,
+    typer.Option(help="Also a page with the table, curves of training and samples."),
+]
 Csv = Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")]
 Out = Annotated[
     Path | None, typer.Option(help="File to write: .md, .txt or .csv.", show_default="stdout")
@@ -22,3 +26,21 @@ Minutes = Annotated[
 Places = Annotated[
     list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
 ]
+
+
+def check_page(html: Path | None) -> None:
+    """Raise, before the long work, what would keep a page from being written.
+
+    Raises:
+        typer.BadParameter: The file is no HTML.
+        UserError: It has no folder to be in, or what makes the page is missing.
+    """
+    if html is None:
+        return
+    from graphcnf.evaluation.report import check_report
+    from graphcnf.scripts._output import check_place
+
+    if html.suffix.lower() not in (".html", ".htm"):
+        raise typer.BadParameter(f"{html} must end in .html", param_hint="'--html'")
+    check_place(html)
+    check_report()

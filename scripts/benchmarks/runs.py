@@ -68,9 +68,22 @@ class TrainedRun:
         path = self.path.resolve()
         return path.parent.name if _SEED.fullmatch(path.name) else path.name
 
-    @cached_property
+    @property
     def evaluations(self) -> list[dict[str, str]]:
-        """Evaluations of the averaged weights, in order: whole lines of `metrics.csv`."""
+        """Evaluations of the averaged weights, in order."""
+        return [row for row in self._lines if row["phase"] == "eval"]
+
+    def curve(self, name: str) -> list[tuple[float, float]]:
+        """Minutes, and a metric of the batches of training, as far as it was written down."""
+        lines = (row for row in self._lines if row["phase"] == "train" and row.get(name))
+        try:
+            return [(float(row["minutes"]), float(row[name])) for row in lines]
+        except ValueError as error:
+            raise UserError(f"{self.path / 'metrics.csv'}: damaged ({error})") from None
+
+    @cached_property
+    def _lines(self) -> list[dict[str, str]]:
+        """Whole lines of `metrics.csv`."""
         file = self.path / "metrics.csv"
         try:
             text = file.read_text(encoding="utf-8")
@@ -89,7 +102,7 @@ class TrainedRun:
                     raise UserError(
                         f"{file}, line {number}: damaged, {name} is {found!r}"
                     ) from None
-        return [row for row in rows if row["phase"] == "eval"]
+        return rows
 
     def check_finished(self) -> None:
         """Raise UserError unless the last evaluation is the one at the end of the budget."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from graphcnf.evaluation import measures
+from graphcnf.evaluation.draw import draw_block
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.evaluation.tables import published_rows
 from graphcnf.graphs import GraphCNF
+from graphcnf.molecules.drawing import draw_grid
 from graphcnf.scripts.benchmarks.molecules import HELD_OUT, score_run
+from graphcnf.scripts.benchmarks.page import Section
 from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of, train_run
 from graphcnf.scripts.evaluation import named_data
 
@@ -24,6 +28,9 @@ METHODS = {"pairs": "GraphCNF", "graphnvp": "GraphNVP", "graphaf": "GraphAF", "r
 
 TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.75}
 """At which published samples were drawn, where it is not 1."""
+
+DRAWN, SHOWN = 60, 9
+"""Raw samples of each model on the page, and how many of them are drawn at the most."""
 
 PARALLEL = ("pairs", "rounds", "graphnvp", "rvae")
 """Codings whose number of network evaluations does not grow with the graph."""
@@ -66,6 +73,25 @@ def score_all(
             row |= {f"published_{k}": quoted.get(k) for k in ("validity", "reconstruction")}
             rows.append(row)
     return rows
+
+
+def drawings(runs: Sequence[TrainedRun]) -> Section:
+    """The first distinct valid samples of each, drawn."""
+    section = Section("Samples", said=f"The first valid ones of {DRAWN} raw samples.")
+    for run in runs:
+        model = GraphCNF.from_pretrained(run.path)
+        if model.config["adjacency"] == "graphaf":
+            model = model.without_support()
+        temperature = TEMPERATURES.get(model.config["adjacency"], 1.0)
+        _, frame = draw_block(
+            model, range(DRAWN), seed=run.settings.seed, temperature=temperature, conventions=()
+        )
+        smiles = list(dict.fromkeys(frame["smiles"][frame["strict"]]))[:SHOWN]
+        if smiles:
+            with TemporaryDirectory() as folder:
+                content = draw_grid(smiles, Path(folder, "grid.svg"), columns=3).read_text()
+            section.pictures.append((f"{run.variant}: {len(smiles)} of {DRAWN}", content))
+    return section
 
 
 COLUMNS: list[Column] = [

@@ -51,8 +51,11 @@ def test_models_are_trained_once_and_put_side_by_side(bench, surroundings, monke
     for kind in ("vae", "gan"):
         (surroundings / f"{kind}.toml").write_text(PRESET.format(kind))
     common = ["--minutes", 0.01, "-n", 70, "--folder", "runs"]
-    code, out, err = bench("images", "vae.toml", "gan.toml", *common, "--csv", "--png", "x.png")
+    code, out, err = bench("images", "vae.toml", "gan.toml", *common, "--csv", "--png", "x.png",
+                           "--html", "x.html")  # fmt: skip
     assert code == 0, err
+    page = Path("x.html").read_text()
+    assert page.count("data:image/png") == 3 and page.count("data:image/svg+xml") == 1
     vae, gan, real = csv.DictReader(io.StringIO(out))
     assert (vae["model"], gan["model"], real["model"]) == ("vae", "gan", "held-out digits")
     assert (vae["figure"], gan["figure"]) == ("bound", "none")

@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,8 +88,11 @@ def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings):
     ):
         (surroundings / f"{name}.toml").write_text(f"[model]\n{model}\n{common}")
     arguments = ["systems", "ours.toml", "other.toml", "--minutes", 0.03, "-n", 40, "--held-out", 5]
-    code, out, err = bench(*arguments, "--csv", "--folder", "runs")
+    code, out, err = bench(*arguments, "--csv", "--folder", "runs", "--html", "page.html")
     assert code == 0, err
+    page = Path("page.html").read_text()
+    assert page.count("<img") >= 2 and "http" not in re.sub(r'xmlns\S+|src="data\S+', "", page)
+    assert all(f"<th>{name}</th>" in page for name in ("ours", "other"))
     ours, raw, checked = csv.DictReader(io.StringIO(out))
     assert [row["model"] for row in (ours, raw)] == ["ours", "other"]
     assert checked["model"].endswith("not raw") and checked["strict_validity"] == "1.0"
