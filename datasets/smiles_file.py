@@ -224,7 +224,7 @@ def _jsonl(path: Path, text: str, column: str | None) -> tuple[list[int], list[s
             value = (
                 row[wanted] if wanted in row else {k.lower(): row[k] for k in row}[wanted.lower()]
             )
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DataFileError(
                 f"{path}, line {number}: no JSON object with {wanted!r}: {line[:60]!r}"
             ) from None
