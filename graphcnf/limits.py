@@ -14,6 +14,10 @@ TEMPERATURES = (1e-3, 1e3)
 """Beyond them, probabilities divided or multiplied by the temperature leave float32."""
 
 
+MOST_CANDIDATES = 1000
+"""Candidates for one molecule at most, of which the best is kept."""
+
+
 def temperature_fault(temperature: float) -> str | None:
     """What is wrong with a temperature, None where it is usable."""
     least, most = TEMPERATURES

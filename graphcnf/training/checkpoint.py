@@ -60,7 +60,8 @@ def save_model(folder: Path, model: nn.Module) -> None:
     from safetensors.torch import save as weights_of
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    # Copies: weights that two layers share are refused otherwise.
+    weights = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
     replace_file(folder / "weights.safetensors", weights_of(weights))
 
 

@@ -126,6 +126,9 @@ def test_a_model_without_a_way_to_be_saved_leaves_its_weights(tmp_path):
 
     save_model(tmp_path / "model", Saves())
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["config.json"]
-    save_model(tmp_path / "plain", nn.Linear(2, 2))
+    # Two layers with the same weights, as many language models have.
+    tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    tied[1].weight = tied[0].weight
+    save_model(tmp_path / "plain", tied)
     assert (tmp_path / "plain" / "weights.safetensors").stat().st_mode & 0o077
     assert {p.name for p in tmp_path.iterdir()} == {"model", "plain"}
