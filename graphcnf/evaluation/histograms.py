@@ -33,6 +33,12 @@ REAL = "#c9ccd1"
 GENERATED = ("#0b6e99", "#d1582b", "#3a8f4d", "#7a4fa3", "#b8860b", "#444444")
 """Colours of the sets, repeated where there are more."""
 
+STYLE: Any = {
+    "font.size": 10, "svg.fonttype": "path", "svg.hashsalt": "graphcnf",
+    "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
+"""Matplotlib's settings for the pictures of a page."""
+
 Sets = Sequence[tuple[str, Distances]]
 """Name and distances of each set; the held-out molecules are the same for all."""
 
@@ -45,9 +51,7 @@ def histogram_pictures(sets: Sets) -> Iterator[tuple[str, str]]:
     from matplotlib import pyplot
 
     there = [found.generated.values for _, found in sets] + [sets[0][1].reference.values]
-    settings: Any = {"font.size": 10, "svg.fonttype": "path", "svg.hashsalt": "graphcnf",
-                "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
-    with pyplot.rc_context(settings):
+    with pyplot.rc_context(STYLE):
         for key, title in PROPERTIES.items():
             if all(key in values for values in there):
                 yield title, _picture(title, f"{key}_w1", sets, _density, key)
@@ -77,6 +81,13 @@ def _picture(title: str, metric: str, sets: Sets, draw, key: str) -> str:
         shown += f", floor {floor:.3g}" if floor is not None else ""
         axis.set_title(name + shown, fontsize=9, color="0.35")
     axis.legend(frameon=False, fontsize=9 if len(sets) == 1 else 7)
+    return as_svg(figure)
+
+
+def as_svg(figure) -> str:
+    """A matplotlib figure as SVG text, the same for the same figure; the figure is closed."""
+    from matplotlib import pyplot
+
     content = io.StringIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
     pyplot.close(figure)

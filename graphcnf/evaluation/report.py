@@ -10,9 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -30,12 +29,16 @@ from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.metrics import molecules
 from graphcnf.molecules.optional import Unavailable
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 MOLECULES = 200
 """Molecules in the table."""
 
 REASONS, PER_REASON = 6, 4
 """Reasons of failure that are illustrated, and drawings of each."""
 
+HERE = Path(__file__).parent
 NEEDS = ("itables", "jinja2", "matplotlib")
 
 
@@ -57,24 +60,22 @@ def write_report(results: Sequence[Evaluation], path: Path) -> None:
 
 def page(results: Sequence[Evaluation]) -> str:
     """The page as HTML."""
-    from jinja2 import Environment
     from markupsafe import Markup
 
-    here = files("graphcnf.evaluation")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((here / "report.html").read_text("utf-8"))
+    template = page_template(HERE / "report.html")
     shown = [
         {"title": table.title, "columns": shown_columns(table.rows, table.columns)}
         for table in tables(results, published=True)
     ]
     # As wide as there are figures: better read from top to bottom.
     shown[0]["columns"] = [list(cells) for cells in zip(*shown[0]["columns"], strict=True)]
+    name = ", ".join(result.main["name"] for result in results)
     most = -(-MOLECULES // len(results))
     distinct = [result.main["strict_unique"] for result in results]
     failed = [{"name": r.main["name"], "reasons": _failures(r)} for r in results]
     return template.render(
-        style=Markup((here / "page.css").read_text("utf-8")),
-        name=", ".join(result.main["name"] for result in results),
+        name=name,
+        title=f"{name}: evaluation of generated molecules",
         several=len(results) > 1,
         cards=_cards(results[0].main, results[0].data or {}) if len(results) == 1 else [],
         tables=shown,
@@ -88,6 +89,17 @@ def page(results: Sequence[Evaluation]) -> str:
         f"Python {platform.python_version()}",
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
+
+
+def page_template(path: Path) -> Template:
+    """A page's template, which may include those of this folder, such as the head of all pages."""
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader([path.parent, HERE]),
+        autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(path.name)
 
 
 def _cards(main: dict[str, Any], data: dict[str, Any]) -> list[dict[str, str]]:

@@ -10,13 +10,11 @@ import numpy as np
 from rdkit import Chem
 
 from graphcnf.errors import UserError
+from graphcnf.limits import MOST_CANDIDATES
 from graphcnf.molecules.selection import described
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
-
-MOST = 1000
-"""Candidates for one molecule at most."""
 
 
 def asked_of(model: GraphCNF, properties: Mapping[str, float]) -> tuple[float | None, ...] | None:
@@ -47,8 +45,8 @@ def check_best_of(best_of: int, asked: Sequence[float | None] | None) -> None:
     Raises:
         UserError: The number is out of range, or there is nothing that they could be near to.
     """
-    if not 1 <= best_of <= MOST:
-        raise UserError(f"best of {best_of}: a number from 1 to {MOST} is needed")
+    if not 1 <= best_of <= MOST_CANDIDATES:
+        raise UserError(f"best of {best_of}: a number from 1 to {MOST_CANDIDATES} is needed")
     if best_of > 1 and asked is None:
         raise UserError(f"best of {best_of}: the best is the nearest to a property; ask for one")
 

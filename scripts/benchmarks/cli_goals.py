@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphcnf.scripts._sampling import checked_seed
 from graphcnf.scripts.benchmarks.options import Csv, Out
+
+if TYPE_CHECKING:
+    from graphcnf.scripts.benchmarks.goals import Protocol
 
 Model = Annotated[
     str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
@@ -22,6 +25,19 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the search. Repeatable."),
 ]
+
+
+def _protocol(
+    folder: Path, budget: int, seed: int, model: str, settings: list[str] | None
+) -> Protocol:
+    from graphcnf.files import at_home
+    from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.scripts._sampling import load_model
+    from graphcnf.scripts.benchmarks.goals import Protocol
+    from graphcnf.scripts.optimize import parse_settings
+
+    chosen = parse_settings(settings or [])
+    return Protocol(at_home(folder), budget, seed, MoleculeFlow(load_model(model)), chosen)
 
 
 def pmo(
@@ -40,14 +56,9 @@ def pmo(
     out: Out = None,
 ) -> None:
     """PMO: area under the ten best over the calls, on the 20 tasks that need RDKit alone."""
-    from graphcnf.files import at_home
-    from graphcnf.scripts._sampling import load_model
     from graphcnf.scripts._tables import table_kind, write_table
-    from graphcnf.scripts.optimize import parse_settings
 
     kind = table_kind(out, as_csv, False)
-    chosen = parse_settings(settings or [])
-    from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.scripts.benchmarks import goals
 
     known = [name.strip() for name in methods.split(",")]
@@ -57,10 +68,7 @@ def pmo(
                 f"{name!r} is not {' or '.join(goals.METHODS)}", param_hint="'--methods'"
             )
     names = goals.choose_tasks(tasks)
-    flow = MoleculeFlow(load_model(model))
-    rows = goals.pmo(
-        names, known, at_home(folder), budget=budget, seed=seed, model=flow, settings=chosen
-    )
+    rows = goals.pmo(names, known, _protocol(folder, budget, seed, model, settings))
     write_table(kind, out, rows, goals.pmo_columns(rows, budget), goals.pmo_notes(budget, seed))
 
 
@@ -77,21 +85,13 @@ def guacamol(
     out: Out = None,
 ) -> None:
     """GuacaMol, goal-directed, version 2: how high the best of all molecules score."""
-    from graphcnf.files import at_home
-    from graphcnf.scripts._sampling import load_model
     from graphcnf.scripts._tables import table_kind, write_table
-    from graphcnf.scripts.optimize import parse_settings
 
     kind = table_kind(out, as_csv, False)
-    chosen = parse_settings(settings or [])
-    from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.scripts.benchmarks import goals
 
     names = goals.choose_tasks(tasks, "guacamol")
-    flow = MoleculeFlow(load_model(model))
-    rows = goals.guacamol(
-        names, at_home(folder), budget=budget, seed=seed, model=flow, settings=chosen
-    )
+    rows = goals.guacamol(names, _protocol(folder, budget, seed, model, settings))
     write_table(kind, out, rows, goals.GUACAMOL_COLUMNS, goals.guacamol_notes(budget, seed))
 
 

