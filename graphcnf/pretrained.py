@@ -30,12 +30,15 @@ CHECKSUM = "sha256"
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> None:
+def save_model(
+    model: nn.Module, folder: str | Path, *, half: bool = False, **arrays: np.ndarray
+) -> None:
     """Write a model; every file is complete before it gets its name.
 
     Args:
         model: Module with `config` and `metadata`.
         folder: Made if missing.
+        half: Round parameters to float16, for half the size; they are loaded in float32.
         **arrays: Further arrays, each written to a safetensors file of its name.
     """
     from safetensors.numpy import save as save_arrays
@@ -44,6 +47,8 @@ def save_model(model: nn.Module, folder: str | Path, **arrays: np.ndarray) -> No
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    if half:  # Buffers are constants, and may be too large or too fine for it.
+        weights |= {k: weights[k].half() for k, _ in model.named_parameters()}
     config = {"format": FORMAT, "model": model.config, "metadata": model.metadata}
     files = {"model.safetensors": save(weights, {CHECKSUM: _digest_of_tensors(weights)})}
     for name, array in arrays.items():
@@ -136,12 +141,19 @@ def _check_metadata(metadata: Any) -> None:
     for name, kind in kinds.items():
         if not isinstance(metadata.get(name, kind()), kind):
             raise ValueError(f"metadata.{name} is no {kind.__name__}")
+    if not all(_is_count(value) for value in metadata.get("size_histogram", [])):
+        raise ValueError("metadata.size_histogram is no list of counts")
     for group in metadata.get("likelihood_quantiles", []):
         numbers = [group["largest"], *group["quantiles"]]
         if len(numbers) < 2 or not all(isinstance(q, int | float) for q in numbers):
             raise ValueError("metadata.likelihood_quantiles holds something else than numbers")
         if not np.isfinite(numbers).all():
             raise ValueError("metadata.likelihood_quantiles holds numbers that are not finite")
+
+
+def _is_count(value: Any) -> bool:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return numeric and 0 <= value < float("inf")
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:

@@ -367,10 +367,14 @@ class GraphCNF(nn.Module):
         other.metadata, other.training_hashes = self.metadata, self.training_hashes
         return other.to(self.device).train(self.training)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`."""
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.
+
+        With `half`, parameters are rounded to float16: half the size, and float32 once loaded.
+        """
         hashes = self.training_hashes
-        save_model(self, folder, **({} if hashes is None else {"training_hashes": hashes}))
+        arrays = {} if hashes is None else {"training_hashes": hashes}
+        save_model(self, folder, half=half, **arrays)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> GraphCNF:
@@ -387,13 +391,5 @@ class GraphCNF(nn.Module):
             hashes = load_array(WEIGHTS / str(model.metadata.get("dataset")), "training_hashes")
         if hashes is not None and (hashes.dtype != np.uint64 or (hashes[1:] <= hashes[:-1]).any()):
             raise UserError(f"{folder}/training_hashes.safetensors: no rising uint64 numbers")
-        known = model.metadata.get("size_histogram", [])
-        if not (isinstance(known, list) and all(_is_count(value) for value in known)):
-            raise UserError(f"{folder}/config.json: size_histogram is no list of counts")
         model.training_hashes = hashes
         return model
-
-
-def _is_count(value) -> bool:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return numeric and 0 <= value < math.inf

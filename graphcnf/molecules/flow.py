@@ -122,9 +122,12 @@ class MoleculeFlow:
         """
         return cls(GraphCNF.from_pretrained(name_or_folder, device))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that `from_pretrained` and the commands read."""
-        self.model.save_pretrained(folder)
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write a folder that `from_pretrained` and the commands read.
+
+        With `half`, weights are rounded to float16: half the size, and float32 once loaded.
+        """
+        self.model.save_pretrained(folder, half=half)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.model.parameters())

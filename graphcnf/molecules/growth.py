@@ -30,8 +30,11 @@ from graphcnf.molecules.validity import strict
 if TYPE_CHECKING:
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
-ROUND = 192
+ROUND = 96
 """Walks in a round, all with the same number of atoms."""
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Multiples of it, modulo 1, fill the unit interval evenly at every count."""
 
 TRIAL = 64
 """Walks before the first round, which only show in which orders the model knows the fragment."""
@@ -225,12 +228,18 @@ class Growth:
 
     def _draw(self, aim: Aim, number: int, count: int) -> Walks:
         random = np.random.default_rng((self.seed, number))
-        size = int(random.choice(len(aim.sizes), p=aim.sizes))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
+        size = self._size(aim, number)
         with one_thread(self.model.device):
             walks = aim.walk.draw(size, count, aim.experience, generator)
         aim.experience.learn(walks)
         return walks
+
+    def _size(self, aim: Aim, number: int) -> int:
+        """Number of atoms of a round: a draw from the sizes, and the first few spread over them."""
+        place = (np.random.default_rng((self.seed, 0, 3)).random() + number * GOLDEN) % 1
+        cumulative = np.cumsum(aim.sizes)
+        return int(np.searchsorted(cumulative, place * cumulative[-1], side="right"))
 
     def _choose(self, found: dict[str, Found], number: int) -> list[Found]:
         """A share of the molecules of a round, by weight and without repeats."""

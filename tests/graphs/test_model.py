@@ -154,6 +154,22 @@ def test_save_and_load(model, random_graphs, tmp_path):
     assert names == ["config.json", "model.safetensors", "training_hashes.safetensors"]
 
 
+def test_half_precision_halves_the_file_and_loads_in_full(model, random_graphs, tmp_path):
+    model.save_pretrained(tmp_path / "full")
+    model.save_pretrained(tmp_path / "half", half=True)
+    whole, half = ((tmp_path / n / "model.safetensors").stat().st_size for n in ("full", "half"))
+    assert half < 0.75 * whole
+    loaded = GraphCNF.from_pretrained(tmp_path / "half")
+    for name, value in model.state_dict().items():
+        again = loaded.state_dict()[name]
+        # 11 bits of mantissa; below 2^-14 steps of 2^-24.
+        assert again.dtype == value.dtype
+        assert torch.allclose(again, value, rtol=2**-11, atol=2**-25), name
+    batch = GraphBatch.collate(random_graphs, range(10))
+    with torch.no_grad():
+        assert torch.allclose(loaded.log_prob(batch), model.log_prob(batch), rtol=1e-2)
+
+
 @pytest.mark.parametrize("damage", ["missing", "config", "entries", "weights", "shape", "hashes"])
 def test_damaged_files_are_named_in_one_line(model, tmp_path, damage):
     model.training_hashes = np.arange(5, dtype=np.uint64)

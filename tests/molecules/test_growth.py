@@ -1,5 +1,6 @@
 """Molecules around a fragment."""
 
+import numpy as np
 import pytest
 from rdkit import Chem
 
@@ -117,3 +118,15 @@ def test_options_out_of_range(flow):
             flow.grow("[*]CC", 1, **options)
     with pytest.raises(UserError, match="needs 3 or more"):
         flow.grow("[*]CC", 1, atoms=(2, 2))
+
+
+def test_sizes_of_the_first_rounds_are_spread_over_their_distribution(flow):
+    sizes = flow.model.size_probabilities((8, 14))
+    for seed in range(5):
+        drawn = growth.Growth(
+            flow.model, flow.vocabulary, read(flow, "CC(N)=O"), seed=seed, atoms=(8, 14)
+        )
+        numbers = [drawn._size(drawn._whole, number) for number in range(21)]
+        shares = np.bincount(numbers, minlength=len(sizes)) / 21
+        # The discrepancy of multiples of the golden ratio at a Fibonacci number n: below 2 / n.
+        assert np.abs(np.cumsum(shares) - np.cumsum(sizes)).max() < 2 / 21, seed

@@ -41,6 +41,10 @@ from graphcnf.graphs.path.support import Support
 NO_LIMIT = 10_000
 """More than any sum of edge weights."""
 
+FIRST_SPREAD = -3.0
+"""Starts posteriors with standard deviations near exp(-4.7): what the latents say of a molecule is
+not lost in noise before the networks have learnt to read it."""
+
 
 class JunctionTreeSteps(nn.Module):
     """The coding of `GraphCNF` that is called "jtvae".
@@ -96,6 +100,8 @@ class JunctionTreeSteps(nn.Module):
         self.graph_posterior = nn.Sequential(
             nn.Linear(node_width, width), nn.GELU(), nn.Linear(width, 2 * graph_dim)
         )
+        for posterior, dim in ((self.tree_posterior, tree_dim), (self.graph_posterior, graph_dim)):
+            nn.init.constant_(posterior[-1].get_parameter("bias")[dim:], FIRST_SPREAD)
         self.tree = TreeDecoder(len(clusters), tree_dim, max_nodes, width)
         self.attachments = Attachments(
             self.tables, bond_categories, graph_dim,
@@ -128,7 +134,8 @@ class JunctionTreeSteps(nn.Module):
     def _posteriors(self, batch: GraphBatch, trees: TreeBatch) -> tuple[Gaussian, Gaussian]:
         roots = self.messages.upward(self.label(trees.label), trees)[trees.levels[0]]
         h = self.nodes(batch.node_types, batch.bonds, batch.mask)
-        pooled = h.sum(1) / batch.sizes[:, None]
+        # By the root: a mean over more nodes would vary less from molecule to molecule.
+        pooled = h.sum(1) / batch.sizes[:, None].sqrt()
         return Gaussian.of(self.tree_posterior(roots)), Gaussian.of(self.graph_posterior(pooled))
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
