@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from image_networks import Convolutions, moved_away
 
 from graphcnf.flows import (
     ActNorm,
@@ -31,22 +31,6 @@ from graphcnf.testing import (
     assert_mask_invariance,
     assert_serialisable,
 )
-
-
-class Convolutions(nn.Module):
-    """A small network in which a pixel sees its neighbours, on (B, H, W, C)."""
-
-    def __init__(self, inputs, outputs, hidden=8):
-        super().__init__()
-        self.enter = nn.Conv2d(inputs, hidden, 3, padding=1)
-        self.context = nn.Linear(1, hidden)
-        self.leave = nn.Conv2d(hidden, outputs, 1)
-
-    def forward(self, x, *, mask=None, context=None):
-        h = self.enter(x.movedim(-1, 1))
-        if context is not None:
-            h = h + self.context(context.mean((1, 2, 3))[:, None])[:, :, None, None]
-        return self.leave(torch.tanh(h)).movedim(1, -1)
 
 
 def coupling(cls, parameters, channels, split=None, swap=False, **arguments):
@@ -108,14 +92,6 @@ CASES = [
     for shape in SHAPES
     for name in (ANY | (MANY if shape[0] > 1 else {}) | (EVEN if shape in SHAPES[-2:] else {}))
 ]
-
-
-def moved_away(module, by=0.3):
-    """The module, away from its (possibly symmetric) initialisation."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(by * torch.randn_like(parameter))
-    return module.eval()
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}, {'x'.join(map(str, case[1]))}")

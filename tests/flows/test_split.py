@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from image_networks import Convolutions, moved_away
 
 from graphcnf.flows import (
     ActNorm,
@@ -19,30 +19,6 @@ from graphcnf.testing import (
     assert_gradients_reach_every_parameter,
     assert_serialisable,
 )
-
-
-class Convolutions(nn.Module):
-    """A small network in which a pixel sees its neighbours, on (B, H, W, C)."""
-
-    def __init__(self, inputs, outputs, hidden=8):
-        super().__init__()
-        self.enter = nn.Conv2d(inputs, hidden, 3, padding=1)
-        self.context = nn.Linear(1, hidden)
-        self.leave = nn.Conv2d(hidden, outputs, 1)
-
-    def forward(self, x, *, mask=None, context=None):
-        h = self.enter(x.movedim(-1, 1))
-        if context is not None:
-            h = h + self.context(context.mean((1, 2, 3))[:, None])[:, :, None, None]
-        return self.leave(torch.tanh(h)).movedim(1, -1)
-
-
-def moved_away(module, by=0.3):
-    """The module, away from its (possibly symmetric) initialisation."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(by * torch.randn_like(parameter))
-    return module.eval()
 
 
 def mixture(channels):
