@@ -91,6 +91,10 @@ def properties(
     best_of: Annotated[
         int, typer.Option(min=1, help="Samples of which the nearest is taken as the molecule.")
     ] = 1,
+    asked: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="What to ask for.", show_default="all it takes"),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
     seed: Seed = 0,
     as_csv: Csv = False,
@@ -105,8 +109,9 @@ def properties(
     from graphcnf.scripts.benchmarks.targets import COLUMNS, notes, target_rows
 
     rows = target_rows(
-        model, targets=targets, each=each, seed=seed, temperature=temperature, best_of=best_of
-    )
+        model, targets=targets, each=each, seed=seed, temperature=temperature, best_of=best_of,
+        properties=None if asked is None else [name.strip() for name in asked.split(",")],
+    )  # fmt: skip
     write_table(kind, out, rows, COLUMNS, notes(targets, each, temperature, best_of))
 
 

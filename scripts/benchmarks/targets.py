@@ -6,6 +6,7 @@ asked for, each of a property alone, and 10 molecules are drawn for each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,16 @@ COLUMNS: list[Column] = [
 
 
 def target_rows(
-    name: str, *, targets: int, each: int, seed: int, temperature: float, best_of: int = 1
+    name: str,
+    *,
+    targets: int,
+    each: int,
+    seed: int,
+    temperature: float,
+    best_of: int = 1,
+    properties: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each property that the model takes, and the published ones.
+    """A row for each property that is asked for, and the published ones.
 
     Args:
         name: Shipped weights or a folder.
@@ -49,22 +57,25 @@ def target_rows(
         seed: Of the samples; each target has one of its own.
         temperature: Of sampling.
         best_of: Candidates for each molecule, of which the nearest is kept.
+        properties: What to ask for; all that the model takes when None.
 
     Raises:
-        UserError: The model takes no properties.
+        UserError: The model takes no properties, or not these.
     """
     model = load_model(name)
     known = [table["name"] for table in model.targets]
     if not known:
         raise UserError(f"{name} was not trained with properties")
+    chosen = known if properties is None else list(properties)
+    asked_of(model, dict.fromkeys(chosen, 0.0))
     dataset = load_zinc250k()
     wanted = dataset.take(named_data.held_out(dataset, targets)).smiles
     values = {
         key: np.array([described(Chem.MolFromSmiles(s), [key])[key] for s in wanted])
-        for key in known
+        for key in chosen
     }
     rows = []
-    for key in known:
+    for key in chosen:
         errors, smiles = [], []
         for number_, value in enumerate(values[key]):
             asked = asked_of(model, {key: float(value)})

@@ -170,6 +170,11 @@ def test_the_benchmark(graphcnf, trained, capfd):
     # Weights after three steps hardly draw a molecule of this size.
     for row in own:
         assert 0 <= row["strict"] <= 1 and (row["error"] is None) == (row["strict"] == 0)
+    options = {"targets": 2, "each": 1, "seed": 0, "temperature": 1.0}
+    rows = target_rows(trained, **options, properties=["weight"])
+    assert {row["asked"] for row in rows} == {"weight"}
+    with pytest.raises(UserError, match="not trained with 'qed'"):
+        target_rows(trained, **options, properties=["qed"])
 
 
 def test_the_best_of_several_is_the_nearest_of_them(graphcnf, trained):
