@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from rdkit import Chem
+from rdkit.Chem import Crippen, Descriptors
 
 import graphcnf
 from graphcnf.errors import UserError
@@ -118,3 +119,15 @@ def test_the_shipped_weights_without_an_order():
     assert flow.decode(*flow.encode("OCCc1ccccc1")) == ["OCCc1ccccc1"]
     ordered = MoleculeFlow.from_pretrained("zinc250k").model.training_hashes
     assert np.array_equal(flow.model.training_hashes, ordered)
+
+
+def test_the_shipped_weights_draw_towards_what_is_asked():
+    flow = MoleculeFlow.from_pretrained("zinc250k-properties")
+    light, heavy = (
+        [Descriptors.MolWt(m) for m in flow.sample(64, properties={"weight": w}).molecules if m]
+        for w in (220.0, 440.0)
+    )
+    assert 200 < np.mean(light) < 240 and 420 < np.mean(heavy) < 460
+    near = flow.sample(8, properties={"logp": 2.0}, best_of=8).molecules
+    assert np.mean([abs(Crippen.MolLogP(m) - 2) for m in near]) < 0.4
+    assert len(flow.sample(5)) == 5 and flow.model.training_hashes is not None
