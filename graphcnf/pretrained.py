@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -153,7 +154,7 @@ def _check_metadata(metadata: Any) -> None:
 
 def _is_count(value: Any) -> bool:
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return numeric and 0 <= value < float("inf")
+    return numeric and 0 <= value < math.inf
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:

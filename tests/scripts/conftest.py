@@ -57,7 +57,7 @@ def model_folder(tmp_path_factory, zinc_smiles):
                 "size_histogram": [0, 0, 4, 4, 3, 2, 1],
             },
             training_hashes=np.unique(data.hashes[data.split("train")]),
-            # Small molecules are always valid with it.
+            # Small molecules are nearly always valid with it.
             support=False,
             width=16,
             layers=1,

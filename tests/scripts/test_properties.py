@@ -167,7 +167,7 @@ def test_the_benchmark(graphcnf, trained, capfd):
     own = [row for row in rows if row["method"] == trained]
     assert [row["asked"] for row in own] == ["logp", "weight"]
     assert all(row["spread"] > 0 for row in own) and len(rows) == 2 + 2 * 3
-    # Weights after three steps hardly draw a molecule of this size.
+    # Weights after five steps hardly draw a molecule of this size.
     for row in own:
         assert 0 <= row["strict"] <= 1 and (row["error"] is None) == (row["strict"] == 0)
     options = {"targets": 2, "each": 1, "seed": 0, "temperature": 1.0}
