@@ -274,8 +274,9 @@ def test_ctrl_c_ends_a_local_cluster_with_one_line(graphcnf, model_folder):
             time.sleep(0.05)
         # As a terminal does: the workers are told as well.
         os.killpg(process.pid, signal.SIGINT)
-        (line,) = process.stderr.read().splitlines()
-    assert process.returncode == 130 and line.startswith("interrupted after ")
+        err = process.stderr.read()
+    assert process.returncode == 130 and err.startswith("interrupted after "), err
+    assert len(err.splitlines()) == 1, err
     assert 600 <= journal() < 200_000
     deadline = time.monotonic() + 60
     while running(process.pid):
