@@ -45,6 +45,10 @@ CONNECT = 10.0
 PATIENCE = 10.0
 """Seconds without a result after which it is looked whether there are workers."""
 
+RESTART = 300.0
+"""Seconds that a worker of a local cluster has to come back after it died. Dask gives it up after
+15, which a busy machine takes for the imports alone."""
+
 COUNTED = 1.0
 """Seconds for which a number of workers is taken to hold."""
 
@@ -268,6 +272,7 @@ def _is_address(cluster: str) -> bool:
 
 
 def _client(cluster: str, workers: int | None, stack: ExitStack) -> Client:
+    import dask
     from distributed import Client, LocalCluster
 
     # Dask tells of every worker that dies, which is no failure here.
@@ -275,6 +280,8 @@ def _client(cluster: str, workers: int | None, stack: ExitStack) -> Client:
     logging.getLogger("distributed").setLevel(level)
     options: dict[str, Any] = {"set_as_default": False, "timeout": CONNECT}
     if cluster == "local":
+        # It is read whenever a worker dies.
+        stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": RESTART}))
         with _deaf_to_interrupts():
             local = LocalCluster(
                 n_workers=workers or available_cores(),

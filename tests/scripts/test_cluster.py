@@ -14,13 +14,14 @@ from threading import Timer
 import pytest
 
 from graphcnf import cluster as clusters
-from graphcnf.cluster import Cluster, open_workers
+from graphcnf.cluster import RESTART, Cluster, open_workers
 from graphcnf.errors import UserError
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
 from graphcnf.parallel import WorkerDied, ordered_map, parallel_map
 from graphcnf.scripts.generation.partial import PartialFile
 
+dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
 WORK = """
@@ -56,9 +57,13 @@ def work(tmp_path_factory):
 def local(work):
     """Two worker processes."""
     options = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, silence_logs=50, **options
-    ) as started:
+    # On a busy machine it takes longer than 15 s until one that was killed is back.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": RESTART}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, silence_logs=50, **options
+        ) as started,
+    ):
         yield started
 
 
@@ -258,6 +263,22 @@ def test_a_local_cluster_is_started_and_ended(graphcnf, model_folder):
     assert code == 0
     code, out, err = graphcnf(*arguments, "--cluster", "local", "--workers", 1)
     assert (code, out) == (0, expected) and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_worker_that_takes_long_to_come_back_is_not_given_up():
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": 0.01}),
+        open_workers("local", 1) as engine,
+    ):
+        ((first, pid),) = engine.client.run(os.getpid).items()
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while not engine.client.nthreads().keys() - {first}:
+            assert time.monotonic() < deadline, "no worker came back"
+            time.sleep(0.1)
+        # One that was given up is ended as soon as it is there.
+        assert len(engine.client.cluster.workers) == 1
 
 
 @pytest.mark.slow
