@@ -3,8 +3,11 @@
 Jin, Barzilay & Jaakkola, *Junction Tree Variational Autoencoder for Molecular Graph Generation*,
 ICML 2018, arXiv 1802.04364. Two latent vectors, of the tree and of the graph. The tree is decoded
 depth-first (is there another child, and which cluster is it), and each cluster is attached by
-scores of all that is possible. No node gets a larger sum of edge weights than nodes of its category
-have in the training data, and graphs are in one piece.
+scores of all that is possible. Posteriors see the sum of what was decided at each step, with the
+features that the decoder has of it, beside the message that comes to the root of the tree. (In the
+paper they see that message and a pooled message-passing network of the atoms; so written here,
+attachments did not become better by the latents.) No node gets a larger sum of edge weights than
+nodes of its category have in the training data, and graphs are in one piece.
 
 What is bounded is log p(tree, attachments | number of nodes) of the one depth-first code that
 starts at node 0: a lower bound on log p(graph | number of nodes), as other codes of the same graph
@@ -16,11 +19,14 @@ probabilities of graphs of the given size may sum to a little less than 1.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.graphs.gaussian import PRIOR, Gaussian, GraphEncoder
+from graphcnf.baselines.graphs.gaussian import PRIOR, Gaussian
 from graphcnf.baselines.junction_tree.assembly import (
     Growing,
     TreeCode,
@@ -28,7 +34,13 @@ from graphcnf.baselines.junction_tree.assembly import (
     encode,
     neighbours_of,
 )
-from graphcnf.baselines.junction_tree.messages import Attachments, TreeDecoder, TreeGRU, gather_sum
+from graphcnf.baselines.junction_tree.messages import (
+    Attachments,
+    LabelledMessages,
+    TreeDecoder,
+    TreeGRU,
+    gather_sum,
+)
 from graphcnf.baselines.junction_tree.treebatch import Sites, Tables, TreeBatch
 from graphcnf.baselines.junction_tree.treewalk import Walk
 from graphcnf.baselines.junction_tree.vocabulary import Vocabulary
@@ -44,6 +56,41 @@ NO_LIMIT = 10_000
 FIRST_SPREAD = -3.0
 """Starts posteriors with standard deviations near exp(-4.7): what the latents say of a molecule is
 not lost in noise before the networks have learnt to read it."""
+
+
+class Choices(NamedTuple):
+    """Attachments with several options of a batch.
+
+    Attributes:
+        sites: The E choices and their O options.
+        features: Of the options, (O, C).
+        graph: Which graph each choice is of, (E,).
+    """
+
+    sites: Sites
+    features: Tensor
+    graph: Tensor
+
+
+@dataclass
+class Reading:
+    """A batch of graphs as the networks see it, without latents.
+
+    Attributes:
+        count: Number of graphs.
+        trees: Their junction trees, M clusters in all.
+        x: Embedded labels, (M, C).
+        up: Messages of the clusters to their parents, (M, C).
+        down: Messages to the clusters from their parents, (M, C).
+        choices: None where every attachment has one option.
+    """
+
+    count: int
+    trees: TreeBatch
+    x: Tensor
+    up: Tensor
+    down: Tensor
+    choices: Choices | None
 
 
 class JunctionTreeSteps(nn.Module):
@@ -93,19 +140,13 @@ class JunctionTreeSteps(nn.Module):
         self.tables = Tables(self.vocabulary, node_categories)
         self.label = nn.Embedding(len(clusters), width)
         self.messages = TreeGRU(width)
-        self.tree_posterior = nn.Sequential(nn.GELU(), nn.Linear(width, 2 * tree_dim))
-        self.nodes = GraphEncoder(
-            node_categories, bond_categories, None, width=node_width, layers=layers
-        )
-        self.graph_posterior = nn.Sequential(
-            nn.Linear(node_width, width), nn.GELU(), nn.Linear(width, 2 * graph_dim)
-        )
-        for posterior, dim in ((self.tree_posterior, tree_dim), (self.graph_posterior, graph_dim)):
-            nn.init.constant_(posterior[-1].get_parameter("bias")[dim:], FIRST_SPREAD)
+        self.labelled = LabelledMessages(len(clusters), width)
+        self.tree_posterior = _posterior(2 * width, tree_dim)
+        self.graph_posterior = _posterior(width, graph_dim)
         self.tree = TreeDecoder(len(clusters), tree_dim, max_nodes, width)
         self.attachments = Attachments(
             self.tables, bond_categories, graph_dim,
-            width=node_width, message_width=width, layers=layers,
+            node_width=node_width, width=width, layers=layers,
         )  # fmt: skip
 
     @staticmethod
@@ -131,12 +172,42 @@ class JunctionTreeSteps(nn.Module):
         known = [code is not None for code in self._codes(batch)]
         return torch.tensor(known, dtype=torch.bool, device=batch.mask.device)
 
-    def _posteriors(self, batch: GraphBatch, trees: TreeBatch) -> tuple[Gaussian, Gaussian]:
+    def _read(self, batch: GraphBatch) -> Reading:
+        """The codes of graphs, and what the networks make of them without latents."""
+        codes = self._codes(batch)
+        known = [code for code in codes if code is not None]
+        if len(known) < len(codes):
+            raise ValueError(f"graph {codes.index(None)} is {self.unknown}")
+        trees = TreeBatch.of(known, batch.mask.device)
+        x, gru = self.tree.label(trees.label), self.tree.messages
+        up = gru.upward(x, trees)
+        down = gru.downward(x, up, trees)
+        rows, places, graphs, first = [], [], [], 0
+        for number, code in enumerate(known):
+            for choice in code.choices:
+                if len(choice.options) > 1:
+                    above = code.labels[code.parents[choice.child]]
+                    label = code.labels[choice.child]
+                    rows.append((above, label, choice.attached, choice.options, choice.chosen))
+                    places.append(first + choice.child)
+                    graphs.append(number)
+            first += len(code.labels)
+        choices = None
+        if rows:
+            sites = Sites.of(rows, x.device)
+            features = self.attachments.features(self.tables, sites, down[places])
+            choices = Choices(sites, features, torch.tensor(graphs, device=x.device))
+        return Reading(len(known), trees, x, up, down, choices)
+
+    def _posteriors(self, reading: Reading) -> tuple[Gaussian, Gaussian]:
+        trees, down, count = reading.trees, reading.down, reading.count
         roots = self.messages.upward(self.label(trees.label), trees)[trees.levels[0]]
-        h = self.nodes(batch.node_types, batch.bonds, batch.mask)
-        # By the root: a mean over more nodes would vary less from molecule to molecule.
-        pooled = h.sum(1) / batch.sizes[:, None].sqrt()
-        return Gaussian.of(self.tree_posterior(roots)), Gaussian.of(self.graph_posterior(pooled))
+        tree = torch.cat([roots, self.labelled(down, trees, count)], -1)
+        graph = torch.zeros_like(roots)
+        if reading.choices is not None:
+            sites, features, owner = reading.choices
+            graph = self.attachments.chosen(features, sites, owner, count)
+        return Gaussian.of(self.tree_posterior(tree)), Gaussian.of(self.graph_posterior(graph))
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """One draw of the bound: the latents, and log p(x|z) in three parts.
@@ -144,14 +215,14 @@ class JunctionTreeSteps(nn.Module):
         Raises:
             ValueError: if a graph is not known.
         """
-        codes, trees = self._trees(batch)
-        posteriors = self._posteriors(batch, trees)
+        reading = self._read(batch)
+        posteriors = self._posteriors(reading)
         z = [posterior.draw(noise) for posterior in posteriors]
         latents = {
             name: posterior.bound(own)
             for name, posterior, own in zip(("tree", "graph"), posteriors, z, strict=True)
         }
-        return {**latents, **self._likelihood(codes, trees, *z)}
+        return {**latents, **self._likelihood(reading, *z)}
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
         """What training maximises: the bound with less weight on the divergence from the prior.
@@ -162,28 +233,17 @@ class JunctionTreeSteps(nn.Module):
             return self.bounds(batch)
         weight = 0.0 if self.seen < self.kl_free else self.kl_weight
         self.seen += len(batch)
-        codes, trees = self._trees(batch)
-        posteriors = self._posteriors(batch, trees)
+        reading = self._read(batch)
+        posteriors = self._posteriors(reading)
         z = [posterior.draw() for posterior in posteriors]
         tree, graph = (posterior.expected_bound(weight) for posterior in posteriors)
-        return {"tree": tree, "graph": graph, **self._likelihood(codes, trees, *z)}
+        return {"tree": tree, "graph": graph, **self._likelihood(reading, *z)}
 
-    def _trees(self, batch: GraphBatch) -> tuple[list[TreeCode], TreeBatch]:
-        codes = self._codes(batch)
-        known = [code for code in codes if code is not None]
-        if len(known) < len(codes):
-            raise ValueError(f"graph {codes.index(None)} is {self.unknown}")
-        return known, TreeBatch.of(known, batch.mask.device)
-
-    def _likelihood(
-        self, codes: list[TreeCode], trees: TreeBatch, z_tree: Tensor, z_graph: Tensor
-    ) -> dict[str, Bound]:
+    def _likelihood(self, reading: Reading, z_tree: Tensor, z_graph: Tensor) -> dict[str, Bound]:
         """Log p(x|z) of turns, labels and attachments."""
-        x, gru = self.tree.label(trees.label), self.tree.messages
-        up = gru.upward(x, trees)
-        down = gru.downward(x, up, trees)
-        count = len(codes)
-
+        count, trees, x, up, down = (
+            reading.count, reading.trees, reading.x, reading.up, reading.down
+        )  # fmt: skip
         cluster, _, answer, left = trees.turns.unbind(1)
         heard = down[cluster] + gather_sum(up[trees.heard[:, 1]], trees.heard[:, 0], len(cluster))
         graph = trees.graph[cluster]
@@ -199,25 +259,14 @@ class JunctionTreeSteps(nn.Module):
         own = logits.log_softmax(-1).gather(1, trees.label[:, None])[:, 0]
         labels = _summed(own, logits.argmax(-1) == trees.label, trees.graph, count)
 
-        rows, places, graphs, first = [], [], [], 0
-        for number, code in enumerate(codes):
-            for choice in code.choices:
-                if len(choice.options) > 1:
-                    above = code.labels[code.parents[choice.child]]
-                    label = code.labels[choice.child]
-                    rows.append((above, label, choice.attached, choice.options, choice.chosen))
-                    places.append(first + choice.child)
-                    graphs.append(number)
-            first += len(code.labels)
-        if not rows:
+        if reading.choices is None:
             return {"turns": turns, "labels": labels, "attachments": _nothing(turns)}
-        sites = Sites.of(rows, z_graph.device)
-        graph = torch.tensor(graphs, device=z_graph.device)
-        log_p = self.attachment_log_probs(sites, z_graph[graph], down[places])
+        sites, features, owner = reading.choices
+        log_p = self.attachment_log_probs(features, sites, z_graph[owner])
         own = log_p[sites.chosen]
-        best = own.new_full((len(rows),), -torch.inf)
+        best = own.new_full((len(own),), -torch.inf)
         best = best.scatter_reduce(0, sites.option[:, 0], log_p, "amax")
-        attachments = _summed(own, own >= best, graph, count)
+        attachments = _summed(own, own >= best, owner, count)
         return {"turns": turns, "labels": labels, "attachments": attachments}
 
     def label_logits(self, down: Tensor, z: Tensor, remaining: Tensor, parent: Tensor) -> Tensor:
@@ -233,9 +282,9 @@ class JunctionTreeSteps(nn.Module):
         adds = torch.where((parent >= 0)[:, None], self.tables.adds[parent], self.tables.size)
         return logits.to(log_term_dtype(logits)).masked_fill(adds > remaining[:, None], -torch.inf)
 
-    def attachment_log_probs(self, sites: Sites, z: Tensor, down: Tensor) -> Tensor:
-        """Log-probabilities (O,) of the options of each choice."""
-        score = self.attachments(self.tables, sites, z, down)
+    def attachment_log_probs(self, features: Tensor, sites: Sites, z: Tensor) -> Tensor:
+        """Log-probabilities (O,) of the options of each choice, whose latents are z (E, D)."""
+        score = self.attachments.scores(features, sites, z)
         score, owner = score.to(log_term_dtype(score)), sites.option[:, 0]
         most = score.new_full((len(sites.parent),), -torch.inf)
         most = most.scatter_reduce(0, owner, score.detach(), "amax")[owner]
@@ -244,7 +293,7 @@ class JunctionTreeSteps(nn.Module):
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Means of q(z|x) of the tree and of the graph, (B, D) each; raises as `bounds`."""
-        tree, graph = self._posteriors(batch, self._trees(batch)[1])
+        tree, graph = self._posteriors(self._read(batch))
         return {"tree": tree.mean, "graph": graph.mean}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
@@ -266,6 +315,13 @@ class JunctionTreeSteps(nn.Module):
         z_tree, z_graph = (temperature * latents[name] for name in ("tree", "graph"))
         Walk(self, graphs, z_tree, z_graph, generator if sample else None, sample).run()
         return batch_of(graphs, mask.shape[1]).to(mask.device)
+
+
+def _posterior(width: int, dim: int) -> nn.Sequential:
+    """Mean and logarithm of the standard deviation of `dim` latents."""
+    network = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * dim))
+    nn.init.constant_(network[-1].get_parameter("bias")[dim:], FIRST_SPREAD)
+    return network
 
 
 def _summed(log_p: Tensor, right: Tensor, graph: Tensor, count: int) -> Bound:

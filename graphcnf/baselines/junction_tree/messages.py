@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -103,35 +101,64 @@ class TreeDecoder(nn.Module):
         self.messages = TreeGRU(width)
         self.remaining = nn.Embedding(max_nodes + 1, 2 * width)
         nn.init.normal_(self.remaining.weight, std=0.1)
-        self.of_latents = nn.Linear(latent_dim, 2 * width)
+        self.of_latents = nn.Linear(latent_dim, 4 * width)
         self.of_turn = nn.Linear(2 * width, width)
         self.of_label = nn.Linear(width, width)
         self.turn = nn.Linear(width, 1)
         self.labels = nn.Linear(width, clusters)
 
+    def _given(self, z: Tensor, remaining: Tensor, part: int) -> tuple[Tensor, Tensor]:
+        """What the latents and the nodes to come multiply features with, and add to them."""
+        scale, shift = self.of_latents(z).chunk(2, -1)[part].chunk(2, -1)
+        return 1 + scale, shift + self.remaining(remaining).chunk(2, -1)[part]
+
     def more(self, x: Tensor, heard: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
         """Logit of another child, (R,), of clusters that have heard a sum of messages (R, C)."""
-        given = (self.of_latents(z) + self.remaining(remaining)).chunk(2, -1)[0]
-        return self.turn(F.relu(self.of_turn(torch.cat([x, heard], -1)) + given))[..., 0]
+        scale, shift = self._given(z, remaining, 0)
+        return self.turn(F.relu(scale * self.of_turn(torch.cat([x, heard], -1)) + shift))[..., 0]
 
     def which(self, down: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
         """Logits of the labels of clusters that a message (M, C) goes to, (M, V)."""
-        given = (self.of_latents(z) + self.remaining(remaining)).chunk(2, -1)[1]
-        return self.labels(F.relu(self.of_label(down) + given))
+        scale, shift = self._given(z, remaining, 1)
+        return self.labels(F.relu(scale * self.of_label(down) + shift))
+
+
+class LabelledMessages(nn.Module):
+    """Sum over the clusters of a tree of what each is and hears from its parent.
+
+    Args:
+        clusters: Size of the vocabulary.
+        width: Channels of a message and of the sum.
+    """
+
+    def __init__(self, clusters: int, width: int):
+        super().__init__()
+        self.label = nn.Embedding(clusters, width)
+        self.of_message = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+
+    def forward(self, down: Tensor, trees: TreeBatch, count: int) -> Tensor:
+        """The sums of `count` trees, (count, C), given the messages (M, C) to all clusters."""
+        h = F.gelu(self.label(trees.label) + self.of_message(down))
+        return gather_sum(self.value(h), trees.graph, count)
 
 
 class Attachments(nn.Module):
-    """Scores of the ways to attach a cluster to another.
+    """Scores of the ways to attach a cluster to another, and what the latents are told of them.
 
-    Messages run along the edges of the cluster that is there, whose nodes know what shares them.
-    The paper scores all neighbours of a cluster in one arrangement; here they come one by one.
+    Messages run along the edges of the cluster that is there, whose nodes know what shares them,
+    the new cluster with each option. Features of an option have a part of their own in its score,
+    and one that is multiplied with the latents; the posterior of these sees the sum of the features
+    of all that was chosen, so that the product asks: was this one among them? (The paper multiplies
+    features of a candidate's atoms with the latents; it scores all neighbours of a cluster in one
+    arrangement, here they come one by one.)
 
     Args:
         tables: The vocabulary.
         bond_categories: Number of edge categories.
         latent_dim: Channels of the graph's latents.
-        width: Channels of a node.
-        message_width: Channels of the messages of the tree.
+        node_width: Channels of a node.
+        width: Channels of an option and of the messages of the tree.
         layers: Rounds of messages.
     """
 
@@ -141,33 +168,53 @@ class Attachments(nn.Module):
         bond_categories: int,
         latent_dim: int,
         *,
+        node_width: int,
         width: int,
-        message_width: int,
         layers: int,
     ):
         super().__init__()
-        self.encoder = GraphEncoder(tables.nodes, bond_categories, None, width=width, layers=layers)
-        self.shared = nn.Embedding(tables.nodes, width)
-        self.child = nn.Embedding(tables.nodes, width)
-        self.pair = nn.Linear(2 * width, width)
-        self.given = nn.Linear(latent_dim + message_width, width)
-        self.score = nn.Linear(width, 1)
+        self.encoder = GraphEncoder(
+            tables.nodes, bond_categories, None, width=node_width, layers=layers
+        )
+        self.shared = nn.Embedding(tables.nodes, node_width)
+        self.child = nn.Embedding(tables.nodes, node_width)
+        self.option = nn.Sequential(nn.LayerNorm(2 * node_width), nn.Linear(2 * node_width, width))
+        self.of_message = nn.Linear(width, width)
+        self.score = nn.Linear(width, 1, bias=False)
+        self.key = nn.Linear(width, width)
+        self.query = nn.Linear(latent_dim, width)
+        self.value = nn.Linear(width, width)
 
-    def forward(self, tables: Tables, sites: Sites, z: Tensor, down: Tensor) -> Tensor:
-        """Scores of all options, (O,), with latents and messages of each choice, (E, ...)."""
+    def features(self, tables: Tables, sites: Sites, down: Tensor) -> Tensor:
+        """Features of all options (O, C), given the messages (E, C) to the new clusters."""
         size = int(tables.size[sites.parent].max())
-        nodes = tables.node[sites.parent, :size]
-        mask = torch.arange(size, device=nodes.device) < tables.size[sites.parent][:, None]
-        choice, node, label, other = sites.shared.unbind(1)
-        known = gather_sum(
-            self.shared(tables.node[label, other]), choice * size + node, nodes.numel()
-        )
-        bonds = tables.bonds[sites.parent, :size, :size]
-        h = self.encoder(nodes, bonds, mask, known.unflatten(0, nodes.shape))
         choice, a, b, label, c, d = sites.option.unbind(1)
-        both: Any = sum(
-            F.gelu(self.pair(torch.cat([h[choice, v], self.child(tables.node[label, w])], -1)))
-            for v, w in ((a, c), (b, d))
+        there = sites.parent[choice]
+        nodes = tables.node[there, :size]
+        mask = torch.arange(size, device=nodes.device) < tables.size[there][:, None]
+        number = torch.arange(len(choice), device=nodes.device)
+        known = self._of_others(tables, sites, size)[choice].flatten(0, 1)
+        for v, w in ((a, c), (b, d)):
+            known = known.index_add(0, number * size + v, self.child(tables.node[label, w]))
+        h = self.encoder(
+            nodes, tables.bonds[there, :size, :size], mask, known.unflatten(0, nodes.shape)
         )
-        given = self.given(torch.cat([z, down], -1))
-        return self.score(F.gelu(both + given[choice]))[..., 0]
+        pooled = h.sum(1) / tables.size[there][:, None].sqrt()
+        both = torch.cat([pooled, h[number, a] + h[number, b]], -1)
+        return F.gelu(self.option(both) + self.of_message(down)[choice])
+
+    def _of_others(self, tables: Tables, sites: Sites, size: int) -> Tensor:
+        """What shares the nodes of the cluster that is there, (E, A, W)."""
+        choice, node, label, other = sites.shared.unbind(1)
+        count = len(sites.parent)
+        shared = self.shared(tables.node[label, other])
+        return gather_sum(shared, choice * size + node, count * size).unflatten(0, (count, size))
+
+    def chosen(self, features: Tensor, sites: Sites, graph: Tensor, count: int) -> Tensor:
+        """Sums (count, C) over what was chosen in each of `count` graphs."""
+        return gather_sum(self.value(features[sites.chosen]), graph, count)
+
+    def scores(self, features: Tensor, sites: Sites, z: Tensor) -> Tensor:
+        """Scores of all options, (O,), given the latents of each choice, (E, D)."""
+        match = (self.key(features) * self.query(z)[sites.option[:, 0]]).mean(-1)
+        return self.score(features)[..., 0] + match * features.shape[-1] ** 0.5

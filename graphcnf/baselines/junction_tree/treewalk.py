@@ -172,7 +172,8 @@ class Walk:
             ],
             down.device,
         )
-        log_p = self.steps.attachment_log_probs(sites, self.z_graph[graphs], down[rows])
+        features = self.steps.attachments.features(self.steps.tables, sites, down[rows])
+        log_p = self.steps.attachment_log_probs(features, sites, self.z_graph[graphs])
         table = log_p.new_full((len(rows), max(len(c[-1]) for c in choices)), -torch.inf)
         owner = sites.option[:, 0]
         table[owner, torch.arange(len(owner), device=owner.device) - sites.chosen[owner]] = log_p
