@@ -19,6 +19,11 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: many tests wait for processes of their own."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
+
+
 def pytest_terminal_summary(terminalreporter):
     """How the cases of tests/fuzz ended."""
     found = Counter(

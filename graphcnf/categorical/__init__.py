@@ -10,7 +10,7 @@ from graphcnf.categorical.densities import (
     VariationalEncoding,
 )
 from graphcnf.categorical.dequantization import DequantizationEncoding
-from graphcnf.categorical.encoding import Encoded, Encoding, JointEncoding
+from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.categorical.factory import make_encoding
 from graphcnf.categorical.flow import Bound, CategoricalFlow
 from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
@@ -32,7 +32,6 @@ __all__ = [
     "InterleavedAttention",
     "InterleavedCoupling",
     "IntervalEncoding",
-    "JointEncoding",
     "LinearFlowEncoding",
     "MixtureEncoding",
     "RowFlow",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.flows.transform import Noise, Transform, masked, sum_log_term
@@ -69,11 +69,6 @@ class Encoding(Transform):
                     f"the mask must be a bool tensor of shape {tuple(x.shape[:2])}, "
                     f"not {mask.dtype} of shape {tuple(mask.shape)}"
                 )
-            if mask.dim() == 3 and self.latent_dim != variables:
-                raise ValueError(
-                    "a mask per variable needs an encoding with one latent per variable, not "
-                    f"{self.latent_dim} latents for {variables}"
-                )
             wrong = wrong & (mask if mask.dim() == x.dim() else mask.unsqueeze(-1))
         if wrong.any():
             value = int(x[wrong][0])
@@ -118,59 +113,6 @@ class Encoding(Transform):
     ):
         """Return the most probable categories."""
         return self.decode(z, mask=mask, context=context)
-
-
-class JointEncoding(Encoding):
-    """Encode x (B, L, V) variable by variable; the latents stand side by side on the last axis.
-
-    Args:
-        encodings: V encodings of one variable each, x (B, L).
-    """
-
-    def __init__(self, encodings: Sequence[Encoding]):
-        super().__init__()
-        if not encodings:
-            raise ValueError("a joint encoding needs at least one encoding")
-        cardinalities: list[int] = []
-        for encoding in encodings:
-            if not isinstance(encoding.cardinalities, int):
-                raise ValueError(
-                    f"{type(encoding).__name__} encodes {len(encoding.cardinalities)} variables; "
-                    "a joint encoding joins encodings of one variable each"
-                )
-            cardinalities.append(encoding.cardinalities)
-        self.encodings = nn.ModuleList(encodings)
-        self.cardinalities = tuple(cardinalities)
-        self.latent_dim = sum(encoding.latent_dim for encoding in encodings)
-
-    def encode(self, x, *, mask=None, context=None, noise=None):
-        """Draw z (B, L, D) for categories x (B, L, V) long."""
-        parts = [
-            encoding.encode(value, mask=own, context=context, noise=noise)
-            for encoding, value, own in zip(
-                self.encodings, x.unbind(-1), self._masks(mask), strict=True
-            )
-        ]
-        return Encoded(
-            torch.cat([part.z for part in parts], -1),
-            sum(part.log_posterior for part in parts),
-            sum(part.log_encoder for part in parts),
-            sum(part.correct for part in parts) / len(parts),
-        )
-
-    def decode(self, z, *, mask=None, context=None, sample=False, generator=None):
-        """Categories (B, L, V) of latents (B, L, D)."""
-        parts = z.split([encoding.latent_dim for encoding in self.encodings], -1)
-        values = [
-            encoding.decode(part, mask=own, context=context, sample=sample, generator=generator)
-            for encoding, part, own in zip(self.encodings, parts, self._masks(mask), strict=True)
-        ]
-        return torch.stack(values, -1)
-
-    def _masks(self, mask):
-        """The mask of each variable: all have one, or (B, L, V) holds theirs side by side."""
-        several = mask is not None and mask.dim() == 3
-        return mask.unbind(-1) if several else [mask] * len(self.encodings)
 
 
 def take(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:

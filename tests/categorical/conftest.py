@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphcnf.categorical import CategoricalFlow, IntervalEncoding, JointEncoding, make_encoding
+from graphcnf.categorical import CategoricalFlow, IntervalEncoding, make_encoding
 from graphcnf.flows import AffineCoupling, InvertibleLinear, Sequential, StandardLogistic
 
 CATEGORIES = 3
@@ -34,13 +34,6 @@ ENCODINGS = {
     "uniform dequantization": lambda: make_encoding("uniform-dequantization", CATEGORIES),
     "variational dequantization": lambda: make_encoding("variational-dequantization", CATEGORIES),
     "intervals": lambda: IntervalEncoding([2, CATEGORIES]),
-    "joint": lambda: JointEncoding(
-        [
-            make_encoding("mixture", CATEGORIES, 1, **WIDE),
-            make_encoding("argmax", 2),
-            make_encoding("interval", 2),
-        ]
-    ),
 }
 
 

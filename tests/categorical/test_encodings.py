@@ -9,7 +9,6 @@ import torch
 from graphcnf.categorical import (
     CategoricalFlow,
     IntervalEncoding,
-    JointEncoding,
     MixtureEncoding,
     make_encoding,
 )
@@ -78,7 +77,7 @@ def test_correct_is_the_share_that_decodes_back(encoding):
 
 
 def test_float64(encoding):
-    if not any(p.numel() for p in encoding.parameters()) or isinstance(encoding, JointEncoding):
+    if not any(p.numel() for p in encoding.parameters()):
         pytest.skip("no parameters of its own that have a type")
     double = copy.deepcopy(encoding).double()
     x, tape = draw(encoding), Noise()
@@ -92,18 +91,17 @@ def test_float64(encoding):
 
 
 def test_posterior_draws_follow_the_posterior(encoding):
-    density = encoding.encodings[0] if isinstance(encoding, JointEncoding) else encoding
-    if not hasattr(density, "log_posterior"):
+    if not hasattr(encoding, "log_posterior"):
         pytest.skip("the posterior is an indicator")
-    z = torch.randn(1, 3, density.latent_dim)
+    z = torch.randn(1, 3, encoding.latent_dim)
     generator = torch.Generator().manual_seed(1)
-    many = density.decode(z.expand(4000, -1, -1), sample=True, generator=generator)
+    many = encoding.decode(z.expand(4000, -1, -1), sample=True, generator=generator)
     shares = torch.stack([(many == k).double().mean(0) for k in range(3)], -1)
-    expected = density.log_posterior(z)[0].exp().double()
+    expected = encoding.log_posterior(z)[0].exp().double()
     # A share of 4000 draws has a standard deviation of at most 0.008.
     torch.testing.assert_close(shares, expected, atol=0.04, rtol=0)
     mask = torch.ones(4000, 3, dtype=torch.bool)
-    again = density.decode(
+    again = encoding.decode(
         z.expand(4000, -1, -1), sample=True, mask=mask, generator=generator.manual_seed(1)
     )
     assert torch.equal(many, again)
@@ -215,23 +213,6 @@ def test_intervals_are_disjoint_and_uniform():
     # u uniform makes z logistic: the flow-free bound is log(1/4) per variable.
     bound = StandardLogistic().log_prob(encoded.z) - encoded.log_encoder
     assert bound.item() / x.numel() == pytest.approx(-math.log(4), abs=1e-3)
-
-
-def test_joint_encoding_joins():
-    parts = [make_encoding("mixture", 5, 2), make_encoding("interval", 3)]
-    joint, tape = JointEncoding(parts), Noise()
-    assert joint.latent_dim == 3 and joint.cardinalities == (5, 3)
-    x = torch.stack([torch.randint(0, 5, (7, 2)), torch.randint(0, 3, (7, 2))], -1)
-    whole = joint.encode(x, noise=tape)
-    tape.rewind()
-    one, two = parts[0].encode(x[..., 0], noise=tape), parts[1].encode(x[..., 1], noise=tape)
-    assert torch.equal(whole.z, torch.cat([one.z, two.z], -1))
-    torch.testing.assert_close(whole.log_encoder, one.log_encoder + two.log_encoder)
-    torch.testing.assert_close(whole.log_posterior, one.log_posterior + two.log_posterior)
-    with pytest.raises(ValueError, match="one variable each"):
-        JointEncoding([IntervalEncoding([2, 3])])
-    with pytest.raises(ValueError, match="at least one"):
-        JointEncoding([])
 
 
 def test_a_given_prior_is_the_posterior_where_nothing_is_known():

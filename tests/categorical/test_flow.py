@@ -8,7 +8,6 @@ import torch
 from graphcnf.categorical import (
     CategoricalFlow,
     IntervalEncoding,
-    JointEncoding,
     make_encoding,
 )
 from graphcnf.flows import InvertibleLinear, Noise, Sequential, record_generators
@@ -177,16 +176,8 @@ def test_input_of_several_variables_is_checked():
         flow.log_prob(x * 0, samples=0)
 
 
-@pytest.mark.parametrize(
-    "encoding",
-    [
-        IntervalEncoding([2, 5]),
-        JointEncoding([IntervalEncoding(2), IntervalEncoding(5)]),
-    ],
-    ids=["interval", "joint"],
-)
-def test_single_variables_can_be_masked(encoding):
-    flow = CategoricalFlow(encoding, Sequential())
+def test_single_variables_can_be_masked():
+    flow = CategoricalFlow(IntervalEncoding([2, 5]), Sequential())
     x = torch.tensor([[[1, 4], [7, 0]]]).expand(3, -1, -1)  # what is masked does not matter
     mask = torch.tensor([[[True, True], [False, True]]]).expand(3, -1, -1)
     # One variable of two categories and two of five, all equally probable, up to the margins.
@@ -198,11 +189,6 @@ def test_single_variables_can_be_masked(encoding):
     mixtures = CategoricalFlow(make_encoding("mixture", 5, 2), Sequential())
     with pytest.raises(ValueError, match="shape"):
         mixtures.log_prob(x[..., 1], mask)
-    wide = CategoricalFlow(
-        JointEncoding([make_encoding("mixture", k, 2) for k in (2, 5)]), Sequential()
-    )
-    with pytest.raises(ValueError, match="one latent per variable, not 4 latents for 2"):
-        wide.log_prob(x, mask)
 
 
 def test_whole_numbers_of_any_size_are_categories():

@@ -52,15 +52,15 @@ def test_total_variation_of_samples():
         independent = independent * marginal[cells[:, k]]
     assert total_variation(independent, probabilities) > 0.3, "the variables are independent"
 
-    network = InterleavedAttention(list(KINDS), positions=4, width=48, layers=2, heads=4)
+    network = InterleavedAttention(list(KINDS), positions=4, width=32, layers=2, heads=4)
     model = CategoricalFlow(IntervalEncoding(list(KINDS)), InterleavedCoupling(network, groups=4))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    steps = 350
+    steps = 300
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for _ in range(steps):
-        drawn = cells[torch.multinomial(probabilities, 512, replacement=True)]
+        drawn = cells[torch.multinomial(probabilities, 256, replacement=True)]
         x, mask = laid_out(drawn)
-        loss = -model.log_prob(x, mask, context=context_of(512)).mean()
+        loss = -model.log_prob(x, mask, context=context_of(256)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

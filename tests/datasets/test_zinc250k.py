@@ -47,7 +47,8 @@ def test_split_does_not_depend_on_the_order(zinc_smiles):
     assert test == {backward.smiles[k] for k in backward.split("test")}
 
 
-def test_parallel_and_serial_encoding_agree(zinc_smiles):
+def test_parallel_and_serial_encoding_agree(zinc_smiles, monkeypatch):
+    monkeypatch.setattr("graphcnf.datasets.molecules._CHUNK", 300)
     lines = (zinc_smiles + ["not a molecule"]) * 2
     serial, parallel = (encode("a", lines, workers=workers, exact=False) for workers in (1, 2))
     assert serial.graphs == parallel.graphs and serial.smiles == parallel.smiles
@@ -158,7 +159,8 @@ def test_a_script_without_main_guard_can_encode(tmp_path, zinc_smiles):
     (tmp_path / "x.smi").write_text("\n".join(zinc_smiles + zinc_smiles[:100]))
     script = tmp_path / "script.py"
     script.write_text(
-        "from graphcnf.datasets import load_smiles_file\n"
+        "from graphcnf.datasets import load_smiles_file, molecules\n"
+        "molecules._CHUNK = 300\n"
         f"print(len(load_smiles_file({str(tmp_path / 'x.smi')!r}, workers=2)))\n"
     )
     run = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True)

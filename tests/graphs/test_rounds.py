@@ -172,14 +172,14 @@ def test_the_flow_agrees_with_the_sum_of_its_rounds(build, random_graphs, double
 def test_one_round_estimates_all_of_them(build, random_graphs, double):
     model = build(random_graphs, node_rounds=3)
     chosen = np.flatnonzero(random_graphs.node_counts == 4)[:4]
-    batch = GraphBatch.collate(random_graphs, np.repeat(chosen, 1500))
+    batch = GraphBatch.collate(random_graphs, np.repeat(chosen, 900))
     with torch.no_grad():
         draws = [
-            torch.stack([part.value() for part in make(batch).values()], 1).view(4, 1500, 2)
+            torch.stack([part.value() for part in make(batch).values()], 1).view(4, 900, 2)
             for make in (model.bounds, model.steps.estimate)
         ]
     difference = (draws[0].mean(1) - draws[1].mean(1)).abs()
-    error = sum(part.var(1) / 1500 for part in draws).sqrt()
+    error = sum(part.var(1) / 900 for part in draws).sqrt()
     # Eight comparisons at 4 standard errors; a weight that is off by a quarter would show.
     assert (difference <= 4 * error + 1e-9).all()
     assert (4 * error.mean(0) < 0.25 * draws[0].mean((0, 1)).abs()).all()

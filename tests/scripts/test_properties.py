@@ -1,6 +1,7 @@
 """Molecules with the properties that are asked for, from the preset to the file."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,14 @@ from graphcnf.molecules.selection import described
 ASKED = ("--property", "logp=1.5", "--property", "weight = 90")
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where the run of `trained` stays between tests."""
+    return tmp_path_factory.mktemp("kept") / "run"
+
+
 @pytest.fixture
-def trained(graphcnf, model_folder, small_zinc):
+def trained(graphcnf, model_folder, small_zinc, kept):
     """A few steps of training from the weights of a model that knows no properties."""
     preset = (
         f'[model]\nstart = "{model_folder}"\nproperties = ["logp", "weight"]\n'
@@ -25,8 +32,10 @@ def trained(graphcnf, model_folder, small_zinc):
         "learning_rate = 1e-2\nwarmup_steps = 0\n"
     )
     Path("p.toml").write_text(preset)
-    code, _, err = graphcnf("train", "p.toml", "--out", "run", "--threads", 1)
-    assert code == 0, err
+    if not kept.exists():
+        code, _, err = graphcnf("train", "p.toml", "--out", kept, "--threads", 1)
+        assert code == 0, err
+    shutil.copytree(kept, "run")
     return "run/model"
 
 

@@ -127,9 +127,13 @@ def test_torchrun_says_how_many_there_are(tiny, tmp_path, alone):
 
 
 def test_one_two_one_processes(tiny, tmp_path, alone):
+    # A job of one task starts its own processes.
+    slurm = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "job",
+             "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
     run = tmp_path / "run"
     here(tiny, run, steps=7)
-    ended(start(tiny, run, steps=15, devices=2, resume=True))
+    (said,) = ended(start(tiny, run, slurm, steps=15, devices=2, resume=True))
+    assert "2 x cpu" in said
     here(tiny, run, resume=True)
     assert_same_course(alone, run, phases=())
     assert rows(run, "eval")[-1] == pytest.approx(rows(alone, "eval")[-1], rel=1e-4)
@@ -153,14 +157,6 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, al
     assert 0 < last(run)["step"] < 24
     ended(start(tiny, run, devices=2, resume=True))
     assert_same_course(alone, run)
-
-
-def test_a_job_of_one_task_starts_its_own_processes(tiny, tmp_path, alone):
-    slurm = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "job",
-             "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
-    (said,) = ended(start(tiny, tmp_path / "run", slurm, devices=2))
-    assert "2 x cpu" in said
-    assert_same_course(alone, tmp_path / "run")
 
 
 def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, monkeypatch):
