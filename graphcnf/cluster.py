@@ -45,9 +45,13 @@ CONNECT = 10.0
 PATIENCE = 10.0
 """Seconds without a result after which it is looked whether there are workers."""
 
-RESTART = 300.0
-"""Seconds that a worker of a local cluster has to come back after it died. Dask gives it up after
-15, which a busy machine takes for the imports alone."""
+LOCAL = {
+    # A worker that died is given up after 15 s, which a busy machine takes for the imports alone.
+    "distributed.deploy.lost-worker-timeout": 300.0,
+    # The stacks of an hour are kept, some 100 KB for each second.
+    "distributed.worker.profile.enabled": False,
+}
+"""Settings of Dask for a local cluster, in the place of its own."""
 
 COUNTED = 1.0
 """Seconds for which a number of workers is taken to hold."""
@@ -281,7 +285,7 @@ def _client(cluster: str, workers: int | None, stack: ExitStack) -> Client:
     options: dict[str, Any] = {"set_as_default": False, "timeout": CONNECT}
     if cluster == "local":
         # It is read whenever a worker dies.
-        stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": RESTART}))
+        stack.enter_context(dask.config.set(LOCAL))
         with _deaf_to_interrupts():
             local = LocalCluster(
                 n_workers=workers or available_cores(),

@@ -14,7 +14,7 @@ from threading import Timer
 import pytest
 
 from graphcnf import cluster as clusters
-from graphcnf.cluster import RESTART, Cluster, open_workers
+from graphcnf.cluster import LOCAL, Cluster, open_workers
 from graphcnf.errors import UserError
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
@@ -57,9 +57,8 @@ def work(tmp_path_factory):
 def local(work):
     """Two worker processes."""
     options = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
-    # On a busy machine it takes longer than 15 s until one that was killed is back.
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": RESTART}),
+        dask.config.set(LOCAL),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, silence_logs=50, **options
         ) as started,
@@ -272,6 +271,8 @@ def test_a_worker_that_takes_long_to_come_back_is_not_given_up():
         open_workers("local", 1) as engine,
     ):
         ((first, pid),) = engine.client.run(os.getpid).items()
+        # A worker that kept profiles would grow with the time that it runs.
+        assert engine.client.run(_profiles) == {first: False}
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 60
         while not engine.client.nthreads().keys() - {first}:
@@ -279,6 +280,10 @@ def test_a_worker_that_takes_long_to_come_back_is_not_given_up():
             time.sleep(0.1)
         # One that was given up is ended as soon as it is there.
         assert len(engine.client.cluster.workers) == 1
+
+
+def _profiles():
+    return dask.config.get("distributed.worker.profile.enabled")
 
 
 @pytest.mark.slow
