@@ -293,3 +293,25 @@ def test_a_small_model_learns_to_reconstruct():
         model.training_loss(batch)[0].backward()
         optimizer.step()
     assert reconstruction(model.eval(), graphs) > 0.9
+
+
+def test_latents_of_the_graph_say_where_clusters_are_attached(molecules):  # noqa: F811
+    torch.manual_seed(0)
+    some = molecules.subset(range(48))
+    model = build(some, 9, 3, ORDERS, width=32, graph_dim=8, kl_free=10**6).train()
+    batch = GraphBatch.collate(some)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(60):
+        loss = -sum(bound.value() for bound in model.steps.estimate(batch).values()).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        reading = model.steps._read(batch)
+        tree, graph = model.steps._posteriors(reading)
+        own, other = (
+            model.steps._likelihood(reading, tree.mean, z)["attachments"].log_posterior.mean()
+            for z in (graph.mean, graph.mean.roll(1, 0))
+        )
+    # A few molecules are learnt by heart; of these the latents of others give -22 nats.
+    assert own > other + 5, "the latents of another molecule do as well"
