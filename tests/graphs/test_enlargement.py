@@ -124,8 +124,9 @@ def test_what_may_be_asked_is_heeded_as_before(model):
             # Old values lose what their copies take, and no more.
             lost = before - other.log_prob(batch)
             assert (lost >= -1e-5).all() and (lost < 3).all()
+            # Products of matrices of other shapes round otherwise on some processors.
             sizes = [m.steps.sizes(batch.targets)[:, :6] for m in (known, other)]
-            assert torch.equal(*sizes)
+            torch.testing.assert_close(*sizes)
     loss, _ = other.train().training_loss(batch)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in other.parameters())
