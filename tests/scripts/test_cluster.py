@@ -273,7 +273,9 @@ def test_a_worker_that_takes_long_to_come_back_is_not_given_up(monkeypatch):
     ):
         ((first, pid),) = engine.client.run(os.getpid).items()
         # Profiles would grow with the time that it runs; the threshold makes it slow.
-        assert engine.client.run(_surroundings) == {first: (False, None)}
+        asked = engine.client.run
+        assert asked(dask.config.get, "distributed.worker.profile.enabled") == {first: False}
+        assert asked(os.getenv, "MALLOC_TRIM_THRESHOLD_") == {first: None}
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 60
         while not engine.client.nthreads().keys() - {first}:
@@ -281,11 +283,6 @@ def test_a_worker_that_takes_long_to_come_back_is_not_given_up(monkeypatch):
             time.sleep(0.1)
         # One that was given up is ended as soon as it is there.
         assert len(engine.client.cluster.workers) == 1
-
-
-def _surroundings():
-    profiles = dask.config.get("distributed.worker.profile.enabled")
-    return profiles, os.environ.get("MALLOC_TRIM_THRESHOLD_")
 
 
 @pytest.mark.slow
