@@ -50,8 +50,6 @@ LOCAL = {
     "distributed.deploy.lost-worker-timeout": 300.0,
     # The stacks of an hour are kept, some 100 KB for each second.
     "distributed.worker.profile.enabled": False,
-    # With its 64 KiB, memory goes to the kernel and back all the time, which costs a quarter more.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
 }
 """Settings of Dask for a local cluster, in the place of its own."""
 
@@ -192,7 +190,10 @@ def _plugin(name: str, message: bytes) -> Any:
         # It is pickled by value: only an import reaches the module of the worker.
         def setup(self, worker) -> None:
             from graphcnf import cluster
+            from graphcnf.machine import keep_memory
 
+            # Dask starts workers with MALLOC_TRIM_THRESHOLD_=65536.
+            keep_memory()
             cluster._messages[name] = message
 
         def teardown(self, worker) -> None:

@@ -34,7 +34,7 @@ ALLOWED = {
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks", "graphcnf.scripts.figures")
 EVERYWHERE = {
-    *("cluster", "errors", "files", "limits", "parallel", "pretrained", "surroundings"),
+    *("cluster", "errors", "files", "limits", "machine", "parallel", "pretrained", "surroundings"),
     *("terminal", "testing"),
 }
 

@@ -19,10 +19,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from graphcnf.errors import UserError
 from graphcnf.files import alone
+from graphcnf.machine import keep_kernels, keep_memory
 from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers
 from graphcnf.training.experiment import Experiment, FitResult
 from graphcnf.training.loggers import loggers
-from graphcnf.training.machine import keep_kernels, keep_memory
 from graphcnf.training.processes import as_launched, environment, is_main
 from graphcnf.training.run import Run
 from graphcnf.training.settings import TrainingSettings

@@ -16,10 +16,10 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, text
 from graphcnf.graphs.record_blocks import FIRST_BLOCK, blocks
+from graphcnf.machine import keep_kernels, keep_memory
 from graphcnf.scripts._sampling import load_model
 from graphcnf.scripts.evaluation.named_data import load_reference
 from graphcnf.training.ema import ExponentialMovingAverage
-from graphcnf.training.machine import keep_kernels, keep_memory
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset

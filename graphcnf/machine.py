@@ -1,4 +1,4 @@
-"""What makes training on a CPU faster outside of the model."""
+"""What makes a process faster on a CPU, outside of the model."""
 
 from __future__ import annotations
 
