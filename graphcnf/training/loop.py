@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -91,6 +92,8 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
         keep_kernels()
     try:
         fabric.launch()
+        processes = _started(fabric)
+        processes[:] = map(_Patient, processes)
         if fabric.world_size != settings.processes:
             raise UserError(
                 f"{settings.processes} processes were asked for and {fabric.world_size} started: "
@@ -120,7 +123,32 @@ def _stop_watching(fabric: Fabric) -> None:
     Fabric watches those that it has started, and kills this one within seconds of the end of
     another that was not a good one.
     """
-    getattr(fabric.strategy.launcher, "procs", []).clear()
+    _started(fabric).clear()
+
+
+def _started(fabric: Fabric) -> list[Any]:
+    """The processes that Fabric has started and watches."""
+    return getattr(fabric.strategy.launcher, "procs", [])
+
+
+class _Patient:
+    """A process whose end is told one look later.
+
+    Fabric looks every five seconds, and kills this process at once; so it has five at least to end
+    with a line that says what has happened.
+    """
+
+    def __init__(self, process: subprocess.Popen):
+        self._process = process
+        self._seen: int | None = None
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        self.returncode, self._seen = self._seen, self._process.poll()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        self._process.send_signal(number)
 
 
 def _lost_connection(error: Exception) -> bool:

@@ -19,6 +19,7 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
+from graphcnf.training.loop import _Patient
 from graphcnf.training.processes import as_launched, is_main, started_apart
 from graphcnf.training.run import Run
 
@@ -157,6 +158,14 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, al
     assert 0 < last(run)["step"] < 24
     ended(start(tiny, run, devices=2, resume=True))
     assert_same_course(alone, run)
+
+
+def test_the_end_of_a_process_is_told_one_look_later():
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as process:
+        patient = _Patient(process)
+        process.wait(60)
+    assert (patient.poll(), patient.returncode) == (None, None)
+    assert (patient.poll(), patient.returncode) == (3, 3)
 
 
 def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, monkeypatch):
