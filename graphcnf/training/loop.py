@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import gc
 import logging
 import os
 import subprocess
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
     if fabric.device.type == "cpu":
         keep_memory()
         keep_kernels()
+    joined = not _in_group()  # otherwise the group is the caller's
     try:
         fabric.launch()
         processes = _started(fabric)
@@ -102,12 +104,13 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
         run.train(fabric)
         fabric.barrier()  # until the first has saved
         _stop_watching(fabric)
+        if joined:
+            _leave_group()
     except Exception as error:
         _stop_watching(fabric)
-        if dist.is_available() and dist.is_initialized():
-            # Taken down after a failure, the group of gloo waits for ever, or its threads abort the
-            # process when Python ends: leave it to the system. Now and then they abort it anyway.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
+        if joined and _in_group():
+            traceback.clear_frames(error.__traceback__)  # they hold the parallel model
+            _leave_group()
         if settings.processes == 1 or not _lost_connection(error):
             raise
         raise UserError(
@@ -115,6 +118,24 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
             f"--resume goes on from the last checkpoint in {out_dir}"
         ) from error
     return run.result()
+
+
+def _in_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _leave_group() -> None:
+    """Take the group of processes down, where there is one.
+
+    Threads of gloo need Python's lock to let go of tensors. So they have to end while Python runs,
+    or they may abort the process at its end; and this thread has to wait for them without the lock,
+    as the group's own destructor does, but not that of a parallel model which holds the group.
+    """
+    if _in_group():
+        gc.collect()
+        group = dist.group.WORLD
+        dist.destroy_process_group()
+        del group
 
 
 def _stop_watching(fabric: Fabric) -> None:

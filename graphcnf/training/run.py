@@ -374,6 +374,7 @@ class Run:
             self.display.stop()
             finish(self.fabric.loggers)
         self.model.cpu()
+        self.__dict__.pop("parallel", None)  # it holds the group of processes
 
     def _headline(self, row: dict[str, Any]) -> str:
         names = (self.experiment.headline, *HEADLINES)

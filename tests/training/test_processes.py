@@ -32,10 +32,6 @@ LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK"
              "MASTER_ADDR", "MASTER_PORT")  # fmt: skip
 
 
-FAILED = (1, -signal.SIGABRT)
-"""A failed run of several processes has said why; gloo's threads may still abort it at its end."""
-
-
 @pytest.fixture(autouse=True)
 def plain(monkeypatch):
     """No launcher around the tests, one thread, and nothing of it afterwards."""
@@ -152,7 +148,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, al
     second = next(c for c in children if "tiny.py" in Path(f"/proc/{c}/cmdline").read_text())
     os.kill(int(second), signal.SIGKILL)
     said = process.communicate(timeout=30)[1]
-    assert process.returncode in FAILED, said
+    assert process.returncode == 1, said
     assert re.search("another process of this run has ended.*--resume goes on", said)
     assert "Traceback" not in said
     assert 0 < last(run)["step"] < 24
@@ -192,7 +188,7 @@ def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
     ]
     for node in nodes:
         assert "a file system that all nodes share" in node.communicate(timeout=60)[1]
-        assert node.returncode in FAILED
+        assert node.returncode == 1
 
 
 @pytest.mark.parametrize(

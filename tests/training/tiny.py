@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from graphcnf.errors import UserError
@@ -72,4 +73,5 @@ if __name__ == "__main__":
         result = fit(made, TrainingSettings(**options), out, resume)
     except UserError as error:
         sys.exit(str(error))
+    assert not dist.is_initialized()  # its threads would race with Python's end
     sys.exit(0 if result.signal is None else 128 + result.signal)
