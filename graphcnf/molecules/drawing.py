@@ -19,7 +19,7 @@ def draw_grid(
     columns: int = 5,
     legends: Sequence[str] | None = None,
     *,
-    cell: tuple[int, int] = (240, 190),
+    cell: tuple[int, int] = (240, 160),
 ) -> Path:
     """Draw molecules or SMILES in a grid, into a .png or .svg file.
 
@@ -49,7 +49,7 @@ def draw_grid(
     make = rdMolDraw2D.MolDraw2DSVG if path.suffix.lower() == ".svg" else rdMolDraw2D.MolDraw2DCairo
     canvas = make(columns * cell[0], rows * cell[1], *cell)
     options: Any = canvas.drawOptions()
-    options.padding = 0.08
+    options.padding = 0.05
     options.bondLineWidth = 1.6
     options.clearBackground = True
     options.legendFontSize = 14
@@ -78,7 +78,7 @@ def draw_svg(
     """
     canvas = rdMolDraw2D.MolDraw2DSVG(*size)
     options: Any = canvas.drawOptions()
-    options.padding = 0.08
+    options.padding = 0.05
     options.bondLineWidth = 1.4
     options.clearBackground = False
     with quiet():
@@ -94,6 +94,7 @@ def _prepared(mol: Chem.Mol | str) -> Chem.Mol:
     Chem.FastFindRings(mol)
     with rdDepictor.UsingCoordGen(True):
         rdDepictor.Compute2DCoords(mol)
+    rdDepictor.NormalizeDepiction(mol)  # lying along the longer side of its cell
     try:
         return rdMolDraw2D.PrepareMolForDrawing(mol, addChiralHs=False)
     except ValueError:

@@ -79,6 +79,7 @@ def curves(runs: Sequence[TrainedRun]) -> Section:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogFormatter
 
     by_unit: dict[str, list[tuple[str, list[float], list[float]]]] = {}
     for run in runs:
@@ -98,7 +99,7 @@ def curves(runs: Sequence[TrainedRun]) -> Section:
                 )
             axis.set(xlabel="CPU minutes", ylabel=words, yscale="log")
             axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
             axis.legend(frameon=False, fontsize=8)
             section.pictures.append((f"{words} over CPU minutes", as_svg(figure)))
     return section
