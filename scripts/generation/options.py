@@ -115,7 +115,11 @@ Scaffold = Annotated[
 ]
 Grow = Annotated[
     str | None,
-    typer.Option(metavar="SMILES", help="Grow from its attachment points, as in [*:1]c1ccccc1."),
+    typer.Option(
+        metavar="SMILES|SMARTS",
+        help="Grow from its attachment points, as in [*:1]c1ccccc1, or without any from its "
+        "hydrogens.",
+    ),
 ]
 Link = Annotated[
     str | None,
