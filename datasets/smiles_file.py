@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,9 @@ SUFFIXES = tuple(
     for packed in ("", ".gz")
 )
 """How the names of files of molecules end."""
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+"""Where a line ends; `str.splitlines` would end it at characters that a name may hold."""
 
 LEAST_ROWS = 1_000_000
 """A Parquet file may have so many rows in any case, and more where each takes a byte: one value in
@@ -137,21 +141,22 @@ def read_smiles(
         return _parquet(path, content, column)
     text = _decode(path, content)
     suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    lines = _LINE_END.split(text.rstrip())
+    first = next((line for line in lines if line.strip()), "")
     if suffix in ("sdf", "sd", "mol") or "\nM  END" in text:
         return _sdf(path, text)
     if suffix == "jsonl" or first.lstrip().startswith("{"):
         return _jsonl(path, text, column)
-    delimiter = max(",\t;", key=first.count)
-    cells = [cell.strip().strip('"').lower() for cell in first.split(delimiter)]
+    delimiter = "\t" if suffix == "tsv" else _delimiter(first, column or "smiles")
+    cells = _cells(first, delimiter)
     is_table = column is not None or suffix in ("csv", "tsv")
     if is_table or (len(cells) > 1 and "smiles" in cells):
         rows = _table(path, text, column, delimiter)
     else:
         # A blank line between others is a molecule that could not be written.
         rows = (
-            (number, (line.split() or [""])[0])
-            for number, line in enumerate(text.rstrip().splitlines(), 1)
+            (number, "" if line.startswith("\t") else (line.split() or [""])[0])
+            for number, line in enumerate(lines, 1)
             if not line.lstrip().startswith("#")
         )
     pairs = list(rows)
@@ -160,6 +165,16 @@ def read_smiles(
     if not pairs:
         raise DataFileError(f"{path} holds no molecules")
     return [line for line, _ in pairs], [smiles for _, smiles in pairs]
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return [cell.strip().strip('"').lower() for cell in line.split(delimiter)]
+
+
+def _delimiter(header: str, column: str) -> str:
+    """The one that sets the column apart; the most frequent where several do, or none."""
+    known = [d for d in ",\t;" if d in header and column.lower() in _cells(header, d)]
+    return max(known or ",\t;", key=header.count)
 
 
 def _read(path: Path) -> bytes:
@@ -216,7 +231,7 @@ def _table(path: Path, text: str, column: str | None, delimiter: str):
 def _jsonl(path: Path, text: str, column: str | None) -> tuple[list[int], list[str]]:
     """Line numbers and SMILES of a file with one JSON object per line."""
     lines, smiles, wanted = [], [], column or "smiles"
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_LINE_END.split(text), 1):
         if not line.strip():
             continue
         try:
@@ -240,7 +255,7 @@ def _sdf(path: Path, text: str) -> tuple[list[int], list[str]]:
     from rdkit import Chem, rdBase
 
     lines, smiles, number = [], [], 1
-    records = text.replace("\r\n", "\n").split("$$$$\n")
+    records = re.split(r"(?m)^\$\$\$\$.*\n", text.replace("\r\n", "\n"))
     for record in records:
         if record.strip():
             if "M  END" not in record:

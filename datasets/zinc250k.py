@@ -102,10 +102,11 @@ def read_split_indices(path: str | Path, rows: int, index_offset: int = 0) -> np
         raise UserError(f"{path} is no JSON list of row numbers: {error}") from error
     if not isinstance(numbers, list) or not numbers:
         raise UserError(f"{path} is no JSON list of row numbers")
-    try:
-        indices = np.array([int(n) for n in numbers]) - index_offset
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} holds something else than whole numbers: {error}") from error
+    numbers = [int(n) if isinstance(n, str) and n.isdecimal() else n for n in numbers]
+    other = [n for n in numbers if type(n) is not int or abs(n) >= 2**62]
+    if other:
+        raise UserError(f"{path} holds something else than whole numbers: {other[0]!r:.40}")
+    indices = np.array(numbers) - index_offset
     outside = indices[(indices < 0) | (indices >= rows)]
     if len(outside):
         raise UserError(

@@ -51,6 +51,12 @@ def seed_fault(seed: int) -> str | None:
     return f"{seed} is no seed: a whole number from 0 to {LARGEST_SEED}"
 
 
+def check_seed(seed: int) -> None:
+    """Raise `UserError` unless a seed is usable."""
+    if (fault := seed_fault(seed)) is not None:
+        raise UserError(fault)
+
+
 LARGEST_SIZES = {"layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384}
 """Largest sizes of a model, by name; others may be up to `LARGEST_SIZE`."""
 

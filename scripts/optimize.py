@@ -218,7 +218,8 @@ def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> N
     if kind.startswith("smi"):  # whoever reads the file takes what comes first
         frame = frame[["smiles", *frame.columns.drop("smiles")]]
     plain = plain_kind(kind)
-    head = {"csv": ",".join(frame.columns) + "\n", "smi": "# " + "\t".join(frame.columns) + "\n"}
+    named = dict(zip(frame.columns, frame.columns, strict=True))
+    head = {"csv": WRITERS["csv"](named), "smi": "# " + "\t".join(frame.columns) + "\n"}
     # Whatever an objective is called, it holds numbers.
     objectives = dict.fromkeys(set(frame.columns) - OWN, "float64")
     with open_output(out, conversion(kind, tuple(frame.columns), objectives)) as stream:

@@ -120,7 +120,7 @@ class Column:
             series = pd.Series(numbers).mask(absent)
         elif self.categories is not None:
             dtype, ordered = self.categories
-            known = pd.Index(self.vocabulary.values, dtype=dtype)
+            known = pd.Index(self.vocabulary.values, dtype=dtype, tupleize_cols=False)
             values = pd.Categorical.from_codes(np.where(absent, -1, codes), known, ordered=ordered)
             return pd.Series(values)
         else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
+import torch
 
 from graphcnf.discrete.tables import Reasons
 from graphcnf.discrete.vocabulary import Vocabulary
@@ -59,18 +60,19 @@ class GraphCodec:
         """
         names: tuple
         if isinstance(graphs[0], nx.Graph):
+            known = [graph for graph in graphs if isinstance(graph, nx.Graph)]
             names = (
-                node_label or _only([d for _, d in graphs[0].nodes(data=True)], "node"),
-                edge_label or _only([d for _, _, d in graphs[0].edges(data=True)], "edge"),
+                node_label or _only([d for g in known for _, d in g.nodes(data=True)], "node"),
+                edge_label or _only([d for g in known for _, _, d in g.edges(data=True)], "edge"),
             )
             source = "networkx"
         else:
             if node_label or edge_label:
                 raise UserError("node_label and edge_label are for networkx; Data has x, edge_attr")
-            first = graphs[0]
             names = tuple(
-                None if t is None else t.dim() for t in (first.x, first.edge_attr)
-            )  # fmt: skip
+                next((t.dim() for g in graphs if (t := getattr(g, name, None)) is not None), None)
+                for name in ("x", "edge_attr")
+            )
             source = "data"
         empty = Vocabulary([])
         triples = cls(empty, empty, source, names).triples(graphs)
@@ -156,9 +158,15 @@ class GraphCodec:
 
         if not isinstance(data, Data):
             raise TypeError(f"a {type(data).__name__}, not a torch_geometric.data.Data")
-        if self.names[0] is None:
+        given = data
+        if self.names[0] is None or given.edge_index is None:
             data = data.clone()
-            data.x = data.edge_index.new_zeros(data.num_nodes)
+        if given.edge_index is None:
+            data.edge_index = torch.empty(2, 0, dtype=torch.long)
+        if self.names[0] is None:
+            data.x = data.edge_index.new_zeros(given.num_nodes)
+        if self.names[1] is not None and given.edge_attr is None and data.edge_index.shape[1]:
+            raise ValueError("edge_attr is missing")
         nodes, edges, labels = PackedGraphs.from_data([data]).graph(0)
         return nodes.tolist(), edges.astype(int).tolist(), labels.tolist()
 

@@ -138,7 +138,7 @@ class ArrayCodec:
         """
         table = _frame(array).astype("category")
         tensor = isinstance(array, torch.Tensor)
-        numbers = array.cpu().numpy() if isinstance(array, torch.Tensor) else array
+        numbers = _numbers(array)
         return cls(TableCodec.of(table), str(numbers.dtype), tensor)
 
     @property
@@ -183,8 +183,15 @@ class ArrayCodec:
         return cls(TableCodec.from_json(content), content["dtype"], content["tensor"])
 
 
+def _numbers(array: np.ndarray | torch.Tensor) -> np.ndarray:
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        return (array.float() if array.is_floating_point() else array).numpy()
+    return array
+
+
 def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:
-    array = array.cpu().numpy() if isinstance(array, torch.Tensor) else array
+    array = _numbers(array)
     if array.ndim != 2:
         raise UserError(
             f"an array of the shape {array.shape}: rows of equal length are (N, D); of rows that "

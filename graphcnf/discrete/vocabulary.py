@@ -86,7 +86,13 @@ class Vocabulary:
 
     def codes(self, values: Iterable[Hashable]) -> np.ndarray:
         """Category of each value, -1 for those that are unknown, (M,) int64."""
-        return np.array([self.number.get(value, -1) for value in values], dtype=np.int64)
+        return np.array([self._code(value) for value in values], dtype=np.int64)
+
+    def _code(self, value: Any) -> int:
+        try:
+            return self.number.get(value, -1)
+        except TypeError:  # what has no hash is none of them
+            return -1
 
     def decode(self, codes: Iterable[int]) -> list[Hashable]:
         """Value of each category."""

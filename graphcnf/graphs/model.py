@@ -21,7 +21,7 @@ from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.records import draw_records
 from graphcnf.graphs.sizes import log_prob_of_sizes, size_log_probs, size_prior
 from graphcnf.graphs.targets import target_row
-from graphcnf.limits import check_temperature
+from graphcnf.limits import check_seed, check_temperature
 from graphcnf.pretrained import WEIGHTS, load_array, load_model, locate, save_model
 
 
@@ -292,11 +292,12 @@ class GraphCNF(nn.Module):
             targets: What is asked of every graph, (P,), None for what is not.
 
         Raises:
-            UserError: if a size, the temperature or a number of records is out of range.
+            UserError: if a size, the temperature, the seed or a number of records is out of range.
             ValueError: if the model was trained without targets.
         """
         if first < 0 or count < 0:
             raise UserError(f"records are numbered from 0 on: got first={first}, count={count}")
+        check_seed(seed)
         asked = None if targets is None else target_row(targets)
         prior = self.size_probabilities(sizes, asked)
         self._check(*(sizes or (1, 1)), temperature)

@@ -16,7 +16,7 @@ from rdkit import Chem
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import temperature_fault
+from graphcnf.limits import check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.growth import Aim, Found, Growth
@@ -204,9 +204,8 @@ class NearAnalogs:
         temperature: float = 1.0,
         particles: int = 4,
     ):
-        fault = temperature_fault(temperature)
-        if fault is not None:
-            raise UserError(fault)
+        check_temperature(temperature)
+        check_seed(seed)
         if not 1 <= particles <= PROPOSALS:
             raise UserError(f"particles: 1 to {PROPOSALS}, not {particles}")
         self.origin, self.device, self.particles = origin, model.device, particles

@@ -229,6 +229,8 @@ def molecule_to_graph(
     """
     with quiet():
         mol = parse(mol) if isinstance(mol, str) else mol
+        if not isinstance(mol, Chem.Mol):
+            raise UnparsableSmiles(f"no molecule and no SMILES: {mol!r:.40}")
         check_representable(mol, max_atoms)
         smiles = canonical_smiles(mol)
         mol = canonical(smiles)

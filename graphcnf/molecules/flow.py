@@ -305,7 +305,7 @@ class MoleculeFlow:
             nats[chosen] = value.double().cpu().numpy()
         return nats
 
-    def score(self, molecules: Sequence[str | Chem.Mol], *, orders: int = 1) -> pd.DataFrame:
+    def score(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> pd.DataFrame:
         """A row per molecule.
 
         Returns:
@@ -316,7 +316,7 @@ class MoleculeFlow:
         """
         import pandas as pd
 
-        molecules = list(molecules)
+        molecules = [molecules] if isinstance(molecules, str | Chem.Mol) else list(molecules)
         graphs, reasons = self.graphs(molecules)
         inside = np.array([reason is None for reason in reasons], dtype=bool)
         nats, atoms = np.full(len(inside), np.nan), np.full(len(inside), np.nan)
@@ -339,7 +339,7 @@ class MoleculeFlow:
             own = -canonical / math.log(2) / graphs.node_counts
             percentile[inside] = percentiles(known, graphs.node_counts, own)
             percentile[~np.isfinite(nats)] = np.nan
-        text = [m if isinstance(m, str) else Chem.MolToSmiles(m) for m in molecules]
+        text = [Chem.MolToSmiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
         nats = np.where(np.isfinite(nats), nats, np.nan)
         return pd.DataFrame(
             {

@@ -22,7 +22,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.path.conditional import ConditionalWalk, Experience, Walks
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import temperature_fault
+from graphcnf.limits import check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.fragments import MoleculeFragment, read_fragment
 from graphcnf.molecules.validity import strict
@@ -138,9 +138,8 @@ class Growth:
             raise UserError("only a model that draws atom by atom (adjacency path) takes fragments")
         if not 1 <= particles <= ROUND:
             raise UserError(f"particles: 1 to {ROUND}, not {particles}")
-        fault = temperature_fault(temperature)
-        if fault is not None:
-            raise UserError(fault)
+        check_temperature(temperature)
+        check_seed(seed)
         self.model, self.vocabulary = model, vocabulary
         self.seed, self.temperature, self.particles = seed, temperature, particles
         self.walks = self.ended = self.valid = 0
@@ -254,5 +253,11 @@ class Growth:
 
 
 def take(growth: Growth, n: int) -> list[Found]:
-    """The first n molecules."""
+    """The first n molecules.
+
+    Raises:
+        UserError: n is negative.
+    """
+    if n < 0:
+        raise UserError(f"n is a number of molecules, not {n}")
     return list(islice(growth.molecules(), n))

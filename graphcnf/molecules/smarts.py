@@ -27,8 +27,9 @@ def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool
         if name == "AtomAtomicNum":
             return number == value
         if name == "AtomType":  # RDKit adds 1000 to the number of an aromatic atom.
-            fits = not marked or (value >= 1000) == category.aromatic
-            return number == value % 1000 and fits
+            if number != value % 1000:
+                return False
+            return (value >= 1000) == category.aromatic if marked else None
         if name in ("AtomFormalCharge", "AtomNegativeFormalCharge"):
             return (category.charge if name == "AtomFormalCharge" else -category.charge) == value
         if name in ("AtomIsAromatic", "AtomIsAliphatic") and marked:
@@ -53,7 +54,7 @@ def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
 
     def leaf(query: str, value: int) -> bool | None:
         if query == "BondOrder":
-            if may_be_aromatic and value == int(Chem.BondType.AROMATIC):
+            if may_be_aromatic and value in (int(order), int(Chem.BondType.AROMATIC)):
                 return None
             return int(order) == value
         if query == "SingleOrAromaticBond":

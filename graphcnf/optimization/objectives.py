@@ -14,7 +14,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,10 @@ class Goal:
     folder: Path = field(default_factory=Path)
 
     def __post_init__(self):
-        if not self.tables:
+        tables = self.tables
+        if not isinstance(tables, Sequence) or not all(isinstance(t, Mapping) for t in tables):
+            raise UserError(f"{self.source}: objectives are tables, as [{{'score': 'qed'}}]")
+        if not tables:
             raise UserError(f"{self.source}: no objective")
         if self.mean not in scores.MEANS:
             known = " or ".join(scores.MEANS)
@@ -95,6 +98,8 @@ class Goal:
             return score
         if isinstance(score, str):
             return parse_goal(score)
+        if isinstance(score, Mapping):
+            score = [score]
         return cls([{"score": score}] if callable(score) else score)
 
     @cached_property
@@ -133,9 +138,14 @@ class Goal:
     def identity(self) -> str:
         """Fingerprint: goals that score alike share it, as far as can be seen from outside.
 
-        A function counts with its source, and an object that is called with its attribute
-        `identity` where it has one.
+        A function counts with its source and the plain values that are bound to it, and an object
+        that is called with its attribute `identity` where it has one.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        # Taken once: an object may count its calls.
         parts = [self.mean]
         for table in self.tables:
             for key, value in sorted(table.items()):
@@ -154,7 +164,10 @@ def as_number(value: Any) -> float:
     Raises:
         NotANumber: It is none, or not finite.
     """
-    if hasattr(value, "item") and getattr(value, "size", 1) == 1 and not callable(value.size):
+    size = getattr(value, "size", 1)
+    if callable(size):  # a tensor of torch
+        size = getattr(value, "numel", size)()
+    if hasattr(value, "item") and size == 1:
         value = value.item()
     if not isinstance(value, numbers.Real):
         shown = repr(value)
@@ -306,12 +319,46 @@ def _identity(value: Any, folder: Path) -> str:
     if callable(value):
         if isinstance(known := getattr(value, "identity", None), str):
             return known
+        if isinstance(value, partial):
+            return _identity(value.func, folder) + _plain((value.args, value.keywords))
         named = value if hasattr(value, "__qualname__") else type(value)
         try:
-            return inspect.getsource(named)
+            source = inspect.getsource(named)
         except (OSError, TypeError):
-            return f"{named.__module__}.{named.__qualname__}"
+            source = f"{named.__module__}.{named.__qualname__}"
+        return source + _bound(value)
     if isinstance(value, str) and ".py:" in value:
         path = folder / value.rpartition(":")[0]
         return f"{value} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     return repr(value)
+
+
+def _bound(value: Any) -> str:
+    """The plain values that a function or an object is called with, besides its arguments."""
+    if inspect.ismethod(value):
+        return _bound(value.__self__)
+    if inspect.isfunction(value):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+        return _plain([value.__defaults__, value.__kwdefaults__, cells])
+    return _plain(getattr(value, "__dict__", {}))
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # it is filled later
+        return False
+
+
+def _plain(value: Any) -> str:
+    """Numbers and text, also inside of containers; of everything else the type."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return repr(value)
+    if isinstance(value, Mapping):
+        pairs = sorted(f"{_plain(key)}: {_plain(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(_plain, value)))}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_plain, value))}]"
+    return f"<{type(value).__qualname__}>"

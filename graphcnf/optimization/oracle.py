@@ -127,9 +127,19 @@ class Oracle:
             # After a crash, whoever may have caused it is asked for alone.
             source, most = (alone, 1) if alone else (waiting, workers)
             while source and len(running) < most and not late:
+                fresh = self._pool is None
                 pool = self._processes(workers)
                 smiles = source.popleft()
-                running[pool.submit(_call, smiles)] = smiles, time.monotonic() + self.timeout
+                try:
+                    future = pool.submit(_call, smiles)
+                except BrokenProcessPool:
+                    if fresh:
+                        raise
+                    source.appendleft(smiles)  # a process has died since the last look
+                    if not running:
+                        self._end(kill=True)
+                    break
+                running[future] = smiles, time.monotonic() + self.timeout
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             crashed = []
             for future in done:

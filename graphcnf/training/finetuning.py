@@ -140,7 +140,9 @@ def finetune(
         return FineTuning(flow, {}, [], result.signal)
     flow = MoleculeFlow.from_pretrained(out / "model")
     train = data.split("train")
-    flow.learn_percentiles(data.graphs.subset(train[:PERCENTILES]))
+    # Any of them: a file may be sorted by size.
+    known = np.random.default_rng(0).permutation(train)[:PERCENTILES]
+    flow.learn_percentiles(data.graphs.subset(known))
     flow.save_pretrained(out / "model")
     figures = {
         "molecules": len(data),

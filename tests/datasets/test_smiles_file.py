@@ -20,6 +20,11 @@ def test_formats_agree(tmp_path):
         "d.tsv": "id\tsmiles\n" + "".join(f"1\t{s}\n" for s in MOLECULES),
         "e.txt": "id;smiles\n" + "".join(f"1;{s}\n" for s in MOLECULES),
         "f.smi": "SMILES\n" + lines,
+        # What is no end of a line, and a header with more commas than tabs.
+        "g.smi": "".join(f"{s} a\u2028b\fc\n" for s in MOLECULES),
+        "h.jsonl": "".join(f'{{"smiles": "{s}", "name": "a\u2028b"}}\n' for s in MOLECULES),
+        "i.tsv": "smiles\tIC50 (nM, human, mean)\n" + "".join(f"{s}\t1\n" for s in MOLECULES),
+        "j.txt": "IC50 (nM, human, mean)\tsmiles\n" + "".join(f"1\t{s}\n" for s in MOLECULES),
     }
     first = None
     for name, text in files.items():
@@ -202,3 +207,16 @@ def test_blank_cells_are_molecules_that_failed(tmp_path):
     assert read_smiles(tmp_path / "x.csv") == ([2, 3, 4], ["CCO", "", "C"])
     (tmp_path / "x.smi").write_text("CCO\n\nC\n\n\n")
     assert read_smiles(tmp_path / "x.smi") == ([1, 2, 3], ["CCO", "", "C"])
+
+
+@pytest.mark.parametrize("end", ["$$$$\n", "$$$$ \n", "$$$$\r\n", "$$$$ and more\n"])
+def test_records_of_an_sd_file_end_with_any_line_that_begins_so(tmp_path, end):
+    blocks = [Chem.MolToMolBlock(Chem.MolFromSmiles(s)) for s in ("CCO", "CCN", "CCC")]
+    (tmp_path / "a.sdf").write_text("".join(block + end for block in blocks))
+    assert load_smiles_file(tmp_path / "a.sdf").smiles == ["CCO", "CCN", "CCC"]
+
+
+def test_a_line_that_begins_with_a_tab_has_no_smiles(tmp_path):
+    (tmp_path / "a.smi").write_text("CCO\tone\n\tmissing\nCCN\tthree\n")
+    dataset = load_smiles_file(tmp_path / "a.smi")
+    assert dataset.smiles == ["CCO", "CCN"] and [s.line for s in dataset.skipped] == [2]

@@ -196,7 +196,10 @@ def test_split_indices(small_zinc, tmp_path):
         ("{}", "no JSON list"),
         ("[]", "no JSON list"),
         ("[1,", "no JSON list"),
-        ('["a"]', "whole numbers"),
+        ('["a"]', "whole numbers: 'a'"),
+        ("[3.7]", "whole numbers: 3.7"),
+        ("[true]", "whole numbers: True"),
+        ("[Infinity]", "whole numbers: inf"),
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=message):

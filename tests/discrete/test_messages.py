@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch_geometric.data import Data
 
 from graphcnf import CategoricalModel
 from graphcnf.errors import UserError
@@ -15,6 +16,11 @@ TREE = nx.path_graph(3)
 AGES = pd.DataFrame({"age": [30, 41, 52]})
 TWO = nx.Graph()
 TWO.add_node(0, a=1, b=2)
+LABELLED = nx.Graph()
+LABELLED.add_node(0, c="r")
+BARE = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), num_nodes=2)
+EDGE = Data(x=torch.tensor([0, 1]), edge_index=BARE.edge_index, edge_attr=torch.tensor([1, 1]))
+PLAIN_EDGE = Data(x=torch.tensor([0, 1]), edge_index=BARE.edge_index)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +41,7 @@ TWO.add_node(0, a=1, b=2)
         (np.zeros((3, 2)), r"an array of float64: .* use pd.DataFrame\(x\)"),
         (np.zeros(3, dtype=int), r"of the shape \(3,\): .* make a list"),
         (torch.zeros(3, 2), "an array of float32"),
+        (torch.zeros(3, 2, dtype=torch.bfloat16, requires_grad=True), "an array of float32"),
         (["a", ("b",)], "item 1 is a tuple, item 0 a str: one type for all"),
         ([1, 2], "item 0 is a int; a list holds strings, or lists or tuples"),
         (["", ""], "all sequences are empty"),
@@ -45,6 +52,9 @@ TWO.add_node(0, a=1, b=2)
         ([nx.Graph([(0, 1), (2, 3)])], "item 0: .* connected graph"),
         ([nx.Graph([(0, 0)])], "item 0: .*self-loop"),
         ([TWO], "nodes have the attributes a, b: choose the label with node_label='a'"),
+        ([TREE, LABELLED], "graph 0: node 0 has no attribute 'c'"),
+        ([BARE, PLAIN_EDGE], "graph 0: x is missing"),
+        ([EDGE, PLAIN_EDGE], "graph 1: edge_attr is missing"),
     ],
 )
 def test_data_that_cannot_be_learned(x, message):

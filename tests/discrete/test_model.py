@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch_geometric.data import Data
 
 from graphcnf import CategoricalModel
 from graphcnf.errors import UserError
@@ -188,3 +189,32 @@ def perturb(model, size=0.3):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(size * torch.randn_like(parameter))
+
+
+def test_labels_that_the_first_graph_lacks():
+    dot = nx.Graph()
+    dot.add_node(0)
+    bonds = [nx.Graph(), nx.Graph()]
+    for graph, kind in zip(bonds, ("double", "single"), strict=True):
+        graph.add_edge(0, 1, bond=kind)
+    drawn = CategoricalModel.for_data([dot, *bonds]).sample(40)
+    assert {kind for g in drawn for *_, kind in g.edges(data="bond")} == {"double", "single"}
+    pair = torch.tensor([[0, 1], [1, 0]])
+    one = Data(x=torch.tensor([0]))  # no edges, and so no tensor of them
+    two = Data(x=torch.tensor([0, 1]), edge_index=pair, edge_attr=torch.tensor([2, 2]))
+    drawn = CategoricalModel.for_data([one, two]).sample(40)
+    assert {int(kind) for g in drawn if g.num_nodes == 2 for kind in g.edge_attr} == {2}
+
+
+def test_what_has_no_hash_is_unknown():
+    model = CategoricalModel.for_data(pd.DataFrame({"a": ["x", "y"]}))
+    assert model.log_prob(pd.DataFrame({"a": [["x"]]})).tolist() == [-math.inf]
+    words = CategoricalModel.for_data([("a", "b")])
+    assert words.log_prob([("a", ["b"])]).tolist() == [-math.inf]
+
+
+def test_categories_may_be_tuples():
+    kinds = pd.Index([("a", 1), ("b", 2)], tupleize_cols=False)
+    column = pd.Series(pd.Categorical.from_codes([0, 1, 1], kinds))
+    drawn = CategoricalModel.for_data(pd.DataFrame({"kind": column})).sample(20)
+    assert set(drawn["kind"]) <= set(kinds) and drawn["kind"].dtype == column.dtype

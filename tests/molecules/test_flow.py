@@ -32,6 +32,13 @@ def test_samples_are_those_of_the_seed_and_show_themselves(flow):
     few = flow.sample(5, atoms=(8, 9))
     assert set(few.graphs.node_counts.tolist()) <= {8, 9}
     assert flow.sample(0).validity == 0
+    for wrong in ({"n": -1}, {"n": 1, "seed": -1}):
+        with pytest.raises(UserError, match="-1"):
+            flow.sample(**wrong)
+        with pytest.raises(UserError, match="-1"):
+            flow.grow("c1ccccc1", **wrong)
+        with pytest.raises(UserError, match="-1"):
+            flow.analogs("Cc1ccccc1", **wrong)
 
 
 def test_log_prob_is_that_of_the_graph_and_its_size(flow, data):
@@ -60,6 +67,13 @@ def test_scores_name_what_is_outside(flow, data):
     np.testing.assert_allclose(inside["bits_per_atom"], bits)
     assert frame[frame["reason"].notna()]["log_likelihood"].isna().all()
     assert "no training molecule has 1 atoms" in frame["reason"][6]
+    assert list(flow.score(texts[0])["smiles"]) == texts[:1]
+    molecule = Chem.MolFromSmiles(texts[0])
+    frame = flow.score([molecule, None, float("nan")])
+    assert list(frame["reason"].isna()) == [True, False, False]
+    assert "no molecule and no SMILES: None" in frame["reason"][1]
+    assert flow.score(molecule)["bits_per_atom"][0] == frame["bits_per_atom"][0]
+    assert flow.log_prob([None]).tolist() == [-math.inf]
     # Half of the molecules are less likely than the median one, however many atoms they have.
     sizes = data.graphs.node_counts
     small, large = (np.flatnonzero(where)[:LEAST] for where in (sizes <= 21, sizes >= 25))

@@ -72,6 +72,15 @@ def test_smarts_atoms():
         (atom,) = Chem.MolFromSmarts(smarts).GetAtoms()
         found = tuple(int(atom_could_be(atom, c, marked=True)) for c in (carbon, aromatic))
         assert found == wanted, smarts
+    # Without marks any atom may be aromatic, and nothing that only C says excludes c.
+    plain = [AtomCategory("C"), AtomCategory("N"), AtomCategory("O")]
+    answers = {
+        "C": (1, 0, 0), "[!C]": (1, 1, 1), "[!c]": (1, 1, 1), "[!N&!O]": (1, 1, 1),
+        "[!#6]": (0, 1, 1), "[N,O]": (0, 1, 1), "[C;!N]": (1, 0, 0),
+    }  # fmt: skip
+    for smarts, wanted in answers.items():
+        (atom,) = Chem.MolFromSmarts(smarts).GetAtoms()
+        assert tuple(int(atom_could_be(atom, c, marked=False)) for c in plain) == wanted, smarts
 
 
 def test_smarts_bonds():
@@ -80,6 +89,7 @@ def test_smarts_bonds():
         ("cc", True): (1, 0, 1), ("cc", False): (1, 1), ("c:c", True): (0, 0, 1),
         ("c:c", False): (1, 1), ("C-C", True): (1, 0, 0), ("C-C", False): (1, 0),
         ("C=C", True): (0, 1, 0), ("C=C", False): (0, 1), ("C~C", True): (1, 1, 1),
+        ("*!=*", True): (1, 0, 1), ("*!=*", False): (1, 1), ("*!#*", False): (1, 1),
     }  # fmt: skip
     for (smarts, marked), wanted in answers.items():
         (bond,) = Chem.MolFromSmarts(smarts).GetBonds()

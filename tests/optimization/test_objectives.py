@@ -4,11 +4,13 @@ import math
 import pickle
 import random
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import cloudpickle
 import numpy as np
 import pytest
+import torch
 from rdkit import Chem
 from rdkit.Chem import QED
 
@@ -166,3 +168,48 @@ def test_fingerprints_are_those_of_the_published_tasks():
         goal = Goal([{"score": "similarity", "to": one, "fingerprint": name}])
         known = TanimotoSimilarity(of(Chem.MolFromSmiles(one)), of(Chem.MolFromSmiles(other)))
         assert 0 < known < 1 and ask(goal, other) == known
+
+
+class Near:
+    """A score with a value of its own, and what differs from run to run."""
+
+    def __init__(self, target):
+        self.target, self.seen = target, object()
+
+    def score(self, mol):
+        return -abs(mol.GetNumAtoms() - self.target)
+
+    __call__ = score
+
+
+def near(mol, target=3):
+    return -abs(mol.GetNumAtoms() - target)
+
+
+def around(target):
+    return lambda mol: near(mol, target)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda k: partial(near, target=k), around, Near, lambda k: Near(k).score],
+    ids=["partial", "closure", "object", "method"],
+)
+def test_a_goal_is_what_is_bound_to_it_too(make):
+    assert Goal.of(make(3)).identity() == Goal.of(make(3)).identity()
+    assert Goal.of(make(3)).identity() != Goal.of(make(4)).identity()
+
+
+@pytest.mark.parametrize("wrong", [["qed", "logp"], 5, [None]])
+def test_what_is_no_goal(wrong):
+    with pytest.raises(UserError, match="objectives are tables"):
+        Goal.of(wrong)
+
+
+@pytest.mark.parametrize(
+    "half",
+    [0.5, np.float32(0.5), np.array([0.5]), torch.tensor(0.5), torch.tensor([[0.5]])],
+    ids=str,
+)
+def test_a_score_is_one_number_of_any_kind(half):
+    assert ask(Goal.of({"score": lambda mol: half}), "C") == 0.5

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import wait
 
 import pytest
 
@@ -99,3 +100,23 @@ def test_the_journal_reads_what_was_written(tmp_path):
     path.write_bytes(whole.replace(b"0.3", b"x", 1))
     with pytest.raises(UserError, match=r"calls.jsonl, line 2: not an answer; delete the line"):
         read(path, "goal")
+
+
+def test_a_process_that_dies_between_two_looks_costs_one_molecule(tmp_path, monkeypatch):
+    def score(smiles):
+        if smiles == "Cl":
+            time.sleep(0.3)
+            os._exit(3)
+        return len(smiles)
+
+    def late(*arguments, **options):
+        found = wait(*arguments, **options)
+        time.sleep(1)  # the machine is busy
+        return found
+
+    with Oracle(Goal.of(score), tmp_path, workers=2) as oracle:
+        oracle(["CCCC"])  # the processes are there
+        monkeypatch.setattr("graphcnf.optimization.oracle.wait", late)
+        first, second, third = oracle(["C", "Cl", "CC"])
+    assert (first.score, third.score) == (1, 2)
+    assert second.error == "the process that computed it died"
