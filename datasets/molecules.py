@@ -244,7 +244,8 @@ def encode(
     chunks = [(c, vocabulary, max_atoms, exact, standardize) for c in chunked(lines, _CHUNK)]
     if len(lines) <= 2 * _CHUNK:
         workers = 1
-    parts = parallel_map(_encode_chunk, chunks, workers=workers, label=f"encoding {name}")
+    label = f"encoding {name}" if len(lines) > _CHUNK else ""
+    parts = parallel_map(_encode_chunk, chunks, workers=workers, label=label)
     if vocabulary is None:
         vocabulary = MoleculeVocabulary.from_counts(
             sum((p["atoms"] for p in parts), Counter()), sum((p["bonds"] for p in parts), Counter())

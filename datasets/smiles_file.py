@@ -43,6 +43,10 @@ class DataFileError(UserError, ValueError):
     """A file without usable molecules; the message is one line that names the file."""
 
 
+class NoMolecules(DataFileError):
+    """A file as it should be, with no record in it."""
+
+
 class MissingDataFile(UserError, FileNotFoundError):
     """There is no such file."""
 
@@ -163,7 +167,7 @@ def read_smiles(
     if pairs and pairs[0][1].lower() == "smiles":  # a header line
         pairs = pairs[1:]
     if not pairs:
-        raise DataFileError(f"{path} holds no molecules")
+        raise NoMolecules(f"{path} holds no molecules")
     return [line for line, _ in pairs], [smiles for _, smiles in pairs]
 
 
@@ -195,7 +199,7 @@ def _decode(path: Path, content: bytes) -> str:
         except NotUnpacked as error:
             raise DataFileError(f"{path} is {error}") from error
     if not content.strip():
-        raise DataFileError(f"{path} is empty")
+        raise NoMolecules(f"{path} is empty")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -246,7 +250,7 @@ def _jsonl(path: Path, text: str, column: str | None) -> tuple[list[int], list[s
         lines.append(number)
         smiles.append(value if isinstance(value, str) else "")
     if not lines:
-        raise DataFileError(f"{path} holds no molecules")
+        raise NoMolecules(f"{path} holds no molecules")
     return lines, smiles
 
 
@@ -268,7 +272,7 @@ def _sdf(path: Path, text: str) -> tuple[list[int], list[str]]:
             smiles.append("" if mol is None else Chem.MolToSmiles(mol))
         number += record.count("\n") + 1
     if not lines:
-        raise DataFileError(f"{path} holds no molecules")
+        raise NoMolecules(f"{path} holds no molecules")
     return lines, smiles
 
 
@@ -295,7 +299,7 @@ def _parquet(path: Path, content: bytes, column: str | None) -> tuple[list[int],
         shown = ", ".join(map(str, frame))[:200]
         raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")
     if not len(frame):
-        raise DataFileError(f"{path} holds no molecules")
+        raise NoMolecules(f"{path} holds no molecules")
     smiles = [value if isinstance(value, str) else "" for value in frame[wanted]]
     return list(range(1, len(smiles) + 1)), smiles
 

@@ -115,7 +115,9 @@ class ClusterMap:
         self._waiting: deque[Future] = deque()
         self._name = f"graphcnf-{uuid.uuid4().hex}"
         # No argument of the tasks: Dask would rather leave them all to the worker that has it.
-        self._client.register_plugin(_plugin(self._name, pickle.dumps(function)), self._name)
+        plugin = _plugin(self._name, pickle.dumps(function))
+        with self._reached():
+            self._client.register_plugin(plugin, self._name)
 
     def __enter__(self) -> ClusterMap:
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -115,11 +116,13 @@ def alone(lock: Path, what: Path | str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    # FileLock would make a missing folder.
-    open_kept(lock).close()
+    os.stat(lock.parent)  # FileLock would make a missing folder
     held = FileLock(lock, timeout=0)
     try:
-        held.acquire()
+        # Where the kernel knows no locks, the file itself is one; FileLock would warn of it.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            held.acquire()
     except Timeout:
         raise UserError(f"{what}: another process is writing it; wait or stop it") from None
     try:

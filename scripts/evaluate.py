@@ -226,9 +226,10 @@ def evaluate(
     # What cannot be read comes to light before the long work.
     records = [read_records(file, column) for file in files]
     parts = [part for one in records for part in one.files if part.exists()]
+    parts += [path for text in (reference, test) if text and (path := Path(text)).exists()]
     for path in (out, html, png):
         if path and path.exists() and any(path.samefile(part) for part in parts):
-            raise typer.BadParameter(f"{path} is a file to score: write to another one")
+            raise typer.BadParameter(f"{path} is a file to read: write to another one")
     if len(models) + len(files) > 1:
         for name in models:
             load_model(name, device)

@@ -1,5 +1,6 @@
 """Files that are written: no link is followed, nobody writes the same thing twice at once."""
 
+import errno
 import gzip
 import os
 import subprocess
@@ -36,6 +37,20 @@ with alone(Path(sys.argv[1]), "x"):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def test_where_the_kernel_has_no_locks_the_file_is_one(tmp_path, monkeypatch, recwarn):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, "not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with alone(tmp_path / "lock", "x"):
+        with pytest.raises(UserError, match="another process"), alone(tmp_path / "lock", "x"):
+            pass
+    assert not list(tmp_path.iterdir()) and not recwarn
+    with pytest.raises(FileNotFoundError), alone(tmp_path / "none" / "lock", "x"):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_at_a_time_and_a_dead_process_holds_nothing(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ def save_snapshot(folder: Path, model: nn.Module) -> None:
     if hasattr(model, "config") and hasattr(model, "metadata"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         pretrained.save_model(model, folder)
+
+
+def remove_snapshots(folder: Path, last: int) -> None:
+    """Delete those of steps beyond the last one, which a run that goes on from there never took."""
+    for path in folder.glob("*"):
+        if path.name.isdecimal() and int(path.name) > last:
+            shutil.rmtree(path)
 
 
 def remove_leftovers(folder: Path) -> None:

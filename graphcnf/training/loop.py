@@ -212,14 +212,14 @@ def _starting_state(settings, out_dir, resume, continue_from, main_process) -> d
     if resume and last.exists():
         state = load_checkpoint(last)
         plateau = last.with_name("plateau.ckpt")
-        if state["plateau_saved"] and plateau.exists():
-            spent = settings.progress(state["step"], state["seconds"])
+        same = _budget(state["settings"]) == _budget(settings.to_dict())
+        unspent = settings.progress(state["step"], state["seconds"]) < 1
+        if state["plateau_saved"] and plateau.exists() and not same and unspent:
             earlier = load_checkpoint(plateau)
             at_plateau = settings.progress(earlier["step"], earlier["seconds"])
-            same = _budget(state["settings"]) == _budget(settings.to_dict())
-            if not same and spent < 1 and not settings.in_decay(at_plateau):
+            if not settings.in_decay(at_plateau):
                 state = earlier
-            elif not same and main_process:
+            elif main_process:
                 print(
                     "the present budget does not reach beyond the plateau of this run: "
                     "the learning rate goes on falling",
@@ -246,7 +246,7 @@ def _starting_state(settings, out_dir, resume, continue_from, main_process) -> d
     state["origin_steps"] += state["step"]
     state["origin_seconds"] += state["seconds"]
     state.update(step=0, seconds=0.0, plateau_saved=False, bad_steps=0, last_eval=0.0, metrics={})
-    state.update(sums={"names": [], "sums": None}, window=[0, 0.0])
+    state.update(sums={"names": [], "sums": None}, window=[0, 0.0], best=None)
     return state
 
 

@@ -48,7 +48,7 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 
 
 def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None:
-    """Load the states of a checkpoint.
+    """Load the states of a checkpoint; weight decay stays that of the present settings.
 
     Raises:
         UserError: they are those of other optimizers.
@@ -63,4 +63,7 @@ def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None
     if sizes[0] != sizes[1]:
         raise UserError("the checkpoint belongs to a run with another optimizer")
     for optimizer, state in zip(optimizers, states, strict=True):
+        asked = [group["weight_decay"] for group in optimizer.param_groups]
         optimizer.load_state_dict(state)
+        for group, weight_decay in zip(optimizer.param_groups, asked, strict=True):
+            group["weight_decay"] = weight_decay

@@ -20,6 +20,7 @@ from graphcnf.limits import LARGEST_SEED
 from graphcnf.training.best import Best
 from graphcnf.training.checkpoint import (
     random_state,
+    remove_snapshots,
     restore_random_state,
     save_checkpoint,
     save_model,
@@ -122,6 +123,7 @@ class Run:
         self.trainable = [p for group in groups for p in group["params"]]
         self.ema = ExponentialMovingAverage(self.model, self.settings.ema_horizon)
         self._seed()
+        resumed = self.start is not None
         if self.start is not None:
             restore(self.steppers, self.start["optimizers"])
             self.ema.load_state_dict(self.start["ema"])
@@ -133,7 +135,9 @@ class Run:
         self._check_agreement()
         if self.main:
             replace_file(self.out_dir / "config.toml", self.config)
-            self.metrics_file = MetricsFile(self.out_dir / "metrics.csv", self.step)
+            last = self.step if resumed else -1
+            self.metrics_file = MetricsFile(self.out_dir / "metrics.csv", last)
+            remove_snapshots(self.out_dir / "snapshots", last)
             self.display.start(opening(self))
         self._install_signal_handlers()
         # The clock counts what the budget is about: the loop with its evaluations and files.
@@ -290,16 +294,17 @@ class Run:
         if not self.main:
             self.sums.clear()  # they are in those of the first process now
         else:
+            # First: a run that its checkpoint calls finished has its model.
+            kept = self.best or Best(self.step, self.latest, self.ema.average)
+            with self.ema.applied(kept.average):
+                self._describe(kept.step, kept.metrics)
+                save_model(self.out_dir / "model", self.model)
             state = self._state()
             if enters_decay:
                 # A run that goes on from here has not begun to decay.
                 save_checkpoint(self.out_dir / "checkpoints" / "plateau.ckpt", state)
                 state["plateau_saved"] = True
             save_checkpoint(self.out_dir / "checkpoints" / "last.ckpt", state)
-            kept = self.best or Best(self.step, self.latest, self.ema.average)
-            with self.ema.applied(kept.average):
-                self._describe(kept.step, kept.metrics)
-                save_model(self.out_dir / "model", self.model)
         self.plateau_saved = self.plateau_saved or enters_decay
         self.last_checkpoint = self.seconds
         self.window_clock += time.perf_counter() - began

@@ -221,7 +221,7 @@ def _check_type(name: str, value: Any, annotation: str) -> None:
         "bool": isinstance(value, bool),
         "str": isinstance(value, str),
         "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": numeric and math.isfinite(value),
+        "float": numeric and abs(value) < math.inf,
     }[expected]
     if not fits:
         noun = {"bool": "true or false", "str": "text", "int": "a whole number"}

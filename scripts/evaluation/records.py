@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -97,7 +98,7 @@ def read_records(file: str, column: str | None) -> Records:
     Raises:
         UserError: It holds none.
     """
-    from graphcnf.datasets.smiles_file import SUFFIXES, read_smiles
+    from graphcnf.datasets.smiles_file import SUFFIXES, NoMolecules, read_smiles
 
     if Path(file).is_dir():
         parts = sorted(
@@ -112,8 +113,13 @@ def read_records(file: str, column: str | None) -> Records:
             raise UserError(
                 f"{file} is a folder without files of molecules ({', '.join(SUFFIXES)})"
             )
-        count = sum(len(read_smiles(part, column=column)[0]) for part in parts)
-        return Records(file, None, parts, column, count)
+        counts: dict[Path, int] = {}
+        for part in parts:
+            with suppress(NoMolecules):  # a shard in which nothing was accepted
+                counts[part] = len(read_smiles(part, column=column)[0])
+        if not counts:
+            raise UserError(f"{file} is a folder whose files hold no molecules")
+        return Records(file, None, list(counts), column, sum(counts.values()))
     shown = "standard input" if file == "-" else file
     content = read_stdin() if file == "-" else None
     records = read_smiles(shown, column=column, content=content)

@@ -233,8 +233,8 @@ def _advice(progress: Progress, selective: bool) -> str:
     if selective and progress.valid:
         return (
             f"{progress.accepted:,} of {progress.valid:,} valid molecules, {progress.written:,} of "
-            "them distinct, are what --require and --smarts ask for: ask for less, or for other "
-            "sizes"
+            "them distinct, are what --require and --smarts ask for: ask for -n "
+            f"{progress.written}, for less, or for other sizes"
         )
     if not progress.written:
         return (

@@ -107,7 +107,8 @@ def to_file(
             beside = None if shard is None else partial(shard.describe, out, progress)
             file.finish(convert, beside)
         except Exhausted:
-            file.restart()
+            if not progress.written:
+                file.restart()
             raise
         except WorkerDied as error:
             raise UserError(f"{error}; {AGAIN}") from None
@@ -179,8 +180,8 @@ def _resume(
         damaged = True
     if file.others() and not force:
         raise UserError(
-            f"a command with other options left an unfinished {out}: give those options again, or "
-            "delete what it left with --force"
+            f"a command with other options, or by other versions or on another kind of processor, "
+            f"left an unfinished {out}: go on as it began, or delete what it left with --force"
         )
     if damaged:
         print(

@@ -173,6 +173,8 @@ def test_a_scheduler_that_ends_is_one_error(few, work, monkeypatch):
         started.close()
         with pytest.raises(WorkerDied, match="the Dask scheduler is gone"):
             list(stream)
+    with pytest.raises(WorkerDied, match="the Dask scheduler is gone"):
+        Cluster(client, print).ordered_map(work.slow_first, count())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

@@ -5,6 +5,7 @@ import json
 import shutil
 import statistics
 
+import pandas as pd
 import pytest
 
 from graphcnf.evaluation import measures
@@ -295,7 +296,12 @@ def test_a_file_is_not_written_over_its_own_scores(graphcnf, lines, surroundings
     (surroundings / "y.csv").symlink_to("x.csv")
     for out in ("x.csv", "y.csv"):
         code, written, err = graphcnf("evaluate", "x.csv", "--reference", "none", "--out", out)
-        assert (code, written) == (2, "") and "is a file to score" in err
+        assert (code, written) == (2, "") and "is a file to read" in err
+    assert (surroundings / "x.csv").read_text() == "smiles\nCCO\n"
+    (surroundings / "a.smi").write_text("CCN\n")
+    for role in ("--reference", "--test"):
+        code, written, err = graphcnf("evaluate", "a.smi", role, "x.csv", "--out", "x.csv")
+        assert (code, written) == (2, "") and "is a file to read" in err
     assert (surroundings / "x.csv").read_text() == "smiles\nCCO\n"
 
 
@@ -320,12 +326,16 @@ def test_a_folder_of_files_is_one_set(graphcnf, score, zinc_smiles, small_zinc, 
     assert {**parted[0], "name": "whole.smi"} == whole[0]
     (parts / ".hidden.smi").write_bytes(b"\0")
     (parts / "empty.smi").write_bytes(b"")
+    # Shards in which nothing was accepted.
+    (parts / "empty.smi.gz").write_bytes(gzip.compress(b""))
+    (parts / "head.csv").write_text("record,smiles\n")
+    pd.DataFrame({"smiles": pd.Series([], dtype=str)}).to_parquet(parts / "none.parquet")
     (parts / "folder.smi").mkdir()
     assert score("parts", *options)[0] == parted[0]
     before = (parts / "0.smi.gz").read_bytes()
     (parts / "table.csv").write_text("smiles\nCCO\n")
     code, _, err = graphcnf("evaluate", "parts", "--reference", "none", "--out", "parts/table.csv")
-    assert code == 2 and "is a file to score" in " ".join(err.split())
+    assert code == 2 and "is a file to read" in " ".join(err.split())
     assert (parts / "table.csv").read_text() == "smiles\nCCO\n"
     assert (parts / "0.smi.gz").read_bytes() == before
     (parts / "3.smi").write_bytes(b"\0")

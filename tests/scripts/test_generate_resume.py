@@ -207,7 +207,7 @@ def test_other_options_do_not_go_on_with_it_and_clear_it_away(generate):
     for options in ((), ("--temperature", 0.5), ("--size", 4), ("--likelihood",), ("--seed", 1)):
         if options:
             err = generate(*arguments, *options, code=1)
-            assert "with other options left an unfinished x.csv" in err
+            assert "with other options" in err and "left an unfinished x.csv" in err
         with at_commit(1, interrupt):
             generate(*arguments, *options, "--force", code=130)
     assert len(hidden()) == 10
@@ -256,3 +256,14 @@ def test_a_batch_size_is_what_comes_between_two_writes(generate, monkeypatch):
         assert sizes == expected
         Path("x.csv").rename(f"{batch_size}.csv")
     assert len({path.read_bytes() for path in Path().glob("*.csv")}) == 1
+
+
+def test_what_a_search_found_before_it_was_given_up_is_kept(generate, monkeypatch):
+    monkeypatch.setattr("graphcnf.scripts.generate.PATIENCE", 200)
+    tail = ["--size", 1, "--workers", 1, "--out", "x.smi"]
+    err = generate("-n", 500, *tail, code=1)
+    number = journal()["written"]
+    assert f"ask for -n {number}" in err and not Path("x.smi").exists()
+    monkeypatch.setattr("graphcnf.scripts.generation.writing._draw", None)  # nothing is drawn
+    generate("-n", number, *tail)
+    assert len(Path("x.smi").read_text().splitlines()) == number and hidden() == []

@@ -209,6 +209,13 @@ def test_other_versions_are_a_note(run, shards):
     assert err[0].startswith("note: ") and "OTHER" in err[0] and len(err) == 2
 
 
+def test_a_shard_of_another_machine_is_as_good(generate, shards):
+    described = Path("part3.smi.shard.json")
+    described.write_text(described.read_text().replace('"torch":', '"jax":'))
+    err = generate("-n", NUMBER, "--shard", "3/5", "--out", "part3.smi")[1]
+    assert err == "note: part3.smi is there already, shard 3/5 as asked for\n"
+
+
 def test_a_shard_is_drawn_once_and_goes_on_where_it_stopped(run, generate, shards):
     err = generate("-n", NUMBER, "--shard", "3/5", "--out", "part3.smi")[1]
     assert err == "note: part3.smi is there already, shard 3/5 as asked for\n"

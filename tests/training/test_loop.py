@@ -36,6 +36,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
 def curve(run: Path) -> list[dict]:
     """The training rows of a run without what depends on the clock."""
     timed = {"minutes", "samples_per_second"}
@@ -282,3 +286,68 @@ def test_a_run_that_never_improves_returns_its_start(tiny, tmp_path):
     result = fit(experiment, worse, tmp_path)
     assert (result.best.step, result.step) == (0, 10)
     assert torch.equal(load_file(tmp_path / "model" / "weights.safetensors")["table.weight"], start)
+
+
+def test_a_run_is_finished_when_its_model_is_there(tiny, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        # The disk is full when the last model is written.
+        patch.setattr("graphcnf.training.run.save_model", full)
+        with pytest.raises(OSError):
+            fit(tiny.make_experiment(), SETTINGS, tmp_path)
+    assert fit(tiny.make_experiment(), SETTINGS, tmp_path, resume=True).finished
+    average = last(tmp_path)["ema"]["average"]
+    kept = load_file(tmp_path / "model" / "weights.safetensors")
+    assert torch.equal(kept["scale"], average["scale"])
+
+
+def test_a_budget_of_its_own_has_a_best_of_its_own(tiny, tmp_path):
+    worse = replace(SETTINGS, eval_steps=5, keep_best=True, patience=2, learning_rate=10.0,
+                    gradient_clip=0.0, warmup_steps=0, decay_fraction=1.0)  # fmt: skip
+    fit(tiny.make_experiment(), worse, tmp_path / "first")
+    better = replace(worse, learning_rate=1e-3)
+    result = fit(
+        tiny.make_experiment(), better, tmp_path / "second", continue_from=tmp_path / "first"
+    )
+    assert result.step > 10 and 0 < result.best.step <= result.step
+
+
+def test_weight_decay_is_that_of_the_present_settings(tiny, tmp_path):
+    fit(tiny.make_experiment(), replace(SETTINGS, steps=4), tmp_path)
+    more = replace(SETTINGS, steps=8, weight_decay=0.5)
+    fit(tiny.make_experiment(), more, tmp_path, resume=True)
+    (state,) = last(tmp_path)["optimizers"]
+    assert max(group["weight_decay"] for group in state["param_groups"]) == 0.5
+
+
+def test_what_was_left_behind_at_the_plateau_leaves_no_snapshots(tiny, tmp_path):
+    def experiment():
+        made = tiny.make_experiment()
+        made.model.config, made.model.metadata = {"delay": 0.0}, {}
+        return made
+
+    often = replace(SETTINGS, eval_steps=6, snapshots=True)
+    fit(experiment(), replace(often, steps=20), tmp_path)
+    fit(experiment(), replace(often, steps=40), tmp_path, resume=True)
+    rows = csv.DictReader((tmp_path / "metrics.csv").open())
+    steps = {int(row["step"]) for row in rows if row["phase"] == "eval"}
+    assert {int(p.name) for p in (tmp_path / "snapshots").iterdir()} == steps and 20 not in steps
+
+
+def test_a_plateau_that_is_not_needed_is_not_read(tiny, tmp_path):
+    fit(tiny.make_experiment(), SETTINGS, tmp_path)
+    (tmp_path / "checkpoints" / "plateau.ckpt").write_bytes(b"damaged")
+    assert fit(tiny.make_experiment(), SETTINGS, tmp_path, resume=True).finished
+    with pytest.raises(UserError, match="plateau.ckpt: not a readable checkpoint"):
+        fit(tiny.make_experiment(), replace(SETTINGS, steps=100), tmp_path, resume=True)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_once(tiny, tmp_path):
+    settings = replace(SETTINGS, eval_steps=5, keep_best=True)
+    experiment = tiny.make_experiment()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graphcnf.training.run.Run.take_step", full)
+        with pytest.raises(OSError):
+            fit(experiment, settings, tmp_path)
+    fit(tiny.make_experiment(), settings, tmp_path, resume=True)
+    rows = csv.DictReader((tmp_path / "metrics.csv").open())
+    assert [row["step"] for row in rows if row["phase"] == "eval"][:2] == ["0", "5"]

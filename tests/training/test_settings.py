@@ -49,6 +49,7 @@ def test_beta_halves_its_excess():
         ({"batch_size": 32.5}, "batch_size must be a whole number, not 32.5"),
         ({"batch_size": True}, "whole number"),
         ({"learning_rate": "fast"}, "learning_rate must be a finite number"),
+        ({"learning_rate": 10**400}, "learning_rate must be at most 10.0"),
         ({"learning_rate": float("nan")}, "finite"),
         ({"minutes": -1}, "minutes must be greater than 0"),
         ({"decay_fraction": 1.5}, "decay_fraction must lie in"),
