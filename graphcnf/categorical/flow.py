@@ -140,7 +140,8 @@ class CategoricalFlow(nn.Module):
     ) -> Tensor:
         """Draw `count` samples of `length` positions (taken from `mask` when given).
 
-        The mask is (B, L), or (B, L, V) where the flow takes one per variable.
+        The mask is (B, L), or (B, L, V) where the flow takes one per variable. Without a mask they
+        are drawn on `device`, that of the parameters when None.
 
         Raises:
             ValueError: if neither `mask` nor `length` is given, `mask` has not `count` rows, or one
@@ -154,12 +155,15 @@ class CategoricalFlow(nn.Module):
         length = mask.shape[1] if mask is not None else length
         # The base density draws whole positions.
         positions = mask.any(-1) if mask is not None and mask.dim() == 3 else mask
+        own = next(self.parameters(), None)
+        if device is None and own is not None:
+            device = own.device
         z = self.base.sample(
             (count, length, self.encoding.latent_dim),
             mask=positions,
             generator=generator,
             device=device if mask is None else mask.device,
-            dtype=next((p.dtype for p in self.parameters()), None),
+            dtype=None if own is None else own.dtype,
         )
         return self.decode(
             z,

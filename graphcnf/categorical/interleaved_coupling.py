@@ -93,6 +93,8 @@ class InterleavedCoupling(Bijection):
         """Group of each position, (B, N) long: as the context says, or by its number."""
         given = getattr(context, "groups", None)
         if given is not None:
+            if given.numel() and int(given.max()) >= self.groups:
+                raise ValueError(f"group {int(given.max())}; there are 0 to {self.groups - 1}")
             return given
         mask = context.mask
         group = torch.arange(mask.shape[1], device=mask.device) % self.groups
@@ -168,7 +170,7 @@ class InterleavedCoupling(Bijection):
         rows = torch.arange(batch, device=z.device)[:, None]
         for g in range(self.groups):
             belongs = (group == g) & context.mask
-            most = int(belongs.sum(1).max())
+            most = int(belongs.sum(1).max()) if batch else 0
             if not most:
                 continue
             # Members first; the rest of the row is padding.

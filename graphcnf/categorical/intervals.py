@@ -86,7 +86,7 @@ class IntervalEncoding(Encoding):
         z = torch.where(keep, z, 0.0)
         log_q = torch.where(keep, log_q, 0.0).flatten(1).sum(1)
         dtype = self.like.dtype
-        back = self.intervals.category(torch.sigmoid(z.to(dtype)))
+        back = self.intervals.category(torch.sigmoid(z.to(dtype).double()))  # as `decode`
         right = ((back == x) & keep).flatten(1).sum(1) / keep.flatten(1).sum(1).clamp(min=1)
         right = torch.where(keep.flatten(1).any(1), right, 1.0)
         zeros = torch.zeros_like(log_q, dtype=dtype)

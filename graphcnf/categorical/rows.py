@@ -142,7 +142,9 @@ class RowFlow(Pretrained, CategoricalFlow):
         check_rows(mask)
         self.encoding.check(x, mask)
         mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
-        return self.network.log_prob(x, mask)
+        if (mask[:, 1:] & ~mask[:, :-1]).any():
+            raise ValueError("the real positions of a row are its first ones")
+        return self.network.log_prob(torch.where(mask, x.long(), 0), mask)
 
     def bound(self, x, *, mask=None, context=None, noise=None):
         """One draw of the terms of the bound, see `CategoricalFlow.bound`."""

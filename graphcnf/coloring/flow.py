@@ -255,7 +255,7 @@ def from_networkx(
 
     Raises:
         UserError: if a graph is directed, a multigraph, has no nodes or an edge from a node to
-            itself, or a node has no colour.
+            itself, or a node has no colour, or there are more than 255 of either.
     """
     if colorings is not None and len(colorings) != len(graphs):
         raise UserError(f"{len(graphs)} graphs, but {len(colorings)} colourings")
@@ -283,7 +283,10 @@ def from_networkx(
                     f"graph {place}: node {wrong!r} has the colour {color}, not 0, 1 ..."
                 )
         triples.append((own, edges, [0] * len(edges)))
-    return GraphBatch.collate(PackedGraphs.from_lists(triples))
+    try:
+        return GraphBatch.collate(PackedGraphs.from_lists(triples))
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"colours are 0 to 255, of at most 255 nodes: {error}") from None
 
 
 def _is_color(value: object) -> bool:

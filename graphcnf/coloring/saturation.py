@@ -52,6 +52,8 @@ class SaturationOrder:
 
     def next(self) -> tuple[Tensor, Tensor]:
         """Graphs and nodes whose turn it is, (M,) long each; no more where all had theirs."""
+        if not len(self.open):
+            return self.tie.new_zeros(0), self.tie.new_zeros(0)
         saturation = (self.counts > 0).sum(-1)
         nodes = self.open.shape[1]
         priority = (saturation * nodes * nodes + self.tie).masked_fill(~self.open, -1)

@@ -96,6 +96,8 @@ class Permutation(Bijection):
     def __init__(self, order: Sequence[int]):
         super().__init__()
         places = torch.as_tensor(order)
+        if places.is_floating_point():
+            raise ValueError(f"{places.tolist()}: places are whole numbers")
         if sorted(places.tolist()) != list(range(len(places))):
             raise ValueError(f"{places.tolist()} is no permutation of 0 .. {len(places) - 1}")
         self.register_buffer("order", places)
@@ -103,6 +105,8 @@ class Permutation(Bijection):
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Reorder the channels."""
+        if x.shape[-1] != len(self.order):
+            raise ValueError(f"{x.shape[-1]} channels; the permutation is of {len(self.order)}")
         x = x.to(log_term_dtype(x))
         return masked(x[..., self.order], mask), zero_log_term(x)
 

@@ -259,4 +259,4 @@ def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """The number of real entries ``(B,)`` in ``x (B, ..., D)``, in the type of the log term."""
     if mask is None:
         return torch.full_like(zero_log_term(x), x[0, ..., 0].numel() if len(x) else 0)
-    return mask.reshape(mask.shape[0], -1).sum(-1).to(log_term_dtype(x))
+    return mask[:, None].flatten(1).sum(-1).to(log_term_dtype(x))

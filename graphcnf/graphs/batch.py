@@ -68,6 +68,26 @@ class GraphBatch:
             bonds=torch.where(real, self.bonds, 0),
         )
 
+    def check(self, node_categories: int, bond_categories: int) -> None:
+        """See whether a cleared batch holds simple graphs of some categories.
+
+        Raises:
+            ValueError: A graph has no node, another category, an edge from a node to itself, or
+                one that only one of its ends has.
+        """
+        if not self.mask.any(1).all():
+            raise ValueError("a graph has no nodes")
+        for what, values, most in (
+            ("node", self.node_types, node_categories - 1),
+            ("edge", self.bonds - 1, bond_categories - 1),
+        ):
+            if values.numel() and int(values.max()) > most:
+                raise ValueError(f"{what} category {int(values.max())}; known are 0 to {most}")
+        if (self.node_types < 0).any() or (self.bonds < 0).any():
+            raise ValueError("a category is negative")
+        if (self.bonds != self.bonds.mT).any() or self.bonds.diagonal(dim1=1, dim2=2).any():
+            raise ValueError("bonds must be symmetric, with 0 from a node to itself")
+
     def to(self, device) -> GraphBatch:
         """Move every tensor."""
         return self._each(lambda part: part.to(device))

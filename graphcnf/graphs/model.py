@@ -134,10 +134,10 @@ class GraphCNF(nn.Module):
         if self.targets or self.config["adjacency"] != "path":
             raise UserError('targets need a model that draws node by node ("path") without them')
         steps = {**self.config["steps"], "targets": tables}
-        other = GraphCNF(**{**self.config, "steps": steps})
+        other = GraphCNF(**{**self.config, "steps": steps}).to(next(self.parameters()))
         other.load_state_dict(self.state_dict(), strict=False)
         other.metadata, other.training_hashes = dict(self.metadata), self.training_hashes
-        return other.to(self.device).train(self.training)
+        return other.train(self.training)
 
     @property
     def device(self) -> torch.device:
@@ -330,12 +330,7 @@ class GraphCNF(nn.Module):
                 f"a graph of {int(batch.sizes.max())} nodes; this model knows up to "
                 f"{self.max_nodes}"
             )
-        for what, values, most in (
-            ("node", batch.node_types, steps["node_categories"] - 1),
-            ("edge", batch.bonds - 1, steps["bond_categories"] - 1),
-        ):
-            if values.numel() and int(values.max()) > most:
-                raise ValueError(f"{what} category {int(values.max())}; known are 0 to {most}")
+        batch.check(steps["node_categories"], steps["bond_categories"])
         return batch
 
     def _check(self, low: int, high: int, temperature: float) -> None:
@@ -363,10 +358,10 @@ class GraphCNF(nn.Module):
         if not self.has_support:
             raise UserError("this model has no support of the data that could be left out")
         steps = {**self.config["steps"], **getattr(self.steps, "without_support", {})}
-        other = GraphCNF(**{**self.config, "steps": steps})
+        other = GraphCNF(**{**self.config, "steps": steps}).to(next(self.parameters()))
         other.load_state_dict(self.state_dict())
         other.metadata, other.training_hashes = self.metadata, self.training_hashes
-        return other.to(self.device).train(self.training)
+        return other.train(self.training)
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.

@@ -124,11 +124,12 @@ class PackedGraphs:
 
         Raises:
             ValueError: A graph with more than `MAX_NODES` nodes, a self-loop, an edge to a node
-                that does not exist or listed twice with different types, or a category above 255.
+                that does not exist or listed twice with different types, or a category that is
+                none of 0 to 255.
         """
         node_counts, edge_counts, node_types, all_edges, bond_types = [], [], [], [], []
         for k, (nodes, pairs, kinds) in enumerate(graphs):
-            types, bonds = np.asarray(nodes, np.int64), np.asarray(kinds, np.int64)
+            types, bonds = _whole(nodes), _whole(kinds)
             edges = np.asarray(pairs, np.int64).reshape(-1, 2)
             if len(edges) != len(bonds):
                 raise ValueError(f"graph {k} has {len(edges)} edges, but {len(bonds)} bond types")
@@ -179,12 +180,12 @@ class PackedGraphs:
                 )
             if not np.array_equal(values, np.round(values)):
                 raise ValueError(f"{what} must hold whole numbers, the categories")
-            return values.reshape(-1)
+            return values.reshape(-1).astype(np.int64)
 
         def triple(d):
             edges = d.edge_index.t().cpu().numpy()
             bonds = d.edge_attr
-            bonds = np.zeros(len(edges)) if bonds is None else categories(bonds, "edge_attr")
+            bonds = np.zeros(len(edges), int) if bonds is None else categories(bonds, "edge_attr")
             return categories(d.x, "x"), edges, bonds
 
         return cls.from_lists(triple(d) for d in data)
@@ -216,3 +217,10 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     ends = np.cumsum(counts)
     offsets = np.repeat(starts - (ends - counts), counts)
     return np.arange(len(offsets)) + offsets
+
+
+def _whole(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iub":
+        raise ValueError(f"categories are whole numbers, not {array.dtype}")
+    return array.astype(np.int64)

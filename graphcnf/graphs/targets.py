@@ -32,8 +32,9 @@ def target_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str, An
         values: Of the training graphs, (M, P).
     """
     means, deviations = values.mean(0), values.std(0)
+    deviations = np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)  # else all alike
     return [
-        {"name": name, "mean": round(float(mean), 6), "deviation": round(float(sd), 6) or 1.0}
+        {"name": name, "mean": float(f"{mean:.9g}"), "deviation": float(f"{sd:.9g}")}
         for name, mean, sd in zip(names, means, deviations, strict=True)
     ]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from graphcnf.errors import UserError
 from graphcnf.flows.base import BaseDensity
 from graphcnf.flows.transform import Noise, Sequential
-from graphcnf.images.model import ImageLatents, ImageModel
+from graphcnf.images.model import ImageLatents, ImageModel, check_sizes
 from graphcnf.images.models import MODELS
 
 
@@ -48,6 +48,9 @@ class ImageFlow(ImageModel):
     def __init__(
         self, *, architecture: str, shape: Sequence[int], levels: int = 256, **options: Any
     ):
+        check_sizes(levels=levels)
+        if not all(isinstance(size, int) for size in shape):
+            raise UserError(f"shape is channels, height and width, not {tuple(shape)}")
         super().__init__(architecture, shape, levels, **options)
         if architecture not in MODELS:
             raise UserError(
@@ -56,7 +59,7 @@ class ImageFlow(ImageModel):
         try:
             _check_options(options)
             layers = MODELS[architecture](tuple(shape), levels, **options)
-        except (UserError, ValueError) as error:
+        except (UserError, ValueError, TypeError) as error:
             raise UserError(f"architecture {architecture}: {error}") from None
         self.flow = Sequential(*layers.steps)
         self.base: BaseDensity = layers.base

@@ -80,6 +80,8 @@ def assert_lower_bound(
     """
     if list(samples) != sorted(set(samples)):
         raise ValueError(f"samples must increase, got {list(samples)}")
+    if repeats < 2:
+        raise ValueError(f"repeats: 2 or more, for a standard error, not {repeats}")
     previous, previous_error, previous_samples = -math.inf, 0.0, 0
     for count in samples:
         with torch.no_grad():

@@ -166,3 +166,15 @@ def test_no_more_groups_than_elements():
 def test_other_encodings_are_refused():
     with pytest.raises(UserError, match='"groups" takes the encoding "interval" only'):
         SetFlow(4, 4, coupling="groups", encoding="mixture")
+
+
+def test_groups_that_there_are_not():
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    coupling = InterleavedCoupling(GroupNetwork(4, elements=4, groups=2, **SMALL), groups=2)
+    context = Context(mask, groups=torch.tensor([[0, 1, 2, 2]]))
+    with pytest.raises(ValueError, match="group 2; there are 0 to 1"):
+        coupling(torch.zeros(1, 4, 1), mask=mask, context=context)
+
+
+def test_a_flow_of_no_sets():
+    assert set_flow().sample(0).shape == (0, 7)

@@ -120,6 +120,13 @@ def test_low_precision_input_gives_float32():
             assert z.dtype == log_term.dtype == torch.float32
 
 
+def test_permutation_is_of_all_channels():
+    with pytest.raises(ValueError, match="5 channels; the permutation is of 2"):
+        Permutation([1, 0])(torch.ones(2, 5))
+    with pytest.raises(ValueError, match="whole numbers"):
+        Permutation([1.0, 0.0])
+
+
 def test_permutation_refuses_what_is_none():
     with pytest.raises(ValueError, match="no permutation"):
         Permutation([0, 0, 2])

@@ -333,6 +333,10 @@ def test_double_needs_no_default_type(random_graphs):
         back = model.decode(model.encode(batch), batch.mask)
     assert (back.node_types == batch.node_types).all()
     assert (back.bonds == batch.bonds).all()
+    with torch.no_grad():
+        torch.nn.init.normal_(next(model.parameters()), std=1 / 3)
+    other = next(model.without_support().parameters())
+    assert torch.equal(other, next(model.parameters())) and other.dtype == torch.float64
 
 
 @pytest.mark.parametrize("adjacency", ["path", "pairs"])
@@ -350,6 +354,19 @@ def test_unknown_categories_and_sizes_are_named(random_graphs, adjacency):
         model.log_prob(GraphBatch(good.mask * 3, good.bonds, good.mask))
     with pytest.raises(ValueError, match="edge category 2; known are 0 to 1"):
         model.log_prob(GraphBatch(good.node_types, good.bonds.clamp(max=1) * 3, good.mask))
+    wrong = good.bonds.clone()
+    wrong[:, 0, 0] = 1
+    for types, bonds, mask, message in (
+        (good.node_types - good.mask.long() * 3, good.bonds, good.mask, "negative"),
+        (good.node_types, -good.bonds, good.mask, "negative"),
+        (good.node_types, wrong, good.mask, "symmetric, with 0"),
+        (good.node_types, good.bonds.tril(), good.mask, "symmetric, with 0"),
+        (good.node_types, good.bonds, good.mask & (good.sizes < 5)[:, None], "has no nodes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.log_prob(GraphBatch(types, bonds, mask))
+    nothing = GraphBatch(good.node_types[:0], good.bonds[:0], good.mask[:0])
+    assert model.log_prob(nothing).shape == (0,)
     large = torch.ones(1, 40, dtype=torch.bool)
     with pytest.raises(ValueError, match="a graph of 40 nodes"):
         model.log_prob(GraphBatch(large.long(), torch.zeros(1, 40, 40).long(), large))

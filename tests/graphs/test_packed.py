@@ -98,3 +98,8 @@ def test_one_hot_features_are_refused():
         PackedGraphs.from_data([Data(x=torch.tensor([0.3, 1, 2]), edge_index=edge_index)])
     with pytest.raises(ValueError, match="x is missing"):
         PackedGraphs.from_data([Data(edge_index=edge_index)])
+
+
+def test_categories_are_whole_numbers():
+    with pytest.raises(ValueError, match="whole numbers, not float64"):
+        PackedGraphs.from_lists([([0.9, 1.2], [(0, 1)], [1])])

@@ -225,3 +225,16 @@ def test_it_survives_the_disk(plain, chains, tmp_path):
     again = GraphCNF.from_pretrained(tmp_path)
     options = {"seed": 0, "targets": (2.0, 1.0)}
     assert again.sample_records(0, 30, **options) == model.sample_records(0, 30, **options)
+
+
+def test_tables_of_any_scale_are_kept(chains, tmp_path):
+    random = np.random.default_rng(0)
+    scales = np.array([[-2.5e5, 4e4], [2e-7, 1e-7], [3.0, 0.0]])
+    values = scales[:, 0] + scales[:, 1] * random.standard_normal((500, 3))
+    tables = target_tables(["energy", "rate", "same"], values)
+    np.testing.assert_allclose([t["mean"] for t in tables], values.mean(0), rtol=1e-8)
+    np.testing.assert_allclose([t["deviation"] for t in tables][:2], values.std(0)[:2], rtol=1e-8)
+    assert tables[2]["deviation"] == 1.0
+    model = GraphCNF.for_graphs(chains, node_categories=2, bond_categories=1, **SMALL)
+    model.with_targets(tables).save_pretrained(tmp_path)
+    assert GraphCNF.from_pretrained(tmp_path).targets == tables

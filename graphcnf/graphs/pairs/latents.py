@@ -167,5 +167,4 @@ def all_pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Index (B, P, 2) of all pairs of nodes, the later node first, and the mask (B, P)."""
     batch, nodes = mask.shape
     index = torch.tril_indices(nodes, nodes, -1, device=mask.device).t()
-    index = index.expand(batch, -1, -1)
-    return index, mask[:, index[0, :, 0]] & mask[:, index[0, :, 1]]
+    return index.expand(batch, -1, -1), mask[:, index[:, 0]] & mask[:, index[:, 1]]

@@ -148,13 +148,15 @@ class AtomCode:
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Whether `encode` takes a depth-first numbered graph, (B,) bool."""
+        if not len(batch):
+            return batch.mask.new_zeros(0)
         most = int(batch.adjacency.tril(-1).sum(-1).max())
         codes = PathCode.of(batch.adjacency, batch.mask, max(most, self.entries)).codes
         limits = codes.new_zeros(codes.shape[-1])
         limits[: self.entries] = limits.new_tensor(
             [self.cardinalities[0] - 1, *(c - 1 for c in self.cardinalities[3::2])]
         )
-        return (codes <= limits).flatten(1).all(1)
+        return (codes <= limits).flatten(1).all(1) & batch.mask.any(1)
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
         """Graphs (B, N) of possible categories x (B, N, V)."""

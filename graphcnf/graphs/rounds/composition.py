@@ -166,7 +166,7 @@ class Composition(nn.Module):
     def streams_of(self, x: Tensor, context, group: Tensor) -> Tensor:
         """Logits (B, N, labels) of all nodes given the rounds before, for `InterleavedCoupling`."""
         mask, sizes = context.mask, context.mask.sum(1)
-        rounds = int(group.max()) + 1
+        rounds = int(group.max()) + 1 if group.numel() else 1
         ours = group[:, None] == torch.arange(rounds, device=group.device)[:, None]
         one_hot = F.one_hot(torch.where(mask, x[..., 0], self.table.count), self.table.count + 1)
         # Each round's own counts, and of them those of all rounds before.

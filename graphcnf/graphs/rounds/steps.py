@@ -102,7 +102,7 @@ class RoundSteps(nn.Module):
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Whether the model can represent a graph, (B,) bool."""
-        return ~self.table.look_up(batch)[2].any(1)
+        return ~self.table.look_up(batch)[2].any(1) & batch.mask.any(1)
 
     def groups(self, mask: Tensor, chances: Tensor) -> Tensor:
         """Round in which the label of each node comes, (B, N) long."""

@@ -1,0 +1,65 @@
+"""Rows of categories: what is padding does not count, and models come back as they were kept."""
+
+import pytest
+import torch
+
+from graphcnf.categorical import RowFlow, SetFlow
+from graphcnf.errors import UserError
+
+SMALL = {"width": 8, "layers": 1, "heads": 2}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return RowFlow(4, positions=3, **SMALL).eval()
+
+
+def test_what_stands_at_padding_does_not_count(model):
+    x = torch.tensor([[0, 1, 2], [3, 0, 0]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    nats = model.log_prob(x, mask)
+    padded = torch.where(mask, x, -1)
+    assert torch.equal(model.log_prob(padded, mask), nats)
+    assert torch.equal(model.log_prob(padded.int(), mask), nats)
+    with pytest.raises(ValueError, match="its first ones"):
+        model.log_prob(x[:1], torch.tensor([[True, False, True]]))
+
+
+def test_samples_are_drawn_where_the_model_is(model, monkeypatch):
+    devices = []
+
+    def sample(shape, *, device, **options):
+        devices.append(str(device))
+        return torch.zeros(shape)
+
+    monkeypatch.setattr(model.base, "sample", sample)
+    model.sample(2, 3)
+    monkeypatch.setattr(model, "decode", lambda z, **options: z)
+    model.to("meta").sample(2, 3)
+    model.sample(2, 3, device="cpu")
+    assert devices == ["cpu", "meta", "cpu"]
+
+
+def test_no_rows(model):
+    assert model.sample(0, 3).shape == (0, 3)
+    assert model.log_prob(torch.zeros(0, 3, dtype=torch.long)).shape == (0,)
+
+
+def test_what_is_kept_can_be_loaded(model, tmp_path):
+    model.metadata = {"counts": {2: 1, 10: 2}}
+    model.bfloat16().save_pretrained(tmp_path / "rows")
+    again = RowFlow.from_pretrained(tmp_path / "rows")
+    assert again.metadata == {"counts": {"2": 1, "10": 2}}
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight.to(again.state_dict()[name].dtype))
+    options = {"prior": [0.2, 0.3, 0.5], "spread": 1e6}
+    flow = SetFlow(
+        3, 3, coupling="channels", width=8, layers=1, couplings=1, encoding_options=options
+    )
+    flow.save_pretrained(tmp_path / "sets")
+    assert SetFlow.from_pretrained(tmp_path / "sets").config == flow.config
+    with pytest.raises(UserError, match="damaged|checksum"):
+        weights = tmp_path / "rows" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+        RowFlow.from_pretrained(tmp_path / "rows")
