@@ -306,7 +306,10 @@ def _client(cluster: str, workers: int | None, stack: ExitStack) -> Client:
     if _is_address(cluster):
         options["address"] = cluster
     elif cluster.lower().endswith(".json"):
-        options["scheduler_file"] = cluster
+        try:
+            options["address"] = str(json.loads(Path(cluster).read_bytes())["address"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{cluster}: no file that a scheduler of Dask has written") from None
     else:
         options["address"] = stack.enter_context(_described(Path(cluster)))
     try:

@@ -64,7 +64,11 @@ def gunzip(data: bytes) -> bytes:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name in the same folder, then rename it to `path`."""
+    """Write `data` under a temporary name in the same folder, then rename it to `path`.
+
+    Raises:
+        OSError: with the name of the file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open_new(temporary) as file:
@@ -72,6 +76,10 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # as where the disk is full
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 
 from graphcnf.errors import UserError
-from graphcnf.files import write_file
+from graphcnf.files import open_new, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,11 +37,18 @@ def output_kind(path: Path | None, kinds: tuple[str, ...]) -> str | None:
 
 
 def check_place(path: Path | None) -> None:
-    """Raise `UserError` where the file's folder does not exist, or the file is one."""
+    """Raise `UserError` where the file is a folder, or its folder takes no file."""
     if path is not None and path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder")
     if path is not None and not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    if path is not None:
+        probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+        try:
+            open_new(probe).close()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def read_stdin() -> bytes:

@@ -122,7 +122,8 @@ def check(
     same = 1 - len(failures) / len(dataset)
     print(
         f"{dataset.name}: {len(dataset) - len(failures):,} of {len(dataset):,} molecules "
-        f"({same:.5%}) come back as they were; {len(failures)} do not",
+        f"({same:.5%}) come back as they were; {len(failures)} do not"
+        + (f"; {len(dataset.skipped):,} more were left out" if dataset.skipped else ""),
         file=sys.stderr,
     )
     if same < ROUND_TRIP:

@@ -230,6 +230,8 @@ def evaluate(
     for path in (out, html, png):
         if path and path.exists() and any(path.samefile(part) for part in parts):
             raise typer.BadParameter(f"{path} is a file to read: write to another one")
+    if test is not None and not chosen:
+        raise typer.BadParameter("--test goes with --metrics, --fcd or --html")
     if len(models) + len(files) > 1:
         for name in models:
             load_model(name, device)

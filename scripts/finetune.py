@@ -125,6 +125,9 @@ def finetune(
     if config["model"] or config["data"]:
         raise UserError("--set: only settings of training can be set here, such as learning_rate")
     given = {"steps": steps, "threads": threads, "accelerator": accelerator}
+    for key in config["training"]:
+        if key in ("seed", "minutes", *(k for k, v in given.items() if v is not None)):
+            raise typer.BadParameter(f"{key}: give it as --{key} alone", param_hint="'--set'")
     settings = {**config["training"], **{k: v for k, v in given.items() if v is not None}}
     out = at_home(out or Path("runs") / f"finetune-{file.name.partition('.')[0]}")
 

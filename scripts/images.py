@@ -88,6 +88,9 @@ def interpolate(
 
     output_kind(out, ("png",))
     check_place(out)
+    for text in (first, last):
+        if out.exists() and Path(text).exists() and out.samefile(text):
+            raise typer.BadParameter(f"{out} is a picture to read", param_hint="'--out'")
     network = load_image_model(model, device)
     ends = [read_image(text, network, model).to(network.device) for text in (first, last)]
     images = network.interpolate(*ends, steps=steps)

@@ -118,6 +118,8 @@ def optimize(
 
     kind = target_kind(out, as_json=False, default="csv")
     check_target(out, kind, force)
+    if out and start and out.exists() and start.exists() and out.samefile(start):
+        raise typer.BadParameter(f"{out} is the file of --start", param_hint="'--out'")
     if on_error not in ("skip", "stop"):
         raise typer.BadParameter(f"{on_error!r} is not skip or stop", param_hint="'--on-error'")
     save = None if save is None else at_home(save)
@@ -153,6 +155,10 @@ def optimize(
             show=lambda calls, best: show(calls),
         )  # fmt: skip
     _write(found, None if everything else number, kind, out)
+    if found.answers and all(answer.error is not None for answer in found.answers):
+        raise UserError(
+            f"all {len(found.answers):,} calls failed, the first with: {found.answers[0].error}"
+        )
     if save is not None:
         found.policy.save_pretrained(save)
     print(_summary(found, time.perf_counter() - began, folder), file=sys.stderr)

@@ -64,6 +64,8 @@ def score(
 
     if out is not None and out.suffix.lower() not in (".csv", ".json"):
         raise typer.BadParameter(f"{out} must end in .csv or .json", param_hint="'--out'")
+    if as_json and out is not None and out.suffix.lower() != ".json":
+        raise typer.BadParameter(f"--json does not fit {out}", param_hint="'--out'")
     if out is not None and file != "-" and out.exists() and out.samefile(file):
         raise typer.BadParameter(f"{out} is the file to score", param_hint="'--out'")
     check_place(out)

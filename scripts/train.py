@@ -113,8 +113,17 @@ def train(
     stored = source / "config.toml" if source is not None else None
     if stored is not None and stored.exists() and (resume or preset is None):
         config = load_config(stored)
-        if preset is not None and load_preset(preset)["model"] != config["model"]:
-            print(f"note: the [model] of {stored} holds, not the preset's", file=sys.stderr)
+        asked = config if preset is None else load_preset(preset)
+        for table in ("model", "data"):
+            if asked[table] != config[table]:
+                print(f"note: the [{table}] of {stored} holds, not the preset's", file=sys.stderr)
+        written = asked["training"] if preset is not None and preset.endswith(".toml") else {}
+        changed = [k for k, v in written.items() if v != config["training"].get(k)]
+        if changed:
+            print(
+                f"note: {', '.join(changed)} of {stored}, not of {preset}, unless given by options",
+                file=sys.stderr,
+            )
     elif preset is not None:
         config = load_preset(preset)
         if resume:
@@ -229,7 +238,9 @@ def _run_directory(
         raise UserError("several processes share the folder of a run: name it with --out")
     if preset is None and continue_from is None:
         raise typer.BadParameter("name a preset, or the run directory with --out")
-    first = Path("runs") / Path(preset or continue_from).stem
+    if preset is not None and not preset.strip():
+        raise typer.BadParameter("name a preset, or a .toml file")
+    first = Path("runs") / Path(continue_from if preset is None else preset).stem
     if resume:
         return first
     number, folder = 1, first

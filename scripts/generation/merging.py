@@ -77,10 +77,9 @@ def read_part(path: Path) -> Part:
             raise BadShard(f"truncated: {there:,} of {expected['bytes']:,} bytes", part.shard)
         if seal(path) != expected:
             raise BadShard("damaged: it is not what was written", part.shard)
-    except FileNotFoundError as error:
-        missing = "there is no such file" if error.filename == str(path) else f"without {name}"
-        shown = missing if not path.exists() else f"no shard of generate --shard: {missing}"
-        raise BadShard(shown) from None
+    except FileNotFoundError:
+        shown = f"no shard of generate --shard: without {name}"
+        raise BadShard(shown if path.exists() else "there is no such file") from None
     except OSError as error:
         raise BadShard(error.strerror or str(error)) from None
     except BadShard:

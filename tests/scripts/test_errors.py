@@ -20,6 +20,7 @@ def places(model_folder, surroundings, tmp_path):
         "empty.smi": b"", "blank.smi": b"\n\n", "binary.smi": bytes(range(256)) * 9,
         "words.txt": b"nothing here\nis a molecule\n", "broken.smi.gz": b"\x1f\x8b\x08junk",
         "table.csv": b"a,b\n1,2\n", "zeros.smi": b"CCO\0\0\n", "good.smi": b"CCO\nCCN\n",
+        "bad.json": b"{",
     }  # fmt: skip
     for name, content in files.items():
         (surroundings / name).write_bytes(content)
@@ -109,8 +110,23 @@ def places(model_folder, surroundings, tmp_path):
         (["evaluate", "good.smi", "--metrics", "fcd,beauty"], 2, "no metric 'beauty'"),
         (["evaluate", "good.smi", "--reference", "none", "--metrics", "snn"], 1, "--reference"),
         (["evaluate", "good.smi", "--reference", "good.smi", "--metrics", "snn"], 1, "--test"),
-        (["evaluate", "good.smi", "--reference", "good.smi", "--test", "no.smi"], 1, "no.smi"),
-        (["evaluate", "good.smi", "--reference", "none", "--test", "good.smi"], 1, "--reference"),
+        (
+            ["evaluate", "good.smi", "--reference", "good.smi", "--test", "no.smi", "--fcd"],
+            1,
+            "no.smi",
+        ),
+        (
+            ["evaluate", "good.smi", "--reference", "none", "--test", "good.smi", "--fcd"],
+            1,
+            "--reference",
+        ),
+        (["evaluate", "good.smi", "--test", "good.smi"], 2, "--test goes with --metrics"),
+        (["score", "good.smi", "--json", "--out", "x.csv"], 2, "--json does not fit x.csv"),
+        (["score", "good.smi", "--out", "/proc/x.csv"], 1, "cannot write /proc/x.csv"),
+        (["score", "good.smi", "--cluster", "bad.json"], 1, "no file that a scheduler of Dask"),
+        (["train", ""], 2, "name a preset"),
+        (["finetune", "good.smi", "--set", "seed=4"], 2, "seed: give it as --seed alone"),
+        (["finetune", "good.smi", "--steps", "2", "--set", "steps=3"], 2, "steps: give it as"),
         (["evaluate", "good.smi", "--html", "x.pdf"], 2, "must end in .html"),
         (["evaluate", "good.smi", "--html", "no/x.html"], 1, "no folder no"),
         (["evaluate", "good.smi", "--png", "x.svg"], 2, "must end in .png"),

@@ -140,6 +140,11 @@ def test_killed_again_and_again(model_folder, score, surroundings):
         (["--score", "qed", "--budget", "0"], 2, "--budget"),
         (["--score", "qed", "--out", "x.txt"], 2, "must end in one of"),
         (["--score", "qed", "--out", "my.smi"], 1, "my.smi exists"),
+        (
+            ["--score", "qed", "--start", "my.smi", "--out", "my.smi", "--force"],
+            2,
+            "my.smi is the file of --start",
+        ),
         (["--score", "qed", "--set", "batch=many"], 2, "'batch=many': not a whole number"),
         (["--score", "qed", "--set", "speed=1"], 2, "KEY=VALUE with batch"),
         (["--score", "qed", "--set", "batch=0"], 1, "batch must be a number from 1 on, not 0"),
@@ -155,3 +160,11 @@ def test_one_clear_line(graphcnf, model_folder, score, surroundings, arguments, 
     (surroundings / "broken.py").write_text("def f(:\n")
     found, out, err = graphcnf("optimize", *arguments, "--model", model_folder)
     assert (found, out) == (code, "") and message in err and len(err.splitlines()) == 1
+
+
+def test_a_score_that_always_fails_is_no_success(graphcnf, model_folder, surroundings):
+    (surroundings / "bad.py").write_text("def f(mol):\n    raise RuntimeError('no licence')\n")
+    how = ["--score", "bad.py:f", "--budget", 3, "--workers", 0, "--model", model_folder, *SMALL]
+    code, _, err = graphcnf("optimize", *how, "--out", "x.csv")
+    assert code == 1 and Path("x.csv").exists()
+    assert "all 3 calls failed, the first with: RuntimeError: no licence" in err.splitlines()[-1]
