@@ -124,7 +124,12 @@ def alone(lock: Path, what: Path | str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    os.stat(lock.parent)  # FileLock would make a missing folder
+    try:
+        # FileLock would make a missing folder.
+        os.close(os.open(lock.parent, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)))
+    except OSError as error:
+        error.filename = str(lock)
+        raise
     held = FileLock(lock, timeout=0)
     try:
         # Where the kernel knows no locks, the file itself is one; FileLock would warn of it.

@@ -221,6 +221,7 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _whole(values: ArrayLike) -> np.ndarray:
     array = np.asarray(values)
-    if array.size and array.dtype.kind not in "iub":
+    whole = array.astype(np.int64)
+    if array.dtype.kind not in "iub" and not np.array_equal(array, whole):
         raise ValueError(f"categories are whole numbers, not {array.dtype}")
-    return array.astype(np.int64)
+    return whole

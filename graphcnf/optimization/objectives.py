@@ -320,7 +320,7 @@ def _identity(value: Any, folder: Path) -> str:
         if isinstance(known := getattr(value, "identity", None), str):
             return known
         if isinstance(value, partial):
-            return _identity(value.func, folder) + _plain((value.args, value.keywords))
+            return _identity(value.func, folder) + _plain(value.args) + _named(value.keywords)
         named = value if hasattr(value, "__qualname__") else type(value)
         try:
             source = inspect.getsource(named)
@@ -339,8 +339,12 @@ def _bound(value: Any) -> str:
         return _bound(value.__self__)
     if inspect.isfunction(value):
         cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
-        return _plain([value.__defaults__, value.__kwdefaults__, cells])
-    return _plain(getattr(value, "__dict__", {}))
+        return _plain((value.__defaults__, *cells)) + _named(value.__kwdefaults__ or {})
+    return _named(getattr(value, "__dict__", {}))
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return _plain(tuple(sorted((name, _plain(value)) for name, value in values.items())))
 
 
 def _filled(cell: Any) -> bool:
@@ -351,14 +355,11 @@ def _filled(cell: Any) -> bool:
 
 
 def _plain(value: Any) -> str:
-    """Numbers and text, also inside of containers; of everything else the type."""
+    """Numbers and text, also in tuples; of what may change in the course of a search, the type."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
-    if isinstance(value, Mapping):
-        pairs = sorted(f"{_plain(key)}: {_plain(item)}" for key, item in value.items())
-        return f"{{{', '.join(pairs)}}}"
-    if isinstance(value, set | frozenset):
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_plain, value))})"
+    if isinstance(value, frozenset):
         return f"{{{', '.join(sorted(map(_plain, value)))}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_plain, value))}]"
     return f"<{type(value).__qualname__}>"

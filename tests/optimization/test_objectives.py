@@ -174,7 +174,7 @@ class Near:
     """A score with a value of its own, and what differs from run to run."""
 
     def __init__(self, target):
-        self.target, self.seen = target, object()
+        self.target, self.seen = target, [object()] * target
 
     def score(self, mol):
         return -abs(mol.GetNumAtoms() - self.target)
