@@ -150,7 +150,7 @@ def read_smiles(
     if suffix in ("sdf", "sd", "mol") or "\nM  END" in text:
         return _sdf(path, text)
     if suffix == "jsonl" or first.lstrip().startswith("{"):
-        return _jsonl(path, text, column)
+        return _jsonl(path, lines, column)
     delimiter = "\t" if suffix == "tsv" else _delimiter(first, column or "smiles")
     cells = _cells(first, delimiter)
     is_table = column is not None or suffix in ("csv", "tsv")
@@ -232,10 +232,10 @@ def _table(path: Path, text: str, column: str | None, delimiter: str):
         raise DataFileError(f"{path}, line {reader.line_num}: not a table: {error}") from error
 
 
-def _jsonl(path: Path, text: str, column: str | None) -> tuple[list[int], list[str]]:
+def _jsonl(path: Path, rows: list[str], column: str | None) -> tuple[list[int], list[str]]:
     """Line numbers and SMILES of a file with one JSON object per line."""
     lines, smiles, wanted = [], [], column or "smiles"
-    for number, line in enumerate(_LINE_END.split(text), 1):
+    for number, line in enumerate(rows, 1):
         if not line.strip():
             continue
         try:

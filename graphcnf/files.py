@@ -5,6 +5,7 @@ Nothing here follows a link that somebody else may have put in the way.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -124,12 +125,9 @@ def alone(lock: Path, what: Path | str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    try:
-        # FileLock would make a missing folder.
-        os.close(os.open(lock.parent, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)))
-    except OSError as error:
-        error.filename = str(lock)
-        raise
+    if not lock.parent.is_dir():  # FileLock would make it
+        code = errno.ENOTDIR if lock.parent.exists() else errno.ENOENT
+        raise OSError(code, os.strerror(code), str(lock))
     held = FileLock(lock, timeout=0)
     try:
         # Where the kernel knows no locks, the file itself is one; FileLock would warn of it.

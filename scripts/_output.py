@@ -38,17 +38,18 @@ def output_kind(path: Path | None, kinds: tuple[str, ...]) -> str | None:
 
 def check_place(path: Path | None) -> None:
     """Raise `UserError` where the file is a folder, or its folder takes no file."""
-    if path is not None and path.is_dir():
+    if path is None:
+        return
+    if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder")
-    if path is not None and not path.parent.is_dir():
+    if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
-    if path is not None:
-        probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
-        try:
-            open_new(probe).close()
-            probe.unlink()
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        open_new(probe).close()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def read_stdin() -> bytes:

@@ -113,17 +113,8 @@ def train(
     stored = source / "config.toml" if source is not None else None
     if stored is not None and stored.exists() and (resume or preset is None):
         config = load_config(stored)
-        asked = config if preset is None else load_preset(preset)
-        for table in ("model", "data"):
-            if asked[table] != config[table]:
-                print(f"note: the [{table}] of {stored} holds, not the preset's", file=sys.stderr)
-        written = asked["training"] if preset is not None and preset.endswith(".toml") else {}
-        changed = [k for k, v in written.items() if v != config["training"].get(k)]
-        if changed:
-            print(
-                f"note: {', '.join(changed)} of {stored}, not of {preset}, unless given by options",
-                file=sys.stderr,
-            )
+        if preset is not None:
+            _tell_what_does_not_count(load_preset(preset), config, preset)
     elif preset is not None:
         config = load_preset(preset)
         if resume:
@@ -222,6 +213,19 @@ def _experiment(config: dict, where: str, threads: int) -> Experiment:
     except UserError as error:
         text = str(error)
         raise UserError(f"{where} {text}" if text.startswith("[") else text) from error
+
+
+def _tell_what_does_not_count(asked: dict, config: dict, preset: str) -> None:
+    """A run goes on as it began, whatever became of its preset."""
+    names = [f"[{table}]" for table in ("model", "data") if asked[table] != config[table]]
+    if preset.endswith(".toml"):  # a shipped one is as it was; options have overruled it
+        written, kept = asked["training"], config["training"]
+        names += [key for key, value in written.items() if value != kept.get(key)]
+    if names:
+        print(
+            f"note: the run goes on as it began: {', '.join(names)} of {preset} do not count",
+            file=sys.stderr,
+        )
 
 
 def _run_directory(

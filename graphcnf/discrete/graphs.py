@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -158,14 +159,12 @@ class GraphCodec:
 
         if not isinstance(data, Data):
             raise TypeError(f"a {type(data).__name__}, not a torch_geometric.data.Data")
-        given = data
-        if self.names[0] is None or given.edge_index is None:
-            data = data.clone()
-        if given.edge_index is None:
+        nodes, data = data.num_nodes, copy(data)
+        if data.edge_index is None:
             data.edge_index = torch.empty(2, 0, dtype=torch.long)
         if self.names[0] is None:
-            data.x = data.edge_index.new_zeros(given.num_nodes)
-        if self.names[1] is not None and given.edge_attr is None and data.edge_index.shape[1]:
+            data.x = data.edge_index.new_zeros(nodes)
+        if self.names[1] is not None and data.edge_attr is None and data.edge_index.numel():
             raise ValueError("edge_attr is missing")
         nodes, edges, labels = PackedGraphs.from_data([data]).graph(0)
         return nodes.tolist(), edges.astype(int).tolist(), labels.tolist()

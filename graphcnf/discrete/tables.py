@@ -184,10 +184,10 @@ class ArrayCodec:
 
 
 def _numbers(array: np.ndarray | torch.Tensor) -> np.ndarray:
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        return (array.float() if array.is_floating_point() else array).numpy()
-    return array
+    if not isinstance(array, torch.Tensor):
+        return array
+    array = array.detach().cpu()
+    return (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # numpy has none
 
 
 def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:

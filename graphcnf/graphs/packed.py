@@ -180,12 +180,12 @@ class PackedGraphs:
                 )
             if not np.array_equal(values, np.round(values)):
                 raise ValueError(f"{what} must hold whole numbers, the categories")
-            return values.reshape(-1).astype(np.int64)
+            return values.reshape(-1)
 
         def triple(d):
             edges = d.edge_index.t().cpu().numpy()
             bonds = d.edge_attr
-            bonds = np.zeros(len(edges), int) if bonds is None else categories(bonds, "edge_attr")
+            bonds = np.zeros(len(edges)) if bonds is None else categories(bonds, "edge_attr")
             return categories(d.x, "x"), edges, bonds
 
         return cls.from_lists(triple(d) for d in data)

@@ -13,7 +13,7 @@ from torch import Tensor
 from graphcnf.errors import UserError
 from graphcnf.flows.base import BaseDensity
 from graphcnf.flows.transform import Noise, Sequential
-from graphcnf.images.model import ImageLatents, ImageModel, check_sizes
+from graphcnf.images.model import ImageLatents, ImageModel
 from graphcnf.images.models import MODELS
 
 
@@ -48,9 +48,6 @@ class ImageFlow(ImageModel):
     def __init__(
         self, *, architecture: str, shape: Sequence[int], levels: int = 256, **options: Any
     ):
-        check_sizes(levels=levels)
-        if not all(isinstance(size, int) for size in shape):
-            raise UserError(f"shape is channels, height and width, not {tuple(shape)}")
         super().__init__(architecture, shape, levels, **options)
         if architecture not in MODELS:
             raise UserError(
@@ -159,6 +156,9 @@ def _check_options(options: dict[str, Any]) -> None:
         for number in value if several else [value]:
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
                 raise UserError(f"{name} must be whole numbers from {least} on, not {value!r}")
+    kernels = options.get("kernels", (1, 1))
+    if not isinstance(kernels, list | tuple) or len(kernels) != 2:
+        raise UserError(f"kernels must be two odd sizes, not {kernels!r}")
     for name in ("coupling", "block"):
         if not isinstance(options.get(name, ""), str):
             raise UserError(f"{name} must be a name, not {options[name]!r}")

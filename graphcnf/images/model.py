@@ -81,8 +81,9 @@ class ImageModel(Pretrained, nn.Module, ABC):
 
     def __init__(self, architecture: str, shape: Sequence[int], levels: int, **options: Any):
         super().__init__()
-        if len(shape) != 3 or min(shape) < 1:
+        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
             raise UserError(f"shape must be channels, height and width, not {list(shape)}")
+        check_sizes(levels=levels)
         if not 2 <= levels <= 256:
             raise UserError(f"levels must lie in 2 to 256, not {levels}")
         self.config = {"architecture": architecture, "shape": list(shape), "levels": levels}

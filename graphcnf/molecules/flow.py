@@ -255,7 +255,7 @@ class MoleculeFlow:
         graphs = []
         reasons: list[str | None] = []
         steps = self.model.steps
-        for molecule in [molecules] if isinstance(molecules, str | Chem.Mol) else molecules:
+        for molecule in _listed(molecules):
             try:
                 graph = codec.molecule_to_graph(
                     molecule, self.vocabulary, max_atoms=self.model.max_nodes
@@ -308,6 +308,10 @@ class MoleculeFlow:
     def score(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> pd.DataFrame:
         """A row per molecule.
 
+        Args:
+            molecules: See `log_prob`; also of something else, as None, which is outside.
+            orders: See `log_prob`.
+
         Returns:
             The columns `smiles` (as given), `log_likelihood` (nats, see `log_prob`; NaN outside),
             `bits_per_atom`, `percentile` (share of training molecules of about this number of
@@ -316,7 +320,7 @@ class MoleculeFlow:
         """
         import pandas as pd
 
-        molecules = [molecules] if isinstance(molecules, str | Chem.Mol) else list(molecules)
+        molecules = _listed(molecules)
         graphs, reasons = self.graphs(molecules)
         inside = np.array([reason is None for reason in reasons], dtype=bool)
         nats, atoms = np.full(len(inside), np.nan), np.full(len(inside), np.nan)
@@ -380,3 +384,7 @@ class MoleculeFlow:
                 strict(codec.graph_to_molecule(*graphs.graph(k), self.vocabulary))
                 for k in range(len(graphs))
             ]
+
+
+def _listed(molecules: str | Chem.Mol | Iterable) -> list:
+    return [molecules] if isinstance(molecules, str | Chem.Mol) else list(molecules)

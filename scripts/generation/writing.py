@@ -106,10 +106,11 @@ def to_file(
                 _draw(network, recipe, goal, how, progress, seen, write, bar=True)
             beside = None if shard is None else partial(shard.describe, out, progress)
             file.finish(convert, beside)
-        except Exhausted:
+        except Exhausted as error:
             if not progress.written:
                 file.restart()
-            raise
+                raise
+            raise Exhausted(f"{error} (what was found is kept; --force drops it)") from None
         except WorkerDied as error:
             raise UserError(f"{error}; {AGAIN}") from None
         except (KeyboardInterrupt, SystemExit):

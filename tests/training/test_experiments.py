@@ -102,8 +102,13 @@ def test_train_resume_and_continue(preset, tmp_path, capfd):
 
     code, err = graphcnf(capfd, "train", "--out", out, "--resume", "--steps", 20)
     assert code == 0 and "from step 7" in err and "finished: 20 steps" in err
+    assert "do not count" not in err
     steps = [r["step"] for r in csv.DictReader((out / "metrics.csv").open())]
     assert steps == ["5", "10", "15", "20", "20", "20"]
+
+    preset.write_text(preset.read_text().replace("log_every = 5", "log_every = 2"))
+    code, err = graphcnf(capfd, "train", preset, "--out", out, "--resume")
+    assert code == 0 and f"minutes, log_every of {preset} do not count" in err
 
     code, err = graphcnf(
         capfd, "train", "--continue-from", out, "--out", tmp_path / "more", "--steps", 5
