@@ -53,7 +53,7 @@ def analogs(
         ),
     ] = None,
     properties: options.Properties = None,
-    particles: options.Particles = 4,
+    particles: options.Particles = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per line instead of SMILES.")
     ] = False,
@@ -102,7 +102,7 @@ def analogs(
         seed=seed,
         temperature=temperature,
         atoms=sizes,
-        particles=particles,
+        particles=particles or options.PARTICLES,
     )
     origin = found.origin
     more = {"similarity": origin.similarity}

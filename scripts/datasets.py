@@ -114,7 +114,7 @@ def check(
     from graphcnf.molecules import validity
     from graphcnf.molecules.codec import graph_to_molecule
 
-    dataset = _load(name, column)
+    dataset = _load(name, column, workers)
     failures = roundtrip_failures(dataset, dataset.split("all"), workers)
     for k in failures:
         mol = graph_to_molecule(*dataset.graphs.graph(k), dataset.vocabulary)

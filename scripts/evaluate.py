@@ -118,7 +118,9 @@ def evaluate(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="cpu")
+    ] = None,
     cluster: options.Cluster = None,
     published: Annotated[
         bool,
@@ -173,6 +175,7 @@ def evaluate(
     from graphcnf.scripts._output import check_place
     from graphcnf.scripts._sampling import check_cluster_options, check_temperature, load_model
     from graphcnf.scripts._tables import table_kind, write_text
+    from graphcnf.scripts.evaluation.metric_names import CHEAP, parse_metrics
 
     files, models = files or [], models or []
     if not files and not models:
@@ -207,16 +210,18 @@ def evaluate(
         "likelihood": HELD_OUT if likelihood is None else likelihood,
     }
     check_temperature(how["temperature"])
+    chosen = parse_metrics(metrics, fcd)
+    if device is not None and not models and "fcd" not in chosen:
+        raise typer.BadParameter("--device goes with --model or --fcd")
+    device = device or "cpu"
     check_cluster_options(cluster, None, device)
 
     from graphcnf.cluster import open_workers
     from graphcnf.evaluation.tables import render
     from graphcnf.scripts.evaluation.against import Against
-    from graphcnf.scripts.evaluation.metric_names import CHEAP, parse_metrics
     from graphcnf.scripts.evaluation.records import read_records
     from graphcnf.scripts.evaluation.scoring import name_apart, score_model, score_records
 
-    chosen = parse_metrics(metrics, fcd)
     if html is not None:
         from graphcnf.evaluation.report import check_report
 

@@ -56,7 +56,7 @@ def generate(
     grow: options.Grow = None,
     link: options.Link = None,
     decorate: options.Decorate = None,
-    particles: options.Particles = 4,
+    particles: options.Particles = None,
     everything: Annotated[
         bool,
         typer.Option("--all", help="Write every sampled graph, valid or not, repeats included."),
@@ -124,6 +124,10 @@ def generate(
               "--first": first, "--shard": shard, "--cluster": cluster,
               "--property": wanted}  # fmt: skip
     way = growth.chosen_way(ways, others)
+    if way is None and particles is not None:
+        raise typer.BadParameter(
+            "there are walks around a fragment only: name one", param_hint="'--particles'"
+        )
     if best_of > 1 and not wanted:
         raise typer.BadParameter(
             "the best is the nearest to a --property", param_hint="'--best-of'"
@@ -172,7 +176,9 @@ def generate(
     )
     if way is not None:
         convert = conversion(kind, recipe.columns)
-        growth.write_grown(network, recipe, number, out, way, particles, convert, as_json)
+        growth.write_grown(
+            network, recipe, number, out, way, particles or options.PARTICLES, convert, as_json
+        )
         return
     selective = bool(require or smarts)
     patience = RARE * PATIENCE if selective else PATIENCE

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphcnf.optimization.search import SearchSettings
 
 SEARCH = "Search"
+NUMBER, TIMEOUT = 100, 600
 OWN = {"record", "smiles", "score", "source", "error"}
 """Columns that are no objectives."""
 
@@ -38,8 +39,11 @@ def optimize(
         int, typer.Option(min=1, help="Molecules to ask the score for, each once.")
     ] = 10_000,
     number: Annotated[
-        int, typer.Option("--number", "-n", min=1, help="Best molecules to write.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            "--number", "-n", min=1, help="Best molecules to write.", show_default=str(NUMBER)
+        ),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Write every call in order, failed ones with the reason.")
     ] = False,
@@ -90,7 +94,10 @@ def optimize(
         ),
     ] = None,
     cluster: options.Cluster = None,
-    timeout: Annotated[float, typer.Option(help="Seconds after which a call has failed.")] = 600.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which a call has failed.", show_default=str(TIMEOUT)),
+    ] = None,
     on_error: Annotated[
         str,
         typer.Option(
@@ -120,6 +127,13 @@ def optimize(
     check_target(out, kind, force)
     if out and start and out.exists() and start.exists() and out.samefile(start):
         raise typer.BadParameter(f"{out} is the file of --start", param_hint="'--out'")
+    if everything and number is not None:
+        raise typer.BadParameter("--all writes every call: leave out -n", param_hint="'--all'")
+    if workers == 0 and timeout is not None:
+        raise typer.BadParameter(
+            "a call ends by itself where no other process computes it: leave out --workers 0",
+            param_hint="'--timeout'",
+        )
     if on_error not in ("skip", "stop"):
         raise typer.BadParameter(f"{on_error!r} is not skip or stop", param_hint="'--on-error'")
     save = None if save is None else at_home(save)
@@ -150,11 +164,12 @@ def optimize(
     with open_workers(cluster, workers) as engine, progress_bar("calls", budget) as show:
         found = run(
             goal, model=flow, budget=budget, seed=seed, folder=folder, start=first,
-            settings=settings, workers=engine, timeout=timeout, stop_on_error=on_error == "stop",
-            restart=restart, tell=lambda line: print(f"note: {line}", file=sys.stderr),
+            settings=settings, workers=engine, stop_on_error=on_error == "stop", restart=restart,
+            timeout=TIMEOUT if timeout is None else timeout,
+            tell=lambda line: print(f"note: {line}", file=sys.stderr),
             show=lambda calls, best: show(calls),
         )  # fmt: skip
-    _write(found, None if everything else number, kind, out)
+    _write(found, None if everything else number or NUMBER, kind, out)
     if found.answers and all(answer.error is not None for answer in found.answers):
         raise UserError(
             f"all {len(found.answers):,} calls failed, the first with: {found.answers[0].error}"

@@ -8,6 +8,9 @@ import typer
 from graphcnf.limits import LARGEST_COUNT, MOST_CANDIDATES
 from graphcnf.scripts._sampling import checked_seed
 
+PARTICLES = 4
+"""Walks for each molecule around a fragment."""
+
 Number = Annotated[
     int,
     typer.Option(
@@ -130,8 +133,10 @@ Decorate = Annotated[
     typer.Option(metavar="SMILES", help="New parts at its attachment points, nothing elsewhere."),
 ]
 Particles = Annotated[
-    int,
+    int | None,
     typer.Option(
-        min=1, help="Walks for each molecule around a fragment: more come closer to the model."
+        min=1,
+        help="Walks for each molecule around a fragment: more come closer to the model.",
+        show_default=str(PARTICLES),
     ),
 ]

@@ -257,6 +257,7 @@ def test_one_floor_for_sets_of_like_size(graphcnf, zinc_smiles, small_zinc, surr
         (["x.smi", "x.smi"], "x.smi is named twice"),
         (["x.smi", "known.smi", "--png", "g.png"], "--png goes with one file or model"),
         (["x.smi", "known.smi", "--seed", "1"], "--seed goes with --model"),
+        (["x.smi", "known.smi", "--device", "cpu"], "--device goes with --model or --fcd"),
         (["x.smi", "known.smi", "--out", "known.smi"], "must end in one of"),
         (["x.smi", "known.smi", "--html", "x.smi"], "must end in .html"),
     ],

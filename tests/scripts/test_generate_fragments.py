@@ -47,6 +47,7 @@ def test_writes_what_holds_the_fragment(generate, surroundings):
         (("--grow", "[*]C", "--link", "[*]C.[*]C"), 2, "exclude each other"),
         (("--grow", "[*]C", "--all"), 2, "not together with --grow"),
         (("--grow", "[*]C", "--likelihood"), 2, "not together with --grow"),
+        (("--particles", 2), 2, "around a fragment only"),
         (("--decorate", "CC"), 1, "attachment points"),
         (("--scaffold", "[Xe]"), 1, "not among the atoms"),
         (("--scaffold", "CCCCCCCCC"), 1, "molecules of up to 6"),

@@ -150,6 +150,8 @@ def test_killed_again_and_again(model_folder, score, surroundings):
         (["--score", "qed", "--set", "batch=0"], 1, "batch must be a number from 1 on, not 0"),
         (["--score", "qed", "--on-error", "go"], 2, "is not skip or stop"),
         (["--score", "qed", "--timeout", "0"], 1, "greater than 0"),
+        (["--score", "qed", "--timeout", "9", "--workers", "0"], 2, "leave out --workers 0"),
+        (["--score", "qed", "--all", "-n", "5"], 2, "leave out -n"),
         (["--score", "qed", "--start", "bad.smi"], 1, "bad.smi, line 2: not a SMILES"),
         ([], 2, "--score"),
     ],
