@@ -129,6 +129,18 @@ def test_a_model_for_graphs_knows_their_sizes(random_graphs):
     np.testing.assert_allclose(model.size_probabilities(), counts / counts.sum())
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_probabilities_of_graphs_of_one_or_two_nodes_sum_to_one(build_model, double, nodes):
+    edges = [(1, 0)] if nodes == 2 else []
+    graphs = PackedGraphs.from_lists(
+        (types, edges, bonds)
+        for types in product(range(2), repeat=nodes)
+        for bonds in product(range(2), repeat=len(edges))
+    )
+    log_prob = build_model(graphs, node_categories=2).log_prob(GraphBatch.collate(graphs))
+    torch.testing.assert_close(log_prob.exp().sum(), torch.ones(()), rtol=0, atol=1e-6)
+
+
 def test_samples_are_connected(model):
     import networkx as nx
 

@@ -74,8 +74,14 @@ class PathSteps(nn.Module):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """What follows from a set of graphs; `options` are those of `Support.limits`."""
-        return {**AtomCode.measure(graphs), **Support.limits(graphs, **options)}
+        """What follows from a set of graphs; `options` are those of `Support.limits`.
+
+        Graphs of one or two nodes leave nothing to limit.
+        """
+        limits = Support.limits(graphs, **options)
+        if graphs.node_counts.max() < 3:
+            limits["largest_sums"] = None
+        return {**AtomCode.measure(graphs), **limits}
 
     without_support = {"largest_sums": None}
     """Arguments of the constructor with which sums of edge weights have no limit."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from graphcnf.categorical import Bound, CategoricalFlow, IntervalEncoding
 from graphcnf.categorical.context import Context
 from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
+from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
@@ -90,7 +91,12 @@ class RoundSteps(nn.Module):
         """The labels and kinds of edges in a set of graphs; what is possible follows from them.
 
         `support`: see `substitutes` of the class.
+
+        Raises:
+            UserError: No graph has an edge.
         """
+        if not len(graphs.bond_types):
+            raise UserError("no graph has an edge: this coding has nothing to put together")
         sizes = {"edge_weights": edge_weights, "substitutes": support}
         return {**NodeLabels.measure(graphs), **sizes}
 
