@@ -9,8 +9,7 @@ from couplings import perturb
 from graphcnf.graphs import GraphBatch, GraphCNF
 
 SIZES = {
-    "graphnvp": {"width": 16, "node_width": 8, "layers": 2},
-    "graphnvp affine": {"width": 16, "node_width": 8, "layers": 2, "affine": True},
+    "graphnvp": {"width": [16, 12], "node_width": 8, "layers": 2},
     "graphaf": {"width": 16, "layers": 2, "window": 12},
 }
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from graphcnf.scripts.cli import app
 
 SETS = {
-    "graphnvp": ["model.width=8", "model.node_width=8", "model.layers=1"],
+    "graphnvp": ["model.width=[8,8]", "model.node_width=8", "model.layers=1"],
     "graphaf": ["model.width=8", "model.layers=1", "model.rows=2"],
 }
 

@@ -13,7 +13,7 @@ from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
-SYSTEMS = ["graphnvp", "graphnvp affine", "graphaf"]
+SYSTEMS = ["graphnvp", "graphaf"]
 
 # What is compared is the method, not its rounding.
 pytestmark = pytest.mark.usefixtures("double")
@@ -76,7 +76,7 @@ def drawn(model, system, count):
     steps, mask = model.steps, torch.ones(count, 2, dtype=torch.bool)
     latents = steps.base_sample(mask)
     if system != "graphaf":
-        pairs = steps.pairs.inverse(latents["pairs"], context=Context(mask))
+        pairs = steps.pairs.inverse(latents["pairs"], context=Context(mask))[:, 2:3]
 
         def nodes(kind):
             bonds = torch.zeros(count, 2, 2, dtype=torch.long)
@@ -155,7 +155,11 @@ def test_padding_changes_nothing(build, random_batch, system):
         tape = Noise()
         model.bounds(alone, tape)
         for draw, short in zip(tape.draws, noise.draws, strict=True):
-            draw[:, : short.shape[1]] = short  # padding comes last, and has noise of its own
+            # Padding comes last, and has noise of its own.
+            if draw.shape[1] == 49:  # ordered pairs
+                draw.unflatten(1, (7, 7))[:, :size, :size] = short.unflatten(1, (size, size))
+            else:
+                draw[:, : short.shape[1]] = short
         tape.rewind()
         torch.testing.assert_close(model.log_prob(alone, noise=tape), expected)
 

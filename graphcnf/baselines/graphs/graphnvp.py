@@ -1,35 +1,40 @@
 """GraphNVP: the adjacency tensor first, then the nodes given it, row by row.
 
 A graph becomes two tensors of one-hot vectors with noise: one for each pair of nodes, over the
-kinds of edges and "no edge", and one for each node. Masked couplings move one row of a tensor at a
-time, given all others. Madhawa et al., *GraphNVP: An Invertible Flow Model for Generating Molecular
-Graphs*, 2019, arXiv 1905.11600.
+kinds of edges and "no edge", and one for each node. Masked couplings move one column of the
+adjacency tensor, then one node, at a time, given all others. Madhawa et al., *GraphNVP: An
+Invertible Flow Model for Generating Molecular Graphs*, 2019, arXiv 1905.11600.
 
-What is different here. The published tensor has independent noise at (i, j) and (j, i) and is made
-symmetric in the end; here the two are one variable, so that the objective is a bound on the
-likelihood of the graph: row i are the pairs that hold node i. The published loss weighs its terms
-by their numbers of variables, and is none. The network of the nodes reads the row's own node beside
-the mean of all. A learned diagonal scale closes the couplings of the adjacency tensor, for which
-shifts alone are an option (Dinh et al. 2014, section 3.3).
+What is different here.
+
+- The published tensor has independent noise at (i, j) and (j, i) and is made symmetric in the end.
+  Here a pair is one variable, in the column of the earlier node, so that the objective is a bound
+  on the likelihood of the graph. The published loss weighs its terms by their numbers of variables,
+  and is none.
+- Columns and nodes are drawn in the order of the nodes. What is drawn before a coupling enters it
+  as categories, without the noise, and beside the perceptron with the edges that each node has so
+  far: a column can tell which later nodes are still without an edge.
+- The published couplings share nothing. Here one matrix reads the columns for all of them, and one
+  relational convolution the edges for all nodes; its result meets the vectors of the neighbours.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.graphs.one_hot import OneHotDequantization
+from graphcnf.baselines.graphs.one_hot import NOISE, OneHotDequantization
 from graphcnf.baselines.graphs.relational import RelationalConvolution, relations
 from graphcnf.categorical.context import Context
 from graphcnf.categorical.flow import Bound
-from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.logistic_mixture import bounded_log_scale
 from graphcnf.flows.transform import (
     Bijection,
     Noise,
-    Sequential,
     log_term_dtype,
     masked,
     sum_log_term,
@@ -37,139 +42,185 @@ from graphcnf.flows.transform import (
 )
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.codings import AnyGraph
-from graphcnf.graphs.pairs.latents import all_pairs
 
 
-class RowCoupling(Bijection):
-    """``z_i = exp(s) x_i + t`` for the entries i of a row, ``(t, s) = network(all others)``.
+class OneByOne(Bijection):
+    """``z_k = exp(s) (x_k + t)`` for part k after part, (t, s) of all others: the last one first.
 
-    Without the scales s, where the network gives none, the log-det is 0.
-
-    Args:
-        row: Places of the row on the second axis, (K,) long; those beyond the end of a smaller
-            batch do not count.
-        network: Called as ``network(x, count, context)`` with x (B, L, D), 0 at the row, and the
-            number of places there; returns ``(t,)`` or ``(t, s)``, each (B, count, D).
+    In this order, what is drawn before a part is data where its shift and scale are asked for.
     """
-
-    row: Tensor
-
-    def __init__(self, row: Tensor, network: nn.Module):
-        super().__init__()
-        self.register_buffer("row", row, persistent=False)
-        self.network = network
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Move the row; see `Transform.forward`."""
-        return self._couple(x, mask, context, lambda x, t, s: (x * torch.exp(s) + t, s))
+        """Move all parts, the last one first; see `Transform.forward`."""
+        return self._couple(x.to(log_term_dtype(x)), context, inverse=False)
 
     def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Move it back."""
-        return self._couple(z, mask, context, lambda z, t, s: ((z - t) * torch.exp(-s), -s))
+        """Move them back, the first one first."""
+        return self._couple(z.to(log_term_dtype(z)), context, inverse=True)
 
-    def _couple(self, x, mask, context, move):
-        x = masked(x.to(log_term_dtype(x)), mask)
-        row = self.row[self.row < x.shape[1]]
-        if not len(row):
-            return x, zero_log_term(x)
-        shift, *scale = self.network(x.index_fill(1, row, 0), len(row), context)
-        log_scale = bounded_log_scale(scale[0].to(x)) if scale else x.new_zeros(())
-        moved, log_det = move(x[:, row], shift.to(x), log_scale)
-        real = None if mask is None else mask[:, row]
-        z = x.index_copy(1, row, masked(moved, real))
-        return z, sum_log_term(log_det, real) if scale else zero_log_term(x)
+    def _couple(self, x: Tensor, context: Context, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
 
 
-class DiagonalScale(Bijection):
-    """``z = exp(s) x`` with a learned s for each place and channel.
-
-    References:
-        Dinh et al., *NICE*, 2014, arXiv 1410.8516, section 3.3.
-    """
-
-    def __init__(self, places: int, channels: int):
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.zeros(places, channels))
-
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Scale; see `Transform.forward`."""
-        return self._scale(x, mask, 1)
-
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Scale back."""
-        return self._scale(z, mask, -1)
-
-    def _scale(self, x, mask, sign: int):
-        log_scale = sign * self.log_scale[: x.shape[1]].to(x)
-        z = masked(x * torch.exp(log_scale), mask)
-        return z, sum_log_term(log_scale.expand_as(x), mask)
+def _move(x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bool):
+    """A part and its term of the log-det; what networks give at first makes z of about one size."""
+    shift, log_scale = shift - NOISE / 2, bounded_log_scale(log_scale) + math.log(2)
+    z = x * torch.exp(-log_scale) - shift if inverse else (x + shift) * torch.exp(log_scale)
+    return masked(z, real), sum_log_term(-log_scale if inverse else log_scale, real)
 
 
-class FlatNetwork(nn.Module):
-    """Shifts of a row of the adjacency tensor from all of the others: a perceptron.
+def _categories(x: Tensor, real: Tensor) -> Tensor:
+    """One-hot vectors of the largest entries, 0 where nothing is."""
+    return masked(F.one_hot(x.argmax(-1), x.shape[-1]).to(x), real)
 
-    It is also told how many nodes there are.
+
+def _silent(layer: nn.Linear) -> nn.Linear:
+    """The layer, giving 0 at first."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ColumnCouplings(OneByOne):
+    """Couplings of the columns of the adjacency tensor (B, N N, kinds), as `later_pairs`.
 
     Args:
-        max_nodes: Largest number of nodes.
-        channels: Channels of a pair.
-        width: Channels of its two hidden layers.
-        affine: Whether it gives scales beside the shifts.
+        max_nodes: Largest number of nodes; there is a coupling for each but the last.
+        kinds: Channels of a pair.
+        width: Channels of the two hidden layers.
     """
 
-    def __init__(self, max_nodes: int, channels: int, width: int, affine: bool):
+    def __init__(self, max_nodes: int, kinds: int, width: tuple[int, int]):
         super().__init__()
-        self.each = 2 * channels if affine else channels
-        self.enter = nn.Linear(max_nodes * (max_nodes - 1) // 2 * channels, width)
-        self.sizes = nn.Embedding(max_nodes + 1, width)
-        self.hidden = nn.Linear(width, width)
-        self.leave = nn.Linear(width, (max_nodes - 1) * self.each)
+        first, second = width
+        columns = range(max_nodes - 1)
+        # Of the edges (without "no edge") that are known, and of latents.
+        self.known = nn.Parameter(torch.empty(len(columns), max_nodes * (kinds - 1), first))
+        self.latent = nn.Parameter(torch.empty(len(columns), max_nodes * kinds, first))
+        nn.init.normal_(self.known, std=max_nodes**-0.5)
+        nn.init.normal_(self.latent, std=1 / (max_nodes * kinds))
+        self.biases = nn.Parameter(torch.zeros(max_nodes, first))
+        self.sizes = nn.Embedding(max_nodes + 1, first)
         nn.init.normal_(self.sizes.weight, std=0.1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.hidden = nn.ModuleList(nn.Linear(first, second) for _ in columns)
+        # The later nodes j + 1, j + 2 ... of a smaller graph are the first ones.
+        self.leave = nn.ModuleList(
+            _silent(nn.Linear(second, (max_nodes - 1 - j) * 2 * kinds)) for j in columns
+        )
+        self.edges = nn.ModuleList(_silent(nn.Linear(2 * kinds, 2 * kinds)) for _ in columns)
+        self.alone = nn.Parameter(torch.zeros(len(columns), max_nodes, 2 * kinds))
 
-    def forward(self, x: Tensor, count: int, context: Context) -> tuple[Tensor, ...]:
-        """Parameters (B, count, C) for pairs x (B, P, C), those of the first nodes first."""
-        # The pairs of fewer nodes are the first ones, in and out.
-        inputs, outputs = x[0].numel(), count * self.each
-        h = F.linear(x.flatten(1), self.enter.weight[:, :inputs], self.enter.bias)
-        h = F.relu(self.hidden(F.relu(h + self.sizes(context.mask.sum(1)))))
-        out = F.linear(h, self.leave.weight[:outputs], self.leave.bias[:outputs])
-        return out.unflatten(1, (count, self.each)).split(x.shape[2], -1)
+    def _couple(self, x, context, *, inverse):
+        n, kinds = context.mask.shape[1], x.shape[2]
+        real = later_pairs(context.mask).unflatten(1, (n, n)).transpose(1, 2)
+        x = masked(x.unflatten(1, (n, n)).transpose(1, 2), real)
+        known = self.known[:, : n * (kinds - 1)].to(x).unbind(0)
+        latent = self.latent[:, : n * kinds].to(x).unbind(0)
+
+        def read(column, matrix):
+            return column.flatten(1) @ matrix
+
+        def counted(edges, j):  # of node i, those of column j; of node j, all of the column
+            own = F.one_hot(torch.tensor(j, device=x.device), n).to(x)
+            return edges + own[:, None] * edges.sum(1, keepdim=True)
+
+        columns, log_det = list(x.unbind(1)), zero_log_term(x)
+        h = self.sizes(context.mask.sum(1)).to(x)
+        used = x.new_zeros(len(x), n, kinds - 1)
+        if inverse:
+            for j in range(n - 1):
+                h = h + read(torch.tanh(columns[j]), latent[j])
+        else:
+            edges = _categories(x, real)[..., 1:].unbind(1)
+            said = [read(edges[j], known[j]) for j in range(n - 1)]
+            h = h + sum(said)
+            for j in range(n - 1):
+                used = used + counted(edges[j], j)
+        for j in range(n - 1) if inverse else reversed(range(n - 1)):
+            if inverse:
+                h = h - read(torch.tanh(columns[j]), latent[j])
+            else:
+                h, used = h - said[j], used - counted(edges[j], j)
+            here = real[:, j, j + 1 :]
+            shift, scale = self._parameters_of(j, h, used)
+            column, term = _move(columns[j][:, j + 1 :], shift, scale, here, inverse)
+            columns[j], log_det = F.pad(column, (0, 0, j + 1, 0)), log_det + term
+            if inverse:
+                found = _categories(columns[j], real[:, j])[..., 1:]
+                h, used = h + read(found, known[j]), used + counted(found, j)
+            else:
+                h = h + read(torch.tanh(columns[j]), latent[j])
+        return torch.stack(columns, 2).flatten(1, 2), log_det
+
+    def _parameters_of(self, j: int, h: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+        """Shifts and logarithms of scales (B, n - 1 - j, kinds) of the entries of column j."""
+        later = used.shape[1] - 1 - j
+        h = F.relu(self.hidden[j](F.relu(h + self.biases[j].to(h))))
+        width = self.alone.shape[2]
+        weight, bias = (self.leave[j].get_parameter(name) for name in ("weight", "bias"))
+        out = F.linear(h, weight[: later * width], bias[: later * width])
+        alone = 1 - used.sum(-1, keepdim=True).clamp(max=1)
+        seen = torch.cat([used, alone], -1)
+        pair = torch.cat([seen[:, j + 1 :], seen[:, j, None].expand(-1, later, -1)], -1)
+        out = out.unflatten(1, (later, width)) + self.edges[j](pair)
+        out = out + alone[:, j + 1 :] * self.alone[j, :later].to(h)
+        shift, log_scale = out.chunk(2, -1)
+        return shift, log_scale
 
 
-class RelationalNetwork(nn.Module):
-    """Shift and scale of a node's vector from those of all others and the edges: an R-GCN.
+class NodeCouplings(OneByOne):
+    """Couplings of the nodes (B, N, channels), given the edges.
 
     Args:
-        node: Number of the node.
+        max_nodes: Largest number of nodes, and of couplings.
         channels: Channels of a node.
         kinds: Kinds of edges.
         width: Channels inside.
-        layers: Convolutions.
+        layers: Relational convolutions, of the edges alone.
     """
 
-    def __init__(self, node: int, channels: int, kinds: int, width: int, layers: int):
+    def __init__(self, max_nodes: int, channels: int, kinds: int, width: int, layers: int):
         super().__init__()
-        self.node = node
-        self.enter = nn.Linear(channels, width)
+        self.places = nn.Embedding(max_nodes, width)
+        self.sizes = nn.Embedding(max_nodes + 1, width)
         self.convolutions = nn.ModuleList(
             RelationalConvolution(width, kinds) for _ in range(layers)
         )
+        self.known = nn.Linear(channels, width)
+        self.latent = nn.Linear(channels, width)
         self.leave = nn.Sequential(
-            nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 2 * channels)
+            nn.Linear((kinds + 2) * width, 2 * width),
+            nn.ReLU(),
+            _silent(nn.Linear(2 * width, 2 * channels)),
         )
-        nn.init.zeros_(self.leave[-1].get_parameter("weight"))
-        nn.init.zeros_(self.leave[-1].get_parameter("bias"))
 
-    def forward(self, x: Tensor, count: int, context: Context) -> tuple[Tensor, Tensor]:
-        """Parameters (B, 1, D) for nodes x (B, N, D); `context.pair_features` are `relations`."""
-        h = masked(self.enter(x), context.mask)
+    def _couple(self, x, context, *, inverse):
+        mask, n = context.mask, x.shape[1]
+        x = masked(x, mask)
+        h = self.places.weight[:n] + self.sizes(mask.sum(1))[:, None]
         for convolution in self.convolutions:
-            h = masked(convolution(h, context.pair_features), context.mask)
-        mean = h.sum(1) / context.mask.sum(1, keepdim=True)
-        out = self.leave(torch.cat([h[:, self.node], mean], -1))
-        return out[:, None].chunk(2, -1)
+            h = convolution(masked(h, mask), context.pair_features)
+
+        def state(of, vectors, layer, real):
+            return masked(F.relu(of + layer(vectors)), real)
+
+        given = (x, self.latent) if inverse else (_categories(x, mask), self.known)
+        states = list(state(h, *given, mask).split(1, 1))
+        nodes, h, real = list(x.split(1, 1)), h.split(1, 1), mask.split(1, 1)
+        neighbours = context.pair_features.unflatten(2, (-1, n)).to(x)
+        log_det = zero_log_term(x)
+        for i in range(n) if inverse else reversed(range(n)):
+            others = torch.cat([*states[:i], torch.zeros_like(states[i]), *states[i + 1 :]], 1)
+            near = (neighbours[:, i] @ others).flatten(1)
+            mean = others.sum(1) / mask.sum(1, keepdim=True)
+            out = self.leave(torch.cat([h[i][:, 0], near, mean], -1))
+            nodes[i], term = _move(nodes[i], *out[:, None].chunk(2, -1), real[i], inverse)
+            log_det = log_det + term
+            now = (
+                (_categories(nodes[i], real[i]), self.known) if inverse else (nodes[i], self.latent)
+            )
+            states[i] = state(h[i], *now, real[i])
+        return torch.cat(nodes, 1), log_det
 
 
 class GraphNVPSteps(AnyGraph):
@@ -178,11 +229,10 @@ class GraphNVPSteps(AnyGraph):
     Args:
         node_categories: Number of node categories.
         bond_categories: Number of edge categories.
-        max_nodes: Largest number of nodes, and of couplings for either tensor.
-        width: Hidden channels of the couplings of the adjacency tensor.
-        node_width: Hidden channels of those of the nodes.
-        layers: Relational convolutions of each.
-        affine: Whether the couplings of the adjacency tensor have scales beside shifts.
+        max_nodes: Largest number of nodes.
+        width: Channels of the two hidden layers of the couplings of the adjacency tensor.
+        node_width: Channels of those of the nodes.
+        layers: Relational convolutions of the latter.
     """
 
     def __init__(
@@ -191,39 +241,17 @@ class GraphNVPSteps(AnyGraph):
         node_categories: int,
         bond_categories: int,
         max_nodes: int,
-        width: int = 128,
-        node_width: int = 32,
-        layers: int = 2,
-        affine: bool = False,
+        width: tuple[int, int] = (384, 192),
+        node_width: int = 64,
+        layers: int = 3,
     ):
         super().__init__()
         self.bond_categories = bond_categories
         self.node_encoding = OneHotDequantization(node_categories)
         self.pair_encoding = OneHotDequantization(bond_categories + 1)
         self.base = StandardNormal()
-        kinds = bond_categories + 1
-        pairs = torch.tril_indices(max_nodes, max_nodes, -1)
-        self.pairs = Sequential(
-            ActNorm(kinds),
-            *(
-                RowCoupling(
-                    (pairs == node).any(0).nonzero()[:, 0],
-                    FlatNetwork(max_nodes, kinds, width, affine),
-                )
-                for node in range(max_nodes if max_nodes > 1 else 0)
-            ),
-            DiagonalScale(pairs.shape[1], kinds),
-        )
-        self.nodes = Sequential(
-            ActNorm(node_categories),
-            *(
-                RowCoupling(
-                    torch.tensor([node]),
-                    RelationalNetwork(node, node_categories, bond_categories, node_width, layers),
-                )
-                for node in range(max_nodes)
-            ),
-        )
+        self.pairs = ColumnCouplings(max_nodes, bond_categories + 1, width)
+        self.nodes = NodeCouplings(max_nodes, node_categories, bond_categories, node_width, layers)
 
     def _given(self, bonds: Tensor, mask: Tensor) -> Context:
         """What the couplings of the nodes know: the edges."""
@@ -231,9 +259,8 @@ class GraphNVPSteps(AnyGraph):
         return Context(mask, pair_features=adjacency)
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
-        index, pair_mask = all_pairs(batch.mask)
-        kinds = batch.bonds[:, index[0, :, 0], index[0, :, 1]]
-        pair = self.pair_encoding.encode(kinds, mask=pair_mask, noise=noise)
+        pair_mask = later_pairs(batch.mask)
+        pair = self.pair_encoding.encode(batch.bonds.flatten(1), mask=pair_mask, noise=noise)
         pairs, pair_term = self.pairs(pair.z, mask=pair_mask, context=Context(batch.mask))
         node = self.node_encoding.encode(batch.node_types, mask=batch.mask, noise=noise)
         context = self._given(batch.bonds, batch.mask)
@@ -259,14 +286,14 @@ class GraphNVPSteps(AnyGraph):
         return self._run(batch, noise)[1]
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Latents of the base space: all pairs (B, P, R + 1), row by row, and nodes (B, N, M)."""
+        """Latents of the base space: pairs (B, N N, R + 1) as `later_pairs`, nodes (B, N, M)."""
         return self._run(batch, noise)[0]
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
-        _, pair_mask = all_pairs(mask)
         like = self.node_encoding.like
-        parts = {"pairs": (pair_mask, self.pair_encoding), "nodes": (mask, self.node_encoding)}
+        parts = {"pairs": (later_pairs(mask), self.pair_encoding),
+                 "nodes": (mask, self.node_encoding)}  # fmt: skip
         return {
             name: self.base.sample(
                 (*real.shape, encoding.latent_dim),
@@ -285,15 +312,18 @@ class GraphNVPSteps(AnyGraph):
 
         `temperature` scales latents (published: 0.75 for ZINC250k); `sample` changes nothing.
         """
-        index, pair_mask = all_pairs(mask)
+        pair_mask = later_pairs(mask)
         pairs = self.pairs.inverse(
             temperature * latents["pairs"], mask=pair_mask, context=Context(mask)
         )
-        bonds = mask.new_zeros(*mask.shape, mask.shape[1], dtype=torch.long)
-        later, earlier = index[0].unbind(-1)
-        bonds[:, later, earlier] = self.pair_encoding.decode(pairs, mask=pair_mask)
-        bonds = bonds + bonds.transpose(1, 2)
+        later = self.pair_encoding.decode(pairs, mask=pair_mask).unflatten(1, (mask.shape[1], -1))
+        bonds = later + later.transpose(1, 2)
         nodes = self.nodes.inverse(
             temperature * latents["nodes"], mask=mask, context=self._given(bonds, mask)
         )
         return GraphBatch(self.node_encoding.decode(nodes, mask=mask), bonds, mask)
+
+
+def later_pairs(mask: Tensor) -> Tensor:
+    """Which pairs of a later node and an earlier one there are, (B, N N) bool, of nodes (B, N)."""
+    return (mask[:, :, None] & mask[:, None]).tril(-1).flatten(1)
