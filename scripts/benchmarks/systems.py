@@ -32,7 +32,7 @@ TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.6}
 DRAWN, SHOWN = 60, 9
 """Raw samples of each model on the page, and how many of them are drawn at the most."""
 
-PARALLEL = ("pairs", "graphnvp", "rvae")
+PARALLEL = ("pairs", "rvae")
 """Codings whose number of network evaluations does not grow with the graph."""
 
 
