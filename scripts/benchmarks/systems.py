@@ -69,7 +69,7 @@ def score_all(
                 "reconstruction": measures.reconstruction(each, graphs),
                 "parallel": "yes" if coding in PARALLEL else "no",
             }
-            quoted = published.get(METHODS.get(coding, ""), {})
+            quoted = {} if suffix else published.get(METHODS.get(coding, ""), {})
             row |= {f"published_{k}": quoted.get(k) for k in ("validity", "reconstruction")}
             rows.append(row)
     return rows
