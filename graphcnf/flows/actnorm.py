@@ -58,15 +58,9 @@ class ActNorm(Bijection):
 
     def inverse_and_logdet(self, z, *, mask=None, context=None):
         """Undo `forward`."""
-        return self.inverse(z, mask=mask), -self._log_det(z, mask)
-
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
-        """Undo `forward`."""
         z = masked(z.to(log_term_dtype(z)), mask)
         x = masked(z * torch.exp(-self.log_scale) - self.bias, mask)
-        return x.to(z.dtype)
+        return x.to(z.dtype), -self._log_det(z, mask)
 
     def _log_det(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return count_entries(x, mask) * self.log_scale.sum().to(log_term_dtype(x))

@@ -65,16 +65,10 @@ class InvertibleLinear(Bijection):
 
     def inverse_and_logdet(self, z, *, mask=None, context=None):
         """Multiply with the inverse of W."""
-        return self.inverse(z, mask=mask), -self._log_det(z, mask)
-
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
-        """Multiply with the inverse of W."""
         z = z.to(log_term_dtype(z))
         with torch.autocast(z.device.type, enabled=False):
             inverse = torch.linalg.inv(self._weight(torch.float64))
-            return masked(z, mask) @ inverse.t().to(z.dtype)
+            return masked(z, mask) @ inverse.t().to(z.dtype), -self._log_det(z, mask)
 
     def _log_det(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return count_entries(x, mask) * self.log_diagonal.sum().to(log_term_dtype(x))
