@@ -21,7 +21,7 @@ from graphcnf.flows.dequantization import (
     VariationalDequantization,
 )
 from graphcnf.flows.elementwise import Affine, Logit
-from graphcnf.flows.linear import InvertibleLinear, Permutation
+from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.logistic_mixture import (
     bounded_log_scale,
     logistic_mixture,
@@ -65,7 +65,6 @@ __all__ = [
     "Logit",
     "MixtureLogisticCoupling",
     "Noise",
-    "Permutation",
     "Sequential",
     "Split",
     "Squeeze",

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from graphcnf.flows.transform import (
-    Bijection,
-    count_entries,
-    log_term_dtype,
-    masked,
-    zero_log_term,
-)
+from graphcnf.flows.transform import Bijection, count_entries, log_term_dtype, masked
 
 
 class InvertibleLinear(Bijection):
@@ -72,39 +64,3 @@ class InvertibleLinear(Bijection):
 
     def _log_det(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return count_entries(x, mask) * self.log_diagonal.sum().to(log_term_dtype(x))
-
-
-class Permutation(Bijection):
-    """``z_i = x_order[i]`` over the channels.
-
-    Args:
-        order: a permutation of ``0 .. D - 1``.
-
-    Raises:
-        ValueError: if it is none.
-    """
-
-    order: Tensor
-    inverse_order: Tensor
-
-    def __init__(self, order: Sequence[int]):
-        super().__init__()
-        places = torch.as_tensor(order)
-        if places.is_floating_point():
-            raise ValueError(f"{places.tolist()}: places are whole numbers")
-        if sorted(places.tolist()) != list(range(len(places))):
-            raise ValueError(f"{places.tolist()} is no permutation of 0 .. {len(places) - 1}")
-        self.register_buffer("order", places)
-        self.register_buffer("inverse_order", places.argsort())
-
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Reorder the channels."""
-        if x.shape[-1] != len(self.order):
-            raise ValueError(f"{x.shape[-1]} channels; the permutation is of {len(self.order)}")
-        x = x.to(log_term_dtype(x))
-        return masked(x[..., self.order], mask), zero_log_term(x)
-
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Restore the order of the channels."""
-        z = z.to(log_term_dtype(z))
-        return masked(z[..., self.inverse_order], mask), zero_log_term(z)

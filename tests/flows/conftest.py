@@ -13,7 +13,6 @@ from graphcnf.flows import (
     Inverse,
     InvertibleLinear,
     MixtureLogisticCoupling,
-    Permutation,
     Sequential,
     masked,
 )
@@ -57,7 +56,6 @@ def mixture(swap=False, mixtures=4):
 REGISTRY = {
     "actnorm": lambda: ActNorm(FEATURES),
     "linear": lambda: InvertibleLinear(FEATURES),
-    "permutation": lambda: Permutation([3, 0, 4, 1, 2]),
     "additive": lambda: coupling(AdditiveCoupling, 1),
     "affine": lambda: coupling(AffineCoupling, 2),
     "affine swapped": lambda: coupling(AffineCoupling, 2, swap=True),
