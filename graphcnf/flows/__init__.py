@@ -31,7 +31,6 @@ from graphcnf.flows.logistic_mixture import (
 from graphcnf.flows.pixels import (
     ChannelsFirst,
     Checkerboard,
-    InvertibleConvolution,
     Split,
     Squeeze,
     checkerboard_mask,
@@ -60,7 +59,6 @@ __all__ = [
     "Coupling",
     "Dequantization",
     "Inverse",
-    "InvertibleConvolution",
     "InvertibleLinear",
     "Logit",
     "MixtureLogisticCoupling",

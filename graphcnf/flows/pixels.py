@@ -1,4 +1,4 @@
-"""Steps for images ``(B, C, H, W)``: lifting, rearranging, 1x1 convolution, factoring out.
+"""Steps for images ``(B, C, H, W)``: lifting, rearranging, factoring out.
 
 Images have no padding: these steps ignore a mask, but for `ChannelsFirst`.
 """
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.flows.base import BaseDensity, StandardNormal
-from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.transform import Bijection, Transform, log_term_dtype, zero_log_term
 
 
 class ChannelsFirst(Bijection):
     """A step on ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
 
-    Whatever acts on the last axis acts on the channels this way: `ActNorm`, `InvertibleLinear`, the
-    couplings, whose networks get ``(B, H, W, C)`` as well. A mask is ``(B, H, W)``. In PyTorch's
-    channels-last memory format the exchange of the axes costs nothing.
+    Whatever acts on the last axis acts on the channels this way: `ActNorm`, `InvertibleLinear`,
+    which is an invertible 1x1 convolution then, the couplings, whose networks get ``(B, H, W, C)``
+    as well. A mask is ``(B, H, W)``. In PyTorch's channels-last memory format the exchange of the
+    axes costs nothing.
 
     Args:
         *steps: bijections of ``(B, H, W, C)``, in the order in which data passes them.
@@ -62,20 +62,6 @@ class ChannelsFirst(Bijection):
         for step in reversed(self.steps):
             z = step.inverse(z, mask=mask, context=context)
         return z.movedim(-1, 1)
-
-
-class InvertibleConvolution(ChannelsFirst):
-    """1x1 convolution ``z[:, i, j] = W x[:, i, j]`` with W as in `InvertibleLinear`.
-
-    References:
-        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 3.2.
-
-    Args:
-        channels: the number of channels C.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__(InvertibleLinear(channels))
 
 
 class Squeeze(Bijection):

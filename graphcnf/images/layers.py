@@ -16,13 +16,8 @@ from graphcnf.flows.coupling import (
 )
 from graphcnf.flows.dequantization import UniformDequantization, VariationalDequantization
 from graphcnf.flows.elementwise import Affine, Logit
-from graphcnf.flows.pixels import (
-    ChannelsFirst,
-    Checkerboard,
-    InvertibleConvolution,
-    Split,
-    Squeeze,
-)
+from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
 from graphcnf.flows.transform import Inverse, Sequential, Transform
 from graphcnf.images.networks import ConvolutionNetwork, ImageEncoder
 
@@ -109,8 +104,8 @@ class Layers:
         self.steps.append(ChannelsFirst(ActNorm(self.shape[0])))
 
     def convolution(self) -> None:
-        """Invertible 1x1 convolution."""
-        self.steps.append(InvertibleConvolution(self.shape[0]))
+        """Invertible 1x1 convolution (Kingma & Dhariwal 2018, arXiv 1807.03039, section 3.2)."""
+        self.steps.append(ChannelsFirst(InvertibleLinear(self.shape[0])))
 
     def coupling(self, kind: str, *, swap: bool = False, **network: Any) -> None:
         """Transform the second half of the channels given the first, or (`swap`) the reverse.

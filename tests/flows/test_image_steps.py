@@ -14,7 +14,6 @@ from graphcnf.flows import (
     ChannelsFirst,
     Checkerboard,
     Inverse,
-    InvertibleConvolution,
     InvertibleLinear,
     Logit,
     MixtureLogisticCoupling,
@@ -49,6 +48,10 @@ def mixture(channels, **arguments):
     return coupling(MixtureLogisticCoupling, 3 * 3 + 2, channels, mixtures=3, **arguments)
 
 
+def convolution(channels):
+    return ChannelsFirst(InvertibleLinear(channels))
+
+
 def squeezed(squeeze, factor, make):
     """A step between a squeeze and its inverse."""
     return lambda c, h, w: Sequential(squeeze(), make(c * factor**2), Inverse(squeeze()))
@@ -57,7 +60,7 @@ def squeezed(squeeze, factor, make):
 # Each from (channels, height, width); "even" ones need even sides, "many" ones several channels.
 ANY = {
     "actnorm": lambda c, h, w: ChannelsFirst(ActNorm(c)),
-    "convolution": lambda c, h, w: InvertibleConvolution(c),
+    "convolution": lambda c, h, w: convolution(c),
     "affine": lambda c, h, w: Affine(-0.5, 3.0),
     "additive by mask": lambda c, h, w: coupling(
         AdditiveCoupling, 1, c, split=checkerboard_mask(h, w)
@@ -71,7 +74,7 @@ ANY = {
         c, split=torch.rand(h, w, c, generator=torch.Generator().manual_seed(0)) < 0.5
     ),
     "several": lambda c, h, w: ChannelsFirst(ActNorm(c), InvertibleLinear(c)),
-    "squeeze by 1": squeezed(lambda: Squeeze(1), 1, InvertibleConvolution),
+    "squeeze by 1": squeezed(lambda: Squeeze(1), 1, convolution),
 }
 MANY = {
     "additive": lambda c, h, w: coupling(AdditiveCoupling, 1, c),
@@ -83,7 +86,7 @@ MANY = {
 EVEN = {
     "squeeze": squeezed(Squeeze, 2, lambda c: ChannelsFirst(ActNorm(c))),
     "squeeze, coupling": squeezed(Squeeze, 2, lambda c: coupling(AffineCoupling, 2, c)),
-    "checkerboard": squeezed(Checkerboard, 2, InvertibleConvolution),
+    "checkerboard": squeezed(Checkerboard, 2, convolution),
     "checkerboard, coupling": squeezed(Checkerboard, 2, lambda c: mixture(c)),
 }
 SHAPES = [(1, 3, 3), (1, 5, 2), (3, 3, 1), (3, 2, 3), (1, 2, 4), (3, 4, 2)]
