@@ -218,6 +218,11 @@ class Pretrained(nn.Module):
     config: dict[str, Any]
     metadata: dict[str, Any]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`."""
         save_model(self, folder)

@@ -121,11 +121,6 @@ class RowFlow(Pretrained, CategoricalFlow):
         """Largest number of positions."""
         return self.config["positions"]
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
-
     def log_prob(self, x, mask=None, *, context=None, samples: int = 1, noise=None) -> Tensor:
         """Exact log p(x | number of positions), (B,) nats; see `length_log_prob`.
 

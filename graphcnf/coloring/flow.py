@@ -132,11 +132,6 @@ class ColoringFlow(Pretrained, nn.Module):
         """Number of colours."""
         return self.config["colors"]
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
-
     def bound(self, batch: GraphBatch, noise: Noise | None = None) -> Bound:
         """One draw of the terms of the bound; the node types of the batch are the colours.
 

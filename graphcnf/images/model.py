@@ -102,11 +102,6 @@ class ImageModel(Pretrained, nn.Module, ABC):
         return self.config["levels"]
 
     @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
-
-    @property
     def dtype(self) -> torch.dtype:
         """float64 for a model of that type, otherwise float32."""
         return log_term_dtype(next(self.parameters()))

@@ -158,7 +158,6 @@ class SetFlow(Pretrained, CategoricalFlow):
         """Draw `count` sets of `length` (`elements` by default), see `CategoricalFlow.sample`."""
         if length is None and options.get("mask") is None:
             length = self.elements
-        options.setdefault("device", next(self.parameters()).device)
         return super().sample(count, length, **options)
 
 
