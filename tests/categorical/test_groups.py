@@ -160,7 +160,7 @@ def test_saved_and_loaded(tmp_path):
 
 
 def test_no_more_groups_than_elements():
-    assert SetFlow(3, 4, coupling="groups").flow.network.groups == 3
+    assert SetFlow(3, 4, coupling="groups").flow.coupling.network.groups == 3
 
 
 def test_other_encodings_are_refused():

@@ -13,7 +13,7 @@ from graphcnf.categorical.factory import make_encoding
 from graphcnf.categorical.flow import CategoricalFlow
 from graphcnf.categorical.sets.attention import SetNetwork
 from graphcnf.categorical.sets.elements import ElementCoupling, OrderedEncoding
-from graphcnf.categorical.sets.groups import group_coupling
+from graphcnf.categorical.sets.groups import GroupCoupling, GroupNetwork
 from graphcnf.errors import UserError
 from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.coupling import MixtureLogisticCoupling, coupling_stack
@@ -111,7 +111,12 @@ class SetFlow(Pretrained, CategoricalFlow):
             flow = element_couplings(latents, elements, couplings, mixtures, network)
             latents = OrderedEncoding(latents)
         elif coupling == "groups":
-            flow = group_coupling(categories, elements, couplings, width=width, layers=layers)
+            groups = min(couplings, elements)
+            flow = GroupCoupling(
+                GroupNetwork(
+                    categories, elements=elements, groups=groups, width=width, layers=layers
+                )
+            )
             latents = OrderedEncoding(latents)
         elif coupling == "channels":
             flow = coupling_stack(

@@ -195,11 +195,6 @@ class GroupCoupling(Bijection):
         super().__init__()
         self.coupling = InterleavedCoupling(network, groups=network.groups)
 
-    @property
-    def network(self) -> GroupNetwork:
-        """Gives the conditional probabilities."""
-        return self.coupling.network
-
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Map x (B, L, 2)."""
         x = masked(x.to(log_term_dtype(x)), mask)
@@ -224,7 +219,7 @@ class GroupCoupling(Bijection):
         )
 
     def _groups(self, x: Tensor, mask: Tensor | None) -> Grouped:
-        network = self.network
+        network = self.coupling.network
         if x.shape[1] > network.elements:
             raise ValueError(
                 f"sets of {x.shape[1]} elements, but the model knows up to {network.elements}"
@@ -243,13 +238,3 @@ class GroupCoupling(Bijection):
         moved = moved.transpose(1, 2).flatten(1)[:, : x.shape[1]]
         moved = torch.zeros_like(moved).scatter(1, groups.index, moved)
         return torch.stack([x[..., 0], moved], -1), log_term
-
-
-def group_coupling(
-    categories: int, elements: int, groups: int, *, width: int, layers: int
-) -> GroupCoupling:
-    """Coupling over `groups` groups, no more than there are elements."""
-    groups = min(groups, elements)
-    return GroupCoupling(
-        GroupNetwork(categories, elements=elements, groups=groups, width=width, layers=layers)
-    )
