@@ -45,6 +45,8 @@ class ImageFlow(ImageModel):
         True
     """
 
+    likelihood = "bound"
+
     def __init__(
         self, *, architecture: str, shape: Sequence[int], levels: int = 256, **options: Any
     ):
@@ -62,16 +64,6 @@ class ImageFlow(ImageModel):
         self.base: BaseDensity = layers.base
         self.latent_shape = layers.shape
         self.latent_size = math.prod(self.shape)
-
-    @property
-    def exact(self) -> bool:
-        """Whether `log_prob` is the log-probability itself and not a bound on it."""
-        return self.flow.exact
-
-    @property
-    def likelihood(self) -> str:  # type: ignore[override]  # a constant elsewhere
-        """See `ImageModel`."""
-        return "exact" if self.exact else "bound"
 
     def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
         """Lower bound on log P(x), (B,) nats, from `samples` draws of the dequantization.
