@@ -207,22 +207,8 @@ class ImageModel(Pretrained, nn.Module, ABC):
         """
         if steps < 2:
             raise ValueError(f"a line has at least 2 points, not {steps}")
-        return self.decode(self.line(a, b, torch.linspace(0, 1, steps)))
-
-    def line(self, a: Tensor, b: Tensor, share: Tensor) -> ImageLatents:
-        """Latents on the straight line between those of two images (C, H, W).
-
-        Args:
-            a: Where the share is 0.
-            b: Where it is 1.
-            share: (B,).
-
-        Raises:
-            UserError: The model has no latents.
-            ValueError: Other images than the model is for.
-        """
         start, end = (self.encode(image[None]) for image in (a, b))
-        return start.towards(end, share)
+        return self.decode(start.towards(end, torch.linspace(0, 1, steps)))
 
     def checked(self, x: Tensor) -> Tensor:
         """The images themselves.

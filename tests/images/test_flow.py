@@ -88,7 +88,8 @@ def test_probabilities_of_all_images_sum_to_one(architecture, samples):
 
 
 def test_points_between_two_images_lie_on_a_line(small_model, photographs):
-    line = small_model.line(*photographs[:2], torch.tensor([0.0, 0.25, 1.0]))
+    start, end = (small_model.encode(photograph[None]) for photograph in photographs[:2])
+    line = start.towards(end, torch.tensor([0.0, 0.25, 1.0]))
     for z in (line.z, *line.discarded):
         torch.testing.assert_close(z[1], 0.75 * z[0] + 0.25 * z[2])
 
