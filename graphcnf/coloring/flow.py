@@ -116,7 +116,7 @@ class ColoringFlow(Pretrained, nn.Module):
                 rounds=rounds, support=coupling == "waves",
             )  # fmt: skip
             coupling_of = SaturationCoupling(network, waves=coupling == "waves")
-            self.flow = CategoricalFlow(IntervalEncoding([colors]), coupling_of)
+            self.flow = CategoricalFlow(IntervalEncoding(colors), coupling_of)
         else:
             latents = make_encoding(
                 encoding or "mixture", colors, latent_dim, **(encoding_options or {})
@@ -138,9 +138,8 @@ class ColoringFlow(Pretrained, nn.Module):
         Raises:
             ValueError: if a graph has no nodes or a loop, or there is no such colour.
         """
-        x, mask = batch.node_types, batch.mask
-        x = x[..., None] if self._single else x
-        return self.flow.bound(x, mask=mask, context=self._context(batch), noise=noise)
+        context = self._context(batch)
+        return self.flow.bound(batch.node_types, mask=batch.mask, context=context, noise=noise)
 
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
         """Lower bound on log p(colours | graph), (B,) nats, from `samples` draws; see `bound`.
@@ -150,10 +149,8 @@ class ColoringFlow(Pretrained, nn.Module):
         Raises:
             ValueError: if `samples` is not positive, and as `bound`.
         """
-        x, mask = batch.node_types, batch.mask
-        x = x[..., None] if self._single else x
         return self.flow.log_prob(
-            x, mask, context=self._context(batch), samples=samples, noise=noise
+            batch.node_types, batch.mask, context=self._context(batch), samples=samples, noise=noise
         )
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
@@ -188,31 +185,24 @@ class ColoringFlow(Pretrained, nn.Module):
         Raises:
             ValueError: if a graph has no nodes or a loop.
         """
-        colors = self.flow.sample(
+        return self.flow.sample(
             len(batch),
             mask=batch.mask,
             context=self._context(batch),
             temperature=temperature,
             generator=generator,
         )
-        return colors[..., 0] if self._single else colors
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Tensor:
         """Latents of the base space, (B, N, D); raises as `bound`."""
-        x = batch.node_types[..., None] if self._single else batch.node_types
-        return self.flow.encode(x, mask=batch.mask, context=self._context(batch), noise=noise)
+        context = self._context(batch)
+        return self.flow.encode(batch.node_types, mask=batch.mask, context=context, noise=noise)
 
     @torch.no_grad()
     def decode(self, z: Tensor, batch: GraphBatch) -> Tensor:
         """Colours (B, N) of latents of the base space, for the graphs of a batch."""
-        colors = self.flow.decode(z, mask=batch.mask, context=self._context(batch))
-        return colors[..., 0] if self._single else colors
-
-    @property
-    def _single(self) -> bool:
-        """Whether the encoding wants the one variable of a node on an axis of its own."""
-        return not isinstance(self.flow.encoding.cardinalities, int)
+        return self.flow.decode(z, mask=batch.mask, context=self._context(batch))
 
     def _context(self, batch: GraphBatch) -> GraphContext:
         batch = batch.cleared()
@@ -263,9 +253,9 @@ def from_networkx(
             raise UserError(f"graph {place} is empty: there is nothing to colour")
         numbers = {node: number for number, node in enumerate(graph)}
         edges = [(numbers[i], numbers[j]) for i, j in graph.edges]
-        loop = next((i for i, j in edges if i == j), None)
+        loop = next((i for i, j in graph.edges if i == j), None)
         if loop is not None:
-            raise UserError(f"graph {place}: node {loop} has an edge to itself")
+            raise UserError(f"graph {place}: node {loop!r} has an edge to itself")
         own: list[Any]
         if colorings is None:
             own = [0] * len(graph)

@@ -91,7 +91,7 @@ def test_channels_are_normalised():
 def test_coupling_is_a_bijection(double, batch, order, rounds):
     coupling = model_of(order, rounds=rounds).flow.flow
     arguments = {"mask": batch.mask, "context": coloring_context(batch.adjacency, batch.mask)}
-    x = model_of().flow.encoding.encode(batch.node_types[..., None], mask=batch.mask).z
+    x = model_of().flow.encoding.encode(batch.node_types, mask=batch.mask).z
     assert_bijection(coupling, x, z=latents(batch), atol=1e-7, rtol=1e-7, vary=(), **arguments)
     assert_serialisable(coupling, x, **arguments)
     few = batch.sizes <= 6
@@ -275,6 +275,8 @@ def test_from_networkx():
         from_networkx([graph, nx.Graph()])
     with pytest.raises(UserError, match="graph 0: node 1 has an edge to itself"):
         from_networkx([nx.Graph([(0, 1), (1, 1)])])
+    with pytest.raises(UserError, match="graph 0: node 'a' has an edge to itself"):
+        from_networkx([nx.Graph([("b", "a"), ("a", "a")])])
     with pytest.raises(UserError, match="graph 0 is a DiGraph: undirected simple graphs"):
         from_networkx([nx.DiGraph(graph)])
     for coloring, color in (({"a": 0, "b": 1}, "None"), ({"a": 0, "b": 1, "c": 1.5}, "1.5")):
