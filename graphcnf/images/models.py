@@ -2,7 +2,8 @@
 
 ``simple``, ``vardeq`` and ``multiscale`` are the ladder of the UvA deep learning tutorial 11
 (Lippe 2020); in all models couplings with checkerboard masks run on the squeezed image, see
-`graphcnf.flows.Checkerboard`, and the networks of all but Glow's know where a pixel is.
+`graphcnf.flows.Checkerboard`, and the networks of all but Glow's know where a pixel is. `simple`
+lists the arguments that they share; the others say what they take besides.
 """
 
 from __future__ import annotations
@@ -47,17 +48,7 @@ def vardeq(
     alpha=1e-5,
     **network,
 ) -> Layers:
-    """`simple` with variational dequantization.
-
-    Args:
-        shape: see `simple`.
-        levels: see `simple`.
-        coupling: see `simple`.
-        couplings: see `simple`.
-        dequantization: number of couplings of the dequantization.
-        alpha: see `simple`.
-        **network: see `simple`.
-    """
+    """`simple` with variational dequantization, of so many couplings as ``dequantization`` says."""
     layers = Layers(shape, **network)
     layers.variational_dequantization(levels, [coupling] * dequantization)
     layers.logit(alpha)
@@ -76,18 +67,11 @@ def multiscale(
     alpha=1e-5,
     **network,
 ) -> Layers:
-    """Variational dequantization, and half of the dimensions leave at half of the size.
+    """Variational dequantization as in `vardeq`, and half of the dimensions leave at half the size.
 
-    Args:
-        shape: see `simple`; four must divide the sides.
-        levels: see `simple`.
-        coupling: see `simple`.
-        couplings: number of couplings with checkerboard masks, and of channels at half and at a
-            quarter of the size.
-        dequantization: see `vardeq`.
-        prior: kind of the coupling that conditions what leaves on what stays, None for none.
-        alpha: see `simple`.
-        **network: see `simple`.
+    Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
+    and of channels at half and at a quarter of the size. ``prior`` is the kind of the coupling that
+    conditions what leaves on what stays, None for none.
     """
     colours, halves, quarters = _three(couplings)
     layers = Layers(shape, **network)
@@ -107,18 +91,12 @@ def realnvp(
 ) -> Layers:
     """Affine couplings with alternating checkerboard and channel masks, at several scales.
 
+    Half of the dimensions leave after each of the ``scales`` but the last, and 2 to their power
+    must divide the sides. Each scale has ``couplings`` couplings with each kind of mask; the last
+    has one more, and checkerboard masks only. ``block`` is that of `ConvolutionNetwork`.
+
     References:
         Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803.
-
-    Args:
-        shape: see `simple`; 2 to the power of ``scales`` must divide the sides.
-        levels: see `simple`.
-        scales: number of scales; half of the dimensions leave after each but the last.
-        couplings: number of couplings with each kind of mask at a scale; one more at the last
-            scale, which has checkerboard masks only.
-        block: see `ConvolutionNetwork`.
-        alpha: see `simple`.
-        **network: see `simple`.
     """
     layers = Layers(shape, block=block, **network)
     layers.uniform_dequantization(levels)
@@ -155,24 +133,14 @@ def glow(
     black and bright; an affine map of it leaves them apart, and the first 1x1 convolution makes
     more of them.
 
+    Half of the dimensions leave after each of the ``scales`` but the last, and 2 to their power
+    must divide the sides. Each scale has ``steps`` couplings. So many of the first scale's as
+    ``pixels`` says, at most all, are those of the pixels, of ``mixtures`` components; with 0 it is
+    Glow as published. ``coupling`` is the kind of all others, ``prior`` as in `multiscale`;
+    ``block``, ``layers`` and ``position`` are those of `ConvolutionNetwork`.
+
     References:
         Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039.
-
-    Args:
-        shape: see `simple`; 2 to the power of ``scales`` must divide the sides.
-        levels: see `simple`.
-        scales: number of scales; half of the dimensions leave after each but the last.
-        steps: number of couplings at each scale.
-        pixels: how many of the first scale's, at most all, are those of the pixels; 0 for Glow as
-            published.
-        mixtures: components of their mixtures.
-        coupling: see `simple`; of all other couplings.
-        prior: see `multiscale`.
-        block: see `ConvolutionNetwork`.
-        layers: see `ConvolutionNetwork`.
-        position: see `ConvolutionNetwork`.
-        alpha: see `simple`.
-        **network: see `simple`.
     """
     model = Layers(shape, block=block, layers=layers, position=position, **network)
     model.uniform_dequantization(levels)
@@ -200,21 +168,14 @@ def flowpp(
     alpha=1e-5,
     **network,
 ) -> Layers:
-    """Mixture-of-logistics couplings, self-attention, variational dequantization.
+    """Mixture-of-logistics couplings, self-attention, variational dequantization as in `vardeq`.
+
+    Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
+    with channel masks after a squeeze and with checkerboard masks after it, all of ``mixtures``
+    components. ``heads`` are those of `ConvolutionNetwork`.
 
     References:
         Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
-
-    Args:
-        shape: see `simple`; four must divide the sides.
-        levels: see `simple`.
-        couplings: number of couplings with checkerboard masks, with channel masks after a squeeze
-            and with checkerboard masks after it.
-        mixtures: components of the mixtures.
-        dequantization: see `vardeq`.
-        heads: see `ConvolutionNetwork`.
-        alpha: see `simple`.
-        **network: see `simple`.
     """
     first, channels, second = _three(couplings)
     kind = f"mixture-{mixtures}"
