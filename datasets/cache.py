@@ -7,20 +7,18 @@ the checksum covers the name, too: a copy of another data set's file under this 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import sys
-import time
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from graphcnf.files import at_home
+from graphcnf.files import at_home, replace_file
 
 _CHECKSUM = "checksum"
-_STALE_SECONDS = 600
 
 
 class DamagedCache(ValueError):
@@ -43,21 +41,13 @@ def note(message: str) -> None:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
-    """Write arrays under a temporary name, then rename; False, with a note, where that fails."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write arrays as a whole or not at all; False, with a note, where that fails."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays, **{_CHECKSUM: _digest(path.name, arrays)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                left.unlink(missing_ok=True)
-        with open(partial, "wb") as file:
-            np.savez_compressed(file, **arrays, **{_CHECKSUM: _digest(path.name, arrays)})
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        replace_file(path, content.getvalue())
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         note(f"cannot cache to {path} ({error.strerror or error}); set GRAPHCNF_CACHE to a folder")
         return False
     return True
