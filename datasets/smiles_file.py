@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,9 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 LEAST_ROWS = 1_000_000
 """A Parquet file may have so many rows in any case, and more where each takes a byte: one value in
 a thousand million rows takes a hundred."""
+
+Records = Iterable[tuple[int, str]]
+"""The line number of each record, and its SMILES, "" where it has none."""
 
 
 class DataFileError(UserError, ValueError):
@@ -140,7 +144,14 @@ def read_smiles(
         ValueError: The file is empty, binary or damaged, or lacks the column.
     """
     path = Path(path)
-    content = _read(path) if content is None else content
+    pairs = list(_records(path, _read(path) if content is None else content, column))
+    if not pairs:
+        raise NoMolecules(f"{path} holds no molecules")
+    return [line for line, _ in pairs], [smiles for _, smiles in pairs]
+
+
+def _records(path: Path, content: bytes, column: str | None) -> Records:
+    """The records of a file of whichever format."""
     if content[:4] == b"PAR1":
         return _parquet(path, content, column)
     text = _decode(path, content)
@@ -155,20 +166,16 @@ def read_smiles(
     cells = _cells(first, delimiter)
     is_table = column is not None or suffix in ("csv", "tsv")
     if is_table or (len(cells) > 1 and "smiles" in cells):
-        rows = _table(path, text, column, delimiter)
+        rows = list(_table(path, text, column, delimiter))
     else:
         # A blank line between others is a molecule that could not be written.
-        rows = (
+        rows = [
             (number, "" if line.startswith("\t") else (line.split() or [""])[0])
             for number, line in enumerate(lines, 1)
             if not line.lstrip().startswith("#")
-        )
-    pairs = list(rows)
-    if pairs and pairs[0][1].lower() == "smiles":  # a header line
-        pairs = pairs[1:]
-    if not pairs:
-        raise NoMolecules(f"{path} holds no molecules")
-    return [line for line, _ in pairs], [smiles for _, smiles in pairs]
+        ]
+    has_header = bool(rows) and rows[0][1].lower() == "smiles"
+    return rows[1:] if has_header else rows
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -209,19 +216,23 @@ def _decode(path: Path, content: bytes) -> str:
     return text
 
 
-def _table(path: Path, text: str, column: str | None, delimiter: str):
-    """Yield (line number, cell) of one column, "" for a blank cell."""
+def _place(path: Path, names: list[str], column: str | None) -> int:
+    """Where the column is among the names: exactly that one, or else in any case."""
+    wanted = "smiles" if column is None else column
+    for same in (str, str.lower):
+        place = next((k for k, name in enumerate(names) if same(name) == same(wanted)), None)
+        if place is not None:
+            return place
+    shown = ", ".join(name[:40] for name in names[:12])
+    raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")
+
+
+def _table(path: Path, text: str, column: str | None, delimiter: str) -> Records:
+    """One column, "" for a blank cell."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = next((row for row in reader if any(cell.strip() for cell in row)), [])
-        names = [cell.strip() for cell in header]
-        wanted = "smiles" if column is None else column
-        place = next((k for k, n in enumerate(names) if n == wanted), None)
-        if place is None:
-            place = next((k for k, n in enumerate(names) if n.lower() == wanted.lower()), None)
-        if place is None:
-            shown = ", ".join(name[:40] for name in names[:12])
-            raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")
+        place = _place(path, [cell.strip() for cell in header], column)
         before = reader.line_num
         for row in reader:
             line, before = before + 1, reader.line_num
@@ -232,9 +243,9 @@ def _table(path: Path, text: str, column: str | None, delimiter: str):
         raise DataFileError(f"{path}, line {reader.line_num}: not a table: {error}") from error
 
 
-def _jsonl(path: Path, rows: list[str], column: str | None) -> tuple[list[int], list[str]]:
-    """Line numbers and SMILES of a file with one JSON object per line."""
-    lines, smiles, wanted = [], [], column or "smiles"
+def _jsonl(path: Path, rows: list[str], column: str | None) -> Records:
+    """One entry of the JSON object of each line."""
+    wanted = column or "smiles"
     for number, line in enumerate(rows, 1):
         if not line.strip():
             continue
@@ -247,18 +258,14 @@ def _jsonl(path: Path, rows: list[str], column: str | None) -> tuple[list[int], 
             raise DataFileError(
                 f"{path}, line {number}: no JSON object with {wanted!r}: {line[:60]!r}"
             ) from None
-        lines.append(number)
-        smiles.append(value if isinstance(value, str) else "")
-    if not lines:
-        raise NoMolecules(f"{path} holds no molecules")
-    return lines, smiles
+        yield number, value if isinstance(value, str) else ""
 
 
-def _sdf(path: Path, text: str) -> tuple[list[int], list[str]]:
-    """First line and SMILES of each record of an SD file, "" where RDKit does not read it."""
+def _sdf(path: Path, text: str) -> Records:
+    """Each record of an SD file by its first line, "" where RDKit does not read it."""
     from rdkit import Chem, rdBase
 
-    lines, smiles, number = [], [], 1
+    number = 1
     records = re.split(r"(?m)^\$\$\$\$.*\n", text.replace("\r\n", "\n"))
     for record in records:
         if record.strip():
@@ -268,19 +275,14 @@ def _sdf(path: Path, text: str) -> tuple[list[int], list[str]]:
                 mol = Chem.MolFromMolBlock(record, sanitize=False, removeHs=False)
                 if mol is not None:
                     mol.UpdatePropertyCache(strict=False)
-            lines.append(number)
-            smiles.append("" if mol is None else Chem.MolToSmiles(mol))
+            yield number, "" if mol is None else Chem.MolToSmiles(mol)
         number += record.count("\n") + 1
-    if not lines:
-        raise NoMolecules(f"{path} holds no molecules")
-    return lines, smiles
 
 
-def _parquet(path: Path, content: bytes, column: str | None) -> tuple[list[int], list[str]]:
-    """Row numbers and SMILES of a Parquet file."""
+def _parquet(path: Path, content: bytes, column: str | None) -> Records:
+    """One column of a Parquet file; rows count from 1."""
     import pandas as pd
 
-    wanted = column or "smiles"
     try:
         from pyarrow.parquet import ParquetFile
 
@@ -293,15 +295,9 @@ def _parquet(path: Path, content: bytes, column: str | None) -> tuple[list[int],
     except Exception as error:  # damage shows itself anywhere in the reader
         reason = " ".join(str(error).split())[:120]
         raise DataFileError(f"{path} is no intact Parquet file: {reason}") from error
-    if wanted not in frame:
-        wanted = next((c for c in map(str, frame) if c.lower() == wanted.lower()), wanted)
-    if wanted not in frame:
-        shown = ", ".join(map(str, frame))[:200]
-        raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")
-    if not len(frame):
-        raise NoMolecules(f"{path} holds no molecules")
-    smiles = [value if isinstance(value, str) else "" for value in frame[wanted]]
-    return list(range(1, len(smiles) + 1)), smiles
+    values = frame.iloc[:, _place(path, [str(name) for name in frame], column)]
+    for number, value in enumerate(values, 1):
+        yield number, value if isinstance(value, str) else ""
 
 
 def _list_skipped(path: Path, skipped: list[Skipped]) -> bool:
