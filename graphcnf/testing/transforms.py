@@ -258,7 +258,8 @@ def assert_dtype_and_autocast(
     keywords = {"mask": mask, "context": context}
     with torch.no_grad():
         z, log_term = transform(x, **keywords)
-        assert z.dtype == log_term.dtype == torch.float32, f"float32 became {z.dtype, log_term}"
+        types = z.dtype, log_term.dtype
+        assert types == (torch.float32, torch.float32), f"float32 became {types}"
         with torch.autocast(x.device.type, dtype=autocast_dtype):
             low, low_term = transform(x, **keywords)
             back = transform.inverse(low, **keywords)

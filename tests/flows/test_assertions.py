@@ -84,8 +84,10 @@ def test_a_right_transform_passes():
     ],
 )
 def test_mistakes_are_found(mistake, check):
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError) as error:
         check(Double(mistake), X)
+    if mistake == "dtype":
+        assert str(error.value).startswith("float32 became (torch.float32, torch.float64)")
 
 
 def test_leaking_padding_is_found():
