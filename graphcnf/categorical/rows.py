@@ -136,17 +136,17 @@ class RowFlow(Pretrained, CategoricalFlow):
         """
         check_rows(mask)
         self.encoding.check(x, mask)
-        mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
-        if (mask[:, 1:] & ~mask[:, :-1]).any():
-            raise ValueError("the real positions of a row are its first ones")
+        mask = _context(x, mask).mask
         return self.network.log_prob(torch.where(mask, x.long(), 0), mask)
 
     def bound(self, x, *, mask=None, context=None, noise=None):
         """One draw of the terms of the bound, see `CategoricalFlow.bound`."""
+        self.encoding.check(x, mask)
         return super().bound(x, mask=mask, context=_context(x, mask), noise=noise)
 
     def encode(self, x, *, mask=None, context=None, noise=None) -> Tensor:
         """Latents of the base space, (B, L, 1)."""
+        self.encoding.check(x, mask)
         return super().encode(x, mask=mask, context=_context(x, mask), noise=noise)
 
     def decode(self, z, *, mask=None, context=None, **options) -> Tensor:
@@ -215,4 +215,9 @@ class RowFlow(Pretrained, CategoricalFlow):
 
 
 def _context(x: Tensor, mask: Tensor | None) -> Context:
-    return Context(torch.ones(x.shape, dtype=torch.bool, device=x.device) if mask is None else mask)
+    """The real positions of x (B, L), all if None; ValueError unless they are its first ones."""
+    if mask is None:
+        mask = torch.ones_like(x, dtype=torch.bool)
+    elif (mask[:, 1:] & ~mask[:, :-1]).any():
+        raise ValueError("the real positions of a row are its first ones")
+    return Context(mask)

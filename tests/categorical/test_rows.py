@@ -22,8 +22,22 @@ def test_what_stands_at_padding_does_not_count(model):
     padded = torch.where(mask, x, -1)
     assert torch.equal(model.log_prob(padded, mask), nats)
     assert torch.equal(model.log_prob(padded.int(), mask), nats)
-    with pytest.raises(ValueError, match="its first ones"):
-        model.log_prob(x[:1], torch.tensor([[True, False, True]]))
+
+
+def test_the_real_positions_are_the_first_ones(model):
+    x, holes = torch.tensor([[0, 1, 2]]), torch.tensor([[True, False, True]])
+    z = model.encode(x)
+    for refused in (
+        lambda: model.log_prob(x, holes),
+        lambda: model.bound(x, mask=holes),
+        lambda: model.encode(x, mask=holes),
+        lambda: model.decode(z, mask=holes),
+        lambda: model.sample(1, mask=holes),
+    ):
+        with pytest.raises(ValueError, match="its first ones"):
+            refused()
+    with pytest.raises(ValueError, match="the mask must be a bool tensor"):
+        model.bound(x, mask=holes.float())
 
 
 def test_samples_are_drawn_where_the_model_is(model, monkeypatch):
