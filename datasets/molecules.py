@@ -317,12 +317,16 @@ def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int, bool, b
 
 
 def cache_path(name: str, *key) -> Path:
-    """Cache file of a data set whose content is a function of `key` and of the codec."""
+    """Cache file of a data set whose content is a function of `key` and of the codec.
+
+    Of the name it has what every file system takes.
+    """
     try:
         rdkit = version("rdkit")  # canonical SMILES differ between versions
     except PackageNotFoundError:
         rdkit = "unknown"
     text = json.dumps([FORMAT_VERSION, CODEC_VERSION, rdkit, *key])
+    name = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "_" for c in name)[:45]
     return cache.cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
 
 

@@ -71,7 +71,7 @@ def load_smiles_file(
 
     Lines that RDKit does not read, that have several fragments, atoms or bonds outside the
     vocabulary or more than `max_atoms` heavy atoms are left out: the result's `skipped` names each
-    with its line number and the reason, and so does a side file, whose path goes to stderr.
+    with its line number and the reason, and so does a file in the cache, whose path goes to stderr.
 
     Args:
         path: One SMILES per line, alone or before white space (lines that start with # are
@@ -102,7 +102,7 @@ def load_smiles_file(
         vocabulary.to_dict() if vocabulary else None, *(["standardized"] if standardize else []),
     )  # fmt: skip
     name = path.name.removesuffix(".gz").rsplit(".", 1)[0] or "molecules"
-    stored = cache_path(f"file-{_plain(name)}", *key)
+    stored = cache_path(f"file-{name}", *key)
     dataset = load_cached(name, stored) if use_cache else None
     if dataset is None:
         lines, smiles = read_smiles(path, column=column, content=content)
@@ -120,7 +120,7 @@ def load_smiles_file(
             none = "" if len(dataset) else "no usable molecule: "
             raise DataFileError(f"{none}{path}, line {first.line}: {first.reason}{many}")
         listing = stored.with_suffix(".skipped.tsv")
-        written = _list_skipped(listing, dataset.skipped)
+        written = use_cache and _list_skipped(listing, dataset.skipped)
         cache.note(
             f"{path}: left out {len(dataset.skipped)} of {len(dataset.skipped) + len(dataset)} "
             f"molecules, the first at line {first.line}: {first.reason}"
@@ -309,8 +309,3 @@ def _list_skipped(path: Path, skipped: list[Skipped]) -> bool:
         cache.note(f"cannot write {path}: {error.strerror}")
         return False
     return True
-
-
-def _plain(name: str) -> str:
-    """The name with only the characters that every file system takes."""
-    return "".join(c if c.isalnum() and c.isascii() or c in "-_" else "_" for c in name)[:40]

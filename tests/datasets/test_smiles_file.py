@@ -145,6 +145,14 @@ def test_a_cache_folder_that_cannot_be_written_is_no_failure(tmp_path, monkeypat
     assert "cannot cache" in capfd.readouterr().err
 
 
+def test_without_a_cache_nothing_is_written(tmp_path, capfd):
+    path = tmp_path / "x.smi"
+    path.write_text("CCO\nC1CC\n")
+    assert len(load_smiles_file(path, use_cache=False)) == 1
+    assert "left out 1 of 2" in (err := capfd.readouterr().err) and "listed" not in err
+    assert not cache_folder().exists() or not list(cache_folder().iterdir())
+
+
 def test_size_limit_counts_heavy_atoms(tmp_path):
     path = tmp_path / "x.smi"
     path.write_text("[H]C([H])([H])C\n" + "C" * 300 + "\n")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,10 @@ def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
     for k in (0, 150, len(dataset) - 1):
         mol = Chem.MolFromSmiles(dataset.smiles[k])
         assert list(described(mol, names).values()) == found[k].tolist()
+    long = replace(dataset, name="a/b" + "x" * 250)  # as a data file may be called
+    assert np.array_equal(properties.property_values(long, names, workers=1), found)
     monkeypatch.setattr(properties, "property_table", None)
+    assert np.array_equal(properties.property_values(long, names), found)
     assert np.array_equal(properties.property_values(dataset, names), found)
 
 
