@@ -117,15 +117,13 @@ class MoleculeDataset:
         """Number of molecules of each size; the index is the number of atoms."""
         return np.bincount(self.graphs.node_counts[self.split(part)])
 
-    def node_type_counts(self, part: str = "train") -> np.ndarray:
+    def node_type_counts(self) -> np.ndarray:
         """Atoms of each category."""
-        types = self.graphs.subset(self.split(part)).node_types
-        return np.bincount(types, minlength=len(self.vocabulary.atoms))
+        return np.bincount(self.graphs.node_types, minlength=len(self.vocabulary.atoms))
 
-    def bond_type_counts(self, part: str = "train") -> np.ndarray:
+    def bond_type_counts(self) -> np.ndarray:
         """Bonds of each category."""
-        types = self.graphs.subset(self.split(part)).bond_types
-        return np.bincount(types, minlength=len(self.vocabulary.bonds))
+        return np.bincount(self.graphs.bond_types, minlength=len(self.vocabulary.bonds))
 
     def training_hashes(self) -> np.ndarray:
         """Hashes of the distinct training molecules, sorted uint64, to hold novelty against."""
@@ -148,9 +146,9 @@ class MoleculeDataset:
     def _merged(self, atom, bond) -> MoleculeDataset:
         """The same graphs with fewer categories: `atom` and `bond` map old names to new ones."""
         old, atoms, bonds = self.vocabulary, Counter(), Counter()
-        for name, count in zip(old.atoms, self.node_type_counts("all"), strict=True):
+        for name, count in zip(old.atoms, self.node_type_counts(), strict=True):
             atoms[atom(name)] += int(count)
-        for name, count in zip(old.bonds, self.bond_type_counts("all"), strict=True):
+        for name, count in zip(old.bonds, self.bond_type_counts(), strict=True):
             bonds[bond(name)] += int(count)
         return self._renumbered(MoleculeVocabulary.from_counts(atoms, bonds), atom, bond)
 

@@ -152,8 +152,8 @@ def describe(dataset) -> dict[str, Any]:
             for key, n in counts.items()
         },
         "charged": len(np.unique(owners[charged])) / len(graphs),
-        "atom_categories": _named(vocabulary.atom_labels, dataset.node_type_counts("all")),
-        "bond_categories": _named(vocabulary.bonds, dataset.bond_type_counts("all")),
+        "atom_categories": _named(vocabulary.atom_labels, dataset.node_type_counts()),
+        "bond_categories": _named(vocabulary.bonds, dataset.bond_type_counts()),
     }  # fmt: skip
 
 

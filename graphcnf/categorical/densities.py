@@ -29,7 +29,7 @@ from graphcnf.categorical.encoding import (
     logistic_noise,
 )
 from graphcnf.flows.base import draw_uniform
-from graphcnf.flows.coupling import MixtureLogisticCoupling
+from graphcnf.flows.coupling import MixtureLogisticCoupling, halves
 from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.logistic_mixture import bounded_log_scale
 from graphcnf.flows.transform import Bijection, Sequential, masked, sum_log_term
@@ -323,8 +323,7 @@ class VariationalEncoding(FlowEncoding):
 
     def steps(self, number, embedding, hidden):
         """A conditional affine map, a mixing of the latents, a conditional mixture coupling."""
-        split, swap = self.latent_dim // 2, bool(number % 2)
-        fixed = self.latent_dim - split if swap else split
+        split, swap, fixed = halves(self.latent_dim, number)
         outputs = (3 * self.mixtures + 2) * (self.latent_dim - fixed)
         network = ConditionalNetwork(fixed + embedding, outputs, hidden)
         coupling = MixtureLogisticCoupling(network, split=split, swap=swap, mixtures=self.mixtures)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from graphcnf.flows.transform import log_term_dtype, masked, sum_log_term
 
-Generators = torch.Generator | Sequence[np.random.Generator | torch.Generator] | None
+Generators = torch.Generator | Sequence[np.random.Generator] | None
 
 
 def record_generators(seed: int, first: int, count: int) -> list[np.random.Generator]:
@@ -49,12 +49,8 @@ def _draw(kind: str, shape, mask, generator, device, dtype) -> Tensor:
     for record, own in enumerate(generator):
         # Only real entries draw, so that padding does not shift the numbers of a record.
         size = tuple(shape[1:]) if real is None else (int(real[record].sum()), shape[-1])
-        if isinstance(own, torch.Generator):
-            draw = torch.randn if kind == "normal" else torch.rand
-            values = draw(size, generator=own, dtype=torch.float64, device=own.device).cpu()
-        else:
-            values = own.standard_normal(size) if kind == "normal" else own.random(size)
-            values = torch.as_tensor(values, dtype=torch.float64)
+        drawn = own.standard_normal(size) if kind == "normal" else own.random(size)
+        values = torch.as_tensor(drawn, dtype=torch.float64)
         if real is None:
             noise[record] = values
         elif real.dim() == 1:
@@ -78,8 +74,9 @@ def draw_normal(
         shape: ``(B, ..., D)``.
         mask: ``shape[:-1]`` bool; masked entries are 0.
         generator: None for torch's global one, one torch generator for all, or a sequence of B
-            generators (see `record_generators`). With a sequence the numbers of a record depend on
-            its generator and its number of real entries only, neither on padding nor on the device.
+            numpy generators (see `record_generators`). With a sequence the numbers of a record
+            depend on its generator and its number of real entries only, neither on padding nor on
+            the device.
         device: device of the result.
         dtype: type of the result, torch's default type if None.
 

@@ -170,8 +170,8 @@ class MixtureLogisticCoupling(Coupling):
 
     ``s``, ``t`` and the mixtures' logits, means and log-scales are functions of ``x_a``; all
     log-scales lie within +-3. Parameters ``(t, s, K logits, K means, K log-scales)``, so P = 3 K +
-    2. A constant spread is added to the means: with it, a network whose output layer starts at zero
-    can tell the components apart.
+    2. Constants from -1 to 1 are added to the means: with them, a network whose output layer starts
+    at zero can tell the components apart.
 
     References:
         Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
@@ -182,7 +182,6 @@ class MixtureLogisticCoupling(Coupling):
         split: see `Coupling`.
         swap: see `Coupling`.
         mixtures: the number of components K.
-        spread: the constants added to the means go from ``-spread`` to ``spread``.
     """
 
     def __init__(
@@ -192,14 +191,13 @@ class MixtureLogisticCoupling(Coupling):
         split: int | Tensor,
         swap: bool = False,
         mixtures: int = 8,
-        spread: float = 1.0,
     ):
         super().__init__(network, split=split, swap=swap)
         if mixtures < 1:
             raise ValueError(f"mixtures must be at least 1, got {mixtures}")
         self.mixtures = mixtures
         self.parameters_per_channel = 3 * mixtures + 2
-        offsets = torch.linspace(-spread, spread, mixtures) if mixtures > 1 else torch.zeros(1)
+        offsets = torch.linspace(-1, 1, mixtures) if mixtures > 1 else torch.zeros(1)
         self.register_buffer("offsets", offsets.reshape(-1, 1, 1))
 
     def transform_elements(self, x, parameters):

@@ -31,9 +31,9 @@ def test_split_counts_and_hashes(zinc_smiles):
     assert not {dataset.smiles[k] for k in train} & {dataset.smiles[k] for k in test}
     assert dataset.size_histogram().sum() == len(train)
     assert dataset.size_histogram("all")[23] == (dataset.graphs.node_counts == 23).sum()
-    assert dataset.node_type_counts("all").sum() == dataset.graphs.node_counts.sum()
-    assert (np.diff(dataset.node_type_counts("all")) <= 0).all()
-    assert dataset.bond_type_counts("train").sum() == dataset.graphs.edge_counts[train].sum()
+    assert dataset.node_type_counts().sum() == dataset.graphs.node_counts.sum()
+    assert (np.diff(dataset.node_type_counts()) <= 0).all()
+    assert dataset.bond_type_counts().sum() == dataset.graphs.edge_counts.sum()
     hashes = dataset.training_hashes()
     assert len(hashes) == len({dataset.smiles[k] for k in train}) and (np.diff(hashes) > 0).all()
     with pytest.raises(ValueError, match="no split 'valid'"):
@@ -108,7 +108,7 @@ def test_without_charges_elements_are_left(small_zinc, cache_folder):
     charged, plain = load_zinc250k(), load_zinc250k(charges=False)
     assert {atom.charge for atom in plain.vocabulary.atoms} == {0}
     assert len(plain.vocabulary.atoms) < len(charged.vocabulary.atoms)
-    assert (np.diff(plain.node_type_counts("all")) <= 0).all()
+    assert (np.diff(plain.node_type_counts()) <= 0).all()
     symbols = [
         np.array([atom.symbol for atom in data.vocabulary.atoms])[data.graphs.node_types]
         for data in (charged, plain)

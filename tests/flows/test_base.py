@@ -90,10 +90,10 @@ def test_generators(draw):
         draw((3, 2), generator=torch.Generator().manual_seed(3)),
         draw((3, 2), generator=torch.Generator().manual_seed(3)),
     )
-    mixed = [np.random.default_rng(0), torch.Generator().manual_seed(0)]
+    two = [np.random.default_rng(0), np.random.default_rng(1)]
     mask = torch.tensor([True, False])
-    values = draw((2, 3), generator=mixed, mask=mask, dtype=torch.float64)
+    values = draw((2, 3), generator=two, mask=mask, dtype=torch.float64)
     assert values.dtype == torch.float64 and values[0].all() and not values[1].any()
     assert draw((2, 3), generator=record_generators(0, 0, 2)).dtype == torch.float32
     with pytest.raises(ValueError, match="2 generators for a batch of 3"):
-        draw((3, 2), generator=mixed)
+        draw((3, 2), generator=two)
