@@ -325,7 +325,7 @@ class VariationalEncoding(FlowEncoding):
         """A conditional affine map, a mixing of the latents, a conditional mixture coupling."""
         split, swap, fixed = halves(self.latent_dim, number)
         outputs = (3 * self.mixtures + 2) * (self.latent_dim - fixed)
-        network = ConditionalNetwork(fixed + embedding, outputs, hidden)
+        network = Conditioner(fixed + embedding, outputs, hidden)
         coupling = MixtureLogisticCoupling(network, split=split, swap=swap, mixtures=self.mixtures)
         return [
             ConditionalAffine(self.latent_dim, embedding),
@@ -363,7 +363,7 @@ class ConditionalAffine(Bijection):
         return x, -sum_log_term(log_scale, mask)
 
 
-class ConditionalNetwork(nn.Module):
+class Conditioner(nn.Module):
     """Two layers that see the untransformed latents and the context; starts at 0."""
 
     def __init__(self, inputs: int, outputs: int, hidden: int):

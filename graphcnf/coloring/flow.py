@@ -13,11 +13,7 @@ from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, IntervalEncoding, make_encoding
 from graphcnf.categorical.flow import Bound
-from graphcnf.coloring.network import (
-    ColoringNetwork,
-    ConvolutionNetwork,
-    coloring_context,
-)
+from graphcnf.coloring.network import ColoringNetwork, GraphConvolutions, coloring_context
 from graphcnf.coloring.saturation import SaturationCoupling
 from graphcnf.errors import UserError
 from graphcnf.flows.coupling import coupling_stack
@@ -121,7 +117,7 @@ class ColoringFlow(Pretrained, nn.Module):
             latents = make_encoding(
                 encoding or "mixture", colors, latent_dim, **(encoding_options or {})
             )
-            conditioner = partial(ConvolutionNetwork, width=width, layers=layers, heads=heads)
+            conditioner = partial(GraphConvolutions, width=width, layers=layers, heads=heads)
             steps = coupling_stack(
                 conditioner, channels=latents.latent_dim, couplings=couplings, mixtures=mixtures
             )

@@ -93,7 +93,7 @@ class GraphEncoder(nn.Module):
         return h.unflatten(0, mask.shape)
 
 
-class ConvolutionNetwork(nn.Module):
+class GraphConvolutions(nn.Module):
     """Parameters for every node from the untransformed latents of all: for `Coupling`.
 
     Args:

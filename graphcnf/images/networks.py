@@ -73,7 +73,7 @@ class ConvolutionNetwork(nn.Module):
         self.position = nn.Parameter(torch.zeros(1, width, *size)) if position else None
         self.blocks = nn.ModuleList(BLOCKS[block](width, dropout) for _ in range(layers))
         if heads:
-            self.blocks.append(AttentionBlock(width, heads, size))
+            self.blocks.append(PixelAttention(width, heads, size))
         self.leave = nn.Conv2d(width, outputs, last, padding=last // 2)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.get_parameter("bias"))
@@ -184,7 +184,7 @@ class PointwiseBlock(nn.Module):
         return self.convolution(self.dropout(F.relu_(h)))
 
 
-class AttentionBlock(nn.Module):
+class PixelAttention(nn.Module):
     """``h + a sigmoid(b)``, (a, b) from self-attention of all pixels with learned positions.
 
     References:

@@ -10,7 +10,7 @@ import torch
 
 from graphcnf.categorical.intervals import MARGIN
 from graphcnf.coloring import ColoringFlow, conflicts, from_networkx
-from graphcnf.coloring.network import ConvolutionNetwork, coloring_context
+from graphcnf.coloring.network import GraphConvolutions, coloring_context
 from graphcnf.coloring.saturation import turns
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.errors import UserError
@@ -159,7 +159,7 @@ def test_networks_do_not_know_the_numbers_of_nodes(double, batch):
             network.streams_of(new, rank[rows, order], counts[there]),
             network.streams_of(old, rank, counts)[rows, order],
         )
-        convolutions = perturb(ConvolutionNetwork(2, 5, width=8, layers=2, heads=2))
+        convolutions = perturb(GraphConvolutions(2, 5, width=8, layers=2, heads=2))
         x = torch.randn(*batch.mask.shape, 2)
         torch.testing.assert_close(
             convolutions(x[rows, order], context=new), convolutions(x, context=old)[rows, order]
