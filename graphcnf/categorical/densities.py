@@ -32,6 +32,7 @@ from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.coupling import MixtureLogisticCoupling, halves
 from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.logistic_mixture import bounded_log_scale
+from graphcnf.flows.readout import silent
 from graphcnf.flows.transform import Bijection, Sequential, masked, sum_log_term
 
 POSTERIORS = ("bayes", "learned")
@@ -225,15 +226,13 @@ class LearnedPosterior(nn.Module):
         categories, latent_dim = means.shape
         self.linear = nn.Linear(latent_dim, categories)
         self.network = nn.Sequential(
-            nn.Linear(latent_dim, hidden), nn.GELU(), nn.Linear(hidden, categories)
+            nn.Linear(latent_dim, hidden), nn.GELU(), silent(nn.Linear(hidden, categories))
         )
         # The Bayes classifier of normal clusters with the variance of the logistic ones.
         variance = (scale * math.pi) ** 2 / 3
         with torch.no_grad():
             self.linear.weight.copy_(means / variance)
             self.linear.bias.copy_(-means.square().sum(-1) / (2 * variance))
-        nn.init.zeros_(self.network[-1].get_parameter("weight"))
-        nn.init.zeros_(self.network[-1].get_parameter("bias"))
 
     def forward(self, z: Tensor) -> Tensor:
         """Log-probabilities (..., K) for latents (..., D)."""
@@ -344,9 +343,7 @@ class ConditionalAffine(Bijection):
 
     def __init__(self, features: int, context_features: int):
         super().__init__()
-        self.parameters_of = nn.Linear(context_features, 2 * features)
-        nn.init.zeros_(self.parameters_of.weight)
-        nn.init.zeros_(self.parameters_of.bias)
+        self.parameters_of = silent(nn.Linear(context_features, 2 * features))
 
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Scale and shift."""
@@ -369,10 +366,8 @@ class Conditioner(nn.Module):
     def __init__(self, inputs: int, outputs: int, hidden: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs)
+            nn.Linear(inputs, hidden), nn.GELU(), silent(nn.Linear(hidden, outputs))
         )
-        nn.init.zeros_(self.layers[-1].get_parameter("weight"))
-        nn.init.zeros_(self.layers[-1].get_parameter("bias"))
 
     def forward(self, x, *, mask=None, context=None):
         """Parameters of the coupling, (M, P)."""

@@ -20,6 +20,7 @@ from graphcnf.flows.logistic_mixture import (
     logistic_mixture,
     logistic_mixture_inverse,
 )
+from graphcnf.flows.readout import silent
 from graphcnf.flows.transform import (
     Bijection,
     Sequential,
@@ -126,9 +127,7 @@ class ConditionalMixture(Bijection):
 
     def __init__(self, mixtures: int, context_features: int):
         super().__init__()
-        self.parameters_of = nn.Linear(context_features, 3 * mixtures)
-        nn.init.zeros_(self.parameters_of.weight)
-        nn.init.zeros_(self.parameters_of.bias)
+        self.parameters_of = silent(nn.Linear(context_features, 3 * mixtures))
         # Otherwise the components would stay equal.
         self.register_buffer("offsets", torch.linspace(-0.5, 0.5, mixtures))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.causal import HIDDEN
-from graphcnf.flows.readout import ReadOut
+from graphcnf.flows.readout import ReadOut, silent
 
 
 class TwoStreamBlock(nn.Module):
@@ -153,12 +153,9 @@ class InterleavedAttention(nn.Module):
             nn.ModuleList(nn.Embedding(c + 1, head_width) for c in self.cardinalities[:k])
             for k in range(len(self.cardinalities))
         )
-        self.logits = nn.ModuleList(ReadOut(head_width, c) for c in self.cardinalities)
+        self.logits = nn.ModuleList(silent(ReadOut(head_width, c)) for c in self.cardinalities)
         for table in [self.position, self.from_end, *self.values]:
             nn.init.normal_(table.weight, std=0.3)
-        for read_out in self.logits:
-            nn.init.zeros_(read_out.get_parameter("weight"))
-            nn.init.zeros_(read_out.get_parameter("bias"))
 
     def static(self, context) -> Tensor:
         """What a position knows before any variable is decided, (B or 1, N, C)."""

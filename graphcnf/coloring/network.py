@@ -8,7 +8,7 @@ from torch_geometric.nn import TransformerConv
 
 from graphcnf.coloring.lookahead import Prospects
 from graphcnf.coloring.saturation import SaturationOrder
-from graphcnf.flows.readout import ReadOut
+from graphcnf.flows.readout import ReadOut, silent
 from graphcnf.graphs.features import GraphContext, structure_node_features, walk_features
 
 NODE_FEATURES = structure_node_features()
@@ -107,9 +107,7 @@ class GraphConvolutions(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
         self.encoder = GraphEncoder(width, layers, heads, inputs=inputs)
-        self.leave = nn.Sequential(nn.LayerNorm(width), ReadOut(width, outputs))
-        nn.init.zeros_(self.leave[-1].get_parameter("weight"))
-        nn.init.zeros_(self.leave[-1].get_parameter("bias"))
+        self.leave = nn.Sequential(nn.LayerNorm(width), silent(ReadOut(width, outputs)))
 
     def forward(self, x: Tensor, *, mask=None, context: GraphContext) -> Tensor:
         """(B, N, inputs) to (B, N, outputs)."""

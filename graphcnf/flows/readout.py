@@ -1,6 +1,10 @@
-"""The layer that ends a network."""
+"""The layer that ends a network, and how it starts."""
+
+from typing import TypeVar
 
 from torch import nn
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class ReadOut(nn.Linear):
@@ -8,3 +12,10 @@ class ReadOut(nn.Linear):
 
     Optimizers that treat hidden matrices by themselves leave it out.
     """
+
+
+def silent(layer: Layer) -> Layer:
+    """The layer with weights and biases of 0: what it gives is 0 until it has learned something."""
+    nn.init.zeros_(layer.get_parameter("weight"))
+    nn.init.zeros_(layer.get_parameter("bias"))
+    return layer

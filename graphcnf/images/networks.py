@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.flows.pixels import Checkerboard
+from graphcnf.flows.readout import silent
 
 
 def channels_last(module: nn.Module) -> None:
@@ -74,9 +75,7 @@ class ConvolutionNetwork(nn.Module):
         self.blocks = nn.ModuleList(BLOCKS[block](width, dropout) for _ in range(layers))
         if heads:
             self.blocks.append(PixelAttention(width, heads, size))
-        self.leave = nn.Conv2d(width, outputs, last, padding=last // 2)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.get_parameter("bias"))
+        self.leave = silent(nn.Conv2d(width, outputs, last, padding=last // 2))
         self.with_context = context > 0
         self.rectified = block == "pointwise"  # as published, and its gradient needs no copy
         channels_last(self)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from graphcnf.categorical import CategoricalFlow, make_encoding
 from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
 from graphcnf.flows import coupling_stack
+from graphcnf.flows.readout import silent
 from graphcnf.terminal import progress_bar
 
 PLANES = ("mixture", "linear", "variational", "argmax")
@@ -141,9 +142,8 @@ class Perceptron(nn.Module):
 
     def __init__(self, outputs: int):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(1, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, outputs))
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        layers = nn.Linear(1, HIDDEN), nn.GELU(), silent(nn.Linear(HIDDEN, outputs))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x, *, mask=None, context=None):
         """(B, 1, 1) to (B, 1, outputs)."""

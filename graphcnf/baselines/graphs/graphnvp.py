@@ -32,6 +32,7 @@ from graphcnf.categorical.context import Context
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.logistic_mixture import bounded_log_scale
+from graphcnf.flows.readout import silent
 from graphcnf.flows.transform import (
     Bijection,
     Noise,
@@ -74,13 +75,6 @@ def _categories(x: Tensor, real: Tensor) -> Tensor:
     return masked(F.one_hot(x.argmax(-1), x.shape[-1]).to(x), real)
 
 
-def _silent(layer: nn.Linear) -> nn.Linear:
-    """The layer, giving 0 at first."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
 class ColumnCouplings(OneByOne):
     """Couplings of the columns of the adjacency tensor (B, N N, kinds), as `later_pairs`.
 
@@ -105,9 +99,9 @@ class ColumnCouplings(OneByOne):
         self.hidden = nn.ModuleList(nn.Linear(first, second) for _ in columns)
         # The later nodes j + 1, j + 2 ... of a smaller graph are the first ones.
         self.leave = nn.ModuleList(
-            _silent(nn.Linear(second, (max_nodes - 1 - j) * 2 * kinds)) for j in columns
+            silent(nn.Linear(second, (max_nodes - 1 - j) * 2 * kinds)) for j in columns
         )
-        self.edges = nn.ModuleList(_silent(nn.Linear(2 * kinds, 2 * kinds)) for _ in columns)
+        self.edges = nn.ModuleList(silent(nn.Linear(2 * kinds, 2 * kinds)) for _ in columns)
         self.alone = nn.Parameter(torch.zeros(len(columns), max_nodes, 2 * kinds))
 
     def _couple(self, x, context, *, inverse):
@@ -191,7 +185,7 @@ class NodeCouplings(OneByOne):
         self.leave = nn.Sequential(
             nn.Linear((kinds + 2) * width, 2 * width),
             nn.ReLU(),
-            _silent(nn.Linear(2 * width, 2 * channels)),
+            silent(nn.Linear(2 * width, 2 * channels)),
         )
 
     def _couple(self, x, context, *, inverse):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graphcnf.baselines.graphs.relational import RelationalConvolution
 from graphcnf.flows.logistic_mixture import bounded_log_scale
+from graphcnf.flows.readout import silent
 from graphcnf.flows.transform import log_term_dtype, masked
 
 MIDDLE, LOG_SCALE = 0.5, -1.0
@@ -120,9 +121,7 @@ def along(sent: Tensor, kinds: Tensor) -> Tensor:
 
 
 def _read_out(width: int, outputs: int) -> nn.Sequential:
-    leave = nn.Linear(width, outputs)
-    nn.init.zeros_(leave.weight)
-    nn.init.zeros_(leave.bias)
+    leave = silent(nn.Linear(width, outputs))
     return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), leave)
 
 

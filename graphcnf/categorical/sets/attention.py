@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.flows.readout import silent
+
 
 class AttentionBlock(nn.Module):
     """Pre-norm self-attention and a two-layer network, both residual and 0 at the start.
@@ -59,9 +61,7 @@ class SetNetwork(nn.Module):
         super().__init__()
         self.enter = nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
-        nn.init.zeros_(self.leave[-1].get_parameter("weight"))
-        nn.init.zeros_(self.leave[-1].get_parameter("bias"))
+        self.leave = nn.Sequential(nn.LayerNorm(width), silent(nn.Linear(width, outputs)))
 
     def forward(self, x: Tensor, *, mask=None, context=None) -> Tensor:
         """(B, L, inputs) to (B, L, outputs)."""
@@ -96,11 +96,9 @@ class CausalSetNetwork(nn.Module):
         self.before = nn.Embedding(elements, width)
         self.after = nn.Embedding(elements + 1, width)
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
+        self.leave = nn.Sequential(nn.LayerNorm(width), silent(nn.Linear(width, outputs)))
         for table in (self.before, self.after):
             nn.init.normal_(table.weight, std=0.1)
-        nn.init.zeros_(self.leave[-1].get_parameter("weight"))
-        nn.init.zeros_(self.leave[-1].get_parameter("bias"))
 
     def forward(self, features: Tensor, sizes: Tensor) -> Tensor:
         """Parameters of the first K + 1 elements.

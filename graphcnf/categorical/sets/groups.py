@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from graphcnf.categorical.context import Context
 from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
 from graphcnf.categorical.sets.elements import ranking
+from graphcnf.flows.readout import silent
 from graphcnf.flows.transform import Bijection, log_term_dtype, masked
 
 
@@ -36,9 +37,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.enter = nn.Linear(width, 2 * width)
-        self.leave = nn.Linear(2 * width, width)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.leave = silent(nn.Linear(2 * width, width))
 
     def forward(self, h: Tensor) -> Tensor:
         """(..., C) to (..., C)."""
@@ -88,14 +87,12 @@ class GroupNetwork(nn.Module):
         self.after = nn.Embedding(elements + 1, 2 * width)
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(layers))
         self.leave = nn.Linear(width, width)
-        self.logits = nn.Linear(width, categories)
+        self.logits = silent(nn.Linear(width, categories))
         for table in (self.values, self.decided, self.before, self.after):
             nn.init.normal_(table.weight, std=0.3)
         with torch.no_grad():
             self.values.weight[categories] = self.decided.weight[categories] = 0
         nn.init.ones_(self.scales.weight)
-        nn.init.zeros_(self.logits.weight)
-        nn.init.zeros_(self.logits.bias)
 
     def asked(self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor) -> Asked:
         """What the elements of M groups are read out of.

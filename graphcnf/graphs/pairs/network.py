@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical.sets.attention import AttentionBlock
-from graphcnf.flows.readout import ReadOut
+from graphcnf.flows.readout import ReadOut, silent
 
 
 class PairNetwork(nn.Module):
@@ -61,9 +61,7 @@ class PairNetwork(nn.Module):
         # A constant would cancel in the softmax.
         self.relations = nn.Linear(pair_features, biases, bias=False) if pair_features else None
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
-        self.node_out = nn.Sequential(nn.LayerNorm(width), ReadOut(width, node_out))
-        nn.init.zeros_(self.node_out[-1].get_parameter("weight"))
-        nn.init.zeros_(self.node_out[-1].get_parameter("bias"))
+        self.node_out = nn.Sequential(nn.LayerNorm(width), silent(ReadOut(width, node_out)))
         self.pair_in = pair_in
         if pair_in:
             self.pairs = nn.Linear(pair_in + pair_features, pair_width)
@@ -74,9 +72,7 @@ class PairNetwork(nn.Module):
             self.message = nn.Linear(pair_width, width)
             self.late_ends = nn.Linear(width, 2 * pair_width if ordered else pair_width, bias=False)
             self.late = nn.Sequential(nn.GELU(), nn.Linear(pair_width, 2 * pair_width), nn.GELU())
-            self.pair_out = ReadOut(2 * pair_width, pair_out)
-            nn.init.zeros_(self.pair_out.weight)
-            nn.init.zeros_(self.pair_out.bias)
+            self.pair_out = silent(ReadOut(2 * pair_width, pair_out))
 
     def _from_ends(self, linear: nn.Linear, h: Tensor, index: Tensor) -> Tensor:
         """What a pair takes from its two nodes: a sum, of different maps if there is an order."""

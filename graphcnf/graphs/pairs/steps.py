@@ -20,6 +20,7 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, draw_uniform
 from graphcnf.flows.coupling import coupling_stack
+from graphcnf.flows.readout import silent
 from graphcnf.flows.transform import Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.codings import AnyGraph
@@ -60,9 +61,7 @@ class VirtualEdges(nn.Module):
         self.linear = nn.Linear(dim, 1)
         nn.init.constant_(self.linear.weight, -4.0 / dim)
         nn.init.zeros_(self.linear.bias)
-        self.network = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), nn.Linear(32, 1))
-        nn.init.zeros_(self.network[-1].get_parameter("weight"))
-        nn.init.zeros_(self.network[-1].get_parameter("bias"))
+        self.network = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), silent(nn.Linear(32, 1)))
 
     def to_joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Move latents of real edges to their place; log-det per edge, (B, P)."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.causal import HIDDEN, CausalBlock
-from graphcnf.flows.readout import ReadOut
+from graphcnf.flows.readout import ReadOut, silent
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import Choices, Support
@@ -112,14 +112,11 @@ class PathNetwork(nn.Module):
         # A variable knows the ones before it by one table each, with gains of its own.
         self.chain = nn.ModuleList(nn.Embedding(c, head_width) for c in self.cardinalities[:-1])
         self.gains = nn.Parameter(torch.ones(len(self.cardinalities), head_width))
-        self.logits = nn.ModuleList(ReadOut(head_width, c) for c in self.cardinalities)
+        self.logits = nn.ModuleList(silent(ReadOut(head_width, c)) for c in self.cardinalities)
         self.asked = None if targets is None else TargetEmbedding(targets, width)
         self.shares = None if targets is None else Shares(self.cardinalities, targets, width)
         for table in [self.position, self.remaining, *self.values]:
             nn.init.normal_(table.weight, std=0.2)
-        for read_out in self.logits:
-            nn.init.zeros_(read_out.get_parameter("weight"))
-            nn.init.zeros_(read_out.get_parameter("bias"))
 
     def contents(self, x: Tensor) -> Tensor:
         """Embedding (B, M, C) of the categories (B, M, V) of the nodes before some nodes."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.causal import CausalBlock
-from graphcnf.flows.readout import ReadOut
+from graphcnf.flows.readout import ReadOut, silent
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.rounds.composition import COUNTED, TOLD, one_hots
 from graphcnf.graphs.rounds.growth import Chances, Grown, log_orders, picks_of
@@ -111,14 +111,12 @@ class Assembly(nn.Module):
         self.both = nn.Linear(pair_width, pair_width, bias=False)
         self.of_state = nn.Embedding(self.states, pair_width)
         self.middle = nn.Linear(pair_width, pair_width)
-        self.leave = ReadOut(pair_width, kinds)
+        self.leave = silent(ReadOut(pair_width, kinds))
         tables = (self.labels, self.nodes, self.stage, self.bias, *self.parts, *self.whole)
         for embedding in tables:
             nn.init.normal_(embedding.weight, std=0.2)
         for message in self.messages:
             nn.init.zeros_(message.get_parameter("weight"))
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
 
     def offers(
         self,
