@@ -75,6 +75,7 @@ def reconstruction(
     import torch
 
     from graphcnf.graphs import GraphBatch
+    from graphcnf.graphs.symmetry import isomorphic
 
     exact, same = copy.deepcopy(model), 0
     exact = exact.double() if double else exact.float()
@@ -90,28 +91,6 @@ def reconstruction(
                 for k, yes in enumerate(equal.tolist())
             )
     return same / len(graphs)
-
-
-def isomorphic(one: tuple, other: tuple) -> bool:
-    """Whether two graphs (see `PackedGraphs.graph`) differ in the numbers of their nodes only."""
-    import networkx as nx
-
-    if any(not np.array_equal(np.sort(one[k]), np.sort(other[k])) for k in (0, 2)):
-        return False
-    pair = []
-    for types, edges, bonds in (one, other):
-        graph = nx.Graph()
-        graph.add_nodes_from((v, {"kind": t}) for v, t in enumerate(types.tolist()))
-        kinds = bonds.tolist()
-        graph.add_edges_from(
-            (i, j, {"kind": k}) for (i, j), k in zip(edges.tolist(), kinds, strict=True)
-        )
-        pair.append(graph)
-    same = nx.algorithms.isomorphism.categorical_node_match("kind", None)
-    alike = nx.algorithms.isomorphism.categorical_edge_match("kind", None)
-    # Rounds of refinement tell nearly all different graphs apart at once.
-    hashes = {nx.weisfeiler_lehman_graph_hash(g, "kind", "kind") for g in pair}
-    return len(hashes) == 1 and nx.is_isomorphic(*pair, same, alike)
 
 
 def _by_size(graphs: PackedGraphs) -> Iterator[np.ndarray]:

@@ -11,9 +11,10 @@ from graphcnf.baselines.junction_tree import assembly
 from graphcnf.baselines.junction_tree.clusters import junction_tree, rings
 from graphcnf.baselines.junction_tree.vocabulary import Vocabulary
 from graphcnf.errors import UserError
-from graphcnf.evaluation.measures import isomorphic, reconstruction
+from graphcnf.evaluation.measures import reconstruction
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.symmetry import isomorphic
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_lower_bound
 
 SMALL = {"tree_dim": 3, "graph_dim": 2, "width": 12, "node_width": 8, "layers": 1}
