@@ -4,7 +4,7 @@ import networkx as nx
 import pytest
 import torch
 
-from graphcnf.graphs import GraphBatch
+from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.path.code import AtomCode, PathCode
 
 
@@ -55,12 +55,20 @@ def test_measured_cardinalities_are_those_needed(random_graphs):
     assert [c - 1 for c in code.cardinalities[::2][:1] + code.cardinalities[3::2]] == (
         most[:1] + most[3::2]
     )
-    short = AtomCode(
-        code.cardinalities[0] - 1, [c - 1 for c in code.cardinalities[3::2]],
-        node_categories=9, bond_categories=3,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="a longer step back or closure"):
-        short.encode(batch)
+    back, *closures = code.longest
+    for sizes in ((back, closures), (back + 1, [closures[0] - 1, *closures[1:]])):
+        short = AtomCode(*sizes, node_categories=9, bond_categories=3)
+        with pytest.raises(ValueError, match="a longer step back or closure"):
+            short.encode(batch)
+
+
+def test_a_ring_longer_than_those_of_the_data_is_refused(build_model):
+    chain = [(1, 0), (2, 1), (3, 2), (4, 3)]
+    triangle, path = ([0] * 3, [(1, 0), (2, 1), (2, 0)], [0] * 3), ([0] * 5, chain, [0] * 4)
+    ring = PackedGraphs.from_lists([([0] * 5, [*chain, (4, 0)], [0] * 5)])
+    model = build_model(PackedGraphs.from_lists([triangle, path]))
+    with pytest.raises(ValueError, match="longer step back or closure"):
+        model.log_prob(GraphBatch.collate(ring))
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5])

@@ -108,6 +108,11 @@ class AtomCode:
             self.cardinalities += [length + 1, bond_categories + 1]
 
     @property
+    def longest(self) -> list[int]:
+        """Largest step back, and largest length of each closure: limits of `PathCode.codes`."""
+        return [c - 1 for c in (self.cardinalities[0], *self.cardinalities[3::2])]
+
+    @property
     def kinds(self) -> list[str]:
         """For each variable, which of `KINDS` it is."""
         return ["adjacency", "bonds", "nodes", *["adjacency", "bonds"] * (self.entries - 1)]
@@ -136,15 +141,14 @@ class AtomCode:
                 has.
         """
         path = PathCode.of(batch.adjacency, batch.mask, self.entries)
+        if (path.codes > path.codes.new_tensor(self.longest)).any():
+            raise ValueError("a graph has a longer step back or closure than the model knows")
         edges = batch.bonds.gather(2, path.targets.clamp(min=0))
         edges = torch.where(path.targets < 0, 0, edges)
         columns = [path.codes[..., 0], edges[..., 0], batch.node_types]
         for k in range(1, self.entries):
             columns += [path.codes[..., k], edges[..., k]]
-        x = torch.stack(columns, -1)
-        if (x >= torch.tensor(self.cardinalities, device=x.device))[..., ::2].any():
-            raise ValueError("a graph has a longer step back or closure than the model knows")
-        return x
+        return torch.stack(columns, -1)
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Whether `encode` takes a depth-first numbered graph, (B,) bool."""
@@ -153,9 +157,7 @@ class AtomCode:
         most = int(batch.adjacency.tril(-1).sum(-1).max())
         codes = PathCode.of(batch.adjacency, batch.mask, max(most, self.entries)).codes
         limits = codes.new_zeros(codes.shape[-1])
-        limits[: self.entries] = limits.new_tensor(
-            [self.cardinalities[0] - 1, *(c - 1 for c in self.cardinalities[3::2])]
-        )
+        limits[: self.entries] = limits.new_tensor(self.longest)
         return (codes <= limits).flatten(1).all(1) & batch.mask.any(1)
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
