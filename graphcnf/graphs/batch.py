@@ -68,6 +68,15 @@ class GraphBatch:
             bonds=torch.where(real, self.bonds, 0),
         )
 
+    def narrowed(self, nodes: int) -> GraphBatch:
+        """The same graphs, none of which has more than so many nodes, padded to no more."""
+        return replace(
+            self,
+            node_types=self.node_types[:, :nodes],
+            bonds=self.bonds[:, :nodes, :nodes],
+            mask=self.mask[:, :nodes],
+        )
+
     def check(self, node_categories: int, bond_categories: int) -> None:
         """See whether a cleared batch holds simple graphs of some categories.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,9 @@ class GraphCNF(nn.Module):
         Raises:
             ValueError: if `samples` or `orders` is not positive, or the model knows no order.
         """
-        if samples < 1 or orders < 1:
-            raise ValueError(f"samples must be positive, got {min(samples, orders)}")
+        for name, number in (("samples", samples), ("orders", orders)):
+            if number < 1:
+                raise ValueError(f"{name} must be positive, got {number}")
         if orders > 1:
             if self.config["adjacency"] != "path":
                 raise ValueError('orders are summed where the adjacency is coded as "path"')
@@ -227,7 +229,8 @@ class GraphCNF(nn.Module):
 
         Options: `temperature` (1.0), `sample` (False: argmax of the posterior), `generator`.
         """
-        return self.steps.decode(latents, mask, **options)
+        # As in `encode`, padding beyond the largest graph is left out.
+        return self.steps.decode(latents, mask[:, : self.max_nodes], **options)
 
     @torch.no_grad()
     def sample(
@@ -323,13 +326,13 @@ class GraphCNF(nn.Module):
 
     def _checked(self, batch: GraphBatch) -> GraphBatch:
         """The batch, with nothing at padding; raises as `bounds`."""
-        batch = batch.cleared()
+        batch, most = batch.cleared(), self.max_nodes
         steps = self.config["steps"]
-        if batch.mask.shape[1] > self.max_nodes and int(batch.sizes.max()) > self.max_nodes:
-            raise ValueError(
-                f"a graph of {int(batch.sizes.max())} nodes; this model knows up to "
-                f"{self.max_nodes}"
-            )
+        if batch.mask.shape[1] > most:
+            largest = int(batch.sizes.max())
+            if largest > most:
+                raise ValueError(f"a graph of {largest} nodes; this model knows up to {most}")
+            batch = batch.narrowed(most)
         batch.check(steps["node_categories"], steps["bond_categories"])
         return batch
 
@@ -343,8 +346,9 @@ class GraphCNF(nn.Module):
     @property
     def has_support(self) -> bool:
         """Whether there is a rule that `without_support` leaves out."""
+        given, defaults = self.config["steps"], signature(type(self.steps)).parameters
         left_out = getattr(self.steps, "without_support", {})
-        return {**self.config["steps"], **left_out} != self.config["steps"]
+        return any(given.get(k, defaults[k].default) != value for k, value in left_out.items())
 
     def without_support(self) -> GraphCNF:
         """The same weights without what they do not know from the data but from rules.

@@ -296,6 +296,16 @@ def test_graphs_that_the_model_does_not_know_are_refused(model):
         model.log_prob(GraphBatch.collate(PackedGraphs.from_lists([([0], [], [])])), samples=0)
 
 
+def test_support_is_what_the_configuration_says(model):
+    assert model.has_support and not model.without_support().has_support
+    steps = dict(model.config["steps"])
+    assert steps.pop("largest_sums")
+    free = GraphCNF(steps=steps)  # as the default of the steps is
+    assert not free.has_support
+    with pytest.raises(UserError, match="no support"):
+        free.without_support()
+
+
 def test_training_loss_reaches_every_parameter(double, build_model, random_graphs):
     model = build_model(random_graphs)
     batch = GraphBatch.collate(random_graphs, range(300))

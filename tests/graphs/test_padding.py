@@ -76,6 +76,21 @@ def test_likelihoods_and_gradients_do_not_see_padding(model, batch):
         assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["path", "pairs"])
+def test_graphs_may_be_padded_wider_than_the_model_draws_them(random_graphs, name):
+    small = random_graphs.subset((random_graphs.node_counts < 7).nonzero()[0][:6])
+    torch.manual_seed(0)
+    model, noise = MODELS[name](small), Noise()
+    batch = GraphBatch.collate(small)
+    wide = GraphBatch.collate(random_graphs.concatenate([small, random_graphs]))[:6]
+    assert wide.mask.shape[1] > model.max_nodes
+    value = model.log_prob(batch, noise=noise)
+    assert torch.equal(model.log_prob(wide, noise=noise.rewind()), value)
+    latents = model.encode(wide, noise.rewind())
+    decoded = (model.decode(latents, given.mask).to_packed() for given in (wide, batch))
+    assert next(decoded) == next(decoded)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1e30])
 def test_decoded_graphs_do_not_see_padding(model, batch, value):
     noise = Noise()
