@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from graphcnf.baselines.graphs.one_hot import NOISE, OneHotDequantization
 from graphcnf.baselines.graphs.relational import relations
 from graphcnf.categorical.context import Context
+from graphcnf.errors import UserError
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch
 from graphcnf.testing import assert_gradients_reach_every_parameter
@@ -22,6 +23,12 @@ pytestmark = pytest.mark.usefixtures("double")
 @pytest.fixture(params=SYSTEMS)
 def system(request):
     return request.param
+
+
+@pytest.mark.parametrize("width", [64, [64], [64, 32, 16]])
+def test_graphnvp_needs_two_widths(build, pairs_of_nodes, width):
+    with pytest.raises(UserError, match="width: two numbers of channels, not"):
+        build("graphnvp", pairs_of_nodes, nodes=2, bonds=2, width=width)
 
 
 def test_one_hot_vectors_lie_in_disjoint_cubes():

@@ -220,6 +220,12 @@ def test_samples_are_graphs(order):
             assert (a == b).all()
 
 
+def test_steps_have_defaults():
+    sizes = {"node_categories": 2, "bond_categories": 2, "max_nodes": 3}
+    model = GraphCNF(adjacency="pairs", steps=sizes)
+    assert torch.isfinite(model.log_prob(random_graphs(4, 3, 2, 2))).all()
+
+
 def test_joint_coupling_round_trip_and_log_det():
     torch.manual_seed(0)
     mask = torch.tensor([[True] * 4, [True, True, True, False]])

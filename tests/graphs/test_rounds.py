@@ -14,6 +14,7 @@ from graphcnf.categorical.intervals import MARGIN
 from graphcnf.errors import UserError
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.rounds import known
 from graphcnf.graphs.rounds.assembly import PickContext
 from graphcnf.graphs.rounds.composition import Parity
 from graphcnf.graphs.rounds.growth import Chances, Grown, log_orders, picks_of
@@ -281,6 +282,12 @@ def test_molecules_are_possible(molecules):
     with torch.no_grad():
         assert model.eval().log_prob(batch).isfinite().all()
     assert model.steps.rounds <= 64
+
+
+def test_counts_are_exact_whatever_the_autocast_type():
+    together = torch.ones(1, 301, 301, dtype=torch.bool)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (known._sums(together, torch.ones(1, 301).long()) == 301).all()
 
 
 def test_training_reaches_every_parameter(build, random_graphs):

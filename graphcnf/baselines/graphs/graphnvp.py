@@ -30,6 +30,7 @@ from graphcnf.baselines.graphs.one_hot import NOISE, OneHotDequantization
 from graphcnf.baselines.graphs.relational import RelationalConvolution, relations
 from graphcnf.categorical.context import Context
 from graphcnf.categorical.flow import Bound
+from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.logistic_mixture import bounded_log_scale
 from graphcnf.flows.readout import silent
@@ -240,6 +241,8 @@ class GraphNVPSteps(AnyGraph):
         layers: int = 3,
     ):
         super().__init__()
+        if not isinstance(width, list | tuple) or len(width) != 2:
+            raise UserError(f"width: two numbers of channels, not {width!r}")
         self.bond_categories = bond_categories
         self.node_encoding = OneHotDequantization(node_categories)
         self.pair_encoding = OneHotDequantization(bond_categories + 1)

@@ -96,9 +96,9 @@ class PairSteps(AnyGraph):
         encoding: Encoding of nodes and edges: "mixture", "linear", "variational" or "argmax".
         node_dim: Channels of a node latent.
         pair_dim: Channels of an edge latent.
-        nodes: Arguments of the node step: `couplings`, `width`, `layers`, ...
-        bonds: Arguments of the bond step; also `pair_width`.
-        adjacency_step: Arguments of the adjacency step.
+        nodes: Arguments of the node step: `couplings` (3), and those of `PairNetwork`.
+        bonds: Arguments of the bond step, as `nodes`.
+        adjacency_step: Arguments of the adjacency step, as `nodes`; 6 `couplings`.
         node_mixtures: Logistics per node channel.
         pair_mixtures: Logistics per pair channel.
     """
@@ -110,9 +110,9 @@ class PairSteps(AnyGraph):
         bond_categories: int,
         max_nodes: int,
         ordered: bool,
-        nodes: dict,
-        bonds: dict,
-        adjacency_step: dict,
+        nodes: dict | None = None,
+        bonds: dict | None = None,
+        adjacency_step: dict | None = None,
         encoding: str = "mixture",
         node_dim: int | None = 6,
         pair_dim: int | None = 2,
@@ -143,7 +143,7 @@ class PairSteps(AnyGraph):
             "node_features": structure_node_features(),
             "pair_features": structure_pair_features() - (not ordered),
         }
-        nodes, bonds, joint = dict(nodes), dict(bonds), dict(adjacency_step)
+        nodes, bonds, joint = (dict(step or {}) for step in (nodes, bonds, adjacency_step))
         self.nodes = coupling_stack(
             _network(nodes, **typed, **common),
             channels=node_dim,

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graphcnf.graphs.rounds.composition import exactly
 from graphcnf.graphs.rounds.labels import NodeLabels
 
 FAR = 10
@@ -136,7 +137,7 @@ def known_of(
 
 def _sums(together: Tensor, value: Tensor) -> Tensor:
     """Sums of whole numbers (B, N) over the nodes of the same part, (B, N) long."""
-    return (together.float() @ value.float()[..., None])[..., 0].long()
+    return exactly(together.long(), value[..., None])[..., 0]
 
 
 def _distances(adjacency: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:
