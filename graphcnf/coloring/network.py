@@ -9,9 +9,8 @@ from torch_geometric.nn import TransformerConv
 from graphcnf.coloring.lookahead import Prospects
 from graphcnf.coloring.saturation import SaturationOrder
 from graphcnf.flows.readout import ReadOut, silent
-from graphcnf.graphs.features import GraphContext, structure_node_features, walk_features
+from graphcnf.graphs.features import NODE_FEATURES, GraphContext, walk_features
 
-NODE_FEATURES = structure_node_features()
 EDGE_WIDTH = 32
 PARTS = 4
 GAIN = 10

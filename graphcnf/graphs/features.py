@@ -17,6 +17,10 @@ MAX_DEGREE = 6
 MAX_COUNT = 4
 WALK_LENGTHS = 8
 MAX_DISTANCE = 6
+NODE_FEATURES = MAX_DEGREE + 1 + WALK_LENGTHS
+"""Channels of the node features of a graph without types."""
+PAIR_FEATURES = MAX_DISTANCE + 2
+"""Channels of the pair features of a graph without types; one less without an order."""
 
 
 @dataclass
@@ -25,23 +29,11 @@ class GraphContext(Context):
 
     Attributes:
         adjacency: Edges as far as they are known, (B, N, N) bool or None.
-        bonds: Edge categories plus 1 as far as they are known, (B, N, N) long or None.
         targets: What is asked of each graph, (B, P), or None; see `GraphBatch`.
     """
 
     adjacency: Tensor | None = None
-    bonds: Tensor | None = None
     targets: Tensor | None = None
-
-
-def structure_node_features() -> int:
-    """Channels of the node features of a graph without types."""
-    return MAX_DEGREE + 1 + WALK_LENGTHS
-
-
-def structure_pair_features() -> int:
-    """Channels of the pair features of a graph without types."""
-    return MAX_DISTANCE + 2
 
 
 def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -62,12 +54,12 @@ def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tens
 
 
 def structure_context(
-    adjacency: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32
+    adjacency: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32, *, ordered: bool = True
 ) -> GraphContext:
     """Features of the connectivity (B, N, N) bool.
 
     Node features: those of `walk_features`. Pair features: one-hot distance (1 to 6, farther; all 0
-    for i = j), and on edges whether j is numbered before i.
+    for i = j), and on edges, where nodes are `ordered`, whether j is numbered before i.
     """
     node = walk_features(adjacency, dtype)
     a = adjacency.to(dtype)
@@ -81,27 +73,28 @@ def structure_context(
         shells.append(reached - previous)
         previous, reached = reached, ((reached @ near) > 0).to(dtype)
     shells.append(1 - previous)
-    before = a * torch.ones_like(eye).tril(-1)
-    pair = torch.stack([*shells, before], -1)
-    return GraphContext(mask, node, pair, adjacency=adjacency)
+    if ordered:
+        shells.append(a * torch.ones_like(eye).tril(-1))
+    return GraphContext(mask, node, torch.stack(shells, -1), adjacency=adjacency)
 
 
 def typed_context(
-    bonds: Tensor, mask: Tensor, categories: int, dtype: torch.dtype = torch.float32
+    bonds: Tensor,
+    mask: Tensor,
+    categories: int,
+    dtype: torch.dtype = torch.float32,
+    *,
+    ordered: bool = True,
 ) -> GraphContext:
     """Features of a graph whose edge categories are known, bonds (B, N, N) long.
 
     Besides those of `structure_context`: for every edge category the one-hot count of such edges
     at a node (capped at 4), and the one-hot category of a pair's edge.
     """
-    context = structure_context(bonds > 0, mask, dtype)
+    context = structure_context(bonds > 0, mask, dtype, ordered=ordered)
     kinds = F.one_hot(bonds, categories + 1)[..., 1:]
     assert context.features is not None and context.pair_features is not None
     counts = F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1).flatten(2).to(dtype)
-    return GraphContext(
-        mask,
-        torch.cat([context.features, counts], -1),
-        torch.cat([context.pair_features, kinds.to(dtype)], -1),
-        adjacency=context.adjacency,
-        bonds=bonds,
-    )
+    context.features = torch.cat([context.features, counts], -1)
+    context.pair_features = torch.cat([context.pair_features, kinds.to(dtype)], -1)
+    return context

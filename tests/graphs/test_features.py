@@ -8,10 +8,10 @@ from graphcnf.graphs.features import (
     MAX_COUNT,
     MAX_DEGREE,
     MAX_DISTANCE,
+    NODE_FEATURES,
+    PAIR_FEATURES,
     WALK_LENGTHS,
     structure_context,
-    structure_node_features,
-    structure_pair_features,
     typed_context,
 )
 
@@ -28,8 +28,8 @@ def networkx_graphs(batch):
 
 def test_structure_features_are_those_of_networkx(batch):
     context = structure_context(batch.adjacency, batch.mask, torch.float64)
-    assert context.features.shape[-1] == structure_node_features()
-    assert context.pair_features.shape[-1] == structure_pair_features()
+    assert context.features.shape[-1] == NODE_FEATURES
+    assert context.pair_features.shape[-1] == PAIR_FEATURES
     for k, n, graph in networkx_graphs(batch):
         degree = [graph.degree[i] for i in range(n)]
         one_hot = context.features[k, :n, : MAX_DEGREE + 1]
@@ -47,13 +47,15 @@ def test_structure_features_are_those_of_networkx(batch):
                     assert far[i, j].argmax() == min(length, MAX_DISTANCE + 1) - 1
         before = context.pair_features[k, :n, :n, MAX_DISTANCE + 1]
         np.testing.assert_array_equal(before, np.tril(nx.to_numpy_array(graph)))
+    without = structure_context(batch.adjacency, batch.mask, torch.float64, ordered=False)
+    assert torch.equal(without.pair_features, context.pair_features[..., : PAIR_FEATURES - 1])
 
 
 def test_typed_features_count_the_edges_of_each_category(batch):
     categories = int(batch.bonds.max())
     context = typed_context(batch.bonds, batch.mask, categories, torch.float64)
     plain = structure_context(batch.adjacency, batch.mask, torch.float64)
-    start, pair_start = structure_node_features(), structure_pair_features()
+    start, pair_start = NODE_FEATURES, PAIR_FEATURES
     assert torch.equal(context.features[..., :start], plain.features)
     assert torch.equal(context.pair_features[..., :pair_start], plain.pair_features)
     counts = context.features[..., start:].unflatten(-1, (categories, MAX_COUNT + 1))

@@ -48,16 +48,22 @@ class NodesAndPairs(Bijection):
         self.nodes = nodes
         self.pairs = pairs
 
+    def _contexts(self, x, context):
+        """The contexts of the two."""
+        return context, context
+
     def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
         """Transform both parts; the log-dets add up."""
-        nodes, first = self.nodes(x.nodes, mask=x.node_mask, context=context)
-        pairs, second = self.pairs(x.pairs, mask=x.pair_mask, context=context)
+        for_nodes, for_pairs = self._contexts(x, context)
+        nodes, first = self.nodes(x.nodes, mask=x.node_mask, context=for_nodes)
+        pairs, second = self.pairs(x.pairs, mask=x.pair_mask, context=for_pairs)
         return replace(x, nodes=nodes, pairs=pairs), first + second
 
     def inverse_and_logdet(self, z, *, mask=None, context=None):
         """Undo both parts."""
-        nodes, first = self.nodes.inverse_and_logdet(z.nodes, mask=z.node_mask, context=context)
-        pairs, second = self.pairs.inverse_and_logdet(z.pairs, mask=z.pair_mask, context=context)
+        for_nodes, for_pairs = self._contexts(z, context)
+        nodes, first = self.nodes.inverse_and_logdet(z.nodes, mask=z.node_mask, context=for_nodes)
+        pairs, second = self.pairs.inverse_and_logdet(z.pairs, mask=z.pair_mask, context=for_pairs)
         return replace(z, nodes=nodes, pairs=pairs), first + second
 
 
@@ -68,7 +74,7 @@ class _Given(nn.Module):
         return context
 
 
-class JointCoupling(Bijection):
+class JointCoupling(NodesAndPairs):
     """Mixture-of-logistics coupling of nodes and pairs, both conditioned on the fixed channels.
 
     Args:
@@ -91,38 +97,19 @@ class JointCoupling(Bijection):
         node_mixtures: int,
         pair_mixtures: int,
     ):
-        super().__init__()
+        super().__init__(
+            MixtureLogisticCoupling(_Given(), split=node_split, swap=swap, mixtures=node_mixtures),
+            MixtureLogisticCoupling(_Given(), split=pair_split, swap=swap, mixtures=pair_mixtures),
+        )
         self.network = network
         self.swap = swap
-        self.nodes = MixtureLogisticCoupling(
-            _Given(), split=node_split, swap=swap, mixtures=node_mixtures
-        )
-        self.pairs = MixtureLogisticCoupling(
-            _Given(), split=pair_split, swap=swap, mixtures=pair_mixtures
-        )
 
-    def _condition(self, x: GraphLatents, context):
-        def fixed(coupling, values):
-            parts = values[..., : coupling.split], values[..., coupling.split :]
-            return parts[1] if self.swap else parts[0]
-
-        return self.network(fixed(self.nodes, x.nodes), fixed(self.pairs, x.pairs), x, context)
-
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Transform half of the channels of nodes and pairs."""
+    def _contexts(self, x, context):
+        """The parameters of both, of their untransformed channels."""
         x = x.masked()  # the network sees the padding, too
-        for_nodes, for_pairs = self._condition(x, context)
-        nodes, first = self.nodes(x.nodes, mask=x.node_mask, context=for_nodes)
-        pairs, second = self.pairs(x.pairs, mask=x.pair_mask, context=for_pairs)
-        return replace(x, nodes=nodes, pairs=pairs), first + second
-
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Invert `forward`."""
-        z = z.masked()
-        for_nodes, for_pairs = self._condition(z, context)
-        nodes, first = self.nodes.inverse_and_logdet(z.nodes, mask=z.node_mask, context=for_nodes)
-        pairs, second = self.pairs.inverse_and_logdet(z.pairs, mask=z.pair_mask, context=for_pairs)
-        return replace(z, nodes=nodes, pairs=pairs), first + second
+        both = (self.nodes, x.nodes), (self.pairs, x.pairs)
+        parts = [values.tensor_split([coupling.split], -1) for coupling, values in both]
+        return self.network(*(part[self.swap] for part in parts), x, context)
 
 
 def joint_flow(
@@ -131,7 +118,7 @@ def joint_flow(
     """Blocks of actnorm, invertible linear map and joint coupling.
 
     Args:
-        network: `network(node_in, pair_in, node_out, pair_out)` builds a conditioner.
+        network: `network(node_in, node_out, pair_in, pair_out)` builds a conditioner.
         couplings: Number of blocks.
         node_dim: Channels of a node.
         pair_dim: Channels of a pair, at least 2.
@@ -144,8 +131,8 @@ def joint_flow(
         pair_split, _, pair_fixed = halves(pair_dim, k)
         conditioner = network(
             node_fixed,
-            pair_fixed,
             (node_dim - node_fixed) * (3 * node_mixtures + 2),
+            pair_fixed,
             (pair_dim - pair_fixed) * (3 * pair_mixtures + 2),
         )
         layers += [
@@ -168,3 +155,12 @@ def all_pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
     batch, nodes = mask.shape
     index = torch.tril_indices(nodes, nodes, -1, device=mask.device).t()
     return index.expand(batch, -1, -1), mask[:, index[:, 0]] & mask[:, index[:, 1]]
+
+
+def dense(values: Tensor, index: Tensor, nodes: int) -> Tensor:
+    """Symmetric (B, N, N, ...) with the values (B, P, ...) of pairs, which are distinct."""
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    i, j = index.unbind(-1)
+    out = values.new_zeros(len(values), nodes, nodes, *values.shape[2:])
+    out[rows, i, j] = out[rows, j, i] = values
+    return out

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.sets.attention import AttentionBlock
 from graphcnf.flows.readout import ReadOut, silent
+from graphcnf.graphs.pairs.latents import dense
 
 
 class PairNetwork(nn.Module):
@@ -52,7 +53,7 @@ class PairNetwork(nn.Module):
         reach: int = 24,
     ):
         super().__init__()
-        self.ordered, self.layers, self.heads, self.reach = ordered, layers, heads, reach
+        self.ordered, self.heads, self.reach = ordered, heads, reach
         self.nodes = nn.Linear(node_in + node_features, width)
         self.size = nn.Embedding(max_nodes + 1, width)
         self.position = nn.Embedding(max_nodes, width) if ordered else None
@@ -106,7 +107,8 @@ class PairNetwork(nn.Module):
         if self.pair_in:
             e = self._pair_state(h, pairs, latents, context)
             keep = latents.pair_mask[..., None]
-            bias = bias + self._dense(self.pair_bias(e) * keep, latents.index, count)
+            between = dense(self.pair_bias(e) * keep, latents.index, count)
+            bias = bias + between.permute(0, 3, 1, 2)
             h = h + self._pooled(self.message(e) * keep, latents.index, count)
         for k, block in enumerate(self.blocks):
             h = block(h, bias[:, k * self.heads : (k + 1) * self.heads])
@@ -129,17 +131,6 @@ class PairNetwork(nn.Module):
             distance = (index[..., 0] - index[..., 1]).clamp(0, self.reach)
             e = e + self.pair_position(distance)
         return self.mix(e)
-
-    @staticmethod
-    def _dense(values: Tensor, index: Tensor, count: int) -> Tensor:
-        """Symmetric (B, C, N, N) from values of pairs (B, P, C)."""
-        flat = torch.cat(
-            [index[..., 0] * count + index[..., 1], index[..., 1] * count + index[..., 0]], 1
-        )
-        dense = values.new_zeros(len(values), count * count, values.shape[-1])
-        both = torch.cat([values, values], 1)
-        dense = dense.scatter_add(1, flat[..., None].expand_as(both), both)
-        return dense.unflatten(1, (count, count)).permute(0, 3, 1, 2)
 
     @staticmethod
     def _pooled(values: Tensor, index: Tensor, count: int) -> Tensor:

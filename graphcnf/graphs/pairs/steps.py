@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical import make_encoding
-from graphcnf.categorical.encoding import take
+from graphcnf.categorical.encoding import logistic_log_density, logistic_noise
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, draw_uniform
@@ -26,13 +27,13 @@ from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.codings import AnyGraph
 from graphcnf.graphs.features import (
     MAX_COUNT,
+    NODE_FEATURES,
+    PAIR_FEATURES,
     GraphContext,
     structure_context,
-    structure_node_features,
-    structure_pair_features,
     typed_context,
 )
-from graphcnf.graphs.pairs.latents import GraphLatents, all_pairs, joint_flow
+from graphcnf.graphs.pairs.latents import GraphLatents, all_pairs, dense, joint_flow
 from graphcnf.graphs.pairs.network import PairNetwork
 
 # Real and virtual latents start apart. Where they overlap at first, training falls into a state in
@@ -74,9 +75,8 @@ class VirtualEdges(nn.Module):
 
     def draw(self, like: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """Latents of virtual edges shaped `like` (B, P, E), and log q(z) per pair, (B, P)."""
-        u = take(noise, lambda: torch.rand_like(like, dtype=torch.float64))
-        base = torch.logit(u.clamp(1e-12, 1 - 1e-12)).to(like.dtype)
-        log_q = -F.softplus(base) - F.softplus(-base) - self.log_scale
+        base = logistic_noise(like.shape, like, noise)
+        log_q = logistic_log_density(base) - self.log_scale
         return base * self.log_scale.exp() + self.shift, log_q.sum(-1)
 
     def logit(self, z: Tensor) -> Tensor:
@@ -134,20 +134,21 @@ class PairSteps(AnyGraph):
             )
         self.virtual = VirtualEdges(pair_dim)
         self.base = StandardLogistic()
-        common = {"ordered": ordered, "max_nodes": max_nodes}
-        typed = {
-            "node_features": structure_node_features() + bond_categories * (MAX_COUNT + 1),
-            "pair_features": structure_pair_features() + bond_categories - (not ordered),
+        network = partial(PairNetwork, ordered=ordered, max_nodes=max_nodes)
+        typed: dict[str, Any] = {
+            "node_features": NODE_FEATURES + bond_categories * (MAX_COUNT + 1),
+            "pair_features": PAIR_FEATURES + bond_categories - (not ordered),
         }
-        structure = {
-            "node_features": structure_node_features(),
-            "pair_features": structure_pair_features() - (not ordered),
+        structure: dict[str, Any] = {
+            "node_features": NODE_FEATURES,
+            "pair_features": PAIR_FEATURES - (not ordered),
         }
         nodes, bonds, joint = (dict(step or {}) for step in (nodes, bonds, adjacency_step))
+        number = [step.pop("couplings", k) for step, k in ((nodes, 3), (bonds, 3), (joint, 6))]
         self.nodes = coupling_stack(
-            _network(nodes, **typed, **common),
+            partial(network, **typed, **nodes),
             channels=node_dim,
-            couplings=nodes.pop("couplings", 3),
+            couplings=number[0],
             mixtures=node_mixtures,
         )
         sizes = {
@@ -157,28 +158,17 @@ class PairSteps(AnyGraph):
             "pair_mixtures": pair_mixtures,
         }
         self.bonds = joint_flow(
-            _network(bonds, **structure, **common), couplings=bonds.pop("couplings", 3), **sizes
+            partial(network, **structure, **bonds), couplings=number[1], **sizes
         )
-        self.adjacency = joint_flow(
-            _network(joint, **common), couplings=joint.pop("couplings", 6), **sizes
-        )
+        self.adjacency = joint_flow(partial(network, **joint), couplings=number[2], **sizes)
 
     def _structure(self, adjacency: Tensor, mask: Tensor) -> GraphContext:
-        return self._unnumbered(structure_context(adjacency, mask, self.virtual.shift.dtype))
+        return structure_context(adjacency, mask, self.virtual.shift.dtype, ordered=self.ordered)
 
     def _typed(self, bonds: Tensor, mask: Tensor) -> GraphContext:
-        return self._unnumbered(
-            typed_context(bonds, mask, self.bond_categories, self.virtual.shift.dtype)
+        return typed_context(
+            bonds, mask, self.bond_categories, self.virtual.shift.dtype, ordered=self.ordered
         )
-
-    def _unnumbered(self, context: GraphContext) -> GraphContext:
-        """Without an order the networks may not know which end of an edge comes first."""
-        if not self.ordered:
-            pairs, before = context.pair_features, structure_pair_features() - 1
-            assert pairs is not None
-            keep = [k for k in range(pairs.shape[-1]) if k != before]
-            context.pair_features = pairs[..., keep]
-        return context
 
     def _bonds_of(self, bonds: Tensor, index: Tensor) -> Tensor:
         rows = torch.arange(len(bonds), device=bonds.device)[:, None]
@@ -203,7 +193,7 @@ class PairSteps(AnyGraph):
         moved, log_det = self.virtual.to_joint(joint.pairs)
         pairs, log_q = self.virtual.draw(moved.new_zeros(*index.shape[:2], moved.shape[-1]), noise)
         is_real = (kinds > 0) & pair_mask
-        pairs = _put(pairs, place, moved, real)
+        pairs = pairs.index_put((real.nonzero()[:, 0], place[real]), moved[real])
         pairs = torch.where(pair_mask[..., None], pairs, 0)
         logit = self.virtual.logit(pairs)
         log_p = F.logsigmoid(torch.where(is_real, logit, -logit))
@@ -268,28 +258,14 @@ class PairSteps(AnyGraph):
         edges, real, place = _edges(is_real, index)
         at_edges = joint.pairs.gather(1, place[..., None].expand(-1, -1, joint.pairs.shape[-1]))
         moved = torch.where(real[..., None], self.virtual.from_joint(at_edges), 0)
-        adjacency = _fill(edges, real, torch.ones_like(real, dtype=torch.long), mask.shape[1]) > 0
+        adjacency = dense(real, edges, mask.shape[1])
         known = replace(joint, pairs=moved, pair_mask=real, index=edges)
         known = self.bonds.inverse(known, context=self._structure(adjacency, mask))
         options = {"sample": sample, "generator": generator}
         types = self.bond_encoding.decode(known.pairs, mask=real, **options)
-        bonds = _fill(edges, real, types + 1, mask.shape[1])
+        bonds = dense(torch.where(real, types + 1, 0), edges, mask.shape[1])
         nodes = self.nodes.inverse(known.nodes, mask=mask, context=self._typed(bonds, mask))
         return GraphBatch(self.node_encoding.decode(nodes, mask=mask, **options), bonds, mask)
-
-
-def _network(options: dict, **given):
-    """Builder of conditioners with the options that are not about the flow."""
-    options = {k: v for k, v in options.items() if k != "couplings"}
-
-    def build(*sizes):
-        if len(sizes) == 2:
-            node_in, node_out = sizes
-            return PairNetwork(node_in, node_out, **given, **options)
-        node_in, pair_in, node_out, pair_out = sizes
-        return PairNetwork(node_in, node_out, pair_in, pair_out, **given, **options)
-
-    return build
 
 
 def _edges(is_real: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -298,19 +274,3 @@ def _edges(is_real: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     place = is_real.long().argsort(dim=1, descending=True, stable=True)[:, :most]
     real = is_real.gather(1, place)
     return index.gather(1, place[..., None].expand(-1, -1, 2)), real, place
-
-
-def _put(pairs: Tensor, place: Tensor, values: Tensor, real: Tensor) -> Tensor:
-    """Replace the entries `place` of `pairs` by `values` where `real`."""
-    kept = pairs.gather(1, place[..., None].expand_as(values))
-    return pairs.scatter(
-        1, place[..., None].expand_as(values), torch.where(real[..., None], values, kept)
-    )
-
-
-def _fill(edges: Tensor, real: Tensor, values: Tensor, nodes: int) -> Tensor:
-    """Symmetric (B, N, N) long with `values` (B, E) at the real edges."""
-    flat = edges[..., 0] * nodes + edges[..., 1]
-    dense = torch.zeros(len(edges), nodes * nodes, dtype=torch.long, device=edges.device)
-    dense = dense.scatter_add(1, flat, torch.where(real, values, 0)).unflatten(1, (nodes, nodes))
-    return dense + dense.transpose(1, 2)
