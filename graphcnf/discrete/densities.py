@@ -10,9 +10,9 @@ import torch
 
 from graphcnf.categorical import RowFlow, Rows
 from graphcnf.errors import UserError
-from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.record_blocks import BATCH, batches, block_of, one_thread
+from graphcnf.graphs.record_blocks import BATCH, one_thread
+from graphcnf.graphs.records import record_batches
 
 GRAPH_NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
 """Arguments of the network of graphs that fit less than a molecule model's data."""
@@ -70,26 +70,17 @@ class RowDensity:
         self, count: int, *, seed: int, temperature: float, sizes: tuple[int, int] | None
     ) -> Rows:
         """Rows 0 to `count - 1` of the endless sample with this seed; see `sample_records`."""
-        below = self.flow.length_probabilities(sizes).cumsum()
+        prior = self.flow.length_probabilities(sizes)
         values = torch.zeros(count, self.flow.positions, dtype=torch.long)
         lengths = np.zeros(count, dtype=np.int64)
-        start = 0
         with one_thread(self.flow.device):
-            while start < count:
-                block = block_of(start)
-                random = record_generators(seed, block.start, len(block))
-                # The first number of a record is its length, the others are its latents.
-                drawn = np.searchsorted(below, [g.random() * below[-1] for g in random], "right")
-                drawn = np.minimum(drawn, len(below) - 1)
-                for chosen in batches(drawn):
-                    kept = block.start + chosen < count
-                    if kept.any() and drawn[chosen].any():
-                        part = self._draw(drawn[chosen], [random[k] for k in chosen], temperature)
-                        rows = torch.from_numpy(block.start + chosen[kept])
-                        values[rows, : part.shape[1]] = part[torch.from_numpy(kept)]
-                here = slice(start, min(block.stop, count))
-                lengths[here] = drawn[: here.stop - start]
-                start = block.stop
+            for records, drawn, generators in record_batches(range(count), prior, seed):
+                kept = records < count
+                lengths[records[kept]] = drawn[kept]
+                if drawn.any():
+                    part = self._draw(drawn, generators, temperature)
+                    rows = torch.from_numpy(records[kept])
+                    values[rows, : part.shape[1]] = part[torch.from_numpy(kept)]
         return Rows(values, torch.from_numpy(np.arange(self.flow.positions) < lengths[:, None]))
 
     def _draw(self, lengths: np.ndarray, generators: list, temperature: float) -> torch.Tensor:

@@ -22,17 +22,8 @@ BATCH = 256
 FIRST_BLOCK, BLOCK = 128, 2 * BATCH
 """Records in the first block, and in every other one."""
 
-
 GPU_BLOCKS = 16
 """Blocks that a GPU draws at once: 8,192 records, each batch of them 4,096."""
-
-
-def block_of(record: int) -> range:
-    """The records of the block that holds a record."""
-    if record < FIRST_BLOCK:
-        return range(FIRST_BLOCK)
-    start = record - (record - FIRST_BLOCK) % BLOCK
-    return range(start, start + BLOCK)
 
 
 def blocks(first: int, together: int = 1) -> Iterator[range]:

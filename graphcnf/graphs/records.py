@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,34 @@ from graphcnf.graphs.record_blocks import batches, blocks, one_thread, together_
 
 if TYPE_CHECKING:
     from graphcnf.graphs.model import GraphCNF
+
+
+def record_batches(
+    wanted: range, prior: np.ndarray, seed: int, together: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]:
+    """The batches that hold some records of the sample with this seed.
+
+    Args:
+        wanted: Numbers of the records.
+        prior: Probabilities of their sizes, from 0 on.
+        seed: Seed of the sample.
+        together: Blocks that are drawn at once.
+
+    Yields:
+        Numbers of all records of a batch, their sizes (the first number that a record draws decides
+        on it), and their generators.
+    """
+    below = prior.cumsum()
+    for block in blocks(wanted.start, together):
+        if block.start >= wanted.stop:
+            return
+        generators = record_generators(seed, block.start, len(block))
+        drawn = np.searchsorted(below, [g.random() * below[-1] for g in generators], "right")
+        drawn = drawn.clip(max=len(below) - 1)
+        for chosen in batches(drawn, together):
+            records = block.start + chosen
+            if np.isin(records, wanted).any():
+                yield records, drawn[chosen], [generators[k] for k in chosen]
 
 
 def draw_records(
@@ -35,38 +64,17 @@ def draw_records(
         targets: What is asked of every graph, (1, P), or None.
     """
     parts: list[PackedGraphs] = []
+    made: list[int] = []
+    together = together_on(model.device)
     with one_thread(model.device):
-        for block in blocks(wanted.start, together_on(model.device)):
-            here = range(max(wanted.start, block.start), min(wanted.stop, block.stop))
-            if not here:
-                return PackedGraphs.concatenate(parts)
-            parts.append(_draw_block(model, block, here, prior, seed, temperature, targets))
-    raise AssertionError  # there are always more blocks
-
-
-def _draw_block(
-    model: GraphCNF, block: range, wanted: range, prior: np.ndarray, seed: int,
-    temperature: float, targets: Tensor | None,
-) -> PackedGraphs:  # fmt: skip
-    """The records `wanted` of a block; only the batches that hold them are computed."""
-    generators = record_generators(seed, block.start, len(block))
-    below = prior.cumsum()
-    drawn = np.array([np.searchsorted(below, g.random() * below[-1], "right") for g in generators])
-    drawn = drawn.clip(1, model.max_nodes)
-    places = np.arange(wanted.start, wanted.stop) - block.start
-    parts, order = [], []
-    for chosen in batches(drawn, together_on(model.device)):
-        if not np.isin(chosen, places).any():
-            continue
-        graphs = model.sample(
-            torch.as_tensor(drawn[chosen]),
-            temperature=temperature,
-            generator=[generators[k] for k in chosen],
-            targets=None if targets is None else targets.expand(len(chosen), -1),
-        )
-        parts.append(graphs.to_packed())
-        order.append(chosen)
-    made = np.concatenate(order)
-    by_place = np.argsort(made)
-    kept = by_place[np.isin(made[by_place], places)]
-    return PackedGraphs.concatenate(parts).subset(kept)
+        for records, sizes, generators in record_batches(wanted, prior, seed, together):
+            graphs = model.sample(
+                torch.as_tensor(sizes.clip(1)),
+                temperature=temperature,
+                generator=generators,
+                targets=None if targets is None else targets.expand(len(sizes), -1),
+            )
+            parts.append(graphs.to_packed())
+            made += records.tolist()
+    place = {record: k for k, record in enumerate(made)}
+    return PackedGraphs.concatenate(parts).subset([place[record] for record in wanted])
