@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -120,14 +121,11 @@ class AtomCode:
     @staticmethod
     def measure(graphs: PackedGraphs) -> dict:
         """The arguments `back` and `closures` that a set of graphs needs."""
-        chunks = [range(k, min(k + 1024, len(graphs))) for k in range(0, len(graphs), 1024)]
-        most = 1
-        for chunk in chunks:
-            lower = GraphBatch.collate(graphs, chunk).adjacency.tril(-1)
-            most = max(most, int(lower.sum(-1).max()))
+        later = np.repeat(graphs.node_starts[:-1], graphs.edge_counts) + graphs.edges.max(1)
+        most = int(np.bincount(later).max(initial=1))
         largest = torch.zeros(most, dtype=torch.long)
-        for chunk in chunks:
-            batch = GraphBatch.collate(graphs, chunk)
+        for k in range(0, len(graphs), 1024):
+            batch = GraphBatch.collate(graphs, range(k, min(k + 1024, len(graphs))))
             codes = PathCode.of(batch.adjacency, batch.mask, most).codes
             largest = largest.maximum(codes.amax((0, 1)))
         back, *closures = largest.tolist()

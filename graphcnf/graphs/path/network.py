@@ -88,7 +88,7 @@ class PathNetwork(nn.Module):
         self.dropout = dropout
         self.cardinalities = code.cardinalities
         self.support = support
-        self.max_nodes, self.layers, self.heads = max_nodes, layers, heads
+        self.max_nodes, self.heads = max_nodes, heads
         self.start = nn.Parameter(0.3 * torch.randn(width))
         self.values = nn.ModuleList(nn.Embedding(c, width) for c in self.cardinalities)
         self.position = nn.Embedding(max_nodes, width)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.record_blocks import batches
 
 DETOUR = 0.2
 """Probability of leaving the given order at a branch, or of another first node."""
@@ -85,9 +86,7 @@ def renumbered(graphs: PackedGraphs, count: int, seed: int) -> tuple[PackedGraph
     return PackedGraphs.from_lists(lists), np.array(owners)
 
 
-def log_prob_of_orders(
-    steps, batch: GraphBatch, count: int, seed: int = 0, chunk: int = 256
-) -> Tensor:
+def log_prob_of_orders(steps, batch: GraphBatch, count: int, seed: int = 0) -> Tensor:
     """Log of the summed probabilities of several numberings of each graph, (B,) nats.
 
     Args:
@@ -95,13 +94,10 @@ def log_prob_of_orders(
         batch: Depth-first numbered graphs.
         count: Numberings to try, the given one included; see `renumbered`.
         seed: Of the others.
-        chunk: Graphs at a time.
     """
     graphs, owners = renumbered(batch.to_packed(), count, seed)
     total = torch.full((len(batch),), -torch.inf, device=batch.mask.device)
-    order = np.argsort(graphs.node_counts, kind="stable")
-    for start in range(0, len(order), chunk):
-        chosen = order[start : start + chunk]
+    for chosen in batches(graphs.node_counts):
         part = GraphBatch.collate(graphs, chosen).to(batch.mask.device)
         if batch.targets is not None:
             part.targets = batch.targets[torch.from_numpy(owners[chosen]).to(batch.mask.device)]

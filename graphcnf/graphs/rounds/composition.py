@@ -121,12 +121,6 @@ class Composition(nn.Module):
         for embedding in (self.nodes, self.to_come, self.surplus, self.bridges):
             nn.init.normal_(embedding.weight, std=0.2)
 
-    @torch.no_grad()
-    def start_from(self, counts: Tensor) -> None:
-        """Let training begin with the frequencies of the labels, (labels,)."""
-        bias = self.leave[-1].get_parameter("bias")
-        bias.copy_((counts.to(bias) + 0.5).log())
-
     def forward(self, seen: Tensor, to_come: Tensor, sizes: Tensor) -> Tensor:
         """Logits (..., labels).
 
