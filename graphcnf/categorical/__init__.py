@@ -13,7 +13,7 @@ from graphcnf.categorical.dequantization import DequantizationEncoding
 from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.categorical.factory import make_encoding
 from graphcnf.categorical.flow import Bound, CategoricalFlow
-from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
+from graphcnf.categorical.interleaved_coupling import InterleavedCoupling, InterleavedFlow
 from graphcnf.categorical.intervals import IntervalEncoding
 from graphcnf.categorical.rows import RowFlow, Rows
 from graphcnf.categorical.sets.flow import SetFlow
@@ -31,6 +31,7 @@ __all__ = [
     "Encoding",
     "InterleavedAttention",
     "InterleavedCoupling",
+    "InterleavedFlow",
     "IntervalEncoding",
     "LinearFlowEncoding",
     "MixtureEncoding",

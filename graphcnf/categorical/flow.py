@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.encoding import Encoding
+from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.flows.base import BaseDensity, StandardLogistic
 from graphcnf.flows.transform import Noise, Transform
 
@@ -28,6 +28,17 @@ class Bound:
     log_posterior: Tensor
     log_encoder: Tensor
     correct: Tensor
+
+    @classmethod
+    def of(cls, log_flow: Tensor, encoded: Encoded) -> Bound:
+        """Log p(z) (B,) of what was encoded."""
+        return cls(log_flow, encoded.log_posterior, encoded.log_encoder, encoded.correct)
+
+    @classmethod
+    def exact(cls, value: Tensor) -> Bound:
+        """A term (B,) that nothing else belongs to."""
+        zero = torch.zeros_like(value)
+        return cls(value, zero, zero, torch.ones_like(value))
 
     def value(self, beta: float = 1.0) -> Tensor:
         """Log p(z) + beta log p(x|z) - log q(z|x); a lower bound on log p(x) for beta = 1.
@@ -76,8 +87,7 @@ class CategoricalFlow(nn.Module):
         self.encoding.check(x, mask)
         encoded = self.encoding.encode(x.long(), mask=mask, context=context, noise=noise)
         z, log_term = self.flow(encoded.z, mask=mask, context=context, noise=noise)
-        log_flow = self.base.log_prob(z, mask) + log_term
-        return Bound(log_flow, encoded.log_posterior, encoded.log_encoder, encoded.correct)
+        return Bound.of(self.base.log_prob(z, mask) + log_term, encoded)
 
     def log_prob(
         self, x, mask=None, *, context=None, samples: int = 1, noise: Noise | None = None

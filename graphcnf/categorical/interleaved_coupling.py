@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.categorical.intervals import Intervals, expand
+from graphcnf.categorical.flow import CategoricalFlow
+from graphcnf.categorical.intervals import IntervalEncoding, Intervals, expand
 from graphcnf.flows.transform import Bijection, log_term_dtype, masked, sum_log_term
 
 
@@ -212,3 +213,23 @@ class InterleavedCoupling(Bijection):
         jacobian = math.log(width) - torch.log(new_width) + torch.log(u) + torch.log1p(-u)
         jacobian = jacobian - torch.log(moved) - torch.log1p(-moved)
         return x, torch.logit(moved), jacobian
+
+
+class InterleavedFlow(CategoricalFlow):
+    """Categorical flow of an interleaved coupling: exact but for the margins of the intervals.
+
+    Args:
+        network: See `InterleavedCoupling`.
+        groups: See `InterleavedCoupling`.
+    """
+
+    flow: InterleavedCoupling
+
+    def __init__(self, network: ConditionalNetwork, *, groups: int):
+        encoding = IntervalEncoding(network.cardinalities)
+        super().__init__(encoding, InterleavedCoupling(network, groups=groups))
+
+    @property
+    def network(self) -> Any:
+        """Gives the conditional probabilities."""
+        return self.flow.network

@@ -58,8 +58,7 @@ class Gaussian:
 
     def expected_bound(self, weight: float = 1.0) -> Bound:
         """The same in expectation and times a weight: the divergence, for training."""
-        zero = torch.zeros_like(self.mean[:, 0])
-        return Bound(-weight * self.divergence(), zero, zero, torch.ones_like(zero))
+        return Bound.exact(-weight * self.divergence())
 
 
 class GraphEncoder(nn.Module):

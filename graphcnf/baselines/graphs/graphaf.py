@@ -132,9 +132,7 @@ class GraphAFSteps(nn.Module):
             z = masked((x - mean.to(x)) * torch.exp(-log_scale.to(x)), there)
             log_flow = self.base.log_prob(z, there) - sum_log_term(log_scale, there)
             latents[name] = z
-            bounds[name] = Bound(
-                share * log_flow, encoded.log_posterior, encoded.log_encoder, encoded.correct
-            )
+            bounds[name] = Bound.of(share * log_flow, encoded)
         return latents, bounds
 
     def _all_rows(self, batch: GraphBatch, noise: Noise | None):

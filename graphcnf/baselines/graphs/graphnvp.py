@@ -21,6 +21,7 @@ What is different here.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -263,18 +264,8 @@ class GraphNVPSteps(AnyGraph):
         context = self._given(batch.bonds, batch.mask)
         nodes, node_term = self.nodes(node.z, mask=batch.mask, context=context)
         bounds = {
-            "adjacency": Bound(
-                self.base.log_prob(pairs, pair_mask) + pair_term,
-                pair.log_posterior,
-                pair.log_encoder,
-                pair.correct,
-            ),
-            "nodes": Bound(
-                self.base.log_prob(nodes, batch.mask) + node_term,
-                node.log_posterior,
-                node.log_encoder,
-                node.correct,
-            ),
+            "adjacency": Bound.of(self.base.log_prob(pairs, pair_mask) + pair_term, pair),
+            "nodes": Bound.of(self.base.log_prob(nodes, batch.mask) + node_term, node),
         }
         return {"pairs": pairs, "nodes": nodes}, bounds
 
@@ -288,19 +279,11 @@ class GraphNVPSteps(AnyGraph):
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
-        like = self.node_encoding.like
-        parts = {"pairs": (later_pairs(mask), self.pair_encoding),
-                 "nodes": (mask, self.node_encoding)}  # fmt: skip
-        return {
-            name: self.base.sample(
-                (*real.shape, encoding.latent_dim),
-                mask=real,
-                generator=generator,
-                device=mask.device,
-                dtype=like.dtype,
-            )
-            for name, (real, encoding) in parts.items()
-        }
+        dtype, pair_mask = self.node_encoding.like.dtype, later_pairs(mask)
+        draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
+        pairs = draw((*pair_mask.shape, self.pair_encoding.latent_dim), mask=pair_mask)
+        nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)
+        return {"pairs": pairs, "nodes": nodes}
 
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None

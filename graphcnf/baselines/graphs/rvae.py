@@ -260,9 +260,7 @@ class RegularizedSteps(AnyGraph):
         posterior = self._posterior(batch)
         bounds = self._likelihood(batch, posterior.draw())
         paid: Any = self.multiplier * sum(self.expected_penalties(batch.mask).values())
-        zero = torch.zeros_like(paid)
-        penalties = Bound(-paid, zero, zero, torch.ones_like(paid))
-        return {"latents": posterior.expected_bound(), **bounds, "penalties": penalties}
+        return {"latents": posterior.expected_bound(), **bounds, "penalties": Bound.exact(-paid)}
 
     def expected_penalties(self, mask: Tensor, z: Tensor | None = None) -> dict[str, Tensor]:
         """Penalties of latents (B, D), drawn from the prior when None; see `Penalties`."""

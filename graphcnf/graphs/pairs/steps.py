@@ -205,8 +205,8 @@ class PairSteps(AnyGraph):
         accuracy = torch.where(pair_mask.any(1), right.sum(1) / total, 1.0)
         base = self.base.log_prob(z.nodes, mask) + self.base.log_prob(z.pairs, pair_mask)
         bounds = {
-            "nodes": Bound(node_term, node.log_posterior, node.log_encoder, node.correct),
-            "bonds": Bound(bond_term, edge.log_posterior, edge.log_encoder, edge.correct),
+            "nodes": Bound.of(node_term, node),
+            "bonds": Bound.of(bond_term, edge),
             "adjacency": Bound(
                 base + adjacency_term + sum_log_term(log_det, real),
                 sum_log_term(log_p, pair_mask),

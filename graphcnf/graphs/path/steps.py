@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical import Bound, CategoricalFlow, IntervalEncoding
-from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
+from graphcnf.categorical import Bound, InterleavedFlow
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import GraphContext
@@ -57,20 +55,12 @@ class PathSteps(nn.Module):
         )
         # What is asked of a graph also says how many nodes it has.
         self.sizes = None if targets is None else TargetEmbedding(targets, max_nodes + 1)
-        coupling = InterleavedCoupling(probabilities, groups=max_nodes)
-        self.flow = CategoricalFlow(IntervalEncoding(self.code.cardinalities), coupling)
-
-    @property
-    def coupling(self) -> InterleavedCoupling:
-        """Gives intervals the widths of the conditional probabilities."""
-        coupling = self.flow.flow
-        assert isinstance(coupling, InterleavedCoupling)
-        return coupling
+        self.flow = InterleavedFlow(probabilities, groups=max_nodes)
 
     @property
     def network(self) -> PathNetwork:
         """Gives the conditional probabilities."""
-        return self.coupling.network
+        return self.flow.network
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
@@ -114,9 +104,7 @@ class PathSteps(nn.Module):
         bounds = {}
         for kind in KINDS:
             chosen = [k for k, name in enumerate(self.code.kinds) if name == kind]
-            value = parts[:, chosen].sum(1)
-            zero = torch.zeros_like(value)
-            bounds[kind] = Bound(value, zero, zero, torch.ones_like(value))
+            bounds[kind] = Bound.exact(parts[:, chosen].sum(1))
         return bounds
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:

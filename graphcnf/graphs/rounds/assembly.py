@@ -19,7 +19,7 @@ from graphcnf.categorical.causal import CausalBlock
 from graphcnf.flows.readout import ReadOut, silent
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.rounds.composition import COUNTED, TOLD, one_hots
-from graphcnf.graphs.rounds.growth import Chances, Grown, log_orders, picks_of
+from graphcnf.graphs.rounds.growth import Grown, log_orders, of_focus, of_picks, picks_of, ranks_of
 from graphcnf.graphs.rounds.known import FAR, Known, known_of
 from graphcnf.graphs.rounds.labels import NodeLabels
 from graphcnf.graphs.rounds.offers import Offers
@@ -35,18 +35,12 @@ class PickContext:
     Attributes:
         mask: Rounds that a graph may have, (B, N) bool: as many as nodes.
         labels: Of the nodes, (B, N) long.
-        chances: Uniform numbers, see `Chances`.
+        chances: Uniform numbers, see `draw_chances`.
     """
 
     mask: Tensor
     labels: Tensor
     chances: Tensor
-
-    @property
-    def groups(self) -> Tensor:
-        """Round r is position r, (B, N) long."""
-        number = torch.arange(self.mask.shape[1], device=self.mask.device)
-        return number.expand(self.mask.shape)
 
 
 class Assembly(nn.Module):
@@ -83,7 +77,6 @@ class Assembly(nn.Module):
         super().__init__()
         self.table, self.max_nodes, self.heads = table, max_nodes, heads
         self.substitutes = substitutes
-        self.chances = Chances(max_nodes)
         kinds = len(table.kinds)
         self.picks = int(table.ends.sum(-1).max())
         self.cardinalities = [max_nodes + 1] * self.picks
@@ -233,12 +226,12 @@ class AssemblyRounds:
     def __init__(self, network: Assembly, context: PickContext):
         self.network, self.context = network, context
         self.grown = Grown.start(network.table, context.labels)
-        self.ranks = Chances.ranks(context.chances, context.mask, 1)
+        self.ranks = ranks_of(context.chances, context.mask, 1)
         self.node_of = self.ranks.argsort(1)
 
     def turn(self, g: int) -> None:
         """Choose the focus of round g."""
-        chances = self.network.chances.of_focus(self.context.chances, g)
+        chances = of_focus(self.context.chances, g)
         self.focus, self.real = self.grown.focus(self.context.mask, chances)
         at = torch.arange(len(self.focus), device=self.focus.device)
         free = torch.where(self.real[:, None], self.grown.free[at, self.focus], 0)
@@ -271,7 +264,7 @@ class AssemblyRounds:
             self.turn(g)
             at = torch.arange(len(self.focus), device=self.focus.device)
             row = torch.where(self.grown.done | ~self.real[:, None], 0, kinds[at, self.focus])
-            order = self.network.chances.of_picks(self.context.chances, g)
+            order = of_picks(self.context.chances, g)
             value, orders = self.network.as_picks(row, order, self.ranks)
             picks.append(value)
             total = total + orders

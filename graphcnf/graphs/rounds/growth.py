@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.categorical.encoding import take
@@ -20,39 +20,33 @@ from graphcnf.flows.transform import Noise
 from graphcnf.graphs.rounds.labels import NodeLabels
 
 
-class Chances(nn.Module):
-    """The uniform numbers of a graph that decide on what costs no bits.
+def chances_of(rounds: int) -> int:
+    """How many uniform numbers of a node decide on what costs no bits; each round has its own."""
+    return 2 + 2 * rounds
 
-    Args:
-        max_nodes: Largest number of nodes; as many rounds have numbers of their own.
+
+def draw_chances(mask: Tensor, rounds: int, noise: Noise | None = None) -> Tensor:
+    """These numbers of the nodes `mask` (B, N), (B, N, `chances_of(rounds)`) float64."""
+    shape = *mask.shape, chances_of(rounds)
+    return take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=mask.device))
+
+
+def ranks_of(chances: Tensor, mask: Tensor, which: int) -> Tensor:
+    """A random numbering of the real nodes, padding last: number of each node, (B, N) long.
+
+    The labels come in numbering 0, and numbering 1 names the partners.
     """
+    return chances[..., which].masked_fill(~mask, 2.0).argsort(1).argsort(1)
 
-    def __init__(self, max_nodes: int):
-        super().__init__()
-        self.rounds = max_nodes
 
-    @property
-    def each(self) -> int:
-        """Numbers of a node."""
-        return 2 + 2 * self.rounds
+def of_focus(chances: Tensor, g: int) -> Tensor:
+    """Numbers (B, N) of which the smallest decides on the focus of round g."""
+    return chances[..., 2 + g]
 
-    def draw(self, mask: Tensor, noise: Noise | None = None) -> Tensor:
-        """Uniform numbers of the nodes, (B, N, each) float64."""
-        shape, device = (*mask.shape, self.each), mask.device
-        return take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=device))
 
-    @staticmethod
-    def ranks(chances: Tensor, mask: Tensor, which: int) -> Tensor:
-        """A random numbering of the real nodes, padding last: number of each node, (B, N) long."""
-        return chances[..., which].masked_fill(~mask, 2.0).argsort(1).argsort(1)
-
-    def of_focus(self, chances: Tensor, g: int) -> Tensor:
-        """Numbers (B, N) of which the smallest decides on the focus of round g."""
-        return chances[..., 2 + g]
-
-    def of_picks(self, chances: Tensor, g: int) -> Tensor:
-        """Numbers (B, N) that order partners for places of the same kind in round g."""
-        return chances[..., 2 + self.rounds + g]
+def of_picks(chances: Tensor, g: int) -> Tensor:
+    """Numbers (B, N) that order partners for places of the same kind in round g."""
+    return chances[..., 1 + chances.shape[-1] // 2 + g]
 
 
 @dataclass

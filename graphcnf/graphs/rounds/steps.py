@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical import Bound, CategoricalFlow, IntervalEncoding
-from graphcnf.categorical.context import Context
-from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
+from graphcnf.categorical import Bound, Context, InterleavedFlow
 from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise, sum_log_term
@@ -24,7 +22,7 @@ from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.rounds.assembly import Assembly, AssemblyRounds, PickContext
 from graphcnf.graphs.rounds.composition import Composition
-from graphcnf.graphs.rounds.growth import Grown
+from graphcnf.graphs.rounds.growth import Grown, chances_of, draw_chances, of_focus, ranks_of
 from graphcnf.graphs.rounds.labels import NodeLabels
 
 
@@ -60,25 +58,13 @@ class RoundSteps(nn.Module):
     ):
         super().__init__()
         self.table = NodeLabels(edge_kinds, node_labels, edge_weights)
-        self.node_rounds = node_rounds
+        self.max_nodes, self.node_rounds = max_nodes, node_rounds
         composition = Composition(self.table, max_nodes=max_nodes, **(nodes or {}))
         assembly = Assembly(
             self.table, max_nodes=max_nodes, substitutes=substitutes, **(pairs or {})
         )
-        self.chances = assembly.chances
-        self.nodes = CategoricalFlow(
-            IntervalEncoding(composition.cardinalities),
-            InterleavedCoupling(composition, groups=node_rounds),
-        )
-        self.pairs = CategoricalFlow(
-            IntervalEncoding(assembly.cardinalities),
-            InterleavedCoupling(assembly, groups=max_nodes),
-        )
-
-    @property
-    def rounds(self) -> int:
-        """Most evaluations of a network that a graph takes, whatever its size."""
-        return self.node_rounds + self.chances.rounds
+        self.nodes = InterleavedFlow(composition, groups=node_rounds)
+        self.pairs = InterleavedFlow(assembly, groups=max_nodes)
 
     @staticmethod
     def measure(
@@ -112,7 +98,7 @@ class RoundSteps(nn.Module):
 
     def groups(self, mask: Tensor, chances: Tensor) -> Tensor:
         """Round in which the label of each node comes, (B, N) long."""
-        ranks = self.chances.ranks(chances, mask, 0)
+        ranks = ranks_of(chances, mask, 0)
         # Rounds of q + 1 nodes first, then those of q: the last ones decide as little as possible.
         sizes = mask.sum(1, keepdim=True)
         q, more = sizes // self.node_rounds, sizes % self.node_rounds
@@ -125,7 +111,7 @@ class RoundSteps(nn.Module):
         mask = batch.mask
         labels, kinds = self.table.encode(batch)
         context = PickContext(mask, labels, chances)
-        rounds = AssemblyRounds(_coupling(self.pairs).network, context)
+        rounds = AssemblyRounds(self.pairs.network, context)
         picks, log_orders = rounds.follow(kinds)
         labels = torch.where(mask, labels, 0)[..., None]
         picks = torch.where(mask[..., None], picks, 0)
@@ -139,11 +125,11 @@ class RoundSteps(nn.Module):
         tighten it. The density of the latents, integrated over the intervals, is the product of the
         conditional probabilities.
         """
-        chances = self.chances.draw(batch.mask, noise)
+        chances = draw_chances(batch.mask, self.max_nodes, noise)
         nodes, pairs, log_orders = self._encoded(batch, chances)
         return {
-            "nodes": _bound(_log_prob(self.nodes, *nodes)),
-            "bonds": _bound(_log_prob(self.pairs, *pairs) + log_orders),
+            "nodes": Bound.exact(_log_prob(self.nodes, *nodes)),
+            "bonds": Bound.exact(_log_prob(self.pairs, *pairs) + log_orders),
         }
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
@@ -152,15 +138,15 @@ class RoundSteps(nn.Module):
         Given what is decided, every node to come is equally likely to be next: all of them count,
         each with the share of the round.
         """
-        chances = self.chances.draw(batch.mask)
+        chances = draw_chances(batch.mask, self.max_nodes)
         labels, kinds = self.table.encode(batch)
         return {
-            "nodes": _bound(self._estimate_nodes(batch.mask, labels, chances)),
-            "bonds": _bound(self._estimate_pairs(batch.mask, labels, kinds, chances)),
+            "nodes": Bound.exact(self._estimate_nodes(batch.mask, labels, chances)),
+            "bonds": Bound.exact(self._estimate_pairs(batch.mask, labels, kinds, chances)),
         }
 
     def _estimate_nodes(self, mask: Tensor, labels: Tensor, chances: Tensor) -> Tensor:
-        network: Composition = _coupling(self.nodes).network
+        network: Composition = self.nodes.network
         rounds = self.node_rounds
         group = self.groups(mask, chances)
         now = torch.randint(rounds, (len(mask), 1), device=mask.device)
@@ -174,19 +160,19 @@ class RoundSteps(nn.Module):
     def _estimate_pairs(
         self, mask: Tensor, labels: Tensor, kinds: Tensor, chances: Tensor
     ) -> Tensor:
-        network: Assembly = _coupling(self.pairs).network
+        network: Assembly = self.pairs.network
         sizes = mask.sum(1)
         now = (torch.rand(len(mask), device=mask.device) * sizes).long()
         grown = Grown.start(self.table, labels)
         at = torch.arange(len(mask), device=mask.device)
         for g in range(int(now.max())):
-            focus, real = grown.focus(mask, self.chances.of_focus(chances, g))
+            focus, real = grown.focus(mask, of_focus(chances, g))
             row = torch.where(grown.done, 0, kinds[at, focus])
             grown = grown.add(focus, real & (g < now), row)
         frontier = grown.frontier(mask)
         graph, node = frontier.nonzero(as_tuple=True)
         rows = graph, node
-        ranks = self.chances.ranks(chances, mask, 1)
+        ranks = ranks_of(chances, mask, 1)
         picking = network.kinds_of_picks(grown.free[rows])
         offers = network.offers(labels, mask, grown, rows, picking, ranks)
         row = torch.where(grown.done[rows[0]], 0, kinds[rows])
@@ -207,9 +193,9 @@ class RoundSteps(nn.Module):
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Latents of the base space: nodes (B, N, 1), pairs (B, N, M); `order` of the order.
 
-        `order` (B, N, R) holds uniform numbers, see `Chances`.
+        `order` (B, N, R) holds uniform numbers, see `draw_chances`.
         """
-        chances = self.chances.draw(batch.mask, noise)
+        chances = draw_chances(batch.mask, self.max_nodes, noise)
         (labels, of_nodes), (picks, of_pairs), _ = self._encoded(batch, chances)
         options: dict[str, Any] = {"mask": batch.mask, "noise": noise}
         return {
@@ -221,9 +207,8 @@ class RoundSteps(nn.Module):
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
         kind = {"mask": mask, "generator": generator, "device": mask.device}
-        latents = {
-            "order": draw_uniform((*mask.shape, self.chances.each), dtype=torch.float64, **kind)
-        }
+        shape = *mask.shape, chances_of(self.max_nodes)
+        latents = {"order": draw_uniform(shape, dtype=torch.float64, **kind)}
         for name, flow in (("nodes", self.nodes), ("pairs", self.pairs)):
             shape = (*mask.shape, flow.encoding.latent_dim)
             latents[name] = flow.base.sample(shape, dtype=flow.encoding.like.dtype, **kind)
@@ -241,26 +226,15 @@ class RoundSteps(nn.Module):
         labels = torch.where(mask, labels[..., 0], self.table.count)
         of_pairs = PickContext(mask, labels, chances)
         picks = self.pairs.decode(latents["pairs"], mask=mask, context=of_pairs, **options)
-        rounds = AssemblyRounds(_coupling(self.pairs).network, of_pairs)
+        rounds = AssemblyRounds(self.pairs.network, of_pairs)
         for g in range(mask.shape[1]):
             rounds.turn(g)
             rounds.tell(g, None, None, picks)
         return labels, rounds.grown.kinds
 
 
-def _coupling(flow: CategoricalFlow) -> InterleavedCoupling:
-    coupling = flow.flow
-    assert isinstance(coupling, InterleavedCoupling)
-    return coupling
-
-
-def _log_prob(flow: CategoricalFlow, value: Tensor, context) -> Tensor:
+def _log_prob(flow: InterleavedFlow, value: Tensor, context) -> Tensor:
     """Sum of the conditional log-probabilities, (B,) nats."""
-    log_p = _coupling(flow).log_probs(value, context)
+    log_p = flow.flow.log_probs(value, context)
     own = log_p.gather(-1, value[..., None])[..., 0]
     return sum_log_term(torch.where(context.mask[..., None], own, 0), context.mask)
-
-
-def _bound(value: Tensor) -> Bound:
-    zero = torch.zeros_like(value)
-    return Bound(value, zero, zero, torch.ones_like(value))
