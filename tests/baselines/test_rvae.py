@@ -151,10 +151,13 @@ def test_a_record_is_a_function_of_its_seed_and_number():
     many = model.sample_records(0, 20, seed=3)
     few = model.sample_records(4, 5, seed=3)
     assert few == many.subset(range(4, 9))
-    generators = record_generators(0, 0, 3)
-    mask = torch.ones(3, 4).bool()
-    drawn = model.decode(model.steps.base_sample(mask, generators), mask, sample=True,
-                         generator=generators)  # fmt: skip
+    found = []
+    for mask in (torch.ones(3, 4).bool(), torch.arange(6).expand(3, 6) < 4):
+        generators = record_generators(0, 0, 3)
+        z = model.steps.base_sample(mask, generators)
+        drawn = model.decode(z, mask, sample=True, generator=generators)
+        found.append(drawn.to_packed())
+    assert found[0] == found[1]
     assert torch.equal(drawn.bonds, drawn.bonds.transpose(1, 2))
     assert not drawn.bonds.diagonal(dim1=1, dim2=2).any()
 

@@ -13,7 +13,6 @@ are connected is the probability of the weakest edge of the best path, the paper
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.codings import AnyGraph
 from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.pairs.latents import all_pairs
 from graphcnf.graphs.path.support import Support
 
 
@@ -150,14 +150,6 @@ class Decoder(nn.Module):
         return self.nodes(h), self.edges(pair + F.gelu(self.mixed(pair)))
 
 
-@dataclass
-class Matrices:
-    """Log-probabilities of nodes (B, N, T) and of pairs i > j (B, P, 1 + K)."""
-
-    nodes: Tensor
-    pairs: Tensor
-
-
 class RegularizedSteps(AnyGraph):
     """The coding of `GraphCNF` that is called "rvae".
 
@@ -222,17 +214,18 @@ class RegularizedSteps(AnyGraph):
         summed = torch.einsum("bnw,nwc->bc", h, self.read_out[: h.shape[1]])
         return Gaussian.of(self.posterior(summed))
 
-    def _matrices(self, z: Tensor, mask: Tensor) -> Matrices:
-        logits = self.decoder(z, mask)
-        return Matrices(*(part.to(log_term_dtype(part)).log_softmax(-1) for part in logits))
+    def _matrices(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of nodes (B, N, T) and of pairs i > j (B, P, 1 + K)."""
+        nodes, pairs = (part.to(log_term_dtype(part)) for part in self.decoder(z, mask))
+        return nodes.log_softmax(-1), pairs.log_softmax(-1)
 
     def _likelihood(self, batch: GraphBatch, z: Tensor) -> dict[str, Bound]:
         """Log p(x|z) of nodes and edges."""
-        found, mask = self._matrices(z, batch.mask), batch.mask
+        (nodes, pairs), mask = self._matrices(z, batch.mask), batch.mask
         i, j = torch.tril_indices(mask.shape[1], mask.shape[1], -1, device=mask.device)
         parts = {
-            "nodes": (found.nodes, batch.node_types, mask),
-            "edges": (found.pairs, batch.bonds[:, i, j], mask[:, i] & mask[:, j]),
+            "nodes": (nodes, batch.node_types, mask),
+            "edges": (pairs, batch.bonds[:, i, j], mask[:, i] & mask[:, j]),
         }
         bounds = {}
         for name, (log_p, value, real) in parts.items():
@@ -257,18 +250,13 @@ class RegularizedSteps(AnyGraph):
         """
         if not self.training:
             return self.bounds(batch)
-        posterior = self._posterior(batch)
+        posterior, mask = self._posterior(batch), batch.mask
         bounds = self._likelihood(batch, posterior.draw())
-        paid: Any = self.multiplier * sum(self.expected_penalties(batch.mask).values())
+        # Of graphs from the prior.
+        nodes, pairs = self._matrices(self.base_sample(mask)["graph"], mask)
+        expected = torch.where(mask[..., None], nodes.exp(), 0), _symmetric(pairs.exp(), mask)
+        paid: Any = self.multiplier * sum(self.penalties(*expected, mask).values())
         return {"latents": posterior.expected_bound(), **bounds, "penalties": Bound.exact(-paid)}
-
-    def expected_penalties(self, mask: Tensor, z: Tensor | None = None) -> dict[str, Tensor]:
-        """Penalties of latents (B, D), drawn from the prior when None; see `Penalties`."""
-        if z is None:
-            z = self.base_sample(mask)["graph"]
-        found = self._matrices(z, mask)
-        nodes = torch.where(mask[..., None], found.nodes.exp(), 0)
-        return self.penalties(nodes, _symmetric(found.pairs.exp(), mask), mask)
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """The mean of q(z|x), (B, D)."""
@@ -285,18 +273,16 @@ class RegularizedSteps(AnyGraph):
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
         """The most probable graphs of latents, or draws from p(x|z); `temperature` scales z."""
-        found = self._matrices(temperature * latents["graph"], mask)
+        nodes, pairs = self._matrices(temperature * latents["graph"], mask)
         if sample:
             options = {"generator": generator, "device": mask.device, "dtype": torch.float64}
-            found = Matrices(
-                *(
-                    log_p - (-draw_uniform(log_p.shape, **options).log()).log()
-                    for log_p in (found.nodes, found.pairs)
-                )
+            nodes, pairs = (
+                log_p - (-draw_uniform(log_p.shape, mask=real, **options).log()).log()
+                for log_p, real in ((nodes, mask), (pairs, all_pairs(mask)[1]))
             )
-        chosen = F.one_hot(found.pairs.argmax(-1), found.pairs.shape[-1])
+        chosen = F.one_hot(pairs.argmax(-1), pairs.shape[-1])
         bonds = _symmetric(chosen, mask).argmax(-1)
-        return GraphBatch(found.nodes.argmax(-1), bonds, mask).cleared()
+        return GraphBatch(nodes.argmax(-1), bonds, mask).cleared()
 
 
 def _symmetric(pairs: Tensor, mask: Tensor) -> Tensor:
