@@ -50,12 +50,22 @@ def build(graphs, nodes=3, bonds=2, weights=None, **options):
     return perturb(model, 0.1)
 
 
+def decode(vocabulary, code):
+    """The graph of a code."""
+    growing = assembly.Growing(vocabulary, code.size)
+    growing.add(code.labels[0])
+    for choice in code.choices:
+        place, site = choice.options[choice.chosen]
+        growing.add(code.labels[choice.child], code.parents[choice.child], place, site)
+    return growing
+
+
 def assert_round_trip(graphs, node_categories, weights):
     vocabulary = vocabulary_of(graphs, node_categories, weights)
     batch = GraphBatch.collate(graphs)
     for k, graph in enumerate(assembly.neighbours_of(batch)):
         code = assembly.encode(vocabulary, *graph)
-        back = packed(assembly.decode(vocabulary, code))
+        back = packed(decode(vocabulary, code))
         assert isomorphic(graphs.graph(k), back.graph(0))
         before = code.size - len(vocabulary.clusters[code.labels[0]].types)
         assert code.remaining[:2] in ([code.size], [code.size, before])
@@ -156,6 +166,13 @@ def test_without_support_nodes_may_have_more(molecules):  # noqa: F811
         free.steps.vocabulary.largest_sums > np.array(model.steps.vocabulary.largest_sums)
     ).all()
     assert free.log_prob(batch).isfinite().all()
+
+
+def test_graphs_may_leave_no_attachment_to_choose():
+    graphs = PackedGraphs.from_lists([([0], [], []), ([0, 1], [(1, 0)], [0])])
+    bounds = build(graphs, 2, 1).bounds(GraphBatch.collate(graphs))
+    assert bounds["attachments"].value().tolist() == [0, 0]
+    assert all(bound.value().isfinite().all() for bound in bounds.values())
 
 
 def test_too_symmetric_clusters_are_refused():
@@ -277,9 +294,9 @@ def test_likelihoods_and_latents_do_not_see_padding(molecules):  # noqa: F811
 def test_unknown_graphs_are_told(molecules):  # noqa: F811
     model = build(molecules, 9, 3, ORDERS).eval()
     strange = PackedGraphs.from_lists([([0] * 3, [(1, 0)], [0]), ([8, 8], [(1, 0)], [2]),
-                                       ([0, 0], [(1, 0)], [0])])  # fmt: skip
+                                       ([0, 0], [(1, 0)], [0]), ([0, 0], [], [])])  # fmt: skip
     batch = GraphBatch.collate(strange)
-    assert model.steps.knows(batch).tolist() == [False, False, True]
+    assert model.steps.knows(batch).tolist() == [False, False, True, False]
     with pytest.raises(ValueError, match="graph 0 is in several pieces"):
         model.log_prob(batch)
 

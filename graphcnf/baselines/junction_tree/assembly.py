@@ -239,16 +239,6 @@ def _renumbered(vocabulary, above, cluster, fixed, host, nodes, wanted):
     raise AssertionError("an option that no symmetry leads to")
 
 
-def decode(vocabulary: Vocabulary, code: TreeCode) -> Growing:
-    """The graph of a code."""
-    growing = Growing(vocabulary, code.size)
-    growing.add(code.labels[0])
-    for choice in code.choices:
-        place, site = choice.options[choice.chosen]
-        growing.add(code.labels[choice.child], code.parents[choice.child], place, site)
-    return growing
-
-
 def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], list[dict[int, int]]]]:
     """Node categories and edges of each graph of a batch."""
     sizes, types = batch.sizes.tolist(), batch.node_types.tolist()

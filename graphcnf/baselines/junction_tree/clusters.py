@@ -17,6 +17,7 @@ from itertools import islice
 import networkx as nx
 
 from graphcnf.errors import UserError
+from graphcnf.graphs.symmetry import SAME
 
 MOST_SYMMETRIES = 10_000
 """A cluster with more is no ring of a molecule (a complete graph of 8 nodes has 40,320)."""
@@ -26,45 +27,35 @@ Neighbours = list[dict[int, int]]
 
 
 def rings(neighbours: Neighbours) -> list[set[int]]:
-    """Nodes of the rings of a cycle basis, each the shortest through some edge where that does."""
-    degree = [len(around) for around in neighbours]
-    leaves = [v for v, d in enumerate(degree) if d == 1]
-    gone = {v for v, d in enumerate(degree) if d == 0}
-    while leaves:
-        v = leaves.pop()
-        gone.add(v)
-        for w in neighbours[v]:
-            if w not in gone:
-                degree[w] -= 1
-                if degree[w] == 1:
-                    leaves.append(w)
-    core = [v for v in range(len(neighbours)) if v not in gone]
-    edges = [(v, w) for v in core for w in neighbours[v] if v < w and w not in gone]
+    """Nodes of the rings of a cycle basis, each the shortest through some edge where that does.
+
+    Of a graph in one piece; otherwise there may be too few.
+    """
+    edges = [(v, w) for v, around in enumerate(neighbours) for w in around if v < w]
     covered: set[tuple[int, int]] = set()
-    bridges, found = 0, []
+    found = []
     for v, w in edges:
         if (v, w) in covered:
             continue
-        ring = _shortest_ring(neighbours, v, w, gone)
-        if ring is None:
-            bridges += 1
-            continue
-        found.append(set(ring))
-        covered |= {(min(e), max(e)) for e in zip(ring, ring[1:] + ring[:1], strict=True)}
-    # Bridges join the parts of the core: edges - nodes + 1 counts its rings all the same.
-    if core and len(found) < len(edges) - len(core) + 1:
-        graph = nx.Graph(edges)
+        ring = _shortest_ring(neighbours, v, w)
+        if ring is not None:
+            found.append(set(ring))
+            covered |= {(min(e), max(e)) for e in zip(ring, ring[1:] + ring[:1], strict=True)}
+    if len(found) < len(edges) - len(neighbours) + 1:
+        # Of several such bases, the choice is that of the graph without its branches.
+        core = nx.k_core(nx.Graph(edges), 2)
+        graph = nx.Graph(edge for edge in edges if core.has_edge(*edge))
         return [set(ring) for ring in nx.minimum_cycle_basis(graph)]
     return found
 
 
-def _shortest_ring(neighbours: Neighbours, v: int, w: int, gone: set[int]) -> list[int] | None:
+def _shortest_ring(neighbours: Neighbours, v: int, w: int) -> list[int] | None:
     """Nodes of a shortest ring through an edge, in order; None for a bridge."""
     before, queue = {v: -1}, deque([v])
     while queue:
         here = queue.popleft()
         for there in neighbours[here]:
-            if there in before or there in gone or (here == v and there == w):
+            if there in before or (here == v and there == w):
                 continue
             before[there] = here
             if there == w:
@@ -93,6 +84,8 @@ def junction_tree(neighbours: Neighbours) -> JunctionTree | None:
     """The junction tree of a graph; None where the graph is not in one piece."""
     if len(neighbours) == 1:
         return JunctionTree([(0,)], [-1])
+    if not any(neighbours):
+        return None
     cycles = _merged(rings(neighbours))
     while True:
         clusters, links = _linked(neighbours, cycles)
@@ -156,18 +149,10 @@ def _linked(neighbours: Neighbours, cycles: list[set[int]]):
         for i, a in enumerate(inside):
             for b in inside[i + 1 :]:
                 weights[a, b] = len(clusters[a] & clusters[b])
-    top = list(range(len(clusters)))
-
-    def root(k: int) -> int:
-        while top[k] != k:
-            top[k] = k = top[top[k]]
-        return k
-
-    links = []
+    links, trees = [], nx.utils.UnionFind()
     for a, b in sorted(weights, key=lambda pair: -weights[pair]):
-        one, other = root(a), root(b)
-        if one != other:
-            top[one] = other
+        if trees[a] != trees[b]:
+            trees.union(a, b)
             links.append((a, b))
     return clusters, links
 
@@ -212,17 +197,15 @@ class Cluster:
 
     @cached_property
     def graph(self) -> nx.Graph:
-        """As a networkx graph with `kind` on nodes and edges."""
+        """As a networkx graph with `category` attributes."""
         graph = nx.Graph()
-        graph.add_nodes_from((v, {"kind": t}) for v, t in enumerate(self.types))
-        graph.add_edges_from((i, j, {"kind": k}) for (i, j), k in self.edges.items())
+        graph.add_nodes_from((v, {"category": t}) for v, t in enumerate(self.types))
+        graph.add_edges_from((i, j, {"category": k}) for (i, j), k in self.edges.items())
         return graph
 
     def onto(self, other: Cluster):
         """All isomorphisms: node of `other` for each node of this."""
-        same = nx.algorithms.isomorphism.categorical_node_match("kind", None)
-        alike = nx.algorithms.isomorphism.categorical_edge_match("kind", None)
-        matcher = nx.algorithms.isomorphism.GraphMatcher(self.graph, other.graph, same, alike)
+        matcher = nx.algorithms.isomorphism.GraphMatcher(self.graph, other.graph, **SAME)
         for found in matcher.isomorphisms_iter():
             yield tuple(found[v] for v in range(len(self.types)))
 

@@ -20,7 +20,6 @@ probabilities of graphs of the given size may sum to a little less than 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,20 +57,6 @@ FIRST_SPREAD = -3.0
 not lost in noise before the networks have learnt to read it."""
 
 
-class Choices(NamedTuple):
-    """Attachments with several options of a batch.
-
-    Attributes:
-        sites: The E choices and their O options.
-        features: Of the options, (O, C).
-        graph: Which graph each choice is of, (E,).
-    """
-
-    sites: Sites
-    features: Tensor
-    graph: Tensor
-
-
 @dataclass
 class Reading:
     """A batch of graphs as the networks see it, without latents.
@@ -82,7 +67,9 @@ class Reading:
         x: Embedded labels, (M, C).
         up: Messages of the clusters to their parents, (M, C).
         down: Messages to the clusters from their parents, (M, C).
-        choices: None where every attachment has one option.
+        sites: The attachments with several options, E choices and O options in all.
+        features: Of the options, (O, C).
+        owner: Which graph each choice is of, (E,).
     """
 
     count: int
@@ -90,7 +77,9 @@ class Reading:
     x: Tensor
     up: Tensor
     down: Tensor
-    choices: Choices | None
+    sites: Sites
+    features: Tensor
+    owner: Tensor
 
 
 class JunctionTreeSteps(nn.Module):
@@ -192,21 +181,16 @@ class JunctionTreeSteps(nn.Module):
                     places.append(first + choice.child)
                     graphs.append(number)
             first += len(code.labels)
-        choices = None
-        if rows:
-            sites = Sites.of(rows, x.device)
-            features = self.attachments.features(self.tables, sites, down[places])
-            choices = Choices(sites, features, torch.tensor(graphs, device=x.device))
-        return Reading(len(known), trees, x, up, down, choices)
+        sites = Sites.of(rows, x.device)
+        features = self.attachments.features(self.tables, sites, down[places])
+        owner = torch.tensor(graphs, dtype=torch.long, device=x.device)
+        return Reading(len(known), trees, x, up, down, sites, features, owner)
 
     def _posteriors(self, reading: Reading) -> tuple[Gaussian, Gaussian]:
         trees, down, count = reading.trees, reading.down, reading.count
         roots = self.messages.upward(self.label(trees.label), trees)[trees.levels[0]]
         tree = torch.cat([roots, self.labelled(down, trees, count)], -1)
-        graph = torch.zeros_like(roots)
-        if reading.choices is not None:
-            sites, features, owner = reading.choices
-            graph = self.attachments.chosen(features, sites, owner, count)
+        graph = self.attachments.chosen(reading.features, reading.sites, reading.owner, count)
         return Gaussian.of(self.tree_posterior(tree)), Gaussian.of(self.graph_posterior(graph))
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
@@ -259,10 +243,8 @@ class JunctionTreeSteps(nn.Module):
         own = logits.log_softmax(-1).gather(1, trees.label[:, None])[:, 0]
         labels = _summed(own, logits.argmax(-1) == trees.label, trees.graph, count)
 
-        if reading.choices is None:
-            return {"turns": turns, "labels": labels, "attachments": _nothing(turns)}
-        sites, features, owner = reading.choices
-        log_p = self.attachment_log_probs(features, sites, z_graph[owner])
+        sites, owner = reading.sites, reading.owner
+        log_p = self.attachment_log_probs(reading.features, sites, z_graph[owner])
         own = log_p[sites.chosen]
         best = own.new_full((len(own),), -torch.inf)
         best = best.scatter_reduce(0, sites.option[:, 0], log_p, "amax")
@@ -330,8 +312,3 @@ def _summed(log_p: Tensor, right: Tensor, graph: Tensor, count: int) -> Bound:
     total, correct, number = gather_sum(both, graph, count).unbind(1)
     zero = torch.zeros_like(total)
     return Bound(zero, total, zero, torch.where(number > 0, correct / number.clamp(min=1), 1.0))
-
-
-def _nothing(like: Bound) -> Bound:
-    zero = torch.zeros_like(like.log_posterior)
-    return Bound(zero, zero, zero, torch.ones_like(zero))

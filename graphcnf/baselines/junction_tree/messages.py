@@ -187,7 +187,7 @@ class Attachments(nn.Module):
 
     def features(self, tables: Tables, sites: Sites, down: Tensor) -> Tensor:
         """Features of all options (O, C), given the messages (E, C) to the new clusters."""
-        size = int(tables.size[sites.parent].max())
+        size = int(tables.size[sites.parent].max()) if len(sites.parent) else 1
         choice, a, b, label, c, d = sites.option.unbind(1)
         there = sites.parent[choice]
         nodes = tables.node[there, :size]
