@@ -248,13 +248,20 @@ def _settings(flow, data, new: bool, minutes, seed: int, given: dict) -> Trainin
     settings = plan(len(data.split("train")), **given)
     batches = -(-held_out // (4 * settings.batch_size))
     given = {"eval_batches": batches, "final_eval_batches": batches, **given}
-    if minutes is not None and (settings.accelerator != "cpu" or settings.processes > 1):
+    if minutes is not None and (settings.processes > 1 or not _on_cpu(settings)):
         given["minutes"] = minutes
     elif minutes is not None:
         assert settings.steps is not None
         affordable = int(60 * minutes / _seconds_per_step(flow.model, data, settings))
         given["steps"] = max(1, min(settings.steps, affordable))
     return plan(len(data.split("train")), **given)
+
+
+def _on_cpu(settings: TrainingSettings) -> bool:
+    import torch
+
+    automatic = settings.accelerator == "auto"
+    return settings.accelerator == "cpu" or (automatic and not torch.accelerator.is_available())
 
 
 def _seconds_per_step(model, data, settings: TrainingSettings, steps: int = 4) -> float:

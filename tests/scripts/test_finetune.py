@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from graphcnf.datasets.molecules import encode
+from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.scripts.benchmarks import own_molecules
+from graphcnf.training.finetuning import finetune
 from graphcnf.training.run import Run
 
 RING = "C1" + "C" * 32 + "1"
@@ -141,6 +143,13 @@ def test_minutes_limit_the_steps(graphcnf, mine, model_folder):
     )
     assert code == 0, err
     assert json.loads(out)["planned_steps"] == 1
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU stops by the clock")
+def test_minutes_limit_the_steps_in_python_too(mine, model_folder):
+    flow, data = MoleculeFlow.from_pretrained(model_folder), load_smiles_file(mine)
+    tuned = finetune(flow, data, "run", minutes=1e-6, samples=0, say=lambda line: None)
+    assert tuned.figures["planned_steps"] == 1
 
 
 def test_molecules_made_of_zinc(small_zinc, zinc_smiles):
