@@ -102,7 +102,7 @@ def block_log_likelihoods(
             if targets is not None:
                 batch.targets = target_row(targets).expand(len(chosen), -1)
             batch = batch.to(model.device)
-            nats[chosen] = model.log_prob(batch, noise=noise).double().cpu().numpy()
+            nats[chosen] = model.log_prob(batch, noise=noise).cpu().double().numpy()
     return nats
 
 

@@ -54,7 +54,7 @@ def bits(model: GraphCNF, graphs: PackedGraphs, seed: int = 0) -> dict[str, floa
     with torch.no_grad(), _fixed_noise(model, seed):
         for chosen in _by_size(graphs):
             batch = GraphBatch.collate(graphs, chosen).to(model.device)
-            total.append(-model.log_prob(batch).double().cpu().numpy() / np.log(2))
+            total.append(-model.log_prob(batch).cpu().double().numpy() / np.log(2))
             sizes.append(batch.sizes.cpu().numpy())
     labelled, nodes = np.concatenate(total), np.concatenate(sizes)
     ordered = model.config["order"] == "canonical"
@@ -78,6 +78,8 @@ def reconstruction(
     from graphcnf.graphs.symmetry import isomorphic
 
     exact, same = copy.deepcopy(model), 0
+    if double and model.device.type == "mps":  # which has no float64
+        exact = exact.cpu()
     exact = exact.double() if double else exact.float()
     with torch.no_grad(), _fixed_noise(model, seed):
         for chosen in _by_size(graphs):

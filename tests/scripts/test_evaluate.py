@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from graphcnf.evaluation import measures
+from graphcnf.evaluation.draw import block_log_likelihoods
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.scripts.evaluation import named_data
@@ -125,6 +126,34 @@ def test_held_out_figures_repeat(model_folder, small_zinc):
     assert set(named_data.held_out(data, 10)) <= set(data.split("test"))
     assert measures.reconstruction(model, graphs) == 1
     assert next(model.parameters()).dtype.itemsize == 4
+
+
+def test_figures_are_float64_only_on_the_cpu(model_folder, small_zinc, monkeypatch):
+    model = GraphCNF.from_pretrained(model_folder)
+    data = named_data.load_reference("zinc250k", model)
+    graphs = data.graphs.subset(range(4))
+    expected = measures.bits(model, graphs), block_log_likelihoods(model, graphs, range(4), seed=0)
+
+    # A GPU of Apple has no float64: all that can be done there is to bring values to the CPU.
+    log_prob = model.log_prob
+    monkeypatch.setattr(
+        model, "log_prob", lambda *a, **k: OnApple(log_prob(*a, **k)), raising=False
+    )
+    assert measures.bits(model, graphs) == expected[0]
+    assert (block_log_likelihoods(model, graphs, range(4), seed=0) == expected[1]).all()
+
+
+class OnApple:
+    """Values on a device of which nothing else is known."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __neg__(self):
+        return OnApple(-self.values)
+
+    def cpu(self):
+        return self.values
 
 
 def test_weights_of_another_order_of_atoms(score, model_folder, small_zinc, tmp_path):
