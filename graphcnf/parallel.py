@@ -226,10 +226,10 @@ def chunked(items: Sequence, size: int) -> list:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: its affinity and the quota of a container count."""
+    import loky
+
+    return loky.cpu_count()
 
 
 def _spawn() -> subprocess.Popen:

@@ -10,6 +10,7 @@ import types
 from functools import partial
 from itertools import count, islice
 
+import loky
 import pytest
 
 from graphcnf import parallel
@@ -196,4 +197,12 @@ def test_parallel_map_is_the_loop(work):
         assert parallel_map(partial(work.scaled, 3), range(10), workers=workers) == [
             3 * k for k in range(10)
         ]
-    assert available_cores() >= 1
+
+
+def test_cores_are_those_that_a_container_may_use(monkeypatch):
+    assert 1 <= available_cores() <= os.cpu_count()
+    # As `docker run --cpus 1` has it.
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    monkeypatch.setattr(loky.backend.context, "_cpu_count_cgroup", lambda cores: 1)
+    assert available_cores() == 1
