@@ -14,12 +14,13 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import count
+from queue import SimpleQueue
 from typing import Any
 
 from graphcnf.errors import UserError
@@ -50,9 +51,9 @@ Workers = int | Engine | None
 class OrderedMap:
     """`function(chunk)` for every chunk, in their order, computed ahead in child processes.
 
-    A context manager, and iterable once. Work begins at once and ends with the context, finished or
-    not; when this process dies, the children end after the chunk that they are at. At most
-    `workers * ahead` chunks are taken before their results are.
+    A context manager, and iterable once. Work ends with the context, finished or not; when this
+    process dies, the children end after the chunk that they are at. At most `workers * ahead`
+    chunks are taken before their results are.
 
     Args:
         function: A function at the top level of an importable module, or a `functools.partial` of
@@ -72,41 +73,30 @@ class OrderedMap:
     def __init__(self, function: Callable, chunks: Iterable, *, workers: int, ahead: int = 2):
         self._function = function
         self._chunks = iter(chunks)
-        self._given = 0
-        self._total: int | None = None
-        self._results: dict[int, tuple[bool, bytes]] = {}
-        self._failure: BaseException | None = None
-        self._closed = False
-        self._changed = threading.Condition()
-        self._room = threading.Semaphore(workers * ahead)
+        self._most = workers * ahead
         self._processes: list[subprocess.Popen] = []
-        self._threads: list[threading.Thread] = []
+        # Each with what it has to hear before its next chunk.
+        self._idle: SimpleQueue[tuple[subprocess.Popen, bytes]] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(max(1, workers))
         if workers <= 1 or not sys.executable:
             return
         message = _framed(function)
         try:
             for _ in range(workers):
-                process = _spawn()
-                self._processes.append(process)
-                thread = threading.Thread(target=self._feed, args=(process, message), daemon=True)
-                thread.start()
-                self._threads.append(thread)
-        except (OSError, RuntimeError) as error:
+                self._processes.append(_spawn())
+                self._idle.put((self._processes[-1], message))
+        except OSError as error:
             self.__exit__()
-            reason = getattr(error, "strerror", None) or error
+            reason = error.strerror or error
             raise UserError(f"cannot start {workers} worker processes: {reason}") from None
 
     def __enter__(self) -> OrderedMap:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._closed = True
         for process in self._processes:
             process.kill()
-        # Threads may wait for room.
-        self._room.release(max(1, len(self._threads)))
-        for thread in self._threads:
-            thread.join()
+        self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
             process.wait()
             for pipe in (process.stdin, process.stdout):
@@ -118,65 +108,35 @@ class OrderedMap:
         if not self._processes:
             yield from map(self._function, self._chunks)
             return
-        for k in count():
-            with self._changed:
-                self._changed.wait_for(partial(self._settled, k))
-                if k not in self._results:
-                    if self._failure:
-                        raise self._failure
-                    return
-                good, data = self._results.pop(k)
-            self._room.release()
-            value = pickle.loads(data)
-            if not good:
-                raise value
-            yield value
+        waiting: deque[Future] = deque()
+        for chunk in self._chunks:
+            waiting.append(self._threads.submit(self._ask, chunk))
+            if len(waiting) == self._most:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
 
-    def _settled(self, k: int) -> bool:
-        return k in self._results or self._failure is not None or k == self._total
-
-    def _feed(self, process: subprocess.Popen, message: bytes) -> None:
-        """Hand chunks to one process and take its answers, until there are no more."""
+    def _ask(self, chunk: object) -> tuple[bool, bytes]:
+        """The answer of the next process that has nothing to do."""
+        process, message = self._idle.get()
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None and stdout is not None
         try:
-            stdin.write(message)
+            stdin.writelines([message, _framed(chunk)])
             stdin.flush()
-            while (task := self._next()) is not None:
-                k, chunk = task
-                stdin.write(_framed(chunk))
-                stdin.flush()
-                answer = pickle.load(stdout)
-                with self._changed:
-                    self._results[k] = answer
-                    self._changed.notify_all()
+            return pickle.load(stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
-            self._fail(WorkerDied(f"a worker process died ({_ending(process)})"))
-        except Exception as error:
-            self._fail(error)
+            raise WorkerDied(f"a worker process died ({_ending(process)})") from None
+        finally:
+            self._idle.put((process, b""))
 
-    def _next(self) -> tuple[int, object] | None:
-        """Number and chunk of a task, as soon as there is room for it; None when all is given."""
-        self._room.acquire()
-        with self._changed:
-            if self._closed or self._failure or self._total is not None:
-                return None
-            try:
-                chunk = next(self._chunks)
-            except StopIteration:
-                self._total = self._given
-                self._changed.notify_all()
-                return None
-            except Exception as error:
-                self._fail(error)
-                return None
-            self._given += 1
-            return self._given - 1, chunk
 
-    def _fail(self, error: BaseException) -> None:
-        with self._changed:
-            self._failure = self._failure or error
-            self._changed.notify_all()
+def _result(task: Future) -> Any:
+    good, data = task.result()
+    value = pickle.loads(data)
+    if not good:
+        raise value
+    return value
 
 
 def ordered_map(
