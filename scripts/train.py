@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graphcnf.errors import UserError
+from graphcnf.files import alone, at_home, replace_file
 from graphcnf.scripts._sampling import checked_seed
+from graphcnf.training.configuration import apply_overrides, load_config, load_preset
+from graphcnf.training.processes import is_main, started_apart
+from graphcnf.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from graphcnf.training.experiment import Experiment
-    from graphcnf.training.settings import TrainingSettings
 
 BUDGET = "Budget"
 MACHINE = "Machine"
@@ -98,12 +102,6 @@ def train(
     ] = None,
 ) -> None:
     """Train a model from a preset. A run can be killed at any moment and resumed."""
-    from graphcnf.errors import UserError
-    from graphcnf.files import at_home
-    from graphcnf.training.configuration import apply_overrides, load_config, load_preset
-    from graphcnf.training.processes import is_main
-    from graphcnf.training.settings import TrainingSettings
-
     if resume and continue_from is not None:
         raise typer.BadParameter("--resume and --continue-from exclude each other")
     out = at_home(_run_directory(preset, out, resume, continue_from))
@@ -165,10 +163,6 @@ def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None
     """
     import tomli_w
 
-    from graphcnf.errors import UserError
-    from graphcnf.files import alone, replace_file
-    from graphcnf.training.processes import is_main
-
     file = out / "config.toml"
     holds_run = (out / "checkpoints" / "last.ckpt").exists() or (out / "metrics.csv").exists()
     if holds_run or not is_main():
@@ -201,7 +195,6 @@ def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None
 
 def _experiment(config: dict, where: str, threads: int) -> Experiment:
     """Model and data; errors of the configuration begin with the name of its file."""
-    from graphcnf.errors import UserError
     from graphcnf.scripts.experiments import build_experiment
 
     if threads:
@@ -231,9 +224,6 @@ def _tell_what_does_not_count(asked: dict, config: dict, preset: str) -> None:
 def _run_directory(
     preset: str | None, out: Path | None, resume: bool, continue_from: Path | None
 ) -> Path:
-    from graphcnf.errors import UserError
-    from graphcnf.training.processes import started_apart
-
     if "GRAPHCNF_RUN" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
         return Path(os.environ["GRAPHCNF_RUN"])
     if out is not None:
