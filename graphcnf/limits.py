@@ -13,48 +13,32 @@ LARGEST_COUNT = 2**60
 TEMPERATURES = (1e-3, 1e3)
 """Beyond them, probabilities divided or multiplied by the temperature leave float32."""
 
-
 MOST_CANDIDATES = 1000
 """Candidates for one molecule at most, of which the best is kept."""
-
-
-def temperature_fault(temperature: float) -> str | None:
-    """What is wrong with a temperature, None where it is usable."""
-    least, most = TEMPERATURES
-    if least <= temperature <= most:
-        return None
-    return f"{temperature} is no temperature: greater than 0, from {least:g} to {most:g}"
-
-
-def check_temperature(temperature: float) -> None:
-    """Raise `UserError` where a temperature is outside of `TEMPERATURES`, or no number."""
-    fault = temperature_fault(temperature)
-    if fault is not None:
-        raise UserError(f"temperature must be greater than 0: {fault}")
-
 
 LARGEST_MINUTES = 5_256_000
 """Ten years: more is a slip of the pen."""
 
 
-def minutes_fault(minutes: float) -> str | None:
-    """What is wrong with a number of minutes, None where it is usable."""
-    if 0 < minutes <= LARGEST_MINUTES:
-        return None
-    return f"{minutes} is no time: greater than 0, at most {LARGEST_MINUTES:,}"
+def check_temperature(temperature: float) -> None:
+    """Raise `UserError` where a temperature is outside of `TEMPERATURES`, or no number."""
+    least, most = TEMPERATURES
+    if not least <= temperature <= most:
+        raise UserError(
+            f"temperature must be greater than 0, from {least:g} to {most:g}, not {temperature}"
+        )
 
 
-def seed_fault(seed: int) -> str | None:
-    """What is wrong with a seed, None where it is usable."""
-    if 0 <= seed <= LARGEST_SEED:
-        return None
-    return f"{seed} is no seed: a whole number from 0 to {LARGEST_SEED}"
+def check_minutes(minutes: float) -> None:
+    """Raise `UserError` unless a time is positive, and no longer than anybody waits."""
+    if not 0 < minutes <= LARGEST_MINUTES:
+        raise UserError(f"{minutes} is no time: greater than 0, at most {LARGEST_MINUTES:,}")
 
 
 def check_seed(seed: int) -> None:
     """Raise `UserError` unless a seed is usable."""
-    if (fault := seed_fault(seed)) is not None:
-        raise UserError(fault)
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"{seed} is no seed: a whole number from 0 to {LARGEST_SEED}")
 
 
 LARGEST_SIZES = {"layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def output_kind(path: Path | None, kinds: tuple[str, ...]) -> str | None:
+def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
     """The one of `kinds` ("csv", "csv.gz" ...) that the file's name ends in, None without a file.
 
     Raises:
@@ -33,7 +33,8 @@ def output_kind(path: Path | None, kinds: tuple[str, ...]) -> str | None:
         if path.name.lower().endswith(f".{kind}") and len(path.name) > len(kind) + 1:
             return kind
     known = ", ".join(f".{k}" for k in kinds)
-    raise typer.BadParameter(f"{path} must end in one of {known}", param_hint="'--out'")
+    one_of = "one of " if len(kinds) > 1 else ""
+    raise typer.BadParameter(f"{path} must end in {one_of}{known}", param_hint=f"'{option}'")
 
 
 def check_place(path: Path | None) -> None:
@@ -125,8 +126,7 @@ def check_picture(path: Path | None, option: str) -> None:
     """
     if path is None:
         return
-    if path.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{path} must end in .png", param_hint=f"'{option}'")
+    output_kind(path, ("png",), option)
     check_place(path)
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("figures need matplotlib: pip install 'graphcnf[train]'")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from graphcnf.errors import UserError
-from graphcnf.limits import minutes_fault, seed_fault, temperature_fault
+from graphcnf.limits import check_minutes, check_seed, check_temperature
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -145,35 +146,27 @@ def parse_wanted(texts: list[str]) -> dict[str, float]:
     return found
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise `typer.BadParameter` where it is outside of what models take."""
-    fault = temperature_fault(temperature)
-    if fault is not None:
-        raise typer.BadParameter(fault, param_hint="'--temperature'")
+def checked(check: Callable[[Any], None]) -> Callable[[Any], Any]:
+    """Callback of an option: what `check` refuses is wrong usage, unless the option is not given.
 
-
-def checked_minutes(minutes: float | None) -> float | None:
-    """Callback of the options that take a time.
-
-    Raises:
-        typer.BadParameter: It is not positive, or longer than anybody waits.
+    Args:
+        check: Raises `UserError`.
     """
-    fault = None if minutes is None else minutes_fault(minutes)
-    if fault is not None:
-        raise typer.BadParameter(fault)
-    return minutes
+
+    def callback(value: Any) -> Any:
+        try:
+            if value is not None:
+                check(value)
+        except UserError as error:
+            raise typer.BadParameter(str(error)) from None
+        return value
+
+    return callback
 
 
-def checked_seed(seed: int | None) -> int | None:
-    """Callback of the options that take a seed.
-
-    Raises:
-        typer.BadParameter: It is negative or too large.
-    """
-    fault = None if seed is None else seed_fault(seed)
-    if fault is not None:
-        raise typer.BadParameter(fault)
-    return seed
+checked_temperature = checked(check_temperature)
+checked_minutes = checked(check_minutes)
+checked_seed = checked(check_seed)
 
 
 def parse_numbers(text: str, option: str, least: int = 0) -> list[int]:
@@ -196,9 +189,10 @@ def parse_numbers(text: str, option: str, least: int = 0) -> list[int]:
     for number in numbers:
         if number < least:
             raise typer.BadParameter(f"{number} is too small: from {least} on", param_hint=hint)
-        fault = seed_fault(number)
-        if fault is not None:
-            raise typer.BadParameter(fault, param_hint=hint)
+        try:
+            check_seed(number)
+        except UserError as error:
+            raise typer.BadParameter(str(error), param_hint=hint) from None
     return numbers
 
 

@@ -11,22 +11,20 @@ from graphcnf.evaluation.formats import Column, Row, csv_text, json_text, markdo
 from graphcnf.scripts._output import check_place, open_output, output_kind
 
 
-def table_kind(out: Path | None, as_csv: bool, as_json: bool, as_markdown: bool = False) -> str:
+def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
     """Say "md", "csv" or "json", as the flags or else the name of the file do.
 
     Raises:
         typer.BadParameter: They contradict each other, or the file has another suffix.
         UserError: The file has no folder to be in.
     """
-    flags = {"csv": as_csv, "json": as_json, "markdown": as_markdown}
-    given = [name for name, flag in flags.items() if flag]
-    if len(given) > 1:
-        raise typer.BadParameter(f"--{given[0]} and --{given[1]} exclude each other")
-    flagged = given[0].replace("markdown", "md") if given else None
+    if as_csv and as_json:
+        raise typer.BadParameter("--csv and --json exclude each other")
+    flagged = "csv" if as_csv else "json" if as_json else None
     named = output_kind(out, ("md", "txt", "csv", "json"))
     named = "md" if named == "txt" else named
     if flagged and named and flagged != named:
-        raise typer.BadParameter(f"--{given[0]} does not fit {out}", param_hint="'--out'")
+        raise typer.BadParameter(f"--{flagged} does not fit {out}", param_hint="'--out'")
     # Before the long work, not after it.
     check_place(out)
     return flagged or named or "md"

@@ -40,7 +40,7 @@ def analogs(
             show_default="stdout",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    force: options.Force = False,
     model: options.Model = "zinc250k",
     seed: options.Seed = 0,
     temperature: options.Temperature = 1.0,
@@ -64,16 +64,10 @@ def analogs(
     They are distinct and valid, never the molecule itself, and the same ones for the same seed; a
     larger -n begins with the same analogues.
     """
-    from graphcnf.scripts._sampling import (
-        check_temperature,
-        load_model,
-        parse_selection,
-        parse_sizes,
-    )
+    from graphcnf.scripts._sampling import load_model, parse_selection, parse_sizes
 
     kind = target_kind(out, as_json)
     sizes = parse_sizes(size)
-    check_temperature(temperature)
     check_target(out, kind, force)
     chosen = parse_selection(properties, [], [])
     network = load_model(model, device)

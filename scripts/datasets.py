@@ -34,9 +34,6 @@ KNOWN = {
 Name = Annotated[
     str, typer.Argument(metavar="|".join([*MOLECULES, "FILE"]), help="A data set, or a file.")
 ]
-Column = Annotated[
-    str | None, typer.Option(help="Column of a table that holds the SMILES.", show_default="smiles")
-]
 Processes = Annotated[
     int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
 ]
@@ -60,7 +57,10 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def prepare(
-    name: Name, column: Column = None, workers: Processes = None, cluster: options.Cluster = None
+    name: Name,
+    column: options.Column = None,
+    workers: Processes = None,
+    cluster: options.Cluster = None,
 ) -> None:
     """Encode a data set's molecules as graphs and cache them, unless that is done."""
     from graphcnf.cluster import open_workers
@@ -73,7 +73,7 @@ def prepare(
 
 
 @app.command()
-def info(name: Name, column: Column = None, as_json: Json = False) -> None:
+def info(name: Name, column: options.Column = None, as_json: Json = False) -> None:
     """Describe a data set: sizes, categories, splits."""
     from graphcnf.evaluation.formats import json_text, markdown, text
 
@@ -103,7 +103,7 @@ def info(name: Name, column: Column = None, as_json: Json = False) -> None:
 @app.command()
 def check(
     name: Name,
-    column: Column = None,
+    column: options.Column = None,
     workers: Processes = None,
 ) -> None:
     """Turn every molecule into its graph and back; print those that change.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphcnf.scripts._sampling import checked_seed, parse_numbers
+from graphcnf.scripts._sampling import checked_seed, checked_temperature, parse_numbers
 from graphcnf.scripts.generation import options
 
 MODEL = "With --model"
@@ -25,9 +25,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="Column of the tables.", show_default="smiles")
-    ] = None,
+    column: options.Column = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +87,12 @@ def evaluate(
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(help="Temperature.", show_default="1", rich_help_panel=MODEL),
+        typer.Option(
+            callback=checked_temperature,
+            help="Temperature.",
+            show_default="1",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     support: Annotated[
         bool,
@@ -153,10 +156,6 @@ def evaluate(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    as_markdown: Annotated[
-        bool,
-        typer.Option("--markdown", help="Markdown, which is the default.", rich_help_panel=OUTPUT),
-    ] = False,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="CSV instead of Markdown.", rich_help_panel=OUTPUT)
     ] = False,
@@ -172,8 +171,8 @@ def evaluate(
     Validity in four conventions, uniqueness, novelty, reconstruction and
     distances to held-out molecules, with those of the training data.
     """
-    from graphcnf.scripts._output import check_place
-    from graphcnf.scripts._sampling import check_cluster_options, check_temperature, load_model
+    from graphcnf.scripts._output import check_place, output_kind
+    from graphcnf.scripts._sampling import check_cluster_options, load_model
     from graphcnf.scripts._tables import table_kind, write_text
     from graphcnf.scripts.evaluation.metric_names import CHEAP, parse_metrics
 
@@ -185,13 +184,11 @@ def evaluate(
             raise typer.BadParameter(f"{name} is named twice")
     if png is not None and len(files + models) > 1:
         raise typer.BadParameter("--png goes with one file or model")
-    kind = table_kind(out, as_csv, as_json, as_markdown)
-    for path, suffixes, option in ((html, (".html", ".htm"), "html"), (png, (".png",), "png")):
-        if path is not None and path.suffix.lower() not in suffixes:
-            raise typer.BadParameter(
-                f"{path} must end in {suffixes[0]}", param_hint=f"'--{option}'"
-            )
-        check_place(path)
+    kind = table_kind(out, as_csv, as_json)
+    output_kind(html, ("html", "htm"), "--html")
+    output_kind(png, ("png",), "--png")
+    check_place(html)
+    check_place(png)
     if not models:
         given = {"-n": samples, "--seed": seed, "--seeds": seeds, "--temperature": temperature,
                  "--no-support": None if support else True,
@@ -209,7 +206,6 @@ def evaluate(
         "reconstruct": HELD_OUT if reconstruct is None else reconstruct,
         "likelihood": HELD_OUT if likelihood is None else likelihood,
     }
-    check_temperature(how["temperature"])
     chosen = parse_metrics(metrics, fcd)
     if device is not None and not models and "fcd" not in chosen:
         raise typer.BadParameter("--device goes with --model or --fcd")

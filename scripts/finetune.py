@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts._sampling import checked_minutes, checked_seed
+from graphcnf.scripts.generation import options
 
 REPORT = "Report"
 TRAINING = "Training"
@@ -19,12 +20,8 @@ def finetune(
         Path,
         typer.Argument(help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz."),
     ],
-    column: Annotated[
-        str | None, typer.Option(help="Column of a table.", show_default="smiles")
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
-    ] = "zinc250k",
+    column: options.Column = None,
+    weights: options.Model = "zinc250k",
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run.", show_default="runs/finetune-FILE"),
@@ -71,6 +68,7 @@ def finetune(
     minutes: Annotated[
         float | None,
         typer.Option(
+            callback=checked_minutes,
             help="Minutes at most, about.",
             show_default="no limit",
             rich_help_panel=TRAINING,
@@ -117,8 +115,6 @@ def finetune(
     from graphcnf.files import at_home
     from graphcnf.training.configuration import apply_overrides
 
-    if minutes is not None and not 0 < minutes < float("inf"):
-        raise typer.BadParameter(f"{minutes} is no time to train", param_hint="'--minutes'")
     if minutes is not None and steps is not None:
         raise typer.BadParameter("--minutes and --steps exclude each other")
     config = apply_overrides({"model": {}, "data": {}, "training": {}}, assignments or [])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from graphcnf.limits import LARGEST_COUNT
 from graphcnf.scripts.generation import growth, options
-from graphcnf.scripts.generation.shards import Shard, make_folder, named_parts, parse_shard
+from graphcnf.scripts.generation.shards import Shard, named_parts, parse_shard
 from graphcnf.scripts.generation.target import check_target, conversion, plain_kind, target_kind
 from graphcnf.scripts.generation.writing import to_file, to_stdout
 
@@ -39,14 +39,7 @@ def generate(
     shard: options.Shard = None,
     temperature: options.Temperature = 1.0,
     size: options.Size = None,
-    support: Annotated[
-        bool,
-        typer.Option(
-            "--support/--no-support",
-            help="Keep an atom's sum of bond orders within what atoms of its category have in the "
-            "training data (zinc250k-unordered: give a place that no bond fits another kind).",
-        ),
-    ] = True,
+    support: options.Support = True,
     wanted: options.Wanted = None,
     best_of: options.BestOf = 1,
     properties: options.Properties = None,
@@ -86,15 +79,6 @@ def generate(
         ),
     ] = None,
     cluster: options.Cluster = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Graphs to draw at least from one write to the next; without influence on what "
-            "is drawn. An interruption costs what came after the last write.",
-            show_default="one block, 128 or 512 graphs",
-        ),
-    ] = None,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1 ... On a GPU one process draws.")
     ] = "cpu",
@@ -107,7 +91,6 @@ def generate(
     """
     from graphcnf.scripts._sampling import (
         check_cluster_options,
-        check_temperature,
         load_model,
         parse_selection,
         parse_sizes,
@@ -120,7 +103,7 @@ def generate(
         raise typer.BadParameter("--all writes every graph: leave out --require and --smarts")
     ways = {"scaffold": scaffold, "grow": grow, "link": link, "decorate": decorate}
     others = {"--all": everything, "--likelihood": likelihood, "--workers": workers,
-              "--batch-size": batch_size, "--require": require, "--smarts": smarts,
+              "--require": require, "--smarts": smarts,
               "--first": first, "--shard": shard, "--cluster": cluster,
               "--property": wanted}  # fmt: skip
     way = growth.chosen_way(ways, others)
@@ -133,7 +116,6 @@ def generate(
             "the best is the nearest to a --property", param_hint="'--best-of'"
         )
     sizes = parse_sizes(size)
-    check_temperature(temperature)
     part = parse_shard(shard)
     if part and out is None:
         raise typer.BadParameter("it is a file: name it with --out", param_hint="'--shard'")
@@ -182,13 +164,13 @@ def generate(
         return
     selective = bool(require or smarts)
     patience = RARE * PATIENCE if selective else PATIENCE
-    how = {"patience": patience, "least": batch_size or 1}
+    how: dict[str, Any] = {"patience": patience}
     records = range(first, first + (number if everything or part else LARGEST_COUNT))
     convert = conversion(kind, recipe.columns)
     named = named_parts(out, part, records)
     todo: list[tuple] = []
     if part and not part[0] and out is not None:
-        make_folder(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
     for target, one in named:
         found = Shard.of(network, recipe, records, one) if one else None
         if found and found.is_complete(target):

@@ -49,8 +49,7 @@ def interpolate(
 
     kind = output_kind(out, ("csv", "json", "smi")) or "csv"
     check_place(out)
-    if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
-        raise typer.BadParameter(f"{picture} must end in .png or .svg", param_hint="'--picture'")
+    output_kind(picture, ("png", "svg"), "--picture")
     check_place(picture)
 
     import math

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from graphcnf.errors import UserError
+from graphcnf.scripts.generation import options
 from graphcnf.scripts.generation.target import check_target, conversion, plain_kind, target_kind
 
 
@@ -29,7 +30,7 @@ def merge(
             show_default="stdout",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    force: options.Force = False,
     unique: Annotated[
         bool,
         typer.Option(

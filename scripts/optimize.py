@@ -54,9 +54,7 @@ def optimize(
             show_default="CSV to stdout",
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the file of --out where it exists.")
-    ] = False,
+    force: options.Force = False,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -77,9 +75,7 @@ def optimize(
             help="Molecules to ask for first, such as leads: .smi, .csv, .sdf, .jsonl, .parquet.",
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
-    ] = "zinc250k",
+    model: options.Model = "zinc250k",
     save: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where to write the model as it is at the end."),

@@ -26,12 +26,8 @@ def score(
             help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz; - for stdin."
         ),
     ],
-    column: Annotated[
-        str | None, typer.Option(help="Column of a table.", show_default="smiles")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
-    ] = "zinc250k",
+    column: options.Column = None,
+    model: options.Model = "zinc250k",
     orders: Annotated[
         int,
         typer.Option(
@@ -58,13 +54,12 @@ def score(
 
     from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.evaluation.formats import csv_text, json_text
-    from graphcnf.scripts._output import check_place, read_stdin
+    from graphcnf.scripts._output import check_place, output_kind, read_stdin
     from graphcnf.scripts._sampling import check_cluster_options
     from graphcnf.scripts._tables import write_text
 
-    if out is not None and out.suffix.lower() not in (".csv", ".json"):
-        raise typer.BadParameter(f"{out} must end in .csv or .json", param_hint="'--out'")
-    if as_json and out is not None and out.suffix.lower() != ".json":
+    kind = output_kind(out, ("csv", "json"))
+    if as_json and kind == "csv":
         raise typer.BadParameter(f"--json does not fit {out}", param_hint="'--out'")
     if out is not None and file != "-" and out.exists() and out.samefile(file):
         raise typer.BadParameter(f"{out} is the file to score", param_hint="'--out'")
@@ -92,8 +87,7 @@ def score(
     frame = pd.concat(frames, ignore_index=True)
     frame.insert(0, "line", lines)
     rows = [{k: None if v != v else v for k, v in row.items()} for row in frame.to_dict("records")]
-    as_json = as_json or (out is not None and out.suffix.lower() == ".json")
-    write_text(json_text(rows) if as_json else csv_text(rows), out)
+    write_text(json_text(rows) if as_json or kind == "json" else csv_text(rows), out)
     outside = frame[frame["reason"].notna()]
     if len(outside):
         first = outside.iloc[0]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graphcnf.limits import LARGEST_COUNT, MOST_CANDIDATES
-from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts._sampling import checked_seed, checked_temperature
 
 PARTICLES = 4
 """Walks for each molecule around a fragment."""
@@ -21,6 +21,8 @@ Number = Annotated[
         help="Molecules to write (graphs with --all).",
     ),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
+Column = Annotated[str | None, typer.Option(help="Column of a table.", show_default="smiles")]
 First = Annotated[
     int,
     typer.Option(min=0, max=LARGEST_COUNT, help="Number of the first graph of the sample to draw."),
@@ -58,7 +60,10 @@ Model = Annotated[
 ]
 Seed = Annotated[int, typer.Option(callback=checked_seed, help="Seed of the sample.")]
 Temperature = Annotated[
-    float, typer.Option(help="Below 1 for more probable molecules, above 1 for less.")
+    float,
+    typer.Option(
+        callback=checked_temperature, help="Below 1 for more probable molecules, above 1 for less."
+    ),
 ]
 Size = Annotated[
     str | None,
@@ -66,6 +71,14 @@ Size = Annotated[
         metavar="LO-HI",
         help="Number of atoms, 20-30 or 25.",
         show_default="as in the training data",
+    ),
+]
+Support = Annotated[
+    bool,
+    typer.Option(
+        "--support/--no-support",
+        help="Keep an atom's sum of bond orders within what atoms of its category have in the "
+        "training data (zinc250k-unordered: give a place that no bond fits another kind).",
     ),
 ]
 Wanted = Annotated[

@@ -70,18 +70,6 @@ def named_parts(
     ]
 
 
-def make_folder(out: Path) -> None:
-    """Make the folder that parts are going to be in.
-
-    Raises:
-        UserError: It cannot be made.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {out.parent}: {error.strerror or error}") from None
-
-
 def shard_records(records: range, shard: tuple[int, int]) -> range:
     """The records of a shard; no block of them is drawn for two.
 

@@ -163,7 +163,6 @@ def texts(
     *,
     workers: int | Cluster | None,
     patience: int,
-    least: int = 1,
 ) -> Iterator[str]:
     """Yield piece after piece what is to be written, until the goal is reached.
 
@@ -177,16 +176,14 @@ def texts(
         seen: Hashes of the molecules so far; kept up to date.
         workers: Processes, or a cluster; None for as many as pay.
         patience: Records in a row without one that counts after which the search is given up.
-        least: Records that a piece stands for at least, unless it is the last one; pieces hold
-            whole blocks.
 
     Raises:
         Exhausted: It was given up.
         WorkerDied: A worker process was killed.
     """
-    parts, began = [], progress.record
     with closing(_blocks(model, recipe, goal, progress, workers)) as drawn:
         for records in drawn:
+            parts = []
             for record in records:
                 if record.number < progress.record:
                     continue
@@ -201,9 +198,7 @@ def texts(
                     break
             done = goal.reached(progress)
             hopeless = not done and goal.number and progress.record - progress.last >= patience
-            if done or hopeless or progress.record - began >= least:
-                yield "".join(parts)
-                parts, began = [], progress.record
+            yield "".join(parts)
             if done:
                 return
             if hopeless:

@@ -278,7 +278,7 @@ def test_interpolation_refuses_in_one_line(interpolate, runs, folder, tmp_path):
         (("broken.png", good), 1, "broken.png: no readable picture"),
         (("none.png", good), 1, "no such file: none.png"),
         ((good, good, "--steps", 1), 2, "--steps"),
-        ((good, good, "--out", "x.jpg"), 2, "must end in one of .png"),
+        ((good, good, "--out", "x.jpg"), 2, "must end in .png"),
         ((good, good, "--out", good), 2, "is a picture to read"),
         ((good, good, "--out", "no/x.png"), 1, "there is no folder no"),
         ((good, good, "--model", tmp_path), 1, "is no folder with an image model"),

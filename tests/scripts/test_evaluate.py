@@ -221,7 +221,7 @@ def test_published_figures_are_marked_as_quoted(graphcnf, score, lines):
     quoted = score(*tail, "--published")[0]["published"]
     assert {row["method"]: row["validity"] for row in quoted}["GraphCNF"] == 0.8341
     assert all(row["source"] for row in quoted)
-    _, text, _ = graphcnf("evaluate", *tail, "--published", "--markdown")
+    _, text, _ = graphcnf("evaluate", *tail, "--published")
     assert "83.41 ± 2.88 %" in text and "quoted" in text and "none of it was measured here" in text
     _, table, _ = graphcnf("evaluate", *tail, "--published", "--csv")
     names = [row["name"] for row in csv.DictReader(io.StringIO(table))]
@@ -288,7 +288,7 @@ def test_one_floor_for_sets_of_like_size(graphcnf, zinc_smiles, small_zinc, surr
         (["x.smi", "known.smi", "--seed", "1"], "--seed goes with --model"),
         (["x.smi", "known.smi", "--device", "cpu"], "--device goes with --model or --fcd"),
         (["x.smi", "known.smi", "--out", "known.smi"], "must end in one of"),
-        (["x.smi", "known.smi", "--html", "x.smi"], "must end in .html"),
+        (["x.smi", "known.smi", "--html", "x.smi"], "must end in one of .html"),
     ],
 )
 def test_several_files_that_do_not_go_together(graphcnf, lines, arguments, message):

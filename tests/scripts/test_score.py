@@ -25,7 +25,7 @@ def test_every_record_is_a_row(graphcnf, model_folder, zinc_smiles, surroundings
     ("arguments", "code", "message"),
     [
         (["none.smi"], 1, "no such file"),
-        (["x.csv", "--out", "y.smi"], 2, "must end in .csv or .json"),
+        (["x.csv", "--out", "y.smi"], 2, "must end in one of .csv, .json"),
         (["x.csv", "--out", "x.csv"], 2, "is the file to score"),
         (["x.csv", "--column", "y"], 1, "no column 'y'"),
         (["x.csv", "--orders", "0"], 2, "--orders"),

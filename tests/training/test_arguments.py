@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from graphcnf.errors import UserError
-from graphcnf.limits import LARGEST_SEED, check_temperature, minutes_fault, seed_fault
+from graphcnf.limits import LARGEST_SEED, check_minutes, check_seed, check_temperature
 from graphcnf.training.arguments import call, check
 
 
@@ -80,6 +80,12 @@ def test_limits():
     for temperature in (0.0, -1.0, 1e-300, 1e300, float("nan"), float("inf")):
         with pytest.raises(UserError, match="greater than 0"):
             check_temperature(temperature)
+    for seed in (LARGEST_SEED + 1, -1):
+        with pytest.raises(UserError, match="no seed"):
+            check_seed(seed)
+    for minutes in (0.0, float("inf"), float("nan")):
+        with pytest.raises(UserError, match="no time"):
+            check_minutes(minutes)
     check_temperature(0.5)
-    assert seed_fault(LARGEST_SEED) is None and minutes_fault(0.5) is None
-    assert seed_fault(LARGEST_SEED + 1) and seed_fault(-1) and minutes_fault(float("inf"))
+    check_seed(LARGEST_SEED)
+    check_minutes(0.5)
