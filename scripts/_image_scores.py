@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,56 +25,6 @@ RECONSTRUCTED = 50
 
 TIMED = 64
 """Images that are drawn to take the time."""
-
-
-def evaluate_images(
-    names: Sequence[str],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    device: str = "cpu",
-    out: Path | None = None,
-    kind: str = "md",
-) -> None:
-    """Print figures of one or several image models on the held-out images of their data.
-
-    Args:
-        names: Their folders; the differences are to the first.
-        draws: Draws in a bound.
-        seed: Seed of the noise.
-        device: Where to compute.
-        out: File to write, stdout if None.
-        kind: "md", "csv" or "json".
-    """
-    from graphcnf.evaluation.formats import csv_text, json_text, markdown, number, percent, text
-    from graphcnf.scripts._tables import write_text
-
-    rows = score_image_models(names, draws=draws, seed=seed, device=device)
-    if kind == "json":
-        write_text(json_text(rows[0] if len(rows) == 1 else rows), out)
-        return
-    if kind == "csv":
-        write_text(csv_text(rows), out)
-        return
-    columns = [
-        ("Model", text("model")),
-        ("Held-out images", text("images", "{:,}")),
-        (f"Bits per dimension ({draws} draws)", _figure("bits_per_dimension", "figure")),
-        ("One draw", _figure("bits_one_draw", "figure")),
-        ("Difference to the first", _figure("difference")),
-        ("Reconstruction", percent("reconstruction", "reconstructed")),
-        ("Parameters", text("parameters", "{:,}")),
-        ("Training minutes", number("training_minutes", 1)),
-        ("Sampling, ms per image", number("sampling_milliseconds", 1)),
-    ]
-    notes = [
-        "Bits per dimension: mean over images, with its standard error; a bound lies above the "
-        f"true value, with {draws} draws (of the dequantization, or of a VAE's latents) in one "
-        "logarithm or with one draw.",
-    ]
-    if len(rows) > 1:
-        notes.append("Differences are of the same images, with the standard error of their mean.")
-    write_text(markdown(rows, columns, notes), out)
 
 
 def score_image_models(
@@ -141,18 +91,6 @@ def _mean(name: str, values: Tensor) -> dict[str, float]:
     """Mean and its standard error."""
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
     return {name: values.mean().item(), f"{name}_se": error}
-
-
-def _figure(key: str, kind: str | None = None) -> Callable[[Mapping[str, Any]], str]:
-    def show(row: Mapping[str, Any]) -> str:
-        value, error = row.get(key), row.get(f"{key}_se")
-        if value is None:
-            return ""
-        shown = f"{value:+.4f}" if kind is None else f"{value:.4f}"
-        shown += "" if error is None else f" ± {error:.4f}"
-        return f"{shown} ({row[kind]})" if kind else shown
-
-    return show
 
 
 def _sampling_milliseconds(model: ImageModel) -> float:

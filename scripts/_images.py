@@ -1,4 +1,4 @@
-"""Image models in the commands: loading, samples, pictures."""
+"""Image models in the commands: loading, their data, pictures."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from graphcnf.datasets.images import ImageDataset
     from graphcnf.images import ImageModel
-
-LARGEST_GRID = 10_000
 
 
 def is_image_model(name: str) -> bool:
@@ -55,56 +53,6 @@ def load_image_model(name: str, device: str = "cpu") -> ImageModel:
     except UserError as error:
         raise UserError(f"{name}: config.json: {error}") from None
     return kind.from_pretrained(name, device)
-
-
-def generate_images(
-    model: str,
-    number: int,
-    out: Path,
-    *,
-    seed: int = 0,
-    temperature: float = 1.0,
-    device: str = "cpu",
-) -> None:
-    """Draw images, the same ones for the same seed, into a picture or an array.
-
-    Args:
-        model: Folder with an image model.
-        number: How many.
-        out: .png for a grid, .npy for an array (N, C, H, W) uint8.
-        seed: Seed of the sample.
-        temperature: See `ImageModel.sample`.
-        device: Where to draw.
-    """
-    from graphcnf.scripts._output import check_place, output_kind
-    from graphcnf.scripts._sampling import check_temperature
-    from graphcnf.terminal import progress_bar
-
-    kind = output_kind(out, ("png", "npy"))
-    check_temperature(temperature)
-    check_place(out)
-    if kind == "png" and number > LARGEST_GRID:
-        raise UserError(f"{number:,} images are too many for one picture: take --out x.npy")
-
-    import torch
-
-    network = load_image_model(model, device)
-    parts = []
-    with progress_bar("generating", number) as show:
-        for first in range(0, number, 32):
-            count = min(32, number - first)
-            part = network.sample_records(first, count, seed=seed, temperature=temperature)
-            parts.append(part.cpu())
-            show(first + count)
-    images = torch.cat(parts).numpy()
-    if kind == "png":
-        write_grid(images, out, levels=network.levels)
-    else:
-        import numpy as np
-
-        buffer = io.BytesIO()
-        np.save(buffer, images)
-        write_file(out, buffer.getvalue())
 
 
 def data_of(

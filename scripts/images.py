@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts._sampling import checked_seed, checked_temperature
 
 app = typer.Typer(
     help="Draw and score images; graphcnf train images-glow trains a model of them.",
@@ -18,6 +19,12 @@ Model = Annotated[
     str, typer.Option(metavar="RUN", help="Folder of an image model, or of its training run.")
 ]
 Seed = Annotated[int, typer.Option(callback=checked_seed, help="Seed.")]
+BATCH = 32
+"""Images that are drawn at a time."""
+
+LARGEST_GRID = 10_000
+"""Images in a picture at most."""
+
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 
 
@@ -29,13 +36,42 @@ def generate(
     ] = Path("images.png"),
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="Images to draw.")] = 64,
     seed: Seed = 0,
-    temperature: Annotated[float, typer.Option(help="Below 1 for more probable images.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(callback=checked_temperature, help="Below 1 for more probable images.")
+    ] = 1.0,
     device: Device = "cpu",
 ) -> None:
     """Draw images, the same ones for the same seed; a larger -n begins with the same images."""
-    from graphcnf.scripts._images import generate_images
+    import io
 
-    generate_images(model, number, out, seed=seed, temperature=temperature, device=device)
+    from graphcnf.errors import UserError
+    from graphcnf.files import write_file
+    from graphcnf.scripts._images import load_image_model, write_grid
+    from graphcnf.scripts._output import check_place, output_kind
+    from graphcnf.terminal import progress_bar
+
+    kind = output_kind(out, ("png", "npy"))
+    check_place(out)
+    if kind == "png" and number > LARGEST_GRID:
+        raise UserError(f"{number:,} images are too many for one picture: take --out x.npy")
+
+    import numpy as np
+
+    network = load_image_model(model, device)
+    parts = []
+    with progress_bar("generating", number) as show:
+        for first in range(0, number, BATCH):
+            count = min(BATCH, number - first)
+            part = network.sample_records(first, count, seed=seed, temperature=temperature)
+            parts.append(part.cpu().numpy())
+            show(first + count)
+    images = np.concatenate(parts)
+    if kind == "png":
+        write_grid(images, out, levels=network.levels)
+    else:
+        buffer = io.BytesIO()
+        np.save(buffer, images)
+        write_file(out, buffer.getvalue())
 
 
 @app.command()
@@ -59,11 +95,46 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")] = False,
 ) -> None:
     """Bits per dimension of held-out images, reconstruction and speed, models side by side."""
-    from graphcnf.scripts._image_scores import evaluate_images
-    from graphcnf.scripts._tables import table_kind
+    from graphcnf.evaluation.formats import json_text, number, percent, text
+    from graphcnf.scripts._image_scores import score_image_models
+    from graphcnf.scripts._tables import table_kind, write_table, write_text
 
     kind = table_kind(out, as_csv, as_json)
-    evaluate_images(models, draws=draws, seed=seed, device=device, out=out, kind=kind)
+    rows = score_image_models(models, draws=draws, seed=seed, device=device)
+    if kind == "json" and len(rows) == 1:
+        write_text(json_text(rows[0]), out)
+        return
+    columns = [
+        ("Model", text("model")),
+        ("Held-out images", text("images", "{:,}")),
+        (f"Bits per dimension ({draws} draws)", _figure("bits_per_dimension", "figure")),
+        ("One draw", _figure("bits_one_draw", "figure")),
+        ("Difference to the first", _figure("difference")),
+        ("Reconstruction", percent("reconstruction", "reconstructed")),
+        ("Parameters", text("parameters", "{:,}")),
+        ("Training minutes", number("training_minutes", 1)),
+        ("Sampling, ms per image", number("sampling_milliseconds", 1)),
+    ]
+    notes = [
+        "Bits per dimension: mean over images, with its standard error; a bound lies above the "
+        f"true value, with {draws} draws (of the dequantization, or of a VAE's latents) in one "
+        "logarithm or with one draw.",
+    ]
+    if len(rows) > 1:
+        notes.append("Differences are of the same images, with the standard error of their mean.")
+    write_table(kind, out, rows, columns, notes)
+
+
+def _figure(key: str, kind: str | None = None) -> Callable[[Mapping[str, Any]], str]:
+    def show(row: Mapping[str, Any]) -> str:
+        value, error = row.get(key), row.get(f"{key}_se")
+        if value is None:
+            return ""
+        shown = f"{value:+.4f}" if kind is None else f"{value:.4f}"
+        shown += "" if error is None else f" ± {error:.4f}"
+        return f"{shown} ({row[kind]})" if kind else shown
+
+    return show
 
 
 @app.command()

@@ -6,21 +6,20 @@ import math
 import numpy as np
 import pytest
 import torch
-import typer
 
 from graphcnf.datasets.images import load_images
 from graphcnf.errors import UserError
 from graphcnf.images import ImageFlow
-from graphcnf.scripts._image_scores import evaluate_images, score_image_models
+from graphcnf.scripts._image_scores import score_image_models
 from graphcnf.scripts._images import (
     data_of,
-    generate_images,
     is_image_model,
     read_image,
     write_grid,
 )
 from graphcnf.scripts.cli import main
 from graphcnf.scripts.experiments import build_experiment
+from graphcnf.scripts.images import evaluate, generate
 from graphcnf.training import load_preset
 
 Image = pytest.importorskip("PIL.Image")
@@ -123,12 +122,13 @@ def test_which_folder_is_an_image_model(runs, folder, tmp_path):
 
 
 def test_generate_writes_a_grid_and_an_array(runs, tmp_path):
-    generate_images(str(runs / "a"), 40, tmp_path / "x.npy", seed=1, temperature=0.7)
+    options = {"seed": 1, "temperature": 0.7}
+    generate(str(runs / "a"), tmp_path / "x.npy", 40, **options)
     images = np.load(tmp_path / "x.npy")
     assert images.shape == (40, 1, 4, 6) and images.dtype == np.uint8
-    generate_images(str(runs / "a"), 3, tmp_path / "few.npy", seed=1, temperature=0.7)
+    generate(str(runs / "a"), tmp_path / "few.npy", 3, **options)
     assert np.array_equal(np.load(tmp_path / "few.npy"), images[:3])
-    generate_images(str(runs / "a"), 40, tmp_path / "x.png", seed=1, temperature=0.7)
+    generate(str(runs / "a"), tmp_path / "x.png", 40, **options)
     grid, zoom = picture(tmp_path / "x.png"), 56 // 6
     assert grid.ndim == 2
     assert np.array_equal(grid[2 : 2 + 4 * zoom, 2 : 2 + 6 * zoom : zoom][::zoom], images[0, 0])
@@ -136,22 +136,18 @@ def test_generate_writes_a_grid_and_an_array(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "number, out, options, message",
+    "arguments, code, message",
     [
-        (4, "x.smi", {}, "must end in one of .png, .npy"),
-        (4, "no/x.png", {}, "there is no folder no"),
-        (4, "x.png", {"temperature": 0.0}, "greater than 0"),
-        (4, "x.png", {"device": "warp"}, "device 'warp'"),
-        (20_000, "x.png", {}, "too many for one picture"),
+        (["--out", "x.smi"], 2, "must end in one of .png, .npy"),
+        (["--out", "no/x.png"], 1, "there is no folder no"),
+        (["--temperature", 0], 2, "greater than 0"),
+        (["--device", "warp"], 1, "device 'warp'"),
+        (["-n", 20_000], 1, "too many for one picture"),
     ],
 )
-def test_generate_refuses(runs, tmp_path, monkeypatch, number, out, options, message):
-    from pathlib import Path
-
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises((UserError, typer.BadParameter)) as caught:
-        generate_images(str(runs / "a"), number, Path(out), **options)
-    assert message in str(caught.value) and not list(tmp_path.iterdir())
+def test_generate_refuses(command, runs, tmp_path, arguments, code, message):
+    found, _, err = command("generate", "--model", runs / "a", *arguments)
+    assert found == code and message in err and not list(tmp_path.iterdir())
 
 
 def test_evaluate_gives_the_figures(runs, folder):
@@ -176,14 +172,14 @@ def test_evaluate_gives_the_figures(runs, folder):
 
 def test_evaluate_prints_tables(runs, capsys, tmp_path):
     both = [str(runs / "a"), str(runs / "b")]
-    evaluate_images(both, draws=2)
+    evaluate(both, draws=2)
     table = capsys.readouterr().out.splitlines()
     assert "Bits per dimension (2 draws)" in table[0] and "(bound)" in table[2]
     assert table[2].startswith("| a") and table[3].startswith("| b") and "±" in table[3]
-    evaluate_images(both[:1], draws=1, kind="json")
+    evaluate(both[:1], draws=1, as_json=True)
     row = json.loads(capsys.readouterr().out)
     assert row["model"] == "a" and row["architecture"] == "glow" and row["draws"] == 1
-    evaluate_images(both, draws=1, kind="csv", out=tmp_path / "x.csv")
+    evaluate(both, draws=1, out=tmp_path / "x.csv")
     assert (tmp_path / "x.csv").read_text().startswith("model,architecture,dataset,images")
 
 
