@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,20 +27,11 @@ class RunProgress:
     ) -> None:
         self.words, self.lines = words, lines
         self.bar = None
-        self.drawn = 0.0
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress
 
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>5.1f}%"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                auto_refresh=False,
-                transient=True,
-            )
+            self.bar = Progress(console=Console(stderr=True), transient=True)
             self.task = self.bar.add_task("training", total=1.0)
 
     def start(self, text: str) -> None:
@@ -51,13 +41,10 @@ class RunProgress:
             self.bar.start()
 
     def update(self, progress: float, step: int, seconds: float) -> None:
-        """Move the bar, at most twice a second."""
-        if self.bar is None or time.perf_counter() - self.drawn < 0.5:
-            return
-        self.drawn = time.perf_counter()
-        text = f"step {step}, {seconds / 60:.1f} min"
-        self.bar.update(self.task, completed=min(progress, 1.0), description=text)
-        self.bar.refresh()
+        """Move the bar."""
+        if self.bar is not None:
+            text = f"step {step}, {seconds / 60:.1f} min"
+            self.bar.update(self.task, completed=min(progress, 1.0), description=text)
 
     def stopped(self, name: str, step: int, folder: Path) -> None:
         """Say that a signal ended the run."""
