@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
@@ -62,7 +63,7 @@ def merge(
         if out is not None and out.exists() and path.exists() and out.samefile(path):
             raise typer.BadParameter(f"{out} is a shard to merge", param_hint="'--out'")
 
-    from graphcnf.scripts.generation.merging import Count, merged, survey, totals
+    from graphcnf.scripts.generation.merging import merged, survey, totals
 
     found = survey(shards)
     for problem in found.problems:
@@ -81,19 +82,19 @@ def merge(
         raise typer.BadParameter(
             f"{out}: the shards hold .{recipe.kind}, and are merged into that", param_hint="'--out'"
         )
-    count, drops = Count(), unique or not recipe.everything
+    count, drops = Counter[str](), unique or not recipe.everything
     text = merged(found.parts, unique=drops, count=count)
     _write(text, out, conversion(kind or recipe.kind, recipe.columns), force)
     progress = totals(found.parts)
-    figures = {**progress.figures(count.written if drops else 0), "written": count.written}
+    figures = {**progress.figures(count["written"] if drops else 0), "written": count["written"]}
     figures |= {"shards": len(found.parts), "of": shown}
     if as_json:
         print(json.dumps(figures), file=sys.stderr)
         return
     print(
         f"merged {len(found.parts):,} of {shown:,} shards: {progress.sampled:,} graphs, "
-        f"{figures['strict_validity']:.1%} strictly valid; {count.written:,} written"
-        + (f", {count.read - count.written:,} repeats left out" if drops else ""),
+        f"{figures['strict_validity']:.1%} strictly valid; {count['written']:,} written"
+        + (f", {count['read'] - count['written']:,} repeats left out" if drops else ""),
         file=sys.stderr,
     )
 

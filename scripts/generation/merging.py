@@ -192,26 +192,13 @@ def _difference(part: Part, usual: Part) -> str:
     return ", ".join(found)
 
 
-@dataclass
-class Count:
-    """Records of merged shards.
-
-    Attributes:
-        read: Those of the shards.
-        written: Those that are no repeats.
-    """
-
-    read: int = 0
-    written: int = 0
-
-
-def merged(parts: Sequence[Part], *, unique: bool, count: Count) -> Iterator[str]:
+def merged(parts: Sequence[Part], *, unique: bool, count: Counter[str]) -> Iterator[str]:
     """Yield piece after piece the text of one file.
 
     Args:
         parts: Shards of one sample, in the order of their records.
         unique: Whether a molecule that came before is left out; a graph without SMILES never is.
-        count: Kept up to date.
+        count: Gets "read", records of the shards, and "written", those that are no repeats.
 
     Raises:
         UserError: A shard changes while it is read.
@@ -219,18 +206,18 @@ def merged(parts: Sequence[Part], *, unique: bool, count: Count) -> Iterator[str
     recipe, seen = parts[0].recipe, Marks()
     yield header(recipe)
     for part in parts:
-        pieces, before = [], count.read
+        pieces, before = [], count["read"]
         with _lines(part.path) as lines:
             for entry in entries(lines, recipe):
-                count.read += 1
+                count["read"] += 1
                 if not unique or not entry.smiles or seen.add(smiles_hash(entry.smiles)):
                     pieces.append(entry.text)
-                    count.written += 1
+                    count["written"] += 1
                 if len(pieces) >= PIECE:
                     yield "".join(pieces)
                     pieces = []
         yield "".join(pieces)
-        if count.read - before != part.progress.written:
+        if count["read"] - before != part.progress.written:
             raise UserError(f"{part.path} changes while it is read")
 
 
