@@ -12,7 +12,6 @@ its workers. Connect to your own only, inside a network that is yours or with TL
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -32,7 +31,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, need
 from graphcnf.parallel import Engine, WorkerDied, answer, available_cores, refuse
 from graphcnf.surroundings import surroundings
 
@@ -270,10 +269,7 @@ def check_cluster(cluster: str) -> None:
         if not Path(cluster).is_file():
             raise UserError(f"no such file: {cluster}")
     for package in ("distributed", "cryptography"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"a cluster needs the package {package}: pip install 'graphcnf[cluster]'"
-            )
+        need(package, "a cluster", "cluster")
 
 
 def _is_address(cluster: str) -> bool:

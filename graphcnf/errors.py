@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 
 
 class UserError(Exception):
@@ -10,6 +11,18 @@ class UserError(Exception):
 
     The `graphcnf` command prints it as ``error: ...`` and exits with status 1.
     """
+
+
+def need(package: str, what: str, extra: str) -> None:
+    """Raise `UserError` unless a package is there.
+
+    Args:
+        package: Name that it is imported by.
+        what: What needs it; the message begins with it.
+        extra: That of graphcnf which brings it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{what} needs the package {package}: pip install 'graphcnf[{extra}]'")
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, need
 from graphcnf.files import open_new, write_file
 
 if TYPE_CHECKING:
@@ -128,8 +127,7 @@ def check_picture(path: Path | None, option: str) -> None:
         return
     output_kind(path, ("png",), option)
     check_place(path)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("figures need matplotlib: pip install 'graphcnf[train]'")
+    need("matplotlib", "a figure", "train")
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -6,13 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, need
 from graphcnf.files import alone, at_home, replace_file
 from graphcnf.scripts._sampling import checked_seed
 from graphcnf.training.configuration import apply_overrides, load_config, load_preset
@@ -136,8 +135,7 @@ def train(
     if settings.minutes is None and settings.steps is None:
         raise UserError("a run needs a budget: --minutes M or --steps N")
 
-    if find_spec("lightning") is None:
-        raise UserError("training needs Lightning: pip install 'graphcnf[train]'")
+    need("lightning", "training", "train")
     with _begun(out, config, settings):
         if is_main():
             print("loading data and libraries ...", file=sys.stderr, flush=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, need
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
@@ -75,5 +74,4 @@ def held_out(dataset: MoleculeDataset | Zinc250kRows, count: int) -> np.ndarray:
 
 def check_chemnet_installed() -> None:
     """Raise UserError without the package that holds ChemNet."""
-    if importlib.util.find_spec("fcd_torch") is None:
-        raise UserError("--fcd needs the package fcd_torch: pip install 'graphcnf[fcd]'")
+    need("fcd_torch", "--fcd", "fcd")

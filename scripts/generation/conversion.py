@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from graphcnf.errors import UserError
+from graphcnf.errors import need
 
 ROWS = 1 << 14
 """Rows in a row group of a Parquet file."""
@@ -43,8 +42,7 @@ def compress(source: Path, target: Path) -> None:
 
 def check_parquet() -> None:
     """Raise UserError without the package that writes Parquet files."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UserError(".parquet needs the package pyarrow: pip install 'graphcnf[parquet]'")
+    need("pyarrow", ".parquet", "parquet")
 
 
 def to_parquet(
