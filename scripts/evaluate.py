@@ -7,12 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from graphcnf.errors import UserError
 from graphcnf.scripts._sampling import checked_seed, checked_temperature, parse_numbers
 from graphcnf.scripts.generation import options
 
 MODEL = "With --model"
 OUTPUT = "Output"
 HELD_OUT = 2000
+
+DRAWN = 20
+"""Molecules in a picture."""
 
 
 def evaluate(
@@ -247,9 +251,13 @@ def evaluate(
 
         write_report(results, html)
     if png is not None:
-        from graphcnf.evaluation.pictures import write_grid
+        from graphcnf.molecules.drawing import draw_grid
 
-        write_grid(results[0], png)
+        frame = results[0].frame
+        smiles = list(dict.fromkeys(frame["smiles"][frame["strict"]]))[:DRAWN]
+        if not smiles:
+            raise UserError(f"{png} is not written: there is no valid molecule to draw")
+        draw_grid(smiles, png)
 
 
 def _parse_seeds(seed: int | None, seeds: str | None) -> list[int]:

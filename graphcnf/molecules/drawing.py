@@ -10,6 +10,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
+from graphcnf.files import write_file
 from graphcnf.molecules.codec import parse, quiet
 
 
@@ -33,6 +34,7 @@ def draw_grid(
     Raises:
         ValueError: Another file type, no molecules, another number of legends, or a SMILES that
             RDKit refuses.
+        UserError: The file cannot be written.
     """
     path = Path(path)
     molecules = list(molecules)
@@ -59,7 +61,7 @@ def draw_grid(
     canvas.FinishDrawing()
     text = canvas.GetDrawingText()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    write_file(path, text.encode() if isinstance(text, str) else text)
     return path
 
 

@@ -1,8 +1,13 @@
+import errno
+import os
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from rdkit import Chem
 
 from graphcnf.datasets.molecules import encode
+from graphcnf.errors import UserError
 from graphcnf.molecules import validity
 from graphcnf.molecules.codec import graph_to_molecule
 from graphcnf.molecules.drawing import draw_grid
@@ -147,7 +152,7 @@ def test_hashes():
     assert not contains(hash_smiles([]), hash_each(["C"])).any()
 
 
-def test_drawing(tmp_path, capfd):
+def test_drawing(tmp_path, capfd, monkeypatch):
     invalid = graph_to_molecule([C, C, C], [(1, 0), (2, 1)], [TRIPLE, DOUBLE], VOCABULARY)
     png = draw_grid(["CCO", invalid, raw("c1ccccc1")], tmp_path / "a/b.png", columns=2)
     assert png.read_bytes().startswith(b"\x89PNG")
@@ -158,4 +163,9 @@ def test_drawing(tmp_path, capfd):
             draw_grid(bad[0], tmp_path / bad[1])
     with pytest.raises(ValueError, match="2 legends for 1"):
         draw_grid(["CC"], tmp_path / "x.png", legends=["a", "b"])
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot write .*x.png: No"):
+        patch.setattr(os, "fsync", Mock(side_effect=full))
+        draw_grid(["CC"], tmp_path / "x.png")
+    assert not list(tmp_path.glob("*x.png*"))
     assert capfd.readouterr().err == ""
