@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphcnf.evaluation.formats import Column, Row, text
+from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.molecules.distributions import METRICS, Comparison, SetStatistics, compare
 
 TITLES = {
@@ -29,11 +29,6 @@ TITLES = {
     "bonds_tv": "bond types, total variation",
     "rings_tv": "ring sizes, total variation",
 }
-
-
-Describe = Callable[..., SetStatistics]
-"""`(name, smiles, *, metrics, device, use_cache)`, as `set_statistics` with a cache: the held-out
-molecules are kept under their name, samples are not."""
 
 
 @dataclass
@@ -64,41 +59,31 @@ class Distances:
 def measure(
     metrics: Sequence[str],
     samples: Sequence[SetStatistics],
-    held_out: Sequence[str],
-    *,
-    describe: Describe,
-    floor: Callable[[SetStatistics], Comparison],
+    reference: SetStatistics,
+    floor: Comparison,
     training: str,
-    data: str,
-    device: str,
 ) -> Distances:
     """Compare sets of valid samples with held-out molecules.
 
     Args:
         metrics: Names from `METRICS`.
         samples: Statistics of the valid samples, of each seed.
-        held_out: SMILES of the molecules to compare with.
-        describe: Gives the statistics of molecules.
-        floor: Gives the figures of about as many training molecules as there are samples in the
-            first set, from the statistics of the held-out ones.
+        reference: Statistics of the held-out molecules.
+        floor: Figures of about as many training molecules as there are samples in the first set:
+            what finite sets of the same molecules differ by.
         training: Name of the data that the training molecules are from.
-        data: Short name for the cache of the held-out molecules.
-        device: Where ChemNet runs.
     """
-    reference = describe(f"{data}-test", held_out, metrics=metrics, device=device)
     compared = [compare(statistics, reference, metrics=metrics) for statistics in samples]
-    first = samples[0]
-    found = floor(reference)
     notes = [
-        f"distances: of the {first.size:,} strictly valid samples"
+        f"distances: of the {samples[0].size:,} strictly valid samples"
         + (" (first seed)" if len(samples) > 1 else "")
-        + f", repeats included, and of {found.generated:,} training molecules, the floor, to "
+        + f", repeats included, and of {floor.generated:,} training molecules, the floor, to "
         f"{reference.size:,} held-out ones, all without stereo; lower is better for distances, "
         "higher for SNN, Frag, Scaf and alerts; IntDiv should be that of the training molecules."
     ]
     reasons: dict[str, list[str]] = {}
     for name in metrics:
-        for result in (*compared, found):
+        for result in (*compared, floor):
             if name in result.missing:
                 reasons.setdefault(result.missing[name], []).append(TITLES[name])
                 break
@@ -106,28 +91,13 @@ def measure(
     return Distances(
         tuple(metrics),
         [c.values for c in compared],
-        found.values,
-        found.generated,
+        floor.values,
+        floor.generated,
         training,
-        first,
+        samples[0],
         reference,
         notes,
     )
-
-
-def floor_of(
-    reference: SetStatistics,
-    training: Sequence[str],
-    *,
-    describe: Describe,
-    metrics: Sequence[str],
-    device: str,
-) -> Comparison:
-    """Figures of training molecules: what finite sets of the same molecules differ by."""
-    statistics = describe(
-        "training molecules", training, metrics=metrics, device=device, use_cache=False
-    )
-    return compare(statistics, reference, metrics=metrics)
 
 
 def distance_table(
@@ -146,29 +116,17 @@ def distance_table(
     ]
     columns: list[Column] = [("metric", text("metric")), ("better", text("better"))]
     floors: dict[tuple[str, int], Distances] = {}
-    for number, (title, main, found) in enumerate(results):
+    for k, (title, main, found) in enumerate(results):
+        key = f"set {k}"
         floors.setdefault((found.training, found.floor_molecules), found)
-        columns.append((title, significant(f"set {number}")))
+        columns.append((title, number(key, digits=4)))
         for row, name in zip(rows, metrics, strict=True):
-            row[f"set {number}"] = main.get(name)
-            row[f"set {number}_sd"] = main.get(f"{name}_sd")
+            row[key] = main.get(name)
+            row[f"{key}_sd"] = main.get(f"{name}_sd")
     for (data, count), found in floors.items():
         alone = len(floors) == 1
         title = "training molecules" if alone else f"{count:,} training molecules of {data}"
-        columns.append((title, significant(title)))
+        columns.append((title, number(title, digits=4)))
         for row, name in zip(rows, metrics, strict=True):
             row[title] = found.floor.get(name)
     return rows, columns
-
-
-def significant(key: str, digits: int = 4):
-    """Cell with a number in so many significant digits, and its standard deviation."""
-
-    def show(row: Row) -> str:
-        value, sd = row.get(key), row.get(f"{key}_sd")
-        if value is None:
-            return ""
-        shown = f"{value:.{digits}g}"
-        return shown if sd is None else f"{shown} ± {sd:.2g}"
-
-    return show

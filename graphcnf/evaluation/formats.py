@@ -71,15 +71,18 @@ def text(key: str, form: str = "{}") -> Callable[[Row], str]:
     return lambda row: "" if row.get(key) is None else form.format(row[key])
 
 
-def number(key: str, decimals: int = 2) -> Callable[[Row], str]:
-    """Cell with a number, and its standard deviation where the row has `<key>_sd`."""
+def number(key: str, decimals: int = 2, *, digits: int | None = None) -> Callable[[Row], str]:
+    """Cell with a number, and its standard deviation where the row has `<key>_sd`.
+
+    It has so many decimals, or else so many significant digits; its deviation has two of these.
+    """
+    form, spread = (f",.{decimals}f",) * 2 if digits is None else (f".{digits}g", ".2g")
 
     def show(row: Row) -> str:
         value, sd = row.get(key), row.get(f"{key}_sd")
         if value is None or not math.isfinite(value):
             return ""
-        shown = f"{value:,.{decimals}f}"
-        return shown if sd is None else f"{shown} ± {sd:.{decimals}f}"
+        return f"{value:{form}}" if sd is None else f"{value:{form}} ± {sd:{spread}}"
 
     return show
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import importlib.util
 import platform
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from graphcnf.errors import UserError
+from graphcnf.errors import need
 from graphcnf.evaluation.distances import Distances
 from graphcnf.evaluation.formats import shown_columns
-from graphcnf.evaluation.result import Evaluation
-from graphcnf.evaluation.tables import all_notes, tables
+from graphcnf.evaluation.tables import Evaluation, all_notes, tables
 from graphcnf.files import write_file
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
@@ -44,9 +42,8 @@ NEEDS = ("itables", "jinja2", "matplotlib")
 
 def check_report() -> None:
     """Raise UserError without the packages that make the page."""
-    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"--html needs the package {missing[0]}: pip install 'graphcnf[report]'")
+    for package in NEEDS:
+        need(package, "--html", "report")
 
 
 def write_report(results: Sequence[Evaluation], path: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from graphcnf.evaluation.distances import distance_table
+import numpy as np
+import pandas as pd
+
+from graphcnf.evaluation.distances import Distances, distance_table
 from graphcnf.evaluation.formats import (
     Column,
     Row,
@@ -18,7 +22,6 @@ from graphcnf.evaluation.formats import (
     percent,
     text,
 )
-from graphcnf.evaluation.result import Evaluation
 from graphcnf.molecules.distributions import METRICS
 from graphcnf.molecules.metrics import validity_table
 from graphcnf.molecules.tally import UNIQUE_AT
@@ -29,6 +32,27 @@ CONVENTIONS = {
     "valence_only": "valence only",
     "repaired": "repaired",
 }
+
+
+@dataclass
+class Evaluation:
+    """What `graphcnf evaluate` finds out about one set of molecules.
+
+    Attributes:
+        main: Figures of what is scored.
+        data: The same of training data, None without any.
+        notes: What a reader of the tables has to know.
+        frame: `evaluate_records` of the first samples (`Summary.head`), of the first seed.
+        distances: Distribution metrics, None where none were asked for.
+        training_hashes: What novelty is held against, None for nothing.
+    """
+
+    main: dict[str, Any]
+    data: dict[str, Any] | None
+    notes: list[str]
+    frame: pd.DataFrame
+    distances: Distances | None = None
+    training_hashes: np.ndarray | None = None
 
 
 class Table(NamedTuple):

@@ -11,8 +11,9 @@ import numpy as np
 
 from graphcnf.datasets.references import cached_statistics
 from graphcnf.errors import UserError
-from graphcnf.evaluation import distances
-from graphcnf.evaluation.result import Evaluation
+from graphcnf.evaluation.distances import measure
+from graphcnf.evaluation.tables import Evaluation
+from graphcnf.molecules.distributions import Comparison, SetStatistics, compare
 from graphcnf.molecules.metrics import data_ceiling
 from graphcnf.molecules.similarity import LARGEST
 from graphcnf.molecules.tally import CONVENTIONS
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from graphcnf.datasets.zinc250k_rows import Zinc250kRows
     from graphcnf.evaluation.summary import Summary
     from graphcnf.graphs import GraphCNF
-    from graphcnf.molecules.distributions import Comparison, SetStatistics
 
     Rows = MoleculeDataset | Zinc250kRows
 
@@ -65,27 +65,29 @@ class Against:
             ("data", reference, coding), lambda: named_data.load_rows(reference, model)
         )
 
-    def describe(self, name: str, smiles: Sequence[str], **options: Any) -> SetStatistics:
-        """`cached_statistics`, by the workers that there are."""
-        return cached_statistics(name, smiles, workers=self.workers, **options)
+    def describe(
+        self, name: str, smiles: Sequence[str], *, use_cache: bool = True
+    ) -> SetStatistics:
+        """`cached_statistics` for the metrics, by the workers that there are."""
+        return cached_statistics(
+            name, smiles, metrics=self.metrics, workers=self.workers, device=self.device,
+            use_cache=use_cache,
+        )  # fmt: skip
 
-    def floor(
-        self, dataset: Rows, training: Sequence[str], statistics: SetStatistics
-    ) -> Comparison:
-        """`distances.floor_of`; sets that differ in size by less than 5 % share the first one's."""
+    def floor(self, dataset: Rows, training: Sequence[str], reference: SetStatistics) -> Comparison:
+        """How far training molecules are from the reference.
+
+        Sets that differ in size by less than 5 % share the figures of the first one.
+        """
+
+        def compared() -> Comparison:
+            statistics = self.describe("training molecules", training, use_cache=False)
+            return compare(statistics, reference, metrics=self.metrics)
+
         count = len(training)
         sizes = [key[3] for key in self._known if key[:3] == ("floor", dataset.name, self.test)]
         near = next((n for n in sizes if abs(n - count) < 0.05 * n), count)
-        return self.once(
-            ("floor", dataset.name, self.test, near),
-            lambda: distances.floor_of(
-                statistics,
-                training,
-                describe=self.describe,
-                metrics=self.metrics,
-                device=self.device,
-            ),
-        )
+        return self.once(("floor", dataset.name, self.test, near), compared)
 
 
 def held_out_smiles(dataset: Rows | None, against: Against) -> list[str]:
@@ -131,15 +133,13 @@ def add_data(
     if against.metrics:
         # Distances fall with the number of molecules: the floor is of as many, if not too many.
         smiles = smiles[: summaries[0].statistics.size]
-        result.distances = distances.measure(
+        reference = against.describe(f"{'file' if against.test else dataset.name}-test", held_out)
+        result.distances = measure(
             against.metrics,
             [summary.statistics for summary in summaries],
-            held_out,
-            describe=against.describe,
-            floor=lambda reference: against.floor(dataset, smiles, reference),
-            training=dataset.name,
-            data="file" if against.test else dataset.name,
-            device=against.device,
+            reference,
+            against.floor(dataset, smiles, reference),
+            dataset.name,
         )
         result.data |= result.distances.floor
         result.notes += result.distances.notes

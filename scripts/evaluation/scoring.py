@@ -14,8 +14,8 @@ import numpy as np
 from graphcnf.errors import UserError
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.draw import draw_summary
-from graphcnf.evaluation.result import Evaluation
 from graphcnf.evaluation.summary import Look, Summary
+from graphcnf.evaluation.tables import Evaluation
 from graphcnf.molecules.tally import KEPT
 from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
 from graphcnf.parallel import available_cores, ordered_map
