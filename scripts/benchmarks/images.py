@@ -20,8 +20,9 @@ from torch import Tensor
 from graphcnf.datasets.images import ImageDataset
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, text
+from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.images.model import BLOCK
-from graphcnf.scripts._image_scores import DRAWS, score_image_models
+from graphcnf.scripts._image_scores import score_image_models
 from graphcnf.scripts._images import data_of, load_image_model, write_grid
 from graphcnf.scripts.benchmarks.digits import (
     FEATURES,
@@ -109,14 +110,13 @@ def _learning_rate(preset: str) -> float:
 
 
 def score_all(
-    found: Sequence[Trained], *, samples: int, draws: int = DRAWS
+    found: Sequence[Trained], *, samples: int
 ) -> tuple[list[dict[str, Any]], DigitFeatures | None, Tensor]:
     """A row for each preset, in one thread.
 
     Args:
         found: What `train_all` gives.
         samples: How many to draw from each model; their seed is that of the run.
-        draws: Draws in a bound.
 
     Returns:
         The rows; the classifier, where the images are the digits; images (N, C, H, W) uint8 in
@@ -125,9 +125,7 @@ def score_all(
     Raises:
         UserError: The presets are trained on different images.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread(torch.device("cpu")):
         first = found[0].main[0].path
         model = load_image_model(str(first))
         data = data_of(model, str(first))
@@ -136,9 +134,8 @@ def score_all(
         # From all over the part: the digits are in order.
         rows, pictures = [], [test[:: max(1, len(test) // SHOWN)][:SHOWN]]
         for trained in found:
-            scored = [
-                _score(run, data, features, samples, draws) for run in trained.main + trained.others
-            ]
+            runs = trained.main + trained.others
+            scored = [_score(run, data, features, samples) for run in runs]
             rows.append(_row(trained, [row for row, _ in scored]))
             pictures.append(scored[0][1])
         if features is not None:
@@ -149,19 +146,17 @@ def score_all(
             rows.append({"model": "held-out digits", "frechet": distance})
         shades = torch.cat(pictures).int() * 255 // (data.levels - 1)
         return rows, features, shades.to(torch.uint8)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _score(
-    run: TrainedRun, data: ImageDataset, features: DigitFeatures | None, samples: int, draws: int
+    run: TrainedRun, data: ImageDataset, features: DigitFeatures | None, samples: int
 ) -> tuple[dict[str, Any], Tensor]:
     """Figures of a run, and some samples."""
     name = str(run.path)
     model = load_image_model(name)
     if data_of(model, name).checksum != data.checksum:
         raise UserError(f"{name}: trained on other images than the models before it")
-    row = score_image_models([name], draws=draws)[0]
+    row = score_image_models([name])[0]
     seed = run.settings.seed
     model.sample_records(0, 1, seed=seed)
     began = time.process_time()

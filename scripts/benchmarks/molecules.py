@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 
 from graphcnf.datasets.references import cached_statistics
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.draw import first_blocks
+from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.distributions import compare
 from graphcnf.molecules.metrics import evaluate_records, summarize
 from graphcnf.scripts.evaluation import named_data
@@ -55,7 +57,8 @@ def score_run(
     model = GraphCNF.from_pretrained(run.path) if model is None else model
     seed = run.settings.seed
     graphs = dataset.graphs.subset(named_data.held_out(dataset, held_out))
-    sizes = -np.mean([model.size_log_prob(_long(graphs.node_counts)).numpy()]) / np.log(2)
+    sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
+    size_bits = -float(model.size_log_prob(sizes).mean()) / math.log(2)
     found = measures.bits(model, graphs)["bits_per_molecule"]
 
     def draw() -> list:
@@ -74,31 +77,19 @@ def score_run(
         "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": figures["minutes"],
         "seen": seen,
-        "bits": found + float(sizes),
+        "bits": found + size_bits,
         "training_rate": seen / figures["minutes"] / 60,
         "sampling_rate": rate,
         **score_frames(frames, dataset, device),
     }
 
 
-def _long(values: np.ndarray):
-    import torch
-
-    return torch.from_numpy(values.astype(np.int64))
-
-
 def timed(draw: Callable[[], list], samples: int) -> tuple[list, float]:
     """What is drawn by one thread, and samples per second of CPU time."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread(torch.device("cpu")):
         began = time.process_time()
         drawn = draw()
         return drawn, samples / (time.process_time() - began)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def score_frames(

@@ -15,7 +15,7 @@ from graphcnf.testing import (
 )
 
 SMALL = {
-    "pixelcnn": {"width": 6, "layers": 3, "dilations": [1, 2], "mixtures": 3},
+    "pixelcnn": {"width": 6, "layers": 3, "mixtures": 3},
     "vae": {"width": 4, "latents": 2, "mixtures": 3},
     "gan": {"width": 4, "latents": 2},
 }
@@ -85,7 +85,7 @@ def test_pixelcnn_is_normalised_and_sampled_as_it_says(shape, levels):
 
 
 def test_pixelcnn_sees_all_that_is_before_a_pixel_and_nothing_else():
-    model = build("pixelcnn", (2, 5, 4), 9, layers=4, dilations=[1])
+    model = build("pixelcnn", (2, 5, 4), 9, layers=4)
     x = torch.randint(9, (1, 2, 5, 4))
 
     def parameters(x):
@@ -166,7 +166,7 @@ def test_gan_gives_each_player_its_own_gradient():
     torch.manual_seed(5)
     model.training_loss(x)[0].backward()
     torch.manual_seed(5)
-    fake = model._images(torch.randn(5, 2).double())
+    fake = model.generator(torch.randn(5, 2).double())
     real = (x.double() * 2 / 7 - 1).requires_grad_()
     (slope,) = torch.autograd.grad(model.discriminator(real).sum(), real, create_graph=True)
     discriminator = (

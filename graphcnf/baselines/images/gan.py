@@ -67,6 +67,8 @@ class GAN(ImageModel):
             raise UserError(f"penalty must be at least 0, not {penalty}")
         channels, *size = shape
         self.latent_size, self.penalty = latents, penalty
+        # Without a tanh, which has no slope where all pixels are black: a generator got there, and
+        # stayed. What lies beyond -1 and 1 is cut off by `unscaled`.
         self.generator = VectorToImage(latents, channels, size, width)
         self.discriminator = ImageToVector(channels, size, 1, width)
 
@@ -81,7 +83,7 @@ class GAN(ImageModel):
             The loss, and its three parts as pairs (sum over images, number of images).
         """
         real = scaled(self.checked(batch), self.levels, self.dtype)
-        fake = self._images(torch.randn(len(real), self.latent_size).to(real))
+        fake = self.generator(torch.randn(len(real), self.latent_size).to(real))
         penalty = self._gradient_penalty(real)
         discriminator = F.softplus(-self.discriminator(real)) + F.softplus(
             self.discriminator(fake.detach())
@@ -105,13 +107,6 @@ class GAN(ImageModel):
             (gradient,) = torch.autograd.grad(score, real, create_graph=self.training)
         return self.penalty / 2 * gradient.square().flatten(1).sum(1).mean()
 
-    def _images(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W) of latents (B, latents); what lies beyond -1 and 1 is cut off later.
-
-        A tanh here has no slope where all pixels are black: the generator got there, and stayed.
-        """
-        return self.generator(z)
-
     @torch.no_grad()
     def sample(
         self, count: int, *, temperature: float = 1.0, generator: Generators = None
@@ -128,12 +123,12 @@ class GAN(ImageModel):
         x = scaled(self.checked(x), self.levels, self.dtype)
         draws = torch.randn(STARTS, self.latent_size, generator=torch.Generator().manual_seed(0))
         draws = draws.to(x)
-        nearest = torch.cdist(x.flatten(1), self._images(draws).flatten(1)).argmin(1)
+        nearest = torch.cdist(x.flatten(1), self.generator(draws).flatten(1)).argmin(1)
         z = draws[nearest].requires_grad_()
         optimizer = torch.optim.Adam([z], RATE)
         for _ in range(STEPS):
             with torch.enable_grad():
-                distance = (self._images(z) - x).square().sum()
+                distance = (self.generator(z) - x).square().sum()
                 (z.grad,) = torch.autograd.grad(distance, z)
             optimizer.step()
         return ImageLatents(z.detach())
@@ -141,4 +136,4 @@ class GAN(ImageModel):
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
         """Images (B, C, H, W) uint8 of latents."""
-        return unscaled(self._images(latents.z), self.levels)
+        return unscaled(self.generator(latents.z), self.levels)

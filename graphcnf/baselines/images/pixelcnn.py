@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.baselines.images.pixels import PixelMixture, parameter_count, scaled
-from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, draw_uniform
 from graphcnf.images.model import ImageModel, check_sizes
 from graphcnf.images.networks import ChannelNorm, channels_last
@@ -44,10 +43,7 @@ class PixelCNN(ImageModel):
         levels: Number of values of a pixel, at most 256.
         width: Channels of the features.
         layers: Gated layers of either stack.
-        dilations: How far apart the rows are that a layer of the vertical stack looks at, and the
-            pixels of a layer of the horizontal one; the layers take them in turn.
         mixtures: Components of a pixel's mixture.
-        dropout: Share of a layer's channels that are dropped in training.
         architecture: "pixelcnn".
 
     Examples:
@@ -65,24 +61,17 @@ class PixelCNN(ImageModel):
         levels: int = 256,
         width: int = 32,
         layers: int = 6,
-        dilations: Sequence[int] = (1,),
         mixtures: int = 10,
-        dropout: float = 0.0,
         architecture: str = "pixelcnn",
     ):
-        super().__init__(
-            architecture, shape, levels, width=width, layers=layers, dilations=dilations,
-            mixtures=mixtures, dropout=dropout,
-        )  # fmt: skip
-        check_sizes(width=width, layers=layers, dilations=dilations, mixtures=mixtures)
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout must lie in [0, 1), not {dropout}")
+        super().__init__(architecture, shape, levels, width=width, layers=layers, mixtures=mixtures)
+        check_sizes(width=width, layers=layers, mixtures=mixtures)
         channels, *size = shape
         self.above = CausalConvolution(channels, width, (1, 3), ROWS)
         self.left = CausalConvolution(channels, width, (1, 2), COLUMNS)
         self.positions = nn.Parameter(torch.zeros(2, 1, width, *size))
         self.layers: Sequence[GatedLayer] = nn.ModuleList(  # type: ignore[assignment]  # not generic
-            GatedLayer(width, dilations[k % len(dilations)], dropout) for k in range(layers)
+            GatedLayer(width) for _ in range(layers)
         )
         self.leave = nn.Conv2d(width, parameter_count(channels, mixtures), 1)
         for convolution in self.modules():
@@ -147,18 +136,12 @@ class CausalConvolution(nn.Conv2d):
         kernel: Rows and columns; the columns of a convolution along the rows are those around a
             place.
         axis: `ROWS` or `COLUMNS`.
-        dilation: Distance of the places along the axis.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: tuple[int, int], axis: int, dilation: int = 1
-    ):
-        super().__init__(
-            inputs, outputs, kernel,
-            padding=(0, kernel[1] // 2 if axis == ROWS else 0),
-            dilation=(dilation, 1) if axis == ROWS else (1, dilation),
-        )  # fmt: skip
-        self.axis, self.back = axis, dilation * (kernel[axis - 2] - 1)
+    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], axis: int):
+        padding = (0, kernel[1] // 2 if axis == ROWS else 0)
+        super().__init__(inputs, outputs, kernel, padding=padding)
+        self.axis, self.back = axis, kernel[axis - 2] - 1
 
     def forward(self, h: Tensor, memory: Memory | None = None) -> Tensor:
         """Convolve h (B, C, H, W), which goes on where the memory ends; zeros are before it."""
@@ -179,25 +162,22 @@ class GatedLayer(nn.Module):
 
     Args:
         width: Channels.
-        dilation: See `PixelCNN`.
-        dropout: Share of channels that are dropped in training.
     """
 
-    def __init__(self, width: int, dilation: int = 1, dropout: float = 0.0):
+    def __init__(self, width: int):
         super().__init__()
         self.norms = nn.ModuleList(ChannelNorm(width) for _ in range(2))
-        self.above = CausalConvolution(width, width, (2, 3), ROWS, dilation)
-        self.left = CausalConvolution(width, width, (1, 3), COLUMNS, dilation)
+        self.above = CausalConvolution(width, width, (2, 3), ROWS)
+        self.left = CausalConvolution(width, width, (1, 3), COLUMNS)
         self.link = nn.Conv2d(width, width, 1)
         self.gates = nn.ModuleList(nn.Conv2d(width, 2 * width, 1) for _ in range(2))
-        self.dropout = nn.Dropout2d(dropout)
 
     def vertical(self, v: Tensor, memory: Memory | None = None) -> Tensor:
         """Rows (B, C, H, W) of the vertical stack."""
         u = self.above(self.norms[0](v), memory)
-        return v + F.glu(self.gates[0](self.dropout(F.silu(u))), 1)
+        return v + F.glu(self.gates[0](F.silu(u)), 1)
 
     def horizontal(self, h: Tensor, v: Tensor, memory: Memory | None = None) -> Tensor:
         """Pixels (B, C, H, W) of the horizontal stack, given the vertical stack at them."""
         u = self.left(self.norms[1](h), memory) + self.link(v)
-        return h + F.glu(self.gates[1](self.dropout(F.silu(u))), 1)
+        return h + F.glu(self.gates[1](F.silu(u)), 1)

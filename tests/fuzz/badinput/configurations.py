@@ -88,8 +88,7 @@ EXPERIMENTS: dict[str, tuple[dict, dict, dict[str, tuple], dict[str, tuple]]] = 
     "pixelcnn": (
         {"architecture": "pixelcnn", "width": 4, "layers": 1, "mixtures": 2},
         {"name": "images", "path": "{photos}", "bits": 2},
-        {"width": SIZE, "layers": SIZE, "mixtures": SIZE, "dropout": (*REAL, 1.0),
-         "dilations": ("x", 3, [], [0], [1.5], ["a"]), "shape": ([1, 4, 4],), "latents": (3,)},
+        {"width": SIZE, "layers": SIZE, "mixtures": SIZE, "shape": ([1, 4, 4],), "latents": (3,)},
         {},
     ),
     "vae": (
