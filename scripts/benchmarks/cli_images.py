@@ -58,7 +58,7 @@ def images(
     told = benchmark.notes(rows, features, samples=samples, rates=factors)
     write_table(kind, out, rows, benchmark.COLUMNS, told)
     if png is not None:
-        write_grid(shown.numpy(), png, columns=benchmark.SHOWN)
+        write_grid(shown.flatten(0, 1).numpy(), png, columns=shown.shape[1])
     if html is not None:
         from graphcnf.scripts.benchmarks.page import curves, write_page
 

@@ -39,7 +39,7 @@ PRESETS = ("pixelcnn", "vae", "gan", "realnvp", "glow", "flowpp")
 """Compared if none are named, each after `images-`."""
 
 SHOWN = 16
-"""Samples of a model in the picture."""
+"""Samples of a model in the picture, at most."""
 
 
 @dataclass
@@ -119,8 +119,9 @@ def score_all(
         samples: How many to draw from each model; their seed is that of the run.
 
     Returns:
-        The rows; the classifier, where the images are the digits; images (N, C, H, W) uint8 in
-        shades of 0 to 255, `SHOWN` held-out ones, then as many samples of each preset.
+        The rows; the classifier, where the images are the digits; images (1 + presets, K, C, H, W)
+        uint8 in shades of 0 to 255, K held-out ones, then as many samples of each preset. K is
+        `SHOWN`, or how many there are.
 
     Raises:
         UserError: The presets are trained on different images.
@@ -131,27 +132,28 @@ def score_all(
         data = data_of(model, str(first))
         features = learn_features(data) if data.name == "digits" else None
         test = data.part("test")
+        shown = min(SHOWN, samples, len(test))
         # From all over the part: the digits are in order.
-        rows, pictures = [], [test[:: max(1, len(test) // SHOWN)][:SHOWN]]
+        rows, pictures = [], [test[:: len(test) // shown][:shown]]
         for trained in found:
             runs = trained.main + trained.others
             scored = [_score(run, data, features, samples) for run in runs]
             rows.append(_row(trained, [row for row, _ in scored]))
-            pictures.append(scored[0][1])
+            pictures.append(scored[0][1][:shown])
         if features is not None:
             held_out = {
                 name: features(data.part(name), data.levels) for name in ("validation", "test")
             }
             distance = frechet_distance(held_out["validation"], held_out["test"])
             rows.append({"model": "held-out digits", "frechet": distance})
-        shades = torch.cat(pictures).int() * 255 // (data.levels - 1)
+        shades = torch.stack(pictures).int() * 255 // (data.levels - 1)
         return rows, features, shades.to(torch.uint8)
 
 
 def _score(
     run: TrainedRun, data: ImageDataset, features: DigitFeatures | None, samples: int
 ) -> tuple[dict[str, Any], Tensor]:
-    """Figures of a run, and some samples."""
+    """Figures of a run, and its samples."""
     name = str(run.path)
     model = load_image_model(name)
     if data_of(model, name).checksum != data.checksum:
@@ -168,7 +170,7 @@ def _score(
     if features is not None:
         held_out = features(data.part("test"), data.levels)
         row["frechet"] = frechet_distance(features(drawn, data.levels), held_out)
-    return row, drawn[:SHOWN]
+    return row, drawn
 
 
 def _row(trained: Trained, scored: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -214,12 +216,12 @@ def _latents(row: Row) -> str:
 
 
 def pictures(found: Sequence[Trained], shown: np.ndarray) -> Section:
-    """Held-out images and samples of each preset, (N, C, H, W) in shades of 0 to 255, as rows."""
+    """Held-out images and samples of each preset, as `score_all` returns them, in a row each."""
     section = Section("Samples", small=False)
     with TemporaryDirectory() as folder:
-        for number, name in enumerate(["held-out images", *(trained.name for trained in found)]):
-            path = Path(folder, f"{number}.png")
-            write_grid(shown[number * SHOWN : (number + 1) * SHOWN], path, columns=SHOWN)
+        path = Path(folder, "row.png")
+        for name, row in zip(["held-out images", *(one.name for one in found)], shown, strict=True):
+            write_grid(row, path, columns=len(row))
             section.pictures.append((name, path.read_bytes()))
     return section
 

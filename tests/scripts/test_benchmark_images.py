@@ -68,12 +68,15 @@ def test_models_are_trained_once_and_put_side_by_side(bench, surroundings, monke
     log = Path("runs/vae/seed-0/metrics.csv")
     written = log.stat().st_mtime_ns
 
-    # A learning rate far too high: counted, and no reason to stop.
-    code, out, err = bench("images", "vae.toml", *common, "--rates", "1,9000")
+    # A learning rate far too high: counted, and no reason to stop. Fewer samples than a row holds.
+    few = ["--minutes", 0.01, "-n", 5, "--folder", "runs", "--png", "y.png", "--html", "y.html"]
+    code, out, err = bench("images", "vae.toml", *few, "--rates", "1,9000")
     assert code == 0 and "steps in a row had a non-finite" in err, err
     assert (
         out.count("(bound)") == 1 and "| 1 of 2 " in out and "learning rates times 1, 9000" in out
     )
+    assert pillow.open("y.png").size == (5 * 58 + 2, 2 * 58 + 2)
+    assert Path("y.html").read_text().count("data:image/png") == 2
     assert log.stat().st_mtime_ns == written, "what is there is not trained again"
     shutil.rmtree("runs/vae")
     Path("runs/vae-x9000").rename("runs/vae")
