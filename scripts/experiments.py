@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +18,12 @@ from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.arguments import call, check
 from graphcnf.training.experiment import Experiment
 from graphcnf.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from graphcnf.datasets.molecules import MoleculeDataset
+
+MOLECULES = ("zinc250k", "moses", "qm9", "smiles_file")
+"""Names of data sets of molecules, each loaded by `graphcnf.datasets.load_<name>`."""
 
 FITTED = 10_000
 """Training molecules that say what categories add to properties, before training."""
@@ -167,21 +172,30 @@ def _loaded(load: Callable, options: dict, **known) -> Any:
     return call("[data]", load, known=known, **options)
 
 
-def _official(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    load = getattr(import_module(f"graphcnf.datasets.{name}"), f"load_{name}")
-    return _molecules(_loaded(load, data), model, settings)
+def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
+    """The molecules that a `[data]` table asks for.
+
+    Args:
+        name: One of `MOLECULES`.
+        data: The other entries of the table.
+
+    Raises:
+        UserError: Entries that the loader does not take, or data that are not there.
+    """
+    from graphcnf import datasets
+
+    options, known = dict(data), {}
+    if name == "smiles_file":
+        path = options.pop("path", None)
+        if not isinstance(path, str) or not path or "\0" in path:
+            found = "" if path is None else f", not {path!r}"
+            raise UserError(f'[data] needs path = "FILE" (or --set data.path=FILE){found}')
+        known["path"] = call("[data]", at_home, path, known={})
+    return _loaded(getattr(datasets, f"load_{name}"), options, **known)
 
 
-def _smiles_file(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    path = data.pop("path", None)
-    if not isinstance(path, str) or not path or "\0" in path:
-        found = "" if path is None else f", not {path!r}"
-        raise UserError(f'[data] needs path = "FILE" (or --set data.path=FILE){found}')
-    from graphcnf.datasets.smiles_file import load_smiles_file
-
-    known: dict[str, Any] = {"path": call("[data]", at_home, path, known={})}
-    dataset = _loaded(load_smiles_file, data, **known)
-    return _molecules(dataset, model, settings)
+def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    return _molecules(load_molecules(name, data), model, settings)
 
 
 def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
@@ -255,8 +269,7 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
 
 EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {
-    **{name: partial(_official, name) for name in ("zinc250k", "moses", "qm9")},
-    "smiles_file": _smiles_file,
+    **{name: partial(_of_molecules, name) for name in MOLECULES},
     "sets": _sets,
     "coloring": _coloring,
     "images": _images,

@@ -10,14 +10,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cached_property
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphcnf.errors import UserError
-from graphcnf.files import at_home
-from graphcnf.training.arguments import call, check
 from graphcnf.training.configuration import load_config
 from graphcnf.training.settings import TrainingSettings
 
@@ -47,15 +43,6 @@ class TrainedRun:
     def config(self) -> dict[str, Any]:
         """Tables `model`, `data` and `training`."""
         return load_config(self.path / "config.toml")
-
-    @property
-    def finished(self) -> bool:
-        """Whether `check_finished` finds nothing to say."""
-        try:
-            self.check_finished()
-        except UserError:
-            return False
-        return True
 
     @property
     def settings(self) -> TrainingSettings:
@@ -104,18 +91,22 @@ class TrainedRun:
                     ) from None
         return rows
 
+    @property
+    def progress(self) -> float:
+        """Share of the budget that was spent at the last evaluation, at least 1 at the end."""
+        if not self.evaluations:
+            return 0.0
+        last = self.evaluations[-1]
+        # The file rounds minutes to four decimals.
+        return self.settings.progress(int(last["step"]), 60 * (float(last["minutes"]) + 5e-5))
+
     def check_finished(self) -> None:
         """Raise UserError unless the last evaluation is the one at the end of the budget."""
-        spent = finished = 0.0
-        if self.evaluations:
-            last = self.evaluations[-1]
-            spent = float(last["minutes"])
-            # The file rounds minutes to four decimals.
-            finished = self.settings.progress(int(last["step"]), 60 * (spent + 5e-5))
-        if finished < 1:
+        if self.progress < 1:
             raise UserError(
-                f"{self.path}: the run is not finished (last evaluated after {spent:g} minutes): "
-                f"graphcnf train --resume --out {self.path}"
+                f"{self.path}: the run is not finished (last evaluated after "
+                f"{int(100 * self.progress)} % of its budget): graphcnf train --resume --out "
+                f"{self.path}"
             )
 
     def figures(self) -> dict[str, Any]:
@@ -163,7 +154,7 @@ def train_run(
     run = TrainedRun(path)
     if (path / "config.toml").is_file():
         check_minutes(path, run.settings.minutes or 0, minutes)
-    if not run.finished:
+    if run.progress < 1:
         options = [f"--minutes={minutes}", f"--seed={seed}", "--threads=1"]
         fixed = ("clock=cpu", "eval_minutes=0", "snapshots=false", *settings)
         options += [f"--set={setting}" for setting in fixed]
@@ -228,25 +219,15 @@ def saved_metadata(folder: Path) -> dict[str, Any]:
 
 
 def molecules_of(run: TrainedRun) -> MoleculeDataset:
-    """The data set that a run was trained on; raises as `load_molecules`."""
-    return load_molecules(run.config["data"])
-
-
-def load_molecules(table: dict[str, Any]) -> MoleculeDataset:
-    """The molecules that a `[data]` table names.
+    """The data set that a run was trained on.
 
     Raises:
         UserError: The data are no molecules, or are gone.
     """
-    options = dict(table)
-    if "path" in options:
-        options["path"] = str(at_home(options["path"]))
-    name = str(options.pop("name", ""))
-    # Every data set of molecules is `load_<name>` in the module of its name.
-    module = f"graphcnf.datasets.{name}"
-    known = name.isidentifier() and find_spec(module) is not None
-    load = getattr(import_module(module), f"load_{name}", None) if known else None
-    if load is None:
-        raise UserError(f"the data set {name!r} holds no molecules")
-    check("[data]", options, load)
-    return call("[data]", load, known={}, **options)
+    from graphcnf.scripts.experiments import MOLECULES, load_molecules
+
+    data = dict(run.config["data"])
+    name = data.pop("name", None)
+    if name not in MOLECULES:
+        raise UserError(f"{run.path}: the data set {name!r} holds no molecules")
+    return load_molecules(name, data)

@@ -76,6 +76,10 @@ def test_runs_are_found_in_folders_and_named_by_what_was_trained(make_run, surro
     runs = find_runs([surroundings / name for name in ("y/c", "x")])
     assert [run.variant for run in runs] == ["c", "a", "a", "b"]
     assert len(molecules_of(runs[0])) == 200
+    config = surroundings / "x/b/config.toml"
+    config.write_text(config.read_text().replace("smiles_file", "images"))
+    with pytest.raises(UserError, match="x/b: the data set 'images' holds no molecules"):
+        molecules_of(runs[3])
 
 
 def test_figures_count_the_run_that_a_run_went_on_from(make_run):
@@ -93,5 +97,5 @@ def test_figures_count_the_run_that_a_run_went_on_from(make_run):
 
 def test_a_run_is_finished_when_its_budget_is_spent(make_run):
     TrainedRun(make_run("a")).check_finished()
-    with pytest.raises(UserError, match="last evaluated after 30 minutes.*train --resume --out"):
+    with pytest.raises(UserError, match="last evaluated after 96 % of.*train --resume --out"):
         TrainedRun(make_run("b", minutes=31)).check_finished()
