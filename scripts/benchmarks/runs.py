@@ -151,14 +151,14 @@ def train_run(
         TrainingFailed: It did.
         UserError: The directory holds a run with another budget.
     """
-    run = TrainedRun(path)
-    if (path / "config.toml").is_file():
+    run, begun = TrainedRun(path), (path / "config.toml").is_file()
+    if begun:
         check_minutes(path, run.settings.minutes or 0, minutes)
     if run.progress < 1:
         options = [f"--minutes={minutes}", f"--seed={seed}", "--threads=1"]
         fixed = ("clock=cpu", "eval_minutes=0", "snapshots=false", *settings)
         options += [f"--set={setting}" for setting in fixed]
-        if (path / "checkpoints" / "last.ckpt").exists():
+        if begun:
             options.append("--resume")
         run_child(["-m", "graphcnf", "train", preset, f"--out={path}", *options])
     run = TrainedRun(path)

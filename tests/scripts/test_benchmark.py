@@ -10,7 +10,7 @@ import tomli_w
 from graphcnf.errors import UserError
 from graphcnf.pretrained import config_file
 from graphcnf.scripts.benchmarks import speed
-from graphcnf.scripts.benchmarks.runs import TrainedRun, find_runs, molecules_of
+from graphcnf.scripts.benchmarks.runs import TrainedRun, find_runs, molecules_of, train_run
 
 
 @pytest.fixture
@@ -99,3 +99,18 @@ def test_a_run_is_finished_when_its_budget_is_spent(make_run):
     TrainedRun(make_run("a")).check_finished()
     with pytest.raises(UserError, match="last evaluated after 96 % of.*train --resume --out"):
         TrainedRun(make_run("b", minutes=31)).check_finished()
+
+
+def test_a_training_that_was_killed_before_its_first_checkpoint_goes_on(surroundings):
+    preset, place = surroundings / "tiny.toml", surroundings / "runs" / "seed-0"
+    config = {
+        "model": {"width": 16, "couplings": 1},
+        "data": {"name": "sets", "elements": 4},
+        "training": {"accelerator": "cpu", "minutes": 0.003, "batch_size": 8, "eval_batches": 1},
+    }
+    preset.write_text(tomli_w.dumps(config))
+    place.mkdir(parents=True)
+    (place / "config.toml").write_text(tomli_w.dumps(config))
+    (place / "metrics.csv").write_text("step,phase,minutes,bits_per_variable\n5,train,0.001,9\n")
+    run = train_run(str(preset), place, minutes=0.003, seed=0)
+    assert run.progress >= 1 and run.settings.clock == "cpu"
