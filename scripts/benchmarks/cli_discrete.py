@@ -8,12 +8,9 @@ from typing import Annotated
 import typer
 
 from graphcnf.scripts._sampling import checked_seed
-from graphcnf.scripts.benchmarks.options import Csv, Places
+from graphcnf.scripts.benchmarks.options import Csv, Out, Places
 
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")]
-Out = Annotated[
-    Path | None, typer.Option(help="File to write: .md, .csv or .json.", show_default="stdout")
-]
 
 
 def sets(
@@ -40,11 +37,7 @@ def coloring(
         int, typer.Option("--graphs", "-n", min=1, help="Held-out graphs to colour.")
     ] = 2000,
     seed: Annotated[int, typer.Option(callback=checked_seed, help="Of the samples.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Below 1 for more probable colourings.")] = 1.0,
     png: Annotated[Path | None, typer.Option(help="Picture of sampled colourings.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")
-    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     as_csv: Csv = False,
     as_json: Json = False,
@@ -52,11 +45,10 @@ def coloring(
 ) -> None:
     """Colour held-out graphs with trained models, and count the colourings without a conflict."""
     from graphcnf.scripts._output import check_picture
-    from graphcnf.scripts._sampling import check_device, check_temperature
+    from graphcnf.scripts._sampling import check_device
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, as_json)
-    check_temperature(temperature)
     check_picture(png, "--png")
     check_device(device)
     import torch
@@ -64,16 +56,12 @@ def coloring(
     from graphcnf.scripts.benchmarks.discrete import COLORING_COLUMNS, coloring_rows
     from graphcnf.scripts.figures.colorings import draw_colorings
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     used = torch.get_num_threads()
-    rows, samples = coloring_rows(
-        places, graphs=graphs, seed=seed, temperature=temperature, device=device
-    )
+    rows, samples = coloring_rows(places, graphs=graphs, seed=seed, device=device)
     notes = [
-        f"One colouring each of {graphs:,} held-out graphs, seed {seed}, temperature "
-        f"{temperature:g}. Bits are upper bounds; those of the data are their entropy under the "
-        "search that drew them, the fewest that a model can reach.",
+        f"One colouring each of {graphs:,} held-out graphs, seed {seed}, temperature 1. Bits are "
+        "upper bounds; those of the data are their entropy under the search that drew them, the "
+        "fewest that a model can reach.",
         "One node at a time: always a node with the most colours around it (DSATUR), which is also "
         "how the colourings of the data were searched for. The order alone takes a free colour at "
         "random; what a model is better than that, it has learned.",

@@ -225,9 +225,7 @@ def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
     ]
 
 
-def sample_all(
-    model: ColoringFlow, batches: Sequence[GraphBatch], *, seed: int, temperature: float = 1.0
-) -> list[Colored]:
+def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch], *, seed: int) -> list[Colored]:
     """Draw a colouring of every graph; a graph's is a function of the seed and its number."""
     first, found = 0, []
     with progress_bar("sampling", len(batches)) as show:
@@ -235,7 +233,7 @@ def sample_all(
             generators = record_generators(seed, first, len(batch))
             began = time.perf_counter()
             here = batch.to(model.device)
-            colors = model.sample(here, temperature=temperature, generator=generators).cpu()
+            colors = model.sample(here, generator=generators).cpu()
             found.append(Colored(batch, colors))
             found[-1].seconds = time.perf_counter() - began
             first += len(batch)
@@ -344,7 +342,6 @@ def coloring_rows(
     *,
     graphs: int,
     seed: int,
-    temperature: float = 1.0,
     device: str = "cpu",
 ) -> tuple[list[dict[str, Any]], list[Colored]]:
     """Score colouring models on the held-out graphs that they were trained for.
@@ -353,7 +350,6 @@ def coloring_rows(
         places: Runs, or folders with models; on the same data.
         graphs: Held-out graphs to colour once each.
         seed: Of the samples.
-        temperature: Below 1 for more probable colourings.
         device: Of the models.
 
     Returns:
@@ -374,7 +370,7 @@ def coloring_rows(
     rows.append({"model": "order alone, free colours at random", **alone})
     first: list[Colored] = []
     for place, model in zip(places, models, strict=True):
-        samples = sample_all(model, batches, seed=seed, temperature=temperature)
+        samples = sample_all(model, batches, seed=seed)
         first = first or samples
         record = model.metadata.get("training", {})
         way = {"nodes": "one node at a time", "waves": "waves", "channels": "parallel"}

@@ -27,9 +27,6 @@ def latents(
     width: Annotated[
         int, typer.Option(min=300, max=6000, help="Of the picture, in pixels.")
     ] = 1200,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")
-    ] = None,
 ) -> None:
     """Draw the volumes of two latents that each encoding gives the atom types of ZINC250k.
 
@@ -38,12 +35,8 @@ def latents(
     from graphcnf.scripts._output import check_picture
 
     check_picture(out, "--out")
-    import torch
-
     from graphcnf.scripts._output import write_figure
     from graphcnf.scripts.figures.latents import atom_types, learn
     from graphcnf.scripts.figures.volumes import draw_latents
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     write_figure(draw_latents(learn(atom_types(), steps=steps, seed=seed), width), out)
