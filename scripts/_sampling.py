@@ -194,13 +194,3 @@ def parse_numbers(text: str, option: str, least: int = 0) -> list[int]:
         except UserError as error:
             raise typer.BadParameter(str(error), param_hint=hint) from None
     return numbers
-
-
-def check_device_given(device: str) -> None:
-    """`check_device` of what is no plain cpu, before work that takes long.
-
-    Torch is not imported for the CPU: the memory of processes that are started counts from that of
-    this one on.
-    """
-    if device != "cpu":
-        check_device(device)

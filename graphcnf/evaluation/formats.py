@@ -37,6 +37,14 @@ def shown_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[s
     return [[cell or "-" for cell in column] if column[0] else column for column in cells]
 
 
+def turned(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row], list[Column]]:
+    """The same table with a column for each row: for few rows with many figures."""
+    head, *lines = shown_columns(rows, columns)
+    keys = [str(k) for k in range(len(head))]
+    titles = [(title, text(key)) for title, key in zip(head, keys, strict=True)]
+    return [dict(zip(keys, line, strict=True)) for line in lines], titles
+
+
 def csv_text(rows: Sequence[Row]) -> str:
     """Comma-separated values of everything in the rows that is not nested."""
     names = dict.fromkeys(

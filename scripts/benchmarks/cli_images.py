@@ -10,7 +10,7 @@ import typer
 
 from graphcnf.files import at_home
 from graphcnf.scripts._sampling import parse_numbers
-from graphcnf.scripts.benchmarks.options import Csv, Html, Minutes, Out, check_page
+from graphcnf.scripts.benchmarks.options import Csv, Html, Minutes, Out, Seeds, check_page
 
 
 def images(
@@ -23,7 +23,7 @@ def images(
         ),
     ] = None,
     minutes: Minutes = 10,
-    seeds: Annotated[str, typer.Option(metavar="S,S,...", help="Of training and sampling.")] = "0",
+    seeds: Seeds = "0",
     rates: Annotated[
         str,
         typer.Option(

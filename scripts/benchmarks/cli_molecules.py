@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from graphcnf.files import at_home
-from graphcnf.scripts._sampling import check_device_given
+from graphcnf.scripts._sampling import check_device, parse_numbers
 from graphcnf.scripts.benchmarks.options import (
     Csv,
     Device,
@@ -17,6 +17,7 @@ from graphcnf.scripts.benchmarks.options import (
     Out,
     Samples,
     Seed,
+    Seeds,
     check_page,
 )
 
@@ -38,7 +39,6 @@ def codes(
     out: Out = None,
 ) -> None:
     """Which codes the samples have, and what the other codes of a molecule are worth in bits."""
-    from graphcnf.scripts._sampling import parse_numbers
     from graphcnf.scripts._tables import table_kind, write_table
     from graphcnf.scripts.benchmarks.codes import COLUMNS, code_rows
 
@@ -125,7 +125,10 @@ def systems(
         ),
     ] = None,
     minutes: Minutes = 30,
-    seed: Seed = 0,
+    seeds: Seeds = "0",
+    language: Annotated[
+        bool, typer.Option("--language", help="Also an LSTM of SMILES, on the first model's data.")
+    ] = False,
     folder: Annotated[
         Path, typer.Option(help="Where to keep the runs; finished ones are not trained again.")
     ] = Path("runs/systems"),
@@ -137,11 +140,15 @@ def systems(
     out: Out = None,
 ) -> None:
     """Compare this package's models with other systems, trained for the same CPU time."""
+    from graphcnf.evaluation.formats import turned
     from graphcnf.scripts._tables import table_kind, write_table
 
-    kind, folder = table_kind(out, as_csv, False), at_home(folder)
-    check_device_given(device)
+    kind = table_kind(out, as_csv, False)
+    numbers, folder = parse_numbers(seeds, "--seeds"), at_home(folder)
+    check_device(device)
+    from graphcnf.scripts.benchmarks import smiles_lstm
     from graphcnf.scripts.benchmarks import systems as benchmark
+    from graphcnf.scripts.benchmarks.runs import molecules_of
     from graphcnf.scripts.evaluation.named_data import check_chemnet_installed
     from graphcnf.training.configuration import load_preset
 
@@ -150,12 +157,19 @@ def systems(
     names = presets or list(benchmark.PRESETS)
     for name in names:
         load_preset(name)
-    runs = benchmark.train_all(names, folder, minutes, seed)
-    rows = benchmark.score_all(runs, samples=samples, held_out=held_out, device=device)
+    runs = benchmark.train_all(names, folder, minutes, numbers)
+    beside = runs[: len(numbers)] if language else []
+    rivals = [smiles_lstm.train_beside(run, minutes) for run in beside]
+    how = {"samples": samples, "held_out": held_out, "device": device}
+    rows = benchmark.score_all(runs, **how)
+    for run, path in zip(beside, rivals, strict=True):
+        rows.append(smiles_lstm.score(path, molecules_of(run), **how))
     notes = benchmark.notes(rows, held_out)
-    write_table(kind, out, rows, benchmark.COLUMNS, notes)
+    # Models are few, figures many.
+    table = turned(rows, benchmark.COLUMNS) if kind == "md" else (rows, benchmark.COLUMNS)
+    write_table(kind, out, *table, notes)
     if html is not None:
         from graphcnf.scripts.benchmarks.page import curves, write_page
 
-        sections = [curves(runs), benchmark.drawings(runs)]
+        sections = [curves(runs), benchmark.drawings(runs[:: len(numbers)])]
         write_page(html, "Systems on molecules", rows, benchmark.COLUMNS, notes, sections)

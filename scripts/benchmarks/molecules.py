@@ -25,36 +25,30 @@ if TYPE_CHECKING:
     from graphcnf.scripts.benchmarks.runs import TrainedRun
 
 METRICS = ("fcd", "scaf", "snn", "sa_w1", "logp_w1")
-HELD_OUT = 2000
-"""Molecules whose likelihood is taken."""
-
 SUMMARY = ("samples", "strict_validity", "largest_fragment_validity", "uniqueness", "novelty")
 
 
 def score_run(
     run: TrainedRun,
+    model: GraphCNF,
     dataset: MoleculeDataset,
     *,
     samples: int,
-    held_out: int = HELD_OUT,
-    temperature: float = 1.0,
-    model: GraphCNF | None = None,
-    device: str = "cpu",
+    held_out: int,
+    temperature: float,
+    device: str,
 ) -> dict[str, Any]:
     """A row for a model.
 
     Args:
         run: What it was trained in; its seed is that of the samples.
+        model: The run's own, or the same weights without their support.
         dataset: What it was trained on.
         samples: How many to draw, in one thread.
-        held_out: Molecules whose likelihood is taken.
+        held_out: Molecules whose likelihood and reconstruction are taken.
         temperature: Of the samples.
-        model: In place of the run's own.
         device: Where distances are computed.
     """
-    from graphcnf.graphs import GraphCNF
-
-    model = GraphCNF.from_pretrained(run.path) if model is None else model
     seed = run.settings.seed
     graphs = dataset.graphs.subset(named_data.held_out(dataset, held_out))
     sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
@@ -80,6 +74,8 @@ def score_run(
         "bits": found + size_bits,
         "training_rate": seen / figures["minutes"] / 60,
         "sampling_rate": rate,
+        "temperature": temperature,
+        "reconstruction": measures.reconstruction(model, graphs),
         **score_frames(frames, dataset, device),
     }
 

@@ -15,8 +15,9 @@ Html = Annotated[
 ]
 Csv = Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")]
 Out = Annotated[
-    Path | None, typer.Option(help="File to write: .md, .txt or .csv.", show_default="stdout")
+    Path | None, typer.Option(help="File to write: .md, .csv or .json.", show_default="stdout")
 ]
+Seeds = Annotated[str, typer.Option(metavar="S,S,...", help="Of training and sampling.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 ...")]
 Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to score.")]
 Seed = Annotated[int, typer.Option(callback=checked_seed, help="Of the samples.")]

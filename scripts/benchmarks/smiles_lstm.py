@@ -6,26 +6,37 @@ Two layers of LSTM over tokens (an atom in brackets, Br, Cl, or one letter), as 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from graphcnf.errors import UserError
+from graphcnf.molecules.metrics import evaluate_records
 from graphcnf.pretrained import Pretrained
+from graphcnf.scripts.benchmarks.molecules import score_frames, timed
+from graphcnf.scripts.benchmarks.runs import (
+    TrainedRun,
+    check_minutes,
+    molecules_of,
+    run_child,
+    saved_metadata,
+)
+from graphcnf.scripts.evaluation import named_data
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
 
+NAME = "SMILES LSTM"
 _TOKEN = re.compile(r"\[[^\]]+\]|Br|Cl|.")
 PADDING, START, END = 0, 1, 2
 LONGEST = 150
@@ -61,16 +72,18 @@ class SmilesLSTM(Pretrained, nn.Module):
         hidden, state = self.lstm(self.embedding(tokens), state)
         return self.out(hidden), state
 
-    def encode(self, smiles: str) -> list[int]:
-        """Token numbers of a SMILES, with start and end.
+    def encode(self, smiles: str) -> Tensor:
+        """Token numbers (L,) of a SMILES, with start and end.
 
         Raises:
             KeyError: A token that the model does not know.
         """
-        return [START, *(self.numbers[token] for token in _TOKEN.findall(smiles)), END]
+        tokens = (self.numbers[token] for token in _TOKEN.findall(smiles))
+        return torch.tensor([START, *tokens, END])
 
-    def nats(self, batch: Tensor) -> Tensor:
-        """-log p, (B,), of token numbers (B, L)."""
+    def nats(self, rows: Sequence[Tensor]) -> Tensor:
+        """-log p, (B,), of what `encode` gives for each SMILES."""
+        batch = pad_sequence(rows, batch_first=True, padding_value=PADDING)
         logits, _ = self(batch[:, :-1])
         losses = F.cross_entropy(
             logits.flatten(0, 1), batch[:, 1:].flatten(), ignore_index=PADDING, reduction="none"
@@ -96,12 +109,6 @@ class SmilesLSTM(Pretrained, nn.Module):
                 drawn.append(token[:, 0])
             for row in torch.stack(drawn, 1).tolist() if drawn else [[END]] * rows:
                 yield "".join(texts[t] for t in row)
-
-
-def padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Token numbers side by side, (B, L) long."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[PADDING] * (longest - len(row))] for row in rows])
 
 
 def train(
@@ -137,10 +144,10 @@ def train(
     while (spent := (time.process_time() - start) / 60) < minutes:
         if not todo:
             todo = _epoch(lengths, batch, random)
-        chosen = padded([rows[k] for k in todo.pop()])
+        chosen = [rows[k] for k in todo.pop()]
         cosine = 0.5 * (1 + math.cos(math.pi * spent / minutes)) + 0.01
         optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 200) * cosine
-        loss = model.nats(chosen).sum() / (chosen[:, 1:] != PADDING).sum()
+        loss = model.nats(chosen).sum() / sum(len(row) - 1 for row in chosen)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -179,17 +186,56 @@ def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
         rows = sorted((model.encode(s) for s in smiles), key=len)
     except KeyError as error:
         raise UserError(f"the language model knows no token {error}") from None
-    total = sum(model.nats(padded(rows[k : k + 100])).sum() for k in range(0, len(rows), 100))
+    total = sum(model.nats(rows[k : k + 100]).sum() for k in range(0, len(rows), 100))
     return float(total) / len(rows) / math.log(2)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Train in a process of its own: FOLDER MINUTES SEED DATA-JSON."""
-    from graphcnf.scripts.benchmarks.runs import load_molecules
+def train_beside(run: TrainedRun, minutes: float) -> Path:
+    """Train on the data of a run, with its seed, in a process of one thread; what is there stays.
 
-    folder, minutes, seed, data = arguments
+    Returns:
+        The folder of the model: `smiles-lstm/seed-N` beside that of the run's preset.
+
+    Raises:
+        UserError: It failed, or the folder holds a training with another budget.
+    """
+    place = run.path.parents[1] / "smiles-lstm" / run.path.name
+    if not (place / "config.json").is_file():
+        run_child(["-m", __name__, str(place), str(minutes), str(run.path)])
+    trained = saved_metadata(place).get("training", {}).get("cpu_minutes", 0)
+    check_minutes(place, trained, minutes)
+    return place
+
+
+def score(
+    path: Path, dataset: MoleculeDataset, *, samples: int, held_out: int, device: str
+) -> dict[str, Any]:
+    """A row for a trained model, as `molecules.score_run` gives for a run."""
+    model = SmilesLSTM.from_pretrained(path)
+    trained = model.metadata["training"]
+    chosen = named_data.held_out(dataset, held_out)
+    drawn, rate = timed(lambda: list(model.sample(samples, trained["seed"])), samples)
+    return {
+        "model": NAME,
+        "seed": trained["seed"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "minutes": trained["cpu_minutes"],
+        "seen": trained["steps"] * trained["batch_size"],
+        "bits": bits_per_molecule(model, [dataset.smiles[k] for k in chosen]),
+        "training_rate": trained["molecules_per_second"],
+        "sampling_rate": rate,
+        "temperature": 1.0,
+        "parallel": "no",
+        **score_frames([evaluate_records(drawn)], dataset, device),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train in a process of its own: FOLDER MINUTES RUN, on the data of the run with its seed."""
+    folder, minutes, path = arguments
+    run = TrainedRun(Path(path))
     torch.set_num_threads(1)
-    train(load_molecules(json.loads(data)), Path(folder), minutes=float(minutes), seed=int(seed))
+    train(molecules_of(run), Path(folder), minutes=float(minutes), seed=run.settings.seed)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def measure(
     return {
         "model": Path(name).name or name,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
+        "device": torch.cuda.get_device_name(device) if model.device.type == "cuda" else device,
         "training_molecules_per_second": median_rate(
             lambda: sum(step() for _ in range(STEPS)), repeats
         ),

@@ -74,4 +74,4 @@ def held_out(dataset: MoleculeDataset | Zinc250kRows, count: int) -> np.ndarray:
 
 def check_chemnet_installed() -> None:
     """Raise UserError without the package that holds ChemNet."""
-    need("fcd_torch", "--fcd", "fcd")
+    need("fcd_torch", "the FCD", "fcd")

@@ -1,6 +1,7 @@
 """The speed of a model, and what is read of run folders."""
 
 import csv
+import importlib.util
 import io
 import json
 
@@ -36,11 +37,13 @@ def make_run(surroundings, zinc_smiles):
 
 def test_speed(bench, model_folder, small_zinc, monkeypatch):
     monkeypatch.setattr(speed, "STEPS", 2)
-    arguments = ["speed", "--model", model_folder, "--batch-size", 8, "--repeats", 2, "--bf16"]
+    arguments = ["speed", "--model", model_folder, "--batch-size", 8, "--repeats", 2, "--bf16",
+                 "--device", "cpu:0"]  # fmt: skip
     code, out, err = bench(*arguments, "--csv")
     assert code == 0, err
     (row,) = csv.DictReader(io.StringIO(out))
-    assert row["model"] == "tiny" and float(row["training_molecules_per_second"]) > 0
+    assert (row["model"], row["device"]) == ("tiny", "cpu:0")
+    assert float(row["training_molecules_per_second"]) > 0
     assert float(row["samples_per_second"]) > 0 and int(row["parameters"]) > 1000
     out = bench(*arguments)[1]
     assert "bfloat16" in out and "| raw samples/s " in out
@@ -61,13 +64,23 @@ def test_rates_are_medians_of_what_is_counted(monkeypatch):
         (["speed", "--repeats", "0"], 2, "'--repeats'"),
         (["speed", "--out", "x.json5"], 2, "must end in"),
         (["sets", "runs"], 1, "runs: no run there"),
-        (["language", "a", "--minutes", "-1"], 2, "greater than 0"),
-        (["language", "a", "--seeds", "1,x"], 2, "'--seeds'"),
+        (["systems", "a", "--minutes", "-1"], 2, "greater than 0"),
+        (["systems", "a", "--seeds", "1,x"], 2, "'--seeds'"),
+        (["systems", "a", "--device", "gpu"], 1, "no device 'gpu'"),
     ],
 )
 def test_errors(bench, arguments, code, message):
     found, _, err = bench(*arguments)
     assert found == code and message in err
+
+
+def test_systems_need_the_network_of_the_fcd(bench, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "fcd_torch" else find(name)
+    )
+    code, _, err = bench("systems", "zinc250k")
+    assert code == 1 and "the FCD needs the package fcd_torch: pip install" in err
 
 
 def test_runs_are_found_in_folders_and_named_by_what_was_trained(make_run, surroundings):

@@ -107,7 +107,6 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("benchmarks", "speed"): Usual(
         (*MODEL, "--reference", "{molecules}", "--repeats", "1")
     ),
-    ("benchmarks", "language"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
     ("benchmarks", "systems"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
     ("benchmarks", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
     ("benchmarks", "fragments"): Usual((*MODEL, "-n", "1", "--runs", "1", "--particles", "1")),
@@ -129,7 +128,7 @@ USUAL: dict[tuple[str, ...], Usual] = {
 
 
 NOT_HERE = {("benchmarks", "train"): "half a minute", ("benchmarks", "images"): "a training",
-            ("benchmarks", "language"): "fcd_torch", ("benchmarks", "systems"): "fcd_torch",
+            ("benchmarks", "systems"): "fcd_torch",
             ("benchmarks", "properties"): "a model that was trained with properties",
             ("figures", "latents"): "ZINC250k encoded, a minute"}  # fmt: skip
 """Commands that need more than the stage has when all is well, and what."""
