@@ -67,6 +67,12 @@ def fragment_of(text: str, way: str, vocabulary: MoleculeVocabulary) -> Molecule
     return read_fragment(text, vocabulary, **options)
 
 
+def check_grows(model: GraphCNF) -> None:
+    """Raise `UserError` where a model does not draw atom by atom, and so takes no fragments."""
+    if model.config["adjacency"] != "path":
+        raise UserError("only a model that draws atom by atom (adjacency path) takes fragments")
+
+
 @dataclass
 class Found:
     """A molecule with the fragment.
@@ -134,8 +140,7 @@ class Growth:
         atoms: tuple[int, int] | None = None,
         particles: int = 8,
     ):
-        if model.config["adjacency"] != "path":
-            raise UserError("only a model that draws atom by atom (adjacency path) takes fragments")
+        check_grows(model)
         if not 1 <= particles <= ROUND:
             raise UserError(f"particles: 1 to {ROUND}, not {particles}")
         check_temperature(temperature)

@@ -10,7 +10,7 @@ from graphcnf.scripts.benchmarks.cli_discrete import coloring, sets
 from graphcnf.scripts.benchmarks.cli_goals import constrained, guacamol, pmo
 from graphcnf.scripts.benchmarks.cli_images import images
 from graphcnf.scripts.benchmarks.cli_molecules import codes, fragments, properties, systems
-from graphcnf.scripts.benchmarks.options import Csv, Device, Out
+from graphcnf.scripts.benchmarks.options import Csv, Device, Out, Reference
 
 app = typer.Typer(
     help="Benchmarks of GraphCNF models.", no_args_is_help=True, add_completion=False,
@@ -23,14 +23,7 @@ def speed(
     model: Annotated[
         str, typer.Option(metavar="NAME|DIR", help="Model to measure: its name, or a run.")
     ] = "zinc250k",
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="Molecules to train on.",
-            show_default="what the model was trained on",
-        ),
-    ] = None,
+    reference: Reference = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Molecules per training step.")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="Of either; the medians count.")] = 5,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train under bfloat16 autocast.")] = False,

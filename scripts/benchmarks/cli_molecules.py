@@ -15,6 +15,7 @@ from graphcnf.scripts.benchmarks.options import (
     Html,
     Minutes,
     Out,
+    Reference,
     Samples,
     Seed,
     Seeds,
@@ -35,6 +36,7 @@ def codes(
     reconstruct: Annotated[
         int, typer.Option(min=0, help="Held-out molecules to encode and decode.")
     ] = 0,
+    reference: Reference = None,
     as_csv: Csv = False,
     out: Out = None,
 ) -> None:
@@ -46,7 +48,7 @@ def codes(
     numbers = parse_numbers(orders, "--orders", 1)
     rows = code_rows(
         model, samples=samples, seed=seed, orders=numbers, held_out=held_out,
-        reconstruct=reconstruct,
+        reconstruct=reconstruct, reference=reference,
     )  # fmt: skip
     notes = [f"codes: of the valid ones of {samples:,} samples.",
              f"bits: of {held_out:,} held-out molecules, size excluded."]  # fmt: skip
@@ -60,25 +62,16 @@ def fragments(
     samples: Samples = 100,
     runs: Annotated[int, typer.Option(min=1, help="Runs, with the seeds 0, 1 ...")] = 3,
     particles: Annotated[int, typer.Option(min=1, help="Walks for each molecule taken.")] = 4,
-    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LO-HI", help="Number of atoms.", show_default="as in the training data"
-        ),
-    ] = None,
     as_csv: Csv = False,
     out: Out = None,
 ) -> None:
     """Extend, link, build around and decorate the fragments of ten drugs."""
-    from graphcnf.scripts._sampling import check_temperature, parse_sizes
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
-    check_temperature(temperature)
     from graphcnf.scripts.benchmarks.fragments import COLUMNS, Protocol, fragment_rows, notes
 
-    protocol = Protocol(samples, runs, particles, temperature, parse_sizes(size))
+    protocol = Protocol(samples, runs, particles)
     write_table(kind, out, fragment_rows(model, protocol), COLUMNS, notes(protocol))
 
 
@@ -95,24 +88,22 @@ def properties(
         str | None,
         typer.Option(metavar="NAME,...", help="What to ask for.", show_default="all it takes"),
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
+    reference: Reference = None,
     seed: Seed = 0,
     as_csv: Csv = False,
     out: Out = None,
 ) -> None:
     """How near molecules come to the properties that are asked for."""
-    from graphcnf.scripts._sampling import check_temperature
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
-    check_temperature(temperature)
     from graphcnf.scripts.benchmarks.targets import COLUMNS, notes, target_rows
 
     rows = target_rows(
-        model, targets=targets, each=each, seed=seed, temperature=temperature, best_of=best_of,
+        model, targets=targets, each=each, seed=seed, best_of=best_of, reference=reference,
         properties=None if asked is None else [name.strip() for name in asked.split(",")],
     )  # fmt: skip
-    write_table(kind, out, rows, COLUMNS, notes(targets, each, temperature, best_of))
+    write_table(kind, out, rows, COLUMNS, notes(targets, each, best_of))
 
 
 def systems(

@@ -16,13 +16,21 @@ from graphcnf.scripts._sampling import load_model
 from graphcnf.scripts.evaluation import named_data
 
 if TYPE_CHECKING:
+    from graphcnf.datasets.molecules import MoleculeDataset
     from graphcnf.graphs import GraphCNF
 
 KINDS = ("canonical", "other numbering", "other Kekulé structure or marks")
 
 
 def code_rows(
-    name: str, *, samples: int, seed: int, orders: list[int], held_out: int, reconstruct: int
+    name: str,
+    *,
+    samples: int,
+    seed: int,
+    orders: list[int],
+    held_out: int,
+    reconstruct: int,
+    reference: str | None = None,
 ) -> list[dict[str, Any]]:
     """Shares of the samples' codes, bits over numbers of codes, and molecules that come back.
 
@@ -33,16 +41,17 @@ def code_rows(
         orders: Numbers of numberings to sum over.
         held_out: Held-out molecules to take the bits of.
         reconstruct: Held-out molecules to encode and decode, 0 for none.
+        reference: See `named_data.load_reference`.
     """
     model = load_model(name)
+    dataset = named_data.load_reference(reference, model)
     shares = code_shares(model, samples, seed)
     rows: list[dict[str, Any]] = [
         {"what": f"code: {kind}", "share": shares[kind]} for kind in KINDS
     ]
-    bits = bits_by_orders(model, orders, held_out)
+    bits = bits_by_orders(model, dataset, orders, held_out)
     rows += [{"what": f"bits per molecule, numberings: {k}", "bits": b} for k, b in bits.items()]
     if reconstruct:
-        dataset = named_data.load_reference(model.metadata["dataset"], model)
         graphs = dataset.graphs.subset(named_data.held_out(dataset, reconstruct))
         for double in (True, False):
             back = measures.reconstruction(model, graphs, double=double)
@@ -84,13 +93,14 @@ def _equal(a, b, k: int) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a.graph(k), b.graph(k), strict=True))
 
 
-def bits_by_orders(model: GraphCNF, orders: list[int], held_out: int) -> dict[int, float]:
+def bits_by_orders(
+    model: GraphCNF, dataset: MoleculeDataset, orders: list[int], held_out: int
+) -> dict[int, float]:
     """Mean bits per held-out molecule, size excluded, by the number of numberings summed over."""
     import torch
 
     from graphcnf.graphs import GraphBatch
 
-    dataset = named_data.load_reference(model.metadata["dataset"], model)
     batch = GraphBatch.collate(dataset.graphs, named_data.held_out(dataset, held_out))
     with torch.no_grad():
         nats = {k: model.log_prob(batch, orders=k).double().mean() for k in orders}

@@ -20,7 +20,7 @@ from rdkit import Chem
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.molecules.fragments import MATCHES
-from graphcnf.molecules.growth import Growth, fragment_of, take
+from graphcnf.molecules.growth import Growth, check_grows, fragment_of, take
 from graphcnf.molecules.properties import qed, sa
 from graphcnf.molecules.similarity import fingerprint, internal_diversity
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -72,30 +72,23 @@ class Protocol:
         samples: Molecules for each drug and task.
         runs: Seeds 0, 1 ...
         particles: Walks for each molecule that is taken.
-        temperature: Of sampling.
-        sizes: Lowest and highest number of atoms, or None.
     """
 
     samples: int = 100
     runs: int = 3
     particles: int = 4
-    temperature: float = 1.0
-    sizes: tuple[int, int] | None = None
 
 
-def fragment_rows(name: str, protocol: Protocol, data: Path = DATA) -> list[dict[str, Any]]:
+def fragment_rows(name: str, protocol: Protocol) -> list[dict[str, Any]]:
     """A row for each task, measured, and the published ones.
 
     Raises:
-        UserError: The file lacks a column, or the model draws no molecule of these sizes.
+        UserError: The model does not draw atom by atom.
     """
     model = load_model(name)
-    model.size_probabilities(protocol.sizes)
-    with open(data, newline="", encoding="utf-8") as file:
+    check_grows(model)
+    with open(DATA, newline="", encoding="utf-8") as file:
         drugs = list(csv.DictReader(file))
-    for column in ("name", *TASKS):
-        if not drugs or drugs[0].get(column) is None:
-            raise UserError(f"{data}: no column {column!r}")
     rows = []
     for task in TASKS:
         scores = [
@@ -121,10 +114,7 @@ def _score(model, drug: str, task: str, given: str, seed: int, protocol: Protoco
     found, valid = [], 0.0
     try:
         fragment = fragment_of(given, TASKS[task], vocabulary)
-        growth = Growth(
-            model, vocabulary, fragment, seed=seed, temperature=protocol.temperature,
-            atoms=protocol.sizes, particles=protocol.particles,
-        )  # fmt: skip
+        growth = Growth(model, vocabulary, fragment, seed=seed, particles=protocol.particles)
         found = take(growth, protocol.samples)
         valid = growth.valid / max(growth.ended, 1)
     except UserError as error:
@@ -171,11 +161,10 @@ def _holds(mol: Chem.Mol, given: str) -> bool:
 
 def notes(protocol: Protocol) -> list[str]:
     """What the table needs beside it."""
-    sizes = "as in the training data" if protocol.sizes is None else "{}-{}".format(*protocol.sizes)
     return [
         f"{protocol.samples} distinct molecules for each of ten drugs, {protocol.runs} runs; "
-        f"{protocol.particles} walks for each molecule, temperature {protocol.temperature:g}, "
-        f"number of atoms {sizes}.",
+        f"{protocol.particles} walks for each molecule, temperature 1, number of atoms as in "
+        "the training data.",
         "Valid: of the walks that placed the whole fragment, those that are a valid molecule with "
         "it; only these are taken. Quality: unique, QED of at least 0.6, SA of at most 4.",
         "Fragment in it: found by RDKit, without stereo. Seconds: of one thread.",

@@ -24,6 +24,14 @@ Seed = Annotated[int, typer.Option(callback=checked_seed, help="Of the samples."
 Minutes = Annotated[
     float, typer.Option(callback=checked_minutes, help="CPU minutes of one thread for each run.")
 ]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Molecules that the model knows.",
+        show_default="what it was trained on",
+    ),
+]
 Places = Annotated[
     list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
 ]

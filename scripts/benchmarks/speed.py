@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, text
 from graphcnf.graphs.record_blocks import FIRST_BLOCK, blocks
 from graphcnf.machine import keep_kernels, keep_memory
@@ -55,10 +54,6 @@ def measure(
     """
     keep_kernels()
     model = load_model(name, device)
-    if reference is None:
-        reference = model.metadata.get("dataset")
-    if reference is None:
-        raise UserError("what the model was trained on is not known: name it with --reference")
     dataset = load_reference(reference, model)
     todo = blocks(FIRST_BLOCK)
 

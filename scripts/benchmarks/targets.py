@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from graphcnf.datasets import load_zinc250k
 from graphcnf.errors import UserError
 from graphcnf.evaluation.draw import draw_block
 from graphcnf.evaluation.formats import Column, number, percent, text
@@ -44,9 +43,9 @@ def target_rows(
     targets: int,
     each: int,
     seed: int,
-    temperature: float,
     best_of: int = 1,
     properties: Sequence[str] | None = None,
+    reference: str | None = None,
 ) -> list[dict[str, Any]]:
     """A row for each property that is asked for, and the published ones.
 
@@ -55,9 +54,9 @@ def target_rows(
         targets: Held-out molecules whose properties are asked for, one after the other.
         each: Molecules to draw for each of them.
         seed: Of the samples; each target has one of its own.
-        temperature: Of sampling.
         best_of: Candidates for each molecule, of which the nearest is kept.
         properties: What to ask for; all that the model takes when None.
+        reference: See `named_data.load_reference`.
 
     Raises:
         UserError: The model takes no properties, or not these.
@@ -68,7 +67,7 @@ def target_rows(
         raise UserError(f"{name} was not trained with properties")
     chosen = known if properties is None else list(properties)
     asked_of(model, dict.fromkeys(chosen, 0.0))
-    dataset = load_zinc250k()
+    dataset = named_data.load_reference(reference, model)
     wanted = dataset.take(named_data.held_out(dataset, targets)).smiles
     values = {
         key: np.array([described(Chem.MolFromSmiles(s), [key])[key] for s in wanted])
@@ -79,10 +78,9 @@ def target_rows(
         errors, smiles = [], []
         for number_, value in enumerate(values[key]):
             asked = asked_of(model, {key: float(value)})
-            first = range(each)
             _, frame = draw_block(
-                model, first, seed=seed + number_, temperature=temperature, targets=asked,
-                best_of=best_of, conventions=(),
+                model, range(each), seed=seed + number_, targets=asked, best_of=best_of,
+                conventions=(),
             )  # fmt: skip
             valid = list(frame["smiles"][frame["strict"]])
             errors += [abs(described(Chem.MolFromSmiles(s), [key])[key] - value) for s in valid]
@@ -106,11 +104,11 @@ def target_rows(
     return rows
 
 
-def notes(targets: int, each: int, temperature: float, best_of: int) -> list[str]:
+def notes(targets: int, each: int, best_of: int) -> list[str]:
     """What the table needs beside it."""
     kept = f"the nearest of {best_of} samples is kept; " if best_of > 1 else "raw samples, "
     return [
-        f"{targets} held-out molecules, {each} samples for the value of each, temperature "
-        f"{temperature:g}; {kept}errors of the strictly valid ones.",
+        f"{targets} held-out molecules, {each} samples for the value of each, temperature 1; "
+        f"{kept}errors of the strictly valid ones.",
         "Of the data: mean distance of two of the values that are asked for.",
     ]

@@ -21,8 +21,10 @@ OFFICIAL = ("zinc250k", "moses", "qm9")
 """Data sets with a held-out part of their own."""
 
 
-def load_reference(name: str, model: GraphCNF | None = None) -> MoleculeDataset:
+def load_reference(name: str | None, model: GraphCNF | None = None) -> MoleculeDataset:
     """Load one of `OFFICIAL`, or a file (in the coding of a model, where one is given).
+
+    Without a name, it is what the model was trained on.
 
     Raises:
         UserError: There is no such data, or the model has other categories.
@@ -30,6 +32,10 @@ def load_reference(name: str, model: GraphCNF | None = None) -> MoleculeDataset:
     from graphcnf import datasets
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
+    if name is None and model is not None:
+        name = model.metadata.get("dataset")
+    if name is None:
+        raise UserError("what the model was trained on is not known: name it with --reference")
     vocabulary = None if model is None else MoleculeVocabulary.of_model(model)
     if name in OFFICIAL:
         dataset = getattr(datasets, f"load_{name}")()

@@ -12,6 +12,7 @@ import torch
 
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
+from graphcnf.graphs import GraphCNF
 from graphcnf.scripts.benchmarks.smiles_lstm import (
     END,
     START,
@@ -115,3 +116,21 @@ def test_codes_of_a_model(bench, model_folder, small_zinc):
     assert sum(float(r["share"]) for r in rows[:3]) == pytest.approx(1)
     assert float(rows[4]["bits"]) <= float(rows[3]["bits"])
     assert rows[5]["what"] == "come back in float64: all but 0 of 20" and rows[5]["share"] == "1.0"
+
+
+def test_codes_of_a_model_of_other_data(bench, model_folder, zinc_smiles, surroundings):
+    model = GraphCNF.from_pretrained(model_folder)
+    del model.metadata["dataset"]
+    model.save_pretrained("own")
+    (surroundings / "mine.smi").write_text("\n".join(zinc_smiles[:60]))
+    arguments = ["codes", "--model", "own", "-n", 10, "--orders", 1, "--held-out", 3]
+    code, _, err = bench(*arguments)
+    assert code == 1 and "not known: name it with --reference" in err
+    code, out, err = bench(*arguments, "--reference", "mine.smi")
+    assert code == 0 and "bits per molecule" in out, err
+
+
+def test_fragments_need_a_model_that_draws_atom_by_atom(bench):
+    code, out, err = bench("fragments", "--model", "zinc250k-unordered", "-n", 1, "--runs", 1)
+    assert (code, out) == (1, "") and "only a model that draws atom by atom" in err
+    assert len(err.splitlines()) == 1
