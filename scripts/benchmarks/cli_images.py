@@ -63,7 +63,7 @@ def images(
         from graphcnf.scripts.benchmarks.page import curves, write_page
 
         sections = [
-            curves([run for one in found for run in one.main]),
+            curves([run for one in found for run in one.main], "bits_per_dimension"),
             benchmark.pictures(found, shown.numpy()),
         ]
         write_page(html, "Systems on images", rows, benchmark.COLUMNS, told, sections)

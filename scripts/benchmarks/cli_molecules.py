@@ -162,5 +162,5 @@ def systems(
     if html is not None:
         from graphcnf.scripts.benchmarks.page import curves, write_page
 
-        sections = [curves(runs), benchmark.drawings(runs[:: len(numbers)])]
+        sections = [curves(runs, "bits_per_molecule"), benchmark.drawings(runs[:: len(numbers)])]
         write_page(html, "Systems on molecules", rows, benchmark.COLUMNS, notes, sections)

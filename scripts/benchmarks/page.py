@@ -51,29 +51,20 @@ def write_page(
         # A line for each figure: models are few, figures many.
         lines=shown_columns(rows, columns),
         notes=notes,
-        sections=[
-            {
-                "title": section.title,
-                "said": section.said,
-                "small": section.small,
-                "pictures": [
-                    {"caption": caption, "source": picture_source(content)}
-                    for caption, content in section.pictures
-                ],
-            }
-            for section in sections
-            if section.pictures
-        ],
+        sections=[section for section in sections if section.pictures],
+        picture_source=picture_source,
         versions=f"graphcnf {version('graphcnf')}, Python {platform.python_version()}",
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     write_file(path, page.encode())
 
 
-def curves(runs: Sequence[TrainedRun]) -> Section:
-    """Bits of the batches over the minutes of training, a picture for each unit.
+def curves(runs: Sequence[TrainedRun], unit: str) -> Section:
+    """Bits of the batches over the minutes of training, a colour for each model.
 
-    A run that reports no bits, as that of a GAN, has no curve.
+    Args:
+        runs: A run that reports no bits, as that of a GAN, has no curve.
+        unit: Column of `metrics.csv`, such as "bits_per_molecule".
     """
     import matplotlib
 
@@ -81,25 +72,27 @@ def curves(runs: Sequence[TrainedRun]) -> Section:
     from matplotlib import pyplot
     from matplotlib.ticker import LogFormatter
 
-    by_unit: dict[str, list[tuple[str, list[float], list[float]]]] = {}
-    for run in runs:
-        for unit in ("bits_per_molecule", "bits_per_dimension"):
-            points = run.curve(unit)
-            if points:
-                minutes, bits = (list(numbers) for numbers in zip(*points, strict=True))
-                by_unit.setdefault(unit, []).append((run.variant, minutes, bits))
-    section = Section("Training", said="Bits of the batches, each the mean since the one before.")
-    for unit, lines in by_unit.items():
-        words = unit.replace("_", " ")
-        with pyplot.rc_context(STYLE):
-            figure, axis = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
-            for number, (name, minutes, bits) in enumerate(lines):
-                axis.plot(
-                    minutes, bits, color=GENERATED[number % len(GENERATED)], lw=1.4, label=name
-                )
-            axis.set(xlabel="CPU minutes", ylabel=words, yscale="log")
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-            axis.legend(frameon=False, fontsize=8)
-            section.pictures.append((f"{words} over CPU minutes", as_svg(figure)))
+    said = "Bits of the batches, each the mean since the one before."
+    section = Section("Training", said=said, small=False)
+    drawn = [run for run in runs if run.curve(unit)]
+    names = list(dict.fromkeys(run.variant for run in drawn))
+    if not names:
+        return section
+    words = unit.replace("_", " ")
+    with pyplot.rc_context(STYLE):
+        figure, axis = pyplot.subplots(figsize=(7.5, 3.6), layout="constrained")
+        for run in drawn:
+            minutes, bits = zip(*run.curve(unit), strict=True)
+            color = GENERATED[names.index(run.variant) % len(GENERATED)]
+            axis.plot(minutes, bits, color=color, lw=1.4, label=run.variant)
+        axis.set(xlabel="CPU minutes", ylabel=words, yscale="log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        # Several seeds of a model share its entry.
+        lines, labels = axis.get_legend_handles_labels()
+        entries = dict(zip(labels, lines, strict=True))
+        figure.legend(
+            entries.values(), entries, loc="outside right upper", frameon=False, fontsize=8
+        )
+        section.pictures.append((f"{words} over CPU minutes", as_svg(figure)))
     return section

@@ -11,6 +11,7 @@ import tomli_w
 from graphcnf.errors import UserError
 from graphcnf.pretrained import config_file
 from graphcnf.scripts.benchmarks import speed
+from graphcnf.scripts.benchmarks.page import curves
 from graphcnf.scripts.benchmarks.runs import TrainedRun, find_runs, molecules_of, train_run
 
 
@@ -106,6 +107,15 @@ def test_figures_count_the_run_that_a_run_went_on_from(make_run):
     (run.path / "model" / "config.json").write_text(json.dumps([]))
     with pytest.raises(UserError, match="unreadable"):
         run.figures()
+
+
+def test_seeds_of_a_model_share_an_entry_beside_the_curves(make_run):
+    pytest.importorskip("matplotlib")
+    runs = [TrainedRun(make_run(name)) for name in ("a/seed-0", "a/seed-1", "b/seed-0")]
+    ((caption, picture),) = curves(runs, "bits_per_node").pictures
+    assert caption.startswith("bits per node")
+    assert [picture.count(f"<!-- {name} -->") for name in ("a", "b", "bits per node")] == [1, 1, 1]
+    assert not curves(runs, "bits_per_dimension").pictures
 
 
 def test_a_run_is_finished_when_its_budget_is_spent(make_run):
