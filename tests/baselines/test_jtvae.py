@@ -9,7 +9,7 @@ from graphs.conftest import molecules, random_graph  # noqa: F401
 
 from graphcnf.baselines.junction_tree import assembly
 from graphcnf.baselines.junction_tree.clusters import junction_tree, rings
-from graphcnf.baselines.junction_tree.vocabulary import Vocabulary
+from graphcnf.baselines.junction_tree.vocabulary import Vocabulary, neighbours_of
 from graphcnf.errors import UserError
 from graphcnf.evaluation.measures import reconstruction
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
@@ -63,7 +63,7 @@ def decode(vocabulary, code):
 def assert_round_trip(graphs, node_categories, weights):
     vocabulary = vocabulary_of(graphs, node_categories, weights)
     batch = GraphBatch.collate(graphs)
-    for k, graph in enumerate(assembly.neighbours_of(batch)):
+    for k, graph in enumerate(neighbours_of(batch)):
         code = assembly.encode(vocabulary, *graph)
         back = packed(decode(vocabulary, code))
         assert isomorphic(graphs.graph(k), back.graph(0))
@@ -102,8 +102,15 @@ def test_every_connected_graph_has_a_junction_tree(graph):
     assert_round_trip(graphs, 1, [1])
 
 
+def test_a_graph_is_measured_with_the_rings_that_it_is_encoded_by():
+    # Several shortest rings lead through some of the edges.
+    edges = [(3, 4), (1, 2), (0, 4), (3, 5), (1, 3), (1, 4), (2, 3), (4, 5), (0, 2)]
+    graph = ([1, 1, 0, 1, 0, 0], edges, [1, 1, 1, 0, 0, 1, 1, 1, 0])
+    assert_round_trip(PackedGraphs.from_lists([graph]), 2, [1, 2])
+
+
 def test_rings_are_those_of_a_cycle_basis(random_graphs):
-    for types, neighbours in assembly.neighbours_of(GraphBatch.collate(random_graphs, range(200))):
+    for types, neighbours in neighbours_of(GraphBatch.collate(random_graphs, range(200))):
         edges = sum(map(len, neighbours)) // 2
         assert len(rings(neighbours)) == edges - len(types) + 1
 

@@ -239,17 +239,6 @@ def _renumbered(vocabulary, above, cluster, fixed, host, nodes, wanted):
     raise AssertionError("an option that no symmetry leads to")
 
 
-def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], list[dict[int, int]]]]:
-    """Node categories and edges of each graph of a batch."""
-    sizes, types = batch.sizes.tolist(), batch.node_types.tolist()
-    around: list[list[dict[int, int]]] = [[{} for _ in range(n)] for n in sizes]
-    g, i, j = (batch.bonds > 0).nonzero(as_tuple=True)
-    kinds = batch.bonds[g, i, j].tolist()
-    for graph, v, w, kind in zip(g.tolist(), i.tolist(), j.tolist(), kinds, strict=True):
-        around[graph][v][w] = kind - 1
-    return [(types[k][:n], around[k]) for k, n in enumerate(sizes)]
-
-
 def batch_of(graphs: list[Growing], most: int) -> GraphBatch:
     """A batch of graphs, padded to `most` nodes."""
     mask = np.zeros((len(graphs), most), dtype=bool)

@@ -31,7 +31,6 @@ from graphcnf.baselines.junction_tree.assembly import (
     TreeCode,
     batch_of,
     encode,
-    neighbours_of,
 )
 from graphcnf.baselines.junction_tree.messages import (
     Attachments,
@@ -42,7 +41,7 @@ from graphcnf.baselines.junction_tree.messages import (
 )
 from graphcnf.baselines.junction_tree.treebatch import Sites, Tables, TreeBatch
 from graphcnf.baselines.junction_tree.treewalk import Walk
-from graphcnf.baselines.junction_tree.vocabulary import Vocabulary
+from graphcnf.baselines.junction_tree.vocabulary import Vocabulary, neighbours_of
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents

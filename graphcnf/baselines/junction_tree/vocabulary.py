@@ -7,7 +7,26 @@ from dataclasses import dataclass, field
 
 from graphcnf.baselines.junction_tree.clusters import Cluster, Neighbours, Site, junction_tree
 from graphcnf.errors import UserError
+from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.packed import PackedGraphs
+
+MEASURED = 1000
+"""Graphs that are unpacked at once."""
+
+
+def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
+    """Node categories and edges of each graph of a batch.
+
+    Neighbours come in ascending order, which decides between rings of the same size: a vocabulary
+    is measured on the same junction trees that graphs are encoded by.
+    """
+    sizes, types = batch.sizes.tolist(), batch.node_types.tolist()
+    around: list[Neighbours] = [[{} for _ in range(n)] for n in sizes]
+    g, i, j = (batch.bonds > 0).nonzero(as_tuple=True)
+    kinds = batch.bonds[g, i, j].tolist()
+    for graph, v, w, kind in zip(g.tolist(), i.tolist(), j.tolist(), kinds, strict=True):
+        around[graph][v][w] = kind - 1
+    return [(types[k][:n], around[k]) for k, n in enumerate(sizes)]
 
 
 @dataclass
@@ -73,16 +92,15 @@ class Vocabulary:
             UserError: if a graph is in several pieces.
         """
         vocabulary = cls([], weights, sums)
-        for k in range(len(graphs)):
-            types, edges, kinds = (part.tolist() for part in graphs.graph(k))
-            neighbours: Neighbours = [{} for _ in types]
-            for (i, j), kind in zip(edges, kinds, strict=True):
-                neighbours[i][j] = neighbours[j][i] = kind
-            tree = junction_tree(neighbours)
-            if tree is None:
-                raise UserError(f"graph {k} is in several pieces, which have no junction tree")
-            for nodes in tree.clusters:
-                vocabulary.find(types, neighbours, nodes, add=True)
+        for start in range(0, len(graphs), MEASURED):
+            part = range(start, min(start + MEASURED, len(graphs)))
+            each = neighbours_of(GraphBatch.collate(graphs, part))
+            for k, (types, neighbours) in zip(part, each, strict=True):
+                tree = junction_tree(neighbours)
+                if tree is None:
+                    raise UserError(f"graph {k} is in several pieces, which have no junction tree")
+                for nodes in tree.clusters:
+                    vocabulary.find(types, neighbours, nodes, add=True)
         return vocabulary
 
     def find(
