@@ -110,7 +110,10 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("benchmarks", "systems"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
     ("benchmarks", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
     ("benchmarks", "fragments"): Usual((*MODEL, "-n", "1", "--runs", "1", "--particles", "1")),
-    ("benchmarks", "properties"): Usual(("{model}", "--targets", "2", "--each", "1")),
+    ("benchmarks", "properties"): Usual(
+        ("{model}", "--targets", "2", "--each", "1"),
+        taken={"--reference": BAD_TEXTS["--reference"]},  # the model is refused before
+    ),
     ("benchmarks", "pmo"): Usual(
         (*MODEL, "--tasks", "qed", "--methods", "graphcnf", "--budget", "3", "--folder", "run")
     ),
