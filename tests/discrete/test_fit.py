@@ -1,4 +1,5 @@
 import signal
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from graphcnf.categorical import RowFlow
 from graphcnf.discrete.fitting import best_snapshot, experiment_of
 from graphcnf.discrete.scores import ngram_distance, pair_distances, total_variation
 from graphcnf.errors import UserError
+from graphcnf.training import run
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
 
@@ -56,6 +58,20 @@ def test_a_run_of_minutes_keeps_what_was_best_on_the_held_out(tmp_path, capsys):
     kept = CategoricalModel.from_pretrained(out / "snapshots" / f"{best:08d}")
     assert np.array_equal(kept.log_prob(data), model.log_prob(data))
     CategoricalModel.from_pretrained(out)
+
+
+def test_every_evaluation_of_a_run_of_minutes_looks_at_the_same_rows(monkeypatch):
+    original, looked_at = run.held_out, []
+
+    def held_out(run, limit):
+        looked_at.append([n for b in islice(run.experiment.eval_batches(), limit) for n in b.lengths])
+        return original(run, limit)
+
+    monkeypatch.setattr(run, "held_out", held_out)
+    words = ["a" * (1 + k % 40) for k in range(400)]
+    CategoricalModel.fit(words, minutes=0.03, held_out=0.5, batch_size=2, network=SMALL)
+    assert len(looked_at) > 4 and all(rows == looked_at[0] for rows in looked_at)
+    assert len(looked_at[0]) == 32 and 14 < np.mean(looked_at[0]) < 27  # of 20.5 in all
 
 
 def test_ctrl_c_ends_training_early_and_gives_the_model_as_it_is(monkeypatch):
