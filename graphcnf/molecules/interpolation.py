@@ -138,9 +138,9 @@ def _smoothest(paths: list[list[str | None]], share: Tensor) -> list[Point]:
     similar = {s: similarity_to(mol) for s, mol in mols.items()}
 
     def similarity(a: str | None, b: str | None) -> float:
-        if a == b:
-            return 1.0
-        return 0.0 if a is None or b is None else similar[a](mols[b])
+        if a is None or b is None:  # even if both are: they have nothing in common
+            return 0.0
+        return 1.0 if a == b else similar[a](mols[b])
 
     def energy(path: list[str | None]) -> float:
         return sum((1 - similarity(a, b)) ** 2 for a, b in zip(path, path[1:], strict=False))

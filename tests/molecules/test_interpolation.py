@@ -5,7 +5,7 @@ import torch
 from rdkit import Chem
 
 from graphcnf.errors import UserError
-from graphcnf.molecules.interpolation import _box, _nearest, interpolate
+from graphcnf.molecules.interpolation import _box, _nearest, _smoothest, interpolate
 
 A, B = "CC(=O)Nc1ccc(O)cc1", "CC(C)Cc1ccc(C(C)C(=O)O)cc1"
 
@@ -24,6 +24,12 @@ def test_a_path_has_its_ends_and_is_that_of_its_seed(flow):
 
 def test_the_way_to_itself_is_the_molecule(flow):
     assert {point.smiles for point in interpolate(flow, A, A, steps=4, paths=3)} == {A}
+
+
+def test_invalid_neighbours_have_nothing_in_common():
+    valid = ["CCO", "c1ccccc1", "Cc1ccccc1", "CCCCN"]
+    path = _smoothest([["CCO", None, None, "CCCCN"], valid], torch.linspace(0, 1, 4))
+    assert [point.smiles for point in path] == valid
 
 
 def test_near_points_lie_in_the_boxes_and_share_what_they_can(flow):
