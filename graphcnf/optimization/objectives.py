@@ -149,7 +149,8 @@ class Goal:
         parts = [self.mean]
         for table in self.tables:
             for key, value in sorted(table.items()):
-                parts.append(f"{key}={_identity(value, self.folder)}")
+                shown = _identity(value, self.folder) if key == "score" else repr(value)
+                parts.append(f"{key}={shown}")
             parts.append("")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

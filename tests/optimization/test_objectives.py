@@ -200,6 +200,11 @@ def test_a_goal_is_what_is_bound_to_it_too(make):
     assert Goal.of(make(3)).identity() != Goal.of(make(4)).identity()
 
 
+def test_only_a_score_is_a_file():
+    named = [Goal([{"score": "qed", "name": name}]).identity() for name in ("x.py:y", "z.py:y")]
+    assert named[0] != named[1]
+
+
 @pytest.mark.parametrize("wrong", [["qed", "logp"], 5, [None]])
 def test_what_is_no_goal(wrong):
     with pytest.raises(UserError, match="objectives are tables"):
