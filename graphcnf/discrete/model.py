@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -213,13 +214,11 @@ class CategoricalModel(nn.Module):
         # Graphs that are outside are not among the data, rows are.
         numbers = np.arange(len(place)) if isinstance(self.codec, GraphCodec) else place
         by_size = np.argsort(density.sizes(data)[numbers], kind="stable")
-        training, device = self.training, self.flow.device
-        self.eval()
-        for start in range(0, len(by_size), SCORED):
-            chosen = by_size[start : start + SCORED]
-            batch: Any = density.batch(data, numbers[chosen]).to(device)
-            nats[place[chosen]] = density.log_prob(batch, orders).cpu().numpy()
-        self.train(training)
+        with self._evaluating():
+            for start in range(0, len(by_size), SCORED):
+                chosen = by_size[start : start + SCORED]
+                batch: Any = density.batch(data, numbers[chosen]).to(self.flow.device)
+                nats[place[chosen]] = density.log_prob(batch, orders).cpu().numpy()
         return nats
 
     def reasons(self, x) -> Reasons:
@@ -250,11 +249,19 @@ class CategoricalModel(nn.Module):
             raise UserError(f"n and seed must not be negative, got {n} and {seed}")
         if not (temperature > 0 and math.isfinite(temperature)):
             raise UserError(f"temperature must be greater than 0, not {temperature}")
+        with self._evaluating():
+            drawn: Any = self._density().draw(n, seed=seed, temperature=temperature, sizes=sizes)
+        return self.codec.decode(drawn, seed)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """In evaluation mode, and afterwards as before whatever happens."""
         training = self.training
         self.eval()
-        drawn: Any = self._density().draw(n, seed=seed, temperature=temperature, sizes=sizes)
-        self.train(training)
-        return self.codec.decode(drawn, seed)
+        try:
+            yield
+        finally:
+            self.train(training)
 
     def _encode(self, x):
         """Data as the density takes them, and why items are outside."""
@@ -308,13 +315,16 @@ def _codec_for(x, bins, node_label, edge_label) -> Codec:
 
     if bins is not None and not isinstance(x, pd.DataFrame):
         raise UserError("bins are for the columns of a DataFrame")
+    several = isinstance(x, list | tuple) and len(x) > 0
+    if several and isinstance(x[0], nx.Graph | Data):
+        return GraphCodec.of(x, node_label, edge_label)
+    if node_label is not None or edge_label is not None:
+        raise UserError("node_label and edge_label are for lists of nx.Graph")
     if isinstance(x, pd.DataFrame):
         return TableCodec.of(x, bins)
     if isinstance(x, np.ndarray | torch.Tensor):
         return ArrayCodec.of(x)
-    if isinstance(x, list | tuple) and len(x):
-        if isinstance(x[0], nx.Graph | Data):
-            return GraphCodec.of(x, node_label, edge_label)
+    if several:
         return SequenceCodec.of(x)
     cure = {
         pd.Series: "x.to_frame() is a table of one column, x.tolist() a list of strings",

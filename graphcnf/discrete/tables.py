@@ -44,9 +44,7 @@ class TableCodec:
         """
         if not table.shape[0] or not table.shape[1]:
             raise UserError(f"the table has {table.shape[0]} rows and {table.shape[1]} columns")
-        if table.columns.has_duplicates:
-            twice = table.columns[table.columns.duplicated()][0]
-            raise UserError(f"two columns are called {twice!r}: rename one")
+        _check_distinct(table)
         by_label = bins if isinstance(bins, Mapping) else dict.fromkeys(table.columns, bins)
         for label in by_label:
             if label not in table.columns:
@@ -68,7 +66,7 @@ class TableCodec:
         """Categories of the rows, 0 where unknown, and why a row is outside.
 
         Raises:
-            UserError: if it is no table, or one with other columns.
+            UserError: if it is no table, one with other columns, or with a column twice.
         """
         if not isinstance(table, pd.DataFrame):
             raise UserError(f"got a {type(table).__name__}; this model takes {self.wanted}")
@@ -78,6 +76,7 @@ class TableCodec:
         if lacking or further:
             what = "lacks the column" if lacking else "has the further column"
             raise UserError(f"the table {what} {(lacking or further)[0]!r}; wanted {self.wanted}")
+        _check_distinct(table)
         codes = np.stack([c.encode(table[c.name]) for c in self.columns], 1)
         reasons: Reasons = [None] * len(codes)
         for row, column in zip(*np.nonzero(codes < 0), strict=True):
@@ -112,6 +111,12 @@ class TableCodec:
     def from_json(cls, content: dict) -> TableCodec:
         """Inverse of `to_json`."""
         return cls([Column.from_json(column) for column in content["columns"]])
+
+
+def _check_distinct(table: pd.DataFrame) -> None:
+    if table.columns.has_duplicates:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise UserError(f"two columns are called {twice!r}: rename one, or drop it")
 
 
 class ArrayCodec:

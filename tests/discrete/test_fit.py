@@ -64,7 +64,9 @@ def test_every_evaluation_of_a_run_of_minutes_looks_at_the_same_rows(monkeypatch
     original, looked_at = run.held_out, []
 
     def held_out(run, limit):
-        looked_at.append([n for b in islice(run.experiment.eval_batches(), limit) for n in b.lengths])
+        looked_at.append(
+            [n for b in islice(run.experiment.eval_batches(), limit) for n in b.lengths]
+        )
         return original(run, limit)
 
     monkeypatch.setattr(run, "held_out", held_out)

@@ -85,6 +85,7 @@ def test_other_data_than_was_learned():
         (["x"], "got a list; this model takes a DataFrame with the columns a, b"),
         (pd.DataFrame({"a": ["x"]}), "lacks the column 'b'"),
         (pd.DataFrame({"a": ["x"], "b": ["y"], "c": [1]}), "has the further column 'c'"),
+        (pd.DataFrame([["x", "y", "x"]], columns=["a", "b", "a"]), "two columns are called 'a'"),
     ):
         with pytest.raises(UserError, match=message):
             table.log_prob(x)
@@ -104,6 +105,10 @@ def test_other_data_than_was_learned():
 def test_bins_are_for_tables_and_labels_for_networkx():
     with pytest.raises(UserError, match="bins are for the columns of a DataFrame"):
         CategoricalModel.for_data(["a"], bins=3)
+    for x in (["a"], AGES, np.ones((2, 3), dtype=int)):
+        for label in ("node_label", "edge_label"):
+            with pytest.raises(UserError, match="edge_label are for lists of nx.Graph"):
+                CategoricalModel.for_data(x, **{label: "x"})
     with pytest.raises(UserError, match="make one with CategoricalModel.fit"):
         CategoricalModel(["a"], None)
 
@@ -120,6 +125,17 @@ def test_bins_are_for_tables_and_labels_for_networkx():
 def test_samples_out_of_range(arguments, message):
     with pytest.raises(UserError, match=message):
         CategoricalModel.for_data(["a", "bc"]).sample(**arguments)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_fails_leaves_the_mode_as_it_was(training):
+    model = CategoricalModel.for_data(["a", "bc"]).train(training)
+    with pytest.raises(UserError):
+        model.sample(1, sizes=(900, 999))
+    assert model.training == model.flow.training == training
+    with pytest.raises(UserError, match="orders are summed for graphs"):
+        model.log_prob(["a"], orders=2)
+    assert model.training == model.flow.training == training
 
 
 def test_damaged_and_alien_folders(tmp_path):
