@@ -237,7 +237,7 @@ def encode(
         max_atoms: Largest molecule to keep.
         workers: Processes, or a cluster; None for one per core (one in all for short lists).
         exact: Whether to leave out molecules that their graphs do not lead back to.
-        standardize: Whether to take each molecule as `standardized` gives it.
+        standardize: Whether to take each molecule as `parse_standardized` gives it.
     """
     chunks = [(c, vocabulary, max_atoms, exact, standardize) for c in chunked(lines, _CHUNK)]
     if len(lines) <= 2 * _CHUNK:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-import operator
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from rdkit import Chem
-from rdkit.Chem import Descriptors
 
-from graphcnf.errors import UserError
 from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.properties import PROPERTIES
-
-_SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+from graphcnf.molecules.selection import Requirement, described, smarts_pattern
 
 
 @dataclass(frozen=True)
@@ -47,10 +42,7 @@ def has_pattern(smarts: str) -> Feature:
     Raises:
         UserError: RDKit does not read the SMARTS.
     """
-    with quiet():
-        pattern = Chem.MolFromSmarts(smarts)
-    if pattern is None or not pattern.GetNumAtoms():
-        raise UserError(f"not a SMARTS that RDKit accepts: {smarts[:80]!r}")
+    pattern = smarts_pattern(smarts)
     return Feature(smarts, lambda mol: float(mol.HasSubstructMatch(pattern)), share=True)
 
 
@@ -64,24 +56,14 @@ def has_element(symbol: str) -> Feature:
 
 
 def has_property(text: str) -> Feature:
-    """A property by name, or whether it is in a range: "logp", "qed>=0.6", "tpsa<140".
+    """A property by name, or whether it meets a requirement: "logp", "qed>=0.6", "tpsa<140".
 
     Raises:
         UserError: There is no such property, or the text says something else.
     """
-    found = re.fullmatch(r"\s*(\w+)\s*(?:(<=|>=|<|>)\s*(\S+)\s*)?", text)
-    functions = {name.lower(): f for name, f in Descriptors.descList} | PROPERTIES
-    if found is None or found[1].lower() not in functions:
-        raise UserError(
-            f"no property {text[:40]!r}: write {', '.join(PROPERTIES)} or one of RDKit's "
-            "descriptors (BertzCT, ...), alone or with a bound, as qed>=0.6"
-        )
-    function = functions[found[1].lower()]
-    if found[2] is None:
-        return Feature(text.strip(), function, share=False)
-    try:
-        bound = float(found[3])
-    except ValueError:
-        raise UserError(f"{text!r}: {found[3]!r} is no number") from None
-    sign = _SIGNS[found[2]]
-    return Feature(text.strip(), lambda mol: float(sign(function(mol), bound)), share=True)
+    if text.strip() in PROPERTIES:
+        return Feature(text.strip(), PROPERTIES[text.strip()], share=False)
+    wanted = Requirement.parse(text)
+    return Feature(
+        text.strip(), lambda mol: float(wanted.holds(described(mol, wanted.names))), share=True
+    )

@@ -30,8 +30,7 @@ _OPERATORS = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_TOKEN = re.compile(rf"\s*(?:(?P<operator>[<>]=?|[=!]=)|(?P<term>{_NUMBER}|[A-Za-z_]\w*))")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -111,31 +110,18 @@ class Requirement:
         Raises:
             UserError: It is written otherwise, or names no property.
         """
-        terms: list[str | float] = []
-        operators: list[str] = []
-        place = 0
-        while text[place:].strip():
-            wanted = "operator" if len(terms) > len(operators) else "term"
-            found = _TOKEN.match(text, place)
-            if found is None or found[wanted] is None:
-                expected = {"operator": "one of < <= > >= == !=", "term": "a property or a number"}
-                where = f"after {text[:place].strip()!r}" if place else "at the beginning"
-                raise UserError(f"{text!r}: {expected[wanted]} is missing {where}")
-            if wanted == "operator":
-                operators.append(found["operator"])
-            elif re.match(r"[A-Za-z_]", found["term"]):
-                _check_name(found["term"])
-                terms.append(found["term"])
-            else:
-                terms.append(float(found["term"]))
-            place = found.end()
-        if len(terms) < 2 or len(terms) == len(operators):
+        parts = [part.strip() for part in re.split(r"([<>]=?|[=!]=)", text)]
+        if len(parts) < 3 or "" in parts:
             raise UserError(
                 f"{text!r} is no comparison: write 'qed > 0.6' or '200 <= weight < 500'"
             )
-        if not any(isinstance(term, str) for term in terms):
+        names = [part for part in parts[::2] if not _NUMBER.fullmatch(part)]
+        if not names:
             raise UserError(f"{text!r} names no property; known: {', '.join(PROPERTIES)}")
-        return cls(tuple(terms), tuple(operators))
+        for name in names:
+            _check_name(name)
+        terms = tuple(part if part in names else float(part) for part in parts[::2])
+        return cls(terms, tuple(parts[1::2]))
 
     def __str__(self) -> str:
         shown = [t if isinstance(t, str) else f"{t:.12g}" for t in self.terms]
@@ -174,7 +160,7 @@ class Selection:
 
     def __init__(self, requirements: Sequence[str] = (), patterns: Sequence[str] = ()):
         self.requirements = [Requirement.parse(text) for text in requirements]
-        self.patterns = [_pattern(text) for text in patterns]
+        self.patterns = [smarts_pattern(text) for text in patterns]
 
     def accepts(self, mol: Chem.Mol) -> bool:
         """Whether a sanitized molecule is one."""
@@ -183,9 +169,14 @@ class Selection:
         return all(r.holds(described(mol, r.names)) for r in self.requirements)
 
 
-def _pattern(text: str) -> Chem.Mol:
+def smarts_pattern(text: str) -> Chem.Mol:
+    """The pattern that a SMARTS writes.
+
+    Raises:
+        UserError: RDKit does not read it, or it has no atom.
+    """
     with quiet():
         pattern = Chem.MolFromSmarts(text)
     if pattern is None or not pattern.GetNumAtoms():
-        raise UserError(f"{text!r} is no SMARTS pattern")
+        raise UserError(f"not a SMARTS that RDKit accepts: {text[:80]!r}")
     return pattern

@@ -10,15 +10,16 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from graphcnf.molecules.codec import UnparsableSmiles, parse
 
 
-def standardized(mol: Chem.Mol) -> Chem.Mol:
+def parse_standardized(smiles: str) -> Chem.Mol:
     """The largest organic fragment of a molecule, cleaned up and neutral where it can be.
 
     Cleaning up disconnects metals and writes functional groups in one way. Charges stay where no
     hydrogen can take them away: in nitro groups, N-oxides and quaternary ammonium.
 
     Raises:
-        UnparsableSmiles: MolStandardize refuses the molecule.
+        UnparsableSmiles: RDKit or its MolStandardize refuses the SMILES.
     """
+    mol = parse(smiles)
     try:
         parent = rdMolStandardize.FragmentParent(mol, _organic_first())
         return _uncharger().uncharge(parent)
@@ -37,12 +38,3 @@ def _organic_first() -> rdMolStandardize.CleanupParameters:
 @cache
 def _uncharger() -> rdMolStandardize.Uncharger:
     return rdMolStandardize.Uncharger()
-
-
-def parse_standardized(smiles: str) -> Chem.Mol:
-    """`standardized` of a SMILES.
-
-    Raises:
-        UnparsableSmiles: RDKit refuses it.
-    """
-    return standardized(parse(smiles))

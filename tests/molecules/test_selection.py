@@ -45,15 +45,15 @@ def test_comparisons(text, holds):
         ("", "is no comparison"),
         ("qed", "is no comparison"),
         ("qed >", "is no comparison"),
-        ("> 0.6", "a property or a number is missing at the beginning"),
-        ("qed >> 0.6", "missing after 'qed >'"),
-        ("qed 0.6", "one of < <= > >= == != is missing after 'qed'"),
-        ("qed = 0.6", "is missing after 'qed'"),
+        ("> 0.6", "is no comparison"),
+        ("qed >> 0.6", "is no comparison"),
+        ("qed 0.6", "is no comparison: write 'qed > 0.6' or '200 <= weight < 500'"),
+        ("qed = 0.6", "is no comparison"),
         ("qid > 0.6", "did you mean 'qed'"),
         ("1 < 2", "names no property"),
         ("qed > nan", "no property 'nan'"),
-        ("qed > 0.6 and sa < 3", "is missing after 'qed > 0.6'"),
-        ("__import__('os').abort() > 1", "no property '__import__'"),
+        ("qed > 0.6 and sa < 3", "no property '0.6 and sa'"),
+        ("__import__('os').abort() > 1", "no property"),
     ],
 )
 def test_what_is_no_comparison(text, message):
@@ -68,7 +68,7 @@ def test_selection_asks_for_everything():
     assert not Selection(["qed > 0.5", "rings == 2"]).accepts(ASPIRIN)
     assert not Selection(["qed > 0.5"], ["c1ccccc1", "N"]).accepts(ASPIRIN)
     for pattern in ("", "c1cc", "not a pattern"):
-        with pytest.raises(UserError, match="no SMARTS pattern"):
+        with pytest.raises(UserError, match="not a SMARTS"):
             Selection(patterns=[pattern])
 
 

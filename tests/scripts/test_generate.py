@@ -322,7 +322,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
         (["--all", "--require", "qed > 0.5"], "--all writes every graph"),
         (["--all", "--smarts", "C"], "--all writes every graph"),
         (["--require", "qed >"], "'--require': 'qed >' is no comparison"),
-        (["--smarts", "c1cc"], "'--smarts': 'c1cc' is no SMARTS pattern"),
+        (["--smarts", "c1cc"], "'--smarts': not a SMARTS that RDKit accepts: 'c1cc'"),
         (["--properties", "qid"], "'--properties': no property 'qid'; did you mean 'qed'?"),
         (["--workers", "0"], "'--workers'"),
         (["--json", "--out", "x.parquet"], "--json writes .jsonl files"),
