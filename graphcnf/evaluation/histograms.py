@@ -52,12 +52,10 @@ def histogram_pictures(sets: Sets) -> Iterator[tuple[str, str]]:
 
     there = [found.generated.values for _, found in sets] + [sets[0][1].reference.values]
     with pyplot.rc_context(STYLE):
-        for key, title in PROPERTIES.items():
-            if all(key in values for values in there):
-                yield title, _picture(title, f"{key}_w1", sets, _density, key)
-        for key, title in COUNTS.items():
-            if all("contents" in values for values in there):
-                yield title, _picture(title, f"{key}_tv", sets, _bars, key)
+        for titles, distance, draw in ((PROPERTIES, "w1", _density), (COUNTS, "tv", _bars)):
+            for key, title in titles.items():
+                if all(key in values for values in there):
+                    yield title, _picture(title, f"{key}_{distance}", sets, draw, key)
 
 
 def _picture(title: str, metric: str, sets: Sets, draw, key: str) -> str:
@@ -129,8 +127,8 @@ def _density(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping,
 
 
 def _bars(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping, key: str) -> None:
-    sets = [("held-out", real["contents"][key], REAL)]
-    sets += [(label, own["contents"][key], colour) for label, own, colour in generated]
+    sets = [("held-out", real[key], REAL)]
+    sets += [(label, own[key], colour) for label, own, colour in generated]
     total: Counter[str] = Counter()
     for _, counts, _ in sets:
         total.update(counts)

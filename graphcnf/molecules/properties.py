@@ -1,9 +1,9 @@
-"""Properties, contents and alerts of molecules, and how their distributions are compared."""
+"""Properties, bonds and alerts of molecules, and how their distributions are compared."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -20,14 +20,14 @@ PASSED, FAILED = "passed", "failed"
 """What a filter says of a molecule."""
 
 
-def logp(mol: Chem.Mol) -> float:
-    """Octanol-water partition coefficient, decadic logarithm (Wildman & Crippen 1999)."""
-    return Crippen.MolLogP(mol)  # type: ignore[attr-defined]  # not in the stubs
+logp: Callable[[Chem.Mol], float] = Crippen.MolLogP  # type: ignore[attr-defined]  # no stub
+"""Octanol-water partition coefficient, decadic logarithm (Wildman & Crippen 1999)."""
 
+qed: Callable[[Chem.Mol], float] = QED.qed
+"""Quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
 
-def qed(mol: Chem.Mol) -> float:
-    """Quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
-    return QED.qed(mol)
+weight: Callable[[Chem.Mol], float] = Descriptors.MolWt  # type: ignore[attr-defined]  # no stub
+"""Molecular weight, g/mol."""
 
 
 def sa(mol: Chem.Mol) -> float:
@@ -40,11 +40,6 @@ def sa(mol: Chem.Mol) -> float:
         Unavailable: This build of RDKit came without its Contrib folder.
     """
     return _sa_scorer().calculateScore(mol)
-
-
-def weight(mol: Chem.Mol) -> float:
-    """Molecular weight, g/mol."""
-    return Descriptors.MolWt(mol)  # type: ignore[attr-defined]  # not in the stubs
 
 
 def wasserstein(generated: Mapping[str, int], reference: Mapping[str, int]) -> float:
@@ -68,25 +63,11 @@ def values_and_counts(counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray
     return np.array([*map(float, counts)]), np.array([*map(float, counts.values())])
 
 
-def contents(mol: Chem.Mol) -> dict[str, list[str]]:
-    """What a molecule is made of.
-
-    Returns:
-        `atoms`, the number of heavy atoms (one entry); `elements` and `charges` of every heavy
-        atom; `bonds`, the type of every bond between them in a Kekulé structure; and `rings`, the
-        size of every ring of a smallest set of smallest rings.
-    """
+def kekule_bonds(mol: Chem.Mol) -> list[str]:
+    """Type of every bond between heavy atoms in a Kekulé structure, such as "DOUBLE"."""
     mol = Chem.Mol(mol)
     Chem.Kekulize(mol, clearAromaticFlags=True)
-    atoms = list(mol.GetAtoms())
-    return {
-        "atoms": [str(len(atoms))],
-        "elements": [atom.GetSymbol() for atom in atoms],
-        "charges": [f"{atom.GetFormalCharge():+d}" for atom in atoms],
-        "bonds": [bond.GetBondType().name for bond in mol.GetBonds()],
-        # Sanitization finds the symmetrized set, which may hold more rings than are independent.
-        "rings": [str(len(ring)) for ring in Chem.GetSSSR(mol)],
-    }
+    return [bond.GetBondType().name for bond in mol.GetBonds()]
 
 
 def total_variation(generated: Mapping[str, int], reference: Mapping[str, int]) -> float:
@@ -147,17 +128,12 @@ def _pains() -> FilterCatalog:
 
 
 @cache
-def _mcf() -> tuple[Chem.Mol, ...]:
-    return tuple(_mcf_patterns())
-
-
-def _mcf_patterns() -> Iterator[Chem.Mol]:
+def _mcf() -> list[Chem.Mol]:
     path = installed_file("moses", "metrics", "mcf.csv")
     if path is None:
         raise Unavailable("needs the list in molsets: pip install --no-deps molsets")
     with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            yield Chem.MolFromSmarts(row["smarts"])
+        return [Chem.MolFromSmarts(row["smarts"]) for row in csv.DictReader(file)]
 
 
 PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {

@@ -7,9 +7,8 @@ does not grow with the number of molecules; fragments and scaffolds with that of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from operator import iadd
 from typing import Any
 
@@ -17,9 +16,6 @@ import numpy as np
 from rdkit import Chem
 
 from graphcnf.molecules import chemnet, nspdk, properties, similarity
-
-HISTOGRAMS = ("atoms", "elements", "charges", "bonds", "rings")
-"""Keys of `properties.contents`."""
 
 
 @dataclass(frozen=True)
@@ -35,47 +31,26 @@ class Quantity:
     add: Callable[[Any, Any], Any]
 
 
-def _counted(function: Callable[[Chem.Mol], Sequence[str]]) -> Quantity:
+def _counted(function: Callable[[Chem.Mol], Iterable[str]]) -> Quantity:
     """How often each of the texts occurs that a function has for a molecule."""
-    return Quantity(partial(_counts, function), _add_counts)
-
-
-def _counts(function: Callable[[Chem.Mol], Sequence[str]], mols: Sequence[Chem.Mol]) -> Counter:
-    return Counter(entry for mol in mols for entry in function(mol))
+    return Quantity(
+        lambda mols: Counter(entry for mol in mols for entry in function(mol)), _add_counts
+    )
 
 
 def _add_counts(one: Counter, other: Counter) -> Counter:
-    one.update(other)
+    one.update(other)  # += would look at all that are there, each time
     return one
 
 
 def _rounded(function: Callable[[Chem.Mol], float], decimals: int) -> Quantity:
     """How often each value of a property occurs, rounded."""
-    return _counted(partial(_written, function, decimals))
+    return _counted(lambda mol: [f"{function(mol):.{decimals}f}"])
 
 
-def _written(function: Callable[[Chem.Mol], float], decimals: int, mol: Chem.Mol) -> list[str]:
-    return [f"{function(mol):.{decimals}f}"]
-
-
-def _verdict(function: Callable[[Chem.Mol], bool], mol: Chem.Mol) -> list[str]:
-    return [properties.PASSED if function(mol) else properties.FAILED]
-
-
-def _contents(mols: Sequence[Chem.Mol]) -> dict[str, Counter[str]]:
-    counts: dict[str, Counter[str]] = {name: Counter() for name in HISTOGRAMS}
-    for mol in mols:
-        for name, entries in properties.contents(mol).items():
-            counts[name].update(entries)
-    return counts
-
-
-def _add_contents(one: dict[str, Counter], other: dict[str, Counter]) -> dict[str, Counter]:
-    return {name: _add_counts(one[name], other[name]) for name in HISTOGRAMS}
-
-
-def _fingerprints(mols: Sequence[Chem.Mol]) -> np.ndarray:
-    return np.array([similarity.fingerprint(mol) for mol in mols])
+def _judged(function: Callable[[Chem.Mol], bool]) -> Quantity:
+    """How many pass a filter, and how many do not."""
+    return _counted(lambda mol: [properties.PASSED if function(mol) else properties.FAILED])
 
 
 def _add_fingerprints(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -85,17 +60,27 @@ def _add_fingerprints(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 QUANTITIES = {
-    "fingerprints": Quantity(_fingerprints, _add_fingerprints),
+    "fingerprints": Quantity(
+        lambda mols: np.array([similarity.fingerprint(mol) for mol in mols]), _add_fingerprints
+    ),
     "fragments": _counted(similarity.brics_fragments),
     "scaffolds": _counted(similarity.scaffolds),
-    "contents": Quantity(_contents, _add_contents),
+    "atoms": _counted(lambda mol: [str(mol.GetNumAtoms())]),
+    "elements": _counted(lambda mol: (atom.GetSymbol() for atom in mol.GetAtoms())),
+    "charges": _counted(lambda mol: (f"{atom.GetFormalCharge():+d}" for atom in mol.GetAtoms())),
+    "bonds": _counted(properties.kekule_bonds),
+    # Sanitization finds the symmetrized set, which may hold more rings than are independent; a copy
+    # forgets it.
+    "rings": _counted(lambda mol: (str(len(ring)) for ring in Chem.GetSSSR(Chem.Mol(mol)))),
     "logp": _rounded(properties.logp, 4),
     "qed": _rounded(properties.qed, 5),
     "sa": _rounded(properties.sa, 4),
     "weight": _rounded(properties.weight, 3),
-    "pains": _counted(partial(_verdict, properties.passes_pains)),
-    "mcf": _counted(partial(_verdict, properties.passes_mcf)),
+    "pains": _judged(properties.passes_pains),
+    "mcf": _judged(properties.passes_mcf),
     "nspdk": Quantity(nspdk.nspdk_sums, iadd),
     "chemnet": Quantity(chemnet.chemnet_sums, iadd),
 }
-"""What is read off the molecules."""
+"""What is read off the molecules: of the first 30,000 the fingerprints, of all of them the rest;
+among it the number of heavy atoms, elements and charges of these, the types of bonds, and the sizes
+of the rings of a smallest set of smallest rings."""

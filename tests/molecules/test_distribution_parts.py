@@ -6,6 +6,9 @@ from rdkit import Chem
 
 from graphcnf.molecules import properties, similarity
 from graphcnf.molecules.optional import installed_file
+from graphcnf.molecules.quantities import QUANTITIES
+
+CONTENTS = ("atoms", "elements", "charges", "bonds", "rings")
 
 
 def bits(*places):
@@ -67,9 +70,11 @@ def test_fragments_and_scaffolds():
     assert similarity.scaffolds(mol("Cc1ccccc1")) == similarity.scaffolds(mol("CCO")) == []
 
 
-def test_contents():
-    found = properties.contents(mol("[O-][N+](=O)c1ccccc1"))
-    assert {name: Counter(entries) for name, entries in found.items()} == {
+def test_what_molecules_are_made_of():
+    def found(smiles):
+        return {name: QUANTITIES[name].of([mol(smiles)]) for name in CONTENTS}
+
+    assert found("[O-][N+](=O)c1ccccc1") == {
         "atoms": Counter(["9"]),
         "elements": Counter("CCCCCCNOO"),
         "charges": Counter({"+0": 7, "+1": 1, "-1": 1}),
@@ -77,8 +82,15 @@ def test_contents():
         "rings": Counter(["6"]),
     }
     # Cubane has six faces, five of which are independent.
-    assert properties.contents(mol("C12C3C4C1C5C2C3C45"))["rings"] == ["4"] * 5
-    assert properties.contents(mol("C#N"))["bonds"] == ["TRIPLE"]
+    assert found("C12C3C4C1C5C2C3C45")["rings"] == {"4": 5}
+    assert found("C#N")["bonds"] == {"TRIPLE": 1} and not found("C#N")["rings"]
+
+
+def test_what_is_read_off_molecules_does_not_change_them():
+    cubane = mol("C12C3C4C1C5C2C3C45")
+    for name in CONTENTS:
+        QUANTITIES[name].of([cubane])
+    assert cubane.GetRingInfo().NumRings() == 6
 
 
 def test_distances_of_distributions_by_hand():
