@@ -386,15 +386,11 @@ def roundtrip_failures(
 
 
 def _roundtrip_chunk(task: tuple[PackedGraphs, list[str], MoleculeVocabulary]) -> list[int]:
-    from graphcnf.molecules import codec, validity
+    from graphcnf.molecules.validity import strict_smiles
 
     graphs, smiles, vocabulary = task
-    with codec.quiet():
-        return [
-            k
-            for k in range(len(graphs))
-            if validity.strict(codec.graph_to_molecule(*graphs.graph(k), vocabulary)) != smiles[k]
-        ]
+    found = strict_smiles(graphs, vocabulary)
+    return [k for k, pair in enumerate(zip(found, smiles, strict=True)) if pair[0] != pair[1]]
 
 
 def _text(text: str) -> np.ndarray:

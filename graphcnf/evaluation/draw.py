@@ -26,6 +26,7 @@ from graphcnf.graphs.targets import target_row
 from graphcnf.molecules.asked import nearest_of
 from graphcnf.molecules.metrics import evaluate_records
 from graphcnf.molecules.tally import CONVENTIONS
+from graphcnf.molecules.validity import strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.parallel import available_cores, ordered_map
 
@@ -67,8 +68,7 @@ def draw_block(
     first, count = records.start * best_of, len(records) * best_of
     graphs = model.sample_records(first, count, seed=seed, **options)
     if targets is not None and best_of > 1:
-        found = evaluate_records(graphs, vocabulary, conventions=())
-        smiles = found["smiles"].where(found["strict"], None).tolist()
+        smiles = strict_smiles(graphs, vocabulary)
         graphs = graphs.subset(nearest_of(smiles, targets, model.targets, best_of))
     frame = evaluate_records(graphs, vocabulary, first=records.start, conventions=conventions)
     return graphs, frame

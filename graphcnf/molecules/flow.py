@@ -18,6 +18,7 @@ from graphcnf.graphs.record_blocks import RecordNoise
 from graphcnf.molecules import codec
 from graphcnf.molecules.asked import asked_of, check_best_of, nearest_of
 from graphcnf.molecules.percentiles import percentiles, quantiles_by_size
+from graphcnf.molecules.validity import strict_smiles
 from graphcnf.molecules.vocabulary import (
     OTHER_CODEC,
     MoleculeVocabulary,
@@ -161,18 +162,12 @@ class MoleculeFlow:
         Raises:
             UserError: A number is out of range, or the model knows no such property.
         """
-        from graphcnf.molecules.validity import strict
-
         asked = asked_of(self.model, properties or {})
         check_best_of(best_of, asked)
         graphs = self.model.sample_records(
             0, n * best_of, seed=seed, temperature=temperature, sizes=atoms, targets=asked
         )
-        with codec.quiet():
-            smiles = [
-                strict(codec.graph_to_molecule(*graphs.graph(k), self.vocabulary))
-                for k in range(len(graphs))
-            ]
+        smiles = strict_smiles(graphs, self.vocabulary)
         if asked is not None and best_of > 1:
             kept = nearest_of(smiles, asked, self.model.targets, best_of)
             graphs, smiles = graphs.subset(kept), [smiles[k] for k in kept]
@@ -376,14 +371,7 @@ class MoleculeFlow:
 
     def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:
         """SMILES of latents, None where they are no valid molecule."""
-        from graphcnf.molecules.validity import strict
-
-        graphs = self.model.decode(latents, mask).to_packed()
-        with codec.quiet():
-            return [
-                strict(codec.graph_to_molecule(*graphs.graph(k), self.vocabulary))
-                for k in range(len(graphs))
-            ]
+        return strict_smiles(self.model.decode(latents, mask).to_packed(), self.vocabulary)
 
 
 def _listed(molecules: str | Chem.Mol | Iterable) -> list:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from rdkit import Chem
 
-from graphcnf.molecules.codec import canonical_smiles, quiet
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.molecules.codec import canonical_smiles, graph_to_molecule, quiet
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 _LOWER = {
     Chem.BondType.TRIPLE: Chem.BondType.DOUBLE,
@@ -41,6 +43,12 @@ def strict(mol: Chem.Mol) -> str | None:
         return None
     clean = sanitized(mol)
     return None if clean is None else canonical_smiles(clean)
+
+
+def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:
+    """`strict` of every graph."""
+    with quiet():
+        return [strict(graph_to_molecule(*graphs.graph(k), vocabulary)) for k in range(len(graphs))]
 
 
 def largest_fragment(mol: Chem.Mol) -> tuple[str | None, float]:
@@ -117,15 +125,7 @@ def repair_valence(mol: Chem.Mol) -> Chem.Mol:
 
 def _largest(mol: Chem.Mol) -> Chem.Mol:
     """The fragment with most atoms, unsanitized; the first of several."""
-    fragments = Chem.GetMolFrags(mol)
-    if len(fragments) == 1:
+    if len(Chem.GetMolFrags(mol)) == 1:
         return mol
-    largest = max(fragments, key=len)
-    kept = set(largest)
-    part = Chem.RWMol(mol)
-    part.BeginBatchEdit()
-    for index in range(mol.GetNumAtoms()):
-        if index not in kept:
-            part.RemoveAtom(index)
-    part.CommitBatchEdit()
-    return part.GetMol()
+    fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
+    return max(fragments, key=Chem.Mol.GetNumAtoms)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.validity import strict_smiles
 
 SIZES_FROM_PRIOR = 0.2
 """Share of the numbers of atoms that is drawn as in the training data."""
@@ -48,60 +48,46 @@ class Policy:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0,
         )  # fmt: skip
-        self._graphs: dict[str, tuple | None] = {}
-        self._remembered: dict[str, float] = {}
+        self._graphs: dict[str, tuple] = {}
+        self._nats: dict[str, float] = {}  # under the prior
 
     def prior_nats(self, smiles: str) -> float:
         """Log-likelihood under the prior, -inf outside of the model, NaN if never asked for."""
-        if smiles in self._remembered:
-            return self._remembered[smiles]
-        if smiles not in self._graphs:
-            return math.nan
-        known = self._graphs[smiles]
-        return -math.inf if known is None else known[1]
+        return self._nats.get(smiles, math.nan)
 
     def remember(self, smiles: str, nats: float) -> None:
         """Take what `prior_nats` gave: computed again, it might be rounded otherwise."""
-        if nats == -math.inf:
-            self._graphs[smiles] = None
-        elif math.isfinite(nats):
-            self._remembered[smiles] = nats
-
-    def graph(self, smiles: str) -> tuple | None:
-        """Graph of a molecule and its log-likelihood under the prior; None outside of the model."""
-        if smiles not in self._graphs:
-            self.learnable([smiles])
-        return self._graphs[smiles]
+        if not math.isnan(nats):
+            self._nats[smiles] = nats
 
     def learnable(self, molecules: Sequence[str]) -> list[bool]:
         """Which molecules the model can give a probability."""
-        new = [s for s in dict.fromkeys(molecules) if s not in self._graphs]
+        new = [
+            s for s in dict.fromkeys(molecules)
+            if s not in self._graphs and self._nats.get(s) != -math.inf
+        ]  # fmt: skip
         for start in range(0, len(new), 64):
             chunk = new[start : start + 64]
             with codec.quiet():
                 graphs, reasons = self.prior.graphs(chunk)
-            inside = iter(range(len(graphs)))
-            places = [next(inside) if reason is None else None for reason in reasons]
-            places_of_new = [
-                place for smiles, place in zip(chunk, places, strict=True)
-                if place is not None and smiles not in self._remembered
-            ]  # fmt: skip
-            nats = np.zeros(len(graphs))
-            nats[places_of_new] = self._nats(graphs.subset(np.array(places_of_new, dtype=int)))
-            for smiles, place in zip(chunk, places, strict=True):
-                if smiles in self._remembered and place is not None:
-                    nats[place] = self._remembered.pop(smiles)
-                self._graphs[smiles] = None
-                if place is not None and np.isfinite(nats[place]):
-                    self._graphs[smiles] = graphs.graph(place), nats[place]
-        return [self._graphs[s] is not None for s in molecules]
+            inside = [s for s, reason in zip(chunk, reasons, strict=True) if reason is None]
+            asked = [k for k, s in enumerate(inside) if s not in self._nats]
+            nats = self._log_prob(graphs.subset(np.array(asked, dtype=int)))
+            self._nats |= dict.fromkeys(set(chunk) - set(inside), -math.inf)
+            self._nats |= zip((inside[k] for k in asked), nats, strict=True)
+            self._graphs |= {
+                s: graphs.graph(k) for k, s in enumerate(inside) if self._nats[s] != -math.inf
+            }
+        return [s in self._graphs for s in molecules]
 
     @torch.no_grad()
-    def _nats(self, graphs: PackedGraphs) -> np.ndarray:
+    def _log_prob(self, graphs: PackedGraphs) -> list[float]:
+        """Under the prior, -inf for what is no number."""
         if not len(graphs):
-            return np.zeros(0)
+            return []
         model = self.prior.model
-        return model.log_prob(GraphBatch.collate(graphs).to(model.device)).double().cpu().numpy()
+        nats = model.log_prob(GraphBatch.collate(graphs).to(model.device)).double()
+        return nats.where(nats.isfinite(), -math.inf).tolist()
 
     def update(self, molecules: Sequence[str], rewards: np.ndarray) -> float:
         """One step on molecules that the model can learn; returns the loss before it.
@@ -110,10 +96,9 @@ class Policy:
             molecules: SMILES.
             rewards: In [0, 1], (M,).
         """
-        known: list[Any] = [self._graphs[s] for s in molecules]
-        packed = PackedGraphs.from_lists([graph for graph, _ in known])
+        packed = PackedGraphs.from_lists([self._graphs[s] for s in molecules])
         batch = GraphBatch.collate(packed).to(self.model.device)
-        prior = torch.tensor([nats for _, nats in known], dtype=torch.float32)
+        prior = torch.tensor([self._nats[s] for s in molecules], dtype=torch.float32)
         target = prior + self.sigma * torch.as_tensor(rewards, dtype=torch.float32)
         log_p = self.model.log_prob(batch).float()
         loss = (target.to(log_p) - log_p).square().mean() / (2 * self.sigma)
@@ -131,8 +116,6 @@ class Policy:
             sizes: Probabilities of numbers of atoms, index 0 to the largest.
             seed: What is drawn is a function of it and of the weights.
         """
-        from graphcnf.molecules.validity import strict
-
         generators = [
             np.random.Generator(np.random.Philox(np.random.SeedSequence((*seed, k))))
             for k in range(count)
@@ -147,12 +130,8 @@ class Policy:
                 torch.tensor([drawn[k] for k in chosen]),
                 generator=[generators[k] for k in chosen],
             ).to_packed()
-            with codec.quiet():
-                for k in range(len(graphs)):
-                    mol = codec.graph_to_molecule(*graphs.graph(k), self.prior.vocabulary)
-                    smiles = strict(mol)
-                    if smiles is not None:
-                        found[smiles] = None
+            smiles = strict_smiles(graphs, self.prior.vocabulary)
+            found |= dict.fromkeys(s for s in smiles if s is not None)
         return list(found)
 
     def sizes(self, molecules: Sequence[str]) -> np.ndarray:
@@ -164,9 +143,8 @@ class Policy:
         prior = self.prior.model.size_probabilities()
         counts = np.zeros_like(prior)
         for smiles in molecules:
-            known = self.graph(smiles)
-            if known is not None:
-                counts[len(known[0][0])] += 1
+            if self.learnable([smiles])[0]:
+                counts[len(self._graphs[smiles][0])] += 1
         if not counts.any():
             return prior
         place = np.arange(len(prior))
