@@ -154,34 +154,25 @@ def _kekule_structures(mol: Chem.Mol) -> list[Chem.Mol]:
     """All Kekule structures of a molecule, distinct, with bond numbers as they were."""
     if not any(bond.GetIsAromatic() for bond in mol.GetBonds()):
         return [mol]
+    charges = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
     found: dict[tuple, Chem.Mol] = {}
     for structure in Chem.ResonanceMolSupplier(mol, Chem.KEKULE_ALL, FORMS):
         if structure is None:
             continue
-        key = tuple(bond.GetBondType() for bond in structure.GetBonds())
-        if Chem.BondType.AROMATIC not in key:
-            found.setdefault(key, structure)
+        kinds = tuple(bond.GetBondType() for bond in structure.GetBonds())
+        # Resonance moves charges as well: only the forms that keep them are the same fragment.
+        same = [atom.GetFormalCharge() for atom in structure.GetAtoms()] == charges
+        fixed = all(
+            new != Chem.BondType.AROMATIC if old.GetIsAromatic() else new == old.GetBondType()
+            for new, old in zip(kinds, mol.GetBonds(), strict=True)
+        )
+        if same and fixed:
+            found.setdefault(kinds, structure)
     if not found:
         plain = Chem.Mol(mol)
         Chem.Kekulize(plain, clearAromaticFlags=True)
         return [plain]
-    # Resonance moves charges as well: only the forms that keep them are the same fragment.
-    charges = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
-    aromatic = [bond.GetIsAromatic() for bond in mol.GetBonds()]
-    kept = []
-    for key, structure in found.items():
-        same = [atom.GetFormalCharge() for atom in structure.GetAtoms()] == charges
-        fixed = all(
-            marked or new == old.GetBondType()
-            for new, old, marked in zip(key, mol.GetBonds(), aromatic, strict=True)
-        )
-        if same and fixed:
-            kept.append(structure)
-    if kept:
-        return kept
-    plain = Chem.Mol(mol)
-    Chem.Kekulize(plain, clearAromaticFlags=True)
-    return [plain]
+    return list(found.values())
 
 
 def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:

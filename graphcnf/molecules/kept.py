@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+import networkx as nx
 import torch
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
@@ -84,19 +85,9 @@ def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
             f"{Chem.MolToSmiles(mol)[:80]!r} has no ring, so no scaffold: keep the skeleton or the "
             "bonds instead"
         )
-    parts: list[set[int]] = []
-    for atom in mol.GetAtoms():
-        start = atom.GetIdx()
-        if start in inside or any(start in part for part in parts):
-            continue
-        part, front = {start}, [start]
-        while front:
-            near = mol.GetAtomWithIdx(front.pop()).GetNeighbors()
-            new = {n.GetIdx() for n in near} - inside - part
-            part |= new
-            front += sorted(new)
-        parts.append(part)
-    return inside, parts
+    rest = nx.Graph((b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds())
+    rest.remove_nodes_from(inside)
+    return inside, sorted(nx.connected_components(rest), key=min)
 
 
 def around(
