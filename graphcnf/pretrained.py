@@ -234,7 +234,4 @@ class Pretrained(nn.Module):
         Raises:
             UserError: if there is no such model, or its files are damaged.
         """
-        folder = at_home(folder)
-        if not (folder / "config.json").is_file():
-            folder = folder / "model"
-        return load_model(cls, folder, device)
+        return load_model(cls, locate(folder), device)

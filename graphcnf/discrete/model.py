@@ -22,6 +22,7 @@ from graphcnf.discrete.sequences import SequenceCodec
 from graphcnf.discrete.tables import ArrayCodec, Reasons, TableCodec
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.pretrained import locate
 
 Codec = TableCodec | ArrayCodec | SequenceCodec | GraphCodec
 CODECS: dict[str, type] = {c.kind: c for c in (TableCodec, ArrayCodec, SequenceCodec, GraphCodec)}
@@ -286,11 +287,7 @@ class CategoricalModel(nn.Module):
         Raises:
             UserError: if there is no such model, its files are damaged, or it is another kind.
         """
-        folder = Path(folder).expanduser()
-        source = next(
-            (p for p in (folder / "config.json", folder / "model" / "config.json") if p.is_file()),
-            folder / "config.json",
-        )
+        source = locate(folder) / "config.json"
         try:
             kind = json.loads(source.read_text())["metadata"]["data"]["kind"]
             codec: Any = CODECS[kind]

@@ -139,7 +139,7 @@ def test_what_fails_leaves_the_mode_as_it_was(training):
 
 
 def test_damaged_and_alien_folders(tmp_path):
-    with pytest.raises(UserError, match="no CategoricalModel"):
+    with pytest.raises(UserError, match="no model .*: give a folder with config.json"):
         CategoricalModel.from_pretrained(tmp_path)
     CategoricalModel.for_data(["a", "bc"]).save_pretrained(tmp_path)
     config = tmp_path / "config.json"
