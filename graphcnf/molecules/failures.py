@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rdkit import Chem
 
 from graphcnf.molecules.codec import quiet
+from graphcnf.molecules.vocabulary import AtomCategory
 
 KEKULIZATION = "aromatic ring without a Kekulé structure"
 
@@ -61,9 +62,6 @@ def failures(mol: Chem.Mol | None) -> list[Failure]:
 
 
 def _valence(atom: Chem.Atom) -> str:
-    charge = atom.GetFormalCharge()
-    sign = ("", "+", "−")[(charge > 0) - (charge < 0)] + (
-        str(abs(charge)) if abs(charge) > 1 else ""
-    )
+    category = AtomCategory(atom.GetSymbol(), atom.GetFormalCharge())
     bonds = sum(bond.GetBondTypeAsDouble() for bond in atom.GetBonds()) + atom.GetNumExplicitHs()
-    return f"{atom.GetSymbol()}{sign} with {bonds:g} bonds"
+    return f"{category} with {bonds:g} bonds"

@@ -79,7 +79,10 @@ class Goal:
     def __post_init__(self):
         tables = self.tables
         if not isinstance(tables, Sequence) or not all(isinstance(t, Mapping) for t in tables):
-            raise UserError(f"{self.source}: objectives are tables, as [{{'score': 'qed'}}]")
+            raise UserError(
+                f"{self.source}: objectives are tables, as [{{'score': 'qed'}}], in a file "
+                "[[objective]]"
+            )
         if not tables:
             raise UserError(f"{self.source}: no objective")
         if self.mean not in scores.MEANS:
@@ -135,17 +138,14 @@ class Goal:
         weights = [o.weight for o in self.objectives]
         return scores.MEANS[self.mean](worth, weights), values
 
+    @cached_property
     def identity(self) -> str:
         """Fingerprint: goals that score alike share it, as far as can be seen from outside.
 
         A function counts with its source and the plain values that are bound to it, and an object
-        that is called with its attribute `identity` where it has one.
+        that is called with its attribute `identity` where it has one. Taken once: an object may
+        count its calls.
         """
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        # Taken once: an object may count its calls.
         parts = [self.mean]
         for table in self.tables:
             for key, value in sorted(table.items()):
@@ -222,11 +222,8 @@ def goal_of_table(table: Mapping[str, Any], source: str, folder: Path = Path()) 
     for key in table:
         if key not in ("mean", "objective"):
             raise UserError(f"{source}: unknown key {key!r}; known are mean and [[objective]]")
-    objectives = table.get("objective", [])
-    if not (isinstance(objectives, list) and all(isinstance(o, Mapping) for o in objectives)):
-        raise UserError(f"{source}: objectives are tables: [[objective]]")
     mean = table.get("mean", "geometric")
-    return Goal(objectives, mean, f"{source}: objective", folder)
+    return Goal(table.get("objective", []), mean, f"{source}: objective", folder)
 
 
 def _objective(table: Mapping[str, Any], where: str, folder: Path) -> Objective:

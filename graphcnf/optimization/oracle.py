@@ -83,7 +83,7 @@ class Oracle:
         self.goal, self.workers, self.timeout = goal, workers, timeout
         self.path, self._lock = folder / "calls.jsonl", folder / "calls.lock"
         journal.wait_for_writers(self._lock, timeout + START, tell)
-        self.answers = journal.read(self.path, goal.identity())
+        self.answers = journal.read(self.path, goal.identity)
         self.calls = 0
         self._name = uuid.uuid4().hex
         self._keeps: object = None
@@ -165,7 +165,7 @@ class Oracle:
                 late = False
 
     def _after_crash(self, crashed: list[str], alone: deque[str]) -> None:
-        known = journal.read(self.path, self.goal.identity())
+        known = journal.read(self.path, self.goal.identity)
         for smiles in crashed:
             if smiles in known:
                 self._take(known[smiles])

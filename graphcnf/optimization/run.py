@@ -77,8 +77,7 @@ class Optimized:
 
     def top(self, count: int = 10) -> float:
         """Mean of the `count` best scores, of all if there are fewer; NaN if there are none."""
-        scores = np.sort(self.scores[np.isfinite(self.scores)])[::-1][:count]
-        return float(scores.mean()) if len(scores) else math.nan
+        return mean_of_best(self.scores, count)
 
     def to_frame(self, best: int | None = None) -> pd.DataFrame:
         """The best molecules, best first, or every call in order.
@@ -97,21 +96,27 @@ class Optimized:
              "error": a.error}
             for k, (a, s) in enumerate(zip(self.answers, self.sources, strict=True), 1)
         ]  # fmt: skip
-        frame = pd.DataFrame(rows, columns=list(dict.fromkeys(k for row in rows for k in row)))
+        objectives = dict.fromkeys(name for answer in self.answers for name in answer.values)
+        columns = ["call", "smiles", "score", *objectives, "source", "error"]
         if best is None:
-            last = [name for name in ("source", "error") if name in frame]
-            return frame[[c for c in frame if c not in last] + last]
-        frame = frame[np.isfinite(frame["score"])].drop(columns="error")
+            return pd.DataFrame(rows, columns=columns)
+        frame = pd.DataFrame(rows, columns=columns[:-1]).dropna(subset="score")
         frame = frame.sort_values("score", ascending=False, kind="stable").head(best)
-        frame = frame[[c for c in frame if c != "source"] + ["source"]]
         return frame.reset_index(drop=True)
 
     def _repr_html_(self) -> str:
         return self.to_frame(best=10)._repr_html_()
 
 
-def top_auc(scores: np.ndarray, budget: int, *, top: int = 10, every: int = 100) -> float:
-    """Area under the mean of the `top` best over the calls, as a share of the budget.
+def mean_of_best(scores: Sequence[float] | np.ndarray, count: int = 10) -> float:
+    """Mean of the best finite scores, of all if there are fewer; NaN if there are none."""
+    there = np.asarray(scores, dtype=float)
+    there = np.sort(there[np.isfinite(there)])[::-1][:count]
+    return float(there.mean()) if len(there) else math.nan
+
+
+def top_auc(scores: np.ndarray, budget: int) -> float:
+    """Area under the mean of the ten best over the calls, as a share of the budget.
 
     As in PMO (Gao et al. 2022, arXiv 2206.12411): read off every 100 calls, straight lines between,
     from 0 on; a search that ends early keeps its last value.
@@ -119,13 +124,11 @@ def top_auc(scores: np.ndarray, budget: int, *, top: int = 10, every: int = 100)
     Args:
         scores: In the order of the calls; failed ones (NaN) count as 0.
         budget: Calls that were allowed.
-        top: How many count.
-        every: Calls between two values.
     """
     scores = np.nan_to_num(np.asarray(scores, dtype=float)[:budget])
     area, before, last = 0.0, 0.0, 0
-    for calls in [*range(every, len(scores), every), len(scores)]:
-        now = float(np.sort(scores[:calls])[::-1][:top].mean()) if calls else 0.0
+    for calls in [*range(100, len(scores), 100), len(scores)]:
+        now = mean_of_best(scores[:calls]) if calls else 0.0
         area += (calls - last) * (now + before) / 2
         before, last = now, calls
     return (area + (budget - last) * before) / budget
@@ -300,7 +303,7 @@ class _Run:
             search.learn(
                 [(s, source, a.score) for (s, source), a in zip(proposed, answers, strict=True)]
             )
-            show(len(search.memory), _mean_of_best(search.memory.scores))
+            show(len(search.memory), mean_of_best(search.memory.scores))
             if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
                 self.save()
         if idle:
@@ -329,12 +332,6 @@ class _Run:
             )
 
 
-def _mean_of_best(scores: list[float]) -> float:
-    there = np.array(scores)
-    there = np.sort(there[np.isfinite(there)])[::-1][:10]
-    return float(there.mean()) if len(there) else math.nan
-
-
 def starting_molecules(smiles: Sequence[str]) -> list[str]:
     """Distinct canonical SMILES without stereo.
 
@@ -361,7 +358,7 @@ def run_identity(
         weights.update(name.encode())
         weights.update(value.detach().cpu().contiguous().numpy().tobytes())
     content = {
-        "goal": goal.identity(), "settings": asdict(settings), "seed": seed,
+        "goal": goal.identity, "settings": asdict(settings), "seed": seed,
         "start": list(start), "model": weights.hexdigest(),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

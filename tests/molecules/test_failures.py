@@ -15,7 +15,7 @@ def reasons(smiles):
         ("CC(C)(C)(C)C", [Failure("C with 5 bonds", (1,))]),
         ("CC(C)(C)(C)CC(C)(C)(C)C", [Failure("C with 5 bonds", (1, 6))]),
         ("C[N+](C)(C)(C)C", [Failure("N+ with 5 bonds", (1,))]),
-        ("C[O-](C)C", [Failure("O− with 3 bonds", (1,))]),
+        ("C[O-](C)C", [Failure("O- with 3 bonds", (1,))]),
         ("C=[N](C)(C)C", [Failure("N with 5 bonds", (1,))]),
         ("c1cccc1", [Failure(KEKULIZATION, (0, 1, 2, 3, 4))]),
         ("CC.O.N", [Failure("3 fragments")]),

@@ -121,12 +121,12 @@ def test_weights_and_means(tmp_path):
     (tmp_path / "my.py").write_text("def f(mol):\n    return 0\n")
     goal = parse_goal(str(tmp_path / "goal.toml"))
     assert ask(goal, "CCCCC") == pytest.approx(qed / 2)
-    before = goal.identity()
-    assert cloudpickle.loads(cloudpickle.dumps(goal)).identity() == before
+    before = goal.identity
+    assert cloudpickle.loads(cloudpickle.dumps(goal)).identity == before
     assert ask(pickle.loads(pickle.dumps(goal)), "CCCCC") == pytest.approx(qed / 2)
     # Other code is another goal.
     (tmp_path / "my.py").write_text("def f(mol):\n    return 1\n")
-    assert parse_goal(str(tmp_path / "goal.toml")).identity() != before
+    assert parse_goal(str(tmp_path / "goal.toml")).identity != before
 
 
 def test_the_tasks_of_pmo_lie_between_0_and_1_and_are_reached():
@@ -196,12 +196,12 @@ def around(target):
     ids=["partial", "closure", "object", "method"],
 )
 def test_a_goal_is_what_is_bound_to_it_too(make):
-    assert Goal.of(make(3)).identity() == Goal.of(make(3)).identity()
-    assert Goal.of(make(3)).identity() != Goal.of(make(4)).identity()
+    assert Goal.of(make(3)).identity == Goal.of(make(3)).identity
+    assert Goal.of(make(3)).identity != Goal.of(make(4)).identity
 
 
 def test_only_a_score_is_a_file():
-    named = [Goal([{"score": "qed", "name": name}]).identity() for name in ("x.py:y", "z.py:y")]
+    named = [Goal([{"score": "qed", "name": name}]).identity for name in ("x.py:y", "z.py:y")]
     assert named[0] != named[1]
 
 
