@@ -23,7 +23,7 @@ from rdkit import Chem
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.molecules import validity
 from graphcnf.molecules.codec import graph_to_molecule, quiet
-from graphcnf.molecules.hashing import hash_each
+from graphcnf.molecules.hashing import hash_smiles
 from graphcnf.molecules.tally import CONVENTIONS, Block, Tally, share
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
@@ -57,7 +57,7 @@ def evaluate_records(
     vocabulary: MoleculeVocabulary | None = None,
     *,
     first: int = 0,
-    conventions: Sequence[str] = ("strict", "largest_fragment"),
+    conventions: Sequence[str] = CONVENTIONS,
 ) -> pd.DataFrame:
     """One row per sample.
 
@@ -65,8 +65,8 @@ def evaluate_records(
         samples: Packed graphs, molecules (sanitized or not; None counts as invalid) or SMILES.
         vocabulary: Of packed graphs.
         first: Record number of the first sample.
-        conventions: Extra conventions, from `CONVENTIONS`; strict and largest_fragment are always
-            there.
+        conventions: From `CONVENTIONS`; strict and largest_fragment are always there, and the
+            others take time where a sample is not valid.
 
     Returns:
         The columns `record`; `smiles` (canonical and without stereo where valid, else written
@@ -107,7 +107,7 @@ def summarize(records: pd.DataFrame, training_hashes: np.ndarray | None = None) 
     """Figures of `evaluate_records`, fractions in [0, 1] with their denominators.
 
     Args:
-        records: One row per sample.
+        records: One row per sample, in all conventions.
         training_hashes: Sorted `hash_smiles` of the training set; None leaves novelty out (None).
 
     Returns:
@@ -133,8 +133,6 @@ def validity_table(summary: Mapping[str, Any]) -> pd.DataFrame:
     """
     rows = {}
     for convention in CONVENTIONS:
-        if f"{convention}_valid" not in summary:
-            continue
         prefix = "" if convention == "strict" else f"{convention}_"
         names = {"samples": "samples", "vun": f"{prefix}vun"}
         names |= {k: f"{convention}_{k}" for k in ("valid", "validity", "unique", "novel")}
@@ -149,7 +147,6 @@ def evaluate(
     vocabulary: MoleculeVocabulary | None = None,
     *,
     training_hashes: np.ndarray | None = None,
-    conventions: Sequence[str] = ("strict", "largest_fragment"),
 ) -> dict:
     """`summarize` of `evaluate_records`.
 
@@ -160,9 +157,7 @@ def evaluate(
         >>> figures["largest_fragment_validity"]
         0.75
     """
-    return summarize(
-        evaluate_records(samples, vocabulary, conventions=conventions), training_hashes
-    )
+    return summarize(evaluate_records(samples, vocabulary), training_hashes)
 
 
 def data_ceiling(
@@ -171,7 +166,6 @@ def data_ceiling(
     vocabulary: MoleculeVocabulary,
     *,
     training_hashes: np.ndarray | None = None,
-    conventions: Sequence[str] = ("strict", "largest_fragment"),
 ) -> dict:
     """The row "training data through the same pipeline": what no model in this coding can beat.
 
@@ -181,15 +175,14 @@ def data_ceiling(
         vocabulary: Meaning of the categories.
         training_hashes: As in `summarize`; None takes those of `smiles`, so that novelty is 0
             except for molecules that the coding changed.
-        conventions: As in `evaluate_records`.
 
     Returns:
         As `summarize`, and `reconstruction`: the share of molecules that come back as they were.
     """
     if len(packed) != len(smiles):
         raise ValueError(f"{len(packed)} graphs, but {len(smiles)} SMILES")
-    records = evaluate_records(packed, vocabulary, conventions=conventions)
-    hashes = np.unique(hash_each(smiles)) if training_hashes is None else training_hashes
+    records = evaluate_records(packed, vocabulary)
+    hashes = hash_smiles(smiles) if training_hashes is None else training_hashes
     same = sum(
         valid and a == b
         for valid, a, b in zip(records["strict"], records["smiles"], smiles, strict=True)

@@ -88,13 +88,9 @@ class Block:
     @classmethod
     def of(cls, records: pd.DataFrame) -> Block:
         """Look at the table."""
-        hashes = {}
-        for convention in CONVENTIONS:
-            if convention == "strict":
-                hashes[convention] = hash_each(records["smiles"][records["strict"]])
-            elif convention in records:
-                valid = records[convention]
-                hashes[convention] = hash_each(s for s in valid if isinstance(s, str))
+        hashes = {"strict": hash_each(records["smiles"][records["strict"]])}
+        for convention in CONVENTIONS[1:]:
+            hashes[convention] = hash_each(s for s in records[convention] if isinstance(s, str))
         kept = records["kept"]
         return cls(
             len(records),

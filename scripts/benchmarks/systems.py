@@ -87,9 +87,7 @@ def drawings(runs: Sequence[TrainedRun]) -> Section:
         if model.config["adjacency"] == "graphaf":
             model = model.without_support()
         temperature = TEMPERATURES.get(model.config["adjacency"], 1.0)
-        _, frame = draw_block(
-            model, range(DRAWN), seed=run.settings.seed, temperature=temperature, conventions=()
-        )
+        _, frame = draw_block(model, range(DRAWN), seed=run.settings.seed, temperature=temperature)
         smiles = list(dict.fromkeys(frame["smiles"][frame["strict"]]))[:SHOWN]
         if smiles:
             with TemporaryDirectory() as folder:

@@ -79,9 +79,8 @@ def target_rows(
         for number_, value in enumerate(values[key]):
             asked = asked_of(model, {key: float(value)})
             _, frame = draw_block(
-                model, range(each), seed=seed + number_, targets=asked, best_of=best_of,
-                conventions=(),
-            )  # fmt: skip
+                model, range(each), seed=seed + number_, targets=asked, best_of=best_of
+            )
             valid = list(frame["smiles"][frame["strict"]])
             errors += [abs(described(Chem.MolFromSmiles(s), [key])[key] - value) for s in valid]
             smiles += valid

@@ -16,7 +16,6 @@ from graphcnf.evaluation.tables import Evaluation
 from graphcnf.molecules.distributions import Comparison, SetStatistics, compare
 from graphcnf.molecules.metrics import data_ceiling
 from graphcnf.molecules.similarity import LARGEST
-from graphcnf.molecules.tally import CONVENTIONS
 from graphcnf.scripts.evaluation import metric_names, named_data
 
 if TYPE_CHECKING:
@@ -155,13 +154,7 @@ def _ceiling(
     """
     train = dataset.split("train")
     chosen = dataset.take(np.random.default_rng(seed).permutation(train)[:number])
-    figures = data_ceiling(
-        chosen.graphs,
-        chosen.smiles,
-        chosen.vocabulary,
-        training_hashes=hashes,
-        conventions=CONVENTIONS,
-    )
+    figures = data_ceiling(chosen.graphs, chosen.smiles, chosen.vocabulary, training_hashes=hashes)
     return figures, chosen.smiles
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from graphcnf.errors import UserError
 from graphcnf.evaluation.summary import Look, Part
 from graphcnf.molecules.metrics import evaluate_records
-from graphcnf.molecules.tally import CONVENTIONS
 from graphcnf.scripts._output import read_stdin
 
 CHUNK = 500
@@ -78,7 +77,7 @@ class Looked(NamedTuple):
 
 def look_at(look: Look, chunk: Chunk) -> Looked:
     """Score the molecules of a chunk."""
-    frame = evaluate_records(chunk.smiles, first=chunk.first, conventions=CONVENTIONS)
+    frame = evaluate_records(chunk.smiles, first=chunk.first)
     bad = np.flatnonzero(frame["atoms"] == 0)
     first = None
     if len(bad):

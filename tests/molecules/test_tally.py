@@ -5,7 +5,7 @@ import pytest
 
 from graphcnf.molecules.hashing import hash_smiles
 from graphcnf.molecules.metrics import evaluate_records, summarize
-from graphcnf.molecules.tally import CONVENTIONS, Block, Distinct, Tally
+from graphcnf.molecules.tally import Block, Distinct, Tally
 
 SMILES = ["CCO", "OCC", "CC(C)=O", "CCN.O", "C(C)(C)(C)(C)C", "nonsense", "CCO", "C[N](C)(C)C"]
 
@@ -16,7 +16,7 @@ def hashes(count, seed):
 
 @pytest.mark.parametrize("training", [None, hash_smiles(["CCO", "CCCC"])])
 def test_parts_add_up_to_the_whole(training):
-    records = evaluate_records(SMILES, conventions=CONVENTIONS)
+    records = evaluate_records(SMILES)
     parts = Tally(training)
     for cut in (records[:1], records[1:6], records[6:6], records[6:]):
         parts.add(Block.of(cut))
