@@ -11,7 +11,7 @@ from rdkit import Chem
 
 from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.properties import PROPERTIES
-from graphcnf.molecules.selection import Requirement, described, smarts_pattern
+from graphcnf.molecules.selection import Requirement, check_name, described, smarts_pattern
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def has_property(text: str) -> Feature:
     Raises:
         UserError: There is no such property, or the text says something else.
     """
-    if text.strip() in PROPERTIES:
-        return Feature(text.strip(), PROPERTIES[text.strip()], share=False)
+    name = text.strip()
+    if not set(name) & set("<>=!"):
+        check_name(name)
+        return Feature(name, PROPERTIES[name], share=False)
     wanted = Requirement.parse(text)
-    return Feature(
-        text.strip(), lambda mol: float(wanted.holds(described(mol, wanted.names))), share=True
-    )
+    return Feature(name, lambda mol: float(wanted.holds(described(mol, wanted.names))), share=True)

@@ -41,11 +41,16 @@ def parse_names(text: str) -> tuple[str, ...]:
     """
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
-        _check_name(name)
+        check_name(name)
     return names
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """See that a property can be computed.
+
+    Raises:
+        UserError: There is no such property, or it cannot be computed here.
+    """
     if name not in PROPERTIES:
         raise UserError(f"no property {name!r}{nearest(name, list(PROPERTIES))}")
     try:
@@ -119,7 +124,7 @@ class Requirement:
         if not names:
             raise UserError(f"{text!r} names no property; known: {', '.join(PROPERTIES)}")
         for name in names:
-            _check_name(name)
+            check_name(name)
         terms = tuple(part if part in names else float(part) for part in parts[::2])
         return cls(terms, tuple(parts[1::2]))
 
