@@ -1,8 +1,6 @@
-"""The speed of a model, and what is read of run folders."""
+"""What is read of run folders, and what benchmarks refuse."""
 
-import csv
 import importlib.util
-import io
 import json
 
 import pytest
@@ -10,7 +8,6 @@ import tomli_w
 
 from graphcnf.errors import UserError
 from graphcnf.pretrained import config_file
-from graphcnf.scripts.benchmarks import speed
 from graphcnf.scripts.benchmarks.page import curves
 from graphcnf.scripts.benchmarks.runs import TrainedRun, find_runs, molecules_of, train_run
 
@@ -36,34 +33,9 @@ def make_run(surroundings, zinc_smiles):
     return make
 
 
-def test_speed(bench, model_folder, small_zinc, monkeypatch):
-    monkeypatch.setattr(speed, "STEPS", 2)
-    arguments = ["speed", "--model", model_folder, "--batch-size", 8, "--repeats", 2, "--bf16",
-                 "--device", "cpu:0"]  # fmt: skip
-    code, out, err = bench(*arguments, "--csv")
-    assert code == 0, err
-    (row,) = csv.DictReader(io.StringIO(out))
-    assert (row["model"], row["device"]) == ("tiny", "cpu:0")
-    assert float(row["training_molecules_per_second"]) > 0
-    assert float(row["samples_per_second"]) > 0 and int(row["parameters"]) > 1000
-    out = bench(*arguments)[1]
-    assert "bfloat16" in out and "| raw samples/s " in out
-
-
-def test_rates_are_medians_of_what_is_counted(monkeypatch):
-    clock = iter((0, 1, 10, 12, 20, 24))
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
-    calls = iter((99, 6, 6, 6))  # the first one warms up
-    assert speed.median_rate(lambda: next(calls), 3) == 3
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["speed", "--model", "nosuch"], 1, "no model 'nosuch'"),
-        (["speed", "--reference", "nosuch"], 1, "no reference 'nosuch'"),
-        (["speed", "--repeats", "0"], 2, "'--repeats'"),
-        (["speed", "--out", "x.json5"], 2, "must end in"),
         (["sets", "runs"], 1, "runs: no run there"),
         (["systems", "a", "--minutes", "-1"], 2, "greater than 0"),
         (["systems", "a", "--seeds", "1,x"], 2, "'--seeds'"),

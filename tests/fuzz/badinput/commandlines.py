@@ -104,9 +104,6 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("graphcnf", "datasets", "prepare"): Usual(("{molecules}",)),
     ("graphcnf", "datasets", "info"): Usual(("{molecules}",)),
     ("graphcnf", "datasets", "check"): Usual(("{molecules}",)),
-    ("benchmarks", "speed"): Usual(
-        (*MODEL, "--reference", "{molecules}", "--repeats", "1")
-    ),
     ("benchmarks", "systems"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
     ("benchmarks", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
     ("benchmarks", "fragments"): Usual((*MODEL, "-n", "1", "--runs", "1", "--particles", "1")),
