@@ -230,6 +230,11 @@ class InterleavedFlow(CategoricalFlow):
         super().__init__(encoding, InterleavedCoupling(network, groups=groups))
 
     @property
+    def coupling(self) -> InterleavedCoupling:
+        """The flow of latents."""
+        return self.flow
+
+    @property
     def network(self) -> Any:
         """Gives the conditional probabilities."""
         return self.flow.network

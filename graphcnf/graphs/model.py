@@ -228,7 +228,15 @@ class GraphCNF(nn.Module):
         """Graphs of latents, `mask` (B, N) says which nodes are real.
 
         Options: `temperature` (1.0), `sample` (False: argmax of the posterior), `generator`.
+
+        Raises:
+            ValueError: if a graph is too large.
         """
+        if mask[:, self.max_nodes :].any():
+            raise ValueError(
+                f"a graph of {int(mask.sum(1).max())} nodes, but the model knows up to "
+                f"{self.max_nodes}"
+            )
         # As in `encode`, padding beyond the largest graph is left out.
         return self.steps.decode(latents, mask[:, : self.max_nodes], **options)
 
@@ -383,7 +391,7 @@ class GraphCNF(nn.Module):
         Raises:
             UserError: if there is no such model, or its files are damaged.
         """
-        folder = locate(name_or_folder)
+        folder = locate(name_or_folder, shipped=True)
         model = load_model(cls, folder, device)
         hashes = load_array(folder, "training_hashes")
         if hashes is None and folder.parent == WEIGHTS:

@@ -41,7 +41,7 @@ def record_batches(
         drawn = drawn.clip(max=len(below) - 1)
         for chosen in batches(drawn, together):
             records = block.start + chosen
-            if np.isin(records, wanted).any():
+            if ((records >= wanted.start) & (records < wanted.stop)).any():
                 yield records, drawn[chosen], [generators[k] for k in chosen]
 
 

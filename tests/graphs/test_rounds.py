@@ -276,6 +276,7 @@ def test_molecules_are_possible(molecules):
     model = GraphCNF.for_graphs(
         molecules, node_categories=9, bond_categories=3, adjacency="rounds", order="none", **SMALL
     )
+    assert model.steps.node_rounds + model.max_nodes <= 64
     batch = GraphBatch.collate(molecules, np.arange(20))
     with torch.no_grad():
         assert model.eval().log_prob(batch).isfinite().all()

@@ -96,7 +96,7 @@ class PairSteps(AnyGraph):
         encoding: Encoding of nodes and edges: "mixture", "linear", "variational" or "argmax".
         node_dim: Channels of a node latent.
         pair_dim: Channels of an edge latent.
-        nodes: Arguments of the node step: `couplings` (3), and those of `PairNetwork`.
+        nodes: Arguments of the node step: `couplings` (3), and sizes of `PairNetwork`.
         bonds: Arguments of the bond step, as `nodes`.
         adjacency_step: Arguments of the adjacency step, as `nodes`; 6 `couplings`.
         node_mixtures: Logistics per node channel.
@@ -134,7 +134,7 @@ class PairSteps(AnyGraph):
             )
         self.virtual = VirtualEdges(pair_dim)
         self.base = StandardLogistic()
-        network = partial(PairNetwork, ordered=ordered, max_nodes=max_nodes)
+        given: dict[str, Any] = {"ordered": ordered, "max_nodes": max_nodes}
         typed: dict[str, Any] = {
             "node_features": NODE_FEATURES + bond_categories * (MAX_COUNT + 1),
             "pair_features": PAIR_FEATURES + bond_categories - (not ordered),
@@ -146,7 +146,7 @@ class PairSteps(AnyGraph):
         nodes, bonds, joint = (dict(step or {}) for step in (nodes, bonds, adjacency_step))
         number = [step.pop("couplings", k) for step, k in ((nodes, 3), (bonds, 3), (joint, 6))]
         self.nodes = coupling_stack(
-            partial(network, **typed, **nodes),
+            partial(PairNetwork, **given, **typed, **nodes),
             channels=node_dim,
             couplings=number[0],
             mixtures=node_mixtures,
@@ -158,9 +158,11 @@ class PairSteps(AnyGraph):
             "pair_mixtures": pair_mixtures,
         }
         self.bonds = joint_flow(
-            partial(network, **structure, **bonds), couplings=number[1], **sizes
+            partial(PairNetwork, **given, **structure, **bonds), couplings=number[1], **sizes
         )
-        self.adjacency = joint_flow(partial(network, **joint), couplings=number[2], **sizes)
+        self.adjacency = joint_flow(
+            partial(PairNetwork, **given, **joint), couplings=number[2], **sizes
+        )
 
     def _structure(self, adjacency: Tensor, mask: Tensor) -> GraphContext:
         return structure_context(adjacency, mask, self.virtual.shift.dtype, ordered=self.ordered)

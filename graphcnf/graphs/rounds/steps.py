@@ -235,6 +235,6 @@ class RoundSteps(nn.Module):
 
 def _log_prob(flow: InterleavedFlow, value: Tensor, context) -> Tensor:
     """Sum of the conditional log-probabilities, (B,) nats."""
-    log_p = flow.flow.log_probs(value, context)
+    log_p = flow.coupling.log_probs(value, context)
     own = log_p.gather(-1, value[..., None])[..., 0]
     return sum_log_term(torch.where(context.mask[..., None], own, 0), context.mask)
