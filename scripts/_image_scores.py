@@ -62,7 +62,7 @@ def score_image_models(
             row |= {**_mean("bits_per_dimension", bits), **_mean("bits_one_draw", single)}
         if model.latent_size is not None:
             back = (model.decode(model.encode(some)) == some).flatten(1).all(1)
-            row |= {"reconstruction": back.double().mean().item(), "reconstructed": len(some)}
+            row |= {"reconstruction": back.cpu().double().mean().item(), "reconstructed": len(some)}
         if first is None:
             first = model.metadata.get("data"), bits
         elif first[0] == model.metadata.get("data") and None not in (bits, first[1]):
@@ -81,7 +81,7 @@ def _bits(model: ImageModel, data: ImageDataset, draws: int, name: str) -> tuple
     with torch.no_grad(), progress_bar(f"scoring {name}", len(data.parts["test"])) as show:
         for batch in data.batches("test", BATCH):
             batch = batch.to(model.device)
-            both = [model.bits_per_dimension(batch, k).double().cpu() for k in (draws, 1)]
+            both = [model.bits_per_dimension(batch, k).cpu().double() for k in (draws, 1)]
             parts.append(torch.stack(both))
             show(sum(p.shape[1] for p in parts))
     return tuple(torch.cat(parts, 1))

@@ -54,11 +54,11 @@ class RowDensity:
         """Exact log-likelihoods, (B,) nats."""
         if orders != 1:
             raise UserError("orders are summed for graphs; of rows the log-likelihood is exact")
-        value = self.flow.length_log_prob(rows.lengths).double()
+        value = self.flow.length_log_prob(rows.lengths).cpu().double()
         there = rows.mask.any(1)
         if there.any():
             part = rows[there]
-            value[there] += self.flow.log_prob(part.values, part.mask).double()
+            value[there.cpu()] += self.flow.log_prob(part.values, part.mask).cpu().double()
         return value
 
     def outside(self, rows: Rows) -> np.ndarray:
@@ -128,8 +128,8 @@ class GraphDensity:
 
     def log_prob(self, batch: GraphBatch, orders: int = 1) -> torch.Tensor:
         """Lower bounds on the log-likelihoods, (B,) nats."""
-        value = self.flow.log_prob(batch, orders=orders).double()
-        return value + self.flow.size_log_prob(batch.sizes).double()
+        value = self.flow.log_prob(batch, orders=orders).cpu().double()
+        return value + self.flow.size_log_prob(batch.sizes).cpu().double()
 
     def outside(self, graphs: PackedGraphs) -> np.ndarray:
         """Which graphs the flow cannot represent, (M,) bool."""

@@ -284,7 +284,7 @@ class MoleculeFlow:
     def _of_size(self, graphs: PackedGraphs) -> np.ndarray:
         """Log-probability of each graph's number of atoms, (M,) nats."""
         sizes = torch.from_numpy(np.asarray(graphs.node_counts)).to(self.model.device)
-        return self.model.size_log_prob(sizes).double().cpu().numpy()
+        return self.model.size_log_prob(sizes).cpu().double().numpy()
 
     @torch.no_grad()
     def _given_size(self, graphs: PackedGraphs, orders: int = 1) -> np.ndarray:
@@ -297,7 +297,7 @@ class MoleculeFlow:
             # Every molecule has the same noise: its figure depends on nothing but itself.
             noise = RecordNoise(0, [0] * len(chosen))
             value = self.model.log_prob(batch, noise=noise, orders=orders)
-            nats[chosen] = value.double().cpu().numpy()
+            nats[chosen] = value.cpu().double().numpy()
         return nats
 
     def score(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> pd.DataFrame:

@@ -103,7 +103,7 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
     steps = flow.model.steps
     assert isinstance(steps, PathSteps)
     x = steps.code.encode(batch)
-    log_p = steps.flow.flow.log_probs(x, GraphContext(batch.mask))[0].double().cpu()
+    log_p = steps.flow.coupling.log_probs(x, GraphContext(batch.mask))[0].cpu().double()
     p = log_p.exp()
     width = p.gather(-1, x[0].cpu()[..., None])[..., 0]
     if not (width > 0).all():

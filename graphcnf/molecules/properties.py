@@ -20,14 +20,20 @@ PASSED, FAILED = "passed", "failed"
 """What a filter says of a molecule."""
 
 
-logp: Callable[[Chem.Mol], float] = Crippen.MolLogP  # type: ignore[attr-defined]  # no stub
-"""Octanol-water partition coefficient, decadic logarithm (Wildman & Crippen 1999)."""
+# Functions of their own: RDKit's are lambdas, which cannot be pickled and have no name.
+def logp(mol: Chem.Mol) -> float:
+    """Octanol-water partition coefficient, decadic logarithm (Wildman & Crippen 1999)."""
+    return Crippen.MolLogP(mol)  # type: ignore[attr-defined]  # not in the stubs
 
-qed: Callable[[Chem.Mol], float] = QED.qed
-"""Quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
 
-weight: Callable[[Chem.Mol], float] = Descriptors.MolWt  # type: ignore[attr-defined]  # no stub
-"""Molecular weight, g/mol."""
+def qed(mol: Chem.Mol) -> float:
+    """Quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
+    return QED.qed(mol)
+
+
+def weight(mol: Chem.Mol) -> float:
+    """Molecular weight, g/mol."""
+    return Descriptors.MolWt(mol)  # type: ignore[attr-defined]  # not in the stubs
 
 
 def sa(mol: Chem.Mol) -> float:

@@ -69,8 +69,8 @@ QUANTITIES = {
     "elements": _counted(lambda mol: (atom.GetSymbol() for atom in mol.GetAtoms())),
     "charges": _counted(lambda mol: (f"{atom.GetFormalCharge():+d}" for atom in mol.GetAtoms())),
     "bonds": _counted(properties.kekule_bonds),
-    # Sanitization finds the symmetrized set, which may hold more rings than are independent; a copy
-    # forgets it.
+    # Sanitization finds the symmetrized set, which may hold more rings than are independent, and
+    # which other quantities want: in a copy, GetSSSR puts another in the place of it.
     "rings": _counted(lambda mol: (str(len(ring)) for ring in Chem.GetSSSR(Chem.Mol(mol)))),
     "logp": _rounded(properties.logp, 4),
     "qed": _rounded(properties.qed, 5),

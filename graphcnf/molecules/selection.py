@@ -116,11 +116,12 @@ class Requirement:
             UserError: It is written otherwise, or names no property.
         """
         parts = [part.strip() for part in re.split(r"([<>]=?|[=!]=)", text)]
-        if len(parts) < 3 or "" in parts:
-            raise UserError(
-                f"{text!r} is no comparison: write 'qed > 0.6' or '200 <= weight < 500'"
-            )
         names = [part for part in parts[::2] if not _NUMBER.fullmatch(part)]
+        if len(parts) < 3 or not all(name.isidentifier() for name in names):
+            raise UserError(
+                f"{text!r} is no comparison with < <= > >= == !=: write 'qed > 0.6' or "
+                "'200 <= weight < 500', and one option for each"
+            )
         if not names:
             raise UserError(f"{text!r} names no property; known: {', '.join(PROPERTIES)}")
         for name in names:

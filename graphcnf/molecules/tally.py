@@ -87,7 +87,16 @@ class Block:
 
     @classmethod
     def of(cls, records: pd.DataFrame) -> Block:
-        """Look at the table."""
+        """Look at the table.
+
+        Raises:
+            ValueError: It lacks a convention.
+        """
+        for convention in CONVENTIONS[1:]:
+            if convention not in records:
+                raise ValueError(
+                    f"the table lacks {convention!r}: evaluate_records gives all conventions"
+                )
         hashes = {"strict": hash_each(records["smiles"][records["strict"]])}
         for convention in CONVENTIONS[1:]:
             hashes[convention] = hash_each(s for s in records[convention] if isinstance(s, str))

@@ -86,7 +86,7 @@ class Policy:
         if not len(graphs):
             return []
         model = self.prior.model
-        nats = model.log_prob(GraphBatch.collate(graphs).to(model.device)).double()
+        nats = model.log_prob(GraphBatch.collate(graphs).to(model.device)).cpu().double()
         return nats.where(nats.isfinite(), -math.inf).tolist()
 
     def update(self, molecules: Sequence[str], rewards: np.ndarray) -> float:

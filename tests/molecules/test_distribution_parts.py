@@ -1,3 +1,4 @@
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -112,6 +113,12 @@ def test_properties():
     )
     assert 1 <= properties.sa(aspirin) < 2 < 4 < properties.sa(strychnine) <= 10
     assert 0 < properties.qed(mol("C" * 30)) < properties.qed(aspirin) < 1
+
+
+def test_properties_have_names_and_can_be_sent_to_processes():
+    for function in (properties.logp, properties.qed, properties.sa, properties.weight):
+        assert pickle.loads(pickle.dumps(function)) is function
+        assert getattr(properties, function.__name__) is function
 
 
 def test_filters():

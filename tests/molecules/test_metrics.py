@@ -17,6 +17,7 @@ from graphcnf.molecules.metrics import (
     data_ceiling,
     evaluate,
     evaluate_records,
+    summarize,
     validity_table,
 )
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -80,6 +81,8 @@ def test_records_table():
     assert list(table["atoms"]) == [3, 5, 0, 3]
     with pytest.raises(ValueError, match="no convention 'lenient'"):
         evaluate_records([], conventions=["lenient"])
+    with pytest.raises(ValueError, match="lacks 'valence_only': evaluate_records gives all"):
+        summarize(evaluate_records(["C"], conventions=()))
 
 
 def test_nothing_at_all_is_no_division_by_zero():
