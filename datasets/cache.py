@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from graphcnf.files import at_home, replace_file
 
 _CHECKSUM = "checksum"
+_STALE_SECONDS = 600
 
 
 class DamagedCache(ValueError):
@@ -46,6 +48,9 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
     np.savez_compressed(content, **arrays, **{_CHECKSUM: _digest(path.name, arrays)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a writer that was killed
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                left.unlink(missing_ok=True)
         replace_file(path, content.getvalue())
     except OSError as error:
         note(f"cannot cache to {path} ({error.strerror or error}); set GRAPHCNF_CACHE to a folder")

@@ -118,11 +118,11 @@ class MoleculeDataset:
         return np.bincount(self.graphs.node_counts[self.split(part)])
 
     def node_type_counts(self) -> np.ndarray:
-        """Atoms of each category."""
+        """Atoms of each category, in all molecules."""
         return np.bincount(self.graphs.node_types, minlength=len(self.vocabulary.atoms))
 
     def bond_type_counts(self) -> np.ndarray:
-        """Bonds of each category."""
+        """Bonds of each category, in all molecules."""
         return np.bincount(self.graphs.bond_types, minlength=len(self.vocabulary.bonds))
 
     def training_hashes(self) -> np.ndarray:

@@ -34,7 +34,7 @@ def cached_statistics(
     """`set_statistics` of molecules, from the cache where the same ones were asked for before.
 
     Args:
-        name: Short name for the cache file and the progress bar, of letters, digits and dashes.
+        name: Short name for the cache file and the progress bar.
         smiles: Valid molecules.
         metrics: As in `set_statistics`.
         workers: Processes, or a cluster; None for one per core.

@@ -63,7 +63,7 @@ class OrderedMap:
         ahead: Chunks per process that are worked on before they are asked for.
 
     Raises:
-        UserError: A process cannot be started.
+        UserError: A process cannot be started, or, while iterating, the thread that it needs.
         WorkerDied: While iterating, after the results that are complete up to there.
         Exception: While iterating, after the results before it, what the function raised for a
             chunk, with the traceback as a note; a `RuntimeError` in place of an exception that
@@ -110,7 +110,11 @@ class OrderedMap:
             return
         waiting: deque[Future] = deque()
         for chunk in self._chunks:
-            waiting.append(self._threads.submit(self._ask, chunk))
+            try:
+                waiting.append(self._threads.submit(self._ask, chunk))
+            except RuntimeError as error:  # as many threads as there may be
+                count = len(self._processes)
+                raise UserError(f"cannot start {count} worker processes: {error}") from None
             if len(waiting) == self._most:
                 yield _result(waiting.popleft())
         while waiting:

@@ -73,20 +73,25 @@ def config_file(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def locate(name_or_folder: str | Path) -> Path:
-    """Folder of a model: shipped weights by name, a model's folder, or that of a training run.
+def locate(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
+    """Folder of a model: a model's folder, or that of a training run.
+
+    Args:
+        name_or_folder: Its path, or its name.
+        shipped: Whether names of shipped weights, all of them molecule models, come first.
 
     Raises:
         UserError: There is none.
     """
     folder = at_home(name_or_folder)
-    for candidate in (WEIGHTS / str(name_or_folder), folder, folder / "model"):
+    names = [WEIGHTS / str(name_or_folder)] if shipped else []
+    for candidate in (*names, folder, folder / "model"):
         if (candidate / "config.json").is_file():
             return candidate
-    shipped = sorted(p.parent.name for p in WEIGHTS.glob("*/config.json"))
+    known = ", ".join(sorted(p.parent.name for p in WEIGHTS.glob("*/config.json")))
     raise UserError(
-        f"no model {str(name_or_folder)!r}: give a folder with config.json and "
-        f"model.safetensors, or one of the shipped models ({', '.join(shipped) or 'none'})"
+        f"no model {str(name_or_folder)!r}: give a folder with config.json and model.safetensors"
+        + (f", or one of the shipped models ({known or 'none'})" if shipped else "")
     )
 
 
