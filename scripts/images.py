@@ -19,13 +19,13 @@ Model = Annotated[
     str, typer.Option(metavar="RUN", help="Folder of an image model, or of its training run.")
 ]
 Seed = Annotated[int, typer.Option(callback=checked_seed, help="Seed.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+
 BATCH = 32
 """Images that are drawn at a time."""
 
 LARGEST_GRID = 10_000
 """Images in a picture at most."""
-
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 
 
 @app.command()

@@ -28,7 +28,7 @@ Reference = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE",
-        help="Molecules that the model knows.",
+        help="Data to take held-out molecules from.",
         show_default="what it was trained on",
     ),
 ]
@@ -47,9 +47,8 @@ def check_page(html: Path | None) -> None:
     if html is None:
         return
     from graphcnf.evaluation.report import check_report
-    from graphcnf.scripts._output import check_place
+    from graphcnf.scripts._output import check_place, output_kind
 
-    if html.suffix.lower() not in (".html", ".htm"):
-        raise typer.BadParameter(f"{html} must end in .html", param_hint="'--html'")
+    output_kind(html, ("html", "htm"), "--html")
     check_place(html)
     check_report()

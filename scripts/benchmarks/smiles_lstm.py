@@ -119,6 +119,7 @@ def train(
     seed: int,
     batch: int = 64,
     learning_rate: float = 2e-3,
+    source: dict[str, Any] | None = None,
 ) -> SmilesLSTM:
     """Train on the training part of a data set and save the model in a folder.
 
@@ -131,6 +132,7 @@ def train(
         seed: Of weights and order.
         batch: Molecules per step.
         learning_rate: The largest one.
+        source: What the data were loaded by, kept with the model.
     """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
@@ -158,6 +160,7 @@ def train(
             print(f"LSTM: {spent:.1f} of {minutes} minutes, step {step}", file=sys.stderr)
     model.metadata = {
         "dataset": dataset.name,
+        "source": source,
         "training": {
             "cpu_minutes": round(spent, 2), "steps": step, "seed": seed, "batch_size": batch,
             "molecules_per_second": round(step * batch / spent / 60, 1),
@@ -197,13 +200,15 @@ def train_beside(run: TrainedRun, minutes: float) -> Path:
         The folder of the model: `smiles-lstm/seed-N` beside that of the run's preset.
 
     Raises:
-        UserError: It failed, or the folder holds a training with another budget.
+        UserError: It failed, or the folder holds a training with another budget or other data.
     """
     place = run.path.parents[1] / "smiles-lstm" / run.path.name
     if not (place / "config.json").is_file():
         run_child(["-m", __name__, str(place), str(minutes), str(run.path)])
-    trained = saved_metadata(place).get("training", {}).get("cpu_minutes", 0)
-    check_minutes(place, trained, minutes)
+    metadata = saved_metadata(place)
+    check_minutes(place, metadata.get("training", {}).get("cpu_minutes", 0), minutes)
+    if metadata.get("source") not in (None, run.config["data"]):
+        raise UserError(f"{place} was trained on other data than {run.path}: delete it")
     return place
 
 
@@ -235,7 +240,8 @@ def main(arguments: Sequence[str]) -> None:
     folder, minutes, path = arguments
     run = TrainedRun(Path(path))
     torch.set_num_threads(1)
-    train(molecules_of(run), Path(folder), minutes=float(minutes), seed=run.settings.seed)
+    how: dict[str, Any] = {"seed": run.settings.seed, "source": run.config["data"]}
+    train(molecules_of(run), Path(folder), minutes=float(minutes), **how)
 
 
 if __name__ == "__main__":

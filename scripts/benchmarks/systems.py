@@ -106,7 +106,7 @@ COLUMNS: list[Column] = [
     ("Novel", percent("novelty")),
     ("Published reconstruction", percent("published_reconstruction")),
     ("Reconstruction", percent("reconstruction")),
-    ("Bits per molecule", number("bits", 1)),
+    ("Bits per molecule", number("bits", 2)),
     ("FCD", number("fcd", 2)),
     ("Scaf", number("scaf", 3)),
     ("SNN", number("snn", 3)),

@@ -50,7 +50,7 @@ def load_reference(name: str | None, model: GraphCNF | None = None) -> MoleculeD
 
     if not name or not Path(name).exists():
         raise UserError(
-            f"no reference {name!r}: give {', '.join(OFFICIAL)}, none or a file of SMILES"
+            f"no reference {name!r}: --reference takes {', '.join(OFFICIAL)} or a file of SMILES"
         )
     if model is None:
         return load_smiles_file(name)

@@ -21,8 +21,11 @@ Number = Annotated[
         help="Molecules to write (graphs with --all).",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
-Column = Annotated[str | None, typer.Option(help="Column of a table.", show_default="smiles")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file of --out where it exists.")]
+Column = Annotated[
+    str | None,
+    typer.Option(help="Column of a table that holds the SMILES.", show_default="smiles"),
+]
 First = Annotated[
     int,
     typer.Option(min=0, max=LARGEST_COUNT, help="Number of the first graph of the sample to draw."),

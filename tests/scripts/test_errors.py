@@ -105,7 +105,6 @@ def places(model_folder, surroundings, tmp_path):
         (["evaluate", "good.smi", "--json", "--csv"], 2, "exclude each other"),
         (["evaluate", "good.smi", "--json", "--out", "x.csv"], 2, "does not fit x.csv"),
         (["evaluate", "good.smi", "--reference", "none", "--out", "no/x.csv"], 1, "no folder no"),
-        (["evaluate", "good.smi", "--json", "--csv"], 2, "exclude each other"),
         (["evaluate", "good.smi", "--metrics", "fcd,beauty"], 2, "no metric 'beauty'"),
         (["evaluate", "good.smi", "--reference", "none", "--metrics", "snn"], 1, "--reference"),
         (["evaluate", "good.smi", "--reference", "good.smi", "--metrics", "snn"], 1, "--test"),

@@ -21,8 +21,10 @@ READERS = {
     "test": ("evaluate", "{molecules}", "--reference", "{molecules}", "--metrics", "snn",
              "--test", "{file}"),
     "train": ("train", "{preset}", "--set", "data.path={file}", "--out", "run"),
+    "codes": ("codes", "--model", "{model}", "-n", "9", "--held-out", "2", "--orders", "1",
+              "--reference", "{file}"),
 }  # fmt: skip
-"""Every command that reads molecules."""
+"""Commands that read molecules."""
 
 CSV = "id,smiles\n" + "".join(f"{k},{s}\n" for k, s in enumerate(SMILES[:20]))
 JSONL = "".join(json.dumps({"record": k, "smiles": s}) + "\n" for k, s in enumerate(SMILES[:20]))
@@ -82,7 +84,7 @@ def data_file_cases(seed: int) -> Iterator[Case]:
                              ("device", "/dev/zero"), ("home", "~nouser/x.smi"),
                              ("long", "x" * 300), ("inside", "{molecules}/x.smi"),
                              ("latin", "\udcff.smi")):  # fmt: skip
-            yield Case(f"{reader} {label}", "graphcnf",
+            yield Case(f"{reader} {label}", _program(reader),
                        tuple(a.replace("{file}", place) for a in arguments))  # fmt: skip
     for command in SCORED:
         line = tuple(a.replace("{file}", "-") for a in READERS[command])
@@ -92,9 +94,13 @@ def data_file_cases(seed: int) -> Iterator[Case]:
     yield from _image_cases(dice)
 
 
+def _program(reader: str) -> str:
+    return "benchmarks" if reader == "codes" else "graphcnf"
+
+
 def _case(reader, arguments, name, content, *, label=None, readable=False) -> Case:
     given = tuple(a.replace("{file}", name) for a in arguments)
-    return Case(f"{reader} {label or name}", "graphcnf", given, () if readable else (name,),
+    return Case(f"{reader} {label or name}", _program(reader), given, () if readable else (name,),
                 _write(name, content), readable=readable)  # fmt: skip
 
 
