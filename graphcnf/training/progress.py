@@ -31,7 +31,7 @@ class RunProgress:
             from rich.console import Console
             from rich.progress import Progress
 
-            self.bar = Progress(console=Console(stderr=True), transient=True)
+            self.bar = Progress(console=Console(stderr=True), transient=True, refresh_per_second=2)
             self.task = self.bar.add_task("training", total=1.0)
 
     def start(self, text: str) -> None:
