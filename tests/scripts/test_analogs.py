@@ -101,7 +101,7 @@ def test_a_path_and_its_picture(graphcnf, model_folder, surroundings):
     [
         (("CCO", "C1C"), 1, "not a SMILES"),
         (("CCO", "C" * 60), 1, "at most"),
-        (("CCO", "CCN", "--picture", "a.gif"), 2, ".png or .svg"),
+        (("CCO", "CCN", "--picture", "a.gif"), 2, "one of .png, .svg"),
         (("CCO", "CCN", "--steps", 0), 2, "--steps"),
     ],
 )
