@@ -69,7 +69,7 @@ class GraphBatch:
         )
 
     def narrowed(self, nodes: int) -> GraphBatch:
-        """The same graphs, none of which has more than so many nodes, padded to no more."""
+        """The same graphs, none of which has more than so many nodes, padded to at most as many."""
         return replace(
             self,
             node_types=self.node_types[:, :nodes],

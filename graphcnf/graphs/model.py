@@ -232,13 +232,8 @@ class GraphCNF(nn.Module):
         Raises:
             ValueError: if a graph is too large.
         """
-        if mask[:, self.max_nodes :].any():
-            raise ValueError(
-                f"a graph of {int(mask.sum(1).max())} nodes, but the model knows up to "
-                f"{self.max_nodes}"
-            )
-        # As in `encode`, padding beyond the largest graph is left out.
-        return self.steps.decode(latents, mask[:, : self.max_nodes], **options)
+        self._check_nodes(mask)
+        return self.steps.decode(latents, mask[:, : self.max_nodes], **options)  # as in `encode`
 
     @torch.no_grad()
     def sample(
@@ -334,15 +329,17 @@ class GraphCNF(nn.Module):
 
     def _checked(self, batch: GraphBatch) -> GraphBatch:
         """The batch, with nothing at padding; raises as `bounds`."""
-        batch, most = batch.cleared(), self.max_nodes
-        steps = self.config["steps"]
-        if batch.mask.shape[1] > most:
-            largest = int(batch.sizes.max())
-            if largest > most:
-                raise ValueError(f"a graph of {largest} nodes; this model knows up to {most}")
-            batch = batch.narrowed(most)
+        batch, steps = batch.cleared(), self.config["steps"]
+        self._check_nodes(batch.mask)
+        batch = batch.narrowed(self.max_nodes)
         batch.check(steps["node_categories"], steps["bond_categories"])
         return batch
+
+    def _check_nodes(self, mask: Tensor) -> None:
+        """Raise ValueError where a graph, and not only its padding, is wider than the model."""
+        most = self.max_nodes
+        if mask.shape[1] > most and (largest := int(mask.sum(1).max())) > most:
+            raise ValueError(f"a graph of {largest} nodes; this model knows up to {most}")
 
     def _check(self, low: int, high: int, temperature: float) -> None:
         if not 1 <= low <= high <= self.max_nodes:

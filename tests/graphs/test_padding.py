@@ -89,7 +89,7 @@ def test_graphs_may_be_padded_wider_than_the_model_draws_them(random_graphs, nam
     latents = model.encode(wide, noise.rewind())
     decoded = (model.decode(latents, given.mask).to_packed() for given in (wide, batch))
     assert next(decoded) == next(decoded)
-    with pytest.raises(ValueError, match="nodes, but the model knows up to"):
+    with pytest.raises(ValueError, match="nodes; this model knows up to"):
         model.decode(latents, torch.ones_like(wide.mask))
 
 
