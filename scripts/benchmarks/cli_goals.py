@@ -9,13 +9,11 @@ import typer
 
 from graphcnf.scripts._sampling import checked_seed
 from graphcnf.scripts.benchmarks.options import Csv, Out
+from graphcnf.scripts.generation.options import Model
 
 if TYPE_CHECKING:
     from graphcnf.scripts.benchmarks.goals import Protocol
 
-Model = Annotated[
-    str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
-]
 Seed = Annotated[int, typer.Option(callback=checked_seed, help="Of everything random.")]
 Tasks = Annotated[
     str | None, typer.Option(metavar="NAME,...", help="Tasks.", show_default="all 20")
