@@ -26,6 +26,7 @@ MODEL_FILES = ("config.json", "model.safetensors")
 RUN_FILES = (
     *((name,) for name in ("config.toml", "metrics.csv", "finetune.json", "wandb.id")),
     *(("checkpoints", name) for name in ("last.ckpt", "plateau.ckpt")),
+    ("snapshots",),
     *(("model", name) for name in (*MODEL_FILES, "training_hashes.safetensors")),
 )
 """Files of a run that are replaced again and again, by their places in its folder."""
