@@ -162,7 +162,7 @@ def test_json_nested_without_end_is_no_json(tmp_path):
 def test_nothing_but_a_file_is_replaced(tmp_path, put):
     put(tmp_path / "x")
     before = os.lstat(tmp_path / "x")
-    with pytest.raises(UserError, match="x: it is "):
+    with pytest.raises(UserError, match="x is "):
         write_file(tmp_path / "x", b"new")
     assert os.lstat(tmp_path / "x") == before and len(os.listdir(tmp_path)) == 1
 
