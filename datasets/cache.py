@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graphcnf.files import at_home, replace_file
+from graphcnf.compute.files import expand_user, replace_file
 
 _CHECKSUM = "checksum"
 _STALE_SECONDS = 600
@@ -31,7 +31,7 @@ def cache_folder() -> Path:
     """`$GRAPHCNF_CACHE`, or the user's cache folder for graphcnf."""
     chosen = os.environ.get("GRAPHCNF_CACHE")
     if chosen:
-        return at_home(chosen)
+        return expand_user(chosen)
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("graphcnf", appauthor=False))

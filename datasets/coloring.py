@@ -19,13 +19,13 @@ from itertools import islice
 import networkx as nx
 import numpy as np
 
+from graphcnf.compute.parallel import parallel_map
 from graphcnf.datasets import cache
 from graphcnf.datasets.coloring_search import complete, search_bits
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.batching import size_bucketed_batches
 from graphcnf.graphs.packed import MAX_NODES
-from graphcnf.parallel import parallel_map
 
 SIZES = {"small": (10, 20), "large": (25, 50)}
 """Numbers of nodes, lowest and highest, of the published tasks."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from graphcnf.compute.files import NotUnpacked, gunzip
 from graphcnf.errors import UserError
-from graphcnf.files import NotUnpacked, gunzip
 from graphcnf.molecules.optional import installed_file
 
 DIGITS = 5000

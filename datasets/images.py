@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphcnf.compute.files import expand_user
 from graphcnf.datasets.image_files import read_cifar, read_digits, read_idx, read_png
 from graphcnf.errors import UserError
-from graphcnf.files import at_home
 
 PARTS = ("train", "validation", "test")
 SPLIT_SEED = 0
@@ -108,7 +108,7 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
     if path is None:
         name, images = "digits", read_digits()
     else:
-        name, images, test = _read_folder(at_home(path))
+        name, images, test = _read_folder(expand_user(path))
     count = len(images)
     order = np.random.default_rng(SPLIT_SEED).permutation(count)
     tenth = count // 10

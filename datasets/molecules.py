@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.datasets import cache
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch
@@ -24,7 +25,6 @@ from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
 from graphcnf.graphs.targets import partly_known
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, MoleculeVocabulary
-from graphcnf.parallel import Workers, chunked, parallel_map
 
 FORMAT_VERSION = 2
 """Raised when the cache's layout changes."""

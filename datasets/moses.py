@@ -14,13 +14,13 @@ import zlib
 
 import numpy as np
 
+from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, official_rows
 from graphcnf.errors import UserError
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.molecules.optional import installed_file
 from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
-from graphcnf.parallel import Workers
 
 ROWS = {"train": 1_584_663, "test": 176_074, "test_scaffolds": 176_225}
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path
 from graphcnf.molecules.selection import parse_names, property_table
-from graphcnf.parallel import Workers
 
 MANY = 2000
 """Molecules from which on their properties take long enough to say so."""

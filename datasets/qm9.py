@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, official_rows
 from graphcnf.errors import UserError
 from graphcnf.molecules.optional import installed_file
-from graphcnf.parallel import Workers
 
 ROWS = 130_831
 PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
+from graphcnf.compute.parallel import Workers, parallel_map
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import cache_path
 from graphcnf.molecules.distributions import (
@@ -16,7 +17,6 @@ from graphcnf.molecules.distributions import (
     quantities_of,
     set_statistics,
 )
-from graphcnf.parallel import Workers, parallel_map
 
 _PACKAGES = ("eden-kernel", "fcd_torch", "molsets")
 """What is missing now may be there next time, and so belongs to the cache's key."""

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from graphcnf.compute.files import NotUnpacked, gunzip
+from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import (
     MoleculeDataset,
@@ -20,10 +22,8 @@ from graphcnf.datasets.molecules import (
     load_cached,
 )
 from graphcnf.errors import UserError
-from graphcnf.files import NotUnpacked, gunzip
 from graphcnf.graphs.packed import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-from graphcnf.parallel import Workers
 
 SUFFIXES = tuple(
     suffix + packed

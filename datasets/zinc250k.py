@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
+from graphcnf.compute.files import expand_user
+from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, official_rows
 from graphcnf.errors import UserError
-from graphcnf.files import at_home
 from graphcnf.molecules.optional import installed_file
-from graphcnf.parallel import Workers
 
 ROWS = 249_456
 
@@ -96,7 +96,7 @@ def read_split_indices(path: str | Path, rows: int, index_offset: int = 0) -> np
     if index_offset not in (0, 1):
         raise UserError(f"index_offset is the number of the first row, 0 or 1, not {index_offset}")
     try:
-        numbers = json.loads(at_home(path).read_text())
+        numbers = json.loads(expand_user(path).read_text())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -13,7 +13,7 @@ class UserError(Exception):
     """
 
 
-def need(package: str, what: str, extra: str) -> None:
+def require(package: str, what: str, extra: str) -> None:
     """Raise `UserError` unless a package is there.
 
     Args:
@@ -25,7 +25,7 @@ def need(package: str, what: str, extra: str) -> None:
         raise UserError(f"{what} needs the package {package}: pip install 'graphcnf[{extra}]'")
 
 
-def nearest(name: str, known: list[str]) -> str:
+def suggest(name: str, known: list[str]) -> str:
     """Return ``; did you mean 'x'?`` for the closest known name, else the list of all names."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from graphcnf.compute.files import expand_user, replace_file
 from graphcnf.errors import UserError
-from graphcnf.files import at_home, replace_file
 from graphcnf.limits import size_fault
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -83,7 +83,7 @@ def locate(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
     Raises:
         UserError: There is none.
     """
-    folder = at_home(name_or_folder)
+    folder = expand_user(name_or_folder)
     names = [WEIGHTS / str(name_or_folder)] if shipped else []
     for candidate in (*names, folder, folder / "model"):
         if (candidate / "config.json").is_file():

@@ -75,7 +75,7 @@ def _bits(model: ImageModel, data: ImageDataset, draws: int, name: str) -> tuple
     """Bits per dimension of the test images with `draws` draws and with one, (M,) float64."""
     import torch
 
-    from graphcnf.terminal import progress_bar
+    from graphcnf.compute.progress import progress_bar
 
     parts = []
     with torch.no_grad(), progress_bar(f"scoring {name}", len(data.parts["test"])) as show:

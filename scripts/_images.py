@@ -8,8 +8,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphcnf.compute.files import expand_user, write_file
 from graphcnf.errors import UserError
-from graphcnf.files import at_home, write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ def is_image_model(name: str) -> bool:
 
 def _architectures(name: str) -> list[Any]:
     """The architecture that the folder's config.json names, in a list; nothing without one."""
-    folder = at_home(name)
+    folder = expand_user(name)
     for path in (folder / "config.json", folder / "model" / "config.json"):
         try:
             return [json.loads(path.read_text())["model"]["architecture"]]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from graphcnf.errors import UserError, need
-from graphcnf.files import open_new, write_file
+from graphcnf.compute.files import open_new, write_file
+from graphcnf.errors import UserError, require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +127,7 @@ def check_picture(path: Path | None, option: str) -> None:
         return
     output_kind(path, ("png",), option)
     check_place(path)
-    need("matplotlib", "a figure", "train")
+    require("matplotlib", "a figure", "train")
 
 
 def write_figure(figure: Figure, path: Path) -> None:

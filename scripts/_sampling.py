@@ -63,7 +63,7 @@ def check_cluster_options(cluster: str | None, workers: int | None, device: str)
     """
     if cluster is None:
         return
-    from graphcnf.cluster import check_cluster
+    from graphcnf.compute.cluster import check_cluster
 
     if device != "cpu":
         raise typer.BadParameter("workers of --cluster draw on CPUs", param_hint="'--device'")

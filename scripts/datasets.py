@@ -12,7 +12,7 @@ from graphcnf.errors import UserError
 from graphcnf.scripts.generation import options
 
 if TYPE_CHECKING:
-    from graphcnf.parallel import Workers
+    from graphcnf.compute.parallel import Workers
 
 app = typer.Typer(help="List, prepare, describe and check data sets.", no_args_is_help=True)
 
@@ -63,7 +63,7 @@ def prepare(
     cluster: options.Cluster = None,
 ) -> None:
     """Encode a data set's molecules as graphs and cache them, unless that is done."""
-    from graphcnf.cluster import open_workers
+    from graphcnf.compute.cluster import open_workers
     from graphcnf.scripts._sampling import check_cluster_options
 
     check_cluster_options(cluster, workers, "cpu")

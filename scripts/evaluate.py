@@ -216,7 +216,7 @@ def evaluate(
     device = device or "cpu"
     check_cluster_options(cluster, None, device)
 
-    from graphcnf.cluster import open_workers
+    from graphcnf.compute.cluster import open_workers
     from graphcnf.evaluation.tables import render
     from graphcnf.scripts.evaluation.against import Against
     from graphcnf.scripts.evaluation.records import read_records

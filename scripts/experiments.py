@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from graphcnf.errors import UserError, nearest
-from graphcnf.files import at_home
+from graphcnf.compute.files import expand_user
+from graphcnf.errors import UserError, suggest
 from graphcnf.graphs import GraphBatch
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.arguments import call, check
@@ -45,7 +45,7 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
         raise UserError(f"[data] needs a name; known: {known}")
     if not isinstance(name, str) or name not in EXPERIMENTS:
         raise UserError(
-            f"[data] name: unknown data set {name!r}{nearest(str(name), list(EXPERIMENTS))}"
+            f"[data] name: unknown data set {name!r}{suggest(str(name), list(EXPERIMENTS))}"
         )
     settings = TrainingSettings.from_dict(config["training"])
     torch.manual_seed(settings.seed)
@@ -132,9 +132,9 @@ def _with_targets(dataset, names) -> tuple[Any, list[dict[str, Any]]]:
 
 def _started(dataset, options: dict, size: int) -> Experiment:
     """Training that begins with the weights of another model, whose sizes it keeps."""
+    from graphcnf.compute.parallel import chunked
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
-    from graphcnf.parallel import chunked
 
     start, names = options.pop("start"), options.pop("properties", None)
     for name in options:
@@ -190,7 +190,7 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
         if not isinstance(path, str) or not path or "\0" in path:
             found = "" if path is None else f", not {path!r}"
             raise UserError(f'[data] needs path = "FILE" (or --set data.path=FILE){found}')
-        known["path"] = call("[data]", at_home, path, known={})
+        known["path"] = call("[data]", expand_user, path, known={})
     return _loaded(getattr(datasets, f"load_{name}"), options, **known)
 
 
@@ -204,7 +204,7 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
 
     task = data.pop("task", "shuffling")
     if not isinstance(task, str) or task not in TASKS:
-        raise UserError(f"[data]: unknown task {task!r}{nearest(str(task), list(TASKS))}")
+        raise UserError(f"[data]: unknown task {task!r}{suggest(str(task), list(TASKS))}")
     dataset = _loaded(TASKS[task], data)
     size = settings.batch_size
     check("[model]", model, SetFlow, fixed=("elements", "categories"))
@@ -250,7 +250,7 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
             raise UserError(f"[model]: {key} follows from the images")
     if "path" in data:
         # The model remembers it, and may be evaluated from elsewhere.
-        data["path"] = str(call("[data]", at_home, data["path"], known={}).absolute())
+        data["path"] = str(call("[data]", expand_user, data["path"], known={}).absolute())
     dataset = _loaded(load_images, data)
     known = {"shape": dataset.shape, "levels": dataset.levels}
     kind = call("[model]", image_model_class, model["architecture"], known={})

@@ -111,8 +111,8 @@ def finetune(
     itself. Elements, charges, sizes and rings that the weights do not know are added. After a kill,
     the same command goes on.
     """
+    from graphcnf.compute.files import expand_user
     from graphcnf.errors import UserError
-    from graphcnf.files import at_home
     from graphcnf.training.configuration import apply_overrides
 
     if minutes is not None and steps is not None:
@@ -125,7 +125,7 @@ def finetune(
         if key in ("seed", "minutes", *(k for k, v in given.items() if v is not None)):
             raise typer.BadParameter(f"{key}: give it as --{key} alone", param_hint="'--set'")
     settings = {**config["training"], **{k: v for k, v in given.items() if v is not None}}
-    out = at_home(out or Path("runs") / f"finetune-{file.name.partition('.')[0]}")
+    out = expand_user(out or Path("runs") / f"finetune-{file.name.partition('.')[0]}")
 
     _say("loading data and libraries ...")
     from graphcnf.datasets.smiles_file import load_smiles_file

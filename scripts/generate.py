@@ -136,7 +136,7 @@ def generate(
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
-    from graphcnf.cluster import open_workers
+    from graphcnf.compute.cluster import open_workers
     from graphcnf.scripts.generation.records import Recipe
     from graphcnf.scripts.generation.stream import Goal
 

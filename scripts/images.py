@@ -44,11 +44,11 @@ def generate(
     """Draw images, the same ones for the same seed; a larger -n begins with the same images."""
     import io
 
+    from graphcnf.compute.files import write_file
+    from graphcnf.compute.progress import progress_bar
     from graphcnf.errors import UserError
-    from graphcnf.files import write_file
     from graphcnf.scripts._images import load_image_model, write_grid
     from graphcnf.scripts._output import check_place, output_kind
-    from graphcnf.terminal import progress_bar
 
     kind = output_kind(out, ("png", "npy"))
     check_place(out)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graphcnf.compute.files import expand_user
 from graphcnf.errors import UserError
-from graphcnf.files import at_home
 from graphcnf.scripts._sampling import checked_seed
 from graphcnf.scripts.generation import options
 
@@ -116,8 +116,8 @@ def optimize(
     Every answer is on disk before the next question, so a command that was killed goes on without
     asking twice, and comes to the same molecules as one that was not.
     """
+    from graphcnf.compute.progress import progress_bar
     from graphcnf.scripts.generation.target import check_target, target_kind
-    from graphcnf.terminal import progress_bar
 
     kind = target_kind(out, as_json=False, default="csv")
     check_target(out, kind, force)
@@ -132,7 +132,7 @@ def optimize(
         )
     if on_error not in ("skip", "stop"):
         raise typer.BadParameter(f"{on_error!r} is not skip or stop", param_hint="'--on-error'")
-    save = None if save is None else at_home(save)
+    save = None if save is None else expand_user(save)
     if save is not None and save.exists() and not _empty_folder(save):
         raise UserError(f"{save} exists: choose another --save")
     settings = parse_settings(assignments or [])
@@ -140,9 +140,9 @@ def optimize(
     from graphcnf.optimization.objectives import parse_goal
 
     goal = parse_goal(score)
-    folder = at_home(folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}"))
+    folder = expand_user(folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}"))
 
-    from graphcnf.cluster import open_workers
+    from graphcnf.compute.cluster import open_workers
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.optimization.run import optimize as run
     from graphcnf.scripts._sampling import check_cluster_options, load_model

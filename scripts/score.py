@@ -71,9 +71,9 @@ def score(
 
     import pandas as pd
 
-    from graphcnf.cluster import open_workers
+    from graphcnf.compute.cluster import open_workers
+    from graphcnf.compute.parallel import available_cores, chunked, parallel_map
     from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.parallel import available_cores, chunked, parallel_map
     from graphcnf.scripts._sampling import load_model
 
     network = load_model(model, device)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphcnf.errors import UserError, need
-from graphcnf.files import alone, at_home, replace_file
+from graphcnf.compute.files import expand_user, file_lock, replace_file
+from graphcnf.errors import UserError, require
 from graphcnf.scripts._sampling import checked_seed
 from graphcnf.training.configuration import apply_overrides, load_config, load_preset
 from graphcnf.training.processes import is_main, started_apart
@@ -103,7 +103,7 @@ def train(
     """Train a model from a preset. A run can be killed at any moment and resumed."""
     if resume and continue_from is not None:
         raise typer.BadParameter("--resume and --continue-from exclude each other")
-    out = at_home(_run_directory(preset, out, resume, continue_from))
+    out = expand_user(_run_directory(preset, out, resume, continue_from))
     source = out if resume else continue_from
     if source is not None and (source / "finetune.json").exists():
         raise UserError(f"{source} holds a fine-tuning: the same graphcnf finetune command goes on")
@@ -135,7 +135,7 @@ def train(
     if settings.minutes is None and settings.steps is None:
         raise UserError("a run needs a budget: --minutes M or --steps N")
 
-    need("lightning", "training", "train")
+    require("lightning", "training", "train")
     with _begun(out, config, settings):
         if is_main():
             print("loading data and libraries ...", file=sys.stderr, flush=True)
@@ -176,7 +176,7 @@ def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None
     before = file.read_bytes() if file.exists() else None
     new = [p for p in (out, *out.parents) if not p.exists()]
     out.mkdir(parents=True, exist_ok=True)
-    with alone(out / ".lock", out):
+    with file_lock(out / ".lock", out):
         replace_file(file, content)
     try:
         yield

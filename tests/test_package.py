@@ -33,10 +33,7 @@ ALLOWED = {
     },
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks", "graphcnf.scripts.figures")
-EVERYWHERE = {
-    *("cluster", "errors", "files", "limits", "machine", "parallel", "pretrained", "surroundings"),
-    *("terminal", "testing"),
-}
+EVERYWHERE = {"compute", "errors", "limits", "pretrained", "testing"}
 
 
 def folder(part):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from graphcnf.compute.parallel import available_cores, ordered_map
 from graphcnf.evaluation.summary import Look, Part, Summary
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import (
@@ -28,10 +29,9 @@ from graphcnf.molecules.metrics import evaluate_records
 from graphcnf.molecules.tally import CONVENTIONS
 from graphcnf.molecules.validity import strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-from graphcnf.parallel import available_cores, ordered_map
 
 if TYPE_CHECKING:
-    from graphcnf.cluster import Cluster
+    from graphcnf.compute.cluster import Cluster
 
 WORTHWHILE = 1000
 """Records for which another process pays: starting it takes as long as to draw half of them."""

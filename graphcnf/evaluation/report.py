@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from graphcnf.errors import need
+from graphcnf.compute.files import write_file
+from graphcnf.errors import require
 from graphcnf.evaluation.distances import Distances
 from graphcnf.evaluation.formats import shown_columns
 from graphcnf.evaluation.tables import Evaluation, all_notes, tables
-from graphcnf.files import write_file
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.drawing import draw_svg
@@ -43,7 +43,7 @@ NEEDS = ("itables", "jinja2", "matplotlib")
 def check_report() -> None:
     """Raise UserError without the packages that make the page."""
     for package in NEEDS:
-        need(package, "--html", "report")
+        require(package, "--html", "report")
 
 
 def write_report(results: Sequence[Evaluation], path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from graphcnf.categorical.flow import Bound
-from graphcnf.errors import UserError, nearest
+from graphcnf.errors import UserError, suggest
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.packed import PackedGraphs
@@ -87,7 +87,7 @@ def steps_class(coding: str) -> type[Steps]:
         UserError: There is no such coding.
     """
     if coding not in CODINGS:
-        known = nearest(str(coding), list(CODINGS)) or f"; known: {', '.join(CODINGS)}"
+        known = suggest(str(coding), list(CODINGS)) or f"; known: {', '.join(CODINGS)}"
         raise UserError(f"adjacency must be the name of a coding, not {coding!r}{known}")
     module, name = CODINGS[coding].split(":")
     return getattr(import_module(module), name)

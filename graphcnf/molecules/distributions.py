@@ -188,7 +188,7 @@ def set_statistics(
         molecules: Valid molecules or SMILES; stereo is dropped.
         metrics: Names from `METRICS` that are to be computed; None for all.
         mapper: Applies a function to chunks of molecules: `map`, or for several processes
-            `graphcnf.parallel.parallel_map`. The result does not depend on it.
+            `graphcnf.compute.parallel.parallel_map`. The result does not depend on it.
         device: Where ChemNet runs.
 
     Raises:

@@ -10,7 +10,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from graphcnf.files import write_file
+from graphcnf.compute.files import write_file
 from graphcnf.molecules.codec import parse, quiet
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from rdkit import Chem
 
-from graphcnf.errors import UserError, nearest
+from graphcnf.compute.parallel import Workers, chunked, parallel_map
+from graphcnf.errors import UserError, suggest
 from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.optional import Unavailable
 from graphcnf.molecules.properties import PROPERTIES
-from graphcnf.parallel import Workers, chunked, parallel_map
 
 CHUNK = 1000
 """Molecules whose properties a process computes at a time."""
@@ -52,7 +52,7 @@ def check_name(name: str) -> None:
         UserError: There is no such property, or it cannot be computed here.
     """
     if name not in PROPERTIES:
-        raise UserError(f"no property {name!r}{nearest(name, list(PROPERTIES))}")
+        raise UserError(f"no property {name!r}{suggest(name, list(PROPERTIES))}")
     try:
         described(Chem.MolFromSmiles("C"), [name])
     except Unavailable as error:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graphcnf.compute.files import NO_LINK, open_kept
 from graphcnf.errors import UserError
-from graphcnf.files import NO_LINK, open_kept
 
 try:
     import fcntl

@@ -2,8 +2,8 @@
 
 An exception, something that is no number, a hang and a crash are answers, too: they are kept like
 the others, and the next molecule has its turn. Processes are those of loky, which, unlike
-`graphcnf.parallel`, sends functions that were defined in the calling script. Each looks now and
-then whether who asked is still there, and ends after the call that it is at.
+`graphcnf.compute.parallel`, sends functions that were defined in the calling script. Each looks now
+and then whether who asked is still there, and ends after the call that it is at.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import Any
 
 from rdkit import Chem, rdBase
 
+from graphcnf.compute.parallel import Engine
 from graphcnf.optimization import journal
 from graphcnf.optimization.journal import Answer
 from graphcnf.optimization.objectives import Goal
-from graphcnf.parallel import Engine
 
 START = 120.0
 """Seconds that processes have to start, on a busy machine."""

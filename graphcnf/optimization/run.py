@@ -23,8 +23,9 @@ import safetensors
 import safetensors.torch
 import torch
 
+from graphcnf.compute.files import file_lock, replace_file
+from graphcnf.compute.parallel import Workers, available_cores
 from graphcnf.errors import UserError
-from graphcnf.files import alone, replace_file
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow
@@ -33,7 +34,6 @@ from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.search import Search, SearchSettings
-from graphcnf.parallel import Workers, available_cores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,7 +163,7 @@ def optimize(
         start: SMILES to ask for first.
         settings: Of the search.
         workers: Processes that compute scores; None for one per core, 0 for none but this one; or
-            a `graphcnf.cluster.Cluster`.
+            a `graphcnf.compute.cluster.Cluster`.
         timeout: Seconds for one molecule.
         stop_on_error: Whether the first call that fails ends the run (which may go on later).
         restart: Begin again where the folder holds another run of the score; its answers stay.
@@ -195,7 +195,7 @@ def optimize(
             folder = stack.enter_context(TemporaryDirectory(prefix="graphcnf-optimize-"))
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(alone(folder / "run.lock", folder))
+        stack.enter_context(file_lock(folder / "run.lock", folder))
         run = _Run(folder, goal, flow, settings, seed, starting_molecules(start), restart)
         oracle = stack.enter_context(
             Oracle(goal, folder, workers=workers, timeout=timeout, tell=tell)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from graphcnf.errors import UserError, nearest
+from graphcnf.errors import UserError, suggest
 from graphcnf.limits import size_fault
 
 MAY_BE_ZERO = {"alpha", "context", "couplings", "dropout", "heads", "index_offset", "penalty",
@@ -75,7 +75,7 @@ def check(
     known = sorted(set(expected) - set(fixed))
     for name, value in options.items():
         if name not in known:
-            raise UserError(f"{what}: no option {name!r}{nearest(name, known)}")
+            raise UserError(f"{what}: no option {name!r}{suggest(name, known)}")
         fault = _fault(name, value, expected[name])
         if fault is not None:
             raise UserError(f"{what}: {fault}")

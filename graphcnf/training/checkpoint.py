@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from graphcnf import pretrained
+from graphcnf.compute.files import replace_file
 from graphcnf.errors import UserError
-from graphcnf.files import replace_file
 
 FORMAT = 3
 MAGIC = b"graphcnf checkpoint\n"

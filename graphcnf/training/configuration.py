@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from graphcnf.errors import UserError, nearest
+from graphcnf.errors import UserError, suggest
 from graphcnf.training.settings import TrainingSettings
 
 TABLES = ("model", "data", "training")
@@ -40,7 +40,7 @@ def load_preset(name_or_path: str | Path) -> dict[str, Any]:
     path = Path(name_or_path)
     if path.suffix != ".toml" and not path.is_file():
         raise UserError(
-            f"unknown preset {text_name!r}{nearest(text_name, preset_names())}"
+            f"unknown preset {text_name!r}{suggest(text_name, preset_names())}"
             " (a file of your own must end in .toml)"
         )
     return load_config(path)
@@ -71,7 +71,7 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
         raise UserError(f"{source}: brackets within brackets without end") from None
     for key, value in config.items():
         if key not in TABLES:
-            raise UserError(f"{source}: unknown entry {key!r}{nearest(key, list(TABLES))}")
+            raise UserError(f"{source}: unknown entry {key!r}{suggest(key, list(TABLES))}")
         if not isinstance(value, dict):
             raise UserError(f"{source}: {key!r} must be a table, written [{key}]")
     config = {table: config.get(table, {}) for table in TABLES}
@@ -97,7 +97,7 @@ def apply_overrides(config: dict[str, Any], assignments: list[str]) -> dict[str,
         table = path.pop(0) if path else "training"
         if table not in TABLES:
             raise UserError(
-                f"--set {assignment}: unknown table {table!r}{nearest(table, [*TABLES])}"
+                f"--set {assignment}: unknown table {table!r}{suggest(table, [*TABLES])}"
             )
         try:
             value = tomllib.loads(f"value = {text}")["value"]

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from graphcnf.compute.files import replace_file
 from graphcnf.errors import UserError
-from graphcnf.files import replace_file
 from graphcnf.graphs.path.enlargement import enlarged
 from graphcnf.molecules.enrichment import Feature
 from graphcnf.molecules.flow import MoleculeFlow

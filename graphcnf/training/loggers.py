@@ -11,8 +11,8 @@ from typing import Any
 
 from lightning.fabric.loggers import Logger, TensorBoardLogger
 
+from graphcnf.compute.files import replace_file
 from graphcnf.errors import UserError
-from graphcnf.files import replace_file
 
 
 def loggers(names: list[str], out_dir: Path, step: int) -> list[Logger]:

@@ -19,9 +19,9 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from graphcnf.compute.cpu import keep_kernels, keep_memory
+from graphcnf.compute.files import file_lock
 from graphcnf.errors import UserError
-from graphcnf.files import alone
-from graphcnf.machine import keep_kernels, keep_memory
 from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers
 from graphcnf.training.experiment import Experiment, FitResult
 from graphcnf.training.loggers import loggers
@@ -72,7 +72,7 @@ def fit(
     main_process = is_main()
     if main_process:
         out_dir.mkdir(parents=True, exist_ok=True)
-    with alone(out_dir / ".lock", out_dir) if main_process else contextlib.nullcontext():
+    with file_lock(out_dir / ".lock", out_dir) if main_process else contextlib.nullcontext():
         return _fit(experiment, settings, out_dir, resume, continue_from, config, lines)
 
 

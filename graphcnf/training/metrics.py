@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from graphcnf.files import replace_file
+from graphcnf.compute.files import replace_file
 
 if TYPE_CHECKING:
     from graphcnf.training.run import Run

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch import nn
 
+from graphcnf.compute.files import replace_file
 from graphcnf.errors import UserError
-from graphcnf.files import replace_file
 from graphcnf.limits import LARGEST_SEED
 from graphcnf.training.best import Best
 from graphcnf.training.checkpoint import (

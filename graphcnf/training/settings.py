@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from graphcnf.errors import UserError, nearest
+from graphcnf.errors import UserError, suggest
 from graphcnf.limits import LARGEST_MINUTES, LARGEST_SEED
 
 LARGEST = {
@@ -159,7 +159,7 @@ class TrainingSettings:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in table:
             if key not in known:
-                raise UserError(f"{source}: unknown setting {key!r}{nearest(key, known)}")
+                raise UserError(f"{source}: unknown setting {key!r}{suggest(key, known)}")
         try:
             return cls(**table)
         except UserError as error:

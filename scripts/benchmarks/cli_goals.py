@@ -28,14 +28,14 @@ Settings = Annotated[
 def _protocol(
     folder: Path, budget: int, seed: int, model: str, settings: list[str] | None
 ) -> Protocol:
-    from graphcnf.files import at_home
+    from graphcnf.compute.files import expand_user
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.scripts._sampling import load_model
     from graphcnf.scripts.benchmarks.goals import Protocol
     from graphcnf.scripts.optimize import parse_settings
 
     chosen = parse_settings(settings or [])
-    return Protocol(at_home(folder), budget, seed, MoleculeFlow(load_model(model)), chosen)
+    return Protocol(expand_user(folder), budget, seed, MoleculeFlow(load_model(model)), chosen)
 
 
 def pmo(
@@ -116,7 +116,7 @@ def constrained(
     out: Out = None,
 ) -> None:
     """Raise the penalised logP of molecules that have the lowest, with similar ones."""
-    from graphcnf.files import at_home
+    from graphcnf.compute.files import expand_user
     from graphcnf.scripts._sampling import load_model
     from graphcnf.scripts._tables import table_kind, write_table
 
@@ -134,7 +134,7 @@ def constrained(
     from graphcnf.scripts.benchmarks import goals
 
     # Before the pool is searched, which takes minutes.
-    flow, folder = MoleculeFlow(load_model(model)), at_home(folder)
+    flow, folder = MoleculeFlow(load_model(model)), expand_user(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lines = zinc250k_source().read_text().split()[:pool]
     chosen = goals.lowest(lines, molecules)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.files import at_home
+from graphcnf.compute.files import expand_user
 from graphcnf.scripts._sampling import parse_numbers
 from graphcnf.scripts.benchmarks.options import Csv, Html, Minutes, Out, Seeds, check_page
 
@@ -46,7 +46,7 @@ def images(
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
-    numbers, factors, folder = parse_numbers(seeds, "--seeds"), _factors(rates), at_home(folder)
+    numbers, factors, folder = parse_numbers(seeds, "--seeds"), _factors(rates), expand_user(folder)
     check_picture(png, "--png")
     check_page(html)
     from graphcnf.scripts._images import write_grid

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.files import at_home
+from graphcnf.compute.files import expand_user
 from graphcnf.scripts._sampling import check_device, parse_numbers
 from graphcnf.scripts.benchmarks.options import (
     Csv,
@@ -135,7 +135,7 @@ def systems(
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
-    numbers, folder = parse_numbers(seeds, "--seeds"), at_home(folder)
+    numbers, folder = parse_numbers(seeds, "--seeds"), expand_user(folder)
     check_device(device)
     from graphcnf.scripts.benchmarks import smiles_lstm
     from graphcnf.scripts.benchmarks import systems as benchmark

@@ -16,6 +16,7 @@ import torch
 from graphcnf.coloring import ColoringFlow, conflicts
 from graphcnf.coloring.network import undecided
 from graphcnf.coloring.saturation import SaturationOrder
+from graphcnf.compute.progress import progress_bar
 from graphcnf.datasets.coloring import ColoringDataset, load_coloring
 from graphcnf.datasets.sets import TASKS
 from graphcnf.errors import UserError
@@ -23,7 +24,6 @@ from graphcnf.evaluation.formats import Column, Row, number, percent, text
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch
 from graphcnf.scripts.benchmarks.runs import TrainedRun
-from graphcnf.terminal import progress_bar
 from graphcnf.training.arguments import call, check
 
 GRAPHS_PER_BATCH = 128

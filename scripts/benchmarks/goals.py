@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
+from graphcnf.compute.files import replace_file
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, text
-from graphcnf.files import replace_file
 from graphcnf.molecules.codec import canonical_smiles, quiet
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.optimization.objectives import Goal, goal_of_table
@@ -309,7 +309,7 @@ def lowest(smiles: Sequence[str], count: int) -> list[str]:
     """The molecules with the lowest penalised logP, lowest first, canonical without stereo."""
     from functools import partial
 
-    from graphcnf.parallel import chunked, parallel_map
+    from graphcnf.compute.parallel import chunked, parallel_map
 
     chunks = chunked(list(smiles), 500)
     parts = parallel_map(partial(_penalized, count), chunks, label="penalised logP")

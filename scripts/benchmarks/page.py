@@ -9,10 +9,10 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from graphcnf.compute.files import write_file
 from graphcnf.evaluation.formats import Column, Row, shown_columns
 from graphcnf.evaluation.histograms import GENERATED, STYLE, as_svg
 from graphcnf.evaluation.report import page_template, picture_source
-from graphcnf.files import write_file
 from graphcnf.scripts.benchmarks.runs import TrainedRun
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphcnf.errors import UserError, need
+from graphcnf.errors import UserError, require
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
@@ -80,4 +80,4 @@ def held_out(dataset: MoleculeDataset | Zinc250kRows, count: int) -> np.ndarray:
 
 def check_chemnet_installed() -> None:
     """Raise UserError without the package that holds ChemNet."""
-    need("fcd_torch", "the FCD", "fcd")
+    require("fcd_torch", "the FCD", "fcd")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphcnf.compute.parallel import available_cores, ordered_map
+from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.draw import draw_summary
@@ -18,12 +20,10 @@ from graphcnf.evaluation.summary import Look, Summary
 from graphcnf.evaluation.tables import Evaluation
 from graphcnf.molecules.tally import KEPT
 from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
-from graphcnf.parallel import available_cores, ordered_map
 from graphcnf.scripts._sampling import load_model, valency_checked
 from graphcnf.scripts.evaluation import named_data
 from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smiles, with_count
 from graphcnf.scripts.evaluation.records import CHUNK, Records, look_at
-from graphcnf.terminal import progress_bar
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF

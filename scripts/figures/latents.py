@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, make_encoding
 from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
+from graphcnf.compute.progress import progress_bar
 from graphcnf.flows import coupling_stack
 from graphcnf.flows.readout import silent
-from graphcnf.terminal import progress_bar
 
 PLANES = ("mixture", "linear", "variational", "argmax")
 ENCODINGS = (*PLANES, "interval")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from graphcnf.errors import need
+from graphcnf.errors import require
 
 ROWS = 1 << 14
 """Rows in a row group of a Parquet file."""
@@ -42,7 +42,7 @@ def compress(source: Path, target: Path) -> None:
 
 def check_parquet() -> None:
     """Raise UserError without the package that writes Parquet files."""
-    need("pyarrow", ".parquet", "parquet")
+    require("pyarrow", ".parquet", "parquet")
 
 
 def to_parquet(

@@ -104,10 +104,10 @@ def write_found(
     """
     from rdkit import Chem
 
+    from graphcnf.compute.progress import progress_bar
     from graphcnf.molecules.selection import DECIMALS, described
     from graphcnf.scripts._output import open_output
     from graphcnf.scripts.generation.records import WRITERS, header
-    from graphcnf.terminal import progress_bar
 
     write = WRITERS[recipe.kind]
     bar = out is not None or not sys.stdout.isatty()

@@ -155,7 +155,7 @@ def survey(paths: Iterable[Path], read: Callable[[Path], Part] = read_part) -> S
         if after - before > 1:
             problems.append(_gap(usual.shard, before + 1, after - 1))
     kept = [chosen[number] for number in sorted(chosen)]
-    kinds = Counter(json.dumps(part.shard.surroundings) for part in kept)
+    kinds = Counter(json.dumps(part.shard.environment) for part in kept)
     notes = [] if len(kinds) == 1 else [
         "the shards were drawn with different versions or processors, which may round otherwise: "
         "single graphs may differ from those of one machine (" + "; ".join(kinds) + ")"

@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from graphcnf.compute.files import file_lock, open_kept, open_new
 from graphcnf.errors import UserError
-from graphcnf.files import alone, open_kept, open_new
 
 READ = 1 << 20
 DIGITS = 16
@@ -171,7 +171,7 @@ def partial_file(target: Path, name: str) -> Iterator[PartialFile]:
     """
     hidden = f".{target.name}."
     try:
-        with alone(target.with_name(f"{hidden}lock"), target):
+        with file_lock(target.with_name(f"{hidden}lock"), target):
             partial = PartialFile(target, name)
             try:
                 yield partial

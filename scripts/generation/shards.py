@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from graphcnf.compute.environment import environment
 from graphcnf.errors import UserError
-from graphcnf.surroundings import surroundings
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -97,7 +97,7 @@ class Shard:
         records: The same of the part.
         model: `model_digest`.
         recipe: What was drawn and written.
-        surroundings: Of the process that drew it.
+        environment: Of the process that drew it.
     """
 
     part: tuple[int, int]
@@ -105,7 +105,7 @@ class Shard:
     records: tuple[int, int]
     model: str
     recipe: dict[str, Any]
-    surroundings: dict[str, Any]
+    environment: dict[str, Any]
 
     @classmethod
     def of(cls, network: GraphCNF, recipe: Recipe, sample: range, part: tuple[int, int]) -> Shard:
@@ -117,7 +117,7 @@ class Shard:
             (records.start, records.stop),
             model_digest(network),
             asdict(recipe),
-            surroundings(str(network.device)),
+            environment(str(network.device)),
         )
 
     def describe(self, out: Path, progress: Progress, file: Path) -> None:
@@ -128,7 +128,7 @@ class Shard:
             progress: What it holds.
             file: The shard as it is.
         """
-        from graphcnf.files import replace_file
+        from graphcnf.compute.files import replace_file
 
         content = {"format": FORMAT, **asdict(self), "progress": asdict(progress), **seal(file)}
         replace_file(beside(out), (json.dumps(content, indent=1) + "\n").encode())
@@ -138,7 +138,7 @@ class Shard:
         try:
             found = json.loads(beside(out).read_bytes())
             own = json.loads(json.dumps(asdict(self)))
-            del own["surroundings"]  # another machine may have drawn it
+            del own["environment"]  # another machine may have drawn it
             return {k: found[k] for k in own} == own and seal(out).items() <= found.items()
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphcnf.compute.parallel import ordered_map
 from graphcnf.errors import UserError
 from graphcnf.evaluation.draw import sampling_processes
 from graphcnf.graphs.record_blocks import blocks, together_on
-from graphcnf.parallel import ordered_map
 from graphcnf.scripts.generation.records import Recipe, Record, block_records
 
 if TYPE_CHECKING:
-    from graphcnf.cluster import Cluster
+    from graphcnf.compute.cluster import Cluster
     from graphcnf.graphs import GraphCNF
 
 RECENT = 1 << 16

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphcnf.compute.environment import environment
 from graphcnf.errors import UserError
-from graphcnf.surroundings import surroundings
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -89,7 +89,7 @@ def to_file(
     Raises:
         UserError: The file cannot be written, a process died, or there are too few molecules.
     """
-    from graphcnf.parallel import WorkerDied
+    from graphcnf.compute.parallel import WorkerDied
     from graphcnf.scripts.generation.partial import partial_file
     from graphcnf.scripts.generation.records import header
     from graphcnf.scripts.generation.stream import Exhausted, Progress
@@ -135,8 +135,8 @@ def _draw(
     *,
     bar: bool,
 ) -> None:
+    from graphcnf.compute.progress import progress_bar
     from graphcnf.scripts.generation.stream import texts
-    from graphcnf.terminal import progress_bar
 
     began = time.perf_counter() - progress.seconds
     stream = texts(network, recipe, goal, progress, seen, **how)
@@ -159,7 +159,7 @@ def _name(network: GraphCNF, recipe: Recipe, goal: Goal) -> str:
             "model": model_digest(network),
             "recipe": asdict(recipe),
             "records": [goal.records.start, last],
-            **surroundings(str(network.device)),
+            **environment(str(network.device)),
         }
     )
 

@@ -186,7 +186,7 @@ def test_damaged_idx_files(tmp_path):
 
 
 def test_images_that_were_made_to_fill_the_memory_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("graphcnf.files.LEAST_UNPACKED", 1 << 20)
+    monkeypatch.setattr("graphcnf.compute.files.LEAST_UNPACKED", 1 << 20)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(idx_bytes(np.zeros((12, 1000, 1000), np.uint8))))
     refused(f"{path.name}: a gzip file of .* that holds more than", load_images, tmp_path)

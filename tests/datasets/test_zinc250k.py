@@ -167,7 +167,7 @@ def test_a_script_without_main_guard_can_encode(tmp_path, zinc_smiles):
 
 
 def test_errors_in_workers_come_through(tmp_path):
-    from graphcnf.parallel import parallel_map
+    from graphcnf.compute.parallel import parallel_map
 
     assert parallel_map(json.dumps, [1, 2, 3], workers=2) == ["1", "2", "3"]
     with pytest.raises(json.JSONDecodeError):

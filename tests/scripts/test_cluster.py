@@ -13,12 +13,12 @@ from threading import Timer
 
 import pytest
 
-from graphcnf import cluster as clusters
-from graphcnf.cluster import LOCAL, Cluster, open_workers
+from graphcnf.compute import cluster as clusters
+from graphcnf.compute.cluster import LOCAL, Cluster, open_workers
+from graphcnf.compute.parallel import WorkerDied, ordered_map, parallel_map
 from graphcnf.errors import UserError
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
-from graphcnf.parallel import WorkerDied, ordered_map, parallel_map
 from graphcnf.scripts.generation.partial import PartialFile
 
 dask = pytest.importorskip("dask")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf import parallel
+from graphcnf.compute import parallel
 from graphcnf.scripts.generation import partial
 from graphcnf.scripts.generation.partial import PartialFile, partial_file
 

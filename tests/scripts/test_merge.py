@@ -203,7 +203,7 @@ def test_what_is_said_of_a_shard_is_not_believed(run, shards, damage):
 def test_other_versions_are_a_note(run, shards):
     described = Path("part3.smi.shard.json")
     found = json.loads(described.read_text())
-    found["surroundings"]["processor"] = ["cpu", "OTHER"]
+    found["environment"]["processor"] = ["cpu", "OTHER"]
     described.write_text(json.dumps(found))
     err = run("merge", *shards, "--out", "x.smi")[1].splitlines()
     assert err[0].startswith("note: ") and "OTHER" in err[0] and len(err) == 2

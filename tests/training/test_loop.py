@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from graphcnf.compute.files import file_lock
 from graphcnf.errors import UserError
-from graphcnf.files import alone
 from graphcnf.pretrained import load_model
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
@@ -132,7 +132,7 @@ def test_two_processes_do_not_train_one_run(tiny, tmp_path):
     metrics = (run / "metrics.csv").read_bytes()
     longer = replace(SETTINGS, steps=70)
     with (
-        alone(run / ".lock", run),
+        file_lock(run / ".lock", run),
         pytest.raises(UserError, match="run: another process is writing it"),
     ):
         fit(tiny.make_experiment(), longer, run, resume=True)

@@ -20,7 +20,7 @@ from graphcnf.errors import UserError
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def at_home(path: str | Path) -> Path:
+def expand_user(path: str | Path) -> Path:
     """The path, with ~ and ~name in place of a home directory spelt out.
 
     Raises:
@@ -113,7 +113,7 @@ def open_kept(path: Path):
 
 
 @contextmanager
-def alone(lock: Path, what: Path | str) -> Iterator[None]:
+def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
     """Keep other processes out; the kernel lets go of the lock when this one dies.
 
     Args:

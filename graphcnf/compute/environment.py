@@ -10,7 +10,7 @@ PACKAGES = ("graphcnf", "numpy", "rdkit", "torch")
 
 
 @cache
-def surroundings(device: str = "cpu") -> dict[str, Any]:
+def environment(device: str = "cpu") -> dict[str, Any]:
     """Versions of packages, and the processor that a torch device is."""
     import torch
 

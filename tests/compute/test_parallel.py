@@ -13,9 +13,9 @@ from itertools import count, islice
 import loky
 import pytest
 
-from graphcnf import parallel
+from graphcnf.compute import parallel
+from graphcnf.compute.parallel import OrderedMap, WorkerDied, available_cores, parallel_map
 from graphcnf.errors import UserError
-from graphcnf.parallel import OrderedMap, WorkerDied, available_cores, parallel_map
 
 WORK = """
 import os, signal, time
@@ -173,7 +173,7 @@ def test_a_process_that_cannot_be_started_is_told_and_leaves_none_behind(monkeyp
 def test_children_end_when_their_parent_is_killed():
     program = (
         "import itertools, os, time\n"
-        "from graphcnf.parallel import OrderedMap\n"
+        "from graphcnf.compute.parallel import OrderedMap\n"
         "with OrderedMap(eval, itertools.repeat('__import__(\"os\").getpid()'), workers=2) as r:\n"
         "    for pid in itertools.islice(r, 2000): time.sleep(0.001); print(pid, flush=True)\n"
         "    time.sleep(60)\n"

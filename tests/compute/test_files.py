@@ -9,16 +9,16 @@ import tracemalloc
 
 import pytest
 
-from graphcnf import files
+from graphcnf.compute import files
+from graphcnf.compute.files import NotUnpacked, file_lock, gunzip, open_kept, replace_file
 from graphcnf.errors import UserError
-from graphcnf.files import NotUnpacked, alone, gunzip, open_kept, replace_file
 
 
 def test_a_link_in_the_way_is_not_followed(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "lock").symlink_to(victim)
-    with pytest.raises(OSError), alone(tmp_path / "lock", "x"):
+    with pytest.raises(OSError), file_lock(tmp_path / "lock", "x"):
         pass
     with pytest.raises(OSError):
         open_kept(tmp_path / "lock")
@@ -32,8 +32,8 @@ def test_a_link_in_the_way_is_not_followed(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from graphcnf.files import alone
-with alone(Path(sys.argv[1]), "x"):
+from graphcnf.compute.files import file_lock
+with file_lock(Path(sys.argv[1]), "x"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -44,11 +44,11 @@ def test_where_the_kernel_has_no_locks_the_file_is_one(tmp_path, monkeypatch, re
         raise OSError(errno.ENOSYS, "not implemented")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with alone(tmp_path / "lock", "x"):
-        with pytest.raises(UserError, match="another process"), alone(tmp_path / "lock", "x"):
+    with file_lock(tmp_path / "lock", "x"):
+        with pytest.raises(UserError, match="another process"), file_lock(tmp_path / "lock", "x"):
             pass
     assert not list(tmp_path.iterdir()) and not recwarn
-    with pytest.raises(FileNotFoundError), alone(tmp_path / "none" / "lock", "x"):
+    with pytest.raises(FileNotFoundError), file_lock(tmp_path / "none" / "lock", "x"):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -60,11 +60,11 @@ def test_one_at_a_time_and_a_dead_process_holds_nothing(tmp_path):
         assert other.stdout.readline() == b"held\n"
         with (
             pytest.raises(UserError, match="runs/x: another process is writing it"),
-            alone(lock, "runs/x"),
+            file_lock(lock, "runs/x"),
         ):
             pass
         other.kill()
-    with alone(lock, "runs/x"):
+    with file_lock(lock, "runs/x"):
         pass
     assert not lock.exists()
 

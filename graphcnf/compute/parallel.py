@@ -23,10 +23,10 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
-from graphcnf.terminal import progress_bar
 
-_SERVE = "from graphcnf.parallel import _serve; _serve()"
+_SERVE = "from graphcnf.compute.parallel import _serve; _serve()"
 
 GRACE = 10.0
 """Seconds that a process which answers no more has left to end by itself."""
@@ -37,7 +37,7 @@ class WorkerDied(UserError, RuntimeError):
 
 
 class Engine:
-    """Workers that are no processes of this one, such as those of a `graphcnf.cluster.Cluster`."""
+    """Workers that are no processes of this one, such as those of a `compute.cluster.Cluster`."""
 
     def ordered_map(self, function: Callable, chunks: Iterable, *, ahead: int = 2) -> Any:
         """What `OrderedMap` is, on them."""
@@ -151,7 +151,7 @@ def ordered_map(
     Args:
         function: As `OrderedMap` takes it.
         chunks: Arguments, possibly without end; they and the results are pickled.
-        workers: Number of processes, or a `graphcnf.cluster.Cluster`.
+        workers: Number of processes, or a `graphcnf.compute.cluster.Cluster`.
         ahead: Chunks per process that are worked on before they are asked for.
     """
     if isinstance(workers, int):
@@ -168,7 +168,7 @@ def parallel_map(
         function: As `OrderedMap` takes it.
         chunks: Arguments; they and the results are pickled.
         workers: Processes; None for one per available core, 1 for none but this one; or a
-            `graphcnf.cluster.Cluster`.
+            `graphcnf.compute.cluster.Cluster`.
         label: What the progress bar says (shown on a terminal only).
     """
     if workers is None or isinstance(workers, int):

@@ -1,9 +1,9 @@
 """Maps over the workers of a Dask cluster: on this machine or on others, and they come and go.
 
-A `Cluster` takes the place of a number of processes in `graphcnf.parallel`, with the same results
-in the same order. What a dead worker was at is done again by another one, and who joins gets work
-at once. The function, with the model in it, goes once to the scheduler and from there once to every
-worker, also to those that join; then only chunks and results travel.
+A `Cluster` takes the place of a number of processes in `graphcnf.compute.parallel`, with the same
+results in the same order. What a dead worker was at is done again by another one, and who joins
+gets work at once. The function, with the model in it, goes once to the scheduler and from there
+once to every worker, also to those that join; then only chunks and results travel.
 
 Dask itself unpickles what it is sent, on either side: whoever reaches a scheduler can run code on
 its workers. Connect to your own only, inside a network that is yours or with TLS.
@@ -31,9 +31,9 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphcnf.errors import UserError, need
-from graphcnf.parallel import Engine, WorkerDied, answer, available_cores, refuse
-from graphcnf.surroundings import surroundings
+from graphcnf.compute.environment import environment
+from graphcnf.compute.parallel import Engine, WorkerDied, answer, available_cores, refuse
+from graphcnf.errors import UserError, require
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -92,7 +92,7 @@ class Cluster(Engine):
 
 
 class ClusterMap:
-    """`graphcnf.parallel.OrderedMap` on a cluster.
+    """`graphcnf.compute.parallel.OrderedMap` on a cluster.
 
     A context manager, and iterable once. At most `ahead` chunks for every worker that there is, and
     two in any case, are taken before their results are.
@@ -190,15 +190,15 @@ def _plugin(name: str, message: bytes) -> Any:
     class Message(WorkerPlugin):
         # It is pickled by value: only an import reaches the module of the worker.
         def setup(self, worker) -> None:
-            from graphcnf import cluster
-            from graphcnf.machine import keep_memory
+            from graphcnf.compute import cluster
+            from graphcnf.compute.cpu import keep_memory
 
             # Dask starts workers with MALLOC_TRIM_THRESHOLD_=65536.
             keep_memory()
             cluster._messages[name] = message
 
         def teardown(self, worker) -> None:
-            from graphcnf import cluster
+            from graphcnf.compute import cluster
 
             cluster._messages.pop(name, None)
             cluster._served.pop(name, None)
@@ -221,7 +221,7 @@ def _work(name: str, chunk: bytes) -> tuple[str, tuple[bool, bytes]]:
 
 
 def _where() -> str:
-    return json.dumps(surroundings())
+    return json.dumps(environment())
 
 
 @contextmanager
@@ -230,7 +230,7 @@ def open_workers(
     workers: int | None = None,
     note: Callable[[str], None] = lambda text: print(f"note: {text}", file=sys.stderr),
 ) -> Iterator[int | Cluster | None]:
-    """Context with what `graphcnf.parallel` takes for `workers`.
+    """Context with what `graphcnf.compute.parallel` takes for `workers`.
 
     Args:
         cluster: See `check_cluster`; None for no cluster.
@@ -269,7 +269,7 @@ def check_cluster(cluster: str) -> None:
         if not Path(cluster).is_file():
             raise UserError(f"no such file: {cluster}")
     for package in ("distributed", "cryptography"):
-        need(package, "a cluster", "cluster")
+        require(package, "a cluster", "cluster")
 
 
 def _is_address(cluster: str) -> bool:

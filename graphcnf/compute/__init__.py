@@ -1,0 +1,1 @@
+"""Machines and files: where work runs, which files are opened, locked and replaced."""
