@@ -9,6 +9,7 @@ from importlib import import_module
 
 import typer
 
+from graphcnf.errors import say
 from graphcnf.scripts._output import ReaderGone, StreamFailed
 
 app = typer.Typer(
@@ -72,7 +73,7 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
         elif os.environ.get("GRAPHCNF_DEBUG"):
             raise
         else:
-            _tell(f"error: {_one_line(error)}")
+            say(f"error: {_one_line(error)}")
             code = 1
         if isinstance(error, OSError | StreamFailed):
             _abandon(sys.stdout)
@@ -94,12 +95,6 @@ def _abandon(stream) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _tell(line: str) -> None:
-    """A line on stderr, where that still takes one."""
-    with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
-
-
 def _usage(error) -> int:
     context = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split())
@@ -108,9 +103,9 @@ def _usage(error) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     elif context is None:
-        _tell(f"error: {message}")
+        say(f"error: {message}")
     else:
-        _tell(f"error: {message} (see {context.command_path} --help)")
+        say(f"error: {message} (see {context.command_path} --help)")
     return error.exit_code
 
 

@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import subprocess
-import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -21,7 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from graphcnf.compute.cpu import keep_kernels, keep_memory
 from graphcnf.compute.files import file_lock
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers
 from graphcnf.training.experiment import Experiment, FitResult
 from graphcnf.training.loggers import loggers
@@ -220,10 +219,9 @@ def _starting_state(settings, out_dir, resume, continue_from, main_process) -> d
             if not settings.in_decay(at_plateau):
                 state = earlier
             elif main_process:
-                print(
+                say(
                     "the present budget does not reach beyond the plateau of this run: "
-                    "the learning rate goes on falling",
-                    file=sys.stderr,
+                    "the learning rate goes on falling"
                 )
         return state
     if resume and last.with_name("plateau.ckpt").exists():

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphcnf.errors import printable, say
+
 if TYPE_CHECKING:
     from graphcnf.training.run import Run
 
@@ -71,9 +73,10 @@ class RunProgress:
         if not self.lines:
             return
         if self.bar is not None:
-            self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            shown = printable(text)
+            self.bar.console.print(shown, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
 
 def opening(run: Run) -> str:

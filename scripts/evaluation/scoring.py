@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -13,7 +12,7 @@ import numpy as np
 
 from graphcnf.compute.parallel import available_cores, ordered_map
 from graphcnf.compute.progress import progress_bar
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.draw import draw_summary
 from graphcnf.evaluation.summary import Look, Summary
@@ -95,10 +94,9 @@ def score_records(records: Records, against: Against) -> Evaluation:
         if unreadable == records.count:
             raise UserError(f"{shown} holds no molecules: line {line} is no SMILES: {text!r}")
         where = f"line {line}" if len(records.files) == 1 else f"line {line} of {file}"
-        print(
+        say(
             f"note: {unreadable:,} of {records.count:,} lines of {shown} are no SMILES and count "
-            f"as invalid, the first is {where}: {text!r}",
-            file=sys.stderr,
+            f"as invalid, the first is {where}: {text!r}"
         )
     valid = figures["strict_valid"]
     main = {
@@ -236,10 +234,9 @@ def _model_data(model: GraphCNF, against: Against) -> tuple[Rows | None, str]:
         name = model.metadata.get("dataset")
         reference = name if name in named_data.OFFICIAL else "none"
         if reference == "none":
-            print(
+            say(
                 "note: without the training data, named with --reference, there is no data row, "
-                "reconstruction or likelihood",
-                file=sys.stderr,
+                "reconstruction or likelihood"
             )
     if reference == "none":
         return None, reference

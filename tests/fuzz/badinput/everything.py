@@ -7,9 +7,13 @@ from badinput.commandlines import command_line_cases
 from badinput.configurations import configuration_cases
 from badinput.damage import damage_cases
 from badinput.datafiles import data_file_cases
+from badinput.escapes import escape_cases
 from badinput.streams import stream_cases
 
-FAMILIES = (command_line_cases, configuration_cases, data_file_cases, damage_cases, stream_cases)
+FAMILIES = (
+    command_line_cases, configuration_cases, data_file_cases, damage_cases, escape_cases,
+    stream_cases,
+)  # fmt: skip
 
 
 def all_cases(seed: int) -> list[Case]:
