@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 import typer
@@ -59,7 +62,8 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
     """
     _stand_in_for_closed_streams()
     try:
-        code = command(arguments, standalone_mode=False, prog_name=name)
+        with _interrupts_heard():
+            code = command(arguments, standalone_mode=False, prog_name=name)
         sys.stdout.flush()
     except (BrokenPipeError, ReaderGone):
         _abandon(sys.stdout)
@@ -78,6 +82,42 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
         if isinstance(error, OSError | StreamFailed):
             _abandon(sys.stdout)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _interrupts_heard() -> Iterator[None]:
+    """Let Ctrl-C reach Python's handler even while a library has put its own in the place.
+
+    RDKit does so in a substructure search: it cuts the search short, and only its log says so.
+    With SIGINT blocked in all threads, one of them waits for it and wakes the main one by SIGURG.
+    """
+    main = threading.main_thread()
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not main:
+        yield
+        return
+
+    def wait() -> None:
+        while signal.sigwait(both) == signal.SIGINT:
+            signal.pthread_kill(main.ident, signal.SIGURG)
+
+    def hand_on(number, frame) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):
+            handler(signal.SIGINT, frame)
+
+    both = {signal.SIGINT, signal.SIGURG}
+    mask, before = signal.pthread_sigmask(signal.SIG_BLOCK, both), signal.getsignal(signal.SIGURG)
+    signal.signal(signal.SIGURG, hand_on)
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGURG})
+    try:
+        yield
+    finally:
+        signal.pthread_kill(waiting.ident, signal.SIGURG)
+        waiting.join()
+        signal.signal(signal.SIGURG, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _stand_in_for_closed_streams() -> None:
