@@ -244,7 +244,7 @@ def _starting_state(settings, out_dir, resume, continue_from, main_process) -> d
     state["origin_steps"] += state["step"]
     state["origin_seconds"] += state["seconds"]
     state.update(step=0, seconds=0.0, plateau_saved=False, bad_steps=0, last_eval=0.0, metrics={})
-    state.update(sums={"names": [], "sums": None}, window=[0, 0.0], best=None)
+    state.update(sums={"names": [], "sums": None}, window=[0, 0.0], best=None, evaluation_due=False)
     return state
 
 

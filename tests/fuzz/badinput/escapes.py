@@ -41,7 +41,8 @@ def escape_cases(seed: int) -> Iterator[Case]:
         yield Case(f"{name} in a model's name", "graphcnf", ("generate", "--model", text))
         yield Case(f"{name} in a configuration", "graphcnf", ("generate", "--model", "odd"),
                    prepare=_odd_model(f'{{"{quoted}": 1}}'))  # fmt: skip
-        score = f"def f(mol):\n    raise ValueError({text!r})\n"
+        trouble = "class Trouble(Exception):\n    pass\n\n"
+        score = f"{trouble}def f(mol):\n    raise Trouble({text!r})\n"
         yield Case(f"{name} from a score", "graphcnf",
                    ("optimize", "--score", "mine.py:f", "--budget", "3", "--model", "{model}",
                     "--workers", "0", "--folder", "run"),
@@ -49,7 +50,7 @@ def escape_cases(seed: int) -> Iterator[Case]:
         yield Case(f"{name} in a file of a score", "graphcnf",
                    ("optimize", "--score", "mine.py:f", "--budget", "3", "--model", "{model}",
                     "--workers", "0", "--folder", "run"),
-                   prepare=_write("mine.py", f"raise ValueError({text!r})\n"))  # fmt: skip
+                   prepare=_write("mine.py", f"{trouble}raise Trouble({text!r})\n"))  # fmt: skip
 
 
 def _write(name: str, content: str) -> Callable[[Stage], None]:
