@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from graphcnf.compute.files import expand_user, leftovers, open_input, replace_file
+from graphcnf.errors import say
 
 _CHECKSUM = "checksum"
 _STALE_SECONDS = 600
@@ -39,7 +39,7 @@ def cache_folder() -> Path:
 
 def note(message: str) -> None:
     """One line to stderr."""
-    print(f"graphcnf: {message}", file=sys.stderr, flush=True)
+    say(f"graphcnf: {message}")
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
+import sys
+from contextlib import suppress
 
 
 class UserError(Exception):
@@ -29,3 +32,23 @@ def suggest(name: str, known: list[str]) -> str:
     """Return ``; did you mean 'x'?`` for the closest known name, else the list of all names."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """Return text with the characters that steer a terminal written as Python escapes.
+
+    Control characters other than tab and line feed, marks of direction and of no width, and halves
+    of surrogate pairs: files, models and scores of others may hold them.
+    """
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def say(line: str) -> None:
+    """Print a `printable` line on stderr, where that still takes one."""
+    with suppress(OSError, ValueError):
+        print(printable(line), file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ import typer
 
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import MEMORY_SHARE, check_output, open_new, write_file
-from graphcnf.errors import UserError, require
+from graphcnf.errors import UserError, printable, require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,6 +79,16 @@ class StreamFailed(UserError):
     """Stdout takes no more: its disk is full, or it is closed."""
 
 
+class _Stdout(io.TextIOBase):
+    """Standard output, which may be a terminal: what is written there is `printable`."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(printable(text))
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
 @contextmanager
 def open_output(
     path: Path | None, convert: Callable[[Path, Path], None] | None = None
@@ -96,7 +106,7 @@ def open_output(
     """
     if path is None:
         try:
-            yield sys.stdout
+            yield _Stdout()
             sys.stdout.flush()
         except BrokenPipeError:
             raise ReaderGone from None

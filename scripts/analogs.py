@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Literal
 
 import typer
 
+from graphcnf.errors import say
 from graphcnf.scripts.generation import options
 from graphcnf.scripts.generation.growth import write_found
 from graphcnf.scripts.generation.target import check_target, conversion, plain_kind, target_kind
@@ -106,6 +106,4 @@ def analogs(
         if similar
         else f", of {origin.others:,} valid ones that were drawn"
     )
-    print(
-        f"{number:,} distinct analogues of {origin.smiles} with its {keep}{rate}", file=sys.stderr
-    )
+    say(f"{number:,} distinct analogues of {origin.smiles} with its {keep}{rate}")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 import typer
 
+from graphcnf.errors import say
 from graphcnf.scripts._output import ReaderGone, StreamFailed
 
 app = typer.Typer(
@@ -58,7 +62,8 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
     """
     _stand_in_for_closed_streams()
     try:
-        code = command(arguments, standalone_mode=False, prog_name=name)
+        with _interrupts_heard():
+            code = command(arguments, standalone_mode=False, prog_name=name)
         sys.stdout.flush()
     except (BrokenPipeError, ReaderGone):
         _abandon(sys.stdout)
@@ -72,11 +77,47 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
         elif os.environ.get("GRAPHCNF_DEBUG"):
             raise
         else:
-            _tell(f"error: {_one_line(error)}")
+            say(f"error: {_one_line(error)}")
             code = 1
         if isinstance(error, OSError | StreamFailed):
             _abandon(sys.stdout)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _interrupts_heard() -> Iterator[None]:
+    """Let Ctrl-C reach Python's handler even while a library has put its own in the place.
+
+    RDKit does so in a substructure search: it cuts the search short, and only its log says so.
+    With SIGINT blocked in all threads, one of them waits for it and wakes the main one by SIGURG.
+    """
+    main = threading.main_thread()
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not main:
+        yield
+        return
+
+    def wait() -> None:
+        while signal.sigwait(both) == signal.SIGINT:
+            signal.pthread_kill(main.ident, signal.SIGURG)
+
+    def hand_on(number, frame) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):
+            handler(signal.SIGINT, frame)
+
+    both = {signal.SIGINT, signal.SIGURG}
+    mask, before = signal.pthread_sigmask(signal.SIG_BLOCK, both), signal.getsignal(signal.SIGURG)
+    signal.signal(signal.SIGURG, hand_on)
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGURG})
+    try:
+        yield
+    finally:
+        signal.pthread_kill(waiting.ident, signal.SIGURG)
+        waiting.join()
+        signal.signal(signal.SIGURG, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _stand_in_for_closed_streams() -> None:
@@ -94,12 +135,6 @@ def _abandon(stream) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _tell(line: str) -> None:
-    """A line on stderr, where that still takes one."""
-    with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
-
-
 def _usage(error) -> int:
     context = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split())
@@ -108,9 +143,9 @@ def _usage(error) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     elif context is None:
-        _tell(f"error: {message}")
+        say(f"error: {message}")
     else:
-        _tell(f"error: {message} (see {context.command_path} --help)")
+        say(f"error: {message} (see {context.command_path} --help)")
     return error.exit_code
 
 

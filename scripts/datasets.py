@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.scripts.generation import options
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def list_(as_json: Json = False) -> None:
     width = max(map(len, KNOWN))
     for name, description in KNOWN.items():
         print(f"{name:{width}}  {description}")
-    print(f"encoded molecules are cached in {cache_folder()}", file=sys.stderr)
+    say(f"encoded molecules are cached in {cache_folder()}")
 
 
 @app.command()
@@ -69,25 +68,29 @@ def prepare(
     check_cluster_options(cluster, workers, "cpu")
     with open_workers(cluster, workers) as engine:
         dataset = _load(name, column, engine)
-    print(f"{dataset.name}: {len(dataset):,} molecules are ready", file=sys.stderr)
+    say(f"{dataset.name}: {len(dataset):,} molecules are ready")
 
 
 @app.command()
 def info(name: Name, column: options.Column = None, as_json: Json = False) -> None:
     """Describe a data set: sizes, categories, splits."""
     from graphcnf.evaluation.formats import json_text, markdown, text
+    from graphcnf.scripts._tables import write_text
 
     facts = describe(_load(name, column))
     if as_json:
-        print(json_text(facts), end="")
+        write_text(json_text(facts), None)
         return
+    lines = []
     for key in ("name", "molecules", "distinct", "left_out", "train", "test"):
         value = facts[key]
-        print(f"{key.replace('_', ' '):10} {value if isinstance(value, str) else f'{value:,}'}")
+        lines.append(
+            f"{key.replace('_', ' '):10} {value if isinstance(value, str) else f'{value:,}'}"
+        )
     for key in ("atoms", "bonds"):
         f = facts[f"{key}_per_molecule"]
-        print(f"{key:10} {f['least']} to {f['most']} per molecule, mean {f['mean']:.2f}")
-    print(f"{'charged':10} {facts['charged']:.2%} of the molecules hold a charged atom\n")
+        lines.append(f"{key:10} {f['least']} to {f['most']} per molecule, mean {f['mean']:.2f}")
+    lines.append(f"{'charged':10} {facts['charged']:.2%} of the molecules hold a charged atom\n")
     for key in ("atom", "bond"):
         counts = facts[f"{key}_categories"]
         total = max(sum(counts.values()), 1)
@@ -97,7 +100,8 @@ def info(name: Name, column: options.Column = None, as_json: Json = False) -> No
             ("count", text("count", "{:,}")),
             ("share", text("share", "{:.4%}")),
         ]
-        print(markdown(rows, columns))
+        lines.append(markdown(rows, columns))
+    write_text("\n".join(lines) + "\n", None)
 
 
 @app.command()
@@ -120,11 +124,10 @@ def check(
         mol = graph_to_molecule(*dataset.graphs.graph(k), dataset.vocabulary)
         print(f"{dataset.smiles[k]}\t{validity.strict(mol) or 'invalid'}")
     same = 1 - len(failures) / len(dataset)
-    print(
+    say(
         f"{dataset.name}: {len(dataset) - len(failures):,} of {len(dataset):,} molecules "
         f"({same:.5%}) come back as they were; {len(failures)} do not"
-        + (f"; {len(dataset.skipped):,} more were left out" if dataset.skipped else ""),
-        file=sys.stderr,
+        + (f"; {len(dataset.skipped):,} more were left out" if dataset.skipped else "")
     )
     if same < ROUND_TRIP:
         raise UserError(f"{dataset.name}: {same:.5%} is less than {ROUND_TRIP:.3%}")

@@ -133,7 +133,7 @@ def evaluate(
         bool,
         typer.Option(
             "--published",
-            help="Also quote published figures for ZINC250k.",
+            help="Also quote published figures, where the reference is ZINC250k.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from graphcnf.errors import say
 from graphcnf.scripts._sampling import checked_minutes, checked_seed
 from graphcnf.scripts.generation import options
 
@@ -157,7 +157,7 @@ def finetune(
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text)
 
 
 def _table(figures: dict) -> str:

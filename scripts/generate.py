@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
 
+from graphcnf.errors import say
 from graphcnf.limits import LARGEST_COUNT
 from graphcnf.scripts.generation import growth, options
 from graphcnf.scripts.generation.shards import Shard, named_parts, parse_shard
@@ -128,10 +128,7 @@ def generate(
     from graphcnf.molecules.asked import asked_of
 
     if valency_checked(network):
-        print(
-            "note: valency check on: bonds that do not fit are drawn again (not with --no-support)",
-            file=sys.stderr,
-        )
+        say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
     targets = asked_of(network, parse_wanted(wanted or []))
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
@@ -175,7 +172,7 @@ def generate(
         found = Shard.of(network, recipe, records, one) if one else None
         if found and found.is_complete(target):
             which = f"shard {found.part[0]}/{found.part[1]} as asked for"
-            print(f"note: {target} is there already, {which}", file=sys.stderr)
+            say(f"note: {target} is there already, {which}")
             continue
         if found:
             check_target(target, kind, force)
@@ -196,4 +193,4 @@ def generate(
                 if as_json
                 else progress.summary(distinct, selective=selective)
             )
-            print(shown, file=sys.stderr)
+            say(shown)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.scripts.generation import options
 from graphcnf.scripts.generation.target import check_target, conversion, plain_kind, target_kind
 
@@ -67,9 +66,9 @@ def merge(
 
     found = survey(shards)
     for problem in found.problems:
-        print(problem, file=sys.stderr)
+        say(problem)
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}")
     if not found.parts:
         raise UserError(f"none of {len(shards):,} files is a whole shard of generate --shard")
     recipe, shown = found.parts[0].recipe, found.parts[0].shard.part[1]
@@ -89,13 +88,12 @@ def merge(
     figures = {**progress.figures(count["written"] if drops else 0), "written": count["written"]}
     figures |= {"shards": len(found.parts), "of": shown}
     if as_json:
-        print(json.dumps(figures), file=sys.stderr)
+        say(json.dumps(figures))
         return
-    print(
+    say(
         f"merged {len(found.parts):,} of {shown:,} shards: {progress.sampled:,} graphs, "
         f"{figures['strict_validity']:.1%} strictly valid; {count['written']:,} written"
-        + (f", {count['read'] - count['written']:,} repeats left out" if drops else ""),
-        file=sys.stderr,
+        + (f", {count['read'] - count['written']:,} repeats left out" if drops else "")
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphcnf.compute.files import expand_user
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.scripts._sampling import checked_seed
 from graphcnf.scripts.generation import options
 
@@ -162,7 +161,7 @@ def optimize(
             goal, model=flow, budget=budget, seed=seed, folder=folder, start=first,
             settings=settings, workers=engine, stop_on_error=on_error == "stop", restart=restart,
             timeout=TIMEOUT if timeout is None else timeout,
-            tell=lambda line: print(f"note: {line}", file=sys.stderr),
+            tell=lambda line: say(f"note: {line}"),
             show=lambda calls, best: show(calls),
         )  # fmt: skip
     _write(found, None if everything else number or NUMBER, kind, out)
@@ -172,7 +171,7 @@ def optimize(
         )
     if save is not None:
         found.policy.save_pretrained(save)
-    print(_summary(found, time.perf_counter() - began, folder), file=sys.stderr)
+    say(_summary(found, time.perf_counter() - began, folder))
 
 
 def parse_settings(assignments: list[str]) -> SearchSettings:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graphcnf.errors import say
 from graphcnf.scripts.generation import options
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ def score(
     Every record of the file is a row of the result. One that the model cannot represent has no
     figures, and a reason.
     """
-    import sys
-
     from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.evaluation.formats import csv_text, json_text
     from graphcnf.scripts._output import check_place, output_kind, read_stdin
@@ -91,10 +90,9 @@ def score(
     outside = frame[frame["reason"].notna()]
     if len(outside):
         first = outside.iloc[0]
-        print(
+        say(
             f"note: {len(outside):,} of {len(frame):,} molecules are outside of what {model} "
-            f"knows, the first at line {first['line']}: {first['reason']}",
-            file=sys.stderr,
+            f"knows, the first at line {first['line']}: {first['reason']}"
         )
 
 

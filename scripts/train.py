@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from graphcnf.compute.files import (
     read_file,
     replace_file,
 )
-from graphcnf.errors import UserError, require
+from graphcnf.errors import UserError, require, say
 from graphcnf.scripts._sampling import checked_seed
 from graphcnf.training.configuration import apply_overrides, load_config, load_preset
 from graphcnf.training.processes import is_main, started_apart
@@ -124,7 +123,7 @@ def train(
     elif preset is not None:
         config = load_preset(preset)
         if resume:
-            print(f"note: {out} holds no run yet: starting one", file=sys.stderr)
+            say(f"note: {out} holds no run yet: starting one")
     elif source is not None:
         raise UserError(f"{source}: no run there (config.toml is missing)")
     else:
@@ -147,7 +146,7 @@ def train(
     require("lightning", "training", "train")
     with _begun(out, config, settings):
         if is_main():
-            print("loading data and libraries ...", file=sys.stderr, flush=True)
+            say("loading data and libraries ...")
         experiment = _experiment(config, where, settings.threads)
     from graphcnf.training.loop import fit
 
@@ -157,7 +156,7 @@ def train(
     if is_main():
         _summary(result, out)
     if result.signal is not None:
-        print(f"graphcnf train --resume --out {out} continues it", file=sys.stderr)
+        say(f"graphcnf train --resume --out {out} continues it")
         raise typer.Exit(128 + result.signal)
 
 
@@ -227,10 +226,7 @@ def _tell_what_does_not_count(asked: dict, config: dict, preset: str) -> None:
         written, kept = asked["training"], config["training"]
         names += [key for key, value in written.items() if value != kept.get(key)]
     if names:
-        print(
-            f"note: the run goes on as it began: {', '.join(names)} of {preset} do not count",
-            file=sys.stderr,
-        )
+        say(f"note: the run goes on as it began: {', '.join(names)} of {preset} do not count")
 
 
 def _run_directory(
@@ -261,8 +257,7 @@ def _summary(result, out: Path) -> None:
         return
     value = result.metrics.get(result.headline)
     figure = f", held-out {result.headline} {value:.4f}" if value is not None else ""
-    print(
+    say(
         f"finished: {result.step} steps in {result.minutes:.1f} minutes{figure}; model in "
-        f"{out / 'model'}",
-        file=sys.stderr,
+        f"{out / 'model'}"
     )

@@ -18,7 +18,6 @@ import os
 import pickle
 import re
 import signal
-import sys
 import threading
 import time
 import uuid
@@ -34,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from graphcnf.compute.environment import environment
 from graphcnf.compute.files import LARGEST_TEXT, read_file, read_json
 from graphcnf.compute.parallel import Engine, WorkerDied, answer, available_cores, refuse
-from graphcnf.errors import UserError, require
+from graphcnf.errors import UserError, require, say
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -229,7 +228,7 @@ def _where() -> str:
 def open_workers(
     cluster: str | None,
     workers: int | None = None,
-    note: Callable[[str], None] = lambda text: print(f"note: {text}", file=sys.stderr),
+    note: Callable[[str], None] = lambda text: say(f"note: {text}"),
 ) -> Iterator[int | Cluster | None]:
     """Context with what `graphcnf.compute.parallel` takes for `workers`.
 
@@ -281,9 +280,11 @@ def _client(cluster: str, workers: int | None, stack: ExitStack) -> Client:
     import dask
     from distributed import Client, LocalCluster
 
-    # Dask tells of every worker that dies, which is no failure here.
+    # Dask tells of every worker that dies, which is no failure here, and prints a traceback where
+    # the scheduler does, which is one line of ours. Its configuration gives both names a level.
     level = logging.WARNING if os.environ.get("GRAPHCNF_DEBUG") else logging.CRITICAL
-    logging.getLogger("distributed").setLevel(level)
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(level)
     options: dict[str, Any] = {"set_as_default": False, "timeout": CONNECT}
     if cluster == "local":
         # It is read whenever a worker dies.

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from graphcnf.errors import printable
+
 
 @contextmanager
 def progress_bar(
@@ -16,8 +18,9 @@ def progress_bar(
         yield lambda done: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(escape(printable(label)), total=total)
         yield lambda done: bar.update(task, completed=done)

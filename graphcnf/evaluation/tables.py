@@ -72,11 +72,16 @@ def tables(results: Sequence[Evaluation], published: bool) -> list[Table]:
     compared = [(r.main["name"], r.main, r.distances) for r in results if r.distances is not None]
     if compared:
         shown.append(Table("Distances to held-out molecules", *distance_table(compared)))
-    if published:
+    if quotes(results, published):
         shown.append(
             Table("Published for ZINC250k, quoted", published_rows(), _published_columns())
         )
     return shown
+
+
+def quotes(results: Sequence[Evaluation], published: bool) -> bool:
+    """Return whether published figures are wanted and some set is held against their data."""
+    return published and any(result.main["reference"] == "zinc250k" for result in results)
 
 
 def overview_rows(results: Sequence[Evaluation]) -> list[Row]:
@@ -103,7 +108,8 @@ def render(results: Sequence[Evaluation], kind: str, published: bool) -> str:
         return json_text(contents[0] if len(contents) == 1 else contents)
     if kind == "csv":
         quoted = [{"name": f"{row['method']} (published)", **row} for row in published_rows()]
-        return csv_text([*overview_rows(results), *(quoted if published else [])])
+        shown = quoted if quotes(results, published) else []
+        return csv_text([*overview_rows(results), *shown])
     first, *others = tables(results, published)
     parts = [markdown(first.rows, first.columns)]
     parts += [f"**{t.title}**\n\n{markdown(t.rows, t.columns)}" for t in others]
@@ -115,7 +121,7 @@ def _content(result: Evaluation, published: bool) -> dict[str, Any]:
     content = dict(result.main)
     if result.data is not None:
         content["training_data"] = result.data
-    if published:
+    if quotes([result], published):
         content["published"] = published_rows()
     return content
 
@@ -130,7 +136,7 @@ def all_notes(results: Sequence[Evaluation], published: bool) -> list[str]:
             shown = note if common else f"{result.main['name']}: {note}"
             if shown not in notes:
                 notes.append(shown)
-    if published:
+    if quotes(results, published):
         notes.append(
             "published: as their authors or later papers report them, without correction unless "
             "the method implies one; their conventions of validity and their data (mostly without "

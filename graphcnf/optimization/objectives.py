@@ -287,7 +287,7 @@ def _load(path: Path, name: str) -> Callable:
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path}: {type(error).__name__}: {line}") from None
     finally:

@@ -40,16 +40,37 @@ PULSE = 0.5
 
 
 def answer_of(goal: Goal, smiles: str) -> Answer:
-    """What a goal says of a molecule; an exception is an answer."""
+    """Return what a goal says of a molecule; whatever its code raises is a failed call.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed meanwhile, whatever the goal made of it.
+    """
+    heard = False
+
+    def hear(number, frame):
+        nonlocal heard
+        heard = True
+        before(number, frame)
+
+    # Only the handler tells Ctrl-C from a KeyboardInterrupt that the goal raises by itself.
+    before = signal.getsignal(signal.SIGINT)
+    listening = callable(before) and threading.current_thread() is threading.main_thread()
+    if listening:
+        signal.signal(signal.SIGINT, hear)
     try:
         with rdBase.BlockLogs():
             mol = Chem.MolFromSmiles(smiles)
-        score, values = goal(mol, smiles)
-    except Exception as error:
-        text = str(error)
-        name = type(error).__name__
-        return Answer.failed(smiles, text if name == "NotANumber" else f"{name}: {text}")
-    return Answer(smiles, score, values)
+        answer = Answer(smiles, *goal(mol, smiles))
+    except BaseException as error:
+        words = [type(error).__name__, str(error)]
+        known = words[1:] if words[0] == "NotANumber" else filter(None, words)
+        answer = Answer.failed(smiles, ": ".join(known))
+    finally:
+        if listening:
+            signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
+    return answer
 
 
 class Oracle:
@@ -227,7 +248,7 @@ def _ask_elsewhere(key: str, goal: _Goal, timeout: float, smiles: str) -> Answer
         folder = tempfile.TemporaryDirectory(prefix="graphcnf-oracle-")
         try:
             _elsewhere[key] = Oracle(goal.get(), Path(folder.name), workers=1, timeout=timeout)
-        except Exception as error:  # the goal itself does not arrive
+        except BaseException as error:  # the goal itself does not arrive
             return Answer.failed(smiles, f"{type(error).__name__}: {error}")
         _elsewhere[key]._keeps = folder
     return _elsewhere[key]([smiles])[0]
@@ -268,7 +289,7 @@ def _goal() -> Goal:
 
 def _ready() -> None:
     """Import what the goal needs, which is not on the account of the first molecule."""
-    with suppress(Exception):  # the first call will say it
+    with suppress(BaseException):  # the first call will say it
         _goal().objectives  # noqa: B018
     time.sleep(0.05)  # for every process to have its turn
 
@@ -277,7 +298,7 @@ def _call(smiles: str) -> Answer:
     with _busy:
         try:
             answer = answer_of(_goal(), smiles)
-        except Exception as error:  # the goal itself does not arrive
+        except BaseException as error:  # the goal itself does not arrive
             answer = Answer.failed(smiles, f"{type(error).__name__}: {error}")
         journal.append(_here["path"], answer)
         return answer

@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import subprocess
-import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -21,7 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from graphcnf.compute.cpu import keep_kernels, keep_memory
 from graphcnf.compute.files import claim, file_lock, inside
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.training.checkpoint import (
     count,
     damage_named,
@@ -224,10 +223,9 @@ def _starting_state(settings, out_dir, resume, continue_from, main_process) -> d
             if not settings.in_decay(at_plateau):
                 state = earlier
             elif main_process:
-                print(
+                say(
                     "the present budget does not reach beyond the plateau of this run: "
-                    "the learning rate goes on falling",
-                    file=sys.stderr,
+                    "the learning rate goes on falling"
                 )
         return state
     if resume and last.with_name("plateau.ckpt").exists():
@@ -249,7 +247,7 @@ def _starting_state(settings, out_dir, resume, continue_from, main_process) -> d
     state["origin_steps"] += state["step"]
     state["origin_seconds"] += state["seconds"]
     state.update(step=0, seconds=0.0, plateau_saved=False, bad_steps=0, last_eval=0.0, metrics={})
-    state.update(sums={"names": [], "sums": None}, window=[0, 0.0], best=None)
+    state.update(sums={"names": [], "sums": None}, window=[0, 0.0], best=None, evaluation_due=False)
     return state
 
 

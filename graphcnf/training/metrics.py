@@ -92,10 +92,11 @@ class MetricSums:
 
 
 @torch.no_grad()
-def held_out(run: Run, limit: int) -> dict[str, float]:
-    """Metrics of a run on its first `limit` held-out batches, with the same noise every time.
+def held_out(run: Run, limit: int) -> dict[str, float] | None:
+    """Return metrics of the first `limit` held-out batches, None where a signal asks to stop.
 
-    Each process takes some of the batches; all get the same figures, up to rounding those of one.
+    The noise is the same every time. Each process takes some of the batches; all get the same
+    figures, up to rounding those of one.
     """
     sums, fabric = MetricSums(), run.fabric
     devices = [fabric.device] if fabric.device.type == "cuda" else []
@@ -104,6 +105,11 @@ def held_out(run: Run, limit: int) -> dict[str, float]:
         for number, batch in enumerate(run.experiment.eval_batches()):
             if number >= limit:
                 break
+            if number % fabric.world_size == 0:
+                if run.asked_to_stop():
+                    run.model.train()
+                    return None
+                run.display.evaluating(number, limit)
             if number % fabric.world_size != fabric.global_rank:
                 continue
             key = np.random.SeedSequence((run.settings.seed, number))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphcnf.errors import printable, say
+
 if TYPE_CHECKING:
     from graphcnf.training.run import Run
+
+
+LINE_SECONDS = 20.0
+"""Seconds between two lines about an evaluation, where there is no bar."""
 
 
 class RunProgress:
@@ -26,7 +33,7 @@ class RunProgress:
         lines: bool = True,
     ) -> None:
         self.words, self.lines = words, lines
-        self.bar = None
+        self.bar, self.told = None, time.monotonic()
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import Progress
@@ -46,9 +53,21 @@ class RunProgress:
             text = f"step {step}, {seconds / 60:.1f} min"
             self.bar.update(self.task, completed=min(progress, 1.0), description=text)
 
+    def evaluating(self, done: int, batches: int) -> None:
+        """Show how far an evaluation is: on the bar, or now and then in a line."""
+        text, now = f"held-out batch {done + 1} of {batches}", time.monotonic()
+        if self.bar is not None:
+            self.bar.update(self.task, description=text)
+        elif done == 0:
+            self.told = now
+        elif now - self.told > LINE_SECONDS:
+            self._print(text)
+            self.told = now
+
     def stopped(self, name: str, step: int, folder: Path) -> None:
         """Say that a signal ended the run."""
-        self._print(f"{name}: saved step {step} to {folder}")
+        saved = f"saved step {step} to {folder}" if step else "stopped before the first step"
+        self._print(f"{name}: {saved}")
 
     def line(self, row: dict[str, Any], headline: str) -> None:
         """Print a log line with every metric, the headline first, or in words."""
@@ -71,9 +90,10 @@ class RunProgress:
         if not self.lines:
             return
         if self.bar is not None:
-            self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            shown = printable(text)
+            self.bar.console.print(shown, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
 
 def opening(run: Run) -> str:

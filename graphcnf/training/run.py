@@ -43,6 +43,12 @@ from graphcnf.training.stream import Share, shares
 
 HEADLINES = ("bits_per_node", "bits_per_variable", "bits_per_dimension")
 
+STEPS_PER_EVALUATION_BATCH = 8
+"""Steps that a run has taken for each held-out batch of an evaluation.
+
+A held-out batch costs up to four steps, since it holds more samples than a batch of training.
+"""
+
 
 class Run:
     """One run of an experiment, from a checkpoint's state or from the beginning."""
@@ -67,6 +73,8 @@ class Run:
         self.seconds, self.origin_seconds = 0.0, 0.0
         self.bad_steps, self.bad_in_a_row = 0, 0
         self.plateau_saved = False
+        # Of a step that was taken: a signal has interrupted its evaluation.
+        self.evaluation_due = False
         self.last_eval = self.last_checkpoint = 0.0
         self.latest: dict[str, float] = {}
         self.best = Best() if settings.keep_best else None
@@ -91,6 +99,7 @@ class Run:
         self.seconds = self.last_checkpoint = seconds(state["seconds"])
         self.origin_seconds = seconds(state["origin_seconds"])
         self.bad_steps, self.plateau_saved = count(state["bad_steps"]), bool(state["plateau_saved"])
+        self.evaluation_due = bool(state["evaluation_due"])
         self.last_eval = seconds(state["last_eval"])
         self.latest = figures(state["metrics"])
         samples, since = state["window"]
@@ -105,6 +114,8 @@ class Run:
     def finished(self) -> bool:
         """Whether the budget is spent, or the patience."""
         patience = self.settings.patience
+        if self.evaluation_due:
+            return False
         return self.progress >= 1 or bool(patience and self.best and self.best.worse >= patience)
 
     def train(self, fabric: Fabric) -> None:
@@ -112,7 +123,8 @@ class Run:
         self.fabric, self.main = fabric, fabric.is_global_zero
         try:
             self._set_up()
-            for share in shares(self):
+            ended = self.signal is not None or (self.evaluation_due and self._end_step())
+            for share in () if ended else shares(self):
                 self.take_step(share)
                 if self._after_step():
                     break
@@ -154,7 +166,10 @@ class Run:
         # The clock counts what the budget is about: the loop with its evaluations and files.
         self.clock = self.now() - self.seconds
         self.window_clock = time.perf_counter() - self.window[1]
-        self._set_learning_rate()
+        if self.evaluation_due:  # the row about it has the rate of its step
+            self.rate = self.steppers[0].param_groups[0]["lr"]
+        else:
+            self._set_learning_rate()
         if self.best is not None and self.best.step < 0:
             self._evaluate(False)
 
@@ -212,19 +227,25 @@ class Run:
                 f"{self.bad_in_a_row} steps in a row had a non-finite loss or gradient (the last "
                 f"is step {self.step}): lower learning_rate, then --resume from the last checkpoint"
             )
-        signalled, spent = self.signal is not None, self.progress >= 1
+        spent = self.progress >= 1
         if self.step % settings.log_every == 0 or spent:
             self._log_training()
         every = 60 * settings.eval_minutes
-        wanted = every and self.seconds - self.last_eval >= every and not signalled
+        wanted = every and self.seconds - self.last_eval >= every and self.signal is None
         # Evaluations by steps are part of what a run is: a signal leaves none of them out.
         wanted = wanted or (settings.eval_steps and self.step % settings.eval_steps == 0)
-        if spent or wanted:
-            self._evaluate(spent)
-        finished = self.finished
+        self.evaluation_due = bool(spent or wanted)
+        return self._end_step()
+
+    def _end_step(self) -> bool:
+        """Evaluate and save where it is time to -> whether the run ends here."""
+        settings = self.settings
+        if self.evaluation_due:
+            self.evaluation_due = not self._evaluate(self.progress >= 1)
+        finished, signalled = self.finished, self.signal is not None
         due = self.seconds - self.last_checkpoint >= 60 * settings.checkpoint_minutes
         plateau = settings.decay_fraction < 1 and not self.plateau_saved
-        enters_decay = plateau and settings.in_decay(self.progress)
+        enters_decay = plateau and settings.in_decay(self.progress) and not self.evaluation_due
         if enters_decay or due or finished or signalled:
             self._save(enters_decay)
         self._set_learning_rate()
@@ -275,17 +296,25 @@ class Run:
         }
         self.fabric.log_dict(figures, self.step)
 
-    def _evaluate(self, finished: bool) -> None:
+    def _evaluate(self, finished: bool) -> bool:
+        """Evaluate the averaged weights -> whether no signal has interrupted it."""
         began = time.perf_counter()
         last = finished and self.best is None  # what is to be the best is held against its like
         limit = self.settings.final_eval_batches if last else self.settings.eval_batches
+        raw: dict[str, float] | None = None
         if self.best is None:
-            self._report(self._row("eval_raw", held_out(self, limit)))
+            limit = min(limit, max(1, self.step // STEPS_PER_EVALUATION_BATCH))
+            raw = held_out(self, limit)
         with self.ema.applied():
-            self.latest = held_out(self, limit)
+            metrics = None if self.signal is not None else held_out(self, limit)
+            if metrics is None:
+                return False
+            self.latest = metrics
             if self.settings.snapshots and self.main:
                 self._describe(self.step, self.latest)
                 save_snapshot(inside(self.out_dir, "snapshots", f"{self.step:08d}"), self.model)
+        if raw is not None:
+            self._report(self._row("eval_raw", raw))
         self._report(self._row("eval", self.latest))
         headline = self._headline(self.latest)
         if self.best is not None:
@@ -298,6 +327,7 @@ class Run:
             )
         self.last_eval = self.seconds
         self.window_clock += time.perf_counter() - began
+        return True
 
     def _save(self, enters_decay: bool) -> None:
         began = time.perf_counter()
@@ -346,6 +376,7 @@ class Run:
             "origin_seconds": self.origin_seconds,
             "bad_steps": self.bad_steps,
             "plateau_saved": self.plateau_saved,
+            "evaluation_due": self.evaluation_due,
             "last_eval": self.last_eval,
             "metrics": self.latest,
             "best": None if self.best is None else self.best.state_dict(),
@@ -376,6 +407,16 @@ class Run:
             return
         for number in (signal.SIGINT, signal.SIGTERM):
             self.handlers[number] = signal.signal(number, self._on_signal)
+
+    def asked_to_stop(self) -> bool:
+        """Agree over the processes, in the midst of an evaluation, on whether a signal ends it."""
+        heard = self.heard or 0
+        if self.fabric.world_size > 1:
+            shared = torch.tensor(heard, device=self.fabric.device)
+            dist.all_reduce(shared, dist.ReduceOp.MAX)
+            heard = int(shared)
+        self.signal = heard or None
+        return self.signal is not None
 
     def _on_signal(self, number, frame) -> None:
         if self.heard is not None and number == signal.SIGINT:

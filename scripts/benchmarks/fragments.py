@@ -8,7 +8,6 @@ at least 0.6 and an SA score of at most 4.
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.molecules.fragments import MATCHES
 from graphcnf.molecules.growth import Growth, check_grows, fragment_of, take
@@ -118,7 +117,7 @@ def _score(model, drug: str, task: str, given: str, seed: int, protocol: Protoco
         found = take(growth, protocol.samples)
         valid = growth.valid / max(growth.ended, 1)
     except UserError as error:
-        print(f"note: {drug}, {task}: {error}", file=sys.stderr)
+        say(f"note: {drug}, {task}: {error}")
     seconds = (time.process_time() - began) * 100 / protocol.samples
     mols = [Chem.MolFromSmiles(one.smiles) for one in found]
     distinct = len({one.smiles for one in found})
@@ -133,7 +132,7 @@ def _score(model, drug: str, task: str, given: str, seed: int, protocol: Protoco
         "seconds": seconds,
     }
     shown = ", ".join(f"{key} {value:.3f}" for key, value in score.items())
-    print(f"{drug}, {task}, seed {seed}: {shown}", file=sys.stderr)
+    say(f"{drug}, {task}, seed {seed}: {shown}")
     return score
 
 

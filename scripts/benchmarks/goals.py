@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import random
-import sys
 import time
 import tomllib
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from rdkit import Chem
 
 from graphcnf.compute.files import read_json, replace_file
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.molecules.codec import canonical_smiles, quiet
 from graphcnf.molecules.flow import MoleculeFlow
@@ -155,7 +154,7 @@ def pmo(names: Sequence[str], methods: Sequence[str], protocol: Protocol) -> lis
                 )
             row |= {f"{method}_{key}": value for key, value in found.items()}
             line = f"{name}, {method}: AUC {found['auc']:.3f}, top 10 {found['top']:.3f}"
-            print(line, file=sys.stderr)
+            say(line)
         rows.append(row)
     if len(rows) > 1:
         total: dict[str, Any] = {"task": f"sum of {len(rows)}"}
@@ -199,7 +198,7 @@ def guacamol(names: Sequence[str], protocol: Protocol) -> list[dict[str, Any]]:
         best = np.sort(np.nan_to_num(scores))[::-1]
         tops = GUACAMOL_TOPS.get(name, (1, 10, 100))
         rows.append({"task": name, "score": float(np.mean([best[:top].mean() for top in tops]))})
-        print(f"{name}: {rows[-1]['score']:.3f}", file=sys.stderr)
+        say(f"{name}: {rows[-1]['score']:.3f}")
     if len(rows) > 1:
         rows.append({
             "task": f"sum of {len(rows)}", "score": sum(row["score"] for row in rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from graphcnf.datasets.images import ImageDataset
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.images.model import BLOCK
@@ -92,7 +91,7 @@ def train_all(
             try:
                 run = train_run(preset, place, minutes=minutes, seed=seed, settings=settings)
             except TrainingFailed as error:
-                print(f"{place}: {error}", file=sys.stderr)
+                say(f"{place}: {error}")
                 trained.failed += 1
             else:
                 (trained.main if rate == rates[0] else trained.others).append(run)

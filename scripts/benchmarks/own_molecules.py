@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.scripts._tables import write_text
 from graphcnf.scripts.cli import run
 
@@ -73,7 +72,7 @@ def main(
     else:
         raise UserError(f"ZINC250k has {len(found)} {kind} only")
     write_text("\n".join(found) + "\n", out)
-    print(f"{len(found)} {kind}", file=sys.stderr)
+    say(f"{len(found)} {kind}")
 
 
 if __name__ == "__main__":

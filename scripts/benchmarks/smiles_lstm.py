@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.molecules.metrics import evaluate_records
 from graphcnf.pretrained import Pretrained
 from graphcnf.scripts.benchmarks.molecules import score_frames, timed
@@ -157,7 +157,7 @@ def train(
         step += 1
         if time.process_time() - told > 60:
             told = time.process_time()
-            print(f"LSTM: {spent:.1f} of {minutes} minutes, step {step}", file=sys.stderr)
+            say(f"LSTM: {spent:.1f} of {minutes} minutes, step {step}")
     model.metadata = {
         "dataset": dataset.name,
         "source": source,

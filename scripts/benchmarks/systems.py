@@ -23,7 +23,7 @@ PRESETS = ("zinc250k", "zinc250k-unordered", "zinc250k-graphnvp", "zinc250k-grap
 
 METHODS = {"pairs": "GraphCNF", "graphnvp": "GraphNVP", "graphaf": "GraphAF", "rvae": "R-VAE",
            "jtvae": "JT-VAE"}  # fmt: skip
-"""Names of the published systems, by coding."""
+"""Published systems that the presets are written after, by coding; none of them is reproduced."""
 
 TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.6}
 """Of samples: published for GraphNVP, in the public implementation (DIG) for GraphAF; others 1."""
@@ -130,6 +130,7 @@ def notes(rows: Sequence[dict[str, Any]], held_out: int) -> list[str]:
         "number of atoms included, of graphs without a numbering where the model knows none.",
         f"Of {rows[0]['samples']:,} samples; distances of the valid ones to "
         f"{named_data.REFERENCE:,} held-out molecules.",
-        "Published: quoted, with more training, other sizes and mostly without charges.",
+        "Published: quoted, of the systems that the presets are written after, which differ from "
+        "them in size and otherwise, were trained for longer, and mostly leave charges out.",
         "Parallel: as many evaluations of a network whatever the size of the graph.",
     ]

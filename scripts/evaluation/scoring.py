@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -13,7 +12,7 @@ import numpy as np
 
 from graphcnf.compute.parallel import available_cores, ordered_map
 from graphcnf.compute.progress import progress_bar
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.draw import draw_summary
 from graphcnf.evaluation.summary import Look, Summary
@@ -33,7 +32,9 @@ NOTES = [
     "strict: sanitizes as it is and is in one piece; largest fragment: its largest piece "
     "sanitizes (beside it the share of atoms kept); valence only: sanitizes after automatic N+, "
     "O+, S+, pieces allowed; repaired: after valence repair, about 100 % by construction.",
-    "unique and novel: shares of the strictly valid; V.U.N.: valid, unique and novel, of all.",
+    "unique: distinct molecules, of the strictly valid samples; novel: strictly valid samples, "
+    "repeats included, that are no training molecule, of the same; V.U.N.: distinct, strictly "
+    "valid molecules that are no training molecule, of all samples.",
 ]
 WITHIN = (
     "support of the data: on; no atom gets more bonds than its category has in the data.",
@@ -95,10 +96,9 @@ def score_records(records: Records, against: Against) -> Evaluation:
         if unreadable == records.count:
             raise UserError(f"{shown} holds no molecules: line {line} is no SMILES: {text!r}")
         where = f"line {line}" if len(records.files) == 1 else f"line {line} of {file}"
-        print(
+        say(
             f"note: {unreadable:,} of {records.count:,} lines of {shown} are no SMILES and count "
-            f"as invalid, the first is {where}: {text!r}",
-            file=sys.stderr,
+            f"as invalid, the first is {where}: {text!r}"
         )
     valid = figures["strict_valid"]
     main = {
@@ -119,7 +119,7 @@ def score_records(records: Records, against: Against) -> Evaluation:
     result = Evaluation(main, None, notes, summary.head, training_hashes=hashes)
     _note_estimates([summary], notes)
     if dataset is not None:
-        notes.append(f"novel: not among the training molecules of {reference}.")
+        notes.append(f"training molecules: of {reference}.")
         add_data(result, dataset, 0, [summary], held_out, against)
         if result.distances:
             main |= with_count(result.distances.samples[0], summary, against)
@@ -185,11 +185,11 @@ def score_model(
     runs = [summary.figures() for summary in summaries]
     notes = list(NOTES)
     if hashes is not None:
-        notes.append(f"novel: not among the {len(hashes):,} training molecules.")
+        notes.append(f"training molecules: {len(hashes):,} distinct ones.")
         made_with, installed = model.metadata.get("rdkit"), version("rdkit")
         if hashes is model.training_hashes and made_with not in (None, installed):
             notes.append(
-                f"novel: training molecules hashed with RDKit {made_with}, here is {installed}; "
+                f"training molecules: hashed with RDKit {made_with}, here is {installed}; "
                 "where their canonical SMILES differ, novelty is overstated."
             )
     if model.config["adjacency"] == "path":
@@ -236,10 +236,9 @@ def _model_data(model: GraphCNF, against: Against) -> tuple[Rows | None, str]:
         name = model.metadata.get("dataset")
         reference = name if name in named_data.OFFICIAL else "none"
         if reference == "none":
-            print(
+            say(
                 "note: without the training data, named with --reference, there is no data row, "
-                "reconstruction or likelihood",
-                file=sys.stderr,
+                "reconstruction or likelihood"
             )
     if reference == "none":
         return None, reference

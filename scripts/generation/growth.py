@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from graphcnf.errors import say
+
 if TYPE_CHECKING:
     from rdkit import Chem
 
@@ -81,7 +83,7 @@ def write_grown(
         f"{number:,} distinct molecules with {text}; {growth.ended:,} of {growth.walks:,} walks "
         f"placed all of it, {100 * share:.1f} % of these are valid"
     )
-    print(json.dumps(figures) if as_json else sentence, file=sys.stderr)
+    say(json.dumps(figures) if as_json else sentence)
 
 
 def write_found(

@@ -17,6 +17,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 
 from graphcnf.evaluation.draw import block_log_likelihoods, draw_block
+from graphcnf.evaluation.formats import csv_cell
 from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.hashing import smiles_hash
 from graphcnf.molecules.selection import Selection, described
@@ -143,7 +144,7 @@ def _smi(row: dict[str, Any]) -> str:
 
 def _csv(row: dict[str, Any]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(row.values())
+    csv.writer(buffer, lineterminator="\n").writerow(map(csv_cell, row.values()))
     return buffer.getvalue()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphcnf.compute.environment import environment
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, say
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -116,10 +116,7 @@ def to_file(
         except (KeyboardInterrupt, SystemExit):
             if file.entry:
                 done = goal.done(Progress(**file.entry))
-                print(
-                    f"interrupted after {done:,} of {goal.total:,} {goal.unit} of {out}; {AGAIN}",
-                    file=sys.stderr,
-                )
+                say(f"interrupted after {done:,} of {goal.total:,} {goal.unit} of {out}; {AGAIN}")
             raise
     return progress, len(seen)
 
@@ -185,10 +182,7 @@ def _resume(
             f"left an unfinished {out}: go on as it began, or delete what it left with --force"
         )
     if damaged:
-        print(
-            f"note: what an interrupted command left of {out} is damaged; starting afresh",
-            file=sys.stderr,
-        )
+        say(f"note: what an interrupted command left of {out} is damaged; starting afresh")
     elif goal.number is not None and progress.written > goal.number:
         if not force:
             raise UserError(
@@ -198,10 +192,9 @@ def _resume(
         file.restart()
         return Progress.at(goal.records.start), seen
     elif file.entry:
-        print(
+        say(
             f"note: going on with {out}: {goal.done(progress):,} of {goal.total:,} {goal.unit} are "
-            "there",
-            file=sys.stderr,
+            "there"
         )
         if not recipe.everything:
             with open(file.path, encoding="utf-8", newline="") as lines:

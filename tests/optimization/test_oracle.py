@@ -2,10 +2,12 @@
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import wait
+from contextlib import suppress
 
 import pytest
 
@@ -59,6 +61,39 @@ def test_every_trouble_is_an_answer_and_nothing_is_asked_twice(tmp_path, capfd):
         again = oracle(molecules)
     assert oracle.calls == 0 and (tmp_path / "called").read_text().split() == called
     assert [(a.smiles, a.error) for a in again] == [(a.smiles, a.error) for a in answers]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_score_that_ends_python_costs_one_call(tmp_path, workers):
+    def score(smiles):
+        if smiles == "N":
+            sys.exit("done")
+        if smiles == "O":
+            raise KeyboardInterrupt
+        return len(smiles)
+
+    with Oracle(Goal.of(score), tmp_path, workers=workers) as oracle:
+        answers = oracle(["N", "O", "CC"])
+    assert [a.error for a in answers] == ["SystemExit: done", "KeyboardInterrupt", None]
+    assert oracle.calls == 3 and answers[2].score == 2
+
+
+def test_ctrl_c_ends_the_search_even_where_the_score_swallows_it(tmp_path):
+    def score(smiles):
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return 1.0
+
+    with Oracle(Goal.of(score), tmp_path, workers=0) as oracle:
+        with pytest.raises(KeyboardInterrupt):
+            oracle(["C"])
+    assert not oracle.answers and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_file_of_a_score_that_ends_python_is_one_line(tmp_path):
+    (tmp_path / "mine.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(UserError, match="mine.py: SystemExit: 0"):
+        Goal.of(f"{tmp_path}/mine.py:score")
 
 
 def test_processes_that_score_import_no_torch():

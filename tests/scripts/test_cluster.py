@@ -177,6 +177,57 @@ def test_a_scheduler_that_ends_is_one_error(few, work, monkeypatch):
         Cluster(client, print).ordered_map(work.slow_first, count())
 
 
+SCHEDULER = """
+import time
+from distributed import LocalCluster
+options = dict(dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False})
+if __name__ == "__main__":
+    cluster = LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", **options
+    )
+    print(cluster.scheduler_address, flush=True)
+    time.sleep(600)
+"""
+
+ASKING = """
+import sys, time, typer
+from itertools import repeat
+from graphcnf.compute import cluster
+from graphcnf.scripts.cli import run
+app = typer.Typer()
+
+@app.command()
+def ask(address: str):
+    with cluster.open_workers(address) as engine:
+        with engine.ordered_map(time.sleep, repeat(0.01)) as results:
+            for number, _ in enumerate(results):
+                if number == 5:
+                    print("asking", flush=True)
+cluster.CONNECT = 60.0
+run(app)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_scheduler_that_is_killed_is_one_line():
+    def start(code, *arguments):
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    with start(SCHEDULER) as scheduler:
+        try:
+            with start(ASKING, scheduler.stdout.readline().strip()) as asking:
+                assert asking.stdout.readline() == "asking\n", asking.stderr.read()
+                scheduler.kill()
+                _, err = asking.communicate()
+        finally:
+            scheduler.kill()
+    assert (asking.returncode, err) == (1, "error: the Dask scheduler is gone\n")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_generate_writes_the_file_of_one_process(graphcnf, model_folder, two, local):
     arguments = ("generate", "--model", model_folder, "-n", 3000, "--all", "--likelihood")

@@ -3,6 +3,10 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -168,3 +172,33 @@ def test_debug_shows_the_traceback(monkeypatch, places):
         main(["generate", "--model", "nosuch"])
     with pytest.raises(SystemExit, match="2"):
         main(["generate", "-n", "0"])
+
+
+SEARCHING = """
+import time, typer
+from rdkit import Chem
+from graphcnf.scripts.cli import run
+app = typer.Typer()
+
+@app.command()
+def search():
+    mol, query = Chem.MolFromSmiles("C" * 400), Chem.MolFromSmarts("C~" * 80 + "C")
+    print("searching", flush=True)
+    end = time.monotonic() + 15
+    while time.monotonic() < end:
+        count = len(mol.GetSubstructMatches(query, maxMatches=100_000))
+    print(count, "matches")
+run(app)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_is_heard_during_a_substructure_search():
+    """RDKit cuts the search short and swallows the signal."""
+    command = [sys.executable, "-c", SEARCHING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "searching\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate()
+    assert (process.returncode, out) == (130, "")

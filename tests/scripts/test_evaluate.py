@@ -214,8 +214,14 @@ def test_what_keeps_samples_from_being_valid(graphcnf, score, lines):
     assert "1 × C with 5 bonds" in text
 
 
-def test_published_figures_are_marked_as_quoted(graphcnf, score, lines):
-    tail = [lines, "--reference", "none"]
+def test_published_figures_are_quoted_beside_their_data_only(graphcnf, score, lines, small_zinc):
+    for reference in ("none", "known.smi"):
+        tail = [lines, "--reference", reference, "--published"]
+        assert "published" not in score(*tail)[0]
+        for options in ((), ("--csv",)):
+            _, text, _ = graphcnf("evaluate", *tail, *options)
+            assert "published" not in text and "GraphCNF" not in text
+    tail = [lines, "--reference", "zinc250k"]
     plain, _ = score(*tail)
     assert "published" not in plain
     quoted = score(*tail, "--published")[0]["published"]
@@ -225,7 +231,7 @@ def test_published_figures_are_marked_as_quoted(graphcnf, score, lines):
     assert "83.41 ± 2.88 %" in text and "quoted" in text and "none of it was measured here" in text
     _, table, _ = graphcnf("evaluate", *tail, "--published", "--csv")
     names = [row["name"] for row in csv.DictReader(io.StringIO(table))]
-    assert names[0] == lines and all("(published)" in name for name in names[1:])
+    assert names[0] == lines and all("(published)" in name for name in names[2:])
 
 
 def test_files_side_by_side(graphcnf, score, lines, surroundings):

@@ -35,3 +35,18 @@ def test_one_clear_line(graphcnf, model_folder, surroundings, arguments, code, m
     (surroundings / "x.csv").write_text("smiles\nCCO\n")
     found, out, err = graphcnf("score", *arguments, "--model", model_folder)
     assert (found, out) == (code, "") and message in err and len(err.splitlines()) == 1
+
+
+HOSTILE = "\x1b]0;owned\x07"
+
+
+def test_foreign_text_neither_steers_a_terminal_nor_runs_in_a_spreadsheet(
+    graphcnf, model_folder, surroundings
+):
+    (surroundings / "x.csv").write_text(f"smiles\nCCO\n=cmd|'/C'!A0\n@SUM(A1)\n{HOSTILE}\n")
+    code, out, err = graphcnf("score", "x.csv", "--model", model_folder)
+    assert code == 0 and "\x1b" not in out + err and "\\x1b]0;owned" in out
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [r["smiles"] for r in rows[:3]] == ["CCO", "'=cmd|'/C'!A0", "'@SUM(A1)"]
+    # Numbers stay numbers, and SMILES what they are.
+    assert float(rows[0]["log_likelihood"]) < 0 and not rows[0]["log_likelihood"].startswith("'")

@@ -166,6 +166,50 @@ def test_signal_saves_and_the_run_goes_on(tiny, tmp_path, capfd, number):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.parametrize("keep_best", [False, True])
+@pytest.mark.parametrize("batch", [3, 6, 14])
+def test_a_signal_ends_an_evaluation_at_once(tiny, tmp_path, batch, keep_best):
+    settings = replace(SETTINGS, eval_steps=20, eval_batches=4, keep_best=keep_best)
+    fit(tiny.make_experiment(), settings, tmp_path / "whole")
+    experiment, seen = tiny.make_experiment(), []
+    loss = experiment.model.training_loss
+
+    def interrupted(content, *, beta=1.0):
+        if not experiment.model.training:
+            seen.append(experiment.model.calls)
+            if len(seen) == batch:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return loss(content, beta=beta)
+
+    experiment.model.training_loss = interrupted
+    result = fit(experiment, settings, tmp_path / "cut")
+    assert not result.finished and result.signal == signal.SIGTERM
+    assert len(seen) == batch and result.step == seen[-1]
+    again = fit(tiny.make_experiment(), settings, tmp_path / "cut", resume=True)
+    assert again.finished
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    whole, cut = (
+        [(r["step"], r["phase"], r["loss"]) for r in csv.DictReader(path.open())]
+        for path in (tmp_path / name / "metrics.csv" for name in ("whole", "cut"))
+    )
+    assert whole == cut
+    weights = (tmp_path / name / "model/weights.safetensors" for name in ("whole", "cut"))
+    assert len({path.read_bytes() for path in weights}) == 1
+
+
+def test_a_short_run_has_a_short_evaluation(tiny, tmp_path):
+    experiment, seen = tiny.make_experiment(), []
+    loss = experiment.model.training_loss
+
+    def counted(content, *, beta=1.0):
+        seen.append(experiment.model.training)
+        return loss(content, beta=beta)
+
+    experiment.model.training_loss = counted
+    fit(experiment, replace(SETTINGS, steps=2, final_eval_batches=64), tmp_path)
+    assert seen.count(True) == 2 and seen.count(False) == 2
+
+
 def test_non_finite_steps_are_skipped_and_counted(tiny, tmp_path):
     experiment = tiny.make_experiment()
     experiment.model.poison_from = (10, 15)

@@ -16,6 +16,9 @@ REFUSED = "refused"
 RAW = re.compile(r"GRAPHCNF_DEBUG|\b[A-Z]\w*(?:Error|Exception|Warning)\b")
 """What a message for a programmer holds."""
 
+STEERS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e]")
+"""What a terminal would obey."""
+
 LONGEST = 1000
 
 
@@ -76,6 +79,8 @@ def verdict(case: Case, outcome: Outcome) -> str:
         return "hung"
     if outcome.crash or "Traceback (most recent call last)" in outcome.stderr:
         return f"traceback: {outcome.crash or lines[-1]}"
+    if steering := STEERS.search(outcome.stdout + outcome.stderr):
+        return f"steers the terminal with {steering[0]!r}: {outcome.stderr!r:.300}"
     if outcome.code == 0:
         return REFUSED if case.readable else f"accepted: {outcome.stderr or outcome.stdout!r:.200}"
     last = lines[-1] if lines else ""

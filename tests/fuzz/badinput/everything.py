@@ -7,13 +7,14 @@ from badinput.commandlines import command_line_cases
 from badinput.configurations import configuration_cases
 from badinput.damage import damage_cases
 from badinput.datafiles import data_file_cases
+from badinput.escapes import escape_cases
 from badinput.places import place_cases
 from badinput.state import state_cases
 from badinput.streams import stream_cases
 
 FAMILIES = (
-    command_line_cases, configuration_cases, data_file_cases, damage_cases, stream_cases,
-    place_cases, state_cases,
+    command_line_cases, configuration_cases, data_file_cases, damage_cases, escape_cases,
+    stream_cases, place_cases, state_cases,
 )  # fmt: skip
 
 
