@@ -28,7 +28,9 @@ WEIGHTS = Path(__file__).resolve().parent / "weights"
 FORMAT = 2
 CHECKSUM = "sha256"
 
-VALUES = frozenset({"mean", "deviation", "prior", "separation", "spread", "drift"})
+VALUES = frozenset(
+    {"mean", "deviation", "prior", "separation", "spread", "drift", "least", "largest"}
+)
 """Names in a configuration of what is no size."""
 
 

@@ -39,6 +39,24 @@ def asked_of(model: GraphCNF, properties: Mapping[str, float]) -> tuple[float | 
     return tuple(properties.get(name) for name in known)
 
 
+def outside_training(
+    asked: Sequence[float | None], tables: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Return a sentence for each value that no training molecule comes up to.
+
+    Args:
+        asked: A value of each property, None where nothing is asked (`asked_of`).
+        tables: Name, least and largest value of each property (`GraphCNF.targets`).
+    """
+    return [
+        f"{table['name']}={value:g} lies outside the training data, {table['least']:g} to "
+        f"{table['largest']:g}: molecules will miss it"
+        for table, value in zip(tables, asked, strict=True)
+        if value is not None
+        and not table.get("least", -math.inf) <= value <= table.get("largest", math.inf)
+    ]
+
+
 def check_best_of(best_of: int, asked: Sequence[float | None] | None) -> None:
     """Whether so many candidates can be drawn for each molecule.
 
