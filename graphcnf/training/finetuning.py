@@ -250,7 +250,8 @@ def plan(molecules: int, *, new: bool = False, few: bool = False, **given) -> Tr
     checked = TrainingSettings.from_dict(given, "fine-tuning")
     passes = max(PASSES[0], PASSES[1] * min(1.0, math.sqrt(MANY / molecules)))
     passes *= LONGER if new else 1
-    steps = checked.steps or max(LEAST_STEPS, round(passes * molecules / checked.batch_size))
+    least = LEAST_STEPS if few else 1
+    steps = checked.steps or max(least, round(passes * molecules / checked.batch_size))
     tenth, half_a_pass = max(1, steps // 10), max(5, round(molecules / checked.batch_size / 2))
     chosen = {
         "steps": steps,
