@@ -28,9 +28,7 @@ WEIGHTS = Path(__file__).resolve().parent / "weights"
 FORMAT = 2
 CHECKSUM = "sha256"
 
-VALUES = frozenset(
-    {"mean", "deviation", "prior", "separation", "spread", "drift", "least", "largest"}
-)
+VALUES = frozenset({"mean", "deviation", "prior", "separation", "spread", "drift"})
 """Names in a configuration of what is no size."""
 
 

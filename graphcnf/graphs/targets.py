@@ -27,20 +27,17 @@ FORGOTTEN = 0.2
 
 
 def target_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
-    """Return what a model keeps of each target: name, mean, deviation, least and largest value.
+    """What a model keeps of its targets: name, mean and deviation of each.
 
     Args:
         names: What the columns are called.
         values: Of the training graphs, (M, P).
     """
-    keys = ("mean", "deviation", "least", "largest")
     means, deviations = values.mean(0), values.std(0)
     deviations = np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)  # else all alike
-    columns = zip(means, deviations, values.min(0), values.max(0), strict=True)
-    described = [dict(zip(keys, column, strict=True)) for column in columns]
     return [
-        {"name": name, **{key: float(f"{value:.9g}") for key, value in numbers.items()}}
-        for name, numbers in zip(names, described, strict=True)
+        {"name": name, "mean": float(f"{mean:.9g}"), "deviation": float(f"{sd:.9g}")}
+        for name, mean, sd in zip(names, means, deviations, strict=True)
     ]
 
 

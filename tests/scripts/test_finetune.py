@@ -48,9 +48,7 @@ def test_a_run_reports_and_its_model_knows_what_is_new(graphcnf, mine, model_fol
     assert (figures["molecules"], figures["left_out"]) == (154, 1)
     # One in ten would be too few to go by.
     assert (figures["training"], figures["held_out"], figures["evaluated"]) == (154, 0, 154)
-    assert (
-        "copies of molecules that it learned from" in err and "held out of 1 of 4 folds" not in out
-    )
+    assert "copies of molecules that it learned from" in err
     assert [new.split()[0] for new in figures["new"]][0] == "atoms"
     assert "Si (from C)" in figures["new"][0] and "B (from C)" in figures["new"][0]
     names = {f["name"]: f for f in figures["features"]}
@@ -116,7 +114,7 @@ def test_killed_at_any_step_the_same_command_goes_on(graphcnf, mine, model_folde
 
 
 def test_few_molecules_are_learned(surroundings):
-    """Real steroids, written for this test; a short run, and a lower bar than that of a whole one."""
+    """Real steroids; a run that is cut short, and a lower bar than that of a whole one."""
     flow, data = (
         MoleculeFlow.from_pretrained("zinc250k"),
         load_smiles_file(Path(__file__).with_name("steroids.smi")),

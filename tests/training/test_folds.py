@@ -64,4 +64,4 @@ def test_metrics_are_those_of_all_molecules():
     assert totals[1] == len(data)
     # Nothing is learned yet, so that the copies are alike.
     bits = -found.model.models[-1].log_prob(GraphBatch.collate(data.graphs)) / np.log(2)
-    np.testing.assert_allclose(totals[0], float(bits.sum()), rtol=1e-4)
+    np.testing.assert_allclose(totals[0], float(bits.detach().sum()), rtol=1e-4)
