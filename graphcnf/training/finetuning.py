@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from graphcnf.compute.files import replace_file
+from graphcnf.compute.files import claim, inside, is_claimed, read_json, replace_file
 from graphcnf.errors import UserError
 from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.path.enlargement import enlarged
@@ -138,8 +138,9 @@ def finetune(
         say(line)
     request = _request(before, data, minutes=minutes, seed=seed, settings=settings)
     resume = _resumable(out, request)
-    if resume and (out / "config.toml").exists():
-        chosen = TrainingSettings.from_dict(load_config(out / "config.toml")["training"])
+    config = inside(out, "config.toml")
+    if resume and config.exists():
+        chosen = TrainingSettings.from_dict(load_config(config)["training"])
     else:
         new = flow.vocabulary != before.vocabulary
         chosen = _settings(flow, data, new, minutes, seed, settings or {})
@@ -152,7 +153,7 @@ def finetune(
     leave_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
-    flow = MoleculeFlow.from_pretrained(out / "model")
+    flow = MoleculeFlow.from_pretrained(inside(out, "model"))
     train, held_out = data.split("train"), data.split("test")
     # Any of them: a file may be sorted by size.
     known = np.random.default_rng(0).permutation(train)[:PERCENTILES]
@@ -331,13 +332,15 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
     Raises:
         UserError: It holds another one.
     """
-    path = out / REQUEST
+    if is_main():
+        is_claimed(out, "training")
+    path = inside(out, REQUEST)
     if not path.exists():
         if (out / "checkpoints" / "last.ckpt").exists():
             raise UserError(f"{out} holds another run: choose another folder")
         return False
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
     except (OSError, ValueError):
         raise UserError(f"{path}: unreadable; choose another folder") from None
     if stored != request:
@@ -388,6 +391,6 @@ def _fit(
             raise UserError("training needs Lightning: pip install 'graphcnf[train]'") from None
         raise
     if not resume:
-        out.mkdir(parents=True, exist_ok=True)
-        replace_file(out / REQUEST, (json.dumps(request, indent=1) + "\n").encode())
+        claim(out, "training")
+        replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
     return fit(experiment, settings, out, resume)
