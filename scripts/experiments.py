@@ -13,8 +13,9 @@ import torch
 
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import expand_user
+from graphcnf.compute.parallel import chunked
 from graphcnf.errors import UserError, suggest
-from graphcnf.graphs import GraphBatch
+from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.limits import limited_parameters
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.arguments import call, check
@@ -60,22 +61,28 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
         return EXPERIMENTS[name](dict(config["model"]), options, settings)
 
 
-def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.graphs import GraphCNF
-    from graphcnf.graphs.codings import steps_class
-    from graphcnf.graphs.path.network import PathNetwork
+FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "edge_kinds", "node_labels",
+             "largest_sums", "edge_ends", "clusters", "targets", "node_categories",
+             "bond_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
+"""Arguments of a model that follow from its data."""
 
+
+def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    """Everything is checked before the molecules are loaded, which may take minutes."""
+    options = dict(model)
+    names = _property_names(options.pop("properties")) if "properties" in options else None
+    started = _start(options, names) if "start" in options else None
+    if started is None:
+        _check_model(options, names)
+    dataset = load_molecules(name, data)
     parts = [len(dataset.split(part)) for part in ("train", "test")]
     if not all(parts):
         raise UserError(f"{parts[0]} training and {parts[1]} held-out molecules: too few")
-    size, options = settings.batch_size, dict(model_options)
-    if "start" in options:
-        return _started(dataset, options, size)
+    if started is not None:
+        return _started(started, options["start"], names, dataset, settings.batch_size)
     tables = None
-    if "properties" in options:
-        if options.get("adjacency", "path") != "path":
-            raise UserError('[model]: properties need a model that draws atom by atom ("path")')
-        dataset, tables = _with_targets(dataset, options.pop("properties"))
+    if names is not None:
+        dataset, tables = _with_targets(dataset, names)
     known = {
         "node_categories": len(dataset.vocabulary.atoms),
         "bond_categories": len(dataset.vocabulary.bonds),
@@ -84,13 +91,22 @@ def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Expe
         "edge_weights": dataset.vocabulary.bond_orders,
         **({} if tables is None else {"targets": tables}),
     }
-    coding = str(options.get("adjacency", "path"))
-    steps = PathNetwork if coding == "path" else call("[model]", steps_class, coding, known={})
-    fixed = ("graphs", "code", "max_nodes", "ordered", "edge_kinds", "node_labels", "largest_sums",
-             "edge_ends", "clusters", "targets", *known)  # fmt: skip
-    check("[model]", options, GraphCNF.for_graphs, steps, fixed=fixed)
-    model = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **options)
-    return _of_graphs(model, dataset, size)
+    network = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **options)
+    return _of_graphs(network, dataset, settings.batch_size)
+
+
+def _check_model(options: dict[str, Any], names: list[str] | None) -> None:
+    """Raise `UserError` where a model takes no such arguments."""
+    from graphcnf.graphs.codings import check_order, steps_class
+    from graphcnf.graphs.path.network import PathNetwork
+
+    coding = options.get("adjacency", "path")
+    if names is not None and coding != "path":
+        raise UserError('[model]: properties need a model that draws atom by atom ("path")')
+    steps = call("[model]", steps_class, str(coding), known={})
+    parts = PathNetwork if coding == "path" else steps
+    check("[model]", options, GraphCNF.for_graphs, parts, fixed=FOLLOWING)
+    call("[model]", check_order, coding, options.get("order", "canonical"), known={})
 
 
 def _described(dataset) -> dict[str, Any]:
@@ -122,37 +138,50 @@ def _experiment(model, dataset, size: int) -> Experiment:
     )
 
 
-def _with_targets(dataset, names) -> tuple[Any, list[dict[str, Any]]]:
-    """The data set with properties to ask for, and what a model keeps of them."""
-    from graphcnf.datasets.properties import property_values
-    from graphcnf.graphs.targets import target_tables
+def _property_names(names: Any) -> list[str]:
+    """The properties that `[model]` names.
+
+    Raises:
+        UserError: It is no list of names, or there is no such property.
+    """
     from graphcnf.molecules.selection import parse_names
 
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise UserError(
             f'[model]: properties must be a list such as ["logp", "qed"], not {names!r}'
         )
-    names = list(call("[model]", parse_names, ",".join(names), known={}))
+    return list(call("[model]", parse_names, ",".join(names), known={}))
+
+
+def _with_targets(dataset, names: list[str]) -> tuple[Any, list[dict[str, Any]]]:
+    """The data set with properties to ask for, and what a model keeps of them."""
+    from graphcnf.datasets.properties import property_values
+    from graphcnf.graphs.targets import target_tables
+
     values = property_values(dataset, names)
     tables = target_tables(names, values[dataset.split("train")])
     return replace(dataset, targets=values), tables
 
 
-def _started(dataset, options: dict, size: int) -> Experiment:
-    """Training that begins with the weights of another model, whose sizes it keeps."""
-    from graphcnf.compute.parallel import chunked
-    from graphcnf.graphs import GraphCNF
-    from graphcnf.molecules.vocabulary import MoleculeVocabulary
-
-    start, names = options.pop("start"), options.pop("properties", None)
+def _start(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
+    """The model whose weights and sizes a training begins with."""
     for name in options:
-        raise UserError(f"[model]: {name} follows from start")
+        if name != "start":
+            raise UserError(f"[model]: {name} follows from start")
+    start = options["start"]
     if not isinstance(start, str):
         raise UserError(f"[model]: start must be a name or a folder in quotes, not {start!r}")
     model = call("[model]", GraphCNF.from_pretrained, start, known={})
     learned = [table["name"] for table in model.targets]
     if learned and names not in (None, learned):
         raise UserError(f"[model]: {start} was trained with the properties {', '.join(learned)}")
+    return model
+
+
+def _started(model, start: str, names: list[str] | None, dataset, size: int) -> Experiment:
+    """Training that begins with the weights of another model."""
+    from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
     if MoleculeVocabulary.of_model(model) != dataset.vocabulary:
         raise UserError(f"[model]: {start} has other categories of atoms or bonds than the data")
     graphs = dataset.graphs
@@ -164,9 +193,9 @@ def _started(dataset, options: dict, size: int) -> Experiment:
         raise UserError(f"[model]: {start} does not know all the molecules: see graphcnf finetune")
     model.metadata |= _described(dataset)
     model.training_hashes = dataset.training_hashes()
-    if learned:
+    if model.targets:
         # Whatever they mean, they go on meaning it.
-        dataset, _ = _with_targets(dataset, learned)
+        dataset, _ = _with_targets(dataset, [table["name"] for table in model.targets])
         return _experiment(model.train(), dataset, size)
     if names is not None:
         dataset, tables = _with_targets(dataset, names)
@@ -202,10 +231,6 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
     return _loaded(getattr(datasets, f"load_{name}"), options, **known)
 
 
-def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    return _molecules(load_molecules(name, data), model, settings)
-
-
 def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.categorical import SetFlow
     from graphcnf.datasets.sets import TASKS
@@ -213,9 +238,9 @@ def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     task = data.pop("task", "shuffling")
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"[data]: unknown task {task!r}{suggest(str(task), list(TASKS))}")
+    check("[model]", model, SetFlow, fixed=("elements", "categories"))
     dataset = _loaded(TASKS[task], data)
     size = settings.batch_size
-    check("[model]", model, SetFlow, fixed=("elements", "categories"))
     network = call("[model]", SetFlow, dataset.elements, dataset.categories, known={}, **model)
     network.metadata = {"dataset": "sets", "task": task, "optimum": dataset.optimum}
     return Experiment(
@@ -229,9 +254,9 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
     from graphcnf.coloring import ColoringFlow
     from graphcnf.datasets.coloring import load_coloring
 
+    check("[model]", model, ColoringFlow, fixed=("colors",))
     dataset = _loaded(load_coloring, data)
     size = settings.batch_size
-    check("[model]", model, ColoringFlow, fixed=("colors",))
     network = call("[model]", ColoringFlow, dataset.colors, known={}, **model)
     network.metadata = {"dataset": "coloring", "data": data}
     return Experiment(
@@ -259,13 +284,13 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     if "path" in data:
         # The model remembers it, and may be evaluated from elsewhere.
         data["path"] = str(call("[data]", expand_user, data["path"], known={}).absolute())
-    dataset = _loaded(load_images, data)
-    known = {"shape": dataset.shape, "levels": dataset.levels}
     kind = call("[model]", image_model_class, model["architecture"], known={})
     # What a flow's architecture does not take, its networks do.
     parts = (MODELS[model["architecture"]], ConvolutionNetwork) if kind is ImageFlow else ()
-    fixed = ("inputs", "outputs", "size", "context", *known)
+    fixed = ("inputs", "outputs", "size", "context", "shape", "levels")
     check("[model]", model, kind, *parts, fixed=fixed)
+    dataset = _loaded(load_images, data)
+    known = {"shape": dataset.shape, "levels": dataset.levels}
     network = call("[model]", kind, known=known, **model)
     network.metadata = {"dataset": dataset.name, "data": data, "checksum": dataset.checksum}
 

@@ -107,9 +107,9 @@ def finetune(
 ) -> None:
     """Teach trained weights your own molecules; on held-out ones the result is never worse.
 
-    One in ten is held out. The best weights are kept, the start's included, and training ends by
-    itself. Elements, charges, sizes and rings that the weights do not know are added. After a kill,
-    the same command goes on.
+    One in ten is held out, or each once by cross-validation where these would be few. The best
+    weights are kept, the start's included, and training ends by itself. Elements, charges, sizes
+    and rings that the weights do not know are added. After a kill, the same command goes on.
     """
     from graphcnf.compute.files import expand_user
     from graphcnf.errors import UserError
@@ -167,9 +167,19 @@ def _table(figures: dict) -> str:
     def share(value: float | None) -> str:
         return "" if value is None else f"{100 * value:.2f} %"
 
-    rows = [
+    columns = ("before", "after")
+    rows = []
+    if "samples" in figures:
+        for key, label in (
+            ("copied", "copies of the molecules learned from"),
+            ("strict_validity", f"valid (strict) of {figures['samples']:,} samples"),
+            ("uniqueness", "distinct, of the valid"),
+        ):
+            rows.append({"": label, **{k: share(figures[k][key]) for k in columns}})
+    way = f", each held out of 1 of {figures['folds']} folds" if figures["folds"] else " held out"
+    rows += [
         {
-            "": f"bits per molecule, {figures['evaluated']:,} held out, number of atoms given",
+            "": f"bits per molecule, {figures['evaluated']:,}{way}, number of atoms given",
             **{k: f"{v:.2f}" for k, v in figures["bits_per_molecule"].items()},
         },
         {
@@ -177,17 +187,8 @@ def _table(figures: dict) -> str:
             **{k: f"{v:.3f}" for k, v in figures["bits_per_node"].items()},
         },
     ]
-    if "samples" in figures:
-        for key, label in (
-            ("strict_validity", f"valid (strict) of {figures['samples']:,} samples"),
-            ("uniqueness", "distinct, of the valid"),
-            ("copied", "among the molecules learned from"),
-        ):
-            rows.append({"": label, **{k: share(figures[k][key]) for k in ("before", "after")}})
-        for feature in figures["features"]:
-            show = share if feature["share"] else "{:.3f}".format
-            rows.append(
-                {"": feature["name"], **{k: show(feature[k]) for k in ("before", "after", "data")}}
-            )
-    columns = [(name, text(name)) for name in ("", "before", "after", "data")]
-    return markdown(rows, columns)
+    for feature in figures.get("features", ()):
+        show = share if feature["share"] else "{:.3f}".format
+        rows.append({"": feature["name"], **{k: show(feature[k]) for k in (*columns, "data")}})
+    headings = [(name, text(name)) for name in ("", *columns, "data")]
+    return markdown(rows, headings)

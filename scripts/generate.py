@@ -125,11 +125,13 @@ def generate(
     check_cluster_options(cluster, workers, device)
     network = load_model(model, device, support=support)
 
-    from graphcnf.molecules.asked import asked_of
+    from graphcnf.molecules.asked import asked_of, outside_training
 
     if valency_checked(network):
         say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
     targets = asked_of(network, parse_wanted(wanted or []))
+    for sentence in outside_training(targets, network.targets) if targets else ():
+        print(f"note: {sentence}", file=sys.stderr)
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 

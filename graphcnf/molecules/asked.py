@@ -13,6 +13,9 @@ from graphcnf.errors import UserError
 from graphcnf.limits import MOST_CANDIDATES
 from graphcnf.molecules.selection import described
 
+FAR = 3.0
+"""Standard deviations from the mean beyond which the training data hold hardly a molecule."""
+
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
 
@@ -37,6 +40,26 @@ def asked_of(model: GraphCNF, properties: Mapping[str, float]) -> tuple[float | 
         if not math.isfinite(value):
             raise UserError(f"{name} must be a number, not {value}")
     return tuple(properties.get(name) for name in known)
+
+
+def outside_training(
+    asked: Sequence[float | None], tables: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Return a sentence for each value beyond `FAR` standard deviations of the training data.
+
+    Args:
+        asked: A value of each property, None where nothing is asked (`asked_of`).
+        tables: Name, mean and deviation of each property (`GraphCNF.targets`).
+    """
+    sentences = []
+    for table, value in zip(tables, asked, strict=True):
+        away = 0.0 if value is None else abs(value - table["mean"]) / table["deviation"]
+        if away > FAR:
+            sentences.append(
+                f"{table['name']}={value:g} lies outside the training data, {away:.1f} standard "
+                f"deviations from their mean {table['mean']:.4g}: molecules will miss it"
+            )
+    return sentences
 
 
 def check_best_of(best_of: int, asked: Sequence[float | None] | None) -> None:

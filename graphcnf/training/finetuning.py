@@ -17,6 +17,7 @@ import numpy as np
 
 from graphcnf.compute.files import claim, inside, is_claimed, read_json, replace_file
 from graphcnf.errors import UserError
+from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.path.enlargement import enlarged
 from graphcnf.molecules.enrichment import Feature
 from graphcnf.molecules.flow import MoleculeFlow
@@ -25,6 +26,7 @@ from graphcnf.molecules.selection import property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.configuration import load_config
 from graphcnf.training.experiment import Experiment, FitResult
+from graphcnf.training.folds import fold_experiment
 from graphcnf.training.gains import course, expectation, news, sampled, story
 from graphcnf.training.processes import is_main, leave_unless_main
 from graphcnf.training.settings import TrainingSettings
@@ -41,10 +43,19 @@ LONGER = 3
 MANY = 3000
 """Beyond so many molecules, passes become fewer, with the root of their number."""
 
-LEARNING_RATE, ENOUGH = 1e-3, 2000
-"""Rate for so many molecules or more; for fewer, it falls with the root of their number."""
+LEARNING_RATE = 1e-3
+LEAST_STEPS = 200
+"""Steps of the longest run on few molecules: the evaluations end it long before."""
 
-LEAST_STEPS = 40
+FEW_HELD_OUT = 30
+"""With fewer held-out molecules by hash, the number of steps is chosen by cross-validation."""
+
+FOLDS = 4
+"""Folds of the cross-validation."""
+
+SMALL_BATCH = 16
+"""Molecules per step of each copy of the model in a cross-validation."""
+
 LEAST_MOLECULES = 20
 LARGEST_HELD_OUT = 1000
 PATIENCE = 4
@@ -57,8 +68,9 @@ class FineTuning:
 
     Attributes:
         flow: The fine-tuned model, that of the best evaluation.
-        figures: `molecules`, `training`, `held_out`, `evaluated` (of the held-out ones); `new`
-            (what the weights did not know);
+        figures: `molecules`, `training`, `held_out`, `folds` (of the cross-validation, 0 for
+            none), `evaluated` (molecules that chose the step); `new` (what the weights did not
+            know);
             `bits_per_molecule` and `bits_per_node` of held-out molecules, number of atoms given,
             each with `before` and `after`; `steps`, `best_step`, `planned_steps`, `minutes`;
             `samples`, `before`, `after` (of as many samples: `strict_validity`, `uniqueness`,
@@ -88,13 +100,15 @@ def finetune(
     """Teach a model some molecules.
 
     The weights are evaluated on held-out molecules before the first step and then every half pass;
-    those of the best evaluation are kept, and training ends when several in a row are worse. A call
-    with the same arguments after a kill goes on where the run was.
+    those of the best evaluation are kept, and training ends when several in a row are worse. Where
+    one molecule in ten is fewer than `FEW_HELD_OUT`, all are learned, and copies of the model, each
+    without one of `FOLDS` folds, say which step is the best. A call with the same arguments after a
+    kill goes on where the run was.
 
     Args:
         flow: A model that codes molecules atom by atom. It stays as it is.
         data: A `MoleculeDataset`, such as `graphcnf.datasets.load_smiles_file` makes, in categories
-            of its own; one molecule in ten, chosen by a hash, is held out.
+            of its own; one molecule in ten, chosen by a hash, is held out where these are enough.
         out: Folder of the run; `model/` in it will hold the fine-tuned weights.
         minutes: Time at most, about; what the number of molecules asks for when None.
         seed: Seed of everything random.
@@ -135,12 +149,12 @@ def finetune(
         f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over the last "
         f"{chosen.ema_horizon:g}, {chosen.patience} worse evaluations end it"
     )
-    result = _fit(flow, data, chosen, out, resume, request)
+    result = _fit(_experiment(flow, data, chosen.batch_size), chosen, out, resume, request)
     leave_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
     flow = MoleculeFlow.from_pretrained(inside(out, "model"))
-    train = data.split("train")
+    train, held_out = data.split("train"), data.split("test")
     # Any of them: a file may be sorted by size.
     known = np.random.default_rng(0).permutation(train)[:PERCENTILES]
     flow.learn_percentiles(data.graphs.subset(known))
@@ -148,8 +162,9 @@ def finetune(
     figures = {
         "molecules": len(data),
         "training": len(train),
-        "held_out": len(data) - len(train),
-        "evaluated": min(len(data) - len(train), 4 * chosen.batch_size * chosen.eval_batches),
+        "held_out": len(held_out),
+        "folds": 0 if len(held_out) else FOLDS,
+        "evaluated": min(len(held_out), 4 * chosen.batch_size * chosen.eval_batches) or len(data),
         "new": news(before, flow),
         **course(result, chosen),
     }
@@ -164,12 +179,14 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     Raises:
         UserError: The model is of another kind, or there are too few molecules.
     """
-    parts = [len(data.split(part)) for part in ("train", "test")]
-    if parts[0] < LEAST_MOLECULES or not parts[1]:
+    distinct = len(np.unique(data.hashes))
+    if distinct < LEAST_MOLECULES:
         raise UserError(
-            f"{parts[0]} molecules to learn from and {parts[1]} to hold out: too few to fine-tune; "
-            f"{LEAST_MOLECULES} and 1 are the least, some hundreds are better"
+            f"{distinct} distinct molecules: too few to fine-tune; {LEAST_MOLECULES} are the "
+            "least, some hundreds are better"
         )
+    if len(data.split("test")) < FEW_HELD_OUT:
+        data = replace(data, test_indices=np.array([], dtype=int))
     known = flow.vocabulary
     data = data if known.marked else data.without_marks()
     vocabulary = extended(known, data.vocabulary)
@@ -187,7 +204,7 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     model.metadata = {
         "dataset": data.name,
         "vocabulary": vocabulary.to_dict(),
-        "size_histogram": data.size_histogram().tolist(),
+        "size_histogram": _with_known_sizes(data.size_histogram(), flow.model),
         "rdkit": version("rdkit"),
         "codec": CODEC_VERSION,
         "weights": {
@@ -198,34 +215,48 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     return MoleculeFlow(model), data
 
 
-def plan(molecules: int, *, new: bool = False, **given) -> TrainingSettings:
-    """Settings for a number of molecules to learn from.
+def _with_known_sizes(histogram: np.ndarray, model: GraphCNF) -> list[float]:
+    """The histogram, with one molecule more: that of the sizes that the model knows already.
+
+    So every size that had a probability keeps one.
+    """
+    known = model.size_probabilities()
+    sizes = np.zeros(max(len(histogram), len(known)))
+    sizes[: len(histogram)] = histogram
+    sizes[: len(known)] += known
+    return [round(size, 9) for size in sizes.tolist()]
+
+
+def plan(molecules: int, *, new: bool = False, few: bool = False, **given) -> TrainingSettings:
+    """Return settings for a number of molecules to learn from.
 
     Molecules that are like those of the weights are learned within two or three passes and by heart
     after; a new element takes more of them. So the plan is long, patience ends it, and the best
     averaged weights are kept. Evaluations are half a pass apart, the average looks back over the
-    last tenth of the run, and the rate falls linearly from the end of the warm-up on.
+    last tenth of the run, and the rate falls linearly from the end of the warm-up on. Few molecules
+    are learned in batches of `SMALL_BATCH`, so that several copies cost no more than one.
 
     Args:
         molecules: Their number.
         new: Whether they have categories that the weights do not know.
+        few: Whether the number of steps is chosen by cross-validation.
         **given: Settings to use instead; the number of steps decides on those that go with it.
 
     Raises:
         UserError: A setting that there is not, or a bad value.
     """
-    given = {"keep_best": True, **given}
+    given = {"keep_best": True, **({"batch_size": SMALL_BATCH} if few else {}), **given}
     if not given["keep_best"]:
         raise UserError("fine-tuning: keep_best cannot be false: the best weights are the result")
     checked = TrainingSettings.from_dict(given, "fine-tuning")
     passes = max(PASSES[0], PASSES[1] * min(1.0, math.sqrt(MANY / molecules)))
     passes *= LONGER if new else 1
-    steps = checked.steps or max(LEAST_STEPS, round(passes * molecules / checked.batch_size))
-    tenth, half_a_pass = max(1, steps // 10), max(1, round(molecules / checked.batch_size / 2))
-    rate = LEARNING_RATE * math.sqrt(min(1.0, molecules / ENOUGH))
+    least = LEAST_STEPS if few else 1
+    steps = checked.steps or max(least, round(passes * molecules / checked.batch_size))
+    tenth, half_a_pass = max(1, steps // 10), max(5, round(molecules / checked.batch_size / 2))
     chosen = {
         "steps": steps,
-        "learning_rate": float(f"{rate:.2g}"),
+        "learning_rate": LEARNING_RATE,
         "warmup_steps": min(50, tenth),
         "decay_fraction": 1.0,
         "ema_horizon": float(min(100, tenth)),
@@ -244,18 +275,20 @@ def _settings(flow, data, new: bool, minutes, seed: int, given: dict) -> Trainin
     TrainingSettings.from_dict({"keep_best": True, **given}, "fine-tuning")
     if minutes is not None and "steps" in given:
         raise UserError("fine-tuning: minutes and steps exclude each other")
-    given = {**given, "seed": seed, "new": new}
-    held_out = min(len(data.split("test")), LARGEST_HELD_OUT)
-    settings = plan(len(data.split("train")), **given)
-    batches = -(-held_out // (4 * settings.batch_size))
+    held_out, learned = len(data.split("test")), len(data.split("train"))
+    given = {**given, "seed": seed, "new": new, "few": not held_out}
+    settings = plan(learned, **given)
+    # A fold is evaluated in batches of its own.
+    batches = -(-min(held_out, LARGEST_HELD_OUT) // (4 * settings.batch_size)) or len(data)
     given = {"eval_batches": batches, "final_eval_batches": batches, **given}
     if minutes is not None and (settings.processes > 1 or not _on_cpu(settings)):
         given["minutes"] = minutes
     elif minutes is not None:
         assert settings.steps is not None
-        affordable = int(60 * minutes / _seconds_per_step(flow.model, data, settings))
+        experiment = _experiment(flow, data, settings.batch_size)
+        affordable = int(60 * minutes / _seconds_per_step(experiment, settings))
         given["steps"] = max(1, min(settings.steps, affordable))
-    return plan(len(data.split("train")), **given)
+    return plan(learned, **given)
 
 
 def _on_cpu(settings: TrainingSettings) -> bool:
@@ -265,16 +298,16 @@ def _on_cpu(settings: TrainingSettings) -> bool:
     return settings.accelerator == "cpu" or (automatic and not torch.accelerator.is_available())
 
 
-def _seconds_per_step(model, data, settings: TrainingSettings, steps: int = 4) -> float:
+def _seconds_per_step(experiment: Experiment, settings: TrainingSettings, steps: int = 4) -> float:
     """Seconds of a step, evaluations included, measured on a few; the weights stay as they are."""
     import torch
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    seconds = []
-    for number, batch in enumerate(data.train_batches(settings.batch_size, 0, settings.seed)):
+    seconds, model = [], experiment.model
+    for number, batch in enumerate(experiment.train_batches(0, settings.seed, 0)):
         began = time.perf_counter()
-        model.training_loss(batch.to(model.device))[0].backward()
+        model.training_loss(batch)[0].backward()  # type: ignore[operator]
         seconds.append(time.perf_counter() - began)
         model.zero_grad(set_to_none=True)
         if number == steps:
@@ -327,27 +360,36 @@ def _told(flow: MoleculeFlow, data):
     return replace(data, targets=property_table(data.smiles, names))
 
 
-def _fit(flow, data, settings, out: Path, resume: bool, request) -> FitResult:
-    try:
-        from graphcnf.training.loop import fit
-    except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] == "lightning":
-            raise UserError("training needs Lightning: pip install 'graphcnf[train]'") from None
-        raise
-    size = settings.batch_size
+def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
+    """The training of a model on the molecules, cross-validated where none are held out."""
 
     def words(row: dict[str, Any]) -> str | None:
         if row["phase"] != "eval":
             return None
         return f"step {row['step']}: {row['bits_per_molecule']:.3f} bits per held-out molecule"
 
-    experiment = Experiment(
-        flow.model.train(),
-        partial(_told(flow, data).train_batches, size),
-        lambda: data.test_batches(4 * size),
-        headline="bits_per_molecule",
-        words=words,
-    )
+    model, told = flow.model.train(), _told(flow, data)
+    if len(data.split("test")):
+        found = Experiment(
+            model,
+            partial(told.train_batches, batch_size),
+            lambda: data.test_batches(4 * batch_size),
+        )
+    else:
+        found = fold_experiment(model, told, FOLDS, batch_size)
+    found.headline, found.words = "bits_per_molecule", words
+    return found
+
+
+def _fit(
+    experiment: Experiment, settings: TrainingSettings, out: Path, resume: bool, request
+) -> FitResult:
+    try:
+        from graphcnf.training.loop import fit
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == "lightning":
+            raise UserError("training needs Lightning: pip install 'graphcnf[train]'") from None
+        raise
     if not resume:
         claim(out, "training")
         replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())

@@ -20,8 +20,9 @@ def expectation(before: MoleculeFlow, flow: MoleculeFlow, data) -> list[str]:
     held_out = len(data.split("test"))
     learned = len(data) - held_out
     new = "; ".join(news(before, flow))
+    others = f"{held_out:,} held out" if held_out else "each held out once by cross-validation"
     return [
-        f"{len(data):,} molecules: {learned:,} to learn from, {held_out:,} held out",
+        f"{len(data):,} molecules: {learned:,} to learn from, {others}",
         f"new to the weights: {new}" if new else "the weights have a category for all in them",
     ]
 
@@ -111,14 +112,20 @@ def sampled(
 def story(figures: dict[str, Any]) -> list[str]:
     """What happened, in sentences."""
     before, after = (figures["bits_per_molecule"][k] for k in ("before", "after"))
+    told = []
+    if "samples" in figures:
+        told.append(
+            f"{figures['after']['copied']:.1%} of the samples after are copies of molecules that "
+            "it learned from."
+        )
     if figures["best_step"] == 0:
-        told = [
+        told += [
             f"No evaluation was better than the start ({before:.2f} bits per held-out molecule): "
             "the model is the one it started from. A lower learning rate, or more molecules, may "
             "help."
         ]
     else:
-        told = [
+        told += [
             f"Held-out bits per molecule fell from {before:.2f} to {after:.2f} "
             f"({after - before:+.2f}); the model is that of step {figures['best_step']}."
         ]

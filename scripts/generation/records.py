@@ -68,6 +68,7 @@ class Record(NamedTuple):
         accepted: Whether it also is what is required.
         mark: Hash of its SMILES where repeats are not wanted, else None.
         text: What to write, empty for a graph that is not wanted.
+        reached: Each property that was asked for, as (value asked, value of a valid molecule).
     """
 
     number: int
@@ -75,6 +76,7 @@ class Record(NamedTuple):
     accepted: bool
     mark: int | None
     text: str
+    reached: dict[str, tuple[float, float]]
 
 
 def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]:
@@ -95,7 +97,12 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
         )
     write, records = WRITERS[recipe.kind], []
     selection = _selection(recipe.requirements, recipe.patterns)
-    chemistry = bool(recipe.properties or recipe.requirements or recipe.patterns)
+    asked = {
+        table["name"]: value
+        for table, value in zip(model.targets, recipe.targets or (), strict=False)
+        if value is not None
+    }
+    chemistry = bool(recipe.properties or recipe.requirements or recipe.patterns or asked)
     for row in frame.to_dict("records"):
         mol = Chem.MolFromSmiles(row["smiles"]) if chemistry and row["strict"] else None
         accepted = row["strict"] and (mol is None or selection.accepts(mol))
@@ -105,7 +112,9 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
             unknown = dict.fromkeys(recipe.properties)
             row |= unknown if mol is None else described(mol, recipe.properties)
         text = write({name: row[name] for name in recipe.columns}) if wanted else ""
-        records.append(Record(row["record"], row["strict"], accepted, mark, text))
+        found = {} if mol is None or not wanted else described(mol, asked)
+        reached = {k: (asked[k], v) for k, v in found.items() if math.isfinite(v)}
+        records.append(Record(row["record"], row["strict"], accepted, mark, text, reached))
     return records
 
 

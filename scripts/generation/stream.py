@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -79,6 +79,8 @@ class Progress:
         accepted: Valid molecules that are what is required.
         last: Number of the record after the last one that counts.
         seconds: Time that it took.
+        reached: For each property that was asked for the value asked, the number of written
+            molecules that have one, the sum of theirs, and that of their distances from it.
     """
 
     first: int = 0
@@ -88,6 +90,7 @@ class Progress:
     accepted: int = 0
     last: int = 0
     seconds: float = 0.0
+    reached: dict[str, list[float]] = field(default_factory=dict)
 
     @classmethod
     def at(cls, first: int) -> Progress:
@@ -99,9 +102,24 @@ class Progress:
         """Records so far."""
         return self.record - self.first
 
-    def figures(self, distinct: int) -> dict[str, float]:
-        """Numbers of graphs, and shares in [0, 1]: valid ones, and of these the accepted ones."""
+    def reach(self, values: dict[str, tuple[float, float]]) -> None:
+        """Count a written molecule's properties, each with the value that was asked for."""
+        for name, (asked, value) in values.items():
+            _, count, total, distance = self.reached.get(name, (asked, 0, 0.0, 0.0))
+            self.reached[name] = [asked, count + 1, total + value, distance + abs(value - asked)]
+
+    def figures(self, distinct: int) -> dict[str, Any]:
+        """Numbers of graphs, and shares in [0, 1]: valid ones, and of these the accepted ones.
+
+        Where properties were asked for, `asked` has for each the value, and of the written
+        molecules the mean and the mean absolute error (MAE).
+        """
+        asked = {
+            name: {"value": value, "mean": total / count, "mae": distance / count}
+            for name, (value, count, total, distance) in self.reached.items()
+        }
         return {
+            **({"asked": asked} if asked else {}),
             "sampled": self.sampled,
             "strict_valid": self.valid,
             "strict_validity": self.valid / max(self.sampled, 1),
@@ -117,6 +135,11 @@ class Progress:
         figures = self.figures(distinct)
         accepted = f", {figures['acceptance']:.1%} of these accepted" if selective else ""
         shown = f", {distinct:,} distinct" if distinct else ""
+        for name, found in figures.get("asked", {}).items():
+            shown += (
+                f"; {name}={found['value']:g} asked for, mean {found['mean']:.4g}, "
+                f"mean absolute error {found['mae']:.3g}"
+            )
         return (
             f"sampled {self.sampled:,} graphs in {self.seconds:.1f} s: "
             f"{figures['strict_validity']:.1%} strictly valid{accepted}{shown}"
@@ -193,6 +216,7 @@ def texts(
                 if recipe.everything or (record.accepted and seen.add(record.mark)):
                     parts.append(record.text)
                     progress.written += 1
+                    progress.reach(record.reached)
                     progress.last = progress.record
                 if goal.reached(progress):
                     break

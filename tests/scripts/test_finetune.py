@@ -1,6 +1,7 @@
 """Fine-tuning by command: never worse, resumable, with categories that the weights lack."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,16 @@ import torch
 from graphcnf.datasets.molecules import encode
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.graphs import GraphCNF
+from graphcnf.molecules.enrichment import has_pattern
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.scripts.benchmarks import own_molecules
 from graphcnf.training.finetuning import finetune
 from graphcnf.training.run import Run
 
+STEROID = (
+    "[#6]1~[#6]~[#6]~[#6]2~[#6](~[#6]~1)~[#6]~[#6]~[#6]1~[#6]~2~[#6]~[#6]~[#6]2~[#6]~1~[#6]~[#6]"
+    "~[#6]~2"
+)
 RING = "C1" + "C" * 32 + "1"
 ODD = ["C[Si](C)(C)C", "C[Si](C)(C)CC", RING, "CC(=O)[O-].[Na+]", "OB(O)c1ccccc1"]
 
@@ -40,6 +46,9 @@ def test_a_run_reports_and_its_model_knows_what_is_new(graphcnf, mine, model_fol
     assert bits["after"] < bits["before"] and figures["best_step"] > 0
     assert "Held-out bits per molecule fell" in err and "--standardize keeps" in err
     assert (figures["molecules"], figures["left_out"]) == (154, 1)
+    # One in ten would be too few to go by.
+    assert (figures["training"], figures["held_out"], figures["evaluated"]) == (154, 0, 154)
+    assert "copies of molecules that it learned from" in err
     assert [new.split()[0] for new in figures["new"]][0] == "atoms"
     assert "Si (from C)" in figures["new"][0] and "B (from C)" in figures["new"][0]
     names = {f["name"]: f for f in figures["features"]}
@@ -65,7 +74,7 @@ def test_what_makes_it_worse_is_thrown_away(graphcnf, mine, model_folder, zinc_s
     )  # fmt: skip
     assert code == 0, err
     assert "No evaluation was better than the start" in err
-    assert "ended by itself at step 8 of 60" in err and "bits per molecule" in out
+    assert "ended by itself at step 20 of 60" in err and "bits per molecule" in out
     for name, value in weights_of(model_folder).items():
         assert torch.equal(weights_of("run")[name], value), name
 
@@ -102,6 +111,29 @@ def test_killed_at_any_step_the_same_command_goes_on(graphcnf, mine, model_folde
         assert code == 1 and "holds a run with other" in err
     code, _, err = graphcnf("train", "--resume", "--out", "cut")
     assert code == 1 and "finetune command goes on" in err
+
+
+def test_few_molecules_are_learned(surroundings):
+    """Real steroids; a run that is cut short, and a lower bar than that of a whole one."""
+    flow = MoleculeFlow.from_pretrained("zinc250k")
+    data = load_smiles_file(Path(__file__).with_name("steroids.smi"))
+    assert len(data) == 60
+    told: list[str] = []
+    tuned = finetune(
+        flow, data, "run", settings={"steps": 25}, features=[has_pattern(STEROID)], samples=64,
+        say=told.append,
+    )  # fmt: skip
+    (core,) = tuned.figures["features"]
+    assert core["data"] == 1.0 and core["before"] < 0.05 and core["after"] > 0.15
+    assert tuned.story[0].endswith("copies of molecules that it learned from.")
+    # Ordinary molecules, and sizes that no steroid of these has, keep a score.
+    ordinary = ["CC(=O)Nc1ccc(O)cc1", "Cc1ccc(S(=O)(=O)N2CCN(Cc3ccc(Br)cc3)CC2)cc1C(=O)Nc1ccccc1F"]
+    score = tuned.flow.score(ordinary)
+    assert np.isfinite(score[["log_likelihood", "percentile"]].to_numpy()).all()
+    known = flow.model.size_probabilities()
+    kept = tuned.flow.model.size_probabilities()[: len(known)]
+    assert (kept[known > 0] > 0).all() and kept[[17, 18]].sum() < 0.02
+    assert np.isfinite(flow.score(data.smiles)["log_likelihood"]).all(), "the given model stays"
 
 
 def test_standardized_salts_are_learned(graphcnf, mine, model_folder):

@@ -233,6 +233,25 @@ def test_the_best_of_several_is_the_nearest_of_them(graphcnf, trained):
     assert found == kept.smiles[3:]
 
 
+def test_the_summary_says_how_near_molecules_came(graphcnf, trained):
+    arguments = ("generate", "--model", trained, "-n", 100, "--property", "logp=1.5", "--all")
+    code, out, err = graphcnf(*arguments, "--properties", "logp", "--json")
+    assert code == 0, err
+    values = [row["logp"] for row in map(json.loads, out.splitlines()) if row["strict"]]
+    found = json.loads(err.splitlines()[-1])["asked"]["logp"]
+    assert found["value"] == 1.5 and found["mean"] == pytest.approx(np.mean(values))
+    assert found["mae"] == pytest.approx(np.abs(np.array(values) - 1.5).mean())
+    code, _, err = graphcnf(*arguments)
+    assert code == 0 and "logp=1.5 asked for, mean " in err and "outside" not in err
+
+
+def test_a_value_beyond_the_training_data_is_said_to_be_so(graphcnf, trained):
+    arguments = ("generate", "--model", trained, "-n", 4, "--all")
+    code, _, err = graphcnf(*arguments, "--property", "logp=12", "--property", "weight=300")
+    assert code == 0, err
+    assert "logp=12 lies outside the training data" in err and "weight=300 lies" not in err
+
+
 def test_the_best_of_several_needs_something_to_be_near_to(graphcnf, trained):
     code, _, err = graphcnf("generate", "--model", trained, "--best-of", 2)
     assert code == 2 and "nearest to a --property" in err

@@ -55,6 +55,34 @@ def test_registry_errors():
         build({"name": "smiles_file"})
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"widht": 3}, "no option 'widht'"),
+        ({"width": "big"}, "width must be a whole number"),
+        ({"adjacency": "pathh"}, "adjacency"),
+        ({"order": "nonee"}, "order must be one of"),
+        ({"properties": ["log_p"]}, "no property 'log_p'"),
+        ({"start": "nosuch"}, "nosuch"),
+    ],
+)
+def test_a_mistake_in_the_model_is_found_before_molecules_are_read(model, message):
+    data = {"name": "smiles_file", "path": "nowhere.smi"}
+    with pytest.raises(UserError, match=message):
+        experiments.build_experiment({"model": model, "data": data, "training": {"steps": 1}})
+
+
+@pytest.mark.parametrize("name", ["sets", "coloring", "images"])
+def test_a_mistake_in_the_model_is_found_before_other_data_are_made(name, tmp_path, monkeypatch):
+    model = {"widht": 3, **({"architecture": "glow"} if name == "images" else {})}
+    data = {"name": name, **({"path": str(tmp_path / "nowhere")} if name == "images" else {})}
+    loads = []
+    monkeypatch.setattr(experiments, "_loaded", lambda *_, **__: loads.append(name))
+    with pytest.raises(UserError, match="no option 'widht'"):
+        experiments.build_experiment({"model": model, "data": data, "training": {"steps": 1}})
+    assert not loads
+
+
 @pytest.mark.parametrize("key", ["skipped_file", "out", "log"])
 def test_data_from_elsewhere_name_no_file_to_write(tmp_path, key):
     victim, molecules = tmp_path / "victim", tmp_path / "x.smi"

@@ -1,0 +1,67 @@
+"""Copies of a model that are trained side by side, each without a fold of the molecules."""
+
+from itertools import islice
+
+import numpy as np
+import torch
+
+from graphcnf.datasets.molecules import encode
+from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.training.folds import fold_experiment
+
+SMILES = [f"{'C' * k}NC(=O)c1ccc({x})cc1" for k in range(1, 7) for x in "CFNOS"]
+
+
+def rows(batch):
+    return {tuple(t[t >= 0].tolist()) for t in torch.where(batch.mask, batch.node_types, -1)}
+
+
+def experiment():
+    data = encode("mine", [*SMILES, *SMILES[:5]])
+    model = GraphCNF.for_graphs(
+        data.graphs,
+        node_categories=len(data.vocabulary.atoms),
+        bond_categories=len(data.vocabulary.bonds),
+        edge_weights=data.vocabulary.bond_orders,
+        width=8, layers=1, heads=1,
+    )  # fmt: skip
+    return data, fold_experiment(model, data, 3, 8)
+
+
+def test_each_molecule_is_held_out_once_by_a_copy_that_never_sees_it():
+    data, found = experiment()
+    seen = [set() for _ in range(4)]
+    for batch in islice(found.train_batches(0, 0, 0), 12):
+        for known, part in zip(seen, batch.parts, strict=True):
+            known |= rows(part)
+    held_out, evaluated = [set(), set(), set()], 0
+    for batch in found.eval_batches():
+        (k,) = [k for k, part in enumerate(batch.parts) if part is not None]
+        held_out[k] |= rows(batch.parts[k])
+        evaluated += len(batch)
+    assert evaluated == len(data)
+    for k in range(3):
+        assert held_out[k] and not held_out[k] & seen[k]
+    assert set().union(*held_out) == seen[3], "the last copy learns all"
+
+
+def test_a_run_goes_on_with_the_same_batches():
+    _, found = experiment()
+    whole = list(islice(found.train_batches(0, 5, 0), 14))
+    for start in (1, 6, 13):
+        again = next(iter(found.train_batches(0, 5, start)))
+        for one, other in zip(whole[start].parts, again.parts, strict=True):
+            assert torch.equal(one.node_types, other.node_types)
+
+
+def test_metrics_are_those_of_all_molecules():
+    data, found = experiment()
+    found.model.eval()
+    totals = np.zeros(2)
+    for batch in found.eval_batches():
+        _, metrics = found.model.training_loss(batch)
+        totals += [float(value) for value in metrics["bits_per_molecule"]]
+    assert totals[1] == len(data)
+    # Nothing is learned yet, so that the copies are alike.
+    bits = -found.model.models[-1].log_prob(GraphBatch.collate(data.graphs)) / np.log(2)
+    np.testing.assert_allclose(totals[0], float(bits.detach().sum()), rtol=1e-4)
