@@ -7,9 +7,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from graphcnf.compute.files import NotUnpacked, gunzip
 from graphcnf.compute.parallel import Workers
@@ -39,8 +40,33 @@ LEAST_ROWS = 1_000_000
 """A Parquet file may have so many rows in any case, and more where each takes a byte: one value in
 a thousand million rows takes a hundred."""
 
-Records = Iterable[tuple[int, str]]
-"""The line number of each record, and its SMILES, "" where it has none."""
+_BLANK = " \t\r\n\f\v"
+"""What stands around a SMILES; `str.split` would cut it at a no-break space."""
+
+_LINE = re.compile(rf" *([^{_BLANK}]*)[{_BLANK}]*(.*)", re.DOTALL)
+_FIELD = re.compile(r"^>[^\n]*?<([^\n]*?)>[^\n]*\n((?:[^\n]+\n?)*)", re.MULTILINE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Row = tuple[int, str, dict[str, Any]]
+"""Number of a record, its SMILES ("" where it has none), and what else it holds, by name."""
+
+
+class FileRecords(NamedTuple):
+    """The records of a file, unchecked.
+
+    Attributes:
+        numbers: Number of the line that each begins at; in .sdf and .parquet of the record, from 1.
+        smiles: SMILES of each, "" where it has none.
+        columns: What else it holds, by name and in the order of the file, None where a record lacks
+            it: other columns of a table; `name`, what follows the SMILES in a line; `title` and
+            properties of an SD file.
+        unit: "line" or "record", whatever `numbers` count.
+    """
+
+    numbers: list[int]
+    smiles: list[str]
+    columns: dict[str, list[Any]]
+    unit: str
 
 
 class DataFileError(UserError, ValueError):
@@ -105,77 +131,114 @@ def load_smiles_file(
     stored = cache_path(f"file-{name}", *key)
     dataset = load_cached(name, stored) if use_cache else None
     if dataset is None:
-        lines, smiles = read_smiles(path, column=column, content=content)
+        numbers, smiles, *_ = read_smiles(path, column=column, content=content)
         dataset = encode(
             name, smiles, vocabulary=vocabulary, max_atoms=max_atoms, workers=workers,
             standardize=standardize,
         )  # fmt: skip
-        dataset.skipped = [replace(s, line=lines[s.line - 1]) for s in dataset.skipped]
+        dataset.skipped = [replace(s, line=numbers[s.line - 1]) for s in dataset.skipped]
         if use_cache and len(dataset):
             cache.write(stored, dataset.to_arrays())
     if dataset.skipped:
-        first = dataset.skipped[0]
+        first, unit = dataset.skipped[0], _unit(path, content)
         if strict or not len(dataset):
             many = f" (and {len(dataset.skipped) - 1} more)" if len(dataset.skipped) > 1 else ""
             none = "" if len(dataset) else "no usable molecule: "
-            raise DataFileError(f"{none}{path}, line {first.line}: {first.reason}{many}")
+            raise DataFileError(f"{none}{path}, {unit} {first.line}: {first.reason}{many}")
         listing = stored.with_suffix(".skipped.tsv")
-        written = use_cache and _list_skipped(listing, dataset.skipped)
+        written = use_cache and _list_skipped(listing, dataset.skipped, unit)
         cache.note(
             f"{path}: left out {len(dataset.skipped)} of {len(dataset.skipped) + len(dataset)} "
-            f"molecules, the first at line {first.line}: {first.reason}"
+            f"molecules, the first at {unit} {first.line}: {first.reason}"
             + (f"; all are listed in {listing}" if written else "")
         )
     return dataset if aromatic or vocabulary is not None else dataset.without_marks()
 
 
 def read_smiles(
-    path: str | Path, *, column: str | None = None, content: bytes | None = None
-) -> tuple[list[int], list[str]]:
-    """The line numbers and the SMILES of a file, unchecked; "" where a record has none.
+    path: str | Path,
+    *,
+    column: str | None = None,
+    content: bytes | None = None,
+    others: bool = False,
+) -> FileRecords:
+    """Read the records of a file.
+
+    A record that cannot be read has the SMILES ""; the file is refused where none can be.
 
     Args:
         path: As in `load_smiles_file`.
         column: As in `load_smiles_file`.
         content: The file's bytes where they are at hand.
+        others: Whether to keep what else a record holds; `columns` is empty otherwise.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is empty, binary or damaged, or lacks the column.
     """
     path = Path(path)
-    pairs = list(_records(path, _read(path) if content is None else content, column))
-    if not pairs:
+    content = _read(path) if content is None else content
+    rows = list(_records(path, content, column, others))
+    if not rows:
         raise NoMolecules(f"{path} holds no molecules")
-    return [line for line, _ in pairs], [smiles for _, smiles in pairs]
+    columns = dict.fromkeys(name for _, _, more in rows for name in more)
+    return FileRecords(
+        [number for number, _, _ in rows],
+        [smiles for _, smiles, _ in rows],
+        {name: [more.get(name) for _, _, more in rows] for name in columns},
+        _unit(path, content),
+    )
 
 
-def _records(path: Path, content: bytes, column: str | None) -> Records:
+def _suffix(path: Path) -> str:
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
+
+
+def _unit(path: Path, content: bytes) -> str:
+    """What the numbers of records count."""
+    is_sdf = _suffix(path) in ("sdf", "sd", "mol") or b"\nM  END" in content
+    return "record" if is_sdf or content[:4] == b"PAR1" else "line"
+
+
+def _records(path: Path, content: bytes, column: str | None, others: bool) -> Iterable[Row]:
     """The records of a file of whichever format."""
     if content[:4] == b"PAR1":
-        return _parquet(path, content, column)
+        return _parquet(path, content, column, others)
     text = _decode(path, content)
-    suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
-    lines = _LINE_END.split(text.rstrip())
-    first = next((line for line in lines if line.strip()), "")
+    suffix = _suffix(path)
+    lines = _LINE_END.split(text.rstrip(_BLANK))
+    first = next((line for line in lines if line.strip(_BLANK)), "")
     if suffix in ("sdf", "sd", "mol") or "\nM  END" in text:
-        return _sdf(path, text)
-    if suffix == "jsonl" or first.lstrip().startswith("{"):
-        return _jsonl(path, lines, column)
+        return _sdf(path, text, others)
+    if suffix == "jsonl" or first.lstrip(_BLANK).startswith("{"):
+        return _jsonl(path, lines, column, others)
     delimiter = "\t" if suffix == "tsv" else _delimiter(first, column or "smiles")
     cells = _cells(first, delimiter)
     is_table = column is not None or suffix in ("csv", "tsv")
     if is_table or (len(cells) > 1 and "smiles" in cells):
-        rows = list(_table(path, text, column, delimiter))
-    else:
-        # A blank line between others is a molecule that could not be written.
-        rows = [
-            (number, "" if line.startswith("\t") else (line.split() or [""])[0])
-            for number, line in enumerate(lines, 1)
-            if not line.lstrip().startswith("#")
-        ]
-    has_header = bool(rows) and rows[0][1].lower() == "smiles"
-    return rows[1:] if has_header else rows
+        rows = list(_table(path, text, column, delimiter, others))
+        has_header = bool(rows) and rows[0][1].lower() == "smiles"
+        return rows[1:] if has_header else rows
+    return _plain(lines, others)
+
+
+def _plain(lines: list[str], others: bool) -> Iterator[Row]:
+    """The first word of each line; a blank line between others is a molecule without a SMILES."""
+    names, begun = ["name"], False
+    for number, line in enumerate(lines, 1):
+        if line.lstrip(_BLANK).startswith("#"):
+            title = line.lstrip("#" + _BLANK).split("\t")
+            if title[0].lower() == "smiles" and len(title) > 1:  # as `generate` writes them
+                names = title[1:]
+            continue
+        smiles, rest = _LINE.match(line).groups()
+        if not begun and smiles.lower() == "smiles":
+            names = [rest.rstrip(_BLANK) or "name"]
+        else:
+            cells = [rest] if len(names) == 1 else rest.split("\t")
+            more = dict(zip(names, (c.strip(_BLANK) or None for c in cells), strict=False))
+            yield number, smiles, more if others and rest else {}
+        begun = True
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -227,60 +290,111 @@ def _place(path: Path, names: list[str], column: str | None) -> int:
     raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")
 
 
-def _table(path: Path, text: str, column: str | None, delimiter: str) -> Records:
-    """One column, "" for a blank cell."""
+def _table(
+    path: Path, text: str, column: str | None, delimiter: str, others: bool
+) -> Iterator[Row]:
+    """The rows of a table; of a blank cell the SMILES is ""."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = next((row for row in reader if any(cell.strip() for cell in row)), [])
         place = _place(path, [cell.strip() for cell in header], column)
+        names = _distinct([cell.strip() for cell in header])
         before = reader.line_num
         for row in reader:
             line, before = before + 1, reader.line_num
             # A quoted cell may hold a line break, as in the original ZINC250k table.
             if any(cell.strip() for cell in row):
-                yield line, (row[place].split() or [""])[0] if len(row) > place else ""
+                smiles = _LINE.match(row[place].strip(_BLANK))[1] if len(row) > place else ""
+                more = dict(zip(names, row, strict=False)) if others else {}
+                more.pop(names[place], None)
+                yield line, smiles, more
     except csv.Error as error:
         raise DataFileError(f"{path}, line {reader.line_num}: not a table: {error}") from error
 
 
-def _jsonl(path: Path, rows: list[str], column: str | None) -> Records:
-    """One entry of the JSON object of each line."""
+def _distinct(names: list[str]) -> list[str]:
+    """The names of columns, a number behind those that came before."""
+    found: dict[str, None] = {}
+    for name in names:
+        count = 1
+        while (numbered := name if count == 1 else f"{name}_{count}") in found:
+            count += 1
+        found[numbered] = None
+    return list(found)
+
+
+def _jsonl(path: Path, lines: list[str], column: str | None, others: bool) -> list[Row]:
+    """The JSON object of each line."""
     wanted = column or "smiles"
-    for number, line in enumerate(rows, 1):
-        if not line.strip():
+    rows: list[Row] = []
+    faults = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip(_BLANK):
             continue
+        value, more = None, {}
         try:
             row = json.loads(line)
-            value = (
-                row[wanted] if wanted in row else {k.lower(): row[k] for k in row}[wanted.lower()]
-            )
+            key = wanted if wanted in row else {k.lower(): k for k in row}[wanted.lower()]
+            value = row.pop(key)
+            more = {_whole(k): _cell(v) for k, v in row.items()} if others else {}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise DataFileError(
-                f"{path}, line {number}: no JSON object with {wanted!r}: {line[:60]!r}"
-            ) from None
-        yield number, value if isinstance(value, str) else ""
+            faults.append((number, line[:60]))
+        rows.append((number, _whole(value) if isinstance(value, str) else "", more))
+    if rows and len(faults) == len(rows):
+        number, text = faults[0]
+        raise DataFileError(f"{path}, line {number}: no JSON object with {wanted!r}: {text!r}")
+    return rows
 
 
-def _sdf(path: Path, text: str) -> Records:
-    """Each record of an SD file by its first line, "" where RDKit does not read it."""
+def _whole(text: str) -> str:
+    """The text without halves of characters, which nothing can write."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def _cell(value: Any) -> Any:
+    """A value as a cell of a table holds it."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _whole(value) if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _sdf(path: Path, text: str, others: bool) -> list[Row]:
+    """Each record of an SD file."""
+    blocks = re.split(r"(?m)^\$\$\$\$.*\n", text.replace("\r\n", "\n"))
+    blocks = [block for block in blocks if block.strip(_BLANK)]
+    if blocks and not any("M  END" in block for block in blocks):
+        raise DataFileError(f"{path}, record 1: without M  END: no SD file")
+    rows: list[Row] = []
+    for number, block in enumerate(blocks, 1):
+        more: dict[str, Any] = {}
+        if others:
+            title = block.partition("\n")[0].strip(_BLANK)
+            fields = _FIELD.findall(block.partition("M  END")[2])
+            more = {"title": title} if title else {}
+            more |= {name: value.rstrip(_BLANK) for name, value in fields}
+        rows.append((number, _smiles_of_block(block), more))
+    return rows
+
+
+def _smiles_of_block(block: str) -> str:
+    """SMILES as RDKit writes it; unsanitized where RDKit refuses the molecule, "" the block."""
     from rdkit import Chem, rdBase
 
-    number = 1
-    records = re.split(r"(?m)^\$\$\$\$.*\n", text.replace("\r\n", "\n"))
-    for record in records:
-        if record.strip():
-            if "M  END" not in record:
-                raise DataFileError(f"{path}, line {number}: a record without M  END: no SD file")
-            with rdBase.BlockLogs():
-                mol = Chem.MolFromMolBlock(record, sanitize=False, removeHs=False)
-                if mol is not None:
-                    mol.UpdatePropertyCache(strict=False)
-            yield number, "" if mol is None else Chem.MolToSmiles(mol)
-        number += record.count("\n") + 1
+    if "M  END" not in block:
+        return ""
+    with rdBase.BlockLogs():
+        try:
+            mol = Chem.MolFromMolBlock(block)
+            if mol is None:
+                mol = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
+                mol.UpdatePropertyCache(strict=False)
+            return Chem.MolToSmiles(mol)
+        except (AttributeError, RuntimeError, ValueError):
+            return ""
 
 
-def _parquet(path: Path, content: bytes, column: str | None) -> Records:
-    """One column of a Parquet file; rows count from 1."""
+def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> Iterator[Row]:
+    """The rows of a Parquet file, counted from 1."""
     import pandas as pd
 
     try:
@@ -295,16 +409,24 @@ def _parquet(path: Path, content: bytes, column: str | None) -> Records:
     except Exception as error:  # damage shows itself anywhere in the reader
         reason = " ".join(str(error).split())[:120]
         raise DataFileError(f"{path} is no intact Parquet file: {reason}") from error
-    values = frame.iloc[:, _place(path, [str(name) for name in frame], column)]
-    for number, value in enumerate(values, 1):
-        yield number, value if isinstance(value, str) else ""
+    names = [str(name) for name in frame]
+    place, names = _place(path, names, column), _distinct(names)
+    values = frame.iloc[:, place]
+    rest: list[dict] = [{}] * len(frame)
+    if others and len(names) > 1:
+        table = frame.set_axis(names, axis=1).drop(columns=names[place])
+        # Numbers of numpy become those of Python, and what is missing None.
+        rest = table.astype(object).where(table.notna(), None).to_dict("records")
+    for number, (value, more) in enumerate(zip(values, rest, strict=True), 1):
+        smiles = _whole(value) if isinstance(value, str) else ""
+        yield number, smiles, {name: _cell(cell) for name, cell in more.items()}
 
 
-def _list_skipped(path: Path, skipped: list[Skipped]) -> bool:
+def _list_skipped(path: Path, skipped: list[Skipped], unit: str) -> bool:
     rows = [f"{s.line}\t{s.text}\t{s.reason}\n" for s in skipped]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("line\tsmiles\treason\n" + "".join(rows), encoding="utf-8")
+        path.write_text(f"{unit}\tsmiles\treason\n" + "".join(rows), encoding="utf-8")
     except OSError as error:
         cache.note(f"cannot write {path}: {error.strerror}")
         return False

@@ -18,6 +18,7 @@ from graphcnf.evaluation import measures
 from graphcnf.evaluation.draw import draw_summary
 from graphcnf.evaluation.summary import Look, Summary
 from graphcnf.evaluation.tables import Evaluation
+from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.tally import KEPT
 from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
 from graphcnf.scripts._sampling import load_model, valency_checked
@@ -91,13 +92,13 @@ def score_records(records: Records, against: Against) -> Evaluation:
             show(summary.tally.samples)
     figures = summary.figures()
     if first is not None:
-        file, line, text = first
+        file, place, text = first
+        where = place if len(records.files) == 1 else f"{place} of {file}"
         if unreadable == records.count:
-            raise UserError(f"{shown} holds no molecules: line {line} is no SMILES: {text!r}")
-        where = f"line {line}" if len(records.files) == 1 else f"line {line} of {file}"
+            raise UserError(f"{shown} holds no molecules; {where}: {_reason(text)}")
         print(
-            f"note: {unreadable:,} of {records.count:,} lines of {shown} are no SMILES and count "
-            f"as invalid, the first is {where}: {text!r}",
+            f"note: {unreadable:,} of {records.count:,} records of {shown} are no SMILES and count "
+            f"as invalid, the first is {where}: {_reason(text)}",
             file=sys.stderr,
         )
     valid = figures["strict_valid"]
@@ -124,6 +125,16 @@ def score_records(records: Records, against: Against) -> Evaluation:
         if result.distances:
             main |= with_count(result.distances.samples[0], summary, against)
     return result
+
+
+def _reason(smiles: str) -> str:
+    """Why a SMILES is none."""
+    try:
+        with quiet():
+            parse(smiles, sanitize=False)
+    except UnparsableSmiles as error:
+        return str(error)
+    return f"no molecule: {smiles[:60]!a}"
 
 
 def _note_estimates(summaries: Sequence[Summary], notes: list[str]) -> None:
