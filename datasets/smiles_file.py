@@ -89,7 +89,7 @@ def load_smiles_file(
     max_atoms: int = MAX_NODES,
     strict: bool = False,
     aromatic: bool = True,
-    standardize: bool = False,
+    standardize: frozenset[str] | None = None,
     workers: Workers = None,
     use_cache: bool = True,
 ) -> MoleculeDataset:
@@ -109,8 +109,9 @@ def load_smiles_file(
         max_atoms: Largest molecule to keep, at most 255 heavy atoms.
         strict: Refuse the file at the first line that would be left out.
         aromatic: Whether categories taken from the file also say what is aromatic.
-        standardize: Whether to keep the largest organic fragment of each molecule alone, cleaned
-            up and neutral where it can be (RDKit's MolStandardize).
+        standardize: Charge states to write the largest organic fragment of each molecule in,
+            cleaned up by RDKit's MolStandardize: `MoleculeFlow.charge_states`, or an empty set for
+            neutral molecules. None for the molecules as they are.
         workers: Processes that encode, or a cluster; None for one per core.
         use_cache: Whether to read and write the cache.
 
@@ -125,7 +126,8 @@ def load_smiles_file(
     content = _read(path)
     key = (
         hashlib.sha256(content).hexdigest(), path.suffixes[-2:], column, max_atoms,
-        vocabulary.to_dict() if vocabulary else None, *(["standardized"] if standardize else []),
+        vocabulary.to_dict() if vocabulary else None,
+        None if standardize is None else sorted(standardize),
     )  # fmt: skip
     name = path.name.removesuffix(".gz").rsplit(".", 1)[0] or "molecules"
     stored = cache_path(f"file-{name}", *key)

@@ -141,15 +141,15 @@ def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
     return pattern
 
 
-def dropped(text: str) -> str:
-    """Return what of a SMILES or SMARTS a graph does not hold: "stereo", "isotopes", both, or "".
+def dropped(text: str) -> list[str]:
+    """Return what of a SMILES or SMARTS no graph holds: "stereo", "isotopes", both or nothing.
 
     Examples:
         >>> dropped("C[C@H](N)C(=O)O"), dropped("[13CH4]"), dropped("[1*]c1ccccc1")
-        ('stereo', 'isotopes', '')
+        (['stereo'], ['isotopes'], [])
     """
     kinds = {"stereo": _STEREO, "isotopes": _ISOTOPE}
-    return " and ".join(name for name, pattern in kinds.items() if pattern.search(text))
+    return [name for name, pattern in kinds.items() if pattern.search(text)]
 
 
 def canonical_smiles(mol: Chem.Mol) -> str:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from rdkit import Chem
 
 from graphcnf.errors import UserError
 from graphcnf.evaluation.summary import Look, Part
+from graphcnf.molecules.codec import MoleculeNotRepresentable, quiet
 from graphcnf.molecules.metrics import evaluate_records
+from graphcnf.molecules.standardize import parse_standardized
 from graphcnf.scripts._output import read_stdin
 
 if TYPE_CHECKING:
@@ -80,9 +83,17 @@ class Looked(NamedTuple):
     first: tuple[str, str, str] | None
 
 
-def look_at(look: Look, chunk: Chunk) -> Looked:
-    """Score the molecules of a chunk."""
-    frame = evaluate_records(chunk.smiles, first=chunk.first)
+def look_at(look: Look, states: frozenset[str] | None, chunk: Chunk) -> Looked:
+    """Score the molecules of a chunk, as `parse_standardized` writes them in given charge states.
+
+    One that it refuses counts as it is.
+    """
+    smiles = list(chunk.smiles)
+    if states is not None:
+        for k, text in enumerate(smiles):
+            with suppress(MoleculeNotRepresentable), quiet():
+                smiles[k] = Chem.MolToSmiles(parse_standardized(text, states))
+    frame = evaluate_records(smiles, first=chunk.first)
     bad = np.flatnonzero(frame["atoms"] == 0)
     first = None
     if len(bad):
