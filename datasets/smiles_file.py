@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -12,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from graphcnf.compute.files import NotUnpacked, gunzip
+from graphcnf.compute.files import NotUnpacked, gunzip, most_unpacked, read_file
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import (
@@ -255,13 +256,12 @@ def _delimiter(header: str, column: str) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.is_char_device():
-            raise DataFileError(f"{path} is a device, no file; write - for standard input")
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError as error:
         raise MissingDataFile(f"no such file: {path}") from error
     except OSError as error:
-        raise DataFileError(f"cannot read {path}: {error.strerror}") from error
+        hint = "; write - for standard input" if error.errno == errno.EINVAL else ""
+        raise DataFileError(f"cannot read {path}: {error.strerror}{hint}") from error
 
 
 def _decode(path: Path, content: bytes) -> str:
@@ -357,7 +357,7 @@ def _cell(value: Any) -> Any:
     """A value as a cell of a table holds it."""
     if value is None or isinstance(value, bool | int | float):
         return value
-    return _whole(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return _whole(json.dumps(value, default=str) if isinstance(value, dict | list) else str(value))
 
 
 def _sdf(path: Path, text: str, others: bool) -> list[Row]:
@@ -397,31 +397,44 @@ def _smiles_of_block(block: str) -> str:
 
 def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> Iterator[Row]:
     """The rows of a Parquet file, counted from 1."""
-    import pandas as pd
-
+    most = most_unpacked(content)
     try:
         from pyarrow.parquet import ParquetFile
 
-        rows = ParquetFile(io.BytesIO(content)).metadata.num_rows
+        metadata = ParquetFile(io.BytesIO(content)).metadata
+        rows, names = metadata.num_rows, metadata.schema.to_arrow_schema().names
         if rows > max(LEAST_ROWS, len(content)):
             raise ValueError(f"{rows:,} rows in {len(content):,} bytes, more than one per byte")
-        frame = pd.read_parquet(io.BytesIO(content))
+        place = _place(path, names, column)
+        read = names if others else [names[place]]
+        # Values that repeat stay one object each: a few bytes may stand for a million long ones.
+        file = ParquetFile(io.BytesIO(content), read_dictionary=read)
+        place, names = place if others else 0, _distinct(read)
+        number, size = 0, 0
+        for batch in file.iter_batches(columns=read):
+            for row in zip(*map(_values, batch.columns), strict=True):
+                number, size = number + 1, size + sum(len(v) for v in row if isinstance(v, str))
+                if size > most:
+                    raise ValueError(f"more than {most:,} characters in {len(content):,} bytes")
+                cells = dict(zip(names, row, strict=True))
+                value = cells.pop(names[place])
+                text = _whole(value) if isinstance(value, str) else ""
+                yield number, text, {name: _cell(cell) for name, cell in cells.items()}
     except ImportError:
         raise DataFileError(f"{path}: .parquet needs pip install 'graphcnf[parquet]'") from None
+    except DataFileError:
+        raise
     except Exception as error:  # damage shows itself anywhere in the reader
         reason = " ".join(str(error).split())[:120]
         raise DataFileError(f"{path} is no intact Parquet file: {reason}") from error
-    names = [str(name) for name in frame]
-    place, names = _place(path, names, column), _distinct(names)
-    values = frame.iloc[:, place]
-    rest: list[dict] = [{}] * len(frame)
-    if others and len(names) > 1:
-        table = frame.set_axis(names, axis=1).drop(columns=names[place])
-        # Numbers of numpy become those of Python, and what is missing None.
-        rest = table.astype(object).where(table.notna(), None).to_dict("records")
-    for number, (value, more) in enumerate(zip(values, rest, strict=True), 1):
-        smiles = _whole(value) if isinstance(value, str) else ""
-        yield number, smiles, {name: _cell(cell) for name, cell in more.items()}
+
+
+def _values(column) -> Iterator[Any]:
+    """The values of a column of Arrow, each that repeats one object."""
+    repeated = hasattr(column, "dictionary")
+    known = (column.dictionary if repeated else column).to_pylist()
+    for k in column.indices.to_pylist() if repeated else range(len(column)):
+        yield None if k is None else known[k]
 
 
 def _list_skipped(path: Path, skipped: list[Skipped], unit: str) -> bool:

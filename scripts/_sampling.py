@@ -211,7 +211,7 @@ def observations(smiles: Iterable[str], states: frozenset[str] | None) -> Counte
             they do not matter.
 
     Returns:
-        How many have "stereo", "isotopes", either ("dropped"), a "neutral aliphatic amine" ...
+        How many have "stereo", "isotopes", either ("dropped"), a "neutral amine" ...
     """
     from graphcnf.molecules import codec
     from graphcnf.molecules.standardize import unusual_groups
