@@ -14,8 +14,8 @@ from graphcnf.molecules.codec import UnparsableSmiles, canonical_smiles, parse, 
 from graphcnf.molecules.hashing import smiles_hash
 
 APART = 5
-"""Bonds between two charged nitrogens, at least. In ZINC250k a neutral amine has its nearest charged
-nitrogen two to four bonds away 8,130 times and further away 1,195 times."""
+"""Bonds between two charged nitrogens, at least. In ZINC250k a neutral amine has its nearest
+charged nitrogen two to four bonds away 8,130 times and further away 1,195 times."""
 
 
 class Group(NamedTuple):
@@ -36,15 +36,14 @@ class Group(NamedTuple):
     probes: tuple[tuple[str, str], ...]
 
 
-# Charged in ZINC250k: carboxylic acids 99.9 %, sulfonic 100 %, phosphonic 91 %, tetrazoles 99 %. Not
-# among them: thiols 49 %, phenols and hydroxypyrimidines 19 %, sulfonamides 12 %, imides 0 %.
-# Charged in ZINC250k, in molecules without another base: primary amines 98 to 100 %, secondary ones
-# 99 %, tertiary ones 99 %, with an aromatic ring two bonds away 93 and 88 %; of all molecules with
-# them, guanidines 96 %, amidines 86 %. Not among them: amines with a nitrile two bonds away 0 %,
-# tertiary ones with an oxygen there, as in morpholine, 48 %, imidazoles 19 %, pyridines 6 %,
-# anilines 0.3 %.
+# Shares that are charged in ZINC250k. Acids: carboxylic 99.9 %, sulfonic 100 %, phosphonic 91 %,
+# tetrazoles 99 %; not taken are thiols 49 %, phenols 19 % (with azinols), sulfonamides 12 %,
+# imides 0 %. Amines without another base in the molecule: primary 98 to 100 %, secondary and
+# tertiary 99 %, with an aromatic ring two bonds away 93 and 88 %; guanidines 96 %, amidines 86 %;
+# not taken are those with a nitrile two bonds away 0 %, tertiary ones with an ether three bonds
+# away, as in morpholine, 48 %, imidazoles 19 %, pyridines 6 %, anilines 0.3 %.
 _ALIPHATIC = (
-    "!$(N~[!#6;!#1]);!$(N-[#6;!X4]);!$(N-C-C#N);!$(N-C-C(F)F);!$(N(-[#6])(-[#6])-C-C-[OX2])"
+    "!$(N~[!#6;!#1]);!$(N-[#6;!X4]);!$(N-C-C#N);!$(N-C-C(F)F);!$(N(-[#6])(-[#6])-C-C-[OX2H0])"
 )
 _AMIDINE = "!$(N-[!#6;!#1]);!$(N-C=[O,S]);!$(N-a)"
 
@@ -110,7 +109,8 @@ def unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
 def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Chem.Mol:
     """Return the largest organic fragment of a molecule, cleaned up, its charges as in `states`.
 
-    Cleaning up disconnects metals and writes functional groups in one way. Charges stay where no
+    Cleaning up disconnects metals and writes functional groups in one way, sulfoxides as S=O, which
+    MolStandardize alone would charge. Charges stay where no
     hydrogen can take them away: in nitro groups, N-oxides and quaternary ammonium.
 
     Args:
@@ -123,6 +123,10 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
     mol = parse(smiles)
     try:
         parent = rdMolStandardize.FragmentParent(mol, _organic_first())
+        for sulfur, oxygen in parent.GetSubstructMatches(_sulfoxide()):
+            parent.GetAtomWithIdx(sulfur).SetFormalCharge(0)
+            parent.GetAtomWithIdx(oxygen).SetFormalCharge(0)
+            parent.GetBondBetweenAtoms(sulfur, oxygen).SetBondType(Chem.BondType.DOUBLE)
         return _charged(_uncharger(False).uncharge(parent), states)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
@@ -173,6 +177,11 @@ def protonation_hash(smiles: str) -> int:
         mol = Chem.MolFromSmiles(smiles)
         neutral = smiles if mol is None else canonical_smiles(_uncharger(True).uncharge(mol))
     return smiles_hash(neutral)
+
+
+@cache
+def _sulfoxide() -> Chem.Mol:
+    return Chem.MolFromSmarts("[#16X3+]-[OX1-]")
 
 
 @cache
