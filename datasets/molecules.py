@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -226,7 +226,7 @@ def encode(
     max_atoms: int = MAX_NODES,
     workers: Workers = None,
     exact: bool = True,
-    standardize: bool = False,
+    standardize: frozenset[str] | None = None,
 ) -> MoleculeDataset:
     """Encode SMILES; `skipped` of the result numbers them from 1.
 
@@ -237,7 +237,8 @@ def encode(
         max_atoms: Largest molecule to keep.
         workers: Processes, or a cluster; None for one per core (one in all for short lists).
         exact: Whether to leave out molecules that their graphs do not lead back to.
-        standardize: Whether to take each molecule as `parse_standardized` gives it.
+        standardize: Charge states to take each molecule in, as `parse_standardized` gives it; None
+            for the molecule as it is.
     """
     chunks = [(c, vocabulary, max_atoms, exact, standardize) for c in chunked(lines, _CHUNK)]
     if len(lines) <= 2 * _CHUNK:
@@ -264,13 +265,17 @@ def encode(
     )
 
 
-def _encode_chunk(task: tuple[list[str], MoleculeVocabulary | None, int, bool, bool]) -> dict:
+def _encode_chunk(
+    task: tuple[list[str], MoleculeVocabulary | None, int, bool, frozenset[str] | None],
+) -> dict:
     from graphcnf.molecules import codec
 
     lines, vocabulary, max_atoms, exact, standardize = task
     read = codec.parse
-    if standardize:
-        from graphcnf.molecules.standardize import parse_standardized as read
+    if standardize is not None:
+        from graphcnf.molecules.standardize import parse_standardized
+
+        read = partial(parse_standardized, states=standardize)
     marked = vocabulary is None or vocabulary.marked
     atoms, bonds = {}, {}
     atom_counts, bond_counts = Counter(), Counter()

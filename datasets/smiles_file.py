@@ -8,9 +8,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from graphcnf.compute.files import NotUnpacked, gunzip, most_unpacked, read_file
 from graphcnf.compute.parallel import Workers
@@ -40,8 +41,33 @@ LEAST_ROWS = 1_000_000
 """A Parquet file may have so many rows in any case, and more where each takes a byte: one value in
 a thousand million rows takes a hundred."""
 
-Records = Iterable[tuple[int, str]]
-"""The line number of each record, and its SMILES, "" where it has none."""
+_BLANK = " \t\r\n\f\v"
+"""What stands around a SMILES; `str.split` would cut it at a no-break space."""
+
+_LINE = re.compile(rf" *([^{_BLANK}]*)[{_BLANK}]*(.*)", re.DOTALL)
+_FIELD = re.compile(r"^>[^\n]*?<([^\n]*?)>[^\n]*\n((?:[^\n]+\n?)*)", re.MULTILINE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Row = tuple[int, str, dict[str, Any]]
+"""Number of a record, its SMILES ("" where it has none), and what else it holds, by name."""
+
+
+class FileRecords(NamedTuple):
+    """The records of a file, unchecked.
+
+    Attributes:
+        numbers: Number of the line that each begins at; in .sdf and .parquet of the record, from 1.
+        smiles: SMILES of each, "" where it has none.
+        columns: What else it holds, by name and in the order of the file, None where a record lacks
+            it: other columns of a table; `name`, what follows the SMILES in a line; `title` and
+            properties of an SD file.
+        unit: "line" or "record", whatever `numbers` count.
+    """
+
+    numbers: list[int]
+    smiles: list[str]
+    columns: dict[str, list[Any]]
+    unit: str
 
 
 class DataFileError(UserError, ValueError):
@@ -64,7 +90,7 @@ def load_smiles_file(
     max_atoms: int = MAX_NODES,
     strict: bool = False,
     aromatic: bool = True,
-    standardize: bool = False,
+    standardize: frozenset[str] | None = None,
     workers: Workers = None,
     use_cache: bool = True,
 ) -> MoleculeDataset:
@@ -84,8 +110,9 @@ def load_smiles_file(
         max_atoms: Largest molecule to keep, at most 255 heavy atoms.
         strict: Refuse the file at the first line that would be left out.
         aromatic: Whether categories taken from the file also say what is aromatic.
-        standardize: Whether to keep the largest organic fragment of each molecule alone, cleaned
-            up and neutral where it can be (RDKit's MolStandardize).
+        standardize: Charge states to write the largest organic fragment of each molecule in,
+            cleaned up by RDKit's MolStandardize: `MoleculeFlow.charge_states`, or an empty set for
+            neutral molecules. None for the molecules as they are.
         workers: Processes that encode, or a cluster; None for one per core.
         use_cache: Whether to read and write the cache.
 
@@ -100,83 +127,121 @@ def load_smiles_file(
     content = _read(path)
     key = (
         hashlib.sha256(content).hexdigest(), path.suffixes[-2:], column, max_atoms,
-        vocabulary.to_dict() if vocabulary else None, *(["standardized"] if standardize else []),
+        vocabulary.to_dict() if vocabulary else None,
+        None if standardize is None else sorted(standardize),
     )  # fmt: skip
     name = path.name.removesuffix(".gz").rsplit(".", 1)[0] or "molecules"
     stored = cache_path(f"file-{name}", *key)
     dataset = load_cached(name, stored) if use_cache else None
     if dataset is None:
-        lines, smiles = read_smiles(path, column=column, content=content)
+        numbers, smiles, *_ = read_smiles(path, column=column, content=content)
         dataset = encode(
             name, smiles, vocabulary=vocabulary, max_atoms=max_atoms, workers=workers,
             standardize=standardize,
         )  # fmt: skip
-        dataset.skipped = [replace(s, line=lines[s.line - 1]) for s in dataset.skipped]
+        dataset.skipped = [replace(s, line=numbers[s.line - 1]) for s in dataset.skipped]
         if use_cache and len(dataset):
             cache.write(stored, dataset.to_arrays())
     if dataset.skipped:
-        first = dataset.skipped[0]
+        first, unit = dataset.skipped[0], _unit(path, content)
         if strict or not len(dataset):
             many = f" (and {len(dataset.skipped) - 1} more)" if len(dataset.skipped) > 1 else ""
             none = "" if len(dataset) else "no usable molecule: "
-            raise DataFileError(f"{none}{path}, line {first.line}: {first.reason}{many}")
+            raise DataFileError(f"{none}{path}, {unit} {first.line}: {first.reason}{many}")
         listing = stored.with_suffix(".skipped.tsv")
-        written = use_cache and _list_skipped(listing, dataset.skipped)
+        written = use_cache and _list_skipped(listing, dataset.skipped, unit)
         cache.note(
             f"{path}: left out {len(dataset.skipped)} of {len(dataset.skipped) + len(dataset)} "
-            f"molecules, the first at line {first.line}: {first.reason}"
+            f"molecules, the first at {unit} {first.line}: {first.reason}"
             + (f"; all are listed in {listing}" if written else "")
         )
     return dataset if aromatic or vocabulary is not None else dataset.without_marks()
 
 
 def read_smiles(
-    path: str | Path, *, column: str | None = None, content: bytes | None = None
-) -> tuple[list[int], list[str]]:
-    """The line numbers and the SMILES of a file, unchecked; "" where a record has none.
+    path: str | Path,
+    *,
+    column: str | None = None,
+    content: bytes | None = None,
+    others: bool = False,
+) -> FileRecords:
+    """Read the records of a file.
+
+    A record that cannot be read has the SMILES ""; the file is refused where none can be.
 
     Args:
         path: As in `load_smiles_file`.
         column: As in `load_smiles_file`.
         content: The file's bytes where they are at hand.
+        others: Whether to keep what else a record holds; `columns` is empty otherwise.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is empty, binary or damaged, or lacks the column.
     """
     path = Path(path)
-    pairs = list(_records(path, _read(path) if content is None else content, column))
-    if not pairs:
+    content = _read(path) if content is None else content
+    rows = list(_records(path, content, column, others))
+    if not rows:
         raise NoMolecules(f"{path} holds no molecules")
-    return [line for line, _ in pairs], [smiles for _, smiles in pairs]
+    columns = dict.fromkeys(name for _, _, more in rows for name in more)
+    return FileRecords(
+        [number for number, _, _ in rows],
+        [smiles for _, smiles, _ in rows],
+        {name: [more.get(name) for _, _, more in rows] for name in columns},
+        _unit(path, content),
+    )
 
 
-def _records(path: Path, content: bytes, column: str | None) -> Records:
+def _suffix(path: Path) -> str:
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
+
+
+def _unit(path: Path, content: bytes) -> str:
+    """What the numbers of records count."""
+    is_sdf = _suffix(path) in ("sdf", "sd", "mol") or b"\nM  END" in content
+    return "record" if is_sdf or content[:4] == b"PAR1" else "line"
+
+
+def _records(path: Path, content: bytes, column: str | None, others: bool) -> Iterable[Row]:
     """The records of a file of whichever format."""
     if content[:4] == b"PAR1":
-        return _parquet(path, content, column)
+        return _parquet(path, content, column, others)
     text = _decode(path, content)
-    suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
-    lines = _LINE_END.split(text.rstrip())
-    first = next((line for line in lines if line.strip()), "")
+    suffix = _suffix(path)
+    lines = _LINE_END.split(text.rstrip(_BLANK))
+    first = next((line for line in lines if line.strip(_BLANK)), "")
     if suffix in ("sdf", "sd", "mol") or "\nM  END" in text:
-        return _sdf(path, text)
-    if suffix == "jsonl" or first.lstrip().startswith("{"):
-        return _jsonl(path, lines, column)
+        return _sdf(path, text, others)
+    if suffix == "jsonl" or first.lstrip(_BLANK).startswith("{"):
+        return _jsonl(path, lines, column, others)
     delimiter = "\t" if suffix == "tsv" else _delimiter(first, column or "smiles")
     cells = _cells(first, delimiter)
     is_table = column is not None or suffix in ("csv", "tsv")
     if is_table or (len(cells) > 1 and "smiles" in cells):
-        rows = list(_table(path, text, column, delimiter))
-    else:
-        # A blank line between others is a molecule that could not be written.
-        rows = [
-            (number, "" if line.startswith("\t") else (line.split() or [""])[0])
-            for number, line in enumerate(lines, 1)
-            if not line.lstrip().startswith("#")
-        ]
-    has_header = bool(rows) and rows[0][1].lower() == "smiles"
-    return rows[1:] if has_header else rows
+        rows = list(_table(path, text, column, delimiter, others))
+        has_header = bool(rows) and rows[0][1].lower() == "smiles"
+        return rows[1:] if has_header else rows
+    return _plain(lines, others)
+
+
+def _plain(lines: list[str], others: bool) -> Iterator[Row]:
+    """The first word of each line; a blank line between others is a molecule without a SMILES."""
+    names, begun = ["name"], False
+    for number, line in enumerate(lines, 1):
+        if line.lstrip(_BLANK).startswith("#"):
+            title = line.lstrip("#" + _BLANK).split("\t")
+            if title[0].lower() == "smiles" and len(title) > 1:  # as `generate` writes them
+                names = title[1:]
+            continue
+        smiles, rest = _LINE.match(line).groups()
+        if not begun and smiles.lower() == "smiles":
+            names = [rest.rstrip(_BLANK) or "name"]
+        else:
+            cells = [rest] if len(names) == 1 else rest.split("\t")
+            more = dict(zip(names, (c.strip(_BLANK) or None for c in cells), strict=False))
+            yield number, smiles, more if others and rest else {}
+        begun = True
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -227,60 +292,111 @@ def _place(path: Path, names: list[str], column: str | None) -> int:
     raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")
 
 
-def _table(path: Path, text: str, column: str | None, delimiter: str) -> Records:
-    """One column, "" for a blank cell."""
+def _table(
+    path: Path, text: str, column: str | None, delimiter: str, others: bool
+) -> Iterator[Row]:
+    """The rows of a table; of a blank cell the SMILES is ""."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = next((row for row in reader if any(cell.strip() for cell in row)), [])
         place = _place(path, [cell.strip() for cell in header], column)
+        names = _distinct([cell.strip() for cell in header])
         before = reader.line_num
         for row in reader:
             line, before = before + 1, reader.line_num
             # A quoted cell may hold a line break, as in the original ZINC250k table.
             if any(cell.strip() for cell in row):
-                yield line, (row[place].split() or [""])[0] if len(row) > place else ""
+                smiles = _LINE.match(row[place].strip(_BLANK))[1] if len(row) > place else ""
+                more = dict(zip(names, row, strict=False)) if others else {}
+                more.pop(names[place], None)
+                yield line, smiles, more
     except csv.Error as error:
         raise DataFileError(f"{path}, line {reader.line_num}: not a table: {error}") from error
 
 
-def _jsonl(path: Path, rows: list[str], column: str | None) -> Records:
-    """One entry of the JSON object of each line."""
+def _distinct(names: list[str]) -> list[str]:
+    """The names of columns, a number behind those that came before."""
+    found: dict[str, None] = {}
+    for name in names:
+        count = 1
+        while (numbered := name if count == 1 else f"{name}_{count}") in found:
+            count += 1
+        found[numbered] = None
+    return list(found)
+
+
+def _jsonl(path: Path, lines: list[str], column: str | None, others: bool) -> list[Row]:
+    """The JSON object of each line."""
     wanted = column or "smiles"
-    for number, line in enumerate(rows, 1):
-        if not line.strip():
+    rows: list[Row] = []
+    faults = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip(_BLANK):
             continue
+        value, more = None, {}
         try:
             row = json.loads(line)
-            value = (
-                row[wanted] if wanted in row else {k.lower(): row[k] for k in row}[wanted.lower()]
-            )
+            key = wanted if wanted in row else {k.lower(): k for k in row}[wanted.lower()]
+            value = row.pop(key)
+            more = {_whole(k): _cell(v) for k, v in row.items()} if others else {}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise DataFileError(
-                f"{path}, line {number}: no JSON object with {wanted!r}: {line[:60]!r}"
-            ) from None
-        yield number, value if isinstance(value, str) else ""
+            faults.append((number, line[:60]))
+        rows.append((number, _whole(value) if isinstance(value, str) else "", more))
+    if rows and len(faults) == len(rows):
+        number, text = faults[0]
+        raise DataFileError(f"{path}, line {number}: no JSON object with {wanted!r}: {text!r}")
+    return rows
 
 
-def _sdf(path: Path, text: str) -> Records:
-    """Each record of an SD file by its first line, "" where RDKit does not read it."""
+def _whole(text: str) -> str:
+    """The text without halves of characters, which nothing can write."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def _cell(value: Any) -> Any:
+    """A value as a cell of a table holds it."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _whole(json.dumps(value, default=str) if isinstance(value, dict | list) else str(value))
+
+
+def _sdf(path: Path, text: str, others: bool) -> list[Row]:
+    """Each record of an SD file."""
+    blocks = re.split(r"(?m)^\$\$\$\$.*\n", text.replace("\r\n", "\n"))
+    blocks = [block for block in blocks if block.strip(_BLANK)]
+    if blocks and not any("M  END" in block for block in blocks):
+        raise DataFileError(f"{path}, record 1: without M  END: no SD file")
+    rows: list[Row] = []
+    for number, block in enumerate(blocks, 1):
+        more: dict[str, Any] = {}
+        if others:
+            title = block.partition("\n")[0].strip(_BLANK)
+            fields = _FIELD.findall(block.partition("M  END")[2])
+            more = {"title": title} if title else {}
+            more |= {name: value.rstrip(_BLANK) for name, value in fields}
+        rows.append((number, _smiles_of_block(block), more))
+    return rows
+
+
+def _smiles_of_block(block: str) -> str:
+    """SMILES as RDKit writes it; unsanitized where RDKit refuses the molecule, "" the block."""
     from rdkit import Chem, rdBase
 
-    number = 1
-    records = re.split(r"(?m)^\$\$\$\$.*\n", text.replace("\r\n", "\n"))
-    for record in records:
-        if record.strip():
-            if "M  END" not in record:
-                raise DataFileError(f"{path}, line {number}: a record without M  END: no SD file")
-            with rdBase.BlockLogs():
-                mol = Chem.MolFromMolBlock(record, sanitize=False, removeHs=False)
-                if mol is not None:
-                    mol.UpdatePropertyCache(strict=False)
-            yield number, "" if mol is None else Chem.MolToSmiles(mol)
-        number += record.count("\n") + 1
+    if "M  END" not in block:
+        return ""
+    with rdBase.BlockLogs():
+        try:
+            mol = Chem.MolFromMolBlock(block)
+            if mol is None:
+                mol = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
+                mol.UpdatePropertyCache(strict=False)
+            return Chem.MolToSmiles(mol)
+        except (AttributeError, RuntimeError, ValueError):
+            return ""
 
 
-def _parquet(path: Path, content: bytes, column: str | None) -> Records:
-    """One column of a Parquet file; rows count from 1."""
+def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> Iterator[Row]:
+    """The rows of a Parquet file, counted from 1."""
     most = most_unpacked(content)
     try:
         from pyarrow.parquet import ParquetFile
@@ -289,21 +405,21 @@ def _parquet(path: Path, content: bytes, column: str | None) -> Records:
         rows, names = metadata.num_rows, metadata.schema.to_arrow_schema().names
         if rows > max(LEAST_ROWS, len(content)):
             raise ValueError(f"{rows:,} rows in {len(content):,} bytes, more than one per byte")
-        name = names[_place(path, names, column)]
+        place = _place(path, names, column)
+        read = names if others else [names[place]]
         # Values that repeat stay one object each: a few bytes may stand for a million long ones.
-        file = ParquetFile(io.BytesIO(content), read_dictionary=[name])
+        file = ParquetFile(io.BytesIO(content), read_dictionary=read)
+        place, names = place if others else 0, _distinct(read)
         number, size = 0, 0
-        for batch in file.iter_batches(columns=[name]):
-            values = batch.column(0)
-            repeated = hasattr(values, "dictionary")
-            known = (values.dictionary if repeated else values).to_pylist()
-            for k in values.indices.to_pylist() if repeated else range(len(values)):
-                value = None if k is None else known[k]
-                text = value if isinstance(value, str) else ""
-                number, size = number + 1, size + len(text)
+        for batch in file.iter_batches(columns=read):
+            for row in zip(*map(_values, batch.columns), strict=True):
+                number, size = number + 1, size + sum(len(v) for v in row if isinstance(v, str))
                 if size > most:
                     raise ValueError(f"more than {most:,} characters in {len(content):,} bytes")
-                yield number, text
+                cells = dict(zip(names, row, strict=True))
+                value = cells.pop(names[place])
+                text = _whole(value) if isinstance(value, str) else ""
+                yield number, text, {name: _cell(cell) for name, cell in cells.items()}
     except ImportError:
         raise DataFileError(f"{path}: .parquet needs pip install 'graphcnf[parquet]'") from None
     except DataFileError:
@@ -313,11 +429,19 @@ def _parquet(path: Path, content: bytes, column: str | None) -> Records:
         raise DataFileError(f"{path} is no intact Parquet file: {reason}") from error
 
 
-def _list_skipped(path: Path, skipped: list[Skipped]) -> bool:
+def _values(column) -> Iterator[Any]:
+    """The values of a column of Arrow, each that repeats one object."""
+    repeated = hasattr(column, "dictionary")
+    known = (column.dictionary if repeated else column).to_pylist()
+    for k in column.indices.to_pylist() if repeated else range(len(column)):
+        yield None if k is None else known[k]
+
+
+def _list_skipped(path: Path, skipped: list[Skipped], unit: str) -> bool:
     rows = [f"{s.line}\t{s.text}\t{s.reason}\n" for s in skipped]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("line\tsmiles\treason\n" + "".join(rows), encoding="utf-8")
+        path.write_text(f"{unit}\tsmiles\treason\n" + "".join(rows), encoding="utf-8")
     except OSError as error:
         cache.note(f"cannot write {path}: {error.strerror}")
         return False

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,6 +16,9 @@ from graphcnf.limits import check_minutes, check_seed, check_temperature
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
+
+LOST = ("stereo", "isotopes")
+"""Parts of a molecule that no graph holds."""
 
 
 def load_model(name: str, device: str = "cpu", *, support: bool = True) -> GraphCNF:
@@ -194,3 +200,46 @@ def parse_numbers(text: str, option: str, least: int = 0) -> list[int]:
         except UserError as error:
             raise typer.BadParameter(str(error), param_hint=hint) from None
     return numbers
+
+
+def observations(smiles: Iterable[str], states: frozenset[str] | None) -> Counter[str]:
+    """Count the molecules that lose something in a model's graphs, or are written otherwise.
+
+    Args:
+        smiles: SMILES or SMARTS; what cannot be read does not count.
+        states: Charge states of the training data, see `MoleculeFlow.charge_states`; None where
+            they do not matter.
+
+    Returns:
+        How many have "stereo", "isotopes", either ("dropped"), a "neutral amine" ...
+    """
+    from graphcnf.molecules import codec
+    from graphcnf.molecules.standardize import unusual_groups
+
+    found: Counter[str] = Counter()
+    with codec.quiet():
+        for text in smiles:
+            if lost := codec.dropped(text):
+                found.update(["dropped", *lost])
+            if states is not None:
+                with suppress(codec.MoleculeNotRepresentable):
+                    found.update(unusual_groups(codec.parse(text), states))
+    return found
+
+
+def tell(found: Mapping[str, int], total: int) -> None:
+    """Print notes on stderr about what `observations` has found in `total` molecules."""
+
+    def of(count: int) -> str:
+        return f" ({count:,} of {total:,} molecules)" if total > 1 else ""
+
+    lost = " and ".join(name for name in LOST if found.get(name))
+    if lost:
+        print(f"note: {lost} dropped{of(found['dropped'])}: graphs hold none", file=sys.stderr)
+    for what, count in found.items():
+        if what not in ("dropped", *LOST):
+            print(
+                f"note: a {what}{of(count)}, which the training data write otherwise: "
+                "--standardize writes it as they do",
+                file=sys.stderr,
+            )

@@ -52,6 +52,7 @@ def analogs(
             show_default="that of the molecule, three more or less",
         ),
     ] = None,
+    standardize: options.Standardize = False,
     properties: options.Properties = None,
     particles: options.Particles = None,
     as_json: Annotated[
@@ -64,7 +65,13 @@ def analogs(
     They are distinct and valid, never the molecule itself, and the same ones for the same seed; a
     larger -n begins with the same analogues.
     """
-    from graphcnf.scripts._sampling import load_model, parse_selection, parse_sizes
+    from graphcnf.scripts._sampling import (
+        load_model,
+        observations,
+        parse_selection,
+        parse_sizes,
+        tell,
+    )
 
     kind = target_kind(out, as_json)
     sizes = parse_sizes(size)
@@ -73,9 +80,13 @@ def analogs(
     network = load_model(model, device)
 
     from graphcnf.molecules.analogs import analogs_of
+    from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
     from graphcnf.scripts.generation.records import Recipe
 
+    flow = MoleculeFlow(network)
+    tell(observations([molecule], None if standardize else flow.charge_states), 1)
+    molecule = flow.standardized(molecule) if standardize else molecule
     plain = plain_kind(kind)
     columns = ("smiles",) if plain == "smi" else COLUMNS
     recipe = Recipe(

@@ -38,6 +38,14 @@ def evaluate(
             show_default="the model's data, or zinc250k",
         ),
     ] = None,
+    standardize: Annotated[
+        bool,
+        typer.Option(
+            "--standardize",
+            help="Take the largest organic fragment of each molecule of a file, cleaned up by "
+            "RDKit's MolStandardize, with acids and amines charged or neutral as in the reference.",
+        ),
+    ] = False,
     test: Annotated[
         str | None,
         typer.Option(
@@ -202,6 +210,8 @@ def evaluate(
                 raise typer.BadParameter(f"{name} goes with --model, not with a file")
     if column is not None and not files:
         raise typer.BadParameter("--column goes with a file, not with --model")
+    if standardize and not files:
+        raise typer.BadParameter("--standardize goes with a file, not with --model")
     how: dict[str, Any] = {
         "samples": samples or 10_000,
         "seeds": _parse_seeds(seed, seeds),
@@ -242,7 +252,7 @@ def evaluate(
             load_model(name, device)
     with open_workers(cluster) as workers:
         against = Against(reference, test, chosen, device, workers)
-        results = [score_records(part, against) for part in records]
+        results = [score_records(part, against, standardize) for part in records]
         results += [score_model(name, against, **how) for name in models]
     name_apart(results)
     write_text(render(results, kind, published), out)

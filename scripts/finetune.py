@@ -26,14 +26,7 @@ def finetune(
         Path | None,
         typer.Option(help="Folder of the run.", show_default="runs/finetune-FILE"),
     ] = None,
-    standardize: Annotated[
-        bool,
-        typer.Option(
-            "--standardize",
-            help="Keep the largest organic fragment of each molecule alone, neutral where it can "
-            "be (RDKit's MolStandardize).",
-        ),
-    ] = False,
+    standardize: options.Standardize = False,
     smarts: Annotated[
         list[str] | None,
         typer.Option(
@@ -128,20 +121,24 @@ def finetune(
     out = expand_user(out or Path("runs") / f"finetune-{file.name.partition('.')[0]}")
 
     _say("loading data and libraries ...")
-    from graphcnf.datasets.smiles_file import load_smiles_file
+    from graphcnf.datasets.smiles_file import load_smiles_file, read_smiles
     from graphcnf.molecules.enrichment import has_pattern, has_property
     from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.scripts._sampling import load_model
+    from graphcnf.scripts._sampling import load_model, observations, tell
     from graphcnf.scripts._tables import json_text, write_text
     from graphcnf.training.finetuning import finetune as fine_tune
 
     features = [*map(has_pattern, smarts or []), *map(has_property, properties or [])]
-    model = load_model(weights)
-    data = load_smiles_file(file, column=column, standardize=standardize)
+    flow = MoleculeFlow(load_model(weights))
+    data = load_smiles_file(
+        file, column=column, standardize=flow.charge_states if standardize else None
+    )
+    given = read_smiles(file, column=column).smiles
+    tell(observations(given, None if standardize else flow.charge_states), len(given))
     if not standardize and any("separate fragments" in s.reason for s in data.skipped):
         _say("note: --standardize keeps the largest fragment of salts and mixtures")
     result = fine_tune(
-        MoleculeFlow(model), data, out, minutes=minutes, seed=seed, settings=settings,
+        flow, data, out, minutes=minutes, seed=seed, settings=settings,
         features=features, samples=samples, say=_say,
     )  # fmt: skip
     if result.signal is not None:

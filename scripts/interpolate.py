@@ -44,7 +44,7 @@ def interpolate(
     """
     from graphcnf.evaluation.formats import csv_text, json_text
     from graphcnf.scripts._output import check_place, output_kind
-    from graphcnf.scripts._sampling import load_model
+    from graphcnf.scripts._sampling import load_model, observations, tell
     from graphcnf.scripts._tables import write_text
 
     kind = output_kind(out, ("csv", "json", "smi")) or "csv"
@@ -59,6 +59,7 @@ def interpolate(
     from graphcnf.molecules.interpolation import interpolate as path_between
 
     flow = MoleculeFlow(load_model(model, device))
+    tell(observations([first, last], None), 2)
     path = path_between(flow, first, last, steps=steps, paths=paths, seed=seed)
     there = [point.smiles for point in path if point.smiles is not None]
     nats = dict(zip(there, flow.log_prob(there).tolist(), strict=True))

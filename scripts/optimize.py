@@ -74,6 +74,7 @@ def optimize(
             help="Molecules to ask for first, such as leads: .smi, .csv, .sdf, .jsonl, .parquet.",
         ),
     ] = None,
+    standardize: options.Standardize = False,
     model: options.Model = "zinc250k",
     save: Annotated[
         Path | None,
@@ -122,6 +123,8 @@ def optimize(
     check_target(out, kind, force)
     if out and start and out.exists() and start.exists() and out.samefile(start):
         raise typer.BadParameter(f"{out} is the file of --start", param_hint="'--out'")
+    if standardize and start is None:
+        raise typer.BadParameter("it goes with --start", param_hint="'--standardize'")
     if everything and number is not None:
         raise typer.BadParameter("--all writes every call: leave out -n", param_hint="'--all'")
     if workers == 0 and timeout is not None:
@@ -144,14 +147,16 @@ def optimize(
     from graphcnf.compute.cluster import open_workers
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.optimization.run import optimize as run
-    from graphcnf.scripts._sampling import check_cluster_options, load_model
+    from graphcnf.scripts._sampling import check_cluster_options, load_model, observations, tell
 
     check_cluster_options(cluster, workers, "cpu")
     if cluster is not None and workers == 0:
         raise typer.BadParameter("a cluster has at least one worker", param_hint="'--workers'")
 
     flow = MoleculeFlow(load_model(model))
-    first = _molecules(start) if start is not None else ()
+    first = _molecules(start) if start is not None else []
+    tell(observations(first, None if standardize or not first else flow.charge_states), len(first))
+    first = [flow.standardized(smiles) for smiles in first] if standardize else first
     if save is not None:
         # Before the long work: where it cannot be made, nothing has been asked for.
         save.mkdir(parents=True, exist_ok=True)
@@ -214,14 +219,14 @@ def _molecules(path: Path) -> list[str]:
     from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.molecules import codec
 
-    lines, smiles = read_smiles(str(path), column=None, content=None)
+    records = read_smiles(path)
     with codec.quiet():
-        for line, text in zip(lines, smiles, strict=True):
+        for number, text in zip(records.numbers, records.smiles, strict=True):
             try:
                 codec.parse(text)
             except codec.MoleculeNotRepresentable as error:
-                raise UserError(f"{path}, line {line}: {error}") from None
-    return smiles
+                raise UserError(f"{path}, {records.unit} {number}: {error}") from None
+    return records.smiles
 
 
 def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> None:

@@ -22,6 +22,7 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.growth import Aim, Found, Growth
 from graphcnf.molecules.kept import around, bare, bare_query, murcko, scaffold_and_rest
 from graphcnf.molecules.similarity import similarity_to
+from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.substitution import (
     PROPOSALS,
     TRIES,
@@ -76,7 +77,7 @@ class Origin:
         except codec.MoleculeNotRepresentable as error:
             raise UserError(str(error)) from None
         self.smiles = codec.canonical_smiles(given)
-        self.mol = codec.parse(self.smiles)
+        self.mol, self._key = codec.parse(self.smiles), protonation_hash(self.smiles)
         self.similar, self.similarity = similar, similarity_to(self.mol)
         self.others = self.similar_ones = 0
 
@@ -87,7 +88,7 @@ class Origin:
 
     def accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
         """Whether it is another molecule, and similar enough."""
-        if smiles == self.smiles:
+        if smiles == self.smiles or protonation_hash(smiles) == self._key:
             return False
         self.others += 1
         enough = not self.similar or self.similarity(molecule) >= self.similar
@@ -231,6 +232,7 @@ class NearAnalogs:
             UserError: No further ones are found.
         """
         waiting: list[tuple[float, Found]] = []
+        seen: set[int] = set()
         given, idle = 0, 0
         while idle < PATIENCE:
             with one_thread(self.device), codec.quiet():
@@ -246,8 +248,11 @@ class NearAnalogs:
             count = -(-len(found) // self.particles) if found else len(waiting)
             taken, waiting = waiting[:count], waiting[count:]
             for _, one in taken:
-                given += 1
-                yield one
+                key = protonation_hash(one.smiles)
+                if key not in seen:
+                    seen.add(key)
+                    given += 1
+                    yield one
         raise UserError(
             f"{self.origin.smiles[:80]!r}: {given} analogues found and no further one in "
             f"{PATIENCE * PROPOSALS * TRIES:,} tries; {self.origin.advice()}"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from rdkit import Chem
 
-from graphcnf.molecules.codec import quiet
+from graphcnf.molecules.codec import parse_smarts, quiet
 from graphcnf.molecules.properties import PROPERTIES
-from graphcnf.molecules.selection import Requirement, check_name, described, smarts_pattern
+from graphcnf.molecules.selection import Requirement, check_name, described
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def has_pattern(smarts: str) -> Feature:
     Raises:
         UserError: RDKit does not read the SMARTS.
     """
-    pattern = smarts_pattern(smarts)
+    pattern = parse_smarts(smarts)
     return Feature(smarts, lambda mol: float(mol.HasSubstructMatch(pattern)), share=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from graphcnf.graphs.record_blocks import RecordNoise
 from graphcnf.molecules import codec
 from graphcnf.molecules.asked import asked_of, check_best_of, nearest_of
 from graphcnf.molecules.percentiles import percentiles, quantiles_by_size
+from graphcnf.molecules.standardize import GROUPS, charge_states, parse_standardized
 from graphcnf.molecules.validity import strict_smiles
 from graphcnf.molecules.vocabulary import (
     OTHER_CODEC,
@@ -281,6 +283,34 @@ class MoleculeFlow:
         nats[inside] = self._given_size(graphs, orders) + self._of_size(graphs)
         return nats
 
+    @cached_property
+    def charge_states(self) -> frozenset[str]:
+        """Names of the acids and bases that the model takes for charged.
+
+        A function of the weights: of a few molecules in both states, which it finds more likely.
+        """
+        pairs = [pair for group in GROUPS for pair in group.probes]
+        likely = []
+        for pair in pairs:
+            graphs, reasons = self.graphs(pair)
+            nats = np.full(len(pair), -math.inf)
+            nats[[reason is None for reason in reasons]] = self._given_size(graphs)
+            # A model that knows none of both says nothing.
+            likely += [] if np.isneginf(nats).all() else [pair[int(nats.argmax())]]
+        return charge_states(likely)
+
+    def standardized(self, molecule: str) -> str:
+        """Return the SMILES of a molecule as the model's data would write it.
+
+        The largest organic fragment, cleaned up by RDKit's MolStandardize, with the acids and bases
+        of `charge_states` charged and all others neutral.
+
+        Raises:
+            MoleculeNotRepresentable: RDKit or its MolStandardize refuses the SMILES.
+        """
+        with codec.quiet():
+            return Chem.MolToSmiles(parse_standardized(molecule, self.charge_states))
+
     def _of_size(self, graphs: PackedGraphs) -> np.ndarray:
         """Log-probability of each graph's number of atoms, (M,) nats."""
         sizes = torch.from_numpy(np.asarray(graphs.node_counts)).to(self.model.device)
@@ -300,23 +330,46 @@ class MoleculeFlow:
             nats[chosen] = value.cpu().double().numpy()
         return nats
 
-    def score(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> pd.DataFrame:
+    def score(
+        self,
+        molecules: str | Chem.Mol | Iterable,
+        *,
+        orders: int = 1,
+        standardize: bool = False,
+    ) -> pd.DataFrame:
         """A row per molecule.
 
         Args:
             molecules: See `log_prob`; also of something else, as None, which is outside.
             orders: See `log_prob`.
+            standardize: Whether to score each molecule as `standardized` writes it.
 
         Returns:
-            The columns `smiles` (as given), `log_likelihood` (nats, see `log_prob`; NaN outside),
-            `bits_per_atom`, `percentile` (share of training molecules of about this number of
-            atoms that are less likely, all of them in the canonical numbering, 0 to 100, where the
-            model knows), `reason` (why a molecule is outside, or None).
+            The columns `smiles` (as given), with `standardize` also `standardized` (what the
+            figures are of), `log_likelihood` (nats, see `log_prob`; NaN outside), `bits_per_atom`,
+            `percentile` (share of training molecules of about this number of atoms that are less
+            likely, all of them in the canonical numbering, 0 to 100, where the model knows; below 1
+            extrapolated, see `graphcnf.molecules.percentiles`), `reason` (why a molecule is
+            outside, or None).
         """
         import pandas as pd
 
         molecules = _listed(molecules)
+        text = [Chem.MolToSmiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
+        frame = pd.DataFrame({"smiles": pd.Series(text, dtype=object)})
+        refused: dict[int, str] = {}
+        if standardize:
+            molecules = []
+            for number, smiles in enumerate(text):
+                try:
+                    molecules.append(self.standardized(str(smiles)))
+                except codec.MoleculeNotRepresentable as error:
+                    refused[number] = str(error)
+                    molecules.append(None)
+            frame["standardized"] = pd.Series(molecules, dtype=object)
         graphs, reasons = self.graphs(molecules)
+        for number, reason in refused.items():
+            reasons[number] = reason
         inside = np.array([reason is None for reason in reasons], dtype=bool)
         nats, atoms = np.full(len(inside), np.nan), np.full(len(inside), np.nan)
         given_size = self._given_size(graphs, orders)
@@ -338,16 +391,12 @@ class MoleculeFlow:
             own = -canonical / math.log(2) / graphs.node_counts
             percentile[inside] = percentiles(known, graphs.node_counts, own)
             percentile[~np.isfinite(nats)] = np.nan
-        text = [Chem.MolToSmiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
         nats = np.where(np.isfinite(nats), nats, np.nan)
-        return pd.DataFrame(
-            {
-                "smiles": text,
-                "log_likelihood": nats,
-                "bits_per_atom": bits,
-                "percentile": percentile,
-                "reason": pd.Series(reasons, dtype=object),
-            }
+        return frame.assign(
+            log_likelihood=nats,
+            bits_per_atom=bits,
+            percentile=percentile,
+            reason=pd.Series(reasons, dtype=object),
         )
 
     def learn_percentiles(self, molecules: PackedGraphs) -> None:

@@ -15,7 +15,7 @@ from rdkit import Chem
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.path.fragment import Fragment
-from graphcnf.molecules.codec import quiet
+from graphcnf.molecules.codec import UnparsableSmiles, parse, parse_smarts, quiet
 from graphcnf.molecules.smarts import atom_could_be, bond_could_be
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
@@ -69,13 +69,11 @@ def read_fragment(
     Raises:
         UserError: It is no such fragment, or the model does not know an atom or a bond of it.
     """
-    with quiet():
-        given = Chem.MolFromSmiles(text) if len(text) <= 5000 else None
-        smarts = given is None
-        if smarts and len(text) <= 5000:
-            given = Chem.MolFromSmarts(text)
-    if given is None or not given.GetNumAtoms():
-        raise UserError(f"{text[:80]!r} is no SMILES or SMARTS that RDKit accepts")
+    try:
+        with quiet():
+            given, smarts = parse(text), False
+    except UnparsableSmiles:
+        given, smarts = parse_smarts(text, kind="SMILES or SMARTS"), True
     found = len(Chem.GetMolFrags(given))
     if found != parts:
         raise UserError(f"{text[:80]!r} has {found} parts, {parts} needed")

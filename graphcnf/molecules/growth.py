@@ -25,6 +25,7 @@ from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.fragments import MoleculeFragment, read_fragment
+from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
 
 if TYPE_CHECKING:
@@ -154,16 +155,19 @@ class Growth:
     def molecules(self) -> Iterator[Found]:
         """Distinct molecules without end, the same ones for the same seed.
 
+        Protonation states of one molecule are one.
+
         Raises:
             UserError: No further ones are found.
         """
-        seen: set[str] = set()
+        seen: set[int] = set()
         idle, number = 0, 0
         while idle < PATIENCE:
             before = len(seen)
             for found in self._choose(self._round(number), number):
-                if found.smiles not in seen:
-                    seen.add(found.smiles)
+                key = protonation_hash(found.smiles)
+                if key not in seen:
+                    seen.add(key)
                     yield found
             idle = idle + 1 if len(seen) == before else 0
             number += 1

@@ -22,7 +22,7 @@ from rdkit import Chem
 
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.molecules import validity
-from graphcnf.molecules.codec import graph_to_molecule, quiet
+from graphcnf.molecules.codec import UnparsableSmiles, graph_to_molecule, parse, quiet
 from graphcnf.molecules.hashing import hash_smiles
 from graphcnf.molecules.tally import CONVENTIONS, Block, Tally, share
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -46,8 +46,12 @@ def molecules(
     for sample in samples:
         if isinstance(sample, str):
             # The SMILES counts as it is written: aromatic atoms stay so until sanitization.
-            with quiet():
-                yield Chem.MolFromSmiles(sample, sanitize=False) if len(sample) <= 5000 else None
+            try:
+                with quiet():
+                    mol = parse(sample, sanitize=False)
+            except UnparsableSmiles:
+                mol = None
+            yield mol
         else:
             yield sample
 

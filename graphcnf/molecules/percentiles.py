@@ -12,6 +12,9 @@ LEAST = 100
 COUNT = 101
 """Quantiles of a group."""
 
+TAIL = 5, 1
+"""Per cent of a group between which the slope of its tail is taken."""
+
 
 def quantiles_by_size(sizes: np.ndarray, bits: np.ndarray) -> list[dict[str, Any]]:
     """Quantiles of the bits of molecules in groups of neighbouring sizes.
@@ -47,6 +50,9 @@ def quantiles_by_size(sizes: np.ndarray, bits: np.ndarray) -> list[dict[str, Any
 def percentiles(table: list[dict[str, Any]], sizes: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """Share of the molecules of like size that are less likely, 0 to 100, (M,).
 
+    Below 1 % the few molecules of the tail say little: it goes on as an exponential through the
+    quantiles of `TAIL`, so that it never comes to 0.
+
     Args:
         table: Of `quantiles_by_size`.
         sizes: Numbers of atoms, (M,).
@@ -56,6 +62,12 @@ def percentiles(table: list[dict[str, Any]], sizes: np.ndarray, bits: np.ndarray
     places = np.full(len(bits), np.nan)
     for k, group in enumerate(table):
         here = (groups == k) & np.isfinite(bits)
-        known = group["quantiles"]
-        places[here] = np.interp(bits[here], known, np.linspace(100, 0, len(known)))
+        known, shares = group["quantiles"], np.linspace(100, 0, len(group["quantiles"]))
+        found = np.interp(bits[here], known, shares)
+        begin, end = np.interp(TAIL, shares[::-1], known[::-1])
+        if end > begin:
+            beyond = bits[here] > end
+            decay = np.log(TAIL[0] / TAIL[1]) / (end - begin)
+            found[beyond] = TAIL[1] * np.exp(-decay * (bits[here][beyond] - end))
+        places[here] = found
     return places

@@ -12,7 +12,7 @@ from rdkit import Chem
 
 from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.errors import UserError, suggest
-from graphcnf.molecules.codec import quiet
+from graphcnf.molecules.codec import parse_smarts, quiet
 from graphcnf.molecules.optional import Unavailable
 from graphcnf.molecules.properties import PROPERTIES
 
@@ -166,23 +166,10 @@ class Selection:
 
     def __init__(self, requirements: Sequence[str] = (), patterns: Sequence[str] = ()):
         self.requirements = [Requirement.parse(text) for text in requirements]
-        self.patterns = [smarts_pattern(text) for text in patterns]
+        self.patterns = [parse_smarts(text) for text in patterns]
 
     def accepts(self, mol: Chem.Mol) -> bool:
         """Whether a sanitized molecule is one."""
         if not all(mol.HasSubstructMatch(pattern) for pattern in self.patterns):
             return False
         return all(r.holds(described(mol, r.names)) for r in self.requirements)
-
-
-def smarts_pattern(text: str) -> Chem.Mol:
-    """The pattern that a SMARTS writes.
-
-    Raises:
-        UserError: RDKit does not read it, or it has no atom.
-    """
-    with quiet():
-        pattern = Chem.MolFromSmarts(text)
-    if pattern is None or not pattern.GetNumAtoms():
-        raise UserError(f"not a SMARTS that RDKit accepts: {text[:80]!r}")
-    return pattern

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem import Descriptors
 from rdkit.Chem.rdFingerprintGenerator import (
     GetAtomPairGenerator,
@@ -20,6 +20,7 @@ from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.errors import UserError
 from graphcnf.molecules import properties
+from graphcnf.molecules.codec import UnparsableSmiles, parse, parse_smarts, quiet
 from graphcnf.molecules.properties import PROPERTIES
 from graphcnf.optimization.desirability import target
 
@@ -96,10 +97,7 @@ def smarts(pattern: str) -> Score:
     Raises:
         UserError: RDKit does not read the pattern.
     """
-    with rdBase.BlockLogs():
-        query = Chem.MolFromSmarts(pattern)
-    if query is None or not query.GetNumAtoms():
-        raise UserError(f"not a SMARTS that RDKit accepts: {pattern!r}")
+    query = parse_smarts(pattern)
     return lambda mol: float(mol.HasSubstructMatch(query))
 
 
@@ -171,11 +169,11 @@ def _composition(mol: Chem.Mol) -> Counter[str]:
 
 
 def _molecule(smiles: str) -> Chem.Mol:
-    with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(smiles)
-    if mol is None or not mol.GetNumAtoms():
-        raise UserError(f"not a SMILES that RDKit accepts: {smiles!r}")
-    return mol
+    try:
+        with quiet():
+            return parse(smiles)
+    except UnparsableSmiles as error:
+        raise UserError(str(error)) from None
 
 
 def _element(symbol: str) -> None:

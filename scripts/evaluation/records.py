@@ -6,17 +6,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from rdkit import Chem
 
 from graphcnf.errors import UserError
 from graphcnf.evaluation.summary import Look, Part
+from graphcnf.molecules.codec import MoleculeNotRepresentable, quiet
 from graphcnf.molecules.metrics import evaluate_records
+from graphcnf.molecules.standardize import parse_standardized
 from graphcnf.scripts._output import read_stdin
 
+if TYPE_CHECKING:
+    from graphcnf.datasets.smiles_file import FileRecords
+
 CHUNK = 500
-"""Lines of a file that a process scores at a time."""
+"""Records of a file that a process scores at a time."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,15 @@ class Records:
 
     Attributes:
         name: What to call it.
-        records: Line number and SMILES of each record, unchecked; None where files are read one
-            after the other when it is their turn.
+        records: What the file holds; None where files are read one after the other when it is
+            their turn.
         files: These files.
         column: See `read_smiles`.
         count: Number of records.
     """
 
     name: str
-    records: tuple[list[int], list[str]] | None
+    records: FileRecords | None
     files: list[Path]
     column: str | None
     count: int
@@ -44,18 +50,20 @@ class Records:
 
         first = 0
         for file in self.files:
-            lines, smiles = self.records or read_smiles(file, column=self.column)
+            numbers, smiles, _, unit = self.records or read_smiles(file, column=self.column)
             for k in range(0, len(smiles), CHUNK):
-                yield Chunk(str(file), first + k, lines[k : k + CHUNK], smiles[k : k + CHUNK])
+                end = k + CHUNK
+                yield Chunk(str(file), first + k, unit, numbers[k:end], smiles[k:end])
             first += len(smiles)
 
 
 class Chunk(NamedTuple):
-    """Some records of a file: its name, number of the first one, lines, SMILES."""
+    """Some records of a file, see `FileRecords`; `first` counts the records of all files."""
 
     file: str
     first: int
-    lines: list[int]
+    unit: str
+    numbers: list[int]
     smiles: list[str]
 
 
@@ -66,22 +74,31 @@ class Looked(NamedTuple):
         part: See `Part`.
         came_back: How many of the valid molecules come back from their graphs as they were.
         unreadable: How many records are no SMILES.
-        first: File, line and text of the first of these.
+        first: File, place ("line 3") and text of the first of these.
     """
 
     part: Part
     came_back: int
     unreadable: int
-    first: tuple[str, int, str] | None
+    first: tuple[str, str, str] | None
 
 
-def look_at(look: Look, chunk: Chunk) -> Looked:
-    """Score the molecules of a chunk."""
-    frame = evaluate_records(chunk.smiles, first=chunk.first)
+def look_at(look: Look, states: frozenset[str] | None, chunk: Chunk) -> Looked:
+    """Score the molecules of a chunk, as `parse_standardized` writes them in given charge states.
+
+    One that it refuses counts as it is.
+    """
+    smiles = list(chunk.smiles)
+    if states is not None:
+        for k, text in enumerate(smiles):
+            with suppress(MoleculeNotRepresentable), quiet():
+                smiles[k] = Chem.MolToSmiles(parse_standardized(text, states))
+    frame = evaluate_records(smiles, first=chunk.first)
     bad = np.flatnonzero(frame["atoms"] == 0)
     first = None
     if len(bad):
-        first = chunk.file, chunk.lines[bad[0]], chunk.smiles[bad[0]][:60]
+        place = f"{chunk.unit} {chunk.numbers[bad[0]]}"
+        first = chunk.file, place, chunk.smiles[bad[0]]
     valid = list(frame["smiles"][frame["strict"]])
     return Looked(look.at(frame), _come_back(valid), len(bad), first)
 

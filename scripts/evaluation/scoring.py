@@ -17,6 +17,8 @@ from graphcnf.evaluation import measures
 from graphcnf.evaluation.draw import draw_summary
 from graphcnf.evaluation.summary import Look, Summary
 from graphcnf.evaluation.tables import Evaluation
+from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
+from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.tally import KEPT
 from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
 from graphcnf.scripts._sampling import load_model, valency_checked
@@ -58,8 +60,18 @@ SUPPORT = {
 DATA_RECONSTRUCTION = "the share of valid molecules that come back from their graphs as they were"
 
 
-def score_records(records: Records, against: Against) -> Evaluation:
+STATES = 2000
+"""Molecules of the reference that its charge states are taken from."""
+
+
+def score_records(records: Records, against: Against, standardize: bool = False) -> Evaluation:
     """Score the molecules of a file.
+
+    Args:
+        records: The file.
+        against: What to hold them against.
+        standardize: Whether to take them as `parse_standardized` writes them, in the charge states
+            of the reference, or neutral without one.
 
     Raises:
         UserError: None of them is one, or the reference is missing.
@@ -74,12 +86,16 @@ def score_records(records: Records, against: Against) -> Evaluation:
         # A file of one's own has no official held-out part: it is training data throughout.
         official = reference in named_data.OFFICIAL
         hashes = dataset.training_hashes() if official else np.unique(dataset.hashes)
+    states = None
+    if standardize:
+        known = [] if dataset is None else dataset.take(dataset.split("train")[:STATES]).smiles
+        states = charge_states(known)
     summary, came_back, unreadable, first = Summary(hashes), 0, 0, None
     workers = against.workers
     if workers is None:
         # Another process takes a while to start.
         workers = 1 if records.count <= 4 * CHUNK else available_cores()
-    look = partial(look_at, Look(against.metrics if dataset else (), against.device))
+    look = partial(look_at, Look(against.metrics if dataset else (), against.device), states)
     with (
         progress_bar("scoring molecules", records.count) as show,
         ordered_map(look, records.chunks(), workers=workers) as stream,
@@ -92,13 +108,13 @@ def score_records(records: Records, against: Against) -> Evaluation:
             show(summary.tally.samples)
     figures = summary.figures()
     if first is not None:
-        file, line, text = first
+        file, place, text = first
+        where = place if len(records.files) == 1 else f"{place} of {file}"
         if unreadable == records.count:
-            raise UserError(f"{shown} holds no molecules: line {line} is no SMILES: {text!r}")
-        where = f"line {line}" if len(records.files) == 1 else f"line {line} of {file}"
+            raise UserError(f"{shown} holds no molecules; {where}: {_reason(text)}")
         say(
-            f"note: {unreadable:,} of {records.count:,} lines of {shown} are no SMILES and count "
-            f"as invalid, the first is {where}: {text!r}"
+            f"note: {unreadable:,} of {records.count:,} records of {shown} are no SMILES and count "
+            f"as invalid, the first is {where}: {_reason(text)}",
         )
     valid = figures["strict_valid"]
     main = {
@@ -111,6 +127,9 @@ def score_records(records: Records, against: Against) -> Evaluation:
         "failures": summary.failures(),
     }
     notes = [*NOTES, f"reconstruction: {DATA_RECONSTRUCTION}."]
+    if states is not None:
+        charged = ", ".join(sorted(states)) or "none"
+        notes.append(f"standardized: largest organic fragment, charged groups: {charged}.")
     if main["strict_validity"] == 1:
         notes.append(
             "every record is valid: if the file was filtered, as graphcnf generate does without "
@@ -124,6 +143,16 @@ def score_records(records: Records, against: Against) -> Evaluation:
         if result.distances:
             main |= with_count(result.distances.samples[0], summary, against)
     return result
+
+
+def _reason(smiles: str) -> str:
+    """Why a SMILES is none."""
+    try:
+        with quiet():
+            parse(smiles, sanitize=False)
+    except UnparsableSmiles as error:
+        return str(error)
+    return f"no molecule: {smiles[:60]!a}"
 
 
 def _note_estimates(summaries: Sequence[Summary], notes: list[str]) -> None:

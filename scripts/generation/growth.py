@@ -63,9 +63,11 @@ def write_grown(
     """
     from graphcnf.molecules.growth import Growth, fragment_of
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
+    from graphcnf.scripts._sampling import observations, tell
 
     vocabulary = MoleculeVocabulary.of_model(network)
     task, text = way
+    tell(observations([text], None), 1)
     growth = Growth(
         network,
         vocabulary,

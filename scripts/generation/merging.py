@@ -15,7 +15,7 @@ from typing import Any
 
 from graphcnf.compute.files import inside, open_input, read_json
 from graphcnf.errors import UserError
-from graphcnf.molecules.hashing import smiles_hash
+from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.scripts.generation.conversion import parquet_lines
 from graphcnf.scripts.generation.records import WRITERS, Recipe, entries, header
 from graphcnf.scripts.generation.shards import FORMAT, Shard, beside, seal, shard_records
@@ -211,7 +211,7 @@ def merged(parts: Sequence[Part], *, unique: bool, count: Counter[str]) -> Itera
         with _lines(part.path) as lines:
             for entry in entries(lines, recipe):
                 count["read"] += 1
-                if not unique or not entry.smiles or seen.add(smiles_hash(entry.smiles)):
+                if not unique or not entry.smiles or seen.add(protonation_hash(entry.smiles)):
                     pieces.append(entry.text)
                     count["written"] += 1
                 if len(pieces) >= PIECE:

@@ -26,6 +26,14 @@ Column = Annotated[
     str | None,
     typer.Option(help="Column of a table that holds the SMILES.", show_default="smiles"),
 ]
+Standardize = Annotated[
+    bool,
+    typer.Option(
+        "--standardize",
+        help="Take the largest organic fragment of each molecule, cleaned up by RDKit's "
+        "MolStandardize, with acids and amines charged or neutral as in the training data.",
+    ),
+]
 First = Annotated[
     int,
     typer.Option(min=0, max=LARGEST_COUNT, help="Number of the first graph of the sample to draw."),

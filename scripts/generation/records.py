@@ -19,8 +19,8 @@ from rdkit.Chem import rdDepictor
 from graphcnf.evaluation.draw import block_log_likelihoods, draw_block
 from graphcnf.evaluation.formats import csv_cell
 from graphcnf.molecules.codec import quiet
-from graphcnf.molecules.hashing import smiles_hash
 from graphcnf.molecules.selection import Selection, described
+from graphcnf.molecules.standardize import protonation_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +107,7 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
         mol = Chem.MolFromSmiles(row["smiles"]) if chemistry and row["strict"] else None
         accepted = row["strict"] and (mol is None or selection.accepts(mol))
         wanted = recipe.everything or accepted
-        mark = None if recipe.everything or not wanted else smiles_hash(row["smiles"])
+        mark = None if recipe.everything or not wanted else protonation_hash(row["smiles"])
         if wanted:
             unknown = dict.fromkeys(recipe.properties)
             row |= unknown if mol is None else described(mol, recipe.properties)

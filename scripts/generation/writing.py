@@ -165,7 +165,7 @@ def _resume(
     file: PartialFile, recipe: Recipe, goal: Goal, out: Path, force: bool
 ) -> tuple[Progress, Marks]:
     """Where the file stands, and the molecules that it has."""
-    from graphcnf.molecules.hashing import smiles_hash
+    from graphcnf.molecules.standardize import protonation_hash
     from graphcnf.scripts.generation.records import entries
     from graphcnf.scripts.generation.stream import Marks, Progress
 
@@ -199,7 +199,7 @@ def _resume(
         if not recipe.everything:
             with open(file.path, encoding="utf-8", newline="") as lines:
                 for entry in entries(lines, recipe):
-                    seen.add(smiles_hash(entry.smiles))
+                    seen.add(protonation_hash(entry.smiles))
     return progress, seen
 
 

@@ -3,6 +3,7 @@ import gzip
 import numpy as np
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdDepictor
 
 from graphcnf.datasets import load_smiles_file
 from graphcnf.datasets.cache import cache_folder
@@ -183,7 +184,7 @@ def test_what_generate_writes_is_read_back(tmp_path):
             if kind == "csv" and name.endswith(".dat"):
                 continue
             (tmp_path / name).write_text(text)
-            lines, smiles = read_smiles(tmp_path / name)
+            lines, smiles, *_ = read_smiles(tmp_path / name)
             assert len(lines) == 4, (name, smiles)
             mols = [Chem.MolFromSmiles(s, sanitize=False) if s else None for s in smiles]
             counts = [0 if m is None else m.GetNumAtoms() for m in mols]
@@ -210,9 +211,9 @@ def test_what_generate_writes_is_read_back(tmp_path):
 
 def test_blank_cells_are_molecules_that_failed(tmp_path):
     (tmp_path / "x.csv").write_text("id,smiles\n1,CCO\n2,\n3,C\n\n")
-    assert read_smiles(tmp_path / "x.csv") == ([2, 3, 4], ["CCO", "", "C"])
+    assert read_smiles(tmp_path / "x.csv")[:2] == ([2, 3, 4], ["CCO", "", "C"])
     (tmp_path / "x.smi").write_text("CCO\n\nC\n\n\n")
-    assert read_smiles(tmp_path / "x.smi") == ([1, 2, 3], ["CCO", "", "C"])
+    assert read_smiles(tmp_path / "x.smi")[:2] == ([1, 2, 3], ["CCO", "", "C"])
 
 
 @pytest.mark.parametrize("end", ["$$$$\n", "$$$$ \n", "$$$$\r\n", "$$$$ and more\n"])
@@ -252,7 +253,61 @@ def test_one_column_of_a_parquet_file_is_read(tmp_path):
     parquet.write_table(pa.table(table), tmp_path / "x.parquet")
     expected = [1, 2, 3, 4], ["CCO", "", "CCN", "CCO"]
     for column in (None, "smiles", "text", "same"):
-        assert read_smiles(tmp_path / "x.parquet", column=column) == expected
+        assert read_smiles(tmp_path / "x.parquet", column=column)[:2] == expected
     assert read_smiles(tmp_path / "x.parquet", column="my.n")[1] == [""] * 4
     with pytest.raises(DataFileError, match="no column 'other'"):
         read_smiles(tmp_path / "x.parquet", column="other")
+
+
+def test_what_a_file_says_of_its_molecules_is_kept(tmp_path):
+    from graphcnf.datasets.smiles_file import read_smiles
+
+    files = {
+        "a.smi": "CCO ethanol, 96 %\nCC\n",
+        "b.smi": "# smiles\tname\tdose\nCCO\tethanol, 96 %\t3\nCC\t\t\n",
+        "c.csv": 'name,smiles,dose\n"ethanol, 96 %",CCO,3\n,CC,\n',
+        "d.jsonl": '{"name": "ethanol, 96 %", "smiles": "CCO", "dose": 3}\n{"smiles": "CC"}\n',
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        found = read_smiles(tmp_path / name, others=True)
+        assert found.smiles == ["CCO", "CC"] and found.unit == "line"
+        assert found.columns["name"][0] == "ethanol, 96 %" and not found.columns["name"][1]
+        assert name == "a.smi" or str(found.columns["dose"][0]) == "3"
+        assert not read_smiles(tmp_path / name).columns
+
+
+def test_records_of_an_sd_file_keep_title_and_properties_and_are_counted(tmp_path):
+    from graphcnf.datasets.smiles_file import read_smiles
+
+    mols = [Chem.MolFromSmiles(s) for s in ("c1ccccc1", "CC", "C[C@H](N)C(=O)O")]
+    text = ""
+    for k, mol in enumerate(mols):
+        mol.SetProp("_Name", f"molecule {k}")
+        mol.SetProp("IC50 (nM)", str(k))
+        rdDepictor.Compute2DCoords(mol)
+        text += Chem.SDWriter.GetText(mol)
+    (tmp_path / "x.sdf").write_text(
+        text.replace("M  END", "broken", 2).replace("broken", "M  END", 1)
+    )
+    found = read_smiles(tmp_path / "x.sdf", others=True)
+    assert found.numbers == [1, 2, 3] and found.unit == "record"
+    assert found.smiles == ["c1ccccc1", "", "C[C@H](N)C(=O)O"]
+    assert found.columns["title"] == ["molecule 0", "molecule 1", "molecule 2"]
+    assert found.columns["IC50 (nM)"][::2] == ["0", "2"]
+
+
+def test_a_bad_record_is_left_out_and_the_file_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"smiles": "CCO"}\n{"smiles": "C\\ud800", "id": "\\ud800"}\nno json\n[1]\n{"smiles": 3}\n'
+    )
+    dataset = load_smiles_file(tmp_path / "a.jsonl")
+    assert dataset.smiles == ["CCO"] and [s.line for s in dataset.skipped] == [2, 3, 4, 5]
+    # A no-break space cuts no SMILES, in whatever format.
+    (tmp_path / "b.smi").write_text("CCO\nCC\u00a0O\n\u0421CO x\n[#119]\n", encoding="utf-8")
+    (tmp_path / "c.csv").write_text("smiles\nCCO\nCC\u00a0O\n\u0421CO\n[#119]\n", encoding="utf-8")
+    for name in ("b.smi", "c.csv"):
+        dataset = load_smiles_file(tmp_path / name)
+        assert dataset.smiles == ["CCO"] and len(dataset.skipped) == 3
+        assert "U+00A0 NO-BREAK SPACE at position 3" in dataset.skipped[0].reason
+        assert "U+0421" in dataset.skipped[1].reason

@@ -5,9 +5,11 @@
 
 import time
 
+import pytest
 from badinput import stage as stages
 from badinput.case import REFUSED, Case, verdict
 from badinput.commandlines import USUAL
+from badinput.datafiles import BAD_RECORDS, READERS, SCORED
 from badinput.everything import all_cases
 
 
@@ -25,6 +27,24 @@ def test_good_input_is_taken(stage, path):
     """What the cases change is right before: it is the change that is refused."""
     outcome = stage.play(Case(" ".join(path), path[0], (*path[1:], *USUAL[path].arguments)))
     assert outcome.code == 0, outcome
+
+
+@pytest.mark.parametrize("kind", BAD_RECORDS)
+@pytest.mark.parametrize("command", SCORED)
+def test_bad_records_do_not_stop_a_file(stage, command, kind):
+    from rdkit import Chem
+
+    good = {
+        "smi": b"CCO\n", "csv": b"", "jsonl": b'{"smiles": "CCO"}\n',
+        "sdf": Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")).encode() + b"$$$$\n",
+    }  # fmt: skip
+
+    def prepare(stage):
+        (stage.work / f"x.{kind}").write_bytes(good[kind] + BAD_RECORDS[kind])
+
+    line = tuple(a.replace("{file}", f"x.{kind}") for a in READERS[command])
+    outcome = stage.play(Case(f"{command} {kind}", "graphcnf", line, prepare=prepare))
+    assert outcome.code == 0 and not outcome.crash, outcome
 
 
 def test_a_case_that_does_not_end_is_a_failure(stage, monkeypatch):

@@ -1,4 +1,5 @@
 import random
+import re
 import subprocess
 import sys
 
@@ -6,6 +7,7 @@ import networkx as nx
 import pytest
 from rdkit import Chem
 
+from graphcnf.errors import UserError
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.molecules import codec
 from graphcnf.molecules.codec import (
@@ -190,3 +192,46 @@ def test_marks_are_those_of_rdkit_and_change_no_molecule(zinc_smiles):
         seen += aromatic
     assert seen > 500
     assert marked.bond_orders == [1, 2, 3, 1, 2]
+
+
+FOREIGN = {
+    "\u0421CO": "U+0421 CYRILLIC CAPITAL LETTER ES at position 1",
+    "CC\u041e": "U+041E CYRILLIC CAPITAL LETTER O at position 3",
+    "\u00a0CCO": "U+00A0 NO-BREAK SPACE at position 1",
+    "CCO\u200b": "U+200B ZERO WIDTH SPACE at position 4",
+    "C\ud800": "U+D800 at position 2",
+    "C\x00C": "U+0000 at position 2",
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), FOREIGN.items(), ids=ascii)
+def test_characters_outside_printable_ascii_are_named_wherever_a_molecule_is_read(
+    flow, text, reason
+):
+    from graphcnf.molecules.enrichment import has_pattern
+    from graphcnf.molecules.growth import fragment_of
+    from graphcnf.molecules.metrics import evaluate_records
+    from graphcnf.optimization.run import starting_molecules
+    from graphcnf.optimization.scores import similarity, smarts
+
+    readers = (
+        codec.parse, codec.parse_smarts, has_pattern, smarts, similarity, flow.encode,
+        flow.analogs, lambda s: starting_molecules([s]),
+        lambda s: fragment_of(s, "scaffold", flow.vocabulary),
+    )  # fmt: skip
+    for read in readers:
+        with pytest.raises((ValueError, UserError), match=re.escape(reason)):
+            read(text)
+    assert reason in flow.score([text]).reason[0]
+    assert evaluate_records([text]).atoms[0] == 0
+
+
+def test_what_no_element_has_is_no_molecule(flow):
+    from graphcnf.molecules.metrics import evaluate
+
+    assert evaluate(["[#119]", "CCO"])["strict_validity"] == 0.5
+    assert flow.score(["[#119]", "C[#200]"]).reason.notna().all()
+
+
+def test_blanks_and_line_ends_around_a_smiles_do_not_count():
+    assert codec.parse(" CCO\r\n").GetNumAtoms() == 3

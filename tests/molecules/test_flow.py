@@ -145,3 +145,46 @@ def test_the_shipped_weights_draw_towards_what_is_asked():
     near = flow.sample(8, properties={"logp": 2.0}, best_of=8).molecules
     assert np.mean([abs(Crippen.MolLogP(m) - 2) for m in near]) < 0.4
     assert len(flow.sample(5)) == 5 and flow.model.training_hashes is not None
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return MoleculeFlow.from_pretrained("zinc250k")
+
+
+PENICILLIN = "CC1(C)SC2C(NC(=O)Cc3ccccc3)C(=O)N2C1C(=O)O"
+CIPROFLOXACIN = "O=C(O)c1cn(C2CC2)c2cc(N3CCNCC3)c(F)cc2c1=O"
+SILDENAFIL = "CCCc1nn(C)c2c1nc([nH]c2=O)-c1cc(ccc1OCC)S(=O)(=O)N1CCN(C)CC1"
+
+
+def test_percentiles_do_not_measure_protonation_where_molecules_are_standardized(shipped):
+    acids = [PENICILLIN, CIPROFLOXACIN]
+    others = [
+        PENICILLIN.removesuffix("O") + "[O-]",
+        "O=C([O-])c1cn(C2CC2)c2cc(N3CC[NH2+]CC3)c(F)cc2c1=O",
+    ]
+    as_given = shipped.score(acids + others).percentile
+    assert (as_given[:2] < 1).all() and (as_given[2:] > 10).all()
+    found = shipped.score(acids + others, standardize=True)
+    assert found.percentile[:2].tolist() == found.percentile[2:].tolist()
+    assert found.smiles.tolist() == acids + others and (found.percentile > 10).all()
+    refused = shipped.score(["C1CC", None], standardize=True)
+    assert refused.reason.notna().all() and refused.percentile.isna().all()
+
+
+def test_percentiles_below_one_tell_molecules_apart(shipped):
+    found = shipped.score([SILDENAFIL, "c1ccccc1"]).percentile
+    assert 0 < found[1] < found[0] < 1
+
+
+def test_the_charge_states_of_a_model_are_those_of_its_data(shipped, flow, data):
+    from graphcnf.molecules.standardize import charge_states
+
+    assert shipped.charge_states == charge_states(data.smiles) == {"acid", "amine"}
+
+
+def test_analogues_are_distinct_whatever_their_protonation(shipped):
+    from graphcnf.molecules.standardize import protonation_hash
+
+    found = shipped.analogs("CCC(N)C(=O)O", 30, keep="bonds", seed=1).smiles
+    assert len({protonation_hash(s) for s in ["CCC(N)C(=O)O", *found]}) == 31

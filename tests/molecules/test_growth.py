@@ -104,7 +104,7 @@ def test_smarts_bonds():
         ("decorate", "c1ccccc1", "0 attachment points"),
         ("link", "[*]CC", "1 parts, 2 needed"),
         ("link", "[*]CC.[*]C[*]", "2 attachment points in a part, 1 needed"),
-        ("grow", "C1CC", "no SMILES or SMARTS"),
+        ("grow", "C1CC", "not a SMILES or SMARTS"),
         ("grow", "[*]=CC", "one single bond"),
         ("grow", "[*]", "no atoms beside"),
         ("grow", "[c,n]1ccccc1[*:1]", "attachment points go with a SMILES"),
@@ -113,7 +113,7 @@ def test_smarts_bonds():
         ("with_scaffold", "[#54;R]", "knows no atom like"),
         ("with_scaffold", "C" * 60, "molecules of up to"),
         ("with_scaffold", "[CH2]C", "radical"),
-        ("with_scaffold", "", "no SMILES or SMARTS"),
+        ("with_scaffold", "", "not a SMILES or SMARTS"),
     ],
 )
 def test_what_cannot_be_grown_from_gets_one_line(flow, way, fragment, message):

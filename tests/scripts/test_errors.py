@@ -101,7 +101,11 @@ def places(model_folder, surroundings, tmp_path):
         (["evaluate", "broken.smi.gz"], 1, "no intact gzip"),
         (["evaluate", "table.csv"], 1, "no column 'smiles' (--column); it has: a, b"),
         (["evaluate", "table.csv", "--column", "c"], 1, "no column 'c'"),
-        (["evaluate", "words.txt", "--reference", "none"], 1, "line 1 is no SMILES: 'nothing'"),
+        (
+            ["evaluate", "words.txt", "--reference", "none"],
+            1,
+            "line 1: not a SMILES that RDKit accepts: 'nothing'",
+        ),
         (["evaluate", "good.smi", "--reference", "no.smi"], 1, "no reference 'no.smi'"),
         (["evaluate", "good.smi", "--reference", "none", "--fcd"], 1, "--reference"),
         (["evaluate", "good.smi", "-n", "5"], 2, "-n goes with --model"),

@@ -390,3 +390,18 @@ def test_many_samples_need_no_table_of_all(score, zinc_smiles, lines, monkeypatc
     monkeypatch.setattr(summary, "HEAD", 3)
     monkeypatch.setattr(records, "CHUNK", 2)
     assert score(lines, "--reference", "none") == known
+
+
+def test_standardized_molecules_are_those_of_the_reference(graphcnf, surroundings):
+    (surroundings / "known.smi").write_text(
+        "".join(f"{'C' * k}C(=O)[O-]\n{'C' * k}C[NH3+]\n" for k in range(1, 15))
+    )
+    (surroundings / "mine.smi").write_text("CCCC(=O)O.[Na+]\nCCCCN\nnothing\n[#119]\n")
+    options = ("mine.smi", "--reference", "known.smi", "--json")
+    plain = json.loads(graphcnf("evaluate", *options)[1])
+    code, out, err = graphcnf("evaluate", *options, "--standardize")
+    found = json.loads(out)
+    assert code == 0 and "2 of 4 records" in err
+    assert (plain["novelty"], found["novelty"]) == (1.0, 0.0)
+    assert found["strict_validity"] == 0.5
+    assert graphcnf("evaluate", "--model", "zinc250k", "--standardize")[0] == 2

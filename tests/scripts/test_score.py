@@ -21,6 +21,39 @@ def test_every_record_is_a_row(graphcnf, model_folder, zinc_smiles, surroundings
     assert len(json.loads((surroundings / "y.json").read_text())) == len(lines)
 
 
+def test_what_came_in_goes_out_beside_the_figures(graphcnf, model_folder, surroundings):
+    (surroundings / "x.csv").write_text(
+        'id,structure,reason,note\n7,CCO,"a, b",=1+1\n08,C[C@H](N)O,,\n9,OC1=CC=CC=C1,c,d\n'
+    )
+    arguments = ("--column", "structure", "--model", model_folder)
+    code, out, err = graphcnf("score", "x.csv", *arguments)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and [r["id"] for r in rows] == ["7", "08", "9"]
+    assert [r["reason_given"] for r in rows] == ["a, b", "", "c"]
+    assert list(rows[0])[:5] == ["line", "smiles", "id", "reason_given", "note"]
+    assert err.count("note: stereo dropped (1 of 3 molecules)") == 1
+    (surroundings / "x.smi").write_text("CCO ethanol\nCC\n")
+    _, out, _ = graphcnf("score", "x.smi", "--json", "--model", model_folder)
+    assert [r["name"] for r in json.loads(out)] == ["ethanol", None]
+    # What score writes, score reads.
+    (surroundings / "y.csv").write_text(graphcnf("score", "x.csv", *arguments)[1])
+    _, out, _ = graphcnf("score", "y.csv", "--model", model_folder)
+    again = list(csv.DictReader(io.StringIO(out)))
+    assert [r["log_likelihood"] for r in again] == [r["log_likelihood"] for r in rows]
+    assert [r["reason_given_given"] for r in again] == [r["reason_given"] for r in rows]
+
+
+def test_charges_that_the_training_data_write_otherwise_are_told(graphcnf, surroundings):
+    (surroundings / "x.smi").write_text("CCCCCC(=O)O\nCCCCCCN(C)C\nc1ccccc1CC\n")
+    code, out, err = graphcnf("score", "x.smi")
+    assert code == 0 and "note: a neutral acid (1 of 3 molecules)" in err
+    assert "note: a neutral amine (1 of 3 molecules)" in err
+    code, out, err = graphcnf("score", "x.smi", "--standardize")
+    written = [r["standardized"] for r in csv.DictReader(io.StringIO(out))]
+    assert (code, err) == (0, "")
+    assert written == ["CCCCCC(=O)[O-]", "CCCCCC[NH+](C)C", "CCc1ccccc1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

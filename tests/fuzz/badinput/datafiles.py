@@ -53,9 +53,23 @@ WORDS = {"words.smi": b"nothing here\nis a molecule\n", "words.csv": b"smiles\nn
          "words.jsonl": b'{"smiles": "nothing"}\n{"smiles": 3}\n',
          "xml.smi": b"<html><body>404</body></html>\n", "long.smi": b"C" * 6000 + b"\n",
          "salts.smi": b"[Na+].[Cl-]\n[K+].[Br-]\n", "radicals.smi": b"C[CH2]\n[CH3]\n",
-         "dummies.smi": b"*CC\n[*:1]C\n", "hostile.smi": b"(" * 3000 + b"\n" + b"[" * 3000 + b"\n",
+         "dummies.smi": b"*CC\n[*:1]C\n",
+         "elements.smi": b"[#119]\n[#999]C\n",
+         "cyrillic.smi": "\u0421CO\nCC\u041e\n".encode(),
+         "nbsp.smi": "CC\u00a0O\n\u00a0C\n".encode(),
+         "surrogate.jsonl": b'{"smiles": "\\ud800CO"}\n{"smiles": "C\\udfff"}\n',
+         "hostile.smi": b"(" * 3000 + b"\n" + b"[" * 3000 + b"\n",
          }  # fmt: skip
 """Files with records, none of which is a molecule that can be coded."""
+
+BAD_RECORDS = {
+    "smi": "\u0421CO\nCC\u00a0O\n[#119]\n\u200b\nC1CC\nCCO\u202e x\n".encode(),
+    "csv": "smiles,id\nCCO,1\n\u0421CO,2\nCC\u00a0O,3\n[#119],\u202e\n".encode(),
+    "jsonl": b'{"smiles": "\\ud800CO"}\n{"smiles": "CCO", "id": "\\udfff"}\n{"smiles": "C\n[1]\n'
+             b'{"smiles": null}\n{"smiles": "[#119]"}\n' + b"[" * 100_000 + b"\n",
+    "sdf": SDF.encode() + b"$$$$\n\n\n\n  0  0  0\nM  END\n$$$$\nx\n\n\nM  END\n$$$$\n",
+}  # fmt: skip
+"""Records that are bad, by the format of the file that they stand in beside good ones."""
 
 SCORED = ("evaluate", "score")
 """Commands that give every record a row: what is no molecule is a result, not an error."""
@@ -66,7 +80,8 @@ def data_file_cases(seed: int) -> Iterator[Case]:
     dice = Random(f"data files {seed}")
     for reader, arguments in READERS.items():
         for name, content in TEXTS.items():
-            yield _case(reader, arguments, name, content, readable=name == "huge.csv")
+            readable = name in ("huge.csv", "broken.jsonl")
+            yield _case(reader, arguments, name, content, readable=readable)
         for name, content in WORDS.items():
             yield _case(reader, arguments, name, content, readable=reader in SCORED)
         for k in range(6):
