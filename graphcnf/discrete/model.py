@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from graphcnf.discrete.graphs import GraphCodec
 from graphcnf.discrete.sequences import SequenceCodec
 from graphcnf.discrete.tables import ArrayCodec, Reasons, TableCodec
 from graphcnf.errors import UserError
+from graphcnf.flows.mode import evaluates
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.pretrained import locate
 
@@ -31,6 +31,7 @@ SCORED = 256
 """Items that are scored at a time."""
 
 
+@evaluates("log_prob", "sample")
 class CategoricalModel(nn.Module):
     """Density of discrete data in the form that it has: what goes in comes out.
 
@@ -62,6 +63,7 @@ class CategoricalModel(nn.Module):
             )
         super().__init__()
         self.flow = density.flow
+        self.training = self.flow.training
         self.codec = codec
 
     @classmethod
@@ -215,11 +217,10 @@ class CategoricalModel(nn.Module):
         # Graphs that are outside are not among the data, rows are.
         numbers = np.arange(len(place)) if isinstance(self.codec, GraphCodec) else place
         by_size = np.argsort(density.sizes(data)[numbers], kind="stable")
-        with self._evaluating():
-            for start in range(0, len(by_size), SCORED):
-                chosen = by_size[start : start + SCORED]
-                batch: Any = density.batch(data, numbers[chosen]).to(self.flow.device)
-                nats[place[chosen]] = density.log_prob(batch, orders).cpu().numpy()
+        for start in range(0, len(by_size), SCORED):
+            chosen = by_size[start : start + SCORED]
+            batch: Any = density.batch(data, numbers[chosen]).to(self.flow.device)
+            nats[place[chosen]] = density.log_prob(batch, orders).cpu().numpy()
         return nats
 
     def reasons(self, x) -> Reasons:
@@ -250,19 +251,8 @@ class CategoricalModel(nn.Module):
             raise UserError(f"n and seed must not be negative, got {n} and {seed}")
         if not (temperature > 0 and math.isfinite(temperature)):
             raise UserError(f"temperature must be greater than 0, not {temperature}")
-        with self._evaluating():
-            drawn: Any = self._density().draw(n, seed=seed, temperature=temperature, sizes=sizes)
+        drawn: Any = self._density().draw(n, seed=seed, temperature=temperature, sizes=sizes)
         return self.codec.decode(drawn, seed)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """In evaluation mode, and afterwards as before whatever happens."""
-        training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(training)
 
     def _encode(self, x):
         """Data as the density takes them, and why items are outside."""

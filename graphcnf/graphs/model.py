@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
+from graphcnf.flows.mode import evaluates
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.codings import check_order, steps_class
@@ -26,6 +27,7 @@ from graphcnf.limits import check_seed, check_temperature
 from graphcnf.pretrained import WEIGHTS, load_array, load_model, locate, save_model
 
 
+@evaluates("log_prob", "encode", "decode", "sample", "sample_records")
 class GraphCNF(nn.Module):
     """Density of typed graphs: atom by atom along a depth-first path, or in one shot.
 

@@ -13,6 +13,7 @@ import torch
 from rdkit import Chem
 
 from graphcnf.errors import UserError
+from graphcnf.flows.mode import evaluation_mode
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import RecordNoise
 from graphcnf.molecules import codec
@@ -111,7 +112,7 @@ class MoleculeFlow:
     """
 
     def __init__(self, model: GraphCNF):
-        self.model = model.eval()
+        self.model = model
         self.vocabulary = MoleculeVocabulary.of_model(model)
 
     @classmethod
@@ -231,11 +232,11 @@ class MoleculeFlow:
         fragment = fragment_of(text, way, self.vocabulary)
         return self._taken(Growth(self.model, self.vocabulary, fragment, **options), n)
 
-    @staticmethod
-    def _taken(growth, n: int) -> MoleculeSample:
+    def _taken(self, growth, n: int) -> MoleculeSample:
         from graphcnf.molecules.growth import take
 
-        found = take(growth, n)
+        with evaluation_mode(self.model):
+            found = take(growth, n)
         graphs = PackedGraphs.from_lists([one.graph for one in found])
         return MoleculeSample(graphs, list(range(n)), [one.smiles for one in found])
 
