@@ -29,3 +29,8 @@ def suggest(name: str, known: list[str]) -> str:
     """Return ``; did you mean 'x'?`` for the closest known name, else the list of all names."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return the number with its noun, as in "1 atom" and "2 atoms"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graphcnf.limits import LARGEST_ORDERS
 from graphcnf.scripts.generation import options
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def score(
     orders: Annotated[
         int,
         typer.Option(
-            min=1, max=1024, help="Numberings of a molecule whose probabilities are summed."
+            min=1,
+            max=LARGEST_ORDERS,
+            help="Numberings of a molecule whose probabilities are summed.",
         ),
     ] = 1,
     out: Annotated[

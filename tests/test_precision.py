@@ -132,6 +132,8 @@ def draw(model, data):
     torch.manual_seed(2)
     if isinstance(model, GraphCNF):
         return model.sample(SIZES)
+    if isinstance(model, RowFlow):
+        return model.sample(3, 4)
     return model.sample(data if isinstance(model, ColoringFlow) else 3)
 
 

@@ -22,7 +22,9 @@ from graphcnf.discrete.tables import ArrayCodec, Reasons, TableCodec
 from graphcnf.errors import UserError
 from graphcnf.flows.mode import evaluates
 from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.limits import check_integer, check_range, check_seed, check_temperature, plain
 from graphcnf.pretrained import locate
+from graphcnf.training.arguments import check
 
 Codec = TableCodec | ArrayCodec | SequenceCodec | GraphCodec
 CODECS: dict[str, type] = {c.kind: c for c in (TableCodec, ArrayCodec, SequenceCodec, GraphCodec)}
@@ -130,6 +132,8 @@ class CategoricalModel(nn.Module):
         """
         from graphcnf.discrete.fitting import train
 
+        if not isinstance(network, Mapping | None):
+            raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
         model, data = cls._build(x, seed, bins, node_label, edge_label, dict(network or {}))
         density = train(
             model._density(), data, seed=seed, minutes=None if steps else minutes, steps=steps,
@@ -139,15 +143,18 @@ class CategoricalModel(nn.Module):
 
     @classmethod
     def _build(cls, x, seed, bins, node_label, edge_label, network) -> tuple[CategoricalModel, Any]:
+        check_seed(seed)
         codec = _codec_for(x, bins, node_label, edge_label)
         data, reasons = codec.encode(x)
         for number, reason in enumerate(reasons):
             if reason is not None:
                 raise UserError(f"item {number}: {reason}")
         kind: Any = GraphDensity if isinstance(codec, GraphCodec) else RowDensity
+        network = {name: plain(value) for name, value in network.items()}
+        check("network", network, *kind.takes, fixed=kind.fixed)
         try:
             with torch.random.fork_rng([]):
-                torch.manual_seed(seed)
+                torch.manual_seed(int(seed))
                 density = kind.build(codec, data, **network)
         except (TypeError, ValueError) as error:
             raise UserError(f"network: {str(error).split('() ')[-1]}") from None
@@ -247,10 +254,11 @@ class CategoricalModel(nn.Module):
         Raises:
             UserError: if a number is out of range.
         """
-        if n < 0 or seed < 0:
-            raise UserError(f"n and seed must not be negative, got {n} and {seed}")
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise UserError(f"temperature must be greater than 0, not {temperature}")
+        check_integer("n", n)
+        check_seed(seed)
+        check_temperature(temperature)
+        if sizes is not None:
+            check_range("sizes", sizes)
         drawn: Any = self._density().draw(n, seed=seed, temperature=temperature, sizes=sizes)
         return self.codec.decode(drawn, seed)
 

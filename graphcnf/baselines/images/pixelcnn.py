@@ -95,7 +95,7 @@ class PixelCNN(ImageModel):
         return self._pixels(horizontal).log_prob(x).sum((1, 2))
 
     def _pixels(self, features: Tensor) -> PixelMixture:
-        return PixelMixture(self.leave(F.silu(features)), self.shape[0], self.levels)
+        return PixelMixture(self.leave(F.silu(features)).to(self.dtype), self.shape[0], self.levels)
 
     @torch.no_grad()
     def sample(
