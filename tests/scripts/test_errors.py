@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -168,3 +170,17 @@ def test_debug_shows_the_traceback(monkeypatch, places):
         main(["generate", "--model", "nosuch"])
     with pytest.raises(SystemExit, match="2"):
         main(["generate", "-n", "0"])
+
+
+def test_terminals_that_know_ascii_alone(tmp_path):
+    (tmp_path / "Mol\u00e9cules.smi").write_text("C1CC\nCCO\n")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    command = [sys.executable, "-m", "graphcnf", "evaluate", "Mol\u00e9cules.smi", "--reference"]
+    done = subprocess.run(
+        [*command, "Mol\u00e9cules.smi"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "UnicodeEncodeError" not in done.stderr and "Mol\\xe9cules" in done.stdout + done.stderr
