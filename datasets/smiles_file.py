@@ -285,9 +285,11 @@ def _place(path: Path, names: list[str], column: str | None) -> int:
     """Where the column is among the names: exactly that one, or else in any case."""
     wanted = "smiles" if column is None else column
     for same in (str, str.lower):
-        place = next((k for k, name in enumerate(names) if same(name) == same(wanted)), None)
-        if place is not None:
-            return place
+        places = [k for k, name in enumerate(names) if same(name) == same(wanted)]
+        if len(places) > 1:
+            raise DataFileError(f"{path} has {len(places)} columns {wanted!r}: rename one")
+        if places:
+            return places[0]
     shown = ", ".join(name[:40] for name in names[:12])
     raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")
 

@@ -52,3 +52,8 @@ def say(line: str) -> None:
     """Print a `printable` line on stderr, where that still takes one."""
     with suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr, flush=True)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return the number with its noun, as in "1 atom" and "2 atoms"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import Any
 
 from graphcnf.errors import UserError
 
@@ -23,25 +25,59 @@ LARGEST_MINUTES = 5_256_000
 """Ten years: more is a slip of the pen."""
 
 
+LARGEST_ORDERS = 1024
+"""Numberings of a graph whose probabilities are summed at most: each costs as much as the first."""
+
+
+def check_integer(name: str, value: Any, least: int = 0, most: int = LARGEST_COUNT) -> None:
+    """Raise `UserError` unless a value is an integer, Python's or numpy's, in a range."""
+    if not (is_integer(value) and least <= value <= most):
+        above = f"of at least {least}" if most == LARGEST_COUNT else f"from {least} to {most}"
+        raise UserError(f"{name} must be an integer {above}, got {value!r}")
+
+
+def check_range(name: str, pair: Any) -> None:
+    """Raise `UserError` unless a value is two integers, the smaller one first."""
+    is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(map(is_integer, pair))
+    if not (is_pair and pair[0] <= pair[1]):
+        raise UserError(f"{name} must be the lowest and the highest number, (3, 8), got {pair!r}")
+
+
+def is_integer(value: Any) -> bool:
+    """Return True for integers, Python's or numpy's; bool is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Return True for real numbers, Python's or numpy's; bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """Return numpy's numbers as Python's, which JSON knows, and anything else as it is."""
+    return value.item() if isinstance(value, Real) and hasattr(value, "item") else value
+
+
 def check_temperature(temperature: float) -> None:
     """Raise `UserError` where a temperature is outside of `TEMPERATURES`, or no number."""
     least, most = TEMPERATURES
-    if not least <= temperature <= most:
+    if not (is_number(temperature) and least <= temperature <= most):
         raise UserError(
-            f"temperature must be greater than 0, from {least:g} to {most:g}, not {temperature}"
+            f"temperature must be greater than 0, from {least:g} to {most:g}, got {temperature!r}"
         )
 
 
 def check_minutes(minutes: float) -> None:
     """Raise `UserError` unless a time is positive, and no longer than anybody waits."""
-    if not 0 < minutes <= LARGEST_MINUTES:
-        raise UserError(f"{minutes} is no time: greater than 0, at most {LARGEST_MINUTES:,}")
+    if not (is_number(minutes) and 0 < minutes <= LARGEST_MINUTES):
+        raise UserError(
+            f"minutes must be greater than 0, at most {LARGEST_MINUTES:,}, got {minutes!r}"
+        )
 
 
 def check_seed(seed: int) -> None:
     """Raise `UserError` unless a seed is usable."""
-    if not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"{seed} is no seed: a whole number from 0 to {LARGEST_SEED}")
+    check_integer("seed", seed, 0, LARGEST_SEED)
 
 
 LARGEST_SIZES = {"layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384}

@@ -144,7 +144,25 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
         raise UserError(f"{weights}: the weights do not fit config.json") from None
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"{weights}: weights that are no numbers; train again")
-    return model.to(device).eval()
+    return model.to(check_device(device)).eval()
+
+
+def check_device(device: Any) -> torch.device:
+    """Return the torch device of a name such as "cuda:1".
+
+    Raises:
+        UserError: Torch does not know it, or cannot compute on it here.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UserError(f"no device {device!r}: give cpu, cuda, cuda:1 or mps") from None
+    try:
+        torch.zeros(1, device=found).cpu()
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or ["not available"])[0]
+        raise UserError(f"device {device!r}: {reason.partition('. ')[0][:200]}") from None
+    return found
 
 
 def _check_sizes(config: Any, name: str = "model") -> None:

@@ -42,7 +42,7 @@ def load_image_model(name: str, device: str = "cpu") -> ImageModel:
         UserError: There is no such model or device.
     """
     from graphcnf.baselines.images.models import image_model_class
-    from graphcnf.scripts._sampling import check_device
+    from graphcnf.pretrained import check_device
 
     found = _architectures(name)
     if not found:

@@ -35,7 +35,6 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
 
     if is_image_model(name):
         raise UserError(f"{name} is a model of images: its commands are graphcnf images ...")
-    check_device(device)
     model = GraphCNF.from_pretrained(name, device)
     MoleculeVocabulary.of_model(model, name)
     return model if support else model.without_support()
@@ -44,21 +43,6 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
 def valency_checked(model: GraphCNF) -> bool:
     """Whether a model draws bonds again that an atom has no place for: no raw samples then."""
     return model.config["adjacency"] == "graphaf" and model.has_support
-
-
-def check_device(device: str) -> None:
-    """Raise `UserError` where torch cannot compute on it."""
-    import torch
-
-    try:
-        torch.device(device)
-    except RuntimeError:
-        raise UserError(f"no device {device!r}: give cpu, cuda, cuda:1 or mps") from None
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or ["not available"])[0]
-        raise UserError(f"device {device!r}: {reason.partition('. ')[0][:200]}") from None
 
 
 def check_cluster_options(cluster: str | None, workers: int | None, device: str) -> None:
@@ -111,18 +95,18 @@ def parse_selection(
 
     Args:
         properties: Names with commas between them.
-        require: See `Requirement.parse`.
+        require: See `graphcnf.molecules.selection.Requirement.parse`.
         smarts: Patterns.
 
     Raises:
         typer.BadParameter: It cannot be read.
     """
-    from graphcnf.molecules.selection import Requirement, Selection, parse_names
+    from graphcnf.molecules.selection import Selection, parse_names
 
     found: dict[str, tuple[str, ...]] = {}
     readers = {
         "properties": (lambda: parse_names(properties) if properties else (), "--properties"),
-        "requirements": (lambda: tuple(str(Requirement.parse(r)) for r in require), "--require"),
+        "requirements": (lambda: tuple(map(str, Selection(require).requirements)), "--require"),
         "patterns": (lambda: Selection(patterns=smarts) and tuple(smarts), "--smarts"),
     }
     for name, (read, option) in readers.items():

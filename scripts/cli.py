@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -61,6 +62,9 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
     A failure is one line on stderr; with GRAPHCNF_DEBUG set, the traceback of what failed follows.
     """
     _stand_in_for_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know ASCII alone
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _interrupts_heard():
             code = command(arguments, standalone_mode=False, prog_name=name)

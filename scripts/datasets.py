@@ -13,7 +13,9 @@ from graphcnf.scripts.generation import options
 if TYPE_CHECKING:
     from graphcnf.compute.parallel import Workers
 
-app = typer.Typer(help="List, prepare, describe and check data sets.", no_args_is_help=True)
+app = typer.Typer(
+    help="List data sets, prepare them, show their info and check them.", no_args_is_help=True
+)
 
 ROUND_TRIP = 0.99999
 """Share of molecules that must come back from their graphs as they were."""

@@ -59,6 +59,8 @@ def merge(
     if kind is not None:
         check_target(out, kind, force)
     for path in shards:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: name the shards in it")
         if out is not None and out.exists() and path.exists() and out.samefile(path):
             raise typer.BadParameter(f"{out} is a shard to merge", param_hint="'--out'")
 

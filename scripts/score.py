@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphcnf.errors import say
+from graphcnf.limits import LARGEST_ORDERS
 from graphcnf.scripts.generation import options
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def score(
     orders: Annotated[
         int,
         typer.Option(
-            min=1, max=1024, help="Numberings of a molecule whose probabilities are summed."
+            min=1,
+            max=LARGEST_ORDERS,
+            help="Numberings of a molecule whose probabilities are summed.",
         ),
     ] = 1,
     standardize: options.Standardize = False,

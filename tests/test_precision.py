@@ -1,17 +1,20 @@
-"""Every model works in float64 as well, and gives there what it gives in float32."""
+"""Every model works in float64 and in half precision as well, and in either mode."""
 
 import copy
 
 import pytest
 import torch
 
-from graphcnf.categorical import SetFlow
+from graphcnf.baselines.images.models import IMAGE_MODELS
+from graphcnf.categorical import RowFlow, SetFlow
 from graphcnf.coloring import ColoringFlow
+from graphcnf.errors import UserError
 from graphcnf.flows import Noise
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.images import ImageFlow
+from graphcnf.molecules.flow import MoleculeFlow
 
 RING = [0, 1, 2, 0, 1], [(1, 0), (2, 1), (3, 2), (4, 3), (4, 0)], [0, 1, 0, 1, 0]
 TREE = [0, 1, 2], [(1, 0), (2, 0)], [1, 0]
@@ -85,3 +88,91 @@ def test_models_in_float64(name):
         else:
             assert double.sample(3).shape == data.shape
             assert torch.equal(double.decode(double.encode(data)), data)
+
+
+SIDE = {"nodes": {"width": 8, "layers": 1}, "pairs": {**SMALL, "pair_width": 4}}
+MORE = MODELS | {
+    "path, dropout": (
+        lambda: graph_model(**SMALL, head_width=4, level_width=2, table_rows=16, dropout=0.5),
+        BATCH,
+    ),
+    "rounds": (lambda: graph_model(adjacency="rounds", order="none", **SIDE), BATCH),
+    "graphnvp": (
+        lambda: graph_model(adjacency="graphnvp", width=[8, 6], node_width=4, layers=1),
+        BATCH,
+    ),
+    "graphaf": (lambda: graph_model(adjacency="graphaf", width=8, layers=1), BATCH),
+    "rows": (
+        lambda: RowFlow(4, positions=4, dropout=0.5, **SMALL),
+        torch.randint(4, (3, 4)),
+    ),
+    "images, dropout": (lambda: image_model("vardeq", couplings=2, dropout=0.5), IMAGES),
+    "images, pixelcnn": (lambda: IMAGE_MODELS["pixelcnn"](shape=(1, 8, 8), width=4), IMAGES),
+    "images, vae": (lambda: IMAGE_MODELS["vae"](shape=(1, 8, 8), width=4, latents=2), IMAGES),
+}
+
+
+def built(name):
+    """A model away from its start, where networks give zeros."""
+    torch.manual_seed(0)
+    build, data = MORE[name]
+    model = build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model, data
+
+
+def likelihood(model, data):
+    torch.manual_seed(1)
+    return model.log_prob(data)
+
+
+def draw(model, data):
+    torch.manual_seed(2)
+    if isinstance(model, GraphCNF):
+        return model.sample(SIZES)
+    if isinstance(model, RowFlow):
+        return model.sample(3, 4)
+    return model.sample(data if isinstance(model, ColoringFlow) else 3)
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_likelihoods_do_not_depend_on_the_mode_and_leave_it(name):
+    model, data = built(name)
+    expected = likelihood(model.eval(), data)
+    model.train()
+    list(model.modules())[-1].eval()  # a part that is frozen stays so
+    modes = [part.training for part in model.modules()]
+    found = likelihood(model, data)
+    assert torch.equal(found, expected) and found.requires_grad
+    draw(model, data)
+    assert [part.training for part in model.modules()] == modes
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", MORE)
+def test_half_precision(name, dtype):
+    model, data = built(name)
+    half = model.to(dtype)
+    found = likelihood(half, data)
+    draw(half, data)
+    found.sum().backward()
+    assert any(p.grad is not None and p.grad.isfinite().all() for p in half.parameters())
+    expected = likelihood(half.float(), data)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.3, rtol=0.1)
+
+
+def test_molecules_in_half_precision_and_in_training_mode():
+    flow, texts = MoleculeFlow.from_pretrained("zinc250k"), ["CC(=O)Nc1ccc(O)cc1", "OCCc1ccccc1"]
+    expected = flow.log_prob(texts)
+    model = flow.model.train()
+    assert MoleculeFlow(model).model.training and (flow.log_prob(texts) == expected).all()
+    for dtype in (torch.bfloat16, torch.float16):
+        model.to(dtype)
+        assert abs(flow.log_prob(texts) - expected).max() < 0.2
+        assert flow.sample(20).validity > 0.8
+        with pytest.raises(UserError, match="float16 would not decode"):
+            flow.encode(texts[1])
+    assert len(flow.decorate("[*:1]c1ccccc1", 2)) == 2 and model.training

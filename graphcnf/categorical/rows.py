@@ -16,6 +16,7 @@ from graphcnf.categorical.flow import CategoricalFlow, check_rows
 from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
 from graphcnf.categorical.intervals import IntervalEncoding
 from graphcnf.errors import UserError
+from graphcnf.flows.mode import evaluates
 from graphcnf.pretrained import Pretrained
 
 
@@ -59,6 +60,7 @@ class Rows:
         return Rows(self.values.to(device), self.mask.to(device))
 
 
+@evaluates("log_prob", "encode", "decode", "sample")
 class RowFlow(Pretrained, CategoricalFlow):
     """Density of rows of categories, one position given the ones before, and their number first.
 

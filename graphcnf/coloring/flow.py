@@ -17,6 +17,7 @@ from graphcnf.coloring.network import ColoringNetwork, GraphConvolutions, colori
 from graphcnf.coloring.saturation import SaturationCoupling
 from graphcnf.errors import UserError
 from graphcnf.flows.coupling import coupling_stack
+from graphcnf.flows.mode import evaluates
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.features import GraphContext
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 COUPLINGS = ("nodes", "waves", "channels")
 
 
+@evaluates("log_prob", "sample", "encode", "decode")
 class ColoringFlow(Pretrained, nn.Module):
     """p(colours of the nodes | graph), with attention convolutions over the graph.
 

@@ -11,6 +11,7 @@ from pandas.api import types
 
 from graphcnf.discrete.vocabulary import Vocabulary, from_json, to_json
 from graphcnf.errors import UserError
+from graphcnf.limits import check_integer
 
 MOST = 1000
 """Largest number of categories of a column."""
@@ -149,8 +150,7 @@ class Column:
 
 def _bins(series: pd.Series, count: int) -> list[list[float]]:
     """Bins with about equally many numbers; a frequent number has one for itself."""
-    if not isinstance(count, int) or count < 1:
-        raise UserError(f"bins must be a positive whole number, not {count!r}")
+    check_integer("bins", count, 1)
     numbers = np.sort(series.to_numpy(dtype=float))
     if not np.isfinite(numbers).all():
         raise UserError(f"column {series.name!r} holds infinite numbers: replace them")

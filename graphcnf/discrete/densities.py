@@ -11,8 +11,10 @@ import torch
 from graphcnf.categorical import RowFlow, Rows
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.record_blocks import BATCH, one_thread
 from graphcnf.graphs.records import record_batches
+from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 GRAPH_NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
 """Arguments of the network of graphs that fit less than a molecule model's data."""
@@ -26,6 +28,7 @@ class RowDensity:
 
     headline = "bits_per_variable"
     batch_size = 128
+    takes, fixed = (RowFlow,), ("cardinalities", "positions")
 
     @classmethod
     def build(cls, codec, rows: Rows, **network) -> RowDensity:
@@ -52,6 +55,7 @@ class RowDensity:
 
     def log_prob(self, rows: Rows, orders: int = 1) -> torch.Tensor:
         """Exact log-likelihoods, (B,) nats."""
+        check_integer("orders", orders, 1, LARGEST_ORDERS)
         if orders != 1:
             raise UserError("orders are summed for graphs; of rows the log-likelihood is exact")
         value = self.flow.length_log_prob(rows.lengths).cpu().double()
@@ -105,6 +109,8 @@ class GraphDensity:
 
     headline = "bits_per_node"
     batch_size = 32
+    takes = (GraphCNF.for_graphs, PathNetwork)
+    fixed = ("graphs", "node_categories", "bond_categories", "code", "max_nodes", "targets")
 
     @classmethod
     def build(cls, codec, graphs: PackedGraphs, **network) -> GraphDensity:

@@ -15,6 +15,7 @@ from graphcnf.compute.files import inside, read_file
 from graphcnf.discrete.densities import Density, GraphDensity
 from graphcnf.errors import UserError
 from graphcnf.graphs.batching import size_bucketed_batches
+from graphcnf.limits import check_minutes, is_number
 from graphcnf.training.experiment import Experiment
 from graphcnf.training.processes import leave_unless_main
 from graphcnf.training.settings import TrainingSettings
@@ -52,8 +53,14 @@ def train(
         UserError: if a setting is out of range, or Lightning is not installed.
         KeyboardInterrupt: where Ctrl-C ended the run before its first evaluation.
     """
-    if not 0 <= held_out < 1:
-        raise UserError(f"held_out is a share of the data in [0, 1), not {held_out}")
+    if not (is_number(held_out) and 0 <= held_out < 1):
+        raise UserError(f"held_out must be a share of the data in [0, 1), got {held_out!r}")
+    if minutes is None and steps is None:
+        raise UserError("fit needs minutes or steps: both are None")
+    if steps is None:
+        check_minutes(minutes)
+    if not isinstance(out, str | Path | None):
+        raise UserError(f"out must be the path of a folder, got {out!r}")
     try:
         from graphcnf.training.loop import fit
     except ImportError as error:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,11 @@ from graphcnf.discrete.graphs import GraphCodec
 from graphcnf.discrete.sequences import SequenceCodec
 from graphcnf.discrete.tables import ArrayCodec, Reasons, TableCodec
 from graphcnf.errors import UserError
+from graphcnf.flows.mode import evaluates
 from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.limits import check_integer, check_range, check_seed, check_temperature, plain
 from graphcnf.pretrained import locate
+from graphcnf.training.arguments import check
 
 Codec = TableCodec | ArrayCodec | SequenceCodec | GraphCodec
 CODECS: dict[str, type] = {c.kind: c for c in (TableCodec, ArrayCodec, SequenceCodec, GraphCodec)}
@@ -31,6 +33,7 @@ SCORED = 256
 """Items that are scored at a time."""
 
 
+@evaluates("log_prob", "sample")
 class CategoricalModel(nn.Module):
     """Density of discrete data in the form that it has: what goes in comes out.
 
@@ -62,6 +65,7 @@ class CategoricalModel(nn.Module):
             )
         super().__init__()
         self.flow = density.flow
+        self.training = self.flow.training
         self.codec = codec
 
     @classmethod
@@ -128,6 +132,8 @@ class CategoricalModel(nn.Module):
         """
         from graphcnf.discrete.fitting import train
 
+        if not isinstance(network, Mapping | None):
+            raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
         model, data = cls._build(x, seed, bins, node_label, edge_label, dict(network or {}))
         density = train(
             model._density(), data, seed=seed, minutes=None if steps else minutes, steps=steps,
@@ -137,15 +143,18 @@ class CategoricalModel(nn.Module):
 
     @classmethod
     def _build(cls, x, seed, bins, node_label, edge_label, network) -> tuple[CategoricalModel, Any]:
+        check_seed(seed)
         codec = _codec_for(x, bins, node_label, edge_label)
         data, reasons = codec.encode(x)
         for number, reason in enumerate(reasons):
             if reason is not None:
                 raise UserError(f"item {number}: {reason}")
         kind: Any = GraphDensity if isinstance(codec, GraphCodec) else RowDensity
+        network = {name: plain(value) for name, value in network.items()}
+        check("network", network, *kind.takes, fixed=kind.fixed)
         try:
             with torch.random.fork_rng([]):
-                torch.manual_seed(seed)
+                torch.manual_seed(int(seed))
                 density = kind.build(codec, data, **network)
         except (TypeError, ValueError) as error:
             raise UserError(f"network: {str(error).split('() ')[-1]}") from None
@@ -215,11 +224,10 @@ class CategoricalModel(nn.Module):
         # Graphs that are outside are not among the data, rows are.
         numbers = np.arange(len(place)) if isinstance(self.codec, GraphCodec) else place
         by_size = np.argsort(density.sizes(data)[numbers], kind="stable")
-        with self._evaluating():
-            for start in range(0, len(by_size), SCORED):
-                chosen = by_size[start : start + SCORED]
-                batch: Any = density.batch(data, numbers[chosen]).to(self.flow.device)
-                nats[place[chosen]] = density.log_prob(batch, orders).cpu().numpy()
+        for start in range(0, len(by_size), SCORED):
+            chosen = by_size[start : start + SCORED]
+            batch: Any = density.batch(data, numbers[chosen]).to(self.flow.device)
+            nats[place[chosen]] = density.log_prob(batch, orders).cpu().numpy()
         return nats
 
     def reasons(self, x) -> Reasons:
@@ -246,23 +254,13 @@ class CategoricalModel(nn.Module):
         Raises:
             UserError: if a number is out of range.
         """
-        if n < 0 or seed < 0:
-            raise UserError(f"n and seed must not be negative, got {n} and {seed}")
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise UserError(f"temperature must be greater than 0, not {temperature}")
-        with self._evaluating():
-            drawn: Any = self._density().draw(n, seed=seed, temperature=temperature, sizes=sizes)
+        check_integer("n", n)
+        check_seed(seed)
+        check_temperature(temperature)
+        if sizes is not None:
+            check_range("sizes", sizes)
+        drawn: Any = self._density().draw(n, seed=seed, temperature=temperature, sizes=sizes)
         return self.codec.decode(drawn, seed)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """In evaluation mode, and afterwards as before whatever happens."""
-        training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(training)
 
     def _encode(self, x):
         """Data as the density takes them, and why items are outside."""

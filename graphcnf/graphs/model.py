@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
+from graphcnf.flows.mode import evaluates
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.codings import check_order, steps_class
@@ -22,10 +23,17 @@ from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.records import draw_records
 from graphcnf.graphs.sizes import log_prob_of_sizes, size_log_probs, size_prior
 from graphcnf.graphs.targets import target_row
-from graphcnf.limits import check_seed, check_temperature
+from graphcnf.limits import (
+    LARGEST_ORDERS,
+    check_integer,
+    check_range,
+    check_seed,
+    check_temperature,
+)
 from graphcnf.pretrained import WEIGHTS, load_array, load_model, locate, save_model
 
 
+@evaluates("log_prob", "encode", "decode", "sample", "sample_records")
 class GraphCNF(nn.Module):
     """Density of typed graphs: atom by atom along a depth-first path, or in one shot.
 
@@ -170,11 +178,11 @@ class GraphCNF(nn.Module):
                 leaves to other numberings of a graph belongs to the graph. Without gradients.
 
         Raises:
-            ValueError: if `samples` or `orders` is not positive, or the model knows no order.
+            UserError: if `samples` or `orders` is not positive, or `orders` above 1,024.
+            ValueError: if the model knows no order.
         """
-        for name, number in (("samples", samples), ("orders", orders)):
-            if number < 1:
-                raise ValueError(f"{name} must be positive, got {number}")
+        check_integer("samples", samples, 1)
+        check_integer("orders", orders, 1, LARGEST_ORDERS)
         if orders > 1:
             if self.config["adjacency"] != "path":
                 raise ValueError('orders are summed where the adjacency is coded as "path"')
@@ -301,9 +309,11 @@ class GraphCNF(nn.Module):
             UserError: if a size, the temperature, the seed or a number of records is out of range.
             ValueError: if the model was trained without targets.
         """
-        if first < 0 or count < 0:
-            raise UserError(f"records are numbered from 0 on: got first={first}, count={count}")
+        check_integer("first", first)
+        check_integer("count", count)
         check_seed(seed)
+        if sizes is not None:
+            check_range("sizes", sizes)
         asked = None if targets is None else target_row(targets)
         prior = self.size_probabilities(sizes, asked)
         self._check(*(sizes or (1, 1)), temperature)

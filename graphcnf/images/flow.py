@@ -12,11 +12,13 @@ from torch import Tensor
 
 from graphcnf.errors import UserError
 from graphcnf.flows.base import BaseDensity
+from graphcnf.flows.mode import evaluates
 from graphcnf.flows.transform import Noise, Sequential
 from graphcnf.images.model import ImageLatents, ImageModel
 from graphcnf.images.models import MODELS
 
 
+@evaluates("log_prob", "sample")
 class ImageFlow(ImageModel):
     """Density of images of whole numbers: dequantization, layers, base density.
 
@@ -80,12 +82,12 @@ class ImageFlow(ImageModel):
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
-        x = self.checked(x).to(self.dtype)
-        draws = []
-        for _ in range(samples):
-            z, log_term = self.flow(x, noise=noise)
-            draws.append(self.base.log_prob(z) + log_term)
+        draws = [self._draw(x, noise) for _ in range(samples)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
+
+    def _draw(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        z, log_term = self.flow(self.checked(x).to(self.dtype), noise=noise)
+        return self.base.log_prob(z) + log_term
 
     @torch.no_grad()
     def sample(self, count: int, *, temperature: float = 1.0, generator=None) -> Tensor:

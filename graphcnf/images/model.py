@@ -133,8 +133,12 @@ class ImageModel(Pretrained, nn.Module, ABC):
         Returns:
             The loss, and as a pair (sum over images, number of images) `bits_per_dimension`.
         """
-        loss = -self.log_prob(batch).mean() / math.prod(self.shape)
+        loss = -self._draw(batch).mean() / math.prod(self.shape)
         return loss, {"bits_per_dimension": bits_of(loss, len(batch))}
+
+    def _draw(self, x: Tensor) -> Tensor:
+        """One draw of log P(x) or of the bound on it, (B,) nats, in the mode of the model."""
+        return self.log_prob(x)
 
     @abstractmethod
     def sample(

@@ -10,7 +10,7 @@ import numpy as np
 from rdkit import Chem
 
 from graphcnf.errors import UserError
-from graphcnf.limits import MOST_CANDIDATES
+from graphcnf.limits import MOST_CANDIDATES, check_integer
 from graphcnf.molecules.selection import described
 
 FAR = 3.0
@@ -68,8 +68,7 @@ def check_best_of(best_of: int, asked: Sequence[float | None] | None) -> None:
     Raises:
         UserError: The number is out of range, or there is nothing that they could be near to.
     """
-    if not 1 <= best_of <= MOST_CANDIDATES:
-        raise UserError(f"best of {best_of}: a number from 1 to {MOST_CANDIDATES} is needed")
+    check_integer("best_of", best_of, 1, MOST_CANDIDATES)
     if best_of > 1 and asked is None:
         raise UserError(f"best of {best_of}: the best is the nearest to a property; ask for one")
 

@@ -195,6 +195,8 @@ def set_statistics(
         ValueError: There is no such metric, or a SMILES is not valid.
     """
     quantities = quantities_of(metrics)
+    if isinstance(molecules, str | Chem.Mol):
+        molecules = [molecules]
     smiles = [m if isinstance(m, str) else codec.canonical_smiles(m) for m in molecules]
     starts = range(0, len(smiles), CHUNK)
     describe = partial(statistics_of_chunk, quantities, device)

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from rdkit import Chem
 
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, counted
+from graphcnf.flows.mode import evaluation_mode
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import RecordNoise
+from graphcnf.limits import check_integer, check_range
 from graphcnf.molecules import codec
 from graphcnf.molecules.asked import asked_of, check_best_of, nearest_of
 from graphcnf.molecules.percentiles import percentiles, quantiles_by_size
@@ -113,7 +115,7 @@ class MoleculeFlow:
     """
 
     def __init__(self, model: GraphCNF):
-        self.model = model.eval()
+        self.model = model
         self.vocabulary = MoleculeVocabulary.of_model(model)
 
     @classmethod
@@ -164,6 +166,11 @@ class MoleculeFlow:
         Raises:
             UserError: A number is out of range, or the model knows no such property.
         """
+        check_integer("n", n)
+        if atoms is not None:
+            check_range("atoms", atoms)
+        if not isinstance(properties, Mapping | None):
+            raise UserError(f'properties must be a dict, {{"logp": 2.5}}, got {properties!r}')
         asked = asked_of(self.model, properties or {})
         check_best_of(best_of, asked)
         graphs = self.model.sample_records(
@@ -233,11 +240,12 @@ class MoleculeFlow:
         fragment = fragment_of(text, way, self.vocabulary)
         return self._taken(Growth(self.model, self.vocabulary, fragment, **options), n)
 
-    @staticmethod
-    def _taken(growth, n: int) -> MoleculeSample:
+    def _taken(self, growth, n: int) -> MoleculeSample:
         from graphcnf.molecules.growth import take
 
-        found = take(growth, n)
+        check_integer("n", n)
+        with evaluation_mode(self.model):
+            found = take(growth, n)
         graphs = PackedGraphs.from_lists([one.graph for one in found])
         return MoleculeSample(graphs, list(range(n)), [one.smiles for one in found])
 
@@ -381,7 +389,7 @@ class MoleculeFlow:
             reasons[k] = (
                 "an atom with more bonds than its category has in the training data"
                 if sizes[int(atoms[k])]
-                else f"no training molecule has {int(atoms[k])} atoms"
+                else f"no training molecule has {counted(int(atoms[k]), 'atom')}"
             )
         bits[~np.isfinite(nats)] = np.nan
         known = self.model.metadata.get("likelihood_quantiles")
@@ -412,6 +420,8 @@ class MoleculeFlow:
             UserError: A molecule is outside of what the model knows.
         """
         graphs, reasons = self.graphs(molecules)
+        if not reasons:
+            raise UserError("there are no molecules to encode")
         for number, reason in enumerate(reasons):
             if reason is not None:
                 raise UserError(f"molecule {number}: {reason}")
@@ -424,4 +434,17 @@ class MoleculeFlow:
 
 
 def _listed(molecules: str | Chem.Mol | Iterable) -> list:
-    return [molecules] if isinstance(molecules, str | Chem.Mol) else list(molecules)
+    """Molecules as a list: one of them, several, or the column `smiles` of a DataFrame."""
+    if isinstance(molecules, str | Chem.Mol):
+        return [molecules]
+    columns = getattr(molecules, "columns", None)
+    if columns is not None:
+        if list(columns).count("smiles") != 1:
+            shown = ", ".join(map(str, columns))
+            raise UserError(f"a DataFrame needs one column smiles, got {shown}")
+        return list(molecules["smiles"])  # type: ignore[call-overload]  # of a DataFrame
+    if isinstance(molecules, bytes) or not isinstance(molecules, Iterable):
+        raise UserError(
+            f"molecules must be SMILES, RDKit molecules or a list of them, got {molecules!r}"
+        )
+    return list(molecules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
@@ -141,6 +142,15 @@ def _mcf() -> list[Chem.Mol]:
     with open(path, newline="", encoding="utf-8") as file:
         return [Chem.MolFromSmarts(row["smarts"]) for row in csv.DictReader(file)]
 
+
+COUNTS = ("atoms", "rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "charge")
+"""Properties that are integers."""
+
+RANGES = {
+    "qed": (0, 1), "fsp3": (0, 1), "sa": (1, 10), "weight": (0, math.inf), "tpsa": (0, math.inf),
+    **dict.fromkeys(COUNTS[:-1], (0, math.inf)),
+}  # fmt: skip
+"""Lowest and highest value of a property; those without an entry have no limits."""
 
 PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
     "qed": qed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.errors import UserError, suggest
 from graphcnf.molecules.codec import parse_smarts, quiet
 from graphcnf.molecules.optional import Unavailable
-from graphcnf.molecules.properties import PROPERTIES
+from graphcnf.molecules.properties import COUNTS, PROPERTIES, RANGES
 
 CHUNK = 1000
 """Molecules whose properties a process computes at a time."""
@@ -127,12 +128,22 @@ class Requirement:
         for name in names:
             check_name(name)
         terms = tuple(part if part in names else float(part) for part in parts[::2])
-        return cls(terms, tuple(parts[1::2]))
+        for term, part in zip(terms, parts[::2], strict=True):
+            if isinstance(term, float) and not math.isfinite(term):
+                raise UserError(f"{text!r}: {part} is larger than any number; bounds are finite")
+        found = cls(terms, tuple(parts[1::2]))
+        check_possible([found])
+        return found
 
     def __str__(self) -> str:
         shown = [t if isinstance(t, str) else f"{t:.12g}" for t in self.terms]
         rest = zip(self.operators, shown[1:], strict=True)
         return " ".join([shown[0], *(f"{sign} {term}" for sign, term in rest)])
+
+    @property
+    def pairs(self) -> list[tuple[str | float, str, str | float]]:
+        """Left side, operator and right side of each comparison."""
+        return list(zip(self.terms[:-1], self.operators, self.terms[1:], strict=True))
 
     @property
     def names(self) -> list[str]:
@@ -141,11 +152,43 @@ class Requirement:
 
     def holds(self, values: Mapping[str, float]) -> bool:
         """Whether it holds for these properties."""
-        found = [values[term] if isinstance(term, str) else term for term in self.terms]
         return all(
-            _OPERATORS[name](left, right)
-            for name, left, right in zip(self.operators, found[:-1], found[1:], strict=True)
+            _OPERATORS[sign](*(values[t] if isinstance(t, str) else t for t in (left, right)))
+            for left, sign, right in self.pairs
         )
+
+
+def check_possible(requirements: Sequence[Requirement]) -> None:
+    """Raise `UserError` where no value of a property meets all requirements.
+
+    Comparisons of a property with numbers count, within the range that it has (`RANGES`).
+    """
+    shown = " and ".join(map(str, requirements))
+    bounds = {
+        name: [*RANGES.get(name, (-math.inf, math.inf))] for r in requirements for name in r.names
+    }
+    for left, sign, right in (pair for r in requirements for pair in r.pairs):
+        if isinstance(left, float) and isinstance(right, float):
+            if not _OPERATORS[sign](left, right):
+                raise UserError(f"{shown}: {left:g} {sign} {right:g} is never so")
+        elif isinstance(left, str) != isinstance(right, str) and sign != "!=":
+            name, bound = (left, right) if isinstance(left, str) else (right, left)
+            is_upper = (sign[0] == "<") == isinstance(left, str)
+            step = 1.0 if name in COUNTS else 10.0**-DECIMALS
+            if sign in "<>":  # the next value that `described` gives
+                bound += -step / 2 if is_upper else step / 2
+            if sign == "==" or is_upper:
+                bounds[name][1] = min(bounds[name][1], bound)
+            if sign == "==" or not is_upper:
+                bounds[name][0] = max(bounds[name][0], bound)
+    for name, (low, high) in bounds.items():
+        if name in COUNTS and math.isfinite(low) and math.isfinite(high):
+            low, high = math.ceil(low), math.floor(high)
+        if low > high:
+            least, most = RANGES.get(name, (-math.inf, math.inf))
+            known = f" from {least} to {most}" if math.isfinite(most) else f" from {least} on"
+            known = known if math.isfinite(least) else ""
+            raise UserError(f"{shown}: no value of {name}{known} meets this")
 
 
 class Selection:
@@ -166,6 +209,7 @@ class Selection:
 
     def __init__(self, requirements: Sequence[str] = (), patterns: Sequence[str] = ()):
         self.requirements = [Requirement.parse(text) for text in requirements]
+        check_possible(self.requirements)
         self.patterns = [parse_smarts(text) for text in patterns]
 
     def accepts(self, mol: Chem.Mol) -> bool:

@@ -7,6 +7,7 @@ an end, which does not count.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -74,10 +75,13 @@ class Answer:
 
 
 def append(path: Path, answer: Answer) -> None:
-    """Add an answer; several processes may do so at once."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | NO_LINK)
+    """Add an answer; several processes may do so at once. OSError names the file."""
+    handle, data = os.open(path, os.O_WRONLY | os.O_APPEND | NO_LINK), answer.line().encode()
     try:
-        os.write(handle, answer.line().encode())
+        if os.write(handle, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(handle)
 

@@ -26,7 +26,7 @@ from graphcnf.compute.files import claim, file_lock, inside, replace_file
 from graphcnf.compute.parallel import Workers, available_cores
 from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import LARGEST_COUNT
+from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_number
 from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.optimization.journal import NO_ANSWER, Answer
@@ -180,10 +180,11 @@ def optimize(
         >>> len(found), 0 < found.top(1) < 1
         (20, True)
     """
-    if budget < 1 or seed < 0:
-        raise UserError(f"budget must be positive and seed not negative, not {budget} and {seed}")
-    if not (timeout > 0 and math.isfinite(timeout)):
-        raise UserError(f"timeout must be a number of seconds greater than 0, not {timeout}")
+    check_integer("budget", budget, 1)
+    check_seed(seed)
+    if not (is_number(timeout) and timeout > 0 and math.isfinite(timeout)):
+        raise UserError(f"timeout must be a number of seconds greater than 0, got {timeout!r}")
+    start = [start] if isinstance(start, str) else start
     goal = Goal.of(score)
     flow = model if isinstance(model, MoleculeFlow) else MoleculeFlow.from_pretrained(model)
     if flow.model.config["adjacency"] != "path":

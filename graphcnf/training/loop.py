@@ -70,7 +70,7 @@ def fit(
     """
     out_dir = Path(out_dir)
     if settings.minutes is None and settings.steps is None:
-        raise UserError("a run needs a budget: --minutes M or --steps N")
+        raise UserError("a run needs a budget: give minutes or steps")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     settings = as_launched(settings)
@@ -189,9 +189,9 @@ def _fabric(settings: TrainingSettings, out_dir: Path, step: int) -> Fabric:
     devices = settings.devices
     if settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         if devices > torch.cuda.device_count():
-            raise UserError(f"--devices {devices}: torch finds {torch.cuda.device_count()} GPUs")
+            raise UserError(f"devices = {devices}: torch finds {torch.cuda.device_count()} GPUs")
     elif settings.accelerator in ("auto", "cpu") and devices > (most := 2 * (os.cpu_count() or 1)):
-        raise UserError(f"--devices {devices}: a process each; on this CPU take at most {most}")
+        raise UserError(f"devices = {devices}: a process each; on this CPU take at most {most}")
     strategy = settings.strategy
     if strategy == "auto" and settings.processes > 1:
         strategy = "ddp_find_unused_parameters_true"
@@ -206,8 +206,8 @@ def _fabric(settings: TrainingSettings, out_dir: Path, step: int) -> Fabric:
         )
     except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"--accelerator {settings.accelerator} --devices {devices} --num-nodes "
-            f"{settings.num_nodes} --strategy {settings.strategy}: {error}"
+            f"accelerator {settings.accelerator!r}, devices {devices}, num_nodes "
+            f"{settings.num_nodes}, strategy {settings.strategy!r}: {error}"
         ) from None
 
 

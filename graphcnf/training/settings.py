@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphcnf.errors import UserError, suggest
-from graphcnf.limits import LARGEST_MINUTES, LARGEST_SEED
+from graphcnf.limits import LARGEST_MINUTES, LARGEST_SEED, plain
 
 LARGEST = {
     "batch_size": 1_000_000,
@@ -159,9 +159,10 @@ class TrainingSettings:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in table:
             if key not in known:
-                raise UserError(f"{source}: unknown setting {key!r}{suggest(key, known)}")
+                near = "; did you mean 'accelerator'?" if key == "device" else suggest(key, known)
+                raise UserError(f"{source}: unknown setting {key!r}{near}")
         try:
-            return cls(**table)
+            return cls(**{key: plain(value) for key, value in table.items()})
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
 

@@ -44,8 +44,8 @@ def coloring(
     out: Out = None,
 ) -> None:
     """Colour held-out graphs with trained models, and count the colourings without a conflict."""
+    from graphcnf.pretrained import check_device
     from graphcnf.scripts._output import check_picture
-    from graphcnf.scripts._sampling import check_device
     from graphcnf.scripts._tables import table_kind, write_table
 
     kind = table_kind(out, as_csv, as_json)

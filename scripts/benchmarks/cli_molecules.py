@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from graphcnf.compute.files import expand_user
-from graphcnf.scripts._sampling import check_device, parse_numbers
+from graphcnf.pretrained import check_device
+from graphcnf.scripts._sampling import parse_numbers
 from graphcnf.scripts.benchmarks.options import (
     Csv,
     Device,

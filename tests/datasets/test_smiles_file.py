@@ -98,6 +98,7 @@ def test_a_file_within_strict_rules_passes(tmp_path, capfd):
         ("comments.smi", b"# nothing\n", "no molecules"),
         ("header.csv", b"smiles,x\n", "no molecules"),
         ("column.csv", b"structure,x\nC,1\n", "it has: structure, x"),
+        ("twice.csv", b"smiles,smiles\nCCO,CCN\n", "2 columns 'smiles': rename one"),
         ("zeros.smi", b"CC\0O\n", "no text file"),
         ("binary.smi", bytes(range(128, 256)), "no text file"),
         ("utf16.csv", "smiles\nC\n".encode("utf-16"), "no text file"),

@@ -67,7 +67,11 @@ def test_data_that_cannot_be_learned(x, message):
     ("arguments", "message"),
     [
         ({"bins": {"weight": 3}}, "bins for 'weight', but the table has no such column"),
-        ({"bins": 0}, "bins must be a positive whole number, not 0"),
+        ({"bins": 0}, "bins must be an integer of at least 1, got 0"),
+        ({"bins": True}, "bins must be an integer of at least 1, got True"),
+        ({"bins": 2, "seed": None}, "seed must be an integer from 0 to [0-9]+, got None"),
+        ({"bins": 2, "width": "big"}, "network: width must be a whole number, not 'big'"),
+        ({"bins": 2, "widht": 3}, "network: no option 'widht'; did you mean 'width'"),
         ({"bins": 2, "depth": 3}, "network: .*depth"),
         ({"bins": 2, "heads": 3}, "heads must divide the width"),
         ({"bins": 2, "dropout": 1.0}, r"dropout must lie in \[0, 1\), not 1.0"),
@@ -116,8 +120,12 @@ def test_bins_are_for_tables_and_labels_for_networkx():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n": -1}, "must not be negative"),
-        ({"n": 1, "seed": -1}, "must not be negative"),
+        ({"n": -1}, "n must be an integer of at least 0, got -1"),
+        ({"n": 3.5}, "n must be an integer of at least 0, got 3.5"),
+        ({"n": 1, "seed": -1}, "seed must be an integer from 0"),
+        ({"n": 1, "seed": None}, "seed must be an integer from 0 .* got None"),
+        ({"n": 1, "temperature": "hot"}, "temperature must be .* got 'hot'"),
+        ({"n": 1, "sizes": 5}, "sizes must be the lowest and the highest number, .* got 5"),
         ({"n": 1, "temperature": 0}, "temperature must be greater than 0"),
         ({"n": 1, "sizes": (7, 9)}, "lengths 7-9: this model knows 1 to 2 positions"),
     ],
@@ -127,12 +135,48 @@ def test_samples_out_of_range(arguments, message):
         CategoricalModel.for_data(["a", "bc"]).sample(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"minutes": None}, "fit needs minutes or steps: both are None"),
+        ({"minutes": "1"}, "minutes must be greater than 0, .* got '1'"),
+        ({"steps": 1, "device": "cuda"}, "unknown setting 'device'; did you mean 'accelerator'"),
+        ({"steps": 1, "held_out": "x"}, "held_out must be a share .* got 'x'"),
+        ({"steps": 1, "out": 3}, "out must be the path of a folder, got 3"),
+        ({"steps": 1, "network": 3}, "network must be a dict, .* got 3"),
+    ],
+)
+def test_training_that_cannot_be_meant(arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        CategoricalModel.fit(["a", "bc"] * 20, **arguments)
+    assert "--" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_numpy_numbers_are_numbers():
+    whole = np.int64(16)
+    model = CategoricalModel.fit(
+        AGES, bins=np.int64(2), seed=np.int64(1), steps=np.int64(1), held_out=np.float32(0.4),
+        batch_size=np.int64(4), learning_rate=np.float32(1e-3), network={"width": whole},
+    )  # fmt: skip
+    drawn = model.sample(np.int64(2), seed=np.int64(3), temperature=np.float32(1))
+    assert drawn.equals(model.sample(2, seed=3))
+
+
+def test_devices_that_are_not_there(tmp_path):
+    CategoricalModel.for_data(["a", "bc"]).save_pretrained(tmp_path)
+    for device in ("cuda:99", "cud"):
+        with pytest.raises(UserError, match=f"device '{device}'") as caught:
+            CategoricalModel.from_pretrained(tmp_path, device)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_what_fails_leaves_the_mode_as_it_was(training):
     model = CategoricalModel.for_data(["a", "bc"]).train(training)
     with pytest.raises(UserError):
         model.sample(1, sizes=(900, 999))
     assert model.training == model.flow.training == training
+    assert CategoricalModel(model._density(), model.codec).training == training
     with pytest.raises(UserError, match="orders are summed for graphs"):
         model.log_prob(["a"], orders=2)
     assert model.training == model.flow.training == training

@@ -219,6 +219,8 @@ def test_bad_arguments_are_named():
         compare(GENERATED, REFERENCE, metrics=["fdc"])
     with pytest.raises(ValueError, match=r"molecules\[1\]: not a SMILES.*'C1CC'"):
         compare(["CCO", "C1CC"], REFERENCE, metrics=["snn"])
+    alone = compare("CCO", ["CCO"], metrics=["atoms_tv"])
+    assert alone.generated == 1 and alone.values["atoms_tv"] == 0
     partial = set_statistics(REFERENCE, metrics=["snn"])
     result = compare(GENERATED, partial, metrics=["snn", "frag"])
     assert result.values["snn"] is not None

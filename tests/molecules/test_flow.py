@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rdkit import Chem
@@ -188,3 +189,44 @@ def test_analogues_are_distinct_whatever_their_protonation(shipped):
 
     found = shipped.analogs("CCC(N)C(=O)O", 30, keep="bonds", seed=1).smiles
     assert len({protonation_hash(s) for s in ["CCC(N)C(=O)O", *found]}) == 31
+
+
+def test_tables_and_lists_of_molecules(flow, data):
+    texts = data.smiles[:3]
+    table = pd.DataFrame({"name": list("abc"), "smiles": texts})
+    assert (flow.log_prob(table) == flow.log_prob(texts)).all()
+    assert flow.score(table["smiles"]).smiles.tolist() == texts
+    twice = pd.DataFrame([texts[:2]], columns=["smiles", "smiles"])
+    for wrong, message in (
+        (twice, "one column smiles, got smiles, smiles"), (table[["name"]], "got name"),
+        (3, "got 3"), (b"CCO", "got b'CCO'"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            flow.log_prob(wrong)
+    with pytest.raises(UserError, match="there are no molecules to encode"):
+        flow.encode([])
+    small = flow.score(["C", "CC"]).reason
+    assert small[0].endswith("has 1 atom") and small[1].endswith("has 2 atoms")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 3.5}, "n must be an integer of at least 0, got 3.5"),
+        ({"n": 1, "seed": None}, "seed must be an integer from 0 .* got None"),
+        ({"n": 1, "atoms": 5}, "atoms must be .* got 5"),
+        ({"n": 1, "best_of": 1.5}, "best_of must be an integer from 1 to 1000, got 1.5"),
+        ({"n": 1, "properties": 3}, "properties must be a dict, .* got 3"),
+    ],
+)
+def test_samples_that_cannot_be_meant(flow, arguments, message):
+    with pytest.raises(UserError, match=message):
+        flow.sample(**arguments)
+
+
+def test_numberings_have_a_bound(flow):
+    for orders in (0, 2.5, 10**9):
+        with pytest.raises(UserError, match="orders must be an integer from 1 to 1024"):
+            flow.log_prob("CCO", orders=orders)
+    with pytest.raises(UserError, match="device 'cuda:99'"):
+        MoleculeFlow.from_pretrained("zinc250k", device="cuda:99")

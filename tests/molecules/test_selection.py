@@ -56,6 +56,14 @@ def test_comparisons(text, holds):
         ("qed > 0.6 and sa < 3", "is no comparison"),
         ("qed > 0.6, sa < 3", "is no comparison"),
         ("__import__('os').abort() > 1", "is no comparison"),
+        ("qed > 1e999", "1e999 is larger than any number"),
+        ("1 < qed < 0", "no value of qed from 0 to 1 meets this"),
+        ("qed > 2", "no value of qed from 0 to 1 meets this"),
+        ("sa < 1", "no value of sa from 1 to 10 meets this"),
+        ("rings < 0", "no value of rings from 0 on meets this"),
+        ("2 < rings < 3", "no value of rings"),
+        ("3 < logp < 2", "no value of logp meets this"),
+        ("1 < 0 < qed", "1 < 0 is never so"),
     ],
 )
 def test_what_is_no_comparison(text, message):
@@ -79,3 +87,11 @@ def test_names():
     for text in ("", "qed,", "solubility"):
         with pytest.raises(UserError, match="no property"):
             parse_names(text)
+
+
+def test_bounds_that_a_value_meets_are_taken():
+    for text in ("qed >= 1", "rings <= 0", "2 <= rings <= 2", "charge == -1", "logp < -1e300",
+                 "qed != 2", "qed > sa", "0.2 < fsp3 < 0.3", "sa <= 1"):  # fmt: skip
+        Requirement.parse(text)
+    with pytest.raises(UserError, match=r"qed > 0.8 and qed < 0.2: no value of qed"):
+        Selection(["qed > 0.8", "qed < 0.2"])

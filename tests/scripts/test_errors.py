@@ -206,3 +206,17 @@ def test_ctrl_c_is_heard_during_a_substructure_search():
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate()
     assert (process.returncode, out) == (130, "")
+
+
+def test_terminals_that_know_ascii_alone(tmp_path):
+    (tmp_path / "Mol\u00e9cules.smi").write_text("C1CC\nCCO\n")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    command = [sys.executable, "-m", "graphcnf", "evaluate", "Mol\u00e9cules.smi", "--reference"]
+    done = subprocess.run(
+        [*command, "Mol\u00e9cules.smi"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "UnicodeEncodeError" not in done.stderr and "Mol\\xe9cules" in done.stdout + done.stderr

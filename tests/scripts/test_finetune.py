@@ -152,7 +152,7 @@ def test_standardized_salts_are_learned(graphcnf, mine, model_folder):
         (["none.smi"], 1, "no such file"),
         (["mine.smi", "--smarts", "C("], 1, "not a SMARTS"),
         (["mine.smi", "--property", "taste"], 1, "no property 'taste'"),
-        (["mine.smi", "--minutes", "0"], 2, "no time"),
+        (["mine.smi", "--minutes", "0"], 2, "minutes must be"),
         (["mine.smi", "--minutes", "1e300"], 2, "at most 5,256,000"),
         (["mine.smi", "--minutes", "1", "--steps", "3"], 2, "exclude each other"),
         (["mine.smi", "--set", "model.width=8"], 1, "only settings of training"),

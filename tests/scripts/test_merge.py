@@ -250,6 +250,10 @@ def test_options_that_do_not_go_together(run, arguments, message):
     assert message in run("generate", "--model", "nosuch", *arguments, code=2)[1]
 
 
+def test_a_folder_is_no_shard(run):
+    assert "error: . is a folder: name the shards in it" in run("merge", ".", code=1)[1]
+
+
 def test_more_shards_than_blocks(generate):
     err = generate("-n", 1000, "--shard", "1/9", "--out", "x.smi", code=1)[1]
     assert "1,000 graphs are drawn in 3 blocks" in err and os.listdir() == []

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -170,3 +171,16 @@ def test_a_score_that_always_fails_is_no_success(graphcnf, model_folder, surroun
     code, _, err = graphcnf("optimize", *how, "--out", "x.csv")
     assert code == 1 and Path("x.csv").exists()
     assert "all 3 calls failed, the first with: RuntimeError: no licence" in err.splitlines()[-1]
+
+
+def test_a_full_disk_is_one_line(model_folder, score, surroundings):
+    """Beyond 2 KB no file may grow, as on a full disk."""
+    command = [sys.executable, "-m", "graphcnf", "optimize", "--score", score, "--model",
+               str(model_folder), "--budget", "300", "--folder", "run", "--workers", "1", *SMALL]  # fmt: skip
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("error: run/") and "Traceback" not in last

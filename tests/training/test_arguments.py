@@ -84,7 +84,7 @@ def test_limits():
         with pytest.raises(UserError, match="no seed"):
             check_seed(seed)
     for minutes in (0.0, float("inf"), float("nan")):
-        with pytest.raises(UserError, match="no time"):
+        with pytest.raises(UserError, match="minutes must be"):
             check_minutes(minutes)
     check_temperature(0.5)
     check_seed(LARGEST_SEED)

@@ -25,12 +25,14 @@ from graphcnf.baselines.images.networks import ImageToVector, VectorToImage
 from graphcnf.baselines.images.pixels import scaled, unscaled
 from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, draw_normal
+from graphcnf.flows.mode import evaluates
 from graphcnf.images.model import ImageLatents, ImageModel, check_sizes
 
 STARTS, STEPS, RATE = 256, 100, 0.1
 """Of the descent to an image's latents: the nearest of so many draws, and steps of Adam from it."""
 
 
+@evaluates("sample")
 class GAN(ImageModel):
     """Samples in one pass, no likelihood; latents of an image are searched for.
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from graphcnf.baselines.images.pixels import PixelMixture, parameter_count, scaled
 from graphcnf.flows.base import Generators, draw_uniform
+from graphcnf.flows.mode import evaluates
 from graphcnf.images.model import ImageModel, check_sizes
 from graphcnf.images.networks import ChannelNorm, channels_last
 
@@ -35,6 +36,7 @@ ROWS, COLUMNS = 2, 3
 """Axes of (B, C, H, W)."""
 
 
+@evaluates("log_prob", "sample")
 class PixelCNN(ImageModel):
     """Exact likelihood in one pass, samples in as many as there are pixels.
 
@@ -93,7 +95,7 @@ class PixelCNN(ImageModel):
         return self._pixels(horizontal).log_prob(x).sum((1, 2))
 
     def _pixels(self, features: Tensor) -> PixelMixture:
-        return PixelMixture(self.leave(F.silu(features)), self.shape[0], self.levels)
+        return PixelMixture(self.leave(F.silu(features)).to(self.dtype), self.shape[0], self.levels)
 
     @torch.no_grad()
     def sample(

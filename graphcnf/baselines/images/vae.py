@@ -22,9 +22,11 @@ from torch import Tensor
 from graphcnf.baselines.images.networks import ImageToVector, VectorToImage
 from graphcnf.baselines.images.pixels import PixelMixture, parameter_count, scaled
 from graphcnf.flows.base import Generators, StandardNormal, draw_uniform
+from graphcnf.flows.mode import evaluates
 from graphcnf.images.model import ImageLatents, ImageModel, bits_of, check_sizes
 
 
+@evaluates("log_prob", "sample")
 class VAE(ImageModel):
     """A bound on the likelihood, samples in one pass, latents much smaller than an image.
 

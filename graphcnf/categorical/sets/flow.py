@@ -17,12 +17,14 @@ from graphcnf.categorical.sets.groups import GroupCoupling, GroupNetwork
 from graphcnf.errors import UserError
 from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.coupling import MixtureLogisticCoupling, coupling_stack
+from graphcnf.flows.mode import evaluates
 from graphcnf.flows.transform import Sequential, Transform
 from graphcnf.pretrained import Pretrained
 
 COUPLINGS = ("elements", "groups", "channels", "halves")
 
 
+@evaluates("log_prob", "encode", "decode", "sample")
 class SetFlow(Pretrained, CategoricalFlow):
     """Density of categorical sets (B, L): permuting a set leaves its density as it is.
 

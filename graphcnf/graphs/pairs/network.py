@@ -103,7 +103,7 @@ class PairNetwork(nn.Module):
             bias = bias + self.relative[:, steps]
         if self.relations is not None:
             bias = bias + self.relations(context.pair_features.to(h.dtype)).permute(0, 3, 1, 2)
-        bias = bias.masked_fill(~mask[:, None, None, :], -1e9)
+        bias = bias + torch.where(mask[:, None, None, :], 0.0, -1e9)  # too large for float16
         if self.pair_in:
             e = self._pair_state(h, pairs, latents, context)
             keep = latents.pair_mask[..., None]

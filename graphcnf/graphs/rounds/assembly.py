@@ -135,7 +135,8 @@ class Assembly(nn.Module):
         known.others &= self.substitutes
         state = self._states(known, grown.kinds, decided)
         h = self._nodes(known, labels, mask, grown)
-        bias = self.bias(state).permute(0, 3, 1, 2).masked_fill(~mask[:, None, None], -1e9)
+        hidden = torch.where(mask[:, None, None], 0.0, -1e9)  # too large for float16
+        bias = self.bias(state).permute(0, 3, 1, 2) + hidden
         edges = (grown.kinds > 0).to(h.dtype)
         for block, message, own in zip(
             self.blocks, self.messages, bias.split(self.heads, 1), strict=True
