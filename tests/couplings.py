@@ -158,8 +158,6 @@ def samples_do_not_depend_on_the_batch(make_case: MakeCase):
         name: value if value is None else value[small][:, :n]
         for name, value in vars(context).items()
     }
-    if context.pair_features is not None:
-        fields["pair_features"] = context.pair_features[small][:, :n, :n]
     for name in ("adjacency", "bonds"):
         if fields.get(name) is not None:
             fields[name] = getattr(context, name)[small][:, :n, :n]

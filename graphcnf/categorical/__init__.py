@@ -17,7 +17,6 @@ from graphcnf.categorical.interleaved_coupling import InterleavedCoupling, Inter
 from graphcnf.categorical.intervals import IntervalEncoding
 from graphcnf.categorical.rows import RowFlow, Rows
 from graphcnf.categorical.sets.flow import SetFlow
-from graphcnf.categorical.two_streams import InterleavedAttention
 
 __all__ = [
     "ArgmaxEncoding",
@@ -29,7 +28,6 @@ __all__ = [
     "DequantizationEncoding",
     "Encoded",
     "Encoding",
-    "InterleavedAttention",
     "InterleavedCoupling",
     "InterleavedFlow",
     "IntervalEncoding",

@@ -2,10 +2,8 @@
 
 Position i belongs to group i mod G, or to the group that the context names. Group g is transformed
 given the categories of the groups before it, so the map is the composition of G coupling layers
-that share one attention network: sampling takes G rounds, whatever the number of positions. In the
-density direction the categories of all groups are known and one pass of two streams gives the
-parameters of every group, as in XLNet (Yang et al. 2019, arXiv 1906.08237): the content stream
-knows a position's own categories, the query stream only those of earlier groups.
+that share one network: sampling takes G rounds, whatever the number of positions. In the density
+direction the categories of all groups are known and one pass gives the parameters of every group.
 
 The element-wise map is a categorical coupling: each category owns an interval of the unit line
 (`IntervalEncoding`), and a monotone piecewise linear map (Mueller et al. 2019, arXiv 1808.03856)
@@ -69,7 +67,7 @@ class InterleavedCoupling(Bijection):
     categories on the way, and keep no graph of it.
 
     Args:
-        network: `InterleavedAttention`, `CausalAttention` or another module.
+        network: `CausalAttention` or another module.
         groups: Number G of groups, the number of rounds that sampling takes.
     """
 

@@ -150,9 +150,8 @@ def test_learns_that_elements_do_not_repeat():
 
 
 @pytest.mark.parametrize("name", ["uniform-dequantization", "variational-dequantization"])
-@pytest.mark.parametrize("coupling", ["elements", "halves"])
-def test_dequantization_goes_through_the_same_flows(name, coupling):
-    flow = set_flow(coupling, latent_dim=1, encoding=name, encoding_options={})
+def test_dequantization_goes_through_the_same_flow(name):
+    flow = set_flow("elements", latent_dim=1, encoding=name, encoding_options={})
     x = torch.stack([torch.randperm(4) for _ in range(64)])
     with torch.no_grad():
         copy = flow.double()
@@ -160,25 +159,6 @@ def test_dequantization_goes_through_the_same_flows(name, coupling):
     flow.float()
     assert_gradients_reach_every_parameter(flow, lambda: flow.training_loss(x)[0])
     assert flow.sample(5).shape == (5, 4)
-
-
-def test_halves_see_each_other():
-    flow = set_flow("halves", latent_dim=2).double()
-    first, second = (flow.flow[k] for k in (1, 3))
-    x = torch.randn(6, 4, 2, dtype=torch.float64)
-    for layer, moves in ((first, [1, 3]), (second, [0, 2])):
-        z, _ = layer(x)
-        others = [k for k in range(4) if k not in moves]
-        assert torch.equal(z[:, others], x[:, others]) and (z[:, moves] != x[:, moves]).all()
-        vary = ("batch", "holes", "far")  # the number of elements is fixed
-        assert_bijection(layer, x, atol=1e-7, rtol=1e-7, vary=vary)
-        assert_log_det_matches_jacobian(layer, x, vary=vary)
-        assert_mask_invariance(layer, x, mask=MASK[[0, 1, 3, 4, 0, 1]], extend=0, vary=vary)
-        other = x.clone()
-        other[:, others] += 1
-        assert ((layer(other)[0] - z)[:, moves].abs() > 1e-6).all()
-    with pytest.raises(UserError, match="at least 2 elements"):
-        SetFlow(1, 3, coupling="halves")
 
 
 def test_samples(coupling):
@@ -211,7 +191,7 @@ def test_saved_and_loaded(coupling, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"coupling": "pairs"}, "elements, groups, channels, halves"),
+        ({"coupling": "pairs"}, "elements, groups, channels"),
         ({"encoding": "mixtures"}, "unknown encoding"),
         ({"couplings": 0}, "couplings must be"),
         ({"width": 10, "heads": 4}, "divide"),
