@@ -16,7 +16,6 @@ from graphcnf.evaluation import measures
 from graphcnf.evaluation.draw import draw_summary
 from graphcnf.evaluation.summary import Look, Summary
 from graphcnf.evaluation.tables import Evaluation
-from graphcnf.molecules.tally import KEPT
 from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
 from graphcnf.parallel import available_cores, ordered_map
 from graphcnf.scripts._sampling import load_model, valency_checked
@@ -117,21 +116,12 @@ def score_records(records: Records, against: Against) -> Evaluation:
             "--all, validity says nothing about what it comes from."
         )
     result = Evaluation(main, None, notes, summary.head, training_hashes=hashes)
-    _note_estimates([summary], notes)
     if dataset is not None:
         notes.append(f"novel: not among the training molecules of {reference}.")
         add_data(result, dataset, 0, [summary], held_out, against)
         if result.distances:
             main |= with_count(result.distances.samples[0], summary, against)
     return result
-
-
-def _note_estimates(summaries: Sequence[Summary], notes: list[str]) -> None:
-    if not all(summary.tally.exact for summary in summaries):
-        notes.append(
-            f"unique, V.U.N.: estimated from the smallest {KEPT:,} hashes, with a relative "
-            f"standard error of {KEPT**-0.5:.2%}."
-        )
 
 
 def score_model(
@@ -202,7 +192,6 @@ def score_model(
          "bits_molecules")
     )  # fmt: skip
     result = Evaluation({}, None, notes, summaries[0].head, training_hashes=hashes)
-    _note_estimates(summaries, notes)
     if dataset is not None:
         add_data(result, dataset, seeds[0], summaries, held_out, against)
         if result.distances:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from graphcnf.errors import UserError
-from graphcnf.molecules.hashing import smiles_hash
+from graphcnf.molecules.hashing import HashSet, smiles_hash
 from graphcnf.scripts.generation.conversion import parquet_lines
 from graphcnf.scripts.generation.records import WRITERS, Recipe, entries, header
 from graphcnf.scripts.generation.shards import FORMAT, Shard, beside, seal, shard_records
-from graphcnf.scripts.generation.stream import Marks, Progress
+from graphcnf.scripts.generation.stream import Progress
 
 PIECE = 1 << 16
 """Records that are written at a time."""
@@ -203,7 +203,7 @@ def merged(parts: Sequence[Part], *, unique: bool, count: Counter[str]) -> Itera
     Raises:
         UserError: A shard changes while it is read.
     """
-    recipe, seen = parts[0].recipe, Marks()
+    recipe, seen = parts[0].recipe, HashSet()
     yield header(recipe)
     for part in parts:
         pieces, before = [], count["read"]
