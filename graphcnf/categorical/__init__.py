@@ -2,7 +2,6 @@
 
 from graphcnf.categorical.argmax import ArgmaxEncoding
 from graphcnf.categorical.causal import CausalAttention
-from graphcnf.categorical.context import Context
 from graphcnf.categorical.densities import (
     DensityEncoding,
     LinearFlowEncoding,
@@ -23,7 +22,6 @@ __all__ = [
     "Bound",
     "CategoricalFlow",
     "CausalAttention",
-    "Context",
     "DensityEncoding",
     "DequantizationEncoding",
     "Encoded",
