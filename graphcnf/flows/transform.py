@@ -25,7 +25,8 @@ Generators = torch.Generator | Sequence[np.random.Generator] | None
 class Context:
     """Inputs of a transform or network besides ``x``; a step ignores those it has no use for.
 
-    All are optional, None by default. ``dataclasses.replace(context, mask=mask)`` is the same context with another mask.
+    All are optional, None by default. ``dataclasses.replace(context, mask=mask)`` is the same
+    context with another mask.
 
     Attributes:
         mask: ``x.shape[:-1]`` bool, True where an entry is real; ``(B, L)`` for ``(B, L, D)``.

@@ -5,10 +5,10 @@ import torch
 from graphcnf.categorical import (
     CategoricalFlow,
     CausalAttention,
-    Context,
     InterleavedCoupling,
     IntervalEncoding,
 )
+from graphcnf.flows import Context
 
 SMALL = {"width": 16, "layers": 2, "heads": 2}
 UNLIKE = [3, 1, 5, 2, 3, 4, 2, 3, 3, 2, 5, 2]
@@ -34,7 +34,7 @@ def make_case(request):
         known = torch.tensor(UNLIKE if kind == "columns" else [network.cardinalities] * 12)
         highest = known[:most].reshape(1, most, -1).expand(count, -1, -1)
         values = (torch.rand(highest.shape) * highest).long()
-        return couplings.Case.of(coupling, values, mask, Context(mask))
+        return couplings.Case.of(coupling, values, Context(mask))
 
     return make
 
@@ -68,7 +68,7 @@ def test_without_context_groups_the_number_of_a_position_decides(double):
     z = IntervalEncoding([3]).encode(torch.randint(0, 3, (2, 7, 1))).z
     # Fresh networks predict every category with the same probability: the map is the identity.
     with torch.no_grad():
-        out, log_term = coupling(z, context=context)
+        out, log_term = coupling(z, context)
     torch.testing.assert_close(out, z)
     torch.testing.assert_close(log_term, torch.zeros(2))
 
@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_refused():
     coupling = InterleavedCoupling(network, groups=2)
     for call in (coupling, coupling.inverse):
         with pytest.raises(ValueError, match="5 positions, but the model knows up to 4"):
-            call(torch.zeros(1, 5, 1), context=Context(mask))
+            call(torch.zeros(1, 5, 1), Context(mask))
 
 
 def test_cardinalities_of_columns_must_fit():
@@ -100,6 +100,6 @@ def test_a_flow_that_sharpens_is_given_latents_as_they_are():
     flow = CategoricalFlow(IntervalEncoding([2]), InterleavedCoupling(network, groups=4))
     mask = torch.ones(4000, 4, dtype=torch.bool)
     for temperature, share in ((1.0, 0.75), (0.5, 0.9)):
-        drawn = flow.sample(4000, mask=mask, context=Context(mask), temperature=temperature)
+        drawn = flow.sample(4000, context=Context(mask, temperature=temperature))
         # Sharpened once: probabilities proportional to p^(1/T). 5 standard errors of 16,000 draws.
         assert abs(drawn.double().mean() - share) < 5 * (share * (1 - share) / 16000) ** 0.5
