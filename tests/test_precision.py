@@ -50,9 +50,7 @@ MODELS = {
         torch.randint(4, (3, 4)),
     ),
     "sets, dequantization": (
-        lambda: SetFlow(
-            4, 4, coupling="halves", couplings=2, encoding="variational-dequantization", **SMALL
-        ),
+        lambda: SetFlow(4, 4, encoding="variational-dequantization", **SMALL),
         torch.randint(4, (3, 4)),
     ),
     "images, vardeq": (lambda: image_model("vardeq", couplings=2), IMAGES),

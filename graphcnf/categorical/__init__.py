@@ -2,7 +2,6 @@
 
 from graphcnf.categorical.argmax import ArgmaxEncoding
 from graphcnf.categorical.causal import CausalAttention
-from graphcnf.categorical.context import Context
 from graphcnf.categorical.densities import (
     DensityEncoding,
     LinearFlowEncoding,
@@ -17,19 +16,16 @@ from graphcnf.categorical.interleaved_coupling import InterleavedCoupling, Inter
 from graphcnf.categorical.intervals import IntervalEncoding
 from graphcnf.categorical.rows import RowFlow, Rows
 from graphcnf.categorical.sets.flow import SetFlow
-from graphcnf.categorical.two_streams import InterleavedAttention
 
 __all__ = [
     "ArgmaxEncoding",
     "Bound",
     "CategoricalFlow",
     "CausalAttention",
-    "Context",
     "DensityEncoding",
     "DequantizationEncoding",
     "Encoded",
     "Encoding",
-    "InterleavedAttention",
     "InterleavedCoupling",
     "InterleavedFlow",
     "IntervalEncoding",

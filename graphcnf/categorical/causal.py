@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.context import Context
-from graphcnf.flows.transform import log_term_dtype, sum_log_term
+from graphcnf.flows.transform import Context, log_term_dtype, sum_log_term
 
 HIDDEN = -1e9
 """What is added to the score of a position that may not be seen."""

@@ -2,10 +2,8 @@
 
 Position i belongs to group i mod G, or to the group that the context names. Group g is transformed
 given the categories of the groups before it, so the map is the composition of G coupling layers
-that share one attention network: sampling takes G rounds, whatever the number of positions. In the
-density direction the categories of all groups are known and one pass of two streams gives the
-parameters of every group, as in XLNet (Yang et al. 2019, arXiv 1906.08237): the content stream
-knows a position's own categories, the query stream only those of earlier groups.
+that share one network: sampling takes G rounds, whatever the number of positions. In the density
+direction the categories of all groups are known and one pass gives the parameters of every group.
 
 The element-wise map is a categorical coupling: each category owns an interval of the unit line
 (`IntervalEncoding`), and a monotone piecewise linear map (Mueller et al. 2019, arXiv 1808.03856)
@@ -17,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -25,7 +24,18 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.flow import CategoricalFlow
 from graphcnf.categorical.intervals import IntervalEncoding, Intervals, expand
-from graphcnf.flows.transform import Bijection, log_term_dtype, masked, sum_log_term
+from graphcnf.flows.transform import Bijection, Context, log_term_dtype, masked, sum_log_term
+
+
+@dataclass(frozen=True, eq=False)
+class GroupContext(Context):
+    """Context with the group of each position.
+
+    Attributes:
+        groups: Round in which a position's variables are decided, (B, N) long or None.
+    """
+
+    groups: Tensor | None = None
 
 
 class Rounds(Protocol):
@@ -69,7 +79,7 @@ class InterleavedCoupling(Bijection):
     categories on the way, and keep no graph of it.
 
     Args:
-        network: `InterleavedAttention`, `CausalAttention` or another module.
+        network: `CausalAttention` or another module.
         groups: Number G of groups, the number of rounds that sampling takes.
     """
 
@@ -126,9 +136,9 @@ class InterleavedCoupling(Bijection):
         logits = self.network.read_out(asked, previous)
         return (logits.to(log_term_dtype(logits)) / temperature).log_softmax(-1)
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Map latents (B, N, V); `mask` (B, N) or, one variable at a time, (B, N, V)."""
-        mask = expand(context.mask if mask is None else mask, x)
+    def forward(self, x, context=Context()):
+        """Map latents (B, N, V); the mask is (B, N) or, one variable at a time, (B, N, V)."""
+        mask = expand(context.mask, x)
         x = masked(x, mask)
         category = self.categories(x, mask)
         log_p = self.log_probs(category, context)
@@ -146,19 +156,17 @@ class InterleavedCoupling(Bijection):
         jacobian = jacobian - torch.log(moved) - torch.log1p(-moved)
         return z.to(x.dtype), sum_log_term(jacobian, mask).to(log_term_dtype(x))
 
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
+    def inverse(self, z, context=Context()):
         """Map back; a temperature below 1 sharpens the conditional probabilities."""
-        return self._invert(z, mask, context, temperature)[0]
+        return self._invert(z, context)[0]
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse_and_logdet(self, z, context=Context()):
         """Return the data-side latents and log|det dx/dz| (B,), both without gradients."""
-        return self._invert(z, mask, context, 1.0)
+        return self._invert(z, replace(context, temperature=1.0))
 
     @torch.no_grad()
-    def _invert(self, z, mask, context, temperature):
-        mask = expand(context.mask if mask is None else mask, z)
+    def _invert(self, z, context):
+        mask = expand(context.mask, z)
         z = masked(z, mask)
         batch, length, variables = z.shape
         absent = torch.tensor(self.network.cardinalities, device=z.device)
@@ -170,7 +178,7 @@ class InterleavedCoupling(Bijection):
         u_all = torch.sigmoid(z.double())
         rows = torch.arange(batch, device=z.device)[:, None]
         for g in range(self.groups):
-            belongs = (group == g) & context.mask
+            belongs = (group == g) & mask.any(-1)
             most = int(belongs.sum(1).max()) if batch else 0
             if not most:
                 continue
@@ -181,7 +189,7 @@ class InterleavedCoupling(Bijection):
             previous: list[Tensor] = []
             here = mask[rows, members] & real[..., None]
             for k in range(variables):
-                log_p = self._variable(asked, previous, temperature)
+                log_p = self._variable(asked, previous, context.temperature)
                 x, value, jacobian = self._place(u_all[rows, members, k], log_p, k, z)
                 out[rows, torch.where(real, members, length), k] = torch.where(
                     here[..., k], value, 0.0

@@ -8,8 +8,9 @@ from torch_geometric.nn import TransformerConv
 
 from graphcnf.coloring.lookahead import Prospects
 from graphcnf.coloring.saturation import SaturationOrder
-from graphcnf.flows.readout import ReadOut, silent
-from graphcnf.graphs.features import NODE_FEATURES, GraphContext, walk_features
+from graphcnf.flows.readout import ReadOut, zero_init
+from graphcnf.flows.transform import Context
+from graphcnf.graphs.features import NODE_FEATURES, walk_features
 
 EDGE_WIDTH = 32
 PARTS = 4
@@ -18,9 +19,9 @@ GAIN = 10
 
 def coloring_context(
     adjacency: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32
-) -> GraphContext:
+) -> Context:
     """Context with the node features of `walk_features`."""
-    return GraphContext(mask, walk_features(adjacency, dtype), adjacency=adjacency)
+    return Context(mask, walk_features(adjacency, dtype), adjacency=adjacency)
 
 
 class ConvolutionBlock(nn.Module):
@@ -75,7 +76,7 @@ class GraphEncoder(nn.Module):
             ConvolutionBlock(width, heads, 2, EDGE_WIDTH) for _ in range(layers)
         )
 
-    def forward(self, context: GraphContext, inputs: Tensor | None = None) -> Tensor:
+    def forward(self, context: Context, inputs: Tensor | None = None) -> Tensor:
         """(B, N, width); `inputs` (B, N, inputs) where the encoder takes some."""
         dtype, mask = self.enter.weight.dtype, context.mask
         assert context.features is not None and context.adjacency is not None
@@ -106,9 +107,9 @@ class GraphConvolutions(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
         self.encoder = GraphEncoder(width, layers, heads, inputs=inputs)
-        self.leave = nn.Sequential(nn.LayerNorm(width), silent(ReadOut(width, outputs)))
+        self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, outputs)))
 
-    def forward(self, x: Tensor, *, mask=None, context: GraphContext) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         """(B, N, inputs) to (B, N, outputs)."""
         return self.leave(self.encoder(context, x))
 
@@ -158,7 +159,7 @@ class ColoringNetwork(nn.Module):
         """Logits (B, M, colours), which the streams are already; a node has one variable only."""
         return h
 
-    def encode(self, context: GraphContext) -> Tensor:
+    def encode(self, context: Context) -> Tensor:
         """What is known of the nodes (B, N, C) before any has a colour."""
         return self.norm(self.encoder(context))
 
@@ -174,7 +175,7 @@ class ColoringNetwork(nn.Module):
         # without the gain it would take thousands of steps to be all but certain of it.
         return logits + GAIN * self.blocked * marks[..., 0]
 
-    def streams_of(self, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
+    def streams_of(self, context: Context, rank: Tensor, counts: Tensor) -> Tensor:
         """Logits (B, N, colours) of all nodes in one pass.
 
         Args:
@@ -224,7 +225,7 @@ class ColoringNetwork(nn.Module):
             scores = scores.index_put((g, t), found)
         return scores
 
-    def rounds(self, context: GraphContext) -> ColoringRounds:
+    def rounds(self, context: Context) -> ColoringRounds:
         """The same node by node."""
         return ColoringRounds(self, context)
 
@@ -252,7 +253,7 @@ def possible(logits: Tensor, blocked: Tensor) -> Tensor:
 class ColoringRounds:
     """Logits of the nodes of one round of every graph after the other."""
 
-    def __init__(self, network: ColoringNetwork, context: GraphContext):
+    def __init__(self, network: ColoringNetwork, context: Context):
         self.network, self.context = network, context
         self.h = network.encode(context)
 

@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
-from graphcnf.flows.transform import log_term_dtype, masked
-from graphcnf.graphs.features import GraphContext
+from graphcnf.flows.transform import Context, log_term_dtype, masked
 
 
 class SaturationOrder:
@@ -78,7 +77,7 @@ class SaturationOrder:
 
 
 def turns(
-    x: Tensor, context: GraphContext, categories: int, waves: bool = False
+    x: Tensor, context: Context, categories: int, waves: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The whole order for known categories.
 
@@ -131,7 +130,7 @@ class SaturationCoupling(InterleavedCoupling):
         return self._conditionals(h, x)
 
     @torch.no_grad()
-    def _invert(self, z, mask, context, temperature):
+    def _invert(self, z, context):
         categories = self.network.cardinalities[0]
         z = masked(z, context.mask)
         order = SaturationOrder(context.adjacency, context.mask, categories, self.waves)
@@ -144,7 +143,7 @@ class SaturationCoupling(InterleavedCoupling):
             if not len(graph):
                 break
             asked = rounds.ask(graph, node, order)
-            log_p = self._variable(asked, [], temperature)
+            log_p = self._variable(asked, [], context.temperature)
             x, value, jacobian = self._place(u[graph, node], log_p, 0, z)
             out[graph, node] = value.to(z.dtype)
             log_det = log_det.index_add(0, graph, jacobian[:, 0])

@@ -17,8 +17,8 @@ from rdkit import Chem
 from torch import Tensor
 
 from graphcnf.errors import UserError
+from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules import codec
@@ -103,7 +103,7 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
     steps = flow.model.steps
     assert isinstance(steps, PathSteps)
     x = steps.code.encode(batch)
-    log_p = steps.flow.coupling.log_probs(x, GraphContext(batch.mask))[0].cpu().double()
+    log_p = steps.flow.coupling.log_probs(x, Context(batch.mask))[0].cpu().double()
     p = log_p.exp()
     width = p.gather(-1, x[0].cpu()[..., None])[..., 0]
     if not (width > 0).all():

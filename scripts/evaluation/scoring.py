@@ -19,7 +19,6 @@ from graphcnf.evaluation.summary import Look, Summary
 from graphcnf.evaluation.tables import Evaluation
 from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.standardize import charge_states
-from graphcnf.molecules.tally import KEPT
 from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
 from graphcnf.scripts._sampling import load_model, valency_checked
 from graphcnf.scripts.evaluation import named_data
@@ -136,7 +135,6 @@ def score_records(records: Records, against: Against, standardize: bool = False)
             "--all, validity says nothing about what it comes from."
         )
     result = Evaluation(main, None, notes, summary.head, training_hashes=hashes)
-    _note_estimates([summary], notes)
     if dataset is not None:
         notes.append(f"training molecules: of {reference}.")
         add_data(result, dataset, 0, [summary], held_out, against)
@@ -153,14 +151,6 @@ def _reason(smiles: str) -> str:
     except UnparsableSmiles as error:
         return str(error)
     return f"no molecule: {smiles[:60]!a}"
-
-
-def _note_estimates(summaries: Sequence[Summary], notes: list[str]) -> None:
-    if not all(summary.tally.exact for summary in summaries):
-        notes.append(
-            f"unique, V.U.N.: estimated from the smallest {KEPT:,} hashes, with a relative "
-            f"standard error of {KEPT**-0.5:.2%}."
-        )
 
 
 def score_model(
@@ -231,7 +221,6 @@ def score_model(
          "bits_molecules")
     )  # fmt: skip
     result = Evaluation({}, None, notes, summaries[0].head, training_hashes=hashes)
-    _note_estimates(summaries, notes)
     if dataset is not None:
         add_data(result, dataset, seeds[0], summaries, held_out, against)
         if result.distances:

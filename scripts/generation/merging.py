@@ -15,11 +15,12 @@ from typing import Any
 
 from graphcnf.compute.files import inside, open_input, read_json
 from graphcnf.errors import UserError
+from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.scripts.generation.conversion import parquet_lines
 from graphcnf.scripts.generation.records import WRITERS, Recipe, entries, header
 from graphcnf.scripts.generation.shards import FORMAT, Shard, beside, seal, shard_records
-from graphcnf.scripts.generation.stream import Marks, Progress
+from graphcnf.scripts.generation.stream import Progress
 
 PIECE = 1 << 16
 """Records that are written at a time."""
@@ -204,7 +205,7 @@ def merged(parts: Sequence[Part], *, unique: bool, count: Counter[str]) -> Itera
     Raises:
         UserError: A shard changes while it is read.
     """
-    recipe, seen = parts[0].recipe, Marks()
+    recipe, seen = parts[0].recipe, HashSet()
     yield header(recipe)
     for part in parts:
         pieces, before = [], count["read"]

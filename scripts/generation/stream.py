@@ -9,62 +9,21 @@ from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from graphcnf.compute.parallel import ordered_map
 from graphcnf.errors import UserError
 from graphcnf.evaluation.draw import sampling_processes
 from graphcnf.graphs.record_blocks import blocks, together_on
+from graphcnf.molecules.hashing import HashSet
+from graphcnf.parallel import ordered_map
 from graphcnf.scripts.generation.records import Recipe, Record, block_records
 
 if TYPE_CHECKING:
     from graphcnf.compute.cluster import Cluster
     from graphcnf.graphs import GraphCNF
 
-RECENT = 1 << 16
-"""Numbers that are gathered before they are sorted in."""
-
 
 class Exhausted(UserError):
     """There are no further molecules of the kind that is wanted."""
-
-
-class Marks:
-    """A growing set of unsigned 64-bit numbers, 8 bytes each.
-
-    Sorted arrays, each more than twice as long as the next one: a number is moved as often as the
-    logarithm of how many there are.
-    """
-
-    def __init__(self) -> None:
-        self._sorted: list[np.ndarray] = []
-        self._recent: set[int] = set()
-
-    def __len__(self) -> int:
-        return sum(map(len, self._sorted)) + len(self._recent)
-
-    def add(self, mark: int) -> bool:
-        """Add a number, and say whether it is a new one."""
-        if mark in self._recent:
-            return False
-        key = np.uint64(mark)
-        for part in self._sorted:
-            place = part.searchsorted(key)
-            if place < len(part) and part[place] == key:
-                return False
-        self._recent.add(mark)
-        if len(self._recent) >= RECENT:
-            self._sort_in()
-        return True
-
-    def _sort_in(self) -> None:
-        merged = np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))
-        merged.sort()
-        while self._sorted and len(self._sorted[-1]) <= 2 * len(merged):
-            # A stable sort merges what is sorted already.
-            merged = np.sort(np.concatenate([self._sorted.pop(), merged]), kind="stable")
-        self._sorted.append(merged)
-        self._recent.clear()
 
 
 @dataclass
@@ -182,7 +141,7 @@ def texts(
     recipe: Recipe,
     goal: Goal,
     progress: Progress,
-    seen: Marks,
+    seen: HashSet,
     *,
     workers: int | Cluster | None,
     patience: int,

@@ -18,10 +18,11 @@ from graphcnf.errors import UserError, say
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
+    from graphcnf.molecules.hashing import HashSet
     from graphcnf.scripts.generation.partial import PartialFile
     from graphcnf.scripts.generation.records import Recipe
     from graphcnf.scripts.generation.shards import Shard
-    from graphcnf.scripts.generation.stream import Goal, Marks, Progress
+    from graphcnf.scripts.generation.stream import Goal, Progress
 
 AGAIN = "the same command goes on from there"
 
@@ -43,11 +44,12 @@ def to_stdout(
     Raises:
         Exhausted: There are too few of them.
     """
+    from graphcnf.molecules.hashing import HashSet
     from graphcnf.scripts._output import open_output
     from graphcnf.scripts.generation.records import header
-    from graphcnf.scripts.generation.stream import Marks, Progress
+    from graphcnf.scripts.generation.stream import Progress
 
-    progress, seen = Progress.at(goal.records.start), Marks()
+    progress, seen = Progress.at(goal.records.start), HashSet()
     with open_output(None) as stream:
 
         def write(text: str) -> None:
@@ -127,7 +129,7 @@ def _draw(
     goal: Goal,
     how: dict[str, Any],
     progress: Progress,
-    seen: Marks,
+    seen: HashSet,
     write: Callable[[str], None],
     *,
     bar: bool,
@@ -163,13 +165,14 @@ def _name(network: GraphCNF, recipe: Recipe, goal: Goal) -> str:
 
 def _resume(
     file: PartialFile, recipe: Recipe, goal: Goal, out: Path, force: bool
-) -> tuple[Progress, Marks]:
+) -> tuple[Progress, HashSet]:
     """Where the file stands, and the molecules that it has."""
+    from graphcnf.molecules.hashing import HashSet
     from graphcnf.molecules.standardize import protonation_hash
     from graphcnf.scripts.generation.records import entries
-    from graphcnf.scripts.generation.stream import Marks, Progress
+    from graphcnf.scripts.generation.stream import Progress
 
-    progress, seen, damaged = Progress.at(goal.records.start), Marks(), file.damaged
+    progress, seen, damaged = Progress.at(goal.records.start), HashSet(), file.damaged
     try:
         if file.entry:
             progress = Progress(**file.entry)

@@ -1,5 +1,3 @@
-import math
-
 import couplings
 import pytest
 import torch
@@ -7,11 +5,10 @@ import torch
 from graphcnf.categorical import (
     CategoricalFlow,
     CausalAttention,
-    Context,
-    InterleavedAttention,
     InterleavedCoupling,
     IntervalEncoding,
 )
+from graphcnf.flows import Context
 
 SMALL = {"width": 16, "layers": 2, "heads": 2}
 UNLIKE = [3, 1, 5, 2, 3, 4, 2, 3, 3, 2, 5, 2]
@@ -19,12 +16,10 @@ UNLIKE = [3, 1, 5, 2, 3, 4, 2, 3, 3, 2, 5, 2]
 
 
 def network_of(kind):
-    if kind == "groups":
-        return InterleavedAttention([3, 2], features=4, pair_features=2, positions=12, **SMALL)
     return CausalAttention(5 if kind == "sequences" else UNLIKE, positions=12, **SMALL)
 
 
-@pytest.fixture(params=["groups", "sequences", "columns"])
+@pytest.fixture(params=["sequences", "columns"])
 def make_case(request):
     """Function that gives a coupling as it is called for some random rows."""
 
@@ -32,18 +27,14 @@ def make_case(request):
         torch.manual_seed(0)
         kind = request.param
         network = couplings.perturb(network_of(kind))
-        coupling = InterleavedCoupling(network, groups=3 if kind == "groups" else 12).eval()
+        coupling = InterleavedCoupling(network, groups=12).eval()
         lengths = torch.randint(1, most + 1, (count,))
         lengths[0] = most
         mask = torch.arange(most) < lengths[:, None]
-        context = Context(mask)
-        if kind == "groups":
-            context.features = torch.randn(count, most, 4)
-            context.pair_features = torch.randn(count, most, most, 2)
         known = torch.tensor(UNLIKE if kind == "columns" else [network.cardinalities] * 12)
         highest = known[:most].reshape(1, most, -1).expand(count, -1, -1)
         values = (torch.rand(highest.shape) * highest).long()
-        return couplings.Case.of(coupling, values, mask, context)
+        return couplings.Case.of(coupling, values, Context(mask))
 
     return make
 
@@ -71,33 +62,29 @@ def test_a_latent_at_a_border_has_the_category_that_was_conditioned_on(dtype):
 
 
 def test_without_context_groups_the_number_of_a_position_decides(double):
-    network = InterleavedAttention([3, 2], positions=7, width=8, layers=1, heads=2)
-    coupling = InterleavedCoupling(network, groups=3)
+    coupling = InterleavedCoupling(CausalAttention(3, positions=7, **SMALL), groups=3)
     context = Context(torch.ones(2, 7, dtype=torch.bool))
     assert coupling.group_of(context).tolist() == [[0, 1, 2, 0, 1, 2, 0]] * 2
-    x = torch.stack([torch.randint(0, c, (2, 7)) for c in (3, 2)], -1)
-    z = IntervalEncoding([3, 2]).encode(x).z
+    z = IntervalEncoding([3]).encode(torch.randint(0, 3, (2, 7, 1))).z
     # Fresh networks predict every category with the same probability: the map is the identity.
     with torch.no_grad():
-        out, log_term = coupling(z, context=context)
+        out, log_term = coupling(z, context)
     torch.testing.assert_close(out, z)
     torch.testing.assert_close(log_term, torch.zeros(2))
 
 
-@pytest.mark.parametrize("attention", [InterleavedAttention, CausalAttention])
-def test_what_does_not_fit_is_refused(attention):
+def test_what_does_not_fit_is_refused():
     size = {"positions": 4, "width": 8, "layers": 1}
-    cardinalities = [2] if attention is InterleavedAttention else 2
     with pytest.raises(ValueError, match="heads must divide"):
-        attention(cardinalities, heads=3, **size)
-    network = attention(cardinalities, heads=2, **size)
+        CausalAttention(2, heads=3, **size)
+    network = CausalAttention(2, heads=2, **size)
     with pytest.raises(ValueError, match="groups must be positive, got 0"):
         InterleavedCoupling(network, groups=0)
     mask = torch.ones(1, 5, dtype=torch.bool)
     coupling = InterleavedCoupling(network, groups=2)
     for call in (coupling, coupling.inverse):
         with pytest.raises(ValueError, match="5 positions, but the model knows up to 4"):
-            call(torch.zeros(1, 5, 1), context=Context(mask))
+            call(torch.zeros(1, 5, 1), Context(mask))
 
 
 def test_cardinalities_of_columns_must_fit():
@@ -108,12 +95,11 @@ def test_cardinalities_of_columns_must_fit():
 
 def test_a_flow_that_sharpens_is_given_latents_as_they_are():
     torch.manual_seed(0)
-    network = InterleavedAttention([2], positions=4, width=8, layers=1, heads=2)
-    with torch.no_grad():
-        network.logits[0].bias.copy_(torch.tensor([0.0, math.log(3.0)]))
-    flow = CategoricalFlow(IntervalEncoding([2]), InterleavedCoupling(network, groups=2))
+    network = CausalAttention(2, positions=4, **SMALL)
+    network.start_from(torch.tensor([[10_000, 30_000]]))
+    flow = CategoricalFlow(IntervalEncoding([2]), InterleavedCoupling(network, groups=4))
     mask = torch.ones(4000, 4, dtype=torch.bool)
     for temperature, share in ((1.0, 0.75), (0.5, 0.9)):
-        drawn = flow.sample(4000, mask=mask, context=Context(mask), temperature=temperature)
+        drawn = flow.sample(4000, context=Context(mask, temperature=temperature))
         # Sharpened once: probabilities proportional to p^(1/T). 5 standard errors of 16,000 draws.
         assert abs(drawn.double().mean() - share) < 5 * (share * (1 - share) / 16000) ** 0.5

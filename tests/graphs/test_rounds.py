@@ -9,7 +9,7 @@ import pytest
 import torch
 from couplings import perturb
 
-from graphcnf.categorical.context import Context
+from graphcnf.categorical.interleaved_coupling import GroupContext
 from graphcnf.categorical.intervals import MARGIN
 from graphcnf.errors import UserError
 from graphcnf.flows import Noise
@@ -113,7 +113,7 @@ def test_probabilities_of_labels_sum_to_one(build, double):
     many = mask.expand(len(labels), -1)
     groups = steps.groups(mask, draw_chances(mask, steps.max_nodes)).expand_as(labels)
     with torch.no_grad():
-        log_p = steps.nodes.flow.log_probs(labels[..., None], Context(many, groups=groups))
+        log_p = steps.nodes.flow.log_probs(labels[..., None], GroupContext(many, groups=groups))
     total = log_p[:, :, 0].gather(-1, labels[..., None]).sum((1, 2)).exp()
     assert total.std() > 0.1 / len(labels)
     assert abs(total.sum() - 1) < 1e-9
@@ -134,7 +134,9 @@ def test_probabilities_of_picks_sum_to_one(build, double):
     for chosen in labels[:: len(labels) // 40]:
         many = [part.expand(len(values), *part.shape[1:]) for part in (mask, chosen[None], chances)]
         with torch.no_grad():
-            log_p = steps.pairs.flow.log_probs(values, PickContext(*many))
+            log_p = steps.pairs.flow.log_probs(
+                values, PickContext(many[0], labels=many[1], chances=many[2])
+            )
         own = log_p.gather(-1, values[..., None])[..., 0].sum((1, 2)).exp()
         assert abs(own.sum() - 1) < 1e-9
         seen = max(seen, int((own > 1e-6).sum()))
@@ -161,7 +163,7 @@ def test_the_flow_agrees_with_the_sum_of_its_rounds(build, random_graphs, double
         (steps.nodes, nodes, "nodes", 0),
         (steps.pairs, pairs, "bonds", orders),
     ):
-        bound = flow.bound(value, mask=batch.mask, context=context).value() + more
+        bound = flow.bound(value, context).value() + more
         variables = batch.sizes * value.shape[-1]
         # The margins of the intervals are all that is lost.
         torch.testing.assert_close(bound, parts[part].value() + variables * math.log1p(-2 * MARGIN))

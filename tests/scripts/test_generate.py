@@ -336,22 +336,6 @@ def test_options_that_do_not_go_together(graphcnf, arguments, message):
     assert (code, out) == (2, "") and message in err and len(err.splitlines()) == 1
 
 
-def test_marks_are_a_set_of_eight_bytes_each(monkeypatch):
-    from graphcnf.scripts.generation import stream
-
-    monkeypatch.setattr(stream, "RECENT", 100)
-    marks, known = stream.Marks(), set()
-    numbers = np.random.default_rng(0).integers(0, 2**64, 700, dtype=np.uint64)
-    numbers[:4] = [0, 2**64 - 1, 2**63, 1]
-    for mark in map(int, np.concatenate([numbers, numbers[::-1], numbers[::3]])):
-        assert marks.add(mark) == (mark not in known)
-        known.add(mark)
-        assert len(marks) == len(known) and len(marks._recent) < 100
-        assert sum(p.nbytes for p in marks._sorted) == 8 * (len(marks) - len(marks._recent))
-    sizes = [len(part) for part in marks._sorted]
-    assert all(large > 2 * small for large, small in zip(sizes, sizes[1:], strict=False))
-
-
 def run(*arguments, **options):
     return subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, **options

@@ -6,7 +6,7 @@ import math
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphcnf.categorical.encoding import Encoding
 from graphcnf.categorical.factory import make_encoding
@@ -15,40 +15,35 @@ from graphcnf.categorical.sets.attention import SetNetwork
 from graphcnf.categorical.sets.elements import ElementCoupling, OrderedEncoding
 from graphcnf.categorical.sets.groups import GroupCoupling, GroupNetwork
 from graphcnf.errors import UserError
-from graphcnf.flows.actnorm import ActNorm
-from graphcnf.flows.coupling import MixtureLogisticCoupling, coupling_stack
+from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.mode import evaluates
-from graphcnf.flows.transform import Sequential, Transform
+from graphcnf.flows.transform import Context, Sequential, Transform
 from graphcnf.pretrained import Pretrained
 
-COUPLINGS = ("elements", "groups", "channels", "halves")
+COUPLINGS = ("elements", "groups", "channels")
 
 
 @evaluates("log_prob", "encode", "decode", "sample")
 class SetFlow(Pretrained, CategoricalFlow):
     """Density of categorical sets (B, L): permuting a set leaves its density as it is.
 
-    Four kinds of couplings, with networks that know no positions:
+    Three kinds of couplings, with networks that know no positions:
 
     - "elements" (`ElementCoupling`): the elements follow each other in the random order that a
       latent of their own gives them;
     - "groups" (`GroupCoupling`, on the interval encoding): random groups of elements follow each
       other, so many network evaluations as there are groups, whatever the size of the set;
     - "channels" (Lippe & Gavves 2021, section 4.1): ActNorm, invertible linear map and a mixture
-      coupling that transforms half of the latents of all elements given the other half;
-    - "halves": ActNorm and a mixture coupling that transforms every second element given the
-      others. It takes one latent per element, as the dequantizations have, which "channels" cannot
-      cut in half; but which half an element is in depends on its place, so the density does, too.
+      coupling that transforms half of the latents of all elements given the other half.
 
     Args:
-        elements: Largest number of elements of a set (with "halves" the only one), and the number
-            that `sample` draws.
+        elements: Largest number of elements of a set, and the number that `sample` draws.
         categories: Number of categories of an element.
         encoding: Name of the encoding, see `make_encoding`; None for "interval" ("groups", which
             takes no other) or "mixture".
         latent_dim: Latents of an element; None for what the encoding takes by default.
         encoding_options: Further arguments of the encoding.
-        coupling: "elements", "groups", "channels" or "halves".
+        coupling: "elements", "groups" or "channels".
         couplings: Number of couplings (of groups, with "groups"); None for 1 ("elements") or 8.
         mixtures: Components of the mixtures; None for `categories` ("elements") or 8. "groups" has
             none.
@@ -120,15 +115,13 @@ class SetFlow(Pretrained, CategoricalFlow):
                 )
             )
             latents = OrderedEncoding(latents)
-        elif coupling == "channels":
+        else:
             flow = coupling_stack(
                 partial(SetNetwork, **network),
                 channels=latents.latent_dim,
                 couplings=couplings,
                 mixtures=mixtures,
             )
-        else:
-            flow = half_couplings(latents, elements, couplings, mixtures, network)
         super().__init__(latents, flow)
         self.config = config
         self.metadata: dict = {}
@@ -161,11 +154,13 @@ class SetFlow(Pretrained, CategoricalFlow):
         return loss, metrics
 
     @torch.no_grad()
-    def sample(self, count: int, length: int | None = None, **options) -> Tensor:
+    def sample(
+        self, count: int, length: int | None = None, context: Context = Context(), **options
+    ) -> Tensor:
         """Draw `count` sets of `length` (`elements` by default), see `CategoricalFlow.sample`."""
-        if length is None and options.get("mask") is None:
+        if length is None and context.mask is None:
             length = self.elements
-        return super().sample(count, length, **options)
+        return super().sample(count, length, context, **options)
 
 
 def element_couplings(
@@ -200,46 +195,3 @@ def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor
     mean = torch.where(beside, mean + deviation * torch.randn_like(mean), mean)
     # The standard deviation of a logistic variable is pi / sqrt(3) times its scale.
     return mean, (deviation * math.sqrt(3) / math.pi).log()
-
-
-class HalfNetwork(nn.Module):
-    """`SetNetwork` that knows which elements it sees and which are to be transformed.
-
-    Args:
-        seen: Which elements it sees, (L,) bool.
-        inputs: Latents of an element.
-        outputs: Parameters of an element.
-        **network: Arguments of `SetNetwork`.
-    """
-
-    seen: Tensor
-
-    def __init__(self, seen: Tensor, inputs: int, outputs: int, **network):
-        super().__init__()
-        self.register_buffer("seen", seen.unsqueeze(-1), persistent=False)
-        self.network = SetNetwork(inputs + 1, outputs, **network)
-
-    def forward(self, x: Tensor, *, mask=None, context=None) -> Tensor:
-        """(B, L, inputs), 0 where not seen, to (B, L, outputs)."""
-        seen = self.seen.expand(*x.shape[:-1], 1).to(x.dtype)
-        return self.network(torch.cat([x, seen], -1), mask=mask)
-
-
-def half_couplings(
-    encoding: Encoding, elements: int, couplings: int, mixtures: int, network: dict
-) -> Sequential:
-    """ActNorm, mixture coupling of every second element; `couplings` times."""
-    if elements < 2:
-        raise UserError(f'coupling "halves" needs at least 2 elements, not {elements}')
-    latents = encoding.latent_dim
-    even = torch.arange(elements) % 2 == 0
-    steps = []
-    for number in range(couplings):
-        seen = ~even if number % 2 else even
-        conditioner = HalfNetwork(seen, latents, (3 * mixtures + 2) * latents, **network)
-        split = seen.unsqueeze(-1)
-        steps += [
-            ActNorm(latents),
-            MixtureLogisticCoupling(conditioner, split=split, mixtures=mixtures),
-        ]
-    return Sequential(*steps)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.causal import HIDDEN, CausalBlock
-from graphcnf.flows.readout import ReadOut, silent
+from graphcnf.flows.readout import ReadOut, zero_init
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import Choices, Support
@@ -112,7 +112,7 @@ class PathNetwork(nn.Module):
         # A variable knows the ones before it by one table each, with gains of its own.
         self.chain = nn.ModuleList(nn.Embedding(c, head_width) for c in self.cardinalities[:-1])
         self.gains = nn.Parameter(torch.ones(len(self.cardinalities), head_width))
-        self.logits = nn.ModuleList(silent(ReadOut(head_width, c)) for c in self.cardinalities)
+        self.logits = nn.ModuleList(zero_init(ReadOut(head_width, c)) for c in self.cardinalities)
         self.asked = None if targets is None else TargetEmbedding(targets, width)
         self.shares = None if targets is None else Shares(self.cardinalities, targets, width)
         for table in [self.position, self.remaining, *self.values]:
@@ -283,13 +283,13 @@ class PathNetwork(nn.Module):
         mask = context.mask
         number = torch.arange(mask.shape[1], device=mask.device)
         x = torch.where(mask[..., None], x, 0)
-        h, path = self.hidden_states(x, mask, context.targets)
+        h, path = self.hidden_states(x, mask, context.conditions)
         remaining = (self._to_come(mask, number) - 1).clamp(min=0)
         return Asked(h, self.support.choices(path, remaining.flatten()))
 
     def rounds(self, context, group: Tensor) -> PathRounds:
         """The same node by node, with an object that has `ask` and `tell`."""
-        return PathRounds(self, context.mask, context.targets)
+        return PathRounds(self, context.mask, context.conditions)
 
 
 class PathRounds:

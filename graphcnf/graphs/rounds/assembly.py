@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.causal import CausalBlock
-from graphcnf.flows.readout import ReadOut, silent
-from graphcnf.flows.transform import log_term_dtype
+from graphcnf.flows.readout import ReadOut, zero_init
+from graphcnf.flows.transform import Context, log_term_dtype
 from graphcnf.graphs.rounds.composition import COUNTED, TOLD, one_hots
 from graphcnf.graphs.rounds.growth import Grown, log_orders, of_focus, of_picks, picks_of, ranks_of
 from graphcnf.graphs.rounds.known import FAR, Known, known_of
@@ -28,17 +28,15 @@ ROWS = 256
 """Pairs that are read out together come in multiples of this: fewer shapes, fewer kernels."""
 
 
-@dataclass
-class PickContext:
-    """What the picks of a batch belong to.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PickContext(Context):
+    """Context of the picks of a batch; the mask (B, N) holds as many rounds as a graph has nodes.
 
     Attributes:
-        mask: Rounds that a graph may have, (B, N) bool: as many as nodes.
-        labels: Of the nodes, (B, N) long.
+        labels: Labels of the nodes, (B, N) long.
         chances: Uniform numbers, see `draw_chances`.
     """
 
-    mask: Tensor
     labels: Tensor
     chances: Tensor
 
@@ -104,7 +102,7 @@ class Assembly(nn.Module):
         self.both = nn.Linear(pair_width, pair_width, bias=False)
         self.of_state = nn.Embedding(self.states, pair_width)
         self.middle = nn.Linear(pair_width, pair_width)
-        self.leave = silent(ReadOut(pair_width, kinds))
+        self.leave = zero_init(ReadOut(pair_width, kinds))
         tables = (self.labels, self.nodes, self.stage, self.bias, *self.parts, *self.whole)
         for embedding in tables:
             nn.init.normal_(embedding.weight, std=0.2)

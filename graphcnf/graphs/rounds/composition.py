@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.readout import ReadOut, silent
+from graphcnf.flows.readout import ReadOut, zero_init
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.rounds.labels import NodeLabels
 
@@ -115,7 +115,7 @@ class Composition(nn.Module):
             )
             for _ in range(layers)
         )  # fmt: skip
-        self.leave = nn.Sequential(nn.LayerNorm(width), silent(ReadOut(width, table.count)))
+        self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, table.count)))
         for block in self.blocks:
             nn.init.zeros_([*block.children()][-1].get_parameter("weight"))
         for embedding in (self.nodes, self.to_come, self.surplus, self.bridges):

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.categorical.encoding import take
-from graphcnf.flows.transform import Noise
+from graphcnf.flows.transform import Noise, take
 from graphcnf.graphs.rounds.labels import NodeLabels
 
 

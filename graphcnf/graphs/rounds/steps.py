@@ -8,13 +8,14 @@ step looks at one random round of each graph (order-agnostic training: Uria et a
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical import Bound, Context, InterleavedFlow
+from graphcnf.categorical import Bound, InterleavedFlow
+from graphcnf.categorical.interleaved_coupling import GroupContext
 from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise, sum_log_term
@@ -110,12 +111,12 @@ class RoundSteps(nn.Module):
         """Values of both flows with their contexts, and the log orders of the picks."""
         mask = batch.mask
         labels, kinds = self.table.encode(batch)
-        context = PickContext(mask, labels, chances)
+        context = PickContext(mask, labels=labels, chances=chances)
         rounds = AssemblyRounds(self.pairs.network, context)
         picks, log_orders = rounds.follow(kinds)
         labels = torch.where(mask, labels, 0)[..., None]
         picks = torch.where(mask[..., None], picks, 0)
-        of_nodes = Context(mask, groups=self.groups(mask, chances))
+        of_nodes = GroupContext(mask, groups=self.groups(mask, chances))
         return (labels, of_nodes), (picks, context), log_orders
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
@@ -197,10 +198,9 @@ class RoundSteps(nn.Module):
         """
         chances = draw_chances(batch.mask, self.max_nodes, noise)
         (labels, of_nodes), (picks, of_pairs), _ = self._encoded(batch, chances)
-        options: dict[str, Any] = {"mask": batch.mask, "noise": noise}
         return {
-            "nodes": self.nodes.encode(labels, context=of_nodes, **options),
-            "pairs": self.pairs.encode(picks, context=of_pairs, **options),
+            "nodes": self.nodes.encode(labels, replace(of_nodes, noise=noise)),
+            "pairs": self.pairs.encode(picks, replace(of_pairs, noise=noise)),
             "order": chances,
         }
 
@@ -218,14 +218,16 @@ class RoundSteps(nn.Module):
         """Graphs of latents; `options` are `temperature`, `sample` and `generator`."""
         return self.table.decode(*self.decode_labels(latents, mask, **options), mask)
 
-    def decode_labels(self, latents: Latents, mask: Tensor, **options) -> tuple[Tensor, Tensor]:
+    def decode_labels(
+        self, latents: Latents, mask: Tensor, *, sample: bool = False, **draw
+    ) -> tuple[Tensor, Tensor]:
         """Labels (B, N) and kinds (B, N, N) of latents, which need not fit: see `NodeLabels`."""
         chances = latents["order"]
-        of_nodes = Context(mask, groups=self.groups(mask, chances))
-        labels = self.nodes.decode(latents["nodes"], mask=mask, context=of_nodes, **options)
+        of_nodes = GroupContext(mask, groups=self.groups(mask, chances), **draw)
+        labels = self.nodes.decode(latents["nodes"], of_nodes, sample=sample)
         labels = torch.where(mask, labels[..., 0], self.table.count)
-        of_pairs = PickContext(mask, labels, chances)
-        picks = self.pairs.decode(latents["pairs"], mask=mask, context=of_pairs, **options)
+        of_pairs = PickContext(mask, labels=labels, chances=chances, **draw)
+        picks = self.pairs.decode(latents["pairs"], of_pairs, sample=sample)
         rounds = AssemblyRounds(self.pairs.network, of_pairs)
         for g in range(mask.shape[1]):
             rounds.turn(g)
