@@ -28,7 +28,6 @@ from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
 from graphcnf.compute.progress import progress_bar
 from graphcnf.flows import Context, coupling_stack
 from graphcnf.flows.readout import zero_init
-from graphcnf.terminal import progress_bar
 
 PLANES = ("mixture", "linear", "variational", "argmax")
 ENCODINGS = (*PLANES, "interval")

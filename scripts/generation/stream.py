@@ -14,7 +14,6 @@ from graphcnf.errors import UserError
 from graphcnf.evaluation.draw import sampling_processes
 from graphcnf.graphs.record_blocks import blocks, together_on
 from graphcnf.molecules.hashing import HashSet
-from graphcnf.parallel import ordered_map
 from graphcnf.scripts.generation.records import Recipe, Record, block_records
 
 if TYPE_CHECKING:
