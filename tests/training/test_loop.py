@@ -294,7 +294,7 @@ def test_nothing_is_deleted_but_what_a_run_wrote(tiny, tmp_path):
               "snapshots/00000009/config.json", "snapshots/00000008/model.safetensors"]  # fmt: skip
     for name in (*mine, *theirs):
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     fit(tiny.make_experiment(), replace(often, steps=3), tmp_path, resume=True)
     assert all((tmp_path / name).exists() for name in mine)
