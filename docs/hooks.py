@@ -1,8 +1,8 @@
 """What the site adds to MkDocs.
 
 Notebooks become pages, formulas MathML, which needs no script. Every part of the package has a page
-in the API that begins with the modules that docs/api/index.md names; constants come last. The folder
-datasets/ is the package graphcnf.datasets, as which it is installed.
+in the API that begins with the modules that docs/api/index.md names; constants come last. The
+folder datasets/ is the package graphcnf.datasets, as which it is installed.
 """
 
 from __future__ import annotations
