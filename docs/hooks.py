@@ -1,7 +1,8 @@
 """What the site adds to MkDocs.
 
 Notebooks become pages, formulas MathML, which needs no script. Every part of the package has a page
-in the API, and the folder datasets/ is the package graphcnf.datasets, as which it is installed.
+in the API that begins with the modules that docs/api/index.md names; constants come last. The
+folder datasets/ is the package graphcnf.datasets, as which it is installed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nbconvert import MarkdownExporter
 BARE = "show_root_heading: false, show_root_toc_entry: false"
 CODE = re.compile(r"^\[graphcnf\.[\w.]+\]: \S+\n", re.MULTILINE)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+NAMED = re.compile(r"\]\[graphcnf\.([\w.]+)\.\w+\]")
 FUNCTION = re.compile(r"(\\(?:log|ln|det)) ")
 ROOT = Path(__file__).parent.parent
 
@@ -28,11 +30,13 @@ def api_pages() -> dict[str, str]:
     folders.sort(key=lambda folder: folder.name)
     parts = {p.name: p for p in folders if any(p.rglob("[!_]*.py"))}
     pages = {}
+    first = NAMED.findall((ROOT / "docs/api/index.md").read_text(encoding="utf-8"))
     for name, folder in parts.items():
         text = f"# {name}\n\n::: graphcnf.{name}\n    options: {{members: [], {BARE}}}\n"
-        for module in sorted(folder.rglob("[!_]*.py")):
-            dotted = ".".join(module.relative_to(folder.parent).with_suffix("").parts)
-            text += f"\n::: graphcnf.{dotted}\n"
+        paths = [p.relative_to(folder.parent).with_suffix("") for p in folder.rglob("[!_]*.py")]
+        modules = sorted(".".join(path.parts) for path in paths)
+        modules.sort(key=lambda dotted: (*first, dotted).index(dotted))
+        text += "".join(f"\n::: graphcnf.{dotted}\n" for dotted in modules)
         pages[name] = text
     modules = sorted(p.stem for p in (ROOT / "graphcnf").glob("[!_]*.py"))
     pages["modules"] = "# Modules\n" + "".join(f"\n::: graphcnf.{m}\n" for m in modules)
@@ -73,9 +77,19 @@ def on_page_content(html: str, **_) -> str:
         display = "block" if match[1] == "div" else "inline"
         # MathML sets no space behind the name of a function.
         latex = FUNCTION.sub(r"\1 \\, ", unescape(match[2]).strip())
-        return convert(latex, display=display)
+        shown = convert(latex, display=display)
+        return f'<div class="formula">{shown}</div>' if match[1] == "div" else shown
 
     return FORMULA.sub(formula, html)
+
+
+class ConstantsLast(griffe.Extension):
+    """Show the constants of a module after its classes and functions."""
+
+    def on_attribute_instance(self, *, attr: griffe.Attribute, **_) -> None:
+        """Take the line away by which mkdocstrings sorts."""
+        if attr.parent is not None and attr.parent.is_module:
+            attr.lineno = None
 
 
 class DatasetsInside(griffe.Extension):

@@ -299,18 +299,18 @@ class Run:
     def _evaluate(self, finished: bool) -> bool:
         """Evaluate the averaged weights -> whether no signal has interrupted it."""
         began = time.perf_counter()
+        settings = self.settings
         last = finished and self.best is None  # what is to be the best is held against its like
-        limit = self.settings.final_eval_batches if last else self.settings.eval_batches
-        raw: dict[str, float] | None = None
-        if self.best is None:
+        limit = settings.final_eval_batches if last else settings.eval_batches
+        if self.best is None and settings.final_eval_batches != settings.eval_batches:
             limit = min(limit, max(1, self.step // STEPS_PER_EVALUATION_BATCH))
-            raw = held_out(self, limit)
+        raw = held_out(self, limit) if self.best is None else None
         with self.ema.applied():
             metrics = None if self.signal is not None else held_out(self, limit)
             if metrics is None:
                 return False
             self.latest = metrics
-            if self.settings.snapshots and self.main:
+            if settings.snapshots and self.main:
                 self._describe(self.step, self.latest)
                 save_snapshot(inside(self.out_dir, "snapshots", f"{self.step:08d}"), self.model)
         if raw is not None:

@@ -55,9 +55,10 @@ class TrainingSettings:
         log_every: steps per line of the log.
         eval_minutes: minutes between two evaluations on held-out batches; 0 for the end only.
         eval_steps: steps between two evaluations; 0 leaves it to `eval_minutes`.
-        eval_batches: held-out batches per evaluation.
-        final_eval_batches: held-out batches of the evaluation at the end; with `keep_best` it has
-            as many as the others.
+        eval_batches: held-out batches per evaluation, at most one for every eight steps so far.
+        final_eval_batches: held-out batches of the evaluation at the end, limited likewise; with
+            `keep_best` it has as many as the others. Where both numbers are equal, evaluations are
+            compared with each other, and none is shorter.
         keep_best: evaluate the starting weights, too, and keep the averaged weights of the best
             evaluation as the model instead of the last ones.
         patience: evaluations in a row without a better one that end the run; 0 for no such end.
