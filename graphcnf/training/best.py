@@ -14,27 +14,42 @@ from graphcnf.training.ema import ExponentialMovingAverage
 class Best:
     """Held-out figures of the start, and the averaged weights of the best evaluation since.
 
+    Args:
+        tolerance: Share of the best value by which a later evaluation may be worse and still be
+            kept, as long as it is better than the start.
+
     Attributes:
         first: Metrics of the evaluation before the first step.
-        metrics: Metrics of the best evaluation.
+        metrics: Metrics of the evaluation that is kept.
         step: After how many steps it was made, -1 before any.
-        worse: Evaluations since, none of them better.
+        least: Lowest value of the headline so far.
+        worse: Evaluations since, none of them good enough to be kept.
         average: The weights, in the order of the model's parameters.
     """
 
-    def __init__(self, step: int = -1, metrics: dict | None = None, average: list | None = None):
+    def __init__(
+        self,
+        step: int = -1,
+        metrics: dict | None = None,
+        average: list | None = None,
+        tolerance: float = 0.0,
+    ):
         self.first: dict[str, float] = {}
         self.metrics: dict[str, float] = metrics or {}
         self.step, self.worse = step, 0
+        self.least, self.tolerance = math.inf, tolerance
         self.average: list[Tensor] = average or []
 
     def offer(
         self, step: int, metrics: dict[str, float], headline: str, ema: ExponentialMovingAverage
     ) -> None:
-        """Take an evaluation of the averaged weights, and copy them where it is the best one."""
+        """Take an evaluation of the averaged weights, and copy them where they are to be kept."""
+        value = _rank(metrics[headline])
         if self.step < 0:
             self.first = metrics
-        if self.step < 0 or _rank(metrics[headline]) < _rank(self.metrics[headline]):
+        near = min(self.least * (1 + self.tolerance), _rank(self.first[headline]))
+        if self.step < 0 or value < self.least or value < near:
+            self.least = min(self.least, value)
             self.metrics, self.step, self.worse = metrics, step, 0
             self.average = [tensor.clone() for tensor in ema.average]
         else:
@@ -50,6 +65,7 @@ class Best:
             raise ValueError(f"the best weights come with {', '.join(vars(self))}")
         self.first, self.metrics = figures(state["first"]), figures(state["metrics"])
         self.step, self.worse = count(state["step"] + 1) - 1, count(state["worse"])
+        self.least = float(state["least"])
         check_finite(state["average"], "best weights")
         self.average = list(state["average"])
 

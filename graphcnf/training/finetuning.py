@@ -43,7 +43,10 @@ LONGER = 3
 MANY = 3000
 """Beyond so many molecules, passes become fewer, with the root of their number."""
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE, ENOUGH = 1e-3, 2000
+"""Rate for so many molecules or more; for fewer, it falls with the root of their number, but not
+where cross-validation finds the step at which to end."""
+
 LEAST_STEPS = 200
 """Steps of the longest run on few molecules: the evaluations end it long before."""
 
@@ -55,6 +58,10 @@ FOLDS = 4
 
 SMALL_BATCH = 16
 """Molecules per step of each copy of the model in a cross-validation."""
+
+TOLERANCE = 0.03
+"""Share of the cross-validated bits of few molecules that is no difference: the later step counts,
+whose samples are more like the molecules."""
 
 LEAST_MOLECULES = 20
 LARGEST_HELD_OUT = 1000
@@ -253,16 +260,18 @@ def plan(molecules: int, *, new: bool = False, few: bool = False, **given) -> Tr
     passes *= LONGER if new else 1
     least = LEAST_STEPS if few else 1
     steps = checked.steps or max(least, round(passes * molecules / checked.batch_size))
+    rate = LEARNING_RATE if few else LEARNING_RATE * math.sqrt(min(1.0, molecules / ENOUGH))
     tenth, half_a_pass = max(1, steps // 10), max(5, round(molecules / checked.batch_size / 2))
     chosen = {
         "steps": steps,
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": float(f"{rate:.2g}"),
         "warmup_steps": min(50, tenth),
         "decay_fraction": 1.0,
         "ema_horizon": float(min(100, tenth)),
         "log_every": tenth,
         "eval_minutes": 0.0,
         "eval_steps": min(tenth, half_a_pass),
+        "tolerance": TOLERANCE if few else 0.0,
         "patience": PATIENCE,
         "checkpoint_minutes": 0.5,
         "threads": 1,

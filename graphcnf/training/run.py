@@ -77,7 +77,7 @@ class Run:
         self.evaluation_due = False
         self.last_eval = self.last_checkpoint = 0.0
         self.latest: dict[str, float] = {}
-        self.best = Best() if settings.keep_best else None
+        self.best = Best(tolerance=settings.tolerance) if settings.keep_best else None
         # Samples and, in a checkpoint, seconds since the last log line.
         self.window = [0, 0.0]
         # What this process has heard, and what all of them have agreed on.

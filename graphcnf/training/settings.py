@@ -61,7 +61,9 @@ class TrainingSettings:
             compared with each other, and none is shorter.
         keep_best: evaluate the starting weights, too, and keep the averaged weights of the best
             evaluation as the model instead of the last ones.
-        patience: evaluations in a row without a better one that end the run; 0 for no such end.
+        tolerance: with `keep_best`, the share of the best value by which a later evaluation may be
+            worse and still be kept.
+        patience: evaluations in a row of which none is kept that end the run; 0 for no such end.
         checkpoint_minutes: minutes between two checkpoints.
         snapshots: keep the averaged model of every evaluation in `snapshots/`.
         max_bad_steps: steps in a row with a non-finite loss or gradient that end the run.
@@ -95,6 +97,7 @@ class TrainingSettings:
     eval_batches: int = 8
     final_eval_batches: int = 64
     keep_best: bool = False
+    tolerance: float = 0.0
     patience: int = 0
     checkpoint_minutes: float = 3.0
     snapshots: bool = False
@@ -119,7 +122,7 @@ class TrainingSettings:
             if value is not None and not value > 0:
                 raise UserError(f"{name} must be greater than 0, not {value!r}")
         for name in ("weight_decay", "warmup_steps", "gradient_clip", "eval_minutes", "eval_steps",
-                     "patience", "threads", "seed"):  # fmt: skip
+                     "tolerance", "patience", "threads", "seed"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, not {getattr(self, name)!r}")
         for name, most in LARGEST.items():
