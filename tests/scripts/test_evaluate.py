@@ -39,7 +39,7 @@ def lines(surroundings):
 def test_figures_of_a_file(score, lines):
     result, err = score(lines, "--reference", "known.smi")
     assert result["samples"] == 8 and result["unreadable"] == 1
-    assert "1 of 8 lines" in err and "line 6" in err and "'nonsense'" in err
+    assert "1 of 8 records" in err and "line 6" in err and "'nonsense'" in err
     assert result["strict_validity"] == 4 / 8 and result["strict_valid"] == 4
     assert result["largest_fragment_validity"] == 5 / 8
     assert result["valence_only_validity"] == 6 / 8
@@ -314,7 +314,7 @@ def test_partly_bad_files_give_a_full_report(score, surroundings):
     (surroundings / "x.smi").write_text(f"CCO\n{long}\n((\nCCN\n")
     result, err = score("x.smi", "--reference", "none")
     assert result["samples"] == 4 and result["unreadable"] == 2 and result["strict_valid"] == 2
-    assert "2 of 4 lines" in err and "line 2" in err and len(err) < 400
+    assert "2 of 4 records" in err and "line 2" in err and len(err) < 400
 
 
 @pytest.mark.slow
@@ -358,7 +358,7 @@ def test_a_folder_of_files_is_one_set(graphcnf, score, zinc_smiles, small_zinc, 
         (parts / f"{number}.smi.gz").write_bytes(gzip.compress("\n".join(lines[cut]).encode()))
     options = ("--reference", "zinc250k", "--metrics", "snn,scaf,logp_w1,rings_tv")
     whole, parted = (score(name, *options) for name in ("whole.smi", "parts"))
-    assert "line 31: 'nonsense'" in whole[1] and "line 11 of parts/1.smi.gz" in parted[1]
+    assert "is line 31: not a SMILES" in whole[1] and "line 11 of parts/1.smi.gz" in parted[1]
     assert {**parted[0], "name": "whole.smi"} == whole[0]
     (parts / ".hidden.smi").write_bytes(b"\0")
     (parts / "empty.smi").write_bytes(b"")
