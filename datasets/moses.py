@@ -14,6 +14,7 @@ import zlib
 
 import numpy as np
 
+from graphcnf.compute.files import read_file
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, official_rows
@@ -92,7 +93,7 @@ def _content(part: str) -> bytes:
     path = installed_file("moses", "dataset", "data", f"{part}.csv.gz")
     if path is None:
         raise UserError("MOSES comes with the package molsets: pip install --no-deps molsets")
-    return path.read_bytes()
+    return read_file(path)
 
 
 def _lines(part: str, content: bytes) -> list[str]:

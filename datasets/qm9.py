@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from graphcnf.compute.files import open_input
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, official_rows
@@ -43,7 +44,8 @@ def read_qm9() -> list[str]:
     smiles: list[str] = []
     for path in qm9_sources():
         try:
-            smiles += list(pd.read_csv(path, usecols=["SMILES"], dtype=str)["SMILES"])
+            with open_input(path) as file:
+                smiles += list(pd.read_csv(file, usecols=["SMILES"], dtype=str)["SMILES"])
         except ValueError as error:  # also pandas' own parser errors
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no table of QM9 ({reason}): reinstall qm9pack") from error
@@ -65,7 +67,7 @@ def load_qm9(*, workers: Workers = None, use_cache: bool = True) -> MoleculeData
     """
     digest = hashlib.sha256()
     for source in qm9_sources():
-        with open(source, "rb") as file:
+        with open_input(source) as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
 
     def rows() -> list[str]:

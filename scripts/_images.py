@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphcnf.compute.files import expand_user, write_file
+from graphcnf.compute.files import expand_user, inside, read_json, write_file
 from graphcnf.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ def is_image_model(name: str) -> bool:
 def _architectures(name: str) -> list[Any]:
     """The architecture that the folder's config.json names, in a list; nothing without one."""
     folder = expand_user(name)
-    for path in (folder / "config.json", folder / "model" / "config.json"):
+    for parts in (("config.json",), ("model", "config.json")):
         try:
-            return [json.loads(path.read_text())["model"]["architecture"]]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return [read_json(inside(folder, *parts))["model"]["architecture"]]
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return []
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from graphcnf.compute.files import open_new, write_file
+from graphcnf.compute.cpu import memory
+from graphcnf.compute.files import MEMORY_SHARE, check_output, open_new, write_file
 from graphcnf.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -37,11 +38,10 @@ def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out"
 
 
 def check_place(path: Path | None) -> None:
-    """Raise `UserError` where the file is a folder, or its folder takes no file."""
+    """Raise `UserError` where the file is none, or its folder takes no file."""
     if path is None:
         return
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
+    check_output(path)
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -59,7 +59,10 @@ def read_stdin() -> bytes:
         UserError: It is closed, or cannot be read.
     """
     try:
-        return sys.stdin.buffer.read()
+        content = sys.stdin.buffer.read(most := memory() // MEMORY_SHARE)
+        if sys.stdin.buffer.read(1):
+            raise UserError(f"standard input holds more than {most:,} bytes: split it")
+        return content
     except (AttributeError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is closed"
         raise UserError(f"cannot read standard input: {reason}") from None

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import expand_user
 from graphcnf.errors import UserError, suggest
 from graphcnf.graphs import GraphBatch
+from graphcnf.limits import limited_parameters
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.arguments import call, check
 from graphcnf.training.experiment import Experiment
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 MOLECULES = ("zinc250k", "moses", "qm9", "smiles_file")
 """Names of data sets of molecules, each loaded by `graphcnf.datasets.load_<name>`."""
+
+PARAMETER_BYTES = 24
+"""Memory of a parameter in training: weight, gradient, two moments, average, best average."""
 
 FITTED = 10_000
 """Training molecules that say what categories add to properties, before training."""
@@ -49,7 +54,10 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
         )
     settings = TrainingSettings.from_dict(config["training"])
     torch.manual_seed(settings.seed)
-    return EXPERIMENTS[name](dict(config["model"]), options, settings)
+    most = memory() // PARAMETER_BYTES
+    reason = f"training takes {PARAMETER_BYTES} bytes of memory for each; make it smaller"
+    with limited_parameters(most, reason):
+        return EXPERIMENTS[name](dict(config["model"]), options, settings)
 
 
 def _molecules(dataset, model_options: dict, settings: TrainingSettings) -> Experiment:

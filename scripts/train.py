@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphcnf.compute.files import expand_user, file_lock, replace_file
+from graphcnf.compute.files import (
+    RUN_MARK,
+    claim,
+    expand_user,
+    file_lock,
+    inside,
+    is_claimed,
+    read_file,
+    replace_file,
+)
 from graphcnf.errors import UserError, require
 from graphcnf.scripts._sampling import checked_seed
 from graphcnf.training.configuration import apply_overrides, load_config, load_preset
@@ -107,7 +116,7 @@ def train(
     source = out if resume else continue_from
     if source is not None and (source / "finetune.json").exists():
         raise UserError(f"{source} holds a fine-tuning: the same graphcnf finetune command goes on")
-    stored = source / "config.toml" if source is not None else None
+    stored = inside(source, "config.toml") if source is not None else None
     if stored is not None and stored.exists() and (resume or preset is None):
         config = load_config(stored)
         if preset is not None:
@@ -161,9 +170,12 @@ def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None
     """
     import tomli_w
 
-    file = out / "config.toml"
-    holds_run = (out / "checkpoints" / "last.ckpt").exists() or (out / "metrics.csv").exists()
-    if holds_run or not is_main():
+    if not is_main():
+        yield
+        return
+    is_claimed(out, "training")
+    file = inside(out, "config.toml")
+    if (out / "checkpoints" / "last.ckpt").exists() or (out / "metrics.csv").exists():
         yield
         return
     content = tomli_w.dumps({**config, "training": settings.to_dict()})
@@ -173,16 +185,18 @@ def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None
         raise UserError(
             f"{out}: {content[error.start - 20 : error.end]!r} in the configuration is no text"
         ) from None
-    before = file.read_bytes() if file.exists() else None
+    before = read_file(file) if file.exists() else None
     new = [p for p in (out, *out.parents) if not p.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    with file_lock(out / ".lock", out):
+    claimed = claim(out, "training")
+    with file_lock(inside(out, ".lock"), out):
         replace_file(file, content)
     try:
         yield
     except Exception:
         if before is None:
             file.unlink(missing_ok=True)
+            if claimed:
+                (out / RUN_MARK).unlink(missing_ok=True)
             with suppress(OSError):  # somebody has put something there
                 for folder in new:
                     folder.rmdir()

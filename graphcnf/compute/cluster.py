@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphcnf.compute.environment import environment
+from graphcnf.compute.files import LARGEST_TEXT, read_file, read_json
 from graphcnf.compute.parallel import Engine, WorkerDied, answer, available_cores, refuse
 from graphcnf.errors import UserError, require
 
@@ -303,7 +304,7 @@ def _client(cluster: str, workers: int | None, stack: ExitStack) -> Client:
         options["address"] = cluster
     elif cluster.lower().endswith(".json"):
         try:
-            options["address"] = str(json.loads(Path(cluster).read_bytes())["address"])
+            options["address"] = str(read_json(cluster)["address"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{cluster}: no file that a scheduler of Dask has written") from None
     else:
@@ -343,7 +344,7 @@ def _described(path: Path) -> Any:
     from distributed.deploy import Cluster as Deployed
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(read_file(path, LARGEST_TEXT).decode())
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: no YAML: {' '.join(str(error).split()):.200}") from None
     keys = {"cls": str, "opts": dict, "scale": int, "adapt": dict}

@@ -1,10 +1,13 @@
-"""What makes a process faster on a CPU, outside of the model."""
+"""Memory and kernels of the machine that a process runs on."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+from pathlib import Path
+
+UNIX = os.name == "posix"
 
 
 def keep_memory() -> None:
@@ -23,3 +26,17 @@ def keep_kernels() -> None:
     them away before they come back. It reads the variable when it is first used.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+
+
+def memory() -> int:
+    """Return the bytes of memory that this process may take, a container's limit included."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if UNIX else [8 << 30]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
+    if UNIX:
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        limits += [soft] if soft != resource.RLIM_INFINITY else []
+    return min(limits)

@@ -1,6 +1,8 @@
-"""Files that appear whole or not at all, and locks on what is being written.
+"""The one place where files are opened, replaced, locked and cleaned away.
 
-Nothing here follows a link that somebody else may have put in the way.
+Models, runs and data come from strangers: what is read is a regular file of bounded size, no path
+below a model's or a run's folder is followed through a link, and only a folder that a run has
+marked as its own is written to.
 """
 
 from __future__ import annotations
@@ -8,16 +10,31 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import json
 import os
+import re
+import stat
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
+from graphcnf.compute.cpu import memory
 from graphcnf.errors import UserError
 
-NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | _PLAIN
+
+LARGEST_TEXT = 64 << 20
+"""Bytes that a configuration, a journal or another file of text may hold."""
+
+MEMORY_SHARE = 8
+"""A data file may take 1/8 of the memory: what is made of it takes several times as much."""
+
+RUN_MARK = "run.json"
+"""File that a run writes first into its folder."""
 
 
 def expand_user(path: str | Path) -> Path:
@@ -32,6 +49,80 @@ def expand_user(path: str | Path) -> Path:
         raise UserError(f"{path}: there is no such home directory") from None
 
 
+def inside(folder: str | Path, *parts: str) -> Path:
+    """Return the path of something below a folder that a stranger may have made.
+
+    Args:
+        folder: The folder, which may be a link: its name is the user's own.
+        parts: Names of the folders below it, and of the file.
+
+    Raises:
+        UserError: A part of the path below the folder is a symbolic link.
+    """
+    path = Path(folder)
+    for part in parts:
+        path = path / part
+        if os.path.islink(path):
+            raise UserError(
+                f"{path} is a symbolic link: below the folder of a model or run none is followed"
+            )
+    return path
+
+
+def open_input(path: str | Path, most: int | None = None) -> BinaryIO:
+    """Open a regular file for reading; a pipe or device is refused, not waited for.
+
+    Args:
+        path: The file, or a link to it; see `inside` where a stranger may have put the link.
+        most: Bytes that it may hold; None for any number.
+
+    Raises:
+        OSError: There is no such file, it is something else, or too large.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN)
+    try:
+        _check_regular(os.fstat(handle), path)
+        size = os.fstat(handle).st_size
+        if most is not None and size > most:
+            reason = f"{size:,} bytes, at most {most:,} are read"
+            raise OSError(errno.EFBIG, reason, str(path))
+    except OSError:
+        os.close(handle)
+        raise
+    return open(handle, "rb")
+
+
+def _check_regular(found: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "a pipe or device, no regular file", str(path))
+
+
+def read_file(path: str | Path, most: int | None = None) -> bytes:
+    """Return the content of a regular file; raises as `open_input`.
+
+    Args:
+        path: The file.
+        most: Bytes that it may hold; None for 1/`MEMORY_SHARE` of the memory.
+    """
+    with open_input(path, memory() // MEMORY_SHARE if most is None else most) as file:
+        return file.read()
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the value of a JSON file.
+
+    Raises:
+        OSError: As `open_input`.
+        ValueError: It is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_file(path, LARGEST_TEXT))
+    except RecursionError:
+        raise ValueError("brackets within brackets without end") from None
+
+
 LEAST_UNPACKED, MOST_TIMES = 64 << 20, 100
 """A gzip file may hold so many bytes in any case, and more where it is not so many times as small.
 
@@ -44,13 +135,18 @@ class NotUnpacked(ValueError):
     """Content of a gzip file that cannot be had; the message says why."""
 
 
+def most_unpacked(data: bytes) -> int:
+    """Return the bytes that the content of a packed file may come to."""
+    return max(LEAST_UNPACKED, MOST_TIMES * len(data))
+
+
 def gunzip(data: bytes) -> bytes:
     """The content of a gzip file, no more of it than `LEAST_UNPACKED` and `MOST_TIMES` allow.
 
     Raises:
         NotUnpacked: It is damaged, or holds too much.
     """
-    most = max(LEAST_UNPACKED, MOST_TIMES * len(data))
+    most = most_unpacked(data)
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             content = file.read(most + 1)
@@ -85,16 +181,76 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_output(path: Path) -> None:
+    """Raise `UserError` where replacing the file would replace a link, a pipe or a device."""
+    if os.path.islink(path) or (path.exists() and not path.is_file()):
+        kind = "a folder" if path.is_dir() else "a link or no regular file"
+        raise UserError(f"{path} is {kind}: write to another one")
+
+
 def write_file(path: Path, data: bytes) -> None:
     """`replace_file` for what a user asked for.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, or it is none.
     """
+    check_output(path)
     try:
         replace_file(path, data)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Return the temporary files that killed writers of `path` have left beside it."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9]+\.tmp")
+    try:
+        names = os.listdir(path.parent)
+    except FileNotFoundError:
+        return []
+    found = [path.with_name(n) for n in names if name.fullmatch(n)]
+    return [p for p in found if os.path.islink(p) or p.is_file()]
+
+
+def claim(folder: Path, kind: str) -> bool:
+    """Make the folder of a run, and mark it as one.
+
+    Args:
+        folder: The folder; new, empty, or marked before.
+        kind: "training" or "optimization".
+
+    Returns:
+        Whether it was not marked before.
+
+    Raises:
+        UserError: It holds something, and no run of this kind.
+    """
+    if is_claimed(folder, kind):
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / RUN_MARK, _mark(kind))
+    return True
+
+
+def is_claimed(folder: Path, kind: str) -> bool:
+    """Return whether the folder is marked; raises as `claim`, and makes nothing."""
+    with suppress(OSError):
+        if read_file(inside(folder, RUN_MARK), 1000) == _mark(kind):
+            return True
+    try:
+        others = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return False
+    if others - {path.name for path in leftovers(folder / RUN_MARK)}:
+        raise UserError(
+            f"{folder} is not empty and holds no {kind} run: choose another folder, nothing in "
+            "this one is touched"
+        )
+    return False
+
+
+def _mark(kind: str) -> bytes:
+    return (json.dumps({"program": "graphcnf", "run": kind}) + "\n").encode()
 
 
 def open_new(path: Path):
@@ -107,9 +263,15 @@ def open_kept(path: Path):
     """A binary file of this name, with what it holds; made if missing.
 
     Raises:
-        OSError: It is a link.
+        OSError: It is a link, a pipe or a device.
     """
-    return open(os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666), "r+b")
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
+    try:
+        _check_regular(os.fstat(handle), path)
+    except OSError:
+        os.close(handle)
+        raise
+    return open(handle, "r+b")
 
 
 @contextmanager
@@ -121,13 +283,14 @@ def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
         what: What is being written, for the message.
 
     Raises:
-        UserError: Another process holds the lock.
+        UserError: Another process holds the lock, or the file is a link.
     """
     from filelock import FileLock, Timeout
 
     if not lock.parent.is_dir():  # FileLock would make it
         code = errno.ENOTDIR if lock.parent.exists() else errno.ENOENT
         raise OSError(code, os.strerror(code), str(lock))
+    check_output(lock)
     held = FileLock(lock, timeout=0)
     try:
         # Where the kernel knows no locks, the file itself is one; FileLock would warn of it.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphcnf.compute.files import inside, read_file
 from graphcnf.discrete.densities import Density, GraphDensity
 from graphcnf.errors import UserError
 from graphcnf.graphs.batching import size_bucketed_batches
@@ -122,10 +123,10 @@ def experiment_of(
 
 def best_snapshot(run: Path, headline: str) -> Path | None:
     """The snapshot of a run with the lowest held-out headline, None if there is none."""
-    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        scored = [row for row in csv.DictReader(file) if row["phase"] == "eval" and row[headline]]
+    rows = csv.DictReader(read_file(inside(run, "metrics.csv")).decode().splitlines())
+    scored = [row for row in rows if row["phase"] == "eval" and row[headline]]
     for row in sorted(scored, key=lambda row: float(row[headline])):
-        folder = run / "snapshots" / f"{int(row['step']):08d}"
+        folder = inside(run, "snapshots", f"{int(row['step']):08d}")
         if folder.is_dir():
             return folder
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from graphcnf.categorical import RowFlow, Rows
+from graphcnf.compute.files import inside, read_json
 from graphcnf.discrete.densities import Density, GraphDensity, RowDensity
 from graphcnf.discrete.graphs import GraphCodec
 from graphcnf.discrete.sequences import SequenceCodec
@@ -285,9 +285,9 @@ class CategoricalModel(nn.Module):
         Raises:
             UserError: if there is no such model, its files are damaged, or it is another kind.
         """
-        source = locate(folder) / "config.json"
+        source = inside(locate(folder), "config.json")
         try:
-            kind = json.loads(source.read_text())["metadata"]["data"]["kind"]
+            kind = read_json(source)["metadata"]["data"]["kind"]
             codec: Any = CODECS[kind]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{source}: no CategoricalModel ({error})") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,10 @@ try:
     import fcntl
 except ImportError:  # Windows: who writes there ends with who asks
     fcntl = None  # type: ignore[assignment]  # a module elsewhere
+
+
+NO_ANSWER = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""Exceptions that a damaged line brings about."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,15 @@ class Answer:
 
     @classmethod
     def of_line(cls, line: str) -> Answer:
-        """Inverse of `line`; raises ValueError, KeyError or TypeError where it is none."""
+        """Return the answer of a line; raises one of `NO_ANSWER` where it is none."""
         record = json.loads(line)
         if "error" in record:
             return cls.failed(str(record["smiles"]), str(record["error"]))
         values = {str(k): float(v) for k, v in record["values"].items()}
-        return cls(str(record["smiles"]), float(record["score"]), values)
+        score = float(record["score"])
+        if not all(map(math.isfinite, (score, *values.values()))):
+            raise ValueError("a score must be finite")
+        return cls(str(record["smiles"]), score, values)
 
 
 def append(path: Path, answer: Answer) -> None:
@@ -100,7 +108,7 @@ def read(path: Path, goal: str) -> dict[str, Answer]:
     first, *lines = whole.decode(errors="replace").splitlines()
     try:
         there = json.loads(first)["goal"]
-    except (ValueError, KeyError, TypeError):
+    except NO_ANSWER:
         raise UserError(f"{path}, line 1: not the journal of an optimisation") from None
     if there != goal:
         raise UserError(f"{path} holds the answers of another score: choose another folder")
@@ -108,7 +116,7 @@ def read(path: Path, goal: str) -> dict[str, Answer]:
     for number, line in enumerate(lines, 2):
         try:
             answer = Answer.of_line(line)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except NO_ANSWER:
             raise UserError(
                 f"{path}, line {number}: not an answer; delete the line, and its molecule is asked "
                 "for again"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from graphcnf.compute.files import read_file, read_json
 from graphcnf.errors import UserError
 from graphcnf.optimization.objectives import Goal
 
@@ -28,7 +28,7 @@ class MolScoreFunction:
 
     def __init__(self, config: Path):
         self.config = config.resolve()
-        self.identity = f"molscore {hashlib.sha256(self.config.read_bytes()).hexdigest()}"
+        self.identity = f"molscore {hashlib.sha256(read_file(self.config)).hexdigest()}"
         self._scorer: Any = None
 
     def __getstate__(self):
@@ -54,7 +54,7 @@ def molscore_goal(config: str) -> Goal:
     """
     path = Path(config)
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        read_json(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except ValueError as error:

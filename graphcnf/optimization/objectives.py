@@ -21,6 +21,7 @@ from typing import Any
 
 from rdkit import Chem
 
+from graphcnf.compute.files import LARGEST_TEXT, read_file
 from graphcnf.errors import UserError
 from graphcnf.optimization import scores
 from graphcnf.optimization.desirability import FORMS, desirability
@@ -205,11 +206,13 @@ def read_goal(path: Path) -> Goal:
         UserError: The file is missing, or no goal.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_file(path, LARGEST_TEXT).decode())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: brackets within brackets without end") from None
     return goal_of_table(table, str(path), path.parent)
 
 
@@ -327,7 +330,7 @@ def _identity(value: Any, folder: Path) -> str:
         return source + _bound(value)
     if isinstance(value, str) and ".py:" in value:
         path = folder / value.rpartition(":")[0]
-        return f"{value} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        return f"{value} {hashlib.sha256(read_file(path)).hexdigest()}"
     return repr(value)
 
 

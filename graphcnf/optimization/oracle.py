@@ -26,6 +26,7 @@ from typing import Any
 
 from rdkit import Chem, rdBase
 
+from graphcnf.compute.files import inside
 from graphcnf.compute.parallel import Engine
 from graphcnf.optimization import journal
 from graphcnf.optimization.journal import Answer
@@ -81,7 +82,8 @@ class Oracle:
         tell: Callable[[str], None] = lambda line: None,
     ):
         self.goal, self.workers, self.timeout = goal, workers, timeout
-        self.path, self._lock = folder / "calls.jsonl", folder / "calls.lock"
+        self.path = inside(folder, "calls.jsonl")
+        self._lock = inside(folder, "calls.lock")
         journal.wait_for_writers(self._lock, timeout + START, tell)
         self.answers = journal.read(self.path, goal.identity)
         self.calls = 0

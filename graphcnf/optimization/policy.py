@@ -167,6 +167,8 @@ class Policy:
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(tensors[f"weight.{name}"])
+                if not p.isfinite().all():
+                    raise ValueError(f"{name}: weights that are no numbers")
                 keys = ("step", "exp_avg", "exp_avg_sq")
                 there = {
                     k: tensors[f"{k}.{name}"].clone() for k in keys if f"{k}.{name}" in tensors

@@ -19,22 +19,22 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 
-from graphcnf.compute.files import file_lock, replace_file
+from graphcnf.compute.files import claim, file_lock, inside, replace_file
 from graphcnf.compute.parallel import Workers, available_cores
 from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import check_integer, check_seed, is_number
+from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_number
 from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.optimization.journal import Answer
+from graphcnf.optimization.journal import NO_ANSWER, Answer
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.search import Search, SearchSettings
+from graphcnf.pretrained import read_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,8 +196,8 @@ def optimize(
         if folder is None:
             folder = stack.enter_context(TemporaryDirectory(prefix="graphcnf-optimize-"))
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(file_lock(folder / "run.lock", folder))
+        claim(folder, "optimization")
+        stack.enter_context(file_lock(inside(folder, "run.lock"), folder))
         run = _Run(folder, goal, flow, settings, seed, starting_molecules(start), restart)
         oracle = stack.enter_context(
             Oracle(goal, folder, workers=workers, timeout=timeout, tell=tell)
@@ -223,7 +223,7 @@ class _Run:
         start: list[str],
         restart: bool,
     ):
-        self.path = folder / STATE
+        self.path = inside(folder, STATE)
         policy = Policy(flow, learning_rate=settings.learning_rate, sigma=settings.sigma)
         self.search = Search(policy, settings, seed, start)
         self.identity = run_identity(goal, flow, settings, seed, start)
@@ -234,15 +234,11 @@ class _Run:
         if not self.path.exists():
             return None
         try:
-            with safetensors.safe_open(self.path, "pt") as file:
-                state = json.loads(file.metadata()["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors, metadata = read_tensors(self.path)
+            state = json.loads(metadata["state"])
             identity, _ = state["identity"], state["molecules"]
-        except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{self.path} is damaged: delete it, and the run starts again; the calls that were "
-                "made count"
-            ) from None
+        except (OSError, *NO_ANSWER):
+            raise self._damaged() from None
         if identity != self.identity:
             raise UserError(
                 f"{self.path.parent} holds a run with other options: give those options again, "
@@ -250,10 +246,23 @@ class _Run:
             )
         return state, tensors
 
+    def _damaged(self) -> UserError:
+        return UserError(
+            f"{self.path} is damaged: delete it, and the run starts again; the calls that were "
+            "made count"
+        )
+
     def _restore(self, answers: dict[str, Answer]) -> None:
         if self.state is None:
             return
-        state, tensors = self.state
+        try:
+            self._take(*self.state, answers)
+        except (RuntimeError, *NO_ANSWER):
+            raise self._damaged() from None
+
+    def _take(
+        self, state: dict[str, Any], tensors: dict[str, torch.Tensor], answers: dict[str, Answer]
+    ) -> None:
         nats = tensors.pop("prior_nats").tolist()
         search = self.search
         for (smiles, source), value in zip(state["molecules"], nats, strict=True):
@@ -263,8 +272,10 @@ class _Run:
                     f"{self.path.name}, and the run starts again with the answers that are there"
                 )
             search.memory.add(smiles, answers[smiles].score)
-            search.sources.append(source)
+            search.sources.append(str(source))
             search.policy.remember(smiles, value)
+        if type(state["round"]) is not int or not 0 <= state["round"] <= LARGEST_COUNT:
+            raise ValueError(f"round must be a count, got {state['round']!r:.40}")
         search.round = state["round"]
         search.policy.load(tensors)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from graphcnf.training.checkpoint import check_finite, count, figures
 from graphcnf.training.ema import ExponentialMovingAverage
 
 
@@ -44,8 +45,13 @@ class Best:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        vars(self).update(state)
+        """Restore what `state_dict` gave; raises ValueError where that is none."""
+        if state.keys() != vars(self).keys():
+            raise ValueError(f"the best weights come with {', '.join(vars(self))}")
+        self.first, self.metrics = figures(state["first"]), figures(state["metrics"])
+        self.step, self.worse = count(state["step"] + 1) - 1, count(state["worse"])
+        check_finite(state["average"], "best weights")
+        self.average = list(state["average"])
 
 
 def _rank(value: float) -> float:

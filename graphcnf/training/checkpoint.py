@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
-import shutil
+import math
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,24 @@ import torch
 from torch import nn
 
 from graphcnf import pretrained
-from graphcnf.compute.files import replace_file
+from graphcnf.compute.cpu import memory
+from graphcnf.compute.files import inside, leftovers, read_file, replace_file
 from graphcnf.errors import UserError
+from graphcnf.limits import LARGEST_COUNT
+
+MODEL_FILES = ("config.json", "model.safetensors")
+"""Files of a snapshot."""
+
+RUN_FILES = (
+    *((name,) for name in ("config.toml", "metrics.csv", "finetune.json", "wandb.id")),
+    *(("checkpoints", name) for name in ("last.ckpt", "plateau.ckpt")),
+    ("snapshots",),
+    *(
+        ("model", name)
+        for name in (*MODEL_FILES, "weights.safetensors", "training_hashes.safetensors")
+    ),
+)
+"""Files of a run that are replaced again and again, by their places in its folder."""
 
 FORMAT = 3
 MAGIC = b"graphcnf checkpoint\n"
@@ -36,7 +54,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: no such file, or not a checkpoint of this package.
     """
     try:
-        head, content = (whole := path.read_bytes())[: len(MAGIC)], whole[len(MAGIC) + 32 :]
+        whole = read_file(path, memory() // 2)
+        head, content = whole[: len(MAGIC)], whole[len(MAGIC) + 32 :]
         if head != MAGIC:
             raise ValueError("another kind of file, or of an earlier version")
         if hashlib.sha256(content).digest() != whole[len(MAGIC) : len(MAGIC) + 32]:
@@ -44,12 +63,51 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except (ValueError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+    except Exception as error:  # whatever a hostile file brings about
+        reason = getattr(error, "strerror", None) or str(error) or "damaged"
+        raise UserError(
+            f"{path}: not a readable checkpoint ({reason.splitlines()[0][:120]})"
+        ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path}: not a training checkpoint of this version of graphcnf")
     return state
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Context that makes one line with the name of the checkpoint of whatever it brings about."""
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(f"{path}: damaged checkpoint: it has no {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        reason = " ".join(str(e).split())[:160]
+        raise UserError(f"{path}: damaged, or it belongs to another model: {reason}") from None
+
+
+def count(value: Any) -> int:
+    """Return a number of steps, batches or samples; raises ValueError where it is none."""
+    if type(value) is not int or not 0 <= value <= LARGEST_COUNT:
+        raise ValueError(f"{value!r:.40} must be a whole number from 0 to {LARGEST_COUNT}")
+    return value
+
+
+def seconds(value: Any) -> float:
+    """Return a time; raises ValueError where it is none."""
+    if not 0 <= (number := float(value)) < math.inf:
+        raise ValueError(f"{number} must be a number of seconds from 0 on")
+    return number
+
+
+def figures(value: Any) -> dict[str, float]:
+    """Return metrics by name; raises ValueError where they are none."""
+    return {str(name): float(number) for name, number in value.items()}
+
+
+def check_finite(tensors: Iterable[torch.Tensor], what: str) -> None:
+    """Raise ValueError where some of the tensors hold what is no number."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError(f"{what} that are no numbers")
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
@@ -76,17 +134,23 @@ def save_snapshot(folder: Path, model: nn.Module) -> None:
         pretrained.save_model(model, folder)
 
 
-def remove_snapshots(folder: Path, last: int) -> None:
+def remove_snapshots(out_dir: Path, last: int) -> None:
     """Delete those of steps beyond the last one, which a run that goes on from there never took."""
-    for path in folder.glob("*"):
-        if path.name.isdecimal() and int(path.name) > last:
-            shutil.rmtree(path)
+    folder = inside(out_dir, "snapshots")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if re.fullmatch("[0-9]{8,18}", path.name) and int(path.name) > last:
+            for name in MODEL_FILES:
+                file = inside(out_dir, "snapshots", path.name, name)
+                for left in (file, *leftovers(file)):
+                    left.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody has put something there
+                path.rmdir()
 
 
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files that a killed run left in its folder."""
-    for pattern in (".*.tmp", "checkpoints/.*.tmp"):
-        for path in folder.glob(pattern):
+    for parts in RUN_FILES:
+        for path in leftovers(inside(folder, *parts)):
             path.unlink(missing_ok=True)
 
 

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from graphcnf.compute.files import LARGEST_TEXT, read_file
 from graphcnf.errors import UserError, suggest
 from graphcnf.training.settings import TrainingSettings
 
@@ -49,7 +50,7 @@ def load_preset(name_or_path: str | Path) -> dict[str, Any]:
 def load_config(path: Path) -> dict[str, Any]:
     """Read a configuration file; the errors are those of `load_preset`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, LARGEST_TEXT).decode()
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file; a preset is written in TOML") from None
     except OSError as error:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from graphcnf.training.checkpoint import check_finite, count
+
 
 class ExponentialMovingAverage:
     """Moving average `a <- d a + (1 - d) w` of a module's parameters.
@@ -65,7 +67,8 @@ class ExponentialMovingAverage:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what `state_dict` gave."""
-        self.updates = state["updates"]
+        """Restore what `state_dict` gave; raises ValueError or KeyError where that is none."""
+        self.updates = count(state["updates"])
         for name, average in zip(self.names, self.average, strict=True):
             average.copy_(state["average"][name])
+        check_finite(self.average, "averaged weights")

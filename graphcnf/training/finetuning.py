@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from graphcnf.compute.files import replace_file
+from graphcnf.compute.files import claim, inside, is_claimed, read_json, replace_file
 from graphcnf.errors import UserError
 from graphcnf.graphs.path.enlargement import enlarged
 from graphcnf.molecules.enrichment import Feature
@@ -124,8 +124,9 @@ def finetune(
         say(line)
     request = _request(before, data, minutes=minutes, seed=seed, settings=settings)
     resume = _resumable(out, request)
-    if resume and (out / "config.toml").exists():
-        chosen = TrainingSettings.from_dict(load_config(out / "config.toml")["training"])
+    config = inside(out, "config.toml")
+    if resume and config.exists():
+        chosen = TrainingSettings.from_dict(load_config(config)["training"])
     else:
         new = flow.vocabulary != before.vocabulary
         chosen = _settings(flow, data, new, minutes, seed, settings or {})
@@ -138,7 +139,7 @@ def finetune(
     leave_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
-    flow = MoleculeFlow.from_pretrained(out / "model")
+    flow = MoleculeFlow.from_pretrained(inside(out, "model"))
     train = data.split("train")
     # Any of them: a file may be sorted by size.
     known = np.random.default_rng(0).permutation(train)[:PERCENTILES]
@@ -298,13 +299,15 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
     Raises:
         UserError: It holds another one.
     """
-    path = out / REQUEST
+    if is_main():
+        is_claimed(out, "training")
+    path = inside(out, REQUEST)
     if not path.exists():
         if (out / "checkpoints" / "last.ckpt").exists():
             raise UserError(f"{out} holds another run: choose another folder")
         return False
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
     except (OSError, ValueError):
         raise UserError(f"{path}: unreadable; choose another folder") from None
     if stored != request:
@@ -346,6 +349,6 @@ def _fit(flow, data, settings, out: Path, resume: bool, request) -> FitResult:
         words=words,
     )
     if not resume:
-        out.mkdir(parents=True, exist_ok=True)
-        replace_file(out / REQUEST, (json.dumps(request, indent=1) + "\n").encode())
+        claim(out, "training")
+        replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
     return fit(experiment, settings, out, resume)

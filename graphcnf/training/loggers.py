@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.fabric.loggers import Logger, TensorBoardLogger
 
-from graphcnf.compute.files import replace_file
+from graphcnf.compute.files import inside, read_file, replace_file
 from graphcnf.errors import UserError
 
 
@@ -39,6 +39,7 @@ def finish(made: Sequence[Logger]) -> None:
 
 def _tensorboard(out_dir: Path, step: int) -> Logger:
     # What lies behind the step that the run goes on from is taken back.
+    inside(out_dir, "tensorboard")
     return TensorBoardLogger(
         out_dir, name="", version="tensorboard", default_hp_metric=False, purge_step=step + 1
     )
@@ -48,11 +49,12 @@ def _wandb(out_dir: Path, step: int) -> Logger:
     from lightning.pytorch.loggers import WandbLogger
 
     # A run that goes on is the same one there.
-    file = out_dir / "wandb.id"
-    known = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
+    file = inside(out_dir, "wandb.id")
+    known = read_file(file, 1000).decode(errors="replace").strip() if file.exists() else ""
     if not re.fullmatch("[0-9a-f]{8}", known):
         known = secrets.token_hex(4)
         replace_file(file, known.encode())
+    inside(out_dir, "wandb")
     return WandbLogger(
         project="graphcnf", name=out_dir.name, save_dir=out_dir, id=known, resume="allow"
     )

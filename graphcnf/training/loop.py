@@ -20,9 +20,15 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from graphcnf.compute.cpu import keep_kernels, keep_memory
-from graphcnf.compute.files import file_lock
+from graphcnf.compute.files import claim, file_lock, inside
 from graphcnf.errors import UserError
-from graphcnf.training.checkpoint import load_checkpoint, remove_leftovers
+from graphcnf.training.checkpoint import (
+    count,
+    damage_named,
+    load_checkpoint,
+    remove_leftovers,
+    seconds,
+)
 from graphcnf.training.experiment import Experiment, FitResult
 from graphcnf.training.loggers import loggers
 from graphcnf.training.processes import as_launched, environment, is_main
@@ -71,8 +77,8 @@ def fit(
     settings = as_launched(settings)
     main_process = is_main()
     if main_process:
-        out_dir.mkdir(parents=True, exist_ok=True)
-    with file_lock(out_dir / ".lock", out_dir) if main_process else contextlib.nullcontext():
+        claim(out_dir, "training")
+    with file_lock(inside(out_dir, ".lock"), out_dir) if main_process else contextlib.nullcontext():
         return _fit(experiment, settings, out_dir, resume, continue_from, config, lines)
 
 
@@ -80,7 +86,7 @@ def _fit(experiment, settings, out_dir, resume, continue_from, config, lines) ->
     main_process = is_main()
     state = _starting_state(settings, out_dir, resume, continue_from, main_process)
     if main_process:
-        (out_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        inside(out_dir, "checkpoints").mkdir(exist_ok=True)
         remove_leftovers(out_dir)
     full = tomli_w.dumps({**(config or {}), "training": settings.to_dict()})
     run = Run(experiment, settings, out_dir, state, lines, full.encode())
@@ -208,15 +214,13 @@ def _fabric(settings: TrainingSettings, out_dir: Path, step: int) -> Fabric:
 
 def _starting_state(settings, out_dir, resume, continue_from, main_process) -> dict | None:
     """Checkpoint to start from, with the budget counted from zero where it is a new one."""
-    last = out_dir / "checkpoints" / "last.ckpt"
+    last = inside(out_dir, "checkpoints", "last.ckpt")
     if resume and last.exists():
-        state = load_checkpoint(last)
-        plateau = last.with_name("plateau.ckpt")
-        same = _budget(state["settings"]) == _budget(settings.to_dict())
-        unspent = settings.progress(state["step"], state["seconds"]) < 1
-        if state["plateau_saved"] and plateau.exists() and not same and unspent:
-            earlier = load_checkpoint(plateau)
-            at_plateau = settings.progress(earlier["step"], earlier["seconds"])
+        state, spent, saved = _loaded(last, settings)
+        plateau = inside(out_dir, "checkpoints", "plateau.ckpt")
+        same = saved == _budget(settings.to_dict())
+        if state["plateau_saved"] and plateau.exists() and not same and spent < 1:
+            earlier, at_plateau, _ = _loaded(plateau, settings)
             if not settings.in_decay(at_plateau):
                 state = earlier
             elif main_process:
@@ -236,18 +240,26 @@ def _starting_state(settings, out_dir, resume, continue_from, main_process) -> d
         raise UserError(f"{out_dir} holds a run: resume it with --resume, or choose another --out")
     if continue_from is None:
         return None
-    folder = Path(continue_from) / "checkpoints"
-    source = folder / "plateau.ckpt"
+    source = inside(continue_from, "checkpoints", "plateau.ckpt")
     if not source.exists():
-        source = folder / "last.ckpt"
+        source = inside(continue_from, "checkpoints", "last.ckpt")
     if not source.exists():
         raise UserError(f"{continue_from}: no checkpoint of a run to continue from")
-    state = load_checkpoint(source)
+    state, _, _ = _loaded(source, settings)
     state["origin_steps"] += state["step"]
     state["origin_seconds"] += state["seconds"]
     state.update(step=0, seconds=0.0, plateau_saved=False, bad_steps=0, last_eval=0.0, metrics={})
     state.update(sums={"names": [], "sums": None}, window=[0, 0.0], best=None)
     return state
+
+
+def _loaded(path: Path, settings: TrainingSettings) -> tuple[dict, float, tuple]:
+    """A checkpoint, the share of the budget that it has spent, and the budget that it had."""
+    state = load_checkpoint(path)
+    with damage_named(path):
+        progress = settings.progress(count(state["step"]), seconds(state["seconds"]))
+        count(state["origin_steps"]), seconds(state["origin_seconds"]), state["plateau_saved"]
+        return {**state, "path": path}, progress, _budget(state["settings"])
 
 
 def _budget(settings: dict) -> tuple:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from graphcnf.compute.files import replace_file
+from graphcnf.compute.files import read_file, replace_file
+from graphcnf.errors import UserError
 
 if TYPE_CHECKING:
     from graphcnf.training.run import Run
@@ -81,9 +83,12 @@ class MetricSums:
         return {"names": list(self.names), "sums": None if self.sums is None else self.sums.cpu()}
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
-        """Restore what `state_dict` gave."""
-        self.names = list(state["names"])
-        self.sums = None if state["sums"] is None else state["sums"].to(device)
+        """Restore what `state_dict` gave; raises ValueError where that is none."""
+        self.names = [str(name) for name in state["names"]]
+        if state["sums"] is not None:
+            if state["sums"].shape != (2 * len(self.names),):
+                raise ValueError("sums of other metrics")
+            self.sums = state["sums"].float().to(device)
 
 
 @torch.no_grad()
@@ -130,7 +135,10 @@ class MetricsFile:
     def _read(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
-        text = self.path.read_text(encoding="utf-8", errors="replace")
+        try:
+            text = read_file(self.path).decode(errors="replace")
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror}") from None
         # A kill while a line is being written leaves it without its line end.
         reader = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))
         self.columns = next(reader, [])
@@ -141,7 +149,9 @@ class MetricsFile:
         return rows
 
     def _whole(self, row: list[str]) -> bool:
-        return len(row) == len(self.columns) and row[self.columns.index("step")].isdigit()
+        return len(row) == len(self.columns) and bool(
+            re.fullmatch("[0-9]{1,18}", row[self.columns.index("step")])
+        )
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         if not self.columns:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graphcnf.errors import UserError
 from graphcnf.flows.readout import ReadOut
+from graphcnf.training.checkpoint import check_finite
 from graphcnf.training.muon import Muon
 from graphcnf.training.settings import TrainingSettings
 
@@ -65,5 +66,12 @@ def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None
     for optimizer, state in zip(optimizers, states, strict=True):
         asked = [group["weight_decay"] for group in optimizer.param_groups]
         optimizer.load_state_dict(state)
+        for parameter, kept in optimizer.state.items():
+            for name, tensor in kept.items():
+                if name != "step" and tensor.shape != parameter.shape:
+                    raise ValueError(f"{name} of another shape than its weight")
+            check_finite(kept.values(), "optimizer state")
+            if kept.get("step", 0) < 0:
+                raise ValueError(f"{kept['step']} steps of the optimizer")
         for group, weight_decay in zip(optimizer.param_groups, asked, strict=True):
             group["weight_decay"] = weight_decay

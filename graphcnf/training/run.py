@@ -14,17 +14,22 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch import nn
 
-from graphcnf.compute.files import replace_file
+from graphcnf.compute.files import inside, replace_file
 from graphcnf.errors import UserError
 from graphcnf.limits import LARGEST_SEED
 from graphcnf.training.best import Best
 from graphcnf.training.checkpoint import (
+    check_finite,
+    count,
+    damage_named,
+    figures,
     random_state,
     remove_snapshots,
     restore_random_state,
     save_checkpoint,
     save_model,
     save_snapshot,
+    seconds,
 )
 from graphcnf.training.ema import ExponentialMovingAverage
 from graphcnf.training.experiment import Experiment, FitResult
@@ -73,23 +78,28 @@ class Run:
         self.handlers: dict[signal.Signals, Any] = {}
         self.display = RunProgress(experiment.words, lines)
         if state is not None:
-            self._load(state)
+            with damage_named(state["path"]):
+                self._load(state)
         self.progress = settings.progress(self.step, self.seconds)
 
     def _load(self, state: dict) -> None:
-        try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(f"the checkpoint belongs to another model: {reason}") from None
-        self.position = tuple(state["position"])
-        self.step, self.origin_steps = state["step"], state["origin_steps"]
-        self.seconds, self.origin_seconds = state["seconds"], state["origin_seconds"]
-        self.bad_steps, self.plateau_saved = state["bad_steps"], state["plateau_saved"]
-        self.last_eval, self.last_checkpoint = state["last_eval"], state["seconds"]
-        self.latest, self.window = dict(state["metrics"]), list(state["window"])
-        if self.best is not None and state["best"] is not None:
-            self.best.load_state_dict(state["best"])
+        self.model.load_state_dict(state["model"])
+        check_finite(self.model.parameters(), "weights")
+        epoch, number = state["position"]
+        self.position = count(epoch), count(number)
+        self.step, self.origin_steps = count(state["step"]), count(state["origin_steps"])
+        self.seconds = self.last_checkpoint = seconds(state["seconds"])
+        self.origin_seconds = seconds(state["origin_seconds"])
+        self.bad_steps, self.plateau_saved = count(state["bad_steps"]), bool(state["plateau_saved"])
+        self.last_eval = seconds(state["last_eval"])
+        self.latest = figures(state["metrics"])
+        samples, since = state["window"]
+        self.window = [count(samples), seconds(since)]
+        if (best := state["best"]) is not None and self.best is not None:
+            self.best.load_state_dict(best)
+            shapes = [p.shape for p in self.model.parameters()]
+            if self.best.average and [t.shape for t in self.best.average] != shapes:
+                raise ValueError("best weights of other shapes")
 
     @property
     def finished(self) -> bool:
@@ -125,19 +135,20 @@ class Run:
         self._seed()
         resumed = self.start is not None
         if self.start is not None:
-            restore(self.steppers, self.start["optimizers"])
-            self.ema.load_state_dict(self.start["ema"])
-            if self.main:  # they are the sums of all
-                self.sums.load_state_dict(self.start["sums"], fabric.device)
-            if fabric.world_size == 1:  # one process's state must not become everyone's
-                restore_random_state(self.start["random"], fabric.device)
+            with damage_named(self.start["path"]):
+                restore(self.steppers, self.start["optimizers"])
+                self.ema.load_state_dict(self.start["ema"])
+                if self.main:  # they are the sums of all
+                    self.sums.load_state_dict(self.start["sums"], fabric.device)
+                if fabric.world_size == 1:  # one process's state must not become everyone's
+                    restore_random_state(self.start["random"], fabric.device)
             self.start = None
         self._check_agreement()
         if self.main:
-            replace_file(self.out_dir / "config.toml", self.config)
             last = self.step if resumed else -1
-            self.metrics_file = MetricsFile(self.out_dir / "metrics.csv", last)
-            remove_snapshots(self.out_dir / "snapshots", last)
+            self.metrics_file = MetricsFile(inside(self.out_dir, "metrics.csv"), last)
+            remove_snapshots(self.out_dir, last)
+            replace_file(inside(self.out_dir, "config.toml"), self.config)
             self.display.start(opening(self))
         self._install_signal_handlers()
         # The clock counts what the budget is about: the loop with its evaluations and files.
@@ -274,7 +285,7 @@ class Run:
             self.latest = held_out(self, limit)
             if self.settings.snapshots and self.main:
                 self._describe(self.step, self.latest)
-                save_snapshot(self.out_dir / "snapshots" / f"{self.step:08d}", self.model)
+                save_snapshot(inside(self.out_dir, "snapshots", f"{self.step:08d}"), self.model)
         self._report(self._row("eval", self.latest))
         headline = self._headline(self.latest)
         if self.best is not None:
@@ -298,13 +309,13 @@ class Run:
             kept = self.best or Best(self.step, self.latest, self.ema.average)
             with self.ema.applied(kept.average):
                 self._describe(kept.step, kept.metrics)
-                save_model(self.out_dir / "model", self.model)
+                save_model(inside(self.out_dir, "model"), self.model)
             state = self._state()
             if enters_decay:
                 # A run that goes on from here has not begun to decay.
-                save_checkpoint(self.out_dir / "checkpoints" / "plateau.ckpt", state)
+                save_checkpoint(inside(self.out_dir, "checkpoints", "plateau.ckpt"), state)
                 state["plateau_saved"] = True
-            save_checkpoint(self.out_dir / "checkpoints" / "last.ckpt", state)
+            save_checkpoint(inside(self.out_dir, "checkpoints", "last.ckpt"), state)
         self.plateau_saved = self.plateau_saved or enters_decay
         self.last_checkpoint = self.seconds
         self.window_clock += time.perf_counter() - began

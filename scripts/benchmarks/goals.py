@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from graphcnf.compute.files import replace_file
+from graphcnf.compute.files import read_json, replace_file
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.molecules.codec import canonical_smiles, quiet
@@ -147,7 +147,7 @@ def pmo(names: Sequence[str], methods: Sequence[str], protocol: Protocol) -> lis
                     "minutes": (time.process_time() - began) / 60,
                 }
                 replace_file(result, json.dumps(found).encode())
-            found = json.loads(result.read_text())
+            found = read_json(result)
             if found.pop("identity", known) != known:
                 raise UserError(
                     f"{place} holds a run of another model or with other settings: give another "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphcnf.compute.files import inside, read_file, read_json
 from graphcnf.errors import UserError
 from graphcnf.training.configuration import load_config
 from graphcnf.training.settings import TrainingSettings
@@ -42,7 +42,7 @@ class TrainedRun:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Tables `model`, `data` and `training`."""
-        return load_config(self.path / "config.toml")
+        return load_config(inside(self.path, "config.toml"))
 
     @property
     def settings(self) -> TrainingSettings:
@@ -71,9 +71,9 @@ class TrainedRun:
     @cached_property
     def _lines(self) -> list[dict[str, str]]:
         """Whole lines of `metrics.csv`."""
-        file = self.path / "metrics.csv"
+        file = inside(self.path, "metrics.csv")
         try:
-            text = file.read_text(encoding="utf-8")
+            text = read_file(file).decode()
         except OSError:
             return []
         except UnicodeDecodeError:
@@ -125,7 +125,7 @@ class TrainedRun:
             bits = {k: float(v) for k, v in last.items() if v and k.startswith("bits_")}
         except ValueError as error:
             raise UserError(f"{self.path / 'metrics.csv'}: damaged ({error})") from None
-        record = saved_metadata(self.path / "model").get("training", {})
+        record = saved_metadata(inside(self.path, "model")).get("training", {})
         return {
             "steps": int(record.get("steps", last["step"])),
             "minutes": float(record.get("minutes", last["minutes"])),
@@ -209,9 +209,9 @@ def saved_metadata(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: Its file is damaged.
     """
-    path = folder / "config.json"
+    path = inside(folder, "config.json")
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("metadata", {})
+        return read_json(path).get("metadata", {})
     except FileNotFoundError:
         return {}
     except (AttributeError, ValueError) as error:

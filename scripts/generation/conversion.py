@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from graphcnf.errors import require
 
@@ -75,7 +76,7 @@ def to_parquet(
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def parquet_lines(source: Path) -> Iterator[str]:
+def parquet_lines(source: BinaryIO) -> Iterator[str]:
     """The lines that `to_parquet` has made a file of.
 
     Raises:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from graphcnf.compute.files import inside, open_input, read_json
 from graphcnf.errors import UserError
 from graphcnf.molecules.hashing import smiles_hash
 from graphcnf.scripts.generation.conversion import parquet_lines
@@ -64,7 +65,7 @@ def read_part(path: Path) -> Part:
     """
     name = beside(path).name
     try:
-        found = json.loads(beside(path).read_bytes())
+        found = read_json(inside(path.parent, beside(path).name))
         if found["format"] != FORMAT:
             raise BadShard(f"{name} is of another version of graphcnf")
         kept = {field: found[field] for field in Shard.__dataclass_fields__}
@@ -224,14 +225,15 @@ def merged(parts: Sequence[Part], *, unique: bool, count: Counter[str]) -> Itera
 @contextmanager
 def _lines(path: Path) -> Iterator[Iterable[str]]:
     """The lines of a shard, whatever it is packed in."""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         magic = file.read(4)
-    if magic == b"PAR1":
-        yield parquet_lines(path)
-        return
-    opened = gzip.open(path) if magic[:2] == b"\x1f\x8b" else open(path, "rb")
-    with opened as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
-        yield text
+        file.seek(0)
+        if magic == b"PAR1":
+            yield parquet_lines(file)
+            return
+        packed = gzip.open(file) if magic[:2] == b"\x1f\x8b" else file
+        with packed as content, io.TextIOWrapper(content, "utf-8", newline="") as text:
+            yield text
 
 
 def totals(parts: Sequence[Part]) -> Progress:

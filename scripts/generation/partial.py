@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from graphcnf.compute.files import file_lock, open_kept, open_new
+from graphcnf.compute.files import file_lock, inside, open_kept, open_new, read_json
 from graphcnf.errors import UserError
 
 READ = 1 << 20
@@ -55,7 +55,7 @@ class PartialFile:
     def _recover(self) -> bool:
         there = os.fstat(self.file.fileno()).st_size
         try:
-            found = json.loads(self.journal.read_bytes())
+            found = read_json(inside(self.journal.parent, self.journal.name))
             size, entry = found["bytes"], found["entry"]
             good = 0 <= size <= there
             checksum = self._checksum(size) if good else 0

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from graphcnf.compute.environment import environment
+from graphcnf.compute.files import inside, open_input, read_json
 from graphcnf.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Shard:
     def is_complete(self, out: Path) -> bool:
         """Whether `out` is this shard already."""
         try:
-            found = json.loads(beside(out).read_bytes())
+            found = read_json(inside(out.parent, beside(out).name))
             own = json.loads(json.dumps(asdict(self)))
             del own["environment"]  # another machine may have drawn it
             return {k: found[k] for k in own} == own and seal(out).items() <= found.items()
@@ -151,7 +152,7 @@ def beside(out: Path) -> Path:
 
 def seal(file: Path) -> dict[str, Any]:
     """Length and checksum of a file."""
-    with open(file, "rb") as content:
+    with open_input(file) as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return {"bytes": file.stat().st_size, "sha256": digest}
 

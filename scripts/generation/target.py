@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -30,11 +29,8 @@ def target_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
 def check_target(out: Path | None, kind: str, force: bool) -> None:
     """Raise `UserError` where the file cannot be written, or is there and not to be replaced."""
     check_place(out)
-    if out is not None and os.path.lexists(out):
-        if out.is_symlink() or not out.is_file():
-            raise UserError(f"{out} is a link or no regular file: write to another one")
-        if not force:
-            raise UserError(f"{out} exists: choose another --out, or replace it with --force")
+    if out is not None and out.exists() and not force:
+        raise UserError(f"{out} exists: choose another --out, or replace it with --force")
     if kind == "parquet":
         from graphcnf.scripts.generation.conversion import check_parquet
 
