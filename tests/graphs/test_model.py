@@ -292,7 +292,7 @@ def test_graphs_that_the_model_does_not_know_are_refused(model):
     ):
         with pytest.raises(ValueError, match=message):
             model.log_prob(GraphBatch.collate(PackedGraphs.from_lists([graph])))
-    with pytest.raises(ValueError, match="samples must be positive, got 0"):
+    with pytest.raises(UserError, match="samples must be an integer of at least 1, got 0"):
         model.log_prob(GraphBatch.collate(PackedGraphs.from_lists([([0], [], [])])), samples=0)
 
 

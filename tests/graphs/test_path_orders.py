@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.path.code import PathCode
 from graphcnf.graphs.path.orders import random_depth_first, renumbered
@@ -69,5 +70,5 @@ def test_numberings_are_distinct_and_orders_beyond_the_code_have_no_probability(
     # One molecule, one bound, whatever it is batched with.
     alone = model.log_prob(GraphBatch.collate(few, [7]), orders=20)
     assert math.isclose(float(alone), float(log_p[7]), rel_tol=1e-5)
-    with pytest.raises(ValueError, match="orders must be positive, got 0"):
+    with pytest.raises(UserError, match="orders must be an integer from 1 to 1024, got 0"):
         model.log_prob(GraphBatch.collate(few), orders=0)

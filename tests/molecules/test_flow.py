@@ -67,7 +67,7 @@ def test_scores_name_what_is_outside(flow, data):
     bits = -inside["log_likelihood"] / math.log(2) / data.graphs.node_counts[:2]
     np.testing.assert_allclose(inside["bits_per_atom"], bits)
     assert frame[frame["reason"].notna()]["log_likelihood"].isna().all()
-    assert "no training molecule has 1 atoms" in frame["reason"][6]
+    assert "no training molecule has 1 atom" in frame["reason"][6]
     assert list(flow.score(texts[0])["smiles"]) == texts[:1]
     molecule = Chem.MolFromSmiles(texts[0])
     frame = flow.score([molecule, None, float("nan")])

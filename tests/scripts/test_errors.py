@@ -211,7 +211,8 @@ def test_ctrl_c_is_heard_during_a_substructure_search():
 def test_terminals_that_know_ascii_alone(tmp_path):
     (tmp_path / "Mol\u00e9cules.smi").write_text("C1CC\nCCO\n")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    command = [sys.executable, "-m", "graphcnf", "evaluate", "Mol\u00e9cules.smi", "--reference"]
+    name = "Mol\u00e9cules.smi"
+    command = [sys.executable, "-m", "graphcnf", "evaluate", name, "--reference", name]
     done = subprocess.run(
         [*command, "Mol\u00e9cules.smi"],
         cwd=tmp_path,

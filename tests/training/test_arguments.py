@@ -81,7 +81,7 @@ def test_limits():
         with pytest.raises(UserError, match="greater than 0"):
             check_temperature(temperature)
     for seed in (LARGEST_SEED + 1, -1):
-        with pytest.raises(UserError, match="no seed"):
+        with pytest.raises(UserError, match="seed must be an integer"):
             check_seed(seed)
     for minutes in (0.0, float("inf"), float("nan")):
         with pytest.raises(UserError, match="minutes must be"):
