@@ -176,12 +176,8 @@ def test_a_score_that_always_fails_is_no_success(graphcnf, model_folder, surroun
 def test_a_full_disk_is_one_line(model_folder, score, surroundings):
     """Beyond 2 KB no file may grow, as on a full disk."""
     command = [sys.executable, "-m", "graphcnf", "optimize", "--score", score, "--model",
-<<<<<<< HEAD
                str(model_folder), "--budget", "300", "--folder", "run", "--workers", "1",
                *SMALL]  # fmt: skip
-=======
-               str(model_folder), "--budget", "300", "--folder", "run", *SMALL]  # fmt: skip
->>>>>>> front
 
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
