@@ -8,7 +8,7 @@ from functools import wraps
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphcnf.errors import UserError
 
@@ -25,8 +25,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     that type and log-probabilities in float32, by autocast.
     """
     training = [part for part in model.modules() if part.training]
-    own = next(model.parameters(), None)
-    half = own is not None and own.dtype in HALF
+    own: Tensor = next(model.parameters(), torch.empty(0))
+    half = own.dtype in HALF
     model.eval()
     try:
         with torch.autocast(own.device.type, own.dtype) if half else nullcontext():
