@@ -185,7 +185,7 @@ def check_output(path: Path) -> None:
     """Raise `UserError` where replacing the file would replace a link, a pipe or a device."""
     if os.path.islink(path) or (path.exists() and not path.is_file()):
         kind = "a folder" if path.is_dir() else "a link or no regular file"
-        raise UserError(f"cannot write {path}: it is {kind}; write to another one")
+        raise UserError(f"{path} is {kind}: write to another one")
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -26,7 +26,11 @@ MODEL_FILES = ("config.json", "model.safetensors")
 RUN_FILES = (
     *((name,) for name in ("config.toml", "metrics.csv", "finetune.json", "wandb.id")),
     *(("checkpoints", name) for name in ("last.ckpt", "plateau.ckpt")),
-    *(("model", name) for name in (*MODEL_FILES, "training_hashes.safetensors")),
+    ("snapshots",),
+    *(
+        ("model", name)
+        for name in (*MODEL_FILES, "weights.safetensors", "training_hashes.safetensors")
+    ),
 )
 """Files of a run that are replaced again and again, by their places in its folder."""
 
@@ -78,7 +82,7 @@ def damage_named(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: damaged checkpoint: it has no {error}") from None
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         reason = " ".join(str(e).split())[:160]
-        raise UserError(f"{path}: damaged, or the checkpoint of another model: {reason}") from None
+        raise UserError(f"{path}: damaged, or it belongs to another model: {reason}") from None
 
 
 def count(value: Any) -> int:

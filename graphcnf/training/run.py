@@ -95,8 +95,8 @@ class Run:
         self.latest = figures(state["metrics"])
         samples, since = state["window"]
         self.window = [count(samples), seconds(since)]
-        if self.best is not None and state["best"] is not None:
-            self.best.load_state_dict(state["best"])
+        if (best := state["best"]) is not None and self.best is not None:
+            self.best.load_state_dict(best)
             shapes = [p.shape for p in self.model.parameters()]
             if self.best.average and [t.shape for t in self.best.average] != shapes:
                 raise ValueError("best weights of other shapes")
@@ -145,10 +145,10 @@ class Run:
             self.start = None
         self._check_agreement()
         if self.main:
-            replace_file(inside(self.out_dir, "config.toml"), self.config)
             last = self.step if resumed else -1
             self.metrics_file = MetricsFile(inside(self.out_dir, "metrics.csv"), last)
             remove_snapshots(self.out_dir, last)
+            replace_file(inside(self.out_dir, "config.toml"), self.config)
             self.display.start(opening(self))
         self._install_signal_handlers()
         # The clock counts what the budget is about: the loop with its evaluations and files.

@@ -3,14 +3,29 @@
 import errno
 import gzip
 import os
+import socket
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
 from graphcnf.compute import files
-from graphcnf.compute.files import NotUnpacked, file_lock, gunzip, open_kept, replace_file
+from graphcnf.compute.files import (
+    NotUnpacked,
+    claim,
+    file_lock,
+    gunzip,
+    inside,
+    is_claimed,
+    leftovers,
+    open_kept,
+    read_file,
+    read_json,
+    replace_file,
+    write_file,
+)
 from graphcnf.errors import UserError
 
 
@@ -18,7 +33,7 @@ def test_a_link_in_the_way_is_not_followed(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "lock").symlink_to(victim)
-    with pytest.raises(OSError), file_lock(tmp_path / "lock", "x"):
+    with pytest.raises(UserError, match="a link"), file_lock(tmp_path / "lock", "x"):
         pass
     with pytest.raises(OSError):
         open_kept(tmp_path / "lock")
@@ -89,3 +104,85 @@ def test_a_gzip_file_that_was_made_to_fill_the_memory_does_not(monkeypatch):
     # What is larger than the least, but shrinks as data do, is taken.
     content = os.urandom(1 << 20).hex().encode()
     assert gunzip(gzip.compress(content)) == content
+
+
+def a_pipe(path):
+    os.mkfifo(path)
+
+
+def a_device(path):
+    path.symlink_to("/dev/zero")
+
+
+def a_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def too_large(path):
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+@pytest.mark.parametrize("make", [a_pipe, a_device, a_socket, too_large, Path.mkdir])
+def test_what_is_no_regular_file_of_usual_size_is_refused_at_once(tmp_path, make):
+    make(tmp_path / "x")
+    for read in (read_file, read_json):
+        with pytest.raises(OSError) as caught:
+            read(tmp_path / "x")
+        assert caught.value.strerror
+    if make not in (too_large, a_socket, a_device):
+        with pytest.raises(OSError):
+            open_kept(tmp_path / "x")
+
+
+def test_a_users_own_link_to_a_file_is_read_and_one_below_a_run_is_not(tmp_path):
+    (tmp_path / "x").write_text("[1]")
+    (tmp_path / "y").symlink_to("x")
+    assert read_file(tmp_path / "y") == b"[1]" and read_json(tmp_path / "y") == [1]
+    with pytest.raises(OSError, match="3 bytes, at most 2 are read"):
+        read_file(tmp_path / "y", 2)
+    run = tmp_path / "run"
+    (run / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("run")
+    (run / "away").symlink_to(tmp_path)
+    assert inside(tmp_path / "link", "deep", "x") == tmp_path / "link" / "deep" / "x"
+    for parts in (("away",), ("away", "x"), ("away", "none", "x")):
+        with pytest.raises(UserError, match="run/away is a symbolic link"):
+            inside(run, *parts)
+
+
+def test_json_nested_without_end_is_no_json(tmp_path):
+    (tmp_path / "x").write_bytes(b"[" * 100_000)
+    with pytest.raises(ValueError, match="brackets"):
+        read_json(tmp_path / "x")
+
+
+@pytest.mark.parametrize("put", [a_pipe, a_device, Path.mkdir, lambda p: p.symlink_to("nowhere")])
+def test_nothing_but_a_file_is_replaced(tmp_path, put):
+    put(tmp_path / "x")
+    before = os.lstat(tmp_path / "x")
+    with pytest.raises(UserError, match="x is "):
+        write_file(tmp_path / "x", b"new")
+    assert os.lstat(tmp_path / "x") == before and len(os.listdir(tmp_path)) == 1
+
+
+def test_a_run_marks_a_new_or_empty_folder_and_no_other(tmp_path):
+    assert claim(tmp_path / "a" / "b", "training") and not claim(tmp_path / "a" / "b", "training")
+    (tmp_path / "a" / "b" / "notes").touch()
+    assert is_claimed(tmp_path / "a" / "b", "training")
+    with pytest.raises(UserError, match="holds no optimization run"):
+        claim(tmp_path / "a" / "b", "optimization")
+    with pytest.raises(UserError, match="not empty"):
+        claim(tmp_path / "a", "training")
+    assert os.listdir(tmp_path / "a") == ["b"]
+    # Whoever was killed while it marked the folder has left this.
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ".run.json.123.tmp").touch()
+    assert claim(tmp_path / "c", "training")
+
+
+def test_leftovers_have_the_very_names_that_are_used(tmp_path):
+    for name in (".x.1.tmp", ".x.22.tmp", ".x.tmp", ".x.a.tmp", ".xy.1.tmp", "x.1.tmp"):
+        (tmp_path / name).touch()
+    assert {p.name for p in leftovers(tmp_path / "x")} == {".x.1.tmp", ".x.22.tmp"}

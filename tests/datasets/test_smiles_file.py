@@ -7,6 +7,7 @@ from rdkit.Chem import rdDepictor
 
 from graphcnf.datasets import load_smiles_file
 from graphcnf.datasets.cache import cache_folder
+from graphcnf.datasets.smiles_file import DataFileError, read_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 MOLECULES = ["CCO", "c1ccccc1", "CC(=O)[O-]", "CCO"]
@@ -163,7 +164,6 @@ def test_size_limit_counts_heavy_atoms(tmp_path):
 
 
 def test_what_generate_writes_is_read_back(tmp_path):
-    from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.scripts.generation.conversion import to_parquet
     from graphcnf.scripts.generation.records import WRITERS
 
@@ -210,8 +210,6 @@ def test_what_generate_writes_is_read_back(tmp_path):
 
 
 def test_blank_cells_are_molecules_that_failed(tmp_path):
-    from graphcnf.datasets.smiles_file import read_smiles
-
     (tmp_path / "x.csv").write_text("id,smiles\n1,CCO\n2,\n3,C\n\n")
     assert read_smiles(tmp_path / "x.csv")[:2] == ([2, 3, 4], ["CCO", "", "C"])
     (tmp_path / "x.smi").write_text("CCO\n\nC\n\n\n")
@@ -283,3 +281,33 @@ def test_a_bad_record_is_left_out_and_the_file_is_read(tmp_path):
         assert dataset.smiles == ["CCO"] and len(dataset.skipped) == 3
         assert "U+00A0 NO-BREAK SPACE at position 3" in dataset.skipped[0].reason
         assert "U+0421" in dataset.skipped[1].reason
+
+
+def test_a_small_parquet_file_that_stands_for_much_text_is_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path, rows = tmp_path / "x.parquet", 1_000_000
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * rows), pa.array(["C" * 500]))
+    parquet.write_table(pa.table({"smiles": column}), path)
+    assert path.stat().st_size < 100_000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(DataFileError, match=r"x\.parquet .*more than 67,108,864 characters"):
+        read_smiles(path)
+    assert pa.default_memory_pool().max_memory() - before < 64 << 20
+
+
+def test_one_column_of_a_parquet_file_is_read(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts = ["CCO", None, "CCN", "CCO"]
+    table = {"Smiles": pa.array(texts, pa.large_string()), "my.n": [1, 2, 3, 4], "text": texts,
+             "same": pa.array(texts).dictionary_encode()}  # fmt: skip
+    parquet.write_table(pa.table(table), tmp_path / "x.parquet")
+    expected = [1, 2, 3, 4], ["CCO", "", "CCN", "CCO"]
+    for column in (None, "smiles", "text", "same"):
+        assert read_smiles(tmp_path / "x.parquet", column=column) == expected
+    assert read_smiles(tmp_path / "x.parquet", column="my.n")[1] == [""] * 4
+    with pytest.raises(DataFileError, match="no column 'other'"):
+        read_smiles(tmp_path / "x.parquet", column="other")

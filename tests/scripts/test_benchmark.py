@@ -6,6 +6,7 @@ import json
 import pytest
 import tomli_w
 
+from graphcnf.compute.files import claim
 from graphcnf.errors import UserError
 from graphcnf.pretrained import config_file
 from graphcnf.scripts.benchmarks.page import curves
@@ -104,7 +105,7 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_goes_on(surround
         "training": {"accelerator": "cpu", "minutes": 0.003, "batch_size": 8, "eval_batches": 1},
     }
     preset.write_text(tomli_w.dumps(config))
-    place.mkdir(parents=True)
+    claim(place, "training")
     (place / "config.toml").write_text(tomli_w.dumps(config))
     (place / "metrics.csv").write_text("step,phase,minutes,bits_per_variable\n5,train,0.001,9\n")
     run = train_run(str(preset), place, minutes=0.003, seed=0)

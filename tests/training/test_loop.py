@@ -66,6 +66,7 @@ def test_a_run_leaves_its_files_and_learns(tiny, tmp_path):
     assert result.finished and result.step == 60 and result.headline == "bits_per_variable"
     files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert files == {
+        "run.json",
         "config.toml",
         "metrics.csv",
         "checkpoints/last.ckpt",
@@ -238,6 +239,31 @@ def test_another_models_checkpoint_is_refused(tiny, tmp_path):
         fit(tiny.make_experiment(), other, tmp_path, resume=True)
     # What was refused has left no trace that a later resume would stumble over.
     assert (tmp_path / "config.toml").read_bytes() == before
+
+
+def test_nothing_is_deleted_but_what_a_run_wrote(tiny, tmp_path):
+    often = replace(SETTINGS, steps=2, eval_steps=1, snapshots=True)
+    fit(tiny.make_experiment(), often, tmp_path)
+    mine = [".notes.tmp", "checkpoints/.notes.tmp", "snapshots/2024/notes",
+            "snapshots/00000009/notes", "snapshots/00000009.tar"]  # fmt: skip
+    theirs = [".metrics.csv.77.tmp", "checkpoints/.last.ckpt.77.tmp", "model/.config.json.77.tmp",
+              "snapshots/00000009/config.json", "snapshots/00000008/model.safetensors"]  # fmt: skip
+    for name in (*mine, *theirs):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    fit(tiny.make_experiment(), replace(often, steps=3), tmp_path, resume=True)
+    assert all((tmp_path / name).exists() for name in mine)
+    assert not any((tmp_path / name).exists() for name in theirs)
+    assert not (tmp_path / "snapshots" / "00000008").exists()
+
+
+def test_a_folder_that_is_no_run_stays_as_it_is(tiny, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(UserError, match="not empty and holds no training run"):
+            fit(tiny.make_experiment(), SETTINGS, tmp_path, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
 def test_a_budget_is_required(tiny, tmp_path):

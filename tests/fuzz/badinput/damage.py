@@ -32,7 +32,7 @@ JUNK: tuple[Any, ...] = (None, "", "many", -1, 0, 1.5, 10**9, 10**30, True, [], 
 METADATA: dict[str, tuple[Any, ...]] = {
     "vocabulary": (None, 3, [], {}, {"atoms": 3}, {"atoms": [["C"]], "bonds": []},
                    {"atoms": [["C", "x", 1]], "bonds": ["SINGLE"]}),
-    "size_histogram": (3, "x", {}, ["a"], [-1], [float("nan")], [[1]], [None], [True]),
+    "size_histogram": (3, "x", {}, ["a"], [-1], [float("nan")], [[1]], [None], [True], [10**400]),
     "training": (3, "x", [1]),
     "likelihood_quantiles": (3, "x", {}, ["a"], [None], [float("nan")], [{"largest": 3}],
                              [{"largest": 3, "quantiles": []}],
@@ -63,7 +63,7 @@ def damage_cases(seed: int) -> Iterator[Case]:
                 if label == "gone" and file.startswith("training"):
                     continue
                 yield Case(f"{name}: {file} {label}", program, arguments, (),
-                           _changed(model, file, change))  # fmt: skip
+                           changed(model, file, change))  # fmt: skip
         known = {"images": IMAGE_METADATA, "coloring": COLORING_METADATA}.get(model, METADATA)
         if name in ("evaluate", "evaluate images", "coloring", "generate", "score"):
             yield from _signed(name, model, program, arguments, known, dice)
@@ -71,7 +71,7 @@ def damage_cases(seed: int) -> Iterator[Case]:
                                ("number", b"1e999"), ("text", b"hello"), ("empty", b""),
                                ("object", b"{}"), ("binary", bytes(range(256)))):  # fmt: skip
             yield Case(f"{name}: config.json {label}", program, arguments, (),
-                       _changed(model, "config.json", lambda _, c=content: c))  # fmt: skip
+                       changed(model, "config.json", lambda _, c=content: c))  # fmt: skip
     yield from _runs(dice)
 
 
@@ -101,7 +101,7 @@ def _signed(name, model, program, arguments, metadata, dice) -> Iterator[Case]:
             return config_file(config)
 
         return Case(f"{name}: signed {label}", program, arguments, options.pop("names", ()),
-                    _changed(model, "config.json", edit), **options)  # fmt: skip
+                    changed(model, "config.json", edit), **options)  # fmt: skip
 
     for key in ("format", "model", "metadata"):
         for value in JUNK[:-2]:
@@ -168,30 +168,30 @@ def _runs(dice: Random) -> Iterator[Case]:
                 # A flipped bit in a text may make another text that is as good.
                 readable = not file.endswith("ckpt")
                 yield Case(f"{name}: {file} {label}", program, arguments, (),
-                           _changed(place, file, change), readable=readable,
+                           changed(place, file, change), readable=readable,
                            starts=True)  # fmt: skip
         for k, text in enumerate(METRICS):
             yield Case(f"{name}: metrics.csv {k}", program, arguments, (),
-                       _changed(place, "metrics.csv", lambda _, t=text: t.encode()),
+                       changed(place, "metrics.csv", lambda _, t=text: t.encode()),
                        readable=k in UNREAD["metrics"].get(name, ()), starts=True)  # fmt: skip
         for k, text in enumerate((b"", b"[data]\n", b"\0", b"[data]\nname = 3\n",
                                   b'[data]\nname = "nowhere"\n', b"[training]\nsteps = 'x'\n",
                                   b"[model]\nwidth = 'x'\n[data]\nname = 'sets'\n")):  # fmt: skip
             yield Case(f"{name}: config.toml {k}", program, arguments, (),
-                       _changed(place, "config.toml", lambda _, t=text: t),
+                       changed(place, "config.toml", lambda _, t=text: t),
                        readable=k in UNREAD["config"].get(name, ()), starts=True)  # fmt: skip
         for label, content in (("pickle", b"\x80\x04N."), ("zip", b"PK\3\4" + bytes(99)),
                                ("head", b"graphcnf checkpoint\n")):  # fmt: skip
             if name in ("resume", "continue"):
                 yield Case(f"{name}: checkpoint {label}", program, arguments, (".ckpt",),
-                           _changed(place, "checkpoints/*.ckpt", lambda _, c=content: c),
+                           changed(place, "checkpoints/*.ckpt", lambda _, c=content: c),
                            starts=True)  # fmt: skip
 
 
-def _changed(
+def changed(
     name: str, file: str, change: Callable[[bytes], bytes | None]
 ) -> Callable[[Stage], None]:
-    """Copies a model or a run to x, with one file changed."""
+    """Return what copies a model or a run to x, with one file changed."""
 
     def prepare(stage: Stage) -> None:
         folder = stage.work / "x"

@@ -99,7 +99,7 @@ def data_file_cases(seed: int) -> Iterator[Case]:
                              ("device", "/dev/zero"), ("home", "~nouser/x.smi"),
                              ("long", "x" * 300), ("inside", "{molecules}/x.smi"),
                              ("latin", "\udcff.smi")):  # fmt: skip
-            yield Case(f"{reader} {label}", _program(reader),
+            yield Case(f"{reader} {label}", program_of(reader),
                        tuple(a.replace("{file}", place) for a in arguments))  # fmt: skip
     for command in SCORED:
         line = tuple(a.replace("{file}", "-") for a in READERS[command])
@@ -109,13 +109,14 @@ def data_file_cases(seed: int) -> Iterator[Case]:
     yield from _image_cases(dice)
 
 
-def _program(reader: str) -> str:
+def program_of(reader: str) -> str:
+    """The program that a reader is a command of."""
     return "benchmarks" if reader == "codes" else "graphcnf"
 
 
 def _case(reader, arguments, name, content, *, label=None, readable=False) -> Case:
     given = tuple(a.replace("{file}", name) for a in arguments)
-    return Case(f"{reader} {label or name}", _program(reader), given, () if readable else (name,),
+    return Case(f"{reader} {label or name}", program_of(reader), given, () if readable else (name,),
                 _write(name, content), readable=readable)  # fmt: skip
 
 

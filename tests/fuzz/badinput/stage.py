@@ -27,7 +27,7 @@ from graphcnf.scripts.cli import run as run_command
 from graphcnf.scripts.figures import cli as figures
 
 PLACES = ("molecules", "preset", "model", "shard", "images", "photos", "pictures", "coloring",
-          "run", "sets_run", "work")  # fmt: skip
+          "run", "sets_run", "optimized", "work")  # fmt: skip
 """What a stage holds, by the names that cases call it."""
 
 PROGRAMS = {"graphcnf": app, "benchmarks": benchmarks.app, "figures": figures.app}
@@ -171,6 +171,18 @@ class Stage:
         settings = [text for option in options for text in ("--set", option)]
         return self._trained("sets_run", "set-shuffling", *settings)
 
+    @cached_property
+    def optimized(self) -> Path:
+        """The folder of an optimisation of three calls."""
+        folder = self.root / "optimized"
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            arguments = ["optimize", "--score", "qed", "--budget", "3", "--workers", "0"]
+            arguments += ["--model", str(self.model), "--folder", str(folder)]
+            with contextlib.suppress(SystemExit):
+                run_command(self.programs["graphcnf"], arguments)
+        assert (folder / "state.safetensors").exists()
+        return folder
+
     def _trained(self, name: str, preset: str, *options: str) -> Path:
         folder = self.root / name
         with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
@@ -225,7 +237,9 @@ def _content(folder: Path) -> dict[str, bytes | str]:
         if path.is_symlink():
             found[name] = f"link to {os.readlink(path)}"
         else:
-            found[name] = path.read_bytes() if path.is_file() else "other"
+            size = path.stat().st_size
+            small = path.is_file() and size < 1 << 30
+            found[name] = path.read_bytes() if small else f"{size} bytes, or none"
     return found
 
 
