@@ -307,7 +307,9 @@ def test_one_column_of_a_parquet_file_is_read(tmp_path):
     parquet.write_table(pa.table(table), tmp_path / "x.parquet")
     expected = [1, 2, 3, 4], ["CCO", "", "CCN", "CCO"]
     for column in (None, "smiles", "text", "same"):
-        assert read_smiles(tmp_path / "x.parquet", column=column) == expected
+        assert read_smiles(tmp_path / "x.parquet", column=column)[:2] == expected
+    found = read_smiles(tmp_path / "x.parquet", others=True)
+    assert found.columns == {"my.n": [1, 2, 3, 4], "text": texts, "same": texts}
     assert read_smiles(tmp_path / "x.parquet", column="my.n")[1] == [""] * 4
     with pytest.raises(DataFileError, match="no column 'other'"):
         read_smiles(tmp_path / "x.parquet", column="other")
