@@ -230,36 +230,6 @@ def test_a_line_that_begins_with_a_tab_has_no_smiles(tmp_path):
     assert dataset.smiles == ["CCO", "CCN"] and [s.line for s in dataset.skipped] == [2]
 
 
-def test_a_small_parquet_file_that_stands_for_much_text_is_refused(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    path, rows = tmp_path / "x.parquet", 1_000_000
-    column = pa.DictionaryArray.from_arrays(pa.array([0] * rows), pa.array(["C" * 500]))
-    parquet.write_table(pa.table({"smiles": column}), path)
-    assert path.stat().st_size < 100_000
-    before = pa.total_allocated_bytes()
-    with pytest.raises(DataFileError, match=r"x\.parquet .*more than 67,108,864 characters"):
-        read_smiles(path)
-    assert pa.default_memory_pool().max_memory() - before < 64 << 20
-
-
-def test_one_column_of_a_parquet_file_is_read(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    texts = ["CCO", None, "CCN", "CCO"]
-    table = {"Smiles": pa.array(texts, pa.large_string()), "my.n": [1, 2, 3, 4], "text": texts,
-             "same": pa.array(texts).dictionary_encode()}  # fmt: skip
-    parquet.write_table(pa.table(table), tmp_path / "x.parquet")
-    expected = [1, 2, 3, 4], ["CCO", "", "CCN", "CCO"]
-    for column in (None, "smiles", "text", "same"):
-        assert read_smiles(tmp_path / "x.parquet", column=column)[:2] == expected
-    assert read_smiles(tmp_path / "x.parquet", column="my.n")[1] == [""] * 4
-    with pytest.raises(DataFileError, match="no column 'other'"):
-        read_smiles(tmp_path / "x.parquet", column="other")
-
-
 def test_what_a_file_says_of_its_molecules_is_kept(tmp_path):
     from graphcnf.datasets.smiles_file import read_smiles
 
@@ -312,3 +282,35 @@ def test_a_bad_record_is_left_out_and_the_file_is_read(tmp_path):
         assert dataset.smiles == ["CCO"] and len(dataset.skipped) == 3
         assert "U+00A0 NO-BREAK SPACE at position 3" in dataset.skipped[0].reason
         assert "U+0421" in dataset.skipped[1].reason
+
+
+def test_a_small_parquet_file_that_stands_for_much_text_is_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path, rows = tmp_path / "x.parquet", 1_000_000
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * rows), pa.array(["C" * 500]))
+    parquet.write_table(pa.table({"smiles": column}), path)
+    assert path.stat().st_size < 100_000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(DataFileError, match=r"x\.parquet .*more than 67,108,864 characters"):
+        read_smiles(path)
+    assert pa.default_memory_pool().max_memory() - before < 64 << 20
+
+
+def test_one_column_of_a_parquet_file_is_read(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts = ["CCO", None, "CCN", "CCO"]
+    table = {"Smiles": pa.array(texts, pa.large_string()), "my.n": [1, 2, 3, 4], "text": texts,
+             "same": pa.array(texts).dictionary_encode()}  # fmt: skip
+    parquet.write_table(pa.table(table), tmp_path / "x.parquet")
+    expected = [1, 2, 3, 4], ["CCO", "", "CCN", "CCO"]
+    for column in (None, "smiles", "text", "same"):
+        assert read_smiles(tmp_path / "x.parquet", column=column)[:2] == expected
+    found = read_smiles(tmp_path / "x.parquet", others=True)
+    assert found.columns == {"my.n": [1, 2, 3, 4], "text": texts, "same": texts}
+    assert read_smiles(tmp_path / "x.parquet", column="my.n")[1] == [""] * 4
+    with pytest.raises(DataFileError, match="no column 'other'"):
+        read_smiles(tmp_path / "x.parquet", column="other")
