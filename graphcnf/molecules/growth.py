@@ -44,7 +44,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 TRIAL = 64
 """Walks before the first round, which only show in which orders the model knows the fragment."""
 
-PATIENCE = 20
+PATIENCE = 8
 """Rounds in a row without a further molecule after which the search is given up."""
 
 WAYS: dict[str, dict[str, Any]] = {

@@ -153,14 +153,17 @@ def piperazines():
 
 
 def test_first_molecules_have_different_parts_at_each_point(piperazines):
-    """Of 20 as many as of 20 drawn from all: walks that share free atoms give one molecule."""
+    """Of 20 as many as of 20 drawn from all: walks that share free atoms give one molecule.
+
+    Of these 60 a draw of 20 has 19; nine tenths of that are 17.
+    """
     fragment, found = piperazines
     parts = [fragment.substituents(codec.parse(one.smiles)) for one in found]
     random = np.random.default_rng(0)
     for atom in parts[0]:
         names = np.array([one[atom][0] for one in parts])
         later = [len(set(random.choice(names, 20, replace=False))) for _ in range(50)]
-        assert len(set(names[:20])) >= 0.9 * np.mean(later) >= 14
+        assert len(set(names[:20])) >= 0.9 * max(np.mean(later), 19), atom
 
 
 def test_reactive_bonds_are_as_rare_as_the_model_has_them(piperazines):
