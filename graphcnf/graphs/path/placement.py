@@ -60,24 +60,23 @@ class Progress:
 
     Args:
         fragment: What the graphs have to hold.
-        size: Number of nodes of the graphs.
-        count: P.
+        sizes: Numbers of nodes of the graphs, (P,) long.
         support: Of the model.
 
     Raises:
         UserError: the graphs are too small.
     """
 
-    def __init__(self, fragment: Fragment, size: int, count: int, support: Support):
-        least = len(fragment) + fragment.fewest_free
-        if size < least:
+    def __init__(self, fragment: Fragment, sizes: Tensor, support: Support):
+        least, count = len(fragment) + fragment.fewest_free, len(sizes)
+        if bool((sizes < least).any()):
             raise UserError(f"graphs with this fragment have at least {least} nodes")
         self.fragment, self.weights = fragment, support.weights
         self.lookahead = Lookahead(fragment, support, count)
         device = self.weights.device
-        self.free = torch.full((count,), size - len(fragment), device=device)
+        self.free = sizes - len(fragment)
         self.depth = torch.full((count,), -1, device=device)
-        self.at = torch.full((count, size + 1), FREE, device=device)
+        self.at = torch.full((count, int(sizes.max()) + 1), FREE, device=device)
         self.level = torch.full((count, len(fragment)), UNPLACED, device=device)
         self.room = fragment.room.expand(count, -1).clone()
         self.sockets = fragment.sockets.expand(count, -1).clone()
