@@ -32,6 +32,14 @@ VALUES = frozenset({"mean", "deviation", "prior", "separation", "spread", "drift
 """Names in a configuration of what is no size."""
 
 
+RENAMED = {
+    ".network.start": ".network.initial",
+    ".network.logits.": ".network.outputs.",
+    ".network.asked.": ".network.conditions.",
+}
+"""Parts of the names of parameters in older files, and their names now."""
+
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -117,12 +125,22 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
         raise UserError(f"{source}: not the config of a {cls.__name__} ({reason})") from error
     weights = folder / "model.safetensors"
     try:
-        model.load_state_dict(_read(weights, "pt"))
+        model.load_state_dict(renamed(_read(weights, "pt"), model))
     except RuntimeError:
         raise UserError(f"{weights}: the weights do not fit config.json") from None
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"{weights}: weights that are no numbers; train again")
     return model.to(device).eval()
+
+
+def renamed(tensors: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Return the tensors by the names that a model has for them, see `RENAMED`."""
+    known, found = model.state_dict().keys(), {}
+    for name, tensor in tensors.items():
+        for old, new in {} if name in known else RENAMED.items():
+            name = name.replace(old, new)
+        found[name] = tensor
+    return found
 
 
 def _check_sizes(config: Any, name: str = "model") -> None:

@@ -125,8 +125,7 @@ class CategoricalFlow(nn.Module):
         Raises:
             ValueError: if the temperature is not positive.
         """
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise ValueError(f"temperature must be greater than 0, not {temperature}")
+        check_temperature(temperature)
         if not self.flow.tempers:
             z = temperature * z
         z = self.flow.inverse(
@@ -183,6 +182,12 @@ class CategoricalFlow(nn.Module):
             sample=sample_posterior,
             generator=generator,
         )
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless the temperature is positive and finite."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be greater than 0, not {temperature}")
 
 
 def check_rows(mask: Tensor | None) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from graphcnf.categorical import Bound, InterleavedFlow
+from graphcnf.categorical import Bound
+from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import GraphContext
@@ -55,7 +56,7 @@ class PathSteps(nn.Module):
         )
         # What is asked of a graph also says how many nodes it has.
         self.sizes = None if targets is None else TargetEmbedding(targets, max_nodes + 1)
-        self.flow = InterleavedFlow(probabilities, groups=max_nodes)
+        self.flow = AutoregressiveFlow(probabilities)
 
     @property
     def network(self) -> PathNetwork:
@@ -88,7 +89,8 @@ class PathSteps(nn.Module):
         shares = self.network.shares
         assert shares is not None and batch.targets is not None
         x = self.code.encode(batch)
-        path = Path.before_each(x, self.network.support.weights)
+        support = self.network.support
+        path = Path.before_each(x, support.weights, support.pad)
         links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
         shares.fit(x, links, batch.mask, batch.targets)
 
@@ -100,7 +102,8 @@ class PathSteps(nn.Module):
         probabilities: nothing is left to bound. `CategoricalFlow.bound` of the same flow gives the
         same but for the margins of the intervals.
         """
-        parts = self.network.log_prob(self.code.encode(batch), batch.mask, batch.targets)
+        context = GraphContext(batch.mask, targets=batch.targets)
+        parts = self.flow.flow.log_probs(self.code.encode(batch), context).sum(1)
         bounds = {}
         for kind in KINDS:
             chosen = [k for k, name in enumerate(self.code.kinds) if name == kind]
@@ -116,7 +119,7 @@ class PathSteps(nn.Module):
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
         shape = (*mask.shape, len(self.code.cardinalities))
-        like = self.network.start
+        like = self.network.initial
         z = self.flow.base.sample(
             shape, mask=mask, generator=generator, device=mask.device, dtype=like.dtype
         )
