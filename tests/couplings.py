@@ -1,7 +1,7 @@
 """Properties of every network under an `AutoregressiveCoupling`, checked case after case."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 
 from graphcnf.categorical import AutoregressiveCoupling, IntervalEncoding, Network
 from graphcnf.flows.base import StandardLogistic
-from graphcnf.flows.transform import Bijection
+from graphcnf.flows.transform import Bijection, Context
 from graphcnf.testing import (
     assert_bijection,
     assert_gradients_reach_every_parameter,
@@ -34,15 +34,17 @@ class Flat(Bijection):
         super().__init__()
         self.coupling, self.shape = coupling, tuple(shape)
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        mask = mask.unflatten(1, self.shape)
-        z, log_term = self.coupling(x.unflatten(1, self.shape)[..., 0], mask=mask, context=context)
+    def _context(self, context):
+        return replace(context, mask=context.mask.unflatten(1, self.shape).any(-1))
+
+    def forward(self, x, context=Context()):
+        x = x.unflatten(1, self.shape)[..., 0]
+        z, log_term = self.coupling(x, self._context(context))
         return z.flatten(1)[..., None], log_term
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        mask = mask.unflatten(1, self.shape)
+    def inverse_and_logdet(self, z, context=Context()):
         z = z.unflatten(1, self.shape)[..., 0]
-        x, log_det = self.coupling.inverse_and_logdet(z, mask=mask, context=context)
+        x, log_det = self.coupling.inverse_and_logdet(z, self._context(context))
         return x.flatten(1)[..., None], log_det
 
 
@@ -54,27 +56,26 @@ class Case:
         coupling: The coupling.
         x: Latents (B, N, V).
         mask: Of the latents, (B, N, V) bool.
-        context: Whatever its network needs.
+        context: Context of the coupling, with a mask (B, N).
     """
 
     coupling: AutoregressiveCoupling
     x: torch.Tensor
     mask: torch.Tensor
-    context: object
+    context: Context
 
     @classmethod
-    def of(cls, coupling, values, mask, context) -> "Case":
-        """A case of categories (B, N, V), real where `mask` (B, N)."""
+    def of(cls, coupling, values, context) -> "Case":
+        """A case of categories (B, N, V), real where the mask (B, N) of the context says so."""
         torch.manual_seed(1)
-        mask = mask[..., None].expand_as(values)
+        mask = context.mask[..., None].expand_as(values)
         encoding = IntervalEncoding(coupling.network.cardinalities)
-        return cls(coupling, encoding.encode(values, mask=mask).z, mask, context)
+        return cls(coupling, encoding.encode(values, Context(mask)).z, mask, context)
 
     @property
     def flat(self) -> tuple[nn.Module, dict]:
         """The coupling for the assertions of `graphcnf.testing`, and their arguments."""
-        mask = self.mask.flatten(1)
-        arguments = {"mask": mask, "context": self.context}
+        arguments = {"context": replace(self.context, mask=self.mask.flatten(1))}
         arguments["x"] = self.x.flatten(1)[..., None]
         return Flat(self.coupling, self.x.shape[1:]), arguments
 
@@ -113,7 +114,7 @@ def log_det_is_that_of_the_jacobian(make_case: MakeCase):
 
 def padding_changes_nothing(make_case: MakeCase):
     flat, arguments = make_case(8, 12).flat
-    assert_mask_invariance(flat, vary=(), **arguments)
+    assert_mask_invariance(flat, extend=0, vary=(), **arguments)
 
 
 def pickle_and_state_dict(make_case: MakeCase):
@@ -125,7 +126,7 @@ def gradients_reach_every_parameter(make_case: MakeCase):
     case = make_case(200, 12)
 
     def loss():
-        z, log_term = case.coupling(case.x, mask=case.mask, context=case.context)
+        z, log_term = case.coupling(case.x, case.context)
         return log_term.sum() + z.sin().sum()
 
     assert_gradients_reach_every_parameter(case.coupling, loss)
@@ -189,7 +190,7 @@ def rules_are_normalised_over(make_case: MakeCase):
     torch.manual_seed(0)
     z = StandardLogistic().sample(x.shape)
     with torch.no_grad():
-        found = limited.inverse(z, mask=case.mask, context=case.context)
+        found = limited.inverse(z, case.context)
         found = limited.categories(found, case.mask)
         free = coupling.log_probs(found, case.context)[case.mask]
         given = limited.log_probs(found, case.context)[case.mask]
@@ -204,33 +205,33 @@ def samples_do_not_depend_on_the_batch(make_case: MakeCase):
     lengths = together.mask[..., 0].sum(1)
     small = torch.nonzero(lengths <= 6)[:5, 0]
     n = int(lengths[small].max())
-    mask, context = together.mask[small][:, :n], together.context
+    context = together.context
     fields = {
-        name: value if value is None else value[small][:, :n]
+        name: value[small][:, :n]
         for name, value in vars(context).items()
+        if isinstance(value, torch.Tensor)
     }
-    for name in ("adjacency", "bonds"):
-        if fields.get(name) is not None:
-            fields[name] = getattr(context, name)[small][:, :n, :n]
-    alone = type(context)(**fields)
+    if context.adjacency is not None:
+        fields["adjacency"] = context.adjacency[small][:, :n, :n]
+    alone = replace(context, **fields)
     torch.manual_seed(3)
     z = StandardLogistic().sample(together.x.shape)
     with torch.no_grad():
         for function in ("forward", "inverse_and_logdet"):
             base = together.x if function == "forward" else z
             call = getattr(together.coupling, function)
-            want, want_log = call(base, mask=together.mask, context=context)
-            got, got_log = call(base[small][:, :n], mask=mask, context=alone)
+            want, want_log = call(base, context)
+            got, got_log = call(base[small][:, :n], alone)
             torch.testing.assert_close(got, want[small][:, :n], atol=1e-9, rtol=1e-9)
             torch.testing.assert_close(got_log, want_log[small], atol=1e-9, rtol=1e-9)
 
 
 def low_temperature_takes_the_most_probable_category(make_case: MakeCase):
     case = make_case(20, 12)
-    inverse, arguments = case.coupling.inverse, {"mask": case.mask, "context": case.context}
+    inverse, context = case.coupling.inverse, case.context
     with torch.no_grad():
         z = [StandardLogistic().sample(case.x.shape) for _ in range(2)]
-        cold = [inverse(v, temperature=1e-4, **arguments) for v in z]
+        cold = [inverse(v, replace(context, temperature=1e-4)) for v in z]
         cold = [case.coupling.categories(v, case.mask) for v in cold]
         assert torch.equal(*cold)
         # No other category of the last position of a row is more probable.
@@ -243,10 +244,10 @@ def low_temperature_takes_the_most_probable_category(make_case: MakeCase):
                 more = case.log_probs(other)[..., k] - log_p[..., k]
                 assert (more[last[..., k]] <= 1e-9).all()
         torch.testing.assert_close(
-            inverse(z[0], temperature=1.0, **arguments),
-            case.coupling.inverse_and_logdet(z[0], **arguments)[0],
+            inverse(z[0], context),
+            case.coupling.inverse_and_logdet(z[0], context)[0],
         )
-        warm = case.coupling.categories(inverse(z[0], temperature=2.0, **arguments), case.mask)
+        warm = case.coupling.categories(inverse(z[0], replace(context, temperature=2.0)), case.mask)
         assert not torch.equal(warm, cold[0])
 
 
@@ -266,20 +267,19 @@ IN_FLOAT64 = [
 def round_trips_keep_every_category(make_case: MakeCase):
     torch.manual_seed(0)
     case = make_case(64, 12)
-    z, log_term = case.coupling(case.x, mask=case.mask, context=case.context)
+    z, log_term = case.coupling(case.x, case.context)
     assert z.dtype == log_term.dtype == torch.float32
-    back = case.coupling.inverse(z, mask=case.mask, context=case.context)
+    back = case.coupling.inverse(z, case.context)
     assert torch.equal(case.coupling.categories(back, case.mask), case.categories)
 
 
 def autocast_keeps_log_terms_in_float32_and_categories(make_case: MakeCase):
     case = make_case(64, 12)
-    arguments = {"mask": case.mask, "context": case.context}
     with torch.no_grad():
-        _, expected = case.coupling(case.x, **arguments)
+        _, expected = case.coupling(case.x, case.context)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            z, log_term = case.coupling(case.x, **arguments)
-            back = case.coupling.inverse(z, **arguments)
+            z, log_term = case.coupling(case.x, case.context)
+            back = case.coupling.inverse(z, case.context)
     assert z.dtype == log_term.dtype == back.dtype == torch.float32
     torch.testing.assert_close(log_term, expected, atol=0.5, rtol=0.1)
 

@@ -10,13 +10,13 @@ class Convolutions(nn.Module):
     def __init__(self, inputs, outputs, hidden=8):
         super().__init__()
         self.enter = nn.Conv2d(inputs, hidden, 3, padding=1)
-        self.context = nn.Linear(1, hidden)
+        self.features = nn.Linear(1, hidden)
         self.leave = nn.Conv2d(hidden, outputs, 1)
 
-    def forward(self, x, *, mask=None, context=None):
+    def forward(self, x, context):
         h = self.enter(x.movedim(-1, 1))
-        if context is not None:
-            h = h + self.context(context.mean((1, 2, 3))[:, None])[:, :, None, None]
+        if context.features is not None:
+            h = h + self.features(context.features.mean((1, 2, 3))[:, None])[:, :, None, None]
         return self.leave(torch.tanh(h)).movedim(1, -1)
 
 

@@ -10,7 +10,6 @@ from graphcnf.categorical.autoregressive import (
     Step,
 )
 from graphcnf.categorical.causal import CausalAttention
-from graphcnf.categorical.context import Context
 from graphcnf.categorical.densities import (
     DensityEncoding,
     LinearFlowEncoding,
@@ -32,7 +31,6 @@ __all__ = [
     "Bound",
     "CategoricalFlow",
     "CausalAttention",
-    "Context",
     "DensityEncoding",
     "DequantizationEncoding",
     "Encoded",

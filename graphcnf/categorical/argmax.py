@@ -12,6 +12,7 @@ from graphcnf.categorical.encoding import (
     logistic_log_density,
     logistic_noise,
 )
+from graphcnf.flows.transform import Context, masked
 
 
 class ArgmaxEncoding(Encoding):
@@ -44,10 +45,10 @@ class ArgmaxEncoding(Encoding):
         self.location = nn.Parameter(torch.full((categories, self.latent_dim), 0.7))
         self.log_scale = nn.Parameter(torch.zeros(categories, self.latent_dim))
 
-    def encode(self, x, *, mask=None, context=None, noise=None):
+    def encode(self, x, context=Context()):
         """Draw z (B, L, M) for categories x (B, L) long."""
-        x = x if mask is None else torch.where(mask, x, 0)
-        e = logistic_noise((*x.shape, self.latent_dim), self.location, noise)
+        x = masked(x, context.mask)
+        e = logistic_noise((*x.shape, self.latent_dim), self.location, context.noise)
         log_scale = self.log_scale[x]
         a = self.location[x] + torch.exp(log_scale) * e
         # Far below 0, softplus would round to 0 and lose the sign.
@@ -57,7 +58,7 @@ class ArgmaxEncoding(Encoding):
         # d softplus(a) / da = sigmoid(a)
         log_q = logistic_log_density(e) - log_scale - F.logsigmoid(a)
         right = self.decode(z) == x
-        return assemble(z, torch.zeros_like(log_q[..., 0]), log_q.sum(-1), right, mask)
+        return assemble(z, torch.zeros_like(log_q[..., 0]), log_q.sum(-1), right, context.mask)
 
     def code(self, z: Tensor) -> Tensor:
         """Number whose binary digits are the signs, (..., M) -> (...) long, 0 to 2^M - 1."""
@@ -68,10 +69,10 @@ class ArgmaxEncoding(Encoding):
         """Whether latents fall on no category, (..., M) -> (...) bool."""
         return self.code(z) >= self.cardinalities
 
-    def decode(self, z, *, mask=None, context=None, sample=False, generator=None):
+    def decode(self, z, context=Context(), *, sample=False):
         """Categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
         code = self.code(z)
         code = torch.where(self.overflow(z), code - 2 ** (self.latent_dim - 1), code)
         # One category still has a digit, which may come out as 1.
         code = code.clamp(max=self.cardinalities - 1)
-        return code if mask is None else torch.where(mask, code, 0)
+        return masked(code, context.mask)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.flow import CategoricalFlow, check_temperature
 from graphcnf.categorical.intervals import IntervalEncoding, Intervals, expand
-from graphcnf.flows.transform import Bijection, log_term_dtype, masked, sum_log_term
+from graphcnf.flows.transform import Bijection, Context, log_term_dtype, masked, sum_log_term
 
 
 @dataclass
@@ -61,8 +61,8 @@ class Network(nn.Module):
 
     cardinalities: Sequence[int]
 
-    def start(self, context) -> State:
-        """Return the state before the first step; `context.mask` (B, N) says what is real."""
+    def start(self, context: Context) -> State:
+        """Return the state before the first step; the mask of the context is (B, N)."""
         raise NotImplementedError
 
     def logits(self, hidden) -> Tensor:
@@ -78,7 +78,7 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
-    def steps(self, x: Tensor, context) -> Iterator[Step]:
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield the steps of known categories x (B, N, V), in as few as suits the network."""
         state = self.start(context)
         while (step := state.step()) is not None:
@@ -172,30 +172,30 @@ class AutoregressiveCoupling(Bijection):
                     if not len(rows):
                         return
 
-    def log_probs(self, x: Tensor, context) -> Tensor:
+    def log_probs(self, x: Tensor, context: Context) -> Tensor:
         """Return the conditional log-probabilities of categories, (B, N, V) nats.
 
         Args:
             x: Categories, (B, N, V) long, the number of categories where a variable is absent.
-            context: Of the network, with `mask` (B, N). Entries of other positions mean nothing.
+            context: Of the network. Entries of masked positions mean nothing.
         """
         return self._given(x, context)[0]
 
-    def log_prob(self, x: Tensor, context) -> Tensor:
+    def log_prob(self, x: Tensor, context: Context) -> Tensor:
         """Return the log-probability of categories x (B, N, V), (B,) nats."""
-        return sum_log_term(self._given(x, context)[0], context.mask)
+        return sum_log_term(self._given(x, context)[0], expand(context.mask, x))
 
-    def ends(self, x: Tensor, context) -> tuple[Tensor, Tensor]:
+    def ends(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Return lower ends and widths (B, N, V) float64 of the intervals that categories get."""
         log_p, lower = self._given(x, context, ends=True)
         return lower, log_p.double().exp()
 
-    def _given(self, x: Tensor, context, ends: bool = False) -> tuple[Tensor, Tensor]:
+    def _given(self, x: Tensor, context: Context, ends: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probabilities and, where wanted, lower ends of the intervals of categories."""
         dtype = log_term_dtype(next(self.network.parameters()))
         all_log_p = torch.zeros(x.shape, dtype=dtype, device=x.device)
         all_lower = torch.zeros_like(all_log_p, dtype=torch.float64)
-        for step in self.network.steps(x, context):
+        for step in self.network.steps(x, _of_positions(context)):
             own = x[step.at]
             # Where a variable is 0 for certain, nothing else is possible.
             log_p = torch.where(own == 0, 0.0, -math.inf).to(dtype)
@@ -220,22 +220,22 @@ class AutoregressiveCoupling(Bijection):
         return all_log_p, all_lower
 
     @torch.no_grad()
-    def draw(self, z: Tensor, mask: Tensor, context, temperature: float = 1.0) -> Tensor:
+    def draw(self, z: Tensor, context: Context) -> Tensor:
         """Return the categories of base latents z (B, N, V); the cardinality where masked."""
-        return self._drawn(z, mask, context, temperature, ends=False)[0]
+        return self._drawn(z, context, ends=False)[0]
 
-    def _drawn(self, z: Tensor, mask: Tensor, context, temperature, ends: bool):
+    def _drawn(self, z: Tensor, context: Context, ends: bool) -> tuple[Tensor, ...]:
         """Categories of base latents and, where wanted, the intervals that they fall on.
 
         Returns:
             Categories, lower ends and logs of the widths, (B, N, V) each.
         """
-        each = mask.dim() == 3
+        mask, each = context.mask, context.mask.dim() == 3
         absent = torch.tensor(self.network.cardinalities, device=z.device)
         u = torch.sigmoid(z.double())
         x = absent.expand(z.shape).clone()
         all_lower, all_log_p = torch.zeros_like(u), torch.zeros_like(u)
-        state = self.network.start(context)
+        state = self.network.start(_of_positions(context))
         while (step := state.step()) is not None:
             own_u, here = u[step.at], mask[step.at] if each else mask
             own = torch.zeros(own_u.shape, dtype=torch.long, device=z.device)
@@ -255,46 +255,49 @@ class AutoregressiveCoupling(Bijection):
                 own[at] = value
                 return value
 
-            self._decide(step.hidden, choose, temperature)
+            self._decide(step.hidden, choose, context.temperature)
             x[step.at] = own
             if ends:
                 all_lower[step.at], all_log_p[step.at] = lower, log_p
             state.update(own)
         return x, all_lower, all_log_p
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Map latents (B, N, V); `mask` (B, N) or, one variable at a time, (B, N, V)."""
-        mask = expand(context.mask if mask is None else mask, x)
+    def forward(self, x, context=Context()):
+        """Map latents (B, N, V); the mask is (B, N) or, one variable at a time, (B, N, V)."""
+        mask = expand(context.mask, x)
         x = masked(x, mask)
         category = self.categories(x, mask)
         log_p, lower = self._given(category, context, ends=True)
         own = self._own(category)
         return _moved(torch.sigmoid(x.double()), own, (lower, log_p.double()), mask, x, 0.0)
 
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
+    def inverse(self, z, context=Context()):
         """Map back; a temperature below 1 sharpens the conditional probabilities."""
-        return self._invert(z, mask, context, temperature)[0]
+        return self._invert(z, context)[0]
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse_and_logdet(self, z, context=Context()):
         """Return the data-side latents and log|det dx/dz| (B,), both without gradients."""
-        return self._invert(z, mask, context, 1.0)
+        return self._invert(z, replace(context, temperature=1.0))
 
     @torch.no_grad()
-    def _invert(self, z, mask, context, temperature):
-        mask = context.mask if mask is None else mask
-        z = masked(z, mask)
-        category, *drawn = self._drawn(z, mask, context, temperature, ends=True)
+    def _invert(self, z, context):
+        z = masked(z, context.mask)
+        category, *drawn = self._drawn(z, context, ends=True)
         # Far enough from the ends that rounding to the type of z keeps the category.
         margin = 1e-9 if z.dtype == torch.float64 else 1e-5
         u, own = torch.sigmoid(z.double()), self._own(category)
-        return _moved(u, drawn, own, expand(mask, z), z, margin)
+        return _moved(u, drawn, own, expand(context.mask, z), z, margin)
 
     def _own(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Lower ends and logs of the widths of the intervals of the encoding."""
         lower, width = self.intervals.bounds(x)
         return lower, width.log()
+
+
+def _of_positions(context: Context) -> Context:
+    """Return the context with a mask of whole positions (B, N)."""
+    mask = context.mask
+    return context if mask.dim() == 2 else replace(context, mask=mask.any(-1))
 
 
 def _moved(u, source, target, mask, like, margin) -> tuple[Tensor, Tensor]:
@@ -341,12 +344,9 @@ class AutoregressiveFlow(CategoricalFlow):
         """The network, which gives the conditional probabilities."""
         return self.flow.network
 
-    def decode(
-        self, z, *, mask=None, context=None, temperature=1.0, sample=False, generator=None
-    ) -> Tensor:
+    def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
         """Return the categories of base latents, see `CategoricalFlow.decode`."""
-        check_temperature(temperature)
-        mask = context.mask if mask is None else mask
-        x = self.flow.draw(masked(z, mask), mask, context, temperature)
-        x = torch.where(expand(mask, x), x, 0)
+        check_temperature(context.temperature)
+        x = self.flow.draw(masked(z, context.mask), context)
+        x = torch.where(expand(context.mask, x), x, 0)
         return x[..., 0] if self.single else x

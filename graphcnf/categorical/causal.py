@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.autoregressive import InSequence, Network, Step
 from graphcnf.categorical.transformer import HIDDEN, Transformer
+from graphcnf.flows.transform import Context
 
 
 class CausalAttention(Network):
@@ -107,7 +108,7 @@ class CausalAttention(Network):
         logits = torch.einsum("bmc,mkc->bmk", h, self.weight[number]) + self.bias[number]
         return logits.masked_fill(~self.possible[number], -math.inf)
 
-    def steps(self, x: Tensor, context) -> Iterator[Step]:
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all positions in one step."""
         mask, length = context.mask, x.shape[1]
         self._check_length(length)
@@ -119,7 +120,7 @@ class CausalAttention(Network):
         h = self.norm(self.blocks(h, bias[None]))
         yield Step(mask.nonzero(as_tuple=True), self._read_out(h, number)[mask])
 
-    def start(self, context) -> CausalState:
+    def start(self, context: Context) -> CausalState:
         """Return the state before the first position."""
         self._check_length(context.mask.shape[1])
         return CausalState(self, context.mask)

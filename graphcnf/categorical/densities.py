@@ -32,8 +32,8 @@ from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.coupling import MixtureLogisticCoupling, halves
 from graphcnf.flows.linear import InvertibleLinear
 from graphcnf.flows.logistic_mixture import bounded_log_scale
-from graphcnf.flows.readout import silent
-from graphcnf.flows.transform import Bijection, Sequential, masked, sum_log_term
+from graphcnf.flows.readout import zero_init
+from graphcnf.flows.transform import Bijection, Context, Sequential, masked, sum_log_term
 
 POSTERIORS = ("bayes", "learned")
 
@@ -183,11 +183,11 @@ class DensityEncoding(Encoding):
             return self.decoder(z.to(self.start.dtype))
         return (self.log_density(z) + self.log_prior.log_softmax(0)).log_softmax(-1)
 
-    def encode(self, x, *, mask=None, context=None, noise=None):
+    def encode(self, x, context=Context()):
         """Draw z (B, L, D) for categories x (B, L) long."""
-        x = x if mask is None else torch.where(mask, x, 0)
+        x = masked(x, context.mask)
         mean, log_scale = self.mean, self.log_scale
-        e = logistic_noise((*x.shape, self.latent_dim), mean, noise)
+        e = logistic_noise((*x.shape, self.latent_dim), mean, context.noise)
         with torch.autocast(e.device.type, enabled=False):
             flat = x.reshape(-1)
             u, log_det = self.shape_noise(e.reshape(-1, self.latent_dim), flat)
@@ -196,20 +196,23 @@ class DensityEncoding(Encoding):
             log_q = logistic_log_density(e).sum(-1) - log_det
             log_p = self.log_posterior(z)
         own = log_p.gather(-1, x.unsqueeze(-1)).squeeze(-1)
-        return assemble(z, own, log_q, log_p.argmax(-1) == x, mask)
+        return assemble(z, own, log_q, log_p.argmax(-1) == x, context.mask)
 
-    def decode(self, z, *, mask=None, context=None, sample=False, generator=None):
+    def decode(self, z, context=Context(), *, sample=False):
         """Categories (B, L) of latents (B, L, D)."""
         log_p = self.log_posterior(z)
         if sample:
             u = draw_uniform(
-                (*z.shape[:-1], 1), mask=mask, generator=generator, device=z.device,
+                (*z.shape[:-1], 1),
+                mask=context.mask,
+                generator=context.generator,
+                device=z.device,
                 dtype=torch.float64,
-            )  # fmt: skip
+            )
             x = (u >= log_p.double().exp().cumsum(-1)[..., :-1]).sum(-1)
         else:
             x = log_p.argmax(-1)
-        return x if mask is None else torch.where(mask, x, 0)
+        return masked(x, context.mask)
 
 
 class LearnedPosterior(nn.Module):
@@ -226,7 +229,7 @@ class LearnedPosterior(nn.Module):
         categories, latent_dim = means.shape
         self.linear = nn.Linear(latent_dim, categories)
         self.network = nn.Sequential(
-            nn.Linear(latent_dim, hidden), nn.GELU(), silent(nn.Linear(hidden, categories))
+            nn.Linear(latent_dim, hidden), nn.GELU(), zero_init(nn.Linear(hidden, categories))
         )
         # The Bayes classifier of normal clusters with the variance of the logistic ones.
         variance = (scale * math.pi) ** 2 / 3
@@ -274,11 +277,11 @@ class FlowEncoding(DensityEncoding):
 
     def shape_noise(self, e, x):
         """See `DensityEncoding.shape_noise`."""
-        return self.flow(e, context=self.embedding(x))
+        return self.flow(e, Context(features=self.embedding(x)))
 
     def recover_noise(self, u, x):
         """See `DensityEncoding.recover_noise`."""
-        return self.flow.inverse_and_logdet(u, context=self.embedding(x))
+        return self.flow.inverse_and_logdet(u, Context(features=self.embedding(x)))
 
 
 class LinearFlowEncoding(FlowEncoding):
@@ -334,41 +337,43 @@ class VariationalEncoding(FlowEncoding):
 
 
 class ConditionalAffine(Bijection):
-    """f(x; c) = exp(s(c)) x + t(c) with s and t linear in the context c, and |s| <= 3.
+    """f(x; c) = exp(s(c)) x + t(c) with s and t linear in the features c, and |s| <= 3.
 
     Args:
-        features: Channels of x.
-        context_features: Channels of c, which has the leading axes of x.
+        channels: Channels of x.
+        features: Channels of c, the features of the context.
     """
 
-    def __init__(self, features: int, context_features: int):
+    def __init__(self, channels: int, features: int):
         super().__init__()
-        self.parameters_of = silent(nn.Linear(context_features, 2 * features))
+        self.parameters_of = zero_init(nn.Linear(features, 2 * channels))
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Scale and shift."""
-        shift, log_scale = self.parameters_of(context).chunk(2, -1)
+    def forward(self, x, context=Context()):
+        """Return exp(s(c)) x + t(c)."""
+        mask = context.mask
+        shift, log_scale = self.parameters_of(context.features).chunk(2, -1)
         log_scale = bounded_log_scale(log_scale)
         z = masked(torch.exp(log_scale) * masked(x, mask) + shift, mask)
         return z, sum_log_term(log_scale, mask)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Undo `forward`."""
-        shift, log_scale = self.parameters_of(context).chunk(2, -1)
+    def inverse_and_logdet(self, z, context=Context()):
+        """Return exp(-s(c)) (z - t(c))."""
+        mask = context.mask
+        shift, log_scale = self.parameters_of(context.features).chunk(2, -1)
         log_scale = bounded_log_scale(log_scale)
         x = masked(torch.exp(-log_scale) * (masked(z, mask) - shift), mask)
         return x, -sum_log_term(log_scale, mask)
 
 
 class Conditioner(nn.Module):
-    """Two layers that see the untransformed latents and the context; starts at 0."""
+    """Two layers that see the untransformed latents and the features; starts at 0."""
 
     def __init__(self, inputs: int, outputs: int, hidden: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.GELU(), silent(nn.Linear(hidden, outputs))
+            nn.Linear(inputs, hidden), nn.GELU(), zero_init(nn.Linear(hidden, outputs))
         )
 
-    def forward(self, x, *, mask=None, context=None):
+    def forward(self, x, context):
         """Parameters of the coupling, (M, P)."""
-        return self.layers(torch.cat([x, context], -1))
+        return self.layers(torch.cat([x, context.features], -1))

@@ -20,13 +20,14 @@ from graphcnf.flows.logistic_mixture import (
     logistic_mixture,
     logistic_mixture_inverse,
 )
-from graphcnf.flows.readout import silent
+from graphcnf.flows.readout import zero_init
 from graphcnf.flows.transform import (
     Bijection,
+    Context,
     Sequential,
     Transform,
-    log_term_dtype,
     masked,
+    prepare,
     sum_log_term,
 )
 
@@ -68,11 +69,11 @@ class DequantizationEncoding(Encoding):
         # Knows the type of the module it is part of: there may be no parameters to ask.
         self.register_buffer("like", torch.empty(0), persistent=False)
 
-    def encode(self, x, *, mask=None, context=None, noise=None):
+    def encode(self, x, context=Context()):
         """Draw z (B, L, 1) for categories x (B, L) long."""
-        x = x if mask is None else torch.where(mask, x, 0)
+        x, mask = masked(x, context.mask), context.mask
         cell = x.unsqueeze(-1).to(self.like.dtype)
-        point, log_term = self.noise(cell, mask=mask, noise=noise)
+        point, log_term = self.noise(cell, context)
         z = masked(self.scale * (point - self.cardinalities / 2), mask)
         real = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         log_q = -log_term - math.log(self.scale) * real.sum(1)
@@ -88,10 +89,10 @@ class DequantizationEncoding(Encoding):
     def _point(self, z: Tensor) -> Tensor:
         return z[..., 0].double() / self.scale + self.cardinalities / 2
 
-    def decode(self, z, *, mask=None, context=None, sample=False, generator=None):
+    def decode(self, z, context=Context(), *, sample=False):
         """Categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
-        x = self._point(masked(z, mask)).floor().long().clamp(0, self.cardinalities - 1)
-        return x if mask is None else torch.where(mask, x, 0)
+        x = self._point(masked(z, context.mask)).floor().long().clamp(0, self.cardinalities - 1)
+        return masked(x, context.mask)
 
 
 class CategoryEmbedding(nn.Module):
@@ -114,40 +115,41 @@ class CategoryEmbedding(nn.Module):
 
 
 class ConditionalMixture(Bijection):
-    """f(x; c) = logit CDF of a mixture of logistics, its parameters linear in the context c.
+    """f(x; c) = logit CDF of a mixture of logistics, its parameters linear in the features c.
 
     For one channel; starts near the identity.
 
     Args:
         mixtures: Number of components.
-        context_features: Channels of c, which has the leading axes of x.
+        features: Channels of c, the features of the context.
     """
 
     offsets: Tensor
 
-    def __init__(self, mixtures: int, context_features: int):
+    def __init__(self, mixtures: int, features: int):
         super().__init__()
-        self.parameters_of = silent(nn.Linear(context_features, 3 * mixtures))
+        self.parameters_of = zero_init(nn.Linear(features, 3 * mixtures))
         # Otherwise the components would stay equal.
         self.register_buffer("offsets", torch.linspace(-0.5, 0.5, mixtures))
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+    def forward(self, x, context=Context()):
         """Apply f to x (B, L, 1)."""
-        x = masked(x.to(log_term_dtype(x)), mask)
-        z, log_slope = logistic_mixture(x[..., 0], *self._mixture(context, x.dtype))
-        return masked(z.unsqueeze(-1), mask), sum_log_term(log_slope, mask)
+        x = prepare(x, context.mask)
+        z, log_slope = logistic_mixture(x[..., 0], *self._mixture(context.features, x.dtype))
+        return masked(z.unsqueeze(-1), context.mask), sum_log_term(log_slope, context.mask)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse_and_logdet(self, z, context=Context()):
         """Undo `forward`."""
-        z = masked(z.to(log_term_dtype(z)), mask)
-        x, log_slope = logistic_mixture_inverse(z[..., 0], *self._mixture(context, z.dtype))
-        return masked(x.unsqueeze(-1), mask), sum_log_term(log_slope, mask)
+        z = prepare(z, context.mask)
+        mixture = self._mixture(context.features, z.dtype)
+        x, log_slope = logistic_mixture_inverse(z[..., 0], *mixture)
+        return masked(x.unsqueeze(-1), context.mask), sum_log_term(log_slope, context.mask)
 
-    def _mixture(self, context: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    def _mixture(self, features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, means and log-scales, components first."""
         logits, means, log_scales = (
             part.movedim(-1, 0).contiguous()
-            for part in self.parameters_of(context).to(dtype).chunk(3, -1)
+            for part in self.parameters_of(features).to(dtype).chunk(3, -1)
         )
         means = means + self.offsets.to(dtype).reshape(-1, *[1] * (means.dim() - 1))
         return logits, means, bounded_log_scale(log_scales)

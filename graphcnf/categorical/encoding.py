@@ -1,13 +1,20 @@
 """What every encoding of categories into continuous latents has in common."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.flows.transform import Noise, Transform, masked, sum_log_term
+from graphcnf.flows.transform import (
+    Context,
+    Noise,
+    Transform,
+    masked,
+    sum_log_term,
+    take,
+)
 
 
 @dataclass
@@ -33,7 +40,7 @@ class Encoding(Transform):
 
     `forward` is one draw of the bound: its log term is log p(x|z) - log q(z|x), so that
     log p(x) >= E[log p(z) + log term] (Lippe & Gavves 2021, eq. 3). `inverse` decodes to the most
-    probable category, or samples p(x|z) when a generator is given together with `sample=True`.
+    probable category.
 
     Attributes:
         cardinalities: Number of categories. An int for one variable per position, x (B, L); a
@@ -75,49 +82,30 @@ class Encoding(Transform):
             most = limits.expand_as(x)[wrong][0]
             raise ValueError(f"category {value} is out of range: known are 0 to {int(most) - 1}")
 
-    def encode(
-        self, x: Tensor, *, mask: Tensor | None = None, context=None, noise: Noise | None = None
-    ) -> Encoded:
+    def encode(self, x: Tensor, context: Context = Context()) -> Encoded:
         """Draw latents for categories `x`, shape (B, L) or (B, L, V) long.
 
         Args:
             x: Categories; what stands at masked positions does not matter.
-            mask: (B, L) bool, True where a position is real.
-            context: For encodings that depend on it.
-            noise: Tape of the random draws, see `graphcnf.flows.Noise`.
+            context: Mask (B, L), and noise to record or replay.
         """
         raise NotImplementedError
 
-    def decode(
-        self,
-        z: Tensor,
-        *,
-        mask: Tensor | None = None,
-        context=None,
-        sample: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Categories for latents `z` (B, L, D): argmax of p(x|z), or a draw when `sample`.
+    def decode(self, z: Tensor, context: Context = Context(), *, sample: bool = False) -> Tensor:
+        """Return categories for latents `z` (B, L, D): argmax of p(x|z), or a draw when `sample`.
 
-        `generator` is what `graphcnf.flows.draw_uniform` takes. Masked positions decode to 0.
+        A draw uses the generator of the context. Masked positions decode to 0.
         """
         raise NotImplementedError
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+    def forward(self, x, context=Context()):
         """Return z and log p(x|z) - log q(z|x), shape (B,)."""
-        encoded = self.encode(x, mask=mask, context=context, noise=noise)
+        encoded = self.encode(x, context)
         return encoded.z, encoded.log_posterior - encoded.log_encoder
 
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
+    def inverse(self, z, context=Context()):
         """Return the most probable categories."""
-        return self.decode(z, mask=mask, context=context)
-
-
-def take(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:
-    """Draw, or replay the recorded draw when a tape is given."""
-    return draw() if noise is None else noise.take(draw)
+        return self.decode(z, context)
 
 
 def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.flows.base import BaseDensity, StandardLogistic
-from graphcnf.flows.transform import Noise, Transform
+from graphcnf.flows.transform import Context, Transform
 
 
 @dataclass
@@ -78,46 +78,40 @@ class CategoricalFlow(nn.Module):
         self.flow = flow
         self.base: BaseDensity = StandardLogistic() if base is None else base
 
-    def bound(self, x, *, mask=None, context=None, noise: Noise | None = None) -> Bound:
-        """One draw of the terms of the bound for categories `x`.
+    def bound(self, x, context: Context = Context()) -> Bound:
+        """Draw the terms of the bound for categories `x`.
 
         Raises:
-            ValueError: if `x` or `mask` is not what the encoding takes.
+            ValueError: if `x` or the mask is not what the encoding takes.
         """
-        self.encoding.check(x, mask)
-        encoded = self.encoding.encode(x.long(), mask=mask, context=context, noise=noise)
-        z, log_term = self.flow(encoded.z, mask=mask, context=context, noise=noise)
-        return Bound.of(self.base.log_prob(z, mask) + log_term, encoded)
+        self.encoding.check(x, context.mask)
+        encoded = self.encoding.encode(x.long(), context)
+        z, log_term = self.flow(encoded.z, context)
+        return Bound.of(self.base.log_prob(z, context.mask) + log_term, encoded)
 
-    def log_prob(
-        self, x, mask=None, *, context=None, samples: int = 1, noise: Noise | None = None
-    ) -> Tensor:
-        """Lower bound on log p(x), (B,) nats, from `samples` draws of the encoder.
+    def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
+        """Return a lower bound on log p(x), (B,) nats, from `samples` draws of the encoder.
 
         More draws tighten the bound (Burda et al. 2016, arXiv 1509.00519).
 
         Raises:
             ValueError: if `samples` is not positive, a row is masked altogether (see `check_rows`),
-                or `x` or `mask` is not what the encoding takes.
+                or `x` or the mask is not what the encoding takes.
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
-        check_rows(mask)
-        draws = [
-            self.bound(x, mask=mask, context=context, noise=noise).value() for _ in range(samples)
-        ]
+        check_rows(context.mask)
+        draws = [self.bound(x, context).value() for _ in range(samples)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
-    def encode(self, x, *, mask=None, context=None, noise: Noise | None = None) -> Tensor:
-        """Latents of the base space, (B, L, D)."""
-        self.encoding.check(x, mask)
-        encoded = self.encoding.encode(x.long(), mask=mask, context=context, noise=noise)
-        return self.flow(encoded.z, mask=mask, context=context, noise=noise)[0]
+    def encode(self, x, context: Context = Context()) -> Tensor:
+        """Return latents of the base space, (B, L, D)."""
+        self.encoding.check(x, context.mask)
+        encoded = self.encoding.encode(x.long(), context)
+        return self.flow(encoded.z, context)[0]
 
-    def decode(
-        self, z, *, mask=None, context=None, temperature=1.0, sample=False, generator=None
-    ) -> Tensor:
-        """Categories of latents of the base space: argmax of p(x|z), or a draw when `sample`.
+    def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
+        """Return categories of latents of the base space: argmax of p(x|z), or a draw if `sample`.
 
         A temperature other than 1 scales the latents, or sharpens the conditional probabilities of
         a flow that `tempers` itself: meant for latents drawn from the base density.
@@ -125,37 +119,31 @@ class CategoricalFlow(nn.Module):
         Raises:
             ValueError: if the temperature is not positive.
         """
+        temperature = context.temperature
         check_temperature(temperature)
         if not self.flow.tempers:
             z = temperature * z
-        z = self.flow.inverse(
-            z, mask=mask, context=context, temperature=temperature, generator=generator
-        )
-        return self.encoding.decode(
-            z, mask=mask, context=context, sample=sample, generator=generator
-        )
+        return self.encoding.decode(self.flow.inverse(z, context), context, sample=sample)
 
     def sample(
         self,
         count: int,
         length: int | None = None,
+        context: Context = Context(),
         *,
-        mask=None,
-        context=None,
-        temperature: float = 1.0,
         sample_posterior: bool = False,
-        generator=None,
         device=None,
     ) -> Tensor:
-        """Draw `count` samples of `length` positions (taken from `mask` when given).
+        """Draw `count` samples of `length` positions (taken from the mask when given).
 
         The mask is (B, L), or (B, L, V) where the flow takes one per variable. Without a mask they
         are drawn on `device`, that of the parameters when None.
 
         Raises:
-            ValueError: if neither `mask` nor `length` is given, `mask` has not `count` rows, or one
+            ValueError: if neither mask nor `length` is given, the mask has not `count` rows, or one
                 of them is masked altogether, or the temperature is not positive.
         """
+        mask = context.mask
         if mask is None and length is None:
             raise ValueError("give the length of the samples, or a mask")
         if mask is not None and len(mask) != count:
@@ -170,18 +158,11 @@ class CategoricalFlow(nn.Module):
         z = self.base.sample(
             (count, length, self.encoding.latent_dim),
             mask=positions,
-            generator=generator,
+            generator=context.generator,
             device=device if mask is None else mask.device,
             dtype=None if own is None else own.dtype,
         )
-        return self.decode(
-            z,
-            mask=mask,
-            context=context,
-            temperature=temperature,
-            sample=sample_posterior,
-            generator=generator,
-        )
+        return self.decode(z, context, sample=sample_posterior)
 
 
 def check_temperature(temperature: float) -> None:

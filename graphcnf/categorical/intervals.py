@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.encoding import Encoded, Encoding, take
+from graphcnf.categorical.encoding import Encoded, Encoding
+from graphcnf.flows.transform import Context, masked, take
 
 # Share of an interval left free at either end, so that rounding never moves a latent into the
 # neighbouring category. It costs -log2(1 - 2 MARGIN) = 0.0003 bits per variable.
@@ -73,16 +74,20 @@ class IntervalEncoding(Encoding):
         # Knows the type of the module it is part of: there are no parameters to ask.
         self.register_buffer("like", torch.empty(0), persistent=False)
 
-    def encode(self, x, *, mask=None, context=None, noise=None):
+    def encode(self, x, context=Context()):
         """Draw z (B, L, V) for categories x (B, L, V) long, or (B, L) and V = 1."""
         x = x.unsqueeze(-1) if self.single else x
-        v = take(noise, lambda: torch.rand(x.shape, device=x.device, dtype=torch.float64))
+        v = take(context.noise, lambda: torch.rand(x.shape, device=x.device, dtype=torch.float64))
         lower, width = self.intervals.bounds(x)
         u = lower + width * (MARGIN + (1 - 2 * MARGIN) * v)
         z = torch.logit(u)
         # dz/du = 1 / (u (1 - u))
         log_q = -torch.log(width) - math.log1p(-2 * MARGIN) + torch.log(u) + torch.log1p(-u)
-        keep = torch.ones_like(x, dtype=torch.bool) if mask is None else expand(mask, x)
+        keep = (
+            torch.ones_like(x, dtype=torch.bool)
+            if context.mask is None
+            else expand(context.mask, x)
+        )
         z = torch.where(keep, z, 0.0)
         log_q = torch.where(keep, log_q, 0.0).flatten(1).sum(1)
         dtype = self.like.dtype
@@ -92,10 +97,10 @@ class IntervalEncoding(Encoding):
         zeros = torch.zeros_like(log_q, dtype=dtype)
         return Encoded(z.to(dtype), zeros, log_q.to(dtype), right)
 
-    def decode(self, z, *, mask=None, context=None, sample=False, generator=None):
+    def decode(self, z, context=Context(), *, sample=False):
         """Category of each latent, (B, L, V) -> (B, L, V) long, or (B, L); 0 where masked."""
         x = self.intervals.category(torch.sigmoid(z.double()))
-        x = x if mask is None else torch.where(expand(mask, x), x, 0)
+        x = masked(x, context.mask)
         return x.squeeze(-1) if self.single else x
 
 

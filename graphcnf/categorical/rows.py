@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.categorical.causal import CausalAttention
-from graphcnf.categorical.context import Context
 from graphcnf.categorical.flow import check_rows
 from graphcnf.errors import UserError
+from graphcnf.flows.transform import Context
 from graphcnf.pretrained import Pretrained
 
 
@@ -112,36 +112,34 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         """Largest number of positions."""
         return self.config["positions"]
 
-    def log_prob(self, x, mask=None, *, context=None, samples: int = 1, noise=None) -> Tensor:
-        """Exact log p(x | number of positions), (B,) nats; see `length_log_prob`.
+    def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
+        """Return the exact log p(x | number of positions), (B,) nats; see `length_log_prob`.
 
         Args:
             x: Categories, (B, L) long.
-            mask: Real positions, (B, L) bool, the first ones of a row; all when None.
-            context: Not needed, as the further arguments, which an exact density has no use for.
-            samples: See `context`.
-            noise: See `context`.
+            context: Mask of the real positions, (B, L) bool, the first ones of a row.
+            samples: Without influence: the density is exact.
 
         Raises:
-            ValueError: if `x` or `mask` is not what the model takes.
+            ValueError: if `x` or the mask is not what the model takes.
         """
-        check_rows(mask)
-        self.encoding.check(x, mask)
-        return self.flow.log_prob(x.long()[..., None], _context(x, mask))
+        check_rows(context.mask)
+        self.encoding.check(x, context.mask)
+        return self.flow.log_prob(x.long()[..., None], _with_mask(x, context))
 
-    def bound(self, x, *, mask=None, context=None, noise=None):
-        """One draw of the terms of the bound, see `CategoricalFlow.bound`."""
-        self.encoding.check(x, mask)
-        return super().bound(x, mask=mask, context=_context(x, mask), noise=noise)
+    def bound(self, x, context: Context = Context()):
+        """Draw the terms of the bound, see `CategoricalFlow.bound`."""
+        self.encoding.check(x, context.mask)
+        return super().bound(x, _with_mask(x, context))
 
-    def encode(self, x, *, mask=None, context=None, noise=None) -> Tensor:
-        """Latents of the base space, (B, L, 1)."""
-        self.encoding.check(x, mask)
-        return super().encode(x, mask=mask, context=_context(x, mask), noise=noise)
+    def encode(self, x, context: Context = Context()) -> Tensor:
+        """Return latents of the base space, (B, L, 1)."""
+        self.encoding.check(x, context.mask)
+        return super().encode(x, _with_mask(x, context))
 
-    def decode(self, z, *, mask=None, context=None, **options) -> Tensor:
-        """Categories (B, L) of latents, see `CategoricalFlow.decode`."""
-        return super().decode(z, mask=mask, context=_context(z[..., 0], mask), **options)
+    def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
+        """Return categories (B, L) of latents, see `CategoricalFlow.decode`."""
+        return super().decode(z, _with_mask(z[..., 0], context), sample=sample)
 
     def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
         """Prior over numbers of positions, index 0 to `positions`, restricted to a range if given.
@@ -204,10 +202,11 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return loss, metrics
 
 
-def _context(x: Tensor, mask: Tensor | None) -> Context:
-    """The real positions of x (B, L), all if None; ValueError unless they are its first ones."""
+def _with_mask(x: Tensor, context: Context) -> Context:
+    """Add a mask for x (B, L) where there is none; ValueError unless the first ones are real."""
+    mask = context.mask
     if mask is None:
-        mask = torch.ones_like(x, dtype=torch.bool)
-    elif (mask[:, 1:] & ~mask[:, :-1]).any():
+        return replace(context, mask=torch.ones_like(x, dtype=torch.bool))
+    if (mask[:, 1:] & ~mask[:, :-1]).any():
         raise ValueError("the real positions of a row are its first ones")
-    return Context(mask)
+    return context

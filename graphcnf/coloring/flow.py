@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,8 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.coloring.network import ColoringNetwork, GraphConvolutions, coloring_context
 from graphcnf.errors import UserError
 from graphcnf.flows.coupling import coupling_stack
-from graphcnf.flows.transform import Noise
+from graphcnf.flows.transform import Context, Noise
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.pretrained import Pretrained
 
@@ -134,8 +134,7 @@ class ColoringFlow(Pretrained, nn.Module):
         Raises:
             ValueError: if a graph has no nodes or a loop, or there is no such colour.
         """
-        context = self._context(batch)
-        return self.flow.bound(batch.node_types, mask=batch.mask, context=context, noise=noise)
+        return self.flow.bound(batch.node_types, self._context(batch, noise=noise))
 
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
         """Lower bound on log p(colours | graph), (B,) nats, from `samples` draws; see `bound`.
@@ -145,9 +144,8 @@ class ColoringFlow(Pretrained, nn.Module):
         Raises:
             ValueError: if `samples` is not positive, and as `bound`.
         """
-        return self.flow.log_prob(
-            batch.node_types, batch.mask, context=self._context(batch), samples=samples, noise=noise
-        )
+        context = self._context(batch, noise=noise)
+        return self.flow.log_prob(batch.node_types, context, samples=samples)
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Negative bound in nats per node, with log p(x|z) weighted by `beta`, and metrics.
@@ -181,26 +179,20 @@ class ColoringFlow(Pretrained, nn.Module):
         Raises:
             ValueError: if a graph has no nodes or a loop.
         """
-        return self.flow.sample(
-            len(batch),
-            mask=batch.mask,
-            context=self._context(batch),
-            temperature=temperature,
-            generator=generator,
-        )
+        context = self._context(batch, temperature=temperature, generator=generator)
+        return self.flow.sample(len(batch), context=context)
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Tensor:
         """Latents of the base space, (B, N, D); raises as `bound`."""
-        context = self._context(batch)
-        return self.flow.encode(batch.node_types, mask=batch.mask, context=context, noise=noise)
+        return self.flow.encode(batch.node_types, self._context(batch, noise=noise))
 
     @torch.no_grad()
     def decode(self, z: Tensor, batch: GraphBatch) -> Tensor:
         """Colours (B, N) of latents of the base space, for the graphs of a batch."""
-        return self.flow.decode(z, mask=batch.mask, context=self._context(batch))
+        return self.flow.decode(z, self._context(batch))
 
-    def _context(self, batch: GraphBatch) -> GraphContext:
+    def _context(self, batch: GraphBatch, **draw) -> Context:
         batch = batch.cleared()
         for what, wrong in (
             ("no nodes", ~batch.mask.any(1)),
@@ -209,7 +201,7 @@ class ColoringFlow(Pretrained, nn.Module):
             if wrong.any():
                 raise ValueError(f"graph {int(wrong.nonzero()[0])} of the batch has {what}")
         dtype = next(self.parameters()).dtype
-        return coloring_context(batch.adjacency, batch.mask, dtype)
+        return replace(coloring_context(batch.adjacency, batch.mask, dtype), **draw)
 
 
 def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:

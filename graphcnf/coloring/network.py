@@ -11,8 +11,9 @@ from torch_geometric.nn import TransformerConv
 from graphcnf.categorical.autoregressive import Network, Step
 from graphcnf.coloring.lookahead import LookAhead
 from graphcnf.coloring.saturation import SaturationOrder, turns
-from graphcnf.flows.readout import ReadOut, silent
-from graphcnf.graphs.features import NODE_FEATURES, GraphContext, walk_features
+from graphcnf.flows.readout import ReadOut, zero_init
+from graphcnf.flows.transform import Context
+from graphcnf.graphs.features import NODE_FEATURES, walk_features
 
 EDGE_WIDTH = 32
 PARTS = 4
@@ -21,9 +22,9 @@ GAIN = 10
 
 def coloring_context(
     adjacency: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32
-) -> GraphContext:
+) -> Context:
     """Context with the node features of `walk_features`."""
-    return GraphContext(mask, walk_features(adjacency, dtype), adjacency=adjacency)
+    return Context(mask, walk_features(adjacency, dtype), adjacency=adjacency)
 
 
 class ConvolutionBlock(nn.Module):
@@ -78,7 +79,7 @@ class GraphEncoder(nn.Module):
             ConvolutionBlock(width, heads, 2, EDGE_WIDTH) for _ in range(layers)
         )
 
-    def forward(self, context: GraphContext, inputs: Tensor | None = None) -> Tensor:
+    def forward(self, context: Context, inputs: Tensor | None = None) -> Tensor:
         """(B, N, width); `inputs` (B, N, inputs) where the encoder takes some."""
         dtype, mask = self.enter.weight.dtype, context.mask
         assert context.features is not None and context.adjacency is not None
@@ -109,9 +110,9 @@ class GraphConvolutions(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
         self.encoder = GraphEncoder(width, layers, heads, inputs=inputs)
-        self.leave = nn.Sequential(nn.LayerNorm(width), silent(ReadOut(width, outputs)))
+        self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, outputs)))
 
-    def forward(self, x: Tensor, *, mask=None, context: GraphContext) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         """(B, N, inputs) to (B, N, outputs)."""
         return self.leave(self.encoder(context, x))
 
@@ -157,7 +158,7 @@ class ColoringNetwork(Network):
         self.lookahead = LookAhead(width, ahead, rounds) if rounds and colors > 2 else None
         nn.init.zeros_(self.leave[-1].get_parameter("weight"))
 
-    def encode(self, context: GraphContext) -> Tensor:
+    def encode(self, context: Context) -> Tensor:
         """What is known of the nodes (B, N, C) before any has a colour."""
         return self.norm(self.encoder(context))
 
@@ -173,13 +174,13 @@ class ColoringNetwork(Network):
         # without the gain it would take thousands of steps to be all but certain of it.
         return logits + GAIN * self.blocked * marks[..., 0]
 
-    def steps(self, x: Tensor, context) -> Iterator[Step]:
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all nodes in one step, each with the logits of its colour."""
         rank, counts = turns(x[..., 0], context, self.cardinalities[0], self.waves)
         logits = self.all_logits(context, rank, counts)
         yield Step(context.mask.nonzero(as_tuple=True), logits[context.mask])
 
-    def all_logits(self, context: GraphContext, rank: Tensor, counts: Tensor) -> Tensor:
+    def all_logits(self, context: Context, rank: Tensor, counts: Tensor) -> Tensor:
         """Return logits (B, N, colours) of all nodes in one pass.
 
         Args:
@@ -229,7 +230,7 @@ class ColoringNetwork(Network):
             scores = scores.index_put((g, t), found)
         return scores
 
-    def start(self, context) -> ColoringState:
+    def start(self, context: Context) -> ColoringState:
         """Return the state before any node has a colour."""
         return ColoringState(self, context)
 
@@ -257,7 +258,7 @@ def possible(logits: Tensor, blocked: Tensor) -> Tensor:
 class ColoringState:
     """Graphs some of whose nodes have their colour; the colours steer the order."""
 
-    def __init__(self, network: ColoringNetwork, context):
+    def __init__(self, network: ColoringNetwork, context: Context):
         self.network, self.adjacency = network, context.adjacency
         self.order = SaturationOrder(
             context.adjacency, context.mask, network.cardinalities[0], network.waves

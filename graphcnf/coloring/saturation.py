@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.graphs.features import GraphContext
+from graphcnf.flows.transform import Context
 
 
 class SaturationOrder:
@@ -74,7 +74,7 @@ class SaturationOrder:
 
 
 def turns(
-    x: Tensor, context: GraphContext, categories: int, waves: bool = False
+    x: Tensor, context: Context, categories: int, waves: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The whole order for known categories.
 

@@ -10,6 +10,7 @@ import torch
 
 from graphcnf.categorical import RowFlow, Rows
 from graphcnf.errors import UserError
+from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import BATCH, one_thread
 from graphcnf.graphs.records import record_batches
@@ -58,7 +59,7 @@ class RowDensity:
         there = rows.mask.any(1)
         if there.any():
             part = rows[there]
-            value[there.cpu()] += self.flow.log_prob(part.values, part.mask).cpu().double()
+            value[there.cpu()] += self.flow.log_prob(part.values, Context(part.mask)).cpu().double()
         return value
 
     def outside(self, rows: Rows) -> np.ndarray:
@@ -88,12 +89,12 @@ class RowDensity:
         values = torch.zeros(len(lengths), int(lengths.max()), dtype=torch.long)
         there = np.flatnonzero(lengths)
         mask = torch.from_numpy(np.arange(values.shape[1]) < lengths[there, None])
-        values[torch.from_numpy(there)] = self.flow.sample(
-            len(there),
-            mask=mask.to(self.flow.device),
+        context = Context(
+            mask.to(self.flow.device),
             temperature=temperature,
             generator=[generators[k] for k in there],
-        ).cpu()
+        )
+        values[torch.from_numpy(there)] = self.flow.sample(len(there), context=context).cpu()
         return values
 
 

@@ -33,10 +33,10 @@ from graphcnf.flows.pixels import (
     Checkerboard,
     Split,
     Squeeze,
-    checkerboard_mask,
 )
 from graphcnf.flows.transform import (
     Bijection,
+    Context,
     Inverse,
     Noise,
     Sequential,
@@ -44,7 +44,9 @@ from graphcnf.flows.transform import (
     count_entries,
     log_term_dtype,
     masked,
+    prepare,
     sum_log_term,
+    take,
     zero_log_term,
 )
 
@@ -56,6 +58,7 @@ __all__ = [
     "Bijection",
     "ChannelsFirst",
     "Checkerboard",
+    "Context",
     "Coupling",
     "Dequantization",
     "Inverse",
@@ -72,7 +75,6 @@ __all__ = [
     "UniformDequantization",
     "VariationalDequantization",
     "bounded_log_scale",
-    "checkerboard_mask",
     "count_entries",
     "coupling_stack",
     "draw_normal",
@@ -82,7 +84,9 @@ __all__ = [
     "logistic_mixture_inverse",
     "logistic_mixture_root",
     "masked",
+    "prepare",
     "record_generators",
     "sum_log_term",
+    "take",
     "zero_log_term",
 ]

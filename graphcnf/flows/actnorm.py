@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphcnf.flows.transform import Bijection, count_entries, log_term_dtype, masked
+from graphcnf.flows.transform import Bijection, Context, count_entries, masked, prepare
 
 # Channels whose standard deviation is below this count as constant, and keep their scale.
 SMALLEST_DEVIATION = 1e-4
 
 
 class ActNorm(Bijection):
-    """``z = exp(s) (x + b)`` per channel.
+    """Activation normalisation ``z = exp(s) (x + b)`` per channel.
 
     The first forward pass in training mode sets ``b`` and ``s`` such that every channel of its
     output has mean 0 and variance 1 over the real entries; a constant channel is only shifted. A
@@ -45,25 +45,25 @@ class ActNorm(Bijection):
         self._known_initialized = False
         super()._load_from_state_dict(*args, **kwargs)
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Scale and shift; see `Transform.forward`."""
-        x = masked(x.to(log_term_dtype(x)), mask)
+    def forward(self, x, context=Context()):
+        """Return ``exp(s) (x + b)``."""
+        x = prepare(x, context.mask)
         if self.training and not self._known_initialized:
             if not self.initialized:
-                self._initialize(x.detach(), mask)
+                self._initialize(x.detach(), context.mask)
             self._known_initialized = bool(self.initialized)
         scale = torch.exp(self.log_scale).to(x.dtype)
-        z = masked((x + self.bias) * scale, mask)
-        return z.to(x.dtype), self._log_det(x, mask)
+        z = masked((x + self.bias) * scale, context.mask)
+        return z.to(x.dtype), self._log_det(x, context.mask)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Undo `forward`."""
-        z = masked(z.to(log_term_dtype(z)), mask)
-        x = masked(z * torch.exp(-self.log_scale) - self.bias, mask)
-        return x.to(z.dtype), -self._log_det(z, mask)
+    def inverse_and_logdet(self, z, context=Context()):
+        """Return ``exp(-s) z - b``."""
+        z = prepare(z, context.mask)
+        x = masked(z * torch.exp(-self.log_scale) - self.bias, context.mask)
+        return x.to(z.dtype), -self._log_det(z, context.mask)
 
     def _log_det(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return count_entries(x, mask) * self.log_scale.sum().to(log_term_dtype(x))
+        return count_entries(x, mask) * self.log_scale.sum().to(x.dtype)
 
     @torch.no_grad()
     def _initialize(self, x: Tensor, mask: Tensor | None) -> None:

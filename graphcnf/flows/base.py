@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.transform import log_term_dtype, masked, sum_log_term
-
-Generators = torch.Generator | Sequence[np.random.Generator] | None
+from graphcnf.flows.transform import Generators, log_term_dtype, masked, sum_log_term
 
 
 def record_generators(seed: int, first: int, count: int) -> list[np.random.Generator]:

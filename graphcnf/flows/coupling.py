@@ -16,7 +16,14 @@ from graphcnf.flows.logistic_mixture import (
     logistic_mixture_inverse,
     logistic_mixture_root,
 )
-from graphcnf.flows.transform import Bijection, Sequential, log_term_dtype, masked, sum_log_term
+from graphcnf.flows.transform import (
+    Bijection,
+    Context,
+    Sequential,
+    masked,
+    prepare,
+    sum_log_term,
+)
 
 
 class Coupling(Bijection):
@@ -26,31 +33,23 @@ class Coupling(Bijection):
     `parameters_per_channel`.
 
     Args:
-        network: called as ``network(x_a, mask=mask, context=context)`` with the untransformed
-            channels ``(B, ..., A)``; returns ``(B, ..., P C)`` for C transformed channels with
+        network: called as ``network(x_a, context)`` with the untransformed channels
+            ``(B, ..., A)``; returns ``(B, ..., P C)`` for C transformed channels with
             P = `parameters_per_channel` each, in the order ``(P, C)``. It may return a lower
             precision (autocast); the map itself is computed in float32, or float64 for float64
-            input. What it returns at masked entries does not matter, if finite.
-        split: the channels are cut at this index of the last axis; or a bool tensor that expands to
-            ``x.shape[1:]``, True where an entry belongs to the first part. With a tensor the
-            network gets x with zeros in place of the transformed entries, and returns parameters
-            for all of them, ``(B, ..., P D)``, of which those of the others are dropped.
+            input. Its output at masked entries does not matter, if finite.
+        split: index of the last axis at which the channels are cut.
         swap: False transforms the second part, True the first.
     """
 
     parameters_per_channel: int
 
-    def __init__(self, network: nn.Module, *, split: int | Tensor, swap: bool = False):
+    def __init__(self, network: nn.Module, *, split: int, swap: bool = False):
         super().__init__()
-        if isinstance(split, Tensor):
-            if split.dtype != torch.bool:
-                raise ValueError(f"a mask to split by must be bool, got {split.dtype}")
-            self.register_buffer("split", split, persistent=False)
-        elif split < 1:
+        if split < 1:
             raise ValueError(f"split must be at least 1, got {split}")
-        else:
-            self.split = split
         self.network = network
+        self.split = split
         self.swap = swap
 
     def transform_elements(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,71 +61,41 @@ class Coupling(Bijection):
         raise NotImplementedError
 
     def restore_elements(self, z: Tensor, parameters: Tensor) -> Tensor:
-        """``x`` of `inverse_elements`; for subclasses in which the log-det takes long."""
+        """Return ``x`` of `inverse_elements`; for subclasses in which the log-det takes long."""
         return self.inverse_elements(z, parameters)[0]
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Transform one part of the channels; see `Transform.forward`."""
-        return self._couple(x, self.transform_elements, mask, context)
+    def forward(self, x, context=Context()):
+        """Transform one part of the channels."""
+        return self._couple(x, self.transform_elements, context)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse_and_logdet(self, z, context=Context()):
         """Invert `forward`; the network sees the same input as there."""
-        return self._couple(z, self.inverse_elements, mask, context)
+        return self._couple(z, self.inverse_elements, context)
 
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
-        """``x`` of `inverse_and_logdet`, without the log-det."""
-        return self._couple(z, lambda *of: (self.restore_elements(*of), None), mask, context)[0]
+    def inverse(self, z, context=Context()):
+        """Return ``x`` of `inverse_and_logdet`, without computing the log-det."""
+        return self._couple(z, lambda *of: (self.restore_elements(*of), None), context)[0]
 
-    def _couple(self, x, elements, mask, context):
-        x = masked(x.to(log_term_dtype(x)), mask)
-        if isinstance(self.split, Tensor):
-            return self._couple_entries(x, elements, mask, context)
-        first, second = x[..., : self.split], x[..., self.split :]
-        fixed, moved = (second, first) if self.swap else (first, second)
-        channels = moved.shape[-1]
-        parameters = self.network(fixed, mask=mask, context=context)
-        if second.shape[-1] == 0 or parameters.shape[-1] != self.parameters_per_channel * channels:
+    def _couple(self, x, elements, context):
+        parts = prepare(x, context.mask).tensor_split([self.split], -1)
+        fixed, moved = parts[self.swap], parts[not self.swap]
+        channels, count = moved.shape[-1], self.parameters_per_channel
+        parameters = self.network(fixed, context)
+        if parts[1].shape[-1] == 0 or parameters.shape[-1] != count * channels:
             raise ValueError(
                 f"{type(self).__name__} with split={self.split} got {x.shape[-1]} channels and "
                 f"{parameters.shape[-1]} parameters; {channels} transformed channels need "
-                f"{self.parameters_per_channel} parameters each"
+                f"{count} parameters each"
             )
-        parameters = parameters.to(x.dtype).unflatten(-1, (self.parameters_per_channel, channels))
+        parameters = parameters.to(moved.dtype).unflatten(-1, (count, channels))
         moved, log_det = elements(moved, parameters)
-        moved = masked(moved, mask)
-        parts = (moved, fixed) if self.swap else (fixed, moved)
-        return torch.cat(parts, -1), None if log_det is None else sum_log_term(log_det, mask)
-
-    def _couple_entries(self, x, elements, mask, context):
-        """The same where the parts are those of a mask, not of the channels."""
-        try:
-            split = self.split.expand(x.shape[1:])
-        except RuntimeError:
-            raise ValueError(
-                f"{type(self).__name__} is split by a mask of {tuple(self.split.shape)}, which "
-                f"does not fit x of {tuple(x.shape)}"
-            ) from None
-        moves = split if self.swap else ~split
-        fixed = x.masked_fill(moves, 0)
-        parameters = self.network(fixed, mask=mask, context=context)
-        if parameters.shape[-1] != self.parameters_per_channel * x.shape[-1]:
-            raise ValueError(
-                f"{type(self).__name__} split by a mask got {parameters.shape[-1]} parameters; "
-                f"{x.shape[-1]} channels need {self.parameters_per_channel} parameters each"
-            )
-        parameters = parameters.to(x.dtype).unflatten(-1, (self.parameters_per_channel, -1))
-        chosen = parameters.movedim(-2, 1)[:, :, moves].transpose(1, 2).unsqueeze(-1)
-        moved, log_det = elements(x[:, moves].unsqueeze(-1), chosen)
-        z = masked(fixed.masked_scatter(moves, moved), mask)
-        if log_det is None:
-            return z, None
-        return z, sum_log_term(torch.zeros_like(x).masked_scatter(moves, log_det), mask)
+        moved = masked(moved, context.mask)
+        z = torch.cat((moved, fixed) if self.swap else (fixed, moved), -1)
+        return z, None if log_det is None else sum_log_term(log_det, context.mask)
 
 
 class AdditiveCoupling(Coupling):
-    """``z_b = x_b + t(x_a)``; the log-det is 0.
+    """Additive coupling ``z_b = x_b + t(x_a)``; the log-det is 0.
 
     References:
         Dinh et al., *NICE*, 2014, arXiv 1410.8516.
@@ -144,7 +113,7 @@ class AdditiveCoupling(Coupling):
 
 
 class AffineCoupling(Coupling):
-    """``z_b = exp(s(x_a)) x_b + t(x_a)`` with ``|s| <= 3``; parameters ``(t, s)``.
+    """Affine coupling ``z_b = exp(s(x_a)) x_b + t(x_a)`` with ``|s| <= 3``; parameters ``(t, s)``.
 
     References:
         Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803.
@@ -166,7 +135,7 @@ class AffineCoupling(Coupling):
 
 
 class MixtureLogisticCoupling(Coupling):
-    """``z_b = exp(s) logit(CDF(x_b)) + t`` with the CDF of a mixture of K logistics.
+    """Coupling ``z_b = exp(s) logit(CDF(x_b)) + t`` with the CDF of a mixture of K logistics.
 
     ``s``, ``t`` and the mixtures' logits, means and log-scales are functions of ``x_a``; all
     log-scales lie within +-3. Parameters ``(t, s, K logits, K means, K log-scales)``, so P = 3 K +
@@ -188,7 +157,7 @@ class MixtureLogisticCoupling(Coupling):
         self,
         network: nn.Module,
         *,
-        split: int | Tensor,
+        split: int,
         swap: bool = False,
         mixtures: int = 8,
     ):
@@ -232,7 +201,7 @@ class MixtureLogisticCoupling(Coupling):
 
 
 def halves(channels: int, number: int) -> tuple[int, bool, int]:
-    """Cut of the channels for the coupling of this number in a stack: halves take turns.
+    """Return the cut of the channels for coupling ``number`` of a stack: halves take turns.
 
     Returns:
         `split` and `swap` of a `Coupling`, and the number of channels that its network sees.
@@ -249,7 +218,7 @@ def halves(channels: int, number: int) -> tuple[int, bool, int]:
 def coupling_stack(
     network: Callable[[int, int], nn.Module], *, channels: int, couplings: int, mixtures: int = 8
 ) -> Sequential:
-    """Blocks of actnorm, invertible linear map and mixture-of-logistics coupling.
+    """Build blocks of actnorm, invertible linear map and mixture-of-logistics coupling.
 
     Args:
         network: ``network(inputs, outputs)`` builds the network of a coupling; see `Coupling`.

@@ -15,12 +15,13 @@ from torch.nn import functional as F
 from graphcnf.flows.base import StandardLogistic, draw_uniform
 from graphcnf.flows.transform import (
     Bijection,
-    Noise,
+    Context,
     Transform,
     count_entries,
-    log_term_dtype,
     masked,
+    prepare,
     sum_log_term,
+    take,
 )
 
 MARGIN = 1e-4
@@ -60,31 +61,30 @@ class Dequantization(Transform):
         log_det = count_entries(x, mask) * (x.shape[-1] * math.log(share))
         return masked(x + (self.margin + share * u), mask), log_det
 
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
-        """Whole numbers 0 to ``levels - 1`` in the type of ``z``; see `Transform.inverse`."""
-        z = masked(z.to(log_term_dtype(z)), mask)
-        return z.floor().clamp(0, self.levels - 1)
+    def inverse(self, z, context=Context()):
+        """Return whole numbers 0 to ``levels - 1`` in the type of ``z``."""
+        return prepare(z, context.mask).floor().clamp(0, self.levels - 1)
 
 
 class UniformDequantization(Dequantization):
-    """Uniform noise ``u``; the log term is the margins', a constant.
+    """Dequantization with uniform noise ``u``; the log term is the margins', a constant.
 
     References:
         Theis et al., *A note on the evaluation of generative models*, ICLR 2016, arXiv 1511.01844.
     """
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Add the noise; see `Transform.forward`."""
-        x = masked(x.to(log_term_dtype(x)), mask)
-        draws = noise if noise is not None else Noise()
-        u = draws.take(lambda: draw_uniform(x.shape, mask=mask, device=x.device, dtype=x.dtype))
+    def forward(self, x, context=Context()):
+        """Add the noise."""
+        mask, x = context.mask, prepare(x, context.mask)
+        u = take(
+            context.noise,
+            lambda: draw_uniform(x.shape, mask=mask, device=x.device, dtype=x.dtype),
+        )
         return self.place(x, u.to(x), mask)
 
 
 class VariationalDequantization(Dequantization):
-    """``u = sigmoid(f(e; x))``, ``e`` logistic noise: ``u`` follows a flow that is given ``x``.
+    """Dequantization with ``u = sigmoid(f(e; x))``, ``e`` logistic noise.
 
     The log term is ``-log q(z|x)``. With the identity for ``f`` it is uniform dequantization. Like
     any density of floating-point numbers, q must not be much narrower than they lie apart: 2e-5 of
@@ -95,8 +95,8 @@ class VariationalDequantization(Dequantization):
 
     Args:
         levels: see `Dequantization`.
-        flow: f, a bijection of the shape of ``x``; its context is what ``encoder`` returns.
-        encoder: called with ``x`` scaled to (-1, 1); None hands that to ``flow`` as it is.
+        flow: f, a bijection of the shape of ``x``, given as features what ``encoder`` returns.
+        encoder: called with ``x`` scaled to (-1, 1); None gives that to ``flow`` as it is.
     """
 
     def __init__(self, levels: int, flow: Bijection, encoder: nn.Module | None = None):
@@ -105,17 +105,17 @@ class VariationalDequantization(Dequantization):
         self.encoder = encoder
         self.base = StandardLogistic()
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Add the noise; see `Transform.forward`. The caller's context is not used."""
-        x = masked(x.to(log_term_dtype(x)), mask)
-        draws = noise if noise is not None else Noise()
-        e = draws.take(
-            lambda: self.base.sample(x.shape, mask=mask, device=x.device, dtype=x.dtype)
+    def forward(self, x, context=Context()):
+        """Add the noise; of the context only mask and noise are used."""
+        mask, x = context.mask, prepare(x, context.mask)
+        e = take(
+            context.noise,
+            lambda: self.base.sample(x.shape, mask=mask, device=x.device, dtype=x.dtype),
         ).to(x)
-        known = (2 * x + 1) / self.levels - 1
+        features = (2 * x + 1) / self.levels - 1
         if self.encoder is not None:
-            known = self.encoder(known)
-        y, log_det = self.flow(e, mask=mask, context=known)
+            features = self.encoder(features)
+        y, log_det = self.flow(e, Context(mask, features))
         log_slope = F.logsigmoid(y) + F.logsigmoid(-y)
         z, log_width = self.place(x, torch.sigmoid(y), mask)
         log_q = self.base.log_prob(e, mask) - log_det - sum_log_term(log_slope, mask)

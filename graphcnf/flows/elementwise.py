@@ -8,18 +8,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.flows.transform import Bijection, count_entries, log_term_dtype, masked, sum_log_term
+from graphcnf.flows.transform import (
+    Bijection,
+    Context,
+    count_entries,
+    masked,
+    prepare,
+    sum_log_term,
+)
 
 
 class Affine(Bijection):
-    """``z = scale x + shift`` with constants.
+    """Affine map ``z = scale x + shift`` with constants.
 
     Args:
         scale: finite, not 0.
         shift: finite.
-
-    Raises:
-        ValueError: if one is not.
 
     Examples:
         >>> z, log_det = Affine(2.0, shift=1.0)(torch.tensor([[0.0, 1.0]]))
@@ -34,22 +38,22 @@ class Affine(Bijection):
         self.scale = float(scale)
         self.shift = float(shift)
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Scale and shift; see `Transform.forward`."""
-        x = x.to(log_term_dtype(x))
-        return masked(x * self.scale + self.shift, mask), self._log_det(x, mask)
+    def forward(self, x, context=Context()):
+        """Return ``scale x + shift``."""
+        x = prepare(x, context.mask)
+        return masked(x * self.scale + self.shift, context.mask), self._log_det(x, context.mask)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Undo `forward`."""
-        z = z.to(log_term_dtype(z))
-        return masked((z - self.shift) / self.scale, mask), -self._log_det(z, mask)
+    def inverse_and_logdet(self, z, context=Context()):
+        """Return ``(z - shift) / scale``."""
+        z = prepare(z, context.mask)
+        return masked((z - self.shift) / self.scale, context.mask), -self._log_det(z, context.mask)
 
     def _log_det(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return count_entries(x, mask) * (x.shape[-1] * math.log(abs(self.scale)))
 
 
 class Logit(Bijection):
-    """``z = logit(alpha / 2 + (1 - alpha) x)``: the unit interval onto the real line.
+    """Logit map ``z = logit(alpha / 2 + (1 - alpha) x)`` of the unit interval.
 
     ``alpha`` keeps the ends of the interval finite; `inverse` reaches as far as ``alpha / (2 - 2
     alpha)`` beyond them.
@@ -59,9 +63,6 @@ class Logit(Bijection):
 
     Args:
         alpha: in [0, 1).
-
-    Raises:
-        ValueError: if it lies elsewhere.
     """
 
     def __init__(self, alpha: float = 1e-5):
@@ -70,17 +71,17 @@ class Logit(Bijection):
             raise ValueError(f"alpha must lie in [0, 1), got {alpha}")
         self.alpha = float(alpha)
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Map [0, 1] to the real line; see `Transform.forward`."""
-        x = masked(x.to(log_term_dtype(x)), mask)
+    def forward(self, x, context=Context()):
+        """Map [0, 1] to the real line."""
+        x = prepare(x, context.mask)
         inner = self.alpha / 2 + (1 - self.alpha) * x
         log, log_rest = torch.log(inner), torch.log1p(-inner)
         log_det = math.log1p(-self.alpha) - log - log_rest
-        return masked(log - log_rest, mask), sum_log_term(log_det, mask)
+        return masked(log - log_rest, context.mask), sum_log_term(log_det, context.mask)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Undo `forward`."""
-        z = masked(z.to(log_term_dtype(z)), mask)
+    def inverse_and_logdet(self, z, context=Context()):
+        """Map the real line to [0, 1]."""
+        z = prepare(z, context.mask)
         x = (torch.sigmoid(z) - self.alpha / 2) / (1 - self.alpha)
         log_det = F.logsigmoid(z) + F.logsigmoid(-z) - math.log1p(-self.alpha)
-        return masked(x, mask), sum_log_term(log_det, mask)
+        return masked(x, context.mask), sum_log_term(log_det, context.mask)

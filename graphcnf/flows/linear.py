@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphcnf.flows.transform import Bijection, count_entries, log_term_dtype, masked
+from graphcnf.flows.transform import Bijection, Context, count_entries, prepare
 
 
 class InvertibleLinear(Bijection):
-    """``z = W x`` per entry with ``W = P L (U + diag(sign exp(s)))``.
+    """Linear map of the channels ``z = W x`` with ``W = P L (U + diag(sign exp(s)))``.
 
     P is a fixed permutation, L unit lower and U strictly upper triangular; ``log|det W| = sum(s)``.
     Starts as a random rotation. The inverse of W is computed in float64, whatever the type of z.
@@ -49,18 +49,18 @@ class InvertibleLinear(Bijection):
         upper = self.upper.to(dtype).triu(1) + torch.diag(diagonal)
         return self.permutation.to(dtype) @ lower @ upper
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Multiply with W; see `Transform.forward`."""
-        x = x.to(log_term_dtype(x))
+    def forward(self, x, context=Context()):
+        """Return ``W x``."""
+        x = prepare(x, context.mask)
         with torch.autocast(x.device.type, enabled=False):
-            return masked(x, mask) @ self._weight(x.dtype).t(), self._log_det(x, mask)
+            return x @ self._weight(x.dtype).t(), self._log_det(x, context.mask)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Multiply with the inverse of W."""
-        z = z.to(log_term_dtype(z))
+    def inverse_and_logdet(self, z, context=Context()):
+        """Return ``W^-1 z``."""
+        z = prepare(z, context.mask)
         with torch.autocast(z.device.type, enabled=False):
             inverse = torch.linalg.inv(self._weight(torch.float64))
-            return masked(z, mask) @ inverse.t().to(z.dtype), -self._log_det(z, mask)
+            return z @ inverse.t().to(z.dtype), -self._log_det(z, context.mask)
 
     def _log_det(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return count_entries(x, mask) * self.log_diagonal.sum().to(log_term_dtype(x))
+        return count_entries(x, mask) * self.log_diagonal.sum().to(x.dtype)

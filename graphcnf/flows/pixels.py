@@ -11,13 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.flows.base import BaseDensity, StandardNormal
-from graphcnf.flows.transform import Bijection, Transform, log_term_dtype, zero_log_term
+from graphcnf.flows.transform import (
+    Bijection,
+    Context,
+    Sequential,
+    Transform,
+    log_term_dtype,
+    zero_log_term,
+)
 
 
-class ChannelsFirst(Bijection):
-    """A step on ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
+class ChannelsFirst(Sequential):
+    """Steps on ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
 
-    Whatever acts on the last axis acts on the channels this way: `ActNorm`, `InvertibleLinear`,
+    Any transform of the last axis acts on the channels this way: `ActNorm`, `InvertibleLinear`,
     which is an invertible 1x1 convolution then, the couplings, whose networks get ``(B, H, W, C)``
     as well. A mask is ``(B, H, W)``. In PyTorch's channels-last memory format the exchange of the
     axes costs nothing.
@@ -27,41 +34,27 @@ class ChannelsFirst(Bijection):
     """
 
     def __init__(self, *steps: Bijection):
-        super().__init__()
+        Bijection.__init__(self)
         self.steps = nn.ModuleList(steps)
 
     @property
-    def exact(self) -> bool:  # type: ignore[override]  # a constant elsewhere
-        """Whether every step is exact."""
-        return all(step.exact for step in self.steps)
+    def transforms(self):  # type: ignore[override]  # an attribute elsewhere
+        """The steps."""
+        return self.steps
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Apply the steps; see `Transform.forward`."""
-        _check_image(x)
-        x, total = x.to(log_term_dtype(x)).movedim(1, -1), zero_log_term(x)
-        for step in self.steps:
-            x, log_term = step(x, mask=mask, context=context, noise=noise, discarded=discarded)
-            total = total + log_term
-        return x.movedim(-1, 1), total
+    def forward(self, x, context=Context()):
+        """Apply the steps."""
+        z, log_term = super().forward(_channels_last(x), context)
+        return z.movedim(-1, 1), log_term
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse(self, z, context=Context()):
         """Undo `forward`."""
-        _check_image(z)
-        z, total = z.to(log_term_dtype(z)).movedim(1, -1), zero_log_term(z)
-        for step in reversed(self.steps):
-            z, log_det = step.inverse_and_logdet(z, mask=mask, context=context)
-            total = total + log_det
-        return z.movedim(-1, 1), total
+        return super().inverse(_channels_last(z), context).movedim(-1, 1)
 
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
-        """Undo `forward`; see `Transform.inverse`."""
-        _check_image(z)
-        z = z.to(log_term_dtype(z)).movedim(1, -1)
-        for step in reversed(self.steps):
-            z = step.inverse(z, mask=mask, context=context)
-        return z.movedim(-1, 1)
+    def inverse_and_logdet(self, z, context=Context()):
+        """Undo `forward`."""
+        x, log_det = super().inverse_and_logdet(_channels_last(z), context)
+        return x.movedim(-1, 1), log_det
 
 
 class Squeeze(Bijection):
@@ -86,8 +79,8 @@ class Squeeze(Bijection):
         self.factor = factor
         self.offsets = list(product(range(factor), repeat=2))
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Rearrange; see `Transform.forward`.
+    def forward(self, x, context=Context()):
+        """Rearrange space to channels.
 
         Raises:
             ValueError: if ``f`` does not divide the height and the width.
@@ -103,8 +96,8 @@ class Squeeze(Bijection):
         parts = [x[:, :, i::factor, j::factor] for i, j in self.offsets]
         return torch.cat(parts, 1), zero_log_term(x)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Channels to space.
+    def inverse_and_logdet(self, z, context=Context()):
+        """Rearrange channels to space.
 
         Raises:
             ValueError: if ``f f`` does not divide the number of channels.
@@ -129,8 +122,7 @@ class Checkerboard(Squeeze):
     The first half of the output's channels holds the pixels whose row plus column is even, the
     second half the others, so that a coupling split in the middle is RealNVP's coupling with a
     checkerboard mask: but its network runs on a quarter of the positions, sees only what is not
-    transformed and returns parameters only for what is. `checkerboard_mask` is for images with odd
-    sides.
+    transformed and returns parameters only for what is.
     """
 
     def __init__(self):
@@ -138,17 +130,12 @@ class Checkerboard(Squeeze):
         self.offsets = [(0, 0), (1, 1), (0, 1), (1, 0)]
 
 
-def checkerboard_mask(height: int, width: int) -> Tensor:
-    """``(H, W, 1)`` bool, True where row plus column is even; `Coupling` takes it as ``split``."""
-    rows, columns = torch.arange(height)[:, None, None], torch.arange(width)[:, None]
-    return (rows + columns) % 2 == 0
-
-
 class Split(Transform):
-    """Factor out channels: ``z = x[:, :keep]``, and the rest has a density of its own.
+    """Multi-scale split ``z = x[:, :keep]``; the rest has a density of its own.
 
     The log term is ``log p(rest | z)``. `forward` appends the rest, as a latent of the base
-    density, to ``discarded``, from which `inverse` pops it; without that list `inverse` draws it.
+    density, to ``context.discarded``, from which `inverse` pops it; without that list `inverse`
+    draws it.
 
     References:
         Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
@@ -181,44 +168,47 @@ class Split(Transform):
         self.base: BaseDensity = StandardNormal() if base is None else base
         self.prior = prior
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Factor out; see `Transform.forward`."""
+    def forward(self, x, context=Context()):
+        """Factor out."""
         if x.shape[1] != self.channels:
             raise ValueError(f"a split of {self.channels} channels got {x.shape[1]}")
         x, log_term = x.to(log_term_dtype(x)), 0.0
         if self.prior is not None:
-            x, log_term = self.prior(x, context=context)
+            x, log_term = self.prior(x, context)
         rest = x[:, self.keep :]
-        if discarded is not None:
-            discarded.append(rest)
+        if context.discarded is not None:
+            context.discarded.append(rest)
         return x[:, : self.keep], log_term + self.base.log_prob(rest)
 
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
-        """Put back what `forward` has factored out, or draw it; see `Transform.inverse`.
+    def inverse(self, z, context=Context()):
+        """Put back what `forward` has factored out, or draw it.
 
         Raises:
-            ValueError: if ``discarded`` is used up.
+            ValueError: if ``context.discarded`` is used up.
         """
         z = z.to(log_term_dtype(z))
-        if discarded is None:
+        if context.discarded is None:
             shape = (len(z), self.channels - self.keep, *z.shape[2:])
             rest = self.base.sample(
                 shape,
-                temperature=temperature,
-                generator=generator,
+                temperature=context.temperature,
+                generator=context.generator,
                 device=z.device,
                 dtype=z.dtype,
             )
-        elif discarded:
-            rest = discarded.pop().to(z)
+        elif context.discarded:
+            rest = context.discarded.pop().to(z)
         else:
             raise ValueError("discarded is empty: it must be the list that forward has filled")
         x = torch.cat((z, rest), 1)
-        return x if self.prior is None else self.prior.inverse(x, context=context)
+        return x if self.prior is None else self.prior.inverse(x, context)
 
 
 def _check_image(x: Tensor) -> None:
     if x.dim() != 4:
         raise ValueError(f"an image batch has 4 axes (B, C, H, W), got {tuple(x.shape)}")
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    _check_image(x)
+    return x.to(log_term_dtype(x)).movedim(1, -1)

@@ -14,8 +14,8 @@ class ReadOut(nn.Linear):
     """
 
 
-def silent(layer: Layer) -> Layer:
-    """The layer with weights and biases of 0: what it gives is 0 until it has learned something."""
+def zero_init(layer: Layer) -> Layer:
+    """Set weights and biases of a layer to 0, and return it."""
     nn.init.zeros_(layer.get_parameter("weight"))
     nn.init.zeros_(layer.get_parameter("bias"))
     return layer

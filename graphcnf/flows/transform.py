@@ -12,16 +12,47 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+Generators = torch.Generator | Sequence[np.random.Generator] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """Inputs of a transform or network besides ``x``; a step ignores those it has no use for.
+
+    All are optional, None by default. ``dataclasses.replace(context, mask=mask)`` is the same
+    context with another mask.
+
+    Attributes:
+        mask: ``x.shape[:-1]`` bool, True where an entry is real; ``(B, L)`` for ``(B, L, D)``.
+        features: features of the entries, ``(B, ..., F)``.
+        adjacency: edges ``(B, N, N)`` bool, or features of the pairs of entries ``(B, N, N, P)``.
+        conditions: conditioning variables of each sample, ``(B, P)``.
+        noise: a `Noise`, which stochastic steps record into, and replay once rewound.
+        discarded: a list, to which `Split.forward` appends what is factored out, and from which
+            `Split.inverse` takes it back; without it, it samples from the prior.
+        temperature: scale of whatever `inverse` samples.
+        generator: random generator of `inverse`, see `graphcnf.flows.draw_normal`.
+    """
+
+    # Typed as tensors: a network knows which ones it is given.
+    mask: Tensor = None  # type: ignore[assignment]
+    features: Tensor = None  # type: ignore[assignment]
+    adjacency: Tensor = None  # type: ignore[assignment]
+    conditions: Tensor | None = None
+    noise: Noise | None = None
+    discarded: list[Tensor] | None = None
+    temperature: float = 1.0
+    generator: Generators = None
 
 
 class Transform(nn.Module):
     """A map from data to latents with a log term per sample.
-
-    Every transform accepts all keyword arguments below and ignores those that mean nothing to it,
-    so that compositions need no case distinction.
 
     Attributes:
         exact: False where the log term is one draw of a stochastic bound.
@@ -32,15 +63,12 @@ class Transform(nn.Module):
     exact: bool = True
     tempers: bool = False
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+    def forward(self, x, context=Context()):
         """Map data to latents.
 
         Args:
             x: ``(B, ..., D)``, or a structure of such tensors that the transform documents.
-            mask: ``x.shape[:-1]`` bool, True where an entry is real; ``(B, L)`` for ``(B, L, D)``.
-            context: whatever the networks of the transform understand.
-            noise: a `Noise`, which stochastic steps record into, and replay once rewound.
-            discarded: a list, to which multi-scale splits append what they factor out.
+            context: see `Context`.
 
         Returns:
             ``z``, which is 0 at masked entries, and the log term ``(B,)`` in nats, float32 (float64
@@ -48,37 +76,21 @@ class Transform(nn.Module):
         """
         raise NotImplementedError
 
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
-        """Map latents to data.
-
-        Args:
-            z: ``(B, ..., D)``.
-            mask: ``z.shape[:-1]`` bool.
-            context: as in `forward`.
-            discarded: the list that `forward` filled; without it, splits sample from their prior.
-            temperature: scale of whatever is sampled on the way.
-            generator: see `graphcnf.flows.draw_normal`.
-
-        Returns:
-            ``x``, 0 at masked entries.
-        """
+    def inverse(self, z, context=Context()):
+        """Map latents ``(B, ..., D)`` to data, 0 at masked entries."""
         raise NotImplementedError
 
 
 class Bijection(Transform):
     """An invertible transform; subclasses write `forward` and `inverse_and_logdet`."""
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse_and_logdet(self, z, context=Context()):
         """Return ``x`` and ``log|det dx/dz|`` ``(B,)``, with the types of `forward`."""
         raise NotImplementedError
 
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
-        """Return ``x``; see `Transform.inverse`."""
-        return self.inverse_and_logdet(z, mask=mask, context=context)[0]
+    def inverse(self, z, context=Context()):
+        """Return ``x``."""
+        return self.inverse_and_logdet(z, context)[0]
 
 
 class Sequential(Bijection):
@@ -107,12 +119,12 @@ class Sequential(Bijection):
 
     @property
     def exact(self) -> bool:  # type: ignore[override]  # a constant elsewhere
-        """Whether every step is exact."""
+        """True if every step is exact."""
         return all(transform.exact for transform in self.transforms)
 
     @property
     def tempers(self) -> bool:  # type: ignore[override]  # a constant elsewhere
-        """Whether a step applies the temperature itself."""
+        """True if a step applies the temperature itself."""
         return any(transform.tempers for transform in self.transforms)
 
     def __len__(self) -> int:
@@ -124,66 +136,57 @@ class Sequential(Bijection):
     def __iter__(self) -> Iterator[Transform]:
         return iter(self.transforms)
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Apply the steps in order; see `Transform.forward`."""
-        total = None
+    def forward(self, x, context=Context()):
+        """Apply the steps in order."""
+        if not len(self):
+            return masked(x, context.mask), zero_log_term(x)
+        total = 0.0
         for transform in self.transforms:
-            x, log_term = transform(x, mask=mask, context=context, noise=noise, discarded=discarded)
-            total = log_term if total is None else total + log_term
-        if total is None:
-            return masked(x, mask), zero_log_term(x)
+            x, log_term = transform(x, context)
+            total = total + log_term
         return x, total
 
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
-        """Undo the steps in reverse order; see `Transform.inverse`."""
+    def inverse(self, z, context=Context()):
+        """Undo the steps in reverse order."""
         for transform in reversed(self.transforms):
-            z = transform.inverse(
-                z,
-                mask=mask,
-                context=context,
-                discarded=discarded,
-                temperature=temperature,
-                generator=generator,
-            )
-        return z if len(self.transforms) else masked(z, mask)
+            z = transform.inverse(z, context)
+        return z if len(self) else masked(z, context.mask)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse_and_logdet(self, z, context=Context()):
         """Undo the steps in reverse order.
 
         Raises:
             TypeError: if a step is no `Bijection`.
         """
-        total = None
+        if not len(self):
+            return masked(z, context.mask), zero_log_term(z)
+        total = 0.0
         for transform in reversed(self.transforms):
             if not isinstance(transform, Bijection):
                 raise TypeError(f"{type(transform).__name__} is no bijection: it has no log-det")
-            z, log_term = transform.inverse_and_logdet(z, mask=mask, context=context)
-            total = log_term if total is None else total + log_term
-        if total is None:
-            return masked(z, mask), zero_log_term(z)
+            z, log_term = transform.inverse_and_logdet(z, context)
+            total = total + log_term
         return z, total
 
 
 class Inverse(Bijection):
-    """The inverse of a bijection as a transform: ``f^-1(x)``.
+    """``z = f^-1(x)``.
 
     Args:
-        bijection: the transform whose directions are swapped.
+        bijection: f.
     """
 
     def __init__(self, bijection: Bijection):
         super().__init__()
         self.bijection = bijection
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Apply ``bijection.inverse_and_logdet``."""
-        return self.bijection.inverse_and_logdet(x, mask=mask, context=context)
+    def forward(self, x, context=Context()):
+        """Return ``f^-1(x)``."""
+        return self.bijection.inverse_and_logdet(x, context)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
-        """Apply ``bijection.forward``."""
-        return self.bijection(z, mask=mask, context=context)
+    def inverse_and_logdet(self, z, context=Context()):
+        """Return ``f(z)``."""
+        return self.bijection(z, context)
 
 
 class Noise:
@@ -195,8 +198,8 @@ class Noise:
         >>> from graphcnf.flows import UniformDequantization
         >>> transform, x = UniformDequantization(4), torch.tensor([[0, 3]])
         >>> noise = Noise()
-        >>> first, _ = transform(x, noise=noise)
-        >>> second, _ = transform(x, noise=noise.rewind())
+        >>> first, _ = transform(x, Context(noise=noise))
+        >>> second, _ = transform(x, Context(noise=noise.rewind()))
         >>> torch.equal(first, second)
         True
     """
@@ -218,6 +221,11 @@ class Noise:
         return self
 
 
+def take(noise: Noise | None, draw: Callable[[], Tensor]) -> Tensor:
+    """Return ``draw()``, or the recorded draw when a tape is given."""
+    return draw() if noise is None else noise.take(draw)
+
+
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
     """Set the masked entries of ``x (B, ..., D)`` to 0, even where they are not finite.
 
@@ -229,12 +237,17 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def log_term_dtype(x: Tensor) -> torch.dtype:
-    """float64 for float64 input, float32 for everything else."""
+    """Return float64 for float64 input, float32 for everything else."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def prepare(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return ``x (B, ..., D)`` in the type of its log term, with 0 at masked entries."""
+    return masked(x.to(log_term_dtype(x)), mask)
+
+
 def zero_log_term(x: Tensor) -> Tensor:
-    """A log term of zeros ``(B,)`` for the batch ``x``."""
+    """Return a log term of zeros ``(B,)`` for the batch ``x``."""
     return torch.zeros(x.shape[0], dtype=log_term_dtype(x), device=x.device)
 
 
@@ -256,7 +269,7 @@ def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def count_entries(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The number of real entries ``(B,)`` in ``x (B, ..., D)``, in the type of the log term."""
+    """Count the real entries ``(B,)`` of ``x (B, ..., D)``, in the type of the log term."""
     if mask is None:
         return torch.full_like(zero_log_term(x), x[0, ..., 0].numel() if len(x) else 0)
     return mask[:, None].flatten(1).sum(-1).to(log_term_dtype(x))

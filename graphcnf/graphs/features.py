@@ -5,13 +5,13 @@ Nothing here is chemistry: degrees, random walks, distances, and counts of edge 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.categorical.context import Context
+from graphcnf.flows.transform import Context
 
 MAX_DEGREE = 6
 MAX_COUNT = 4
@@ -21,19 +21,6 @@ NODE_FEATURES = MAX_DEGREE + 1 + WALK_LENGTHS
 """Channels of the node features of a graph without types."""
 PAIR_FEATURES = MAX_DISTANCE + 2
 """Channels of the pair features of a graph without types; one less without an order."""
-
-
-@dataclass
-class GraphContext(Context):
-    """Context of a step's networks; positions are nodes.
-
-    Attributes:
-        adjacency: Edges as far as they are known, (B, N, N) bool or None.
-        targets: What is asked of each graph, (B, P), or None; see `GraphBatch`.
-    """
-
-    adjacency: Tensor | None = None
-    targets: Tensor | None = None
 
 
 def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -55,11 +42,12 @@ def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tens
 
 def structure_context(
     adjacency: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32, *, ordered: bool = True
-) -> GraphContext:
-    """Features of the connectivity (B, N, N) bool.
+) -> Context:
+    """Return a context with features of the connectivity (B, N, N) bool.
 
-    Node features: those of `walk_features`. Pair features: one-hot distance (1 to 6, farther; all 0
-    for i = j), and on edges, where nodes are `ordered`, whether j is numbered before i.
+    Features: those of `walk_features`. Adjacency (B, N, N, `PAIR_FEATURES`): one-hot distance (1 to
+    6, farther; all 0 for i = j), and on edges, where nodes are `ordered`, whether j is numbered
+    before i.
     """
     node = walk_features(adjacency, dtype)
     a = adjacency.to(dtype)
@@ -75,7 +63,7 @@ def structure_context(
     shells.append(1 - previous)
     if ordered:
         shells.append(a * torch.ones_like(eye).tril(-1))
-    return GraphContext(mask, node, torch.stack(shells, -1), adjacency=adjacency)
+    return Context(mask, node, torch.stack(shells, -1))
 
 
 def typed_context(
@@ -85,16 +73,18 @@ def typed_context(
     dtype: torch.dtype = torch.float32,
     *,
     ordered: bool = True,
-) -> GraphContext:
-    """Features of a graph whose edge categories are known, bonds (B, N, N) long.
+) -> Context:
+    """Return a context with features of a graph of known edge categories, bonds (B, N, N) long.
 
     Besides those of `structure_context`: for every edge category the one-hot count of such edges
     at a node (capped at 4), and the one-hot category of a pair's edge.
     """
     context = structure_context(bonds > 0, mask, dtype, ordered=ordered)
     kinds = F.one_hot(bonds, categories + 1)[..., 1:]
-    assert context.features is not None and context.pair_features is not None
+    assert context.features is not None and context.adjacency is not None
     counts = F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1).flatten(2).to(dtype)
-    context.features = torch.cat([context.features, counts], -1)
-    context.pair_features = torch.cat([context.pair_features, kinds.to(dtype)], -1)
-    return context
+    return replace(
+        context,
+        features=torch.cat([context.features, counts], -1),
+        adjacency=torch.cat([context.adjacency, kinds.to(dtype)], -1),
+    )

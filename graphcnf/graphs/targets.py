@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.readout import silent
+from graphcnf.flows.readout import zero_init
 
 FREQUENCIES = 6
 """Of a number's sines and cosines: periods of 16, 8, 4, 2, 1 and 1/2 standard deviations."""
@@ -76,7 +76,7 @@ class TargetEmbedding(nn.Module):
         if not len(self.means) or not (self.deviations > 0).all():
             raise ValueError("targets need a mean and a deviation above 0 each")
         self.enter = nn.Linear(len(tables) * (2 + 2 * FREQUENCIES), hidden)
-        self.leave = silent(nn.Linear(hidden, width))
+        self.leave = zero_init(nn.Linear(hidden, width))
 
     def forward(self, values: Tensor) -> Tensor:
         """Channels (..., width) of the values (..., P), NaN where nothing is asked."""

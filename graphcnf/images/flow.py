@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphcnf.errors import UserError
 from graphcnf.flows.base import BaseDensity
-from graphcnf.flows.transform import Noise, Sequential
+from graphcnf.flows.transform import Context, Noise, Sequential
 from graphcnf.images.model import ImageLatents, ImageModel
 from graphcnf.images.models import MODELS
 
@@ -73,7 +73,7 @@ class ImageFlow(ImageModel):
         Args:
             x: Images (B, C, H, W) of whole numbers 0 to `levels` - 1, in an integer type.
             samples: Number of draws.
-            noise: See `graphcnf.flows.Transform.forward`.
+            noise: See `graphcnf.flows.Context`.
 
         Raises:
             ValueError: Other images than the model is for, or `samples` is not positive.
@@ -83,7 +83,7 @@ class ImageFlow(ImageModel):
         x = self.checked(x).to(self.dtype)
         draws = []
         for _ in range(samples):
-            z, log_term = self.flow(x, noise=noise)
+            z, log_term = self.flow(x, Context(noise=noise))
             draws.append(self.base.log_prob(z) + log_term)
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
@@ -106,7 +106,7 @@ class ImageFlow(ImageModel):
             device=self.device,
             dtype=self.dtype,
         )
-        x = self.flow.inverse(z, temperature=temperature, generator=generator)
+        x = self.flow.inverse(z, Context(temperature=temperature, generator=generator))
         return x.to(torch.uint8)
 
     @torch.no_grad()
@@ -115,20 +115,21 @@ class ImageFlow(ImageModel):
 
         Args:
             x: Images (B, C, H, W).
-            noise: See `graphcnf.flows.Transform.forward`.
+            noise: See `graphcnf.flows.Context`.
 
         Raises:
             ValueError: Other images than the model is for.
         """
         x = self.checked(x)
         discarded: list[Tensor] = []
-        z, _ = self._double().flow(x.double(), noise=noise, discarded=discarded)
+        z, _ = self._double().flow(x.double(), Context(noise=noise, discarded=discarded))
         return ImageLatents(z, discarded)
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
         """Images (B, C, H, W) uint8 of latents."""
-        x = self._double().flow.inverse(latents.z.double(), discarded=list(latents.discarded))
+        context = Context(discarded=list(latents.discarded))
+        x = self._double().flow.inverse(latents.z.double(), context)
         return x.to(torch.uint8)
 
     def _double(self) -> ImageFlow:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.flows.pixels import Checkerboard
-from graphcnf.flows.readout import silent
+from graphcnf.flows.readout import zero_init
+from graphcnf.flows.transform import Context
 
 
 def channels_last(module: nn.Module) -> None:
@@ -35,7 +36,7 @@ class ConvolutionNetwork(nn.Module):
             `PointwiseBlock`.
         heads: heads of self-attention after the last block, 0 for none; must divide ``width``.
         dropout: share of channels of a block that are dropped in training.
-        context: channels of the context.
+        context: channels of the features of the context.
         position: whether pixels have vectors of their own.
         kernels: sizes of the first and the last convolution, odd.
 
@@ -75,17 +76,17 @@ class ConvolutionNetwork(nn.Module):
         self.blocks = nn.ModuleList(BLOCKS[block](width, dropout) for _ in range(layers))
         if heads:
             self.blocks.append(PixelAttention(width, heads, size))
-        self.leave = silent(nn.Conv2d(width, outputs, last, padding=last // 2))
+        self.leave = zero_init(nn.Conv2d(width, outputs, last, padding=last // 2))
         self.with_context = context > 0
         self.rectified = block == "pointwise"  # as published, and its gradient needs no copy
         channels_last(self)
 
-    def forward(self, x: Tensor, *, mask=None, context: Tensor | None = None) -> Tensor:
-        """``(B, H, W, inputs)`` and context ``(B, F, H, W)`` to ``(B, H, W, outputs)``."""
+    def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
+        """Map ``(B, H, W, inputs)`` and features ``(B, F, H, W)`` to ``(B, H, W, outputs)``."""
         h = x.movedim(-1, 1)
         if self.with_context:
-            assert context is not None
-            h = torch.cat((h, context), 1)
+            assert context.features is not None
+            h = torch.cat((h, context.features), 1)
         h = self.enter(h)
         # In place where nothing needs the old values: these passes are bound by memory.
         if self.position is not None:

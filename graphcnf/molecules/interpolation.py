@@ -17,8 +17,8 @@ from rdkit import Chem
 from torch import Tensor
 
 from graphcnf.errors import UserError
+from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules import codec
@@ -102,7 +102,7 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
     batch = GraphBatch.collate(graphs).to(flow.model.device)
     steps = flow.model.steps
     assert isinstance(steps, PathSteps)
-    ends = steps.flow.flow.ends(steps.code.encode(batch), GraphContext(batch.mask))
+    ends = steps.flow.flow.ends(steps.code.encode(batch), Context(batch.mask))
     lower, width = (part[0].cpu() for part in ends)
     if not (width > 0).all():
         raise UserError(f"{smiles[:80]}: of probability 0 for the model")

@@ -20,7 +20,7 @@ def assert_normalised(
     max_error: float = 0.02,
     atol: float = 1e-4,
 ) -> None:
-    """Probabilities over an enumerated discrete space sum to one.
+    """Check that probabilities over an enumerated discrete space sum to one.
 
     ``exp`` of a stochastic K-sample bound is an unbiased estimate of the probability, so the mean
     of ``sum_x exp(log_prob(x, K))`` over repeats is 1 up to its standard error. Estimates are added
@@ -66,7 +66,7 @@ def assert_lower_bound(
     exact: Tensor | None = None,
     atol: float = 1e-5,
 ) -> None:
-    """The mean K-sample bound does not fall with K, and never exceeds the exact value.
+    """Check that the mean K-sample bound does not fall with K, nor exceeds the exact value.
 
     Args:
         log_prob: called as ``log_prob(x, K)``, returns nats ``(B,)`` with fresh noise in every

@@ -7,12 +7,15 @@ import io
 import math
 import pickle
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from graphcnf.flows.transform import Bijection, Transform, log_term_dtype, masked
+from graphcnf.flows.transform import Bijection, Context, Transform, log_term_dtype, masked
 from graphcnf.testing.variations import VARIATIONS, Variation, variations
+
+PADDING = (1e3, -7.0, math.inf, math.nan)
 
 
 def _close(actual: Tensor, expected: Tensor, what: str, atol: float, rtol: float) -> None:
@@ -21,30 +24,28 @@ def _close(actual: Tensor, expected: Tensor, what: str, atol: float, rtol: float
     )
 
 
-def _double(value):
-    """Floating tensors to float64, everything else as it is."""
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.double()
-    return value
+def _double(context: Context) -> Context:
+    """Convert floating tensors of a context to float64."""
+    parts = {name: getattr(context, name) for name in ("features", "adjacency", "conditions")}
+    floating = {k: v for k, v in parts.items() if v is not None and v.is_floating_point()}
+    return replace(context, **{name: part.double() for name, part in floating.items()})
 
 
 def assert_bijection(
     transform: Bijection,
     x: Tensor,
+    context: Context = Context(),
     *,
-    mask: Tensor | None = None,
-    context=None,
     z: Tensor | None = None,
     atol: float = 1e-4,
     rtol: float = 1e-4,
     vary: Collection[str] = VARIATIONS,
 ) -> None:
-    """Round trips in both directions, and log-dets of opposite sign.
+    """Check round trips in both directions, and that the log-dets have opposite signs.
 
     Args:
         transform: the transform under test.
         x: data ``(B, ..., D)``.
-        mask: ``x.shape[:-1]`` bool.
         context: passed on to the transform.
         z: latents ``(B, ..., D)`` to begin the other round trip with, ``x`` if None. Draw them from
             the base density: latents that come from data do not visit all of the space.
@@ -56,27 +57,26 @@ def assert_bijection(
         >>> from graphcnf.flows import InvertibleLinear
         >>> assert_bijection(InvertibleLinear(3), torch.randn(4, 3))
     """
-    for case in variations(x, vary, z=z, mask=mask, context=context):
+    for case in variations(x, vary, context, z):
         with torch.no_grad():
             _round_trips(transform, case, atol, rtol)
 
 
 def _round_trips(transform: Bijection, case: Variation, atol: float, rtol: float) -> None:
-    x, mask, keywords = case.x, case.mask, case.keywords
-    where = case.name and f" ({case.name})"
-    latents, log_term = transform(x, **keywords)
+    x, context, where = case.x, case.context, case.name
+    latents, log_term = transform(x, context)
     assert latents.shape == x.shape, f"shape {tuple(x.shape)} became {tuple(latents.shape)}{where}"
     assert log_term.shape == x.shape[:1], f"log term of shape {tuple(log_term.shape)}{where}"
-    data, log_det = transform.inverse_and_logdet(latents, **keywords)
-    expected = masked(x, mask).to(data.dtype)
+    data, log_det = transform.inverse_and_logdet(latents, context)
+    expected = masked(x, context.mask).to(data.dtype)
     _close(data, expected, f"inverse(forward(x)) is not x{where}", atol, rtol)
     _close(log_det, -log_term, f"log-dets of forward, inverse do not cancel{where}", atol, rtol)
-    same = transform.inverse(latents, **keywords)
+    same = transform.inverse(latents, context)
     _close(same, data, f"inverse and inverse_and_logdet differ{where}", atol, rtol)
 
-    z = masked(x if case.z is None else case.z, mask)
-    data, log_det = transform.inverse_and_logdet(z, **keywords)
-    latents, log_term = transform(data, **keywords)
+    z = masked(x if case.z is None else case.z, context.mask)
+    data, log_det = transform.inverse_and_logdet(z, context)
+    latents, log_term = transform(data, context)
     _close(latents, z.to(latents.dtype), f"forward(inverse(z)) is not z{where}", atol, rtol)
     _close(log_term, -log_det, f"log-dets of inverse, forward do not cancel{where}", atol, rtol)
 
@@ -84,20 +84,18 @@ def _round_trips(transform: Bijection, case: Variation, atol: float, rtol: float
 def assert_log_det_matches_jacobian(
     transform: Transform,
     x: Tensor,
+    context: Context = Context(),
     *,
-    mask: Tensor | None = None,
-    context=None,
     atol: float = 1e-8,
     rtol: float = 1e-6,
     vary: Collection[str] = VARIATIONS,
 ) -> None:
-    """The log term is ``log|det dz/dx|`` over the real entries, by autograd in float64.
+    """Check that the log term is ``log|det dz/dx|`` over the real entries, by autograd in float64.
 
     Args:
         transform: the transform under test; a float64 copy of it is used.
         x: data ``(B, ..., D)``; keep it small, the Jacobian has its squared size.
-        mask: ``x.shape[:-1]`` bool.
-        context: passed on to the transform; a tensor is converted to float64.
+        context: passed on to the transform, in float64.
         atol: absolute tolerance.
         rtol: relative tolerance.
         vary: variations of x to run on as well, see `VARIATIONS`.
@@ -107,21 +105,19 @@ def assert_log_det_matches_jacobian(
         >>> assert_log_det_matches_jacobian(InvertibleLinear(3), torch.randn(4, 3))
     """
     transform = copy.deepcopy(transform).double()
-    given = {"mask": mask, "context": _double(context)}
-    for case in variations(x.detach().double(), vary, **given):
+    for case in variations(x.detach().double(), vary, _double(context)):
         _jacobian(transform, case, atol, rtol)
 
 
 def _jacobian(transform: Transform, case: Variation, atol: float, rtol: float) -> None:
-    x, mask, keywords = case.x, case.mask, case.keywords
-    where = case.name and f" ({case.name})"
+    x, context, where = case.x, case.context, case.name
     with torch.no_grad():
-        log_term = transform(x, **keywords)[1]
-    jacobian = torch.autograd.functional.jacobian(lambda x: transform(x, **keywords)[0], x)
+        log_term = transform(x, context)[1]
+    jacobian = torch.autograd.functional.jacobian(lambda x: transform(x, context)[0], x)
     size = x[0].numel()
     jacobian = jacobian.reshape(len(x), size, len(x), size)
-    real = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.unsqueeze(-1).expand_as(x)
-    for sample, entries in enumerate(real.reshape(len(x), size)):
+    real = torch.ones_like(x) if context.mask is None else context.mask.unsqueeze(-1).expand_as(x)
+    for sample, entries in enumerate(real.bool().reshape(len(x), size)):
         others = jacobian[sample].abs().sum((0, 2))
         others[sample] = 0
         assert not others.any(), (
@@ -137,58 +133,55 @@ def _jacobian(transform: Transform, case: Variation, atol: float, rtol: float) -
 def assert_mask_invariance(
     transform: Transform,
     x: Tensor,
+    context: Context,
     *,
-    mask: Tensor,
-    context=None,
     extend: int = 2,
     atol: float = 1e-5,
     rtol: float = 1e-5,
     vary: Collection[str] = VARIATIONS,
 ) -> None:
-    """Padding is 0 in every output, and changes no other output and no gradient.
+    """Check that padding is 0 in every output, and changes no other output and no gradient.
 
     Replaces the padding by other values, infinities and NaN among them, in both directions, and
-    (where ``x`` is ``(B, L, D)`` and there is no context) adds ``extend`` more padded entries.
+    (where ``x`` is ``(B, L, D)`` and the context is a mask) adds ``extend`` more padded entries.
 
     Args:
         transform: the transform under test.
         x: data ``(B, ..., D)``.
-        mask: ``x.shape[:-1]`` bool, with some False in it.
-        context: passed on to the transform.
-        extend: how many entries to add to the padding.
+        context: passed on to the transform; its mask has some False in it.
+        extend: number of entries to add to the padding.
         atol: absolute tolerance.
         rtol: relative tolerance.
         vary: variations of x to run on as well, see `VARIATIONS`.
     """
-    assert not mask.all(), "the mask has no padding: the test would be empty"
+    assert context.mask is not None and not context.mask.all(), (
+        "the mask has no padding: the test would be empty"
+    )
 
-    def inverse(z, **keywords):
-        return transform.inverse(z, **keywords), None
+    def inverse(z, context):
+        return transform.inverse(z, context), None
 
-    for case in variations(x, vary, mask=mask, context=context):
-        assert case.mask is not None
-        if case.mask.all():
+    bare = all(part is None for part in (context.features, context.adjacency, context.conditions))
+    for case in variations(x, vary, context):
+        assert case.context.mask is not None
+        if case.context.mask.all():
             continue
         for name, function in (("forward", transform), ("inverse", inverse)):
-            _padding(function, f"{name}{case.name and f' ({case.name})'}", case, atol, rtol)
-            if case.x.dim() == 3 and context is None and extend:
-                _longer(function, f"{name}{case.name and f' ({case.name})'}", case, extend, atol,
-                        rtol)  # fmt: skip
-    _padding_gradients(transform, x, mask, context, atol, rtol)
-
-
-PADDING = (1e3, -7.0, math.inf, math.nan)
+            _padding(function, name + case.name, case, atol, rtol)
+            if case.x.dim() == 3 and bare and extend:
+                _longer(function, name + case.name, case, extend, atol, rtol)
+    _padding_gradients(transform, x, context, atol, rtol)
 
 
 @torch.no_grad()
 def _padding(function, name: str, case: Variation, atol: float, rtol: float) -> None:
-    """Other values at padding."""
-    x, mask, keywords = case.x, case.mask, case.keywords
+    """Check with other values at padding."""
+    x, context, mask = case.x, case.context, case.context.mask
     assert mask is not None
-    expected, log_term = function(masked(x, mask), **keywords)
+    expected, log_term = function(masked(x, mask), context)
     assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0"
     for value in PADDING:
-        output, other = function(x.masked_fill(~mask.unsqueeze(-1), value), **keywords)
+        output, other = function(x.masked_fill(~mask.unsqueeze(-1), value), context)
         _close(output, expected, f"{name}: padding {value} changes it", atol, rtol)
         if log_term is not None:
             _close(other, log_term, f"{name}, log term: padding {value} changes it", atol, rtol)
@@ -196,21 +189,23 @@ def _padding(function, name: str, case: Variation, atol: float, rtol: float) -> 
 
 @torch.no_grad()
 def _longer(function, name: str, case: Variation, extend: int, atol: float, rtol: float) -> None:
-    """More padding."""
-    x, mask = case.x, case.mask
+    """Check with more padding."""
+    x, mask = case.x, case.context.mask
     assert mask is not None
-    expected, log_term = function(x, mask=mask)
+    expected, log_term = function(x, case.context)
     longer = torch.cat((x, x.new_full((len(x), extend, x.shape[-1]), 5.0)), 1)
     longer_mask = torch.cat((mask, mask.new_zeros(len(x), extend)), 1)
-    output, other = function(longer, mask=longer_mask)
+    output, other = function(longer, Context(longer_mask))
     assert not output[:, x.shape[1] :].any(), f"{name}: added padding is not 0"
     _close(output[:, : x.shape[1]], expected, f"{name}: longer padding", atol, rtol)
     if log_term is not None:
         _close(other, log_term, f"{name}, log term: longer padding", atol, rtol)
 
 
-def _padding_gradients(transform, x: Tensor, mask: Tensor, context, atol, rtol) -> None:
-    """What stands at padding does not reach the gradients of x and of the parameters."""
+def _padding_gradients(transform, x: Tensor, context: Context, atol, rtol) -> None:
+    """Check that values at padding do not reach the gradients of x and of the parameters."""
+    mask = context.mask
+    assert mask is not None
     names, parameters = ["x"], []
     for name, parameter in transform.named_parameters():
         if parameter.requires_grad:
@@ -219,8 +214,8 @@ def _padding_gradients(transform, x: Tensor, mask: Tensor, context, atol, rtol) 
 
     def gradients(value: float) -> list[Tensor | None]:
         padded = x.detach().masked_fill(~mask.unsqueeze(-1), value).requires_grad_()
-        z, log_term = transform(padded, mask=mask, context=context)
-        back = transform.inverse(padded, mask=mask, context=context)
+        z, log_term = transform(padded, context)
+        back = transform.inverse(padded, context)
         total = z.square().sum() + log_term.sum() + back.square().sum()
         if not total.requires_grad:
             return [None] * (1 + len(parameters))
@@ -237,66 +232,59 @@ def _padding_gradients(transform, x: Tensor, mask: Tensor, context, atol, rtol) 
 def assert_dtype_and_autocast(
     transform: Transform,
     x: Tensor,
+    context: Context = Context(),
     *,
-    mask: Tensor | None = None,
-    context=None,
     autocast_dtype: torch.dtype = torch.bfloat16,
     atol: float = 0.5,
     rtol: float = 0.1,
 ) -> None:
-    """Log terms and outputs are float32, float64 for float64 input, also under autocast.
+    """Check that log terms and outputs are float32, float64 for float64 input, also with autocast.
 
     Args:
         transform: the transform under test (float32).
         x: data ``(B, ..., D)`` (float32).
-        mask: ``x.shape[:-1]`` bool.
         context: passed on to the transform.
         autocast_dtype: type of the autocast region.
         atol: absolute tolerance of the log term under autocast; networks may be imprecise there.
         rtol: relative tolerance of the same.
     """
-    keywords = {"mask": mask, "context": context}
     with torch.no_grad():
-        z, log_term = transform(x, **keywords)
+        z, log_term = transform(x, context)
         types = z.dtype, log_term.dtype
         assert types == (torch.float32, torch.float32), f"float32 became {types}"
         with torch.autocast(x.device.type, dtype=autocast_dtype):
-            low, low_term = transform(x, **keywords)
-            back = transform.inverse(low, **keywords)
+            low, low_term = transform(x, context)
+            back = transform.inverse(low, context)
         for name, value in (("output", low), ("log term", low_term), ("inverse", back)):
             assert value.dtype == torch.float32, f"{name} is {value.dtype} under autocast"
         _close(low_term, log_term, "log term under autocast", atol, rtol)
 
-        double = copy.deepcopy(transform).double()
-        keywords["context"] = _double(context)
-        z, log_term = double(x.double(), **keywords)
-        back = double.inverse(z, **keywords)
+        double, context = copy.deepcopy(transform).double(), _double(context)
+        z, log_term = double(x.double(), context)
+        back = double.inverse(z, context)
         for name, value in (("output", z), ("log term", log_term), ("inverse", back)):
             assert value.dtype == torch.float64, f"{name} is {value.dtype} for float64 input"
     assert log_term_dtype(x) == torch.float32, f"x is {x.dtype}: pass float32"
 
 
-def assert_serialisable(
-    transform: Transform, x: Tensor, *, mask: Tensor | None = None, context=None
-) -> None:
-    """Pickle and ``state_dict`` (loaded with ``weights_only=True``) restore the same function.
+def assert_serialisable(transform: Transform, x: Tensor, context: Context = Context()) -> None:
+    """Check that pickle and ``state_dict`` (``weights_only=True``) restore the same function.
 
     Args:
         transform: the transform under test.
         x: data ``(B, ..., D)``.
-        mask: ``x.shape[:-1]`` bool.
         context: passed on to the transform.
     """
 
-    def outputs(module):
-        with torch.no_grad():
-            return module(x, mask=mask, context=context)
+    @torch.no_grad()
+    def compare(module, what):
+        for got, want in zip(module(x, context), expected, strict=True):
+            _close(got, want, what, 0, 0)
 
-    expected = outputs(transform)
+    with torch.no_grad():
+        expected = transform(x, context)
     unpickled = pickle.loads(pickle.dumps(transform))
-    for got, want in zip(outputs(unpickled), expected, strict=True):
-        _close(got, want, "after pickling", 0, 0)
-
+    compare(unpickled, "after pickling")
     file = io.BytesIO()
     torch.save(transform.state_dict(), file)
     file.seek(0)
@@ -304,12 +292,11 @@ def assert_serialisable(
         for parameter in unpickled.parameters():
             parameter.add_(torch.rand_like(parameter))
     unpickled.load_state_dict(torch.load(file, weights_only=True))
-    for got, want in zip(outputs(unpickled), expected, strict=True):
-        _close(got, want, "after loading the state_dict", 0, 0)
+    compare(unpickled, "after loading the state_dict")
 
 
 def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[], Tensor]) -> None:
-    """Every parameter that requires one gets a finite gradient that is not all zero.
+    """Check that every parameter gets a finite gradient that is not all zero.
 
     Args:
         module: the module under test. Zero-initialised layers hide others from the gradient:

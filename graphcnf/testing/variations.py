@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from graphcnf.flows.transform import Context
+
 VARIATIONS = ("batch", "length", "holes", "far")
-"""What the assertions vary by default. Leave out what your transform is not made for.
+"""Variations of the data that the assertions run on by default. Leave out those that your transform
+is not made for.
 
 - "batch": one record alone;
 - "length": records ``(1, D)`` of one entry, where x is ``(B, L, D)``;
@@ -18,51 +20,33 @@ VARIATIONS = ("batch", "length", "holes", "far")
 - "far": numbers up to 30, far from where base densities and data lie. Not for transforms of an
   interval, nor for those whose precision ends before.
 
-What a context that is no tensor goes with is not cut into other shapes.
+Data with an adjacency, or with features that lack an axis of x, is not cut into other shapes.
 """
 
 FAR = 30.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Variation:
     """Arguments for a transform.
 
     Attributes:
-        name: What was varied, "" for the data as given.
-        x: Data ``(B, ..., D)``.
-        z: Latents of the same shape, or None.
-        mask: ``x.shape[:-1]`` bool, or None.
-        context: Whatever the transform takes.
+        name: name of the variation in parentheses, "" for the data as given.
+        x: data ``(B, ..., D)``.
+        z: latents of the same shape, or None.
+        context: see `Context`.
     """
 
     name: str
     x: Tensor
     z: Tensor | None
-    mask: Tensor | None
-    context: Any
-
-    @property
-    def keywords(self) -> dict:
-        """Mask and context, to call a transform with."""
-        return {"mask": self.mask, "context": self.context}
-
-    def cut(self, name: str, index) -> Variation:
-        """Some records or entries only."""
-        parts = (self.x, self.z, self.mask, self.context)
-        cut: list[Any] = [None if part is None else part[index] for part in parts]
-        return Variation(name, *cut)
+    context: Context
 
 
 def variations(
-    x: Tensor,
-    kinds: Collection[str],
-    *,
-    z: Tensor | None = None,
-    mask: Tensor | None = None,
-    context=None,
+    x: Tensor, kinds: Collection[str], context: Context = Context(), z: Tensor | None = None
 ) -> Iterator[Variation]:
-    """The data as given, then as `VARIATIONS` says.
+    """Yield the data as given, then its variations of some of the kinds of `VARIATIONS`.
 
     Raises:
         ValueError: if there is no such kind.
@@ -70,31 +54,43 @@ def variations(
     unknown = set(kinds) - set(VARIATIONS)
     if unknown:
         raise ValueError(f"no variation {min(unknown)!r}; known: {', '.join(VARIATIONS)}")
-    given = Variation("", x, z, mask, context)
+    given, mask = Variation("", x, z, context), context.mask
     yield given
-    sets = x.dim() == 3
-    if "batch" in kinds and len(x) > 1 and _leads(context, x.shape[:1]):
+    several = x.dim() == 3 and x.shape[1] > 1 and _has_axes(context, x.shape[:2])
+    if "batch" in kinds and len(x) > 1 and _has_axes(context, x.shape[:1]):
         # The record with the most padding.
         row = 0 if mask is None else int(mask.reshape(len(mask), -1).sum(1).argmin())
-        yield given.cut("one record alone", slice(row, row + 1))
-    if "length" in kinds and sets and x.shape[1] > 1 and _leads(context, x.shape[:2]):
-        yield given.cut("records of one entry", (slice(None), slice(1)))
-    if "holes" in kinds and sets and x.shape[1] > 1 and _leads(context, x.shape[:2]):
+        yield _cut(given, " (one record alone)", slice(row, row + 1))
+    if "length" in kinds and several:
+        yield _cut(given, " (records of one entry)", (slice(None), slice(1)))
+    if "holes" in kinds and several:
         # Every second entry, from the second or from the first one on.
         number = torch.arange(x.shape[1], device=x.device)
         record = torch.arange(len(x), device=x.device)[:, None]
-        yield replace(given, name="a mask with holes", mask=(number + record) % 2 == 1)
+        holes = (number + record) % 2 == 1
+        yield replace(given, name=" (a mask with holes)", context=replace(context, mask=holes))
     if "far" in kinds and x.numel():
-        yield replace(given, name="far from 0", x=_stretched(x), z=None if z is None else
-                      _stretched(z))  # fmt: skip
+        latents = None if z is None else _stretch(z)
+        yield replace(given, name=" (far from 0)", x=_stretch(x), z=latents)
 
 
-def _leads(context, shape: torch.Size) -> bool:
-    """Whether a context can be cut along the leading axes of x."""
-    if context is None:
-        return True
-    return isinstance(context, Tensor) and context.shape[: len(shape)] == shape
+def _has_axes(context: Context, shape: torch.Size) -> bool:
+    """Return True if the context can be cut along the leading axes of x."""
+    if context.adjacency is not None or context.conditions is not None:
+        return False
+    return context.features is None or context.features.shape[: len(shape)] == shape
 
 
-def _stretched(x: Tensor) -> Tensor:
+def _cut(given: Variation, name: str, index) -> Variation:
+    """Take some records or entries."""
+
+    def cut(part):
+        return None if part is None else part[index]
+
+    context = given.context
+    part = replace(context, mask=cut(context.mask), features=cut(context.features))
+    return Variation(name, given.x[index], cut(given.z), part)
+
+
+def _stretch(x: Tensor) -> Tensor:
     return x * (FAR / x.detach().abs().max().clamp(min=1e-6))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,8 @@ from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, make_encoding
 from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
-from graphcnf.flows import coupling_stack
-from graphcnf.flows.readout import silent
+from graphcnf.flows import Context, coupling_stack
+from graphcnf.flows.readout import zero_init
 from graphcnf.terminal import progress_bar
 
 PLANES = ("mixture", "linear", "variational", "argmax")
@@ -142,10 +141,10 @@ class Perceptron(nn.Module):
 
     def __init__(self, outputs: int):
         super().__init__()
-        layers = nn.Linear(1, HIDDEN), nn.GELU(), silent(nn.Linear(HIDDEN, outputs))
+        layers = nn.Linear(1, HIDDEN), nn.GELU(), zero_init(nn.Linear(HIDDEN, outputs))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x, *, mask=None, context=None):
+    def forward(self, x, context):
         """(B, 1, 1) to (B, 1, outputs)."""
         return self.layers(x)
 
@@ -194,7 +193,7 @@ def _train(flow: CategoricalFlow, atoms: Atoms, steps: int, rate: float, show) -
             warm = min(1.0, (step + 1) / WARMUP)
             group["lr"] = rate * warm * (1 - step / steps)
         x = atoms.types[torch.randint(len(atoms.types), (BATCH, 1))]
-        loss = -flow.bound(x, context=_alone(x)).value(BETA).mean()
+        loss = -flow.bound(x, Context(torch.ones_like(x, dtype=torch.bool))).value(BETA).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
@@ -202,16 +201,11 @@ def _train(flow: CategoricalFlow, atoms: Atoms, steps: int, rate: float, show) -
         show(step + 1)
 
 
-def _alone(x: Tensor) -> SimpleNamespace:
-    """Context of single atoms (B, 1), for the flow that asks for one."""
-    return SimpleNamespace(mask=torch.ones_like(x, dtype=torch.bool))
-
-
 @torch.no_grad()
 def _bits(flow: CategoricalFlow, atoms: Atoms) -> float:
     """Bits of an atom: means of as many draws for each category, weighted with their shares."""
     x = torch.arange(len(atoms.names)).repeat_interleave(SCORED).unsqueeze(1)
-    bits = -flow.bound(x, context=_alone(x)).value() / math.log(2)
+    bits = -flow.bound(x, Context(torch.ones_like(x, dtype=torch.bool))).value() / math.log(2)
     return float(bits.view(-1, SCORED).double().mean(1) @ torch.from_numpy(atoms.shares))
 
 

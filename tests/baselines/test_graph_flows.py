@@ -8,9 +8,8 @@ from torch.nn import functional as F
 
 from graphcnf.baselines.graphs.one_hot import NOISE, OneHotDequantization
 from graphcnf.baselines.graphs.relational import relations
-from graphcnf.categorical.context import Context
 from graphcnf.errors import UserError
-from graphcnf.flows import Noise
+from graphcnf.flows import Context, Noise
 from graphcnf.graphs import GraphBatch
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
@@ -35,8 +34,8 @@ def test_one_hot_vectors_lie_in_disjoint_cubes():
     encoding = OneHotDequantization(4)
     x = torch.randint(4, (50, 7))
     mask = torch.rand(50, 7) < 0.8
-    encoded = encoding.encode(x, mask=mask)
-    assert (encoding.decode(encoded.z, mask=mask) == torch.where(mask, x, 0)).all()
+    encoded = encoding.encode(x, Context(mask))
+    assert (encoding.decode(encoded.z, Context(mask)) == torch.where(mask, x, 0)).all()
     inside = encoded.z - F.one_hot(x, 4)
     assert ((inside >= 0) & (inside < NOISE))[mask].all() and not encoded.z[~mask].any()
     # q is uniform on a cube of side 0.9.
@@ -83,12 +82,12 @@ def drawn(model, system, count):
     steps, mask = model.steps, torch.ones(count, 2, dtype=torch.bool)
     latents = steps.base_sample(mask)
     if system != "graphaf":
-        pairs = steps.pairs.inverse(latents["pairs"], context=Context(mask))[:, 2:3]
+        pairs = steps.pairs.inverse(latents["pairs"], Context(mask))[:, 2:3]
 
         def nodes(kind):
             bonds = torch.zeros(count, 2, 2, dtype=torch.long)
             bonds[:, 0, 1] = bonds[:, 1, 0] = kind[:, 0]
-            return steps.nodes.inverse(latents["nodes"], context=steps._given(bonds, mask))
+            return steps.nodes.inverse(latents["nodes"], steps._given(bonds, mask))
 
         return nodes, lambda types: pairs
 

@@ -62,7 +62,8 @@ class Mean(nn.Module):
         super().__init__()
         self.layer = nn.Linear(2 * inputs, outputs)
 
-    def forward(self, x, *, mask=None, context=None):
+    def forward(self, x, context):
+        mask = context.mask
         count = x.shape[1] if mask is None else mask.sum(1).clamp(min=1)[:, None, None]
         mean = (x.sum(1, keepdim=True) / count).expand_as(x)
         return 0.3 * torch.tanh(self.layer(torch.cat([x, mean], -1)))

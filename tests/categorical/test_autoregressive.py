@@ -9,12 +9,12 @@ from graphcnf.categorical import (
     AutoregressiveCoupling,
     AutoregressiveFlow,
     CausalAttention,
-    Context,
     InSequence,
     IntervalEncoding,
     Network,
     Step,
 )
+from graphcnf.flows.transform import Context
 
 SMALL = {"width": 16, "layers": 2, "heads": 2}
 UNLIKE = [3, 1, 5, 2, 3, 4, 2, 3, 3, 2, 5, 2]
@@ -40,7 +40,7 @@ def make_case(request):
         known = torch.tensor(UNLIKE if kind == "columns" else [network.cardinalities] * 12)
         highest = known[:most].reshape(1, most, -1).expand(count, -1, -1)
         values = (torch.rand(highest.shape) * highest).long()
-        return couplings.Case.of(coupling, values, mask, Context(mask))
+        return couplings.Case.of(coupling, values, Context(mask))
 
     return make
 
@@ -90,9 +90,9 @@ def test_a_latent_at_a_border_has_the_category_that_was_conditioned_on(dtype):
         )
         z = z.nan_to_num(0)[:, None, None]
         context = Context(torch.ones(len(z), 1, dtype=torch.bool))
-        x = coupling.draw(z, context.mask, context)
+        x = coupling.draw(z, context)
         assert logits[x.flatten()].isfinite().all(), "an impossible category"
-        data = coupling.inverse(z, context=context)
+        data = coupling.inverse(z, context)
         assert torch.equal(coupling.categories(data, context.mask), x)
 
 
@@ -102,7 +102,7 @@ def test_fresh_networks_are_the_identity(double):
     z = IntervalEncoding([3]).encode(torch.randint(0, 3, (2, 7, 1))).z
     # They predict every category with the same probability.
     with torch.no_grad():
-        out, log_term = coupling(z, context=context)
+        out, log_term = coupling(z, context)
     torch.testing.assert_close(out, z)
     torch.testing.assert_close(log_term, torch.zeros(2))
 
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_refused():
     coupling = AutoregressiveCoupling(network)
     for call in (coupling, coupling.inverse):
         with pytest.raises(ValueError, match="5 positions, but the model knows up to 4"):
-            call(torch.zeros(1, 5, 1), context=Context(mask))
+            call(torch.zeros(1, 5, 1), Context(mask))
 
 
 def test_cardinalities_of_columns_must_fit():
@@ -163,6 +163,6 @@ def test_a_flow_that_sharpens_is_given_latents_as_they_are():
     flow = AutoregressiveFlow(network)
     mask = torch.ones(4000, 4, dtype=torch.bool)
     for temperature, share in ((1.0, 0.75), (0.5, 0.9)):
-        drawn = flow.sample(4000, mask=mask, context=Context(mask), temperature=temperature)
+        drawn = flow.sample(4000, context=Context(mask, temperature=temperature))
         # Sharpened once: probabilities proportional to p^(1/T). 5 standard errors of 16,000 draws.
         assert abs(drawn.double().mean() - share) < 5 * (share * (1 - share) / 16000) ** 0.5

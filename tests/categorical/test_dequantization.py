@@ -7,7 +7,7 @@ import torch
 
 from graphcnf.categorical import DequantizationEncoding
 from graphcnf.categorical.dequantization import CategoryEmbedding, ConditionalMixture
-from graphcnf.flows import StandardLogistic
+from graphcnf.flows import Context, StandardLogistic
 from graphcnf.flows.dequantization import MARGIN
 from graphcnf.testing import assert_bijection, assert_log_det_matches_jacobian
 
@@ -85,12 +85,12 @@ def test_every_category_has_its_embedding(categories):
 
 def test_conditional_mixture():
     layer = ConditionalMixture(3, 4).double()
-    x, context = torch.randn(5, 3, 1).double(), torch.randn(5, 3, 4).double()
-    torch.testing.assert_close(layer(x, context=context)[0], x, atol=0.15, rtol=0.05)
+    x, context = torch.randn(5, 3, 1).double(), Context(features=torch.randn(5, 3, 4).double())
+    torch.testing.assert_close(layer(x, context)[0], x, atol=0.15, rtol=0.05)
     with torch.no_grad():
         layer.parameters_of.weight.normal_()
-    assert_bijection(layer, x, context=context, atol=1e-7, rtol=1e-7)
-    assert_log_det_matches_jacobian(layer, x, context=context)
+    assert_bijection(layer, x, context, atol=1e-7, rtol=1e-7)
+    assert_log_det_matches_jacobian(layer, x, context)
 
 
 def test_needs_a_category():

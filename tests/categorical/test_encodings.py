@@ -14,7 +14,7 @@ from graphcnf.categorical import (
 )
 from graphcnf.categorical.densities import grid_means
 from graphcnf.errors import UserError
-from graphcnf.flows import Noise, Sequential, StandardLogistic
+from graphcnf.flows import Context, Noise, Sequential, StandardLogistic
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 
@@ -30,40 +30,41 @@ MASK = torch.arange(4) < torch.tensor([4, 3, 0, 1, 2, 4])[:, None]
 
 def test_shapes_and_masks(encoding):
     x = draw(encoding)
-    encoded = encoding.encode(x, mask=MASK)
+    encoded = encoding.encode(x, Context(MASK))
     assert encoded.z.shape == (6, 4, encoding.latent_dim)
     assert not encoded.z[~MASK].any()
     for value in (encoded.log_posterior, encoded.log_encoder, encoded.correct):
         assert value.shape == (6,) and value.isfinite().all()
     assert encoded.log_posterior[2] == encoded.log_encoder[2] == 0 and encoded.correct[2] == 1
-    back = encoding.decode(encoded.z, mask=MASK)
+    back = encoding.decode(encoded.z, Context(MASK))
     assert back.shape == x.shape and back.dtype == torch.long and not back[~MASK].any()
 
 
 def test_what_is_masked_does_not_matter(encoding):
     x, tape = draw(encoding), Noise()
-    expected = encoding.encode(x, mask=MASK, noise=tape)
+    expected = encoding.encode(x, Context(MASK, noise=tape))
     other = x.clone()
     other[~MASK] = 10_000
-    got = encoding.encode(other, mask=MASK, noise=tape.rewind())
+    got = encoding.encode(other, Context(MASK, noise=tape.rewind()))
     for name in ("z", "log_posterior", "log_encoder", "correct"):
         torch.testing.assert_close(getattr(got, name), getattr(expected, name))
     z = torch.where(MASK[..., None], expected.z, math.inf)
-    assert torch.equal(encoding.decode(z, mask=MASK), encoding.decode(expected.z, mask=MASK))
+    back, again = (encoding.decode(latents, Context(MASK)) for latents in (z, expected.z))
+    assert torch.equal(back, again)
     # A sample alone, without padding, has the same terms.
     alone = Noise()
     alone.draws = [draws[3:4, :1] for draws in tape.draws]
-    single = encoding.encode(x[3:4, :1], noise=alone)
+    single = encoding.encode(x[3:4, :1], Context(noise=alone))
     torch.testing.assert_close(single.log_encoder, expected.log_encoder[3:4])
     torch.testing.assert_close(single.log_posterior, expected.log_posterior[3:4])
 
 
 def test_noise_is_replayed(encoding):
     x, tape = draw(encoding), Noise()
-    first = encoding.encode(x, noise=tape)
-    assert torch.equal(encoding.encode(x, noise=tape.rewind()).z, first.z)
+    first = encoding.encode(x, Context(noise=tape))
+    assert torch.equal(encoding.encode(x, Context(noise=tape.rewind())).z, first.z)
     assert not torch.equal(encoding.encode(x).z, first.z)
-    z, log_term = encoding(x, noise=tape.rewind())
+    z, log_term = encoding(x, Context(noise=tape.rewind()))
     assert torch.equal(z, first.z) and not encoding.exact
     assert torch.equal(log_term, first.log_posterior - first.log_encoder)
     assert torch.equal(encoding.inverse(z), encoding.decode(z))
@@ -81,8 +82,8 @@ def test_float64(encoding):
         pytest.skip("no parameters of its own that have a type")
     double = copy.deepcopy(encoding).double()
     x, tape = draw(encoding), Noise()
-    single = encoding.encode(x, noise=tape)
-    encoded = double.encode(x, noise=tape.rewind())
+    single = encoding.encode(x, Context(noise=tape))
+    encoded = double.encode(x, Context(noise=tape.rewind()))
     assert encoded.z.dtype == encoded.log_encoder.dtype == torch.float64
     torch.testing.assert_close(encoded.z.float(), single.z, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
@@ -95,15 +96,14 @@ def test_posterior_draws_follow_the_posterior(encoding):
         pytest.skip("the posterior is an indicator")
     z = torch.randn(1, 3, encoding.latent_dim)
     generator = torch.Generator().manual_seed(1)
-    many = encoding.decode(z.expand(4000, -1, -1), sample=True, generator=generator)
+    many = encoding.decode(z.expand(4000, -1, -1), Context(generator=generator), sample=True)
     shares = torch.stack([(many == k).double().mean(0) for k in range(3)], -1)
     expected = encoding.log_posterior(z)[0].exp().double()
     # A share of 4000 draws has a standard deviation of at most 0.008.
     torch.testing.assert_close(shares, expected, atol=0.04, rtol=0)
     mask = torch.ones(4000, 3, dtype=torch.bool)
-    again = encoding.decode(
-        z.expand(4000, -1, -1), sample=True, mask=mask, generator=generator.manual_seed(1)
-    )
+    context = Context(mask, generator=generator.manual_seed(1))
+    again = encoding.decode(z.expand(4000, -1, -1), context, sample=True)
     assert torch.equal(many, again)
 
 

@@ -10,7 +10,7 @@ from graphcnf.categorical import (
     IntervalEncoding,
     make_encoding,
 )
-from graphcnf.flows import InvertibleLinear, Noise, Sequential, record_generators
+from graphcnf.flows import Context, InvertibleLinear, Noise, Sequential, record_generators
 from graphcnf.testing import assert_lower_bound, assert_normalised
 
 
@@ -67,9 +67,9 @@ def test_bound_rises_towards_the_exact_value(encoding, small_flow, everything):
 def test_log_prob_averages_draws(small_flow):
     flow, tape = small_flow(make_encoding("mixture", 3, 2, separation=2)), Noise()
     x = torch.randint(0, 3, (5, 2))
-    several = flow.log_prob(x, samples=3, noise=tape)
+    several = flow.log_prob(x, Context(noise=tape), samples=3)
     tape.rewind()
-    draws = torch.stack([flow.bound(x, noise=tape).value() for _ in range(3)])
+    draws = torch.stack([flow.bound(x, Context(noise=tape)).value() for _ in range(3)])
     torch.testing.assert_close(several, draws.exp().mean(0).log())
 
 
@@ -90,29 +90,33 @@ def test_round_trip_and_masks(encoding, small_flow, everything):
     flow = small_flow(encoding)
     x = everything(encoding, 2)
     mask = torch.arange(2) < torch.randint(1, 3, (len(x), 1))
-    tape = Noise()
+    context = Context(mask, noise=Noise())
+    rewind = context.noise.rewind
     with torch.no_grad():
-        z = flow.encode(x, mask=mask, noise=tape)
+        z = flow.encode(x, context)
+        rewind()
         assert not z[~mask].any()
-        latents = encoding.encode(x, mask=mask, noise=tape.rewind()).z
-        back, expected = flow.decode(z, mask=mask), encoding.decode(latents, mask=mask)
+        latents = encoding.encode(x, context).z
+        back, expected = flow.decode(z, context), encoding.decode(latents, context)
         assert (back == expected).float().mean() > 0.99
-        bound = flow.log_prob(x, mask, noise=tape.rewind())
+        rewind()
+        bound = flow.log_prob(x, context)
         other = x.clone()
         other[~mask] = -5
-        assert torch.equal(flow.log_prob(other, mask, noise=tape.rewind()), bound)
-    empty = torch.zeros_like(mask)
-    assert not flow.bound(x, mask=empty).value().any()
+        rewind()
+        assert torch.equal(flow.log_prob(other, context), bound)
+    empty = Context(torch.zeros_like(mask))
+    assert not flow.bound(x, empty).value().any()
     with torch.no_grad():
-        assert not flow.decode(flow.encode(x, mask=empty), mask=empty).any()
+        assert not flow.decode(flow.encode(x, empty), empty).any()
 
 
 def test_rows_without_a_position_are_refused(small_flow):
     flow = small_flow(make_encoding("mixture", 3, 2))
     mask = torch.tensor([[True, False], [False, False], [True, True]])
     for call in (
-        lambda: flow.log_prob(torch.zeros(3, 2, dtype=torch.long), mask),
-        lambda: flow.sample(3, mask=mask),
+        lambda: flow.log_prob(torch.zeros(3, 2, dtype=torch.long), Context(mask)),
+        lambda: flow.sample(3, context=Context(mask)),
     ):
         with pytest.raises(ValueError, match="row 1 of the mask has no real position") as caught:
             call()
@@ -135,14 +139,17 @@ def test_beta_weighs_the_decoder_only(small_flow):
 
 def test_sampling_is_reproducible_per_record(small_flow):
     flow = small_flow(make_encoding("mixture", 4, 2, separation=2))
-    options = {"sample_posterior": True, "temperature": 0.8}
-    whole = flow.sample(6, 3, generator=record_generators(5, 0, 6), **options)
-    part = flow.sample(2, 3, generator=record_generators(5, 2, 2), **options)
+
+    def sample(first, count):
+        context = Context(temperature=0.8, generator=record_generators(5, first, count))
+        return flow.sample(count, 3, context, sample_posterior=True)
+
+    whole, part = sample(0, 6), sample(2, 2)
     assert torch.equal(whole[2:4], part)
     with pytest.raises(ValueError, match="length"):
         flow.sample(3)
     with pytest.raises(ValueError, match="2 rows"):
-        flow.sample(3, mask=torch.ones(2, 4, dtype=torch.bool))
+        flow.sample(3, context=Context(torch.ones(2, 4, dtype=torch.bool)))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +168,7 @@ def test_input_is_checked(x, mask, message):
     flow = CategoricalFlow(make_encoding("mixture", 3, 1), Sequential())
     for function in (flow.log_prob, flow.bound, flow.encode):
         with pytest.raises(ValueError, match=message):
-            function(x, mask=mask)
+            function(x, Context(mask))
 
 
 def test_input_of_several_variables_is_checked():
@@ -169,7 +176,7 @@ def test_input_of_several_variables_is_checked():
     x = torch.tensor([[[1, 4], [2, 0]]])
     with pytest.raises(ValueError, match="category 2 is out of range: known are 0 to 1"):
         flow.log_prob(x)
-    assert flow.log_prob(x, torch.tensor([[True, False]])).shape == (1,)
+    assert flow.log_prob(x, Context(torch.tensor([[True, False]]))).shape == (1,)
     with pytest.raises(ValueError, match="shape"):
         flow.log_prob(x[..., :1])
     with pytest.raises(ValueError, match="positive"):
@@ -182,22 +189,22 @@ def test_single_variables_can_be_masked():
     mask = torch.tensor([[[True, True], [False, True]]]).expand(3, -1, -1)
     # One variable of two categories and two of five, all equally probable, up to the margins.
     torch.testing.assert_close(
-        flow.log_prob(x, mask).exp(), torch.full((3,), 0.02), rtol=2e-3, atol=0
+        flow.log_prob(x, Context(mask)).exp(), torch.full((3,), 0.02), rtol=2e-3, atol=0
     )
-    drawn = flow.sample(3, mask=mask)
+    drawn = flow.sample(3, context=Context(mask))
     assert drawn.shape == (3, 2, 2) and (drawn[:, 1, 0] == 0).all()
     mixtures = CategoricalFlow(make_encoding("mixture", 5, 2), Sequential())
     with pytest.raises(ValueError, match="shape"):
-        mixtures.log_prob(x[..., 1], mask)
+        mixtures.log_prob(x[..., 1], Context(mask))
 
 
 def test_whole_numbers_of_any_size_are_categories():
     flow = CategoricalFlow(make_encoding("mixture", 5, 2), Sequential())
     x = torch.tensor([[0, 4, 2]])
     noise = Noise()
-    expected = flow.log_prob(x, noise=noise)
+    expected = flow.log_prob(x, Context(noise=noise))
     for dtype in (torch.uint8, torch.int16, torch.int32):
-        assert torch.equal(flow.log_prob(x.to(dtype), noise=noise.rewind()), expected)
+        assert torch.equal(flow.log_prob(x.to(dtype), Context(noise=noise.rewind())), expected)
 
 
 def test_what_is_no_tensor_or_temperature_is_refused():
@@ -208,14 +215,14 @@ def test_what_is_no_tensor_or_temperature_is_refused():
         flow.log_prob(torch.zeros(2, 0, dtype=torch.long))
     for mask in (torch.ones(2, 3), torch.ones(2, dtype=torch.bool), [[True]] * 2):
         with pytest.raises(ValueError, match="the mask must be a bool tensor"):
-            flow.sample(2, mask=mask)
+            flow.sample(2, context=Context(mask))
     for temperature in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="temperature must be greater than 0"):
-            flow.sample(2, 3, temperature=temperature)
+            flow.sample(2, 3, Context(temperature=temperature))
 
 
 def test_temperature_scales_the_latents_once():
     torch.manual_seed(0)
     flow = CategoricalFlow(make_encoding("mixture", 5, latent_dim=2), InvertibleLinear(2))
     z = flow.base.sample((64, 3, 2))
-    assert torch.equal(flow.decode(z, temperature=0.3), flow.decode(0.3 * z))
+    assert torch.equal(flow.decode(z, Context(temperature=0.3)), flow.decode(0.3 * z))

@@ -6,11 +6,11 @@ import couplings
 import pytest
 import torch
 
-from graphcnf.categorical import AutoregressiveCoupling, Context, SetFlow
+from graphcnf.categorical import AutoregressiveCoupling, SetFlow
 from graphcnf.categorical.intervals import MARGIN
 from graphcnf.categorical.sets.groups import GroupCoupling, GroupNetwork
 from graphcnf.errors import UserError
-from graphcnf.flows import Noise, StandardLogistic, record_generators
+from graphcnf.flows import Context, Noise, StandardLogistic, record_generators
 from graphcnf.testing import assert_bijection, assert_mask_invariance
 
 SMALL = {"width": 16, "layers": 2}
@@ -29,7 +29,7 @@ def make_case():
         lengths[0] = most
         mask = torch.arange(most) < lengths[:, None]
         context = Context(mask, 3.0 * mask[..., None])
-        return couplings.Case.of(coupling, torch.randint(4, (count, most, 3)), mask, context)
+        return couplings.Case.of(coupling, torch.randint(4, (count, most, 3)), context)
 
     return make
 
@@ -63,8 +63,8 @@ def test_a_bijection_with_elements_in_any_place():
     mask = random_mask(40, 7)
     x = flow.flow.inverse(z)
     # Within the intervals of the encoding: farther out the ends of the unit line are cut off.
-    assert_bijection(flow.flow, x, mask=mask, z=z, atol=1e-6, rtol=1e-6, vary=())
-    assert_mask_invariance(flow.flow, x, mask=mask, extend=0, atol=1e-9, rtol=1e-9, vary=())
+    assert_bijection(flow.flow, x, Context(mask), z=z, atol=1e-6, rtol=1e-6, vary=())
+    assert_mask_invariance(flow.flow, x, Context(mask), extend=0, atol=1e-9, rtol=1e-9, vary=())
     assert torch.equal(flow.flow(x)[0][..., 0], x[..., 0])
     with pytest.raises(ValueError, match="sets of 8 elements, but the model knows up to 7"):
         flow.flow(torch.zeros(1, 8, 2))
@@ -75,15 +75,16 @@ def test_the_order_of_the_elements_does_not_matter():
     x, tape = torch.randint(4, (50, 7)), Noise()
     order = torch.rand(50, 7).argsort(1)
     with torch.no_grad():
-        expected = flow.bound(x, mask=mask, noise=tape).value()
-        z = flow.encode(x, mask=mask, noise=tape.rewind())
+        expected = flow.bound(x, Context(mask, noise=tape)).value()
+        z = flow.encode(x, Context(mask, noise=tape.rewind()))
         other = Noise()
         other.draws = [draw.gather(1, order[..., None]) for draw in tape.draws]
         x, mask = x.gather(1, order), mask.gather(1, order)
-        torch.testing.assert_close(flow.bound(x, mask=mask, noise=other).value(), expected)
-        latents = flow.encode(x, mask=mask, noise=other.rewind())
+        bound = flow.bound(x, Context(mask, noise=other))
+        torch.testing.assert_close(bound.value(), expected)
+        latents = flow.encode(x, Context(mask, noise=other.rewind()))
         torch.testing.assert_close(latents, z.gather(1, order[..., None].expand_as(z)))
-        assert torch.equal(flow.decode(latents, mask=mask), torch.where(mask, x, 0))
+        assert torch.equal(flow.decode(latents, Context(mask)), torch.where(mask, x, 0))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
@@ -95,9 +96,9 @@ def test_probabilities_of_all_sets_sum_to_one(groups):
         torch.manual_seed(seed)
         tape = Noise()
         with torch.no_grad():
-            flow.bound(space[:1], noise=tape)
+            flow.bound(space[:1], Context(noise=tape))
             tape.draws = [draw.expand(len(space), -1, -1) for draw in tape.draws]
-            log_p = flow.bound(space, noise=tape.rewind()).value()
+            log_p = flow.bound(space, Context(noise=tape.rewind())).value()
         # The ends that the encoding leaves free belong to no category.
         total = log_p.logsumexp(0).exp() / (1 - 2 * MARGIN) ** 3
         torch.testing.assert_close(total, torch.ones(()).double(), atol=1e-9, rtol=0)
@@ -141,11 +142,14 @@ def test_as_many_evaluations_as_groups_whatever_the_size(elements, monkeypatch):
 
 def test_samples_are_functions_of_their_generators():
     flow = set_flow()
-    first = flow.sample(4, generator=record_generators(1, 0, 4))
-    assert torch.equal(first[2:], flow.sample(2, generator=record_generators(1, 2, 2)))
+    first, second = (
+        flow.sample(count, context=Context(generator=record_generators(1, start, count)))
+        for start, count in ((0, 4), (2, 2))
+    )
+    assert torch.equal(first[2:], second)
     mask = random_mask(30, 7) | (torch.arange(7) == 2)
-    assert not flow.sample(30, mask=mask)[~mask].any()
-    cold = [flow.sample(20, temperature=1e-4) for _ in range(2)]
+    assert not flow.sample(30, context=Context(mask))[~mask].any()
+    cold = [flow.sample(20, context=Context(temperature=1e-4)) for _ in range(2)]
     # All sets are the most probable one, but for their order.
     assert len(torch.cat(cold).sort(1).values.unique(dim=0)) == 1
 
@@ -155,8 +159,10 @@ def test_saved_and_loaded(tmp_path):
     flow.save_pretrained(tmp_path)
     loaded = SetFlow.from_pretrained(tmp_path)
     assert isinstance(loaded.flow, GroupCoupling) and loaded.config == flow.config
-    x, tape = torch.randint(0, 4, (3, 7)), Noise()
-    assert torch.equal(flow.log_prob(x, noise=tape), loaded.log_prob(x, noise=tape.rewind()))
+    x, context = torch.randint(0, 4, (3, 7)), Context(noise=Noise())
+    expected = flow.log_prob(x, context)
+    context.noise.rewind()
+    assert torch.equal(loaded.log_prob(x, context), expected)
 
 
 def test_no_more_groups_than_elements():

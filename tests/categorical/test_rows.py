@@ -5,6 +5,7 @@ import torch
 
 from graphcnf.categorical import RowFlow, SetFlow
 from graphcnf.errors import UserError
+from graphcnf.flows import Context
 
 SMALL = {"width": 8, "layers": 1, "heads": 2}
 
@@ -18,26 +19,26 @@ def model():
 def test_what_stands_at_padding_does_not_count(model):
     x = torch.tensor([[0, 1, 2], [3, 0, 0]])
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    nats = model.log_prob(x, mask)
+    nats = model.log_prob(x, Context(mask))
     padded = torch.where(mask, x, -1)
-    assert torch.equal(model.log_prob(padded, mask), nats)
-    assert torch.equal(model.log_prob(padded.int(), mask), nats)
+    assert torch.equal(model.log_prob(padded, Context(mask)), nats)
+    assert torch.equal(model.log_prob(padded.int(), Context(mask)), nats)
 
 
 def test_the_real_positions_are_the_first_ones(model):
-    x, holes = torch.tensor([[0, 1, 2]]), torch.tensor([[True, False, True]])
+    x, holes = torch.tensor([[0, 1, 2]]), Context(torch.tensor([[True, False, True]]))
     z = model.encode(x)
     for refused in (
         lambda: model.log_prob(x, holes),
-        lambda: model.bound(x, mask=holes),
-        lambda: model.encode(x, mask=holes),
-        lambda: model.decode(z, mask=holes),
-        lambda: model.sample(1, mask=holes),
+        lambda: model.bound(x, holes),
+        lambda: model.encode(x, holes),
+        lambda: model.decode(z, holes),
+        lambda: model.sample(1, context=holes),
     ):
         with pytest.raises(ValueError, match="its first ones"):
             refused()
     with pytest.raises(ValueError, match="the mask must be a bool tensor"):
-        model.bound(x, mask=holes.float())
+        model.bound(x, Context(holes.mask.float()))
 
 
 def test_samples_are_drawn_where_the_model_is(model, monkeypatch):
@@ -49,7 +50,7 @@ def test_samples_are_drawn_where_the_model_is(model, monkeypatch):
 
     monkeypatch.setattr(model.base, "sample", sample)
     model.sample(2, 3)
-    monkeypatch.setattr(model, "decode", lambda z, **options: z)
+    monkeypatch.setattr(model, "decode", lambda z, *options, **more: z)
     model.to("meta").sample(2, 3)
     model.sample(2, 3, device="cpu")
     assert devices == ["cpu", "meta", "cpu"]

@@ -9,7 +9,7 @@ import torch
 from graphcnf.categorical import SetFlow
 from graphcnf.categorical.sets.elements import ElementCoupling
 from graphcnf.errors import UserError
-from graphcnf.flows import Noise, StandardLogistic, record_generators
+from graphcnf.flows import Context, Noise, StandardLogistic, record_generators
 from graphcnf.testing import (
     assert_bijection,
     assert_gradients_reach_every_parameter,
@@ -54,9 +54,9 @@ def test_element_coupling_is_a_bijection(element_coupling):
     layer = element_coupling.double()
     z = StandardLogistic().sample(x.shape, dtype=torch.float64)
     for mask in (None, MASK):
-        assert_bijection(layer, x, mask=mask, z=z, atol=1e-7, rtol=1e-7)
-        assert_log_det_matches_jacobian(layer, x[:, :, :], mask=mask)
-    assert_mask_invariance(layer, x, mask=MASK, atol=1e-9, rtol=1e-9)
+        assert_bijection(layer, x, Context(mask), z=z, atol=1e-7, rtol=1e-7)
+        assert_log_det_matches_jacobian(layer, x, Context(mask))
+    assert_mask_invariance(layer, x, Context(MASK), atol=1e-9, rtol=1e-9)
     assert torch.equal(layer(x)[0][..., 0], x[..., 0])
     with pytest.raises(ValueError, match="up to 6"):
         layer(torch.randn(1, 7, 3))
@@ -86,15 +86,15 @@ def test_permutation_equivariance(coupling):
     x, tape = torch.randint(0, 4, (5, 4)), Noise()
     mask = MASK
     with torch.no_grad():
-        expected = flow.bound(x, mask=mask, noise=tape).value()
-        z = flow.encode(x, mask=mask, noise=tape.rewind())
+        expected = flow.bound(x, Context(mask, noise=tape)).value()
+        z = flow.encode(x, Context(mask, noise=tape.rewind()))
         order = torch.rand(5, 4).argsort(1)
         permuted = Noise()
         permuted.draws = [draw.gather(1, order[..., None].expand_as(draw)) for draw in tape.draws]
         x, mask = x.gather(1, order), mask.gather(1, order)
-        bound = flow.bound(x, mask=mask, noise=permuted)
+        bound = flow.bound(x, Context(mask, noise=permuted))
         torch.testing.assert_close(bound.value(), expected)
-        latents = flow.encode(x, mask=mask, noise=permuted.rewind())
+        latents = flow.encode(x, Context(mask, noise=permuted.rewind()))
         torch.testing.assert_close(latents, z.gather(1, order[..., None].expand_as(z)))
 
 
@@ -105,7 +105,7 @@ def test_round_trip(coupling):
         assert torch.equal(flow.decode(flow.encode(x)), x)
     mask = torch.arange(4) < torch.randint(0, 5, (50, 1))
     with torch.no_grad():
-        back = flow.decode(flow.encode(x, mask=mask), mask=mask)
+        back = flow.decode(flow.encode(x, Context(mask)), Context(mask))
     assert torch.equal(back, torch.where(mask, x, 0))
 
 
@@ -165,9 +165,12 @@ def test_samples(coupling):
     flow = set_flow(coupling)
     assert flow.sample(3).shape == (3, 4) and flow.sample(3, 2).shape == (3, 2)
     mask = MASK | (torch.arange(4) == 0)
-    assert not flow.sample(5, mask=mask)[~mask].any()
-    first = flow.sample(4, generator=record_generators(1, 0, 4))
-    assert torch.equal(first[2:], flow.sample(2, generator=record_generators(1, 2, 2)))
+    assert not flow.sample(5, context=Context(mask))[~mask].any()
+    first, second = (
+        flow.sample(count, context=Context(generator=record_generators(1, start, count)))
+        for start, count in ((0, 4), (2, 2))
+    )
+    assert torch.equal(first[2:], second)
 
 
 def test_saved_and_loaded(coupling, tmp_path):
@@ -177,8 +180,8 @@ def test_saved_and_loaded(coupling, tmp_path):
     loaded = SetFlow.from_pretrained(tmp_path)
     assert loaded.config == flow.config and loaded.metadata == flow.metadata
     x, tape = torch.randint(0, 4, (3, 4)), Noise()
-    expected = flow.log_prob(x, noise=tape)
-    assert torch.equal(loaded.log_prob(x, noise=tape.rewind()), expected)
+    expected = flow.log_prob(x, Context(noise=tape))
+    assert torch.equal(loaded.log_prob(x, Context(noise=tape.rewind())), expected)
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(UserError, match="model.safetensors"):

@@ -90,14 +90,14 @@ def test_channels_are_normalised():
 @pytest.mark.parametrize(("order", "rounds"), [("nodes", 0), ("nodes", 3), ("waves", 3)])
 def test_coupling_is_a_bijection(double, batch, order, rounds):
     coupling = model_of(order, rounds=rounds).flow.flow
-    arguments = {"mask": batch.mask, "context": coloring_context(batch.adjacency, batch.mask)}
-    x = model_of().flow.encoding.encode(batch.node_types, mask=batch.mask).z
-    assert_bijection(coupling, x, z=latents(batch), atol=1e-7, rtol=1e-7, vary=(), **arguments)
-    assert_serialisable(coupling, x, **arguments)
+    context = coloring_context(batch.adjacency, batch.mask)
+    x = model_of().flow.encoding.encode(batch.node_types, context).z
+    assert_bijection(coupling, x, context, z=latents(batch), atol=1e-7, rtol=1e-7, vary=())
+    assert_serialisable(coupling, x, context)
     few = batch.sizes <= 6
     small = GraphBatch(batch.node_types[few], batch.bonds[few], batch.mask[few])
-    arguments = {"mask": small.mask, "context": coloring_context(small.adjacency, small.mask)}
-    assert_log_det_matches_jacobian(coupling, x[few], vary=(), **arguments)
+    context = coloring_context(small.adjacency, small.mask)
+    assert_log_det_matches_jacobian(coupling, x[few], context, vary=())
 
 
 def test_padding_changes_nothing(double, batch, coupling):
@@ -105,8 +105,8 @@ def test_padding_changes_nothing(double, batch, coupling):
     flow = model.flow.flow
     context = model._context(batch)
     x = torch.randn(*batch.mask.shape, model.flow.encoding.latent_dim)
-    flow(x, mask=batch.mask, context=context)
-    assert_mask_invariance(flow, x, mask=batch.mask, context=context, extend=0, vary=())
+    flow(x, context)
+    assert_mask_invariance(flow, x, context, extend=0, vary=())
     # The same graphs with two more columns of padding.
     wider = GraphBatch(
         torch.nn.functional.pad(batch.node_types, (0, 2), value=1),
@@ -162,7 +162,7 @@ def test_networks_do_not_know_the_numbers_of_nodes(double, batch):
         convolutions = perturb(GraphConvolutions(2, 5, width=8, layers=2, heads=2))
         x = torch.randn(*batch.mask.shape, 2)
         torch.testing.assert_close(
-            convolutions(x[rows, order], context=new), convolutions(x, context=old)[rows, order]
+            convolutions(x[rows, order], new), convolutions(x, old)[rows, order]
         )
 
 

@@ -1,6 +1,6 @@
 """The registry: every property test in test_properties.py runs on every transform named here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from graphcnf.flows import (
     ActNorm,
     AdditiveCoupling,
     AffineCoupling,
+    Context,
     Inverse,
     InvertibleLinear,
     MixtureLogisticCoupling,
@@ -27,13 +28,14 @@ class Conditioner(nn.Module):
         super().__init__()
         self.enter = nn.Linear(inputs, hidden)
         self.mix = nn.Linear(hidden, hidden)
-        self.context = nn.Linear(1, hidden)
+        self.features = nn.Linear(1, hidden)
         self.leave = nn.Linear(hidden, outputs)
 
-    def forward(self, x, *, mask=None, context=None):
+    def forward(self, x, context):
         h = torch.tanh(self.enter(x))
-        if context is not None:
-            h = h + self.context(context)
+        mask = context.mask
+        if context.features is not None:
+            h = h + self.features(context.features)
         if x.dim() == 3:
             h = masked(h, mask)
             count = x.shape[1] if mask is None else mask.sum(1).clamp_min(1)[:, None, None]
@@ -75,7 +77,11 @@ REGISTRY = {
 class Case:
     transform: nn.Module
     x: torch.Tensor
-    mask: torch.Tensor | None
+    context: Context
+
+    def with_features(self):
+        """The context, also with features that the networks of the registry understand."""
+        return replace(self.context, features=torch.randn(*self.x.shape[:-1], 1))
 
 
 def build(name):
@@ -96,7 +102,7 @@ def data(layout):
         "sets masked": torch.arange(4) < torch.tensor([4, 1, 3])[:, None],
         "sets with holes": torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 1]]).bool(),
     }
-    return x, mask.get(layout)
+    return x, Context(mask.get(layout))
 
 
 LAYOUTS = ["vectors", "vectors masked", "sets", "sets masked", "sets with holes"]
@@ -122,7 +128,7 @@ def masked_case(request, masked_layout):
     return Case(build(request.param), *data(masked_layout))
 
 
-@pytest.fixture(params=[False, True], ids=["", "context"])
+@pytest.fixture(params=[False, True], ids=["", "features"])
 def context(request, case):
-    """Nothing, or a tensor that the networks of the registry understand."""
-    return torch.randn(*case.x.shape[:-1], 1) if request.param else None
+    """The context of the case, also with features for the networks of the registry."""
+    return case.with_features() if request.param else case.context

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphcnf.flows import Bijection
+from graphcnf.flows import Bijection, Context
 from graphcnf.testing import (
     VARIATIONS,
     assert_bijection,
@@ -27,7 +27,8 @@ class Double(Bijection):
         self.mistake = mistake
         self.idle = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+    def forward(self, x, context=Context()):
+        mask = context.mask
         count = x[0].numel() if mask is None else mask.sum(1) * x.shape[-1]
         log_term = torch.zeros(len(x), dtype=x.dtype) + count * math.log(2)
         z = 2 * x if mask is None else 2 * x.masked_fill(~mask.unsqueeze(-1), 0)
@@ -56,7 +57,8 @@ class Double(Bijection):
             "far": bool((x.abs() > 8).any()),
         }.get(self.mistake, False)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse_and_logdet(self, z, context=Context()):
+        mask = context.mask
         factor = 0.4 if self.mistake == "inverse" else 0.5
         x = factor * (z if mask is None else z.masked_fill(~mask.unsqueeze(-1), 0))
         count = z[0].numel() if mask is None else mask.sum(1) * z.shape[-1]
@@ -71,7 +73,7 @@ def test_a_right_transform_passes():
     assert_bijection(Double(), X)
     assert_log_det_matches_jacobian(Double(), X)
     assert_dtype_and_autocast(Double(), X)
-    assert_mask_invariance(Double(), X, mask=MASK)
+    assert_mask_invariance(Double(), X, Context(MASK))
 
 
 @pytest.mark.parametrize(
@@ -92,11 +94,11 @@ def test_mistakes_are_found(mistake, check):
 
 def test_leaking_padding_is_found():
     with pytest.raises(AssertionError, match="masked entries"):
-        assert_mask_invariance(Double("padding"), X, mask=MASK)
+        assert_mask_invariance(Double("padding"), X, Context(MASK))
     with pytest.raises(AssertionError, match="no padding"):
-        assert_mask_invariance(Double(), X, mask=torch.ones(3, 4, dtype=torch.bool))
+        assert_mask_invariance(Double(), X, Context(torch.ones(3, 4, dtype=torch.bool)))
     with pytest.raises(AssertionError, match="padding inf changes the gradient of idle"):
-        assert_mask_invariance(Double("gradient"), X, mask=MASK)
+        assert_mask_invariance(Double("gradient"), X, Context(MASK))
 
 
 RARE = {
@@ -114,9 +116,9 @@ def test_mistakes_on_rare_data_are_found(mistake, check, mask):
     name, kind = RARE[mistake]
     transform = Double(mistake)
     with pytest.raises(AssertionError, match=name):
-        check(transform, X, mask=mask)
+        check(transform, X, Context(mask))
     # Nothing else looks there.
-    check(transform, X, mask=mask, vary=[k for k in VARIATIONS if k != kind])
+    check(transform, X, Context(mask), vary=[k for k in VARIATIONS if k != kind])
 
 
 def test_unknown_variations_are_refused():

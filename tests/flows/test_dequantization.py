@@ -13,7 +13,11 @@ from graphcnf.flows import (
     ActNorm,
     Affine,
     AffineCoupling,
+    Bijection,
     ChannelsFirst,
+    Checkerboard,
+    Context,
+    Inverse,
     InvertibleLinear,
     Logit,
     MixtureLogisticCoupling,
@@ -25,7 +29,7 @@ from graphcnf.flows import (
     StandardNormal,
     UniformDequantization,
     VariationalDequantization,
-    checkerboard_mask,
+    sum_log_term,
 )
 from graphcnf.testing import (
     assert_gradients_reach_every_parameter,
@@ -34,23 +38,22 @@ from graphcnf.testing import (
 )
 
 
-def coupling(cls, parameters, channels, split, swap=False, **arguments):
-    network = Convolutions(channels, parameters * channels)
-    return ChannelsFirst(cls(network, split=split, swap=swap, **arguments))
+def coupling(channels, swap=False):
+    """Affine coupling of half of an even number of channels."""
+    half = channels // 2
+    return ChannelsFirst(AffineCoupling(Convolutions(half, 2 * half), split=half, swap=swap))
 
 
-def variational(levels, channels=1, encoder=None):
-    flow = Sequential(
-        coupling(AffineCoupling, 2, channels, split=checkerboard_mask(3, 2)),
-        coupling(AffineCoupling, 2, channels, split=checkerboard_mask(3, 2), swap=True),
-    )
+def variational(levels, encoder=None):
+    """Dequantization of two channels."""
+    flow = Sequential(coupling(2), coupling(2, swap=True))
     return VariationalDequantization(levels, flow, encoder)
 
 
 DEQUANTIZATIONS = {
     "uniform": lambda: UniformDequantization(256),
     "variational": lambda: variational(256),
-    "variational, encoder": lambda: variational(256, encoder=nn.Conv2d(1, 2, 1)),
+    "variational, encoder": lambda: variational(256, encoder=nn.Conv2d(2, 2, 1)),
 }
 
 
@@ -66,7 +69,7 @@ def dequantization(request):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.long, torch.float32, torch.float64])
 def test_dequantization_comes_back(dequantization, dtype):
-    x = torch.randint(256, (200, 1, 3, 2)).to(dtype)
+    x = torch.randint(256, (200, 2, 3, 2)).to(dtype)
     if dtype == torch.float64:
         dequantization = dequantization.double()
     z, log_term = dequantization(x)
@@ -84,7 +87,7 @@ def test_noise_at_the_ends_stays_within_its_cell(levels, u):
     noise = Noise()
     noise.draws = [torch.full_like(x, u)]
     step = UniformDequantization(levels)
-    z, log_term = step(x, noise=noise)
+    z, log_term = step(x, Context(noise=noise))
     assert torch.equal(step.inverse(z), x)
     assert (z > x).all() and (z < x + 1).all()
     torch.testing.assert_close(log_term, torch.full_like(log_term, math.log(1 - 2 * step.margin)))
@@ -98,7 +101,7 @@ def test_learned_noise_keeps_its_distance_and_its_density(shift, dtype):
     step = VariationalDequantization(256, Affine(1.0, shift))
     x = torch.randint(256, (2000, 1)).to(dtype)
     noise = Noise()
-    z, log_term = step(x, noise=noise)
+    z, log_term = step(x, Context(noise=noise))
     assert torch.equal(step.inverse(z), x)
     assert (z - x > 0.9 * step.margin).all() and (x + 1 - z > 0.8 * step.margin).all()
     # The density of u = sigmoid(e + shift), with logit(u) as the variable, spread over less.
@@ -109,10 +112,10 @@ def test_learned_noise_keeps_its_distance_and_its_density(shift, dtype):
 
 
 def test_dequantization_replays(dequantization):
-    x = torch.randint(256, (5, 1, 3, 2))
+    x = torch.randint(256, (5, 2, 3, 2))
     noise = Noise()
-    z, log_term = dequantization(x, noise=noise)
-    again, again_term = dequantization(x, noise=noise.rewind())
+    z, log_term = dequantization(x, Context(noise=noise))
+    again, again_term = dequantization(x, Context(noise=noise.rewind()))
     assert len(noise.draws) == 1
     assert torch.equal(z, again) and torch.equal(log_term, again_term)
     other, other_term = dequantization(x)
@@ -121,7 +124,7 @@ def test_dequantization_replays(dequantization):
     uniform = isinstance(dequantization, UniformDequantization)
     assert torch.equal(log_term, other_term) == uniform
     double = copy.deepcopy(dequantization).double()
-    precise, _ = double(x.double(), noise=noise.rewind())
+    precise, _ = double(x.double(), Context(noise=noise.rewind()))
     torch.testing.assert_close(precise.float(), z, atol=1e-4, rtol=0)
 
 
@@ -137,10 +140,10 @@ def test_dequantization_rounds_into_the_range():
 def test_uniform_dequantization_masked():
     step = UniformDequantization(4)
     x, mask = torch.randint(4, (3, 4, 2)), torch.arange(4) < torch.tensor([4, 1, 3])[:, None]
-    z, log_term = step(x, mask=mask)
+    z, log_term = step(x, Context(mask))
     assert not z[~mask].any()
     torch.testing.assert_close(log_term, 2 * mask.sum(1) * math.log(1 - 2 * step.margin))
-    assert torch.equal(step.inverse(z, mask=mask)[mask], x[mask].float())
+    assert torch.equal(step.inverse(z, Context(mask))[mask], x[mask].float())
 
 
 def test_variational_dequantization_starts_uniform():
@@ -149,16 +152,16 @@ def test_variational_dequantization_starts_uniform():
     for part in step.flow:
         nn.init.zeros_(part.steps[0].network.leave.weight)
         nn.init.zeros_(part.steps[0].network.leave.bias)
-    z, log_term = step(torch.zeros(4000, 1, 3, 2))
-    assert (log_term - 6 * math.log(1 - 2 * step.margin)).abs().max() < 1e-4
+    z, log_term = step(torch.zeros(4000, 2, 3, 2))
+    assert (log_term - 12 * math.log(1 - 2 * step.margin)).abs().max() < 1e-4
     for quantile in (0.1, 0.5, 0.9):
         assert z.quantile(quantile).item() == pytest.approx(quantile, abs=0.01)
 
 
 def test_variational_dequantization_is_serialisable_and_learns():
     torch.manual_seed(0)
-    step = moved_away(variational(256, encoder=nn.Conv2d(1, 2, 1)))
-    x = torch.randint(256, (4, 1, 3, 2))
+    step = moved_away(variational(256, encoder=nn.Conv2d(2, 2, 1)))
+    x = torch.randint(256, (4, 2, 3, 2))
     for again in (copy.deepcopy(step), step):
         torch.manual_seed(1)
         outputs = again(x)
@@ -172,15 +175,18 @@ def test_variational_dequantization_is_serialisable_and_learns():
     assert_gradients_reach_every_parameter(step, loss)
 
 
-class OwnValue(nn.Module):
-    """Parameters of an entry from its own context and nothing else."""
+class OwnValue(Bijection):
+    """Mixture map of every entry, whose parameters are functions of its own feature."""
 
-    def __init__(self, outputs):
+    def __init__(self, mixtures):
         super().__init__()
-        self.table = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, outputs))
+        self.table = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 3 * mixtures + 2))
+        self.map = MixtureLogisticCoupling(nn.Identity(), split=1, mixtures=mixtures)
 
-    def forward(self, x, *, mask=None, context=None):
-        return self.table(context.unsqueeze(-1)).transpose(-1, -2).flatten(-2)
+    def forward(self, x, context=Context()):
+        parameters = self.table(context.features.unsqueeze(-1)).unsqueeze(-1)
+        z, log_det = self.map.transform_elements(x.unsqueeze(-1), parameters)
+        return z.squeeze(-1), sum_log_term(log_det)
 
 
 class Toy:
@@ -216,13 +222,7 @@ def trained():
     """A variational dequantization of the toy, after a few hundred steps."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        mixtures = 4
-        flow = MixtureLogisticCoupling(
-            OwnValue(3 * mixtures + 2),
-            split=torch.zeros(3, dtype=torch.bool),
-            mixtures=mixtures,
-        )
-        toy = Toy(VariationalDequantization(4, flow))
+        toy = Toy(VariationalDequantization(4, OwnValue(4)))
         optimizer = torch.optim.Adam(toy.step.parameters(), lr=1e-2)
         cells = torch.arange(4.0)[:, None].expand(4, 3).repeat(32, 1)
         for _ in range(300):
@@ -267,7 +267,7 @@ def test_bounds_of_a_flow_with_dequantization_sum_to_one():
     flow = moved_away(
         Sequential(
             VariationalDequantization(
-                2, coupling(AffineCoupling, 2, 1, split=checkerboard_mask(2, 2))
+                2, Sequential(Checkerboard(), coupling(4), Inverse(Checkerboard()))
             ),
             Affine(0.5),
             Logit(0.0),

@@ -9,6 +9,7 @@ from torch import nn
 from graphcnf.flows import (
     ActNorm,
     AffineCoupling,
+    Context,
     InvertibleLinear,
     MixtureLogisticCoupling,
     Noise,
@@ -19,6 +20,7 @@ from graphcnf.flows import (
     count_entries,
     log_term_dtype,
     sum_log_term,
+    take,
 )
 
 
@@ -29,7 +31,7 @@ class Constant(nn.Module):
         super().__init__()
         self.values = nn.Parameter(scale * torch.randn(outputs))
 
-    def forward(self, x, *, mask=None, context=None):
+    def forward(self, x, context):
         self.seen = x
         return self.values.expand(*x.shape[:-1], -1)
 
@@ -39,12 +41,11 @@ class Dequantize(Transform):
 
     exact = False
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        draws = noise if noise is not None else Noise()
-        z = x + draws.take(lambda: torch.rand(x.shape))
+    def forward(self, x, context=Context()):
+        z = x + take(context.noise, lambda: torch.rand(x.shape))
         return z, torch.zeros(len(x))
 
-    def inverse(self, z, **_):
+    def inverse(self, z, context=Context()):
         return z.floor()
 
 
@@ -53,12 +54,12 @@ def test_actnorm_normalises_the_real_entries_of_the_first_batch():
     x = 3 * torch.randn(8, 5, 4) + torch.arange(4)
     mask = torch.rand(8, 5) < 0.7
     layer = ActNorm(4)
-    z, _ = layer(torch.where(mask.unsqueeze(-1), x, 1e6), mask=mask)
+    z, _ = layer(torch.where(mask.unsqueeze(-1), x, 1e6), Context(mask))
     assert layer.initialized
     torch.testing.assert_close(z[mask].mean(0), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(z[mask].std(0, unbiased=False), torch.ones(4))
     before = layer.bias.clone()
-    layer(x + 10, mask=mask)
+    layer(x + 10, Context(mask))
     assert torch.equal(layer.bias, before)
 
 
@@ -75,7 +76,7 @@ def test_actnorm_is_safe_on_a_constant_channel():
 @pytest.mark.parametrize("x", [torch.full((4, 3), math.nan), torch.ones(4, 3)])
 def test_actnorm_does_not_initialise_on_unusable_batches(x):
     layer = ActNorm(3)
-    layer(x, mask=torch.zeros(4, dtype=torch.bool) if x.isfinite().all() else None)
+    layer(x, Context(torch.zeros(4, dtype=torch.bool) if x.isfinite().all() else None))
     assert not layer.initialized and not layer.bias.any() and not layer.log_scale.any()
     layer(torch.randn(4, 3))
     assert layer.initialized
@@ -192,27 +193,27 @@ def test_noise_replays():
     flow = Sequential(Dequantize(), Dequantize())
     x = torch.arange(6.0).view(3, 2)
     noise = Noise()
-    first, _ = flow(x, noise=noise)
+    first, _ = flow(x, Context(noise=noise))
     assert len(noise.draws) == 2
-    assert torch.equal(flow(x, noise=noise.rewind())[0], first)
+    assert torch.equal(flow(x, Context(noise=noise.rewind()))[0], first)
     assert not torch.equal(flow(x)[0], first)
 
 
 def test_sequential_passes_discarded_on():
     class Split(Transform):
-        def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-            discarded.append(x[:, :1])
+        def forward(self, x, context=Context()):
+            context.discarded.append(x[:, :1])
             return x[:, 1:], torch.zeros(len(x))
 
-        def inverse(self, z, *, discarded=None, temperature=1.0, **_):
-            return torch.cat((temperature * discarded.pop(), z), 1)
+        def inverse(self, z, context=Context()):
+            return torch.cat((context.temperature * context.discarded.pop(), z), 1)
 
     flow = Sequential(Split(), Split())
     x = torch.randn(4, 3)
-    discarded = []
-    z, _ = flow(x, discarded=discarded)
+    context = Context(discarded=[])
+    z, _ = flow(x, context)
     assert z.shape == (4, 1)
-    assert torch.equal(flow.inverse(z, discarded=discarded), x)
+    assert torch.equal(flow.inverse(z, context), x)
 
 
 def test_sequential_behaves_as_a_sequence():

@@ -2,7 +2,7 @@
 
 import torch
 
-from graphcnf.flows import StandardLogistic
+from graphcnf.flows import Context, StandardLogistic, masked
 from graphcnf.testing import (
     assert_bijection,
     assert_dtype_and_autocast,
@@ -14,37 +14,37 @@ from graphcnf.testing import (
 
 
 def test_round_trips_and_log_dets(case, context):
-    z = StandardLogistic().sample(case.x.shape, mask=case.mask)
-    assert_bijection(case.transform, case.x, mask=case.mask, context=context, z=z)
+    z = StandardLogistic().sample(case.x.shape, mask=case.context.mask)
+    assert_bijection(case.transform, case.x, context, z=z)
 
 
 def test_log_det_matches_jacobian(case, context):
-    assert_log_det_matches_jacobian(case.transform, case.x, mask=case.mask, context=context)
+    assert_log_det_matches_jacobian(case.transform, case.x, context)
 
 
 def test_round_trip_in_float64_is_exact(case):
-    assert_bijection(case.transform.double(), case.x.double(), mask=case.mask, atol=1e-9, rtol=0)
+    assert_bijection(case.transform.double(), case.x.double(), case.context, atol=1e-9, rtol=0)
 
 
 def test_padding_is_inert(masked_case):
-    assert_mask_invariance(masked_case.transform, masked_case.x, mask=masked_case.mask)
+    assert_mask_invariance(masked_case.transform, masked_case.x, masked_case.context)
 
 
 def test_types(case, context):
-    assert_dtype_and_autocast(case.transform, case.x, mask=case.mask, context=context)
+    assert_dtype_and_autocast(case.transform, case.x, context)
 
 
 def test_serialisable(case):
-    assert_serialisable(case.transform, case.x, mask=case.mask)
+    assert_serialisable(case.transform, case.x, case.context)
 
 
 def test_gradients_reach_every_parameter(case):
-    # With a context, because the context layers of the networks are idle without one.
-    context = torch.randn(*case.x.shape[:-1], 1)
+    # With features, because their layers in the networks are idle without them.
+    context = case.with_features()
     x = case.x.requires_grad_()
 
     def loss():
-        z, log_term = case.transform(x, mask=case.mask, context=context)
+        z, log_term = case.transform(x, context)
         return (z.square() + z).sum() - log_term.sum()
 
     assert_gradients_reach_every_parameter(case.transform, loss)
@@ -54,26 +54,27 @@ def test_gradients_pass_through_the_inverse(case):
     """Composed with its inverse, a transform has gradients as the identity has."""
     x = case.x.double().requires_grad_()
     transform = case.transform.double()
-    z, log_term = transform(x, mask=case.mask)
-    again, log_det = transform.inverse_and_logdet(z, mask=case.mask)
+    z, log_term = transform(x, case.context)
+    again, log_det = transform.inverse_and_logdet(z, case.context)
     weights = torch.randn_like(x)
     (gradient,) = torch.autograd.grad((again * weights).sum() + log_det.sum() + log_term.sum(), x)
-    expected = weights if case.mask is None else weights * case.mask.unsqueeze(-1)
+    expected = masked(weights, case.context.mask)
     torch.testing.assert_close(gradient, expected, atol=1e-7, rtol=0)
 
 
 def test_order_within_the_batch_is_irrelevant(case):
     with torch.no_grad():
         order = torch.arange(len(case.x)).flip(0)
-        z, log_term = case.transform(case.x, mask=case.mask)
-        mask = None if case.mask is None else case.mask[order]
-        flipped, flipped_term = case.transform(case.x[order], mask=mask)
+        z, log_term = case.transform(case.x, case.context)
+        mask = case.context.mask
+        context = Context(None if mask is None else mask[order])
+        flipped, flipped_term = case.transform(case.x[order], context)
     torch.testing.assert_close(flipped, z[order])
     torch.testing.assert_close(flipped_term, log_term[order])
 
 
 def test_a_record_without_real_entries_contributes_nothing(masked_case):
-    masked_case.mask[0] = False
-    z, log_term = masked_case.transform(masked_case.x, mask=masked_case.mask)
+    masked_case.context.mask[0] = False
+    z, log_term = masked_case.transform(masked_case.x, masked_case.context)
     assert not z[0].any() and log_term[0] == 0
     assert z.isfinite().all()

@@ -7,8 +7,8 @@ import torch
 from couplings import Case, perturb
 
 from graphcnf.datasets.zinc250k import zinc250k_source
+from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.features import GraphContext
 from graphcnf.molecules.codec import MoleculeNotRepresentable, molecule_to_graph
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
@@ -96,6 +96,6 @@ def make_case(request, build_model, random_graphs):
         batch = GraphBatch.collate(random_graphs, there)
         model = build_model(random_graphs, support=request.param == "path")
         values = model.steps.code.encode(batch)
-        return Case.of(model.steps.flow.flow, values, batch.mask, GraphContext(batch.mask))
+        return Case.of(model.steps.flow.flow, values, Context(batch.mask))
 
     return make

@@ -29,7 +29,7 @@ def networkx_graphs(batch):
 def test_structure_features_are_those_of_networkx(batch):
     context = structure_context(batch.adjacency, batch.mask, torch.float64)
     assert context.features.shape[-1] == NODE_FEATURES
-    assert context.pair_features.shape[-1] == PAIR_FEATURES
+    assert context.adjacency.shape[-1] == PAIR_FEATURES
     for k, n, graph in networkx_graphs(batch):
         degree = [graph.degree[i] for i in range(n)]
         one_hot = context.features[k, :n, : MAX_DEGREE + 1]
@@ -39,16 +39,16 @@ def test_structure_features_are_those_of_networkx(batch):
         got = context.features[k, :n, MAX_DEGREE + 1 :] / 2
         np.testing.assert_allclose(got, np.stack(returns, -1), atol=1e-12)
 
-        far = context.pair_features[k, :n, :n, : MAX_DISTANCE + 1]
+        far = context.adjacency[k, :n, :n, : MAX_DISTANCE + 1]
         assert torch.equal(far.sum(-1), 1 - torch.eye(n))
         for i, lengths in nx.all_pairs_shortest_path_length(graph):
             for j, length in lengths.items():
                 if i != j:
                     assert far[i, j].argmax() == min(length, MAX_DISTANCE + 1) - 1
-        before = context.pair_features[k, :n, :n, MAX_DISTANCE + 1]
+        before = context.adjacency[k, :n, :n, MAX_DISTANCE + 1]
         np.testing.assert_array_equal(before, np.tril(nx.to_numpy_array(graph)))
     without = structure_context(batch.adjacency, batch.mask, torch.float64, ordered=False)
-    assert torch.equal(without.pair_features, context.pair_features[..., : PAIR_FEATURES - 1])
+    assert torch.equal(without.adjacency, context.adjacency[..., : PAIR_FEATURES - 1])
 
 
 def test_typed_features_count_the_edges_of_each_category(batch):
@@ -57,12 +57,12 @@ def test_typed_features_count_the_edges_of_each_category(batch):
     plain = structure_context(batch.adjacency, batch.mask, torch.float64)
     start, pair_start = NODE_FEATURES, PAIR_FEATURES
     assert torch.equal(context.features[..., :start], plain.features)
-    assert torch.equal(context.pair_features[..., :pair_start], plain.pair_features)
+    assert torch.equal(context.adjacency[..., :pair_start], plain.adjacency)
     counts = context.features[..., start:].unflatten(-1, (categories, MAX_COUNT + 1))
     for c in range(categories):
         here = batch.bonds == c + 1
         assert torch.equal(counts[..., c, :].argmax(-1), here.sum(-1).clamp(max=MAX_COUNT))
-        assert torch.equal(context.pair_features[..., pair_start + c], here.double())
+        assert torch.equal(context.adjacency[..., pair_start + c], here.double())
     assert (counts.sum(-1) == 1).all()
 
 
@@ -73,4 +73,4 @@ def test_padding_and_batch_change_no_feature(batch):
         n = int(batch.sizes[k])
         context = structure_context(single.adjacency, single.mask, torch.float64)
         torch.testing.assert_close(context.features[0], together.features[k, :n])
-        torch.testing.assert_close(context.pair_features[0], together.pair_features[k, :n, :n])
+        torch.testing.assert_close(context.adjacency[0], together.adjacency[k, :n, :n])

@@ -8,8 +8,8 @@ import torch
 
 from graphcnf.categorical.intervals import MARGIN
 from graphcnf.errors import UserError
+from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.features import GraphContext
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 
@@ -44,8 +44,8 @@ def test_probabilities_of_all_graphs_sum_to_one(triads, triad_model):
         assert abs(exact.exp().sum() - 1) < 1e-9
         # The flow's own bound loses the margins of the intervals, nothing else.
         steps = triad_model.steps
-        x, context = steps.code.encode(batch), GraphContext(batch.mask)
-        bound = steps.flow.log_prob(x, batch.mask, context=context)
+        x, context = steps.code.encode(batch), Context(batch.mask)
+        bound = steps.flow.log_prob(x, context)
         variables = batch.sizes * x.shape[-1]
         torch.testing.assert_close(bound, exact + variables * math.log1p(-2 * MARGIN))
 

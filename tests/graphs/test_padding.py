@@ -7,7 +7,7 @@ import torch
 
 from graphcnf.categorical import SetFlow
 from graphcnf.coloring import ColoringFlow
-from graphcnf.flows import Noise, StandardLogistic
+from graphcnf.flows import Context, Noise, StandardLogistic
 from graphcnf.graphs import GraphBatch, GraphCNF
 
 PAIRS = {"adjacency": "pairs", "node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
@@ -125,7 +125,7 @@ def test_sets_do_not_see_padding(coupling):
     noise, found = Noise(), []
     for given in (x, torch.where(mask, x, -9)):
         model.zero_grad(set_to_none=True)
-        value = model.log_prob(given, mask, noise=noise.rewind())
+        value = model.log_prob(given, Context(mask, noise=noise.rewind()))
         value.sum().backward()
         found.append([value.detach(), *(p.grad for p in model.parameters())])
         assert all(t.isfinite().all() for t in found[-1])
@@ -133,7 +133,7 @@ def test_sets_do_not_see_padding(coupling):
         torch.testing.assert_close(one, other)
     with torch.no_grad():
         z = StandardLogistic().sample((3, 5, model.encoding.latent_dim), mask=mask)
-        decoded = model.decode(z, mask=mask)
+        decoded = model.decode(z, Context(mask))
         for value in (math.nan, math.inf):
             other = torch.where(mask[..., None], z, value)
-            assert torch.equal(model.decode(other, mask=mask), decoded)
+            assert torch.equal(model.decode(other, Context(mask)), decoded)

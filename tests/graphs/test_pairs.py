@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from graphcnf.flows import Noise
+from graphcnf.flows import Context, Noise
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.graphs.pairs.latents import GraphLatents, JointCoupling, all_pairs
 from graphcnf.graphs.pairs.network import PairNetwork
@@ -236,8 +236,6 @@ def test_joint_coupling_round_trip_and_log_det():
     coupling = JointCoupling(
         network, node_split=3, pair_split=1, swap=False, node_mixtures=2, pair_mixtures=2
     )
-    from graphcnf.graphs.features import GraphContext
-
     x = GraphLatents(
         torch.randn(2, 4, 6) * mask[..., None],
         torch.randn(2, 6, 2) * pair_mask[..., None],
@@ -245,9 +243,9 @@ def test_joint_coupling_round_trip_and_log_det():
         pair_mask,
         index,
     )
-    context = GraphContext(mask)
-    z, log_det = coupling(x, context=context)
-    back, inverse_log_det = coupling.inverse_and_logdet(z, context=context)
+    context = Context(mask)
+    z, log_det = coupling(x, context)
+    back, inverse_log_det = coupling.inverse_and_logdet(z, context)
     assert (back.nodes - x.nodes).abs().max() < 1e-9
     assert (back.pairs - x.pairs).abs().max() < 1e-9
     assert (log_det + inverse_log_det).abs().max() < 1e-9
@@ -256,7 +254,7 @@ def test_joint_coupling_round_trip_and_log_det():
         nodes, pairs = values[:24].reshape(1, 4, 6), values[24:].reshape(1, 6, 2)
         out, _ = coupling(
             GraphLatents(nodes, pairs, mask[:1], pair_mask[:1], index[:1]),
-            context=GraphContext(mask[:1]),
+            Context(mask[:1]),
         )
         return torch.cat([out.nodes.flatten(), out.pairs.flatten()])
 

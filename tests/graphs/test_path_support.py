@@ -21,7 +21,7 @@ def every_code(support, cardinalities, nodes):
     for number in range(nodes):
         last = torch.full((len(done),), number == nodes - 1)
         rows, places = torch.arange(len(done)), support.before_each(path, last)
-        for k in range(len(cardinalities)):
+        for _ in cardinalities:
             allowed = support.allowed(places)
             assert allowed.any(1).all(), "a dead end"
             row, value = allowed.nonzero(as_tuple=True)

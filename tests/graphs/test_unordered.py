@@ -54,7 +54,7 @@ def test_graphs_grow_from_one_node_and_every_edge_is_chosen_once(random_graphs):
     table = NodeLabels(**NodeLabels.measure(random_graphs))
     batch = GraphBatch.collate(random_graphs, np.arange(200))
     labels, kinds = table.encode(batch)
-    context = UnorderedContext(batch.mask, draw_uniforms(batch.mask, batch.mask.shape[1]))
+    context = UnorderedContext(batch.mask, uniforms=draw_uniforms(batch.mask, batch.mask.shape[1]))
     partial, at = PartialGraph.start(table, labels), torch.arange(len(batch))
     for g in range(batch.mask.shape[1]):
         node, real = partial.next_node(batch.mask, context.of_frontier(g))
@@ -73,7 +73,7 @@ def test_the_first_frontier_node_is_every_node_equally_often(random_graphs):
     one = np.flatnonzero(random_graphs.node_counts == 6)[0]
     batch = GraphBatch.collate(random_graphs, np.repeat(one, 3000))
     labels, _ = table.encode(batch)
-    context = UnorderedContext(batch.mask, draw_uniforms(batch.mask, 6))
+    context = UnorderedContext(batch.mask, uniforms=draw_uniforms(batch.mask, 6))
     node, _ = PartialGraph.start(table, labels).next_node(batch.mask, context.of_frontier(0))
     counts = torch.bincount(node, minlength=6)
     # 4.5 standard deviations of a count.
@@ -116,7 +116,9 @@ def test_probabilities_of_labels_sum_to_one(build, double):
     many = mask.expand(len(labels), -1)
     uniforms = draw_uniforms(mask, steps.max_nodes).expand(len(labels), -1, -1)
     with torch.no_grad():
-        total = steps.nodes.flow.log_prob(labels[..., None], UnorderedContext(many, uniforms)).exp()
+        total = steps.nodes.flow.log_prob(
+            labels[..., None], UnorderedContext(many, uniforms=uniforms)
+        ).exp()
     assert total.std() > 0.1 / len(labels)
     assert abs(total.sum() - 1) < 1e-9
 
@@ -138,7 +140,8 @@ def test_probabilities_of_choices_sum_to_one(build, double):
             part.expand(len(values), *part.shape[1:]) for part in (mask, uniforms, chosen[None])
         ]
         with torch.no_grad():
-            own = steps.pairs.flow.log_prob(values, UnorderedContext(*many)).exp()
+            context = UnorderedContext(many[0], uniforms=many[1], labels=many[2])
+            own = steps.pairs.flow.log_prob(values, context).exp()
         assert abs(own.sum() - 1) < 1e-9
         seen = max(seen, int((own > 1e-6).sum()))
     assert seen > 1, "nothing was left to choose"
@@ -164,7 +167,7 @@ def test_the_flow_agrees_with_the_sum_of_its_rounds(build, random_graphs, double
         (steps.nodes, labels, "nodes", 0),
         (steps.pairs, choices, "bonds", orders),
     ):
-        bound = flow.bound(value, mask=batch.mask, context=context).value() + more
+        bound = flow.bound(value, context).value() + more
         variables = batch.sizes * value.shape[-1]
         # The margins of the intervals are all that is lost.
         torch.testing.assert_close(bound, parts[part].value() + variables * math.log1p(-2 * MARGIN))

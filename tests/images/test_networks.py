@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from graphcnf.flows import Context
 from graphcnf.images import ConvolutionNetwork, ImageEncoder
 
 OPTIONS = {
@@ -17,8 +18,8 @@ OPTIONS = {
 def case(request):
     torch.manual_seed(0)
     network = ConvolutionNetwork(2, 5, size=(3, 4), width=8, **OPTIONS[request.param])
-    context = torch.randn(6, 3, 3, 4) if request.param == "context" else None
-    return network.eval(), torch.randn(6, 3, 4, 2), context
+    features = torch.randn(6, 3, 3, 4) if request.param == "context" else None
+    return network.eval(), torch.randn(6, 3, 4, 2), features
 
 
 def stirred(network):
@@ -29,30 +30,30 @@ def stirred(network):
 
 
 def test_starts_at_zero_and_depends_on_its_input(case):
-    network, x, context = case
-    assert not network(x, context=context).any()
+    network, x, features = case
+    assert not network(x, Context(features=features)).any()
     stirred(network)
-    out = network(x, context=context)
+    out = network(x, Context(features=features))
     assert out.shape == (6, 3, 4, 5) and out.is_contiguous()
-    assert not torch.allclose(network(x + 1, context=context), out)
-    if context is not None:
-        assert not torch.allclose(network(x, context=context + 1), out)
+    assert not torch.allclose(network(x + 1, Context(features=features)), out)
+    if features is not None:
+        assert not torch.allclose(network(x, Context(features=features + 1)), out)
 
 
 def test_images_of_a_batch_are_independent(case):
-    network, x, context = case
+    network, x, features = case
     stirred(network)
     order = torch.tensor([4, 2, 0, 1, 5, 3])
-    flipped = network(x[order], context=None if context is None else context[order])
-    torch.testing.assert_close(flipped, network(x, context=context)[order])
+    flipped = network(x[order], Context(features=None if features is None else features[order]))
+    torch.testing.assert_close(flipped, network(x, Context(features=features))[order])
 
 
 def test_pixels_have_a_place(case):
-    network, x, context = case
+    network, x, features = case
     stirred(network)
     x = x[:1].mean((1, 2), keepdim=True).expand(1, 3, 4, 2)
-    context = None if context is None else torch.zeros(1, 3, 3, 4)
-    out = network(x, context=context)
+    features = None if features is None else torch.zeros(1, 3, 3, 4)
+    out = network(x, Context(features=features))
     assert not torch.allclose(out[0, 1, 1], out[0, 1, 2])  # both have all neighbours
 
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.encoding import take
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.base import StandardNormal
-from graphcnf.flows.transform import Noise, log_term_dtype
+from graphcnf.flows.transform import Noise, log_term_dtype, take
 
 PRIOR = StandardNormal()
 """Density of the latents, p(z)."""

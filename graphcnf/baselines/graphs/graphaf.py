@@ -27,7 +27,7 @@ from graphcnf.baselines.graphs.valency import ValencyCheck
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, StandardNormal
-from graphcnf.flows.transform import Noise, masked, sum_log_term
+from graphcnf.flows.transform import Context, Noise, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.support import Support
@@ -113,8 +113,9 @@ class GraphAFSteps(nn.Module):
         ends, real = self._window(mask)
         number = torch.arange(mask.shape[1], device=mask.device)
         kinds = torch.where(real, batch.bonds[:, number[:, None], ends], 0)
-        node = self.node_encoding.encode(batch.node_types, mask=mask, noise=noise)
-        edge = self.edge_encoding.encode(kinds.flatten(1), mask=real.flatten(1), noise=noise)
+        node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
+        context = Context(real.flatten(1), noise=noise)
+        edge = self.edge_encoding.encode(kinds.flatten(1), context)
         adjacency = relations(batch.bonds, self.kinds, node.z.dtype)
         before = self.network.before(batch.node_types, adjacency, batch.sizes, rows)
 

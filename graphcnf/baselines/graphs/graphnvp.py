@@ -29,14 +29,14 @@ from torch.nn import functional as F
 
 from graphcnf.baselines.graphs.one_hot import NOISE, OneHotDequantization
 from graphcnf.baselines.graphs.relational import RelationalConvolution, relations
-from graphcnf.categorical.context import Context
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.logistic_mixture import bounded_log_scale
-from graphcnf.flows.readout import silent
+from graphcnf.flows.readout import zero_init
 from graphcnf.flows.transform import (
     Bijection,
+    Context,
     Noise,
     log_term_dtype,
     masked,
@@ -53,11 +53,11 @@ class OneByOne(Bijection):
     In this order, what is drawn before a part is data where its shift and scale are asked for.
     """
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
-        """Move all parts, the last one first; see `Transform.forward`."""
+    def forward(self, x, context=Context()):
+        """Move all parts, the last one first."""
         return self._couple(x.to(log_term_dtype(x)), context, inverse=False)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse_and_logdet(self, z, context=Context()):
         """Move them back, the first one first."""
         return self._couple(z.to(log_term_dtype(z)), context, inverse=True)
 
@@ -101,9 +101,9 @@ class ColumnCouplings(OneByOne):
         self.hidden = nn.ModuleList(nn.Linear(first, second) for _ in columns)
         # The later nodes j + 1, j + 2 ... of a smaller graph are the first ones.
         self.leave = nn.ModuleList(
-            silent(nn.Linear(second, (max_nodes - 1 - j) * 2 * kinds)) for j in columns
+            zero_init(nn.Linear(second, (max_nodes - 1 - j) * 2 * kinds)) for j in columns
         )
-        self.edges = nn.ModuleList(silent(nn.Linear(2 * kinds, 2 * kinds)) for _ in columns)
+        self.edges = nn.ModuleList(zero_init(nn.Linear(2 * kinds, 2 * kinds)) for _ in columns)
         self.alone = nn.Parameter(torch.zeros(len(columns), max_nodes, 2 * kinds))
 
     def _couple(self, x, context, *, inverse):
@@ -187,7 +187,7 @@ class NodeCouplings(OneByOne):
         self.leave = nn.Sequential(
             nn.Linear((kinds + 2) * width, 2 * width),
             nn.ReLU(),
-            silent(nn.Linear(2 * width, 2 * channels)),
+            zero_init(nn.Linear(2 * width, 2 * channels)),
         )
 
     def _couple(self, x, context, *, inverse):
@@ -195,7 +195,7 @@ class NodeCouplings(OneByOne):
         x = masked(x, mask)
         h = self.places.weight[:n] + self.sizes(mask.sum(1))[:, None]
         for convolution in self.convolutions:
-            h = convolution(masked(h, mask), context.pair_features)
+            h = convolution(masked(h, mask), context.adjacency)
 
         def state(of, vectors, layer, real):
             return masked(F.relu(of + layer(vectors)), real)
@@ -203,7 +203,7 @@ class NodeCouplings(OneByOne):
         given = (x, self.latent) if inverse else (_categories(x, mask), self.known)
         states = list(state(h, *given, mask).split(1, 1))
         nodes, h, real = list(x.split(1, 1)), h.split(1, 1), mask.split(1, 1)
-        neighbours = context.pair_features.unflatten(2, (-1, n)).to(x)
+        neighbours = context.adjacency.unflatten(2, (-1, n)).to(x)
         log_det = zero_log_term(x)
         for i in range(n) if inverse else reversed(range(n)):
             others = torch.cat([*states[:i], torch.zeros_like(states[i]), *states[i + 1 :]], 1)
@@ -254,15 +254,14 @@ class GraphNVPSteps(AnyGraph):
     def _given(self, bonds: Tensor, mask: Tensor) -> Context:
         """What the couplings of the nodes know: the edges."""
         adjacency = relations(bonds, self.bond_categories, self.node_encoding.like.dtype)
-        return Context(mask, pair_features=adjacency)
+        return Context(mask, adjacency=adjacency)
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
         pair_mask = later_pairs(batch.mask)
-        pair = self.pair_encoding.encode(batch.bonds.flatten(1), mask=pair_mask, noise=noise)
-        pairs, pair_term = self.pairs(pair.z, mask=pair_mask, context=Context(batch.mask))
-        node = self.node_encoding.encode(batch.node_types, mask=batch.mask, noise=noise)
-        context = self._given(batch.bonds, batch.mask)
-        nodes, node_term = self.nodes(node.z, mask=batch.mask, context=context)
+        pair = self.pair_encoding.encode(batch.bonds.flatten(1), Context(pair_mask, noise=noise))
+        pairs, pair_term = self.pairs(pair.z, Context(batch.mask))
+        node = self.node_encoding.encode(batch.node_types, Context(batch.mask, noise=noise))
+        nodes, node_term = self.nodes(node.z, self._given(batch.bonds, batch.mask))
         bounds = {
             "adjacency": Bound.of(self.base.log_prob(pairs, pair_mask) + pair_term, pair),
             "nodes": Bound.of(self.base.log_prob(nodes, batch.mask) + node_term, node),
@@ -293,15 +292,12 @@ class GraphNVPSteps(AnyGraph):
         `temperature` scales latents (published: 0.75 for ZINC250k); `sample` changes nothing.
         """
         pair_mask = later_pairs(mask)
-        pairs = self.pairs.inverse(
-            temperature * latents["pairs"], mask=pair_mask, context=Context(mask)
-        )
-        later = self.pair_encoding.decode(pairs, mask=pair_mask).unflatten(1, (mask.shape[1], -1))
+        pairs = self.pairs.inverse(temperature * latents["pairs"], Context(mask))
+        later = self.pair_encoding.decode(pairs, Context(pair_mask))
+        later = later.unflatten(1, (mask.shape[1], -1))
         bonds = later + later.transpose(1, 2)
-        nodes = self.nodes.inverse(
-            temperature * latents["nodes"], mask=mask, context=self._given(bonds, mask)
-        )
-        return GraphBatch(self.node_encoding.decode(nodes, mask=mask), bonds, mask)
+        nodes = self.nodes.inverse(temperature * latents["nodes"], self._given(bonds, mask))
+        return GraphBatch(self.node_encoding.decode(nodes, Context(mask)), bonds, mask)
 
 
 def later_pairs(mask: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.categorical.encoding import Encoding, assemble, take
+from graphcnf.categorical.encoding import Encoding, assemble
+from graphcnf.flows.transform import Context, masked, take
 
 NOISE = 0.9
 """Width of the noise, c in both papers."""
@@ -42,16 +43,17 @@ class OneHotDequantization(Encoding):
         # Knows the type of the module it is part of: there are no parameters to ask.
         self.register_buffer("like", torch.empty(0), persistent=False)
 
-    def encode(self, x, *, mask=None, context=None, noise=None):
+    def encode(self, x, context=Context()):
         """Draw z (B, L, K) for categories x (B, L) long."""
-        x = x if mask is None else torch.where(mask, x, 0)
+        x = masked(x, context.mask)
         one_hot = F.one_hot(x, self.cardinalities).to(self.like)
-        u = take(noise, lambda: torch.rand(one_hot.shape, dtype=torch.float64, device=x.device))
+        u = take(
+            context.noise, lambda: torch.rand(one_hot.shape, dtype=torch.float64, device=x.device)
+        )
         z = one_hot + NOISE * u.to(one_hot)
         log_q = torch.full_like(z[..., 0], -self.cardinalities * math.log(NOISE))
-        return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, mask)
+        return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)
 
-    def decode(self, z, *, mask=None, context=None, sample=False, generator=None):
+    def decode(self, z, context=Context(), *, sample=False):
         """Categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
-        x = z.argmax(-1)
-        return x if mask is None else torch.where(mask, x, 0)
+        return masked(z.argmax(-1), context.mask)

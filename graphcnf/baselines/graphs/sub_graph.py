@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graphcnf.baselines.graphs.relational import RelationalConvolution
 from graphcnf.flows.logistic_mixture import bounded_log_scale
-from graphcnf.flows.readout import silent
+from graphcnf.flows.readout import zero_init
 from graphcnf.flows.transform import log_term_dtype, masked
 
 MIDDLE, LOG_SCALE = 0.5, -1.0
@@ -121,7 +121,7 @@ def along(sent: Tensor, kinds: Tensor) -> Tensor:
 
 
 def _read_out(width: int, outputs: int) -> nn.Sequential:
-    leave = silent(nn.Linear(width, outputs))
+    leave = zero_init(nn.Linear(width, outputs))
     return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), leave)
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.readout import silent
+from graphcnf.flows.readout import zero_init
+from graphcnf.flows.transform import Context
 
 
 class AttentionBlock(nn.Module):
@@ -61,13 +62,15 @@ class SetNetwork(nn.Module):
         super().__init__()
         self.enter = nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
-        self.leave = nn.Sequential(nn.LayerNorm(width), silent(nn.Linear(width, outputs)))
+        self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, outputs)))
 
-    def forward(self, x: Tensor, *, mask=None, context=None) -> Tensor:
+    def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
         """(B, L, inputs) to (B, L, outputs)."""
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[None, None]
         # A padded element sees itself: attention to nothing would not be a number.
-        visible = torch.ones_like(itself) if mask is None else mask[:, None, None] | itself
+        visible = torch.ones_like(itself)
+        if context.mask is not None:
+            visible = context.mask[:, None, None] | itself
         h = self.enter(x)
         for block in self.blocks:
             h = block(h, visible)
@@ -96,7 +99,7 @@ class CausalSetNetwork(nn.Module):
         self.before = nn.Embedding(elements, width)
         self.after = nn.Embedding(elements + 1, width)
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
-        self.leave = nn.Sequential(nn.LayerNorm(width), silent(nn.Linear(width, outputs)))
+        self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, outputs)))
         for table in (self.before, self.after):
             nn.init.normal_(table.weight, std=0.1)
 

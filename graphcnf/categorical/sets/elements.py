@@ -25,7 +25,7 @@ from graphcnf.flows.logistic_mixture import (
     logistic_mixture,
     logistic_mixture_inverse,
 )
-from graphcnf.flows.transform import Bijection, log_term_dtype, masked, sum_log_term
+from graphcnf.flows.transform import Bijection, Context, masked, prepare, sum_log_term
 
 
 class OrderedEncoding(Encoding):
@@ -41,18 +41,17 @@ class OrderedEncoding(Encoding):
         self.cardinalities = encoding.cardinalities
         self.latent_dim = 1 + encoding.latent_dim
 
-    def encode(self, x, *, mask=None, context=None, noise=None):
+    def encode(self, x, context=Context()):
         """Draw z (B, L, 1 + D)."""
-        inner = self.encoding.encode(x, mask=mask, context=context, noise=noise)
-        order = masked(logistic_noise((*inner.z.shape[:-1], 1), inner.z, noise), mask)
-        log_q = inner.log_encoder + sum_log_term(logistic_log_density(order), mask)
+        inner = self.encoding.encode(x, context)
+        order = logistic_noise((*inner.z.shape[:-1], 1), inner.z, context.noise)
+        order = masked(order, context.mask)
+        log_q = inner.log_encoder + sum_log_term(logistic_log_density(order), context.mask)
         return Encoded(torch.cat([order, inner.z], -1), inner.log_posterior, log_q, inner.correct)
 
-    def decode(self, z, *, mask=None, context=None, sample=False, generator=None):
+    def decode(self, z, context=Context(), *, sample=False):
         """Categories of the latents but the first."""
-        return self.encoding.decode(
-            z[..., 1:], mask=mask, context=context, sample=sample, generator=generator
-        )
+        return self.encoding.decode(z[..., 1:], context, sample=sample)
 
 
 def ranking(key: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -96,9 +95,9 @@ class ElementCoupling(Bijection):
             **network,
         )
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+    def forward(self, x, context=Context()):
         """Map x (B, L, 1 + D); the order channel stays as it is."""
-        x = masked(x.to(log_term_dtype(x)), mask)
+        x, mask = prepare(x, context.mask), context.mask
         index, sizes = self._order(x, mask)
         v = x.gather(1, index)[..., 1:]
         logits, means, log_scales = self._mixtures(v[:, :-1], sizes)
@@ -110,9 +109,9 @@ class ElementCoupling(Bijection):
             slopes.append(log_slope)
         return self._finish(x, index, mask, moved, slopes)
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse_and_logdet(self, z, context=Context()):
         """Map back, element by element."""
-        z = masked(z.to(log_term_dtype(z)), mask)
+        z, mask = prepare(z, context.mask), context.mask
         index, sizes = self._order(z, mask)
         y = z.gather(1, index)[..., 1:]
         known = y[:, :0]

@@ -16,7 +16,7 @@ from graphcnf.categorical.sets.elements import ElementCoupling, OrderedEncoding
 from graphcnf.categorical.sets.groups import GroupCoupling, GroupNetwork
 from graphcnf.errors import UserError
 from graphcnf.flows.coupling import coupling_stack
-from graphcnf.flows.transform import Sequential, Transform
+from graphcnf.flows.transform import Context, Sequential, Transform
 from graphcnf.pretrained import Pretrained
 
 COUPLINGS = ("elements", "groups", "channels")
@@ -152,11 +152,13 @@ class SetFlow(Pretrained, CategoricalFlow):
         return loss, metrics
 
     @torch.no_grad()
-    def sample(self, count: int, length: int | None = None, **options) -> Tensor:
+    def sample(
+        self, count: int, length: int | None = None, context: Context = Context(), **options
+    ) -> Tensor:
         """Draw `count` sets of `length` (`elements` by default), see `CategoricalFlow.sample`."""
-        if length is None and options.get("mask") is None:
+        if length is None and context.mask is None:
             length = self.elements
-        return super().sample(count, length, **options)
+        return super().sample(count, length, context, **options)
 
 
 def element_couplings(

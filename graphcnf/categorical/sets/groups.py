@@ -15,8 +15,7 @@ the joint distribution of the group.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +27,9 @@ from graphcnf.categorical.autoregressive import (
     Network,
     Step,
 )
-from graphcnf.categorical.context import Context
 from graphcnf.categorical.sets.elements import ranking
-from graphcnf.flows.readout import silent
-from graphcnf.flows.transform import Bijection, log_term_dtype, masked
+from graphcnf.flows.readout import zero_init
+from graphcnf.flows.transform import Bijection, Context, prepare
 
 
 class ResidualBlock(nn.Module):
@@ -43,7 +41,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.enter = nn.Linear(width, 2 * width)
-        self.leave = silent(nn.Linear(2 * width, width))
+        self.leave = zero_init(nn.Linear(2 * width, width))
 
     def forward(self, h: Tensor) -> Tensor:
         """(..., C) to (..., C)."""
@@ -93,7 +91,7 @@ class GroupNetwork(Network):
         self.after = nn.Embedding(elements + 1, 2 * width)
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(layers))
         self.leave = nn.Linear(width, width)
-        self.outputs = silent(nn.Linear(width, categories))
+        self.outputs = zero_init(nn.Linear(width, categories))
         for table in (self.values, self.decided, self.before, self.after):
             nn.init.normal_(table.weight, std=0.3)
         with torch.no_grad():
@@ -129,7 +127,7 @@ class GroupNetwork(Network):
         after = (hidden.after - 1).clamp(min=0)
         return Groups(hidden.h, hidden.decided + self.decided(x), after), None
 
-    def steps(self, x: Tensor, context) -> Iterator[Step]:
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all groups (B, G, V) in one step."""
         mask = context.mask
         own = (x < self.cardinalities[0]).sum(-1)
@@ -143,7 +141,7 @@ class GroupNetwork(Network):
         groups = self.groups_after(sums[0], sums[1], before[mask], after[mask])
         yield Step(mask.nonzero(as_tuple=True), groups)
 
-    def start(self, context) -> GroupState:
+    def start(self, context: Context) -> GroupState:
         """Return the state before the first group; `context.features` are the sets' sizes."""
         return GroupState(self, context)
 
@@ -180,12 +178,12 @@ class Grouped:
     Attributes:
         index: Places of the elements by rank, (B, L) long.
         own: Latents (B, G, V).
-        given: Mask and context of the coupling.
+        given: Context of the coupling, with a mask (B, G, V).
     """
 
     index: Tensor
     own: Tensor
-    given: dict[str, Any]
+    given: Context
 
 
 class GroupCoupling(Bijection):
@@ -204,44 +202,40 @@ class GroupCoupling(Bijection):
         super().__init__()
         self.coupling = AutoregressiveCoupling(network)
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+    def forward(self, x, context=Context()):
         """Map x (B, L, 2)."""
-        x = masked(x.to(log_term_dtype(x)), mask)
-        groups = self._groups(x, mask)
-        return self._finish(x, groups, *self.coupling(groups.own, **groups.given))
+        x = prepare(x, context.mask)
+        groups = self._groups(x, context)
+        return self._finish(x, groups, *self.coupling(groups.own, groups.given))
 
-    def inverse(
-        self, z, *, mask=None, context=None, discarded=None, temperature=1.0, generator=None
-    ):
+    def inverse(self, z, context=Context()):
         """Map back; a temperature below 1 sharpens the conditional probabilities."""
-        z = masked(z.to(log_term_dtype(z)), mask)
-        groups = self._groups(z, mask)
-        own = self.coupling.inverse(groups.own, temperature=temperature, **groups.given)
+        z = prepare(z, context.mask)
+        groups = self._groups(z, context)
+        own = self.coupling.inverse(groups.own, groups.given)
         return self._finish(z, groups, own, None)[0]
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse_and_logdet(self, z, context=Context()):
         """Map back, without gradients."""
-        z = masked(z.to(log_term_dtype(z)), mask)
-        groups = self._groups(z, mask)
-        return self._finish(
-            z, groups, *self.coupling.inverse_and_logdet(groups.own, **groups.given)
-        )
+        z = prepare(z, context.mask)
+        groups = self._groups(z, context)
+        return self._finish(z, groups, *self.coupling.inverse_and_logdet(groups.own, groups.given))
 
-    def _groups(self, x: Tensor, mask: Tensor | None) -> Grouped:
+    def _groups(self, x: Tensor, context: Context) -> Grouped:
         network = self.coupling.network
         if x.shape[1] > network.elements:
             raise ValueError(
                 f"sets of {x.shape[1]} elements, but the model knows up to {network.elements}"
             )
-        index, sizes = ranking(x[..., 0], mask)
+        index, sizes = ranking(x[..., 0], context.mask)
         slots = len(network.cardinalities)
         room = network.groups * slots
         # (B, room) by rank; rank r lies in group r mod G, at place r // G.
         own = F.pad(x[..., 1].gather(1, index), (0, room - x.shape[1]))
         there = torch.arange(room, device=x.device) < sizes[:, None]
         own, there = (part.unflatten(1, (slots, -1)).transpose(1, 2) for part in (own, there))
-        context = Context(there.any(-1), there.sum(-1, keepdim=True).to(x.dtype))
-        return Grouped(index, own, {"mask": there, "context": context})
+        counts = there.sum(-1, keepdim=True).to(x.dtype)
+        return Grouped(index, own, replace(context, mask=there, features=counts))
 
     def _finish(self, x, groups: Grouped, moved, log_term):
         moved = moved.transpose(1, 2).flatten(1)[:, : x.shape[1]]

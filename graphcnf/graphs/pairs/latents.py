@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.coupling import MixtureLogisticCoupling, halves
 from graphcnf.flows.linear import InvertibleLinear
-from graphcnf.flows.transform import Bijection, Sequential, masked
+from graphcnf.flows.transform import Bijection, Context, Sequential, masked
 
 
 @dataclass
@@ -48,37 +48,37 @@ class NodesAndPairs(Bijection):
         self.nodes = nodes
         self.pairs = pairs
 
-    def _contexts(self, x, context):
-        """The contexts of the two."""
-        return context, context
+    def _contexts(self, x: GraphLatents, context: Context) -> tuple[Context, Context]:
+        """Return the contexts of the two."""
+        return replace(context, mask=x.node_mask), replace(context, mask=x.pair_mask)
 
-    def forward(self, x, *, mask=None, context=None, noise=None, discarded=None):
+    def forward(self, x, context=Context()):
         """Transform both parts; the log-dets add up."""
         for_nodes, for_pairs = self._contexts(x, context)
-        nodes, first = self.nodes(x.nodes, mask=x.node_mask, context=for_nodes)
-        pairs, second = self.pairs(x.pairs, mask=x.pair_mask, context=for_pairs)
+        nodes, first = self.nodes(x.nodes, for_nodes)
+        pairs, second = self.pairs(x.pairs, for_pairs)
         return replace(x, nodes=nodes, pairs=pairs), first + second
 
-    def inverse_and_logdet(self, z, *, mask=None, context=None):
+    def inverse_and_logdet(self, z, context=Context()):
         """Undo both parts."""
         for_nodes, for_pairs = self._contexts(z, context)
-        nodes, first = self.nodes.inverse_and_logdet(z.nodes, mask=z.node_mask, context=for_nodes)
-        pairs, second = self.pairs.inverse_and_logdet(z.pairs, mask=z.pair_mask, context=for_pairs)
+        nodes, first = self.nodes.inverse_and_logdet(z.nodes, for_nodes)
+        pairs, second = self.pairs.inverse_and_logdet(z.pairs, for_pairs)
         return replace(z, nodes=nodes, pairs=pairs), first + second
 
 
 class _Given(nn.Module):
-    """Conditioner whose parameters come as the context: one network made them for two couplings."""
+    """Conditioner that returns the features: one network made them for two couplings."""
 
-    def forward(self, x, mask=None, context=None):
-        return context
+    def forward(self, x, context):
+        return context.features
 
 
 class JointCoupling(NodesAndPairs):
     """Mixture-of-logistics coupling of nodes and pairs, both conditioned on the fixed channels.
 
     Args:
-        network: `network(nodes, pairs, latents, context)` with the untransformed channels of both
+        network: `network(nodes, context, pairs, latents)` with the untransformed channels of both
             returns parameters for the nodes (B, N, ...) and the pairs (B, P, ...).
         node_split: Untransformed node channels (with `swap`: transformed ones).
         pair_split: The same for pairs.
@@ -105,11 +105,13 @@ class JointCoupling(NodesAndPairs):
         self.swap = swap
 
     def _contexts(self, x, context):
-        """The parameters of both, of their untransformed channels."""
+        """Return the parameters of both, of their untransformed channels, as features."""
         x = x.masked()  # the network sees the padding, too
         both = (self.nodes, x.nodes), (self.pairs, x.pairs)
         parts = [values.tensor_split([coupling.split], -1) for coupling, values in both]
-        return self.network(*(part[self.swap] for part in parts), x, context)
+        nodes, pairs = (part[self.swap] for part in parts)
+        for_nodes, for_pairs = self.network(nodes, context, pairs, x)
+        return Context(x.node_mask, for_nodes), Context(x.pair_mask, for_pairs)
 
 
 def joint_flow(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical.sets.attention import AttentionBlock
-from graphcnf.flows.readout import ReadOut, silent
+from graphcnf.flows.readout import ReadOut, zero_init
+from graphcnf.flows.transform import Context
 from graphcnf.graphs.pairs.latents import dense
 
 
@@ -24,7 +25,7 @@ class PairNetwork(nn.Module):
         pair_in: Untransformed pair channels, 0 for a network of nodes only.
         pair_out: Parameters per pair.
         node_features: Channels of `context.features`, 0 for none.
-        pair_features: Channels of `context.pair_features`, 0 for none.
+        pair_features: Channels of `context.adjacency`, 0 for none.
         ordered: Whether the network may use the numbering of the nodes. Without it the network is
             equivariant to renumbering.
         max_nodes: Largest number of nodes.
@@ -62,7 +63,7 @@ class PairNetwork(nn.Module):
         # A constant would cancel in the softmax.
         self.relations = nn.Linear(pair_features, biases, bias=False) if pair_features else None
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
-        self.node_out = nn.Sequential(nn.LayerNorm(width), silent(ReadOut(width, node_out)))
+        self.node_out = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, node_out)))
         self.pair_in = pair_in
         if pair_in:
             self.pairs = nn.Linear(pair_in + pair_features, pair_width)
@@ -73,7 +74,7 @@ class PairNetwork(nn.Module):
             self.message = nn.Linear(pair_width, width)
             self.late_ends = nn.Linear(width, 2 * pair_width if ordered else pair_width, bias=False)
             self.late = nn.Sequential(nn.GELU(), nn.Linear(pair_width, 2 * pair_width), nn.GELU())
-            self.pair_out = silent(ReadOut(2 * pair_width, pair_out))
+            self.pair_out = zero_init(ReadOut(2 * pair_width, pair_out))
 
     def _from_ends(self, linear: nn.Linear, h: Tensor, index: Tensor) -> Tensor:
         """What a pair takes from its two nodes: a sum, of different maps if there is an order."""
@@ -84,10 +85,14 @@ class PairNetwork(nn.Module):
         later, earlier = projected.chunk(2, -1)
         return later[rows, index[..., 0]] + earlier[rows, index[..., 1]]
 
-    def forward(self, nodes: Tensor, pairs=None, latents=None, context=None, mask=None):
+    def forward(self, nodes: Tensor, context: Context, pairs=None, latents=None):
         """Return parameters (B, N, node_out), and (B, P, pair_out) if there are pairs.
 
-        As a conditioner of nodes only it is called as `network(x, mask=..., context=...)`.
+        Args:
+            nodes: Untransformed channels of the nodes, (B, N, node_in).
+            context: Mask (B, N), features and adjacency, see `graphcnf.graphs.features`.
+            pairs: Untransformed channels of the pairs, (B, P, pair_in).
+            latents: `GraphLatents` that the pairs belong to.
         """
         mask = context.mask
         count = mask.shape[1]
@@ -102,7 +107,7 @@ class PairNetwork(nn.Module):
             steps = (number[:, None] - number).clamp(-self.reach, self.reach) + self.reach
             bias = bias + self.relative[:, steps]
         if self.relations is not None:
-            bias = bias + self.relations(context.pair_features.to(h.dtype)).permute(0, 3, 1, 2)
+            bias = bias + self.relations(context.adjacency.to(h.dtype)).permute(0, 3, 1, 2)
         bias = bias.masked_fill(~mask[:, None, None, :], -1e9)
         if self.pair_in:
             e = self._pair_state(h, pairs, latents, context)
@@ -123,8 +128,8 @@ class PairNetwork(nn.Module):
         index = latents.index
         rows = torch.arange(len(h), device=h.device)[:, None]
         given = [pairs]
-        if context.pair_features is not None:
-            features = context.pair_features[rows, index[..., 0], index[..., 1]]
+        if context.adjacency is not None:
+            features = context.adjacency[rows, index[..., 0], index[..., 1]]
             given.append(features.to(pairs.dtype))
         e = self.pairs(torch.cat(given, -1)) + self._from_ends(self.ends, h, index)
         if self.pair_position is not None:

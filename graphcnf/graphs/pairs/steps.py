@@ -21,15 +21,14 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, draw_uniform
 from graphcnf.flows.coupling import coupling_stack
-from graphcnf.flows.readout import silent
-from graphcnf.flows.transform import Noise, sum_log_term
+from graphcnf.flows.readout import zero_init
+from graphcnf.flows.transform import Context, Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.codings import AnyGraph
 from graphcnf.graphs.features import (
     MAX_COUNT,
     NODE_FEATURES,
     PAIR_FEATURES,
-    GraphContext,
     structure_context,
     typed_context,
 )
@@ -62,7 +61,7 @@ class VirtualEdges(nn.Module):
         self.linear = nn.Linear(dim, 1)
         nn.init.constant_(self.linear.weight, -4.0 / dim)
         nn.init.zeros_(self.linear.bias)
-        self.network = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), silent(nn.Linear(32, 1)))
+        self.network = nn.Sequential(nn.Linear(dim, 32), nn.GELU(), zero_init(nn.Linear(32, 1)))
 
     def to_joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Move latents of real edges to their place; log-det per edge, (B, P)."""
@@ -164,10 +163,10 @@ class PairSteps(AnyGraph):
             partial(PairNetwork, **given, **joint), couplings=number[2], **sizes
         )
 
-    def _structure(self, adjacency: Tensor, mask: Tensor) -> GraphContext:
+    def _structure(self, adjacency: Tensor, mask: Tensor) -> Context:
         return structure_context(adjacency, mask, self.virtual.shift.dtype, ordered=self.ordered)
 
-    def _typed(self, bonds: Tensor, mask: Tensor) -> GraphContext:
+    def _typed(self, bonds: Tensor, mask: Tensor) -> Context:
         return typed_context(
             bonds, mask, self.bond_categories, self.virtual.shift.dtype, ordered=self.ordered
         )
@@ -179,17 +178,17 @@ class PairSteps(AnyGraph):
     def _run(self, batch: GraphBatch, noise: Noise | None):
         """Encode a batch; return the joint latents of the base space and the bound's terms."""
         mask = batch.mask
-        node = self.node_encoding.encode(batch.node_types, mask=mask, noise=noise)
-        z, node_term = self.nodes(node.z, mask=mask, context=self._typed(batch.bonds, mask))
+        node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
+        z, node_term = self.nodes(node.z, self._typed(batch.bonds, mask))
 
         index, pair_mask = all_pairs(mask)
         kinds = self._bonds_of(batch.bonds, index)
         edges, real, place = _edges(kinds > 0, index)
         edge_types = (self._bonds_of(batch.bonds, edges) - 1).clamp(min=0)
-        edge = self.bond_encoding.encode(edge_types, mask=real, noise=noise)
+        edge = self.bond_encoding.encode(edge_types, Context(real, noise=noise))
         joint, bond_term = self.bonds(
             GraphLatents(z, edge.z, mask, real, edges),
-            context=self._structure(batch.adjacency, mask),
+            self._structure(batch.adjacency, mask),
         )
 
         moved, log_det = self.virtual.to_joint(joint.pairs)
@@ -201,7 +200,7 @@ class PairSteps(AnyGraph):
         log_p = F.logsigmoid(torch.where(is_real, logit, -logit))
         right = ((logit > 0) == is_real) & pair_mask
         z, adjacency_term = self.adjacency(
-            GraphLatents(joint.nodes, pairs, mask, pair_mask, index), context=GraphContext(mask)
+            GraphLatents(joint.nodes, pairs, mask, pair_mask, index), Context(mask)
         )
         total = pair_mask.sum(1).clamp(min=1)
         accuracy = torch.where(pair_mask.any(1), right.sum(1) / total, 1.0)
@@ -247,7 +246,7 @@ class PairSteps(AnyGraph):
         z = GraphLatents(
             temperature * latents["nodes"], temperature * latents["pairs"], mask, pair_mask, index
         )
-        joint = self.adjacency.inverse(z, context=GraphContext(mask))
+        joint = self.adjacency.inverse(z, Context(mask))
         logit = self.virtual.logit(joint.pairs)
         if sample:
             draw = draw_uniform(
@@ -262,12 +261,14 @@ class PairSteps(AnyGraph):
         moved = torch.where(real[..., None], self.virtual.from_joint(at_edges), 0)
         adjacency = dense(real, edges, mask.shape[1])
         known = replace(joint, pairs=moved, pair_mask=real, index=edges)
-        known = self.bonds.inverse(known, context=self._structure(adjacency, mask))
-        options = {"sample": sample, "generator": generator}
-        types = self.bond_encoding.decode(known.pairs, mask=real, **options)
+        known = self.bonds.inverse(known, self._structure(adjacency, mask))
+        context = Context(real, generator=generator)
+        types = self.bond_encoding.decode(known.pairs, context, sample=sample)
         bonds = dense(torch.where(real, types + 1, 0), edges, mask.shape[1])
-        nodes = self.nodes.inverse(known.nodes, mask=mask, context=self._typed(bonds, mask))
-        return GraphBatch(self.node_encoding.decode(nodes, mask=mask, **options), bonds, mask)
+        nodes = self.nodes.inverse(known.nodes, self._typed(bonds, mask))
+        context = Context(mask, generator=generator)
+        types = self.node_encoding.decode(nodes, context, sample=sample)
+        return GraphBatch(types, bonds, mask)
 
 
 def _edges(is_real: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

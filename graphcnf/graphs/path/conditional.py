@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.path.fragment import Fragment
 from graphcnf.graphs.path.network import Nodes
 from graphcnf.graphs.path.placement import FREE, Progress, Steps
@@ -157,7 +157,7 @@ class ConditionalWalk:
         network = self.network
         device = network.initial.device
         mask = torch.ones(count, size, dtype=torch.bool, device=device)
-        state = network.start(GraphContext(mask))
+        state = network.start(Context(mask))
         progress = Progress(self.fragment, size, count, network.support)
         known = torch.zeros(
             count, size, len(network.cardinalities), dtype=torch.long, device=device

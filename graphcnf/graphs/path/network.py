@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import InSequence, Network, Step
 from graphcnf.categorical.transformer import HIDDEN, Transformer
-from graphcnf.flows.readout import ReadOut, silent
+from graphcnf.flows.readout import ReadOut, zero_init
+from graphcnf.flows.transform import Context
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import Places, Support
 from graphcnf.graphs.path.walk import (
@@ -150,7 +151,7 @@ class PathNetwork(Network):
         # A variable knows the ones before it by one table each, with gains of its own.
         self.chain = nn.ModuleList(nn.Embedding(c, head_width) for c in self.cardinalities[:-1])
         self.gains = nn.Parameter(torch.ones(len(self.cardinalities), head_width))
-        self.outputs = nn.ModuleList(silent(ReadOut(head_width, c)) for c in self.cardinalities)
+        self.outputs = nn.ModuleList(zero_init(ReadOut(head_width, c)) for c in self.cardinalities)
         self.conditions = None if targets is None else TargetEmbedding(targets, width)
         self.shares = None if targets is None else Shares(self.cardinalities, targets, width)
         for table in [self.position, self.remaining, *self.values]:
@@ -215,17 +216,17 @@ class PathNetwork(Network):
             raise ValueError("this model was trained without targets")
         return self.shares.of(x, path.links(x))
 
-    def _check(self, context) -> None:
+    def _check(self, context: Context) -> None:
         nodes = context.mask.shape[1]
         if nodes > self.max_nodes:
             raise ValueError(f"graphs of {nodes} nodes, but the model knows up to {self.max_nodes}")
 
     # --- steps
 
-    def steps(self, x: Tensor, context) -> Iterator[Step]:
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all nodes of known categories in one step."""
         self._check(context)
-        mask, conditions = context.mask, context.targets
+        mask, conditions = context.mask, context.conditions
         x = torch.where(mask[..., None], x, 0)
         batch, size = mask.shape
         tables, number = Tables(self), torch.arange(size, device=mask.device)
@@ -249,10 +250,10 @@ class PathNetwork(Network):
         around = self.support.before_each(path.take(real), to_come[mask] == 1)
         yield Step(mask.nonzero(as_tuple=True), self._nodes(h[mask], around, tables))
 
-    def start(self, context) -> PathState:
+    def start(self, context: Context) -> PathState:
         """Return the state before the first node of every graph."""
         self._check(context)
-        return PathState(self, context.mask, context.targets)
+        return PathState(self, context.mask, context.conditions)
 
     def _nodes(self, h: Tensor, places: Places, tables: Tables) -> Nodes:
         return Nodes(h, F.linear(h, tables.weight, tables.bias), None, places)

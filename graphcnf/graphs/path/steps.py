@@ -6,9 +6,8 @@ from torch import Tensor, nn
 
 from graphcnf.categorical import Bound
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
-from graphcnf.flows.transform import Noise
+from graphcnf.flows.transform import Context, Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.features import GraphContext
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.code import KINDS, AtomCode
 from graphcnf.graphs.path.network import PathNetwork
@@ -102,7 +101,7 @@ class PathSteps(nn.Module):
         probabilities: nothing is left to bound. `CategoricalFlow.bound` of the same flow gives the
         same but for the margins of the intervals.
         """
-        context = GraphContext(batch.mask, targets=batch.targets)
+        context = Context(batch.mask, conditions=batch.targets)
         parts = self.flow.flow.log_probs(self.code.encode(batch), context).sum(1)
         bounds = {}
         for kind in KINDS:
@@ -113,8 +112,8 @@ class PathSteps(nn.Module):
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Latents of the base space, (B, N, V)."""
         x = self.code.encode(batch)
-        context = GraphContext(batch.mask, targets=batch.targets)
-        return {"atoms": self.flow.encode(x, mask=batch.mask, context=context, noise=noise)}
+        context = Context(batch.mask, conditions=batch.targets, noise=noise)
+        return {"atoms": self.flow.encode(x, context)}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
@@ -126,13 +125,17 @@ class PathSteps(nn.Module):
         return {"atoms": z}
 
     def decode(
-        self, latents: Latents, mask: Tensor, *, targets: Tensor | None = None, **options
+        self,
+        latents: Latents,
+        mask: Tensor,
+        *,
+        targets: Tensor | None = None,
+        sample: bool = False,
+        **draw,
     ) -> GraphBatch:
         """Graphs of latents, of which `targets` (B, P) are asked.
 
-        `options` are `temperature`, `sample` and `generator`.
+        `draw` are `temperature` and `generator`.
         """
-        context = GraphContext(mask, targets=targets)
-        return self.code.decode(
-            self.flow.decode(latents["atoms"], mask=mask, context=context, **options), mask
-        )
+        context = Context(mask, conditions=targets, **draw)
+        return self.code.decode(self.flow.decode(latents["atoms"], context, sample=sample), mask)

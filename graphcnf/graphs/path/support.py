@@ -139,7 +139,7 @@ class Support(nn.Module):
         edge_weights: list[int] | None = None,
         support: bool = True,
     ) -> dict[str, list[int] | None]:
-        """Return the arguments of steps with such a limit: `edge_weights`, and `largest_sums` of some graphs.
+        """Return the arguments `edge_weights` and `largest_sums` of steps for some graphs.
 
         Args:
             graphs: Every graph that is to be possible.

@@ -63,7 +63,7 @@ class EdgeChoices:
         kinds: Tensor,
         rings: Tensor,
     ) -> EdgeChoices:
-        """Return the choices of the nodes `rows` (graph and node, (M,) long) by `partner` (M, N)."""
+        """Return the choices of nodes `rows` (graph and node, (M,) long) by `partner` (M, N)."""
         graph, node = (part[:, None].expand_as(partner) for part in rows)
         sizes, places = known.parts[..., 0], known.parts[..., 1] + known.parts[..., 2]
         part = known.together.int().argmax(-1)[graph, partner] + 1
@@ -117,7 +117,7 @@ class EdgeChoices:
         return (left <= 2) & (size < nodes)
 
     def add(self, x: Tensor) -> EdgeChoices:
-        """Return the choices after the next one, x (M,): numbers of partners, N or more for none."""
+        """Return the choices after the next, x (M,): numbers of partners, N or more for none."""
         nodes = self.fresh.shape[-1]
         here = F.one_hot(x.clamp(max=nodes), nodes + 1)[..., :-1].bool()
         any_, new = here.any(-1), here & ~self.joined

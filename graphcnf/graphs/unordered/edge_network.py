@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import InSequence, Network, Step
 from graphcnf.categorical.transformer import HIDDEN, Transformer
-from graphcnf.flows.readout import ReadOut, silent
+from graphcnf.flows.readout import ReadOut, zero_init
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.unordered.choices import EdgeChoices
 from graphcnf.graphs.unordered.known import FAR, Known, known_of
@@ -91,7 +91,7 @@ class EdgeNetwork(Network):
         self.both = nn.Linear(pair_width, pair_width, bias=False)
         self.of_state = nn.Embedding(self.states, pair_width)
         self.middle = nn.Linear(pair_width, pair_width)
-        self.leave = silent(ReadOut(pair_width, kinds))
+        self.leave = zero_init(ReadOut(pair_width, kinds))
         tables = (self.labels, self.nodes, self.stage, self.bias, *self.parts, *self.whole)
         for embedding in tables:
             nn.init.normal_(embedding.weight, std=0.2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import Network, Step
-from graphcnf.flows.readout import ReadOut, silent
+from graphcnf.flows.readout import ReadOut, zero_init
 from graphcnf.graphs.unordered.labels import NodeLabels
 from graphcnf.graphs.unordered.partial import UnorderedContext, ranks_of
 
@@ -127,7 +127,7 @@ class NodeLabelNetwork(Network):
             )
             for _ in range(layers)
         )  # fmt: skip
-        self.leave = nn.Sequential(nn.LayerNorm(width), silent(ReadOut(width, table.count)))
+        self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, table.count)))
         for block in self.blocks:
             nn.init.zeros_([*block.children()][-1].get_parameter("weight"))
         for embedding in (self.nodes, self.to_come, self.surplus, self.bridges):

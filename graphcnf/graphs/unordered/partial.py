@@ -9,14 +9,13 @@ nothing depends on how the nodes are numbered.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.categorical.encoding import take
-from graphcnf.flows.transform import Noise
+from graphcnf.flows.transform import Context, Noise, take
 from graphcnf.graphs.unordered.labels import NodeLabels
 
 
@@ -39,24 +38,22 @@ def ranks_of(uniforms: Tensor, mask: Tensor, which: int) -> Tensor:
     return uniforms[..., which].masked_fill(~mask, 2.0).argsort(1).argsort(1)
 
 
-@dataclass
-class UnorderedContext:
-    """Context of the networks of labels and edges.
+@dataclass(frozen=True, eq=False)
+class UnorderedContext(Context):
+    """Context of the networks of labels and edges; a graph has as many rounds of edges as nodes.
 
     Attributes:
-        mask: Real nodes, (B, N) bool; a graph has as many rounds of edges as nodes.
         uniforms: Uniforms of the nodes, see `draw_uniforms`.
         labels: Of the nodes, (B, N) long; None while they are drawn.
     """
 
-    mask: Tensor
-    uniforms: Tensor
+    uniforms: Tensor = None  # type: ignore[assignment]  # always given
     labels: Tensor | None = None
 
     def __getitem__(self, rows) -> UnorderedContext:
         """Return the context of some of the graphs."""
         labels = None if self.labels is None else self.labels[rows]
-        return UnorderedContext(self.mask[rows], self.uniforms[rows], labels)
+        return replace(self, mask=self.mask[rows], uniforms=self.uniforms[rows], labels=labels)
 
     def of_frontier(self, g: int) -> Tensor:
         """Return the uniforms (B, N) of which the smallest decides on the frontier node."""
@@ -164,7 +161,7 @@ def choices_of(row: Tensor, order: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 def log_orders(kinds: Tensor, count: int) -> Tensor:
-    """Return the log of the number of orders of choices of the same kind; kinds (R, M) long -> (R,)."""
+    """Return the log orders (R,) of choices of the same kinds (R, M) long."""
     steps = torch.arange(1, count + 1, device=kinds.device)
     same = (kinds[..., None] == steps).sum(1)
     return torch.lgamma(same + 1.0).sum(-1)

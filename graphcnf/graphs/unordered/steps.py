@@ -8,7 +8,7 @@ step looks at one random round of each graph (order-agnostic training: Uria et a
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,7 @@ class RoundSteps(nn.Module):
         """Categories of both flows, their context, and the log orders of the choices."""
         mask = batch.mask
         labels, kinds = self.table.encode(batch)
-        context = UnorderedContext(mask, uniforms, labels)
+        context = UnorderedContext(mask, uniforms=uniforms, labels=labels)
         choices, orders = self.pairs.network.encode(kinds, context)
         labels = torch.where(mask, labels, 0)[..., None]
         choices = torch.where(mask[..., None], choices, 0)
@@ -136,7 +136,7 @@ class RoundSteps(nn.Module):
         """
         uniforms = draw_uniforms(batch.mask, self.max_nodes)
         labels, kinds = self.table.encode(batch)
-        context = UnorderedContext(batch.mask, uniforms, labels)
+        context = UnorderedContext(batch.mask, uniforms=uniforms, labels=labels)
         return {
             "nodes": Bound.exact(self._estimate_labels(context)),
             "bonds": Bound.exact(self._estimate_edges(context, kinds)),
@@ -190,10 +190,10 @@ class RoundSteps(nn.Module):
         """
         uniforms = draw_uniforms(batch.mask, self.max_nodes, noise)
         labels, choices, context, _ = self._encoded(batch, uniforms)
-        options: dict[str, Any] = {"mask": batch.mask, "context": context, "noise": noise}
+        context = replace(context, noise=noise)
         return {
-            "nodes": self.nodes.encode(labels, **options),
-            "pairs": self.pairs.encode(choices, **options),
+            "nodes": self.nodes.encode(labels, context),
+            "pairs": self.pairs.encode(choices, context),
             "order": uniforms,
         }
 
@@ -211,10 +211,13 @@ class RoundSteps(nn.Module):
         """Graphs of latents; `options` are `temperature`, `sample` and `generator`."""
         return self.table.decode(*self.decode_labels(latents, mask, **options), mask)
 
-    def decode_labels(self, latents: Latents, mask: Tensor, **options) -> tuple[Tensor, Tensor]:
+    def decode_labels(
+        self, latents: Latents, mask: Tensor, *, sample: bool = False, **draw
+    ) -> tuple[Tensor, Tensor]:
         """Labels (B, N) and kinds (B, N, N) of latents, which need not fit: see `NodeLabels`."""
-        context = UnorderedContext(mask, latents["order"])
-        labels = self.nodes.decode(latents["nodes"], context=context, **options)
-        context.labels = torch.where(mask, labels[..., 0], self.table.count)
-        choices = self.pairs.decode(latents["pairs"], context=context, **options)
-        return context.labels, self.pairs.network.decode(choices, context)
+        context = UnorderedContext(mask, uniforms=latents["order"], **draw)
+        labels = self.nodes.decode(latents["nodes"], context, sample=sample)
+        labels = torch.where(mask, labels[..., 0], self.table.count)
+        context = replace(context, labels=labels)
+        choices = self.pairs.decode(latents["pairs"], context, sample=sample)
+        return labels, self.pairs.network.decode(choices, context)
