@@ -13,6 +13,7 @@ from graphcnf.graphs.path.code import KINDS, AtomCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.path.walk import Path
+from graphcnf.graphs.record_blocks import BLOCK
 from graphcnf.graphs.targets import TargetEmbedding
 
 
@@ -72,6 +73,9 @@ class PathSteps(nn.Module):
         if graphs.node_counts.max() < 3:
             limits["largest_sums"] = None
         return {**AtomCode.measure(graphs), **limits}
+
+    batch_size = BLOCK
+    """Graphs that are drawn at once: complete ones leave, so their sizes may differ."""
 
     without_support = {"largest_sums": None}
     """Arguments of the constructor with which sums of edge weights have no limit."""
