@@ -61,8 +61,8 @@ class Network(nn.Module):
 
     cardinalities: Sequence[int]
 
-    def start(self, context: Context) -> State:
-        """Return the state before the first step; the mask of the context is (B, N)."""
+    def start(self, context: Any) -> State:
+        """Return the state before the first step; `context` is a `Context` with a mask (B, N)."""
         raise NotImplementedError
 
     def logits(self, hidden) -> Tensor:
@@ -78,7 +78,7 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
-    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+    def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
         """Yield the steps of known categories x (B, N, V), in as few as suits the network."""
         state = self.start(context)
         while (step := state.step()) is not None:
@@ -138,6 +138,8 @@ class AutoregressiveCoupling(Bijection):
     """
 
     tempers = True
+    # A `Network`; its further methods are known where its class is.
+    network: Any
 
     def __init__(self, network: Network, rules: Callable[[Any], Tensor] | None = None):
         super().__init__()

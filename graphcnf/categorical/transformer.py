@@ -176,4 +176,6 @@ class Transformer(nn.ModuleList):
 
     def cache(self, mask: Tensor) -> Cache:
         """Return an empty cache for rows with the real positions `mask` (B, N)."""
-        return Cache(len(self), mask, self[0].norm.weight)
+        block = self[0]
+        assert isinstance(block, Block)
+        return Cache(len(self), mask, block.norm.weight)

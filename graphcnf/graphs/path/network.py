@@ -76,14 +76,14 @@ class Tables:
     """
 
     def __init__(self, network: PathNetwork):
-        self.values = torch.cat([table.weight for table in network.values])
+        self.values = torch.cat([t.get_parameter("weight") for t in network.values])
         counts = torch.tensor([0, *network.cardinalities[:-1]], device=self.values.device)
         self.offsets = counts.cumsum(0)
         levels = network.on_level.weight[:, None] + network.degree.weight
         self.levels = F.pad(levels.flatten(0, 1), (0, 0, 1, 0))
         common = network.hidden[: AtomCode.COMMON]
-        self.weight = torch.cat([layer.weight for layer in common])
-        self.bias = torch.cat([layer.bias for layer in common])
+        self.weight = torch.cat([layer.get_parameter("weight") for layer in common])
+        self.bias = torch.cat([layer.get_parameter("bias") for layer in common])
 
 
 class PathNetwork(Network):
@@ -172,7 +172,7 @@ class PathNetwork(Network):
             key = hashed(key, codes[:, level])
             if level + 1 in TOGETHER:
                 table = next(together)
-                parts.append(table(key % table.num_embeddings))
+                parts.append(table(key % len(table.get_parameter("weight"))))
         return self.path(channels.flatten(1)) + self.joined(torch.cat(parts, -1))
 
     def _contents(self, x: Tensor, tables: Tables) -> Tensor:
@@ -247,8 +247,8 @@ class PathNetwork(Network):
         bias = self._biases(number, at[NODE].unflatten(0, mask.shape))
         h = self.norm(self.blocks(self.dropout(h), bias))
         real = mask.flatten().nonzero()[:, 0]
-        around = self.support.before_each(path.take(real), to_come[mask] == 1)
-        yield Step(mask.nonzero(as_tuple=True), self._nodes(h[mask], around, tables))
+        room = self.support.before_each(path.take(real), to_come[mask] == 1)
+        yield Step(mask.nonzero(as_tuple=True), self._nodes(h[mask], room, tables))
 
     def start(self, context: Context) -> PathState:
         """Return the state before the first node of every graph."""
@@ -331,8 +331,8 @@ class PathState:
         bias = F.embedding(level, self.by_level) + near
         h = net.norm(net.blocks.step(h, bias, self.cache))
         free = self.free[:count, : net.support.pad + number + 1]
-        around = net.support.places(free, self.path.depth[:count], to_come == 1)
-        return Step(at, net._nodes(h, around, self.tables))
+        room = net.support.places(free, self.path.depth[:count], to_come == 1)
+        return Step(at, net._nodes(h, room, self.tables))
 
     def _add(self, number: int, x: Tensor) -> None:
         """Append node `number`, of categories x (R, V), to the paths of R graphs."""

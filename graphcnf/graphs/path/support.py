@@ -55,9 +55,9 @@ class Places:
 
     def __getitem__(self, rows: Tensor) -> Places:
         """Return the places around some of the nodes."""
-        parts: list = [getattr(self, field.name) for field in fields(self)]
-        parts[4] = tuple(value[rows] for value in self.x)
-        return Places(*(p[rows] if isinstance(p, Tensor) else p for p in parts))
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "x"}
+        some = {name: part[rows] for name, part in parts.items() if part is not None}
+        return Places(**some, x=tuple(value[rows] for value in self.x))
 
 
 class Support(nn.Module):

@@ -167,7 +167,8 @@ class RoundSteps(nn.Module):
             row = torch.where(partial.done, 0, kinds[at, node])
             partial = partial.add(node, real & (g < now), row)
         frontier = partial.frontier(mask)
-        rows = graph, _ = frontier.nonzero(as_tuple=True)
+        graph, node = frontier.nonzero(as_tuple=True)
+        rows = graph, node
         hidden = network.choices_at(
             context, partial, rows, network.kinds_of_choices(partial.free[rows])
         )
