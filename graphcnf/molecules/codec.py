@@ -2,11 +2,11 @@
 
 A graph holds the heavy atoms, kekulized, without stereo and isotopes; hydrogens are implicit. It is
 a function of the molecule, whatever order its atoms came in: the molecule is written as RDKit's
-canonical SMILES (very symmetric cages, where that is none, by `graphcnf.molecules.cages`), and the
-graph is read off that string. Atoms are numbered depth-first from the first one, rings before
-branches: a ring is closed as soon as it can be, not after everything that hangs on it. Where the
-vocabulary has marks, atoms and bonds also say whether they are aromatic; coming back, the Kekulé
-structure alone counts.
+canonical SMILES, and the graph is read off that string. (Very symmetric cages, cubic ones of large
+girth, have several such SMILES; no molecule of ZINC250k or QM9 is one.) Atoms are numbered
+depth-first from the first one, rings before branches: a ring is closed as soon as it can be, not
+after everything that hangs on it. Where the vocabulary has marks, atoms and bonds also say whether
+they are aromatic; coming back, the Kekulé structure alone counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager
 from rdkit import Chem, rdBase
 
 from graphcnf.graphs.packed import MAX_NODES
-from graphcnf.molecules.cages import cage_smiles, is_cage
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
 _NAMES = {bond: bond.name for bond in Chem.BondType.values.values()}
@@ -84,7 +83,7 @@ def canonical_smiles(mol: Chem.Mol) -> str:
         hydrogens |= atom.GetAtomicNum() == 1
     Chem.RemoveStereochemistry(mol)
     mol = Chem.RemoveHs(mol) if hydrogens else mol
-    return cage_smiles(mol) if is_cage(mol) else Chem.MolToSmiles(mol)
+    return Chem.MolToSmiles(mol)
 
 
 def canonical(smiles: str) -> Chem.Mol:

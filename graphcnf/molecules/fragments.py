@@ -42,6 +42,21 @@ class MoleculeFragment:
     query: Chem.Mol
     atoms: int
 
+    def substituents(self, molecule: Chem.Mol) -> dict[int, list[str]]:
+        """Return SMILES of the parts at each atom with attachment points, by the atom's number.
+
+        One place of the fragment is taken, the first that RDKit finds. A part that is bonded to two
+        atoms of the fragment stands at both; dummy atoms are labelled by those atoms' numbers.
+        """
+        atoms = self.fragment.sockets.nonzero()[:, 0].tolist()
+        found: dict[int, list[str]] = {k: [] for k in atoms}
+        rest = Chem.ReplaceCore(molecule, self.query, labelByIndex=True)
+        for part in Chem.GetMolFrags(rest, asMols=True, sanitizeFrags=False):
+            for atom in part.GetAtoms():
+                if not atom.GetAtomicNum():
+                    found.setdefault(atom.GetIsotope(), []).append(Chem.MolToSmiles(part))
+        return found
+
     def places(self, molecule: Chem.Mol) -> int:
         """Ways to find it in a molecule, symmetric ones included, 0 if it is not there."""
         return len(molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES))

@@ -1,14 +1,16 @@
 """Molecules that hold a fragment, drawn from the model given it.
 
-Walks with the fragment forced into them are drawn in rounds of a fixed number; each molecule that
-comes out has a weight, and a share of every round is chosen by the weights, without repeats. With
-one walk per molecule all of them are taken as they come, with many the choice approaches the
-model's distribution given the fragment.
+Walks with the fragment forced into them are drawn in rounds of a fixed number, and each has a
+weight. A molecule is taken with the probability min(1, weight / threshold): rejection control (Liu,
+Chen & Wong 1998). The threshold is that of all rounds, so that a round without likely molecules
+gives none. With one walk per molecule all of them are taken as they come, with many the choice
+approaches the model's distribution given the fragment.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -30,8 +32,11 @@ from graphcnf.molecules.validity import strict
 if TYPE_CHECKING:
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
-ROUND = 96
-"""Walks in a round, all with the same number of atoms."""
+ROUND = 256
+"""Walks in a round."""
+
+ROUNDS = 16
+"""Rounds whose weights say which molecules are taken, the present one and those before."""
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Multiples of it, modulo 1, fill the unit interval evenly at every count."""
@@ -39,10 +44,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 TRIAL = 64
 """Walks before the first round, which only show in which orders the model knows the fragment."""
 
-NEGLIGIBLE = 1e-7
-"""Molecules with a smaller share of the largest weight of a round are not taken."""
-
-PATIENCE = 20
+PATIENCE = 8
 """Rounds in a row without a further molecule after which the search is given up."""
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -80,12 +82,14 @@ class Found:
     Attributes:
         smiles: Canonical SMILES.
         graph: Node types, edges, edge types.
-        log_weight: Of the molecule among those of its round.
+        log_weight: Of the molecule, comparable between rounds.
+        ancestor: Of the walks in a round, the one that it shares free atoms with.
     """
 
     smiles: str
     graph: tuple
     log_weight: float
+    ancestor: int = 0
 
 
 @dataclass
@@ -123,6 +127,8 @@ class Growth:
         walks: Number of walks so far.
         ended: Number of them that placed the whole fragment; the others came to a dead end.
         valid: Number of them that are valid molecules with the fragment.
+        substituents: Distinct parts of the molecules given so far at each atom of the fragment with
+            attachment points, see `MoleculeFragment.substituents`.
 
     Raises:
         UserError: The model draws no graphs atom by atom, or none that is large enough, or a number
@@ -149,7 +155,9 @@ class Growth:
         self.seed, self.temperature, self.particles = seed, temperature, particles
         self.walks = self.ended = self.valid = 0
         self.text = fragment.text
+        self.substituents: dict[int, set[str]] = {}
         self._whole = self._aim(fragment, atoms)
+        self._weights: deque[np.ndarray] = deque(maxlen=ROUNDS)
 
     def molecules(self) -> Iterator[Found]:
         """Distinct molecules without end, the same ones for the same seed.
@@ -161,16 +169,24 @@ class Growth:
         idle, number = 0, 0
         while idle < PATIENCE:
             before = len(seen)
-            for found in self._choose(self._round(number), number):
-                if found.smiles not in seen:
-                    seen.add(found.smiles)
-                    yield found
+            found = self._round(number)
+            new = [one for smiles, one in found.items() if smiles not in seen]
+            for one in self._choose(new, number):
+                seen.add(one.smiles)
+                self._note_substituents(one)
+                yield one
             idle = idle + 1 if len(seen) == before else 0
             number += 1
         raise UserError(
             f"{self.text[:80]!r}: {len(seen)} molecules found and no further one in "
             f"{PATIENCE * ROUND:,} tries; {self._advice(len(seen))}"
         )
+
+    def _note_substituents(self, one: Found) -> None:
+        fragment = self._whole.fragment
+        if bool(fragment.fragment.sockets.any()):
+            for atom, parts in fragment.substituents(codec.parse(one.smiles)).items():
+                self.substituents.setdefault(atom, set()).update(parts)
 
     def _advice(self, found: int) -> str:
         return "ask for fewer or for other sizes" if found else "the model cannot grow from it"
@@ -208,7 +224,7 @@ class Growth:
         walks = self._draw(aim, number + 1, ROUND)
         graphs = walks.graphs.to_packed()
         found: dict[str, Found] = {}
-        log_weights = walks.log_weights.cpu().numpy()
+        log_weights, ancestor = walks.log_weights.cpu().numpy(), walks.ancestor.tolist()
         self.walks += len(log_weights)
         self.ended += int(np.isfinite(log_weights).sum())
         with codec.quiet():
@@ -227,34 +243,59 @@ class Growth:
                 weight = float(log_weights[k]) - math.log(places)
                 if smiles in found:
                     weight = np.logaddexp(weight, found[smiles].log_weight)
-                found[smiles] = Found(smiles, graph, float(weight))
+                found[smiles] = Found(smiles, graph, float(weight), ancestor[k])
         return found
 
     def _draw(self, aim: Aim, number: int, count: int) -> Walks:
         random = np.random.default_rng((self.seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
-        size = self._size(aim, number)
+        sizes = torch.from_numpy(self._sizes(aim, number, count))
         with one_thread(self.model.device):
-            walks = aim.walk.draw(size, count, aim.experience, generator)
+            walks = aim.walk.draw(sizes, aim.experience, generator)
         aim.experience.learn(walks)
         return walks
 
-    def _size(self, aim: Aim, number: int) -> int:
-        """Number of atoms of a round: a draw from the sizes, and the first few spread over them."""
-        place = (np.random.default_rng((self.seed, 0, 3)).random() + number * GOLDEN) % 1
+    def _sizes(self, aim: Aim, number: int, count: int) -> np.ndarray:
+        """Numbers of atoms of the walks of a round, spread over their distribution, (count,)."""
+        start = np.random.default_rng((self.seed, 0, 3)).random()
+        places = (start + (number * ROUND + np.arange(count)) * GOLDEN) % 1
         cumulative = np.cumsum(aim.sizes)
-        return int(np.searchsorted(cumulative, place * cumulative[-1], side="right"))
+        return np.searchsorted(cumulative, places * cumulative[-1], side="right")
 
-    def _choose(self, found: dict[str, Found], number: int) -> list[Found]:
-        """A share of the molecules of a round, by weight and without repeats."""
-        if self.particles == 1:
-            return list(found.values())
+    def _choose(self, found: list[Found], number: int) -> list[Found]:
+        """The molecules of a round that are taken, in any order."""
         random = np.random.default_rng((self.seed, number + 1, 1))
-        # The largest of weight times Gumbel noise: drawn one after the other without replacement.
-        most = max((one.log_weight for one in found.values()), default=0.0)
-        kept = [one for one in found.values() if one.log_weight > most + math.log(NEGLIGIBLE)]
-        ranked = sorted(kept, key=lambda one: -(one.log_weight + random.gumbel()))
-        return ranked[: max(1, ROUND // self.particles)]
+        # Of those that share free atoms one at most, so that all are independent.
+        groups: dict[int, list[Found]] = {}
+        for one in found:
+            groups.setdefault(one.ancestor, []).append(one)
+        if self.particles == 1:
+            return found
+        taken = []
+        sums = np.array([
+            np.logaddexp.reduce([one.log_weight for one in group]) for group in groups.values()
+        ])  # fmt: skip
+        self._weights.append(sums)
+        threshold = log_threshold(
+            np.concatenate(self._weights), len(self._weights) * ROUND / self.particles
+        )
+        for group, weight in zip(groups.values(), sums, strict=True):
+            if math.log(random.random()) < weight - threshold:
+                ranks = [one.log_weight + random.gumbel() for one in group]
+                taken.append(group[int(np.argmax(ranks))])
+        return [taken[k] for k in random.permutation(len(taken))]
+
+
+def log_threshold(log_weights: np.ndarray, count: float) -> float:
+    """The c with which the sum of min(1, weight / exp(c)) is `count`; -inf for all of them."""
+    if count >= len(log_weights):
+        return -math.inf
+    w = np.sort(log_weights)
+    # With the n largest at 1, the rest has to sum up to count - n.
+    below = np.logaddexp.accumulate(w)[::-1]
+    n = np.arange(min(len(w), math.ceil(count)))
+    c = below[n] - np.log(count - n)
+    return float(c[np.argmax(w[::-1][n] <= c)])
 
 
 def take(growth: Growth, n: int) -> list[Found]:

@@ -75,12 +75,20 @@ def write_grown(
     )
     write_found(growth.molecules(), recipe, number, out, convert)
     share = growth.valid / max(growth.ended, 1)
-    figures = {"written": number, "distinct": number, "walks": growth.walks,
-               "placed": growth.ended, "valid": growth.valid}  # fmt: skip
+    figures: dict[str, int | list[int]] = {
+        "written": number, "distinct": number, "walks": growth.walks, "placed": growth.ended,
+        "valid": growth.valid,
+    }  # fmt: skip
+    groups = [len(parts) for parts in growth.substituents.values()]
+    if groups:
+        figures["substituents"] = groups
     sentence = (
         f"{number:,} distinct molecules with {text}; {growth.ended:,} of {growth.walks:,} walks "
         f"placed all of it, {100 * share:.1f} % of these are valid"
     )
+    if groups:
+        counts = " and ".join(f"{count:,}" for count in groups)
+        sentence += f"; {counts} distinct substituents at its attachment points"
     print(json.dumps(figures) if as_json else sentence, file=sys.stderr)
 
 

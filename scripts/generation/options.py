@@ -8,7 +8,7 @@ import typer
 from graphcnf.limits import LARGEST_COUNT, MOST_CANDIDATES
 from graphcnf.scripts._sampling import checked_seed, checked_temperature
 
-PARTICLES = 4
+PARTICLES = 8
 """Walks for each molecule around a fragment."""
 
 Number = Annotated[

@@ -44,6 +44,10 @@ def fragment(kinds, edges, *, room=9, sockets=None, categories=2, rings=False):
     )
 
 
+def sizes(nodes, count):
+    return torch.full((count,), nodes)
+
+
 def generator(seed):
     return torch.Generator().manual_seed(seed)
 
@@ -79,9 +83,9 @@ def test_weights_are_proper(tree_model, experienced):
     walk = ConditionalWalk(tree_model.steps, fragment(KINDS, EDGES))
     experience = Experience(3)
     if experienced:
-        experience.learn(walk.draw(5, 100, experience, generator(9)))
+        experience.learn(walk.draw(sizes(5, 100), experience, generator(9)))
     weights = torch.stack([
-        walk.draw(5, 150, experience, generator(seed)).log_weights.exp().mean()
+        walk.draw(sizes(5, 150), experience, generator(seed)).log_weights.exp().mean()
         for seed in range(12)
     ])  # fmt: skip
     plain = tree_model.sample(torch.full((3000,), 5), generator=generator(0))
@@ -91,13 +95,27 @@ def test_weights_are_proper(tree_model, experienced):
     assert abs(float(weights.mean()) - counts.mean()) < 4 * error < 0.3 * counts.mean()
 
 
+def test_weights_are_proper_with_graphs_of_different_sizes(tree_model):
+    """As above; walks with complete graphs leave, and the others are resampled among them."""
+    walk, nodes = ConditionalWalk(tree_model.steps, fragment(KINDS, EDGES)), (4, 6)
+    each = torch.tensor(nodes).repeat(75)
+    draws = [walk.draw(each, Experience(3), generator(seed)) for seed in range(24)]
+    for size in nodes:
+        weights = np.array([float(w.log_weights[w.graphs.sizes == size].exp().sum() / 75)
+                            for w in draws])  # fmt: skip
+        plain = tree_model.sample(torch.full((2000,), size), generator=generator(0))
+        counts = places(plain, KINDS, EDGES)
+        error = np.hypot(weights.std() / len(draws) ** 0.5, counts.std() / len(counts) ** 0.5)
+        assert abs(weights.mean() - counts.mean()) < 4 * error < 0.5 * counts.mean()
+
+
 def test_the_fragment_is_in_every_graph(build_model, random_graphs):
     model = build_model(random_graphs)
     kinds, edges = [0, 1, 2, 0], [(0, 1), (1, 2), (2, 3), (0, 3)]
     forced = fragment(kinds, edges, categories=3, rings=True)
     forced.forms = torch.cat([forced.forms, torch.zeros(1, 4, 1, dtype=torch.bool)], -1)
     forced.plain = torch.tensor([False, True, True])
-    walks = ConditionalWalk(model.steps, forced).draw(8, 40, Experience(4), generator(0))
+    walks = ConditionalWalk(model.steps, forced).draw(sizes(8, 40), Experience(4), generator(0))
     alive = torch.isfinite(walks.log_weights)
     assert alive.float().mean() > 0.8
     found = places(walks.graphs, kinds, edges)
@@ -108,7 +126,9 @@ def test_closed_nodes_get_what_their_sockets_say(tree_model):
     kinds, edges = [0, 1, 0], [(0, 1), (1, 2)]
     closed = fragment(kinds, edges, room=0, sockets=[1, 0, 1])
     assert closed.fewest_free == 2
-    walks = ConditionalWalk(tree_model.steps, closed).draw(6, 40, Experience(3), generator(0))
+    walks = ConditionalWalk(tree_model.steps, closed).draw(
+        sizes(6, 40), Experience(3), generator(0)
+    )
     alive = torch.isfinite(walks.log_weights).nonzero()[:, 0].tolist()
     assert len(alive) > 20
     for k in alive:
@@ -118,13 +138,13 @@ def test_closed_nodes_get_what_their_sockets_say(tree_model):
             all(types[u] == 0 and graph.degree(u) == 2 for u in graph.neighbors(v)) for v in middle
         )
     with pytest.raises(UserError, match="at least 5 nodes"):
-        ConditionalWalk(tree_model.steps, closed).draw(4, 2, Experience(3), generator(0))
+        ConditionalWalk(tree_model.steps, closed).draw(sizes(4, 2), Experience(3), generator(0))
 
 
 def test_two_parts_are_linked_by_free_nodes(tree_model):
     parts = fragment([0, 0, 1, 1], [(0, 1), (2, 3)], room=0, sockets=[1, 0, 0, 1])
     assert parts.components == 2 and parts.fewest_free == 1
-    walks = ConditionalWalk(tree_model.steps, parts).draw(6, 40, Experience(4), generator(0))
+    walks = ConditionalWalk(tree_model.steps, parts).draw(sizes(6, 40), Experience(4), generator(0))
     alive = torch.isfinite(walks.log_weights).nonzero()[:, 0].tolist()
     assert len(alive) > 10
     for k in alive:
@@ -151,7 +171,7 @@ def test_a_whole_skeleton_with_categories_of_its_own(build_model):
     skeleton = fragment([0] * 5, star, room=0)
     skeleton.kinds[:] = True
     walk, experience = ConditionalWalk(model.steps, skeleton), Experience(5)
-    walks = [walk.draw(5, 200, experience, generator(seed)) for seed in range(10)]
+    walks = [walk.draw(sizes(5, 200), experience, generator(seed)) for seed in range(10)]
     weights = torch.stack([w.log_weights.exp().mean() for w in walks])
     assert all(torch.isfinite(w.log_weights).all() for w in walks)
     for drawn in walks:

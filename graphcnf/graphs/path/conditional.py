@@ -53,12 +53,15 @@ class Walks:
         log_weights: Logs of their weights, -inf for a walk that came to a dead end, (P,) float64.
         came_from: After which node each node of the fragment came, see `Progress.source`, (P, U).
         prices: Log-probability of each node of the fragment given the step back, (P, U) float64.
+        ancestor: Number of the walk that each one shares what was drawn with, (P,) long: walks of
+            different ancestors are independent.
     """
 
     graphs: GraphBatch
     log_weights: Tensor
     came_from: Tensor
     prices: Tensor
+    ancestor: Tensor
 
 
 class Experience:
@@ -138,50 +141,73 @@ class ConditionalWalk:
         self.steps, self.network = steps, steps.network
         self.fragment, self.temperature = fragment, temperature
         self.closures = steps.code.entries - 1
+        self.fixed = bool((fragment.kinds.sum(1) == 1).all())
 
     @torch.no_grad()
-    def draw(
-        self, size: int, count: int, experience: Experience, generator: torch.Generator
-    ) -> Walks:
-        """Draw graphs of one size.
+    def draw(self, sizes: Tensor, experience: Experience, generator: torch.Generator) -> Walks:
+        """Draw graphs.
 
         Args:
-            size: Number of nodes.
-            count: Number P of graphs.
+            sizes: Number of nodes of each of P graphs, (P,) long.
             experience: Of earlier walks with this fragment.
             generator: On the CPU.
 
         Raises:
-            UserError: the size is too small for the fragment.
+            UserError: a size is too small for the fragment.
         """
         network = self.network
         device = network.initial.device
-        mask = torch.ones(count, size, dtype=torch.bool, device=device)
-        state = network.start(Context(mask))
-        progress = Progress(self.fragment, size, count, network.support)
+        count, largest = len(sizes), int(sizes.max())
+        sizes = sizes.to(device)
+        mask = torch.arange(largest, device=device) < sizes[:, None]
+        state = network.start(Context(mask.clone()))
+        progress = Progress(self.fragment, sizes, network.support)
         known = torch.zeros(
-            count, size, len(network.cardinalities), dtype=torch.long, device=device
+            count, largest, len(network.cardinalities), dtype=torch.long, device=device
         )
         self.generator = generator
         self.guide, costs = experience.guide, experience.costs
         log_weights = torch.zeros(count, dtype=torch.float64, device=device)
-        for i in range(size):
+        place = torch.arange(count, device=device)
+        ancestor = place.clone()
+        codes, final, origin = known.clone(), log_weights.clone(), ancestor.clone()
+        came_from, prices = progress.came_from.clone(), progress.prices.clone()
+        for i in range(largest):
             step = state.step()
             assert step is not None
+            order = step.at[0]
+            hidden = step.hidden[order.argsort()]
             progress.look()
-            log_weights = log_weights + self._step(step.hidden, i, progress, known)
-            state.update(known[:, i])
-            ahead = log_weights + progress.unplaced.double() @ costs
-            rows = self._resample(ahead) if i + 1 < size else None
-            if rows is not None:
-                mean = (FLATTEN * ahead).logsumexp(0) - math.log(count)
-                log_weights = (log_weights - FLATTEN * ahead)[rows] + mean
-                known = known[rows]
+            log_weights = log_weights + self._step(hidden, i, progress, known)
+            state.update(known[order, i])
+            # Complete graphs and dead ends leave.
+            log_weights = log_weights.masked_fill((sizes == i + 1) & ~progress.complete, -math.inf)
+            ends = (sizes == i + 1) | torch.isinf(log_weights)
+            at = place[ends]
+            mask[at] = torch.arange(largest, device=device) < sizes[ends, None]
+            codes[at] = known[ends]
+            final[at], origin[at] = log_weights[ends], ancestor[ends]
+            came_from[at], prices[at] = progress.came_from[ends], progress.prices[ends]
+            rows = (~ends).nonzero()[:, 0]
+            if not len(rows):
+                break
+            place = place[rows]
+            ahead = (log_weights + progress.unplaced.double() @ costs)[rows]
+            chosen = self._resample(ahead)
+            if chosen is not None:
+                mean = (FLATTEN * ahead).logsumexp(0) - math.log(len(rows))
+                log_weights[rows] += mean - FLATTEN * ahead
+                rows = rows[chosen]
+            if chosen is not None or bool(ends.any()):
+                known, log_weights, sizes = known[rows], log_weights[rows], sizes[rows]
+                ancestor = ancestor[rows]
                 progress.take(rows)
                 state.take(rows)
-        log_weights = log_weights.masked_fill(~progress.complete, -math.inf)
-        graphs = self.steps.code.decode(known, mask)
-        return Walks(graphs, log_weights, progress.came_from, progress.prices)
+            if self.fixed:
+                # As long as only the fragment is there, nothing that was drawn is shared.
+                alone = i < (~progress.unplaced).sum(1)
+                ancestor = torch.where(alone, place, ancestor)
+        return Walks(self.steps.code.decode(codes, mask), final, came_from, prices, origin)
 
     def _resample(self, log_weights: Tensor) -> Tensor | None:
         """Walks to go on with, (P,) long; None where the weights do not differ much."""
