@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import couplings
 import networkx as nx
 import numpy as np
 import pytest
@@ -98,6 +99,16 @@ def test_coupling_is_a_bijection(double, batch, order, rounds):
     small = GraphBatch(batch.node_types[few], batch.bonds[few], batch.mask[few])
     context = coloring_context(small.adjacency, small.mask)
     assert_log_det_matches_jacobian(coupling, x[few], context, vary=())
+
+
+@pytest.mark.parametrize("order", ["nodes", "waves"])
+def test_stepping_equals_all_at_once(double, batch, order):
+    coupling = model_of(order).flow.flow
+    context = coloring_context(batch.adjacency, batch.mask, torch.float64)
+    colors = model_of(order).sample(batch)[..., None]
+    couplings.stepping_equals_all_at_once(
+        lambda count, most: couplings.Case.of(coupling, colors, context)
+    )
 
 
 def test_padding_changes_nothing(double, batch, coupling):

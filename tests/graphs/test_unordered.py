@@ -3,6 +3,7 @@
 import math
 from itertools import product
 
+import couplings
 import networkx as nx
 import numpy as np
 import pytest
@@ -172,6 +173,24 @@ def test_the_flow_agrees_with_the_sum_of_its_rounds(build, random_graphs, double
         # The margins of the intervals are all that is lost.
         torch.testing.assert_close(bound, parts[part].value() + variables * math.log1p(-2 * MARGIN))
     torch.testing.assert_close(sum(p.value() for p in parts.values()), exact)
+
+
+@pytest.mark.parametrize("name", ["nodes", "pairs"])
+@pytest.mark.parametrize(
+    "check", [couplings.stepping_equals_all_at_once, couplings.round_trips_and_log_dets_cancel]
+)
+def test_the_couplings(build, random_graphs, double, name, check):
+    def make(count, most):
+        model = build(random_graphs, node_rounds=5)
+        there = np.flatnonzero(random_graphs.node_counts <= most)[:count]
+        batch = GraphBatch.collate(random_graphs, there)
+        uniforms = draw_uniforms(batch.mask, model.max_nodes)
+        labels, choices, context, _ = model.steps._encoded(batch, uniforms)
+        flow = getattr(model.steps, name)
+        values = labels if name == "nodes" else choices
+        return couplings.Case.of(flow.flow, values, context)
+
+    check(make)
 
 
 def test_one_round_estimates_all_of_them(build, random_graphs, double):
