@@ -41,7 +41,11 @@ class Step:
 
 
 class State(Protocol):
-    """The partly decided rows of a batch, and the order of their positions; made for drawing."""
+    """The partly decided rows of a batch, and the order of their positions; made for drawing.
+
+    States of networks that decide position after position also have `take(rows)`: go on with the
+    given rows of the batch, some of them more than once (particles), others no more.
+    """
 
     def step(self) -> Step | None:
         """Return the positions that are decided next; None once all are."""
