@@ -142,7 +142,8 @@ class ConditionalMixture(Bijection):
         """Undo `forward`."""
         z = prepare(z, context.mask)
         mixture = self._mixture(context.features, z.dtype)
-        x, log_slope = logistic_mixture_inverse(z[..., 0], *mixture)
+        x = logistic_mixture_inverse(z[..., 0], *mixture)
+        log_slope = -logistic_mixture(x, *mixture)[1]
         return masked(x.unsqueeze(-1), context.mask), sum_log_term(log_slope, context.mask)
 
     def _mixture(self, features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

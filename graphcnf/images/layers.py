@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphcnf.errors import UserError
-from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.base import BaseDensity, StandardNormal
 from graphcnf.flows.coupling import (
     AdditiveCoupling,
@@ -14,9 +13,12 @@ from graphcnf.flows.coupling import (
     Coupling,
     MixtureLogisticCoupling,
 )
-from graphcnf.flows.dequantization import UniformDequantization, VariationalDequantization
-from graphcnf.flows.elementwise import Affine, Logit
-from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.dequantization import (
+    Logit,
+    UniformDequantization,
+    VariationalDequantization,
+)
+from graphcnf.flows.linear import ActNorm, Affine, InvertibleLinear
 from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
 from graphcnf.flows.transform import Inverse, Sequential, Transform
 from graphcnf.images.networks import ConvolutionNetwork, ImageEncoder
