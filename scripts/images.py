@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphcnf.scripts._sampling import checked_seed, checked_temperature
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from graphcnf.images import ImageModel
 
 app = typer.Typer(
     help="Draw and score images; graphcnf train images-glow trains a model of them.",
@@ -42,12 +48,9 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Draw images, the same ones for the same seed; a larger -n begins with the same images."""
-    import io
-
     from graphcnf.compute.files import write_file
     from graphcnf.compute.progress import progress_bar
     from graphcnf.errors import UserError
-    from graphcnf.scripts._images import load_image_model, write_grid
     from graphcnf.scripts._output import check_place, output_kind
 
     kind = output_kind(out, ("png", "npy"))
@@ -56,6 +59,9 @@ def generate(
         raise UserError(f"{number:,} images are too many for one picture: take --out x.npy")
 
     import numpy as np
+
+    from graphcnf.baselines.images.models import load_image_model
+    from graphcnf.images.pictures import write_grid
 
     network = load_image_model(model, device)
     parts = []
@@ -96,11 +102,10 @@ def evaluate(
 ) -> None:
     """Bits per dimension of held-out images, reconstruction and speed, models side by side."""
     from graphcnf.evaluation.formats import json_text, number, percent, text
-    from graphcnf.scripts._image_scores import score_image_models
     from graphcnf.scripts._tables import table_kind, write_table, write_text
 
     kind = table_kind(out, as_csv, as_json)
-    rows = score_image_models(models, draws=draws, seed=seed, device=device)
+    rows = score_folders(models, draws=draws, seed=seed, device=device)
     if kind == "json" and len(rows) == 1:
         write_text(json_text(rows[0]), out)
         return
@@ -123,6 +128,28 @@ def evaluate(
     if len(rows) > 1:
         notes.append("Differences are of the same images, with the standard error of their mean.")
     write_table(kind, out, rows, columns, notes)
+
+
+def score_folders(
+    names: Sequence[str], *, draws: int = 8, seed: int = 0, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Return scores of the models in folders on the test parts of their data sets, a row each.
+
+    Raises:
+        UserError: There is no such model, or its data are not there.
+    """
+    from graphcnf.baselines.images.models import load_image_model
+    from graphcnf.datasets.images import ImageDataset, images_of_model
+    from graphcnf.images.scores import score_image_models
+
+    known: dict[str, ImageDataset] = {}
+
+    def loaded():
+        for name in names:
+            model = load_image_model(name, device)
+            yield Path(name).name, model, images_of_model(model, name, known).part("test")
+
+    return score_image_models(loaded(), draws=draws, seed=seed)
 
 
 def _figure(key: str, kind: str | None = None) -> Callable[[Mapping[str, Any]], str]:
@@ -154,7 +181,8 @@ def interpolate(
     The first and the last are the images themselves where encoding loses nothing, as in a flow;
     a VAE and a GAN show what they make of them. A PixelCNN has no latents.
     """
-    from graphcnf.scripts._images import load_image_model, read_image, write_grid
+    from graphcnf.baselines.images.models import load_image_model
+    from graphcnf.images.pictures import write_grid
     from graphcnf.scripts._output import check_place, output_kind
 
     output_kind(out, ("png",))
@@ -163,6 +191,28 @@ def interpolate(
         if out.exists() and Path(text).exists() and out.samefile(text):
             raise typer.BadParameter(f"{out} is a picture to read", param_hint="'--out'")
     network = load_image_model(model, device)
-    ends = [read_image(text, network, model).to(network.device) for text in (first, last)]
+    ends = [_read_image(text, network, model).to(network.device) for text in (first, last)]
     images = network.interpolate(*ends, steps=steps)
     write_grid(images.cpu().numpy(), out, levels=network.levels, columns=steps)
+
+
+def _read_image(text: str, model: ImageModel, name: str) -> Tensor:
+    """Return the image (C, H, W) uint8 of a PNG file, or the held-out image with this number.
+
+    Raises:
+        UserError: There is none, or it does not fit the model.
+    """
+    import torch
+
+    from graphcnf.datasets.image_files import read_png
+    from graphcnf.datasets.images import images_of_model
+    from graphcnf.errors import UserError
+    from graphcnf.images.pictures import fit_picture
+
+    if text.isdecimal() and not Path(text).exists():
+        test = images_of_model(model, name).part("test")
+        if int(text) >= len(test):
+            raise UserError(f"there is no held-out image {text}: they are 0 to {len(test) - 1}")
+        return test[int(text)]
+    picture = read_png([Path(text)])[0]
+    return torch.from_numpy(fit_picture(picture, model.shape, model.levels, text))
