@@ -63,7 +63,7 @@ def score_image_models(
         data = model.metadata.get("data")
         if first is None:
             first = data, bits
-        elif first[0] == data and None not in (bits, first[1]):
+        elif first[0] == data and bits is not None and first[1] is not None:
             row |= _mean("difference", bits - first[1])
         rows.append(row)
     return rows

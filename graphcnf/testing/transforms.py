@@ -18,10 +18,18 @@ from graphcnf.testing.variations import VARIATIONS, Variation, variations
 PADDING = (1e3, -7.0, math.inf, math.nan)
 
 
-def _close(actual: Tensor, expected: Tensor, what: str, atol: float, rtol: float) -> None:
-    torch.testing.assert_close(
-        actual, expected, atol=atol, rtol=rtol, msg=lambda text: f"{what}\n{text}"
-    )
+Close = Callable[[Tensor, Tensor, str], None]
+
+
+def _within(atol: float, rtol: float, where: str = "") -> Close:
+    """Return a function that compares two tensors, and names them in its message."""
+
+    def close(actual: Tensor, expected: Tensor, what: str) -> None:
+        torch.testing.assert_close(
+            actual, expected, atol=atol, rtol=rtol, msg=lambda text: f"{what}{where}\n{text}"
+        )
+
+    return close
 
 
 def _double(context: Context) -> Context:
@@ -59,26 +67,24 @@ def assert_bijection(
     """
     for case in variations(x, vary, context, z):
         with torch.no_grad():
-            _round_trips(transform, case, atol, rtol)
+            _round_trips(transform, case, _within(atol, rtol, case.name))
 
 
-def _round_trips(transform: Bijection, case: Variation, atol: float, rtol: float) -> None:
-    x, context, where = case.x, case.context, case.name
+def _round_trips(transform: Bijection, case: Variation, close: Close) -> None:
+    x, context = case.x, case.context
     latents, log_term = transform(x, context)
-    assert latents.shape == x.shape, f"shape {tuple(x.shape)} became {tuple(latents.shape)}{where}"
-    assert log_term.shape == x.shape[:1], f"log term of shape {tuple(log_term.shape)}{where}"
+    shapes = tuple(latents.shape), tuple(log_term.shape)
+    assert shapes == (x.shape, x.shape[:1]), f"{tuple(x.shape)} became {shapes}{case.name}"
     data, log_det = transform.inverse_and_logdet(latents, context)
-    expected = masked(x, context.mask).to(data.dtype)
-    _close(data, expected, f"inverse(forward(x)) is not x{where}", atol, rtol)
-    _close(log_det, -log_term, f"log-dets of forward, inverse do not cancel{where}", atol, rtol)
-    same = transform.inverse(latents, context)
-    _close(same, data, f"inverse and inverse_and_logdet differ{where}", atol, rtol)
+    close(data, masked(x, context.mask).to(data.dtype), "inverse(forward(x)) is not x")
+    close(log_det, -log_term, "log-dets of forward, inverse do not cancel")
+    close(transform.inverse(latents, context), data, "inverse and inverse_and_logdet differ")
 
     z = masked(x if case.z is None else case.z, context.mask)
     data, log_det = transform.inverse_and_logdet(z, context)
     latents, log_term = transform(data, context)
-    _close(latents, z.to(latents.dtype), f"forward(inverse(z)) is not z{where}", atol, rtol)
-    _close(log_term, -log_det, f"log-dets of inverse, forward do not cancel{where}", atol, rtol)
+    close(latents, z.to(latents.dtype), "forward(inverse(z)) is not z")
+    close(log_term, -log_det, "log-dets of inverse, forward do not cancel")
 
 
 def assert_log_det_matches_jacobian(
@@ -106,10 +112,10 @@ def assert_log_det_matches_jacobian(
     """
     transform = copy.deepcopy(transform).double()
     for case in variations(x.detach().double(), vary, _double(context)):
-        _jacobian(transform, case, atol, rtol)
+        _jacobian(transform, case, _within(atol, rtol, case.name))
 
 
-def _jacobian(transform: Transform, case: Variation, atol: float, rtol: float) -> None:
+def _jacobian(transform: Transform, case: Variation, close: Close) -> None:
     x, context, where = case.x, case.context, case.name
     with torch.no_grad():
         log_term = transform(x, context)[1]
@@ -127,7 +133,7 @@ def _jacobian(transform: Transform, case: Variation, atol: float, rtol: float) -
         assert not own[~entries].any(), f"padding of sample {sample} depends on the input{where}"
         assert not own[:, ~entries].any(), f"sample {sample} depends on its padding{where}"
         expected = torch.linalg.slogdet(own[entries][:, entries]).logabsdet
-        _close(log_term[sample], expected, f"log-det of sample {sample}{where}", atol, rtol)
+        close(log_term[sample], expected, f"log-det of sample {sample}")
 
 
 def assert_mask_invariance(
@@ -159,58 +165,44 @@ def assert_mask_invariance(
     )
 
     def inverse(z, context):
-        return transform.inverse(z, context), None
+        return transform.inverse(z, context), z.new_zeros(len(z))
 
     bare = all(part is None for part in (context.features, context.adjacency, context.conditions))
     for case in variations(x, vary, context):
         assert case.context.mask is not None
         if case.context.mask.all():
             continue
+        more = extend if case.x.dim() == 3 and bare else 0
         for name, function in (("forward", transform), ("inverse", inverse)):
-            _padding(function, name + case.name, case, atol, rtol)
-            if case.x.dim() == 3 and bare and extend:
-                _longer(function, name + case.name, case, extend, atol, rtol)
-    _padding_gradients(transform, x, context, atol, rtol)
+            _padding(function, name, case, more, _within(atol, rtol, case.name))
+    _padding_gradients(transform, x, context, _within(atol, rtol))
 
 
 @torch.no_grad()
-def _padding(function, name: str, case: Variation, atol: float, rtol: float) -> None:
-    """Check with other values at padding."""
+def _padding(function, name: str, case: Variation, extend: int, close: Close) -> None:
+    """Check with other values at padding, and with `extend` more padded entries."""
     x, context, mask = case.x, case.context, case.context.mask
     assert mask is not None
     expected, log_term = function(masked(x, mask), context)
-    assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0"
+    assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0{case.name}"
     for value in PADDING:
         output, other = function(x.masked_fill(~mask.unsqueeze(-1), value), context)
-        _close(output, expected, f"{name}: padding {value} changes it", atol, rtol)
-        if log_term is not None:
-            _close(other, log_term, f"{name}, log term: padding {value} changes it", atol, rtol)
+        close(output, expected, f"{name}: padding {value} changes it")
+        close(other, log_term, f"{name}, log term: padding {value} changes it")
+    if extend:
+        longer = torch.cat((x, x.new_full((len(x), extend, x.shape[-1]), 5.0)), 1)
+        longer_mask = torch.cat((mask, mask.new_zeros(len(x), extend)), 1)
+        output, other = function(longer, Context(longer_mask))
+        assert not output[:, x.shape[1] :].any(), f"{name}: added padding is not 0{case.name}"
+        close(output[:, : x.shape[1]], expected, f"{name}: longer padding")
+        close(other, log_term, f"{name}, log term: longer padding")
 
 
-@torch.no_grad()
-def _longer(function, name: str, case: Variation, extend: int, atol: float, rtol: float) -> None:
-    """Check with more padding."""
-    x, mask = case.x, case.context.mask
-    assert mask is not None
-    expected, log_term = function(x, case.context)
-    longer = torch.cat((x, x.new_full((len(x), extend, x.shape[-1]), 5.0)), 1)
-    longer_mask = torch.cat((mask, mask.new_zeros(len(x), extend)), 1)
-    output, other = function(longer, Context(longer_mask))
-    assert not output[:, x.shape[1] :].any(), f"{name}: added padding is not 0"
-    _close(output[:, : x.shape[1]], expected, f"{name}: longer padding", atol, rtol)
-    if log_term is not None:
-        _close(other, log_term, f"{name}, log term: longer padding", atol, rtol)
-
-
-def _padding_gradients(transform, x: Tensor, context: Context, atol, rtol) -> None:
+def _padding_gradients(transform, x: Tensor, context: Context, close: Close) -> None:
     """Check that values at padding do not reach the gradients of x and of the parameters."""
     mask = context.mask
     assert mask is not None
-    names, parameters = ["x"], []
-    for name, parameter in transform.named_parameters():
-        if parameter.requires_grad:
-            names.append(name)
-            parameters.append(parameter)
+    parameters = {k: p for k, p in transform.named_parameters() if p.requires_grad}
 
     def gradients(value: float) -> list[Tensor | None]:
         padded = x.detach().masked_fill(~mask.unsqueeze(-1), value).requires_grad_()
@@ -219,14 +211,15 @@ def _padding_gradients(transform, x: Tensor, context: Context, atol, rtol) -> No
         total = z.square().sum() + log_term.sum() + back.square().sum()
         if not total.requires_grad:
             return [None] * (1 + len(parameters))
-        return [*torch.autograd.grad(total, [padded, *parameters], allow_unused=True)]
+        inputs = [padded, *parameters.values()]
+        return [*torch.autograd.grad(total, inputs, allow_unused=True)]
 
     expected = gradients(0.0)
     for value in (math.inf, math.nan):
-        for name, want, got in zip(names, expected, gradients(value), strict=True):
+        for name, want, got in zip(("x", *parameters), expected, gradients(value), strict=True):
             if want is not None:
                 assert got is not None, f"padding {value} takes away the gradient of {name}"
-                _close(got, want, f"padding {value} changes the gradient of {name}", atol, rtol)
+                close(got, want, f"padding {value} changes the gradient of {name}")
 
 
 def assert_dtype_and_autocast(
@@ -257,7 +250,7 @@ def assert_dtype_and_autocast(
             back = transform.inverse(low, context)
         for name, value in (("output", low), ("log term", low_term), ("inverse", back)):
             assert value.dtype == torch.float32, f"{name} is {value.dtype} under autocast"
-        _close(low_term, log_term, "log term under autocast", atol, rtol)
+        _within(atol, rtol)(low_term, log_term, "log term under autocast")
 
         double, context = copy.deepcopy(transform).double(), _double(context)
         z, log_term = double(x.double(), context)
@@ -279,7 +272,7 @@ def assert_serialisable(transform: Transform, x: Tensor, context: Context = Cont
     @torch.no_grad()
     def compare(module, what):
         for got, want in zip(module(x, context), expected, strict=True):
-            _close(got, want, what, 0, 0)
+            _within(0, 0)(got, want, what)
 
     with torch.no_grad():
         expected = transform(x, context)

@@ -1,4 +1,4 @@
-"""Variations of data on which a transform may be wrong while it is right on the data itself."""
+"""Variations of data, on which a transform can be wrong that is right on the data itself."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from graphcnf.flows.transform import Context
 
 VARIATIONS = ("batch", "length", "holes", "far")
-"""Variations of the data that the assertions run on by default. Leave out those that your transform
-is not made for.
+"""Variations of the data that the assertions run on by default; leave out those that your transform
+does not support.
 
 - "batch": one record alone;
 - "length": records ``(1, D)`` of one entry, where x is ``(B, L, D)``;
 - "holes": a mask with padding before and between real entries, where x is ``(B, L, D)``;
-- "far": numbers up to 30, far from where base densities and data lie. Not for transforms of an
-  interval, nor for those whose precision ends before.
+- "far": numbers up to 30, far from base densities and data. Not for transforms of an interval, nor
+  for those of less precision.
 
 Data with an adjacency, or with features that lack an axis of x, is not cut into other shapes.
 """
