@@ -20,17 +20,6 @@ from graphcnf.training import load_preset
 Image = pytest.importorskip("PIL.Image")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with 60 pictures of 4 x 6 pixels: noise above a dark lower half."""
-    folder = tmp_path_factory.mktemp("pictures")
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 6), dtype=np.uint8)
-    pixels[:, 2:] //= 64
-    for k, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{k:02}.png")
-    return folder
-
-
 def experiment(folder, preset="images-glow", model=None, **data):
     config = load_preset(preset)
     config["model"] |= {"width": 8, "steps": 1, "scales": 1} if model is None else model
@@ -192,19 +181,6 @@ def test_evaluate_names_what_is_missing(runs, tmp_path):
         model.save_pretrained(tmp_path / "other")
         with pytest.raises(UserError, match=message):
             score_folders([str(tmp_path / "other")])
-
-
-@pytest.fixture
-def command(capfd, tmp_path, monkeypatch):
-    """Run an `images` command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main(["images", *map(str, arguments)])
-        return caught.value.code or 0, *capfd.readouterr()
-
-    return call
 
 
 @pytest.fixture

@@ -9,24 +9,12 @@ import torch
 from graphcnf.baselines.images.models import IMAGE_MODELS, load_image_model
 from graphcnf.datasets.images import load_images
 from graphcnf.errors import UserError
-from graphcnf.scripts.cli import main
 from graphcnf.scripts.experiments import build_experiment
 from graphcnf.scripts.images import score_folders
 from graphcnf.training import TrainingSettings, fit, load_preset
 
 Image = pytest.importorskip("PIL.Image")
 NAMES = ("pixelcnn", "vae", "gan")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with 60 pictures of 4 x 6 pixels: noise above a dark lower half."""
-    folder = tmp_path_factory.mktemp("pictures")
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 6), dtype=np.uint8)
-    pixels[:, 2:] //= 64
-    for k, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{k:02}.png")
-    return folder
 
 
 def experiment(folder, name, **options):
@@ -46,18 +34,6 @@ def runs(folder, tmp_path_factory):
         result = fit(experiment(folder, name), settings, place / name, lines=False)
         assert result.finished
     return place
-
-
-@pytest.fixture
-def command(capfd, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main(["images", *map(str, arguments)])
-        return caught.value.code or 0, *capfd.readouterr()
-
-    return call
 
 
 @pytest.mark.parametrize("name", NAMES)
