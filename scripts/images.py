@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphcnf.compute.files import write_file
+from graphcnf.compute.progress import progress_bar
+from graphcnf.errors import UserError
+from graphcnf.evaluation.formats import json_text, number, percent, text
+from graphcnf.scripts._output import check_place, output_kind
 from graphcnf.scripts._sampling import checked_seed, checked_temperature
+from graphcnf.scripts._tables import table_kind, write_table, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,11 +54,6 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Draw images, the same ones for the same seed; a larger -n begins with the same images."""
-    from graphcnf.compute.files import write_file
-    from graphcnf.compute.progress import progress_bar
-    from graphcnf.errors import UserError
-    from graphcnf.scripts._output import check_place, output_kind
-
     kind = output_kind(out, ("png", "npy"))
     check_place(out)
     if kind == "png" and number > LARGEST_GRID:
@@ -101,9 +102,6 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")] = False,
 ) -> None:
     """Bits per dimension of held-out images, reconstruction and speed, models side by side."""
-    from graphcnf.evaluation.formats import json_text, number, percent, text
-    from graphcnf.scripts._tables import table_kind, write_table, write_text
-
     kind = table_kind(out, as_csv, as_json)
     rows = score_folders(models, draws=draws, seed=seed, device=device)
     if kind == "json" and len(rows) == 1:
@@ -183,20 +181,19 @@ def interpolate(
     """
     from graphcnf.baselines.images.models import load_image_model
     from graphcnf.images.pictures import write_grid
-    from graphcnf.scripts._output import check_place, output_kind
 
     output_kind(out, ("png",))
     check_place(out)
-    for text in (first, last):
-        if out.exists() and Path(text).exists() and out.samefile(text):
+    for end in (first, last):
+        if out.exists() and Path(end).exists() and out.samefile(end):
             raise typer.BadParameter(f"{out} is a picture to read", param_hint="'--out'")
     network = load_image_model(model, device)
-    ends = [_read_image(text, network, model).to(network.device) for text in (first, last)]
+    ends = [_read_image(end, network, model).to(network.device) for end in (first, last)]
     images = network.interpolate(*ends, steps=steps)
     write_grid(images.cpu().numpy(), out, levels=network.levels, columns=steps)
 
 
-def _read_image(text: str, model: ImageModel, name: str) -> Tensor:
+def _read_image(given: str, model: ImageModel, name: str) -> Tensor:
     """Return the image (C, H, W) uint8 of a PNG file, or the held-out image with this number.
 
     Raises:
@@ -206,13 +203,12 @@ def _read_image(text: str, model: ImageModel, name: str) -> Tensor:
 
     from graphcnf.datasets.image_files import read_png
     from graphcnf.datasets.images import images_of_model
-    from graphcnf.errors import UserError
     from graphcnf.images.pictures import fit_picture
 
-    if text.isdecimal() and not Path(text).exists():
+    if given.isdecimal() and not Path(given).exists():
         test = images_of_model(model, name).part("test")
-        if int(text) >= len(test):
-            raise UserError(f"there is no held-out image {text}: they are 0 to {len(test) - 1}")
-        return test[int(text)]
-    picture = read_png([Path(text)])[0]
-    return torch.from_numpy(fit_picture(picture, model.shape, model.levels, text))
+        if int(given) >= len(test):
+            raise UserError(f"there is no held-out image {given}: they are 0 to {len(test) - 1}")
+        return test[int(given)]
+    picture = read_png([Path(given)])[0]
+    return torch.from_numpy(fit_picture(picture, model.shape, model.levels, given))

@@ -176,7 +176,7 @@ def check_rows(mask: Tensor | None) -> None:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.dim() not in (2, 3):
         shown = (f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor)
                  else f"a {type(mask).__name__}")  # fmt: skip
-        raise ValueError(f"the mask must be a bool tensor of shape (B, L), not {shown}")
+        raise ValueError(f"the mask must be a bool tensor of shape (B, L), got {shown}")
     empty = ~mask.flatten(1).any(1)
     if empty.any():
         row = int(empty.nonzero()[0])

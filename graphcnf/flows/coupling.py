@@ -192,7 +192,7 @@ def halves(channels: int, number: int) -> tuple[int, bool, int]:
         UserError: there are fewer than 2.
     """
     if channels < 2:
-        raise UserError(f"couplings of channels need at least 2 latents, not {channels}")
+        raise UserError(f"couplings of channels need at least 2 latents, got {channels}")
     split, swap = channels // 2, number % 2 == 1
     return split, swap, channels - split if swap else split
 

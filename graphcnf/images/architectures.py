@@ -103,8 +103,8 @@ class Layers:
         Args:
             kind: see the class.
             count: number of couplings.
-            normalise: whether an ActNorm precedes each.
-            mix: whether an invertible 1x1 convolution precedes each (Kingma & Dhariwal 2018, arXiv
+            normalise: True for an ActNorm before each.
+            mix: True for an invertible 1x1 convolution before each (Kingma & Dhariwal 2018, arXiv
                 1807.03039, section 3.2). Without it, the halves alternate.
             **network: arguments of `ConvolutionNetwork` for these couplings.
         """

@@ -17,6 +17,7 @@ data, see `VARIATIONS`.
 
 from graphcnf.testing.densities import assert_lower_bound, assert_normalised
 from graphcnf.testing.transforms import (
+    VARIATIONS,
     assert_bijection,
     assert_dtype_and_autocast,
     assert_gradients_reach_every_parameter,
@@ -24,7 +25,6 @@ from graphcnf.testing.transforms import (
     assert_mask_invariance,
     assert_serialisable,
 )
-from graphcnf.testing.variations import VARIATIONS
 
 __all__ = [
     "VARIATIONS",
