@@ -248,8 +248,10 @@ class MixtureEncoding(DensityEncoding):
     """
 
 
-class FlowEncoding(DensityEncoding):
-    """Base of the encodings by a flow, conditioned on an embedding of the category.
+class LinearFlowEncoding(DensityEncoding):
+    """Affine maps conditioned on the category, with invertible linear maps between.
+
+    Lippe & Gavves 2021, section 2.2 (linear flows).
 
     Args:
         categories: See `DensityEncoding`.
@@ -271,8 +273,9 @@ class FlowEncoding(DensityEncoding):
         self.flow = Sequential(*steps)
 
     def steps(self, number: int, embedding: int, hidden: int) -> list[Bijection]:
-        """Return the transforms of one step."""
-        raise NotImplementedError
+        """Return a conditional affine map, then an invertible linear map."""
+        affine = ConditionalAffine(self.latent_dim, embedding)
+        return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
 
     def shape_noise(self, e, x):
         """Return the flow's output and log-det, see `DensityEncoding.shape_noise`."""
@@ -283,19 +286,7 @@ class FlowEncoding(DensityEncoding):
         return self.flow.inverse_and_logdet(u, Context(features=self.embedding(x)))
 
 
-class LinearFlowEncoding(FlowEncoding):
-    """Affine maps conditioned on the category, with invertible linear maps between.
-
-    Lippe & Gavves 2021, section 2.2 (linear flows). The arguments are those of `FlowEncoding`.
-    """
-
-    def steps(self, number, embedding, hidden):
-        """Return a conditional affine map, then an invertible linear map."""
-        affine = ConditionalAffine(self.latent_dim, embedding)
-        return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
-
-
-class VariationalEncoding(FlowEncoding):
+class VariationalEncoding(LinearFlowEncoding):
     """Non-linear flow conditioned on the category; p(x|z) is learned by default.
 
     Lippe & Gavves 2021, section 2.2 (variational encoding).
@@ -305,7 +296,7 @@ class VariationalEncoding(FlowEncoding):
         latent_dim: See `DensityEncoding`; at least 2, since a coupling splits the latents.
         posterior: See `DensityEncoding`.
         mixtures: Components of the mixture couplings.
-        **options: See `FlowEncoding`.
+        **options: See `LinearFlowEncoding`.
     """
 
     def __init__(
@@ -323,16 +314,12 @@ class VariationalEncoding(FlowEncoding):
         super().__init__(categories, latent_dim, posterior=posterior, **options)
 
     def steps(self, number, embedding, hidden):
-        """Return a conditional affine map, an invertible linear map and a mixture coupling."""
+        """Return the maps of a linear flow, then a conditional mixture coupling."""
         split, swap, fixed = halves(self.latent_dim, number)
         outputs = (3 * self.mixtures + 2) * (self.latent_dim - fixed)
         network = Conditioner(fixed + embedding, outputs, hidden)
         coupling = MixtureLogisticCoupling(network, split=split, swap=swap, mixtures=self.mixtures)
-        return [
-            ConditionalAffine(self.latent_dim, embedding),
-            InvertibleLinear(self.latent_dim),
-            coupling,
-        ]
+        return [*super().steps(number, embedding, hidden), coupling]
 
 
 class ConditionalAffine(Bijection):
