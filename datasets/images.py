@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,6 +122,38 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
         raise UserError(f"{path}: {len(images)} images are too few to split them in three parts")
     parts = dict(zip(PARTS, map(np.sort, sections), strict=True))
     return ImageDataset(name, images >> (8 - bits), 2**bits, parts)
+
+
+def images_of_model(
+    model: Any, name: str, known: dict[str, ImageDataset] | None = None
+) -> ImageDataset:
+    """Load the images that a model was trained on.
+
+    Args:
+        model: An image model, with `metadata`, `shape` and `levels`.
+        name: Name of the model in an error.
+        known: Data sets that are loaded already, by their options; further ones are added.
+
+    Raises:
+        UserError: They are not there, or not the model's.
+    """
+    known = {} if known is None else known
+    options = model.metadata.get("data")
+    if not isinstance(options, dict):
+        raise UserError(f"{name}: config.json does not say which images it was trained on")
+    key = json.dumps(options, sort_keys=True)
+    if key not in known:
+        try:
+            known[key] = load_images(**options)
+        except TypeError:
+            raise UserError(f"{name}: config.json tells of unknown data: {key}") from None
+    data = known[key]
+    if (data.shape, data.levels) != (model.shape, model.levels):
+        raise UserError(f"{name}: the images of {data.name} are not those of its config.json")
+    # Other files would give other parts: its training images could be held out.
+    if model.metadata.get("checksum", data.checksum) != data.checksum:
+        raise UserError(f"{name}: the images of {data.name} have changed since it was trained")
+    return data
 
 
 def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:

@@ -29,9 +29,9 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     Raises:
         UserError: There is no such model or device, or the model does not fit.
     """
+    from graphcnf.baselines.images.models import is_image_model
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
-    from graphcnf.scripts._images import is_image_model
 
     if is_image_model(name):
         raise UserError(f"{name} is a model of images: its commands are graphcnf images ...")

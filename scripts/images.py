@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphcnf.compute.files import write_file
+from graphcnf.compute.progress import progress_bar
+from graphcnf.errors import UserError
+from graphcnf.evaluation.formats import json_text, number, percent, text
+from graphcnf.scripts._output import check_place, output_kind
 from graphcnf.scripts._sampling import checked_seed, checked_temperature
+from graphcnf.scripts._tables import table_kind, write_table, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from graphcnf.images import ImageModel
 
 app = typer.Typer(
     help="Draw and score images; graphcnf train images-glow trains a model of them.",
@@ -42,20 +54,15 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Draw images, the same ones for the same seed; a larger -n begins with the same images."""
-    import io
-
-    from graphcnf.compute.files import write_file
-    from graphcnf.compute.progress import progress_bar
-    from graphcnf.errors import UserError
-    from graphcnf.scripts._images import load_image_model, write_grid
-    from graphcnf.scripts._output import check_place, output_kind
-
     kind = output_kind(out, ("png", "npy"))
     check_place(out)
     if kind == "png" and number > LARGEST_GRID:
         raise UserError(f"{number:,} images are too many for one picture: take --out x.npy")
 
     import numpy as np
+
+    from graphcnf.baselines.images.models import load_image_model
+    from graphcnf.images.pictures import write_grid
 
     network = load_image_model(model, device)
     parts = []
@@ -95,12 +102,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")] = False,
 ) -> None:
     """Bits per dimension of held-out images, reconstruction and speed, models side by side."""
-    from graphcnf.evaluation.formats import json_text, number, percent, text
-    from graphcnf.scripts._image_scores import score_image_models
-    from graphcnf.scripts._tables import table_kind, write_table, write_text
-
     kind = table_kind(out, as_csv, as_json)
-    rows = score_image_models(models, draws=draws, seed=seed, device=device)
+    rows = score_folders(models, draws=draws, seed=seed, device=device)
     if kind == "json" and len(rows) == 1:
         write_text(json_text(rows[0]), out)
         return
@@ -123,6 +126,28 @@ def evaluate(
     if len(rows) > 1:
         notes.append("Differences are of the same images, with the standard error of their mean.")
     write_table(kind, out, rows, columns, notes)
+
+
+def score_folders(
+    names: Sequence[str], *, draws: int = 8, seed: int = 0, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Return scores of the models in folders on the test parts of their data sets, a row each.
+
+    Raises:
+        UserError: There is no such model, or its data are not there.
+    """
+    from graphcnf.baselines.images.models import load_image_model
+    from graphcnf.datasets.images import ImageDataset, images_of_model
+    from graphcnf.images.scores import score_image_models
+
+    known: dict[str, ImageDataset] = {}
+
+    def loaded():
+        for name in names:
+            model = load_image_model(name, device)
+            yield Path(name).name, model, images_of_model(model, name, known).part("test")
+
+    return score_image_models(loaded(), draws=draws, seed=seed)
 
 
 def _figure(key: str, kind: str | None = None) -> Callable[[Mapping[str, Any]], str]:
@@ -154,15 +179,36 @@ def interpolate(
     The first and the last are the images themselves where encoding loses nothing, as in a flow;
     a VAE and a GAN show what they make of them. A PixelCNN has no latents.
     """
-    from graphcnf.scripts._images import load_image_model, read_image, write_grid
-    from graphcnf.scripts._output import check_place, output_kind
+    from graphcnf.baselines.images.models import load_image_model
+    from graphcnf.images.pictures import write_grid
 
     output_kind(out, ("png",))
     check_place(out)
-    for text in (first, last):
-        if out.exists() and Path(text).exists() and out.samefile(text):
+    for end in (first, last):
+        if out.exists() and Path(end).exists() and out.samefile(end):
             raise typer.BadParameter(f"{out} is a picture to read", param_hint="'--out'")
     network = load_image_model(model, device)
-    ends = [read_image(text, network, model).to(network.device) for text in (first, last)]
+    ends = [_read_image(end, network, model).to(network.device) for end in (first, last)]
     images = network.interpolate(*ends, steps=steps)
     write_grid(images.cpu().numpy(), out, levels=network.levels, columns=steps)
+
+
+def _read_image(given: str, model: ImageModel, name: str) -> Tensor:
+    """Return the image (C, H, W) uint8 of a PNG file, or the held-out image with this number.
+
+    Raises:
+        UserError: There is none, or it does not fit the model.
+    """
+    import torch
+
+    from graphcnf.datasets.image_files import read_png
+    from graphcnf.datasets.images import images_of_model
+    from graphcnf.images.pictures import fit_picture
+
+    if given.isdecimal() and not Path(given).exists():
+        test = images_of_model(model, name).part("test")
+        if int(given) >= len(test):
+            raise UserError(f"there is no held-out image {given}: they are 0 to {len(test) - 1}")
+        return test[int(given)]
+    picture = read_png([Path(given)])[0]
+    return torch.from_numpy(fit_picture(picture, model.shape, model.levels, given))

@@ -16,18 +16,19 @@ from graphcnf.flows.transform import Context, masked
 
 
 class ArgmaxEncoding(Encoding):
-    """q(z|x): z_m = +-softplus(a_m), with the sign of binary digit m of x and logistic a_m.
+    """Encoding z_m = +-softplus(a_m), with the sign of binary digit m of x and logistic a_m.
 
     A category takes M = max(1, ceil(log2 K)) latents. Its volume is an orthant, so p(x|z) is an
     indicator and log p(x|z) = 0. Location and scale of a_m are learned per category and digit.
 
-    Where K is no power of two, 2^M - K codes mean no category, and the model loses the mass p(z)
-    that falls on them: the bound stays a valid lower bound, and the probabilities of all x sum to
-    1 minus that mass. `overflow` reports the latents that fall there. They decode to the code
-    without its leading digit, which is always a category.
+    Where K is no power of two, 2^M - K codes stand for no category, and the model loses the mass
+    of p(z) on them: the bound stays a valid lower bound, and the probabilities of all x sum to 1
+    minus that mass. `overflow` finds such latents. They decode to the code without its leading
+    digit, which is always a category.
 
-    Hoogeboom et al., *Argmax Flows and Multinomial Diffusion*, NeurIPS 2021, arXiv 2102.05379,
-    section 3.2 (Cartesian products).
+    References:
+        Hoogeboom et al., *Argmax Flows and Multinomial Diffusion*, NeurIPS 2021, arXiv 2102.05379,
+        section 3.2 (Cartesian products).
 
     Args:
         categories: Number of categories K.
@@ -61,18 +62,18 @@ class ArgmaxEncoding(Encoding):
         return assemble(z, torch.zeros_like(log_q[..., 0]), log_q.sum(-1), right, context.mask)
 
     def code(self, z: Tensor) -> Tensor:
-        """Number whose binary digits are the signs, (..., M) -> (...) long, 0 to 2^M - 1."""
+        """Return the number whose binary digits are the signs, (..., M) -> (...) long."""
         powers = 2 ** torch.arange(self.latent_dim, device=z.device)
         return ((z > 0) * powers).sum(-1)
 
     def overflow(self, z: Tensor) -> Tensor:
-        """Whether latents fall on no category, (..., M) -> (...) bool."""
+        """Return True where latents stand for no category, (..., M) -> (...) bool."""
         return self.code(z) >= self.cardinalities
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
+        """Return categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
         code = self.code(z)
         code = torch.where(self.overflow(z), code - 2 ** (self.latent_dim - 1), code)
-        # One category still has a digit, which may come out as 1.
+        # A single category still has a digit, which may be 1.
         code = code.clamp(max=self.cardinalities - 1)
         return masked(code, context.mask)

@@ -1,4 +1,4 @@
-"""Encodings that are densities q(z|x) on all of space: volumes overlap, ever less in training.
+"""Encodings with densities q(z|x) on all of space: volumes overlap, less and less in training.
 
 All three draw `z = mean_x + exp(log_scale_x) g_x(e)` with standard logistic noise e:
 
@@ -6,8 +6,8 @@ All three draw `z = mean_x + exp(log_scale_x) g_x(e)` with standard logistic noi
 - `LinearFlowEncoding`: g_x is a flow of affine maps;
 - `VariationalEncoding`: g_x has mixture couplings as well.
 
-The means of the categories start apart on a grid (codes of the categories in a small base), so that
-training begins with latents that can be told apart.
+The means of the categories start on a grid (digits of the categories in a small base), so that
+training begins with distinguishable latents.
 
 References:
     Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021,
@@ -39,10 +39,10 @@ POSTERIORS = ("bayes", "learned")
 
 
 def grid_means(categories: int, latent_dim: int, spread: float) -> tuple[Tensor, float]:
-    """Points that differ by at least `spacing` in a coordinate, and where possible in two.
+    """Return points that differ by at least `spacing` in a coordinate, where possible in two.
 
-    Category k stands at the digits of k in the smallest base that `latent_dim` digits allow. Where
-    one digit less suffices in base 2, it is spent on the parity of the others, as in an
+    Category k gets the digits of k in the smallest base that `latent_dim` digits allow. Where one
+    digit less suffices in base 2, the last one is the parity of the others, as in an
     error-detecting code; where still fewer do, the digits repeat.
 
     Args:
@@ -71,7 +71,7 @@ def grid_means(categories: int, latent_dim: int, spread: float) -> tuple[Tensor,
 
 
 class DensityEncoding(Encoding):
-    """What the encodings of this module share; the base class is `MixtureEncoding`'s algebra.
+    """Base of the encodings of this module; g is the identity here.
 
     Args:
         categories: Number of categories K.
@@ -82,10 +82,9 @@ class DensityEncoding(Encoding):
         separation: Distance at which the means of neighbouring categories start, in units of their
             logistic scale.
         spread: Standard deviation of the means along a latent at the start.
-        drift: How far a mean may move along a latent, as a share of the distance between
-            neighbours at the start, and by what share its scale may change. So the volumes of a
-            mixture stay apart however long training goes on; without a bound they creep together.
-            None for no bound.
+        drift: Largest move of a mean along a latent, as a share of the distance between neighbours
+            at the start, and largest relative change of its scale. The limit keeps the volumes of a
+            mixture apart in long trainings; without it they creep together. None for no limit.
         hidden: Hidden channels of the networks.
     """
 
@@ -110,7 +109,7 @@ class DensityEncoding(Encoding):
                 f"categories and latents must be at least 1, got {categories} and {latent_dim}"
             )
         if posterior not in POSTERIORS:
-            raise ValueError(f'posterior must be "bayes" or "learned", not {posterior!r}')
+            raise ValueError(f'posterior must be "bayes" or "learned", got {posterior!r}')
         if drift is not None and not drift > 0:
             raise ValueError(f"drift must be greater than 0, or None, got {drift}")
         if not (separation > 0 and spread > 0):
@@ -160,7 +159,7 @@ class DensityEncoding(Encoding):
         self.register_buffer("log_prior", (weights / weights.sum()).log().to(dtype))
 
     def shape_noise(self, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """g_x(e) and log|det dg_x/de|; e (M, D), x (M,) long -> (M, D), (M,)."""
+        """Return g_x(e) and log|det dg_x/de|; e (M, D), x (M,) long -> (M, D), (M,)."""
         return e, torch.zeros_like(e[..., 0])
 
     def recover_noise(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +167,7 @@ class DensityEncoding(Encoding):
         return u, torch.zeros_like(u[..., 0])
 
     def log_density(self, z: Tensor) -> Tensor:
-        """Log q(z|x) of every category x, (..., D) -> (..., K)."""
+        """Return log q(z|x) of every category x, (..., D) -> (..., K)."""
         mean, log_scale = self.mean, self.log_scale
         z = z.to(mean.dtype)
         u = (z.unsqueeze(-2) - mean) * torch.exp(-log_scale)
@@ -178,7 +177,7 @@ class DensityEncoding(Encoding):
         return log_q.reshape(u.shape[:-1]) - log_scale.sum(-1)
 
     def log_posterior(self, z: Tensor) -> Tensor:
-        """Log p(x|z) of every category x, (..., D) -> (..., K)."""
+        """Return log p(x|z) of every category x, (..., D) -> (..., K)."""
         if self.posterior == "learned":
             return self.decoder(z.to(self.start.dtype))
         return (self.log_density(z) + self.log_prior.log_softmax(0)).log_softmax(-1)
@@ -199,7 +198,7 @@ class DensityEncoding(Encoding):
         return assemble(z, own, log_q, log_p.argmax(-1) == x, context.mask)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Categories (B, L) of latents (B, L, D)."""
+        """Return categories (B, L) of latents (B, L, D)."""
         log_p = self.log_posterior(z)
         if sample:
             u = draw_uniform(
@@ -216,7 +215,7 @@ class DensityEncoding(Encoding):
 
 
 class LearnedPosterior(nn.Module):
-    """p(x|z) = softmax(W z + b + MLP(z)), which starts as the best linear classifier of the means.
+    """Posterior p(x|z) = softmax(W z + b + MLP(z)); starts as a linear classifier of the means.
 
     Args:
         means: Means of the categories (K, D).
@@ -238,19 +237,21 @@ class LearnedPosterior(nn.Module):
             self.linear.bias.copy_(-means.square().sum(-1) / (2 * variance))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Log-probabilities (..., K) for latents (..., D)."""
+        """Return log-probabilities (..., K) for latents (..., D)."""
         return (self.linear(z) + self.network(z)).log_softmax(-1)
 
 
 class MixtureEncoding(DensityEncoding):
-    """q(z|x): independent logistics with a mean and a scale per category and latent.
+    """Independent logistics with a mean and a scale per category and latent.
 
     Lippe & Gavves 2021, section 2.2 (mixture model). The arguments are those of `DensityEncoding`.
     """
 
 
-class FlowEncoding(DensityEncoding):
-    """q(z|x): a flow that is conditioned on an embedding of the category.
+class LinearFlowEncoding(DensityEncoding):
+    """Affine maps conditioned on the category, with invertible linear maps between.
+
+    Lippe & Gavves 2021, section 2.2 (linear flows).
 
     Args:
         categories: See `DensityEncoding`.
@@ -272,32 +273,21 @@ class FlowEncoding(DensityEncoding):
         self.flow = Sequential(*steps)
 
     def steps(self, number: int, embedding: int, hidden: int) -> list[Bijection]:
-        """The transforms of one step."""
-        raise NotImplementedError
-
-    def shape_noise(self, e, x):
-        """See `DensityEncoding.shape_noise`."""
-        return self.flow(e, Context(features=self.embedding(x)))
-
-    def recover_noise(self, u, x):
-        """See `DensityEncoding.recover_noise`."""
-        return self.flow.inverse_and_logdet(u, Context(features=self.embedding(x)))
-
-
-class LinearFlowEncoding(FlowEncoding):
-    """q(z|x): affine maps conditioned on the category, with invertible linear maps between.
-
-    Lippe & Gavves 2021, section 2.2 (linear flows). The arguments are those of `FlowEncoding`.
-    """
-
-    def steps(self, number, embedding, hidden):
-        """A conditional affine map, then a mixing of the latents."""
+        """Return a conditional affine map, then an invertible linear map."""
         affine = ConditionalAffine(self.latent_dim, embedding)
         return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
 
+    def shape_noise(self, e, x):
+        """Return the flow's output and log-det, see `DensityEncoding.shape_noise`."""
+        return self.flow(e, Context(features=self.embedding(x)))
 
-class VariationalEncoding(FlowEncoding):
-    """q(z|x): a non-linear flow conditioned on the category; p(x|z) is learned by default.
+    def recover_noise(self, u, x):
+        """Return the flow's inverse and log-det, see `DensityEncoding.recover_noise`."""
+        return self.flow.inverse_and_logdet(u, Context(features=self.embedding(x)))
+
+
+class VariationalEncoding(LinearFlowEncoding):
+    """Non-linear flow conditioned on the category; p(x|z) is learned by default.
 
     Lippe & Gavves 2021, section 2.2 (variational encoding).
 
@@ -306,7 +296,7 @@ class VariationalEncoding(FlowEncoding):
         latent_dim: See `DensityEncoding`; at least 2, since a coupling splits the latents.
         posterior: See `DensityEncoding`.
         mixtures: Components of the mixture couplings.
-        **options: See `FlowEncoding`.
+        **options: See `LinearFlowEncoding`.
     """
 
     def __init__(
@@ -324,20 +314,16 @@ class VariationalEncoding(FlowEncoding):
         super().__init__(categories, latent_dim, posterior=posterior, **options)
 
     def steps(self, number, embedding, hidden):
-        """A conditional affine map, a mixing of the latents, a conditional mixture coupling."""
+        """Return the maps of a linear flow, then a conditional mixture coupling."""
         split, swap, fixed = halves(self.latent_dim, number)
         outputs = (3 * self.mixtures + 2) * (self.latent_dim - fixed)
         network = Conditioner(fixed + embedding, outputs, hidden)
         coupling = MixtureLogisticCoupling(network, split=split, swap=swap, mixtures=self.mixtures)
-        return [
-            ConditionalAffine(self.latent_dim, embedding),
-            InvertibleLinear(self.latent_dim),
-            coupling,
-        ]
+        return [*super().steps(number, embedding, hidden), coupling]
 
 
 class ConditionalAffine(Bijection):
-    """f(x; c) = exp(s(c)) x + t(c) with s and t linear in the features c, and |s| <= 3.
+    """Affine map f(x; c) = exp(s(c)) x + t(c) with s and t linear in features c, and |s| <= 3.
 
     Args:
         channels: Channels of x.
@@ -366,7 +352,7 @@ class ConditionalAffine(Bijection):
 
 
 class Conditioner(nn.Module):
-    """Two layers that see the untransformed latents and the features; starts at 0."""
+    """Two layers over the untransformed latents and the features; the output starts at 0."""
 
     def __init__(self, inputs: int, outputs: int, hidden: int):
         super().__init__()
@@ -375,5 +361,5 @@ class Conditioner(nn.Module):
         )
 
     def forward(self, x, context):
-        """Parameters of the coupling, (M, P)."""
+        """Return parameters of the coupling, (M, P)."""
         return self.layers(torch.cat([x, context.features], -1))

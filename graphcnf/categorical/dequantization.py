@@ -1,7 +1,7 @@
-"""Dequantization of category indices: what is used for ordinal data, as a baseline here.
+"""Dequantization of category indices: the treatment of ordinal data, as a baseline.
 
-Category k becomes a point between k and k + 1 on one axis, so categories lie in an order that means
-nothing, and next to each other. Lippe & Gavves (2021, arXiv 2006.09790, section 5.2) compare their
+Category k becomes a point between k and k + 1 on one axis, which gives the categories an order and
+neighbours without meaning. Lippe & Gavves (2021, arXiv 2006.09790, section 5.2) compare their
 encodings with it.
 """
 
@@ -33,17 +33,18 @@ from graphcnf.flows.transform import (
 
 
 class DequantizationEncoding(Encoding):
-    """z = s (x + u - K / 2) with u in (0, 1), and s such that uniform categories have variance 1.
+    """Encoding z = s (x + u - K / 2) with u in (0, 1); s gives uniform categories variance 1.
 
-    The cells of the categories are disjoint, so log p(x|z) = 0 and reconstruction is exact. What
-    p(z) puts beyond the first and the last cell is lost, as with `ArgmaxEncoding`: `overflow`.
+    The cells of the categories are disjoint, so log p(x|z) = 0 and reconstruction is exact. The
+    mass of p(z) beyond the first and the last cell is lost, as with `ArgmaxEncoding`: see
+    `overflow`.
 
     Args:
         categories: Number of categories K.
-        variational: Whether u follows a learned distribution per category (Ho et al. 2019, arXiv
-            1902.00275) or is uniform.
+        variational: True for u from a learned distribution per category (Ho et al. 2019, arXiv
+            1902.00275), False for uniform u.
         mixtures: Components of the learned distributions.
-        embedding: Channels that a category is embedded in for them.
+        embedding: Channels of a category's embedding for the learned distributions.
     """
 
     cardinalities: int
@@ -66,7 +67,7 @@ class DequantizationEncoding(Encoding):
             )
         else:
             self.noise = UniformDequantization(categories)
-        # Knows the type of the module it is part of: there may be no parameters to ask.
+        # Carries the type of the module: there may be no parameters.
         self.register_buffer("like", torch.empty(0), persistent=False)
 
     def encode(self, x, context=Context()):
@@ -82,7 +83,7 @@ class DequantizationEncoding(Encoding):
         return Encoded(z, torch.zeros_like(log_q), log_q, correct.to(z))
 
     def overflow(self, z: Tensor) -> Tensor:
-        """Whether latents fall on no category, (..., 1) -> (...) bool."""
+        """Return True where latents stand for no category, (..., 1) -> (...) bool."""
         point = self._point(z)
         return (point < 0) | (point >= self.cardinalities)
 
@@ -90,13 +91,13 @@ class DequantizationEncoding(Encoding):
         return z[..., 0].double() / self.scale + self.cardinalities / 2
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
+        """Return categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
         x = self._point(masked(z, context.mask)).floor().long().clamp(0, self.cardinalities - 1)
         return masked(x, context.mask)
 
 
 class CategoryEmbedding(nn.Module):
-    """Embeds categories that come scaled to (-1, 1), as `VariationalDequantization` hands them on.
+    """Embedding of categories scaled to (-1, 1), the input of `VariationalDequantization.encoder`.
 
     Args:
         categories: Number of categories K.
@@ -108,14 +109,14 @@ class CategoryEmbedding(nn.Module):
         self.table = nn.Embedding(categories, channels)
 
     def forward(self, known: Tensor) -> Tensor:
-        """(B, L, 1) to (B, L, channels)."""
+        """Map (B, L, 1) to (B, L, channels)."""
         categories = len(self.table.weight)
         index = ((known[..., 0] + 1) * categories / 2).floor().long()
         return self.table(index.clamp(0, categories - 1))
 
 
 class ConditionalMixture(Bijection):
-    """f(x; c) = logit CDF of a mixture of logistics, its parameters linear in the features c.
+    """Map f(x; c) = logit CDF(x) of a mixture of logistics, with parameters linear in features c.
 
     For one channel; starts near the identity.
 
@@ -129,7 +130,7 @@ class ConditionalMixture(Bijection):
     def __init__(self, mixtures: int, features: int):
         super().__init__()
         self.parameters_of = zero_init(nn.Linear(features, 3 * mixtures))
-        # Otherwise the components would stay equal.
+        # Without offsets the components would stay equal.
         self.register_buffer("offsets", torch.linspace(-0.5, 0.5, mixtures))
 
     def forward(self, x, context=Context()):
@@ -139,14 +140,15 @@ class ConditionalMixture(Bijection):
         return masked(z.unsqueeze(-1), context.mask), sum_log_term(log_slope, context.mask)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Undo `forward`."""
+        """Apply the inverse of f to z (B, L, 1)."""
         z = prepare(z, context.mask)
         mixture = self._mixture(context.features, z.dtype)
-        x, log_slope = logistic_mixture_inverse(z[..., 0], *mixture)
+        x = logistic_mixture_inverse(z[..., 0], *mixture)
+        log_slope = -logistic_mixture(x, *mixture)[1]
         return masked(x.unsqueeze(-1), context.mask), sum_log_term(log_slope, context.mask)
 
     def _mixture(self, features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, means and log-scales, components first."""
+        """Return logits, means and log-scales, components first."""
         logits, means, log_scales = (
             part.movedim(-1, 0).contiguous()
             for part in self.parameters_of(features).to(dtype).chunk(3, -1)

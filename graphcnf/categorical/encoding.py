@@ -1,4 +1,4 @@
-"""What every encoding of categories into continuous latents has in common."""
+"""`Encoding`, the interface of encodings of categories as continuous latents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Encoded:
 
 
 class Encoding(Transform):
-    """Categories to latents: z ~ q(z|x), with a factorized posterior p(x|z) to come back.
+    """Stochastic encoder q(z|x) of categories, with a factorized posterior p(x|z).
 
     `forward` is one draw of the bound: its log term is log p(x|z) - log q(z|x), so that
     log p(x) >= E[log p(z) + log term] (Lippe & Gavves 2021, eq. 3). `inverse` decodes to the most
@@ -53,19 +53,19 @@ class Encoding(Transform):
     latent_dim: int
 
     def check(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Raise ValueError unless `x` and `mask` are what `encode` takes.
+        """Raise ValueError unless `encode` takes `x` and `mask`.
 
-        Values at masked positions are not looked at; a sample may be masked altogether.
+        Values at masked positions are not checked; a sample may be masked altogether.
         """
         if not isinstance(x, Tensor):
-            raise ValueError(f"categories must be a torch tensor, not a {type(x).__name__}")
+            raise ValueError(f"categories must be a torch tensor, got a {type(x).__name__}")
         single = isinstance(self.cardinalities, int)
         variables = 1 if isinstance(self.cardinalities, int) else len(self.cardinalities)
         wanted = "(B, L)" if single else f"(B, L, {variables})"
         if x.dim() != (2 if single else 3) or not (single or x.shape[-1] == variables):
-            raise ValueError(f"categories must have the shape {wanted}, not {tuple(x.shape)}")
+            raise ValueError(f"categories must have the shape {wanted}, got {tuple(x.shape)}")
         if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-            raise ValueError(f"categories must be whole numbers (torch.long), not {x.dtype}")
+            raise ValueError(f"categories must be integers (torch.long), got {x.dtype}")
         if not x.shape[1]:
             raise ValueError(f"categories of the shape {tuple(x.shape)} have no position")
         limits = torch.tensor(self.cardinalities, device=x.device)
@@ -74,19 +74,19 @@ class Encoding(Transform):
             if mask.dtype != torch.bool or mask.shape not in (x.shape[:2], x.shape):
                 raise ValueError(
                     f"the mask must be a bool tensor of shape {tuple(x.shape[:2])}, "
-                    f"not {mask.dtype} of shape {tuple(mask.shape)}"
+                    f"got {mask.dtype} of shape {tuple(mask.shape)}"
                 )
             wrong = wrong & (mask if mask.dim() == x.dim() else mask.unsqueeze(-1))
         if wrong.any():
             value = int(x[wrong][0])
             most = limits.expand_as(x)[wrong][0]
-            raise ValueError(f"category {value} is out of range: known are 0 to {int(most) - 1}")
+            raise ValueError(f"categories must lie in 0 to {int(most) - 1}, got {value}")
 
     def encode(self, x: Tensor, context: Context = Context()) -> Encoded:
         """Draw latents for categories `x`, shape (B, L) or (B, L, V) long.
 
         Args:
-            x: Categories; what stands at masked positions does not matter.
+            x: Categories; those at masked positions do not matter.
             context: Mask (B, L), and noise to record or replay.
         """
         raise NotImplementedError
@@ -109,14 +109,14 @@ class Encoding(Transform):
 
 
 def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = None) -> Tensor:
-    """Standard logistic numbers with the type and device of `like`."""
+    """Draw standard logistic numbers with the type and device of `like`."""
     # The tape is float64, and so are uniform numbers: in float32 they are too coarse for the tails.
     draw = take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=like.device))
     return torch.logit(draw.clamp(1e-16, 1 - 1e-16)).to(like.dtype)
 
 
 def logistic_log_density(z: Tensor) -> Tensor:
-    """Elementwise log-density of the standard logistic distribution, nats."""
+    """Return the elementwise log-density of the standard logistic distribution, nats."""
     z = z.abs()
     return -z - 2 * F.softplus(-z)
 
@@ -124,13 +124,13 @@ def logistic_log_density(z: Tensor) -> Tensor:
 def assemble(
     z: Tensor, log_p: Tensor, log_q: Tensor, correct: Tensor, mask: Tensor | None
 ) -> Encoded:
-    """Sum up what is known per position.
+    """Sum the terms of all positions.
 
     Args:
         z: (B, L, D).
         log_p: log p(x_i|z_i), (B, L).
         log_q: log q(z_i|x_i), (B, L).
-        correct: Whether the most probable category is the encoded one, (B, L) bool.
+        correct: True where the most probable category is the encoded one, (B, L) bool.
         mask: (B, L) bool or None.
     """
     real = torch.ones_like(correct) if mask is None else mask

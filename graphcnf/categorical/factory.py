@@ -1,4 +1,4 @@
-"""Encodings by name, as presets and command lines ask for them."""
+"""Encodings by the names of presets and command lines."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def make_encoding(name: str, categories: int, latent_dim: int | None = None, **o
         name: "mixture", "linear", "variational", "argmax", "interval", or, as baselines,
             "uniform-dequantization" or "variational-dequantization".
         categories: Number of categories.
-        latent_dim: Latents of a position; None for max(2, ceil(log2 categories)), or for the
-            number that the encoding dictates (all from "argmax" on).
+        latent_dim: Latents of a position; None for max(2, ceil(log2 categories)). From "argmax" on
+            the encoding determines it.
         **options: Further arguments of the encoding's class.
 
     Raises:
@@ -64,6 +64,6 @@ def make_encoding(name: str, categories: int, latent_dim: int | None = None, **o
     if latent_dim not in (None, encoding.latent_dim):
         raise UserError(
             f"encoding {name!r}: {categories} categories take {encoding.latent_dim} "
-            f"latents, not {latent_dim}; leave latent_dim out"
+            f"latents, got {latent_dim}; leave latent_dim out"
         )
     return encoding

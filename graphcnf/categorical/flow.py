@@ -21,7 +21,7 @@ class Bound:
         log_flow: log p(z), the base density plus the log terms of the flow.
         log_posterior: log p(x|z).
         log_encoder: log q(z|x).
-        correct: Share of variables that p(x|z) decodes to what was encoded.
+        correct: Share of variables that p(x|z) decodes to the encoded category.
     """
 
     log_flow: Tensor
@@ -31,17 +31,17 @@ class Bound:
 
     @classmethod
     def of(cls, log_flow: Tensor, encoded: Encoded) -> Bound:
-        """Log p(z) (B,) of what was encoded."""
+        """Return the bound of log p(z) (B,) and one draw of the encoder."""
         return cls(log_flow, encoded.log_posterior, encoded.log_encoder, encoded.correct)
 
     @classmethod
     def exact(cls, value: Tensor) -> Bound:
-        """A term (B,) that nothing else belongs to."""
+        """Return the bound whose only term is `value` (B,)."""
         zero = torch.zeros_like(value)
         return cls(value, zero, zero, torch.ones_like(value))
 
     def value(self, beta: float = 1.0) -> Tensor:
-        """Log p(z) + beta log p(x|z) - log q(z|x); a lower bound on log p(x) for beta = 1.
+        """Return log p(z) + beta log p(x|z) - log q(z|x), for beta = 1 a bound on log p(x).
 
         A larger beta early in training keeps the categories apart; the training loop lets it
         tend to 1 (`beta_start`, `beta_halflife` of its settings). Likelihoods are always beta = 1.
@@ -181,7 +181,7 @@ def check_rows(mask: Tensor | None) -> None:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.dim() not in (2, 3):
         shown = (f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor)
                  else f"a {type(mask).__name__}")  # fmt: skip
-        raise ValueError(f"the mask must be a bool tensor of shape (B, L), not {shown}")
+        raise ValueError(f"the mask must be a bool tensor of shape (B, L), got {shown}")
     empty = ~mask.flatten(1).any(1)
     if empty.any():
         row = int(empty.nonzero()[0])

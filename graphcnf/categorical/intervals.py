@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.flows.transform import Context, masked, take
 
-# Share of an interval left free at either end, so that rounding never moves a latent into the
-# neighbouring category. It costs -log2(1 - 2 MARGIN) = 0.0003 bits per variable.
 MARGIN = 1e-4
+"""Share of an interval that stays free at either end: rounding never moves a latent into the
+neighbouring category. It costs -log2(1 - 2 MARGIN) = 0.0003 bits per variable."""
 
 
 class Intervals(nn.Module):
@@ -26,22 +26,22 @@ class Intervals(nn.Module):
         if not cardinalities or min(cardinalities) < 1:
             raise ValueError(f"every variable needs at least one category, got {cardinalities}")
         self.cardinalities = tuple(int(c) for c in cardinalities)
-        # Equal widths: a coupling rescales them to the conditional probabilities anyway, and
-        # floating point stays far from the width of the rarest interval.
+        # Equal widths: a coupling rescales them to the conditional probabilities anyway, and none
+        # comes near the resolution of floating point.
 
     def category(self, u: Tensor) -> Tensor:
-        """Category whose interval holds u; u (..., V) in (0, 1) -> (..., V) long."""
+        """Return the category whose interval holds u; u (..., V) in (0, 1) -> (..., V) long."""
         counts = torch.tensor(self.cardinalities, device=u.device)
         return (u.double() * counts).long().clamp(min=0).minimum(counts - 1)
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower end and width of the interval of each category; x (..., V) -> two (..., V)."""
+        """Return lower end and width of each category's interval; x (..., V) -> two (..., V)."""
         counts = torch.tensor(self.cardinalities, device=x.device, dtype=torch.float64)
         return x.double() / counts, (1 / counts).expand(x.shape)
 
 
 class IntervalEncoding(Encoding):
-    """q(z|x): z = logit(u), u uniform on the interval of category x; p(x|z) is an indicator.
+    """Encoding z = logit(u), u uniform on the interval of category x; p(x|z) is an indicator.
 
     One latent per variable. The volumes of the categories are disjoint, so log p(x|z) = 0 and
     reconstruction is exact. Made for `AutoregressiveCoupling`, which rescales each interval to the
@@ -71,7 +71,7 @@ class IntervalEncoding(Encoding):
             self.intervals = Intervals(list(cardinalities))
             self.cardinalities = self.intervals.cardinalities
         self.latent_dim = len(self.intervals.cardinalities)
-        # Knows the type of the module it is part of: there are no parameters to ask.
+        # Carries the type of the module: there are no parameters.
         self.register_buffer("like", torch.empty(0), persistent=False)
 
     def encode(self, x, context=Context()):
@@ -98,7 +98,7 @@ class IntervalEncoding(Encoding):
         return Encoded(z.to(dtype), zeros, log_q.to(dtype), right)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Category of each latent, (B, L, V) -> (B, L, V) long, or (B, L); 0 where masked."""
+        """Return the category of each latent, (B, L, V) long or (B, L); 0 where masked."""
         x = self.intervals.category(torch.sigmoid(z.double()))
         x = masked(x, context.mask)
         return x.squeeze(-1) if self.single else x

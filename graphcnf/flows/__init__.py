@@ -1,6 +1,5 @@
 """Normalizing-flow core: tensors in, tensors out."""
 
-from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.base import (
     StandardLogistic,
     StandardNormal,
@@ -17,16 +16,15 @@ from graphcnf.flows.coupling import (
 )
 from graphcnf.flows.dequantization import (
     Dequantization,
+    Logit,
     UniformDequantization,
     VariationalDequantization,
 )
-from graphcnf.flows.elementwise import Affine, Logit
-from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.linear import ActNorm, Affine, InvertibleLinear
 from graphcnf.flows.logistic_mixture import (
     bounded_log_scale,
     logistic_mixture,
     logistic_mixture_inverse,
-    logistic_mixture_root,
 )
 from graphcnf.flows.pixels import (
     ChannelsFirst,
@@ -82,7 +80,6 @@ __all__ = [
     "log_term_dtype",
     "logistic_mixture",
     "logistic_mixture_inverse",
-    "logistic_mixture_root",
     "masked",
     "prepare",
     "record_generators",

@@ -1,10 +1,9 @@
-"""Factorised base densities, and random draws that are reproducible per record."""
+"""Factorized base densities, and random draws that are reproducible per record."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,10 +14,10 @@ from graphcnf.flows.transform import Generators, log_term_dtype, masked, sum_log
 
 
 def record_generators(seed: int, first: int, count: int) -> list[np.random.Generator]:
-    """Random generators for the records ``first`` to ``first + count - 1``.
+    """Return random generators for the records ``first`` to ``first + count - 1``.
 
     Each is a function of the seed and the number of its record only (a counter-based Philox
-    generator keyed with both), so a sample does not depend on the batch that it is drawn in.
+    generator keyed with both), so a record does not depend on its batch.
 
     Examples:
         >>> third = record_generators(0, 2, 1)[0].random()
@@ -32,9 +31,10 @@ def record_generators(seed: int, first: int, count: int) -> list[np.random.Gener
 
 
 def _draw(kind: str, shape, mask, generator, device, dtype) -> Tensor:
-    """Draw float64 "normal" or "uniform" numbers; see `draw_normal`."""
+    """Draw "normal" or "uniform" numbers; see `draw_normal`."""
+    dtype = dtype or torch.get_default_dtype()
     if generator is None or isinstance(generator, torch.Generator):
-        # A generator is bound to a device; the numbers go where they are wanted.
+        # A generator is bound to its own device, which may not be that of the result.
         source = device if generator is None else generator.device
         draw = torch.randn if kind == "normal" else torch.rand
         noise = draw(shape, generator=generator, device=source, dtype=dtype)
@@ -66,7 +66,7 @@ def draw_normal(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Standard normal numbers.
+    """Draw standard normal numbers.
 
     Args:
         shape: ``(B, ..., D)``.
@@ -81,7 +81,7 @@ def draw_normal(
     Raises:
         ValueError: if a sequence of generators does not have B of them.
     """
-    return _draw("normal", shape, mask, generator, device, dtype or torch.get_default_dtype())
+    return _draw("normal", shape, mask, generator, device, dtype)
 
 
 def draw_uniform(
@@ -92,29 +92,34 @@ def draw_uniform(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Uniform numbers in [0, 1); the arguments are those of `draw_normal`."""
-    return _draw("uniform", shape, mask, generator, device, dtype or torch.get_default_dtype())
+    """Draw uniform numbers in [0, 1); the arguments are those of `draw_normal`."""
+    return _draw("uniform", shape, mask, generator, device, dtype)
 
 
-class BaseDensity(Protocol):
-    """What a flow maps to."""
+class BaseDensity(nn.Module):
+    """Factorized density of the latents of a flow; subclasses write `log_density` and `sample`."""
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Return the log-density of every element of ``z`` in nats."""
+        raise NotImplementedError
 
     def log_prob(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-density in nats ``(B,)`` of ``z (B, ..., D)``, summed over the real entries."""
+        """Return the log-density in nats ``(B,)`` of the real entries of ``z (B, ..., D)``."""
+        return sum_log_term(self.log_density(z.to(log_term_dtype(z))), mask)
 
     def sample(
         self, shape, *, mask=None, temperature=1.0, generator=None, device=None, dtype=None
     ) -> Tensor:
-        """Draw ``(B, ..., D)``, scaled by ``temperature``; see `draw_normal`."""
+        """Draw ``(B, ..., D)``, multiplied by ``temperature``; see `draw_normal`."""
+        raise NotImplementedError
 
 
-class StandardNormal(nn.Module):
-    """Independent standard normal variables: ``log p(z) = sum(-z^2/2 - log(2 pi)/2)``."""
+class StandardNormal(BaseDensity):
+    """Independent standard normal variables: ``log p(z) = -z^2/2 - log(2 pi)/2``."""
 
-    def log_prob(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-density in nats ``(B,)`` of ``z (B, ..., D)``, summed over the real entries."""
-        z = z.to(log_term_dtype(z))
-        return sum_log_term(-0.5 * z.square() - 0.5 * math.log(2 * math.pi), mask)
+    def log_density(self, z: Tensor) -> Tensor:
+        """Return ``-z^2/2 - log(2 pi)/2``."""
+        return -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
 
     def sample(
         self, shape, *, mask=None, temperature=1.0, generator=None, device=None, dtype=None
@@ -125,21 +130,21 @@ class StandardNormal(nn.Module):
         )
 
 
-class StandardLogistic(nn.Module):
+class StandardLogistic(BaseDensity):
     """Independent standard logistic variables: ``p(z) = sigmoid(z) sigmoid(-z)``.
 
     The standard deviation is ``pi / sqrt(3) = 1.81``.
     """
 
-    def log_prob(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-density in nats ``(B,)`` of ``z (B, ..., D)``, summed over the real entries."""
-        z = z.to(log_term_dtype(z)).abs()
-        return sum_log_term(-z - 2 * F.softplus(-z), mask)
+    def log_density(self, z: Tensor) -> Tensor:
+        """Return ``log sigmoid(z) + log sigmoid(-z)``."""
+        z = z.abs()
+        return -z - 2 * F.softplus(-z)
 
     def sample(
         self, shape, *, mask=None, temperature=1.0, generator=None, device=None, dtype=None
     ) -> Tensor:
-        """Draw ``(B, ..., D)``, scaled by ``temperature``; see `draw_normal`."""
+        """Draw ``(B, ..., D)``, multiplied by ``temperature``; see `draw_normal`."""
         # In float32, uniform numbers are too coarse for the tails.
         u = draw_uniform(
             shape, generator=generator, mask=mask, device=device, dtype=torch.float64

@@ -1,4 +1,4 @@
-"""Coupling layers: some channels transform the others; and stacks of them."""
+"""Coupling layers, in which some channels transform the others, and stacks of them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.errors import UserError
-from graphcnf.flows.actnorm import ActNorm
-from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.linear import ActNorm, InvertibleLinear
 from graphcnf.flows.logistic_mixture import (
     bounded_log_scale,
     logistic_mixture,
     logistic_mixture_inverse,
-    logistic_mixture_root,
 )
-from graphcnf.flows.transform import (
-    Bijection,
-    Context,
-    Sequential,
-    masked,
-    prepare,
-    sum_log_term,
-)
+from graphcnf.flows.transform import Bijection, Context, Sequential, masked, prepare, sum_log_term
 
 
 class Coupling(Bijection):
@@ -40,6 +31,10 @@ class Coupling(Bijection):
             input. Its output at masked entries does not matter, if finite.
         split: index of the last axis at which the channels are cut.
         swap: False transforms the second part, True the first.
+
+    Raises:
+        ValueError: if ``split`` is not positive or, when called, the network returns another number
+            of parameters.
     """
 
     parameters_per_channel: int
@@ -56,25 +51,26 @@ class Coupling(Bijection):
         """Map ``x (B, ..., C)`` with ``parameters (B, ..., P, C)``; return ``z, log|dz/dx|``."""
         raise NotImplementedError
 
-    def inverse_elements(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Invert `transform_elements`; return ``x, log|dx/dz|``."""
+    def inverse_elements(self, z: Tensor, parameters: Tensor) -> Tensor:
+        """Return the ``x`` that `transform_elements` maps to ``z``."""
         raise NotImplementedError
-
-    def restore_elements(self, z: Tensor, parameters: Tensor) -> Tensor:
-        """Return ``x`` of `inverse_elements`; for subclasses in which the log-det takes long."""
-        return self.inverse_elements(z, parameters)[0]
 
     def forward(self, x, context=Context()):
         """Transform one part of the channels."""
         return self._couple(x, self.transform_elements, context)
 
-    def inverse_and_logdet(self, z, context=Context()):
-        """Invert `forward`; the network sees the same input as there."""
-        return self._couple(z, self.inverse_elements, context)
-
     def inverse(self, z, context=Context()):
-        """Return ``x`` of `inverse_and_logdet`, without computing the log-det."""
-        return self._couple(z, lambda *of: (self.restore_elements(*of), None), context)[0]
+        """Invert `forward`: the network sees the same channels."""
+        return self._couple(z, lambda *of: (self.inverse_elements(*of), None), context)[0]
+
+    def inverse_and_logdet(self, z, context=Context()):
+        """Invert `forward`; the log-det is minus that of `forward` at ``x``."""
+
+        def elements(z, parameters):
+            x = self.inverse_elements(z, parameters)
+            return x, -self.transform_elements(x, parameters)[1]
+
+        return self._couple(z, elements, context)
 
     def _couple(self, x, elements, context):
         parts = prepare(x, context.mask).tensor_split([self.split], -1)
@@ -104,12 +100,12 @@ class AdditiveCoupling(Coupling):
     parameters_per_channel = 1
 
     def transform_elements(self, x, parameters):
-        """See `Coupling.transform_elements`."""
+        """Return ``x + t, 0``."""
         return x + parameters.squeeze(-2), torch.zeros_like(x)
 
     def inverse_elements(self, z, parameters):
-        """See `Coupling.inverse_elements`."""
-        return z - parameters.squeeze(-2), torch.zeros_like(z)
+        """Return ``z - t``."""
+        return z - parameters.squeeze(-2)
 
 
 class AffineCoupling(Coupling):
@@ -122,16 +118,15 @@ class AffineCoupling(Coupling):
     parameters_per_channel = 2
 
     def transform_elements(self, x, parameters):
-        """See `Coupling.transform_elements`."""
+        """Return ``exp(s) x + t, s``."""
         shift, log_scale = parameters.unbind(-2)
         log_scale = bounded_log_scale(log_scale)
         return x * torch.exp(log_scale) + shift, log_scale
 
     def inverse_elements(self, z, parameters):
-        """See `Coupling.inverse_elements`."""
+        """Return ``exp(-s) (z - t)``."""
         shift, log_scale = parameters.unbind(-2)
-        log_scale = bounded_log_scale(log_scale)
-        return (z - shift) * torch.exp(-log_scale), -log_scale
+        return (z - shift) * torch.exp(-bounded_log_scale(log_scale))
 
 
 class MixtureLogisticCoupling(Coupling):
@@ -139,8 +134,8 @@ class MixtureLogisticCoupling(Coupling):
 
     ``s``, ``t`` and the mixtures' logits, means and log-scales are functions of ``x_a``; all
     log-scales lie within +-3. Parameters ``(t, s, K logits, K means, K log-scales)``, so P = 3 K +
-    2. Constants from -1 to 1 are added to the means: with them, a network whose output layer starts
-    at zero can tell the components apart.
+    2. Constants from -1 to 1 are added to the means: otherwise the components would stay equal
+    under a network whose output layer starts at zero.
 
     References:
         Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
@@ -153,14 +148,7 @@ class MixtureLogisticCoupling(Coupling):
         mixtures: the number of components K.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        split: int,
-        swap: bool = False,
-        mixtures: int = 8,
-    ):
+    def __init__(self, network: nn.Module, *, split: int, swap: bool = False, mixtures: int = 8):
         super().__init__(network, split=split, swap=swap)
         if mixtures < 1:
             raise ValueError(f"mixtures must be at least 1, got {mixtures}")
@@ -170,28 +158,22 @@ class MixtureLogisticCoupling(Coupling):
         self.register_buffer("offsets", offsets.reshape(-1, 1, 1))
 
     def transform_elements(self, x, parameters):
-        """See `Coupling.transform_elements`."""
+        """Return ``exp(s) logit(CDF(x)) + t`` and the log-slope."""
         flat, shift, log_scale, mixture = self._arrange(x, parameters)
         y, log_slope = logistic_mixture(flat, *mixture)
         z = y * torch.exp(log_scale) + shift
         return z.t().reshape(x.shape), (log_slope + log_scale).t().reshape(x.shape)
 
     def inverse_elements(self, z, parameters):
-        """See `Coupling.inverse_elements`."""
+        """Return ``x``, by a fixed number of bisections and Newton steps."""
         flat, shift, log_scale, mixture = self._arrange(z, parameters)
-        x, log_slope = logistic_mixture_inverse((flat - shift) * torch.exp(-log_scale), *mixture)
-        return x.t().reshape(z.shape), (log_slope - log_scale).t().reshape(z.shape)
-
-    def restore_elements(self, z, parameters):
-        """See `Coupling.restore_elements`."""
-        flat, shift, log_scale, mixture = self._arrange(z, parameters)
-        x = logistic_mixture_root((flat - shift) * torch.exp(-log_scale), *mixture)
+        x = logistic_mixture_inverse((flat - shift) * torch.exp(-log_scale), *mixture)
         return x.t().reshape(z.shape)
 
     def _arrange(self, x: Tensor, parameters: Tensor):
         """Bring entries to the last axis: ``x (C, N)``, components ``(K, C, N)``."""
         channels = x.shape[-1]
-        # One blocked transposition here makes all later passes contiguous along the entries.
+        # One transposition here makes all later passes contiguous along the entries.
         flat = x.reshape(-1, channels).t().contiguous()
         parameters = parameters.reshape(-1, self.parameters_per_channel * channels).t().contiguous()
         parameters = parameters.unflatten(0, (self.parameters_per_channel, channels))
@@ -201,7 +183,7 @@ class MixtureLogisticCoupling(Coupling):
 
 
 def halves(channels: int, number: int) -> tuple[int, bool, int]:
-    """Return the cut of the channels for coupling ``number`` of a stack: halves take turns.
+    """Return the split of the channels for coupling ``number`` of a stack: halves alternate.
 
     Returns:
         `split` and `swap` of a `Coupling`, and the number of channels that its network sees.
@@ -210,7 +192,7 @@ def halves(channels: int, number: int) -> tuple[int, bool, int]:
         UserError: there are fewer than 2.
     """
     if channels < 2:
-        raise UserError(f"couplings of channels need at least 2 latents, not {channels}")
+        raise UserError(f"couplings of channels need at least 2 latents, got {channels}")
     split, swap = channels // 2, number % 2 == 1
     return split, swap, channels - split if swap else split
 

@@ -1,4 +1,4 @@
-"""Dequantization: integers become continuous, by noise within the unit cell of each.
+"""Dequantization of integers by noise within the unit cell of each, and the logit map.
 
 A density of the sum bounds the probability of the integers:
 ``log P(x) >= E_{u~q(u|x)}[log p(x + u) - log q(u|x)]``, and K draws in a logsumexp tighten it.
@@ -28,7 +28,7 @@ MARGIN = 1e-4
 """Share of a cell that stays free at either end: rounding never carries noise out of its cell."""
 
 MOST_LEVELS = 2**18
-"""With more, the cells of float32 are too coarse for noise."""
+"""Largest number of levels: beyond it float32 has too few numbers in a cell."""
 
 
 class Dequantization(Transform):
@@ -39,11 +39,14 @@ class Dequantization(Transform):
     cost ``-log2(1 - 2 m)``, 0.0003 bits per variable.
 
     Args:
-        levels: ``x`` has whole numbers 0 to ``levels - 1``, in any type. What `inverse` finds
-            outside is set to the nearest of them.
+        levels: number of values: ``x (B, ..., D)`` holds whole numbers 0 to ``levels - 1``, in any
+            type. `inverse` sets anything outside to the nearest of them.
 
     Attributes:
         margin: m, `MARGIN` or, for more than 400 levels, more: float32 is coarse there.
+
+    Raises:
+        ValueError: if there are no levels, or more than `MOST_LEVELS`.
     """
 
     exact = False
@@ -76,10 +79,8 @@ class UniformDequantization(Dequantization):
     def forward(self, x, context=Context()):
         """Add the noise."""
         mask, x = context.mask, prepare(x, context.mask)
-        u = take(
-            context.noise,
-            lambda: draw_uniform(x.shape, mask=mask, device=x.device, dtype=x.dtype),
-        )
+        options = {"mask": mask, "device": x.device, "dtype": x.dtype}
+        u = take(context.noise, lambda: draw_uniform(x.shape, **options))
         return self.place(x, u.to(x), mask)
 
 
@@ -87,7 +88,7 @@ class VariationalDequantization(Dequantization):
     """Dequantization with ``u = sigmoid(f(e; x))``, ``e`` logistic noise.
 
     The log term is ``-log q(z|x)``. With the identity for ``f`` it is uniform dequantization. Like
-    any density of floating-point numbers, q must not be much narrower than they lie apart: 2e-5 of
+    any density of floating-point numbers, q must not be much narrower than their spacing: 2e-5 of
     a cell at 255 in float32, nothing in float64.
 
     References:
@@ -108,10 +109,8 @@ class VariationalDequantization(Dequantization):
     def forward(self, x, context=Context()):
         """Add the noise; of the context only mask and noise are used."""
         mask, x = context.mask, prepare(x, context.mask)
-        e = take(
-            context.noise,
-            lambda: self.base.sample(x.shape, mask=mask, device=x.device, dtype=x.dtype),
-        ).to(x)
+        options = {"mask": mask, "device": x.device, "dtype": x.dtype}
+        e = take(context.noise, lambda: self.base.sample(x.shape, **options)).to(x)
         features = (2 * x + 1) / self.levels - 1
         if self.encoder is not None:
             features = self.encoder(features)
@@ -120,3 +119,38 @@ class VariationalDequantization(Dequantization):
         z, log_width = self.place(x, torch.sigmoid(y), mask)
         log_q = self.base.log_prob(e, mask) - log_det - sum_log_term(log_slope, mask)
         return z, log_width - log_q
+
+
+class Logit(Bijection):
+    """Logit map ``z = logit(alpha / 2 + (1 - alpha) x)`` of the unit interval.
+
+    ``alpha`` keeps the ends of the interval finite; `inverse` reaches as far as ``alpha / (2 - 2
+    alpha)`` beyond them.
+
+    References:
+        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.
+
+    Args:
+        alpha: in [0, 1).
+    """
+
+    def __init__(self, alpha: float = 1e-5):
+        super().__init__()
+        if not 0 <= alpha < 1:
+            raise ValueError(f"alpha must lie in [0, 1), got {alpha}")
+        self.alpha = float(alpha)
+
+    def forward(self, x, context=Context()):
+        """Map [0, 1] to the real line."""
+        x = prepare(x, context.mask)
+        inner = self.alpha / 2 + (1 - self.alpha) * x
+        log, log_rest = torch.log(inner), torch.log1p(-inner)
+        log_det = math.log1p(-self.alpha) - log - log_rest
+        return masked(log - log_rest, context.mask), sum_log_term(log_det, context.mask)
+
+    def inverse_and_logdet(self, z, context=Context()):
+        """Map the real line to [0, 1]."""
+        z = prepare(z, context.mask)
+        x = (torch.sigmoid(z) - self.alpha / 2) / (1 - self.alpha)
+        log_det = F.logsigmoid(z) + F.logsigmoid(-z) - math.log1p(-self.alpha)
+        return masked(x, context.mask), sum_log_term(log_det, context.mask)

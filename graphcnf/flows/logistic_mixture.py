@@ -21,16 +21,15 @@ from torch.autograd.function import once_differentiable
 from graphcnf.flows.transform import log_term_dtype
 
 STEPS = {torch.float64: (14, 6), torch.float32: (14, 4)}
-"""Bisections and Newton steps of the inverse: to about the precision of the type, with log-scales
-within +-3 and means up to two hundred of the widest component's scales apart."""
+"""Numbers of bisections and Newton steps of the inverse: to about the precision of the type, with
+log-scales within +-3 and means up to two hundred of the widest component's scales apart."""
 
-
-FLATTEST = 30.0
-"""Log-slopes below minus this are taken for it in derivatives of the inverse."""
+SMALLEST_LOG_SLOPE = -30.0
+"""Lower limit of the log-slope in derivatives of the inverse."""
 
 
 def bounded_log_scale(x: Tensor, bound: float = 3.0) -> Tensor:
-    """``bound tanh(x / bound)``: near the identity around 0, and always within ``+-bound``."""
+    """Return ``bound tanh(x / bound)``: near the identity around 0, always within ``+-bound``."""
     # tanh(v) = 2 sigmoid(2 v) - 1; on a CPU torch's sigmoid is several times faster than its tanh.
     return torch.sigmoid(x * (2 / bound)) * (2 * bound) - bound
 
@@ -54,7 +53,7 @@ def logistic_mixture(
 
 def logistic_mixture_inverse(
     y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Solve ``f(x) = y`` elementwise, in a fixed number of steps.
 
     Args:
@@ -64,31 +63,24 @@ def logistic_mixture_inverse(
         log_scales: as for `logistic_mixture`.
 
     Returns:
-        ``x`` and ``log dx/dy`` in float64 for float64 y, otherwise in float32. Differentiable
-        (implicitly) in everything.
+        ``x`` in float64 for float64 y, otherwise in float32. Differentiable (implicitly) in
+        everything.
     """
-    x = logistic_mixture_root(y, logits, means, log_scales)
-    parameters = (part.to(x.dtype) for part in (logits, means, log_scales))
-    return x, -logistic_mixture(x, *parameters)[1]
-
-
-def logistic_mixture_root(y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """``x`` of `logistic_mixture_inverse` alone; the arguments are its own."""
     y = y.to(log_term_dtype(y))
     parameters = [part.to(y.dtype) for part in (logits, means, log_scales)]
     with torch.no_grad():
         x = _solve(y, *parameters)
     if torch.is_grad_enabled():
-        # The derivative of a Newton step at the root, without the step: a root that is not found
-        # to the last digit, where f is nearly flat, must not be thrown away by it.
+        # The derivative of a Newton step at the root, without the step itself: where f is nearly
+        # flat, it could leave a root that is not exact to the last digit.
         value, log_slope = logistic_mixture(x, *parameters)
-        step = (y - value) * torch.exp(-log_slope.detach().clamp(min=-FLATTEST))
+        step = (y - value) * torch.exp(-log_slope.detach().clamp(min=SMALLEST_LOG_SLOPE))
         x = x + (step - step.detach())
     return x
 
 
 class _LogisticMixture(torch.autograd.Function):
-    """`logistic_mixture` with its gradient written out: about a third of autograd's passes."""
+    """`logistic_mixture` with a gradient of its own, in a third of autograd's memory passes."""
 
     @staticmethod
     def forward(ctx, x, logits, means, log_scales):
@@ -149,8 +141,8 @@ def _solve(y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tens
     weights = weights * (1 + exp_y)
     offsets = torch.addcmul(y, means, inverse_scales)
 
-    # Where every component alone would reach y: a mixture reaches it in between. The bracket is
-    # kept as its middle and half of its width: torch.where takes as long as all else here.
+    # The mixture reaches y between the smallest and the largest of its components' quantiles. The
+    # bracket is kept as middle and half width: torch.where takes as long as all else here.
     quantiles = torch.addcmul(means, scales, y)
     low, high = quantiles.amin(0), quantiles.amax(0)
     x, half = 0.5 * (low + high), 0.5 * (high - low)

@@ -1,4 +1,4 @@
-"""The mode in which models compute likelihoods and samples."""
+"""Evaluation mode, for likelihoods and samples."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def evaluates(*names: str) -> Callable[[Model], Model]:
     """Return a class decorator that runs the methods of these names in `evaluation_mode`.
 
-    For the methods that users call of a model which has a `training_loss`: their figures do not
-    depend on the mode that the model is in. `encode` raises UserError in half precision.
+    Meant for likelihoods and samples of a model with a `training_loss`: they do not depend on the
+    mode of the model. `encode` raises UserError in half precision.
     """
 
     def decorate(cls: Model) -> Model:

@@ -22,11 +22,11 @@ from graphcnf.flows.transform import (
 
 
 class ChannelsFirst(Sequential):
-    """Steps on ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
+    """Composition of steps on ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
 
-    Any transform of the last axis acts on the channels this way: `ActNorm`, `InvertibleLinear`,
-    which is an invertible 1x1 convolution then, the couplings, whose networks get ``(B, H, W, C)``
-    as well. A mask is ``(B, H, W)``. In PyTorch's channels-last memory format the exchange of the
+    This way any transform of the last axis acts on the channels of every pixel: `ActNorm`,
+    `InvertibleLinear` (an invertible 1x1 convolution), the couplings, whose networks get ``(B, H,
+    W, C)``. A mask is ``(B, H, W)``. In PyTorch's channels-last memory format the exchange of the
     axes costs nothing.
 
     Args:
@@ -39,26 +39,26 @@ class ChannelsFirst(Sequential):
 
     @property
     def transforms(self):  # type: ignore[override]  # an attribute elsewhere
-        """The steps."""
+        """Return the steps, which weights know by the name `steps`."""
         return self.steps
 
     def forward(self, x, context=Context()):
-        """Apply the steps."""
+        """Apply the steps in order."""
         z, log_term = super().forward(_channels_last(x), context)
         return z.movedim(-1, 1), log_term
 
     def inverse(self, z, context=Context()):
-        """Undo `forward`."""
+        """Undo the steps in reverse order."""
         return super().inverse(_channels_last(z), context).movedim(-1, 1)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Undo `forward`."""
+        """Undo the steps in reverse order."""
         x, log_det = super().inverse_and_logdet(_channels_last(z), context)
         return x.movedim(-1, 1), log_det
 
 
 class Squeeze(Bijection):
-    """Space to channels: ``(B, C, H, W)`` to ``(B, f f C, H / f, W / f)``.
+    """Rearrangement of space to channels: ``(B, C, H, W)`` to ``(B, f f C, H / f, W / f)``.
 
     Channel ``(f i + j) C + c`` of the output holds the pixels of channel c in the rows ``i, i + f,
     ...`` and columns ``j, j + f, ...``: sub-images one after the other, each with all of its
@@ -77,6 +77,7 @@ class Squeeze(Bijection):
         if factor < 1:
             raise ValueError(f"factor must be at least 1, got {factor}")
         self.factor = factor
+        # First row and column of each sub-image, in the order of the output's channels.
         self.offsets = list(product(range(factor), repeat=2))
 
     def forward(self, x, context=Context()):
@@ -109,10 +110,9 @@ class Squeeze(Bijection):
             raise ValueError(
                 f"unsqueezing by {factor} needs a multiple of {factor**2} channels, got {channels}"
             )
-        parts = dict(zip(self.offsets, z.chunk(factor**2, 1), strict=True))
-        rows = torch.stack([parts[offset] for offset in sorted(parts)], -1)
-        rows = rows.unflatten(-1, (factor, factor)).permute(0, 1, 2, 4, 3, 5)
-        x = rows.reshape(batch, channels // factor**2, height * factor, width * factor)
+        x = z.new_empty(batch, channels // factor**2, height * factor, width * factor)
+        for (i, j), part in zip(self.offsets, z.chunk(factor**2, 1), strict=True):
+            x[:, :, i::factor, j::factor] = part
         return x, zero_log_term(z)
 
 
@@ -134,8 +134,8 @@ class Split(Transform):
     """Multi-scale split ``z = x[:, :keep]``; the rest has a density of its own.
 
     The log term is ``log p(rest | z)``. `forward` appends the rest, as a latent of the base
-    density, to ``context.discarded``, from which `inverse` pops it; without that list `inverse`
-    draws it.
+    density, to ``context.discarded``, and `inverse` pops it from there. Without that list,
+    `inverse` draws the rest from its prior.
 
     References:
         Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
@@ -144,11 +144,14 @@ class Split(Transform):
 
     Args:
         channels: channels of ``x``.
-        keep: how many of them stay, the larger half if None.
-        base: density of what leaves, standard normal if None.
+        keep: number of channels of ``z``, the larger half if None.
+        base: density of the rest, standard normal if None.
         prior: None for a rest that is independent of ``z``; or a bijection of ``x`` that leaves the
             first ``keep`` channels as they are and maps the rest to the base density, such as
             ``ChannelsFirst(AffineCoupling(network, split=keep))``.
+
+    Raises:
+        ValueError: if ``keep`` is not positive and smaller than ``channels``.
     """
 
     def __init__(
@@ -169,7 +172,7 @@ class Split(Transform):
         self.prior = prior
 
     def forward(self, x, context=Context()):
-        """Factor out."""
+        """Return the first ``keep`` channels, and ``log p(rest | z)``."""
         if x.shape[1] != self.channels:
             raise ValueError(f"a split of {self.channels} channels got {x.shape[1]}")
         x, log_term = x.to(log_term_dtype(x)), 0.0
@@ -181,7 +184,7 @@ class Split(Transform):
         return x[:, : self.keep], log_term + self.base.log_prob(rest)
 
     def inverse(self, z, context=Context()):
-        """Put back what `forward` has factored out, or draw it.
+        """Return ``z`` with the rest that `forward` has factored out, or with a new one.
 
         Raises:
             ValueError: if ``context.discarded`` is used up.

@@ -1,4 +1,4 @@
-"""The layer that ends a network, and how it starts."""
+"""Last layer of a network, and its initialisation."""
 
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 class ReadOut(nn.Linear):
     """Linear layer whose outputs are parameters of a distribution, not channels.
 
-    Optimizers that treat hidden matrices by themselves leave it out.
+    Optimizers with rules of their own for hidden matrices skip it.
     """
 
 

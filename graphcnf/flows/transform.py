@@ -23,7 +23,7 @@ Generators = torch.Generator | Sequence[np.random.Generator] | None
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Inputs of a transform or network besides ``x``; a step ignores those it has no use for.
+    """Inputs of a transform or network besides ``x``; a step ignores those that it does not use.
 
     All are optional, None by default. ``dataclasses.replace(context, mask=mask)`` is the same
     context with another mask.
@@ -33,14 +33,14 @@ class Context:
         features: features of the entries, ``(B, ..., F)``.
         adjacency: edges ``(B, N, N)`` bool, or features of the pairs of entries ``(B, N, N, P)``.
         conditions: conditioning variables of each sample, ``(B, P)``.
-        noise: a `Noise`, which stochastic steps record into, and replay once rewound.
-        discarded: a list, to which `Split.forward` appends what is factored out, and from which
-            `Split.inverse` takes it back; without it, it samples from the prior.
-        temperature: scale of whatever `inverse` samples.
+        noise: a `Noise`, into which stochastic steps record, or which they replay once rewound.
+        discarded: a list, to which `Split.forward` appends factored-out latents, and from which
+            `Split.inverse` takes them back; without it, `Split.inverse` draws them.
+        temperature: scale of the latents that `inverse` draws.
         generator: random generator of `inverse`, see `graphcnf.flows.draw_normal`.
     """
 
-    # Typed as tensors: a network knows which ones it is given.
+    # Typed as tensors, without None: a network requires those that it uses.
     mask: Tensor = None  # type: ignore[assignment]
     features: Tensor = None  # type: ignore[assignment]
     adjacency: Tensor = None  # type: ignore[assignment]
@@ -56,8 +56,8 @@ class Transform(nn.Module):
 
     Attributes:
         exact: False where the log term is one draw of a stochastic bound.
-        tempers: True where `inverse` applies the temperature to the latents that it is given, by
-            sharpening what it makes of them. Elsewhere the caller scales the latents.
+        tempers: True where `inverse` applies the temperature itself, by sharpening conditional
+            probabilities. Elsewhere the caller scales the latents.
     """
 
     exact: bool = True

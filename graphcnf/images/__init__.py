@@ -1,9 +1,8 @@
-"""Normalizing flows of images: networks, models, `ImageFlow`."""
+"""Normalizing flows of images: networks, architectures, `ImageFlow`, scores and pictures."""
 
+from graphcnf.images.architectures import MODELS, Layers
 from graphcnf.images.flow import ImageFlow
-from graphcnf.images.layers import Layers
 from graphcnf.images.model import ImageLatents, ImageModel
-from graphcnf.images.models import MODELS
 from graphcnf.images.networks import ConvolutionNetwork, ImageEncoder
 
 __all__ = [

@@ -12,27 +12,23 @@ from torch import Tensor
 
 from graphcnf.errors import UserError
 from graphcnf.flows.base import BaseDensity
-from graphcnf.flows.mode import evaluates
 from graphcnf.flows.transform import Context, Noise, Sequential
+from graphcnf.images.architectures import MODELS
 from graphcnf.images.model import ImageLatents, ImageModel
-from graphcnf.images.models import MODELS
+from graphcnf.limits import check_integer
 
 
-@evaluates("log_prob", "sample")
 class ImageFlow(ImageModel):
-    """Density of images of whole numbers: dequantization, layers, base density.
+    """Density of images of integers: dequantization, layers, base density.
 
     The constructor's arguments are the configuration: they are saved with the weights and rebuild
-    the model.
+    the model. `log_prob` is a lower bound, from draws of the dequantization.
 
     Args:
         architecture: "simple", "vardeq", "multiscale", "realnvp", "glow" or "flowpp".
         shape: Channels, height and width.
-        levels: Number of values of a pixel, at most 256.
-        **options: Arguments of the architecture, see `graphcnf.images.models`.
-
-    Attributes:
-        metadata: What is known of the data, JSON: `dataset`, `data`, `training`.
+        levels: Number of values of a pixel, 2 to 256.
+        **options: Arguments of the architecture, see `graphcnf.images.architectures`.
 
     Raises:
         UserError: An argument that does not fit, or images of a size that does not.
@@ -54,9 +50,8 @@ class ImageFlow(ImageModel):
     ):
         super().__init__(architecture, shape, levels, **options)
         if architecture not in MODELS:
-            raise UserError(
-                f"architecture must be one of {', '.join(MODELS)}, not {architecture!r}"
-            )
+            known = ", ".join(MODELS)
+            raise UserError(f"architecture must be one of {known}, got {architecture!r}")
         try:
             _check_options(options)
             layers = MODELS[architecture](tuple(shape), levels, **options)
@@ -67,40 +62,11 @@ class ImageFlow(ImageModel):
         self.latent_shape = layers.shape
         self.latent_size = math.prod(self.shape)
 
-    def log_prob(self, x: Tensor, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Lower bound on log P(x), (B,) nats, from `samples` draws of the dequantization.
-
-        More draws tighten the bound (Burda et al. 2016, arXiv 1509.00519).
-
-        Args:
-            x: Images (B, C, H, W) of whole numbers 0 to `levels` - 1, in an integer type.
-            samples: Number of draws.
-            noise: See `graphcnf.flows.Context`.
-
-        Raises:
-            ValueError: Other images than the model is for, or `samples` is not positive.
-        """
-        if samples < 1:
-            raise ValueError(f"samples must be positive, got {samples}")
-        draws = [self._draw(x, noise) for _ in range(samples)]
-        return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
-
     def _draw(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         z, log_term = self.flow(self.checked(x).to(self.dtype), Context(noise=noise))
         return self.base.log_prob(z) + log_term
 
-    @torch.no_grad()
-    def sample(self, count: int, *, temperature: float = 1.0, generator=None) -> Tensor:
-        """Draw images.
-
-        Args:
-            count: How many.
-            temperature: Scale of the latents, of those of every scale.
-            generator: See `graphcnf.flows.draw_normal`.
-
-        Returns:
-            (count, C, H, W) uint8.
-        """
+    def _sample(self, count, temperature, generator):
         z = self.base.sample(
             (count, *self.latent_shape),
             temperature=temperature,
@@ -113,7 +79,7 @@ class ImageFlow(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor, noise: Noise | None = None) -> ImageLatents:
-        """Latents in float64 that `decode` turns into the same images again.
+        """Return latents in float64 that `decode` maps to the same images again.
 
         Args:
             x: Images (B, C, H, W).
@@ -129,34 +95,35 @@ class ImageFlow(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Images (B, C, H, W) uint8 of latents."""
+        """Return images (B, C, H, W) uint8 of latents."""
         context = Context(discarded=list(latents.discarded))
         x = self._double().flow.inverse(latents.z.double(), context)
         return x.to(torch.uint8)
 
     def _double(self) -> ImageFlow:
-        """A copy in float64 and evaluation mode: float32 would lose some pixel now and then."""
+        """Return a copy in float64 and evaluation mode: float32 would lose a pixel now and then."""
         return copy.deepcopy(self).double().eval()
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Raise `UserError` for sizes and numbers of layers that are none."""
+    """Raise `UserError` for options of a wrong type, and sizes out of range."""
     if "context" in options:
         raise UserError("no option 'context': images have none")
-    names = ("scales", "steps", "pixels", "couplings", "dequantization", "layers", "width")
-    for name in (*names, "mixtures"):
-        value = options.get(name, 1)
-        several = name == "couplings" and isinstance(value, list | tuple)
-        least = 0 if several or name == "pixels" else 1
-        for number in value if several else [value]:
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise UserError(f"{name} must be whole numbers from {least} on, not {value!r}")
+    for name in ("scales", "steps", "dequantization", "layers", "width", "mixtures"):
+        check_integer(name, options.get(name, 1), 1)
+    check_integer("pixels", options.get("pixels", 1))
+    couplings = options.get("couplings", 1)
+    if isinstance(couplings, list | tuple):
+        for number in couplings:
+            check_integer("couplings", number)
+    else:
+        check_integer("couplings", couplings, 1)
     kernels = options.get("kernels", (1, 1))
     if not isinstance(kernels, list | tuple) or len(kernels) != 2:
-        raise UserError(f"kernels must be two odd sizes, not {kernels!r}")
+        raise UserError(f"kernels must be two odd sizes, got {kernels!r}")
     for name in ("coupling", "block"):
         if not isinstance(options.get(name, ""), str):
-            raise UserError(f"{name} must be a name, not {options[name]!r}")
+            raise UserError(f"{name} must be a name, got {options[name]!r}")
     for name in ("alpha", "dropout"):
         if isinstance(options.get(name, 0.0), bool | str | list | tuple):
-            raise UserError(f"{name} must be a number, not {options[name]!r}")
+            raise UserError(f"{name} must be a number, got {options[name]!r}")

@@ -1,7 +1,7 @@
 """Convolutional networks for couplings of images.
 
-They take and return ``(B, H, W, C)``, as couplings hand it over, and work in PyTorch's
-channels-last memory format, in which that costs no copy and CPUs convolve faster.
+Like couplings they take and return ``(B, H, W, C)``, and they use PyTorch's channels-last memory
+format: no copy is made, and CPUs convolve faster.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from graphcnf.flows.transform import Context
 
 
 def channels_last(module: nn.Module) -> None:
-    """Keep the weights of convolutions with the channels last."""
+    """Convert the weights of convolutions to the channels-last memory format."""
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
 
 
 class ConvolutionNetwork(nn.Module):
     """Convolution, blocks, convolution; the last one starts at zero.
 
-    Every pixel may have a learned vector of its own, added after the first convolution: what is
-    likely differs between the middle and the border of an image.
+    A learned vector per pixel can be added after the first convolution: the middle and the border
+    of an image have different distributions.
 
     Args:
-        inputs: channels that the network sees.
-        outputs: channels that it returns.
-        size: height and width of what it sees.
-        width: channels inside.
+        inputs: channels of the input.
+        outputs: channels of the output.
+        size: height and width of the input.
+        width: hidden channels.
         layers: number of blocks.
         block: "gated", "residual" or "pointwise", see `GatedBlock`, `ResidualBlock`,
             `PointwiseBlock`.
         heads: heads of self-attention after the last block, 0 for none; must divide ``width``.
         dropout: share of channels of a block that are dropped in training.
-        context: channels of the features of the context.
-        position: whether pixels have vectors of their own.
+        context: channels of the context's features, 0 for none.
+        position: True for learned vectors of the pixels.
         kernels: sizes of the first and the last convolution, odd.
 
     Raises:
@@ -61,7 +61,7 @@ class ConvolutionNetwork(nn.Module):
     ):
         super().__init__()
         if block not in BLOCKS:
-            raise ValueError(f"block must be one of {', '.join(BLOCKS)}, not {block!r}")
+            raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}")
         if min(width, layers) < 1:
             raise ValueError(f"width and layers must be at least 1, got {width} and {layers}")
         if heads < 0 or (heads and width % heads):
@@ -98,7 +98,7 @@ class ConvolutionNetwork(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Features ``(B, F, H / 2, W / 2)`` of images ``(B, C, H, W)`` with even sides.
+    """Network from images ``(B, C, H, W)`` with even sides to features ``(B, F, H / 2, W / 2)``.
 
     Args:
         channels: C.
@@ -114,7 +114,7 @@ class ImageEncoder(nn.Module):
         self.network = ConvolutionNetwork(4 * channels, features, size=half, **network)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Return the features."""
         x, _ = self.squeeze(x)
         return self.network(x.movedim(1, -1)).movedim(-1, 1)
 
@@ -148,7 +148,7 @@ class GatedBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """``h`` plus two 3x3 convolutions of it.
+    """``h`` plus two 3x3 convolutions of the normalised ``h``.
 
     References:
         Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.

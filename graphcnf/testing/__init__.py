@@ -1,7 +1,7 @@
 """Assertions for transforms and for models with stochastic likelihood bounds.
 
-They check properties rather than values, and raise AssertionError with the deviation found. Use
-them on your own transforms::
+They check properties rather than values, and raise AssertionError with the deviation. Use them on
+your own transforms::
 
     from graphcnf.testing import assert_bijection, assert_log_det_matches_jacobian
 
@@ -10,13 +10,14 @@ them on your own transforms::
         assert_bijection(MyCoupling(6), x)
         assert_log_det_matches_jacobian(MyCoupling(6), x)
 
-The transforms must be deterministic, and are called in the mode (training or not) that they are in.
-A data-dependent initialisation should be over before. Mistakes like to hide where nobody looks, so
-each assertion also runs on variations of the data, see `VARIATIONS`.
+The transforms must be deterministic, and are called in their present mode (training or not). A
+data-dependent initialisation should be over before. Each assertion also runs on variations of the
+data, see `VARIATIONS`.
 """
 
 from graphcnf.testing.densities import assert_lower_bound, assert_normalised
 from graphcnf.testing.transforms import (
+    VARIATIONS,
     assert_bijection,
     assert_dtype_and_autocast,
     assert_gradients_reach_every_parameter,
@@ -24,7 +25,6 @@ from graphcnf.testing.transforms import (
     assert_mask_invariance,
     assert_serialisable,
 )
-from graphcnf.testing.variations import VARIATIONS
 
 __all__ = [
     "VARIATIONS",

@@ -24,8 +24,8 @@ def assert_normalised(
 
     ``exp`` of a stochastic K-sample bound is an unbiased estimate of the probability, so the mean
     of ``sum_x exp(log_prob(x, K))`` over repeats is 1 up to its standard error. Estimates are added
-    until ``z_score`` standard errors are at most ``max_error``. So a sum that is off by more than
-    ``2 max_error + atol`` does not pass, but for noise beyond the ``z_score``.
+    until ``z_score`` standard errors are at most ``max_error``. So, up to noise beyond the
+    ``z_score``, a sum that is off by more than ``2 max_error + atol`` does not pass.
 
     Args:
         log_prob: called as ``log_prob(space, samples)``, returns nats ``(B,)`` with fresh noise in
@@ -33,7 +33,7 @@ def assert_normalised(
         space: a batch with every element of the space exactly once.
         samples: K.
         repeats: number of independent estimates to begin with.
-        most_repeats: the test fails as inconclusive where these do not suffice.
+        most_repeats: largest number of estimates; the test fails as inconclusive beyond it.
         z_score: how many standard errors the mean may be off.
         max_error: largest ``z_score`` standard errors at which the test decides.
         atol: allowed on top, for rounding.
@@ -81,7 +81,7 @@ def assert_lower_bound(
     if list(samples) != sorted(set(samples)):
         raise ValueError(f"samples must increase, got {list(samples)}")
     if repeats < 2:
-        raise ValueError(f"repeats: 2 or more, for a standard error, not {repeats}")
+        raise ValueError(f"repeats must be at least 2, for a standard error, got {repeats}")
     previous, previous_error, previous_samples = -math.inf, 0.0, 0
     for count in samples:
         with torch.no_grad():

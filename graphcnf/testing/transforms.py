@@ -1,4 +1,4 @@
-"""Assertions for transforms."""
+"""Assertions for transforms, and variations of the data that they run on."""
 
 from __future__ import annotations
 
@@ -6,22 +6,106 @@ import copy
 import io
 import math
 import pickle
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from graphcnf.flows.transform import Bijection, Context, Transform, log_term_dtype, masked
-from graphcnf.testing.variations import VARIATIONS, Variation, variations
 
+VARIATIONS = ("batch", "length", "holes", "far")
+"""Variations of the data that the assertions run on by default; leave out those that your transform
+does not support.
+
+- "batch": one record alone;
+- "length": records ``(1, D)`` of one entry, where x is ``(B, L, D)``;
+- "holes": a mask with padding before and between real entries, where x is ``(B, L, D)``;
+- "far": numbers up to 30, far from base densities and data. Not for transforms of an interval, nor
+  for those of less precision.
+
+Data with an adjacency, or with features that lack an axis of x, is not cut into other shapes.
+"""
+
+FAR = 30.0
 PADDING = (1e3, -7.0, math.inf, math.nan)
 
 
-def _close(actual: Tensor, expected: Tensor, what: str, atol: float, rtol: float) -> None:
-    torch.testing.assert_close(
-        actual, expected, atol=atol, rtol=rtol, msg=lambda text: f"{what}\n{text}"
-    )
+@dataclass(frozen=True)
+class Variation:
+    """Arguments of a transform; the name in parentheses is empty for the data as given."""
+
+    name: str
+    x: Tensor
+    z: Tensor | None
+    context: Context
+
+
+def variations(
+    x: Tensor, kinds: Collection[str], context: Context = Context(), z: Tensor | None = None
+) -> Iterator[Variation]:
+    """Yield the data as given, then its variations of some of the kinds of `VARIATIONS`.
+
+    Raises:
+        ValueError: if there is no such kind.
+    """
+    unknown = set(kinds) - set(VARIATIONS)
+    if unknown:
+        raise ValueError(f"no variation {min(unknown)!r}; known: {', '.join(VARIATIONS)}")
+    given, mask = Variation("", x, z, context), context.mask
+    yield given
+    several = x.dim() == 3 and x.shape[1] > 1 and _has_axes(context, x.shape[:2])
+    if "batch" in kinds and len(x) > 1 and _has_axes(context, x.shape[:1]):
+        # The record with the most padding.
+        row = 0 if mask is None else int(mask.reshape(len(mask), -1).sum(1).argmin())
+        yield _cut(given, " (one record alone)", slice(row, row + 1))
+    if "length" in kinds and several:
+        yield _cut(given, " (records of one entry)", (slice(None), slice(1)))
+    if "holes" in kinds and several:
+        # Every second entry, from the second or from the first one on.
+        number = torch.arange(x.shape[1], device=x.device)
+        record = torch.arange(len(x), device=x.device)[:, None]
+        holes = (number + record) % 2 == 1
+        yield replace(given, name=" (a mask with holes)", context=replace(context, mask=holes))
+    if "far" in kinds and x.numel():
+        latents = None if z is None else _stretch(z)
+        yield replace(given, name=" (far from 0)", x=_stretch(x), z=latents)
+
+
+def _has_axes(context: Context, shape: torch.Size) -> bool:
+    """Return True if the context can be cut along the leading axes of x."""
+    if context.adjacency is not None or context.conditions is not None:
+        return False
+    return context.features is None or context.features.shape[: len(shape)] == shape
+
+
+def _cut(given: Variation, name: str, index) -> Variation:
+    """Take some records or entries."""
+
+    def cut(part):
+        return None if part is None else part[index]
+
+    context = given.context
+    part = replace(context, mask=cut(context.mask), features=cut(context.features))
+    return Variation(name, given.x[index], cut(given.z), part)
+
+
+def _stretch(x: Tensor) -> Tensor:
+    return x * (FAR / x.detach().abs().max().clamp(min=1e-6))
+
+
+Close = Callable[[Tensor, Tensor, str], None]
+
+
+def _within(atol: float, rtol: float, where: str = "") -> Close:
+    """Return a function that compares two tensors, and names them in its message."""
+
+    def close(actual: Tensor, expected: Tensor, what: str) -> None:
+        torch.testing.assert_close(
+            actual, expected, atol=atol, rtol=rtol, msg=lambda text: f"{what}{where}\n{text}"
+        )
+
+    return close
 
 
 def _double(context: Context) -> Context:
@@ -59,26 +143,24 @@ def assert_bijection(
     """
     for case in variations(x, vary, context, z):
         with torch.no_grad():
-            _round_trips(transform, case, atol, rtol)
+            _round_trips(transform, case, _within(atol, rtol, case.name))
 
 
-def _round_trips(transform: Bijection, case: Variation, atol: float, rtol: float) -> None:
-    x, context, where = case.x, case.context, case.name
+def _round_trips(transform: Bijection, case: Variation, close: Close) -> None:
+    x, context = case.x, case.context
     latents, log_term = transform(x, context)
-    assert latents.shape == x.shape, f"shape {tuple(x.shape)} became {tuple(latents.shape)}{where}"
-    assert log_term.shape == x.shape[:1], f"log term of shape {tuple(log_term.shape)}{where}"
+    shapes = tuple(latents.shape), tuple(log_term.shape)
+    assert shapes == (x.shape, x.shape[:1]), f"{tuple(x.shape)} became {shapes}{case.name}"
     data, log_det = transform.inverse_and_logdet(latents, context)
-    expected = masked(x, context.mask).to(data.dtype)
-    _close(data, expected, f"inverse(forward(x)) is not x{where}", atol, rtol)
-    _close(log_det, -log_term, f"log-dets of forward, inverse do not cancel{where}", atol, rtol)
-    same = transform.inverse(latents, context)
-    _close(same, data, f"inverse and inverse_and_logdet differ{where}", atol, rtol)
+    close(data, masked(x, context.mask).to(data.dtype), "inverse(forward(x)) is not x")
+    close(log_det, -log_term, "log-dets of forward, inverse do not cancel")
+    close(transform.inverse(latents, context), data, "inverse and inverse_and_logdet differ")
 
     z = masked(x if case.z is None else case.z, context.mask)
     data, log_det = transform.inverse_and_logdet(z, context)
     latents, log_term = transform(data, context)
-    _close(latents, z.to(latents.dtype), f"forward(inverse(z)) is not z{where}", atol, rtol)
-    _close(log_term, -log_det, f"log-dets of inverse, forward do not cancel{where}", atol, rtol)
+    close(latents, z.to(latents.dtype), "forward(inverse(z)) is not z")
+    close(log_term, -log_det, "log-dets of inverse, forward do not cancel")
 
 
 def assert_log_det_matches_jacobian(
@@ -106,10 +188,10 @@ def assert_log_det_matches_jacobian(
     """
     transform = copy.deepcopy(transform).double()
     for case in variations(x.detach().double(), vary, _double(context)):
-        _jacobian(transform, case, atol, rtol)
+        _jacobian(transform, case, _within(atol, rtol, case.name))
 
 
-def _jacobian(transform: Transform, case: Variation, atol: float, rtol: float) -> None:
+def _jacobian(transform: Transform, case: Variation, close: Close) -> None:
     x, context, where = case.x, case.context, case.name
     with torch.no_grad():
         log_term = transform(x, context)[1]
@@ -127,7 +209,7 @@ def _jacobian(transform: Transform, case: Variation, atol: float, rtol: float) -
         assert not own[~entries].any(), f"padding of sample {sample} depends on the input{where}"
         assert not own[:, ~entries].any(), f"sample {sample} depends on its padding{where}"
         expected = torch.linalg.slogdet(own[entries][:, entries]).logabsdet
-        _close(log_term[sample], expected, f"log-det of sample {sample}{where}", atol, rtol)
+        close(log_term[sample], expected, f"log-det of sample {sample}")
 
 
 def assert_mask_invariance(
@@ -159,58 +241,44 @@ def assert_mask_invariance(
     )
 
     def inverse(z, context):
-        return transform.inverse(z, context), None
+        return transform.inverse(z, context), z.new_zeros(len(z))
 
     bare = all(part is None for part in (context.features, context.adjacency, context.conditions))
     for case in variations(x, vary, context):
         assert case.context.mask is not None
         if case.context.mask.all():
             continue
+        more = extend if case.x.dim() == 3 and bare else 0
         for name, function in (("forward", transform), ("inverse", inverse)):
-            _padding(function, name + case.name, case, atol, rtol)
-            if case.x.dim() == 3 and bare and extend:
-                _longer(function, name + case.name, case, extend, atol, rtol)
-    _padding_gradients(transform, x, context, atol, rtol)
+            _padding(function, name, case, more, _within(atol, rtol, case.name))
+    _padding_gradients(transform, x, context, _within(atol, rtol))
 
 
 @torch.no_grad()
-def _padding(function, name: str, case: Variation, atol: float, rtol: float) -> None:
-    """Check with other values at padding."""
+def _padding(function, name: str, case: Variation, extend: int, close: Close) -> None:
+    """Check with other values at padding, and with `extend` more padded entries."""
     x, context, mask = case.x, case.context, case.context.mask
     assert mask is not None
     expected, log_term = function(masked(x, mask), context)
-    assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0"
+    assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0{case.name}"
     for value in PADDING:
         output, other = function(x.masked_fill(~mask.unsqueeze(-1), value), context)
-        _close(output, expected, f"{name}: padding {value} changes it", atol, rtol)
-        if log_term is not None:
-            _close(other, log_term, f"{name}, log term: padding {value} changes it", atol, rtol)
+        close(output, expected, f"{name}: padding {value} changes it")
+        close(other, log_term, f"{name}, log term: padding {value} changes it")
+    if extend:
+        longer = torch.cat((x, x.new_full((len(x), extend, x.shape[-1]), 5.0)), 1)
+        longer_mask = torch.cat((mask, mask.new_zeros(len(x), extend)), 1)
+        output, other = function(longer, Context(longer_mask))
+        assert not output[:, x.shape[1] :].any(), f"{name}: added padding is not 0{case.name}"
+        close(output[:, : x.shape[1]], expected, f"{name}: longer padding")
+        close(other, log_term, f"{name}, log term: longer padding")
 
 
-@torch.no_grad()
-def _longer(function, name: str, case: Variation, extend: int, atol: float, rtol: float) -> None:
-    """Check with more padding."""
-    x, mask = case.x, case.context.mask
-    assert mask is not None
-    expected, log_term = function(x, case.context)
-    longer = torch.cat((x, x.new_full((len(x), extend, x.shape[-1]), 5.0)), 1)
-    longer_mask = torch.cat((mask, mask.new_zeros(len(x), extend)), 1)
-    output, other = function(longer, Context(longer_mask))
-    assert not output[:, x.shape[1] :].any(), f"{name}: added padding is not 0"
-    _close(output[:, : x.shape[1]], expected, f"{name}: longer padding", atol, rtol)
-    if log_term is not None:
-        _close(other, log_term, f"{name}, log term: longer padding", atol, rtol)
-
-
-def _padding_gradients(transform, x: Tensor, context: Context, atol, rtol) -> None:
+def _padding_gradients(transform, x: Tensor, context: Context, close: Close) -> None:
     """Check that values at padding do not reach the gradients of x and of the parameters."""
     mask = context.mask
     assert mask is not None
-    names, parameters = ["x"], []
-    for name, parameter in transform.named_parameters():
-        if parameter.requires_grad:
-            names.append(name)
-            parameters.append(parameter)
+    parameters = {k: p for k, p in transform.named_parameters() if p.requires_grad}
 
     def gradients(value: float) -> list[Tensor | None]:
         padded = x.detach().masked_fill(~mask.unsqueeze(-1), value).requires_grad_()
@@ -219,14 +287,15 @@ def _padding_gradients(transform, x: Tensor, context: Context, atol, rtol) -> No
         total = z.square().sum() + log_term.sum() + back.square().sum()
         if not total.requires_grad:
             return [None] * (1 + len(parameters))
-        return [*torch.autograd.grad(total, [padded, *parameters], allow_unused=True)]
+        inputs = [padded, *parameters.values()]
+        return [*torch.autograd.grad(total, inputs, allow_unused=True)]
 
     expected = gradients(0.0)
     for value in (math.inf, math.nan):
-        for name, want, got in zip(names, expected, gradients(value), strict=True):
+        for name, want, got in zip(("x", *parameters), expected, gradients(value), strict=True):
             if want is not None:
                 assert got is not None, f"padding {value} takes away the gradient of {name}"
-                _close(got, want, f"padding {value} changes the gradient of {name}", atol, rtol)
+                close(got, want, f"padding {value} changes the gradient of {name}")
 
 
 def assert_dtype_and_autocast(
@@ -257,7 +326,7 @@ def assert_dtype_and_autocast(
             back = transform.inverse(low, context)
         for name, value in (("output", low), ("log term", low_term), ("inverse", back)):
             assert value.dtype == torch.float32, f"{name} is {value.dtype} under autocast"
-        _close(low_term, log_term, "log term under autocast", atol, rtol)
+        _within(atol, rtol)(low_term, log_term, "log term under autocast")
 
         double, context = copy.deepcopy(transform).double(), _double(context)
         z, log_term = double(x.double(), context)
@@ -279,7 +348,7 @@ def assert_serialisable(transform: Transform, x: Tensor, context: Context = Cont
     @torch.no_grad()
     def compare(module, what):
         for got, want in zip(module(x, context), expected, strict=True):
-            _close(got, want, what, 0, 0)
+            _within(0, 0)(got, want, what)
 
     with torch.no_grad():
         expected = transform(x, context)

@@ -49,7 +49,7 @@ def images(
     numbers, factors, folder = parse_numbers(seeds, "--seeds"), _factors(rates), expand_user(folder)
     check_picture(png, "--png")
     check_page(html)
-    from graphcnf.scripts._images import write_grid
+    from graphcnf.images.pictures import write_grid
     from graphcnf.scripts.benchmarks import images as benchmark
 
     names = presets or [f"images-{name}" for name in benchmark.PRESETS]

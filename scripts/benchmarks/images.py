@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcnf.datasets.images import ImageDataset
+from graphcnf.baselines.images.models import load_image_model
+from graphcnf.datasets.images import ImageDataset, images_of_model
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.images.model import BLOCK
-from graphcnf.scripts._image_scores import score_image_models
-from graphcnf.scripts._images import data_of, load_image_model, write_grid
+from graphcnf.images.pictures import write_grid
+from graphcnf.images.scores import score_image_models
 from graphcnf.scripts.benchmarks.digits import (
     FEATURES,
     DigitFeatures,
@@ -128,7 +129,7 @@ def score_all(
     with one_thread(torch.device("cpu")):
         first = found[0].main[0].path
         model = load_image_model(str(first))
-        data = data_of(model, str(first))
+        data = images_of_model(model, str(first))
         features = learn_features(data) if data.name == "digits" else None
         test = data.part("test")
         shown = min(SHOWN, samples, len(test))
@@ -155,9 +156,9 @@ def _score(
     """Figures of a run, and its samples."""
     name = str(run.path)
     model = load_image_model(name)
-    if data_of(model, name).checksum != data.checksum:
+    if images_of_model(model, name).checksum != data.checksum:
         raise UserError(f"{name}: trained on other images than the models before it")
-    row = score_image_models([name])[0]
+    row = score_image_models([(run.path.name, model, data.part("test"))])[0]
     seed = run.settings.seed
     model.sample_records(0, 1, seed=seed)
     began = time.process_time()

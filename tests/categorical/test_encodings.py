@@ -244,8 +244,8 @@ def test_default_latents():
         (("linear", 3), {"flows": 0}, "flows must be"),
         (("mixture", 3), {"separation": 0}, "greater than 0"),
         (("mixture", 3), {"flows": 2}, "flows"),
-        (("argmax", 5, 2), {}, "take 3 latents, not 2"),
-        (("interval", 5, 2), {}, "take 1 latents, not 2"),
+        (("argmax", 5, 2), {}, "take 3 latents, got 2"),
+        (("interval", 5, 2), {}, "take 1 latents, got 2"),
         (("interval", 0), {}, "at least one category"),
     ],
 )

@@ -1,20 +1,26 @@
-"""The registry: every property test in test_properties.py runs on every transform named here."""
+"""The registries: every property test in test_properties.py runs on every transform named here."""
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import pytest
 import torch
+from image_networks import Convolutions, moved_away
 from torch import nn
 
 from graphcnf.flows import (
     ActNorm,
     AdditiveCoupling,
+    Affine,
     AffineCoupling,
+    ChannelsFirst,
+    Checkerboard,
     Context,
     Inverse,
     InvertibleLinear,
     MixtureLogisticCoupling,
     Sequential,
+    Squeeze,
     masked,
 )
 
@@ -73,6 +79,51 @@ REGISTRY = {
 }
 
 
+def image_coupling(cls, parameters, channels, swap=False, **arguments):
+    split = (channels + 1) // 2
+    fixed, moved = split, channels - split
+    if swap:
+        fixed, moved = moved, fixed
+    network = Convolutions(fixed, parameters * moved)
+    return ChannelsFirst(cls(network, split=split, swap=swap, **arguments))
+
+
+def image_mixture(channels, **arguments):
+    return image_coupling(MixtureLogisticCoupling, 3 * 3 + 2, channels, mixtures=3, **arguments)
+
+
+def convolution(channels):
+    return ChannelsFirst(InvertibleLinear(channels))
+
+
+def squeezed(squeeze, factor, make):
+    """A step between a squeeze and its inverse."""
+    return lambda c, h, w: Sequential(squeeze(), make(c * factor**2), Inverse(squeeze()))
+
+
+# Each from (channels, height, width); "even" ones need even sides, "many" ones several channels.
+ANY = {
+    "actnorm": lambda c, h, w: ChannelsFirst(ActNorm(c)),
+    "convolution": lambda c, h, w: convolution(c),
+    "affine": lambda c, h, w: Affine(-0.5, 3.0),
+    "several": lambda c, h, w: ChannelsFirst(ActNorm(c), InvertibleLinear(c)),
+    "squeeze by 1": squeezed(lambda: Squeeze(1), 1, convolution),
+}
+MANY = {
+    "additive": lambda c, h, w: image_coupling(AdditiveCoupling, 1, c),
+    "affine coupling": lambda c, h, w: image_coupling(AffineCoupling, 2, c),
+    "affine coupling swapped": lambda c, h, w: image_coupling(AffineCoupling, 2, c, swap=True),
+    "mixture": lambda c, h, w: image_mixture(c),
+    "mixture swapped": lambda c, h, w: image_mixture(c, swap=True),
+}
+EVEN = {
+    "squeeze": squeezed(Squeeze, 2, lambda c: ChannelsFirst(ActNorm(c))),
+    "squeeze, coupling": squeezed(Squeeze, 2, lambda c: image_coupling(AffineCoupling, 2, c)),
+    "checkerboard": squeezed(Checkerboard, 2, convolution),
+    "checkerboard, coupling": squeezed(Checkerboard, 2, lambda c: image_mixture(c)),
+}
+
+
 @dataclass
 class Case:
     transform: nn.Module
@@ -80,18 +131,15 @@ class Case:
     context: Context
 
     def with_features(self):
-        """The context, also with features that the networks of the registry understand."""
-        return replace(self.context, features=torch.randn(*self.x.shape[:-1], 1))
+        """The context, also with features that the networks of the registries understand."""
+        shape = (2, 1, 3, 3) if self.x.dim() == 4 else (*self.x.shape[:-1], 1)
+        return replace(self.context, features=torch.randn(shape))
 
 
 def build(name):
     """A transform of the registry, away from its (possibly symmetric) initialisation."""
     torch.manual_seed(0)
-    transform = REGISTRY[name]()
-    with torch.no_grad():
-        for parameter in transform.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return transform.eval()
+    return moved_away(REGISTRY[name]())
 
 
 def data(layout):
@@ -105,17 +153,23 @@ def data(layout):
     return x, Context(mask.get(layout))
 
 
+SHAPES = [(1, 3, 3), (1, 5, 2), (3, 3, 1), (3, 2, 3), (1, 2, 4), (3, 4, 2)]
+IMAGES = [
+    (name, shape)
+    for shape in SHAPES
+    for name in (ANY | (MANY if shape[0] > 1 else {}) | (EVEN if shape in SHAPES[-2:] else {}))
+]
 LAYOUTS = ["vectors", "vectors masked", "sets", "sets masked", "sets with holes"]
 
 
-@pytest.fixture(params=LAYOUTS)
-def layout(request):
-    return request.param
-
-
-@pytest.fixture(params=REGISTRY)
-def case(request, layout):
-    return Case(build(request.param), *data(layout))
+@pytest.fixture(params=[*product(REGISTRY, LAYOUTS), *IMAGES], ids=str)
+def case(request):
+    name, place = request.param
+    if place in LAYOUTS:
+        return Case(build(name), *data(place))
+    torch.manual_seed(0)
+    step = moved_away((ANY | MANY | EVEN)[name](*place))
+    return Case(step, 2 * torch.randn(2, *place), Context())
 
 
 @pytest.fixture(params=["vectors masked", "sets masked", "sets with holes"])

@@ -1,4 +1,4 @@
-"""Image steps: the properties of every transform, and what is particular to each."""
+"""Image steps, and maps that prepare data: properties that only they have."""
 
 import math
 
@@ -7,138 +7,21 @@ import torch
 from image_networks import Convolutions, moved_away
 
 from graphcnf.flows import (
-    ActNorm,
-    AdditiveCoupling,
     Affine,
     AffineCoupling,
     ChannelsFirst,
     Checkerboard,
     Context,
-    Inverse,
-    InvertibleLinear,
     Logit,
-    MixtureLogisticCoupling,
-    Sequential,
     Squeeze,
     StandardLogistic,
 )
 from graphcnf.testing import (
     assert_bijection,
-    assert_dtype_and_autocast,
-    assert_gradients_reach_every_parameter,
     assert_log_det_matches_jacobian,
     assert_mask_invariance,
     assert_serialisable,
 )
-
-
-def coupling(cls, parameters, channels, swap=False, **arguments):
-    split = (channels + 1) // 2
-    fixed, moved = split, channels - split
-    if swap:
-        fixed, moved = moved, fixed
-    network = Convolutions(fixed, parameters * moved)
-    return ChannelsFirst(cls(network, split=split, swap=swap, **arguments))
-
-
-def mixture(channels, **arguments):
-    return coupling(MixtureLogisticCoupling, 3 * 3 + 2, channels, mixtures=3, **arguments)
-
-
-def convolution(channels):
-    return ChannelsFirst(InvertibleLinear(channels))
-
-
-def squeezed(squeeze, factor, make):
-    """A step between a squeeze and its inverse."""
-    return lambda c, h, w: Sequential(squeeze(), make(c * factor**2), Inverse(squeeze()))
-
-
-# Each from (channels, height, width); "even" ones need even sides, "many" ones several channels.
-ANY = {
-    "actnorm": lambda c, h, w: ChannelsFirst(ActNorm(c)),
-    "convolution": lambda c, h, w: convolution(c),
-    "affine": lambda c, h, w: Affine(-0.5, 3.0),
-    "several": lambda c, h, w: ChannelsFirst(ActNorm(c), InvertibleLinear(c)),
-    "squeeze by 1": squeezed(lambda: Squeeze(1), 1, convolution),
-}
-MANY = {
-    "additive": lambda c, h, w: coupling(AdditiveCoupling, 1, c),
-    "affine coupling": lambda c, h, w: coupling(AffineCoupling, 2, c),
-    "affine coupling swapped": lambda c, h, w: coupling(AffineCoupling, 2, c, swap=True),
-    "mixture": lambda c, h, w: mixture(c),
-    "mixture swapped": lambda c, h, w: mixture(c, swap=True),
-}
-EVEN = {
-    "squeeze": squeezed(Squeeze, 2, lambda c: ChannelsFirst(ActNorm(c))),
-    "squeeze, coupling": squeezed(Squeeze, 2, lambda c: coupling(AffineCoupling, 2, c)),
-    "checkerboard": squeezed(Checkerboard, 2, convolution),
-    "checkerboard, coupling": squeezed(Checkerboard, 2, lambda c: mixture(c)),
-}
-SHAPES = [(1, 3, 3), (1, 5, 2), (3, 3, 1), (3, 2, 3), (1, 2, 4), (3, 4, 2)]
-CASES = [
-    (name, shape)
-    for shape in SHAPES
-    for name in (ANY | (MANY if shape[0] > 1 else {}) | (EVEN if shape in SHAPES[-2:] else {}))
-]
-
-
-@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}, {'x'.join(map(str, case[1]))}")
-def case(request):
-    name, shape = request.param
-    torch.manual_seed(0)
-    return moved_away((ANY | MANY | EVEN)[name](*shape)), 2 * torch.randn(2, *shape)
-
-
-@pytest.fixture(params=[False, True], ids=["", "features"])
-def context(request):
-    return Context(features=torch.randn(2, 1, 3, 3) if request.param else None)
-
-
-def test_round_trips_and_log_dets(case, context):
-    step, x = case
-    assert_bijection(step, x, context, z=StandardLogistic().sample(x.shape))
-    assert_bijection(step.double(), x.double(), atol=1e-9, rtol=0)
-
-
-def test_log_det_matches_jacobian(case, context):
-    step, x = case
-    assert_log_det_matches_jacobian(step, x, context)
-    assert step.exact
-
-
-def test_types_and_serialisation(case):
-    step, x = case
-    assert_dtype_and_autocast(step, x)
-    assert_serialisable(step, x)
-    low = x.bfloat16()
-    for z, log_term in (step(low), step.inverse_and_logdet(low)):
-        assert z.dtype == log_term.dtype == torch.float32
-
-
-def test_gradients_reach_every_parameter(case):
-    step, x = case
-    context = Context(features=torch.randn(2, 1, 3, 3))
-    parameters = dict(step.named_parameters())
-    if not parameters or any(p.shape == (1, 1) for p in parameters.values()):
-        pytest.skip("no parameters, or the empty triangles of a 1 x 1 matrix")
-
-    def loss():
-        z, log_term = step(x, context)
-        return (z.square() + z).sum() - log_term.sum()
-
-    assert_gradients_reach_every_parameter(step, loss)
-
-
-def test_gradients_pass_through_the_inverse(case):
-    step, x = case
-    step, x = step.double(), x.double().requires_grad_()
-    z, log_term = step(x)
-    again, log_det = step.inverse_and_logdet(z)
-    weights = torch.randn_like(x)
-    (gradient,) = torch.autograd.grad((again * weights).sum() + log_det.sum() + log_term.sum(), x)
-    torch.testing.assert_close(gradient, weights, atol=1e-7, rtol=0)
-
 
 # Preprocessing
 

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 from graphcnf.images import MODELS, ImageFlow
 from graphcnf.molecules.optional import installed_file
+from graphcnf.scripts.cli import main
 from graphcnf.training import load_preset
 
 PRESETS = [f"images-{name}" for name in MODELS]
@@ -68,3 +70,28 @@ def small_model(photographs):
         dequantization=2, prior="mixture-3", coupling="affine", **TINY,
     )  # fmt: skip
     return away_from_start(flow, photographs)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A folder with 60 pictures of 4 x 6 pixels: noise above a dark lower half."""
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 6), dtype=np.uint8)
+    pixels[:, 2:] //= 64
+    for k, values in enumerate(pixels):
+        image.fromarray(values).save(folder / f"{k:02}.png")
+    return folder
+
+
+@pytest.fixture
+def command(capfd, tmp_path, monkeypatch):
+    """Run an `images` command in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main(["images", *map(str, arguments)])
+        return caught.value.code or 0, *capfd.readouterr()
+
+    return call

@@ -7,33 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.datasets.images import load_images
+from graphcnf.baselines.images.models import is_image_model
+from graphcnf.datasets.images import images_of_model, load_images
 from graphcnf.errors import UserError
 from graphcnf.images import ImageFlow
-from graphcnf.scripts._image_scores import score_image_models
-from graphcnf.scripts._images import (
-    data_of,
-    is_image_model,
-    read_image,
-    write_grid,
-)
+from graphcnf.images.pictures import fit_picture, write_grid
 from graphcnf.scripts.cli import main
 from graphcnf.scripts.experiments import build_experiment
-from graphcnf.scripts.images import evaluate, generate
+from graphcnf.scripts.images import evaluate, generate, score_folders
 from graphcnf.training import load_preset
 
 Image = pytest.importorskip("PIL.Image")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with 60 pictures of 4 x 6 pixels: noise above a dark lower half."""
-    folder = tmp_path_factory.mktemp("pictures")
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 6), dtype=np.uint8)
-    pixels[:, 2:] //= 64
-    for k, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{k:02}.png")
-    return folder
 
 
 def experiment(folder, preset="images-glow", model=None, **data):
@@ -108,10 +92,10 @@ def test_images_that_have_changed_since_training_are_noticed(folder, tmp_path):
     for path in folder.glob("*.png"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     model = experiment(tmp_path).model
-    assert len(data_of(model, "a")) == 60
+    assert len(images_of_model(model, "a")) == 60
     (tmp_path / "00.png").write_bytes((tmp_path / "01.png").read_bytes())
     with pytest.raises(UserError, match="a: the images of .* have changed since it was trained"):
-        data_of(model, "a")
+        images_of_model(model, "a")
 
 
 def test_which_folder_is_an_image_model(runs, folder, tmp_path):
@@ -152,7 +136,7 @@ def test_generate_refuses(command, runs, tmp_path, arguments, code, message):
 
 def test_evaluate_gives_the_figures(runs, folder):
     torch.manual_seed(0)
-    first, second, coarse = score_image_models([str(runs / n) for n in ("a", "b", "coarse")])
+    first, second, coarse = score_folders([str(runs / n) for n in ("a", "b", "coarse")])
     assert first["images"] == 6 and first["figure"] == "bound" and first["draws"] == 8
     assert first["bits_per_dimension"] <= first["bits_one_draw"] + 0.05
     assert first["reconstruction"] == 1 and first["sampling_milliseconds"] > 0
@@ -185,7 +169,7 @@ def test_evaluate_prints_tables(runs, capsys, tmp_path):
 
 def test_evaluate_names_what_is_missing(runs, tmp_path):
     with pytest.raises(UserError, match="nothing' is no folder with an image model"):
-        score_image_models([str(runs / "nothing")])
+        score_folders([str(runs / "nothing")])
     model = ImageFlow.from_pretrained(runs / "a")
     for data, message in [
         (None, "does not say which images"),
@@ -196,20 +180,7 @@ def test_evaluate_names_what_is_missing(runs, tmp_path):
         model.metadata["data"] = data
         model.save_pretrained(tmp_path / "other")
         with pytest.raises(UserError, match=message):
-            score_image_models([str(tmp_path / "other")])
-
-
-@pytest.fixture
-def command(capfd, tmp_path, monkeypatch):
-    """Run an `images` command in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main(["images", *map(str, arguments)])
-        return caught.value.code or 0, *capfd.readouterr()
-
-    return call
+            score_folders([str(tmp_path / "other")])
 
 
 @pytest.fixture
@@ -286,17 +257,11 @@ def test_interpolation_refuses_in_one_line(interpolate, runs, folder, tmp_path):
         assert len(err.splitlines()) == 1 and err.startswith("error: ")
 
 
-def test_grey_pictures_of_coloured_images(runs, tmp_path):
-    colours = ImageFlow(architecture="glow", shape=(3, 4, 4), levels=16, scales=1, width=8)
-    shades = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
-    Image.fromarray(shades).save(tmp_path / "grey.png")
-    image = read_image(str(tmp_path / "grey.png"), colours, "x")
-    assert torch.equal(image, torch.arange(16).byte().view(1, 4, 4).expand(3, 4, 4))
-    grey = ImageFlow(architecture="glow", shape=(1, 4, 4), scales=1, width=8)
-    Image.fromarray(shades).convert("RGB").save(tmp_path / "colour.png")
-    assert torch.equal(
-        read_image(str(tmp_path / "colour.png"), grey, "x")[0], torch.from_numpy(shades)
-    )
+def test_pictures_fit_models_of_other_channels_and_levels():
+    shades = np.arange(16, dtype=np.uint8).reshape(1, 4, 4) * 17
+    image = fit_picture(shades, (3, 4, 4), 16, "x.png")
+    assert np.array_equal(image, np.arange(16).reshape(1, 4, 4).repeat(3, 0))
+    assert np.array_equal(fit_picture(shades.repeat(3, 0), (1, 4, 4), 256, "x.png"), shades)
 
 
 def test_grids_have_rows_and_shades(tmp_path):

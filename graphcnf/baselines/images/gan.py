@@ -24,22 +24,20 @@ from torch.nn import functional as F
 from graphcnf.baselines.images.networks import ImageToVector, VectorToImage
 from graphcnf.baselines.images.pixels import scaled, unscaled
 from graphcnf.errors import UserError
-from graphcnf.flows.base import Generators, draw_normal
-from graphcnf.flows.mode import evaluates
+from graphcnf.flows.base import draw_normal
 from graphcnf.images.model import ImageLatents, ImageModel, check_sizes
 
 STARTS, STEPS, RATE = 256, 100, 0.1
-"""Of the descent to an image's latents: the nearest of so many draws, and steps of Adam from it."""
+"""Search of an image's latents: random starts, then steps and rate of Adam from the nearest."""
 
 
-@evaluates("sample")
 class GAN(ImageModel):
-    """Samples in one pass, no likelihood; latents of an image are searched for.
+    """Adversarial network: samples in one pass, no likelihood; latents of an image are searched.
 
     Args:
         shape: Channels, height and width.
         levels: Number of values of a pixel, at most 256.
-        latents: Numbers that an image is made of.
+        latents: Numbers that the generator maps to an image.
         width: See `graphcnf.baselines.images.networks.ImageToVector`.
         penalty: gamma.
         architecture: "gan".
@@ -66,16 +64,16 @@ class GAN(ImageModel):
         super().__init__(architecture, shape, levels, latents=latents, width=width, penalty=penalty)
         check_sizes(latents=latents, width=width)
         if not penalty >= 0:
-            raise UserError(f"penalty must be at least 0, not {penalty}")
+            raise UserError(f"penalty must be at least 0, got {penalty}")
         channels, *size = shape
         self.latent_size, self.penalty = latents, penalty
-        # Without a tanh, which has no slope where all pixels are black: a generator got there, and
-        # stayed. What lies beyond -1 and 1 is cut off by `unscaled`.
+        # Without a tanh, which has no slope where all pixels are black: training got stuck there.
+        # `unscaled` clips to -1 to 1.
         self.generator = VectorToImage(latents, channels, size, width)
         self.discriminator = ImageToVector(channels, size, 1, width)
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """Sum of both players' losses, whose gradient gives each player its own.
+        """Return the sum of both players' losses, whose gradient gives each player its own.
 
         Args:
             batch: Images (B, C, H, W).
@@ -90,7 +88,7 @@ class GAN(ImageModel):
         discriminator = F.softplus(-self.discriminator(real)) + F.softplus(
             self.discriminator(fake.detach())
         )
-        # The generator is judged by a discriminator that its loss leaves alone.
+        # The generator's loss gives the discriminator no gradient.
         held = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         generator = F.softplus(-functional_call(self.discriminator, held, (fake,)))
         parts = {
@@ -103,17 +101,14 @@ class GAN(ImageModel):
         return sum(parts.values()), metrics
 
     def _gradient_penalty(self, real: Tensor) -> Tensor:
-        with torch.enable_grad():  # for the held-out loss, too
+        with torch.enable_grad():  # the held-out loss needs it as well
             real = real.detach().requires_grad_()
             score = self.discriminator(real).sum()
             (gradient,) = torch.autograd.grad(score, real, create_graph=self.training)
         return self.penalty / 2 * gradient.square().flatten(1).sum(1).mean()
 
-    @torch.no_grad()
-    def sample(
-        self, count: int, *, temperature: float = 1.0, generator: Generators = None
-    ) -> Tensor:
-        """Draw latents, scaled by the temperature; see `ImageModel.sample`."""
+    def _sample(self, count, temperature, generator):
+        """Draw latents, scaled by the temperature."""
         z = temperature * draw_normal(
             (count, self.latent_size), generator=generator, device=self.device, dtype=self.dtype
         )
@@ -121,7 +116,7 @@ class GAN(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> ImageLatents:
-        """Latents whose images are near x: of fixed draws the nearest, and a descent from it."""
+        """Return latents whose images are near x, by descent from the nearest of fixed draws."""
         x = scaled(self.checked(x), self.levels, self.dtype)
         draws = torch.randn(STARTS, self.latent_size, generator=torch.Generator().manual_seed(0))
         draws = draws.to(x)
@@ -137,5 +132,5 @@ class GAN(ImageModel):
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Images (B, C, H, W) uint8 of latents."""
+        """Return images (B, C, H, W) uint8 of latents."""
         return unscaled(self.generator(latents.z), self.levels)

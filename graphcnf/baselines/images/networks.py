@@ -1,6 +1,6 @@
 """Convolutions from an image to a few numbers, and from a few numbers to an image.
 
-The variational autoencoder and the adversarial network have the same ones, without normalisation.
+The variational autoencoder and the adversarial network share them. They have no normalisation.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch.nn import functional as F
 from graphcnf.images.networks import channels_last
 
 SLOPE = 0.2
-"""Of the leaky ReLU, below zero."""
+"""Slope of the leaky ReLU below zero."""
 
 
 def halved(size: Sequence[int]) -> tuple[int, int]:
-    """Height and width after a convolution of stride 2."""
+    """Return height and width after a convolution of stride 2."""
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
 def start(layers: nn.Module) -> None:
-    """Weights that keep the size of what passes (He et al. 2015, arXiv 1502.01852)."""
+    """Initialise weights to keep the variance of activations (He et al. 2015, 1502.01852)."""
     for parameter in layers.parameters():
         if parameter.dim() > 1:
             nn.init.kaiming_normal_(parameter, SLOPE)
@@ -31,7 +31,7 @@ def start(layers: nn.Module) -> None:
 
 
 class ImageToVector(nn.Module):
-    """Four convolutions, two of them of stride 2, and a linear map of all that is left.
+    """Four convolutions, two of them of stride 2, and a linear map to the outputs.
 
     Args:
         channels: Channels of the images.
@@ -57,19 +57,19 @@ class ImageToVector(nn.Module):
         start(self.convolutions)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, outputs)."""
+        """Map (B, C, H, W) to (B, outputs)."""
         for convolution in self.convolutions:
             x = F.leaky_relu(convolution(x), SLOPE)
         return self.leave(x.flatten(1))
 
 
 class VectorToImage(nn.Module):
-    """A linear map to a quarter of the size, and four convolutions between which it doubles twice.
+    """Linear map to a quarter of the size, and four convolutions with two doublings of the size.
 
     Args:
         inputs: Numbers per image.
-        outputs: Channels of what it returns.
-        size: Height and width of what it returns.
+        outputs: Channels of the image.
+        size: Height and width of the image.
         width: See `ImageToVector`.
     """
 
@@ -90,7 +90,7 @@ class VectorToImage(nn.Module):
         start(self.convolutions)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, inputs) to (B, outputs, H, W)."""
+        """Map (B, inputs) to (B, outputs, H, W)."""
         h = self.enter(z).unflatten(1, (-1, *self.sizes[2]))
         first, second, third, last = self.convolutions
         h = F.leaky_relu(first(F.leaky_relu(h, SLOPE)), SLOPE)

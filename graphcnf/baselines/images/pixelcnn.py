@@ -1,18 +1,18 @@
-"""PixelCNN: an image pixel by pixel, each given those above it and left of it.
+"""PixelCNN: every pixel given those above it and left of it.
 
     P(x) = prod_i P(x_i | x_1 ... x_{i-1})
 
-Of two stacks of convolutions the vertical one sees the rows above, the horizontal one the row so
-far and the vertical stack: nothing ahead, and no blind spot. Training computes all conditionals at
-once. Sampling goes pixel by pixel, and computes no feature twice: it keeps the rows and the pixels
-that the convolutions look back at.
+A vertical stack of convolutions sees the rows above, a horizontal one the row so far and the
+vertical stack: no pixel ahead, and no blind spot. Training computes all conditionals at once.
+Sampling goes pixel by pixel and computes no feature twice: it caches the rows and pixels that the
+convolutions still need.
 
 References:
     van den Oord et al., *Conditional image generation with PixelCNN decoders*, NeurIPS 2016,
     arXiv 1606.05328 (the two stacks, gates);
     Salimans et al., *PixelCNN++*, ICLR 2017, arXiv 1701.05517 (mixtures of logistics, shifts);
     Ramachandran et al., *Fast generation for convolutional autoregressive models*, 2017,
-    arXiv 1704.06001 (what is kept in sampling).
+    arXiv 1704.06001 (the cache of sampling).
 """
 
 from __future__ import annotations
@@ -24,21 +24,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.baselines.images.pixels import PixelMixture, parameter_count, scaled
-from graphcnf.flows.base import Generators, draw_uniform
-from graphcnf.flows.mode import evaluates
+from graphcnf.flows.base import draw_uniform
 from graphcnf.images.model import ImageModel, check_sizes
 from graphcnf.images.networks import ChannelNorm, channels_last
 
 Memory = dict[nn.Module, Tensor]
-"""The last rows or pixels that a convolution has seen."""
+"""Cache of sampling: the last inputs, rows or pixels, of each convolution."""
 
 ROWS, COLUMNS = 2, 3
 """Axes of (B, C, H, W)."""
 
 
-@evaluates("log_prob", "sample")
 class PixelCNN(ImageModel):
-    """Exact likelihood in one pass, samples in as many as there are pixels.
+    """Autoregressive model: exact likelihood in one pass, samples in a pass per pixel.
 
     Args:
         shape: Channels, height and width.
@@ -80,13 +78,11 @@ class PixelCNN(ImageModel):
             if isinstance(convolution, nn.Conv2d):
                 channels_last(convolution)
 
-    def log_prob(self, x: Tensor, samples: int = 1) -> Tensor:
-        """Exact log P(x), (B,) nats, whatever the number of draws; see `ImageModel.log_prob`."""
-        if samples < 1:
-            raise ValueError(f"samples must be positive, got {samples}")
+    def _draw(self, x, noise=None):
+        """Return log P(x), (B,) nats."""
         x = self.checked(x)
         values = scaled(x, self.levels, self.dtype)
-        # Shifted by a row and by a pixel: a place sees what is before it only.
+        # Shifted by a row and by a pixel: no place sees itself.
         vertical = self.above(F.pad(values, (0, 0, 1, -1))) + self.positions[0]
         horizontal = self.left(F.pad(values, (1, -1))) + self.positions[1]
         for layer in self.layers:
@@ -97,11 +93,8 @@ class PixelCNN(ImageModel):
     def _pixels(self, features: Tensor) -> PixelMixture:
         return PixelMixture(self.leave(F.silu(features)).to(self.dtype), self.shape[0], self.levels)
 
-    @torch.no_grad()
-    def sample(
-        self, count: int, *, temperature: float = 1.0, generator: Generators = None
-    ) -> Tensor:
-        """Draw images pixel by pixel; see `ImageModel.sample` and `PixelMixture.sample`."""
+    def _sample(self, count, temperature, generator):
+        """Draw images pixel by pixel; see `PixelMixture.sample`."""
         channels, height, width = self.shape
         uniform = draw_uniform(
             (count, 1 + channels, height, width),
@@ -130,7 +123,7 @@ class PixelCNN(ImageModel):
 
 
 class CausalConvolution(nn.Conv2d):
-    """Convolution of a place and of those before it along one axis.
+    """Convolution that along one axis sees a place and those before it.
 
     Args:
         inputs: Channels that it sees.
@@ -146,7 +139,7 @@ class CausalConvolution(nn.Conv2d):
         self.axis, self.back = axis, kernel[axis - 2] - 1
 
     def forward(self, h: Tensor, memory: Memory | None = None) -> Tensor:
-        """Convolve h (B, C, H, W), which goes on where the memory ends; zeros are before it."""
+        """Convolve h (B, C, H, W), which continues the rows or pixels in the memory, or zeros."""
         if memory is None:
             before = (0, 0, self.back, 0) if self.axis == ROWS else (self.back, 0)
             return super().forward(F.pad(h, before))
@@ -160,7 +153,7 @@ class CausalConvolution(nn.Conv2d):
 
 
 class GatedLayer(nn.Module):
-    """A layer of both stacks: ``h + a sigmoid(b)``, (a, b) of a convolution of the normalised h.
+    """Layer of both stacks: ``h + a sigmoid(b)``, (a, b) of a convolution of the normalised h.
 
     Args:
         width: Channels.
@@ -175,11 +168,11 @@ class GatedLayer(nn.Module):
         self.gates = nn.ModuleList(nn.Conv2d(width, 2 * width, 1) for _ in range(2))
 
     def vertical(self, v: Tensor, memory: Memory | None = None) -> Tensor:
-        """Rows (B, C, H, W) of the vertical stack."""
+        """Update rows (B, C, H, W) of the vertical stack."""
         u = self.above(self.norms[0](v), memory)
         return v + F.glu(self.gates[0](F.silu(u)), 1)
 
     def horizontal(self, h: Tensor, v: Tensor, memory: Memory | None = None) -> Tensor:
-        """Pixels (B, C, H, W) of the horizontal stack, given the vertical stack at them."""
+        """Update pixels (B, C, H, W) of the horizontal stack, given the vertical stack."""
         u = self.left(self.norms[1](h), memory) + self.link(v)
         return h + F.glu(self.gates[1](F.silu(u)), 1)

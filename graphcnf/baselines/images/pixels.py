@@ -1,9 +1,9 @@
-"""What a pixel's values are drawn from: a discretised mixture of logistics.
+"""Distribution of a pixel's values: a discretised mixture of logistics.
 
     P(x) = sum_k w_k prod_c [ F((x_c + 1/2 - m_kc) / s_kc) - F((x_c - 1/2 - m_kc) / s_kc) ]
 
-F is the sigmoid; the first and the last value take what lies beyond them. The mean of a channel
-depends linearly on the channels before it: m_kc = mu_kc + sum_{d<c} a_kcd x_d.
+F is the sigmoid; the first and the last value get the tails. The mean of a channel depends
+linearly on the channels before it: m_kc = mu_kc + sum_{d<c} a_kcd x_d.
 
 References:
     Salimans et al., *PixelCNN++*, ICLR 2017, arXiv 1701.05517, sections 2.1 and 2.2.
@@ -20,27 +20,27 @@ LOG_SCALES = (-7.0, 3.0)
 
 
 def parameter_count(channels: int, mixtures: int) -> int:
-    """Parameters of a pixel."""
+    """Return the number of parameters of a pixel."""
     return mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
 
 
 def scaled(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    """Whole numbers 0 to levels - 1, put evenly on -1 to 1."""
+    """Map integers 0 to levels - 1 evenly to -1 to 1."""
     return x.to(dtype) * (2 / (levels - 1)) - 1
 
 
 def unscaled(value: Tensor, levels: int) -> Tensor:
-    """The nearest whole numbers 0 to levels - 1, uint8."""
+    """Map -1 to 1 to the nearest integers 0 to levels - 1, uint8."""
     x = ((value + 1) * ((levels - 1) / 2)).round()
     return x.clamp(0, levels - 1).to(torch.uint8)
 
 
 class PixelMixture:
-    """The mixtures of all pixels of a batch.
+    """Mixtures of all pixels of a batch.
 
     Args:
-        parameters: (B, `parameter_count`, H, W) from a network; zeros stand for components that lie
-            evenly on the values.
+        parameters: (B, `parameter_count`, H, W) from a network; at zero, the components are spread
+            evenly over the values.
         channels: C.
         levels: Number of values.
 
@@ -64,7 +64,7 @@ class PixelMixture:
         self.slopes = [torch.tanh(a) for a in parts[1 + 2 * channels :]]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probabilities, (B, H, W) nats, of whole numbers x (B, C, H, W)."""
+        """Return log-probabilities, (B, H, W) nats, of integers x (B, C, H, W)."""
         values = scaled(x, self.levels, self.logits.dtype)
         total = F.log_softmax(self.logits, 1)
         before: list[Tensor] = []
@@ -75,7 +75,7 @@ class PixelMixture:
         return torch.logsumexp(total, 1)
 
     def _log_cell(self, value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-        """log[sigmoid(b) - sigmoid(a)] = log sigmoid(b) + log sigmoid(-a) + log(1 - exp(a - b))."""
+        """Return log[F(b) - F(a)] = log F(b) + log F(-a) + log(1 - exp(a - b))."""
         half = 1 / (self.levels - 1)
         inverse = torch.exp(-log_scale)
         first, last = value < half - 1, value > 1 - half
@@ -91,7 +91,7 @@ class PixelMixture:
         return means[channel] + sum(a * v for a, v in zip(slopes, before, strict=True))
 
     def sample(self, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-        """Images (B, C, H, W) uint8, a function of uniform numbers (B, 1 + C, H, W).
+        """Return images (B, C, H, W) uint8, a function of uniform numbers (B, 1 + C, H, W).
 
         The temperature divides the logits of the components, and multiplies their scales.
         """
@@ -109,7 +109,7 @@ class PixelMixture:
         return unscaled(torch.cat(before, 1), self.levels)
 
     def mean(self) -> Tensor:
-        """The mean image (B, C, H, W) uint8, of components that are taken to the nearest value."""
+        """Return the mean image (B, C, H, W) uint8; a component's mean is clipped to the values."""
         weights = torch.softmax(self.logits, 1)
         before: list[Tensor] = []
         for channel in range(self.channels):

@@ -2,8 +2,8 @@
 
     log P(x) >= E_{z~q(z|x)} [ log P(x|z) + log p(z) - log q(z|x) ]
 
-An encoder gives mean and variance of q(z|x), a decoder the mixture of every pixel: P(x|z) is a
-probability of whole numbers, so that bits per dimension compare with those of the other models.
+An encoder gives mean and variance of q(z|x), a decoder the mixture of every pixel. P(x|z) is a
+probability of integers, so that bits per dimension compare with those of the other models.
 
 References:
     Kingma & Welling, *Auto-encoding variational Bayes*, ICLR 2014, arXiv 1312.6114;
@@ -21,14 +21,13 @@ from torch import Tensor
 
 from graphcnf.baselines.images.networks import ImageToVector, VectorToImage
 from graphcnf.baselines.images.pixels import PixelMixture, parameter_count, scaled
-from graphcnf.flows.base import Generators, StandardNormal, draw_uniform
-from graphcnf.flows.mode import evaluates
+from graphcnf.flows.base import StandardNormal, draw_uniform
+from graphcnf.flows.transform import Noise, take
 from graphcnf.images.model import ImageLatents, ImageModel, bits_of, check_sizes
 
 
-@evaluates("log_prob", "sample")
 class VAE(ImageModel):
-    """A bound on the likelihood, samples in one pass, latents much smaller than an image.
+    """Variational autoencoder: a bound, samples in one pass, latents much smaller than an image.
 
     Args:
         shape: Channels, height and width.
@@ -66,42 +65,36 @@ class VAE(ImageModel):
         self.decoder = VectorToImage(latents, parameter_count(channels, mixtures), size, width)
         self.prior = StandardNormal()
 
-    def log_prob(self, x: Tensor, samples: int = 1) -> Tensor:
-        """Lower bound on log P(x), (B,) nats; see `ImageModel.log_prob`."""
-        if samples < 1:
-            raise ValueError(f"samples must be positive, got {samples}")
-        draws: list[Any] = [sum(self._terms(x)) for _ in range(samples)]
-        return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
+    def _draw(self, x, noise=None):
+        """Draw the bound once, (B,) nats."""
+        return sum(self._terms(x, noise))
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """See `ImageModel.training_loss`; `beta` is the weight of log P(x|z)."""
+        """Return the loss, see `ImageModel.training_loss`; `beta` is the weight of log P(x|z)."""
         reconstruction, divergence = self._terms(batch)
         dimensions = math.prod(self.shape)
         bound = -(reconstruction + divergence).mean() / dimensions
         loss = -(beta * reconstruction + divergence).mean() / dimensions
         return loss, {"bits_per_dimension": bits_of(bound, len(batch))}
 
-    def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """For one z drawn from q(z|x): log P(x|z) and log p(z) - log q(z|x), (B,) each."""
+    def _terms(self, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
+        """Draw z from q(z|x); return log P(x|z) and log p(z) - log q(z|x), (B,) each."""
         mean, log_sd = self._posterior(x)
-        noise = torch.randn_like(mean)
-        z = mean + log_sd.exp() * noise
-        log_q = self.prior.log_prob(noise) - log_sd.sum(1)
+        e = take(noise, lambda: torch.randn_like(mean))
+        z = mean + log_sd.exp() * e
+        log_q = self.prior.log_prob(e) - log_sd.sum(1)
         return self._pixels(z).log_prob(x).sum((1, 2)), self.prior.log_prob(z) - log_q
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of q(z|x), (B, latents) each."""
+        """Return mean and log standard deviation of q(z|x), (B, latents) each."""
         values = scaled(self.checked(x), self.levels, self.dtype)
         return self.encoder(values).chunk(2, 1)
 
     def _pixels(self, z: Tensor) -> PixelMixture:
         return PixelMixture(self.decoder(z), self.shape[0], self.levels)
 
-    @torch.no_grad()
-    def sample(
-        self, count: int, *, temperature: float = 1.0, generator: Generators = None
-    ) -> Tensor:
-        """Draw latents, then pixels, both at the temperature; see `ImageModel.sample`."""
+    def _sample(self, count, temperature, generator):
+        """Draw latents, then pixels, both at the temperature."""
         options: dict[str, Any] = {"generator": generator, "device": self.device}
         z = self.prior.sample(
             (count, self.latent_size), temperature=temperature, dtype=self.dtype, **options
@@ -112,10 +105,10 @@ class VAE(ImageModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> ImageLatents:
-        """The means of q(z|x), (B, latents); see `ImageModel.encode`."""
+        """Return the means of q(z|x), (B, latents); see `ImageModel.encode`."""
         return ImageLatents(self._posterior(x)[0])
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
-        """The means of P(x|z), (B, C, H, W) uint8."""
+        """Return the means of P(x|z), (B, C, H, W) uint8."""
         return self._pixels(latents.z).mean()

@@ -122,9 +122,9 @@ class ElementCoupling(Bijection):
             )
             values, slopes = [], []
             for d in range(y.shape[-1]):
-                value, log_slope = logistic_mixture_inverse(
-                    y[:, k, d].double(), logits, means[d], log_scales[d]
-                )
+                mixture = logits, means[d], log_scales[d]
+                value = logistic_mixture_inverse(y[:, k, d].double(), *mixture)
+                log_slope = -logistic_mixture(value, *mixture)[1]
                 logits = logits + self._log_densities(value, means[d], log_scales[d])
                 values.append(value.to(z.dtype))
                 slopes.append(log_slope.to(z.dtype))

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from graphcnf.flows.actnorm import ActNorm
 from graphcnf.flows.coupling import MixtureLogisticCoupling, halves
-from graphcnf.flows.linear import InvertibleLinear
+from graphcnf.flows.linear import ActNorm, InvertibleLinear
 from graphcnf.flows.transform import Bijection, Context, Sequential, masked
 
 

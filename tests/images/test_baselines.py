@@ -250,7 +250,7 @@ def test_what_a_model_lacks_it_says():
     with pytest.raises(UserError, match="architecture gan has no likelihood"):
         gan.bits_per_dimension(x)
     assert (gan.likelihood, pixelcnn.latent_size) == (None, None)
-    with pytest.raises(UserError, match="one of simple, .*, gan, not 'cnn'"):
+    with pytest.raises(UserError, match="one of simple, .*, gan, got 'cnn'"):
         image_model_class("cnn")
     for wrong in (x + 8, x.float(), x[:, :, :3]):
         for model in (pixelcnn, gan):

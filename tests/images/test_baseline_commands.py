@@ -6,28 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.baselines.images.models import IMAGE_MODELS
+from graphcnf.baselines.images.models import IMAGE_MODELS, load_image_model
 from graphcnf.datasets.images import load_images
 from graphcnf.errors import UserError
-from graphcnf.scripts._image_scores import score_image_models
-from graphcnf.scripts._images import load_image_model
-from graphcnf.scripts.cli import main
 from graphcnf.scripts.experiments import build_experiment
+from graphcnf.scripts.images import score_folders
 from graphcnf.training import TrainingSettings, fit, load_preset
 
 Image = pytest.importorskip("PIL.Image")
 NAMES = ("pixelcnn", "vae", "gan")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with 60 pictures of 4 x 6 pixels: noise above a dark lower half."""
-    folder = tmp_path_factory.mktemp("pictures")
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 6), dtype=np.uint8)
-    pixels[:, 2:] //= 64
-    for k, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{k:02}.png")
-    return folder
 
 
 def experiment(folder, name, **options):
@@ -49,18 +36,6 @@ def runs(folder, tmp_path_factory):
     return place
 
 
-@pytest.fixture
-def command(capfd, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main(["images", *map(str, arguments)])
-        return caught.value.code or 0, *capfd.readouterr()
-
-    return call
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_build(folder, name):
     built = experiment(folder, name)
@@ -76,7 +51,7 @@ def test_wrong_options_of_a_preset(folder):
         ("vae", {"latents": 0}, r"latents must be at least 1"),
         ("gan", {"penalty": -1.0}, r"penalty must be at least 0"),
         ("gan", {"shape": [1, 2, 2]}, "shape follows from the images"),
-        ("gan", {"architecture": "gann"}, "architecture must be one of simple, .*, gan, not"),
+        ("gan", {"architecture": "gann"}, "architecture must be one of simple, .*, gan, got"),
     ]:
         with pytest.raises(UserError, match=message):
             experiment(folder, name, **options)
@@ -108,7 +83,7 @@ def test_generate(command, runs):
 
 
 def test_evaluate_leaves_out_what_a_model_does_not_have(command, runs):
-    rows = score_image_models([str(runs / name) for name in NAMES], draws=2)
+    rows = score_folders([str(runs / name) for name in NAMES], draws=2)
     pixelcnn, vae, gan = rows
     assert [row["figure"] for row in rows] == ["exact", "bound", "none"]
     assert pixelcnn["bits_per_dimension"] == pytest.approx(pixelcnn["bits_one_draw"], abs=1e-9)

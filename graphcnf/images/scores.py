@@ -1,0 +1,96 @@
+"""Scores of image models on held-out images."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphcnf.compute.progress import progress_bar
+from graphcnf.images.model import ImageModel
+
+BATCH = 100
+"""Images in a batch."""
+
+RECONSTRUCTED = 50
+"""Held-out images that are encoded and decoded, at most."""
+
+TIMED = 64
+"""Images that are drawn to measure the time of sampling."""
+
+
+def score_image_models(
+    models: Iterable[tuple[str, ImageModel, Tensor]], *, draws: int = 8, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Return scores of image models, a row per model.
+
+    A row has bits per dimension with `draws` draws and with one (mean over images and its standard
+    error) where the model has a likelihood, the share of images that come back exactly where it has
+    latents, its number of parameters, and the time of sampling. A model that was trained on the
+    same data as the first also has its difference to the first one in bits per dimension.
+
+    Args:
+        models: Name, model and held-out images (M, C, H, W) of each.
+        draws: Draws in a bound.
+        seed: Seed of the draws.
+    """
+    rows, first = [], None
+    for name, model, images in models:
+        some = images[:RECONSTRUCTED].to(model.device)
+        row = {
+            "model": name,
+            "architecture": model.config["architecture"],
+            "dataset": model.metadata.get("dataset"),
+            "images": len(images),
+            "draws": draws,
+            "figure": model.likelihood or "none",
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "training_minutes": model.metadata.get("training", {}).get("minutes"),
+            "sampling_milliseconds": _sampling_milliseconds(model),
+        }
+        bits = None
+        if model.likelihood is not None:
+            torch.manual_seed(seed)
+            bits, single = _bits(model, images, draws, name)
+            row |= {**_mean("bits_per_dimension", bits), **_mean("bits_one_draw", single)}
+        if model.latent_size is not None:
+            back = (model.decode(model.encode(some)) == some).flatten(1).all(1)
+            row |= {"reconstruction": back.cpu().double().mean().item(), "reconstructed": len(some)}
+        data = model.metadata.get("data")
+        if first is None:
+            first = data, bits
+        elif first[0] == data and bits is not None and first[1] is not None:
+            row |= _mean("difference", bits - first[1])
+        rows.append(row)
+    return rows
+
+
+@torch.no_grad()
+def _bits(model: ImageModel, images: Tensor, draws: int, name: str) -> tuple[Any, Any]:
+    """Return bits per dimension with `draws` draws and with one, (M,) float64 each."""
+    parts: list[Tensor] = []
+    with progress_bar(f"scoring {name}", len(images)) as show:
+        for batch in images.split(BATCH):
+            batch = batch.to(model.device)
+            both = [model.bits_per_dimension(batch, k).cpu().double() for k in (draws, 1)]
+            parts.append(torch.stack(both))
+            show(sum(p.shape[1] for p in parts))
+    return tuple(torch.cat(parts, 1))
+
+
+def _mean(name: str, values: Tensor) -> dict[str, float | None]:
+    """Return the mean and its standard error."""
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+    return {name: values.mean().item(), f"{name}_se": error}
+
+
+def _sampling_milliseconds(model: ImageModel) -> float:
+    model.sample(TIMED).cpu()
+    began = time.perf_counter()
+    # Images have been drawn when they are on the CPU.
+    model.sample(TIMED).cpu()
+    return 1000 * (time.perf_counter() - began) / TIMED
