@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from rdkit import Chem, rdBase
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.packed import MAX_NODES
+from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
 _NAMES = {bond: bond.name for bond in Chem.BondType.values.values()}

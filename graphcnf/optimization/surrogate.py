@@ -1,8 +1,8 @@
-"""A Gaussian process over the molecules scored so far: which proposals are worth a call.
+"""Gaussian process over the scored molecules, which predicts the scores of proposals.
 
 Its kernel is a sum of Tanimoto kernels of fingerprints (Ralaivola et al. 2005, Neural Networks 18,
-1093) and a Gaussian one of a few descriptors. How much each of them counts, and the noise, are
-those among a few choices under which the scores are most probable.
+1093) and a Gaussian kernel of a few descriptors. Their weights and the noise are those of a few
+choices that maximize the evidence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BITS = 1024
 _MORGAN = GetMorganGenerator(radius=2, fpSize=BITS, countSimulation=True)
 _PAIRS = GetAtomPairGenerator(maxDistance=10, fpSize=BITS, countSimulation=True)
 _ELEMENTS = ("C", "N", "O", "F", "P", "S", "Cl", "Br")
-# About a standard deviation of each in drug-like molecules.
+# About the standard deviation of each descriptor in drug-like molecules.
 _SCALES = np.array(
     [1.4, 25.0, 60.0, 5.0, 1.0, 1.0, 1.5, 1.0, 2.0, 5.0, *(3.5, 1.4, 1.4, 0.7, 0.3, 0.7, 0.5, 0.5)]
 )
@@ -34,17 +34,17 @@ NOISES = (1e-3, 1e-2, 1e-1)
 """Variances of the noise to choose from, for scores of variance 1."""
 
 WORST = 0.05
-"""Share of the molecules, the worst ones, that count as no worse than the others."""
+"""Quantile of the scores below which all count alike."""
 
 KEPT = 20_000
-"""Most molecules whose features are kept for the next fit."""
+"""Molecules whose features are cached, at most."""
 
 CHOSEN_ON = 250
-"""Molecules that the choice is made on."""
+"""Molecules that the evidence of a choice is computed on, at most."""
 
 
 def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
-    """Packed fingerprints (2 * BITS / 8,) uint8 and scaled descriptors (D,) float32."""
+    """Return packed fingerprints (2 * BITS / 8,) uint8 and scaled descriptors (D,) float32."""
     mol = Chem.MolFromSmiles(smiles)
     bits = np.concatenate([_MORGAN.GetFingerprintAsNumPy(mol), _PAIRS.GetFingerprintAsNumPy(mol)])
     symbols = [atom.GetSymbol() for atom in mol.GetAtoms()]
@@ -85,12 +85,9 @@ class Surrogate:
         return [*parts, np.exp(-distance / (2 * left[2].shape[1] * 0.5))]
 
     def fit(self, smiles: Sequence[str], scores: np.ndarray) -> None:
-        """Take molecules and their scores (M,), at least two.
-
-        What the kernel is made of is chosen on some of them.
-        """
+        """Fit the process to molecules and their scores (M,), at least two."""
         known = self._features(smiles)
-        # How bad the worst are does not count: a penalty of a million says nothing of the others.
+        # A penalty of a million says nothing of the other molecules.
         scores = np.maximum(scores, np.quantile(scores, WORST))
         self.mean, self.scale = float(np.mean(scores)), float(np.std(scores)) or 1.0
         y = (scores - self.mean) / self.scale
@@ -103,7 +100,7 @@ class Surrogate:
         self._fitted = known, weights, *_process(kernels, y, weights, noise)[1:]
 
     def predict(self, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Expected scores and their standard deviations, (M,) each."""
+        """Return expected scores and their standard deviations, (M,) each."""
         from scipy.linalg import solve_triangular
 
         assert self._fitted is not None
@@ -117,7 +114,7 @@ class Surrogate:
 
 
 def _process(kernels, y, weights, noise):
-    """Log evidence (up to a constant, scale at its optimum), Cholesky factor, dual, variance."""
+    """Return log evidence (scale at its optimum, no constant), Cholesky factor, dual, variance."""
     from scipy.linalg import cho_factor, cho_solve
 
     matrix = _mixed(kernels, weights).astype(np.float64) + noise * np.eye(len(y))
