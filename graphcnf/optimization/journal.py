@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graphcnf.compute.files import check_output, inside, open_kept
-from graphcnf.errors import UserError
+from graphcnf.compute.files import check_output, inside
+from graphcnf.errors import UserError, printable
 
-NAME = "calls.sqlite"
+NAME, LOCK = "calls.sqlite", "calls.lock"
+"""Database of the answers, and an empty one that the processes which add to it keep locked."""
 
 SCHEMA = [
     'CREATE TABLE answers (smiles TEXT PRIMARY KEY, score REAL, "values" TEXT, error TEXT)',
@@ -55,7 +56,7 @@ class Answer:
     @classmethod
     def failed(cls, smiles: str, error: str) -> Answer:
         """Return an answer without a score."""
-        return cls(smiles, math.nan, {}, " ".join(error.split())[:LONGEST_ERROR])
+        return cls(smiles, math.nan, {}, printable(" ".join(error.split()))[:LONGEST_ERROR])
 
 
 class Journal:
@@ -70,16 +71,25 @@ class Journal:
     """
 
     def __init__(self, folder: Path, goal: str):
-        # SQLite follows links, also those of the two files that it keeps beside its own.
-        for suffix in ("-wal", "-shm", ""):
-            self.path = inside(folder, NAME + suffix)
-            check_output(self.path)
-        open_kept(self.path).close()
+        self.path = inside(folder, NAME)
+        # SQLite follows links, also those of the files that it keeps beside a database.
+        for name in (
+            NAME,
+            f"{NAME}-wal",
+            f"{NAME}-shm",
+            f"{NAME}-journal",
+            LOCK,
+            f"{LOCK}-journal",
+        ):
+            check_output(inside(folder, name))
         with self._reporting():
             self._database = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
-            self._write_ahead()
+            self._lock = sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)
+            # No `fsync` per answer, and a loss of power costs the last ones only.
+            self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
-            with self._transaction():
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
                 tables = self._rows("SELECT sql FROM sqlite_master WHERE sql NOT NULL ORDER BY 1")
                 if not tables:
                     for statement in SCHEMA:
@@ -121,36 +131,32 @@ class Journal:
         """
         until, noted = time.monotonic() + patience, False
         with self._reporting():
-            # SQLite leaves this mode only while no other process has the file open.
             while not self._alone() and time.monotonic() < until:
                 if not noted:
                     note("waiting for the calls that an interrupted run left behind")
                 noted = True
                 time.sleep(0.1)
-            self._write_ahead()
+
+    def hold(self) -> None:
+        """Let `wait_for_writers` wait until this process ends."""
+        with self._reporting():
+            self._lock.execute("BEGIN")
+            self._lock.execute("SELECT * FROM sqlite_master").fetchall()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the files."""
         self._database.close()
-
-    def _write_ahead(self) -> None:
-        """Choose the mode that costs no `fsync` per answer and survives a loss of power."""
-        self._database.execute("PRAGMA journal_mode = WAL")
+        self._lock.close()
 
     def _alone(self) -> bool:
         try:
-            self._database.execute("PRAGMA journal_mode = DELETE")
+            self._lock.execute("BEGIN EXCLUSIVE")
+            self._lock.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
             return False
         return True
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        with self._database:
-            yield
 
     def _rows(self, query: str, values: tuple = ()) -> list[tuple]:
         return self._database.execute(query, values).fetchall()

@@ -177,6 +177,7 @@ class Scorer:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             if self._journal is None and self.folder is not None:
                 self._journal = Journal(self.folder, self.identity)
+                self._journal.hold()
             try:
                 self._goal = pickle.loads(self._pickled)
                 self._goal.objectives  # noqa: B018  (imports what the scores need)

@@ -135,7 +135,7 @@ class Policy:
         return list(molecules)
 
     def sizes(self, molecules: Sequence[str]) -> np.ndarray:
-        """Return probabilities (K,) of 0 to K - 1 atoms: blurred sizes of good molecules and a prior.
+        """Return probabilities (K,) of 0 to K - 1 atoms: good molecules, blurred, and the prior.
 
         Args:
             molecules: Good molecules; those outside of the model do not count.

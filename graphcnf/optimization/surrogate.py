@@ -7,8 +7,9 @@ choices that maximize the evidence.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from rdkit import Chem
@@ -36,13 +37,14 @@ NOISES = (1e-3, 1e-2, 1e-1)
 WORST = 0.05
 """Quantile of the scores below which all count alike."""
 
-KEPT = 20_000
+CACHED = 20_000
 """Molecules whose features are cached, at most."""
 
 CHOSEN_ON = 250
 """Molecules that the evidence of a choice is computed on, at most."""
 
 
+@lru_cache(maxsize=CACHED)
 def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
     """Return packed fingerprints (2 * BITS / 8,) uint8 and scaled descriptors (D,) float32."""
     mol = Chem.MolFromSmiles(smiles)
@@ -64,18 +66,13 @@ class Surrogate:
     """Gaussian process regression of scores on molecules."""
 
     def __init__(self):
-        self._known: OrderedDict[str, tuple] = OrderedDict()
         self._fitted: tuple | None = None
 
-    def _features(self, smiles: Sequence[str]):
-        for text in smiles:
-            if text not in self._known:
-                self._known[text] = features(text)
-        rows = [self._known[text] for text in smiles]
-        while len(self._known) > KEPT:
-            self._known.popitem(last=False)
-        bits = np.unpackbits(np.stack([row[0] for row in rows]), axis=1).astype(np.float32)
-        return bits[:, :BITS], bits[:, BITS:], np.stack([row[1] for row in rows])
+    @staticmethod
+    def _features(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        packed, descriptors = zip(*map(features, smiles), strict=True)
+        bits = np.unpackbits(np.stack(packed), axis=1).astype(np.float32)
+        return bits[:, :BITS], bits[:, BITS:], np.stack(descriptors)
 
     @staticmethod
     def _kernels(left, right) -> list[np.ndarray]:
@@ -92,11 +89,10 @@ class Surrogate:
         self.mean, self.scale = float(np.mean(scores)), float(np.std(scores)) or 1.0
         y = (scores - self.mean) / self.scale
         kernels = self._kernels(known, known)
-        some = np.arange(0, len(y), -(-len(y) // CHOSEN_ON))
+        some = np.arange(0, len(y), math.ceil(len(y) / CHOSEN_ON))
         few = [kernel[np.ix_(some, some)] for kernel in kernels]
         choices = [(weights, noise) for weights in MIXTURES for noise in NOISES]
         weights, noise = max(choices, key=lambda choice: _process(few, y[some], *choice)[0])
-        self.choice = weights, noise
         self._fitted = known, weights, *_process(kernels, y, weights, noise)[1:]
 
     def predict(self, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
