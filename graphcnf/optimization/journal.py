@@ -73,15 +73,9 @@ class Journal:
     def __init__(self, folder: Path, goal: str):
         self.path = inside(folder, NAME)
         # SQLite follows links, also those of the files that it keeps beside a database.
-        for name in (
-            NAME,
-            f"{NAME}-wal",
-            f"{NAME}-shm",
-            f"{NAME}-journal",
-            LOCK,
-            f"{LOCK}-journal",
-        ):
-            check_output(inside(folder, name))
+        for name in (NAME, LOCK):
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                check_output(inside(folder, name + suffix))
         with self._reporting():
             self._database = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
             self._lock = sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)

@@ -32,7 +32,8 @@ READ_BY = {
     "continue": ("config.toml", "checkpoints/plateau.ckpt", "checkpoints"),
     "sets": ("config.toml", "metrics.csv", "model/config.json"),
     "generate of a run": ("model", "model/config.json", "model/model.safetensors"),
-    "optimize": ("calls.sqlite", "calls.sqlite-wal", "calls.lock", "state.safetensors", "run.lock", "run.json"),
+    "optimize": ("calls.sqlite", "calls.sqlite-wal", "calls.lock", "state.safetensors", "run.lock",
+                 "run.json"),
 }  # fmt: skip
 """What each command reads or writes in a run's folder."""
 
