@@ -99,8 +99,8 @@ class Journal:
     def read(self) -> dict[str, Answer]:
         """Return all answers by molecule, in the order in which they were added."""
         with self._reporting():
-            rows = self._rows("SELECT * FROM answers ORDER BY rowid")
-            return {row[0]: _answer(*row) for row in rows}
+            answers = [_answer(*row) for row in self._rows("SELECT * FROM answers ORDER BY rowid")]
+            return {answer.smiles: answer for answer in answers}
 
     def add(self, answer: Answer) -> Answer:
         """Store an answer unless the molecule has one, and return the stored answer."""
@@ -170,9 +170,11 @@ class Journal:
 
 def _answer(smiles: str, score: float | None, values: str | None, error: str | None) -> Answer:
     """Return the answer in a row; raise one of `INVALID` where there is none."""
+    if not (isinstance(smiles, str) and isinstance(error, str | None)):
+        raise TypeError(f"{smiles!r:.40} is not text")
     if error is not None:
-        return Answer.failed(str(smiles), str(error))
+        return Answer.failed(smiles, error)
     numbers = {name: float(value) for name, value in json.loads(values or "").items()}
     if score is None or not all(map(math.isfinite, (float(score), *numbers.values()))):
         raise ValueError(f"{smiles!r:.40} has no finite score")
-    return Answer(str(smiles), float(score), numbers)
+    return Answer(smiles, float(score), numbers)

@@ -96,8 +96,12 @@ class Oracle:
     ):
         self.goal, self.folder, self.workers, self.timeout = goal, folder, workers, timeout
         self._journal = Journal(folder, goal.identity)
-        self._journal.wait_for_writers(timeout + START, note)
-        self.answers = self._journal.read()
+        try:
+            self._journal.wait_for_writers(timeout + START, note)
+            self.answers = self._journal.read()
+        except BaseException:
+            self._journal.close()
+            raise
         self.calls = 0
         self._name = uuid.uuid4().hex
         self._idle: SimpleQueue[ScoreProcess] = SimpleQueue()

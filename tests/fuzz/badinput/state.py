@@ -193,7 +193,8 @@ def _with_row(content: bytes, row: tuple) -> bytes:
     database.deserialize(content[:18] + b"\1\1" + content[20:])
     with database:
         database.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", row)
-    return database.serialize()
+    changed = database.serialize()
+    return changed[:18] + content[18:20] + changed[20:]
 
 
 def _search(content: bytes, change: Callable[[dict, dict], Any]) -> bytes:
