@@ -18,6 +18,9 @@ LARGEST_COUNT = 2**60
 TEMPERATURES = (1e-3, 1e3)
 """Beyond them, probabilities divided or multiplied by the temperature leave float32."""
 
+MAX_NODES = 255
+"""Largest graph: its node numbers are 8-bit."""
+
 MOST_CANDIDATES = 1000
 """Candidates for one molecule at most, of which the best is kept."""
 

@@ -15,13 +15,13 @@ from graphcnf.scripts._sampling import checked_seed
 from graphcnf.scripts.generation import options
 
 if TYPE_CHECKING:
-    from graphcnf.optimization.run import Optimized
+    from graphcnf.optimization.run import OptimizationResult
     from graphcnf.optimization.search import SearchSettings
 
 SEARCH = "Search"
 NUMBER, TIMEOUT = 100, 600
 OWN = {"record", "smiles", "score", "source", "error"}
-"""Columns that are no objectives."""
+"""Columns beside those of the objectives."""
 
 
 def optimize(
@@ -80,7 +80,9 @@ def optimize(
         Path | None,
         typer.Option(metavar="DIR", help="Where to write the model as it is at the end."),
     ] = None,
-    seed: Annotated[int, typer.Option(callback=checked_seed, help="Of everything random.")] = 0,
+    seed: Annotated[
+        int, typer.Option(callback=checked_seed, help="Seed of everything random.")
+    ] = 0,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -116,7 +118,9 @@ def optimize(
     Every answer is on disk before the next question, so a command that was killed goes on without
     asking twice, and comes to the same molecules as one that was not.
     """
+    from graphcnf.compute.cluster import open_workers
     from graphcnf.compute.progress import progress_bar
+    from graphcnf.scripts._sampling import check_cluster_options, load_model, observations, tell
     from graphcnf.scripts.generation.target import check_target, target_kind
 
     kind = target_kind(out, as_json=False, default="csv")
@@ -134,88 +138,83 @@ def optimize(
         )
     if on_error not in ("skip", "stop"):
         raise typer.BadParameter(f"{on_error!r} is not skip or stop", param_hint="'--on-error'")
-    save = None if save is None else expand_user(save)
-    if save is not None and save.exists() and not _empty_folder(save):
-        raise UserError(f"{save} exists: choose another --save")
-    settings = parse_settings(assignments or [])
-
-    from graphcnf.optimization.objectives import parse_goal
-
-    goal = parse_goal(score)
-    folder = expand_user(folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}"))
-
-    from graphcnf.compute.cluster import open_workers
-    from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.optimization.run import optimize as run
-    from graphcnf.scripts._sampling import check_cluster_options, load_model, observations, tell
-
     check_cluster_options(cluster, workers, "cpu")
     if cluster is not None and workers == 0:
         raise typer.BadParameter("a cluster has at least one worker", param_hint="'--workers'")
+    settings = parse_settings(assignments or [])
+    save = None if save is None else expand_user(save)
+    if save is not None and save.exists() and not (save.is_dir() and not any(save.iterdir())):
+        raise UserError(f"{save} exists: choose another --save")
 
+    from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.optimization.objectives import Goal
+    from graphcnf.optimization.run import optimize as run
+
+    goal = Goal.of(score)
+    folder = expand_user(folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}"))
     flow = MoleculeFlow(load_model(model))
-    first = _molecules(start) if start is not None else []
-    tell(observations(first, None if standardize or not first else flow.charge_states), len(first))
-    first = [flow.standardized(smiles) for smiles in first] if standardize else first
+    leads = _molecules(start) if start is not None else []
+    tell(observations(leads, None if standardize or not leads else flow.charge_states), len(leads))
+    leads = [flow.standardized(smiles) for smiles in leads] if standardize else leads
     if save is not None:
         # Before the long work: where it cannot be made, nothing has been asked for.
         save.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with open_workers(cluster, workers) as engine, progress_bar("calls", budget) as show:
-        found = run(
-            goal, model=flow, budget=budget, seed=seed, folder=folder, start=first,
+        result = run(
+            goal, model=flow, budget=budget, seed=seed, folder=folder, start=leads,
             settings=settings, workers=engine, stop_on_error=on_error == "stop", restart=restart,
             timeout=TIMEOUT if timeout is None else timeout,
-            tell=lambda line: say(f"note: {line}"),
-            show=lambda calls, best: show(calls),
+            note=lambda line: say(f"note: {line}"),
+            progress=lambda calls, best: show(calls),
         )  # fmt: skip
-    _write(found, None if everything else number or NUMBER, kind, out)
-    if found.answers and all(answer.error is not None for answer in found.answers):
-        raise UserError(
-            f"all {len(found.answers):,} calls failed, the first with: {found.answers[0].error}"
-        )
+    _write(result, None if everything else number or NUMBER, kind, out)
+    failed = [answer.error for answer in result.answers if answer.error is not None]
+    if failed and len(failed) == len(result):
+        raise UserError(f"all {len(result):,} calls failed, the first with: {failed[0]}")
     if save is not None:
-        found.policy.save_pretrained(save)
-    say(_summary(found, time.perf_counter() - began, folder))
+        result.policy.save_pretrained(save)
+    shown = f", {len(failed):,} failed" if failed else ""
+    say(
+        f"{len(result):,} calls, {result.paid:,} of them now, in {time.perf_counter() - began:.1f} "
+        f"s{shown}: the best scores {result.top(1):.4f}, the ten best {result.top():.4f}; kept in "
+        f"{folder}"
+    )
 
 
 def parse_settings(assignments: list[str]) -> SearchSettings:
-    """Settings of the search, some of them given as KEY=VALUE.
+    """Return the settings of the search, some of them given as KEY=VALUE.
 
     Raises:
-        typer.BadParameter: There is no such setting, or the value is none for it.
+        typer.BadParameter: There is no such setting, or the value has another type.
     """
     from dataclasses import fields
 
     from graphcnf.optimization.search import SearchSettings
 
-    kinds = {f.name: type(f.default) for f in fields(SearchSettings)}
+    types = {f.name: type(f.default) for f in fields(SearchSettings)}
     given = {}
     for text in assignments:
         key, equals, value = text.partition("=")
-        if key not in kinds or not equals:
-            known = ", ".join(kinds)
+        if key not in types or not equals:
+            known = ", ".join(types)
             raise typer.BadParameter(f"{text!r}: KEY=VALUE with {known}", param_hint="'--set'")
         try:
-            given[key] = kinds[key](value)
+            given[key] = types[key](value)
         except ValueError:
-            noun = "a whole number" if kinds[key] is int else "a number"
+            noun = "a whole number" if types[key] is int else "a number"
             raise typer.BadParameter(f"{text!r}: not {noun}", param_hint="'--set'") from None
     return SearchSettings(**given)
 
 
-def _empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
 def _label(score: str) -> str:
-    """Name of a score that fits a folder."""
-    kept = "".join(c if c.isalnum() else "-" for c in score.removesuffix(".toml"))
-    return kept.strip("-").lower()[-60:] or "score"
+    """Return the name of a folder for the runs of a score."""
+    plain = "".join(c if c.isalnum() else "-" for c in score.removesuffix(".toml"))
+    return plain.strip("-").lower()[-60:] or "score"
 
 
 def _molecules(path: Path) -> list[str]:
-    """The SMILES of a file, each of them a molecule."""
+    """Return the SMILES of a file; raise `UserError` where one of them is no molecule."""
     from graphcnf.datasets.smiles_file import read_smiles
     from graphcnf.molecules import codec
 
@@ -229,35 +228,22 @@ def _molecules(path: Path) -> list[str]:
     return records.smiles
 
 
-def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> None:
-
+def _write(result: OptimizationResult, best: int | None, kind: str, out: Path | None) -> None:
+    """Write the best molecules, or all calls."""
     from graphcnf.scripts._output import open_output
     from graphcnf.scripts.generation.records import WRITERS
     from graphcnf.scripts.generation.target import conversion, plain_kind
 
-    frame = found.to_frame(best).rename(columns={"call": "record"})
-    if kind.startswith("smi"):  # whoever reads the file takes what comes first
+    frame = result.to_frame(best).rename(columns={"call": "record"})
+    if kind.startswith("smi"):  # readers of the file take the first column
         frame = frame[["smiles", *frame.columns.drop("smiles")]]
-    plain = plain_kind(kind)
-    named = dict(zip(frame.columns, frame.columns, strict=True))
-    head = {"csv": WRITERS["csv"](named), "smi": "# " + "\t".join(frame.columns) + "\n"}
-    # Whatever an objective is called, it holds numbers.
-    objectives = dict.fromkeys(set(frame.columns) - OWN, "float64")
-    with open_output(out, conversion(kind, tuple(frame.columns), objectives)) as stream:
-        stream.write(head.get(plain, ""))
+    write = WRITERS[plain_kind(kind)]
+    names = dict(zip(frame.columns, frame.columns, strict=True))
+    head = {"csv": WRITERS["csv"](names), "smi": "# " + "\t".join(names) + "\n"}
+    # An objective holds numbers, even if it is called like another column of molecules.
+    types = dict.fromkeys(names.keys() - OWN, "float64")
+    with open_output(out, conversion(kind, tuple(names), types)) as stream:
+        stream.write(head.get(plain_kind(kind), ""))
         for row in frame.to_dict("records"):
-            known = {
-                k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()
-            }
-            stream.write(WRITERS[plain](known))
-
-
-def _summary(found: Optimized, seconds: float, folder: Path) -> str:
-    import numpy as np
-
-    failed = int(np.isnan(found.scores).sum())
-    shown = f", {failed:,} failed" if failed else ""
-    return (
-        f"{len(found):,} calls, {found.paid:,} of them now, in {seconds:.1f} s{shown}: the best "
-        f"scores {found.top(1):.4f}, the ten best {found.top(10):.4f}; kept in {folder}"
-    )
+            missing = [k for k, v in row.items() if isinstance(v, float) and math.isnan(v)]
+            stream.write(write(row | dict.fromkeys(missing)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 from pathlib import Path
 
@@ -26,6 +27,23 @@ def keep_kernels() -> None:
     them away before they come back. It reads the variable when it is first used.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return the cores' worth of time that a container grants, infinite where it sets no limit.
+
+    Args:
+        root: Control groups of Linux, version 2 (`cpu.max`) or 1 (`cpu.cfs_quota_us`).
+    """
+    with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+        quota, period = map(int, (root / "cpu.max").read_text().split())
+        return quota / period
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (
+            int((root / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period")
+        )
+        return quota / period if quota > 0 else math.inf
+    return math.inf
 
 
 def memory() -> int:

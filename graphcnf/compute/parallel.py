@@ -3,15 +3,15 @@
 `multiprocessing` with 'spawn' runs the caller's main module again, which a script without an
 `if __name__ == "__main__"` guard does not survive, and 'fork' deadlocks next to the threads of
 torch. Plain child processes that talk over pipes have neither problem, end with this one, and say
-nothing when it is killed. Those of loky (3.7.0), which asks for no guard either, end with their
-parent only where a thread of theirs watches it; then its tracker of resources warns of leaked
-semaphores on stderr, and Ctrl-C while they start prints a traceback for each.
+nothing when it is killed.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import traceback
@@ -23,6 +23,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from graphcnf.compute.cpu import cpu_quota
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
 
@@ -74,17 +75,16 @@ class OrderedMap:
         self._function = function
         self._chunks = iter(chunks)
         self._most = workers * ahead
-        self._processes: list[subprocess.Popen] = []
-        # Each with what it has to hear before its next chunk.
-        self._idle: SimpleQueue[tuple[subprocess.Popen, bytes]] = SimpleQueue()
+        self._workers: list[Worker] = []
+        self._idle: SimpleQueue[Worker] = SimpleQueue()
         self._threads = ThreadPoolExecutor(max(1, workers))
         if workers <= 1 or not sys.executable:
             return
-        message = _framed(function)
+        message = framed(function)
         try:
             for _ in range(workers):
-                self._processes.append(_spawn())
-                self._idle.put((self._processes[-1], message))
+                self._workers.append(Worker(message))
+                self._idle.put(self._workers[-1])
         except OSError as error:
             self.__exit__()
             reason = error.strerror or error
@@ -94,51 +94,101 @@ class OrderedMap:
         return self
 
     def __exit__(self, *exception) -> None:
-        for process in self._processes:
-            process.kill()
+        for worker in self._workers:
+            worker.kill()
         self._threads.shutdown(cancel_futures=True)
-        for process in self._processes:
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                assert pipe is not None
-                with suppress(OSError):
-                    pipe.close()
+        for worker in self._workers:
+            worker.close()
 
     def __iter__(self) -> Iterator:
-        if not self._processes:
+        if not self._workers:
             yield from map(self._function, self._chunks)
             return
         waiting: deque[Future] = deque()
         for chunk in self._chunks:
             try:
-                waiting.append(self._threads.submit(self._ask, chunk))
+                waiting.append(self._threads.submit(self._apply, chunk))
             except RuntimeError as error:  # as many threads as there may be
-                count = len(self._processes)
+                count = len(self._workers)
                 raise UserError(f"cannot start {count} worker processes: {error}") from None
             if len(waiting) == self._most:
-                yield _result(waiting.popleft())
+                yield result_of(waiting.popleft().result())
         while waiting:
-            yield _result(waiting.popleft())
+            yield result_of(waiting.popleft().result())
 
-    def _ask(self, chunk: object) -> tuple[bool, bytes]:
-        """The answer of the next process that has nothing to do."""
-        process, message = self._idle.get()
-        stdin, stdout = process.stdin, process.stdout
+    def _apply(self, chunk: object) -> tuple[bool, bytes]:
+        """Return the reply of the next worker that has nothing to do."""
+        worker = self._idle.get()
+        try:
+            return worker.apply(chunk)
+        finally:
+            self._idle.put(worker)
+
+
+class Worker:
+    """A child process that applies one function to chunks, one at a time.
+
+    Args:
+        function: The function, as `framed` gives it.
+
+    Raises:
+        OSError: The process cannot be started.
+    """
+
+    def __init__(self, function: bytes):
+        self.process = _spawn()
+        self._unsent = function
+
+    def apply(self, chunk: object) -> tuple[bool, bytes]:
+        """Return whether the function returned, with the pickled result or exception.
+
+        Raises:
+            WorkerDied: The process ended without a reply.
+        """
+        stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None and stdout is not None
         try:
-            stdin.writelines([message, _framed(chunk)])
+            stdin.writelines([self._unsent, framed(chunk)])
             stdin.flush()
+            self._unsent = b""
             return pickle.load(stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
-            raise WorkerDied(f"a worker process died ({_ending(process)})") from None
-        finally:
-            self._idle.put((process, b""))
+            raise WorkerDied(f"a worker process died ({self._ending()})") from None
+
+    def kill(self) -> None:
+        """Kill the process, and on POSIX systems the programs that it has started."""
+        with suppress(OSError):
+            if os.name == "posix" and self.process.returncode is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            else:
+                self.process.kill()
+
+    def close(self) -> None:
+        """Close the pipes, upon which the process ends, and wait for that."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with suppress(OSError):
+                pipe.close()
+        self._ending()
+
+    def _ending(self) -> str:
+        """Return how the process ended; it is killed after `GRACE` seconds."""
+        try:
+            code = self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.process.wait()
+            return "it closed its pipes"
+        if code == -9:
+            return "killed by signal 9: is there enough memory?"
+        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _result(task: Future) -> Any:
-    good, data = task.result()
+def result_of(reply: tuple[bool, bytes]) -> Any:
+    """Return the result in a reply of a worker, or raise the exception in it."""
+    succeeded, data = reply
     value = pickle.loads(data)
-    if not good:
+    if not succeeded:
         raise value
     return value
 
@@ -190,10 +240,10 @@ def chunked(items: Sequence, size: int) -> list:
 
 
 def available_cores() -> int:
-    """Cores that this process may use: its affinity and the quota of a container count."""
-    import loky
-
-    return loky.cpu_count()
+    """Return the cores that this process may use, by its affinity and a container's quota."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, cpu_quota())))
 
 
 def _spawn() -> subprocess.Popen:
@@ -207,22 +257,10 @@ def _spawn() -> subprocess.Popen:
     )  # fmt: skip
 
 
-def _ending(process: subprocess.Popen) -> str:
-    try:
-        code = process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return "it closed its pipes"
-    if code == -9:
-        return "killed by signal 9: is there enough memory?"
-    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+def framed(value: object) -> bytes:
+    """Return pickled bytes of pickled bytes.
 
-
-def _framed(value: object) -> bytes:
-    """Pickled bytes of pickled bytes: who reads it gets to the end even if it cannot be unpickled.
-
-    A class or a module may be missing on the other side.
+    A reader gets to the end even where a class or a module is missing on its side.
     """
     return pickle.dumps(pickle.dumps(value))
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphcnf.limits import MAX_NODES
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-
-MAX_NODES = 255
-"""Largest graph that the 8-bit node numbers hold."""
 
 
 @dataclass(eq=False, repr=False)

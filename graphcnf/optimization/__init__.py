@@ -1,6 +1,6 @@
 """Goal-directed generation: molecules that score high, found with few calls of the score.
 
-`scores` and `objectives` say what a molecule is worth, `oracle` asks for it in processes of its own
-and keeps every answer in a journal, `genetics`, `policy` and `surrogate` propose what to ask for
-next, and `search` joins them.
+`scores` and `objectives` define the goal, `oracle` computes it in child processes and stores every
+answer in a `journal`; `genetics`, `policy` and `surrogate` propose molecules, `search` joins them,
+and `run` is the loop.
 """

@@ -16,10 +16,10 @@ from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.smiles import quiet
 
 MUTATION = 0.1
-"""Share of the offspring that has one parent and a mutation; the others have two parents."""
+"""Share of the offspring that are mutations of one parent; the others have two parents."""
 
 AFTERWARDS = 0.01
-"""Probability that what has two parents is mutated, too."""
+"""Probability that a child of two parents is mutated as well."""
 
 
 def offspring(
@@ -29,16 +29,16 @@ def offspring(
     *,
     most_atoms: int = 80,
 ) -> str | None:
-    """One child of two molecules, or of the first of them alone.
+    """Return a child of two molecules, or of the first of them alone.
 
     Args:
         first: SMILES.
         second: SMILES.
-        seed: The child is a function of it and of the parents.
-        most_atoms: Larger children are none.
+        seed: The child is a function of the seed and the parents.
+        most_atoms: Largest number of heavy atoms.
 
     Returns:
-        Canonical SMILES without stereo, None where the operators found nothing.
+        Canonical SMILES without stereo, or None where the operators found no molecule.
     """
     random = Random(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
     with quiet():
@@ -53,6 +53,6 @@ def offspring(
 
 
 def _whole(mol: Chem.Mol) -> bool:
-    """Whether a molecule is in one piece and has no radical."""
+    """Return True for a molecule of one fragment without radicals."""
     radical = any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
     return not radical and len(Chem.GetMolFrags(mol)) == 1

@@ -1,45 +1,51 @@
-"""Every answer of a score on disk, one line each: nothing that was paid for is asked for again.
+"""Answers of a score in an SQLite file, so that no call that was paid for is made again.
 
-A line is written in one piece by the process that has the answer, before anybody else hears of it.
-A process that dies later takes nothing with it; one that dies while it writes leaves a line without
-an end, which does not count.
+The process that computes an answer stores it before any other process hears of it. A kill at any
+moment, also while an answer is being stored, leaves a file with all answers before it.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
+import sqlite3
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from graphcnf.compute.files import NO_LINK, open_kept
-from graphcnf.errors import UserError
+from graphcnf.compute.files import check_output, inside
+from graphcnf.errors import UserError, printable
 
-try:
-    import fcntl
-except ImportError:  # Windows: who writes there ends with who asks
-    fcntl = None  # type: ignore[assignment]  # a module elsewhere
+NAME, LOCK = "calls.sqlite", "calls.lock"
+"""Database of the answers, and an empty one that the processes which add to it keep locked."""
 
+SCHEMA = [
+    'CREATE TABLE answers (smiles TEXT PRIMARY KEY, score REAL, "values" TEXT, error TEXT)',
+    "CREATE TABLE goal (identity TEXT)",
+]
+"""Statements that make the tables; a file with other tables, views or triggers is refused."""
 
-NO_ANSWER = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
-"""Exceptions that a damaged line brings about."""
+INVALID = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""Exceptions that stored values of a wrong type raise where they are used."""
+
+LONGEST_ERROR = 300
+"""Characters of an exception's message that are stored."""
+
+BUSY = 60.0
+"""Seconds to wait while another process stores an answer."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a score said of a molecule.
+    """Score of a molecule, or the reason why there is none.
 
     Attributes:
         smiles: The molecule.
         score: NaN where there is an error.
-        values: Of each objective.
-        error: Why there is no score, one line, or None.
+        values: Value of each objective, by name.
+        error: One line, or None.
     """
 
     smiles: str
@@ -49,107 +55,126 @@ class Answer:
 
     @classmethod
     def failed(cls, smiles: str, error: str) -> Answer:
-        """An answer without a score."""
-        return cls(smiles, float("nan"), {}, " ".join(error.split())[:300])
-
-    def line(self) -> str:
-        """One line of JSON."""
-        record: dict[str, Any] = {"smiles": self.smiles}
-        if self.error is None:
-            record |= {"score": self.score, "values": dict(self.values)}
-        else:
-            record["error"] = self.error
-        return json.dumps(record) + "\n"
-
-    @classmethod
-    def of_line(cls, line: str) -> Answer:
-        """Return the answer of a line; raises one of `NO_ANSWER` where it is none."""
-        record = json.loads(line)
-        if "error" in record:
-            return cls.failed(str(record["smiles"]), str(record["error"]))
-        values = {str(k): float(v) for k, v in record["values"].items()}
-        score = float(record["score"])
-        if not all(map(math.isfinite, (score, *values.values()))):
-            raise ValueError("a score must be finite")
-        return cls(str(record["smiles"]), score, values)
+        """Return an answer without a score."""
+        return cls(smiles, math.nan, {}, printable(" ".join(error.split()))[:LONGEST_ERROR])
 
 
-def append(path: Path, answer: Answer) -> None:
-    """Add an answer; several processes may do so at once. OSError names the file."""
-    handle, data = os.open(path, os.O_WRONLY | os.O_APPEND | NO_LINK), answer.line().encode()
-    try:
-        if os.write(handle, data) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        os.close(handle)
-
-
-def read(path: Path, goal: str) -> dict[str, Answer]:
-    """All answers by molecule; the file is made where it is missing.
+class Journal:
+    """Answers to one goal; several processes may add to the file at once.
 
     Args:
-        path: The journal.
-        goal: Fingerprint of what is asked for; it stands in the first line.
+        folder: Folder of the file.
+        goal: Fingerprint of the goal.
 
     Raises:
-        UserError: The journal is of another goal, or damaged.
+        UserError: The file holds answers to another goal, is damaged, or cannot be written.
     """
-    with open_kept(path) as file:
-        data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            file.truncate(len(whole))
-        if not whole:
-            file.seek(0)
-            file.write((json.dumps({"goal": goal}) + "\n").encode())
-            return {}
-    first, *lines = whole.decode(errors="replace").splitlines()
-    try:
-        there = json.loads(first)["goal"]
-    except NO_ANSWER:
-        raise UserError(f"{path}, line 1: not the journal of an optimisation") from None
-    if there != goal:
-        raise UserError(f"{path} holds the answers of another score: choose another folder")
-    answers: dict[str, Answer] = {}
-    for number, line in enumerate(lines, 2):
+
+    def __init__(self, folder: Path, goal: str):
+        self.path = inside(folder, NAME)
+        # SQLite follows links, also those of the files that it keeps beside a database.
+        for name in (NAME, LOCK):
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                check_output(inside(folder, name + suffix))
+        with self._reporting():
+            self._database = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
+            self._lock = sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)
+            # No `fsync` per answer, and a loss of power costs the last ones only.
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                tables = self._rows("SELECT sql FROM sqlite_master WHERE sql NOT NULL ORDER BY 1")
+                if not tables:
+                    for statement in SCHEMA:
+                        self._database.execute(statement)
+                    self._database.execute("INSERT INTO goal VALUES (?)", (goal,))
+                elif [sql for (sql,) in tables] != SCHEMA:
+                    raise sqlite3.DatabaseError("other tables than those of an optimisation")
+            if self._rows("SELECT identity FROM goal") != [(goal,)]:
+                raise UserError(
+                    f"{self.path} holds the answers of another score: choose another folder"
+                )
+
+    def read(self) -> dict[str, Answer]:
+        """Return all answers by molecule, in the order in which they were added."""
+        with self._reporting():
+            answers = [_answer(*row) for row in self._rows("SELECT * FROM answers ORDER BY rowid")]
+            return {answer.smiles: answer for answer in answers}
+
+    def add(self, answer: Answer) -> Answer:
+        """Store an answer unless the molecule has one, and return the stored answer."""
+        known = answer.error is None
+        row = (
+            answer.smiles,
+            answer.score if known else None,
+            json.dumps(dict(answer.values)) if known else None,
+            answer.error,
+        )
+        with self._reporting():
+            self._database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", row)
+            (stored,) = self._rows("SELECT * FROM answers WHERE smiles = ?", (answer.smiles,))
+            return _answer(*stored)
+
+    def wait_for_writers(self, patience: float, note: Callable[[str], None]) -> None:
+        """Wait for the processes of a killed run, which store the answers of their last calls.
+
+        Args:
+            patience: Seconds after which not to wait any longer.
+            note: Called with a line if there is something to wait for.
+        """
+        until, noted = time.monotonic() + patience, False
+        with self._reporting():
+            while not self._alone() and time.monotonic() < until:
+                if not noted:
+                    note("waiting for the calls that an interrupted run left behind")
+                noted = True
+                time.sleep(0.1)
+
+    def hold(self) -> None:
+        """Let `wait_for_writers` wait until this process ends."""
+        with self._reporting():
+            self._lock.execute("BEGIN")
+            self._lock.execute("SELECT * FROM sqlite_master").fetchall()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._database.close()
+        self._lock.close()
+
+    def _alone(self) -> bool:
         try:
-            answer = Answer.of_line(line)
-        except NO_ANSWER:
+            self._lock.execute("BEGIN EXCLUSIVE")
+            self._lock.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
+
+    def _rows(self, query: str, values: tuple = ()) -> list[tuple]:
+        return self._database.execute(query, values).fetchall()
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Context that turns the errors of SQLite into lines that name the file."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # as where the disk is full
+            raise UserError(f"{self.path}: {error}") from None
+        except (sqlite3.DatabaseError, *INVALID) as error:
             raise UserError(
-                f"{path}, line {number}: not an answer; delete the line, and its molecule is asked "
-                "for again"
+                f"{self.path} is damaged ({error}): delete it, and all calls are made again"
             ) from None
-        answers.setdefault(answer.smiles, answer)
-    return answers
 
 
-def hold(path: Path) -> None:
-    """Say until this process ends that it may still write to the journal."""
-    if fcntl is not None:
-        # Never closed: the lock is let go of at the end of the process.
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
-        fcntl.flock(handle, fcntl.LOCK_SH)
-
-
-def wait_for_writers(path: Path, patience: float, tell: Callable[[str], None]) -> None:
-    """Wait for processes of a run that was killed, which finish the calls that they are at.
-
-    Args:
-        path: What they `hold`.
-        patience: Seconds after which to go on anyway.
-        tell: Gets a line if there is something to wait for.
-    """
-    if fcntl is None or not path.exists():
-        return
-    told, until = False, time.monotonic() + patience
-    with open_kept(path) as file:
-        while time.monotonic() < until:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            if not told:
-                tell("waiting for the calls that an interrupted run left behind")
-                told = True
-            time.sleep(0.1)
+def _answer(smiles: str, score: float | None, values: str | None, error: str | None) -> Answer:
+    """Return the answer in a row; raise one of `INVALID` where there is none."""
+    if not (isinstance(smiles, str) and isinstance(error, str | None)):
+        raise TypeError(f"{smiles!r:.40} is not text")
+    if error is not None:
+        return Answer.failed(smiles, error)
+    numbers = {name: float(value) for name, value in json.loads(values or "").items()}
+    if score is None or not all(map(math.isfinite, (float(score), *numbers.values()))):
+        raise ValueError(f"{smiles!r:.40} has no finite score")
+    return Answer(smiles, float(score), numbers)

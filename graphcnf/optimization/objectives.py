@@ -1,38 +1,48 @@
-"""What a molecule is worth: one or several objectives, joined by a mean.
+"""Goals of an optimisation: one or several objectives, joined by a mean.
 
-An objective is a score (a name, a Python function, or `FILE.py:FUNCTION`), a map from its value to
-[0, 1] and a weight. A `Goal` can be sent to another process whatever its scores are.
+An objective is a score (a name, a Python function, `FILE.py:FUNCTION` or a MolScore configuration),
+a map from its value to [0, 1], and a weight. A `Goal` can be sent to another process whatever its
+scores are.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import inspect
 import math
 import numbers
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from rdkit import Chem
 
-from graphcnf.compute.files import LARGEST_TEXT, read_file
+from graphcnf.compute.files import LARGEST_TEXT, read_file, read_json
 from graphcnf.errors import UserError
+from graphcnf.limits import is_number
 from graphcnf.optimization import scores
-from graphcnf.optimization.desirability import FORMS, desirability
 
-KEYS = {"score", "name", "weight", "width", *FORMS}
-"""What every objective may have; scores with parameters have those beside them."""
+SHAPES = ("clip", "target", "at_least", "at_most")
+"""Maps to [0, 1], of which an objective may have one; all but `clip` need a `width`."""
+
+KEYS = {"score", "name", "weight", "width", *SHAPES}
+"""Keys of every objective; scores with parameters have those beside them."""
 
 COLUMNS = ("call", "record", "smiles", "score", "source", "error")
-"""Names that a table of results has already."""
+"""Columns of a table of results that no objective may be called like."""
 
 Function = Callable[[Chem.Mol, str], Any]
+
+
+class NotANumber(ValueError):
+    """A score that is no finite number."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +51,58 @@ class Objective:
 
     Attributes:
         name: Column of its value.
-        function: Value of a molecule, given with its SMILES.
-        desire: Map from the value to what it is worth.
-        weight: Of that in the mean.
+        function: Score of a molecule, which it takes as RDKit's object and as SMILES.
+        desirability: Map from the score to its worth, in [0, 1] unless it is the identity.
+        weight: Weight of the worth in the mean.
     """
 
     name: str
     function: Function
-    desire: Callable[[float], float]
+    desirability: Callable[[float], float]
     weight: float
+
+    @classmethod
+    def of_table(cls, table: Mapping[str, Any], where: str, folder: Path) -> Objective:
+        """Return the objective in a table.
+
+        Args:
+            table: See `Goal`.
+            where: Place of the table, for errors.
+            folder: Folder that `FILE.py:FUNCTION` is relative to.
+
+        Raises:
+            UserError: The table is wrong; the message begins with `where`.
+        """
+        score = table.get("score")
+        parameters = scores.PARAMETERS.get(score, ()) if isinstance(score, str) else ()
+        for key in table:
+            if key not in KEYS and key not in parameters:
+                known = ", ".join(sorted({*KEYS, *parameters}))
+                raise UserError(f"{where}: unknown key {key!r}; known are {known}")
+        weight = table.get("weight", 1)
+        if not is_number(weight) or not 0 <= weight < math.inf:
+            raise UserError(f"{where}: weight must be a number ≥ 0, got {weight!r}")
+        given = {key: table[key] for key in parameters if key in table}
+        try:
+            function = _function(score, given, folder)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        default = score if isinstance(score, str) else getattr(score, "__name__", None)
+        name = str(table.get("name", default) or "score").rpartition(":")[2]
+        name = f"{name}_value" if name in COLUMNS else name
+        return cls(name, function, desirability(table, where), float(weight))
 
 
 @dataclass
 class Goal:
-    """Objectives and how they are joined.
+    """Objectives and the mean that joins them.
 
     Attributes:
-        tables: One table per objective: `score`, what else that takes (see `scores`), a form of
-            `desirability`, `weight` (1) and `name`.
+        tables: One table per objective: `score`, its parameters (see `scores`), one of `SHAPES`,
+            `weight` (1) and `name`.
         mean: "geometric" or "arithmetic".
-        source: Named in errors.
+        source: Place of the tables, for errors.
+        folder: Folder that `FILE.py:FUNCTION` is relative to.
 
     Raises:
         UserError: A table is wrong; the message names it.
@@ -88,12 +130,17 @@ class Goal:
             raise UserError(f"{self.source}: no objective")
         if self.mean not in scores.MEANS:
             known = " or ".join(scores.MEANS)
-            raise UserError(f"{self.source}: mean must be {known}, not {self.mean!r}")
+            raise UserError(f"{self.source}: mean must be {known}, got {self.mean!r}")
         self.objectives  # noqa: B018  (errors come now)
 
     @classmethod
-    def of(cls, score: str | Callable | Goal | Sequence[Mapping]) -> Goal:
-        """A goal from what a person gives: see `parse_goal`; a function; tables; a goal.
+    def of(cls, score: str | Callable | Goal | Mapping | Sequence[Mapping]) -> Goal:
+        """Return the goal that a person gives.
+
+        Args:
+            score: A function; a table or several; or text: a name in `scores.PLAIN`,
+                `FILE.py:FUNCTION`, `FILE.toml` with a table `objective` for each objective and a
+                `mean`, or `molscore:CONFIG.json`.
 
         Raises:
             UserError: It is none of them.
@@ -101,39 +148,41 @@ class Goal:
         if isinstance(score, Goal):
             return score
         if isinstance(score, str):
-            return parse_goal(score)
+            if score.startswith("molscore:"):
+                return _molscore_goal(Path(score.removeprefix("molscore:")))
+            if score.endswith(".toml"):
+                return _goal_of_file(Path(score))
+            return cls([{"score": score}], source="--score")
         if isinstance(score, Mapping):
             score = [score]
         return cls([{"score": score}] if callable(score) else score)
 
     @cached_property
     def objectives(self) -> list[Objective]:
-        """The objectives, made where they are used."""
-        made: list[Objective] = []
+        """The objectives, made anew in every process."""
+        made: dict[str, Objective] = {}
         for number, table in enumerate(self.tables, 1):
             where = f"{self.source} {number}" if len(self.tables) > 1 else self.source
-            objective = _objective(table, where, self.folder)
-            if objective.name in {other.name for other in made}:
+            objective = Objective.of_table(table, where, self.folder)
+            if objective.name in made:
                 raise UserError(f"{where}: a second {objective.name!r}: give it another name")
-            made.append(objective)
-        if not any(objective.weight > 0 for objective in made):
+            made[objective.name] = objective
+        if not any(objective.weight > 0 for objective in made.values()):
             raise UserError(f"{self.source}: no weight is above 0")
-        return made
+        return list(made.values())
 
     def __getstate__(self):
-        state = dict(self.__dict__)
-        state.pop("objectives", None)
-        return state
+        return {name: value for name, value in self.__dict__.items() if name != "objectives"}
 
     def __call__(self, mol: Chem.Mol, smiles: str) -> tuple[float, dict[str, float]]:
-        """The score of a molecule, and the value of each objective.
+        """Return the score of a molecule, and the value of each objective.
 
         Raises:
             NotANumber: A score returned something else.
-            Exception: What a score raised.
+            Exception: A score raised it.
         """
-        values = {o.name: as_number(o.function(mol, smiles)) for o in self.objectives}
-        worth = [o.desire(values[o.name]) for o in self.objectives]
+        values = {o.name: _number(o.function(mol, smiles)) for o in self.objectives}
+        worth = [o.desirability(values[o.name]) for o in self.objectives]
         if len(worth) == 1:
             return worth[0], values
         weights = [o.weight for o in self.objectives]
@@ -141,7 +190,7 @@ class Goal:
 
     @cached_property
     def identity(self) -> str:
-        """Fingerprint: goals that score alike share it, as far as can be seen from outside.
+        """Fingerprint that goals share if they score alike, as far as their code and values tell.
 
         A function counts with its source and the plain values that are bound to it, and an object
         that is called with its attribute `identity` where it has one. Taken once: an object may
@@ -150,61 +199,26 @@ class Goal:
         parts = [self.mean]
         for table in self.tables:
             for key, value in sorted(table.items()):
-                shown = _identity(value, self.folder) if key == "score" else repr(value)
+                shown = _score_identity(value, self.folder) if key == "score" else repr(value)
                 parts.append(f"{key}={shown}")
             parts.append("")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-class NotANumber(ValueError):
-    """A score is no finite number."""
-
-
-def as_number(value: Any) -> float:
-    """A score as a float.
+def goal_of_table(table: Mapping[str, Any], source: str, folder: Path = Path()) -> Goal:
+    """Return the goal in a table with `objective`, a list of tables, and `mean`.
 
     Raises:
-        NotANumber: It is none, or not finite.
+        UserError: The table has another key, or one of its objectives is wrong.
     """
-    size = getattr(value, "size", 1)
-    if callable(size):  # a tensor of torch
-        size = getattr(value, "numel", size)()
-    if hasattr(value, "item") and size == 1:
-        value = value.item()
-    if not isinstance(value, numbers.Real):
-        shown = repr(value)
-        shown = shown if len(shown) <= 40 else shown[:37] + "..."
-        raise NotANumber(f"the score is {shown}, not a number")
-    if not math.isfinite(value):
-        raise NotANumber(f"the score is {float(value)}, not a finite number")
-    return float(value)
+    for key in table:
+        if key not in ("mean", "objective"):
+            raise UserError(f"{source}: unknown key {key!r}; known are mean and [[objective]]")
+    mean = table.get("mean", "geometric")
+    return Goal(table.get("objective", []), mean, f"{source}: objective", folder)
 
 
-def parse_goal(text: str) -> Goal:
-    """The goal that a word of the command line names.
-
-    Args:
-        text: A name in `scores.PLAIN`, `FILE.py:FUNCTION`, `FILE.toml` with a table `objective`
-            for each objective and a `mean`, or `molscore:CONFIG.json`.
-
-    Raises:
-        UserError: There is no such score.
-    """
-    if text.startswith("molscore:"):
-        from graphcnf.optimization.molscore import molscore_goal
-
-        return molscore_goal(text.removeprefix("molscore:"))
-    if text.endswith(".toml"):
-        return read_goal(Path(text))
-    return Goal([{"score": text}], source="--score")
-
-
-def read_goal(path: Path) -> Goal:
-    """The goal in a TOML file.
-
-    Raises:
-        UserError: The file is missing, or no goal.
-    """
+def _goal_of_file(path: Path) -> Goal:
     try:
         table = tomllib.loads(read_file(path, LARGEST_TEXT).decode())
     except OSError as error:
@@ -216,74 +230,121 @@ def read_goal(path: Path) -> Goal:
     return goal_of_table(table, str(path), path.parent)
 
 
-def goal_of_table(table: Mapping[str, Any], source: str, folder: Path = Path()) -> Goal:
-    """A goal from a table with `objective`, a list of tables, and `mean`.
+def desirability(table: Mapping[str, Any], where: str) -> Callable[[float], float]:
+    """Return the map to [0, 1] in an objective's table; the identity where it has none.
+
+    The shapes are those of GuacaMol (Brown et al. 2019, arXiv 1811.09621, section 7): a straight
+    line between two values, and Gaussians `exp(-(x - target)^2 / (2 width^2))` with one or two
+    flanks.
+
+    Args:
+        table: Has at most one of `SHAPES`: `clip = [low, high]`, 0 at `low` (which may be the
+            larger one) and 1 at `high`; or `target`, `at_least` or `at_most` with a `width`.
+        where: Place of the table, for errors.
 
     Raises:
-        UserError: It has something else.
+        UserError: There is more than one shape, or its numbers are wrong.
     """
-    for key in table:
-        if key not in ("mean", "objective"):
-            raise UserError(f"{source}: unknown key {key!r}; known are mean and [[objective]]")
-    mean = table.get("mean", "geometric")
-    return Goal(table.get("objective", []), mean, f"{source}: objective", folder)
+    given = [name for name in SHAPES if name in table]
+    if not given:
+        if "width" in table:
+            raise UserError(f"{where}: width needs one of target, at_least, at_most")
+        return float
+    if len(given) > 1:
+        raise UserError(f"{where}: {' and '.join(given)} exclude each other")
+    (shape,) = given
+    centre, width = table[shape], table.get("width")
+    if shape == "clip":
+        if not (isinstance(centre, list) and len(centre) == 2 and all(map(_finite, centre))):
+            raise UserError(f"{where}: clip must be [low, high], two numbers, got {centre!r}")
+        low, high = centre
+        if low == high:
+            raise UserError(f"{where}: the ends of clip must differ, both are {low!r}")
+        return lambda value: min(max((value - low) / (high - low), 0.0), 1.0)
+    if not _finite(centre):
+        raise UserError(f"{where}: {shape} must be a number, got {centre!r}")
+    if width is None or not _finite(width) or width <= 0:
+        raise UserError(f"{where}: {shape} needs a width greater than 0, got {width!r}")
+    if shape == "at_least":
+        return lambda value: scores.gaussian(min(value, centre), centre, width)
+    if shape == "at_most":
+        return lambda value: scores.gaussian(max(value, centre), centre, width)
+    return lambda value: scores.gaussian(value, centre, width)
 
 
-def _objective(table: Mapping[str, Any], where: str, folder: Path) -> Objective:
-    score = table.get("score")
-    parameters = scores.PARAMETERS.get(score, ()) if isinstance(score, str) else ()
-    for key in table:
-        if key not in KEYS and key not in parameters:
-            known = ", ".join(sorted({*KEYS, *parameters}))
-            raise UserError(f"{where}: unknown key {key!r}; known are {known}")
-    weight = table.get("weight", 1)
-    numeric = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not numeric or not 0 <= weight < math.inf:
-        raise UserError(f"{where}: weight must be a number from 0 on, not {weight!r}")
-    given = {key: table[key] for key in parameters if key in table}
-    try:
-        function = _function(score, given, folder)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    name = table.get("name", score if isinstance(score, str) else getattr(score, "__name__", None))
-    name = str(name or "score").rpartition(":")[2]
-    name = f"{name}_value" if name in COLUMNS else name
-    return Objective(name, function, desirability(table, where), float(weight))
+def _finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
+
+
+def _number(value: Any) -> float:
+    """Return a score as a float; raise `NotANumber` for anything but one finite number."""
+    with suppress(ValueError, RuntimeError):  # several numbers in an array or a tensor
+        value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, numbers.Real):
+        shown = repr(value)
+        shown = shown if len(shown) <= 40 else shown[:37] + "..."
+        raise NotANumber(f"the score is {shown}, not a number")
+    if not math.isfinite(value):
+        raise NotANumber(f"the score is {float(value)}, not a finite number")
+    return float(value)
 
 
 def _function(score: Any, given: Mapping[str, Any], folder: Path) -> Function:
+    """Return the function of a score.
+
+    Args:
+        score: A name, `FILE.py:FUNCTION`, or a function.
+        given: Parameters of a named score.
+        folder: Folder that the file is relative to.
+    """
     if callable(score):
         return _adapted(score)
     if not isinstance(score, str):
-        raise UserError(f"score must be a name or FILE.py:FUNCTION, not {score!r}")
+        raise UserError(f"score must be a name or FILE.py:FUNCTION, got {score!r}")
     if score in scores.PLAIN:
-        plain = scores.PLAIN[score]
-        return lambda mol, smiles: plain(mol)
+        return _adapted(scores.PLAIN[score])
     if score in scores.MAKERS:
         for key, value in given.items():
             if not isinstance(value, str):
-                raise UserError(f"{key} must be text, not {value!r}")
+                raise UserError(f"{key} must be text, got {value!r}")
         try:
-            made = scores.MAKERS[score](**given)
+            return _adapted(scores.MAKERS[score](**given))
         except TypeError:
             key = scores.PARAMETERS[score][0]
             raise UserError(f"{score} needs {key!r}, in an [[objective]] of a .toml file") from None
-        return lambda mol, smiles: made(mol)
     path, colon, name = score.rpartition(":")
     if not colon or not path.endswith(".py"):
         known = ", ".join([*scores.PLAIN, *scores.MAKERS])
         raise UserError(f"no score {score!r}: give FILE.py:FUNCTION or one of {known}")
-    return _adapted(_load(folder / path, name))
+    return _adapted(_loaded(folder / path, name))
 
 
-def _load(path: Path, name: str) -> Callable:
-    """A function of a Python file."""
+def _adapted(function: Callable) -> Function:
+    """Return a function of a molecule and its SMILES that passes on one of them.
+
+    Args:
+        function: Takes SMILES if its first parameter is called `smiles` or annotated as str, else
+            an RDKit molecule.
+    """
+    try:
+        first = next(iter(inspect.signature(function).parameters.values()), None)
+    except (TypeError, ValueError):  # built in
+        first = None
+    if first is not None and (
+        first.annotation in (str, "str") or first.name in ("smiles", "smi", "smiles_string")
+    ):
+        return lambda mol, smiles: function(smiles)
+    return lambda mol, smiles: function(mol)
+
+
+def _loaded(path: Path, name: str) -> Callable:
+    """Return a function of a Python file."""
     if not path.is_file():
         raise UserError(f"no file {path}")
-    spec = spec_from_file_location(f"graphcnf_score_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"graphcnf_score_{path.stem}", path)
     assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    # The file may import what lies beside it.
+    module = importlib.util.module_from_spec(spec)
+    # The file may import modules that lie beside it.
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
@@ -298,69 +359,90 @@ def _load(path: Path, name: str) -> Callable:
     return function
 
 
-def _adapted(function: Callable) -> Function:
-    """With molecule and SMILES as arguments: a first parameter `smiles` or of type str gets text.
+class MolScoreFunction:
+    """Score of a MolScore configuration: docking, QSAR and others.
+
+    Thomas et al. 2024, J. Cheminform. 16, 64. The package and what its configurations need are
+    installed by the user; every process makes a `MolScore` of its own, in a temporary folder.
 
     Args:
-        function: Takes an RDKit molecule or a SMILES.
+        config: The JSON file.
     """
+
+    __name__ = "molscore"
+
+    def __init__(self, config: Path):
+        self.config = config.resolve()
+        self.identity = f"molscore {hashlib.sha256(read_file(self.config)).hexdigest()}"
+        self._scorer: Any = None
+
+    def __getstate__(self):
+        return {**self.__dict__, "_scorer": None}
+
+    def __call__(self, smiles: str) -> float:
+        """Return the score of a SMILES."""
+        if self._scorer is None:
+            from molscore import MolScore
+
+            folder = tempfile.mkdtemp(prefix="graphcnf-molscore-")
+            self._scorer = MolScore(
+                model_name="graphcnf", task_config=str(self.config), output_dir=folder
+            )
+        return self._scorer.score([smiles], flt=True, score_only=True)[0]
+
+
+def _molscore_goal(path: Path) -> Goal:
     try:
-        first = next(iter(inspect.signature(function).parameters.values()), None)
-    except (TypeError, ValueError):  # built in
-        first = None
-    text = first is not None and (
-        first.annotation in (str, "str") or first.name in ("smiles", "smi", "smiles_string")
-    )
-    if text:
-        return lambda mol, smiles: function(smiles)
-    return lambda mol, smiles: function(mol)
+        read_json(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file: {error}") from None
+    if importlib.util.find_spec("molscore") is None:
+        raise UserError("molscore:CONFIG needs the package molscore: pip install molscore")
+    return Goal([{"score": MolScoreFunction(path), "name": "molscore"}], source=f"{path}")
 
 
-def _identity(value: Any, folder: Path) -> str:
-    if callable(value):
-        if isinstance(known := getattr(value, "identity", None), str):
+def _score_identity(score: Any, folder: Path) -> str:
+    """Return text that tells a score from others: source, and the plain values bound to it."""
+    if isinstance(score, partial):
+        bound = _shown((score.args, *sorted(score.keywords.items())))
+        return _score_identity(score.func, folder) + bound
+    if callable(score):
+        if isinstance(known := getattr(score, "identity", None), str):
             return known
-        if isinstance(value, partial):
-            return _identity(value.func, folder) + _plain(value.args) + _named(value.keywords)
-        named = value if hasattr(value, "__qualname__") else type(value)
+        named = score if hasattr(score, "__qualname__") else type(score)
         try:
             source = inspect.getsource(named)
         except (OSError, TypeError):
             source = f"{named.__module__}.{named.__qualname__}"
-        return source + _bound(value)
-    if isinstance(value, str) and ".py:" in value:
-        path = folder / value.rpartition(":")[0]
-        return f"{value} {hashlib.sha256(read_file(path)).hexdigest()}"
-    return repr(value)
+        return source + _shown(_bound(score))
+    if isinstance(score, str) and ".py:" in score:
+        path = folder / score.rpartition(":")[0]
+        return f"{score} {hashlib.sha256(read_file(path)).hexdigest()}"
+    return repr(score)
 
 
-def _bound(value: Any) -> str:
-    """The plain values that a function or an object is called with, besides its arguments."""
-    if inspect.ismethod(value):
-        return _bound(value.__self__)
-    if inspect.isfunction(value):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
-        return _plain((value.__defaults__, *cells)) + _named(value.__kwdefaults__ or {})
-    return _named(getattr(value, "__dict__", {}))
+def _bound(function: Any) -> tuple:
+    """Return the values that a function or an object is called with, besides its arguments."""
+    if inspect.ismethod(function):
+        return _bound(function.__self__)
+    if not inspect.isfunction(function):
+        return tuple(sorted(getattr(function, "__dict__", {}).items()))
+    cells = []
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a cell that is filled later
+            cells.append(cell.cell_contents)
+    keywords = sorted((function.__kwdefaults__ or {}).items())
+    return (function.__defaults__, *cells, *keywords)
 
 
-def _named(values: Mapping[str, Any]) -> str:
-    return _plain(tuple(sorted((name, _plain(value)) for name, value in values.items())))
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # it is filled later
-        return False
-
-
-def _plain(value: Any) -> str:
-    """Numbers and text, also in tuples; of what may change in the course of a search, the type."""
+def _shown(value: Any) -> str:
+    """Return numbers and text, also in tuples; of what may change during a search, the type."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
     if isinstance(value, tuple):
-        return f"({', '.join(map(_plain, value))})"
+        return f"({', '.join(map(_shown, value))})"
     if isinstance(value, frozenset):
-        return f"{{{', '.join(sorted(map(_plain, value)))}}}"
+        return f"{{{', '.join(sorted(map(_shown, value)))}}}"
     return f"<{type(value).__qualname__}>"

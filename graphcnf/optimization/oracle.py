@@ -1,92 +1,84 @@
-"""Calls of a score in processes of their own: in parallel, each with a time limit.
+"""Calls of a score in child processes: in parallel, each with a time limit.
 
-An exception, something that is no number, a hang and a crash are answers, too: they are kept like
-the others, and the next molecule has its turn. Processes are those of loky, which, unlike
-`graphcnf.compute.parallel`, sends functions that were defined in the calling script. Each looks now
-and then whether who asked is still there, and ends after the call that it is at.
+An exception, a value that is no number, a hang and a crash are answers like any other: they are
+stored, and the next molecule has its turn.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import pickle
 import signal
-import tempfile
 import threading
-import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
 
 from rdkit import Chem, rdBase
 
-from graphcnf.compute.files import inside
-from graphcnf.compute.parallel import Engine
-from graphcnf.optimization import journal
-from graphcnf.optimization.journal import Answer
-from graphcnf.optimization.objectives import Goal
+from graphcnf.compute.parallel import Engine, Worker, WorkerDied, framed, result_of
+from graphcnf.errors import UserError
+from graphcnf.optimization.journal import Answer, Journal
+from graphcnf.optimization.objectives import Goal, NotANumber
 
 START = 120.0
-"""Seconds that processes have to start, on a busy machine."""
-
-PULSE = 0.5
-"""Seconds between a process's looks at whether its parent is still there."""
+"""Seconds that a process has to start, on a busy machine."""
 
 
 def answer_of(goal: Goal, smiles: str) -> Answer:
-    """Return what a goal says of a molecule; whatever its code raises is a failed call.
+    """Return the score of a molecule, or the reason why its computation failed.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed meanwhile, whatever the goal made of it.
+        KeyboardInterrupt: Ctrl-C was pressed meanwhile, even where the goal's code caught it.
     """
-    heard = False
+    interrupted = False
 
-    def hear(number, frame):
-        nonlocal heard
-        heard = True
+    def note_interrupt(number, frame):
+        nonlocal interrupted
+        interrupted = True
         before(number, frame)
 
     # Only the handler tells Ctrl-C from a KeyboardInterrupt that the goal raises by itself.
     before = signal.getsignal(signal.SIGINT)
     listening = callable(before) and threading.current_thread() is threading.main_thread()
     if listening:
-        signal.signal(signal.SIGINT, hear)
+        signal.signal(signal.SIGINT, note_interrupt)
     try:
         with rdBase.BlockLogs():
             mol = Chem.MolFromSmiles(smiles)
         answer = Answer(smiles, *goal(mol, smiles))
     except BaseException as error:
-        words = [type(error).__name__, str(error)]
-        known = words[1:] if words[0] == "NotANumber" else filter(None, words)
-        answer = Answer.failed(smiles, ": ".join(known))
+        answer = Answer.failed(smiles, _described(error))
     finally:
         if listening:
             signal.signal(signal.SIGINT, before)
-    if heard:
+    if interrupted:
         raise KeyboardInterrupt
     return answer
 
 
+def _described(error: BaseException) -> str:
+    if isinstance(error, NotANumber):
+        return str(error)
+    return ": ".join(filter(None, [type(error).__name__, str(error)]))
+
+
 class Oracle:
-    """Asks for the scores of molecules, each once; a context manager.
+    """Scores of molecules, each computed once; a context manager.
 
     Args:
-        goal: What to ask.
-        folder: Where the journal `calls.jsonl` is; an existing one is gone on with.
-        workers: Processes; 0 to ask in this one, without a time limit; or a cluster, each worker of
-            which asks in a process of its own (the answers of calls that are under way when this
-            process dies are lost, then).
-        timeout: Seconds for one molecule, after which it has failed.
-        tell: Gets a line when something is worth a word.
+        goal: Objectives of the score.
+        folder: Folder of the journal; the answers of an existing one count.
+        workers: Child processes; 0 to compute in this process, without a time limit; or a cluster,
+            each worker of which has a child process of its own (the answers of calls that are under
+            way when this process dies are lost, then).
+        timeout: Seconds for one molecule, after which its call has failed.
+        note: Called with a line that the user should see.
 
     Attributes:
-        answers: All answers so far, by molecule.
+        answers: All answers, by molecule.
         calls: Calls that this object has made.
 
     Raises:
@@ -100,205 +92,183 @@ class Oracle:
         *,
         workers: int | Engine,
         timeout: float = 600.0,
-        tell: Callable[[str], None] = lambda line: None,
+        note: Callable[[str], None] = lambda line: None,
     ):
-        self.goal, self.workers, self.timeout = goal, workers, timeout
-        self.path = inside(folder, "calls.jsonl")
-        self._lock = inside(folder, "calls.lock")
-        journal.wait_for_writers(self._lock, timeout + START, tell)
-        self.answers = journal.read(self.path, goal.identity)
+        self.goal, self.folder, self.workers, self.timeout = goal, folder, workers, timeout
+        self._journal = Journal(folder, goal.identity)
+        try:
+            self._journal.wait_for_writers(timeout + START, note)
+            self.answers = self._journal.read()
+        except BaseException:
+            self._journal.close()
+            raise
         self.calls = 0
         self._name = uuid.uuid4().hex
-        self._keeps: object = None
-        self._pool: Any = None
+        self._idle: SimpleQueue[ScoreProcess] = SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Oracle:
         return self
 
     def __exit__(self, *exception) -> None:
-        # Also after an error: calls that are under way are paid for, and their answers kept.
-        self._end(kill=False)
+        # Also after an error: calls that are under way are paid for, and their answers stored.
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get().close()
+        self._journal.close()
 
     def __call__(self, molecules: Iterable[str]) -> list[Answer]:
-        """The answers for some molecules, in their order."""
+        """Return the answers for some molecules, in their order."""
         molecules = list(molecules)
-        todo = [s for s in dict.fromkeys(molecules) if s not in self.answers]
-        self.calls += len(todo)
-        if not isinstance(self.workers, int):
-            ask = partial(_ask_elsewhere, self._name, _Goal(self.goal), self.timeout)
-            with self.workers.ordered_map(ask, todo) as answers:
-                for answer in answers:
-                    self._take(answer, write=True)
-        elif self.workers:
-            self._ask(todo, self.workers)
-        else:
-            for smiles in todo:
-                self._take(answer_of(self.goal, smiles), write=True)
+        new = [s for s in dict.fromkeys(molecules) if s not in self.answers]
+        self.calls += len(new)
+        for answer in self._computed(new):
+            self.answers[answer.smiles] = self._journal.add(answer)
         return [self.answers[smiles] for smiles in molecules]
 
-    def _take(self, answer: Answer, *, write: bool = False) -> None:
-        if write:
-            journal.append(self.path, answer)
-        self.answers[answer.smiles] = answer
+    def _computed(self, molecules: list[str]) -> Iterator[Answer]:
+        """Yield the answers as they come."""
+        if not isinstance(self.workers, int):
+            scorer = Scorer(self.goal)
+            score = partial(_score_on_worker, self._name, scorer, self.timeout)
+            with self.workers.ordered_map(score, molecules) as answers:
+                yield from answers
+        elif self.workers:
+            for task in as_completed([self._pool().submit(self._score, s) for s in molecules]):
+                yield task.result()
+        else:
+            yield from (answer_of(self.goal, smiles) for smiles in molecules)
 
-    def _ask(self, todo: list[str], workers: int) -> None:
-        """No more calls at once than processes, so that each call's time is its own."""
-        waiting, alone = deque(todo), deque[str]()
-        running: dict[Future, tuple[str, float]] = {}
-        late = False
-        while waiting or alone or running:
-            # After a crash, whoever may have caused it is asked for alone.
-            source, most = (alone, 1) if alone else (waiting, workers)
-            while source and len(running) < most and not late:
-                fresh = self._pool is None
-                pool = self._processes(workers)
-                smiles = source.popleft()
-                try:
-                    future = pool.submit(_call, smiles)
-                except BrokenProcessPool:
-                    if fresh:
-                        raise
-                    source.appendleft(smiles)  # a process has died since the last look
-                    if not running:
-                        self._end(kill=True)
-                    break
-                running[future] = smiles, time.monotonic() + self.timeout
-            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            crashed = []
-            for future in done:
-                smiles, _ = running.pop(future)
-                try:
-                    self._take(future.result())
-                except BrokenProcessPool:
-                    crashed.append(smiles)
-            if crashed:
-                crashed += [smiles for smiles, _ in running.values()]
-                running.clear()
-                self._end(kill=True)
-                self._after_crash(crashed, alone)
-            now = time.monotonic()
-            late = any(now > deadline for _, deadline in running.values())
-            if late and all(now > deadline for _, deadline in running.values()):
-                # The others have had their time, too: nothing that is paid for is cut off.
-                for smiles, _ in running.values():
-                    words = f"no answer within {self.timeout:g} s"
-                    self._take(Answer.failed(smiles, words), write=True)
-                running.clear()
-                self._end(kill=True)
-                late = False
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._threads is None:
+            assert isinstance(self.workers, int)
+            self._threads = ThreadPoolExecutor(self.workers)
+            scorer = Scorer(self.goal, self.folder)
+            for _ in range(self.workers):
+                self._idle.put(ScoreProcess(scorer, self.timeout))
+        return self._threads
 
-    def _after_crash(self, crashed: list[str], alone: deque[str]) -> None:
-        known = journal.read(self.path, self.goal.identity)
-        for smiles in crashed:
-            if smiles in known:
-                self._take(known[smiles])
-            elif len(crashed) == 1:
-                words = "the process that computed it died"
-                self._take(Answer.failed(smiles, words), write=True)
-            else:
-                alone.append(smiles)
-
-    def _processes(self, workers: int):
-        if self._pool is None:
-            from loky import ProcessPoolExecutor
-
-            self._pool = ProcessPoolExecutor(
-                workers,
-                initializer=_start,
-                initargs=(_Goal(self.goal), self.path, self._lock, os.getpid()),
-                env={"OMP_NUM_THREADS": "1"},
-            )
-            # The time limit of the first molecules does not pay for the start.
-            ready = [self._pool.submit(_ready) for _ in range(workers)]
-            wait(ready, timeout=START)
-        return self._pool
-
-    def _end(self, *, kill: bool) -> None:
-        if self._pool is not None:
-            with suppress(Exception):  # it may be broken already
-                self._pool.shutdown(wait=True, kill_workers=kill)
-            self._pool = None
+    def _score(self, smiles: str) -> Answer:
+        """Return the answer of a process that has nothing else to do."""
+        process = self._idle.get()
+        try:
+            return process(smiles)
+        finally:
+            self._idle.put(process)
 
 
-class _Goal:
-    """A goal that is unpickled only when it is used, so that an error there has words."""
+class Scorer:
+    """The function of a child process: score a molecule and store the answer.
 
-    def __init__(self, goal: Goal):
+    Args:
+        goal: Objectives of the score; functions of the calling script are sent by value.
+        folder: Folder of the journal; None to store nothing.
+    """
+
+    def __init__(self, goal: Goal, folder: Path | None = None):
         import cloudpickle
 
-        self.data = cloudpickle.dumps(goal)
+        self.folder, self.identity = folder, goal.identity
+        self._pickled = cloudpickle.dumps(goal)
+        self._goal: Goal | None = None
+        self._journal: Journal | None = None
 
-    def get(self) -> Goal:
-        import pickle
+    def __call__(self, smiles: str | None) -> Answer | None:
+        """Return the answer for a molecule, or None after the start that no molecule pays for."""
+        if self._goal is None:
+            # Ctrl-C is for the parent; a call that is under way ends by itself.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if self._journal is None and self.folder is not None:
+                self._journal = Journal(self.folder, self.identity)
+                self._journal.hold()
+            try:
+                self._goal = pickle.loads(self._pickled)
+                self._goal.objectives  # noqa: B018  (imports what the scores need)
+            except BaseException as error:
+                if smiles is None:
+                    return None  # the first call reports it
+                return self._stored(Answer.failed(smiles, _described(error)))
+        return None if smiles is None else self._stored(answer_of(self._goal, smiles))
 
-        return pickle.loads(self.data)
+    def _stored(self, answer: Answer) -> Answer:
+        return answer if self._journal is None else self._journal.add(answer)
 
 
-_elsewhere: dict[str, Oracle] = {}
+class ScoreProcess:
+    """A child process that scores molecules; it is started again after a time-out or a crash.
 
+    It ends after its current call where this process dies.
 
-def _ask_elsewhere(key: str, goal: _Goal, timeout: float, smiles: str) -> Answer:
-    """The answer of a worker of a cluster, which has an oracle of its own for each that asks."""
-    if key not in _elsewhere:
-        # Dask's workers are daemons, which may have no children; ours end with their parent.
-        multiprocessing.current_process()._config.pop("daemon", None)  # type: ignore[attr-defined]
-        for oracle in _elsewhere.values():
-            oracle.__exit__()
-        _elsewhere.clear()
-        folder = tempfile.TemporaryDirectory(prefix="graphcnf-oracle-")
+    Args:
+        scorer: The function of the process.
+        timeout: Seconds for one molecule.
+    """
+
+    def __init__(self, scorer: Scorer, timeout: float):
+        self._function, self.timeout = framed(scorer), timeout
+        self._worker: Worker | None = None
+
+    def __call__(self, smiles: str) -> Answer:
+        """Return the answer for a molecule.
+
+        Raises:
+            UserError: The process cannot be started, or cannot store the answer.
+        """
+        if self._worker is not None and self._worker.process.poll() is not None:
+            self.close()  # it was killed between two calls
         try:
-            _elsewhere[key] = Oracle(goal.get(), Path(folder.name), workers=1, timeout=timeout)
-        except BaseException as error:  # the goal itself does not arrive
-            return Answer.failed(smiles, f"{type(error).__name__}: {error}")
-        _elsewhere[key]._keeps = folder
-    return _elsewhere[key]([smiles])[0]
+            if self._worker is None:
+                self._worker = Worker(self._function)
+                self._apply(None, START)
+            return self._apply(smiles, self.timeout)
+        except TimeoutError as error:
+            return Answer.failed(smiles, str(error))
+        except WorkerDied:
+            self.close()
+            return Answer.failed(smiles, "the process that computed it died")
+        except OSError as error:
+            raise UserError(f"cannot start a worker process: {error.strerror or error}") from None
 
+    def _apply(self, smiles: str | None, limit: float):
+        worker, late = self._worker, threading.Event()
+        assert worker is not None
 
-_here: dict = {}
-_busy = threading.Lock()
+        def expire() -> None:
+            late.set()
+            worker.kill()
 
-
-def _start(goal: _Goal, path: Path, lock: Path, parent: int) -> None:
-    """What a process does first."""
-    found = os.getppid()
-    if os.name == "posix" and found != parent:  # it died meanwhile
-        os._exit(0)
-    journal.hold(lock)
-    # Ctrl-C is for who asks; a call that is under way ends as it would.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What a score prints is not to end up among the molecules.
-    with suppress(OSError):
-        os.dup2(2, 1)
-    _here.update(goal=goal, path=path)
-    threading.Thread(target=_watch, args=(found,), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    """End this process when its parent has died, but not in the midst of a call."""
-    while os.getppid() == parent:
-        time.sleep(PULSE)
-    with _busy:
-        os._exit(0)
-
-
-def _goal() -> Goal:
-    if isinstance(_here["goal"], _Goal):
-        _here["goal"] = _here["goal"].get()
-    return _here["goal"]
-
-
-def _ready() -> None:
-    """Import what the goal needs, which is not on the account of the first molecule."""
-    with suppress(BaseException):  # the first call will say it
-        _goal().objectives  # noqa: B018
-    time.sleep(0.05)  # for every process to have its turn
-
-
-def _call(smiles: str) -> Answer:
-    with _busy:
+        timer = threading.Timer(min(limit, threading.TIMEOUT_MAX), expire)
+        timer.start()
         try:
-            answer = answer_of(_goal(), smiles)
-        except BaseException as error:  # the goal itself does not arrive
-            answer = Answer.failed(smiles, f"{type(error).__name__}: {error}")
-        journal.append(_here["path"], answer)
-        return answer
+            reply = worker.apply(smiles)
+        except WorkerDied:
+            if late.is_set():
+                raise TimeoutError(f"no answer within {limit:g} s") from None
+            raise
+        finally:
+            timer.cancel()
+            timer.join()
+            if late.is_set():
+                self.close()
+        return result_of(reply)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+
+_processes: dict[str, ScoreProcess] = {}
+"""Process of a cluster's worker, by the name of the oracle that it serves, at most one."""
+
+
+def _score_on_worker(name: str, scorer: Scorer, timeout: float, smiles: str) -> Answer:
+    """Return the answer of the child process of a cluster's worker."""
+    if name not in _processes:
+        for process in _processes.values():
+            process.close()
+        _processes.clear()
+        _processes[name] = ScoreProcess(scorer, timeout)
+    return _processes[name](smiles)

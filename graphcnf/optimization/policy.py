@@ -1,7 +1,7 @@
-"""A model on its way from the one it was to one whose molecules score high.
+"""Training of a model towards molecules that score high.
 
-The log-likelihood of a code is exact, so what is learned is said about molecules themselves: the
-augmented likelihood of REINVENT (Olivecrona et al. 2017, arXiv 1704.07555),
+The log-likelihood of a code is exact, so the loss is a function of molecules: the augmented
+likelihood of REINVENT (Olivecrona et al. 2017, arXiv 1704.07555),
 
     log p_target(x) = log p_prior(x) + sigma r(x),    loss = (log p_target(x) - log p(x))^2,
 
@@ -25,10 +25,10 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.validity import strict_smiles
 
 SIZES_FROM_PRIOR = 0.2
-"""Share of the numbers of atoms that is drawn as in the training data."""
+"""Share of the molecules whose size is drawn from the prior of the training data."""
 
 SIZE_WIDTH = 1.5
-"""Atoms by which numbers of atoms differ from those of good molecules, a standard deviation."""
+"""Standard deviation, in atoms, of sizes around those of good molecules."""
 
 
 class Policy:
@@ -36,7 +36,7 @@ class Policy:
 
     Args:
         flow: The prior.
-        learning_rate: Of AdamW.
+        learning_rate: Learning rate of AdamW.
         sigma: Nats that the best molecules gain over the prior.
     """
 
@@ -52,16 +52,16 @@ class Policy:
         self._nats: dict[str, float] = {}  # under the prior
 
     def prior_nats(self, smiles: str) -> float:
-        """Log-likelihood under the prior, -inf outside of the model, NaN if never asked for."""
+        """Return the log-likelihood under the prior, -inf outside of the model, NaN if unknown."""
         return self._nats.get(smiles, math.nan)
 
     def remember(self, smiles: str, nats: float) -> None:
-        """Take what `prior_nats` gave: computed again, it might be rounded otherwise."""
+        """Restore a value of `prior_nats`: computed again, it might be rounded otherwise."""
         if not math.isnan(nats):
             self._nats[smiles] = nats
 
     def learnable(self, molecules: Sequence[str]) -> list[bool]:
-        """Which molecules the model can give a probability."""
+        """Return True for each molecule that the model can give a probability."""
         new = [
             s for s in dict.fromkeys(molecules)
             if s not in self._graphs and self._nats.get(s) != -math.inf
@@ -71,10 +71,10 @@ class Policy:
             with codec.quiet():
                 graphs, reasons = self.prior.graphs(chunk)
             inside = [s for s, reason in zip(chunk, reasons, strict=True) if reason is None]
-            asked = [k for k, s in enumerate(inside) if s not in self._nats]
-            nats = self._log_prob(graphs.subset(np.array(asked, dtype=int)))
+            unknown = [k for k, s in enumerate(inside) if s not in self._nats]
+            nats = self._log_prob(graphs.subset(np.array(unknown, dtype=int)))
             self._nats |= dict.fromkeys(set(chunk) - set(inside), -math.inf)
-            self._nats |= zip((inside[k] for k in asked), nats, strict=True)
+            self._nats |= zip((inside[k] for k in unknown), nats, strict=True)
             self._graphs |= {
                 s: graphs.graph(k) for k, s in enumerate(inside) if self._nats[s] != -math.inf
             }
@@ -82,7 +82,7 @@ class Policy:
 
     @torch.no_grad()
     def _log_prob(self, graphs: PackedGraphs) -> list[float]:
-        """Under the prior, -inf for what is no number."""
+        """Return log-likelihoods under the prior, -inf where one is not finite."""
         if not len(graphs):
             return []
         model = self.prior.model
@@ -90,7 +90,7 @@ class Policy:
         return nats.where(nats.isfinite(), -math.inf).tolist()
 
     def update(self, molecules: Sequence[str], rewards: np.ndarray) -> float:
-        """One step on molecules that the model can learn; returns the loss before it.
+        """Take one training step on learnable molecules, and return the loss before it.
 
         Args:
             molecules: SMILES.
@@ -109,12 +109,12 @@ class Policy:
         return float(loss.detach())
 
     def sample(self, count: int, sizes: np.ndarray, seed: tuple[int, ...]) -> list[str]:
-        """Distinct valid molecules among `count` drawn ones, as canonical SMILES.
+        """Draw `count` molecules, and return the distinct valid ones as canonical SMILES.
 
         Args:
-            count: Number to draw.
-            sizes: Probabilities of numbers of atoms, index 0 to the largest.
-            seed: What is drawn is a function of it and of the weights.
+            count: Number of draws.
+            sizes: Probabilities (K,) of 0 to K - 1 atoms.
+            seed: The molecules are a function of the seed and the weights.
         """
         generators = [
             np.random.Generator(np.random.Philox(np.random.SeedSequence((*seed, k))))
@@ -123,7 +123,7 @@ class Policy:
         below = sizes.cumsum()
         drawn = [int(np.searchsorted(below, g.random() * below[-1], "right")) for g in generators]
         order = np.argsort(drawn, kind="stable")
-        found: dict[str, None] = {}
+        molecules: dict[str, None] = {}
         for start in range(0, count, 64):
             chosen = order[start : start + 64]
             graphs = self.model.sample(
@@ -131,14 +131,14 @@ class Policy:
                 generator=[generators[k] for k in chosen],
             ).to_packed()
             smiles = strict_smiles(graphs, self.prior.vocabulary)
-            found |= dict.fromkeys(s for s in smiles if s is not None)
-        return list(found)
+            molecules |= dict.fromkeys(s for s in smiles if s is not None)
+        return list(molecules)
 
     def sizes(self, molecules: Sequence[str]) -> np.ndarray:
-        """Probabilities of numbers of atoms: those of good molecules blurred, mixed with the prior.
+        """Return probabilities (K,) of 0 to K - 1 atoms: good molecules, blurred, and the prior.
 
         Args:
-            molecules: Good ones; those that the model does not know do not count.
+            molecules: Good molecules; those outside of the model do not count.
         """
         prior = self.prior.model.size_probabilities()
         counts = np.zeros_like(prior)
@@ -154,7 +154,7 @@ class Policy:
         return SIZES_FROM_PRIOR * prior + (1 - SIZES_FROM_PRIOR) * good / good.sum()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and the optimizer's moments, by name."""
+        """Return the weights and the optimizer's moments, by name."""
         named = dict(self.model.named_parameters())
         state = {f"weight.{name}": p.detach() for name, p in named.items()}
         for name, p in named.items():
@@ -163,12 +163,18 @@ class Policy:
         return state
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take what `tensors` gave."""
+        """Restore weights and moments from `tensors`.
+
+        Raises:
+            KeyError: A weight is missing.
+            ValueError: A weight is not finite.
+            RuntimeError: A shape is wrong.
+        """
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(tensors[f"weight.{name}"])
                 if not p.isfinite().all():
-                    raise ValueError(f"{name}: weights that are no numbers")
+                    raise ValueError(f"{name} must be finite")
                 keys = ("step", "exp_avg", "exp_avg_sq")
                 there = {
                     k: tensors[f"{k}.{name}"].clone() for k in keys if f"{k}.{name}" in tensors

@@ -1,7 +1,9 @@
-"""Numbers of a molecule that RDKit knows, by name, for objectives."""
+"""Scores of a molecule by name, and the means that join several."""
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -22,13 +24,12 @@ from graphcnf.errors import UserError
 from graphcnf.molecules import properties
 from graphcnf.molecules.properties import PROPERTIES
 from graphcnf.molecules.smiles import UnparsableSmiles, parse, parse_smarts, quiet
-from graphcnf.optimization.desirability import target
 
 Score = Callable[[Chem.Mol], float]
 
 
 def penalized_logp(mol: Chem.Mol) -> float:
-    """The logP less synthetic accessibility and long rings, each standardised over ZINC250k.
+    """Return the logP less synthetic accessibility and long rings, each standardised over ZINC250k.
 
     As in Gomez-Bombarelli et al. 2018 (arXiv 1610.02415) with the constants of Kusner et al. 2017
     (arXiv 1703.01925) that GCPN and its successors use.
@@ -47,14 +48,6 @@ PLAIN: dict[str, Score] = {
 }
 """Scores without parameters."""
 
-PARAMETERS = {
-    "similarity": ("to", "fingerprint"),
-    "smarts": ("pattern",),
-    "formula": ("of",),
-    "count": ("element",),
-}
-"""Scores with parameters, all of them text."""
-
 _GENERATORS: dict[str, Callable[[], Any]] = {
     "ECFP4": partial(GetMorganGenerator, radius=2),
     "ECFP6": partial(GetMorganGenerator, radius=3),
@@ -64,11 +57,11 @@ _GENERATORS: dict[str, Callable[[], Any]] = {
     "AP": partial(GetAtomPairGenerator, maxDistance=10),
 }
 FINGERPRINTS = (*_GENERATORS, "PHCO")
-"""Names as in GuacaMol; counted, not folded, save for the pharmacophores."""
+"""Names as in GuacaMol; all but the pharmacophores are counted and not folded."""
 
 
 def similarity(to: str, fingerprint: str = "ECFP4") -> Score:
-    """Tanimoto similarity to a molecule, in [0, 1].
+    """Return a score: Tanimoto similarity to a molecule, in [0, 1].
 
     Args:
         to: SMILES.
@@ -92,7 +85,7 @@ def similarity(to: str, fingerprint: str = "ECFP4") -> Score:
 
 
 def smarts(pattern: str) -> Score:
-    """1 where a SMARTS pattern matches, else 0.
+    """Return a score: 1 where a SMARTS pattern matches, else 0.
 
     Raises:
         UserError: RDKit does not read the pattern.
@@ -102,7 +95,7 @@ def smarts(pattern: str) -> Score:
 
 
 def count(element: str) -> Score:
-    """Number of atoms of an element, hydrogens included.
+    """Return a score: number of atoms of an element, hydrogens included.
 
     Raises:
         UserError: There is no such element.
@@ -112,7 +105,7 @@ def count(element: str) -> Score:
 
 
 def formula(of: str) -> Score:
-    """How close a molecule is to a sum formula, in [0, 1]: the isomer score of GuacaMol.
+    """Return a score: closeness to a sum formula, in [0, 1], the isomer score of GuacaMol.
 
     The geometric mean of Gaussians, of width 1 for the number of atoms of each element and of
     width 2 for the number of all atoms, hydrogens included.
@@ -133,15 +126,20 @@ def formula(of: str) -> Score:
 
     def score(mol: Chem.Mol) -> float:
         there = _composition(mol)
-        values = [target(there[element], number, 1.0) for element, number in wanted.items()]
-        values.append(target(there.total(), wanted.total(), 2.0))
+        values = [gaussian(there[element], number, 1.0) for element, number in wanted.items()]
+        values.append(gaussian(there.total(), wanted.total(), 2.0))
         return geometric(values, np.ones(len(values)))
 
     return score
 
 
+def gaussian(value: float, centre: float, width: float) -> float:
+    """Return `exp(-(value - centre)^2 / (2 width^2))`."""
+    return math.exp(-0.5 * ((value - centre) / width) ** 2)
+
+
 def geometric(values, weights) -> float:
-    """Weighted geometric mean; 0 as soon as a value with weight is not above 0."""
+    """Return the weighted geometric mean; 0 where a value with weight is not above 0."""
     values, weights = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
     if (values[weights > 0] <= 0).any():
         return 0.0
@@ -149,16 +147,16 @@ def geometric(values, weights) -> float:
 
 
 def arithmetic(values, weights) -> float:
-    """Weighted mean."""
+    """Return the weighted mean."""
     return float(np.average(values, weights=weights))
 
 
 MAKERS: dict[str, Callable[..., Score]] = {
-    "similarity": similarity,
-    "smarts": smarts,
-    "formula": formula,
-    "count": count,
+    maker.__name__: maker for maker in (similarity, smarts, formula, count)
 }
+"""Scores with parameters, all of them text."""
+
+PARAMETERS = {name: tuple(inspect.signature(maker).parameters) for name, maker in MAKERS.items()}
 MEANS = {"geometric": geometric, "arithmetic": arithmetic}
 
 

@@ -1,14 +1,15 @@
-"""A Gaussian process over the molecules scored so far: which proposals are worth a call.
+"""Gaussian process over the scored molecules, which predicts the scores of proposals.
 
 Its kernel is a sum of Tanimoto kernels of fingerprints (Ralaivola et al. 2005, Neural Networks 18,
-1093) and a Gaussian one of a few descriptors. How much each of them counts, and the noise, are
-those among a few choices under which the scores are most probable.
+1093) and a Gaussian kernel of a few descriptors. Their weights and the noise are those of a few
+choices that maximize the evidence.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from rdkit import Chem
@@ -21,7 +22,7 @@ BITS = 1024
 _MORGAN = GetMorganGenerator(radius=2, fpSize=BITS, countSimulation=True)
 _PAIRS = GetAtomPairGenerator(maxDistance=10, fpSize=BITS, countSimulation=True)
 _ELEMENTS = ("C", "N", "O", "F", "P", "S", "Cl", "Br")
-# About a standard deviation of each in drug-like molecules.
+# About the standard deviation of each descriptor in drug-like molecules.
 _SCALES = np.array(
     [1.4, 25.0, 60.0, 5.0, 1.0, 1.0, 1.5, 1.0, 2.0, 5.0, *(3.5, 1.4, 1.4, 0.7, 0.3, 0.7, 0.5, 0.5)]
 )
@@ -34,17 +35,18 @@ NOISES = (1e-3, 1e-2, 1e-1)
 """Variances of the noise to choose from, for scores of variance 1."""
 
 WORST = 0.05
-"""Share of the molecules, the worst ones, that count as no worse than the others."""
+"""Quantile of the scores below which all count alike."""
 
-KEPT = 20_000
-"""Most molecules whose features are kept for the next fit."""
+CACHED = 20_000
+"""Molecules whose features are cached, at most."""
 
 CHOSEN_ON = 250
-"""Molecules that the choice is made on."""
+"""Molecules that the evidence of a choice is computed on, at most."""
 
 
+@lru_cache(maxsize=CACHED)
 def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
-    """Packed fingerprints (2 * BITS / 8,) uint8 and scaled descriptors (D,) float32."""
+    """Return packed fingerprints (2 * BITS / 8,) uint8 and scaled descriptors (D,) float32."""
     mol = Chem.MolFromSmiles(smiles)
     bits = np.concatenate([_MORGAN.GetFingerprintAsNumPy(mol), _PAIRS.GetFingerprintAsNumPy(mol)])
     symbols = [atom.GetSymbol() for atom in mol.GetAtoms()]
@@ -64,18 +66,13 @@ class Surrogate:
     """Gaussian process regression of scores on molecules."""
 
     def __init__(self):
-        self._known: OrderedDict[str, tuple] = OrderedDict()
         self._fitted: tuple | None = None
 
-    def _features(self, smiles: Sequence[str]):
-        for text in smiles:
-            if text not in self._known:
-                self._known[text] = features(text)
-        rows = [self._known[text] for text in smiles]
-        while len(self._known) > KEPT:
-            self._known.popitem(last=False)
-        bits = np.unpackbits(np.stack([row[0] for row in rows]), axis=1).astype(np.float32)
-        return bits[:, :BITS], bits[:, BITS:], np.stack([row[1] for row in rows])
+    @staticmethod
+    def _features(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        packed, descriptors = zip(*map(features, smiles), strict=True)
+        bits = np.unpackbits(np.stack(packed), axis=1).astype(np.float32)
+        return bits[:, :BITS], bits[:, BITS:], np.stack(descriptors)
 
     @staticmethod
     def _kernels(left, right) -> list[np.ndarray]:
@@ -85,25 +82,21 @@ class Surrogate:
         return [*parts, np.exp(-distance / (2 * left[2].shape[1] * 0.5))]
 
     def fit(self, smiles: Sequence[str], scores: np.ndarray) -> None:
-        """Take molecules and their scores (M,), at least two.
-
-        What the kernel is made of is chosen on some of them.
-        """
+        """Fit the process to molecules and their scores (M,), at least two."""
         known = self._features(smiles)
-        # How bad the worst are does not count: a penalty of a million says nothing of the others.
+        # A penalty of a million says nothing of the other molecules.
         scores = np.maximum(scores, np.quantile(scores, WORST))
         self.mean, self.scale = float(np.mean(scores)), float(np.std(scores)) or 1.0
         y = (scores - self.mean) / self.scale
         kernels = self._kernels(known, known)
-        some = np.arange(0, len(y), -(-len(y) // CHOSEN_ON))
+        some = np.arange(0, len(y), math.ceil(len(y) / CHOSEN_ON))
         few = [kernel[np.ix_(some, some)] for kernel in kernels]
         choices = [(weights, noise) for weights in MIXTURES for noise in NOISES]
         weights, noise = max(choices, key=lambda choice: _process(few, y[some], *choice)[0])
-        self.choice = weights, noise
         self._fitted = known, weights, *_process(kernels, y, weights, noise)[1:]
 
     def predict(self, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Expected scores and their standard deviations, (M,) each."""
+        """Return expected scores and their standard deviations, (M,) each."""
         from scipy.linalg import solve_triangular
 
         assert self._fitted is not None
@@ -117,7 +110,7 @@ class Surrogate:
 
 
 def _process(kernels, y, weights, noise):
-    """Log evidence (up to a constant, scale at its optimum), Cholesky factor, dual, variance."""
+    """Return log evidence (scale at its optimum, no constant), Cholesky factor, dual, variance."""
     from scipy.linalg import cho_factor, cho_solve
 
     matrix = _mixed(kernels, weights).astype(np.float64) + noise * np.eye(len(y))

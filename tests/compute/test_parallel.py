@@ -10,10 +10,10 @@ import types
 from functools import partial
 from itertools import count, islice
 
-import loky
 import pytest
 
 from graphcnf.compute import parallel
+from graphcnf.compute.cpu import cpu_quota
 from graphcnf.compute.parallel import OrderedMap, WorkerDied, available_cores, parallel_map
 from graphcnf.errors import UserError
 
@@ -87,7 +87,7 @@ def test_nothing_is_waited_for_when_the_context_ends_early(work):
     began = time.perf_counter()
     with OrderedMap(time.sleep, [0, 60, 60, 60], workers=2) as results:
         assert next(iter(results)) is None
-        processes = results._processes
+        processes = [worker.process for worker in results._workers]
     assert time.perf_counter() - began < 30
     assert all(p.returncode == -signal.SIGKILL for p in processes)
 
@@ -199,10 +199,22 @@ def test_parallel_map_is_the_loop(work):
         ]
 
 
-def test_cores_are_those_that_a_container_may_use(monkeypatch):
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),  # as `docker run --cpus 1.5` has it
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ({}, 64),
+    ],
+)
+def test_cores_are_those_that_a_container_may_use(monkeypatch, tmp_path, files, cores):
     assert 1 <= available_cores() <= os.cpu_count()
-    # As `docker run --cpus 1` has it.
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
-    monkeypatch.setattr(loky.backend.context, "_cpu_count_cgroup", lambda cores: 1)
-    assert available_cores() == 1
+    monkeypatch.setattr(parallel, "cpu_quota", partial(cpu_quota, tmp_path))
+    assert available_cores() == cores

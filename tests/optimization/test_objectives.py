@@ -17,8 +17,7 @@ from rdkit.Chem import QED
 import graphcnf.scripts.benchmarks
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import UserError
-from graphcnf.optimization.desirability import desirability
-from graphcnf.optimization.objectives import Goal, goal_of_table, parse_goal
+from graphcnf.optimization.objectives import Goal, desirability, goal_of_table
 from graphcnf.optimization.scores import geometric
 from graphcnf.scripts.benchmarks.goals import tasks
 
@@ -41,9 +40,9 @@ def ask(goal, smiles):
     ],
 )
 def test_desirabilities(table, values):
-    desire = desirability(table, "here")
+    worth_of = desirability(table, "here")
     for value, worth in values.items():
-        assert desire(value) == pytest.approx(worth)
+        assert worth_of(value) == pytest.approx(worth)
 
 
 @pytest.mark.parametrize(
@@ -51,11 +50,11 @@ def test_desirabilities(table, values):
     [
         ({"score": "quality"}, "no score 'quality'"),
         ({"score": "qed", "wieght": 2}, "unknown key 'wieght'"),
-        ({"score": "qed", "weight": -1}, "weight must be a number from 0 on, not -1"),
+        ({"score": "qed", "weight": -1}, "weight must be a number ≥ 0, got -1"),
         ({"score": "qed", "weight": 0}, "no weight is above 0"),
         ({"score": "qed", "clip": [1]}, "two numbers"),
         ({"score": "qed", "clip": [1, 1]}, "must differ"),
-        ({"score": "qed", "target": 1}, "needs a width greater than 0, not None"),
+        ({"score": "qed", "target": 1}, "needs a width greater than 0, got None"),
         ({"score": "qed", "target": 1, "at_least": 2, "width": 1}, "exclude each other"),
         ({"score": "similarity"}, "similarity needs 'to'"),
         ({"score": "similarity", "to": "C1CC"}, "not a SMILES that RDKit accepts: 'C1CC'"),
@@ -119,14 +118,14 @@ def test_weights_and_means(tmp_path):
         'mean = "arithmetic"\n[[objective]]\nscore = "qed"\n[[objective]]\nscore = "my.py:f"\n'
     )
     (tmp_path / "my.py").write_text("def f(mol):\n    return 0\n")
-    goal = parse_goal(str(tmp_path / "goal.toml"))
+    goal = Goal.of(str(tmp_path / "goal.toml"))
     assert ask(goal, "CCCCC") == pytest.approx(qed / 2)
     before = goal.identity
     assert cloudpickle.loads(cloudpickle.dumps(goal)).identity == before
     assert ask(pickle.loads(pickle.dumps(goal)), "CCCCC") == pytest.approx(qed / 2)
     # Other code is another goal.
     (tmp_path / "my.py").write_text("def f(mol):\n    return 1\n")
-    assert parse_goal(str(tmp_path / "goal.toml")).identity != before
+    assert Goal.of(str(tmp_path / "goal.toml")).identity != before
 
 
 def test_the_tasks_of_pmo_lie_between_0_and_1_and_are_reached():

@@ -3,16 +3,17 @@
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from concurrent.futures import wait
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from graphcnf.errors import UserError
-from graphcnf.optimization.journal import Answer, append, read
+from graphcnf.optimization.journal import Answer, Journal
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
 
@@ -101,14 +102,70 @@ def test_processes_that_score_import_no_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere a launcher may be in between")
-def test_a_process_that_comes_after_its_parent_has_died_ends_at_once(tmp_path):
+SLOW = """
+import time
+from pathlib import Path
+from graphcnf.optimization.objectives import Goal
+from graphcnf.optimization.oracle import Oracle
+
+def score(smiles):
+    Path("called").touch()
+    time.sleep(2)
+    return 7
+
+if __name__ == "__main__":
+    with Oracle(Goal.of(score), Path("."), workers=1) as oracle:
+        oracle(["C", "CC"])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_call_that_is_under_way_when_the_run_is_killed_is_waited_for(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    with subprocess.Popen([sys.executable, "slow.py"], cwd=tmp_path) as run:
+        while not (tmp_path / "called").exists():
+            time.sleep(0.05)
+        run.kill()
+    (identity,) = stored(tmp_path, "SELECT identity FROM goal")
+    notes, journal = [], Journal(tmp_path, *identity)
+    journal.wait_for_writers(30, notes.append)
+    assert notes == ["waiting for the calls that an interrupted run left behind"]
+    assert journal.read() == {"C": Answer("C", 7.0, {"score_value": 7.0})}
+
+
+def stored(folder, query):
+    database = sqlite3.connect(folder / "calls.sqlite")
+    try:
+        return database.execute(query).fetchall()
+    finally:
+        database.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_process_that_is_killed_between_two_calls_costs_nothing(tmp_path):
+    with Oracle(Goal.of(lambda smiles: os.getpid()), tmp_path, workers=1) as oracle:
+        (first,) = oracle(["C"])
+        os.kill(int(first.score), signal.SIGKILL)
+        time.sleep(1)
+        (second,) = oracle(["CC"])
+    assert second.error is None and second.score != first.score
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_program_that_a_late_score_has_started_ends_with_it(tmp_path):
+    alive = tmp_path / "alive"
     code = (
-        "import os, sys; from pathlib import Path; from graphcnf.optimization.oracle import _start;"
-        "_start(None, Path('calls'), Path('lock'), os.getppid() + 1); sys.exit('it stays')"
+        f"import time, pathlib\nwhile time.sleep(0.1) is None: pathlib.Path({str(alive)!r}).touch()"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
-    assert not list(tmp_path.iterdir())
+
+    def docking(smiles):
+        return subprocess.call([sys.executable, "-c", code])
+
+    with Oracle(Goal.of(docking), tmp_path, workers=1, timeout=2) as oracle:
+        assert oracle(["C"])[0].error == "no answer within 2 s"
+    alive.unlink()
+    time.sleep(1)
+    assert not alive.exists()
 
 
 def test_a_crash_costs_one_molecule(tmp_path):
@@ -118,40 +175,69 @@ def test_a_crash_costs_one_molecule(tmp_path):
 
 
 def test_the_journal_reads_what_was_written(tmp_path):
-    path = tmp_path / "calls.jsonl"
-    assert read(path, "goal") == {}
-    answers = [Answer("CC", 0.1 + 0.2, {"qed": 1 / 3}), Answer.failed("CCC", "no\n reason")]
+    journal = Journal(tmp_path, "goal")
+    assert journal.read() == {}
+    answers = [Answer("CC", 0.1 + 0.2, {"qed": 1 / 3}), Answer.failed("CCC", "no\n reason \udc80")]
     for answer in answers:
-        append(path, answer)
-    found = read(path, "goal")
-    assert found["CC"] == answers[0]
-    assert found["CCC"].error == "no reason" and math.isnan(found["CCC"].score)
-    # A kill in the midst of a line.
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"smiles": "CCCC", "sc')
-    assert list(read(path, "goal")) == ["CC", "CCC"] and path.read_bytes() == whole
-    with pytest.raises(UserError, match="another score"):
-        read(path, "other")
-    path.write_bytes(whole.replace(b"0.3", b"x", 1))
-    with pytest.raises(UserError, match=r"calls.jsonl, line 2: not an answer; delete the line"):
-        read(path, "goal")
+        journal.add(answer)
+    # The first answer to a molecule counts.
+    assert journal.add(Answer("CC", 9.0)) == answers[0]
+    found = Journal(tmp_path, "goal").read()
+    assert list(found) == ["CC", "CCC"] and found["CC"] == answers[0]
+    assert found["CCC"].error == r"no reason \udc80" and math.isnan(found["CCC"].score)
+    with pytest.raises(UserError, match=r"calls.sqlite holds the answers of another score"):
+        Journal(tmp_path, "other")
 
 
-def test_a_process_that_dies_between_two_looks_costs_one_molecule(tmp_path, monkeypatch):
-    def score(smiles):
-        if smiles == "Cl":
-            time.sleep(0.3)
-            os._exit(3)
-        return len(smiles)
+def overwritten(path):
+    path.write_bytes(b"SQLite format 3" + path.read_bytes()[:-3000:-1])
 
-    def late(*arguments, **options):
-        found = wait(*arguments, **options)
-        time.sleep(1)  # the machine is busy
-        return found
 
-    with Oracle(Goal.of(score), tmp_path, workers=2) as oracle:
-        oracle(["CCCC"])  # the processes are there
-        monkeypatch.setattr("graphcnf.optimization.oracle.wait", late)
-        first, second, third = oracle(["C", "Cl", "CC"])
-    assert (first.score, third.score) == (1, 2)
-    assert second.error == "the process that computed it died"
+def changed(*statements):
+    def change(path):
+        database = sqlite3.connect(path)
+        with database:
+            for statement in statements:
+                database.execute(statement)
+        database.close()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        overwritten,
+        lambda path: path.write_text("CC 0.5\n" * 1000),
+        changed("UPDATE answers SET score = 'x'"),
+        changed("UPDATE answers SET score = 1e999"),
+        changed("UPDATE answers SET score = NULL"),
+        changed("UPDATE answers SET \"values\" = '[1]'"),
+        changed('UPDATE answers SET "values" = \'{"qed": 1e999}\''),
+        changed(f"UPDATE answers SET \"values\" = '{'[' * 100_000}'"),
+        changed("CREATE TRIGGER mine AFTER INSERT ON answers BEGIN DELETE FROM answers; END"),
+        changed(
+            "DROP TABLE answers",
+            "CREATE VIEW answers AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x FROM n) "
+            "SELECT x AS smiles, 1.0, '{}', NULL FROM n",
+        ),
+    ],
+)
+def test_a_damaged_journal_is_one_line_that_names_it(tmp_path, damage):
+    journal = Journal(tmp_path, "goal")
+    journal.add(Answer("CC", 0.5, {"qed": 0.5}))
+    journal.close()
+    damage(tmp_path / "calls.sqlite")
+    with pytest.raises(UserError, match=r"calls.sqlite is damaged \(.*\): delete it") as error:
+        Journal(tmp_path, "goal").read()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["calls.sqlite", "calls.sqlite-wal", "calls.lock"])
+@pytest.mark.parametrize("put", [lambda path: path.symlink_to("mine"), os.mkfifo, Path.mkdir])
+def test_the_journal_follows_no_link(tmp_path, name, put):
+    (tmp_path / "mine").write_text("mine")
+    put(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is a"):
+        Journal(tmp_path, "goal")
+    assert (tmp_path / "mine").read_text() == "mine"

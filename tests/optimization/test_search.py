@@ -15,10 +15,9 @@ from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.optimization.genetics import offspring
-from graphcnf.optimization.memory import Memory, rank_probabilities
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.run import optimize, top_auc
-from graphcnf.optimization.search import SearchSettings
+from graphcnf.optimization.search import ReplayMemory, SearchSettings, rank_probabilities
 from graphcnf.optimization.surrogate import Surrogate
 
 SMALL = SearchSettings(batch=10, first=20, every=2, steps=1, step_size=8, replay=20, parents=20)
@@ -62,13 +61,13 @@ def test_offspring_are_a_function_of_the_seed_and_are_molecules(zinc):
 
 
 def test_memory_ranks_what_was_scored():
-    memory = Memory()
+    memory = ReplayMemory()
     for smiles, score in [("C", 1.0), ("N", np.nan), ("O", 3.0), ("F", 1.0)]:
-        memory.add(smiles, score)
+        memory.add(smiles, "model", score)
     assert memory.best(9).tolist() == [2, 0, 3] and memory.best(1).tolist() == [2]
-    memory = Memory(per_scaffold=1)
+    memory = ReplayMemory(per_scaffold=1)
     for smiles, score in [("Cc1ccccc1", 3.0), ("Oc1ccccc1", 2.0), ("C1CC1", 1.0)]:
-        memory.add(smiles, score)
+        memory.add(smiles, "model", score)
     assert memory.best(9).tolist() == [0, 2]
     p = rank_probabilities(50)
     assert p.sum() == pytest.approx(1) and (np.diff(p) < 0).all()
@@ -131,13 +130,13 @@ def test_an_interrupted_run_comes_to_the_same_molecules(flow, tmp_path, monkeypa
     calls.clear()
     for most in (15, 35):
 
-        def show(count, best, most=most):
+        def progress(count, best, most=most):
             monkeypatch.setattr("graphcnf.optimization.run.CHECKPOINT_SECONDS", count % 20)
             if count > most:
                 raise Interruption
 
         with pytest.raises(Interruption):
-            optimize(score, folder=tmp_path / "broken", show=show, **how)
+            optimize(score, folder=tmp_path / "broken", progress=progress, **how)
     broken = optimize(score, folder=tmp_path / "broken", **how)
     assert len(calls) == len(set(calls)) == 50 and broken.paid < 50
     assert broken.answers == whole.answers and broken.sources == whole.sources
@@ -162,7 +161,7 @@ def test_scores_that_fail(flow):
     def moody(smiles):
         return len(smiles) if len(smiles) % 2 else "none"
 
-    found = optimize(moody, tell=lines.append, **how)
+    found = optimize(moody, note=lines.append, **how)
     failed = [k for k, a in enumerate(found.answers, 1) if a.error]
     assert failed and [int(line.split()[1][:-1]) for line in lines] == failed
     assert all("the score is 'none', not a number" in line for line in lines)

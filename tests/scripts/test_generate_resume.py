@@ -135,7 +135,7 @@ def test_a_killed_worker_is_one_line(generate):
         def __iter__(self):
             # The first molecules do not wait for the processes.
             assert journal()["record"] == 128
-            self._processes[1].kill()
+            self._workers[1].kill()
             return super().__iter__()
 
     arguments = ["-n", 1500, "--all", "--workers", 2, "--out", "x.csv"]

@@ -32,7 +32,8 @@ READ_BY = {
     "continue": ("config.toml", "checkpoints/plateau.ckpt", "checkpoints"),
     "sets": ("config.toml", "metrics.csv", "model/config.json"),
     "generate of a run": ("model", "model/config.json", "model/model.safetensors"),
-    "optimize": ("calls.jsonl", "calls.lock", "state.safetensors", "run.lock", "run.json"),
+    "optimize": ("calls.sqlite", "calls.sqlite-wal", "calls.lock", "state.safetensors", "run.lock",
+                 "run.json"),
 }  # fmt: skip
 """What each command reads or writes in a run's folder."""
 
@@ -155,7 +156,7 @@ FOREIGN: dict[str, dict[str, str]] = {
     "notes": {"notes.txt": "mine"},
     "a run's names": {"config.toml": "mine", "snapshots/2024/x.txt": "mine", ".notes.tmp": "mine",
                       "model/config.json": "mine", "report.json": "mine"},
-    "another run.json": {"run.json": "{}", "calls.jsonl": "mine, without an end"},
+    "another run.json": {"run.json": "{}", "calls.sqlite": "mine, without an end"},
     "hidden": {".git/config": "mine"},
 }  # fmt: skip
 """Folders that are no run."""

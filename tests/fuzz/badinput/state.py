@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sqlite3
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,9 +43,9 @@ def state_cases(seed: int) -> Iterator[Case]:
                        lambda stage, f=change: _checkpoints(stage, f), starts=anew,
                        readable=anew and label.removeprefix("without ") in BEGUN_ANEW)  # fmt: skip
     _, program, arguments = RUNS["optimize"]
-    for label, line in CALLS.items():
-        damage = changed("optimized", "calls.jsonl", lambda c, t=line: c + t.encode())
-        yield Case(f"optimize: call {label}", program, arguments, ("calls.jsonl",), damage)
+    for label, row in CALLS.items():
+        damage = changed("optimized", "calls.sqlite", lambda c, r=row: _with_row(c, r))
+        yield Case(f"optimize: call {label}", program, arguments, ("calls.sqlite",), damage)
     for label, change in SEARCHES.items():
         damage = changed("optimized", "state.safetensors", lambda c, f=change: _search(c, f))
         yield Case(f"optimize: state {label}", program, arguments, ("state.safetensors",), damage)
@@ -174,15 +175,26 @@ def _checkpoints(stage: Stage, change: Change) -> None:
         save_checkpoint(path, state)
 
 
-CALLS = {
-    "of 400 digits": f'{{"smiles": "CC", "score": 1{"0" * 400}, "values": {{}}}}\n',
-    "of 5,000 digits": f'{{"smiles": "CC", "score": 1{"0" * 5000}, "values": {{}}}}\n',
-    "nested": '{"smiles": "CC", "score": ' + "[" * 100_000 + "\n",
-    "value of 400 digits": f'{{"smiles": "CC", "score": 1, "values": {{"a": 1{"0" * 400}}}}}\n',
-    "infinite": '{"smiles": "CC", "score": 1e999, "values": {}}\n',
-    "list": "[1]\n",
+CALLS: dict[str, tuple] = {
+    "of text": ("CC", "one", "{}", None),
+    "of bytes": (b"\xff", 1.0, "{}", None),
+    "without a score": ("CC", None, "{}", None),
+    "infinite": ("CC", math.inf, "{}", None),
+    "nested": ("CC", 1.0, "[" * 100_000, None),
+    "value of 400 digits": ("CC", 1.0, f'{{"a": 1{"0" * 400}}}', None),
+    "list": ("CC", 1.0, "[1]", None),
 }
-"""Lines after those of a journal."""
+"""Rows after those of a journal."""
+
+
+def _with_row(content: bytes, row: tuple) -> bytes:
+    database = sqlite3.connect(":memory:")
+    # A database in memory has no write-ahead log.
+    database.deserialize(content[:18] + b"\1\1" + content[20:])
+    with database:
+        database.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", row)
+    changed = database.serialize()
+    return changed[:18] + content[18:20] + changed[20:]
 
 
 def _search(content: bytes, change: Callable[[dict, dict], Any]) -> bytes:
