@@ -93,20 +93,20 @@ def test_ctrl_c_ends_training_early_and_gives_the_model_as_it_is(monkeypatch):
 def test_what_is_held_out_is_not_trained_on():
     model = CategoricalModel.for_data(["a" * n for n in range(1, 21)], **SMALL)
     rows = model.codec.encode(["a" * n for n in range(1, 21)])[0]
-    experiment = experiment_of(model._density(), rows, 0, 0.2, 4)
+    experiment = experiment_of(model.codec, model.flow, rows, 0, 0.2, 4)
     test = [n for batch in experiment.eval_batches() for n in batch.lengths.tolist()]
     seen = [n for batch in experiment.train_batches(0, 0, 0) for n in batch.lengths.tolist()]
     assert len(test) == 4 and sorted(test + seen) == list(range(1, 21))
     later = [n for batch in experiment.train_batches(0, 0, 1) for n in batch.lengths.tolist()]
     assert later == seen[4:]
     with pytest.raises(UserError, match="leave none to train on"):
-        experiment_of(model._density(), rows, 0, 0.99, 4)
+        experiment_of(model.codec, model.flow, rows, 0, 0.99, 4)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"held_out": 1.0}, "held_out is a share"),
+        ({"held_out": 1.0}, "held_out must be a share"),
         ({"learning_rat": 1.0}, "fit: unknown setting 'learning_rat'; did you mean"),
         ({"minutes": -1}, "minutes must be greater than 0"),
     ],
