@@ -12,7 +12,7 @@ _HOMES = {
     "MoleculeDataset": "molecules",
     "SetShuffling": "sets",
     "SetSummation": "sets",
-    "find_coloring": "coloring_search",
+    "find_coloring": "coloring",
     "load_coloring": "coloring",
     "load_images": "images",
     "load_moses": "moses",

@@ -103,7 +103,7 @@ def read_image(text: str, model: ImageModel, name: str) -> Tensor:
         if int(text) >= len(test):
             raise UserError(f"there is no held-out image {text}: they are 0 to {len(test) - 1}")
         return test[int(text)]
-    from graphcnf.datasets.image_files import read_png
+    from graphcnf.datasets.images import read_png
 
     image = read_png([Path(text)])[0]
     channels, height, width = model.shape

@@ -69,7 +69,7 @@ def test_bad_lines_are_counted_listed_and_skipped_or_refused(tmp_path, capfd):
     vocabulary = MoleculeVocabulary((("C", 0), ("O", 0)))
     dataset = load_smiles_file(path, vocabulary=vocabulary, max_atoms=5)
     (listing,) = cache_folder().glob("*.skipped.tsv")
-    assert dataset.smiles == ["CCO", "C"] and dataset.vocabulary is vocabulary
+    assert dataset.smiles == ["CCO", "C"] and dataset.vocabulary == vocabulary
     assert [s.line for s in dataset.skipped] == [3, 4, 5, 6, 7]
     assert [line.split("\t")[0] for line in listing.read_text().splitlines()] == [
         "line", "3", "4", "5", "6", "7",
