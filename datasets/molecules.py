@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,6 +128,27 @@ class MoleculeDataset:
         """Count the bonds of each category, in all molecules."""
         return np.bincount(self.graphs.bond_types, minlength=len(self.vocabulary.bonds))
 
+    def describe(self) -> dict[str, Any]:
+        """Return numbers of molecules, sizes, shares of charges and counts of categories, JSON."""
+        graphs, vocabulary = self.graphs, self.vocabulary
+        charged = np.array([atom.charge != 0 for atom in vocabulary.atoms])[graphs.node_types]
+        owners = np.repeat(np.arange(len(graphs)), graphs.node_counts)
+        atoms = zip(vocabulary.atom_labels, self.node_type_counts().tolist(), strict=True)
+        bonds = zip(vocabulary.bonds, self.bond_type_counts().tolist(), strict=True)
+        return {
+            "name": self.name,
+            "molecules": len(self),
+            "distinct": len(np.unique(self.hashes)),
+            "left_out": len(self.skipped),
+            "train": len(self.split("train")),
+            "test": len(self.split("test")),
+            "atoms_per_molecule": _range(graphs.node_counts),
+            "bonds_per_molecule": _range(graphs.edge_counts),
+            "charged": len(np.unique(owners[charged])) / len(graphs),
+            "atom_categories": dict(atoms),
+            "bond_categories": dict(bonds),
+        }
+
     def training_hashes(self) -> np.ndarray:
         """Return the hashes of the distinct training molecules, sorted uint64, for novelty."""
         return np.unique(self.hashes[self.split("train")])
@@ -220,6 +242,10 @@ class MoleculeDataset:
             hashes=arrays["hashes"],
             skipped=[Skipped(*s) for s in json.loads(arrays["skipped"].tobytes())],
         )
+
+
+def _range(counts: np.ndarray) -> dict[str, float]:
+    return {"least": int(counts.min()), "mean": float(counts.mean()), "most": int(counts.max())}
 
 
 def _counter(names: Iterable, counts: np.ndarray) -> Counter:

@@ -30,6 +30,9 @@ CODECS: dict[str, type[Codec]] = {
     codec.kind: codec for codec in (TableCodec, ArrayCodec, SequenceCodec, GraphCodec)
 }
 
+DESCRIBED = ("bins", "node_label", "edge_label")
+"""Arguments that say how data are read."""
+
 SCORED = 256
 """Items that are scored at a time."""
 
@@ -91,7 +94,8 @@ class CategoricalModel(nn.Module):
         Raises:
             UserError: if a model cannot take such data; says what to do instead.
         """
-        return cls._build(x, seed, bins, node_label, edge_label, network)[0]
+        labels = {"node_label": node_label, "edge_label": edge_label}
+        return cls._build(x, seed, network, bins=bins, **labels)[0]
 
     @classmethod
     def fit(
@@ -103,11 +107,8 @@ class CategoricalModel(nn.Module):
         steps: int | None = None,
         held_out: float = 0.1,
         out: str | Path | None = None,
-        bins: int | Mapping[Any, int] | None = None,
-        node_label: str | None = None,
-        edge_label: str | None = None,
         network: Mapping[str, Any] | None = None,
-        **settings,
+        **options,
     ) -> CategoricalModel:
         """Train a model on `x`, with its progress on a terminal; Ctrl-C ends training early.
 
@@ -118,11 +119,9 @@ class CategoricalModel(nn.Module):
             steps: Budget in steps instead, with which the model is a function of `x` and `seed`.
             held_out: Share of the data that is scored, not trained on.
             out: Folder of the run (log, checkpoints, model), with log lines on stderr.
-            bins: See `for_data`.
-            node_label: See `for_data`.
-            edge_label: See `for_data`.
             network: Arguments of the network, see `for_data`.
-            **settings: Further fields of `TrainingSettings`, such as `learning_rate`.
+            **options: `bins`, `node_label` and `edge_label` of `for_data`, and further fields of
+                `TrainingSettings`, such as `learning_rate`.
 
         Raises:
             UserError: as `for_data`, or if a setting is out of range.
@@ -131,17 +130,18 @@ class CategoricalModel(nn.Module):
 
         if not isinstance(network, Mapping | None):
             raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
-        model, data = cls._build(x, seed, bins, node_label, edge_label, dict(network or {}))
+        described = {name: options.pop(name) for name in DESCRIBED if name in options}
+        model, data = cls._build(x, seed, network or {}, **described)
         flow = train(
             model.codec, model.flow, data, seed=seed, minutes=minutes, steps=steps or None,
-            held_out=held_out, out=out, **settings,
+            held_out=held_out, out=out, **options,
         )  # fmt: skip
         return cls(model.codec, flow)
 
     @classmethod
-    def _build(cls, x, seed, bins, node_label, edge_label, network) -> tuple[CategoricalModel, Any]:
+    def _build(cls, x, seed, network, **described) -> tuple[CategoricalModel, Any]:
         check_seed(seed)
-        codec = _codec_for(x, bins, node_label, edge_label)
+        codec = _codec_for(x, **described)
         data = _all_encoded(codec, x)
         network = {name: plain(value) for name, value in network.items()}
         check("network", network, *codec.arguments, fixed=codec.fixed)
@@ -278,7 +278,7 @@ def _all_encoded(codec: Codec, x, flow=None) -> Any:
     return data
 
 
-def _codec_for(x, bins, node_label, edge_label) -> Codec:
+def _codec_for(x, bins=None, node_label=None, edge_label=None) -> Codec:
     """Return the codec for data of this type."""
     from torch_geometric.data import Data
 

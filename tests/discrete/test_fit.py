@@ -199,7 +199,7 @@ def test_distances():
     assert all(ngram_distance(words, words, n) == 0 for n in (1, 2, 3))
     for wrong, message in (
         (lambda: ngram_distance(words, [], 2), "one of the two samples is empty"),
-        (lambda: ngram_distance(words, words, 0), "n must be at least 1"),
+        (lambda: ngram_distance(words, words, 0), "n must be an integer of at least 1"),
         (lambda: pair_distances(table, table[["a"]]), "pairs of columns need two tables"),
     ):
         with pytest.raises(UserError, match=message):
