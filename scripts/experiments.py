@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graphcnf import datasets
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import expand_user
 from graphcnf.compute.parallel import chunked
@@ -25,7 +26,7 @@ from graphcnf.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
 
-MOLECULES = ("zinc250k", "moses", "qm9", "smiles_file")
+MOLECULES = (*datasets.MOLECULES, "smiles_file")
 """Names of data sets of molecules, each loaded by `graphcnf.datasets.load_<name>`."""
 
 PARAMETER_BYTES = 24
@@ -219,8 +220,6 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
     Raises:
         UserError: Entries that the loader does not take, or data that are not there.
     """
-    from graphcnf import datasets
-
     options, known = dict(data), {}
     if name == "smiles_file":
         path = options.pop("path", None)

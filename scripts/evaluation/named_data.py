@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 REFERENCE = 10_000
 """Held-out molecules that samples are compared with, at most."""
 
-OFFICIAL = ("zinc250k", "moses", "qm9")
+OFFICIAL = tuple(MOLECULES)
 """Data sets with a held-out part of their own."""
 
 
