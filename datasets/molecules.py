@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,19 +11,19 @@ from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from graphcnf.compute.parallel import Workers, chunked, parallel_map
-from graphcnf.datasets import cache
-from graphcnf.errors import UserError
+from graphcnf.datasets.cache import cache_file
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.batching import size_bucketed_batches
 from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
 from graphcnf.graphs.targets import partly_known
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, MoleculeVocabulary
+from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, AtomCategory, MoleculeVocabulary
 
 FORMAT_VERSION = 2
 """Raised when the cache's layout changes."""
@@ -37,7 +36,7 @@ _CHUNK = 1000
 
 @dataclass(frozen=True)
 class Skipped:
-    """A record that was left out: line number (1-based), its text, and why."""
+    """A record that was left out: line number (1-based), text, and the reason."""
 
     line: int
     text: str
@@ -89,7 +88,7 @@ class MoleculeDataset:
         return chosen
 
     def split(self, part: str) -> np.ndarray:
-        """Indices of the molecules of "train", "test" or "all", rising.
+        """Return the indices of the molecules of "train", "test" or "all", ascending.
 
         Raises:
             ValueError: Another name.
@@ -97,11 +96,15 @@ class MoleculeDataset:
         if part == "all":
             return np.arange(len(self))
         if part not in ("train", "test"):
-            raise ValueError(f"no split {part!r}: choose train, test or all")
+            raise ValueError(f"split must be train, test or all, got {part!r}")
         return np.flatnonzero(self._is_test == (part == "test"))
 
     def take(self, rows) -> MoleculeDataset:
-        """Some of the molecules, in the order of `rows`; the split by hash goes with them."""
+        """Return some of the molecules, in the order of `rows`; each keeps its side of the split.
+
+        Args:
+            rows: Indices (K,).
+        """
         chosen = None if self.test_indices is None else np.flatnonzero(self._is_test[rows])
         return dataclasses.replace(
             self,
@@ -114,56 +117,78 @@ class MoleculeDataset:
         )
 
     def size_histogram(self, part: str = "train") -> np.ndarray:
-        """Number of molecules of each size; the index is the number of atoms."""
+        """Count the molecules of each size; the index is the number of atoms."""
         return np.bincount(self.graphs.node_counts[self.split(part)])
 
     def node_type_counts(self) -> np.ndarray:
-        """Atoms of each category, in all molecules."""
+        """Count the atoms of each category, in all molecules."""
         return np.bincount(self.graphs.node_types, minlength=len(self.vocabulary.atoms))
 
     def bond_type_counts(self) -> np.ndarray:
-        """Bonds of each category, in all molecules."""
+        """Count the bonds of each category, in all molecules."""
         return np.bincount(self.graphs.bond_types, minlength=len(self.vocabulary.bonds))
 
+    def describe(self) -> dict[str, Any]:
+        """Return numbers of molecules, sizes, shares of charges and counts of categories, JSON."""
+        graphs, vocabulary = self.graphs, self.vocabulary
+        charged = np.array([atom.charge != 0 for atom in vocabulary.atoms])[graphs.node_types]
+        owners = np.repeat(np.arange(len(graphs)), graphs.node_counts)
+        atoms = zip(vocabulary.atom_labels, self.node_type_counts().tolist(), strict=True)
+        bonds = zip(vocabulary.bonds, self.bond_type_counts().tolist(), strict=True)
+        return {
+            "name": self.name,
+            "molecules": len(self),
+            "distinct": len(np.unique(self.hashes)),
+            "left_out": len(self.skipped),
+            "train": len(self.split("train")),
+            "test": len(self.split("test")),
+            "atoms_per_molecule": _range(graphs.node_counts),
+            "bonds_per_molecule": _range(graphs.edge_counts),
+            "charged": len(np.unique(owners[charged])) / len(graphs),
+            "atom_categories": dict(atoms),
+            "bond_categories": dict(bonds),
+        }
+
     def training_hashes(self) -> np.ndarray:
-        """Hashes of the distinct training molecules, sorted uint64, to hold novelty against."""
+        """Return the hashes of the distinct training molecules, sorted uint64, for novelty."""
         return np.unique(self.hashes[self.split("train")])
 
     def without_charges(self) -> MoleculeDataset:
-        """The same molecules with categories of elements alone, as the literature has them.
+        """Return the molecules with categories of elements alone, as in most of the literature.
 
         The split stays. Molecules that hold a charge do not come back from such graphs: nitro
         groups become a nitrogen with five bonds.
         """
-        return self._merged(lambda atom: atom._replace(charge=0), lambda bond: bond)
+        return self._recoded(lambda atom: atom._replace(charge=0), str)
 
     def without_marks(self) -> MoleculeDataset:
-        """The same molecules with categories that do not say what is aromatic."""
-        return self._merged(
+        """Return the molecules with categories that do not say which atoms are aromatic."""
+        return self._recoded(
             lambda atom: atom._replace(aromatic=False), lambda bond: bond.removeprefix(MARK)
         )
 
-    def _merged(self, atom, bond) -> MoleculeDataset:
-        """The same graphs with fewer categories: `atom` and `bond` map old names to new ones."""
-        old, atoms, bonds = self.vocabulary, Counter(), Counter()
-        for name, count in zip(old.atoms, self.node_type_counts(), strict=True):
-            atoms[atom(name)] += int(count)
-        for name, count in zip(old.bonds, self.bond_type_counts(), strict=True):
-            bonds[bond(name)] += int(count)
-        return self._renumbered(MoleculeVocabulary.from_counts(atoms, bonds), atom, bond)
-
     def in_categories(self, vocabulary: MoleculeVocabulary) -> MoleculeDataset:
-        """The same graphs with the category numbers of another vocabulary.
+        """Return the molecules with the category numbers of another vocabulary.
 
         Raises:
-            KeyError: It lacks a category that the molecules have.
+            KeyError: The vocabulary lacks a category that the molecules have.
         """
-        return self._renumbered(vocabulary, lambda atom: atom, lambda bond: bond)
+        return self._recoded(lambda atom: atom, str, vocabulary)
 
-    def _renumbered(self, new: MoleculeVocabulary, atom, bond) -> MoleculeDataset:
-        old = self.vocabulary
-        node = np.array([new.atom_index[atom(a)] for a in old.atoms], dtype=np.uint8)
-        edge = np.array([new.bond_index[bond(b)] for b in old.bonds], dtype=np.uint8)
+    def _recoded(
+        self,
+        atom: Callable[[AtomCategory], AtomCategory],
+        bond: Callable[[str], str],
+        new: MoleculeVocabulary | None = None,
+    ) -> MoleculeDataset:
+        """Return the molecules with categories mapped to those of `new`, or to fewer ones."""
+        atoms = [atom(name) for name in self.vocabulary.atoms]
+        bonds = [bond(name) for name in self.vocabulary.bonds]
+        new = new or MoleculeVocabulary.from_counts(
+            _counter(atoms, self.node_type_counts()), _counter(bonds, self.bond_type_counts())
+        )
+        node = np.array([new.atom_index[name] for name in atoms], dtype=np.uint8)
+        edge = np.array([new.bond_index[name] for name in bonds], dtype=np.uint8)
         graphs = dataclasses.replace(
             self.graphs,
             node_types=node[self.graphs.node_types],
@@ -174,20 +199,20 @@ class MoleculeDataset:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[GraphBatch]:
-        """The batches of one epoch over the training part, from number `start` on."""
+        """Yield the batches of an epoch over the training part, from number `start` on."""
         train = self.split("train")
         numbers = size_bucketed_batches(self.graphs.node_counts[train], batch_size, seed, epoch)
         for number, index in enumerate(islice(numbers, start, None), start):
             yield self._batch(train[index], (seed, epoch, number))
 
     def test_batches(self, batch_size: int) -> Iterator[GraphBatch]:
-        """The held-out molecules, the same random order every time: any first few are fair."""
+        """Yield the held-out molecules in one random order, so that any first few are fair."""
         test = np.random.default_rng(0).permutation(self.split("test"))
         for first in range(0, len(test), batch_size):
             yield self._batch(test[first : first + batch_size], (0, first))
 
     def _batch(self, index: np.ndarray, seed: tuple[int, ...]) -> GraphBatch:
-        """Some molecules, some of whose targets are known."""
+        """Return a batch in which random ones of the conditions are known."""
         batch = GraphBatch.collate(self.graphs, index)
         if self.targets is not None:
             values = partly_known(self.targets[index], np.random.default_rng(seed))
@@ -195,8 +220,8 @@ class MoleculeDataset:
         return batch
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Everything but the name, `test_indices` and `targets`, for the cache."""
-        skipped = [[s.line, s.text, s.reason] for s in self.skipped]
+        """Return everything but the name, `test_indices` and `targets`, for the cache."""
+        skipped = [dataclasses.astuple(record) for record in self.skipped]
         return {
             **self.graphs.to_arrays(),
             "smiles": _text("\n".join(self.smiles)),
@@ -207,15 +232,32 @@ class MoleculeDataset:
 
     @classmethod
     def from_arrays(cls, name: str, arrays: dict[str, np.ndarray]) -> MoleculeDataset:
-        """Inverse of `to_arrays`."""
+        """Invert `to_arrays`."""
+        text = arrays["smiles"].tobytes().decode()
         return cls(
             name=name,
             graphs=PackedGraphs.from_arrays(arrays),
-            smiles=arrays["smiles"].tobytes().decode().split("\n"),
+            smiles=text.split("\n") if text else [],
             vocabulary=MoleculeVocabulary.from_dict(json.loads(arrays["vocabulary"].tobytes())),
             hashes=arrays["hashes"],
             skipped=[Skipped(*s) for s in json.loads(arrays["skipped"].tobytes())],
         )
+
+
+def _range(counts: np.ndarray) -> dict[str, float]:
+    return {"least": int(counts.min()), "mean": float(counts.mean()), "most": int(counts.max())}
+
+
+def _counter(names: Iterable, counts: np.ndarray) -> Counter:
+    """Return the sum of the counts of each name."""
+    total: Counter = Counter()
+    for name, count in zip(names, counts.tolist(), strict=True):
+        total[name] += count
+    return total
+
+
+def _text(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8)
 
 
 def encode(
@@ -246,28 +288,27 @@ def encode(
     label = f"encoding {name}" if len(lines) > _CHUNK else ""
     parts = parallel_map(_encode_chunk, chunks, workers=workers, label=label)
     if vocabulary is None:
-        vocabulary = MoleculeVocabulary.from_counts(
-            sum((p["atoms"] for p in parts), Counter()), sum((p["bonds"] for p in parts), Counter())
-        )
-    graphs, smiles, skipped = [], [], []
-    for k, part in enumerate(parts):
-        # A chunk numbers its categories in the order of its own counters.
-        atoms = np.array([vocabulary.atom_index[a] for a in part["atoms"]], dtype=np.uint8)
-        bonds = np.array([vocabulary.bond_index[b] for b in part["bonds"]], dtype=np.uint8)
-        graph = part["graphs"]
-        graph.node_types, graph.bond_types = atoms[graph.node_types], bonds[graph.bond_types]
-        graphs.append(graph)
-        smiles += part["smiles"]
-        start = k * _CHUNK + 1
-        skipped += [Skipped(start + line, text, reason) for line, text, reason in part["skipped"]]
+        atoms = (_counter(p.vocabulary.atoms, p.node_type_counts()) for p in parts)
+        bonds = (_counter(p.vocabulary.bonds, p.bond_type_counts()) for p in parts)
+        vocabulary = MoleculeVocabulary.from_counts(sum(atoms, Counter()), sum(bonds, Counter()))
+        parts = [part.in_categories(vocabulary) for part in parts]
     return MoleculeDataset(
-        name, PackedGraphs.concatenate(graphs), smiles, vocabulary, hash_each(smiles), skipped
+        name,
+        PackedGraphs.concatenate([part.graphs for part in parts]),
+        [smiles for part in parts for smiles in part.smiles],
+        vocabulary,
+        np.concatenate([np.empty(0, np.uint64), *(part.hashes for part in parts)]),
+        [
+            dataclasses.replace(record, line=record.line + k * _CHUNK)
+            for k, part in enumerate(parts)
+            for record in part.skipped
+        ],
     )
 
 
 def _encode_chunk(
     task: tuple[list[str], MoleculeVocabulary | None, int, bool, frozenset[str] | None],
-) -> dict:
+) -> MoleculeDataset:
     from graphcnf.molecules import codec
 
     lines, vocabulary, max_atoms, exact, standardize = task
@@ -277,12 +318,10 @@ def _encode_chunk(
 
         read = partial(parse_standardized, states=standardize)
     marked = vocabulary is None or vocabulary.marked
-    atoms, bonds = {}, {}
-    atom_counts, bond_counts = Counter(), Counter()
-    node_counts, node_types, edge_counts, edges, bond_types = [], [], [], [], []
+    atoms, bonds, edges, node_counts, edge_counts = [], [], [], [], []
     smiles, skipped = [], []
     with codec.quiet():
-        for line, text in enumerate(lines):
+        for line, text in enumerate(lines, 1):
             try:
                 mol = read(text)
                 codec.check_representable(mol, max_atoms)
@@ -294,91 +333,38 @@ def _encode_chunk(
                 if exact:
                     codec.check_roundtrip(mol, written)
             except codec.MoleculeNotRepresentable as error:
-                skipped.append((line, text[:200], str(error)))
+                skipped.append(Skipped(line, text[:200], str(error)))
                 continue
-            atom_counts.update(names)
-            bond_counts.update(kinds)
             smiles.append(written)
             node_counts.append(len(names))
             edge_counts.append(len(pairs))
-            node_types += [atoms.setdefault(a, len(atoms)) for a in names]
-            bond_types += [bonds.setdefault(b, len(bonds)) for b in kinds]
+            atoms += names
+            bonds += kinds
             edges += pairs
-    return {
-        "graphs": PackedGraphs(
-            np.array(node_counts, np.int64),
-            np.array(node_types, np.uint8),
-            np.array(edge_counts, np.int64),
-            np.array(edges, np.uint8).reshape(-1, 2),
-            np.array(bond_types, np.uint8),
-        ),
-        "atoms": Counter({a: atom_counts[a] for a in atoms}),
-        "bonds": Counter({b: bond_counts[b] for b in bonds}),
-        "smiles": smiles,
-        "skipped": skipped,
-    }
+    vocabulary = vocabulary or MoleculeVocabulary.from_counts(Counter(atoms), Counter(bonds))
+    graphs = PackedGraphs(
+        np.array(node_counts, np.int64),
+        np.array([vocabulary.atom_index[atom] for atom in atoms], np.uint8),
+        np.array(edge_counts, np.int64),
+        np.array(edges, np.uint8).reshape(-1, 2),
+        np.array([vocabulary.bond_index[bond] for bond in bonds], np.uint8),
+    )
+    return MoleculeDataset("", graphs, smiles, vocabulary, hash_each(smiles), skipped)
 
 
 def cache_path(name: str, *key) -> Path:
-    """Cache file of a data set whose content is a function of `key` and of the codec.
-
-    Of the name it has what every file system takes.
-    """
+    """Return the cache file of content that is a function of `key` and of the codec."""
     try:
         rdkit = version("rdkit")  # canonical SMILES differ between versions
     except PackageNotFoundError:
         rdkit = "unknown"
-    text = json.dumps([FORMAT_VERSION, CODEC_VERSION, rdkit, *key])
-    name = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "_" for c in name)[:45]
-    return cache.cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
-
-
-def load_cached(name: str, path: Path) -> MoleculeDataset | None:
-    """The data set cached at `path`; None where there is none or it is damaged (with a note)."""
-    arrays = cache.read_or_none(path)
-    if arrays is None:
-        return None
-    try:
-        return MoleculeDataset.from_arrays(name, arrays)
-    except (KeyError, ValueError, TypeError) as error:
-        cache.note(f"cache {path} is damaged ({error}); rebuilding it")
-        return None
-
-
-def official_rows(
-    name: str, digest: str, rows: Callable[[], list[str]], place: str, *,
-    vocabulary: MoleculeVocabulary | None = None, workers: Workers = None, use_cache: bool = True,
-) -> MoleculeDataset:  # fmt: skip
-    """A published data set, encoded the first time; every row stays, so that row numbers hold.
-
-    Args:
-        name: Of the data set.
-        digest: Of the file that it comes from.
-        rows: Gives the SMILES.
-        place: What the number of a row stands behind in a message.
-        vocabulary: Categories to use; None to take them from the rows.
-        workers: Processes that encode, or a cluster; None for one per core.
-        use_cache: Whether to read and write the cache.
-
-    Raises:
-        UserError: A row is no molecule that can be encoded.
-    """
-    path = cache_path(name, digest)
-    dataset = load_cached(name, path) if use_cache else None
-    if dataset is None:
-        dataset = encode(name, rows(), vocabulary=vocabulary, workers=workers, exact=False)
-        if dataset.skipped:
-            first = dataset.skipped[0]
-            raise UserError(f"{place} {first.line}: {first.reason}")
-        if use_cache:
-            cache.write(path, dataset.to_arrays())
-    return dataset
+    return cache_file(name, FORMAT_VERSION, CODEC_VERSION, rdkit, *key)
 
 
 def roundtrip_failures(
     dataset: MoleculeDataset, indices: Iterable[int], workers: Workers = None
 ) -> list[int]:
-    """Indices of the molecules whose graph does not lead back to them."""
+    """Return the indices of the molecules that change on the way to their graph and back."""
     indices = np.asarray(indices)
     chunks = [
         (dataset.graphs.subset(part), [dataset.smiles[k] for k in part], dataset.vocabulary)
@@ -396,7 +382,3 @@ def _roundtrip_chunk(task: tuple[PackedGraphs, list[str], MoleculeVocabulary]) -
     graphs, smiles, vocabulary = task
     found = strict_smiles(graphs, vocabulary)
     return [k for k, pair in enumerate(zip(found, smiles, strict=True)) if pair[0] != pair[1]]
-
-
-def _text(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode(), np.uint8)

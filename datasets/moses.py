@@ -9,18 +9,15 @@ on, some of which cannot be built any more.
 from __future__ import annotations
 
 import gzip
-import hashlib
-import zlib
 
 import numpy as np
 
 from graphcnf.compute.files import read_file
 from graphcnf.compute.parallel import Workers
-from graphcnf.datasets import cache
-from graphcnf.datasets.molecules import MoleculeDataset, official_rows
+from graphcnf.datasets.molecules import MoleculeDataset
+from graphcnf.datasets.published import Source, load_published, package_file
 from graphcnf.errors import UserError
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.molecules.optional import installed_file
 from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
 
 ROWS = {"train": 1_584_663, "test": 176_074, "test_scaffolds": 176_225}
@@ -36,12 +33,12 @@ VOCABULARY = MoleculeVocabulary(
 
 
 def read_moses(part: str) -> list[str]:
-    """SMILES of one part: train, test or test_scaffolds.
+    """Return the SMILES of one part: train, test or test_scaffolds.
 
     Raises:
         UserError: There is no such part, or molsets is not installed or damaged.
     """
-    return _lines(part, _content(part))
+    return _source(part).smiles()
 
 
 def load_moses(
@@ -61,8 +58,14 @@ def load_moses(
         UserError: There is no such part, or molsets is not installed or damaged.
     """
     if split not in ("test", "test_scaffolds"):
-        raise UserError(f"no split {split!r} to hold out: choose test or test_scaffolds")
-    train, test = (_load_part(part, workers, use_cache) for part in ("train", split))
+        raise UserError(f"split must be test or test_scaffolds, got {split!r}")
+    train, test = (
+        load_published(
+            f"moses-{part}", _source(part), vocabulary=VOCABULARY, workers=workers,
+            use_cache=use_cache,
+        )
+        for part in ("train", split)
+    )  # fmt: skip
     return MoleculeDataset(
         f"moses-{split}",
         PackedGraphs.concatenate([train.graphs, test.graphs]),
@@ -73,37 +76,16 @@ def load_moses(
     )
 
 
-def _load_part(part: str, workers: Workers, use_cache: bool) -> MoleculeDataset:
-    content = _content(part)
-
-    def rows() -> list[str]:
-        lines = _lines(part, content)
-        cache.note(f"encoding {len(lines):,} molecules of MOSES; later starts take seconds")
-        return lines
-
-    return official_rows(
-        f"moses-{part}", hashlib.sha256(content).hexdigest(), rows, f"MOSES, {part}, molecule",
-        vocabulary=VOCABULARY, workers=workers, use_cache=use_cache,
-    )  # fmt: skip
-
-
-def _content(part: str) -> bytes:
+def _source(part: str) -> Source:
     if part not in ROWS:
         raise UserError(f"MOSES has no part {part!r}: choose from {', '.join(ROWS)}")
-    path = installed_file("moses", "dataset", "data", f"{part}.csv.gz")
-    if path is None:
-        raise UserError("MOSES comes with the package molsets: pip install --no-deps molsets")
-    return read_file(path)
+    parts = "moses", "dataset", "data", f"{part}.csv.gz"
+    path = package_file("MOSES", "molsets", "pip install --no-deps molsets", *parts)
+    return Source(f"MOSES, {part}", "molsets", read_file(path), ROWS[part], _parse)
 
 
-def _lines(part: str, content: bytes) -> list[str]:
-    try:
-        header, *lines = gzip.decompress(content).decode().split()
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UserError(f"MOSES, {part}: {error}: reinstall molsets") from error
-    if header != "SMILES" or len(lines) != ROWS[part]:
-        raise UserError(
-            f"MOSES, {part}: {len(lines)} rows of {header!r} instead of {ROWS[part]} of 'SMILES': "
-            "reinstall molsets"
-        )
+def _parse(content: bytes) -> list[str]:
+    header, *lines = gzip.decompress(content).decode().split()
+    if header != "SMILES":
+        raise ValueError(f"the header must be 'SMILES', got {header!r}")
     return lines

@@ -18,15 +18,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SetTask:
-    """What the tasks share: endless training batches, and held-out sets from a stream of their own.
+    """Task with endless training batches, and with held-out sets from a stream of their own.
 
     With 16 elements there are so many sets (2e13 permutations, 6e10 of a sum) that hardly any
     held-out one is in the training data.
 
     Attributes:
-        elements: size N of a set, at least 2.
-        epoch_batches: batches that count as one epoch.
-        test_seed: seed of the held-out sets.
+        elements: Size N of a set, at least 2.
+        epoch_batches: Batches that count as one epoch.
+        test_seed: Seed of the held-out sets.
     """
 
     elements: int = 16
@@ -35,31 +35,31 @@ class SetTask:
 
     def __post_init__(self) -> None:
         if self.elements < 2:
-            raise ValueError(f"a set needs at least 2 elements, not {self.elements}")
+            raise ValueError(f"elements must be at least 2, got {self.elements}")
 
     @property
     def categories(self) -> int:
-        """Number of categories of an element."""
+        """Return the number of categories of an element."""
         return self.elements
 
     @property
     def optimum(self) -> float:
-        """Lowest possible bits per variable."""
+        """Return the lowest possible bits per variable."""
         raise NotImplementedError
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Sets (count, N) long, a function of `key` (non-negative numbers)."""
+        """Draw sets (count, N) long as a function of `key` (non-negative numbers)."""
         raise NotImplementedError
 
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[Tensor]:
-        """Batches of an epoch, from number `start` on, each (batch_size, N) long."""
+        """Yield batches of an epoch, from number `start` on, each (batch_size, N) long."""
         for number in range(start, self.epoch_batches):
             yield self.draw(batch_size, (0, seed, epoch, number))
 
     def test_batches(self, batch_size: int, count: int = 2048) -> Iterator[Tensor]:
-        """The held-out sets in batches, the same ones every time."""
+        """Yield the held-out sets in batches, the same ones every time."""
         held_out = self.draw(count, (1, self.test_seed))
         yield from held_out.split(batch_size)
 
@@ -70,11 +70,11 @@ class SetShuffling(SetTask):
 
     @property
     def optimum(self) -> float:
-        """Lowest possible bits per variable, `log2(N!) / N`."""
+        """Return the lowest possible bits per variable, `log2(N!) / N`."""
         return math.lgamma(self.elements + 1) / math.log(2) / self.elements
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Permutations (count, N) long; see `SetTask.draw`."""
+        """Draw permutations (count, N) long, see `SetTask.draw`."""
         generator = np.random.default_rng(key)
         rows = np.tile(np.arange(self.elements), (count, 1))
         return torch.from_numpy(generator.permuted(rows, axis=1))
@@ -85,7 +85,7 @@ class SetSummation(SetTask):
     """N numbers from 1 to N with a given sum, in any order; category k is the number k + 1.
 
     Attributes:
-        total: the sum, N to N^2.
+        total: The sum, N to N^2.
     """
 
     total: int = 42
@@ -94,13 +94,13 @@ class SetSummation(SetTask):
         super().__post_init__()
         if not self.elements <= self.total <= self.elements**2:
             raise ValueError(
-                f"{self.elements} numbers from 1 to {self.elements} have sums from {self.elements} "
-                f"to {self.elements**2}, not {self.total}"
+                f"total must be {self.elements} to {self.elements**2}, the sums of {self.elements} "
+                f"numbers from 1 to {self.elements}, got {self.total}"
             )
 
     @cached_property
     def counts(self) -> list[list[int]]:
-        """Entry `[n][s]`: sequences of n categories with the sum s (of the categories)."""
+        """Count sequences: entry `[n][s]` of n categories with the sum s of their numbers."""
         most = self.total - self.elements
         rows = [[1] + [0] * most]
         for _ in range(self.elements):
@@ -112,9 +112,9 @@ class SetSummation(SetTask):
 
     @cached_property
     def _cumulative(self) -> list[np.ndarray]:
-        """Per place: cumulative probabilities (S, N) of its categories, given the sum that is left.
+        """Return for each place cumulative probabilities (S, N) of categories, given the sum left.
 
-        A category is as likely as there are ways to complete the sequence.
+        A category's probability is its share of the ways to complete the sequence.
         """
         tables = []
         for places in range(self.elements, 0, -1):
@@ -128,11 +128,11 @@ class SetSummation(SetTask):
 
     @property
     def optimum(self) -> float:
-        """Lowest possible bits per variable, `log2(number of sequences) / N`."""
+        """Return the lowest possible bits per variable, `log2(number of sequences) / N`."""
         return math.log2(self.counts[self.elements][-1]) / self.elements
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Sequences (count, N) long; see `SetTask.draw`."""
+        """Draw sequences (count, N) long, see `SetTask.draw`."""
         generator = np.random.default_rng(key)
         left = np.full(count, self.total - self.elements)
         out = np.empty((count, self.elements), dtype=np.int64)

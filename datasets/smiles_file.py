@@ -16,13 +16,7 @@ from typing import Any, NamedTuple
 from graphcnf.compute.files import NotUnpacked, gunzip, most_unpacked, read_file
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
-from graphcnf.datasets.molecules import (
-    MoleculeDataset,
-    Skipped,
-    cache_path,
-    encode,
-    load_cached,
-)
+from graphcnf.datasets.molecules import MoleculeDataset, Skipped, cache_path, encode
 from graphcnf.errors import UserError
 from graphcnf.graphs.packed import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -32,24 +26,28 @@ SUFFIXES = tuple(
     for suffix in (".smi", ".smiles", ".csv", ".tsv", ".sdf", ".jsonl", ".parquet")
     for packed in ("", ".gz")
 )
-"""How the names of files of molecules end."""
+"""Endings of the names of files of molecules."""
+
+SDF = ("sdf", "sd", "mol")
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
-"""Where a line ends; `str.splitlines` would end it at characters that a name may hold."""
+"""Line ends; `str.splitlines` would also end lines at characters that a name may hold."""
 
 LEAST_ROWS = 1_000_000
-"""A Parquet file may have so many rows in any case, and more where each takes a byte: one value in
-a thousand million rows takes a hundred."""
+"""Rows that a Parquet file of any size may have; a larger one may have a row per byte.
+
+A thousand million equal rows take a hundred bytes.
+"""
 
 _BLANK = " \t\r\n\f\v"
-"""What stands around a SMILES; `str.split` would cut it at a no-break space."""
+"""Characters around a SMILES; `str.split` would also cut it at a no-break space."""
 
 _LINE = re.compile(rf" *([^{_BLANK}]*)[{_BLANK}]*(.*)", re.DOTALL)
 _FIELD = re.compile(r"^>[^\n]*?<([^\n]*?)>[^\n]*\n((?:[^\n]+\n?)*)", re.MULTILINE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Row = tuple[int, str, dict[str, Any]]
-"""Number of a record, its SMILES ("" where it has none), and what else it holds, by name."""
+"""Number of a record, its SMILES ("" if it has none), and its other values by name."""
 
 
 class FileRecords(NamedTuple):
@@ -57,11 +55,11 @@ class FileRecords(NamedTuple):
 
     Attributes:
         numbers: Number of the line that each begins at; in .sdf and .parquet of the record, from 1.
-        smiles: SMILES of each, "" where it has none.
-        columns: What else it holds, by name and in the order of the file, None where a record lacks
-            it: other columns of a table; `name`, what follows the SMILES in a line; `title` and
-            properties of an SD file.
-        unit: "line" or "record", whatever `numbers` count.
+        smiles: SMILES of each, "" if it has none.
+        columns: Other values by name, in the order of the file, None where a record has none:
+            columns of a table; `name`, the text after the SMILES in a line; `title` and properties
+            of an SD file.
+        unit: "line" or "record", the thing that `numbers` counts.
     """
 
     numbers: list[int]
@@ -75,11 +73,11 @@ class DataFileError(UserError, ValueError):
 
 
 class NoMolecules(DataFileError):
-    """A file as it should be, with no record in it."""
+    """An intact file without a record."""
 
 
 class MissingDataFile(UserError, FileNotFoundError):
-    """There is no such file."""
+    """A file that does not exist."""
 
 
 def load_smiles_file(
@@ -103,12 +101,12 @@ def load_smiles_file(
     Args:
         path: One SMILES per line, alone or before white space (lines that start with # are
             comments), or a table with a header line, separated by commas, tabs or semicolons; also
-            the .jsonl, .sdf and .parquet files that `graphcnf generate` writes.
+            .jsonl, .sdf and .parquet files, as `graphcnf generate` writes them.
         column: Column of a table that holds the SMILES; None for the one called "smiles" in any
             case.
         vocabulary: Categories to use, as a trained model's; None to take them from the file.
         max_atoms: Largest molecule to keep, at most 255 heavy atoms.
-        strict: Refuse the file at the first line that would be left out.
+        strict: Whether to refuse the file at the first line that would be left out.
         aromatic: Whether categories taken from the file also say what is aromatic.
         standardize: Charge states to write the largest organic fragment of each molecule in,
             cleaned up by RDKit's MolStandardize: `MoleculeFlow.charge_states`, or an empty set for
@@ -123,7 +121,7 @@ def load_smiles_file(
     """
     path = Path(path)
     if not 1 <= max_atoms <= MAX_NODES:
-        raise ValueError(f"max_atoms is 1 to {MAX_NODES}, not {max_atoms}")
+        raise ValueError(f"max_atoms must be 1 to {MAX_NODES}, got {max_atoms}")
     content = _read(path)
     key = (
         hashlib.sha256(content).hexdigest(), path.suffixes[-2:], column, max_atoms,
@@ -131,17 +129,18 @@ def load_smiles_file(
         None if standardize is None else sorted(standardize),
     )  # fmt: skip
     name = path.name.removesuffix(".gz").rsplit(".", 1)[0] or "molecules"
-    stored = cache_path(f"file-{name}", *key)
-    dataset = load_cached(name, stored) if use_cache else None
-    if dataset is None:
+
+    def encoded():
         numbers, smiles, *_ = read_smiles(path, column=column, content=content)
         dataset = encode(
             name, smiles, vocabulary=vocabulary, max_atoms=max_atoms, workers=workers,
             standardize=standardize,
         )  # fmt: skip
         dataset.skipped = [replace(s, line=numbers[s.line - 1]) for s in dataset.skipped]
-        if use_cache and len(dataset):
-            cache.write(stored, dataset.to_arrays())
+        return dataset.to_arrays()
+
+    stored = cache_path(f"file-{name}", *key)
+    dataset = MoleculeDataset.from_arrays(name, cache.cached(stored, encoded, use_cache))
     if dataset.skipped:
         first, unit = dataset.skipped[0], _unit(path, content)
         if strict or not len(dataset):
@@ -167,13 +166,13 @@ def read_smiles(
 ) -> FileRecords:
     """Read the records of a file.
 
-    A record that cannot be read has the SMILES ""; the file is refused where none can be.
+    A record that cannot be read has the SMILES ""; a file of such records alone is refused.
 
     Args:
         path: As in `load_smiles_file`.
         column: As in `load_smiles_file`.
-        content: The file's bytes where they are at hand.
-        others: Whether to keep what else a record holds; `columns` is empty otherwise.
+        content: The file's bytes, if at hand.
+        others: Whether to keep the other values of a record; `columns` is empty otherwise.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -198,20 +197,20 @@ def _suffix(path: Path) -> str:
 
 
 def _unit(path: Path, content: bytes) -> str:
-    """What the numbers of records count."""
-    is_sdf = _suffix(path) in ("sdf", "sd", "mol") or b"\nM  END" in content
+    """Return "line" or "record", the thing that numbers of records count."""
+    is_sdf = _suffix(path) in SDF or b"\nM  END" in content
     return "record" if is_sdf or content[:4] == b"PAR1" else "line"
 
 
 def _records(path: Path, content: bytes, column: str | None, others: bool) -> Iterable[Row]:
-    """The records of a file of whichever format."""
+    """Return the records of a file of any format."""
     if content[:4] == b"PAR1":
         return _parquet(path, content, column, others)
     text = _decode(path, content)
     suffix = _suffix(path)
     lines = _LINE_END.split(text.rstrip(_BLANK))
     first = next((line for line in lines if line.strip(_BLANK)), "")
-    if suffix in ("sdf", "sd", "mol") or "\nM  END" in text:
+    if suffix in SDF or "\nM  END" in text:
         return _sdf(path, text, others)
     if suffix == "jsonl" or first.lstrip(_BLANK).startswith("{"):
         return _jsonl(path, lines, column, others)
@@ -226,7 +225,7 @@ def _records(path: Path, content: bytes, column: str | None, others: bool) -> It
 
 
 def _plain(lines: list[str], others: bool) -> Iterator[Row]:
-    """The first word of each line; a blank line between others is a molecule without a SMILES."""
+    """Yield the first word of each line, "" for a blank line between others."""
     names, begun = ["name"], False
     for number, line in enumerate(lines, 1):
         if line.lstrip(_BLANK).startswith("#"):
@@ -249,7 +248,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _delimiter(header: str, column: str) -> str:
-    """The one that sets the column apart; the most frequent where several do, or none."""
+    """Return the delimiter that yields the column, the most frequent one if several or none do."""
     known = [d for d in ",\t;" if d in header and column.lower() in _cells(header, d)]
     return max(known or ",\t;", key=header.count)
 
@@ -282,7 +281,7 @@ def _decode(path: Path, content: bytes) -> str:
 
 
 def _place(path: Path, names: list[str], column: str | None) -> int:
-    """Where the column is among the names: exactly that one, or else in any case."""
+    """Return the place of the column among the names, of its exact name or else in any case."""
     wanted = "smiles" if column is None else column
     for same in (str, str.lower):
         places = [k for k, name in enumerate(names) if same(name) == same(wanted)]
@@ -297,7 +296,7 @@ def _place(path: Path, names: list[str], column: str | None) -> int:
 def _table(
     path: Path, text: str, column: str | None, delimiter: str, others: bool
 ) -> Iterator[Row]:
-    """The rows of a table; of a blank cell the SMILES is ""."""
+    """Yield the rows of a table; the SMILES of a blank cell is ""."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = next((row for row in reader if any(cell.strip() for cell in row)), [])
@@ -317,7 +316,7 @@ def _table(
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """The names of columns, a number behind those that came before."""
+    """Return the names of columns, repeated ones with a number behind."""
     found: dict[str, None] = {}
     for name in names:
         count = 1
@@ -328,7 +327,7 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def _jsonl(path: Path, lines: list[str], column: str | None, others: bool) -> list[Row]:
-    """The JSON object of each line."""
+    """Return the JSON object of each line."""
     wanted = column or "smiles"
     rows: list[Row] = []
     faults = []
@@ -351,19 +350,19 @@ def _jsonl(path: Path, lines: list[str], column: str | None, others: bool) -> li
 
 
 def _whole(text: str) -> str:
-    """The text without halves of characters, which nothing can write."""
+    """Return the text without lone surrogates, which cannot be written."""
     return _SURROGATE.sub("\ufffd", text)
 
 
 def _cell(value: Any) -> Any:
-    """A value as a cell of a table holds it."""
+    """Return a value as a cell of a table."""
     if value is None or isinstance(value, bool | int | float):
         return value
     return _whole(json.dumps(value, default=str) if isinstance(value, dict | list) else str(value))
 
 
 def _sdf(path: Path, text: str, others: bool) -> list[Row]:
-    """Each record of an SD file."""
+    """Return each record of an SD file."""
     blocks = re.split(r"(?m)^\$\$\$\$.*\n", text.replace("\r\n", "\n"))
     blocks = [block for block in blocks if block.strip(_BLANK)]
     if blocks and not any("M  END" in block for block in blocks):
@@ -381,7 +380,7 @@ def _sdf(path: Path, text: str, others: bool) -> list[Row]:
 
 
 def _smiles_of_block(block: str) -> str:
-    """SMILES as RDKit writes it; unsanitized where RDKit refuses the molecule, "" the block."""
+    """Return the SMILES of a molecule, unsanitized if that fails, "" for an unreadable block."""
     from rdkit import Chem, rdBase
 
     if "M  END" not in block:
@@ -398,7 +397,7 @@ def _smiles_of_block(block: str) -> str:
 
 
 def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> Iterator[Row]:
-    """The rows of a Parquet file, counted from 1."""
+    """Yield the rows of a Parquet file, counted from 1."""
     most = most_unpacked(content)
     try:
         from pyarrow.parquet import ParquetFile
@@ -432,7 +431,7 @@ def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> It
 
 
 def _values(column) -> Iterator[Any]:
-    """The values of a column of Arrow, each that repeats one object."""
+    """Yield the values of an Arrow column; equal values are one object."""
     repeated = hasattr(column, "dictionary")
     known = (column.dictionary if repeated else column).to_pylist()
     for k in column.indices.to_pylist() if repeated else range(len(column)):

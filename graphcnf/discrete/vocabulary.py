@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,24 @@ import pandas as pd
 from graphcnf.errors import UserError
 
 
-def to_json(value: Hashable) -> Any:
-    """A value of a category as plain JSON.
+def to_json(value: Any) -> Any:
+    """Return a value of a category, or a list or dataclass of values, as plain JSON.
 
     Raises:
-        UserError: if it is of another kind than text, whole or finite numbers, truth values, None,
-            and intervals, times and tuples of such.
+        UserError: if a value is anything but text, a whole or finite number, a truth value, None,
+            or an interval, time or tuple of such values.
     """
     value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, list):
+        return [to_json(part) for part in value]
+    if is_dataclass(value):
+        return {part.name: to_json(getattr(value, part.name)) for part in fields(value)}
     if isinstance(value, pd.Interval):
         return {"interval": [to_json(value.left), to_json(value.right), value.closed]}
     if isinstance(value, pd.Timestamp):
         return {"timestamp": value.isoformat()}
     if isinstance(value, tuple):
-        return {"tuple": [to_json(part) for part in value]}
+        return {"tuple": to_json(list(value))}
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float) and math.isfinite(value):
@@ -36,23 +41,26 @@ def to_json(value: Hashable) -> Any:
     )
 
 
-def from_json(content: Any) -> Hashable:
-    """Inverse of `to_json`.
+def from_json(content: Any) -> Any:
+    """Invert `to_json`; a dataclass comes back as the dict of its fields.
 
     Raises:
-        ValueError: if `content` is nothing that `to_json` writes.
+        ValueError: if `to_json` does not write such content.
     """
-    if not isinstance(content, dict | list):
-        return content
-    if isinstance(content, dict) and len(content) == 1:
-        (kind, inner), *_ = content.items()
-        if kind == "interval" and len(inner) == 3:
-            return pd.Interval(from_json(inner[0]), from_json(inner[1]), inner[2])
-        if kind == "timestamp":
-            return pd.Timestamp(inner)
-        if kind == "tuple":
-            return tuple(from_json(part) for part in inner)
-    raise ValueError(f"{content!r} is no value of a category")
+    match content:
+        case list():
+            return [from_json(part) for part in content]
+        case {"interval": [left, right, closed]}:
+            return pd.Interval(from_json(left), from_json(right), closed)
+        case {"timestamp": str(text)}:
+            return pd.Timestamp(text)
+        case {"tuple": list(parts)}:
+            return tuple(from_json(parts))
+        case dict() if len(content) > 1:
+            return {name: from_json(part) for name, part in content.items()}
+        case dict():
+            raise ValueError(f"{content!r} must be a value of a category")
+    return content
 
 
 class Vocabulary:
@@ -69,40 +77,31 @@ class Vocabulary:
         self.values = list(values)
         self.number = {value: k for k, value in enumerate(self.values)}
         if len(self.number) != len(self.values):
-            raise ValueError("a value comes twice in a vocabulary")
-
-    @classmethod
-    def of(cls, values: Iterable[Hashable]) -> Vocabulary:
-        """The distinct ones of some values, sorted where they can be, else first come first."""
-        distinct: list[Any] = list(dict.fromkeys(values))
-        try:
-            distinct.sort()
-        except TypeError:
-            pass
-        return cls(distinct)
+            raise ValueError("the values of a vocabulary must be distinct")
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def codes(self, values: Iterable[Hashable]) -> np.ndarray:
-        """Category of each value, -1 for those that are unknown, (M,) int64."""
+    def encode(self, values: Iterable[Any]) -> np.ndarray:
+        """Return the category of each value, -1 for unknown ones, (M,) int64."""
         return np.array([self._code(value) for value in values], dtype=np.int64)
 
     def _code(self, value: Any) -> int:
         try:
             return self.number.get(value, -1)
-        except TypeError:  # what has no hash is none of them
+        except TypeError:  # a value without a hash is unknown
             return -1
 
-    def decode(self, codes: Iterable[int]) -> list[Hashable]:
-        """Value of each category."""
+    def decode(self, codes: Iterable[int]) -> list[Any]:
+        """Return the value of each category."""
         return [self.values[code] for code in codes]
 
-    def to_json(self) -> list:
-        """The values as JSON."""
-        return [to_json(value) for value in self.values]
 
-    @classmethod
-    def from_json(cls, content: list) -> Vocabulary:
-        """Inverse of `to_json`."""
-        return cls([from_json(value) for value in content])
+def distinct(values: Iterable[Hashable]) -> list[Any]:
+    """Return the distinct values, sorted if they can be compared, else in order of appearance."""
+    found: list[Any] = list(dict.fromkeys(values))
+    try:
+        found.sort()
+    except TypeError:
+        pass
+    return found

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.datasets.image_files import read_digit_labels
-from graphcnf.datasets.images import ImageDataset
+from graphcnf.datasets.images import ImageDataset, read_digit_labels
 
 FEATURES, EPOCHS, BATCH, RATE = 64, 8, 50, 2e-3
 

@@ -21,7 +21,7 @@ from graphcnf.scripts.evaluation import metric_names, named_data
 if TYPE_CHECKING:
     from graphcnf.compute.cluster import Cluster
     from graphcnf.datasets.molecules import MoleculeDataset
-    from graphcnf.datasets.zinc250k_rows import Zinc250kRows
+    from graphcnf.datasets.zinc250k import Zinc250kRows
     from graphcnf.evaluation.summary import Summary
     from graphcnf.graphs import GraphCNF
 

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError, require
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
-    from graphcnf.datasets.zinc250k_rows import Zinc250kRows
+    from graphcnf.datasets.zinc250k import Zinc250kRows
     from graphcnf.graphs import GraphCNF
 
 REFERENCE = 10_000
 """Held-out molecules that samples are compared with, at most."""
 
-OFFICIAL = ("zinc250k", "moses", "qm9")
+OFFICIAL = tuple(MOLECULES)
 """Data sets with a held-out part of their own."""
 
 
@@ -64,7 +65,7 @@ def load_rows(name: str, model: GraphCNF | None = None) -> MoleculeDataset | Zin
         UserError: As `load_reference`.
     """
     if name == "zinc250k":
-        from graphcnf.datasets.zinc250k_rows import zinc250k_rows
+        from graphcnf.datasets.zinc250k import zinc250k_rows
         from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
         rows = zinc250k_rows()

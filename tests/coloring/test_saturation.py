@@ -4,7 +4,7 @@ import torch
 
 from graphcnf.coloring.network import coloring_context
 from graphcnf.coloring.saturation import SaturationOrder, turns
-from graphcnf.datasets.coloring_search import next_node
+from graphcnf.datasets.coloring import next_node
 
 
 def test_the_order_is_that_of_the_search(batch):

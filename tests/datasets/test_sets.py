@@ -40,7 +40,7 @@ def test_batches_are_reproducible():
 
 @pytest.mark.parametrize("total", [15, 257])
 def test_impossible_sums(total):
-    with pytest.raises(ValueError, match="sums from 16 to 256"):
+    with pytest.raises(ValueError, match="total must be 16 to 256"):
         SetSummation(total=total)
 
 

@@ -69,7 +69,7 @@ def test_bad_lines_are_counted_listed_and_skipped_or_refused(tmp_path, capfd):
     vocabulary = MoleculeVocabulary((("C", 0), ("O", 0)))
     dataset = load_smiles_file(path, vocabulary=vocabulary, max_atoms=5)
     (listing,) = cache_folder().glob("*.skipped.tsv")
-    assert dataset.smiles == ["CCO", "C"] and dataset.vocabulary is vocabulary
+    assert dataset.smiles == ["CCO", "C"] and dataset.vocabulary == vocabulary
     assert [s.line for s in dataset.skipped] == [3, 4, 5, 6, 7]
     assert [line.split("\t")[0] for line in listing.read_text().splitlines()] == [
         "line", "3", "4", "5", "6", "7",
@@ -231,8 +231,6 @@ def test_a_line_that_begins_with_a_tab_has_no_smiles(tmp_path):
 
 
 def test_what_a_file_says_of_its_molecules_is_kept(tmp_path):
-    from graphcnf.datasets.smiles_file import read_smiles
-
     files = {
         "a.smi": "CCO ethanol, 96 %\nCC\n",
         "b.smi": "# smiles\tname\tdose\nCCO\tethanol, 96 %\t3\nCC\t\t\n",
@@ -249,8 +247,6 @@ def test_what_a_file_says_of_its_molecules_is_kept(tmp_path):
 
 
 def test_records_of_an_sd_file_keep_title_and_properties_and_are_counted(tmp_path):
-    from graphcnf.datasets.smiles_file import read_smiles
-
     mols = [Chem.MolFromSmiles(s) for s in ("c1ccccc1", "CC", "C[C@H](N)C(=O)O")]
     text = ""
     for k, mol in enumerate(mols):

@@ -93,14 +93,14 @@ def test_ctrl_c_ends_training_early_and_gives_the_model_as_it_is(monkeypatch):
 def test_what_is_held_out_is_not_trained_on():
     model = CategoricalModel.for_data(["a" * n for n in range(1, 21)], **SMALL)
     rows = model.codec.encode(["a" * n for n in range(1, 21)])[0]
-    experiment = experiment_of(model._density(), rows, 0, 0.2, 4)
+    experiment = experiment_of(model.codec, model.flow, rows, 0, 0.2, 4)
     test = [n for batch in experiment.eval_batches() for n in batch.lengths.tolist()]
     seen = [n for batch in experiment.train_batches(0, 0, 0) for n in batch.lengths.tolist()]
     assert len(test) == 4 and sorted(test + seen) == list(range(1, 21))
     later = [n for batch in experiment.train_batches(0, 0, 1) for n in batch.lengths.tolist()]
     assert later == seen[4:]
     with pytest.raises(UserError, match="leave none to train on"):
-        experiment_of(model._density(), rows, 0, 0.99, 4)
+        experiment_of(model.codec, model.flow, rows, 0, 0.99, 4)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_distances():
     assert all(ngram_distance(words, words, n) == 0 for n in (1, 2, 3))
     for wrong, message in (
         (lambda: ngram_distance(words, [], 2), "one of the two samples is empty"),
-        (lambda: ngram_distance(words, words, 0), "n must be at least 1"),
+        (lambda: ngram_distance(words, words, 0), "n must be an integer of at least 1"),
         (lambda: pair_distances(table, table[["a"]]), "pairs of columns need two tables"),
     ):
         with pytest.raises(UserError, match=message):

