@@ -20,7 +20,7 @@ from graphcnf.errors import UserError
 from graphcnf.optimization.desirability import desirability
 from graphcnf.optimization.objectives import Goal, goal_of_table, parse_goal
 from graphcnf.optimization.scores import geometric
-from graphcnf.scripts.benchmarks.goals import tasks
+from graphcnf.scripts.benchmarks.pmo import tasks
 
 PMO = tomllib.loads((Path(graphcnf.scripts.benchmarks.__path__[0]) / "pmo.toml").read_text())
 

@@ -174,34 +174,35 @@ def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
     assert np.array_equal(properties.property_values(dataset, names), found)
 
 
-def test_the_benchmark(graphcnf, trained, capfd):
-    from graphcnf.scripts.benchmarks.targets import target_rows
+def benchmark_rows(bench, *arguments):
+    code, _, err = bench("properties", *arguments, "--out", "x.json")
+    assert code == 0, err
+    return json.loads(Path("x.json").read_text())
 
-    rows = target_rows(trained, targets=5, each=20, seed=0)
+
+def test_the_benchmark(bench, trained):
+    rows = benchmark_rows(bench, trained, "--values", 5, "--each", 20)
     own = [row for row in rows if row["method"] == trained]
-    assert [row["asked"] for row in own] == ["logp", "weight"]
+    assert [row["condition"] for row in own] == ["logp", "weight"]
     assert all(row["spread"] > 0 for row in own) and len(rows) == 2 + 2 * 3
     # Weights after five steps hardly draw a molecule of this size.
     for row in own:
         assert 0 <= row["strict"] <= 1 and (row["error"] is None) == (row["strict"] == 0)
-    options = {"targets": 2, "each": 1, "seed": 0}
-    rows = target_rows(trained, **options, properties=["weight"])
-    assert {row["asked"] for row in rows} == {"weight"}
-    with pytest.raises(UserError, match="not trained with 'qed'"):
-        target_rows(trained, **options, properties=["qed"])
+    few = [trained, "--values", 2, "--each", 1, "--conditions"]
+    assert {row["condition"] for row in benchmark_rows(bench, *few, "weight")} == {"weight"}
+    code, _, err = bench("properties", *few, "qed")
+    assert code == 1 and "not trained with 'qed'" in err
 
 
-def test_the_benchmark_asks_for_values_of_the_models_own_data(graphcnf, trained, zinc_smiles):
-    from graphcnf.scripts.benchmarks.targets import target_rows
-
+def test_the_benchmark_takes_values_of_the_models_own_data(bench, trained, zinc_smiles):
     model = GraphCNF.from_pretrained(trained)
     model.metadata["dataset"] = "mine"
     model.save_pretrained("own")
-    options = {"targets": 2, "each": 1, "seed": 0, "properties": ["weight"]}
-    with pytest.raises(UserError, match="no reference 'mine'"):
-        target_rows("own", **options)
+    few = ["own", "--values", 2, "--each", 1, "--conditions", "weight"]
+    code, _, err = bench("properties", *few)
+    assert code == 1 and "no reference 'mine'" in err
     Path("mine.smi").write_text("\n".join(zinc_smiles[:60]))
-    row = target_rows("own", **options, reference="mine.smi")[0]
+    row = benchmark_rows(bench, *few, "--reference", "mine.smi")[0]
     data = named_data.load_reference("mine.smi", model)
     smiles = data.take(named_data.held_out(data, 2)).smiles
     a, b = (described(Chem.MolFromSmiles(s), ["weight"])["weight"] for s in smiles)
