@@ -17,9 +17,12 @@ from graphcnf.graphs.orderings import canonicalise
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-from graphcnf.scripts._sampling import load_model, parse_numbers
-from graphcnf.scripts.benchmarks.options import HeldOut, Model, Out, Reference, Samples, Seed, write
+from graphcnf.scripts._sampling import load_model
+from graphcnf.scripts.benchmarks.options import Model, Out, Reference, Samples, write
 from graphcnf.scripts.evaluation import named_data
+
+HELD_OUT, NUMBERINGS = 500, (1, 4, 16, 64)
+"""Held-out molecules whose bits are computed, and numbers of numberings to sum over."""
 
 COLUMNS: list[Column] = [
     ("", text("what")),
@@ -31,11 +34,6 @@ COLUMNS: list[Column] = [
 def codes(
     model: Model = "zinc250k",
     samples: Samples = 2000,
-    seed: Seed = 0,
-    orders: Annotated[
-        str, typer.Option(metavar="K,K,...", help="Numbers of numberings to sum over.")
-    ] = "1,4,16,64",
-    held_out: HeldOut = 500,
     reconstruct: Annotated[
         int, typer.Option(min=0, help="Held-out molecules to encode and decode.")
     ] = 0,
@@ -43,14 +41,13 @@ def codes(
     out: Out = None,
 ) -> None:
     """Count the codes of samples, and measure the bits of further codes of a molecule."""
-    numberings = parse_numbers(orders, "--orders", 1)
     loaded = load_model(model)
     dataset = named_data.load_reference(reference, loaded)
-    shares = code_shares(loaded, samples, seed)
+    shares = code_shares(loaded, samples)
     rows: list[dict[str, Any]] = [{"what": f"code: {k}", "share": v} for k, v in shares.items()]
-    batch = GraphBatch.collate(dataset.graphs, named_data.held_out(dataset, held_out))
+    batch = GraphBatch.collate(dataset.graphs, named_data.held_out(dataset, HELD_OUT))
     with torch.no_grad():
-        for k in numberings:
+        for k in NUMBERINGS:
             bits = -float(loaded.log_prob(batch, orders=k).double().mean()) / math.log(2)
             rows.append({"what": f"bits per molecule, numberings: {k}", "bits": bits})
     if reconstruct:
@@ -62,19 +59,19 @@ def codes(
             rows.append({"what": what, "share": back})
     notes = [
         f"codes: of the valid ones of {samples:,} samples.",
-        f"bits: of {held_out:,} held-out molecules, size excluded.",
+        f"bits: of {HELD_OUT:,} held-out molecules, size excluded.",
     ]
     write(out, rows, COLUMNS, notes)
 
 
-def code_shares(model: GraphCNF, samples: int, seed: int) -> dict[str, float]:
+def code_shares(model: GraphCNF, samples: int) -> dict[str, float]:
     """Return the share of valid samples with the canonical code of their molecule, and with others.
 
     A code of another numbering equals the canonical one once both graphs are numbered canonically;
     what remains are other Kekulé structures, or other marks of their atoms.
     """
     vocabulary = MoleculeVocabulary.of_model(model)
-    graphs = model.sample_records(0, samples, seed=seed)
+    graphs = model.sample_records(0, samples, seed=0)
     drawn, canonical = [], []
     for k in range(len(graphs)):
         mol = codec.graph_to_molecule(*graphs.graph(k), vocabulary)

@@ -25,9 +25,8 @@ from graphcnf.errors import UserError, counted
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch
-from graphcnf.pretrained import check_device
 from graphcnf.scripts._output import check_picture, write_figure
-from graphcnf.scripts.benchmarks.options import Device, Out, Seed, published, write
+from graphcnf.scripts.benchmarks.options import Out, published, write
 from graphcnf.training.arguments import call, check
 
 GRAPHS_PER_BATCH = 128
@@ -35,7 +34,7 @@ SHOWN = 8
 """Graphs in the picture."""
 
 COLUMNS: list[Column] = [
-    ("Model", text("model")),
+    ("Model", text("method")),
     ("Without conflict", percent("validity", "graphs")),
     ("Edges in conflict", percent("conflicting_edges")),
     ("Bits per node", number("bits", 3)),
@@ -68,50 +67,45 @@ def coloring(
     graphs: Annotated[
         int, typer.Option("--graphs", "-n", min=1, help="Held-out graphs to colour.")
     ] = 2000,
-    seed: Seed = 0,
     png: Annotated[Path | None, typer.Option(help="Picture of sampled colourings.")] = None,
-    device: Device = "cpu",
     out: Out = None,
 ) -> None:
     """Colour held-out graphs with trained models, and count the colourings without a conflict."""
     check_picture(png, "--png")
-    check_device(device)
-    models = [ColoringFlow.from_pretrained(place, device) for place in places]
+    models = [ColoringFlow.from_pretrained(place) for place in places]
     data = models[0].metadata.get("data")
     for place, model in zip(places, models, strict=True):
         if model.metadata.get("data") != data:
             raise UserError(f"{place}: trained on other graphs than {places[0]}")
     dataset = _data_of(models[0], places[0])
     batches = held_out(dataset, graphs)
-    alone = sampling_figures(order_alone(batches, dataset.colors, seed=seed))
+    alone = sampling_figures(order_alone(batches, dataset.colors))
     rows: list[dict[str, Any]] = [
         _data_row(dataset, batches),
-        {"model": "order alone, free colours at random", **alone},
+        {"method": "order alone, free colours at random", **alone},
     ]
     first: list[Colored] = []
     for place, model in zip(places, models, strict=True):
-        samples = sample_all(model, batches, seed=seed)
+        samples = sample_all(model, batches)
         first = first or samples
         way = {"nodes": "one node at a time", "waves": "waves", "channels": "parallel"}
         rows.append({
-            "model": f"{place}: {way[model.config['coupling']]}",
+            "method": f"{place}: {way[model.config['coupling']]}",
             **sampling_figures(samples),
             "rounds": _evaluations(model, samples),
             "bits": _bits_per_node(model, batches),
             "parameters": sum(p.numel() for p in model.parameters()),
             "minutes": model.metadata.get("training", {}).get("minutes"),
         })  # fmt: skip
-    where = device
-    if device == "cpu":
-        where = f"cpu, {counted(torch.get_num_threads(), 'thread')}"
     notes = [
-        f"One colouring each of {graphs:,} held-out graphs, seed {seed}, temperature 1. Bits are "
+        f"One colouring each of {graphs:,} held-out graphs, temperature 1. Bits are "
         "upper bounds; those of the data are their entropy under the search that drew them, the "
         "fewest that a model can reach.",
         "One node at a time: always a node with the most colours around it (DSATUR), which is also "
         "how the colourings of the data were searched for. The order alone takes a free colour at "
         "random; what a model is better than that, it has learned.",
-        f"Seconds: median over batches of 128 graphs on {where}. Published figures are quoted "
+        "Seconds: median over batches of 128 graphs, with "
+        f"{counted(torch.get_num_threads(), 'thread')}. Published figures are quoted "
         "(Lippe & Gavves 2021, arXiv 2006.09790): other random graphs of the same kind, colourings "
         "of another solver, a GPU.",
     ]
@@ -146,26 +140,26 @@ def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:
     ]
 
 
-def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch], *, seed: int) -> list[Colored]:
-    """Draw a colouring of every graph; a graph's is a function of the seed and its number."""
+def sample_all(model: ColoringFlow, batches: Sequence[GraphBatch]) -> list[Colored]:
+    """Draw a colouring of every graph; a graph's is a function of the model and its number."""
     first, found = 0, []
     with progress_bar("sampling", len(batches)) as show:
         for batch in batches:
-            generators = record_generators(seed, first, len(batch))
+            generators = record_generators(0, first, len(batch))
             began = time.perf_counter()
-            colors = model.sample(batch.to(model.device), generator=generators).cpu()
+            colors = model.sample(batch, generator=generators)
             found.append(Colored(batch, colors, time.perf_counter() - began))
             first += len(batch)
             show(len(found))
     return found
 
 
-def order_alone(batches: Sequence[GraphBatch], colors: int, *, seed: int) -> list[Colored]:
+def order_alone(batches: Sequence[GraphBatch], colors: int) -> list[Colored]:
     """Colour in the order of saturation, at random among the colours that no neighbour has.
 
     A node whose neighbours have all colours gets any.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     found = []
     for batch in batches:
         order = SaturationOrder(batch.adjacency, batch.mask, colors)
@@ -216,10 +210,7 @@ def _evaluations(model: ColoringFlow, samples: Sequence[Colored]) -> float:
 @torch.no_grad()
 def _bits_per_node(model: ColoringFlow, batches: Sequence[GraphBatch]) -> float:
     """Return the mean over graphs of the bound on the bits of the data's colouring, per node."""
-    bits = []
-    for batch in batches:
-        here = batch.to(model.device)
-        bits.append(-model.log_prob(here) / here.sizes / math.log(2))
+    bits = [-model.log_prob(batch) / batch.sizes / math.log(2) for batch in batches]
     return float(torch.cat(bits).mean())
 
 
@@ -229,14 +220,14 @@ def _data_row(dataset: ColoringDataset, batches: Sequence[GraphBatch]) -> dict[s
     test = dataset.split("test")[:count]
     figures = sampling_figures([Colored(batch, batch.node_types) for batch in batches])
     bits = dataset.bits(test) / dataset.graphs.node_counts[test]
-    return {"model": "data", **figures, "bits": float(np.mean(bits))}
+    return {"method": "data", **figures, "bits": float(np.mean(bits))}
 
 
 def published_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the published rows where the data are of the published kind."""
     if data.get("colors", 3) != 3 or {"nodes", "edge_probability"} & set(data):
         return []
-    return [row for row in published("coloring") if row["size"] == data.get("size", "small")]
+    return published("coloring", size=data.get("size", "small"))
 
 
 def _draw(samples: Sequence[Colored], path: Path) -> None:

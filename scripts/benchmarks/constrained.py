@@ -25,7 +25,10 @@ from graphcnf.optimization.run import optimize
 from graphcnf.optimization.scores import penalized_logp, similarity
 from graphcnf.optimization.search import SearchSettings
 from graphcnf.scripts._sampling import load_model
-from graphcnf.scripts.benchmarks.options import Folder, Model, Out, Seed, published, write
+from graphcnf.scripts.benchmarks.options import Folder, Model, Out, published, write
+
+MOLECULES = 800
+"""Molecules to improve."""
 
 LEADS = SearchSettings(first=20, sampled=0, bred=1.5, steps=0, fitted=0, parents=50)
 """Settings of a search around one molecule: genetic operators alone. Neither the policy nor a
@@ -64,11 +67,6 @@ class Improvement:
 
 
 def constrained(
-    molecules: Annotated[int, typer.Option(min=1, help="Molecules to improve.")] = 800,
-    pool: Annotated[
-        int | None,
-        typer.Option(min=1, help="First molecules of ZINC250k to search.", show_default="all"),
-    ] = None,
     similarities: Annotated[
         str, typer.Option(metavar="NUMBER,...", help="Similarities to reach, from 0 to 1.")
     ] = "0,0.2,0.4,0.6",
@@ -77,7 +75,6 @@ def constrained(
     ] = 200,
     folder: Folder = Path("runs/constrained"),
     model: Model = "zinc250k",
-    seed: Seed = 0,
     out: Out = None,
 ) -> None:
     """Raise the penalised logP of molecules that have the lowest, with similar ones."""
@@ -93,12 +90,12 @@ def constrained(
     # Before the pool is searched, which takes minutes.
     flow, folder = MoleculeFlow(load_model(model)), expand_user(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = zinc250k_source().read_text().split()[:pool]
-    chosen = _lowest(lines, molecules)
+    lines = zinc250k_source().read_text().split()
+    chosen = _lowest(lines, MOLECULES)
     rows: list[dict[str, Any]] = []
     for threshold in thresholds:
         gains = np.array([
-            _gain(smiles, threshold, flow, budget, seed, folder / f"{threshold:g}" / f"{k:03}")
+            _gain(smiles, threshold, flow, budget, folder / f"{threshold:g}" / f"{k:03}")
             for k, smiles in enumerate(chosen)
         ])  # fmt: skip
         better = gains[gains > 0]
@@ -107,8 +104,7 @@ def constrained(
             "improvement": float(better.mean()) if len(better) else 0.0,
             "success": len(better) / len(gains),
         })  # fmt: skip
-        found = (row for row in published("constrained") if row["threshold"] == threshold)
-        rows += [row | {"method": f"{row['method']} (published)"} for row in found]
+        rows += published("constrained", threshold=threshold)
     notes = [
         f"The {len(chosen):,} lowest of {len(lines):,} molecules of ZINC250k, {budget:,} calls for "
         "each and each similarity (Tanimoto, Morgan fingerprints of radius 2, counted).",
@@ -117,13 +113,11 @@ def constrained(
     write(out, rows, COLUMNS, notes)
 
 
-def _gain(
-    smiles: str, threshold: float, flow: MoleculeFlow, budget: int, seed: int, folder: Path
-) -> float:
+def _gain(smiles: str, threshold: float, flow: MoleculeFlow, budget: int, folder: Path) -> float:
     """Return the largest improvement among the answers that are similar enough, 0 for none."""
     goal = Improvement(smiles, threshold)
     answers = optimize(
-        goal, model=flow, budget=budget, seed=seed, folder=folder, start=[smiles], settings=LEADS,
+        goal, model=flow, budget=budget, folder=folder, start=[smiles], settings=LEADS,
         workers=0,
     ).answers  # fmt: skip
     scored = (answer for answer in answers if answer.error is None)

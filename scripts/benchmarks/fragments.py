@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import csv
 import time
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 from rdkit import Chem
 
 from graphcnf.errors import UserError, say
@@ -35,6 +33,9 @@ TASKS = {
 }
 """Column of `fragments.csv`, and way of growing; see `graphcnf.molecules.growth.WAYS`."""
 
+SEEDS, PARTICLES = range(3), 4
+"""Runs of each drug and task, and particles for each molecule that is taken."""
+
 COLUMNS: list[Column] = [
     ("Task", text("task")),
     ("Method", text("method")),
@@ -47,38 +48,26 @@ COLUMNS: list[Column] = [
 ]
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """Number of molecules for each drug and task, and of particles for each molecule taken."""
-
-    model: GraphCNF
-    samples: int
-    particles: int
-
-
 def fragments(
     model: Model = "zinc250k",
     samples: Samples = 100,
-    runs: Annotated[int, typer.Option(min=1, help="Runs, with the seeds 0, 1 ...")] = 3,
-    particles: Annotated[int, typer.Option(min=1, help="Walks for each molecule taken.")] = 4,
     out: Out = None,
 ) -> None:
     """Extend, link, build around and decorate the fragments of ten drugs."""
-    protocol = Protocol(load_model(model), samples, particles)
-    check_grows(protocol.model)
+    loaded = load_model(model)
+    check_grows(loaded)
     with open(HERE / "fragments.csv", newline="", encoding="utf-8") as file:
         drugs = list(csv.DictReader(file))
     rows: list[dict[str, Any]] = []
     for column in TASKS:
-        scores = [_score(protocol, drug, column, seed) for seed in range(runs) for drug in drugs]
+        scores = [_score(loaded, drug, column, seed, samples) for seed in SEEDS for drug in drugs]
         mean = {key: float(np.nanmean([score[key] for score in scores])) for key in scores[0]}
         task = column.replace("_", " ")
         rows.append({"task": task, "method": model, **mean})
-        known = (row for row in published("fragments") if row["task"] == task)
-        rows += [row | {"method": f"{row['method']} (published)"} for row in known]
+        rows += published("fragments", task=task)
     notes = [
-        f"{samples} distinct molecules for each of ten drugs, {runs} runs; {particles} walks for "
-        "each molecule, temperature 1, number of atoms as in the training data.",
+        f"{samples} distinct molecules for each of ten drugs, {len(SEEDS)} runs; {PARTICLES} walks "
+        "for each molecule, temperature 1, number of atoms as in the training data.",
         "Valid: of the walks that placed the whole fragment, those that are a valid molecule with "
         "it; only these are taken. Quality: unique, QED of at least 0.6, SA of at most 4.",
         "Fragment in it: found by RDKit, without stereo. Seconds: of one thread.",
@@ -86,26 +75,26 @@ def fragments(
     write(out, rows, COLUMNS, notes)
 
 
-def _score(protocol: Protocol, drug: dict[str, str], column: str, seed: int) -> dict[str, float]:
+def _score(
+    model: GraphCNF, drug: dict[str, str], column: str, seed: int, samples: int
+) -> dict[str, float]:
     began = time.process_time()
-    vocabulary = MoleculeVocabulary.of_model(protocol.model)
+    vocabulary = MoleculeVocabulary.of_model(model)
     found, valid = [], 0.0
     try:
         fragment = fragment_of(drug[column], TASKS[column], vocabulary)
-        growth = Growth(
-            protocol.model, vocabulary, fragment, seed=seed, particles=protocol.particles
-        )
-        found = take(growth, protocol.samples)
+        growth = Growth(model, vocabulary, fragment, seed=seed, particles=PARTICLES)
+        found = take(growth, samples)
         valid = growth.valid / max(growth.ended, 1)
     except UserError as error:
         say(f"note: {drug['name']}, {column}: {error}")
-    seconds = (time.process_time() - began) * 100 / protocol.samples
+    seconds = (time.process_time() - began) * 100 / samples
     mols = [Chem.MolFromSmiles(one.smiles) for one in found]
     prints = np.array([fingerprint(mol) for mol in mols])
     score = {
         "valid": valid,
-        "unique": len({one.smiles for one in found}) / protocol.samples,
-        "quality": sum(qed(mol) >= 0.6 and sa(mol) <= 4 for mol in mols) / protocol.samples,
+        "unique": len({one.smiles for one in found}) / samples,
+        "quality": sum(qed(mol) >= 0.6 and sa(mol) <= 4 for mol in mols) / samples,
         "diversity": internal_diversity(prints) if len(mols) > 1 else np.nan,
         "holds": float(np.mean([_holds(mol, drug[column]) for mol in mols])) if mols else np.nan,
         "seconds": seconds,

@@ -27,7 +27,6 @@ from graphcnf.datasets.zinc250k import load_zinc250k
 from graphcnf.flows import Context, coupling_stack
 from graphcnf.flows.readout import zero_init
 from graphcnf.scripts._output import check_picture, write_figure
-from graphcnf.scripts.benchmarks.options import Seed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +57,6 @@ COLOURS = {"C": "#5b6573", "N": "#3465d9", "O": "#dd3a2b", "S": "#eeb90f", "F": 
 def latents(
     out: Annotated[Path, typer.Option(help="Picture to write, .png.")] = Path("latents.png"),
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each encoding.")] = 400,
-    seed: Seed = 0,
 ) -> None:
     """Draw the volumes of two latents that each encoding gives the atom types of ZINC250k."""
     check_picture(out, "--out")
@@ -67,7 +65,7 @@ def latents(
     named = list(COLOURS)[:-1]
     place = [named.index(n) if n in named else len(named) for n in data.vocabulary.atom_labels]
     types = torch.tensor(place)[torch.from_numpy(nodes).long()]
-    write_figure(_draw(types, steps, seed), out)
+    write_figure(_draw(types, steps), out)
 
 
 def shares_of(types: Tensor) -> Tensor:
@@ -88,14 +86,13 @@ class Perceptron(nn.Module):
         return self.layers(x)
 
 
-def learn(name: str, types: Tensor, steps: int, seed: int) -> tuple[CategoricalFlow, float]:
+def learn(name: str, types: Tensor, steps: int) -> tuple[CategoricalFlow, float]:
     """Train a flow of two latents of an encoding; torch's global generator is left as it was.
 
     Args:
         name: One of `ENCODINGS`.
         types: Categories, (N,) long.
         steps: Of training.
-        seed: Of weights and batches.
 
     Returns:
         The flow, and an upper bound on the bits of an atom.
@@ -104,7 +101,7 @@ def learn(name: str, types: Tensor, steps: int, seed: int) -> tuple[CategoricalF
     if name in ("mixture", "linear"):
         options["prior"] = shares.tolist()
     with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         encoding = make_encoding(name, len(shares), None if name == "argmax" else 2, **options)
         couplings = coupling_stack(
             lambda _, outputs: Perceptron(outputs), channels=2, couplings=4, mixtures=6
@@ -163,7 +160,7 @@ def unit_square(flow: CategoricalFlow, resolution: int) -> np.ndarray:
     return posterior(flow, z.view(resolution, resolution, 2))
 
 
-def _draw(types: Tensor, steps: int, seed: int) -> Figure:
+def _draw(types: Tensor, steps: int) -> Figure:
     """Draw the encodings of two latents side by side, and the interval encoding below."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -179,7 +176,7 @@ def _draw(types: Tensor, steps: int, seed: int) -> Figure:
         few = types.clamp(max=3) if name == "argmax" else types
         shares = shares_of(few)
         names = [*list(COLOURS)[: len(shares) - 1], "other"]
-        flow, bits = learn(name, few, steps, seed)
+        flow, bits = learn(name, few, steps)
         entropy = -float((shares * shares.log2()).sum())
         title = f"{name}, {len(shares)} types\nbound {bits:.2f} bits, entropy {entropy:.2f}"
         axes[name].set_title(title, loc="left")

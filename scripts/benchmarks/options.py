@@ -24,22 +24,18 @@ def _checked_table(out: Path | None) -> Path | None:
 
 Model = Annotated[str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a run.")]
 Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to score.")]
-HeldOut = Annotated[int, typer.Option(min=1, help="Held-out molecules whose bits are computed.")]
 Seed = Annotated[int, typer.Option(callback=checked_seed, help="Seed of everything random.")]
 Seeds = Annotated[str, typer.Option(metavar="S,S,...", help="Seeds of training and sampling.")]
 Minutes = Annotated[
     float, typer.Option(callback=checked_minutes, help="CPU minutes of one thread for each run.")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Folder = Annotated[
     Path, typer.Option(help="Folder of the runs: finished ones count, others are continued.")
 ]
 Reference = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|FILE",
-        help="Data whose held-out molecules are taken.",
-        show_default="the model's own",
+        metavar="NAME|FILE", help="Data with held-out molecules.", show_default="the model's own"
     ),
 ]
 Out = Annotated[
@@ -50,13 +46,23 @@ Out = Annotated[
 ]
 
 
-def published(protocol: str) -> list[dict[str, Any]]:
-    """Return the rows of `published/PROTOCOL.csv`: figures as their authors report them.
+def published(protocol: str, **where: str | float) -> list[dict[str, Any]]:
+    """Return rows of `published/PROTOCOL.csv`: figures as their authors report them.
 
-    Numbers are floats; a row lacks the columns whose cell is empty.
+    Numbers are floats; a row lacks the columns whose cell is empty. Methods are marked as
+    published.
+
+    Args:
+        protocol: Name of the file.
+        **where: Values of columns that the rows have.
     """
     with open(HERE / "published" / f"{protocol}.csv", newline="", encoding="utf-8") as file:
-        return [{k: _number(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        rows = [{k: _number(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    return [
+        {**row, "method": f"{row['method']} (published)"}
+        for row in rows
+        if where.items() <= row.items()
+    ]
 
 
 def _number(cell: str) -> float | str:

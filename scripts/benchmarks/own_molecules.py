@@ -15,7 +15,6 @@ from graphcnf.datasets.zinc250k import load_zinc250k
 from graphcnf.errors import UserError, say
 from graphcnf.scripts._output import check_place, output_kind
 from graphcnf.scripts._tables import write_text
-from graphcnf.scripts.benchmarks.options import Seed
 
 SULFONAMIDE = "S(=O)(=O)N"
 ACID_TO_BORONIC = "[c:1][CX3](=O)[OX1-,OX2H1]>>[c:1]B(O)O"
@@ -47,23 +46,19 @@ KINDS: dict[str, tuple[Callable[[Sequence[str]], Iterator[str]], int]] = {
 def own_molecules(
     kind: Annotated[str, typer.Argument(metavar="|".join(KINDS))],
     out: Annotated[Path | None, typer.Option(help="File, .smi.", show_default="stdout")] = None,
-    count: Annotated[
-        int | None, typer.Option("-n", min=1, help="Molecules.", show_default="3000; 500")
-    ] = None,
-    seed: Seed = 0,
 ) -> None:
     """Write distinct molecules of a kind, the first ones in a random order of ZINC250k."""
     if kind not in KINDS:
         raise typer.BadParameter(f"{kind!r} must be {' or '.join(KINDS)}")
     output_kind(out, ("smi",))
     check_place(out)
-    make, usual = KINDS[kind]
+    make, count = KINDS[kind]
     smiles = list(dict.fromkeys(load_zinc250k().smiles))
-    random.Random(seed).shuffle(smiles)
+    random.Random(0).shuffle(smiles)
     found: dict[str, None] = {}
     for one in make(smiles):
         found[one] = None
-        if len(found) == (count or usual):
+        if len(found) == count:
             break
     else:
         raise UserError(f"ZINC250k has {len(found)} {kind} only")

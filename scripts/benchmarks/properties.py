@@ -19,8 +19,11 @@ from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.asked import asked_of
 from graphcnf.molecules.selection import described
 from graphcnf.scripts._sampling import load_model
-from graphcnf.scripts.benchmarks.options import Out, Reference, Seed, published, write
+from graphcnf.scripts.benchmarks.options import Out, Reference, published, write
 from graphcnf.scripts.evaluation import named_data
+
+VALUES, EACH = 100, 10
+"""Held-out molecules that give values, and molecules that are drawn for each value."""
 
 COLUMNS: list[Column] = [
     ("Method", text("method")),
@@ -36,8 +39,6 @@ def properties(
     model: Annotated[
         str, typer.Argument(metavar="NAME|DIR", help="A model that was trained with properties.")
     ],
-    values: Annotated[int, typer.Option(min=2, help="Held-out molecules that give values.")] = 100,
-    each: Annotated[int, typer.Option(min=1, help="Molecules to draw for each value.")] = 10,
     best_of: Annotated[
         int, typer.Option(min=1, help="Samples for each molecule; the nearest is kept.")
     ] = 1,
@@ -46,7 +47,6 @@ def properties(
         typer.Option(metavar="NAME,...", help="Properties.", show_default="all of the model"),
     ] = None,
     reference: Reference = None,
-    seed: Seed = 0,
     out: Out = None,
 ) -> None:
     """Measure how near molecules come to the properties that they are conditioned on."""
@@ -57,16 +57,15 @@ def properties(
     chosen = known if conditions is None else [name.strip() for name in conditions.split(",")]
     asked_of(loaded, dict.fromkeys(chosen, 0.0))
     dataset = named_data.load_reference(reference, loaded)
-    wanted = dataset.take(named_data.held_out(dataset, values)).smiles
+    wanted = dataset.take(named_data.held_out(dataset, VALUES)).smiles
     rows: list[dict[str, Any]] = []
     for name in chosen:
         targets = _values(wanted, name)
-        rows.append({"method": model, **_errors(loaded, name, targets, each, best_of, seed)})
-        found = (row for row in published("properties") if row["condition"] == name)
-        rows += [row | {"method": f"{row['method']} (published)"} for row in found]
+        rows.append({"method": model, **_errors(loaded, name, targets, best_of)})
+        rows += published("properties", condition=name)
     kept = f"the nearest of {best_of} samples is kept" if best_of > 1 else "raw samples"
     notes = [
-        f"{values} held-out molecules, {each} samples for the value of each, temperature 1; "
+        f"{VALUES} held-out molecules, {EACH} samples for the value of each, temperature 1; "
         f"{kept}, errors of the strictly valid ones.",
         "Of the data: mean distance of two of the values.",
     ]
@@ -77,14 +76,12 @@ def _values(smiles: list[str], name: str) -> np.ndarray:
     return np.array([described(Chem.MolFromSmiles(s), [name])[name] for s in smiles])
 
 
-def _errors(
-    model: GraphCNF, name: str, targets: np.ndarray, each: int, best_of: int, seed: int
-) -> dict[str, Any]:
+def _errors(model: GraphCNF, name: str, targets: np.ndarray, best_of: int) -> dict[str, Any]:
     """Return the row of one property; every target value has a seed of its own."""
     errors, smiles = [], []
     for k, value in enumerate(targets):
         asked = asked_of(model, {name: float(value)})
-        _, frame = draw_block(model, range(each), seed=seed + k, targets=asked, best_of=best_of)
+        _, frame = draw_block(model, range(EACH), seed=k, targets=asked, best_of=best_of)
         valid = list(frame["smiles"][frame["strict"]])
         errors += list(abs(_values(valid, name) - value))
         smiles += valid
@@ -93,6 +90,6 @@ def _errors(
         "condition": name,
         "error": float(np.mean(errors)) if errors else None,
         "spread": float(abs(targets - targets[:, None]).sum()) / pairs,
-        "strict": len(smiles) / (each * len(targets)),
+        "strict": len(smiles) / (EACH * len(targets)),
         "unique": len(set(smiles)) / max(len(smiles), 1),
     }

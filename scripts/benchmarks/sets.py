@@ -58,7 +58,7 @@ def sets(
             row[f"{task}_sd"] = statistics.stdev(bits)
         row["minutes"] = max(row.get("minutes", 0.0), *(run.last["minutes"] for run in runs))
     for known in published("sets"):
-        method, coupling = known["method"], known.get("coupling", "")
+        method, coupling = known["method"].removesuffix(" (published)"), known.get("coupling", "")
         if bits := {f"{k} published": v for k, v in known.items() if k in tasks}:
             row = rows.setdefault((method, coupling), {"method": method, "coupling": coupling})
             row |= bits

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,13 +23,10 @@ from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.distributions import compare
 from graphcnf.molecules.metrics import evaluate_records, summarize
-from graphcnf.pretrained import check_device
 from graphcnf.scripts._sampling import parse_numbers
 from graphcnf.scripts.benchmarks import smiles_lstm
 from graphcnf.scripts.benchmarks.options import (
-    Device,
     Folder,
-    HeldOut,
     Minutes,
     Out,
     Samples,
@@ -52,6 +48,9 @@ TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.6}
 
 PARALLEL = ("pairs", "rvae")
 """Codings whose number of network evaluations does not grow with the graph."""
+
+HELD_OUT = 2000
+"""Held-out molecules whose bits and reconstruction are computed."""
 
 METRICS = ("fcd", "scaf", "snn", "sa_w1", "logp_w1")
 SUMMARY = ("samples", "strict_validity", "largest_fragment_validity", "uniqueness", "novelty")
@@ -82,15 +81,6 @@ COLUMNS: list[Column] = [
 ]
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """Raw samples, held-out molecules for bits and reconstruction, and device of the distances."""
-
-    samples: int
-    held_out: int
-    device: str
-
-
 def systems(
     presets: Annotated[
         list[str] | None,
@@ -107,13 +97,10 @@ def systems(
     ] = False,
     folder: Folder = Path("runs/systems"),
     samples: Samples = 10_000,
-    held_out: HeldOut = 2000,
-    device: Device = "cpu",
     out: Out = None,
 ) -> None:
     """Compare this package's models with other systems, trained for the same CPU time."""
     numbers, folder = parse_numbers(seeds, "--seeds"), expand_user(folder)
-    check_device(device)
     named_data.check_chemnet_installed()
     names = presets or list(PRESETS)
     for name in names:
@@ -121,12 +108,11 @@ def systems(
     runs = train_all(names, numbers, folder, minutes)
     beside = runs[0] if language else []
     rivals = [smiles_lstm.train_beside(run, minutes) for run in beside]
-    protocol = Protocol(samples, held_out, device)
-    rows = [row for same in runs for run in same for row in _rows(run, protocol)]
-    rows += [_language_row(*pair, protocol) for pair in zip(rivals, beside, strict=True)]
+    rows = [row for same in runs for run in same for row in _rows(run, samples)]
+    rows += [_language_row(*pair, samples) for pair in zip(rivals, beside, strict=True)]
     notes = [
         "CPU minutes and rates: process CPU time of one thread; of training without evaluations.",
-        f"Bits and reconstruction: of {held_out:,} held-out molecules; bits are upper bounds, the "
+        f"Bits and reconstruction: of {HELD_OUT:,} held-out molecules; bits are upper bounds, the "
         "number of atoms included, of graphs without a numbering where the model knows none.",
         f"Of {samples:,} samples; distances of the valid ones to {named_data.REFERENCE:,} held-out "
         "molecules.",
@@ -139,26 +125,26 @@ def systems(
     write(out, *(turned(rows, COLUMNS) if text_table else (rows, COLUMNS)), notes)
 
 
-def _rows(run: TrainedRun, protocol: Protocol) -> list[dict[str, Any]]:
+def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
     """Return the row of a run, and one without its valency check for a model that has one."""
     dataset, model = run.molecules(), GraphCNF.from_pretrained(run.path)
     coding = model.config["adjacency"]
     published = {row["method"]: row for row in published_rows()}.get(METHODS.get(coding, ""), {})
     quoted = {f"published_{k}": published.get(k) for k in ("validity", "reconstruction")}
     if coding == "graphaf" and model.has_support:
-        checked = _row(run, model, dataset, protocol)
+        checked = _row(run, model, dataset, samples)
         checked["model"] += " with its check, not raw"
-        return [_row(run, model.without_support(), dataset, protocol) | quoted, checked]
-    return [_row(run, model, dataset, protocol) | quoted]
+        return [_row(run, model.without_support(), dataset, samples) | quoted, checked]
+    return [_row(run, model, dataset, samples) | quoted]
 
 
 def _row(
-    run: TrainedRun, model: GraphCNF, dataset: MoleculeDataset, protocol: Protocol
+    run: TrainedRun, model: GraphCNF, dataset: MoleculeDataset, samples: int
 ) -> dict[str, Any]:
     """Return the figures of a model; the seed of the samples is that of the run."""
     trained, coding = model.metadata["training"], model.config["adjacency"]
     seed, seen = trained["seed"], trained["steps"] * trained["batch_size"]
-    graphs = dataset.graphs.subset(named_data.held_out(dataset, protocol.held_out))
+    graphs = dataset.graphs.subset(named_data.held_out(dataset, HELD_OUT))
     sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
     size_bits = -float(model.size_log_prob(sizes).mean()) / math.log(2)
     temperature = TEMPERATURES.get(coding, 1.0)
@@ -166,10 +152,10 @@ def _row(
     def draw() -> list:
         return [
             model.sample_records(part.start, len(part), seed=seed, temperature=temperature)
-            for part in first_blocks(protocol.samples)
+            for part in first_blocks(samples)
         ]
 
-    drawn, rate = _timed(draw, protocol.samples)
+    drawn, rate = _timed(draw, samples)
     frames = [evaluate_records(part, dataset.vocabulary) for part in drawn]
     return {
         "model": run.path.parent.name,
@@ -183,19 +169,15 @@ def _row(
         "temperature": temperature,
         "parallel": "yes" if coding in PARALLEL else "no",
         "reconstruction": measures.reconstruction(model, graphs),
-        **_score(frames, dataset, protocol.device),
+        **_score(frames, dataset),
     }
 
 
-def _language_row(
-    model: smiles_lstm.SmilesLSTM, run: TrainedRun, protocol: Protocol
-) -> dict[str, Any]:
+def _language_row(model: smiles_lstm.SmilesLSTM, run: TrainedRun, samples: int) -> dict[str, Any]:
     """Return the figures of the language model that was trained beside a run."""
     dataset, trained = run.molecules(), model.metadata["training"]
-    held_out = named_data.held_out(dataset, protocol.held_out)
-    drawn, rate = _timed(
-        lambda: list(model.sample(protocol.samples, trained["seed"])), protocol.samples
-    )
+    held_out = named_data.held_out(dataset, HELD_OUT)
+    drawn, rate = _timed(lambda: list(model.sample(samples, trained["seed"])), samples)
     return {
         "model": "SMILES LSTM",
         "seed": trained["seed"],
@@ -207,7 +189,7 @@ def _language_row(
         "sampling_rate": rate,
         "temperature": 1.0,
         "parallel": "no",
-        **_score([evaluate_records(drawn)], dataset, protocol.device),
+        **_score([evaluate_records(drawn)], dataset),
     }
 
 
@@ -219,7 +201,7 @@ def _timed(draw: Callable[[], list], samples: int) -> tuple[list, float]:
         return drawn, samples / (time.process_time() - began)
 
 
-def _score(frames: list[pd.DataFrame], dataset: MoleculeDataset, device: str) -> dict[str, Any]:
+def _score(frames: list[pd.DataFrame], dataset: MoleculeDataset) -> dict[str, Any]:
     """Return `SUMMARY` of the samples, and `METRICS` of the valid ones to held-out molecules."""
     frame = pd.concat(frames, ignore_index=True)
     summary = summarize(frame, dataset.training_hashes())
@@ -228,7 +210,6 @@ def _score(frames: list[pd.DataFrame], dataset: MoleculeDataset, device: str) ->
     if len(valid) < 2:
         return found
     held_out = [dataset.smiles[k] for k in named_data.held_out(dataset, named_data.REFERENCE)]
-    options = {"metrics": METRICS, "device": device}
-    reference = cached_statistics(f"{dataset.name}-test", held_out, **options)
-    statistics = cached_statistics("samples", valid, use_cache=False, **options)
+    reference = cached_statistics(f"{dataset.name}-test", held_out, metrics=METRICS)
+    statistics = cached_statistics("samples", valid, use_cache=False, metrics=METRICS)
     return {**found, **compare(statistics, reference, metrics=METRICS).values}

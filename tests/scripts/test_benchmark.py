@@ -37,7 +37,6 @@ def make_run(surroundings, zinc_smiles):
         (["sets", "runs"], 1, "runs: no run there"),
         (["systems", "a", "--minutes", "-1"], 2, "greater than 0"),
         (["systems", "a", "--seeds", "1,x"], 2, "'--seeds'"),
-        (["systems", "a", "--device", "gpu"], 1, "no device 'gpu'"),
     ],
 )
 def test_errors(bench, arguments, code, message):

