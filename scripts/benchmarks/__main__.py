@@ -21,7 +21,7 @@ app = typer.Typer(
 )  # fmt: skip
 for _command in (codes, fragments, properties, systems, images, sets, coloring, pmo, guacamol,
                  constrained, own_molecules, latents):  # fmt: skip
-    app.command()(_command)
+    app.command(_command.__name__)(_command)
 
 if __name__ == "__main__":
     run(app, name="python -m graphcnf.scripts.benchmarks")

@@ -51,7 +51,7 @@ RESOLUTION = 320
 
 COLOURS = {"C": "#5b6573", "N": "#3465d9", "O": "#dd3a2b", "S": "#eeb90f", "F": "#57b84c",
            "N+": "#8e7be6", "Cl": "#12805c", "O-": "#ff9357", "other": "#a3487f"}  # fmt: skip
-"""As chemists colour their models, ions lighter; other categories are one, "other"."""
+"""Colours of atom types, ions lighter; all other types are one category, "other"."""
 
 
 def latents(

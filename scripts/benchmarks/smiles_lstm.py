@@ -151,8 +151,7 @@ def train(
         "dataset": dataset.name,
         "source": source,
         "training": {
-            "cpu_minutes": round(spent, 2), "steps": step, "seed": seed, "batch_size": BATCH,
-            "molecules_per_second": round(step * BATCH / spent / 60, 1),
+            "minutes": round(spent, 2), "steps": step, "seed": seed, "batch_size": BATCH,
         },
     }  # fmt: skip
     model.eval().save_pretrained(folder)
@@ -195,7 +194,7 @@ def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
     if not (place / "config.json").is_file():
         run_child(["-m", __name__, str(place), str(minutes), str(run.path)])
     model = SmilesLSTM.from_pretrained(place)
-    check_minutes(place, model.metadata["training"]["cpu_minutes"], minutes)
+    check_minutes(place, model.metadata["training"]["minutes"], minutes)
     if model.metadata["source"] not in (None, run.config["data"]):
         raise UserError(f"{place} was trained on other data than {run.path}: delete it")
     return model

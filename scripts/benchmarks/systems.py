@@ -24,7 +24,6 @@ from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.distributions import compare
 from graphcnf.molecules.metrics import evaluate_records, summarize
 from graphcnf.scripts._sampling import parse_numbers
-from graphcnf.scripts.benchmarks import smiles_lstm
 from graphcnf.scripts.benchmarks.options import (
     Folder,
     Minutes,
@@ -34,6 +33,7 @@ from graphcnf.scripts.benchmarks.options import (
     write,
 )
 from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all
+from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train_beside
 from graphcnf.scripts.evaluation import named_data
 from graphcnf.training.configuration import load_preset
 
@@ -44,7 +44,7 @@ METHODS = {"pairs": "GraphCNF", "graphnvp": "GraphNVP", "graphaf": "GraphAF", "r
 """Published systems that the presets are written after, by coding; none of them is reproduced."""
 
 TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.6}
-"""Of samples: published for GraphNVP, in the public implementation (DIG) for GraphAF; others 1."""
+"""Temperatures of samples: published for GraphNVP, of DIG's implementation for GraphAF; else 1."""
 
 PARALLEL = ("pairs", "rvae")
 """Codings whose number of network evaluations does not grow with the graph."""
@@ -107,7 +107,7 @@ def systems(
         load_preset(name)
     runs = train_all(names, numbers, folder, minutes)
     beside = runs[0] if language else []
-    rivals = [smiles_lstm.train_beside(run, minutes) for run in beside]
+    rivals = [train_beside(run, minutes) for run in beside]
     rows = [row for same in runs for run in same for row in _rows(run, samples)]
     rows += [_language_row(*pair, samples) for pair in zip(rivals, beside, strict=True)]
     notes = [
@@ -142,8 +142,7 @@ def _row(
     run: TrainedRun, model: GraphCNF, dataset: MoleculeDataset, samples: int
 ) -> dict[str, Any]:
     """Return the figures of a model; the seed of the samples is that of the run."""
-    trained, coding = model.metadata["training"], model.config["adjacency"]
-    seed, seen = trained["seed"], trained["steps"] * trained["batch_size"]
+    coding, seed = model.config["adjacency"], model.metadata["training"]["seed"]
     graphs = dataset.graphs.subset(named_data.held_out(dataset, HELD_OUT))
     sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
     size_bits = -float(model.size_log_prob(sizes).mean()) / math.log(2)
@@ -159,12 +158,8 @@ def _row(
     frames = [evaluate_records(part, dataset.vocabulary) for part in drawn]
     return {
         "model": run.path.parent.name,
-        "seed": seed,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "minutes": trained["minutes"],
-        "seen": seen,
+        **_trained(model),
         "bits": measures.bits(model, graphs)["bits_per_molecule"] + size_bits,
-        "training_rate": seen / trained["minutes"] / 60,
         "sampling_rate": rate,
         "temperature": temperature,
         "parallel": "yes" if coding in PARALLEL else "no",
@@ -173,23 +168,32 @@ def _row(
     }
 
 
-def _language_row(model: smiles_lstm.SmilesLSTM, run: TrainedRun, samples: int) -> dict[str, Any]:
+def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str, Any]:
     """Return the figures of the language model that was trained beside a run."""
-    dataset, trained = run.molecules(), model.metadata["training"]
-    held_out = named_data.held_out(dataset, HELD_OUT)
-    drawn, rate = _timed(lambda: list(model.sample(samples, trained["seed"])), samples)
+    dataset, seed = run.molecules(), model.metadata["training"]["seed"]
+    held_out = [dataset.smiles[k] for k in named_data.held_out(dataset, HELD_OUT)]
+    drawn, rate = _timed(lambda: list(model.sample(samples, seed)), samples)
     return {
         "model": "SMILES LSTM",
-        "seed": trained["seed"],
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "minutes": trained["cpu_minutes"],
-        "seen": trained["steps"] * trained["batch_size"],
-        "bits": smiles_lstm.bits_per_molecule(model, [dataset.smiles[k] for k in held_out]),
-        "training_rate": trained["molecules_per_second"],
+        **_trained(model),
+        "bits": bits_per_molecule(model, held_out),
         "sampling_rate": rate,
         "temperature": 1.0,
         "parallel": "no",
         **_score([evaluate_records(drawn)], dataset),
+    }
+
+
+def _trained(model: GraphCNF | SmilesLSTM) -> dict[str, Any]:
+    """Return parameters, seed, CPU minutes, molecules seen, and molecules per second of them."""
+    trained = model.metadata["training"]
+    seen = trained["steps"] * trained["batch_size"]
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seed": trained["seed"],
+        "minutes": trained["minutes"],
+        "seen": seen,
+        "training_rate": seen / trained["minutes"] / 60,
     }
 
 
