@@ -6,8 +6,9 @@ the data; drawn by the distribution function of the base density (u = CDF(z), un
 square), this share is an area.
 
 The encodings are those of `graphcnf.categorical`, with volumes that start wider than in the models,
-where they would be dots. `ArgmaxEncoding` has room for four categories in two latents,
-`IntervalEncoding` takes one latent, whose flow gives every interval the width of its probability.
+where they would be dots. `ArgmaxEncoding` has room for four categories in two latents.
+`IntervalEncoding` takes one latent, and is not trained here: its flow gives every interval the
+width of its probability.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import typer
 from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, make_encoding
-from graphcnf.datasets.zinc250k import load_zinc250k
+from graphcnf.datasets.zinc250k_rows import zinc250k_rows
 from graphcnf.flows import Context, coupling_stack
 from graphcnf.flows.readout import zero_init
 from graphcnf.scripts._output import check_picture, write_figure
@@ -39,7 +40,7 @@ ENCODINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Encodings of two latents, with their options."""
 
-MOLECULES, HIDDEN, BATCH, WARMUP, RATE = 50_000, 24, 512, 20, 1e-2
+MOLECULES, HIDDEN, BATCH, WARMUP, RATE = 5_000, 24, 512, 20, 1e-2
 BETA = 2.0
 """Weight of log p(x|z) in training, as models have it early on: it drives volumes apart."""
 
@@ -60,11 +61,11 @@ def latents(
 ) -> None:
     """Draw the volumes of two latents that each encoding gives the atom types of ZINC250k."""
     check_picture(out, "--out")
-    data = load_zinc250k(aromatic=False)
-    nodes = data.graphs.subset(data.split("train")[:MOLECULES]).node_types
+    rows = zinc250k_rows()
+    data = rows.take(rows.split("train")[:MOLECULES]).without_marks()
     named = list(COLOURS)[:-1]
     place = [named.index(n) if n in named else len(named) for n in data.vocabulary.atom_labels]
-    types = torch.tensor(place)[torch.from_numpy(nodes).long()]
+    types = torch.tensor(place)[torch.from_numpy(data.graphs.node_types).long()]
     write_figure(_draw(types, steps), out)
 
 
