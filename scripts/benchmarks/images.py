@@ -12,7 +12,6 @@ References:
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,12 +57,6 @@ def _bits(row: Row) -> str:
     return f"{row['bits_per_dimension']:.3f} ± {error:.3f} ({row['figure']})"
 
 
-def _latents(row: Row) -> str:
-    if "size" not in row:
-        return ""
-    return "none" if row["latents"] is None else f"{row['latents']:,} of {row['size']:,}"
-
-
 COLUMNS: list[Column] = [
     ("Model", text("model")),
     ("CPU minutes", number("training_minutes", 1)),
@@ -71,7 +64,7 @@ COLUMNS: list[Column] = [
     ("Bits per dimension", _bits),
     ("Sampling, ms per image", number("sampling_milliseconds", 2)),
     ("Frechet distance", number("frechet", 1)),
-    ("Latents", _latents),
+    ("Latents", text("latents", "{:,}")),
 ]
 
 
@@ -138,7 +131,7 @@ def _scored(
         "images, or over seeds where there are several; a bound lies above the true value.",
         f"training and sampling: CPU time of one thread; {samples:,} samples at temperature 1, "
         f"drawn {BLOCK} at a time.",
-        "latents: numbers that an image is encoded into, of so many numbers in an image.",
+        f"latents: numbers that an image of {test[0].numel():,} numbers is encoded into.",
     ]
     if features is not None:
         real = frechet_distance(features(data.part("validation")), features(test))
@@ -166,7 +159,7 @@ def _score(
     began = time.process_time()
     drawn = model.sample_records(0, samples, seed=seed)
     row["sampling_milliseconds"] = 1000 * (time.process_time() - began) / samples
-    row |= {"latents": model.latent_size, "size": math.prod(model.shape)}
+    row["latents"] = model.latent_size
     if features is not None:
         row["frechet"] = frechet_distance(features(drawn), features(data.part("test")))
     return row, drawn

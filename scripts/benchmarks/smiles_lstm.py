@@ -39,23 +39,17 @@ class SmilesLSTM(Pretrained, nn.Module):
 
     Args:
         tokens: The tokens; number 3 and up, after padding, start and end.
-        embedding: Channels of a token.
-        hidden: Channels of a layer.
-        layers: LSTM layers.
+        hidden: Channels of each of the two layers.
     """
 
-    def __init__(
-        self, tokens: Sequence[str], embedding: int = 64, hidden: int = 384, layers: int = 2
-    ):
+    def __init__(self, tokens: Sequence[str], hidden: int = 384):
         super().__init__()
-        self.config = {
-            "tokens": list(tokens), "embedding": embedding, "hidden": hidden, "layers": layers,
-        }  # fmt: skip
+        self.config = {"tokens": list(tokens), "hidden": hidden}
         self.metadata: dict = {}
         self.numbers = {token: k for k, token in enumerate(tokens, 3)}
         count = len(tokens) + 3
-        self.embedding = nn.Embedding(count, embedding)
-        self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True)
+        self.embedding = nn.Embedding(count, 64)
+        self.lstm = nn.LSTM(64, hidden, num_layers=2, batch_first=True)
         self.out = nn.Linear(hidden, count)
 
     def forward(self, tokens: Tensor, state=None) -> tuple[Tensor, tuple[Tensor, Tensor]]:

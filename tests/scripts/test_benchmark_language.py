@@ -22,7 +22,7 @@ from graphcnf.scripts.benchmarks.smiles_lstm import (
 
 def test_probabilities_of_all_strings_sum_to_one_and_samples_follow_them():
     torch.manual_seed(0)
-    model = SmilesLSTM(["C", "Cl"], embedding=4, hidden=8, layers=1)
+    model = SmilesLSTM(["C", "Cl"], hidden=8)
     with torch.no_grad():
         # Padding and start never follow, the string ends soon.
         model.out.bias[:2] = -1e9
