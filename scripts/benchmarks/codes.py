@@ -10,6 +10,7 @@ import torch
 import typer
 from rdkit import Chem
 
+from graphcnf.errors import UserError
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs import GraphBatch, GraphCNF
@@ -43,9 +44,12 @@ def codes(
     """Count the codes of samples, and measure the bits of further codes of a molecule."""
     loaded = load_model(model)
     dataset = named_data.load_reference(reference, loaded)
+    chosen = named_data.held_out(dataset, HELD_OUT)
+    if not len(chosen):
+        raise UserError(f"{dataset.name} has no held-out molecules: name others with --reference")
     shares = code_shares(loaded, samples)
     rows: list[dict[str, Any]] = [{"what": f"code: {k}", "share": v} for k, v in shares.items()]
-    batch = GraphBatch.collate(dataset.graphs, named_data.held_out(dataset, HELD_OUT))
+    batch = GraphBatch.collate(dataset.graphs, chosen)
     with torch.no_grad():
         for k in NUMBERINGS:
             bits = -float(loaded.log_prob(batch, orders=k).double().mean()) / math.log(2)
@@ -59,7 +63,7 @@ def codes(
             rows.append({"what": what, "share": back})
     notes = [
         f"codes: of the valid ones of {samples:,} samples.",
-        f"bits: of {HELD_OUT:,} held-out molecules, size excluded.",
+        f"bits: of {len(chosen):,} held-out molecules, size excluded.",
     ]
     write(out, rows, COLUMNS, notes)
 

@@ -117,6 +117,9 @@ def test_codes_of_a_model_of_other_data(
     assert code == 1 and "not known: name it with --reference" in err
     code, out, err = bench("codes", "--model", "own", "-n", 10, "--reference", "mine.smi")
     assert code == 0 and "bits per molecule" in out, err
+    (surroundings / "one.smi").write_text("CC(N)=O\n")
+    code, _, err = bench("codes", "--model", "own", "-n", 10, "--reference", "one.smi")
+    assert code == 1 and "has no held-out molecules" in err
 
 
 def test_fragments_need_a_model_that_draws_atom_by_atom(bench):
