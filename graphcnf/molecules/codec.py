@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from rdkit import Chem
 
-from graphcnf.graphs.packed import MAX_NODES
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.smiles import (
     LAST_ELEMENT,

@@ -1,6 +1,27 @@
-"""`python -m graphcnf.scripts.benchmarks`."""
+"""Benchmarks beside published figures: `python -m graphcnf.scripts.benchmarks NAME`."""
 
-from graphcnf.scripts.benchmarks.cli import app
+import typer
+
+from graphcnf.scripts.benchmarks.codes import codes
+from graphcnf.scripts.benchmarks.coloring import coloring
+from graphcnf.scripts.benchmarks.constrained import constrained
+from graphcnf.scripts.benchmarks.fragments import fragments
+from graphcnf.scripts.benchmarks.images import images
+from graphcnf.scripts.benchmarks.latents import latents
+from graphcnf.scripts.benchmarks.own_molecules import own_molecules
+from graphcnf.scripts.benchmarks.pmo import guacamol, pmo
+from graphcnf.scripts.benchmarks.properties import properties
+from graphcnf.scripts.benchmarks.sets import sets
+from graphcnf.scripts.benchmarks.systems import systems
 from graphcnf.scripts.cli import run
 
-run(app, name="python -m graphcnf.scripts.benchmarks")
+app = typer.Typer(
+    help="Benchmarks of this package's models, beside published figures.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+for _command in (codes, fragments, properties, systems, images, sets, coloring, pmo, guacamol,
+                 constrained, own_molecules, latents):  # fmt: skip
+    app.command(_command.__name__)(_command)
+
+if __name__ == "__main__":
+    run(app, name="python -m graphcnf.scripts.benchmarks")

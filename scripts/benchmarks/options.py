@@ -1,54 +1,79 @@
-"""Options that several benchmarks have."""
+"""Options, published figures and output of the benchmarks."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from graphcnf.evaluation.formats import Column, Row
 from graphcnf.scripts._sampling import checked_minutes, checked_seed
+from graphcnf.scripts._tables import table_kind, write_table
 
-Html = Annotated[
-    Path | None,
-    typer.Option(help="Also a page with the table, curves of training and samples."),
-]
-Csv = Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")]
-Out = Annotated[
-    Path | None, typer.Option(help="File to write: .md, .csv or .json.", show_default="stdout")
-]
-Seeds = Annotated[str, typer.Option(metavar="S,S,...", help="Of training and sampling.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 ...")]
+HERE = Path(__file__).parent
+
+
+def _checked_table(out: Path | None) -> Path | None:
+    """Raise before the long work where no table can be written to the file."""
+    table_kind(out, False, False)
+    return out
+
+
+Model = Annotated[str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a run.")]
 Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to score.")]
-Seed = Annotated[int, typer.Option(callback=checked_seed, help="Of the samples.")]
+Seed = Annotated[int, typer.Option(callback=checked_seed, help="Seed of everything random.")]
+Seeds = Annotated[str, typer.Option(metavar="S,S,...", help="Seeds of training and sampling.")]
 Minutes = Annotated[
     float, typer.Option(callback=checked_minutes, help="CPU minutes of one thread for each run.")
+]
+Folder = Annotated[
+    Path, typer.Option(help="Folder of the runs: finished ones count, others are continued.")
 ]
 Reference = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|FILE",
-        help="Data to take held-out molecules from.",
-        show_default="what it was trained on",
+        metavar="NAME|FILE", help="Data with held-out molecules.", show_default="the model's own"
     ),
 ]
-Places = Annotated[
-    list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        callback=_checked_table, help="File to write: .md, .csv or .json.", show_default="stdout"
+    ),
 ]
 
 
-def check_page(html: Path | None) -> None:
-    """Raise, before the long work, what would keep a page from being written.
+def published(protocol: str, **where: str | float) -> list[dict[str, Any]]:
+    """Return rows of `published/PROTOCOL.csv`: figures as their authors report them.
 
-    Raises:
-        typer.BadParameter: The file is no HTML.
-        UserError: It has no folder to be in, or what makes the page is missing.
+    Numbers are floats; a row lacks the columns whose cell is empty. Methods are marked as
+    published.
+
+    Args:
+        protocol: Name of the file.
+        **where: Values of columns that the rows have.
     """
-    if html is None:
-        return
-    from graphcnf.evaluation.report import check_report
-    from graphcnf.scripts._output import check_place, output_kind
+    with open(HERE / "published" / f"{protocol}.csv", newline="", encoding="utf-8") as file:
+        rows = [{k: _number(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    return [
+        {**row, "method": f"{row['method']} (published)"}
+        for row in rows
+        if where.items() <= row.items()
+    ]
 
-    output_kind(html, ("html", "htm"), "--html")
-    check_place(html)
-    check_report()
+
+def _number(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def write(
+    out: Path | None, rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str]
+) -> None:
+    """Write a table to stdout as Markdown, or to a file in the format of its name."""
+    write_table(table_kind(out, False, False), out, rows, columns, notes)

@@ -1,38 +1,33 @@
-"""Files of molecules to fine-tune on, made of ZINC250k.
-
-`python -m graphcnf.scripts.benchmarks.own_molecules boronic-acids --out boronic-acids.smi`
-"""
+"""Files of molecules to fine-tune on, made of ZINC250k."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rdkit import Chem
+from rdkit.Chem import rdChemReactions
 
+from graphcnf.datasets.zinc250k import load_zinc250k
 from graphcnf.errors import UserError, say
+from graphcnf.scripts._output import check_place, output_kind
 from graphcnf.scripts._tables import write_text
-from graphcnf.scripts.cli import run
 
 SULFONAMIDE = "S(=O)(=O)N"
 ACID_TO_BORONIC = "[c:1][CX3](=O)[OX1-,OX2H1]>>[c:1]B(O)O"
 
 
-def sulfonamides(smiles: list[str]) -> Iterator[str]:
-    """The molecules with a sulfonamide."""
-    from rdkit import Chem
-
+def sulfonamides(smiles: Sequence[str]) -> Iterator[str]:
+    """Yield the molecules with a sulfonamide."""
     pattern = Chem.MolFromSmarts(SULFONAMIDE)
     return (s for s in smiles if Chem.MolFromSmiles(s).HasSubstructMatch(pattern))
 
 
-def boronic_acids(smiles: list[str]) -> Iterator[str]:
-    """Aromatic carboxylic acids with B(OH)2 in place of one CO2H: made up, boron is not in ZINC."""
-    from rdkit import Chem
-    from rdkit.Chem import rdChemReactions
-
+def boronic_acids(smiles: Sequence[str]) -> Iterator[str]:
+    """Yield aromatic carboxylic acids with B(OH)2 in place of one CO2H; ZINC holds no boron."""
     swap = rdChemReactions.ReactionFromSmarts(ACID_TO_BORONIC)
     for text in smiles:
         products = swap.RunReactants((Chem.MolFromSmiles(text),))
@@ -42,40 +37,30 @@ def boronic_acids(smiles: list[str]) -> Iterator[str]:
             yield Chem.MolToSmiles(mol)
 
 
-KINDS: dict[str, tuple[Callable[[list[str]], Iterator[str]], int]] = {
+KINDS: dict[str, tuple[Callable[[Sequence[str]], Iterator[str]], int]] = {
     "sulfonamides": (sulfonamides, 3000),
     "boronic-acids": (boronic_acids, 500),
 }
 
 
-def main(
+def own_molecules(
     kind: Annotated[str, typer.Argument(metavar="|".join(KINDS))],
-    out: Annotated[Path | None, typer.Option(help="File.", show_default="stdout")] = None,
-    count: Annotated[
-        int | None, typer.Option("-n", min=1, help="Molecules.", show_default="3000; 500")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of ZINC250k.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="File, .smi.", show_default="stdout")] = None,
 ) -> None:
     """Write distinct molecules of a kind, the first ones in a random order of ZINC250k."""
-    from graphcnf.datasets.zinc250k import load_zinc250k
-
     if kind not in KINDS:
-        raise typer.BadParameter(f"{kind!r}: choose from {', '.join(KINDS)}")
-    make, usual = KINDS[kind]
+        raise typer.BadParameter(f"{kind!r} must be {' or '.join(KINDS)}")
+    output_kind(out, ("smi",))
+    check_place(out)
+    make, count = KINDS[kind]
     smiles = list(dict.fromkeys(load_zinc250k().smiles))
-    random.Random(seed).shuffle(smiles)
+    random.Random(0).shuffle(smiles)
     found: dict[str, None] = {}
     for one in make(smiles):
         found[one] = None
-        if len(found) == (count or usual):
+        if len(found) == count:
             break
     else:
         raise UserError(f"ZINC250k has {len(found)} {kind} only")
     write_text("\n".join(found) + "\n", out)
     say(f"{len(found)} {kind}")
-
-
-if __name__ == "__main__":
-    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    app.command()(main)
-    run(app, name="own_molecules")

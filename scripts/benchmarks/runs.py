@@ -1,32 +1,22 @@
-"""Run directories: where they are, what they hold, and which data they were trained on."""
+"""Run directories: training in processes of one thread, and figures of finished runs."""
 
 from __future__ import annotations
 
 import csv
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from graphcnf.compute.files import inside, read_file, read_json
+from graphcnf.compute.files import inside, read_file
+from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError
+from graphcnf.scripts.experiments import MOLECULES, load_molecules
 from graphcnf.training.configuration import load_config
 from graphcnf.training.settings import TrainingSettings
-
-if TYPE_CHECKING:
-    from graphcnf.datasets.molecules import MoleculeDataset
-
-_SEED = re.compile(r"seed-(\d+)")
-NEEDED = {"phase": str, "step": int, "minutes": float}
-"""Columns of `metrics.csv` that every line has, though there may be nothing in them."""
-
-
-class TrainingFailed(UserError):
-    """A training ended without a model."""
 
 
 class TrainedRun:
@@ -44,64 +34,36 @@ class TrainedRun:
         """Tables `model`, `data` and `training`."""
         return load_config(inside(self.path, "config.toml"))
 
-    @property
-    def settings(self) -> TrainingSettings:
-        """The `training` table."""
-        return TrainingSettings.from_dict(self.config["training"])
-
-    @property
-    def variant(self) -> str:
-        """Name of what was trained: of the run, or of the folder of its `seed-N`."""
-        path = self.path.resolve()
-        return path.parent.name if _SEED.fullmatch(path.name) else path.name
-
-    @property
-    def evaluations(self) -> list[dict[str, str]]:
-        """Evaluations of the averaged weights, in order."""
-        return [row for row in self._lines if row["phase"] == "eval"]
-
-    def curve(self, name: str) -> list[tuple[float, float]]:
-        """Minutes, and a metric of the batches of training, as far as it was written down."""
-        lines = (row for row in self._lines if row["phase"] == "train" and row.get(name))
-        try:
-            return [(float(row["minutes"]), float(row[name])) for row in lines]
-        except ValueError as error:
-            raise UserError(f"{self.path / 'metrics.csv'}: damaged ({error})") from None
-
     @cached_property
-    def _lines(self) -> list[dict[str, str]]:
-        """Whole lines of `metrics.csv`."""
+    def last(self) -> dict[str, float]:
+        """Figures of the last evaluation of the averaged weights, none before the first one.
+
+        `step`, `minutes` and what the model reports, such as `bits_per_variable`.
+        """
         file = inside(self.path, "metrics.csv")
         try:
-            text = read_file(file).decode()
-        except OSError:
-            return []
-        except UnicodeDecodeError:
-            raise UserError(f"{file}: damaged, no text") from None
-        whole = text[: text.rfind("\n") + 1].splitlines()
-        rows = [row for row in csv.DictReader(whole) if None not in row.values()]
-        for number, row in enumerate(rows, 2):
-            for name, read in NEEDED.items():
-                try:
-                    read(row[name] or 0)
-                except (KeyError, ValueError):
-                    found = row.get(name, "missing")
-                    raise UserError(
-                        f"{file}, line {number}: damaged, {name} is {found!r}"
-                    ) from None
-        return rows
+            lines = read_file(file).decode()
+            # A kill while a line is being written leaves it without its line end.
+            rows = csv.DictReader(lines[: lines.rfind("\n") + 1].splitlines())
+            found = [row for row in rows if row.get("phase") == "eval" and None not in row]
+            figures = {k: float(v) for k, v in found[-1].items() if v and k != "phase"}
+            return {"step": figures["step"], "minutes": figures["minutes"], **figures}
+        except (FileNotFoundError, IndexError):
+            return {}
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{file}: damaged ({error})") from None
 
     @property
     def progress(self) -> float:
         """Share of the budget that was spent at the last evaluation, at least 1 at the end."""
-        if not self.evaluations:
+        if not self.last:
             return 0.0
-        last = self.evaluations[-1]
+        settings = TrainingSettings.from_dict(self.config["training"])
         # The file rounds minutes to four decimals.
-        return self.settings.progress(int(last["step"]), 60 * (float(last["minutes"]) + 5e-5))
+        return settings.progress(int(self.last["step"]), 60 * (self.last["minutes"] + 5e-5))
 
     def check_finished(self) -> None:
-        """Raise UserError unless the last evaluation is the one at the end of the budget."""
+        """Raise `UserError` unless the last evaluation is the one at the end of the budget."""
         if self.progress < 1:
             raise UserError(
                 f"{self.path}: the run is not finished (last evaluated after "
@@ -109,57 +71,56 @@ class TrainedRun:
                 f"{self.path}"
             )
 
-    def figures(self) -> dict[str, Any]:
-        """`bits_*` of the last evaluation, `steps` and `minutes`.
-
-        Steps and minutes are with those of the run that this one went on from, where the model
-        tells.
+    def molecules(self) -> MoleculeDataset:
+        """Load the data set that the run was trained on.
 
         Raises:
-            UserError: The run has no evaluation.
+            UserError: The data are no molecules, or are gone.
         """
-        if not self.evaluations:
-            raise UserError(f"{self.path}: the run has no evaluation; was it interrupted?")
-        last = self.evaluations[-1]
-        try:
-            bits = {k: float(v) for k, v in last.items() if v and k.startswith("bits_")}
-        except ValueError as error:
-            raise UserError(f"{self.path / 'metrics.csv'}: damaged ({error})") from None
-        record = saved_metadata(inside(self.path, "model")).get("training", {})
-        return {
-            "steps": int(record.get("steps", last["step"])),
-            "minutes": float(record.get("minutes", last["minutes"])),
-            **bits,
-        }
+        data = dict(self.config["data"])
+        name = data.pop("name", None)
+        if name not in MOLECULES:
+            raise UserError(f"{self.path}: the data set {name!r} holds no molecules")
+        return load_molecules(name, data)
 
 
-def train_run(
-    preset: str, path: Path, *, minutes: float, seed: int, settings: Sequence[str] = ()
-) -> TrainedRun:
-    """Train in a process of one thread for so many minutes of CPU time.
+def train_all(
+    presets: Sequence[str], seeds: Sequence[int], folder: Path, minutes: float
+) -> list[list[TrainedRun]]:
+    """Train every preset with every seed, in processes of one thread.
 
-    What is there stays, and what was interrupted goes on.
+    A finished run is kept, an interrupted one is continued.
 
     Args:
-        preset: Its name or file.
-        path: The run's directory.
-        minutes: The budget.
-        seed: Of the training.
-        settings: Further entries of the preset, as `graphcnf train --set` takes them.
+        presets: Names or files.
+        seeds: Of training.
+        folder: Gets a run directory `PRESET/seed-N` for each run.
+        minutes: CPU time for each.
+
+    Returns:
+        The runs of each preset, in the order of the seeds.
 
     Raises:
-        TrainingFailed: It did.
-        UserError: The directory holds a run with another budget.
+        UserError: A training failed, or a run of another budget is in the way.
     """
+    return [
+        [_train(preset, folder / Path(preset).stem / f"seed-{seed}", seed, minutes)
+         for seed in seeds]
+        for preset in presets
+    ]  # fmt: skip
+
+
+def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
     run, begun = TrainedRun(path), (path / "config.toml").is_file()
     if begun:
-        check_minutes(path, run.settings.minutes or 0, minutes)
+        check_minutes(path, run.config["training"].get("minutes", 0), minutes)
     if run.progress < 1:
         options = [f"--minutes={minutes}", f"--seed={seed}", "--threads=1"]
-        fixed = ("clock=cpu", "eval_minutes=0", "snapshots=false", *settings)
-        options += [f"--set={setting}" for setting in fixed]
+        for setting in ("clock=cpu", "eval_minutes=0", "snapshots=false"):
+            options.append(f"--set={setting}")
         if begun:
             options.append("--resume")
+        path.parent.mkdir(parents=True, exist_ok=True)
         run_child(["-m", "graphcnf", "train", preset, f"--out={path}", *options])
     run = TrainedRun(path)
     run.check_finished()
@@ -167,7 +128,7 @@ def train_run(
 
 
 def check_minutes(path: Path, found: float, wanted: float) -> None:
-    """Raise `UserError` where a training had another budget than is wanted."""
+    """Raise `UserError` where a training had another budget."""
     # The last step may take a little longer.
     if abs(found - wanted) > 0.02 * wanted + 0.02:
         raise UserError(f"{path} was trained for {found:g} minutes, not {wanted:g}: delete it")
@@ -177,57 +138,25 @@ def run_child(arguments: Sequence[str]) -> None:
     """Run Python with these arguments in a process of one thread.
 
     Raises:
-        TrainingFailed: It ended with an error.
+        UserError: It ended with an error.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     code = subprocess.call([sys.executable, *arguments], env=environment, stdout=sys.stderr)
     if code:
-        raise TrainingFailed(f"training failed (exit code {code}), see above")
+        raise UserError(f"training failed (exit code {code}), see above")
 
 
 def find_runs(places: Sequence[Path]) -> list[TrainedRun]:
-    """Runs that are named, and those in folders that are named (up to two levels deep), in order.
+    """Return the named runs, and those up to two levels deep in named folders, in order.
 
     Raises:
         UserError: A place that holds no run.
     """
     found: dict[Path, None] = {}
     for place in places:
-        inside = [place] if (place / "metrics.csv").is_file() else []
-        if not inside:
-            files = [*place.glob("*/metrics.csv"), *place.glob("*/*/metrics.csv")]
-            inside = sorted(file.parent for file in files)
-        if not inside:
+        levels = ("metrics.csv", "*/metrics.csv", "*/*/metrics.csv")
+        runs = sorted(file.parent for level in levels for file in place.glob(level))
+        if not runs:
             raise UserError(f"{place}: no run there (a run directory has a metrics.csv)")
-        found |= dict.fromkeys(inside)
+        found |= dict.fromkeys(runs)
     return [TrainedRun(path) for path in found]
-
-
-def saved_metadata(folder: Path) -> dict[str, Any]:
-    """What a saved model says of its data and training; nothing where there is none.
-
-    Raises:
-        UserError: Its file is damaged.
-    """
-    path = inside(folder, "config.json")
-    try:
-        return read_json(path).get("metadata", {})
-    except FileNotFoundError:
-        return {}
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"{path}: unreadable ({error})") from None
-
-
-def molecules_of(run: TrainedRun) -> MoleculeDataset:
-    """The data set that a run was trained on.
-
-    Raises:
-        UserError: The data are no molecules, or are gone.
-    """
-    from graphcnf.scripts.experiments import MOLECULES, load_molecules
-
-    data = dict(run.config["data"])
-    name = data.pop("name", None)
-    if name not in MOLECULES:
-        raise UserError(f"{run.path}: the data set {name!r} holds no molecules")
-    return load_molecules(name, data)

@@ -1,7 +1,7 @@
-"""The rival: a plain language model of canonical SMILES, what many would pick instead of a flow.
+"""A language model of canonical SMILES, beside the models of graphs.
 
 Two layers of LSTM over tokens (an atom in brackets, Br, Cl, or one letter), as CharRNN in MOSES
-(Polykovskiy et al. 2020, arXiv 1811.12823). Its budget is CPU time of one thread.
+(Polykovskiy et al. 2020, arXiv 1811.12823).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,25 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError, say
-from graphcnf.molecules.metrics import evaluate_records
 from graphcnf.pretrained import Pretrained
-from graphcnf.scripts.benchmarks.molecules import score_frames, timed
-from graphcnf.scripts.benchmarks.runs import (
-    TrainedRun,
-    check_minutes,
-    molecules_of,
-    run_child,
-    saved_metadata,
-)
-from graphcnf.scripts.evaluation import named_data
+from graphcnf.scripts.benchmarks.runs import TrainedRun, check_minutes, run_child
 
-if TYPE_CHECKING:
-    from graphcnf.datasets.molecules import MoleculeDataset
-
-NAME = "SMILES LSTM"
 _TOKEN = re.compile(r"\[[^\]]+\]|Br|Cl|.")
 PADDING, START, END = 0, 1, 2
+BATCH = 64
+"""Molecules of a training step."""
+
 LONGEST = 150
 """Tokens after which a sample is cut off; the longest SMILES of ZINC250k has fewer."""
 
@@ -48,32 +39,26 @@ class SmilesLSTM(Pretrained, nn.Module):
 
     Args:
         tokens: The tokens; number 3 and up, after padding, start and end.
-        embedding: Channels of a token.
-        hidden: Channels of a layer.
-        layers: LSTM layers.
+        hidden: Channels of each of the two layers.
     """
 
-    def __init__(
-        self, tokens: Sequence[str], embedding: int = 64, hidden: int = 384, layers: int = 2
-    ):
+    def __init__(self, tokens: Sequence[str], hidden: int = 384):
         super().__init__()
-        self.config = {
-            "tokens": list(tokens), "embedding": embedding, "hidden": hidden, "layers": layers,
-        }  # fmt: skip
+        self.config = {"tokens": list(tokens), "hidden": hidden}
         self.metadata: dict = {}
         self.numbers = {token: k for k, token in enumerate(tokens, 3)}
         count = len(tokens) + 3
-        self.embedding = nn.Embedding(count, embedding)
-        self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True)
+        self.embedding = nn.Embedding(count, 64)
+        self.lstm = nn.LSTM(64, hidden, num_layers=2, batch_first=True)
         self.out = nn.Linear(hidden, count)
 
     def forward(self, tokens: Tensor, state=None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Logits (B, L, tokens) of what follows each of `tokens` (B, L), and the state."""
+        """Return logits (B, L, tokens) of the token after each of `tokens` (B, L), and a state."""
         hidden, state = self.lstm(self.embedding(tokens), state)
         return self.out(hidden), state
 
     def encode(self, smiles: str) -> Tensor:
-        """Token numbers (L,) of a SMILES, with start and end.
+        """Return token numbers (L,) of a SMILES, with start and end.
 
         Raises:
             KeyError: A token that the model does not know.
@@ -82,7 +67,7 @@ class SmilesLSTM(Pretrained, nn.Module):
         return torch.tensor([START, *tokens, END])
 
     def nats(self, rows: Sequence[Tensor]) -> Tensor:
-        """-log p, (B,), of what `encode` gives for each SMILES."""
+        """Return -log p, (B,) nats, of rows that `encode` returned."""
         batch = pad_sequence(rows, batch_first=True, padding_value=PADDING)
         logits, _ = self(batch[:, :-1])
         losses = F.cross_entropy(
@@ -92,7 +77,7 @@ class SmilesLSTM(Pretrained, nn.Module):
 
     @torch.no_grad()
     def sample(self, count: int, seed: int, batch: int = 500) -> Iterator[str]:
-        """Raw samples, one SMILES each, valid or not."""
+        """Yield raw samples, valid SMILES or not."""
         generator = torch.Generator().manual_seed(seed)
         texts = ["", "", "", *self.config["tokens"]]
         for first in range(0, count, batch):
@@ -117,7 +102,6 @@ def train(
     *,
     minutes: float,
     seed: int,
-    batch: int = 64,
     learning_rate: float = 2e-3,
     source: dict[str, Any] | None = None,
 ) -> SmilesLSTM:
@@ -130,9 +114,8 @@ def train(
         folder: Where to save.
         minutes: CPU time of this process, which should have one thread.
         seed: Of weights and order.
-        batch: Molecules per step.
         learning_rate: The largest one.
-        source: What the data were loaded by, kept with the model.
+        source: Table `data` of the run, kept with the model.
     """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
@@ -145,7 +128,7 @@ def train(
     step, todo = 0, []
     while (spent := (time.process_time() - start) / 60) < minutes:
         if not todo:
-            todo = _epoch(lengths, batch, random)
+            todo = _epoch(lengths, random)
         chosen = [rows[k] for k in todo.pop()]
         cosine = 0.5 * (1 + math.cos(math.pi * spent / minutes)) + 0.01
         optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 200) * cosine
@@ -162,25 +145,25 @@ def train(
         "dataset": dataset.name,
         "source": source,
         "training": {
-            "cpu_minutes": round(spent, 2), "steps": step, "seed": seed, "batch_size": batch,
-            "molecules_per_second": round(step * batch / spent / 60, 1),
+            "minutes": round(spent, 2), "steps": step, "seed": seed, "batch_size": BATCH,
         },
     }  # fmt: skip
     model.eval().save_pretrained(folder)
     return model
 
 
-def _epoch(lengths: np.ndarray, batch: int, random: np.random.Generator) -> list[np.ndarray]:
+def _epoch(lengths: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
+    """Draw an order of all rows, in batches of like length."""
     order = random.permutation(len(lengths))
-    order = order[np.lexsort((lengths[order], np.arange(len(order)) // (64 * batch)))]
-    batches = [order[k : k + batch] for k in range(0, len(order), batch)]
+    order = order[np.lexsort((lengths[order], np.arange(len(order)) // (64 * BATCH)))]
+    batches = [order[k : k + BATCH] for k in range(0, len(order), BATCH)]
     random.shuffle(batches)
     return batches
 
 
 @torch.no_grad()
 def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
-    """Mean of -log2 p of the canonical SMILES: an upper bound on that of the molecules.
+    """Return the mean of -log2 p of the canonical SMILES: an upper bound on that of the molecules.
 
     Raises:
         UserError: A SMILES with a token that the model does not know.
@@ -193,11 +176,10 @@ def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
     return float(total) / len(rows) / math.log(2)
 
 
-def train_beside(run: TrainedRun, minutes: float) -> Path:
-    """Train on the data of a run, with its seed, in a process of one thread; what is there stays.
+def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
+    """Train on the data of a run, with its seed, in a process of one thread.
 
-    Returns:
-        The folder of the model: `smiles-lstm/seed-N` beside that of the run's preset.
+    A finished training is kept, in `smiles-lstm/seed-N` beside the folder of the run's preset.
 
     Raises:
         UserError: It failed, or the folder holds a training with another budget or other data.
@@ -205,44 +187,21 @@ def train_beside(run: TrainedRun, minutes: float) -> Path:
     place = run.path.parents[1] / "smiles-lstm" / run.path.name
     if not (place / "config.json").is_file():
         run_child(["-m", __name__, str(place), str(minutes), str(run.path)])
-    metadata = saved_metadata(place)
-    check_minutes(place, metadata.get("training", {}).get("cpu_minutes", 0), minutes)
-    if metadata.get("source") not in (None, run.config["data"]):
+    model = SmilesLSTM.from_pretrained(place)
+    check_minutes(place, model.metadata["training"]["minutes"], minutes)
+    if model.metadata["source"] not in (None, run.config["data"]):
         raise UserError(f"{place} was trained on other data than {run.path}: delete it")
-    return place
+    return model
 
 
-def score(
-    path: Path, dataset: MoleculeDataset, *, samples: int, held_out: int, device: str
-) -> dict[str, Any]:
-    """A row for a trained model, as `molecules.score_run` gives for a run."""
-    model = SmilesLSTM.from_pretrained(path)
-    trained = model.metadata["training"]
-    chosen = named_data.held_out(dataset, held_out)
-    drawn, rate = timed(lambda: list(model.sample(samples, trained["seed"])), samples)
-    return {
-        "model": NAME,
-        "seed": trained["seed"],
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "minutes": trained["cpu_minutes"],
-        "seen": trained["steps"] * trained["batch_size"],
-        "bits": bits_per_molecule(model, [dataset.smiles[k] for k in chosen]),
-        "training_rate": trained["molecules_per_second"],
-        "sampling_rate": rate,
-        "temperature": 1.0,
-        "parallel": "no",
-        **score_frames([evaluate_records(drawn)], dataset, device),
-    }
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Train in a process of its own: FOLDER MINUTES RUN, on the data of the run with its seed."""
-    folder, minutes, path = arguments
-    run = TrainedRun(Path(path))
+def main(folder: str, minutes: str, path: str) -> None:
+    """Train on the data of the run in `path` with its seed, in a process of its own."""
     torch.set_num_threads(1)
-    how: dict[str, Any] = {"seed": run.settings.seed, "source": run.config["data"]}
-    train(molecules_of(run), Path(folder), minutes=float(minutes), **how)
+    run = TrainedRun(Path(path))
+    config = run.config
+    seed = config["training"]["seed"]
+    train(run.molecules(), Path(folder), minutes=float(minutes), seed=seed, source=config["data"])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -2,99 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
-from graphcnf.evaluation.draw import draw_block
-from graphcnf.evaluation.formats import Column, number, percent, text
+import pandas as pd
+import torch
+import typer
+
+from graphcnf.compute.files import expand_user
+from graphcnf.datasets.molecules import MoleculeDataset
+from graphcnf.datasets.references import cached_statistics
+from graphcnf.evaluation import measures
+from graphcnf.evaluation.draw import first_blocks
+from graphcnf.evaluation.formats import Column, number, percent, text, turned
 from graphcnf.evaluation.tables import published_rows
 from graphcnf.graphs import GraphCNF
-from graphcnf.molecules.drawing import draw_grid
-from graphcnf.scripts.benchmarks.molecules import score_run
-from graphcnf.scripts.benchmarks.page import Section
-from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of, train_run
+from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.molecules.distributions import compare
+from graphcnf.molecules.metrics import evaluate_records, summarize
+from graphcnf.scripts._sampling import parse_numbers
+from graphcnf.scripts.benchmarks.options import (
+    Folder,
+    Minutes,
+    Out,
+    Samples,
+    Seeds,
+    write,
+)
+from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all
+from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train_beside
 from graphcnf.scripts.evaluation import named_data
+from graphcnf.training.configuration import load_preset
 
 PRESETS = ("zinc250k", "zinc250k-unordered", "zinc250k-graphnvp", "zinc250k-graphaf",
            "zinc250k-rvae", "zinc250k-jtvae")  # fmt: skip
-"""Compared if none are named."""
-
 METHODS = {"pairs": "GraphCNF", "graphnvp": "GraphNVP", "graphaf": "GraphAF", "rvae": "R-VAE",
            "jtvae": "JT-VAE"}  # fmt: skip
 """Published systems that the presets are written after, by coding; none of them is reproduced."""
 
 TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.6}
-"""Of samples: published for GraphNVP, in the public implementation (DIG) for GraphAF; others 1."""
-
-DRAWN, SHOWN = 60, 9
-"""Raw samples of each model on the page, and how many of them are drawn at the most."""
+"""Temperatures of samples: published for GraphNVP, of DIG's implementation for GraphAF; else 1."""
 
 PARALLEL = ("pairs", "rvae")
 """Codings whose number of network evaluations does not grow with the graph."""
 
+HELD_OUT = 2000
+"""Held-out molecules whose bits and reconstruction are computed."""
 
-def train_all(
-    presets: Sequence[str], folder: Path, minutes: float, seeds: Sequence[int]
-) -> list[TrainedRun]:
-    """Train every preset with every seed, in processes of one thread; what is there stays.
-
-    Returns:
-        The runs of the first preset, by seed, then those of the next.
-
-    Raises:
-        UserError: As `train_run`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    return [
-        train_run(preset, folder / Path(preset).stem / f"seed-{seed}", minutes=minutes, seed=seed)
-        for preset in presets
-        for seed in seeds
-    ]
-
-
-def score_all(
-    runs: Sequence[TrainedRun], *, samples: int, held_out: int, device: str
-) -> list[dict[str, Any]]:
-    """A row for each run, and one without its check for a model that draws again what breaks it."""
-    published = {row["method"]: row for row in published_rows()}
-    rows = []
-    for run in runs:
-        dataset, model = molecules_of(run), GraphCNF.from_pretrained(run.path)
-        coding = model.config["adjacency"]
-        variants = [("", model)]
-        if coding == "graphaf" and model.has_support:
-            variants = [("", model.without_support()), (" with its check, not raw", model)]
-        for suffix, each in variants:
-            row = score_run(
-                run, each, dataset, samples=samples, held_out=held_out, device=device,
-                temperature=TEMPERATURES.get(coding, 1.0),
-            )  # fmt: skip
-            row["model"] += suffix
-            row["parallel"] = "yes" if coding in PARALLEL else "no"
-            quoted = {} if suffix else published.get(METHODS.get(coding, ""), {})
-            row |= {f"published_{k}": quoted.get(k) for k in ("validity", "reconstruction")}
-            rows.append(row)
-    return rows
-
-
-def drawings(runs: Sequence[TrainedRun]) -> Section:
-    """The first distinct valid samples of each, drawn."""
-    section = Section("Samples", said=f"The first valid ones of {DRAWN} raw samples.")
-    for run in runs:
-        model = GraphCNF.from_pretrained(run.path)
-        if model.config["adjacency"] == "graphaf":
-            model = model.without_support()
-        temperature = TEMPERATURES.get(model.config["adjacency"], 1.0)
-        _, frame = draw_block(model, range(DRAWN), seed=run.settings.seed, temperature=temperature)
-        smiles = list(dict.fromkeys(frame["smiles"][frame["strict"]]))[:SHOWN]
-        if smiles:
-            with TemporaryDirectory() as folder:
-                content = draw_grid(smiles, Path(folder, "grid.svg"), columns=3).read_text()
-            section.pictures.append((f"{run.variant}: {len(smiles)} of {DRAWN}", content))
-    return section
-
+METRICS = ("fcd", "scaf", "snn", "sa_w1", "logp_w1")
+SUMMARY = ("samples", "strict_validity", "largest_fragment_validity", "uniqueness", "novelty")
 
 COLUMNS: list[Column] = [
     ("Model", text("model")),
@@ -122,15 +81,139 @@ COLUMNS: list[Column] = [
 ]
 
 
-def notes(rows: Sequence[dict[str, Any]], held_out: int) -> list[str]:
-    """What a reader of the table has to know."""
-    return [
+def systems(
+    presets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PRESET|FILE.toml...",
+            help="Models of molecules to compare.",
+            show_default="zinc250k, -unordered, -graphnvp, -graphaf, -rvae, -jtvae",
+        ),
+    ] = None,
+    minutes: Minutes = 30,
+    seeds: Seeds = "0",
+    language: Annotated[
+        bool, typer.Option("--language", help="Also an LSTM of SMILES, on the first model's data.")
+    ] = False,
+    folder: Folder = Path("runs/systems"),
+    samples: Samples = 10_000,
+    out: Out = None,
+) -> None:
+    """Compare this package's models with other systems, trained for the same CPU time."""
+    numbers, folder = parse_numbers(seeds, "--seeds"), expand_user(folder)
+    named_data.check_chemnet_installed()
+    names = presets or list(PRESETS)
+    for name in names:
+        load_preset(name)
+    runs = train_all(names, numbers, folder, minutes)
+    beside = runs[0] if language else []
+    rivals = [train_beside(run, minutes) for run in beside]
+    rows = [row for same in runs for run in same for row in _rows(run, samples)]
+    rows += [_language_row(*pair, samples) for pair in zip(rivals, beside, strict=True)]
+    notes = [
         "CPU minutes and rates: process CPU time of one thread; of training without evaluations.",
-        f"Bits and reconstruction: of {held_out:,} held-out molecules; bits are upper bounds, the "
+        f"Bits and reconstruction: of {HELD_OUT:,} held-out molecules; bits are upper bounds, the "
         "number of atoms included, of graphs without a numbering where the model knows none.",
-        f"Of {rows[0]['samples']:,} samples; distances of the valid ones to "
-        f"{named_data.REFERENCE:,} held-out molecules.",
+        f"Of {samples:,} samples; distances of the valid ones to {named_data.REFERENCE:,} held-out "
+        "molecules.",
         "Published: quoted, of the systems that the presets are written after, which differ from "
         "them in size and otherwise, were trained for longer, and mostly leave charges out.",
         "Parallel: as many evaluations of a network whatever the size of the graph.",
     ]
+    # Models are few, figures many.
+    text_table = out is None or out.suffix in (".md", ".txt")
+    write(out, *(turned(rows, COLUMNS) if text_table else (rows, COLUMNS)), notes)
+
+
+def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
+    """Return the row of a run, and one without its valency check for a model that has one."""
+    dataset, model = run.molecules(), GraphCNF.from_pretrained(run.path)
+    coding = model.config["adjacency"]
+    published = {row["method"]: row for row in published_rows()}.get(METHODS.get(coding, ""), {})
+    quoted = {f"published_{k}": published.get(k) for k in ("validity", "reconstruction")}
+    if coding == "graphaf" and model.has_support:
+        checked = _row(run, model, dataset, samples)
+        checked["model"] += " with its check, not raw"
+        return [_row(run, model.without_support(), dataset, samples) | quoted, checked]
+    return [_row(run, model, dataset, samples) | quoted]
+
+
+def _row(
+    run: TrainedRun, model: GraphCNF, dataset: MoleculeDataset, samples: int
+) -> dict[str, Any]:
+    """Return the figures of a model; the seed of the samples is that of the run."""
+    coding, seed = model.config["adjacency"], model.metadata["training"]["seed"]
+    graphs = dataset.graphs.subset(named_data.held_out(dataset, HELD_OUT))
+    sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
+    size_bits = -float(model.size_log_prob(sizes).mean()) / math.log(2)
+    temperature = TEMPERATURES.get(coding, 1.0)
+
+    def draw() -> list:
+        return [
+            model.sample_records(part.start, len(part), seed=seed, temperature=temperature)
+            for part in first_blocks(samples)
+        ]
+
+    drawn, rate = _timed(draw, samples)
+    frames = [evaluate_records(part, dataset.vocabulary) for part in drawn]
+    return {
+        "model": run.path.parent.name,
+        **_trained(model),
+        "bits": measures.bits(model, graphs)["bits_per_molecule"] + size_bits,
+        "sampling_rate": rate,
+        "temperature": temperature,
+        "parallel": "yes" if coding in PARALLEL else "no",
+        "reconstruction": measures.reconstruction(model, graphs),
+        **_score(frames, dataset),
+    }
+
+
+def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str, Any]:
+    """Return the figures of the language model that was trained beside a run."""
+    dataset, seed = run.molecules(), model.metadata["training"]["seed"]
+    held_out = [dataset.smiles[k] for k in named_data.held_out(dataset, HELD_OUT)]
+    drawn, rate = _timed(lambda: list(model.sample(samples, seed)), samples)
+    return {
+        "model": "SMILES LSTM",
+        **_trained(model),
+        "bits": bits_per_molecule(model, held_out),
+        "sampling_rate": rate,
+        "temperature": 1.0,
+        "parallel": "no",
+        **_score([evaluate_records(drawn)], dataset),
+    }
+
+
+def _trained(model: GraphCNF | SmilesLSTM) -> dict[str, Any]:
+    """Return parameters, seed, CPU minutes, molecules seen, and molecules per second of them."""
+    trained = model.metadata["training"]
+    seen = trained["steps"] * trained["batch_size"]
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seed": trained["seed"],
+        "minutes": trained["minutes"],
+        "seen": seen,
+        "training_rate": seen / trained["minutes"] / 60,
+    }
+
+
+def _timed(draw: Callable[[], list], samples: int) -> tuple[list, float]:
+    """Return what one thread draws, and samples per second of CPU time."""
+    with one_thread(torch.device("cpu")):
+        began = time.process_time()
+        drawn = draw()
+        return drawn, samples / (time.process_time() - began)
+
+
+def _score(frames: list[pd.DataFrame], dataset: MoleculeDataset) -> dict[str, Any]:
+    """Return `SUMMARY` of the samples, and `METRICS` of the valid ones to held-out molecules."""
+    frame = pd.concat(frames, ignore_index=True)
+    summary = summarize(frame, dataset.training_hashes())
+    found = {name: summary[name] for name in SUMMARY}
+    valid = list(frame["smiles"][frame["strict"]])
+    if len(valid) < 2:
+        return found
+    held_out = [dataset.smiles[k] for k in named_data.held_out(dataset, named_data.REFERENCE)]
+    reference = cached_statistics(f"{dataset.name}-test", held_out, metrics=METRICS)
+    statistics = cached_statistics("samples", valid, use_cache=False, metrics=METRICS)
+    return {**found, **compare(statistics, reference, metrics=METRICS).values}

@@ -19,7 +19,7 @@ from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import UserError
 from graphcnf.optimization.objectives import Goal, desirability, goal_of_table
 from graphcnf.optimization.scores import geometric
-from graphcnf.scripts.benchmarks.goals import tasks
+from graphcnf.scripts.benchmarks.pmo import tasks
 
 PMO = tomllib.loads((Path(graphcnf.scripts.benchmarks.__path__[0]) / "pmo.toml").read_text())
 

@@ -5,7 +5,7 @@ import pytest
 
 from graphcnf.datasets import zinc250k
 from graphcnf.datasets.molecules import encode
-from graphcnf.scripts.benchmarks import cli as benchmark
+from graphcnf.scripts.benchmarks.__main__ import app as benchmarks
 from graphcnf.scripts.cli import main
 from graphcnf.scripts.cli import run as run_command
 
@@ -96,7 +96,7 @@ def bench(capfd):
 
     def call(*arguments):
         with pytest.raises(SystemExit) as caught:
-            run_command(benchmark.app, [str(a) for a in arguments], "benchmark")
+            run_command(benchmarks, [str(a) for a in arguments], "benchmarks")
         out, err = capfd.readouterr()
         assert "Traceback" not in err
         return caught.value.code or 0, out, err

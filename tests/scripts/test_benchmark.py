@@ -1,16 +1,13 @@
-"""What is read of run folders, and what benchmarks refuse."""
+"""Run folders that benchmarks read, and errors of their options."""
 
 import importlib.util
-import json
 
 import pytest
 import tomli_w
 
 from graphcnf.compute.files import claim
 from graphcnf.errors import UserError
-from graphcnf.pretrained import config_file
-from graphcnf.scripts.benchmarks.page import curves
-from graphcnf.scripts.benchmarks.runs import TrainedRun, find_runs, molecules_of, train_run
+from graphcnf.scripts.benchmarks.runs import TrainedRun, find_runs, train_all
 
 
 @pytest.fixture
@@ -40,7 +37,6 @@ def make_run(surroundings, zinc_smiles):
         (["sets", "runs"], 1, "runs: no run there"),
         (["systems", "a", "--minutes", "-1"], 2, "greater than 0"),
         (["systems", "a", "--seeds", "1,x"], 2, "'--seeds'"),
-        (["systems", "a", "--device", "gpu"], 1, "no device 'gpu'"),
     ],
 )
 def test_errors(bench, arguments, code, message):
@@ -57,38 +53,22 @@ def test_systems_need_the_network_of_the_fcd(bench, monkeypatch):
     assert code == 1 and "the FCD needs the package fcd_torch: pip install" in err
 
 
-def test_runs_are_found_in_folders_and_named_by_what_was_trained(make_run, surroundings):
+def test_runs_are_found_in_folders(make_run, surroundings):
     for name in ("x/a/seed-0", "x/a/seed-1", "x/b", "y/c"):
         make_run(name)
     runs = find_runs([surroundings / name for name in ("y/c", "x")])
-    assert [run.variant for run in runs] == ["c", "a", "a", "b"]
-    assert len(molecules_of(runs[0])) == 200
+    found = [str(run.path.relative_to(surroundings)) for run in runs]
+    assert found == ["y/c", "x/a/seed-0", "x/a/seed-1", "x/b"]
+    assert len(runs[0].molecules()) == 200
     config = surroundings / "x/b/config.toml"
     config.write_text(config.read_text().replace("smiles_file", "images"))
     with pytest.raises(UserError, match="x/b: the data set 'images' holds no molecules"):
-        molecules_of(runs[3])
+        runs[3].molecules()
 
 
-def test_figures_count_the_run_that_a_run_went_on_from(make_run):
+def test_a_torn_line_is_no_evaluation(make_run):
     run = TrainedRun(make_run("a"))
-    # A torn line is no evaluation.
-    assert run.figures() == {"steps": 15, "minutes": 30.0, "bits_per_node": 7.0}
-    (run.path / "model").mkdir()
-    metadata = {"training": {"steps": 115, "minutes": 90}}
-    (run.path / "model" / "config.json").write_bytes(config_file({"metadata": metadata}))
-    assert run.figures() == {"steps": 115, "minutes": 90.0, "bits_per_node": 7.0}
-    (run.path / "model" / "config.json").write_text(json.dumps([]))
-    with pytest.raises(UserError, match="unreadable"):
-        run.figures()
-
-
-def test_seeds_of_a_model_share_an_entry_beside_the_curves(make_run):
-    pytest.importorskip("matplotlib")
-    runs = [TrainedRun(make_run(name)) for name in ("a/seed-0", "a/seed-1", "b/seed-0")]
-    ((caption, picture),) = curves(runs, "bits_per_node").pictures
-    assert caption.startswith("bits per node")
-    assert [picture.count(f"<!-- {name} -->") for name in ("a", "b", "bits per node")] == [1, 1, 1]
-    assert not curves(runs, "bits_per_dimension").pictures
+    assert run.last == {"step": 15, "minutes": 30.0, "bits_per_node": 7.0}
 
 
 def test_a_run_is_finished_when_its_budget_is_spent(make_run):
@@ -98,7 +78,7 @@ def test_a_run_is_finished_when_its_budget_is_spent(make_run):
 
 
 def test_a_training_that_was_killed_before_its_first_checkpoint_goes_on(surroundings):
-    preset, place = surroundings / "tiny.toml", surroundings / "runs" / "seed-0"
+    preset, place = surroundings / "tiny.toml", surroundings / "runs" / "tiny" / "seed-0"
     config = {
         "model": {"width": 16, "couplings": 1},
         "data": {"name": "sets", "elements": 4},
@@ -108,5 +88,5 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_goes_on(surround
     claim(place, "training")
     (place / "config.toml").write_text(tomli_w.dumps(config))
     (place / "metrics.csv").write_text("step,phase,minutes,bits_per_variable\n5,train,0.001,9\n")
-    run = train_run(str(preset), place, minutes=0.003, seed=0)
-    assert run.progress >= 1 and run.settings.clock == "cpu"
+    ((run,),) = train_all([str(preset)], [0], surroundings / "runs", 0.003)
+    assert run.progress >= 1 and run.config["training"]["clock"] == "cpu"

@@ -1,10 +1,7 @@
 """The language model of SMILES, systems side by side, and the codes of a model."""
 
 import csv
-import io
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ import torch
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
+from graphcnf.scripts.benchmarks import codes, smiles_lstm, systems
 from graphcnf.scripts.benchmarks.smiles_lstm import (
     END,
     START,
@@ -24,7 +22,7 @@ from graphcnf.scripts.benchmarks.smiles_lstm import (
 
 def test_probabilities_of_all_strings_sum_to_one_and_samples_follow_them():
     torch.manual_seed(0)
-    model = SmilesLSTM(["C", "Cl"], embedding=4, hidden=8, layers=1)
+    model = SmilesLSTM(["C", "Cl"], hidden=8)
     with torch.no_grad():
         # Padding and start never follow, the string ends soon.
         model.out.bias[:2] = -1e9
@@ -43,22 +41,24 @@ def test_probabilities_of_all_strings_sum_to_one_and_samples_follow_them():
     assert model.encode("ClC").tolist() == [START, 4, 3, END]
 
 
-def test_training_lowers_the_bits_and_keeps_the_model(tmp_path, zinc_smiles):
+def test_training_lowers_the_bits_and_keeps_the_model(tmp_path, zinc_smiles, monkeypatch):
+    monkeypatch.setattr(smiles_lstm, "BATCH", 16)
     data = encode("zinc250k", zinc_smiles)
-    model = train(data, tmp_path / "lstm", minutes=0.05, seed=0, batch=16, learning_rate=2e-2)
+    model = train(data, tmp_path / "lstm", minutes=0.05, seed=0, learning_rate=2e-2)
     held_out = [data.smiles[k] for k in data.split("test")]
     torch.manual_seed(0)
     fresh = SmilesLSTM(model.config["tokens"])
     assert bits_per_molecule(model, held_out) < 0.9 * bits_per_molecule(fresh, held_out)
     again = SmilesLSTM.from_pretrained(tmp_path / "lstm")
     assert bits_per_molecule(again, held_out) == bits_per_molecule(model, held_out)
-    assert again.metadata["training"]["cpu_minutes"] == pytest.approx(0.05, abs=0.03)
+    assert again.metadata["training"]["minutes"] == pytest.approx(0.05, abs=0.03)
     with pytest.raises(UserError, match="no token"):
         bits_per_molecule(model, ["[Xe]"])
 
 
 @pytest.mark.slow
-def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings):
+def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings, monkeypatch):
+    monkeypatch.setattr(systems, "HELD_OUT", 5)
     (surroundings / "x.smi").write_text("\n".join(zinc_smiles))
     common = '[data]\nname = "smiles_file"\npath = "x.smi"\n[training]\naccelerator = "cpu"\n'
     for name, model in (
@@ -66,15 +66,12 @@ def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings):
         ("other", 'adjacency = "graphaf"\nwidth = 8\nlayers = 1\nrows = 2'),
     ):
         (surroundings / f"{name}.toml").write_text(f"[model]\n{model}\n{common}")
-    how = ["-n", 40, "--held-out", 5, "--seeds", 3, "--language", "--folder", "runs"]
+    how = ["-n", 40, "--seeds", 3, "--language", "--folder", "runs"]
     arguments = ["systems", "ours.toml", "other.toml", "--minutes", 0.02, *how]
-    code, out, err = bench(*arguments, "--csv", "--html", "page.html")
+    code, _, err = bench(*arguments, "--out", "x.csv")
     assert code == 0, err
     assert (surroundings / "runs" / "ours" / "seed-3" / "metrics.csv").exists()
-    page = Path("page.html").read_text()
-    assert page.count("<img") >= 2 and "http" not in re.sub(r'xmlns\S+|src="data\S+', "", page)
-    assert all(f"<th>{name}</th>" in page for name in ("ours", "other"))
-    ours, raw, checked, rival = rows = list(csv.DictReader(io.StringIO(out)))
+    ours, raw, checked, rival = rows = list(csv.DictReader(open("x.csv")))
     assert rival["model"] == "SMILES LSTM" and {row["seed"] for row in rows} == {"3"}
     for row in (ours, rival):
         assert float(row["minutes"]) == pytest.approx(0.02, abs=0.03)
@@ -96,41 +93,36 @@ def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings):
     assert code == 1 and "delete it" in err
 
 
-def test_codes_of_a_model(bench, model_folder, small_zinc):
-    code, out, err = bench(
-        "codes",
-        "--model",
-        model_folder,
-        "-n",
-        60,
-        "--orders",
-        "1,8",
-        "--held-out",
-        5,
-        "--reconstruct",
-        20,
-        "--csv",
-    )
+def test_codes_of_a_model(bench, model_folder, small_zinc, monkeypatch):
+    monkeypatch.setattr(codes, "NUMBERINGS", (1, 8))
+    monkeypatch.setattr(codes, "HELD_OUT", 5)
+    few = ["-n", 60, "--reconstruct", 20, "--out", "x.csv"]
+    code, _, err = bench("codes", "--model", model_folder, *few)
     assert code == 0, err
-    rows = list(csv.DictReader(io.StringIO(out)))
+    rows = list(csv.DictReader(open("x.csv")))
     assert sum(float(r["share"]) for r in rows[:3]) == pytest.approx(1)
     assert float(rows[4]["bits"]) <= float(rows[3]["bits"])
     assert rows[5]["what"] == "come back in float64: all but 0 of 20" and rows[5]["share"] == "1.0"
 
 
-def test_codes_of_a_model_of_other_data(bench, model_folder, zinc_smiles, surroundings):
+def test_codes_of_a_model_of_other_data(
+    bench, model_folder, zinc_smiles, surroundings, monkeypatch
+):
+    monkeypatch.setattr(codes, "HELD_OUT", 3)
     model = GraphCNF.from_pretrained(model_folder)
     del model.metadata["dataset"]
     model.save_pretrained("own")
     (surroundings / "mine.smi").write_text("\n".join(zinc_smiles[:60]))
-    arguments = ["codes", "--model", "own", "-n", 10, "--orders", 1, "--held-out", 3]
-    code, _, err = bench(*arguments)
+    code, _, err = bench("codes", "--model", "own", "-n", 10)
     assert code == 1 and "not known: name it with --reference" in err
-    code, out, err = bench(*arguments, "--reference", "mine.smi")
+    code, out, err = bench("codes", "--model", "own", "-n", 10, "--reference", "mine.smi")
     assert code == 0 and "bits per molecule" in out, err
+    (surroundings / "one.smi").write_text("CC(N)=O\n")
+    code, _, err = bench("codes", "--model", "own", "-n", 10, "--reference", "one.smi")
+    assert code == 1 and "has no held-out molecules" in err
 
 
 def test_fragments_need_a_model_that_draws_atom_by_atom(bench):
-    code, out, err = bench("fragments", "--model", "zinc250k-unordered", "-n", 1, "--runs", 1)
+    code, out, err = bench("fragments", "--model", "zinc250k-unordered", "-n", 1)
     assert (code, out) == (1, "") and "only a model that draws atom by atom" in err
     assert len(err.splitlines()) == 1

@@ -12,7 +12,7 @@ from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.enrichment import has_pattern
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.scripts.benchmarks import own_molecules
+from graphcnf.scripts.benchmarks.own_molecules import boronic_acids, sulfonamides
 from graphcnf.training.finetuning import finetune
 from graphcnf.training.run import Run
 
@@ -187,7 +187,7 @@ def test_minutes_limit_the_steps_in_python_too(mine, model_folder):
 
 def test_molecules_made_of_zinc(small_zinc, zinc_smiles):
     data = encode("zinc250k", zinc_smiles)
-    found = list(own_molecules.sulfonamides(data.smiles))
+    found = list(sulfonamides(data.smiles))
     assert 5 < len(found) < 100
-    made = list(own_molecules.boronic_acids(["O=C([O-])c1ccccc1", "CC(=O)O", "O=C(O)c1ccsc1"]))
+    made = list(boronic_acids(["O=C([O-])c1ccccc1", "CC(=O)O", "O=C(O)c1ccsc1"]))
     assert made == ["OB(O)c1ccccc1", "OB(O)c1ccsc1"]

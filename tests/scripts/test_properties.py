@@ -14,7 +14,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.selection import described
-from graphcnf.scripts.evaluation import named_data
+from graphcnf.scripts.benchmarks import properties
 
 ASKED = ("--property", "logp=1.5", "--property", "weight = 90")
 
@@ -174,38 +174,24 @@ def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
     assert np.array_equal(references.property_values(dataset, names), found)
 
 
-def test_the_benchmark(graphcnf, trained, capfd):
-    from graphcnf.scripts.benchmarks.targets import target_rows
+def test_the_benchmark(bench, trained, monkeypatch):
+    monkeypatch.setattr(properties, "VALUES", 5)
 
-    rows = target_rows(trained, targets=5, each=20, seed=0)
-    own = [row for row in rows if row["method"] == trained]
-    assert [row["asked"] for row in own] == ["logp", "weight"]
-    assert all(row["spread"] > 0 for row in own) and len(rows) == 2 + 2 * 3
+    def rows(*arguments):
+        code, _, err = bench("properties", trained, "--out", "x.json", *arguments)
+        assert code == 0, err
+        return json.loads(Path("x.json").read_text())
+
+    found = rows()
+    own = [row for row in found if row["method"] == trained]
+    assert [row["condition"] for row in own] == ["logp", "weight"]
+    assert all(row["spread"] > 0 for row in own) and len(found) == 2 + 2 * 3
     # Weights after five steps hardly draw a molecule of this size.
     for row in own:
         assert 0 <= row["strict"] <= 1 and (row["error"] is None) == (row["strict"] == 0)
-    options = {"targets": 2, "each": 1, "seed": 0}
-    rows = target_rows(trained, **options, properties=["weight"])
-    assert {row["asked"] for row in rows} == {"weight"}
-    with pytest.raises(UserError, match="not trained with 'qed'"):
-        target_rows(trained, **options, properties=["qed"])
-
-
-def test_the_benchmark_asks_for_values_of_the_models_own_data(graphcnf, trained, zinc_smiles):
-    from graphcnf.scripts.benchmarks.targets import target_rows
-
-    model = GraphCNF.from_pretrained(trained)
-    model.metadata["dataset"] = "mine"
-    model.save_pretrained("own")
-    options = {"targets": 2, "each": 1, "seed": 0, "properties": ["weight"]}
-    with pytest.raises(UserError, match="no reference 'mine'"):
-        target_rows("own", **options)
-    Path("mine.smi").write_text("\n".join(zinc_smiles[:60]))
-    row = target_rows("own", **options, reference="mine.smi")[0]
-    data = named_data.load_reference("mine.smi", model)
-    smiles = data.take(named_data.held_out(data, 2)).smiles
-    a, b = (described(Chem.MolFromSmiles(s), ["weight"])["weight"] for s in smiles)
-    assert row["spread"] == pytest.approx(abs(a - b))
+    assert {row["condition"] for row in rows("--conditions", "weight")} == {"weight"}
+    code, _, err = bench("properties", trained, "--conditions", "qed")
+    assert code == 1 and "not trained with 'qed'" in err
 
 
 def test_the_best_of_several_is_the_nearest_of_them(graphcnf, trained):

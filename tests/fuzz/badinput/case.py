@@ -28,7 +28,7 @@ class Case:
 
     Attributes:
         name: Identifies it.
-        program: "graphcnf", or the last part of the module: "benchmarks", "figures".
+        program: "graphcnf", or "benchmarks" for the module of that name.
         arguments: Of the command; {model}, {images} ... stand for places of the stage.
         names: What the message must hold, such as the file, the key and the value.
         prepare: Writes the files that the command is given into the working folder.

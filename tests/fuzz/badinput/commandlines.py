@@ -32,8 +32,6 @@ BAD_TEXTS = {
     "--shard": ("", "1", "/", "0/1", "2/1", "1/0", "1/2", "-1/1", "1.0/1", "a/b", "1/1/1",
                 "1/" + "9" * 30),
     "--seeds": SEVERAL,
-    "--orders": SEVERAL,
-    "--rates": ("", ",", "1,,2", "1;2", "a,b", "1,1", "-1", "0", "0.5,0", "nan", "inf", "1e3"),
     "--similarities": ("", ",", "0.1,,0.2", "0.1;0.2", "a,b", "-1", "1.5", "nan", "inf"),
     "--metrics": ("", ",", "beauty", "fcd,beauty", "fcd,,snn", "ALL "),
     "--reference": ("", "nowhere", "~nouser/x.smi", "{work}", "/dev/full"),
@@ -103,11 +101,10 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("graphcnf", "datasets", "info"): Usual(("{molecules}",)),
     ("graphcnf", "datasets", "check"): Usual(("{molecules}",)),
     ("benchmarks", "systems"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
-    ("benchmarks", "codes"): Usual((*MODEL, "-n", "9", "--held-out", "3", "--orders", "1")),
-    ("benchmarks", "fragments"): Usual((*MODEL, "-n", "1", "--runs", "1", "--particles", "1")),
+    ("benchmarks", "codes"): Usual((*MODEL, "-n", "9")),
+    ("benchmarks", "fragments"): Usual((*MODEL, "-n", "1")),
     ("benchmarks", "properties"): Usual(
-        ("{model}", "--targets", "2", "--each", "1"),
-        taken={"--reference": BAD_TEXTS["--reference"]},  # the model is refused before
+        ("{model}",), taken={"--reference": BAD_TEXTS["--reference"]}  # the model is refused before
     ),
     ("benchmarks", "pmo"): Usual(
         (*MODEL, "--tasks", "qed", "--methods", "graphcnf", "--budget", "3", "--folder", "run")
@@ -116,19 +113,23 @@ USUAL: dict[tuple[str, ...], Usual] = {
         (*MODEL, "--tasks", "median1", "--budget", "3", "--folder", "run")
     ),
     ("benchmarks", "constrained"): Usual(
-        (*MODEL, "--molecules", "1", "--pool", "9", "--budget", "3", "--folder", "run")
+        (*MODEL, "--budget", "3", "--folder", "run")
     ),
     ("benchmarks", "images"): Usual(("{pictures}", "--minutes", "0.01", "--folder", "x")),
     ("benchmarks", "sets"): Usual(("{sets_run}",)),
     ("benchmarks", "coloring"): Usual(("{coloring}", "-n", "2")),
-    ("figures", "latents"): Usual(("--steps", "1", "--out", "x.png"), ".png"),
+    ("benchmarks", "own_molecules"): Usual(("sulfonamides",), ".smi"),
+    ("benchmarks", "latents"): Usual(("--steps", "1", "--out", "x.png"), ".png"),
 }  # fmt: skip
 
 
 NOT_HERE = {("benchmarks", "images"): "a training",
             ("benchmarks", "systems"): "fcd_torch",
             ("benchmarks", "properties"): "a model that was trained with properties",
-            ("figures", "latents"): "ZINC250k encoded, a minute"}  # fmt: skip
+            ("benchmarks", "fragments"): "minutes",
+            ("benchmarks", "constrained"): "minutes",
+            ("benchmarks", "own_molecules"): "ZINC250k encoded, a minute",
+            ("benchmarks", "latents"): "ZINC250k encoded, a minute"}  # fmt: skip
 """Commands that need more than the stage has when all is well, and what."""
 
 

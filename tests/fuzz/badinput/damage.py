@@ -17,7 +17,7 @@ MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "generate": ("model", "graphcnf", DRAW),
     "score": ("model", "graphcnf", ("score", "{molecules}", "--model", "x")),
     "evaluate": ("model", "graphcnf", ("evaluate", "--model", "x", "-n", "9")),
-    "codes": ("model", "benchmarks", ("codes", "--model", "x", "-n", "9", "--held-out", "2")),
+    "codes": ("model", "benchmarks", ("codes", "--model", "x", "-n", "9")),
     "generate images": ("images", "graphcnf", ("images", "generate", "--model", "x", "-n", "2",
                         "--out", "out.png")),
     "evaluate images": ("images", "graphcnf", ("images", "evaluate", "x", "--draws", "1")),

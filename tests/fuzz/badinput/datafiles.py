@@ -21,7 +21,7 @@ READERS = {
     "test": ("evaluate", "{molecules}", "--reference", "{molecules}", "--metrics", "snn",
              "--test", "{file}"),
     "train": ("train", "{preset}", "--set", "data.path={file}", "--out", "run"),
-    "codes": ("codes", "--model", "{model}", "-n", "9", "--held-out", "2", "--orders", "1",
+    "codes": ("codes", "--model", "{model}", "-n", "9",
               "--reference", "{file}"),
 }  # fmt: skip
 """Commands that read molecules."""

@@ -21,16 +21,15 @@ import torch
 import typer
 
 from badinput.case import Case, Outcome
-from graphcnf.scripts.benchmarks import cli as benchmarks
+from graphcnf.scripts.benchmarks.__main__ import app as benchmarks
 from graphcnf.scripts.cli import app
 from graphcnf.scripts.cli import run as run_command
-from graphcnf.scripts.figures import cli as figures
 
 PLACES = ("molecules", "preset", "model", "shard", "images", "photos", "pictures", "coloring",
           "run", "sets_run", "optimized", "work")  # fmt: skip
 """What a stage holds, by the names that cases call it."""
 
-PROGRAMS = {"graphcnf": app, "benchmarks": benchmarks.app, "figures": figures.app}
+PROGRAMS = {"graphcnf": app, "benchmarks": benchmarks}
 HEAVY = ("graphcnf.training.loop", "graphcnf.coloring.flow", "graphcnf.images", "pandas",
          "graphcnf.molecules.flow", "pyarrow.parquet")  # fmt: skip
 PATIENCE = 180

@@ -1,7 +1,6 @@
 """The commands that print the figures of sets and colourings."""
 
 import csv
-import io
 import json
 import math
 
@@ -12,30 +11,16 @@ import torch
 from graphcnf.coloring import ColoringFlow
 from graphcnf.datasets.coloring import load_coloring
 from graphcnf.graphs import GraphBatch
-from graphcnf.scripts.benchmarks.cli import app
-from graphcnf.scripts.benchmarks.discrete import (
+from graphcnf.scripts.benchmarks.coloring import (
     Colored,
     held_out,
     order_alone,
-    published_coloring,
+    published_rows,
     sample_all,
     sampling_figures,
 )
-from graphcnf.scripts.cli import run
 
 DATA = {"size": "small", "graphs": 1500, "seed": 3}
-
-
-@pytest.fixture
-def command(capfd):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run(app, [str(a) for a in arguments], "benchmarks")
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return caught.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture
@@ -71,7 +56,7 @@ def model(surroundings):
     return model
 
 
-def test_table_of_sets(set_run, surroundings, command):
+def test_table_of_sets(set_run, surroundings, bench):
     set_run("a/seed-0", 2.79)
     set_run("a/seed-1", 2.77)
     set_run("b", 2.95, encoding="uniform-dequantization")
@@ -79,7 +64,7 @@ def test_table_of_sets(set_run, surroundings, command):
     set_run("d", 2.9, model={"coupling": "channels"})
     set_run("e", 2.773, encoding="interval", model={"coupling": "groups"})
     set_run("f", 2.775, encoding="interval", model={"coupling": "groups", "couplings": 4})
-    code, out, _ = command("sets", surroundings)
+    code, out, _ = bench("sets", surroundings)
     assert code == 0
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in out.splitlines()[:13]]
     table = {tuple(line[:2]): line[2:6] for line in lines}
@@ -103,19 +88,19 @@ def test_table_of_sets(set_run, surroundings, command):
     assert "seeds" in out and "quoted" in out and "one element after the other" in out
 
 
-def test_unlike_runs_are_not_averaged(set_run, surroundings, command):
+def test_unlike_runs_are_not_averaged(set_run, surroundings, bench):
     set_run("a", 2.79)
     set_run("b", 2.95, model={"latent_dim": 2})
-    code, _, err = command("sets", surroundings)
+    code, _, err = bench("sets", surroundings)
     assert code == 1 and "b: model.latent_dim is 2, but None in" in err
 
 
-def test_other_sets_have_no_published_figures(set_run, surroundings, command):
+def test_other_sets_have_no_published_figures(set_run, surroundings, bench):
     set_run("a", 2.0, elements=8)
     set_run("b", 2.1, task="summation", total=60)
-    code, out, _ = command("sets", surroundings, "--csv")
+    code, out, _ = bench("sets", surroundings, "--out", "x.csv")
     assert code == 0
-    rows = {row["method"]: row for row in csv.DictReader(io.StringIO(out))}
+    rows = {row["method"]: row for row in csv.DictReader(open("x.csv"))}
     assert rows["Mixture of logistics"]["coupling"] == "elements"
     optimum = math.log2(math.factorial(8)) / 8
     assert float(rows["Optimum"]["shuffling, elements = 8"]) == pytest.approx(optimum)
@@ -123,60 +108,60 @@ def test_other_sets_have_no_published_figures(set_run, surroundings, command):
     assert list(rows) == ["Optimum", "Mixture of logistics"]
 
 
-def test_errors_of_sets(set_run, surroundings, command):
-    code, _, err = command("sets", surroundings / "none")
+def test_errors_of_sets(set_run, surroundings, bench):
+    code, _, err = bench("sets", surroundings / "none")
     assert code == 1 and "no run there" in err
     set_run("a", 3.0, steps=5)
-    code, _, err = command("sets", "a")
+    code, _, err = bench("sets", "a")
     assert code == 1 and "not finished" in err
     set_run("b", 3.0, name="zinc250k")
-    code, _, err = command("sets", "b")
+    code, _, err = bench("sets", "b")
     assert code == 1 and "not on sets (its data are zinc250k)" in err
     assert len(err.splitlines()) == 1
 
 
-def test_table_of_colourings(model, surroundings, command):
-    code, out, _ = command("coloring", "run", "-n", 140, "--json", "--png", "x.png")
-    assert code == 0
-    rows = json.loads(out)
+def test_table_of_colourings(model, surroundings, bench):
+    def figures(*arguments):
+        code, _, err = bench("coloring", "run", "-n", 140, "--out", "x.json", *arguments)
+        assert code == 0, err
+        return json.loads((surroundings / "x.json").read_text())
+
+    rows = figures("--png", "x.png")
     data, alone, ours, *published = rows
     assert data["validity"] == 1 and 0.6 < data["bits"] < 0.8
     # The order leaves few graphs without a free colour, a model that knows nothing leaves none.
     assert alone["validity"] > 0.9 and ours["validity"] < 0.3
     assert ours["bits"] == pytest.approx(math.log2(3), abs=0.1) and ours["seconds"] > 0
-    assert ours["model"] == "run: one node at a time" and ours["minutes"] == 1.5
+    assert ours["method"] == "run: one node at a time" and ours["minutes"] == 1.5
     assert {row["validity"] for row in published} == {0.9456, 0.9341}
     assert (surroundings / "x.png").read_bytes().startswith(b"\x89PNG")
-    code, again, _ = command("coloring", "run", "-n", 140, "--json")
-    assert json.loads(again)[2]["validity"] == ours["validity"]
-    code, other, _ = command("coloring", "run", "-n", 140, "--json", "--seed", 1)
-    assert json.loads(other)[2]["conflicting_edges"] != ours["conflicting_edges"]
-    code, out, _ = command("coloring", "run", "-n", 10)
+    assert figures()[2]["validity"] == ours["validity"]
+    code, out, _ = bench("coloring", "run", "-n", 10)
     assert code == 0 and "Without conflict" in out and "order alone" in out
 
 
-def test_errors_of_colourings(model, surroundings, command):
-    code, _, err = command("coloring", "run", "-n", 500)
+def test_errors_of_colourings(model, surroundings, bench):
+    code, _, err = bench("coloring", "run", "-n", 500)
     assert code == 1 and "150 held-out graphs, not 500" in err
-    code, _, err = command("coloring", "none")
+    code, _, err = bench("coloring", "none")
     assert code == 1 and "config.json" in err
-    code, _, err = command("coloring", "run", "--png", "x.jpg")
+    code, _, err = bench("coloring", "run", "--png", "x.jpg")
     assert code == 2 and "must end in .png" in err
     model.metadata["data"] = {**DATA, "seed": 4}
     model.save_pretrained(surroundings / "other")
-    code, _, err = command("coloring", "run", "other", "-n", 10)
+    code, _, err = bench("coloring", "run", "other", "-n", 10)
     assert code == 1 and "trained on other graphs than run" in err
     model.metadata = {}
     model.save_pretrained(surroundings / "silent")
-    code, _, err = command("coloring", "silent", "-n", 10)
+    code, _, err = bench("coloring", "silent", "-n", 10)
     assert code == 1 and "does not say" in err and len(err.splitlines()) == 1
 
 
 def test_samples_do_not_depend_on_the_batches(model):
     batches = held_out(load_coloring(**DATA), 140)
     assert [len(b) for b in batches] == [128, 12]
-    whole = sample_all(model, batches, seed=5)
-    first = sample_all(model, held_out(load_coloring(**DATA), 7), seed=5)[0]
+    whole = sample_all(model, batches)
+    first = sample_all(model, held_out(load_coloring(**DATA), 7))[0]
     width = first.colors.shape[1]
     assert torch.equal(whole[0].colors[:7, :width], first.colors)
 
@@ -196,10 +181,10 @@ def test_figures_of_samples():
     assert figures["conflicting_edges"] == pytest.approx(
         float(2 * edges[:32].sum() / (3 * edges.sum()))
     )
-    alone = sampling_figures(order_alone([batch], 3, seed=0))
+    alone = sampling_figures(order_alone([batch], 3))
     assert 0.9 < alone["validity"] < 1 and "seconds" not in alone
 
 
 def test_published_figures_are_of_the_published_graphs():
-    assert published_coloring({"size": "large"})[0]["validity"] == 0.668
-    assert published_coloring({"colors": 4}) == published_coloring({"nodes": [5, 9]}) == []
+    assert published_rows({"size": "large"})[0]["validity"] == 0.668
+    assert published_rows({"colors": 4}) == published_rows({"nodes": [5, 9]}) == []

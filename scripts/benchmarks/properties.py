@@ -1,0 +1,95 @@
+"""Errors of the properties that molecules are conditioned on.
+
+The protocol of FreeGress (Ninniri et al. 2024): 100 held-out molecules give the values, each of one
+property alone, and 10 molecules are drawn for each value.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rdkit import Chem
+
+from graphcnf.errors import UserError
+from graphcnf.evaluation.draw import draw_block
+from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.graphs import GraphCNF
+from graphcnf.molecules.asked import asked_of
+from graphcnf.molecules.selection import described
+from graphcnf.scripts._sampling import load_model
+from graphcnf.scripts.benchmarks.options import Out, Reference, published, write
+from graphcnf.scripts.evaluation import named_data
+
+VALUES, EACH = 100, 10
+"""Held-out molecules that give values, and molecules that are drawn for each value."""
+
+COLUMNS: list[Column] = [
+    ("Method", text("method")),
+    ("Condition", text("condition")),
+    ("Mean absolute error", number("error", 3)),
+    ("Of the data", number("spread", 3)),
+    ("Strict", percent("strict")),
+    ("Unique", percent("unique")),
+]
+
+
+def properties(
+    model: Annotated[
+        str, typer.Argument(metavar="NAME|DIR", help="A model that was trained with properties.")
+    ],
+    best_of: Annotated[
+        int, typer.Option(min=1, help="Samples for each molecule; the nearest is kept.")
+    ] = 1,
+    conditions: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Properties.", show_default="all of the model"),
+    ] = None,
+    reference: Reference = None,
+    out: Out = None,
+) -> None:
+    """Measure how near molecules come to the properties that they are conditioned on."""
+    loaded = load_model(model)
+    known = [table["name"] for table in loaded.targets]
+    if not known:
+        raise UserError(f"{model} was not trained with properties")
+    chosen = known if conditions is None else [name.strip() for name in conditions.split(",")]
+    asked_of(loaded, dict.fromkeys(chosen, 0.0))
+    dataset = named_data.load_reference(reference, loaded)
+    wanted = dataset.take(named_data.held_out(dataset, VALUES)).smiles
+    rows: list[dict[str, Any]] = []
+    for name in chosen:
+        targets = _values(wanted, name)
+        rows.append({"method": model, **_errors(loaded, name, targets, best_of)})
+        rows += published("properties", condition=name)
+    kept = f"the nearest of {best_of} samples is kept" if best_of > 1 else "raw samples"
+    notes = [
+        f"{VALUES} held-out molecules, {EACH} samples for the value of each, temperature 1; "
+        f"{kept}, errors of the strictly valid ones.",
+        "Of the data: mean distance of two of the values.",
+    ]
+    write(out, rows, COLUMNS, notes)
+
+
+def _values(smiles: list[str], name: str) -> np.ndarray:
+    return np.array([described(Chem.MolFromSmiles(s), [name])[name] for s in smiles])
+
+
+def _errors(model: GraphCNF, name: str, targets: np.ndarray, best_of: int) -> dict[str, Any]:
+    """Return the row of one property; every target value has a seed of its own."""
+    errors, smiles = [], []
+    for k, value in enumerate(targets):
+        asked = asked_of(model, {name: float(value)})
+        _, frame = draw_block(model, range(EACH), seed=k, targets=asked, best_of=best_of)
+        valid = list(frame["smiles"][frame["strict"]])
+        errors += list(abs(_values(valid, name) - value))
+        smiles += valid
+    pairs = len(targets) * (len(targets) - 1)
+    return {
+        "condition": name,
+        "error": float(np.mean(errors)) if errors else None,
+        "spread": float(abs(targets - targets[:, None]).sum()) / pairs,
+        "strict": len(smiles) / (EACH * len(targets)),
+        "unique": len(set(smiles)) / max(len(smiles), 1),
+    }

@@ -1,1 +1,0 @@
-"""Figures that explain the methods: `python -m graphcnf.scripts.figures`; not in the wheel."""
