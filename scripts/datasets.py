@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphcnf.errors import UserError, say
-from graphcnf.scripts.generation import options
+from graphcnf.scripts import _options as options
 
 if TYPE_CHECKING:
     from graphcnf.compute.parallel import Workers
@@ -65,7 +65,7 @@ def prepare(
 ) -> None:
     """Encode a data set's molecules as graphs and cache them, unless that is done."""
     from graphcnf.compute.cluster import open_workers
-    from graphcnf.scripts._sampling import check_cluster_options
+    from graphcnf.scripts._options import check_cluster_options
 
     check_cluster_options(cluster, workers, "cpu")
     with open_workers(cluster, workers) as engine:
@@ -77,7 +77,7 @@ def prepare(
 def info(name: Name, column: options.Column = None, as_json: Json = False) -> None:
     """Describe a data set: sizes, categories, splits."""
     from graphcnf.evaluation.formats import json_text, markdown, text
-    from graphcnf.scripts._tables import write_text
+    from graphcnf.scripts._output import write_text
 
     facts = describe(_load(name, column))
     if as_json:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from graphcnf.compute import parallel
-from graphcnf.scripts.generation import partial
-from graphcnf.scripts.generation.partial import PartialFile, partial_file
+from graphcnf.sampling.partial_file import PartialFile, partial_file
+from graphcnf.sampling import partial_file as partial
 
 RUN = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
 
@@ -252,11 +252,11 @@ def test_every_block_is_written(generate, monkeypatch):
 
 
 def test_what_a_search_found_before_it_was_given_up_is_kept(generate, monkeypatch):
-    monkeypatch.setattr("graphcnf.scripts.generate.PATIENCE", 200)
+    monkeypatch.setattr("graphcnf.sampling.stream.PATIENCE", 200)
     tail = ["--size", 1, "--workers", 1, "--out", "x.smi"]
     err = generate("-n", 500, *tail, code=1)
     number = journal()["written"]
     assert f"ask for -n {number}" in err and not Path("x.smi").exists()
-    monkeypatch.setattr("graphcnf.scripts.generation.writing._draw", None)  # nothing is drawn
+    monkeypatch.setattr("graphcnf.sampling.sample._write", None)  # nothing is drawn
     generate("-n", number, *tail)
     assert len(Path("x.smi").read_text().splitlines()) == number and hidden() == []
