@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from graphcnf.compute import parallel
-from graphcnf.sampling.partial_file import PartialFile, partial_file
 from graphcnf.sampling import partial_file as partial
+from graphcnf.sampling.partial_file import PartialFile, partial_file
 
 RUN = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
 

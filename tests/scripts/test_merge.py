@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from graphcnf.graphs.record_blocks import block_count, blocks, share_of
-from graphcnf.sampling.partial_file import PartialFile
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.sampling import merging
+from graphcnf.sampling.partial_file import PartialFile
 
 NUMBER = 1800
 """Graphs in 5 blocks."""

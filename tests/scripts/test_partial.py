@@ -11,8 +11,8 @@ from contextlib import suppress
 import pytest
 
 from graphcnf.errors import UserError
-from graphcnf.sampling.partial_file import fingerprint, partial_file
 from graphcnf.sampling import partial_file as partial
+from graphcnf.sampling.partial_file import fingerprint, partial_file
 
 NAME = fingerprint({"seed": 0})
 PIECES = [f"piece {k} {'ä' * k}\n" for k in range(4)]
