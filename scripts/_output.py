@@ -115,6 +115,9 @@ class _Stdout(io.TextIOBase):
     def flush(self) -> None:
         sys.stdout.flush()
 
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
+
 
 @contextmanager
 def open_output(

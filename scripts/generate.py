@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -309,10 +308,7 @@ def generate(
             quota = Quota(range(*part.records) if part else records, None if part else number)
             if file is None:
                 with open_output(None) as stream:
-                    hidden = sys.stdout.isatty()  # molecules and a bar would run into each other
-                    counts = sample_to_stream(
-                        network, recipe, quota, stream, workers=engine, hidden=hidden
-                    )
+                    counts = sample_to_stream(network, recipe, quota, stream, workers=engine)
             else:
                 counts = sample_to_file(
                     network, recipe, quota, file, convert=convert, shard=part, force=force,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from graphcnf.compute.environment import environment
 from graphcnf.compute.parallel import WorkerDied
 from graphcnf.compute.progress import progress_bar
+from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, say
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
@@ -38,7 +37,6 @@ def sample_to_stream(
     stream: TextIO,
     *,
     workers: int | Cluster | None = None,
-    hidden: bool = False,
 ) -> SampleCounts:
     """Draw a sample into a text stream, and return its counts.
 
@@ -48,7 +46,6 @@ def sample_to_stream(
         quota: Records to draw.
         stream: The stream, flushed after each piece.
         workers: Processes, or a cluster; None for as many as pay.
-        hidden: True to show no progress bar.
 
     Raises:
         Exhausted: There are too few molecules.
@@ -61,7 +58,8 @@ def sample_to_stream(
     stream.write(header(recipe.kind, recipe.columns))
     counts = SampleCounts.at(quota.records.start)
     drawn = texts(model, recipe, quota, counts, HashSet(), workers)
-    _write(drawn, quota, counts, write, hidden=hidden)
+    # A bar and molecules on one terminal would run into each other.
+    _write(drawn, quota, counts, write, hidden=stream.isatty())
     return counts
 
 
@@ -94,7 +92,7 @@ def sample_to_file(
     Raises:
         UserError: The file cannot be written, a process died, or there are too few molecules.
     """
-    with _orderly_end(), partial_file(out, _name(model, recipe, quota)) as file:
+    with termination_raises(), partial_file(out, _name(model, recipe, quota)) as file:
         counts, seen = _resume(file, recipe, quota, out, force)
 
         def write(text: str) -> None:
@@ -183,20 +181,3 @@ def _resume(
                 for entry in entries(lines, recipe.kind, recipe.columns):
                     seen.add(protonation_hash(entry.smiles))
     return counts, seen
-
-
-@contextmanager
-def _orderly_end() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, as Ctrl-C raises KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signal_number: int, frame) -> None:
-        raise SystemExit(128 + signal_number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
