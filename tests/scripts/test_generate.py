@@ -199,12 +199,6 @@ def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, s
     assert code == 1 and "none of" in err
 
 
-def test_molecules_are_distinct_and_those_of_the_device_named(generate):
-    expected = generate("-n", 150)[0]
-    assert len(expected.splitlines()) == len(set(expected.splitlines())) == 150
-    assert generate("-n", 150, "--device", "cpu")[0] == expected
-
-
 def test_molecules_do_not_depend_on_the_number_of_processes(generate):
     arguments = ["-n", 700, "--all", "--likelihood", "--json"]
     assert generate(*arguments, "--workers", 2)[0] == generate(*arguments, "--workers", 1)[0]
@@ -340,18 +334,6 @@ def run(*arguments, **options):
     return subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, **options
     )
-
-
-def test_help_is_light():
-    program = (
-        "import sys; from graphcnf.scripts.cli import app\n"
-        "app(['generate', '--help'], standalone_mode=False)\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'rdkit', 'lightning'} & set(sys.modules)\n"
-        "sys.exit(', '.join(heavy) or 0)"
-    )
-    done = run("-c", program)
-    assert done.returncode == 0, done.stderr
-    assert "--temperature" in done.stdout
 
 
 def test_generation_imports_no_training_library(model_folder):
