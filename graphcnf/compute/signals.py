@@ -22,7 +22,7 @@ def interrupts_heard() -> Iterator[None]:
 
     def wait() -> None:
         while signal.sigwait(both) == signal.SIGINT:
-            signal.pthread_kill(main.ident, signal.SIGURG)
+            signal.pthread_kill(main.ident, signal.SIGURG)  # type: ignore[arg-type]
 
     def hand_on(number, frame) -> None:
         handler = signal.getsignal(signal.SIGINT)
@@ -38,7 +38,7 @@ def interrupts_heard() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.pthread_kill(waiting.ident, signal.SIGURG)
+        signal.pthread_kill(waiting.ident, signal.SIGURG)  # type: ignore[arg-type]
         waiting.join()
         signal.signal(signal.SIGURG, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

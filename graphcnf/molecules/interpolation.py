@@ -103,7 +103,7 @@ def path_rows(flow: MoleculeFlow, path: Sequence[Point]) -> list[dict[str, Any]]
         and log_likelihood (nats, None for a point that is no valid molecule).
     """
     there = [point.smiles for point in path if point.smiles is not None]
-    nats = dict(zip(there, flow.log_prob(there).tolist(), strict=True))
+    nats: dict[str | None, float] = dict(zip(there, flow.log_prob(there).tolist(), strict=True))
     rows = []
     for point in path:
         value = nats.get(point.smiles, math.nan)

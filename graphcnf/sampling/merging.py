@@ -47,8 +47,10 @@ class ShardFile:
     @property
     def recipe(self) -> Recipe:
         """The recipe of the sample."""
-        given = self.shard.recipe.items()
-        return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in given})
+        given: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in self.shard.recipe.items()
+        }
+        return Recipe(**given)
 
 
 def read_shard(path: Path) -> ShardFile:
@@ -124,14 +126,14 @@ def survey(paths: Iterable[Path], read: Callable[[Path], ShardFile] = read_shard
         try:
             files.append(read(path))
         except BadShard as error:
-            number = error.shard and "shard {}/{}, ".format(*error.shard.part)
-            problems.append(f"{path}: {number or ''}{error}")
+            named = "shard {}/{}, ".format(*error.shard.part) if error.shard else ""
+            problems.append(f"{path}: {named}{error}")
             bad.append(error.shard)
     if not files:
         return Survey([], problems, [])
     samples = Counter(_sample_key(file.shard) for file in files)
     usual = next(f.shard for f in files if _sample_key(f.shard) == samples.most_common(1)[0][0])
-    named = {s.part[0] for s in bad if s and _sample_key(s) == _sample_key(usual)}
+    damaged = {s.part[0] for s in bad if s and _sample_key(s) == _sample_key(usual)}
     chosen: dict[int, ShardFile] = {}
     for file in files:
         number, count = file.shard.part
@@ -142,7 +144,7 @@ def survey(paths: Iterable[Path], read: Callable[[Path], ShardFile] = read_shard
         else:
             chosen[number] = file
     count = usual.part[1]
-    for before, after in pairwise(sorted({0, *chosen, *named, count + 1})):
+    for before, after in pairwise(sorted({0, *chosen, *damaged, count + 1})):
         if after - before > 1:
             problems.append(_gap(usual, before + 1, after - 1))
     kept = [chosen[number] for number in sorted(chosen)]

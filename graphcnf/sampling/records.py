@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -154,7 +154,7 @@ def molecule_log_likelihoods(
 
 
 def found_texts(
-    molecules: Iterator[Found],
+    molecules: Generator[Found],
     recipe: Recipe,
     number: int,
     more: Mapping[str, Callable[[Chem.Mol], float]] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -119,7 +119,7 @@ def sample_to_file(
 
 
 def _write(
-    drawn: Iterator[str],
+    drawn: Generator[str],
     quota: Quota,
     counts: SampleCounts,
     write: Callable[[str], None],

@@ -120,7 +120,7 @@ def description(out: Path) -> Path:
 def seal(file: Path) -> dict[str, Any]:
     """Return length and checksum of a file."""
     with open_input(file) as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+        digest = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
     return {"bytes": file.stat().st_size, "sha256": digest}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -159,7 +159,7 @@ def texts(
     counts: SampleCounts,
     seen: HashSet,
     workers: int | Cluster | None = None,
-) -> Iterator[str]:
+) -> Generator[str]:
     """Yield the text of the sample piece after piece, until the quota is filled.
 
     The first block comes from this process, for the first molecules to come soon.
@@ -185,7 +185,7 @@ def texts(
                 if record.number < counts.record:
                     continue
                 counts.add(record)
-                if recipe.everything or (record.accepted and seen.add(record.hash)):
+                if recipe.everything or (record.hash is not None and seen.add(record.hash)):
                     parts.append(record.text)
                     counts.add_written(record)
                 if quota.is_filled(counts):
@@ -205,11 +205,11 @@ def _blocks(
     quota: Quota,
     counts: SampleCounts,
     workers: int | Cluster | None,
-) -> Iterator[list[Record]]:
+) -> Generator[list[Record]]:
     draw = partial(block_records, model, recipe)
     together = together_on(model.device)
     there = blocks(counts.record, together)
-    todo = takewhile(lambda block: block.start < quota.records.stop, there)
+    todo: Iterator[range] = takewhile(lambda block: block.start < quota.records.stop, there)
     if together > 1:
         low, high = counts.record, quota.records.stop
         todo = (range(max(low, block.start), min(high, block.stop)) for block in todo)

@@ -172,8 +172,10 @@ def test_everything_that_is_wrong_is_named_and_the_rest_is_whole(run, generate, 
     }
     err = run("merge", *names, "--out", "x.smi", "--partial")[1]
     assert err.splitlines()[-1].startswith("merged 2 of 5 shards: 640 graphs, ")
-    kept = dict.fromkeys((one.read_text() + three.read_text()).splitlines())
-    assert Path("x.smi").read_text().splitlines() == list(kept)
+    kept = {}
+    for smiles in (one.read_text() + three.read_text()).splitlines():
+        kept.setdefault(protonation_hash(smiles), smiles)
+    assert Path("x.smi").read_text().splitlines() == list(kept.values())
     # Drawn again, they are whole.
     for k, path in ((2, two), (4, four), (5, five)):
         generate("-n", NUMBER, "--shard", f"{k}/5", "--out", path, "--force")
@@ -243,7 +245,7 @@ def test_a_shard_is_drawn_once_and_goes_on_where_it_stopped(run, generate, shard
     ("arguments", "message"),
     [
         (["--shard", "1/2"], "'--shard': it is a file: name it with --out"),
-        (["--shard", "3/2", "--out", "x.smi"], "'3/2' is no shard"),
+        (["--shard", "3/2", "--out", "x.smi"], "for the parts of 20, or all/20, got '3/2'"),
         (["--shard", "1/2", "--scaffold", "C1CC1", "--out", "x.smi"], "'--shard': not together"),
         (["--first", "-1"], "'--first'"),
     ],
