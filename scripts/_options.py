@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from graphcnf.errors import UserError, say
-from graphcnf.limits import check_minutes, check_seed, check_temperature
+from graphcnf.limits import LARGEST_SEED, check_minutes, check_seed, check_temperature
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -188,13 +188,9 @@ def parse_numbers(text: str, option: str, least: int = 0) -> list[int]:
     numbers = [int(part) for part in parts]
     if len(set(numbers)) < len(numbers):
         raise typer.BadParameter(f"{text!r} names a number twice", param_hint=hint)
-    for number in numbers:
-        if number < least:
-            raise typer.BadParameter(f"{number} is too small: from {least} on", param_hint=hint)
-        try:
-            check_seed(number)
-        except UserError as error:
-            raise typer.BadParameter(str(error), param_hint=hint) from None
+    if not least <= min(numbers) <= max(numbers) <= LARGEST_SEED:
+        allowed = f"{least} to {LARGEST_SEED}"
+        raise typer.BadParameter(f"numbers must be from {allowed}, got {text!r}", param_hint=hint)
     return numbers
 
 

@@ -199,6 +199,21 @@ def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, s
     assert code == 1 and "none of" in err
 
 
+def test_python_writes_the_file_of_the_command(generate, model_folder, surroundings):
+    from graphcnf.graphs import GraphCNF
+    from graphcnf.sampling.formats import columns_of
+    from graphcnf.sampling.records import Recipe
+    from graphcnf.sampling.sample import sample_to_file
+    from graphcnf.sampling.stream import Quota
+
+    generate("-n", 20, "--seed", 2, "--size", "2-4", "--out", "command.csv")
+    recipe = Recipe(2, 1.0, (2, 4), kind="csv", columns=columns_of("csv"), everything=False)
+    model, quota = GraphCNF.from_pretrained(model_folder), Quota(range(10_000), 20)
+    counts = sample_to_file(model, recipe, quota, surroundings / "python.csv")
+    files = [(surroundings / f"{name}.csv").read_bytes() for name in ("command", "python")]
+    assert files[0] == files[1] and counts.written == 20 <= counts.sampled
+
+
 def test_molecules_do_not_depend_on_the_number_of_processes(generate):
     arguments = ["-n", 700, "--all", "--likelihood", "--json"]
     assert generate(*arguments, "--workers", 2)[0] == generate(*arguments, "--workers", 1)[0]
