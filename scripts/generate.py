@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from graphcnf.sampling.records import Recipe
 
 
-class Part(NamedTuple):
+class ShardNumber(NamedTuple):
     """Number of a part, 0 for all of them, and the number of parts."""
 
     number: int
     parts: int
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str) -> ShardNumber:
         """Read "3/20" or "all/20"."""
         found = re.fullmatch(r"(all|0*[1-9][0-9]{0,8})/([0-9]{1,9})", text.strip())
         part = cls(0 if found[1] == "all" else int(found[1]), int(found[2])) if found else cls(0, 0)
@@ -99,10 +99,10 @@ def generate(
         ),
     ] = 0,
     shard: Annotated[
-        Part | None,
+        ShardNumber | None,
         typer.Option(
             metavar="I/N|all/N",
-            parser=Part.parse,
+            parser=ShardNumber.parse,
             help="Part I of N, from 1 on, or all of them, one after the other, in numbered files. "
             "-n then counts the graphs that all parts draw together; graphcnf merge makes one file "
             "of theirs.",
