@@ -259,10 +259,10 @@ def generate(
 
     from graphcnf.compute.cluster import open_workers
     from graphcnf.molecules.asked import asked_of, outside_training
+    from graphcnf.sampling.counts import Quota
     from graphcnf.sampling.records import Recipe
-    from graphcnf.sampling.sample import sample_to_file, sample_to_stream
+    from graphcnf.sampling.sample import Sample
     from graphcnf.sampling.shards import shards_of
-    from graphcnf.sampling.stream import Quota
 
     if options.valency_checked(network):
         say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
@@ -306,18 +306,15 @@ def generate(
     with open_workers(cluster, workers) as engine:
         for file, part in todo:
             quota = Quota(range(*part.records) if part else records, None if part else number)
+            sample, distinct = Sample(network, recipe, quota, engine), not everything
             if file is None:
                 with open_output(None) as stream:
-                    counts = sample_to_stream(network, recipe, quota, stream, workers=engine)
+                    sample.write(stream)
             else:
-                counts = sample_to_file(
-                    network, recipe, quota, file, convert=convert, shard=part, force=force,
-                    workers=engine,
-                )  # fmt: skip
-            figures = counts.figures(distinct=not everything)
-            say(
-                json.dumps(figures) if as_json else counts.summary(not everything, recipe.selective)
-            )
+                sample.save(file, convert=convert, shard=part, force=force)
+            figures = sample.counts.figures(distinct)
+            summary = sample.counts.summary(distinct, recipe.selective)
+            say(json.dumps(figures) if as_json else summary)
 
 
 def _fragment_task(

@@ -14,11 +14,11 @@ from graphcnf.compute.files import inside, read_json
 from graphcnf.errors import UserError
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.sampling.counts import SampleCounts
 from graphcnf.sampling.formats import WRITERS, entries, header, open_lines
 from graphcnf.sampling.partial_file import NO_NAME, partial_file
 from graphcnf.sampling.records import Recipe
 from graphcnf.sampling.shards import FORMAT, Shard, description, seal, shard_records
-from graphcnf.sampling.stream import SampleCounts
 
 PIECE = 1 << 16
 """Records that are written at a time."""

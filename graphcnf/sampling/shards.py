@@ -20,8 +20,8 @@ from graphcnf.graphs.record_blocks import block_count, share_of
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
+    from graphcnf.sampling.counts import SampleCounts
     from graphcnf.sampling.records import Recipe
-    from graphcnf.sampling.stream import SampleCounts
 
 FORMAT = 1
 SUFFIX = ".shard.json"

@@ -15,7 +15,7 @@ from rdkit.Chem import rdDepictor
 
 from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.metrics import evaluate_records
-from graphcnf.sampling import stream
+from graphcnf.sampling import sample
 
 RUN = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
 
@@ -179,7 +179,7 @@ def test_everything_drawn_is_read_again(generate, surroundings):
 
 
 def test_a_selection_that_finds_nothing_is_given_up(graphcnf, model_folder, monkeypatch):
-    monkeypatch.setattr(stream, "PATIENCE", 20)
+    monkeypatch.setattr(sample, "PATIENCE", 20)
     tail = ["--model", model_folder, "--out", "x.smi"]
     code, out, err = graphcnf("generate", "-n", 5, "--require", "weight > 900", *tail)
     assert (code, out) == (1, "") and "0 of " in err and "--require" in err
@@ -187,31 +187,31 @@ def test_a_selection_that_finds_nothing_is_given_up(graphcnf, model_folder, monk
 
 
 def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, surroundings):
-    monkeypatch.setattr(stream, "PATIENCE", 200)
+    monkeypatch.setattr(sample, "PATIENCE", 200)
     (surroundings / "x.smi").write_text("old\n")
     tail = ["--size", 1, "--out", "x.smi", "--model", model_folder, "--force"]
     code, out, err = graphcnf("generate", "-n", 500, *tail)
     assert code == 1 and out == "" and "distinct valid molecules among" in err and "-n" in err
     assert (surroundings / "x.smi").read_text() == "old\n"
     # A size at which an untrained model has no luck.
-    monkeypatch.setattr(stream, "PATIENCE", 100)
+    monkeypatch.setattr(sample, "PATIENCE", 100)
     code, _, err = graphcnf("generate", *tail[:1], 36, *tail[2:])
     assert code == 1 and "none of" in err
 
 
 def test_python_writes_the_file_of_the_command(generate, model_folder, surroundings):
     from graphcnf.graphs import GraphCNF
+    from graphcnf.sampling.counts import Quota
     from graphcnf.sampling.formats import columns_of
     from graphcnf.sampling.records import Recipe
-    from graphcnf.sampling.sample import sample_to_file
-    from graphcnf.sampling.stream import Quota
 
     generate("-n", 20, "--seed", 2, "--size", "2-4", "--out", "command.csv")
     recipe = Recipe(2, 1.0, (2, 4), kind="csv", columns=columns_of("csv"), everything=False)
-    model, quota = GraphCNF.from_pretrained(model_folder), Quota(range(10_000), 20)
-    counts = sample_to_file(model, recipe, quota, surroundings / "python.csv")
+    model = GraphCNF.from_pretrained(model_folder)
+    drawn = sample.Sample(model, recipe, Quota(range(10_000), 20))
+    drawn.save(surroundings / "python.csv")
     files = [(surroundings / f"{name}.csv").read_bytes() for name in ("command", "python")]
-    assert files[0] == files[1] and counts.written == 20 <= counts.sampled
+    assert files[0] == files[1] and drawn.counts.written == 20 <= drawn.counts.sampled
 
 
 def test_molecules_do_not_depend_on_the_number_of_processes(generate):

@@ -220,11 +220,11 @@ def test_every_block_is_written(generate, monkeypatch):
 
 
 def test_what_a_search_found_before_it_was_given_up_is_kept(generate, monkeypatch):
-    monkeypatch.setattr("graphcnf.sampling.stream.PATIENCE", 200)
+    monkeypatch.setattr("graphcnf.sampling.sample.PATIENCE", 200)
     tail = ["--size", 1, "--workers", 1, "--out", "x.smi"]
     err = generate("-n", 500, *tail, code=1)
     number = journal()["written"]
     assert f"ask for -n {number}" in err and not Path("x.smi").exists()
-    monkeypatch.setattr("graphcnf.sampling.sample._write", None)  # nothing is drawn
+    monkeypatch.setattr("graphcnf.sampling.sample.Sample._write", None)  # nothing is drawn
     generate("-n", number, *tail)
     assert len(Path("x.smi").read_text().splitlines()) == number and hidden() == []

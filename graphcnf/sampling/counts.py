@@ -1,34 +1,12 @@
-"""Records in their order from several processes: which of them count, and when there are enough."""
+"""Counts of a sample, and how many records it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from graphcnf.compute.parallel import ordered_map
-from graphcnf.errors import UserError
-from graphcnf.graphs.record_blocks import blocks, together_on
-from graphcnf.molecules.hashing import HashSet
-from graphcnf.sampling.draw import sampling_processes
-from graphcnf.sampling.records import Recipe, Record, block_records
-
 if TYPE_CHECKING:
-    from graphcnf.compute.cluster import Cluster
-    from graphcnf.graphs import GraphCNF
-
-PATIENCE = 10_000
-"""Records in a row without a further valid molecule after which the search is given up."""
-
-PATIENCE_FACTOR = 10
-"""Multiplies `PATIENCE` where molecules are selected."""
-
-
-class Exhausted(UserError):
-    """The search for further molecules was given up."""
+    from graphcnf.sampling.records import Record
 
 
 @dataclass
@@ -150,91 +128,3 @@ class Quota:
     def is_filled(self, counts: SampleCounts) -> bool:
         """Return True where there is nothing left to draw."""
         return counts.record >= self.records.stop or counts.written == self.number
-
-
-def texts(
-    model: GraphCNF,
-    recipe: Recipe,
-    quota: Quota,
-    counts: SampleCounts,
-    seen: HashSet,
-    workers: int | Cluster | None = None,
-) -> Generator[str]:
-    """Yield the text of the sample piece after piece, until the quota is filled.
-
-    The first block comes from this process, for the first molecules to come soon.
-
-    Args:
-        model: Model to draw from.
-        recipe: Determines the records and their text.
-        quota: Records to draw.
-        counts: State to go on from; up to date whenever a piece comes.
-        seen: Hashes of the molecules so far; kept up to date.
-        workers: Processes, or a cluster; None for as many as pay.
-
-    Raises:
-        Exhausted: `PATIENCE` records in a row, or with a selection `PATIENCE_FACTOR` times as
-            many, held none that counts.
-        WorkerDied: A worker process was killed.
-    """
-    patience = PATIENCE * (PATIENCE_FACTOR if recipe.selective else 1)
-    with closing(_blocks(model, recipe, quota, counts, workers)) as drawn:
-        for records in drawn:
-            parts = []
-            for record in records:
-                if record.number < counts.record:
-                    continue
-                counts.add(record)
-                if recipe.everything or (record.hash is not None and seen.add(record.hash)):
-                    parts.append(record.text)
-                    counts.add_written(record)
-                if quota.is_filled(counts):
-                    break
-            filled = quota.is_filled(counts)
-            hopeless = not filled and quota.number and counts.record - counts.last >= patience
-            yield "".join(parts)
-            if filled:
-                return
-            if hopeless:
-                raise Exhausted(_advice(counts, recipe.selective))
-
-
-def _blocks(
-    model: GraphCNF,
-    recipe: Recipe,
-    quota: Quota,
-    counts: SampleCounts,
-    workers: int | Cluster | None,
-) -> Generator[list[Record]]:
-    draw = partial(block_records, model, recipe)
-    together = together_on(model.device)
-    there = blocks(counts.record, together)
-    todo: Iterator[range] = takewhile(lambda block: block.start < quota.records.stop, there)
-    if together > 1:
-        low, high = counts.record, quota.records.stop
-        todo = (range(max(low, block.start), min(high, block.stop)) for block in todo)
-    if counts.record == 0:
-        yield draw(next(todo))
-    left: float = quota.total - quota.done(counts)
-    if quota.number is not None:
-        left *= max(counts.sampled, 1) / max(counts.written, 1)
-    with ordered_map(draw, todo, workers=sampling_processes(model, left, workers)) as drawn:
-        yield from drawn
-
-
-def _advice(counts: SampleCounts, selective: bool) -> str:
-    if selective and counts.valid:
-        return (
-            f"{counts.accepted:,} of {counts.valid:,} valid molecules, {counts.written:,} of "
-            "them distinct, are what --require and --smarts ask for: ask for -n "
-            f"{counts.written}, for less, or for other sizes"
-        )
-    if not counts.written:
-        return (
-            f"none of {counts.sampled:,} sampled graphs is a valid molecule: train the model for "
-            "longer, or lower --temperature"
-        )
-    return (
-        f"only {counts.written:,} distinct valid molecules among {counts.sampled:,} sampled "
-        f"graphs: ask for -n {counts.written}, other sizes or another --temperature"
-    )
