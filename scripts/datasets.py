@@ -9,7 +9,9 @@ import typer
 
 from graphcnf.datasets import MOLECULES
 from graphcnf.errors import UserError, say
-from graphcnf.scripts.generation import options
+from graphcnf.evaluation.formats import json_text, markdown, text
+from graphcnf.scripts import _options as options
+from graphcnf.scripts._output import write_text
 
 if TYPE_CHECKING:
     from graphcnf.compute.parallel import Workers
@@ -39,7 +41,6 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 def list_(as_json: Json = False) -> None:
     """List the data sets."""
     from graphcnf.datasets.cache import cache_folder
-    from graphcnf.evaluation.formats import json_text
 
     if as_json:
         print(json_text(KNOWN), end="")
@@ -59,9 +60,8 @@ def prepare(
 ) -> None:
     """Encode a data set's molecules as graphs and cache them, unless that is done."""
     from graphcnf.compute.cluster import open_workers
-    from graphcnf.scripts._sampling import check_cluster_options
 
-    check_cluster_options(cluster, workers, "cpu")
+    options.check_cluster_options(cluster, workers, "cpu")
     with open_workers(cluster, workers) as engine:
         dataset = _load(name, column, engine)
     say(f"{dataset.name}: {len(dataset):,} molecules are ready")
@@ -70,9 +70,6 @@ def prepare(
 @app.command()
 def info(name: Name, column: options.Column = None, as_json: Json = False) -> None:
     """Describe a data set: sizes, categories, splits."""
-    from graphcnf.evaluation.formats import json_text, markdown, text
-    from graphcnf.scripts._tables import write_text
-
     facts = _load(name, column).describe()
     if as_json:
         write_text(json_text(facts), None)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from graphcnf.errors import UserError
-from graphcnf.scripts._sampling import checked_seed, checked_temperature, parse_numbers
-from graphcnf.scripts.generation import options
+from graphcnf.scripts import _options as options
+from graphcnf.scripts._options import checked_seed, checked_temperature, parse_numbers
 
 MODEL = "With --model"
 OUTPUT = "Output"
@@ -183,9 +183,8 @@ def evaluate(
     Validity in four conventions, uniqueness, novelty, reconstruction and
     distances to held-out molecules, with those of the training data.
     """
-    from graphcnf.scripts._output import check_place, output_kind
-    from graphcnf.scripts._sampling import check_cluster_options, load_model
-    from graphcnf.scripts._tables import table_kind, write_text
+    from graphcnf.scripts._options import check_cluster_options, load_model
+    from graphcnf.scripts._output import check_place, output_kind, table_kind, write_text
     from graphcnf.scripts.evaluation.metric_names import CHEAP, parse_metrics
 
     files, models = files or [], models or []

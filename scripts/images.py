@@ -13,9 +13,8 @@ from graphcnf.compute.files import write_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import json_text, number, percent, text
-from graphcnf.scripts._output import check_place, output_kind
-from graphcnf.scripts._sampling import checked_seed, checked_temperature
-from graphcnf.scripts._tables import table_kind, write_table, write_text
+from graphcnf.scripts._options import checked_seed, checked_temperature
+from graphcnf.scripts._output import check_place, output_kind, table_kind, write_table, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor

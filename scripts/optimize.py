@@ -11,8 +11,9 @@ import typer
 
 from graphcnf.compute.files import expand_user
 from graphcnf.errors import UserError, say
-from graphcnf.scripts._sampling import checked_seed
-from graphcnf.scripts.generation import options
+from graphcnf.sampling.formats import WRITERS, columns_of, conversion, header, plain_kind
+from graphcnf.scripts import _options as options
+from graphcnf.scripts._output import check_target, molecule_kind, open_output
 
 if TYPE_CHECKING:
     from graphcnf.optimization.run import OptimizationResult
@@ -81,7 +82,7 @@ def optimize(
         typer.Option(metavar="DIR", help="Where to write the model as it is at the end."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(callback=checked_seed, help="Seed of everything random.")
+        int, typer.Option(callback=options.checked_seed, help="Seed of everything random.")
     ] = 0,
     workers: Annotated[
         int | None,
@@ -120,10 +121,8 @@ def optimize(
     """
     from graphcnf.compute.cluster import open_workers
     from graphcnf.compute.progress import progress_bar
-    from graphcnf.scripts._sampling import check_cluster_options, load_model, observations, tell
-    from graphcnf.scripts.generation.target import check_target, target_kind
 
-    kind = target_kind(out, as_json=False, default="csv")
+    kind = molecule_kind(out, as_json=False, default="csv")
     check_target(out, kind, force)
     if out and start and out.exists() and start.exists() and out.samefile(start):
         raise typer.BadParameter(f"{out} is the file of --start", param_hint="'--out'")
@@ -138,7 +137,7 @@ def optimize(
         )
     if on_error not in ("skip", "stop"):
         raise typer.BadParameter(f"{on_error!r} is not skip or stop", param_hint="'--on-error'")
-    check_cluster_options(cluster, workers, "cpu")
+    options.check_cluster_options(cluster, workers, "cpu")
     if cluster is not None and workers == 0:
         raise typer.BadParameter("a cluster has at least one worker", param_hint="'--workers'")
     settings = parse_settings(assignments or [])
@@ -147,14 +146,16 @@ def optimize(
         raise UserError(f"{save} exists: choose another --save")
 
     from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.molecules.standardize import deviations
     from graphcnf.optimization.objectives import Goal
     from graphcnf.optimization.run import optimize as run
 
     goal = Goal.of(score)
     folder = expand_user(folder or Path("runs", "optimize", f"{_label(score)}-seed-{seed}"))
-    flow = MoleculeFlow(load_model(model))
+    flow = MoleculeFlow(options.load_model(model))
     leads = _molecules(start) if start is not None else []
-    tell(observations(leads, None if standardize or not leads else flow.charge_states), len(leads))
+    states = None if standardize or not leads else flow.charge_states
+    options.say_deviations(deviations(leads, states), len(leads))
     leads = [flow.standardized(smiles) for smiles in leads] if standardize else leads
     if save is not None:
         # Before the long work: where it cannot be made, nothing has been asked for.
@@ -229,21 +230,15 @@ def _molecules(path: Path) -> list[str]:
 
 
 def _write(result: OptimizationResult, best: int | None, kind: str, out: Path | None) -> None:
-    """Write the best molecules, or all calls."""
-    from graphcnf.scripts._output import open_output
-    from graphcnf.scripts.generation.records import WRITERS
-    from graphcnf.scripts.generation.target import conversion, plain_kind
-
     frame = result.to_frame(best).rename(columns={"call": "record"})
-    if kind.startswith("smi"):  # readers of the file take the first column
-        frame = frame[["smiles", *frame.columns.drop("smiles")]]
-    write = WRITERS[plain_kind(kind)]
-    names = dict(zip(frame.columns, frame.columns, strict=True))
-    head = {"csv": WRITERS["csv"](names), "smi": "# " + "\t".join(names) + "\n"}
-    # An objective holds numbers, even if it is called like another column of molecules.
-    types = dict.fromkeys(names.keys() - OWN, "float64")
-    with open_output(out, conversion(kind, tuple(names), types)) as stream:
-        stream.write(head.get(plain_kind(kind), ""))
-        for row in frame.to_dict("records"):
-            missing = [k for k, v in row.items() if isinstance(v, float) and math.isnan(v)]
-            stream.write(write(row | dict.fromkeys(missing)))
+    plain = plain_kind(kind)
+    columns = columns_of(plain, frame.columns)
+    # Whatever an objective is called, it holds numbers.
+    objectives = dict.fromkeys(set(columns) - OWN, "float64")
+    with open_output(out, conversion(kind, columns, objectives)) as stream:
+        stream.write(header(plain, columns))
+        for row in frame[[*columns]].to_dict("records"):
+            known = {
+                k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()
+            }
+            stream.write(WRITERS[plain](known))

@@ -18,7 +18,7 @@ from graphcnf.graphs.orderings import canonicalise
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-from graphcnf.scripts._sampling import load_model
+from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.options import Model, Out, Reference, Samples, write
 from graphcnf.scripts.evaluation import named_data
 

@@ -24,7 +24,7 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.optimization.run import optimize
 from graphcnf.optimization.scores import penalized_logp, similarity
 from graphcnf.optimization.search import SearchSettings
-from graphcnf.scripts._sampling import load_model
+from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.options import Folder, Model, Out, published, write
 
 MOLECULES = 800

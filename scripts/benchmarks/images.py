@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from graphcnf.baselines.images.models import load_image_model
 from graphcnf.compute.files import expand_user
 from graphcnf.datasets.image_files import read_digit_labels
-from graphcnf.datasets.images import ImageDataset
+from graphcnf.datasets.images import ImageDataset, images_of_model
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.evaluation.measures import mean_and_sd
@@ -34,8 +34,8 @@ from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.images.model import BLOCK
 from graphcnf.images.pictures import write_grid
 from graphcnf.images.scores import score_image_models
+from graphcnf.scripts._options import parse_numbers
 from graphcnf.scripts._output import check_picture
-from graphcnf.scripts._sampling import parse_numbers
 from graphcnf.scripts.benchmarks.options import Folder, Minutes, Out, Seeds, write
 from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all
 from graphcnf.training.configuration import load_preset

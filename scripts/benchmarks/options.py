@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from graphcnf.evaluation.formats import Column, Row
-from graphcnf.scripts._sampling import checked_minutes, checked_seed
-from graphcnf.scripts._tables import table_kind, write_table
+from graphcnf.scripts._options import checked_minutes, checked_seed
+from graphcnf.scripts._output import table_kind, write_table
 
 HERE = Path(__file__).parent
 

@@ -13,8 +13,7 @@ from rdkit.Chem import rdChemReactions
 
 from graphcnf.datasets.zinc250k import load_zinc250k
 from graphcnf.errors import UserError, say
-from graphcnf.scripts._output import check_place, output_kind
-from graphcnf.scripts._tables import write_text
+from graphcnf.scripts._output import check_place, output_kind, write_text
 
 SULFONAMIDE = "S(=O)(=O)N"
 ACID_TO_BORONIC = "[c:1][CX3](=O)[OX1-,OX2H1]>>[c:1]B(O)O"

@@ -21,7 +21,7 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.optimization.objectives import Goal, goal_of_table
 from graphcnf.optimization.run import optimize, run_identity, top_auc
 from graphcnf.optimization.search import SearchSettings
-from graphcnf.scripts._sampling import load_model
+from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.options import HERE, Folder, Model, Out, Seed, published, write
 
 METHODS = ("graphcnf", "mol_ga")

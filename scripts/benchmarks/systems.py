@@ -16,22 +16,15 @@ from graphcnf.compute.files import expand_user
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.datasets.references import cached_statistics
 from graphcnf.evaluation import measures
-from graphcnf.evaluation.draw import first_blocks
 from graphcnf.evaluation.formats import Column, number, percent, text, turned
 from graphcnf.evaluation.tables import published_rows
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.distributions import compare
 from graphcnf.molecules.metrics import evaluate_records, summarize
-from graphcnf.scripts._sampling import parse_numbers
-from graphcnf.scripts.benchmarks.options import (
-    Folder,
-    Minutes,
-    Out,
-    Samples,
-    Seeds,
-    write,
-)
+from graphcnf.sampling.draw import first_blocks
+from graphcnf.scripts._options import parse_numbers
+from graphcnf.scripts.benchmarks.options import Folder, Minutes, Out, Samples, Seeds, write
 from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train_beside
 from graphcnf.scripts.evaluation import named_data

@@ -20,7 +20,7 @@ from graphcnf.evaluation.tables import Evaluation
 from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
-from graphcnf.scripts._sampling import load_model, valency_checked
+from graphcnf.scripts._options import load_model, valency_checked
 from graphcnf.scripts.evaluation import named_data
 from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smiles, with_count
 from graphcnf.scripts.evaluation.records import CHUNK, Records, look_at

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from graphcnf.evaluation import measures
-from graphcnf.evaluation.draw import block_log_likelihoods
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.vocabulary import CODEC_VERSION
+from graphcnf.sampling.draw import block_log_likelihoods
 from graphcnf.scripts.evaluation import named_data
 
 FRACTIONS = ("strict_validity", "largest_fragment_validity", "uniqueness", "novelty",
