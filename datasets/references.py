@@ -1,66 +1,72 @@
-"""Statistics of sets of molecules for the distribution metrics, on all cores and cached."""
+"""Training and held-out molecules, by the names that commands give them."""
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections.abc import Sequence
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from graphcnf.compute.parallel import Workers, parallel_map
-from graphcnf.datasets import cache
-from graphcnf.datasets.molecules import cache_path
-from graphcnf.molecules.distributions import (
-    STATISTICS_VERSION,
-    SetStatistics,
-    quantities_of,
-    set_statistics,
-)
+import numpy as np
 
-_PACKAGES = ("eden-kernel", "fcd_torch", "molsets")
-"""What is missing now may be there next time, and so belongs to the cache's key."""
+from graphcnf.datasets.molecules import MoleculeDataset
+from graphcnf.datasets.moses import load_moses
+from graphcnf.datasets.qm9 import load_qm9
+from graphcnf.datasets.smiles_file import load_smiles_file
+from graphcnf.datasets.zinc250k import load_zinc250k
+from graphcnf.datasets.zinc250k_rows import Zinc250kRows, zinc250k_rows
+from graphcnf.errors import UserError
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+if TYPE_CHECKING:
+    from graphcnf.graphs import GraphCNF
+
+HELD_OUT = 10_000
+"""Largest number of held-out molecules that samples are compared with."""
+
+OFFICIAL = {"zinc250k": load_zinc250k, "moses": load_moses, "qm9": load_qm9}
+"""Loaders of the data sets with a held-out part of their own."""
+
+Rows = MoleculeDataset | Zinc250kRows
+"""A data set, or one that encodes a row when it is taken."""
 
 
-def cached_statistics(
-    name: str,
-    smiles: Sequence[str],
-    *,
-    metrics: Sequence[str] | None = None,
-    workers: Workers = None,
-    device: str = "cpu",
-    use_cache: bool = True,
-) -> SetStatistics:
-    """`set_statistics` of molecules, from the cache where the same ones were asked for before.
+def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool = False) -> Rows:
+    """Load training data, in the vocabulary of a model where one is given.
 
     Args:
-        name: Short name for the cache file and the progress bar.
-        smiles: Valid molecules.
-        metrics: As in `set_statistics`.
-        workers: Processes, or a cluster; None for one per core.
-        device: Where ChemNet runs.
-        use_cache: Whether to read and write the cache; samples, which are seen once, need none.
+        name: One of `OFFICIAL`, or a file; None for what the model was trained on.
+        model: The model.
+        by_row: Whether some rows will do, so that not all need to be encoded.
 
     Raises:
-        ValueError: There is no such metric, or a SMILES is not valid.
+        UserError: There is no such data, or the model has other categories.
     """
-    quantities = sorted(quantities_of(metrics))
-    digest = hashlib.sha256("\n".join(smiles).encode()).hexdigest()
-    # The features of NSPDK are hashes of Python's.
-    key = (STATISTICS_VERSION, quantities, digest, sys.version_info[:2], *map(_version, _PACKAGES))
-    path = cache_path(f"statistics-{name}", *key)
-    arrays = cache.read_or_none(path) if use_cache else None
-    if arrays is not None:
-        return SetStatistics.from_arrays(arrays)
-    mapper = partial(parallel_map, workers=workers, label=f"describing {name}")
-    statistics = set_statistics(smiles, metrics=metrics, mapper=mapper, device=device)
-    if use_cache:
-        cache.write(path, statistics.to_arrays())
-    return statistics
+    if name is None and model is not None:
+        name = model.metadata.get("dataset")
+    if name is None:
+        raise UserError("what the model was trained on is not known: name it with --reference")
+    vocabulary = None if model is None else MoleculeVocabulary.of_model(model)
+    if name == "zinc250k" and by_row:
+        rows = zinc250k_rows()
+        if vocabulary in (None, rows.vocabulary):
+            return rows
+    if name in OFFICIAL:
+        dataset = OFFICIAL[name]()
+        if vocabulary is not None and not vocabulary.marked:
+            dataset = dataset.without_marks()
+        if vocabulary is not None and not any(atom.charge for atom in vocabulary.atoms):
+            dataset = dataset.without_charges()
+        if vocabulary is not None and vocabulary != dataset.vocabulary:
+            raise UserError(f"the model was not trained on {name}: name its file with --reference")
+        return dataset
+    if not name or not Path(name).exists():
+        raise UserError(
+            f"no reference {name!r}: --reference takes {', '.join(OFFICIAL)} or a file of SMILES"
+        )
+    if model is None:
+        return load_smiles_file(name)
+    return load_smiles_file(name, vocabulary=vocabulary, max_atoms=model.max_nodes)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def held_out(dataset: Rows, count: int) -> np.ndarray:
+    """Return indices of `count` held-out molecules, the same random ones every time."""
+    return np.random.default_rng(0).permutation(dataset.split("test"))[:count]

@@ -159,6 +159,21 @@ checked_minutes = checked(check_minutes)
 checked_seed = checked(check_seed)
 
 
+def _check_metrics(names: str) -> None:
+    from graphcnf.evaluation.metrics import parse_metrics
+
+    parse_metrics(names)
+
+
+checked_metrics = checked(_check_metrics)
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Return True where the command line names an option, with its default value or another."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def parse_numbers(text: str, option: str, least: int = 0) -> list[int]:
     """Distinct whole numbers of "0,1,2", each of them a seed or a count.
 

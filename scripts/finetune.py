@@ -122,8 +122,8 @@ def finetune(
 
     _say("loading data and libraries ...")
     from graphcnf.datasets.smiles_file import load_smiles_file, read_smiles
-    from graphcnf.molecules.enrichment import has_pattern, has_property
     from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.molecules.selection import has_pattern, has_property
     from graphcnf.scripts._sampling import load_model, observations, tell
     from graphcnf.scripts._tables import json_text, write_text
     from graphcnf.training.finetuning import finetune as fine_tune

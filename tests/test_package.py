@@ -24,7 +24,7 @@ ALLOWED = {
     "baselines": {"molecules", "images", "graphs", "categorical", "flows"},
     "training": {"molecules", "graphs", "categorical", "flows"},
     "discrete": {"training", "graphs", "categorical", "flows"},
-    "evaluation": {"molecules", "graphs", "categorical", "flows"},
+    "evaluation": {"datasets", "molecules", "graphs", "categorical", "flows"},
     "optimization": {"molecules", "graphs", "categorical", "flows"},
     "datasets": {"molecules", "graphs", "categorical", "flows"},
     "scripts": {

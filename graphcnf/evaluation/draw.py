@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from graphcnf.compute.parallel import available_cores, ordered_map
-from graphcnf.evaluation.summary import Look, Part, Summary
+from graphcnf.compute.parallel import available_cores
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import (
     BLOCK,
@@ -21,13 +19,10 @@ from graphcnf.graphs.record_blocks import (
     batches,
     blocks,
     one_thread,
-    together_on,
 )
 from graphcnf.graphs.targets import target_row
 from graphcnf.molecules.asked import nearest_of
-from graphcnf.molecules.metrics import evaluate_records
-from graphcnf.molecules.tally import CONVENTIONS
-from graphcnf.molecules.validity import strict_smiles
+from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 if TYPE_CHECKING:
@@ -126,46 +121,3 @@ def sampling_processes(
     if asked_for is None:
         return max(1, min(available_cores(), round(records / WORTHWHILE)))
     return max(1, min(asked_for, ceil(records / BLOCK)))
-
-
-def draw_summary(
-    model: GraphCNF,
-    number: int,
-    *,
-    seed: int,
-    temperature: float,
-    look: Look,
-    training_hashes: np.ndarray | None = None,
-    show: Callable[[int], None],
-    workers: int | Cluster | None = None,
-) -> Summary:
-    """Draw raw samples and look at each of them once.
-
-    Args:
-        model: Model to draw from.
-        number: Number of samples, at least 1.
-        seed: Seed of the sample.
-        temperature: Of sampling.
-        look: What to look for.
-        training_hashes: What novelty is held against, None for nothing.
-        show: Called with the number of samples so far.
-        workers: Processes that draw and score them, or a cluster; None for one process per core,
-            where it pays.
-
-    Raises:
-        WorkerDied: A process was killed.
-    """
-    score = partial(_look, model, seed, temperature, look)
-    workers = sampling_processes(model, number, workers)
-    result = Summary(training_hashes)
-    with ordered_map(
-        score, first_blocks(number, together_on(model.device)), workers=workers
-    ) as drawn:
-        for part in drawn:
-            result.add(part)
-            show(result.tally.samples)
-    return result
-
-
-def _look(model: GraphCNF, seed: int, temperature: float, look: Look, records: range) -> Part:
-    return look.at(draw_block(model, records, seed=seed, temperature=temperature)[1])

@@ -10,11 +10,11 @@ import pytest
 import torch
 from rdkit import Chem
 
+from graphcnf.datasets.references import held_out, load_reference
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.selection import described
-from graphcnf.scripts.evaluation import named_data
 
 ASKED = ("--property", "logp=1.5", "--property", "weight = 90")
 
@@ -202,8 +202,8 @@ def test_the_benchmark_asks_for_values_of_the_models_own_data(graphcnf, trained,
         target_rows("own", **options)
     Path("mine.smi").write_text("\n".join(zinc_smiles[:60]))
     row = target_rows("own", **options, reference="mine.smi")[0]
-    data = named_data.load_reference("mine.smi", model)
-    smiles = data.take(named_data.held_out(data, 2)).smiles
+    data = load_reference("mine.smi", model)
+    smiles = data.take(held_out(data, 2)).smiles
     a, b = (described(Chem.MolFromSmiles(s), ["weight"])["weight"] for s in smiles)
     assert row["spread"] == pytest.approx(abs(a - b))
 
