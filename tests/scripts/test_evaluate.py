@@ -391,7 +391,7 @@ def test_a_file_is_not_written_over_its_own_scores(graphcnf, lines, surroundings
     (surroundings / "y.csv").symlink_to("x.csv")
     for out in ("x.csv", "y.csv"):
         code, written, err = graphcnf("evaluate", "x.csv", "--reference", "none", "--out", out)
-        assert (code, written) == (2, "") and "is a file to read" in err
+        assert code and not written and "write to another one" in err
     assert (surroundings / "x.csv").read_text() == "smiles\nCCO\n"
     (surroundings / "a.smi").write_text("CCN\n")
     for role in ("--reference", "--test"):
