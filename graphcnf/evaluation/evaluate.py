@@ -22,8 +22,8 @@ from graphcnf.evaluation.summary import Part, Summary, look_at, summarize_blocks
 from graphcnf.evaluation.tables import Evaluation
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import together_on
-from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
 

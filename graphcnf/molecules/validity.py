@@ -16,13 +16,8 @@ import pandas as pd
 from rdkit import Chem
 
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.molecules.codec import (
-    UnparsableSmiles,
-    canonical_smiles,
-    graph_to_molecule,
-    parse,
-    quiet,
-)
+from graphcnf.molecules.codec import canonical_smiles, graph_to_molecule
+from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 CONVENTIONS = ("strict", "largest_fragment", "valence_only", "repaired")
