@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,6 +100,36 @@ class MoleculeDataset:
         if part not in ("train", "test"):
             raise ValueError(f"no split {part!r}: choose train, test or all")
         return np.flatnonzero(self._is_test == (part == "test"))
+
+    def describe(self) -> dict[str, Any]:
+        """Return sizes, counts of categories and sizes of the splits."""
+        charges = np.array([atom.charge for atom in self.vocabulary.atoms])
+        owners = np.repeat(np.arange(len(self)), self.graphs.node_counts)
+        charged = np.unique(owners[charges[self.graphs.node_types] != 0])
+        counts = {"atoms": self.graphs.node_counts, "bonds": self.graphs.edge_counts}
+        categories = {
+            "atom_categories": (self.vocabulary.atom_labels, self.node_type_counts()),
+            "bond_categories": (self.vocabulary.bonds, self.bond_type_counts()),
+        }
+        return {
+            "name": self.name,
+            "molecules": len(self),
+            "distinct": len(np.unique(self.hashes)),
+            "left_out": len(self.skipped),
+            "train": len(self.split("train")),
+            "test": len(self.split("test")),
+            **{
+                f"{key}_per_molecule": {
+                    "least": int(n.min()), "mean": float(n.mean()), "most": int(n.max()),
+                }
+                for key, n in counts.items()
+            },
+            "charged": len(charged) / len(self),
+            **{
+                key: {name: int(count) for name, count in zip(*pair, strict=True)}
+                for key, pair in categories.items()
+            },
+        }  # fmt: skip
 
     def take(self, rows) -> MoleculeDataset:
         """Some of the molecules, in the order of `rows`; the split by hash goes with them."""

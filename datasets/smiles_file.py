@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphcnf.compute.files import NotUnpacked, gunzip, most_unpacked, read_file
 from graphcnf.compute.parallel import Workers
@@ -26,6 +26,9 @@ from graphcnf.datasets.molecules import (
 from graphcnf.errors import UserError
 from graphcnf.graphs.packed import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIXES = tuple(
     suffix + packed
@@ -68,6 +71,34 @@ class FileRecords(NamedTuple):
     smiles: list[str]
     columns: dict[str, list[Any]]
     unit: str
+
+    def beside(self, frame: pd.DataFrame, *, exact: bool = False) -> list[dict[str, Any]]:
+        """Return the rows of a result, each after its number with the record's other columns.
+
+        The columns are `unit`, the first one of the result, those of the file and the rest of the
+        result, NaN as None. A column of the file with the name of one of the result gets _given
+        behind its name.
+
+        Args:
+            frame: A row for each record.
+            exact: True to write numbers of the file as text, so that they keep all digits.
+        """
+        taken, names = {self.unit, *frame}, {}
+        for name in self.columns:
+            new = name
+            while new in taken or new in names.values() or (new != name and new in self.columns):
+                new += "_given"
+            names[name] = new
+        rows = []
+        first, *others = frame
+        for k, figures in enumerate(frame.to_dict("records")):
+            figures = {name: None if v != v else v for name, v in figures.items()}
+            more = {new: self.columns[name][k] for name, new in names.items()}
+            if exact:
+                more = {name: repr(v) if isinstance(v, float) else v for name, v in more.items()}
+            head = {self.unit: self.numbers[k], first: figures[first]}
+            rows.append({**head, **more, **{name: figures[name] for name in others}})
+        return rows
 
 
 class DataFileError(UserError, ValueError):

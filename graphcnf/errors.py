@@ -7,6 +7,7 @@ import importlib.util
 import re
 import sys
 from contextlib import suppress
+from typing import Any
 
 
 class UserError(Exception):
@@ -46,6 +47,20 @@ def printable(text: str) -> str:
     of surrogate pairs: files, models and scores of others may hold them.
     """
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value as a cell that no spreadsheet runs.
+
+    Text that begins like a formula gets an apostrophe before it, as a spreadsheet itself writes
+    text; numbers stay numbers, and no SMILES begins so.
+    """
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    return value if _NUMBER.fullmatch(value) else f"'{value}"
 
 
 def say(line: str) -> None:

@@ -1,11 +1,11 @@
-"""Where commands write: stdout, or a file that appears whole or not at all."""
+"""Output of the commands: to stdout, or to a file that appears whole or not at all."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,14 +15,20 @@ import typer
 
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import MEMORY_SHARE, check_output, open_new, write_file
+from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError, printable, require
+from graphcnf.evaluation.formats import Column, Row, csv_text, json_text, markdown
+from graphcnf.sampling.formats import KINDS, check_parquet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
-    """The one of `kinds` ("csv", "csv.gz" ...) that the file's name ends in, None without a file.
+    """Return the one of `kinds` ("csv", "csv.gz" ...) that a file's name ends in.
+
+    Returns:
+        The kind, None without a file.
 
     Raises:
         typer.BadParameter: It ends in none of them.
@@ -38,7 +44,7 @@ def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out"
 
 
 def check_place(path: Path | None) -> None:
-    """Raise `UserError` where the file is none, or its folder takes no file."""
+    """Raise `UserError` where a file of this name cannot be written."""
     if path is None:
         return
     check_output(path)
@@ -68,8 +74,29 @@ def check_not_read(written: Iterable[Path | None], read: Iterable[Path]) -> None
             raise typer.BadParameter(f"{path} is a file to read: write to another one")
 
 
+def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
+    """Return the kind of the file that molecules are written to, or of the text on stdout.
+
+    Raises:
+        typer.BadParameter: The file's name ends otherwise, or does not go together with --json.
+    """
+    kind = output_kind(out, KINDS)
+    if as_json and kind is not None and kind.partition(".")[0] != "jsonl":
+        raise typer.BadParameter(f"--json writes .jsonl files, not {out}", param_hint="'--out'")
+    return kind or ("jsonl" if as_json else default)
+
+
+def check_target(out: Path | None, kind: str, force: bool) -> None:
+    """Raise `UserError` where the file cannot be written, or is there and not to be replaced."""
+    check_place(out)
+    if out is not None and out.exists() and not force:
+        raise UserError(f"{out} exists: choose another --out, or replace it with --force")
+    if kind == "parquet":
+        check_parquet()
+
+
 def read_stdin() -> bytes:
-    """All of standard input.
+    """Return all of standard input.
 
     Raises:
         UserError: It is closed, or cannot be read.
@@ -85,18 +112,18 @@ def read_stdin() -> bytes:
 
 
 class ReaderGone(Exception):
-    """Who reads our stdout (head, less) has closed it: there is nothing left to do.
+    """The reader of our stdout (head, less) has closed it: there is nothing left to do.
 
     No `OSError`, because typer takes a broken pipe for a failure of its own.
     """
 
 
 class StreamFailed(UserError):
-    """Stdout takes no more: its disk is full, or it is closed."""
+    """Standard output takes no more: its disk is full, or it is closed."""
 
 
 class _Stdout(io.TextIOBase):
-    """Standard output, which may be a terminal: what is written there is `printable`."""
+    """Standard output, which may be a terminal: text is written as `printable`."""
 
     def write(self, text: str) -> int:
         return sys.stdout.write(printable(text))
@@ -104,16 +131,20 @@ class _Stdout(io.TextIOBase):
     def flush(self) -> None:
         sys.stdout.flush()
 
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
+
 
 @contextmanager
 def open_output(
     path: Path | None, convert: Callable[[Path, Path], None] | None = None
 ) -> Iterator[TextIO]:
-    """Text stream to stdout, or to a file that gets its name when the block ends without an error.
+    """Open stdout, or a file that gets its name when the block ends without an error.
 
     Args:
         path: The file, None for stdout.
-        convert: Writes to its second argument what is to become of the first; None: nothing.
+        convert: Makes the file, its second argument, of the text, its first; None where the text
+            is the file.
 
     Raises:
         UserError: The file cannot be written.
@@ -143,6 +174,68 @@ def open_output(
             convert(before, after)
             data = after.read_bytes()
     write_file(path, data)
+
+
+def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
+    """Return "md", "csv" or "json", as the flags or else the name of the file say.
+
+    Raises:
+        typer.BadParameter: They contradict each other, or the file has another suffix.
+        UserError: The file has no folder to be in.
+    """
+    if as_csv and as_json:
+        raise typer.BadParameter("--csv and --json exclude each other")
+    flagged = "csv" if as_csv else "json" if as_json else None
+    named = output_kind(out, ("md", "txt", "csv", "json"))
+    named = "md" if named == "txt" else named
+    if flagged and named and flagged != named:
+        raise typer.BadParameter(f"--{flagged} does not fit {out}", param_hint="'--out'")
+    # Before the long work, not after it.
+    check_place(out)
+    return flagged or named or "md"
+
+
+def write_text(text: str, out: Path | None) -> None:
+    """Write a text to stdout, or to a file."""
+    with open_output(out) as stream:
+        stream.write(text)
+
+
+def write_pieces(
+    pieces: Iterable[str],
+    out: Path | None,
+    convert: Callable[[Path, Path], None] | None = None,
+    *,
+    label: str = "",
+    total: int = 0,
+) -> None:
+    """Write pieces of text as they come; arguments as in `open_output` and `progress_bar`."""
+    # A bar and text on one terminal would run into each other.
+    hidden = not label or (out is None and sys.stdout.isatty())
+    with open_output(out, convert) as stream, progress_bar(label, total, hidden=hidden) as show:
+        for number, piece in enumerate(pieces):
+            stream.write(piece)
+            stream.flush()
+            show(number)
+
+
+def write_rows(rows: Sequence[Row], kind: str, out: Path | None) -> None:
+    """Write rows as "csv" or "json"."""
+    write_text(json_text(rows) if kind == "json" else csv_text(rows), out)
+
+
+def write_table(
+    kind: str,
+    out: Path | None,
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    notes: Sequence[str] = (),
+) -> None:
+    """Write rows as "md", "csv" or "json"."""
+    if kind == "md":
+        write_text(markdown(rows, columns, notes), out)
+    else:
+        write_rows(rows, kind, out)
 
 
 def check_picture(path: Path | None, option: str) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from graphcnf.errors import say
-from graphcnf.scripts.generation import options
-from graphcnf.scripts.generation.growth import write_found
-from graphcnf.scripts.generation.target import check_target, conversion, plain_kind, target_kind
-
-COLUMNS = ("record", "smiles", "similarity")
+from graphcnf.sampling.formats import columns_of, conversion, plain_kind
+from graphcnf.scripts import _options as options
+from graphcnf.scripts._output import check_target, molecule_kind, write_pieces
 
 
 def analogs(
@@ -34,7 +33,7 @@ def analogs(
     ] = 0.0,
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="Analogues to write.")] = 100,
     out: Annotated[
-        options.Path | None,
+        Path | None,
         typer.Option(
             help="File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet.",
             show_default="stdout",
@@ -45,9 +44,10 @@ def analogs(
     seed: options.Seed = 0,
     temperature: options.Temperature = 1.0,
     size: Annotated[
-        str | None,
+        options.Sizes | None,
         typer.Option(
             metavar="LO-HI",
+            parser=options.Sizes.parse,
             help="Number of atoms, 20-30 or 25, with --keep scaffold.",
             show_default="that of the molecule, three more or less",
         ),
@@ -58,60 +58,50 @@ def analogs(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per line instead of SMILES.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    device: options.Device = "cpu",
 ) -> None:
     """Draw analogues of a molecule: some of its atoms and bonds anew, given the others.
 
     They are distinct and valid, never the molecule itself, and the same ones for the same seed; a
     larger -n begins with the same analogues.
     """
-    from graphcnf.scripts._sampling import (
-        load_model,
-        observations,
-        parse_selection,
-        parse_sizes,
-        tell,
-    )
-
-    kind = target_kind(out, as_json)
-    sizes = parse_sizes(size)
+    kind = molecule_kind(out, as_json)
     check_target(out, kind, force)
-    chosen = parse_selection(properties, [], [])
-    network = load_model(model, device)
+    network = options.load_model(model, device)
 
     from graphcnf.molecules.analogs import analogs_of
     from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.molecules.vocabulary import MoleculeVocabulary
-    from graphcnf.scripts.generation.records import Recipe
+    from graphcnf.molecules.standardize import deviations
+    from graphcnf.sampling.records import Recipe, found_texts
 
-    flow = MoleculeFlow(network)
-    tell(observations([molecule], None if standardize else flow.charge_states), 1)
-    molecule = flow.standardized(molecule) if standardize else molecule
-    plain = plain_kind(kind)
-    columns = ("smiles",) if plain == "smi" else COLUMNS
-    recipe = Recipe(
-        seed=seed,
-        temperature=temperature,
-        sizes=sizes,
-        kind=plain,
-        columns=tuple(dict.fromkeys([*columns, *chosen["properties"]])),
-        everything=False,
-        **chosen,
-    )
+    flow, plain = MoleculeFlow(network), plain_kind(kind)
+    states = None if standardize else flow.charge_states
+    options.say_deviations(deviations([molecule], states), 1)
     found = analogs_of(
         network,
-        MoleculeVocabulary.of_model(network),
-        molecule,
+        flow.vocabulary,
+        flow.standardized(molecule) if standardize else molecule,
         keep=keep,
         similar=similar,
         seed=seed,
         temperature=temperature,
-        atoms=sizes,
+        atoms=size,
         particles=particles or options.PARTICLES,
     )
+    more = () if plain == "smi" else ("similarity",)
+    recipe = Recipe(
+        seed=seed,
+        temperature=temperature,
+        sizes=size,
+        kind=plain,
+        columns=columns_of(plain, (*more, *(properties or ()))),
+        everything=False,
+        properties=tuple(properties or ()),
+    )
     origin = found.origin
-    more = {"similarity": origin.similarity}
-    write_found(found.molecules(), recipe, number, out, conversion(kind, recipe.columns), more)
+    pieces = found_texts(found.molecules(), recipe, number, {"similarity": origin.similarity})
+    convert = conversion(kind, recipe.columns)
+    write_pieces(pieces, out, convert, label="drawing", total=number)
     rate = (
         f"; {origin.acceptance:.1%} of {origin.others:,} valid ones reach {similar:g}"
         if similar

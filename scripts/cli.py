@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import import_module
 
 import typer
 
-from graphcnf.errors import say
+from graphcnf.compute.signals import interrupts_heard
+from graphcnf.errors import UserError, say
 from graphcnf.scripts._output import ReaderGone, StreamFailed
 
 app = typer.Typer(
@@ -66,7 +64,7 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
         if isinstance(stream, io.TextIOWrapper):  # a terminal may know ASCII alone
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _interrupts_heard():
+        with interrupts_heard():
             code = command(arguments, standalone_mode=False, prog_name=name)
         sys.stdout.flush()
     except (BrokenPipeError, ReaderGone):
@@ -88,44 +86,8 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
     sys.exit(code if isinstance(code, int) else 0)
 
 
-@contextmanager
-def _interrupts_heard() -> Iterator[None]:
-    """Let Ctrl-C reach Python's handler even while a library has put its own in the place.
-
-    RDKit does so in a substructure search: it cuts the search short, and only its log says so.
-    With SIGINT blocked in all threads, one of them waits for it and wakes the main one by SIGURG.
-    """
-    main = threading.main_thread()
-    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not main:
-        yield
-        return
-
-    def wait() -> None:
-        while signal.sigwait(both) == signal.SIGINT:
-            signal.pthread_kill(main.ident, signal.SIGURG)
-
-    def hand_on(number, frame) -> None:
-        handler = signal.getsignal(signal.SIGINT)
-        if callable(handler):
-            handler(signal.SIGINT, frame)
-
-    both = {signal.SIGINT, signal.SIGURG}
-    mask, before = signal.pthread_sigmask(signal.SIG_BLOCK, both), signal.getsignal(signal.SIGURG)
-    signal.signal(signal.SIGURG, hand_on)
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGURG})
-    try:
-        yield
-    finally:
-        signal.pthread_kill(waiting.ident, signal.SIGURG)
-        waiting.join()
-        signal.signal(signal.SIGURG, before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
 def _stand_in_for_closed_streams() -> None:
-    """Python has None for a closed stream, and print() takes that for stdout."""
+    """Replace closed streams: Python has None for them, and print() takes that for stdout."""
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")
     if sys.stdout is None:
@@ -154,8 +116,6 @@ def _usage(error) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    from graphcnf.errors import UserError
-
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"

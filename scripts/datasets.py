@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphcnf.errors import UserError, say
-from graphcnf.scripts.generation import options
+from graphcnf.evaluation.formats import json_text, markdown, text
+from graphcnf.scripts import _options as options
+from graphcnf.scripts._output import write_text
 
 if TYPE_CHECKING:
     from graphcnf.compute.parallel import Workers
@@ -45,7 +47,6 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 def list_(as_json: Json = False) -> None:
     """List the data sets."""
     from graphcnf.datasets.cache import cache_folder
-    from graphcnf.evaluation.formats import json_text
 
     if as_json:
         print(json_text(KNOWN), end="")
@@ -65,9 +66,8 @@ def prepare(
 ) -> None:
     """Encode a data set's molecules as graphs and cache them, unless that is done."""
     from graphcnf.compute.cluster import open_workers
-    from graphcnf.scripts._sampling import check_cluster_options
 
-    check_cluster_options(cluster, workers, "cpu")
+    options.check_cluster_options(cluster, workers, "cpu")
     with open_workers(cluster, workers) as engine:
         dataset = _load(name, column, engine)
     say(f"{dataset.name}: {len(dataset):,} molecules are ready")
@@ -76,10 +76,7 @@ def prepare(
 @app.command()
 def info(name: Name, column: options.Column = None, as_json: Json = False) -> None:
     """Describe a data set: sizes, categories, splits."""
-    from graphcnf.evaluation.formats import json_text, markdown, text
-    from graphcnf.scripts._tables import write_text
-
-    facts = describe(_load(name, column))
+    facts = _load(name, column).describe()
     if as_json:
         write_text(json_text(facts), None)
         return
@@ -133,37 +130,6 @@ def check(
     )
     if same < ROUND_TRIP:
         raise UserError(f"{dataset.name}: {same:.5%} is less than {ROUND_TRIP:.3%}")
-
-
-def describe(dataset) -> dict[str, Any]:
-    """Sizes, categories and splits of a data set."""
-    import numpy as np
-
-    graphs, vocabulary = dataset.graphs, dataset.vocabulary
-    charged = np.array([atom.charge != 0 for atom in vocabulary.atoms])[graphs.node_types]
-    owners = np.repeat(np.arange(len(graphs)), graphs.node_counts)
-    counts = {"atoms": graphs.node_counts, "bonds": graphs.edge_counts}
-    return {
-        "name": dataset.name,
-        "molecules": len(dataset),
-        "distinct": len(np.unique(dataset.hashes)),
-        "left_out": len(dataset.skipped),
-        "train": len(dataset.split("train")),
-        "test": len(dataset.split("test")),
-        **{
-            f"{key}_per_molecule": {
-                "least": int(n.min()), "mean": float(n.mean()), "most": int(n.max()),
-            }
-            for key, n in counts.items()
-        },
-        "charged": len(np.unique(owners[charged])) / len(graphs),
-        "atom_categories": _named(vocabulary.atom_labels, dataset.node_type_counts()),
-        "bond_categories": _named(vocabulary.bonds, dataset.bond_type_counts()),
-    }  # fmt: skip
-
-
-def _named(names, counts) -> dict[str, int]:
-    return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
 
 def _load(name: str, column: str | None, workers: Workers = None):

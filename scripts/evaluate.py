@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 import graphcnf
-from graphcnf.scripts._sampling import checked_metrics, checked_seed, checked_temperature
-from graphcnf.scripts.generation import options
+from graphcnf.scripts import _options as options
+from graphcnf.scripts import _output as output
 
 _model = partial(typer.Option, rich_help_panel="With --model")
-_output = partial(typer.Option, rich_help_panel="Output")
+_written = partial(typer.Option, rich_help_panel="Output")
 
 OF_MODELS = ("samples", "seed", "seeds", "temperature", "support", "reconstruct", "likelihood")
 """Options that go with --model only."""
@@ -52,7 +52,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="all|NAME,...",
-            callback=checked_metrics,
+            callback=options.checked_metrics,
             help="Distribution metrics: all, or some such as fcd,nspdk,snn,scaf,logp_w1. Some need "
             "pip install 'graphcnf\\[metrics]'.",
             show_default="none",
@@ -71,11 +71,13 @@ def evaluate(
         ),
     ] = None,
     samples: Annotated[int, _model("--samples", "-n", min=1, help="Samples.")] = 10_000,
-    seed: Annotated[int, _model(callback=checked_seed, help="Seed.")] = 0,
+    seed: Annotated[int, _model(callback=options.checked_seed, help="Seed.")] = 0,
     seeds: Annotated[
         str | None, _model(metavar="S,S,...", help="Several seeds: means and deviations.")
     ] = None,
-    temperature: Annotated[float, _model(callback=checked_temperature, help="Temperature.")] = 1.0,
+    temperature: Annotated[
+        float, _model(callback=options.checked_temperature, help="Temperature.")
+    ] = 1.0,
     support: options.Support = True,
     reconstruct: Annotated[
         int, _model(min=0, help="Held-out molecules to encode and decode, 0 for none.")
@@ -86,24 +88,25 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     cluster: options.Cluster = None,
     published: Annotated[
-        bool, _output("--published", help="Also quote figures published for ZINC250k.")
+        bool, _written("--published", help="Also quote figures published for ZINC250k.")
     ] = False,
     html: Annotated[
         Path | None,
-        _output(
+        _written(
             help="Report to write: one page that needs no network, with tables, histograms, "
             "failures and drawn molecules. Needs pip install 'graphcnf\\[report]'."
         ),
     ] = None,
     png: Annotated[
-        Path | None, _output(help="Picture of the first valid molecules of one file or model.")
+        Path | None, _written(help="Picture of the first valid molecules of one file or model.")
     ] = None,
     out: Annotated[
-        Path | None, _output(help="File to write: .md, .txt, .csv or .json.", show_default="stdout")
+        Path | None,
+        _written(help="File to write: .md, .txt, .csv or .json.", show_default="stdout"),
     ] = None,
-    as_csv: Annotated[bool, _output("--csv", help="CSV instead of Markdown.")] = False,
+    as_csv: Annotated[bool, _written("--csv", help="CSV instead of Markdown.")] = False,
     as_json: Annotated[
-        bool, _output("--json", help="One JSON object, or a list of them for several.")
+        bool, _written("--json", help="One JSON object, or a list of them for several.")
     ] = False,
 ) -> None:
     """Score molecules of files, or the raw samples of models, side by side.
@@ -117,18 +120,10 @@ def evaluate(
     from graphcnf.evaluation.reference import Reference
     from graphcnf.evaluation.report import check_report, write_picture, write_report
     from graphcnf.evaluation.tables import render, shorten_names
-    from graphcnf.scripts._output import check_not_read, check_outputs, read_stdin
-    from graphcnf.scripts._sampling import (
-        check_cluster_options,
-        is_given,
-        load_model,
-        parse_numbers,
-    )
-    from graphcnf.scripts._tables import table_kind, write_text
 
     files, models = files or [], models or []
     named = files + models
-    given = {name for name in context.params if is_given(context, name)}
+    given = options.given_names(context)
     if not named:
         raise typer.BadParameter("name files of SMILES (- for stdin), or models with --model")
     if twice := next((name for name in named if named.count(name) > 1), None):
@@ -137,8 +132,8 @@ def evaluate(
         raise typer.BadParameter("--png goes with one file or model")
     if {"seed", "seeds"} <= given:
         raise typer.BadParameter("--seed and --seeds exclude each other")
-    kind = table_kind(out, as_csv, as_json)
-    check_outputs({"--html": (html, ("html", "htm")), "--png": (png, ("png",))})
+    kind = output.table_kind(out, as_csv, as_json)
+    output.check_outputs({"--html": (html, ("html", "htm")), "--png": (png, ("png",))})
     for name, there, place in (
         *((name, models, "--model, not with a file") for name in OF_MODELS),
         *((name, files, "a file, not with --model") for name in ("column", "standardize")),
@@ -148,30 +143,33 @@ def evaluate(
     chosen = parse_metrics(metrics, "fcd" if fcd else None)
     if "device" in given and not models and "fcd" not in chosen:
         raise typer.BadParameter("--device goes with --model or --fcd")
-    check_cluster_options(cluster, None, device)
+    options.check_cluster_options(cluster, None, device)
     if html is not None:
         check_report()
         if not chosen and reference != "none":
             chosen = tuple(name for name, metric in METRICS.items() if metric.axis)
     # What cannot be read comes to light before the long work.
-    records = [Records.read(f, column, read_stdin() if f == "-" else None) for f in files]
+    content = output.read_stdin() if "-" in files else None
+    records = [Records.read(file, column, content if file == "-" else None) for file in files]
     own = [Path(text) for text in (reference, test) if text]
-    check_not_read((out, html, png), [*own, *(part for one in records for part in one.files)])
+    output.check_not_read(
+        (out, html, png), [*own, *(part for one in records for part in one.files)]
+    )
     if test is not None and not chosen:
         raise typer.BadParameter("--test goes with --metrics, --fcd or --html")
     for name in models if len(named) > 1 else ():
-        load_model(name, device)
+        options.load_model(name, device)
     of_models = {"samples": samples, "temperature": temperature, "reconstruct": reconstruct,
                  "likelihood": likelihood}  # fmt: skip
-    numbers = parse_numbers(seeds, "--seeds") if seeds is not None else [seed]
+    numbers = options.parse_numbers(seeds, "--seeds") if seeds is not None else [seed]
     with open_workers(cluster) as workers:
         against = Reference(reference, test, chosen, device, workers)
         results = [graphcnf.evaluate(r, against, standardize=standardize) for r in records]
         for name in models:
-            model = load_model(name, device, support=support)
+            model = options.load_model(name, device, support=support)
             results.append(graphcnf.evaluate(model, against, name=name, seeds=numbers, **of_models))
     shorten_names(results)
-    write_text(render(results, kind, published), out)
+    output.write_text(render(results, kind, published), out)
     if html is not None:
         write_report(results, html)
     if png is not None:

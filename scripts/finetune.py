@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from graphcnf.errors import say
-from graphcnf.scripts._sampling import checked_minutes, checked_seed
-from graphcnf.scripts.generation import options
+from graphcnf.scripts import _options as options
 
 REPORT = "Report"
 TRAINING = "Training"
@@ -61,7 +60,7 @@ def finetune(
     minutes: Annotated[
         float | None,
         typer.Option(
-            callback=checked_minutes,
+            callback=options.checked_minutes,
             help="Minutes at most, about.",
             show_default="no limit",
             rich_help_panel=TRAINING,
@@ -77,7 +76,7 @@ def finetune(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(callback=checked_seed, help="Seed of everything random.")
+        int, typer.Option(callback=options.checked_seed, help="Seed of everything random.")
     ] = 0,
     threads: Annotated[
         int | None,
@@ -124,17 +123,18 @@ def finetune(
     from graphcnf.datasets.smiles_file import load_smiles_file, read_smiles
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.selection import has_pattern, has_property
-    from graphcnf.scripts._sampling import load_model, observations, tell
-    from graphcnf.scripts._tables import json_text, write_text
+    from graphcnf.molecules.standardize import deviations
+    from graphcnf.scripts._output import json_text, write_text
     from graphcnf.training.finetuning import finetune as fine_tune
 
     features = [*map(has_pattern, smarts or []), *map(has_property, properties or [])]
-    flow = MoleculeFlow(load_model(weights))
+    flow = MoleculeFlow(options.load_model(weights))
     data = load_smiles_file(
         file, column=column, standardize=flow.charge_states if standardize else None
     )
     given = read_smiles(file, column=column).smiles
-    tell(observations(given, None if standardize else flow.charge_states), len(given))
+    states = None if standardize else flow.charge_states
+    options.say_deviations(deviations(given, states), len(given))
     if not standardize and any("separate fragments" in s.reason for s in data.skipped):
         _say("note: --standardize keeps the largest fragment of salts and mixtures")
     result = fine_tune(

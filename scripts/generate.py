@@ -3,30 +3,87 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from graphcnf.errors import say
-from graphcnf.limits import LARGEST_COUNT
-from graphcnf.scripts.generation import growth, options
-from graphcnf.scripts.generation.shards import Shard, named_parts, parse_shard
-from graphcnf.scripts.generation.target import check_target, conversion, plain_kind, target_kind
-from graphcnf.scripts.generation.writing import to_file, to_stdout
+from graphcnf.errors import UserError, say
+from graphcnf.limits import LARGEST_COUNT, MOST_CANDIDATES
+from graphcnf.sampling.formats import columns_of, conversion, plain_kind
+from graphcnf.scripts import _options as options
+from graphcnf.scripts._output import check_target, molecule_kind, open_output, write_pieces
 
-COLUMNS = ("record", "smiles")
-ALL_COLUMNS = ("record", "smiles", "strict", "largest_fragment", "atoms")
+if TYPE_CHECKING:
+    from graphcnf.graphs import GraphCNF
+    from graphcnf.sampling.records import Recipe
 
-PATIENCE = 10_000
-"""Records in a row without a further valid molecule after which the search is given up."""
 
-RARE = 10
-"""So many times as many where molecules are selected."""
+class Part(NamedTuple):
+    """Number of a part, 0 for all of them, and the number of parts."""
+
+    number: int
+    parts: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read "3/20" or "all/20"."""
+        found = re.fullmatch(r"(all|0*[1-9][0-9]{0,8})/([0-9]{1,9})", text.strip())
+        part = cls(0 if found[1] == "all" else int(found[1]), int(found[2])) if found else cls(0, 0)
+        if part.parts < max(part.number, 1):
+            raise typer.BadParameter(
+                f"shard must be 1/20 to 20/20 for the parts of 20, or all/20, got {text!r}"
+            )
+        return part
+
+
+def _parse_requirements(texts: list[str]) -> list[str]:
+    """Return the requirements in the one form that each has."""
+    from graphcnf.molecules.selection import Selection
+
+    return list(map(str, Selection(texts).requirements))
+
+
+def _check_patterns(texts: list[str]) -> None:
+    from graphcnf.molecules.selection import Selection
+
+    Selection(patterns=texts)
+
+
+def _parse_values(texts: list[str]) -> list[tuple[str, float]]:
+    """Return names and values of properties, written as "logp=2.5"."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if name in found:
+            raise UserError(f"{name} is there twice")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise UserError(f"{text!r}: write logp=2.5") from None
+    return list(found.items())
 
 
 def generate(
-    number: options.Number = 100,
-    out: options.Out = None,
+    number: Annotated[
+        int,
+        typer.Option(
+            "--number",
+            "-n",
+            min=1,
+            max=LARGEST_COUNT,
+            help="Molecules to write (graphs with --all).",
+        ),
+    ] = 100,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet. After an "
+            "interruption the same command goes on where it stopped.",
+            show_default="stdout",
+        ),
+    ] = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -35,20 +92,105 @@ def generate(
     ] = False,
     model: options.Model = "zinc250k",
     seed: options.Seed = 0,
-    first: options.First = 0,
-    shard: options.Shard = None,
+    first: Annotated[
+        int,
+        typer.Option(
+            min=0, max=LARGEST_COUNT, help="Number of the first graph of the sample to draw."
+        ),
+    ] = 0,
+    shard: Annotated[
+        Part | None,
+        typer.Option(
+            metavar="I/N|all/N",
+            parser=Part.parse,
+            help="Part I of N, from 1 on, or all of them, one after the other, in numbered files. "
+            "-n then counts the graphs that all parts draw together; graphcnf merge makes one file "
+            "of theirs.",
+            show_default="all",
+        ),
+    ] = None,
     temperature: options.Temperature = 1.0,
-    size: options.Size = None,
-    support: options.Support = True,
-    wanted: options.Wanted = None,
-    best_of: options.BestOf = 1,
+    size: Annotated[
+        options.Sizes | None,
+        typer.Option(
+            metavar="LO-HI",
+            parser=options.Sizes.parse,
+            help="Number of atoms, 20-30 or 25.",
+            show_default="as in the training data",
+        ),
+    ] = None,
+    support: Annotated[
+        bool,
+        typer.Option(
+            "--support/--no-support",
+            help="Keep an atom's sum of bond orders within what atoms of its category have in the "
+            "training data (zinc250k-unordered: give a place that no bond fits another kind).",
+        ),
+    ] = True,
+    wanted: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--property",
+            metavar="NAME=VALUE",
+            callback=options.checked(_parse_values, changed=True),
+            help="Ask a model that was trained with properties (preset zinc250k-properties) for "
+            "molecules near it: logp=2.5, qed=0.8. May be given several times.",
+            show_default="none",
+        ),
+    ] = None,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=MOST_CANDIDATES,
+            help="Draw so many for each molecule and keep the one nearest to what --property asks "
+            "for.",
+        ),
+    ] = 1,
     properties: options.Properties = None,
-    require: options.Require = None,
-    smarts: options.Smarts = None,
-    scaffold: options.Scaffold = None,
-    grow: options.Grow = None,
-    link: options.Link = None,
-    decorate: options.Decorate = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COMPARISON",
+            callback=options.checked(_parse_requirements, changed=True),
+            help="Write only molecules that meet it: 'qed > 0.6', '200 <= weight < 400'; names as "
+            "in --properties. May be given several times.",
+            show_default="none",
+        ),
+    ] = None,
+    smarts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            callback=options.checked(_check_patterns),
+            help="Write only molecules that contain it. May be given several times.",
+            show_default="none",
+        ),
+    ] = None,
+    scaffold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SMILES|SMARTS", help="Build around it: new atoms and rings anywhere."
+        ),
+    ] = None,
+    grow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SMILES|SMARTS",
+            help="Grow from its attachment points, as in [*:1]c1ccccc1, or without any from its "
+            "hydrogens.",
+        ),
+    ] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(metavar="A.B", help="Link two fragments, an attachment point in each."),
+    ] = None,
+    decorate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SMILES", help="New parts at its attachment points, nothing elsewhere."
+        ),
+    ] = None,
     particles: options.Particles = None,
     everything: Annotated[
         bool,
@@ -89,25 +231,16 @@ def generate(
     repaired. A larger -n begins with the same molecules. --require and --smarts only select among
     them.
     """
-    from graphcnf.scripts._sampling import (
-        check_cluster_options,
-        load_model,
-        parse_selection,
-        parse_sizes,
-        parse_wanted,
-        valency_checked,
-    )
-
-    kind = target_kind(out, as_json, "csv" if everything else "smi")
+    kind = molecule_kind(out, as_json, "csv" if everything else "smi")
     if everything and (require or smarts):
         raise typer.BadParameter("--all writes every graph: leave out --require and --smarts")
-    ways = {"scaffold": scaffold, "grow": grow, "link": link, "decorate": decorate}
-    others = {"--all": everything, "--likelihood": likelihood, "--workers": workers,
-              "--require": require, "--smarts": smarts,
-              "--first": first, "--shard": shard, "--cluster": cluster,
-              "--property": wanted}  # fmt: skip
-    way = growth.chosen_way(ways, others)
-    if way is None and particles is not None:
+    task = _fragment_task(
+        {"scaffold": scaffold, "grow": grow, "link": link, "decorate": decorate},
+        {"--all": everything, "--likelihood": likelihood, "--workers": workers,
+         "--require": require, "--smarts": smarts, "--first": first, "--shard": shard,
+         "--cluster": cluster, "--property": wanted},
+    )  # fmt: skip
+    if task is None and particles is not None:
         raise typer.BadParameter(
             "there are walks around a fragment only: name one", param_hint="'--particles'"
         )
@@ -115,84 +248,139 @@ def generate(
         raise typer.BadParameter(
             "the best is the nearest to a --property", param_hint="'--best-of'"
         )
-    sizes = parse_sizes(size)
-    part = parse_shard(shard)
-    if part and out is None:
+    if shard and out is None:
         raise typer.BadParameter("it is a file: name it with --out", param_hint="'--shard'")
-    if part is None or part[0]:
-        check_target(out, kind, force or part is not None)
-    chosen = parse_selection(properties, require or [], smarts or [])
-    check_cluster_options(cluster, workers, device)
-    network = load_model(model, device, support=support)
-
-    from graphcnf.molecules.asked import asked_of, outside_training
-
-    if valency_checked(network):
-        say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
-    targets = asked_of(network, parse_wanted(wanted or []))
-    for sentence in outside_training(targets, network.targets) if targets else ():
-        say(f"note: {sentence}")
+    if shard is None or shard.number:
+        check_target(out, kind, force or shard is not None)
+    options.check_cluster_options(cluster, workers, device)
+    network = options.load_model(model, device, support=support)
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
     from graphcnf.compute.cluster import open_workers
-    from graphcnf.scripts.generation.records import Recipe
-    from graphcnf.scripts.generation.stream import Goal
+    from graphcnf.molecules.asked import asked_of, outside_training
+    from graphcnf.sampling.records import Recipe
+    from graphcnf.sampling.sample import sample_to_file, sample_to_stream
+    from graphcnf.sampling.shards import shards_of
+    from graphcnf.sampling.stream import Quota
 
-    plain = plain_kind(kind)
-    columns = ALL_COLUMNS if everything else ("smiles",) if plain == "smi" else COLUMNS
-    columns = (*columns, "log_likelihood") if likelihood else columns
-    if plain == "smi":  # whoever reads the file takes what comes first
-        columns = ("smiles", *columns)
+    if options.valency_checked(network):
+        say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
+    targets = asked_of(network, dict(wanted or ()))
+    for sentence in outside_training(targets, network.targets) if targets else ():
+        say(f"note: {sentence}")
+    plain, more = plain_kind(kind), (("log_likelihood",) if likelihood else ())
     recipe = Recipe(
         seed=seed,
         temperature=temperature,
-        sizes=sizes,
+        sizes=size,
         kind=plain,
-        columns=tuple(dict.fromkeys([*columns, *chosen["properties"]])),
+        columns=columns_of(plain, (*more, *(properties or ())), everything=everything),
         everything=everything,
+        properties=tuple(properties or ()),
+        requirements=tuple(require or ()),
+        patterns=tuple(smarts or ()),
         targets=targets,
         best_of=best_of,
-        **chosen,
     )
-    if way is not None:
-        convert = conversion(kind, recipe.columns)
-        growth.write_grown(
-            network, recipe, number, out, way, particles or options.PARTICLES, convert, as_json
-        )
-        return
-    selective = bool(require or smarts)
-    patience = RARE * PATIENCE if selective else PATIENCE
-    how: dict[str, Any] = {"patience": patience}
-    records = range(first, first + (number if everything or part else LARGEST_COUNT))
     convert = conversion(kind, recipe.columns)
-    named = named_parts(out, part, records)
-    todo: list[tuple] = []
-    if part and not part[0] and out is not None:
+    if task is not None:
+        growth = _growth(network, recipe, task, particles or options.PARTICLES)
+        _write_grown(growth, task[1], recipe, number, out, convert, as_json)
+        return
+    records = range(first, first + (number if everything or shard else LARGEST_COUNT))
+    parts = shards_of(network, recipe, records, out, *shard) if shard else [(out, None)]
+    if shard and not shard.number:
         out.parent.mkdir(parents=True, exist_ok=True)
-    for target, one in named:
-        found = Shard.of(network, recipe, records, one) if one else None
-        if found and found.is_complete(target):
-            which = f"shard {found.part[0]}/{found.part[1]} as asked for"
-            say(f"note: {target} is there already, {which}")
+    todo = []
+    for file, part in parts:
+        if part and part.is_complete(file):
+            which = f"shard {part.part[0]}/{part.part[1]} as asked for"
+            say(f"note: {file} is there already, {which}")
             continue
-        if found:
-            check_target(target, kind, force)
-        todo.append((target, found))
+        if part:
+            check_target(file, kind, force)
+        todo.append((file, part))
     if not todo:
         return
-    with open_workers(cluster, workers) as how["workers"]:
-        for target, found in todo:
-            goal = Goal(range(*found.records) if found else records, None if part else number)
-            if target is None:
-                progress, distinct = to_stdout(network, recipe, goal, how)
+    with open_workers(cluster, workers) as engine:
+        for file, part in todo:
+            quota = Quota(range(*part.records) if part else records, None if part else number)
+            if file is None:
+                with open_output(None) as stream:
+                    counts = sample_to_stream(network, recipe, quota, stream, workers=engine)
             else:
-                progress, distinct = to_file(
-                    network, recipe, goal, how, target, convert, force, found
-                )
-            shown = (
-                json.dumps(progress.figures(distinct))
-                if as_json
-                else progress.summary(distinct, selective=selective)
+                counts = sample_to_file(
+                    network, recipe, quota, file, convert=convert, shard=part, force=force,
+                    workers=engine,
+                )  # fmt: skip
+            figures = counts.figures(distinct=not everything)
+            say(
+                json.dumps(figures) if as_json else counts.summary(not everything, recipe.selective)
             )
-            say(shown)
+
+
+def _fragment_task(
+    tasks: dict[str, str | None], others: dict[str, object]
+) -> tuple[str, str] | None:
+    """Return the one option that names a fragment, and its text; None without any.
+
+    Args:
+        tasks: Fragments by the names of their options.
+        others: Values of options that do not go together with a fragment.
+
+    Raises:
+        typer.BadParameter: Several were given, or an option that does not go together with one.
+    """
+    given = [(name, text) for name, text in tasks.items() if text is not None]
+    if not given:
+        return None
+    if len(given) > 1:
+        names = " and ".join(f"--{name}" for name, _ in given)
+        raise typer.BadParameter(f"{names} exclude each other", param_hint=f"'--{given[1][0]}'")
+    for name, value in others.items():
+        if value:
+            raise typer.BadParameter(f"not together with --{given[0][0]}", param_hint=f"'{name}'")
+    return given[0]
+
+
+def _growth(network: GraphCNF, recipe: Recipe, task: tuple[str, str], particles: int):
+    """Return the search for molecules around a fragment."""
+    from graphcnf.molecules.growth import Growth, fragment_of
+    from graphcnf.molecules.standardize import deviations
+    from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+    vocabulary = MoleculeVocabulary.of_model(network)
+    name, text = task
+    options.say_deviations(deviations([text], None), 1)
+    return Growth(
+        network,
+        vocabulary,
+        fragment_of(text, name, vocabulary),
+        seed=recipe.seed,
+        temperature=recipe.temperature,
+        atoms=recipe.sizes,
+        particles=particles,
+    )
+
+
+def _write_grown(growth, text: str, recipe: Recipe, number: int, out, convert, as_json: bool):
+    """Write molecules around a fragment, then a summary to stderr."""
+    from graphcnf.sampling.records import found_texts
+
+    pieces = found_texts(growth.molecules(), recipe, number)
+    write_pieces(pieces, out, convert, label="drawing", total=number)
+    share = growth.valid / max(growth.ended, 1)
+    figures = {
+        "written": number, "distinct": number, "walks": growth.walks, "placed": growth.ended,
+        "valid": growth.valid,
+    }  # fmt: skip
+    sentence = (
+        f"{number:,} distinct molecules with {text}; {growth.ended:,} of {growth.walks:,} walks "
+        f"placed all of it, {100 * share:.1f} % of these are valid"
+    )
+    if groups := [len(parts) for parts in growth.substituents.values()]:
+        figures["substituents"] = groups
+        shown = " and ".join(f"{count:,}" for count in groups)
+        sentence += f"; {shown} distinct substituents at its attachment points"
+    say(json.dumps(figures) if as_json else sentence)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphcnf.scripts._sampling import checked_seed, checked_temperature
+from graphcnf.scripts._options import checked_seed, checked_temperature
 
 app = typer.Typer(
     help="Draw and score images; graphcnf train images-glow trains a model of them.",
@@ -97,7 +97,7 @@ def evaluate(
     """Bits per dimension of held-out images, reconstruction and speed, models side by side."""
     from graphcnf.evaluation.formats import json_text, number, percent, text
     from graphcnf.scripts._image_scores import score_image_models
-    from graphcnf.scripts._tables import table_kind, write_table, write_text
+    from graphcnf.scripts._output import table_kind, write_table, write_text
 
     kind = table_kind(out, as_csv, as_json)
     rows = score_image_models(models, draws=draws, seed=seed, device=device)

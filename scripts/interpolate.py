@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.scripts.generation import options
+from graphcnf.scripts import _options as options
+from graphcnf.scripts._output import check_place, output_kind, write_rows, write_text
 
 
 def interpolate(
@@ -35,48 +36,31 @@ def interpolate(
     ] = None,
     model: options.Model = "zinc250k",
     seed: options.Seed = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    device: options.Device = "cpu",
 ) -> None:
-    """A path between two molecules through the latents of the flow.
+    """Find a path between two molecules through the latents of the flow.
 
     The columns are t from 0 to 1, the SMILES, its similarity to A and to B (Tanimoto, ECFP4) and
     its log-likelihood in nats.
     """
-    from graphcnf.evaluation.formats import csv_text, json_text
-    from graphcnf.scripts._output import check_place, output_kind
-    from graphcnf.scripts._sampling import load_model, observations, tell
-    from graphcnf.scripts._tables import write_text
-
     kind = output_kind(out, ("csv", "json", "smi")) or "csv"
     check_place(out)
     output_kind(picture, ("png", "svg"), "--picture")
     check_place(picture)
 
-    import math
-
     from graphcnf.molecules.drawing import draw_grid
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.interpolation import interpolate as path_between
+    from graphcnf.molecules.interpolation import path_rows
+    from graphcnf.molecules.standardize import deviations
 
-    flow = MoleculeFlow(load_model(model, device))
-    tell(observations([first, last], None), 2)
-    path = path_between(flow, first, last, steps=steps, paths=paths, seed=seed)
-    there = [point.smiles for point in path if point.smiles is not None]
-    nats = dict(zip(there, flow.log_prob(there).tolist(), strict=True))
-    rows = []
-    for point in path:
-        value = nats.get(point.smiles, math.nan)
-        a, b = (round(s, 4) for s in point.similarities)
-        likelihood = round(value, 4) if math.isfinite(value) else None
-        rows.append(
-            {"t": round(point.t, 6), "smiles": point.smiles, "similarity_a": a, "similarity_b": b,
-             "log_likelihood": likelihood}
-        )  # fmt: skip
+    flow = MoleculeFlow(options.load_model(model, device))
+    options.say_deviations(deviations([first, last], None), 2)
+    rows = path_rows(flow, path_between(flow, first, last, steps=steps, paths=paths, seed=seed))
     if kind == "smi":
-        text = "".join(f"{smiles}\n" for smiles in there)
+        write_text("".join(f"{row['smiles']}\n" for row in rows if row["smiles"]), out)
     else:
-        text = csv_text(rows) if kind == "csv" else json_text(rows)
-    write_text(text, out)
+        write_rows(rows, kind, out)
     if picture is not None:
         # A molecule that stays is drawn once.
         shown = [

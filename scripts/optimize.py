@@ -11,8 +11,9 @@ import typer
 
 from graphcnf.compute.files import expand_user
 from graphcnf.errors import UserError, say
-from graphcnf.scripts._sampling import checked_seed
-from graphcnf.scripts.generation import options
+from graphcnf.sampling.formats import WRITERS, columns_of, conversion, header, plain_kind
+from graphcnf.scripts import _options as options
+from graphcnf.scripts._output import check_target, molecule_kind, open_output
 
 if TYPE_CHECKING:
     from graphcnf.optimization.run import Optimized
@@ -80,7 +81,9 @@ def optimize(
         Path | None,
         typer.Option(metavar="DIR", help="Where to write the model as it is at the end."),
     ] = None,
-    seed: Annotated[int, typer.Option(callback=checked_seed, help="Of everything random.")] = 0,
+    seed: Annotated[
+        int, typer.Option(callback=options.checked_seed, help="Of everything random.")
+    ] = 0,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -117,9 +120,8 @@ def optimize(
     asking twice, and comes to the same molecules as one that was not.
     """
     from graphcnf.compute.progress import progress_bar
-    from graphcnf.scripts.generation.target import check_target, target_kind
 
-    kind = target_kind(out, as_json=False, default="csv")
+    kind = molecule_kind(out, as_json=False, default="csv")
     check_target(out, kind, force)
     if out and start and out.exists() and start.exists() and out.samefile(start):
         raise typer.BadParameter(f"{out} is the file of --start", param_hint="'--out'")
@@ -146,16 +148,17 @@ def optimize(
 
     from graphcnf.compute.cluster import open_workers
     from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.molecules.standardize import deviations
     from graphcnf.optimization.run import optimize as run
-    from graphcnf.scripts._sampling import check_cluster_options, load_model, observations, tell
 
-    check_cluster_options(cluster, workers, "cpu")
+    options.check_cluster_options(cluster, workers, "cpu")
     if cluster is not None and workers == 0:
         raise typer.BadParameter("a cluster has at least one worker", param_hint="'--workers'")
 
-    flow = MoleculeFlow(load_model(model))
+    flow = MoleculeFlow(options.load_model(model))
     first = _molecules(start) if start is not None else []
-    tell(observations(first, None if standardize or not first else flow.charge_states), len(first))
+    states = None if standardize or not first else flow.charge_states
+    options.say_deviations(deviations(first, states), len(first))
     first = [flow.standardized(smiles) for smiles in first] if standardize else first
     if save is not None:
         # Before the long work: where it cannot be made, nothing has been asked for.
@@ -230,22 +233,14 @@ def _molecules(path: Path) -> list[str]:
 
 
 def _write(found: Optimized, best: int | None, kind: str, out: Path | None) -> None:
-
-    from graphcnf.scripts._output import open_output
-    from graphcnf.scripts.generation.records import WRITERS
-    from graphcnf.scripts.generation.target import conversion, plain_kind
-
     frame = found.to_frame(best).rename(columns={"call": "record"})
-    if kind.startswith("smi"):  # whoever reads the file takes what comes first
-        frame = frame[["smiles", *frame.columns.drop("smiles")]]
     plain = plain_kind(kind)
-    named = dict(zip(frame.columns, frame.columns, strict=True))
-    head = {"csv": WRITERS["csv"](named), "smi": "# " + "\t".join(frame.columns) + "\n"}
+    columns = columns_of(plain, frame.columns)
     # Whatever an objective is called, it holds numbers.
-    objectives = dict.fromkeys(set(frame.columns) - OWN, "float64")
-    with open_output(out, conversion(kind, tuple(frame.columns), objectives)) as stream:
-        stream.write(head.get(plain, ""))
-        for row in frame.to_dict("records"):
+    objectives = dict.fromkeys(set(columns) - OWN, "float64")
+    with open_output(out, conversion(kind, columns, objectives)) as stream:
+        stream.write(header(plain, columns))
+        for row in frame[[*columns]].to_dict("records"):
             known = {
                 k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()
             }

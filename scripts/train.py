@@ -21,7 +21,7 @@ from graphcnf.compute.files import (
     replace_file,
 )
 from graphcnf.errors import UserError, require, say
-from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts._options import checked_seed
 from graphcnf.training.configuration import apply_overrides, load_config, load_preset
 from graphcnf.training.processes import is_main, started_apart
 from graphcnf.training.settings import TrainingSettings

@@ -24,12 +24,13 @@ ALLOWED = {
     "baselines": {"molecules", "images", "graphs", "categorical", "flows"},
     "training": {"molecules", "graphs", "categorical", "flows"},
     "discrete": {"training", "graphs", "categorical", "flows"},
-    "evaluation": {"datasets", "molecules", "graphs", "categorical", "flows"},
+    "sampling": {"molecules", "graphs", "categorical", "flows"},
+    "evaluation": {"sampling", "datasets", "molecules", "graphs", "categorical", "flows"},
     "optimization": {"molecules", "graphs", "categorical", "flows"},
     "datasets": {"molecules", "graphs", "categorical", "flows"},
     "scripts": {
         *("datasets", "discrete", "training", "evaluation", "optimization", "images", "molecules"),
-        *("baselines", "coloring", "graphs", "categorical", "flows"),
+        *("sampling", "baselines", "coloring", "graphs", "categorical", "flows"),
     },
 }
 NOT_IN_THE_WHEEL = ("graphcnf.scripts.benchmarks", "graphcnf.scripts.figures")
@@ -121,7 +122,7 @@ def test_only_chemistry_imports_rdkit(part):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, graphcnf.scripts.cli, graphcnf.scripts.generate\n"
-        "heavy = {'torch', 'rdkit', 'lightning', 'pandas'} & set(sys.modules)\n"
+        "heavy = {'torch', 'rdkit', 'numpy', 'lightning', 'pandas'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

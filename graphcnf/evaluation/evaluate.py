@@ -14,7 +14,6 @@ from graphcnf.compute.parallel import available_cores
 from graphcnf.datasets.references import OFFICIAL, Rows, held_out
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation import measures
-from graphcnf.evaluation.draw import draw_block, first_blocks, sampling_processes
 from graphcnf.evaluation.metrics import Feature, features_of
 from graphcnf.evaluation.records import CHUNK, Records, score_chunk
 from graphcnf.evaluation.reference import Reference
@@ -26,6 +25,7 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
+from graphcnf.sampling.draw import draw_block, first_blocks, sampling_processes
 
 HELD_OUT = 2000
 """Held-out molecules whose reconstruction and likelihood are measured."""

@@ -6,15 +6,14 @@ import csv
 import io
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from graphcnf.errors import csv_cell
 
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]
 """Heading, and the function that shows a row's cell ("" for nothing)."""
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str] = ()) -> str:
@@ -58,17 +57,6 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer.writerow({name: csv_cell(name) for name in names})
     writer.writerows({k: csv_cell(_plain(v)) for k, v in row.items()} for row in rows)
     return buffer.getvalue()
-
-
-def csv_cell(value: Any) -> Any:
-    """Return a value as a cell that no spreadsheet runs.
-
-    Text that begins like a formula gets an apostrophe before it, as a spreadsheet itself writes
-    text; numbers stay numbers, and no SMILES begins so.
-    """
-    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return value
-    return value if _NUMBER.fullmatch(value) else f"'{value}"
 
 
 def json_text(content: Any) -> str:

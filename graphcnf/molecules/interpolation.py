@@ -9,8 +9,10 @@ Every point on the line is the molecule in whose box it lies.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rdkit import Chem
@@ -91,6 +93,27 @@ def interpolate(
     with one_thread(device):
         smiles = flow.decode({"atoms": latents.to(device)}, mask.to(device))
     return _smoothest([smiles[k : k + steps + 1] for k in range(0, len(smiles), steps + 1)], share)
+
+
+def path_rows(flow: MoleculeFlow, path: Sequence[Point]) -> list[dict[str, Any]]:
+    """Return a row for each point of a path.
+
+    Returns:
+        The columns t, smiles, similarity_a and similarity_b (to the first and the last molecule)
+        and log_likelihood (nats, None for a point that is no valid molecule).
+    """
+    there = [point.smiles for point in path if point.smiles is not None]
+    nats = dict(zip(there, flow.log_prob(there).tolist(), strict=True))
+    rows = []
+    for point in path:
+        value = nats.get(point.smiles, math.nan)
+        a, b = (round(s, 4) for s in point.similarities)
+        likelihood = round(value, 4) if math.isfinite(value) else None
+        rows.append(
+            {"t": round(point.t, 6), "smiles": point.smiles, "similarity_a": a, "similarity_b": b,
+             "log_likelihood": likelihood}
+        )  # fmt: skip
+    return rows
 
 
 @torch.no_grad()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -12,7 +14,13 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.hashing import smiles_hash
-from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
+from graphcnf.molecules.smiles import (
+    MoleculeNotRepresentable,
+    UnparsableSmiles,
+    dropped,
+    parse,
+    quiet,
+)
 
 APART = 5
 """Bonds between two charged nitrogens, at least. In ZINC250k a neutral amine has its nearest
@@ -105,6 +113,49 @@ def unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
             if group.charge < 0 or not cations:
                 found.append(f"neutral {group.name}")
     return found
+
+
+LOST = ("stereo", "isotopes")
+"""Parts of a molecule that no graph holds."""
+
+
+def deviations(smiles: Iterable[str], states: frozenset[str] | None) -> Counter[str]:
+    """Count the molecules that lose something in a graph, or that training data write otherwise.
+
+    Args:
+        smiles: SMILES or SMARTS; what cannot be read does not count.
+        states: See `charge_states`; None where charges do not matter.
+
+    Returns:
+        Numbers of molecules that have "stereo", "isotopes", either ("dropped"), or a group in
+        another charge state (`unusual_groups`).
+    """
+    found: Counter[str] = Counter()
+    with quiet():
+        for text in smiles:
+            if lost := dropped(text):
+                found.update(["dropped", *lost])
+            if states is not None:
+                with suppress(MoleculeNotRepresentable):
+                    found.update(unusual_groups(parse(text), states))
+    return found
+
+
+def deviation_notes(found: Mapping[str, int], total: int) -> list[str]:
+    """Return a sentence for each kind of `deviations` among `total` molecules."""
+
+    def of(count: int) -> str:
+        return f" ({count:,} of {total:,} molecules)" if total > 1 else ""
+
+    lost = " and ".join(name for name in LOST if found.get(name))
+    notes = [f"{lost} dropped{of(found['dropped'])}: graphs hold none"] if lost else []
+    for group, count in found.items():
+        if group not in ("dropped", *LOST):
+            notes.append(
+                f"a {group}{of(count)}, which the training data write otherwise: --standardize "
+                "writes it as they do"
+            )
+    return notes
 
 
 def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Chem.Mol:

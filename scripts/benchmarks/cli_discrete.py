@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts._options import checked_seed
 from graphcnf.scripts.benchmarks.options import Csv, Out, Places
 
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")]
@@ -20,7 +20,7 @@ def sets(
     out: Out = None,
 ) -> None:
     """Print the table of the set experiments from finished runs, beside the published figures."""
-    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts._output import table_kind, write_table
     from graphcnf.scripts.benchmarks.discrete import set_rows
     from graphcnf.scripts.benchmarks.runs import find_runs
 
@@ -45,8 +45,7 @@ def coloring(
 ) -> None:
     """Colour held-out graphs with trained models, and count the colourings without a conflict."""
     from graphcnf.pretrained import check_device
-    from graphcnf.scripts._output import check_picture
-    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts._output import check_picture, table_kind, write_table
 
     kind = table_kind(out, as_csv, as_json)
     check_picture(png, "--png")

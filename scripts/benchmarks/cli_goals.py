@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts._options import Model, checked_seed
 from graphcnf.scripts.benchmarks.options import Csv, Out
-from graphcnf.scripts.generation.options import Model
 
 if TYPE_CHECKING:
     from graphcnf.scripts.benchmarks.goals import Protocol
@@ -30,7 +29,7 @@ def _protocol(
 ) -> Protocol:
     from graphcnf.compute.files import expand_user
     from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.scripts._sampling import load_model
+    from graphcnf.scripts._options import load_model
     from graphcnf.scripts.benchmarks.goals import Protocol
     from graphcnf.scripts.optimize import parse_settings
 
@@ -54,7 +53,7 @@ def pmo(
     out: Out = None,
 ) -> None:
     """PMO: area under the ten best over the calls, on the 20 tasks that need RDKit alone."""
-    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts._output import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
     from graphcnf.scripts.benchmarks import goals
@@ -83,7 +82,7 @@ def guacamol(
     out: Out = None,
 ) -> None:
     """GuacaMol, goal-directed, version 2: how high the best of all molecules score."""
-    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts._output import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
     from graphcnf.scripts.benchmarks import goals
@@ -117,8 +116,8 @@ def constrained(
 ) -> None:
     """Raise the penalised logP of molecules that have the lowest, with similar ones."""
     from graphcnf.compute.files import expand_user
-    from graphcnf.scripts._sampling import load_model
-    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts._options import load_model
+    from graphcnf.scripts._output import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
     try:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from graphcnf.compute.files import expand_user
-from graphcnf.scripts._sampling import parse_numbers
+from graphcnf.scripts._options import parse_numbers
 from graphcnf.scripts.benchmarks.options import Csv, Html, Minutes, Out, Seeds, check_page
 
 
@@ -42,8 +42,7 @@ def images(
     out: Out = None,
 ) -> None:
     """Compare PixelCNN, VAE, GAN and flows of images, trained for the same CPU time."""
-    from graphcnf.scripts._output import check_picture
-    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts._output import check_picture, table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
     numbers, factors, folder = parse_numbers(seeds, "--seeds"), _factors(rates), expand_user(folder)

@@ -9,7 +9,7 @@ import typer
 
 from graphcnf.compute.files import expand_user
 from graphcnf.pretrained import check_device
-from graphcnf.scripts._sampling import parse_numbers
+from graphcnf.scripts._options import parse_numbers
 from graphcnf.scripts.benchmarks.options import (
     Csv,
     Device,
@@ -42,7 +42,7 @@ def codes(
     out: Out = None,
 ) -> None:
     """Which codes the samples have, and what the other codes of a molecule are worth in bits."""
-    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts._output import table_kind, write_table
     from graphcnf.scripts.benchmarks.codes import COLUMNS, code_rows
 
     kind = table_kind(out, as_csv, False)
@@ -67,7 +67,7 @@ def fragments(
     out: Out = None,
 ) -> None:
     """Extend, link, build around and decorate the fragments of ten drugs."""
-    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts._output import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
     from graphcnf.scripts.benchmarks.fragments import COLUMNS, Protocol, fragment_rows, notes
@@ -95,7 +95,7 @@ def properties(
     out: Out = None,
 ) -> None:
     """How near molecules come to the properties that are asked for."""
-    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts._output import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
     from graphcnf.scripts.benchmarks.targets import COLUMNS, notes, target_rows
@@ -133,7 +133,7 @@ def systems(
 ) -> None:
     """Compare this package's models with other systems, trained for the same CPU time."""
     from graphcnf.evaluation.formats import turned
-    from graphcnf.scripts._tables import table_kind, write_table
+    from graphcnf.scripts._output import table_kind, write_table
 
     kind = table_kind(out, as_csv, False)
     numbers, folder = parse_numbers(seeds, "--seeds"), expand_user(folder)

@@ -12,7 +12,7 @@ from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs.orderings import canonicalise
 from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-from graphcnf.scripts._sampling import load_model
+from graphcnf.scripts._options import load_model
 from graphcnf.scripts.evaluation import named_data
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from graphcnf.molecules.growth import Growth, check_grows, fragment_of, take
 from graphcnf.molecules.properties import qed, sa
 from graphcnf.molecules.similarity import fingerprint, internal_diversity
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-from graphcnf.scripts._sampling import load_model
+from graphcnf.scripts._options import load_model
 
 DATA = Path(__file__).resolve().parent / "fragments.csv"
 

@@ -11,10 +11,10 @@ import torch
 
 from graphcnf.datasets.references import cached_statistics
 from graphcnf.evaluation import measures
-from graphcnf.evaluation.draw import first_blocks
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.distributions import compare
 from graphcnf.molecules.metrics import evaluate_records, summarize
+from graphcnf.sampling.draw import first_blocks
 from graphcnf.scripts.evaluation import named_data
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.scripts._sampling import checked_minutes, checked_seed
+from graphcnf.scripts._options import checked_minutes, checked_seed
 
 Html = Annotated[
     Path | None,

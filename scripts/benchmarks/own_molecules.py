@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from graphcnf.errors import UserError, say
-from graphcnf.scripts._tables import write_text
+from graphcnf.scripts._output import write_text
 from graphcnf.scripts.cli import run
 
 SULFONAMIDE = "S(=O)(=O)N"

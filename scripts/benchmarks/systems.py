@@ -7,11 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from graphcnf.evaluation.draw import draw_block
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.evaluation.tables import published_rows
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.drawing import draw_grid
+from graphcnf.sampling.draw import draw_block
 from graphcnf.scripts.benchmarks.molecules import score_run
 from graphcnf.scripts.benchmarks.page import Section
 from graphcnf.scripts.benchmarks.runs import TrainedRun, molecules_of, train_run

@@ -13,11 +13,11 @@ import numpy as np
 from rdkit import Chem
 
 from graphcnf.errors import UserError
-from graphcnf.evaluation.draw import draw_block
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.molecules.asked import asked_of
 from graphcnf.molecules.selection import described
-from graphcnf.scripts._sampling import load_model
+from graphcnf.sampling.draw import draw_block
+from graphcnf.scripts._options import load_model
 from graphcnf.scripts.evaluation import named_data
 
 PUBLISHED = (

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.scripts._sampling import checked_seed
+from graphcnf.scripts._options import checked_seed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

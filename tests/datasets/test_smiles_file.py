@@ -165,8 +165,7 @@ def test_size_limit_counts_heavy_atoms(tmp_path):
 
 
 def test_what_generate_writes_is_read_back(tmp_path):
-    from graphcnf.scripts.generation.conversion import to_parquet
-    from graphcnf.scripts.generation.records import WRITERS
+    from graphcnf.sampling.formats import WRITERS, to_parquet
 
     rows = [
         {"record": 0, "smiles": "CCO", "strict": True},

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from graphcnf.errors import UserError
-from graphcnf.evaluation.draw import block_log_likelihoods
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.graphs.record_blocks import (
@@ -19,6 +18,7 @@ from graphcnf.graphs.record_blocks import (
     blocks,
     one_thread,
 )
+from graphcnf.sampling.draw import block_log_likelihoods
 
 SEED = 3
 FIRST_BLOCK = FIRST_BLOCKS[1]

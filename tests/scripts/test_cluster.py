@@ -19,7 +19,7 @@ from graphcnf.compute.parallel import WorkerDied, ordered_map, parallel_map
 from graphcnf.errors import UserError
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
-from graphcnf.scripts.generation.partial import PartialFile
+from graphcnf.sampling.partial_file import PartialFile
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")

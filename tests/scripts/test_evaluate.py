@@ -16,12 +16,12 @@ from graphcnf.datasets.references import held_out, load_reference
 from graphcnf.errors import UserError
 from graphcnf.evaluation import evaluate as evaluation
 from graphcnf.evaluation import measures, records, summary
-from graphcnf.evaluation.draw import block_log_likelihoods
 from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.records import Records
 from graphcnf.evaluation.reference import Reference
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.vocabulary import CODEC_VERSION
+from graphcnf.sampling.draw import block_log_likelihoods
 
 FRACTIONS = ("strict_validity", "largest_fragment_validity", "uniqueness", "novelty",
              "reconstruction", "vun", "valence_only_validity", "repaired_validity")  # fmt: skip

@@ -16,7 +16,7 @@ from rdkit.Chem import rdDepictor
 
 from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.validity import evaluate_records
-from graphcnf.scripts import generate as command
+from graphcnf.sampling import stream
 
 RUN = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
 
@@ -104,7 +104,7 @@ def test_all_writes_every_graph(generate, surroundings):
 
 def test_flat_coordinates_do_not_depend_on_what_was_drawn_before():
     from graphcnf.molecules.drawing import draw_svg
-    from graphcnf.scripts.generation.records import WRITERS
+    from graphcnf.sampling.formats import WRITERS
 
     row = {"record": 0, "smiles": "NS", "strict": True}
     before = WRITERS["sdf"](row)
@@ -180,7 +180,7 @@ def test_everything_drawn_is_read_again(generate, surroundings):
 
 
 def test_a_selection_that_finds_nothing_is_given_up(graphcnf, model_folder, monkeypatch):
-    monkeypatch.setattr(command, "PATIENCE", 20)
+    monkeypatch.setattr(stream, "PATIENCE", 20)
     tail = ["--model", model_folder, "--out", "x.smi"]
     code, out, err = graphcnf("generate", "-n", 5, "--require", "weight > 900", *tail)
     assert (code, out) == (1, "") and "0 of " in err and "--require" in err
@@ -188,22 +188,16 @@ def test_a_selection_that_finds_nothing_is_given_up(graphcnf, model_folder, monk
 
 
 def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, surroundings):
-    monkeypatch.setattr(command, "PATIENCE", 200)
+    monkeypatch.setattr(stream, "PATIENCE", 200)
     (surroundings / "x.smi").write_text("old\n")
     tail = ["--size", 1, "--out", "x.smi", "--model", model_folder, "--force"]
     code, out, err = graphcnf("generate", "-n", 500, *tail)
     assert code == 1 and out == "" and "distinct valid molecules among" in err and "-n" in err
     assert (surroundings / "x.smi").read_text() == "old\n"
     # A size at which an untrained model has no luck.
-    monkeypatch.setattr(command, "PATIENCE", 100)
+    monkeypatch.setattr(stream, "PATIENCE", 100)
     code, _, err = graphcnf("generate", *tail[:1], 36, *tail[2:])
     assert code == 1 and "none of" in err
-
-
-def test_molecules_are_distinct_and_those_of_the_device_named(generate):
-    expected = generate("-n", 150)[0]
-    assert len(expected.splitlines()) == len(set(expected.splitlines())) == 150
-    assert generate("-n", 150, "--device", "cpu")[0] == expected
 
 
 def test_molecules_do_not_depend_on_the_number_of_processes(generate):
@@ -212,12 +206,12 @@ def test_molecules_do_not_depend_on_the_number_of_processes(generate):
 
 
 def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder):
-    from graphcnf.evaluation.draw import first_blocks
     from graphcnf.evaluation.evaluate import draw_part
     from graphcnf.evaluation.metrics import features_of
     from graphcnf.evaluation.summary import summarize_blocks
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
+    from graphcnf.sampling.draw import first_blocks
 
     model, number = GraphCNF.from_pretrained(model_folder), 150
     score = partial(draw_part, model, 3, 1.0, features_of(["scaf"]), "cpu")
@@ -235,9 +229,9 @@ def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder):
 
 
 def test_processes_are_as_many_as_pay(model_folder, monkeypatch):
-    from graphcnf.evaluation import draw
-    from graphcnf.evaluation.draw import sampling_processes
     from graphcnf.graphs import GraphCNF
+    from graphcnf.sampling import draw
+    from graphcnf.sampling.draw import sampling_processes
 
     model = GraphCNF.from_pretrained(model_folder)
     monkeypatch.setattr(draw, "available_cores", lambda: 4)
@@ -296,10 +290,10 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     import torch
 
     from graphcnf.datasets.molecules import encode
-    from graphcnf.evaluation.draw import block_log_likelihoods
     from graphcnf.graphs import GraphCNF
     from graphcnf.graphs.symmetry import labelling_bits
-    from graphcnf.scripts.generation.records import _log_likelihoods
+    from graphcnf.sampling.draw import block_log_likelihoods
+    from graphcnf.sampling.records import molecule_log_likelihoods
 
     graphs, block = encode("zinc250k", zinc_smiles[:200]).graphs.subset(range(128)), range(128)
     step = {"couplings": 1, "width": 8, "layers": 1, "heads": 1}
@@ -311,7 +305,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     frame = evaluate_records(zinc_smiles[:128])
     frame.loc[5, "strict"] = False
     labelled = block_log_likelihoods(model, graphs, block, seed=0)
-    found = _log_likelihoods(model, graphs, block, frame, 0)
+    found = molecule_log_likelihoods(model, graphs, block, frame, 0)
     assert found[5] is None
     for k in (0, 6, 100):
         expected = labelled[k] + labelling_bits(graphs.subset([k]))[0] * math.log(2)
@@ -342,18 +336,6 @@ def run(*arguments, **options):
     return subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, **options
     )
-
-
-def test_help_is_light():
-    program = (
-        "import sys; from graphcnf.scripts.cli import app\n"
-        "app(['generate', '--help'], standalone_mode=False)\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'rdkit', 'lightning'} & set(sys.modules)\n"
-        "sys.exit(', '.join(heavy) or 0)"
-    )
-    done = run("-c", program)
-    assert done.returncode == 0, done.stderr
-    assert "--temperature" in done.stdout
 
 
 def test_generation_imports_no_training_library(model_folder):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from graphcnf.scripts.generation import partial
-from graphcnf.scripts.generation.partial import PartialFile
-from graphcnf.scripts.generation.target import KINDS
+from graphcnf.sampling import partial_file as partial
+from graphcnf.sampling.formats import KINDS
+from graphcnf.sampling.partial_file import PartialFile
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -1,6 +1,5 @@
 """`generate --out`: whatever stops it, the same command goes on to the file of an unbroken run."""
 
-import errno
 import json
 import os
 import random
@@ -14,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from graphcnf.compute import parallel
-from graphcnf.scripts.generation import partial
-from graphcnf.scripts.generation.partial import PartialFile, partial_file
+from graphcnf.sampling.partial_file import PartialFile, partial_file
 
 RUN = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
 
@@ -181,20 +179,13 @@ def test_a_file_that_is_there_is_kept_without_force(generate):
     assert len(Path("x.smi").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("damage", ["journal", "part", "meaning"])
-def test_what_is_damaged_is_begun_afresh(generate, damage):
+def test_a_journal_of_another_program_is_begun_afresh(generate):
     arguments = ["-n", 160, "--all", "--workers", 1, "--out", "x.csv"]
     with at_commit(1, interrupt):
         generate(*arguments, code=130)
-    part, entry = (next(Path().glob(f".x.csv.*.{suffix}")) for suffix in ("partial", "json"))
-    if damage == "journal":
-        entry.write_text(entry.read_text()[:-9])
-    elif damage == "part":
-        part.write_text(part.read_text().replace("C", "N", 1))
-    else:
-        # Well-formed, but of another program.
-        with partial_file(Path("x.csv"), part.name.split(".")[3]) as file:
-            file.commit("", {"pieces": 3})
+    part = next(Path().glob(".x.csv.*.partial"))
+    with partial_file(Path("x.csv"), part.name.split(".")[3]) as file:
+        file.commit("", {"pieces": 3})
     err = generate(*arguments)
     assert err.startswith("note: what an interrupted command left of x.csv is damaged; starting")
     assert len(err.splitlines()) == 2 and hidden() == []
@@ -216,29 +207,6 @@ def test_other_options_do_not_go_on_with_it_and_clear_it_away(generate):
     assert Path("x.csv").read_bytes() == Path("whole.csv").read_bytes() and hidden() == []
 
 
-def test_two_commands_do_not_write_one_file(generate):
-    with partial_file(Path("x.smi"), "0" * 16):
-        err = generate("-n", 3, "--out", "x.smi", code=1)
-    assert err == "error: x.smi: another process is writing it; wait or stop it\n"
-
-
-def test_a_full_disk_is_one_line_and_the_command_goes_on_later(generate):
-    arguments = ["-n", 700, "--all", "--workers", 1, "--out", "x.csv"]
-    fsync, calls = os.fsync, []
-
-    def full(descriptor):
-        calls.append(descriptor)
-        if len(calls) == 3:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(descriptor)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partial.os, "fsync", full)
-        err = generate(*arguments, code=1)
-    assert err == "error: cannot write x.csv: No space left on device\n"
-    assert "128 of 700" in generate(*arguments)
-
-
 def test_every_block_is_written(generate, monkeypatch):
     commit, sizes = PartialFile.commit, []
 
@@ -252,11 +220,11 @@ def test_every_block_is_written(generate, monkeypatch):
 
 
 def test_what_a_search_found_before_it_was_given_up_is_kept(generate, monkeypatch):
-    monkeypatch.setattr("graphcnf.scripts.generate.PATIENCE", 200)
+    monkeypatch.setattr("graphcnf.sampling.stream.PATIENCE", 200)
     tail = ["--size", 1, "--workers", 1, "--out", "x.smi"]
     err = generate("-n", 500, *tail, code=1)
     number = journal()["written"]
     assert f"ask for -n {number}" in err and not Path("x.smi").exists()
-    monkeypatch.setattr("graphcnf.scripts.generation.writing._draw", None)  # nothing is drawn
+    monkeypatch.setattr("graphcnf.sampling.sample._write", None)  # nothing is drawn
     generate("-n", number, *tail)
     assert len(Path("x.smi").read_text().splitlines()) == number and hidden() == []

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from graphcnf.graphs.record_blocks import block_count, blocks, share_of
-from graphcnf.scripts.generation import merging
-from graphcnf.scripts.generation.partial import PartialFile
+from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.sampling import merging
+from graphcnf.sampling.partial_file import PartialFile
 
 NUMBER = 1800
 """Graphs in 5 blocks."""
@@ -112,7 +113,8 @@ def test_unique_keeps_the_first_of_each(run, generate):
         generate("-n", 700, "--all", "--shard", f"{k}/2", "--out", f"{k}.csv")
     rows = list(csv.DictReader(run("merge", "1.csv", "2.csv")[0].splitlines()))
     unique, err = run("merge", "1.csv", "2.csv", "--unique")
-    first = {row["smiles"]: row for row in reversed(rows)}
+    # Protonation states of a molecule are one.
+    first = {protonation_hash(row["smiles"]): row for row in reversed(rows)}
     expected = sorted(first.values(), key=lambda row: int(row["record"]))
     assert list(csv.DictReader(unique.splitlines())) == expected
     assert f"{700 - len(first):,} repeats left out" in err and 0 < len(first) < 700
@@ -263,7 +265,7 @@ def test_a_merge_that_fails_leaves_nothing(run, shards, monkeypatch):
     assert "merged into that" in run("merge", *shards, "--out", "x.csv", code=2)[1]
     assert "is a shard to merge" in run("merge", *shards, "--out", shards[0], "--force", code=2)[1]
     monkeypatch.setattr(merging, "PIECE", 10)
-    before, read = sorted(os.listdir()), merging.read_part
+    before, read = sorted(os.listdir()), merging.read_shard
 
     def shortened(path):
         # Between the check and the reading.

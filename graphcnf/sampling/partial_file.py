@@ -1,9 +1,10 @@
 """A file that grows piece by piece, and survives a kill at any moment.
 
 What there is of `molecules.csv` lies beside it as `.molecules.csv.<fingerprint>.partial`, where the
-fingerprint stands for everything that determines the content. A journal of the same name says how
-many bytes of it are complete, and what they hold; it is replaced after each piece, once the piece
-is on the disk. Whoever opens the file again cuts off what the journal does not vouch for.
+fingerprint stands for everything that determines the content. A journal of the same name holds the
+number of complete bytes, and an entry of the writer; it is replaced after each piece, once the
+piece is on the disk. Bytes that the journal does not vouch for are cut off when the file is opened
+again.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from graphcnf.errors import UserError
 
 READ = 1 << 20
 DIGITS = 16
+NO_NAME = "0" * DIGITS
+"""Fingerprint of a file that is always begun afresh."""
 
 
 def fingerprint(content: dict[str, Any]) -> str:
-    """Short name for JSON values."""
+    """Return a short name for JSON values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
@@ -38,9 +41,9 @@ class PartialFile:
         name: Fingerprint of its content.
 
     Attributes:
-        path: Where the complete part is.
-        entry: What the journal says of it, as `commit` was given it; None at the beginning.
-        damaged: Whether there was a part that could not be used.
+        path: File with the complete part.
+        entry: Entry of the last `commit`; None at the beginning.
+        damaged: True where there was a part that could not be used.
     """
 
     def __init__(self, target: Path, name: str):
@@ -83,7 +86,7 @@ class PartialFile:
         return found
 
     def restart(self) -> None:
-        """Throw away what there is."""
+        """Drop all that was committed."""
         self.journal.unlink(missing_ok=True)
         self.file.seek(0)
         self.file.truncate()
@@ -94,7 +97,7 @@ class PartialFile:
 
         Args:
             text: The piece.
-            entry: What is to be known when the file is opened again, JSON values.
+            entry: JSON values for whoever opens the file again.
         """
         data = text.encode()
         self.file.write(data)
@@ -110,7 +113,7 @@ class PartialFile:
         self.size, self.checksum, self.entry = size, checksum, entry
 
     def others(self) -> list[Path]:
-        """What is there beside the file of commands with another fingerprint, unfinished."""
+        """Return the files that unfinished commands with other fingerprints have left."""
         name = re.compile(
             rf"\.{re.escape(self.target.name)}\.[0-9a-f]{{{DIGITS}}}\.(partial|json|tmp)"
         )
@@ -128,8 +131,9 @@ class PartialFile:
         """Give the file its name, and delete what is left beside it.
 
         Args:
-            convert: Writes to its second argument what is to become of the first; None: nothing.
-            beside: Called with the whole file before it has its name; None: nothing.
+            convert: Makes the file, its second argument, of the text, its first; None where the
+                text is the file.
+            beside: Called with the whole file before it has its name.
         """
         self.file.close()
         whole = self.path
@@ -147,12 +151,12 @@ class PartialFile:
             path.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Delete what there is beside the file."""
+        """Delete the complete part and its journal."""
         for path in (self.path, self.journal, self.temporary):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leave what was committed."""
+        """Close the complete part; without a commit, delete it."""
         with suppress(OSError):  # what the disk did not take is not committed
             self.file.close()
         self.temporary.unlink(missing_ok=True)
@@ -162,7 +166,7 @@ class PartialFile:
 
 @contextmanager
 def partial_file(target: Path, name: str) -> Iterator[PartialFile]:
-    """Context with the part of a file that earlier commands with this fingerprint have completed.
+    """Open the part of a file that earlier commands with this fingerprint have completed.
 
     An error leaves what was committed for the next one.
 
@@ -185,5 +189,5 @@ def partial_file(target: Path, name: str) -> Iterator[PartialFile]:
 
 
 def _check(size: int, entry: Any, checksum: int) -> int:
-    """Checksum of a journal and of the part that it vouches for, given the checksum of that."""
+    """Return the checksum of a journal and, given its own, of the part that it vouches for."""
     return zlib.crc32(json.dumps([size, entry]).encode(), checksum)

@@ -1,4 +1,4 @@
-"""Blocks of a model's samples, drawn and scored: what every use of a sample begins with."""
+"""Blocks of records drawn from a model of molecules, scored, and the processes that pay for it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ import torch
 
 from graphcnf.compute.parallel import available_cores
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.record_blocks import (
-    BLOCK,
-    RecordNoise,
-    batches,
-    blocks,
-    one_thread,
-)
+from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
 from graphcnf.graphs.targets import target_row
 from graphcnf.molecules.asked import nearest_of
 from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
@@ -29,7 +23,7 @@ if TYPE_CHECKING:
     from graphcnf.compute.cluster import Cluster
 
 WORTHWHILE = 1000
-"""Records for which another process pays: starting it takes as long as to draw half of them."""
+"""Records for which another process pays: it starts in the time that half of them take."""
 
 
 def draw_block(
@@ -49,14 +43,14 @@ def draw_block(
         model: Model of molecules.
         records: Their numbers; fastest where they are a block of `graphcnf.graphs.record_blocks`.
         seed: Seed of the sample.
-        temperature: Of sampling.
+        temperature: Temperature of sampling.
         sizes: Lowest and highest number of atoms; None for those of the training data.
-        targets: What is asked of every molecule, as `GraphCNF.sample_records` takes it.
-        best_of: Draw so many for each record, and keep the one nearest to the targets.
-        conventions: Of validity; see `evaluate_records`.
+        targets: Properties asked of every molecule, as `GraphCNF.sample_records` takes them.
+        best_of: Candidates for each record, of which the nearest to the targets is kept.
+        conventions: Conventions of validity; see `evaluate_records`.
 
     Returns:
-        The graphs, and a row for each.
+        The graphs, and a row of `evaluate_records` for each.
     """
     options: dict[str, Any] = {"temperature": temperature, "sizes": sizes, "targets": targets}
     vocabulary = MoleculeVocabulary.of_model(model)
@@ -77,9 +71,7 @@ def block_log_likelihoods(
     seed: int,
     targets: Sequence[float | None] | None = None,
 ) -> np.ndarray:
-    """Lower bounds on log p(graph | number of nodes) of a whole block of records, (M,) nats.
-
-    Given the `targets`, too, where these were asked for.
+    """Return lower bounds on log p(graph | number of nodes, targets) of a whole block, (M,) nats.
 
     Each is one draw of the bound, with noise that is a function of the seed and the record's
     number. The graphs count with the numbering that they were drawn with.
@@ -102,22 +94,25 @@ def block_log_likelihoods(
 
 
 def first_blocks(number: int, together: int = 1) -> Iterator[range]:
-    """The blocks of the first records, the last one cut."""
+    """Yield the blocks of the first `number` records, the last one cut."""
     needed = takewhile(lambda block: block.start < number, blocks(0, together))
     return (range(block.start, min(block.stop, number)) for block in needed)
 
 
 def sampling_processes(
-    model: GraphCNF, records: float, asked_for: int | Cluster | None = None
+    model: GraphCNF, records: float, workers: int | Cluster | None = None
 ) -> int | Cluster:
-    """Processes to draw about so many records: as many as asked for, or else as pay.
+    """Return the number of processes that draw about `records` records.
 
-    Never more than there are blocks; one for a model on a GPU; a cluster where that is asked for.
+    Args:
+        model: A model on a GPU is drawn from by one process.
+        records: Records to draw; no process is started without a block to draw.
+        workers: Processes at most, or a cluster, which is returned; None for as many as pay.
     """
-    if asked_for is not None and not isinstance(asked_for, int):
-        return asked_for
+    if workers is not None and not isinstance(workers, int):
+        return workers
     if model.device.type != "cpu":
         return 1
-    if asked_for is None:
+    if workers is None:
         return max(1, min(available_cores(), round(records / WORTHWHILE)))
-    return max(1, min(asked_for, ceil(records / BLOCK)))
+    return max(1, min(workers, ceil(records / BLOCK)))

@@ -1,0 +1,238 @@
+"""Records as text: .smi, .csv, .sdf and .jsonl files, gzip and Parquet files made of them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from graphcnf.compute.files import open_input
+from graphcnf.errors import csv_cell, require
+
+KINDS = ("smi", "csv", "sdf", "jsonl", "parquet", "smi.gz", "csv.gz", "sdf.gz", "jsonl.gz")
+"""Endings of the files that molecules are written to."""
+
+ROWS = 1 << 14
+"""Rows in a row group of a Parquet file."""
+
+TYPES = {
+    "record": "int64",
+    "smiles": "string",
+    "strict": "bool",
+    "largest_fragment": "string",
+    "atoms": "int64",
+    "log_likelihood": "float64",
+    **dict.fromkeys(
+        ("rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "charge"), "int64"
+    ),
+    "source": "string",
+    "error": "string",
+}
+"""Types of Parquet columns by name; all other columns hold float64."""
+
+
+def plain_kind(kind: str) -> str:
+    """Return the format of the text that a file of this kind is made of."""
+    return "jsonl" if kind == "parquet" else kind.removesuffix(".gz")
+
+
+def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
+    """Return the columns of a file.
+
+    Args:
+        kind: Plain kind; .smi files have the SMILES first, for whoever reads them.
+        more: Columns beside the usual ones.
+        everything: True for the columns of a sample with invalid graphs.
+    """
+    first = () if kind != "smi" else ("smiles",)
+    usual = ("record", "smiles") if everything or kind != "smi" else ()
+    checked = ("strict", "largest_fragment", "atoms") if everything else ()
+    return tuple(dict.fromkeys([*first, *usual, *checked, *more]))
+
+
+def header(kind: str, columns: Sequence[str]) -> str:
+    """Return the text that a file of a plain kind begins with."""
+    if kind == "smi" and len(columns) > 1:
+        return "# " + "\t".join(columns) + "\n"
+    return _csv(dict(zip(columns, columns, strict=True))) if kind == "csv" else ""
+
+
+def _smi(row: Mapping[str, Any]) -> str:
+    return "\t".join("" if value is None else str(value) for value in row.values()) + "\n"
+
+
+def _csv(row: Mapping[str, Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(map(csv_cell, row.values()))
+    return buffer.getvalue()
+
+
+def _jsonl(row: Mapping[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _sdf(row: Mapping[str, Any]) -> str:
+    """Return a record with 2D coordinates; a molecule that does not sanitize is drawn as it is."""
+    from rdkit import Chem
+    from rdkit.Chem import rdDepictor
+
+    from graphcnf.molecules.codec import quiet
+
+    valid = row.get("strict", True)
+    with quiet():
+        mol = Chem.MolFromSmiles(row["smiles"] or "", sanitize=valid)
+        if valid:
+            # Flat coordinates would otherwise say cis or trans.
+            for place in Chem.FindPotentialStereo(mol):
+                if place.type == Chem.StereoType.Bond_Double:
+                    bond = mol.GetBondWithIdx(place.centeredOn)
+                    bond.SetStereo(Chem.BondStereo.STEREOANY)
+        else:
+            mol.UpdatePropertyCache(strict=False)
+            Chem.FastFindRings(mol)
+        # CoordGen, which somebody may have switched on, does not always end at the same place.
+        with rdDepictor.UsingCoordGen(False):
+            rdDepictor.Compute2DCoords(mol)
+        mol.SetProp("_Name", str(row["record"]))
+        for name, value in row.items():
+            mol.SetProp(name, "" if value is None else str(value))
+        return Chem.SDWriter.GetText(mol, kekulize=valid)
+
+
+WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "smi": _smi, "csv": _csv, "jsonl": _jsonl, "sdf": _sdf,
+}  # fmt: skip
+"""Text of a record, given its values by column in the order of the columns, by plain kind."""
+
+
+class Entry(NamedTuple):
+    """A record of a file.
+
+    Attributes:
+        text: Its text.
+        smiles: Its SMILES, empty where it has none.
+    """
+
+    text: str
+    smiles: str
+
+
+def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator[Entry]:
+    """Yield the records of a file that `header` and `WRITERS` have made.
+
+    Args:
+        lines: Lines of the file, with their ends.
+        kind: Plain kind of the file.
+        columns: Its columns.
+    """
+    lines = iter(lines)
+    if header(kind, columns):
+        next(lines, None)
+    place = columns.index("smiles")
+    parts: list[str] = []
+    for line in lines:
+        if kind == "sdf":
+            parts.append(line)
+            if line.rstrip() == "$$$$":
+                named = (k for k, part in enumerate(parts) if re.match(r">.*<smiles>", part))
+                yield Entry("".join(parts), parts[next(named) + 1].rstrip("\n"))
+                parts = []
+        elif kind == "jsonl":
+            yield Entry(line, json.loads(line)["smiles"] or "")
+        elif kind == "csv":
+            yield Entry(line, next(csv.reader([line]))[place])
+        else:
+            yield Entry(line, line.rstrip("\n").split("\t")[place])
+
+
+def conversion(
+    kind: str, columns: Sequence[str], types: Mapping[str, str] | None = None
+) -> Callable[[Path, Path], None] | None:
+    """Return the function that turns a file of the plain kind into one of this kind.
+
+    Args:
+        kind: One of `KINDS`.
+        columns: Columns of the file.
+        types: Types of Parquet columns, instead of those in `TYPES`.
+
+    Returns:
+        A function of the source and the target; None where the text is the file.
+    """
+    if kind == "parquet":
+        return partial(to_parquet, columns=columns, types=types)
+    return compress if kind.endswith(".gz") else None
+
+
+def compress(source: Path, target: Path) -> None:
+    """Write the gzip file of a file; without name and time, so that it depends on nothing else."""
+    with (
+        open(source, "rb") as plain,
+        open(target, "wb") as file,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
+    ):
+        shutil.copyfileobj(plain, packed, 1 << 20)
+
+
+def check_parquet() -> None:
+    """Raise UserError without the package that writes Parquet files."""
+    require("pyarrow", ".parquet", "parquet")
+
+
+def to_parquet(
+    source: Path, target: Path, columns: Sequence[str], types: Mapping[str, str] | None = None
+) -> None:
+    """Write the Parquet file of a .jsonl file; arguments as in `conversion`.
+
+    Raises:
+        UserError: The package that writes Parquet files is missing.
+    """
+    check_parquet()
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    known = {**TYPES, **(types or {})}
+    schema = pa.schema([(name, pa.type_for_alias(known.get(name, "float64"))) for name in columns])
+    with (
+        open(source, encoding="utf-8") as lines,
+        open(target, "wb") as file,
+        parquet.ParquetWriter(file, schema) as writer,
+    ):
+        while rows := [json.loads(line) for line in islice(lines, ROWS)]:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+@contextmanager
+def open_lines(path: Path) -> Iterator[Iterable[str]]:
+    """Open a file of any kind for reading the lines of its plain kind.
+
+    Raises:
+        UserError: The package that reads Parquet files is missing.
+    """
+    with open_input(path) as file:
+        magic = file.read(4)
+        file.seek(0)
+        if magic == b"PAR1":
+            yield _parquet_lines(file)
+            return
+        packed = gzip.open(file) if magic[:2] == b"\x1f\x8b" else file
+        with packed as content, io.TextIOWrapper(content, "utf-8", newline="") as text:
+            yield text
+
+
+def _parquet_lines(source: BinaryIO) -> Iterator[str]:
+    check_parquet()
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(source) as file:
+        for batch in file.iter_batches(ROWS):
+            for row in batch.to_pylist():
+                yield json.dumps(row) + "\n"

@@ -1,1 +1,0 @@
-"""How `graphcnf generate` draws, writes and goes on after a kill."""
