@@ -120,6 +120,14 @@ Temperature = Annotated[
         callback=checked_temperature, help="Below 1 for more probable molecules, above 1 for less."
     ),
 ]
+Support = Annotated[
+    bool,
+    typer.Option(
+        "--support/--no-support",
+        help="Keep an atom's sum of bond orders within what atoms of its category have in the "
+        "training data (zinc250k-unordered: give a place that no bond fits another kind).",
+    ),
+]
 Properties = Annotated[
     str | None,
     typer.Option(

@@ -15,7 +15,7 @@ from graphcnf.scripts import _output as output
 _model = partial(typer.Option, rich_help_panel="With --model")
 _written = partial(typer.Option, rich_help_panel="Output")
 
-OF_MODELS = ("samples", "seed", "seeds", "temperature", "support", "reconstruct", "likelihood")
+OF_MODELS = {"samples", "seed", "seeds", "temperature", "support", "reconstruct", "likelihood"}
 """Options that go with --model only."""
 
 
@@ -76,7 +76,7 @@ def evaluate(
         str | None, _model(metavar="S,S,...", help="Several seeds: means and deviations.")
     ] = None,
     temperature: Annotated[
-        float, _model(callback=options.checked_temperature, help="Temperature.")
+        float, _model(callback=options.checked_temperature, help="Temperature of sampling.")
     ] = 1.0,
     support: options.Support = True,
     reconstruct: Annotated[
@@ -85,7 +85,7 @@ def evaluate(
     likelihood: Annotated[
         int, _model(min=0, help="Held-out molecules to take the bits of, 0 for none.")
     ] = 2000,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    device: options.Device = "cpu",
     cluster: options.Cluster = None,
     published: Annotated[
         bool, _written("--published", help="Also quote figures published for ZINC250k.")
@@ -97,12 +97,9 @@ def evaluate(
             "failures and drawn molecules. Needs pip install 'graphcnf\\[report]'."
         ),
     ] = None,
-    png: Annotated[
-        Path | None, _written(help="Picture of the first valid molecules of one file or model.")
-    ] = None,
+    png: Annotated[Path | None, _written(help="Picture of the first valid molecules.")] = None,
     out: Annotated[
-        Path | None,
-        _written(help="File to write: .md, .txt, .csv or .json.", show_default="stdout"),
+        Path | None, _written(help="File: .md, .txt, .csv or .json.", show_default="stdout")
     ] = None,
     as_csv: Annotated[bool, _written("--csv", help="CSV instead of Markdown.")] = False,
     as_json: Annotated[
@@ -134,12 +131,10 @@ def evaluate(
         raise typer.BadParameter("--seed and --seeds exclude each other")
     kind = output.table_kind(out, as_csv, as_json)
     output.check_outputs({"--html": (html, ("html", "htm")), "--png": (png, ("png",))})
-    for name, there, place in (
-        *((name, models, "--model, not with a file") for name in OF_MODELS),
-        *((name, files, "a file, not with --model") for name in ("column", "standardize")),
-    ):
-        if name in given and not there:
-            raise typer.BadParameter(f"--{name} goes with {place}")
+    if not models and (wrong := given & OF_MODELS):
+        raise typer.BadParameter(f"--{min(wrong)} goes with --model, not with a file")
+    if not files and (wrong := given & {"column", "standardize"}):
+        raise typer.BadParameter(f"--{min(wrong)} goes with a file, not with --model")
     chosen = parse_metrics(metrics, "fcd" if fcd else None)
     if "device" in given and not models and "fcd" not in chosen:
         raise typer.BadParameter("--device goes with --model or --fcd")
@@ -151,10 +146,8 @@ def evaluate(
     # What cannot be read comes to light before the long work.
     content = output.read_stdin() if "-" in files else None
     records = [Records.read(file, column, content if file == "-" else None) for file in files]
-    own = [Path(text) for text in (reference, test) if text]
-    output.check_not_read(
-        (out, html, png), [*own, *(part for one in records for part in one.files)]
-    )
+    read = [*map(Path, filter(None, (reference, test))), *(f for r in records for f in r.files)]
+    output.check_not_read((out, html, png), read)
     if test is not None and not chosen:
         raise typer.BadParameter("--test goes with --metrics, --fcd or --html")
     for name in models if len(named) > 1 else ():
