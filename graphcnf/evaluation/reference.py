@@ -104,7 +104,7 @@ class Reference:
         name = self.name or "zinc250k"
         if self.name is None and model is not None:
             own = model.metadata.get("dataset")
-            name = own if own in OFFICIAL else "none"
+            name = str(own) if own in OFFICIAL else "none"
             if name == "none":
                 say(
                     "note: without the training data, named with --reference, there is no data "

@@ -105,6 +105,6 @@ PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
     "fsp3": rdMolDescriptors.CalcFractionCSP3,
     "charge": Chem.GetFormalCharge,
 }
-"""Of a sanitized molecule: numbers of heavy atoms, rings, hydrogen bond donors and acceptors;
+"""Properties of a sanitized molecule: numbers of atoms, rings, hydrogen bond donors and acceptors;
 `weight` in g/mol, the polar surface `tpsa` in Å² (Ertl et al. 2000), `fsp3` the share of carbon
 atoms that are sp3; the others are functions above."""

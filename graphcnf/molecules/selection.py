@@ -21,7 +21,7 @@ CHUNK = 1000
 """Molecules whose properties a process computes at a time."""
 
 DECIMALS = 4
-"""Of a property. Requirements are held against the rounded value, the one that is written."""
+"""Decimals of a property. Requirements are held against the rounded value that is written."""
 
 _OPERATORS = {
     "<": operator.lt,
@@ -151,7 +151,7 @@ class Requirement:
         return [term for term in self.terms if isinstance(term, str)]
 
     def holds(self, values: Mapping[str, float]) -> bool:
-        """Whether it holds for these properties."""
+        """Return True if the comparison holds for these properties."""
         return all(
             _OPERATORS[sign](*(values[t] if isinstance(t, str) else t for t in (left, right)))
             for left, sign, right in self.pairs
@@ -192,7 +192,7 @@ def check_possible(requirements: Sequence[Requirement]) -> None:
 
 
 class Selection:
-    """What a molecule has to be like: it contains all patterns and meets all requirements.
+    """Requirements on molecules: patterns that they contain, and comparisons of properties.
 
     Args:
         requirements: See `Requirement.parse`.
@@ -213,7 +213,7 @@ class Selection:
         self.patterns = [parse_smarts(text) for text in patterns]
 
     def accepts(self, mol: Chem.Mol) -> bool:
-        """Whether a sanitized molecule is one."""
+        """Return True if a sanitized molecule meets all requirements."""
         if not all(mol.HasSubstructMatch(pattern) for pattern in self.patterns):
             return False
         return all(r.holds(described(mol, r.names)) for r in self.requirements)

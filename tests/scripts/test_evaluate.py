@@ -20,6 +20,7 @@ from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.records import Records
 from graphcnf.evaluation.reference import Reference
 from graphcnf.graphs import GraphCNF
+from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.sampling.draw import block_log_likelihoods
 
@@ -122,6 +123,9 @@ def test_seeds_and_switches(score, model_folder, small_zinc, graphcnf):
     assert result["strict_validity_sd"] == pytest.approx(statistics.stdev(values))
     assert [run["strict_validity"] for run in result["runs"]] == values
     assert result["seed"] == "0,1,2" and result["samples"] == 40
+    flow, of_model = MoleculeFlow.from_pretrained(model_folder), {"reconstruct": 0, "likelihood": 0}
+    found = graphcnf_package.evaluate(flow, name="tiny", samples=40, seeds=(0, 1, 2), **of_model)
+    assert {**found.figures, "name": result["name"], "training_data": found.data} == result
     assert result["reconstruction"] is None and result["bits_per_node"] is None
     code, text, _ = graphcnf("evaluate", *none, "--seeds", "0,1", "--reference", "none")
     assert code == 0 and " ± " in text and "training data" not in text and "bits" not in text
