@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,11 @@ from graphcnf.evaluation.summary import Part, Summary, look_at, summarize_blocks
 from graphcnf.evaluation.tables import Evaluation
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import together_on
+from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.standardize import charge_states
-from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
+from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
 from graphcnf.sampling.draw import draw_block, first_blocks, sampling_processes
 
 HELD_OUT = 2000
@@ -67,7 +69,7 @@ _CAME_BACK = "the share of valid molecules that come back from their graphs as t
 
 
 def evaluate(
-    subject: GraphCNF | MoleculeFlow | Records | Iterable[str | Chem.Mol | None],
+    subject: GraphCNF | MoleculeFlow | Records | str | Path | Iterable[str | Chem.Mol | None],
     reference: Reference | str | None = None,
     *,
     name: str = "",
@@ -81,10 +83,11 @@ def evaluate(
     """Evaluate molecules, or the raw samples of a model.
 
     Args:
-        subject: A model; or SMILES, molecules (None counts as invalid), or the records of a file.
+        subject: A model; or the name of a file of molecules or a folder of such, its records, or a
+            list of SMILES and molecules, in which None counts as invalid.
         reference: Molecules to hold them against, or their name: zinc250k, moses, qm9, "none", a
             file; None for a model's own data, or zinc250k.
-        name: Name in tables.
+        name: Name of a model or a list in tables.
         samples: Of a model: samples per seed.
         seeds: Of a model: seeds; with more than one, means and standard deviations are given.
         temperature: Of a model: temperature of sampling.
@@ -94,7 +97,7 @@ def evaluate(
             states of the reference, or neutral without one.
 
     Raises:
-        UserError: There are no molecules, or no such reference.
+        UserError: There are no molecules, no such file or reference, or a number is out of range.
 
     Examples:
         >>> found = evaluate(["CCO", "OCC", "CC.O", "C(C)(C)(C)(C)C"], "none")
@@ -104,6 +107,8 @@ def evaluate(
     if not isinstance(reference, Reference):
         reference = Reference(reference)
     model = subject.model if isinstance(subject, MoleculeFlow) else subject
+    if isinstance(model, str | Path):
+        model = Records.read(str(model))
     if isinstance(model, GraphCNF):
         sizes = {"samples": samples, "reconstruct": reconstruct, "likelihood": likelihood}
         return _evaluate_model(model, reference, name or "model", list(seeds), temperature, **sizes)
@@ -212,6 +217,15 @@ def _evaluate_model(
     reconstruct: int,
     likelihood: int,
 ) -> Evaluation:
+    MoleculeVocabulary.of_model(model)
+    for key, value, least in (
+        ("samples", samples, 1), ("number of seeds", len(seeds), 1),
+        ("reconstruct", reconstruct, 0), ("likelihood", likelihood, 0),
+    ):  # fmt: skip
+        check_integer(key, value, least)
+    for seed in seeds:
+        check_seed(seed)
+    check_temperature(temperature)
     source, dataset = reference.load(model)
     test = reference.held_out(dataset)
     hashes = model.training_hashes

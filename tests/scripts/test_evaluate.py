@@ -126,6 +126,14 @@ def test_seeds_and_switches(score, model_folder, small_zinc, graphcnf):
     flow, of_model = MoleculeFlow.from_pretrained(model_folder), {"reconstruct": 0, "likelihood": 0}
     found = graphcnf_package.evaluate(flow, name="tiny", samples=40, seeds=(0, 1, 2), **of_model)
     assert {**found.figures, "name": result["name"], "training_data": found.data} == result
+    for wrong, message in (
+        ({"samples": 0}, "samples must be an integer of at least 1, got 0"),
+        ({"seeds": ()}, "number of seeds must be"),
+        ({"seeds": (-1,)}, "seed must be"),
+        ({"temperature": 0}, "temperature"),
+    ):
+        with pytest.raises(UserError, match=message):
+            graphcnf_package.evaluate(flow, **{**of_model, **wrong})
     assert result["reconstruction"] is None and result["bits_per_node"] is None
     code, text, _ = graphcnf("evaluate", *none, "--seeds", "0,1", "--reference", "none")
     assert code == 0 and " ± " in text and "training data" not in text and "bits" not in text
@@ -258,12 +266,14 @@ def test_python_evaluates_as_the_command_does(score, lines, surroundings):
     against = Reference("known.smi", "known.smi", ["snn"])
     smiles = (surroundings / lines).read_text().splitlines()
     mols = [s if "nonsense" in s else Chem.MolFromSmiles(s, sanitize=False) for s in smiles]
-    for subject in (Records.read(lines), smiles, mols):
+    for subject in (lines, Records.read(lines), smiles, mols):
         found = graphcnf_package.evaluate(subject, against)
         assert {**found.figures, "name": lines, "training_data": found.data} == known
     assert str(found).startswith("|") and "Distances to held-out molecules" in str(found)
     with pytest.raises(UserError, match="no molecules"):
         graphcnf_package.evaluate([], "none")
+    with pytest.raises(UserError, match="no such file: CCO"):
+        graphcnf_package.evaluate("CCO", "none")
     with pytest.raises(ValueError, match="no metric 'fdc'"):
         Reference("none", metrics=["fdc"])
 
