@@ -1,102 +1,72 @@
-"""Statistics and properties of molecules, computed on all cores once and then cached."""
+"""Training and held-out molecules, by the names that commands give them."""
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections.abc import Sequence
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphcnf.compute.parallel import Workers, parallel_map
-from graphcnf.datasets import cache
-from graphcnf.datasets.molecules import MoleculeDataset, cache_path
-from graphcnf.molecules.distributions import (
-    STATISTICS_VERSION,
-    SetStatistics,
-    quantities_of,
-    set_statistics,
-)
-from graphcnf.molecules.selection import parse_names, property_table
+from graphcnf.datasets.molecules import MoleculeDataset
+from graphcnf.datasets.moses import load_moses
+from graphcnf.datasets.qm9 import load_qm9
+from graphcnf.datasets.smiles_file import load_smiles_file
+from graphcnf.datasets.zinc250k import load_zinc250k
+from graphcnf.datasets.zinc250k_rows import Zinc250kRows, zinc250k_rows
+from graphcnf.errors import UserError
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
-MANY = 2000
-"""Molecules from which on their properties take long enough to say so."""
+if TYPE_CHECKING:
+    from graphcnf.graphs import GraphCNF
 
-_PACKAGES = ("eden-kernel", "fcd_torch", "molsets")
-"""Optional packages, whose versions belong to the key of statistics."""
+HELD_OUT = 10_000
+"""Largest number of held-out molecules that samples are compared with."""
+
+OFFICIAL = {"zinc250k": load_zinc250k, "moses": load_moses, "qm9": load_qm9}
+"""Loaders of the data sets with a held-out part of their own."""
+
+Rows = MoleculeDataset | Zinc250kRows
+"""A data set, or one that encodes a row when it is taken."""
 
 
-def cached_statistics(
-    name: str,
-    smiles: Sequence[str],
-    *,
-    metrics: Sequence[str] | None = None,
-    workers: Workers = None,
-    device: str = "cpu",
-    use_cache: bool = True,
-) -> SetStatistics:
-    """Return the `set_statistics` of molecules, from the cache if they are in there.
+def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool = False) -> Rows:
+    """Load training data, in the vocabulary of a model where one is given.
 
     Args:
-        name: Short name for the cache file and the progress bar.
-        smiles: Valid molecules.
-        metrics: As in `set_statistics`.
-        workers: Processes, or a cluster; None for one per core.
-        device: Device of ChemNet.
-        use_cache: Whether to read and write the cache; samples, which are seen once, need none.
+        name: One of `OFFICIAL`, or a file; None for what the model was trained on.
+        model: The model.
+        by_row: Whether some rows will do, so that not all need to be encoded.
 
     Raises:
-        ValueError: There is no such metric, or a SMILES is not valid.
+        UserError: There is no such data, or the model has other categories.
     """
-    quantities = sorted(quantities_of(metrics))
-    mapper = partial(parallel_map, workers=workers, label=f"describing {name}")
-
-    def compute() -> SetStatistics:
-        return set_statistics(smiles, metrics=metrics, mapper=mapper, device=device)
-
-    if not use_cache:
-        return compute()
-    # The features of NSPDK are hashes of Python's.
-    versions = sys.version_info[:2], *map(_version, _PACKAGES)
-    path = cache_path(
-        f"statistics-{name}", STATISTICS_VERSION, quantities, _digest(smiles), *versions
-    )
-    return SetStatistics.from_arrays(cache.cached(path, lambda: compute().to_arrays()))
-
-
-def property_values(
-    dataset: MoleculeDataset, names: Sequence[str], workers: Workers = None
-) -> np.ndarray:
-    """Return properties of every molecule, (M, P) float64, from the cache if they are in there.
-
-    Args:
-        dataset: The molecules.
-        names: Keys of `graphcnf.molecules.properties.PROPERTIES`.
-        workers: Processes, or a cluster; None for one per core.
-
-    Raises:
-        UserError: There is no such property.
-    """
-    names = parse_names(",".join(names))
-
-    def compute():
-        if len(dataset) > MANY:
-            cache.note(f"properties of {len(dataset):,} molecules, a few minutes; kept for later")
-        label = f"properties of {dataset.name}"
-        return {"values": property_table(dataset.smiles, names, workers, label)}
-
-    path = cache_path(f"properties-{dataset.name}", names, _digest(dataset.smiles))
-    return cache.cached(path, compute)["values"]
+    if name is None and model is not None:
+        name = model.metadata.get("dataset")
+    if name is None:
+        raise UserError("what the model was trained on is not known: name it with --reference")
+    vocabulary = None if model is None else MoleculeVocabulary.of_model(model)
+    if name == "zinc250k" and by_row:
+        rows = zinc250k_rows()
+        if vocabulary in (None, rows.vocabulary):
+            return rows
+    if name in OFFICIAL:
+        dataset = OFFICIAL[name]()
+        if vocabulary is not None and not vocabulary.marked:
+            dataset = dataset.without_marks()
+        if vocabulary is not None and not any(atom.charge for atom in vocabulary.atoms):
+            dataset = dataset.without_charges()
+        if vocabulary is not None and vocabulary != dataset.vocabulary:
+            raise UserError(f"the model was not trained on {name}: name its file with --reference")
+        return dataset
+    if not name or not Path(name).exists():
+        raise UserError(
+            f"no reference {name!r}: --reference takes {', '.join(OFFICIAL)} or a file of SMILES"
+        )
+    if model is None:
+        return load_smiles_file(name)
+    return load_smiles_file(name, vocabulary=vocabulary, max_atoms=model.max_nodes)
 
 
-def _digest(smiles: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(smiles).encode()).hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def held_out(dataset: Rows, count: int) -> np.ndarray:
+    """Return indices of `count` held-out molecules, the same random ones every time."""
+    return np.random.default_rng(0).permutation(dataset.split("test"))[:count]

@@ -14,6 +14,7 @@ _HOMES = {
     "GraphCNF": "graphcnf.graphs",
     "MoleculeFlow": "graphcnf.molecules.flow",
     "PackedGraphs": "graphcnf.graphs",
+    "evaluate": "graphcnf.evaluation.evaluate",
     "finetune": "graphcnf.training.finetuning",
     "optimize": "graphcnf.optimization.run",
 }

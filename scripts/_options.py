@@ -44,6 +44,21 @@ checked_minutes = checked(check_minutes)
 checked_seed = checked(check_seed)
 
 
+def _check_metrics(names: str) -> None:
+    from graphcnf.evaluation.metrics import parse_metrics
+
+    parse_metrics(names)
+
+
+checked_metrics = checked(_check_metrics)
+
+
+def given_names(context: typer.Context) -> set[str]:
+    """Return the names of the options that the command line gives, with whatever value."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
 class Sizes(NamedTuple):
     """Lowest and highest number of atoms."""
 
@@ -103,6 +118,14 @@ Temperature = Annotated[
     float,
     typer.Option(
         callback=checked_temperature, help="Below 1 for more probable molecules, above 1 for less."
+    ),
+]
+Support = Annotated[
+    bool,
+    typer.Option(
+        "--support/--no-support",
+        help="Keep an atom's sum of bond orders within what atoms of its category have in the "
+        "training data (zinc250k-unordered: give a place that no bond fits another kind).",
     ),
 ]
 Properties = Annotated[

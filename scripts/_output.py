@@ -58,6 +58,22 @@ def check_place(path: Path | None) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+def check_outputs(wanted: dict[str, tuple[Path | None, tuple[str, ...]]]) -> None:
+    """Check files to write before the long work: `output_kind` and `check_place` of each option."""
+    for option, (path, kinds) in wanted.items():
+        output_kind(path, kinds, option)
+    for path, _ in wanted.values():
+        check_place(path)
+
+
+def check_not_read(written: Iterable[Path | None], read: Iterable[Path]) -> None:
+    """Raise `typer.BadParameter` where a file to write is one to read, or a link to it."""
+    there = [path for path in read if path.exists()]
+    for path in written:
+        if path and path.exists() and any(path.samefile(other) for other in there):
+            raise typer.BadParameter(f"{path} is a file to read: write to another one")
+
+
 def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
     """Return the kind of the file that molecules are written to, or of the text on stdout.
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from graphcnf.errors import UserError
+import graphcnf
 from graphcnf.scripts import _options as options
-from graphcnf.scripts._options import checked_seed, checked_temperature, parse_numbers
+from graphcnf.scripts import _output as output
 
-MODEL = "With --model"
-OUTPUT = "Output"
-HELD_OUT = 2000
+_model = partial(typer.Option, rich_help_panel="With --model")
+_written = partial(typer.Option, rich_help_panel="Output")
 
-DRAWN = 20
-"""Molecules in a picture."""
+OF_MODELS = {"samples", "seed", "seeds", "temperature", "support", "reconstruct", "likelihood"}
+"""Options that go with --model only."""
 
 
 def evaluate(
+    context: typer.Context,
     files: Annotated[
         list[str] | None,
         typer.Argument(
@@ -38,14 +39,7 @@ def evaluate(
             show_default="the model's data, or zinc250k",
         ),
     ] = None,
-    standardize: Annotated[
-        bool,
-        typer.Option(
-            "--standardize",
-            help="Take the largest organic fragment of each molecule of a file, cleaned up by "
-            "RDKit's MolStandardize, with acids and amines charged or neutral as in the reference.",
-        ),
-    ] = False,
+    standardize: options.Standardize = False,
     test: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +52,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="all|NAME,...",
+            callback=options.checked_metrics,
             help="Distribution metrics: all, or some such as fcd,nspdk,snn,scaf,logp_w1. Some need "
             "pip install 'graphcnf\\[metrics]'.",
             show_default="none",
@@ -68,114 +63,47 @@ def evaluate(
     ] = False,
     models: Annotated[
         list[str] | None,
-        typer.Option(
+        _model(
             "--model",
             metavar="NAME|DIR",
             help="Score raw samples of a model. May be given several times, and beside files.",
             show_default=False,
-            rich_help_panel=MODEL,
         ),
     ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            "--samples",
-            "-n",
-            min=1,
-            help="Samples.",
-            show_default="10000",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(callback=checked_seed, help="Seed.", show_default="0", rich_help_panel=MODEL),
-    ] = None,
+    samples: Annotated[int, _model("--samples", "-n", min=1, help="Samples.")] = 10_000,
+    seed: Annotated[int, _model(callback=options.checked_seed, help="Seed.")] = 0,
     seeds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="S,S,...", help="Several seeds: means and deviations.", rich_help_panel=MODEL
-        ),
+        str | None, _model(metavar="S,S,...", help="Several seeds: means and deviations.")
     ] = None,
     temperature: Annotated[
-        float | None,
-        typer.Option(
-            callback=checked_temperature,
-            help="Temperature.",
-            show_default="1",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    support: Annotated[
-        bool,
-        typer.Option(
-            "--support/--no-support",
-            help="Keep an atom's sum of bond orders within what atoms of its category have in the "
-            "training data (zinc250k-unordered: give a place that no bond fits another kind).",
-            rich_help_panel=MODEL,
-        ),
-    ] = True,
+        float, _model(callback=options.checked_temperature, help="Temperature of sampling.")
+    ] = 1.0,
+    support: options.Support = True,
     reconstruct: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Held-out molecules to encode and decode, 0 for none.",
-            show_default=str(HELD_OUT),
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+        int, _model(min=0, help="Held-out molecules to encode and decode, 0 for none.")
+    ] = 2000,
     likelihood: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Held-out molecules to take the bits of, 0 for none.",
-            show_default=str(HELD_OUT),
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="cpu")
-    ] = None,
+        int, _model(min=0, help="Held-out molecules to take the bits of, 0 for none.")
+    ] = 2000,
+    device: options.Device = "cpu",
     cluster: options.Cluster = None,
     published: Annotated[
-        bool,
-        typer.Option(
-            "--published",
-            help="Also quote published figures, where the reference is ZINC250k.",
-            rich_help_panel=OUTPUT,
-        ),
+        bool, _written("--published", help="Also quote figures published for ZINC250k.")
     ] = False,
     html: Annotated[
         Path | None,
-        typer.Option(
+        _written(
             help="Report to write: one page that needs no network, with tables, histograms, "
-            "failures and drawn molecules. Needs pip install 'graphcnf\\[report]'.",
-            rich_help_panel=OUTPUT,
+            "failures and drawn molecules. Needs pip install 'graphcnf\\[report]'."
         ),
     ] = None,
-    png: Annotated[
-        Path | None,
-        typer.Option(
-            help="Picture of the first valid molecules of one file or model to write.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    png: Annotated[Path | None, _written(help="Picture of the first valid molecules.")] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="File to write: .md, .txt, .csv or .json.",
-            show_default="stdout",
-            rich_help_panel=OUTPUT,
-        ),
+        Path | None, _written(help="File: .md, .txt, .csv or .json.", show_default="stdout")
     ] = None,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="CSV instead of Markdown.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_csv: Annotated[bool, _written("--csv", help="CSV instead of Markdown.")] = False,
     as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="One JSON object, or a list of them for several.", rich_help_panel=OUTPUT
-        ),
+        bool, _written("--json", help="One JSON object, or a list of them for several.")
     ] = False,
 ) -> None:
     """Score molecules of files, or the raw samples of models, side by side.
@@ -183,95 +111,59 @@ def evaluate(
     Validity in four conventions, uniqueness, novelty, reconstruction and
     distances to held-out molecules, with those of the training data.
     """
-    from graphcnf.scripts._options import check_cluster_options, load_model
-    from graphcnf.scripts._output import check_place, output_kind, table_kind, write_text
-    from graphcnf.scripts.evaluation.metric_names import CHEAP, parse_metrics
+    from graphcnf.compute.cluster import open_workers
+    from graphcnf.evaluation.metrics import METRICS, parse_metrics
+    from graphcnf.evaluation.records import Records
+    from graphcnf.evaluation.reference import Reference
+    from graphcnf.evaluation.report import check_report, write_picture, write_report
+    from graphcnf.evaluation.tables import render, shorten_names
 
     files, models = files or [], models or []
-    if not files and not models:
+    named = files + models
+    given = options.given_names(context)
+    if not named:
         raise typer.BadParameter("name files of SMILES (- for stdin), or models with --model")
-    for name in (*files, *models):
-        if (files + models).count(name) > 1:
-            raise typer.BadParameter(f"{name} is named twice")
-    if png is not None and len(files + models) > 1:
+    if twice := next((name for name in named if named.count(name) > 1), None):
+        raise typer.BadParameter(f"{twice} is named twice")
+    if png is not None and len(named) > 1:
         raise typer.BadParameter("--png goes with one file or model")
-    kind = table_kind(out, as_csv, as_json)
-    output_kind(html, ("html", "htm"), "--html")
-    output_kind(png, ("png",), "--png")
-    check_place(html)
-    check_place(png)
-    if not models:
-        given = {"-n": samples, "--seed": seed, "--seeds": seeds, "--temperature": temperature,
-                 "--no-support": None if support else True,
-                 "--reconstruct": reconstruct, "--likelihood": likelihood}  # fmt: skip
-        for name, value in given.items():
-            if value is not None:
-                raise typer.BadParameter(f"{name} goes with --model, not with a file")
-    if column is not None and not files:
-        raise typer.BadParameter("--column goes with a file, not with --model")
-    if standardize and not files:
-        raise typer.BadParameter("--standardize goes with a file, not with --model")
-    how: dict[str, Any] = {
-        "samples": samples or 10_000,
-        "seeds": _parse_seeds(seed, seeds),
-        "temperature": 1.0 if temperature is None else temperature,
-        "support": support,
-        "reconstruct": HELD_OUT if reconstruct is None else reconstruct,
-        "likelihood": HELD_OUT if likelihood is None else likelihood,
-    }
-    chosen = parse_metrics(metrics, fcd)
-    if device is not None and not models and "fcd" not in chosen:
+    if {"seed", "seeds"} <= given:
+        raise typer.BadParameter("--seed and --seeds exclude each other")
+    kind = output.table_kind(out, as_csv, as_json)
+    output.check_outputs({"--html": (html, ("html", "htm")), "--png": (png, ("png",))})
+    if not models and (wrong := given & OF_MODELS):
+        raise typer.BadParameter(f"--{min(wrong)} goes with --model, not with a file")
+    if not files and (wrong := given & {"column", "standardize"}):
+        raise typer.BadParameter(f"--{min(wrong)} goes with a file, not with --model")
+    chosen = parse_metrics(metrics, "fcd" if fcd else None)
+    if "device" in given and not models and "fcd" not in chosen:
         raise typer.BadParameter("--device goes with --model or --fcd")
-    device = device or "cpu"
-    check_cluster_options(cluster, None, device)
-
-    from graphcnf.compute.cluster import open_workers
-    from graphcnf.evaluation.tables import render
-    from graphcnf.scripts.evaluation.against import Against
-    from graphcnf.scripts.evaluation.records import read_records
-    from graphcnf.scripts.evaluation.scoring import name_apart, score_model, score_records
-
+    options.check_cluster_options(cluster, None, device)
     if html is not None:
-        from graphcnf.evaluation.report import check_report
-
         check_report()
         if not chosen and reference != "none":
-            chosen = CHEAP  # the histograms of the report
+            chosen = tuple(name for name, metric in METRICS.items() if metric.axis)
     # What cannot be read comes to light before the long work.
-    records = [read_records(file, column) for file in files]
-    parts = [part for one in records for part in one.files if part.exists()]
-    parts += [path for text in (reference, test) if text and (path := Path(text)).exists()]
-    for path in (out, html, png):
-        if path and path.exists() and any(path.samefile(part) for part in parts):
-            raise typer.BadParameter(f"{path} is a file to read: write to another one")
+    content = output.read_stdin() if "-" in files else None
+    records = [Records.read(file, column, content if file == "-" else None) for file in files]
+    read = [*map(Path, filter(None, (reference, test))), *(f for r in records for f in r.files)]
+    output.check_not_read((out, html, png), read)
     if test is not None and not chosen:
         raise typer.BadParameter("--test goes with --metrics, --fcd or --html")
-    if len(models) + len(files) > 1:
-        for name in models:
-            load_model(name, device)
+    for name in models if len(named) > 1 else ():
+        options.load_model(name, device)
+    of_models = {"samples": samples, "temperature": temperature, "reconstruct": reconstruct,
+                 "likelihood": likelihood}  # fmt: skip
+    numbers = options.parse_numbers(seeds, "--seeds") if seeds is not None else [seed]
     with open_workers(cluster) as workers:
-        against = Against(reference, test, chosen, device, workers)
-        results = [score_records(part, against, standardize) for part in records]
-        results += [score_model(name, against, **how) for name in models]
-    name_apart(results)
-    write_text(render(results, kind, published), out)
+        against = Reference(reference, test, chosen, device, workers)
+        results = [graphcnf.evaluate(r, against, standardize=standardize) for r in records]
+        for name in models:
+            model = options.load_model(name, device, support=support)
+            results.append(graphcnf.evaluate(model, against, name=name, seeds=numbers, **of_models))
+    shorten_names(results)
+    output.write_text(render(results, kind, published), out)
     if html is not None:
-        from graphcnf.evaluation.report import write_report
-
         write_report(results, html)
     if png is not None:
-        from graphcnf.molecules.drawing import draw_grid
-
-        frame = results[0].frame
-        smiles = list(dict.fromkeys(frame["smiles"][frame["strict"]]))[:DRAWN]
-        if not smiles:
-            raise UserError(f"{png} is not written: there is no valid molecule to draw")
-        draw_grid(smiles, png)
-
-
-def _parse_seeds(seed: int | None, seeds: str | None) -> list[int]:
-    if seeds is None:
-        return [seed or 0]
-    if seed is not None:
-        raise typer.BadParameter("--seed and --seeds exclude each other")
-    return parse_numbers(seeds, "--seeds")
+        write_picture(results[0], png)

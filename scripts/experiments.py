@@ -156,7 +156,7 @@ def _property_names(names: Any) -> list[str]:
 
 def _with_targets(dataset, names: list[str]) -> tuple[Any, list[dict[str, Any]]]:
     """The data set with properties to ask for, and what a model keeps of them."""
-    from graphcnf.datasets.references import property_values
+    from graphcnf.datasets.properties import property_values
     from graphcnf.graphs.targets import target_tables
 
     values = property_values(dataset, names)

@@ -119,14 +119,7 @@ def generate(
             show_default="as in the training data",
         ),
     ] = None,
-    support: Annotated[
-        bool,
-        typer.Option(
-            "--support/--no-support",
-            help="Keep an atom's sum of bond orders within what atoms of its category have in the "
-            "training data (zinc250k-unordered: give a place that no bond fits another kind).",
-        ),
-    ] = True,
+    support: options.Support = True,
     wanted: Annotated[
         list[str] | None,
         typer.Option(

@@ -25,7 +25,7 @@ ALLOWED = {
     "training": {"molecules", "graphs", "categorical", "flows"},
     "discrete": {"training", "graphs", "categorical", "flows"},
     "sampling": {"molecules", "graphs", "categorical", "flows"},
-    "evaluation": {"sampling", "molecules", "graphs", "categorical", "flows"},
+    "evaluation": {"sampling", "datasets", "molecules", "graphs", "categorical", "flows"},
     "optimization": {"molecules", "graphs", "categorical", "flows"},
     "datasets": {"molecules", "graphs", "categorical", "flows"},
     "scripts": {

@@ -1,1 +1,1 @@
-"""Samples of molecules drawn, scored, compared with others, and reported: once."""
+"""Molecules and models evaluated: validity, distribution metrics, tables, report."""

@@ -9,22 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from graphcnf.evaluation.distances import Distances
-from graphcnf.molecules.properties import values_and_counts
+from graphcnf.evaluation.counts import values_and_counts, wasserstein
+from graphcnf.evaluation.metrics import Metric
+from graphcnf.evaluation.reference import Distances
 
-PROPERTIES = {
-    "logp": "logP",
-    "qed": "QED",
-    "sa": "SA score",
-    "weight": "molecular weight (g/mol)",
-}
-COUNTS = {
-    "atoms": "heavy atoms",
-    "rings": "ring size",
-    "elements": "element",
-    "charges": "formal charge",
-    "bonds": "bond type",
-}
 BINS = 40
 CATEGORIES = 12
 """Bars of a histogram over categories; rarer ones are left out."""
@@ -42,9 +30,12 @@ STYLE: Any = {
 Sets = Sequence[tuple[str, Distances]]
 """Name and distances of each set; the held-out molecules are the same for all."""
 
+Curves = Sequence[tuple[str, Mapping[str, int], str]]
+"""Label, counts and colour of each set."""
+
 
 def histogram_pictures(sets: Sets) -> Iterator[tuple[str, str]]:
-    """Title and SVG of each histogram that all sets have the numbers for."""
+    """Yield title and SVG of each metric's histogram that all sets have the numbers for."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -52,28 +43,28 @@ def histogram_pictures(sets: Sets) -> Iterator[tuple[str, str]]:
 
     there = [found.generated.values for _, found in sets] + [sets[0][1].reference.values]
     with pyplot.rc_context(STYLE):
-        for titles, distance, draw in ((PROPERTIES, "w1", _density), (COUNTS, "tv", _bars)):
-            for key, title in titles.items():
-                if all(key in values for values in there):
-                    yield title, _picture(title, f"{key}_{distance}", sets, draw, key)
+        for metric in sets[0][1].metrics:
+            if metric.axis and all(metric.needs.name in values for values in there):
+                yield metric.axis, _picture(metric, sets)
 
 
-def _picture(title: str, metric: str, sets: Sets, draw, key: str) -> str:
+def _picture(metric: Metric, sets: Sets) -> str:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(4.4, 2.9), layout="constrained")
-    real = sets[0][1].reference.values
+    is_density, key = metric.function is wasserstein, metric.needs.name
     generated = [
-        (label, found.generated.values, GENERATED[number % len(GENERATED)])
+        (label, found.generated.values[key], GENERATED[number % len(GENERATED)])
         for number, (label, found) in enumerate(_labelled(sets, metric))
     ]
-    draw(axis, generated, real, key)
-    axis.set_xlabel(title)
+    draw = _density if is_density else _bars
+    draw(axis, generated, sets[0][1].reference.values[key])
+    axis.set_xlabel(metric.axis)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
-    value = sets[0][1].samples[0].get(metric)
-    floor = sets[0][1].floor.get(metric)
-    name = "Wasserstein distance" if metric.endswith("_w1") else "total variation"
+    value = sets[0][1].samples[0].values.get(metric.name)
+    floor = sets[0][1].floor.values.get(metric.name)
+    name = "Wasserstein distance" if is_density else "total variation"
     if value is not None:
         shown = f" {value:.3g}" if len(sets) == 1 else ""
         shown += f", floor {floor:.3g}" if floor is not None else ""
@@ -83,7 +74,7 @@ def _picture(title: str, metric: str, sets: Sets, draw, key: str) -> str:
 
 
 def as_svg(figure) -> str:
-    """A matplotlib figure as SVG text, the same for the same figure; the figure is closed."""
+    """Return a matplotlib figure as SVG text, the same for the same figure, and close it."""
     from matplotlib import pyplot
 
     content = io.StringIO()
@@ -92,24 +83,21 @@ def as_svg(figure) -> str:
     return content.getvalue()
 
 
-def _labelled(sets: Sets, metric: str) -> list[tuple[str, Distances]]:
-    """With what the legend calls each set: several by their names, with the distance."""
+def _labelled(sets: Sets, metric: Metric) -> list[tuple[str, Distances]]:
+    """Return each set with its label in the legend: its name and distance where there are more."""
     if len(sets) == 1:
         return [("generated", sets[0][1])]
     labels = []
     for name, found in sets:
-        value = found.samples[0].get(metric)
-        labels.append(_shortened(name) if value is None else f"{_shortened(name)}: {value:.3g}")
+        value = found.samples[0].values.get(metric.name)
+        # A dollar sign would begin a formula.
+        label = (name if len(name) <= 24 else f"…{name[-23:]}").replace("$", r"\$")
+        labels.append(label if value is None else f"{label}: {value:.3g}")
     return [(label, found) for label, (_, found) in zip(labels, sets, strict=True)]
 
 
-def _shortened(name: str) -> str:
-    # A dollar sign would begin a formula.
-    return (name if len(name) <= 24 else f"…{name[-23:]}").replace("$", r"\$")
-
-
-def _density(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping, key: str) -> None:
-    pairs = [values_and_counts(values[key]) for values in (*(own for _, own, _ in generated), real)]
+def _density(axis, generated: Curves, real: Mapping[str, int]) -> None:
+    pairs = [values_and_counts(counts) for counts in (*(own for _, own, _ in generated), real)]
     values, weights = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     order = np.argsort(values)
     shares = np.cumsum(weights[order]) / weights.sum()
@@ -126,23 +114,20 @@ def _density(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping,
         )  # fmt: skip
 
 
-def _bars(axis, generated: Sequence[tuple[str, Mapping, str]], real: Mapping, key: str) -> None:
-    sets = [("held-out", real[key], REAL)]
-    sets += [(label, own[key], colour) for label, own, colour in generated]
-    total: Counter[str] = Counter()
-    for _, counts, _ in sets:
-        total.update(counts)
-    if key == "atoms" and total:
-        shown = [str(n) for n in range(min(map(int, total)), max(map(int, total)) + 1)]
+def _bars(axis, generated: Curves, real: Mapping[str, int]) -> None:
+    sets = [("held-out", real, REAL), *generated]
+    total = sum((Counter(counts) for _, counts, _ in sets), Counter())
+    if all(key.lstrip("+-").isdigit() for key in total):
+        # All numbers between those that hold at least one in a thousand of the counts.
+        common = [int(key) for key, count in total.items() if 1000 * count >= total.total()]
+        form = "+d" if any(key[0] in "+-" for key in total) else "d"
+        shown = [f"{n:{form}}" for n in range(min(common, default=0), max(common, default=0) + 1)]
     else:
         shown = sorted(total, key=lambda k: (-total[k], k))[:CATEGORIES]
-        if key in ("rings", "charges"):
-            shown.sort(key=int)
     places, width = np.arange(len(shown)), 0.84 / len(sets)
     for number, (label, counts, colour) in enumerate(sets):
         share = np.array([counts.get(k, 0) for k in shown]) / max(sum(counts.values()), 1)
         place = places + (number - (len(sets) - 1) / 2) * width
         axis.bar(place, share, width, color=colour, label=label)
-    labels = [k.lower() for k in shown] if key == "bonds" else shown
     step = max(1, -(-len(shown) // CATEGORIES))
-    axis.set_xticks(places[::step], labels[::step])
+    axis.set_xticks(places[::step], shown[::step])

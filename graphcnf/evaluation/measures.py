@@ -1,4 +1,4 @@
-"""Figures of scored samples, and of a model on held-out graphs."""
+"""Figures of a model on held-out graphs, and means over seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH = 128
 
 
 def mean_and_sd(summaries: Sequence[dict]) -> dict[str, Any]:
-    """Means over seeds; with more than one, standard deviations (n - 1) as `<name>_sd`.
+    """Return means over seeds; with more than one, standard deviations (n - 1) as `<name>_sd`.
 
     Counts are means, too, rounded to whole numbers.
     """
@@ -39,7 +39,7 @@ def mean_and_sd(summaries: Sequence[dict]) -> dict[str, Any]:
 
 
 def bits(model: GraphCNF, graphs: PackedGraphs, seed: int = 0) -> dict[str, float]:
-    """Mean bits per node and per molecule, given the number of nodes, from one draw of the bound.
+    """Return mean bits per node and per molecule, given the number of nodes, from one draw.
 
     Means of per-molecule figures; an upper bound where the model's likelihood is a lower one. For a
     model without a node order, the bits per molecule are those of the molecule, not of one of its
@@ -68,7 +68,7 @@ def bits(model: GraphCNF, graphs: PackedGraphs, seed: int = 0) -> dict[str, floa
 def reconstruction(
     model: GraphCNF, graphs: PackedGraphs, seed: int = 0, *, double: bool = True
 ) -> float:
-    """Share of graphs whose encoded latents decode to the same graph, in float64 or float32.
+    """Return the share of graphs whose latents decode to the same graph, in float64 or float32.
 
     A graph that comes back with other numbers of its nodes is the same graph.
     """
@@ -103,7 +103,7 @@ def _by_size(graphs: PackedGraphs) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _fixed_noise(model: GraphCNF, seed: int) -> Iterator[None]:
-    """The encoder draws the same noise every time, and the caller's random state is kept."""
+    """Let the encoder draw the same noise every time, and keep the caller's random state."""
     import torch
 
     devices = [model.device] if model.device.type == "cuda" else []

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from graphcnf.compute.files import write_file
-from graphcnf.errors import require
-from graphcnf.evaluation.distances import Distances
+from graphcnf.errors import UserError, require
 from graphcnf.evaluation.formats import shown_columns
+from graphcnf.evaluation.reference import Distances
 from graphcnf.evaluation.tables import Evaluation, all_notes, tables
 from graphcnf.molecules import properties
-from graphcnf.molecules.drawing import draw_svg
+from graphcnf.molecules.drawing import draw_grid, draw_svg
 from graphcnf.molecules.failures import failures
 from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.metrics import molecules
 from graphcnf.molecules.optional import Unavailable
 from graphcnf.molecules.smiles import parse
+from graphcnf.molecules.validity import molecules
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -35,6 +35,9 @@ MOLECULES = 200
 
 REASONS, PER_REASON = 6, 4
 """Reasons of failure that are illustrated, and drawings of each."""
+
+DRAWN = 20
+"""Molecules in a picture."""
 
 HERE = Path(__file__).parent
 NEEDS = ("itables", "jinja2", "matplotlib")
@@ -55,8 +58,21 @@ def write_report(results: Sequence[Evaluation], path: Path) -> None:
     write_file(path, page(results).encode())
 
 
+def write_picture(result: Evaluation, path: Path) -> None:
+    """Draw the first distinct valid molecules of a set into a .png or .svg file.
+
+    Raises:
+        UserError: There are none, or the file cannot be written.
+    """
+    frame = result.frame
+    smiles = list(dict.fromkeys(frame["smiles"][frame["strict"]]))[:DRAWN]
+    if not smiles:
+        raise UserError(f"{path} is not written: there is no valid molecule to draw")
+    draw_grid(smiles, path)
+
+
 def page(results: Sequence[Evaluation]) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     from markupsafe import Markup
 
     template = page_template(HERE / "report.html")
@@ -66,15 +82,15 @@ def page(results: Sequence[Evaluation]) -> str:
     ]
     # As wide as there are figures: better read from top to bottom.
     shown[0]["columns"] = [list(cells) for cells in zip(*shown[0]["columns"], strict=True)]
-    name = ", ".join(result.main["name"] for result in results)
+    name = ", ".join(result.name for result in results)
     most = -(-MOLECULES // len(results))
-    distinct = [result.main["strict_unique"] for result in results]
-    failed = [{"name": r.main["name"], "reasons": _failures(r)} for r in results]
+    distinct = [result.figures["strict_unique"] for result in results]
+    failed = [{"name": r.name, "reasons": _failures(r)} for r in results]
     return template.render(
         name=name,
         title=f"{name}: evaluation of generated molecules",
         several=len(results) > 1,
-        cards=_cards(results[0].main, results[0].data or {}) if len(results) == 1 else [],
+        cards=_cards(results[0].figures, results[0].data or {}) if len(results) == 1 else [],
         tables=shown,
         notes=all_notes(results, published=True),
         histograms=_histograms(results),
@@ -89,7 +105,7 @@ def page(results: Sequence[Evaluation]) -> str:
 
 
 def page_template(path: Path) -> Template:
-    """A page's template, which may include those of this folder, such as the head of all pages."""
+    """Return a page's template, which may include those of this folder, such as `head.html`."""
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(
@@ -100,7 +116,7 @@ def page_template(path: Path) -> Template:
 
 
 def _cards(main: dict[str, Any], data: dict[str, Any]) -> list[dict[str, str]]:
-    """Headline figures, with those of the training data below them."""
+    """Return headline figures, with those of the training data below them."""
     forms = {
         "strict_validity": ("strictly valid", _percent),
         "uniqueness": ("unique", _percent),
@@ -126,7 +142,7 @@ def _percent(share: float) -> str:
 
 
 def _histograms(results: Sequence[Evaluation]) -> list[dict[str, str]]:
-    """A picture for each property and histogram that the sets have, with the held-out molecules.
+    """Return a picture for each histogram that the sets have, with the held-out molecules.
 
     Sets that are held against other molecules have pictures of their own.
     """
@@ -135,7 +151,7 @@ def _histograms(results: Sequence[Evaluation]) -> list[dict[str, str]]:
     groups: dict[str, list[tuple[str, Distances]]] = defaultdict(list)
     for result in results:
         if result.distances is not None:
-            groups[result.main["reference"]].append((result.main["name"], result.distances))
+            groups[result.figures["reference"]].append((result.name, result.distances))
     return [
         {"title": title, "source": picture_source(svg)}
         for sets in groups.values()
@@ -144,11 +160,11 @@ def _histograms(results: Sequence[Evaluation]) -> list[dict[str, str]]:
 
 
 def _failures(result: Evaluation) -> list[dict[str, Any]]:
-    """Drawings of graphs that are no valid molecules, by reason, the most frequent first."""
+    """Return drawings of graphs that are no valid molecules, by reason, the most frequent first."""
     frame = result.frame
     failed = frame[~frame["strict"]]
     pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    reasons = list(result.main["failures"])[:REASONS]
+    reasons = list(result.figures["failures"])[:REASONS]
     for record, smiles in zip(failed["record"], failed["smiles"], strict=True):
         mol = next(iter(molecules([smiles])))
         for failure in failures(mol):
@@ -160,12 +176,12 @@ def _failures(result: Evaluation) -> list[dict[str, Any]]:
                 )
     return [
         {"reason": reason, "count": count, "pictures": pictures[reason]}
-        for reason, count in result.main["failures"].items()
+        for reason, count in result.figures["failures"].items()
     ]
 
 
 def _molecule_table(results: Sequence[Evaluation], most: int) -> str:
-    """Valid molecules with pictures and properties; sorting and searching come with the table."""
+    """Return valid molecules with pictures and properties, in a table to sort and search."""
     import itables
     from itables.javascript import generate_init_offline_itables_html
 
@@ -186,7 +202,7 @@ def _molecule_table(results: Sequence[Evaluation], most: int) -> str:
 
 
 def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
-    """Of the first distinct valid molecules of a set."""
+    """Yield the rows of the first distinct valid molecules of a set."""
     frame = result.frame[result.frame["strict"]]
     counts = frame["smiles"].value_counts()
     first = frame.drop_duplicates("smiles").head(most)
@@ -200,7 +216,7 @@ def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
             "structure": f'<img alt="" width="200" height="130" src="'
             f'{picture_source(draw_svg(mol, size=(200, 130)))}">',
             "SMILES": f"<code>{smiles}</code>",
-            "set": html.escape(result.main["name"]),
+            "set": html.escape(result.name),
             "record": int(record),
             "times": int(counts[smiles]),
             "atoms": mol.GetNumAtoms(),
@@ -221,7 +237,7 @@ def _sa(mol) -> float | None:
 
 
 def picture_source(content: str | bytes) -> str:
-    """An SVG image, or PNG bytes, as the source of an `img`: identifiers inside cannot clash."""
+    """Return an SVG image, or PNG bytes, as the source of an `img`; identifiers cannot clash."""
     kind = "svg+xml" if isinstance(content, str) else "png"
     data = content.encode() if isinstance(content, str) else content
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,17 +1,17 @@
-"""The tables of `graphcnf evaluate`, for the terminal, files and the report."""
+"""Tables of evaluations, for the terminal, files and the report."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from graphcnf.evaluation.distances import Distances, distance_table
 from graphcnf.evaluation.formats import (
     Column,
     Row,
@@ -22,37 +22,42 @@ from graphcnf.evaluation.formats import (
     percent,
     text,
 )
-from graphcnf.molecules.distributions import METRICS
-from graphcnf.molecules.metrics import validity_table
-from graphcnf.molecules.tally import UNIQUE_AT
+from graphcnf.evaluation.metrics import METRICS
+from graphcnf.evaluation.reference import Distances
+from graphcnf.evaluation.summary import UNIQUE_AT, figure_key
+from graphcnf.molecules.validity import CONVENTIONS
 
-CONVENTIONS = {
-    "strict": "strict",
-    "largest_fragment": "largest fragment",
-    "valence_only": "valence only",
-    "repaired": "repaired",
-}
+REASONS = 8
+"""Reasons of failure that a footnote names."""
 
 
 @dataclass
 class Evaluation:
-    """What `graphcnf evaluate` finds out about one set of molecules.
+    """Figures of one set of molecules; printing one shows its tables.
 
     Attributes:
-        main: Figures of what is scored.
+        figures: Figures of the set, as in JSON: see `Summary.figures`, and further ones by name.
         data: The same of training data, None without any.
-        notes: What a reader of the tables has to know.
+        notes: Footnotes of the table.
         frame: `evaluate_records` of the first samples (`Summary.head`), of the first seed.
         distances: Distribution metrics, None where none were asked for.
-        training_hashes: What novelty is held against, None for nothing.
+        training_hashes: Hashes that novelty is held against, None for nothing.
     """
 
-    main: dict[str, Any]
+    figures: dict[str, Any]
     data: dict[str, Any] | None
     notes: list[str]
     frame: pd.DataFrame
     distances: Distances | None = None
     training_hashes: np.ndarray | None = None
+
+    def __str__(self) -> str:
+        return render([self], "md", published=False)
+
+    @property
+    def name(self) -> str:
+        """Name in tables."""
+        return self.figures["name"]
 
 
 class Table(NamedTuple):
@@ -63,53 +68,36 @@ class Table(NamedTuple):
     columns: list[Column]
 
 
+def shorten_names(results: Sequence[Evaluation]) -> None:
+    """Shorten names of models' folders to their last part, where it still tells all sets apart."""
+    short = [Path(r.name).name if "seed" in r.figures else r.name for r in results]
+    for result, name in zip(results, short, strict=True):
+        if name and short.count(name) == 1:
+            result.figures["name"] = name
+
+
 def tables(results: Sequence[Evaluation], published: bool) -> list[Table]:
-    """All tables of one or several evaluations, the overview first."""
-    shown = [Table("Overview", overview_rows(results), overview_columns())]
-    names = [result.main["name"] for result in results]
-    alone = f": {names[0]}" if len(results) == 1 else ""
+    """Return all tables of one or several evaluations, the overview first."""
+    shown = [Table("Overview", _overview_rows(results), _overview_columns())]
+    alone = f": {results[0].name}" if len(results) == 1 else ""
     shown.append(Table(f"Conventions of validity{alone}", *_conventions(results)))
-    compared = [(r.main["name"], r.main, r.distances) for r in results if r.distances is not None]
+    compared = [result for result in results if result.distances is not None]
     if compared:
-        shown.append(Table("Distances to held-out molecules", *distance_table(compared)))
-    if quotes(results, published):
-        shown.append(
-            Table("Published for ZINC250k, quoted", published_rows(), _published_columns())
-        )
+        shown.append(Table("Distances to held-out molecules", *_distances(compared)))
+    if _quotes(results, published):
+        shown.append(Table("Published for ZINC250k, quoted", published_rows(), _PUBLISHED))
     return shown
 
 
-def quotes(results: Sequence[Evaluation], published: bool) -> bool:
-    """Return whether published figures are wanted and some set is held against their data."""
-    return published and any(result.main["reference"] == "zinc250k" for result in results)
-
-
-def overview_rows(results: Sequence[Evaluation]) -> list[Row]:
-    """Figures of what is scored, then those of the training data, the same ones once."""
-    data: list[Row] = []
-    for result in results:
-        if result.data is None:
-            continue
-        # The distances, whose floor depends on the number of valid molecules, are of the first.
-        metrics = METRICS.keys()
-        bare = {k: v for k, v in result.data.items() if k not in metrics}
-        if all(bare != {k: v for k, v in row.items() if k not in metrics} for row in data):
-            data.append(result.data)
-    if len(data) > 1:
-        data = [{**row, "name": f"{row['name']}, {row['samples']:,} of {row['reference']}"}
-                for row in data]  # fmt: skip
-    return [*(result.main for result in results), *data]
-
-
 def render(results: Sequence[Evaluation], kind: str, published: bool) -> str:
-    """Text of one or several evaluations as "md", "csv" or "json" (an object, or a list)."""
+    """Return one or several evaluations as "md", "csv" or "json" (an object, or a list)."""
+    quoted = published_rows() if _quotes(results, published) else []
     if kind == "json":
         contents = [_content(result, published) for result in results]
         return json_text(contents[0] if len(contents) == 1 else contents)
     if kind == "csv":
-        quoted = [{"name": f"{row['method']} (published)", **row} for row in published_rows()]
-        shown = quoted if quotes(results, published) else []
-        return csv_text([*overview_rows(results), *shown])
+        rows = [{"name": f"{row['method']} (published)", **row} for row in quoted]
+        return csv_text([*_overview_rows(results), *rows])
     first, *others = tables(results, published)
     parts = [markdown(first.rows, first.columns)]
     parts += [f"**{t.title}**\n\n{markdown(t.rows, t.columns)}" for t in others]
@@ -117,26 +105,17 @@ def render(results: Sequence[Evaluation], kind: str, published: bool) -> str:
     return "\n".join(parts)
 
 
-def _content(result: Evaluation, published: bool) -> dict[str, Any]:
-    content = dict(result.main)
-    if result.data is not None:
-        content["training_data"] = result.data
-    if quotes([result], published):
-        content["published"] = published_rows()
-    return content
-
-
 def all_notes(results: Sequence[Evaluation], published: bool) -> list[str]:
-    """What a reader of the tables has to know; what is not said of all sets names its own."""
+    """Return the footnotes of the tables; one that is not of all sets names its own."""
     each = [[*result.notes, *_failure_note(result)] for result in results]
     notes = []
     for result, own in zip(results, each, strict=True):
         for note in own:
             common = all(note in others for others in each)
-            shown = note if common else f"{result.main['name']}: {note}"
+            shown = note if common else f"{result.name}: {note}"
             if shown not in notes:
                 notes.append(shown)
-    if quotes(results, published):
+    if _quotes(results, published):
         notes.append(
             "published: as their authors or later papers report them, without correction unless "
             "the method implies one; their conventions of validity and their data (mostly without "
@@ -145,17 +124,56 @@ def all_notes(results: Sequence[Evaluation], published: bool) -> list[str]:
     return notes
 
 
+def published_rows() -> list[dict[str, Any]]:
+    """Return figures for ZINC250k as published: fractions in [0, 1], None where not reported."""
+    content = (files("graphcnf.evaluation") / "published.csv").read_text("utf-8")
+    words = ("method", "source", "bits_per_node", "kind")
+    return [
+        {k: None if not v else v if k in words else float(v) for k, v in line.items()}
+        for line in csv.DictReader(content.splitlines())
+    ]
+
+
+def _quotes(results: Sequence[Evaluation], published: bool) -> bool:
+    """Return True if published figures are wanted and some set is held against their data."""
+    return published and any(result.figures["reference"] == "zinc250k" for result in results)
+
+
+def _content(result: Evaluation, published: bool) -> dict[str, Any]:
+    content = dict(result.figures)
+    if result.data is not None:
+        content["training_data"] = result.data
+    if _quotes([result], published):
+        content["published"] = published_rows()
+    return content
+
+
 def _failure_note(result: Evaluation) -> list[str]:
-    reasons = result.main["failures"]
-    shown = [f"{count:,} × {reason}" for reason, count in list(reasons.items())[:8]]
+    reasons = result.figures["failures"]
+    shown = [f"{count:,} × {reason}" for reason, count in list(reasons.items())[:REASONS]]
     more = len(reasons) - len(shown)
     shown += [f"{more} rarer reasons"] if more else []
     return [f"not strictly valid because of: {', '.join(shown)}."] if reasons else []
 
 
-def overview_columns() -> list[Column]:
-    """Columns of the first table."""
+def _overview_rows(results: Sequence[Evaluation]) -> list[Row]:
+    """Return the figures of all sets, then those of the training data, the same ones once."""
 
+    def bare(row: Mapping[str, Any]) -> dict[str, Any]:
+        # The distances, whose floor depends on the number of valid molecules, are of the first.
+        return {k: v for k, v in row.items() if k not in METRICS}
+
+    data: list[dict[str, Any]] = []
+    for result in results:
+        if result.data is not None and all(bare(result.data) != bare(row) for row in data):
+            data.append(result.data)
+    if len(data) > 1:
+        data = [{**row, "name": f"{row['name']}, {row['samples']:,} of {row['reference']}"}
+                for row in data]  # fmt: skip
+    return [*(result.figures for result in results), *data]
+
+
+def _overview_columns() -> list[Column]:
     def kept(row: Row) -> str:
         return f"{fragments(row)} ({100 * row['largest_fragment_atom_share']:.1f} % of atoms)"
 
@@ -184,7 +202,15 @@ def overview_columns() -> list[Column]:
 
 
 def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
-    rows: list[Row] = [row for result in results for row in _convention_rows(result.main)]
+    rows: list[Row] = []
+    for result in results:
+        for convention in CONVENTIONS:
+            row: dict[str, Any] = {"name": result.name, "convention": convention.replace("_", " ")}
+            row["samples"] = result.figures["samples"]
+            for name in ("valid", "validity", "uniqueness", "novelty", "vun"):
+                key = figure_key(convention, name)
+                row |= {name: result.figures[key], f"{name}_sd": result.figures.get(f"{key}_sd")}
+            rows.append(row)
     columns = [
         ("counts as valid", text("convention")),
         ("valid", percent("validity", "samples")),
@@ -195,41 +221,39 @@ def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]
     return rows, columns if len(results) == 1 else [("", text("name")), *columns]
 
 
-def _convention_rows(main: Row) -> list[dict[str, Any]]:
-    rows = validity_table(main).reset_index().to_dict("records")
-    for row in rows:
-        prefix = "" if row["convention"] == "strict" else f"{row['convention']}_"
-        row["name"] = main["name"]
-        row["validity_sd"] = main.get(f"{row['convention']}_validity_sd")
-        for name in ("uniqueness", "novelty", "vun"):
-            row[f"{name}_sd"] = main.get(f"{prefix}{name}_sd")
-        row["convention"] = CONVENTIONS[row["convention"]]
-    return rows
+def _distances(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:
+    """Return rows, one per metric, and columns, one per set of molecules, each with its floor.
+
+    Sets with one floor share its column.
+    """
+    found = {k: r.distances for k, r in enumerate(results) if r.distances is not None}
+    rows: list[dict[str, Any]] = [{"metric": m.title, "better": m.better} for m in found[0].metrics]
+    columns: list[Column] = [("metric", text("metric")), ("better", text("better"))]
+    floors: dict[tuple[str, int], Distances] = {}
+    for k, own in found.items():
+        floors.setdefault((own.training, own.floor.generated), own)
+        columns.append((results[k].name, number(f"set {k}", digits=4)))
+        for row, metric in zip(rows, own.metrics, strict=True):
+            row[f"set {k}"] = results[k].figures.get(metric.name)
+            row[f"set {k}_sd"] = results[k].figures.get(f"{metric.name}_sd")
+    for (data, count), own in floors.items():
+        alone = len(floors) == 1
+        title = "training molecules" if alone else f"{count:,} training molecules of {data}"
+        columns.append((title, number(title, digits=4)))
+        for row, metric in zip(rows, own.metrics, strict=True):
+            row[title] = own.floor.values.get(metric.name)
+    return list(rows), columns
 
 
-def published_rows() -> list[dict[str, Any]]:
-    """Figures for ZINC250k as published; fractions in [0, 1], None for what is not reported."""
-    content = (files("graphcnf.evaluation") / "published.csv").read_text("utf-8")
-    rows: list[dict[str, Any]] = []
-    for line in csv.DictReader(content.splitlines()):
-        row: dict[str, Any] = {key: value or None for key, value in line.items()}
-        for key in ("validity", "validity_sd", "uniqueness", "novelty", "reconstruction", "fcd",
-                    "nspdk"):  # fmt: skip
-            row[key] = None if row[key] is None else float(row[key])
-        rows.append(row)
-    return rows
-
-
-def _published_columns() -> list[Column]:
-    return [
-        ("method", text("method")),
-        ("kind", text("kind")),
-        ("validity", percent("validity")),
-        ("uniqueness", percent("uniqueness")),
-        ("novelty", percent("novelty")),
-        ("reconstruction", percent("reconstruction")),
-        ("bits/node", text("bits_per_node")),
-        ("FCD", text("fcd", "{:g}")),
-        ("NSPDK MMD", text("nspdk", "{:g}")),
-        ("source", text("source")),
-    ]
+_PUBLISHED: list[Column] = [
+    ("method", text("method")),
+    ("kind", text("kind")),
+    ("validity", percent("validity")),
+    ("uniqueness", percent("uniqueness")),
+    ("novelty", percent("novelty")),
+    ("reconstruction", percent("reconstruction")),
+    ("bits/node", text("bits_per_node")),
+    ("FCD", text("fcd", "{:g}")),
+    ("NSPDK MMD", text("nspdk", "{:g}")),
+    ("source", text("source")),
+]

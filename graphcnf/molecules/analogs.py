@@ -21,7 +21,7 @@ from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.growth import Aim, Found, Growth
 from graphcnf.molecules.kept import around, bare, bare_query, murcko, scaffold_and_rest
-from graphcnf.molecules.similarity import similarity_to
+from graphcnf.molecules.properties import similarity_to
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.substitution import (
     PROPOSALS,

@@ -29,7 +29,7 @@ def failures(mol: Chem.Mol | None) -> list[Failure]:
     """Everything that keeps a molecule from being strictly valid, each reason once.
 
     Args:
-        mol: Unsanitized molecule, as `graphcnf.molecules.metrics.molecules` gives it; None for a
+        mol: Unsanitized molecule, as `graphcnf.molecules.validity.molecules` gives it; None for a
             record that could not be read.
 
     Returns:

@@ -24,7 +24,7 @@ from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules import codec
-from graphcnf.molecules.similarity import similarity_to
+from graphcnf.molecules.properties import similarity_to
 
 if TYPE_CHECKING:
     from graphcnf.molecules.flow import MoleculeFlow

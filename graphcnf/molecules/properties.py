@@ -1,10 +1,9 @@
-"""Properties, bonds and alerts of molecules, and how their distributions are compared."""
+"""Properties of molecules, and their similarity to others."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -13,32 +12,32 @@ from types import ModuleType
 import numpy as np
 from rdkit import Chem, RDConfig
 from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
-from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+from rdkit.DataStructs import TanimotoSimilarity
 
-from graphcnf.molecules.optional import Unavailable, installed_file
+from graphcnf.molecules.optional import Unavailable
 
-PASSED, FAILED = "passed", "failed"
-"""What a filter says of a molecule."""
+_ECFP4 = GetMorganGenerator(radius=2, fpSize=2048)
 
 
 # Functions of their own: RDKit's are lambdas, which cannot be pickled and have no name.
 def logp(mol: Chem.Mol) -> float:
-    """Octanol-water partition coefficient, decadic logarithm (Wildman & Crippen 1999)."""
+    """Return the decadic logarithm of the octanol-water partition (Wildman & Crippen 1999)."""
     return Crippen.MolLogP(mol)  # type: ignore[attr-defined]  # not in the stubs
 
 
 def qed(mol: Chem.Mol) -> float:
-    """Quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
+    """Return the quantitative estimate of drug-likeness, in (0, 1) (Bickerton et al. 2012)."""
     return QED.qed(mol)
 
 
 def weight(mol: Chem.Mol) -> float:
-    """Molecular weight, g/mol."""
+    """Return the molecular weight, g/mol."""
     return Descriptors.MolWt(mol)  # type: ignore[attr-defined]  # not in the stubs
 
 
 def sa(mol: Chem.Mol) -> float:
-    """Synthetic accessibility, 1 (easy) to 10 (Ertl & Schuffenhauer 2009), as RDKit computes it.
+    """Return the synthetic accessibility, 1 (easy) to 10 (Ertl & Schuffenhauer 2009), by RDKit.
 
     The worked example that MOSES publishes does not come out with current releases of RDKit, so
     hold distances of this score against figures of the same release only.
@@ -49,72 +48,25 @@ def sa(mol: Chem.Mol) -> float:
     return _sa_scorer().calculateScore(mol)
 
 
-def wasserstein(generated: Mapping[str, int], reference: Mapping[str, int]) -> float:
-    """Wasserstein-1 distance between two samples of a property, as in MOSES (arXiv 1811.12823).
+def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
+    """Return a function that gives the Tanimoto similarity of ECFP4 fingerprints to a molecule.
 
-    The mean distance by which values have to be moved to turn one distribution into the other, in
-    the property's own unit. At least 0, lower is better.
+    Morgan fingerprints of radius 2 in 2,048 bits, without chirality and counts; in [0, 1].
+    """
+    own = _ECFP4.GetFingerprint(mol)
+    return lambda other: TanimotoSimilarity(own, _ECFP4.GetFingerprint(other))
+
+
+def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the Tanimoto similarity of each to each, (M, N) float32.
 
     Args:
-        generated: How often each value occurs, the values written as decimals.
-        reference: As `generated`.
+        left: Fingerprints of 0 and 1, (M, bits) float32; two empty ones have similarity 1.
+        right: The same of other molecules, (N, bits).
     """
-    from scipy.stats import wasserstein_distance
-
-    (values, weights), (others, other_weights) = map(values_and_counts, (generated, reference))
-    return float(wasserstein_distance(values, others, weights, other_weights))
-
-
-def values_and_counts(counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Values that are written as decimals, and how often each occurs, both float64."""
-    return np.array([*map(float, counts)]), np.array([*map(float, counts.values())])
-
-
-def kekule_bonds(mol: Chem.Mol) -> list[str]:
-    """Type of every bond between heavy atoms in a Kekulé structure, such as "DOUBLE"."""
-    mol = Chem.Mol(mol)
-    Chem.Kekulize(mol, clearAromaticFlags=True)
-    return [bond.GetBondType().name for bond in mol.GetBonds()]
-
-
-def total_variation(generated: Mapping[str, int], reference: Mapping[str, int]) -> float:
-    """Total variation distance between two histograms, `1/2 sum_k |p_k - q_k|`.
-
-    The share of one histogram that has to be moved to turn it into the other. In [0, 1], lower is
-    better. A histogram without any entry is at distance 1 from every other one.
-    """
-    totals = [sum(generated.values()), sum(reference.values())]
-    if 0 in totals:
-        return float(any(totals))
-    keys = sorted({*generated, *reference})
-    return 0.5 * sum(
-        abs(generated.get(k, 0) / totals[0] - reference.get(k, 0) / totals[1]) for k in keys
-    )
-
-
-def passes_pains(mol: Chem.Mol) -> bool:
-    """Whether none of the 480 PAINS alerts A, B and C is found (Baell & Holloway 2010)."""
-    return not _pains().HasMatch(mol)
-
-
-def passes_mcf(mol: Chem.Mol) -> bool:
-    """Whether none of MOSES' 22 medicinal chemistry filters matches (arXiv 1811.12823).
-
-    Raises:
-        Unavailable: The list, which comes with the package molsets, is not installed.
-    """
-    with_hydrogens = Chem.AddHs(mol)  # which the patterns name
-    return not any(with_hydrogens.HasSubstructMatch(pattern) for pattern in _mcf())
-
-
-def share(generated: Mapping[str, int], reference: Mapping[str, int]) -> float:
-    """Share of the generated molecules that pass a filter (MOSES, arXiv 1811.12823).
-
-    In [0, 1], higher is better; the reference, which is not used, may be far from 1 itself. MOSES'
-    own "Filters" also asks for PAINS and MCF at once, its eight elements, no charge and no ring of
-    eight or more atoms.
-    """
-    return generated.get(PASSED, 0) / sum(generated.values())
+    shared = left @ right.T
+    union = left.sum(1)[:, None] + right.sum(1) - shared
+    return np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
 
 
 @cache
@@ -127,20 +79,6 @@ def _sa_scorer() -> ModuleType:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@cache
-def _pains() -> FilterCatalog:
-    return FilterCatalog(FilterCatalogParams(FilterCatalogParams.FilterCatalogs.PAINS))
-
-
-@cache
-def _mcf() -> list[Chem.Mol]:
-    path = installed_file("moses", "metrics", "mcf.csv")
-    if path is None:
-        raise Unavailable("needs the list in molsets: pip install --no-deps molsets")
-    with open(path, newline="", encoding="utf-8") as file:
-        return [Chem.MolFromSmarts(row["smarts"]) for row in csv.DictReader(file)]
 
 
 COUNTS = ("atoms", "rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "charge")
@@ -167,6 +105,6 @@ PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
     "fsp3": rdMolDescriptors.CalcFractionCSP3,
     "charge": Chem.GetFormalCharge,
 }
-"""Of a sanitized molecule: numbers of heavy atoms, rings, hydrogen bond donors and acceptors;
+"""Properties of a sanitized molecule: numbers of atoms, rings, hydrogen bond donors and acceptors;
 `weight` in g/mol, the polar surface `tpsa` in Å² (Ertl et al. 2000), `fsp3` the share of carbon
 atoms that are sp3; the others are functions above."""

@@ -1,11 +1,11 @@
-"""Named properties of molecules, and what may be required of them."""
+"""Named properties of molecules, requirements on them, and shares of molecules with a feature."""
 
 from __future__ import annotations
 
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ CHUNK = 1000
 """Molecules whose properties a process computes at a time."""
 
 DECIMALS = 4
-"""Of a property. Requirements are held against the rounded value, the one that is written."""
+"""Decimals of a property. Requirements are held against the rounded value that is written."""
 
 _OPERATORS = {
     "<": operator.lt,
@@ -151,7 +151,7 @@ class Requirement:
         return [term for term in self.terms if isinstance(term, str)]
 
     def holds(self, values: Mapping[str, float]) -> bool:
-        """Whether it holds for these properties."""
+        """Return True if the comparison holds for these properties."""
         return all(
             _OPERATORS[sign](*(values[t] if isinstance(t, str) else t for t in (left, right)))
             for left, sign, right in self.pairs
@@ -192,7 +192,7 @@ def check_possible(requirements: Sequence[Requirement]) -> None:
 
 
 class Selection:
-    """What a molecule has to be like: it contains all patterns and meets all requirements.
+    """Requirements on molecules: patterns that they contain, and comparisons of properties.
 
     Args:
         requirements: See `Requirement.parse`.
@@ -213,7 +213,62 @@ class Selection:
         self.patterns = [parse_smarts(text) for text in patterns]
 
     def accepts(self, mol: Chem.Mol) -> bool:
-        """Whether a sanitized molecule is one."""
+        """Return True if a sanitized molecule meets all requirements."""
         if not all(mol.HasSubstructMatch(pattern) for pattern in self.patterns):
             return False
         return all(r.holds(described(mol, r.names)) for r in self.requirements)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature of molecules: a pattern of atoms, or a property.
+
+    Attributes:
+        name: Heading in a table.
+        value: Value for a sanitized molecule; 1.0 or 0.0 for what it has or has not.
+        share: Whether values are 1.0 or 0.0, so that their mean is a share of molecules.
+    """
+
+    name: str
+    value: Callable[[Chem.Mol], float]
+    share: bool
+
+    def mean(self, smiles: Iterable[str]) -> float:
+        """Return the mean over molecules with a finite value, NaN without any."""
+        with quiet():
+            values = np.array([self.value(Chem.MolFromSmiles(s)) for s in smiles], dtype=float)
+        values = values[np.isfinite(values)]
+        return float(values.mean()) if len(values) else math.nan
+
+
+def has_pattern(smarts: str) -> Feature:
+    """Return the feature of having a substructure.
+
+    Raises:
+        UserError: RDKit does not read the SMARTS.
+    """
+    pattern = parse_smarts(smarts)
+    return Feature(smarts, lambda mol: float(mol.HasSubstructMatch(pattern)), share=True)
+
+
+def has_element(symbol: str) -> Feature:
+    """Return the feature of having an atom of an element, such as "Si"."""
+    return Feature(
+        f"with {symbol}",
+        lambda mol: float(any(atom.GetSymbol() == symbol for atom in mol.GetAtoms())),
+        share=True,
+    )
+
+
+def has_property(text: str) -> Feature:
+    """Return a property as a feature, or a requirement: "logp", "qed>=0.6", "tpsa<140".
+
+    Raises:
+        UserError: There is no such property, or the text says something else.
+    """
+    name = text.strip()
+    if not set(name) & set("<>=!"):
+        check_name(name)
+        return Feature(name, PROPERTIES[name], share=False)
+    wanted = Requirement.parse(text)
+    return Feature(name, lambda mol: float(wanted.holds(described(mol, wanted.names))), share=True)

@@ -16,7 +16,7 @@ from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import GetAtomPairGenerator, GetMorganGenerator
 
-from graphcnf.molecules.similarity import similarities
+from graphcnf.molecules.properties import similarities
 
 BITS = 1024
 _MORGAN = GetMorganGenerator(radius=2, fpSize=BITS, countSimulation=True)

@@ -16,9 +16,7 @@ from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
 from graphcnf.graphs.targets import target_row
 from graphcnf.molecules.asked import nearest_of
-from graphcnf.molecules.metrics import evaluate_records
-from graphcnf.molecules.tally import CONVENTIONS
-from graphcnf.molecules.validity import strict_smiles
+from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 if TYPE_CHECKING:

@@ -19,10 +19,9 @@ from graphcnf.compute.files import claim, inside, is_claimed, read_json, replace
 from graphcnf.errors import UserError
 from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.path.enlargement import enlarged
-from graphcnf.molecules.enrichment import Feature
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.kinship import atom_sources, bond_sources, extended
-from graphcnf.molecules.selection import property_table
+from graphcnf.molecules.selection import Feature, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.configuration import load_config
 from graphcnf.training.experiment import Experiment, FitResult

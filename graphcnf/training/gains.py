@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from graphcnf.molecules.enrichment import Feature, has_element
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.kinship import atom_sources, bond_sources
+from graphcnf.molecules.selection import Feature, has_element
 from graphcnf.training.experiment import FitResult
 from graphcnf.training.settings import TrainingSettings
 

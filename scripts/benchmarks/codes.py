@@ -10,6 +10,7 @@ import torch
 import typer
 from rdkit import Chem
 
+from graphcnf.datasets import references
 from graphcnf.errors import UserError
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.formats import Column, number, percent, text
@@ -20,7 +21,6 @@ from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.options import Model, Out, Reference, Samples, write
-from graphcnf.scripts.evaluation import named_data
 
 HELD_OUT, NUMBERINGS = 500, (1, 4, 16, 64)
 """Held-out molecules whose bits are computed, and numbers of numberings to sum over."""
@@ -43,8 +43,8 @@ def codes(
 ) -> None:
     """Count the codes of samples, and measure the bits of further codes of a molecule."""
     loaded = load_model(model)
-    dataset = named_data.load_reference(reference, loaded)
-    chosen = named_data.held_out(dataset, HELD_OUT)
+    dataset = references.load_reference(reference, loaded)
+    chosen = references.held_out(dataset, HELD_OUT)
     if not len(chosen):
         raise UserError(f"{dataset.name} has no held-out molecules: name others with --reference")
     shares = code_shares(loaded, samples)
@@ -55,7 +55,7 @@ def codes(
             bits = -float(loaded.log_prob(batch, orders=k).double().mean()) / math.log(2)
             rows.append({"what": f"bits per molecule, numberings: {k}", "bits": bits})
     if reconstruct:
-        graphs = dataset.graphs.subset(named_data.held_out(dataset, reconstruct))
+        graphs = dataset.graphs.subset(references.held_out(dataset, reconstruct))
         for double in (True, False):
             back = measures.reconstruction(loaded, graphs, double=double)
             failed = round((1 - back) * len(graphs))

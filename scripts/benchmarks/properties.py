@@ -12,6 +12,7 @@ import numpy as np
 import typer
 from rdkit import Chem
 
+from graphcnf.datasets import references
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs import GraphCNF
@@ -20,7 +21,6 @@ from graphcnf.molecules.selection import described
 from graphcnf.sampling.draw import draw_block
 from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.options import Out, Reference, published, write
-from graphcnf.scripts.evaluation import named_data
 
 VALUES, EACH = 100, 10
 """Held-out molecules that give values, and molecules that are drawn for each value."""
@@ -56,8 +56,8 @@ def properties(
         raise UserError(f"{model} was not trained with properties")
     chosen = known if conditions is None else [name.strip() for name in conditions.split(",")]
     asked_of(loaded, dict.fromkeys(chosen, 0.0))
-    dataset = named_data.load_reference(reference, loaded)
-    wanted = dataset.take(named_data.held_out(dataset, VALUES)).smiles
+    dataset = references.load_reference(reference, loaded)
+    wanted = dataset.take(references.held_out(dataset, VALUES)).smiles
     rows: list[dict[str, Any]] = []
     for name in chosen:
         targets = _values(wanted, name)

@@ -13,21 +13,22 @@ import torch
 import typer
 
 from graphcnf.compute.files import expand_user
+from graphcnf.datasets import references
 from graphcnf.datasets.molecules import MoleculeDataset
-from graphcnf.datasets.references import cached_statistics
+from graphcnf.errors import require
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.formats import Column, number, percent, text, turned
+from graphcnf.evaluation.statistics import compare, set_statistics
+from graphcnf.evaluation.summary import summarize
 from graphcnf.evaluation.tables import published_rows
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.molecules.distributions import compare
-from graphcnf.molecules.metrics import evaluate_records, summarize
+from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.draw import first_blocks
 from graphcnf.scripts._options import parse_numbers
 from graphcnf.scripts.benchmarks.options import Folder, Minutes, Out, Samples, Seeds, write
 from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train_beside
-from graphcnf.scripts.evaluation import named_data
 from graphcnf.training.configuration import load_preset
 
 PRESETS = ("zinc250k", "zinc250k-unordered", "zinc250k-graphnvp", "zinc250k-graphaf",
@@ -94,7 +95,7 @@ def systems(
 ) -> None:
     """Compare this package's models with other systems, trained for the same CPU time."""
     numbers, folder = parse_numbers(seeds, "--seeds"), expand_user(folder)
-    named_data.check_chemnet_installed()
+    require("fcd_torch", "the FCD", "fcd")
     names = presets or list(PRESETS)
     for name in names:
         load_preset(name)
@@ -107,7 +108,7 @@ def systems(
         "CPU minutes and rates: process CPU time of one thread; of training without evaluations.",
         f"Bits and reconstruction: of {HELD_OUT:,} held-out molecules; bits are upper bounds, the "
         "number of atoms included, of graphs without a numbering where the model knows none.",
-        f"Of {samples:,} samples; distances of the valid ones to {named_data.REFERENCE:,} held-out "
+        f"Of {samples:,} samples; distances of the valid ones to {references.HELD_OUT:,} held-out "
         "molecules.",
         "Published: quoted, of the systems that the presets are written after, which differ from "
         "them in size and otherwise, were trained for longer, and mostly leave charges out.",
@@ -136,7 +137,7 @@ def _row(
 ) -> dict[str, Any]:
     """Return the figures of a model; the seed of the samples is that of the run."""
     coding, seed = model.config["adjacency"], model.metadata["training"]["seed"]
-    graphs = dataset.graphs.subset(named_data.held_out(dataset, HELD_OUT))
+    graphs = dataset.graphs.subset(references.held_out(dataset, HELD_OUT))
     sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
     size_bits = -float(model.size_log_prob(sizes).mean()) / math.log(2)
     temperature = TEMPERATURES.get(coding, 1.0)
@@ -164,7 +165,7 @@ def _row(
 def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str, Any]:
     """Return the figures of the language model that was trained beside a run."""
     dataset, seed = run.molecules(), model.metadata["training"]["seed"]
-    held_out = [dataset.smiles[k] for k in named_data.held_out(dataset, HELD_OUT)]
+    held_out = [dataset.smiles[k] for k in references.held_out(dataset, HELD_OUT)]
     drawn, rate = _timed(lambda: list(model.sample(samples, seed)), samples)
     return {
         "model": "SMILES LSTM",
@@ -206,7 +207,9 @@ def _score(frames: list[pd.DataFrame], dataset: MoleculeDataset) -> dict[str, An
     valid = list(frame["smiles"][frame["strict"]])
     if len(valid) < 2:
         return found
-    held_out = [dataset.smiles[k] for k in named_data.held_out(dataset, named_data.REFERENCE)]
-    reference = cached_statistics(f"{dataset.name}-test", held_out, metrics=METRICS)
-    statistics = cached_statistics("samples", valid, use_cache=False, metrics=METRICS)
+    held_out = [dataset.smiles[k] for k in references.held_out(dataset, references.HELD_OUT)]
+    reference = set_statistics(
+        held_out, label=f"{dataset.name}-test", metrics=METRICS, workers=None, use_cache=True
+    )
+    statistics = set_statistics(valid, label="samples", metrics=METRICS, workers=None)
     return {**found, **compare(statistics, reference, metrics=METRICS).values}

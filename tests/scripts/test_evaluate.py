@@ -1,18 +1,28 @@
 import csv
 import gzip
+import importlib
 import io
 import json
 import shutil
 import statistics
+from importlib.util import find_spec
 
 import pandas as pd
 import pytest
+from rdkit import Chem
 
-from graphcnf.evaluation import measures
+import graphcnf as graphcnf_package
+from graphcnf.datasets.references import held_out, load_reference
+from graphcnf.errors import UserError
+from graphcnf.evaluation import evaluate as evaluation
+from graphcnf.evaluation import measures, records, summary
+from graphcnf.evaluation.metrics import METRICS
+from graphcnf.evaluation.records import Records
+from graphcnf.evaluation.reference import Reference
 from graphcnf.graphs import GraphCNF
+from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.sampling.draw import block_log_likelihoods
-from graphcnf.scripts.evaluation import named_data
 
 FRACTIONS = ("strict_validity", "largest_fragment_validity", "uniqueness", "novelty",
              "reconstruction", "vun", "valence_only_validity", "repaired_validity")  # fmt: skip
@@ -113,6 +123,17 @@ def test_seeds_and_switches(score, model_folder, small_zinc, graphcnf):
     assert result["strict_validity_sd"] == pytest.approx(statistics.stdev(values))
     assert [run["strict_validity"] for run in result["runs"]] == values
     assert result["seed"] == "0,1,2" and result["samples"] == 40
+    flow, of_model = MoleculeFlow.from_pretrained(model_folder), {"reconstruct": 0, "likelihood": 0}
+    found = graphcnf_package.evaluate(flow, name="tiny", samples=40, seeds=(0, 1, 2), **of_model)
+    assert {**found.figures, "name": result["name"], "training_data": found.data} == result
+    for wrong, message in (
+        ({"samples": 0}, "samples must be an integer of at least 1, got 0"),
+        ({"seeds": ()}, "number of seeds must be"),
+        ({"seeds": (-1,)}, "seed must be"),
+        ({"temperature": 0}, "temperature"),
+    ):
+        with pytest.raises(UserError, match=message):
+            graphcnf_package.evaluate(flow, **{**of_model, **wrong})
     assert result["reconstruction"] is None and result["bits_per_node"] is None
     code, text, _ = graphcnf("evaluate", *none, "--seeds", "0,1", "--reference", "none")
     assert code == 0 and " ± " in text and "training data" not in text and "bits" not in text
@@ -120,17 +141,17 @@ def test_seeds_and_switches(score, model_folder, small_zinc, graphcnf):
 
 def test_held_out_figures_repeat(model_folder, small_zinc):
     model = GraphCNF.from_pretrained(model_folder)
-    data = named_data.load_reference("zinc250k", model)
-    graphs = data.graphs.subset(named_data.held_out(data, 10))
+    data = load_reference("zinc250k", model)
+    graphs = data.graphs.subset(held_out(data, 10))
     assert measures.bits(model, graphs) == measures.bits(model, graphs)
-    assert set(named_data.held_out(data, 10)) <= set(data.split("test"))
+    assert set(held_out(data, 10)) <= set(data.split("test"))
     assert measures.reconstruction(model, graphs) == 1
     assert next(model.parameters()).dtype.itemsize == 4
 
 
 def test_figures_are_float64_only_on_the_cpu(model_folder, small_zinc, monkeypatch):
     model = GraphCNF.from_pretrained(model_folder)
-    data = named_data.load_reference("zinc250k", model)
+    data = load_reference("zinc250k", model)
     graphs = data.graphs.subset(range(4))
     expected = measures.bits(model, graphs), block_log_likelihoods(model, graphs, range(4), seed=0)
 
@@ -203,6 +224,58 @@ def test_molecules_of_ones_own_to_compare_with(score, lines, surroundings):
     # Valid are CCO twice, C7H6O, acetone with 4 atoms: a quarter has moved to another size.
     assert result["atoms_tv"] == pytest.approx(1 / 4)
     assert 0 < result["elements_tv"] < 0.1
+
+
+OWN_METRIC = """
+from functools import partial
+from graphcnf.evaluation import counts
+from graphcnf.evaluation.metrics import METRICS, Feature, Metric
+
+def oxygens(mol):
+    return [str(sum(atom.GetSymbol() == "O" for atom in mol.GetAtoms()))]
+
+FEATURE = Feature("oxygens", partial(counts.histogram, oxygens))
+METRICS["oxygen_tv"] = Metric(
+    "oxygen_tv", "oxygen atoms", "lower", FEATURE, counts.total_variation, axis="oxygen atoms here"
+)
+"""
+
+
+def test_a_metric_of_ones_own_is_one_file(graphcnf, score, lines, surroundings, monkeypatch):
+    (surroundings / "own_metric.py").write_text(OWN_METRIC)
+    (surroundings / "test.smi").write_text("CCO\nCCO\nCCO\nCCCC\n")
+    monkeypatch.syspath_prepend(surroundings)
+    monkeypatch.setitem(METRICS, "oxygen_tv", None)
+    importlib.import_module("own_metric")
+    tail = [lines, "--reference", "known.smi", "--test", "test.smi", "--metrics", "oxygen_tv"]
+    # All four valid molecules have one oxygen atom, a quarter of the others has none.
+    alone, _ = score(*tail)
+    assert alone["oxygen_tv"] == pytest.approx(1 / 4) and "oxygen_tv" in alone["training_data"]
+    monkeypatch.setattr(records, "CHUNK", 1)  # other processes know it, too
+    monkeypatch.setattr(evaluation, "CHUNK", 1)
+    assert score(*tail)[0] == alone
+    code, text, _ = graphcnf("evaluate", *tail)
+    assert code == 0 and "| oxygen atoms " in text and "| lower " in text
+    if find_spec("itables") and find_spec("matplotlib"):
+        assert graphcnf("evaluate", *tail, "--html", "r.html")[0] == 0
+        assert 'alt="Histogram of oxygen atoms here"' in (surroundings / "r.html").read_text()
+
+
+def test_python_evaluates_as_the_command_does(score, lines, surroundings):
+    known = score(lines, "--reference", "known.smi", "--metrics", "snn", "--test", "known.smi")[0]
+    against = Reference("known.smi", "known.smi", ["snn"])
+    smiles = (surroundings / lines).read_text().splitlines()
+    mols = [s if "nonsense" in s else Chem.MolFromSmiles(s, sanitize=False) for s in smiles]
+    for subject in (lines, Records.read(lines), smiles, mols):
+        found = graphcnf_package.evaluate(subject, against)
+        assert {**found.figures, "name": lines, "training_data": found.data} == known
+    assert str(found).startswith("|") and "Distances to held-out molecules" in str(found)
+    with pytest.raises(UserError, match="no molecules"):
+        graphcnf_package.evaluate([], "none")
+    with pytest.raises(UserError, match="no such file: CCO"):
+        graphcnf_package.evaluate("CCO", "none")
+    with pytest.raises(ValueError, match="no metric 'fdc'"):
+        Reference("none", metrics=["fdc"])
 
 
 def test_what_keeps_samples_from_being_valid(graphcnf, score, lines):
@@ -332,7 +405,7 @@ def test_a_file_is_not_written_over_its_own_scores(graphcnf, lines, surroundings
     (surroundings / "y.csv").symlink_to("x.csv")
     for out in ("x.csv", "y.csv"):
         code, written, err = graphcnf("evaluate", "x.csv", "--reference", "none", "--out", out)
-        assert (code, written) == (2, "") and "is a file to read" in err
+        assert code and not written and "write to another one" in err
     assert (surroundings / "x.csv").read_text() == "smiles\nCCO\n"
     (surroundings / "a.smi").write_text("CCN\n")
     for role in ("--reference", "--test"):
@@ -383,12 +456,10 @@ def test_a_folder_of_files_is_one_set(graphcnf, score, zinc_smiles, small_zinc, 
 
 
 def test_many_samples_need_no_table_of_all(score, zinc_smiles, lines, monkeypatch):
-    from graphcnf.evaluation import summary
-    from graphcnf.scripts.evaluation import records
-
     known = score(lines, "--reference", "none")
     monkeypatch.setattr(summary, "HEAD", 3)
-    monkeypatch.setattr(records, "CHUNK", 2)
+    monkeypatch.setattr(records, "CHUNK", 1)
+    monkeypatch.setattr(evaluation, "CHUNK", 1)  # in several processes
     assert score(lines, "--reference", "none") == known
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor
 
 from graphcnf.molecules.codec import canonical_smiles
-from graphcnf.molecules.metrics import evaluate_records
+from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling import sample
 
 RUN = "import sys; from graphcnf.scripts.cli import main; main(sys.argv[1:])"
@@ -219,21 +220,22 @@ def test_molecules_do_not_depend_on_the_number_of_processes(generate):
     assert generate(*arguments, "--workers", 2)[0] == generate(*arguments, "--workers", 1)[0]
 
 
-def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder, monkeypatch):
-    from graphcnf.evaluation import draw
-    from graphcnf.evaluation.summary import Look
+def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder):
+    from graphcnf.evaluation.evaluate import draw_part
+    from graphcnf.evaluation.metrics import features_of
+    from graphcnf.evaluation.summary import summarize_blocks
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
+    from graphcnf.sampling.draw import first_blocks
 
-    model, number, found = GraphCNF.from_pretrained(model_folder), 150, []
-    for workers in (1, 2):
-        shown = []
-        monkeypatch.setattr(draw, "sampling_processes", lambda *_, w=workers: w)
-        options = {"seed": 3, "temperature": 1.0, "look": Look(["scaf"]), "show": shown.append}
-        found.append(draw.draw_summary(model, number, **options))
-        assert shown == [128, 150]
+    model, number = GraphCNF.from_pretrained(model_folder), 150
+    score = partial(draw_part, model, 3, 1.0, features_of(["scaf"]), "cpu")
+    found = [
+        summarize_blocks(score, first_blocks(number), total=number, label="", workers=workers)
+        for workers in (1, 2)
+    ]
     one, two = found
-    assert one.figures() == two.figures() and one.failures() == two.failures()
+    assert one.figures() == two.figures() and one.failures == two.failures
     assert one.statistics.values == two.statistics.values
     assert one.head.equals(two.head) and list(one.head["record"]) == list(range(number))
     graphs = model.sample_records(0, number, seed=3)

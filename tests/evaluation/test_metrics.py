@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from graphcnf.molecules import properties, similarity
+from graphcnf.evaluation import counts, similarity
+from graphcnf.evaluation.metrics import METRICS, features_of
+from graphcnf.molecules import properties
 from graphcnf.molecules.optional import installed_file
-from graphcnf.molecules.quantities import QUANTITIES
 
 CONTENTS = ("atoms", "elements", "charges", "bonds", "rings")
 
@@ -54,26 +55,26 @@ def test_fingerprints_are_those_of_the_definition():
 
 
 def test_count_similarity_by_hand():
-    assert similarity.count_similarity({"a": 3, "b": 4}, {"a": 6, "b": 8}) == pytest.approx(1)
-    assert similarity.count_similarity({"a": 3, "b": 4}, {"b": 2}) == pytest.approx(0.8)
-    assert similarity.count_similarity({"a": 1}, {"b": 2}) == 0
+    assert counts.cosine({"a": 3, "b": 4}, {"a": 6, "b": 8}) == pytest.approx(1)
+    assert counts.cosine({"a": 3, "b": 4}, {"b": 2}) == pytest.approx(0.8)
+    assert counts.cosine({"a": 1}, {"b": 2}) == 0
     with pytest.raises(ValueError, match="none among the reference"):
-        similarity.count_similarity({"a": 1}, {})
+        counts.cosine({"a": 1}, {})
 
 
 def test_fragments_and_scaffolds():
     # The amide bond, and the bonds of the CH2 to nitrogen and to the ring.
-    assert sorted(similarity.brics_fragments(mol("CC(=O)NCc1ccccc1"))) == [
+    assert sorted(counts.brics_fragments(mol("CC(=O)NCc1ccccc1"))) == [
         "[1*]C(C)=O", "[16*]c1ccccc1", "[4*]C[8*]", "[5*]N[5*]",
     ]  # fmt: skip
-    assert similarity.brics_fragments(mol("CCC")) == ["CCC"]
-    assert similarity.scaffolds(mol("Cc1ccc(CCc2ccncc2)cc1")) == ["c1ccc(CCc2ccncc2)cc1"]
-    assert similarity.scaffolds(mol("Cc1ccccc1")) == similarity.scaffolds(mol("CCO")) == []
+    assert counts.brics_fragments(mol("CCC")) == ["CCC"]
+    assert counts.scaffolds(mol("Cc1ccc(CCc2ccncc2)cc1")) == ["c1ccc(CCc2ccncc2)cc1"]
+    assert counts.scaffolds(mol("Cc1ccccc1")) == counts.scaffolds(mol("CCO")) == []
 
 
 def test_what_molecules_are_made_of():
     def found(smiles):
-        return {name: QUANTITIES[name].of([mol(smiles)]) for name in CONTENTS}
+        return {name: METRICS[f"{name}_tv"].needs.of([mol(smiles)]) for name in CONTENTS}
 
     assert found("[O-][N+](=O)c1ccccc1") == {
         "atoms": Counter(["9"]),
@@ -90,18 +91,18 @@ def test_what_molecules_are_made_of():
 def test_what_is_read_off_molecules_does_not_change_them():
     cubane = mol("C12C3C4C1C5C2C3C45")
     for name in CONTENTS:
-        QUANTITIES[name].of([cubane])
+        METRICS[f"{name}_tv"].needs.of([cubane])
     assert cubane.GetRingInfo().NumRings() == 6
 
 
 def test_distances_of_distributions_by_hand():
-    assert properties.total_variation({"a": 1, "b": 1}, {"b": 30, "c": 10}) == pytest.approx(0.5)
-    assert properties.total_variation({"a": 2}, {"a": 5}) == 0
-    assert properties.total_variation({}, {"a": 5}) == properties.total_variation({"a": 5}, {}) == 1
-    assert properties.total_variation({}, {}) == 0
+    assert counts.total_variation({"a": 1, "b": 1}, {"b": 30, "c": 10}) == pytest.approx(0.5)
+    assert counts.total_variation({"a": 2}, {"a": 5}) == 0
+    assert counts.total_variation({}, {"a": 5}) == counts.total_variation({"a": 5}, {}) == 1
+    assert counts.total_variation({}, {}) == 0
     # 0 stays and 1 moves to 2, and three times 1 to 4.
-    assert properties.wasserstein({"0": 1, "1": 1}, {"0.0": 3, "2": 3}) == pytest.approx(0.5)
-    assert properties.wasserstein({"1.00": 3}, {"4.00": 1}) == pytest.approx(3)
+    assert counts.wasserstein({"0": 1, "1": 1}, {"0.0": 3, "2": 3}) == pytest.approx(0.5)
+    assert counts.wasserstein({"1.00": 3}, {"4.00": 1}) == pytest.approx(3)
 
 
 def test_properties():
@@ -119,14 +120,16 @@ def test_properties_have_names_and_can_be_sent_to_processes():
     for function in (properties.logp, properties.qed, properties.sa, properties.weight):
         assert pickle.loads(pickle.dumps(function)) is function
         assert getattr(properties, function.__name__) is function
+    names = [feature.name for feature in pickle.loads(pickle.dumps(features_of()))]
+    assert names == [feature.name for feature in features_of()] and len(set(names)) == len(names)
 
 
 def test_filters():
-    assert properties.passes_pains(mol("CC(=O)Nc1ccccc1"))
-    assert not properties.passes_pains(mol("O=C1C=CC(=O)C=C1"))
-    assert properties.share({"passed": 3, "failed": 1}, {}) == 0.75
+    assert counts.passes_pains(mol("CC(=O)Nc1ccccc1"))
+    assert not counts.passes_pains(mol("O=C1C=CC(=O)C=C1"))
+    assert counts.passed_share({"passed": 3, "failed": 1}, {}) == 0.75
     if installed_file("moses", "metrics", "mcf.csv") is None:
         pytest.skip("molsets, which brings the list of filters, is not installed")
     # An aldehyde; an alkyl chloride, which is found by its hydrogens.
-    assert not properties.passes_mcf(mol("CC=O")) and not properties.passes_mcf(mol("CCCl"))
-    assert properties.passes_mcf(mol("CC(=O)Nc1ccccc1"))
+    assert not counts.passes_mcf(mol("CC=O")) and not counts.passes_mcf(mol("CCCl"))
+    assert counts.passes_mcf(mol("CC(=O)Nc1ccccc1"))

@@ -17,7 +17,7 @@ BATCH = 512
 
 
 def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
-    """Sums of ChemNet's 512 activations, and of their products, over molecules.
+    """Sum ChemNet's 512 activations, and their products, over molecules.
 
     Args:
         mols: Sanitized molecules, at least one.
@@ -44,7 +44,7 @@ def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
 
 
 def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
-    """Frechet ChemNet distance, FCD (Preuer et al. 2018, arXiv 1803.09518).
+    """Return the Frechet ChemNet distance, FCD (Preuer et al. 2018, arXiv 1803.09518).
 
     `|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))` of the two normal distributions, with fcd_torch's
     square root. At least 0, lower is better. It falls with the number of molecules: compare sets
@@ -72,7 +72,7 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (512,) and covariance (512, 512)."""
+    """Return mean (512,) and covariance (512, 512)."""
     count = sums[0, 0]
     if count < 2:
         raise Unavailable(f"needs two molecules or more, not {count:.0f}")

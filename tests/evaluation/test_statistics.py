@@ -1,4 +1,3 @@
-import pickle
 import sys
 from importlib.util import find_spec
 
@@ -6,10 +5,10 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from graphcnf.molecules import distributions, nspdk, properties, similarity
-from graphcnf.molecules.distributions import METRICS, SetStatistics, compare, set_statistics
+from graphcnf.evaluation import counts, nspdk, similarity, statistics
+from graphcnf.evaluation.metrics import METRICS
+from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistics
 from graphcnf.molecules.optional import installed_file
-from graphcnf.molecules.quantities import QUANTITIES
 
 # The worked example of MOSES' own tests.
 GENERATED = [
@@ -82,7 +81,7 @@ def test_frechet_chemnet_distance_is_that_of_fcd_torch(zinc_smiles, monkeypatch)
     bare = [[Chem.MolToSmiles(Chem.MolFromSmiles(s), False) for s in part] for part in (one, other)]
     wanted = fcd_torch.FCD(canonize=False)(gen=bare[0], ref=bare[1])
     assert compare(one, other, metrics=["fcd"]).values["fcd"] == pytest.approx(wanted, rel=1e-6)
-    monkeypatch.setattr(distributions, "CHUNK", 16)
+    monkeypatch.setattr(statistics, "CHUNK", 16)
     assert compare(one, other, metrics=["fcd"]).values["fcd"] == pytest.approx(wanted, rel=1e-6)
 
 
@@ -122,21 +121,17 @@ def test_order_stereo_and_form_of_the_molecules_do_not_matter():
 
 
 def test_chunks_and_the_way_to_other_processes_do_not_change_the_figures(zinc_smiles, monkeypatch):
-    def elsewhere(function, chunks):
-        there = pickle.loads(pickle.dumps((function, chunks)))
-        return [pickle.loads(pickle.dumps(there[0](chunk))) for chunk in there[1]]
-
     smiles = zinc_smiles[:30]
     whole = set_statistics(smiles, metrics=FAST)
-    monkeypatch.setattr(distributions, "CHUNK", 7)
-    parts = set_statistics(smiles, metrics=FAST, mapper=elsewhere)
+    monkeypatch.setattr(statistics, "CHUNK", 7)
+    parts = set_statistics(smiles, metrics=FAST, workers=2)
     figures = [compare(s, REFERENCE, metrics=FAST).values for s in (whole, parts)]
     assert figures[0] == figures[1]
 
 
 def test_fingerprints_of_the_first_molecules_are_kept(zinc_smiles, monkeypatch):
     monkeypatch.setattr(similarity, "LARGEST", 10)
-    monkeypatch.setattr(distributions, "CHUNK", 4)
+    monkeypatch.setattr(statistics, "CHUNK", 4)
     names = ["snn", "int_div1"]
     first, all_of_them = (set_statistics(zinc_smiles[:n], metrics=names) for n in (10, 30))
     assert all_of_them.size == 30
@@ -145,18 +140,18 @@ def test_fingerprints_of_the_first_molecules_are_kept(zinc_smiles, monkeypatch):
 
 
 def test_statistics_survive_the_cache_format():
-    statistics = set_statistics(GENERATED, metrics=FAST)
-    statistics.missing["nspdk"] = "a reason"
-    again = SetStatistics.from_arrays(statistics.to_arrays())
+    own = set_statistics(GENERATED, metrics=FAST)
+    own.missing["nspdk"] = "a reason"
+    again = SetStatistics.from_arrays(own.to_arrays())
     assert (again.size, again.missing) == (4, {"nspdk": "a reason"})
-    assert set(again.values) == set(statistics.values)
-    before, after = (compare(s, REFERENCE, metrics=FAST).values for s in (statistics, again))
+    assert set(again.values) == set(own.values)
+    before, after = (compare(s, REFERENCE, metrics=FAST).values for s in (own, again))
     assert before == after
     more = set_statistics(REFERENCE, metrics=FAST)
-    for part in (statistics, again):
+    for part in (own, again):
         part.add(more)
-    assert statistics.values.keys() == again.values.keys()
-    before, after = (compare(s, REFERENCE, metrics=FAST).values for s in (statistics, again))
+    assert own.values.keys() == again.values.keys()
+    before, after = (compare(s, REFERENCE, metrics=FAST).values for s in (own, again))
     assert before == after
 
 
@@ -169,7 +164,7 @@ def test_nspdk_is_the_mmd_of_all_pairs(zinc_smiles, monkeypatch):
     kernel = features @ features.T
     assert np.diag(kernel) == pytest.approx(np.ones(10))
     wanted = kernel[:6, :6].mean() + kernel[6:, 6:].mean() - 2 * kernel[:6, 6:].mean()
-    monkeypatch.setattr(distributions, "CHUNK", 4)
+    monkeypatch.setattr(statistics, "CHUNK", 4)
     assert compare(smiles[:6], smiles[6:], metrics=["nspdk"]).values["nspdk"] == pytest.approx(
         wanted
     )
@@ -181,8 +176,8 @@ def test_nspdk_is_the_mmd_of_all_pairs(zinc_smiles, monkeypatch):
 def test_what_is_missing_is_named_and_the_rest_is_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "eden.graph", None)
     monkeypatch.setitem(sys.modules, "fcd_torch", None)
-    monkeypatch.setattr(properties, "installed_file", lambda *parts: None)
-    properties._mcf.cache_clear()
+    monkeypatch.setattr(counts, "installed_file", lambda *parts: None)
+    counts._mcf.cache_clear()
     result = compare(GENERATED, REFERENCE)
     assert list(result.values) == list(METRICS)
     assert set(result.missing) == {"fcd", "nspdk", "mcf"}
@@ -229,7 +224,33 @@ def test_bad_arguments_are_named():
     }
 
 
-def test_every_metric_has_a_quantity_and_is_in_the_table():
-    for name, metric in METRICS.items():
-        assert metric.quantity in QUANTITIES
-        assert f"`{name}`" in distributions.__doc__
+SOME = ["CC(=O)NCc1ccccc1", "c1ccc2ncccc2c1", "CCO", "CCN"]
+CACHED = {"metrics": ["snn", "frag", "logp_w1", "rings_tv"], "label": "some", "use_cache": True}
+
+
+def figures(statistics):
+    return compare(["CC(=O)Nc1ccccc1"], statistics, metrics=CACHED["metrics"]).values
+
+
+def test_statistics_come_back_from_the_cache(cache_folder, monkeypatch):
+    fresh = set_statistics(SOME, **{**CACHED, "use_cache": False})
+    assert not cache_folder.exists()
+    assert figures(set_statistics(SOME, **CACHED)) == figures(fresh)
+    assert [path.name[:16] for path in cache_folder.iterdir()] == ["statistics-some-"]
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics, "parallel_map", None)
+        again = set_statistics(SOME, **CACHED)
+    assert figures(again) == figures(fresh)
+    set_statistics(SOME, **{**CACHED, "metrics": ["frag"]})
+    set_statistics(SOME[:2], **CACHED)
+    assert len(list(cache_folder.iterdir())) == 3
+    for path in cache_folder.iterdir():
+        path.write_bytes(b"damaged")
+    assert figures(set_statistics(SOME, **CACHED)) == figures(fresh)
+
+
+def test_another_version_of_a_package_gives_another_cache(cache_folder, monkeypatch):
+    for number, version in enumerate((None, "1.0", "1.1", "1.0")):
+        monkeypatch.setattr(statistics, "_version", lambda package, version=version: version)
+        set_statistics(SOME, metrics=["frag"], label="some", use_cache=True)
+        assert len(list(cache_folder.iterdir())) == min(number + 1, 3)

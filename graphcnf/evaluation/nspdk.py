@@ -14,7 +14,7 @@ COMPLEXITY = 4
 
 
 def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
-    """Sum of the feature vectors of the neighbourhood subgraph pairwise distance kernel.
+    """Sum the feature vectors of the neighbourhood subgraph pairwise distance kernel.
 
     The features of a molecule count its pairs of atom neighbourhoods of equal radius by the
     distance between their centres, hashed into 2^16 bins and scaled to unit length (Costa & De
@@ -42,7 +42,7 @@ def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
 
 
 def nspdk_distance(generated: np.ndarray, reference: np.ndarray) -> float:
-    """NSPDK-MMD of GDSS (Jo et al. 2022, arXiv 2202.02514), biased estimate of the squared MMD.
+    """Return the NSPDK-MMD of GDSS (Jo et al. 2022, arXiv 2202.02514), squared and biased.
 
     `mean k(x, x') + mean k(y, y') - 2 mean k(x, y)` over all pairs, those of a graph with itself
     included. The kernel is linear in the features, so that is the squared distance between their

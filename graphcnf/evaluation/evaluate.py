@@ -1,0 +1,350 @@
+"""Evaluation of molecules, and of a model's raw samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+
+from graphcnf.compute.parallel import available_cores
+from graphcnf.datasets.references import OFFICIAL, Rows, held_out
+from graphcnf.errors import UserError, say
+from graphcnf.evaluation import measures
+from graphcnf.evaluation.metrics import Feature, features_of
+from graphcnf.evaluation.records import CHUNK, Records, score_chunk
+from graphcnf.evaluation.reference import Reference
+from graphcnf.evaluation.summary import Part, Summary, look_at, summarize_blocks
+from graphcnf.evaluation.tables import Evaluation
+from graphcnf.graphs import GraphCNF
+from graphcnf.graphs.record_blocks import together_on
+from graphcnf.limits import check_integer, check_seed, check_temperature
+from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
+from graphcnf.molecules.standardize import charge_states
+from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
+from graphcnf.sampling.draw import draw_block, first_blocks, sampling_processes
+
+HELD_OUT = 2000
+"""Held-out molecules whose reconstruction and likelihood are measured."""
+
+STATES = 2000
+"""Molecules of the reference that its charge states are taken from."""
+
+NOTES = (
+    "strict: sanitizes as it is and is in one piece; largest fragment: its largest piece "
+    "sanitizes (beside it the share of atoms kept); valence only: sanitizes after automatic N+, "
+    "O+, S+, pieces allowed; repaired: after valence repair, about 100 % by construction.",
+    "unique: distinct molecules, of the strictly valid samples; novel: strictly valid samples, "
+    "repeats included, that are no training molecule, of the same; V.U.N.: distinct, strictly "
+    "valid molecules that are no training molecule, of all samples.",
+)
+"""Footnotes of the overview."""
+
+_WITHIN = (
+    "support of the data: on; no atom gets more bonds than its category has in the data.",
+    "support of the data: off.",
+)
+_SUPPORT = {
+    "path": _WITHIN,
+    "rounds": (
+        "support of the data: on; a place that no bond fits takes a place of another kind.",
+        "support of the data: off; places that no bond fits stay empty.",
+    ),
+    "jtvae": _WITHIN,
+    "graphaf": (
+        "valency check: on. These are no raw samples: a bond that gives an atom more bonds than "
+        "its category has in the data is drawn again up to 50 times, and an atom without a bond "
+        "ends the molecule. Bits are those of the density without it.",
+        "valency check: off.",
+    ),
+}
+"""Footnotes of an architecture with its rules, and without."""
+
+_CAME_BACK = "the share of valid molecules that come back from their graphs as they were"
+
+
+def evaluate(
+    subject: GraphCNF | MoleculeFlow | Records | str | Path | Iterable[str | Chem.Mol | None],
+    reference: Reference | str | None = None,
+    *,
+    name: str = "",
+    samples: int = 10_000,
+    seeds: Sequence[int] = (0,),
+    temperature: float = 1.0,
+    reconstruct: int = HELD_OUT,
+    likelihood: int = HELD_OUT,
+    standardize: bool = False,
+) -> Evaluation:
+    """Evaluate molecules, or the raw samples of a model.
+
+    Args:
+        subject: A model; or the name of a file of molecules or a folder of such, its records, or a
+            list of SMILES and molecules, in which None counts as invalid.
+        reference: Molecules to hold them against, or their name: zinc250k, moses, qm9, "none", a
+            file; None for a model's own data, or zinc250k.
+        name: Name of a model or a list in tables.
+        samples: Of a model: samples per seed.
+        seeds: Of a model: seeds; with more than one, means and standard deviations are given.
+        temperature: Of a model: temperature of sampling.
+        reconstruct: Of a model: held-out molecules to encode and decode.
+        likelihood: Of a model: held-out molecules to take the likelihood of.
+        standardize: Of molecules: take them as `parse_standardized` writes them, in the charge
+            states of the reference, or neutral without one.
+
+    Raises:
+        UserError: There are no molecules, no such file or reference, or a number is out of range.
+
+    Examples:
+        >>> found = evaluate(["CCO", "OCC", "CC.O", "C(C)(C)(C)(C)C"], "none")
+        >>> found.figures["strict_validity"], found.figures["uniqueness"]
+        (0.5, 0.5)
+    """
+    if not isinstance(reference, Reference):
+        reference = Reference(reference)
+    model = subject.model if isinstance(subject, MoleculeFlow) else subject
+    if isinstance(model, str | Path):
+        model = Records.read(str(model))
+    if isinstance(model, GraphCNF):
+        sizes = {"samples": samples, "reconstruct": reconstruct, "likelihood": likelihood}
+        return _evaluate_model(model, reference, name or "model", list(seeds), temperature, **sizes)
+    records = model if isinstance(model, Records) else Records.of(model, name or "molecules")
+    return _evaluate_records(records, reference, standardize)
+
+
+def _evaluate_records(records: Records, reference: Reference, standardize: bool) -> Evaluation:
+    # A missing reference comes to light before the long work.
+    source, dataset = reference.load()
+    test = reference.held_out(dataset)
+    hashes = states = None
+    if dataset is not None:
+        # A file of one's own has no official held-out part: it is training data throughout.
+        official = source in OFFICIAL
+        hashes = dataset.training_hashes() if official else np.unique(dataset.hashes)
+    if standardize:
+        known = [] if dataset is None else dataset.take(dataset.split("train")[:STATES]).smiles
+        states = charge_states(known)
+    workers = reference.workers
+    if workers is None:
+        # Another process takes a while to start.
+        workers = 1 if records.count <= 4 * CHUNK else available_cores()
+    features = features_of(reference.metrics if dataset else ())
+    summary = summarize_blocks(
+        partial(score_chunk, features, reference.device, states), records.chunks(),
+        total=records.count, label="scoring molecules", workers=workers, training_hashes=hashes,
+    )  # fmt: skip
+    _tell_unreadable(records, summary)
+    figures = summary.figures()
+    valid = figures["strict_valid"]
+    main = {
+        "name": records.name,
+        **figures,
+        "unreadable": summary.unreadable,
+        "reconstruction": summary.came_back / valid if valid else None,
+        "reconstruction_molecules": valid,
+        "reference": source,
+        "failures": dict(summary.failures.most_common()),
+    }
+    notes = [*NOTES, f"reconstruction: {_CAME_BACK}."]
+    if states is not None:
+        charged = ", ".join(sorted(states)) or "none"
+        notes.append(f"standardized: largest organic fragment, charged groups: {charged}.")
+    if main["strict_validity"] == 1:
+        notes.append(
+            "every record is valid: if the file was filtered, as graphcnf generate does without "
+            "--all, validity says nothing about what it comes from."
+        )
+    result = Evaluation(main, None, notes, summary.head, training_hashes=hashes)
+    if dataset is not None:
+        notes.append(f"training molecules: of {source}.")
+        main |= _hold_against(result, reference, dataset, 0, [summary], test)[0]
+    return result
+
+
+def _tell_unreadable(records: Records, summary: Summary) -> None:
+    """Print a note about records that are no SMILES; raise UserError where none is one."""
+    if summary.first_unreadable is None:
+        return
+    place, text = summary.first_unreadable
+    reason = f"no molecule: {text[:60]!a}"
+    try:
+        with quiet():
+            parse(text, sanitize=False)
+    except UnparsableSmiles as error:
+        reason = str(error)
+    if summary.unreadable == records.count:
+        raise UserError(f"{records.name} holds no molecules; {place}: {reason}")
+    say(
+        f"note: {summary.unreadable:,} of {records.count:,} records of {records.name} are no "
+        f"SMILES and count as invalid, the first is {place}: {reason}",
+    )
+
+
+def draw_part(
+    model: GraphCNF,
+    seed: int,
+    temperature: float,
+    features: tuple[Feature, ...],
+    device: str,
+    records: range,
+) -> Part:
+    """Draw a block of raw samples and look at them.
+
+    Args:
+        model: Model to draw from.
+        seed: Seed of the sample.
+        temperature: Temperature of sampling.
+        features: See `look_at`.
+        device: Device of ChemNet.
+        records: Numbers of the samples.
+    """
+    _, frame = draw_block(model, records, seed=seed, temperature=temperature)
+    return look_at(frame, features, device)
+
+
+def _evaluate_model(
+    model: GraphCNF,
+    reference: Reference,
+    name: str,
+    seeds: list[int],
+    temperature: float,
+    *,
+    samples: int,
+    reconstruct: int,
+    likelihood: int,
+) -> Evaluation:
+    MoleculeVocabulary.of_model(model)
+    for key, value, least in (
+        ("samples", samples, 1), ("number of seeds", len(seeds), 1),
+        ("reconstruct", reconstruct, 0), ("likelihood", likelihood, 0),
+    ):  # fmt: skip
+        check_integer(key, value, least)
+    for seed in seeds:
+        check_seed(seed)
+    check_temperature(temperature)
+    source, dataset = reference.load(model)
+    test = reference.held_out(dataset)
+    hashes = model.training_hashes
+    if dataset is not None and (hashes is None or reference.name not in (None, "none")):
+        hashes = dataset.training_hashes()
+    features = features_of(reference.metrics if dataset else ())
+    workers = sampling_processes(model, samples, reference.workers)
+    summaries = [
+        summarize_blocks(
+            partial(draw_part, model, seed, temperature, features, reference.device),
+            first_blocks(samples, together_on(model.device)),
+            total=samples, label=f"sampling, seed {seed}", workers=workers, training_hashes=hashes,
+        )
+        for seed in seeds
+    ]  # fmt: skip
+    runs = [summary.figures() for summary in summaries]
+    notes = [*NOTES, *_training_notes(model, hashes), *_model_notes(model)]
+    fixed: dict[str, Any] = dict.fromkeys(
+        ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
+         "bits_molecules")
+    )  # fmt: skip
+    result = Evaluation({}, None, notes, summaries[0].head, training_hashes=hashes)
+    if dataset is not None:
+        compared = _hold_against(result, reference, dataset, seeds[0], summaries, test)
+        runs = [{**run, **found} for run, found in zip(runs, compared, strict=True)]
+        fixed |= _held_out_figures(model, dataset, reconstruct, likelihood, notes)
+    training = model.metadata.get("training", {})
+    result.figures = {
+        "name": name,
+        **measures.mean_and_sd(runs),
+        **fixed,
+        "temperature": temperature,
+        "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
+        "decoding": "argmax, valency check" if _redraws(model) else "argmax",
+        "reference": source,
+        "adjacency": model.config["adjacency"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "training_minutes": training.get("minutes"),
+        "training_steps": training.get("steps"),
+        "failures": dict(summaries[0].failures.most_common()),
+    }
+    if len(seeds) > 1:
+        result.figures["runs"] = [{"seed": s, **run} for s, run in zip(seeds, runs, strict=True)]
+        notes.append(f"means and standard deviations over {len(seeds)} seeds.")
+    return result
+
+
+def _hold_against(
+    result: Evaluation, reference: Reference, dataset: Rows, seed: int,
+    summaries: Sequence[Summary], test: list[str],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Add the row of the training data; return the distribution metrics of each seed."""
+    hashes = result.training_hashes
+    assert hashes is not None
+    figures, training = reference.data_row(dataset, summaries[0].samples, seed, hashes)
+    result.data = dict(figures)
+    if not reference.metrics:
+        return [{} for _ in summaries]
+    result.distances = reference.distances(dataset, summaries, training, test)
+    result.data |= result.distances.floor.values
+    result.notes += result.distances.notes()
+    with_count = "fcd" in reference.metrics
+    return [
+        {**found.values, **({"fcd_molecules": found.generated} if with_count else {})}
+        for found in result.distances.samples
+    ]
+
+
+def _training_notes(model: GraphCNF, hashes: np.ndarray | None) -> list[str]:
+    """Return footnotes on the training molecules that novelty is held against."""
+    if hashes is None:
+        return []
+    notes = [f"training molecules: {len(hashes):,} distinct ones."]
+    made_with, installed = model.metadata.get("rdkit"), version("rdkit")
+    if hashes is model.training_hashes and made_with not in (None, installed):
+        notes.append(
+            f"training molecules: hashed with RDKit {made_with}, here is {installed}; "
+            "where their canonical SMILES differ, novelty is overstated."
+        )
+    return notes
+
+
+def _model_notes(model: GraphCNF) -> list[str]:
+    """Return footnotes on what holds for samples of a model by construction."""
+    architecture = model.config["adjacency"]
+    notes = []
+    if architecture == "path":
+        notes.append("connected: by construction of the code of the connectivity.")
+    if architecture in _SUPPORT:
+        notes.append(_SUPPORT[architecture][not model.has_support])
+    return notes
+
+
+def _redraws(model: GraphCNF) -> bool:
+    """Return True for a model that draws again what does not fit: no raw samples then."""
+    return model.config["adjacency"] == "graphaf" and model.has_support
+
+
+def _held_out_figures(
+    model: GraphCNF, dataset: Rows, reconstruct: int, likelihood: int, notes: list[str]
+) -> dict[str, Any]:
+    """Measure a model on held-out molecules, and add footnotes."""
+    figures: dict[str, Any] = {}
+    if not numbers_atoms_as_here(model):
+        notes.append(OTHER_CODEC + ".")
+        return figures
+    chosen = dataset.take(held_out(dataset, reconstruct)).graphs
+    if len(chosen):
+        figures["reconstruction"] = measures.reconstruction(model, chosen)
+        figures["reconstruction_molecules"] = len(chosen)
+        notes.append(
+            "reconstruction: the share of held-out molecules whose latents decode to the same "
+            f"graph, in float64; of the data: {_CAME_BACK}."
+        )
+    chosen = dataset.take(held_out(dataset, likelihood)).graphs
+    if len(chosen):
+        figures |= measures.bits(model, chosen)
+        figures["bits_molecules"] = len(chosen)
+        notes.append(
+            f"bits: upper bounds for {len(chosen):,} held-out molecules, given the number of atoms."
+        )
+    return figures

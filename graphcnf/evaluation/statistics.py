@@ -1,0 +1,234 @@
+"""Statistics of sets of molecules, and their comparison by the distribution metrics.
+
+`set_statistics` looks at every molecule of a set once, in chunks that may go to other processes and
+whose statistics add up; `compare` turns the statistics of two sets into the figures of `METRICS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rdkit import Chem
+
+from graphcnf.compute.parallel import Workers, parallel_map
+from graphcnf.datasets import cache
+from graphcnf.datasets.molecules import cache_path
+from graphcnf.evaluation.metrics import METRICS, Feature, chosen_metrics, features_of
+from graphcnf.molecules import codec
+from graphcnf.molecules.optional import Unavailable
+
+STATISTICS_VERSION = 3
+"""Raised when the same molecules would give other statistics, so that caches are rebuilt."""
+
+CHUNK = 500
+"""Molecules per task of a worker. Part of the definition: sums are rounded per chunk."""
+
+_PACKAGES = ("eden-kernel", "fcd_torch", "molsets")
+"""Optional packages. What is missing now may be there next time: part of a cache's key."""
+
+
+@dataclass(eq=False)
+class SetStatistics:
+    """Statistics of a set of molecules.
+
+    Attributes:
+        size: Number of molecules.
+        values: Value of each feature that was wanted and could be computed.
+        missing: Reason in one line for each of the others.
+    """
+
+    size: int
+    values: dict[str, Any] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: SetStatistics) -> None:
+        """Take in the statistics of further molecules, which are used up by it."""
+        if not self.size:
+            self.values = other.values
+        elif other.size:
+            for feature in features_of():
+                if feature.name in self.values and feature.name in other.values:
+                    pair = self.values[feature.name], other.values[feature.name]
+                    self.values[feature.name] = feature.add(*pair)
+        self.missing = {**other.missing, **self.missing}
+        self.size += other.size
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return everything as arrays, for a cache."""
+        arrays = {k: v for k, v in self.values.items() if isinstance(v, np.ndarray)}
+        rest = {k: v for k, v in self.values.items() if k not in arrays}
+        text = json.dumps({"size": self.size, "counts": rest, "missing": self.missing})
+        return {**arrays, "rest": np.frombuffer(text.encode(), np.uint8)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SetStatistics:
+        """Rebuild what `to_arrays` returned."""
+        rest = json.loads(arrays["rest"].tobytes())
+        values: dict[str, Any] = {k: v for k, v in arrays.items() if k != "rest"}
+        values |= {name: Counter(counts) for name, counts in rest["counts"].items()}
+        return cls(rest["size"], values, rest["missing"])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figures of a generated set against a reference.
+
+    Attributes:
+        values: Each metric; None where it could not be computed.
+        missing: Reason in one line for each of those.
+        generated: Number of generated molecules.
+        reference: Number of reference molecules.
+    """
+
+    values: dict[str, float | None]
+    missing: dict[str, str]
+    generated: int
+    reference: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per metric: `metric`, `value` (NaN where missing), `better`, `missing`."""
+        rows = [(k, v, METRICS[k].better, self.missing.get(k)) for k, v in self.values.items()]
+        frame = pd.DataFrame(rows, columns=["metric", "value", "better", "missing"])
+        return frame.astype({"value": float})
+
+
+Molecules = SetStatistics | Iterable[Chem.Mol | str]
+"""A set of valid molecules, as such, as SMILES or by its statistics."""
+
+
+def compare(
+    generated: Molecules, reference: Molecules, *, metrics: Sequence[str] | None = None
+) -> Comparison:
+    """Compare a set of generated molecules with a reference.
+
+    Args:
+        generated: Valid molecules, or their `set_statistics`.
+        reference: As `generated`; give the statistics where several sets share a reference.
+        metrics: Names from `METRICS`; None for all.
+
+    Raises:
+        ValueError: There is no such metric, or a SMILES is not valid.
+    """
+    chosen = chosen_metrics(metrics)
+    generated, reference = (
+        molecules
+        if isinstance(molecules, SetStatistics)
+        else set_statistics(molecules, metrics=metrics)
+        for molecules in (generated, reference)
+    )
+    values: dict[str, float | None] = {}
+    missing: dict[str, str] = {}
+    for metric in chosen:
+        try:
+            values[metric.name] = metric.function(
+                _value(generated, metric.needs.name, "generated"),
+                _value(reference, metric.needs.name, "reference"),
+            )
+        except Unavailable as error:
+            values[metric.name], missing[metric.name] = None, str(error)
+    return Comparison(values, missing, generated.size, reference.size)
+
+
+def set_statistics(
+    molecules: Iterable[Chem.Mol | str],
+    *,
+    metrics: Sequence[str] | None = None,
+    workers: Workers = 1,
+    device: str = "cpu",
+    label: str = "",
+    use_cache: bool = False,
+) -> SetStatistics:
+    """Look at every molecule of a set once.
+
+    Args:
+        molecules: Valid molecules or SMILES; stereo is dropped.
+        metrics: Names from `METRICS` that are to be computed; None for all.
+        workers: Processes, or a cluster; None for one per core. The result does not depend on it.
+        device: Device of ChemNet.
+        label: Short name of the set for the progress bar and the cache file.
+        use_cache: Whether to read the result where the same molecules were described before, and
+            else to write it.
+
+    Raises:
+        ValueError: There is no such metric, or a SMILES is not valid.
+    """
+    features = features_of(metrics)
+    if isinstance(molecules, str | Chem.Mol):
+        molecules = [molecules]
+    smiles = [m if isinstance(m, str) else codec.canonical_smiles(m) for m in molecules]
+    digest = hashlib.sha256("\n".join(smiles).encode()).hexdigest()
+    names = sorted(feature.name for feature in features)
+    # The features of NSPDK are hashes of Python's.
+    key = (STATISTICS_VERSION, names, digest, sys.version_info[:2], *map(_version, _PACKAGES))
+    path = cache_path(f"statistics-{label or 'molecules'}", *key)
+    arrays = cache.read_or_none(path) if use_cache else None
+    if arrays is not None:
+        return SetStatistics.from_arrays(arrays)
+    result = SetStatistics(0)
+    describe = partial(chunk_statistics, features, device)
+    chunks = [(k, smiles[k : k + CHUNK]) for k in range(0, len(smiles), CHUNK)]
+    title = f"describing {label}" if label else ""
+    for part in parallel_map(describe, chunks, workers=workers, label=title):
+        result.add(part)
+    if use_cache:
+        cache.write(path, result.to_arrays())
+    return result
+
+
+def chunk_statistics(
+    features: tuple[Feature, ...], device: str, chunk: tuple[int, Sequence[str]]
+) -> SetStatistics:
+    """Return the statistics of a chunk; those of a set are their sum.
+
+    Args:
+        features: See `features_of`.
+        device: Device of ChemNet.
+        chunk: Number of the first molecule, and SMILES.
+
+    Raises:
+        ValueError: A SMILES is not valid.
+    """
+    first, smiles = chunk
+    result, mols = SetStatistics(len(smiles)), []
+    if not features:
+        return result
+    with codec.quiet():
+        for number, text in enumerate(smiles, first):
+            try:
+                mols.append(codec.parse(codec.canonical_smiles(codec.parse(text))))
+            except codec.UnparsableSmiles as error:
+                raise codec.UnparsableSmiles(f"molecules[{number}]: {error}") from error
+        for feature in features if mols else ():
+            options = {"device": device} if feature.on_device else {}
+            try:
+                result.values[feature.name] = feature.of(mols, **options)
+            except Unavailable as error:
+                result.missing[feature.name] = str(error)
+    return result
+
+
+def _value(statistics: SetStatistics, feature: str, which: str) -> Any:
+    if not statistics.size:
+        raise Unavailable(f"there are no {which} molecules")
+    if feature in statistics.missing:
+        raise Unavailable(statistics.missing[feature])
+    if feature not in statistics.values:
+        raise Unavailable(f"the statistics of the {which} molecules were made without {feature}")
+    return statistics.values[feature]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

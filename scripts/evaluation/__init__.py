@@ -1,1 +1,0 @@
-"""What `graphcnf evaluate` reads: files, models and the data that they are held against."""

@@ -1,0 +1,82 @@
+import pytest
+from rdkit import Chem
+
+from graphcnf.datasets.molecules import encode
+from graphcnf.evaluation.summary import Summary, look_at, summarize
+from graphcnf.molecules.hashing import hash_smiles
+from graphcnf.molecules.validity import evaluate_records
+
+
+def figures(samples, vocabulary=None, training=None):
+    hashes = None if training is None else hash_smiles(training)
+    return summarize(evaluate_records(samples, vocabulary), hashes)
+
+
+def test_figures_of_a_hand_made_sample():
+    samples = ["CCO", "OCC", "CCN", "C(C)(C)(C)(C)C", "CCCC.O", "c1ccc1C(", "O=C=C=C=O.N(C)(C)(C)C"]
+    result = figures(samples, training=["CCN"])
+    assert result["samples"] == 7
+    assert (result["strict_valid"], result["strict_unique"], result["strict_novel"]) == (3, 2, 2)
+    assert result["strict_validity"] == pytest.approx(3 / 7)
+    assert result["uniqueness"] == pytest.approx(2 / 3)
+    assert result["novelty"] == pytest.approx(2 / 3)
+    assert result["vun"] == pytest.approx(1 / 7)
+    # CCCC.O keeps 4 of 5 atoms, the last sample 5 of 10.
+    assert result["largest_fragment_validity"] == pytest.approx(5 / 7)
+    assert result["largest_fragment_atom_share"] == pytest.approx((3 + 4 / 5 + 5 / 10) / 5)
+    assert result["valence_only_valid"] == 5  # three strict ones and both with fragments
+    assert result["repaired_valid"] == 6
+    assert all(
+        0 <= v <= 1 for k, v in result.items() if k.split("_")[-1] in ("validity", "novelty")
+    )
+
+
+def test_uniqueness_among_the_first_thousand():
+    chains = ["C" * n for n in range(1, 501)]
+    assert figures(chains)["uniqueness_at_1000"] is None
+    result = figures(["CC(C)(C)(C)C", *chains, *chains, "O"])
+    # The invalid one does not count; what comes after the first thousand does not either.
+    assert result["uniqueness_at_1000"] == 0.5 and result["uniqueness_at_10000"] is None
+    assert result["uniqueness"] == 501 / 1001
+
+
+@pytest.mark.parametrize("training", [None, ["CCO", "CCCC"]])
+def test_parts_add_up_to_the_whole(training):
+    smiles = ["CCO", "OCC", "CC(C)=O", "CCN.O", "C(C)(C)(C)(C)C", "nonsense", "CCO"]
+    records = evaluate_records(smiles)
+    parts = Summary(None if training is None else hash_smiles(training))
+    for cut in (records[:1], records[1:5], records[5:5], records[5:]):
+        parts.add(look_at(cut))
+    assert parts.figures() == figures(smiles, training=training)
+    assert parts.figures()["connected"] == (records["kept"] == 1).mean()
+    assert parts.head.equals(records)
+
+
+def test_records_table():
+    table = evaluate_records(["OCC", "CN(=C)(C)C", None, "CC.O"], first=40)
+    assert list(table["record"]) == [40, 41, 42, 43]
+    assert list(table["smiles"]) == ["CCO", "C=N(C)(C)C", None, "CC.O"]
+    assert list(table["strict"]) == [True, False, False, False]
+    assert list(table["largest_fragment"]) == ["CCO", None, None, "CC"]
+    assert list(table["atoms"]) == [3, 5, 0, 3]
+    with pytest.raises(ValueError, match="no convention 'lenient'"):
+        evaluate_records([], conventions=["lenient"])
+    with pytest.raises(ValueError, match="lacks 'valence_only': evaluate_records gives all"):
+        summarize(evaluate_records(["C"], conventions=()))
+
+
+def test_nothing_at_all_is_no_division_by_zero():
+    result = figures([], training=[])
+    assert result["samples"] == 0 and result["strict_validity"] == 0 and result["novelty"] == 0
+    assert figures([None, ""])["strict_validity"] == 0
+    assert figures(["C"])["novelty"] is None
+
+
+def test_packed_graphs_smiles_and_molecules_agree(zinc_smiles):
+    dataset = encode("part", zinc_smiles[:300])
+    sources = (dataset.smiles, [Chem.MolFromSmiles(s) for s in dataset.smiles], zinc_smiles[:300])
+    results = [figures(s, training=["C"]) for s in sources]
+    packed = figures(dataset.graphs, dataset.vocabulary, training=["C"])
+    assert all(r == packed for r in results)
+    with pytest.raises(ValueError, match="vocabulary"):
+        figures(dataset.graphs)

@@ -1,0 +1,141 @@
+"""Validity and its conventions, reasons of failure, hashes of molecules, drawings."""
+
+import errno
+import os
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from graphcnf.datasets.molecules import encode
+from graphcnf.errors import UserError
+from graphcnf.molecules import hashing, validity
+from graphcnf.molecules.codec import graph_to_molecule
+from graphcnf.molecules.drawing import draw_grid
+from graphcnf.molecules.failures import KEKULIZATION, Failure, failures
+from graphcnf.molecules.hashing import HashSet, contains, hash_each, hash_smiles, smiles_hash
+from graphcnf.molecules.validity import evaluate_records, molecules
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+VOCABULARY = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0)))
+C, N, O = range(3)  # noqa: E741
+SINGLE, DOUBLE, TRIPLE = range(3)
+
+
+def raw(smiles):
+    return Chem.MolFromSmiles(smiles, sanitize=False)
+
+
+def test_valence_repair_ends_in_a_valid_molecule(zinc_smiles):
+    dataset = encode("part", zinc_smiles[:200]).without_marks()
+    dataset.graphs.bond_types = np.random.default_rng(0).choice(
+        3, len(dataset.graphs.bond_types), p=[0.7, 0.2, 0.1]
+    )
+    table = evaluate_records(dataset.graphs, dataset.vocabulary)
+    assert table["strict"].mean() < 0.3
+    assert table["repaired"].notna().all()
+    assert (table["repaired"] == table["smiles"])[table["strict"]].all()
+
+
+def test_repair_lowers_the_highest_bond_first():
+    mol = graph_to_molecule([C, C, C], [(1, 0), (2, 1)], [TRIPLE, DOUBLE], VOCABULARY)
+    assert validity.strict(mol) is None
+    assert validity.repaired(mol) == "C=C=C"
+    cut = graph_to_molecule([O, C, C, C], [(1, 0), (2, 0), (3, 0)], [SINGLE] * 3, VOCABULARY)
+    assert validity.repaired(cut) == "COC"
+
+
+def test_conventions_on_molecules():
+    assert validity.strict(raw("CC.O")) is None
+    assert validity.strict(raw("C=N(C)=O")) == "C=[N+](C)[O-]"
+    assert validity.valence_only(raw("CC.O")) == "CC.O"
+    assert validity.valence_only(raw("CN(C)(C)C")) == "C[N+](C)(C)C"
+    # However the rings are written: three bonds of an aromatic O, S or N are not one too many.
+    for smiles in ("c1ccoc1.CC", "c1ccsc1.CC", "Cn1cccc1.CC", "CN(C)(C)Cc1ccco1"):
+        clean = Chem.MolFromSmiles(smiles.replace("CN(C)(C)C", "C[N+](C)(C)C"))
+        assert validity.valence_only(raw(smiles)) == Chem.MolToSmiles(clean)
+    assert validity.strict(raw("CN(C)(C)C")) is None
+    assert validity.largest_fragment(raw("CN(C)(C)C.O")) == (None, 5 / 6)
+    assert validity.largest_fragment(Chem.Mol()) == (None, 0.0)
+    assert validity.strict(Chem.Mol()) is validity.repaired(Chem.Mol()) is None
+
+
+def reasons(smiles):
+    return failures(next(iter(molecules([smiles]))))
+
+
+@pytest.mark.parametrize(
+    "smiles, expected",
+    [
+        ("CC(C)(C)(C)C", [Failure("C with 5 bonds", (1,))]),
+        ("CC(C)(C)(C)CC(C)(C)(C)C", [Failure("C with 5 bonds", (1, 6))]),
+        ("C[N+](C)(C)(C)C", [Failure("N+ with 5 bonds", (1,))]),
+        ("C[O-](C)C", [Failure("O- with 3 bonds", (1,))]),
+        ("C=[N](C)(C)C", [Failure("N with 5 bonds", (1,))]),
+        ("c1cccc1", [Failure(KEKULIZATION, (0, 1, 2, 3, 4))]),
+        ("CC.O.N", [Failure("3 fragments")]),
+        ("CF.C=F", [Failure("F with 2 bonds", (3,)), Failure("2 fragments")]),
+        ("not a SMILES", [Failure("unreadable")]),
+        ("", [Failure("unreadable")]),
+        ("CCO", []),
+        ("C[N+](C)(C)C", []),
+    ],
+)
+def test_reasons_and_atoms(smiles, expected):
+    assert reasons(smiles) == expected
+
+
+def test_no_reason_exactly_where_valid():
+    for smiles in ("CCO", "c1ccccc1", "C[N](C)(C)C", "C.C", "CN(=O)=O", "C[S](C)(C)C", "[CH5]"):
+        mol = next(iter(molecules([smiles])))
+        assert (validity.strict(mol) is not None) == (failures(mol) == []), smiles
+
+
+def test_hashes():
+    # A fixed value: saved training hashes have to keep their meaning.
+    assert smiles_hash("CCO") == int(hash_each(["CCO"])[0]) == 0xC353956C6F0B206D
+    hashes = hash_smiles(["CCO", "C", "CCO"])
+    assert hashes.dtype == np.uint64 and len(hashes) == 2 and hashes[0] < hashes[1]
+    assert contains(hashes, hash_each(["N", "C", "CCO"])).tolist() == [False, True, True]
+    assert not contains(hash_smiles([]), hash_each(["C"])).any()
+
+
+def test_a_hash_set_is_a_set_of_eight_bytes_each(monkeypatch):
+    monkeypatch.setattr(hashing, "RECENT", 100)
+    found, known = HashSet(), set()
+    numbers = np.random.default_rng(0).integers(0, 2**64, 700, dtype=np.uint64)
+    numbers[:4] = [0, 2**64 - 1, 2**63, 1]
+    for number in map(int, np.concatenate([numbers, numbers[::-1], numbers[::3]])):
+        assert found.add(number) == (number not in known)
+        known.add(number)
+        assert len(found) == len(known) and len(found._recent) < 100
+        assert sum(p.nbytes for p in found._sorted) == 8 * (len(found) - len(found._recent))
+    sizes = [len(part) for part in found._sorted]
+    assert all(large > 2 * small for large, small in zip(sizes, sizes[1:], strict=False))
+    several = HashSet()
+    for part in np.array_split(numbers, 7):
+        several.update(part)
+        several.update(part[:3])
+        assert not several.add(int(part[0]))
+    assert len(several) == 700 and several.count_outside(np.unique(numbers[:300])) == 400
+    assert len(HashSet()) == HashSet().count_outside(numbers) == 0
+
+
+def test_drawing(tmp_path, capfd, monkeypatch):
+    invalid = graph_to_molecule([C, C, C], [(1, 0), (2, 1)], [TRIPLE, DOUBLE], VOCABULARY)
+    png = draw_grid(["CCO", invalid, raw("c1ccccc1")], tmp_path / "a/b.png", columns=2)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    svg = draw_grid(["CCO"], tmp_path / "c.svg", legends=["ethanol"])
+    assert "</svg>" in svg.read_text()
+    for bad in ((["CC"], "x.pdf"), ([], "x.png"), (["C(("], "x.png")):
+        with pytest.raises(ValueError):
+            draw_grid(bad[0], tmp_path / bad[1])
+    with pytest.raises(ValueError, match="2 legends for 1"):
+        draw_grid(["CC"], tmp_path / "x.png", legends=["a", "b"])
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot write .*x.png: No"):
+        patch.setattr(os, "fsync", Mock(side_effect=full))
+        draw_grid(["CC"], tmp_path / "x.png")
+    assert not list(tmp_path.glob("*x.png*"))
+    assert capfd.readouterr().err == ""
