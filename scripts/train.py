@@ -206,7 +206,7 @@ def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None
 
 def _experiment(config: dict, where: str, threads: int) -> Experiment:
     """Model and data; errors of the configuration begin with the name of its file."""
-    from graphcnf.scripts.experiments import build_experiment
+    from graphcnf.training.experiments import build_experiment
 
     if threads:
         import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import signal
 import tempfile
 from itertools import islice
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphcnf.compute.files import inside, read_file
 from graphcnf.discrete.densities import Density, GraphDensity
 from graphcnf.errors import UserError
 from graphcnf.graphs.batching import size_bucketed_batches
@@ -72,7 +70,8 @@ def train(
         "seed": seed,
         "log_every": 1_000_000,
     }
-    table |= {"minutes": minutes, "steps": steps, "snapshots": minutes is not None}
+    table |= {"minutes": minutes, "steps": steps}
+    table["keep_best"] = minutes is not None and held_out > 0
     table["eval_minutes"] = 0.0 if minutes is None else minutes / EVALUATIONS
     if minutes is not None:
         table |= {"eval_batches": SCORED, "final_eval_batches": SCORED}
@@ -86,9 +85,7 @@ def train(
             raise SystemExit(128 + result.signal)
         if not (folder / "model" / "config.json").exists():
             raise KeyboardInterrupt
-        best = best_snapshot(folder, result.headline) if held_out and result.finished else None
-        device = density.flow.device
-        flow = type(density.flow).from_pretrained(best or folder, device)
+        flow = type(density.flow).from_pretrained(folder, density.flow.device)
     kind: Any = type(density)
     return kind(flow)
 
@@ -119,14 +116,3 @@ def experiment_of(
             yield density.batch(data, test[start : start + batch_size])
 
     return Experiment(density.flow, train_batches, eval_batches, headline=density.headline)
-
-
-def best_snapshot(run: Path, headline: str) -> Path | None:
-    """The snapshot of a run with the lowest held-out headline, None if there is none."""
-    rows = csv.DictReader(read_file(inside(run, "metrics.csv")).decode().splitlines())
-    scored = [row for row in rows if row["phase"] == "eval" and row[headline]]
-    for row in sorted(scored, key=lambda row: float(row[headline])):
-        folder = inside(run, "snapshots", f"{int(row['step']):08d}")
-        if folder.is_dir():
-            return folder
-    return None

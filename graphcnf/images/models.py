@@ -9,11 +9,13 @@ lists the arguments that they share; the others say what they take besides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic
 from graphcnf.flows.pixels import Checkerboard
 from graphcnf.images.layers import Layers
+from graphcnf.limits import Range
 
 Shape = Sequence[int]
 
@@ -116,7 +118,7 @@ def glow(
     *,
     scales=2,
     steps=8,
-    pixels=2,
+    pixels: Annotated[int, Range()] = 2,
     mixtures=6,
     coupling="affine",
     prior=None,

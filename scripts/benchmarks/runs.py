@@ -224,7 +224,7 @@ def molecules_of(run: TrainedRun) -> MoleculeDataset:
     Raises:
         UserError: The data are no molecules, or are gone.
     """
-    from graphcnf.scripts.experiments import MOLECULES, load_molecules
+    from graphcnf.training.experiments import MOLECULES, load_molecules
 
     data = dict(run.config["data"])
     name = data.pop("name", None)

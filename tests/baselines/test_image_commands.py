@@ -12,8 +12,8 @@ from graphcnf.errors import UserError
 from graphcnf.scripts._image_scores import score_image_models
 from graphcnf.scripts._images import load_image_model
 from graphcnf.scripts.cli import main
-from graphcnf.scripts.experiments import build_experiment
 from graphcnf.training import TrainingSettings, fit, load_preset
+from graphcnf.training.experiments import build_experiment
 
 Image = pytest.importorskip("PIL.Image")
 NAMES = ("pixelcnn", "vae", "gan")

@@ -140,7 +140,7 @@ def test_samples_out_of_range(arguments, message):
     [
         ({"minutes": None}, "fit needs minutes or steps: both are None"),
         ({"minutes": "1"}, "minutes must be greater than 0, .* got '1'"),
-        ({"steps": 1, "device": "cuda"}, "unknown setting 'device'; did you mean 'accelerator'"),
+        ({"steps": 1, "device": "cuda"}, "no option 'device'; did you mean 'accelerator'"),
         ({"steps": 1, "held_out": "x"}, "held_out must be a share .* got 'x'"),
         ({"steps": 1, "out": 3}, "out must be the path of a folder, got 3"),
         ({"steps": 1, "network": 3}, "network must be a dict, .* got 3"),

@@ -18,9 +18,9 @@ from graphcnf.scripts._images import (
     write_grid,
 )
 from graphcnf.scripts.cli import main
-from graphcnf.scripts.experiments import build_experiment
 from graphcnf.scripts.images import evaluate, generate
 from graphcnf.training import load_preset
+from graphcnf.training.experiments import build_experiment
 
 Image = pytest.importorskip("PIL.Image")
 

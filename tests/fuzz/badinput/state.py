@@ -132,7 +132,7 @@ CHECKPOINTS: dict[str, Change] = {
         "model", "optimizers", "ema", "random", "sums", "position", "step", "seconds", "metrics",
         "window", "settings", "plateau_saved", "best", "origin_steps", "bad_steps")},
     "without average": _put("ema", {}),
-    "without updates": lambda s: s["ema"].pop("updates"),
+    "without updates": lambda s: s["average"].pop("n_averaged"),
     "step -5": _put("step", -5),
     "step 10**30": _put("step", 10**30),
     "step 1.5": _put("step", 1.5),
@@ -152,8 +152,8 @@ CHECKPOINTS: dict[str, Change] = {
     "optimizer of no steps": lambda s: _moments(s, "step", -5.0),
     "moments": lambda s: _moments(s, "exp_avg", NAN),
     "weights": lambda s: _all_of(s["model"], lambda w: w * NAN),
-    "averages": lambda s: _all_of(s["ema"]["average"], lambda w: w * NAN),
-    "averages of another shape": lambda s: _all_of(s["ema"]["average"], lambda w: w[None]),
+    "averages": lambda s: _all_of(s["average"], lambda w: w * NAN),
+    "averages of another shape": lambda s: _all_of(s["average"], lambda w: w[None]),
     "list": lambda s: s.__setitem__("model", [1]),
 }  # fmt: skip
 
