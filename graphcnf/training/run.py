@@ -537,7 +537,6 @@ class Run:
             "sums": self.sums.state_dict(),
             "at": dataclasses.asdict(self.at),
             "metrics": self.latest,
-            "settings": self.settings.to_dict(),
         }
 
     # Signals

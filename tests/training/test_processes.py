@@ -19,6 +19,7 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
+from graphcnf.training.configuration import load_config
 from graphcnf.training.loop import _Patient
 from graphcnf.training.processes import as_launched, is_main, started_apart
 from graphcnf.training.run import Run
@@ -120,7 +121,7 @@ def test_torchrun_says_how_many_there_are(tiny, tmp_path, alone):
                 "--nproc-per-node", "2"]  # fmt: skip
     ended(start(tiny, tmp_path / "run", launcher=launcher))
     assert_same_course(alone, tmp_path / "run")
-    assert last(tmp_path / "run")["settings"]["devices"] == 2
+    assert load_config(tmp_path / "run" / "config.toml")["training"]["devices"] == 2
 
 
 def test_one_two_one_processes(tiny, tmp_path, alone):
