@@ -55,7 +55,7 @@ def train(
         raise UserError(f"held_out must be a share of the data in [0, 1), got {held_out!r}")
     if minutes is None and steps is None:
         raise UserError("fit needs minutes or steps: both are None")
-    if steps is None:
+    if steps is None and minutes is not None:
         check_minutes(minutes)
     if not isinstance(out, str | Path | None):
         raise UserError(f"out must be the path of a folder, got {out!r}")

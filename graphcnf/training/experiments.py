@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tomli_w
 import torch
 
 from graphcnf.compute.cpu import memory
-from graphcnf.compute.files import expand_user
+from graphcnf.compute.files import (
+    RUN_MARK,
+    claim,
+    expand_user,
+    file_lock,
+    inside,
+    is_claimed,
+    read_file,
+    replace_file,
+)
 from graphcnf.compute.parallel import chunked
-from graphcnf.errors import UserError, suggest
+from graphcnf.errors import UserError, require, suggest
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.limits import Range, is_integer, limited_parameters
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.training.arguments import call, check
-from graphcnf.training.experiment import Experiment
+from graphcnf.training.experiment import Experiment, FitResult
+from graphcnf.training.processes import is_main
 from graphcnf.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -33,6 +46,82 @@ PARAMETER_BYTES = 24
 
 FITTED = 10_000
 """Training molecules to which the parts of properties per category are fitted before training."""
+
+
+def fit_config(
+    config: dict[str, Any],
+    out: str | Path,
+    *,
+    resume: bool = False,
+    continue_from: str | Path | None = None,
+    source: str = "",
+) -> FitResult:
+    """Train the model of a preset on its data; see `fit` for the arguments and the folder.
+
+    The folder names the preset before data are loaded, which may take minutes: a run that is
+    stopped meanwhile can be resumed. Where loading fails, the folder stays as it was.
+
+    Args:
+        config: a preset: the tables `model`, `data` and `training`.
+        out: run directory.
+        resume: go on with the run in it.
+        continue_from: another run's directory.
+        source: file of the preset, for messages.
+
+    Raises:
+        UserError: as `build_experiment` and `fit`, or Lightning is missing.
+    """
+    require("lightning", "training", "train")
+    out = Path(out)
+    settings = TrainingSettings.from_dict(config["training"], f"{source} [training]".lstrip())
+    if settings.minutes is None and settings.steps is None:
+        raise UserError("a run needs a budget: give minutes or steps")
+    with _announced(out, config, settings) if is_main() else nullcontext():
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        try:
+            experiment = build_experiment(config)
+        except UserError as error:
+            text = str(error)
+            raise UserError(f"{source} {text}" if text.startswith("[") else text) from error
+    from graphcnf.training.loop import fit
+
+    return fit(experiment, settings, out, resume, continue_from=continue_from, config=config)
+
+
+@contextmanager
+def _announced(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None]:
+    """Context in which the folder of a new run holds its configuration."""
+    is_claimed(out, "training")
+    file = inside(out, "config.toml")
+    if (out / "checkpoints" / "last.ckpt").exists() or (out / "metrics.csv").exists():
+        yield
+        return
+    content = tomli_w.dumps({**config, "training": settings.to_dict()})
+    try:
+        encoded = content.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{out}: {content[error.start - 20 : error.end]!r} in the configuration is no text"
+        ) from None
+    before = read_file(file) if file.exists() else None
+    new = [p for p in (out, *out.parents) if not p.exists()]
+    claimed = claim(out, "training")
+    with file_lock(inside(out, ".lock"), out):
+        replace_file(file, encoded)
+    try:
+        yield
+    except Exception:
+        if before is None:
+            file.unlink(missing_ok=True)
+            if claimed:
+                (out / RUN_MARK).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody has put something there
+                for folder in new:
+                    folder.rmdir()
+        else:
+            replace_file(file, before)
+        raise
 
 
 def build_experiment(config: dict[str, Any]) -> Experiment:

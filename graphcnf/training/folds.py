@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -49,7 +50,8 @@ class Folds(nn.Module):
 
     def __init__(self, model: GraphCNF, folds: int):
         super().__init__()
-        model.steps.network.dropout = DROPOUT
+        network: Any = model.steps.network  # type: ignore[attr-defined]
+        network.dropout = DROPOUT
         copies = [copy.deepcopy(model) for _ in range(folds)]
         self.models = nn.ModuleList([*copies, model])
         self.metadata, self.save_pretrained = model.metadata, model.save_pretrained

@@ -182,7 +182,7 @@ def _fabric(settings: TrainingSettings, made: Sequence[Logger]) -> Fabric:
             devices=devices,
             num_nodes=settings.num_nodes,
             strategy=strategy,
-            loggers=made,
+            loggers=list(made),
             plugins=None if by_torchrun() else [environment],
         )
     except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:

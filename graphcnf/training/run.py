@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -82,7 +82,8 @@ class Counters:
     window: Seconds = 0.0
 
 
-class Share(NamedTuple):
+@dataclass
+class Share:
     """One process's part of a batch.
 
     Attributes:
@@ -196,9 +197,8 @@ class Run:
         groups = [group for stepper in self.steppers for group in stepper.param_groups]
         self.trainable = [p for group in groups for p in group["params"]]
         self.average = averaged(self.objective, self.settings.ema_horizon)
-        self.kept: nn.Module = self.average.module.model
-        if self.best is not None:
-            self.kept = copy.deepcopy(self.kept)
+        self.averaged: Any = self.average.module.model
+        self.kept: Any = self.averaged if self.best is None else copy.deepcopy(self.averaged)
         seed = self.settings.seed * 1009 + fabric.global_rank * 7919 + self.at.step
         torch.manual_seed(seed % (LARGEST_SEED + 1))
         if start is not None:
@@ -439,16 +439,16 @@ class Run:
         metrics = None if raw is None else self._held_out(self.average.module, limit)
         if raw is None or metrics is None:
             return False
-        self.latest, average = metrics, self.average.module.model
+        self.latest = metrics
         if settings.snapshots and self.main:
-            self._describe(average, step, metrics)
-            save_snapshot(inside(self.out_dir, "snapshots", f"{step:08d}"), average)
+            self._describe(self.averaged, step, metrics)
+            save_snapshot(inside(self.out_dir, "snapshots", f"{step:08d}"), self.averaged)
         if raw:
             self._report(self._row("eval_raw", raw))
         self._report(self._row("eval", metrics))
         headline = self._headline(metrics)
         if best is not None and best.offer(step, metrics, headline, settings.tolerance):
-            self.kept.load_state_dict(average.state_dict())
+            self.kept.load_state_dict(self.averaged.state_dict())
         value = metrics.get(headline, 0.0)
         if finished and not math.isfinite(value):
             raise UserError(
@@ -497,8 +497,7 @@ class Run:
             # First: a run that its checkpoint calls finished has its model.
             best, model = self.best, self.kept
             if best is None or not self.finished:
-                best = Best(step=self.at.step, metrics=self.latest)
-                model = self.average.module.model
+                best, model = Best(step=self.at.step, metrics=self.latest), self.averaged
             self._describe(model, best.step, best.metrics)
             save_model(inside(self.out_dir, "model"), model)
             self.at.window = began - self.window_clock

@@ -133,7 +133,7 @@ def test_train_resume_and_continue(preset, tmp_path, capfd):
     assert code == 0 and "from step 10" in err and "finished: 20 steps" in err
     assert "do not count" not in err
     steps = [r["step"] for r in csv.DictReader((out / "metrics.csv").open())]
-    assert steps == ["5", "10", "15", "20", "20", "20"]
+    assert steps == ["5", "10", "10", "10", "15", "20", "20", "20"]
 
     preset.write_text(preset.read_text().replace("log_every = 5", "log_every = 2"))
     code, err = graphcnf(capfd, "train", preset, "--out", out, "--resume")
