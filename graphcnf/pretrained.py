@@ -47,6 +47,14 @@ VALUES = frozenset({"mean", "deviation", "prior", "separation", "spread", "drift
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """Types of weights; one is converted to another."""
 
+RENAMED = {
+    ".network.start": ".network.initial",
+    ".network.logits.": ".network.outputs.",
+    ".network.asked.": ".network.conditions.",
+}
+"""Parts of the names of parameters in older files, and their names now."""
+
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -133,7 +141,7 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
     except Exception as error:  # whatever a hostile configuration brings about
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{source}: not the config of a {cls.__name__} ({reason})") from error
-    tensors = _read(weights, "pt")
+    tensors = renamed(_read(weights, "pt"), model)
     for name, own in model.state_dict().items():
         kind = tensors[name].dtype if name in tensors else own.dtype
         if kind != own.dtype and not {kind, own.dtype} <= REAL:
@@ -162,6 +170,16 @@ def check_device(device: Any) -> torch.device:
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or ["not available"])[0]
         raise UserError(f"device {device!r}: {reason.partition('. ')[0][:200]}") from None
+    return found
+
+
+def renamed(tensors: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Return the tensors by the names that a model has for them, see `RENAMED`."""
+    known, found = model.state_dict().keys(), {}
+    for name, tensor in tensors.items():
+        for old, new in {} if name in known else RENAMED.items():
+            name = name.replace(old, new)
+        found[name] = tensor
     return found
 
 

@@ -197,17 +197,17 @@ def observations(smiles: Iterable[str], states: frozenset[str] | None) -> Counte
     Returns:
         How many have "stereo", "isotopes", either ("dropped"), a "neutral amine" ...
     """
-    from graphcnf.molecules import codec
+    from graphcnf.molecules import smiles as reader
     from graphcnf.molecules.standardize import unusual_groups
 
     found: Counter[str] = Counter()
-    with codec.quiet():
+    with reader.quiet():
         for text in smiles:
-            if lost := codec.dropped(text):
+            if lost := reader.dropped(text):
                 found.update(["dropped", *lost])
             if states is not None:
-                with suppress(codec.MoleculeNotRepresentable):
-                    found.update(unusual_groups(codec.parse(text), states))
+                with suppress(reader.MoleculeNotRepresentable):
+                    found.update(unusual_groups(reader.parse(text), states))
     return found
 
 

@@ -1,12 +1,13 @@
-"""What every network of an `InterleavedCoupling` keeps, as checks of one case after the other."""
+"""Properties of every network under an `AutoregressiveCoupling`, checked case after case."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 
-from graphcnf.categorical import InterleavedCoupling, IntervalEncoding
+from graphcnf.categorical import AutoregressiveCoupling, IntervalEncoding, Network
 from graphcnf.flows.base import StandardLogistic
 from graphcnf.flows.transform import Bijection, Context
 from graphcnf.testing import (
@@ -58,7 +59,7 @@ class Case:
         context: Context of the coupling, with a mask (B, N).
     """
 
-    coupling: InterleavedCoupling
+    coupling: AutoregressiveCoupling
     x: torch.Tensor
     mask: torch.Tensor
     context: Context
@@ -81,6 +82,19 @@ class Case:
     @property
     def categories(self) -> torch.Tensor:
         return self.coupling.categories(self.x, self.mask)
+
+    def log_probs(self, x: torch.Tensor) -> torch.Tensor:
+        """Conditional log-probabilities (B, N, V), 0 where masked."""
+        return torch.where(self.mask, self.coupling.log_probs(x, self.context), 0)
+
+    def order(self, x: torch.Tensor) -> torch.Tensor:
+        """Number of the step in which each position of categories x is decided, (B, N) long."""
+        order = torch.full(x.shape[:2], -1)
+        for number, step in enumerate(Network.steps(self.coupling.network, x, self.context)):
+            assert (order[step.at] == -1).all(), "a position is decided twice"
+            order[step.at] = number
+        assert (order[self.mask.any(-1)] >= 0).all(), "a position is not decided"
+        return order
 
 
 MakeCase = Callable[[int, int], Case]
@@ -118,35 +132,72 @@ def gradients_reach_every_parameter(make_case: MakeCase):
     assert_gradients_reach_every_parameter(case.coupling, loss)
 
 
-def conditionals_sum_to_one_and_see_earlier_groups_only(make_case: MakeCase):
+def stepping_equals_all_at_once(make_case: MakeCase):
+    """Drawing and teacher forcing give the same probabilities, to any given categories."""
+    case = make_case(40, 12)
+    network, x = case.coupling.network, case.categories
+    with torch.no_grad():
+        expected = case.log_probs(x)
+        network.steps = partial(Network.steps, network)
+        try:
+            torch.testing.assert_close(case.log_probs(x), expected, atol=1e-10, rtol=0)
+        finally:
+            del network.steps
+    assert expected.exp().std() > 0.05
+
+
+def conditionals_sum_to_one_and_see_earlier_steps_only(make_case: MakeCase):
     case = make_case(30, 12)
-    coupling, mask, context = case.coupling, case.mask, case.context
-    x = case.categories
-    group = coupling.group_of(context)
+    coupling, x = case.coupling, case.categories
     torch.manual_seed(0)
     with torch.no_grad():
-        expected = coupling.log_probs(x, context)
-        torch.testing.assert_close(expected.exp().sum(-1), torch.ones(x.shape), atol=1e-9, rtol=0)
+        expected, order = case.log_probs(x), case.order(x)
+        own = order >= 0
+        for k, cardinality in enumerate(coupling.network.cardinalities):
+            total, last = 0, order.amax(1, keepdim=True)
+            for value in range(cardinality):
+                # The last position of every row: what follows from its variables does not matter.
+                changed = x.clone()
+                there = (order == last) & case.mask[..., k]
+                changed[..., k] = torch.where(there, value, x[..., k])
+                total = total + torch.where(there, case.log_probs(changed)[..., k].exp(), 0)
+            torch.testing.assert_close(total[there], torch.ones_like(total[there]))
         seen = 0
-        for g in range(coupling.groups):
-            for k in range(x.shape[-1]):
-                # Everything that is decided with or after variable k of group g changes.
-                later = (group > g)[..., None].expand_as(x).clone()
-                for i in torch.randperm(x.shape[1])[: x.shape[1] // 2]:
-                    later[:, i] |= (group[:, i] == g)[:, None]
-                own = (group == g) & ~later[..., 0]
-                later[..., k:] |= own[..., None]
-                change = torch.stack(
-                    [torch.randint(0, c, mask.shape[:2]) for c in coupling.network.cardinalities],
-                    -1,
-                )
-                changed = torch.where(later & mask, change, x)
-                got = coupling.log_probs(changed, context)
-                rows = own & mask[..., k]
-                assert torch.equal(got[rows][:, k], expected[rows][:, k])
-                after = (group > g) & mask[..., k]
-                seen += (got[after][:, k] - expected[after][:, k]).abs().nan_to_num().sum()
-        assert seen > 0.1, "no group sees another one: the test would be empty"
+        for number in range(int(order.max())):
+            later = (order > number) & own
+            change = torch.stack(
+                [torch.randint(0, c, x.shape[:2]) for c in coupling.network.cardinalities], -1
+            )
+            changed = torch.where(later[..., None] & case.mask, change, x)
+            got = case.log_probs(changed)
+            assert torch.equal(got[order <= number], expected[order <= number])
+            seen += (got[later] - expected[later]).nan_to_num(0, 0, 0).abs().sum()
+        assert seen > 0.1, "no step sees another one: the test would be empty"
+
+
+def rules_are_normalised_over(make_case: MakeCase):
+    """A rule leaves the odds of what it allows, and nothing else is drawn."""
+    case = make_case(40, 12)
+    coupling, x = case.coupling, case.categories
+    cardinalities = coupling.network.cardinalities
+
+    def no_second(hidden):
+        logits = coupling.network.logits(hidden)
+        allowed = (torch.arange(logits.shape[-1]) != 1) | (logits.isfinite().sum(-1, True) == 1)
+        return allowed.expand_as(logits)
+
+    limited = AutoregressiveCoupling(coupling.network, no_second).eval()
+    torch.manual_seed(0)
+    z = StandardLogistic().sample(x.shape)
+    with torch.no_grad():
+        found = limited.inverse(z, case.context)
+        found = limited.categories(found, case.mask)
+        free = coupling.log_probs(found, case.context)[case.mask]
+        given = limited.log_probs(found, case.context)[case.mask]
+    second = (found == 1) & (torch.tensor(cardinalities) > 1) & case.mask
+    wanted = torch.where(second, limited.log_probs(found, case.context), 0)
+    torch.testing.assert_close(wanted, torch.zeros_like(wanted))  # only what is certain
+    assert (given >= free - 1e-9).all() and (given > free + 1e-3).any()
 
 
 def samples_do_not_depend_on_the_batch(make_case: MakeCase):
@@ -183,8 +234,15 @@ def low_temperature_takes_the_most_probable_category(make_case: MakeCase):
         cold = [inverse(v, replace(context, temperature=1e-4)) for v in z]
         cold = [case.coupling.categories(v, case.mask) for v in cold]
         assert torch.equal(*cold)
-        best = case.coupling.log_probs(cold[0], case.context).argmax(-1)
-        assert torch.equal(best[case.mask], cold[0][case.mask])
+        # No other category of the last position of a row is more probable.
+        log_p, order = case.log_probs(cold[0]), case.order(cold[0])
+        last = (order == order.amax(1, keepdim=True))[..., None] & case.mask
+        for k, cardinality in enumerate(case.coupling.network.cardinalities):
+            for value in range(cardinality):
+                other = cold[0].clone()
+                other[..., k] = torch.where(last[..., k], value, other[..., k])
+                more = case.log_probs(other)[..., k] - log_p[..., k]
+                assert (more[last[..., k]] <= 1e-9).all()
         torch.testing.assert_close(
             inverse(z[0], context),
             case.coupling.inverse_and_logdet(z[0], context)[0],
@@ -198,7 +256,9 @@ IN_FLOAT64 = [
     log_det_is_that_of_the_jacobian,
     padding_changes_nothing,
     gradients_reach_every_parameter,
-    conditionals_sum_to_one_and_see_earlier_groups_only,
+    conditionals_sum_to_one_and_see_earlier_steps_only,
+    stepping_equals_all_at_once,
+    rules_are_normalised_over,
     samples_do_not_depend_on_the_batch,
     low_temperature_takes_the_most_probable_category,
 ]

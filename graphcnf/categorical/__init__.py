@@ -1,6 +1,14 @@
 """Categorical normalizing flows: encodings, factorized posteriors, densities of discrete data."""
 
 from graphcnf.categorical.argmax import ArgmaxEncoding
+from graphcnf.categorical.autoregressive import (
+    AutoregressiveCoupling,
+    AutoregressiveFlow,
+    InSequence,
+    Network,
+    State,
+    Step,
+)
 from graphcnf.categorical.causal import CausalAttention
 from graphcnf.categorical.densities import (
     DensityEncoding,
@@ -12,13 +20,14 @@ from graphcnf.categorical.dequantization import DequantizationEncoding
 from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.categorical.factory import make_encoding
 from graphcnf.categorical.flow import Bound, CategoricalFlow
-from graphcnf.categorical.interleaved_coupling import InterleavedCoupling, InterleavedFlow
 from graphcnf.categorical.intervals import IntervalEncoding
 from graphcnf.categorical.rows import RowFlow, Rows
 from graphcnf.categorical.sets.flow import SetFlow
 
 __all__ = [
     "ArgmaxEncoding",
+    "AutoregressiveCoupling",
+    "AutoregressiveFlow",
     "Bound",
     "CategoricalFlow",
     "CausalAttention",
@@ -26,14 +35,16 @@ __all__ = [
     "DequantizationEncoding",
     "Encoded",
     "Encoding",
-    "InterleavedCoupling",
-    "InterleavedFlow",
+    "InSequence",
     "IntervalEncoding",
     "LinearFlowEncoding",
     "MixtureEncoding",
+    "Network",
     "RowFlow",
     "Rows",
     "SetFlow",
+    "State",
+    "Step",
     "VariationalEncoding",
     "make_encoding",
 ]

@@ -7,71 +7,18 @@ how many positions are still to come) and gives the probabilities of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from graphcnf.flows.transform import Context, log_term_dtype, sum_log_term
-
-HIDDEN = -1e9
-"""What is added to the score of a position that may not be seen."""
+from graphcnf.categorical.autoregressive import InSequence, Network, Step
+from graphcnf.categorical.transformer import HIDDEN, Transformer
+from graphcnf.flows.transform import Context
 
 
-class CausalBlock(nn.Module):
-    """Pre-norm block with attention and feed-forward part side by side, the identity at the start.
-
-    Both read the same normalised input and are added (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et
-    al. 2022, arXiv 2204.02311), with a squared ReLU (So et al. 2021, arXiv 2109.08668): two matrix
-    products instead of four.
-
-    Args:
-        width: Channels.
-        heads: Attention heads; must divide `width`.
-        expansion: Hidden channels of the feed-forward part, as a multiple of `width`.
-    """
-
-    def __init__(self, width: int, heads: int, expansion: float):
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"heads must divide the width, got {heads} and {width}")
-        self.heads, self.width = heads, width
-        hidden = int(expansion * width)
-        self.norm = nn.LayerNorm(width)
-        self.enter = nn.Linear(width, 3 * width + hidden)
-        self.leave = nn.Linear(width + hidden, width)
-        nn.init.zeros_(self.leave.weight)
-
-    def read(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries, keys, values (B, heads, N, C / heads) and hidden channels, of x (B, N, C)."""
-        attention, hidden = self.enter(self.norm(x)).tensor_split([3 * self.width], -1)
-        parts = attention.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return *parts.unbind(0), F.relu(hidden).square()
-
-    def write(self, x, query, key, value, hidden, bias) -> Tensor:
-        """Update x (B, M, C) from N keys and values; `bias` is (B or 1, heads, M, N)."""
-        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
-        seen = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
-        return x + self.leave(torch.cat([seen, hidden], -1))
-
-
-@dataclass
-class Asked:
-    """What the categories of some positions are read out of.
-
-    Attributes:
-        h: (B, M, C).
-        first: Number of the first of these M positions, which follow each other.
-    """
-
-    h: Tensor
-    first: int
-
-
-class CausalAttention(nn.Module):
-    """One category per position, each given the ones before; made for `InterleavedCoupling`.
+class CausalAttention(Network):
+    """One category per position, each given the ones before.
 
     Args:
         cardinalities: Number of categories that all positions share, as those of a sequence do; or
@@ -107,20 +54,18 @@ class CausalAttention(nn.Module):
             raise ValueError(f"{len(known)} cardinalities for {positions} positions")
         if min(known, default=0) < 1 or positions < 1:
             raise ValueError(f"positions and categories must be positive: {positions}, {known}")
-        self.shared, self.positions, self.heads = shared, positions, heads
+        self.shared, self.positions = shared, positions
         most = max(known)
         self.cardinalities = [most]
         possible = torch.arange(most) < torch.tensor(known)[:, None]
         self.register_buffer("possible", possible, persistent=False)
-        self.start = nn.Parameter(0.3 * torch.randn(width))
+        self.initial = nn.Parameter(0.3 * torch.randn(width))
         self.values = nn.Embedding(possible.numel(), width)
         self.position = nn.Embedding(positions, width)
         self.remaining = nn.Embedding(positions + 1, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, positions))
         self.dropout = nn.Dropout(dropout)
-        self.blocks: Sequence[CausalBlock] = nn.ModuleList(  # type: ignore[assignment]  # not generic
-            CausalBlock(width, heads, expansion) for _ in range(layers)
-        )
+        self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
         self.norm = nn.LayerNorm(width)
         self.weight = nn.Parameter(torch.zeros(*possible.shape, width))
         self.bias = nn.Parameter(torch.zeros(possible.shape))
@@ -136,94 +81,78 @@ class CausalAttention(nn.Module):
         """
         self.bias.copy_((counts.to(self.bias) + 0.5).log())
 
-    def inputs(self, before: Tensor | None, first: int, to_come: Tensor) -> Tensor:
-        """What is known before positions `first` to `first + M - 1`.
+    def _inputs(self, before: Tensor | None, first: int, to_come: Tensor) -> Tensor:
+        """Channels (B, M, C) known before positions `first` to `first + M - 1`.
 
         Args:
-            before: Categories of the positions from `first - 1` on, without the last one of them,
+            before: Categories of the positions from `first - 1` on, without the last of them,
                 (B, M) long; for `first` = 0, whose start is no category, (B, M - 1) or None.
             first: Number of the first position.
-            to_come: How many positions are to come, they themselves included, (B, M) long.
-
-        Returns:
-            (B, M, C).
+            to_come: Number of positions to come, they themselves included, (B, M) long.
         """
         number = torch.arange(first, first + to_come.shape[1], device=to_come.device)
-        parts = [] if first else [self.start.expand(len(to_come), 1, -1)]
+        parts = [] if first else [self.initial.expand(len(to_come), 1, -1)]
         if before is not None and before.shape[1]:
             own = 0 if self.shared else self.cardinalities[0] * (number[-before.shape[1] :] - 1)
             parts.append(self.values(before.clamp(max=self.cardinalities[0] - 1) + own))
-        h = torch.cat(parts, 1) + self.position(number) + self.remaining(to_come)
-        return self.dropout(h)
+        return self.dropout(torch.cat(parts, 1) + self.position(number) + self.remaining(to_come))
 
-    def hidden(self, x: Tensor, mask: Tensor) -> Tensor:
-        """All positions in one pass, (B, N, C), each from the categories x (B, N) before it."""
-        length = mask.shape[1]
-        self.check_length(length)
-        number = torch.arange(length, device=mask.device)
-        h = self.inputs(x[:, :-1], 0, (mask.sum(1, keepdim=True) - number).clamp(min=0))
-        distance = number[:, None] - number
-        bias = self.by_distance[:, distance.clamp(min=0)] + HIDDEN * (distance < 0)
-        for block, own in zip(self.blocks, bias.split(self.heads), strict=True):
-            h = h + self.dropout(block.write(h, *block.read(h), own[None]) - h)
-        return self.norm(h)
-
-    def check_length(self, length: int) -> None:
-        """Raise ValueError where there are more positions than the model knows."""
+    def _check_length(self, length: int) -> None:
         if length > self.positions:
             raise ValueError(f"{length} positions, but the model knows up to {self.positions}")
 
-    def read_out(self, asked: Asked, previous: list[Tensor]) -> Tensor:
-        """Logits (B, M, C), -inf where a position has no such category."""
+    def _read_out(self, h: Tensor, number: Tensor) -> Tensor:
+        """Logits (B, M, C) of positions `number` (M,), -inf where one has no such category."""
         if self.shared:
-            logits, possible = F.linear(asked.h, self.weight[0], self.bias[0]), self.possible
-        else:
-            there = slice(asked.first, asked.first + asked.h.shape[1])
-            # (M, B, channels) x (M, channels, C)
-            logits = torch.bmm(asked.h.transpose(0, 1), self.weight[there].transpose(1, 2))
-            logits, possible = logits.transpose(0, 1) + self.bias[there], self.possible[there]
-        return logits.to(log_term_dtype(logits)).masked_fill(~possible, -math.inf)
+            return nn.functional.linear(h, self.weight[0], self.bias[0])
+        logits = torch.einsum("bmc,mkc->bmk", h, self.weight[number]) + self.bias[number]
+        return logits.masked_fill(~self.possible[number], -math.inf)
 
-    def log_prob(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Log-probability of categories x (B, N), (B,) nats, without the way over latents."""
-        logits = self.read_out(Asked(self.hidden(x, mask), 0), [])
-        known = torch.where(mask, x, 0)
-        own = -F.cross_entropy(logits.flatten(0, 1), known.flatten(), reduction="none")
-        return sum_log_term(own.view_as(mask), mask)
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        """Yield all positions in one step."""
+        mask, length = context.mask, x.shape[1]
+        self._check_length(length)
+        number = torch.arange(length, device=x.device)
+        known = torch.where(mask, x[..., 0], 0)[:, :-1]
+        h = self._inputs(known, 0, (mask.sum(1, keepdim=True) - number).clamp(min=0))
+        distance = number[:, None] - number
+        bias = self.by_distance[:, distance.clamp(min=0)] + HIDDEN * (distance < 0)
+        h = self.norm(self.blocks(h, bias[None]))
+        yield Step(mask.nonzero(as_tuple=True), self._read_out(h, number)[mask])
 
-    def streams_of(self, x: Tensor, context: Context, group: Tensor) -> Asked:
-        """What all categories are read out of, for `InterleavedCoupling.log_probs`."""
-        return Asked(self.hidden(x[..., 0], context.mask), 0)
-
-    def rounds(self, context: Context, group: Tensor) -> CausalRounds:
-        """The same position by position, with an object that has `ask` and `tell`."""
-        return CausalRounds(self, context.mask)
+    def start(self, context: Context) -> CausalState:
+        """Return the state before the first position."""
+        self._check_length(context.mask.shape[1])
+        return CausalState(self, context.mask)
 
 
-class CausalRounds:
-    """One position after the other, with the keys and values of the positions before."""
+class CausalState:
+    """Rows so far: the keys and values of their positions, and the last category."""
 
     def __init__(self, network: CausalAttention, mask: Tensor):
-        network.check_length(mask.shape[1])
-        self.network = network
-        self.to_come = mask.sum(1, keepdim=True)
-        shape = len(mask), network.heads, mask.shape[1], network.start.numel() // network.heads
-        self.keys = [network.start.new_empty(shape) for _ in network.blocks]
-        self.values = [network.start.new_empty(shape) for _ in network.blocks]
+        self.network, self.order = network, InSequence(mask)
+        self.cache = network.blocks.cache(mask)
+        self.before = torch.zeros(len(mask), 1, dtype=torch.long, device=mask.device)
 
-    def ask(self, g: int, members: Tensor, known: Tensor) -> Asked:
-        """What position g of every row is read out of; `known` (B, N, 1) holds those before."""
-        net = self.network
-        before = known[:, g - 1] if g else None
-        h = net.inputs(before, g, (self.to_come - g).clamp(min=0))
-        # The distances g, ..., 0 of the positions so far.
-        bias = net.by_distance[:, : g + 1].flip(1)[:, None]
-        for k, (block, own) in enumerate(zip(net.blocks, bias.split(net.heads), strict=True)):
-            query, key, value, hidden = block.read(h)
-            self.keys[k][:, :, g], self.values[k][:, :, g] = key[:, :, 0], value[:, :, 0]
-            keys, values = self.keys[k][:, :, : g + 1], self.values[k][:, :, : g + 1]
-            h = block.write(h, query, keys, values, hidden, own[None])
-        return Asked(net.norm(h), g)
+    def step(self) -> Step | None:
+        """Return the next position of all rows that have one."""
+        at, net = self.order.next(), self.network
+        if at is None:
+            return None
+        count, number = len(at[0]), at[1]
+        before = self.before[:count] if number else None
+        h = net._inputs(before, number, self.order.sizes[:count, None] - number)[:, 0]
+        # The distances number, ..., 0 of the positions so far.
+        bias = net.by_distance[:, : number + 1].flip(1).t()[:, None]
+        h = net.norm(net.blocks.step(h, bias, self.cache))
+        return Step(at, net._read_out(h[:, None], torch.tensor([number], device=h.device))[:, 0])
 
-    def tell(self, g: int, members: Tensor, real: Tensor, known: Tensor) -> None:
-        """Nothing to do: the next `ask` is given all that is known."""
+    def update(self, x: Tensor) -> None:
+        """Append the categories x (M, 1) of the current position."""
+        self.before[: len(x)] = x
+
+    def take(self, rows: Tensor) -> None:
+        """Go on with the given rows."""
+        index = self.order.take(rows)
+        self.cache.take(index)
+        self.before = self.before[index]

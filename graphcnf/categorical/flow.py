@@ -120,8 +120,7 @@ class CategoricalFlow(nn.Module):
             ValueError: if the temperature is not positive.
         """
         temperature = context.temperature
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise ValueError(f"temperature must be greater than 0, not {temperature}")
+        check_temperature(temperature)
         if not self.flow.tempers:
             z = temperature * z
         return self.encoding.decode(self.flow.inverse(z, context), context, sample=sample)
@@ -164,6 +163,12 @@ class CategoricalFlow(nn.Module):
             dtype=None if own is None else own.dtype,
         )
         return self.decode(z, context, sample=sample_posterior)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless the temperature is positive and finite."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be greater than 0, not {temperature}")
 
 
 def check_rows(mask: Tensor | None) -> None:

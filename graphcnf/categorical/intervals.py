@@ -44,7 +44,7 @@ class IntervalEncoding(Encoding):
     """q(z|x): z = logit(u), u uniform on the interval of category x; p(x|z) is an indicator.
 
     One latent per variable. The volumes of the categories are disjoint, so log p(x|z) = 0 and
-    reconstruction is exact. Made for `InterleavedCoupling`, which rescales each interval to the
+    reconstruction is exact. Made for `AutoregressiveCoupling`, which rescales each interval to the
     conditional probability of its category; a base logistic density makes u uniform.
 
     Args:

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.categorical.causal import CausalAttention
-from graphcnf.categorical.flow import CategoricalFlow, check_rows
-from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
-from graphcnf.categorical.intervals import IntervalEncoding
+from graphcnf.categorical.flow import check_rows
 from graphcnf.errors import UserError
 from graphcnf.flows.mode import evaluates
-from graphcnf.flows.transform import Context, masked
+from graphcnf.flows.transform import Context
 from graphcnf.limits import Range
 from graphcnf.pretrained import Pretrained
 
@@ -63,7 +62,7 @@ class Rows:
 
 
 @evaluates("log_prob", "encode", "decode", "sample")
-class RowFlow(Pretrained, CategoricalFlow):
+class RowFlow(Pretrained, AutoregressiveFlow):
     """Density of rows of categories, one position given the ones before, and their number first.
 
     An interval of the unit line is mapped to one as long as its category's probability, so the
@@ -87,8 +86,6 @@ class RowFlow(Pretrained, CategoricalFlow):
         UserError: if an argument is out of range.
     """
 
-    flow: InterleavedCoupling
-
     def __init__(
         self,
         cardinalities: int | list[int],
@@ -110,15 +107,9 @@ class RowFlow(Pretrained, CategoricalFlow):
             network = CausalAttention(**config)
         except ValueError as error:
             raise UserError(str(error)) from None
-        coupling = InterleavedCoupling(network, groups=positions)
-        super().__init__(IntervalEncoding(network.cardinalities[0]), coupling)
+        super().__init__(network, single=True)
         self.config = config
         self.metadata: dict = {}
-
-    @property
-    def network(self) -> CausalAttention:
-        """Gives the conditional probabilities."""
-        return self.flow.network
 
     @property
     def positions(self) -> int:
@@ -138,8 +129,7 @@ class RowFlow(Pretrained, CategoricalFlow):
         """
         check_rows(context.mask)
         self.encoding.check(x, context.mask)
-        mask = _with_mask(x, context).mask
-        return self.network.log_prob(masked(x.long(), mask), mask)
+        return self.flow.log_prob(x.long()[..., None], _with_mask(x, context))
 
     def bound(self, x, context: Context = Context()):
         """Draw the terms of the bound, see `CategoricalFlow.bound`."""
@@ -206,7 +196,7 @@ class RowFlow(Pretrained, CategoricalFlow):
             The loss, and as pairs (sum, number) `bits_per_variable` and `bits_per_row`.
         """
         batch = batch[batch.mask.any(1)]
-        nats = self.network.log_prob(batch.values, batch.mask)
+        nats = self.flow.log_prob(batch.values[..., None], Context(batch.mask))
         variables = batch.mask.sum()
         loss = -nats.sum() / variables
         with torch.no_grad():

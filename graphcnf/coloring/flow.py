@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical import CategoricalFlow, IntervalEncoding, make_encoding
+from graphcnf.categorical import CategoricalFlow, make_encoding
+from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.categorical.flow import Bound
 from graphcnf.coloring.network import ColoringNetwork, GraphConvolutions, coloring_context
-from graphcnf.coloring.saturation import SaturationCoupling
 from graphcnf.errors import UserError
 from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.mode import evaluates
@@ -36,8 +36,8 @@ class ColoringFlow(Pretrained, nn.Module):
 
     Three kinds of couplings:
 
-    - "nodes" (`SaturationCoupling` on the interval encoding): node after node in the order of
-      saturation; the bound is exact but for the margin of the intervals;
+    - "nodes" (`AutoregressiveCoupling`): node after node in the order of saturation; the bound is
+      exact but for the margin of the intervals;
     - "waves": the same, but a colour that a neighbour has is impossible while another one is left,
       and all nodes that have one colour left or none get theirs at once; so a network is evaluated
       as often as there is a choice, whose number hardly grows with the graph;
@@ -90,6 +90,7 @@ class ColoringFlow(Pretrained, nn.Module):
         rounds: int = 6,
     ):
         super().__init__()
+        self.flow: CategoricalFlow
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.metadata: dict = {}
         if coupling not in COUPLINGS:
@@ -111,10 +112,9 @@ class ColoringFlow(Pretrained, nn.Module):
                 )
             network = ColoringNetwork(
                 colors, width=width, encoder_layers=encoder_layers, heads=heads, ahead=ahead,
-                rounds=rounds, support=coupling == "waves",
+                rounds=rounds, waves=coupling == "waves",
             )  # fmt: skip
-            coupling_of = SaturationCoupling(network, waves=coupling == "waves")
-            self.flow = CategoricalFlow(IntervalEncoding(colors), coupling_of)
+            self.flow = AutoregressiveFlow(network, single=True)
         else:
             latents = make_encoding(
                 encoding or "mixture", colors, latent_dim, **(encoding_options or {})

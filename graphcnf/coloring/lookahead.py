@@ -1,4 +1,4 @@
-"""What follows from giving a node a colour: message passing over what has no colour yet."""
+"""Look-ahead scores of colours: message passing over the nodes that have no colour yet."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Prospects(nn.Module):
-    """Scores of the colours that are left to a node, each from a look ahead as if it were taken.
+class LookAhead(nn.Module):
+    """Look-ahead score of every colour that is left to a node, as if the node had it.
 
     For one colour after the other the node is said to have it. Then every node without a colour
     keeps a state for every colour, which starts with whether a neighbour has that colour, and the
@@ -17,7 +17,7 @@ class Prospects(nn.Module):
     have their colour are not needed beside which colours they leave to the others.
 
     Colours are treated alike: permuting them permutes the scores. In training, memory grows with
-    the graphs, the colours left to each asked node, the nodes that wait and the colours.
+    the graphs, the colours left to each node, the nodes that wait and the colours.
 
     Args:
         features: Channels of what is known of a node beforehand.
@@ -30,32 +30,35 @@ class Prospects(nn.Module):
         super().__init__()
         self.rounds = rounds
         self.enter = nn.Linear(features, width)
-        # Whether a neighbour has the colour; whether the node is the asked one.
+        # Whether a neighbour has the colour; whether the node is the one that is scored.
         self.marks = nn.Linear(2, width, bias=False)
         self.norm = nn.LayerNorm(width)
         # Of one colour, and of all of them together.
-        self.tell_one, self.tell_all = nn.Linear(width, width), nn.Linear(width, width)
-        self.hear_one, self.hear_all = nn.Linear(2 * width, width), nn.Linear(2 * width, width)
+        self.send_one, self.send_all = nn.Linear(width, width), nn.Linear(width, width)
+        self.receive_one, self.receive_all = (
+            nn.Linear(2 * width, width),
+            nn.Linear(2 * width, width),
+        )
         self.out = nn.Linear(width, width)
         self.leave = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Linear(width, 1))
 
     def forward(
-        self, adjacency: Tensor, blocked: Tensor, waiting: Tensor, h: Tensor, asked: Tensor
+        self, adjacency: Tensor, blocked: Tensor, waiting: Tensor, h: Tensor, scored: Tensor
     ) -> Tensor:
         """Scores (D, K) of the colours of one node in each of D graphs, 0 of those blocked to it.
 
         Args:
             adjacency: (D, M, M) bool.
             blocked: Colours that a neighbour has, (D, M, K) bool.
-            waiting: Nodes without a colour, (D, M) bool, among them the asked one.
+            waiting: Nodes without a colour, (D, M) bool, among them the scored one.
             h: What is known of the nodes, (D, M, features).
-            asked: Number of the node, (D,) long.
+            scored: Number of the scored node, (D,) long.
         """
         colors = blocked.shape[-1]
-        rows = torch.arange(len(asked), device=asked.device)
-        row, color = (~blocked[rows, asked]).nonzero(as_tuple=True)
+        rows = torch.arange(len(scored), device=scored.device)
+        row, color = (~blocked[rows, scored]).nonzero(as_tuple=True)
         cases = torch.arange(len(row), device=row.device)
-        node = asked[row]
+        node = scored[row]
         blocked = blocked[row]
         blocked[cases, node] = ~F.one_hot(color, colors).bool()
         chosen = torch.zeros_like(blocked)
@@ -67,14 +70,14 @@ class Prospects(nn.Module):
         here = open_[..., None, None].to(h.dtype)
         for _ in range(self.rounds):
             own = self.norm(s) * here
-            told = F.gelu(self.tell_one(own) + self.tell_all(own.sum(2, keepdim=True)))
-            near = (links @ told.flatten(2)).view_as(own)
+            sent = F.gelu(self.send_one(own) + self.send_all(own.sum(2, keepdim=True)))
+            near = (links @ sent.flatten(2)).view_as(own)
             both = torch.cat([own, near], -1)
-            heard = F.gelu(self.hear_one(both) + self.hear_all(both.sum(2, keepdim=True)))
-            s = s + self.out(heard)
+            received = F.gelu(self.receive_one(both) + self.receive_all(both.sum(2, keepdim=True)))
+            s = s + self.out(received)
         s = self.norm(s) * here
         # A contradiction shows wherever it is.
         far = s.masked_fill(~open_[..., None, None], -torch.inf).amax((1, 2))
         near = s[cases, node]
         found = self.leave(torch.cat([near[cases, color], near.sum(1), far], -1))[:, 0].to(h.dtype)
-        return h.new_zeros(len(asked), colors).index_put((row, color), found)
+        return h.new_zeros(len(scored), colors).index_put((row, color), found)

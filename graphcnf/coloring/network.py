@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import TransformerConv
 
-from graphcnf.coloring.lookahead import Prospects
-from graphcnf.coloring.saturation import SaturationOrder
+from graphcnf.categorical.autoregressive import Network, Step
+from graphcnf.coloring.lookahead import LookAhead
+from graphcnf.coloring.saturation import SaturationOrder, turns
 from graphcnf.flows.readout import ReadOut, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.features import NODE_FEATURES, walk_features
@@ -114,12 +117,12 @@ class GraphConvolutions(nn.Module):
         return self.leave(self.encoder(context, x))
 
 
-class ColoringNetwork(nn.Module):
+class ColoringNetwork(Network):
     """Colours of the nodes, one after the other, from what is around them and what lies ahead.
 
     Attention convolutions encode the bare graph. When a node's turn comes, the score of a colour
     depends on whether a neighbour has it, on the encoded node and, where some neighbour has a
-    colour and more than one is left, on the `Prospects` of each. All of it treats the colours
+    colour and more than one is left, on the `LookAhead` score of each. All of it treats the colours
     alike.
 
     Args:
@@ -127,10 +130,10 @@ class ColoringNetwork(nn.Module):
         width: Channels of a node.
         encoder_layers: Convolutions over the bare graph.
         heads: Attention heads.
-        ahead: Channels of the prospects.
-        rounds: See `Prospects`; 0 for no look ahead.
-        support: Whether a colour that a neighbour has is impossible while another one is left, so
-            that only nodes with a choice are asked for.
+        ahead: Channels of the look-ahead scores.
+        rounds: See `LookAhead`; 0 for no look ahead.
+        waves: Whether a colour that a neighbour has is impossible while another one is left, so
+            that nodes without a choice share a step, see `SaturationOrder`.
     """
 
     def __init__(
@@ -142,22 +145,18 @@ class ColoringNetwork(nn.Module):
         heads: int,
         ahead: int = 32,
         rounds: int = 6,
-        support: bool = False,
+        waves: bool = False,
     ):
         super().__init__()
         self.cardinalities = [colors]
-        self.support = support
+        self.waves = waves
         self.encoder = GraphEncoder(width, encoder_layers, heads)
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Sequential(nn.Linear(width + 2, width), nn.GELU(), nn.Linear(width, 1))
-        self.blocked = None if support else nn.Parameter(torch.zeros(()))
+        self.blocked = None if waves else nn.Parameter(torch.zeros(()))
         # Of two colours a node has one left, or all of them.
-        self.prospects = Prospects(width, ahead, rounds) if rounds and colors > 2 else None
+        self.lookahead = LookAhead(width, ahead, rounds) if rounds and colors > 2 else None
         nn.init.zeros_(self.leave[-1].get_parameter("weight"))
-
-    def read_out(self, h: Tensor, previous: list[Tensor]) -> Tensor:
-        """Logits (B, M, colours), which the streams are already; a node has one variable only."""
-        return h
 
     def encode(self, context: Context) -> Tensor:
         """What is known of the nodes (B, N, C) before any has a colour."""
@@ -175,8 +174,14 @@ class ColoringNetwork(nn.Module):
         # without the gain it would take thousands of steps to be all but certain of it.
         return logits + GAIN * self.blocked * marks[..., 0]
 
-    def streams_of(self, context: Context, rank: Tensor, counts: Tensor) -> Tensor:
-        """Logits (B, N, colours) of all nodes in one pass.
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        """Yield all nodes in one step, each with the logits of its colour."""
+        rank, counts = turns(x[..., 0], context, self.cardinalities[0], self.waves)
+        logits = self.all_logits(context, rank, counts)
+        yield Step(context.mask.nonzero(as_tuple=True), logits[context.mask])
+
+    def all_logits(self, context: Context, rank: Tensor, counts: Tensor) -> Tensor:
+        """Return logits (B, N, colours) of all nodes in one pass.
 
         Args:
             context: See `coloring_context`.
@@ -192,30 +197,30 @@ class ColoringNetwork(nn.Module):
         blocked = counts[rows[..., None], turns, order[:, None]] > 0
         own = blocked.diagonal(dim1=1, dim2=2).movedim(-1, 1)
         logits = self.around(h, own)
-        if self.prospects is not None:
+        if self.lookahead is not None:
             assert context.adjacency is not None
             adjacency = context.adjacency[rows[..., None], order[..., None], order[:, None]]
             logits = logits + self._ahead(adjacency, blocked, own, mask, h)
-        if self.support:
+        if self.waves:
             logits = possible(logits, own)
         return torch.zeros_like(logits).index_put((rows, order), logits)
 
     def _ahead(
         self, adjacency: Tensor, blocked: Tensor, own: Tensor, mask: Tensor, h: Tensor
     ) -> Tensor:
-        """Scores (B, turns, colours) of `Prospects`, 0 where there is no choice."""
+        """Look-ahead scores (B, turns, colours), 0 where there is no choice."""
         graph, turn = undecided(own, mask).nonzero(as_tuple=True)
         scores = h.new_zeros(own.shape)
         if not len(turn):
             return scores
-        assert self.prospects is not None
+        assert self.lookahead is not None
         numbers = torch.arange(mask.shape[1], device=mask.device)
         # In parts of about the same turn: what is over is left out.
         for part in turn.argsort(stable=True).chunk(PARTS):
             g, t = graph[part], turn[part]
             first = int(t[0])
             waiting = mask[g, first:] & (numbers[first:] >= t[:, None])
-            found = self.prospects(
+            found = self.lookahead(
                 adjacency[g, first:, first:],
                 blocked[g, t, first:],
                 waiting,
@@ -225,9 +230,9 @@ class ColoringNetwork(nn.Module):
             scores = scores.index_put((g, t), found)
         return scores
 
-    def rounds(self, context: Context) -> ColoringRounds:
-        """The same node by node."""
-        return ColoringRounds(self, context)
+    def start(self, context: Context) -> ColoringState:
+        """Return the state before any node has a colour."""
+        return ColoringState(self, context)
 
 
 def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
@@ -250,37 +255,47 @@ def possible(logits: Tensor, blocked: Tensor) -> Tensor:
     return torch.where(choice, logits, 0.0).masked_fill(never, -torch.inf)
 
 
-class ColoringRounds:
-    """Logits of the nodes of one round of every graph after the other."""
+class ColoringState:
+    """Graphs some of whose nodes have their colour; the colours steer the order."""
 
     def __init__(self, network: ColoringNetwork, context: Context):
-        self.network, self.context = network, context
+        self.network, self.adjacency = network, context.adjacency
+        self.order = SaturationOrder(
+            context.adjacency, context.mask, network.cardinalities[0], network.waves
+        )
         self.h = network.encode(context)
 
-    def ask(self, graph: Tensor, node: Tensor, order: SaturationOrder) -> Tensor:
-        """Logits (M, 1, colours) of the nodes `node` of `graph`, whose turn it is."""
-        net, own = self.network, order.counts[graph, node] > 0
-        # Whoever has a choice is alone in the round of its graph.
-        asked = undecided(own, torch.ones_like(own[:, 0])).nonzero()[:, 0]
-        if net.support and not len(asked):
-            return possible(torch.zeros_like(own, dtype=self.h.dtype), own)[:, None]
+    def step(self) -> Step | None:
+        """Return the nodes whose turn it is, with the logits of their colours."""
+        self.at = graph, node = self.order.next()
+        if not len(graph):
+            return None
+        net, own = self.network, self.order.counts[graph, node] > 0
+        # A node with a choice is alone in the step of its graph.
+        open_ = undecided(own, torch.ones_like(own[:, 0])).nonzero()[:, 0]
+        if net.waves and not len(open_):
+            return Step(self.at, possible(torch.zeros_like(own, dtype=self.h.dtype), own))
         logits = net.around(self.h[graph, node], own)
-        if net.prospects is not None and len(asked):
-            logits = logits.index_add(0, asked, self._ahead(graph[asked], node[asked], order))
-        return (possible(logits, own) if net.support else logits)[:, None]
+        if net.lookahead is not None and len(open_):
+            logits = logits.index_add(0, open_, self._ahead(graph[open_], node[open_]))
+        return Step(self.at, possible(logits, own) if net.waves else logits)
 
-    def _ahead(self, graph: Tensor, node: Tensor, order: SaturationOrder) -> Tensor:
-        """Scores (M, colours) of `Prospects`."""
-        assert self.network.prospects is not None and self.context.adjacency is not None
-        waiting = order.open[graph]
+    def update(self, x: Tensor) -> None:
+        """Give the nodes of the current step their colours x (M, 1)."""
+        self.order.settle(*self.at, x[:, 0])
+
+    def _ahead(self, graph: Tensor, node: Tensor) -> Tensor:
+        """Look-ahead scores (M, colours)."""
+        assert self.network.lookahead is not None
+        waiting = self.order.open[graph]
         # Those that wait come first; the rest of the row is padding.
         most = int(waiting.sum(1).max())
         members = waiting.long().argsort(dim=1, descending=True, stable=True)[:, :most]
         rows = graph[:, None]
-        return self.network.prospects(
-            self.context.adjacency[rows[..., None], members[..., None], members[:, None]],
-            order.counts[rows, members] > 0,
-            order.open[rows, members],
+        return self.network.lookahead(
+            self.adjacency[rows[..., None], members[..., None], members[:, None]],
+            self.order.counts[rows, members] > 0,
+            self.order.open[rows, members],
             self.h[rows, members],
             (members == node[:, None]).long().argmax(1),
         )

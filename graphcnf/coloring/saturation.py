@@ -1,4 +1,4 @@
-"""Coupling over the nodes of a graph, one after the other in an order that the categories steer.
+"""An order of the nodes of a graph that the categories steer.
 
 The next node is one whose neighbours have the most different categories so far, the saturation of
 Brelaz (1979, *New methods to color the vertices of a graph*); among those, one with the most edges,
@@ -8,30 +8,27 @@ categories there are around a node, not at which.
 
 The order is a function of the graph and of the categories before, so the map stays triangular:
 given all categories, one pass of a network has the conditional of every node, and sampling takes
-one round per node, or fewer in waves: all nodes whose neighbours leave them one category or none
+one step per node, or fewer in waves: all nodes whose neighbours leave them one category or none
 get theirs at once, each as if the others of the wave had none yet.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
-from graphcnf.flows.transform import Context, log_term_dtype, masked
+from graphcnf.flows.transform import Context
 
 
 class SaturationOrder:
-    """The order, one round of every graph at a time.
+    """The order, one step of every graph at a time.
 
     Args:
         adjacency: (B, N, N) bool.
         mask: (B, N) bool.
         categories: Number of categories K.
-        waves: Whether nodes that have no choice left share a round.
+        waves: Whether nodes that have no choice left share a step.
 
     Attributes:
         counts: Neighbours of each category that have had their turn, (B, N, K) long.
@@ -95,57 +92,15 @@ def turns(
     order = SaturationOrder(context.adjacency, context.mask, categories, waves)
     known = x.clamp(0, categories - 1)
     history: list[Tensor] = []
-    round_of = torch.zeros_like(x)
+    step_of = torch.zeros_like(x)
     while True:
         graph, node = order.next()
         if not len(graph):
             break
-        round_of[graph, node] = len(history)
+        step_of[graph, node] = len(history)
         history.append(order.counts)
         order.settle(graph, node, known[graph, node])
-    rounds = torch.stack(history or [order.counts])
-    # Of each turn, the round that it is part of; padding takes any.
-    by_turn = round_of.gather(1, order.rank.argsort(dim=1, stable=True))
-    return order.rank, rounds[by_turn, order.rows[:, None]]
-
-
-class SaturationCoupling(InterleavedCoupling):
-    """Categorical coupling in the order of `SaturationOrder`; see the module's text.
-
-    The element-wise map is that of `InterleavedCoupling`, one variable per node.
-
-    Args:
-        network: `ColoringNetwork`.
-        waves: See `SaturationOrder`.
-    """
-
-    def __init__(self, network: Any, waves: bool = False):
-        super().__init__(network, groups=1)
-        self.waves = waves
-
-    def log_probs(self, x, context):
-        """Conditional log-probabilities (B, N, 1, K) given the nodes of earlier rounds."""
-        rank, counts = turns(x[..., 0], context, self.network.cardinalities[0], self.waves)
-        h = self.network.streams_of(context, rank, counts)
-        return self._conditionals(h, x)
-
-    @torch.no_grad()
-    def _invert(self, z, context):
-        categories = self.network.cardinalities[0]
-        z = masked(z, context.mask)
-        order = SaturationOrder(context.adjacency, context.mask, categories, self.waves)
-        rounds = self.network.rounds(context)
-        out = torch.zeros_like(z)
-        log_det = torch.zeros(len(z), dtype=torch.float64, device=z.device)
-        u = torch.sigmoid(z.double())
-        while True:
-            graph, node = order.next()
-            if not len(graph):
-                break
-            asked = rounds.ask(graph, node, order)
-            log_p = self._variable(asked, [], context.temperature)
-            x, value, jacobian = self._place(u[graph, node], log_p, 0, z)
-            out[graph, node] = value.to(z.dtype)
-            log_det = log_det.index_add(0, graph, jacobian[:, 0])
-            order.settle(graph, node, x[:, 0])
-        return out, log_det.to(log_term_dtype(z))
+    steps = torch.stack(history or [order.counts])
+    # Of each turn, the step that it is part of; padding takes any.
+    by_turn = step_of.gather(1, order.rank.argsort(dim=1, stable=True))
+    return order.rank, steps[by_turn, order.rows[:, None]]

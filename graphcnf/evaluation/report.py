@@ -20,12 +20,12 @@ from graphcnf.evaluation.distances import Distances
 from graphcnf.evaluation.formats import shown_columns
 from graphcnf.evaluation.tables import Evaluation, all_notes, tables
 from graphcnf.molecules import properties
-from graphcnf.molecules.codec import parse
 from graphcnf.molecules.drawing import draw_svg
 from graphcnf.molecules.failures import failures
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.metrics import molecules
 from graphcnf.molecules.optional import Unavailable
+from graphcnf.molecules.smiles import parse
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -20,7 +20,7 @@ from graphcnf.graphs.packed import PackedGraphs
 CODINGS = {
     "path": "graphcnf.graphs.path.steps:PathSteps",
     "pairs": "graphcnf.graphs.pairs.steps:PairSteps",
-    "rounds": "graphcnf.graphs.rounds.steps:RoundSteps",
+    "rounds": "graphcnf.graphs.unordered.steps:RoundSteps",
     "graphnvp": "graphcnf.baselines.graphs.graphnvp:GraphNVPSteps",
     "graphaf": "graphcnf.baselines.graphs.graphaf:GraphAFSteps",
     "rvae": "graphcnf.baselines.graphs.rvae:RegularizedSteps",

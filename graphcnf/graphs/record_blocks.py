@@ -2,12 +2,13 @@
 
 Rounding in float32 depends on the shapes of the tensors and on the number of threads, and once in a
 while it decides between two categories. So a record is always computed in the same batch, by one
-thread, whatever was asked for. Records are cut into blocks, a small first one (few molecules come
+thread, whatever was asked for. Records are cut into blocks, small ones first (few molecules come
 sooner) and then larger ones; within a block, graphs of like size share a batch (less padding).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,13 +18,16 @@ import torch
 from graphcnf.flows.transform import Noise
 
 BATCH = 256
-"""Graphs in a batch; every batch of every block but the first is full."""
+"""Graphs in a batch, where a model says nothing else."""
 
-FIRST_BLOCK, BLOCK = 128, 2 * BATCH
-"""Records in the first block, and in every other one."""
+BLOCK = 1024
+"""Records in a block, but for the first ones."""
 
-GPU_BLOCKS = 16
-"""Blocks that a GPU draws at once: 8,192 records, each batch of them 4,096."""
+FIRST_BLOCKS = (0, 128, 512)
+"""First records of the blocks that make up the first `BLOCK` records."""
+
+GPU_BLOCKS = 4
+"""Blocks that a GPU draws at once: 4,096 records."""
 
 
 def blocks(first: int, together: int = 1) -> Iterator[range]:
@@ -31,15 +35,15 @@ def blocks(first: int, together: int = 1) -> Iterator[range]:
 
     Args:
         first: Number of a record.
-        together: Blocks that come as one, always the same ones; the first block of a sample comes
+        together: Blocks that come as one, always the same ones; the first blocks of a sample come
             alone.
     """
     while True:
         number = _block_number(first)
-        if number == 0:
-            block = range(FIRST_BLOCK)
+        if number < len(FIRST_BLOCKS):
+            block = range(_block_start(number), _block_start(number + 1))
         else:
-            start = number - (number - 1) % together
+            start = number - (number - len(FIRST_BLOCKS)) % together
             block = range(_block_start(start), _block_start(start + together))
         yield block
         first = block.stop
@@ -66,7 +70,7 @@ def share_of(records: range, part: int, parts: int) -> range:
 
     Examples:
         >>> [share_of(range(100, 2000), part, 3) for part in (1, 2, 3)]
-        [range(100, 128), range(128, 1152), range(1152, 2000)]
+        [range(100, 128), range(128, 512), range(512, 2000)]
     """
     first, count = _block_number(records.start), block_count(records)
     low, high = (_block_start(first + count * k // parts) for k in (part - 1, part))
@@ -79,21 +83,26 @@ def block_count(records: range) -> int:
 
 
 def _block_number(record: int) -> int:
-    return 0 if record < FIRST_BLOCK else 1 + (record - FIRST_BLOCK) // BLOCK
+    if record < BLOCK:
+        return bisect_right(FIRST_BLOCKS, record) - 1
+    return len(FIRST_BLOCKS) - 1 + record // BLOCK
 
 
 def _block_start(number: int) -> int:
-    return 0 if number == 0 else FIRST_BLOCK + (number - 1) * BLOCK
+    if number < len(FIRST_BLOCKS):
+        return FIRST_BLOCKS[number]
+    return (number - len(FIRST_BLOCKS) + 1) * BLOCK
 
 
-def batches(sizes: np.ndarray, together: int = 1) -> list[np.ndarray]:
-    """Places in a block of the graphs of each batch, given their numbers of nodes (M,).
+def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.ndarray]:
+    """Return the places in a block of the graphs of each batch.
 
     Args:
-        sizes: Of one block, or of several.
-        together: How many blocks are drawn at once: batches are as many times as large.
+        sizes: Numbers of nodes of the graphs of one block, or of several, (M,).
+        together: Number of blocks that are drawn at once: batches are as many times as large.
+        size: Graphs in a batch of one block.
     """
-    order, size = np.argsort(sizes, kind="stable"), BATCH * together
+    order, size = np.argsort(sizes, kind="stable"), size * together
     return [order[k : k + size] for k in range(0, len(order), size)]
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.record_blocks import batches, blocks, one_thread, together_on
+from graphcnf.graphs.record_blocks import BATCH, batches, blocks, one_thread, together_on
 
 if TYPE_CHECKING:
     from graphcnf.graphs.model import GraphCNF
 
 
 def record_batches(
-    wanted: range, prior: np.ndarray, seed: int, together: int = 1
+    wanted: range, prior: np.ndarray, seed: int, together: int = 1, size: int = BATCH
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]:
     """The batches that hold some records of the sample with this seed.
 
@@ -27,6 +27,7 @@ def record_batches(
         prior: Probabilities of their sizes, from 0 on.
         seed: Seed of the sample.
         together: Blocks that are drawn at once.
+        size: Graphs in a batch of one block.
 
     Yields:
         Numbers of all records of a batch, their sizes (the first number that a record draws decides
@@ -39,7 +40,7 @@ def record_batches(
         generators = record_generators(seed, block.start, len(block))
         drawn = np.searchsorted(below, [g.random() * below[-1] for g in generators], "right")
         drawn = drawn.clip(max=len(below) - 1)
-        for chosen in batches(drawn, together):
+        for chosen in batches(drawn, together, size):
             records = block.start + chosen
             if ((records >= wanted.start) & (records < wanted.stop)).any():
                 yield records, drawn[chosen], [generators[k] for k in chosen]
@@ -65,9 +66,9 @@ def draw_records(
     """
     parts: list[PackedGraphs] = []
     made: list[int] = []
-    together = together_on(model.device)
+    together, size = together_on(model.device), getattr(model.steps, "batch_size", BATCH)
     with one_thread(model.device):
-        for records, sizes, generators in record_batches(wanted, prior, seed, together):
+        for records, sizes, generators in record_batches(wanted, prior, seed, together, size):
             graphs = model.sample(
                 torch.as_tensor(sizes.clip(1)),
                 temperature=temperature,

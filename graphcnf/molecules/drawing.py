@@ -11,7 +11,7 @@ from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from graphcnf.compute.files import write_file
-from graphcnf.molecules.codec import parse, quiet
+from graphcnf.molecules.smiles import parse, quiet
 
 
 def draw_grid(

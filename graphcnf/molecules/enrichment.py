@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from rdkit import Chem
 
-from graphcnf.molecules.codec import parse_smarts, quiet
 from graphcnf.molecules.properties import PROPERTIES
 from graphcnf.molecules.selection import Requirement, check_name, described
+from graphcnf.molecules.smiles import parse_smarts, quiet
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rdkit import Chem
 
-from graphcnf.molecules.codec import quiet
+from graphcnf.molecules.smiles import quiet
 from graphcnf.molecules.vocabulary import AtomCategory
 
 KEKULIZATION = "aromatic ring without a Kekulé structure"

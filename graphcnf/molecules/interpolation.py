@@ -102,13 +102,11 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
     batch = GraphBatch.collate(graphs).to(flow.model.device)
     steps = flow.model.steps
     assert isinstance(steps, PathSteps)
-    x = steps.code.encode(batch)
-    log_p = steps.flow.coupling.log_probs(x, Context(batch.mask))[0].cpu().double()
-    p = log_p.exp()
-    width = p.gather(-1, x[0].cpu()[..., None])[..., 0]
+    ends = steps.flow.flow.ends(steps.code.encode(batch), Context(batch.mask))
+    lower, width = (part[0].cpu() for part in ends)
     if not (width > 0).all():
         raise UserError(f"{smiles[:80]}: of probability 0 for the model")
-    return (p.cumsum(-1)).gather(-1, x[0].cpu()[..., None])[..., 0] - width, width
+    return lower, width
 
 
 def _nearest(boxes: list[tuple[Tensor, Tensor]], count: int, generator) -> tuple[Tensor, Tensor]:

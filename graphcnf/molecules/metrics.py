@@ -22,8 +22,9 @@ from rdkit import Chem
 
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.molecules import validity
-from graphcnf.molecules.codec import UnparsableSmiles, graph_to_molecule, parse, quiet
+from graphcnf.molecules.codec import graph_to_molecule
 from graphcnf.molecules.hashing import hash_smiles
+from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.tally import CONVENTIONS, Block, Tally, share
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 

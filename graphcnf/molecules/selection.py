@@ -13,9 +13,9 @@ from rdkit import Chem
 
 from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.errors import UserError, suggest
-from graphcnf.molecules.codec import parse_smarts, quiet
 from graphcnf.molecules.optional import Unavailable
 from graphcnf.molecules.properties import COUNTS, PROPERTIES, RANGES
+from graphcnf.molecules.smiles import parse_smarts, quiet
 
 CHUNK = 1000
 """Molecules whose properties a process computes at a time."""

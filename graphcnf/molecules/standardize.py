@@ -10,8 +10,9 @@ from typing import NamedTuple
 from rdkit import Chem
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from graphcnf.molecules.codec import UnparsableSmiles, canonical_smiles, parse, quiet
+from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.hashing import smiles_hash
+from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
 
 APART = 5
 """Bonds between two charged nitrogens, at least. In ZINC250k a neutral amine has its nearest

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rdkit import Chem
 
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.molecules.codec import canonical_smiles, graph_to_molecule, quiet
+from graphcnf.molecules.codec import canonical_smiles, graph_to_molecule
+from graphcnf.molecules.smiles import quiet
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 _LOWER = {

@@ -12,7 +12,8 @@ import numpy as np
 from mol_ga.graph_ga.gen_candidates import mutate, reproduce
 from rdkit import Chem
 
-from graphcnf.molecules.codec import canonical_smiles, quiet
+from graphcnf.molecules.codec import canonical_smiles
+from graphcnf.molecules.smiles import quiet
 
 MUTATION = 0.1
 """Share of the offspring that has one parent and a mutation; the others have two parents."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from graphcnf.molecules.codec import quiet
+from graphcnf.molecules.smiles import quiet
 
 RANK_SHARE = 0.01
 """How steeply replay prefers the best: place k of K has the weight `1 / (RANK_SHARE K + k)`."""

@@ -18,8 +18,9 @@ from rdkit import Chem
 from graphcnf.compute.files import read_json, replace_file
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, Row, number, text
-from graphcnf.molecules.codec import canonical_smiles, quiet
+from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.smiles import quiet
 from graphcnf.optimization.objectives import Goal, goal_of_table
 from graphcnf.optimization.run import optimize, run_identity, top_auc
 from graphcnf.optimization.scores import penalized_logp, similarity

@@ -13,8 +13,8 @@ from rdkit import Chem
 
 from graphcnf.errors import UserError
 from graphcnf.evaluation.summary import Look, Part
-from graphcnf.molecules.codec import MoleculeNotRepresentable, quiet
 from graphcnf.molecules.metrics import evaluate_records
+from graphcnf.molecules.smiles import MoleculeNotRepresentable, quiet
 from graphcnf.molecules.standardize import parse_standardized
 from graphcnf.scripts._output import read_stdin
 

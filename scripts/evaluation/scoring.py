@@ -17,7 +17,7 @@ from graphcnf.evaluation import measures
 from graphcnf.evaluation.draw import draw_summary
 from graphcnf.evaluation.summary import Look, Summary
 from graphcnf.evaluation.tables import Evaluation
-from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
+from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
 from graphcnf.scripts._sampling import load_model, valency_checked

@@ -8,8 +8,8 @@ is an area.
 
 The encodings are those of `graphcnf.categorical`, with volumes that start wider than in the models,
 where they would be dots. `ArgmaxEncoding` has room for four categories in two latents,
-`IntervalEncoding` takes one latent; its flow is the categorical `InterleavedCoupling`, which gives
-every interval the width of its probability.
+`IntervalEncoding` takes one latent; its flow is the `AutoregressiveCoupling`, which gives every
+interval the width of its probability.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, make_encoding
-from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
+from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step
 from graphcnf.compute.progress import progress_bar
 from graphcnf.flows import Context, coupling_stack
 from graphcnf.flows.readout import zero_init
@@ -115,8 +115,8 @@ def atom_types() -> Atoms:
     return Atoms(torch.from_numpy(rank[types]), names, shares).most_frequent(FREQUENT)
 
 
-class Marginal(nn.Module):
-    """Network of an `InterleavedCoupling` that knows no neighbours: one learned p(x).
+class Marginal(Network):
+    """Network of a coupling that knows no neighbours: one learned p(x).
 
     Args:
         categories: Number of categories K.
@@ -125,15 +125,12 @@ class Marginal(nn.Module):
     def __init__(self, categories: int):
         super().__init__()
         self.cardinalities = (categories,)
-        self.logits = nn.Parameter(torch.zeros(categories))
+        self.log_weights = nn.Parameter(torch.zeros(categories))
 
-    def streams_of(self, x, context, group):
-        """Hidden state of the positions: none."""
-        return x
-
-    def read_out(self, h, previous):
-        """Logits (B, N, K)."""
-        return self.logits.expand(*h.shape[:2], -1)
+    def steps(self, x, context):
+        """Yield all positions in one step, each with the same logits."""
+        at = context.mask.nonzero(as_tuple=True)
+        yield Step(at, self.log_weights.expand(len(at[0]), -1))
 
 
 class Perceptron(nn.Module):
@@ -158,8 +155,7 @@ def build(name: str, shares: np.ndarray) -> CategoricalFlow:
     """
     categories = len(shares)
     if name == "interval":
-        encoding = make_encoding(name, categories)
-        return CategoricalFlow(encoding, InterleavedCoupling(Marginal(categories), groups=1))
+        return AutoregressiveFlow(Marginal(categories), single=True)
     options = dict(OPTIONS.get(name, {}))
     if name in ("mixture", "linear"):
         options["prior"] = shares.tolist()
@@ -244,4 +240,4 @@ def unit_square(flow: CategoricalFlow, resolution: int) -> np.ndarray:
 
 def widths(flow: CategoricalFlow) -> np.ndarray:
     """Widths of the intervals after the flow of an `IntervalEncoding`, (K,)."""
-    return flow.flow.network.logits.detach().double().softmax(0).numpy()
+    return flow.flow.network.log_weights.detach().double().softmax(0).numpy()

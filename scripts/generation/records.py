@@ -18,8 +18,8 @@ from rdkit.Chem import rdDepictor
 
 from graphcnf.evaluation.draw import block_log_likelihoods, draw_block
 from graphcnf.evaluation.formats import csv_cell
-from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.selection import Selection, described
+from graphcnf.molecules.smiles import quiet
 from graphcnf.molecules.standardize import protonation_hash
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ import couplings
 import pytest
 import torch
 
-from graphcnf.categorical import InterleavedCoupling, SetFlow
-from graphcnf.categorical.interleaved_coupling import GroupContext
+from graphcnf.categorical import AutoregressiveCoupling, SetFlow
 from graphcnf.categorical.intervals import MARGIN
 from graphcnf.categorical.sets.groups import GroupCoupling, GroupNetwork
 from graphcnf.errors import UserError
@@ -25,7 +24,7 @@ def make_case():
         torch.manual_seed(0)
         network = GroupNetwork(4, elements=36, groups=12, **SMALL)
         # Sums over 36 elements grow: a larger step gives probabilities that float64 rounds to 0.
-        coupling = InterleavedCoupling(couplings.perturb(network, 0.05), groups=12).eval()
+        coupling = AutoregressiveCoupling(couplings.perturb(network, 0.05)).eval()
         lengths = torch.randint(1, most + 1, (count,))
         lengths[0] = most
         mask = torch.arange(most) < lengths[:, None]
@@ -127,18 +126,18 @@ def test_elements_of_a_group_depend_on_each_other():
 @pytest.mark.parametrize("elements", [1, 3, 7, 20])
 def test_as_many_evaluations_as_groups_whatever_the_size(elements, monkeypatch):
     flow = SetFlow(20, 5, coupling="groups", couplings=4, **SMALL)
-    calls, original = [], GroupNetwork.asked
+    calls, original = [], GroupNetwork.groups_after
 
     def count(self, *arguments):
         calls.append(arguments[0].shape)
         return original(self, *arguments)
 
-    monkeypatch.setattr(GroupNetwork, "asked", count)
+    monkeypatch.setattr(GroupNetwork, "groups_after", count)
     assert flow.sample(2, elements).shape == (2, elements)
     assert len(calls) == min(elements, 4)
     calls.clear()
     flow.log_prob(torch.randint(5, (2, elements)))
-    assert [shape[:2] for shape in calls] == [(2, 4)]
+    assert [shape[0] for shape in calls] == [2 * min(elements, 4)]
 
 
 def test_samples_are_functions_of_their_generators():
@@ -173,14 +172,6 @@ def test_no_more_groups_than_elements():
 def test_other_encodings_are_refused():
     with pytest.raises(UserError, match='"groups" takes the encoding "interval" only'):
         SetFlow(4, 4, coupling="groups", encoding="mixture")
-
-
-def test_groups_that_there_are_not():
-    mask = torch.ones(1, 4, dtype=torch.bool)
-    coupling = InterleavedCoupling(GroupNetwork(4, elements=4, groups=2, **SMALL), groups=2)
-    context = GroupContext(mask, groups=torch.tensor([[0, 1, 2, 2]]))
-    with pytest.raises(ValueError, match="group 2; there are 0 to 1"):
-        coupling(torch.zeros(1, 4, 1), context)
 
 
 def test_a_flow_of_no_sets():

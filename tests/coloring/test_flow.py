@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import couplings
 import networkx as nx
 import numpy as np
 import pytest
@@ -100,6 +101,16 @@ def test_coupling_is_a_bijection(double, batch, order, rounds):
     assert_log_det_matches_jacobian(coupling, x[few], context, vary=())
 
 
+@pytest.mark.parametrize("order", ["nodes", "waves"])
+def test_stepping_equals_all_at_once(double, batch, order):
+    coupling = model_of(order).flow.flow
+    context = coloring_context(batch.adjacency, batch.mask, torch.float64)
+    colors = model_of(order).sample(batch)[..., None]
+    couplings.stepping_equals_all_at_once(
+        lambda count, most: couplings.Case.of(coupling, colors, context)
+    )
+
+
 def test_padding_changes_nothing(double, batch, coupling):
     model = model_of(coupling)
     flow = model.flow.flow
@@ -130,7 +141,7 @@ def test_a_node_sees_only_what_was_before_it(double, batch, waves):
     x = batch.node_types
     rank, counts = turns(x, context, 3, waves)
     with torch.no_grad():
-        expected = network.streams_of(context, rank, counts)
+        expected = network.all_logits(context, rank, counts)
         seen = 0.0
         for turn in range(x.shape[1]):
             # Other colours from this turn on; the turns up to here stay as they are.
@@ -138,7 +149,7 @@ def test_a_node_sees_only_what_was_before_it(double, batch, waves):
             other = torch.where(later, (x + torch.randint(1, 3, x.shape)) % 3, x)
             new_rank, new_counts = turns(other, context, 3, waves)
             assert torch.equal(new_rank[rank <= turn], rank[rank <= turn])
-            got = network.streams_of(context, new_rank, new_counts)
+            got = network.all_logits(context, new_rank, new_counts)
             same = rank == turn
             torch.testing.assert_close(got[same], expected[same])
             after = (rank > turn) & (new_rank > turn) & batch.mask
@@ -156,8 +167,8 @@ def test_networks_do_not_know_the_numbers_of_nodes(double, batch):
     there = rows[..., None], torch.arange(counts.shape[1])[None, :, None], order[:, None]
     with torch.no_grad():
         torch.testing.assert_close(
-            network.streams_of(new, rank[rows, order], counts[there]),
-            network.streams_of(old, rank, counts)[rows, order],
+            network.all_logits(new, rank[rows, order], counts[there]),
+            network.all_logits(old, rank, counts)[rows, order],
         )
         convolutions = perturb(GraphConvolutions(2, 5, width=8, layers=2, heads=2))
         x = torch.randn(*batch.mask.shape, 2)

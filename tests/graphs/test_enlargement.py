@@ -82,9 +82,9 @@ def test_new_categories_start_from_what_they_are_named_after(model):
     old, net = model.steps.network, other.steps.network
     assert torch.equal(net.values[2].weight[:2], old.values[2].weight)
     assert torch.equal(net.values[2].weight[2], old.values[2].weight[1])
-    assert torch.equal(net.logits[2].weight[2], old.logits[2].weight[1])
+    assert torch.equal(net.outputs[2].weight[2], old.outputs[2].weight[1])
     # Seen once, against five times: so stand the odds of the copy and its original at the start.
-    ratio = (net.logits[2].bias[2] - net.logits[2].bias[1]).exp().item()
+    ratio = (net.outputs[2].bias[2] - net.outputs[2].bias[1]).exp().item()
     assert ratio == pytest.approx(1.5 / 5.5, rel=1e-4)
     # Old categories lose what the copies took, and gain nothing.
     assert (log_prob(other, KNOWN) <= log_prob(model, KNOWN) + 1e-5).all()

@@ -49,7 +49,7 @@ def test_with_all_orders_the_bound_is_the_probability_of_the_graph(double, build
     first = GraphBatch.collate(packed)
     with torch.no_grad():
         exact = torch.logsumexp(model.log_prob(GraphBatch.collate(every)), 0)
-        bounds = [float(model.log_prob(first, orders=k)) for k in (1, 2, 4, 16, 64, 10_000)]
+        bounds = [float(model.log_prob(first, orders=k)) for k in (1, 2, 4, 16, 64, 1024)]
         assert bounds[0] == pytest.approx(float(model.log_prob(first)), abs=1e-12)
     assert bounds == sorted(bounds) and bounds[0] < bounds[-1] - 0.1
     assert bounds[-1] == pytest.approx(float(exact), abs=1e-9)

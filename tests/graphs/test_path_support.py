@@ -16,18 +16,21 @@ from graphcnf.graphs.path.walk import Path
 
 def every_code(support, cardinalities, nodes):
     """All codes (M, nodes, V) of graphs that the support allows, by walking through all of it."""
-    path, done = Path.start(1, nodes), torch.zeros(1, 0, len(cardinalities), dtype=torch.long)
+    path = Path.start(1, nodes, support.pad)
+    done = torch.zeros(1, 0, len(cardinalities), dtype=torch.long)
     for number in range(nodes):
-        remaining = torch.full((len(done),), nodes - number - 1)
-        rows, previous = torch.arange(len(done)), []
+        last = torch.full((len(done),), number == nodes - 1)
+        rows, places = torch.arange(len(done)), support.before_each(path, last)
         for _ in cardinalities:
-            allowed = support.choices(path.rows(rows), remaining[rows])(previous)
+            allowed = support.allowed(places)
             assert allowed.any(1).all(), "a dead end"
             row, value = allowed.nonzero(as_tuple=True)
-            rows, previous = rows[row], [p[row] for p in previous] + [value]
-        x = torch.stack(previous, -1)
+            rows = rows[row]
+            places = support.add(places[row], value)
+        x = torch.stack(places.x, -1)
         done = torch.cat([done[rows], x[:, None]], 1)
-        path = path.rows(rows).add(number, x, support.weights)
+        path = path.take(rows)
+        path.add(number, x, support.weights)
     return done
 
 
@@ -117,14 +120,15 @@ def test_every_graph_lies_in_its_support(random_graphs):
     support = Support(code, weights, Support.measure(random_graphs, 3, weights))
     batch = GraphBatch.collate(random_graphs)
     x, nodes = code.encode(batch), batch.mask.shape[1]
-    path = Path.before_each(x, support.weights)
-    remaining = (batch.sizes[:, None] - torch.arange(nodes) - 1).clamp(min=0)
-    choices, values = support.choices(path, remaining.flatten()), x.flatten(0, 1)
+    path = Path.before_each(x, support.weights, support.pad)
+    last = batch.sizes[:, None] == torch.arange(nodes) + 1
+    places, values = support.before_each(path, last.flatten()), x.flatten(0, 1)
     for k in range(x.shape[-1]):
-        allowed = choices(list(values[:, :k].unbind(-1)))
+        allowed = support.allowed(places)
         right = allowed.gather(1, values[:, k : k + 1])[:, 0]
         assert right[batch.mask.flatten()].all()
         assert k == 2 or not allowed.all(), "nothing is excluded: the test would be empty"
+        places = support.add(places, values[:, k])
 
 
 def test_the_walk_is_that_of_networkx(random_graphs):
@@ -132,27 +136,29 @@ def test_the_walk_is_that_of_networkx(random_graphs):
     batch = GraphBatch.collate(random_graphs, range(0, 600, 3))
     weights = torch.tensor([0, 1, 2])
     x, nodes = code.encode(batch), batch.mask.shape[1]
-    at_once = Path.before_each(x, weights)
-    step = Path.start(len(x), nodes)
+    at_once, step = Path.before_each(x, weights, 20), Path.start(len(x), nodes, 20)
     for number in range(nodes):
-        here = at_once.rows(torch.arange(len(x)) * nodes + number)
+        here = at_once.take(torch.arange(len(x)) * nodes + number)
         for b in batch.mask[:, number].nonzero()[:, 0].tolist():
             types, edges = batch.node_types[b].tolist(), batch.bonds[b, :number, :number]
             graph = nx.from_numpy_array(edges.numpy())
-            for path in (here.rows(b), step.rows(b)):
+            for path in (here, step):
+                depth, tables = int(path.depth[b]), path.tables[:, b]
+                assert not tables[:, : path.pad].any()
+                nodes_at, category, used, degree, ring = tables[:, path.pad :]
                 if not number:
-                    assert path.depth == -1
+                    assert depth == -1
                     continue
-                levels = range(int(path.depth) + 1)
-                chain = [int(path.node[level]) for level in levels]
+                levels = range(depth + 1)
+                chain = [int(nodes_at[level]) - 1 for level in levels]
                 assert chain[-1] == number - 1
                 assert all(graph.has_edge(i, j) for i, j in zip(chain, chain[1:], strict=False))
                 for level, node in zip(levels, chain, strict=True):
                     around = sorted(graph[node])
-                    assert path.category[level] == types[node]
-                    assert path.degree[level] == len(around)
-                    assert path.used[level] == weights[edges[node]].sum()
-                    found = sorted(c for c in path.around[level].tolist() if c)
+                    assert category[level] == types[node]
+                    assert degree[level] == len(around)
+                    assert used[level] == weights[edges[node]].sum()
+                    found = sorted(c for c in path.around[b, path.pad + level, :5].tolist() if c)
                     wanted = sorted(int(edges[node, j]) * 256 + types[j] for j in around)
                     assert found == wanted or len(around) > len(found) == 5
                     if level:
@@ -160,8 +166,8 @@ def test_the_walk_is_that_of_networkx(random_graphs):
                         on_ring = bridge not in nx.bridges(graph) and bridge[::-1] not in set(
                             nx.bridges(graph)
                         )
-                        assert path.ring[level] == on_ring
-        step = step.add(number, x[:, number], weights)
+                        assert ring[level] == on_ring
+        step.add(number, x[:, number], weights)
 
 
 def test_a_graph_outside_of_the_support_has_probability_zero(build_model):

@@ -149,7 +149,7 @@ def test_shares_are_what_nodes_add(double, plain, chains):
     model.steps.fit_targets(batch)
     x = model.steps.code.encode(batch)
     network = model.steps.network
-    path = Path.before_each(x, network.support.weights)
+    path = Path.before_each(x, network.support.weights, network.support.pad)
     added = network.added(x.flatten(0, 1), path).unflatten(0, batch.mask.shape)
     added = added * batch.mask[..., None]
     torch.testing.assert_close(added.sum(1), batch.targets, atol=1e-3, rtol=0)
@@ -174,11 +174,13 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
     model.steps.fit_targets(batch)
     x, network = model.steps.code.encode(batch), model.steps.network
     nodes = batch.mask.shape[1]
-    at_once = Path.before_each(x, network.support.weights).links(x.flatten(0, 1))
-    step, links = Path.start(len(x), nodes), []
+    at_once = Path.before_each(x, network.support.weights, network.support.pad).links(
+        x.flatten(0, 1)
+    )
+    step, links = Path.start(len(x), nodes, network.support.pad), []
     for number in range(nodes):
         links.append(step.links(x[:, number]))
-        step = step.add(number, x[:, number], network.support.weights)
+        step.add(number, x[:, number], network.support.weights)
     assert torch.equal(torch.stack(links, 1).flatten(0, 1), at_once)
 
     def error():

@@ -14,8 +14,8 @@ from rdkit.DataStructs import TanimotoSimilarity
 from graphcnf.errors import UserError
 from graphcnf.molecules import analogs, codec, growth, substitution
 from graphcnf.molecules.analogs import Origin, RedrawnAnalogs
-from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.kept import scaffold_and_rest
+from graphcnf.molecules.smiles import quiet
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MARK
 

@@ -16,8 +16,8 @@ from graphcnf.molecules.codec import (
     categories,
     graph_to_molecule,
     molecule_to_graph,
-    parse,
 )
+from graphcnf.molecules.smiles import parse, parse_smarts
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
 
@@ -215,7 +215,7 @@ def test_characters_outside_printable_ascii_are_named_wherever_a_molecule_is_rea
     from graphcnf.optimization.scores import similarity, smarts
 
     readers = (
-        codec.parse, codec.parse_smarts, has_pattern, smarts, similarity, flow.encode,
+        codec.parse, parse_smarts, has_pattern, smarts, similarity, flow.encode,
         flow.analogs, lambda s: starting_molecules([s]),
         lambda s: fragment_of(s, "scaffold", flow.vocabulary),
     )  # fmt: skip

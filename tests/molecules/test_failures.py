@@ -21,7 +21,7 @@ def reasons(smiles):
         ("CC.O.N", [Failure("3 fragments")]),
         ("CF.C=F", [Failure("F with 2 bonds", (3,)), Failure("2 fragments")]),
         ("not a SMILES", [Failure("unreadable")]),
-        ("", [Failure("no atoms")]),
+        ("", [Failure("unreadable")]),
         ("CCO", []),
         ("C[N+](C)(C)C", []),
     ],

@@ -6,9 +6,9 @@ import pytest
 from rdkit import Chem, rdBase
 
 from graphcnf.errors import UserError
-from graphcnf.molecules.codec import UnparsableSmiles
 from graphcnf.molecules.enrichment import has_element, has_pattern, has_property
 from graphcnf.molecules.kinship import atom_sources, bond_sources, closest_atom, extended
+from graphcnf.molecules.smiles import UnparsableSmiles
 from graphcnf.molecules.standardize import parse_standardized
 from graphcnf.molecules.vocabulary import AtomCategory, MoleculeVocabulary
 

@@ -4,47 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.readout import zero_init
 from graphcnf.flows.transform import Context
 
-
-class AttentionBlock(nn.Module):
-    """Pre-norm self-attention and a two-layer network, both residual and 0 at the start.
-
-    Args:
-        width: Channels.
-        heads: Attention heads; must divide `width`.
-    """
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"heads must divide the width, got {heads} and {width}")
-        self.heads = heads
-        self.norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.feed_forward[-1].get_parameter("weight"))
-
-    def forward(self, h: Tensor, visible: Tensor) -> Tensor:
-        """Update h (B, L, C).
-
-        `visible` (B or 1, 1 or heads, L, L) says what an element attends to: bool, or a bias that
-        is added to the scores.
-        """
-        parts = self.query_key_value(self.norm(h)).unflatten(-1, (3, self.heads, -1))
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        if visible.is_floating_point():
-            visible = visible.to(query.dtype)
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
-        h = h + self.out(read.transpose(1, 2).flatten(2))
-        return h + self.feed_forward(h)
+EXPANSION = 2
+"""Hidden channels of the feed-forward part of a block, as a multiple of its width."""
 
 
 class SetNetwork(nn.Module):
@@ -61,7 +27,7 @@ class SetNetwork(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
         self.enter = nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
-        self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
+        self.blocks = Transformer(width, heads, EXPANSION, layers)
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, outputs)))
 
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
@@ -73,7 +39,7 @@ class SetNetwork(nn.Module):
             visible = context.mask[:, None, None] | itself
         h = self.enter(x)
         for block in self.blocks:
-            h = block(h, visible)
+            h = block(h, HIDDEN * ~visible)
         return self.leave(h)
 
 
@@ -98,7 +64,7 @@ class CausalSetNetwork(nn.Module):
         self.start = nn.Parameter(torch.zeros(1, 1, width))
         self.before = nn.Embedding(elements, width)
         self.after = nn.Embedding(elements + 1, width)
-        self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
+        self.blocks = Transformer(width, heads, EXPANSION, layers)
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, outputs)))
         for table in (self.before, self.after):
             nn.init.normal_(table.weight, std=0.1)
@@ -121,5 +87,5 @@ class CausalSetNetwork(nn.Module):
         h = h + self.before(number) + self.after(remaining)
         visible = (number <= number[:, None])[None, None]
         for block in self.blocks:
-            h = block(h, visible)
+            h = block(h, HIDDEN * ~visible)
         return self.leave(h)

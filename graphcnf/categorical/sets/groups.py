@@ -14,13 +14,19 @@ the joint distribution of the group.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.interleaved_coupling import InterleavedCoupling
+from graphcnf.categorical.autoregressive import (
+    AutoregressiveCoupling,
+    InSequence,
+    Network,
+    Step,
+)
 from graphcnf.categorical.sets.elements import ranking
 from graphcnf.flows.readout import zero_init
 from graphcnf.flows.transform import Bijection, Context, prepare
@@ -43,13 +49,13 @@ class ResidualBlock(nn.Module):
 
 
 @dataclass
-class Asked:
-    """What the elements of M groups are read out of.
+class Groups:
+    """Hidden states of M groups.
 
     Attributes:
-        h: Of the groups before, (B, M, C).
-        decided: Sum of the rows of the elements before, (B, M, C).
-        after: How many elements are still to come, those of the group included, (B, M) long.
+        h: Of the groups before, (M, C).
+        decided: Sum of the rows of the elements before, (M, C).
+        after: Number of elements still to come, those of the group included, (M,) long.
     """
 
     h: Tensor
@@ -57,8 +63,8 @@ class Asked:
     after: Tensor
 
 
-class GroupNetwork(nn.Module):
-    """Conditional distributions of the elements of a group, for `InterleavedCoupling`.
+class GroupNetwork(Network):
+    """Conditional distributions of the elements of a group.
 
     A position is a group, its V variables are its elements. What is known of the groups before is a
     sum over their elements, which is all that the order of a set leaves (Zaheer et al. 2017, *Deep
@@ -85,30 +91,45 @@ class GroupNetwork(nn.Module):
         self.after = nn.Embedding(elements + 1, 2 * width)
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(layers))
         self.leave = nn.Linear(width, width)
-        self.logits = zero_init(nn.Linear(width, categories))
+        self.outputs = zero_init(nn.Linear(width, categories))
         for table in (self.values, self.decided, self.before, self.after):
             nn.init.normal_(table.weight, std=0.3)
         with torch.no_grad():
             self.values.weight[categories] = self.decided.weight[categories] = 0
         nn.init.ones_(self.scales.weight)
 
-    def asked(self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor) -> Asked:
-        """What the elements of M groups are read out of.
+    def groups_after(
+        self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor
+    ) -> Groups:
+        """Return the hidden states of groups.
 
         Args:
-            values: Sum of the rows of `values` of all elements before a group, (B, M, C).
+            values: Sum of the rows of `values` of all elements before a group, (M, C).
             decided: The same of `decided`.
-            before: Their number, (B, M) long.
-            after: How many elements are still to come, those of the group included, (B, M) long.
+            before: Their number, (M,) long.
+            after: Number of elements still to come, those of the group included, (M,) long.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
         for block in self.blocks:
             h = block(h)
-        return Asked(self.leave(h), decided, after)
+        return Groups(self.leave(h), decided, after)
 
-    def streams_of(self, x: Tensor, context, group: Tensor) -> Asked:
-        """What all groups are read out of, for the categories x (B, G, V)."""
+    def logits(self, hidden: Groups) -> Tensor:
+        """Return logits (M, K) of the next element of a group."""
+        after = hidden.after
+        scale, shift = self.scales(after).chunk(2, -1)[1], self.after(after).chunk(2, -1)[1]
+        return super().logits(self.outputs(F.gelu(hidden.h + scale * hidden.decided + shift)))
+
+    def embed(self, hidden: Groups, x: Tensor) -> tuple[Groups, None]:
+        """Add an element x (M,), the number of categories where a group has no further one."""
+        # All elements of a group but the last ones are there whenever a later one is.
+        after = (hidden.after - 1).clamp(min=0)
+        return Groups(hidden.h, hidden.decided + self.decided(x), after), None
+
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        """Yield all groups (B, G, V) in one step."""
+        mask = context.mask
         own = (x < self.cardinalities[0]).sum(-1)
         before = own.cumsum(1) - own
         after = own.sum(1, keepdim=True) - before
@@ -116,47 +137,38 @@ class GroupNetwork(nn.Module):
         for table in (self.values, self.decided):
             each = table(x[:, :-1]).sum(2)
             # Of the groups before only: a difference of two sums would round by the own one.
-            sums.append(F.pad(each, (0, 0, 1, 0)).cumsum(1))
-        return self.asked(sums[0], sums[1], before, after)
+            sums.append(F.pad(each, (0, 0, 1, 0)).cumsum(1)[mask])
+        groups = self.groups_after(sums[0], sums[1], before[mask], after[mask])
+        yield Step(mask.nonzero(as_tuple=True), groups)
 
-    def read_out(self, asked: Asked, previous: list[Tensor]) -> Tensor:
-        """Logits (B, M, K) of the next element of a group, given the `previous` ones of it."""
-        decided = asked.decided
-        if previous:
-            decided = decided + self.decided(torch.stack(previous, -1)).sum(2)
-        # All elements of a group but the last ones are there whenever a later one is.
-        after = (asked.after - len(previous)).clamp(min=0)
-        scale, shift = self.scales(after).chunk(2, -1)[1], self.after(after).chunk(2, -1)[1]
-        return self.logits(F.gelu(asked.h + scale * decided + shift))
-
-    def rounds(self, context, group: Tensor) -> GroupRounds:
-        """The same group by group, with an object that has `ask` and `tell`."""
-        return GroupRounds(self, context)
+    def start(self, context: Context) -> GroupState:
+        """Return the state before the first group; `context.features` are the sets' sizes."""
+        return GroupState(self, context)
 
 
-class GroupRounds:
-    """One group after the other, with the sums over the elements before it."""
+class GroupState:
+    """Sets so far: sums over their elements."""
 
     def __init__(self, network: GroupNetwork, context):
-        self.network = network
-        self.after = context.features[..., :1].sum(1).round().long()
+        self.network, self.order = network, InSequence(context.mask)
+        self.after = context.features[..., 0].sum(1).round().long()[self.order.rows]
         self.before = torch.zeros_like(self.after)
-        self.sums = [table.weight.new_zeros(len(self.after), 1, table.embedding_dim)
-                     for table in (network.values, network.decided)]  # fmt: skip
+        self.tables = network.values, network.decided
+        self.sums = [t.weight.new_zeros(len(self.after), t.embedding_dim) for t in self.tables]
 
-    def ask(self, g: int, members: Tensor, known: Tensor) -> Asked:
-        """What group g is read out of."""
-        return self.network.asked(self.sums[0], self.sums[1], self.before, self.after)
+    def step(self) -> Step | None:
+        """Return the next group of all sets that have one."""
+        at = self.order.next()
+        if at is None:
+            return None
+        parts = (part[: len(at[0])] for part in (*self.sums, self.before, self.after))
+        return Step(at, self.network.groups_after(*parts))
 
-    def tell(self, g: int, members: Tensor, real: Tensor, known: Tensor) -> None:
-        """Take the categories of group g; `known` (B, G, V) holds them."""
-        net, x = self.network, known[:, g : g + 1]
-        own = (x < net.cardinalities[0]).sum(-1)
-        self.before, self.after = self.before + own, self.after - own
-        tables = net.values, net.decided
-        self.sums = [
-            total + table(x).sum(2) for total, table in zip(self.sums, tables, strict=True)
-        ]
+    def update(self, x: Tensor) -> None:
+        """Append the elements x (M, V) of the current group."""
+        count, own = len(x), (x < self.network.cardinalities[0]).sum(-1)
+        self.before, self.after = self.before[:count] + own, self.after[:count] - own
+        self.sums = [s[:count] + t(x).sum(1) for s, t in zip(self.sums, self.tables, strict=True)]
 
 
 @dataclass
@@ -166,7 +178,7 @@ class Grouped:
     Attributes:
         index: Places of the elements by rank, (B, L) long.
         own: Latents (B, G, V).
-        given: Context of `InterleavedCoupling`, with a mask (B, G, V).
+        given: Context of the coupling, with a mask (B, G, V).
     """
 
     index: Tensor
@@ -175,7 +187,7 @@ class Grouped:
 
 
 class GroupCoupling(Bijection):
-    """`InterleavedCoupling` over groups of elements, ranked by the first of their two latents.
+    """`AutoregressiveCoupling` over groups of elements, ranked by the first of their two latents.
 
     The element of rank r belongs to group r mod G, so that small sets need no more rounds than they
     have elements, and large ones no more than G. The first latent stays as it is.
@@ -188,7 +200,7 @@ class GroupCoupling(Bijection):
 
     def __init__(self, network: GroupNetwork):
         super().__init__()
-        self.coupling = InterleavedCoupling(network, groups=network.groups)
+        self.coupling = AutoregressiveCoupling(network)
 
     def forward(self, x, context=Context()):
         """Map x (B, L, 2)."""

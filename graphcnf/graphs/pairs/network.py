@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.sets.attention import AttentionBlock
+from graphcnf.categorical.sets.attention import EXPANSION
+from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.readout import ReadOut, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.pairs.latents import dense
@@ -54,7 +55,7 @@ class PairNetwork(nn.Module):
         reach: int = 24,
     ):
         super().__init__()
-        self.ordered, self.heads, self.reach = ordered, heads, reach
+        self.ordered, self.reach = ordered, reach
         self.nodes = nn.Linear(node_in + node_features, width)
         self.size = nn.Embedding(max_nodes + 1, width)
         self.position = nn.Embedding(max_nodes, width) if ordered else None
@@ -62,7 +63,7 @@ class PairNetwork(nn.Module):
         self.relative = nn.Parameter(torch.zeros(biases, 2 * reach + 1)) if ordered else None
         # A constant would cancel in the softmax.
         self.relations = nn.Linear(pair_features, biases, bias=False) if pair_features else None
-        self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
+        self.blocks = Transformer(width, heads, EXPANSION, layers)
         self.node_out = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, node_out)))
         self.pair_in = pair_in
         if pair_in:
@@ -101,22 +102,22 @@ class PairNetwork(nn.Module):
         if context.features is not None:
             given.append(context.features.to(nodes.dtype))
         h = self.nodes(torch.cat(given, -1)) + self.size(mask.sum(1))[:, None]
-        bias = torch.zeros(1, 1, 1, 1, device=mask.device, dtype=h.dtype)
+        biases = len(self.blocks) * self.blocks.heads
+        bias = torch.zeros(1, biases, 1, 1, device=mask.device, dtype=h.dtype)
         if self.position is not None and self.relative is not None:
             h = h + self.position(number)
             steps = (number[:, None] - number).clamp(-self.reach, self.reach) + self.reach
             bias = bias + self.relative[:, steps]
         if self.relations is not None:
             bias = bias + self.relations(context.adjacency.to(h.dtype)).permute(0, 3, 1, 2)
-        bias = bias + torch.where(mask[:, None, None, :], 0.0, -1e9)  # too large for float16
+        bias = bias.masked_fill(~mask[:, None, None, :], HIDDEN)
         if self.pair_in:
             e = self._pair_state(h, pairs, latents, context)
             keep = latents.pair_mask[..., None]
             between = dense(self.pair_bias(e) * keep, latents.index, count)
             bias = bias + between.permute(0, 3, 1, 2)
             h = h + self._pooled(self.message(e) * keep, latents.index, count)
-        for k, block in enumerate(self.blocks):
-            h = block(h, bias[:, k * self.heads : (k + 1) * self.heads])
+        h = self.blocks(h, bias)
         for_nodes = self.node_out(h)
         if not self.pair_in:
             return for_nodes

@@ -91,7 +91,8 @@ class AtomCode:
 
     The variables of a node, in this order: levels stepped back; category of the edge to the parent
     plus 1 (0 for the first node, which has none); category of the node; then for each closure its
-    length and the category of its edge plus 1, 0 and 0 for none.
+    length and the category of its edge plus 1, 0 and 0 for none. The methods `role` to `edges` are
+    all that needs to be known of this layout elsewhere.
 
     Args:
         back: The path steps back 0 to back - 1 levels.
@@ -108,15 +109,57 @@ class AtomCode:
         for length in closures:
             self.cardinalities += [length + 1, bond_categories + 1]
 
+    COMMON = 4
+    """Variables that are no function of others at any node: up to the length of a closure."""
+
+    @staticmethod
+    def role(k: int) -> str:
+        """Return the meaning of variable k: "back", "edge", "node" or "length"."""
+        return ("back", "edge", "node")[k] if k < 3 else ("edge", "length")[k % 2]
+
+    @staticmethod
+    def edge_number(k: int) -> int:
+        """Return the number of the edge of variable k: 0 for the parent's, then the closures'."""
+        return 0 if k < 3 else (k - 1) // 2
+
+    @staticmethod
+    def needed(k: int) -> int | None:
+        """Return the variable without which (where it is 0) variable k is 0; None for none.
+
+        A closure's edge needs its length, a further closure the one before.
+        """
+        return None if k < AtomCode.COMMON else k - (1 if AtomCode.role(k) == "edge" else 2)
+
+    @staticmethod
+    def back(x: Tensor) -> Tensor:
+        """Return the levels stepped back, (...) long, of categories x (..., V)."""
+        return x[..., 0]
+
+    @staticmethod
+    def node(x: Tensor) -> Tensor:
+        """Return the node categories, (...) long, of categories x (..., V)."""
+        return x[..., 2]
+
+    @staticmethod
+    def lengths(x: Tensor) -> Tensor:
+        """Return the lengths of all edges, 1 for the parent's, (..., E) long, of x (..., V)."""
+        return torch.cat([torch.ones_like(x[..., :1]), x[..., 3::2]], -1)
+
+    @staticmethod
+    def edges(x: Tensor) -> Tensor:
+        """Return the edge categories plus 1, 0 for none, (..., E) long, of x (..., V)."""
+        return torch.cat([x[..., 1:2], x[..., 4::2]], -1)
+
     @property
     def longest(self) -> list[int]:
         """Largest step back, and largest length of each closure: limits of `PathCode.codes`."""
-        return [c - 1 for c in (self.cardinalities[0], *self.cardinalities[3::2])]
+        return [self.cardinalities[0] - 1, *(c - 1 for c in self.cardinalities[3::2])]
 
     @property
     def kinds(self) -> list[str]:
         """For each variable, which of `KINDS` it is."""
-        return ["adjacency", "bonds", "nodes", *["adjacency", "bonds"] * (self.entries - 1)]
+        of_role = {"back": "adjacency", "length": "adjacency", "edge": "bonds", "node": "nodes"}
+        return [of_role[self.role(k)] for k in range(len(self.cardinalities))]
 
     @staticmethod
     def measure(graphs: PackedGraphs) -> dict:
@@ -143,10 +186,9 @@ class AtomCode:
             raise ValueError("a graph has a longer step back or closure than the model knows")
         edges = batch.bonds.gather(2, path.targets.clamp(min=0))
         edges = torch.where(path.targets < 0, 0, edges)
-        columns = [path.codes[..., 0], edges[..., 0], batch.node_types]
-        for k in range(1, self.entries):
-            columns += [path.codes[..., k], edges[..., k]]
-        return torch.stack(columns, -1)
+        closures = torch.stack([path.codes[..., 1:], edges[..., 1:]], -1).flatten(-2)
+        first = torch.stack([path.codes[..., 0], edges[..., 0], batch.node_types], -1)
+        return torch.cat([first, closures], -1)
 
     def knows(self, batch: GraphBatch) -> Tensor:
         """Whether `encode` takes a depth-first numbered graph, (B,) bool."""
@@ -160,21 +202,19 @@ class AtomCode:
 
     def decode(self, x: Tensor, mask: Tensor) -> GraphBatch:
         """Graphs (B, N) of possible categories x (B, N, V)."""
-        batch, nodes, variables = x.shape
+        batch, nodes, _ = x.shape
         device = x.device
         rows = torch.arange(batch, device=device)
         path = torch.zeros(batch, nodes + 1, dtype=torch.long, device=device)
-        depth = torch.zeros(batch, dtype=torch.long, device=device)
         bonds = torch.zeros(batch, nodes, nodes, dtype=torch.long, device=device)
         x = torch.where(mask[..., None], x, 0)
+        depth = torch.zeros_like(rows)
+        back, lengths, edges = self.back(x), self.lengths(x), self.edges(x)
         for i in range(1, nodes):
-            depth = (depth - x[:, i, 0]).clamp(min=0) + 1
+            depth = (depth - back[:, i]).clamp(min=0) + 1
             path[rows, depth] = i
-            bonds[rows, i, path[rows, depth - 1]] = x[:, i, 1]
-            for k in range(3, variables, 2):
-                far = path[rows, (depth - x[:, i, k]).clamp(min=0)]
+            for length, edge in zip(lengths[:, i].unbind(-1), edges[:, i].unbind(-1), strict=True):
+                far = path[rows, (depth - length).clamp(min=0)]
                 # Where there is no closure, the node itself is meant, and its edge is 0.
-                bonds[rows, i, far] = torch.where(
-                    x[:, i, k] > 0, x[:, i, k + 1], bonds[rows, i, far]
-                )
-        return GraphBatch(x[..., 2], bonds + bonds.transpose(1, 2), mask)
+                bonds[rows, i, far] = torch.where(length > 0, edge, bonds[rows, i, far])
+        return GraphBatch(self.node(x), bonds + bonds.transpose(1, 2), mask)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphcnf.flows.transform import log_term_dtype
+from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.path.fragment import Fragment
-from graphcnf.graphs.path.network import Asked, PathRounds
+from graphcnf.graphs.path.network import Nodes
 from graphcnf.graphs.path.placement import FREE, Progress, Steps
 
 BRANCH = 4
@@ -156,11 +156,11 @@ class ConditionalWalk:
             UserError: a size is too small for the fragment.
         """
         network = self.network
-        device = network.start.device
+        device = network.initial.device
         count, largest = len(sizes), int(sizes.max())
         sizes = sizes.to(device)
         mask = torch.arange(largest, device=device) < sizes[:, None]
-        rounds = PathRounds(network, mask.clone())
+        state = network.start(Context(mask.clone()))
         progress = Progress(self.fragment, sizes, network.support)
         known = torch.zeros(
             count, largest, len(network.cardinalities), dtype=torch.long, device=device
@@ -173,15 +173,19 @@ class ConditionalWalk:
         codes, final, origin = known.clone(), log_weights.clone(), ancestor.clone()
         came_from, prices = progress.came_from.clone(), progress.prices.clone()
         for i in range(largest):
-            asked = rounds.ask(i, None, known)
+            step = state.step()
+            assert step is not None
+            order = step.at[0]
+            hidden = step.hidden[order.argsort()]
             progress.look()
-            log_weights = log_weights + self._step(asked, rounds, i, progress, known)
-            rounds.tell(i, None, None, known)
+            log_weights = log_weights + self._step(hidden, i, progress, known)
+            state.update(known[order, i])
             # Complete graphs and dead ends leave.
             log_weights = log_weights.masked_fill((sizes == i + 1) & ~progress.complete, -math.inf)
             ends = (sizes == i + 1) | torch.isinf(log_weights)
             at = place[ends]
-            mask[at], codes[at] = rounds.mask[ends], known[ends]
+            mask[at] = torch.arange(largest, device=device) < sizes[ends, None]
+            codes[at] = known[ends]
             final[at], origin[at] = log_weights[ends], ancestor[ends]
             came_from[at], prices[at] = progress.came_from[ends], progress.prices[ends]
             rows = (~ends).nonzero()[:, 0]
@@ -198,7 +202,7 @@ class ConditionalWalk:
                 known, log_weights, sizes = known[rows], log_weights[rows], sizes[rows]
                 ancestor = ancestor[rows]
                 progress.take(rows)
-                _take(rounds, rows)
+                state.take(rows)
             if self.fixed:
                 # As long as only the fragment is there, nothing that was drawn is shared.
                 alone = i < (~progress.unplaced).sum(1)
@@ -219,24 +223,11 @@ class ConditionalWalk:
         below = share.cumsum(0)
         return torch.searchsorted(below, places * below[-1], right=True).clamp(max=count - 1)
 
-    def _step(
-        self,
-        asked: Asked,
-        rounds: PathRounds,
-        i: int,
-        progress: Progress,
-        known: Tensor,
-    ) -> Tensor:
+    def _step(self, hidden: Nodes, i: int, progress: Progress, known: Tensor) -> Tensor:
         """Draw node i of every walk into `known`; the log of what the weights are to be times."""
         count = len(known)
-        remaining = (rounds.to_come[:, 0] - i - 1).clamp(min=0)
-
-        def rows_of(rows: Tensor) -> Asked:
-            choices = self.network.support.choices(rounds.path.rows(rows), remaining[rows])
-            return Asked(asked.h[rows, 0], choices)
-
         everyone = torch.arange(count, device=known.device)
-        free = self._draw(rows_of, everyone, progress.mask)
+        free = self._draw(hidden, everyone, progress.mask)
         back = free.x[:, 0]
         fits = progress.free_fits(back[:, None])[:, 0]
         log_free = free.masses.sum(1).masked_fill(~fits, -math.inf)
@@ -244,7 +235,7 @@ class ConditionalWalk:
         parts, logs, choice = [], [], []
         forward = progress.steps(self.closures)
         if forward is not None:
-            drawn = self._draw_steps(rows_of, forward, progress)
+            drawn = self._draw_steps(hidden, forward, progress)
             logs.append(drawn.masses.sum(1))
             # Every node of the fragment has to come some time, at much the same price: what counts
             # is when, which the step back says, and which of those that come after the same one.
@@ -259,7 +250,7 @@ class ConditionalWalk:
         ) else None  # fmt: skip
         if entry is not None:
             steps, among = entry
-            drawn = self._draw_steps(rows_of, steps, progress)
+            drawn = self._draw_steps(hidden, steps, progress)
             # The step back came with the free node, from all that were possible.
             drawn.masses[:, 0] = free.masses[steps.owner, 0]
             own = drawn.masses.sum(1)
@@ -312,46 +303,36 @@ class ConditionalWalk:
         share = (branches / places).clamp(max=1.0).double().log()
         return torch.where(inside & ~socket & progress.unplaced.any(1), share, 0.0)
 
-    def _draw_steps(self, rows_of, steps: Steps, progress: Progress) -> _Drawn:
+    def _draw_steps(self, hidden: Nodes, steps: Steps, progress: Progress) -> _Drawn:
         return self._draw(
-            rows_of,
+            hidden,
             steps.owner,
             lambda previous, cardinality: progress.step_mask(steps, previous, cardinality),
             lambda previous: progress.narrow(steps, previous),
         )
 
-    def _draw(self, rows_of, rows: Tensor, mask, drawn_one=None) -> _Drawn:
-        """Draw all variables of a node, each from what is possible."""
-        cardinalities = self.network.cardinalities
-        whole = rows_of(rows)
+    def _draw(self, hidden: Nodes, rows: Tensor, mask, drawn_one=None) -> _Drawn:
+        """Draw all variables of the nodes of some rows, each from what is possible."""
+        network = self.network
+        part, inside = hidden[rows], torch.arange(len(rows), device=rows.device)
         previous: list[Tensor] = []
         masses = []
-        for k, cardinality in enumerate(cardinalities):
-            fits = mask(previous, cardinality)
-            part, inside = whole, None
-            if k > 3:
-                # An edge needs its closure, a further closure the one before.
-                there = previous[k - 1 if k % 2 == 0 else k - 2] > 0
-                inside = there.nonzero()[:, 0]
-                if not len(inside):
-                    previous.append(torch.zeros_like(rows))
-                    masses.append(torch.zeros(len(rows), dtype=torch.float64, device=rows.device))
-                    continue
-                part = rows_of(rows[inside])
-            before = previous if inside is None else [p[inside] for p in previous]
-            logits = self.network.read_out(part, before)
-            log_p = (logits.to(log_term_dtype(logits)) / self.temperature).double().log_softmax(-1)
-            log_p = log_p.masked_fill(~(fits if inside is None else fits[inside]), -math.inf)
-            mass = log_p.logsumexp(-1)
-            below = (log_p - mass[:, None]).exp().nan_to_num(0.0).cumsum(-1)
-            drawn = (self._uniform(len(below))[:, None] * below[:, -1:] >= below).sum(-1)
-            drawn = drawn.clamp(max=cardinality - 1)
-            # Where nothing is possible the walk has ended; any category will do.
-            drawn = torch.where(torch.isinf(mass), 0, drawn)
-            if inside is not None:
-                full = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-                mass = full.index_copy(0, inside, mass)
-                drawn = torch.zeros_like(rows).index_copy(0, inside, drawn)
+        for k, cardinality in enumerate(network.cardinalities):
+            fits = mask(previous, cardinality)[inside]
+            drawn = torch.zeros_like(rows)
+            mass = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+            if len(inside):
+                log_p = (network.logits(part) / self.temperature).double().log_softmax(-1)
+                log_p = log_p.masked_fill(~fits, -math.inf)
+                mass[inside] = log_p.logsumexp(-1)
+                below = (log_p - mass[inside, None]).exp().nan_to_num(0.0).cumsum(-1)
+                x = (self._uniform(len(below))[:, None] * below[:, -1:] >= below).sum(-1)
+                # Where nothing is possible the walk has ended; any category will do.
+                x = torch.where(torch.isinf(mass[inside]), 0, x.clamp(max=cardinality - 1))
+                drawn[inside] = x
+                if k + 1 < len(network.cardinalities):
+                    part, kept = network.embed(part, x)
+                    inside = inside if kept is None else inside[kept]
             previous.append(drawn)
             masses.append(mass)
             if drawn_one is not None:
@@ -360,15 +341,7 @@ class ConditionalWalk:
 
     def _uniform(self, count: int) -> Tensor:
         drawn = torch.rand(count, generator=self.generator, dtype=torch.float64)
-        return drawn.to(self.network.start.device)
-
-
-def _take(rounds: PathRounds, rows: Tensor) -> None:
-    """Go on with other walks."""
-    rounds.mask, rounds.to_come = rounds.mask[rows], rounds.to_come[rows]
-    rounds.path = rounds.path.rows(rows)
-    rounds.keys = [keys[rows] for keys in rounds.keys]
-    rounds.values = [values[rows] for values in rounds.values]
+        return drawn.to(self.network.initial.device)
 
 
 def _logsumexp_by(

@@ -146,7 +146,7 @@ def grow(
         original = (source[:, None] == source).int().argmax(1)
         copied = original < torch.arange(len(source))
         share = ((count + 0.5) / (count[original] + 0.5)).log().clamp(LEAST, 0.0)
-        bias = new.logits[k].get_parameter("bias")
+        bias = new.outputs[k].get_parameter("bias")
         bias[copied] += share[copied].to(bias)
 
 
@@ -176,25 +176,22 @@ class _Sources:
         most = len(self.old) if most is None else most
         if k < most:
             return k
-        last = most - 2 + (k - most) % 2
-        # Where that would be the node itself, the edge to the parent is closest to an edge.
-        return 1 if last == 2 else last
+        return max(j for j in range(most) if AtomCode.role(j) == AtomCode.role(k))
 
     def values(self, k: int) -> Tensor:
         """For each value of variable k, the old one that it comes from."""
-        if k == 2:
+        role = AtomCode.role(k)
+        if role == "node":
             return self.nodes
-        if k == 1:
-            return self.to_parent
-        if k % 2 == 0 and k:
-            return self.edges
+        if role == "edge":
+            return self.edges if AtomCode.edge_number(k) else self.to_parent
         return torch.arange(self.new[k]).clamp(max=self.old[self.variable(k)] - 1)
 
 
 def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _Sources) -> Tensor:
     """What the parameter `name` of the larger network starts as."""
     table, _, rest = name.partition(".")
-    if table in ("values", "chain", "logits", "hidden"):
+    if table in ("values", "chain", "outputs", "hidden"):
         number, _, kind = rest.partition(".")
         k = int(number)
         # The last variable of a network is told to none, so it has no table in the chain.

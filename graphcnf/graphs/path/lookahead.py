@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.fragment import Fragment
 from graphcnf.graphs.path.support import Support
 
@@ -63,9 +64,9 @@ class Lookahead:
     def mask(self, previous: list[Tensor], fits: Tensor) -> Tensor:
         """Which of the categories `fits` (R, C) of the steps' next variable leave enough."""
         k = len(previous)
-        if not self.support.limited or k == 0 or (k % 2 and k > 1):
+        if not self.support.limited or AtomCode.role(k) in ("back", "length"):
             return fits
-        rest = self.rest - self.edge_least[:, : 1 if k <= 2 else k // 2].sum(1)
+        rest = self.rest - self.edge_least[:, : 1 + AtomCode.edge_number(k)].sum(1)
         if k == 1:
             far = self._far(torch.zeros_like(self.parent))
             return fits & (self.enters | (self.weights <= far[:, None]))
@@ -74,8 +75,9 @@ class Lookahead:
             return fits & (own >= rest[:, None])
         linked = previous[-1][:, None] > 0
         own = self.sums[previous[2]] - self.weights[previous[1]]
-        for edge in previous[4::2]:
-            own = own - self.weights[edge]
+        for j in range(AtomCode.COMMON, k):
+            if AtomCode.role(j) == "edge":
+                own = own - self.weights[previous[j]]
         far = self._far(previous[-1] - 1)
         enough = (self.weights <= far[:, None]) & (self.weights <= (own - rest)[:, None])
         return fits & (enough | ~linked)
@@ -97,7 +99,7 @@ class Lookahead:
             ends: For each of its edges to earlier nodes: these nodes, negative for free ones and
                 for none, and the edges' categories plus 1, (P,) each.
         """
-        own = self.support.sums[x[:, 2]]
+        own = self.support.sums[AtomCode.node(x)]
         for far, edge in ends:
             weight = self.weights[edge]
             own = own - weight

@@ -9,7 +9,7 @@ level on the path.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,36 +17,77 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.causal import HIDDEN, CausalBlock
+from graphcnf.categorical.autoregressive import InSequence, Network, Step
+from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.readout import ReadOut, zero_init
-from graphcnf.flows.transform import log_term_dtype
+from graphcnf.flows.transform import Context
 from graphcnf.graphs.path.code import AtomCode
-from graphcnf.graphs.path.support import Choices, Support
-from graphcnf.graphs.path.walk import DEGREES, KINDS, LEVELS, MIXED, PRIME, SUMS, Path
+from graphcnf.graphs.path.support import Places, Support
+from graphcnf.graphs.path.walk import (
+    DEGREES,
+    KINDS,
+    LEVELS,
+    NEIGHBOURS,
+    NODE,
+    SUMS,
+    Path,
+    hashed,
+    level_codes,
+)
 from graphcnf.graphs.targets import Shares, TargetEmbedding
 
 TOGETHER = (2, 3, 4, 6)
-"""Numbers of levels at the end of the path that a network is told about as one thing."""
-
-ROWS = 32
-"""Rows that are read out together come in multiples of this: fewer shapes, fewer kernels."""
+"""Numbers of levels at the end of the path that a network sees as one category."""
 
 
 @dataclass
-class Asked:
-    """What the variables of some nodes are read out of.
+class Nodes:
+    """Hidden states of M nodes whose variables are decided one after the other.
 
     Attributes:
-        h: (..., C), R rows in all.
-        choices: Possible categories of the R rows.
+        h: Channels, (M, C).
+        common: Hidden channels of the read-outs of the variables that every node has, (M, K * H);
+            None once they are decided.
+        decided: Sum over the variables so far, (M, H); None before the first one.
+        places: Places for edges, for the possible categories.
     """
 
     h: Tensor
-    choices: Choices
+    common: Tensor | None
+    decided: Tensor | None
+    places: Places
+
+    def __getitem__(self, rows: Tensor) -> Nodes:
+        """Return some of the nodes."""
+        common = None if self.common is None else self.common[rows]
+        decided = None if self.decided is None else self.decided[rows]
+        return Nodes(self.h[rows], common, decided, self.places[rows])
 
 
-class PathNetwork(nn.Module):
-    """Probabilities of the categories of nodes; made for `InterleavedCoupling`.
+class Tables:
+    """Parameters in the shape in which many steps need them: valid until they are trained on.
+
+    Attributes:
+        values: Channels of the categories of all variables, one table after the other.
+        offsets: Where the table of each variable begins, (V,) long.
+        levels: Channels by the code of a level, see `level_codes`.
+        weight: Of the hidden layers of the variables that every node has.
+        bias: The same.
+    """
+
+    def __init__(self, network: PathNetwork):
+        self.values = torch.cat([t.get_parameter("weight") for t in network.values])
+        counts = torch.tensor([0, *network.cardinalities[:-1]], device=self.values.device)
+        self.offsets = counts.cumsum(0)
+        levels = network.on_level.weight[:, None] + network.degree.weight
+        self.levels = F.pad(levels.flatten(0, 1), (0, 0, 1, 0))
+        common = network.hidden[: AtomCode.COMMON]
+        self.weight = torch.cat([layer.get_parameter("weight") for layer in common])
+        self.bias = torch.cat([layer.get_parameter("bias") for layer in common])
+
+
+class PathNetwork(Network):
+    """Probabilities of the categories of nodes.
 
     Args:
         code: The variables.
@@ -57,10 +98,10 @@ class PathNetwork(nn.Module):
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         head_width: Hidden channels of the read-out of a variable.
-        level_width: Channels of what is known of a level of the path.
-        table_rows: Rows of each table of what is known of the last levels together.
+        level_width: Channels of a level of the path.
+        table_rows: Rows of each hashed table of the last levels together.
         dropout: Share of the channels that training leaves out.
-        targets: What may be asked of a graph (`graphcnf.graphs.targets`), None for nothing.
+        targets: Conditions of a graph (`graphcnf.graphs.targets`), None for none.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -85,11 +126,10 @@ class PathNetwork(nn.Module):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-        self.dropout = dropout
         self.cardinalities = code.cardinalities
         self.support = support
-        self.max_nodes, self.heads = max_nodes, heads
-        self.start = nn.Parameter(0.3 * torch.randn(width))
+        self.max_nodes, self.head_width = max_nodes, head_width
+        self.initial = nn.Parameter(0.3 * torch.randn(width))
         self.values = nn.ModuleList(nn.Embedding(c, width) for c in self.cardinalities)
         self.position = nn.Embedding(max_nodes, width)
         self.remaining = nn.Embedding(max_nodes + 1, width)
@@ -104,238 +144,218 @@ class PathNetwork(nn.Module):
         self.joined = nn.Linear(len(TOGETHER) * 2 * level_width, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, max_nodes))
         self.by_level = nn.Parameter(torch.zeros(layers * heads, LEVELS))
-        self.blocks: Sequence[CausalBlock] = nn.ModuleList(  # type: ignore[assignment]  # not generic
-            CausalBlock(width, heads, expansion) for _ in range(layers)
-        )
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.ModuleList(nn.Linear(width, head_width) for _ in self.cardinalities)
         # A variable knows the ones before it by one table each, with gains of its own.
         self.chain = nn.ModuleList(nn.Embedding(c, head_width) for c in self.cardinalities[:-1])
         self.gains = nn.Parameter(torch.ones(len(self.cardinalities), head_width))
-        self.logits = nn.ModuleList(zero_init(ReadOut(head_width, c)) for c in self.cardinalities)
-        self.asked = None if targets is None else TargetEmbedding(targets, width)
+        self.outputs = nn.ModuleList(zero_init(ReadOut(head_width, c)) for c in self.cardinalities)
+        self.conditions = None if targets is None else TargetEmbedding(targets, width)
         self.shares = None if targets is None else Shares(self.cardinalities, targets, width)
         for table in [self.position, self.remaining, *self.values]:
             nn.init.normal_(table.weight, std=0.2)
 
-    def contents(self, x: Tensor) -> Tensor:
-        """Embedding (B, M, C) of the categories (B, M, V) of the nodes before some nodes."""
-        return sum(table(value) for table, value in zip(self.values, x.unbind(-1), strict=True))
+    # --- inputs
 
-    def inputs(
-        self, content: Tensor, number: Tensor, path: Path, to_come: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What is known before some nodes.
+    def _inputs(self, channels: Tensor, codes: Tensor) -> Tensor:
+        """Channels (R, C) of the paths before R nodes.
 
         Args:
-            content: Of the nodes before them, (B, M, C).
-            number: Their numbers, (M,) long, the same in every graph.
-            path: The paths before them, B * M rows.
-            to_come: Numbers of nodes to come, they themselves included, (B, M) long.
-
-        Returns:
-            The input of the blocks (B, M, C), and the numbers of the nodes on the path (B, M,
-            LEVELS), -1 for none.
+            channels: Of the last levels, (R, LEVELS, level width).
+            codes: Of the last levels, see `level_codes`, (R, LEVELS) long.
         """
-        category, degree, around, node, there = path.features()
-        kinds = self.cardinalities[2]
-        around = around // KINDS * kinds + around % KINDS
-        around = self.neighbours(around.flatten(0, 1)).unflatten(0, node.shape)
-        levels = (self.on_level(category) + self.degree(degree) + around) * there[..., None]
-        known = self.path(levels.flatten(1)) + self.joined(self._ends(category, degree, there))
-        h = content + known.unflatten(0, to_come.shape)
-        h = h + self.position(number) + self.remaining(to_come)
-        return h, torch.where(there, node, -1).unflatten(0, to_come.shape)
-
-    def _ends(self, category: Tensor, degree: Tensor, there: Tensor) -> Tensor:
-        """Embedding of the last levels of the path, some of them at a time, (R, C)."""
-        state = torch.where(there, category * 2 * DEGREES + degree + 1, 0)
-        key, parts = torch.zeros_like(state[:, 0]), []
+        key, parts = torch.zeros_like(codes[:, 0]), []
+        together = iter(self.together)
         for level in range(TOGETHER[-1]):
-            key = (key * MIXED + state[:, level]) % PRIME
+            key = hashed(key, codes[:, level])
             if level + 1 in TOGETHER:
-                table = self.together[TOGETHER.index(level + 1)]
-                assert isinstance(table, nn.Embedding)
-                parts.append(table(key % table.num_embeddings))
-        return torch.cat(parts, -1)
+                table = next(together)
+                parts.append(table(key % len(table.get_parameter("weight"))))
+        return self.path(channels.flatten(1)) + self.joined(torch.cat(parts, -1))
 
-    def biases(self, number: Tensor, on_path: Tensor, keys: int) -> Tensor:
-        """Attention biases (B, layers * heads, M, keys) of M nodes; `keys` is the last one's.
+    def _contents(self, x: Tensor, tables: Tables) -> Tensor:
+        """Channels (R, C) of the categories x (R, V) of nodes."""
+        return F.embedding_bag(x + tables.offsets, tables.values, mode="sum")
+
+    def _channels(self, codes: Tensor, around: Tensor, tables: Tables) -> Tensor:
+        """Channels (R, level width) of levels, from their codes (R,) and neighbours (R, K)."""
+        kinds = self.cardinalities[2]
+        pairs = around // KINDS * kinds + around % KINDS
+        return F.embedding(codes, tables.levels) + self.neighbours(pairs[:, :NEIGHBOURS])
+
+    def _biases(self, number: Tensor, on_path: Tensor) -> Tensor:
+        """Attention biases (B, layers * heads, N, N) of all nodes.
 
         Key j holds what is known before node j, so node j - 1 belongs to it.
-        """
-        batch, count, _ = on_path.shape
-        key = torch.arange(keys, device=number.device)
-        distance = number[:, None] - key
-        near = self.by_distance[:, distance.clamp(min=0)]
-        near = near + torch.where(distance < 0, HIDDEN, 0.0)
-        levels = near.new_zeros(batch, LEVELS, count, keys)
-        levels.scatter_(3, (on_path + 1).transpose(1, 2)[..., None], 1.0)
-        levels[..., 0] = 0
-        return near + (self.by_level @ levels.flatten(2)).unflatten(2, (count, keys))
-
-    def asks(self, targets: Tensor, added: Tensor) -> Tensor:
-        """Channels (B, M, C) of what is asked of each graph, before M nodes.
 
         Args:
-            targets: (B, P).
-            added: What the nodes before them have added, (B, M, P).
-
-        Raises:
-            ValueError: The model takes no targets.
+            number: Of the nodes, (N,) long.
+            on_path: Numbers of the nodes of the last levels plus 1, 0 for none, (B, N, LEVELS).
         """
-        if self.asked is None or self.shares is None:
+        distance = number[:, None] - number
+        near = self.by_distance[:, distance.clamp(min=0)]
+        near = near + torch.where(distance < 0, HIDDEN, 0.0)
+        size = len(number)
+        levels = near.new_zeros(len(on_path), LEVELS, size, size)
+        levels.scatter_(3, on_path.transpose(1, 2)[..., None], 1.0)
+        levels[..., 0] = 0
+        return near + (self.by_level @ levels.flatten(2)).unflatten(2, (size, size))
+
+    def _conditioned(self, conditions: Tensor, added: Tensor) -> Tensor:
+        """Channels (B, M, C) of the conditions (B, P), of which nodes have `added` (B, M, P)."""
+        if self.conditions is None or self.shares is None:
             raise ValueError("this model was trained without targets")
-        targets = targets.to(self.start.dtype)
-        return self.asked(targets)[:, None] + self.shares(targets, added)
+        conditions = conditions.to(self.initial.dtype)
+        return self.conditions(conditions)[:, None] + self.shares(conditions, added)
 
     def added(self, x: Tensor, path: Path) -> Tensor:
-        """What nodes of the categories x (R, V), behind R paths, add to the targets, (R, P)."""
+        """Return the shares (R, P) of the conditions that nodes x (R, V) after R paths have."""
         if self.shares is None:
             raise ValueError("this model was trained without targets")
         return self.shares.of(x, path.links(x))
 
-    def hidden_states(
-        self, x: Tensor, mask: Tensor, targets: Tensor | None = None
-    ) -> tuple[Tensor, Path]:
-        """All nodes in one pass: (B, N, C), each from the nodes before it, and the paths before."""
-        nodes = mask.shape[1]
+    def _check(self, context: Context) -> None:
+        nodes = context.mask.shape[1]
         if nodes > self.max_nodes:
             raise ValueError(f"graphs of {nodes} nodes, but the model knows up to {self.max_nodes}")
-        number = torch.arange(nodes, device=mask.device)
-        path = Path.before_each(x, self.support.weights)
-        content = self.contents(x[:, :-1])
-        content = torch.cat([self.start.expand(len(x), 1, -1).to(content.dtype), content], 1)
-        h, on_path = self.inputs(content, number, path, self._to_come(mask, number))
-        if targets is not None:
-            so_far = self.added(x.flatten(0, 1), path).unflatten(0, mask.shape).cumsum(1)[:, :-1]
-            h = h + self.asks(targets, F.pad(so_far, (0, 0, 1, 0)))
-        h = self._thinned(h)
-        bias = self.biases(number, on_path, nodes)
-        for block, own in zip(self.blocks, bias.split(self.heads, 1), strict=True):
-            u = block.write(h, *block.read(h), own)
-            h = h + self._thinned(u - h) if self.training and self.dropout else u
-        return self.norm(h), path
 
-    def _thinned(self, h: Tensor) -> Tensor:
-        return F.dropout(h, self.dropout, self.training)
+    # --- steps
 
-    @staticmethod
-    def _to_come(mask: Tensor, number: Tensor) -> Tensor:
-        return (mask.sum(1, keepdim=True) - number).clamp(min=0)
-
-    def told(self, previous: list[Tensor]) -> list[Tensor]:
-        """What each variable knows of the ones before it, (..., C) each; 0 for the first."""
-        sums: list[Any] = [0]
-        for table, value in zip(self.chain, previous, strict=False):
-            sums.append(sums[-1] + table(value))
-        return sums
-
-    def read_out(self, asked: Asked, previous: list[Tensor]) -> Tensor:
-        """Logits (..., cardinality) of the variable after `previous`; -inf where impossible."""
-        # Where there is no node, the coupling writes the number of categories.
-        previous = [p.clamp(max=c - 1) for p, c in zip(previous, self.cardinalities, strict=False)]
-        return self._logits(asked, previous, self.told(previous)[-1])
-
-    def _logits(self, asked: Asked, previous: list[Tensor], told) -> Tensor:
-        k = len(previous)
-        hidden = F.relu(self.hidden[k](asked.h) + self.gains[k] * told)
-        logits = self.logits[k](hidden)
-        allowed = asked.choices([p.flatten() for p in previous]).view_as(logits)
-        return logits.to(log_term_dtype(logits)).masked_fill(~allowed, -math.inf)
-
-    def log_prob(self, x: Tensor, mask: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Log-probabilities of the variables of the categories x (B, N, V), (B, V) nats.
-
-        Given what is asked of each graph, `targets` (B, P). Variables that follow from others are
-        not looked at.
-        """
-        h, path = self.hidden_states(x, mask, targets)
-        at = _padded(torch.nonzero(mask.flatten())[:, 0])
-        number = torch.arange(mask.shape[1], device=mask.device)
-        remaining = (self._to_come(mask, number) - 1).flatten()
-        count = int(mask.sum())
-        graph, x = at[:count] // mask.shape[1], x.flatten(0, 1)
-        told = self.told(list(x.unbind(-1)))
-        sums = []
-        for k in range(x.shape[-1]):
-            rows, real = at, count
-            if k > 3:
-                # An edge needs its closure, a further closure the one before.
-                there = x[at[:count], k - 1 if k % 2 == 0 else k - 2] > 0
-                rows = at[:count][there]
-                real = len(rows)
-                if not real:
-                    sums.append(h.new_zeros(len(mask), dtype=log_term_dtype(h)))
-                    continue
-                rows = _padded(rows)
-            chosen, values = h.flatten(0, 1)[rows], x[rows]
-            asked = Asked(chosen, self.support.choices(path.rows(rows), remaining[rows]))
-            before = told[k][rows] if k else 0
-            logits = self._logits(asked, list(values[:, :k].unbind(-1)), before)
-            own = -F.cross_entropy(logits, values[:, k], reduction="none")
-            where = graph if real == count else rows[:real] // mask.shape[1]
-            sums.append(own.new_zeros(len(mask)).index_add(0, where, own[:real]))
-        return torch.stack(sums, -1)
-
-    def streams_of(self, x: Tensor, context, group: Tensor) -> Asked:
-        """What all variables are read out of, for `InterleavedCoupling.log_probs`."""
-        mask = context.mask
-        number = torch.arange(mask.shape[1], device=mask.device)
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        """Yield all nodes of known categories in one step."""
+        self._check(context)
+        mask, conditions = context.mask, context.conditions
         x = torch.where(mask[..., None], x, 0)
-        h, path = self.hidden_states(x, mask, context.conditions)
-        remaining = (self._to_come(mask, number) - 1).clamp(min=0)
-        return Asked(h, self.support.choices(path, remaining.flatten()))
+        batch, size = mask.shape
+        tables, number = Tables(self), torch.arange(size, device=mask.device)
+        path = Path.before_each(x, self.support.weights, self.support.pad)
+        places = path.last_levels(batch * size)
+        at = path.tables.flatten(1)[:, places]
+        codes = level_codes(at)
+        around = path.around.flatten(0, 1)[places].flatten(0, 1)
+        channels = self._channels(codes.flatten(), around, tables).unflatten(0, codes.shape)
+        before = self._contents(x[:, :-1].flatten(0, 1), tables).unflatten(0, (batch, size - 1))
+        before = torch.cat([self.initial.expand(batch, 1, -1).to(before.dtype), before], 1)
+        h = self._inputs(channels, codes).unflatten(0, mask.shape) + before
+        to_come = (mask.sum(1, keepdim=True) - number).clamp(min=0)
+        h = h + self.position(number) + self.remaining(to_come)
+        if conditions is not None:
+            added = self.added(x.flatten(0, 1), path).unflatten(0, mask.shape).cumsum(1)[:, :-1]
+            h = h + self._conditioned(conditions, F.pad(added, (0, 0, 1, 0)))
+        bias = self._biases(number, at[NODE].unflatten(0, mask.shape))
+        h = self.norm(self.blocks(self.dropout(h), bias))
+        real = mask.flatten().nonzero()[:, 0]
+        room = self.support.before_each(path.take(real), to_come[mask] == 1)
+        yield Step(mask.nonzero(as_tuple=True), self._nodes(h[mask], room, tables))
 
-    def rounds(self, context, group: Tensor) -> PathRounds:
-        """The same node by node, with an object that has `ask` and `tell`."""
-        return PathRounds(self, context.mask, context.conditions)
+    def start(self, context: Context) -> PathState:
+        """Return the state before the first node of every graph."""
+        self._check(context)
+        return PathState(self, context.mask, context.conditions)
+
+    def _nodes(self, h: Tensor, places: Places, tables: Tables) -> Nodes:
+        return Nodes(h, F.linear(h, tables.weight, tables.bias), None, places)
+
+    def logits(self, hidden: Nodes) -> Tensor:
+        """Return logits (M, cardinality) of the next variable; -inf where impossible."""
+        k = len(hidden.places.x)
+        if hidden.common is not None and k < AtomCode.COMMON:
+            channels = hidden.common[:, k * self.head_width : (k + 1) * self.head_width]
+        else:
+            channels = self.hidden[k](hidden.h)
+        if hidden.decided is not None:
+            channels = channels + self.gains[k] * hidden.decided
+        logits = super().logits(self.outputs[k](F.relu(channels)))
+        return logits.masked_fill(~self.support.allowed(hidden.places), -math.inf)
+
+    def embed(self, hidden: Nodes, x: Tensor) -> tuple[Nodes, Tensor | None]:
+        """Add a variable x (M,); nodes without a closure have no further variables."""
+        k, kept = len(hidden.places.x), None
+        x = x.clamp(max=self.cardinalities[k] - 1)
+        if AtomCode.role(k) == "length":
+            kept = x.nonzero()[:, 0]
+            hidden, x = Nodes(hidden.h, None, hidden.decided, hidden.places)[kept], x[kept]
+        decided = self.chain[k](x)
+        if hidden.decided is not None:
+            decided = decided + hidden.decided
+        places = self.support.add(hidden.places, x)
+        return Nodes(hidden.h, hidden.common, decided, places), kept
 
 
-class PathRounds:
-    """One node of every graph after the other, with the keys and values of the nodes before."""
+class PathState:
+    """Graphs that grow node by node, in place; the rows of complete graphs are the last ones.
 
-    def __init__(self, network: PathNetwork, mask: Tensor, targets: Tensor | None = None):
-        self.network, self.mask, self.targets = network, mask, targets
-        if targets is not None:
-            self.added = network.start.new_zeros(len(mask), 1, targets.shape[-1])
-        self.to_come = mask.sum(1, keepdim=True)
-        self.path = Path.start(mask.shape[0], mask.shape[1], mask.device)
-        shape = len(mask), network.heads, mask.shape[1], network.start.numel() // network.heads
-        self.keys = [network.start.new_empty(shape) for _ in network.blocks]
-        self.values = [network.start.new_empty(shape) for _ in network.blocks]
+    Attributes:
+        path: The paths after the nodes so far.
+        sizes: Numbers of nodes, (B,) long.
+    """
 
-    def ask(self, g: int, members: Tensor | None, known: Tensor) -> Asked:
-        """What node g of every graph is read out of; `known` (B, N, V) holds those before."""
-        net = self.network
-        number = torch.full((1,), g, device=known.device)
-        to_come = (self.to_come - g).clamp(min=0)
-        content = net.start.expand(len(known), 1, -1)
-        if g:
-            content = net.contents(self._real(known, g - 1)[:, None])
-        h, on_path = net.inputs(content, number, self.path, to_come)
-        if self.targets is not None:
-            h = h + net.asks(self.targets, self.added)
-        bias = net.biases(number, on_path, g + 1)
-        for k, (block, own) in enumerate(zip(net.blocks, bias.split(net.heads, 1), strict=True)):
-            query, key, value, hidden = block.read(h)
-            self.keys[k][:, :, g], self.values[k][:, :, g] = key[:, :, 0], value[:, :, 0]
-            keys, values = self.keys[k][:, :, : g + 1], self.values[k][:, :, : g + 1]
-            h = block.write(h, query, keys, values, hidden, own)
-        remaining = (to_come[:, 0] - 1).clamp(min=0)
-        return Asked(net.norm(h), net.support.choices(self.path, remaining))
+    def __init__(self, network: PathNetwork, mask: Tensor, conditions: Tensor | None):
+        self.network, self.order = network, InSequence(mask)
+        self.tables, self.cache = Tables(network), network.blocks.cache(mask)
+        rows, pad, initial = len(mask), network.support.pad, network.initial
+        self.path = Path.start(rows, mask.shape[1], pad, mask.device)
+        shape = self.path.tables.shape[1:]
+        self.codes, self.free = self.path.tables.new_zeros(2, *shape)
+        self.channels = initial.new_zeros(*shape, self.tables.levels.shape[1])
+        self.by_level = F.pad(network.by_level.t(), (0, 0, 0, 1))
+        self.before = self.path.depth.new_zeros(rows, len(network.cardinalities))
+        self.conditions = None if conditions is None else conditions[self.order.rows]
+        if conditions is not None:
+            self.added = initial.new_zeros(conditions.shape)
 
-    def tell(self, g: int, members: Tensor | None, real: Tensor | None, known: Tensor) -> None:
-        """Take the categories of node g, now in `known`."""
-        x = self._real(known, g)
-        if self.targets is not None:
-            self.added = self.added + self.network.added(x, self.path)[:, None]
-        self.path = self.path.add(g, x, self.network.support.weights)
+    def step(self) -> Step | None:
+        """Return the next node of all graphs that have one."""
+        at, net = self.order.next(), self.network
+        if at is None:
+            return None
+        count, number = len(at[0]), at[1]
+        if number:
+            self._add(number - 1, self.before[:count])
+        to_come = self.order.sizes[:count] - number
+        places = self.path.last_levels(count)
+        channels = F.embedding(places, self.channels.flatten(0, 1))
+        h = net._inputs(channels, self.codes.flatten()[places])
+        h = h + (net._contents(self.before[:count], self.tables) if number else net.initial)
+        h = h + net.position.weight[number] + net.remaining(to_come)
+        if self.conditions is not None:
+            h = h + net._conditioned(self.conditions[:count], self.added[:count, None])[:, 0]
+        # Level of the path that a key is on, LEVELS for none. Key 0 belongs to no node.
+        level = torch.full((number + 1, count), LEVELS, device=places.device)
+        steps = torch.arange(LEVELS, device=places.device)[:, None].expand(-1, count)
+        level.scatter_(0, self.path.tables[NODE].flatten()[places].t(), steps)
+        level[0] = LEVELS
+        near = net.by_distance[:, : number + 1].flip(1).t()[:, None]
+        bias = F.embedding(level, self.by_level) + near
+        h = net.norm(net.blocks.step(h, bias, self.cache))
+        free = self.free[:count, : net.support.pad + number + 1]
+        room = net.support.places(free, self.path.depth[:count], to_come == 1)
+        return Step(at, net._nodes(h, room, self.tables))
 
-    def _real(self, known: Tensor, g: int) -> Tensor:
-        """Categories (B, V) of node g, 0 where a graph has none."""
-        return torch.where(self.mask[:, g, None], known[:, g], 0)
+    def _add(self, number: int, x: Tensor) -> None:
+        """Append node `number`, of categories x (R, V), to the paths of R graphs."""
+        if self.conditions is not None:
+            self.added[: len(x)] += self.network.added(x, self.path)
+        changed = self.path.add(number, x, self.network.support.weights)
+        tables = self.path.tables.flatten(1)[:, changed]
+        codes, around = level_codes(tables), self.path.around.flatten(0, 1)[changed]
+        self.codes.view(-1)[changed] = codes
+        self.free.view(-1)[changed] = self.network.support.free(tables)
+        channels = self.network._channels(codes, around, self.tables)
+        self.channels.flatten(0, 1)[changed] = channels
 
+    def update(self, x: Tensor) -> None:
+        """Append the categories x (M, V) of the current node."""
+        self.before[: len(x)] = x
 
-def _padded(rows: Tensor) -> Tensor:
-    return F.pad(rows, (0, -len(rows) % ROWS))
+    def take(self, rows: Tensor) -> None:
+        """Go on with the given rows, some of them more than once."""
+        index = self.order.take(rows)
+        self.cache.take(index)
+        self.path = self.path.take(index)
+        for name in ("codes", "free", "channels", "before"):
+            setattr(self, name, getattr(self, name)[index])
+        if self.conditions is not None:
+            self.conditions, self.added = self.conditions[index], self.added[index]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from graphcnf.errors import UserError
+from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.fragment import Fragment
 from graphcnf.graphs.path.lookahead import Lookahead
 from graphcnf.graphs.path.support import Support
@@ -162,13 +163,14 @@ class Progress:
         """
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, first = len(previous), self.depth[:, None] < 0
-        if k == 0:
+        role = AtomCode.role(k)
+        if role == "back":
             parent, at = self._parent(value)
             enters = self.not_entered.any(1, keepdim=True) & (self.is_free.gather(1, at) | first)
             fits = self.free_fits(value) | enters
             return torch.where(first, value == 0, fits & (parent >= self.floor.clamp(min=0)))
         every = torch.ones_like(first).expand(-1, cardinality)
-        if k == 2 or (k > 3 and k % 2 == 0 and not self.fragment.rings):
+        if role == "node" or (role == "edge" and k > 1 and not self.fragment.rings):
             return every
         parent, at = self._parent(previous[0][:, None])
         if k == 1:
@@ -178,7 +180,7 @@ class Progress:
             single = f.plain & (self.weights == 1)
             fits = torch.where(self.socket_at.gather(1, at) > 0, single, room)
             return fits | first | self.is_free.gather(1, at)
-        if k % 2:
+        if role == "length":
             far = (parent + 1 - value).clamp(min=0)
             if self.fragment.acyclic:
                 fits = first
@@ -291,13 +293,15 @@ class Progress:
     def _step_mask(self, steps: Steps, previous: list[Tensor], cardinality: int) -> Tensor:
         value = torch.arange(cardinality, device=self.depth.device)[None]
         k, f = len(previous), self.fragment
-        if k == 0:
+        role = AtomCode.role(k)
+        if role == "back":
             return value == steps.back[:, None]
-        if k == 2:
+        if role == "node":
             return f.kinds[steps.node]
-        if k % 2 and k > 1:
-            return value == steps.lengths[:, (k - 3) // 2, None]
-        edge = steps.edges[:, k // 2 if k == 1 else k // 2 - 1]
+        number = AtomCode.edge_number(k)
+        if role == "length":
+            return value == steps.lengths[:, number - 1, None]
+        edge = steps.edges[:, number]
         if not len(f.edges):
             fits = (value == 0).expand(len(edge), -1)
         else:
@@ -316,9 +320,9 @@ class Progress:
     def narrow(self, steps: Steps, previous: list[Tensor]) -> None:
         """Drop the forms that the category of an edge, the last of the `previous`, excludes."""
         k = len(previous) - 1
-        if (k % 2 and k > 1) or k in (0, 2) or not len(self.fragment.edges):
+        if AtomCode.role(k) != "edge" or not len(self.fragment.edges):
             return
-        edge = steps.edges[:, 0 if k == 1 else k // 2 - 1]
+        edge = steps.edges[:, AtomCode.edge_number(k)]
         fits = self.fragment.forms[:, edge.clamp(min=0)]  # (S, R, C)
         chosen = previous[-1].expand(len(fits), -1)[..., None]
         fits = fits.gather(2, chosen)[..., 0].T | (edge < 0)[:, None]
@@ -335,19 +339,20 @@ class Progress:
         """
         rows = torch.arange(len(x), device=x.device)
         first = self.depth < 0
-        parent = torch.where(first, -1, (self.depth - x[:, 0]).clamp(min=0))
+        edges, lengths = AtomCode.edges(x).unbind(-1), AtomCode.lengths(x).unbind(-1)
+        parent = torch.where(first, -1, (self.depth - AtomCode.back(x)).clamp(min=0))
         above = torch.where(first, FREE, self.at[rows, parent.clamp(min=0)])
         free = node == FREE
         # An edge between a node of the fragment and a free one takes a socket, or else room.
-        ends = [(above, x[:, 1])]
+        ends = [(above, edges[0])]
         inside = free & (above != FREE)
-        self._use(inside, above, x[:, 1])
-        self._use(enters & ~first, node, x[:, 1])
-        for k in range(3, x.shape[1], 2):
-            far = self.at[rows, (parent + 1 - x[:, k]).clamp(min=0)]
-            far = torch.where(x[:, k] > 0, far, FREE)
-            self._use(free & (far != FREE), far, x[:, k + 1])
-            ends.append((far, x[:, k + 1]))
+        self._use(inside, above, edges[0])
+        self._use(enters & ~first, node, edges[0])
+        for length, edge in zip(lengths[1:], edges[1:], strict=True):
+            far = self.at[rows, (parent + 1 - length).clamp(min=0)]
+            far = torch.where(length > 0, far, FREE)
+            self._use(free & (far != FREE), far, edge)
+            ends.append((far, edge))
         self.lookahead.add(x, node, ends)
         self.free = self.free - free.long()
         self.level = torch.where(self.level > parent[:, None], LEFT, self.level)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from graphcnf.categorical import Bound, InterleavedFlow
+from graphcnf.categorical import Bound
+from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.flows.transform import Context, Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.packed import PackedGraphs
@@ -12,6 +13,7 @@ from graphcnf.graphs.path.code import KINDS, AtomCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.path.walk import Path
+from graphcnf.graphs.record_blocks import BLOCK
 from graphcnf.graphs.targets import TargetEmbedding
 
 
@@ -54,7 +56,7 @@ class PathSteps(nn.Module):
         )
         # What is asked of a graph also says how many nodes it has.
         self.sizes = None if targets is None else TargetEmbedding(targets, max_nodes + 1)
-        self.flow = InterleavedFlow(probabilities, groups=max_nodes)
+        self.flow = AutoregressiveFlow(probabilities)
 
     @property
     def network(self) -> PathNetwork:
@@ -72,6 +74,9 @@ class PathSteps(nn.Module):
             limits["largest_sums"] = None
         return {**AtomCode.measure(graphs), **limits}
 
+    batch_size = BLOCK
+    """Graphs that are drawn at once: complete ones leave, so their sizes may differ."""
+
     without_support = {"largest_sums": None}
     """Arguments of the constructor with which sums of edge weights have no limit."""
 
@@ -87,7 +92,8 @@ class PathSteps(nn.Module):
         shares = self.network.shares
         assert shares is not None and batch.targets is not None
         x = self.code.encode(batch)
-        path = Path.before_each(x, self.network.support.weights)
+        support = self.network.support
+        path = Path.before_each(x, support.weights, support.pad)
         links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
         shares.fit(x, links, batch.mask, batch.targets)
 
@@ -99,7 +105,8 @@ class PathSteps(nn.Module):
         probabilities: nothing is left to bound. `CategoricalFlow.bound` of the same flow gives the
         same but for the margins of the intervals.
         """
-        parts = self.network.log_prob(self.code.encode(batch), batch.mask, batch.targets)
+        context = Context(batch.mask, conditions=batch.targets)
+        parts = self.flow.flow.log_probs(self.code.encode(batch), context).sum(1)
         bounds = {}
         for kind in KINDS:
             chosen = [k for k, name in enumerate(self.code.kinds) if name == kind]
@@ -115,7 +122,7 @@ class PathSteps(nn.Module):
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
         shape = (*mask.shape, len(self.code.cardinalities))
-        like = self.network.start
+        like = self.network.initial
         z = self.flow.base.sample(
             shape, mask=mask, generator=generator, device=mask.device, dtype=like.dtype
         )

@@ -1,4 +1,4 @@
-"""Which categories are possible for a node, given the nodes before it and its earlier variables.
+"""Possible categories of a node, given the nodes before it and its earlier variables.
 
 Two things make a category impossible. It would stand for no graph: a step or a closure beyond the
 first node, closures that do not grow, the category of an edge that is not there. Or, where the
@@ -12,6 +12,8 @@ What is impossible has probability 0 in the density, which stays normalised: not
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -20,16 +22,57 @@ from torch.nn import functional as F
 from graphcnf.errors import UserError
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.code import AtomCode
-from graphcnf.graphs.path.walk import Path
+from graphcnf.graphs.path.walk import CATEGORY, LEVELS, NODE, USED, Path
+
+UNLIMITED = 260
+"""Sum of edge weights that no node reaches, in units of the largest weight: nodes are up to 255."""
+
+
+@dataclass
+class Places:
+    """Places for edges around M nodes that are to be decided, variable by variable.
+
+    The place of a level is what the sum of the edge weights of its node may still grow by.
+
+    Attributes:
+        free: Places at each level of the path, after `Support.pad` columns of 0, (M, W) long.
+        within: Those at a level and the ones above it that a child of this level could go on from,
+            (M, W) long.
+        depth: Level of the node before, (M,) long; -1 before the first one.
+        last: Whether no node comes after, (M,) bool.
+        x: The variables so far, (M,) long each.
+        own: Places left at the node itself, (M,) long; from its category on.
+        rest: Places left at all nodes that the next node could go on from, (M,) long.
+    """
+
+    free: Tensor
+    within: Tensor
+    depth: Tensor
+    last: Tensor
+    x: tuple[Tensor, ...] = ()
+    own: Tensor | None = None
+    rest: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> Places:
+        """Return the places around some of the nodes."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "x"}
+        some = {name: part[rows] for name, part in parts.items() if part is not None}
+        return Places(**some, x=tuple(value[rows] for value in self.x))
 
 
 class Support(nn.Module):
-    """Makes `Choices` for the nodes of a model.
+    """Knows the possible categories of the nodes of a model, from tables of small numbers.
 
     Args:
         code: The variables.
         edge_weights: Weight of each edge category, the smallest of them 1.
         largest_sums: Largest sum of edge weights for each node category; None for no limit.
+
+    Attributes:
+        weights: Weight of an edge by its category plus 1, 0 for none, (edge categories + 1,) long.
+        sums: Largest sum of edge weights of each node category, (node categories,) long.
+        limited: Whether there is a limit that a graph can reach.
+        pad: Columns of a path without a level.
 
     Raises:
         UserError: if the tables do not fit the categories, or no graph of three nodes fits them.
@@ -37,6 +80,9 @@ class Support(nn.Module):
 
     weights: Tensor
     sums: Tensor
+    fitting_edges: Tensor
+    fitting_nodes: Tensor
+    fitting_lengths: Tensor
 
     def __init__(self, code: AtomCode, edge_weights: list[int], largest_sums: list[int] | None):
         super().__init__()
@@ -50,9 +96,26 @@ class Support(nn.Module):
         self.branches = min(self.reach, 1)
         self.cardinalities = code.cardinalities
         self.limited = largest_sums is not None
-        sums = largest_sums if self.limited else [0] * categories
-        self.register_buffer("weights", torch.tensor([0, *edge_weights]), persistent=False)
-        self.register_buffer("sums", torch.tensor(sums), persistent=False)
+        self.pad = max(LEVELS, *code.longest) + 1
+        sums = largest_sums or [UNLIMITED * max(edge_weights)] * categories
+        self.most = max(sums)
+        weights, limits = torch.tensor([0, *edge_weights]), torch.tensor(sums)
+        # Edges by the heaviest weight that fits, in the last row no edge at all; node categories by
+        # the sum that they have to reach. A row without any belongs to what was impossible before.
+        limit = torch.arange(self.most + 2)[:, None]
+        fitting = (weights <= limit) & (weights > 0)
+        fitting[-1] = weights == 0
+        # Lengths of closures by the places left to the next node, up to 3.
+        length, rest = torch.arange(max(code.longest) + 1), torch.arange(4)[:, None]
+        closing = (rest > 1 + (length <= self.reach).long()) & (length >= 2)
+        for name, table in (
+            ("weights", weights),
+            ("sums", limits),
+            ("fitting_edges", _none_is_all(fitting)),
+            ("fitting_nodes", _none_is_all(limits >= limit)),
+            ("fitting_lengths", closing | (length == 0)),
+        ):
+            self.register_buffer(name, table, persistent=False)
 
     @staticmethod
     def measure(graphs: PackedGraphs, node_categories: int, edge_weights: list[int]) -> list[int]:
@@ -76,7 +139,7 @@ class Support(nn.Module):
         edge_weights: list[int] | None = None,
         support: bool = True,
     ) -> dict[str, list[int] | None]:
-        """What steps with such a limit take: `edge_weights`, and `largest_sums` of some graphs.
+        """Return the arguments `edge_weights` and `largest_sums` of steps for some graphs.
 
         Args:
             graphs: Every graph that is to be possible.
@@ -89,107 +152,86 @@ class Support(nn.Module):
         sums = cls.measure(graphs, node_categories, weights) if support else None
         return {"edge_weights": weights, "largest_sums": sums}
 
-    def choices(self, path: Path, remaining: Tensor) -> Choices:
-        """For R nodes: the paths before them, and how many nodes come after each, (R,) long."""
-        return Choices(self, path, remaining)
+    def free(self, tables: Tensor) -> Tensor:
+        """Return the places at levels of paths, (...) long.
 
-
-class Choices:
-    """Possible categories of R nodes, variable by variable; made by `Support.choices`."""
-
-    def __init__(self, support: Support, path: Path, remaining: Tensor):
-        self.support = support
-        self.depth = path.depth[:, None]
-        self.first = self.depth < 0
-        self.last = (remaining == 0)[:, None]
-        if support.limited:
-            level = torch.arange(path.node.shape[1], device=remaining.device)
-            free = (support.sums[path.category] - path.used).clamp(min=0)
-            self.free = torch.where(level <= self.depth, free, 0)
-            self.below = F.pad(self.free.cumsum(1), (1, 0))
-
-    def __call__(self, previous: list[Tensor]) -> Tensor:
-        """Which categories of the variable after the `previous` ones, each (R,) long, are possible.
-
-        Returns:
-            (R, cardinality) bool, at least one of them True.
+        Args:
+            tables: Those of `Path`, (5, ...) long.
         """
-        k = len(previous)
-        value = torch.arange(self.support.cardinalities[k], device=self.depth.device)
-        x = [p[:, None] for p in previous]
-        if k < 3:
-            fits = (self._back, self._edge, self._category)[k](value, *x)
-        else:
-            fits = self._closure(value, x) if k % 2 else self._closure_edge(value, x)
-        # Only where what came before was impossible, or there is no node, is nothing possible.
-        return fits | ~fits.any(1, keepdim=True) if self.support.limited else fits
+        free = (self.sums[tables[CATEGORY]] - tables[USED]).clamp(min=0)
+        return torch.where(tables[NODE] > 0, free, 0)
 
-    def _back(self, value: Tensor) -> Tensor:
-        fits = value <= self.depth
-        if self.support.limited:
-            parent = (self.depth - value).clamp(min=0)
-            rest = self._places(parent) - self.support.branches + self.support.sums.max() - 1
-            fits = fits & (self.free.gather(1, parent) > 0) & (self.last | (rest > 0))
-        return torch.where(self.first, value == 0, fits)
+    def places(self, free: Tensor, depth: Tensor, last: Tensor) -> Places:
+        """Return the places around nodes none of whose variables is decided; see `Places`."""
+        below = F.pad(free.cumsum(1), (1, 0))
+        within = below[:, 1:] - F.pad(below, (self.reach, 0))[:, 1 : free.shape[1] + 1]
+        return Places(free, within, depth, last)
 
-    def _edge(self, value: Tensor, back: Tensor) -> Tensor:
-        fits = (value > 0).expand(len(back), -1)
-        if self.support.limited:
-            parent, weight = (self.depth - back).clamp(min=0), self.support.weights
-            most = self.support.sums.max()
-            fits = fits & (weight <= self.free.gather(1, parent)) & (weight <= most)
-            rest = self._places(parent) - self.support.branches * weight + most - weight
-            fits = fits & (self.last | (rest > 0))
-        return torch.where(self.first, value == 0, fits)
+    def before_each(self, path: Path, last: Tensor) -> Places:
+        """Return the places around the nodes after paths, see `places`."""
+        return self.places(self.free(path.tables), path.depth, last)
 
-    def _category(self, value: Tensor, back: Tensor, edge: Tensor) -> Tensor:
-        if not self.support.limited:
-            return torch.ones(len(back), len(value), dtype=torch.bool, device=value.device)
-        weight = self.support.weights[edge]
-        own = self.support.sums - weight
-        rest = self._places((self.depth - back).clamp(min=0))
-        rest = rest - self.support.branches * weight + own
-        return (own >= 0) & (self.last | (rest > 0))
+    def allowed(self, s: Places) -> Tensor:
+        """Return the possible categories of the next variable, (M, cardinality) bool.
 
-    def _closure(self, value: Tensor, x: list[Tensor]) -> Tensor:
-        level = self.depth - x[0] + 1
-        fits = (value >= 2) & (value <= level) & ~self.first
-        if len(x) > 3:
-            fits = fits & (value > x[-2]) & (x[-2] > 0)
-        if self.support.limited:
-            own, rest = self._left(x)
-            far = self.free.gather(1, (level - value).clamp(min=0))
-            rest = rest - 1 - (value <= self.support.reach).long()
-            fits = fits & (own > 0) & (far > 0) & (self.last | (rest > 0))
-        return fits | (value == 0)
+        At least one is possible; where what came before is not, it does not matter which.
+        """
+        k = len(s.x)
+        role = AtomCode.role(k)
+        value = torch.arange(self.cardinalities[k], device=s.depth.device)
+        depth, last, first = s.depth[:, None], s.last[:, None], s.depth < 0
+        if role == "back":
+            fits = (s.free > 0) & (last | (s.within > self.branches + 1 - self.most))
+            fits = fits.gather(1, depth - value + self.pad)
+            fits[:, 0] |= first
+            return _none_is_all(fits)
+        parent = (s.depth - s.x[0]).clamp(min=-1)[:, None] + self.pad
+        if role == "length":
+            assert s.own is not None and s.rest is not None
+            rest = torch.where(s.last, 3, s.rest.clamp(0, 3)) * (s.own > 0)
+            fits = self.fitting_lengths[rest, : len(value)]
+            fits = fits & ((s.free.gather(1, parent + 1 - value) > 0) | (value == 0))
+            if k < AtomCode.COMMON:
+                return fits
+            before = s.x[-2][:, None]
+            return fits & ((value > before) & (before > 0) | (value == 0))
+        if role == "node":
+            weight = self.weights[s.x[1]]
+            places = s.within.gather(1, parent.clamp(min=self.pad))[:, 0]
+            need = (self.branches * weight - places + 1).clamp(min=0)
+            need = weight + torch.where(s.last, 0, need)
+            return self.fitting_nodes[need.clamp(max=self.most + 1)]
+        if k == 1:
+            places = s.within.gather(1, parent)[:, 0]
+            limit = torch.where(
+                s.last, self.most, (places + self.most - 1) // (1 + self.branches)
+            ).minimum(s.free.gather(1, parent)[:, 0])
+            return self.fitting_edges[torch.where(first, self.most + 1, limit.clamp(0, self.most))]
+        assert s.own is not None and s.rest is not None
+        length = s.x[-1]
+        shared = 1 + (length <= self.reach).long()
+        limit = torch.where(s.last, self.most, (s.rest - 1) // shared)
+        far = s.free.gather(1, parent + 1 - length[:, None])[:, 0]
+        limit = limit.minimum(s.own).minimum(far).clamp(0, self.most)
+        return self.fitting_edges[torch.where(length > 0, limit, self.most + 1)]
 
-    def _closure_edge(self, value: Tensor, x: list[Tensor]) -> Tensor:
-        length = x[-1]
-        fits = (value > 0).expand(len(length), -1)
-        if self.support.limited:
-            own, rest = self._left(x[:-1])
-            weight = self.support.weights
-            level = self.depth - x[0] + 1
-            far = self.free.gather(1, (level - length).clamp(min=0))
-            rest = rest - weight - torch.where(length <= self.support.reach, weight, 0)
-            fits = fits & (weight <= own) & (weight <= far) & (self.last | (rest > 0))
-        return torch.where(length == 0, value == 0, fits)
-
-    def _places(self, parent: Tensor) -> Tensor:
-        """Places at the levels up to the parent's that a child's successor can go on from."""
-        window = (parent + 1 - self.support.reach).clamp(min=0)
-        places = self.below.gather(1, parent + 1) - self.below.gather(1, window)
-        return places.clamp(min=0)
-
-    def _left(self, x: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Places that the node itself has left, and all within reach of the next one, (R, 1)."""
-        weights = self.support.weights
-        weight = weights[x[1]]
-        own = self.support.sums[x[2]] - weight
-        rest = self._places((self.depth - x[0]).clamp(min=0))
-        rest = rest - self.support.branches * weight + own
-        for length, edge in zip(x[3::2], x[4::2], strict=True):
-            weight = weights[edge]
+    def add(self, s: Places, x: Tensor) -> Places:
+        """Return the places after the next variable x (M,)."""
+        k, own, rest = len(s.x), s.own, s.rest
+        role = AtomCode.role(k)
+        if role == "node":
+            weight = self.weights[s.x[1]]
+            parent = (s.depth - s.x[0]).clamp(min=0) + self.pad
+            own = self.sums[x] - weight
+            rest = s.within.gather(1, parent[:, None])[:, 0] - self.branches * weight + own
+        elif role == "edge" and k > 1:
+            assert own is not None and rest is not None
+            weight = self.weights[x]
             own = own - weight
-            rest = rest - weight - torch.where(length <= self.support.reach, weight, 0)
-        return own, rest
+            rest = rest - weight * (1 + (s.x[-1] <= self.reach).long())
+        return Places(s.free, s.within, s.depth, s.last, (*s.x, x), own, rest)
+
+
+def _none_is_all(fits: Tensor) -> Tensor:
+    """Allow all categories in rows (..., C) that allow none."""
+    return fits | ~fits.any(-1, keepdim=True)

@@ -13,9 +13,9 @@ What is impossible for a pair has probability 0 in the density, which stays norm
   leads out of a part.
 
 No graph is excluded by that. It is no look ahead either: a sample may come to places that nothing
-fits. Such a place may take a place of another kind in another part (`Offers.logits`), which never
-happens in a graph that exists: its probability stays as it is. Where there is no place of any kind,
-a sample ends in several parts. Nothing is drawn twice.
+fits. Such a place may take a place of another kind in another part (`EdgeChoices.logits`), which
+never happens in a graph that exists: its probability stays as it is. Where there is no place of any
+kind, a sample ends in several parts. Nothing is drawn twice.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphcnf.graphs.rounds.composition import exactly
-from graphcnf.graphs.rounds.labels import NodeLabels
+from graphcnf.graphs.unordered.label_network import exactly
+from graphcnf.graphs.unordered.labels import NodeLabels
 
 FAR = 10
 """Largest distance that is told apart."""

@@ -3,22 +3,27 @@
 import math
 from itertools import product
 
+import couplings
 import networkx as nx
 import numpy as np
 import pytest
 import torch
 from couplings import perturb
 
-from graphcnf.categorical.interleaved_coupling import GroupContext
 from graphcnf.categorical.intervals import MARGIN
 from graphcnf.errors import UserError
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.rounds import known
-from graphcnf.graphs.rounds.assembly import PickContext
-from graphcnf.graphs.rounds.composition import Parity
-from graphcnf.graphs.rounds.growth import Grown, draw_chances, log_orders, of_focus, picks_of
-from graphcnf.graphs.rounds.labels import NodeLabels
+from graphcnf.graphs.unordered import known
+from graphcnf.graphs.unordered.label_network import Parity
+from graphcnf.graphs.unordered.labels import NodeLabels
+from graphcnf.graphs.unordered.partial import (
+    PartialGraph,
+    UnorderedContext,
+    choices_of,
+    draw_uniforms,
+    log_orders,
+)
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 SMALL = {
@@ -46,40 +51,39 @@ def build():
     return make
 
 
-def test_graphs_grow_from_one_node_and_every_edge_is_picked_once(random_graphs):
+def test_graphs_grow_from_one_node_and_every_edge_is_chosen_once(random_graphs):
     table = NodeLabels(**NodeLabels.measure(random_graphs))
     batch = GraphBatch.collate(random_graphs, np.arange(200))
     labels, kinds = table.encode(batch)
-    numbers = draw_chances(batch.mask, batch.mask.shape[1])
-    grown, at = Grown.start(table, labels), torch.arange(len(batch))
+    context = UnorderedContext(batch.mask, uniforms=draw_uniforms(batch.mask, batch.mask.shape[1]))
+    partial, at = PartialGraph.start(table, labels), torch.arange(len(batch))
     for g in range(batch.mask.shape[1]):
-        focus, real = grown.focus(batch.mask, of_focus(numbers, g))
+        node, real = partial.next_node(batch.mask, context.of_frontier(g))
         if g:
-            assert grown.reached[at, focus][real].all(), "a focus is part of the growing graph"
-        row = torch.where(grown.done, 0, kinds[at, focus])
+            assert partial.reached[at, node][real].all(), "the frontier is in the partial graph"
+        row = torch.where(partial.done, 0, kinds[at, node])
         assert (row > 0).any(1)[real].all()
-        grown = grown.add(focus, real, row)
-    assert (grown.kinds == kinds).all()
-    assert not grown.free.any()
-    assert not grown.frontier(batch.mask).any()
+        partial = partial.add(node, real, row)
+    assert (partial.kinds == kinds).all()
+    assert not partial.free.any()
+    assert not partial.frontier(batch.mask).any()
 
 
-def test_the_first_focus_is_every_node_equally_often(random_graphs):
+def test_the_first_frontier_node_is_every_node_equally_often(random_graphs):
     table = NodeLabels(**NodeLabels.measure(random_graphs))
     one = np.flatnonzero(random_graphs.node_counts == 6)[0]
     batch = GraphBatch.collate(random_graphs, np.repeat(one, 3000))
     labels, _ = table.encode(batch)
-    focus, _ = Grown.start(table, labels).focus(
-        batch.mask, of_focus(draw_chances(batch.mask, 6), 0)
-    )
-    counts = torch.bincount(focus, minlength=6)
+    context = UnorderedContext(batch.mask, uniforms=draw_uniforms(batch.mask, 6))
+    node, _ = PartialGraph.start(table, labels).next_node(batch.mask, context.of_frontier(0))
+    counts = torch.bincount(node, minlength=6)
     # 4.5 standard deviations of a count.
     assert (counts - 500).abs().max() < 4.5 * (3000 * 5 / 36) ** 0.5
 
 
-def test_picks_come_by_kind_and_at_random_within_a_kind():
+def test_choices_come_by_kind_and_at_random_within_a_kind():
     row = torch.tensor([[2, 0, 1, 2, 2]]).expand(3000, -1)
-    partner, kinds = picks_of(row, torch.rand(3000, 5), 5)
+    partner, kinds = choices_of(row, torch.rand(3000, 5), 5)
     assert (kinds == torch.tensor([1, 2, 2, 2, 0])).all()
     assert (partner[:, 0] == 2).all()
     orders, counts = partner[:, 1:4].unique(dim=0, return_counts=True)
@@ -90,7 +94,7 @@ def test_picks_come_by_kind_and_at_random_within_a_kind():
 def test_labels_come_in_groups_of_like_size_the_smaller_ones_last(build, random_graphs):
     model = build(random_graphs, node_rounds=5)
     mask = torch.arange(12) < torch.tensor([[12], [3]])
-    groups = model.steps.groups(mask, draw_chances(mask, model.max_nodes))
+    groups = model.steps.nodes.network.groups(mask, draw_uniforms(mask, model.max_nodes))
     assert torch.bincount(groups[0], minlength=5).tolist() == [3, 3, 2, 2, 2]
     assert sorted(groups[1][:3].tolist()) == [0, 1, 2]
 
@@ -111,33 +115,34 @@ def test_probabilities_of_labels_sum_to_one(build, double):
     steps, mask = model.steps, torch.ones(1, 3, dtype=torch.bool)
     labels = torch.cartesian_prod(*[torch.arange(steps.table.count)] * 3)
     many = mask.expand(len(labels), -1)
-    groups = steps.groups(mask, draw_chances(mask, steps.max_nodes)).expand_as(labels)
+    uniforms = draw_uniforms(mask, steps.max_nodes).expand(len(labels), -1, -1)
     with torch.no_grad():
-        log_p = steps.nodes.flow.log_probs(labels[..., None], GroupContext(many, groups=groups))
-    total = log_p[:, :, 0].gather(-1, labels[..., None]).sum((1, 2)).exp()
+        total = steps.nodes.flow.log_prob(
+            labels[..., None], UnorderedContext(many, uniforms=uniforms)
+        ).exp()
     assert total.std() > 0.1 / len(labels)
     assert abs(total.sum() - 1) < 1e-9
 
 
-def test_probabilities_of_picks_sum_to_one(build, double):
-    """Given labels and chances, over all ways in which three nodes can pick each other."""
+def test_probabilities_of_choices_sum_to_one(build, double):
+    """Given labels and uniforms, over all ways in which three nodes can choose each other."""
     model = build(triples().subset(np.arange(0, 540, 37)))
     steps, mask = model.steps, torch.ones(1, 3, dtype=torch.bool)
-    chances, network = draw_chances(mask, steps.max_nodes), steps.pairs.flow.network
-    most = network.picks
+    uniforms, network = draw_uniforms(mask, steps.max_nodes), steps.pairs.network
+    most = network.choices
     assert most == 2
-    # Nodes 0, 1, 2 or none, for each pick of the first two rounds; what follows is decided.
+    # Nodes 0, 1, 2 or none, for each choice of the first two rounds; what follows is decided.
     values = torch.cartesian_prod(*[torch.arange(4)] * (2 * most)).unflatten(-1, (2, most))
     values = torch.cat([values, torch.full((len(values), 1, most), 3)], 1)
     labels = torch.cartesian_prod(*[torch.arange(steps.table.count)] * 3)
     seen = 0
     for chosen in labels[:: len(labels) // 40]:
-        many = [part.expand(len(values), *part.shape[1:]) for part in (mask, chosen[None], chances)]
+        many = [
+            part.expand(len(values), *part.shape[1:]) for part in (mask, uniforms, chosen[None])
+        ]
         with torch.no_grad():
-            log_p = steps.pairs.flow.log_probs(
-                values, PickContext(many[0], labels=many[1], chances=many[2])
-            )
-        own = log_p.gather(-1, values[..., None])[..., 0].sum((1, 2)).exp()
+            context = UnorderedContext(many[0], uniforms=many[1], labels=many[2])
+            own = steps.pairs.flow.log_prob(values, context).exp()
         assert abs(own.sum() - 1) < 1e-9
         seen = max(seen, int((own > 1e-6).sum()))
     assert seen > 1, "nothing was left to choose"
@@ -157,17 +162,35 @@ def test_the_flow_agrees_with_the_sum_of_its_rounds(build, random_graphs, double
     noise = Noise()
     exact = model.log_prob(batch, noise=noise)
     steps = model.steps
-    nodes, pairs, orders = steps._encoded(batch, noise.draws[0])
+    labels, choices, context, orders = steps._encoded(batch, noise.draws[0])
     parts = model.bounds(batch, noise.rewind())
-    for flow, (value, context), part, more in (
-        (steps.nodes, nodes, "nodes", 0),
-        (steps.pairs, pairs, "bonds", orders),
+    for flow, value, part, more in (
+        (steps.nodes, labels, "nodes", 0),
+        (steps.pairs, choices, "bonds", orders),
     ):
         bound = flow.bound(value, context).value() + more
         variables = batch.sizes * value.shape[-1]
         # The margins of the intervals are all that is lost.
         torch.testing.assert_close(bound, parts[part].value() + variables * math.log1p(-2 * MARGIN))
     torch.testing.assert_close(sum(p.value() for p in parts.values()), exact)
+
+
+@pytest.mark.parametrize("name", ["nodes", "pairs"])
+@pytest.mark.parametrize(
+    "check", [couplings.stepping_equals_all_at_once, couplings.round_trips_and_log_dets_cancel]
+)
+def test_the_couplings(build, random_graphs, double, name, check):
+    def make(count, most):
+        model = build(random_graphs, node_rounds=5)
+        there = np.flatnonzero(random_graphs.node_counts <= most)[:count]
+        batch = GraphBatch.collate(random_graphs, there)
+        uniforms = draw_uniforms(batch.mask, model.max_nodes)
+        labels, choices, context, _ = model.steps._encoded(batch, uniforms)
+        flow = getattr(model.steps, name)
+        values = labels if name == "nodes" else choices
+        return couplings.Case.of(flow.flow, values, context)
+
+    check(make)
 
 
 def test_one_round_estimates_all_of_them(build, random_graphs, double):
@@ -194,8 +217,8 @@ def test_log_prob_is_invariant_to_renumbering(build, random_graphs, double):
     noise, moved = Noise(), Noise()
     with torch.no_grad():
         first = model.log_prob(batch, noise=noise)
-        (chances,) = noise.draws
-        moved.draws += [chances.gather(1, order[..., None].expand(-1, -1, chances.shape[-1]))]
+        (uniforms,) = noise.draws
+        moved.draws += [uniforms.gather(1, order[..., None].expand(-1, -1, uniforms.shape[-1]))]
         second = model.log_prob(batch.permute(order), noise=moved.rewind())
         other = model.log_prob(batch.permute(order))
     torch.testing.assert_close(first, second, atol=1e-8, rtol=0)

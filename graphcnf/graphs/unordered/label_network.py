@@ -1,4 +1,4 @@
-"""Labels of nodes, round by round.
+"""Node-label network: labels of nodes, round by round.
 
 Nodes that are still to come are all alike, so the probabilities of their labels are a function of
 how often each label was seen, and the same for all of them.
@@ -7,17 +7,18 @@ how often each label was seen, and the same for all of them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.categorical.autoregressive import Network, Step
 from graphcnf.flows.readout import ReadOut, zero_init
-from graphcnf.flows.transform import log_term_dtype
-from graphcnf.graphs.rounds.labels import NodeLabels
+from graphcnf.graphs.unordered.labels import NodeLabels
+from graphcnf.graphs.unordered.partial import UnorderedContext, ranks_of
 
-COUNTED, TOLD = 16, 8
+MOST_PLACES, MOST_COUNT = 16, 8
 """Numbers from here on are not told apart: of all places of a kind, of a node or a label."""
 
 
@@ -34,7 +35,7 @@ def exactly(counts: Tensor, table: Tensor) -> Tensor:
 
 
 class Parity(nn.Module):
-    """Which labels leave every kind of edge an even number of ends, as far as one can look ahead.
+    """Labels that leave every kind of edge an even number of ends, a few nodes ahead.
 
     Args:
         table: Meaning of the labels. With more than 24 kinds of edges nothing is looked at.
@@ -80,29 +81,40 @@ class Parity(nn.Module):
         return good | ~good.any(-1, keepdim=True)
 
 
-class Composition(nn.Module):
-    """Probabilities of the labels of the nodes to come, given how often each one was seen.
+class NodeLabelNetwork(Network):
+    """Probabilities of the labels of the nodes to come, given the counts of labels so far.
+
+    Nodes come in rounds of several, in a random order; those of a round are independent.
 
     Args:
         table: Meaning of the labels.
         max_nodes: Largest number of nodes.
+        rounds: Number of rounds.
         width: Channels.
         layers: Residual blocks.
     """
 
     is_category: Tensor
 
-    def __init__(self, table: NodeLabels, *, max_nodes: int, width: int = 256, layers: int = 3):
+    def __init__(
+        self,
+        table: NodeLabels,
+        *,
+        max_nodes: int,
+        rounds: int,
+        width: int = 256,
+        layers: int = 3,
+    ):
         super().__init__()
-        self.table, self.max_nodes = table, max_nodes
+        self.table, self.max_nodes, self.rounds = table, max_nodes, rounds
         self.cardinalities = [table.count]
         kinds, categories = len(table.kinds), int(table.rows[:, 0].max()) + 1
         is_category = F.one_hot(table.rows[:, 0], categories).float()
         self.register_buffer("is_category", is_category, persistent=False)
-        self.seen = nn.Linear(table.count * (TOLD + 1), width)
-        self.categories = nn.Linear(categories * TOLD, width, bias=False)
+        self.seen = nn.Linear(table.count * (MOST_COUNT + 1), width)
+        self.categories = nn.Linear(categories * MOST_COUNT, width, bias=False)
         # Every edge has two ends: whether the number of places of a kind is even says much.
-        self.places = nn.Linear(kinds * (COUNTED + 1), width, bias=False)
+        self.places = nn.Linear(kinds * (MOST_PLACES + 1), width, bias=False)
         self.parity = Parity(table)
         self.nodes = nn.Embedding(max_nodes + 1, width)
         self.to_come = nn.Embedding(max_nodes + 1, width)
@@ -122,11 +134,11 @@ class Composition(nn.Module):
             nn.init.normal_(embedding.weight, std=0.2)
 
     def forward(self, seen: Tensor, to_come: Tensor, sizes: Tensor) -> Tensor:
-        """Logits (..., labels).
+        """Return logits (..., labels), -inf where a label is impossible.
 
         Args:
-            seen: How many nodes have each label, (..., labels) float.
-            to_come: How many nodes are still to come, (...) long.
+            seen: Number of nodes with each label, (..., labels) float.
+            to_come: Number of nodes still to come, (...) long.
             sizes: Number of nodes of the graph, (...) long.
         """
         like = self.leave[-1].get_parameter("weight")
@@ -138,9 +150,9 @@ class Composition(nn.Module):
             (edges.sum(-1) / 2).long() - sizes + to_come + self.max_nodes
             for edges in (places, places[..., self.table.bridges])
         )
-        of_kinds = torch.cat([one_hots(places.long(), COUNTED, like), places % 2 * 2 - 1], -1)
-        h = self.seen(torch.cat([one_hots(seen.long(), TOLD, like), seen / 4], -1))
-        h = h + self.categories(one_hots(exactly(seen, self.is_category).long(), TOLD, like))
+        of_kinds = torch.cat([one_hots(places.long(), MOST_PLACES, like), places % 2 * 2 - 1], -1)
+        h = self.seen(torch.cat([one_hots(seen.long(), MOST_COUNT, like), seen / 4], -1))
+        h = h + self.categories(one_hots(exactly(seen, self.is_category).long(), MOST_COUNT, like))
         h = h + self.places(of_kinds) + self.nodes(sizes) + self.to_come(to_come)
         most = 2 * self.max_nodes
         h = h + self.surplus(many.clamp(0, most)) + self.bridges(few.clamp(0, most))
@@ -148,49 +160,65 @@ class Composition(nn.Module):
             h = h + block(h)
         logits = self.leave(h)
         possible = self.parity.possible(places, to_come)
-        return logits.to(log_term_dtype(logits)).masked_fill(~possible, -math.inf)
+        return self.logits(logits).masked_fill(~possible, -math.inf)
 
     def count_seen(self, labels: Tensor, shown: Tensor) -> Tensor:
-        """How many of the nodes `shown` (B, N) bool have each label (B, N), (B, labels) float."""
+        """Return the counts (B, labels) float of the labels (B, N) of the nodes `shown` (B, N)."""
         one_hot = F.one_hot(torch.where(shown, labels, self.table.count), self.table.count + 1)
         return one_hot[..., :-1].sum(1).float()
 
-    def streams_of(self, x: Tensor, context, group: Tensor) -> Tensor:
-        """Logits (B, N, labels) of all nodes given the rounds before, for `InterleavedCoupling`."""
+    def groups(self, mask: Tensor, uniforms: Tensor) -> Tensor:
+        """Return the round in which the label of each node comes, (B, N) long."""
+        ranks = ranks_of(uniforms, mask, 0)
+        # Rounds of q + 1 nodes first, then those of q: the last ones decide as little as possible.
+        sizes = mask.sum(1, keepdim=True)
+        q, more = sizes // self.rounds, sizes % self.rounds
+        late = (ranks - more * (q + 1)).clamp(min=0) // q.clamp(min=1)
+        groups = torch.where(ranks < more * (q + 1), ranks // (q + 1), more + late)
+        return groups.clamp(max=self.rounds - 1)
+
+    def steps(self, x: Tensor, context: UnorderedContext) -> Iterator[Step]:
+        """Yield all nodes in one step."""
         mask, sizes = context.mask, context.mask.sum(1)
-        rounds = int(group.max()) + 1 if group.numel() else 1
-        ours = group[:, None] == torch.arange(rounds, device=group.device)[:, None]
+        group = self.groups(mask, context.uniforms)
+        ours = group[:, None] == torch.arange(self.rounds, device=group.device)[:, None]
         one_hot = F.one_hot(torch.where(mask, x[..., 0], self.table.count), self.table.count + 1)
         # Each round's own counts, and of them those of all rounds before.
         own = (ours & mask[:, None]).float() @ one_hot[..., :-1].float()
         seen = own.cumsum(1) - own
         to_come = sizes[:, None] - seen.sum(-1).long()
         logits = self(seen, to_come, sizes[:, None].expand_as(to_come))
-        return logits.gather(1, group[..., None].expand(-1, -1, logits.shape[-1]))
+        at = mask.nonzero(as_tuple=True)
+        yield Step(at, logits[at[0], group[at]])
 
-    def read_out(self, asked: Tensor, previous: list[Tensor]) -> Tensor:
-        """The logits themselves: there is one variable."""
-        return asked.to(log_term_dtype(asked))
-
-    def rounds(self, context, group: Tensor) -> CompositionRounds:
-        """The same round by round, with an object that has `ask` and `tell`."""
-        return CompositionRounds(self, context.mask, group)
+    def start(self, context: UnorderedContext) -> NodeLabelState:
+        """Return the state before the first round."""
+        return NodeLabelState(self, context)
 
 
-@dataclass
-class CompositionRounds:
-    """One round of nodes after the other."""
+class NodeLabelState:
+    """Counts of the labels so far."""
 
-    network: Composition
-    mask: Tensor
-    group: Tensor
+    def __init__(self, network: NodeLabelNetwork, context: UnorderedContext):
+        self.network, self.sizes, self.round = network, context.mask.sum(1), -1
+        group = network.groups(context.mask, context.uniforms)
+        self.group = group.masked_fill(~context.mask, network.rounds)
+        self.seen = torch.zeros(len(group), network.cardinalities[0], device=group.device)
 
-    def ask(self, g: int, members: Tensor, known: Tensor) -> Tensor:
-        """Logits (B, M, labels) of the nodes of round g; `known` (B, N, 1) holds those before."""
-        seen = self.network.count_seen(known[..., 0], (self.group < g) & self.mask)
-        sizes = self.mask.sum(1)
+    def step(self) -> Step | None:
+        """Return the nodes of the next round, with the logits of their labels."""
+        self.round += 1
+        if self.round >= self.network.rounds:
+            return None
+        self.at = graph, _ = (self.group == self.round).nonzero(as_tuple=True)
+        if not len(graph):
+            return None
+        rows, place = graph.unique(return_inverse=True)
+        seen, sizes = self.seen[rows], self.sizes[rows]
         logits = self.network(seen, sizes - seen.sum(-1).long(), sizes)
-        return logits[:, None].expand(-1, members.shape[1], -1)
+        return Step(self.at, logits[place])
 
-    def tell(self, g: int, members: Tensor, real: Tensor, known: Tensor) -> None:
-        """Nothing to keep: counts are quickly made."""
+    def update(self, x: Tensor) -> None:
+        """Count the labels x (M, 1) of the nodes of the current round."""
+        index = self.at[0], x[:, 0]
+        self.seen = self.seen.index_put(index, torch.ones_like(self.seen[index]), accumulate=True)

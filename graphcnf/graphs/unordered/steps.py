@@ -1,7 +1,7 @@
 """GraphCNF in any order of nodes: labels of all nodes first, then the edges.
 
-Two categorical flows (interval encoding, interleaved coupling) over variables whose order is
-random: labels come in random groups, edges node by node as the graph grows (`growth`). A training
+Two autoregressive flows over variables whose order is random: labels come in random groups, edges
+node by node as the graph grows (`partial`). A training
 step looks at one random round of each graph (order-agnostic training: Uria et al. 2014, arXiv
 1310.1757; Hoogeboom et al. 2022, arXiv 2110.02037).
 """
@@ -14,17 +14,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical import Bound, InterleavedFlow
-from graphcnf.categorical.interleaved_coupling import GroupContext
+from graphcnf.categorical import Bound
+from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_uniform
-from graphcnf.flows.transform import Noise, sum_log_term
+from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.rounds.assembly import Assembly, AssemblyRounds, PickContext
-from graphcnf.graphs.rounds.composition import Composition
-from graphcnf.graphs.rounds.growth import Grown, chances_of, draw_chances, of_focus, ranks_of
-from graphcnf.graphs.rounds.labels import NodeLabels
+from graphcnf.graphs.unordered.edge_network import EdgeNetwork
+from graphcnf.graphs.unordered.label_network import NodeLabelNetwork
+from graphcnf.graphs.unordered.labels import NodeLabels
+from graphcnf.graphs.unordered.partial import (
+    PartialGraph,
+    UnorderedContext,
+    draw_uniforms,
+    ranks_of,
+    uniform_count,
+)
 
 
 class RoundSteps(nn.Module):
@@ -39,8 +45,8 @@ class RoundSteps(nn.Module):
         edge_weights: See `NodeLabels`.
         substitutes: Whether places that nothing fits may take places of another kind, see `known`.
         node_rounds: Rounds for the labels; the edges take at most one for each node.
-        nodes: Arguments of `Composition`.
-        pairs: Arguments of `Assembly`.
+        nodes: Arguments of `NodeLabelNetwork`.
+        pairs: Arguments of `EdgeNetwork`.
     """
 
     def __init__(
@@ -60,12 +66,13 @@ class RoundSteps(nn.Module):
         super().__init__()
         self.table = NodeLabels(edge_kinds, node_labels, edge_weights)
         self.max_nodes, self.node_rounds = max_nodes, node_rounds
-        composition = Composition(self.table, max_nodes=max_nodes, **(nodes or {}))
-        assembly = Assembly(
+        labels = NodeLabelNetwork(
+            self.table, max_nodes=max_nodes, rounds=node_rounds, **(nodes or {})
+        )
+        edges = EdgeNetwork(
             self.table, max_nodes=max_nodes, substitutes=substitutes, **(pairs or {})
         )
-        self.nodes = InterleavedFlow(composition, groups=node_rounds)
-        self.pairs = InterleavedFlow(assembly, groups=max_nodes)
+        self.nodes, self.pairs = AutoregressiveFlow(labels), AutoregressiveFlow(edges)
 
     @staticmethod
     def measure(
@@ -97,27 +104,15 @@ class RoundSteps(nn.Module):
         """Whether the model can represent a graph, (B,) bool."""
         return ~self.table.look_up(batch)[2].any(1) & batch.mask.any(1)
 
-    def groups(self, mask: Tensor, chances: Tensor) -> Tensor:
-        """Round in which the label of each node comes, (B, N) long."""
-        ranks = ranks_of(chances, mask, 0)
-        # Rounds of q + 1 nodes first, then those of q: the last ones decide as little as possible.
-        sizes = mask.sum(1, keepdim=True)
-        q, more = sizes // self.node_rounds, sizes % self.node_rounds
-        late = (ranks - more * (q + 1)).clamp(min=0) // q.clamp(min=1)
-        groups = torch.where(ranks < more * (q + 1), ranks // (q + 1), more + late)
-        return groups.clamp(max=self.node_rounds - 1)
-
-    def _encoded(self, batch: GraphBatch, chances: Tensor):
-        """Values of both flows with their contexts, and the log orders of the picks."""
+    def _encoded(self, batch: GraphBatch, uniforms: Tensor):
+        """Categories of both flows, their context, and the log orders of the choices."""
         mask = batch.mask
         labels, kinds = self.table.encode(batch)
-        context = PickContext(mask, labels=labels, chances=chances)
-        rounds = AssemblyRounds(self.pairs.network, context)
-        picks, log_orders = rounds.follow(kinds)
+        context = UnorderedContext(mask, uniforms=uniforms, labels=labels)
+        choices, orders = self.pairs.network.encode(kinds, context)
         labels = torch.where(mask, labels, 0)[..., None]
-        picks = torch.where(mask[..., None], picks, 0)
-        of_nodes = GroupContext(mask, groups=self.groups(mask, chances))
-        return (labels, of_nodes), (picks, context), log_orders
+        choices = torch.where(mask[..., None], choices, 0)
+        return labels, choices, context, orders
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """Log-probability of the graph given one random order, exact; all rounds are computed.
@@ -126,11 +121,11 @@ class RoundSteps(nn.Module):
         tighten it. The density of the latents, integrated over the intervals, is the product of the
         conditional probabilities.
         """
-        chances = draw_chances(batch.mask, self.max_nodes, noise)
-        nodes, pairs, log_orders = self._encoded(batch, chances)
+        uniforms = draw_uniforms(batch.mask, self.max_nodes, noise)
+        labels, choices, context, orders = self._encoded(batch, uniforms)
         return {
-            "nodes": Bound.exact(_log_prob(self.nodes, *nodes)),
-            "bonds": Bound.exact(_log_prob(self.pairs, *pairs) + log_orders),
+            "nodes": Bound.exact(self.nodes.flow.log_prob(labels, context)),
+            "bonds": Bound.exact(self.pairs.flow.log_prob(choices, context) + orders),
         }
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
@@ -139,75 +134,74 @@ class RoundSteps(nn.Module):
         Given what is decided, every node to come is equally likely to be next: all of them count,
         each with the share of the round.
         """
-        chances = draw_chances(batch.mask, self.max_nodes)
+        uniforms = draw_uniforms(batch.mask, self.max_nodes)
         labels, kinds = self.table.encode(batch)
+        context = UnorderedContext(batch.mask, uniforms=uniforms, labels=labels)
         return {
-            "nodes": Bound.exact(self._estimate_nodes(batch.mask, labels, chances)),
-            "bonds": Bound.exact(self._estimate_pairs(batch.mask, labels, kinds, chances)),
+            "nodes": Bound.exact(self._estimate_labels(context)),
+            "bonds": Bound.exact(self._estimate_edges(context, kinds)),
         }
 
-    def _estimate_nodes(self, mask: Tensor, labels: Tensor, chances: Tensor) -> Tensor:
-        network: Composition = self.nodes.network
-        rounds = self.node_rounds
-        group = self.groups(mask, chances)
+    def _estimate_labels(self, context: UnorderedContext) -> Tensor:
+        network: NodeLabelNetwork = self.nodes.network
+        assert context.labels is not None
+        mask, labels, rounds = context.mask, context.labels, self.node_rounds
+        group = network.groups(mask, context.uniforms)
         now = torch.randint(rounds, (len(mask), 1), device=mask.device)
         before, ours = (group < now) & mask, (group == now) & mask
         to_come = mask.sum(1) - before.sum(1)
         seen, coming = (network.count_seen(labels, part) for part in (before, mask & ~before))
-        log_p = network.read_out(network(seen, to_come, mask.sum(1)), []).log_softmax(-1)
+        log_p = network(seen, to_come, mask.sum(1)).log_softmax(-1)
         total = torch.where(coming > 0, log_p * coming, 0.0).sum(-1)
         return total * rounds * ours.sum(1) / to_come.clamp(min=1)
 
-    def _estimate_pairs(
-        self, mask: Tensor, labels: Tensor, kinds: Tensor, chances: Tensor
-    ) -> Tensor:
-        network: Assembly = self.pairs.network
-        sizes = mask.sum(1)
+    def _estimate_edges(self, context: UnorderedContext, kinds: Tensor) -> Tensor:
+        network: EdgeNetwork = self.pairs.network
+        assert context.labels is not None
+        mask, sizes = context.mask, context.mask.sum(1)
         now = (torch.rand(len(mask), device=mask.device) * sizes).long()
-        grown = Grown.start(self.table, labels)
+        partial = PartialGraph.start(self.table, context.labels)
         at = torch.arange(len(mask), device=mask.device)
         for g in range(int(now.max())):
-            focus, real = grown.focus(mask, of_focus(chances, g))
-            row = torch.where(grown.done, 0, kinds[at, focus])
-            grown = grown.add(focus, real & (g < now), row)
-        frontier = grown.frontier(mask)
+            node, real = partial.next_node(mask, context.of_frontier(g))
+            row = torch.where(partial.done, 0, kinds[at, node])
+            partial = partial.add(node, real & (g < now), row)
+        frontier = partial.frontier(mask)
         graph, node = frontier.nonzero(as_tuple=True)
         rows = graph, node
-        ranks = ranks_of(chances, mask, 1)
-        picking = network.kinds_of_picks(grown.free[rows])
-        offers = network.offers(labels, mask, grown, rows, picking, ranks)
-        row = torch.where(grown.done[rows[0]], 0, kinds[rows])
-        picks, total = network.as_picks(
-            row, torch.rand(row.shape, device=row.device), ranks[rows[0]]
+        hidden = network.choices_at(
+            context, partial, rows, network.kinds_of_choices(partial.free[rows])
         )
-        previous: list[Tensor] = []
-        # No more picks than any of these nodes makes; none where all graphs are single nodes.
-        most = int((picks < network.max_nodes).any(0).sum())
-        for pick in picks[:, :most].unbind(1):
-            logits = network.read_out(offers, previous)
-            total = total - F.cross_entropy(logits, pick, reduction="none")
-            previous.append(pick)
+        row = torch.where(partial.done[graph], 0, kinds[rows])
+        ranks = ranks_of(context.uniforms, mask, 1)[graph]
+        choices, total = network.as_choices(row, torch.rand(row.shape, device=row.device), ranks)
+        # No more choices than any of these nodes makes; none where all graphs are single nodes.
+        most = int((choices < network.max_nodes).any(0).sum())
+        for x in choices[:, :most].unbind(1):
+            total = total - F.cross_entropy(network.logits(hidden), x, reduction="none")
+            hidden, _ = network.embed(hidden, x)
         share = sizes / frontier.sum(1).clamp(min=1)
         zero = total.new_zeros(len(mask))
-        return zero.index_add(0, rows[0], total.to(zero)) * share
+        return zero.index_add(0, graph, total.to(zero)) * share
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Latents of the base space: nodes (B, N, 1), pairs (B, N, M); `order` of the order.
 
-        `order` (B, N, R) holds uniform numbers, see `draw_chances`.
+        `order` (B, N, R) holds uniform numbers, see `draw_uniforms`.
         """
-        chances = draw_chances(batch.mask, self.max_nodes, noise)
-        (labels, of_nodes), (picks, of_pairs), _ = self._encoded(batch, chances)
+        uniforms = draw_uniforms(batch.mask, self.max_nodes, noise)
+        labels, choices, context, _ = self._encoded(batch, uniforms)
+        context = replace(context, noise=noise)
         return {
-            "nodes": self.nodes.encode(labels, replace(of_nodes, noise=noise)),
-            "pairs": self.pairs.encode(picks, replace(of_pairs, noise=noise)),
-            "order": chances,
+            "nodes": self.nodes.encode(labels, context),
+            "pairs": self.pairs.encode(choices, context),
+            "order": uniforms,
         }
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
         kind = {"mask": mask, "generator": generator, "device": mask.device}
-        shape = *mask.shape, chances_of(self.max_nodes)
+        shape = *mask.shape, uniform_count(self.max_nodes)
         latents = {"order": draw_uniform(shape, dtype=torch.float64, **kind)}
         for name, flow in (("nodes", self.nodes), ("pairs", self.pairs)):
             shape = (*mask.shape, flow.encoding.latent_dim)
@@ -222,21 +216,9 @@ class RoundSteps(nn.Module):
         self, latents: Latents, mask: Tensor, *, sample: bool = False, **draw
     ) -> tuple[Tensor, Tensor]:
         """Labels (B, N) and kinds (B, N, N) of latents, which need not fit: see `NodeLabels`."""
-        chances = latents["order"]
-        of_nodes = GroupContext(mask, groups=self.groups(mask, chances), **draw)
-        labels = self.nodes.decode(latents["nodes"], of_nodes, sample=sample)
+        context = UnorderedContext(mask, uniforms=latents["order"], **draw)
+        labels = self.nodes.decode(latents["nodes"], context, sample=sample)
         labels = torch.where(mask, labels[..., 0], self.table.count)
-        of_pairs = PickContext(mask, labels=labels, chances=chances, **draw)
-        picks = self.pairs.decode(latents["pairs"], of_pairs, sample=sample)
-        rounds = AssemblyRounds(self.pairs.network, of_pairs)
-        for g in range(mask.shape[1]):
-            rounds.turn(g)
-            rounds.tell(g, None, None, picks)
-        return labels, rounds.grown.kinds
-
-
-def _log_prob(flow: InterleavedFlow, value: Tensor, context) -> Tensor:
-    """Sum of the conditional log-probabilities, (B,) nats."""
-    log_p = flow.coupling.log_probs(value, context)
-    own = log_p.gather(-1, value[..., None])[..., 0]
-    return sum_log_term(torch.where(context.mask[..., None], own, 0), context.mask)
+        context = replace(context, labels=labels)
+        choices = self.pairs.decode(latents["pairs"], context, sample=sample)
+        return labels, self.pairs.network.decode(choices, context)

@@ -1,5 +1,5 @@
 """Graphs in any order of nodes: labels of all nodes first, then the edges."""
 
-from graphcnf.graphs.rounds.steps import RoundSteps
+from graphcnf.graphs.unordered.steps import RoundSteps
 
 __all__ = ["RoundSteps"]

@@ -7,8 +7,8 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
-from graphcnf.graphs.rounds.known import FAR, known_of
-from graphcnf.graphs.rounds.labels import RINGS, NodeLabels, ring_classes
+from graphcnf.graphs.unordered.known import FAR, known_of
+from graphcnf.graphs.unordered.labels import RINGS, NodeLabels, ring_classes
 
 
 def as_networkx(batch, b):

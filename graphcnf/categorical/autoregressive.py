@@ -1,0 +1,358 @@
+"""Autoregressive flows over categories: the one contract of networks, and the coupling on top.
+
+A network decides the categories of some positions at a time, a step, each given the steps before.
+`Network.steps` gives all steps of known categories (teacher forcing: in one, where the network
+evaluates all positions in one pass); `Network.start` gives a `State` that takes them one after the
+other, for drawing.
+
+The coupling makes a bijection of that: each category owns an interval of the unit line
+(`IntervalEncoding`), and a monotone piecewise linear map (Mueller et al. 2019, arXiv 1808.03856)
+with its knots at the ends of the intervals gives every interval the conditional probability of its
+category as its new width. Its log-det is the log-probability of the category, up to constants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.categorical.flow import CategoricalFlow, check_temperature
+from graphcnf.categorical.intervals import IntervalEncoding, Intervals, expand
+from graphcnf.flows.transform import Bijection, Context, log_term_dtype, masked, sum_log_term
+
+
+@dataclass
+class Step:
+    """Positions that are decided together, with their hidden states.
+
+    Attributes:
+        at: Index of the first two axes of categories (B, N, V), which selects M positions.
+        hidden: The network gives the logits of their first variable from it.
+    """
+
+    at: tuple
+    hidden: Any
+
+
+class State(Protocol):
+    """The partly decided rows of a batch, and the order of their positions; made for drawing.
+
+    States of networks that decide position after position also have `take(rows)`: go on with the
+    given rows of the batch, some of them more than once (particles), others no more.
+    """
+
+    def step(self) -> Step | None:
+        """Return the positions that are decided next; None once all are."""
+
+    def update(self, x: Tensor) -> None:
+        """Append the categories x (M, V) of the current step."""
+
+
+class Network(nn.Module):
+    """Conditional probabilities of the categories of positions, each given the steps before.
+
+    With one variable per position, `hidden` may be the logits themselves: the default.
+
+    Attributes:
+        cardinalities: Number of categories of each of the V variables of a position.
+    """
+
+    cardinalities: Sequence[int]
+
+    def start(self, context: Any) -> State:
+        """Return the state before the first step; `context` is a `Context` with a mask (B, N)."""
+        raise NotImplementedError
+
+    def logits(self, hidden) -> Tensor:
+        """Return logits (M, C) of the next variable; -inf where a category is impossible."""
+        return hidden.to(log_term_dtype(hidden))
+
+    def embed(self, hidden, x: Tensor) -> tuple[Any, Tensor | None]:
+        """Add the decided variable x (M,) to `hidden`; never called after the last variable.
+
+        Returns:
+            The hidden state of the next variable, and the rows (R,) of `hidden` that it has: the
+            later variables of all others are 0 for certain. None for all rows.
+        """
+        raise NotImplementedError
+
+    def steps(self, x: Tensor, context: Any) -> Iterator[Step]:
+        """Yield the steps of known categories x (B, N, V), in as few as suits the network."""
+        state = self.start(context)
+        while (step := state.step()) is not None:
+            yield step
+            state.update(x[step.at])
+
+
+class InSequence:
+    """Positions one after the other; rows that are complete leave the batch.
+
+    Args:
+        mask: Real positions, (B, N) bool; they come first.
+
+    Attributes:
+        rows: Numbers of the rows, the longest first, (B,) long.
+        sizes: Their numbers of positions, (B,) long.
+        number: Number of the current position, -1 before the first one.
+    """
+
+    def __init__(self, mask: Tensor):
+        self.length, self.number = mask.shape[1], -1
+        self._sort(mask.sum(1))
+
+    def _sort(self, sizes: Tensor) -> Tensor:
+        self.sizes, self.rows = sizes.sort(descending=True, stable=True)
+        number = torch.arange(self.length, device=sizes.device)
+        self.counts = (sizes[:, None] > number).sum(0).tolist()
+        return self.rows
+
+    def next(self) -> tuple[Tensor, int] | None:
+        """Return the rows that have a next position, and its number; None where there are none."""
+        self.number += 1
+        if self.number == self.length or not self.counts[self.number]:
+            return None
+        return self.rows[: self.counts[self.number]], self.number
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Go on with the given rows (R,), and return their places in the order so far, (R,)."""
+        place = self.rows.argsort()[rows]
+        return place[self._sort(self.sizes[place])]
+
+
+class AutoregressiveCoupling(Bijection):
+    """Categorical coupling; see the module's text.
+
+    Latents and output live on the real line, with u = sigmoid(z) on the unit line. With F the
+    conditional distribution function of the categories and x the category of z,
+    u' = F(x - 1) + p(x) (u - lower(x)) / width(x).
+
+    `forward` is differentiable, `inverse` and `inverse_and_logdet` are not: they decide between
+    categories on the way, and keep no graph of it.
+
+    Args:
+        network: Gives the conditional probabilities.
+        rules: Further limits: a function of `hidden` to the allowed categories (M, C) bool of the
+            next variable. Probabilities are normalised over what is allowed. None for no limit.
+    """
+
+    tempers = True
+    # A `Network`; its further methods are known where its class is.
+    network: Any
+
+    def __init__(self, network: Network, rules: Callable[[Any], Tensor] | None = None):
+        super().__init__()
+        self.network, self.rules = network, rules
+        self.intervals = Intervals(network.cardinalities)
+
+    def categories(self, z: Tensor, mask: Tensor) -> Tensor:
+        """Return the categories (B, N, V) of latents; the number of categories where masked."""
+        absent = torch.tensor(self.network.cardinalities, device=z.device)
+        return torch.where(expand(mask, z), self.intervals.category(torch.sigmoid(z)), absent)
+
+    def _decide(self, hidden, choose: Callable, temperature: float = 1.0) -> None:
+        """Decide the variables of M positions one after the other.
+
+        Args:
+            hidden: Of a `Step`.
+            choose: Function of the index of R positions and a variable in (M, V), and of the logits
+                (R, C), to categories (R,). What it is not called for is 0 for certain.
+            temperature: Below 1 for more probable categories.
+        """
+        rows: Any = slice(None)
+        last = len(self.network.cardinalities) - 1
+        for k in range(last + 1):
+            logits = self.network.logits(hidden)
+            if self.rules is not None:
+                logits = logits.masked_fill(~self.rules(hidden), -math.inf)
+            x = choose((rows, k), logits / temperature)
+            if k < last:
+                hidden, kept = self.network.embed(hidden, x)
+                if kept is not None:
+                    rows = kept if isinstance(rows, slice) else rows[kept]
+                    if not len(rows):
+                        return
+
+    def log_probs(self, x: Tensor, context: Context) -> Tensor:
+        """Return the conditional log-probabilities of categories, (B, N, V) nats.
+
+        Args:
+            x: Categories, (B, N, V) long, the number of categories where a variable is absent.
+            context: Of the network. Entries of masked positions mean nothing.
+        """
+        return self._given(x, context)[0]
+
+    def log_prob(self, x: Tensor, context: Context) -> Tensor:
+        """Return the log-probability of categories x (B, N, V), (B,) nats."""
+        return sum_log_term(self._given(x, context)[0], expand(context.mask, x))
+
+    def ends(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Return lower ends and widths (B, N, V) float64 of the intervals that categories get."""
+        log_p, lower = self._given(x, context, ends=True)
+        return lower, log_p.double().exp()
+
+    def _given(self, x: Tensor, context: Context, ends: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and, where wanted, lower ends of the intervals of categories."""
+        dtype = log_term_dtype(next(self.network.parameters()))
+        all_log_p = torch.zeros(x.shape, dtype=dtype, device=x.device)
+        all_lower = torch.zeros_like(all_log_p, dtype=torch.float64)
+        for step in self.network.steps(x, _of_positions(context)):
+            own = x[step.at]
+            # Where a variable is 0 for certain, nothing else is possible.
+            log_p = torch.where(own == 0, 0.0, -math.inf).to(dtype)
+            lower = torch.zeros(own.shape, dtype=torch.float64, device=x.device)
+
+            def choose(at, logits, own=own, log_p=log_p, lower=lower):
+                value = own[at].clamp(max=logits.shape[-1] - 1)
+                if ends:
+                    log_all = logits.log_softmax(-1)
+                    log_p[at] = log_all.gather(-1, value[:, None])[:, 0]
+                    # In float64: a rare category keeps its interval.
+                    p = log_all.double().exp()
+                    lower[at] = (p.cumsum(-1) - p).gather(-1, value[:, None])[:, 0]
+                else:
+                    log_p[at] = -F.cross_entropy(logits, value, reduction="none")
+                return own[at]
+
+            self._decide(step.hidden, choose)
+            all_log_p[step.at] = log_p
+            if ends:
+                all_lower[step.at] = lower
+        return all_log_p, all_lower
+
+    @torch.no_grad()
+    def draw(self, z: Tensor, context: Context) -> Tensor:
+        """Return the categories of base latents z (B, N, V); the cardinality where masked."""
+        return self._drawn(z, context, ends=False)[0]
+
+    def _drawn(self, z: Tensor, context: Context, ends: bool) -> tuple[Tensor, ...]:
+        """Categories of base latents and, where wanted, the intervals that they fall on.
+
+        Returns:
+            Categories, lower ends and logs of the widths, (B, N, V) each.
+        """
+        mask, each = context.mask, context.mask.dim() == 3
+        absent = torch.tensor(self.network.cardinalities, device=z.device)
+        u = torch.sigmoid(z.double())
+        x = absent.expand(z.shape).clone()
+        all_lower, all_log_p = torch.zeros_like(u), torch.zeros_like(u)
+        state = self.network.start(_of_positions(context))
+        while (step := state.step()) is not None:
+            own_u, here = u[step.at], mask[step.at] if each else mask
+            own = torch.zeros(own_u.shape, dtype=torch.long, device=z.device)
+            lower, log_p = torch.zeros_like(own_u), torch.zeros_like(own_u)
+
+            def choose(at, logits, own=own, own_u=own_u, here=here, lower=lower, log_p=log_p):
+                log_all = logits.log_softmax(-1).double()
+                upper = log_all.exp().cumsum(-1)
+                # The last possible category takes what rounding leaves.
+                below = own_u[at][:, None].minimum(upper[:, -1:] * (1 - 1e-15))
+                value = (below >= upper).sum(-1)
+                if ends:
+                    log_p[at] = log_all.gather(-1, value[:, None])[:, 0]
+                    lower[at] = upper.gather(-1, value[:, None])[:, 0] - log_p[at].exp()
+                if each:
+                    value = torch.where(here[at], value, logits.shape[-1])
+                own[at] = value
+                return value
+
+            self._decide(step.hidden, choose, context.temperature)
+            x[step.at] = own
+            if ends:
+                all_lower[step.at], all_log_p[step.at] = lower, log_p
+            state.update(own)
+        return x, all_lower, all_log_p
+
+    def forward(self, x, context=Context()):
+        """Map latents (B, N, V); the mask is (B, N) or, one variable at a time, (B, N, V)."""
+        mask = expand(context.mask, x)
+        x = masked(x, mask)
+        category = self.categories(x, mask)
+        log_p, lower = self._given(category, context, ends=True)
+        own = self._own(category)
+        return _moved(torch.sigmoid(x.double()), own, (lower, log_p.double()), mask, x, 0.0)
+
+    def inverse(self, z, context=Context()):
+        """Map back; a temperature below 1 sharpens the conditional probabilities."""
+        return self._invert(z, context)[0]
+
+    def inverse_and_logdet(self, z, context=Context()):
+        """Return the data-side latents and log|det dx/dz| (B,), both without gradients."""
+        return self._invert(z, replace(context, temperature=1.0))
+
+    @torch.no_grad()
+    def _invert(self, z, context):
+        z = masked(z, context.mask)
+        category, *drawn = self._drawn(z, context, ends=True)
+        # Far enough from the ends that rounding to the type of z keeps the category.
+        margin = 1e-9 if z.dtype == torch.float64 else 1e-5
+        u, own = torch.sigmoid(z.double()), self._own(category)
+        return _moved(u, drawn, own, expand(context.mask, z), z, margin)
+
+    def _own(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower ends and logs of the widths of the intervals of the encoding."""
+        lower, width = self.intervals.bounds(x)
+        return lower, width.log()
+
+
+def _of_positions(context: Context) -> Context:
+    """Return the context with a mask of whole positions (B, N)."""
+    mask = context.mask
+    return context if mask.dim() == 2 else replace(context, mask=mask.any(-1))
+
+
+def _moved(u, source, target, mask, like, margin) -> tuple[Tensor, Tensor]:
+    """Map intervals linearly to others on the unit line.
+
+    Args:
+        u: Points, (B, N, V) float64.
+        source: Lower ends and logs of the widths of their intervals, (B, N, V) each.
+        target: The same of the intervals that they are mapped to.
+        mask: (B, N, V) bool.
+        like: For the type of the result.
+        margin: Share of an interval that is kept free at either end.
+
+    Returns:
+        Logits (B, N, V) of the new points, and the log-det (B,).
+    """
+    (lower, log_width), (new_lower, new_log_width) = source, target
+    share = ((u - lower) / log_width.exp()).clamp(margin, 1 - margin)
+    moved = (new_lower + new_log_width.exp() * share).clamp(1e-15, 1 - 1e-15)
+    log_det = new_log_width - log_width + torch.log(u) + torch.log1p(-u)
+    log_det = log_det - torch.log(moved) - torch.log1p(-moved)
+    out = torch.where(mask, torch.logit(moved), 0.0).to(like.dtype)
+    return out, sum_log_term(log_det, mask).to(log_term_dtype(like))
+
+
+class AutoregressiveFlow(CategoricalFlow):
+    """Categorical flow of an autoregressive coupling: exact but for the margins of the intervals.
+
+    Args:
+        network: See `AutoregressiveCoupling`.
+        single: Whether categories are (B, N), of one variable per position, instead of (B, N, V).
+    """
+
+    flow: AutoregressiveCoupling
+
+    def __init__(self, network: Network, *, single: bool = False):
+        cardinalities = network.cardinalities
+        encoding = IntervalEncoding(cardinalities[0] if single else cardinalities)
+        super().__init__(encoding, AutoregressiveCoupling(network))
+        self.single = single
+
+    @property
+    def network(self) -> Any:
+        """The network, which gives the conditional probabilities."""
+        return self.flow.network
+
+    def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
+        """Return the categories of base latents, see `CategoricalFlow.decode`."""
+        check_temperature(context.temperature)
+        x = self.flow.draw(masked(z, context.mask), context)
+        x = torch.where(expand(context.mask, x), x, 0)
+        return x[..., 0] if self.single else x

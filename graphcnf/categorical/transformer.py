@@ -1,0 +1,181 @@
+"""The attention block of every network, for all positions in one pass or position by position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HIDDEN = -3e4
+"""Added to the attention score of a position that may not be seen."""
+
+ROWS = 256
+"""Rows of a batch whose attention is computed at once on a CPU, so that its caches hold them."""
+
+
+class Block(nn.Module):
+    """Pre-norm block with attention and feed-forward part side by side, the identity at the start.
+
+    Both read the same normalised input and are added (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et
+    al. 2022, arXiv 2204.02311), with a squared ReLU (So et al. 2021, arXiv 2109.08668): two matrix
+    products instead of four.
+
+    Args:
+        width: Channels C.
+        heads: Attention heads; must divide `width`.
+        expansion: Hidden channels of the feed-forward part, as a multiple of `width`.
+        dropout: Share of the update's channels that training leaves out.
+
+    Raises:
+        ValueError: if `heads` does not divide `width`.
+    """
+
+    def __init__(self, width: int, heads: int, expansion: float, dropout: float = 0.0):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads must divide the width, got {heads} and {width}")
+        self.heads = heads
+        hidden = int(expansion * width)
+        self.parts = [width, width, width, hidden]
+        self.norm = nn.LayerNorm(width)
+        self.enter = nn.Linear(width, sum(self.parts))
+        self.leave = nn.Linear(width + hidden, width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.leave.weight)
+
+    def read(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return queries, keys, values (..., C) and hidden channels of x (..., C)."""
+        return self.enter(self.norm(x)).split(self.parts, -1)
+
+    def write(self, x: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
+        """Update x (..., C) by the attended values (..., C) and the hidden channels."""
+        return x + self.dropout(self.leave(torch.cat([seen, hidden * F.relu(hidden)], -1)))
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Update all positions x (B, N, C).
+
+        Args:
+            x: Channels.
+            bias: Added to the attention scores, (B or 1, heads or 1, N, N).
+        """
+        *parts, hidden = self.read(x)
+        query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
+        seen = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
+        return self.write(x, seen, hidden)
+
+    def step(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
+        """Update the next position x (B, C) of every row.
+
+        Args:
+            x: Channels.
+            bias: Added to the attention scores of the N positions so far, (N, B or 1, heads).
+            extend: Function of its keys and values (B, C) to those of all N positions (N, B, C).
+        """
+        query, key, value, hidden = self.read(x)
+        keys, values = extend(key, value)
+        seen = attend(query, keys, values, bias.expand(-1, len(x), -1))
+        return self.write(x, seen, hidden)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Return the attention (B, C) of one query (B, C) per row to N positions (N, B, C).
+
+    One query per row is no matrix product: sums over what streams through the cache are faster.
+
+    Args:
+        query: Of the last position.
+        keys: Of the positions so far.
+        values: Of the positions so far.
+        bias: Added to the scores, (N, B, heads).
+    """
+    heads = bias.shape[-1], -1
+    scale = (query.shape[-1] // heads[0]) ** -0.5
+    size = ROWS if query.device.type == "cpu" else max(1, len(query))
+    parts = []
+    for first in range(0, len(query), size):
+        rows = slice(first, first + size)
+        scores = (keys[:, rows] * (scale * query[rows])).unflatten(-1, heads).sum(-1)
+        share = (scores + bias[:, rows]).softmax(0)
+        seen = values[:, rows].unflatten(-1, heads) * share[..., None]
+        parts.append(seen.sum(0).flatten(1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class Cache:
+    """Keys and values of the positions so far, for drawing: written in place, without gradients.
+
+    Positions come first: a step writes one contiguous slice and streams over those before it.
+
+    Args:
+        blocks: Number of blocks.
+        mask: Real positions, (B, N) bool.
+        like: (C,), for the type and the device.
+    """
+
+    def __init__(self, blocks: int, mask: Tensor, like: Tensor):
+        batch, length = mask.shape
+        self.table = like.new_empty(blocks, 2, length, batch, len(like))
+        self.filled = 0
+
+    def extend(self, block: int, key: Tensor, value: Tensor) -> Tensor:
+        """Write the keys and values (B, C) of the next position in one block.
+
+        Rows that have left the batch are the last ones.
+
+        Returns:
+            Those of all positions so far, (2, N, B, C).
+        """
+        own = self.table[block, :, : self.filled + 1, : len(key)]
+        own[0, -1], own[1, -1] = key, value
+        return own
+
+    def take(self, rows: Tensor) -> None:
+        """Go on with the given rows of the batch."""
+        table = self.table.new_empty(*self.table.shape[:3], len(rows), self.table.shape[-1])
+        table[:, :, : self.filled] = self.table[:, :, : self.filled, rows]
+        self.table = table
+
+
+class Transformer(nn.ModuleList):
+    """Blocks, one after the other.
+
+    Args:
+        width: See `Block`.
+        heads: See `Block`.
+        expansion: See `Block`.
+        layers: Number of blocks.
+        dropout: See `Block`.
+    """
+
+    def __init__(
+        self, width: int, heads: int, expansion: float, layers: int, *, dropout: float = 0.0
+    ):
+        super().__init__(Block(width, heads, expansion, dropout) for _ in range(layers))
+        self.heads = heads
+
+    def each(self, bias: Tensor, axis: int) -> Iterator[tuple[Block, Tensor]]:
+        """Pair every block with its own heads of a bias for all blocks."""
+        return zip(self, bias.split(self.heads, axis), strict=True)  # type: ignore[arg-type]
+
+    def forward(self, h: Tensor, bias: Tensor) -> Tensor:
+        """Update all positions h (B, N, C); `bias` is (B or 1, layers * heads, N, N)."""
+        for block, own in self.each(bias, 1):
+            h = block(h, own)
+        return h
+
+    def step(self, h: Tensor, bias: Tensor, cache: Cache) -> Tensor:
+        """Update the next position h (B, C); `bias` is (N, B or 1, layers * heads)."""
+        for k, (block, own) in enumerate(self.each(bias, -1)):
+            h = block.step(h, own, partial(cache.extend, k))
+        cache.filled += 1
+        return h
+
+    def cache(self, mask: Tensor) -> Cache:
+        """Return an empty cache for rows with the real positions `mask` (B, N)."""
+        block = self[0]
+        assert isinstance(block, Block)
+        return Cache(len(self), mask, block.norm.weight)

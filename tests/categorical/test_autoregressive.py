@@ -1,0 +1,168 @@
+import math
+from dataclasses import replace
+
+import couplings
+import pytest
+import torch
+
+from graphcnf.categorical import (
+    AutoregressiveCoupling,
+    AutoregressiveFlow,
+    CausalAttention,
+    InSequence,
+    IntervalEncoding,
+    Network,
+    Step,
+)
+from graphcnf.flows.transform import Context
+
+SMALL = {"width": 16, "layers": 2, "heads": 2}
+UNLIKE = [3, 1, 5, 2, 3, 4, 2, 3, 3, 2, 5, 2]
+"""Cardinalities of twelve columns."""
+
+
+def network_of(kind):
+    return CausalAttention(5 if kind == "sequences" else UNLIKE, positions=12, **SMALL)
+
+
+@pytest.fixture(params=["sequences", "columns"])
+def make_case(request):
+    """Function that gives a coupling as it is called for some random rows."""
+
+    def make(count, most):
+        torch.manual_seed(0)
+        kind = request.param
+        network = couplings.perturb(network_of(kind))
+        coupling = AutoregressiveCoupling(network).eval()
+        lengths = torch.randint(1, most + 1, (count,))
+        lengths[0] = most
+        mask = torch.arange(most) < lengths[:, None]
+        known = torch.tensor(UNLIKE if kind == "columns" else [network.cardinalities] * 12)
+        highest = known[:most].reshape(1, most, -1).expand(count, -1, -1)
+        values = (torch.rand(highest.shape) * highest).long()
+        return couplings.Case.of(coupling, values, Context(mask))
+
+    return make
+
+
+@pytest.mark.parametrize("check", couplings.IN_FLOAT64)
+def test_in_float64(double, make_case, check):
+    check(make_case)
+
+
+@pytest.mark.parametrize("check", couplings.IN_FLOAT32)
+def test_in_float32(make_case, check):
+    check(make_case)
+
+
+class Given(Network):
+    """One position with the same logits in every row."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.given, self.cardinalities = torch.nn.Parameter(logits), [logits.shape[-1]]
+
+    def start(self, context):
+        return GivenState(self.given, len(context.mask))
+
+
+class GivenState:
+    def __init__(self, logits, rows):
+        self.steps = iter([Step((slice(None), 0), logits.expand(rows, -1))])
+
+    def step(self):
+        return next(self.steps, None)
+
+    def update(self, x):
+        pass
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_latent_at_a_border_has_the_category_that_was_conditioned_on(dtype):
+    torch.manual_seed(0)
+    for _ in range(300):
+        logits = (2 * torch.randn(5, dtype=torch.float64)).to(dtype)
+        logits[torch.randint(5, ())] = -math.inf
+        coupling = AutoregressiveCoupling(Given(logits))
+        border = logits.log_softmax(-1).double().exp().cumsum(-1)
+        z = torch.cat(
+            [torch.logit(border * factor) for factor in (1, 1 - 1e-12, 1 + 1e-12, 1 - 1e-7)]
+        )
+        z = z.nan_to_num(0)[:, None, None]
+        context = Context(torch.ones(len(z), 1, dtype=torch.bool))
+        x = coupling.draw(z, context)
+        assert logits[x.flatten()].isfinite().all(), "an impossible category"
+        data = coupling.inverse(z, context)
+        assert torch.equal(coupling.categories(data, context.mask), x)
+
+
+def test_fresh_networks_are_the_identity(double):
+    coupling = AutoregressiveCoupling(CausalAttention(3, positions=7, **SMALL))
+    context = Context(torch.ones(2, 7, dtype=torch.bool))
+    z = IntervalEncoding([3]).encode(torch.randint(0, 3, (2, 7, 1))).z
+    # They predict every category with the same probability.
+    with torch.no_grad():
+        out, log_term = coupling(z, context)
+    torch.testing.assert_close(out, z)
+    torch.testing.assert_close(log_term, torch.zeros(2))
+
+
+def test_rows_leave_when_they_are_complete_and_multiply():
+    mask = torch.arange(4) < torch.tensor([[2], [4], [1], [3]])
+    order = InSequence(mask)
+    assert order.next()[0].tolist() == [1, 3, 0, 2] and order.next()[0].tolist() == [1, 3, 0]
+    # Batch of old rows 0, 3, 3, 1: where they stood, longest first.
+    assert order.take(torch.tensor([0, 3, 3, 1])).tolist() == [0, 1, 1, 2]
+    assert order.rows.tolist() == [3, 1, 2, 0] and order.sizes.tolist() == [4, 3, 3, 2]
+    assert order.next()[0].tolist() == [3, 1, 2]
+    rows, number = order.next()
+    assert rows.tolist() == [3] and number == 3 and order.next() is None
+
+
+def test_particles_go_on_from_where_they_were(double):
+    network = couplings.perturb(CausalAttention(5, positions=6, **SMALL)).eval()
+    x, rows = torch.randint(0, 5, (4, 6, 1)), torch.tensor([2, 0, 2, 3, 1])
+    context = Context(torch.ones(4, 6, dtype=torch.bool))
+    with torch.no_grad():
+        state, expected = network.start(context), []
+        for number, step in enumerate(
+            Network.steps(network, x[rows], replace(context, mask=context.mask[rows]))
+        ):
+            expected.append(step.hidden)
+            got = state.step()
+            torch.testing.assert_close(
+                got.hidden, expected[-1] if number > 2 else step.hidden[[1, 4, 0, 3]]
+            )
+            state.update((x[rows] if number > 2 else x)[got.at])
+            if number == 2:
+                state.take(rows)
+
+
+def test_what_does_not_fit_is_refused():
+    size = {"positions": 4, "width": 8, "layers": 1}
+    with pytest.raises(ValueError, match="heads must divide"):
+        CausalAttention(2, heads=3, **size)
+    network = CausalAttention(2, heads=2, **size)
+    mask = torch.ones(1, 5, dtype=torch.bool)
+    coupling = AutoregressiveCoupling(network)
+    for call in (coupling, coupling.inverse):
+        with pytest.raises(ValueError, match="5 positions, but the model knows up to 4"):
+            call(torch.zeros(1, 5, 1), Context(mask))
+
+
+def test_cardinalities_of_columns_must_fit():
+    for cardinalities in ([2, 3], [2, 0, 2], []):
+        with pytest.raises(ValueError, match="cardinalities|must be positive"):
+            CausalAttention(cardinalities, positions=3, width=8, layers=1)
+
+
+def test_a_flow_that_sharpens_is_given_latents_as_they_are():
+    torch.manual_seed(0)
+    network = CausalAttention(2, positions=4, **SMALL)
+    network.start_from(torch.tensor([[10_000, 30_000]]))
+    flow = AutoregressiveFlow(network)
+    mask = torch.ones(4000, 4, dtype=torch.bool)
+    for temperature, share in ((1.0, 0.75), (0.5, 0.9)):
+        drawn = flow.sample(4000, context=Context(mask, temperature=temperature))
+        # Sharpened once: probabilities proportional to p^(1/T). 5 standard errors of 16,000 draws.
+        assert abs(drawn.double().mean() - share) < 5 * (share * (1 - share) / 16000) ** 0.5
