@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -49,8 +48,9 @@ class Folds(nn.Module):
 
     def __init__(self, model: GraphCNF, folds: int):
         super().__init__()
-        network: Any = model.steps.network  # type: ignore[attr-defined]
-        network.dropout = DROPOUT
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = DROPOUT
         copies = [copy.deepcopy(model) for _ in range(folds)]
         self.models = nn.ModuleList([*copies, model])
         self.metadata, self.save_pretrained = model.metadata, model.save_pretrained
