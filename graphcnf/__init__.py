@@ -15,6 +15,7 @@ _HOMES = {
     "MoleculeFlow": "graphcnf.molecules.flow",
     "PackedGraphs": "graphcnf.graphs",
     "finetune": "graphcnf.training.finetuning",
+    "fit": "graphcnf.training.loop",
     "optimize": "graphcnf.optimization.run",
 }
 

@@ -65,6 +65,17 @@ def fit(
     Raises:
         UserError: a directory in use, a missing or alien checkpoint, or `max_bad_steps`
             non-finite steps in a row.
+
+    Examples:
+        >>> from functools import partial
+        >>> from graphcnf.categorical import SetFlow
+        >>> from graphcnf.datasets.sets import SetShuffling
+        >>> data = SetShuffling(elements=4)
+        >>> model = SetFlow(elements=4, categories=4, width=16, layers=1, heads=2)
+        >>> batches = partial(data.train_batches, 8), partial(data.test_batches, 8)
+        >>> result = fit(Experiment(model, *batches), TrainingSettings(steps=2), "runs/sets")
+        >>> result.step, result.headline
+        (2, 'bits_per_variable')
     """
     out_dir, main = Path(out_dir), is_main()
     if settings.minutes is None and settings.steps is None:
