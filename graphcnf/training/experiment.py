@@ -1,4 +1,4 @@
-"""A model with its data, as the training loop takes them, and the end of a run."""
+"""A model with its data, as the training loop takes them, its objective, and the end of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @dataclass
@@ -34,6 +35,21 @@ class Experiment:
     eval_batches: Callable[[], Iterable[Any]]
     headline: str | None = None
     words: Callable[[dict[str, Any]], str | None] | None = None
+
+
+class Objective(nn.Module):
+    """Training loss and metrics of a batch; gradients flow from the loss only."""
+
+    def __init__(self, model: nn.Module, bf16: bool):
+        super().__init__()
+        self.model, self.bf16 = model, bf16
+
+    def forward(self, batch: Any, beta: float, device: torch.device):
+        """Return loss and metrics as `Experiment` has them."""
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            training_loss: Any = self.model.training_loss
+            loss, metrics = training_loss(batch, beta=beta)
+        return loss, {name: tuple(map(_detached, pair)) for name, pair in metrics.items()}
 
 
 @dataclass
@@ -103,3 +119,7 @@ class FitResult:
 
 def _rank(value: float) -> float:
     return value if math.isfinite(value) else math.inf
+
+
+def _detached(value: Tensor | float) -> Tensor | float:
+    return value.detach() if isinstance(value, Tensor) else value

@@ -174,24 +174,33 @@ def finetune(
     leave_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
-    flow = MoleculeFlow.from_pretrained(inside(out, "model"))
-    train, held_out = data.split("train"), data.split("test")
-    # Any of them: a file may be sorted by size.
-    known = np.random.default_rng(0).permutation(train)[:PERCENTILES]
-    flow.learn_percentiles(data.graphs.subset(known))
-    flow.save_pretrained(out / "model")
-    figures = {
-        "molecules": len(data),
-        "training": len(train),
-        "held_out": len(held_out),
-        "folds": 0 if len(held_out) else FOLDS,
-        "evaluated": min(len(held_out), 4 * chosen.batch_size * chosen.eval_batches) or len(data),
-        "new": news(before, flow),
-        **course(result, chosen),
-    }
+    flow = _with_percentiles(out, data)
+    figures = {**_counts(data, chosen), "new": news(before, flow), **course(result, chosen)}
     if samples:
         figures |= sampled(before, flow, data, features, samples, seed)
     return FineTuning(flow, figures, story(figures))
+
+
+def _with_percentiles(out: Path, data) -> MoleculeFlow:
+    """Load the model of a finished run, and save it with the scores of training molecules."""
+    flow = MoleculeFlow.from_pretrained(inside(out, "model"))
+    # Any of them: a file may be sorted by size.
+    known = np.random.default_rng(0).permutation(data.split("train"))[:PERCENTILES]
+    flow.learn_percentiles(data.graphs.subset(known))
+    flow.save_pretrained(out / "model")
+    return flow
+
+
+def _counts(data, settings: TrainingSettings) -> dict[str, int]:
+    """Return the numbers of molecules of a fine-tuning, by their use."""
+    held_out = len(data.split("test"))
+    return {
+        "molecules": len(data),
+        "training": len(data.split("train")),
+        "held_out": held_out,
+        "folds": 0 if held_out else FOLDS,
+        "evaluated": min(held_out, 4 * settings.batch_size * settings.eval_batches) or len(data),
+    }
 
 
 def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:

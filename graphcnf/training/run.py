@@ -32,7 +32,7 @@ from graphcnf.training.checkpoint import (
     save_model,
     save_snapshot,
 )
-from graphcnf.training.experiment import Best, Experiment, FitResult
+from graphcnf.training.experiment import Best, Experiment, FitResult, Objective
 from graphcnf.training.metrics import MetricsFile, MetricSums, RunLog
 from graphcnf.training.optimizers import averaged, optimizers_of, restore
 from graphcnf.training.settings import TrainingSettings
@@ -101,21 +101,6 @@ class Share:
     count: int
 
 
-class Objective(nn.Module):
-    """Training loss and metrics of a batch; gradients flow from the loss only."""
-
-    def __init__(self, model: nn.Module, bf16: bool):
-        super().__init__()
-        self.model, self.bf16 = model, bf16
-
-    def forward(self, batch: Any, beta: float, device: torch.device):
-        """Return loss and metrics as `Experiment` has them."""
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            training_loss: Any = self.model.training_loss
-            loss, metrics = training_loss(batch, beta=beta)
-        return loss, {name: tuple(map(_detached, pair)) for name, pair in metrics.items()}
-
-
 def counters_of(state: dict, path: Path) -> Counters:
     """Return the place of the run in a checkpoint; raises `UserError` where it has none."""
     check(str(path), state["at"], Counters)
@@ -154,8 +139,9 @@ class Run:
                 check_finite(self.model.parameters(), "weights")
                 self.at = counters_of(state, state["path"])
                 self.latest = _figures(state["metrics"])
-                if self.best is not None and state["best"] is not None:
-                    self.best = _restored_best(state["best"]["figures"])
+                best = state["best"]
+                if self.best is not None and best is not None:
+                    self.best = _restored_best(best["figures"])
         self.last_checkpoint = self.at.seconds
         self.progress = settings.progress(self.at.step, self.at.seconds)
 
@@ -597,7 +583,3 @@ def _restored_best(state: dict[str, Any]) -> Best:
 
 def _figures(value: Any) -> dict[str, float]:
     return {str(name): float(number) for name, number in value.items()}
-
-
-def _detached(value: Tensor | float) -> Tensor | float:
-    return value.detach() if isinstance(value, Tensor) else value
