@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -433,7 +433,7 @@ class MoleculeFlow:
         return strict_smiles(self.model.decode(latents, mask).to_packed(), self.vocabulary)
 
 
-def _listed(molecules: str | Chem.Mol | Iterable) -> list:
+def _listed(molecules: Any) -> list:
     """Molecules as a list: one of them, several, or the column `smiles` of a DataFrame."""
     if isinstance(molecules, str | Chem.Mol):
         return [molecules]
@@ -442,7 +442,7 @@ def _listed(molecules: str | Chem.Mol | Iterable) -> list:
         if list(columns).count("smiles") != 1:
             shown = ", ".join(map(str, columns))
             raise UserError(f"a DataFrame needs one column smiles, got {shown}")
-        return list(molecules["smiles"])  # type: ignore[call-overload]  # of a DataFrame
+        return list(molecules["smiles"])
     if isinstance(molecules, bytes) or not isinstance(molecules, Iterable):
         raise UserError(
             f"molecules must be SMILES, RDKit molecules or a list of them, got {molecules!r}"

@@ -172,8 +172,9 @@ def check_possible(requirements: Sequence[Requirement]) -> None:
             if not _OPERATORS[sign](left, right):
                 raise UserError(f"{shown}: {left:g} {sign} {right:g} is never so")
         elif isinstance(left, str) != isinstance(right, str) and sign != "!=":
-            name, bound = (left, right) if isinstance(left, str) else (right, left)
             is_upper = (sign[0] == "<") == isinstance(left, str)
+            name, other = (left, right) if isinstance(left, str) else (right, left)
+            name, bound = str(name), float(other)
             step = 1.0 if name in COUNTS else 10.0**-DECIMALS
             if sign in "<>":  # the next value that `described` gives
                 bound += -step / 2 if is_upper else step / 2
