@@ -115,7 +115,6 @@ def evaluate(
     from graphcnf.evaluation.metrics import METRICS, parse_metrics
     from graphcnf.evaluation.records import Records
     from graphcnf.evaluation.reference import Reference
-    from graphcnf.evaluation.report import check_report, write_picture, write_report
     from graphcnf.evaluation.tables import render, shorten_names
 
     files, models = files or [], models or []
@@ -139,8 +138,10 @@ def evaluate(
     if "device" in given and not models and "fcd" not in chosen:
         raise typer.BadParameter("--device goes with --model or --fcd")
     options.check_cluster_options(cluster, None, device)
+    if html is not None or png is not None:
+        from graphcnf.evaluation import report  # draws, and is not needed otherwise
     if html is not None:
-        check_report()
+        report.check_report()
         if not chosen and reference != "none":
             chosen = tuple(name for name, metric in METRICS.items() if metric.axis)
     # What cannot be read comes to light before the long work.
@@ -164,6 +165,6 @@ def evaluate(
     shorten_names(results)
     output.write_text(render(results, kind, published), out)
     if html is not None:
-        write_report(results, html)
+        report.write_report(results, html)
     if png is not None:
-        write_picture(results[0], png)
+        report.write_picture(results[0], png)
