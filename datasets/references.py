@@ -11,8 +11,7 @@ from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.datasets.moses import load_moses
 from graphcnf.datasets.qm9 import load_qm9
 from graphcnf.datasets.smiles_file import load_smiles_file
-from graphcnf.datasets.zinc250k import load_zinc250k
-from graphcnf.datasets.zinc250k_rows import Zinc250kRows, zinc250k_rows
+from graphcnf.datasets.zinc250k import Zinc250kRows, load_zinc250k, zinc250k_rows
 from graphcnf.errors import UserError
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 

@@ -10,10 +10,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from graphcnf.limits import LARGEST_SEED, Range
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class SetTask:
 
     elements: int = 16
     epoch_batches: int = 1000
-    test_seed: int = 123
+    test_seed: Annotated[int, Range(0, LARGEST_SEED)] = 123
 
     def __post_init__(self) -> None:
         if self.elements < 2:

@@ -74,7 +74,7 @@ def load_zinc250k(
             are 17 categories of atoms, or 9 without charges, and 3 of bonds.
         split_indices: JSON file with the list of held-out row numbers, as the literature uses;
             None for the split by hash.
-        index_offset: What that file calls the first row, 0 or 1 (see the module's text).
+        index_offset: Number of the first row in that file, 0 or 1 (see the module's text).
         workers: Processes that encode, or a cluster; None for one per core.
         use_cache: Whether to read and write the cache (`$GRAPHCNF_CACHE` or the user's cache
             folder).

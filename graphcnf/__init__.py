@@ -16,6 +16,7 @@ _HOMES = {
     "PackedGraphs": "graphcnf.graphs",
     "evaluate": "graphcnf.evaluation.evaluate",
     "finetune": "graphcnf.training.finetuning",
+    "fit": "graphcnf.training.loop",
     "optimize": "graphcnf.optimization.run",
 }
 

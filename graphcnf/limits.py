@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -30,6 +31,28 @@ LARGEST_MINUTES = 5_256_000
 
 LARGEST_ORDERS = 1024
 """Numberings of a graph whose probabilities are summed at most: each costs as much as the first."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Range of a number, as in `Annotated[float, Range(0, 1)]` of a signature.
+
+    Attributes:
+        least: Lower end.
+        most: Upper end, which belongs to the range.
+        above: Whether numbers must be greater than the lower end.
+    """
+
+    least: float = 0
+    most: float = LARGEST_COUNT
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return self.least <= value <= self.most and not (self.above and value == self.least)
+
+    def __str__(self) -> str:
+        first = f"greater than {self.least:g}" if self.above else f"from {self.least:g}"
+        return f"{first} {'and at most' if self.above else 'to'} {self.most:,}"
 
 
 def check_integer(name: str, value: Any, least: int = 0, most: int = LARGEST_COUNT) -> None:

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from graphcnf.errors import say
+from graphcnf.compute.files import expand_user
+from graphcnf.errors import UserError, say
 from graphcnf.scripts import _options as options
+from graphcnf.training.configuration import apply_overrides
 
 REPORT = "Report"
 TRAINING = "Training"
@@ -103,23 +105,20 @@ def finetune(
     weights are kept, the start's included, and training ends by itself. Elements, charges, sizes
     and rings that the weights do not know are added. After a kill, the same command goes on.
     """
-    from graphcnf.compute.files import expand_user
-    from graphcnf.errors import UserError
-    from graphcnf.training.configuration import apply_overrides
-
     if minutes is not None and steps is not None:
         raise typer.BadParameter("--minutes and --steps exclude each other")
     config = apply_overrides({"model": {}, "data": {}, "training": {}}, assignments or [])
     if config["model"] or config["data"]:
         raise UserError("--set: only settings of training can be set here, such as learning_rate")
     given = {"steps": steps, "threads": threads, "accelerator": accelerator}
+    given = {key: value for key, value in given.items() if value is not None}
     for key in config["training"]:
-        if key in ("seed", "minutes", *(k for k, v in given.items() if v is not None)):
+        if key in ("seed", "minutes", *given):
             raise typer.BadParameter(f"{key}: give it as --{key} alone", param_hint="'--set'")
-    settings = {**config["training"], **{k: v for k, v in given.items() if v is not None}}
+    settings = {**config["training"], **given}
     out = expand_user(out or Path("runs") / f"finetune-{file.name.partition('.')[0]}")
 
-    _say("loading data and libraries ...")
+    say("loading data and libraries ...")
     from graphcnf.datasets.smiles_file import load_smiles_file, read_smiles
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.selection import has_pattern, has_property
@@ -132,33 +131,29 @@ def finetune(
     data = load_smiles_file(
         file, column=column, standardize=flow.charge_states if standardize else None
     )
-    given = read_smiles(file, column=column).smiles
+    smiles = read_smiles(file, column=column).smiles
     states = None if standardize else flow.charge_states
-    options.say_deviations(deviations(given, states), len(given))
+    options.say_deviations(deviations(smiles, states), len(smiles))
     if not standardize and any("separate fragments" in s.reason for s in data.skipped):
-        _say("note: --standardize keeps the largest fragment of salts and mixtures")
+        say("note: --standardize keeps the largest fragment of salts and mixtures")
     result = fine_tune(
         flow, data, out, minutes=minutes, seed=seed, settings=settings,
-        features=features, samples=samples, say=_say,
+        features=features, samples=samples, say=say,
     )  # fmt: skip
     if result.signal is not None:
-        _say(f"the same command goes on from there: {out}")
+        say(f"the same command goes on from there: {out}")
         raise typer.Exit(128 + result.signal)
     result.figures["left_out"] = len(data.skipped)
     for sentence in result.story:
-        _say(sentence)
-    _say(f"model in {out / 'model'}: graphcnf generate --model {out}")
+        say(sentence)
+    say(f"model in {out / 'model'}: graphcnf generate --model {out}")
     content = {"weights": weights, "file": str(file), "model": str(out), **result.figures}
     write_text(json_text(content), out / "report.json")
     write_text(json_text(content) if as_json else _table(result.figures), None)
 
 
-def _say(text: str) -> None:
-    say(text)
-
-
 def _table(figures: dict) -> str:
-    """The figures before and after, and those of the molecules themselves."""
+    """Return a table of the figures before and after, and those of the molecules themselves."""
     from graphcnf.evaluation.formats import markdown, text
 
     def share(value: float | None) -> str:

@@ -200,8 +200,7 @@ def _read_image(given: str, model: ImageModel, name: str) -> Tensor:
     """
     import torch
 
-    from graphcnf.datasets.image_files import read_png
-    from graphcnf.datasets.images import images_of_model
+    from graphcnf.datasets.images import images_of_model, read_png
     from graphcnf.images.pictures import fit_picture
 
     if given.isdecimal() and not Path(given).exists():

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from graphcnf.compute.files import (
-    RUN_MARK,
-    claim,
     expand_user,
-    file_lock,
     inside,
-    is_claimed,
-    read_file,
-    replace_file,
 )
-from graphcnf.errors import UserError, require, say
+from graphcnf.errors import UserError, say
 from graphcnf.scripts._options import checked_seed
 from graphcnf.training.configuration import apply_overrides, load_config, load_preset
 from graphcnf.training.processes import is_main, started_apart
-from graphcnf.training.settings import TrainingSettings
-
-if TYPE_CHECKING:
-    from graphcnf.training.experiment import Experiment
 
 BUDGET = "Budget"
 MACHINE = "Machine"
@@ -59,8 +47,7 @@ def train(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with the run in --out. With a larger budget, a run whose learning rate "
-            "had begun to fall goes on from its plateau.",
+            help="Go on with the run in --out.",
         ),
     ] = False,
     continue_from: Annotated[
@@ -112,20 +99,22 @@ def train(
     if resume and continue_from is not None:
         raise typer.BadParameter("--resume and --continue-from exclude each other")
     out = expand_user(_run_directory(preset, out, resume, continue_from))
-    source = out if resume else continue_from
-    if source is not None and (source / "finetune.json").exists():
-        raise UserError(f"{source} holds a fine-tuning: the same graphcnf finetune command goes on")
-    stored = inside(source, "config.toml") if source is not None else None
+    earlier = out if resume else continue_from
+    if earlier is not None and (earlier / "finetune.json").exists():
+        raise UserError(
+            f"{earlier} holds a fine-tuning: the same graphcnf finetune command goes on"
+        )
+    stored = inside(earlier, "config.toml") if earlier is not None else None
     if stored is not None and stored.exists() and (resume or preset is None):
-        config = load_config(stored)
+        source, config = str(stored), load_config(stored)
         if preset is not None:
             _tell_what_does_not_count(load_preset(preset), config, preset)
     elif preset is not None:
-        config = load_preset(preset)
+        source, config = preset, load_preset(preset)
         if resume:
             say(f"note: {out} holds no run yet: starting one")
-    elif source is not None:
-        raise UserError(f"{source}: no run there (config.toml is missing)")
+    elif earlier is not None:
+        raise UserError(f"{earlier}: no run there (config.toml is missing)")
     else:
         raise typer.BadParameter("name a preset, or a .toml file")
 
@@ -138,89 +127,31 @@ def train(
                  num_nodes=num_nodes, strategy=strategy, loggers=loggers,
                  accelerator=accelerator, threads=threads)  # fmt: skip
     config["training"].update({key: value for key, value in given.items() if value is not None})
-    where = str(stored if stored is not None and stored.exists() else preset)
-    settings = TrainingSettings.from_dict(config["training"], f"{where} [training]")
-    if settings.minutes is None and settings.steps is None:
+    if not {"minutes", "steps"} & config["training"].keys():
         raise UserError("a run needs a budget: --minutes M or --steps N")
-
-    require("lightning", "training", "train")
-    with _begun(out, config, settings):
-        if is_main():
-            say("loading data and libraries ...")
-        experiment = _experiment(config, where, settings.threads)
-    from graphcnf.training.loop import fit
+    if is_main() and not resume and (out / "metrics.csv").exists():
+        raise UserError(f"{out} holds a run: resume it with --resume, or choose another --out")
+    if is_main():
+        say("loading data and libraries ...")
+    from graphcnf.training.experiments import fit_config
 
     # Lightning starts further processes with this command line; they must find the same folder.
     os.environ["GRAPHCNF_RUN"] = str(out)
-    result = fit(experiment, settings, out, resume, continue_from=continue_from, config=config)
-    if is_main():
-        _summary(result, out)
+    result = fit_config(config, out, resume=resume, continue_from=continue_from, source=source)
+    if is_main() and result.finished:
+        value = result.metrics.get(result.headline)
+        figure = f", held-out {result.headline} {value:.4f}" if value is not None else ""
+        say(
+            f"finished: {result.step} steps in {result.minutes:.1f} minutes{figure}; model in "
+            f"{out / 'model'}"
+        )
     if result.signal is not None:
         say(f"graphcnf train --resume --out {out} continues it")
         raise typer.Exit(128 + result.signal)
 
 
-@contextmanager
-def _begun(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None]:
-    """Context in which a new run's folder says already what is to be trained.
-
-    Loading may take minutes: whoever is stopped meanwhile goes on with --resume. Where it fails,
-    the folder is left as it was.
-    """
-    import tomli_w
-
-    if not is_main():
-        yield
-        return
-    is_claimed(out, "training")
-    file = inside(out, "config.toml")
-    if (out / "checkpoints" / "last.ckpt").exists() or (out / "metrics.csv").exists():
-        yield
-        return
-    content = tomli_w.dumps({**config, "training": settings.to_dict()})
-    try:
-        content = content.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{out}: {content[error.start - 20 : error.end]!r} in the configuration is no text"
-        ) from None
-    before = read_file(file) if file.exists() else None
-    new = [p for p in (out, *out.parents) if not p.exists()]
-    claimed = claim(out, "training")
-    with file_lock(inside(out, ".lock"), out):
-        replace_file(file, content)
-    try:
-        yield
-    except Exception:
-        if before is None:
-            file.unlink(missing_ok=True)
-            if claimed:
-                (out / RUN_MARK).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody has put something there
-                for folder in new:
-                    folder.rmdir()
-        else:
-            replace_file(file, before)
-        raise
-
-
-def _experiment(config: dict, where: str, threads: int) -> Experiment:
-    """Model and data; errors of the configuration begin with the name of its file."""
-    from graphcnf.scripts.experiments import build_experiment
-
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-    try:
-        return build_experiment(config)
-    except UserError as error:
-        text = str(error)
-        raise UserError(f"{where} {text}" if text.startswith("[") else text) from error
-
-
 def _tell_what_does_not_count(asked: dict, config: dict, preset: str) -> None:
-    """A run goes on as it began, whatever became of its preset."""
+    """Say which entries of a preset a run that goes on as it began does not heed."""
     names = [f"[{table}]" for table in ("model", "data") if asked[table] != config[table]]
     if preset.endswith(".toml"):  # a shipped one is as it was; options have overruled it
         written, kept = asked["training"], config["training"]
@@ -232,6 +163,7 @@ def _tell_what_does_not_count(asked: dict, config: dict, preset: str) -> None:
 def _run_directory(
     preset: str | None, out: Path | None, resume: bool, continue_from: Path | None
 ) -> Path:
+    """Return the folder of the run, by default a new one in `runs` of the preset's name."""
     if "GRAPHCNF_RUN" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
         return Path(os.environ["GRAPHCNF_RUN"])
     if out is not None:
@@ -250,14 +182,3 @@ def _run_directory(
         number += 1
         folder = first.with_name(f"{first.name}-{number}")
     return folder
-
-
-def _summary(result, out: Path) -> None:
-    if not result.finished:
-        return
-    value = result.metrics.get(result.headline)
-    figure = f", held-out {result.headline} {value:.4f}" if value is not None else ""
-    say(
-        f"finished: {result.step} steps in {result.minutes:.1f} minutes{figure}; model in "
-        f"{out / 'model'}"
-    )

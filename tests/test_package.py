@@ -22,7 +22,10 @@ ALLOWED = {
     "images": {"flows"},
     "molecules": {"graphs", "categorical", "flows"},
     "baselines": {"molecules", "images", "graphs", "categorical", "flows"},
-    "training": {"molecules", "graphs", "categorical", "flows"},
+    "training": {
+        *("datasets", "baselines", "coloring", "images", "molecules"),
+        *("graphs", "categorical", "flows"),
+    },
     "discrete": {"training", "graphs", "categorical", "flows"},
     "sampling": {"molecules", "graphs", "categorical", "flows"},
     "evaluation": {"sampling", "datasets", "molecules", "graphs", "categorical", "flows"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from graphcnf.categorical.flow import check_rows
 from graphcnf.errors import UserError
 from graphcnf.flows.mode import evaluates
 from graphcnf.flows.transform import Context
+from graphcnf.limits import Range
 from graphcnf.pretrained import Pretrained
 
 
@@ -93,7 +95,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         layers: int = 2,
         heads: int = 4,
         expansion: float = 3,
-        dropout: float = 0.1,
+        dropout: Annotated[float, Range(0, 1)] = 0.1,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         for name, value in config.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import signal
 import tempfile
 from itertools import islice
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from graphcnf.compute.files import inside, read_file
 from graphcnf.discrete.codec import Codec
 from graphcnf.errors import UserError
 from graphcnf.graphs.batching import size_bucketed_batches
@@ -63,7 +61,7 @@ def train(
         check_minutes(minutes)
         table |= {
             "minutes": minutes, "eval_minutes": minutes / EVALUATIONS, "eval_batches": SCORED,
-            "final_eval_batches": SCORED, "snapshots": True,
+            "final_eval_batches": SCORED, "keep_best": held_out > 0,
         }  # fmt: skip
     chosen = TrainingSettings.from_dict({**table, **settings}, "fit")
     try:
@@ -79,8 +77,7 @@ def train(
             raise SystemExit(128 + result.signal)
         if not (folder / "model" / "config.json").exists():
             raise KeyboardInterrupt
-        best = best_snapshot(folder, result.headline) if held_out and result.finished else None
-        return codec.flow_class.from_pretrained(best or folder, flow.device)
+        return codec.flow_class.from_pretrained(folder, flow.device)
 
 
 def experiment_of(
@@ -109,14 +106,3 @@ def experiment_of(
             yield codec.batch(data, test[start : start + batch_size])
 
     return Experiment(flow, train_batches, eval_batches, headline=codec.headline)
-
-
-def best_snapshot(run: Path, headline: str) -> Path | None:
-    """Return the snapshot of a run with the lowest held-out headline, None without snapshots."""
-    rows = csv.DictReader(read_file(inside(run, "metrics.csv")).decode().splitlines())
-    scored = [row for row in rows if row["phase"] == "eval" and row[headline]]
-    for row in sorted(scored, key=lambda row: float(row[headline])):
-        folder = inside(run, "snapshots", f"{int(row['step']):08d}")
-        if folder.is_dir():
-            return folder
-    return None

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from graphcnf.errors import UserError
 from graphcnf.flows.base import BaseDensity, StandardLogistic, StandardNormal
@@ -28,6 +28,7 @@ from graphcnf.flows.linear import ActNorm, Affine, InvertibleLinear
 from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
 from graphcnf.flows.transform import Bijection, Inverse, Sequential, Transform
 from graphcnf.images.networks import ConvolutionNetwork, ImageEncoder
+from graphcnf.limits import Range
 
 Shape = Sequence[int]
 COUPLINGS: dict[str, type[Coupling]] = {"additive": AdditiveCoupling, "affine": AffineCoupling}
@@ -251,7 +252,7 @@ def glow(
     *,
     scales=2,
     steps=8,
-    pixels=2,
+    pixels: Annotated[int, Range()] = 2,
     mixtures=6,
     coupling="affine",
     prior=None,

@@ -1,4 +1,4 @@
-"""Arguments that come from a configuration, held against the functions that they are for.
+"""Arguments from a configuration, checked against the signatures that take them.
 
 A preset is text that anybody may have written: a value of the wrong type must be one line that
 names it, not a failure deep inside of a network.
@@ -7,21 +7,22 @@ names it, not a failure deep inside of a network.
 from __future__ import annotations
 
 import inspect
-import math
 import types
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from graphcnf.errors import UserError, suggest
-from graphcnf.limits import size_fault
+from graphcnf.limits import LARGEST_SIZE, LARGEST_SIZES, Range, is_integer, is_number
 
-MAY_BE_ZERO = {"alpha", "context", "couplings", "dropout", "heads", "index_offset", "penalty",
-               "pixels", "rounds", "seed", "separation", "shift", "test_seed"}  # fmt: skip
-"""Names of numbers that may be 0; all others are sizes or counts."""
-
-NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes",
-         dict: "a table", list: "a list"}  # fmt: skip
+NOUNS = {
+    bool: "true or false",
+    str: "text in quotes, without zero characters",
+    Path: "text in quotes, without zero characters",
+    dict: "a table of numbers and texts",
+    Mapping: "a table of numbers and texts",
+}
 
 
 def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **options) -> Any:
@@ -29,7 +30,7 @@ def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **opti
 
     Args:
         what: Table of the configuration, for messages.
-        function: What to call.
+        function: Function or class to call.
         *fixed: Arguments that are not from the configuration.
         known: Arguments by name that are not from the configuration.
         **options: Arguments from the configuration, checked by `check` before.
@@ -59,15 +60,18 @@ def check(
 ) -> None:
     """Check names, types and ranges of the arguments in a table of a configuration.
 
+    Types are those of the annotations, or else of the defaults. A number's range is the `Range` in
+    its `Annotated` type. Without one it must be greater than 0, or 0 where that is the default.
+
     Args:
         what: The table, for messages.
         options: The arguments.
         *functions: Functions and classes that take them; one that is named later takes what the
             earlier ones do not know.
-        fixed: Names that are not for the configuration to say.
+        fixed: Names that a configuration may not set.
 
     Raises:
-        UserError: An argument that nothing takes, or that is no such thing.
+        UserError: No function has such an argument, or its value is of another type or range.
     """
     expected: dict[str, Any] = {}
     for function in functions:
@@ -76,88 +80,89 @@ def check(
     for name, value in options.items():
         if name not in known:
             raise UserError(f"{what}: no option {name!r}{suggest(name, known)}")
-        fault = _fault(name, value, expected[name])
-        if fault is not None:
-            raise UserError(f"{what}: {fault}")
+        kind, bounds = expected[name]
+        if not _fits(value, kind, bounds):
+            wanted = _wanted(kind, bounds)
+            must = f"must be {wanted}, got {_shown(value)}" if wanted else "cannot be set"
+            raise UserError(f"{what}: {name} {must}")
 
 
-def _parameters(function: Callable) -> dict[str, Any]:
-    """The type of each parameter: as annotated, or else that of its default."""
+@cache
+def _parameters(function: Callable) -> dict[str, tuple[Any, Range]]:
+    """Return the type and the range of each parameter of a function or class."""
     made = function.__init__ if inspect.isclass(function) else function
-    hints = get_type_hints(made)
+    hints = get_type_hints(made, include_extras=True)
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         default = parameter.default
         guess = Any if default in (None, parameter.empty) else type(default)
-        found[name] = hints.get(name, guess)
+        most = LARGEST_SIZES.get(name, LARGEST_SIZE)
+        found[name] = hints.get(name, guess), Range(0, most, above=default != 0)
     return found
 
 
-def _fault(name: str, value: Any, kind: Any) -> str | None:
-    """What is wrong with a value, None where nothing is."""
-    if not _fits(value, kind):
-        nouns = [noun for k, noun in NOUNS.items() if k in _kinds(kind)]
-        right = " or ".join(nouns)
-        return f"{name} must be {right}, not {_shown(value)}" if nouns else f"{name} cannot be set"
-    return _unusable(name, value)
-
-
-def _unusable(name: str, value: Any) -> str | None:
-    if isinstance(value, Mapping):
-        faults = (_unusable(str(k), v) for k, v in value.items())
-        return next((f"{name}.{fault}" for fault in faults if fault), None)
-    if isinstance(value, list | tuple):
-        return next(filter(None, (_unusable(name, v) for v in value)), None)
-    if isinstance(value, str):
-        return f"{name} holds a zero character: {_shown(value)}" if "\0" in value else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{name} must be a finite number, not {value!r}"
-    least = 0 if name in MAY_BE_ZERO else 1 if isinstance(value, int) else 0
-    if value < least or (isinstance(value, float) and value == 0 and name not in MAY_BE_ZERO):
-        more = "at least" if least else "not negative and not 0:" if value == 0 else "at least"
-        return f"{name} must be {more} {least}, not {value!r}".replace(": 0,", ",")
-    return size_fault(name, value)
-
-
-def _kinds(kind: Any) -> set[Any]:
-    """The plain types that a type allows."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return set().union(*(_kinds(k) for k in get_args(kind)))
-    origin = get_origin(kind) or kind
-    if origin is Path:
-        return {str}
-    return {list} if origin in (list, tuple, Sequence) or _is_sequence(origin) else {origin}
-
-
-def _is_sequence(kind: Any) -> bool:
+def _is_list(kind: Any) -> bool:
     return inspect.isclass(kind) and issubclass(kind, Sequence) and not issubclass(kind, str)
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    if kind is Any:
-        return not isinstance(value, Mapping)
-    if get_origin(kind) in (Union, types.UnionType):
-        return any(_fits(value, k) for k in get_args(kind))
+def _fits(value: Any, kind: Any, bounds: Range) -> bool:
     origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin is Annotated:
+        return _fits(value, inner[0], inner[1])
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, k, bounds) for k in inner)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
     if origin is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return is_integer(value) and value in bounds
     if origin is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number(value) and value in bounds
     if origin in (str, Path):
-        return isinstance(value, str)
-    if origin is tuple or origin is list or _is_sequence(origin):
+        return isinstance(value, str) and "\0" not in value
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and _usable(list(value.values()))
+    if _is_list(origin):
         if not isinstance(value, list | tuple):
             return False
         if origin is tuple and Ellipsis not in inner and inner and len(inner) != len(value):
             return False
-        return all(_fits(v, inner[0] if inner else Any) for v in value)
-    if origin is dict or origin is Mapping:
-        return isinstance(value, Mapping)
+        # An entry may be 0 where the whole may not.
+        bounds = Range(0, bounds.most)
+        return all(_fits(v, inner[0] if inner else Any, bounds) for v in value)
+    if kind is Any:
+        return not isinstance(value, Mapping) and _usable(value)
     return inspect.isclass(origin) and isinstance(value, origin)
+
+
+def _usable(value: Any) -> bool:
+    """Return True unless a value holds a number that no model has, or a zero character."""
+    if isinstance(value, Mapping):
+        return _usable(list(value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_usable, value))
+    if isinstance(value, str):
+        return "\0" not in value
+    return not is_number(value) or value in Range(0, LARGEST_SIZE)
+
+
+def _wanted(kind: Any, bounds: Range) -> str:
+    """Describe the values that fit; the text is empty where a configuration can have none."""
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin is Annotated:
+        return _wanted(inner[0], inner[1])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(filter(None, (_wanted(k, bounds) for k in inner))))
+    if origin is Literal:
+        return " or ".join(f'"{choice}"' for choice in inner)
+    if origin in (int, float):
+        return f"{'an integer' if origin is int else 'a number'} {bounds}"
+    if _is_list(origin):
+        entries = _wanted(inner[0], Range(0, bounds.most)) if inner else ""
+        length = f" of {len(inner)}" if origin is tuple and Ellipsis not in inner and inner else ""
+        return f"a list{length}{entries and f', each {entries}'}"
+    return NOUNS.get(origin, "")
 
 
 def _shown(value: Any) -> str:

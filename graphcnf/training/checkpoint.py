@@ -1,10 +1,9 @@
-"""Files of a run that must never be seen half written."""
+"""Checkpoints, models and snapshots of a run: files that are never seen half written."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +17,6 @@ from graphcnf import pretrained
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import inside, leftovers, read_file, replace_file
 from graphcnf.errors import UserError
-from graphcnf.limits import LARGEST_COUNT
 
 MODEL_FILES = ("config.json", "model.safetensors")
 """Files of a snapshot."""
@@ -34,7 +32,7 @@ RUN_FILES = (
 )
 """Files of a run that are replaced again and again, by their places in its folder."""
 
-FORMAT = 3
+FORMAT = 4
 MAGIC = b"graphcnf checkpoint\n"
 
 
@@ -51,7 +49,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU.
 
     Raises:
-        UserError: no such file, or not a checkpoint of this package.
+        UserError: no such file, or not a checkpoint of this version.
     """
     try:
         whole = read_file(path, memory() // 2)
@@ -75,7 +73,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Context that makes one line with the name of the checkpoint of whatever it brings about."""
+    """Context that turns errors while a checkpoint is restored into one line with its name."""
     try:
         yield
     except KeyError as error:
@@ -85,33 +83,14 @@ def damage_named(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: damaged, or it belongs to another model: {reason}") from None
 
 
-def count(value: Any) -> int:
-    """Return a number of steps, batches or samples; raises ValueError where it is none."""
-    if type(value) is not int or not 0 <= value <= LARGEST_COUNT:
-        raise ValueError(f"{value!r:.40} must be a whole number from 0 to {LARGEST_COUNT}")
-    return value
-
-
-def seconds(value: Any) -> float:
-    """Return a time; raises ValueError where it is none."""
-    if not 0 <= (number := float(value)) < math.inf:
-        raise ValueError(f"{number} must be a number of seconds from 0 on")
-    return number
-
-
-def figures(value: Any) -> dict[str, float]:
-    """Return metrics by name; raises ValueError where they are none."""
-    return {str(name): float(number) for name, number in value.items()}
-
-
 def check_finite(tensors: Iterable[torch.Tensor], what: str) -> None:
-    """Raise ValueError where some of the tensors hold what is no number."""
+    """Raise ValueError where some of the tensors hold infinities or NaN."""
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        raise ValueError(f"{what} that are no numbers")
+        raise ValueError(f"{what} must be finite numbers")
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
-    """Write a model as its `save_pretrained` does; the weights of one without it."""
+    """Write a model by its `save_pretrained`, or the weights of one without it."""
     save: Any = getattr(model, "save_pretrained", None)
     if save is not None:
         save(folder)
@@ -125,7 +104,7 @@ def save_model(folder: Path, model: nn.Module) -> None:
 
 
 def save_snapshot(folder: Path, model: nn.Module) -> None:
-    """Write a model's folder, where it is one that can be rebuilt, without its further arrays.
+    """Write a model that `from_pretrained` can build, without its further arrays.
 
     A run keeps many of them; the hashes of the training molecules alone would fill a disk.
     """
@@ -135,7 +114,7 @@ def save_snapshot(folder: Path, model: nn.Module) -> None:
 
 
 def remove_snapshots(out_dir: Path, last: int) -> None:
-    """Delete those of steps beyond the last one, which a run that goes on from there never took."""
+    """Delete the snapshots of later steps than `last`, from which a run goes on."""
     folder = inside(out_dir, "snapshots")
     for path in folder.iterdir() if folder.is_dir() else ():
         if re.fullmatch("[0-9]{8,18}", path.name) and int(path.name) > last:
@@ -152,19 +131,3 @@ def remove_leftovers(folder: Path) -> None:
     for parts in RUN_FILES:
         for path in leftovers(inside(folder, *parts)):
             path.unlink(missing_ok=True)
-
-
-def random_state(device: torch.device) -> dict[str, Any]:
-    """State of torch's random generators, of the CPU and of a CUDA device."""
-    cuda = device.type == "cuda"
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if cuda else None,
-    }
-
-
-def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Undo everything drawn since `random_state`."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,4 +1,4 @@
-"""Fine-tuning: trained weights learn the molecules of a user, and never get worse at them."""
+"""Fine-tuning: trained weights learn the molecules of a user, and never get worse on them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from graphcnf.compute.files import claim, inside, is_claimed, read_json, replace_file
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, require
 from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.path.enlargement import enlarged
 from graphcnf.molecules.flow import MoleculeFlow
@@ -24,27 +25,30 @@ from graphcnf.molecules.kinship import atom_sources, bond_sources, extended
 from graphcnf.molecules.selection import Feature, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.configuration import load_config
-from graphcnf.training.experiment import Experiment, FitResult
+from graphcnf.training.experiment import Experiment
+from graphcnf.training.finetuning_report import course, expectation, news, sampled, story
 from graphcnf.training.folds import fold_experiment
-from graphcnf.training.gains import course, expectation, news, sampled, story
 from graphcnf.training.processes import is_main, leave_unless_main
 from graphcnf.training.settings import TrainingSettings
 
 REQUEST = "finetune.json"
-"""File of a run's folder that says what was asked for."""
+"""File of a run's folder with the arguments of the run."""
 
 PASSES = 3, 12
-"""Passes over very many and over few molecules, where nothing ends a run before."""
+"""Passes over many and over few molecules, if nothing ends a run before."""
 
-LONGER = 3
-"""Times as many passes where the molecules have categories that the weights do not know."""
+NEW_FACTOR = 3
+"""Multiplies the passes if the weights lack categories of the molecules."""
 
 MANY = 3000
-"""Beyond so many molecules, passes become fewer, with the root of their number."""
+"""Molecules from which on passes become fewer, with the root of their number."""
 
 LEARNING_RATE, ENOUGH = 1e-3, 2000
-"""Rate for so many molecules or more; for fewer, it falls with the root of their number, but not
-where cross-validation finds the step at which to end."""
+"""Learning rate for at least `ENOUGH` molecules.
+
+It falls with the root of their number for fewer, except in cross-validation, which finds the step
+at which to end.
+"""
 
 LEAST_STEPS = 200
 """Steps of the longest run on few molecules: the evaluations end it long before."""
@@ -59,29 +63,32 @@ SMALL_BATCH = 16
 """Molecules per step of each copy of the model in a cross-validation."""
 
 TOLERANCE = 0.03
-"""Share of the cross-validated bits of few molecules that is no difference: the later step counts,
-whose samples are more like the molecules."""
+"""Share of the cross-validated bits by which a later step may be worse and still be kept.
+
+Its samples are more like the molecules.
+"""
 
 LEAST_MOLECULES = 20
 LARGEST_HELD_OUT = 1000
 PATIENCE = 4
 PERCENTILES = 1000
+"""Molecules whose scores give the percentiles."""
 
 
 @dataclass
 class FineTuning:
-    """What came out.
+    """Result of a fine-tuning.
 
     Attributes:
         flow: The fine-tuned model, that of the best evaluation.
         figures: `molecules`, `training`, `held_out`, `folds` (of the cross-validation, 0 for
-            none), `evaluated` (molecules that chose the step); `new` (what the weights did not
-            know);
-            `bits_per_molecule` and `bits_per_node` of held-out molecules, number of atoms given,
-            each with `before` and `after`; `steps`, `best_step`, `planned_steps`, `minutes`;
-            `samples`, `before`, `after` (of as many samples: `strict_validity`, `uniqueness`,
-            `copied`, shares) and `features` (each with `name`, `before`, `after`, `data`).
-        story: What happened, in sentences.
+            none), `evaluated` (molecules that chose the step); `new` (categories and sizes that
+            the weights lacked); `bits_per_molecule` and `bits_per_node` of held-out molecules,
+            number of atoms given, each with `before` and `after`; `steps`, `best_step`,
+            `planned_steps`, `minutes`; `samples`, `before`, `after` (of as many samples:
+            `strict_validity`, `uniqueness`, `copied`, shares) and `features` (each with `name`,
+            `before`, `after`, `data`).
+        story: The course and the outcome, in sentences.
         signal: Number of the signal that interrupted it, or None; the figures are empty then.
     """
 
@@ -119,7 +126,7 @@ def finetune(
         minutes: Time at most, about; what the number of molecules asks for when None.
         seed: Seed of everything random.
         settings: Entries of `TrainingSettings` to use instead of those chosen.
-        features: What to report the share of, or the mean, in samples before and after.
+        features: Patterns and properties whose share or mean samples before and after are reported.
         samples: Samples before and after, 0 for none.
         say: Takes lines that say what goes on.
 
@@ -137,6 +144,7 @@ def finetune(
         >>> bits["after"] <= bits["before"]
         True
     """
+    require("lightning", "training", "train")
     out, before = Path(out), flow
     say = say if is_main() else lambda line: None
     flow, data = prepared(flow, data)
@@ -155,32 +163,47 @@ def finetune(
         f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over the last "
         f"{chosen.ema_horizon:g}, {chosen.patience} worse evaluations end it"
     )
-    result = _fit(_experiment(flow, data, chosen.batch_size), chosen, out, resume, request)
+    experiment = _experiment(flow, data, chosen.batch_size)
+    from graphcnf.training.loop import fit
+
+    if not resume:
+        claim(out, "training")
+        replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
+    result = fit(experiment, chosen, out, resume)
     leave_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
-    flow = MoleculeFlow.from_pretrained(inside(out, "model"))
-    train, held_out = data.split("train"), data.split("test")
-    # Any of them: a file may be sorted by size.
-    known = np.random.default_rng(0).permutation(train)[:PERCENTILES]
-    flow.learn_percentiles(data.graphs.subset(known))
-    flow.save_pretrained(out / "model")
-    figures = {
-        "molecules": len(data),
-        "training": len(train),
-        "held_out": len(held_out),
-        "folds": 0 if len(held_out) else FOLDS,
-        "evaluated": min(len(held_out), 4 * chosen.batch_size * chosen.eval_batches) or len(data),
-        "new": news(before, flow),
-        **course(result, chosen),
-    }
+    flow = _with_percentiles(out, data)
+    figures = {**_counts(data, chosen), "new": news(before, flow), **course(result, chosen)}
     if samples:
         figures |= sampled(before, flow, data, features, samples, seed)
     return FineTuning(flow, figures, story(figures))
 
 
+def _with_percentiles(out: Path, data) -> MoleculeFlow:
+    """Load the model of a finished run, and save it with the scores of training molecules."""
+    flow = MoleculeFlow.from_pretrained(inside(out, "model"))
+    # Any of them: a file may be sorted by size.
+    known = np.random.default_rng(0).permutation(data.split("train"))[:PERCENTILES]
+    flow.learn_percentiles(data.graphs.subset(known))
+    flow.save_pretrained(out / "model")
+    return flow
+
+
+def _counts(data, settings: TrainingSettings) -> dict[str, int]:
+    """Return the numbers of molecules of a fine-tuning, by their use."""
+    held_out = len(data.split("test"))
+    return {
+        "molecules": len(data),
+        "training": len(data.split("train")),
+        "held_out": held_out,
+        "folds": 0 if held_out else FOLDS,
+        "evaluated": min(held_out, 4 * settings.batch_size * settings.eval_batches) or len(data),
+    }
+
+
 def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
-    """A model that can represent all of the data, with the data in its categories.
+    """Return a model that can represent all of the data, and the data in its categories.
 
     Raises:
         UserError: The model is of another kind, or there are too few molecules.
@@ -205,7 +228,7 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
         edge_weights=vocabulary.bond_orders,
     )
     hashes, own = flow.model.training_hashes, data.training_hashes()
-    # What the weights have seen, the model has seen.
+    # Molecules that the weights were trained on are not novel.
     model.training_hashes = own if hashes is None else np.union1d(hashes, own)
     model.metadata = {
         "dataset": data.name,
@@ -222,7 +245,7 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
 
 
 def _with_known_sizes(histogram: np.ndarray, model: GraphCNF) -> list[float]:
-    """The histogram, with one molecule more: that of the sizes that the model knows already.
+    """Return the histogram with one more molecule, spread over the sizes that the model knows.
 
     So every size that had a probability keeps one.
     """
@@ -256,7 +279,7 @@ def plan(molecules: int, *, new: bool = False, few: bool = False, **given) -> Tr
         raise UserError("fine-tuning: keep_best cannot be false: the best weights are the result")
     checked = TrainingSettings.from_dict(given, "fine-tuning")
     passes = max(PASSES[0], PASSES[1] * min(1.0, math.sqrt(MANY / molecules)))
-    passes *= LONGER if new else 1
+    passes *= NEW_FACTOR if new else 1
     least = LEAST_STEPS if few else 1
     steps = checked.steps or max(least, round(passes * molecules / checked.batch_size))
     rate = LEARNING_RATE if few else LEARNING_RATE * math.sqrt(min(1.0, molecules / ENOUGH))
@@ -279,7 +302,7 @@ def plan(molecules: int, *, new: bool = False, few: bool = False, **given) -> Tr
 
 
 def _settings(flow, data, new: bool, minutes, seed: int, given: dict) -> TrainingSettings:
-    """The plan for these molecules, cut to the time where there is a limit."""
+    """Return the plan for these molecules, cut to the time if there is a limit."""
     TrainingSettings.from_dict({"keep_best": True, **given}, "fine-tuning")
     if minutes is not None and "steps" in given:
         raise UserError("fine-tuning: minutes and steps exclude each other")
@@ -289,7 +312,10 @@ def _settings(flow, data, new: bool, minutes, seed: int, given: dict) -> Trainin
     # A fold is evaluated in batches of its own.
     batches = -(-min(held_out, LARGEST_HELD_OUT) // (4 * settings.batch_size)) or len(data)
     given = {"eval_batches": batches, "final_eval_batches": batches, **given}
-    if minutes is not None and (settings.processes > 1 or not _on_cpu(settings)):
+    cpu = settings.accelerator == "cpu" or (
+        settings.accelerator == "auto" and not torch.accelerator.is_available()
+    )
+    if minutes is not None and (settings.processes > 1 or not cpu):
         given["minutes"] = minutes
     elif minutes is not None:
         assert settings.steps is not None
@@ -299,17 +325,8 @@ def _settings(flow, data, new: bool, minutes, seed: int, given: dict) -> Trainin
     return plan(learned, **given)
 
 
-def _on_cpu(settings: TrainingSettings) -> bool:
-    import torch
-
-    automatic = settings.accelerator == "auto"
-    return settings.accelerator == "cpu" or (automatic and not torch.accelerator.is_available())
-
-
 def _seconds_per_step(experiment: Experiment, settings: TrainingSettings, steps: int = 4) -> float:
-    """Seconds of a step, evaluations included, measured on a few; the weights stay as they are."""
-    import torch
-
+    """Measure the seconds of a step, evaluations included; the weights stay as they are."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     seconds, model = [], experiment.model
@@ -325,7 +342,7 @@ def _seconds_per_step(experiment: Experiment, settings: TrainingSettings, steps:
 
 
 def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
-    """What determines a run, in a form that can be compared."""
+    """Return the arguments that determine a run, in a form that can be compared."""
     digest = hashlib.sha256()
     for name, tensor in sorted(flow.model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
@@ -335,7 +352,7 @@ def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
 
 
 def _resumable(out: Path, request: dict[str, Any]) -> bool:
-    """Whether the folder holds this run.
+    """Return True where the folder holds this run.
 
     Raises:
         UserError: It holds another one.
@@ -360,45 +377,22 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
     return True
 
 
-def _told(flow: MoleculeFlow, data):
-    """The molecules with the properties that the model takes, to learn from."""
-    names = [table["name"] for table in flow.model.targets]
-    if not names:
-        return data
-    return replace(data, targets=property_table(data.smiles, names))
-
-
 def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
-    """The training of a model on the molecules, cross-validated where none are held out."""
+    """Join a model with the molecules, cross-validated where none are held out."""
 
     def words(row: dict[str, Any]) -> str | None:
         if row["phase"] != "eval":
             return None
         return f"step {row['step']}: {row['bits_per_molecule']:.3f} bits per held-out molecule"
 
-    model, told = flow.model.train(), _told(flow, data)
+    model, train = flow.model.train(), data
+    names = [table["name"] for table in model.targets]
+    if names:  # the properties that the model takes
+        train = replace(data, targets=property_table(data.smiles, names))
     if len(data.split("test")):
-        found = Experiment(
-            model,
-            partial(told.train_batches, batch_size),
-            lambda: data.test_batches(4 * batch_size),
-        )
+        held_out = partial(data.test_batches, 4 * batch_size)
+        found = Experiment(model, partial(train.train_batches, batch_size), held_out)
     else:
-        found = fold_experiment(model, told, FOLDS, batch_size)
+        found = fold_experiment(model, train, FOLDS, batch_size)
     found.headline, found.words = "bits_per_molecule", words
     return found
-
-
-def _fit(
-    experiment: Experiment, settings: TrainingSettings, out: Path, resume: bool, request
-) -> FitResult:
-    try:
-        from graphcnf.training.loop import fit
-    except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] == "lightning":
-            raise UserError("training needs Lightning: pip install 'graphcnf[train]'") from None
-        raise
-    if not resume:
-        claim(out, "training")
-        replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
-    return fit(experiment, settings, out, resume)

@@ -15,12 +15,12 @@ from graphcnf.graphs.model import GraphCNF
 from graphcnf.training.experiment import Experiment
 
 DROPOUT = 0.3
-"""Share of the channels left out in training: few molecules are learned by heart later."""
+"""Dropout in training, which delays learning few molecules by heart."""
 
 
 @dataclass
 class FoldBatch:
-    """A batch for each copy of a model, None where a copy has nothing to do."""
+    """Batches for copies of a model, None for a copy that has nothing to do."""
 
     parts: list[GraphBatch | None]
 
@@ -31,16 +31,15 @@ class FoldBatch:
         return FoldBatch([part and part[index] for part in self.parts])
 
     def to(self, device) -> FoldBatch:
-        """The same batches on a device."""
+        """Return the same batches on a device."""
         return FoldBatch([part and part.to(device) for part in self.parts])
 
 
 class Folds(nn.Module):
-    """A model that learns all molecules, beside a copy of it for each fold that does not see it.
+    """A model that learns all molecules, and a copy for each fold that learns all but the fold.
 
-    All take the same number of steps. The copies say at each step how well molecules are learned
-    that were not seen, each molecule held out once (Stone 1974, "Cross-validatory choice and
-    assessment of statistical predictions").
+    All take the same number of steps, and each molecule is held out by one copy (Stone 1974,
+    "Cross-validatory choice and assessment of statistical predictions").
 
     Args:
         model: The model that is saved, coding graphs atom by atom.
@@ -49,13 +48,15 @@ class Folds(nn.Module):
 
     def __init__(self, model: GraphCNF, folds: int):
         super().__init__()
-        model.steps.network.dropout = DROPOUT
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = DROPOUT
         copies = [copy.deepcopy(model) for _ in range(folds)]
         self.models = nn.ModuleList([*copies, model])
         self.metadata, self.save_pretrained = model.metadata, model.save_pretrained
 
     def training_loss(self, batch: FoldBatch, *, beta: float = 1.0):
-        """Sum of the losses of the copies, and metrics over the graphs of all of them."""
+        """Return the sum of the copies' losses, and metrics over the graphs of all of them."""
         losses: list[Tensor] = []
         sums: dict[str, tuple] = {}
         for model, part in zip(self.models, batch.parts, strict=True):
@@ -73,7 +74,7 @@ def fold_experiment(model: GraphCNF, data, folds: int, batch_size: int) -> Exper
     """Return the training of `Folds` on a `MoleculeDataset`.
 
     Args:
-        model: What is to learn all molecules.
+        model: The model that is to learn all molecules.
         data: The molecules; equal ones share a fold.
         folds: Number of folds, from 2 to the number of distinct molecules.
         batch_size: Molecules per step of each copy.

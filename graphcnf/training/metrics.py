@@ -1,4 +1,4 @@
-"""Sums of metrics over batches, and the metrics file of a run."""
+"""Metrics of a run: sums over batches, the file and the loggers that keep them, lines on stderr."""
 
 from __future__ import annotations
 
@@ -6,61 +6,47 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
+from lightning.fabric.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
-from graphcnf.compute.files import read_file, replace_file
-from graphcnf.errors import UserError
+from graphcnf.compute.files import inside, read_file, replace_file
+from graphcnf.errors import UserError, printable, say
 
-if TYPE_CHECKING:
-    from graphcnf.training.run import Run
+LINE_SECONDS = 20.0
+"""Seconds between two lines about an evaluation, where there is no bar."""
 
 
 class MetricSums:
     """Sums of (numerator, denominator) pairs, kept on the device so that nothing waits for it."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.sums: Tensor | None = None
+        self.pairs: dict[str, Tensor] = {}
 
     def add(self, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
-        """Add the pairs of one batch (scalars; Python numbers are welcome)."""
+        """Add the pairs of one batch, scalar tensors or Python numbers."""
         values = [value for pair in metrics.values() for value in pair]
         device = next((v.device for v in values if isinstance(v, Tensor)), torch.device("cpu"))
         with torch.no_grad():
-            row = torch.stack(
-                [torch.as_tensor(v, dtype=torch.float32, device=device) for v in values]
-            )
-            if self.sums is not None and self.names == list(metrics):
-                self.sums += row
-            elif self.sums is None:
-                self.names, self.sums = list(metrics), row
-            else:
-                self._add_other(list(metrics), row)
-
-    def _add_other(self, names: list[str], row: Tensor) -> None:
-        # A batch may lack a metric, or bring a further one: go by name.
-        assert self.sums is not None
-        merged = dict(zip(self.names, self.sums.view(-1, 2), strict=True))
-        for name, pair in zip(names, row.view(-1, 2), strict=True):
-            merged[name] = merged[name] + pair if name in merged else pair
-        self.names, self.sums = list(merged), torch.stack(list(merged.values())).view(-1)
+            row = [torch.as_tensor(v, dtype=torch.float32, device=device) for v in values]
+            for name, pair in zip(metrics, torch.stack(row).view(-1, 2), strict=True):
+                # A batch may lack a metric, or bring a further one.
+                known = self.pairs.get(name)
+                self.pairs[name] = pair if known is None else known.to(pair.device) + pair
 
     def means(self) -> dict[str, float]:
-        """Numerator over denominator per metric, NaN where the denominator is 0."""
-        if self.sums is None:
-            return {}
-        pairs = self.sums.cpu().double().view(-1, 2).tolist()
-        return {
-            name: top / bottom if bottom else math.nan
-            for name, (top, bottom) in zip(self.names, pairs, strict=True)
-        }
+        """Return numerator over denominator per metric, NaN where the denominator is 0."""
+        pairs = {name: pair.double().tolist() for name, pair in self.pairs.items()}
+        return {name: top / bottom if bottom else math.nan for name, (top, bottom) in pairs.items()}
 
     def share(self) -> None:
         """Add the sums of all processes up, in every one of them."""
@@ -68,75 +54,38 @@ class MetricSums:
             return
         parts: list = [None] * dist.get_world_size()
         dist.all_gather_object(parts, self.state_dict())
-        self.clear()
+        self.pairs = {}
         for part in parts:
-            if part["sums"] is not None:
-                pairs = part["sums"].view(-1, 2).tolist()
-                self.add(dict(zip(part["names"], pairs, strict=True)))
+            if part:
+                self.add({name: tuple(pair.tolist()) for name, pair in part.items()})
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self.names, self.sums = [], None
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the sums, for a checkpoint."""
+        return {name: pair.cpu() for name, pair in self.pairs.items()}
 
-    def state_dict(self) -> dict:
-        """The sums, for a checkpoint."""
-        return {"names": list(self.names), "sums": None if self.sums is None else self.sums.cpu()}
-
-    def load_state_dict(self, state: dict, device: torch.device) -> None:
-        """Restore what `state_dict` gave; raises ValueError where that is none."""
-        self.names = [str(name) for name in state["names"]]
-        if state["sums"] is not None:
-            if state["sums"].shape != (2 * len(self.names),):
-                raise ValueError("sums of other metrics")
-            self.sums = state["sums"].float().to(device)
-
-
-@torch.no_grad()
-def held_out(run: Run, limit: int) -> dict[str, float] | None:
-    """Return metrics of the first `limit` held-out batches, None where a signal asks to stop.
-
-    The noise is the same every time. Each process takes some of the batches; all get the same
-    figures, up to rounding those of one.
-    """
-    sums, fabric = MetricSums(), run.fabric
-    devices = [fabric.device] if fabric.device.type == "cuda" else []
-    run.model.eval()
-    with torch.random.fork_rng(devices):
-        for number, batch in enumerate(run.experiment.eval_batches()):
-            if number >= limit:
-                break
-            if number % fabric.world_size == 0:
-                if run.asked_to_stop():
-                    run.model.train()
-                    return None
-                run.display.evaluating(number, limit)
-            if number % fabric.world_size != fabric.global_rank:
-                continue
-            key = np.random.SeedSequence((run.settings.seed, number))
-            torch.manual_seed(int(key.generate_state(1)[0]))
-            loss, metrics = run.objective(batch.to(fabric.device), 1.0, fabric.device)
-            sums.add({"loss": (loss, 1.0), **metrics})
-    run.model.train()
-    sums.share()
-    return sums.means()
+    def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Restore the sums; raises ValueError where a metric has other than two numbers."""
+        if any(pair.shape != (2,) for pair in state.values()):
+            raise ValueError("sums must be pairs of numbers")
+        self.pairs = {str(name): pair.float().to(device) for name, pair in state.items()}
 
 
 class MetricsFile:
     """A CSV file of metrics: one row per log line, written through at once.
 
     The columns are those of the first row; a later row with further ones rewrites the file.
+    Lightning's `CSVLogger` deletes the file of an earlier run, so that none could go on.
 
     Args:
         path: the file; rows that it already holds are kept.
-        last_step: rows beyond this step are dropped, as the run resumes from it; so is a torn
+        last_step: rows of later steps are dropped, as the run goes on from this one; so is a torn
             last line.
     """
 
     def __init__(self, path: Path, last_step: int):
         self.path = path
         self.columns: list[str] = []
-        rows = [row for row in self._read() if int(row["step"]) <= last_step]
-        self._rewrite(rows)
+        self._rewrite([row for row in self._read() if int(row["step"]) <= last_step])
 
     def _read(self) -> list[dict[str, str]]:
         if not self.path.exists():
@@ -147,17 +96,15 @@ class MetricsFile:
             raise UserError(f"{self.path}: {error.strerror}") from None
         # A kill while a line is being written leaves it without its line end.
         reader = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))
-        self.columns = next(reader, [])
-        if "step" not in self.columns:
-            self.columns = []
+        columns = next(reader, [])
+        if "step" not in columns:
             return []
-        rows = [dict(zip(self.columns, r, strict=True)) for r in reader if self._whole(r)]
-        return rows
-
-    def _whole(self, row: list[str]) -> bool:
-        return len(row) == len(self.columns) and bool(
-            re.fullmatch("[0-9]{1,18}", row[self.columns.index("step")])
-        )
+        self.columns, step = columns, columns.index("step")
+        return [
+            dict(zip(columns, row, strict=True))
+            for row in reader
+            if len(row) == len(columns) and re.fullmatch("[0-9]{1,18}", row[step])
+        ]
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         if not self.columns:
@@ -178,10 +125,118 @@ class MetricsFile:
             self._rewrite(rows)
         with self.path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-            writer.writerow({name: _cell(value) for name, value in row.items()})
+            writer.writerow({name: _text(value, ".7g", "") for name, value in row.items()})
 
 
-def _cell(value: object) -> object:
+class RunLog:
+    """Log lines on stderr; a progress bar under them is drawn only on a terminal.
+
+    Args:
+        words: See `Experiment`.
+        lines: Whether there are log lines.
+    """
+
+    def __init__(
+        self, words: Callable[[dict[str, Any]], str | None] | None = None, lines: bool = True
+    ):
+        self.words, self.lines = words, lines
+        self.bar, self.told = None, time.monotonic()
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.bar = Progress(console=Console(stderr=True), transient=True, refresh_per_second=2)
+            self.task = self.bar.add_task("training", total=1.0)
+
+    def start(self, text: str) -> None:
+        """Announce the run."""
+        self.print(text)
+        if self.bar is not None:
+            self.bar.start()
+
+    def update(self, progress: float, step: int, seconds: float) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            text = f"step {step}, {seconds / 60:.1f} min"
+            self.bar.update(self.task, completed=min(progress, 1.0), description=text)
+
+    def evaluating(self, done: int, batches: int) -> None:
+        """Show the progress of an evaluation, on the bar, or now and then in a line."""
+        text, now = f"held-out batch {done + 1} of {batches}", time.monotonic()
+        if self.bar is not None:
+            self.bar.update(self.task, description=text)
+        elif done == 0:
+            self.told = now
+        elif now - self.told > LINE_SECONDS:
+            self.print(text)
+            self.told = now
+
+    def row(self, row: dict[str, Any], headline: str) -> None:
+        """Print a line with every metric, the headline first, or in words."""
+        if self.words is not None:
+            text = self.words(row)
+            if text is not None:
+                self.print(text)
+            return
+        opening = ("step", "phase", "minutes", headline)
+        names = [n for n in opening if n in row] + [n for n in row if n not in opening]
+        shown = (f"{n} {_text(row[n], '.5g', '-')}" for n in names if row[n] is not None)
+        self.print("  ".join(shown))
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def print(self, text: str) -> None:
+        """Print a line above the bar."""
+        if not self.lines:
+            return
+        if self.bar is not None:
+            shown = printable(text)
+            self.bar.console.print(shown, markup=False, highlight=False, soft_wrap=True)
+        else:
+            say(text)
+
+
+def _text(value: Any, form: str, missing: str) -> str:
     if isinstance(value, float):
-        return f"{value:.7g}" if math.isfinite(value) else ""
-    return value
+        return format(value, form) if math.isfinite(value) else missing
+    return "" if value is None else str(value)
+
+
+def loggers(names: list[str], out_dir: Path, step: int) -> list[Logger]:
+    """Return the loggers of the run in a folder that goes on from `step`.
+
+    Raises:
+        UserError: the package of one of them is not installed.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise UserError(f'loggers = "{name}" needs its package: pip install {name}')
+    make = {"tensorboard": _tensorboard, "wandb": _wandb}
+    return [make[name](out_dir, step) for name in names]
+
+
+def _tensorboard(out_dir: Path, step: int) -> Logger:
+    inside(out_dir, "tensorboard")
+    # Figures of later steps are taken back.
+    return TensorBoardLogger(
+        out_dir, name="", version="tensorboard", default_hp_metric=False, purge_step=step + 1
+    )
+
+
+def _wandb(out_dir: Path, step: int) -> Logger:
+    from lightning.pytorch.loggers import WandbLogger
+
+    # A run that goes on is the same one there.
+    file = inside(out_dir, "wandb.id")
+    known = read_file(file, 1000).decode(errors="replace").strip() if file.exists() else ""
+    if not re.fullmatch("[0-9a-f]{8}", known):
+        known = secrets.token_hex(4)
+        replace_file(file, known.encode())
+    inside(out_dir, "wandb")
+    return WandbLogger(
+        project="graphcnf", name=out_dir.name, save_dir=out_dir, id=known, resume="allow"
+    )

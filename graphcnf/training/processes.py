@@ -1,40 +1,39 @@
-"""Which of the processes of a run this one is, as whoever started them has left it to know."""
+"""Role of this process among those of a run, read from the launcher's environment variables."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import sys
-from typing import Any
 
 from graphcnf.errors import UserError
 from graphcnf.training.settings import TrainingSettings
 
 
 def is_main() -> bool:
-    """Whether this is the first process of the first node: the one that writes and speaks."""
+    """Return True in the first process of the first node, which writes files and messages."""
     if "RANK" in os.environ:
         return os.environ["RANK"] == "0"
-    if _srun():
+    if by_srun():
         return os.environ.get("SLURM_PROCID", "0") == "0"
     return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
 def started_apart() -> bool:
-    """Whether the processes of this run were started each by itself, not by one of them."""
-    return _torchrun() or _srun() or "NODE_RANK" in os.environ
+    """Return True where a launcher started each process, rather than the first one the others."""
+    return by_torchrun() or by_srun() or "NODE_RANK" in os.environ
 
 
 def as_launched(settings: TrainingSettings) -> TrainingSettings:
-    """The settings with the processes and nodes of `torchrun` or `srun`, where they started this.
+    """Return the settings with the processes and nodes that `torchrun` or `srun` started, if any.
 
     Raises:
         UserError: several nodes, and nothing says which of them this is.
     """
-    if _torchrun():
+    if by_torchrun():
         here, everywhere = _number("LOCAL_WORLD_SIZE"), _number("WORLD_SIZE")
         return dataclasses.replace(settings, devices=here, num_nodes=everywhere // here)
-    if _srun():
+    if by_srun():
         nodes = _number("SLURM_STEP_NUM_NODES")
         here = _number("SLURM_STEP_NUM_TASKS") // nodes
         return dataclasses.replace(settings, devices=here, num_nodes=nodes)
@@ -50,28 +49,20 @@ def as_launched(settings: TrainingSettings) -> TrainingSettings:
     return settings
 
 
-def _torchrun() -> bool:
+def by_torchrun() -> bool:
+    """Return True where `torchrun` started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def _srun() -> bool:
-    """Several tasks of one step; a job's script is none of them, however many the job may have."""
+def by_srun() -> bool:
+    """Return True in one of several tasks of a Slurm step; the script of a job is none of them."""
     return _number("SLURM_STEP_NUM_TASKS") > 1
 
 
-def environment() -> list[Any] | None:
-    """What tells Fabric which of the processes this one is; None where it finds out by itself."""
-    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
-
-    if _torchrun():
-        return None
-    return [SLURMEnvironment(auto_requeue=False)] if _srun() else [LightningEnvironment()]
-
-
 def leave_unless_main() -> None:
-    """End a process that was there to help the first one train.
+    """End a process that only helped the first one to train.
 
-    What comes after training, in a script that all of them run, is for the first one alone.
+    The first one alone goes on with the rest of a script that all of them run.
     """
     if not is_main():
         sys.exit(0)
@@ -83,5 +74,8 @@ def _number(name: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise UserError(f"{name}={os.environ[name]!r} in the environment is no number of processes")
+        raise UserError(
+            f"{name} in the environment must be a number of processes from 1 on, got "
+            f"{os.environ[name]!r}"
+        )
     return number

@@ -16,11 +16,11 @@ from rdkit import Chem
 
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, number, percent, text
+from graphcnf.evaluation.similarity import fingerprint, internal_diversity
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.fragments import MATCHES
 from graphcnf.molecules.growth import Growth, check_grows, fragment_of, take
 from graphcnf.molecules.properties import qed, sa
-from graphcnf.molecules.similarity import fingerprint, internal_diversity
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.options import HERE, Model, Out, Samples, published, write

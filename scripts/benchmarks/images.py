@@ -25,8 +25,7 @@ from torch.nn import functional as F
 
 from graphcnf.baselines.images.models import load_image_model
 from graphcnf.compute.files import expand_user
-from graphcnf.datasets.image_files import read_digit_labels
-from graphcnf.datasets.images import ImageDataset, images_of_model
+from graphcnf.datasets.images import ImageDataset, images_of_model, read_digit_labels
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.evaluation.measures import mean_and_sd

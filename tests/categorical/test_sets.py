@@ -207,8 +207,8 @@ def test_errors(options, message):
 
 
 def test_preset_builds():
-    from graphcnf.scripts.experiments import build_experiment
     from graphcnf.training.configuration import load_preset
+    from graphcnf.training.experiments import build_experiment
 
     experiment = build_experiment(load_preset("set-shuffling"))
     batch = next(experiment.train_batches(0, 0, 0))

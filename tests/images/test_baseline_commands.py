@@ -9,9 +9,9 @@ import torch
 from graphcnf.baselines.images.models import IMAGE_MODELS, load_image_model
 from graphcnf.datasets.images import load_images
 from graphcnf.errors import UserError
-from graphcnf.scripts.experiments import build_experiment
 from graphcnf.scripts.images import score_folders
 from graphcnf.training import TrainingSettings, fit, load_preset
+from graphcnf.training.experiments import build_experiment
 
 Image = pytest.importorskip("PIL.Image")
 NAMES = ("pixelcnn", "vae", "gan")

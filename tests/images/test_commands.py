@@ -13,9 +13,9 @@ from graphcnf.errors import UserError
 from graphcnf.images import ImageFlow
 from graphcnf.images.pictures import fit_picture, write_grid
 from graphcnf.scripts.cli import main
-from graphcnf.scripts.experiments import build_experiment
 from graphcnf.scripts.images import evaluate, generate, score_folders
 from graphcnf.training import load_preset
+from graphcnf.training.experiments import build_experiment
 
 Image = pytest.importorskip("PIL.Image")
 

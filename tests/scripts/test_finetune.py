@@ -88,7 +88,7 @@ def test_killed_at_any_step_the_same_command_goes_on(graphcnf, mine, model_folde
     for last in (0, 3, 4):
 
         def dying(run, *arguments, last=last):
-            if run.step == last:
+            if run.at.step == last:
                 raise RuntimeError("killed")
             return step(run, *arguments)
 

@@ -28,7 +28,10 @@ def test_unknown_preset_lists_the_known_ones():
         ("[modle]\n", "did you mean 'model'"),
         ("model = 3\n", "must be a table"),
         ("[training]\nlog_evry = 3\n", "did you mean 'log_every'"),
-        ("[training]\nsteps = 'many'\n", "steps must be a whole number"),
+        (
+            "[training]\nsteps = 'many'\n",
+            "steps must be an integer from 1 to 1,000,000,000,000, got 'many'",
+        ),
     ],
 )
 def test_broken_files_are_named(tmp_path, text, message):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from graphcnf.errors import UserError
-from graphcnf.scripts.experiments import build_experiment
 from graphcnf.training.configuration import load_preset
+from graphcnf.training.experiments import build_experiment
 from graphcnf.training.run import HEADLINES
 
 

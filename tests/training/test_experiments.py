@@ -9,8 +9,8 @@ import torch
 
 from graphcnf.datasets.sets import SetShuffling
 from graphcnf.errors import UserError
-from graphcnf.scripts import experiments
 from graphcnf.scripts.cli import main
+from graphcnf.training import experiments
 
 
 def test_permutations_are_permutations_and_reproducible():
@@ -60,7 +60,7 @@ def test_registry_errors():
     ("model", "message"),
     [
         ({"widht": 3}, "no option 'widht'"),
-        ({"width": "big"}, "width must be a whole number"),
+        ({"width": "big"}, "width must be an integer greater than 0"),
         ({"adjacency": "pathh"}, "adjacency"),
         ({"order": "nonee"}, "order must be one of"),
         ({"properties": ["log_p"]}, "no property 'log_p'"),
@@ -130,10 +130,10 @@ def test_train_resume_and_continue(preset, tmp_path, capfd):
     assert code == 1 and err.splitlines()[-1].startswith("error: ") and "--resume" in err
 
     code, err = graphcnf(capfd, "train", "--out", out, "--resume", "--steps", 20)
-    assert code == 0 and "from step 7" in err and "finished: 20 steps" in err
+    assert code == 0 and "from step 10" in err and "finished: 20 steps" in err
     assert "do not count" not in err
     steps = [r["step"] for r in csv.DictReader((out / "metrics.csv").open())]
-    assert steps == ["5", "10", "15", "20", "20", "20"]
+    assert steps == ["5", "10", "10", "10", "15", "20", "20", "20"]
 
     preset.write_text(preset.read_text().replace("log_every = 5", "log_every = 2"))
     code, err = graphcnf(capfd, "train", preset, "--out", out, "--resume")
@@ -162,7 +162,7 @@ def test_a_first_start_that_is_stopped_while_it_loads_is_resumed(
     # Without its last checkpoint, a run that was saved is not begun anew over its files.
     (out / "checkpoints" / "last.ckpt").unlink()
     code, err = graphcnf(capfd, "train", "--resume", "--out", out, "--steps", 9)
-    assert code == 1 and "copy plateau.ckpt there" in err.splitlines()[-1]
+    assert code == 1 and "continue from the plateau" in err.splitlines()[-1]
 
 
 def test_a_first_start_that_fails_leaves_nothing(preset, tmp_path, capfd):
@@ -179,7 +179,7 @@ def test_a_first_start_that_fails_leaves_nothing(preset, tmp_path, capfd):
     [
         (["train", "zinc250kk"], 1, "unknown preset 'zinc250kk'"),
         (["train", "{preset}", "--set", "log_evry=3"], 1, "did you mean 'log_every'"),
-        (["train", "{preset}", "--steps", "-4"], 1, "steps must be greater than 0"),
+        (["train", "{preset}", "--steps", "-4"], 1, "steps must be an integer from 1"),
         (["train", "{preset}", "--accelerator", "warp"], 1, "warp"),
         (["train", "--resume", "--out", "{folder}/none"], 1, "no run there"),
         (["train", "--continue-from", "{folder}/none", "--out", "{folder}/x"], 1, "no run there"),

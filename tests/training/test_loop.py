@@ -40,6 +40,11 @@ def full(*_):
     raise OSError(28, "No space left on device")
 
 
+def averages(run: Path) -> dict:
+    found = last(run)["average"].items()
+    return {name.removeprefix("module.model."): value for name, value in found}
+
+
 def curve(run: Path) -> list[dict]:
     """The training rows of a run without what depends on the clock."""
     timed = {"minutes", "samples_per_second"}
@@ -52,11 +57,16 @@ def last(run: Path) -> dict:
     return load_checkpoint(run / "checkpoints" / "last.ckpt")
 
 
+def place(run: Path) -> tuple[int, int]:
+    at = last(run)["at"]
+    return at["epoch"], at["batch"]
+
+
 def assert_same_run(a: Path, b: Path):
-    for key in ("model", "ema", "optimizers"):
+    for key in ("model", "average", "optimizers"):
         left, right = last(a)[key], last(b)[key]
         torch.testing.assert_close(left, right, rtol=0, atol=0)
-    assert last(a)["position"] == last(b)["position"]
+    assert place(a) == place(b)
     assert torch.equal(last(a)["random"]["cpu"], last(b)["random"]["cpu"])
     assert curve(a) == curve(b)
 
@@ -80,8 +90,8 @@ def test_a_run_leaves_its_files_and_learns(tiny, tmp_path):
     assert [row["phase"] for row in rows][-2:] == ["eval_raw", "eval"]
     assert float(rows[5]["loss"]) < float(rows[0]["loss"])
     assert all(row["accuracy"] and row["samples_per_second"] for row in rows[:6])
-    assert last(tmp_path)["position"] == [60 // 7, 60 % 7]
-    with pytest.raises(UserError, match="--resume"):
+    assert place(tmp_path) == (60 // 7, 60 % 7)
+    with pytest.raises(UserError, match="holds a run: resume it"):
         fit(tiny.make_experiment(), SETTINGS, tmp_path)
     again = fit(tiny.make_experiment(), SETTINGS, tmp_path, resume=True)
     assert again.finished and again.metrics == result.metrics
@@ -102,7 +112,7 @@ def test_snapshots_are_the_averaged_models_of_the_evaluations(tiny, tmp_path):
     assert [int(folder.name) for folder in folders] == list(range(1, 61))
     first, final = (load_model(tiny.TinyModel, folders[k]) for k in (0, -1))
     assert not torch.equal(first.scale, final.scale)
-    torch.testing.assert_close(final.scale.detach(), last(tmp_path)["ema"]["average"]["scale"])
+    torch.testing.assert_close(final.scale.detach(), averages(tmp_path)["scale"])
     assert final.metadata["training"]["steps"] == 60
 
 
@@ -142,21 +152,14 @@ def test_two_processes_do_not_train_one_run(tiny, tmp_path):
 
 
 def last_step(checkpoint: Path) -> int:
-    return load_checkpoint(checkpoint)["step"]
+    return load_checkpoint(checkpoint)["at"]["step"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_and_the_run_goes_on(tiny, tmp_path, capfd, number):
     fit(tiny.make_experiment(), SETTINGS, tmp_path / "whole")
     experiment = tiny.make_experiment()
-    loss = experiment.model.training_loss
-
-    def interrupted(batch, *, beta=1.0):
-        if experiment.model.calls == 16:
-            os.kill(os.getpid(), number)
-        return loss(batch, beta=beta)
-
-    experiment.model.training_loss = interrupted
+    experiment.model.hook = lambda model: model.calls == 16 and os.kill(os.getpid(), number)
     before = signal.getsignal(number)
     result = fit(experiment, SETTINGS, tmp_path / "cut")
     assert signal.getsignal(number) is before
@@ -172,16 +175,14 @@ def test_a_signal_ends_an_evaluation_at_once(tiny, tmp_path, batch, keep_best):
     settings = replace(SETTINGS, eval_steps=20, eval_batches=4, keep_best=keep_best)
     fit(tiny.make_experiment(), settings, tmp_path / "whole")
     experiment, seen = tiny.make_experiment(), []
-    loss = experiment.model.training_loss
 
-    def interrupted(content, *, beta=1.0):
-        if not experiment.model.training:
+    def interrupt(model):
+        if not model.training:
             seen.append(experiment.model.calls)
             if len(seen) == batch:
                 os.kill(os.getpid(), signal.SIGTERM)
-        return loss(content, beta=beta)
 
-    experiment.model.training_loss = interrupted
+    experiment.model.hook = interrupt
     result = fit(experiment, settings, tmp_path / "cut")
     assert not result.finished and result.signal == signal.SIGTERM
     assert len(seen) == batch and result.step == seen[-1]
@@ -199,13 +200,7 @@ def test_a_signal_ends_an_evaluation_at_once(tiny, tmp_path, batch, keep_best):
 
 def test_a_short_run_has_a_short_evaluation(tiny, tmp_path):
     experiment, seen = tiny.make_experiment(), []
-    loss = experiment.model.training_loss
-
-    def counted(content, *, beta=1.0):
-        seen.append(experiment.model.training)
-        return loss(content, beta=beta)
-
-    experiment.model.training_loss = counted
+    experiment.model.hook = lambda model: seen.append(model.training)
     fit(experiment, replace(SETTINGS, steps=2, final_eval_batches=64), tmp_path)
     assert seen.count(True) == 2 and seen.count(False) == 2
 
@@ -215,7 +210,9 @@ def test_non_finite_steps_are_skipped_and_counted(tiny, tmp_path):
     experiment.model.poison_from = (10, 15)
     result = fit(experiment, SETTINGS, tmp_path)
     state = last(tmp_path)
-    assert result.finished and state["bad_steps"] == 5 and state["ema"]["updates"] == 55
+    assert (
+        result.finished and state["at"]["bad_steps"] == 5 and state["average"]["n_averaged"] == 55
+    )
     assert all(torch.isfinite(v).all() for v in state["model"].values())
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert [row["skipped_steps"] for row in rows][:3] == ["0", "5", "5"]
@@ -226,20 +223,10 @@ def test_many_non_finite_steps_end_the_run(tiny, tmp_path, monkeypatch):
     experiment = tiny.make_experiment()
     experiment.model.poison_from = (10, 1000)
     stopped = []
-    monkeypatch.setattr("graphcnf.training.run.RunProgress.stop", lambda bar: stopped.append(bar))
+    monkeypatch.setattr("graphcnf.training.run.RunLog.stop", lambda bar: stopped.append(bar))
     with pytest.raises(UserError, match="4 steps in a row .* step 14"):
         fit(experiment, replace(SETTINGS, max_bad_steps=4), tmp_path)
     assert stopped, "the bar stays on the terminal"
-
-
-def test_larger_budget_goes_on_from_the_plateau(tiny, tmp_path):
-    long = replace(SETTINGS, steps=100)
-    fit(tiny.make_experiment(), long, tmp_path / "long")
-    fit(tiny.make_experiment(), SETTINGS, tmp_path / "grown")
-    plateau = load_checkpoint(tmp_path / "grown" / "checkpoints" / "plateau.ckpt")
-    assert plateau["step"] == 42 and not plateau["plateau_saved"]
-    fit(tiny.make_experiment(), long, tmp_path / "grown", resume=True)
-    assert_same_run(tmp_path / "long", tmp_path / "grown")
 
 
 def test_continue_from_starts_a_budget_of_its_own(tiny, tmp_path):
@@ -251,9 +238,9 @@ def test_continue_from_starts_a_budget_of_its_own(tiny, tmp_path):
         continue_from=tmp_path / "first",
     )
     state = last(tmp_path / "second")
-    assert (state["step"], state["origin_steps"]) == (20, 42)
+    assert (state["at"]["step"], state["at"]["origin_steps"]) == (20, 42)
     # No second warm-up: the first step already runs at the plateau's rate.
-    assert state["ema"]["updates"] == 62
+    assert state["average"]["n_averaged"] == 62
     with pytest.raises(UserError, match="no checkpoint"):
         fit(tiny.make_experiment(), SETTINGS, tmp_path / "x", continue_from=tmp_path / "none")
 
@@ -268,7 +255,7 @@ def test_time_budget_is_kept_and_rate_falls(tiny, tmp_path):
     assert max(rates) == pytest.approx(settings.learning_rate)
     assert rates[-1] < 0.2 * settings.learning_rate
     plateau = load_checkpoint(tmp_path / "checkpoints" / "plateau.ckpt")
-    assert 0.6 <= plateau["seconds"] < 0.9
+    assert 0.6 <= plateau["at"]["seconds"] < 0.9
 
 
 def test_another_models_checkpoint_is_refused(tiny, tmp_path):
@@ -319,17 +306,16 @@ def test_the_best_averaged_weights_are_kept_and_patience_ends_a_run(tiny, tmp_pa
     settings = replace(SETTINGS, steps=100, eval_steps=5, keep_best=True, patience=3,
                        ema_horizon=2, learning_rate=0.01)  # fmt: skip
 
+    class Soured(tiny.TinyModel):
+        """A model that unlearns from step 20 on."""
+
+        def training_loss(self, batch, *, beta=1.0):
+            value, metrics = super().training_loss(batch, beta=beta)
+            return -value if self.training and self.seen > 20 * 8 else value, metrics
+
     def soured():
-        # From step 20 on, it unlearns.
         experiment = tiny.make_experiment()
-        loss = experiment.model.training_loss
-
-        def training_loss(batch, *, beta=1.0):
-            value, metrics = loss(batch, beta=beta)
-            sour = experiment.model.training and experiment.model.seen > 20 * 8
-            return -value if sour else value, metrics
-
-        experiment.model.training_loss = training_loss
+        experiment.model.__class__ = Soured
         return experiment
 
     result = fit(soured(), settings, tmp_path / "a")
@@ -341,9 +327,9 @@ def test_the_best_averaged_weights_are_kept_and_patience_ends_a_run(tiny, tmp_pa
     assert min(values, key=values.get) == result.best.step
     assert result.best.first["bits_per_variable"] == pytest.approx(values[0], rel=1e-5)
     kept = load_file(tmp_path / "a" / "model" / "weights.safetensors")
-    best = dict(zip(last(tmp_path / "a")["ema"]["average"], result.best.average, strict=True))
-    for name, value in best.items():
+    for name, value in last(tmp_path / "a")["best"]["weights"].items():
         assert torch.equal(kept[name], value)
+    assert not torch.equal(kept["scale"], averages(tmp_path / "a")["scale"])
     again = fit(soured(), settings, tmp_path / "a", resume=True)
     assert again.finished and again.best.metrics == result.best.metrics
 
@@ -365,9 +351,8 @@ def test_a_run_is_finished_when_its_model_is_there(tiny, tmp_path, monkeypatch):
         with pytest.raises(OSError):
             fit(tiny.make_experiment(), SETTINGS, tmp_path)
     assert fit(tiny.make_experiment(), SETTINGS, tmp_path, resume=True).finished
-    average = last(tmp_path)["ema"]["average"]
     kept = load_file(tmp_path / "model" / "weights.safetensors")
-    assert torch.equal(kept["scale"], average["scale"])
+    assert torch.equal(kept["scale"], averages(tmp_path)["scale"])
 
 
 def test_a_budget_of_its_own_has_a_best_of_its_own(tiny, tmp_path):
@@ -389,26 +374,13 @@ def test_weight_decay_is_that_of_the_present_settings(tiny, tmp_path):
     assert max(group["weight_decay"] for group in state["param_groups"]) == 0.5
 
 
-def test_what_was_left_behind_at_the_plateau_leaves_no_snapshots(tiny, tmp_path):
-    def experiment():
-        made = tiny.make_experiment()
-        made.model.config, made.model.metadata = {"delay": 0.0}, {}
-        return made
-
-    often = replace(SETTINGS, eval_steps=6, snapshots=True)
-    fit(experiment(), replace(often, steps=20), tmp_path)
-    fit(experiment(), replace(often, steps=40), tmp_path, resume=True)
-    rows = csv.DictReader((tmp_path / "metrics.csv").open())
-    steps = {int(row["step"]) for row in rows if row["phase"] == "eval"}
-    assert {int(p.name) for p in (tmp_path / "snapshots").iterdir()} == steps and 20 not in steps
-
-
-def test_a_plateau_that_is_not_needed_is_not_read(tiny, tmp_path):
-    fit(tiny.make_experiment(), SETTINGS, tmp_path)
-    (tmp_path / "checkpoints" / "plateau.ckpt").write_bytes(b"damaged")
-    assert fit(tiny.make_experiment(), SETTINGS, tmp_path, resume=True).finished
+def test_a_damaged_plateau_is_refused_where_it_is_needed(tiny, tmp_path):
+    fit(tiny.make_experiment(), SETTINGS, tmp_path / "a")
+    (tmp_path / "a" / "checkpoints" / "plateau.ckpt").write_bytes(b"damaged")
+    longer = replace(SETTINGS, steps=70)
+    assert fit(tiny.make_experiment(), longer, tmp_path / "a", resume=True).step == 70
     with pytest.raises(UserError, match="plateau.ckpt: not a readable checkpoint"):
-        fit(tiny.make_experiment(), replace(SETTINGS, steps=100), tmp_path, resume=True)
+        fit(tiny.make_experiment(), longer, tmp_path / "b", continue_from=tmp_path / "a")
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_once(tiny, tmp_path):

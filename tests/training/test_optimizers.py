@@ -8,8 +8,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows.readout import ReadOut
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
-from graphcnf.training.muon import Muon, orthogonal
-from graphcnf.training.optimizers import hidden_matrices, optimizers_of
+from graphcnf.training.optimizers import Muon, hidden_matrices, optimizers_of, orthogonal
 
 SETTINGS = TrainingSettings(steps=20, threads=1, accelerator="cpu", warmup_steps=2,
                             eval_minutes=0, final_eval_batches=1, optimizer="muon")  # fmt: skip
@@ -92,7 +91,7 @@ def test_a_run_with_muon_goes_on_as_if_nothing_had_happened(tiny, tmp_path):
     fit(tiny.make_experiment(), dataclasses.replace(plateau, steps=9), tmp_path / "b")
     fit(tiny.make_experiment(), plateau, tmp_path / "b", resume=True)
     a, b = (load_checkpoint(tmp_path / n / "checkpoints" / "last.ckpt") for n in "ab")
-    for key in ("model", "ema", "optimizers"):
+    for key in ("model", "average", "optimizers"):
         torch.testing.assert_close(a[key], b[key], rtol=0, atol=0)
     with pytest.raises(UserError, match="another optimizer"):
         other = dataclasses.replace(plateau, optimizer="adamw", steps=30)

@@ -26,9 +26,12 @@ class TinyModel(nn.Module):
         self.delay, self.noise = delay, noise
         self.poison_from = None
         self.calls = 0
+        self.hook = None
 
     def training_loss(self, batch, *, beta=1.0):
         time.sleep(self.delay)
+        if self.hook is not None:
+            self.hook(self)
         if self.training:
             self.seen += len(batch)
             self.calls += 1

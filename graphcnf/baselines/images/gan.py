@@ -15,6 +15,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from graphcnf.baselines.images.pixels import scaled, unscaled
 from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_normal
 from graphcnf.images.model import ImageLatents, ImageModel, check_sizes
+from graphcnf.limits import Range
 
 STARTS, STEPS, RATE = 256, 100, 0.1
 """Search of an image's latents: random starts, then steps and rate of Adam from the nearest."""
@@ -58,7 +60,7 @@ class GAN(ImageModel):
         levels: int = 256,
         latents: int = 64,
         width: int = 32,
-        penalty: float = 10.0,
+        penalty: Annotated[float, Range()] = 10.0,
         architecture: str = "gan",
     ):
         super().__init__(architecture, shape, levels, latents=latents, width=width, penalty=penalty)

@@ -125,36 +125,30 @@ def _put(*path: Any) -> Change:
     return change
 
 
-BEGUN_ANEW = ("sums", "sums text", "window", "metrics", "metrics text", "best", "bad_steps")
+BEGUN_ANEW = ("sums", "sums text", "metrics", "metrics text", "best")
 """Damage to what a run that goes on from another one does not take from it."""
 
 CHECKPOINTS: dict[str, Change] = {
     **{f"without {key}": lambda s, k=key: s.pop(k) for key in (
-        "model", "optimizers", "ema", "random", "sums", "position", "step", "seconds", "metrics",
-        "window", "settings", "plateau_saved", "best", "origin_steps", "bad_steps")},
-    "without average": _put("ema", {}),
-    "without updates": lambda s: s["ema"].pop("updates"),
-    "step -5": _put("step", -5),
-    "step 10**30": _put("step", 10**30),
-    "step 1.5": _put("step", 1.5),
-    "step nan": _put("step", NAN),
-    "seconds nan": _put("seconds", NAN),
-    "seconds text": _put("seconds", "x"),
-    "position": _put("position", [1]),
-    "position -1": _put("position", [-1, 0]),
-    "window": _put("window", ["x", 0.0]),
+        "model", "optimizers", "average", "random", "sums", "at", "metrics", "best")},
+    "averages empty": _put("average", {}),
+    "without updates": lambda s: s["average"].pop("n_averaged"),
+    "place": _put("at", [1]),
+    **{f"{key} {value}": _put("at", key, value) for key, value in (
+        ("step", -5), ("step", 10**30), ("step", 1.5), ("step", NAN), ("seconds", NAN),
+        ("seconds", "x"), ("epoch", -1), ("batch", 1.5), ("window", "x"), ("stop", 1))},
+    "updates -9": lambda s: s["average"]["n_averaged"].fill_(-9),
     "metrics": _put("metrics", [1]),
     "metrics text": _put("metrics", {"loss": "x"}),
-    "settings": _put("settings", 3),
-    "sums": _put("sums", {"names": ["a"], "sums": 3}),
+    "sums": _put("sums", {"a": 3}),
     "sums text": _put("sums", "x"),
     "random": _put("random", {"cpu": 3, "cuda": None}),
     "optimizers": _put("optimizers", [{}]),
     "optimizer of no steps": lambda s: _moments(s, "step", -5.0),
     "moments": lambda s: _moments(s, "exp_avg", NAN),
     "weights": lambda s: _all_of(s["model"], lambda w: w * NAN),
-    "averages": lambda s: _all_of(s["ema"]["average"], lambda w: w * NAN),
-    "averages of another shape": lambda s: _all_of(s["ema"]["average"], lambda w: w[None]),
+    "averages": lambda s: _all_of(s["average"], lambda w: w * NAN),
+    "averages of another shape": lambda s: _all_of(s["average"], lambda w: w[None]),
     "list": lambda s: s.__setitem__("model", [1]),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What fine-tuning is about to learn, and what came of it: figures and sentences."""
+"""Report of a fine-tuning: figures and sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphcnf.training.settings import TrainingSettings
 
 
 def expectation(before: MoleculeFlow, flow: MoleculeFlow, data) -> list[str]:
-    """What will be learned, and what of it is new, in sentences."""
+    """Say in sentences how many molecules will be learned, and which categories are new."""
     held_out = len(data.split("test"))
     learned = len(data) - held_out
     new = "; ".join(news(before, flow))
@@ -28,7 +28,7 @@ def expectation(before: MoleculeFlow, flow: MoleculeFlow, data) -> list[str]:
 
 
 def news(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
-    """What the model can represent that the weights before it could not."""
+    """List the atoms, bonds and sizes that the model can represent and the one before could not."""
     known, vocabulary = before.vocabulary, flow.vocabulary
     found = []
     for what, labels, old, sources in (
@@ -56,7 +56,7 @@ def news(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
 
 
 def course(result: FitResult, settings: TrainingSettings) -> dict[str, Any]:
-    """How training went."""
+    """Return the figures of the training."""
     best = result.best
     assert best is not None and settings.steps is not None
     bits = {
@@ -82,7 +82,7 @@ def sampled(
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Figures of samples before and after, and of the molecules to learn from."""
+    """Return figures of samples before and after, and of the molecules to learn from."""
     known = {atom.symbol for atom in before.vocabulary.atoms}
     new = dict.fromkeys(a.symbol for a in flow.vocabulary.atoms if a.symbol not in known)
     features = [*features, *map(has_element, new)]
@@ -110,7 +110,7 @@ def sampled(
 
 
 def story(figures: dict[str, Any]) -> list[str]:
-    """What happened, in sentences."""
+    """Say in sentences what the figures mean."""
     before, after = (figures["bits_per_molecule"][k] for k in ("before", "after"))
     told = []
     if "samples" in figures:
@@ -137,5 +137,5 @@ def story(figures: dict[str, Any]) -> list[str]:
     else:
         told.append(f"Training went through its {figures['steps']} steps.")
         if figures["best_step"] == figures["steps"]:
-            told.append("The last evaluation was the best: more --steps may go further.")
+            told.append("The last evaluation was the best: more steps may go further.")
     return told
