@@ -9,19 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import typer
 
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import MEMORY_SHARE, check_output, open_new, write_file
 from graphcnf.compute.progress import progress_bar
-from graphcnf.errors import UserError, printable, require
+from graphcnf.errors import UserError, printable
 from graphcnf.evaluation.formats import Column, Row, csv_text, json_text, markdown
 from graphcnf.sampling.formats import KINDS, check_parquet
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
@@ -236,28 +233,3 @@ def write_table(
         write_text(markdown(rows, columns, notes), out)
     else:
         write_rows(rows, kind, out)
-
-
-def check_picture(path: Path | None, option: str) -> None:
-    """Raise, before the long work, what would keep a figure from being written.
-
-    Raises:
-        typer.BadParameter: The file is no PNG.
-        UserError: It has no folder to be in, or matplotlib is missing.
-    """
-    if path is None:
-        return
-    output_kind(path, ("png",), option)
-    check_place(path)
-    require("matplotlib", "a figure", "train")
-
-
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure of matplotlib as PNG.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_file(path, buffer.getvalue())

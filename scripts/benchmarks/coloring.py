@@ -25,8 +25,7 @@ from graphcnf.errors import UserError, counted
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch
-from graphcnf.scripts._output import check_picture, write_figure
-from graphcnf.scripts.benchmarks.options import Out, published, write
+from graphcnf.scripts.benchmarks.options import Out, check_picture, published, write, write_figure
 from graphcnf.training.arguments import call, check
 
 GRAPHS_PER_BATCH = 128

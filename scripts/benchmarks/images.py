@@ -34,8 +34,7 @@ from graphcnf.images.model import BLOCK
 from graphcnf.images.pictures import write_grid
 from graphcnf.images.scores import score_image_models
 from graphcnf.scripts._options import parse_numbers
-from graphcnf.scripts._output import check_picture
-from graphcnf.scripts.benchmarks.options import Folder, Minutes, Out, Seeds, write
+from graphcnf.scripts.benchmarks.options import Folder, Minutes, Out, Seeds, check_picture, write
 from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all
 from graphcnf.training.configuration import load_preset
 

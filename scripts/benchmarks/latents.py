@@ -27,7 +27,7 @@ from graphcnf.categorical import CategoricalFlow, make_encoding
 from graphcnf.datasets.zinc250k import zinc250k_rows
 from graphcnf.flows import Context, coupling_stack
 from graphcnf.flows.readout import zero_init
-from graphcnf.scripts._output import check_picture, write_figure
+from graphcnf.scripts.benchmarks.options import check_picture, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

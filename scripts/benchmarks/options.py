@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphcnf.compute.files import write_file
+from graphcnf.errors import require
 from graphcnf.evaluation.formats import Column, Row
 from graphcnf.scripts._options import checked_minutes, checked_seed
-from graphcnf.scripts._output import table_kind, write_table
+from graphcnf.scripts._output import check_place, output_kind, table_kind, write_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 
@@ -77,3 +83,28 @@ def write(
 ) -> None:
     """Write a table to stdout as Markdown, or to a file in the format of its name."""
     write_table(table_kind(out, False, False), out, rows, columns, notes)
+
+
+def check_picture(path: Path | None, option: str) -> None:
+    """Raise, before the long work, what would keep a figure from being written.
+
+    Raises:
+        typer.BadParameter: The file is no PNG.
+        UserError: It has no folder to be in, or matplotlib is missing.
+    """
+    if path is None:
+        return
+    output_kind(path, ("png",), option)
+    check_place(path)
+    require("matplotlib", "a figure", "train")
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure of matplotlib as PNG.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_file(path, buffer.getvalue())
