@@ -25,11 +25,13 @@ def is_image_model(name: str) -> bool:
 
 
 def _architectures(name: str) -> list[Any]:
-    """The architecture that the folder's config.json names, in a list; nothing without one."""
+    """Return the architecture of the image model in a folder, in a list; nothing without one."""
     folder = expand_user(name)
     for parts in (("config.json",), ("model", "config.json")):
         try:
-            return [read_json(inside(folder, *parts))["model"]["architecture"]]
+            config = read_json(inside(folder, *parts))["model"]
+            # A model of graphs says in which order its nodes come.
+            return [] if "order" in config else [config["architecture"]]
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return []

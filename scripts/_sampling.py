@@ -29,6 +29,7 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     Raises:
         UserError: There is no such model or device, or the model does not fit.
     """
+    import graphcnf.baselines  # noqa: F401  (its graph models can be loaded by name)
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
     from graphcnf.scripts._images import is_image_model
@@ -37,12 +38,7 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
         raise UserError(f"{name} is a model of images: its commands are graphcnf images ...")
     model = GraphCNF.from_pretrained(name, device)
     MoleculeVocabulary.of_model(model, name)
-    return model if support else model.without_support()
-
-
-def valency_checked(model: GraphCNF) -> bool:
-    """Whether a model draws bonds again that an atom has no place for: no raw samples then."""
-    return model.config["adjacency"] == "graphaf" and model.has_support
+    return model if support else model.without_rules()
 
 
 def check_cluster_options(cluster: str | None, workers: int | None, device: str) -> None:

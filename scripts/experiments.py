@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+import graphcnf.baselines  # noqa: F401  (its graph models can be trained by name)
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import expand_user
 from graphcnf.compute.parallel import chunked
 from graphcnf.errors import UserError, suggest
 from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.graphs.model import model_class
 from graphcnf.limits import limited_parameters
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.arguments import call, check
@@ -61,10 +63,9 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
         return EXPERIMENTS[name](dict(config["model"]), options, settings)
 
 
-FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "edge_kinds", "node_labels",
-             "largest_sums", "edge_ends", "clusters", "targets", "node_categories",
+FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "targets", "node_categories",
              "bond_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
-"""Arguments of a model that follow from its data."""
+"""Arguments of every model that follow from its data."""
 
 
 def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
@@ -97,16 +98,14 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
 
 def _check_model(options: dict[str, Any], names: list[str] | None) -> None:
     """Raise `UserError` where a model takes no such arguments."""
-    from graphcnf.graphs.codings import check_order, steps_class
-    from graphcnf.graphs.path.network import PathNetwork
-
-    coding = options.get("adjacency", "path")
-    if names is not None and coding != "path":
+    found = call(
+        "[model]", model_class, str(options.get("architecture", "path")),
+        options.get("order", "canonical"), known={},
+    )  # fmt: skip
+    if names is not None and not found.takes_conditions:
         raise UserError('[model]: properties need a model that draws atom by atom ("path")')
-    steps = call("[model]", steps_class, str(coding), known={})
-    parts = PathNetwork if coding == "path" else steps
-    check("[model]", options, GraphCNF.for_graphs, parts, fixed=FOLLOWING)
-    call("[model]", check_order, coding, options.get("order", "canonical"), known={})
+    fixed = (*FOLLOWING, *found.measured)
+    check("[model]", options, GraphCNF.for_graphs, *found.options(), fixed=fixed)
 
 
 def _described(dataset) -> dict[str, Any]:

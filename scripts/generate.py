@@ -95,7 +95,6 @@ def generate(
         parse_selection,
         parse_sizes,
         parse_wanted,
-        valency_checked,
     )
 
     kind = target_kind(out, as_json, "csv" if everything else "smi")
@@ -127,7 +126,7 @@ def generate(
 
     from graphcnf.molecules.asked import asked_of, outside_training
 
-    if valency_checked(network):
+    if not network.is_raw:
         say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
     targets = asked_of(network, parse_wanted(wanted or []))
     for sentence in outside_training(targets, network.targets) if targets else ():

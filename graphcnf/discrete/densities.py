@@ -13,8 +13,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.record_blocks import BATCH, one_thread
-from graphcnf.graphs.records import record_batches
+from graphcnf.graphs.record_blocks import BATCH, one_thread, record_batches
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 GRAPH_NETWORK = {"width": 96, "layers": 3, "head_width": 64, "table_rows": 1024}

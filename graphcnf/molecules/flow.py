@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from rdkit import Chem
 
+import graphcnf.baselines  # noqa: F401  (its graph models can be loaded by name)
 from graphcnf.errors import UserError, counted
 from graphcnf.flows.mode import evaluation_mode
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs

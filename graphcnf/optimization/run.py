@@ -187,8 +187,8 @@ def optimize(
     start = [start] if isinstance(start, str) else start
     goal = Goal.of(score)
     flow = model if isinstance(model, MoleculeFlow) else MoleculeFlow.from_pretrained(model)
-    if flow.model.config["adjacency"] != "path":
-        raise UserError('optimisation needs a model that draws atom by atom (adjacency "path")')
+    if not flow.model.steps.supports_fragments:
+        raise UserError('optimisation needs a model that draws atom by atom ("path")')
     settings = settings or SearchSettings()
     if workers is None:
         workers = available_cores()

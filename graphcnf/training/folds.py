@@ -43,13 +43,15 @@ class Folds(nn.Module):
     assessment of statistical predictions").
 
     Args:
-        model: The model that is saved, coding graphs atom by atom.
+        model: The model that is saved, which draws graphs atom by atom.
         folds: Number of copies.
     """
 
     def __init__(self, model: GraphCNF, folds: int):
         super().__init__()
-        model.steps.network.dropout = DROPOUT
+        for part in model.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = DROPOUT
         copies = [copy.deepcopy(model) for _ in range(folds)]
         self.models = nn.ModuleList([*copies, model])
         self.metadata, self.save_pretrained = model.metadata, model.save_pretrained

@@ -23,16 +23,13 @@ PRESETS = ("zinc250k", "zinc250k-unordered", "zinc250k-graphnvp", "zinc250k-grap
 
 METHODS = {"pairs": "GraphCNF", "graphnvp": "GraphNVP", "graphaf": "GraphAF", "rvae": "R-VAE",
            "jtvae": "JT-VAE"}  # fmt: skip
-"""Published systems that the presets are written after, by coding; none of them is reproduced."""
+"""Published systems that presets are written after, by architecture; none is reproduced."""
 
 TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.6}
 """Of samples: published for GraphNVP, in the public implementation (DIG) for GraphAF; others 1."""
 
 DRAWN, SHOWN = 60, 9
 """Raw samples of each model on the page, and how many of them are drawn at the most."""
-
-PARALLEL = ("pairs", "rvae")
-"""Codings whose number of network evaluations does not grow with the graph."""
 
 
 def train_all(
@@ -62,18 +59,18 @@ def score_all(
     rows = []
     for run in runs:
         dataset, model = molecules_of(run), GraphCNF.from_pretrained(run.path)
-        coding = model.config["adjacency"]
+        architecture = model.config["architecture"]
         variants = [("", model)]
-        if coding == "graphaf" and model.has_support:
-            variants = [("", model.without_support()), (" with its check, not raw", model)]
+        if not model.is_raw:
+            variants = [("", model.without_rules()), (" with its check, not raw", model)]
         for suffix, each in variants:
             row = score_run(
                 run, each, dataset, samples=samples, held_out=held_out, device=device,
-                temperature=TEMPERATURES.get(coding, 1.0),
+                temperature=TEMPERATURES.get(architecture, 1.0),
             )  # fmt: skip
             row["model"] += suffix
-            row["parallel"] = "yes" if coding in PARALLEL else "no"
-            quoted = {} if suffix else published.get(METHODS.get(coding, ""), {})
+            row["parallel"] = "yes" if model.steps.parallel else "no"
+            quoted = {} if suffix else published.get(METHODS.get(architecture, ""), {})
             row |= {f"published_{k}": quoted.get(k) for k in ("validity", "reconstruction")}
             rows.append(row)
     return rows
@@ -84,9 +81,9 @@ def drawings(runs: Sequence[TrainedRun]) -> Section:
     section = Section("Samples", said=f"The first valid ones of {DRAWN} raw samples.")
     for run in runs:
         model = GraphCNF.from_pretrained(run.path)
-        if model.config["adjacency"] == "graphaf":
-            model = model.without_support()
-        temperature = TEMPERATURES.get(model.config["adjacency"], 1.0)
+        if not model.is_raw:
+            model = model.without_rules()
+        temperature = TEMPERATURES.get(model.config["architecture"], 1.0)
         _, frame = draw_block(model, range(DRAWN), seed=run.settings.seed, temperature=temperature)
         smiles = list(dict.fromkeys(frame["smiles"][frame["strict"]]))[:SHOWN]
         if smiles:

@@ -20,7 +20,7 @@ from graphcnf.evaluation.tables import Evaluation
 from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.vocabulary import OTHER_CODEC, numbers_atoms_as_here
-from graphcnf.scripts._sampling import load_model, valency_checked
+from graphcnf.scripts._sampling import load_model
 from graphcnf.scripts.evaluation import named_data
 from graphcnf.scripts.evaluation.against import Against, add_data, held_out_smiles, with_count
 from graphcnf.scripts.evaluation.records import CHUNK, Records, look_at
@@ -37,25 +37,6 @@ NOTES = [
     "repeats included, that are no training molecule, of the same; V.U.N.: distinct, strictly "
     "valid molecules that are no training molecule, of all samples.",
 ]
-WITHIN = (
-    "support of the data: on; no atom gets more bonds than its category has in the data.",
-    "support of the data: off.",
-)
-SUPPORT = {
-    "path": WITHIN,
-    "rounds": (
-        "support of the data: on; a place that no bond fits takes a place of another kind.",
-        "support of the data: off; places that no bond fits stay empty.",
-    ),
-    "jtvae": WITHIN,
-    "graphaf": (
-        "valency check: on. These are no raw samples: a bond that gives an atom more bonds than "
-        "its category has in the data is drawn again up to 50 times, and an atom without a bond "
-        "ends the molecule. Bits are those of the density without it.",
-        "valency check: off.",
-    ),
-}
-"""What is said of a model with a limit on the sums of bond orders, and without."""
 DATA_RECONSTRUCTION = "the share of valid molecules that come back from their graphs as they were"
 
 
@@ -211,11 +192,7 @@ def score_model(
                 f"training molecules: hashed with RDKit {made_with}, here is {installed}; "
                 "where their canonical SMILES differ, novelty is overstated."
             )
-    if model.config["adjacency"] == "path":
-        notes.append("connected: by construction of the code of the connectivity.")
-    if model.config["adjacency"] in SUPPORT:
-        on, off = SUPPORT[model.config["adjacency"]]
-        notes.append(on if model.has_support else off)
+    notes += model.steps.notes(model.has_rules)
     fixed: dict[str, Any] = dict.fromkeys(
         ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
          "bits_molecules")
@@ -234,9 +211,9 @@ def score_model(
         **fixed,
         "temperature": temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
-        "decoding": "argmax, valency check" if valency_checked(model) else "argmax",
+        "decoding": "argmax" if model.is_raw else "argmax, valency check",
         "reference": reference,
-        "adjacency": model.config["adjacency"],
+        "architecture": model.config["architecture"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "training_minutes": model.metadata.get("training", {}).get("minutes"),
         "training_steps": model.metadata.get("training", {}).get("steps"),

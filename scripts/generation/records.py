@@ -134,8 +134,8 @@ def _log_likelihoods(
     bounds the number of their symmetries, which would have to be counted one by one.
     """
     nats = block_log_likelihoods(model, graphs, block, seed=seed, targets=targets)
-    known = frame["strict"].to_numpy() | (model.config["order"] == "canonical")
-    if model.config["order"] == "none":
+    known = frame["strict"].to_numpy() | model.ordered
+    if not model.ordered:
         # It imports networkx, which would delay the first molecule of all others.
         from graphcnf.graphs.symmetry import labelling_bits
 

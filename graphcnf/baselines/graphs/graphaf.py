@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphcnf.baselines.graphs.breadth_first import breadth_first_order
 from graphcnf.baselines.graphs.one_hot import OneHotDequantization
@@ -29,11 +29,13 @@ from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, StandardNormal
 from graphcnf.flows.transform import Context, Noise, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.support import Support
 
 
-class GraphAFSteps(nn.Module):
+@graph_model("graphaf")
+class GraphAFModel(GraphModel):
     """log p(graph) as a sum over its nodes and edges in breadth-first order.
 
     Args:
@@ -50,6 +52,10 @@ class GraphAFSteps(nn.Module):
     Raises:
         UserError: if the tables do not fit the categories.
     """
+
+    measured = ("edge_weights", "largest_sums")
+    rules = {"largest_sums": None}
+    redraws = True
 
     def __init__(
         self,
@@ -84,12 +90,19 @@ class GraphAFSteps(nn.Module):
         """The tables of the valency check; `options` are those of `Support.limits`."""
         return Support.limits(graphs, **options)
 
-    without_support = {"largest_sums": None}
-    """Arguments of the constructor with which nothing is checked."""
+    def notes(self, rules: bool) -> list[str]:
+        """Return a footnote on the valency check."""
+        if not rules:
+            return ["valency check: off."]
+        return [
+            "valency check: on. These are no raw samples: a bond that gives an atom more bonds "
+            "than its category has in the data is drawn again up to 50 times, and an atom without "
+            "a bond ends the molecule. Bits are those of the density without it."
+        ]
 
     @property
     def unknown(self) -> str:
-        """Why a graph is not known, where `knows` says so."""
+        """Reason why a graph is not known, where `knows` says so."""
         return f"a bond between atoms more than {self.window} apart in breadth-first order"
 
     def knows(self, batch: GraphBatch) -> Tensor:

@@ -44,7 +44,7 @@ from graphcnf.flows.transform import (
     zero_log_term,
 )
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.codings import AnyGraph
+from graphcnf.graphs.model import GraphModel, graph_model
 
 
 class OneByOne(Bijection):
@@ -219,7 +219,8 @@ class NodeCouplings(OneByOne):
         return torch.cat(nodes, 1), log_det
 
 
-class GraphNVPSteps(AnyGraph):
+@graph_model("graphnvp")
+class GraphNVPModel(GraphModel):
     """log p(graph) from the adjacency tensor, and the nodes given it.
 
     Args:

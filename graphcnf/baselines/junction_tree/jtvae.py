@@ -12,9 +12,9 @@ nodes of its category have in the training data, and graphs are in one piece.
 What is bounded is log p(tree, attachments | number of nodes) of the one depth-first code that
 starts at node 0: a lower bound on log p(graph | number of nodes), as other codes of the same graph
 count for nothing. The paper's model also draws the number of nodes. Here it is given, as in all
-codings: networks know how many nodes are to come, clusters that would add more are impossible, and
-the tree does not end before there are enough. Where a tree cannot go on, a sample stays smaller:
-probabilities of graphs of the given size may sum to a little less than 1.
+graph models: networks know how many nodes are to come, clusters that would add more are impossible,
+and the tree does not end before there are enough. Where a tree cannot go on, a sample stays
+smaller: probabilities of graphs of the given size may sum to a little less than 1.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ from graphcnf.baselines.junction_tree.vocabulary import Vocabulary, neighbours_o
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.path.support import Support, limit_note
 
 NO_LIMIT = 10_000
 """More than any sum of edge weights."""
@@ -81,8 +82,9 @@ class Reading:
     owner: Tensor
 
 
-class JunctionTreeSteps(nn.Module):
-    """The coding of `GraphCNF` that is called "jtvae".
+@graph_model("jtvae")
+class JunctionTreeVAE(GraphModel):
+    """Variational autoencoder of graphs by way of their junction trees.
 
     Args:
         node_categories: Number of node categories.
@@ -99,6 +101,10 @@ class JunctionTreeSteps(nn.Module):
         kl_free: Training molecules before the divergence from the prior counts.
         kl_weight: Weight of the divergence from then on. A large one leaves the latents empty.
     """
+
+    measured = ("edge_weights", "clusters", "largest_sums")
+    rules = {"largest_sums": None}
+    unknown = "in several pieces, or a ring or branch that the training data do not have"
 
     seen: Tensor
 
@@ -146,11 +152,9 @@ class JunctionTreeSteps(nn.Module):
         clusters = Vocabulary.measure(graphs, weights, sums).to_lists()
         return {**limits, "clusters": clusters} | ({} if support else {"largest_sums": None})
 
-    without_support = {"largest_sums": None}
-    """Arguments of the constructor with which sums of edge weights have no limit."""
-
-    unknown = "in several pieces, or a ring or branch that the training data do not have"
-    """Why a graph is not known, where `knows` says so."""
+    def notes(self, rules: bool) -> list[str]:
+        """Return a footnote on the limit on sums of edge weights."""
+        return [limit_note(rules)]
 
     def _codes(self, batch: GraphBatch) -> list[TreeCode | None]:
         return [encode(self.vocabulary, *graph) for graph in neighbours_of(batch)]

@@ -12,7 +12,7 @@ from graphcnf.baselines.junction_tree.treebatch import Sites
 from graphcnf.flows.base import Generators, draw_uniform
 
 if TYPE_CHECKING:
-    from graphcnf.baselines.junction_tree.jtvae import JunctionTreeSteps
+    from graphcnf.baselines.junction_tree.jtvae import JunctionTreeVAE
 
 TRIES = 20
 """Labels that are tried where the more probable ones can be attached nowhere."""
@@ -32,7 +32,7 @@ class Walk:
 
     def __init__(
         self,
-        steps: JunctionTreeSteps,
+        steps: JunctionTreeVAE,
         graphs: list[Growing],
         z_tree: Tensor,
         z_graph: Tensor,

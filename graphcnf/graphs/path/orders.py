@@ -90,7 +90,7 @@ def log_prob_of_orders(steps, batch: GraphBatch, count: int, seed: int = 0) -> T
     """Log of the summed probabilities of several numberings of each graph, (B,) nats.
 
     Args:
-        steps: `PathSteps`.
+        steps: `PathModel`.
         batch: Depth-first numbered graphs.
         count: Numberings to try, the given one included; see `renumbered`.
         seed: Of the others.
