@@ -193,6 +193,10 @@ def renamed_options(options: Mapping[str, Any]) -> dict[str, Any]:
     if "adjacency" in options:
         name = options.pop("adjacency")
         options["architecture"] = RENAMED_ARCHITECTURES.get(name, name)
+        steps = dict(options["steps"])
+        if "targets" in steps:
+            steps["conditions"] = steps.pop("targets")
+        options["steps"] = steps
     return options
 
 

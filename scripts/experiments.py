@@ -63,7 +63,7 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
         return EXPERIMENTS[name](dict(config["model"]), options, settings)
 
 
-FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "targets", "node_categories",
+FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories",
              "bond_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
 """Arguments of every model that follow from its data."""
 
@@ -90,7 +90,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
         "metadata": _described(dataset),
         "training_hashes": dataset.training_hashes(),
         "edge_weights": dataset.vocabulary.bond_orders,
-        **({} if tables is None else {"targets": tables}),
+        **({} if tables is None else {"conditions": tables}),
     }
     network = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **options)
     return _of_graphs(network, dataset, settings.batch_size)
@@ -125,7 +125,8 @@ def _of_graphs(model, dataset, size: int) -> Experiment:
         train = dataset.split("train")
         chosen = np.random.default_rng(0).permutation(train)[:FITTED]
         batch = GraphBatch.collate(dataset.graphs, chosen)
-        model.steps.fit_targets(replace(batch, targets=torch.from_numpy(dataset.targets[chosen])))
+        values = torch.from_numpy(dataset.targets[chosen])
+        model.steps.fit_conditions(replace(batch, conditions=values))
     return _experiment(model, dataset, size)
 
 
@@ -155,10 +156,10 @@ def _property_names(names: Any) -> list[str]:
 def _with_targets(dataset, names: list[str]) -> tuple[Any, list[dict[str, Any]]]:
     """The data set with properties to ask for, and what a model keeps of them."""
     from graphcnf.datasets.properties import property_values
-    from graphcnf.graphs.targets import target_tables
+    from graphcnf.graphs.conditions import condition_tables
 
     values = property_values(dataset, names)
-    tables = target_tables(names, values[dataset.split("train")])
+    tables = condition_tables(names, values[dataset.split("train")])
     return replace(dataset, targets=values), tables
 
 
@@ -171,7 +172,7 @@ def _start(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
     if not isinstance(start, str):
         raise UserError(f"[model]: start must be a name or a folder in quotes, not {start!r}")
     model = call("[model]", GraphCNF.from_pretrained, start, known={})
-    learned = [table["name"] for table in model.targets]
+    learned = [table["name"] for table in model.conditions]
     if learned and names not in (None, learned):
         raise UserError(f"[model]: {start} was trained with the properties {', '.join(learned)}")
     return model
@@ -192,13 +193,13 @@ def _started(model, start: str, names: list[str] | None, dataset, size: int) -> 
         raise UserError(f"[model]: {start} does not know all the molecules: see graphcnf finetune")
     model.metadata |= _described(dataset)
     model.training_hashes = dataset.training_hashes()
-    if model.targets:
+    if model.conditions:
         # Whatever they mean, they go on meaning it.
-        dataset, _ = _with_targets(dataset, [table["name"] for table in model.targets])
+        dataset, _ = _with_targets(dataset, [table["name"] for table in model.conditions])
         return _experiment(model.train(), dataset, size)
     if names is not None:
         dataset, tables = _with_targets(dataset, names)
-        model = call("[model]", model.with_targets, tables, known={})
+        model = call("[model]", model.with_conditions, tables, known={})
     return _of_graphs(model.train(), dataset, size)
 
 

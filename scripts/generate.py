@@ -129,7 +129,7 @@ def generate(
     if not network.is_raw:
         say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
     targets = asked_of(network, parse_wanted(wanted or []))
-    for sentence in outside_training(targets, network.targets) if targets else ():
+    for sentence in outside_training(targets, network.conditions) if targets else ():
         say(f"note: {sentence}")
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")

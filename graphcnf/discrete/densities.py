@@ -110,7 +110,7 @@ class GraphDensity:
     headline = "bits_per_node"
     batch_size = 32
     takes = (GraphCNF.for_graphs, PathNetwork)
-    fixed = ("graphs", "node_categories", "bond_categories", "code", "max_nodes", "targets")
+    fixed = ("graphs", "node_categories", "bond_categories", "code", "max_nodes", "conditions")
 
     @classmethod
     def build(cls, codec, graphs: PackedGraphs, **network) -> GraphDensity:

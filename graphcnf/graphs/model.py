@@ -22,10 +22,10 @@ from graphcnf.errors import UserError, suggest
 from graphcnf.flows.mode import evaluates
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.conditions import condition_row
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.record_blocks import BATCH, one_thread, record_batches, together_on
 from graphcnf.graphs.sizes import log_prob_of_sizes, size_log_probs, size_prior
-from graphcnf.graphs.targets import target_row
 from graphcnf.limits import (
     LARGEST_ORDERS,
     check_integer,
@@ -66,7 +66,7 @@ class GraphModel(nn.Module, ABC):
     """True where graphs can be drawn around fragments, node by node (`graphcnf.graphs.path`)."""
 
     takes_conditions: ClassVar[bool] = False
-    """True where the constructor takes `targets`, and training shows them to the model."""
+    """True where the constructor takes `conditions`, and training shows them to the model."""
 
     batch_size: ClassVar[int] = BATCH
     """Graphs that are drawn at once."""
@@ -116,10 +116,10 @@ class GraphModel(nn.Module, ABC):
         Raises:
             ValueError: The model was trained without conditions.
         """
-        raise ValueError("this model was trained without targets")
+        raise ValueError("this model was trained without conditions")
 
-    def fit_targets(self, batch: GraphBatch) -> None:
-        """Start what models conditions from a batch that has them; nothing by default."""
+    def fit_conditions(self, batch: GraphBatch) -> None:
+        """Initialise from a batch with conditions the part that models them; nothing by default."""
 
     @abstractmethod
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
@@ -288,22 +288,24 @@ class GraphCNF(nn.Module):
         return self.config["steps"]["max_nodes"]
 
     @property
-    def targets(self) -> list[dict[str, Any]]:
-        """What may be asked of a graph: name, mean and deviation of each number."""
-        return self.config["steps"].get("targets") or []
+    def conditions(self) -> list[dict[str, Any]]:
+        """Conditioning variables: name, mean and standard deviation of each."""
+        return self.config["steps"].get("conditions") or []
 
-    def with_targets(self, tables: list[dict[str, Any]]) -> GraphCNF:
-        """The same weights in a model that also takes targets, and does not heed them yet.
+    def with_conditions(self, tables: list[dict[str, Any]]) -> GraphCNF:
+        """Return the same weights in a model that also takes conditions, and ignores them yet.
 
         Args:
-            tables: See `graphcnf.graphs.targets.target_tables`.
+            tables: See `graphcnf.graphs.conditions.condition_tables`.
 
         Raises:
-            UserError: It has targets already, or its graph model takes none.
+            UserError: It has conditions already, or its graph model takes none.
         """
-        if self.targets or not self.steps.takes_conditions:
-            raise UserError('targets need a model that draws node by node ("path") without them')
-        return self._with_arguments(targets=tables)
+        if self.conditions or not self.steps.takes_conditions:
+            raise UserError(
+                'conditions need a model that draws node by node ("path") and has none yet'
+            )
+        return self._with_arguments(conditions=tables)
 
     def _with_arguments(self, **arguments: Any) -> GraphCNF:
         """Return the same weights with other arguments of the graph model."""
@@ -356,9 +358,9 @@ class GraphCNF(nn.Module):
         draws: list[Any] = [sum(bound.value() for bound in terms) for terms in bounds]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
-    def size_log_prob(self, sizes: Tensor, targets: Tensor | None = None) -> Tensor:
+    def size_log_prob(self, sizes: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Log-probability of numbers of nodes, (B,) nats: see `size_probabilities`."""
-        log_probs = size_log_probs(self.size_probabilities(), self.steps.size_logits, targets)
+        log_probs = size_log_probs(self.size_probabilities(), self.steps.size_logits, conditions)
         return log_prob_of_sizes(log_probs, sizes)
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
@@ -372,8 +374,8 @@ class GraphCNF(nn.Module):
         bounds = self.steps.estimate(self._checked(batch))
         nodes = batch.sizes
         loss = -sum(b.value(beta).sum() for b in bounds.values()) / nodes.sum()
-        if batch.targets is not None:
-            own = self.size_log_prob(nodes, batch.targets)
+        if batch.conditions is not None:
+            own = self.size_log_prob(nodes, batch.conditions)
             # A held-out graph may be larger than all that were trained on.
             loss = loss - own[own.isfinite()].sum() / nodes.sum()
         with torch.no_grad():
@@ -414,7 +416,7 @@ class GraphCNF(nn.Module):
         temperature: float = 1.0,
         sample_posterior: bool = False,
         generator=None,
-        targets: Tensor | None = None,
+        conditions: Tensor | None = None,
     ) -> GraphBatch:
         """Draw one graph for each number of nodes in `sizes` (B,) long.
 
@@ -423,11 +425,11 @@ class GraphCNF(nn.Module):
             temperature: Below 1 for more probable graphs.
             sample_posterior: Draw from p(x|z) instead of taking its argmax.
             generator: None, a torch generator, or one numpy generator per graph.
-            targets: What is asked of each graph, (B, P), NaN for what is not; None for nothing.
+            conditions: Of each graph, (B, P), NaN for an unknown one; None for none.
 
         Raises:
             UserError: if a size or the temperature is out of range.
-            ValueError: if the model was trained without targets.
+            ValueError: if the model was trained without conditions.
         """
         if not len(sizes):
             raise UserError("give at least one number of nodes to draw graphs of")
@@ -436,10 +438,10 @@ class GraphCNF(nn.Module):
         mask = torch.arange(int(sizes.max()), device=self.device) < sizes[:, None]
         latents = self.steps.base_sample(mask, generator)
         options = {"temperature": temperature, "sample": sample_posterior, "generator": generator}
-        if targets is not None:
-            if not self.targets:
-                raise ValueError("this model was trained without targets")
-            options["targets"] = targets.to(self.device)
+        if conditions is not None:
+            if not self.conditions:
+                raise ValueError("this model was trained without conditions")
+            options["conditions"] = conditions.to(self.device)
         return self.steps.decode(latents, mask, **options)
 
     def sample_records(
@@ -450,7 +452,7 @@ class GraphCNF(nn.Module):
         seed: int,
         temperature: float = 1.0,
         sizes: tuple[int, int] | None = None,
-        targets: Sequence[float | None] | None = None,
+        conditions: Sequence[float | None] | None = None,
     ) -> PackedGraphs:
         """Draw the records `first` to `first + count - 1` of the endless sample with this seed.
 
@@ -466,19 +468,19 @@ class GraphCNF(nn.Module):
             sizes: Lowest and highest number of nodes. Sizes are drawn from the training histogram,
                 restricted to this range when given; uniform where the training set has no graph
                 of such a size.
-            targets: What is asked of every graph, (P,), None for what is not.
+            conditions: Of every graph, (P,), None for an unknown one.
 
         Raises:
             UserError: if a size, the temperature, the seed or a number of records is out of range.
-            ValueError: if the model was trained without targets.
+            ValueError: if the model was trained without conditions.
         """
         check_integer("first", first)
         check_integer("count", count)
         check_seed(seed)
         if sizes is not None:
             check_range("sizes", sizes)
-        asked = None if targets is None else target_row(targets)
-        prior = self.size_probabilities(sizes, asked)
+        row = None if conditions is None else condition_row(conditions)
+        prior = self.size_probabilities(sizes, row)
         self._check(*(sizes or (1, 1)), temperature)
         wanted = range(first, first + count)
         parts: list[PackedGraphs] = []
@@ -490,7 +492,7 @@ class GraphCNF(nn.Module):
                     torch.as_tensor(drawn.clip(1)),
                     temperature=temperature,
                     generator=generators,
-                    targets=None if asked is None else asked.expand(len(drawn), -1),
+                    conditions=None if row is None else row.expand(len(drawn), -1),
                 )
                 parts.append(graphs.to_packed())
                 made += records.tolist()
@@ -498,20 +500,20 @@ class GraphCNF(nn.Module):
         return PackedGraphs.concatenate(parts).subset([place[record] for record in wanted])
 
     def size_probabilities(
-        self, sizes: tuple[int, int] | None = None, targets: Tensor | None = None
+        self, sizes: tuple[int, int] | None = None, conditions: Tensor | None = None
     ) -> np.ndarray:
         """Prior over numbers of nodes, index 0 to `max_nodes`, restricted to a range if given.
 
-        As in the training histogram; given the `targets` (1, P) of a graph, as the model has
+        As in the training histogram; given the `conditions` (1, P) of a graph, as the model has
         learned.
         """
         if sizes is not None:
             self._check(*sizes, 1.0)
         prior = size_prior(self.metadata.get("size_histogram", []), self.max_nodes, sizes)
-        if targets is None:
+        if conditions is None:
             return prior
         with torch.no_grad():
-            log_probs = size_log_probs(prior, self.steps.size_logits, targets.to(self.device))
+            log_probs = size_log_probs(prior, self.steps.size_logits, conditions.to(self.device))
             return log_probs.exp().cpu().numpy()[0]
 
     def _checked(self, batch: GraphBatch) -> GraphBatch:

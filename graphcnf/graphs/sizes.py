@@ -34,20 +34,20 @@ def size_prior(
 
 
 def size_log_probs(
-    prior: np.ndarray, logits: Callable[[Tensor], Tensor], targets: Tensor | None
+    prior: np.ndarray, logits: Callable[[Tensor], Tensor], conditions: Tensor | None
 ) -> Tensor:
     """Return log-probabilities (1 or B, max_nodes + 1) of the numbers of nodes, nats.
 
     Args:
         prior: `size_prior`.
-        logits: Returns what targets (B, P) add to the logarithm of the prior, before it is
+        logits: Returns what conditions (B, P) add to the logarithm of the prior, before it is
             normalised again; raises ValueError where the model takes none.
-        targets: Conditions of each graph; None for none.
+        conditions: Conditions of each graph; None for none.
     """
     log_prior = torch.as_tensor(prior).log()[None]
-    if targets is None:
+    if conditions is None:
         return log_prior
-    more = logits(targets).double()
+    more = logits(conditions).double()
     return (log_prior.to(more) + more).log_softmax(-1)
 
 

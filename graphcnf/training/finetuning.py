@@ -363,7 +363,7 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
 
 def _told(flow: MoleculeFlow, data):
     """The molecules with the properties that the model takes, to learn from."""
-    names = [table["name"] for table in flow.model.targets]
+    names = [table["name"] for table in flow.model.conditions]
     if not names:
         return data
     return replace(data, targets=property_table(data.smiles, names))

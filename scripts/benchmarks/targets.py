@@ -62,7 +62,7 @@ def target_rows(
         UserError: The model takes no properties, or not these.
     """
     model = load_model(name)
-    known = [table["name"] for table in model.targets]
+    known = [table["name"] for table in model.conditions]
     if not known:
         raise UserError(f"{name} was not trained with properties")
     chosen = known if properties is None else list(properties)
@@ -79,7 +79,7 @@ def target_rows(
         for number_, value in enumerate(values[key]):
             asked = asked_of(model, {key: float(value)})
             _, frame = draw_block(
-                model, range(each), seed=seed + number_, targets=asked, best_of=best_of
+                model, range(each), seed=seed + number_, conditions=asked, best_of=best_of
             )
             valid = list(frame["smiles"][frame["strict"]])
             errors += [abs(described(Chem.MolFromSmiles(s), [key])[key] - value) for s in valid]

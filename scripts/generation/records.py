@@ -99,7 +99,7 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
     selection = _selection(recipe.requirements, recipe.patterns)
     asked = {
         table["name"]: value
-        for table, value in zip(model.targets, recipe.targets or (), strict=False)
+        for table, value in zip(model.conditions, recipe.targets or (), strict=False)
         if value is not None
     }
     chemistry = bool(recipe.properties or recipe.requirements or recipe.patterns or asked)

@@ -8,6 +8,7 @@ from graphcnf.categorical import Bound
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.flows.transform import Context, Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.conditions import ConditionEmbedding
 from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.code import KINDS, AtomCode
@@ -16,7 +17,6 @@ from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.path.support import Support, limit_note
 from graphcnf.graphs.path.walk import Path
 from graphcnf.graphs.record_blocks import BLOCK
-from graphcnf.graphs.targets import TargetEmbedding
 
 
 @graph_model("path")
@@ -31,7 +31,7 @@ class PathModel(GraphModel):
         closures: See `AtomCode`.
         edge_weights: Weight of each edge category (bond orders); 1 each when None.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
-        targets: What may be asked of a graph, None for nothing; see `graphcnf.graphs.targets`.
+        conditions: See `graphcnf.graphs.conditions.condition_tables`; None for none.
         **network: Arguments of `PathNetwork`.
     """
 
@@ -51,7 +51,7 @@ class PathModel(GraphModel):
         closures: list[int],
         edge_weights: list[int] | None = None,
         largest_sums: list[int] | None = None,
-        targets: list[dict] | None = None,
+        conditions: list[dict] | None = None,
         **network,
     ):
         super().__init__()
@@ -61,10 +61,10 @@ class PathModel(GraphModel):
         weights = [1] * bond_categories if edge_weights is None else edge_weights
         support = Support(self.code, weights, largest_sums)
         probabilities = PathNetwork(
-            self.code, support, max_nodes=max_nodes, targets=targets, **network
+            self.code, support, max_nodes=max_nodes, conditions=conditions, **network
         )
-        # What is asked of a graph also says how many nodes it has.
-        self.sizes = None if targets is None else TargetEmbedding(targets, max_nodes + 1)
+        # Conditions of a graph also say how many nodes it has.
+        self.sizes = None if conditions is None else ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(probabilities)
 
     @property
@@ -104,15 +104,15 @@ class PathModel(GraphModel):
         """Return what conditions (B, P) add to the log prior of sizes, (B, max_nodes + 1)."""
         return super().size_logits(conditions) if self.sizes is None else self.sizes(conditions)
 
-    def fit_targets(self, batch: GraphBatch) -> None:
-        """Set what nodes and edges add to the targets by those of a batch; see `Shares`."""
+    def fit_conditions(self, batch: GraphBatch) -> None:
+        """Set what nodes and edges add to the conditions by those of a batch; see `Shares`."""
         shares = self.network.shares
-        assert shares is not None and batch.targets is not None
+        assert shares is not None and batch.conditions is not None
         x = self.code.encode(batch)
         support = self.network.support
         path = Path.before_each(x, support.weights, support.pad)
         links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
-        shares.fit(x, links, batch.mask, batch.targets)
+        shares.fit(x, links, batch.mask, batch.conditions)
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """Return the exact log-probability of the code by `KINDS`; `noise` is not needed.
@@ -122,7 +122,7 @@ class PathModel(GraphModel):
         probabilities: nothing is left to bound. `CategoricalFlow.bound` of the same flow gives the
         same but for the margins of the intervals.
         """
-        context = Context(batch.mask, conditions=batch.targets)
+        context = Context(batch.mask, conditions=batch.conditions)
         parts = self.flow.flow.log_probs(self.code.encode(batch), context).sum(1)
         bounds = {}
         for kind in KINDS:
@@ -133,7 +133,7 @@ class PathModel(GraphModel):
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Return latents of the base space, (B, N, V)."""
         x = self.code.encode(batch)
-        context = Context(batch.mask, conditions=batch.targets, noise=noise)
+        context = Context(batch.mask, conditions=batch.conditions, noise=noise)
         return {"atoms": self.flow.encode(x, context)}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
@@ -150,13 +150,13 @@ class PathModel(GraphModel):
         latents: Latents,
         mask: Tensor,
         *,
-        targets: Tensor | None = None,
+        conditions: Tensor | None = None,
         sample: bool = False,
         **draw,
     ) -> GraphBatch:
-        """Return graphs of latents, of which `targets` (B, P) are asked.
+        """Return graphs of latents, given `conditions` (B, P).
 
         `draw` are `temperature` and `generator`.
         """
-        context = Context(mask, conditions=targets, **draw)
+        context = Context(mask, conditions=conditions, **draw)
         return self.code.decode(self.flow.decode(latents["atoms"], context, sample=sample), mask)
