@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.baselines.graphs.breadth_first import breadth_first_order
-from graphcnf.baselines.graphs.valency import ValencyCheck
+from graphcnf.baselines.graphs.graphaf import ValencyCheck, breadth_first_order
 from graphcnf.errors import UserError
 from graphcnf.flows import record_generators
 from graphcnf.graphs import GraphBatch, PackedGraphs
