@@ -20,8 +20,8 @@ from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.datasets.cache import cache_file
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.batching import size_bucketed_batches
+from graphcnf.graphs.conditions import partly_known
 from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
-from graphcnf.graphs.targets import partly_known
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, AtomCategory, MoleculeVocabulary
 
@@ -216,7 +216,7 @@ class MoleculeDataset:
         batch = GraphBatch.collate(self.graphs, index)
         if self.targets is not None:
             values = partly_known(self.targets[index], np.random.default_rng(seed))
-            batch.targets = torch.from_numpy(values.astype(np.float32))
+            batch.conditions = torch.from_numpy(values.astype(np.float32))
         return batch
 
     def to_arrays(self) -> dict[str, np.ndarray]:

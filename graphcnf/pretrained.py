@@ -54,6 +54,9 @@ RENAMED = {
 }
 """Parts of the names of parameters in older files, and their names now."""
 
+RENAMED_ARCHITECTURES = {"rounds": "unordered"}
+"""Names of graph models in older configurations, and their names now."""
+
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -131,6 +134,7 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
             raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
         if config.pop(CHECKSUM) != _digest_of_json(config):
             raise ValueError("its checksum does not match")
+        config["model"] = renamed_options(config["model"])
         _check_sizes(config["model"])
         _check_metadata(config["metadata"])
         size = weights.stat().st_size if weights.exists() else 0
@@ -181,6 +185,19 @@ def renamed(tensors: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
             name = name.replace(old, new)
         found[name] = tensor
     return found
+
+
+def renamed_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a model as its constructor takes it now."""
+    options = dict(options)
+    if "adjacency" in options:
+        name = options.pop("adjacency")
+        options["architecture"] = RENAMED_ARCHITECTURES.get(name, name)
+        steps = dict(options["steps"])
+        if "targets" in steps:
+            steps["conditions"] = steps.pop("targets")
+        options["steps"] = steps
+    return options
 
 
 def _check_sizes(config: Any, name: str = "model") -> None:

@@ -164,12 +164,7 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
         raise UserError(f"{name} is a model of images: its commands are graphcnf images ...")
     model = GraphCNF.from_pretrained(name, device)
     MoleculeVocabulary.of_model(model, name)
-    return model if support else model.without_support()
-
-
-def valency_checked(model: GraphCNF) -> bool:
-    """Return True where a model draws bonds again that an atom has no place for: no raw samples."""
-    return model.config["adjacency"] == "graphaf" and model.has_support
+    return model if support else model.without_rules()
 
 
 def check_cluster_options(cluster: str | None, workers: int | None, device: str) -> None:

@@ -257,10 +257,10 @@ def generate(
     from graphcnf.sampling.sample import Sample
     from graphcnf.sampling.shards import shards_of
 
-    if options.valency_checked(network):
+    if not network.is_raw:
         say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
     targets = asked_of(network, dict(wanted or ()))
-    for sentence in outside_training(targets, network.targets) if targets else ():
+    for sentence in outside_training(targets, network.conditions) if targets else ():
         say(f"note: {sentence}")
     plain, more = plain_kind(kind), (("log_likelihood",) if likelihood else ())
     recipe = Recipe(

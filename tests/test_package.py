@@ -20,8 +20,8 @@ ALLOWED = {
     "graphs": {"categorical", "flows"},
     "coloring": {"graphs", "categorical", "flows"},
     "images": {"flows"},
-    "molecules": {"graphs", "categorical", "flows"},
-    "baselines": {"molecules", "images", "graphs", "categorical", "flows"},
+    "baselines": {"images", "graphs", "categorical", "flows"},
+    "molecules": {"baselines", "graphs", "categorical", "flows"},
     "training": {
         *("datasets", "baselines", "coloring", "images", "molecules"),
         *("graphs", "categorical", "flows"),

@@ -37,7 +37,7 @@ def image_model(architecture, **options):
 SIZES = torch.tensor([5, 3])
 MODELS = {
     "path": (lambda: graph_model(**SMALL, head_width=4, level_width=2, table_rows=16), BATCH),
-    "pairs": (lambda: graph_model(adjacency="pairs", **STEPS), BATCH),
+    "pairs": (lambda: graph_model(architecture="pairs", **STEPS), BATCH),
     "colouring, nodes": (lambda: ColoringFlow(3, **SMALL, ahead=2, rounds=1), BATCH),
     "colouring, channels": (lambda: ColoringFlow(3, coupling="channels", **SMALL), BATCH),
     "sets, elements": (lambda: SetFlow(4, 4, **SMALL), torch.randint(4, (3, 4))),
@@ -100,12 +100,12 @@ MORE = MODELS | {
         lambda: graph_model(**SMALL, head_width=4, level_width=2, table_rows=16, dropout=0.5),
         BATCH,
     ),
-    "rounds": (lambda: graph_model(adjacency="rounds", order="none", **SIDE), BATCH),
+    "rounds": (lambda: graph_model(architecture="unordered", order="none", **SIDE), BATCH),
     "graphnvp": (
-        lambda: graph_model(adjacency="graphnvp", width=[8, 6], node_width=4, layers=1),
+        lambda: graph_model(architecture="graphnvp", width=[8, 6], node_width=4, layers=1),
         BATCH,
     ),
-    "graphaf": (lambda: graph_model(adjacency="graphaf", width=8, layers=1), BATCH),
+    "graphaf": (lambda: graph_model(architecture="graphaf", width=8, layers=1), BATCH),
     "rows": (
         lambda: RowFlow(4, positions=4, dropout=0.5, **SMALL),
         torch.randint(4, (3, 4)),

@@ -45,26 +45,6 @@ NOTES = (
 )
 """Footnotes of the overview."""
 
-_WITHIN = (
-    "support of the data: on; no atom gets more bonds than its category has in the data.",
-    "support of the data: off.",
-)
-_SUPPORT = {
-    "path": _WITHIN,
-    "rounds": (
-        "support of the data: on; a place that no bond fits takes a place of another kind.",
-        "support of the data: off; places that no bond fits stay empty.",
-    ),
-    "jtvae": _WITHIN,
-    "graphaf": (
-        "valency check: on. These are no raw samples: a bond that gives an atom more bonds than "
-        "its category has in the data is drawn again up to 50 times, and an atom without a bond "
-        "ends the molecule. Bits are those of the density without it.",
-        "valency check: off.",
-    ),
-}
-"""Footnotes of an architecture with its rules, and without."""
-
 _CAME_BACK = "the share of valid molecules that come back from their graphs as they were"
 
 
@@ -242,7 +222,7 @@ def _evaluate_model(
         for seed in seeds
     ]  # fmt: skip
     runs = [summary.figures() for summary in summaries]
-    notes = [*NOTES, *_training_notes(model, hashes), *_model_notes(model)]
+    notes = [*NOTES, *_training_notes(model, hashes), *model.steps.notes(model.has_rules)]
     fixed: dict[str, Any] = dict.fromkeys(
         ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
          "bits_molecules")
@@ -259,9 +239,9 @@ def _evaluate_model(
         **fixed,
         "temperature": temperature,
         "seed": seeds[0] if len(seeds) == 1 else ",".join(map(str, seeds)),
-        "decoding": "argmax, valency check" if _redraws(model) else "argmax",
+        "decoding": "argmax" if model.is_raw else "argmax, valency check",
         "reference": source,
-        "adjacency": model.config["adjacency"],
+        "architecture": model.config["architecture"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "training_minutes": training.get("minutes"),
         "training_steps": training.get("steps"),
@@ -306,22 +286,6 @@ def _training_notes(model: GraphCNF, hashes: np.ndarray | None) -> list[str]:
             "where their canonical SMILES differ, novelty is overstated."
         )
     return notes
-
-
-def _model_notes(model: GraphCNF) -> list[str]:
-    """Return footnotes on what holds for samples of a model by construction."""
-    architecture = model.config["adjacency"]
-    notes = []
-    if architecture == "path":
-        notes.append("connected: by construction of the code of the connectivity.")
-    if architecture in _SUPPORT:
-        notes.append(_SUPPORT[architecture][not model.has_support])
-    return notes
-
-
-def _redraws(model: GraphCNF) -> bool:
-    """Return True for a model that draws again what does not fit: no raw samples then."""
-    return model.config["adjacency"] == "graphaf" and model.has_support
 
 
 def _held_out_figures(

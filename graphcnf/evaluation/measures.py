@@ -57,7 +57,7 @@ def bits(model: GraphCNF, graphs: PackedGraphs, seed: int = 0) -> dict[str, floa
             total.append(-model.log_prob(batch).cpu().double().numpy() / np.log(2))
             sizes.append(batch.sizes.cpu().numpy())
     labelled, nodes = np.concatenate(total), np.concatenate(sizes)
-    ordered = model.config["order"] == "canonical"
+    ordered = model.ordered
     spent = 0 if ordered else labelling_bits(graphs).mean()
     return {
         "bits_per_node": float((labelled / nodes).mean()),

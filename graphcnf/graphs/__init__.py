@@ -1,7 +1,19 @@
-"""Graph batches, node orders and GraphCNF."""
+"""Graph batches, node orders, GraphCNF, and the graph models that it is built on."""
 
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.model import GraphCNF
+from graphcnf.graphs.model import GraphCNF, GraphModel, graph_model
 from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.pairs.model import PairsModel
+from graphcnf.graphs.path.model import PathModel
+from graphcnf.graphs.unordered.model import UnorderedModel
 
-__all__ = ["GraphBatch", "GraphCNF", "PackedGraphs"]
+__all__ = [
+    "GraphBatch",
+    "GraphCNF",
+    "GraphModel",
+    "PackedGraphs",
+    "PairsModel",
+    "PathModel",
+    "UnorderedModel",
+    "graph_model",
+]

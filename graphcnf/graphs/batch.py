@@ -24,7 +24,7 @@ class GraphBatch:
         bonds: 1 + category of the edge between two nodes, 0 where there is none; (B, N, N) long,
             symmetric, zero diagonal.
         mask: True for real nodes, (B, N) bool; the real nodes come first.
-        targets: Numbers that are asked of each graph, (B, P), NaN for what is not; or None.
+        conditions: Conditioning variables of each graph, (B, P), NaN where unknown; or None.
 
     Examples:
         >>> graphs = PackedGraphs.from_lists([([0, 1], [(0, 1)], [0]), ([1], [], [])])
@@ -36,7 +36,7 @@ class GraphBatch:
     node_types: Tensor
     bonds: Tensor
     mask: Tensor
-    targets: Tensor | None = None
+    conditions: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.mask)

@@ -1,28 +1,31 @@
-"""GraphCNF: graphs from categorical normalizing flows."""
+"""GraphCNF, and the contract of the graph models that it is built on.
+
+A graph model is one class, registered by its name with `graph_model`: a configuration that says
+``architecture = "name"`` builds it, once its module is imported.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical.flow import Bound
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, suggest
 from graphcnf.flows.mode import evaluates
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.codings import check_order, steps_class
+from graphcnf.graphs.conditions import condition_row
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.path.orders import log_prob_of_orders
-from graphcnf.graphs.records import draw_records
+from graphcnf.graphs.record_blocks import BATCH, one_thread, record_batches, together_on
 from graphcnf.graphs.sizes import log_prob_of_sizes, size_log_probs, size_prior
-from graphcnf.graphs.targets import target_row
 from graphcnf.limits import (
     LARGEST_ORDERS,
     check_integer,
@@ -31,6 +34,157 @@ from graphcnf.limits import (
     check_temperature,
 )
 from graphcnf.pretrained import WEIGHTS, load_array, load_model, locate, save_model
+
+ORDERS = ("canonical", "none")
+"""Node orders: a canonical numbering that networks may use, or none."""
+
+
+class GraphModel(nn.Module, ABC):
+    """Density of typed graphs given their numbers of nodes.
+
+    The constructor takes `node_categories`, `bond_categories`, `max_nodes`, what `measure` returns,
+    and options of its own, all of them JSON; a class that goes with both orders takes `ordered`
+    as well, True for the canonical one.
+    """
+
+    orders: ClassVar[tuple[str, ...]] = ("canonical",)
+    """Those of `ORDERS` that the model goes with."""
+
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the constructor that `measure` returns."""
+
+    rules: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of the constructor that leave out its rules, which are not learned."""
+
+    redraws: ClassVar[bool] = False
+    """True where the rules are a check while drawing, so that samples with them are not raw."""
+
+    parallel: ClassVar[bool] = False
+    """True where the number of network evaluations of a sample does not grow with the graph."""
+
+    supports_fragments: ClassVar[bool] = False
+    """True where graphs can be drawn around fragments, node by node (`graphcnf.graphs.path`)."""
+
+    takes_conditions: ClassVar[bool] = False
+    """True where the constructor takes `conditions`, and training shows them to the model."""
+
+    batch_size: ClassVar[int] = BATCH
+    """Graphs that are drawn at once."""
+
+    @property
+    def unknown(self) -> str:
+        """Reason why a graph is not known, where `knows` says so."""
+        return "nothing"
+
+    @classmethod
+    def options(cls) -> tuple[Callable, ...]:
+        """Return the callables whose arguments a configuration may set."""
+        return (cls,)
+
+    @staticmethod
+    def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
+        """Return arguments of the constructor that follow from a set of graphs.
+
+        `options` are `node_categories`, `bond_categories`, `edge_weights` and `support`, see
+        `GraphCNF.for_graphs`.
+        """
+        return {}
+
+    def knows(self, batch: GraphBatch) -> Tensor:
+        """Return which graphs the model can represent, (B,) bool."""
+        return batch.mask.any(1)
+
+    @abstractmethod
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """Draw the terms of the bound on log p(graph | number of nodes), (B,) nats, by name."""
+
+    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
+        """Draw what training maximises; by default `bounds`."""
+        return self.bounds(batch)
+
+    def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
+        """Return the log of the summed probabilities of `count` numberings, (B,) nats.
+
+        Raises:
+            ValueError: The model does not draw graphs along a numbering.
+        """
+        raise ValueError('orders are summed by models that draw along a path, such as "path"')
+
+    def size_logits(self, conditions: Tensor) -> Tensor:
+        """Return what conditions (B, P) add to the log prior of sizes, (B, max_nodes + 1).
+
+        Raises:
+            ValueError: The model was trained without conditions.
+        """
+        raise ValueError("this model was trained without conditions")
+
+    def fit_conditions(self, batch: GraphBatch) -> None:
+        """Initialise from a batch with conditions the part that models them; nothing by default."""
+
+    @abstractmethod
+    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Return latents of the base space."""
+
+    @abstractmethod
+    def base_sample(self, mask: Tensor, generator: Any = None) -> Latents:
+        """Draw latents from the base density for nodes `mask` (B, N)."""
+
+    @abstractmethod
+    def decode(
+        self,
+        latents: Latents,
+        mask: Tensor,
+        *,
+        temperature: float = 1.0,
+        sample: bool = False,
+        generator: Any = None,
+    ) -> GraphBatch:
+        """Return graphs of latents for nodes `mask` (B, N); see `GraphCNF.decode`."""
+
+    def notes(self, rules: bool) -> list[str]:
+        """Return footnotes for tables of samples, drawn with the model's `rules` or without."""
+        return []
+
+
+GRAPH_MODELS: dict[str, type[GraphModel]] = {}
+"""Registered graph models by their names."""
+
+AnyModel = TypeVar("AnyModel", bound=type[GraphModel])
+
+
+def graph_model(name: str) -> Callable[[AnyModel], AnyModel]:
+    """Return a class decorator that registers a `GraphModel` by its name.
+
+    Raises:
+        ValueError: Another class has this name.
+    """
+
+    def register(cls: AnyModel) -> AnyModel:
+        if name in GRAPH_MODELS:
+            raise ValueError(f"{name!r} is registered already: {GRAPH_MODELS[name].__name__}")
+        GRAPH_MODELS[name] = cls
+        return cls
+
+    return register
+
+
+def model_class(architecture: str, order: str = "canonical") -> type[GraphModel]:
+    """Return the class of a graph model that goes with an order of the nodes.
+
+    Raises:
+        UserError: There is no such model or order, or they do not go together.
+    """
+    if architecture not in GRAPH_MODELS:
+        raise UserError(
+            f"architecture must be the name of a graph model, got {architecture!r}"
+            f"{suggest(str(architecture), list(GRAPH_MODELS))}"
+        )
+    if order not in ORDERS:
+        raise UserError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    found = GRAPH_MODELS[architecture]
+    if order not in found.orders:
+        raise UserError(f'architecture "{architecture}" needs order "{found.orders[0]}"')
+    return found
 
 
 @evaluates("log_prob", "encode", "decode", "sample", "sample_records")
@@ -42,14 +196,14 @@ class GraphCNF(nn.Module):
     with the weights and rebuild the model.
 
     Args:
-        adjacency: Coding of the connectivity: "path" (node by node along the path of a depth-first
-            numbering), "rounds" (labels of all nodes, then the edges, in a random order), "pairs"
-            (one latent per pair of nodes, the paper's three steps), or one of another system, see
-            `graphcnf.graphs.codings`.
+        architecture: Name of the graph model: "path" (node by node along the path of a depth-first
+            numbering), "unordered" (labels of all nodes, then the edges, in a random order),
+            "pairs" (one latent per pair of nodes, the paper's three steps), or another one that
+            `graph_model` has registered.
         order: "canonical" if graphs come in a canonical node order that the networks may use,
-            "none" for a model that is invariant to the order: "rounds" needs the second, "pairs"
-            goes with both.
-        steps: Arguments of the coding's steps, such as `PathSteps`.
+            "none" for a model that is invariant to the order: "unordered" needs the second,
+            "pairs" goes with both.
+        steps: Arguments of the graph model, such as `PathModel`.
 
     Attributes:
         metadata: What is known of the data, JSON: `vocabulary`, `size_histogram` (index: number
@@ -69,13 +223,12 @@ class GraphCNF(nn.Module):
         [3, 3, 3, 3, 3]
     """
 
-    def __init__(self, *, adjacency: str = "path", order: str = "canonical", steps: dict):
+    def __init__(self, *, architecture: str = "path", order: str = "canonical", steps: dict):
         super().__init__()
-        coding = steps_class(adjacency)
-        check_order(adjacency, order)
-        self.config: dict[str, Any] = {"adjacency": adjacency, "order": order, "steps": steps}
-        extra = {"ordered": order == "canonical"} if adjacency == "pairs" else {}
-        self.steps = coding(**steps, **extra)
+        found = model_class(architecture, order)
+        self.config: dict[str, Any] = {"architecture": architecture, "order": order, "steps": steps}
+        extra = {"ordered": self.ordered} if len(found.orders) > 1 else {}
+        self.steps = found(**steps, **extra)
         self.metadata: dict = {}
         self.training_hashes: np.ndarray | None = None
 
@@ -88,7 +241,7 @@ class GraphCNF(nn.Module):
         bond_categories: int,
         metadata: dict | None = None,
         training_hashes: np.ndarray | None = None,
-        adjacency: str = "path",
+        architecture: str = "path",
         order: str = "canonical",
         edge_weights: list[int] | None = None,
         support: bool = True,
@@ -102,24 +255,32 @@ class GraphCNF(nn.Module):
             bond_categories: Number of edge categories.
             metadata: Kept with the model.
             training_hashes: Kept with the model.
-            adjacency: See the class.
+            architecture: See the class.
             order: See the class.
             edge_weights: What each edge category adds to the sum of a node, such as bond orders;
                 1 each when None.
-            support: Whether the rules hold that `without_support` leaves out.
-            **steps: Arguments of the steps that do not follow from the graphs.
+            support: False leaves out the rules of the model, as `without_rules` does.
+            **steps: Arguments of the graph model that do not follow from the graphs.
+
+        Raises:
+            UserError: There are no graphs, or the model cannot be built for them.
         """
-        coding = steps_class(adjacency)
+        found = model_class(architecture, order)
         if not len(graphs):
             raise UserError("there are no graphs to fit a model to")
         sizes = {"node_categories": node_categories, "bond_categories": bond_categories}
-        measured = coding.measure(graphs, **sizes, edge_weights=edge_weights, support=support)
+        measured = found.measure(graphs, **sizes, edge_weights=edge_weights, support=support)
         sizes |= {"max_nodes": int(graphs.node_counts.max()), **measured}
-        model = cls(adjacency=adjacency, order=order, steps={**sizes, **steps})
+        model = cls(architecture=architecture, order=order, steps={**sizes, **steps})
         model.metadata = {"size_histogram": np.bincount(graphs.node_counts).tolist()}
         model.metadata |= metadata or {}
         model.training_hashes = training_hashes
         return model
+
+    @property
+    def ordered(self) -> bool:
+        """True where graphs have to come in their canonical node order."""
+        return self.config["order"] == "canonical"
 
     @property
     def max_nodes(self) -> int:
@@ -127,24 +288,31 @@ class GraphCNF(nn.Module):
         return self.config["steps"]["max_nodes"]
 
     @property
-    def targets(self) -> list[dict[str, Any]]:
-        """What may be asked of a graph: name, mean and deviation of each number."""
-        return self.config["steps"].get("targets") or []
+    def conditions(self) -> list[dict[str, Any]]:
+        """Conditioning variables: name, mean and standard deviation of each."""
+        return self.config["steps"].get("conditions") or []
 
-    def with_targets(self, tables: list[dict[str, Any]]) -> GraphCNF:
-        """The same weights in a model that also takes targets, and does not heed them yet.
+    def with_conditions(self, tables: list[dict[str, Any]]) -> GraphCNF:
+        """Return the same weights in a model that also takes conditions, and ignores them yet.
 
         Args:
-            tables: See `graphcnf.graphs.targets.target_tables`.
+            tables: See `graphcnf.graphs.conditions.condition_tables`.
 
         Raises:
-            UserError: It has targets already, or is not coded as "path".
+            UserError: It has conditions already, or its graph model takes none.
         """
-        if self.targets or self.config["adjacency"] != "path":
-            raise UserError('targets need a model that draws node by node ("path") without them')
-        steps = {**self.config["steps"], "targets": tables}
+        if self.conditions or not self.steps.takes_conditions:
+            raise UserError(
+                'conditions need a model that draws node by node ("path") and has none yet'
+            )
+        return self._with_arguments(conditions=tables)
+
+    def _with_arguments(self, **arguments: Any) -> GraphCNF:
+        """Return the same weights with other arguments of the graph model."""
+        steps = {**self.config["steps"], **arguments}
         other = GraphCNF(**{**self.config, "steps": steps}).to(next(self.parameters()))
-        other.load_state_dict(self.state_dict(), strict=False)
+        # Parameters that are new keep their start.
+        other.load_state_dict({**other.state_dict(), **self.state_dict()})
         other.metadata, other.training_hashes = dict(self.metadata), self.training_hashes
         return other.train(self.training)
 
@@ -184,18 +352,16 @@ class GraphCNF(nn.Module):
         check_integer("samples", samples, 1)
         check_integer("orders", orders, 1, LARGEST_ORDERS)
         if orders > 1:
-            if self.config["adjacency"] != "path":
-                raise ValueError('orders are summed where the adjacency is coded as "path"')
             with torch.no_grad():
-                return log_prob_of_orders(self.steps, self._checked(batch), orders)
+                return self.steps.log_prob_of_orders(self._checked(batch), orders)
         bounds = (self.bounds(batch, noise).values() for _ in range(samples))
         draws: list[Any] = [sum(bound.value() for bound in terms) for terms in bounds]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
-    def size_log_prob(self, sizes: Tensor, targets: Tensor | None = None) -> Tensor:
+    def size_log_prob(self, sizes: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Log-probability of numbers of nodes, (B,) nats: see `size_probabilities`."""
-        given = getattr(self.steps, "sizes", None)
-        return log_prob_of_sizes(size_log_probs(self.size_probabilities(), given, targets), sizes)
+        log_probs = size_log_probs(self.size_probabilities(), self.steps.size_logits, conditions)
+        return log_prob_of_sizes(log_probs, sizes)
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Negative bound in nats per node, decoder terms weighted with `beta`, and metrics.
@@ -205,12 +371,11 @@ class GraphCNF(nn.Module):
             `bits_per_molecule`, and per step `bits_*` (per node) and `accuracy_*` (share of
             variables that the posterior decodes to what was encoded).
         """
-        draw = getattr(self.steps, "estimate", self.steps.bounds)
-        bounds = draw(self._checked(batch))
+        bounds = self.steps.estimate(self._checked(batch))
         nodes = batch.sizes
         loss = -sum(b.value(beta).sum() for b in bounds.values()) / nodes.sum()
-        if batch.targets is not None:
-            own = self.size_log_prob(nodes, batch.targets)
+        if batch.conditions is not None:
+            own = self.size_log_prob(nodes, batch.conditions)
             # A held-out graph may be larger than all that were trained on.
             loss = loss - own[own.isfinite()].sum() / nodes.sum()
         with torch.no_grad():
@@ -251,7 +416,7 @@ class GraphCNF(nn.Module):
         temperature: float = 1.0,
         sample_posterior: bool = False,
         generator=None,
-        targets: Tensor | None = None,
+        conditions: Tensor | None = None,
     ) -> GraphBatch:
         """Draw one graph for each number of nodes in `sizes` (B,) long.
 
@@ -260,11 +425,11 @@ class GraphCNF(nn.Module):
             temperature: Below 1 for more probable graphs.
             sample_posterior: Draw from p(x|z) instead of taking its argmax.
             generator: None, a torch generator, or one numpy generator per graph.
-            targets: What is asked of each graph, (B, P), NaN for what is not; None for nothing.
+            conditions: Of each graph, (B, P), NaN for an unknown one; None for none.
 
         Raises:
             UserError: if a size or the temperature is out of range.
-            ValueError: if the model was trained without targets.
+            ValueError: if the model was trained without conditions.
         """
         if not len(sizes):
             raise UserError("give at least one number of nodes to draw graphs of")
@@ -273,10 +438,10 @@ class GraphCNF(nn.Module):
         mask = torch.arange(int(sizes.max()), device=self.device) < sizes[:, None]
         latents = self.steps.base_sample(mask, generator)
         options = {"temperature": temperature, "sample": sample_posterior, "generator": generator}
-        if targets is not None:
-            if not self.targets:
-                raise ValueError("this model was trained without targets")
-            options["targets"] = targets.to(self.device)
+        if conditions is not None:
+            if not self.conditions:
+                raise ValueError("this model was trained without conditions")
+            options["conditions"] = conditions.to(self.device)
         return self.steps.decode(latents, mask, **options)
 
     def sample_records(
@@ -287,7 +452,7 @@ class GraphCNF(nn.Module):
         seed: int,
         temperature: float = 1.0,
         sizes: tuple[int, int] | None = None,
-        targets: Sequence[float | None] | None = None,
+        conditions: Sequence[float | None] | None = None,
     ) -> PackedGraphs:
         """Draw the records `first` to `first + count - 1` of the endless sample with this seed.
 
@@ -303,39 +468,53 @@ class GraphCNF(nn.Module):
             sizes: Lowest and highest number of nodes. Sizes are drawn from the training histogram,
                 restricted to this range when given; uniform where the training set has no graph
                 of such a size.
-            targets: What is asked of every graph, (P,), None for what is not.
+            conditions: Of every graph, (P,), None for an unknown one.
 
         Raises:
             UserError: if a size, the temperature, the seed or a number of records is out of range.
-            ValueError: if the model was trained without targets.
+            ValueError: if the model was trained without conditions.
         """
         check_integer("first", first)
         check_integer("count", count)
         check_seed(seed)
         if sizes is not None:
             check_range("sizes", sizes)
-        asked = None if targets is None else target_row(targets)
-        prior = self.size_probabilities(sizes, asked)
+        row = None if conditions is None else condition_row(conditions)
+        prior = self.size_probabilities(sizes, row)
         self._check(*(sizes or (1, 1)), temperature)
         wanted = range(first, first + count)
-        return draw_records(self, wanted, prior, seed, temperature, asked)
+        parts: list[PackedGraphs] = []
+        made: list[int] = []
+        blocks = together_on(self.device), self.steps.batch_size
+        with one_thread(self.device):
+            for records, drawn, generators in record_batches(wanted, prior, seed, *blocks):
+                graphs = self.sample(
+                    torch.as_tensor(drawn.clip(1)),
+                    temperature=temperature,
+                    generator=generators,
+                    conditions=None if row is None else row.expand(len(drawn), -1),
+                )
+                parts.append(graphs.to_packed())
+                made += records.tolist()
+        place = {record: k for k, record in enumerate(made)}
+        return PackedGraphs.concatenate(parts).subset([place[record] for record in wanted])
 
     def size_probabilities(
-        self, sizes: tuple[int, int] | None = None, targets: Tensor | None = None
+        self, sizes: tuple[int, int] | None = None, conditions: Tensor | None = None
     ) -> np.ndarray:
         """Prior over numbers of nodes, index 0 to `max_nodes`, restricted to a range if given.
 
-        As in the training histogram; given the `targets` (1, P) of a graph, as the model has
+        As in the training histogram; given the `conditions` (1, P) of a graph, as the model has
         learned.
         """
         if sizes is not None:
             self._check(*sizes, 1.0)
         prior = size_prior(self.metadata.get("size_histogram", []), self.max_nodes, sizes)
-        if targets is None:
+        if conditions is None:
             return prior
-        given = getattr(self.steps, "sizes", None)
         with torch.no_grad():
-            return size_log_probs(prior, given, targets.to(self.device)).exp().cpu().numpy()[0]
+            log_probs = size_log_probs(prior, self.steps.size_logits, conditions.to(self.device))
+            return log_probs.exp().cpu().numpy()[0]
 
     def _checked(self, batch: GraphBatch) -> GraphBatch:
         """The batch, with nothing at padding; raises as `bounds`."""
@@ -359,28 +538,29 @@ class GraphCNF(nn.Module):
         check_temperature(temperature)
 
     @property
-    def has_support(self) -> bool:
-        """Whether there is a rule that `without_support` leaves out."""
+    def has_rules(self) -> bool:
+        """True where there is a rule that `without_rules` leaves out."""
         given, defaults = self.config["steps"], signature(type(self.steps)).parameters
-        left_out = getattr(self.steps, "without_support", {})
-        return any(given.get(k, defaults[k].default) != value for k, value in left_out.items())
+        left_out = self.steps.rules.items()
+        return any(given.get(k, defaults[k].default) != value for k, value in left_out)
 
-    def without_support(self) -> GraphCNF:
-        """The same weights without what they do not know from the data but from rules.
+    def without_rules(self) -> GraphCNF:
+        """Return the same weights without the rules that were not learned from the data.
 
-        "path" and "jtvae": no limit on sums of edge weights; "rounds": places that nothing fits
+        "path" and "jtvae": no limit on sums of edge weights; "unordered": places that nothing fits
         stay empty; "graphaf": no valency check.
 
         Raises:
-            UserError: if the model has no such rule.
+            UserError: The model has no such rule.
         """
-        if not self.has_support:
+        if not self.has_rules:
             raise UserError("this model has no support of the data that could be left out")
-        steps = {**self.config["steps"], **getattr(self.steps, "without_support", {})}
-        other = GraphCNF(**{**self.config, "steps": steps}).to(next(self.parameters()))
-        other.load_state_dict(self.state_dict())
-        other.metadata, other.training_hashes = self.metadata, self.training_hashes
-        return other.train(self.training)
+        return self._with_arguments(**self.steps.rules)
+
+    @property
+    def is_raw(self) -> bool:
+        """False where a rule of the model draws again what breaks it."""
+        return not (self.steps.redraws and self.has_rules)
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
 
 BATCH = 256
@@ -104,6 +105,35 @@ def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.
     """
     order, size = np.argsort(sizes, kind="stable"), size * together
     return [order[k : k + size] for k in range(0, len(order), size)]
+
+
+def record_batches(
+    wanted: range, prior: np.ndarray, seed: int, together: int = 1, size: int = BATCH
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]:
+    """Yield the batches that hold some records of the sample with this seed.
+
+    Args:
+        wanted: Numbers of the records.
+        prior: Probabilities of their sizes, from 0 on.
+        seed: Seed of the sample.
+        together: Blocks that are drawn at once.
+        size: Graphs in a batch of one block.
+
+    Yields:
+        Numbers of all records of a batch, their sizes (the first number that a record draws decides
+        on it), and their generators.
+    """
+    below = prior.cumsum()
+    for block in blocks(wanted.start, together):
+        if block.start >= wanted.stop:
+            return
+        generators = record_generators(seed, block.start, len(block))
+        drawn = np.searchsorted(below, [g.random() * below[-1] for g in generators], "right")
+        drawn = drawn.clip(max=len(below) - 1)
+        for chosen in batches(drawn, together, size):
+            records = block.start + chosen
+            if ((records >= wanted.start) & (records < wanted.stop)).any():
+                yield records, drawn[chosen], [generators[k] for k in chosen]
 
 
 @contextmanager

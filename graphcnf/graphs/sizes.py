@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def size_prior(
     histogram: Sequence[float], max_nodes: int, sizes: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Shares of the numbers of nodes 0 to `max_nodes`, as in a histogram.
+    """Return the shares of the numbers of nodes 0 to `max_nodes`, as in a histogram.
 
     Args:
         histogram: How many graphs have each number of nodes; uniform from 1 on where it is empty.
@@ -33,28 +33,26 @@ def size_prior(
     return prior / prior.sum()
 
 
-def size_log_probs(prior: np.ndarray, given: nn.Module | None, targets: Tensor | None) -> Tensor:
-    """Log-probabilities (1 or B, max_nodes + 1) of the numbers of nodes, nats.
+def size_log_probs(
+    prior: np.ndarray, logits: Callable[[Tensor], Tensor], conditions: Tensor | None
+) -> Tensor:
+    """Return log-probabilities (1 or B, max_nodes + 1) of the numbers of nodes, nats.
 
     Args:
         prior: `size_prior`.
-        given: What the targets (B, P) add to its logarithm, before it is normalised again.
-        targets: What is asked of each graph; None for nothing.
-
-    Raises:
-        ValueError: There are targets, but nothing that is given by them.
+        logits: Returns what conditions (B, P) add to the logarithm of the prior, before it is
+            normalised again; raises ValueError where the model takes none.
+        conditions: Conditions of each graph; None for none.
     """
     log_prior = torch.as_tensor(prior).log()[None]
-    if targets is None:
+    if conditions is None:
         return log_prior
-    if given is None:
-        raise ValueError("this model was trained without targets")
-    more = given(targets).double()
+    more = logits(conditions).double()
     return (log_prior.to(more) + more).log_softmax(-1)
 
 
 def log_prob_of_sizes(log_probs: Tensor, sizes: Tensor) -> Tensor:
-    """Of the numbers of nodes (B,), from `size_log_probs`; minus infinity beyond the largest."""
+    """Return the own ones of `sizes` (B,) from `size_log_probs`; -inf beyond the largest."""
     known = sizes.clamp(0, log_probs.shape[-1] - 1)
     own = log_probs.to(sizes.device).expand(len(sizes), -1).gather(1, known[:, None])[:, 0]
     return torch.where(known == sizes, own, -math.inf)

@@ -291,8 +291,8 @@ def analogs_of(
     """
     if keep not in KEEP:
         raise UserError(f"keep is one of {', '.join(KEEP)}, not {keep!r}")
-    if model.config["adjacency"] != "path":
-        raise UserError("only a model that draws atom by atom (adjacency path) draws analogues")
+    if not model.steps.supports_fragments:
+        raise UserError('only a model that draws atom by atom ("path") draws analogues')
     if atoms is not None and keep != "scaffold":
         raise UserError(
             f"--size: analogues with the same {keep} have the same number of atoms as the molecule"

@@ -1,4 +1,4 @@
-"""Properties that molecules are asked for, and which of several molecules is the nearest."""
+"""Properties that molecules are conditioned on, and which of several molecules is the nearest."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def asked_of(model: GraphCNF, properties: Mapping[str, float]) -> tuple[float | None, ...] | None:
-    """What `GraphCNF.sample_records` takes for properties by their names; None for none of them.
+    """Return the conditions of `GraphCNF.sample_records` for properties by name, or None.
 
     Raises:
         UserError: The model knows no such property, or a value is no number.
     """
     if not properties:
         return None
-    known = [table["name"] for table in model.targets]
+    known = [table["name"] for table in model.conditions]
     for name, value in properties.items():
         if not known:
             raise UserError(
@@ -43,16 +43,16 @@ def asked_of(model: GraphCNF, properties: Mapping[str, float]) -> tuple[float | 
 
 
 def outside_training(
-    asked: Sequence[float | None], tables: Sequence[Mapping[str, Any]]
+    conditions: Sequence[float | None], tables: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """Return a sentence for each value beyond `FAR` standard deviations of the training data.
 
     Args:
-        asked: A value of each property, None where nothing is asked (`asked_of`).
-        tables: Name, mean and deviation of each property (`GraphCNF.targets`).
+        conditions: A value of each property, None for no condition (`asked_of`).
+        tables: Name, mean and deviation of each property (`GraphCNF.conditions`).
     """
     sentences = []
-    for table, value in zip(tables, asked, strict=True):
+    for table, value in zip(tables, conditions, strict=True):
         away = 0.0 if value is None else abs(value - table["mean"]) / table["deviation"]
         if away > FAR:
             sentences.append(
@@ -62,29 +62,29 @@ def outside_training(
     return sentences
 
 
-def check_best_of(best_of: int, asked: Sequence[float | None] | None) -> None:
-    """Whether so many candidates can be drawn for each molecule.
+def check_best_of(best_of: int, conditions: Sequence[float | None] | None) -> None:
+    """Raise where `best_of` candidates cannot be drawn for each molecule.
 
     Raises:
         UserError: The number is out of range, or there is nothing that they could be near to.
     """
     check_integer("best_of", best_of, 1, MOST_CANDIDATES)
-    if best_of > 1 and asked is None:
+    if best_of > 1 and conditions is None:
         raise UserError(f"best of {best_of}: the best is the nearest to a property; ask for one")
 
 
 def nearest_of(
     smiles: Sequence[str | None],
-    asked: Sequence[float | None],
+    conditions: Sequence[float | None],
     tables: Sequence[Mapping[str, Any]],
     best_of: int,
 ) -> np.ndarray:
-    """The nearest to what is asked among each `best_of` molecules in a row.
+    """Return the nearest to the conditions among each `best_of` molecules in a row.
 
     Args:
         smiles: M * best_of of them, None where there is no valid molecule.
-        asked: A value of each property, None where nothing is asked (`asked_of`).
-        tables: Name and deviation of each property (`GraphCNF.targets`).
+        conditions: A value of each property, None for no condition (`asked_of`).
+        tables: Name and deviation of each property (`GraphCNF.conditions`).
         best_of: Candidates for each molecule.
 
     Returns:
@@ -93,7 +93,7 @@ def nearest_of(
     """
     wanted = {
         table["name"]: (value, table["deviation"])
-        for table, value in zip(tables, asked, strict=True)
+        for table, value in zip(tables, conditions, strict=True)
         if value is not None
     }
     distances = np.full(len(smiles), math.inf)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from rdkit import Chem
 
+import graphcnf.baselines  # noqa: F401  (its graph models can be loaded by name)
 from graphcnf.errors import UserError, counted
 from graphcnf.flows.mode import evaluation_mode
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
@@ -174,11 +175,11 @@ class MoleculeFlow:
         asked = asked_of(self.model, properties or {})
         check_best_of(best_of, asked)
         graphs = self.model.sample_records(
-            0, n * best_of, seed=seed, temperature=temperature, sizes=atoms, targets=asked
+            0, n * best_of, seed=seed, temperature=temperature, sizes=atoms, conditions=asked
         )
         smiles = strict_smiles(graphs, self.vocabulary)
         if asked is not None and best_of > 1:
-            kept = nearest_of(smiles, asked, self.model.targets, best_of)
+            kept = nearest_of(smiles, asked, self.model.conditions, best_of)
             graphs, smiles = graphs.subset(kept), [smiles[k] for k in kept]
         return MoleculeSample(graphs, list(range(n)), smiles)
 

@@ -72,8 +72,8 @@ def fragment_of(text: str, way: str, vocabulary: MoleculeVocabulary) -> Molecule
 
 def check_grows(model: GraphCNF) -> None:
     """Raise `UserError` where a model does not draw atom by atom, and so takes no fragments."""
-    if model.config["adjacency"] != "path":
-        raise UserError("only a model that draws atom by atom (adjacency path) takes fragments")
+    if not model.steps.supports_fragments:
+        raise UserError('only a model that draws atom by atom ("path") takes fragments')
 
 
 @dataclass

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
-from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.path.steps import PathSteps
+from graphcnf.graphs import GraphBatch, PathModel
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules import codec
 from graphcnf.molecules.properties import similarity_to
@@ -76,7 +75,7 @@ def interpolate(
         UserError: The model does not know one of the molecules or goes another way than atom by
             atom, or a number is out of range.
     """
-    if flow.model.config["adjacency"] != "path":
+    if not isinstance(flow.model.steps, PathModel):
         raise UserError("only the latents of a model that goes atom by atom make such a path")
     for name, value in (("steps", steps), ("paths", paths)):
         if not 1 <= value <= MOST:
@@ -124,7 +123,7 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
         raise UserError(f"{smiles[:80]}: {reason}")
     batch = GraphBatch.collate(graphs).to(flow.model.device)
     steps = flow.model.steps
-    assert isinstance(steps, PathSteps)
+    assert isinstance(steps, PathModel)
     ends = steps.flow.flow.ends(steps.code.encode(batch), Context(batch.mask))
     lower, width = (part[0].cpu() for part in ends)
     if not (width > 0).all():

@@ -25,7 +25,7 @@ def numbers_atoms_as_here(model) -> bool:
     A model whose density does not depend on the order has, and so has one that does not say.
     """
     codec = model.metadata.get("codec", CODEC_VERSION)
-    return model.config["order"] == "none" or codec == CODEC_VERSION
+    return not model.ordered or codec == CODEC_VERSION
 
 
 BONDS = ("SINGLE", "DOUBLE", "TRIPLE")

@@ -184,8 +184,8 @@ def optimize(
     start = starting_molecules([start] if isinstance(start, str) else start)
     goal = Goal.of(score)
     flow = model if isinstance(model, MoleculeFlow) else MoleculeFlow.from_pretrained(model)
-    if flow.model.config["adjacency"] != "path":
-        raise UserError('optimisation needs a model that draws atom by atom (adjacency "path")')
+    if not flow.model.steps.supports_fragments:
+        raise UserError('optimisation needs a model that draws atom by atom ("path")')
     settings = settings or SearchSettings()
     policy = Policy(flow, learning_rate=settings.learning_rate, sigma=settings.sigma)
     search = Search(policy, settings, seed, start)

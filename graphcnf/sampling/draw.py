@@ -13,8 +13,14 @@ import torch
 
 from graphcnf.compute.parallel import available_cores
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
-from graphcnf.graphs.targets import target_row
+from graphcnf.graphs.conditions import condition_row
+from graphcnf.graphs.record_blocks import (
+    BLOCK,
+    RecordNoise,
+    batches,
+    blocks,
+    one_thread,
+)
 from graphcnf.molecules.asked import nearest_of
 from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -52,13 +58,13 @@ def draw_block(
     Returns:
         The graphs, and a row of `evaluate_records` for each.
     """
-    options: dict[str, Any] = {"temperature": temperature, "sizes": sizes, "targets": targets}
+    options: dict[str, Any] = {"temperature": temperature, "sizes": sizes, "conditions": targets}
     vocabulary = MoleculeVocabulary.of_model(model)
     first, count = records.start * best_of, len(records) * best_of
     graphs = model.sample_records(first, count, seed=seed, **options)
     if targets is not None and best_of > 1:
         smiles = strict_smiles(graphs, vocabulary)
-        graphs = graphs.subset(nearest_of(smiles, targets, model.targets, best_of))
+        graphs = graphs.subset(nearest_of(smiles, targets, model.conditions, best_of))
     frame = evaluate_records(graphs, vocabulary, first=records.start, conventions=conventions)
     return graphs, frame
 
@@ -87,7 +93,7 @@ def block_log_likelihoods(
             noise = RecordNoise(seed, [block[k] for k in chosen])
             batch = GraphBatch.collate(graphs, chosen)
             if targets is not None:
-                batch.targets = target_row(targets).expand(len(chosen), -1)
+                batch.conditions = condition_row(targets).expand(len(chosen), -1)
             batch = batch.to(model.device)
             nats[chosen] = model.log_prob(batch, noise=noise).cpu().double().numpy()
     return nats

@@ -101,7 +101,7 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
     selection = _selection(recipe.requirements, recipe.patterns)
     asked = {
         table["name"]: value
-        for table, value in zip(model.targets, recipe.targets or (), strict=False)
+        for table, value in zip(model.conditions, recipe.targets or (), strict=False)
         if value is not None
     }
     chemistry = bool(recipe.properties or recipe.selective or asked)
@@ -140,8 +140,8 @@ def molecule_log_likelihoods(
     bounds the number of their symmetries, which would have to be counted one by one.
     """
     nats = block_log_likelihoods(model, graphs, block, seed=seed, targets=targets)
-    known = frame["strict"].to_numpy() | (model.config["order"] == "canonical")
-    if model.config["order"] == "none":
+    known = frame["strict"].to_numpy() | (model.ordered)
+    if not model.ordered:
         # It imports networkx, which would delay the first molecule of all others.
         from graphcnf.graphs.symmetry import labelling_bits
 

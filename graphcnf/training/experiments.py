@@ -14,6 +14,7 @@ import numpy as np
 import tomli_w
 import torch
 
+import graphcnf.baselines  # noqa: F401  (its graph models can be trained by name)
 from graphcnf import datasets
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import (
@@ -29,6 +30,7 @@ from graphcnf.compute.files import (
 from graphcnf.compute.parallel import chunked
 from graphcnf.errors import UserError, require, suggest
 from graphcnf.graphs import GraphBatch, GraphCNF
+from graphcnf.graphs.model import model_class
 from graphcnf.limits import Range, is_integer, limited_parameters
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.training.arguments import call, check
@@ -151,10 +153,9 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
         return EXPERIMENTS[name](dict(config["model"]), options, settings)
 
 
-FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "edge_kinds", "node_labels",
-             "largest_sums", "edge_ends", "clusters", "targets", "node_categories",
+FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories",
              "bond_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
-"""Arguments of a model that follow from its data."""
+"""Arguments of every model that follow from its data."""
 
 
 def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
@@ -179,7 +180,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
         "metadata": _described(dataset),
         "training_hashes": dataset.training_hashes(),
         "edge_weights": dataset.vocabulary.bond_orders,
-        **({} if tables is None else {"targets": tables}),
+        **({} if tables is None else {"conditions": tables}),
     }
     network = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **options)
     return _of_graphs(network, dataset, settings.batch_size)
@@ -187,16 +188,14 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
 
 def _check_model(options: dict[str, Any], names: list[str] | None) -> None:
     """Raise `UserError` where a model takes no such arguments."""
-    from graphcnf.graphs.codings import check_order, steps_class
-    from graphcnf.graphs.path.network import PathNetwork
-
-    coding = options.get("adjacency", "path")
-    if names is not None and coding != "path":
+    found = call(
+        "[model]", model_class, str(options.get("architecture", "path")),
+        options.get("order", "canonical"), known={},
+    )  # fmt: skip
+    if names is not None and not found.takes_conditions:
         raise UserError('[model]: properties need a model that draws atom by atom ("path")')
-    steps = call("[model]", steps_class, str(coding), known={})
-    parts = PathNetwork if coding == "path" else steps
-    check("[model]", options, GraphCNF.for_graphs, parts, fixed=FOLLOWING)
-    call("[model]", check_order, coding, options.get("order", "canonical"), known={})
+    fixed = (*FOLLOWING, *found.measured)
+    check("[model]", options, GraphCNF.for_graphs, *found.options(), fixed=fixed)
 
 
 def _described(dataset: MoleculeDataset) -> dict[str, Any]:
@@ -216,7 +215,8 @@ def _of_graphs(model, dataset: MoleculeDataset, size: int) -> Experiment:
         train = dataset.split("train")
         chosen = np.random.default_rng(0).permutation(train)[:FITTED]
         batch = GraphBatch.collate(dataset.graphs, chosen)
-        model.steps.fit_targets(replace(batch, targets=torch.from_numpy(dataset.targets[chosen])))
+        values = torch.from_numpy(dataset.targets[chosen])
+        model.steps.fit_conditions(replace(batch, conditions=values))
     return _experiment(model, dataset, size, 4 * size)
 
 
@@ -243,10 +243,10 @@ def _property_names(names: Any) -> list[str]:
 def _with_targets(dataset, names: list[str]) -> tuple[Any, list[dict[str, Any]]]:
     """Return the data set with properties to condition on, and a model's tables of them."""
     from graphcnf.datasets.properties import property_values
-    from graphcnf.graphs.targets import target_tables
+    from graphcnf.graphs.conditions import condition_tables
 
     values = property_values(dataset, names)
-    tables = target_tables(names, values[dataset.split("train")])
+    tables = condition_tables(names, values[dataset.split("train")])
     return replace(dataset, targets=values), tables
 
 
@@ -259,7 +259,7 @@ def _start(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
     if not isinstance(start, str):
         raise UserError(f"[model]: start must be a name or a folder in quotes, got {start!r}")
     model = call("[model]", GraphCNF.from_pretrained, start, known={})
-    learned = [table["name"] for table in model.targets]
+    learned = [table["name"] for table in model.conditions]
     if learned and names not in (None, learned):
         raise UserError(f"[model]: {start} was trained with the properties {', '.join(learned)}")
     return model
@@ -278,13 +278,13 @@ def _started(model, start: str, names: list[str] | None, dataset, size: int) -> 
         raise UserError(f"[model]: {start} does not know all the molecules: see graphcnf finetune")
     model.metadata |= _described(dataset)
     model.training_hashes = dataset.training_hashes()
-    if model.targets:
+    if model.conditions:
         # The properties keep their means and deviations, and with them their meaning.
-        dataset, _ = _with_targets(dataset, [table["name"] for table in model.targets])
+        dataset, _ = _with_targets(dataset, [table["name"] for table in model.conditions])
         return _experiment(model.train(), dataset, size, 4 * size)
     if names is not None:
         dataset, tables = _with_targets(dataset, names)
-        model = call("[model]", model.with_targets, tables, known={})
+        model = call("[model]", model.with_conditions, tables, known={})
     return _of_graphs(model.train(), dataset, size)
 
 

@@ -42,7 +42,7 @@ class Folds(nn.Module):
     "Cross-validatory choice and assessment of statistical predictions").
 
     Args:
-        model: The model that is saved, coding graphs atom by atom.
+        model: The model that is saved, which draws graphs atom by atom.
         folds: Number of copies.
     """
 

@@ -51,7 +51,7 @@ def properties(
 ) -> None:
     """Measure how near molecules come to the properties that they are conditioned on."""
     loaded = load_model(model)
-    known = [table["name"] for table in loaded.targets]
+    known = [table["name"] for table in loaded.conditions]
     if not known:
         raise UserError(f"{model} was not trained with properties")
     chosen = known if conditions is None else [name.strip() for name in conditions.split(",")]

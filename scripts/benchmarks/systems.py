@@ -35,13 +35,10 @@ PRESETS = ("zinc250k", "zinc250k-unordered", "zinc250k-graphnvp", "zinc250k-grap
            "zinc250k-rvae", "zinc250k-jtvae")  # fmt: skip
 METHODS = {"pairs": "GraphCNF", "graphnvp": "GraphNVP", "graphaf": "GraphAF", "rvae": "R-VAE",
            "jtvae": "JT-VAE"}  # fmt: skip
-"""Published systems that the presets are written after, by coding; none of them is reproduced."""
+"""Published systems that presets are written after, by architecture; none is reproduced."""
 
 TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.6}
 """Temperatures of samples: published for GraphNVP, of DIG's implementation for GraphAF; else 1."""
-
-PARALLEL = ("pairs", "rvae")
-"""Codings whose number of network evaluations does not grow with the graph."""
 
 HELD_OUT = 2000
 """Held-out molecules whose bits and reconstruction are computed."""
@@ -122,13 +119,13 @@ def systems(
 def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
     """Return the row of a run, and one without its valency check for a model that has one."""
     dataset, model = run.molecules(), GraphCNF.from_pretrained(run.path)
-    coding = model.config["adjacency"]
-    published = {row["method"]: row for row in published_rows()}.get(METHODS.get(coding, ""), {})
+    method = METHODS.get(model.config["architecture"], "")
+    published = {row["method"]: row for row in published_rows()}.get(method, {})
     quoted = {f"published_{k}": published.get(k) for k in ("validity", "reconstruction")}
-    if coding == "graphaf" and model.has_support:
+    if not model.is_raw:
         checked = _row(run, model, dataset, samples)
         checked["model"] += " with its check, not raw"
-        return [_row(run, model.without_support(), dataset, samples) | quoted, checked]
+        return [_row(run, model.without_rules(), dataset, samples) | quoted, checked]
     return [_row(run, model, dataset, samples) | quoted]
 
 
@@ -136,11 +133,11 @@ def _row(
     run: TrainedRun, model: GraphCNF, dataset: MoleculeDataset, samples: int
 ) -> dict[str, Any]:
     """Return the figures of a model; the seed of the samples is that of the run."""
-    coding, seed = model.config["adjacency"], model.metadata["training"]["seed"]
+    architecture, seed = model.config["architecture"], model.metadata["training"]["seed"]
     graphs = dataset.graphs.subset(references.held_out(dataset, HELD_OUT))
     sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
     size_bits = -float(model.size_log_prob(sizes).mean()) / math.log(2)
-    temperature = TEMPERATURES.get(coding, 1.0)
+    temperature = TEMPERATURES.get(architecture, 1.0)
 
     def draw() -> list:
         return [
@@ -156,7 +153,7 @@ def _row(
         "bits": measures.bits(model, graphs)["bits_per_molecule"] + size_bits,
         "sampling_rate": rate,
         "temperature": temperature,
-        "parallel": "yes" if coding in PARALLEL else "no",
+        "parallel": "yes" if model.steps.parallel else "no",
         "reconstruction": measures.reconstruction(model, graphs),
         **_score(frames, dataset),
     }

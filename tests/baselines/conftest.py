@@ -6,6 +6,7 @@ import pytest
 import torch
 from couplings import perturb
 
+import graphcnf.baselines  # noqa: F401  (registers the models)
 from graphcnf.graphs import GraphBatch, GraphCNF
 
 SIZES = {
@@ -22,7 +23,7 @@ def build():
         torch.manual_seed(0)
         steps = {"node_categories": nodes, "bond_categories": bonds} | SIZES[name] | options
         steps["max_nodes"] = batch.mask.shape[1]
-        model = perturb(GraphCNF(adjacency=name.split()[0], steps=steps), scale).train()
+        model = perturb(GraphCNF(architecture=name.split()[0], steps=steps), scale).train()
         model.bounds(batch)
         return model.eval()
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from graphcnf.baselines.graphs.one_hot import NOISE, OneHotDequantization
-from graphcnf.baselines.graphs.relational import relations
+from graphcnf.baselines.graphs.graphnvp import NOISE, OneHotDequantization, relations
 from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise
 from graphcnf.graphs import GraphBatch

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.baselines.graphs.breadth_first import breadth_first_order
-from graphcnf.baselines.graphs.valency import ValencyCheck
+from graphcnf.baselines.graphs.graphaf import ValencyCheck, breadth_first_order
 from graphcnf.errors import UserError
 from graphcnf.flows import record_generators
 from graphcnf.graphs import GraphBatch, PackedGraphs
@@ -80,7 +79,7 @@ def test_check_keeps_sums_and_pieces_together(checked):
         assert nx.is_connected(nx.from_numpy_array(real))
     assert 1 < graphs.sizes.float().mean() < 9
     # Without it, the same weights break the sums, and all nodes are there.
-    raw = checked.without_support().sample(sizes, generator=record_generators(0, 0, 300))
+    raw = checked.without_rules().sample(sizes, generator=record_generators(0, 0, 300))
     assert (sums_of(raw) > torch.tensor(SUMS)[raw.node_types]).any()
     assert (raw.sizes == 9).all()
 
@@ -94,7 +93,7 @@ def test_tables_that_do_not_fit_are_refused(build, random_batch, table):
 def test_check_draws_nothing_where_all_fits(build, random_batch):
     batch = random_batch(40, 9)
     free = build("graphaf", batch, nodes=3, bonds=2, largest_sums=[99] * 3, edge_weights=[1, 2])
-    raw = free.without_support()
+    raw = free.without_rules()
     one, other = (
         m.sample(torch.full((40,), 9), generator=record_generators(1, 0, 40)) for m in (free, raw)
     )

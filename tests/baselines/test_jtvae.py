@@ -44,7 +44,7 @@ def packed(growing):
 def build(graphs, nodes=3, bonds=2, weights=None, **options):
     torch.manual_seed(0)
     model = GraphCNF.for_graphs(
-        graphs, node_categories=nodes, bond_categories=bonds, adjacency="jtvae",
+        graphs, node_categories=nodes, bond_categories=bonds, architecture="jtvae",
         edge_weights=weights, **{**SMALL, **options},
     )  # fmt: skip
     return perturb(model, 0.1)
@@ -167,7 +167,7 @@ def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F8
 
 def test_without_support_nodes_may_have_more(molecules):  # noqa: F811
     model = build(molecules, 9, 3, ORDERS).eval()
-    free = model.without_support()
+    free = model.without_rules()
     batch = GraphBatch.collate(molecules, range(4))
     assert (
         free.steps.vocabulary.largest_sums > np.array(model.steps.vocabulary.largest_sums)

@@ -44,7 +44,7 @@ def build(nodes=2, bonds=1, most=3, rules=None):
     torch.manual_seed(0)
     rules = rules or {"edge_weights": [1], "largest_sums": [2, 2], "edge_ends": [[0, 0, 0]]}
     sizes = {"node_categories": nodes, "bond_categories": bonds, "max_nodes": most}
-    model = GraphCNF(adjacency="rvae", steps={**sizes, **rules, **SMALL})
+    model = GraphCNF(architecture="rvae", steps={**sizes, **rules, **SMALL})
     return perturb(model)
 
 
@@ -174,12 +174,17 @@ def test_temperature_scales_the_latents():
 def test_what_is_measured_is_kept_by_the_graphs_themselves():
     graphs = PackedGraphs.from_lists([CHAIN, ([2, 1], [(1, 0)], [1])])
     model = GraphCNF.for_graphs(
-        graphs, node_categories=3, bond_categories=2, adjacency="rvae", edge_weights=[1, 2], **SMALL
+        graphs,
+        node_categories=3,
+        bond_categories=2,
+        architecture="rvae",
+        edge_weights=[1, 2],
+        **SMALL,
     )
     batch = GraphBatch.collate(graphs)
     nodes = torch.where(batch.mask[..., None], F.one_hot(batch.node_types, 3).float(), 0)
     found = model.steps.penalties(nodes, F.one_hot(batch.bonds, 3).float(), batch.mask)
     assert not any(value.any() for value in found.values())
     assert model.steps.knows(batch).all()
-    free = model.without_support().steps.penalties
+    free = model.without_rules().steps.penalties
     assert not free(nodes, 9 * F.one_hot(batch.bonds, 3).float(), batch.mask)["valence"].any()

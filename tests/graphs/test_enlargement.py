@@ -104,7 +104,7 @@ def test_the_grown_model_samples_and_learns(model):
 
 def test_what_may_be_asked_is_heeded_as_before(model):
     tables = [{"name": "size", "mean": 3.0, "deviation": 1.0}]
-    known = model.with_targets(tables).eval()
+    known = model.with_conditions(tables).eval()
     with torch.no_grad():
         for parameter in known.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -112,20 +112,20 @@ def test_what_may_be_asked_is_heeded_as_before(model):
     graphs = PackedGraphs.from_lists([chain, *(KNOWN.graph(k) for k in range(3))])
     same = grown(known, KNOWN)
     other = grown(known, graphs, nodes=(0, 1, 0))
-    assert other.targets == tables
+    assert other.conditions == tables
     new, old = (m.steps.network.shares.each[2].weight for m in (other, known))
     assert torch.equal(new, old[[0, 1, 0]])
     batch = GraphBatch.collate(KNOWN)
     with torch.no_grad():
         for row in (math.nan, 2.0, 5.0):
-            batch.targets = torch.full((len(batch), 1), row)
+            batch.conditions = torch.full((len(batch), 1), row)
             before = known.log_prob(batch)
             assert torch.equal(same.log_prob(batch), before)
             # Old values lose what their copies take, and no more.
             lost = before - other.log_prob(batch)
             assert (lost >= -1e-5).all() and (lost < 3).all()
             # Products of matrices of other shapes round otherwise on some processors.
-            sizes = [m.steps.sizes(batch.targets)[:, :6] for m in (known, other)]
+            sizes = [m.steps.sizes(batch.conditions)[:, :6] for m in (known, other)]
             torch.testing.assert_close(*sizes)
     loss, _ = other.train().training_loss(batch)
     loss.backward()
@@ -147,6 +147,6 @@ def test_what_cannot_grow_is_refused(model):
     trees = GraphCNF.for_graphs(graphs, node_categories=2, bond_categories=2, **TINY)
     with pytest.raises(UserError, match="knows no closures"):
         grown(trees, KNOWN, weights=(1, 1))
-    trees.config = {**trees.config, "adjacency": "pairs"}
+    trees.config = {**trees.config, "architecture": "pairs"}
     with pytest.raises(UserError, match="atom by atom"):
         grown(trees, KNOWN)

@@ -272,9 +272,9 @@ def test_samples_that_cannot_be_are_refused(model, arguments, message):
 def test_models_that_cannot_be_are_refused(model):
     steps = model.config["steps"]
     for arguments, message in (
-        ({"adjacency": "matrix"}, "adjacency must be the name of a coding"),
+        ({"architecture": "matrix"}, "architecture must be the name of a graph model"),
         ({"order": "random"}, "order must be one of"),
-        ({"order": "none"}, 'adjacency "path" needs order "canonical"'),
+        ({"order": "none"}, 'architecture "path" needs order "canonical"'),
         ({"steps": {**steps, "edge_weights": [2, 2]}}, "edge_weights: 2 whole numbers"),
         ({"steps": {**steps, "largest_sums": [1, 1, 1]}}, "largest_sums: 3 whole numbers"),
     ):
@@ -297,13 +297,13 @@ def test_graphs_that_the_model_does_not_know_are_refused(model):
 
 
 def test_support_is_what_the_configuration_says(model):
-    assert model.has_support and not model.without_support().has_support
+    assert model.has_rules and not model.without_rules().has_rules
     steps = dict(model.config["steps"])
     assert steps.pop("largest_sums")
     free = GraphCNF(steps=steps)  # as the default of the steps is
-    assert not free.has_support
+    assert not free.has_rules
     with pytest.raises(UserError, match="no support"):
-        free.without_support()
+        free.without_rules()
 
 
 def test_training_loss_reaches_every_parameter(double, build_model, random_graphs):
@@ -357,19 +357,19 @@ def test_double_needs_no_default_type(random_graphs):
     assert (back.bonds == batch.bonds).all()
     with torch.no_grad():
         torch.nn.init.normal_(next(model.parameters()), std=1 / 3)
-    other = next(model.without_support().parameters())
+    other = next(model.without_rules().parameters())
     assert torch.equal(other, next(model.parameters())) and other.dtype == torch.float64
 
 
-@pytest.mark.parametrize("adjacency", ["path", "pairs"])
-def test_unknown_categories_and_sizes_are_named(random_graphs, adjacency):
+@pytest.mark.parametrize("architecture", ["path", "pairs"])
+def test_unknown_categories_and_sizes_are_named(random_graphs, architecture):
     chosen = random_graphs.subset(range(30))
     options = {"width": 16, "layers": 1, "heads": 2}
-    if adjacency == "pairs":
+    if architecture == "pairs":
         step = {**options, "couplings": 2}
         options = {name: step for name in ("nodes", "bonds", "adjacency_step")}
     model = GraphCNF.for_graphs(
-        chosen, node_categories=3, bond_categories=2, adjacency=adjacency, **options
+        chosen, node_categories=3, bond_categories=2, architecture=architecture, **options
     )
     good = GraphBatch.collate(chosen)
     with pytest.raises(ValueError, match="node category 3; known are 0 to 2"):

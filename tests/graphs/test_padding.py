@@ -10,7 +10,7 @@ from graphcnf.coloring import ColoringFlow
 from graphcnf.flows import Context, Noise, StandardLogistic
 from graphcnf.graphs import GraphBatch, GraphCNF
 
-PAIRS = {"adjacency": "pairs", "node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
+PAIRS = {"architecture": "pairs", "node_dim": 2, "node_mixtures": 2, "pair_mixtures": 2}
 PAIRS |= {
     part: {"couplings": 2, "width": 16, "layers": 1, "heads": 2}
     for part in ("nodes", "bonds", "adjacency_step")

@@ -19,7 +19,7 @@ JOINT = {**STEP, "pair_width": 8}
 def pair_model(order, nodes=2, bonds=2, most=3, seed=0, **options):
     torch.manual_seed(seed)
     model = GraphCNF(
-        adjacency="pairs",
+        architecture="pairs",
         order=order,
         steps={
             "node_categories": nodes,
@@ -222,7 +222,7 @@ def test_samples_are_graphs(order):
 
 def test_steps_have_defaults():
     sizes = {"node_categories": 2, "bond_categories": 2, "max_nodes": 3}
-    model = GraphCNF(adjacency="pairs", steps=sizes)
+    model = GraphCNF(architecture="pairs", steps=sizes)
     assert torch.isfinite(model.log_prob(random_graphs(4, 3, 2, 2))).all()
 
 

@@ -9,7 +9,7 @@ import torch
 
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.path.code import AtomCode
-from graphcnf.graphs.path.steps import PathSteps
+from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.path.walk import Path
 
@@ -85,7 +85,7 @@ def test_random_weights_are_a_normalised_density(double, nodes, support):
         nodes, weights=[1], sums=[3] if support else None, categories=1, closures=[nodes, nodes]
     )
     codes = every_code(limit, code.cardinalities, nodes)
-    steps = PathSteps(
+    steps = PathModel(
         node_categories=1, bond_categories=1, max_nodes=nodes, back=nodes, closures=[nodes, nodes],
         largest_sums=[3] if support else None, width=8, layers=1, heads=2, head_width=8,
     )  # fmt: skip

@@ -40,7 +40,7 @@ def pair_model(random_graphs):
         random_graphs,
         node_categories=3,
         bond_categories=2,
-        adjacency="pairs",
+        architecture="pairs",
         nodes=step,
         bonds=step,
         adjacency_step=step,
@@ -79,7 +79,7 @@ def test_blocks_may_come_together_always_the_same_ones():
 def test_records_that_are_drawn_together_are_the_same_up_to_rounding(double, model, monkeypatch):
     """What a GPU does, here on a CPU in float64, where rounding hardly ever decides."""
     alone = model.sample_records(100, 2500, seed=2)
-    monkeypatch.setattr("graphcnf.graphs.records.together_on", lambda device: 2)
+    monkeypatch.setattr("graphcnf.graphs.model.together_on", lambda device: 2)
     assert model.sample_records(100, 2500, seed=2) == alone
 
 

@@ -42,7 +42,7 @@ def build():
             graphs,
             node_categories=3,
             bond_categories=2,
-            adjacency="rounds",
+            architecture="unordered",
             order="none",
             **{**SMALL, **options},
         )
@@ -262,7 +262,7 @@ def test_samples_are_in_one_piece_where_the_labels_have_places_enough(build, ran
     mask = torch.arange(12) < torch.randint(2, 13, (400, 1))
     latents = model.steps.base_sample(mask)
     shares = []
-    for each in (model, model.without_support()):
+    for each in (model, model.without_rules()):
         labels, kinds = each.steps.decode_labels(latents, mask)
         places = each.steps.table.ends[labels].sum(-1)
         enough = (places.sum(1) >= 2 * (mask.sum(1) - 1)) & ((places > 0) | ~mask).all(1)
@@ -299,7 +299,12 @@ def test_parity_excludes_nothing_that_graphs_have(random_graphs):
 
 def test_molecules_are_possible(molecules):
     model = GraphCNF.for_graphs(
-        molecules, node_categories=9, bond_categories=3, adjacency="rounds", order="none", **SMALL
+        molecules,
+        node_categories=9,
+        bond_categories=3,
+        architecture="unordered",
+        order="none",
+        **SMALL,
     )
     assert model.steps.node_rounds + model.max_nodes <= 64
     batch = GraphBatch.collate(molecules, np.arange(20))
@@ -329,4 +334,4 @@ def test_single_nodes_have_no_edges_to_learn(build, random_graphs):
 
 def test_the_order_must_be_none():
     with pytest.raises(UserError, match='"rounds" needs order "none"'):
-        GraphCNF(adjacency="rounds", order="canonical", steps={})
+        GraphCNF(architecture="unordered", order="canonical", steps={})

@@ -100,7 +100,9 @@ def test_images_that_have_changed_since_training_are_noticed(folder, tmp_path):
 
 def test_which_folder_is_an_image_model(runs, folder, tmp_path):
     assert is_image_model(runs / "a") and is_image_model(str(runs / "a" / "model"))
-    (tmp_path / "config.json").write_text('{"format": 1, "model": {"adjacency": "pairs"}}')
+    (tmp_path / "config.json").write_text(
+        '{"format": 1, "model": {"architecture": "pairs", "order": "none"}}'
+    )
     for other in (tmp_path, folder, "zinc250k", tmp_path / "nothing"):
         assert not is_image_model(other)
 

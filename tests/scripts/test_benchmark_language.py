@@ -63,7 +63,7 @@ def test_systems_are_trained_and_compared(bench, zinc_smiles, surroundings, monk
     common = '[data]\nname = "smiles_file"\npath = "x.smi"\n[training]\naccelerator = "cpu"\n'
     for name, model in (
         ("ours", "width = 16\nlayers = 1\nheads = 2\ntable_rows = 64"),
-        ("other", 'adjacency = "graphaf"\nwidth = 8\nlayers = 1\nrows = 2'),
+        ("other", 'architecture = "graphaf"\nwidth = 8\nlayers = 1\nrows = 2'),
     ):
         (surroundings / f"{name}.toml").write_text(f"[model]\n{model}\n{common}")
     how = ["-n", 40, "--seeds", 3, "--language", "--folder", "runs"]

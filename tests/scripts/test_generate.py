@@ -314,7 +314,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     step = {"couplings": 1, "width": 8, "layers": 1, "heads": 1}
     torch.manual_seed(0)
     model = GraphCNF.for_graphs(
-        graphs, node_categories=17, bond_categories=5, adjacency="pairs", order="none",
+        graphs, node_categories=17, bond_categories=5, architecture="pairs", order="none",
         nodes=step, bonds=step, adjacency_step=step,
     ).eval()  # fmt: skip
     frame = evaluate_records(zinc_smiles[:128])

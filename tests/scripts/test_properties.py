@@ -43,9 +43,9 @@ def trained(graphcnf, model_folder, small_zinc, kept):
 
 def test_training_from_another_models_weights(graphcnf, trained, model_folder):
     model, start = GraphCNF.from_pretrained(trained), GraphCNF.from_pretrained(model_folder)
-    assert [table["name"] for table in model.targets] == ["logp", "weight"]
+    assert [table["name"] for table in model.conditions] == ["logp", "weight"]
     assert model.config["steps"]["width"] == start.config["steps"]["width"]
-    values = [table["mean"] for table in model.targets]
+    values = [table["mean"] for table in model.conditions]
     # Of drug-like molecules.
     assert 1 < values[0] < 4 and 250 < values[1] < 400
     before, after = start.state_dict(), model.state_dict()
@@ -62,7 +62,7 @@ def test_training_goes_on_with_the_same_properties(graphcnf, trained):
     code, _, err = graphcnf("train", "again.toml", "--out", "again", "--threads", 1)
     assert code == 0, err
     one, two = (GraphCNF.from_pretrained(folder) for folder in (trained, "again/model"))
-    assert one.targets == two.targets and one.config == two.config
+    assert one.conditions == two.conditions and one.config == two.config
     Path("other.toml").write_text(preset.replace('"weight"', '"qed"'))
     code, _, err = graphcnf("train", "other.toml", "--out", "other", "--threads", 1)
     assert code == 1 and "was trained with the properties logp, weight" in err
@@ -75,7 +75,7 @@ def test_fine_tuning_keeps_what_may_be_asked(graphcnf, trained):
     code, _, err = graphcnf(*command)
     assert code == 0 and "new to the weights: atoms Si" in err, err
     before, after = (GraphCNF.from_pretrained(folder) for folder in (trained, "own/model"))
-    assert after.targets == before.targets
+    assert after.conditions == before.conditions
     # The molecules say what their properties are, so that the network goes on learning of them.
     name = next(n for n, _ in after.named_parameters() if n.endswith("asked.leave.bias"))
     assert not torch.equal(after.get_parameter(name), before.get_parameter(name))
@@ -87,10 +87,10 @@ def test_likelihoods_are_given_what_was_asked_for(graphcnf, trained):
     code, out, err = graphcnf(*arguments)
     assert code == 0, err
     model = GraphCNF.from_pretrained(trained)
-    graphs = model.sample_records(0, 100, seed=0, targets=(1.5, 90.0))
+    graphs = model.sample_records(0, 100, seed=0, conditions=(1.5, 90.0))
     batch = GraphBatch.collate(graphs)
     free = model.log_prob(batch).detach()
-    batch.targets = torch.tensor([[1.5, 90.0]]).expand(100, -1)
+    batch.conditions = torch.tensor([[1.5, 90.0]]).expand(100, -1)
     nats = model.log_prob(batch).detach()
     written = [float(line.rsplit(",", 1)[1]) for line in out.splitlines()[1:]]
     assert written == pytest.approx(nats.tolist(), abs=1e-3)
@@ -197,7 +197,7 @@ def test_the_benchmark(bench, trained, monkeypatch):
 def test_the_best_of_several_is_the_nearest_of_them(graphcnf, trained):
     asked = {"logp": 1.5, "weight": 90.0}
     flow = MoleculeFlow.from_pretrained(trained)
-    deviations = {table["name"]: table["deviation"] for table in flow.model.targets}
+    deviations = {table["name"]: table["deviation"] for table in flow.model.conditions}
 
     def distance(smiles):
         if smiles is None:

@@ -61,7 +61,7 @@ def test_registry_errors():
     [
         ({"widht": 3}, "no option 'widht'"),
         ({"width": "big"}, "width must be an integer greater than 0"),
-        ({"adjacency": "pathh"}, "adjacency"),
+        ({"architecture": "pathh"}, "did you mean 'path'"),
         ({"order": "nonee"}, "order must be one of"),
         ({"properties": ["log_p"]}, "no property 'log_p'"),
         ({"start": "nosuch"}, "nosuch"),

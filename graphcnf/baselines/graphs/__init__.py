@@ -1,1 +1,1 @@
-"""Other models of graphs: GraphNVP, GraphAF, R-VAE; each a coding of `GraphCNF`."""
+"""Graph models after other systems: GraphNVP, GraphAF, R-VAE."""

@@ -15,25 +15,239 @@ edges of a node are computed at once, and none sees itself.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from graphcnf.baselines.graphs.breadth_first import breadth_first_order
-from graphcnf.baselines.graphs.one_hot import OneHotDequantization
-from graphcnf.baselines.graphs.relational import relations
-from graphcnf.baselines.graphs.sub_graph import SubGraphNetwork, along
-from graphcnf.baselines.graphs.valency import ValencyCheck
+from graphcnf.baselines.graphs.graphnvp import (
+    OneHotDequantization,
+    RelationalConvolution,
+    relations,
+)
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
-from graphcnf.flows.base import Generators, StandardNormal
-from graphcnf.flows.transform import Context, Noise, masked, sum_log_term
+from graphcnf.flows.base import Generators, StandardNormal, draw_normal
+from graphcnf.flows.logistic_mixture import bounded_log_scale
+from graphcnf.flows.readout import zero_init
+from graphcnf.flows.transform import Context, Noise, log_term_dtype, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.support import Support
 
 
-class GraphAFSteps(nn.Module):
+def breadth_first_order(batch: GraphBatch) -> Tensor:
+    """New node i is old node `order[b, i]`, (B, N) long; padding stays where it is.
+
+    The walk starts at the first node, and visits the neighbours of a node by their old numbers. A
+    graph in several pieces goes on with the first node that is left.
+
+    Examples:
+        >>> from graphcnf.graphs.packed import PackedGraphs
+        >>> path = PackedGraphs.from_lists([([0] * 4, [(1, 0), (2, 1), (3, 0)], [0] * 3)])
+        >>> breadth_first_order(GraphBatch.collate(path)).tolist()
+        [[0, 1, 3, 2]]
+    """
+    mask, adjacency = batch.mask, batch.adjacency
+    graphs, nodes = mask.shape
+    at = torch.arange(graphs, device=mask.device)
+    # Numbers that are not given yet are large; those of padding are its places.
+    rank = torch.where(mask, nodes, torch.arange(nodes, device=mask.device))
+    found = torch.zeros(graphs, dtype=torch.long, device=mask.device)
+    for turn in range(nodes):
+        fresh = (found == turn)[:, None] & mask & (rank == nodes)
+        root = fresh & (fresh.cumsum(1) == 1)
+        rank = torch.where(root, turn, rank)
+        found = found + root.sum(1)
+        here = (rank == turn).long().argmax(1)
+        new = adjacency[at, here] & (rank == nodes)
+        rank = torch.where(new, found[:, None] + new.cumsum(1) - 1, rank)
+        found = found + new.sum(1)
+    return rank.argsort(1)
+
+
+DRAWS = 50
+"""Draws before an edge is left out."""
+
+
+class ValencyCheck(nn.Module):
+    """Rejects edges that give a node more than the largest sum of edge weights of its category.
+
+    It is a rule of sampling that no density is part of: what it lets pass is not a raw sample.
+
+    Args:
+        edge_weights: Weight of each edge category (for molecules: bond orders).
+        largest_sums: Largest sum of edge weights of each node category.
+    """
+
+    weights: Tensor
+    sums: Tensor
+
+    def __init__(self, edge_weights: list[int], largest_sums: list[int]):
+        super().__init__()
+        self.least = min(edge_weights)
+        self.register_buffer("weights", torch.tensor([0, *edge_weights]), persistent=False)
+        self.register_buffer("sums", torch.tensor(largest_sums), persistent=False)
+
+    def room(self, types: Tensor, bonds: Tensor) -> Tensor:
+        """Largest weight (B,) that an edge between nodes may have.
+
+        Args:
+            types: Categories of its two ends, (B, 2) long.
+            bonds: 1 + category of their edges so far, 0 for none, (B, 2, N) long.
+        """
+        return (self.sums[types] - self.weights[bonds].sum(-1)).amin(-1)
+
+    def redraw(
+        self, kind: Tensor, room: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
+    ) -> Tensor:
+        """Kinds (B,) that fit: as given, or else from up to 50 new draws, or else 0, no edge.
+
+        Args:
+            kind: 1 + category of an edge, 0 for none, (B,) long.
+            room: Largest weight, (B,).
+            mean: Of the edge's vector, (B, R + 1).
+            log_scale: Of it, temperature included, (B, R + 1).
+            generator: See `draw_normal`.
+        """
+        # Without any room there will be no edge, however often it is drawn.
+        kind = torch.where(room < self.least, 0, kind)
+        for _ in range(DRAWS):
+            rows = (self.weights[kind] > room).nonzero()[:, 0]
+            if not len(rows):
+                return kind
+            own = generator
+            if generator is not None and not isinstance(generator, torch.Generator):
+                own = [generator[row] for row in rows.tolist()]
+            z = draw_normal(
+                (len(rows), mean.shape[1]), generator=own, device=mean.device, dtype=mean.dtype
+            )
+            again = (mean[rows] + torch.exp(log_scale[rows]) * z).argmax(-1)
+            kind = kind.index_copy(0, rows, again)
+        return torch.where(self.weights[kind] > room, 0, kind)
+
+
+MIDDLE, LOG_SCALE = 0.5, -1.0
+"""Where means and log-scales start: entries of one-hot vectors with noise are in [0, 0.9) mostly,
+with deviations of 0.26 and more."""
+
+
+@dataclass
+class SubGraph:
+    """State of each graph before some of its nodes, S rows.
+
+    Attributes:
+        whole: Of the sub-graph, and of how many nodes are to come, (B, S, W).
+        nodes: Of the last nodes before the row, the farthest first, (B, S, window, W).
+        sent: What each of them tells the new node along an edge of each kind, 0 along none,
+            (B, S, window, R + 1, W).
+    """
+
+    whole: Tensor
+    nodes: Tensor
+    sent: Tensor
+
+
+class SubGraphNetwork(nn.Module):
+    """Means and log-scales of a node, and of its edges, given the sub-graph before them.
+
+    Args:
+        node_categories: Number of node categories M.
+        bond_categories: Number of edge categories R.
+        max_nodes: Largest number of nodes.
+        window: How many nodes back an edge reaches.
+        width: Channels W.
+        layers: Relational convolutions.
+    """
+
+    def __init__(
+        self,
+        node_categories: int,
+        bond_categories: int,
+        max_nodes: int,
+        *,
+        window: int,
+        width: int,
+        layers: int,
+    ):
+        super().__init__()
+        self.window = window
+        self.old, self.new = (nn.Embedding(node_categories, width) for _ in range(2))
+        self.back = nn.Embedding(window + 2, width)
+        self.to_come = nn.Embedding(max_nodes + 1, width)
+        self.convolutions = nn.ModuleList(
+            RelationalConvolution(width, bond_categories) for _ in range(layers)
+        )
+        self.ask = nn.Linear(width, width)
+        self.send = nn.Linear(width, bond_categories * width, bias=False)
+        self.node = _read_out(width, 2 * node_categories)
+        self.edge = _read_out(width, 2 * (bond_categories + 1))
+        for table in (self.old, self.new, self.back, self.to_come):
+            nn.init.normal_(table.weight, std=0.3)
+
+    def before(self, types: Tensor, adjacency: Tensor, sizes: Tensor, rows: Tensor) -> SubGraph:
+        """The graphs before their nodes `rows`.
+
+        Args:
+            types: Node categories, (B, N) long.
+            adjacency: See `relations`.
+            sizes: Numbers of nodes, (B,) long.
+            rows: Numbers of nodes, (B, S) long.
+        """
+        number = torch.arange(types.shape[1], device=rows.device)[:, None]
+        back = rows[:, None] - number  # (B, N, S)
+        seen = back > 0
+        h = self.old(types)[:, :, None] + self.back(back.clamp(0, self.window + 1))
+        h = masked(h, seen)
+        for convolution in self.convolutions:
+            h = masked(convolution(h, adjacency), seen)
+        whole = h.sum(1) / rows.clamp(min=1)[..., None]
+        whole = whole + self.to_come((sizes[:, None] - rows).clamp(min=0))
+        last = rows[..., None] + torch.arange(-self.window, 0, device=rows.device)
+        graph = torch.arange(len(rows), device=rows.device)[:, None, None]
+        row = torch.arange(rows.shape[1], device=rows.device)[:, None]
+        # Nobody asks for what would lie before the first node.
+        nodes = h[graph, last.clamp(0, types.shape[1] - 1), row]
+        sent = self.send(nodes).unflatten(-1, (-1, nodes.shape[-1]))
+        return SubGraph(whole, nodes, torch.cat([torch.zeros_like(sent[..., :1, :]), sent], -2))
+
+    def of_node(self, before: SubGraph) -> tuple[Tensor, Tensor]:
+        """Mean and log-scale of the new node, (B, S, M) each."""
+        return _mean_and_log_scale(self.node(before.whole))
+
+    def asking(self, before: SubGraph, types: Tensor) -> Tensor:
+        """State of new nodes of `types` (B, S) towards each node before, (B, S, window, W)."""
+        return self.ask(before.nodes) + (before.whole + self.new(types))[:, :, None]
+
+    def of_edge(self, asking: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-scale of edges, (..., R + 1) each.
+
+        Args:
+            asking: State towards the other end, (..., W).
+            told: Sum of what the new node was told along its edges to nodes before that one.
+        """
+        return _mean_and_log_scale(self.edge(asking + told))
+
+
+def along(sent: Tensor, kinds: Tensor) -> Tensor:
+    """What is sent (..., R + 1, W) along edges of `kinds` (...), 0 for none: (..., W)."""
+    index = kinds[..., None, None].expand(*kinds.shape, 1, sent.shape[-1])
+    return sent.gather(-2, index).squeeze(-2)
+
+
+def _read_out(width: int, outputs: int) -> nn.Sequential:
+    leave = zero_init(nn.Linear(width, outputs))
+    return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), leave)
+
+
+def _mean_and_log_scale(parameters: Tensor) -> tuple[Tensor, Tensor]:
+    mean, log_scale = parameters.to(log_term_dtype(parameters)).chunk(2, -1)
+    return mean + MIDDLE, bounded_log_scale(log_scale + LOG_SCALE)
+
+
+@graph_model("graphaf")
+class GraphAFModel(GraphModel):
     """log p(graph) as a sum over its nodes and edges in breadth-first order.
 
     Args:
@@ -50,6 +264,10 @@ class GraphAFSteps(nn.Module):
     Raises:
         UserError: if the tables do not fit the categories.
     """
+
+    measured = ("edge_weights", "largest_sums")
+    rules = {"largest_sums": None}
+    redraws = True
 
     def __init__(
         self,
@@ -84,12 +302,19 @@ class GraphAFSteps(nn.Module):
         """The tables of the valency check; `options` are those of `Support.limits`."""
         return Support.limits(graphs, **options)
 
-    without_support = {"largest_sums": None}
-    """Arguments of the constructor with which nothing is checked."""
+    def notes(self, rules: bool) -> list[str]:
+        """Return a footnote on the valency check."""
+        if not rules:
+            return ["valency check: off."]
+        return [
+            "valency check: on. These are no raw samples: a bond that gives an atom more bonds "
+            "than its category has in the data is drawn again up to 50 times, and an atom without "
+            "a bond ends the molecule. Bits are those of the density without it."
+        ]
 
     @property
     def unknown(self) -> str:
-        """Why a graph is not known, where `knows` says so."""
+        """Reason why a graph is not known, where `knows` says so."""
         return f"a bond between atoms more than {self.window} apart in breadth-first order"
 
     def knows(self, batch: GraphBatch) -> Tensor:

@@ -27,8 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.graphs.one_hot import NOISE, OneHotDequantization
-from graphcnf.baselines.graphs.relational import RelationalConvolution, relations
+from graphcnf.categorical.encoding import Encoding, assemble
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardNormal
@@ -41,10 +40,95 @@ from graphcnf.flows.transform import (
     log_term_dtype,
     masked,
     sum_log_term,
+    take,
     zero_log_term,
 )
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.codings import AnyGraph
+from graphcnf.graphs.model import GraphModel, graph_model
+
+NOISE = 0.9
+"""Width of the noise, c in both papers."""
+
+
+class OneHotDequantization(Encoding):
+    """``z = onehot(x) + c u`` with u in [0, 1)^K and c = 0.9: ``log q(z|x) = -K log c``.
+
+    The cubes of the categories are disjoint, and the largest entry of z tells which one it is in:
+    log p(x|z) = 0. What p(z) puts outside of the cubes is lost, so that the mean of
+    log p(z) + K log c is a lower bound on log p(x).
+
+    References:
+        Madhawa et al. 2019, arXiv 1905.11600; Shi et al. 2020, arXiv 2001.09382.
+
+    Args:
+        categories: Number of categories K.
+
+    Examples:
+        >>> encoding = OneHotDequantization(3)
+        >>> encoded = encoding.encode(torch.tensor([[2, 0]]))
+        >>> encoding.decode(encoded.z).tolist()
+        [[2, 0]]
+    """
+
+    like: Tensor
+
+    def __init__(self, categories: int):
+        super().__init__()
+        self.cardinalities = self.latent_dim = int(categories)
+        # Knows the type of the module it is part of: there are no parameters to ask.
+        self.register_buffer("like", torch.empty(0), persistent=False)
+
+    def encode(self, x, context=Context()):
+        """Draw z (B, L, K) for categories x (B, L) long."""
+        x = masked(x, context.mask)
+        one_hot = F.one_hot(x, self.cardinalities).to(self.like)
+        u = take(
+            context.noise, lambda: torch.rand(one_hot.shape, dtype=torch.float64, device=x.device)
+        )
+        z = one_hot + NOISE * u.to(one_hot)
+        log_q = torch.full_like(z[..., 0], -self.cardinalities * math.log(NOISE))
+        return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)
+
+    def decode(self, z, context=Context(), *, sample=False):
+        """Categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
+        return masked(z.argmax(-1), context.mask)
+
+
+def relations(bonds: Tensor, kinds: int, dtype: torch.dtype) -> Tensor:
+    """Adjacency of each kind of edge side by side, (B, N, R N), for bonds (B, N, N) long."""
+    one_hot = F.one_hot(bonds, kinds + 1)[..., 1:].to(dtype)
+    return one_hot.movedim(-1, 2).flatten(2)
+
+
+class RelationalConvolution(nn.Module):
+    """``h_i <- h_i + relu(W_0 h_i + sum over kinds r and neighbours j in N_r(i) of W_r h_j)``.
+
+    The sum of h_i itself lets several layers be trained without normalisation.
+
+    References:
+        Schlichtkrull et al. 2018, arXiv 1703.06103.
+
+    Args:
+        width: Channels.
+        kinds: Kinds of edges R.
+    """
+
+    def __init__(self, width: int, kinds: int):
+        super().__init__()
+        self.kinds = kinds
+        self.own = nn.Linear(width, width)
+        # Without a constant: nodes whose state is 0 are not there, and send nothing.
+        self.send = nn.Linear(width, kinds * width, bias=False)
+
+    def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
+        """For h (B, N, ..., width) and `relations` (B, N, R N).
+
+        Axes between nodes and channels hold several states of the same graph.
+        """
+        own = self.own(h)
+        sent = torch.stack(self.send(h).chunk(self.kinds, -1), 1)  # (B, R, N, ..., width)
+        received = adjacency.to(sent.dtype) @ sent.flatten(1, 2).flatten(2)
+        return h + F.relu(own + received.view_as(own))
 
 
 class OneByOne(Bijection):
@@ -219,7 +303,8 @@ class NodeCouplings(OneByOne):
         return torch.cat(nodes, 1), log_det
 
 
-class GraphNVPSteps(AnyGraph):
+@graph_model("graphnvp")
+class GraphNVPModel(GraphModel):
     """log p(graph) from the adjacency tensor, and the nodes given it.
 
     Args:

@@ -25,7 +25,7 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.codings import AnyGraph
+from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.pairs.latents import all_pairs
 from graphcnf.graphs.path.support import Support
@@ -150,8 +150,9 @@ class Decoder(nn.Module):
         return self.nodes(h), self.edges(pair + F.gelu(self.mixed(pair)))
 
 
-class RegularizedSteps(AnyGraph):
-    """The coding of `GraphCNF` that is called "rvae".
+@graph_model("rvae")
+class RegularizedVAE(GraphModel):
+    """Variational autoencoder of graphs with penalties for what they must have in common.
 
     Args:
         node_categories: Number of node categories.
@@ -167,6 +168,10 @@ class RegularizedSteps(AnyGraph):
         decoder_layers: Convolutions of the decoder.
         multiplier: Weight of the penalties beside the bound in nats.
     """
+
+    measured = ("edge_weights", "edge_ends", "largest_sums")
+    rules = {"largest_sums": None}
+    parallel = True
 
     def __init__(
         self,
@@ -205,9 +210,6 @@ class RegularizedSteps(AnyGraph):
         rows = np.concatenate([np.stack([kinds, a, b], 1), np.stack([kinds, b, a], 1)])
         ends = np.unique(rows, axis=0).tolist()
         return {**Support.limits(graphs, **options), "edge_ends": ends}
-
-    without_support = {"largest_sums": None}
-    """Arguments of the constructor with which no penalty is for sums of edge weights."""
 
     def _posterior(self, batch: GraphBatch) -> Gaussian:
         h = self.encoder(batch.node_types, batch.bonds, batch.mask)

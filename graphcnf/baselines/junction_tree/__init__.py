@@ -1,1 +1,1 @@
-"""JT-VAE: graphs as trees of clusters; a coding of `GraphCNF`."""
+"""JT-VAE, a graph model: graphs as trees of clusters."""

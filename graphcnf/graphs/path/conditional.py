@@ -132,7 +132,7 @@ class ConditionalWalk:
     """Draws graphs with a fragment from a model.
 
     Args:
-        steps: `PathSteps` of the model.
+        steps: `PathModel` of the model.
         fragment: What the graphs have to hold.
         temperature: Below 1 for more probable graphs.
     """

@@ -19,8 +19,8 @@ from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.code import AtomCode
+from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.path.steps import PathSteps
 from graphcnf.graphs.path.walk import SUMS
 
 LEAST = -8.0
@@ -53,10 +53,9 @@ def enlarged(
     Raises:
         UserError: The model is of another kind, or knows no closures where the graphs have some.
     """
-    if model.config["adjacency"] != "path":
-        raise UserError("only models that code graphs atom by atom (adjacency path) can grow")
     known, steps = model.config["steps"], model.steps
-    assert isinstance(steps, PathSteps)
+    if not isinstance(steps, PathModel):
+        raise UserError('only models that draw graphs node by node ("path") can grow')
     sizes = {"node_categories": len(node_sources), "bond_categories": len(edge_sources)}
     needed = type(steps).measure(
         graphs,
@@ -67,7 +66,7 @@ def enlarged(
     needed |= {**sizes, "max_nodes": int(graphs.node_counts.max())}
     other = GraphCNF(**{**model.config, "steps": merged(known, needed)})
     larger = other.steps
-    assert isinstance(larger, PathSteps)
+    assert isinstance(larger, PathModel)
     try:
         grow(
             larger.network,

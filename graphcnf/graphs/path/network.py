@@ -21,6 +21,7 @@ from graphcnf.categorical.autoregressive import InSequence, Network, Step
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.readout import ReadOut, zero_init
 from graphcnf.flows.transform import Context
+from graphcnf.graphs.conditions import ConditionEmbedding, Shares
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import Places, Support
 from graphcnf.graphs.path.walk import (
@@ -34,7 +35,6 @@ from graphcnf.graphs.path.walk import (
     hashed,
     level_codes,
 )
-from graphcnf.graphs.targets import Shares, TargetEmbedding
 
 TOGETHER = (2, 3, 4, 6)
 """Numbers of levels at the end of the path that a network sees as one category."""
@@ -101,7 +101,7 @@ class PathNetwork(Network):
         level_width: Channels of a level of the path.
         table_rows: Rows of each hashed table of the last levels together.
         dropout: Share of the channels that training leaves out.
-        targets: Conditions of a graph (`graphcnf.graphs.targets`), None for none.
+        conditions: Conditions of a graph (`graphcnf.graphs.conditions`), None for none.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -121,7 +121,7 @@ class PathNetwork(Network):
         level_width: int = 24,
         table_rows: int = 8192,
         dropout: float = 0.0,
-        targets: Sequence[Mapping[str, Any]] | None = None,
+        conditions: Sequence[Mapping[str, Any]] | None = None,
     ):
         super().__init__()
         if not 0 <= dropout < 1:
@@ -152,8 +152,8 @@ class PathNetwork(Network):
         self.chain = nn.ModuleList(nn.Embedding(c, head_width) for c in self.cardinalities[:-1])
         self.gains = nn.Parameter(torch.ones(len(self.cardinalities), head_width))
         self.outputs = nn.ModuleList(zero_init(ReadOut(head_width, c)) for c in self.cardinalities)
-        self.conditions = None if targets is None else TargetEmbedding(targets, width)
-        self.shares = None if targets is None else Shares(self.cardinalities, targets, width)
+        self.conditions = None if conditions is None else ConditionEmbedding(conditions, width)
+        self.shares = None if conditions is None else Shares(self.cardinalities, conditions, width)
         for table in [self.position, self.remaining, *self.values]:
             nn.init.normal_(table.weight, std=0.2)
 
@@ -206,14 +206,14 @@ class PathNetwork(Network):
     def _conditioned(self, conditions: Tensor, added: Tensor) -> Tensor:
         """Channels (B, M, C) of the conditions (B, P), of which nodes have `added` (B, M, P)."""
         if self.conditions is None or self.shares is None:
-            raise ValueError("this model was trained without targets")
+            raise ValueError("this model was trained without conditions")
         conditions = conditions.to(self.initial.dtype)
         return self.conditions(conditions)[:, None] + self.shares(conditions, added)
 
     def added(self, x: Tensor, path: Path) -> Tensor:
         """Return the shares (R, P) of the conditions that nodes x (R, V) after R paths have."""
         if self.shares is None:
-            raise ValueError("this model was trained without targets")
+            raise ValueError("this model was trained without conditions")
         return self.shares.of(x, path.links(x))
 
     def _check(self, context: Context) -> None:

@@ -90,7 +90,7 @@ def log_prob_of_orders(steps, batch: GraphBatch, count: int, seed: int = 0) -> T
     """Log of the summed probabilities of several numberings of each graph, (B,) nats.
 
     Args:
-        steps: `PathSteps`.
+        steps: `PathModel`.
         batch: Depth-first numbered graphs.
         count: Numberings to try, the given one included; see `renumbered`.
         seed: Of the others.
@@ -99,8 +99,10 @@ def log_prob_of_orders(steps, batch: GraphBatch, count: int, seed: int = 0) -> T
     total = torch.full((len(batch),), -torch.inf, device=batch.mask.device)
     for chosen in batches(graphs.node_counts):
         part = GraphBatch.collate(graphs, chosen).to(batch.mask.device)
-        if batch.targets is not None:
-            part.targets = batch.targets[torch.from_numpy(owners[chosen]).to(batch.mask.device)]
+        if batch.conditions is not None:
+            part.conditions = batch.conditions[
+                torch.from_numpy(owners[chosen]).to(batch.mask.device)
+            ]
         # A longer step back or closure than the code has: such a numbering has probability 0.
         known = steps.code.knows(part)
         if not known.any():

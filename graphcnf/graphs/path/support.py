@@ -28,6 +28,13 @@ UNLIMITED = 260
 """Sum of edge weights that no node reaches, in units of the largest weight: nodes are up to 255."""
 
 
+def limit_note(rules: bool) -> str:
+    """Return a footnote on the limit on sums of edge weights, which holds with `rules`."""
+    if rules:
+        return "support of the data: on; no atom gets more bonds than its category has in the data."
+    return "support of the data: off."
+
+
 @dataclass
 class Places:
     """Places for edges around M nodes that are to be decided, variable by variable.

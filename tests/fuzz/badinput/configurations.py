@@ -36,7 +36,7 @@ EXPERIMENTS: dict[str, tuple[dict, dict, dict[str, tuple], dict[str, tuple]]] = 
         {"width": 16, "layers": 1, "heads": 2, "table_rows": 64},
         {"name": "smiles_file", "path": "{molecules}"},
         {"width": (*SIZE, 17), "layers": SIZE, "heads": (*SIZE, 3), "table_rows": SIZE,
-         "head_width": SIZE, "level_width": SIZE, "expansion": WHEN, "adjacency": NAME,
+         "head_width": SIZE, "level_width": SIZE, "expansion": WHEN, "architecture": NAME,
          "order": (*NAME, "none"), "support": FLAG, "weights": NAME, "max_nodes": (8,),
          "graphs": (1,), "metadata": ({"a": 1},), "edge_weights": ([1],), "node_categories": (5,)},
         {"name": NAME, "path": FILE, "column": (3, True, ["smiles"], "nowhere"),
@@ -44,7 +44,7 @@ EXPERIMENTS: dict[str, tuple[dict, dict, dict[str, tuple], dict[str, tuple]]] = 
          "workers": SIZE[:9], "vocabulary": ("C", 3, {"atoms": []}), "skipped_file": ("x.txt",)},
     ),
     "pairs": (
-        {"adjacency": "pairs", "order": "none", "nodes": {"width": 8, "layers": 1},
+        {"architecture": "pairs", "order": "none", "nodes": {"width": 8, "layers": 1},
          "bonds": {"width": 8, "layers": 1, "couplings": 1, "pair_width": 4},
          "adjacency_step": {"width": 8, "layers": 1, "couplings": 1, "pair_width": 4}},
         {"name": "smiles_file", "path": "{molecules}"},

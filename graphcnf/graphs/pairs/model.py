@@ -24,7 +24,6 @@ from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.readout import zero_init
 from graphcnf.flows.transform import Context, Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.codings import AnyGraph
 from graphcnf.graphs.features import (
     MAX_COUNT,
     NODE_FEATURES,
@@ -32,6 +31,7 @@ from graphcnf.graphs.features import (
     structure_context,
     typed_context,
 )
+from graphcnf.graphs.model import ORDERS, GraphModel, graph_model
 from graphcnf.graphs.pairs.latents import GraphLatents, all_pairs, dense, joint_flow
 from graphcnf.graphs.pairs.network import PairNetwork
 
@@ -73,18 +73,19 @@ class VirtualEdges(nn.Module):
         return (z - self.real_shift) * (-self.real_log_scale).exp()
 
     def draw(self, like: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
-        """Latents of virtual edges shaped `like` (B, P, E), and log q(z) per pair, (B, P)."""
+        """Draw latents of virtual edges shaped `like` (B, P, E), and log q(z) per pair, (B, P)."""
         base = logistic_noise(like.shape, like, noise)
         log_q = logistic_log_density(base) - self.log_scale
         return base * self.log_scale.exp() + self.shift, log_q.sum(-1)
 
     def logit(self, z: Tensor) -> Tensor:
-        """Log p(A=1|z) - log p(A=0|z), (B, P)."""
+        """Return log p(A=1|z) - log p(A=0|z), (B, P)."""
         return (self.linear(z) + self.network(z)).squeeze(-1)
 
 
-class PairSteps(AnyGraph):
-    """GraphCNF with virtual edges.
+@graph_model("pairs")
+class PairsModel(GraphModel):
+    """GraphCNF with virtual edges, in one shot.
 
     Args:
         node_categories: Number of node categories.
@@ -101,6 +102,9 @@ class PairSteps(AnyGraph):
         node_mixtures: Logistics per node channel.
         pair_mixtures: Logistics per pair channel.
     """
+
+    orders = ORDERS
+    parallel = True
 
     def __init__(
         self,
@@ -176,7 +180,7 @@ class PairSteps(AnyGraph):
         return bonds[rows, index[..., 0], index[..., 1]]
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
-        """Encode a batch; return the joint latents of the base space and the bound's terms."""
+        """Return the joint latents of the base space of a batch, and the bound's terms."""
         mask = batch.mask
         node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
         z, node_term = self.nodes(node.z, self._typed(batch.bonds, mask))
@@ -218,11 +222,11 @@ class PairSteps(AnyGraph):
         return z, bounds
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """One draw of the bound; the base density counts to the adjacency step."""
+        """Draw the terms of the bound; the base density counts to the adjacency step."""
         return self._run(batch, noise)[1]
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Latents of the base space: nodes (B, N, D), and all pairs (B, P, E)."""
+        """Return latents of the base space: nodes (B, N, D), and all pairs (B, P, E)."""
         z = self._run(batch, noise)[0]
         return {"nodes": z.nodes, "pairs": z.pairs}
 
@@ -238,7 +242,7 @@ class PairSteps(AnyGraph):
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
-        """Graphs of latents.
+        """Return graphs of latents.
 
         `temperature` scales latents; apply it to latents of the base density only.
         """
@@ -272,7 +276,7 @@ class PairSteps(AnyGraph):
 
 
 def _edges(is_real: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Real pairs only: index (B, E, 2), mask (B, E), and their place among all pairs (B, E)."""
+    """Return index (B, E, 2), mask (B, E) and place among all pairs (B, E) of real pairs."""
     most = max(int(is_real.sum(1).max()), 1) if is_real.numel() else 0
     place = is_real.long().argsort(dim=1, descending=True, stable=True)[:, :most]
     real = is_real.gather(1, place)

@@ -1,4 +1,4 @@
-"""Numbers that are asked of a whole graph, such as properties of a molecule."""
+"""Conditioning variables of a whole graph, such as properties of a molecule."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch.nn import functional as F
 from graphcnf.flows.readout import zero_init
 
 FREQUENCIES = 6
-"""Of a number's sines and cosines: periods of 16, 8, 4, 2, 1 and 1/2 standard deviations."""
+"""Sines and cosines of a value, of periods 16, 8, 4, 2, 1 and 1/2 standard deviations."""
 
 FAR = 20.0
-"""Deviations beyond which numbers are not told apart."""
+"""Standard deviations from the mean at which values are clamped."""
 
 RIDGE = 0.3
-"""Of the least squares of edges: what was seen once adds little."""
+"""Ridge of the least squares of edges: an edge that was seen once adds little."""
 
-FORGOTTEN = 0.2
-"""In training, the share of graphs that nothing is asked of."""
+UNCONDITIONAL = 0.2
+"""Share of the training graphs that are shown without conditions."""
 
 
-def target_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
-    """What a model keeps of its targets: name, mean and deviation of each.
+def condition_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
+    """Return the table of conditions that a model keeps: name, mean, deviation of each.
 
     Args:
-        names: What the columns are called.
+        names: Names of the columns.
         values: Of the training graphs, (M, P).
     """
     means, deviations = values.mean(0), values.std(0)
@@ -42,25 +42,25 @@ def target_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str, An
 
 
 def partly_known(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The values (B, P), some of them NaN: any set of them may be asked for in the end.
+    """Return values (B, P) with some of them NaN, since any of them may be asked for later.
 
-    Of the graphs that are asked for something, any number of values is as frequent.
+    Among the graphs with conditions, every number of known values is equally frequent.
     """
     known = random.random(values.shape) < random.random((len(values), 1))
-    known &= random.random((len(values), 1)) >= FORGOTTEN
+    known &= random.random((len(values), 1)) >= UNCONDITIONAL
     return np.where(known, values, np.nan)
 
 
-def target_row(values: Sequence[float | None]) -> Tensor:
-    """What is asked of a graph, as a row (1, P); NaN for None."""
+def condition_row(values: Sequence[float | None]) -> Tensor:
+    """Return conditions of a graph as a row (1, P); NaN for None."""
     return torch.tensor([[math.nan if v is None else float(v) for v in values]])
 
 
-class TargetEmbedding(nn.Module):
-    """Channels of what is asked of each graph; zero at the start, and where nothing is.
+class ConditionEmbedding(nn.Module):
+    """Embedding of the conditions of each graph; zero at the start, and without conditions.
 
     Args:
-        tables: Name, mean and deviation of each target (`target_tables`).
+        tables: Name, mean and deviation of each target (`condition_tables`).
         width: Channels.
         hidden: Hidden channels.
     """
@@ -74,14 +74,16 @@ class TargetEmbedding(nn.Module):
             numbers = torch.tensor([float(table[name]) for table in tables])
             self.register_buffer(f"{name}s", numbers, persistent=False)
         if not len(self.means) or not (self.deviations > 0).all():
-            raise ValueError("targets need a mean and a deviation above 0 each")
+            raise ValueError("conditions need a mean and a deviation above 0 each")
         self.enter = nn.Linear(len(tables) * (2 + 2 * FREQUENCIES), hidden)
         self.leave = zero_init(nn.Linear(hidden, width))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Channels (..., width) of the values (..., P), NaN where nothing is asked."""
+        """Return channels (..., width) of the values (..., P), NaN for no condition."""
         if values.shape[-1] != len(self.means):
-            raise ValueError(f"{values.shape[-1]} targets, but the model takes {len(self.means)}")
+            raise ValueError(
+                f"{values.shape[-1]} conditions, but the model takes {len(self.means)}"
+            )
         values = values.to(self.enter.weight.dtype)
         known = ~values.isnan()
         x = (torch.where(known, values, 0.0) - self.means) / self.deviations
@@ -95,15 +97,15 @@ class TargetEmbedding(nn.Module):
 
 
 class Shares(nn.Module):
-    """What a node adds to the targets of its graph, by its categories and by its edges.
+    """Shares of the conditions of a graph that its nodes add, by categories and by edges.
 
-    What is still to come of a target is the target less what the nodes so far have added. An edge
+    The rest of a condition is its value less what the nodes so far have added. An edge
     counts with all that is around both its ends so far, so that quantities that are sums over nodes
     and their neighbours (a weight, a logP after Crippen) are nearly exact; others are hints.
 
     Args:
         cardinalities: Categories of each variable of a node.
-        tables: See `target_tables`; shares are in deviations.
+        tables: See `condition_tables`; shares are in deviations.
         width: Channels.
         rows: Of the hashed table of edges.
     """
@@ -125,14 +127,14 @@ class Shares(nn.Module):
         deviations = torch.tensor([float(table["deviation"]) for table in tables])
         self.register_buffer("deviations", deviations, persistent=False)
         centred = [{**table, "mean": 0.0} for table in tables]
-        self.to_come = TargetEmbedding(centred, width)
-        self.so_far = TargetEmbedding(centred, width)
+        self.to_come = ConditionEmbedding(centred, width)
+        self.so_far = ConditionEmbedding(centred, width)
 
     def _rows(self, links: Tensor) -> Tensor:
         return torch.where(links > 0, links % (self.edges.num_embeddings - 1) + 1, 0)
 
     def of(self, x: Tensor, links: Tensor) -> Tensor:
-        """What nodes add, (..., P), in the targets' own units.
+        """Return the shares that nodes add, (..., P), in the units of the conditions.
 
         Args:
             x: Categories (..., V).
@@ -141,22 +143,22 @@ class Shares(nn.Module):
         added = sum(share(value) for share, value in zip(self.each, x.unbind(-1), strict=True))
         return (added + self.edges(self._rows(links)).sum(-2)) * self.deviations
 
-    def forward(self, targets: Tensor, added: Tensor) -> Tensor:
-        """Channels (B, M, width): of targets (B, P), of which `added` (B, M, P) are there."""
-        anything = ~targets.isnan().all(-1)[:, None, None]
-        return self.to_come(targets[:, None] - added) + torch.where(
+    def forward(self, conditions: Tensor, added: Tensor) -> Tensor:
+        """Return channels (B, M, width) of conditions (B, P), less what is `added` (B, M, P)."""
+        anything = ~conditions.isnan().all(-1)[:, None, None]
+        return self.to_come(conditions[:, None] - added) + torch.where(
             anything, self.so_far(added), 0.0
         )
 
     @torch.no_grad()
-    def fit(self, x: Tensor, links: Tensor, mask: Tensor, targets: Tensor) -> None:
+    def fit(self, x: Tensor, links: Tensor, mask: Tensor, conditions: Tensor) -> None:
         """Set the shares by least squares, those of edges by what the categories leave.
 
         Args:
             x: Categories (B, N, V) of the nodes of graphs.
             links: Their edges (B, N, K), see `of`.
             mask: Real nodes, (B, N) bool.
-            targets: Of the graphs, (B, P).
+            conditions: Of the graphs, (B, P).
         """
         from scipy.sparse import coo_array
         from scipy.sparse.linalg import lsmr
@@ -169,7 +171,7 @@ class Shares(nn.Module):
             ],
             -1,
         ).double()
-        wanted = (targets / self.deviations).double()
+        wanted = (conditions / self.deviations).double()
         # A little of a ridge: some columns are sums of others.
         ridge = 1e-6 * len(x) * torch.eye(counts.shape[1], dtype=torch.float64, device=x.device)
         found = torch.linalg.solve(counts.T @ counts + ridge, counts.T @ wanted)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphcnf.categorical import Bound
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.flows.transform import Context, Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.conditions import ConditionEmbedding
+from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.code import KINDS, AtomCode
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.path.support import Support
+from graphcnf.graphs.path.orders import log_prob_of_orders
+from graphcnf.graphs.path.support import Support, limit_note
 from graphcnf.graphs.path.walk import Path
 from graphcnf.graphs.record_blocks import BLOCK
-from graphcnf.graphs.targets import TargetEmbedding
 
 
-class PathSteps(nn.Module):
+@graph_model("path")
+class PathModel(GraphModel):
     """p(graph) as a product over its nodes in depth-first order.
 
     Args:
@@ -28,9 +31,15 @@ class PathSteps(nn.Module):
         closures: See `AtomCode`.
         edge_weights: Weight of each edge category (bond orders); 1 each when None.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
-        targets: What may be asked of a graph, None for nothing; see `graphcnf.graphs.targets`.
+        conditions: See `graphcnf.graphs.conditions.condition_tables`; None for none.
         **network: Arguments of `PathNetwork`.
     """
+
+    measured = ("back", "closures", "edge_weights", "largest_sums")
+    rules = {"largest_sums": None}
+    supports_fragments = takes_conditions = True
+    batch_size = BLOCK  # Complete graphs leave a batch, so their sizes may differ.
+    unknown = "a longer ring or branch than the model knows"
 
     def __init__(
         self,
@@ -42,7 +51,7 @@ class PathSteps(nn.Module):
         closures: list[int],
         edge_weights: list[int] | None = None,
         largest_sums: list[int] | None = None,
-        targets: list[dict] | None = None,
+        conditions: list[dict] | None = None,
         **network,
     ):
         super().__init__()
@@ -52,20 +61,25 @@ class PathSteps(nn.Module):
         weights = [1] * bond_categories if edge_weights is None else edge_weights
         support = Support(self.code, weights, largest_sums)
         probabilities = PathNetwork(
-            self.code, support, max_nodes=max_nodes, targets=targets, **network
+            self.code, support, max_nodes=max_nodes, conditions=conditions, **network
         )
-        # What is asked of a graph also says how many nodes it has.
-        self.sizes = None if targets is None else TargetEmbedding(targets, max_nodes + 1)
+        # Conditions of a graph also say how many nodes it has.
+        self.sizes = None if conditions is None else ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(probabilities)
 
     @property
     def network(self) -> PathNetwork:
-        """Gives the conditional probabilities."""
+        """Network of the conditional probabilities."""
         return self.flow.network
+
+    @classmethod
+    def options(cls):
+        """Return the network, whose arguments a configuration may set."""
+        return (PathNetwork,)
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """What follows from a set of graphs; `options` are those of `Support.limits`.
+        """Return what follows from a set of graphs; `options` are those of `Support.limits`.
 
         Graphs of one or two nodes leave nothing to limit.
         """
@@ -74,38 +88,41 @@ class PathSteps(nn.Module):
             limits["largest_sums"] = None
         return {**AtomCode.measure(graphs), **limits}
 
-    batch_size = BLOCK
-    """Graphs that are drawn at once: complete ones leave, so their sizes may differ."""
-
-    without_support = {"largest_sums": None}
-    """Arguments of the constructor with which sums of edge weights have no limit."""
-
-    unknown = "a longer ring or branch than the model knows"
-    """Why a graph is not known, where `knows` says so."""
-
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Whether the model can represent a depth-first numbered graph, (B,) bool."""
+        """Return which depth-first numbered graphs the model can represent, (B,) bool."""
         return self.code.knows(batch)
 
-    def fit_targets(self, batch: GraphBatch) -> None:
-        """Set what nodes and edges add to the targets by those of a batch; see `Shares`."""
+    def notes(self, rules: bool) -> list[str]:
+        """Return footnotes on connectivity and the limit on sums of edge weights."""
+        return ["connected: by construction of the code of the connectivity.", limit_note(rules)]
+
+    def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
+        """Return the log of the summed probabilities of `count` numberings, (B,) nats."""
+        return log_prob_of_orders(self, batch, count)
+
+    def size_logits(self, conditions: Tensor) -> Tensor:
+        """Return what conditions (B, P) add to the log prior of sizes, (B, max_nodes + 1)."""
+        return super().size_logits(conditions) if self.sizes is None else self.sizes(conditions)
+
+    def fit_conditions(self, batch: GraphBatch) -> None:
+        """Set what nodes and edges add to the conditions by those of a batch; see `Shares`."""
         shares = self.network.shares
-        assert shares is not None and batch.targets is not None
+        assert shares is not None and batch.conditions is not None
         x = self.code.encode(batch)
         support = self.network.support
         path = Path.before_each(x, support.weights, support.pad)
         links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
-        shares.fit(x, links, batch.mask, batch.targets)
+        shares.fit(x, links, batch.mask, batch.conditions)
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Exact log-probability of the code, in the parts of `KINDS`; `noise` is not needed.
+        """Return the exact log-probability of the code by `KINDS`; `noise` is not needed.
 
         An interval of the unit line is mapped to one as long as its category's probability, so the
         density of the latents, integrated over the intervals, is the product of the conditional
         probabilities: nothing is left to bound. `CategoricalFlow.bound` of the same flow gives the
         same but for the margins of the intervals.
         """
-        context = Context(batch.mask, conditions=batch.targets)
+        context = Context(batch.mask, conditions=batch.conditions)
         parts = self.flow.flow.log_probs(self.code.encode(batch), context).sum(1)
         bounds = {}
         for kind in KINDS:
@@ -114,9 +131,9 @@ class PathSteps(nn.Module):
         return bounds
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Latents of the base space, (B, N, V)."""
+        """Return latents of the base space, (B, N, V)."""
         x = self.code.encode(batch)
-        context = Context(batch.mask, conditions=batch.targets, noise=noise)
+        context = Context(batch.mask, conditions=batch.conditions, noise=noise)
         return {"atoms": self.flow.encode(x, context)}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
@@ -133,13 +150,13 @@ class PathSteps(nn.Module):
         latents: Latents,
         mask: Tensor,
         *,
-        targets: Tensor | None = None,
+        conditions: Tensor | None = None,
         sample: bool = False,
         **draw,
     ) -> GraphBatch:
-        """Graphs of latents, of which `targets` (B, P) are asked.
+        """Return graphs of latents, given `conditions` (B, P).
 
         `draw` are `temperature` and `generator`.
         """
-        context = Context(mask, conditions=targets, **draw)
+        context = Context(mask, conditions=conditions, **draw)
         return self.code.decode(self.flow.decode(latents["atoms"], context, sample=sample), mask)

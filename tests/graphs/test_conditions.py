@@ -8,8 +8,8 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.conditions import UNCONDITIONAL, condition_tables, partly_known
 from graphcnf.graphs.path.walk import Path
-from graphcnf.graphs.targets import FORGOTTEN, partly_known, target_tables
 
 TABLES = [
     {"name": "size", "mean": 3.0, "deviation": 1.0},
@@ -47,66 +47,69 @@ def asked(*rows):
 
 def test_a_model_that_takes_targets_begins_as_the_one_without(plain, chains):
     plain = perturbed(plain)
-    model = plain.with_targets(TABLES).eval()
+    model = plain.with_conditions(TABLES).eval()
     batch = GraphBatch.collate(chains)
     with torch.no_grad():
         known = plain.log_prob(batch)
         assert torch.equal(model.log_prob(batch), known)
-        batch.targets = torch.randn(len(batch), 2)
+        batch.conditions = torch.randn(len(batch), 2)
         torch.testing.assert_close(model.log_prob(batch), known)
-        sizes = model.size_log_prob(batch.sizes, batch.targets)
+        sizes = model.size_log_prob(batch.sizes, batch.conditions)
         torch.testing.assert_close(sizes, plain.size_log_prob(batch.sizes).to(sizes))
     assert model.sample_records(0, 50, seed=0) == plain.sample_records(0, 50, seed=0)
-    assert [table["name"] for table in model.targets] == ["size", "kind"] and not plain.targets
-    with pytest.raises(UserError, match="without them"):
-        model.with_targets(TABLES)
+    assert [table["name"] for table in model.conditions] == [
+        "size",
+        "kind",
+    ] and not plain.conditions
+    with pytest.raises(UserError, match="has none yet"):
+        model.with_conditions(TABLES)
 
 
 def test_nothing_asked_is_the_same_as_no_targets(plain, chains):
-    model = perturbed(plain.with_targets(TABLES)).eval()
+    model = perturbed(plain.with_conditions(TABLES)).eval()
     batch, nan = GraphBatch.collate(chains), float("nan")
     with torch.no_grad():
         known = model.log_prob(batch)
-        batch.targets = asked([nan, nan]).expand(len(batch), -1)
+        batch.conditions = asked([nan, nan]).expand(len(batch), -1)
         torch.testing.assert_close(model.log_prob(batch), known)
-        batch.targets = asked([2.0, nan]).expand(len(batch), -1)
+        batch.conditions = asked([2.0, nan]).expand(len(batch), -1)
         assert (model.log_prob(batch) - known).abs().max() > 0.1
-    none = model.sample_records(0, 40, seed=0, targets=(None, None))
+    none = model.sample_records(0, 40, seed=0, conditions=(None, None))
     assert none == model.sample_records(0, 40, seed=0)
-    assert none != model.sample_records(0, 40, seed=0, targets=(2.0, None))
+    assert none != model.sample_records(0, 40, seed=0, conditions=(2.0, None))
 
 
 @pytest.mark.parametrize("row", [[1.0, 0.0], [2.5, float("nan")], [-100.0, 1.0]])
 def test_given_targets_probabilities_sum_to_one(double, plain, chains, row):
-    model = perturbed(plain.with_targets(TABLES).double()).eval()
+    model = perturbed(plain.with_conditions(TABLES).double()).eval()
     batch = GraphBatch.collate(chains)
-    batch.targets = asked(row).expand(len(batch), -1)
+    batch.conditions = asked(row).expand(len(batch), -1)
     with torch.no_grad():
-        both = model.log_prob(batch) + model.size_log_prob(batch.sizes, batch.targets)
+        both = model.log_prob(batch) + model.size_log_prob(batch.sizes, batch.conditions)
         # Of all graphs of up to three nodes: paths have two depth-first codes from size 3 on,
         # so only those of one and two nodes are complete here.
         small = batch.sizes < 3
-        share = model.size_log_prob(torch.tensor([1, 2]), batch.targets[:2]).exp().sum()
+        share = model.size_log_prob(torch.tensor([1, 2]), batch.conditions[:2]).exp().sum()
         torch.testing.assert_close(both[small].exp().sum(), share)
-        everything = model.size_log_prob(torch.arange(1, 4), batch.targets[:3]).exp().sum()
+        everything = model.size_log_prob(torch.arange(1, 4), batch.conditions[:3]).exp().sum()
         torch.testing.assert_close(everything, torch.ones_like(everything))
 
 
 def test_numberings_are_summed_given_the_same_targets(double, plain, chains):
-    model = perturbed(plain.with_targets(TABLES).double()).eval()
+    model = perturbed(plain.with_conditions(TABLES).double()).eval()
     batch = GraphBatch.collate(chains)
-    batch.targets = torch.randn(len(batch), 2)
+    batch.conditions = torch.randn(len(batch), 2)
     with torch.no_grad():
         one, several = model.log_prob(batch), model.log_prob(batch, orders=4)
     assert (several >= one - 1e-9).all() and (several > one + 1e-6).any()
 
 
 def test_latents_lead_back_given_the_same_targets(plain, chains):
-    model = perturbed(plain.with_targets(TABLES)).eval()
+    model = perturbed(plain.with_conditions(TABLES)).eval()
     batch = GraphBatch.collate(chains)
-    batch.targets = torch.randn(len(batch), 2)
+    batch.conditions = torch.randn(len(batch), 2)
     latents = model.encode(batch)
-    back = model.decode(latents, batch.mask, targets=batch.targets)
+    back = model.decode(latents, batch.mask, conditions=batch.conditions)
     assert back.to_packed() == chains
     assert not torch.equal(model.encode(GraphBatch.collate(chains))["atoms"], latents["atoms"])
 
@@ -118,41 +121,41 @@ def test_what_is_asked_is_heeded_after_training(plain, chains):
             for n, types in ((len(t), np.asarray(t)) for t, _, _ in map(chains.graph, range(14)))
         ]
     )
-    model = plain.with_targets(target_tables(["size", "kind"], values)).train()
+    model = plain.with_conditions(condition_tables(["size", "kind"], values)).train()
     whole = GraphBatch.collate(chains)
-    whole.targets = torch.from_numpy(values).float()
-    model.steps.fit_targets(whole)
+    whole.conditions = torch.from_numpy(values).float()
+    model.steps.fit_conditions(whole)
     random = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(250):
         index = random.integers(0, len(chains), 64)
         batch = GraphBatch.collate(chains, index)
-        batch.targets = torch.from_numpy(partly_known(values[index], random)).float()
+        batch.conditions = torch.from_numpy(partly_known(values[index], random)).float()
         optimizer.zero_grad()
         model.training_loss(batch)[0].backward()
         optimizer.step()
     model.eval()
     for size, kind in ((2, 0.0), (3, 1.0), (1, 1.0)):
-        drawn = model.sample_records(0, 100, seed=0, targets=(size, kind))
+        drawn = model.sample_records(0, 100, seed=0, conditions=(size, kind))
         assert (drawn.node_counts == size).mean() > 0.9
         assert (drawn.node_types == kind).mean() > 0.9
-    drawn = model.sample_records(0, 100, seed=0, targets=(None, 0.0))
+    drawn = model.sample_records(0, 100, seed=0, conditions=(None, 0.0))
     assert (drawn.node_types == 0).mean() > 0.9 and len(set(drawn.node_counts.tolist())) == 3
 
 
 def test_shares_are_what_nodes_add(double, plain, chains):
     values = torch.tensor([[len(types), 10.0 * types.sum()] for types, _, _ in
                            map(chains.graph, range(len(chains)))])  # fmt: skip
-    model = plain.with_targets(TABLES).double()
+    model = plain.with_conditions(TABLES).double()
     batch = GraphBatch.collate(chains)
-    batch.targets = values.double()
-    model.steps.fit_targets(batch)
+    batch.conditions = values.double()
+    model.steps.fit_conditions(batch)
     x = model.steps.code.encode(batch)
     network = model.steps.network
     path = Path.before_each(x, network.support.weights, network.support.pad)
     added = network.added(x.flatten(0, 1), path).unflatten(0, batch.mask.shape)
     added = added * batch.mask[..., None]
-    torch.testing.assert_close(added.sum(1), batch.targets, atol=1e-3, rtol=0)
+    torch.testing.assert_close(added.sum(1), batch.conditions, atol=1e-3, rtol=0)
 
 
 def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_graphs):
@@ -168,10 +171,10 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
 
     model = GraphCNF.for_graphs(random_graphs, node_categories=3, bond_categories=2, **SMALL)
     values = np.array([of(*random_graphs.graph(k)) for k in range(len(random_graphs))])
-    model = model.with_targets(target_tables(["same", "near"], values))
+    model = model.with_conditions(condition_tables(["same", "near"], values))
     batch = GraphBatch.collate(random_graphs)
-    batch.targets = torch.from_numpy(values).float()
-    model.steps.fit_targets(batch)
+    batch.conditions = torch.from_numpy(values).float()
+    model.steps.fit_conditions(batch)
     x, network = model.steps.code.encode(batch), model.steps.network
     nodes = batch.mask.shape[1]
     at_once = Path.before_each(x, network.support.weights, network.support.pad).links(
@@ -185,7 +188,7 @@ def test_what_edges_add_depends_on_both_ends_and_their_other_neighbours(random_g
 
     def error():
         added = network.shares.of(x, torch.stack(links, 1)) * batch.mask[..., None]
-        return (added.sum(1) - batch.targets).abs().mean(0)
+        return (added.sum(1) - batch.conditions).abs().mean(0)
 
     with_edges = error()
     network.shares.edges.weight.data.zero_()
@@ -197,35 +200,35 @@ def test_what_is_known_in_training():
     found = partly_known(values, np.random.default_rng(0))
     known = ~np.isnan(found)
     assert (found[known] == values[known]).all()
-    third = (1 - FORGOTTEN) / 3
+    third = (1 - UNCONDITIONAL) / 3
     # 20,000 graphs: a standard error of 0.35 %.
     shares = np.bincount(known.sum(1)) / len(known)
-    assert shares == pytest.approx([FORGOTTEN + third, third, third], abs=0.015)
-    assert known.mean(0) == pytest.approx((1 - FORGOTTEN) / 2, abs=0.015)
+    assert shares == pytest.approx([UNCONDITIONAL + third, third, third], abs=0.015)
+    assert known.mean(0) == pytest.approx((1 - UNCONDITIONAL) / 2, abs=0.015)
 
 
 def test_what_does_not_fit_is_refused(plain, chains):
     batch = GraphBatch.collate(chains)
-    batch.targets = torch.zeros(len(batch), 2)
+    batch.conditions = torch.zeros(len(batch), 2)
     for ask in (
         lambda: plain.log_prob(batch),
-        lambda: plain.size_log_prob(batch.sizes, batch.targets),
-        lambda: plain.sample(torch.tensor([2]), targets=torch.zeros(1, 2)),
-        lambda: plain.sample_records(0, 3, seed=0, targets=(1.0, 2.0)),
+        lambda: plain.size_log_prob(batch.sizes, batch.conditions),
+        lambda: plain.sample(torch.tensor([2]), conditions=torch.zeros(1, 2)),
+        lambda: plain.sample_records(0, 3, seed=0, conditions=(1.0, 2.0)),
     ):
-        with pytest.raises(ValueError, match="without targets"):
+        with pytest.raises(ValueError, match="without conditions"):
             ask()
-    model = plain.with_targets(TABLES)
-    batch.targets = torch.zeros(len(batch), 3)
-    with pytest.raises(ValueError, match="3 targets, but the model takes 2"):
+    model = plain.with_conditions(TABLES)
+    batch.conditions = torch.zeros(len(batch), 3)
+    with pytest.raises(ValueError, match="3 conditions, but the model takes 2"):
         model.log_prob(batch)
 
 
 def test_it_survives_the_disk(plain, chains, tmp_path):
-    model = perturbed(plain.with_targets(TABLES)).eval()
+    model = perturbed(plain.with_conditions(TABLES)).eval()
     model.save_pretrained(tmp_path)
     again = GraphCNF.from_pretrained(tmp_path)
-    options = {"seed": 0, "targets": (2.0, 1.0)}
+    options = {"seed": 0, "conditions": (2.0, 1.0)}
     assert again.sample_records(0, 30, **options) == model.sample_records(0, 30, **options)
 
 
@@ -233,10 +236,10 @@ def test_tables_of_any_scale_are_kept(chains, tmp_path):
     random = np.random.default_rng(0)
     scales = np.array([[-2.5e5, 4e4], [2e-7, 1e-7], [3.0, 0.0]])
     values = scales[:, 0] + scales[:, 1] * random.standard_normal((500, 3))
-    tables = target_tables(["energy", "rate", "same"], values)
+    tables = condition_tables(["energy", "rate", "same"], values)
     np.testing.assert_allclose([t["mean"] for t in tables], values.mean(0), rtol=1e-8)
     np.testing.assert_allclose([t["deviation"] for t in tables][:2], values.std(0)[:2], rtol=1e-8)
     assert tables[2]["deviation"] == 1.0
     model = GraphCNF.for_graphs(chains, node_categories=2, bond_categories=1, **SMALL)
-    model.with_targets(tables).save_pretrained(tmp_path)
-    assert GraphCNF.from_pretrained(tmp_path).targets == tables
+    model.with_conditions(tables).save_pretrained(tmp_path)
+    assert GraphCNF.from_pretrained(tmp_path).conditions == tables

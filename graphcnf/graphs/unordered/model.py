@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.categorical import Bound
@@ -20,6 +20,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.unordered.edge_network import EdgeNetwork
 from graphcnf.graphs.unordered.label_network import NodeLabelNetwork
@@ -33,7 +34,8 @@ from graphcnf.graphs.unordered.partial import (
 )
 
 
-class RoundSteps(nn.Module):
+@graph_model("unordered")
+class UnorderedModel(GraphModel):
     """p(graph) from the labels of its nodes and then its edges, in random order.
 
     Args:
@@ -48,6 +50,11 @@ class RoundSteps(nn.Module):
         nodes: Arguments of `NodeLabelNetwork`.
         pairs: Arguments of `EdgeNetwork`.
     """
+
+    orders = ("none",)
+    measured = ("edge_kinds", "node_labels", "edge_weights")
+    rules = {"substitutes": False}
+    unknown = "a node with other edges or rings than nodes of the training data have"
 
     def __init__(
         self,
@@ -82,7 +89,7 @@ class RoundSteps(nn.Module):
         support: bool = True,
         **categories,
     ) -> dict:
-        """The labels and kinds of edges in a set of graphs; what is possible follows from them.
+        """Return the labels and kinds of edges in graphs; what is possible follows from them.
 
         `support`: see `substitutes` of the class.
 
@@ -90,22 +97,24 @@ class RoundSteps(nn.Module):
             UserError: No graph has an edge.
         """
         if not len(graphs.bond_types):
-            raise UserError("no graph has an edge: this coding has nothing to put together")
+            raise UserError("no graph has an edge: this model has nothing to put together")
         sizes = {"edge_weights": edge_weights, "substitutes": support}
         return {**NodeLabels.measure(graphs), **sizes}
 
-    without_support = {"substitutes": False}
-    """Arguments of the constructor with which no place takes a place of another kind."""
-
-    unknown = "a node with other edges or rings than nodes of the training data have"
-    """Why a graph is not known, where `knows` says so."""
-
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Whether the model can represent a graph, (B,) bool."""
+        """Return which graphs the model can represent, (B,) bool."""
         return ~self.table.look_up(batch)[2].any(1) & batch.mask.any(1)
 
+    def notes(self, rules: bool) -> list[str]:
+        """Return a footnote on places that no edge fits."""
+        if rules:
+            return [
+                "support of the data: on; a place that no bond fits takes a place of another kind."
+            ]
+        return ["support of the data: off; places that no bond fits stay empty."]
+
     def _encoded(self, batch: GraphBatch, uniforms: Tensor):
-        """Categories of both flows, their context, and the log orders of the choices."""
+        """Return categories of both flows, their context, and the log orders of the choices."""
         mask = batch.mask
         labels, kinds = self.table.encode(batch)
         context = UnorderedContext(mask, uniforms=uniforms, labels=labels)
@@ -115,7 +124,7 @@ class RoundSteps(nn.Module):
         return labels, choices, context, orders
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Log-probability of the graph given one random order, exact; all rounds are computed.
+        """Return log p(graph | one random order), exact; all rounds are computed.
 
         Over orders its mean is a lower bound on log p(graph), and more of them in a logsumexp
         tighten it. The density of the latents, integrated over the intervals, is the product of the
@@ -129,7 +138,7 @@ class RoundSteps(nn.Module):
         }
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """An estimate of `bounds` without bias from one round of labels and one of edges.
+        """Return an unbiased estimate of `bounds` from one round of labels and one of edges.
 
         Given what is decided, every node to come is equally likely to be next: all of them count,
         each with the share of the round.
@@ -185,7 +194,7 @@ class RoundSteps(nn.Module):
         return zero.index_add(0, graph, total.to(zero)) * share
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Latents of the base space: nodes (B, N, 1), pairs (B, N, M); `order` of the order.
+        """Return latents of the base space: nodes (B, N, 1), pairs (B, N, M); `order` of the order.
 
         `order` (B, N, R) holds uniform numbers, see `draw_uniforms`.
         """
@@ -209,13 +218,13 @@ class RoundSteps(nn.Module):
         return latents
 
     def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
-        """Graphs of latents; `options` are `temperature`, `sample` and `generator`."""
+        """Return graphs of latents; `options` are `temperature`, `sample` and `generator`."""
         return self.table.decode(*self.decode_labels(latents, mask, **options), mask)
 
     def decode_labels(
         self, latents: Latents, mask: Tensor, *, sample: bool = False, **draw
     ) -> tuple[Tensor, Tensor]:
-        """Labels (B, N) and kinds (B, N, N) of latents, which need not fit: see `NodeLabels`."""
+        """Return labels (B, N) and kinds (B, N, N), which need not fit: see `NodeLabels`."""
         context = UnorderedContext(mask, uniforms=latents["order"], **draw)
         labels = self.nodes.decode(latents["nodes"], context, sample=sample)
         labels = torch.where(mask, labels[..., 0], self.table.count)
