@@ -257,7 +257,7 @@ def test_content_that_cannot_be_is_refused(model, tmp_path, what):
     ("arguments", "message"),
     [
         ({"sizes": (0, 3)}, "sizes 0-3: this model draws graphs of 1 to 12 nodes"),
-        ({"sizes": (5, 4)}, "sizes 5-4"),
+        ({"sizes": (5, 4)}, "sizes must be the lowest and the highest number"),
         ({"sizes": (4, 13)}, "sizes 4-13"),
         ({"temperature": 0.0}, "temperature must be greater than 0"),
         ({"temperature": math.nan}, "temperature must be greater than 0"),

@@ -121,7 +121,7 @@ def test_a_batch_is_always_full_and_computed_only_where_it_is_needed(model, monk
 
 def test_records_that_cannot_be_are_refused(model):
     for first, number in ((-1, 3), (0, -1)):
-        with pytest.raises(UserError, match="numbered from 0 on"):
+        with pytest.raises(UserError, match="must be an integer of at least 0"):
             model.sample_records(first, number, seed=SEED)
 
 
