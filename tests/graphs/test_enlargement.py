@@ -147,6 +147,10 @@ def test_what_cannot_grow_is_refused(model):
     trees = GraphCNF.for_graphs(graphs, node_categories=2, bond_categories=2, **TINY)
     with pytest.raises(UserError, match="knows no closures"):
         grown(trees, KNOWN, weights=(1, 1))
-    trees.config = {**trees.config, "architecture": "pairs"}
+    step = {"couplings": 1, "width": 8, "layers": 1}
+    trees = GraphCNF.for_graphs(
+        graphs, node_categories=2, bond_categories=2, architecture="pairs", nodes=step, bonds=step,
+        adjacency_step=step,
+    )  # fmt: skip
     with pytest.raises(UserError, match="atom by atom"):
         grown(trees, KNOWN)

@@ -52,7 +52,7 @@ def test_training_from_another_models_weights(graphcnf, trained, model_folder):
     assert set(before) < set(after)
     moved = [float((after[k] - v).abs().max()) for k, v in before.items()]
     assert 0 < max(moved) < 0.1, "five steps from the weights that it began with"
-    asked = [k for k in set(after) - set(before) if k.endswith("asked.leave.weight")]
+    asked = [k for k in set(after) - set(before) if k.endswith("conditions.leave.weight")]
     assert len(asked) == 1 and after[asked[0]].abs().max() > 0
 
 
@@ -77,7 +77,7 @@ def test_fine_tuning_keeps_what_may_be_asked(graphcnf, trained):
     before, after = (GraphCNF.from_pretrained(folder) for folder in (trained, "own/model"))
     assert after.conditions == before.conditions
     # The molecules say what their properties are, so that the network goes on learning of them.
-    name = next(n for n, _ in after.named_parameters() if n.endswith("asked.leave.bias"))
+    name = next(n for n, _ in after.named_parameters() if n.endswith("conditions.leave.bias"))
     assert not torch.equal(after.get_parameter(name), before.get_parameter(name))
     assert len(MoleculeFlow(after).sample(3, properties={"weight": 150.0})) == 3
 

@@ -55,7 +55,7 @@ def enlarged(
     """
     known, steps = model.config["steps"], model.steps
     if not isinstance(steps, PathModel):
-        raise UserError('only models that draw graphs node by node ("path") can grow')
+        raise UserError('only models that draw graphs atom by atom ("path") can grow')
     sizes = {"node_categories": len(node_sources), "bond_categories": len(edge_sources)}
     needed = type(steps).measure(
         graphs,
