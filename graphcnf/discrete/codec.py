@@ -13,8 +13,7 @@ from graphcnf.categorical import RowFlow, Rows
 from graphcnf.discrete.vocabulary import from_json, to_json
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
-from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.graphs.records import record_batches
+from graphcnf.graphs.record_blocks import one_thread, record_batches
 from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 Reasons = list[str | None]

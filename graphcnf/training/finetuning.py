@@ -386,7 +386,7 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
         return f"step {row['step']}: {row['bits_per_molecule']:.3f} bits per held-out molecule"
 
     model, train = flow.model.train(), data
-    names = [table["name"] for table in model.targets]
+    names = [table["name"] for table in model.conditions]
     if names:  # the properties that the model takes
         train = replace(data, targets=property_table(data.smiles, names))
     if len(data.split("test")):
