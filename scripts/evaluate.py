@@ -131,7 +131,9 @@ def evaluate(
     kind = output.table_kind(out, as_csv, as_json)
     output.check_outputs({"--html": (html, ("html", "htm")), "--png": (png, ("png",))})
     if not models and (wrong := given & OF_MODELS):
-        raise typer.BadParameter(f"--{min(wrong)} goes with --model, not with a file")
+        name = min(wrong)
+        shown = "-n" if name == "samples" else f"--{name}"
+        raise typer.BadParameter(f"{shown} goes with --model, not with a file")
     if not files and (wrong := given & {"column", "standardize"}):
         raise typer.BadParameter(f"--{min(wrong)} goes with a file, not with --model")
     chosen = parse_metrics(metrics, "fcd" if fcd else None)

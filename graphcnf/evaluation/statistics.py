@@ -171,18 +171,17 @@ def set_statistics(
     # The features of NSPDK are hashes of Python's.
     key = (STATISTICS_VERSION, names, digest, sys.version_info[:2], *map(_version, _PACKAGES))
     path = cache_path(f"statistics-{label or 'molecules'}", *key)
-    arrays = cache.read_or_none(path) if use_cache else None
-    if arrays is not None:
-        return SetStatistics.from_arrays(arrays)
-    result = SetStatistics(0)
-    describe = partial(chunk_statistics, features, device)
-    chunks = [(k, smiles[k : k + CHUNK]) for k in range(0, len(smiles), CHUNK)]
-    title = f"describing {label}" if label else ""
-    for part in parallel_map(describe, chunks, workers=workers, label=title):
-        result.add(part)
-    if use_cache:
-        cache.write(path, result.to_arrays())
-    return result
+
+    def compute() -> dict[str, np.ndarray]:
+        result = SetStatistics(0)
+        describe = partial(chunk_statistics, features, device)
+        chunks = [(k, smiles[k : k + CHUNK]) for k in range(0, len(smiles), CHUNK)]
+        title = f"describing {label}" if label else ""
+        for part in parallel_map(describe, chunks, workers=workers, label=title):
+            result.add(part)
+        return result.to_arrays()
+
+    return SetStatistics.from_arrays(cache.cached(path, compute, use_cache))
 
 
 def chunk_statistics(

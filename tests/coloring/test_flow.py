@@ -311,7 +311,7 @@ def test_saved_and_loaded(batch, coupling, tmp_path):
 def test_input_is_checked(batch, coupling):
     model = model_of(coupling)
     wrong = GraphBatch(batch.node_types + 1, batch.bonds, batch.mask)
-    with pytest.raises(ValueError, match="category 3 is out of range: known are 0 to 2"):
+    with pytest.raises(ValueError, match="categories must lie in 0 to 2, got 3"):
         model.log_prob(wrong)
     empty = GraphBatch(batch.node_types, batch.bonds, batch.mask.clone())
     empty.mask[5] = False

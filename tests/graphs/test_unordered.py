@@ -333,5 +333,5 @@ def test_single_nodes_have_no_edges_to_learn(build, random_graphs):
 
 
 def test_the_order_must_be_none():
-    with pytest.raises(UserError, match='"rounds" needs order "none"'):
+    with pytest.raises(UserError, match='"unordered" needs order "none"'):
         GraphCNF(architecture="unordered", order="canonical", steps={})

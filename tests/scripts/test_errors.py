@@ -67,7 +67,7 @@ def places(model_folder, surroundings, tmp_path):
         ([*GENERATE, "--size", "30-90"], 1, "this model draws graphs of 1 to"),
         ([*GENERATE, "--size", "0"], 2, "'--size'"),
         ([*GENERATE, "--size", "9-3"], 2, "smaller number first"),
-        ([*GENERATE, "--size", "few"], 2, "write 25 or 20-30"),
+        ([*GENERATE, "--size", "few"], 2, "must be as 25 or 20-30"),
         ([*GENERATE, "--temperature", "-1"], 2, "greater than 0"),
         ([*GENERATE, "--temperature", "0"], 2, "greater than 0"),
         ([*GENERATE, "--temperature", "nan"], 2, "greater than 0"),

@@ -253,7 +253,7 @@ def test_processes_are_as_many_as_pay(model_folder, monkeypatch):
     wanted = [sampling_processes(model, records) for records in (0, 100, 2000, 10**9)]
     assert wanted == [1, 1, 2, 4]
     # What is asked for, but none without a block to draw.
-    assert [sampling_processes(model, records, 3) for records in (0, 600, 10**9)] == [1, 2, 3]
+    assert [sampling_processes(model, records, 3) for records in (0, 1600, 10**9)] == [1, 2, 3]
 
 
 def test_compressed_and_columnar_files_hold_the_same(generate, surroundings):

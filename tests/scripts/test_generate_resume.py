@@ -122,10 +122,10 @@ def test_termination_is_an_interruption(generate):
     with at_commit(2, lambda: signal.raise_signal(signal.SIGTERM)):
         err = generate("-n", 700, "--all", "--workers", 1, "--out", "x.csv", code=143)
     assert err == (
-        "interrupted after 640 of 700 molecules of x.csv; the same command goes on from there\n"
+        "interrupted after 512 of 700 molecules of x.csv; the same command goes on from there\n"
     )
     assert signal.getsignal(signal.SIGTERM) == before and len(hidden()) == 2
-    assert "640 of 700" in generate("-n", 700, "--all", "--workers", 1, "--out", "x.csv")
+    assert "512 of 700" in generate("-n", 700, "--all", "--workers", 1, "--out", "x.csv")
 
 
 def test_a_killed_worker_is_one_line(generate):
@@ -153,13 +153,13 @@ def test_larger_and_smaller_numbers_after_an_interruption(generate):
     tail = ["--all", "--workers", 1, "--out", "x.csv"]
     with at_commit(2, interrupt):
         generate("-n", 800, *tail, code=130)
-    assert "going on with x.csv: 640 of 900" in generate("-n", 900, *tail)
+    assert "going on with x.csv: 512 of 900" in generate("-n", 900, *tail)
     assert Path("x.csv").read_bytes() == Path("whole900.csv").read_bytes()
     Path("x.csv").unlink()
     with at_commit(2, interrupt):
         generate("-n", 800, *tail, code=130)
     err = generate("-n", 200, *tail, code=1)
-    assert "has 640 molecules, more than -n 200" in err and journal()["written"] == 640
+    assert "has 512 molecules, more than -n 200" in err and journal()["written"] == 512
     generate("-n", 200, *tail, "--force")
     assert Path("x.csv").read_bytes() == Path("whole200.csv").read_bytes()
 
@@ -216,7 +216,7 @@ def test_every_block_is_written(generate, monkeypatch):
 
     monkeypatch.setattr(PartialFile, "commit", counted)
     generate("-n", 700, "--all", "--workers", 1, "--out", "x.csv")
-    assert sizes == [129, 512, 60]
+    assert sizes == [129, 384, 188]
 
 
 def test_what_a_search_found_before_it_was_given_up_is_kept(generate, monkeypatch):

@@ -17,7 +17,7 @@ from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.sampling import merging
 from graphcnf.sampling.partial_file import PartialFile
 
-NUMBER = 1800
+NUMBER = 2100
 """Graphs in 5 blocks."""
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -167,7 +167,7 @@ def test_everything_that_is_wrong_is_named_and_the_rest_is_whole(run, generate, 
         "cold.smi: of another sample than most: temperature 0.5 instead of 1.0",
         "copy.smi: shard 1/5 as part1.smi is",
         "alien.smi: no shard of generate --shard: without alien.smi.shard.json",
-        "missing: shard 2/5, graphs 128 to 639",
+        "missing: shard 2/5, graphs 128 to 511",
         "error: 2 of 5 shards are whole: draw the others again, or merge these with --partial",
     }
     err = run("merge", *names, "--out", "x.smi", "--partial")[1]
@@ -235,8 +235,8 @@ def test_a_shard_is_drawn_once_and_goes_on_where_it_stopped(run, generate, shard
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PartialFile, "commit", interrupted)
         err = generate(*arguments, code=130)[1]
-    assert "after 512 of 1,360 graphs of x.smi" in err
-    assert "512 of 1,360 graphs are there" in generate(*arguments)[1]
+    assert "after 512 of 1,488 graphs of x.smi" in err
+    assert "512 of 1,488 graphs are there" in generate(*arguments)[1]
     generate(*arguments[:-1], "whole.smi")
     assert Path("x.smi").read_bytes() == Path("whole.smi").read_bytes()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import get_args, get_origin, get_type_hints
 
+import typer
 from typer.models import ArgumentInfo
 
 from badinput.case import Case
@@ -165,7 +166,7 @@ def commands() -> Iterator[tuple[tuple[str, ...], list[Option], bool]]:
 def _parameters(callback: Callable) -> tuple[list[Option], bool]:
     options, many = [], False
     for name, hint in get_type_hints(callback, include_extras=True).items():
-        if name == "return":
+        if name == "return" or hint is typer.Context:
             continue
         plain, info = get_args(hint)
         kinds = [k for k in (get_args(plain) or [plain]) if k is not type(None)]
