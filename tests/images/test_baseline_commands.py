@@ -49,7 +49,7 @@ def test_wrong_options_of_a_preset(folder):
     for name, options, message in [
         ("pixelcnn", {"heads": 2}, r"\[model\]: no option 'heads'"),
         ("vae", {"latents": 0}, r"latents must be an integer greater than 0"),
-        ("gan", {"penalty": -1.0}, r"penalty must be at least 0"),
+        ("gan", {"penalty": -1.0}, r"penalty must be a number from 0"),
         ("gan", {"shape": [1, 2, 2]}, "shape follows from the images"),
         ("gan", {"architecture": "gann"}, "architecture must be one of simple, .*, gan, got"),
     ]:
