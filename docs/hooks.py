@@ -1,4 +1,4 @@
-"""What the site adds to MkDocs.
+"""Additions of the site to MkDocs.
 
 Notebooks become pages, formulas MathML, which needs no script. Every part of the package has a page
 in the API that begins with the modules that docs/api/index.md names; constants come last. The

@@ -113,7 +113,7 @@ LARGEST_SIZE = 100_000
 
 
 def size_fault(name: str, value: float) -> str | None:
-    """What is wrong with the size of a model or of its data, None where it is usable.
+    """Return the fault of the size of a model or of its data, None for a usable one.
 
     More would take all memory, or never end.
 

@@ -92,7 +92,7 @@ def save_model(
 
 
 def config_file(content: dict[str, Any]) -> bytes:
-    """What `config.json` holds: `format`, `model` and `metadata`, with their checksum."""
+    """Return the bytes of `config.json`: `format`, `model` and `metadata`, with their checksum."""
     # As it is read again: keys are text.
     content = json.loads(json.dumps({k: v for k, v in content.items() if k != CHECKSUM}))
     content[CHECKSUM] = _digest_of_json(content)
@@ -245,7 +245,7 @@ def _is_count(value: Any) -> bool:
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:
-    """An array that `save_model` wrote with a model, None if there is none.
+    """Return an array that `save_model` wrote with a model, None if there is none.
 
     Raises:
         UserError: if the file is damaged.
@@ -318,14 +318,14 @@ def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
 
 
 class Pretrained(nn.Module):
-    """What a module with `config` and `metadata` needs to be kept in a folder."""
+    """Saving to a folder and loading, for modules with `config` and `metadata`."""
 
     config: dict[str, Any]
     metadata: dict[str, Any]
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def save_pretrained(self, folder: str | Path) -> None:

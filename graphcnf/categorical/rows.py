@@ -51,7 +51,7 @@ class Rows:
         return self.mask.sum(1)
 
     def __getitem__(self, chosen) -> Rows:
-        """The rows at a slice, indices or a mask, no wider than the longest of them."""
+        """Return the rows at a slice, indices or a mask, no wider than the longest of them."""
         values, mask = self.values[chosen], self.mask[chosen]
         longest = int(mask.sum(1).max()) if len(mask) else 0
         return Rows(values[:, :longest], mask[:, :longest])

@@ -207,7 +207,7 @@ class ColoringFlow(Pretrained, nn.Module):
 
 
 def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
-    """Number of edges that join equal colours, (B,) long.
+    """Return the number of edges that join equal colours, (B,) long.
 
     Args:
         colors: (B, N) long.

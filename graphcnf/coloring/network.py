@@ -159,7 +159,7 @@ class ColoringNetwork(Network):
         nn.init.zeros_(self.leave[-1].get_parameter("weight"))
 
     def encode(self, context: Context) -> Tensor:
-        """What is known of the nodes (B, N, C) before any has a colour."""
+        """Encode the nodes (B, N, C) before any has a colour."""
         return self.norm(self.encoder(context))
 
     def around(self, h: Tensor, blocked: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class ColoringNetwork(Network):
 
 
 def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
-    """Which nodes (...) have several colours left, of blocked (..., K), but not all of them.
+    """Return a mask (...) of nodes with several colours left, but not all, of blocked (..., K).
 
     In the order of saturation a node with all of them gets its turn only when no node that waits
     has a coloured neighbour: then one colour is as good as another.

@@ -76,7 +76,7 @@ class SaturationOrder:
 def turns(
     x: Tensor, context: Context, categories: int, waves: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The whole order for known categories.
+    """Return the whole order for known categories.
 
     Args:
         x: Categories, (B, N) long; what is masked does not matter.

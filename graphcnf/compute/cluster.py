@@ -79,7 +79,7 @@ class Cluster(Engine):
         return ClusterMap(self, function, chunks, ahead=ahead)
 
     def workers(self) -> int:
-        """Processes that there are at the moment."""
+        """Return the number of processes at the moment."""
         if time.monotonic() - self._counted >= COUNTED:
             self._count, self._counted = len(self.client.nthreads()), time.monotonic()
         return self._count
@@ -144,7 +144,7 @@ class ClusterMap:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """What Dask raises, in words of ours."""
+        """Turn errors of Dask into errors of this package."""
         from distributed.scheduler import KilledWorker
 
         try:
@@ -184,7 +184,7 @@ class ClusterMap:
 
 
 def _plugin(name: str, message: bytes) -> Any:
-    """What Dask gives to every worker when it joins."""
+    """Return the plugin that Dask gives to every worker when it joins."""
     from distributed import WorkerPlugin
 
     class Message(WorkerPlugin):
@@ -207,7 +207,7 @@ def _plugin(name: str, message: bytes) -> Any:
 
 
 def _work(name: str, chunk: bytes) -> tuple[str, tuple[bool, bytes]]:
-    """Where a worker is, and the answer of a function to a chunk.
+    """Return the address of the worker, and the answer of a function to a chunk.
 
     One at a time: torch's number of threads belongs to the whole process.
     """
@@ -336,7 +336,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _described(path: Path) -> Any:
-    """The cluster that a file describes.
+    """Return the cluster that a file describes.
 
     Raises:
         UserError: It cannot be started.

@@ -1,4 +1,4 @@
-"""What a process computes with: other versions and processors may round otherwise."""
+"""Versions and processor of a process: others may round otherwise."""
 
 from __future__ import annotations
 

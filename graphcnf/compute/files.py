@@ -38,7 +38,7 @@ RUN_MARK = "run.json"
 
 
 def expand_user(path: str | Path) -> Path:
-    """The path, with ~ and ~name in place of a home directory spelt out.
+    """Return the path, with ~ and ~name in place of a home directory spelt out.
 
     Raises:
         UserError: There is no such user.
@@ -141,7 +141,7 @@ def most_unpacked(data: bytes) -> int:
 
 
 def gunzip(data: bytes) -> bytes:
-    """The content of a gzip file, no more of it than `LEAST_UNPACKED` and `MOST_TIMES` allow.
+    """Return the content of a gzip file, limited by `LEAST_UNPACKED` and `MOST_TIMES`.
 
     Raises:
         NotUnpacked: It is damaged, or holds too much.
@@ -254,13 +254,13 @@ def _mark(kind: str) -> bytes:
 
 
 def open_new(path: Path):
-    """An empty binary file of this name, in place of whatever has it."""
+    """Return an empty binary file of this name, in place of whatever has it."""
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666), "r+b")
 
 
 def open_kept(path: Path):
-    """A binary file of this name, with what it holds; made if missing.
+    """Return a binary file of this name, with what it holds; made if missing.
 
     Raises:
         OSError: It is a link, a pipe or a device.

@@ -41,7 +41,7 @@ class Engine:
     """Workers that are no processes of this one, such as those of a `compute.cluster.Cluster`."""
 
     def ordered_map(self, function: Callable, chunks: Iterable, *, ahead: int = 2) -> Any:
-        """What `OrderedMap` is, on them."""
+        """Map a function over chunks on the workers, in order, as `OrderedMap` does."""
         raise NotImplementedError
 
 
@@ -288,7 +288,7 @@ def _serve() -> None:
 
 
 def answer(function: Callable, chunk: bytes) -> tuple[bool, bytes]:
-    """Whether it went well, and the pickled result or exception."""
+    """Return a success flag, and the pickled result or exception."""
     try:
         return True, pickle.dumps(function(pickle.loads(chunk)))
     except Exception as error:

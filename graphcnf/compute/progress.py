@@ -1,4 +1,4 @@
-"""What is shown on a terminal only."""
+"""Progress bars, on terminals only."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class GraphBatch:
         return len(self.mask)
 
     def __getitem__(self, index) -> GraphBatch:
-        """Some of the graphs, by a slice, numbers or a mask; their padding stays."""
+        """Return some of the graphs, by a slice, numbers or a mask; their padding stays."""
         return self._each(lambda part: part[index])
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
@@ -56,11 +56,11 @@ class GraphBatch:
 
     @property
     def adjacency(self) -> Tensor:
-        """Whether two nodes share an edge, (B, N, N) bool."""
+        """Return whether two nodes share an edge, (B, N, N) bool."""
         return self.bonds > 0
 
     def cleared(self) -> GraphBatch:
-        """The same graphs with zeros at padding, whatever stands there."""
+        """Return the same graphs with zeros at padding, whatever stands there."""
         real = self.mask[:, :, None] & self.mask[:, None, :]
         return replace(
             self,
@@ -69,7 +69,7 @@ class GraphBatch:
         )
 
     def narrowed(self, nodes: int) -> GraphBatch:
-        """The same graphs, none of which has more than so many nodes, padded to at most as many."""
+        """Return the same graphs padded to at most so many nodes; none may have more."""
         return replace(
             self,
             node_types=self.node_types[:, :nodes],
@@ -124,7 +124,7 @@ class GraphBatch:
         return cls(torch.from_numpy(types), torch.from_numpy(bonds), torch.from_numpy(mask))
 
     def to_packed(self) -> PackedGraphs:
-        """The same graphs in flat arrays, edges sorted by node and nearest neighbour first."""
+        """Return the graphs in flat arrays, edges sorted by node and nearest neighbour first."""
         mask, bonds = self.mask.cpu().numpy(), self.bonds.cpu().numpy()
         lower = np.tril(bonds, -1)
         # Reversed columns make nonzero() list the nearest earlier neighbour first.

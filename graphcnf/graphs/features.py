@@ -1,4 +1,4 @@
-"""What a network may know of a graph whose structure is given: node and pair features.
+"""Node and pair features of a graph whose structure is given.
 
 Nothing here is chemistry: degrees, random walks, distances, and counts of edge categories.
 """

@@ -318,7 +318,7 @@ class GraphCNF(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
@@ -517,7 +517,7 @@ class GraphCNF(nn.Module):
             return log_probs.exp().cpu().numpy()[0]
 
     def _checked(self, batch: GraphBatch) -> GraphBatch:
-        """The batch, with nothing at padding; raises as `bounds`."""
+        """Return the batch, with nothing at padding; raises as `bounds`."""
         batch, steps = batch.cleared(), self.config["steps"]
         self._check_nodes(batch.mask)
         batch = batch.narrowed(self.max_nodes)

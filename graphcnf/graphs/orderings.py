@@ -64,7 +64,7 @@ def canonical_order(
 
 
 def canonicalise(graphs: PackedGraphs, *, max_leaves: int = 2000) -> PackedGraphs:
-    """The same graphs, nodes in canonical depth-first order.
+    """Return the same graphs, nodes in canonical depth-first order.
 
     Raises:
         ValueError: with the number of the graph; see `canonical_order`.
@@ -174,7 +174,7 @@ class _Search:
         return None
 
     def _is_image(self, node: int, tried: list[int], fixed: tuple[int, ...]) -> bool:
-        """Whether an automorphism that keeps `fixed` in place maps a tried node to this one."""
+        """Return True if an automorphism that keeps `fixed` maps a tried node to this one."""
         if any(self._twins(node, other) for other in tried):
             return True
         orbit, front = {node}, [node]
@@ -189,7 +189,7 @@ class _Search:
         return any(other in orbit for other in tried)
 
     def _twins(self, a: int, b: int) -> bool:
-        """Whether swapping two nodes of one colour leaves the graph as it is."""
+        """Return whether swapping two nodes of one colour leaves the graph as it is."""
         near_a, near_b = self.neighbours[a], self.neighbours[b]
         return len(near_a) == len(near_b) and all(
             near_b.get(j) == bond for j, bond in near_a.items() if j != b

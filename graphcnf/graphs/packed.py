@@ -81,7 +81,7 @@ class PackedGraphs:
     __hash__ = None  # type: ignore[assignment]  # as Python wants it of what is mutable
 
     def graph(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Views of graph k: node types (n,), edges (m, 2) and bond types (m,)."""
+        """Return views of graph k: node types (n,), edges (m, 2) and bond types (m,)."""
         if not -len(self) <= k < len(self):
             raise IndexError(f"graph {k} of {len(self)}")
         k %= len(self)
@@ -106,7 +106,7 @@ class PackedGraphs:
         )
 
     def subset(self, indices) -> PackedGraphs:
-        """The graphs at `indices` (integers, repeats allowed, or a mask (M,) bool), in order."""
+        """Return the graphs at `indices` (integers with repeats, or a mask (M,) bool), in order."""
         indices = np.asarray(indices)
         indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
         node_counts, edge_counts = self.node_counts[indices], self.edge_counts[indices]
@@ -197,7 +197,7 @@ class PackedGraphs:
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The five arrays by name, as `numpy.savez` takes them."""
+        """Return the five arrays by name, as `numpy.savez` takes them."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod

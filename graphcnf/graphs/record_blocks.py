@@ -79,7 +79,7 @@ def share_of(records: range, part: int, parts: int) -> range:
 
 
 def block_count(records: range) -> int:
-    """Number of the blocks that hold records, at least one."""
+    """Return the number of the blocks that hold records, at least one."""
     return _block_number(records.stop - 1) - _block_number(records.start) + 1
 
 

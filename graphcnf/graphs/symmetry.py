@@ -18,7 +18,7 @@ SAME = {
 
 
 def typed_graph(types: np.ndarray, edges: np.ndarray, bonds: np.ndarray) -> nx.Graph:
-    """A graph (see `PackedGraphs.graph`) with `category` attributes."""
+    """Return a graph (see `PackedGraphs.graph`) with `category` attributes."""
     graph = nx.Graph()
     graph.add_nodes_from((v, {"category": t}) for v, t in enumerate(types.tolist()))
     pairs = zip(edges.tolist(), bonds.tolist(), strict=True)
@@ -27,7 +27,7 @@ def typed_graph(types: np.ndarray, edges: np.ndarray, bonds: np.ndarray) -> nx.G
 
 
 def isomorphic(one: tuple, other: tuple) -> bool:
-    """Whether two graphs (see `PackedGraphs.graph`) differ in the numbers of their nodes only."""
+    """Return True if two graphs (see `PackedGraphs.graph`) are equal up to node numbers."""
     if any(not np.array_equal(np.sort(one[k]), np.sort(other[k])) for k in (0, 2)):
         return False
     pair = typed_graph(*one), typed_graph(*other)
@@ -37,7 +37,7 @@ def isomorphic(one: tuple, other: tuple) -> bool:
 
 
 def automorphisms(graph: nx.Graph) -> int:
-    """Number |Aut| of renumberings that leave a graph with `category` attributes as it is."""
+    """Return |Aut|, the number of automorphisms of a graph with `category` attributes."""
     graph, count = graph.copy(), 1
     known: dict[tuple, tuple] = {}
     # Branches are cut off leaf by leaf, and the node that they hang on keeps their kinds in mind:

@@ -87,7 +87,7 @@ class Origin:
         return self.similar_ones / max(self.others, 1)
 
     def accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
-        """Whether it is another molecule, and similar enough."""
+        """Return True for another molecule that is similar enough."""
         if smiles == self.smiles or protonation_hash(smiles) == self._key:
             return False
         self.others += 1
@@ -96,7 +96,7 @@ class Origin:
         return enough
 
     def advice(self) -> str:
-        """What to do where there are too few."""
+        """Return the advice where there are too few."""
         less = ", for less similar ones" if self.similar else ""
         return f"ask for fewer{less}, or keep less of it"
 
@@ -143,7 +143,7 @@ class RedrawnAnalogs(Growth):
         self._aims: dict[frozenset[int], Aim] = {}
 
     def _aim_of(self, number: int) -> Aim:
-        """The scaffold, with the more of what hangs on it the fewer were similar enough."""
+        """Return the scaffold, with the more of what hangs on it the fewer were similar enough."""
         if self.keep != "scaffold" or not self._halvings:
             return self._whole
         random = np.random.default_rng((self.seed, number, 2))
@@ -271,7 +271,7 @@ def analogs_of(
     atoms: tuple[int, int] | None = None,
     particles: int = 4,
 ) -> RedrawnAnalogs | NearAnalogs:
-    """What draws analogues of a molecule, never the molecule itself: see its `molecules`.
+    """Return a sampler of analogues of a molecule, never the molecule itself.
 
     Args:
         model: Atom by atom.

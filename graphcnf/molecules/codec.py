@@ -63,7 +63,7 @@ def canonical_smiles(mol: Chem.Mol) -> str:
 
 
 def canonical(smiles: str) -> Chem.Mol:
-    """The molecule of a `canonical_smiles` with canonical atom numbers, kekulized.
+    """Return the molecule of a `canonical_smiles` with canonical atom numbers, kekulized.
 
     Aromatic flags are kept.
 

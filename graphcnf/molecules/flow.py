@@ -346,7 +346,7 @@ class MoleculeFlow:
         orders: int = 1,
         standardize: bool = False,
     ) -> pd.DataFrame:
-        """A row per molecule.
+        """Return a row per molecule.
 
         Args:
             molecules: See `log_prob`; also of something else, as None, which is outside.

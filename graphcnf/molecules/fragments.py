@@ -189,7 +189,7 @@ def _kekule_structures(mol: Chem.Mol) -> list[Chem.Mol]:
 
 
 def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
-    """Finds the fragment in a molecule; where it is closed, with no other neighbours."""
+    """Find the fragment in a molecule; where it is closed, with no other neighbours."""
     parameters: Any = Chem.AdjustQueryParameters.NoAdjustments()
     parameters.makeDummiesQueries = True
     if not is_open:
@@ -238,7 +238,7 @@ def _of_smarts(text, pattern, vocabulary, is_open, rings) -> MoleculeFragment:
 def make_fragment(
     kinds, edges, forms, room, sockets, vocabulary: MoleculeVocabulary, *, rings: bool
 ) -> Fragment:
-    """A `Fragment` of these attributes, edges and numbers as lists."""
+    """Return a `Fragment` of these attributes, edges and numbers as lists."""
     plain = [False, *(not name.startswith(MARK) for name in vocabulary.bonds)]
     return Fragment(
         kinds=kinds,

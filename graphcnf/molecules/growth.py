@@ -95,7 +95,7 @@ class Found:
 
 @dataclass
 class Aim:
-    """What the walks of a round have to hold, and what earlier ones have learnt of it.
+    """Goal of the walks of a round: the fragment, sizes and proposal.
 
     Attributes:
         fragment: Atoms and bonds.
@@ -213,11 +213,11 @@ class Growth:
         return Aim(fragment, sizes, walk, Experience(fragment.atoms, self.model.device))
 
     def _aim_of(self, number: int) -> Aim:
-        """What a round is after."""
+        """Return the goal of a round."""
         return self._whole
 
     def _accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
-        """Whether a molecule with the fragment is wanted."""
+        """Return whether a molecule with the fragment is wanted."""
         return True
 
     def _round(self, number: int) -> dict[str, Found]:
@@ -268,7 +268,7 @@ class Growth:
         return np.searchsorted(cumulative, places * cumulative[-1], side="right")
 
     def _choose(self, found: list[Found], number: int) -> list[Found]:
-        """The molecules of a round that are taken, in any order."""
+        """Return the molecules of a round that are taken, in any order."""
         random = np.random.default_rng((self.seed, number + 1, 1))
         # Of those that share free atoms one at most, so that all are independent.
         groups: dict[int, list[Found]] = {}
@@ -292,7 +292,7 @@ class Growth:
 
 
 def log_threshold(log_weights: np.ndarray, count: float) -> float:
-    """The c with which the sum of min(1, weight / exp(c)) is `count`; -inf for all of them."""
+    """Return c with sum of min(1, weight / exp(c)) = `count`; -inf where all are taken."""
     if count >= len(log_weights):
         return -math.inf
     w = np.sort(log_weights)
@@ -304,7 +304,7 @@ def log_threshold(log_weights: np.ndarray, count: float) -> float:
 
 
 def take(growth: Growth, n: int) -> list[Found]:
-    """The first n molecules.
+    """Return the first n molecules.
 
     Raises:
         UserError: n is negative.

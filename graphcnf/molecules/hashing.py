@@ -31,7 +31,7 @@ def hash_smiles(smiles: Iterable[str]) -> np.ndarray:
 
 
 def contains(hashes: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Which `queries` are among the sorted `hashes`, bool.
+    """Return which `queries` are among the sorted `hashes`, bool.
 
     Examples:
         >>> known = hash_smiles(["CCO", "CCN"])

@@ -53,7 +53,7 @@ class Point:
 def interpolate(
     flow: MoleculeFlow, first: str, last: str, *, steps: int = 10, paths: int = 32, seed: int = 0
 ) -> list[Point]:
-    """A path between two molecules through the latents.
+    """Return a path between two molecules through the latents.
 
     Where the intervals of a variable overlap, and for atoms that only one of the molecules has, the
     latent may be anywhere in the common part. That is drawn at random for several paths, and the
@@ -152,7 +152,7 @@ def _nearest(boxes: list[tuple[Tensor, Tensor]], count: int, generator) -> tuple
 
 
 def _smoothest(paths: list[list[str | None]], share: Tensor) -> list[Point]:
-    """The path of least energy."""
+    """Return the path of least energy."""
     with codec.quiet():
         mols = {s: Chem.MolFromSmiles(s) for path in paths for s in path if s is not None}
     similar = {s: similarity_to(mol) for s, mol in mols.items()}

@@ -1,4 +1,4 @@
-"""What of a molecule its analogues keep, as fragments for `growth`.
+"""Retained cores of a molecule, as fragments for `growth`.
 
 With the skeleton or the bonds kept, a fragment is the whole molecule, whose atoms may be anything;
 with the scaffold kept, it is the scaffold with some of what hangs on it.
@@ -22,7 +22,7 @@ _SMARTS = {"SINGLE": "-", "DOUBLE": "=", "TRIPLE": "#", "AROMATIC": ":"}
 
 
 def bare(mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool) -> MoleculeFragment:
-    """A molecule without the categories of its atoms.
+    """Return a molecule without the categories of its atoms.
 
     Args:
         mol: A sanitized molecule, all of whose atoms and bonds are in the vocabulary.
@@ -53,7 +53,7 @@ def bare(mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool) -> Mole
 
 
 def bare_query(mol: Chem.Mol, *, orders: bool) -> Chem.Mol:
-    """Finds the bonds of a molecule between any atoms, with their orders or with any."""
+    """Find the bonds of a molecule between any atoms, with their orders or with any."""
     query = Chem.RWMol()
     for _ in mol.GetAtoms():
         query.AddAtom(Chem.AtomFromSmarts("*"))

@@ -1,4 +1,4 @@
-"""Which known category of atoms or bonds an unknown one is closest to."""
+"""Nearest known category of an unknown atom or bond."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
 
 def extended(known: MoleculeVocabulary, data: MoleculeVocabulary) -> MoleculeVocabulary:
-    """The known categories in their order, then what the data have beside them.
+    """Return the known categories in their order, then what the data have beside them.
 
     Raises:
         ValueError: There are more than a vocabulary holds.
@@ -29,12 +29,12 @@ def atom_sources(known: MoleculeVocabulary, wanted: MoleculeVocabulary) -> list[
 
 
 def bond_sources(known: MoleculeVocabulary, wanted: MoleculeVocabulary) -> list[int]:
-    """The same for bonds."""
+    """Return the nearest known categories of bonds."""
     return [known.bond_index.get(bond, closest_bond(bond, known)) for bond in wanted.bonds]
 
 
 def closest_bond(bond: str, known: MoleculeVocabulary) -> int:
-    """Number of the known bond of the nearest order, marked alike where there is one."""
+    """Return the number of the known bond of the nearest order, marked alike where there is one."""
     (order,) = MoleculeVocabulary((), (bond,)).bond_orders
 
     def distance(k: int) -> tuple:
@@ -45,7 +45,7 @@ def closest_bond(bond: str, known: MoleculeVocabulary) -> int:
 
 
 def closest_atom(atom: AtomCategory, known: Sequence[AtomCategory]) -> AtomCategory:
-    """The known category that bonds most alike.
+    """Return the known category that bonds most alike.
 
     Atoms with as many outer electrons have as many bonds, whatever their element: N+ like C, Si
     like C, Se like S, B- like C. Aromatic marks count first, then these electrons, the charge, and

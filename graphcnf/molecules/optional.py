@@ -1,4 +1,4 @@
-"""What optional packages bring: their files, and the error where they are missing."""
+"""Files of optional packages, and the error where they are missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Unavailable(ValueError):
 
 
 def installed_file(package: str, *parts: str) -> Path | None:
-    """A file inside an installed package, which is not imported for it; None where there is none.
+    """Return a file of an installed package without importing it; None where there is none.
 
     Args:
         package: Name that it is imported by.

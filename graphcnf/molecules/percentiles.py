@@ -1,4 +1,4 @@
-"""Where a molecule stands among training molecules of about its number of atoms."""
+"""Percentile of a molecule among training molecules of about its number of atoms."""
 
 from __future__ import annotations
 

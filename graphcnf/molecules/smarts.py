@@ -1,4 +1,4 @@
-"""What the primitives of a SMARTS pattern say about categories of atoms and bonds.
+"""Categories of atoms and bonds that primitives of a SMARTS pattern allow.
 
 Elements, charges and aromaticity can be answered for a category alone. Everything else (rings,
 neighbours, hydrogens) is a matter of the molecule and left open here.
@@ -14,7 +14,7 @@ from graphcnf.molecules.vocabulary import MARK, AtomCategory
 
 
 def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool:
-    """Whether an atom of a pattern may match atoms of a category.
+    """Return whether an atom of a pattern may match atoms of a category.
 
     Args:
         atom: Of a pattern.
@@ -40,7 +40,7 @@ def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool
 
 
 def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
-    """Whether a bond of a pattern may match bonds with a name of the vocabulary.
+    """Return whether a bond of a pattern may match bonds with a name of the vocabulary.
 
     Args:
         bond: Of a pattern.

@@ -186,14 +186,14 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
 
 
 def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
-    """The molecule with charges at the groups, those of bases `APART`."""
+    """Return the molecule with charges at the groups, those of bases `APART`."""
     bonds = Chem.GetDistanceMatrix(mol)
     ranks = list(Chem.CanonicalRankAtoms(mol))
     plain = [a.GetAtomicNum() == 6 and a.GetTotalDegree() == 4 for a in mol.GetAtoms()]
     cations = [a.GetIdx() for a in mol.GetAtoms() if a.GetFormalCharge() > 0 and a.GetTotalNumHs()]
 
     def strength(k: int) -> tuple[int, int]:
-        """What is no saturated carbon two bonds away weakens a base."""
+        """Return a base strength; anything but saturated carbon two bonds away weakens it."""
         weaker = sum(d == 2 and not plain[j] for j, d in enumerate(bonds[k]))
         return weaker, ranks[k]
 

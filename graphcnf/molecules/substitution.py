@@ -93,7 +93,7 @@ class Skeleton:
         )
 
     def state(self, atoms: Sequence[int], bonds: Sequence[int]) -> State | None:
-        """The molecule with these categories, None where it is not valid."""
+        """Return the molecule with these categories, None where it is not valid."""
         mol = Chem.RWMol()
         for k in atoms:
             symbol, charge = self.elements[k]

@@ -20,7 +20,7 @@ OTHER_CODEC = (
 
 
 def numbers_atoms_as_here(model) -> bool:
-    """Whether a `GraphCNF` has seen atoms in the order in which this version numbers them.
+    """Return whether a `GraphCNF` has seen atoms in the order in which this version numbers them.
 
     A model whose density does not depend on the order has, and so has one that does not say.
     """
@@ -38,7 +38,7 @@ _ORDERS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "QUADRUPLE": 4, "QUINTUPLE": 5
 
 
 class AtomCategory(NamedTuple):
-    """What a node category stands for.
+    """Element, charge and aromatic mark of a node category.
 
     Attributes:
         symbol: Element.
@@ -60,7 +60,7 @@ class AtomCategory(NamedTuple):
 
 @dataclass(frozen=True)
 class MoleculeVocabulary:
-    """Which atoms and bonds a category number stands for.
+    """Atoms and bonds by category number.
 
     Charges are part of an atom's category: without them, a third of ZINC250k could not be
     written down as it is.
@@ -91,7 +91,7 @@ class MoleculeVocabulary:
 
     @property
     def marked(self) -> bool:
-        """Whether some categories are marked aromatic."""
+        """True if some categories are marked aromatic."""
         return any(a.aromatic for a in self.atoms) or any(b.startswith(MARK) for b in self.bonds)
 
     @property
@@ -121,7 +121,7 @@ class MoleculeVocabulary:
 
     @classmethod
     def of_model(cls, model, name: str = "model") -> MoleculeVocabulary:
-        """What a `GraphCNF` says of its categories.
+        """Read the vocabulary from the metadata of a `GraphCNF`.
 
         Raises:
             UserError: Its metadata do not say it.

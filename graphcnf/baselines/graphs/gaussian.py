@@ -1,4 +1,4 @@
-"""What variational autoencoders of graphs share: a posterior, and a message-passing encoder."""
+"""Shared parts of variational autoencoders of graphs: a posterior and a message-passing encoder."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Gaussian:
 
     @classmethod
     def of(cls, parameters: Tensor) -> Gaussian:
-        """Of the output (B, 2 D) of a network; log-scales lie between -7 and 3."""
+        """Build it from the output (B, 2 D) of a network; log-scales lie between -7 and 3."""
         mean, raw = parameters.to(log_term_dtype(parameters)).chunk(2, -1)
         return cls(mean, 5 * torch.tanh(raw / 5) - 2)
 
     def draw(self, noise: Noise | None = None) -> Tensor:
-        """A draw mean + scale * e, with e of the standard normal density, (B, D)."""
+        """Return a draw mean + scale * e, with e of the standard normal density, (B, D)."""
         # The tape holds uniform numbers, as everywhere.
         u = take(noise, lambda: torch.rand_like(self.mean, dtype=torch.float64))
         e = torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(self.mean)
@@ -51,12 +51,12 @@ class Gaussian:
         return 0.5 * twice.sum(-1)
 
     def bound(self, z: Tensor) -> Bound:
-        """The terms of the latents in the bound for one draw: log p(z) and log q(z|x)."""
+        """Return the terms of the latents in the bound for one draw: log p(z) and log q(z|x)."""
         zero = torch.zeros_like(z[:, 0])
         return Bound(PRIOR.log_prob(z), zero, self.log_prob(z), torch.ones_like(zero))
 
     def expected_bound(self, weight: float = 1.0) -> Bound:
-        """The same in expectation and times a weight: the divergence, for training."""
+        """Return the expected terms times a weight: the divergence, for training."""
         return Bound.exact(-weight * self.divergence())
 
 

@@ -38,7 +38,7 @@ from graphcnf.graphs.path.support import Support
 
 
 def breadth_first_order(batch: GraphBatch) -> Tensor:
-    """New node i is old node `order[b, i]`, (B, N) long; padding stays where it is.
+    """Renumber nodes: new node i is old node `order[b, i]`, (B, N) long; padding stays in place.
 
     The walk starts at the first node, and visits the neighbours of a node by their old numbers. A
     graph in several pieces goes on with the first node that is left.
@@ -187,7 +187,7 @@ class SubGraphNetwork(nn.Module):
             nn.init.normal_(table.weight, std=0.3)
 
     def before(self, types: Tensor, adjacency: Tensor, sizes: Tensor, rows: Tensor) -> SubGraph:
-        """The graphs before their nodes `rows`.
+        """Return the graphs before their nodes `rows`.
 
         Args:
             types: Node categories, (B, N) long.
@@ -231,7 +231,7 @@ class SubGraphNetwork(nn.Module):
 
 
 def along(sent: Tensor, kinds: Tensor) -> Tensor:
-    """What is sent (..., R + 1, W) along edges of `kinds` (...), 0 for none: (..., W)."""
+    """Return the messages (..., W) of (..., R + 1, W) along edges of `kinds` (...), 0 for none."""
     index = kinds[..., None, None].expand(*kinds.shape, 1, sent.shape[-1])
     return sent.gather(-2, index).squeeze(-2)
 
@@ -299,7 +299,7 @@ class GraphAFModel(GraphModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """The tables of the valency check; `options` are those of `Support.limits`."""
+        """Return the tables of the valency check; `options` are those of `Support.limits`."""
         return Support.limits(graphs, **options)
 
     def notes(self, rules: bool) -> list[str]:
@@ -318,7 +318,7 @@ class GraphAFModel(GraphModel):
         return f"a bond between atoms more than {self.window} apart in breadth-first order"
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Whether no edge reaches beyond the window in breadth-first order, (B,) bool."""
+        """Return whether no edge reaches beyond the window in breadth-first order, (B,) bool."""
         number = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         far = (number[:, None] - number).abs() > self.window
         return ~(batch.permute(breadth_first_order(batch)).adjacency & far).flatten(1).any(1)
@@ -374,7 +374,7 @@ class GraphAFModel(GraphModel):
         return self._all_rows(batch, noise)[1]
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """An estimate of `bounds` without bias, from `rows` nodes of each graph."""
+        """Return an estimate of `bounds` without bias, from `rows` nodes of each graph."""
         if self.rows is None:
             return self.bounds(batch)
         sizes = batch.sizes[:, None]

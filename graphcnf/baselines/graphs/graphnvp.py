@@ -150,7 +150,7 @@ class OneByOne(Bijection):
 
 
 def _move(x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bool):
-    """A part and its term of the log-det; what networks give at first makes z of about one size."""
+    """Return a part and its log-det term; initial outputs of networks keep the scale of z."""
     shift, log_scale = shift - NOISE / 2, bounded_log_scale(log_scale) + math.log(2)
     z = x * torch.exp(-log_scale) - shift if inverse else (x + shift) * torch.exp(log_scale)
     return masked(z, real), sum_log_term(-log_scale if inverse else log_scale, real)
@@ -337,7 +337,7 @@ class GraphNVPModel(GraphModel):
         self.nodes = NodeCouplings(max_nodes, node_categories, bond_categories, node_width, layers)
 
     def _given(self, bonds: Tensor, mask: Tensor) -> Context:
-        """What the couplings of the nodes know: the edges."""
+        """Return the context of the couplings of the nodes: the edges."""
         adjacency = relations(bonds, self.bond_categories, self.node_encoding.like.dtype)
         return Context(mask, adjacency=adjacency)
 
@@ -386,5 +386,5 @@ class GraphNVPModel(GraphModel):
 
 
 def later_pairs(mask: Tensor) -> Tensor:
-    """Which pairs of a later node and an earlier one there are, (B, N N) bool, of nodes (B, N)."""
+    """Return a mask (B, N N) of the pairs of a later and an earlier node, of nodes (B, N)."""
     return (mask[:, :, None] & mask[:, None]).tril(-1).flatten(1)

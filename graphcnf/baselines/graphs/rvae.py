@@ -32,7 +32,7 @@ from graphcnf.graphs.path.support import Support
 
 
 class Penalties(nn.Module):
-    """How far expected graphs are from keeping the rules; each is 0 for a graph that keeps them.
+    """Penalties on expected graphs that break the rules; each is 0 for a graph that keeps them.
 
     Args:
         node_categories: Number of node categories.
@@ -203,7 +203,7 @@ class RegularizedVAE(GraphModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """What the penalties hold a graph against; `options` are those of `Support.limits`."""
+        """Measure the limits of the penalties; `options` are those of `Support.limits`."""
         first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         a, b = (graphs.node_types[first + end].astype(int) for end in graphs.edges.T)
         kinds = graphs.bond_types.astype(int)
@@ -246,7 +246,7 @@ class RegularizedVAE(GraphModel):
         return {"latents": posterior.bound(z), **self._likelihood(batch, z)}
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """What training maximises: the bound less the penalties of graphs from the prior.
+        """Return the training objective: the bound less the penalties of graphs from the prior.
 
         Out of training the bound alone; training metrics named `bits` hold the penalties, too.
         """
@@ -261,7 +261,7 @@ class RegularizedVAE(GraphModel):
         return {"latents": posterior.expected_bound(), **bounds, "penalties": Bound.exact(-paid)}
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """The mean of q(z|x), (B, D)."""
+        """Return the mean of q(z|x), (B, D)."""
         return {"graph": self._posterior(batch).mean}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
@@ -274,7 +274,7 @@ class RegularizedVAE(GraphModel):
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
-        """The most probable graphs of latents, or draws from p(x|z); `temperature` scales z."""
+        """Return the likeliest graphs of latents, or draws from p(x|z); `temperature` scales z."""
         nodes, pairs = self._matrices(temperature * latents["graph"], mask)
         if sample:
             options = {"generator": generator, "device": mask.device, "dtype": torch.float64}

@@ -60,7 +60,7 @@ class Growing:
         return [v for v in found if self.sums[v] < largest[self.types[v]]]
 
     def leads_on(self, parent: int, label: int, place: Site, site: Site) -> bool:
-        """Whether an attachment leaves a node that can take another edge, if nodes are to come."""
+        """Return True if an attachment leaves a node for another edge, or no nodes are to come."""
         cluster, largest = self.vocabulary.clusters[label], self.vocabulary.largest_sums
         own = [v for v in range(len(cluster.types)) if v not in site]
         if self.remaining == len(own):
@@ -151,7 +151,7 @@ class TreeCode:
     size: int
 
     def turns(self) -> list[tuple[int, int, bool, int]]:
-        """Whether a cluster has a further child: in depth-first order, as long as it is open.
+        """Return True where a cluster has a further child, in depth-first order while it is open.
 
         Returns:
             Rows (cluster, children before, whether there is one more, nodes to come). Of the first
@@ -181,7 +181,7 @@ class TreeCode:
 
 
 def encode(vocabulary: Vocabulary, types, neighbours) -> TreeCode | None:
-    """The code of a graph; None where it is in several pieces, or has an unknown cluster."""
+    """Return the code of a graph; None where it is in several pieces, or has an unknown cluster."""
     tree = junction_tree(neighbours)
     if tree is None:
         return None
@@ -240,7 +240,7 @@ def _renumbered(vocabulary, above, cluster, fixed, host, nodes, wanted):
 
 
 def batch_of(graphs: list[Growing], most: int) -> GraphBatch:
-    """A batch of graphs, padded to `most` nodes."""
+    """Return a batch of graphs, padded to `most` nodes."""
     mask = np.zeros((len(graphs), most), dtype=bool)
     types = np.zeros((len(graphs), most), dtype=np.int64)
     bonds = np.zeros((len(graphs), most, most), dtype=np.int64)

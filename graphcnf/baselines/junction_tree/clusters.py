@@ -81,7 +81,7 @@ class JunctionTree:
 
 
 def junction_tree(neighbours: Neighbours) -> JunctionTree | None:
-    """The junction tree of a graph; None where the graph is not in one piece."""
+    """Return the junction tree of a graph; None where the graph is not in one piece."""
     if len(neighbours) == 1:
         return JunctionTree([(0,)], [-1])
     if not any(neighbours):
@@ -112,7 +112,7 @@ def junction_tree(neighbours: Neighbours) -> JunctionTree | None:
 
 
 def _merged(cycles: list[set[int]]) -> list[set[int]]:
-    """The same with rings that share more than two nodes as one."""
+    """Return the same with rings that share more than two nodes as one."""
     done: list[set[int]] = []
     for ring in cycles:
         ring = set(ring)
@@ -197,7 +197,7 @@ class Cluster:
 
     @cached_property
     def graph(self) -> nx.Graph:
-        """As a networkx graph with `category` attributes."""
+        """Return a networkx graph with `category` attributes."""
         graph = nx.Graph()
         graph.add_nodes_from((v, {"category": t}) for v, t in enumerate(self.types))
         graph.add_edges_from((i, j, {"category": k}) for (i, j), k in self.edges.items())
@@ -238,5 +238,5 @@ class Cluster:
         return [site for site in found if site == self.representative(site)]
 
     def representative(self, site: Site) -> Site:
-        """The first of the sites that are equivalent to a site."""
+        """Return the first of the sites that are equivalent to a site."""
         return min(tuple(s[v] for v in site) for s in self.symmetries)

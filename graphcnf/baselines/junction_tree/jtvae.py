@@ -194,7 +194,7 @@ class Walk:
         return [one is not None for one in found]
 
     def _attach(self, choices: list[tuple], parents: list[int], down: Tensor) -> dict[int, int]:
-        """Which option each choice among several takes, by its row."""
+        """Return the option that each choice among several takes, by its row."""
         choices = [c for c in choices if len(c[-1]) > 1]
         if not choices:
             return {}
@@ -338,7 +338,7 @@ class JunctionTreeVAE(GraphModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, *, support: bool = True, **options) -> dict:
-        """The clusters and the largest sums of a set of graphs; see `Support.limits`."""
+        """Return the clusters and the largest sums of a set of graphs; see `Support.limits`."""
         limits = Support.limits(graphs, **options)
         weights, sums = limits["edge_weights"], limits["largest_sums"]
         assert weights is not None and sums is not None
@@ -353,12 +353,12 @@ class JunctionTreeVAE(GraphModel):
         return [encode(self.vocabulary, *graph) for graph in neighbours_of(batch)]
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Whether all clusters of a graph are in the vocabulary, (B,) bool."""
+        """Return whether all clusters of a graph are in the vocabulary, (B,) bool."""
         known = [code is not None for code in self._codes(batch)]
         return torch.tensor(known, dtype=torch.bool, device=batch.mask.device)
 
     def _read(self, batch: GraphBatch) -> Reading:
-        """The codes of graphs, and what the networks make of them without latents."""
+        """Return the codes of graphs, and what the networks make of them without latents."""
         codes = self._codes(batch)
         known = [code for code in codes if code is not None]
         if len(known) < len(codes):
@@ -405,7 +405,7 @@ class JunctionTreeVAE(GraphModel):
         return {**latents, **self._likelihood(reading, *z)}
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """What training maximises: the bound with less weight on the divergence from the prior.
+        """Return the training objective: the bound with a smaller weight on the divergence.
 
         Out of training the bound itself; training metrics named `bits` hold the weight, too.
         """

@@ -34,12 +34,12 @@ class TreeGRU(nn.Module):
         self.reset_h = nn.Linear(width, width, bias=False)
 
     def gated(self, x: Tensor, message: Tensor) -> Tensor:
-        """What of a message, (M, C), passes the reset gate of a cluster that hears it."""
+        """Return the part (M, C) of a message that passes the receiver's reset gate."""
         gate = torch.sigmoid(self.reset_x(x) + self.reset_h(message))
         return (gate * message).to(message.dtype)
 
     def combined(self, x: Tensor, total: Tensor, gated: Tensor) -> Tensor:
-        """The message that a cluster sends, given the sums of what it hears, (M, C)."""
+        """Return the message that a cluster sends, given the sums of what it hears, (M, C)."""
         z = torch.sigmoid(self.update(torch.cat([x, total], -1)))
         new = torch.tanh(self.content(torch.cat([x, gated], -1)))
         return ((1 - z) * total + z * new).to(total.dtype)
@@ -86,7 +86,7 @@ class TreeGRU(nn.Module):
 
 
 class TreeDecoder(nn.Module):
-    """Whether a cluster has another child, and which cluster a child is.
+    """Network of the decisions of a tree: another child or none, and the cluster of a child.
 
     Args:
         clusters: Size of the vocabulary.
@@ -108,7 +108,7 @@ class TreeDecoder(nn.Module):
         self.labels = nn.Linear(width, clusters)
 
     def _given(self, z: Tensor, remaining: Tensor, part: int) -> tuple[Tensor, Tensor]:
-        """What the latents and the nodes to come multiply features with, and add to them."""
+        """Return scale and shift of features, given the latents and the nodes to come."""
         scale, shift = self.of_latents(z).chunk(2, -1)[part].chunk(2, -1)
         return 1 + scale, shift + self.remaining(remaining).chunk(2, -1)[part]
 
@@ -138,7 +138,7 @@ class LabelledMessages(nn.Module):
         self.value = nn.Linear(width, width)
 
     def forward(self, down: Tensor, trees: TreeBatch, count: int) -> Tensor:
-        """The sums of `count` trees, (count, C), given the messages (M, C) to all clusters."""
+        """Return the sums of `count` trees, (count, C), of the messages (M, C) to all clusters."""
         h = F.gelu(self.label(trees.label) + self.of_message(down))
         return gather_sum(self.value(h), trees.graph, count)
 
@@ -204,14 +204,14 @@ class Attachments(nn.Module):
         return F.gelu(self.option(both) + self.of_message(down)[choice])
 
     def _of_others(self, tables: Tables, sites: Sites, size: int) -> Tensor:
-        """What shares the nodes of the cluster that is there, (E, A, W)."""
+        """Return features of the clusters that share nodes with the placed one, (E, A, W)."""
         choice, node, label, other = sites.shared.unbind(1)
         count = len(sites.parent)
         shared = self.shared(tables.node[label, other])
         return gather_sum(shared, choice * size + node, count * size).unflatten(0, (count, size))
 
     def chosen(self, features: Tensor, sites: Sites, graph: Tensor, count: int) -> Tensor:
-        """Sums (count, C) over what was chosen in each of `count` graphs."""
+        """Return sums (count, C) of the chosen options in each of `count` graphs."""
         return gather_sum(self.value(features[sites.chosen]), graph, count)
 
     def scores(self, features: Tensor, sites: Sites, z: Tensor) -> Tensor:

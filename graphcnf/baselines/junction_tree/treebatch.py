@@ -47,7 +47,7 @@ class TreeBatch:
 
     @classmethod
     def of(cls, codes: Sequence[TreeCode], device) -> TreeBatch:
-        """Of the codes of some graphs."""
+        """Build the batch from the codes of some graphs."""
         label: list[int] = []
         depth: list[int] = []
         turns: list[tuple[int, int, int, int]] = []
@@ -96,7 +96,7 @@ class Sites:
 
     @classmethod
     def of(cls, choices: Sequence[tuple], device) -> Sites:
-        """Of rows (label of the parent, of the child, attached, options, chosen), see `Choice`."""
+        """Build it from rows (labels of parent and child, attached, options, chosen)."""
         parent, shared, chosen = [], [], []
         option: list[tuple[int, ...]] = []
         for number, (above, label, attached, options, wanted) in enumerate(choices):

@@ -69,7 +69,7 @@ class Vocabulary:
 
     @classmethod
     def from_lists(cls, rows: list[list[list[int]]], weights, sums) -> Vocabulary:
-        """Of rows [node categories, i, j and category of each edge in one list]."""
+        """Build it from rows [node categories, i, j and category of each edge in one list]."""
         clusters = []
         for types, flat in rows:
             triples = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
@@ -106,7 +106,7 @@ class Vocabulary:
     def find(
         self, types, neighbours: Neighbours, nodes: tuple[int, ...], add: bool = False
     ) -> tuple[int, tuple[int, ...]] | None:
-        """Number of the cluster that some nodes of a graph are, and which node is which.
+        """Return the number of the cluster of some nodes of a graph, and the matching of nodes.
 
         Args:
             types: Node categories of the graph.
@@ -195,7 +195,7 @@ class Vocabulary:
     def canonical(
         self, parent: int, child: int, fixed: tuple[int, ...], place: Site, site: Site
     ) -> tuple[Site, Site]:
-        """The attachment in `attachments` that is equivalent to a given one."""
+        """Return the attachment in `attachments` that is equivalent to a given one."""
         host, guest = self.clusters[parent], self.clusters[child]
         keep = [s for s in host.symmetries if all(s[v] == v for v in fixed)]
         return min(self._image(s, guest, place, site) for s in keep)

@@ -31,7 +31,7 @@ class GraphLatents:
     index: Tensor
 
     def masked(self) -> GraphLatents:
-        """The same with zeros at padding, whatever stands there."""
+        """Return the same with zeros at padding, whatever stands there."""
         return replace(
             self,
             nodes=masked(self.nodes, self.node_mask),

@@ -78,7 +78,7 @@ class PairNetwork(nn.Module):
             self.pair_out = zero_init(ReadOut(2 * pair_width, pair_out))
 
     def _from_ends(self, linear: nn.Linear, h: Tensor, index: Tensor) -> Tensor:
-        """What a pair takes from its two nodes: a sum, of different maps if there is an order."""
+        """Return the sum of maps of the nodes of each pair; two maps if nodes are ordered."""
         rows = torch.arange(len(h), device=h.device)[:, None]
         projected = linear(h)
         if not self.ordered:

@@ -163,7 +163,7 @@ class AtomCode:
 
     @staticmethod
     def measure(graphs: PackedGraphs) -> dict:
-        """The arguments `back` and `closures` that a set of graphs needs."""
+        """Return the arguments `back` and `closures` that a set of graphs needs."""
         later = np.repeat(graphs.node_starts[:-1], graphs.edge_counts) + graphs.edges.max(1)
         most = int(np.bincount(later).max(initial=1))
         largest = torch.zeros(most, dtype=torch.long)
@@ -191,7 +191,7 @@ class AtomCode:
         return torch.cat([first, closures], -1)
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Whether `encode` takes a depth-first numbered graph, (B,) bool."""
+        """Return whether `encode` takes a depth-first numbered graph, (B,) bool."""
         if not len(batch):
             return batch.mask.new_zeros(0)
         most = int(batch.adjacency.tril(-1).sum(-1).max())

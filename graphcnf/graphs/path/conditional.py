@@ -65,7 +65,7 @@ class Walks:
 
 
 class Experience:
-    """What earlier walks tell later ones, without influence on what the weights aim at.
+    """Proposal learnt from earlier walks, without influence on the target of the weights.
 
     Args:
         size: Number U of nodes of the fragment.
@@ -210,7 +210,7 @@ class ConditionalWalk:
         return Walks(self.steps.code.decode(codes, mask), final, came_from, prices, origin)
 
     def _resample(self, log_weights: Tensor) -> Tensor | None:
-        """Walks to go on with, (P,) long; None where the weights do not differ much."""
+        """Return the walks to go on with, (P,) long; None where the weights hardly differ."""
         if not torch.isfinite(log_weights).any():
             return None
         count, share = len(log_weights), log_weights.softmax(0)

@@ -37,7 +37,7 @@ def enlarged(
     edge_sources: Sequence[int],
     edge_weights: Sequence[int],
 ) -> GraphCNF:
-    """A model that knows what `model` knows, and can represent all of some graphs.
+    """Return a model that knows what `model` knows, and can represent all of some graphs.
 
     Args:
         model: A trained model, atom by atom. It stays as it is.
@@ -85,7 +85,7 @@ def enlarged(
 
 
 def merged(known, needed):
-    """The smallest arguments that cover both: numbers by their maximum, lists entry by entry.
+    """Return the smallest arguments that cover both: maxima of numbers, lists entry by entry.
 
     Args:
         known: Arguments of a model, JSON.
@@ -103,7 +103,7 @@ def merged(known, needed):
 
 
 def value_counts(code: AtomCode, graphs: PackedGraphs) -> list[Tensor]:
-    """How often every category of each variable occurs, (cardinality,) each."""
+    """Count the occurrences of every category of each variable, (cardinality,) each."""
     counts = [torch.zeros(c, dtype=torch.long) for c in code.cardinalities]
     for start in range(0, len(graphs), CHUNK):
         batch = GraphBatch.collate(graphs, range(start, min(start + CHUNK, len(graphs))))
@@ -150,7 +150,7 @@ def grow(
 
 
 class _Sources:
-    """Where the variables of the larger network and their values come from."""
+    """Sources of the variables and values of the larger network."""
 
     def __init__(self, new: PathNetwork, old: PathNetwork, nodes: Tensor, edges: Tensor):
         self.new, self.old = new.cardinalities, old.cardinalities
@@ -171,7 +171,7 @@ class _Sources:
                 raise ValueError(f"sources of {count} {what} categories among {most}: {sources}")
 
     def variable(self, k: int, most: int | None = None) -> int:
-        """The variable of the old network that variable k comes from, below `most`."""
+        """Return the variable of the old network that variable k comes from, below `most`."""
         most = len(self.old) if most is None else most
         if k < most:
             return k
@@ -188,7 +188,7 @@ class _Sources:
 
 
 def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _Sources) -> Tensor:
-    """What the parameter `name` of the larger network starts as."""
+    """Return the initial value of the parameter `name` of the larger network."""
     table, _, rest = name.partition(".")
     if table in ("values", "chain", "outputs", "hidden"):
         number, _, kind = rest.partition(".")

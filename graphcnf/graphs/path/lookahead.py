@@ -1,4 +1,4 @@
-"""What the edges of a fragment that are still to come need of its nodes.
+"""Free valence that the remaining edges of a fragment need of its nodes.
 
 A walk that gives a node a category or an edge after which the rest of the fragment has no place at
 it would end some nodes later. All of its continuations have weight 0, so that leaving it out
@@ -62,7 +62,7 @@ class Lookahead:
         self.sums = self.support.sums
 
     def mask(self, previous: list[Tensor], fits: Tensor) -> Tensor:
-        """Which of the categories `fits` (R, C) of the steps' next variable leave enough."""
+        """Return a mask of the categories `fits` (R, C) of the next variable that leave enough."""
         k = len(previous)
         if not self.support.limited or AtomCode.role(k) in ("back", "length"):
             return fits
@@ -83,7 +83,7 @@ class Lookahead:
         return fits & (enough | ~linked)
 
     def _far(self, up: Tensor) -> Tensor:
-        """What the node `up` levels above the parent's has left for the edge to the steps' node."""
+        """Return the free valence of the node `up` levels above the parent."""
         node = self.at.gather(1, (self.parent - up).clamp(min=0)[:, None])
         member = node.clamp(min=0)
         spare = self.of.gather(1, member) - self.needed.gather(1, member)

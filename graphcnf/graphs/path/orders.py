@@ -23,7 +23,7 @@ DETOUR = 0.2
 def random_depth_first(
     nodes: int, edges: np.ndarray, random: np.random.Generator, detour: float = DETOUR
 ) -> np.ndarray:
-    """A depth-first order of a connected graph, close to the order that it has.
+    """Return a depth-first order of a connected graph, close to the order that it has.
 
     Args:
         nodes: Number of nodes.

@@ -1,4 +1,4 @@
-"""How much of a fragment a depth-first walk has placed, and how the walk may go on.
+"""Placement of a fragment along depth-first walks, and the steps that it allows.
 
 The nodes of a graph with a fragment come in one of the depth-first orders of the whole graph, nodes
 of the fragment between free ones. Such an order keeps one rule: no node leaves the path before all
@@ -57,7 +57,7 @@ class Steps:
 
 
 class Progress:
-    """Where P walks stand.
+    """State of the placement in P walks.
 
     Args:
         fragment: What the graphs have to hold.
@@ -94,7 +94,7 @@ class Progress:
         self.lookahead.left = self.lookahead.left[rows]
 
     def source(self, steps: Steps) -> Tensor:
-        """Where steps come from, (R,) long.
+        """Return the parents of the steps, (R,) long.
 
         Returns:
             The node of the fragment placed last; for the first node of a component U at the
@@ -111,7 +111,7 @@ class Progress:
 
     @property
     def complete(self) -> Tensor:
-        """Whether the fragment and its neighbours are there, (P,) bool."""
+        """Return whether the fragment and its neighbours are there, (P,) bool."""
         return ~self.unplaced.any(1) & (self.sockets == 0).all(1)
 
     def look(self) -> None:
@@ -149,7 +149,7 @@ class Progress:
         return parent, parent.clamp(min=0)
 
     def free_fits(self, back: Tensor) -> Tensor:
-        """Whether a free node may come after the steps back (P, M); as masks, (P, M) bool."""
+        """Return a mask (P, M) of the steps back after which a free node may come."""
         parent, at = self._parent(back)
         left = self.free[:, None] - (self.socket_at.gather(1, at) == 0).long() - self.need[:, None]
         left = torch.where(parent < 0, (self.free - 1 - self.need)[:, None], left)
@@ -278,7 +278,7 @@ class Progress:
         return steps, -chance.log()
 
     def _has_sockets(self) -> Tensor:
-        """Whether a node's component has sockets, (U,) bool."""
+        """Return whether a node's component has sockets, (U,) bool."""
         f = self.fragment
         with_sockets = f.component[f.sockets > 0]
         return torch.isin(f.component, with_sockets)

@@ -126,7 +126,7 @@ class Support(nn.Module):
 
     @staticmethod
     def measure(graphs: PackedGraphs, node_categories: int, edge_weights: list[int]) -> list[int]:
-        """The largest sum of edge weights that nodes of each category have."""
+        """Return the largest sum of edge weights that nodes of each category have."""
         weight = np.asarray(edge_weights)[graphs.bond_types]
         first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
         sums = np.zeros(len(graphs.node_types), dtype=np.int64)

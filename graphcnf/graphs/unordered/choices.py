@@ -110,7 +110,7 @@ class EdgeChoices:
         return own.masked_fill(~possible, -math.inf)
 
     def _completing(self) -> Tensor:
-        """Whether a partner completes the part while nodes are outside, (M, N) bool."""
+        """Return whether a partner completes the part while nodes are outside, (M, N) bool."""
         left, size, nodes = self.own[..., None].unbind(1)
         left = left + self.places.masked_fill(self.joined, 0)
         size = size + self.sizes.masked_fill(self.joined, 0)

@@ -1,4 +1,4 @@
-"""What is known of a graph when some of its pairs are decided: places, parts, distances, support.
+"""State of a partly decided graph: free places, parts, distances and support.
 
 What is impossible for a pair has probability 0 in the density, which stays normalised:
 
@@ -35,7 +35,7 @@ FAR = 10
 
 @dataclass
 class Known:
-    """Of B graphs with N nodes and K kinds of edges.
+    """State of B partly decided graphs with N nodes and K kinds of edges.
 
     Attributes:
         open: Places left at each node for each kind, (B, N, K) long.
@@ -136,7 +136,7 @@ def known_of(
 
 
 def _sums(together: Tensor, value: Tensor) -> Tensor:
-    """Sums of whole numbers (B, N) over the nodes of the same part, (B, N) long."""
+    """Return sums of integers (B, N) over the nodes of the same part, (B, N) long."""
     return exactly(together.long(), value[..., None])[..., 0]
 
 

@@ -29,7 +29,7 @@ def one_hots(counts: Tensor, most: int, like: Tensor) -> Tensor:
 
 
 def exactly(counts: Tensor, table: Tensor) -> Tensor:
-    """The product of whole numbers, whatever the autocast type."""
+    """Return the product of whole numbers, whatever the autocast type."""
     with torch.autocast(counts.device.type, enabled=False):
         return counts.double().matmul(table.double()).to(counts.dtype)
 

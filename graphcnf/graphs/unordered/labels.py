@@ -24,7 +24,7 @@ _CHUNK = 512
 
 
 def ring_classes(adjacency: Tensor) -> Tensor:
-    """The class of every edge by the smallest ring that it is part of.
+    """Return the class of every edge by the smallest ring that it is part of.
 
     A breadth-first search from one end of each edge to the other, without the edge itself, finds
     rings of up to 6 nodes. An edge is in a larger one if it is no bridge: its effective resistance
@@ -139,12 +139,12 @@ class NodeLabels(nn.Module):
 
     @property
     def bridges(self) -> Tensor:
-        """Which kinds are in no ring, (K,) bool."""
+        """Return a mask of the kinds that are in no ring, (K,) bool."""
         return self.kinds[:, 1] == 0
 
     @staticmethod
     def measure(graphs: PackedGraphs) -> dict[str, list[list[int]]]:
-        """The tables of all labels and kinds that occur in `graphs`."""
+        """Return the tables of all labels and kinds that occur in `graphs`."""
         raw = (int(graphs.bond_types.max(initial=0)) + 1) * len(RINGS)
         found: set[tuple[int, ...]] = set()
         for start in range(0, len(graphs), _CHUNK):
@@ -164,7 +164,7 @@ class NodeLabels(nn.Module):
         }
 
     def nearest(self, kinds: Tensor, free: Tensor) -> Tensor:
-        """The nearest kind that a node has places for, (...) long.
+        """Return the nearest kind that a node has places for, (...) long.
 
         Args:
             kinds: Wanted, (...) long; where there are places for it, it is the nearest.
@@ -173,7 +173,7 @@ class NodeLabels(nn.Module):
         return self.far[kinds].masked_fill(free <= 0, torch.iinfo(torch.long).max).argmin(-1)
 
     def lighter(self, kinds: Tensor, others: Tensor) -> Tensor:
-        """Of two kinds that with the lower weight, the first where they weigh the same."""
+        """Return the lighter of two kinds, the first where they weigh the same."""
         return torch.where(self.weights[others] < self.weights[kinds], others, kinds)
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
@@ -193,7 +193,7 @@ class NodeLabels(nn.Module):
 
     @torch.autocast("cpu", enabled=False)
     def look_up(self, batch: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """As `encode`, and which nodes no label fits, (B, N) bool."""
+        """Encode as `encode`; also return a mask of nodes that no label fits, (B, N) bool."""
         rings = ring_classes(batch.adjacency)
         bonds = torch.where(batch.bonds < len(self.place), batch.bonds, 0)
         kinds = torch.where(batch.adjacency, self.place[bonds, rings], 0)
@@ -209,7 +209,7 @@ class NodeLabels(nn.Module):
         return labels, kinds, unknown & batch.mask
 
     def decode(self, labels: Tensor, kinds: Tensor, mask: Tensor) -> GraphBatch:
-        """The graphs of labels and kinds; what a label says of edges is not looked at."""
+        """Return the graphs of labels and kinds; what a label says of edges is not looked at."""
         types = torch.where(mask, self.rows[labels.clamp(max=self.count - 1), 0], 0)
         bonds = F.pad(self.kinds[:, 0] + 1, (1, 0))[kinds]
         return GraphBatch(types, bonds, mask)
