@@ -78,8 +78,7 @@ def analogs(
     states = None if standardize else flow.charge_states
     options.say_deviations(deviations([molecule], states), 1)
     found = analogs_of(
-        network,
-        flow.vocabulary,
+        flow,
         flow.standardized(molecule) if standardize else molecule,
         keep=keep,
         similar=similar,

@@ -8,6 +8,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +112,31 @@ def test_imports_point_one_way(part):
             if parts[1] not in ALLOWED[part] | EVERYWHERE | {part}:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong
+
+
+def test_no_two_files_import_each_other():
+    """Imports inside functions count, those for types alone do not."""
+    tops = ("graphcnf", "datasets", "scripts")
+    files = {path: path.relative_to(ROOT) for top in tops for path in (ROOT / top).rglob("*.py")}
+    names = {}
+    for path, place in files.items():
+        parts = [*place.parts[:-1], *([] if place.stem == "__init__" else [place.stem])]
+        names[".".join(parts if parts[0] == "graphcnf" else ["graphcnf", *parts])] = path
+    found = nx.DiGraph()
+    for name, path in names.items():
+        tree = ast.parse(path.read_text())
+        types = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and id(node) not in types:
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    found.add_edge(name, whole if whole in names else node.module)
+    assert not [c for c in nx.strongly_connected_components(found) if len(c) > 1]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ the `substitution` of single atoms and bonds begins with the molecule itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rdkit import Chem
@@ -18,7 +18,6 @@ from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_seed, check_temperature
 from graphcnf.molecules import codec
-from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.growth import Aim, Found, Growth
 from graphcnf.molecules.kept import around, bare, bare_query, murcko, scaffold_and_rest
 from graphcnf.molecules.properties import similarity_to
@@ -31,6 +30,9 @@ from graphcnf.molecules.substitution import (
     State,
 )
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
+
+if TYPE_CHECKING:
+    from graphcnf.molecules.flow import MoleculeFlow
 
 KEEP = ("skeleton", "bonds", "scaffold")
 """What every analogue shares with its molecule: which atoms are bonded; that and the orders of the
@@ -182,8 +184,7 @@ class NearAnalogs:
     """Similar analogues with the same skeleton, by substitutions that begin with the molecule.
 
     Args:
-        model: A model of molecules.
-        vocabulary: Of the model.
+        flow: Density of molecules.
         origin: The molecule.
         keep: "skeleton" or "bonds".
         seed: Of the draws.
@@ -196,8 +197,7 @@ class NearAnalogs:
 
     def __init__(
         self,
-        model: GraphCNF,
-        vocabulary: MoleculeVocabulary,
+        flow: MoleculeFlow,
         origin: Origin,
         keep: str,
         *,
@@ -209,14 +209,14 @@ class NearAnalogs:
         check_seed(seed)
         if not 1 <= particles <= PROPOSALS:
             raise UserError(f"particles: 1 to {PROPOSALS}, not {particles}")
-        self.origin, self.device, self.particles = origin, model.device, particles
+        self.origin, self.device, self.particles = origin, flow.model.device, particles
         self.temperature, self.random = temperature, np.random.default_rng((seed, 3))
-        self._vocabulary, self._flow = vocabulary, MoleculeFlow(model)
+        self._vocabulary = flow.vocabulary
         with codec.quiet():
-            skeleton = Skeleton(origin.mol, vocabulary, orders=keep == "bonds")
+            skeleton = Skeleton(origin.mol, flow.vocabulary, orders=keep == "bonds")
         self._query = bare_query(origin.mol, orders=keep == "bonds")
         self._neighbours = Neighbours(
-            skeleton, self._wanted, self._flow.log_prob, temperature=temperature, random=self.random
+            skeleton, self._wanted, flow.log_prob, temperature=temperature, random=self.random
         )
 
     def _wanted(self, state: State) -> bool:
@@ -260,8 +260,7 @@ class NearAnalogs:
 
 
 def analogs_of(
-    model: GraphCNF,
-    vocabulary: MoleculeVocabulary,
+    flow: MoleculeFlow,
     molecule: str | Chem.Mol,
     *,
     keep: str = "skeleton",
@@ -274,8 +273,7 @@ def analogs_of(
     """Return a sampler of analogues of a molecule, never the molecule itself.
 
     Args:
-        model: Atom by atom.
-        vocabulary: Of the model.
+        flow: Density of molecules, drawn atom by atom.
         molecule: SMILES or RDKit molecule. Stereo and isotopes do not count.
         keep: One of `KEEP`.
         similar: Least Tanimoto similarity to the molecule (ECFP4, see `similarity_to`).
@@ -291,6 +289,7 @@ def analogs_of(
     """
     if keep not in KEEP:
         raise UserError(f"keep is one of {', '.join(KEEP)}, not {keep!r}")
+    model, vocabulary = flow.model, flow.vocabulary
     if not model.steps.supports_fragments:
         raise UserError('only a model that draws atom by atom ("path") draws analogues')
     if atoms is not None and keep != "scaffold":
@@ -300,7 +299,7 @@ def analogs_of(
     origin = Origin(molecule, vocabulary, model.max_nodes, similar)
     if similar and keep != "scaffold":
         return NearAnalogs(
-            model, vocabulary, origin, keep, seed=seed, temperature=temperature,
+            flow, origin, keep, seed=seed, temperature=temperature,
             particles=particles,
         )  # fmt: skip
     return RedrawnAnalogs(

@@ -233,7 +233,7 @@ class MoleculeFlow:
         """
         from graphcnf.molecules.analogs import analogs_of
 
-        return self._taken(analogs_of(self.model, self.vocabulary, molecule, **options), n)
+        return self._taken(analogs_of(self, molecule, **options), n)
 
     def _grown(self, way: str, text: str, n: int, options: dict) -> MoleculeSample:
         from graphcnf.molecules.growth import Growth, fragment_of

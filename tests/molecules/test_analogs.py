@@ -138,7 +138,7 @@ def test_all_there_are_then_a_line(flow):
     found = []
     with pytest.raises(UserError, match="no further one"):
         found.extend(flow.analogs("C", 3, seed=0).smiles)
-        for one in analogs.analogs_of(flow.model, flow.vocabulary, "C").molecules():
+        for one in analogs.analogs_of(flow, "C").molecules():
             found.append(one.smiles)
     assert len(found) > 6 and "C" not in found
     assert all(Chem.MolFromSmiles(smiles).GetNumAtoms() == 1 for smiles in found)
