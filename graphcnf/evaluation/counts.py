@@ -27,6 +27,9 @@ Histogram = Mapping[str, int]
 PASSED, FAILED = "passed", "failed"
 """Outcomes of a structural alert."""
 
+ELEMENTS = frozenset(("C", "N", "S", "O", "F", "Cl", "Br", "H"))
+"""Elements that the filters of MOSES let pass."""
+
 SCAFFOLD_RINGS = 2
 """Least number of rings of a scaffold that counts."""
 
@@ -111,6 +114,23 @@ def passes_mcf(mol: Chem.Mol) -> bool:
     return not any(with_hydrogens.HasSubstructMatch(pattern) for pattern in _mcf())
 
 
+def passes_filters(mol: Chem.Mol) -> bool:
+    """Return True for a molecule that counts for "Filters" of MOSES.
+
+    It has no PAINS or MCF alert, no charge, no ring of eight or more atoms, and C, N, S, O, F, Cl,
+    Br and H only.
+
+    Raises:
+        Unavailable: See `passes_mcf`.
+    """
+    return (
+        all(a.GetSymbol() in ELEMENTS and not a.GetFormalCharge() for a in mol.GetAtoms())
+        and all(len(ring) < 8 for ring in mol.GetRingInfo().AtomRings())
+        and passes_pains(mol)
+        and passes_mcf(mol)
+    )
+
+
 @cache
 def _pains() -> FilterCatalog:
     return FilterCatalog(FilterCatalogParams(FilterCatalogParams.FilterCatalogs.PAINS))
@@ -176,8 +196,6 @@ def cosine(generated: Histogram, reference: Histogram) -> float:
 def passed_share(generated: Histogram, reference: Histogram) -> float:
     """Return the share of the generated molecules that pass a filter (MOSES).
 
-    In [0, 1], higher is better; the reference, which is not used, may be far from 1 itself. MOSES'
-    own "Filters" also asks for PAINS and MCF at once, its eight elements, no charge and no ring of
-    eight or more atoms.
+    In [0, 1], higher is better; the reference, which is not used, may be far from 1 itself.
     """
     return generated.get(PASSED, 0) / sum(generated.values())

@@ -83,9 +83,8 @@ def _variation(name: str, title: str, axis: str, function: Callable) -> Metric:
     return Metric(f"{name}_tv", title, "lower", feature, counts.total_variation, axis)
 
 
-def _alerts(name: str, function: Callable) -> Metric:
+def _passed(name: str, title: str, function: Callable) -> Metric:
     feature = Feature(name, partial(counts.judged, function))
-    title = f"free of {name.upper()} alerts"
     return Metric(name, title, "higher", feature, counts.passed_share)
 
 
@@ -102,8 +101,9 @@ _TABLE = (
     Metric("scaf", "Scaf", "higher", _SCAFFOLDS, counts.cosine),
     Metric("int_div1", "IntDiv1", "as the reference", _PRINTS, partial(_diversity, 1)),
     Metric("int_div2", "IntDiv2", "as the reference", _PRINTS, partial(_diversity, 2)),
-    _alerts("pains", counts.passes_pains),
-    _alerts("mcf", counts.passes_mcf),
+    _passed("pains", "free of PAINS alerts", counts.passes_pains),
+    _passed("mcf", "free of MCF alerts", counts.passes_mcf),
+    _passed("filters", "Filters", counts.passes_filters),
     _wasserstein("logp", "logP", "logP", properties.logp, 4),
     _wasserstein("qed", "QED", "QED", properties.qed, 5),
     _wasserstein("sa", "SA score", "SA score", properties.sa, 4),

@@ -13,7 +13,7 @@ from graphcnf.datasets.references import HELD_OUT, OFFICIAL, Rows, held_out, loa
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.errors import UserError, require, say
 from graphcnf.evaluation.metrics import Metric, chosen_metrics, features_of
-from graphcnf.evaluation.similarity import LARGEST
+from graphcnf.evaluation.similarity import COMPARED
 from graphcnf.evaluation.statistics import Comparison, SetStatistics, compare, set_statistics
 from graphcnf.evaluation.summary import Summary, share, summarize
 from graphcnf.molecules.validity import evaluate_records
@@ -155,7 +155,7 @@ class Reference:
 
         Args:
             dataset: See `load`.
-            count: Number of training molecules, `LARGEST` at most.
+            count: Number of training molecules, `COMPARED` at most.
             seed: Seed of their choice.
             hashes: Training hashes; novelty is 0 except for molecules that the graphs changed.
 
@@ -177,7 +177,7 @@ class Reference:
                 "reference": dataset.name,
             }, chosen.smiles
 
-        count = min(count, LARGEST)
+        count = min(count, COMPARED)
         return self._once(("ceiling", id(dataset), count, seed), compute)
 
     def distances(

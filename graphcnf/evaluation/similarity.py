@@ -18,8 +18,11 @@ from graphcnf.molecules.properties import similarities
 RADIUS, BITS = 2, 1024
 """Radius and length of the Morgan fingerprints."""
 
-LARGEST = 30_000
-"""Largest number of molecules of a set whose fingerprints are kept, the first ones, as in MOSES."""
+KEPT, COMPARED = 200_000, 30_000
+"""Molecules of a set whose fingerprints are kept, and of a generated set that are compared.
+
+The first ones. Each test part of MOSES has fewer than 200,000; its protocol compares 30,000.
+"""
 
 _BLOCK = 2000
 """Molecules of either set that are compared at once; bounds the memory at some 70 MB."""
@@ -38,10 +41,10 @@ def fingerprints(mols: Sequence[Chem.Mol]) -> np.ndarray:
 
 
 def add_fingerprints(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the fingerprints of two lists, of the first `LARGEST` molecules."""
-    if len(one) >= LARGEST:
+    """Return the fingerprints of two lists, of the first `KEPT` molecules."""
+    if len(one) >= KEPT:
         return one
-    return np.concatenate([one, other])[:LARGEST]
+    return np.concatenate([one, other])[:KEPT]
 
 
 def nearest_similarity(generated: np.ndarray, reference: np.ndarray) -> float:
@@ -55,6 +58,7 @@ def nearest_similarity(generated: np.ndarray, reference: np.ndarray) -> float:
         generated: Packed fingerprints, (M, 128) uint8.
         reference: Packed fingerprints, (N, 128) uint8.
     """
+    generated = generated[:COMPARED]
     nearest = (
         np.maximum.reduce([block.max(1) for block in blocks]).sum(dtype=np.float64)
         for blocks in _tanimoto(generated, reference)
@@ -74,6 +78,7 @@ def internal_diversity(generated: np.ndarray, power: int = 1) -> float:
         generated: Packed fingerprints, (M, 128) uint8.
         power: p, at least 1.
     """
+    generated = generated[:COMPARED]
     total = len(generated)
     roots = (
         np.sum((sum(_power_sum(block, power) for block in blocks) / total) ** (1 / power))

@@ -133,3 +133,6 @@ def test_filters():
     # An aldehyde; an alkyl chloride, which is found by its hydrogens.
     assert not counts.passes_mcf(mol("CC=O")) and not counts.passes_mcf(mol("CCCl"))
     assert counts.passes_mcf(mol("CC(=O)Nc1ccccc1"))
+    for failing in ("CC=O", "C[NH3+]", "C[Si](C)(C)C", "C1CCCCCCC1", "O=C1C=CC(=O)C=C1"):
+        assert not counts.passes_filters(mol(failing)), failing
+    assert counts.passes_filters(mol("CC(=O)Nc1ccccc1"))

@@ -18,12 +18,13 @@ GENERATED = [
     "Cc1noc(C)c1CN(C)C(=O)Nc1cc(F)cc(F)c1",
 ]
 REFERENCE = ["Oc1ccccc1-c1cccc2cnccc12", "COc1cccc(NC(=O)Cc2coc3ccc(OC)cc23)c1"]
-FAST = [name for name in METRICS if name not in ("fcd", "nspdk", "mcf")]
+FAST = [name for name in METRICS if name not in ("fcd", "nspdk", "mcf", "filters")]
 OPTIONAL = {
     "fcd": find_spec("fcd_torch") is not None,
     "nspdk": find_spec("eden") is not None,
     "mcf": installed_file("moses", "metrics", "mcf.csv") is not None,
 }
+OPTIONAL["filters"] = OPTIONAL["mcf"]
 AVAILABLE = [name for name in METRICS if OPTIONAL.get(name, True)]
 
 
@@ -130,7 +131,7 @@ def test_chunks_and_the_way_to_other_processes_do_not_change_the_figures(zinc_sm
 
 
 def test_fingerprints_of_the_first_molecules_are_kept(zinc_smiles, monkeypatch):
-    monkeypatch.setattr(similarity, "LARGEST", 10)
+    monkeypatch.setattr(similarity, "COMPARED", 10)
     monkeypatch.setattr(statistics, "CHUNK", 4)
     names = ["snn", "int_div1"]
     first, all_of_them = (set_statistics(zinc_smiles[:n], metrics=names) for n in (10, 30))
@@ -180,11 +181,11 @@ def test_what_is_missing_is_named_and_the_rest_is_there(monkeypatch):
     counts._mcf.cache_clear()
     result = compare(GENERATED, REFERENCE)
     assert list(result.values) == list(METRICS)
-    assert set(result.missing) == {"fcd", "nspdk", "mcf"}
+    assert set(result.missing) == {"fcd", "nspdk", "mcf", "filters"}
     assert "pip install 'graphcnf[metrics]'" in result.missing["nspdk"]
     assert "pip install 'graphcnf[metrics]'" in result.missing["fcd"]
     assert "pip install --no-deps molsets" in result.missing["mcf"]
-    assert [k for k, v in result.values.items() if v is None] == ["fcd", "nspdk", "mcf"]
+    assert [k for k, v in result.values.items() if v is None] == ["fcd", "nspdk", "mcf", "filters"]
     assert all("\n" not in reason for reason in result.missing.values())
 
 
