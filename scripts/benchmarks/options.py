@@ -52,17 +52,17 @@ Out = Annotated[
 ]
 
 
-def published(protocol: str, **where: str | float) -> list[dict[str, Any]]:
-    """Return rows of `published/PROTOCOL.csv`: figures as their authors report them.
+def published(table: str, /, **where: str | float) -> list[dict[str, Any]]:
+    """Return rows of `published/TABLE.csv`: figures as their authors report them.
 
     Numbers are floats; a row lacks the columns whose cell is empty. Methods are marked as
     published.
 
     Args:
-        protocol: Name of the file.
+        table: Name of the file.
         **where: Values of columns that the rows have.
     """
-    with open(HERE / "published" / f"{protocol}.csv", newline="", encoding="utf-8") as file:
+    with open(HERE / "published" / f"{table}.csv", newline="", encoding="utf-8") as file:
         rows = [{k: _number(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     return [
         {**row, "method": f"{row['method']} (published)"}
