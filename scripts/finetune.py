@@ -10,7 +10,7 @@ import typer
 from graphcnf.compute.files import expand_user
 from graphcnf.errors import UserError, say
 from graphcnf.scripts import _options as options
-from graphcnf.training.configuration import apply_overrides
+from graphcnf.training.settings import apply_overrides
 
 REPORT = "Report"
 TRAINING = "Training"

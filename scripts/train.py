@@ -14,8 +14,8 @@ from graphcnf.compute.files import (
 )
 from graphcnf.errors import UserError, say
 from graphcnf.scripts._options import checked_seed
-from graphcnf.training.configuration import apply_overrides, load_config, load_preset
 from graphcnf.training.processes import is_main, started_apart
+from graphcnf.training.settings import apply_overrides, load_config, load_preset
 
 BUDGET = "Budget"
 MACHINE = "Machine"

@@ -12,10 +12,10 @@ from graphcnf.errors import printable
 @contextmanager
 def progress_bar(
     label: str, total: float, *, hidden: bool = False
-) -> Iterator[Callable[[float], None]]:
-    """Context with a function `show(done)`; it draws a bar on stderr, where that is a terminal."""
+) -> Iterator[Callable[..., None]]:
+    """Context with a function `show(done, label=None)` that draws a bar on a terminal."""
     if hidden or not sys.stderr.isatty():
-        yield lambda done: None
+        yield lambda done, label=None: None
         return
     from rich.console import Console
     from rich.markup import escape
@@ -23,4 +23,4 @@ def progress_bar(
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(escape(printable(label)), total=total)
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda done, label=None: bar.update(task, completed=done, description=label)

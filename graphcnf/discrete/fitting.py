@@ -14,9 +14,8 @@ from graphcnf.discrete.codec import Codec
 from graphcnf.errors import UserError
 from graphcnf.graphs.batching import size_bucketed_batches
 from graphcnf.limits import check_minutes, is_number
-from graphcnf.training.experiment import Experiment
 from graphcnf.training.processes import leave_unless_main
-from graphcnf.training.settings import TrainingSettings
+from graphcnf.training.settings import Experiment, TrainingSettings
 
 EVALUATIONS = 12
 """Evaluations on held-out data of a run with a time budget."""

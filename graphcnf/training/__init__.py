@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from graphcnf.training.configuration import load_preset, preset_names
-from graphcnf.training.settings import TrainingSettings
+from graphcnf.training.settings import Experiment, TrainingSettings, load_preset, preset_names
 
 if TYPE_CHECKING:
-    from graphcnf.training.experiment import Experiment, FitResult
-    from graphcnf.training.loop import fit
+    from graphcnf.training.loop import FitResult, fit
 
 __all__ = ["Experiment", "FitResult", "TrainingSettings", "fit", "load_preset", "preset_names"]
 
 
 def __getattr__(name: str) -> Any:
-    # The command line reads presets and settings within milliseconds; torch and Lightning wait.
-    if name in ("Experiment", "FitResult"):
-        from graphcnf.training import experiment
+    # The command line reads presets and settings within milliseconds; Lightning waits.
+    if name in ("FitResult", "fit"):
+        from graphcnf.training import loop
 
-        return getattr(experiment, name)
-    if name == "fit":
-        from graphcnf.training.loop import fit
-
-        return fit
+        return getattr(loop, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,4 @@
-"""Arguments from a configuration, checked against the signatures that take them.
-
-A preset is text that anybody may have written: a value of the wrong type must be one line that
-names it, not a failure deep inside of a network.
-"""
+"""Arguments from a configuration, checked against the signatures that take them."""
 
 from __future__ import annotations
 
@@ -41,18 +37,14 @@ def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **opti
     try:
         return function(*fixed, **known, **options)
     except UserError as error:
-        raise UserError(_placed(what, str(error))) from None
+        message, cause = str(error), None
     except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError,
             RuntimeError, TypeError, ValueError) as error:  # fmt: skip
-        # Sizes of a network that do not go together fail where tensors meet. The cause stays for
-        # who sets GRAPHCNF_DEBUG.
+        # Sizes of a network that do not go together fail where tensors meet.
         reason = " ".join(str(error).split()).split("() ")[-1][:200] or "not possible"
         given = ", ".join(f"{name} = {_shown(value)}" for name, value in options.items())
-        raise UserError(_placed(what, f"{reason} (given: {given[:300]})")) from error
-
-
-def _placed(what: str, message: str) -> str:
-    return message if message.startswith("[") else f"{what}: {message}"
+        message, cause = f"{reason} (given: {given[:300]})", error
+    raise UserError(message if message.startswith("[") else f"{what}: {message}") from cause
 
 
 def check(
@@ -94,12 +86,11 @@ def _parameters(function: Callable) -> dict[str, tuple[Any, Range]]:
     hints = get_type_hints(made, include_extras=True)
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        default = parameter.default
-        guess = Any if default in (None, parameter.empty) else type(default)
-        most = LARGEST_SIZES.get(name, LARGEST_SIZE)
-        found[name] = hints.get(name, guess), Range(0, most, above=default != 0)
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            default = parameter.default
+            guess = Any if default in (None, parameter.empty) else type(default)
+            most = LARGEST_SIZES.get(name, LARGEST_SIZE)
+            found[name] = hints.get(name, guess), Range(0, most, above=default != 0)
     return found
 
 
@@ -115,22 +106,21 @@ def _fits(value: Any, kind: Any, bounds: Range) -> bool:
         return any(_fits(value, k, bounds) for k in inner)
     if origin is Literal:
         return isinstance(value, str) and value in inner
-    if origin is int:
-        return is_integer(value) and value in bounds
-    if origin is float:
-        return is_number(value) and value in bounds
+    if origin in (int, float):
+        return (is_integer if origin is int else is_number)(value) and value in bounds
     if origin in (str, Path):
         return isinstance(value, str) and "\0" not in value
     if origin in (dict, Mapping):
-        return isinstance(value, Mapping) and _usable(list(value.values()))
+        return isinstance(value, Mapping) and _usable(value)
     if _is_list(origin):
-        if not isinstance(value, list | tuple):
-            return False
-        if origin is tuple and Ellipsis not in inner and inner and len(inner) != len(value):
-            return False
+        entries = inner[0] if inner else Any
+        fixed = origin is tuple and inner and Ellipsis not in inner
         # An entry may be 0 where the whole may not.
-        bounds = Range(0, bounds.most)
-        return all(_fits(v, inner[0] if inner else Any, bounds) for v in value)
+        return (
+            isinstance(value, list | tuple)
+            and not (fixed and len(inner) != len(value))
+            and all(_fits(v, entries, Range(0, bounds.most)) for v in value)
+        )
     if kind is Any:
         return not isinstance(value, Mapping) and _usable(value)
     return inspect.isclass(origin) and isinstance(value, origin)
@@ -138,10 +128,8 @@ def _fits(value: Any, kind: Any, bounds: Range) -> bool:
 
 def _usable(value: Any) -> bool:
     """Return True unless a value holds a number that no model has, or a zero character."""
-    if isinstance(value, Mapping):
-        return _usable(list(value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_usable, value))
+    if isinstance(value, Mapping | list | tuple):
+        return all(map(_usable, value.values() if isinstance(value, Mapping) else value))
     if isinstance(value, str):
         return "\0" not in value
     return not is_number(value) or value in Range(0, LARGEST_SIZE)

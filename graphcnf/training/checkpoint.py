@@ -4,41 +4,100 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
-from graphcnf import pretrained
 from graphcnf.compute.cpu import memory
 from graphcnf.compute.files import inside, leftovers, read_file, replace_file
 from graphcnf.errors import UserError
+from graphcnf.limits import LARGEST_COUNT, Range
+from graphcnf.training.arguments import check
 
-MODEL_FILES = ("config.json", "model.safetensors")
-"""Files of a snapshot."""
+SNAPSHOT_FILES = ("config.json", "model.safetensors")
 
 RUN_FILES = (
-    *((name,) for name in ("config.toml", "metrics.csv", "finetune.json", "wandb.id")),
-    *(("checkpoints", name) for name in ("last.ckpt", "plateau.ckpt")),
-    ("snapshots",),
-    *(
-        ("model", name)
-        for name in (*MODEL_FILES, "weights.safetensors", "training_hashes.safetensors")
-    ),
-)
-"""Files of a run that are replaced again and again, by their places in its folder."""
+    "config.toml", "metrics.csv", "finetune.json", "wandb.id", "snapshots",
+    "checkpoints/last.ckpt", "checkpoints/plateau.ckpt", "model/config.json",
+    "model/model.safetensors", "model/weights.safetensors", "model/training_hashes.safetensors",
+)  # fmt: skip
+"""Files of a run that are replaced again and again."""
 
-FORMAT = 4
+FORMAT = 5
 MAGIC = b"graphcnf checkpoint\n"
+
+
+Count = Annotated[int, Range(0, LARGEST_COUNT)]
+Seconds = Annotated[float, Range(0, LARGEST_COUNT)]
+
+
+@dataclass
+class Counters:
+    """Place of a run in its budget (seconds in the loop) and its data (the next batch).
+
+    `origin_steps` and `origin_seconds` are those of the run that this one continues, and
+    `evaluation_due` is set where a signal has interrupted the evaluation after the last step.
+    """
+
+    step: Count = 0
+    seconds: Seconds = 0.0
+    origin_steps: Count = 0
+    origin_seconds: Seconds = 0.0
+    epoch: Count = 0
+    batch: Count = 0
+    bad_steps: Count = 0
+    evaluation_due: bool = False
+    last_eval: Seconds = 0.0
+
+
+@dataclass
+class Best:
+    """First and best evaluation of the averaged weights.
+
+    Attributes:
+        first: metrics before the first step.
+        metrics: metrics of the evaluation that is kept.
+        step: number of steps before it, -1 before any evaluation.
+        least: lowest headline so far.
+        worse: number of evaluations since the one that is kept.
+    """
+
+    first: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    step: int = -1
+    least: float = math.inf
+    worse: int = 0
+
+    def offer(self, step: int, metrics: dict[str, float], headline: str, tolerance: float) -> bool:
+        """Take an evaluation, and return True where its weights are to be kept.
+
+        A later one may be worse than the lowest headline by the share `tolerance` if it is better
+        than the first one.
+        """
+        if self.step < 0:
+            self.first = metrics
+        value, first = (
+            m[headline] if math.isfinite(m[headline]) else math.inf for m in (metrics, self.first)
+        )
+        near = min(self.least * (1 + tolerance), first)
+        if self.step >= 0 and value >= max(self.least, near):
+            self.worse += 1
+            return False
+        self.least = min(self.least, value)
+        self.metrics, self.step, self.worse = metrics, step, 0
+        return True
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain values, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
@@ -59,6 +118,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if hashlib.sha256(content).digest() != whole[len(MAGIC) : len(MAGIC) + 32]:
             raise ValueError("its checksum does not match")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise ValueError("written by another version of graphcnf")
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except Exception as error:  # whatever a hostile file brings about
@@ -66,9 +127,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: not a readable checkpoint ({reason.splitlines()[0][:120]})"
         ) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path}: not a training checkpoint of this version of graphcnf")
     return state
+
+
+def starting_state(path: Path) -> dict[str, Any]:
+    """Return a checkpoint with the classes of its figures, and its path; raises `UserError`."""
+    state = load_checkpoint(path)
+    with damage_named(path):
+        check(str(path), state["at"], Counters)
+        best = state["best"]
+        if best is not None:
+            found = best["figures"]
+            first, metrics = _figures(found["first"]), _figures(found["metrics"])
+            step, worse = int(found["step"]), int(found["worse"])
+            best = {**best, "figures": Best(first, metrics, step, float(found["least"]), worse)}
+        known = {"at": Counters(**state["at"]), "metrics": _figures(state["metrics"])}
+        return {**state, **known, "best": best, "path": path}
+
+
+def _figures(value: dict) -> dict[str, float]:
+    return {str(name): float(number) for name, number in value.items()}
 
 
 @contextmanager
@@ -91,26 +169,14 @@ def check_finite(tensors: Iterable[torch.Tensor], what: str) -> None:
 
 def save_model(folder: Path, model: nn.Module) -> None:
     """Write a model by its `save_pretrained`, or the weights of one without it."""
-    save: Any = getattr(model, "save_pretrained", None)
-    if save is not None:
-        save(folder)
+    save_pretrained: Any = getattr(model, "save_pretrained", None)
+    if save_pretrained is not None:
+        save_pretrained(folder)
         return
-    from safetensors.torch import save as weights_of
-
     folder.mkdir(parents=True, exist_ok=True)
     # Copies: weights that two layers share are refused otherwise.
     weights = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
-    replace_file(folder / "weights.safetensors", weights_of(weights))
-
-
-def save_snapshot(folder: Path, model: nn.Module) -> None:
-    """Write a model that `from_pretrained` can build, without its further arrays.
-
-    A run keeps many of them; the hashes of the training molecules alone would fill a disk.
-    """
-    if hasattr(model, "config") and hasattr(model, "metadata"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        pretrained.save_model(model, folder)
+    replace_file(folder / "weights.safetensors", save(weights))
 
 
 def remove_snapshots(out_dir: Path, last: int) -> None:
@@ -118,7 +184,7 @@ def remove_snapshots(out_dir: Path, last: int) -> None:
     folder = inside(out_dir, "snapshots")
     for path in folder.iterdir() if folder.is_dir() else ():
         if re.fullmatch("[0-9]{8,18}", path.name) and int(path.name) > last:
-            for name in MODEL_FILES:
+            for name in SNAPSHOT_FILES:
                 file = inside(out_dir, "snapshots", path.name, name)
                 for left in (file, *leftovers(file)):
                     left.unlink(missing_ok=True)
@@ -128,6 +194,6 @@ def remove_snapshots(out_dir: Path, last: int) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files that a killed run left in its folder."""
-    for parts in RUN_FILES:
-        for path in leftovers(inside(folder, *parts)):
+    for name in RUN_FILES:
+        for path in leftovers(inside(folder, *name.split("/"))):
             path.unlink(missing_ok=True)

@@ -24,7 +24,6 @@ from graphcnf.compute.files import (
     file_lock,
     inside,
     is_claimed,
-    read_file,
     replace_file,
 )
 from graphcnf.compute.parallel import chunked
@@ -34,12 +33,12 @@ from graphcnf.graphs.model import model_class
 from graphcnf.limits import Range, is_integer, limited_parameters
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MoleculeVocabulary
 from graphcnf.training.arguments import call, check
-from graphcnf.training.experiment import Experiment, FitResult
 from graphcnf.training.processes import is_main
-from graphcnf.training.settings import TrainingSettings
+from graphcnf.training.settings import Experiment, TrainingSettings
 
 if TYPE_CHECKING:
     from graphcnf.datasets.molecules import MoleculeDataset
+    from graphcnf.training.loop import FitResult
 
 MOLECULES = (*datasets.MOLECULES, "smiles_file")
 """Names of data sets of molecules, each loaded by `graphcnf.datasets.load_<name>`."""
@@ -49,6 +48,10 @@ PARAMETER_BYTES = 24
 
 FITTED = 10_000
 """Training molecules to which the parts of properties per category are fitted before training."""
+
+FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories",
+             "bond_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
+"""Arguments of every model that follow from its data."""
 
 
 def fit_config(
@@ -60,9 +63,6 @@ def fit_config(
     source: str = "",
 ) -> FitResult:
     """Train the model of a preset on its data; see `fit` for the arguments and the folder.
-
-    The folder names the preset before data are loaded, which may take minutes: a run that is
-    stopped meanwhile can be resumed. Where loading fails, the folder stays as it was.
 
     Args:
         config: a preset: the tables `model`, `data` and `training`.
@@ -79,7 +79,8 @@ def fit_config(
     settings = TrainingSettings.from_dict(config["training"], f"{source} [training]".lstrip())
     if settings.minutes is None and settings.steps is None:
         raise UserError("a run needs a budget: give minutes or steps")
-    with _announced(out, config, settings) if is_main() else nullcontext():
+    content = tomli_w.dumps({**config, "training": settings.to_dict()}).encode()
+    with _announced(out, content) if is_main() else nullcontext():
         if settings.threads:
             torch.set_num_threads(settings.threads)
         try:
@@ -93,37 +94,30 @@ def fit_config(
 
 
 @contextmanager
-def _announced(out: Path, config: dict, settings: TrainingSettings) -> Iterator[None]:
-    """Context in which the folder of a new run holds its configuration."""
+def _announced(out: Path, config: bytes) -> Iterator[None]:
+    """Context in which the folder of a new run holds its configuration.
+
+    A run that is stopped while data are loaded, which may take minutes, can be resumed. Where
+    loading fails, the folder stays as it was.
+    """
     is_claimed(out, "training")
     file = inside(out, "config.toml")
-    if (out / "checkpoints" / "last.ckpt").exists() or (out / "metrics.csv").exists():
+    if file.exists():
         yield
         return
-    content = tomli_w.dumps({**config, "training": settings.to_dict()})
-    try:
-        encoded = content.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{out}: {content[error.start - 20 : error.end]!r} in the configuration is no text"
-        ) from None
-    before = read_file(file) if file.exists() else None
     new = [p for p in (out, *out.parents) if not p.exists()]
     claimed = claim(out, "training")
     with file_lock(inside(out, ".lock"), out):
-        replace_file(file, encoded)
+        replace_file(file, config)
     try:
         yield
     except Exception:
-        if before is None:
-            file.unlink(missing_ok=True)
-            if claimed:
-                (out / RUN_MARK).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody has put something there
-                for folder in new:
-                    folder.rmdir()
-        else:
-            replace_file(file, before)
+        file.unlink(missing_ok=True)
+        if claimed:
+            (out / RUN_MARK).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody has put something there
+            for folder in new:
+                folder.rmdir()
         raise
 
 
@@ -138,69 +132,45 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
     """
     options = dict(config["data"])
     name = options.pop("name", None)
-    known = ", ".join(EXPERIMENTS)
     if name is None:
-        raise UserError(f"[data] needs a name; known: {known}")
+        raise UserError(f"[data] needs a name; known: {', '.join(EXPERIMENTS)}")
     if not isinstance(name, str) or name not in EXPERIMENTS:
-        raise UserError(
-            f"[data] name: unknown data set {name!r}{suggest(str(name), list(EXPERIMENTS))}"
-        )
+        close = suggest(str(name), list(EXPERIMENTS))
+        raise UserError(f"[data] name: unknown data set {name!r}{close}")
     settings = TrainingSettings.from_dict(config["training"])
     torch.manual_seed(settings.seed)
-    most = memory() // PARAMETER_BYTES
     reason = f"training takes {PARAMETER_BYTES} bytes of memory for each; make it smaller"
-    with limited_parameters(most, reason):
+    with limited_parameters(memory() // PARAMETER_BYTES, reason):
         return EXPERIMENTS[name](dict(config["model"]), options, settings)
-
-
-FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories",
-             "bond_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
-"""Arguments of every model that follow from its data."""
 
 
 def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     """Join molecules with a model, checked before they are loaded, which may take minutes."""
-    options = dict(model)
-    names = _property_names(options.pop("properties")) if "properties" in options else None
-    started = _start(options, names) if "start" in options else None
+    names = _property_names(model.pop("properties")) if "properties" in model else None
+    started = _start(model, names) if "start" in model else None
     if started is None:
-        _check_model(options, names)
-    dataset = load_molecules(name, data)
-    parts = [len(dataset.split(part)) for part in ("train", "test")]
-    if not all(parts):
-        raise UserError(f"{parts[0]} training and {parts[1]} held-out molecules: too few")
+        order = model.get("order", "canonical")
+        architecture = str(model.get("architecture", "path"))
+        found = call("[model]", model_class, architecture, order, known={})
+        if names is not None and not found.takes_conditions:
+            raise UserError('[model]: properties need a model that draws atom by atom ("path")')
+        fixed = (*FOLLOWING, *found.measured)
+        check("[model]", model, GraphCNF.for_graphs, *found.options(), fixed=fixed)
+    elif started.conditions:
+        names = [table["name"] for table in started.conditions]
+    dataset, tables = load_molecules(name, data), None
+    train, held_out = dataset.split("train"), dataset.split("test")
+    if not (len(train) and len(held_out)):
+        raise UserError(f"{len(train)} training and {len(held_out)} held-out molecules: too few")
     if started is not None:
-        return _started(started, options["start"], names, dataset, settings.batch_size)
-    tables = None
+        _check_known(started, model["start"], dataset)
     if names is not None:
-        dataset, tables = _with_targets(dataset, names)
-    known = {
-        "node_categories": len(dataset.vocabulary.atoms),
-        "bond_categories": len(dataset.vocabulary.bonds),
-        "metadata": _described(dataset),
-        "training_hashes": dataset.training_hashes(),
-        "edge_weights": dataset.vocabulary.bond_orders,
-        **({} if tables is None else {"conditions": tables}),
-    }
-    network = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **options)
-    return _of_graphs(network, dataset, settings.batch_size)
+        from graphcnf.datasets.properties import property_values
+        from graphcnf.graphs.conditions import condition_tables
 
-
-def _check_model(options: dict[str, Any], names: list[str] | None) -> None:
-    """Raise `UserError` where a model takes no such arguments."""
-    found = call(
-        "[model]", model_class, str(options.get("architecture", "path")),
-        options.get("order", "canonical"), known={},
-    )  # fmt: skip
-    if names is not None and not found.takes_conditions:
-        raise UserError('[model]: properties need a model that draws atom by atom ("path")')
-    fixed = (*FOLLOWING, *found.measured)
-    check("[model]", options, GraphCNF.for_graphs, *found.options(), fixed=fixed)
-
-
-def _described(dataset: MoleculeDataset) -> dict[str, Any]:
-    """Return the entries of a model's metadata that describe its data."""
-    return {
+        dataset = replace(dataset, targets=property_values(dataset, names))
+        tables = condition_tables(names, dataset.targets[train])
+    metadata = {
         "dataset": dataset.name,
         "vocabulary": dataset.vocabulary.to_dict(),
         "size_histogram": dataset.size_histogram().tolist(),
@@ -208,16 +178,30 @@ def _described(dataset: MoleculeDataset) -> dict[str, Any]:
         "rdkit": version("rdkit"),
         "codec": CODEC_VERSION,
     }
-
-
-def _of_graphs(model, dataset: MoleculeDataset, size: int) -> Experiment:
-    if dataset.targets is not None:
-        train = dataset.split("train")
+    # The properties of a model keep their means and deviations, and with them their meaning.
+    new = names is not None and not (started and started.conditions)
+    if started is None:
+        known = {
+            "node_categories": len(dataset.vocabulary.atoms),
+            "bond_categories": len(dataset.vocabulary.bonds),
+            "metadata": metadata,
+            "training_hashes": dataset.training_hashes(),
+            "edge_weights": dataset.vocabulary.bond_orders,
+            **({"conditions": tables} if new else {}),
+        }
+        network = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **model)
+    else:
+        started.metadata |= metadata
+        started.training_hashes = dataset.training_hashes()
+        if new:
+            started = call("[model]", started.with_conditions, tables, known={})
+        network = started.train()
+    if new:
         chosen = np.random.default_rng(0).permutation(train)[:FITTED]
-        batch = GraphBatch.collate(dataset.graphs, chosen)
         values = torch.from_numpy(dataset.targets[chosen])
-        model.steps.fit_conditions(replace(batch, conditions=values))
-    return _experiment(model, dataset, size, 4 * size)
+        batch = GraphBatch.collate(dataset.graphs, chosen)
+        network.steps.fit_conditions(replace(batch, conditions=values))
+    return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
 
 
 def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
@@ -226,11 +210,7 @@ def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
 
 
 def _property_names(names: Any) -> list[str]:
-    """Return the properties that `[model]` names.
-
-    Raises:
-        UserError: It is no list of names, or there is no such property.
-    """
+    """Return the properties that `[model]` names; raises `UserError`."""
     from graphcnf.molecules.selection import parse_names
 
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
@@ -240,22 +220,11 @@ def _property_names(names: Any) -> list[str]:
     return list(call("[model]", parse_names, ",".join(names), known={}))
 
 
-def _with_targets(dataset, names: list[str]) -> tuple[Any, list[dict[str, Any]]]:
-    """Return the data set with properties to condition on, and a model's tables of them."""
-    from graphcnf.datasets.properties import property_values
-    from graphcnf.graphs.conditions import condition_tables
-
-    values = property_values(dataset, names)
-    tables = condition_tables(names, values[dataset.split("train")])
-    return replace(dataset, targets=values), tables
-
-
 def _start(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
     """Return the model whose weights and sizes a training begins with."""
-    for name in options:
-        if name != "start":
-            raise UserError(f"[model]: {name} follows from start")
     start = options["start"]
+    if other := set(options) - {"start"}:
+        raise UserError(f"[model]: {other.pop()} follows from start")
     if not isinstance(start, str):
         raise UserError(f"[model]: start must be a name or a folder in quotes, got {start!r}")
     model = call("[model]", GraphCNF.from_pretrained, start, known={})
@@ -265,27 +234,16 @@ def _start(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
     return model
 
 
-def _started(model, start: str, names: list[str] | None, dataset, size: int) -> Experiment:
-    """Join molecules with a model that is trained already."""
+def _check_known(model: GraphCNF, start: str, dataset: MoleculeDataset) -> None:
+    """Raise `UserError` where a trained model does not know all of the molecules."""
     if MoleculeVocabulary.of_model(model) != dataset.vocabulary:
         raise UserError(f"[model]: {start} has other categories of atoms or bonds than the data")
     graphs = dataset.graphs
-    known = int(graphs.node_counts.max()) <= model.max_nodes and all(
-        bool(model.steps.knows(GraphBatch.collate(graphs, part)).all())
+    if graphs.node_counts.max() > model.max_nodes or not all(
+        model.steps.knows(GraphBatch.collate(graphs, part)).all()
         for part in chunked(range(len(graphs)), 4096)
-    )
-    if not known:
+    ):
         raise UserError(f"[model]: {start} does not know all the molecules: see graphcnf finetune")
-    model.metadata |= _described(dataset)
-    model.training_hashes = dataset.training_hashes()
-    if model.conditions:
-        # The properties keep their means and deviations, and with them their meaning.
-        dataset, _ = _with_targets(dataset, [table["name"] for table in model.conditions])
-        return _experiment(model.train(), dataset, size, 4 * size)
-    if names is not None:
-        dataset, tables = _with_targets(dataset, names)
-        model = call("[model]", model.with_conditions, tables, known={})
-    return _of_graphs(model.train(), dataset, size)
 
 
 def _loaded(load: Callable, options: dict, **known) -> Any:
@@ -347,13 +305,9 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     shift, size = data.pop("shift", 0), settings.batch_size
     if not (is_integer(shift) and shift in Range(0, 1000)):
         raise UserError(f"[data]: shift must be a number of pixels from 0 to 1000, got {shift!r}")
-    if not isinstance(data.get("path", ""), str) or "\0" in data.get("path", ""):
-        raise UserError(f"[data]: path must be a folder in quotes, got {data['path']!r}")
     if "architecture" not in model:
         raise UserError("[model]: images need an architecture, such as glow")
-    for key in ("shape", "levels"):
-        if key in model:
-            raise UserError(f"[model]: {key} follows from the images")
+    check("[data]", data, load_images)
     if "path" in data:
         # The model remembers it, and may be evaluated from elsewhere.
         data["path"] = str(call("[data]", expand_user, data["path"], known={}).absolute())
@@ -366,11 +320,8 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     known = {"shape": dataset.shape, "levels": dataset.levels}
     network = call("[model]", kind, known=known, **model)
     network.metadata = {"dataset": dataset.name, "data": data, "checksum": dataset.checksum}
-    return Experiment(
-        network,
-        partial(dataset.train_batches, size, shift=shift),
-        partial(dataset.batches, "validation", size),
-    )
+    train_batches = partial(dataset.train_batches, size, shift=shift)
+    return Experiment(network, train_batches, partial(dataset.batches, "validation", size))
 
 
 EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {

@@ -24,12 +24,10 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.kinship import atom_sources, bond_sources, extended
 from graphcnf.molecules.selection import Feature, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
-from graphcnf.training.configuration import load_config
-from graphcnf.training.experiment import Experiment
 from graphcnf.training.finetuning_report import course, expectation, news, sampled, story
 from graphcnf.training.folds import fold_experiment
 from graphcnf.training.processes import is_main, leave_unless_main
-from graphcnf.training.settings import TrainingSettings
+from graphcnf.training.settings import Experiment, TrainingSettings, load_config
 
 REQUEST = "finetune.json"
 """File of a run's folder with the arguments of the run."""

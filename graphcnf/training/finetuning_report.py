@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,8 +11,10 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.kinship import atom_sources, bond_sources
 from graphcnf.molecules.selection import Feature, has_element
-from graphcnf.training.experiment import FitResult
 from graphcnf.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from graphcnf.training.loop import FitResult
 
 
 def expectation(before: MoleculeFlow, flow: MoleculeFlow, data) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.model import GraphCNF
-from graphcnf.training.experiment import Experiment
+from graphcnf.training.settings import Experiment
 
 DROPOUT = 0.3
 """Dropout in training, which delays learning few molecules by heart."""

@@ -30,7 +30,7 @@ def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.op
     matrices = hidden_matrices(model) if settings.optimizer == "muon" else []
     if settings.optimizer == "muon" and not matrices:
         raise UserError('optimizer = "muon": this model has no linear layers between others')
-    ours = {id(matrix) for matrix in matrices}
+    ours = set(map(id, matrices))
     others = [p for p in trainable if id(p) not in ours]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in others if p.ndim >= 2]},
@@ -70,25 +70,24 @@ def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None
     if sizes[0] != sizes[1]:
         raise UserError("the checkpoint belongs to a run with another optimizer")
     for optimizer, state in zip(optimizers, states, strict=True):
-        asked = [group["weight_decay"] for group in optimizer.param_groups]
+        decays = [group["weight_decay"] for group in optimizer.param_groups]
         optimizer.load_state_dict(state)
-        for parameter, kept in optimizer.state.items():
-            for name, tensor in kept.items():
+        for parameter, moments in optimizer.state.items():
+            for name, tensor in moments.items():
                 if name != "step" and tensor.shape != parameter.shape:
                     raise ValueError(f"{name} of another shape than its weight")
-            check_finite(kept.values(), "optimizer state")
-            if kept.get("step", 0) < 0:
-                raise ValueError(f"{kept['step']} steps of the optimizer")
-        for group, weight_decay in zip(optimizer.param_groups, asked, strict=True):
-            group["weight_decay"] = weight_decay
+            check_finite(moments.values(), "optimizer state")
+            if moments.get("step", 0) < 0:
+                raise ValueError(f"{moments['step']} steps of the optimizer")
+        for group, decay in zip(optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
 
 
 def averaged(model: nn.Module, horizon: float) -> AveragedModel:
     """Return a copy of a model for the moving average `a <- d a + (1 - d) w` of its weights.
 
     The decay of update t = 0, 1, ... is `d = min(1 - 1 / horizon, t / (t + 9))`: the first update
-    copies the weights, and early averages look back over the last tenth of the run, so that they
-    do not lag behind initialisation.
+    copies the weights, and early averages look back over the last tenth of the run.
 
     Args:
         model: the model to follow; buffers are copied.
@@ -103,13 +102,6 @@ def averaged(model: nn.Module, horizon: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=update).eval()
 
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the iteration.
-
-They let small singular values grow fastest (Jordan et al. 2024, Muon).
-"""
-
-
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) with Nesterov momentum and decoupled weight decay.
 
@@ -117,13 +109,6 @@ class Muon(torch.optim.Optimizer):
     `0.2 * sqrt(max(rows, columns))` times an orthogonal matrix (Liu et al. 2025, arXiv 2502.16982).
     `torch.optim.Muon` iterates in bfloat16 always, which processors without it take ten times as
     long for; here it is used where the hardware has it. Matrices of one shape go together.
-
-    Args:
-        matrices: Parameters of two dimensions.
-        lr: Learning rate.
-        weight_decay: Share of the weights that a step takes away is `lr * weight_decay`.
-        momentum: Decay of the moving sum of gradients.
-        iterations: Newton-Schulz iterations.
     """
 
     def __init__(
@@ -145,38 +130,33 @@ class Muon(torch.optim.Optimizer):
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     alike[matrix.shape].append(matrix)
+                    self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
             for shape, matrices in alike.items():
-                self._update(matrices, 0.2 * max(shape) ** 0.5, group)
-
-    def _update(self, matrices: list[Tensor], size: float, group: dict) -> None:
-        for matrix in matrices:
-            if "momentum" not in self.state[matrix]:
-                self.state[matrix]["momentum"] = torch.zeros_like(matrix)
-        buffers = [self.state[matrix]["momentum"] for matrix in matrices]
-        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
-        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])
-        updates = orthogonal(torch.stack(ahead), group["iterations"])
-        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(matrices, list(updates.unbind()), alpha=-group["lr"] * size)
+                buffers = [self.state[matrix]["momentum"] for matrix in matrices]
+                gradients = [matrix.grad for matrix in matrices]
+                torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+                ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])
+                updates = orthogonal(torch.stack(ahead), group["iterations"])
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                size = 0.2 * max(shape) ** 0.5
+                torch._foreach_add_(matrices, list(updates.unbind()), alpha=-group["lr"] * size)
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
     """Return matrices (K, rows, columns) with their singular values moved to near 1."""
+    kind, short = matrices.device.type, torch.float32
+    if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        short = torch.bfloat16
+    if kind == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
+        short = torch.bfloat16
     rows, columns = matrices.shape[1:]
-    x = matrices.to(torch.bfloat16 if _has_bfloat16(matrices.device) else torch.float32)
+    x = matrices.to(short)
     if rows > columns:
         x = x.transpose(1, 2)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    a, b, c = COEFFICIENTS
+    # The coefficients let small singular values grow fastest (Jordan et al. 2024).
+    a, b, c = 3.4445, -4.7750, 2.0315
     for _ in range(iterations):
         square = x @ x.transpose(1, 2)
         x = a * x + torch.baddbmm(square, square, square, beta=b, alpha=c) @ x
     return (x.transpose(1, 2) if rows > columns else x).to(matrices.dtype)
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return device.type == "cpu" and supported is not None and supported()

@@ -1,18 +1,26 @@
-"""Settings of the training loop, and the schedules that follow from them."""
+"""Settings of the training loop and its schedules, TOML files of settings, and experiments."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from graphcnf.errors import UserError
+from graphcnf.compute.files import LARGEST_TEXT, read_file
+from graphcnf.errors import UserError, suggest
 from graphcnf.limits import LARGEST_MINUTES, LARGEST_SEED, Range, plain
 from graphcnf.training.arguments import check
 
+if TYPE_CHECKING:
+    from torch import nn
+
+PRESETS = Path(__file__).parent / "presets"
+TABLES = ("model", "data", "training")
 LOGGERS = ("tensorboard", "wandb")
-"""Loggers of Lightning that a run may write to beside its `metrics.csv`."""
 
 Count = Annotated[int, Range(0, 10**12)]
 Positive = Annotated[int, Range(1, 10**12)]
@@ -26,12 +34,11 @@ class TrainingSettings:
 
     Attributes:
         minutes: time budget of the run (inside the loop, summed over resumes).
-        clock: what minutes are: "wall", or "cpu" for the CPU time of the process, which other work
-            on the machine does not shorten.
-        steps: step budget; where both budgets are given, the one that runs out first ends the run.
+        clock: "wall", or "cpu" for the CPU time of the process.
+        steps: step budget; the budget that runs out first ends the run.
         batch_size: samples per step, of all processes together.
-        optimizer: "adamw", or "muon": Muon for the matrices between inputs and read-outs, AdamW for
-            the rest.
+        optimizer: "adamw", or "muon" for the matrices between inputs and read-outs, AdamW for the
+            rest.
         learning_rate: learning rate on the plateau.
         weight_decay: decoupled decay, on tensors of two or more dimensions.
         warmup_steps: steps over which the learning rate rises linearly from 0.
@@ -45,9 +52,8 @@ class TrainingSettings:
         eval_minutes: minutes between two evaluations on held-out batches; 0 for the end only.
         eval_steps: steps between two evaluations; 0 leaves it to `eval_minutes`.
         eval_batches: held-out batches per evaluation, at most one for every eight steps so far.
-        final_eval_batches: held-out batches of the evaluation at the end, limited likewise; with
-            `keep_best` it has as many as the others. Where both numbers are equal, evaluations are
-            compared with each other, and none is shorter.
+        final_eval_batches: held-out batches of the evaluation at the end, limited likewise. Where
+            it equals `eval_batches`, no evaluation is shorter; `keep_best` ignores it.
         keep_best: evaluate the starting weights, too, and end with the averaged weights of the best
             evaluation as the model instead of the last ones.
         tolerance: with `keep_best`, the share of the best value by which a later evaluation may be
@@ -62,8 +68,7 @@ class TrainingSettings:
         devices: devices of a node, a process each; on a CPU, processes.
         num_nodes: nodes. Started by `torchrun` or `srun`, both follow from what they started.
         strategy: how the processes keep step, as Lightning names it; each holds the whole model.
-        loggers: "tensorboard", "wandb" or both with a comma between them; `metrics.csv` is always
-            written.
+        loggers: "tensorboard", "wandb" or both with a comma, beside `metrics.csv`.
     """
 
     minutes: PositiveMinutes | None = None
@@ -120,8 +125,6 @@ class TrainingSettings:
             UserError: an unknown key (the nearest known one is named) or a bad value.
         """
         table = {key: plain(value) for key, value in table.items()}
-        if "device" in table:
-            raise UserError(f"{source}: no option 'device'; did you mean 'accelerator'?")
         check(source, table, cls)
         try:
             return cls(**table)
@@ -144,12 +147,8 @@ class TrainingSettings:
 
     def progress(self, step: int, seconds: float) -> float:
         """Return the share of the budget spent after `step` steps and `seconds` seconds (>= 0)."""
-        shares = [0.0]
-        if self.minutes is not None:
-            shares.append(seconds / (60 * self.minutes))
-        if self.steps is not None:
-            shares.append(step / self.steps)
-        return max(shares)
+        of_time = seconds / (60 * self.minutes) if self.minutes is not None else 0.0
+        return max(of_time, step / self.steps if self.steps is not None else 0.0)
 
     def in_decay(self, progress: float) -> bool:
         """Return True where the learning rate falls at this share of the budget."""
@@ -168,8 +167,115 @@ class TrainingSettings:
         return self.learning_rate * warmup * decay
 
     def beta_at(self, step: int) -> float:
-        """Return the weight of the decoder terms.
-
-        It is `1 + (beta_start - 1) * 2 ** (-step / beta_halflife)`.
-        """
+        """Return the weight of the decoder terms, `1 + (beta_start - 1) 2^(-step / halflife)`."""
         return 1.0 + (self.beta_start - 1.0) * math.exp2(-step / self.beta_halflife)
+
+
+@dataclass
+class Experiment:
+    """A model and its data.
+
+    Attributes:
+        model: a module with `training_loss(batch, *, beta=1.0) -> (loss, metrics)`: a scalar
+            tensor, and per metric a pair of scalar tensors (numerator, denominator) that the loop
+            sums over batches before it divides. The moving average of its weights is kept in a
+            deep copy.
+        train_batches: `train_batches(epoch, seed, start)` yields the batches of one epoch from
+            number `start` on, a function of (epoch, seed) alone, so that a resumed run sees the
+            same data. Where several processes train, each takes `batch[rank::processes]`.
+        eval_batches: yields the held-out batches, the same ones in the same order every time.
+        headline: metric to minimise; None takes the first of the usual names the model reports.
+        words: turns a row of metrics into a line of the log, None for no line; without it, a line
+            gives every metric.
+    """
+
+    model: nn.Module
+    train_batches: Callable[[int, int, int], Iterator[Any]]
+    eval_batches: Callable[[], Iterable[Any]]
+    headline: str | None = None
+    words: Callable[[dict[str, Any]], str | None] | None = None
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that ship with the package, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load_preset(name_or_path: str | Path) -> dict[str, Any]:
+    """Read a shipped preset by name, or any TOML file by path.
+
+    Returns:
+        A dict with the tables `model`, `data` and `training`; the last one is checked.
+
+    Raises:
+        UserError: unknown preset, unreadable or broken file, unknown table or setting.
+
+    Examples:
+        >>> load_preset("set-shuffling")["data"]["name"]
+        'sets'
+    """
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in preset_names():
+        return load_config(PRESETS / f"{name}.toml")
+    if path.suffix != ".toml" and not path.is_file():
+        raise UserError(
+            f"unknown preset {name!r}{suggest(name, preset_names())}"
+            " (a file of your own must end in .toml)"
+        )
+    return load_config(path)
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read a configuration file; raises as `load_preset`."""
+    try:
+        config = tomllib.loads(read_file(path, LARGEST_TEXT).decode())
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file; a preset is written in TOML") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: brackets within brackets without end") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    for key, value in config.items():
+        if key not in TABLES:
+            raise UserError(f"{path}: unknown entry {key!r}{suggest(key, list(TABLES))}")
+        if not isinstance(value, dict):
+            raise UserError(f"{path}: {key!r} must be a table, written [{key}]")
+    config = {table: config.get(table, {}) for table in TABLES}
+    TrainingSettings.from_dict(config["training"], f"{path} [training]")
+    return config
+
+
+def apply_overrides(config: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Return `config` with `key=value` assignments applied.
+
+    A key is `table.name` (`model.width=96`); without a table it means `[training]`. A value is
+    read as TOML, or as plain text where that fails.
+
+    Raises:
+        UserError: an assignment without `=` or with an unknown table.
+    """
+    result = {table: dict(values) for table, values in config.items()}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        is_text = assignment.encode(errors="ignore").decode() == assignment
+        if not equals or not key.strip() or not is_text:
+            raise UserError(f"--set {assignment}: write it as key=value")
+        *path, name = key.strip().split(".")
+        table = path.pop(0) if path else "training"
+        if table not in TABLES:
+            known = suggest(table, list(TABLES))
+            raise UserError(f"--set {assignment}: unknown table {table!r}{known}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except (tomllib.TOMLDecodeError, RecursionError):
+            value = text.strip()
+        target = result[table]
+        for part in path:
+            inner = target.get(part, {})
+            if not isinstance(inner, dict):
+                raise UserError(f"--set {assignment}: {part!r} is a value, not a table")
+            target[part] = target = dict(inner)
+        target[name] = value
+    return result

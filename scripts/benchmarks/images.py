@@ -36,7 +36,7 @@ from graphcnf.images.scores import score_image_models
 from graphcnf.scripts._options import parse_numbers
 from graphcnf.scripts.benchmarks.options import Folder, Minutes, Out, Seeds, check_picture, write
 from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all
-from graphcnf.training.configuration import load_preset
+from graphcnf.training.settings import load_preset
 
 PRESETS = ("pixelcnn", "vae", "gan", "realnvp", "glow", "flowpp")
 SHOWN = 16

@@ -14,9 +14,8 @@ from typing import Any
 from graphcnf.compute.files import inside, read_file
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError
-from graphcnf.training.configuration import load_config
 from graphcnf.training.experiments import MOLECULES, load_molecules
-from graphcnf.training.settings import TrainingSettings
+from graphcnf.training.settings import TrainingSettings, load_config
 
 
 class TrainedRun:

@@ -29,7 +29,7 @@ from graphcnf.scripts._options import parse_numbers
 from graphcnf.scripts.benchmarks.options import Folder, Minutes, Out, Samples, Seeds, write
 from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train_beside
-from graphcnf.training.configuration import load_preset
+from graphcnf.training.settings import load_preset
 
 PRESETS = ("zinc250k", "zinc250k-unordered", "zinc250k-graphnvp", "zinc250k-graphaf",
            "zinc250k-rvae", "zinc250k-jtvae")  # fmt: skip

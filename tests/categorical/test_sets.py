@@ -207,8 +207,8 @@ def test_errors(options, message):
 
 
 def test_preset_builds():
-    from graphcnf.training.configuration import load_preset
     from graphcnf.training.experiments import build_experiment
+    from graphcnf.training.settings import load_preset
 
     experiment = build_experiment(load_preset("set-shuffling"))
     batch = next(experiment.train_batches(0, 0, 0))

@@ -12,7 +12,7 @@ from graphcnf.categorical import RowFlow
 from graphcnf.discrete.fitting import experiment_of
 from graphcnf.discrete.scores import ngram_distance, pair_distances, total_variation
 from graphcnf.errors import UserError
-from graphcnf.training.run import Run
+from graphcnf.training.loop import Run
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
 

@@ -14,7 +14,7 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.selection import has_pattern
 from graphcnf.scripts.benchmarks.own_molecules import boronic_acids, sulfonamides
 from graphcnf.training.finetuning import finetune
-from graphcnf.training.run import Run
+from graphcnf.training.loop import Run
 
 STEROID = (
     "[#6]1~[#6]~[#6]~[#6]2~[#6](~[#6]~1)~[#6]~[#6]~[#6]1~[#6]~2~[#6]~[#6]~[#6]2~[#6]~1~[#6]~[#6]"

@@ -1,7 +1,7 @@
 import pytest
 
 from graphcnf.errors import UserError
-from graphcnf.training.configuration import (
+from graphcnf.training.settings import (
     apply_overrides,
     load_preset,
     preset_names,

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from graphcnf.errors import UserError
-from graphcnf.training.configuration import load_preset
 from graphcnf.training.experiments import build_experiment
-from graphcnf.training.run import HEADLINES
+from graphcnf.training.loop import HEADLINES
+from graphcnf.training.settings import load_preset
 
 
 @pytest.fixture(autouse=True)

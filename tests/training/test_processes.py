@@ -19,10 +19,9 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
-from graphcnf.training.configuration import load_config
-from graphcnf.training.loop import _Patient
-from graphcnf.training.processes import as_launched, is_main, started_apart
-from graphcnf.training.run import Run
+from graphcnf.training.loop import Run
+from graphcnf.training.processes import _Patient, as_launched, is_main, started_apart
+from graphcnf.training.settings import load_config
 
 SETTINGS = dict(steps=24, threads=1, accelerator="cpu", log_every=4, warmup_steps=5,
                 eval_minutes=0, final_eval_batches=5, batch_size=8,
@@ -168,11 +167,10 @@ def test_the_end_of_a_process_is_told_one_look_later():
 def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, monkeypatch):
     # Not at once: the other processes have not heard of it, and would wait for this one for ever.
     run = Run(tiny.make_experiment(), TrainingSettings(steps=1), tmp_path, None)
-    run.clock = 0.0
     run.fabric = SimpleNamespace(world_size=2, device=torch.device("cpu"))
     monkeypatch.setattr("torch.distributed.all_reduce", lambda *_: run._on_signal(15, None))
-    assert run._all_finite(torch.tensor(1.0)) and run.signal is None
-    assert run._all_finite(torch.tensor(1.0)) and run.signal == 15
+    assert run._agree(torch.tensor(1.0)) == [1.0] and run.signal is None
+    assert run._agree(torch.tensor(1.0)) == [1.0] and run.signal == 15
 
 
 def test_every_process_needs_a_sample():

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from graphcnf.errors import UserError
-from graphcnf.training.experiment import Experiment
+from graphcnf.training.settings import Experiment
 
 CATEGORIES, LENGTH = 5, 6
 
