@@ -44,13 +44,10 @@ checked_minutes = checked(check_minutes)
 checked_seed = checked(check_seed)
 
 
-def _check_metrics(names: str) -> None:
-    from graphcnf.evaluation.metrics import parse_metrics
-
-    parse_metrics(names)
-
-
-checked_metrics = checked(_check_metrics)
+def option(help: str, *names: str, parse: Callable[[Any], Any] | None = None, **more: Any) -> Any:
+    """Return an option of a command; a `UserError` of `parse`, which gives its value, is usage."""
+    callback = {"callback": checked(parse, changed=True)} if parse else {}
+    return typer.Option(*names, help=help, **callback, **more)
 
 
 def given_names(context: typer.Context) -> set[str]:
@@ -83,66 +80,67 @@ def _parse_names(text: str) -> tuple[str, ...]:
     return parse_names(text) if text else ()
 
 
-Force = Annotated[bool, typer.Option("--force", help="Replace the file of --out where it exists.")]
+Force = Annotated[bool, option("Replace the file of --out where it exists.", "--force")]
 Column = Annotated[
-    str | None,
-    typer.Option(help="Column of a table that holds the SMILES.", show_default="smiles"),
+    str | None, option("Column of a table that holds the SMILES.", show_default="smiles")
 ]
 Standardize = Annotated[
     bool,
-    typer.Option(
-        "--standardize",
-        help="Take the largest organic fragment of each molecule, cleaned up by RDKit's "
+    option(
+        "Take the largest organic fragment of each molecule, cleaned up by RDKit's "
         "MolStandardize, with acids and amines charged or neutral as in the training data.",
+        "--standardize",
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Processes.", show_default="one per core, where it pays")
+    int | None, option("Processes.", min=1, show_default="one per core, where it pays")
 ]
 Cluster = Annotated[
     str | None,
-    typer.Option(
-        metavar="local|ADDRESS|FILE",
-        help="Workers of Dask to share the work: processes of this machine, those of a scheduler "
+    option(
+        "Workers of Dask to share the work: processes of this machine, those of a scheduler "
         "(tcp://host:8786, or the .json file that it wrote), or of a cluster that a .yml file "
         "describes. Needs pip install 'graphcnf\\[cluster]'.",
-        show_default="none",
+        metavar="local|ADDRESS|FILE",
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
-Model = Annotated[
-    str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a folder with a model.")
-]
-Seed = Annotated[int, typer.Option(callback=checked_seed, help="Seed of the sample.")]
+Device = Annotated[str, option("cpu, cuda, cuda:1 ...")]
+Model = Annotated[str, option("Shipped weights, or a folder with a model.", metavar="NAME|DIR")]
+Seed = Annotated[int, option("Seed of the sample.", callback=checked_seed)]
 Temperature = Annotated[
     float,
-    typer.Option(
-        callback=checked_temperature, help="Below 1 for more probable molecules, above 1 for less."
+    option("Below 1 for more probable molecules, above 1 for less.", callback=checked_temperature),
+]
+Json = Annotated[
+    bool,
+    option(
+        "One JSON object per line instead of SMILES, and one with the figures of the summary as "
+        "the last line of stderr.",
+        "--json",
     ),
 ]
 Support = Annotated[
     bool,
-    typer.Option(
-        "--support/--no-support",
-        help="Keep an atom's sum of bond orders within what atoms of its category have in the "
+    option(
+        "Keep an atom's sum of bond orders within what atoms of its category have in the "
         "training data (zinc250k-unordered: give a place that no bond fits another kind).",
+        "--support/--no-support",
     ),
 ]
 Properties = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "Also write properties: qed, sa, logp, weight, tpsa, atoms, rings, aromatic_rings, "
+        "rotatable_bonds, hbd, hba, fsp3, charge.",
         metavar="NAME,...",
-        callback=checked(_parse_names, changed=True),
-        help="Also write properties: qed, sa, logp, weight, tpsa, atoms, rings, "
-        "aromatic_rings, rotatable_bonds, hbd, hba, fsp3, charge.",
-        show_default="none",
+        parse=_parse_names,
     ),
 ]
 Particles = Annotated[
     int | None,
-    typer.Option(
+    option(
+        "Walks for each molecule around a fragment: more come closer to the model.",
         min=1,
-        help="Walks for each molecule around a fragment: more come closer to the model.",
         show_default=str(PARTICLES),
     ),
 ]
@@ -168,11 +166,7 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
 
 
 def check_cluster_options(cluster: str | None, workers: int | None, device: str) -> None:
-    """Raise where --cluster cannot be meant, or does not go together with other options.
-
-    Raises:
-        typer.BadParameter: That is so.
-    """
+    """Raise `typer.BadParameter` where --cluster is wrong, or does not fit the other options."""
     if cluster is None:
         return
     from graphcnf.compute.cluster import check_cluster
@@ -190,15 +184,10 @@ def check_cluster_options(cluster: str | None, workers: int | None, device: str)
 
 
 def parse_numbers(text: str, option: str, least: int = 0) -> list[int]:
-    """Return the distinct whole numbers of "0,1,2", each of them a seed or a count.
-
-    Args:
-        text: The numbers.
-        option: Name of the option, for the message.
-        least: The smallest number that is taken.
+    """Return the distinct whole numbers, from `least` on, of "0,1,2": seeds or counts.
 
     Raises:
-        typer.BadParameter: Another text.
+        typer.BadParameter: Another text; the message names the option.
     """
     hint, parts = f"'{option}'", [part.strip() for part in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,30}", part) for part in parts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,22 +14,27 @@ from typing import TextIO
 import typer
 
 from graphcnf.compute.cpu import memory
-from graphcnf.compute.files import MEMORY_SHARE, check_output, open_new, write_file
+from graphcnf.compute.files import MEMORY_SHARE, check_output, open_new
 from graphcnf.compute.progress import progress_bar
+from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, printable
 from graphcnf.evaluation.formats import Column, Row, csv_text, json_text, markdown
-from graphcnf.sampling.formats import KINDS, check_parquet
+from graphcnf.sampling.formats import KINDS, Conversion, check_parquet
 
 
 def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
-    """Return the one of `kinds` ("csv", "csv.gz" ...) that a file's name ends in.
-
-    Returns:
-        The kind, None without a file.
+    """Return the one of `kinds` ("csv", "csv.gz" ...) that a file's name ends in, None without one.
 
     Raises:
         typer.BadParameter: It ends in none of them.
+        UserError: The file cannot be written.
     """
+    kind = _ending(path, kinds, option)
+    check_place(path)
+    return kind
+
+
+def _ending(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
     if path is None:
         return None
     for kind in kinds:
@@ -55,17 +60,9 @@ def check_place(path: Path | None) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def check_outputs(wanted: dict[str, tuple[Path | None, tuple[str, ...]]]) -> None:
-    """Check files to write before the long work: `output_kind` and `check_place` of each option."""
-    for option, (path, kinds) in wanted.items():
-        output_kind(path, kinds, option)
-    for path, _ in wanted.values():
-        check_place(path)
-
-
-def check_not_read(written: Iterable[Path | None], read: Iterable[Path]) -> None:
+def check_not_read(written: Iterable[Path | None], read: Iterable[Path | str]) -> None:
     """Raise `typer.BadParameter` where a file to write is one to read, or a link to it."""
-    there = [path for path in read if path.exists()]
+    there = [path for path in map(Path, read) if path.exists()]
     for path in written:
         if path and path.exists() and any(path.samefile(other) for other in there):
             raise typer.BadParameter(f"{path} is a file to read: write to another one")
@@ -77,7 +74,7 @@ def molecule_kind(out: Path | None, as_json: bool, default: str = "smi") -> str:
     Raises:
         typer.BadParameter: The file's name ends otherwise, or does not go together with --json.
     """
-    kind = output_kind(out, KINDS)
+    kind = _ending(out, KINDS)
     if as_json and kind is not None and kind.partition(".")[0] != "jsonl":
         raise typer.BadParameter(f"--json writes .jsonl files, not {out}", param_hint="'--out'")
     return kind or ("jsonl" if as_json else default)
@@ -90,6 +87,24 @@ def check_target(out: Path | None, kind: str, force: bool) -> None:
         raise UserError(f"{out} exists: choose another --out, or replace it with --force")
     if kind == "parquet":
         check_parquet()
+
+
+def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
+    """Return "md", "csv" or "json", as the flags or else the name of the file say.
+
+    Raises:
+        typer.BadParameter: They contradict each other, or the file has another suffix.
+        UserError: The file cannot be written.
+    """
+    if as_csv and as_json:
+        raise typer.BadParameter("--csv and --json exclude each other")
+    flagged = "csv" if as_csv else "json" if as_json else None
+    named = _ending(out, ("md", "txt", "csv", "json"))
+    named = "md" if named == "txt" else named
+    if flagged and named and flagged != named:
+        raise typer.BadParameter(f"--{flagged} does not fit {out}", param_hint="'--out'")
+    check_place(out)
+    return flagged or named or "md"
 
 
 def read_stdin() -> bytes:
@@ -133,63 +148,49 @@ class _Stdout(io.TextIOBase):
 
 
 @contextmanager
-def open_output(
-    path: Path | None, convert: Callable[[Path, Path], None] | None = None
-) -> Iterator[TextIO]:
+def open_output(path: Path | None, convert: Conversion = None) -> Iterator[TextIO]:
     """Open stdout, or a file that gets its name when the block ends without an error.
-
-    Args:
-        path: The file, None for stdout.
-        convert: Makes the file, its second argument, of the text, its first; None where the text
-            is the file.
 
     Raises:
         UserError: The file cannot be written.
         ReaderGone: Nobody reads stdout any more.
         StreamFailed: Stdout takes no more.
     """
-    if path is None:
-        try:
-            yield _Stdout()
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise ReaderGone from None
-        except OSError as error:
-            if error.filename is not None:
-                raise
-            reason = error.strerror or str(error)
-            raise StreamFailed(f"cannot write to standard output: {reason}") from None
+    if path is not None:
+        with _open_file(path, convert) as stream:
+            yield stream
         return
+    try:
+        yield _Stdout()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderGone from None
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        reason = error.strerror or str(error)
+        raise StreamFailed(f"cannot write to standard output: {reason}") from None
+
+
+@contextmanager
+def _open_file(path: Path, convert: Conversion) -> Iterator[TextIO]:
     check_place(path)
-    content = io.StringIO()
-    yield content
-    data = content.getvalue().encode()
-    if convert is not None:
-        with TemporaryDirectory() as folder:
-            before, after = Path(folder) / "before", Path(folder) / "after"
-            before.write_bytes(data)
-            convert(before, after)
-            data = after.read_bytes()
-    write_file(path, data)
-
-
-def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
-    """Return "md", "csv" or "json", as the flags or else the name of the file say.
-
-    Raises:
-        typer.BadParameter: They contradict each other, or the file has another suffix.
-        UserError: The file has no folder to be in.
-    """
-    if as_csv and as_json:
-        raise typer.BadParameter("--csv and --json exclude each other")
-    flagged = "csv" if as_csv else "json" if as_json else None
-    named = output_kind(out, ("md", "txt", "csv", "json"))
-    named = "md" if named == "txt" else named
-    if flagged and named and flagged != named:
-        raise typer.BadParameter(f"--{flagged} does not fit {out}", param_hint="'--out'")
-    # Before the long work, not after it.
-    check_place(out)
-    return flagged or named or "md"
+    hidden = f".{path.name}."
+    try:
+        with termination_raises(), TemporaryDirectory(prefix=hidden, dir=path.parent) as folder:
+            whole = text = Path(folder, "text")
+            with open(text, "w", encoding="utf-8", newline="") as stream:
+                yield stream
+            if convert is not None:
+                convert(text, whole := Path(folder, "whole"))
+            with open(whole, "r+b") as file:
+                os.fsync(file.fileno())
+            os.replace(whole, path)
+    except OSError as error:
+        # A full disk names no file.
+        if error.filename is not None and hidden not in str(error.filename):
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def write_text(text: str, out: Path | None) -> None:
@@ -199,16 +200,11 @@ def write_text(text: str, out: Path | None) -> None:
 
 
 def write_pieces(
-    pieces: Iterable[str],
-    out: Path | None,
-    convert: Callable[[Path, Path], None] | None = None,
-    *,
-    label: str = "",
-    total: int = 0,
+    pieces: Iterable[str], out: Path | None, convert: Conversion, label: str, total: int
 ) -> None:
     """Write pieces of text as they come; arguments as in `open_output` and `progress_bar`."""
     # A bar and text on one terminal would run into each other.
-    hidden = not label or (out is None and sys.stdout.isatty())
+    hidden = out is None and sys.stdout.isatty()
     with open_output(out, convert) as stream, progress_bar(label, total, hidden=hidden) as show:
         for number, piece in enumerate(pieces):
             stream.write(piece)

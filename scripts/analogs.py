@@ -100,7 +100,7 @@ def analogs(
     origin = found.origin
     pieces = found_texts(found.molecules(), recipe, number, {"similarity": origin.similarity})
     convert = conversion(kind, recipe.columns)
-    write_pieces(pieces, out, convert, label="drawing", total=number)
+    write_pieces(pieces, out, convert, "drawing", number)
     rate = (
         f"; {origin.acceptance:.1%} of {origin.others:,} valid ones reach {similar:g}"
         if similar

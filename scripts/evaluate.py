@@ -11,12 +11,19 @@ import typer
 import graphcnf
 from graphcnf.scripts import _options as options
 from graphcnf.scripts import _output as output
+from graphcnf.scripts._options import option
 
-_model = partial(typer.Option, rich_help_panel="With --model")
-_written = partial(typer.Option, rich_help_panel="Output")
+_model = partial(option, rich_help_panel="With --model")
+_written = partial(option, rich_help_panel="Output")
 
 OF_MODELS = {"samples", "seed", "seeds", "temperature", "support", "reconstruct", "likelihood"}
 """Options that go with --model only."""
+
+
+def _metrics(names: str) -> tuple[str, ...]:
+    from graphcnf.evaluation.metrics import parse_metrics
+
+    return parse_metrics(names)
 
 
 def evaluate(
@@ -25,86 +32,62 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="FILE...",
-            help="Molecules to score: .smi, .csv, .sdf, .jsonl, .parquet, also .gz; a folder of "
-            "such files is one set; - for stdin.",
-            show_default=False,
+            help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz, a folder of such "
+            "files as one set, or - for stdin.",
         ),
     ] = None,
     column: options.Column = None,
     reference: Annotated[
         str | None,
-        typer.Option(
-            metavar="zinc250k|moses|qm9|FILE|none",
-            help="Training data to hold novelty against and to take the data row from.",
-            show_default="the model's data, or zinc250k",
-        ),
+        option("Training data; else the model's, or zinc250k.", metavar="NAME|FILE|none"),
     ] = None,
     standardize: options.Standardize = False,
     test: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Molecules to compare distributions with.",
-            show_default="the reference's held-out part",
-        ),
+        option("Molecules to compare with; else the reference's held-out part.", metavar="FILE"),
     ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Distribution metrics, such as fcd,snn,logp_w1. Some need 'graphcnf\\[metrics]'.",
             metavar="all|NAME,...",
-            callback=options.checked_metrics,
-            help="Distribution metrics: all, or some such as fcd,nspdk,snn,scaf,logp_w1. Some need "
-            "pip install 'graphcnf\\[metrics]'.",
-            show_default="none",
+            parse=_metrics,
         ),
     ] = None,
-    fcd: Annotated[
-        bool, typer.Option("--fcd", help="Frechet ChemNet distance; the same as --metrics fcd.")
-    ] = False,
+    fcd: Annotated[bool, option("The same as --metrics fcd.", "--fcd")] = False,
     models: Annotated[
         list[str] | None,
         _model(
+            "Score raw samples of a model. Repeatable, also beside files.",
             "--model",
             metavar="NAME|DIR",
-            help="Score raw samples of a model. May be given several times, and beside files.",
-            show_default=False,
         ),
     ] = None,
-    samples: Annotated[int, _model("--samples", "-n", min=1, help="Samples.")] = 10_000,
-    seed: Annotated[int, _model(callback=options.checked_seed, help="Seed.")] = 0,
-    seeds: Annotated[
-        str | None, _model(metavar="S,S,...", help="Several seeds: means and deviations.")
-    ] = None,
+    samples: Annotated[int, _model("Samples.", "--samples", "-n", min=1)] = 10_000,
+    seed: Annotated[int, _model("Seed.", callback=options.checked_seed)] = 0,
+    seeds: Annotated[str | None, _model("Several: means, deviations.", metavar="S,S,...")] = None,
     temperature: Annotated[
-        float, _model(callback=options.checked_temperature, help="Temperature of sampling.")
+        float, _model("Temperature of sampling.", callback=options.checked_temperature)
     ] = 1.0,
     support: options.Support = True,
-    reconstruct: Annotated[
-        int, _model(min=0, help="Held-out molecules to encode and decode, 0 for none.")
-    ] = 2000,
-    likelihood: Annotated[
-        int, _model(min=0, help="Held-out molecules to take the bits of, 0 for none.")
-    ] = 2000,
+    reconstruct: Annotated[int, _model("Held-out molecules to encode and decode.", min=0)] = 2000,
+    likelihood: Annotated[int, _model("Held-out molecules to take the bits of.", min=0)] = 2000,
     device: options.Device = "cpu",
     cluster: options.Cluster = None,
-    published: Annotated[
-        bool, _written("--published", help="Also quote figures published for ZINC250k.")
-    ] = False,
+    published: Annotated[bool, _written("Also published figures.", "--published")] = False,
     html: Annotated[
         Path | None,
         _written(
-            help="Report to write: one page that needs no network, with tables, histograms, "
-            "failures and drawn molecules. Needs pip install 'graphcnf\\[report]'."
+            "Report on one page, with tables, histograms, failures and drawn molecules. Needs "
+            "pip install 'graphcnf\\[report]'."
         ),
     ] = None,
-    png: Annotated[Path | None, _written(help="Picture of the first valid molecules.")] = None,
+    png: Annotated[Path | None, _written("Picture of the first valid molecules.")] = None,
     out: Annotated[
-        Path | None, _written(help="File: .md, .txt, .csv or .json.", show_default="stdout")
+        Path | None, _written("File: .md, .txt, .csv or .json.", show_default="stdout")
     ] = None,
-    as_csv: Annotated[bool, _written("--csv", help="CSV instead of Markdown.")] = False,
-    as_json: Annotated[
-        bool, _written("--json", help="One JSON object, or a list of them for several.")
-    ] = False,
+    as_csv: Annotated[bool, _written("CSV instead of Markdown.", "--csv")] = False,
+    as_json: Annotated[bool, _written("One JSON object, or a list of them.", "--json")] = False,
 ) -> None:
     """Score molecules of files, or the raw samples of models, side by side.
 
@@ -112,33 +95,18 @@ def evaluate(
     distances to held-out molecules, with those of the training data.
     """
     from graphcnf.compute.cluster import open_workers
-    from graphcnf.evaluation.metrics import METRICS, parse_metrics
+    from graphcnf.evaluation.metrics import METRICS
     from graphcnf.evaluation.records import Records
     from graphcnf.evaluation.reference import Reference
     from graphcnf.evaluation.tables import render, shorten_names
 
     files, models = files or [], models or []
     named = files + models
-    given = options.given_names(context)
-    if not named:
-        raise typer.BadParameter("name files of SMILES (- for stdin), or models with --model")
-    if twice := next((name for name in named if named.count(name) > 1), None):
-        raise typer.BadParameter(f"{twice} is named twice")
-    if png is not None and len(named) > 1:
-        raise typer.BadParameter("--png goes with one file or model")
-    if {"seed", "seeds"} <= given:
-        raise typer.BadParameter("--seed and --seeds exclude each other")
     kind = output.table_kind(out, as_csv, as_json)
-    output.check_outputs({"--html": (html, ("html", "htm")), "--png": (png, ("png",))})
-    if not models and (wrong := given & OF_MODELS):
-        name = min(wrong)
-        shown = "-n" if name == "samples" else f"--{name}"
-        raise typer.BadParameter(f"{shown} goes with --model, not with a file")
-    if not files and (wrong := given & {"column", "standardize"}):
-        raise typer.BadParameter(f"--{min(wrong)} goes with a file, not with --model")
-    chosen = parse_metrics(metrics, "fcd" if fcd else None)
-    if "device" in given and not models and "fcd" not in chosen:
-        raise typer.BadParameter("--device goes with --model or --fcd")
+    output.output_kind(html, ("html", "htm"), "--html")
+    output.output_kind(png, ("png",), "--png")
+    chosen = tuple(m for m in METRICS if m in (metrics or ()) or (fcd and m == "fcd"))
+    _check_together(options.given_names(context), files, models, chosen)
     options.check_cluster_options(cluster, None, device)
     if html is not None or png is not None:
         from graphcnf.evaluation import report  # draws, and is not needed otherwise
@@ -149,7 +117,7 @@ def evaluate(
     # What cannot be read comes to light before the long work.
     content = output.read_stdin() if "-" in files else None
     records = [Records.read(file, column, content if file == "-" else None) for file in files]
-    read = [*map(Path, filter(None, (reference, test))), *(f for r in records for f in r.files)]
+    read = [file for file in (reference, test) if file] + [f for r in records for f in r.files]
     output.check_not_read((out, html, png), read)
     if test is not None and not chosen:
         raise typer.BadParameter("--test goes with --metrics, --fcd or --html")
@@ -170,3 +138,25 @@ def evaluate(
         report.write_report(results, html)
     if png is not None:
         report.write_picture(results[0], png)
+
+
+def _check_together(
+    given: set[str], files: list[str], models: list[str], metrics: tuple[str, ...]
+) -> None:
+    """Raise `typer.BadParameter` where options do not go together."""
+    named = files + models
+    if not named:
+        raise typer.BadParameter("name files of SMILES (- for stdin), or models with --model")
+    if twice := next((name for name in named if named.count(name) > 1), None):
+        raise typer.BadParameter(f"{twice} is named twice")
+    if "png" in given and len(named) > 1:
+        raise typer.BadParameter("--png goes with one file or model")
+    if {"seed", "seeds"} <= given:
+        raise typer.BadParameter("--seed and --seeds exclude each other")
+    if not models and (wrong := given & OF_MODELS):
+        shown = "-n" if min(wrong) == "samples" else f"--{min(wrong)}"
+        raise typer.BadParameter(f"{shown} goes with --model, not with a file")
+    if not files and (wrong := given & {"column", "standardize"}):
+        raise typer.BadParameter(f"--{min(wrong)} goes with a file, not with --model")
+    if "device" in given and not models and "fcd" not in metrics:
+        raise typer.BadParameter("--device goes with --model or --fcd")

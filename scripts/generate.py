@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -13,6 +14,7 @@ from graphcnf.errors import UserError, say
 from graphcnf.limits import LARGEST_COUNT, MOST_CANDIDATES
 from graphcnf.sampling.formats import columns_of, conversion, plain_kind
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._options import option
 from graphcnf.scripts._output import check_target, molecule_kind, open_output, write_pieces
 
 if TYPE_CHECKING:
@@ -45,10 +47,11 @@ def _parse_requirements(texts: list[str]) -> list[str]:
     return list(map(str, Selection(texts).requirements))
 
 
-def _check_patterns(texts: list[str]) -> None:
+def _parse_patterns(texts: list[str]) -> list[str]:
     from graphcnf.molecules.selection import Selection
 
     Selection(patterns=texts)
+    return texts
 
 
 def _parse_values(texts: list[str]) -> list[tuple[str, float]]:
@@ -66,157 +69,115 @@ def _parse_values(texts: list[str]) -> list[tuple[str, float]]:
 
 
 def generate(
+    context: typer.Context,
     number: Annotated[
         int,
-        typer.Option(
-            "--number",
-            "-n",
-            min=1,
-            max=LARGEST_COUNT,
-            help="Molecules to write (graphs with --all).",
+        option(
+            "Molecules to write (graphs with --all).", "-n", "--number", min=1, max=LARGEST_COUNT
         ),
     ] = 100,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet. After an "
+        option(
+            "File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet. After an "
             "interruption the same command goes on where it stopped.",
             show_default="stdout",
         ),
     ] = None,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force", help="Replace a file that exists, and what other options left unfinished."
-        ),
+        option("Replace a file that exists, and what other options left unfinished.", "--force"),
     ] = False,
     model: options.Model = "zinc250k",
     seed: options.Seed = 0,
     first: Annotated[
-        int,
-        typer.Option(
-            min=0, max=LARGEST_COUNT, help="Number of the first graph of the sample to draw."
-        ),
+        int, option("Number of the first graph of the sample to draw.", min=0, max=LARGEST_COUNT)
     ] = 0,
     shard: Annotated[
         ShardNumber | None,
-        typer.Option(
+        option(
+            "Part I of N, from 1 on, or all of them, one after the other, in numbered files. -n "
+            "then counts the graphs that all parts draw together; graphcnf merge makes one file "
+            "of theirs.",
             metavar="I/N|all/N",
             parser=ShardNumber.parse,
-            help="Part I of N, from 1 on, or all of them, one after the other, in numbered files. "
-            "-n then counts the graphs that all parts draw together; graphcnf merge makes one file "
-            "of theirs.",
-            show_default="all",
         ),
     ] = None,
     temperature: options.Temperature = 1.0,
     size: Annotated[
         options.Sizes | None,
-        typer.Option(
-            metavar="LO-HI",
-            parser=options.Sizes.parse,
-            help="Number of atoms, 20-30 or 25.",
-            show_default="as in the training data",
-        ),
+        option("Number of atoms, 20-30 or 25.", metavar="LO-HI", parser=options.Sizes.parse),
     ] = None,
     support: options.Support = True,
     wanted: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Ask a model that was trained with properties (preset zinc250k-properties) for "
+            "molecules near it: logp=2.5, qed=0.8. Repeatable.",
             "--property",
             metavar="NAME=VALUE",
-            callback=options.checked(_parse_values, changed=True),
-            help="Ask a model that was trained with properties (preset zinc250k-properties) for "
-            "molecules near it: logp=2.5, qed=0.8. May be given several times.",
-            show_default="none",
+            parse=_parse_values,
         ),
     ] = None,
     best_of: Annotated[
         int,
-        typer.Option(
+        option(
+            "Draw so many for each molecule and keep the one nearest to what --property asks for.",
             min=1,
             max=MOST_CANDIDATES,
-            help="Draw so many for each molecule and keep the one nearest to what --property asks "
-            "for.",
         ),
     ] = 1,
     properties: options.Properties = None,
     require: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Write only molecules that meet it: 'qed > 0.6', '200 <= weight < 400'; names as in "
+            "--properties. Repeatable.",
             metavar="COMPARISON",
-            callback=options.checked(_parse_requirements, changed=True),
-            help="Write only molecules that meet it: 'qed > 0.6', '200 <= weight < 400'; names as "
-            "in --properties. May be given several times.",
-            show_default="none",
+            parse=_parse_requirements,
         ),
     ] = None,
     smarts: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Write only molecules that contain it. Repeatable.",
             metavar="PATTERN",
-            callback=options.checked(_check_patterns),
-            help="Write only molecules that contain it. May be given several times.",
-            show_default="none",
+            parse=_parse_patterns,
         ),
     ] = None,
     scaffold: Annotated[
         str | None,
-        typer.Option(
-            metavar="SMILES|SMARTS", help="Build around it: new atoms and rings anywhere."
-        ),
+        option("Build around it: new atoms and rings anywhere.", metavar="SMILES|SMARTS"),
     ] = None,
     grow: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Grow from its attachment points, as in [*:1]c1ccccc1, or from its hydrogens.",
             metavar="SMILES|SMARTS",
-            help="Grow from its attachment points, as in [*:1]c1ccccc1, or without any from its "
-            "hydrogens.",
         ),
     ] = None,
     link: Annotated[
-        str | None,
-        typer.Option(metavar="A.B", help="Link two fragments, an attachment point in each."),
+        str | None, option("Link two fragments, an attachment point in each.", metavar="A.B")
     ] = None,
     decorate: Annotated[
         str | None,
-        typer.Option(
-            metavar="SMILES", help="New parts at its attachment points, nothing elsewhere."
-        ),
+        option("New parts at its attachment points, nothing elsewhere.", metavar="SMILES"),
     ] = None,
     particles: options.Particles = None,
     everything: Annotated[
-        bool,
-        typer.Option("--all", help="Write every sampled graph, valid or not, repeats included."),
+        bool, option("Write every sampled graph, valid or not, repeats included.", "--all")
     ] = False,
     likelihood: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Also write log_likelihood: a lower bound on log p(molecule | number of atoms), nats.",
             "--likelihood",
-            help="Also write log_likelihood: a lower bound on log p(molecule | number of atoms) "
-            "in nats.",
         ),
     ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="One JSON object per line instead of SMILES, and one with the figures of the "
-            "summary as the last line of stderr.",
-        ),
-    ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes that draw, one thread each; without influence on what is drawn.",
-            show_default="one per core, where many molecules are wanted",
-        ),
-    ] = None,
+    as_json: options.Json = False,
+    workers: options.Workers = None,
     cluster: options.Cluster = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1 ... On a GPU one process draws.")
-    ] = "cpu",
+    device: options.Device = "cpu",
 ) -> None:
     """Draw molecules: distinct, valid SMILES, the same ones for the same seed.
 
@@ -225,22 +186,12 @@ def generate(
     them.
     """
     kind = molecule_kind(out, as_json, "csv" if everything else "smi")
+    task = _fragment_task(context)
     if everything and (require or smarts):
         raise typer.BadParameter("--all writes every graph: leave out --require and --smarts")
-    task = _fragment_task(
-        {"scaffold": scaffold, "grow": grow, "link": link, "decorate": decorate},
-        {"--all": everything, "--likelihood": likelihood, "--workers": workers,
-         "--require": require, "--smarts": smarts, "--first": first, "--shard": shard,
-         "--cluster": cluster, "--property": wanted},
-    )  # fmt: skip
-    if task is None and particles is not None:
-        raise typer.BadParameter(
-            "there are walks around a fragment only: name one", param_hint="'--particles'"
-        )
     if best_of > 1 and not wanted:
-        raise typer.BadParameter(
-            "the best is the nearest to a --property", param_hint="'--best-of'"
-        )
+        hint = "'--best-of'"
+        raise typer.BadParameter("the best is the nearest to a --property", param_hint=hint)
     if shard and out is None:
         raise typer.BadParameter("it is a file: name it with --out", param_hint="'--shard'")
     if shard is None or shard.number:
@@ -252,10 +203,7 @@ def generate(
 
     from graphcnf.compute.cluster import open_workers
     from graphcnf.molecules.asked import asked_of, outside_training
-    from graphcnf.sampling.counts import Quota
     from graphcnf.sampling.records import Recipe
-    from graphcnf.sampling.sample import Sample
-    from graphcnf.sampling.shards import shards_of
 
     if not network.is_raw:
         say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
@@ -263,103 +211,112 @@ def generate(
     for sentence in outside_training(targets, network.conditions) if targets else ():
         say(f"note: {sentence}")
     plain, more = plain_kind(kind), (("log_likelihood",) if likelihood else ())
+    columns = columns_of(plain, (*more, *(properties or ())), everything=everything)
     recipe = Recipe(
-        seed=seed,
-        temperature=temperature,
-        sizes=size,
-        kind=plain,
-        columns=columns_of(plain, (*more, *(properties or ())), everything=everything),
-        everything=everything,
-        properties=tuple(properties or ()),
-        requirements=tuple(require or ()),
-        patterns=tuple(smarts or ()),
-        targets=targets,
-        best_of=best_of,
-    )
-    convert = conversion(kind, recipe.columns)
+        seed, temperature, size, plain, columns, everything, tuple(properties or ()),
+        tuple(require or ()), tuple(smarts or ()), targets, best_of,
+    )  # fmt: skip
     if task is not None:
-        growth = _growth(network, recipe, task, particles or options.PARTICLES)
-        _write_grown(growth, task[1], recipe, number, out, convert, as_json)
+        _write_grown(network, recipe, task, particles, number, out, kind, as_json)
         return
     records = range(first, first + (number if everything or shard else LARGEST_COUNT))
-    parts = shards_of(network, recipe, records, out, *shard) if shard else [(out, None)]
-    if shard and not shard.number:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    todo = []
-    for file, part in parts:
-        if part and part.is_complete(file):
-            which = f"shard {part.part[0]}/{part.part[1]} as asked for"
-            say(f"note: {file} is there already, {which}")
-            continue
-        if part:
-            check_target(file, kind, force)
-        todo.append((file, part))
-    if not todo:
-        return
     with open_workers(cluster, workers) as engine:
-        for file, part in todo:
-            quota = Quota(range(*part.records) if part else records, None if part else number)
-            sample, distinct = Sample(network, recipe, quota, engine), not everything
-            if file is None:
-                with open_output(None) as stream:
-                    sample.write(stream)
-            else:
-                sample.save(file, convert=convert, shard=part, force=force)
-            figures = sample.counts.figures(distinct)
-            summary = sample.counts.summary(distinct, recipe.selective)
-            say(json.dumps(figures) if as_json else summary)
+        sample = partial(_write_sample, network, recipe, engine, kind, force, as_json)
+        if shard is None:
+            sample(records, number, out)
+        else:
+            _write_shards(sample, network, recipe, records, out, shard, kind, force)
 
 
-def _fragment_task(
-    tasks: dict[str, str | None], others: dict[str, object]
-) -> tuple[str, str] | None:
+def _fragment_task(context: typer.Context) -> tuple[str, str] | None:
     """Return the one option that names a fragment, and its text; None without any.
-
-    Args:
-        tasks: Fragments by the names of their options.
-        others: Values of options that do not go together with a fragment.
 
     Raises:
         typer.BadParameter: Several were given, or an option that does not go together with one.
     """
-    given = [(name, text) for name, text in tasks.items() if text is not None]
+    values = context.params
+    given = [name for name in ("scaffold", "grow", "link", "decorate") if values[name] is not None]
+    if not given and values["particles"] is not None:
+        raise typer.BadParameter(
+            "there are walks around a fragment only: name one", param_hint="'--particles'"
+        )
     if not given:
         return None
     if len(given) > 1:
-        names = " and ".join(f"--{name}" for name, _ in given)
-        raise typer.BadParameter(f"{names} exclude each other", param_hint=f"'--{given[1][0]}'")
-    for name, value in others.items():
-        if value:
-            raise typer.BadParameter(f"not together with --{given[0][0]}", param_hint=f"'{name}'")
-    return given[0]
+        names = " and ".join(f"--{name}" for name in given)
+        raise typer.BadParameter(f"{names} exclude each other", param_hint=f"'--{given[1]}'")
+    others = {"everything": "all", "wanted": "property"}
+    for name in ("everything", "likelihood", "workers", "require", "smarts", "first", "shard",
+                 "cluster", "wanted"):  # fmt: skip
+        if values[name]:
+            raise typer.BadParameter(
+                f"not together with --{given[0]}", param_hint=f"'--{others.get(name, name)}'"
+            )
+    return given[0], values[given[0]]
 
 
-def _growth(network: GraphCNF, recipe: Recipe, task: tuple[str, str], particles: int):
-    """Return the search for molecules around a fragment."""
+def _write_sample(
+    network: GraphCNF, recipe: Recipe, engine, kind: str, force: bool, as_json: bool,
+    records: range, number: int | None, out: Path | None, shard=None,
+) -> None:  # fmt: skip
+    """Write a sample or a shard, then a summary to stderr."""
+    from graphcnf.sampling.sample import Sample
+    from graphcnf.sampling.shards import write_description
+
+    sample = Sample(network, recipe, records, number, engine)
+    if out is None:
+        with open_output(None) as stream:
+            sample.write(stream)
+    else:
+        beside = (
+            (lambda file: write_description(out, shard, sample.counts, file)) if shard else None
+        )
+        convert = conversion(kind, recipe.columns)
+        sample.save(out, convert=convert, beside=beside, force=force)
+    counts, distinct = sample.counts, not recipe.everything
+    figures = counts.figures(distinct)
+    say(json.dumps(figures) if as_json else counts.summary(distinct, recipe.selective))
+
+
+def _write_shards(
+    sample, network: GraphCNF, recipe: Recipe, records: range, out: Path, shard: ShardNumber,
+    kind: str, force: bool,
+) -> None:  # fmt: skip
+    """Write the shards that are missing."""
+    from graphcnf.sampling.shards import is_complete, shards_of
+
+    parts = shards_of(network, recipe, records, out, *shard)
+    if not shard.number:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    todo = [(file, part) for file, part in parts if not is_complete(file, part)]
+    for file, part in parts:
+        if (file, part) in todo:
+            check_target(file, kind, force)
+        else:
+            say("note: {} is there already, shard {}/{} as asked for".format(file, *part["part"]))
+    for file, part in todo:
+        sample(range(*part["records"]), None, file, part)
+
+
+def _write_grown(
+    network: GraphCNF, recipe: Recipe, task: tuple[str, str], particles: int | None, number: int,
+    out: Path | None, kind: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Write molecules around a fragment, then a summary to stderr."""
     from graphcnf.molecules.growth import Growth, fragment_of
     from graphcnf.molecules.standardize import deviations
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
-
-    vocabulary = MoleculeVocabulary.of_model(network)
-    name, text = task
-    options.say_deviations(deviations([text], None), 1)
-    return Growth(
-        network,
-        vocabulary,
-        fragment_of(text, name, vocabulary),
-        seed=recipe.seed,
-        temperature=recipe.temperature,
-        atoms=recipe.sizes,
-        particles=particles,
-    )
-
-
-def _write_grown(growth, text: str, recipe: Recipe, number: int, out, convert, as_json: bool):
-    """Write molecules around a fragment, then a summary to stderr."""
     from graphcnf.sampling.records import found_texts
 
+    vocabulary, (name, text) = MoleculeVocabulary.of_model(network), task
+    options.say_deviations(deviations([text], None), 1)
+    growth = Growth(
+        network, vocabulary, fragment_of(text, name, vocabulary), seed=recipe.seed,
+        temperature=recipe.temperature, atoms=recipe.sizes,
+        particles=particles or options.PARTICLES,
+    )  # fmt: skip
     pieces = found_texts(growth.molecules(), recipe, number)
-    write_pieces(pieces, out, convert, label="drawing", total=number)
+    write_pieces(pieces, out, conversion(kind, recipe.columns), "drawing", number)
     share = growth.valid / max(growth.ended, 1)
     figures = {
         "written": number, "distinct": number, "walks": growth.walks, "placed": growth.ended,

@@ -10,8 +10,8 @@ import typer
 
 from graphcnf.errors import UserError, say
 from graphcnf.sampling.formats import conversion, plain_kind
-from graphcnf.scripts._options import Force
-from graphcnf.scripts._output import check_target, molecule_kind, write_pieces
+from graphcnf.scripts._options import Force, option
+from graphcnf.scripts._output import check_target, molecule_kind, open_output
 
 
 def merge(
@@ -23,30 +23,27 @@ def merge(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="File to write, of the shards' format: .smi, .csv, .sdf or .jsonl, also with "
-            ".gz; .parquet for shards in .jsonl or .parquet.",
+        option(
+            "File to write, of the shards' format: .smi, .csv, .sdf or .jsonl, also with .gz; "
+            ".parquet for shards in .jsonl or .parquet.",
             show_default="stdout",
         ),
     ] = None,
     force: Force = False,
     unique: Annotated[
         bool,
-        typer.Option(
-            "--unique",
-            help="Of graphs drawn with --all, write the first of each molecule only, with its "
+        option(
+            "Of graphs drawn with --all, write the first of each molecule only, with its "
             "protonation states. Molecules drawn without it are distinct in any case.",
+            "--unique",
         ),
     ] = False,
     partial: Annotated[
         bool,
-        typer.Option(
-            "--partial", help="Merge what is whole where shards are missing, damaged or others."
-        ),
+        option("Merge what is whole where shards are missing, damaged or others.", "--partial"),
     ] = False,
     as_json: Annotated[
-        bool,
-        typer.Option("--json", help="The figures of the summary as one JSON object on stderr."),
+        bool, option("The figures of the summary as one JSON object on stderr.", "--json")
     ] = False,
 ) -> None:
     """Make one file of the shards of a sample: the file that a single generate would write.
@@ -63,36 +60,31 @@ def merge(
         if out is not None and out.exists() and path.exists() and out.samefile(path):
             raise typer.BadParameter(f"{out} is a shard to merge", param_hint="'--out'")
 
-    from graphcnf.sampling.merging import merge_to_file, merged, survey, totals
+    from graphcnf.sampling.shards import merged, recipe_of, survey, totals
 
-    found = survey(shards)
-    for line in [*found.problems, *(f"note: {note}" for note in found.notes)]:
+    whole, problems, notes = survey(shards)
+    for line in [*problems, *(f"note: {note}" for note in notes)]:
         say(line)
-    if not found.shards:
+    if not whole:
         raise UserError(f"none of {len(shards):,} files is a whole shard of generate --shard")
-    recipe, of = found.shards[0].recipe, found.shards[0].shard.part[1]
-    if found.problems and not partial:
+    recipe, of = recipe_of(whole[0][1]), whole[0][1]["part"][1]
+    if problems and not partial:
         raise UserError(
-            f"{len(found.shards):,} of {of:,} shards are whole: draw the others again, or merge "
-            "these with --partial"
+            f"{len(whole):,} of {of:,} shards are whole: draw the others again, or merge these "
+            "with --partial"
         )
     if kind is not None and plain_kind(kind) != recipe.kind:
         raise typer.BadParameter(
             f"{out}: the shards hold .{recipe.kind}, and are merged into that", param_hint="'--out'"
         )
-    counts = totals(found.shards)
-    read, distinct = counts.written, unique or not recipe.everything
-    pieces = merged(found.shards, unique=distinct, counts=counts)
-    if out is None:
-        write_pieces(pieces, None)
-    else:
-        convert = conversion(kind or recipe.kind, recipe.columns)
-        merge_to_file(pieces, out, convert=convert, force=force)
-    figures = {**counts.figures(distinct), "shards": len(found.shards), "of": of}
-    say(
-        json.dumps(figures)
-        if as_json
-        else f"merged {len(found.shards):,} of {of:,} shards: {counts.sampled:,} graphs, "
+    counts, distinct = totals(whole), unique or not recipe.everything
+    read = counts.written
+    with open_output(out, conversion(kind or recipe.kind, recipe.columns)) as stream:
+        stream.writelines(merged(whole, counts, unique=distinct))
+    figures = {**counts.figures(distinct), "shards": len(whole), "of": of}
+    summary = (
+        f"merged {len(whole):,} of {of:,} shards: {counts.sampled:,} graphs, "
         f"{figures['strict_validity']:.1%} strictly valid; {counts.written:,} written"
-        + (f", {read - counts.written:,} repeats left out" if distinct else "")
     )
+    summary += f", {read - counts.written:,} repeats left out" if distinct else ""
+    say(json.dumps(figures) if as_json else summary)

@@ -10,7 +10,8 @@ import typer
 from graphcnf.errors import say
 from graphcnf.limits import LARGEST_ORDERS
 from graphcnf.scripts import _options as options
-from graphcnf.scripts._output import check_place, output_kind, read_stdin, write_rows
+from graphcnf.scripts._options import option
+from graphcnf.scripts._output import output_kind, read_stdin, write_rows
 
 
 def score(
@@ -24,17 +25,15 @@ def score(
     model: options.Model = "zinc250k",
     orders: Annotated[
         int,
-        typer.Option(
-            min=1,
-            max=LARGEST_ORDERS,
-            help="Numberings of a molecule whose probabilities are summed.",
+        option(
+            "Numberings of a molecule whose probabilities are summed.", min=1, max=LARGEST_ORDERS
         ),
     ] = 1,
     standardize: options.Standardize = False,
     out: Annotated[
-        Path | None, typer.Option(help="File to write: .csv or .json.", show_default="stdout")
+        Path | None, option("File to write: .csv or .json.", show_default="stdout")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of CSV.")] = False,
+    as_json: Annotated[bool, option("JSON instead of CSV.", "--json")] = False,
     workers: options.Workers = None,
     cluster: options.Cluster = None,
     device: options.Device = "cpu",
@@ -49,7 +48,6 @@ def score(
         raise typer.BadParameter(f"--json does not fit {out}", param_hint="'--out'")
     if out is not None and file != "-" and out.exists() and out.samefile(file):
         raise typer.BadParameter(f"{out} is the file to score", param_hint="'--out'")
-    check_place(out)
     options.check_cluster_options(cluster, workers, device)
 
     from graphcnf.datasets.smiles_file import read_smiles

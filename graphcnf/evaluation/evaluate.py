@@ -27,7 +27,7 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
-from graphcnf.sampling.draw import draw_block, first_blocks, sampling_processes
+from graphcnf.sampling.records import draw_block, first_blocks, sampling_processes
 
 HELD_OUT = 2000
 """Held-out molecules whose reconstruction and likelihood are measured."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from graphcnf.compute.files import open_input
 from graphcnf.errors import csv_cell, require
@@ -25,17 +25,12 @@ ROWS = 1 << 14
 """Rows in a row group of a Parquet file."""
 
 TYPES = {
-    "record": "int64",
-    "smiles": "string",
     "strict": "bool",
-    "largest_fragment": "string",
-    "atoms": "int64",
-    "log_likelihood": "float64",
+    **dict.fromkeys(("smiles", "largest_fragment", "source", "error"), "string"),
     **dict.fromkeys(
-        ("rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "charge"), "int64"
+        ("record", "atoms", "rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "charge"),
+        "int64",
     ),
-    "source": "string",
-    "error": "string",
 }
 """Types of Parquet columns by name; all other columns hold float64."""
 
@@ -46,17 +41,18 @@ def plain_kind(kind: str) -> str:
 
 
 def columns_of(kind: str, more: Sequence[str] = (), *, everything: bool = False) -> tuple[str, ...]:
-    """Return the columns of a file.
+    """Return the columns of a file of a plain kind; .smi files have the SMILES first.
 
     Args:
-        kind: Plain kind; .smi files have the SMILES first, for whoever reads them.
+        kind: Plain kind.
         more: Columns beside the usual ones.
         everything: True for the columns of a sample with invalid graphs.
     """
-    first = () if kind != "smi" else ("smiles",)
-    usual = ("record", "smiles") if everything or kind != "smi" else ()
+    columns = ["record", "smiles"]
+    if kind == "smi":
+        columns = ["smiles", "record"] if everything else ["smiles"]
     checked = ("strict", "largest_fragment", "atoms") if everything else ()
-    return tuple(dict.fromkeys([*first, *usual, *checked, *more]))
+    return tuple(dict.fromkeys([*columns, *checked, *more]))
 
 
 def header(kind: str, columns: Sequence[str]) -> str:
@@ -114,26 +110,8 @@ WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 """Text of a record, given its values by column in the order of the columns, by plain kind."""
 
 
-class Entry(NamedTuple):
-    """A record of a file.
-
-    Attributes:
-        text: Its text.
-        smiles: Its SMILES, empty where it has none.
-    """
-
-    text: str
-    smiles: str
-
-
-def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator[Entry]:
-    """Yield the records of a file that `header` and `WRITERS` have made.
-
-    Args:
-        lines: Lines of the file, with their ends.
-        kind: Plain kind of the file.
-        columns: Its columns.
-    """
+def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield text and SMILES ("" without one) of each record of a file of a plain kind."""
     lines = iter(lines)
     if header(kind, columns):
         next(lines, None)
@@ -143,37 +121,38 @@ def entries(lines: Iterable[str], kind: str, columns: Sequence[str]) -> Iterator
         if kind == "sdf":
             parts.append(line)
             if line.rstrip() == "$$$$":
-                named = (k for k, part in enumerate(parts) if re.match(r">.*<smiles>", part))
-                yield Entry("".join(parts), parts[next(named) + 1].rstrip("\n"))
+                named = next(k for k, part in enumerate(parts) if re.match(r">.*<smiles>", part))
+                yield "".join(parts), parts[named + 1].rstrip("\n")
                 parts = []
         elif kind == "jsonl":
-            yield Entry(line, json.loads(line)["smiles"] or "")
+            yield line, json.loads(line)["smiles"] or ""
         elif kind == "csv":
-            yield Entry(line, next(csv.reader([line]))[place])
+            yield line, next(csv.reader([line]))[place]
         else:
-            yield Entry(line, line.rstrip("\n").split("\t")[place])
+            yield line, line.rstrip("\n").split("\t")[place]
+
+
+Conversion = Callable[[Path, Path], None] | None
+"""Function that makes the second file of the first, a text; None where the text is the file."""
 
 
 def conversion(
     kind: str, columns: Sequence[str], types: Mapping[str, str] | None = None
-) -> Callable[[Path, Path], None] | None:
+) -> Conversion:
     """Return the function that turns a file of the plain kind into one of this kind.
 
     Args:
         kind: One of `KINDS`.
         columns: Columns of the file.
         types: Types of Parquet columns, instead of those in `TYPES`.
-
-    Returns:
-        A function of the source and the target; None where the text is the file.
     """
     if kind == "parquet":
         return partial(to_parquet, columns=columns, types=types)
-    return compress if kind.endswith(".gz") else None
+    return _compress if kind.endswith(".gz") else None
 
 
-def compress(source: Path, target: Path) -> None:
-    """Write the gzip file of a file; without name and time, so that it depends on nothing else."""
+def _compress(source: Path, target: Path) -> None:
+    """Write a gzip file without name and time, so that it depends on nothing else."""
     with (
         open(source, "rb") as plain,
         open(target, "wb") as file,
@@ -183,18 +162,14 @@ def compress(source: Path, target: Path) -> None:
 
 
 def check_parquet() -> None:
-    """Raise UserError without the package that writes Parquet files."""
+    """Raise UserError without the package that reads and writes Parquet files."""
     require("pyarrow", ".parquet", "parquet")
 
 
 def to_parquet(
     source: Path, target: Path, columns: Sequence[str], types: Mapping[str, str] | None = None
 ) -> None:
-    """Write the Parquet file of a .jsonl file; arguments as in `conversion`.
-
-    Raises:
-        UserError: The package that writes Parquet files is missing.
-    """
+    """Write the Parquet file of a .jsonl file; arguments as in `conversion`."""
     check_parquet()
     import pyarrow as pa
     from pyarrow import parquet
@@ -234,5 +209,4 @@ def _parquet_lines(source: BinaryIO) -> Iterator[str]:
 
     with parquet.ParquetFile(source) as file:
         for batch in file.iter_batches(ROWS):
-            for row in batch.to_pylist():
-                yield json.dumps(row) + "\n"
+            yield from map(_jsonl, batch.to_pylist())

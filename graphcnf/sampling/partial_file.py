@@ -1,8 +1,8 @@
 """A file that grows piece by piece, and survives a kill at any moment.
 
-What there is of `molecules.csv` lies beside it as `.molecules.csv.<fingerprint>.partial`, where the
-fingerprint stands for everything that determines the content. A journal of the same name holds the
-number of complete bytes, and an entry of the writer; it is replaced after each piece, once the
+The complete part of `molecules.csv` lies beside it as `.molecules.csv.<fingerprint>.partial`, where
+the fingerprint stands for everything that determines the content. A journal of the same name holds
+the number of complete bytes, and an entry of the writer; it is replaced after each piece, once the
 piece is on the disk. Bytes that the journal does not vouch for are cut off when the file is opened
 again.
 """
@@ -21,11 +21,10 @@ from typing import Any
 
 from graphcnf.compute.files import file_lock, inside, open_kept, open_new, read_json
 from graphcnf.errors import UserError
+from graphcnf.sampling.formats import Conversion
 
 READ = 1 << 20
 DIGITS = 16
-NO_NAME = "0" * DIGITS
-"""Fingerprint of a file that is always begun afresh."""
 
 
 def fingerprint(content: dict[str, Any]) -> str:
@@ -48,49 +47,49 @@ class PartialFile:
 
     def __init__(self, target: Path, name: str):
         self.target = target
-        self.path, self.journal, self.temporary = (
+        self._own = [
             target.with_name(f".{target.name}.{name}.{suffix}")
             for suffix in ("partial", "json", "tmp")
-        )
-        self.file = open_kept(self.path)
+        ]
+        self.path, self._journal, self._temporary = self._own
+        self._file = open_kept(self.path)
         self.damaged = self._recover()
 
     def _recover(self) -> bool:
-        there = os.fstat(self.file.fileno()).st_size
+        there = os.fstat(self._file.fileno()).st_size
         try:
-            found = read_json(inside(self.journal.parent, self.journal.name))
+            found = read_json(inside(self._journal.parent, self._journal.name))
             size, entry = found["bytes"], found["entry"]
             good = 0 <= size <= there
             checksum = self._checksum(size) if good else 0
             good = good and found["check"] == _check(size, entry, checksum)
         except FileNotFoundError:
-            self.restart()
-            return False
+            good, there = False, 0
         except (ValueError, KeyError, TypeError):
             good = False
         if not good:
             self.restart()
             # Nothing but a journal is the trace of a file that was finished.
             return there > 0
-        self.file.truncate(size)
-        self.file.seek(size)
-        self.size, self.checksum, self.entry = size, checksum, entry
+        self._file.truncate(size)
+        self._file.seek(size)
+        self._size, self._sum, self.entry = size, checksum, entry
         return False
 
     def _checksum(self, size: int) -> int:
-        self.file.seek(0)
+        self._file.seek(0)
         found = 0
-        while size > 0 and (data := self.file.read(min(size, READ))):
+        while size > 0 and (data := self._file.read(min(size, READ))):
             found = zlib.crc32(data, found)
             size -= len(data)
         return found
 
     def restart(self) -> None:
         """Drop all that was committed."""
-        self.journal.unlink(missing_ok=True)
-        self.file.seek(0)
-        self.file.truncate()
-        self.size, self.checksum, self.entry = 0, 0, None
+        self._journal.unlink(missing_ok=True)
+        self._file.seek(0)
+        self._file.truncate()
+        self._size, self._sum, self.entry = 0, 0, None
 
     def commit(self, text: str, entry: dict[str, Any]) -> None:
         """Append a piece; once this returns, a kill does not take it away.
@@ -100,45 +99,37 @@ class PartialFile:
             entry: JSON values for whoever opens the file again.
         """
         data = text.encode()
-        self.file.write(data)
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        size, checksum = self.size + len(data), zlib.crc32(data, self.checksum)
+        _write_through(self._file, data)
+        size, checksum = self._size + len(data), zlib.crc32(data, self._sum)
         journal = {"entry": entry, "bytes": size, "check": _check(size, entry, checksum)}
-        with open_new(self.temporary) as file:
-            file.write(json.dumps(journal).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(self.temporary, self.journal)
-        self.size, self.checksum, self.entry = size, checksum, entry
+        with open_new(self._temporary) as file:
+            _write_through(file, json.dumps(journal).encode())
+        os.replace(self._temporary, self._journal)
+        self._size, self._sum, self.entry = size, checksum, entry
 
     def others(self) -> list[Path]:
         """Return the files that unfinished commands with other fingerprints have left."""
         name = re.compile(
             rf"\.{re.escape(self.target.name)}\.[0-9a-f]{{{DIGITS}}}\.(partial|json|tmp)"
         )
-        own = (self.path, self.journal, self.temporary)
-        found = []
+        found: list[Path] = []
         with suppress(OSError):  # who may write to a folder may not always list it
-            found = sorted(p for p in self.target.parent.iterdir() if name.fullmatch(p.name))
-        return [path for path in found if path not in own]
+            found = [p for p in self.target.parent.iterdir() if name.fullmatch(p.name)]
+        return [path for path in found if path not in self._own]
 
     def finish(
-        self,
-        convert: Callable[[Path, Path], None] | None = None,
-        beside: Callable[[Path], None] | None = None,
+        self, convert: Conversion = None, beside: Callable[[Path], None] | None = None
     ) -> None:
         """Give the file its name, and delete what is left beside it.
 
         Args:
-            convert: Makes the file, its second argument, of the text, its first; None where the
-                text is the file.
+            convert: Makes the file of the text.
             beside: Called with the whole file before it has its name.
         """
-        self.file.close()
+        self._file.close()
         whole = self.path
         if convert is not None:
-            whole = self.temporary
+            whole = self._temporary
             whole.unlink(missing_ok=True)
             convert(self.path, whole)
             with open(whole, "r+b") as file:
@@ -146,22 +137,15 @@ class PartialFile:
         if beside is not None:
             beside(whole)
         os.replace(whole, self.target)
-        self.discard()
-        for path in self.others():
-            path.unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        """Delete the complete part and its journal."""
-        for path in (self.path, self.journal, self.temporary):
+        for path in (*self._own, *self.others()):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the complete part; without a commit, delete it."""
         with suppress(OSError):  # what the disk did not take is not committed
-            self.file.close()
-        self.temporary.unlink(missing_ok=True)
-        if self.entry is None:
-            self.discard()
+            self._file.close()
+        for path in self._own if self.entry is None else (self._temporary,):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -191,3 +175,9 @@ def partial_file(target: Path, name: str) -> Iterator[PartialFile]:
 def _check(size: int, entry: Any, checksum: int) -> int:
     """Return the checksum of a journal and, given its own, of the part that it vouches for."""
     return zlib.crc32(json.dumps([size, entry]).encode(), checksum)
+
+
+def _write_through(file, data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,59 +1,60 @@
-"""Blocks of records drawn and written as text: the part of sampling that runs in every process."""
+"""Records of a sample drawn, scored and written as text: what runs in every process.
+
+A record is a function of model, seed and number; records are drawn in the blocks of
+`graphcnf.graphs.record_blocks`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
 from rdkit import Chem
 
+from graphcnf.compute.parallel import available_cores
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.conditions import condition_row
+from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
+from graphcnf.molecules.asked import nearest_of
 from graphcnf.molecules.selection import DECIMALS, Selection, described
 from graphcnf.molecules.standardize import protonation_hash
-from graphcnf.sampling.draw import block_log_likelihoods, draw_block
+from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
+from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.sampling.formats import WRITERS, header
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from graphcnf.graphs import GraphCNF, PackedGraphs
+    from graphcnf.compute.cluster import Cluster
     from graphcnf.molecules.growth import Found
+
+WORTHWHILE = 1000
+"""Records for which another process pays: it starts in the time that half of them take."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything apart from the model and the number of a record that determines its text.
-
-    Attributes:
-        seed: Seed of the sample.
-        temperature: Temperature of sampling.
-        sizes: Lowest and highest number of atoms, or None.
-        kind: "smi", "csv", "sdf" or "jsonl".
-        columns: Names of the columns, in order.
-        everything: True to write invalid graphs and repeats, too.
-        properties: Columns that are properties of a valid molecule.
-        requirements: Comparisons that a molecule has to meet (`Selection`).
-        patterns: SMARTS that it has to contain.
-        targets: Properties asked of every molecule, as `GraphCNF.sample_records` takes them.
-        best_of: Candidates for each record, of which the nearest to the targets is kept.
-    """
+    """Everything apart from the model and the number of a record that determines its text."""
 
     seed: int
     temperature: float
-    sizes: tuple[int, int] | None
-    kind: str
+    sizes: tuple[int, int] | None  # lowest and highest number of atoms
+    kind: str  # "smi", "csv", "sdf" or "jsonl"
     columns: tuple[str, ...]
-    everything: bool
-    properties: tuple[str, ...] = ()
-    requirements: tuple[str, ...] = ()
+    everything: bool  # invalid graphs and repeats, too
+    properties: tuple[str, ...] = ()  # columns that are properties of a valid molecule
+    requirements: tuple[str, ...] = ()  # see `Selection`, as the SMARTS patterns
     patterns: tuple[str, ...] = ()
-    targets: tuple[float | None, ...] | None = None
-    best_of: int = 1
+    targets: tuple[float | None, ...] | None = None  # conditions of `GraphCNF.sample_records`
+    best_of: int = 1  # candidates for each record, of which the nearest to the targets is kept
 
     @property
     def selective(self) -> bool:
@@ -62,60 +63,69 @@ class Recipe:
 
 
 class Record(NamedTuple):
-    """A drawn record.
-
-    Attributes:
-        number: Its number in the sample.
-        strict: True for a valid molecule as it is, in one piece.
-        accepted: True where it also meets the requirements and contains the patterns.
-        hash: Hash of its SMILES where repeats are not wanted, else None.
-        text: Its text, empty for a graph that is not wanted.
-        reached: Each property that was asked for, as (value asked, value of a valid molecule).
-    """
+    """A drawn record."""
 
     number: int
-    strict: bool
-    accepted: bool
-    hash: int | None
-    text: str
-    reached: dict[str, tuple[float, float]]
+    strict: bool  # a valid molecule as it is, in one piece
+    accepted: bool  # and meets the requirements, and contains the patterns
+    hash: int | None  # of its SMILES; None where repeats are wanted
+    text: str  # "" for a graph that is not wanted
+    reached: dict[str, tuple[float, float]]  # value asked for and value had, by property
+
+
+def draw_block(
+    model: GraphCNF,
+    records: range,
+    *,
+    seed: int,
+    temperature: float = 1.0,
+    sizes: tuple[int, int] | None = None,
+    targets: Sequence[float | None] | None = None,
+    best_of: int = 1,
+    conventions: tuple[str, ...] = CONVENTIONS,
+) -> tuple[PackedGraphs, pd.DataFrame]:
+    """Draw records, and return the graphs with a row of `evaluate_records` for each.
+
+    For the options see `Recipe`, and `evaluate_records` for the conventions of validity.
+    """
+    vocabulary = MoleculeVocabulary.of_model(model)
+    graphs = model.sample_records(
+        records.start * best_of, len(records) * best_of,
+        seed=seed, temperature=temperature, sizes=sizes, conditions=targets,
+    )  # fmt: skip
+    if targets is not None and best_of > 1:
+        smiles = strict_smiles(graphs, vocabulary)
+        graphs = graphs.subset(nearest_of(smiles, targets, model.conditions, best_of))
+    frame = evaluate_records(graphs, vocabulary, first=records.start, conventions=conventions)
+    return graphs, frame
 
 
 def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]:
-    """Draw and write a whole block of records (`graphcnf.graphs.record_blocks`)."""
+    """Draw and write a whole block of records."""
     graphs, frame = draw_block(
-        model,
-        block,
-        seed=recipe.seed,
-        temperature=recipe.temperature,
-        sizes=recipe.sizes,
-        targets=recipe.targets,
-        best_of=recipe.best_of,
-        conventions=(),
-    )
+        model, block, seed=recipe.seed, temperature=recipe.temperature, sizes=recipe.sizes,
+        targets=recipe.targets, best_of=recipe.best_of, conventions=(),
+    )  # fmt: skip
     if "log_likelihood" in recipe.columns:
         frame["log_likelihood"] = molecule_log_likelihoods(
             model, graphs, block, frame, recipe.seed, recipe.targets
         )
     write, records = WRITERS[recipe.kind], []
     selection = _selection(recipe.requirements, recipe.patterns)
-    asked = {
-        table["name"]: value
-        for table, value in zip(model.conditions, recipe.targets or (), strict=False)
-        if value is not None
-    }
+    names = [table["name"] for table in model.conditions]
+    asked = {k: v for k, v in zip(names, recipe.targets or (), strict=False) if v is not None}
     chemistry = bool(recipe.properties or recipe.selective or asked)
     for row in frame.to_dict("records"):
         mol = Chem.MolFromSmiles(row["smiles"]) if chemistry and row["strict"] else None
         accepted = row["strict"] and (mol is None or selection.accepts(mol))
-        wanted = recipe.everything or accepted
-        hash_ = None if recipe.everything or not wanted else protonation_hash(row["smiles"])
-        if wanted:
+        hash_, text, reached = None, "", {}
+        if recipe.everything or accepted:
+            hash_ = None if recipe.everything else protonation_hash(row["smiles"])
             unknown = dict.fromkeys(recipe.properties)
             row |= unknown if mol is None else described(mol, recipe.properties)
-        text = write({name: row[name] for name in recipe.columns}) if wanted else ""
-        found = {} if mol is None or not wanted else described(mol, asked)
-        reached = {k: (asked[k], v) for k, v in found.items() if math.isfinite(v)}
+            text = write({name: row[name] for name in recipe.columns})
+            found = {} if mol is None else described(mol, asked)
+            reached = {k: (asked[k], v) for k, v in found.items() if math.isfinite(v)}
         records.append(Record(row["record"], row["strict"], accepted, hash_, text, reached))
     return records
 
@@ -125,22 +135,39 @@ def _selection(requirements: tuple[str, ...], patterns: tuple[str, ...]) -> Sele
     return Selection(requirements, patterns)
 
 
+def block_log_likelihoods(
+    model: GraphCNF, graphs: PackedGraphs, block: range, seed: int,
+    targets: Sequence[float | None] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Return lower bounds on log p(graph | number of nodes, targets) of a whole block, (M,) nats.
+
+    Each is one draw of the bound, with noise that is a function of the seed and the record's
+    number. The graphs count with the numbering that they were drawn with.
+    """
+    nats = np.zeros(len(graphs))
+    with torch.no_grad(), one_thread(model.device):
+        for chosen in batches(graphs.node_counts):
+            noise = RecordNoise(seed, [block[k] for k in chosen])
+            batch = GraphBatch.collate(graphs, chosen)
+            if targets is not None:
+                batch.conditions = condition_row(targets).expand(len(chosen), -1)
+            batch = batch.to(model.device)
+            nats[chosen] = model.log_prob(batch, noise=noise).cpu().double().numpy()
+    return nats
+
+
 def molecule_log_likelihoods(
-    model: GraphCNF,
-    graphs: PackedGraphs,
-    block: range,
-    frame: pd.DataFrame,
-    seed: int,
-    targets: tuple[float | None, ...] | None = None,
-) -> np.ndarray:
+    model: GraphCNF, graphs: PackedGraphs, block: range, frame: pd.DataFrame, seed: int,
+    targets: Sequence[float | None] | None = None,
+) -> np.ndarray:  # fmt: skip
     """Return lower bounds on log p(molecule | number of atoms, targets), (M,) nats or None.
 
     A model without a node order gives all labellings of a molecule the same probability, and a
     molecule the sum of them. Graphs that are no molecules have no likelihood of that kind: nothing
     bounds the number of their symmetries, which would have to be counted one by one.
     """
-    nats = block_log_likelihoods(model, graphs, block, seed=seed, targets=targets)
-    known = frame["strict"].to_numpy() | (model.ordered)
+    nats = block_log_likelihoods(model, graphs, block, seed, targets)
+    known = frame["strict"].to_numpy() | model.ordered
     if not model.ordered:
         # It imports networkx, which would delay the first molecule of all others.
         from graphcnf.graphs.symmetry import labelling_bits
@@ -161,18 +188,44 @@ def found_texts(
 ) -> Iterator[str]:
     """Yield the header and then the text of each of the first molecules as they are found.
 
-    Args:
-        molecules: Molecules, closed at the end.
-        recipe: Format, columns and properties.
-        number: Molecules to take.
-        more: Functions of further columns, by name.
+    `more` holds functions of further columns by name; the molecules are closed at the end.
     """
     yield header(recipe.kind, recipe.columns)
-    write = WRITERS[recipe.kind]
     with closing(molecules):
         for record, one in enumerate(islice(molecules, number)):
             mol = Chem.MolFromSmiles(one.smiles)
             row = {"record": record, "smiles": one.smiles}
             row |= {name: round(value(mol), DECIMALS) for name, value in (more or {}).items()}
             row |= described(mol, recipe.properties)
-            yield write({name: row[name] for name in recipe.columns})
+            yield WRITERS[recipe.kind]({name: row[name] for name in recipe.columns})
+
+
+def first_blocks(number: int, together: int = 1) -> Iterator[range]:
+    """Yield the blocks of the first `number` records, the last one cut."""
+    needed = takewhile(lambda block: block.start < number, blocks(0, together))
+    return (range(block.start, min(block.stop, number)) for block in needed)
+
+
+def sampling_processes(
+    model: GraphCNF, records: float, workers: int | Cluster | None = None
+) -> int | Cluster:
+    """Return the number of processes that draw about `records` records, or the cluster.
+
+    One process draws from a model on a GPU, and none is started without a block to draw.
+    """
+    if workers is not None and not isinstance(workers, int):
+        return workers
+    if model.device.type != "cpu":
+        return 1
+    if workers is None:
+        return max(1, min(available_cores(), round(records / WORTHWHILE)))
+    return max(1, min(workers, math.ceil(records / BLOCK)))
+
+
+def model_digest(model: GraphCNF) -> str:
+    """Return the SHA-256 of a model's configuration, metadata and weights."""
+    digest = hashlib.sha256(json.dumps([model.config, model.metadata]).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

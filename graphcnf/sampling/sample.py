@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from graphcnf.compute.environment import environment
 from graphcnf.compute.parallel import WorkerDied, ordered_map
@@ -19,12 +19,15 @@ from graphcnf.errors import UserError, say
 from graphcnf.graphs.record_blocks import blocks, together_on
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
-from graphcnf.sampling.counts import Quota, SampleCounts
-from graphcnf.sampling.draw import sampling_processes
-from graphcnf.sampling.formats import entries, header
+from graphcnf.sampling.formats import Conversion, entries, header
 from graphcnf.sampling.partial_file import PartialFile, fingerprint, partial_file
-from graphcnf.sampling.records import Recipe, Record, block_records
-from graphcnf.sampling.shards import Shard, model_digest
+from graphcnf.sampling.records import (
+    Recipe,
+    Record,
+    block_records,
+    model_digest,
+    sampling_processes,
+)
 
 if TYPE_CHECKING:
     from graphcnf.compute.cluster import Cluster
@@ -43,32 +46,119 @@ class Exhausted(UserError):
     """The search for further molecules was given up."""
 
 
+@dataclass
+class SampleCounts:
+    """Counts of a sample so far; its journal and the descriptions of shards keep them.
+
+    For each property that was asked for, `reached` holds the value asked, the number of written
+    molecules that have one, the sum of theirs, and that of their distances from it.
+    """
+
+    first: int = 0  # number of the first record
+    record: int = 0  # number of the next record
+    written: int = 0  # records that count
+    valid: int = 0
+    accepted: int = 0  # valid, and as the requirements and patterns want them
+    last: int = 0  # number of the record after the last one that counts
+    seconds: float = 0.0
+    reached: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def sampled(self) -> int:
+        """Records so far."""
+        return self.record - self.first
+
+    def add(self, record: Record, written: bool) -> None:
+        """Count the next record, and its properties where it is written."""
+        self.record = record.number + 1
+        self.valid += record.strict
+        self.accepted += record.accepted
+        if not written:
+            return
+        self.written += 1
+        self.last = self.record
+        for name, (asked, value) in record.reached.items():
+            _, count, total, distance = self.reached.get(name, (asked, 0, 0.0, 0.0))
+            self.reached[name] = [asked, count + 1, total + value, distance + abs(value - asked)]
+
+    def figures(self, distinct: bool) -> dict[str, Any]:
+        """Return numbers of graphs, and shares in [0, 1] of valid and of accepted ones.
+
+        Where properties were asked for, `asked` has for each the value, and of the written
+        molecules the mean and the mean absolute error (MAE). `distinct` is 0 with repeats.
+        """
+        asked = {
+            name: {"value": value, "mean": total / count, "mae": distance / count}
+            for name, (value, count, total, distance) in self.reached.items()
+        }
+        return {
+            **({"asked": asked} if asked else {}),
+            "sampled": self.sampled,
+            "strict_valid": self.valid,
+            "strict_validity": self.valid / max(self.sampled, 1),
+            "accepted": self.accepted,
+            "acceptance": self.accepted / max(self.valid, 1),
+            "written": self.written,
+            "distinct": self.written if distinct else 0,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def summary(self, distinct: bool, selective: bool) -> str:
+        """Return one line, with the share of accepted molecules where it is `selective`."""
+        figures = self.figures(distinct)
+        shown = f", {figures['acceptance']:.1%} of these accepted" if selective else ""
+        shown += f", {self.written:,} distinct" if distinct and self.written else ""
+        for name, found in figures.get("asked", {}).items():
+            shown += (
+                f"; {name}={found['value']:g} asked for, mean {found['mean']:.4g}, "
+                f"mean absolute error {found['mae']:.3g}"
+            )
+        return (
+            f"sampled {self.sampled:,} graphs in {self.seconds:.1f} s: "
+            f"{figures['strict_validity']:.1%} strictly valid{shown}"
+        )
+
+
 class Sample:
     """A sample of a model of molecules.
 
     Args:
         model: Model to draw from.
         recipe: Determines the records and their text.
-        quota: Records to draw.
+        records: Numbers of the records that may be drawn.
+        number: Records that have to count; None for all of `records` that do.
         workers: Processes, or a cluster; None for as many as pay.
 
     Attributes:
         counts: Counts of the records so far.
-        seen: Hashes of the molecules so far.
     """
 
     def __init__(
         self,
         model: GraphCNF,
         recipe: Recipe,
-        quota: Quota,
+        records: range,
+        number: int | None = None,
         workers: int | Cluster | None = None,
-    ):
-        self.model, self.recipe, self.quota, self.workers = model, recipe, quota, workers
+    ) -> None:
+        self.model, self.recipe, self.workers = model, recipe, workers
+        self.records, self.number = records, number
+        self._total = len(records) if number is None else number
         self._restart()
 
     def _restart(self) -> None:
-        self.counts, self.seen = SampleCounts.at(self.quota.records.start), HashSet()
+        first = self.records.start
+        self.counts, self._seen = SampleCounts(first=first, record=first, last=first), HashSet()
+
+    def _done(self) -> int:
+        return self.counts.sampled if self.number is None else self.counts.written
+
+    def _progress(self) -> str:
+        unit = "graphs" if self.number is None else "molecules"
+        return f"{self._done():,} of {self._total:,} {unit}"
+
+    def _is_filled(self) -> bool:
+        return self.counts.record >= self.records.stop or self.counts.written == self.number
 
     def write(self, stream: TextIO) -> None:
         """Draw the sample into a text stream, which is flushed after each piece.
@@ -88,28 +178,37 @@ class Sample:
         self,
         out: Path,
         *,
-        convert: Callable[[Path, Path], None] | None = None,
-        shard: Shard | None = None,
+        convert: Conversion = None,
+        beside: Callable[[Path], None] | None = None,
         force: bool = False,
     ) -> None:
         """Draw the sample into a file, from where an interrupted process left it.
 
         Args:
             out: The file; it is replaced when the sample is complete.
-            convert: Makes the file of the text, see `PartialFile.finish`.
-            shard: Description to write beside the file; None for none.
+            convert: See `PartialFile.finish`, as `beside`.
+            beside: Called with the whole file.
             force: True to drop what other options left unfinished.
 
         Raises:
             UserError: The file cannot be written, a process died, or there are too few molecules.
         """
-        with termination_raises(), partial_file(out, self._name()) as file:
+        # A larger number begins with the same molecules, but another part of the records does not.
+        last = self.records.stop if self.number is None else None
+        name = fingerprint(
+            {
+                "model": model_digest(self.model),
+                "recipe": asdict(self.recipe),
+                "records": [self.records.start, last],
+                **environment(str(self.model.device)),
+            }
+        )
+        with termination_raises(), partial_file(out, name) as file:
             self._resume(file, out, force)
             try:
-                if not self.quota.is_filled(self.counts):
+                if not self._is_filled():
                     self._write(lambda text: file.commit(text, asdict(self.counts)))
-                describe = None if shard is None else partial(shard.describe, out, self.counts)
-                file.finish(convert, describe)
+                file.finish(convert, beside)
             except Exhausted as error:
                 if not self.counts.written:
                     file.restart()
@@ -119,30 +218,22 @@ class Sample:
                 raise UserError(f"{error}; {AGAIN}") from None
             except (KeyboardInterrupt, SystemExit):
                 if file.entry:
-                    done = self.quota.progress(SampleCounts(**file.entry))
-                    say(f"interrupted after {done} of {out}; {AGAIN}")
+                    self.counts = SampleCounts(**file.entry)
+                    say(f"interrupted after {self._progress()} of {out}; {AGAIN}")
                 raise
 
     def _write(self, write: Callable[[str], None], *, hidden: bool = False) -> None:
         began = time.perf_counter() - self.counts.seconds
-        bar = progress_bar("generating", self.quota.total, hidden=hidden)
-        with closing(self.texts()) as drawn, bar as show:
+        bar = progress_bar("generating", self._total, hidden=hidden)
+        with closing(self._texts()) as drawn, bar as show:
             for text in drawn:
                 self.counts.seconds = time.perf_counter() - began
                 write(text)
-                show(self.quota.done(self.counts))
+                show(self._done())
 
-    def texts(self) -> Generator[str]:
-        """Yield the text piece after piece until the quota is filled; `counts` keep up with it.
-
-        The first block comes from this process, for the first molecules to come soon.
-
-        Raises:
-            Exhausted: `PATIENCE` records in a row, or with a selection `PATIENCE_FACTOR` times as
-                many, held none that counts.
-            WorkerDied: A worker process was killed.
-        """
-        recipe, quota, counts = self.recipe, self.quota, self.counts
+    def _texts(self) -> Generator[str]:
+        """Yield the text piece after piece until there is enough; `counts` keep up with it."""
+        recipe, counts = self.recipe, self.counts
         patience = PATIENCE * (PATIENCE_FACTOR if recipe.selective else 1)
         beginning = "" if counts.sampled else header(recipe.kind, recipe.columns)
         with closing(self._blocks()) as drawn:
@@ -151,55 +242,40 @@ class Sample:
                 for record in records:
                     if record.number < counts.record:
                         continue
-                    counts.add(record)
-                    is_new = record.hash is not None and self.seen.add(record.hash)
-                    if recipe.everything or is_new:
-                        parts.append(record.text)
-                        counts.add_written(record)
-                    if quota.is_filled(counts):
+                    is_new = record.hash is not None and self._seen.add(record.hash)
+                    written = recipe.everything or is_new
+                    counts.add(record, written)
+                    parts += [record.text] if written else []
+                    if self._is_filled():
                         break
-                filled = quota.is_filled(counts)
-                hopeless = not filled and quota.number and counts.record - counts.last >= patience
                 yield "".join(parts)
-                if filled:
+                if self._is_filled():
                     return
-                if hopeless:
+                if self.number is not None and counts.record - counts.last >= patience:
                     raise Exhausted(_advice(counts, recipe.selective))
 
     def _blocks(self) -> Generator[list[Record]]:
-        quota, counts = self.quota, self.counts
+        """Yield drawn blocks, the first of them from this process: it is there soon."""
+        counts, stop = self.counts, self.records.stop
         draw = partial(block_records, self.model, self.recipe)
         together = together_on(self.model.device)
         there = blocks(counts.record, together)
-        todo: Iterator[range] = takewhile(lambda block: block.start < quota.records.stop, there)
+        todo: Iterator[range] = takewhile(lambda block: block.start < stop, there)
         if together > 1:
-            low, high = counts.record, quota.records.stop
-            todo = (range(max(low, block.start), min(high, block.stop)) for block in todo)
+            low = counts.record
+            todo = (range(max(low, block.start), min(stop, block.stop)) for block in todo)
         if counts.record == 0:
             yield draw(next(todo))
-        left: float = quota.total - quota.done(counts)
-        if quota.number is not None:
+        left: float = self._total - self._done()
+        if self.number is not None:
             left *= max(counts.sampled, 1) / max(counts.written, 1)
         processes = sampling_processes(self.model, left, self.workers)
         with ordered_map(draw, todo, workers=processes) as drawn:
             yield from drawn
 
-    def _name(self) -> str:
-        """Return the fingerprint of all that determines the molecules, apart from their number."""
-        # A larger number begins with the same molecules, but another part of the records does not.
-        last = self.quota.records.stop if self.quota.number is None else None
-        return fingerprint(
-            {
-                "model": model_digest(self.model),
-                "recipe": asdict(self.recipe),
-                "records": [self.quota.records.start, last],
-                **environment(str(self.model.device)),
-            }
-        )
-
     def _resume(self, file: PartialFile, out: Path, force: bool) -> None:
         """Take up the counts of the unfinished file, and the hashes of its molecules."""
-        recipe, quota, damaged = self.recipe, self.quota, file.damaged
+        recipe, number, damaged = self.recipe, self.number, file.damaged
         self._restart()
         try:
             if file.entry:
@@ -215,21 +291,20 @@ class Sample:
             )
         if damaged:
             say(f"note: what an interrupted command left of {out} is damaged; starting afresh")
-        elif quota.number is not None and self.counts.written > quota.number:
+        elif number is not None and self.counts.written > number:
             if not force:
                 raise UserError(
                     f"what an interrupted command left of {out} has {self.counts.written:,} "
-                    f"molecules, more than -n {quota.number}: ask for more, or start afresh with "
-                    "--force"
+                    f"molecules, more than -n {number}: ask for more, or start afresh with --force"
                 )
             file.restart()
             self._restart()
         elif file.entry:
-            say(f"note: going on with {out}: {quota.progress(self.counts)} are there")
+            say(f"note: going on with {out}: {self._progress()} are there")
             if not recipe.everything:
                 with open(file.path, encoding="utf-8", newline="") as lines:
-                    for entry in entries(lines, recipe.kind, recipe.columns):
-                        self.seen.add(protonation_hash(entry.smiles))
+                    for _, smiles in entries(lines, recipe.kind, recipe.columns):
+                        self._seen.add(protonation_hash(smiles))
 
 
 def _advice(counts: SampleCounts, selective: bool) -> str:

@@ -1,15 +1,20 @@
-"""Shards: parts of a sample that are drawn apart, each with a description beside it.
+"""Shards: parts of a sample that are drawn apart, and the one file that they are merged into.
 
-`part-3.smi` has `part-3.smi.shard.json` beside it: the records that it holds, their model and
-options, and the length and checksum of the file. The description is there before the file is, so
-that a file without one is no shard.
+`part-3.smi` has the JSON file `part-3.smi.shard.json` beside it: number and count of the parts, the
+records of the sample and of the part (the first one, and the one after the last), model, recipe and
+environment, the counts of the part, length and checksum of its file. That is there before the file
+is, so that a file without one is no shard.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,76 +22,39 @@ from graphcnf.compute.environment import environment
 from graphcnf.compute.files import inside, open_input, read_json, replace_file
 from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import block_count, share_of
+from graphcnf.molecules.hashing import HashSet
+from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.sampling.formats import WRITERS, entries, header, open_lines
+from graphcnf.sampling.records import Recipe, model_digest
+from graphcnf.sampling.sample import SampleCounts
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
-    from graphcnf.sampling.counts import SampleCounts
-    from graphcnf.sampling.records import Recipe
 
 FORMAT = 1
-SUFFIX = ".shard.json"
+
+Shard = dict[str, Any]
+"""Content of the JSON file beside a shard; `progress`, `bytes` and `sha256` once it is drawn."""
+
+ShardFile = tuple[Path, Shard]
 
 
-def shard_records(records: range, part: tuple[int, int]) -> range:
-    """Return the records of a shard; no block of them is drawn for two.
-
-    Raises:
-        UserError: There are fewer blocks than shards.
-    """
-    blocks = block_count(records)
-    if part[1] > blocks:
+def _shard_records(sample: range, number: int, parts: int) -> range:
+    """Return the records of a shard; no block of them is drawn for two."""
+    if not 1 <= number <= parts:
+        raise ValueError
+    blocks = block_count(sample)
+    if parts > blocks:
         raise UserError(
-            f"{part[1]:,} shards: {len(records):,} graphs are drawn in {blocks:,} "
+            f"{parts:,} shards: {len(sample):,} graphs are drawn in {blocks:,} "
             f"block{'s' if blocks > 1 else ''}, so there are at most as many"
         )
-    return share_of(records, *part)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A part of a sample.
-
-    Attributes:
-        part: Its number, from 1 on, and the number of parts.
-        sample: First record of the whole sample, and the one after its last.
-        records: First record of the part, and the one after its last.
-        model: `model_digest`.
-        recipe: Fields of the `Recipe`.
-        environment: Environment of the process that drew it.
-    """
-
-    part: tuple[int, int]
-    sample: tuple[int, int]
-    records: tuple[int, int]
-    model: str
-    recipe: dict[str, Any]
-    environment: dict[str, Any]
-
-    def describe(self, out: Path, counts: SampleCounts, file: Path) -> None:
-        """Write the description of the shard.
-
-        Args:
-            out: Name that the shard is going to have.
-            counts: Counts of the shard.
-            file: The shard under its present name.
-        """
-        content = {"format": FORMAT, **asdict(self), "progress": asdict(counts), **seal(file)}
-        replace_file(description(out), (json.dumps(content, indent=1) + "\n").encode())
-
-    def is_complete(self, out: Path) -> bool:
-        """Return True where `out` is this shard already."""
-        try:
-            found = read_json(inside(out.parent, description(out).name))
-            own = json.loads(json.dumps(asdict(self)))
-            del own["environment"]  # another machine may have drawn it
-            return {k: found[k] for k in own} == own and seal(out).items() <= found.items()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return False
+    return share_of(sample, number, parts)
 
 
 def shards_of(
     model: GraphCNF, recipe: Recipe, sample: range, out: Path, number: int, parts: int
-) -> list[tuple[Path, Shard]]:
+) -> list[ShardFile]:
     """Return one shard of a sample with its file, or all of them with numbered files.
 
     Args:
@@ -100,34 +68,187 @@ def shards_of(
     Raises:
         UserError: There are fewer blocks than shards.
     """
-    digest, where = model_digest(model), environment(str(model.device))
+    common = {
+        "format": FORMAT,
+        "sample": [sample.start, sample.stop],
+        "model": model_digest(model),
+        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "environment": environment(str(model.device)),
+    }
     stem, dot, suffixes = out.name.partition(".")
     found = []
     for k in [number] if number else range(1, parts + 1):
-        records = shard_records(sample, (k, parts))
-        bounds = (sample.start, sample.stop), (records.start, records.stop)
+        records = _shard_records(sample, k, parts)
         name = out.name if number else f"{stem}-{k:0{len(str(parts))}}{dot}{suffixes}"
-        shard = Shard((k, parts), *bounds, digest, asdict(recipe), where)
-        found.append((out.with_name(name), shard))
+        part = {"part": [k, parts], "records": [records.start, records.stop]}
+        found.append((out.with_name(name), {**common, **part}))
     return found
 
 
-def description(out: Path) -> Path:
-    """Return the name of the file that describes a shard."""
-    return out.with_name(out.name + SUFFIX)
+def write_description(out: Path, shard: Shard, counts: SampleCounts, file: Path) -> None:
+    """Write what is beside a shard, given its name to come and the file under its present name."""
+    content = {**shard, "progress": asdict(counts), **_seal(file)}
+    replace_file(_described(out), (json.dumps(content, indent=1) + "\n").encode())
 
 
-def seal(file: Path) -> dict[str, Any]:
+def is_complete(out: Path, shard: Shard) -> bool:
+    """Return True where the file is this shard already, drawn by whatever machine."""
+    try:
+        found = read_json(inside(out.parent, _described(out).name))
+        return {**found, "environment": shard["environment"]} == {**found, **shard, **_seal(out)}
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _described(out: Path) -> Path:
+    return out.with_name(f"{out.name}.shard.json")
+
+
+def _seal(file: Path) -> dict[str, Any]:
     """Return length and checksum of a file."""
     with open_input(file) as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
     return {"bytes": file.stat().st_size, "sha256": digest}
 
 
-def model_digest(model: GraphCNF) -> str:
-    """Return the SHA-256 of a model's configuration, metadata and weights."""
-    digest = hashlib.sha256(json.dumps([model.config, model.metadata]).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def recipe_of(shard: Shard) -> Recipe:
+    """Return the recipe of a shard's sample."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in shard["recipe"].items()}
+    return Recipe(**fields)
+
+
+def _read_shard(path: Path) -> tuple[Shard | None, str]:
+    """Return what is beside a file, None where that is no use, and "" or why it is no shard."""
+    name = _described(path).name
+    try:
+        shard = read_json(inside(path.parent, name))
+        if shard["format"] != FORMAT:
+            return None, f"{name} is of another version of graphcnf"
+        _check(shard)
+        expected, there = shard["bytes"], path.stat().st_size
+        if there < expected:
+            return shard, f"truncated: {there:,} of {expected:,} bytes"
+        damaged = {**shard, **_seal(path)} != shard
+        return shard, "damaged: it is not what was written" if damaged else ""
+    except FileNotFoundError:
+        reason = f"no shard of generate --shard: without {name}"
+        return None, reason if path.exists() else "there is no such file"
+    except OSError as error:
+        return None, error.strerror or str(error)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
+        return None, f"{name} is damaged"
+
+
+def _check(shard: Shard) -> None:
+    """Raise an error where the description of a shard cannot be true."""
+    recipe, sample = recipe_of(shard), range(*shard["sample"])
+    records = _shard_records(sample, *shard["part"])
+    texts = [shard["model"], *recipe.columns]
+    if (
+        sample.start < 0
+        or shard["records"] != [records.start, records.stop]
+        or not all(isinstance(text, str) for text in texts)
+        or recipe.kind not in WRITERS
+        or "smiles" not in recipe.columns
+        or not isinstance(SampleCounts(**shard["progress"]).written + shard["bytes"], int)
+        or not isinstance(shard["sha256"], str)
+    ):
+        raise ValueError
+
+
+def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]]:
+    """Check every file.
+
+    Returns:
+        The whole shards of the sample that most files are of, in the order of their records; a line
+        for each file that is left out, and for each gap; further sentences for the user.
+    """
+    files: list[ShardFile] = []
+    bad, problems = [], []
+    for path in paths:
+        shard, problem = _read_shard(path)
+        if shard and problem:
+            bad.append(shard)
+            problem = "shard {}/{}, ".format(*shard["part"]) + problem
+        if problem:
+            problems.append(f"{path}: {problem}")
+        elif shard:
+            files.append((path, shard))
+    if not files:
+        return [], problems, []
+    samples = [json.dumps(_sample_of(shard), sort_keys=True) for _, shard in files]
+    usual = files[samples.index(Counter(samples).most_common(1)[0][0])][1]
+    expected = _sample_of(usual)
+    chosen: dict[int, ShardFile] = {}
+    for path, shard in files:
+        number, count = shard["part"]
+        others = [
+            f"{name} {json.dumps(value)} instead of {json.dumps(expected.get(name))}"
+            for name, value in _sample_of(shard).items()
+            if value != expected.get(name)
+        ]
+        if others:
+            problems.append(f"{path}: of another sample than most: {', '.join(others)}")
+        elif number in chosen:
+            problems.append(f"{path}: shard {number}/{count} as {chosen[number][0]} is")
+        else:
+            chosen[number] = path, shard
+    damaged = {shard["part"][0] for shard in bad if _sample_of(shard) == expected}
+    count, part = usual["part"][1], partial(_shard_records, range(*usual["sample"]))
+    for before, after in pairwise(sorted({0, *chosen, *damaged, count + 1})):
+        first, last = before + 1, after - 1
+        if first <= last:
+            one = first == last
+            shown = f"shard {first}/{count}" if one else f"shards {first} to {last} of {count}"
+            low, high = part(first, count).start, part(last, count).stop - 1
+            problems.append(f"missing: {shown}, graphs {low} to {high}")
+    kept = [chosen[number] for number in sorted(chosen)]
+    kinds = Counter(json.dumps(shard["environment"]) for _, shard in kept)
+    notes = [] if len(kinds) == 1 else [
+        "the shards were drawn with different versions or processors, which may round otherwise: "
+        "single graphs may differ from those of one machine (" + "; ".join(kinds) + ")"
+    ]  # fmt: skip
+    return kept, problems, notes
+
+
+def _sample_of(shard: Shard) -> dict[str, Any]:
+    """Return everything that the shards of one sample agree on."""
+    parts = {"model": shard["model"][:16], "graphs": shard["sample"], "shards": shard["part"][1]}
+    return {**asdict(recipe_of(shard)), **parts}
+
+
+def totals(shards: Sequence[ShardFile]) -> SampleCounts:
+    """Return the counts of all shards together."""
+    each = [SampleCounts(**shard["progress"]) for _, shard in shards]
+    return SampleCounts(
+        record=sum(counts.sampled for counts in each),
+        valid=sum(counts.valid for counts in each),
+        accepted=sum(counts.accepted for counts in each),
+        written=sum(counts.written for counts in each),
+        seconds=sum(counts.seconds for counts in each),
+    )
+
+
+def merged(shards: Sequence[ShardFile], counts: SampleCounts, *, unique: bool) -> Iterator[str]:
+    """Yield the text of one file record after record.
+
+    Args:
+        shards: Shards of one sample, in the order of their records.
+        counts: Counts whose `written` becomes the number of records that are written.
+        unique: True to leave out a molecule that came before; a graph without SMILES never is.
+
+    Raises:
+        UserError: A shard changes while it is read.
+    """
+    counts.written, seen, recipe = 0, HashSet(), recipe_of(shards[0][1])
+    yield header(recipe.kind, recipe.columns)
+    for path, shard in shards:
+        read = 0
+        with open_lines(path) as lines:
+            for text, smiles in entries(lines, recipe.kind, recipe.columns):
+                read += 1
+                if not unique or not smiles or seen.add(protonation_hash(smiles)):
+                    counts.written += 1
+                    yield text
+        if read != shard["progress"]["written"]:
+            raise UserError(f"{path} changes while it is read")

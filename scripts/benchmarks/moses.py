@@ -24,7 +24,7 @@ from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistic
 from graphcnf.evaluation.summary import share
 from graphcnf.molecules.hashing import contains, hash_smiles
 from graphcnf.molecules.validity import evaluate_records
-from graphcnf.sampling.draw import draw_block, first_blocks
+from graphcnf.sampling.records import draw_block, first_blocks
 from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.options import Out, Seed, published, write
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM

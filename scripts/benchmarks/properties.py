@@ -18,7 +18,7 @@ from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.asked import asked_of
 from graphcnf.molecules.selection import described
-from graphcnf.sampling.draw import draw_block
+from graphcnf.sampling.records import draw_block
 from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.options import Out, Reference, published, write
 

@@ -24,7 +24,7 @@ from graphcnf.evaluation.tables import published_rows
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
-from graphcnf.sampling.draw import first_blocks
+from graphcnf.sampling.records import first_blocks
 from graphcnf.scripts._options import parse_numbers
 from graphcnf.scripts.benchmarks.options import Folder, Minutes, Out, Samples, Seeds, write
 from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all

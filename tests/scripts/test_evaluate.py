@@ -22,7 +22,7 @@ from graphcnf.evaluation.reference import Reference
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION
-from graphcnf.sampling.draw import block_log_likelihoods
+from graphcnf.sampling.records import block_log_likelihoods
 
 FRACTIONS = ("strict_validity", "largest_fragment_validity", "uniqueness", "novelty",
              "reconstruction", "vun", "valence_only_validity", "repaired_validity")  # fmt: skip

@@ -202,14 +202,13 @@ def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, s
 
 def test_python_writes_the_file_of_the_command(generate, model_folder, surroundings):
     from graphcnf.graphs import GraphCNF
-    from graphcnf.sampling.counts import Quota
     from graphcnf.sampling.formats import columns_of
     from graphcnf.sampling.records import Recipe
 
     generate("-n", 20, "--seed", 2, "--size", "2-4", "--out", "command.csv")
     recipe = Recipe(2, 1.0, (2, 4), kind="csv", columns=columns_of("csv"), everything=False)
     model = GraphCNF.from_pretrained(model_folder)
-    drawn = sample.Sample(model, recipe, Quota(range(10_000), 20))
+    drawn = sample.Sample(model, recipe, range(10_000), 20)
     drawn.save(surroundings / "python.csv")
     files = [(surroundings / f"{name}.csv").read_bytes() for name in ("command", "python")]
     assert files[0] == files[1] and drawn.counts.written == 20 <= drawn.counts.sampled
@@ -226,7 +225,7 @@ def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder):
     from graphcnf.evaluation.summary import summarize_blocks
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
-    from graphcnf.sampling.draw import first_blocks
+    from graphcnf.sampling.records import first_blocks
 
     model, number = GraphCNF.from_pretrained(model_folder), 150
     score = partial(draw_part, model, 3, 1.0, features_of(["scaf"]), "cpu")
@@ -245,8 +244,8 @@ def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder):
 
 def test_processes_are_as_many_as_pay(model_folder, monkeypatch):
     from graphcnf.graphs import GraphCNF
-    from graphcnf.sampling import draw
-    from graphcnf.sampling.draw import sampling_processes
+    from graphcnf.sampling import records as draw
+    from graphcnf.sampling.records import sampling_processes
 
     model = GraphCNF.from_pretrained(model_folder)
     monkeypatch.setattr(draw, "available_cores", lambda: 4)
@@ -307,8 +306,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
     from graphcnf.datasets.molecules import encode
     from graphcnf.graphs import GraphCNF
     from graphcnf.graphs.symmetry import labelling_bits
-    from graphcnf.sampling.draw import block_log_likelihoods
-    from graphcnf.sampling.records import molecule_log_likelihoods
+    from graphcnf.sampling.records import block_log_likelihoods, molecule_log_likelihoods
 
     graphs, block = encode("zinc250k", zinc_smiles[:200]).graphs.subset(range(128)), range(128)
     step = {"couplings": 1, "width": 8, "layers": 1, "heads": 1}

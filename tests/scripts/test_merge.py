@@ -14,7 +14,7 @@ import pytest
 
 from graphcnf.graphs.record_blocks import block_count, blocks, share_of
 from graphcnf.molecules.standardize import protonation_hash
-from graphcnf.sampling import merging
+from graphcnf.sampling import shards as parts
 from graphcnf.sampling.partial_file import PartialFile
 
 NUMBER = 2100
@@ -266,18 +266,10 @@ def test_more_shards_than_blocks(generate):
 def test_a_merge_that_fails_leaves_nothing(run, shards, monkeypatch):
     assert "merged into that" in run("merge", *shards, "--out", "x.csv", code=2)[1]
     assert "is a shard to merge" in run("merge", *shards, "--out", shards[0], "--force", code=2)[1]
-    monkeypatch.setattr(merging, "PIECE", 10)
-    before, read = sorted(os.listdir()), merging.read_shard
-
-    def shortened(path):
-        # Between the check and the reading.
-        part = read(path)
-        if path == shards[-1]:
-            path.write_bytes(path.read_bytes()[:-30])
-        return part
-
-    found = merging.survey(shards, shortened)
-    monkeypatch.setattr(merging, "survey", lambda paths: found)
+    before, found = sorted(os.listdir()), parts.survey(shards)
+    # Between the check and the reading.
+    shards[-1].write_bytes(shards[-1].read_bytes()[:-30])
+    monkeypatch.setattr(parts, "survey", lambda paths: found)
     err = run("merge", *shards, "--out", "x.smi", code=1)[1]
     assert err == "error: part5.smi changes while it is read\n"
     assert sorted(os.listdir()) == before
