@@ -154,7 +154,7 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     Raises:
         UserError: There is no such model or device, or the model does not fit.
     """
-    from graphcnf.baselines.images.models import is_image_model
+    from graphcnf.baselines.image_models import is_image_model
     from graphcnf.graphs import GraphCNF
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
 

@@ -60,7 +60,7 @@ def generate(
 
     import numpy as np
 
-    from graphcnf.baselines.images.models import load_image_model
+    from graphcnf.baselines.image_models import load_image_model
     from graphcnf.images.pictures import write_grid
 
     network = load_image_model(model, device)
@@ -135,7 +135,7 @@ def score_folders(
     Raises:
         UserError: There is no such model, or its data are not there.
     """
-    from graphcnf.baselines.images.models import load_image_model
+    from graphcnf.baselines.image_models import load_image_model
     from graphcnf.datasets.images import ImageDataset, images_of_model
     from graphcnf.images.scores import score_image_models
 
@@ -178,7 +178,7 @@ def interpolate(
     The first and the last are the images themselves where encoding loses nothing, as in a flow;
     a VAE and a GAN show what they make of them. A PixelCNN has no latents.
     """
-    from graphcnf.baselines.images.models import load_image_model
+    from graphcnf.baselines.image_models import load_image_model
     from graphcnf.images.pictures import write_grid
 
     output_kind(out, ("png",))

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from graphcnf.baselines.images.models import IMAGE_MODELS
+from graphcnf.baselines.image_models import IMAGE_MODELS
 from graphcnf.categorical import RowFlow, SetFlow
 from graphcnf.coloring import ColoringFlow
 from graphcnf.errors import UserError

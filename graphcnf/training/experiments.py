@@ -298,7 +298,7 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
 
 
 def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
-    from graphcnf.baselines.images.models import image_model_class
+    from graphcnf.baselines.image_models import image_model_class
     from graphcnf.datasets.images import load_images
     from graphcnf.images import MODELS, ConvolutionNetwork, ImageFlow
 

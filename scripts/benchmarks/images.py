@@ -23,7 +23,7 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.images.models import load_image_model
+from graphcnf.baselines.image_models import load_image_model
 from graphcnf.compute.files import expand_user
 from graphcnf.datasets.images import ImageDataset, images_of_model, read_digit_labels
 from graphcnf.errors import UserError

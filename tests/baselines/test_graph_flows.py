@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from graphcnf.baselines.graphs.graphnvp import NOISE, OneHotDequantization, relations
+from graphcnf.baselines.graphnvp import NOISE, OneHotDequantization, relations
 from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise
 from graphcnf.graphs import GraphBatch
@@ -101,8 +101,8 @@ def drawn(model, system, count):
 
     def pairs(types):
         state = before(types, 1)
-        asking = steps.network.asking(state, types[:, 1:])[:, 0, -1:]
-        return placed(latents["bonds"][:, 1, -1:], steps.network.of_edge(asking, 0))
+        queries = steps.network.queries(state, types[:, 1:])[:, 0, -1:]
+        return placed(latents["bonds"][:, 1, -1:], steps.network.of_edge(queries, 0.0))
 
     first = placed(latents["nodes"][:, :1], steps.network.of_node(before(mask.long(), 0)))
     types = torch.stack([first.argmax(-1)[:, 0], torch.zeros(count, dtype=torch.long)], 1)

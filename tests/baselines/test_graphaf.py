@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.baselines.graphs.graphaf import ValencyCheck, breadth_first_order
+from graphcnf.baselines.graphaf import ValencyCheck, breadth_first_order
 from graphcnf.errors import UserError
 from graphcnf.flows import record_generators
 from graphcnf.graphs import GraphBatch, PackedGraphs
@@ -102,19 +102,19 @@ def test_check_draws_nothing_where_all_fits(build, random_batch):
         assert (one.bonds[k, :size, :size] == other.bonds[k, :size, :size]).all()
 
 
-def test_edges_without_room_are_drawn_again_and_then_left_out():
+def test_edges_without_free_valence_are_drawn_again_and_then_left_out():
     check = ValencyCheck([1, 2, 3], [1, 4])
-    room = check.room(
+    free = check.free(
         torch.tensor([[0, 1], [1, 1]]), torch.tensor([[[0, 0], [0, 2]], [[2, 0], [0, 3]]])
     )
-    assert room.tolist() == [1, 1]
+    assert free.tolist() == [1, 1]
     mean = torch.zeros(2000, 4)
-    kind, room = torch.full((2000,), 3), torch.arange(2000) % 4
-    drawn = check.redraw(kind, room, mean, mean, torch.Generator().manual_seed(0))
-    assert (check.weights[drawn] <= room).all()
-    # All kinds are equally likely, so those that fit come out alike; what fitted stays.
-    assert (drawn[room == 3] == 3).all()
-    shares = np.bincount(drawn[room == 1], minlength=4) / 500
+    category, free = torch.full((2000,), 3), torch.arange(2000) % 4
+    drawn = check.redraw(category, free, mean, mean, torch.Generator().manual_seed(0))
+    assert (check.weights[drawn] <= free).all()
+    # All categorys are equally likely, so those that fit come out alike; what fitted stays.
+    assert (drawn[free == 3] == 3).all()
+    shares = np.bincount(drawn[free == 1], minlength=4) / 500
     assert abs(shares[0] - 0.5) < 0.1 and abs(shares[1] - 0.5) < 0.1
-    never = check.redraw(kind, room * 0, mean + torch.tensor([-99.0, 0, 0, 0]), mean * 0, None)
+    never = check.redraw(category, free * 0, mean + torch.tensor([-99.0, 0, 0, 0]), mean * 0, None)
     assert not never.any()

@@ -7,9 +7,14 @@ import torch
 from couplings import perturb
 from graphs.conftest import molecules, random_graph  # noqa: F401
 
-from graphcnf.baselines.junction_tree import assembly
-from graphcnf.baselines.junction_tree.clusters import junction_tree, rings
-from graphcnf.baselines.junction_tree.vocabulary import Vocabulary, neighbours_of
+from graphcnf.baselines.junction_tree import (
+    PartialGraph,
+    Vocabulary,
+    encode,
+    junction_tree,
+    neighbours_of,
+    rings,
+)
 from graphcnf.errors import UserError
 from graphcnf.evaluation.measures import reconstruction
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
@@ -24,8 +29,7 @@ BENZENE = ([0] * 6, [(k + 1, k) for k in range(5)] + [(5, 0)], [0, 1] * 3)
 
 def vocabulary_of(graphs, node_categories, weights):
     sums = Support.measure(graphs, node_categories, weights)
-    rows = Vocabulary.measure(graphs, weights, sums).to_lists()
-    return Vocabulary.from_lists(rows, weights, sums)
+    return Vocabulary(Vocabulary.measure(graphs, weights, sums), weights, sums)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +39,8 @@ def random_graphs():
     return PackedGraphs.from_lists(random_graph(random) for _ in range(500))
 
 
-def packed(growing):
-    return PackedGraphs.from_lists(
-        [(growing.types, list(growing.edges), list(growing.edges.values()))]
-    )
+def packed(graph):
+    return PackedGraphs.from_lists([(graph.types, list(graph.edges), list(graph.edges.values()))])
 
 
 def build(graphs, nodes=3, bonds=2, weights=None, **options):
@@ -52,23 +54,23 @@ def build(graphs, nodes=3, bonds=2, weights=None, **options):
 
 def decode(vocabulary, code):
     """The graph of a code."""
-    growing = assembly.Growing(vocabulary, code.size)
-    growing.add(code.labels[0])
-    for choice in code.choices:
-        place, site = choice.options[choice.chosen]
-        growing.add(code.labels[choice.child], code.parents[choice.child], place, site)
-    return growing
+    graph = PartialGraph(vocabulary, code.remaining[0])
+    graph.add(code.labels[0])
+    for choice, label, parent in zip(code.choices, code.labels[1:], code.parents[1:], strict=True):
+        graph.add(label, parent, *choice.options[choice.chosen])
+    return graph
 
 
 def assert_round_trip(graphs, node_categories, weights):
     vocabulary = vocabulary_of(graphs, node_categories, weights)
     batch = GraphBatch.collate(graphs)
     for k, graph in enumerate(neighbours_of(batch)):
-        code = assembly.encode(vocabulary, *graph)
+        code = encode(vocabulary, *graph)
         back = packed(decode(vocabulary, code))
         assert isomorphic(graphs.graph(k), back.graph(0))
-        before = code.size - len(vocabulary.clusters[code.labels[0]].types)
-        assert code.remaining[:2] in ([code.size], [code.size, before])
+        size = graphs.node_counts[k]
+        before = size - len(vocabulary.clusters[code.labels[0]].types)
+        assert code.remaining[:2] in ([size], [size, before])
 
 
 def test_molecules_come_back_from_their_trees(molecules):  # noqa: F811
@@ -88,14 +90,14 @@ def test_random_graphs_come_back_from_their_trees(random_graphs):
 def test_every_connected_graph_has_a_junction_tree(graph):
     graph = nx.convert_node_labels_to_integers(graph)
     neighbours = [dict.fromkeys(graph[v], 0) for v in graph]
-    tree = junction_tree(neighbours)
-    assert set().union(*tree.clusters) == set(graph)
-    inside = {frozenset(e) for c in tree.clusters for e in graph.subgraph(c).edges}
+    clusters, parents = junction_tree(neighbours)
+    assert set().union(*clusters) == set(graph)
+    inside = {frozenset(e) for c in clusters for e in graph.subgraph(c).edges}
     assert inside == {frozenset(e) for e in graph.edges}
-    for k, (cluster, parent) in enumerate(zip(tree.clusters, tree.parents, strict=True)):
+    for k, (cluster, parent) in enumerate(zip(clusters, parents, strict=True)):
         # Running intersection: what came before and is shared is shared with the parent.
-        before = set().union(*tree.clusters[:k]) if k else set()
-        above = set(tree.clusters[parent]) if k else set()
+        before = set().union(*clusters[:k]) if k else set()
+        above = set(clusters[parent]) if k else set()
         assert set(cluster) & before == set(cluster) & above
         assert k == 0 or 1 <= len(above & set(cluster)) <= 2
     graphs = PackedGraphs.from_lists([([0] * len(graph), list(graph.edges), [0] * graph.size())])
@@ -125,26 +127,26 @@ def test_clusters_of_a_molecule_are_bonds_rings_and_branch_points():
 
 def test_equivalent_attachments_are_one_option():
     graphs = PackedGraphs.from_lists([BENZENE, ([0, 0], [(1, 0)], [0])])
-    vocabulary = Vocabulary.measure(graphs, ORDERS, [4])
-    growing = assembly.Growing(vocabulary, 20)
-    growing.add(0)
+    vocabulary = Vocabulary(Vocabulary.measure(graphs, ORDERS, [4]), ORDERS, [4])
+    graph = PartialGraph(vocabulary, 20)
+    graph.add(0)
     # A ring without substituents has one place for a bond; one ring edge of each kind for a ring.
-    (place,) = growing.attachments(0, 1)
-    growing.add(1, 0, *place)
+    (place,) = graph.attachments(0, 1)
+    graph.add(1, 0, *place)
     # Ortho twice (next to the double and to the single bond), meta and para: Kekule's ring has no
     # mirror that keeps the substituted node.
-    assert len(growing.attachments(0, 1)) == 5
+    assert len(graph.attachments(0, 1)) == 5
 
 
 def test_no_attachment_exceeds_the_largest_sums():
     graphs = PackedGraphs.from_lists([([0, 1], [(1, 0)], [0])])
-    vocabulary = Vocabulary.measure(graphs, ORDERS, [1, 2])
-    growing = assembly.Growing(vocabulary, 9)
-    growing.add(0)
-    assert [place for place, _ in growing.attachments(0, 0)] == [(vocabulary.clusters[0].types
+    vocabulary = Vocabulary(Vocabulary.measure(graphs, ORDERS, [1, 2]), ORDERS, [1, 2])
+    graph = PartialGraph(vocabulary, 9)
+    graph.add(0)
+    assert [place for place, _ in graph.attachments(0, 0)] == [(vocabulary.clusters[0].types
                                                                   .index(1),)]  # fmt: skip
-    growing.add(0, 0, *growing.attachments(0, 0)[0])
-    assert growing.attachments(0, 0) == []
+    graph.add(0, 0, *graph.attachments(0, 0)[0])
+    assert graph.attachments(0, 0) == []
 
 
 def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F811
@@ -333,7 +335,7 @@ def test_latents_of_the_graph_say_where_clusters_are_attached(molecules):  # noq
         optimizer.step()
     with torch.no_grad():
         reading = model.steps._read(batch)
-        tree, graph = model.steps._posteriors(reading)
+        tree, graph = model.steps._posteriors(reading).values()
         own, other = (
             model.steps._likelihood(reading, tree.mean, z)["attachments"].log_posterior.mean()
             for z in (graph.mean, graph.mean.roll(1, 0))

@@ -7,7 +7,7 @@ import torch
 from couplings import perturb
 from torch.nn import functional as F
 
-from graphcnf.baselines.graphs.rvae import Penalties
+from graphcnf.baselines.rvae import Penalties
 from graphcnf.flows import Noise
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
@@ -55,7 +55,7 @@ def batch_of(*graphs):
 def penalties(*graphs):
     batch = batch_of(*graphs)
     nodes = torch.where(batch.mask[..., None], F.one_hot(batch.node_types, 3).float(), 0)
-    return Penalties(3, **RULES)(nodes, F.one_hot(batch.bonds, 3).float(), batch.mask)
+    return Penalties(3, **RULES)(nodes, F.one_hot(batch.bonds, 3)[..., 1:].float(), batch.mask)
 
 
 def test_probabilities_of_all_graphs_sum_to_one():
@@ -183,8 +183,11 @@ def test_what_is_measured_is_kept_by_the_graphs_themselves():
     )
     batch = GraphBatch.collate(graphs)
     nodes = torch.where(batch.mask[..., None], F.one_hot(batch.node_types, 3).float(), 0)
-    found = model.steps.penalties(nodes, F.one_hot(batch.bonds, 3).float(), batch.mask)
+    edges = F.one_hot(batch.bonds, 3)[..., 1:].float()
+    found = model.steps.penalties(nodes, edges, batch.mask)
     assert not any(value.any() for value in found.values())
     assert model.steps.knows(batch).all()
     free = model.without_rules().steps.penalties
-    assert not free(nodes, 9 * F.one_hot(batch.bonds, 3).float(), batch.mask)["valence"].any()
+    assert not free(nodes, 9 * F.one_hot(batch.bonds, 3)[..., 1:].float(), batch.mask)[
+        "valence"
+    ].any()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.baselines.images.models import IMAGE_MODELS, load_image_model
+from graphcnf.baselines.image_models import IMAGE_MODELS, load_image_model
 from graphcnf.datasets.images import load_images
 from graphcnf.errors import UserError
 from graphcnf.scripts.images import score_folders

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from graphcnf.baselines.images.models import IMAGE_MODELS, image_model_class
-from graphcnf.baselines.images.pixels import PixelMixture, parameter_count
+from graphcnf.baselines.image_models import IMAGE_MODELS, image_model_class
+from graphcnf.baselines.pixelcnn import PixelMixture, parameter_count
 from graphcnf.errors import UserError
 from graphcnf.testing import (
     assert_gradients_reach_every_parameter,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.baselines.images.models import is_image_model
+from graphcnf.baselines.image_models import is_image_model
 from graphcnf.datasets.images import images_of_model, load_images
 from graphcnf.errors import UserError
 from graphcnf.images import ImageFlow

@@ -1,7 +1,7 @@
 """GraphNVP: the adjacency tensor first, then the nodes given it, row by row.
 
 A graph becomes two tensors of one-hot vectors with noise: one for each pair of nodes, over the
-kinds of edges and "no edge", and one for each node. Masked couplings move one column of the
+categories of edges and "no edge", and one for each node. Masked couplings move one column of the
 adjacency tensor, then one node, at a time, given all others. Madhawa et al., *GraphNVP: An
 Invertible Flow Model for Generating Molecular Graphs*, 2019, arXiv 1905.11600.
 
@@ -94,14 +94,14 @@ class OneHotDequantization(Encoding):
         return masked(z.argmax(-1), context.mask)
 
 
-def relations(bonds: Tensor, kinds: int, dtype: torch.dtype) -> Tensor:
-    """Adjacency of each kind of edge side by side, (B, N, R N), for bonds (B, N, N) long."""
-    one_hot = F.one_hot(bonds, kinds + 1)[..., 1:].to(dtype)
+def relations(bonds: Tensor, categories: int, dtype: torch.dtype) -> Tensor:
+    """Return adjacency by edge category side by side, (B, N, R N), of bonds (B, N, N) long."""
+    one_hot = F.one_hot(bonds, categories + 1)[..., 1:].to(dtype)
     return one_hot.movedim(-1, 2).flatten(2)
 
 
 class RelationalConvolution(nn.Module):
-    """``h_i <- h_i + relu(W_0 h_i + sum over kinds r and neighbours j in N_r(i) of W_r h_j)``.
+    """``h_i <- h_i + relu(W_0 h_i + sum over r and neighbours j in N_r(i) of W_r h_j)``.
 
     The sum of h_i itself lets several layers be trained without normalisation.
 
@@ -110,23 +110,20 @@ class RelationalConvolution(nn.Module):
 
     Args:
         width: Channels.
-        kinds: Kinds of edges R.
+        categories: Edge categories R.
     """
 
-    def __init__(self, width: int, kinds: int):
+    def __init__(self, width: int, categories: int):
         super().__init__()
-        self.kinds = kinds
+        self.categories = categories
         self.own = nn.Linear(width, width)
         # Without a constant: nodes whose state is 0 are not there, and send nothing.
-        self.send = nn.Linear(width, kinds * width, bias=False)
+        self.send = nn.Linear(width, categories * width, bias=False)
 
     def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
-        """For h (B, N, ..., width) and `relations` (B, N, R N).
-
-        Axes between nodes and channels hold several states of the same graph.
-        """
+        """Update h (B, N, ..., width), several states of a graph, along `relations`."""
         own = self.own(h)
-        sent = torch.stack(self.send(h).chunk(self.kinds, -1), 1)  # (B, R, N, ..., width)
+        sent = torch.stack(self.send(h).chunk(self.categories, -1), 1)  # (B, R, N, ..., width)
         received = adjacency.to(sent.dtype) @ sent.flatten(1, 2).flatten(2)
         return h + F.relu(own + received.view_as(own))
 
@@ -157,83 +154,72 @@ def _move(x: Tensor, shift: Tensor, log_scale: Tensor, real: Tensor, inverse: bo
 
 
 def _categories(x: Tensor, real: Tensor) -> Tensor:
-    """One-hot vectors of the largest entries, 0 where nothing is."""
+    """Return one-hot vectors of the largest entries, 0 where nothing is."""
     return masked(F.one_hot(x.argmax(-1), x.shape[-1]).to(x), real)
 
 
 class ColumnCouplings(OneByOne):
-    """Couplings of the columns of the adjacency tensor (B, N N, kinds), as `later_pairs`.
+    """Couplings of the columns of the adjacency tensor (B, N N, channels), as `later_pairs`.
 
     Args:
         max_nodes: Largest number of nodes; there is a coupling for each but the last.
-        kinds: Channels of a pair.
+        channels: Channels of a pair.
         width: Channels of the two hidden layers.
     """
 
-    def __init__(self, max_nodes: int, kinds: int, width: tuple[int, int]):
+    def __init__(self, max_nodes: int, channels: int, width: tuple[int, int]):
         super().__init__()
         first, second = width
         columns = range(max_nodes - 1)
         # Of the edges (without "no edge") that are known, and of latents.
-        self.known = nn.Parameter(torch.empty(len(columns), max_nodes * (kinds - 1), first))
-        self.latent = nn.Parameter(torch.empty(len(columns), max_nodes * kinds, first))
+        self.known = nn.Parameter(torch.empty(len(columns), max_nodes * (channels - 1), first))
+        self.latent = nn.Parameter(torch.empty(len(columns), max_nodes * channels, first))
         nn.init.normal_(self.known, std=max_nodes**-0.5)
-        nn.init.normal_(self.latent, std=1 / (max_nodes * kinds))
+        nn.init.normal_(self.latent, std=1 / (max_nodes * channels))
         self.biases = nn.Parameter(torch.zeros(max_nodes, first))
         self.sizes = nn.Embedding(max_nodes + 1, first)
         nn.init.normal_(self.sizes.weight, std=0.1)
         self.hidden = nn.ModuleList(nn.Linear(first, second) for _ in columns)
         # The later nodes j + 1, j + 2 ... of a smaller graph are the first ones.
         self.leave = nn.ModuleList(
-            zero_init(nn.Linear(second, (max_nodes - 1 - j) * 2 * kinds)) for j in columns
+            zero_init(nn.Linear(second, (max_nodes - 1 - j) * 2 * channels)) for j in columns
         )
-        self.edges = nn.ModuleList(zero_init(nn.Linear(2 * kinds, 2 * kinds)) for _ in columns)
-        self.alone = nn.Parameter(torch.zeros(len(columns), max_nodes, 2 * kinds))
+        ends = 2 * channels, 2 * channels
+        self.edges = nn.ModuleList(zero_init(nn.Linear(*ends)) for _ in columns)
+        self.alone = nn.Parameter(torch.zeros(len(columns), max_nodes, 2 * channels))
 
     def _couple(self, x, context, *, inverse):
-        n, kinds = context.mask.shape[1], x.shape[2]
+        n, channels = context.mask.shape[1], x.shape[2]
         real = later_pairs(context.mask).unflatten(1, (n, n)).transpose(1, 2)
-        x = masked(x.unflatten(1, (n, n)).transpose(1, 2), real)
-        known = self.known[:, : n * (kinds - 1)].to(x).unbind(0)
-        latent = self.latent[:, : n * kinds].to(x).unbind(0)
+        columns = list(masked(x.unflatten(1, (n, n)).transpose(1, 2), real).unbind(1))
+        known = self.known[:, : n * (channels - 1)].to(x).unbind(0)
+        latent = self.latent[:, : n * channels].to(x).unbind(0)
 
-        def read(column, matrix):
-            return column.flatten(1) @ matrix
-
-        def counted(edges, j):  # of node i, those of column j; of node j, all of the column
+        # What the other columns are told of column j, and its edges of each node.
+        def as_data(j):
+            edges = _categories(columns[j], real[:, j])[..., 1:]
             own = F.one_hot(torch.tensor(j, device=x.device), n).to(x)
-            return edges + own[:, None] * edges.sum(1, keepdim=True)
+            return edges.flatten(1) @ known[j], edges + own[:, None] * edges.sum(1, keepdim=True)
 
-        columns, log_det = list(x.unbind(1)), zero_log_term(x)
-        h = self.sizes(context.mask.sum(1)).to(x)
-        used = x.new_zeros(len(x), n, kinds - 1)
-        if inverse:
-            for j in range(n - 1):
-                h = h + read(torch.tanh(columns[j]), latent[j])
-        else:
-            edges = _categories(x, real)[..., 1:].unbind(1)
-            said = [read(edges[j], known[j]) for j in range(n - 1)]
-            h = h + sum(said)
-            for j in range(n - 1):
-                used = used + counted(edges[j], j)
+        def as_latents(j):
+            return torch.tanh(columns[j]).flatten(1) @ latent[j], 0.0
+
+        before, after = (as_latents, as_data) if inverse else (as_data, as_latents)
+        told = [before(j) for j in range(n - 1)]
+        h = sum((part for part, _ in told), self.sizes(context.mask.sum(1)).to(x))
+        used = sum((part for _, part in told), x.new_zeros(len(x), n, channels - 1))
+        log_det = zero_log_term(x)
         for j in range(n - 1) if inverse else reversed(range(n - 1)):
-            if inverse:
-                h = h - read(torch.tanh(columns[j]), latent[j])
-            else:
-                h, used = h - said[j], used - counted(edges[j], j)
-            here = real[:, j, j + 1 :]
-            shift, scale = self._parameters_of(j, h, used)
-            column, term = _move(columns[j][:, j + 1 :], shift, scale, here, inverse)
+            h, used = h - told[j][0], used - told[j][1]
+            column, later = columns[j][:, j + 1 :], real[:, j, j + 1 :]
+            column, term = _move(column, *self._parameters_of(j, h, used), later, inverse)
             columns[j], log_det = F.pad(column, (0, 0, j + 1, 0)), log_det + term
-            if inverse:
-                found = _categories(columns[j], real[:, j])[..., 1:]
-                h, used = h + read(found, known[j]), used + counted(found, j)
-            else:
-                h = h + read(torch.tanh(columns[j]), latent[j])
+            own, edges = after(j)
+            h, used = h + own, used + edges
         return torch.stack(columns, 2).flatten(1, 2), log_det
 
-    def _parameters_of(self, j: int, h: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
-        """Shifts and logarithms of scales (B, n - 1 - j, kinds) of the entries of column j."""
+    def _parameters_of(self, j: int, h: Tensor, used: Tensor) -> list[Tensor]:
+        """Return shifts and log-scales (B, n - 1 - j, channels) of the entries of column j."""
         later = used.shape[1] - 1 - j
         h = F.relu(self.hidden[j](F.relu(h + self.biases[j].to(h))))
         width = self.alone.shape[2]
@@ -244,8 +230,7 @@ class ColumnCouplings(OneByOne):
         pair = torch.cat([seen[:, j + 1 :], seen[:, j, None].expand(-1, later, -1)], -1)
         out = out.unflatten(1, (later, width)) + self.edges[j](pair)
         out = out + alone[:, j + 1 :] * self.alone[j, :later].to(h)
-        shift, log_scale = out.chunk(2, -1)
-        return shift, log_scale
+        return out.chunk(2, -1)
 
 
 class NodeCouplings(OneByOne):
@@ -254,38 +239,41 @@ class NodeCouplings(OneByOne):
     Args:
         max_nodes: Largest number of nodes, and of couplings.
         channels: Channels of a node.
-        kinds: Kinds of edges.
+        categories: Edge categories.
         width: Channels inside.
         layers: Relational convolutions, of the edges alone.
     """
 
-    def __init__(self, max_nodes: int, channels: int, kinds: int, width: int, layers: int):
+    def __init__(self, max_nodes: int, channels: int, categories: int, width: int, layers: int):
         super().__init__()
         self.places = nn.Embedding(max_nodes, width)
         self.sizes = nn.Embedding(max_nodes + 1, width)
         self.convolutions = nn.ModuleList(
-            RelationalConvolution(width, kinds) for _ in range(layers)
+            RelationalConvolution(width, categories) for _ in range(layers)
         )
         self.known = nn.Linear(channels, width)
         self.latent = nn.Linear(channels, width)
         self.leave = nn.Sequential(
-            nn.Linear((kinds + 2) * width, 2 * width),
+            nn.Linear((categories + 2) * width, 2 * width),
             nn.ReLU(),
             zero_init(nn.Linear(2 * width, 2 * channels)),
         )
 
     def _couple(self, x, context, *, inverse):
         mask, n = context.mask, x.shape[1]
-        x = masked(x, mask)
         h = self.places.weight[:n] + self.sizes(mask.sum(1))[:, None]
         for convolution in self.convolutions:
             h = convolution(masked(h, mask), context.adjacency)
 
-        def state(of, vectors, layer, real):
-            return masked(F.relu(of + layer(vectors)), real)
+        def as_data(nodes, of, real):
+            return masked(F.relu(of + self.known(_categories(nodes, real))), real)
 
-        given = (x, self.latent) if inverse else (_categories(x, mask), self.known)
-        states = list(state(h, *given, mask).split(1, 1))
+        def as_latents(nodes, of, real):
+            return masked(F.relu(of + self.latent(nodes)), real)
+
+        before, after = (as_latents, as_data) if inverse else (as_data, as_latents)
+        x = masked(x, mask)
+        states = list(before(x, h, mask).split(1, 1))
         nodes, h, real = list(x.split(1, 1)), h.split(1, 1), mask.split(1, 1)
         neighbours = context.adjacency.unflatten(2, (-1, n)).to(x)
         log_det = zero_log_term(x)
@@ -296,10 +284,7 @@ class NodeCouplings(OneByOne):
             out = self.leave(torch.cat([h[i][:, 0], near, mean], -1))
             nodes[i], term = _move(nodes[i], *out[:, None].chunk(2, -1), real[i], inverse)
             log_det = log_det + term
-            now = (
-                (_categories(nodes[i], real[i]), self.known) if inverse else (nodes[i], self.latent)
-            )
-            states[i] = state(h[i], *now, real[i])
+            states[i] = after(nodes[i], h[i], real[i])
         return torch.cat(nodes, 1), log_det
 
 
@@ -314,6 +299,9 @@ class GraphNVPModel(GraphModel):
         width: Channels of the two hidden layers of the couplings of the adjacency tensor.
         node_width: Channels of those of the nodes.
         layers: Relational convolutions of the latter.
+
+    Raises:
+        UserError: `width` is not two numbers.
     """
 
     def __init__(
@@ -329,7 +317,6 @@ class GraphNVPModel(GraphModel):
         super().__init__()
         if not isinstance(width, list | tuple) or len(width) != 2:
             raise UserError(f"width: two numbers of channels, not {width!r}")
-        self.bond_categories = bond_categories
         self.node_encoding = OneHotDequantization(node_categories)
         self.pair_encoding = OneHotDequantization(bond_categories + 1)
         self.base = StandardNormal()
@@ -338,8 +325,8 @@ class GraphNVPModel(GraphModel):
 
     def _given(self, bonds: Tensor, mask: Tensor) -> Context:
         """Return the context of the couplings of the nodes: the edges."""
-        adjacency = relations(bonds, self.bond_categories, self.node_encoding.like.dtype)
-        return Context(mask, adjacency=adjacency)
+        categories = self.pair_encoding.latent_dim - 1
+        return Context(mask, adjacency=relations(bonds, categories, self.node_encoding.like.dtype))
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
         pair_mask = later_pairs(batch.mask)
@@ -358,7 +345,7 @@ class GraphNVPModel(GraphModel):
         return self._run(batch, noise)[1]
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Latents of the base space: pairs (B, N N, R + 1) as `later_pairs`, nodes (B, N, M)."""
+        """Return pairs (B, N N, R + 1) as `later_pairs`, nodes (B, N, M) in the base space."""
         return self._run(batch, noise)[0]
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
@@ -372,13 +359,12 @@ class GraphNVPModel(GraphModel):
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
-        """Graphs of latents: edges first, then nodes given them, each the largest entry.
+        """Return graphs of latents: edges first, then nodes given them, each the largest entry.
 
         `temperature` scales latents (published: 0.75 for ZINC250k); `sample` changes nothing.
         """
-        pair_mask = later_pairs(mask)
         pairs = self.pairs.inverse(temperature * latents["pairs"], Context(mask))
-        later = self.pair_encoding.decode(pairs, Context(pair_mask))
+        later = self.pair_encoding.decode(pairs, Context(later_pairs(mask)))
         later = later.unflatten(1, (mask.shape[1], -1))
         bonds = later + later.transpose(1, 2)
         nodes = self.nodes.inverse(temperature * latents["nodes"], self._given(bonds, mask))

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from graphcnf.baselines.graphs.graphnvp import (
+from graphcnf.baselines.graphnvp import (
     OneHotDequantization,
     RelationalConvolution,
     relations,
@@ -70,6 +72,10 @@ def breadth_first_order(batch: GraphBatch) -> Tensor:
 DRAWS = 50
 """Draws before an edge is left out."""
 
+MIDDLE, LOG_SCALE = 0.5, -1.0
+"""Where means and log-scales start: entries of one-hot vectors with noise are in [0, 0.9) mostly,
+with deviations of 0.26 and more."""
+
 
 class ValencyCheck(nn.Module):
     """Rejects edges that give a node more than the largest sum of edge weights of its category.
@@ -90,8 +96,8 @@ class ValencyCheck(nn.Module):
         self.register_buffer("weights", torch.tensor([0, *edge_weights]), persistent=False)
         self.register_buffer("sums", torch.tensor(largest_sums), persistent=False)
 
-    def room(self, types: Tensor, bonds: Tensor) -> Tensor:
-        """Largest weight (B,) that an edge between nodes may have.
+    def free(self, types: Tensor, bonds: Tensor) -> Tensor:
+        """Return the largest weight (B,) that an edge between two nodes may have.
 
         Args:
             types: Categories of its two ends, (B, 2) long.
@@ -100,37 +106,31 @@ class ValencyCheck(nn.Module):
         return (self.sums[types] - self.weights[bonds].sum(-1)).amin(-1)
 
     def redraw(
-        self, kind: Tensor, room: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
+        self, category: Tensor, free: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
     ) -> Tensor:
-        """Kinds (B,) that fit: as given, or else from up to 50 new draws, or else 0, no edge.
+        """Return fitting categories (B,): the given ones, or of up to 50 new draws, or 0, no edge.
 
         Args:
-            kind: 1 + category of an edge, 0 for none, (B,) long.
-            room: Largest weight, (B,).
+            category: 1 + category of an edge, 0 for none, (B,) long.
+            free: Largest weight, (B,).
             mean: Of the edge's vector, (B, R + 1).
             log_scale: Of it, temperature included, (B, R + 1).
             generator: See `draw_normal`.
         """
-        # Without any room there will be no edge, however often it is drawn.
-        kind = torch.where(room < self.least, 0, kind)
+        # Without any free valence there will be no edge, however often it is drawn.
+        category = torch.where(free < self.least, 0, category)
         for _ in range(DRAWS):
-            rows = (self.weights[kind] > room).nonzero()[:, 0]
+            rows = (self.weights[category] > free).nonzero()[:, 0]
             if not len(rows):
-                return kind
+                break
             own = generator
             if generator is not None and not isinstance(generator, torch.Generator):
                 own = [generator[row] for row in rows.tolist()]
-            z = draw_normal(
-                (len(rows), mean.shape[1]), generator=own, device=mean.device, dtype=mean.dtype
-            )
+            shape = len(rows), mean.shape[1]
+            z = draw_normal(shape, generator=own, device=mean.device, dtype=mean.dtype)
             again = (mean[rows] + torch.exp(log_scale[rows]) * z).argmax(-1)
-            kind = kind.index_copy(0, rows, again)
-        return torch.where(self.weights[kind] > room, 0, kind)
-
-
-MIDDLE, LOG_SCALE = 0.5, -1.0
-"""Where means and log-scales start: entries of one-hot vectors with noise are in [0, 0.9) mostly,
-with deviations of 0.26 and more."""
+            category = category.index_copy(0, rows, again)
+        return torch.where(self.weights[category] > free, 0, category)
 
 
 @dataclass
@@ -140,7 +140,7 @@ class SubGraph:
     Attributes:
         whole: Of the sub-graph, and of how many nodes are to come, (B, S, W).
         nodes: Of the last nodes before the row, the farthest first, (B, S, window, W).
-        sent: What each of them tells the new node along an edge of each kind, 0 along none,
+        sent: Messages of each of them to the new node along an edge of each category, 0 along none,
             (B, S, window, R + 1, W).
     """
 
@@ -210,29 +210,29 @@ class SubGraphNetwork(nn.Module):
         # Nobody asks for what would lie before the first node.
         nodes = h[graph, last.clamp(0, types.shape[1] - 1), row]
         sent = self.send(nodes).unflatten(-1, (-1, nodes.shape[-1]))
-        return SubGraph(whole, nodes, torch.cat([torch.zeros_like(sent[..., :1, :]), sent], -2))
+        return SubGraph(whole, nodes, F.pad(sent, (0, 0, 1, 0)))
 
     def of_node(self, before: SubGraph) -> tuple[Tensor, Tensor]:
-        """Mean and log-scale of the new node, (B, S, M) each."""
+        """Return mean and log-scale of the new node, (B, S, M) each."""
         return _mean_and_log_scale(self.node(before.whole))
 
-    def asking(self, before: SubGraph, types: Tensor) -> Tensor:
-        """State of new nodes of `types` (B, S) towards each node before, (B, S, window, W)."""
+    def queries(self, before: SubGraph, types: Tensor) -> Tensor:
+        """Return states of new nodes `types` (B, S) towards each one before, (B, S, window, W)."""
         return self.ask(before.nodes) + (before.whole + self.new(types))[:, :, None]
 
-    def of_edge(self, asking: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-scale of edges, (..., R + 1) each.
+    def of_edge(self, query: Tensor, received: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Return mean and log-scale of edges, (..., R + 1) each.
 
         Args:
-            asking: State towards the other end, (..., W).
-            told: Sum of what the new node was told along its edges to nodes before that one.
+            query: State towards the other end, (..., W).
+            received: Sum of the messages along the node's edges to nodes before that one.
         """
-        return _mean_and_log_scale(self.edge(asking + told))
+        return _mean_and_log_scale(self.edge(query + received))
 
 
-def along(sent: Tensor, kinds: Tensor) -> Tensor:
-    """Return the messages (..., W) of (..., R + 1, W) along edges of `kinds` (...), 0 for none."""
-    index = kinds[..., None, None].expand(*kinds.shape, 1, sent.shape[-1])
+def along(sent: Tensor, categories: Tensor) -> Tensor:
+    """Return the messages (..., W) of (..., R + 1, W) along edges of 1 + category, 0 for none."""
+    index = categories[..., None, None].expand(*categories.shape, 1, sent.shape[-1])
     return sent.gather(-2, index).squeeze(-2)
 
 
@@ -262,7 +262,7 @@ class GraphAFModel(GraphModel):
         rows: Nodes of each graph whose terms a training step computes; all of them when None.
 
     Raises:
-        UserError: if the tables do not fit the categories.
+        UserError: The tables do not fit the categories.
     """
 
     measured = ("edge_weights", "largest_sums")
@@ -283,7 +283,7 @@ class GraphAFModel(GraphModel):
         rows: int | None = None,
     ):
         super().__init__()
-        self.rows, self.window, self.kinds = rows, window, bond_categories
+        self.rows, self.window, self.bond_categories = rows, window, bond_categories
         self.node_encoding = OneHotDequantization(node_categories)
         self.edge_encoding = OneHotDequantization(bond_categories + 1)
         self.base = StandardNormal()
@@ -291,10 +291,12 @@ class GraphAFModel(GraphModel):
             node_categories, bond_categories, max_nodes, window=window, width=width, layers=layers
         )
         weights = edge_weights or [1] * bond_categories
-        if len(weights) != bond_categories:
-            raise UserError(f"edge_weights: {bond_categories} whole numbers, not {len(weights)}")
-        if largest_sums is not None and len(largest_sums) != node_categories:
-            raise UserError(f"largest_sums: {node_categories} whole numbers")
+        for name, table, count in (
+            ("edge_weights", weights, bond_categories),
+            ("largest_sums", largest_sums, node_categories),
+        ):
+            if table is not None and len(table) != count:
+                raise UserError(f"{name}: {count} whole numbers, got {len(table)}")
         self.check = None if largest_sums is None else ValencyCheck(weights, largest_sums)
 
     @staticmethod
@@ -318,41 +320,40 @@ class GraphAFModel(GraphModel):
         return f"a bond between atoms more than {self.window} apart in breadth-first order"
 
     def knows(self, batch: GraphBatch) -> Tensor:
-        """Return whether no edge reaches beyond the window in breadth-first order, (B,) bool."""
-        number = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-        far = (number[:, None] - number).abs() > self.window
-        return ~(batch.permute(breadth_first_order(batch)).adjacency & far).flatten(1).any(1)
+        """Return True where no edge reaches beyond the window in breadth-first order, (B,) bool."""
+        far = batch.permute(breadth_first_order(batch)).adjacency.tril(-self.window - 1)
+        return ~far.flatten(1).any(1)
 
     def _window(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Far ends (N, window) of the edges of each node, and which there are, (B, N, window)."""
+        """Return far ends (N, window) of a node's edges, and which there are, (B, N, window)."""
         number = torch.arange(mask.shape[1], device=mask.device)
         ends = number[:, None] + torch.arange(-self.window, 0, device=mask.device)
         return ends.clamp(min=0), mask[..., None] & (ends >= 0)
 
     def _run(self, batch: GraphBatch, noise: Noise | None, rows: Tensor, share: Tensor | float):
-        """Latents of the nodes `rows` (B, S) of breadth-first numbered graphs, and the bound.
+        """Return latents of the nodes `rows` (B, S) of breadth-first numbered graphs, and bounds.
 
         What is computed of these nodes alone counts `share` times.
         """
         mask = batch.mask
         ends, real = self._window(mask)
         number = torch.arange(mask.shape[1], device=mask.device)
-        kinds = torch.where(real, batch.bonds[:, number[:, None], ends], 0)
+        bonds = torch.where(real, batch.bonds[:, number[:, None], ends], 0)
         node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
         context = Context(real.flatten(1), noise=noise)
-        edge = self.edge_encoding.encode(kinds.flatten(1), context)
-        adjacency = relations(batch.bonds, self.kinds, node.z.dtype)
+        edge = self.edge_encoding.encode(bonds.flatten(1), context)
+        adjacency = relations(batch.bonds, self.bond_categories, node.z.dtype)
         before = self.network.before(batch.node_types, adjacency, batch.sizes, rows)
 
         at = torch.arange(len(mask), device=mask.device)[:, None]
-        asking = self.network.asking(before, batch.node_types[at, rows])
-        messages = along(before.sent, kinds[at, rows])
-        told = messages.cumsum(2) - messages
+        queries = self.network.queries(before, batch.node_types[at, rows])
+        messages = along(before.sent, bonds[at, rows])
+        received = messages.cumsum(2) - messages
         latents, bounds = {}, {}
         for name, encoded, x, there, (mean, log_scale) in (
             ("nodes", node, node.z, mask, self.network.of_node(before)),
-            ("bonds", edge, edge.z.unflatten(1, kinds.shape[1:]), real,
-             self.network.of_edge(asking, told)),
+            ("bonds", edge, edge.z.unflatten(1, bonds.shape[1:]), real,
+             self.network.of_edge(queries, received)),
         ):  # fmt: skip
             x, there = x[at, rows], there[at, rows]
             z = masked((x - mean.to(x)) * torch.exp(-log_scale.to(x)), there)
@@ -367,10 +368,7 @@ class GraphAFModel(GraphModel):
         return *self._run(batch.permute(order), noise, rows, 1.0), order
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """One draw of the terms of the bound on log p(graph | number of nodes).
-
-        It is one of the density without the valency check.
-        """
+        """One draw of the bound on log p(graph | number of nodes), without the valency check."""
         return self._all_rows(batch, noise)[1]
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
@@ -386,7 +384,7 @@ class GraphAFModel(GraphModel):
         return self._run(ordered, None, rows, batch.sizes / self.rows)[1]
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Latents of the base space in breadth-first order.
+        """Return latents of the base space in breadth-first order.
 
         Nodes (B, N, M), and bonds (B, N, window, R + 1), the farthest first; `order` (B, N) are the
         numbers that the nodes have in the batch, so that `decode` gives them back.
@@ -396,24 +394,17 @@ class GraphAFModel(GraphModel):
 
     def base_sample(self, mask: Tensor, generator: Generators = None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
-        ends, real = self._window(mask)
-        like = self.node_encoding.like
-        kind = {"generator": generator, "device": mask.device, "dtype": like.dtype}
-        nodes = self.base.sample((*mask.shape, self.node_encoding.latent_dim), mask=mask, **kind)
-        bonds = self.base.sample((*real.shape, self.kinds + 1), mask=real, **kind)
+        real, dtype = self._window(mask)[1], self.node_encoding.like.dtype
+        draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
+        nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)
+        bonds = draw((*real.shape, self.edge_encoding.latent_dim), mask=real)
         order = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
         return {"nodes": nodes, "bonds": bonds, "order": order}
 
     def decode(
-        self,
-        latents: Latents,
-        mask: Tensor,
-        *,
-        temperature: float = 1.0,
-        sample: bool = False,
-        generator: Generators = None,
+        self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
-        """Graphs of latents, node by node; each category is the largest entry.
+        """Return graphs of latents, node by node; each category is the largest entry.
 
         With the valency check, graphs may have fewer nodes than `mask` says. `temperature` scales
         latents; `sample` changes nothing.
@@ -425,26 +416,26 @@ class GraphAFModel(GraphModel):
         kept, sizes = mask.clone(), mask.sum(1)
         for i in range(nodes):
             # The node itself is not seen yet, but there must be one for the first.
-            adjacency = relations(bonds[:, : i + 1, : i + 1], self.kinds, z["nodes"].dtype)
+            known = bonds[:, : i + 1, : i + 1]
+            adjacency = relations(known, self.bond_categories, z["nodes"].dtype)
             row = torch.full_like(sizes, i)[:, None]
             before = self.network.before(types[:, : i + 1], adjacency, sizes, row)
             x = _place(z["nodes"][:, i], *(part[:, 0] for part in self.network.of_node(before)))
             types[:, i] = torch.where(kept[:, i], x.argmax(-1), 0)
 
-            asking = self.network.asking(before, types[:, i : i + 1])[:, 0]
-            told = torch.zeros_like(asking[:, 0])
-            for w, j in enumerate(range(i - self.window, i)):
-                if j < 0:
-                    continue
-                mean, log_scale = self.network.of_edge(asking[:, w], told)
-                kind = _place(z["bonds"][:, i, w], mean, log_scale).argmax(-1)
-                kind = torch.where(kept[:, i], kind, 0)
+            queries = self.network.queries(before, types[:, i : i + 1])[:, 0]
+            received = torch.zeros_like(queries[:, 0])
+            for j in range(max(i - self.window, 0), i):
+                w = j - i + self.window
+                mean, log_scale = self.network.of_edge(queries[:, w], received)
+                bond = _place(z["bonds"][:, i, w], mean, log_scale).argmax(-1)
+                bond = torch.where(kept[:, i], bond, 0)
                 if self.check is not None:
-                    room = self.check.room(types[:, [i, j]], bonds[:, [i, j]])
-                    spread = (mean, log_scale + math.log(temperature))
-                    kind = self.check.redraw(kind, room, *spread, generator)
-                bonds[:, i, j] = bonds[:, j, i] = kind
-                told = told + along(before.sent[:, 0, w], kind)
+                    free = self.check.free(types[:, [i, j]], bonds[:, [i, j]])
+                    spread = log_scale + math.log(temperature)
+                    bond = self.check.redraw(bond, free, mean, spread, generator)
+                bonds[:, i, j] = bonds[:, j, i] = bond
+                received = received + along(before.sent[:, 0, w], bond)
             if self.check is not None and i:
                 # As published: a node without an edge ends the graph.
                 ends = ~(bonds[:, i] > 0).any(1)

@@ -17,13 +17,93 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from graphcnf.baselines.images.networks import ImageToVector, VectorToImage
-from graphcnf.baselines.images.pixels import PixelMixture, parameter_count, scaled
+from graphcnf.baselines.pixelcnn import PixelMixture, parameter_count, scaled
 from graphcnf.flows.base import StandardNormal, draw_uniform
 from graphcnf.flows.transform import Noise, take
 from graphcnf.images.model import ImageLatents, ImageModel, bits_of, check_sizes
+from graphcnf.images.networks import channels_last
+
+SLOPE = 0.2
+"""Slope of the leaky ReLU below zero."""
+
+
+def _halved(size: Sequence[int]) -> tuple[int, int]:
+    """Return height and width after a convolution of stride 2."""
+    return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+def _convolutions(*layers: nn.Conv2d) -> nn.ModuleList:
+    """Initialise weights to keep the variance of activations (He et al. 2015, 1502.01852)."""
+    convolutions = nn.ModuleList(layers)
+    channels_last(convolutions)
+    for parameter in convolutions.parameters():
+        if parameter.dim() > 1:
+            nn.init.kaiming_normal_(parameter, SLOPE)
+        else:
+            nn.init.zeros_(parameter)
+    return convolutions
+
+
+class ImageToVector(nn.Module):
+    """Four convolutions, two of them of stride 2, and a linear map to the outputs.
+
+    Args:
+        channels: Channels of the images.
+        size: Their height and width.
+        outputs: Numbers per image.
+        width: Channels at the full size; there are twice and four times as many at half and at a
+            quarter of it.
+    """
+
+    def __init__(self, channels: int, size: Sequence[int], outputs: int, width: int):
+        super().__init__()
+        self.convolutions = _convolutions(
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+            nn.Conv2d(4 * width, 4 * width, 3, padding=1),
+        )
+        self.leave = nn.Linear(4 * width * math.prod(_halved(_halved(size))), outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, outputs)."""
+        for convolution in self.convolutions:
+            x = F.leaky_relu(convolution(x), SLOPE)
+        return self.leave(x.flatten(1))
+
+
+class VectorToImage(nn.Module):
+    """Linear map to a quarter of the size, and four convolutions with two doublings of the size.
+
+    Args:
+        inputs: Numbers per image.
+        outputs: Channels of the image.
+        size: Height and width of the image.
+        width: See `ImageToVector`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: Sequence[int], width: int):
+        super().__init__()
+        half = _halved(size)
+        self.sizes = _halved(half), half, tuple(size)
+        self.enter = nn.Linear(inputs, 4 * width * math.prod(self.sizes[0]))
+        self.convolutions = _convolutions(
+            nn.Conv2d(4 * width, 4 * width, 3, padding=1),
+            nn.Conv2d(4 * width, 2 * width, 3, padding=1),
+            nn.Conv2d(2 * width, width, 3, padding=1),
+            nn.Conv2d(width, outputs, 1),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (B, inputs) to (B, outputs, H, W)."""
+        h = self.enter(z).unflatten(1, (-1, *self.sizes[0]))
+        *inner, last = self.convolutions
+        for size, convolution in zip(self.sizes, inner, strict=True):
+            h = convolution(F.leaky_relu(F.interpolate(h, size), SLOPE))
+        return last(F.leaky_relu(h, SLOPE))
 
 
 class VAE(ImageModel):
@@ -33,7 +113,7 @@ class VAE(ImageModel):
         shape: Channels, height and width.
         levels: Number of values of a pixel, at most 256.
         latents: Numbers that an image is encoded into.
-        width: See `graphcnf.baselines.images.networks.ImageToVector`.
+        width: See `ImageToVector`.
         mixtures: Components of a pixel's mixture.
         architecture: "vae".
 
@@ -55,10 +135,9 @@ class VAE(ImageModel):
         mixtures: int = 5,
         architecture: str = "vae",
     ):
-        super().__init__(
-            architecture, shape, levels, latents=latents, width=width, mixtures=mixtures
-        )
-        check_sizes(latents=latents, width=width, mixtures=mixtures)
+        sizes = {"latents": latents, "width": width, "mixtures": mixtures}
+        super().__init__(architecture, shape, levels, **sizes)
+        check_sizes(**sizes)
         channels, *size = shape
         self.latent_size = latents
         self.encoder = ImageToVector(channels, size, 2 * latents, width)
@@ -96,11 +175,10 @@ class VAE(ImageModel):
     def _sample(self, count, temperature, generator):
         """Draw latents, then pixels, both at the temperature."""
         options: dict[str, Any] = {"generator": generator, "device": self.device}
-        z = self.prior.sample(
-            (count, self.latent_size), temperature=temperature, dtype=self.dtype, **options
-        )
-        channels, *size = self.shape
-        uniform = draw_uniform((count, 1 + channels, *size), dtype=torch.float64, **options)
+        size = (count, self.latent_size)
+        z = self.prior.sample(size, temperature=temperature, dtype=self.dtype, **options)
+        channels, *sides = self.shape
+        uniform = draw_uniform((count, 1 + channels, *sides), dtype=torch.float64, **options)
         return self._pixels(z).sample(uniform, temperature)
 
     @torch.no_grad()

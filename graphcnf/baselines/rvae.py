@@ -13,6 +13,7 @@ are connected is the probability of the weakest edge of the best path, the paper
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,102 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.graphs.gaussian import PRIOR, Gaussian, GraphEncoder
 from graphcnf.categorical.flow import Bound
-from graphcnf.flows.base import draw_uniform
-from graphcnf.flows.transform import Noise, log_term_dtype
+from graphcnf.flows.base import StandardNormal, draw_uniform
+from graphcnf.flows.transform import Noise, log_term_dtype, masked, take
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.pairs.latents import all_pairs
+from graphcnf.graphs.pairs.latents import all_pairs, dense
 from graphcnf.graphs.path.support import Support
+
+PRIOR = StandardNormal()
+"""Density of the latents, p(z)."""
+
+
+@dataclass
+class Gaussian:
+    """A diagonal normal density q(z|x): mean and logarithm of the standard deviation, (B, D)."""
+
+    mean: Tensor
+    log_scale: Tensor
+
+    @classmethod
+    def of(cls, parameters: Tensor) -> Gaussian:
+        """Return that of the output (B, 2 D) of a network; log-scales lie between -7 and 3."""
+        mean, raw = parameters.to(log_term_dtype(parameters)).chunk(2, -1)
+        return cls(mean, 5 * torch.tanh(raw / 5) - 2)
+
+    def draw(self, noise: Noise | None = None) -> Tensor:
+        """Draw mean + scale * e, with e of the standard normal density, (B, D)."""
+        # The tape holds uniform numbers, as everywhere.
+        u = take(noise, lambda: torch.rand_like(self.mean, dtype=torch.float64))
+        e = torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(self.mean)
+        return self.mean + self.log_scale.exp() * e
+
+    def bound(self, z: Tensor) -> Bound:
+        """Return the terms of the latents in the bound for one draw: log p(z) and log q(z|x)."""
+        zero = torch.zeros_like(z[:, 0])
+        log_q = PRIOR.log_prob((z - self.mean) * (-self.log_scale).exp()) - self.log_scale.sum(-1)
+        return Bound(PRIOR.log_prob(z), zero, log_q, torch.ones_like(zero))
+
+    def expected_bound(self, weight: float = 1.0) -> Bound:
+        """Return the expected terms, -KL(q(z|x) | p(z)), times a weight, for training."""
+        twice = self.mean.square() + (2 * self.log_scale).exp() - 1 - 2 * self.log_scale
+        return Bound.exact(-weight * 0.5 * twice.sum(-1))
+
+
+class GraphEncoder(nn.Module):
+    """Node features by rounds of messages along edges, one weight matrix for each edge category.
+
+    h_i <- h_i + MLP(h_i, sum_k sum_{j in N_k(i)} W_k h_j); the MLP normalises its input.
+
+    Args:
+        node_categories: Number of node categories.
+        bond_categories: Number of edge categories.
+        max_nodes: Nodes know their numbers up to here; None where the order means nothing.
+        width: Channels of a node.
+        layers: Rounds.
+    """
+
+    def __init__(
+        self,
+        node_categories: int,
+        bond_categories: int,
+        max_nodes: int | None,
+        *,
+        width: int,
+        layers: int,
+    ):
+        super().__init__()
+        self.bond_categories = bond_categories
+        self.category = nn.Embedding(node_categories, width)
+        self.position = None if max_nodes is None else nn.Embedding(max_nodes, width)
+        self.messages = nn.ModuleList(
+            nn.Linear(width, bond_categories * width, bias=False) for _ in range(layers)
+        )
+        self.updates = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(2 * width),
+                nn.Linear(2 * width, 2 * width),
+                nn.GELU(),
+                nn.Linear(2 * width, width),
+            )
+            for _ in range(layers)
+        )
+
+    def forward(
+        self, node_types: Tensor, bonds: Tensor, mask: Tensor, known: Tensor | float = 0.0
+    ) -> Tensor:
+        """Return features (B, N, W), 0 where masked; `known` (B, N, W) is added to the nodes'."""
+        h = self.category(node_types) + known
+        if self.position is not None:
+            h = h + self.position.weight[: mask.shape[1]]
+        edges = F.one_hot(bonds, self.bond_categories + 1)[..., 1:].flatten(2).to(h.dtype)
+        for message, update in zip(self.messages, self.updates, strict=True):
+            sent = message(h).unflatten(-1, (self.bond_categories, -1)).flatten(1, 2)
+            h = h + update(torch.cat([h, edges @ sent.to(edges.dtype)], -1))
+        return masked(h, mask)
 
 
 class Penalties(nn.Module):
@@ -63,12 +151,12 @@ class Penalties(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     def forward(self, nodes: Tensor, edges: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Penalties of expected graphs, (B,) each.
+        """Return penalties of expected graphs, (B,) each.
 
         Args:
             nodes: Probabilities of the node categories, (B, N, T); 0 where masked.
-            edges: Probabilities of no edge and of the edge categories, (B, N, N, 1 + K), symmetric;
-                those of the categories are 0 where masked and on the diagonal.
+            edges: Those of the edge categories, (B, N, N, K), symmetric; 0 where masked and on the
+                diagonal.
             mask: (B, N) bool.
 
         Returns:
@@ -76,19 +164,18 @@ class Penalties(nn.Module):
             nodes that a node does not reach, on average; `ends`: edges between node categories that
             never share such an edge.
         """
-        there = edges[..., 1:]
-        excess = (there @ self.weights).sum(2) - (nodes @ self.sums if self.limited else math.inf)
+        excess = (edges @ self.weights).sum(2) - (nodes @ self.sums if self.limited else math.inf)
         # The best path to a node is as good as its weakest edge. Powers of the expected adjacency
         # matrix count paths, and many unlikely ones add up to more than one that is certain.
         eye = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
-        reached, length = torch.where(eye, 1.0, there.sum(-1)), 1
+        reached, length = torch.where(eye, 1.0, edges.sum(-1)), 1
         while length < mask.shape[1] - 1:
             longer = torch.minimum(reached[:, :, :, None], reached[:, None])
             reached, length = longer.amax(2), 2 * length
         real = mask[:, :, None] & mask[:, None, :]
         apart = torch.where(real, 1 - reached, 0).sum((1, 2)) / mask.sum(1)
         unfit = (nodes[:, None] @ self.strange) @ nodes[:, None].transpose(2, 3)
-        unfit = 0.5 * (unfit * there.permute(0, 3, 1, 2)).sum((1, 2, 3))
+        unfit = 0.5 * (unfit * edges.permute(0, 3, 1, 2)).sum((1, 2, 3))
         return {"valence": F.relu(excess).sum(1), "connectivity": apart, "ends": unfit}
 
 
@@ -217,26 +304,25 @@ class RegularizedVAE(GraphModel):
         return Gaussian.of(self.posterior(summed))
 
     def _matrices(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of nodes (B, N, T) and of pairs i > j (B, P, 1 + K)."""
+        """Return log-probabilities of nodes (B, N, T) and of pairs, see `all_pairs`."""
         nodes, pairs = (part.to(log_term_dtype(part)) for part in self.decoder(z, mask))
         return nodes.log_softmax(-1), pairs.log_softmax(-1)
 
     def _likelihood(self, batch: GraphBatch, z: Tensor) -> dict[str, Bound]:
-        """Log p(x|z) of nodes and edges."""
-        (nodes, pairs), mask = self._matrices(z, batch.mask), batch.mask
-        i, j = torch.tril_indices(mask.shape[1], mask.shape[1], -1, device=mask.device)
-        parts = {
-            "nodes": (nodes, batch.node_types, mask),
-            "edges": (pairs, batch.bonds[:, i, j], mask[:, i] & mask[:, j]),
-        }
+        """Return log p(x|z) of nodes and edges."""
+        nodes, pairs = self._matrices(z, batch.mask)
+        index, pair_mask = all_pairs(batch.mask)
+        later, earlier = index[0].T
         bounds = {}
-        for name, (log_p, value, real) in parts.items():
+        for name, log_p, value, real in (
+            ("nodes", nodes, batch.node_types, batch.mask),
+            ("edges", pairs, batch.bonds[:, later, earlier], pair_mask),
+        ):
             own = log_p.gather(-1, value[..., None])[..., 0]
             right = ((log_p.argmax(-1) == value) & real).sum(1) / real.sum(1).clamp(min=1)
             total = torch.where(real, own, 0).sum(1)
             zero = torch.zeros_like(total)
-            correct = torch.where(real.any(1), right, 1.0)
-            bounds[name] = Bound(zero, total, zero, correct)
+            bounds[name] = Bound(zero, total, zero, torch.where(real.any(1), right, 1.0))
         return bounds
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
@@ -254,9 +340,8 @@ class RegularizedVAE(GraphModel):
             return self.bounds(batch)
         posterior, mask = self._posterior(batch), batch.mask
         bounds = self._likelihood(batch, posterior.draw())
-        # Of graphs from the prior.
         nodes, pairs = self._matrices(self.base_sample(mask)["graph"], mask)
-        expected = torch.where(mask[..., None], nodes.exp(), 0), _symmetric(pairs.exp(), mask)
+        expected = masked(nodes.exp(), mask), _edges(pairs.exp(), mask)
         paid: Any = self.multiplier * sum(self.penalties(*expected, mask).values())
         return {"latents": posterior.expected_bound(), **bounds, "penalties": Bound.exact(-paid)}
 
@@ -266,9 +351,8 @@ class RegularizedVAE(GraphModel):
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents (B, D) from the prior."""
-        like = self.read_out
-        shape = (len(mask), self.latent_dim)
-        z = PRIOR.sample(shape, generator=generator, device=mask.device, dtype=like.dtype)
+        shape, dtype = (len(mask), self.latent_dim), self.read_out.dtype
+        z = PRIOR.sample(shape, generator=generator, device=mask.device, dtype=dtype)
         return {"graph": z}
 
     def decode(
@@ -282,17 +366,11 @@ class RegularizedVAE(GraphModel):
                 log_p - (-draw_uniform(log_p.shape, mask=real, **options).log()).log()
                 for log_p, real in ((nodes, mask), (pairs, all_pairs(mask)[1]))
             )
-        chosen = F.one_hot(pairs.argmax(-1), pairs.shape[-1])
-        bonds = _symmetric(chosen, mask).argmax(-1)
+        bonds = dense(pairs.argmax(-1), all_pairs(mask)[0], mask.shape[1])
         return GraphBatch(nodes.argmax(-1), bonds, mask).cleared()
 
 
-def _symmetric(pairs: Tensor, mask: Tensor) -> Tensor:
-    """Matrices (B, N, N, 1 + K) of pairs i > j (B, P, 1 + K); no edges where masked, or to self."""
-    nodes = mask.shape[1]
-    i, j = torch.tril_indices(nodes, nodes, -1, device=mask.device)
-    there = torch.where((mask[:, i] & mask[:, j])[..., None], pairs[..., 1:], 0)
-    full = pairs.new_zeros(len(pairs), nodes, nodes, there.shape[-1])
-    full[:, i, j] = there
-    full = full + full.transpose(1, 2)
-    return torch.cat([1 - full.sum(-1, keepdim=True), full], -1)
+def _edges(pairs: Tensor, mask: Tensor) -> Tensor:
+    """Return matrices (B, N, N, K) of pairs (B, P, 1 + K), without edges where masked."""
+    index, real = all_pairs(mask)
+    return dense(masked(pairs[..., 1:], real), index, mask.shape[1])

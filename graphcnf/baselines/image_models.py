@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphcnf.baselines.images.gan import GAN
-from graphcnf.baselines.images.pixelcnn import PixelCNN
-from graphcnf.baselines.images.vae import VAE
+from graphcnf.baselines.gan import GAN
+from graphcnf.baselines.pixelcnn import PixelCNN
+from graphcnf.baselines.vae import VAE
 from graphcnf.compute.files import expand_user, inside, read_json
 from graphcnf.errors import UserError
 from graphcnf.images import MODELS, ImageFlow, ImageModel
@@ -21,11 +21,7 @@ IMAGE_MODELS: dict[str, type[ImageModel]] = {
 
 
 def image_model_class(architecture: Any) -> type[ImageModel]:
-    """Return the class of models of an architecture.
-
-    Raises:
-        UserError: There is no such architecture.
-    """
+    """Return the class of models of an architecture; raise `UserError` if there is none."""
     if not isinstance(architecture, str) or architecture not in IMAGE_MODELS:
         names = ", ".join(IMAGE_MODELS)
         raise UserError(f"architecture must be one of {names}, got {architecture!r}")
@@ -34,7 +30,7 @@ def image_model_class(architecture: Any) -> type[ImageModel]:
 
 def is_image_model(name: str) -> bool:
     """Return True if the folder, or its `model/`, holds a model of images."""
-    return any(a in IMAGE_MODELS for a in _architectures(name) if isinstance(a, str))
+    return any(isinstance(a, str) and a in IMAGE_MODELS for a in _architectures(name))
 
 
 def load_image_model(name: str, device: str = "cpu") -> ImageModel:

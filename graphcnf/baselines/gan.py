@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from graphcnf.baselines.images.networks import ImageToVector, VectorToImage
-from graphcnf.baselines.images.pixels import scaled, unscaled
+from graphcnf.baselines.pixelcnn import scaled, unscaled
+from graphcnf.baselines.vae import ImageToVector, VectorToImage
 from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_normal
 from graphcnf.images.model import ImageLatents, ImageModel, check_sizes
@@ -40,7 +40,7 @@ class GAN(ImageModel):
         shape: Channels, height and width.
         levels: Number of values of a pixel, at most 256.
         latents: Numbers that the generator maps to an image.
-        width: See `graphcnf.baselines.images.networks.ImageToVector`.
+        width: See `graphcnf.baselines.vae.ImageToVector`.
         penalty: gamma.
         architecture: "gan".
 
@@ -77,24 +77,17 @@ class GAN(ImageModel):
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
         """Return the sum of both players' losses, whose gradient gives each player its own.
 
-        Args:
-            batch: Images (B, C, H, W).
-            beta: Without influence.
-
-        Returns:
-            The loss, and its three parts as pairs (sum over images, number of images).
+        The metrics are its three parts as pairs (sum over images, number of images).
         """
         real = scaled(self.checked(batch), self.levels, self.dtype)
         fake = self.generator(torch.randn(len(real), self.latent_size).to(real))
         penalty = self._gradient_penalty(real)
-        discriminator = F.softplus(-self.discriminator(real)) + F.softplus(
-            self.discriminator(fake.detach())
-        )
+        scores = self.discriminator(real), self.discriminator(fake.detach())
         # The generator's loss gives the discriminator no gradient.
         held = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         generator = F.softplus(-functional_call(self.discriminator, held, (fake,)))
         parts = {
-            "discriminator_loss": discriminator.mean(),
+            "discriminator_loss": (F.softplus(-scores[0]) + F.softplus(scores[1])).mean(),
             "generator_loss": generator.mean(),
             "gradient_penalty": penalty,
         }
@@ -111,9 +104,8 @@ class GAN(ImageModel):
 
     def _sample(self, count, temperature, generator):
         """Draw latents, scaled by the temperature."""
-        z = temperature * draw_normal(
-            (count, self.latent_size), generator=generator, device=self.device, dtype=self.dtype
-        )
+        options = {"generator": generator, "device": self.device, "dtype": self.dtype}
+        z = temperature * draw_normal((count, self.latent_size), **options)
         return self.decode(ImageLatents(z))
 
     @torch.no_grad()

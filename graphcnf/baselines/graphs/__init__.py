@@ -1,1 +1,0 @@
-"""Graph models after other systems: GraphNVP, GraphAF, R-VAE."""

@@ -1,1 +1,0 @@
-"""Other models of images: PixelCNN, a variational autoencoder, an adversarial network."""

@@ -1,0 +1,723 @@
+"""JT-VAE: a tree of clusters first, then how they are put together.
+
+Jin, Barzilay & Jaakkola, *Junction Tree Variational Autoencoder for Molecular Graph Generation*,
+ICML 2018, arXiv 1802.04364. Two latent vectors, of the tree and of the graph. The tree is decoded
+depth-first (is there another child, and which cluster is it), and each cluster is attached by
+scores of all that is possible. Posteriors see the sum of what was decided at each step, with the
+features that the decoder has of it, beside the message that comes to the root of the tree. (In the
+paper they see that message and a pooled message-passing network of the atoms; so written here,
+attachments did not become better by the latents.) No node gets a larger sum of edge weights than
+nodes of its category have in the training data, and graphs are in one piece.
+
+What is bounded is log p(tree, attachments | number of nodes) of the one depth-first code that
+starts at node 0: a lower bound on log p(graph | number of nodes). The paper's model also draws the
+number of nodes. Here it is given: networks know how many nodes are to come, clusters that would add
+more are impossible, and the tree does not end before there are enough. Where a tree cannot go on, a
+sample stays smaller: probabilities of graphs of the given size may sum to a little less than 1.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.baselines.junction_tree import (
+    PartialGraph,
+    TreeCode,
+    Vocabulary,
+    encode,
+    neighbours_of,
+)
+from graphcnf.baselines.rvae import PRIOR, Gaussian, GraphEncoder
+from graphcnf.categorical.flow import Bound
+from graphcnf.flows.base import Generators, draw_uniform
+from graphcnf.flows.transform import Noise, log_term_dtype
+from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.model import GraphModel, graph_model
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.path.support import Support, limit_note
+
+NEVER = 10_000
+"""Nodes that a cluster would add where it cannot be attached; more than any sum of weights."""
+
+TRIES = 20
+"""Labels that are tried where the more probable ones can be attached nowhere."""
+
+FIRST_SPREAD = -3.0
+"""Starts posteriors with standard deviations near exp(-4.7): what the latents say of a molecule is
+not lost in noise before the networks have learnt to read it."""
+
+
+def _long(values, device, *shape: int) -> Tensor:
+    return torch.as_tensor(np.asarray(values, dtype=np.int64).reshape(-1, *shape), device=device)
+
+
+def _sum_by(values: Tensor, owner: Tensor, count: int) -> Tensor:
+    """Return the sums (count, C) of the rows of `values` (M, C) that each owner has."""
+    return values.new_zeros(count, values.shape[-1]).index_add(0, owner, values)
+
+
+class TreeBatch:
+    """Junction trees, one after the other; M clusters in all.
+
+    Args:
+        codes: Codes of some graphs.
+        device: Device of the tensors.
+
+    Attributes:
+        label: Of the clusters, (M,).
+        graph: Graph that each is of, (M,).
+        parent: The parent's place, -1 for the first cluster of a graph, (M,).
+        remaining: Nodes to come before each cluster, (M,).
+        levels: Places of the clusters at each depth, from the first clusters on.
+        siblings: Rows (cluster, an earlier child of its parent), (S, 2).
+        turns: Rows (cluster, its next child or -1 for no other one, nodes to come), (R, 3), but for
+            the first clusters and where no nodes are to come, since the answer is known.
+    """
+
+    def __init__(self, codes: Sequence[TreeCode], device):
+        rows: list[tuple[int, int, int, int]] = []
+        depth, siblings, turns = [], [], []
+        children: dict[int, list[int]] = defaultdict(list)
+        for graph, code in enumerate(codes):
+            first = len(rows)
+            path = [first]
+            each = zip(code.labels, code.parents, code.remaining, strict=True)
+            for place, (label, parent, remaining) in enumerate(each, first):
+                above = first + parent if parent >= 0 else -1
+                if above >= 0:
+                    while path[-1] != above:
+                        turns.append((path.pop(), -1, remaining))
+                    if above > first:
+                        turns.append((above, place, remaining))
+                    siblings += [(place, other) for other in children[above]]
+                    children[above].append(place)
+                    path.append(place)
+                depth.append(len(path) - 1)
+                rows.append((label, graph, above, remaining))
+        levels = [np.flatnonzero(np.array(depth) == d) for d in range(max(depth) + 1)]
+        self.levels = [_long(level, device) for level in levels]
+        self.label, self.graph, self.parent, self.remaining = _long(rows, device, 4).unbind(1)
+        self.siblings, self.turns = _long(siblings, device, 2), _long(turns, device, 3)
+
+
+class Sites:
+    """Attachments to choose from; E choices with O options in all.
+
+    Args:
+        choices: Rows (graph, child, parent, label of the child, options, chosen, attached), see
+            `Choice`.
+        device: Device of the tensors.
+
+    Attributes:
+        graph: Graph of each choice, (E,).
+        child: Place of the cluster to come in a batch of messages, (E,).
+        parent: Label of the cluster that is there, (E,).
+        first: Place of the first option of each choice in `option`, (E,).
+        chosen: Number of the option that was chosen, (E,).
+        shared: Rows (choice, node of that cluster, label and node of what shares it), (S, 4).
+        option: Rows (choice, two nodes of the parent, label and two nodes of the child), (O, 6);
+            where one node is shared it stands there twice.
+    """
+
+    def __init__(self, choices: Sequence[tuple], device):
+        rows, shared = [], []
+        option: list[tuple[int, ...]] = []
+        for number, (graph, child, parent, label, options, chosen, attached) in enumerate(choices):
+            rows.append((graph, child, parent, len(option), chosen))
+            shared += [(number, v, *other) for v, other in attached]
+            option += [(number, a[0], a[-1], label, b[0], b[-1]) for a, b in options]
+        columns = _long(rows, device, 5).unbind(1)
+        self.graph, self.child, self.parent, self.first, self.chosen = columns
+        self.shared, self.option = _long(shared, device, 4), _long(option, device, 6)
+
+
+class Tables(nn.Module):
+    """The vocabulary as tensors.
+
+    Attributes:
+        size: Nodes of each cluster, (V,).
+        node: Number of each node of a cluster among all nodes of all clusters, the same for
+            equivalent ones, (V, A); 0 where there is none.
+        bonds: 1 + category of the edges, (V, A, A).
+        adds: Least number of nodes that cluster j adds when attached to cluster i, (V, V).
+    """
+
+    size: Tensor
+    node: Tensor
+    bonds: Tensor
+    adds: Tensor
+
+    def __init__(self, vocabulary: Vocabulary, node_categories: int):
+        super().__init__()
+        clusters, largest = vocabulary.clusters, vocabulary.largest_sums
+        size = np.array([len(c.types) for c in clusters])
+        starts = size.cumsum() - size
+        self.nodes = int(size.sum())
+        node = np.zeros((len(clusters), size.max()), dtype=np.int64)
+        bonds = np.zeros((len(clusters), size.max(), size.max()), dtype=np.int64)
+        # What a node of a category can still take, and needs at least, in each cluster.
+        takes = np.full((len(clusters), node_categories), -1)
+        needs = np.full((len(clusters), node_categories), NEVER)
+        ends: dict[tuple[int, int, int], int] = {}
+        edges = []
+        for k, cluster in enumerate(clusters):
+            for v, t in enumerate(cluster.types):
+                node[k, v] = starts[k] + cluster.representative((v,))[0]
+                takes[k, t] = max(takes[k, t], largest[t] - cluster.sums[v])
+                needs[k, t] = min(needs[k, t], cluster.sums[v])
+            for (i, j), category in cluster.edges.items():
+                bonds[k, i, j] = category + 1
+                if size[k] > 2:
+                    end = cluster.types[i], category, cluster.types[j]
+                    edges.append((k, ends.setdefault(end, len(ends))))
+        has = np.zeros((len(clusters), len(ends)), dtype=np.float32)
+        has[tuple(np.array(edges, dtype=np.int64).reshape(-1, 2).T)] = 1
+        by_node = (needs[None] <= takes[:, None]).any(-1)
+        by_node &= (size[:, None] > 1) | (size[None] > 1)
+        adds = np.where(has @ has.T > 0, size - 2, np.where(by_node, size - 1, NEVER))
+        for name, table in (("size", size), ("node", node), ("bonds", bonds), ("adds", adds)):
+            self.register_buffer(name, torch.from_numpy(table), persistent=False)
+
+
+class TreeGRU(nn.Module):
+    """Gated messages along the edges of a tree.
+
+    With x of the cluster that sends, and h_k the messages that came to it from elsewhere:
+    s = sum_k h_k, g = sum_k sigmoid(W_r x + U_r h_k) h_k, z = sigmoid(W_z (x, s)),
+    m = (1 - z) s + z tanh(W (x, g)). Jin et al. 2018, eqs. 4 to 8.
+
+    Args:
+        width: Channels of a cluster and of a message.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.update = nn.Linear(2 * width, width)
+        self.content = nn.Linear(2 * width, width)
+        self.reset_x = nn.Linear(width, width)
+        self.reset_h = nn.Linear(width, width, bias=False)
+
+    def gated(self, x: Tensor, message: Tensor) -> Tensor:
+        """Return the part (M, C) of a message that passes the receiver's reset gate."""
+        gate = torch.sigmoid(self.reset_x(x) + self.reset_h(message))
+        return (gate * message).to(message.dtype)
+
+    def combined(self, x: Tensor, total: Tensor, gated: Tensor) -> Tensor:
+        """Return the message that a cluster sends, given the sums of what it hears, (M, C)."""
+        z = torch.sigmoid(self.update(torch.cat([x, total], -1)))
+        new = torch.tanh(self.content(torch.cat([x, gated], -1)))
+        return ((1 - z) * total + z * new).to(total.dtype)
+
+    def upward(self, x: Tensor, trees: TreeBatch) -> Tensor:
+        """Return messages of all clusters (M, C) to their parents, leaves first."""
+        up, total, gated = (torch.zeros_like(x) for _ in range(3))
+        for level in reversed(trees.levels):
+            message = self.combined(x[level], total[level], gated[level])
+            up = up.index_copy(0, level, message)
+            if level is not trees.levels[0]:
+                parent = trees.parent[level]
+                total = total.index_add(0, parent, message)
+                gated = gated.index_add(0, parent, self.gated(x[parent], message))
+        return up
+
+    def downward(self, x: Tensor, up: Tensor, trees: TreeBatch) -> Tensor:
+        """Return messages (M, C) to all clusters from their parents, 0 to the first ones.
+
+        A parent tells what it has heard from its own parent and from earlier children.
+        """
+        down = torch.zeros_like(x)
+        child, earlier = trees.siblings.unbind(1)
+        total = _sum_by(up[earlier], child, len(x))
+        gated = _sum_by(self.gated(x[trees.parent[child]], up[earlier]), child, len(x))
+        for level in trees.levels[1:]:
+            parent = trees.parent[level]
+            here, above = x[parent], down[parent]
+            heard = above + total[level], self.gated(here, above) + gated[level]
+            down = down.index_copy(0, level, self.combined(here, *heard))
+        return down
+
+
+class TreeNetwork(nn.Module):
+    """Network of the decisions of a tree: another child or none, and the cluster of a child.
+
+    Args:
+        clusters: Size of the vocabulary.
+        latent_dim: Channels of the tree's latents.
+        max_nodes: Largest number of nodes.
+        width: Channels of a cluster.
+    """
+
+    def __init__(self, clusters: int, latent_dim: int, max_nodes: int, width: int):
+        super().__init__()
+        self.label = nn.Embedding(clusters, width)
+        self.messages = TreeGRU(width)
+        self.remaining = nn.Embedding(max_nodes + 1, 2 * width)
+        nn.init.normal_(self.remaining.weight, std=0.1)
+        self.of_latents = nn.Linear(latent_dim, 4 * width)
+        self.of_turn = nn.Linear(2 * width, width)
+        self.of_label = nn.Linear(width, width)
+        self.turn = nn.Linear(width, 1)
+        self.labels = nn.Linear(width, clusters)
+
+    def _given(self, h: Tensor, z: Tensor, remaining: Tensor, part: int) -> Tensor:
+        """Return features scaled and shifted by the latents and the nodes to come."""
+        scale, shift = self.of_latents(z).chunk(2, -1)[part].chunk(2, -1)
+        return F.relu((1 + scale) * h + shift + self.remaining(remaining).chunk(2, -1)[part])
+
+    def more(self, x: Tensor, heard: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
+        """Return the logit of another child, (R,), of clusters that have heard a sum (R, C)."""
+        h = self.of_turn(torch.cat([x, heard], -1))
+        return self.turn(self._given(h, z, remaining, 0))[..., 0]
+
+    def which(self, down: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
+        """Return the logits of the labels of clusters that a message (M, C) goes to, (M, V)."""
+        return self.labels(self._given(self.of_label(down), z, remaining, 1))
+
+
+class Attachments(nn.Module):
+    """Scores of the ways to attach a cluster to another, and what the latents are told of them.
+
+    Messages run along the edges of the cluster that is there, whose nodes know what shares them,
+    the new cluster with each option. Features of an option have a part of their own in its score,
+    and one that is multiplied with the latents; the posterior of these sees the sum of the features
+    of all that was chosen, so that the product asks: was this one among them? (The paper multiplies
+    features of a candidate's atoms with the latents; it scores all neighbours of a cluster in one
+    arrangement, here they come one by one.)
+
+    Args:
+        nodes: Nodes of all clusters.
+        bond_categories: Number of edge categories.
+        latent_dim: Channels of the graph's latents.
+        node_width: Channels of a node.
+        width: Channels of an option and of the messages of the tree.
+        layers: Rounds of messages.
+    """
+
+    def __init__(
+        self, nodes: int, bond_categories: int, latent_dim: int, node_width: int, width: int,
+        layers: int,
+    ):  # fmt: skip
+        super().__init__()
+        self.encoder = GraphEncoder(nodes, bond_categories, None, width=node_width, layers=layers)
+        self.shared = nn.Embedding(nodes, node_width)
+        self.child = nn.Embedding(nodes, node_width)
+        self.option = nn.Sequential(nn.LayerNorm(2 * node_width), nn.Linear(2 * node_width, width))
+        self.of_message = nn.Linear(width, width)
+        self.score = nn.Linear(width, 1, bias=False)
+        self.key = nn.Linear(width, width)
+        self.query = nn.Linear(latent_dim, width)
+        self.value = nn.Linear(width, width)
+
+    def features(self, tables: Tables, sites: Sites, down: Tensor) -> Tensor:
+        """Return features of all options (O, C), given messages (M, C) to the new clusters."""
+        choice, a, b, label, c, d = sites.option.unbind(1)
+        count, size = len(sites.parent), int(tables.size[sites.parent].amax()) if len(choice) else 1
+        owner, node, other, part = sites.shared.unbind(1)
+        shared = self.shared(tables.node[other, part])
+        known = _sum_by(shared, owner * size + node, count * size).unflatten(0, (count, size))
+        there = sites.parent[choice]
+        nodes = tables.node[there, :size]
+        mask = torch.arange(size, device=nodes.device) < tables.size[there][:, None]
+        number = torch.arange(len(choice), device=nodes.device)
+        known = known[choice].flatten(0, 1)
+        for v, w in ((a, c), (b, d)):
+            known = known.index_add(0, number * size + v, self.child(tables.node[label, w]))
+        bonds = tables.bonds[there, :size, :size]
+        h = self.encoder(nodes, bonds, mask, known.unflatten(0, nodes.shape))
+        pooled = h.sum(1) / tables.size[there][:, None].sqrt()
+        both = torch.cat([pooled, h[number, a] + h[number, b]], -1)
+        return F.gelu(self.option(both) + self.of_message(down[sites.child])[choice])
+
+    def log_probs(self, features: Tensor, sites: Sites, z: Tensor) -> Tensor:
+        """Return log-probabilities (E, most options), -inf beyond, given latents (E, D)."""
+        choice = sites.option[:, 0]
+        match = (self.key(features) * self.query(z)[choice]).mean(-1)
+        score = self.score(features)[..., 0] + match * features.shape[-1] ** 0.5
+        column = torch.arange(len(choice), device=choice.device) - sites.first[choice]
+        most = int(column.amax()) + 1 if len(column) else 1
+        table = score.new_full((len(z), most), -torch.inf, dtype=log_term_dtype(score))
+        table[choice, column] = score.to(table.dtype)
+        return table.log_softmax(1)
+
+
+class TreeDecoder:
+    """State of the depth-first decoding of B graphs.
+
+    Args:
+        model: The model.
+        sizes: Numbers of nodes.
+        z_tree: Latents of the trees, (B, D).
+        z_graph: Latents of the graphs, (B, D).
+        generator: Of the draws.
+        sample: True where steps are drawn; the most probable ones are taken otherwise.
+    """
+
+    def __init__(
+        self, model: JunctionTreeVAE, sizes: list[int], z_tree: Tensor, z_graph: Tensor,
+        generator: Generators, sample: bool,
+    ):  # fmt: skip
+        self.model, self.generator, self.sample = model, generator, sample
+        self.z_tree, self.z_graph = z_tree, z_graph
+        self.graphs = [PartialGraph(model.vocabulary, size) for size in sizes]
+        # A tree of edges alone has fewer clusters than nodes, and single nodes between them.
+        shape = (len(sizes), 2 * max(sizes) + 1, model.label.weight.shape[1])
+        self.x, self.down, self.up, self.up_gated = (z_tree.new_zeros(shape) for _ in range(4))
+        self.current = [-1] * len(sizes)
+        self.uniforms = z_tree.new_empty(0)
+
+    def run(self) -> list[PartialGraph]:
+        """Return the decoded graphs."""
+        rows = list(range(len(self.graphs)))
+        self._draw()
+        for b, label in enumerate(self._label_logits(rows, self.down[:, 0]).argmax(1).tolist()):
+            self.graphs[b].add(label)
+        self._enter(rows)
+        while rows:
+            self._draw()
+            rows = self._step(rows)
+        return self.graphs
+
+    def _draw(self) -> None:
+        """Draw the uniform numbers of a step: every graph has its own, whatever the others do."""
+        if self.sample:
+            self.uniforms = draw_uniform(
+                (len(self.graphs), len(self.model.vocabulary) + 2),
+                generator=self.generator, device=self.z_tree.device, dtype=torch.float64,
+            )  # fmt: skip
+
+    def _label_logits(self, rows: list[int], down: Tensor) -> Tensor:
+        """Return logits whose largest is a draw, those below it draws without replacement."""
+        labels = [[*self.graphs[b].labels, -1][self.current[b]] for b in rows]
+        left = _long([self.graphs[b].remaining for b in rows], down.device)
+        logits = self.model.label_logits(down, self.z_tree[rows], left, _long(labels, down.device))
+        if not self.sample:
+            return logits
+        u = self.uniforms[rows, : logits.shape[1]].clamp(1e-12, 1 - 1e-12)
+        return logits - (-u.log()).log()
+
+    def _enter(self, rows: list[int]) -> None:
+        """Go to the clusters that were just added."""
+        for b in rows:
+            self.current[b] = len(self.graphs[b].labels) - 1
+        labels = _long([self.graphs[b].labels[-1] for b in rows], self.x.device)
+        self.x[rows, [self.current[b] for b in rows]] = self.model.tree.label(labels)
+
+    def _step(self, rows: list[int]) -> list[int]:
+        """Add a child or close the cluster in each graph; return those that go on."""
+        tree, here = self.model.tree, [self.current[b] for b in rows]
+        left = _long([self.graphs[b].remaining for b in rows], self.x.device)
+        x, down, up = (state[rows, here] for state in (self.x, self.down, self.up))
+        logit = tree.more(x, down + up, self.z_tree[rows], left)
+        wanted = self.uniforms[rows, -1] < logit.sigmoid() if self.sample else logit > 0
+        growing = []
+        for row, (b, k, want) in enumerate(zip(rows, here, wanted.tolist(), strict=True)):
+            graph = self.graphs[b]
+            # The first cluster ends the tree, and not before there are enough nodes; no cluster is
+            # left where nothing could be attached to those above it.
+            more = want or k == 0 or not graph.open(graph.parents[k])
+            if more and graph.remaining > 0 and len(graph.labels) <= 2 * graph.size:
+                growing.append(row)
+        gated = tree.messages.gated(x, down) + self.up_gated[rows, here]
+        message = tree.messages.combined(x[growing], (down + up)[growing], gated[growing])
+        grown = self._grow([rows[row] for row in growing], message)
+        closing = [row for row, b in enumerate(rows) if b not in grown and here[row] > 0]
+        gated = self.up_gated[rows, here]
+        message = tree.messages.combined(x[closing], up[closing], gated[closing])
+        closed = [rows[row] for row in closing]
+        for b in closed:
+            self.current[b] = self.graphs[b].parents[self.current[b]]
+        parents = [self.current[b] for b in closed]
+        self.up[closed, parents] += message
+        self.up_gated[closed, parents] += tree.messages.gated(self.x[closed, parents], message)
+        return [b for row, b in enumerate(rows) if b in grown or here[row] > 0]
+
+    def _grow(self, rows: list[int], down: Tensor) -> set[int]:
+        """Give the current cluster of some graphs a child; return the graphs where one fits."""
+        logits = self._label_logits(rows, down)
+        values, labels = logits.topk(min(TRIES, logits.shape[1]), dim=1)
+        choices = []
+        for row, b in enumerate(rows):
+            graph, parent = self.graphs[b], self.current[b]
+            for label in labels[row, values[row] > -torch.inf].tolist():
+                options = graph.attachments(parent, label)
+                options = [one for one in options if graph.leads_on(parent, label, *one)]
+                if options:
+                    attached = graph.attached[parent]
+                    choices.append((b, row, graph.labels[parent], label, options, 0, attached))
+                    break
+        several = [choice for choice in choices if len(choice[4]) > 1]
+        chosen = dict(zip((b for b, *_ in several), self._choose(several, down), strict=True))
+        for b, _, _, label, options, *_ in choices:
+            self.graphs[b].add(label, self.current[b], *options[chosen.get(b, 0)])
+        grown = [b for b, *_ in choices]
+        self._enter(grown)
+        self.down[grown, [self.current[b] for b in grown]] = down[[row for _, row, *_ in choices]]
+        return set(grown)
+
+    def _choose(self, choices: list[tuple], down: Tensor) -> list[int]:
+        """Return the number of the option that each choice takes."""
+        sites = Sites(choices, down.device)
+        attachments = self.model.attachments
+        features = attachments.features(self.model.tables, sites, down)
+        log_p = attachments.log_probs(features, sites, self.z_graph[sites.graph])
+        if not self.sample:
+            return log_p.argmax(1).tolist()
+        below = log_p.double().exp().cumsum(1)
+        u = self.uniforms[sites.graph, -2][:, None] * below[:, -1:]
+        taken = torch.searchsorted(below, u, right=True)[:, 0]
+        return taken.minimum((log_p > -torch.inf).sum(1) - 1).tolist()
+
+
+class Reading(NamedTuple):
+    """A batch of graphs as the networks see it, without latents.
+
+    Attributes:
+        trees: The junction trees, M clusters in all.
+        x: Embedded labels, (M, C).
+        up: Messages of the clusters to their parents, (M, C).
+        down: Messages to the clusters from their parents, (M, C).
+        sites: The attachments with several options.
+        features: Of the options, (O, C).
+    """
+
+    trees: TreeBatch
+    x: Tensor
+    up: Tensor
+    down: Tensor
+    sites: Sites
+    features: Tensor
+
+
+@graph_model("jtvae")
+class JunctionTreeVAE(GraphModel):
+    """Variational autoencoder of graphs by way of their junction trees.
+
+    Args:
+        node_categories: Number of node categories.
+        bond_categories: Number of edge categories.
+        max_nodes: Largest number of nodes.
+        edge_weights: Weight of each edge category (bond orders).
+        clusters: The rows of the `Vocabulary`.
+        largest_sums: Largest sum of edge weights of each node category; None for no limit.
+        tree_dim: Channels of the latents of the tree.
+        graph_dim: Channels of the latents of the graph.
+        width: Channels of clusters and messages.
+        node_width: Channels of nodes.
+        layers: Rounds of messages along edges.
+        kl_free: Training molecules before the divergence from the prior counts.
+        kl_weight: Weight of the divergence from then on. A large one leaves the latents empty.
+    """
+
+    measured = ("edge_weights", "clusters", "largest_sums")
+    rules = {"largest_sums": None}
+    unknown = "in several pieces, or a ring or branch that the training data do not have"
+
+    seen: Tensor
+
+    def __init__(
+        self,
+        *,
+        node_categories: int,
+        bond_categories: int,
+        max_nodes: int,
+        edge_weights: list[int],
+        clusters: list[list[list[int]]],
+        largest_sums: list[int] | None = None,
+        tree_dim: int = 28,
+        graph_dim: int = 28,
+        width: int = 160,
+        node_width: int = 64,
+        layers: int = 3,
+        kl_free: int = 50_000,
+        kl_weight: float = 0.005,
+    ):
+        super().__init__()
+        self.dims = {"tree": tree_dim, "graph": graph_dim}
+        self.kl_free, self.kl_weight = kl_free, kl_weight
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        sums = [NEVER] * node_categories if largest_sums is None else largest_sums
+        self.vocabulary = Vocabulary(clusters, edge_weights, sums)
+        self.tables = Tables(self.vocabulary, node_categories)
+        self.label = nn.Embedding(len(clusters), width)
+        self.messages = TreeGRU(width)
+        # The posterior of the tree also sees a sum over its clusters and what they hear.
+        self.cluster = nn.Embedding(len(clusters), width)
+        self.heard = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.tree_posterior = _posterior(2 * width, tree_dim)
+        self.graph_posterior = _posterior(width, graph_dim)
+        self.tree = TreeNetwork(len(clusters), tree_dim, max_nodes, width)
+        self.attachments = Attachments(
+            self.tables.nodes, bond_categories, graph_dim, node_width, width, layers
+        )
+
+    @staticmethod
+    def measure(graphs: PackedGraphs, *, support: bool = True, **options) -> dict:
+        """Return the clusters and the largest sums of a set of graphs; see `Support.limits`."""
+        limits = Support.limits(graphs, **options)
+        weights, sums = limits["edge_weights"], limits["largest_sums"]
+        assert weights is not None and sums is not None
+        limits |= {} if support else {"largest_sums": None}
+        return {**limits, "clusters": Vocabulary.measure(graphs, weights, sums)}
+
+    def notes(self, rules: bool) -> list[str]:
+        """Return a footnote on the limit on sums of edge weights."""
+        return [limit_note(rules)]
+
+    def _codes(self, batch: GraphBatch) -> list[TreeCode | None]:
+        return [encode(self.vocabulary, *graph) for graph in neighbours_of(batch)]
+
+    def knows(self, batch: GraphBatch) -> Tensor:
+        """Return True where all clusters of a graph are in the vocabulary, (B,) bool."""
+        known = [code is not None for code in self._codes(batch)]
+        return torch.tensor(known, dtype=torch.bool, device=batch.mask.device)
+
+    def _read(self, batch: GraphBatch) -> Reading:
+        codes = self._codes(batch)
+        known = [code for code in codes if code is not None]
+        if len(known) < len(codes):
+            raise ValueError(f"graph {codes.index(None)} is {self.unknown}")
+        trees = TreeBatch(known, batch.mask.device)
+        x, gru = self.tree.label(trees.label), self.tree.messages
+        up = gru.upward(x, trees)
+        down = gru.downward(x, up, trees)
+        rows, first = [], 0
+        for graph, code in enumerate(known):
+            for child, choice in enumerate(code.choices, 1):
+                if len(choice.options) > 1:
+                    above = code.labels[code.parents[child]]
+                    rows.append((graph, first + child, above, code.labels[child], *choice))
+            first += len(code.labels)
+        sites = Sites(rows, x.device)
+        features = self.attachments.features(self.tables, sites, down)
+        return Reading(trees, x, up, down, sites, features)
+
+    def _posteriors(self, reading: Reading) -> dict[str, Gaussian]:
+        trees, sites = reading.trees, reading.sites
+        count = len(trees.levels[0])
+        roots = self.messages.upward(self.label(trees.label), trees)[trees.levels[0]]
+        h = F.gelu(self.cluster(trees.label) + self.heard(reading.down))
+        clusters = _sum_by(self.value(h), trees.graph, count)
+        taken = self.attachments.value(reading.features[sites.first + sites.chosen])
+        chosen = _sum_by(taken, sites.graph, count)
+        return {
+            "tree": Gaussian.of(self.tree_posterior(torch.cat([roots, clusters], -1))),
+            "graph": Gaussian.of(self.graph_posterior(chosen)),
+        }
+
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """One draw of the bound: the latents, and log p(x|z) in three parts.
+
+        Raises:
+            ValueError: A graph is not known.
+        """
+        reading = self._read(batch)
+        posteriors = self._posteriors(reading)
+        z = {name: posterior.draw(noise) for name, posterior in posteriors.items()}
+        latents = {name: posterior.bound(z[name]) for name, posterior in posteriors.items()}
+        return {**latents, **self._likelihood(reading, **z)}
+
+    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
+        """Return the training objective: the bound with a smaller weight on the divergence.
+
+        Out of training the bound itself; training metrics named `bits` hold the weight, too.
+        """
+        if not self.training:
+            return self.bounds(batch)
+        weight = 0.0 if self.seen < self.kl_free else self.kl_weight
+        self.seen += len(batch)
+        reading = self._read(batch)
+        posteriors = self._posteriors(reading)
+        z = {name: posterior.draw() for name, posterior in posteriors.items()}
+        latents = {name: own.expected_bound(weight) for name, own in posteriors.items()}
+        return {**latents, **self._likelihood(reading, **z)}
+
+    def _likelihood(self, reading: Reading, tree: Tensor, graph: Tensor) -> dict[str, Bound]:
+        """Return log p(x|z) of turns, labels and attachments, given latents of both."""
+        trees, sites, up = reading.trees, reading.sites, reading.up
+        count = len(trees.levels[0])
+        child, earlier = trees.siblings.unbind(1)
+        below = (trees.parent >= 0).nonzero()[:, 0]
+        cluster, following, left = trees.turns.unbind(1)
+        more, owner = following >= 0, trees.graph[cluster]
+        # Before its next child a cluster has heard the earlier ones, in the end all of them.
+        before = _sum_by(up[earlier], child, len(up))[following]
+        after = _sum_by(up[below], trees.parent[below], len(up))[cluster]
+        heard = reading.down[cluster] + torch.where(more[:, None], before, after)
+        logit = self.tree.more(reading.x[cluster], heard, tree[owner], left)
+        logit = logit.to(log_term_dtype(logit))
+        log_p = F.logsigmoid(torch.where(more, logit, -logit))
+        turns = _summed(log_p, (logit > 0) == more, owner, count)
+
+        above = torch.where(trees.parent >= 0, trees.label[trees.parent], -1)
+        logits = self.label_logits(reading.down, tree[trees.graph], trees.remaining, above)
+        own = logits.log_softmax(-1).gather(1, trees.label[:, None])[:, 0]
+        labels = _summed(own, logits.argmax(-1) == trees.label, trees.graph, count)
+
+        table = self.attachments.log_probs(reading.features, sites, graph[sites.graph])
+        own = table.gather(1, sites.chosen[:, None])[:, 0]
+        attachments = _summed(own, own >= table.amax(1), sites.graph, count)
+        return {"turns": turns, "labels": labels, "attachments": attachments}
+
+    def label_logits(self, down: Tensor, z: Tensor, remaining: Tensor, parent: Tensor) -> Tensor:
+        """Return logits of labels, -inf where a cluster adds too much or nowhere fits its parent.
+
+        Args:
+            down: Messages to the clusters, (M, C).
+            z: Latents of the tree, (M, D).
+            remaining: Nodes to come, (M,).
+            parent: Label of the parent, -1 for a first cluster, (M,).
+        """
+        logits = self.tree.which(down, z, remaining)
+        adds = torch.where((parent >= 0)[:, None], self.tables.adds[parent], self.tables.size)
+        return logits.to(log_term_dtype(logits)).masked_fill(adds > remaining[:, None], -torch.inf)
+
+    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Return means of q(z|x) of the tree and of the graph, (B, D) each; raises as `bounds`."""
+        posteriors = self._posteriors(self._read(batch))
+        return {name: posterior.mean for name, posterior in posteriors.items()}
+
+    def base_sample(self, mask: Tensor, generator=None) -> Latents:
+        """Draw latents from the prior."""
+        like = self.label.weight
+        options = {"generator": generator, "device": mask.device, "dtype": like.dtype}
+        return {k: PRIOR.sample((len(mask), dim), **options) for k, dim in self.dims.items()}
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
+    ) -> GraphBatch:
+        """Return graphs of the most probable steps, or of draws; `temperature` scales latents.
+
+        Nodes are numbered as they come, not as the graph that was encoded.
+        """
+        z_tree, z_graph = (temperature * latents[name] for name in self.dims)
+        sizes = mask.sum(1).tolist()
+        graphs = TreeDecoder(self, sizes, z_tree, z_graph, generator, sample).run()
+        rows = [(g.types, list(g.edges), list(g.edges.values())) for g in graphs]
+        batch = GraphBatch.collate(PackedGraphs.from_lists(rows))
+        pad = mask.shape[1] - batch.mask.shape[1]
+        parts = F.pad(batch.node_types, (0, pad)), F.pad(batch.bonds, (0, pad, 0, pad))
+        return GraphBatch(*parts, F.pad(batch.mask, (0, pad))).to(mask.device)
+
+
+def _posterior(width: int, dim: int) -> nn.Sequential:
+    """Return a network of mean and logarithm of the standard deviation of `dim` latents."""
+    network = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * dim))
+    nn.init.constant_(network[-1].get_parameter("bias")[dim:], FIRST_SPREAD)
+    return network
+
+
+def _summed(log_p: Tensor, right: Tensor, graph: Tensor, count: int) -> Bound:
+    """Return the bound of what belongs to `count` graphs, with the share that is right."""
+    both = torch.stack([log_p, right.to(log_p), torch.ones_like(log_p)], 1)
+    total, correct, number = _sum_by(both, graph, count).unbind(1)
+    zero = torch.zeros_like(total)
+    return Bound(zero, total, zero, torch.where(number > 0, correct / number.clamp(min=1), 1.0))

@@ -1,0 +1,518 @@
+"""Junction trees of graphs: clusters, the ways to attach them, and codes of graphs.
+
+A cluster is an edge outside of rings, a ring, rings that share more than two nodes as one, or a
+single node in which three clusters or more meet. Jin, Barzilay & Jaakkola, *Junction Tree
+Variational Autoencoder for Molecular Graph Generation*, ICML 2018, arXiv 1802.04364, section 2.1
+and appendix A. Rings whose clusters would not form a tree (three that share edges pairwise around a
+node) are one cluster here, so that every connected graph has its tree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from functools import cached_property
+from itertools import islice
+from typing import NamedTuple
+
+import networkx as nx
+import numpy as np
+
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.symmetry import SAME, typed_graph
+
+MOST_SYMMETRIES = 10_000
+"""A cluster with more is no ring of a molecule (a complete graph of 8 nodes has 40,320)."""
+
+CHUNK = 1000
+"""Graphs that are unpacked at once."""
+
+MOST_CACHED = 200_000
+"""Lists of attachments in the cache."""
+
+Neighbours = list[dict[int, int]]
+"""Category of the edge to each neighbour, for every node."""
+
+Site = tuple[int, ...]
+"""Nodes that a cluster shares with another: one, or both ends of an edge."""
+
+
+def neighbours_of(batch: GraphBatch) -> list[tuple[list[int], Neighbours]]:
+    """Return node categories and edges of each graph, neighbours in ascending order.
+
+    The order decides between rings of the same size, for a vocabulary and for a code alike.
+    """
+    sizes, types = batch.sizes.tolist(), batch.node_types.tolist()
+    graphs: list[Neighbours] = [[{} for _ in range(n)] for n in sizes]
+    g, i, j = (batch.bonds > 0).nonzero(as_tuple=True)
+    categories = batch.bonds[g, i, j].tolist()
+    for graph, v, w, category in zip(g.tolist(), i.tolist(), j.tolist(), categories, strict=True):
+        graphs[graph][v][w] = category - 1
+    return [(types[k][:n], graphs[k]) for k, n in enumerate(sizes)]
+
+
+def rings(neighbours: Neighbours) -> list[set[int]]:
+    """Return the nodes of the rings of a cycle basis of a connected graph, short ones."""
+    edges = [(v, w) for v, around in enumerate(neighbours) for w in around if v < w]
+    covered: set[tuple[int, int]] = set()
+    found = []
+    for v, w in edges:
+        ring = [] if (v, w) in covered else _shortest_ring(neighbours, v, w)
+        if ring:
+            found.append(set(ring))
+            covered |= {(min(e), max(e)) for e in zip(ring, ring[1:] + ring[:1], strict=True)}
+    if len(found) < len(edges) - len(neighbours) + 1:
+        # Of several such bases, the choice is that of the graph without its branches.
+        core = nx.k_core(nx.Graph(edges), 2)
+        graph = nx.Graph(edge for edge in edges if core.has_edge(*edge))
+        return [set(ring) for ring in nx.minimum_cycle_basis(graph)]
+    return found
+
+
+def _shortest_ring(neighbours: Neighbours, v: int, w: int) -> list[int]:
+    """Return the nodes of a shortest ring through an edge, in order; none for a bridge."""
+    before, queue = {v: v}, deque([v])
+    while queue and w not in before:
+        here = queue.popleft()
+        for there in neighbours[here]:
+            if there not in before and (here, there) != (v, w):
+                before[there] = here
+                queue.append(there)
+    ring = [w] if w in before else []
+    while ring and ring[-1] != v:
+        ring.append(before[ring[-1]])
+    return ring
+
+
+def junction_tree(neighbours: Neighbours) -> tuple[list[Site], list[int]] | None:
+    """Return clusters, depth-first from that of node 0, and the number of each one's parent.
+
+    A cluster is its nodes in ascending order; the first has the parent -1. None where the graph is
+    in several pieces.
+    """
+    if len(neighbours) == 1:
+        return [(0,)], [-1]
+    cycles = _merged(rings(neighbours))
+    while True:
+        sets, tree = _spanning_tree(neighbours, cycles)
+        joined = _not_a_tree(neighbours, sets, tree)
+        if not joined:
+            break
+        cycles = _merged([*(ring for ring in cycles if not ring <= joined), joined])
+    clusters = [tuple(sorted(cluster)) for cluster in sets]
+    order: list[int] = []
+    parents, stack = [], [(clusters.index(min(clusters)), -1)] if clusters else []
+    while stack:
+        cluster, parent = stack.pop()
+        children = [child for child in tree[cluster] if child not in order]
+        children.sort(key=clusters.__getitem__, reverse=True)
+        stack += [(child, len(order)) for child in children]
+        order.append(cluster)
+        parents.append(parent)
+    if len(order) != len(clusters) or len(set().union(*clusters)) != len(neighbours):
+        return None
+    return [clusters[c] for c in order], parents
+
+
+def _merged(cycles: list[set[int]]) -> list[set[int]]:
+    """Return the same with rings that share more than two nodes as one."""
+    done: list[set[int]] = []
+    for ring in cycles:
+        while joined := [other for other in done if len(other & ring) > 2]:
+            done = [other for other in done if other not in joined]
+            ring = ring.union(*joined)
+        done.append(ring)
+    return done
+
+
+def _spanning_tree(neighbours: Neighbours, cycles: list[set[int]]) -> tuple[list[set], nx.Graph]:
+    """Return all clusters, and a spanning tree of largest overlaps."""
+    inside = [[k for k, ring in enumerate(cycles) if v in ring] for v in range(len(neighbours))]
+    clusters = list(cycles)
+    for v, around in enumerate(neighbours):
+        for w in around:
+            if v < w and not any(w in cycles[k] for k in inside[v] if k < len(cycles)):
+                inside[v].append(len(clusters))
+                inside[w].append(len(clusters))
+                clusters.append({v, w})
+    links = nx.Graph()
+    links.add_nodes_from(range(len(clusters)))
+    for v, own in enumerate(inside):
+        edges = sum(k >= len(cycles) for k in own)
+        if edges > 2 or (edges == 2 and len(own) > 2):
+            links.add_edges_from(((k, len(clusters)) for k in own), weight=100)
+            clusters.append({v})
+        else:
+            pairs = [(a, b) for a in own for b in own if a < b]
+            links.add_weighted_edges_from((*p, len(clusters[p[0]] & clusters[p[1]])) for p in pairs)
+    return clusters, nx.maximum_spanning_tree(links)
+
+
+def _not_a_tree(neighbours: Neighbours, clusters: list[set], tree: nx.Graph) -> set[int]:
+    """Return nodes of rings that must be one cluster; none where it is a junction tree."""
+    count = Counter(v for cluster in clusters for v in cluster)
+    for a, b in tree.edges:
+        shared = clusters[a] & clusters[b]
+        count.subtract(shared)
+        if len(shared) == 2:
+            v, w = shared
+            if w not in neighbours[v]:
+                return clusters[a] | clusters[b]
+    for v, left in count.items():
+        if left != 1:
+            return set().union(*(c for c in clusters if v in c and len(c) > 2))
+    return set()
+
+
+class Cluster:
+    """A graph of the vocabulary.
+
+    Attributes:
+        types: Node categories.
+        edges: Category of each edge (i, j), both ways round.
+        sums: Sum of edge weights of each node.
+    """
+
+    def __init__(self, types: tuple[int, ...], edges: dict[Site, int], weights: list[int]):
+        self.types, self.edges = types, edges
+        self.sums = [0] * len(types)
+        for (i, _), category in edges.items():
+            self.sums[i] += weights[category]
+        ends = sorted((types[i], category, types[j]) for (i, j), category in edges.items())
+        self.invariant = tuple(sorted(types)), tuple(ends)
+
+    @cached_property
+    def graph(self) -> nx.Graph:
+        """Return a networkx graph with `category` attributes."""
+        edges = list(self.edges), list(self.edges.values())
+        return typed_graph(np.array(self.types), *map(np.array, edges))
+
+    def isomorphisms(self, other: Cluster):
+        """Yield isomorphisms: node of `other` for each node of this."""
+        matcher = nx.algorithms.isomorphism.GraphMatcher(self.graph, other.graph, **SAME)
+        for found in matcher.isomorphisms_iter():
+            yield tuple(found[v] for v in range(len(self.types)))
+
+    @cached_property
+    def symmetries(self) -> list[Site]:
+        """Return the automorphisms; raise `UserError` if there are too many of them."""
+        found = list(islice(self.isomorphisms(self), MOST_SYMMETRIES + 1))
+        if len(found) > MOST_SYMMETRIES:
+            raise UserError(
+                f"rings of {len(self.types)} nodes that can be renumbered in more than "
+                f"{MOST_SYMMETRIES:,} ways: too many for a cluster of a junction tree"
+            )
+        return found
+
+    def representative(self, site: Site) -> Site:
+        """Return the first of the sites that are equivalent to a site."""
+        return min(tuple(s[v] for v in site) for s in self.symmetries)
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """Return all nodes and, in rings, all edges both ways round."""
+        nodes: list[Site] = [(v,) for v in range(len(self.types))]
+        return nodes + list(self.edges) if len(nodes) > 2 else nodes
+
+    @cached_property
+    def distinct_sites(self) -> list[Site]:
+        """Return one site of each that are equivalent."""
+        return [site for site in self.sites if site == self.representative(site)]
+
+
+class Vocabulary:
+    """Clusters by number, and the ways to attach them.
+
+    Args:
+        rows: [node categories, i, j and category of each edge in one list] of each cluster.
+        edge_weights: Weight of each edge category.
+        largest_sums: Largest sum of edge weights of each node category.
+    """
+
+    def __init__(self, rows: list, edge_weights: list[int], largest_sums: list[int]):
+        self.edge_weights, self.largest_sums = list(edge_weights), list(largest_sums)
+        self.clusters: list[Cluster] = []
+        self._by_invariant: dict[tuple, list[int]] = defaultdict(list)
+        self._found: dict[tuple, tuple[int, Site]] = {}
+        self._attachments: dict[tuple, list[tuple[Site, Site]]] = {}
+        for types, flat in rows:
+            triples = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+            edges: dict[Site, int] = {pair: k for i, j, k in triples for pair in ((i, j), (j, i))}
+            self._add(Cluster(tuple(types), edges, self.edge_weights))
+
+    def __len__(self) -> int:
+        return len(self.clusters)
+
+    def _add(self, cluster: Cluster) -> int:
+        self.clusters.append(cluster)
+        self._by_invariant[cluster.invariant].append(len(self) - 1)
+        return len(self) - 1
+
+    @classmethod
+    def measure(cls, graphs: PackedGraphs, weights: list[int], sums: list[int]) -> list:
+        """Return the rows of all clusters of some graphs.
+
+        Raises:
+            UserError: A graph is in several pieces.
+        """
+        vocabulary = cls([], weights, sums)
+        for start in range(0, len(graphs), CHUNK):
+            part = range(start, min(start + CHUNK, len(graphs)))
+            each = neighbours_of(GraphBatch.collate(graphs, part))
+            for k, (types, neighbours) in zip(part, each, strict=True):
+                tree = junction_tree(neighbours)
+                if tree is None:
+                    raise UserError(f"graph {k} is in several pieces, which have no junction tree")
+                for nodes in tree[0]:
+                    vocabulary.find(types, neighbours, nodes, add=True)
+        return [
+            [list(c.types), [v for (i, j), k in c.edges.items() if i < j for v in (i, j, k)]]
+            for c in vocabulary.clusters
+        ]
+
+    def find(
+        self, types: list[int], neighbours: Neighbours, nodes: Site, add: bool = False
+    ) -> tuple[int, Site] | None:
+        """Return the number of the cluster of some nodes of a graph, and which node is which of it.
+
+        An unknown cluster is added to the vocabulary, or gives None.
+        """
+        place = {v: k for k, v in enumerate(nodes)}
+        edges: dict[Site, int] = {
+            (place[v], place[w]): category
+            for v in nodes
+            for w, category in neighbours[v].items()
+            if w in place
+        }
+        key = tuple(types[v] for v in nodes), tuple(sorted(edges.items()))
+        if key not in self._found:
+            cluster = Cluster(key[0], edges, self.edge_weights)
+            for number in self._by_invariant[cluster.invariant]:
+                order = next(self.clusters[number].isomorphisms(cluster), None)
+                if order is not None:
+                    self._found[key] = number, order
+                    break
+            else:
+                if not add:
+                    return None
+                self._found[key] = self._add(cluster), tuple(range(len(nodes)))
+        number, order = self._found[key]
+        return number, tuple(nodes[k] for k in order)
+
+    def attachments(
+        self, parent: int, child: int, fixed: Site, free: tuple[int, ...], most: int
+    ) -> list[tuple[Site, Site]]:
+        """Return the ways to attach a cluster to another, one of each that are equivalent.
+
+        Args:
+            parent: Number of the cluster that is in the graph.
+            child: Number of the cluster to come.
+            fixed: Nodes of the parent that other clusters share, ascending.
+            free: Free valence of each node of the parent: what its sum may grow by.
+            most: Nodes that may be added.
+
+        Returns:
+            Pairs (site of the parent, site of the child): nodes of the one become those of the
+            other.
+        """
+        key = parent, child, fixed, free, most
+        if key not in self._attachments:
+            if len(self._attachments) >= MOST_CACHED:
+                self._attachments.clear()
+            self._attachments[key] = self._find_attachments(*key)
+        return self._attachments[key]
+
+    def _find_attachments(self, parent, child, fixed, free, most) -> list[tuple[Site, Site]]:
+        host, guest = self.clusters[parent], self.clusters[child]
+        found = set()
+        for site in guest.distinct_sites:
+            if len(guest.types) - len(site) > most:
+                continue
+            shared = self.edge_weights[guest.edges[site]] if len(site) == 2 else 0
+            for place in host.sites:
+                fits = place[0] <= place[-1] and len(place) == len(site) and all(
+                    host.types[a] == guest.types[b] and guest.sums[b] - shared <= free[a]
+                    for a, b in zip(place, site, strict=True)
+                )  # fmt: skip
+                if fits and (len(site) == 1 or host.edges[place] == guest.edges[site]):
+                    found.add(self.canonical(parent, child, fixed, place, site)[0])
+        return sorted(found)
+
+    def canonical(
+        self, parent: int, child: int, fixed: Site, place: Site, site: Site
+    ) -> tuple[tuple[Site, Site], Site]:
+        """Return the one in `attachments` that is equivalent to an attachment.
+
+        With it comes the symmetry of the parent that leads to it.
+        """
+        guest = self.clusters[child]
+        images = []
+        for symmetry in self.clusters[parent].symmetries:
+            if all(symmetry[v] == v for v in fixed):
+                moved, own = tuple(symmetry[v] for v in place), site
+                if moved[0] > moved[-1]:
+                    moved, own = moved[::-1], site[::-1]
+                images.append(((moved, guest.representative(own)), symmetry))
+        return min(images, key=lambda image: image[0])
+
+
+class PartialGraph:
+    """A graph of clusters that are put together one by one.
+
+    Attributes:
+        vocabulary: The clusters.
+        size: Number of nodes that the graph shall have.
+        labels: Number of each cluster in the vocabulary.
+        parents: Its parent, -1 for the first.
+        nodes: Node of the graph for each node of the cluster.
+        fixed: Nodes of the cluster that are shared with other clusters, ascending.
+        attached: Pairs (node of the cluster, (label, node) of the other cluster) of what is there.
+        types: Node categories of the graph.
+        sums: Sums of edge weights of its nodes.
+        edges: Category of each edge (i, j), i < j.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, size: int):
+        self.vocabulary, self.size = vocabulary, size
+        self.labels: list[int] = []
+        self.parents: list[int] = []
+        self.nodes: list[Site] = []
+        self.fixed: list[Site] = []
+        self.attached: list[list[tuple[int, tuple[int, int]]]] = []
+        self.types: list[int] = []
+        self.sums: list[int] = []
+        self.edges: dict[Site, int] = {}
+
+    @property
+    def remaining(self) -> int:
+        """Nodes that are still to come."""
+        return self.size - len(self.types)
+
+    def free(self, node: int) -> int:
+        """Return the free valence of a node: what its sum of edge weights may grow by."""
+        return self.vocabulary.largest_sums[self.types[node]] - self.sums[node]
+
+    def open(self, cluster: int) -> list[int]:
+        """Return the nodes of a cluster and of those above it that can take another edge."""
+        found: set[int] = set()
+        while cluster >= 0:
+            found.update(self.nodes[cluster])
+            cluster = self.parents[cluster]
+        return [v for v in found if self.free(v) > 0]
+
+    def attachments(self, parent: int, label: int) -> list[tuple[Site, Site]]:
+        """Return the ways to attach a cluster `label` to the cluster number `parent`."""
+        free = tuple(map(self.free, self.nodes[parent]))
+        # More than a cluster has makes no difference, and fewer cases are cached.
+        most = min(self.remaining, len(self.vocabulary.clusters[label].types))
+        return self.vocabulary.attachments(
+            self.labels[parent], label, self.fixed[parent], free, most
+        )
+
+    def leads_on(self, parent: int, label: int, place: Site, site: Site) -> bool:
+        """Return True if an attachment leaves a node for another edge, or no nodes are to come."""
+        cluster, largest = self.vocabulary.clusters[label], self.vocabulary.largest_sums
+        own = [v for v in range(len(cluster.types)) if v not in site]
+        if self.remaining == len(own):
+            return True
+        if any(cluster.sums[v] < largest[cluster.types[v]] for v in own):
+            return True
+        shared = self.vocabulary.edge_weights[cluster.edges[site]] if len(site) == 2 else 0
+        nodes = (self.nodes[parent][a] for a in place)
+        taken = {v: cluster.sums[b] - shared for v, b in zip(nodes, site, strict=True)}
+        return any(self.free(v) > taken.get(v, 0) for v in self.open(parent))
+
+    def add(self, label: int, parent: int = -1, place: Site = (), site: Site = ()) -> None:
+        """Add a cluster; nodes `place` of its parent become its nodes `site`."""
+        cluster = self.vocabulary.clusters[label]
+        known = dict(zip(site, (self.nodes[parent][v] for v in place), strict=True))
+        for v, category in enumerate(cluster.types):
+            if v not in known:
+                known[v] = len(self.types)
+                self.types.append(category)
+                self.sums.append(0)
+        for (i, j), category in cluster.edges.items():
+            pair = known[i], known[j]
+            if pair[0] < pair[1] and pair not in self.edges:
+                self.edges[pair] = category
+                for v in pair:
+                    self.sums[v] += self.vocabulary.edge_weights[category]
+        self.attached.append([])
+        for a, b in zip(place, site, strict=True):
+            above = self.vocabulary.clusters[self.labels[parent]]
+            self.attached[parent].append((a, (label, cluster.representative((b,))[0])))
+            self.attached[-1].append((b, (self.labels[parent], above.representative((a,))[0])))
+            self.fixed[parent] = tuple(sorted({*self.fixed[parent], a}))
+        self.labels.append(label)
+        self.parents.append(parent)
+        self.nodes.append(tuple(known[v] for v in range(len(cluster.types))))
+        self.fixed.append(tuple(sorted(site)))
+
+
+class Choice(NamedTuple):
+    """The attachment of a cluster.
+
+    Attributes:
+        options: See `Vocabulary.attachments`.
+        chosen: Number of the option.
+        attached: See `PartialGraph`; of the parent, before.
+    """
+
+    options: list[tuple[Site, Site]]
+    chosen: int
+    attached: list[tuple[int, tuple[int, int]]]
+
+
+class TreeCode(NamedTuple):
+    """The code of a graph, in the depth-first order of its clusters.
+
+    Attributes:
+        labels: Numbers of the clusters.
+        parents: See `junction_tree`.
+        remaining: Nodes to come before each cluster.
+        choices: Attachments of all clusters but the first.
+    """
+
+    labels: list[int]
+    parents: list[int]
+    remaining: list[int]
+    choices: list[Choice]
+
+
+def encode(vocabulary: Vocabulary, types: list[int], neighbours: Neighbours) -> TreeCode | None:
+    """Return the code of a graph; None where it is in several pieces, or has an unknown cluster."""
+    tree = junction_tree(neighbours)
+    if tree is None:
+        return None
+    graph, remaining, choices = PartialGraph(vocabulary, len(types)), [], []
+    # Node of the given graph for each node of a cluster, by a symmetry for which what was chosen
+    # is the one of its equivalents that is an option.
+    order: list[Site] = []
+    for cluster, parent in zip(*tree, strict=True):
+        found = vocabulary.find(types, neighbours, cluster)
+        if found is None:
+            return None
+        label, nodes = found
+        wanted: tuple[Site, Site] = (), ()
+        remaining.append(graph.remaining)
+        if parent >= 0:
+            host, above, fixed = order[parent], graph.labels[parent], graph.fixed[parent]
+            shared = sorted((host.index(v), k) for k, v in enumerate(nodes) if v in host)
+            place, site = zip(*shared, strict=True)
+            options = graph.attachments(parent, label)
+            wanted, symmetry = vocabulary.canonical(above, label, fixed, place, site)
+            if wanted not in options:
+                return None
+            choices.append(Choice(options, options.index(wanted), list(graph.attached[parent])))
+            # The symmetry of the child under which the two sites meet.
+            pairs = set(zip(*wanted, strict=True))
+            own = next(
+                s for s in vocabulary.clusters[label].symmetries
+                if {(symmetry[a], s[b]) for a, b in shared} == pairs
+            )  # fmt: skip
+            order[parent] = tuple(v for _, v in sorted(zip(symmetry, host, strict=True)))
+            nodes = tuple(v for _, v in sorted(zip(own, nodes, strict=True)))
+        graph.add(label, parent, *wanted)
+        order.append(nodes)
+    return TreeCode(graph.labels, tree[1], remaining, choices)

@@ -1,1 +1,0 @@
-"""JT-VAE, a graph model: graphs as trees of clusters."""

@@ -1,0 +1,276 @@
+"""PixelCNN: every pixel given those above it and left of it, by mixtures of logistics.
+
+    P(x) = prod_i P(x_i | x_1 ... x_{i-1})
+
+A vertical stack of convolutions sees the rows above, a horizontal one the row so far and the
+vertical stack: no pixel ahead, and no blind spot. Training computes all conditionals at once.
+Sampling goes pixel by pixel and computes no feature twice: it caches the rows and pixels that the
+convolutions still need.
+
+References:
+    van den Oord et al., *Conditional image generation with PixelCNN decoders*, NeurIPS 2016,
+    arXiv 1606.05328 (the two stacks, gates);
+    Salimans et al., *PixelCNN++*, ICLR 2017, arXiv 1701.05517 (mixtures of logistics, shifts);
+    Ramachandran et al., *Fast generation for convolutional autoregressive models*, 2017,
+    arXiv 1704.06001 (the cache of sampling).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.flows.base import draw_uniform
+from graphcnf.images.model import ImageModel, check_sizes
+from graphcnf.images.networks import ChannelNorm, channels_last
+
+LOG_SCALES = (-7.0, 3.0)
+"""Least and largest logarithm of a scale; the values of a pixel lie in -1 to 1."""
+
+Memory = dict[nn.Module, Tensor]
+"""Cache of sampling: the last inputs, rows or pixels, of each convolution."""
+
+ROWS, COLUMNS = 2, 3
+"""Axes of (B, C, H, W)."""
+
+
+def parameter_count(channels: int, mixtures: int) -> int:
+    """Return the number of parameters of a pixel's mixture."""
+    return mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
+
+
+def scaled(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
+    """Map integers 0 to levels - 1 evenly to -1 to 1."""
+    return x.to(dtype) * (2 / (levels - 1)) - 1
+
+
+def unscaled(value: Tensor, levels: int) -> Tensor:
+    """Map -1 to 1 to the nearest integers 0 to levels - 1, uint8."""
+    x = ((value + 1) * ((levels - 1) / 2)).round()
+    return x.clamp(0, levels - 1).to(torch.uint8)
+
+
+class PixelMixture:
+    """Discretised mixtures of logistics of all pixels of a batch.
+
+        P(x) = sum_k w_k prod_c [ F((x_c + 1/2 - m_kc) / s_kc) - F((x_c - 1/2 - m_kc) / s_kc) ]
+
+    F is the sigmoid; the first and the last value get the tails. The mean of a channel depends
+    linearly on the channels before it: m_kc = mu_kc + sum_{d<c} a_kcd x_d (Salimans et al. 2017,
+    sections 2.1 and 2.2).
+
+    Args:
+        parameters: (B, `parameter_count`, H, W) from a network; at zero, the components are spread
+            evenly over the values.
+        channels: C.
+        levels: Number of values.
+
+    Examples:
+        >>> pixels = PixelMixture(torch.randn(1, parameter_count(1, 5), 1, 1), 1, levels=4)
+        >>> values = torch.arange(4).view(4, 1, 1, 1)
+        >>> pixels.log_prob(values).exp().sum()
+        tensor(1.0000)
+    """
+
+    def __init__(self, parameters: Tensor, channels: int, levels: int):
+        self.channels, self.levels = channels, levels
+        mixtures = parameters.shape[1] // parameter_count(channels, 1)
+        parts = parameters.unflatten(1, (-1, mixtures)).unbind(1)  # (B, K, H, W) each
+        spread = torch.linspace(-1, 1, mixtures, device=parameters.device, dtype=parameters.dtype)
+        self.logits = parts[0]
+        self.means = [m + spread.view(-1, 1, 1) for m in parts[1 : 1 + channels]]
+        log_scales = parts[1 + channels : 1 + 2 * channels]
+        self.log_scales = [(s - 2).clamp(*LOG_SCALES) for s in log_scales]
+        self.slopes = [torch.tanh(a) for a in parts[1 + 2 * channels :]]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log-probabilities, (B, H, W) nats, of integers x (B, C, H, W)."""
+        values = scaled(x, self.levels, self.logits.dtype).split(1, 1)
+        total = F.log_softmax(self.logits, 1)
+        for channel, value in enumerate(values):
+            mean = self._mean(channel, values[:channel])
+            total = total + self._log_cell(value, mean, self.log_scales[channel])
+        return torch.logsumexp(total, 1)
+
+    def _log_cell(self, value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+        """Return log[F(b) - F(a)] = log F(b) + log F(-a) + log(1 - exp(a - b))."""
+        half = 1 / (self.levels - 1)
+        inverse = torch.exp(-log_scale)
+        first, last = value < half - 1, value > 1 - half
+        below = F.logsigmoid((value + half - mean) * inverse)
+        above = F.logsigmoid(-(value - half - mean) * inverse)
+        between = torch.log(-torch.expm1(-2 * half * inverse))
+        inside = above + between.masked_fill(last, 0)
+        return below.masked_fill(last, 0) + inside.masked_fill(first, 0)
+
+    def _mean(self, channel: int, before: Sequence[Tensor]) -> Tensor:
+        first = channel * (channel - 1) // 2
+        slopes = self.slopes[first : first + channel]
+        return self.means[channel] + sum(a * v for a, v in zip(slopes, before, strict=True))
+
+    def sample(self, uniform: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return images (B, C, H, W) uint8, a function of uniform numbers (B, 1 + C, H, W).
+
+        The temperature divides the logits of the components, and multiplies their scales.
+        """
+        uniform = uniform.clamp(1e-12, 1 - 1e-12)
+        shares = torch.softmax(self.logits.double() / temperature, 1).cumsum(1)
+        chosen = (shares < uniform[:, :1]).sum(1, keepdim=True).clamp(max=shares.shape[1] - 1)
+
+        before: list[Tensor] = []
+        for channel in range(self.channels):
+            mean = self._mean(channel, before).gather(1, chosen)
+            scale = self.log_scales[channel].gather(1, chosen).exp()
+            noise = torch.logit(uniform[:, 1 + channel, None]) * temperature
+            value = unscaled(mean + scale * noise, self.levels)
+            before.append(scaled(value, self.levels, mean.dtype))
+        return unscaled(torch.cat(before, 1), self.levels)
+
+    def mean(self) -> Tensor:
+        """Return the mean image (B, C, H, W) uint8; a component's mean is clipped to the values."""
+        weights = torch.softmax(self.logits, 1)
+        before: list[Tensor] = []
+        for channel in range(self.channels):
+            mean = self._mean(channel, before).clamp(-1, 1)
+            before.append((weights * mean).sum(1, keepdim=True))
+        return unscaled(torch.cat(before, 1), self.levels)
+
+
+class CausalConvolution(nn.Conv2d):
+    """Convolution that along one axis, `ROWS` or `COLUMNS`, sees a place and those before it.
+
+    Args:
+        inputs: Channels that it sees.
+        outputs: Channels that it returns.
+        kernel: Rows and columns; the columns of one along the rows are those around a place.
+        axis: The axis.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], axis: int):
+        padding = (0, kernel[1] // 2 if axis == ROWS else 0)
+        super().__init__(inputs, outputs, kernel, padding=padding)
+        self.axis, self.back = axis, kernel[axis - 2] - 1
+        channels_last(self)
+
+    def forward(self, h: Tensor, memory: Memory | None = None) -> Tensor:
+        """Convolve h (B, C, H, W), which continues the rows or pixels in the memory, or zeros."""
+        size = list(h.shape)
+        size[self.axis] = self.back
+        past = h.new_zeros(size) if memory is None or self not in memory else memory[self]
+        h = torch.cat((past, h), self.axis)
+        if memory is not None:
+            memory[self] = h.narrow(self.axis, h.shape[self.axis] - self.back, self.back)
+        return super().forward(h)
+
+
+class GatedLayer(nn.Module):
+    """Layer of both stacks: ``h + a sigmoid(b)``, (a, b) of a convolution of the normalised h.
+
+    Args:
+        width: Channels.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norms = nn.ModuleList(ChannelNorm(width) for _ in range(2))
+        self.above = CausalConvolution(width, width, (2, 3), ROWS)
+        self.left = CausalConvolution(width, width, (1, 3), COLUMNS)
+        self.link = nn.Conv2d(width, width, 1)
+        self.gates = nn.ModuleList(nn.Conv2d(width, 2 * width, 1) for _ in range(2))
+
+    def vertical(self, v: Tensor, memory: Memory | None = None) -> Tensor:
+        """Update rows (B, C, H, W) of the vertical stack."""
+        u = self.above(self.norms[0](v), memory)
+        return v + F.glu(self.gates[0](F.silu(u)), 1)
+
+    def horizontal(self, h: Tensor, v: Tensor, memory: Memory | None = None) -> Tensor:
+        """Update pixels (B, C, H, W) of the horizontal stack, given the vertical stack."""
+        u = self.left(self.norms[1](h), memory) + self.link(v)
+        return h + F.glu(self.gates[1](F.silu(u)), 1)
+
+
+class PixelCNN(ImageModel):
+    """Autoregressive model: exact likelihood in one pass, samples in a pass per pixel.
+
+    Args:
+        shape: Channels, height and width.
+        levels: Number of values of a pixel, at most 256.
+        width: Channels of the features.
+        layers: Gated layers of either stack.
+        mixtures: Components of a pixel's mixture.
+        architecture: "pixelcnn".
+
+    Examples:
+        >>> model = PixelCNN(shape=(1, 4, 4), levels=16, width=8, layers=2)
+        >>> model.sample(3).shape
+        torch.Size([3, 1, 4, 4])
+    """
+
+    likelihood = "exact"
+
+    def __init__(
+        self,
+        *,
+        shape: Sequence[int],
+        levels: int = 256,
+        width: int = 32,
+        layers: int = 6,
+        mixtures: int = 10,
+        architecture: str = "pixelcnn",
+    ):
+        super().__init__(architecture, shape, levels, width=width, layers=layers, mixtures=mixtures)
+        check_sizes(width=width, layers=layers, mixtures=mixtures)
+        channels, *size = shape
+        self.above = CausalConvolution(channels, width, (1, 3), ROWS)
+        self.left = CausalConvolution(channels, width, (1, 2), COLUMNS)
+        self.positions = nn.Parameter(torch.zeros(2, 1, width, *size))
+        self.layers: Sequence[GatedLayer] = nn.ModuleList(  # type: ignore[assignment]  # not generic
+            GatedLayer(width) for _ in range(layers)
+        )
+        self.leave = nn.Conv2d(width, parameter_count(channels, mixtures), 1)
+
+    def _draw(self, x, noise=None):
+        """Return log P(x), (B,) nats."""
+        x = self.checked(x)
+        values = scaled(x, self.levels, self.dtype)
+        # Shifted by a row and by a pixel: no place sees itself.
+        vertical = self.above(F.pad(values, (0, 0, 1, -1))) + self.positions[0]
+        horizontal = self.left(F.pad(values, (1, -1))) + self.positions[1]
+        for layer in self.layers:
+            vertical = layer.vertical(vertical)
+            horizontal = layer.horizontal(horizontal, vertical)
+        return self._pixels(horizontal).log_prob(x).sum((1, 2))
+
+    def _pixels(self, features: Tensor) -> PixelMixture:
+        return PixelMixture(self.leave(F.silu(features)).to(self.dtype), self.shape[0], self.levels)
+
+    def _sample(self, count, temperature, generator):
+        """Draw images pixel by pixel; see `PixelMixture.sample`."""
+        channels, height, width = self.shape
+        uniform = draw_uniform(
+            (count, 1 + channels, height, width),
+            generator=generator, device=self.device, dtype=torch.float64,
+        )  # fmt: skip
+        images = torch.zeros((count, *self.shape), dtype=torch.uint8, device=self.device)
+        rows: Memory = {}
+        outside = self.positions.new_zeros((count, channels, 1, width), dtype=self.dtype)
+        for y in range(height):
+            here = slice(y, y + 1)
+            last = scaled(images[:, :, y - 1 : y], self.levels, self.dtype) if y else outside
+            vertical = [self.above(last, rows) + self.positions[0, :, :, here]]
+            for layer in self.layers:
+                vertical.append(layer.vertical(vertical[-1], rows))
+            pixels: Memory = {}
+            pixel = outside[..., :1]
+            for x in range(width):
+                there = slice(x, x + 1)
+                features = self.left(pixel, pixels) + self.positions[1, :, :, here, there]
+                for layer, row in zip(self.layers, vertical[1:], strict=True):
+                    features = layer.horizontal(features, row[..., there], pixels)
+                drawn = self._pixels(features).sample(uniform[..., here, there], temperature)
+                images[..., here, there] = drawn
+                pixel = scaled(drawn, self.levels, self.dtype)
+        return images
