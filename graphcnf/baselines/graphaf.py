@@ -31,7 +31,7 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, StandardNormal, draw_normal
 from graphcnf.flows.logistic_mixture import bounded_log_scale
-from graphcnf.flows.readout import zero_init
+from graphcnf.flows.modules import zero_init
 from graphcnf.flows.transform import Context, Noise, log_term_dtype, masked, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.model import GraphModel, graph_model

@@ -32,7 +32,7 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardNormal
 from graphcnf.flows.logistic_mixture import bounded_log_scale
-from graphcnf.flows.readout import zero_init
+from graphcnf.flows.modules import zero_init
 from graphcnf.flows.transform import (
     Bijection,
     Context,

@@ -22,9 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.flow import CategoricalFlow, check_temperature
-from graphcnf.categorical.intervals import IntervalEncoding, Intervals, expand
+from graphcnf.categorical.disjoint import IntervalEncoding, interval_bounds, interval_category
+from graphcnf.categorical.encoding import expand
+from graphcnf.categorical.flow import CategoricalFlow
 from graphcnf.flows.transform import Bijection, Context, log_term_dtype, masked, sum_log_term
+from graphcnf.limits import check_temperature
 
 
 @dataclass
@@ -93,8 +95,7 @@ class Network(nn.Module):
 class InSequence:
     """Positions one after the other; rows that are complete leave the batch.
 
-    Args:
-        mask: Real positions, (B, N) bool; they come first.
+    The real positions of a row, those of the mask (B, N), come first.
 
     Attributes:
         rows: Numbers of the rows, the longest first, (B,) long.
@@ -120,7 +121,7 @@ class InSequence:
         return self.rows[: self.counts[self.number]], self.number
 
     def take(self, rows: Tensor) -> Tensor:
-        """Go on with the given rows (R,), and return their places in the order so far, (R,)."""
+        """Go on with the given rows (R,); return their places in the order so far."""
         place = self.rows.argsort()[rows]
         return place[self._sort(self.sizes[place])]
 
@@ -148,21 +149,18 @@ class AutoregressiveCoupling(Bijection):
     def __init__(self, network: Network, rules: Callable[[Any], Tensor] | None = None):
         super().__init__()
         self.network, self.rules = network, rules
-        self.intervals = Intervals(network.cardinalities)
 
     def categories(self, z: Tensor, mask: Tensor) -> Tensor:
         """Return the categories (B, N, V) of latents; the number of categories where masked."""
-        absent = torch.tensor(self.network.cardinalities, device=z.device)
-        return torch.where(expand(mask, z), self.intervals.category(torch.sigmoid(z)), absent)
+        known = self.network.cardinalities
+        absent = torch.tensor(known, device=z.device)
+        return torch.where(expand(mask, z), interval_category(torch.sigmoid(z), known), absent)
 
     def _decide(self, hidden, choose: Callable, temperature: float = 1.0) -> None:
-        """Decide the variables of M positions one after the other.
+        """Decide the variables of the M positions of a step one after the other.
 
-        Args:
-            hidden: Of a `Step`.
-            choose: Function of the index of R positions and a variable in (M, V), and of the logits
-                (R, C), to categories (R,). What it is not called for is 0 for certain.
-            temperature: Below 1 for more probable categories.
+        `choose` is a function of the index of R positions and a variable in (M, V), and of the
+        logits (R, C), to categories (R,). What it is not called for is 0 for certain.
         """
         rows: Any = slice(None)
         last = len(self.network.cardinalities) - 1
@@ -179,11 +177,9 @@ class AutoregressiveCoupling(Bijection):
                         return
 
     def log_probs(self, x: Tensor, context: Context) -> Tensor:
-        """Return the conditional log-probabilities of categories, (B, N, V) nats.
+        """Return the conditional log-probabilities of categories x, (B, N, V) nats.
 
-        Args:
-            x: Categories, (B, N, V) long, the number of categories where a variable is absent.
-            context: Of the network. Entries of masked positions mean nothing.
+        Entries of masked positions mean nothing. An absent variable has the number of categories.
         """
         return self._given(x, context)[0]
 
@@ -231,10 +227,9 @@ class AutoregressiveCoupling(Bijection):
         return self._drawn(z, context, ends=False)[0]
 
     def _drawn(self, z: Tensor, context: Context, ends: bool) -> tuple[Tensor, ...]:
-        """Categories of base latents and, where wanted, the intervals that they fall on.
+        """Categories of base latents (B, N, V) and, where wanted, the intervals that they fall on.
 
-        Returns:
-            Categories, lower ends and logs of the widths, (B, N, V) each.
+        The intervals are lower ends and logs of the widths, (B, N, V) each.
         """
         mask, each = context.mask, context.mask.dim() == 3
         absent = torch.tensor(self.network.cardinalities, device=z.device)
@@ -296,7 +291,7 @@ class AutoregressiveCoupling(Bijection):
 
     def _own(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Lower ends and logs of the widths of the intervals of the encoding."""
-        lower, width = self.intervals.bounds(x)
+        lower, width = interval_bounds(x, self.network.cardinalities)
         return lower, width.log()
 
 
@@ -307,18 +302,15 @@ def _of_positions(context: Context) -> Context:
 
 
 def _moved(u, source, target, mask, like, margin) -> tuple[Tensor, Tensor]:
-    """Map intervals linearly to others on the unit line.
+    """Map points u (B, N, V) float64 linearly from intervals to others on the unit line.
 
     Args:
-        u: Points, (B, N, V) float64.
+        u: The points.
         source: Lower ends and logs of the widths of their intervals, (B, N, V) each.
         target: The same of the intervals that they are mapped to.
         mask: (B, N, V) bool.
-        like: For the type of the result.
+        like: For the type of the result: logits (B, N, V) of the new points, and the log-det (B,).
         margin: Share of an interval that is kept free at either end.
-
-    Returns:
-        Logits (B, N, V) of the new points, and the log-det (B,).
     """
     (lower, log_width), (new_lower, new_log_width) = source, target
     share = ((u - lower) / log_width.exp()).clamp(margin, 1 - margin)
@@ -332,9 +324,7 @@ def _moved(u, source, target, mask, like, margin) -> tuple[Tensor, Tensor]:
 class AutoregressiveFlow(CategoricalFlow):
     """Categorical flow of an autoregressive coupling: exact but for the margins of the intervals.
 
-    Args:
-        network: See `AutoregressiveCoupling`.
-        single: Whether categories are (B, N), of one variable per position, instead of (B, N, V).
+    With `single`, categories are (B, N), of one variable per position, instead of (B, N, V).
     """
 
     flow: AutoregressiveCoupling
@@ -347,7 +337,7 @@ class AutoregressiveFlow(CategoricalFlow):
 
     @property
     def network(self) -> Any:
-        """The network, which gives the conditional probabilities."""
+        """Network of the coupling."""
         return self.flow.network
 
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:

@@ -29,49 +29,53 @@ from graphcnf.categorical.encoding import (
     logistic_noise,
 )
 from graphcnf.flows.base import draw_uniform
-from graphcnf.flows.coupling import MixtureLogisticCoupling, halves
+from graphcnf.flows.coupling import AffineCoupling, MixtureLogisticCoupling, halves
 from graphcnf.flows.linear import InvertibleLinear
-from graphcnf.flows.logistic_mixture import bounded_log_scale
-from graphcnf.flows.readout import zero_init
-from graphcnf.flows.transform import Bijection, Context, Sequential, masked, sum_log_term
+from graphcnf.flows.modules import zero_init
+from graphcnf.flows.transform import Bijection, Context, Sequential, masked
 
 POSTERIORS = ("bayes", "learned")
 
+DRIFT = 0.1
+"""Largest move of a mean along a latent, as a share of the distance between neighbours at the
+start, and largest relative change of its scale: without a limit the volumes of a mixture creep
+together in long trainings."""
 
-def grid_means(categories: int, latent_dim: int, spread: float) -> tuple[Tensor, float]:
+HIDDEN = 64
+"""Hidden channels of learned posteriors and of conditioners."""
+
+EMBEDDING = 16
+"""Channels of the embedding of a category."""
+
+
+def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
     """Return points that differ by at least `spacing` in a coordinate, where possible in two.
 
     Category k gets the digits of k in the smallest base that `latent_dim` digits allow. Where one
     digit less suffices in base 2, the last one is the parity of the others, as in an
     error-detecting code; where still fewer do, the digits repeat.
 
-    Args:
-        categories: K.
-        latent_dim: D.
-        spread: Standard deviation of the points along a coordinate.
-
     Returns:
-        The points (K, D), float64, centred, and the smallest `spacing` along a coordinate.
+        The points (K, D), float64, centred, with standard deviation 1 along a coordinate, and the
+        smallest `spacing` along a coordinate.
     """
-    base = 2
+    base, digits = 2, 1
     while base**latent_dim < categories:
         base += 1
-    digits = 1
     while base**digits < categories:
         digits += 1
-    powers = base ** torch.arange(digits)
-    points = torch.arange(categories)[:, None] // powers % base
+    points = torch.arange(categories)[:, None] // base ** torch.arange(digits) % base
     if base == 2 and digits < latent_dim:
         points = torch.cat([points, points.sum(1, keepdim=True) % 2], 1)
     points = points[:, torch.arange(latent_dim) % points.shape[1]].double()
     points = points - points.mean(0)
-    spacing = spread / points.square().mean(0).sqrt().clamp_min(1e-12)
-    spacing = torch.where(points.any(0), spacing, spread)
+    spacing = 1 / points.square().mean(0).sqrt().clamp_min(1e-12)
+    spacing = torch.where(points.any(0), spacing, 1.0)
     return points * spacing, float(spacing.min())
 
 
-class DensityEncoding(Encoding):
-    """Base of the encodings of this module; g is the identity here.
+class MixtureEncoding(Encoding):
+    """Independent logistics with a mean and a scale per category and latent.
 
     Args:
         categories: Number of categories K.
@@ -81,11 +85,9 @@ class DensityEncoding(Encoding):
         prior: p(x) of the Bayes posterior: K positive weights, or None to learn it.
         separation: Distance at which the means of neighbouring categories start, in units of their
             logistic scale.
-        spread: Standard deviation of the means along a latent at the start.
-        drift: Largest move of a mean along a latent, as a share of the distance between neighbours
-            at the start, and largest relative change of its scale. The limit keeps the volumes of a
-            mixture apart in long trainings; without it they creep together. None for no limit.
-        hidden: Hidden channels of the networks.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     cardinalities: int
@@ -99,9 +101,6 @@ class DensityEncoding(Encoding):
         posterior: str = "bayes",
         prior: Sequence[float] | None = None,
         separation: float = 26.0,
-        spread: float = 1.0,
-        drift: float | None = 0.1,
-        hidden: int = 64,
     ):
         super().__init__()
         if categories < 1 or latent_dim < 1:
@@ -110,53 +109,39 @@ class DensityEncoding(Encoding):
             )
         if posterior not in POSTERIORS:
             raise ValueError(f'posterior must be "bayes" or "learned", got {posterior!r}')
-        if drift is not None and not drift > 0:
-            raise ValueError(f"drift must be greater than 0, or None, got {drift}")
-        if not (separation > 0 and spread > 0):
-            raise ValueError(
-                f"separation and spread must be greater than 0, got {separation} and {spread}"
-            )
-        self.cardinalities = int(categories)
-        self.latent_dim = int(latent_dim)
+        if not separation > 0:
+            raise ValueError(f"separation must be greater than 0, got {separation}")
+        self.cardinalities, self.latent_dim = int(categories), int(latent_dim)
         self.posterior = posterior
         dtype = torch.get_default_dtype()
-        means, spacing = grid_means(categories, latent_dim, spread)
-        scale = spacing / separation
-        self.spacing, self.drift = spacing, drift
+        means, self.spacing = grid_means(categories, latent_dim)
+        scale = self.spacing / separation
         self.register_buffer("start", means.to(dtype), persistent=False)
         self.start_log_scale = math.log(scale)
         self.shift = nn.Parameter(torch.zeros_like(self.start))
         self.growth = nn.Parameter(torch.zeros_like(self.start))
-        if posterior == "bayes":
-            self._set_prior(prior, dtype)
-        elif prior is not None:
-            raise ValueError('prior belongs to posterior="bayes": a learned posterior has none')
+        if posterior == "learned":
+            if prior is not None:
+                raise ValueError('prior belongs to posterior="bayes": a learned posterior has none')
+            self.decoder = LearnedPosterior(means, scale)
+        elif prior is None:
+            self.log_prior = nn.Parameter(torch.zeros(categories, dtype=dtype))
         else:
-            self.decoder = LearnedPosterior(means, scale, hidden)
+            weights = torch.as_tensor(prior, dtype=torch.float64)
+            if weights.shape != (categories,) or not (weights > 0).all():
+                raise ValueError(f"prior must be {categories} positive weights")
+            self.register_buffer("log_prior", (weights / weights.sum()).log().to(dtype))
 
     @property
     def mean(self) -> Tensor:
         """Mean of each category, (K, D)."""
-        return self.start + self.spacing * self._bounded(self.shift, self.drift)
+        return self.start + self.spacing * (DRIFT * torch.tanh(self.shift / DRIFT))
 
     @property
     def log_scale(self) -> Tensor:
         """Logarithm of each category's logistic scale, (K, D)."""
-        limit = None if self.drift is None else math.log1p(self.drift)
-        return self.start_log_scale + self._bounded(self.growth, limit)
-
-    @staticmethod
-    def _bounded(x: Tensor, limit: float | None) -> Tensor:
-        return x if limit is None else limit * torch.tanh(x / limit)
-
-    def _set_prior(self, prior: Sequence[float] | None, dtype: torch.dtype) -> None:
-        if prior is None:
-            self.log_prior = nn.Parameter(torch.zeros(self.cardinalities, dtype=dtype))
-            return
-        weights = torch.as_tensor(prior, dtype=torch.float64)
-        if weights.shape != (self.cardinalities,) or not (weights > 0).all():
-            raise ValueError(f"prior must be {self.cardinalities} positive weights")
-        self.register_buffer("log_prior", (weights / weights.sum()).log().to(dtype))
+        limit = math.log1p(DRIFT)
+        return self.start_log_scale + limit * torch.tanh(self.growth / limit)
 
     def shape_noise(self, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return g_x(e) and log|det dg_x/de|; e (M, D), x (M,) long -> (M, D), (M,)."""
@@ -169,8 +154,7 @@ class DensityEncoding(Encoding):
     def log_density(self, z: Tensor) -> Tensor:
         """Return log q(z|x) of every category x, (..., D) -> (..., K)."""
         mean, log_scale = self.mean, self.log_scale
-        z = z.to(mean.dtype)
-        u = (z.unsqueeze(-2) - mean) * torch.exp(-log_scale)
+        u = (z.to(mean.dtype).unsqueeze(-2) - mean) * torch.exp(-log_scale)
         x = torch.arange(self.cardinalities, device=z.device).expand(u.shape[:-1])
         e, log_det = self.recover_noise(u.reshape(-1, self.latent_dim), x.reshape(-1))
         log_q = logistic_log_density(e).sum(-1) + log_det
@@ -218,17 +202,16 @@ class LearnedPosterior(nn.Module):
     """Posterior p(x|z) = softmax(W z + b + MLP(z)); starts as a linear classifier of the means.
 
     Args:
-        means: Means of the categories (K, D).
+        means: Means of the categories, (K, D).
         scale: Their logistic scale.
-        hidden: Hidden channels.
     """
 
-    def __init__(self, means: Tensor, scale: float, hidden: int):
+    def __init__(self, means: Tensor, scale: float):
         super().__init__()
         categories, latent_dim = means.shape
         self.linear = nn.Linear(latent_dim, categories)
         self.network = nn.Sequential(
-            nn.Linear(latent_dim, hidden), nn.GELU(), zero_init(nn.Linear(hidden, categories))
+            nn.Linear(latent_dim, HIDDEN), nn.GELU(), zero_init(nn.Linear(HIDDEN, categories))
         )
         # The Bayes classifier of normal clusters with the variance of the logistic ones.
         variance = (scale * math.pi) ** 2 / 3
@@ -241,62 +224,39 @@ class LearnedPosterior(nn.Module):
         return (self.linear(z) + self.network(z)).log_softmax(-1)
 
 
-class MixtureEncoding(DensityEncoding):
-    """Independent logistics with a mean and a scale per category and latent.
+class LinearFlowEncoding(MixtureEncoding):
+    """Affine maps conditioned on the category, `flows` of them, with linear maps between.
 
-    Lippe & Gavves 2021, section 2.2 (mixture model). The arguments are those of `DensityEncoding`.
+    The other arguments are those of `MixtureEncoding`.
     """
 
-
-class LinearFlowEncoding(DensityEncoding):
-    """Affine maps conditioned on the category, with invertible linear maps between.
-
-    Lippe & Gavves 2021, section 2.2 (linear flows).
-
-    Args:
-        categories: See `DensityEncoding`.
-        latent_dim: See `DensityEncoding`.
-        flows: Number of steps.
-        embedding: Channels of the embedding of a category.
-        **options: See `DensityEncoding`.
-    """
-
-    def __init__(
-        self, categories: int, latent_dim: int, *, flows: int = 4, embedding: int = 16, **options
-    ):
+    def __init__(self, categories: int, latent_dim: int, *, flows: int = 4, **options):
         super().__init__(categories, latent_dim, **options)
         if flows < 1:
             raise ValueError(f"flows must be at least 1, got {flows}")
-        self.embedding = nn.Embedding(categories, embedding)
-        hidden = options.get("hidden", 64)
-        steps = [step for k in range(flows) for step in self.steps(k, embedding, hidden)]
-        self.flow = Sequential(*steps)
+        self.embedding = nn.Embedding(categories, EMBEDDING)
+        self.flow = Sequential(*(step for k in range(flows) for step in self.steps(k)))
 
-    def steps(self, number: int, embedding: int, hidden: int) -> list[Bijection]:
+    def steps(self, number: int) -> list[Bijection]:
         """Return a conditional affine map, then an invertible linear map."""
-        affine = ConditionalAffine(self.latent_dim, embedding)
+        network = Conditioner(zero_init(nn.Linear(EMBEDDING, 2 * self.latent_dim)))
+        affine = AffineCoupling(network, split=0)
         return [affine, InvertibleLinear(self.latent_dim)] if self.latent_dim > 1 else [affine]
 
     def shape_noise(self, e, x):
-        """Return the flow's output and log-det, see `DensityEncoding.shape_noise`."""
+        """Return the flow's output and log-det."""
         return self.flow(e, Context(features=self.embedding(x)))
 
     def recover_noise(self, u, x):
-        """Return the flow's inverse and log-det, see `DensityEncoding.recover_noise`."""
+        """Return the flow's inverse and log-det."""
         return self.flow.inverse_and_logdet(u, Context(features=self.embedding(x)))
 
 
 class VariationalEncoding(LinearFlowEncoding):
     """Non-linear flow conditioned on the category; p(x|z) is learned by default.
 
-    Lippe & Gavves 2021, section 2.2 (variational encoding).
-
-    Args:
-        categories: See `DensityEncoding`.
-        latent_dim: See `DensityEncoding`; at least 2, since a coupling splits the latents.
-        posterior: See `DensityEncoding`.
-        mixtures: Components of the mixture couplings.
-        **options: See `LinearFlowEncoding`.
+    A coupling splits the latents, of which there must be two. The couplings are mixtures of
+    `mixtures` logistics; the other arguments are those of `LinearFlowEncoding`.
     """
 
     def __init__(
@@ -313,53 +273,24 @@ class VariationalEncoding(LinearFlowEncoding):
         self.mixtures = mixtures
         super().__init__(categories, latent_dim, posterior=posterior, **options)
 
-    def steps(self, number, embedding, hidden):
+    def steps(self, number):
         """Return the maps of a linear flow, then a conditional mixture coupling."""
         split, swap, fixed = halves(self.latent_dim, number)
         outputs = (3 * self.mixtures + 2) * (self.latent_dim - fixed)
-        network = Conditioner(fixed + embedding, outputs, hidden)
+        network = Conditioner(
+            nn.Linear(fixed + EMBEDDING, HIDDEN), nn.GELU(), zero_init(nn.Linear(HIDDEN, outputs))
+        )
         coupling = MixtureLogisticCoupling(network, split=split, swap=swap, mixtures=self.mixtures)
-        return [*super().steps(number, embedding, hidden), coupling]
-
-
-class ConditionalAffine(Bijection):
-    """Affine map f(x; c) = exp(s(c)) x + t(c) with s and t linear in features c, and |s| <= 3.
-
-    Args:
-        channels: Channels of x.
-        features: Channels of c, the features of the context.
-    """
-
-    def __init__(self, channels: int, features: int):
-        super().__init__()
-        self.parameters_of = zero_init(nn.Linear(features, 2 * channels))
-
-    def forward(self, x, context=Context()):
-        """Return exp(s(c)) x + t(c)."""
-        mask = context.mask
-        shift, log_scale = self.parameters_of(context.features).chunk(2, -1)
-        log_scale = bounded_log_scale(log_scale)
-        z = masked(torch.exp(log_scale) * masked(x, mask) + shift, mask)
-        return z, sum_log_term(log_scale, mask)
-
-    def inverse_and_logdet(self, z, context=Context()):
-        """Return exp(-s(c)) (z - t(c))."""
-        mask = context.mask
-        shift, log_scale = self.parameters_of(context.features).chunk(2, -1)
-        log_scale = bounded_log_scale(log_scale)
-        x = masked(torch.exp(-log_scale) * (masked(z, mask) - shift), mask)
-        return x, -sum_log_term(log_scale, mask)
+        return [*super().steps(number), coupling]
 
 
 class Conditioner(nn.Module):
-    """Two layers over the untransformed latents and the features; the output starts at 0."""
+    """Network of a coupling: layers over the untransformed latents and the features."""
 
-    def __init__(self, inputs: int, outputs: int, hidden: int):
+    def __init__(self, *layers: nn.Module):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.GELU(), zero_init(nn.Linear(hidden, outputs))
-        )
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x, context):
-        """Return parameters of the coupling, (M, P)."""
+        """Return parameters of the coupling, (..., P)."""
         return self.layers(torch.cat([x, context.features], -1))

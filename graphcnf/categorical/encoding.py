@@ -11,6 +11,7 @@ from graphcnf.flows.transform import (
     Context,
     Noise,
     Transform,
+    log_term_dtype,
     masked,
     sum_log_term,
     take,
@@ -22,11 +23,11 @@ class Encoded:
     """One draw of the stochastic encoder.
 
     Attributes:
-        z: Latents, shape (B, L, D); 0 where masked.
-        log_posterior: log p(x|z) summed over the variables of a sample, shape (B,), nats.
-        log_encoder: log q(z|x) summed over the variables of a sample, shape (B,), nats.
+        z: Latents, (B, L, D); 0 where masked.
+        log_posterior: log p(x|z) summed over the variables of a sample, (B,) nats.
+        log_encoder: log q(z|x) summed over the variables of a sample, (B,) nats.
         correct: Share of the variables of a sample whose most probable category under p(x|z) is
-            the encoded one, shape (B,); 1 for a sample without variables.
+            the encoded one, (B,); 1 for a sample without variables.
     """
 
     z: Tensor
@@ -59,16 +60,14 @@ class Encoding(Transform):
         """
         if not isinstance(x, Tensor):
             raise ValueError(f"categories must be a torch tensor, got a {type(x).__name__}")
-        single = isinstance(self.cardinalities, int)
-        variables = 1 if isinstance(self.cardinalities, int) else len(self.cardinalities)
-        wanted = "(B, L)" if single else f"(B, L, {variables})"
-        if x.dim() != (2 if single else 3) or not (single or x.shape[-1] == variables):
+        limits = torch.tensor(self.cardinalities, device=x.device)
+        if x.dim() != 2 + limits.dim() or x.shape[2:] != limits.shape:
+            wanted = f"(B, L, {len(limits)})" if limits.dim() else "(B, L)"
             raise ValueError(f"categories must have the shape {wanted}, got {tuple(x.shape)}")
         if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
             raise ValueError(f"categories must be integers (torch.long), got {x.dtype}")
         if not x.shape[1]:
             raise ValueError(f"categories of the shape {tuple(x.shape)} have no position")
-        limits = torch.tensor(self.cardinalities, device=x.device)
         wrong = (x < 0) | (x >= limits)
         if mask is not None:
             if mask.dtype != torch.bool or mask.shape not in (x.shape[:2], x.shape):
@@ -76,18 +75,15 @@ class Encoding(Transform):
                     f"the mask must be a bool tensor of shape {tuple(x.shape[:2])}, "
                     f"got {mask.dtype} of shape {tuple(mask.shape)}"
                 )
-            wrong = wrong & (mask if mask.dim() == x.dim() else mask.unsqueeze(-1))
+            wrong = wrong & expand(mask, x)
         if wrong.any():
-            value = int(x[wrong][0])
-            most = limits.expand_as(x)[wrong][0]
-            raise ValueError(f"categories must lie in 0 to {int(most) - 1}, got {value}")
+            value, most = int(x[wrong][0]), int(limits.expand_as(x)[wrong][0])
+            raise ValueError(f"categories must lie in 0 to {most - 1}, got {value}")
 
     def encode(self, x: Tensor, context: Context = Context()) -> Encoded:
-        """Draw latents for categories `x`, shape (B, L) or (B, L, V) long.
+        """Draw latents for categories `x`, (B, L) or (B, L, V) long.
 
-        Args:
-            x: Categories; those at masked positions do not matter.
-            context: Mask (B, L), and noise to record or replay.
+        Of the context: the mask (B, L), and noise to record or replay.
         """
         raise NotImplementedError
 
@@ -99,13 +95,18 @@ class Encoding(Transform):
         raise NotImplementedError
 
     def forward(self, x, context=Context()):
-        """Return z and log p(x|z) - log q(z|x), shape (B,)."""
+        """Return z and log p(x|z) - log q(z|x), (B,)."""
         encoded = self.encode(x, context)
         return encoded.z, encoded.log_posterior - encoded.log_encoder
 
     def inverse(self, z, context=Context()):
         """Return the most probable categories."""
         return self.decode(z, context)
+
+
+def expand(mask: Tensor, like: Tensor) -> Tensor:
+    """Broadcast a (B, L) mask to the shape of a (B, L, V) tensor; (B, L, V) passes through."""
+    return mask if mask.dim() == like.dim() else mask.unsqueeze(-1).expand_as(like)
 
 
 def logistic_noise(shape: Sequence[int], like: Tensor, noise: Noise | None = None) -> Tensor:
@@ -124,17 +125,16 @@ def logistic_log_density(z: Tensor) -> Tensor:
 def assemble(
     z: Tensor, log_p: Tensor, log_q: Tensor, correct: Tensor, mask: Tensor | None
 ) -> Encoded:
-    """Sum the terms of all positions.
+    """Sum the terms of all positions, or of all variables.
 
     Args:
         z: (B, L, D).
-        log_p: log p(x_i|z_i), (B, L).
-        log_q: log q(z_i|x_i), (B, L).
-        correct: True where the most probable category is the encoded one, (B, L) bool.
-        mask: (B, L) bool or None.
+        log_p: log p(x_i|z_i), (B, L) or (B, L, V), as the others.
+        log_q: log q(z_i|x_i).
+        correct: True where the most probable category is the encoded one.
+        mask: (B, L) or (B, L, V) bool, or None.
     """
-    real = torch.ones_like(correct) if mask is None else mask
-    wrong = (real & ~correct).sum(1) / real.sum(1).clamp(min=1)
-    return Encoded(
-        masked(z, mask), sum_log_term(log_p, mask), sum_log_term(log_q, mask), (1 - wrong).to(z)
-    )
+    real = torch.ones_like(correct) if mask is None else expand(mask, correct)
+    wrong = (real & ~correct).flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)
+    terms = [sum_log_term(part, mask).to(log_term_dtype(z)) for part in (log_p, log_q)]
+    return Encoded(masked(z, mask), *terms, (1 - wrong).to(z))

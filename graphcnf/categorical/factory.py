@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from graphcnf.categorical.argmax import ArgmaxEncoding
-from graphcnf.categorical.densities import (
-    LinearFlowEncoding,
-    MixtureEncoding,
-    VariationalEncoding,
-)
-from graphcnf.categorical.dequantization import DequantizationEncoding
+from graphcnf.categorical.densities import LinearFlowEncoding, MixtureEncoding, VariationalEncoding
+from graphcnf.categorical.disjoint import ArgmaxEncoding, DequantizationEncoding, IntervalEncoding
 from graphcnf.categorical.encoding import Encoding
-from graphcnf.categorical.intervals import IntervalEncoding
 from graphcnf.errors import UserError
 
 DENSITIES = {
@@ -22,13 +16,13 @@ DENSITIES = {
     "linear": LinearFlowEncoding,
     "variational": VariationalEncoding,
 }
-DISJOINT: dict[str, Callable[..., Encoding]] = {
+ENCODINGS: dict[str, Any] = {
+    **DENSITIES,
     "argmax": ArgmaxEncoding,
     "interval": IntervalEncoding,
     "uniform-dequantization": DequantizationEncoding,
     "variational-dequantization": partial(DequantizationEncoding, variational=True),
 }
-NAMES = (*DENSITIES, *DISJOINT)
 
 
 def make_encoding(name: str, categories: int, latent_dim: int | None = None, **options) -> Encoding:
@@ -51,14 +45,13 @@ def make_encoding(name: str, categories: int, latent_dim: int | None = None, **o
         >>> make_encoding("interval", 5).latent_dim
         1
     """
-    if name not in NAMES:
-        raise UserError(f"unknown encoding {name!r}; known: {', '.join(NAMES)}")
+    if name not in ENCODINGS:
+        raise UserError(f"unknown encoding {name!r}; known: {', '.join(ENCODINGS)}")
+    if name in DENSITIES:
+        default = max(2, math.ceil(math.log2(max(categories, 1))))
+        options["latent_dim"] = default if latent_dim is None else latent_dim
     try:
-        if name in DENSITIES:
-            if latent_dim is None:
-                latent_dim = max(2, math.ceil(math.log2(max(categories, 1))))
-            return DENSITIES[name](categories, latent_dim, **options)
-        encoding = DISJOINT[name](categories, **options)
+        encoding = ENCODINGS[name](categories, **options)
     except (TypeError, ValueError) as error:
         raise UserError(f"encoding {name!r}: {str(error).split('() ')[-1]}") from None
     if latent_dim not in (None, encoding.latent_dim):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from graphcnf.categorical.encoding import Encoded, Encoding
 from graphcnf.flows.base import BaseDensity, StandardLogistic
 from graphcnf.flows.transform import Context, Transform
+from graphcnf.limits import check_temperature
 
 
 @dataclass
@@ -43,8 +44,7 @@ class Bound:
     def value(self, beta: float = 1.0) -> Tensor:
         """Return log p(z) + beta log p(x|z) - log q(z|x), for beta = 1 a bound on log p(x).
 
-        A larger beta early in training keeps the categories apart; the training loop lets it
-        tend to 1 (`beta_start`, `beta_halflife` of its settings). Likelihoods are always beta = 1.
+        A larger beta early in training keeps the categories apart.
         """
         return self.log_flow + beta * self.log_posterior - self.log_encoder
 
@@ -74,8 +74,7 @@ class CategoricalFlow(nn.Module):
 
     def __init__(self, encoding: Encoding, flow: Transform, base: BaseDensity | None = None):
         super().__init__()
-        self.encoding = encoding
-        self.flow = flow
+        self.encoding, self.flow = encoding, flow
         self.base: BaseDensity = StandardLogistic() if base is None else base
 
     def bound(self, x, context: Context = Context()) -> Bound:
@@ -117,12 +116,11 @@ class CategoricalFlow(nn.Module):
         a flow that `tempers` itself: meant for latents drawn from the base density.
 
         Raises:
-            ValueError: if the temperature is not positive.
+            UserError: if the temperature is out of range.
         """
-        temperature = context.temperature
-        check_temperature(temperature)
+        check_temperature(context.temperature)
         if not self.flow.tempers:
-            z = temperature * z
+            z = context.temperature * z
         return self.encoding.decode(self.flow.inverse(z, context), context, sample=sample)
 
     def sample(
@@ -136,12 +134,12 @@ class CategoricalFlow(nn.Module):
     ) -> Tensor:
         """Draw `count` samples of `length` positions (taken from the mask when given).
 
-        The mask is (B, L), or (B, L, V) where the flow takes one per variable. Without a mask they
-        are drawn on `device`, that of the parameters when None.
+        Without a mask they are drawn on `device`, that of the parameters when None.
 
         Raises:
             ValueError: if neither mask nor `length` is given, the mask has not `count` rows, or one
-                of them is masked altogether, or the temperature is not positive.
+                of them is masked altogether.
+            UserError: if the temperature is out of range.
         """
         mask = context.mask
         if mask is None and length is None:
@@ -165,12 +163,6 @@ class CategoricalFlow(nn.Module):
         return self.decode(z, context, sample=sample_posterior)
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise ValueError unless the temperature is positive and finite."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be greater than 0, not {temperature}")
-
-
 def check_rows(mask: Tensor | None) -> None:
     """Raise ValueError where a row of `mask` (B, L) or (B, L, V) has no real position.
 
@@ -179,9 +171,8 @@ def check_rows(mask: Tensor | None) -> None:
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.dim() not in (2, 3):
-        shown = (f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor)
-                 else f"a {type(mask).__name__}")  # fmt: skip
-        raise ValueError(f"the mask must be a bool tensor of shape (B, L), got {shown}")
+        got = getattr(mask, "dtype", type(mask).__name__)
+        raise ValueError(f"the mask must be a bool tensor of shape (B, L), got {got}")
     empty = ~mask.flatten(1).any(1)
     if empty.any():
         row = int(empty.nonzero()[0])

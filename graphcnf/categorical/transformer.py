@@ -57,9 +57,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Update all positions x (B, N, C).
 
-        Args:
-            x: Channels.
-            bias: Added to the attention scores, (B or 1, heads or 1, N, N).
+        `bias` (B or 1, heads or 1, N, N) is added to the attention scores.
         """
         *parts, hidden = self.read(x)
         query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
@@ -70,10 +68,8 @@ class Block(nn.Module):
     def step(self, x: Tensor, bias: Tensor, extend: Callable) -> Tensor:
         """Update the next position x (B, C) of every row.
 
-        Args:
-            x: Channels.
-            bias: Added to the attention scores of the N positions so far, (N, B or 1, heads).
-            extend: Function of its keys and values (B, C) to those of all N positions (N, B, C).
+        `bias` (N, B or 1, heads) is added to the attention scores of the N positions so far, and
+        `extend` is a function of keys and values (B, C) to those of all N positions (N, B, C).
         """
         query, key, value, hidden = self.read(x)
         keys, values = extend(key, value)
@@ -85,12 +81,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """Return the attention (B, C) of one query (B, C) per row to N positions (N, B, C).
 
     One query per row is no matrix product: sums over what streams through the cache are faster.
-
-    Args:
-        query: Of the last position.
-        keys: Of the positions so far.
-        values: Of the positions so far.
-        bias: Added to the scores, (N, B, heads).
+    `bias` (N, B, heads) is added to the scores.
     """
     heads = bias.shape[-1], -1
     scale = (query.shape[-1] // heads[0]) ** -0.5
@@ -109,11 +100,7 @@ class Cache:
     """Keys and values of the positions so far, for drawing: written in place, without gradients.
 
     Positions come first: a step writes one contiguous slice and streams over those before it.
-
-    Args:
-        blocks: Number of blocks.
-        mask: Real positions, (B, N) bool.
-        like: (C,), for the type and the device.
+    `like` (C,) has the type and the device.
     """
 
     def __init__(self, blocks: int, mask: Tensor, like: Tensor):
@@ -122,12 +109,9 @@ class Cache:
         self.filled = 0
 
     def extend(self, block: int, key: Tensor, value: Tensor) -> Tensor:
-        """Write the keys and values (B, C) of the next position in one block.
+        """Add the keys and values (B, C) of the next position; return all so far, (2, N, B, C).
 
         Rows that have left the batch are the last ones.
-
-        Returns:
-            Those of all positions so far, (2, N, B, C).
         """
         own = self.table[block, :, : self.filled + 1, : len(key)]
         own[0, -1], own[1, -1] = key, value
@@ -141,15 +125,7 @@ class Cache:
 
 
 class Transformer(nn.ModuleList):
-    """Blocks, one after the other.
-
-    Args:
-        width: See `Block`.
-        heads: See `Block`.
-        expansion: See `Block`.
-        layers: Number of blocks.
-        dropout: See `Block`.
-    """
+    """Blocks, one after the other, with the arguments of `Block`."""
 
     def __init__(
         self, width: int, heads: int, expansion: float, layers: int, *, dropout: float = 0.0

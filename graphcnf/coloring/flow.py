@@ -18,7 +18,7 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.coloring.network import ColoringNetwork, GraphConvolutions, coloring_context
 from graphcnf.errors import UserError
 from graphcnf.flows.coupling import coupling_stack
-from graphcnf.flows.mode import evaluates
+from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Context, Noise
 from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.packed import PackedGraphs

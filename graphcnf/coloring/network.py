@@ -11,7 +11,7 @@ from torch_geometric.nn import TransformerConv
 from graphcnf.categorical.autoregressive import Network, Step
 from graphcnf.coloring.lookahead import LookAhead
 from graphcnf.coloring.saturation import SaturationOrder, turns
-from graphcnf.flows.readout import ReadOut, zero_init
+from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.features import NODE_FEATURES, walk_features
 

@@ -20,7 +20,7 @@ from graphcnf.discrete.graphs import GraphCodec
 from graphcnf.discrete.sequences import SequenceCodec
 from graphcnf.discrete.tables import ArrayCodec, TableCodec
 from graphcnf.errors import UserError
-from graphcnf.flows.mode import evaluates
+from graphcnf.flows.modules import evaluates
 from graphcnf.graphs import GraphBatch
 from graphcnf.limits import check_integer, check_range, check_seed, check_temperature, plain
 from graphcnf.pretrained import locate

@@ -26,12 +26,7 @@ from graphcnf.flows.logistic_mixture import (
     logistic_mixture,
     logistic_mixture_inverse,
 )
-from graphcnf.flows.pixels import (
-    ChannelsFirst,
-    Checkerboard,
-    Split,
-    Squeeze,
-)
+from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
 from graphcnf.flows.transform import (
     Bijection,
     Context,
@@ -47,43 +42,3 @@ from graphcnf.flows.transform import (
     take,
     zero_log_term,
 )
-
-__all__ = [
-    "ActNorm",
-    "AdditiveCoupling",
-    "Affine",
-    "AffineCoupling",
-    "Bijection",
-    "ChannelsFirst",
-    "Checkerboard",
-    "Context",
-    "Coupling",
-    "Dequantization",
-    "Inverse",
-    "InvertibleLinear",
-    "Logit",
-    "MixtureLogisticCoupling",
-    "Noise",
-    "Sequential",
-    "Split",
-    "Squeeze",
-    "StandardLogistic",
-    "StandardNormal",
-    "Transform",
-    "UniformDequantization",
-    "VariationalDequantization",
-    "bounded_log_scale",
-    "count_entries",
-    "coupling_stack",
-    "draw_normal",
-    "draw_uniform",
-    "log_term_dtype",
-    "logistic_mixture",
-    "logistic_mixture_inverse",
-    "masked",
-    "prepare",
-    "record_generators",
-    "sum_log_term",
-    "take",
-    "zero_log_term",
-]

@@ -30,34 +30,6 @@ def record_generators(seed: int, first: int, count: int) -> list[np.random.Gener
     ]
 
 
-def _draw(kind: str, shape, mask, generator, device, dtype) -> Tensor:
-    """Draw "normal" or "uniform" numbers; see `draw_normal`."""
-    dtype = dtype or torch.get_default_dtype()
-    if generator is None or isinstance(generator, torch.Generator):
-        # A generator is bound to its own device, which may not be that of the result.
-        source = device if generator is None else generator.device
-        draw = torch.randn if kind == "normal" else torch.rand
-        noise = draw(shape, generator=generator, device=source, dtype=dtype)
-        return masked(noise.to(device), mask)
-
-    if len(generator) != shape[0]:
-        raise ValueError(f"{len(generator)} generators for a batch of {shape[0]} records")
-    noise = torch.zeros(shape, dtype=torch.float64)
-    real = None if mask is None else mask.cpu()
-    for record, own in enumerate(generator):
-        # Only real entries draw, so that padding does not shift the numbers of a record.
-        size = tuple(shape[1:]) if real is None else (int(real[record].sum()), shape[-1])
-        drawn = own.standard_normal(size) if kind == "normal" else own.random(size)
-        values = torch.as_tensor(drawn, dtype=torch.float64)
-        if real is None:
-            noise[record] = values
-        elif real.dim() == 1:
-            noise[record] = values.sum(0)
-        else:
-            noise[record, real[record]] = values
-    return noise.to(device=device, dtype=dtype)
-
-
 def draw_normal(
     shape: Sequence[int],
     *,
@@ -65,6 +37,7 @@ def draw_normal(
     generator: Generators = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    uniform: bool = False,
 ) -> Tensor:
     """Draw standard normal numbers.
 
@@ -77,23 +50,40 @@ def draw_normal(
             the device.
         device: device of the result.
         dtype: type of the result, torch's default type if None.
+        uniform: draw uniform numbers in [0, 1) instead.
 
     Raises:
         ValueError: if a sequence of generators does not have B of them.
     """
-    return _draw("normal", shape, mask, generator, device, dtype)
+    dtype = dtype or torch.get_default_dtype()
+    if generator is None or isinstance(generator, torch.Generator):
+        # A generator is bound to its own device, which may not be that of the result.
+        source = device if generator is None else generator.device
+        draw = torch.rand if uniform else torch.randn
+        noise = draw(shape, generator=generator, device=source, dtype=dtype)
+        return masked(noise.to(device), mask)
+
+    if len(generator) != shape[0]:
+        raise ValueError(f"{len(generator)} generators for a batch of {shape[0]} records")
+    noise = torch.zeros(shape, dtype=torch.float64)
+    real = None if mask is None else mask.cpu()
+    for record, own in enumerate(generator):
+        # Only real entries draw, so that padding does not shift the numbers of a record.
+        size = tuple(shape[1:]) if real is None else (int(real[record].sum()), shape[-1])
+        drawn = own.random(size) if uniform else own.standard_normal(size)
+        values = torch.as_tensor(drawn, dtype=torch.float64)
+        if real is None:
+            noise[record] = values
+        elif real.dim() == 1:
+            noise[record] = values.sum(0)
+        else:
+            noise[record, real[record]] = values
+    return noise.to(device=device, dtype=dtype)
 
 
-def draw_uniform(
-    shape: Sequence[int],
-    *,
-    mask: Tensor | None = None,
-    generator: Generators = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+def draw_uniform(shape: Sequence[int], **options) -> Tensor:
     """Draw uniform numbers in [0, 1); the arguments are those of `draw_normal`."""
-    return _draw("uniform", shape, mask, generator, device, dtype)
+    return draw_normal(shape, uniform=True, **options)
 
 
 class BaseDensity(nn.Module):
@@ -107,27 +97,21 @@ class BaseDensity(nn.Module):
         """Return the log-density in nats ``(B,)`` of the real entries of ``z (B, ..., D)``."""
         return sum_log_term(self.log_density(z.to(log_term_dtype(z))), mask)
 
-    def sample(
-        self, shape, *, mask=None, temperature=1.0, generator=None, device=None, dtype=None
-    ) -> Tensor:
-        """Draw ``(B, ..., D)``, multiplied by ``temperature``; see `draw_normal`."""
+    def sample(self, shape: Sequence[int], *, temperature: float = 1.0, **options) -> Tensor:
+        """Draw ``(B, ..., D)``, multiplied by ``temperature``; ``options`` as in `draw_normal`."""
         raise NotImplementedError
 
 
 class StandardNormal(BaseDensity):
     """Independent standard normal variables: ``log p(z) = -z^2/2 - log(2 pi)/2``."""
 
-    def log_density(self, z: Tensor) -> Tensor:
+    def log_density(self, z):
         """Return ``-z^2/2 - log(2 pi)/2``."""
         return -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
 
-    def sample(
-        self, shape, *, mask=None, temperature=1.0, generator=None, device=None, dtype=None
-    ) -> Tensor:
-        """Draw ``(B, ..., D)`` with standard deviation ``temperature``; see `draw_normal`."""
-        return temperature * draw_normal(
-            shape, mask=mask, generator=generator, device=device, dtype=dtype
-        )
+    def sample(self, shape, *, temperature=1.0, **options):
+        """Draw ``(B, ..., D)`` with standard deviation ``temperature``."""
+        return temperature * draw_normal(shape, **options)
 
 
 class StandardLogistic(BaseDensity):
@@ -136,17 +120,14 @@ class StandardLogistic(BaseDensity):
     The standard deviation is ``pi / sqrt(3) = 1.81``.
     """
 
-    def log_density(self, z: Tensor) -> Tensor:
+    def log_density(self, z):
         """Return ``log sigmoid(z) + log sigmoid(-z)``."""
         z = z.abs()
         return -z - 2 * F.softplus(-z)
 
-    def sample(
-        self, shape, *, mask=None, temperature=1.0, generator=None, device=None, dtype=None
-    ) -> Tensor:
-        """Draw ``(B, ..., D)``, multiplied by ``temperature``; see `draw_normal`."""
+    def sample(self, shape, *, temperature=1.0, mask=None, dtype=None, **options):
+        """Draw ``(B, ..., D)``, multiplied by ``temperature``."""
         # In float32, uniform numbers are too coarse for the tails.
-        u = draw_uniform(
-            shape, generator=generator, mask=mask, device=device, dtype=torch.float64
-        ).clamp(1e-16, 1 - 1e-16)
-        return masked(temperature * torch.logit(u), mask).to(dtype or torch.get_default_dtype())
+        u = draw_uniform(shape, mask=mask, dtype=torch.float64, **options)
+        z = temperature * torch.logit(u.clamp(1e-16, 1 - 1e-16))
+        return masked(z, mask).to(dtype or torch.get_default_dtype())

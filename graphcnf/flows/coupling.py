@@ -29,11 +29,12 @@ class Coupling(Bijection):
             P = `parameters_per_channel` each, in the order ``(P, C)``. It may return a lower
             precision (autocast); the map itself is computed in float32, or float64 for float64
             input. Its output at masked entries does not matter, if finite.
-        split: index of the last axis at which the channels are cut.
+        split: index of the last axis at which the channels are cut; with 0 all are transformed,
+            by parameters that depend on the context only.
         swap: False transforms the second part, True the first.
 
     Raises:
-        ValueError: if ``split`` is not positive or, when called, the network returns another number
+        ValueError: if ``split`` is negative or, when called, the network returns another number
             of parameters.
     """
 
@@ -41,11 +42,9 @@ class Coupling(Bijection):
 
     def __init__(self, network: nn.Module, *, split: int, swap: bool = False):
         super().__init__()
-        if split < 1:
-            raise ValueError(f"split must be at least 1, got {split}")
-        self.network = network
-        self.split = split
-        self.swap = swap
+        if split < 0:
+            raise ValueError(f"split must be at least 0, got {split}")
+        self.network, self.split, self.swap = network, split, swap
 
     def transform_elements(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``x (B, ..., C)`` with ``parameters (B, ..., P, C)``; return ``z, log|dz/dx|``."""
@@ -58,10 +57,6 @@ class Coupling(Bijection):
     def forward(self, x, context=Context()):
         """Transform one part of the channels."""
         return self._couple(x, self.transform_elements, context)
-
-    def inverse(self, z, context=Context()):
-        """Invert `forward`: the network sees the same channels."""
-        return self._couple(z, lambda *of: (self.inverse_elements(*of), None), context)[0]
 
     def inverse_and_logdet(self, z, context=Context()):
         """Invert `forward`; the log-det is minus that of `forward` at ``x``."""
@@ -87,7 +82,7 @@ class Coupling(Bijection):
         moved, log_det = elements(moved, parameters)
         moved = masked(moved, context.mask)
         z = torch.cat((moved, fixed) if self.swap else (fixed, moved), -1)
-        return z, None if log_det is None else sum_log_term(log_det, context.mask)
+        return z, sum_log_term(log_det, context.mask)
 
 
 class AdditiveCoupling(Coupling):
@@ -135,17 +130,11 @@ class MixtureLogisticCoupling(Coupling):
     ``s``, ``t`` and the mixtures' logits, means and log-scales are functions of ``x_a``; all
     log-scales lie within +-3. Parameters ``(t, s, K logits, K means, K log-scales)``, so P = 3 K +
     2. Constants from -1 to 1 are added to the means: otherwise the components would stay equal
-    under a network whose output layer starts at zero.
+    under a network whose output layer starts at zero. `Coupling` has the other arguments.
 
     References:
         Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
         Lippe & Gavves 2021, arXiv 2006.09790, appendix A.
-
-    Args:
-        network: see `Coupling`.
-        split: see `Coupling`.
-        swap: see `Coupling`.
-        mixtures: the number of components K.
     """
 
     def __init__(self, network: nn.Module, *, split: int, swap: bool = False, mixtures: int = 8):
@@ -183,13 +172,10 @@ class MixtureLogisticCoupling(Coupling):
 
 
 def halves(channels: int, number: int) -> tuple[int, bool, int]:
-    """Return the split of the channels for coupling ``number`` of a stack: halves alternate.
-
-    Returns:
-        `split` and `swap` of a `Coupling`, and the number of channels that its network sees.
+    """Return `split` and `swap` of coupling ``number`` of a stack, and the channels that it sees.
 
     Raises:
-        UserError: there are fewer than 2.
+        UserError: there are fewer than 2 channels.
     """
     if channels < 2:
         raise UserError(f"couplings of channels need at least 2 latents, got {channels}")
@@ -213,16 +199,13 @@ def coupling_stack(
 
     Examples:
         >>> flow = coupling_stack(torch.nn.Linear, channels=4, couplings=2)
-        >>> [type(step).__name__ for step in flow.transforms][:3]
+        >>> [type(step).__name__ for step in flow][:3]
         ['ActNorm', 'InvertibleLinear', 'MixtureLogisticCoupling']
     """
     steps: list[Bijection] = []
     for number in range(couplings):
         split, swap, fixed = halves(channels, number)
         conditioner = network(fixed, (channels - fixed) * (3 * mixtures + 2))
-        steps += [
-            ActNorm(channels),
-            InvertibleLinear(channels),
-            MixtureLogisticCoupling(conditioner, split=split, swap=swap, mixtures=mixtures),
-        ]
+        coupling = MixtureLogisticCoupling(conditioner, split=split, swap=swap, mixtures=mixtures)
+        steps += [ActNorm(channels), InvertibleLinear(channels), coupling]
     return Sequential(*steps)

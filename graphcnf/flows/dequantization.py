@@ -55,8 +55,7 @@ class Dequantization(Transform):
         super().__init__()
         if not 1 <= levels <= MOST_LEVELS:
             raise ValueError(f"levels must be at least 1 and at most {MOST_LEVELS}, got {levels}")
-        self.levels = levels
-        self.margin = max(MARGIN, levels * 2.0**-22)
+        self.levels, self.margin = levels, max(MARGIN, levels * 2.0**-22)
 
     def place(self, x: Tensor, u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Put noise ``u`` into the cells of ``x``; return ``z`` and log|dz/du| (B,)."""
@@ -102,9 +101,7 @@ class VariationalDequantization(Dequantization):
 
     def __init__(self, levels: int, flow: Bijection, encoder: nn.Module | None = None):
         super().__init__(levels)
-        self.flow = flow
-        self.encoder = encoder
-        self.base = StandardLogistic()
+        self.flow, self.encoder, self.base = flow, encoder, StandardLogistic()
 
     def forward(self, x, context=Context()):
         """Add the noise; of the context only mask and noise are used."""
@@ -124,14 +121,11 @@ class VariationalDequantization(Dequantization):
 class Logit(Bijection):
     """Logit map ``z = logit(alpha / 2 + (1 - alpha) x)`` of the unit interval.
 
-    ``alpha`` keeps the ends of the interval finite; `inverse` reaches as far as ``alpha / (2 - 2
-    alpha)`` beyond them.
+    ``alpha`` in [0, 1) keeps the ends of the interval finite; `inverse` reaches as far as
+    ``alpha / (2 - 2 alpha)`` beyond them.
 
     References:
         Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.
-
-    Args:
-        alpha: in [0, 1).
     """
 
     def __init__(self, alpha: float = 1e-5):

@@ -14,11 +14,7 @@ SMALLEST_DEVIATION = 1e-4
 
 
 class Affine(Bijection):
-    """Affine map ``z = scale x + shift`` with constants.
-
-    Args:
-        scale: finite, not 0.
-        shift: finite.
+    """Affine map ``z = scale x + shift`` with finite constants, the scale not 0.
 
     Examples:
         >>> z, log_det = Affine(2.0, shift=1.0)(torch.tensor([[0.0, 1.0]]))
@@ -30,8 +26,7 @@ class Affine(Bijection):
         super().__init__()
         if scale == 0 or not (math.isfinite(scale) and math.isfinite(shift)):
             raise ValueError(f"no invertible map: {scale} x + {shift}")
-        self.scale = float(scale)
-        self.shift = float(shift)
+        self.scale, self.shift = float(scale), float(shift)
 
     def forward(self, x, context=Context()):
         """Return ``scale x + shift``."""
@@ -48,7 +43,7 @@ class Affine(Bijection):
 
 
 class ActNorm(Bijection):
-    """Activation normalisation ``z = exp(s) (x + b)`` per channel.
+    """Activation normalisation ``z = exp(s) (x + b)`` of each of D channels.
 
     The first forward pass in training mode sets ``b`` and ``s`` such that every channel of its
     output has mean 0 and variance 1 over the real entries; a constant channel is only shifted. A
@@ -57,9 +52,6 @@ class ActNorm(Bijection):
 
     References:
         Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 3.1.
-
-    Args:
-        features: number of channels D.
 
     Examples:
         >>> normalised, _ = ActNorm(2)(5 + 3 * torch.randn(1000, 2))
@@ -115,16 +107,13 @@ class ActNorm(Bijection):
 
 
 class InvertibleLinear(Bijection):
-    """Linear map of the channels ``z = W x`` with ``W = P L (U + diag(sign exp(s)))``.
+    """Linear map of D channels ``z = W x`` with ``W = P L (U + diag(sign exp(s)))``.
 
     P is a fixed permutation, L unit lower and U strictly upper triangular; ``log|det W| = sum(s)``.
     Starts as a random rotation. The inverse of W is computed in float64, whatever the type of z.
 
     References:
         Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, eq. 10 and 11.
-
-    Args:
-        features: number of channels D.
 
     Examples:
         >>> linear = InvertibleLinear(3)

@@ -37,16 +37,13 @@ def bounded_log_scale(x: Tensor, bound: float = 3.0) -> Tensor:
 def logistic_mixture(
     x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Apply ``f`` elementwise.
+    """Return ``f(x)`` and ``log f'(x)`` elementwise, differentiable once in everything.
 
     Args:
         x: any shape, float32 or float64.
         logits: ``(K, *x.shape)`` unnormalised log-weights of the components.
         means: ``(K, *x.shape)``.
         log_scales: ``(K, *x.shape)``, expected within +-3 or so.
-
-    Returns:
-        ``f(x)`` and ``log f'(x)``, both of the shape of ``x``. Differentiable once in everything.
     """
     return _LogisticMixture.apply(x, logits, means, log_scales)
 
@@ -56,15 +53,8 @@ def logistic_mixture_inverse(
 ) -> Tensor:
     """Solve ``f(x) = y`` elementwise, in a fixed number of steps.
 
-    Args:
-        y: any shape.
-        logits: as for `logistic_mixture`.
-        means: as for `logistic_mixture`.
-        log_scales: as for `logistic_mixture`.
-
-    Returns:
-        ``x`` in float64 for float64 y, otherwise in float32. Differentiable (implicitly) in
-        everything.
+    Returns ``x`` in float64 for float64 y, otherwise in float32. Differentiable (implicitly) in
+    everything; the arguments are those of `logistic_mixture`.
     """
     y = y.to(log_term_dtype(y))
     parameters = [part.to(y.dtype) for part in (logits, means, log_scales)]

@@ -5,10 +5,9 @@ Images have no padding: these steps ignore a mask, but for `ChannelsFirst`.
 
 from __future__ import annotations
 
-from itertools import product
-
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from graphcnf.flows.base import BaseDensity, StandardNormal
 from graphcnf.flows.transform import (
@@ -22,15 +21,12 @@ from graphcnf.flows.transform import (
 
 
 class ChannelsFirst(Sequential):
-    """Composition of steps on ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
+    """Composition of bijections of ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
 
     This way any transform of the last axis acts on the channels of every pixel: `ActNorm`,
     `InvertibleLinear` (an invertible 1x1 convolution), the couplings, whose networks get ``(B, H,
     W, C)``. A mask is ``(B, H, W)``. In PyTorch's channels-last memory format the exchange of the
     axes costs nothing.
-
-    Args:
-        *steps: bijections of ``(B, H, W, C)``, in the order in which data passes them.
     """
 
     def __init__(self, *steps: Bijection):
@@ -62,14 +58,10 @@ class Squeeze(Bijection):
 
     Channel ``(f i + j) C + c`` of the output holds the pixels of channel c in the rows ``i, i + f,
     ...`` and columns ``j, j + f, ...``: sub-images one after the other, each with all of its
-    channels. With ``f = 2`` the halves of the channels are the even and the odd rows. `Inverse` of
-    it is the unsqueeze.
+    channels. With ``f = 2`` the halves of the channels are the even and the odd rows.
 
     References:
         Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
-
-    Args:
-        factor: f, at least 1.
     """
 
     def __init__(self, factor: int = 2):
@@ -77,15 +69,11 @@ class Squeeze(Bijection):
         if factor < 1:
             raise ValueError(f"factor must be at least 1, got {factor}")
         self.factor = factor
-        # First row and column of each sub-image, in the order of the output's channels.
-        self.offsets = list(product(range(factor), repeat=2))
+        # Numbers of the sub-images in the order of the output's channels.
+        self.order = list(range(factor**2))
 
     def forward(self, x, context=Context()):
-        """Rearrange space to channels.
-
-        Raises:
-            ValueError: if ``f`` does not divide the height and the width.
-        """
+        """Rearrange space to channels; ValueError unless ``f`` divides the height and the width."""
         _check_image(x)
         factor, (height, width) = self.factor, x.shape[2:]
         if height % factor or width % factor:
@@ -93,27 +81,21 @@ class Squeeze(Bijection):
                 f"squeezing by {factor} needs a height and a width that {factor} divides, got "
                 f"{height} x {width}"
             )
-        x = x.to(log_term_dtype(x))
-        parts = [x[:, :, i::factor, j::factor] for i, j in self.offsets]
-        return torch.cat(parts, 1), zero_log_term(x)
+        z = F.pixel_unshuffle(x.to(log_term_dtype(x)), factor).unflatten(1, (-1, factor**2))
+        return z[:, :, self.order].transpose(1, 2).flatten(1, 2), zero_log_term(x)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Rearrange channels to space.
-
-        Raises:
-            ValueError: if ``f f`` does not divide the number of channels.
-        """
+        """Rearrange channels to space; ValueError unless there are a multiple of ``f f``."""
         _check_image(z)
-        z = z.to(log_term_dtype(z))
-        factor, (batch, channels, height, width) = self.factor, z.shape
-        if channels % factor**2:
+        number = self.factor**2
+        if z.shape[1] % number:
             raise ValueError(
-                f"unsqueezing by {factor} needs a multiple of {factor**2} channels, got {channels}"
+                f"unsqueezing by {self.factor} needs a multiple of {number} channels, got "
+                f"{z.shape[1]}"
             )
-        x = z.new_empty(batch, channels // factor**2, height * factor, width * factor)
-        for (i, j), part in zip(self.offsets, z.chunk(factor**2, 1), strict=True):
-            x[:, :, i::factor, j::factor] = part
-        return x, zero_log_term(z)
+        parts = z.to(log_term_dtype(z)).unflatten(1, (number, -1)).transpose(1, 2)
+        places = [self.order.index(k) for k in range(number)]
+        return F.pixel_shuffle(parts[:, :, places].flatten(1, 2), self.factor), zero_log_term(z)
 
 
 class Checkerboard(Squeeze):
@@ -127,7 +109,7 @@ class Checkerboard(Squeeze):
 
     def __init__(self):
         super().__init__(2)
-        self.offsets = [(0, 0), (1, 1), (0, 1), (1, 0)]
+        self.order = [0, 3, 1, 2]
 
 
 class Split(Transform):
@@ -166,10 +148,8 @@ class Split(Transform):
         keep = channels - channels // 2 if keep is None else keep
         if not 0 < keep < channels:
             raise ValueError(f"cannot keep {keep} of {channels} channels and factor out the rest")
-        self.channels = channels
-        self.keep = keep
+        self.channels, self.keep, self.prior = channels, keep, prior
         self.base: BaseDensity = StandardNormal() if base is None else base
-        self.prior = prior
 
     def forward(self, x, context=Context()):
         """Return the first ``keep`` channels, and ``log p(rest | z)``."""
@@ -191,9 +171,8 @@ class Split(Transform):
         """
         z = z.to(log_term_dtype(z))
         if context.discarded is None:
-            shape = (len(z), self.channels - self.keep, *z.shape[2:])
             rest = self.base.sample(
-                shape,
+                (len(z), self.channels - self.keep, *z.shape[2:]),
                 temperature=context.temperature,
                 generator=context.generator,
                 device=z.device,

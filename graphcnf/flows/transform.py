@@ -25,9 +25,6 @@ Generators = torch.Generator | Sequence[np.random.Generator] | None
 class Context:
     """Inputs of a transform or network besides ``x``; a step ignores those that it does not use.
 
-    All are optional, None by default. ``dataclasses.replace(context, mask=mask)`` is the same
-    context with another mask.
-
     Attributes:
         mask: ``x.shape[:-1]`` bool, True where an entry is real; ``(B, L)`` for ``(B, L, D)``.
         features: features of the entries, ``(B, ..., F)``.
@@ -64,11 +61,7 @@ class Transform(nn.Module):
     tempers: bool = False
 
     def forward(self, x, context=Context()):
-        """Map data to latents.
-
-        Args:
-            x: ``(B, ..., D)``, or a structure of such tensors that the transform documents.
-            context: see `Context`.
+        """Map data ``(B, ..., D)`` to latents.
 
         Returns:
             ``z``, which is 0 at masked entries, and the log term ``(B,)`` in nats, float32 (float64
@@ -98,9 +91,6 @@ class Sequential(Bijection):
 
     ``exact`` is True if every step is. `inverse_and_logdet` exists if every step is a `Bijection`.
 
-    Args:
-        *transforms: the steps in the order in which data passes them.
-
     Examples:
         >>> from graphcnf.flows import Affine
         >>> transform = Sequential(Affine(2.0), Affine(1.0, shift=3.0))
@@ -111,11 +101,11 @@ class Sequential(Bijection):
         [[1.0, 1.0]]
     """
 
+    transforms: Sequence[Transform]
+
     def __init__(self, *transforms: Transform):
         super().__init__()
-        self.transforms: Sequence[Transform] = nn.ModuleList(  # type: ignore[assignment]  # not generic
-            transforms
-        )
+        self.transforms = nn.ModuleList(transforms)  # type: ignore[assignment]  # not generic
 
     @property
     def exact(self) -> bool:  # type: ignore[override]  # a constant elsewhere
@@ -153,11 +143,7 @@ class Sequential(Bijection):
         return z if len(self) else masked(z, context.mask)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Undo the steps in reverse order.
-
-        Raises:
-            TypeError: if a step is no `Bijection`.
-        """
+        """Undo the steps in reverse order; TypeError if one is no `Bijection`."""
         if not len(self):
             return masked(z, context.mask), zero_log_term(z)
         total = 0.0
@@ -170,11 +156,7 @@ class Sequential(Bijection):
 
 
 class Inverse(Bijection):
-    """``z = f^-1(x)``.
-
-    Args:
-        bijection: f.
-    """
+    """``z = f^-1(x)`` for a bijection ``f``."""
 
     def __init__(self, bijection: Bijection):
         super().__init__()
@@ -191,8 +173,6 @@ class Inverse(Bijection):
 
 class Noise:
     """A tape of the random draws of a forward pass, to repeat the pass with the same noise.
-
-    The first pass records. After `rewind`, a pass replays in the same order.
 
     Examples:
         >>> from graphcnf.flows import UniformDequantization
@@ -252,14 +232,9 @@ def zero_log_term(x: Tensor) -> Tensor:
 
 
 def sum_log_term(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Sum log terms per element over everything but the batch.
+    """Sum log terms ``(B, ...)`` of the real elements to ``(B,)``, float32 or float64.
 
-    Args:
-        values: ``(B, ...)``.
-        mask: bool, with the leading axes of ``values``; entries where it is False count as 0.
-
-    Returns:
-        ``(B,)``, float32 or, for float64 values, float64.
+    ``mask`` has the leading axes of ``values``.
     """
     if mask is not None:
         mask = mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))

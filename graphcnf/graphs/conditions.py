@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.flows.readout import zero_init
+from graphcnf.flows.modules import zero_init
 
 FREQUENCIES = 6
 """Sines and cosines of a value, of periods 16, 8, 4, 2, 1 and 1/2 standard deviations."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError, suggest
-from graphcnf.flows.mode import evaluates
+from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Noise
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.conditions import condition_row

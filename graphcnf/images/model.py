@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, record_generators
-from graphcnf.flows.mode import evaluates
+from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Noise, log_term_dtype
 from graphcnf.limits import check_integer
 from graphcnf.pretrained import Pretrained

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphcnf.flows.modules import zero_init
 from graphcnf.flows.pixels import Checkerboard
-from graphcnf.flows.readout import zero_init
 from graphcnf.flows.transform import Context
 
 

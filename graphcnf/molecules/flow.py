@@ -15,7 +15,7 @@ from rdkit import Chem
 
 import graphcnf.baselines  # noqa: F401  (its graph models can be loaded by name)
 from graphcnf.errors import UserError, counted
-from graphcnf.flows.mode import evaluation_mode
+from graphcnf.flows.modules import evaluation_mode
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.record_blocks import RecordNoise
 from graphcnf.limits import check_integer, check_range

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from graphcnf.errors import UserError
-from graphcnf.flows.readout import ReadOut
+from graphcnf.flows.modules import ReadOut
 from graphcnf.training.checkpoint import check_finite
 from graphcnf.training.settings import TrainingSettings
 

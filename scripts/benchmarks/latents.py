@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from graphcnf.categorical import CategoricalFlow, make_encoding
 from graphcnf.datasets.zinc250k import zinc250k_rows
 from graphcnf.flows import Context, coupling_stack
-from graphcnf.flows.readout import zero_init
+from graphcnf.flows.modules import zero_init
 from graphcnf.scripts.benchmarks.options import check_picture, write_figure
 
 if TYPE_CHECKING:

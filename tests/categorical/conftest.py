@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from couplings import perturb
 from torch import nn
 
 from graphcnf.categorical import CategoricalFlow, IntervalEncoding, make_encoding
@@ -12,7 +13,7 @@ from graphcnf.flows import AffineCoupling, InvertibleLinear, Sequential, Standar
 CATEGORIES = 3
 
 # Wide volumes: the weights p(z) p(x|z) / q(z|x) of the bound need a finite variance here.
-WIDE = {"separation": 1.0, "spread": 1.0, "hidden": 8}
+WIDE = {"separation": 1.0}
 ENCODINGS = {
     "mixture": lambda: make_encoding("mixture", CATEGORIES, 2, **WIDE),
     "mixture, given prior": lambda: make_encoding(
@@ -37,22 +38,9 @@ ENCODINGS = {
 }
 
 
-def perturb(module: nn.Module, size: float = 0.1) -> nn.Module:
-    """Away from the special values that layers start with."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(size * torch.randn_like(parameter))
-    return module
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 @pytest.fixture(params=ENCODINGS)
 def encoding(request):
-    return perturb(ENCODINGS[request.param]())
+    return perturb(ENCODINGS[request.param](), 0.1)
 
 
 class Mean(nn.Module):

@@ -1,4 +1,4 @@
-"""Properties of every encoding in the registry of conftest.py."""
+"""Properties of every encoding in the registry of conftest.py, and of each one."""
 
 import copy
 import math
@@ -8,11 +8,13 @@ import torch
 
 from graphcnf.categorical import (
     CategoricalFlow,
+    DequantizationEncoding,
     IntervalEncoding,
     MixtureEncoding,
     make_encoding,
 )
 from graphcnf.categorical.densities import grid_means
+from graphcnf.categorical.disjoint import MARGIN, CategoryEmbedding
 from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise, Sequential, StandardLogistic
 from graphcnf.testing import assert_gradients_reach_every_parameter
@@ -151,18 +153,18 @@ def test_categories_start_apart(name, posterior, categories):
 
 @pytest.mark.parametrize("categories, latents", [(1, 1), (3, 1), (5, 2), (27, 3), (16, 4), (2, 5)])
 def test_grid_means(categories, latents):
-    points, spacing = grid_means(categories, latents, 2.0)
+    points, spacing = grid_means(categories, latents)
     assert points.shape == (categories, latents)
     torch.testing.assert_close(points.mean(0), torch.zeros(latents, dtype=torch.float64))
     if categories > 1:
         gaps = torch.cdist(points, points, p=math.inf).fill_diagonal_(math.inf)
         assert gaps.min() >= spacing - 1e-9
-        assert points.std(0, correction=0).max() == pytest.approx(2.0)
+        assert points.std(0, correction=0).max() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("categories, latents", [(4, 3), (17, 6), (32, 6)])
 def test_codes_with_a_parity_digit_differ_twice(categories, latents):
-    points, _ = grid_means(categories, latents, 1.0)
+    points, _ = grid_means(categories, latents)
     differ = (points[:, None] - points).abs() > 1e-9
     assert differ.sum(-1).fill_diagonal_(latents).min() == 2
 
@@ -175,10 +177,6 @@ def test_volumes_stay_apart_whatever_is_learned(categories, latents):
         encoding.growth.fill_(100)
     x = torch.arange(categories).repeat(4000)[None]
     assert encoding.encode(x).correct.item() > 0.9999
-    free = MixtureEncoding(categories, latents, drift=None)
-    with torch.no_grad():
-        free.growth.fill_(3)
-    assert free.encode(x).correct.item() < 0.99
 
 
 @pytest.mark.parametrize("categories", [1, 2, 3, 4, 5, 16, 17])
@@ -200,25 +198,80 @@ def test_argmax_codes(categories):
         )
 
 
-def test_intervals_are_disjoint_and_uniform():
-    encoding = IntervalEncoding(4)
+@pytest.mark.parametrize("make", [IntervalEncoding, DequantizationEncoding])
+def test_noise_fills_the_cells_evenly(make):
+    encoding = make(4)
     x = torch.arange(4).repeat(5000)[None]
     encoded = encoding.encode(x)
-    u = torch.sigmoid(encoded.z[0, :, 0].double())
-    assert torch.equal((u * 4).long(), x[0]) and encoded.correct.item() == 1
-    assert torch.equal(encoding.decode(encoded.z), x)
-    within = (u * 4) % 1
+    assert encoded.correct.item() == 1 and torch.equal(encoding.decode(encoded.z), x)
+    z = encoded.z[0, :, 0].double()
+    intervals = make is IntervalEncoding
+    cell = 4 * torch.sigmoid(z) if intervals else z / encoding.scale + 2
+    assert torch.equal(cell.long(), x[0])
+    within = cell % 1
     assert within.mean().item() == pytest.approx(0.5, abs=0.01)
     assert within.var().item() == pytest.approx(1 / 12, abs=0.003)
-    # u uniform makes z logistic: the flow-free bound is log(1/4) per variable.
-    bound = StandardLogistic().log_prob(encoded.z) - encoded.log_encoder
-    assert bound.item() / x.numel() == pytest.approx(-math.log(4), abs=1e-3)
+    if intervals:
+        # u uniform makes z logistic: the flow-free bound is log(1/4) per variable.
+        bound = StandardLogistic().log_prob(encoded.z) - encoded.log_encoder
+        assert bound.item() / x.numel() == pytest.approx(-math.log(4), abs=1e-3)
+    else:
+        assert encoded.z.std().item() == pytest.approx(1, abs=0.02)
+        # A density of 1 / width on a cell, but for its margins.
+        density = -x.numel() * math.log(encoding.scale * (1 - 2 * MARGIN))
+        assert encoded.log_encoder.item() == pytest.approx(density, rel=1e-5)
+        beyond = (torch.tensor([-0.1, 0.1, 3.9, 4.1]) - 2)[None, :, None] * encoding.scale
+        assert encoding.overflow(beyond).tolist() == [[True, False, False, True]]
+        assert encoding.decode(beyond).tolist() == [[0, 0, 3, 3]]
+
+
+def test_learned_noise_is_a_density_on_its_cell():
+    encoding = DequantizationEncoding(3, variational=True).double()
+    with torch.no_grad():
+        for parameter in encoding.parameters():
+            parameter.add_(0.15 * torch.randn_like(parameter))
+    x = torch.tensor([[0], [1], [2]]).repeat_interleave(20_000, 0)
+    encoded = encoding.encode(x)
+    assert (encoded.correct == 1).all()
+    # E_q[1 / q(z|x)] is the width of the cell, wherever q is positive.
+    widths = (-encoded.log_encoder).exp().reshape(3, -1).mean(1)
+    torch.testing.assert_close(widths, torch.full((3,), encoding.scale).double(), rtol=0.1, atol=0)
+    assert encoded.log_encoder.reshape(3, -1).std(1).min() > 0.05, "the noise is uniform"
+
+
+def test_learned_noise_fits_a_density_better():
+    """Under narrow bumps in the middle of the cells, the bound becomes tight."""
+    encoding = DequantizationEncoding(2, variational=True)
+    optimizer = torch.optim.Adam(encoding.parameters(), 2e-2)
+    x = torch.arange(2).repeat(64)[:, None]
+    base = StandardLogistic()
+
+    def gap():
+        """Of the bound to log(1/2): the bumps are equally likely and hardly leave their cells."""
+        encoded = encoding.encode(x)
+        centre = (x[..., None] - 0.5) * encoding.scale
+        bump = base.log_prob((encoded.z - centre) / 0.05) - math.log(0.05)
+        return (encoded.log_encoder - bump).mean()
+
+    before = gap().item()
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = gap()
+        loss.backward()
+        optimizer.step()
+    assert before > 1 and gap().item() < 0.15
+
+
+@pytest.mark.parametrize("categories", [1, 2, 7, 16])
+def test_every_category_has_its_embedding(categories):
+    table = CategoryEmbedding(categories, 3)
+    known = (2 * torch.arange(categories)[None, :, None] + 1) / categories - 1
+    torch.testing.assert_close(table(known)[0], table.table.weight)
 
 
 def test_a_given_prior_is_the_posterior_where_nothing_is_known():
-    encoding = MixtureEncoding(3, 1, prior=[1, 2, 5], separation=1, drift=None)
-    with torch.no_grad():
-        encoding.shift.copy_(-encoding.start / encoding.spacing)
+    encoding = MixtureEncoding(3, 1, prior=[1, 2, 5], separation=1)
+    encoding.start.zero_()
     posterior = encoding.log_posterior(torch.tensor([0.3])).exp()
     torch.testing.assert_close(posterior, torch.tensor([0.125, 0.25, 0.625]))
     assert "log_prior" not in dict(encoding.named_parameters())
@@ -247,6 +300,7 @@ def test_default_latents():
         (("argmax", 5, 2), {}, "take 3 latents, got 2"),
         (("interval", 5, 2), {}, "take 1 latents, got 2"),
         (("interval", 0), {}, "at least one category"),
+        (("uniform-dequantization", 0), {}, "at least 1"),
     ],
 )
 def test_errors_of_the_factory(arguments, options, message):

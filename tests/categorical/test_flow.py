@@ -10,6 +10,7 @@ from graphcnf.categorical import (
     IntervalEncoding,
     make_encoding,
 )
+from graphcnf.errors import UserError
 from graphcnf.flows import Context, InvertibleLinear, Noise, Sequential, record_generators
 from graphcnf.testing import assert_lower_bound, assert_normalised
 
@@ -217,7 +218,7 @@ def test_what_is_no_tensor_or_temperature_is_refused():
         with pytest.raises(ValueError, match="the mask must be a bool tensor"):
             flow.sample(2, context=Context(mask))
     for temperature in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="temperature must be greater than 0"):
+        with pytest.raises(UserError, match="temperature must be greater than 0"):
             flow.sample(2, 3, Context(temperature=temperature))
 
 

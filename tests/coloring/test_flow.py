@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.categorical.intervals import MARGIN
+from graphcnf.categorical.disjoint import MARGIN
 from graphcnf.coloring import ColoringFlow, conflicts, from_networkx
 from graphcnf.coloring.network import GraphConvolutions, coloring_context
 from graphcnf.coloring.saturation import turns

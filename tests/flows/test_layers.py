@@ -146,7 +146,7 @@ def test_couplings_name_what_does_not_fit():
     with pytest.raises(ValueError, match="mixtures"):
         MixtureLogisticCoupling(Constant(5), split=2, mixtures=0)
     with pytest.raises(ValueError, match="split"):
-        AffineCoupling(Constant(5), split=0)
+        AffineCoupling(Constant(5), split=-1)
 
 
 @pytest.mark.parametrize("base", [StandardNormal(), StandardLogistic()], ids=repr)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.categorical.intervals import MARGIN
+from graphcnf.categorical.disjoint import MARGIN
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs

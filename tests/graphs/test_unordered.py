@@ -10,7 +10,7 @@ import pytest
 import torch
 from couplings import perturb
 
-from graphcnf.categorical.intervals import MARGIN
+from graphcnf.categorical.disjoint import MARGIN
 from graphcnf.errors import UserError
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs

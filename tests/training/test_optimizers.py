@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from graphcnf.errors import UserError
-from graphcnf.flows.readout import ReadOut
+from graphcnf.flows.modules import ReadOut
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
 from graphcnf.training.optimizers import Muon, hidden_matrices, optimizers_of, orthogonal

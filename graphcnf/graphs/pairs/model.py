@@ -21,7 +21,7 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import StandardLogistic, draw_uniform
 from graphcnf.flows.coupling import coupling_stack
-from graphcnf.flows.readout import zero_init
+from graphcnf.flows.modules import zero_init
 from graphcnf.flows.transform import Context, Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.features import (

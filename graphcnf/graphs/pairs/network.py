@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphcnf.categorical.sets.attention import EXPANSION
+from graphcnf.categorical.sets import EXPANSION
 from graphcnf.categorical.transformer import HIDDEN, Transformer
-from graphcnf.flows.readout import ReadOut, zero_init
+from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.pairs.latents import dense
 

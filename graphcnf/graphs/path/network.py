@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import InSequence, Network, Step
 from graphcnf.categorical.transformer import HIDDEN, Transformer
-from graphcnf.flows.readout import ReadOut, zero_init
+from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.conditions import ConditionEmbedding, Shares
 from graphcnf.graphs.path.code import AtomCode

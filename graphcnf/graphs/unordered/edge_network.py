@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import InSequence, Network, Step
 from graphcnf.categorical.transformer import HIDDEN, Transformer
-from graphcnf.flows.readout import ReadOut, zero_init
+from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.unordered.choices import EdgeChoices
 from graphcnf.graphs.unordered.known import FAR, Known, known_of

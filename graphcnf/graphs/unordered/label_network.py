@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import Network, Step
-from graphcnf.flows.readout import ReadOut, zero_init
+from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.graphs.unordered.labels import NodeLabels
 from graphcnf.graphs.unordered.partial import UnorderedContext, ranks_of
 

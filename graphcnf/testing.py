@@ -1,4 +1,19 @@
-"""Assertions for transforms, and variations of the data that they run on."""
+"""Assertions for transforms, and for models whose likelihoods are bounds with fresh noise.
+
+They check properties rather than values, and raise AssertionError with the deviation. Use them on
+your own transforms::
+
+    from graphcnf.testing import assert_bijection, assert_log_det_matches_jacobian
+
+    def test_my_coupling():
+        x = torch.randn(4, 6)
+        assert_bijection(MyCoupling(6), x)
+        assert_log_det_matches_jacobian(MyCoupling(6), x)
+
+The transforms must be deterministic, and are called in their present mode (training or not). A
+data-dependent initialisation should be over before. Each assertion also runs on variations of the
+data, see `VARIATIONS`: ``vary`` names those that it runs on.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +21,13 @@ import copy
 import io
 import math
 import pickle
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from graphcnf.flows.transform import Bijection, Context, Transform, log_term_dtype, masked
+from graphcnf.flows.transform import Bijection, Context, Transform, masked
 
 VARIATIONS = ("batch", "length", "holes", "far")
 """Variations of the data that the assertions run on by default; leave out those that your transform
@@ -29,6 +44,10 @@ Data with an adjacency, or with features that lack an axis of x, is not cut into
 
 FAR = 30.0
 PADDING = (1e3, -7.0, math.inf, math.nan)
+Z_SCORE = 4.0
+"""Standard errors by which a mean may be off."""
+
+Close = Callable[[Tensor, Tensor, str], None]
 
 
 @dataclass(frozen=True)
@@ -42,15 +61,14 @@ class Variation:
 
 
 def variations(
-    x: Tensor, kinds: Collection[str], context: Context = Context(), z: Tensor | None = None
+    x: Tensor, kinds: Collection[str], context: Context, z: Tensor | None = None
 ) -> Iterator[Variation]:
     """Yield the data as given, then its variations of some of the kinds of `VARIATIONS`.
 
     Raises:
         ValueError: if there is no such kind.
     """
-    unknown = set(kinds) - set(VARIATIONS)
-    if unknown:
+    if unknown := set(kinds) - set(VARIATIONS):
         raise ValueError(f"no variation {min(unknown)!r}; known: {', '.join(VARIATIONS)}")
     given, mask = Variation("", x, z, context), context.mask
     yield given
@@ -64,8 +82,7 @@ def variations(
     if "holes" in kinds and several:
         # Every second entry, from the second or from the first one on.
         number = torch.arange(x.shape[1], device=x.device)
-        record = torch.arange(len(x), device=x.device)[:, None]
-        holes = (number + record) % 2 == 1
+        holes = (number + torch.arange(len(x), device=x.device)[:, None]) % 2 == 1
         yield replace(given, name=" (a mask with holes)", context=replace(context, mask=holes))
     if "far" in kinds and x.numel():
         latents = None if z is None else _stretch(z)
@@ -94,9 +111,6 @@ def _stretch(x: Tensor) -> Tensor:
     return x * (FAR / x.detach().abs().max().clamp(min=1e-6))
 
 
-Close = Callable[[Tensor, Tensor, str], None]
-
-
 def _within(atol: float, rtol: float, where: str = "") -> Close:
     """Return a function that compares two tensors, and names them in its message."""
 
@@ -115,6 +129,7 @@ def _double(context: Context) -> Context:
     return replace(context, **{name: part.double() for name, part in floating.items()})
 
 
+@torch.no_grad()
 def assert_bijection(
     transform: Bijection,
     x: Tensor,
@@ -125,42 +140,30 @@ def assert_bijection(
     rtol: float = 1e-4,
     vary: Collection[str] = VARIATIONS,
 ) -> None:
-    """Check round trips in both directions, and that the log-dets have opposite signs.
+    """Check round trips of x ``(B, ..., D)`` both ways, and that log-dets have opposite signs.
 
-    Args:
-        transform: the transform under test.
-        x: data ``(B, ..., D)``.
-        context: passed on to the transform.
-        z: latents ``(B, ..., D)`` to begin the other round trip with, ``x`` if None. Draw them from
-            the base density: latents that come from data do not visit all of the space.
-        atol: absolute tolerance of the comparisons.
-        rtol: relative tolerance of the comparisons.
-        vary: variations of x and z to run on as well, see `VARIATIONS`.
+    The other round trip begins with ``z``, ``x`` if None. Draw it from the base density: latents
+    that come from data do not visit all of the space.
 
     Examples:
         >>> from graphcnf.flows import InvertibleLinear
         >>> assert_bijection(InvertibleLinear(3), torch.randn(4, 3))
     """
     for case in variations(x, vary, context, z):
-        with torch.no_grad():
-            _round_trips(transform, case, _within(atol, rtol, case.name))
+        x, context, close = case.x, case.context, _within(atol, rtol, case.name)
+        latents, log_term = transform(x, context)
+        shapes = tuple(latents.shape), tuple(log_term.shape)
+        assert shapes == (x.shape, x.shape[:1]), f"{tuple(x.shape)} became {shapes}{case.name}"
+        data, log_det = transform.inverse_and_logdet(latents, context)
+        close(data, masked(x, context.mask).to(data.dtype), "inverse(forward(x)) is not x")
+        close(log_det, -log_term, "log-dets of forward, inverse do not cancel")
+        close(transform.inverse(latents, context), data, "inverse and inverse_and_logdet differ")
 
-
-def _round_trips(transform: Bijection, case: Variation, close: Close) -> None:
-    x, context = case.x, case.context
-    latents, log_term = transform(x, context)
-    shapes = tuple(latents.shape), tuple(log_term.shape)
-    assert shapes == (x.shape, x.shape[:1]), f"{tuple(x.shape)} became {shapes}{case.name}"
-    data, log_det = transform.inverse_and_logdet(latents, context)
-    close(data, masked(x, context.mask).to(data.dtype), "inverse(forward(x)) is not x")
-    close(log_det, -log_term, "log-dets of forward, inverse do not cancel")
-    close(transform.inverse(latents, context), data, "inverse and inverse_and_logdet differ")
-
-    z = masked(x if case.z is None else case.z, context.mask)
-    data, log_det = transform.inverse_and_logdet(z, context)
-    latents, log_term = transform(data, context)
-    close(latents, z.to(latents.dtype), "forward(inverse(z)) is not z")
-    close(log_term, -log_det, "log-dets of inverse, forward do not cancel")
+        z = masked(x if case.z is None else case.z, context.mask)
+        data, log_det = transform.inverse_and_logdet(z, context)
+        latents, log_term = transform(data, context)
+        close(latents, z.to(latents.dtype), "forward(inverse(z)) is not z")
+        close(log_term, -log_det, "log-dets of inverse, forward do not cancel")
 
 
 def assert_log_det_matches_jacobian(
@@ -174,13 +177,8 @@ def assert_log_det_matches_jacobian(
 ) -> None:
     """Check that the log term is ``log|det dz/dx|`` over the real entries, by autograd in float64.
 
-    Args:
-        transform: the transform under test; a float64 copy of it is used.
-        x: data ``(B, ..., D)``; keep it small, the Jacobian has its squared size.
-        context: passed on to the transform, in float64.
-        atol: absolute tolerance.
-        rtol: relative tolerance.
-        vary: variations of x to run on as well, see `VARIATIONS`.
+    A float64 copy of the transform is used. Keep ``x (B, ..., D)`` small, the Jacobian has its
+    squared size.
 
     Examples:
         >>> from graphcnf.flows import InvertibleLinear
@@ -226,15 +224,7 @@ def assert_mask_invariance(
 
     Replaces the padding by other values, infinities and NaN among them, in both directions, and
     (where ``x`` is ``(B, L, D)`` and the context is a mask) adds ``extend`` more padded entries.
-
-    Args:
-        transform: the transform under test.
-        x: data ``(B, ..., D)``.
-        context: passed on to the transform; its mask has some False in it.
-        extend: number of entries to add to the padding.
-        atol: absolute tolerance.
-        rtol: relative tolerance.
-        vary: variations of x to run on as well, see `VARIATIONS`.
+    The mask of the context has some False in it.
     """
     assert context.mask is not None and not context.mask.all(), (
         "the mask has no padding: the test would be empty"
@@ -245,7 +235,6 @@ def assert_mask_invariance(
 
     bare = all(part is None for part in (context.features, context.adjacency, context.conditions))
     for case in variations(x, vary, context):
-        assert case.context.mask is not None
         if case.context.mask.all():
             continue
         more = extend if case.x.dim() == 3 and bare else 0
@@ -258,7 +247,6 @@ def assert_mask_invariance(
 def _padding(function, name: str, case: Variation, extend: int, close: Close) -> None:
     """Check with other values at padding, and with `extend` more padded entries."""
     x, context, mask = case.x, case.context, case.context.mask
-    assert mask is not None
     expected, log_term = function(masked(x, mask), context)
     assert not expected[~mask].any(), f"{name}: masked entries of the output are not 0{case.name}"
     for value in PADDING:
@@ -276,12 +264,10 @@ def _padding(function, name: str, case: Variation, extend: int, close: Close) ->
 
 def _padding_gradients(transform, x: Tensor, context: Context, close: Close) -> None:
     """Check that values at padding do not reach the gradients of x and of the parameters."""
-    mask = context.mask
-    assert mask is not None
     parameters = {k: p for k, p in transform.named_parameters() if p.requires_grad}
 
     def gradients(value: float) -> list[Tensor | None]:
-        padded = x.detach().masked_fill(~mask.unsqueeze(-1), value).requires_grad_()
+        padded = x.detach().masked_fill(~context.mask.unsqueeze(-1), value).requires_grad_()
         z, log_term = transform(padded, context)
         back = transform.inverse(padded, context)
         total = z.square().sum() + log_term.sum() + back.square().sum()
@@ -298,79 +284,63 @@ def _padding_gradients(transform, x: Tensor, context: Context, close: Close) -> 
                 close(got, want, f"padding {value} changes the gradient of {name}")
 
 
+@torch.no_grad()
 def assert_dtype_and_autocast(
     transform: Transform,
     x: Tensor,
     context: Context = Context(),
     *,
-    autocast_dtype: torch.dtype = torch.bfloat16,
     atol: float = 0.5,
     rtol: float = 0.1,
 ) -> None:
     """Check that log terms and outputs are float32, float64 for float64 input, also with autocast.
 
-    Args:
-        transform: the transform under test (float32).
-        x: data ``(B, ..., D)`` (float32).
-        context: passed on to the transform.
-        autocast_dtype: type of the autocast region.
-        atol: absolute tolerance of the log term under autocast; networks may be imprecise there.
-        rtol: relative tolerance of the same.
+    The tolerances are those of the log term under autocast to bfloat16, where networks may be
+    imprecise; transform and ``x`` are float32.
     """
-    with torch.no_grad():
-        z, log_term = transform(x, context)
-        types = z.dtype, log_term.dtype
-        assert types == (torch.float32, torch.float32), f"float32 became {types}"
-        with torch.autocast(x.device.type, dtype=autocast_dtype):
-            low, low_term = transform(x, context)
-            back = transform.inverse(low, context)
-        for name, value in (("output", low), ("log term", low_term), ("inverse", back)):
-            assert value.dtype == torch.float32, f"{name} is {value.dtype} under autocast"
-        _within(atol, rtol)(low_term, log_term, "log term under autocast")
 
-        double, context = copy.deepcopy(transform).double(), _double(context)
-        z, log_term = double(x.double(), context)
-        back = double.inverse(z, context)
-        for name, value in (("output", z), ("log term", log_term), ("inverse", back)):
-            assert value.dtype == torch.float64, f"{name} is {value.dtype} for float64 input"
-    assert log_term_dtype(x) == torch.float32, f"x is {x.dtype}: pass float32"
+    def check(dtype, how, **parts):
+        for name, value in parts.items():
+            assert value.dtype == dtype, f"{name} is {value.dtype} {how}"
+
+    z, log_term = transform(x, context)
+    check(torch.float32, "for float32 input", output=z, log_term=log_term)
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        low, low_term = transform(x, context)
+        back = transform.inverse(low, context)
+    check(torch.float32, "under autocast", output=low, log_term=low_term, inverse=back)
+    _within(atol, rtol)(low_term, log_term, "log term under autocast")
+
+    double, context = copy.deepcopy(transform).double(), _double(context)
+    z, log_term = double(x.double(), context)
+    back = double.inverse(z, context)
+    check(torch.float64, "for float64 input", output=z, log_term=log_term, inverse=back)
 
 
+@torch.no_grad()
 def assert_serialisable(transform: Transform, x: Tensor, context: Context = Context()) -> None:
-    """Check that pickle and ``state_dict`` (``weights_only=True``) restore the same function.
+    """Check that pickle and ``state_dict`` (``weights_only=True``) restore the same function."""
 
-    Args:
-        transform: the transform under test.
-        x: data ``(B, ..., D)``.
-        context: passed on to the transform.
-    """
-
-    @torch.no_grad()
     def compare(module, what):
         for got, want in zip(module(x, context), expected, strict=True):
             _within(0, 0)(got, want, what)
 
-    with torch.no_grad():
-        expected = transform(x, context)
+    expected = transform(x, context)
     unpickled = pickle.loads(pickle.dumps(transform))
     compare(unpickled, "after pickling")
     file = io.BytesIO()
     torch.save(transform.state_dict(), file)
     file.seek(0)
-    with torch.no_grad():
-        for parameter in unpickled.parameters():
-            parameter.add_(torch.rand_like(parameter))
+    for parameter in unpickled.parameters():
+        parameter.add_(torch.rand_like(parameter))
     unpickled.load_state_dict(torch.load(file, weights_only=True))
     compare(unpickled, "after loading the state_dict")
 
 
 def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[], Tensor]) -> None:
-    """Check that every parameter gets a finite gradient that is not all zero.
+    """Check that every parameter gets a finite gradient of ``loss()`` that is not all zero.
 
-    Args:
-        module: the module under test. Zero-initialised layers hide others from the gradient:
-            perturb them before.
-        loss: returns a scalar that depends on the module.
+    Zero-initialised layers hide others from the gradient: perturb them before.
     """
     module.zero_grad(set_to_none=True)
     loss().backward()
@@ -380,3 +350,86 @@ def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[],
             assert parameter.grad.isfinite().all(), f"{name} got a gradient that is not finite"
             assert parameter.grad.any(), f"the gradient of {name} is zero"
     module.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def assert_normalised(
+    log_prob: Callable[..., Tensor],
+    space,
+    *,
+    samples: int = 1,
+    repeats: int = 64,
+    most_repeats: int = 4096,
+    max_error: float = 0.02,
+    atol: float = 1e-4,
+) -> None:
+    """Check that probabilities over an enumerated discrete space sum to one.
+
+    ``exp`` of a stochastic K-sample bound is an unbiased estimate of the probability, so the mean
+    of ``sum_x exp(log_prob(x, K))`` over repeats is 1 up to its standard error. Estimates are added
+    until `Z_SCORE` standard errors are at most ``max_error``. So, up to noise beyond these, a sum
+    that is off by more than ``2 max_error + atol`` does not pass.
+
+    Args:
+        log_prob: called as ``log_prob(space, samples)``, returns nats ``(B,)`` with fresh noise in
+            every call.
+        space: a batch with every element of the space exactly once.
+        samples: K.
+        repeats: number of independent estimates to begin with.
+        most_repeats: largest number of estimates; the test fails as inconclusive beyond it.
+        max_error: largest `Z_SCORE` standard errors at which the test decides.
+        atol: allowed on top, for rounding.
+    """
+    totals: list[float] = []
+    error = math.inf
+    while error > max_error and len(totals) < most_repeats:
+        for _ in range(max(2, min(repeats, most_repeats - len(totals)))):
+            totals.append(log_prob(space, samples).double().exp().sum().item())
+        estimates = torch.tensor(totals, dtype=torch.float64)
+        mean = estimates.mean().item()
+        error = Z_SCORE * estimates.std().item() / math.sqrt(len(totals))
+    assert abs(mean - 1) <= error + atol, f"probabilities sum to {mean:.5f} +- {error:.5f}"
+    assert error <= max_error, (
+        f"inconclusive: sum {mean:.4f} +- {error:.4f} after {len(totals)} repeats, with a "
+        f"max_error of {max_error:g}; use more samples or allow more repeats"
+    )
+
+
+@torch.no_grad()
+def assert_lower_bound(
+    log_prob: Callable[..., Tensor],
+    x,
+    *,
+    samples: Sequence[int] = (1, 8, 64),
+    repeats: int = 64,
+    exact: Tensor | None = None,
+    atol: float = 1e-5,
+) -> None:
+    """Check that the mean K-sample bound does not fall with K, nor exceeds the exact value.
+
+    Args:
+        log_prob: called as ``log_prob(x, K)``, returns nats ``(B,)`` with fresh noise in every
+            call.
+        x: a batch.
+        samples: increasing values of K.
+        repeats: number of independent evaluations of each, at least 2.
+        exact: exact log-probabilities ``(B,)``, if known.
+        atol: allowed beyond `Z_SCORE` standard errors, for rounding.
+    """
+    if list(samples) != sorted(set(samples)):
+        raise ValueError(f"samples must increase, got {list(samples)}")
+    previous, previous_error, previous_samples = -math.inf, 0.0, 0
+    for count in samples:
+        values = torch.stack([log_prob(x, count).double().mean() for _ in range(repeats)])
+        mean, error = values.mean().item(), values.std().item() / math.sqrt(repeats)
+        noise = Z_SCORE * math.hypot(error, previous_error) + atol
+        assert mean >= previous - noise, (
+            f"the bound falls from {previous:.4f} with K={previous_samples} to {mean:.4f} with "
+            f"K={count} (noise {noise:.4f})"
+        )
+        if exact is not None:
+            limit = exact.double().mean().item()
+            assert mean <= limit + Z_SCORE * error + atol, (
+                f"the bound {mean:.4f} with K={count} exceeds the exact value {limit:.4f}"
+            )
+        previous, previous_error, previous_samples = mean, error, count

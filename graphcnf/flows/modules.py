@@ -1,0 +1,78 @@
+"""What models have in common as torch modules: last layers, and evaluation mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from graphcnf.errors import UserError
+
+HALF = (torch.bfloat16, torch.float16)
+
+Layer = TypeVar("Layer", bound=nn.Module)
+Model = TypeVar("Model", bound=type[nn.Module])
+
+
+class ReadOut(nn.Linear):
+    """Linear layer whose outputs are parameters of a distribution, not channels.
+
+    Optimizers with rules of their own for hidden matrices skip it.
+    """
+
+
+def zero_init(layer: Layer) -> Layer:
+    """Set weights and biases of a layer to 0, and return it."""
+    nn.init.zeros_(layer.get_parameter("weight"))
+    nn.init.zeros_(layer.get_parameter("bias"))
+    return layer
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and each of its parts back into its own mode at the end.
+
+    Where the weights are bfloat16 or float16, networks compute in that type and log-probabilities
+    in float32, by autocast.
+    """
+    training = [part for part in model.modules() if part.training]
+    own: Tensor = next(model.parameters(), torch.empty(0))
+    half = own.dtype in HALF
+    model.eval()
+    try:
+        with torch.autocast(own.device.type, own.dtype) if half else nullcontext():
+            yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def evaluates(*names: str) -> Callable[[Model], Model]:
+    """Return a class decorator that runs the methods of these names in `evaluation_mode`.
+
+    `encode` raises UserError in half precision.
+    """
+
+    def evaluated(method: Callable) -> Callable:
+        @wraps(method)
+        def call(self, *args, **options):
+            own = next(self.parameters()).dtype
+            if method.__name__ == "encode" and own in HALF:
+                raise UserError(
+                    f"latents in {own} would not decode to what was encoded: use model.float()"
+                )
+            with evaluation_mode(self):
+                return method(self, *args, **options)
+
+        return call
+
+    def decorate(cls: Model) -> Model:
+        for name in names:
+            setattr(cls, name, evaluated(getattr(cls, name)))
+        return cls
+
+    return decorate
