@@ -30,9 +30,8 @@ from graphcnf.compute.parallel import parallel_map
 from graphcnf.datasets import cache
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
-from graphcnf.graphs.batching import size_bucketed_batches
-from graphcnf.graphs.packed import MAX_NODES
-from graphcnf.limits import check_integer, is_integer, is_number
+from graphcnf.graphs.batch import size_bucketed_batches
+from graphcnf.limits import MAX_NODES, check_integer, is_integer, is_number
 
 SIZES = {"small": (10, 20), "large": (25, 50)}
 """Numbers of nodes, lowest and highest, of the published tasks."""

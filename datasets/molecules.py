@@ -18,10 +18,9 @@ import torch
 
 from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.datasets.cache import cache_file
-from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.batching import size_bucketed_batches
-from graphcnf.graphs.conditions import partly_known
-from graphcnf.graphs.packed import MAX_NODES, PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs, size_bucketed_batches
+from graphcnf.graphs.networks import partly_known
+from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.hashing import hash_each
 from graphcnf.molecules.vocabulary import CODEC_VERSION, MARK, AtomCategory, MoleculeVocabulary
 

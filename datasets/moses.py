@@ -17,7 +17,7 @@ from graphcnf.compute.parallel import Workers
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.datasets.published import Source, load_published, package_file
 from graphcnf.errors import UserError
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
 
 ROWS = {"train": 1_584_663, "test": 176_074, "test_scaffolds": 176_225}

@@ -18,7 +18,7 @@ from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import MoleculeDataset, Skipped, cache_path, encode
 from graphcnf.errors import UserError
-from graphcnf.graphs.packed import MAX_NODES
+from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from graphcnf.categorical import RowFlow, SetFlow
 from graphcnf.coloring import ColoringFlow
 from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise
-from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.model import GraphCNF
-from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.images import ImageFlow
 from graphcnf.molecules.flow import MoleculeFlow
 

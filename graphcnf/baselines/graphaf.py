@@ -33,9 +33,8 @@ from graphcnf.flows.base import Generators, StandardNormal, draw_normal
 from graphcnf.flows.logistic_mixture import bounded_log_scale
 from graphcnf.flows.modules import zero_init
 from graphcnf.flows.transform import Context, Noise, log_term_dtype, masked, sum_log_term
-from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.model import GraphModel, graph_model
-from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.support import Support
 
 
@@ -46,7 +45,7 @@ def breadth_first_order(batch: GraphBatch) -> Tensor:
     graph in several pieces goes on with the first node that is left.
 
     Examples:
-        >>> from graphcnf.graphs.packed import PackedGraphs
+        >>> from graphcnf.graphs.batch import PackedGraphs
         >>> path = PackedGraphs.from_lists([([0] * 4, [(1, 0), (2, 1), (3, 0)], [0] * 3)])
         >>> breadth_first_order(GraphBatch.collate(path)).tolist()
         [[0, 1, 3, 2]]

@@ -38,9 +38,8 @@ from graphcnf.baselines.rvae import PRIOR, Gaussian, GraphEncoder
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.base import Generators, draw_uniform
 from graphcnf.flows.transform import Noise, log_term_dtype
-from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.model import GraphModel, graph_model
-from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.support import Support, limit_note
 
 NEVER = 10_000

@@ -18,9 +18,8 @@ import networkx as nx
 import numpy as np
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.symmetry import SAME, typed_graph
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.isomorphism import SAME, typed_graph
 
 MOST_SYMMETRIES = 10_000
 """A cluster with more is no ring of a molecule (a complete graph of 8 nodes has 40,320)."""

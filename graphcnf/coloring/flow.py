@@ -20,8 +20,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Context, Noise
-from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.pretrained import Pretrained
 
 if TYPE_CHECKING:

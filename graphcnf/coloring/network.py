@@ -13,7 +13,7 @@ from graphcnf.coloring.lookahead import LookAhead
 from graphcnf.coloring.saturation import SaturationOrder, turns
 from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
-from graphcnf.graphs.features import NODE_FEATURES, walk_features
+from graphcnf.graphs.networks import NODE_FEATURES, walk_features
 
 EDGE_WIDTH = 32
 PARTS = 4

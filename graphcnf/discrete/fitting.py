@@ -12,7 +12,7 @@ import numpy as np
 
 from graphcnf.discrete.codec import Codec
 from graphcnf.errors import UserError
-from graphcnf.graphs.batching import size_bucketed_batches
+from graphcnf.graphs.batch import size_bucketed_batches
 from graphcnf.limits import check_minutes, is_number
 from graphcnf.training.processes import leave_unless_main
 from graphcnf.training.settings import Experiment, TrainingSettings

@@ -16,7 +16,7 @@ from graphcnf.discrete.codec import Codec, Reasons
 from graphcnf.discrete.vocabulary import Vocabulary, distinct
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.orderings import canonicalise
+from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.record_blocks import BATCH
 

@@ -48,7 +48,7 @@ def bits(model: GraphCNF, graphs: PackedGraphs, seed: int = 0) -> dict[str, floa
     import torch
 
     from graphcnf.graphs import GraphBatch
-    from graphcnf.graphs.symmetry import labelling_bits
+    from graphcnf.graphs.isomorphism import labelling_bits
 
     total, sizes = [], []
     with torch.no_grad(), _fixed_noise(model, seed):
@@ -75,7 +75,7 @@ def reconstruction(
     import torch
 
     from graphcnf.graphs import GraphBatch
-    from graphcnf.graphs.symmetry import isomorphic
+    from graphcnf.graphs.isomorphism import isomorphic
 
     exact, same = copy.deepcopy(model), 0
     if double and model.device.type == "mps":  # which has no float64

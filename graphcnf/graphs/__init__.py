@@ -1,8 +1,7 @@
 """Graph batches, node orders, GraphCNF, and the graph models that it is built on."""
 
-from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.model import GraphCNF, GraphModel, graph_model
-from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.pairs.model import PairsModel
 from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.unordered.model import UnorderedModel

@@ -1,18 +1,211 @@
-"""Padded batches of typed graphs."""
+"""Typed graphs: many of them in flat arrays, some of them as a padded batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.limits import MAX_NODES
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 Latents = dict[str, Tensor]
 """Latents of a batch in the base space, by name; each (B, ..., D)."""
+
+
+@dataclass(eq=False, repr=False)
+class PackedGraphs:
+    """M typed undirected graphs without self-loops, one after the other in flat arrays.
+
+    Attributes:
+        node_counts: Nodes of each graph, (M,) int64.
+        node_types: Node categories, 0-based, (sum of node counts,) uint8.
+        edge_counts: Edges of each graph, (M,) int64.
+        edges: Rows (i, j) with j < i, numbered within their graph, sorted by i ascending and then
+            j descending (nearest earlier neighbour first), (sum of edge counts, 2) uint8.
+        bond_types: Edge categories, 0-based, (sum of edge counts,) uint8.
+
+    Examples:
+        >>> triangle = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
+        >>> PackedGraphs.from_lists([triangle, ([1, 1], [(0, 1)], [0])])
+        PackedGraphs(2 graphs, 5 nodes, 4 edges)
+    """
+
+    node_counts: np.ndarray
+    node_types: np.ndarray
+    edge_counts: np.ndarray
+    edges: np.ndarray
+    bond_types: np.ndarray
+
+    def __post_init__(self) -> None:
+        graphs, nodes = len(self.node_counts), int(self.node_counts.sum())
+        edges = int(self.edge_counts.sum())
+        wanted = [(graphs,), (nodes,), (graphs,), (edges, 2), (edges,)]
+        shapes = [array.shape for array in self.to_arrays().values()]
+        if shapes != wanted:
+            raise ValueError(f"arrays must have the shapes {wanted}, got {shapes}")
+
+    @cached_property
+    def node_starts(self) -> np.ndarray:
+        """First node of each graph in `node_types`, and the total, (M + 1,) int64."""
+        return np.concatenate([[0], np.cumsum(self.node_counts)]).astype(np.int64)
+
+    @cached_property
+    def edge_starts(self) -> np.ndarray:
+        """First edge of each graph in `edges`, and the total, (M + 1,) int64."""
+        return np.concatenate([[0], np.cumsum(self.edge_counts)]).astype(np.int64)
+
+    def __repr__(self) -> str:
+        nodes, edges = len(self.node_types), len(self.edges)
+        return f"PackedGraphs({len(self)} graphs, {nodes} nodes, {edges} edges)"
+
+    def __len__(self) -> int:
+        return len(self.node_counts)
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, PackedGraphs):
+            return NotImplemented
+        return all(np.array_equal(a, other.to_arrays()[k]) for k, a in self.to_arrays().items())
+
+    __hash__ = None  # type: ignore[assignment]  # as Python wants it of what is mutable
+
+    def graph(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return views of graph k: node types (n,), edges (m, 2) and bond types (m,)."""
+        if not -len(self) <= k < len(self):
+            raise IndexError(f"graph {k} of {len(self)}")
+        k %= len(self)
+        nodes = slice(self.node_starts[k], self.node_starts[k + 1])
+        edges = slice(self.edge_starts[k], self.edge_starts[k + 1])
+        return self.node_types[nodes], self.edges[edges], self.bond_types[edges]
+
+    def __getitem__(self, k: int):
+        """Return graph k as `torch_geometric.data.Data`.
+
+        Its `x` is (n,) long, `edge_index` (2, 2m) long with both directions of every edge and
+        `edge_attr` (2m,) long.
+        """
+        from torch_geometric.data import Data
+
+        types, edges, bonds = (torch.from_numpy(a.astype(np.int64)) for a in self.graph(k))
+        both = torch.cat([edges, edges.flip(1)]).t().contiguous()
+        return Data(x=types, edge_index=both, edge_attr=torch.cat([bonds, bonds]))
+
+    def subset(self, indices) -> PackedGraphs:
+        """Return the graphs at `indices` (integers with repeats, or a mask (M,) bool), in order."""
+        chosen = np.arange(len(self))[np.asarray(indices, None if len(indices) else np.int64)]
+        node_counts, edge_counts = self.node_counts[chosen], self.edge_counts[chosen]
+        nodes = _ranges(self.node_starts[chosen], node_counts)
+        edges = _ranges(self.edge_starts[chosen], edge_counts)
+        parts = self.node_types[nodes], edge_counts, self.edges[edges], self.bond_types[edges]
+        return PackedGraphs(node_counts, *parts)
+
+    @classmethod
+    def from_lists(cls, graphs: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> PackedGraphs:
+        """Pack triples (node types, edges as pairs, bond types); edges are put into order.
+
+        Raises:
+            ValueError: A graph with more than `MAX_NODES` nodes, a self-loop, an edge to a node
+                that does not exist or listed twice with different types, or a category that is
+                none of 0 to 255.
+        """
+        # No graph at first: the arrays have their shapes and types, whatever follows.
+        parts: list[list] = [[np.zeros(0)], [0], [0], [np.zeros((0, 2))], [np.zeros(0)]]
+        for k, (nodes, pairs, kinds) in enumerate(graphs):
+            types, bonds = _whole(nodes), _whole(kinds)
+            edges = np.asarray(pairs, np.int64).reshape(-1, 2)
+            if len(edges) != len(bonds):
+                raise ValueError(f"graph {k} has {len(edges)} edges, but {len(bonds)} bond types")
+            if len(types) > MAX_NODES:
+                raise ValueError(f"graph {k} has {len(types)} nodes, at most {MAX_NODES} fit")
+            if any(len(a) and not 0 <= a.min() <= a.max() <= 255 for a in (types, bonds)):
+                raise ValueError(f"graph {k} has a category outside 0 to 255")
+            if len(edges) and not 0 <= edges.min() <= edges.max() < len(types):
+                raise ValueError(f"graph {k} has an edge to a node it does not have")
+            high, low = edges.max(1, initial=0), edges.min(1, initial=MAX_NODES)
+            if (high == low).any():
+                raise ValueError(f"graph {k} has a self-loop at node {high[high == low][0]}")
+            rows = np.unique(np.stack([high, -low, bonds], 1), axis=0)
+            if len(np.unique(rows[:, :2], axis=0)) != len(rows):
+                raise ValueError(f"graph {k} has one edge with two different types")
+            found = types, len(types), len(rows), rows[:, :2] * [1, -1], rows[:, 2]
+            for part, value in zip(parts, found, strict=True):
+                part.append(value)
+        types, edges, bonds = (np.concatenate(parts[k]).astype(np.uint8) for k in (0, 3, 4))
+        node_counts, edge_counts = (np.array(parts[k][1:], np.int64) for k in (1, 2))
+        return cls(node_counts, types, edge_counts, edges, bonds)
+
+    @classmethod
+    def from_data(cls, data: Iterable) -> PackedGraphs:
+        """Pack `torch_geometric` graphs.
+
+        Their `x` (n,) or (n, 1) and `edge_attr` (edges,) or (edges, 1) hold categories; an edge may
+        be listed in one direction or both. Without `edge_attr` every edge has type 0.
+
+        Raises:
+            ValueError: As `from_lists`, and if `x` or `edge_attr` are no categories.
+        """
+        graphs = []
+        for d in data:
+            edges = d.edge_index.t().cpu().numpy()
+            bonds = torch.zeros(len(edges)) if d.edge_attr is None else d.edge_attr
+            graphs.append((_categories(d.x, "x"), edges, _categories(bonds, "edge_attr")))
+        return cls.from_lists(graphs)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[PackedGraphs]) -> PackedGraphs:
+        """Return all graphs of several sets, in order."""
+        if not parts:
+            return cls.from_lists([])
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return the five arrays by name, as `numpy.savez` takes them."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PackedGraphs:
+        """Invert `to_arrays`; further entries are ignored.
+
+        Raises:
+            KeyError: An array is missing.
+            ValueError: The arrays do not fit together.
+        """
+        return cls(**{f.name: arrays[f.name] for f in fields(cls)})
+
+
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the concatenation of `arange(start, start + count)` over all rows."""
+    before = np.cumsum(counts) - counts
+    return np.arange(counts.sum()) + np.repeat(starts - before, counts)
+
+
+def _whole(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values)
+    whole = array.astype(np.int64)
+    if array.dtype.kind not in "iub" and not np.array_equal(array, whole):
+        raise ValueError(f"categories are whole numbers, not {array.dtype}")
+    return whole
+
+
+def _categories(values: Tensor | None, what: str) -> np.ndarray:
+    """Return an attribute of a `torch_geometric` graph as categories (n,)."""
+    if values is None:
+        raise ValueError(f"{what} is missing")
+    if values.dim() > 2 or (values.dim() == 2 and values.shape[1] != 1):
+        raise ValueError(
+            f"{what} of shape {tuple(values.shape)} is no list of categories; of one-hot rows take "
+            "argmax(-1)"
+        )
+    if not torch.equal(values, values.long().to(values)):
+        raise ValueError(f"{what} must hold whole numbers, the categories")
+    return values.flatten().cpu().numpy()
 
 
 @dataclass
@@ -56,46 +249,42 @@ class GraphBatch:
 
     @property
     def adjacency(self) -> Tensor:
-        """Return whether two nodes share an edge, (B, N, N) bool."""
+        """Pairs of nodes that share an edge, (B, N, N) bool."""
         return self.bonds > 0
 
     def cleared(self) -> GraphBatch:
         """Return the same graphs with zeros at padding, whatever stands there."""
         real = self.mask[:, :, None] & self.mask[:, None, :]
-        return replace(
-            self,
-            node_types=torch.where(self.mask, self.node_types, 0),
-            bonds=torch.where(real, self.bonds, 0),
-        )
+        types = torch.where(self.mask, self.node_types, 0)
+        return replace(self, node_types=types, bonds=torch.where(real, self.bonds, 0))
 
-    def narrowed(self, nodes: int) -> GraphBatch:
-        """Return the same graphs padded to at most so many nodes; none may have more."""
-        return replace(
-            self,
-            node_types=self.node_types[:, :nodes],
-            bonds=self.bonds[:, :nodes, :nodes],
-            mask=self.mask[:, :nodes],
-        )
-
-    def check(self, node_categories: int, bond_categories: int) -> None:
-        """See whether a cleared batch holds simple graphs of some categories.
+    def checked(self, nodes: int, node_categories: int, bond_categories: int) -> GraphBatch:
+        """Return the same graphs with zeros at padding, of which no more than needed is kept.
 
         Raises:
-            ValueError: A graph has no node, another category, an edge from a node to itself, or
-                one that only one of its ends has.
+            ValueError: A graph has no node, more than `nodes`, another category, an edge from a
+                node to itself, or one that only one of its ends has.
         """
-        if not self.mask.any(1).all():
+        batch = self.cleared()
+        if batch.mask.shape[1] > nodes:
+            if (largest := int(batch.sizes.max())) > nodes:
+                raise ValueError(f"a graph of {largest} nodes; this model knows up to {nodes}")
+            types, mask = batch.node_types[:, :nodes], batch.mask[:, :nodes]
+            bonds = batch.bonds[:, :nodes, :nodes]
+            batch = replace(batch, node_types=types, bonds=bonds, mask=mask)
+        if not batch.mask.any(1).all():
             raise ValueError("a graph has no nodes")
         for what, values, most in (
-            ("node", self.node_types, node_categories - 1),
-            ("edge", self.bonds - 1, bond_categories - 1),
+            ("node", batch.node_types, node_categories - 1),
+            ("edge", batch.bonds - 1, bond_categories - 1),
         ):
             if values.numel() and int(values.max()) > most:
                 raise ValueError(f"{what} category {int(values.max())}; known are 0 to {most}")
-        if (self.node_types < 0).any() or (self.bonds < 0).any():
+        if (batch.node_types < 0).any() or (batch.bonds < 0).any():
             raise ValueError("a category is negative")
-        if (self.bonds != self.bonds.mT).any() or self.bonds.diagonal(dim1=1, dim2=2).any():
+        if (batch.bonds != batch.bonds.mT).any() or batch.bonds.diagonal(dim1=1, dim2=2).any():
             raise ValueError("bonds must be symmetric, with 0 from a node to itself")
+        return batch
 
     def to(self, device) -> GraphBatch:
         """Move every tensor."""
@@ -123,8 +312,14 @@ class GraphBatch:
         bonds[graph, i, j] = bonds[graph, j, i] = part.bond_types.astype(np.int64) + 1
         return cls(torch.from_numpy(types), torch.from_numpy(bonds), torch.from_numpy(mask))
 
+    @classmethod
+    def chunks(cls, packed: PackedGraphs, size: int = 1024) -> Iterator[GraphBatch]:
+        """Yield the graphs of a packed set in batches of at most `size`, in order."""
+        for start in range(0, len(packed), size):
+            yield cls.collate(packed, range(start, min(start + size, len(packed))))
+
     def to_packed(self) -> PackedGraphs:
-        """Return the graphs in flat arrays, edges sorted by node and nearest neighbour first."""
+        """Return the graphs in flat arrays."""
         mask, bonds = self.mask.cpu().numpy(), self.bonds.cpu().numpy()
         lower = np.tril(bonds, -1)
         # Reversed columns make nonzero() list the nearest earlier neighbour first.
@@ -137,3 +332,23 @@ class GraphBatch:
             edges=np.stack([i, j], 1).astype(np.uint8),
             bond_types=(lower[graph, i, j] - 1).astype(np.uint8),
         )
+
+
+def size_bucketed_batches(
+    node_counts: np.ndarray, batch_size: int, seed: int, epoch: int
+) -> Iterator[np.ndarray]:
+    """Yield one epoch of shuffled batches, at most `batch_size` positions in `node_counts` each.
+
+    The graphs are shuffled, cut into buckets of 20 batches, sorted by size inside a bucket and cut
+    into batches; then all batches are shuffled. Padding is about 3 % on ZINC250k. A function of
+    (seed, epoch), so a run can resume by skipping.
+    """
+    if batch_size < 1:
+        raise ValueError(f"a batch holds at least 1 graph, not {batch_size}")
+    node_counts = np.asarray(node_counts)
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(len(node_counts))
+    # Graphs are in random order, so a stable sort by (bucket, size) leaves ties shuffled.
+    order = order[np.lexsort((node_counts[order], np.arange(len(order)) // (20 * batch_size)))]
+    for start in random.permutation(np.arange(0, len(order), batch_size)):
+        yield order[start : start + batch_size]

@@ -21,11 +21,9 @@ from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError, suggest
 from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Noise
-from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.conditions import condition_row
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
+from graphcnf.graphs.networks import condition_row
 from graphcnf.graphs.record_blocks import BATCH, one_thread, record_batches, together_on
-from graphcnf.graphs.sizes import log_prob_of_sizes, size_log_probs, size_prior
 from graphcnf.limits import (
     LARGEST_ORDERS,
     check_integer,
@@ -45,31 +43,26 @@ class GraphModel(nn.Module, ABC):
     The constructor takes `node_categories`, `bond_categories`, `max_nodes`, what `measure` returns,
     and options of its own, all of them JSON; a class that goes with both orders takes `ordered`
     as well, True for the canonical one.
+
+    Attributes:
+        orders: Those of `ORDERS` that the model goes with.
+        measured: Arguments of the constructor that `measure` returns.
+        rules: Arguments of the constructor that leave out its rules, which are not learned.
+        redraws: True where the rules are a check while drawing: samples with them are not raw.
+        parallel: True where the number of network evaluations does not grow with the graph.
+        supports_fragments: True where graphs can be drawn around fragments, node by node.
+        takes_conditions: True where the constructor takes `conditions`, shown in training.
+        batch_size: Graphs that are drawn at once.
     """
 
     orders: ClassVar[tuple[str, ...]] = ("canonical",)
-    """Those of `ORDERS` that the model goes with."""
-
     measured: ClassVar[tuple[str, ...]] = ()
-    """Arguments of the constructor that `measure` returns."""
-
     rules: ClassVar[Mapping[str, Any]] = {}
-    """Arguments of the constructor that leave out its rules, which are not learned."""
-
     redraws: ClassVar[bool] = False
-    """True where the rules are a check while drawing, so that samples with them are not raw."""
-
     parallel: ClassVar[bool] = False
-    """True where the number of network evaluations of a sample does not grow with the graph."""
-
     supports_fragments: ClassVar[bool] = False
-    """True where graphs can be drawn around fragments, node by node (`graphcnf.graphs.path`)."""
-
     takes_conditions: ClassVar[bool] = False
-    """True where the constructor takes `conditions`, and training shows them to the model."""
-
     batch_size: ClassVar[int] = BATCH
-    """Graphs that are drawn at once."""
 
     @property
     def unknown(self) -> str:
@@ -105,16 +98,14 @@ class GraphModel(nn.Module, ABC):
     def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
         """Return the log of the summed probabilities of `count` numberings, (B,) nats.
 
-        Raises:
-            ValueError: The model does not draw graphs along a numbering.
+        Raises ValueError where the model does not draw graphs along a numbering.
         """
         raise ValueError('orders are summed by models that draw along a path, such as "path"')
 
     def size_logits(self, conditions: Tensor) -> Tensor:
         """Return what conditions (B, P) add to the log prior of sizes, (B, max_nodes + 1).
 
-        Raises:
-            ValueError: The model was trained without conditions.
+        Raises ValueError where the model was trained without conditions.
         """
         raise ValueError("this model was trained without conditions")
 
@@ -153,11 +144,7 @@ AnyModel = TypeVar("AnyModel", bound=type[GraphModel])
 
 
 def graph_model(name: str) -> Callable[[AnyModel], AnyModel]:
-    """Return a class decorator that registers a `GraphModel` by its name.
-
-    Raises:
-        ValueError: Another class has this name.
-    """
+    """Return a class decorator that registers a `GraphModel`; ValueError for a name in use."""
 
     def register(cls: AnyModel) -> AnyModel:
         if name in GRAPH_MODELS:
@@ -206,8 +193,8 @@ class GraphCNF(nn.Module):
         steps: Arguments of the graph model, such as `PathModel`.
 
     Attributes:
-        metadata: What is known of the data, JSON: `vocabulary`, `size_histogram` (index: number
-            of nodes), `dataset`, `training`.
+        metadata: JSON: `vocabulary`, `size_histogram` (index: number of nodes), `dataset`,
+            `training`.
         training_hashes: Sorted hashes of the training molecules, uint64, or None.
 
     Examples:
@@ -292,14 +279,16 @@ class GraphCNF(nn.Module):
         """Conditioning variables: name, mean and standard deviation of each."""
         return self.config["steps"].get("conditions") or []
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(self.parameters()).device
+
     def with_conditions(self, tables: list[dict[str, Any]]) -> GraphCNF:
         """Return the same weights in a model that also takes conditions, and ignores them yet.
 
-        Args:
-            tables: See `graphcnf.graphs.conditions.condition_tables`.
-
-        Raises:
-            UserError: It has conditions already, or its graph model takes none.
+        `tables` are `graphcnf.graphs.networks.condition_tables`. Raises UserError where there are
+        conditions already, or the graph model takes none.
         """
         if self.conditions or not self.steps.takes_conditions:
             raise UserError(
@@ -317,22 +306,43 @@ class GraphCNF(nn.Module):
         return other.train(self.training)
 
     @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return next(self.parameters()).device
+    def has_rules(self) -> bool:
+        """True where there is a rule that `without_rules` leaves out."""
+        given, defaults = self.config["steps"], signature(type(self.steps)).parameters
+        left_out = self.steps.rules.items()
+        return any(given.get(k, defaults[k].default) != value for k, value in left_out)
+
+    def without_rules(self) -> GraphCNF:
+        """Return the same weights without the rules that were not learned from the data.
+
+        "path" and "jtvae": no limit on sums of edge weights; "unordered": places that nothing fits
+        stay empty; "graphaf": no valency check. Raises UserError where there is no such rule.
+        """
+        if not self.has_rules:
+            raise UserError("this model has no support of the data that could be left out")
+        return self._with_arguments(**self.steps.rules)
+
+    @property
+    def is_raw(self) -> bool:
+        """False where a rule of the model draws again what breaks it."""
+        return not (self.steps.redraws and self.has_rules)
+
+    def _checked(self, batch: GraphBatch) -> GraphBatch:
+        steps = self.config["steps"]
+        return batch.checked(self.max_nodes, steps["node_categories"], steps["bond_categories"])
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """One draw of the terms of the bound, per step.
+        """Draw the terms of the bound, per step.
 
         Raises:
-            ValueError: if a graph is too large or has a category that the model does not know.
+            ValueError: A graph is too large or has a category that the model does not know.
         """
         return self.steps.bounds(self._checked(batch), noise)
 
     def log_prob(
         self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None, *, orders: int = 1
     ) -> Tensor:
-        """Lower bound on log p(graph | number of nodes), (B,) nats, from `samples` draws.
+        """Return a lower bound on log p(graph | number of nodes), (B,) nats.
 
         Divide by (nodes * ln 2) for bits per node: edges included, size prior not (see
         `size_log_prob`).
@@ -346,8 +356,8 @@ class GraphCNF(nn.Module):
                 leaves to other numberings of a graph belongs to the graph. Without gradients.
 
         Raises:
-            UserError: if `samples` or `orders` is not positive, or `orders` above 1,024.
-            ValueError: if the model knows no order.
+            UserError: `samples` or `orders` is not positive, or `orders` above 1,024.
+            ValueError: The model knows no order.
         """
         check_integer("samples", samples, 1)
         check_integer("orders", orders, 1, LARGEST_ORDERS)
@@ -358,13 +368,8 @@ class GraphCNF(nn.Module):
         draws: list[Any] = [sum(bound.value() for bound in terms) for terms in bounds]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(samples)
 
-    def size_log_prob(self, sizes: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """Log-probability of numbers of nodes, (B,) nats: see `size_probabilities`."""
-        log_probs = size_log_probs(self.size_probabilities(), self.steps.size_logits, conditions)
-        return log_prob_of_sizes(log_probs, sizes)
-
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
-        """Negative bound in nats per node, decoder terms weighted with `beta`, and metrics.
+        """Return the negative bound in nats per node, decoder terms weighted with `beta`.
 
         Returns:
             The loss, and metrics as pairs (sum over graphs, number of graphs): `bits_per_node`,
@@ -393,20 +398,64 @@ class GraphCNF(nn.Module):
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Latents of the base space; raises as `bounds`."""
+        """Return latents of the base space; raises as `bounds`."""
         return self.steps.encode(self._checked(batch), noise)
 
     @torch.no_grad()
     def decode(self, latents: Latents, mask: Tensor, **options) -> GraphBatch:
-        """Graphs of latents, `mask` (B, N) says which nodes are real.
+        """Return the graphs of latents with real nodes `mask` (B, N); ValueError if too large.
 
         Options: `temperature` (1.0), `sample` (False: argmax of the posterior), `generator`.
-
-        Raises:
-            ValueError: if a graph is too large.
         """
-        self._check_nodes(mask)
+        if mask[:, self.max_nodes :].any():
+            largest = int(mask.sum(1).max())
+            raise ValueError(f"a graph of {largest} nodes; this model knows up to {self.max_nodes}")
         return self.steps.decode(latents, mask[:, : self.max_nodes], **options)  # as in `encode`
+
+    def size_probabilities(
+        self, sizes: tuple[int, int] | None = None, conditions: Tensor | None = None
+    ) -> np.ndarray:
+        """Return the prior over numbers of nodes, index 0 to `max_nodes`.
+
+        As in the training histogram, uniform where it has none; restricted to a range if given.
+        Given the `conditions` (1, P) of a graph, as the model has learned.
+        """
+        low, high = sizes or (0, self.max_nodes)
+        if sizes is not None:
+            self._check(low, high, 1.0)
+        prior = np.zeros(self.max_nodes + 1)
+        known = np.asarray(self.metadata.get("size_histogram", []), dtype=float)[: len(prior)]
+        prior[: len(known)] = known
+        prior[:low] = prior[high + 1 :] = 0
+        if not prior.any():
+            prior[max(low, 1) : high + 1] = 1
+        prior /= prior.sum()
+        if conditions is None:
+            return prior
+        with torch.no_grad():
+            return self._size_log_probs(prior, conditions).exp().cpu().numpy()[0]
+
+    def _size_log_probs(self, prior: np.ndarray, conditions: Tensor) -> Tensor:
+        """Return the log-probabilities (B, max_nodes + 1) of sizes given conditions (B, P)."""
+        more = self.steps.size_logits(conditions.to(self.device)).double()
+        return (torch.as_tensor(prior).log().to(more) + more).log_softmax(-1)
+
+    def size_log_prob(self, sizes: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """Return the log-probability of numbers of nodes, (B,) nats: see `size_probabilities`."""
+        prior = self.size_probabilities()
+        log_probs = torch.as_tensor(prior).log()[None].to(sizes.device)
+        if conditions is not None:
+            log_probs = self._size_log_probs(prior, conditions)
+        known = sizes.clamp(0, self.max_nodes)
+        own = log_probs.expand(len(sizes), -1).gather(1, known[:, None])[:, 0]
+        return torch.where(known == sizes, own, -math.inf)
+
+    def _check(self, low: int, high: int, temperature: float) -> None:
+        if not 1 <= low <= high <= self.max_nodes:
+            raise UserError(
+                f"sizes {low}-{high}: this model draws graphs of 1 to {self.max_nodes} nodes"
+            )
+        check_temperature(temperature)
 
     @torch.no_grad()
     def sample(
@@ -428,8 +477,8 @@ class GraphCNF(nn.Module):
             conditions: Of each graph, (B, P), NaN for an unknown one; None for none.
 
         Raises:
-            UserError: if a size or the temperature is out of range.
-            ValueError: if the model was trained without conditions.
+            UserError: A size or the temperature is out of range.
+            ValueError: The model was trained without conditions.
         """
         if not len(sizes):
             raise UserError("give at least one number of nodes to draw graphs of")
@@ -465,14 +514,12 @@ class GraphCNF(nn.Module):
             count: Number of records.
             seed: Seed of the sample.
             temperature: Below 1 for more probable graphs.
-            sizes: Lowest and highest number of nodes. Sizes are drawn from the training histogram,
-                restricted to this range when given; uniform where the training set has no graph
-                of such a size.
+            sizes: Lowest and highest number of nodes, see `size_probabilities`.
             conditions: Of every graph, (P,), None for an unknown one.
 
         Raises:
-            UserError: if a size, the temperature, the seed or a number of records is out of range.
-            ValueError: if the model was trained without conditions.
+            UserError: A size, the temperature, the seed or a number of records is out of range.
+            ValueError: The model was trained without conditions.
         """
         check_integer("first", first)
         check_integer("count", count)
@@ -499,69 +546,6 @@ class GraphCNF(nn.Module):
         place = {record: k for k, record in enumerate(made)}
         return PackedGraphs.concatenate(parts).subset([place[record] for record in wanted])
 
-    def size_probabilities(
-        self, sizes: tuple[int, int] | None = None, conditions: Tensor | None = None
-    ) -> np.ndarray:
-        """Prior over numbers of nodes, index 0 to `max_nodes`, restricted to a range if given.
-
-        As in the training histogram; given the `conditions` (1, P) of a graph, as the model has
-        learned.
-        """
-        if sizes is not None:
-            self._check(*sizes, 1.0)
-        prior = size_prior(self.metadata.get("size_histogram", []), self.max_nodes, sizes)
-        if conditions is None:
-            return prior
-        with torch.no_grad():
-            log_probs = size_log_probs(prior, self.steps.size_logits, conditions.to(self.device))
-            return log_probs.exp().cpu().numpy()[0]
-
-    def _checked(self, batch: GraphBatch) -> GraphBatch:
-        """Return the batch, with nothing at padding; raises as `bounds`."""
-        batch, steps = batch.cleared(), self.config["steps"]
-        self._check_nodes(batch.mask)
-        batch = batch.narrowed(self.max_nodes)
-        batch.check(steps["node_categories"], steps["bond_categories"])
-        return batch
-
-    def _check_nodes(self, mask: Tensor) -> None:
-        """Raise ValueError where a graph, and not only its padding, is wider than the model."""
-        most = self.max_nodes
-        if mask.shape[1] > most and (largest := int(mask.sum(1).max())) > most:
-            raise ValueError(f"a graph of {largest} nodes; this model knows up to {most}")
-
-    def _check(self, low: int, high: int, temperature: float) -> None:
-        if not 1 <= low <= high <= self.max_nodes:
-            raise UserError(
-                f"sizes {low}-{high}: this model draws graphs of 1 to {self.max_nodes} nodes"
-            )
-        check_temperature(temperature)
-
-    @property
-    def has_rules(self) -> bool:
-        """True where there is a rule that `without_rules` leaves out."""
-        given, defaults = self.config["steps"], signature(type(self.steps)).parameters
-        left_out = self.steps.rules.items()
-        return any(given.get(k, defaults[k].default) != value for k, value in left_out)
-
-    def without_rules(self) -> GraphCNF:
-        """Return the same weights without the rules that were not learned from the data.
-
-        "path" and "jtvae": no limit on sums of edge weights; "unordered": places that nothing fits
-        stay empty; "graphaf": no valency check.
-
-        Raises:
-            UserError: The model has no such rule.
-        """
-        if not self.has_rules:
-            raise UserError("this model has no support of the data that could be left out")
-        return self._with_arguments(**self.steps.rules)
-
-    @property
-    def is_raw(self) -> bool:
-        """False where a rule of the model draws again what breaks it."""
-        return not (self.steps.redraws and self.has_rules)
-
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Write `config.json`, `model.safetensors` and, if known, `training_hashes.safetensors`.
 
@@ -576,7 +560,7 @@ class GraphCNF(nn.Module):
         """Load shipped weights by name, or a folder that `save_pretrained` or training wrote.
 
         Raises:
-            UserError: if there is no such model, or its files are damaged.
+            UserError: There is no such model, or its files are damaged.
         """
         folder = locate(name_or_folder, shipped=True)
         model = load_model(cls, folder, device)

@@ -1,9 +1,8 @@
-"""Numbered records of a sample: what is computed together, so that a record never depends on it.
+"""Numbered records of a sample, each always computed in the same batch, by one thread.
 
 Rounding in float32 depends on the shapes of the tensors and on the number of threads, and once in a
-while it decides between two categories. So a record is always computed in the same batch, by one
-thread, whatever was asked for. Records are cut into blocks, small ones first (few molecules come
-sooner) and then larger ones; within a block, graphs of like size share a batch (less padding).
+while it decides between two categories. Records are cut into blocks, small ones first (few
+molecules come sooner) and then larger ones; within a block, graphs of like size share a batch.
 """
 
 from __future__ import annotations
@@ -32,42 +31,32 @@ GPU_BLOCKS = 4
 
 
 def blocks(first: int, together: int = 1) -> Iterator[range]:
-    """Endless sequence of blocks, from the one that holds the record `first` on.
+    """Yield endless blocks, from the one that holds the record `first` on.
 
-    Args:
-        first: Number of a record.
-        together: Blocks that come as one, always the same ones; the first blocks of a sample come
-            alone.
+    `together` blocks come as one, always the same ones; those of the first `BLOCK` records alone.
     """
     while True:
         number = _block_number(first)
-        if number < len(FIRST_BLOCKS):
-            block = range(_block_start(number), _block_start(number + 1))
-        else:
-            start = number - (number - len(FIRST_BLOCKS)) % together
-            block = range(_block_start(start), _block_start(start + together))
+        count = 1
+        if number >= len(FIRST_BLOCKS):
+            number -= (number - len(FIRST_BLOCKS)) % together
+            count = together
+        block = range(_block_start(number), _block_start(number + count))
         yield block
         first = block.stop
 
 
 def together_on(device: torch.device) -> int:
-    """Blocks that are drawn at once.
+    """Return the number of blocks that are drawn at once.
 
-    One on a CPU, whose records never depend on what they are drawn with. On a GPU, which rounds
-    otherwise anyway, enough to fill it: `GPU_BLOCKS`.
+    One on a CPU, whose records never depend on what they are drawn with; `GPU_BLOCKS` on a GPU,
+    which rounds otherwise anyway.
     """
     return 1 if device.type == "cpu" else GPU_BLOCKS
 
 
 def share_of(records: range, part: int, parts: int) -> range:
-    """One of several consecutive parts of records, cut where blocks begin.
-
-    No block is drawn for two of them, and they differ by no more than a block.
-
-    Args:
-        records: At least one.
-        part: From 1 to `parts`.
-        parts: At most `block_count` of the records, or some are empty.
+    """Return part 1 to `parts` of some records, cut where blocks begin, at most a block apart.
 
     Examples:
         >>> [share_of(range(100, 2000), part, 3) for part in (1, 2, 3)]
@@ -96,12 +85,9 @@ def _block_start(number: int) -> int:
 
 
 def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.ndarray]:
-    """Return the places in a block of the graphs of each batch.
+    """Return the places in a block of the graphs of each batch, of sizes (M,) alike.
 
-    Args:
-        sizes: Numbers of nodes of the graphs of one block, or of several, (M,).
-        together: Number of blocks that are drawn at once: batches are as many times as large.
-        size: Graphs in a batch of one block.
+    Batches hold `size` graphs for each of the blocks that are drawn `together`.
     """
     order, size = np.argsort(sizes, kind="stable"), size * together
     return [order[k : k + size] for k in range(0, len(order), size)]
@@ -110,7 +96,7 @@ def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.
 def record_batches(
     wanted: range, prior: np.ndarray, seed: int, together: int = 1, size: int = BATCH
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]:
-    """Yield the batches that hold some records of the sample with this seed.
+    """Yield the batches that hold the records `wanted` of the sample with this seed.
 
     Args:
         wanted: Numbers of the records.
@@ -140,10 +126,8 @@ def record_batches(
 def one_thread(device: torch.device) -> Iterator[None]:
     """Let torch compute on a CPU with one thread: with several it rounds sums in another order."""
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -163,16 +147,17 @@ class RecordNoise(Noise):
         self.seed, self.records = seed, records
 
     def take(self, draw):
-        """Uniform numbers in the shape of `draw()`, which draws uniform numbers as well."""
-        return super().take(lambda: self._draw(draw()))
+        """Return uniform numbers in the shape of `draw()`, which draws uniform numbers as well."""
 
-    def _draw(self, like: torch.Tensor) -> torch.Tensor:
-        # Nodes and pairs come in an order in which padding is last: it shifts no numbers.
-        rows = [self._generator(k).random(tuple(like.shape[1:])) for k in self.records]
-        return torch.from_numpy(np.stack(rows)).to(like)
+        def own():
+            like, rows = draw(), []
+            for record in self.records:
+                # The spawn key sets these numbers apart from those that drew the record.
+                key = (len(self.draws),)
+                sequence = np.random.SeedSequence((self.seed, int(record)), spawn_key=key)
+                # Nodes and pairs come in an order in which padding is last: it shifts no numbers.
+                random = np.random.Generator(np.random.Philox(sequence))
+                rows.append(random.random(tuple(like.shape[1:])))
+            return torch.from_numpy(np.stack(rows)).to(like)
 
-    def _generator(self, record: int) -> np.random.Generator:
-        # The spawn key sets these numbers apart from those that drew the record.
-        key = (len(self.draws),)
-        sequence = np.random.SeedSequence((self.seed, int(record)), spawn_key=key)
-        return np.random.Generator(np.random.Philox(sequence))
+        return super().take(own)

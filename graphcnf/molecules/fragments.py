@@ -14,7 +14,7 @@ import torch
 from rdkit import Chem
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.path.fragment import Fragment
+from graphcnf.graphs.constrained.placement import Fragment
 from graphcnf.molecules.smarts import atom_could_be, bond_could_be
 from graphcnf.molecules.smiles import UnparsableSmiles, parse, parse_smarts, quiet
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary

@@ -22,7 +22,7 @@ from rdkit import Chem
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
-from graphcnf.graphs.path.conditional import ConditionalWalk, Experience, Walks
+from graphcnf.graphs.constrained.particles import ConditionalWalk, Experience, Walks
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_seed, check_temperature
 from graphcnf.molecules import codec

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 from rdkit import Chem
 
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.molecules.codec import canonical_smiles, graph_to_molecule
 from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.vocabulary import MoleculeVocabulary

@@ -23,7 +23,7 @@ from rdkit import Chem
 
 from graphcnf.compute.parallel import available_cores
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.conditions import condition_row
+from graphcnf.graphs.networks import condition_row
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
 from graphcnf.molecules.asked import nearest_of
 from graphcnf.molecules.selection import DECIMALS, Selection, described
@@ -170,7 +170,7 @@ def molecule_log_likelihoods(
     known = frame["strict"].to_numpy() | model.ordered
     if not model.ordered:
         # It imports networkx, which would delay the first molecule of all others.
-        from graphcnf.graphs.symmetry import labelling_bits
+        from graphcnf.graphs.isomorphism import labelling_bits
 
         nats[known] += labelling_bits(graphs.subset(known)) * math.log(2)
     shown = [

@@ -166,7 +166,7 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
         _check_known(started, model["start"], dataset)
     if names is not None:
         from graphcnf.datasets.properties import property_values
-        from graphcnf.graphs.conditions import condition_tables
+        from graphcnf.graphs.networks import condition_tables
 
         dataset = replace(dataset, targets=property_values(dataset, names))
         tables = condition_tables(names, dataset.targets[train])

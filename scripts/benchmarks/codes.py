@@ -15,8 +15,8 @@ from graphcnf.errors import UserError
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.graphs.orderings import canonicalise
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.batch import PackedGraphs
+from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._options import load_model

@@ -18,8 +18,8 @@ from graphcnf.baselines.junction_tree import (
 from graphcnf.errors import UserError
 from graphcnf.evaluation.measures import reconstruction
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
+from graphcnf.graphs.isomorphism import isomorphic
 from graphcnf.graphs.path.support import Support
-from graphcnf.graphs.symmetry import isomorphic
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_lower_bound
 
 SMALL = {"tree_dim": 3, "graph_dim": 2, "width": 12, "node_width": 8, "layers": 1}
@@ -28,7 +28,8 @@ BENZENE = ([0] * 6, [(k + 1, k) for k in range(5)] + [(5, 0)], [0, 1] * 3)
 
 
 def vocabulary_of(graphs, node_categories, weights):
-    sums = Support.measure(graphs, node_categories, weights)
+    sizes = {"node_categories": node_categories, "bond_categories": len(weights)}
+    sums = Support.limits(graphs, **sizes, edge_weights=weights)["largest_sums"]
     return Vocabulary(Vocabulary.measure(graphs, weights, sums), weights, sums)
 
 
@@ -154,7 +155,8 @@ def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F8
     graphs = model.sample_records(0, 60, seed=1)
     again = model.sample_records(20, 10, seed=1)
     assert again == graphs.subset(range(20, 30))
-    sums = Support.measure(graphs, 9, ORDERS)
+    sizes = {"node_categories": 9, "bond_categories": 3, "edge_weights": ORDERS}
+    sums = Support.limits(graphs, **sizes)["largest_sums"]
     largest = model.config["steps"]["largest_sums"]
     assert all(mine <= most for mine, most in zip(sums, largest, strict=True))
     # An untrained model walks into dead ends, but not most of the time.

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from graphcnf.graphs.batching import size_bucketed_batches
+from graphcnf.graphs.batch import size_bucketed_batches
 
 SIZES = np.random.default_rng(0).normal(23, 4.5, 10_007).round().clip(6, 38).astype(int)
 

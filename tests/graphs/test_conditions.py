@@ -8,7 +8,7 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.conditions import UNCONDITIONAL, condition_tables, partly_known
+from graphcnf.graphs.networks import UNCONDITIONAL, condition_tables, partly_known
 from graphcnf.graphs.path.walk import Path
 
 TABLES = [

@@ -4,15 +4,14 @@ import pytest
 import torch
 
 from graphcnf.graphs import GraphBatch
-from graphcnf.graphs.features import (
+from graphcnf.graphs.networks import (
     MAX_COUNT,
     MAX_DEGREE,
     MAX_DISTANCE,
     NODE_FEATURES,
     PAIR_FEATURES,
     WALK_LENGTHS,
-    structure_context,
-    typed_context,
+    graph_context,
 )
 
 
@@ -27,7 +26,7 @@ def networkx_graphs(batch):
 
 
 def test_structure_features_are_those_of_networkx(batch):
-    context = structure_context(batch.adjacency, batch.mask, torch.float64)
+    context = graph_context(batch.adjacency, batch.mask, 0, torch.float64)
     assert context.features.shape[-1] == NODE_FEATURES
     assert context.adjacency.shape[-1] == PAIR_FEATURES
     for k, n, graph in networkx_graphs(batch):
@@ -47,14 +46,14 @@ def test_structure_features_are_those_of_networkx(batch):
                     assert far[i, j].argmax() == min(length, MAX_DISTANCE + 1) - 1
         before = context.adjacency[k, :n, :n, MAX_DISTANCE + 1]
         np.testing.assert_array_equal(before, np.tril(nx.to_numpy_array(graph)))
-    without = structure_context(batch.adjacency, batch.mask, torch.float64, ordered=False)
+    without = graph_context(batch.adjacency, batch.mask, 0, torch.float64, ordered=False)
     assert torch.equal(without.adjacency, context.adjacency[..., : PAIR_FEATURES - 1])
 
 
 def test_typed_features_count_the_edges_of_each_category(batch):
     categories = int(batch.bonds.max())
-    context = typed_context(batch.bonds, batch.mask, categories, torch.float64)
-    plain = structure_context(batch.adjacency, batch.mask, torch.float64)
+    context = graph_context(batch.bonds, batch.mask, categories, torch.float64)
+    plain = graph_context(batch.adjacency, batch.mask, 0, torch.float64)
     start, pair_start = NODE_FEATURES, PAIR_FEATURES
     assert torch.equal(context.features[..., :start], plain.features)
     assert torch.equal(context.adjacency[..., :pair_start], plain.adjacency)
@@ -68,9 +67,9 @@ def test_typed_features_count_the_edges_of_each_category(batch):
 
 def test_padding_and_batch_change_no_feature(batch):
     alone = [GraphBatch.collate(batch.to_packed(), [k]) for k in range(len(batch))]
-    together = structure_context(batch.adjacency, batch.mask, torch.float64)
+    together = graph_context(batch.adjacency, batch.mask, 0, torch.float64)
     for k, single in enumerate(alone):
         n = int(batch.sizes[k])
-        context = structure_context(single.adjacency, single.mask, torch.float64)
+        context = graph_context(single.adjacency, single.mask, 0, torch.float64)
         torch.testing.assert_close(context.features[0], together.features[k, :n])
         torch.testing.assert_close(context.adjacency[0], together.adjacency[k, :n, :n])

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from graphcnf.graphs import GraphBatch, PackedGraphs
-from graphcnf.graphs.orderings import canonical_order, canonicalise
-from graphcnf.graphs.path.code import PathCode
+from graphcnf.graphs.isomorphism import canonical_order, canonicalise
+from graphcnf.graphs.path.code import depth_first_code
 
 SYMMETRIC = {
     "single node": nx.empty_graph(1),
@@ -46,7 +46,7 @@ def test_relabelled_graphs_become_the_same_graph(source, request):
     assert canonicalise(expected) == expected
     assert np.array_equal(expected.edge_counts, packed.edge_counts)
     batch = GraphBatch.collate(expected)
-    PathCode.of(batch.adjacency, batch.mask, int(batch.adjacency.tril(-1).sum(-1).max()))
+    depth_first_code(batch.adjacency, batch.mask, int(batch.adjacency.tril(-1).sum(-1).max()))
 
 
 @pytest.mark.parametrize("name", SYMMETRIC)
@@ -62,7 +62,7 @@ def test_symmetric_graphs_become_the_same_graph(name):
     types, found, bonds = results[0].graph(0)
     assert nx.is_isomorphic(graph, nx.from_edgelist(found.tolist()) if n > 1 else graph)
     batch = GraphBatch.collate(results[0])
-    PathCode.of(batch.adjacency, batch.mask, n)
+    depth_first_code(batch.adjacency, batch.mask, n)
 
 
 def test_every_small_graph_and_every_numbering():

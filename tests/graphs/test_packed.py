@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.batch import PackedGraphs
 
 
 def random_graphs(count, seed=0):

@@ -8,8 +8,7 @@ import torch
 
 from graphcnf.flows import Context, Noise
 from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.graphs.pairs.latents import GraphLatents, JointCoupling, all_pairs
-from graphcnf.graphs.pairs.network import PairNetwork
+from graphcnf.graphs.pairs.network import GraphLatents, JointCoupling, PairNetwork, all_pairs
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_normalised
 
 STEP = {"couplings": 2, "width": 16, "layers": 1, "heads": 2}
@@ -234,7 +233,7 @@ def test_joint_coupling_round_trip_and_log_det():
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     coupling = JointCoupling(
-        network, node_split=3, pair_split=1, swap=False, node_mixtures=2, pair_mixtures=2
+        network, swap=False, node={"split": 3, "mixtures": 2}, pair={"split": 1, "mixtures": 2}
     )
     x = GraphLatents(
         torch.randn(2, 4, 6) * mask[..., None],

@@ -7,8 +7,8 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import PackedGraphs
-from graphcnf.graphs.path.conditional import ConditionalWalk, Experience
-from graphcnf.graphs.path.fragment import Fragment
+from graphcnf.graphs.constrained.particles import ConditionalWalk, Experience
+from graphcnf.graphs.constrained.placement import Fragment
 
 
 def tree(random):

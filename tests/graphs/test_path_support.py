@@ -13,6 +13,8 @@ from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.path.support import Support
 from graphcnf.graphs.path.walk import Path
 
+SIZES = {"node_categories": 3, "bond_categories": 2}
+
 
 def every_code(support, cardinalities, nodes):
     """All codes (M, nodes, V) of graphs that the support allows, by walking through all of it."""
@@ -20,7 +22,8 @@ def every_code(support, cardinalities, nodes):
     done = torch.zeros(1, 0, len(cardinalities), dtype=torch.long)
     for number in range(nodes):
         last = torch.full((len(done),), number == nodes - 1)
-        rows, places = torch.arange(len(done)), support.before_each(path, last)
+        rows = torch.arange(len(done))
+        places = support.places(support.free(path.tables), path.depth, last)
         for _ in cardinalities:
             allowed = support.allowed(places)
             assert allowed.any(1).all(), "a dead end"
@@ -111,18 +114,22 @@ def test_sums_are_the_largest_in_the_graphs(random_graphs):
             sums[i] += weights[bond]
             sums[j] += weights[bond]
         np.maximum.at(largest, types, sums)
-    assert Support.measure(random_graphs, 3, weights) == largest.tolist()
+    assert Support.limits(random_graphs, **SIZES, edge_weights=weights) == {
+        "edge_weights": weights, "largest_sums": largest.tolist(),
+    }  # fmt: skip
 
 
 def test_every_graph_lies_in_its_support(random_graphs):
-    code = AtomCode(**AtomCode.measure(random_graphs), node_categories=3, bond_categories=2)
+    code = AtomCode(**AtomCode.measure(random_graphs), **SIZES)
     weights = [1, 2]
-    support = Support(code, weights, Support.measure(random_graphs, 3, weights))
+    limits = Support.limits(random_graphs, **SIZES, edge_weights=weights)
+    support = Support(code, weights, limits["largest_sums"])
     batch = GraphBatch.collate(random_graphs)
     x, nodes = code.encode(batch), batch.mask.shape[1]
     path = Path.before_each(x, support.weights, support.pad)
     last = batch.sizes[:, None] == torch.arange(nodes) + 1
-    places, values = support.before_each(path, last.flatten()), x.flatten(0, 1)
+    places = support.places(support.free(path.tables), path.depth, last.flatten())
+    values = x.flatten(0, 1)
     for k in range(x.shape[-1]):
         allowed = support.allowed(places)
         right = allowed.gather(1, values[:, k : k + 1])[:, 0]
@@ -132,7 +139,7 @@ def test_every_graph_lies_in_its_support(random_graphs):
 
 
 def test_the_walk_is_that_of_networkx(random_graphs):
-    code = AtomCode(**AtomCode.measure(random_graphs), node_categories=3, bond_categories=2)
+    code = AtomCode(**AtomCode.measure(random_graphs), **SIZES)
     batch = GraphBatch.collate(random_graphs, range(0, 600, 3))
     weights = torch.tensor([0, 1, 2])
     x, nodes = code.encode(batch), batch.mask.shape[1]

@@ -5,7 +5,7 @@ import networkx as nx
 import numpy as np
 
 from graphcnf.graphs import PackedGraphs
-from graphcnf.graphs.symmetry import SAME, automorphisms, labelling_bits, typed_graph
+from graphcnf.graphs.isomorphism import SAME, automorphisms, labelling_bits, typed_graph
 
 
 def typed(graph, kinds=None):

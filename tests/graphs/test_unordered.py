@@ -14,15 +14,13 @@ from graphcnf.categorical.disjoint import MARGIN
 from graphcnf.errors import UserError
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.unordered import known
-from graphcnf.graphs.unordered.label_network import Parity
 from graphcnf.graphs.unordered.labels import NodeLabels
+from graphcnf.graphs.unordered.networks import Parity
 from graphcnf.graphs.unordered.partial import (
     PartialGraph,
     UnorderedContext,
-    choices_of,
     draw_uniforms,
-    log_orders,
+    sums,
 )
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
@@ -81,20 +79,21 @@ def test_the_first_frontier_node_is_every_node_equally_often(random_graphs):
     assert (counts - 500).abs().max() < 4.5 * (3000 * 5 / 36) ** 0.5
 
 
-def test_choices_come_by_kind_and_at_random_within_a_kind():
-    row = torch.tensor([[2, 0, 1, 2, 2]]).expand(3000, -1)
-    partner, kinds = choices_of(row, torch.rand(3000, 5), 5)
-    assert (kinds == torch.tensor([1, 2, 2, 2, 0])).all()
-    assert (partner[:, 0] == 2).all()
+def test_choices_come_by_kind_and_at_random_within_a_kind(build, random_graphs):
+    network = build(random_graphs).steps.pairs.network
+    row, ranks = torch.tensor([[2, 0, 1, 2, 2]]).expand(3000, -1), torch.arange(5)
+    partner, log_orders = network.as_choices(row, torch.rand(3000, 5), ranks.expand(3000, -1))
+    assert (partner[:, 0] == 2).all() and (partner[:, 4:] == network.max_nodes).all()
     orders, counts = partner[:, 1:4].unique(dim=0, return_counts=True)
     assert len(orders) == 6 and (counts - 500).abs().max() < 4.5 * (3000 * 5 / 36) ** 0.5
-    assert log_orders(kinds, 3)[0].exp().round() == 6
+    assert log_orders[0].exp().round() == 6
 
 
 def test_labels_come_in_groups_of_like_size_the_smaller_ones_last(build, random_graphs):
     model = build(random_graphs, node_rounds=5)
     mask = torch.arange(12) < torch.tensor([[12], [3]])
-    groups = model.steps.nodes.network.groups(mask, draw_uniforms(mask, model.max_nodes))
+    context = UnorderedContext(mask, uniforms=draw_uniforms(mask, model.max_nodes))
+    groups = model.steps.nodes.network.groups(context)
     assert torch.bincount(groups[0], minlength=5).tolist() == [3, 3, 2, 2, 2]
     assert sorted(groups[1][:3].tolist()) == [0, 1, 2]
 
@@ -315,7 +314,7 @@ def test_molecules_are_possible(molecules):
 def test_counts_are_exact_whatever_the_autocast_type():
     together = torch.ones(1, 301, 301, dtype=torch.bool)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (known._sums(together, torch.ones(1, 301).long()) == 301).all()
+        assert (sums(together, torch.ones(1, 301).long()) == 301).all()
 
 
 def test_training_reaches_every_parameter(build, random_graphs):

@@ -7,8 +7,8 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
-from graphcnf.graphs.unordered.known import FAR, known_of
 from graphcnf.graphs.unordered.labels import RINGS, NodeLabels, ring_classes
+from graphcnf.graphs.unordered.partial import FAR, PartialGraph
 
 
 def as_networkx(batch, b):
@@ -77,11 +77,11 @@ def test_what_is_known_is_what_networkx_says(random_graphs):
     table = NodeLabels(**NodeLabels.measure(random_graphs))
     batch = GraphBatch.collate(random_graphs, np.arange(150))
     labels, kinds = table.encode(batch)
-    decided = torch.rand(kinds.shape) < 0.6
-    decided = decided.tril(-1) | decided.tril(-1).transpose(1, 2)
+    done = torch.rand(labels.shape) < 0.4
+    decided = done[:, :, None] | done[:, None]
     steps = torch.arange(1, len(table.kinds) + 1)
     free = table.ends[labels] - ((kinds * decided)[..., None] == steps).sum(2)
-    known = known_of(table, free, batch.mask, kinds, decided)
+    known = PartialGraph(table, kinds * decided, done, done, free).look(batch.mask)
     waiting = ~decided & batch.mask[:, :, None] & batch.mask[:, None]
     index = torch.arange(batch.mask.shape[1])
     waiting[:, index, index] = False
@@ -100,7 +100,7 @@ def test_what_is_known_is_what_networkx_says(random_graphs):
         for i in graph:
             part = nx.node_connected_component(graph, i)
             assert known.parts[b, i, 0] == len(part)
-            places = known.open[b, list(part)]
+            places = free[b, list(part)]
             assert known.parts[b, i, 1] == places[:, table.bridges].sum()
             assert known.parts[b, i, 2] == places[:, ~table.bridges].sum()
             for j in graph:
@@ -108,7 +108,7 @@ def test_what_is_known_is_what_networkx_says(random_graphs):
                 assert known.distance[b, i, j] == far
                 if not waiting[b, i, j]:
                     continue
-                cut = known.open[b, i] * known.open[b, j] * (1 if j not in part else ~table.bridges)
+                cut = free[b, i] * free[b, j] * (1 if j not in part else ~table.bridges)
                 assert not known.possible[b, i, j][cut == 0].any()
 
 

@@ -8,7 +8,7 @@ import pytest
 from rdkit import Chem
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.molecules import codec
 from graphcnf.molecules.codec import (
     canonical,

@@ -305,7 +305,7 @@ def test_likelihoods_without_an_order_are_those_of_the_molecule(zinc_smiles):
 
     from graphcnf.datasets.molecules import encode
     from graphcnf.graphs import GraphCNF
-    from graphcnf.graphs.symmetry import labelling_bits
+    from graphcnf.graphs.isomorphism import labelling_bits
     from graphcnf.sampling.records import block_log_likelihoods, molecule_log_likelihoods
 
     graphs, block = encode("zinc250k", zinc_smiles[:200]).graphs.subset(range(128)), range(128)

@@ -24,16 +24,21 @@ from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.modules import zero_init
 from graphcnf.flows.transform import Context, Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.features import (
+from graphcnf.graphs.model import ORDERS, GraphModel, graph_model
+from graphcnf.graphs.networks import (
     MAX_COUNT,
     NODE_FEATURES,
     PAIR_FEATURES,
-    structure_context,
-    typed_context,
+    graph_context,
 )
-from graphcnf.graphs.model import ORDERS, GraphModel, graph_model
-from graphcnf.graphs.pairs.latents import GraphLatents, all_pairs, dense, joint_flow
-from graphcnf.graphs.pairs.network import PairNetwork
+from graphcnf.graphs.pairs.network import (
+    GraphLatents,
+    PairNetwork,
+    all_pairs,
+    dense,
+    joint_flow,
+    of_pairs,
+)
 
 # Real and virtual latents start apart. Where they overlap at first, training falls into a state in
 # which the decoder answers with its prior, and samples have no edges at all.
@@ -138,61 +143,47 @@ class PairsModel(GraphModel):
         self.virtual = VirtualEdges(pair_dim)
         self.base = StandardLogistic()
         given: dict[str, Any] = {"ordered": ordered, "max_nodes": max_nodes}
-        typed: dict[str, Any] = {
-            "node_features": NODE_FEATURES + bond_categories * (MAX_COUNT + 1),
-            "pair_features": PAIR_FEATURES + bond_categories - (not ordered),
-        }
-        structure: dict[str, Any] = {
-            "node_features": NODE_FEATURES,
-            "pair_features": PAIR_FEATURES - (not ordered),
-        }
+        structure = {**given, "node_features": NODE_FEATURES}
+        structure["pair_features"] = PAIR_FEATURES - (not ordered)
+        typed = dict(structure)
+        typed["node_features"] += bond_categories * (MAX_COUNT + 1)
+        typed["pair_features"] += bond_categories
         nodes, bonds, joint = (dict(step or {}) for step in (nodes, bonds, adjacency_step))
         number = [step.pop("couplings", k) for step, k in ((nodes, 3), (bonds, 3), (joint, 6))]
         self.nodes = coupling_stack(
-            partial(PairNetwork, **given, **typed, **nodes),
+            partial(PairNetwork, **typed, **nodes),
             channels=node_dim,
             couplings=number[0],
             mixtures=node_mixtures,
         )
-        sizes = {
-            "node_dim": node_dim,
-            "pair_dim": pair_dim,
-            "node_mixtures": node_mixtures,
-            "pair_mixtures": pair_mixtures,
-        }
-        self.bonds = joint_flow(
-            partial(PairNetwork, **given, **structure, **bonds), couplings=number[1], **sizes
+        flow = partial(
+            joint_flow,
+            node_dim=node_dim,
+            pair_dim=pair_dim,
+            node_mixtures=node_mixtures,
+            pair_mixtures=pair_mixtures,
         )
-        self.adjacency = joint_flow(
-            partial(PairNetwork, **given, **joint), couplings=number[2], **sizes
-        )
+        self.bonds = flow(partial(PairNetwork, **structure, **bonds), couplings=number[1])
+        self.adjacency = flow(partial(PairNetwork, **given, **joint), couplings=number[2])
 
-    def _structure(self, adjacency: Tensor, mask: Tensor) -> Context:
-        return structure_context(adjacency, mask, self.virtual.shift.dtype, ordered=self.ordered)
-
-    def _typed(self, bonds: Tensor, mask: Tensor) -> Context:
-        return typed_context(
-            bonds, mask, self.bond_categories, self.virtual.shift.dtype, ordered=self.ordered
-        )
-
-    def _bonds_of(self, bonds: Tensor, index: Tensor) -> Tensor:
-        rows = torch.arange(len(bonds), device=bonds.device)[:, None]
-        return bonds[rows, index[..., 0], index[..., 1]]
+    def _context(self, bonds: Tensor, mask: Tensor, categories: int = 0) -> Context:
+        dtype = self.virtual.shift.dtype
+        return graph_context(bonds, mask, categories, dtype, ordered=self.ordered)
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
         """Return the joint latents of the base space of a batch, and the bound's terms."""
         mask = batch.mask
         node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
-        z, node_term = self.nodes(node.z, self._typed(batch.bonds, mask))
+        z, node_term = self.nodes(node.z, self._context(batch.bonds, mask, self.bond_categories))
 
         index, pair_mask = all_pairs(mask)
-        kinds = self._bonds_of(batch.bonds, index)
+        kinds = of_pairs(batch.bonds, index)
         edges, real, place = _edges(kinds > 0, index)
-        edge_types = (self._bonds_of(batch.bonds, edges) - 1).clamp(min=0)
+        edge_types = (of_pairs(batch.bonds, edges) - 1).clamp(min=0)
         edge = self.bond_encoding.encode(edge_types, Context(real, noise=noise))
         joint, bond_term = self.bonds(
             GraphLatents(z, edge.z, mask, real, edges),
-            self._structure(batch.adjacency, mask),
+            self._context(batch.adjacency, mask),
         )
 
         moved, log_det = self.virtual.to_joint(joint.pairs)
@@ -265,11 +256,11 @@ class PairsModel(GraphModel):
         moved = torch.where(real[..., None], self.virtual.from_joint(at_edges), 0)
         adjacency = dense(real, edges, mask.shape[1])
         known = replace(joint, pairs=moved, pair_mask=real, index=edges)
-        known = self.bonds.inverse(known, self._structure(adjacency, mask))
+        known = self.bonds.inverse(known, self._context(adjacency, mask))
         context = Context(real, generator=generator)
         types = self.bond_encoding.decode(known.pairs, context, sample=sample)
         bonds = dense(torch.where(real, types + 1, 0), edges, mask.shape[1])
-        nodes = self.nodes.inverse(known.nodes, self._typed(bonds, mask))
+        nodes = self.nodes.inverse(known.nodes, self._context(bonds, mask, self.bond_categories))
         context = Context(mask, generator=generator)
         types = self.node_encoding.decode(nodes, context, sample=sample)
         return GraphBatch(types, bonds, mask)

@@ -1,24 +1,150 @@
-"""Graph-attention conditioner for node and pair latents.
-
-Depth and width lie on the nodes. Pairs carry a small hidden vector through two small networks and
-act on the nodes as attention biases, one set per block, and as a sum-pooled message; what is known
-of the graph enters as attention biases and node features.
-"""
+"""Transforms of node and pair latents together, and their graph-attention conditioner."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical.sets import EXPANSION
 from graphcnf.categorical.transformer import HIDDEN, Transformer
+from graphcnf.flows.coupling import MixtureLogisticCoupling, halves
+from graphcnf.flows.linear import ActNorm, InvertibleLinear
 from graphcnf.flows.modules import ReadOut, zero_init
-from graphcnf.flows.transform import Context
-from graphcnf.graphs.pairs.latents import dense
+from graphcnf.flows.transform import Bijection, Context, Sequential, masked
+
+
+@dataclass
+class GraphLatents:
+    """Latents of the nodes and of some pairs of nodes."""
+
+    nodes: Tensor  # (B, N, D)
+    pairs: Tensor  # (B, P, E)
+    node_mask: Tensor  # (B, N) bool
+    pair_mask: Tensor  # (B, P) bool
+    index: Tensor  # the two nodes of each pair, the later one first, (B, P, 2) long
+
+
+class NodesAndPairs(Bijection):
+    """Lifts two tensor bijections to `GraphLatents`: one for the nodes, one for the pairs."""
+
+    def __init__(self, nodes: Bijection, pairs: Bijection):
+        super().__init__()
+        self.nodes = nodes
+        self.pairs = pairs
+
+    def _contexts(self, x: GraphLatents, context: Context) -> tuple[Context, Context]:
+        """Return the contexts of the two."""
+        return replace(context, mask=x.node_mask), replace(context, mask=x.pair_mask)
+
+    def forward(self, x, context=Context()):
+        """Transform both parts; the log-dets add up."""
+        for_nodes, for_pairs = self._contexts(x, context)
+        nodes, first = self.nodes(x.nodes, for_nodes)
+        pairs, second = self.pairs(x.pairs, for_pairs)
+        return replace(x, nodes=nodes, pairs=pairs), first + second
+
+    def inverse_and_logdet(self, z, context=Context()):
+        """Undo both parts."""
+        for_nodes, for_pairs = self._contexts(z, context)
+        nodes, first = self.nodes.inverse_and_logdet(z.nodes, for_nodes)
+        pairs, second = self.pairs.inverse_and_logdet(z.pairs, for_pairs)
+        return replace(z, nodes=nodes, pairs=pairs), first + second
+
+
+class _Given(nn.Module):
+    """Conditioner that returns the features: one network made them for two couplings."""
+
+    def forward(self, x, context):
+        return context.features
+
+
+class JointCoupling(NodesAndPairs):
+    """Mixture-of-logistics coupling of nodes and pairs, both conditioned on the fixed channels.
+
+    Args:
+        network: `network(nodes, context, pairs, latents)` with the untransformed channels of both
+            returns parameters for the nodes (B, N, ...) and the pairs (B, P, ...).
+        swap: Transform the first channels instead of the last.
+        node: `split` (untransformed channels, with `swap`: transformed ones) and `mixtures` of the
+            coupling of nodes.
+        pair: The same for pairs.
+    """
+
+    def __init__(self, network: nn.Module, *, swap: bool, node: dict, pair: dict):
+        super().__init__(
+            *(MixtureLogisticCoupling(_Given(), swap=swap, **part) for part in (node, pair))
+        )
+        self.network = network
+        self.swap = swap
+
+    def _contexts(self, x, context):
+        """Return the parameters of both, of their untransformed channels, as features."""
+        # The network sees the padding, too.
+        nodes, pairs = masked(x.nodes, x.node_mask), masked(x.pairs, x.pair_mask)
+        nodes = nodes.tensor_split([self.nodes.split], -1)[self.swap]
+        pairs = pairs.tensor_split([self.pairs.split], -1)[self.swap]
+        for_nodes, for_pairs = self.network(nodes, context, pairs, x)
+        return Context(x.node_mask, for_nodes), Context(x.pair_mask, for_pairs)
+
+
+def joint_flow(
+    network, *, couplings: int, node_dim: int, pair_dim: int, node_mixtures: int, pair_mixtures: int
+) -> Sequential:
+    """Return blocks of actnorm, invertible linear map and joint coupling.
+
+    Args:
+        network: `network(node_in, node_out, pair_in, pair_out)` builds a conditioner.
+        couplings: Number of blocks.
+        node_dim: Channels of a node.
+        pair_dim: Channels of a pair, at least 2.
+        node_mixtures: Logistics per node channel.
+        pair_mixtures: Logistics per pair channel.
+    """
+    layers: list[Bijection] = []
+    for k in range(couplings):
+        sizes, parts = [], []
+        for dim, mixtures in ((node_dim, node_mixtures), (pair_dim, pair_mixtures)):
+            split, swap, fixed = halves(dim, k)
+            sizes += [fixed, (dim - fixed) * (3 * mixtures + 2)]
+            parts.append({"split": split, "mixtures": mixtures})
+        layers += [
+            NodesAndPairs(ActNorm(node_dim), ActNorm(pair_dim)),
+            NodesAndPairs(InvertibleLinear(node_dim), InvertibleLinear(pair_dim)),
+            JointCoupling(network(*sizes), swap=swap, node=parts[0], pair=parts[1]),
+        ]
+    return Sequential(*layers)
+
+
+def all_pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index (B, P, 2) of all pairs of nodes, the later first, and the mask (B, P)."""
+    batch, nodes = mask.shape
+    index = torch.tril_indices(nodes, nodes, -1, device=mask.device).t()
+    return index.expand(batch, -1, -1), mask[:, index[:, 0]] & mask[:, index[:, 1]]
+
+
+def dense(values: Tensor, index: Tensor, nodes: int) -> Tensor:
+    """Return a symmetric (B, N, N, ...) with the values (B, P, ...) of pairs, all distinct."""
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    i, j = index.unbind(-1)
+    out = values.new_zeros(len(values), nodes, nodes, *values.shape[2:])
+    out[rows, i, j] = out[rows, j, i] = values
+    return out
+
+
+def of_pairs(values: Tensor, index: Tensor) -> Tensor:
+    """Return the values (B, P, ...) of pairs of a dense (B, N, N, ...)."""
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    return values[rows, index[..., 0], index[..., 1]]
 
 
 class PairNetwork(nn.Module):
     """Parameters of a coupling layer for nodes, and for pairs where there are any.
+
+    Depth and width lie on the nodes. Pairs carry a small hidden vector through two small networks
+    and act on the nodes as attention biases, one set per block, and as a sum-pooled message; what
+    is known of the graph enters as attention biases and node features.
 
     Args:
         node_in: Untransformed node channels.
@@ -80,10 +206,7 @@ class PairNetwork(nn.Module):
     def _from_ends(self, linear: nn.Linear, h: Tensor, index: Tensor) -> Tensor:
         """Return the sum of maps of the nodes of each pair; two maps if nodes are ordered."""
         rows = torch.arange(len(h), device=h.device)[:, None]
-        projected = linear(h)
-        if not self.ordered:
-            return projected[rows, index[..., 0]] + projected[rows, index[..., 1]]
-        later, earlier = projected.chunk(2, -1)
+        later, earlier = linear(h).chunk(2, -1) if self.ordered else (linear(h),) * 2
         return later[rows, index[..., 0]] + earlier[rows, index[..., 1]]
 
     def forward(self, nodes: Tensor, context: Context, pairs=None, latents=None):
@@ -91,7 +214,7 @@ class PairNetwork(nn.Module):
 
         Args:
             nodes: Untransformed channels of the nodes, (B, N, node_in).
-            context: Mask (B, N), features and adjacency, see `graphcnf.graphs.features`.
+            context: Mask (B, N), features and adjacency, see `graph_context`.
             pairs: Untransformed channels of the pairs, (B, P, pair_in).
             latents: `GraphLatents` that the pairs belong to.
         """
@@ -111,37 +234,27 @@ class PairNetwork(nn.Module):
         if self.relations is not None:
             bias = bias + self.relations(context.adjacency.to(h.dtype)).permute(0, 3, 1, 2)
         bias = bias.masked_fill(~mask[:, None, None, :], HIDDEN)
-        if self.pair_in:
-            e = self._pair_state(h, pairs, latents, context)
-            keep = latents.pair_mask[..., None]
-            between = dense(self.pair_bias(e) * keep, latents.index, count)
-            bias = bias + between.permute(0, 3, 1, 2)
-            h = h + self._pooled(self.message(e) * keep, latents.index, count)
-        h = self.blocks(h, bias)
-        for_nodes = self.node_out(h)
         if not self.pair_in:
-            return for_nodes
-        return for_nodes, self.pair_out(
-            self.late(e + self._from_ends(self.late_ends, h, latents.index))
-        )
+            return self.node_out(self.blocks(h, bias))
+        e = self._pair_state(h, pairs, latents.index, context)
+        keep = latents.pair_mask[..., None]
+        between = dense(self.pair_bias(e) * keep, latents.index, count)
+        bias = bias + between.permute(0, 3, 1, 2)
+        # Messages of the pairs of a node, scaled to be of order 1.
+        messages = (self.message(e) * keep).repeat(1, 2, 1)
+        ends = latents.index.transpose(1, 2).flatten(1)
+        pooled = messages.new_zeros(h.shape)
+        pooled = pooled.scatter_add(1, ends[..., None].expand_as(messages), messages)
+        h = self.blocks(h + 0.2 * pooled, bias)
+        late = self.late(e + self._from_ends(self.late_ends, h, latents.index))
+        return self.node_out(h), self.pair_out(late)
 
-    def _pair_state(self, h, pairs, latents, context) -> Tensor:
-        index = latents.index
-        rows = torch.arange(len(h), device=h.device)[:, None]
+    def _pair_state(self, h: Tensor, pairs: Tensor, index: Tensor, context: Context) -> Tensor:
         given = [pairs]
         if context.adjacency is not None:
-            features = context.adjacency[rows, index[..., 0], index[..., 1]]
-            given.append(features.to(pairs.dtype))
+            given.append(of_pairs(context.adjacency, index).to(pairs.dtype))
         e = self.pairs(torch.cat(given, -1)) + self._from_ends(self.ends, h, index)
         if self.pair_position is not None:
             distance = (index[..., 0] - index[..., 1]).clamp(0, self.reach)
             e = e + self.pair_position(distance)
         return self.mix(e)
-
-    @staticmethod
-    def _pooled(values: Tensor, index: Tensor, count: int) -> Tensor:
-        """Sum over the pairs of a node, (B, P, C) -> (B, N, C), scaled to be of order 1."""
-        both = torch.cat([values, values], 1)
-        ends = torch.cat([index[..., 0], index[..., 1]], 1)
-        pooled = values.new_zeros(len(values), count, values.shape[-1])
-        return 0.2 * pooled.scatter_add(1, ends[..., None].expand_as(both), both)

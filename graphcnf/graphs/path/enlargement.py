@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.batch import GraphBatch
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.model import GraphCNF
-from graphcnf.graphs.packed import PackedGraphs
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.path.network import PathNetwork
@@ -25,8 +24,6 @@ from graphcnf.graphs.path.walk import SUMS
 
 LEAST = -8.0
 """Log of the smallest share of a category's probability that a copy of it starts with."""
-
-CHUNK = 512
 
 
 def enlarged(
@@ -56,25 +53,17 @@ def enlarged(
     known, steps = model.config["steps"], model.steps
     if not isinstance(steps, PathModel):
         raise UserError('only models that draw graphs atom by atom ("path") can grow')
-    sizes = {"node_categories": len(node_sources), "bond_categories": len(edge_sources)}
-    needed = type(steps).measure(
-        graphs,
-        **sizes,
-        edge_weights=list(edge_weights),
-        support=known.get("largest_sums") is not None,
-    )
-    needed |= {**sizes, "max_nodes": int(graphs.node_counts.max())}
+    needed: dict = {"node_categories": len(node_sources), "bond_categories": len(edge_sources)}
+    options = {"edge_weights": list(edge_weights), "support": known.get("largest_sums") is not None}
+    needed |= steps.measure(graphs, **needed, **options)
+    needed["max_nodes"] = int(graphs.node_counts.max())
     other = GraphCNF(**{**model.config, "steps": merged(known, needed)})
     larger = other.steps
     assert isinstance(larger, PathModel)
     try:
-        grow(
-            larger.network,
-            steps.network,
-            node_sources=node_sources,
-            edge_sources=edge_sources,
-            counts=value_counts(larger.code, graphs),
-        )
+        sources = _Sources(larger.network, steps.network, node_sources, edge_sources)
+        with torch.no_grad():
+            _grow(larger.network, steps.network, sources, _counts(larger.code, graphs))
     except ValueError as error:
         raise UserError(f"these weights cannot grow: {error}") from None
     if larger.sizes is not None and steps.sizes is not None:
@@ -85,11 +74,9 @@ def enlarged(
 
 
 def merged(known, needed):
-    """Return the smallest arguments that cover both: maxima of numbers, lists entry by entry.
+    """Return the smallest JSON arguments that cover both: maxima of numbers, entry by entry.
 
-    Args:
-        known: Arguments of a model, JSON.
-        needed: The same arguments, measured on other graphs; an entry that it lacks stays.
+    An entry that one of them lacks stays.
     """
     if isinstance(known, dict) and isinstance(needed, dict):
         both = {k: merged(known[k], needed[k]) for k in known if k in needed}
@@ -102,43 +89,24 @@ def merged(known, needed):
     return known if needed is None else needed
 
 
-def value_counts(code: AtomCode, graphs: PackedGraphs) -> list[Tensor]:
+def _counts(code: AtomCode, graphs: PackedGraphs) -> list[Tensor]:
     """Count the occurrences of every category of each variable, (cardinality,) each."""
     counts = [torch.zeros(c, dtype=torch.long) for c in code.cardinalities]
-    for start in range(0, len(graphs), CHUNK):
-        batch = GraphBatch.collate(graphs, range(start, min(start + CHUNK, len(graphs))))
+    for batch in GraphBatch.chunks(graphs):
         rows = code.encode(batch)[batch.mask]
         for count, values in zip(counts, rows.unbind(1), strict=True):
             count += values.bincount(minlength=len(count))
     return counts
 
 
-@torch.no_grad()
-def grow(
-    new: PathNetwork,
-    old: PathNetwork,
-    *,
-    node_sources: Sequence[int],
-    edge_sources: Sequence[int],
-    counts: list[Tensor],
-) -> None:
-    """Fill the parameters of `new` from those of `old`.
-
-    Args:
-        new: A network with at least the categories, closures and nodes of `old`, and its width.
-        old: A trained network.
-        node_sources: For each node category of `new` the one of `old` that it starts from; that of
-            a known category is itself.
-        edge_sources: The same for edge categories.
-        counts: See `value_counts`, of the graphs that `new` is made for.
-
-    Raises:
-        ValueError: If the two differ in anything but size.
-    """
-    sources = _Sources(new, old, torch.tensor(node_sources), torch.tensor(edge_sources))
+def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, counts: list[Tensor]) -> None:
+    """Fill the parameters of `new`, made for graphs with these `counts`, from those of `old`."""
     state = dict(old.named_parameters())
     for name, parameter in new.named_parameters():
-        parameter.copy_(_rows(name, parameter, state, sources))
+        rows = _rows(name, parameter, state, sources)
+        if rows.shape != parameter.shape:
+            raise ValueError(f"{name}: {tuple(rows.shape)} cannot become {tuple(parameter.shape)}")
+        parameter.copy_(rows)
     for k, count in enumerate(counts):
         source = sources.values(k)
         # What comes from the same value as one before it is a copy of that one.
@@ -150,22 +118,28 @@ def grow(
 
 
 class _Sources:
-    """Sources of the variables and values of the larger network."""
+    """Sources of the variables and values of the larger network.
 
-    def __init__(self, new: PathNetwork, old: PathNetwork, nodes: Tensor, edges: Tensor):
+    Raises:
+        ValueError: The two networks differ in anything but size.
+    """
+
+    def __init__(
+        self, new: PathNetwork, old: PathNetwork, nodes: Sequence[int], edges: Sequence[int]
+    ):
         self.new, self.old = new.cardinalities, old.cardinalities
-        self.nodes = nodes
+        self.nodes, own = torch.tensor(nodes), torch.tensor(edges)
         known = old.neighbours.num_embeddings // self.old[2] - 1
         # Category 0 of an edge variable: there is none. The edge to the parent may have the
         # categories of edges more than once, for edges of several kinds.
-        kinds = [edges + 1 + known * kind for kind in range((self.new[1] - 1) // len(edges))]
+        kinds = [own + 1 + known * kind for kind in range((self.new[1] - 1) // len(own))]
         self.to_parent = torch.cat([torch.zeros(1, dtype=torch.long), *kinds])
-        self.edges = self.to_parent[: len(edges) + 1]
+        self.edges = self.to_parent[: len(own) + 1]
         if len(self.old) == 3 < len(self.new):
             raise ValueError("a network that knows no closures has nothing to start them from")
         for what, sources, most, count in (
-            ("node", nodes, self.old[2], self.new[2]),
-            ("edge", edges, known, new.neighbours.num_embeddings // self.new[2] - 1),
+            ("node", self.nodes, self.old[2], self.new[2]),
+            ("edge", own, known, new.neighbours.num_embeddings // self.new[2] - 1),
         ):
             if len(sources) != count or int(sources.max()) >= most or count < most:
                 raise ValueError(f"sources of {count} {what} categories among {most}: {sources}")
@@ -178,7 +152,7 @@ class _Sources:
         return max(j for j in range(most) if AtomCode.role(j) == AtomCode.role(k))
 
     def values(self, k: int) -> Tensor:
-        """For each value of variable k, the old one that it comes from."""
+        """Return for each value of variable k the old one that it comes from."""
         role = AtomCode.role(k)
         if role == "node":
             return self.nodes
@@ -192,26 +166,21 @@ def _rows(name: str, parameter: Tensor, state: Mapping[str, Tensor], sources: _S
     table, _, rest = name.partition(".")
     if table in ("values", "chain", "outputs", "hidden"):
         number, _, kind = rest.partition(".")
-        k = int(number)
         # The last variable of a network is told to none, so it has no table in the chain.
-        most = len(sources.old) - (table == "chain")
+        k, most = int(number), len(sources.old) - (table == "chain")
         source = state[f"{table}.{sources.variable(k, most)}.{kind}"]
-        found = source if table == "hidden" else source[sources.values(k)]
-    elif rest.startswith("each."):  # of the shares: what values add to what is asked
+        return source if table == "hidden" else source[sources.values(k)]
+    if rest.startswith("each."):  # of the shares: what values add to a condition
         k = int(rest.split(".")[1])
-        found = state[f"{table}.each.{sources.variable(k)}.weight"][sources.values(k)]
-    elif table == "gains":
-        found = state[name][[sources.variable(k) for k in range(len(parameter))]]
-    elif table == "on_level":
-        found = state[name].unflatten(0, (-1, SUMS))[sources.nodes].flatten(0, 1)
-    elif table == "neighbours":
+        return state[f"{table}.each.{sources.variable(k)}.weight"][sources.values(k)]
+    if table == "gains":
+        return state[name][[sources.variable(k) for k in range(len(parameter))]]
+    if table == "on_level":
+        return state[name].unflatten(0, (-1, SUMS))[sources.nodes].flatten(0, 1)
+    if table == "neighbours":
         pairs = state[name].unflatten(0, (-1, sources.old[2]))
-        found = pairs[sources.edges][:, sources.nodes].flatten(0, 1)
-    else:
-        found = _clamped(state[name], parameter.shape)
-    if found.shape != parameter.shape:
-        raise ValueError(f"{name}: {tuple(found.shape)} cannot become {tuple(parameter.shape)}")
-    return found
+        return pairs[sources.edges][:, sources.nodes].flatten(0, 1)
+    return _clamped(state[name], parameter.shape)
 
 
 def _clamped(source: Tensor, shape: Sequence[int]) -> Tensor:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import zlib
+
+import numpy as np
+import torch
 from torch import Tensor
 
 from graphcnf.categorical import Bound
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.flows.transform import Context, Noise
-from graphcnf.graphs.batch import GraphBatch, Latents
-from graphcnf.graphs.conditions import ConditionEmbedding
+from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.model import GraphModel, graph_model
-from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.path.code import KINDS, AtomCode
+from graphcnf.graphs.networks import ConditionEmbedding
+from graphcnf.graphs.path.code import STEPS, AtomCode
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.path.orders import log_prob_of_orders
 from graphcnf.graphs.path.support import Support, limit_note
 from graphcnf.graphs.path.walk import Path
-from graphcnf.graphs.record_blocks import BLOCK
+from graphcnf.graphs.record_blocks import BLOCK, batches
+
+DETOUR = 0.2
+"""Probability of leaving the given order at a branch, or of another first node."""
 
 
 @graph_model("path")
@@ -31,7 +36,7 @@ class PathModel(GraphModel):
         closures: See `AtomCode`.
         edge_weights: Weight of each edge category (bond orders); 1 each when None.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
-        conditions: See `graphcnf.graphs.conditions.condition_tables`; None for none.
+        conditions: See `graphcnf.graphs.networks.condition_tables`; None for none.
         **network: Arguments of `PathNetwork`.
     """
 
@@ -55,14 +60,12 @@ class PathModel(GraphModel):
         **network,
     ):
         super().__init__()
-        self.code = AtomCode(
-            back, closures, node_categories=node_categories, bond_categories=bond_categories
-        )
+        categories = {"node_categories": node_categories, "bond_categories": bond_categories}
+        self.code = AtomCode(back, closures, **categories)
         weights = [1] * bond_categories if edge_weights is None else edge_weights
         support = Support(self.code, weights, largest_sums)
-        probabilities = PathNetwork(
-            self.code, support, max_nodes=max_nodes, conditions=conditions, **network
-        )
+        network = {"max_nodes": max_nodes, "conditions": conditions, **network}
+        probabilities = PathNetwork(self.code, support, **network)
         # Conditions of a graph also say how many nodes it has.
         self.sizes = None if conditions is None else ConditionEmbedding(conditions, max_nodes + 1)
         self.flow = AutoregressiveFlow(probabilities)
@@ -96,26 +99,21 @@ class PathModel(GraphModel):
         """Return footnotes on connectivity and the limit on sums of edge weights."""
         return ["connected: by construction of the code of the connectivity.", limit_note(rules)]
 
-    def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
-        """Return the log of the summed probabilities of `count` numberings, (B,) nats."""
-        return log_prob_of_orders(self, batch, count)
-
     def size_logits(self, conditions: Tensor) -> Tensor:
         """Return what conditions (B, P) add to the log prior of sizes, (B, max_nodes + 1)."""
         return super().size_logits(conditions) if self.sizes is None else self.sizes(conditions)
 
     def fit_conditions(self, batch: GraphBatch) -> None:
         """Set what nodes and edges add to the conditions by those of a batch; see `Shares`."""
-        shares = self.network.shares
+        shares, support = self.network.shares, self.network.support
         assert shares is not None and batch.conditions is not None
         x = self.code.encode(batch)
-        support = self.network.support
         path = Path.before_each(x, support.weights, support.pad)
         links = path.links(x.flatten(0, 1)).unflatten(0, batch.mask.shape)
         shares.fit(x, links, batch.mask, batch.conditions)
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Return the exact log-probability of the code by `KINDS`; `noise` is not needed.
+        """Return the exact log-probability of the code by `STEPS`; `noise` is not needed.
 
         An interval of the unit line is mapped to one as long as its category's probability, so the
         density of the latents, integrated over the intervals, is the product of the conditional
@@ -124,26 +122,43 @@ class PathModel(GraphModel):
         """
         context = Context(batch.mask, conditions=batch.conditions)
         parts = self.flow.flow.log_probs(self.code.encode(batch), context).sum(1)
-        bounds = {}
-        for kind in KINDS:
-            chosen = [k for k, name in enumerate(self.code.kinds) if name == kind]
-            bounds[kind] = Bound.exact(parts[:, chosen].sum(1))
-        return bounds
+        return {s: Bound.exact(parts[:, self.code.variables(s)].sum(1)) for s in STEPS}
+
+    def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
+        """Return the log of the summed probabilities of `count` numberings, (B,) nats.
+
+        A model of canonically numbered graphs leaves some probability to other numberings of the
+        same graph. Each has a code of its own, and the graph's probability is the sum over codes.
+        """
+        graphs, owners = renumbered(batch.to_packed(), count)
+        total = torch.full((len(batch),), -torch.inf, device=batch.mask.device)
+        for chosen in batches(graphs.node_counts):
+            part = GraphBatch.collate(graphs, chosen).to(batch.mask.device)
+            owner = torch.from_numpy(owners[chosen]).to(batch.mask.device)
+            if batch.conditions is not None:
+                part.conditions = batch.conditions[owner]
+            # A longer step back or closure than the code has: such a numbering has probability 0.
+            known = self.knows(part)
+            if not known.any():
+                continue
+            part, owner = part[known], owner[known]
+            log_p = sum(bound.value() for bound in self.bounds(part).values())
+            total = total.to(log_p)
+            for k in owner.unique().tolist():
+                more = torch.logsumexp(log_p[owner == k], 0)
+                total[k] = torch.logaddexp(total[k], more)
+        return total
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
         """Return latents of the base space, (B, N, V)."""
-        x = self.code.encode(batch)
         context = Context(batch.mask, conditions=batch.conditions, noise=noise)
-        return {"atoms": self.flow.encode(x, context)}
+        return {"atoms": self.flow.encode(self.code.encode(batch), context)}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
         shape = (*mask.shape, len(self.code.cardinalities))
-        like = self.network.initial
-        z = self.flow.base.sample(
-            shape, mask=mask, generator=generator, device=mask.device, dtype=like.dtype
-        )
-        return {"atoms": z}
+        options = {"device": mask.device, "dtype": self.network.initial.dtype}
+        return {"atoms": self.flow.base.sample(shape, mask=mask, generator=generator, **options)}
 
     def decode(
         self,
@@ -160,3 +175,57 @@ class PathModel(GraphModel):
         """
         context = Context(mask, conditions=conditions, **draw)
         return self.code.decode(self.flow.decode(latents["atoms"], context, sample=sample), mask)
+
+
+def random_depth_first(
+    nodes: int, edges: np.ndarray, random: np.random.Generator, detour: float = DETOUR
+) -> np.ndarray:
+    """Return a depth-first order of a connected graph, close to the order that it has.
+
+    `detour` is the probability of another first node than node 0, and at each branch of shuffling
+    the neighbours instead of taking the lowest number first; with 1, every depth-first order can
+    come out. New node i is old node `order[i]`, (n,) int64.
+    """
+    around: list[list[int]] = [[] for _ in range(nodes)]
+    for i, j in edges.tolist():
+        around[i].append(j)
+        around[j].append(i)
+    first = int(random.integers(nodes)) if random.random() < detour else 0
+    order, seen, stack = [], [False] * nodes, [first]
+    while stack:
+        node = stack.pop()
+        if seen[node]:
+            continue
+        seen[node] = True
+        order.append(node)
+        branches = sorted(n for n in around[node] if not seen[n])
+        if len(branches) > 1 and random.random() < detour:
+            random.shuffle(branches)
+        stack += reversed(branches)
+    return np.array(order, dtype=np.int64)
+
+
+def renumbered(graphs: PackedGraphs, count: int) -> tuple[PackedGraphs, np.ndarray]:
+    """Return each graph in the distinct ones among its own and `count - 1` random numberings.
+
+    The numberings of a larger `count` begin with those of a smaller one. Also returns the number of
+    the graph that each of them is.
+    """
+    lists, owners = [], []
+    for k in range(len(graphs)):
+        types, edges, bonds = graphs.graph(k)
+        # A function of the graph, whatever it is batched with.
+        content = zlib.crc32(b"".join(part.tobytes() for part in (types, edges, bonds)))
+        random = np.random.default_rng((0, content))
+        known = set()
+        for draw in range(count):
+            order = random_depth_first(len(types), edges, random) if draw else np.arange(len(types))
+            pairs = np.sort(np.argsort(order)[edges], 1)[:, ::-1]
+            rank = np.lexsort((-pairs[:, 1], pairs[:, 0]))
+            graph = types[order], pairs[rank], bonds[rank]
+            key = tuple(part.tobytes() for part in graph)
+            if key not in known:
+                known.add(key)
+                lists.append(graph)
+                owners.append(k)
+    return PackedGraphs.from_lists(lists), np.array(owners)

@@ -21,12 +21,12 @@ from graphcnf.categorical.autoregressive import InSequence, Network, Step
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
-from graphcnf.graphs.conditions import ConditionEmbedding, Shares
+from graphcnf.graphs.networks import ConditionEmbedding, Shares
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import Places, Support
 from graphcnf.graphs.path.walk import (
+    CATEGORIES,
     DEGREES,
-    KINDS,
     LEVELS,
     NEIGHBOURS,
     NODE,
@@ -100,11 +100,8 @@ class PathNetwork(Network):
         head_width: Hidden channels of the read-out of a variable.
         level_width: Channels of a level of the path.
         table_rows: Rows of each hashed table of the last levels together.
-        dropout: Share of the channels that training leaves out.
-        conditions: Conditions of a graph (`graphcnf.graphs.conditions`), None for none.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        dropout: Share of the channels that training leaves out; ValueError outside [0, 1).
+        conditions: Conditions of a graph (`graphcnf.graphs.networks`), None for none.
     """
 
     def __init__(
@@ -157,14 +154,10 @@ class PathNetwork(Network):
         for table in [self.position, self.remaining, *self.values]:
             nn.init.normal_(table.weight, std=0.2)
 
-    # --- inputs
+    def inputs(self, channels: Tensor, codes: Tensor) -> Tensor:
+        """Return channels (R, C) of paths from those of their last levels (R, LEVELS, level width).
 
-    def _inputs(self, channels: Tensor, codes: Tensor) -> Tensor:
-        """Channels (R, C) of the paths before R nodes.
-
-        Args:
-            channels: Of the last levels, (R, LEVELS, level width).
-            codes: Of the last levels, see `level_codes`, (R, LEVELS) long.
+        `codes` (R, LEVELS) long are the `level_codes`.
         """
         key, parts = torch.zeros_like(codes[:, 0]), []
         together = iter(self.together)
@@ -175,24 +168,20 @@ class PathNetwork(Network):
                 parts.append(table(key % len(table.get_parameter("weight"))))
         return self.path(channels.flatten(1)) + self.joined(torch.cat(parts, -1))
 
-    def _contents(self, x: Tensor, tables: Tables) -> Tensor:
-        """Channels (R, C) of the categories x (R, V) of nodes."""
+    def contents(self, x: Tensor, tables: Tables) -> Tensor:
+        """Return channels (R, C) of the categories x (R, V) of nodes."""
         return F.embedding_bag(x + tables.offsets, tables.values, mode="sum")
 
-    def _channels(self, codes: Tensor, around: Tensor, tables: Tables) -> Tensor:
-        """Channels (R, level width) of levels, from their codes (R,) and neighbours (R, K)."""
-        kinds = self.cardinalities[2]
-        pairs = around // KINDS * kinds + around % KINDS
+    def channels(self, codes: Tensor, around: Tensor, tables: Tables) -> Tensor:
+        """Return channels (R, level width) of levels from codes (R,) and neighbours (R, K)."""
+        pairs = around // CATEGORIES * self.cardinalities[2] + around % CATEGORIES
         return F.embedding(codes, tables.levels) + self.neighbours(pairs[:, :NEIGHBOURS])
 
     def _biases(self, number: Tensor, on_path: Tensor) -> Tensor:
-        """Attention biases (B, layers * heads, N, N) of all nodes.
+        """Return attention biases (B, layers * heads, N, N) of all nodes, of numbers (N,).
 
-        Key j holds what is known before node j, so node j - 1 belongs to it.
-
-        Args:
-            number: Of the nodes, (N,) long.
-            on_path: Numbers of the nodes of the last levels plus 1, 0 for none, (B, N, LEVELS).
+        Key j holds what is known before node j, so node j - 1 belongs to it. `on_path` (B, N,
+        LEVELS) holds the numbers of the nodes of the last levels plus 1, 0 for none.
         """
         distance = number[:, None] - number
         near = self.by_distance[:, distance.clamp(min=0)]
@@ -203,29 +192,24 @@ class PathNetwork(Network):
         levels[..., 0] = 0
         return near + (self.by_level @ levels.flatten(2)).unflatten(2, (size, size))
 
-    def _conditioned(self, conditions: Tensor, added: Tensor) -> Tensor:
-        """Channels (B, M, C) of the conditions (B, P), of which nodes have `added` (B, M, P)."""
-        if self.conditions is None or self.shares is None:
-            raise ValueError("this model was trained without conditions")
+    def conditioned(self, conditions: Tensor, added: Tensor) -> Tensor:
+        """Return channels (B, M, C) of conditions (B, P), of which nodes have `added` (B, M, P)."""
+        assert self.conditions is not None and self.shares is not None
         conditions = conditions.to(self.initial.dtype)
         return self.conditions(conditions)[:, None] + self.shares(conditions, added)
 
     def added(self, x: Tensor, path: Path) -> Tensor:
-        """Return the shares (R, P) of the conditions that nodes x (R, V) after R paths have."""
+        """Return the shares (R, P) of the conditions that nodes x (R, V) after R paths have.
+
+        Raises:
+            ValueError: The model was trained without conditions.
+        """
         if self.shares is None:
             raise ValueError("this model was trained without conditions")
         return self.shares.of(x, path.links(x))
 
-    def _check(self, context: Context) -> None:
-        nodes = context.mask.shape[1]
-        if nodes > self.max_nodes:
-            raise ValueError(f"graphs of {nodes} nodes, but the model knows up to {self.max_nodes}")
-
-    # --- steps
-
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all nodes of known categories in one step."""
-        self._check(context)
         mask, conditions = context.mask, context.conditions
         x = torch.where(mask[..., None], x, 0)
         batch, size = mask.shape
@@ -235,27 +219,28 @@ class PathNetwork(Network):
         at = path.tables.flatten(1)[:, places]
         codes = level_codes(at)
         around = path.around.flatten(0, 1)[places].flatten(0, 1)
-        channels = self._channels(codes.flatten(), around, tables).unflatten(0, codes.shape)
-        before = self._contents(x[:, :-1].flatten(0, 1), tables).unflatten(0, (batch, size - 1))
+        channels = self.channels(codes.flatten(), around, tables).unflatten(0, codes.shape)
+        before = self.contents(x[:, :-1].flatten(0, 1), tables).unflatten(0, (batch, size - 1))
         before = torch.cat([self.initial.expand(batch, 1, -1).to(before.dtype), before], 1)
-        h = self._inputs(channels, codes).unflatten(0, mask.shape) + before
+        h = self.inputs(channels, codes).unflatten(0, mask.shape) + before
         to_come = (mask.sum(1, keepdim=True) - number).clamp(min=0)
         h = h + self.position(number) + self.remaining(to_come)
         if conditions is not None:
             added = self.added(x.flatten(0, 1), path).unflatten(0, mask.shape).cumsum(1)[:, :-1]
-            h = h + self._conditioned(conditions, F.pad(added, (0, 0, 1, 0)))
+            h = h + self.conditioned(conditions, F.pad(added, (0, 0, 1, 0)))
         bias = self._biases(number, at[NODE].unflatten(0, mask.shape))
         h = self.norm(self.blocks(self.dropout(h), bias))
-        real = mask.flatten().nonzero()[:, 0]
-        room = self.support.before_each(path.take(real), to_come[mask] == 1)
-        yield Step(mask.nonzero(as_tuple=True), self._nodes(h[mask], room, tables))
+        path = path.take(mask.flatten().nonzero()[:, 0])
+        free = self.support.free(path.tables)
+        room = self.support.places(free, path.depth, to_come[mask] == 1)
+        yield Step(mask.nonzero(as_tuple=True), self.nodes(h[mask], room, tables))
 
     def start(self, context: Context) -> PathState:
         """Return the state before the first node of every graph."""
-        self._check(context)
         return PathState(self, context.mask, context.conditions)
 
-    def _nodes(self, h: Tensor, places: Places, tables: Tables) -> Nodes:
+    def nodes(self, h: Tensor, places: Places, tables: Tables) -> Nodes:
+        """Return the hidden states of nodes of channels h (M, C), none of them decided."""
         return Nodes(h, F.linear(h, tables.weight, tables.bias), None, places)
 
     def logits(self, hidden: Nodes) -> Tensor:
@@ -285,12 +270,7 @@ class PathNetwork(Network):
 
 
 class PathState:
-    """Graphs that grow node by node, in place; the rows of complete graphs are the last ones.
-
-    Attributes:
-        path: The paths after the nodes so far.
-        sizes: Numbers of nodes, (B,) long.
-    """
+    """Graphs that grow node by node, in place; the rows of complete graphs are the last ones."""
 
     def __init__(self, network: PathNetwork, mask: Tensor, conditions: Tensor | None):
         self.network, self.order = network, InSequence(mask)
@@ -317,11 +297,11 @@ class PathState:
         to_come = self.order.sizes[:count] - number
         places = self.path.last_levels(count)
         channels = F.embedding(places, self.channels.flatten(0, 1))
-        h = net._inputs(channels, self.codes.flatten()[places])
-        h = h + (net._contents(self.before[:count], self.tables) if number else net.initial)
+        h = net.inputs(channels, self.codes.flatten()[places])
+        h = h + (net.contents(self.before[:count], self.tables) if number else net.initial)
         h = h + net.position.weight[number] + net.remaining(to_come)
         if self.conditions is not None:
-            h = h + net._conditioned(self.conditions[:count], self.added[:count, None])[:, 0]
+            h = h + net.conditioned(self.conditions[:count], self.added[:count, None])[:, 0]
         # Level of the path that a key is on, LEVELS for none. Key 0 belongs to no node.
         level = torch.full((number + 1, count), LEVELS, device=places.device)
         steps = torch.arange(LEVELS, device=places.device)[:, None].expand(-1, count)
@@ -332,7 +312,7 @@ class PathState:
         h = net.norm(net.blocks.step(h, bias, self.cache))
         free = self.free[:count, : net.support.pad + number + 1]
         room = net.support.places(free, self.path.depth[:count], to_come == 1)
-        return Step(at, net._nodes(h, room, self.tables))
+        return Step(at, net.nodes(h, room, self.tables))
 
     def _add(self, number: int, x: Tensor) -> None:
         """Append node `number`, of categories x (R, V), to the paths of R graphs."""
@@ -343,7 +323,7 @@ class PathState:
         codes, around = level_codes(tables), self.path.around.flatten(0, 1)[changed]
         self.codes.view(-1)[changed] = codes
         self.free.view(-1)[changed] = self.network.support.free(tables)
-        channels = self.network._channels(codes, around, self.tables)
+        channels = self.network.channels(codes, around, self.tables)
         self.channels.flatten(0, 1)[changed] = channels
 
     def update(self, x: Tensor) -> None:

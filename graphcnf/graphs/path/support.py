@@ -12,7 +12,7 @@ What is impossible has probability 0 in the density, which stays normalised: not
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.path.code import AtomCode
-from graphcnf.graphs.path.walk import CATEGORY, LEVELS, NODE, USED, Path
+from graphcnf.graphs.path.walk import CATEGORY, LEVELS, NODE, USED
 
 UNLIMITED = 260
 """Sum of edge weights that no node reaches, in units of the largest weight: nodes are up to 255."""
@@ -46,25 +46,24 @@ class Places:
         within: Those at a level and the ones above it that a child of this level could go on from,
             (M, W) long.
         depth: Level of the node before, (M,) long; -1 before the first one.
-        last: Whether no node comes after, (M,) bool.
+        last: True where no node comes after, (M,) bool.
+        own: Places left at the node itself, (M,) long; means something from its category on.
+        rest: Places left at all nodes that the next node could go on from, (M,) long; as `own`.
         x: The variables so far, (M,) long each.
-        own: Places left at the node itself, (M,) long; from its category on.
-        rest: Places left at all nodes that the next node could go on from, (M,) long.
     """
 
     free: Tensor
     within: Tensor
     depth: Tensor
     last: Tensor
+    own: Tensor
+    rest: Tensor
     x: tuple[Tensor, ...] = ()
-    own: Tensor | None = None
-    rest: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Places:
         """Return the places around some of the nodes."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "x"}
-        some = {name: part[rows] for name, part in parts.items() if part is not None}
-        return Places(**some, x=tuple(value[rows] for value in self.x))
+        *parts, x = (getattr(self, f.name) for f in fields(self))
+        return Places(*(part[rows] for part in parts), tuple(value[rows] for value in x))
 
 
 class Support(nn.Module):
@@ -78,11 +77,11 @@ class Support(nn.Module):
     Attributes:
         weights: Weight of an edge by its category plus 1, 0 for none, (edge categories + 1,) long.
         sums: Largest sum of edge weights of each node category, (node categories,) long.
-        limited: Whether there is a limit that a graph can reach.
+        limited: True where there is a limit that a graph can reach.
         pad: Columns of a path without a level.
 
     Raises:
-        UserError: if the tables do not fit the categories, or no graph of three nodes fits them.
+        UserError: The tables do not fit the categories, or no graph of three nodes fits them.
     """
 
     weights: Tensor
@@ -125,20 +124,7 @@ class Support(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     @staticmethod
-    def measure(graphs: PackedGraphs, node_categories: int, edge_weights: list[int]) -> list[int]:
-        """Return the largest sum of edge weights that nodes of each category have."""
-        weight = np.asarray(edge_weights)[graphs.bond_types]
-        first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
-        sums = np.zeros(len(graphs.node_types), dtype=np.int64)
-        for end in graphs.edges.T:
-            np.add.at(sums, first + end, weight)
-        largest = np.zeros(node_categories, dtype=np.int64)
-        np.maximum.at(largest, graphs.node_types, sums)
-        return largest.tolist()
-
-    @classmethod
     def limits(
-        cls,
         graphs: PackedGraphs,
         *,
         node_categories: int,
@@ -146,25 +132,24 @@ class Support(nn.Module):
         edge_weights: list[int] | None = None,
         support: bool = True,
     ) -> dict[str, list[int] | None]:
-        """Return the arguments `edge_weights` and `largest_sums` of steps for some graphs.
+        """Return the arguments `edge_weights` and `largest_sums` for some graphs.
 
-        Args:
-            graphs: Every graph that is to be possible.
-            node_categories: Number of node categories.
-            bond_categories: Number of edge categories.
-            edge_weights: Weight of each edge category; 1 each when None.
-            support: Whether there is a limit; None as `largest_sums` without.
+        Weights are 1 each when None, `largest_sums` is None without `support`.
         """
         weights = [1] * bond_categories if edge_weights is None else list(edge_weights)
-        sums = cls.measure(graphs, node_categories, weights) if support else None
-        return {"edge_weights": weights, "largest_sums": sums}
+        if not support:
+            return {"edge_weights": weights, "largest_sums": None}
+        weight = np.asarray(weights)[graphs.bond_types]
+        first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
+        sums = np.zeros(len(graphs.node_types), dtype=np.int64)
+        for end in graphs.edges.T:
+            np.add.at(sums, first + end, weight)
+        largest = np.zeros(node_categories, dtype=np.int64)
+        np.maximum.at(largest, graphs.node_types, sums)
+        return {"edge_weights": weights, "largest_sums": largest.tolist()}
 
     def free(self, tables: Tensor) -> Tensor:
-        """Return the places at levels of paths, (...) long.
-
-        Args:
-            tables: Those of `Path`, (5, ...) long.
-        """
+        """Return the places at levels of paths, (...) long, from `Path.tables` (5, ...)."""
         free = (self.sums[tables[CATEGORY]] - tables[USED]).clamp(min=0)
         return torch.where(tables[NODE] > 0, free, 0)
 
@@ -172,11 +157,7 @@ class Support(nn.Module):
         """Return the places around nodes none of whose variables is decided; see `Places`."""
         below = F.pad(free.cumsum(1), (1, 0))
         within = below[:, 1:] - F.pad(below, (self.reach, 0))[:, 1 : free.shape[1] + 1]
-        return Places(free, within, depth, last)
-
-    def before_each(self, path: Path, last: Tensor) -> Places:
-        """Return the places around the nodes after paths, see `places`."""
-        return self.places(self.free(path.tables), path.depth, last)
+        return Places(free, within, depth, last, depth, depth)
 
     def allowed(self, s: Places) -> Tensor:
         """Return the possible categories of the next variable, (M, cardinality) bool.
@@ -194,7 +175,6 @@ class Support(nn.Module):
             return _none_is_all(fits)
         parent = (s.depth - s.x[0]).clamp(min=-1)[:, None] + self.pad
         if role == "length":
-            assert s.own is not None and s.rest is not None
             rest = torch.where(s.last, 3, s.rest.clamp(0, 3)) * (s.own > 0)
             fits = self.fitting_lengths[rest, : len(value)]
             fits = fits & ((s.free.gather(1, parent + 1 - value) > 0) | (value == 0))
@@ -214,7 +194,6 @@ class Support(nn.Module):
                 s.last, self.most, (places + self.most - 1) // (1 + self.branches)
             ).minimum(s.free.gather(1, parent)[:, 0])
             return self.fitting_edges[torch.where(first, self.most + 1, limit.clamp(0, self.most))]
-        assert s.own is not None and s.rest is not None
         length = s.x[-1]
         shared = 1 + (length <= self.reach).long()
         limit = torch.where(s.last, self.most, (s.rest - 1) // shared)
@@ -232,11 +211,10 @@ class Support(nn.Module):
             own = self.sums[x] - weight
             rest = s.within.gather(1, parent[:, None])[:, 0] - self.branches * weight + own
         elif role == "edge" and k > 1:
-            assert own is not None and rest is not None
             weight = self.weights[x]
             own = own - weight
             rest = rest - weight * (1 + (s.x[-1] <= self.reach).long())
-        return Places(s.free, s.within, s.depth, s.last, (*s.x, x), own, rest)
+        return replace(s, own=own, rest=rest, x=(*s.x, x))
 
 
 def _none_is_all(fits: Tensor) -> Tensor:

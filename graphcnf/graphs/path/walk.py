@@ -25,7 +25,7 @@ SUMS, DEGREES = 12, 6
 NEIGHBOURS = 5
 """Neighbours of a node that a network sees, first come first served."""
 
-KINDS = 256
+CATEGORIES = 256
 """Node categories fit below this number: a neighbour is its edge times this plus its category."""
 
 HASH_MULTIPLIER, HASH_MODULUS = 1_000_003, 2_147_483_647
@@ -53,7 +53,7 @@ class Path:
         tables: By level: number of the node plus 1 (0 for none), its category, the sum of the
             weights of its edges so far, their number, and whether the edge to the level above lies
             on a ring; (5, R, W) long.
-        around: Neighbours of the node so far, as edge category plus 1 times `KINDS` plus node
+        around: Neighbours of the node so far, as edge category plus 1 times `CATEGORIES` plus node
             category, 0 for none, (R, W, NEIGHBOURS + 1) long. Of those beyond `NEIGHBOURS`, the
             last one stands in the last column, which nothing looks at.
         pad: Number of columns without a level.
@@ -67,13 +67,9 @@ class Path:
     @classmethod
     def start(cls, rows: int, nodes: int, pad: int, device=None) -> Path:
         """Return the paths before the first node of graphs with up to `nodes` nodes."""
-        width = pad + nodes + 1
-        return cls(
-            torch.full((rows,), -1, device=device),
-            torch.zeros(5, rows, width, dtype=torch.long, device=device),
-            torch.zeros(rows, width, NEIGHBOURS + 1, dtype=torch.long, device=device),
-            pad,
-        )
+        depth = torch.full((rows,), -1, device=device)
+        tables = depth.new_zeros(5, rows, pad + nodes + 1)
+        return cls(depth, tables, depth.new_zeros(*tables.shape[1:], NEIGHBOURS + 1), pad)
 
     def take(self, rows) -> Path:
         """Return the paths at the given rows."""
@@ -90,20 +86,17 @@ class Path:
         return self.index(self.depth[:rows, None] - steps)
 
     def add(self, number: int, x: Tensor, weights: Tensor) -> Tensor:
-        """Append the node `number` to the first R paths, in place.
+        """Append the node `number`, of categories x (R, V), to the first R paths, in place.
 
-        Args:
-            number: The same for all graphs.
-            x: Its categories (R, V), in the order of `AtomCode`.
-            weights: Weight of an edge by its category plus 1, 0 for none, (edge categories + 1,).
+        `weights` are those of an edge by its category plus 1, 0 for none, (edge categories + 1,).
 
         Returns:
             Places in flattened tables that have changed, some of them more than once.
         """
         # Only after what is impossible would the path step back beyond its first node.
-        parent = (self.depth[: len(x)] - AtomCode.back(x)).clamp(min=0 if number else -1)
+        parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0 if number else -1)
         self.depth[: len(x)] = parent + 1
-        at, category = self.index(parent + 1), AtomCode.node(x)
+        at, category = self.index(parent + 1), x[:, 2]
         tables, around = self.tables.flatten(1), self.around.flatten(0, 1)
         zero = torch.zeros_like(category)
         tables[:, at] = torch.stack([zero + number + 1, category, zero, zero, zero])
@@ -118,7 +111,7 @@ class Path:
             far = end - length
             one, other, edge = torch.cat([end, far]), torch.cat([far, end]), torch.cat([edge, edge])
             slot = tables[DEGREE, one].clamp(max=NEIGHBOURS)
-            around[one, slot] = edge * KINDS + tables[CATEGORY, other]
+            around[one, slot] = edge * CATEGORIES + tables[CATEGORY, other]
             tables[USED].index_add_(0, one, weights[edge])
             tables[DEGREE].index_add_(0, one, torch.ones_like(one))
             changed.append(far)
@@ -139,7 +132,7 @@ class Path:
         number = torch.arange(nodes, device=x.device)
         level = torch.arange(nodes + 1, device=x.device)
         # As in `add`: only after what is impossible would it step back beyond the first node.
-        depth = (number - AtomCode.back(x).cumsum(1)).clamp(min=0)
+        depth = (number - x[..., 0].cumsum(1)).clamp(min=0)
         # The node at a level of the path is the last one so far with this depth.
         here = depth[..., None] == level
         node = torch.where(here, number[:, None], 0).cummax(1).values
@@ -153,15 +146,13 @@ class Path:
         used, degree = (later.cumsum(2)[..., :-1] + more.sum(-1)[:, :, None]).gather(
             3, node.expand(2, -1, -1, -1)
         )
-        closed = F.pad(lengths[..., 1:], (0, 1)).amax(-1)
-        on = (level > (depth - closed)[..., None]) & (level <= depth[..., None])
+        closed = F.pad(lengths[..., 1:], (0, 1)).amax(-1, keepdim=True)
+        on = (level > depth[..., None] - closed) & (level <= depth[..., None]) & (closed > 0)
         # A node is on a ring if one was closed through it since it came onto the path.
-        ring = (
-            torch.where(on & (closed > 0)[..., None], number[:, None], -1).cummax(1).values >= node
-        )
-        types = AtomCode.node(x)
+        ring = torch.where(on, number[:, None], -1).cummax(1).values >= node
+        types = x[..., 2]
         category = types.gather(1, node.flatten(1)).view_as(node)
-        around = cls._neighbours(types, linked, ends, later[1])
+        around = _neighbours(types, linked, ends, later[1])
         around = around[torch.arange(batch, device=x.device)[:, None, None], node]
         around *= torch.arange(NEIGHBOURS + 1, device=x.device) < degree[..., None]
         tables = torch.stack([node + 1, category, used, degree, ring.long()])
@@ -173,52 +164,20 @@ class Path:
             pad,
         )
 
-    @staticmethod
-    def _neighbours(category: Tensor, linked: Tensor, ends: Tensor, later: Tensor) -> Tensor:
-        """Neighbours of every node in the end, in the order in which they come.
-
-        Args:
-            category: Of the nodes, (B, N) long.
-            linked: Categories of the edges to earlier nodes plus 1, 0 for none, (B, N, E) long.
-            ends: Those nodes, N for none, (B, N, E) long.
-            later: Whether node j has an edge to the earlier node i, [j, i], (B, N, N + 1) long.
-
-        Returns:
-            As `around`, (B, N, NEIGHBOURS + 1) long.
-        """
-        batch, nodes, _ = linked.shape
-        own = (linked > 0).long()
-        # One node more takes what is no edge.
-        table = torch.zeros(batch, nodes + 1, NEIGHBOURS + 1, dtype=torch.long, device=ends.device)
-        padded = F.pad(category, (0, 1))
-        there = linked * KINDS + padded.gather(1, ends.flatten(1)).view_as(ends)
-        mine = (own.cumsum(-1) - own).clamp(max=NEIGHBOURS)
-        number = torch.arange(nodes, device=ends.device)[:, None].expand_as(ends)
-        before = F.pad(own.sum(-1), (0, 1))[:, None] + later.cumsum(1) - later
-        theirs = before.gather(2, ends).clamp(max=NEIGHBOURS)
-        here = linked * KINDS + category[..., None]
-        rows = torch.arange(batch, device=ends.device)[:, None, None]
-        table[rows, torch.where(linked > 0, number, nodes), mine] = there
-        table[rows, ends, theirs] = here
-        return table[:, :nodes]
-
     def links(self, x: Tensor) -> Tensor:
-        """Return a number for each edge that a node would add, with what is at both its ends.
-
-        Args:
-            x: Categories (R, V) of the nodes after the first R paths.
+        """Return a number for each edge that nodes x (R, V) after the first R paths would add.
 
         Returns:
             (R, E) long, 0 for no edge: for the edge to the parent and the closures, a hash of its
             category, of the categories of both nodes, and of their other neighbours so far.
         """
-        parent = (self.depth[: len(x)] - AtomCode.back(x)).clamp(min=0)
-        own, found = AtomCode.node(x), []
+        parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0)
+        own, found = x[:, 2], []
         edges, lengths = AtomCode.edges(x), AtomCode.lengths(x)
         categories, neighbours = self.tables[CATEGORY].flatten(), self.around.flatten(0, 1)
         for edge, length in zip(edges.unbind(-1), lengths.unbind(-1), strict=True):
             far = self.index(parent + 1 - length)
-            other = edge * KINDS + categories[far]
+            other = edge * CATEGORIES + categories[far]
             around = neighbours[far][:, :NEIGHBOURS].sort(-1).values
             key = own + 1
             for part in (other, *around.unbind(-1)):
@@ -228,15 +187,32 @@ class Path:
         return torch.stack(found, -1)
 
 
+def _neighbours(category: Tensor, linked: Tensor, ends: Tensor, later: Tensor) -> Tensor:
+    """Return the neighbours of every node in the end as `Path.around`, in the order they come.
+
+    Of nodes of a `category` (B, N), with edges `linked` (B, N, E, category plus 1, 0 for none) to
+    the earlier nodes `ends` (N for none); `later` [j, i] says whether j > i has one to i.
+    """
+    batch, nodes, _ = linked.shape
+    own = (linked > 0).long()
+    # One node more takes what is no edge.
+    table = ends.new_zeros(batch, nodes + 1, NEIGHBOURS + 1)
+    there = F.pad(category, (0, 1)).gather(1, ends.flatten(1)).view_as(ends)
+    mine = (own.cumsum(-1) - own).clamp(max=NEIGHBOURS)
+    number = torch.arange(nodes, device=ends.device)[:, None].expand_as(ends)
+    before = F.pad(own.sum(-1), (0, 1))[:, None] + later.cumsum(1) - later
+    theirs = before.gather(2, ends).clamp(max=NEIGHBOURS)
+    rows = torch.arange(batch, device=ends.device)[:, None, None]
+    table[rows, torch.where(linked > 0, number, nodes), mine] = linked * CATEGORIES + there
+    table[rows, ends, theirs] = linked * CATEGORIES + category[..., None]
+    return table[:, :nodes]
+
+
 def level_codes(tables: Tensor) -> Tensor:
     """Return what a network sees of levels but for their neighbours, as one number; 0 for none.
 
-    Args:
-        tables: Those of a `Path` at some places, (5, ...) long.
-
-    Returns:
-        (...) long: 1 more than the node category, the sum of weights, the degree and the ring in
-        one, as far as `SUMS` and `DEGREES` tell numbers apart.
+    Of the tables (5, ...) of a `Path` at some places: 1 more than the node category, the sum of
+    weights, the degree and the ring in one, as far as `SUMS` and `DEGREES` tell numbers apart.
     """
     node, category, used, degree, ring = tables
     code = category * SUMS + used.clamp(max=SUMS - 1)

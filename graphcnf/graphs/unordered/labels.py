@@ -14,27 +14,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.errors import UserError
-from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.packed import PackedGraphs
+from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 
 RINGS = (0, 3, 4, 5, 6, 7)
 """Classes of edges: in no ring, in a smallest ring of 3, 4, 5, 6 nodes, in a larger one."""
 
-_CHUNK = 512
+
+def exactly(counts: Tensor, table: Tensor) -> Tensor:
+    """Return the product of whole numbers, whatever the autocast type."""
+    with torch.autocast(counts.device.type, enabled=False):
+        return counts.double().matmul(table.double()).to(counts.dtype)
 
 
 def ring_classes(adjacency: Tensor) -> Tensor:
-    """Return the class of every edge by the smallest ring that it is part of.
+    """Return the class of every edge of graphs (B, N, N) bool by its smallest ring.
 
     A breadth-first search from one end of each edge to the other, without the edge itself, finds
     rings of up to 6 nodes. An edge is in a larger one if it is no bridge: its effective resistance
-    in a network of unit resistors is less than 1, at most 1 - 1/n for a ring of n nodes.
-
-    Args:
-        adjacency: (B, N, N) bool, symmetric.
-
-    Returns:
-        Places in `RINGS`, (B, N, N) long, 0 where there is no edge.
+    in a network of unit resistors is less than 1, at most 1 - 1/n for a ring of n nodes. Returns
+    places in `RINGS`, (B, N, N) long, 0 where there is no edge.
     """
     graph, low, high = adjacency.triu().nonzero(as_tuple=True)
     classes = torch.zeros_like(adjacency, dtype=torch.long)
@@ -60,7 +58,7 @@ def ring_classes(adjacency: Tensor) -> Tensor:
 
 
 def _resistances(adjacency: Tensor) -> Tensor:
-    """Effective resistance between any two nodes of a part of unit resistors, (B, N, N) float64."""
+    """Return the effective resistance between any two nodes of a part, (B, N, N) float64."""
     conductance = adjacency.double()
     laplacian = torch.diag_embed(conductance.sum(1)) - conductance
     # A little of a resistor from each node to the ground: graphs may have several parts.
@@ -80,7 +78,7 @@ class NodeLabels(nn.Module):
             1 each when None.
 
     Raises:
-        UserError: if the tables do not fit together.
+        UserError: The tables do not fit together.
     """
 
     kinds: Tensor
@@ -117,20 +115,23 @@ class NodeLabels(nn.Module):
         weights = torch.tensor(given, dtype=torch.long)[kinds[:, 0]]
         place = torch.full((most + 1, len(RINGS)), -1)
         place[kinds[:, 0] + 1, kinds[:, 1]] = torch.arange(len(kinds))
-        self.register_buffer("kinds", kinds, persistent=False)
-        self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("place", place + 1, persistent=False)
-        self.register_buffer("sizes", torch.tensor(RINGS)[kinds[:, 1]], persistent=False)
-        self.register_buffer("weights", weights, persistent=False)
         # How far one kind is from another: by weight, then by category, by being in a ring, and by
         # its place, so that no two are equally far.
         far = (weights[:, None] - weights).abs()
         for value in (kinds[:, 0], (kinds[:, 1] > 0).long()):
             far = 2 * far + (value[:, None] != value)
         far = (far * max(1, len(kinds)) + torch.arange(len(kinds))).fill_diagonal_(-1)
-        self.register_buffer("far", far, persistent=False)
-        # A row of zeros at the end, for padding.
-        self.register_buffer("ends", F.pad(rows[:, 1:], (0, 0, 0, 1)), persistent=False)
+        for name, table in (
+            ("kinds", kinds),
+            ("rows", rows),
+            ("place", place + 1),
+            ("sizes", torch.tensor(RINGS)[kinds[:, 1]]),
+            ("weights", weights),
+            ("far", far),
+            # A row of zeros at the end, for padding.
+            ("ends", F.pad(rows[:, 1:], (0, 0, 0, 1))),
+        ):
+            self.register_buffer(name, table, persistent=False)
 
     @property
     def count(self) -> int:
@@ -139,7 +140,7 @@ class NodeLabels(nn.Module):
 
     @property
     def bridges(self) -> Tensor:
-        """Return a mask of the kinds that are in no ring, (K,) bool."""
+        """Mask of the kinds that are in no ring, (K,) bool."""
         return self.kinds[:, 1] == 0
 
     @staticmethod
@@ -147,8 +148,7 @@ class NodeLabels(nn.Module):
         """Return the tables of all labels and kinds that occur in `graphs`."""
         raw = (int(graphs.bond_types.max(initial=0)) + 1) * len(RINGS)
         found: set[tuple[int, ...]] = set()
-        for start in range(0, len(graphs), _CHUNK):
-            batch = GraphBatch.collate(graphs, np.arange(start, min(start + _CHUNK, len(graphs))))
+        for batch in GraphBatch.chunks(graphs):
             kinds = (batch.bonds - 1) * len(RINGS) + ring_classes(batch.adjacency)
             graph, node, other = batch.adjacency.nonzero(as_tuple=True)
             ends = batch.node_types.new_zeros(*batch.mask.shape, raw)
@@ -164,11 +164,9 @@ class NodeLabels(nn.Module):
         }
 
     def nearest(self, kinds: Tensor, free: Tensor) -> Tensor:
-        """Return the nearest kind that a node has places for, (...) long.
+        """Return the kind nearest to `kinds` (...) that a node has places for, (...) long.
 
-        Args:
-            kinds: Wanted, (...) long; where there are places for it, it is the nearest.
-            free: Places of each kind, (..., K); any kind is returned where there are none.
+        `free` (..., K) are the places of each kind; any kind is returned where there are none.
         """
         return self.far[kinds].masked_fill(free <= 0, torch.iinfo(torch.long).max).argmin(-1)
 
@@ -177,7 +175,7 @@ class NodeLabels(nn.Module):
         return torch.where(self.weights[others] < self.weights[kinds], others, kinds)
 
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """Labels (B, N) long, `count` at padding, and kinds (B, N, N) long, 0 without an edge.
+        """Return labels (B, N) long, `count` at padding, and kinds (B, N, N) long, 0 for no edge.
 
         Raises:
             ValueError: A node has edges as no label says, or an edge is of an unknown kind.

@@ -1,9 +1,9 @@
 """GraphCNF in any order of nodes: labels of all nodes first, then the edges.
 
 Two autoregressive flows over variables whose order is random: labels come in random groups, edges
-node by node as the graph grows (`partial`). A training
-step looks at one random round of each graph (order-agnostic training: Uria et al. 2014, arXiv
-1310.1757; Hoogeboom et al. 2022, arXiv 2110.02037).
+node by node as the graph grows (`partial`). A training step looks at one random round of each graph
+(order-agnostic training: Uria et al. 2014, arXiv 1310.1757; Hoogeboom et al. 2022, arXiv
+2110.02037).
 """
 
 from __future__ import annotations
@@ -19,17 +19,14 @@ from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_uniform
 from graphcnf.flows.transform import Noise
-from graphcnf.graphs.batch import GraphBatch, Latents
+from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.model import GraphModel, graph_model
-from graphcnf.graphs.packed import PackedGraphs
-from graphcnf.graphs.unordered.edge_network import EdgeNetwork
-from graphcnf.graphs.unordered.label_network import NodeLabelNetwork
 from graphcnf.graphs.unordered.labels import NodeLabels
+from graphcnf.graphs.unordered.networks import EdgeNetwork, NodeLabelNetwork
 from graphcnf.graphs.unordered.partial import (
     PartialGraph,
     UnorderedContext,
     draw_uniforms,
-    ranks_of,
     uniform_count,
 )
 
@@ -45,7 +42,8 @@ class UnorderedModel(GraphModel):
         edge_kinds: See `NodeLabels`.
         node_labels: See `NodeLabels`.
         edge_weights: See `NodeLabels`.
-        substitutes: Whether places that nothing fits may take places of another kind, see `known`.
+        substitutes: Whether places that nothing fits may take places of another kind, see
+            `partial`.
         node_rounds: Rounds for the labels; the edges take at most one for each node.
         nodes: Arguments of `NodeLabelNetwork`.
         pairs: Arguments of `EdgeNetwork`.
@@ -73,32 +71,21 @@ class UnorderedModel(GraphModel):
         super().__init__()
         self.table = NodeLabels(edge_kinds, node_labels, edge_weights)
         self.max_nodes, self.node_rounds = max_nodes, node_rounds
-        labels = NodeLabelNetwork(
-            self.table, max_nodes=max_nodes, rounds=node_rounds, **(nodes or {})
-        )
-        edges = EdgeNetwork(
-            self.table, max_nodes=max_nodes, substitutes=substitutes, **(pairs or {})
-        )
+        sizes = {"max_nodes": max_nodes}
+        labels = NodeLabelNetwork(self.table, **sizes, rounds=node_rounds, **(nodes or {}))
+        edges = EdgeNetwork(self.table, **sizes, substitutes=substitutes, **(pairs or {}))
         self.nodes, self.pairs = AutoregressiveFlow(labels), AutoregressiveFlow(edges)
 
     @staticmethod
-    def measure(
-        graphs: PackedGraphs,
-        *,
-        edge_weights: list[int] | None = None,
-        support: bool = True,
-        **categories,
-    ) -> dict:
+    def measure(graphs: PackedGraphs, **options) -> dict:
         """Return the labels and kinds of edges in graphs; what is possible follows from them.
-
-        `support`: see `substitutes` of the class.
 
         Raises:
             UserError: No graph has an edge.
         """
         if not len(graphs.bond_types):
             raise UserError("no graph has an edge: this model has nothing to put together")
-        sizes = {"edge_weights": edge_weights, "substitutes": support}
+        sizes = {"edge_weights": options["edge_weights"], "substitutes": options["support"]}
         return {**NodeLabels.measure(graphs), **sizes}
 
     def knows(self, batch: GraphBatch) -> Tensor:
@@ -115,12 +102,11 @@ class UnorderedModel(GraphModel):
 
     def _encoded(self, batch: GraphBatch, uniforms: Tensor):
         """Return categories of both flows, their context, and the log orders of the choices."""
-        mask = batch.mask
         labels, kinds = self.table.encode(batch)
-        context = UnorderedContext(mask, uniforms=uniforms, labels=labels)
+        context = UnorderedContext(batch.mask, uniforms=uniforms, labels=labels)
         choices, orders = self.pairs.network.encode(kinds, context)
-        labels = torch.where(mask, labels, 0)[..., None]
-        choices = torch.where(mask[..., None], choices, 0)
+        mask = batch.mask[..., None]
+        labels, choices = (torch.where(mask, x, 0) for x in (labels[..., None], choices))
         return labels, choices, context, orders
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
@@ -153,20 +139,19 @@ class UnorderedModel(GraphModel):
 
     def _estimate_labels(self, context: UnorderedContext) -> Tensor:
         network: NodeLabelNetwork = self.nodes.network
-        assert context.labels is not None
-        mask, labels, rounds = context.mask, context.labels, self.node_rounds
-        group = network.groups(mask, context.uniforms)
+        mask, rounds = context.mask, self.node_rounds
+        group = network.groups(context)
         now = torch.randint(rounds, (len(mask), 1), device=mask.device)
         before, ours = (group < now) & mask, (group == now) & mask
         to_come = mask.sum(1) - before.sum(1)
-        seen, coming = (network.count_seen(labels, part) for part in (before, mask & ~before))
+        parts = before, mask & ~before
+        seen, coming = (network.one_hot(context.labels, part).sum(1) for part in parts)
         log_p = network(seen, to_come, mask.sum(1)).log_softmax(-1)
         total = torch.where(coming > 0, log_p * coming, 0.0).sum(-1)
         return total * rounds * ours.sum(1) / to_come.clamp(min=1)
 
     def _estimate_edges(self, context: UnorderedContext, kinds: Tensor) -> Tensor:
         network: EdgeNetwork = self.pairs.network
-        assert context.labels is not None
         mask, sizes = context.mask, context.mask.sum(1)
         now = (torch.rand(len(mask), device=mask.device) * sizes).long()
         partial = PartialGraph.start(self.table, context.labels)
@@ -176,14 +161,12 @@ class UnorderedModel(GraphModel):
             row = torch.where(partial.done, 0, kinds[at, node])
             partial = partial.add(node, real & (g < now), row)
         frontier = partial.frontier(mask)
-        graph, node = frontier.nonzero(as_tuple=True)
-        rows = graph, node
-        hidden = network.choices_at(
-            context, partial, rows, network.kinds_of_choices(partial.free[rows])
-        )
+        graph, _ = rows = frontier.nonzero(as_tuple=True)
+        of_choices = network.kinds_of_choices(partial.free[rows])
+        hidden = network.choices_at(context, partial, rows, of_choices)
         row = torch.where(partial.done[graph], 0, kinds[rows])
-        ranks = ranks_of(context.uniforms, mask, 1)[graph]
-        choices, total = network.as_choices(row, torch.rand(row.shape, device=row.device), ranks)
+        order = torch.rand(row.shape, device=row.device)
+        choices, total = network.as_choices(row, order, context.ranks(1)[graph])
         # No more choices than any of these nodes makes; none where all graphs are single nodes.
         most = int((choices < network.max_nodes).any(0).sum())
         for x in choices[:, :most].unbind(1):
@@ -201,11 +184,8 @@ class UnorderedModel(GraphModel):
         uniforms = draw_uniforms(batch.mask, self.max_nodes, noise)
         labels, choices, context, _ = self._encoded(batch, uniforms)
         context = replace(context, noise=noise)
-        return {
-            "nodes": self.nodes.encode(labels, context),
-            "pairs": self.pairs.encode(choices, context),
-            "order": uniforms,
-        }
+        nodes, pairs = self.nodes.encode(labels, context), self.pairs.encode(choices, context)
+        return {"nodes": nodes, "pairs": pairs, "order": uniforms}
 
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""

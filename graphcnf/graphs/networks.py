@@ -1,4 +1,4 @@
-"""Conditioning variables of a whole graph, such as properties of a molecule."""
+"""Inputs that graph networks share: features of the structure, and conditions of a whole graph."""
 
 from __future__ import annotations
 
@@ -12,26 +12,81 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.flows.modules import zero_init
+from graphcnf.flows.transform import Context
+
+MAX_DEGREE = 6
+MAX_COUNT = 4
+WALK_LENGTHS = 8
+MAX_DISTANCE = 6
+NODE_FEATURES = MAX_DEGREE + 1 + WALK_LENGTHS
+"""Channels of the node features of a graph without types."""
+PAIR_FEATURES = MAX_DISTANCE + 2
+"""Channels of the pair features of a graph without types; one less without an order."""
 
 FREQUENCIES = 6
 """Sines and cosines of a value, of periods 16, 8, 4, 2, 1 and 1/2 standard deviations."""
-
 FAR = 20.0
 """Standard deviations from the mean at which values are clamped."""
-
 RIDGE = 0.3
 """Ridge of the least squares of edges: an edge that was seen once adds little."""
-
 UNCONDITIONAL = 0.2
 """Share of the training graphs that are shown without conditions."""
 
 
-def condition_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
-    """Return the table of conditions that a model keeps: name, mean, deviation of each.
+def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return node features (B, N, F) of the connectivity (B, N, N) bool, equivariant.
 
-    Args:
-        names: Names of the columns.
-        values: Of the training graphs, (M, P).
+    One-hot degree (capped at 6), and the probabilities that a random walk returns after 1 to 8
+    steps (Dwivedi et al. 2022, arXiv 2110.07875), which tell ring membership and size.
+    """
+    a = adjacency.to(dtype)
+    degree = a.sum(-1)
+    walk = a / degree.clamp(min=1)[..., None]
+    returns, power = [], walk
+    for _ in range(WALK_LENGTHS):
+        returns.append(power.diagonal(dim1=1, dim2=2))
+        power = power @ walk
+    degrees = F.one_hot(degree.long().clamp(max=MAX_DEGREE), MAX_DEGREE + 1).to(dtype)
+    return torch.cat([degrees, 2 * torch.stack(returns, -1)], -1)
+
+
+def graph_context(
+    bonds: Tensor,
+    mask: Tensor,
+    categories: int = 0,
+    dtype: torch.dtype = torch.float32,
+    *,
+    ordered: bool = True,
+) -> Context:
+    """Return a context with features of graphs of bonds (B, N, N): categories plus 1, or bool.
+
+    Features: those of `walk_features`. Adjacency (B, N, N, `PAIR_FEATURES`): one-hot distance (1 to
+    6, farther; all 0 for i = j), and on edges, where nodes are `ordered`, whether j is numbered
+    before i. For each of the edge `categories` in addition the one-hot count of such edges at a
+    node (capped at 4), and whether a pair's edge is one.
+    """
+    a = (bonds > 0).to(dtype)
+    eye = torch.eye(mask.shape[1], device=mask.device, dtype=dtype)
+    near = (a + eye).clamp(max=1)
+    reached, shells, previous = near, [], eye.expand_as(a)
+    for _ in range(MAX_DISTANCE):
+        shells.append(reached - previous)
+        previous, reached = reached, ((reached @ near) > 0).to(dtype)
+    shells.append(1 - previous)
+    if ordered:
+        shells.append(a * torch.ones_like(eye).tril(-1))
+    nodes, pairs = [walk_features(bonds > 0, dtype)], [torch.stack(shells, -1)]
+    if categories:
+        kinds = F.one_hot(bonds, categories + 1)[..., 1:]
+        counts = F.one_hot(kinds.sum(2).clamp(max=MAX_COUNT), MAX_COUNT + 1).flatten(2)
+        nodes, pairs = [*nodes, counts.to(dtype)], [*pairs, kinds.to(dtype)]
+    return Context(mask, torch.cat(nodes, -1), torch.cat(pairs, -1))
+
+
+def condition_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
+    """Return the table of conditions that a model keeps: name, mean, deviation of each column.
+
+    `values` (M, P) are those of the training graphs.
     """
     means, deviations = values.mean(0), values.std(0)
     deviations = np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)  # else all alike
@@ -60,23 +115,22 @@ class ConditionEmbedding(nn.Module):
     """Embedding of the conditions of each graph; zero at the start, and without conditions.
 
     Args:
-        tables: Name, mean and deviation of each target (`condition_tables`).
+        tables: Name, mean and deviation of each condition (`condition_tables`).
         width: Channels.
-        hidden: Hidden channels.
     """
 
     means: Tensor
     deviations: Tensor
 
-    def __init__(self, tables: Sequence[Mapping[str, Any]], width: int, hidden: int = 128):
+    def __init__(self, tables: Sequence[Mapping[str, Any]], width: int):
         super().__init__()
         for name in ("mean", "deviation"):
             numbers = torch.tensor([float(table[name]) for table in tables])
             self.register_buffer(f"{name}s", numbers, persistent=False)
         if not len(self.means) or not (self.deviations > 0).all():
             raise ValueError("conditions need a mean and a deviation above 0 each")
-        self.enter = nn.Linear(len(tables) * (2 + 2 * FREQUENCIES), hidden)
-        self.leave = zero_init(nn.Linear(hidden, width))
+        self.enter = nn.Linear(len(tables) * (2 + 2 * FREQUENCIES), 128)
+        self.leave = zero_init(nn.Linear(128, width))
 
     def forward(self, values: Tensor) -> Tensor:
         """Return channels (..., width) of the values (..., P), NaN for no condition."""
@@ -99,29 +153,25 @@ class ConditionEmbedding(nn.Module):
 class Shares(nn.Module):
     """Shares of the conditions of a graph that its nodes add, by categories and by edges.
 
-    The rest of a condition is its value less what the nodes so far have added. An edge
-    counts with all that is around both its ends so far, so that quantities that are sums over nodes
-    and their neighbours (a weight, a logP after Crippen) are nearly exact; others are hints.
+    The rest of a condition is its value less what the nodes so far have added. An edge counts with
+    all that is around both its ends so far, so that conditions that are sums over nodes and their
+    neighbours (a weight, a logP after Crippen) are nearly exact; others are hints.
 
     Args:
         cardinalities: Categories of each variable of a node.
         tables: See `condition_tables`; shares are in deviations.
         width: Channels.
-        rows: Of the hashed table of edges.
     """
 
     deviations: Tensor
 
     def __init__(
-        self,
-        cardinalities: Sequence[int],
-        tables: Sequence[Mapping[str, Any]],
-        width: int,
-        rows: int = 16_384,
+        self, cardinalities: Sequence[int], tables: Sequence[Mapping[str, Any]], width: int
     ):
         super().__init__()
         self.each = nn.ModuleList(nn.Embedding(c, len(tables)) for c in cardinalities)
-        self.edges = nn.Embedding(rows, len(tables), padding_idx=0)
+        # A hashed table.
+        self.edges = nn.Embedding(16_384, len(tables), padding_idx=0)
         for embedding in (*self.each, self.edges):
             nn.init.zeros_(embedding.get_parameter("weight"))
         deviations = torch.tensor([float(table["deviation"]) for table in tables])
@@ -134,11 +184,9 @@ class Shares(nn.Module):
         return torch.where(links > 0, links % (self.edges.num_embeddings - 1) + 1, 0)
 
     def of(self, x: Tensor, links: Tensor) -> Tensor:
-        """Return the shares that nodes add, (..., P), in the units of the conditions.
+        """Return the shares (..., P) that nodes x (..., V) add, in the units of the conditions.
 
-        Args:
-            x: Categories (..., V).
-            links: Their edges (..., K), as `Path.links` has them.
+        `links` (..., K) are their edges, as `Path.links` has them.
         """
         added = sum(share(value) for share, value in zip(self.each, x.unbind(-1), strict=True))
         return (added + self.edges(self._rows(links)).sum(-2)) * self.deviations
@@ -146,41 +194,33 @@ class Shares(nn.Module):
     def forward(self, conditions: Tensor, added: Tensor) -> Tensor:
         """Return channels (B, M, width) of conditions (B, P), less what is `added` (B, M, P)."""
         anything = ~conditions.isnan().all(-1)[:, None, None]
-        return self.to_come(conditions[:, None] - added) + torch.where(
-            anything, self.so_far(added), 0.0
-        )
+        so_far = torch.where(anything, self.so_far(added), 0.0)
+        return self.to_come(conditions[:, None] - added) + so_far
 
     @torch.no_grad()
     def fit(self, x: Tensor, links: Tensor, mask: Tensor, conditions: Tensor) -> None:
         """Set the shares by least squares, those of edges by what the categories leave.
 
-        Args:
-            x: Categories (B, N, V) of the nodes of graphs.
-            links: Their edges (B, N, K), see `of`.
-            mask: Real nodes, (B, N) bool.
-            conditions: Of the graphs, (B, P).
+        Of graphs with real nodes `mask` (B, N), x (B, N, V), `links` (B, N, K) and `conditions`
+        (B, P).
         """
         from scipy.sparse import coo_array
         from scipy.sparse.linalg import lsmr
 
         tables = [share.get_parameter("weight") for share in self.each]
-        counts = torch.cat(
-            [
-                (F.one_hot(value, len(table)) * mask[..., None]).sum(1)
-                for value, table in zip(x.unbind(-1), tables, strict=True)
-            ],
-            -1,
-        ).double()
+        each = zip(x.unbind(-1), tables, strict=True)
+        counts = [(F.one_hot(value, len(t)) * mask[..., None]).sum(1) for value, t in each]
+        seen = torch.cat(counts, -1).double()
         wanted = (conditions / self.deviations).double()
         # A little of a ridge: some columns are sums of others.
-        ridge = 1e-6 * len(x) * torch.eye(counts.shape[1], dtype=torch.float64, device=x.device)
-        found = torch.linalg.solve(counts.T @ counts + ridge, counts.T @ wanted)
+        ridge = 1e-6 * len(x) * torch.eye(seen.shape[1], dtype=torch.float64, device=x.device)
+        found = torch.linalg.solve(seen.T @ seen + ridge, seen.T @ wanted)
         for table, part in zip(tables, found.split([len(t) for t in tables]), strict=True):
             table.copy_(part)
         rows = torch.where(mask[..., None], self._rows(links), 0).flatten(1).cpu()
         graph, place = rows.nonzero(as_tuple=True)
-        shape = len(rows), self.edges.num_embeddings
-        seen = coo_array((torch.ones(len(graph)), (graph, rows[graph, place])), shape).tocsr()
-        left = (wanted - counts @ found).cpu().numpy()
-        fitted = [lsmr(seen, column, damp=RIDGE)[0] for column in left.T]
+        ones, shape = torch.ones(len(graph)), (len(rows), self.edges.num_embeddings)
+        edges = coo_array((ones, (graph, rows[graph, place])), shape).tocsr()
+        left = (wanted - seen @ found).cpu().numpy()
+        fitted = [lsmr(edges, column, damp=RIDGE)[0] for column in left.T]
         self.edges.weight.copy_(torch.tensor(np.stack(fitted, 1)))

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.batch import GraphBatch
-from graphcnf.graphs.path.fragment import Fragment
+from graphcnf.graphs.constrained.placement import FREE, Fragment, Progress, Steps
 from graphcnf.graphs.path.network import Nodes
-from graphcnf.graphs.path.placement import FREE, Progress, Steps
 
 BRANCH = 4
 """Free nodes in a branch, roughly: how many branches are still to come decides how often one is
@@ -31,8 +30,7 @@ EXPECTED = 3.0
 """Nats that the first node of a component costs where it is expected, at most."""
 
 RESAMPLE = 0.03
-"""Likely walks take the place of unlikely ones where the effective number of walks falls below this
-share of them."""
+"""Effective share of walks below which likely walks take the place of unlikely ones."""
 
 FLATTEN = 0.3
 """Power of the weights by which walks are resampled; the rest of the weight stays with them."""
@@ -51,8 +49,8 @@ class Walks:
     Attributes:
         graphs: The graphs.
         log_weights: Logs of their weights, -inf for a walk that came to a dead end, (P,) float64.
-        came_from: After which node each node of the fragment came, see `Progress.source`, (P, U).
-        prices: Log-probability of each node of the fragment given the step back, (P, U) float64.
+        came_from: See `Progress`, (P, U).
+        prices: See `Progress`, (P, U) float64.
         ancestor: Number of the walk that each one shares what was drawn with, (P,) long: walks of
             different ancestors are independent.
     """
@@ -70,12 +68,6 @@ class Experience:
     Args:
         size: Number U of nodes of the fragment.
         device: Of the tables.
-
-    Attributes:
-        guide: Preferences for the order of the fragment's nodes, by `Progress.source` and node,
-            (U + 2, U).
-        costs: Expected log-probability of each node of the fragment, (U,): walks that have placed
-            more of it than others are compared with them by it.
     """
 
     def __init__(self, size: int, device=None):
@@ -85,14 +77,17 @@ class Experience:
 
     @property
     def guide(self) -> Tensor:
-        """See the class."""
+        """Preferences for the order of the nodes, by `Progress.source` and node, (U + 2, U)."""
         most = self.counts.amax(1, keepdim=True)
         table = torch.where(most > 0, self.counts / most.clamp(min=1e-9), 1.0)
         return table.clamp(min=RARE)
 
     @property
     def costs(self) -> Tensor:
-        """See the class."""
+        """Expected log-probability of each node of the fragment, (U,).
+
+        Walks that have placed more of it than others are compared with them by it.
+        """
         return (self.sums - UNSEEN) / (self.seen + 1)
 
     def prefer_order(self) -> None:
@@ -109,23 +104,11 @@ class Experience:
         # Flattened: one walk with most of the weight would say nothing about the others.
         share = (walks.log_weights / 4).softmax(0)
         self.counts, self.sums, self.seen = self.counts / 2, self.sums / 2, self.seen / 2
-        count, size = walks.came_from.shape
-        node = torch.arange(size, device=share.device).expand(count, -1)
-        index = walks.came_from.flatten(), node.flatten()
-        self.counts.index_put_(
-            index, share[:, None].expand(-1, size).flatten().contiguous(), accumulate=True
-        )
-        prices = torch.where(torch.isfinite(walks.prices), walks.prices, 0.0)
-        self.sums = self.sums + share @ prices
+        node = torch.arange(len(self.sums), device=share.device).expand_as(walks.came_from)
+        each = share[:, None].expand_as(node).contiguous()
+        self.counts.index_put_((walks.came_from, node), each, accumulate=True)
+        self.sums = self.sums + share @ walks.prices.masked_fill(~walks.prices.isfinite(), 0.0)
         self.seen += 1
-
-
-@dataclass
-class _Drawn:
-    """Categories of a node, and logs of what each variable was drawn from, (R, V) each."""
-
-    x: Tensor
-    masses: Tensor
 
 
 class ConditionalWalk:
@@ -140,7 +123,6 @@ class ConditionalWalk:
     def __init__(self, steps, fragment: Fragment, *, temperature: float = 1.0):
         self.steps, self.network = steps, steps.network
         self.fragment, self.temperature = fragment, temperature
-        self.closures = steps.code.entries - 1
         self.fixed = bool((fragment.kinds.sum(1) == 1).all())
 
     @torch.no_grad()
@@ -153,22 +135,20 @@ class ConditionalWalk:
             generator: On the CPU.
 
         Raises:
-            UserError: a size is too small for the fragment.
+            UserError: A size is too small for the fragment.
         """
-        network = self.network
-        device = network.initial.device
+        network, code = self.network, self.steps.code
         count, largest = len(sizes), int(sizes.max())
-        sizes = sizes.to(device)
-        mask = torch.arange(largest, device=device) < sizes[:, None]
+        sizes = sizes.to(network.initial.device)
+        number = torch.arange(largest, device=sizes.device)
+        mask = number < sizes[:, None]
         state = network.start(Context(mask.clone()))
-        progress = Progress(self.fragment, sizes, network.support)
-        known = torch.zeros(
-            count, largest, len(network.cardinalities), dtype=torch.long, device=device
-        )
+        progress = Progress(self.fragment, sizes, network.support, code.entries - 1)
+        known = sizes.new_zeros(count, largest, len(network.cardinalities))
         self.generator = generator
         self.guide, costs = experience.guide, experience.costs
-        log_weights = torch.zeros(count, dtype=torch.float64, device=device)
-        place = torch.arange(count, device=device)
+        log_weights = torch.zeros_like(sizes, dtype=torch.float64)
+        place = torch.arange(count, device=sizes.device)
         ancestor = place.clone()
         codes, final, origin = known.clone(), log_weights.clone(), ancestor.clone()
         came_from, prices = progress.came_from.clone(), progress.prices.clone()
@@ -184,10 +164,15 @@ class ConditionalWalk:
             log_weights = log_weights.masked_fill((sizes == i + 1) & ~progress.complete, -math.inf)
             ends = (sizes == i + 1) | torch.isinf(log_weights)
             at = place[ends]
-            mask[at] = torch.arange(largest, device=device) < sizes[ends, None]
-            codes[at] = known[ends]
-            final[at], origin[at] = log_weights[ends], ancestor[ends]
-            came_from[at], prices[at] = progress.came_from[ends], progress.prices[ends]
+            mask[at] = number < sizes[ends, None]
+            for whole, part in (
+                (codes, known),
+                (final, log_weights),
+                (origin, ancestor),
+                (came_from, progress.came_from),
+                (prices, progress.prices),
+            ):
+                whole[at] = part[ends]
             rows = (~ends).nonzero()[:, 0]
             if not len(rows):
                 break
@@ -207,7 +192,7 @@ class ConditionalWalk:
                 # As long as only the fragment is there, nothing that was drawn is shared.
                 alone = i < (~progress.unplaced).sum(1)
                 ancestor = torch.where(alone, place, ancestor)
-        return Walks(self.steps.code.decode(codes, mask), final, came_from, prices, origin)
+        return Walks(code.decode(codes, mask), final, came_from, prices, origin)
 
     def _resample(self, log_weights: Tensor) -> Tensor | None:
         """Return the walks to go on with, (P,) long; None where the weights hardly differ."""
@@ -224,77 +209,70 @@ class ConditionalWalk:
         return torch.searchsorted(below, places * below[-1], right=True).clamp(max=count - 1)
 
     def _step(self, hidden: Nodes, i: int, progress: Progress, known: Tensor) -> Tensor:
-        """Draw node i of every walk into `known`; the log of what the weights are to be times."""
+        """Draw node i of every walk into `known`; return the log of the factors of the weights."""
         count = len(known)
         everyone = torch.arange(count, device=known.device)
-        free = self._draw(hidden, everyone, progress.mask)
-        back = free.x[:, 0]
+        x, masses = self._draw(hidden, everyone, progress.mask)
+        back = x[:, 0]
         fits = progress.free_fits(back[:, None])[:, 0]
-        log_free = free.masses.sum(1).masked_fill(~fits, -math.inf)
-
-        parts, logs, choice = [], [], []
-        forward = progress.steps(self.closures)
+        log_free = masses.sum(1).masked_fill(~fits, -math.inf)
+        begins = self._begins(progress, back)
+        # Ways on: steps, their categories and prices, factors of the weights, log proposals.
+        parts: list[tuple[Steps, Tensor, Tensor, Tensor, Tensor]] = []
+        forward = progress.steps()
         if forward is not None:
-            drawn = self._draw_steps(hidden, forward, progress)
-            logs.append(drawn.masses.sum(1))
+            own, drawn = self._draw_steps(hidden, forward, progress)
             # Every node of the fragment has to come some time, at much the same price: what counts
             # is when, which the step back says, and which of those that come after the same one.
-            rest = drawn.masses[:, 1:].sum(1)
-            rest = rest + self.guide[progress.source(forward), forward.node].log()
+            price = drawn[:, 1:].sum(1)
+            rest = price + self.guide[progress.source(forward), forward.node].log()
             same = forward.owner * (int(forward.back.max()) + 1) + forward.back
-            choice.append(drawn.masses[:, 0] + rest - _logsumexp_by(same, rest))
-            parts.append((forward, drawn))
-        uniform = self._uniform(count)
-        entry = progress.entries(back, uniform, self.guide, self.closures) if i == 0 or bool(
-            progress.not_entered.any()
-        ) else None  # fmt: skip
+            rest = drawn[:, 0] + rest - _logsumexp_by(same, rest, int(same.max()) + 1)[same]
+            parts.append((forward, own, price, drawn.sum(1), rest))
+        uniform, entry = self._uniform(count), None
+        if i == 0 or bool(progress.not_entered.any()):
+            entry = progress.entries(back, uniform, self.guide)
         if entry is not None:
             steps, among = entry
-            drawn = self._draw_steps(hidden, steps, progress)
+            own, drawn = self._draw_steps(hidden, steps, progress)
             # The step back came with the free node, from all that were possible.
-            drawn.masses[:, 0] = free.masses[steps.owner, 0]
-            own = drawn.masses.sum(1)
-            logs.append(own + among)
+            drawn[:, 0] = masses[steps.owner, 0]
+            price, total = drawn[:, 1:].sum(1), drawn.sum(1)
             free_left = progress.free[steps.owner].double().clamp(min=1).log()
-            impossible = torch.isinf(own)
             # Where the model expects something else it is better to wait.
-            unlikely = (drawn.masses[:, 1:].sum(1) + EXPECTED).clamp(max=0)
-            waiting = (drawn.masses[:, 0] - free_left + unlikely).masked_fill(impossible, -math.inf)
-            choice.append(waiting)
-            parts.append((steps, drawn))
-        log_choice = log_free + self._begins(progress, back)
+            waiting = drawn[:, 0] - free_left + (price + EXPECTED).clamp(max=0)
+            waiting = waiting.masked_fill(torch.isinf(total), -math.inf)
+            parts.append((steps, own, price, total + among, waiting))
 
-        owner = torch.cat([everyone, *(s.owner for s, _ in parts)])
-        contributions = torch.cat([log_free, *logs])
-        proposal = torch.cat([log_choice, *choice])
-        total = _logsumexp_by(owner, proposal, count, every=True)
+        owner = torch.cat([everyone, *(part[0].owner for part in parts)])
+        contributions = torch.cat([log_free, *(part[3] for part in parts)])
+        proposal = torch.cat([log_free + begins, *(part[4] for part in parts)])
+        total = _logsumexp_by(owner, proposal, count)
         gumbel = -torch.log(-torch.log(self._uniform(len(owner)).clamp(1e-300, 1 - 1e-16)))
         score = proposal + gumbel
         best = score.new_full((count,), -math.inf).scatter_reduce(0, owner, score, "amax")
         winner = ((score == best[owner]) & torch.isfinite(score)).nonzero()[:, 0]
 
-        node = torch.full_like(everyone, FREE)
-        enters = torch.zeros_like(fits)
+        node, enters = torch.full_like(everyone, FREE), torch.zeros_like(fits)
         alive = progress.alive.clone()
-        x = free.x.clone()
         more = torch.full_like(total, -math.inf)
         more[owner[winner]] = contributions[winner] - proposal[winner]
         more = torch.where(torch.isfinite(total), more + total, -math.inf)
         offset = count
-        for steps, drawn in parts:
-            inside = winner[(winner >= offset) & (winner < offset + len(steps.owner))] - offset
+        for steps, own, price, *_ in parts:
+            inside = winner[(winner >= offset) & (winner < offset + len(own))] - offset
             rows = steps.owner[inside]
-            x[rows] = drawn.x[inside]
+            x[rows] = own[inside]
             node[rows], enters[rows] = steps.node[inside], steps.enters[inside]
             alive[rows] = steps.alive[inside]
-            progress.prices[rows, steps.node[inside]] = drawn.masses[inside, 1:].sum(1)
-            offset += len(steps.owner)
+            progress.prices[rows, steps.node[inside]] = price[inside]
+            offset += len(own)
         known[:, i] = x
         progress.add(x, node, enters, alive)
         return more
 
     def _begins(self, progress: Progress, back: Tensor) -> Tensor:
-        """Log of how likely a free node is to be chosen after a node of the fragment, (P,)."""
+        """Return logs of how likely a free node is chosen after one of the fragment, (P,)."""
         at = (progress.depth - back).clamp(min=0)[:, None]
         inside = ~progress.is_free.gather(1, at)[:, 0] & (progress.depth >= 0)
         socket = progress.socket_at.gather(1, at)[:, 0] > 0
@@ -303,16 +281,22 @@ class ConditionalWalk:
         share = (branches / places).clamp(max=1.0).double().log()
         return torch.where(inside & ~socket & progress.unplaced.any(1), share, 0.0)
 
-    def _draw_steps(self, hidden: Nodes, steps: Steps, progress: Progress) -> _Drawn:
-        return self._draw(
-            hidden,
-            steps.owner,
-            lambda previous, cardinality: progress.step_mask(steps, previous, cardinality),
-            lambda previous: progress.narrow(steps, previous),
-        )
+    def _draw_steps(self, hidden: Nodes, steps: Steps, progress: Progress) -> tuple[Tensor, Tensor]:
+        def mask(previous, cardinality):
+            if previous:
+                progress.narrow(steps, previous)
+            return progress.step_mask(steps, previous, cardinality)
 
-    def _draw(self, hidden: Nodes, rows: Tensor, mask, drawn_one=None) -> _Drawn:
-        """Draw all variables of the nodes of some rows, each from what is possible."""
+        x, masses = self._draw(hidden, steps.owner, mask)
+        progress.narrow(steps, list(x.unbind(1)))
+        return x, masses
+
+    def _draw(self, hidden: Nodes, rows: Tensor, mask) -> tuple[Tensor, Tensor]:
+        """Draw all variables of the nodes of some rows, each from what is possible.
+
+        Returns:
+            Categories, and logs of what each variable was drawn from, (R, V) each.
+        """
         network = self.network
         part, inside = hidden[rows], torch.arange(len(rows), device=rows.device)
         previous: list[Tensor] = []
@@ -320,7 +304,7 @@ class ConditionalWalk:
         for k, cardinality in enumerate(network.cardinalities):
             fits = mask(previous, cardinality)[inside]
             drawn = torch.zeros_like(rows)
-            mass = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+            mass = torch.zeros_like(rows, dtype=torch.float64)
             if len(inside):
                 log_p = (network.logits(part) / self.temperature).double().log_softmax(-1)
                 log_p = log_p.masked_fill(~fits, -math.inf)
@@ -335,22 +319,15 @@ class ConditionalWalk:
                     inside = inside if kept is None else inside[kept]
             previous.append(drawn)
             masses.append(mass)
-            if drawn_one is not None:
-                drawn_one(previous)
-        return _Drawn(torch.stack(previous, 1), torch.stack(masses, 1))
+        return torch.stack(previous, 1), torch.stack(masses, 1)
 
     def _uniform(self, count: int) -> Tensor:
         drawn = torch.rand(count, generator=self.generator, dtype=torch.float64)
         return drawn.to(self.network.initial.device)
 
 
-def _logsumexp_by(
-    group: Tensor, value: Tensor, count: int | None = None, *, every: bool = False
-) -> Tensor:
-    """Log of the summed exp of the values of a group: of each entry's group, or of every group."""
-    count = int(group.max()) + 1 if count is None else count
+def _logsumexp_by(group: Tensor, value: Tensor, count: int) -> Tensor:
+    """Return the log of the summed exp of the values of each of `count` groups."""
     top = value.new_full((count,), -math.inf).scatter_reduce(0, group, value, "amax")
     level = torch.where(torch.isfinite(top), top, 0.0)
-    total = value.new_zeros(count).index_add(0, group, (value - level[group]).exp())
-    total = total.log() + level
-    return total if every else total[group]
+    return value.new_zeros(count).index_add(0, group, (value - level[group]).exp()).log() + level
