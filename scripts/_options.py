@@ -98,9 +98,9 @@ Workers = Annotated[
 Cluster = Annotated[
     str | None,
     option(
-        "Workers of Dask to share the work: processes of this machine, those of a scheduler "
-        "(tcp://host:8786, or the .json file that it wrote), or of a cluster that a .yml file "
-        "describes. Needs pip install 'graphcnf\\[cluster]'.",
+        "Workers of Dask to share the work: processes of this machine, or those of a scheduler "
+        "(tcp://host:8786, or the .json file that it wrote). Needs pip install "
+        "'graphcnf\\[cluster]'.",
         metavar="local|ADDRESS|FILE",
     ),
 ]
@@ -169,7 +169,7 @@ def check_cluster_options(cluster: str | None, workers: int | None, device: str)
     """Raise `typer.BadParameter` where --cluster is wrong, or does not fit the other options."""
     if cluster is None:
         return
-    from graphcnf.compute.cluster import check_cluster
+    from graphcnf.compute.parallel import check_cluster
 
     if device != "cpu":
         raise typer.BadParameter("workers of --cluster draw on CPUs", param_hint="'--device'")

@@ -59,7 +59,7 @@ def prepare(
     cluster: options.Cluster = None,
 ) -> None:
     """Encode a data set's molecules as graphs and cache them, unless that is done."""
-    from graphcnf.compute.cluster import open_workers
+    from graphcnf.compute.parallel import open_workers
 
     options.check_cluster_options(cluster, workers, "cpu")
     with open_workers(cluster, workers) as engine:
@@ -74,12 +74,9 @@ def info(name: Name, column: options.Column = None, as_json: Json = False) -> No
     if as_json:
         write_text(json_text(facts), None)
         return
-    lines = []
-    for key in ("name", "molecules", "distinct", "left_out", "train", "test"):
-        value = facts[key]
-        lines.append(
-            f"{key.replace('_', ' '):10} {value if isinstance(value, str) else f'{value:,}'}"
-        )
+    lines = [f"{'name':10} {facts['name']}"]
+    for key in ("molecules", "distinct", "left_out", "train", "test"):
+        lines.append(f"{key.replace('_', ' '):10} {facts[key]:,}")
     for key in ("atoms", "bonds"):
         f = facts[f"{key}_per_molecule"]
         lines.append(f"{key:10} {f['least']} to {f['most']} per molecule, mean {f['mean']:.2f}")
@@ -87,12 +84,10 @@ def info(name: Name, column: options.Column = None, as_json: Json = False) -> No
     for key in ("atom", "bond"):
         counts = facts[f"{key}_categories"]
         total = max(sum(counts.values()), 1)
-        rows = [{"category": k, "count": n, "share": n / total} for k, n in counts.items()]
-        columns = [
-            (f"{key} category", text("category")),
-            ("count", text("count", "{:,}")),
-            ("share", text("share", "{:.4%}")),
-        ]
+        rows = [{"name": k, "count": n, "share": n / total} for k, n in counts.items()]
+        shown = (("name", "{}"), ("count", "{:,}"), ("share", "{:.4%}"))
+        headings = (f"{key} category", "count", "share")
+        columns = [(h, text(*s)) for h, s in zip(headings, shown, strict=True)]
         lines.append(markdown(rows, columns))
     write_text("\n".join(lines) + "\n", None)
 

@@ -94,7 +94,7 @@ def evaluate(
     Validity in four conventions, uniqueness, novelty, reconstruction and
     distances to held-out molecules, with those of the training data.
     """
-    from graphcnf.compute.cluster import open_workers
+    from graphcnf.compute.parallel import open_workers
     from graphcnf.evaluation.metrics import METRICS
     from graphcnf.evaluation.records import Records
     from graphcnf.evaluation.reference import Reference

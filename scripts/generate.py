@@ -201,7 +201,7 @@ def generate(
     if workers is not None and workers > 1 and network.device.type != "cpu":
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
-    from graphcnf.compute.cluster import open_workers
+    from graphcnf.compute.parallel import open_workers
     from graphcnf.molecules.asked import asked_of, outside_training
     from graphcnf.sampling.records import Recipe
 

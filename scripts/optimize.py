@@ -119,7 +119,7 @@ def optimize(
     Every answer is on disk before the next question, so a command that was killed goes on without
     asking twice, and comes to the same molecules as one that was not.
     """
-    from graphcnf.compute.cluster import open_workers
+    from graphcnf.compute.parallel import open_workers
     from graphcnf.compute.progress import progress_bar
 
     kind = molecule_kind(out, as_json=False, default="csv")

@@ -56,7 +56,7 @@ def score(
     shown = "standard input" if file == "-" else file
     records = read_smiles(shown, column=column, content=content, others=True)
 
-    from graphcnf.compute.cluster import open_workers
+    from graphcnf.compute.parallel import open_workers
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.scoring import score_many
 

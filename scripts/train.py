@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from graphcnf.compute.files import (
-    expand_user,
-    inside,
-)
+from graphcnf.compute.files import expand_user, inside
 from graphcnf.errors import UserError, say
-from graphcnf.scripts._options import checked_seed
+from graphcnf.scripts._options import checked_seed, option
 from graphcnf.training.processes import is_main, started_apart
 from graphcnf.training.settings import apply_overrides, load_config, load_preset
 
-BUDGET = "Budget"
-MACHINE = "Machine"
+budget = partial(option, rich_help_panel="Budget")
+machine = partial(option, rich_help_panel="Machine")
 
 
 def train(
@@ -29,71 +27,32 @@ def train(
             help="A preset's name or a file. May be left out with --resume and --continue-from.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run directory.", show_default="runs/PRESET")
-    ] = None,
+    out: Annotated[Path | None, option("Run directory.", show_default="runs/PRESET")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(
-            help="Time budget of the whole run.",
-            rich_help_panel=BUDGET,
-            show_default="the preset's",
-        ),
+        budget("Time budget of the whole run.", show_default="the preset's"),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Step budget of the whole run.", rich_help_panel=BUDGET)
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with the run in --out.",
-        ),
-    ] = False,
+    steps: Annotated[int | None, budget("Step budget of the whole run.")] = None,
+    resume: Annotated[bool, option("Go on with the run in --out.", "--resume")] = False,
     continue_from: Annotated[
         Path | None,
-        typer.Option(
-            metavar="RUN", help="Start from the plateau of another run, with a budget of its own."
-        ),
+        option("Start from the plateau of another run, with a budget of its own.", metavar="RUN"),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(callback=checked_seed, help="Seed of everything random.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Samples per step, of all processes together.")
-    ] = None,
+    seed: Annotated[int | None, option("Seed of everything random.", callback=checked_seed)] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Override an entry of the preset: learning_rate=1e-3, model.width=96. Repeatable.",
             "--set",
             metavar="KEY=VALUE",
-            help="Override an entry of the preset: learning_rate=1e-3, model.width=96. Repeatable.",
         ),
     ] = None,
-    devices: Annotated[
-        int | None,
-        typer.Option(help="Devices of a node, a process each.", rich_help_panel=MACHINE),
-    ] = None,
+    devices: Annotated[int | None, machine("Devices of a node, a process each.")] = None,
     num_nodes: Annotated[
-        int | None,
-        typer.Option(
-            help="Nodes; the command is started on each of them.", rich_help_panel=MACHINE
-        ),
+        int | None, machine("Nodes; the command is started on each of them.")
     ] = None,
-    strategy: Annotated[
-        str | None,
-        typer.Option(help="auto, ddp ..., as Lightning names it.", rich_help_panel=MACHINE),
-    ] = None,
-    loggers: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,...", help="tensorboard, wandb, beside metrics.csv."),
-    ] = None,
-    accelerator: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda, mps ...", rich_help_panel=MACHINE)
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads of torch.", rich_help_panel=MACHINE)
-    ] = None,
+    accelerator: Annotated[str | None, machine("auto, cpu, cuda, mps ...")] = None,
+    threads: Annotated[int | None, machine("CPU threads of torch.")] = None,
 ) -> None:
     """Train a model from a preset. A run can be killed at any moment and resumed."""
     if resume and continue_from is not None:
@@ -108,7 +67,14 @@ def train(
     if stored is not None and stored.exists() and (resume or preset is None):
         source, config = str(stored), load_config(stored)
         if preset is not None:
-            _tell_what_does_not_count(load_preset(preset), config, preset)
+            asked = load_preset(preset)
+            names = [f"[{t}]" for t in ("model", "data") if asked[t] != config[t]]
+            if preset.endswith(".toml"):  # a shipped one is as it was; options have overruled it
+                kept = config["training"]
+                names += [key for key, v in asked["training"].items() if v != kept.get(key)]
+            if names:
+                text = f"{', '.join(names)} of {preset} do not count"
+                say(f"note: the run goes on as it began: {text}")
     elif preset is not None:
         source, config = preset, load_preset(preset)
         if resume:
@@ -123,12 +89,9 @@ def train(
         for key in ("minutes", "steps"):
             config["training"].pop(key, None)
     config = apply_overrides(config, assignments or [])
-    given = dict(minutes=minutes, steps=steps, seed=seed, batch_size=batch_size, devices=devices,
-                 num_nodes=num_nodes, strategy=strategy, loggers=loggers,
+    given = dict(minutes=minutes, steps=steps, seed=seed, devices=devices, num_nodes=num_nodes,
                  accelerator=accelerator, threads=threads)  # fmt: skip
     config["training"].update({key: value for key, value in given.items() if value is not None})
-    if not {"minutes", "steps"} & config["training"].keys():
-        raise UserError("a run needs a budget: --minutes M or --steps N")
     if is_main() and not resume and (out / "metrics.csv").exists():
         raise UserError(f"{out} holds a run: resume it with --resume, or choose another --out")
     if is_main():
@@ -150,19 +113,7 @@ def train(
         raise typer.Exit(128 + result.signal)
 
 
-def _tell_what_does_not_count(asked: dict, config: dict, preset: str) -> None:
-    """Say which entries of a preset a run that goes on as it began does not heed."""
-    names = [f"[{table}]" for table in ("model", "data") if asked[table] != config[table]]
-    if preset.endswith(".toml"):  # a shipped one is as it was; options have overruled it
-        written, kept = asked["training"], config["training"]
-        names += [key for key, value in written.items() if value != kept.get(key)]
-    if names:
-        say(f"note: the run goes on as it began: {', '.join(names)} of {preset} do not count")
-
-
-def _run_directory(
-    preset: str | None, out: Path | None, resume: bool, continue_from: Path | None
-) -> Path:
+def _run_directory(preset, out: Path | None, resume: bool, continue_from: Path | None) -> Path:
     """Return the folder of the run, by default a new one in `runs` of the preset's name."""
     if "GRAPHCNF_RUN" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
         return Path(os.environ["GRAPHCNF_RUN"])
@@ -170,15 +121,11 @@ def _run_directory(
         return out
     if started_apart():
         raise UserError("several processes share the folder of a run: name it with --out")
-    if preset is None and continue_from is None:
-        raise typer.BadParameter("name a preset, or the run directory with --out")
-    if preset is not None and not preset.strip():
-        raise typer.BadParameter("name a preset, or a .toml file")
-    first = Path("runs") / Path(continue_from if preset is None else preset).stem
-    if resume:
-        return first
-    number, folder = 1, first
-    while folder.exists():
+    name = continue_from if preset is None else preset.strip()
+    if not name:
+        raise typer.BadParameter("name a preset or a .toml file, or the run directory with --out")
+    number, folder = 1, Path("runs") / Path(name).stem
+    while folder.exists() and not resume:
         number += 1
-        folder = first.with_name(f"{first.name}-{number}")
+        folder = folder.with_name(f"{Path(name).stem}-{number}")
     return folder

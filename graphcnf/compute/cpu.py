@@ -1,4 +1,4 @@
-"""Memory and kernels of the machine that a process runs on."""
+"""Processor, memory and versions of the machine that a process runs on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import contextlib
 import ctypes
 import math
 import os
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-UNIX = os.name == "posix"
+PACKAGES = ("graphcnf", "numpy", "rdkit", "torch")
 
 
 def keep_memory() -> None:
@@ -35,26 +38,37 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
     Args:
         root: Control groups of Linux, version 2 (`cpu.max`) or 1 (`cpu.cfs_quota_us`).
     """
-    with contextlib.suppress(OSError, ValueError):  # no container, or "max"
-        quota, period = map(int, (root / "cpu.max").read_text().split())
-        return quota / period
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (
-            int((root / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period")
-        )
-        return quota / period if quota > 0 else math.inf
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+            quota, period = map(int, " ".join((root / n).read_text() for n in names).split())
+            return quota / period if quota > 0 else math.inf
     return math.inf
 
 
 def memory() -> int:
     """Return the bytes of memory that this process may take, a container's limit included."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if UNIX else [8 << 30]
+    if os.name != "posix":
+        return 8 << 30
+    import resource
+
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # no container, or "max"
             limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
-    if UNIX:
-        import resource
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return min([*limits, soft] if soft != resource.RLIM_INFINITY else limits)
 
-        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-        limits += [soft] if soft != resource.RLIM_INFINITY else []
-    return min(limits)
+
+@cache
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Return the versions of packages, and the processor that a torch device is.
+
+    Others may round otherwise.
+    """
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return {
+        "versions": {package: version(package) for package in PACKAGES},
+        "processor": [name, torch.backends.cpu.get_cpu_capability()],
+    }

@@ -36,13 +36,16 @@ MEMORY_SHARE = 8
 RUN_MARK = "run.json"
 """File that a run writes first into its folder."""
 
+LEAST_UNPACKED, MOST_TIMES = 64 << 20, 100
+"""Bytes that a gzip file may hold in any case, and how many times its size beyond them.
+
+SMILES, tables and images shrink to a third or a twentieth; what shrinks to a thousandth was made to
+fill the memory.
+"""
+
 
 def expand_user(path: str | Path) -> Path:
-    """Return the path, with ~ and ~name in place of a home directory spelt out.
-
-    Raises:
-        UserError: There is no such user.
-    """
+    """Return the path with ~ and ~name spelt out; raises `UserError` without such a user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -52,12 +55,8 @@ def expand_user(path: str | Path) -> Path:
 def inside(folder: str | Path, *parts: str) -> Path:
     """Return the path of something below a folder that a stranger may have made.
 
-    Args:
-        folder: The folder, which may be a link: its name is the user's own.
-        parts: Names of the folders below it, and of the file.
-
     Raises:
-        UserError: A part of the path below the folder is a symbolic link.
+        UserError: A part of the path below the folder is a symbolic link (the folder may be one).
     """
     path = Path(folder)
     for part in parts:
@@ -70,33 +69,33 @@ def inside(folder: str | Path, *parts: str) -> Path:
 
 
 def open_input(path: str | Path, most: int | None = None) -> BinaryIO:
-    """Open a regular file for reading; a pipe or device is refused, not waited for.
+    """Open a regular file, or a link to one, for reading; see `inside` for links of strangers.
 
     Args:
-        path: The file, or a link to it; see `inside` where a stranger may have put the link.
+        path: The file.
         most: Bytes that it may hold; None for any number.
 
     Raises:
-        OSError: There is no such file, it is something else, or too large.
+        OSError: There is no such file, it is something else (a pipe is not waited for), or too
+            large.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN)
-    try:
-        _check_regular(os.fstat(handle), path)
-        size = os.fstat(handle).st_size
-        if most is not None and size > most:
-            reason = f"{size:,} bytes, at most {most:,} are read"
-            raise OSError(errno.EFBIG, reason, str(path))
-    except OSError:
-        os.close(handle)
-        raise
-    return open(handle, "rb")
+    file = _regular(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN, "rb")
+    size = os.fstat(file.fileno()).st_size
+    if most is not None and size > most:
+        file.close()
+        raise OSError(errno.EFBIG, f"{size:,} bytes, at most {most:,} are read", str(path))
+    return file
 
 
-def _check_regular(found: os.stat_result, path: str | Path) -> None:
-    if stat.S_ISDIR(found.st_mode):
+def _regular(path: str | Path, flags: int, mode: str) -> Any:
+    handle = os.open(path, flags, 0o666)
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind):
+        return open(handle, mode)
+    os.close(handle)
+    if stat.S_ISDIR(kind):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "a pipe or device, no regular file", str(path))
+    raise OSError(errno.EINVAL, "a pipe or device, no regular file", str(path))
 
 
 def read_file(path: str | Path, most: int | None = None) -> bytes:
@@ -111,24 +110,11 @@ def read_file(path: str | Path, most: int | None = None) -> bytes:
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the value of a JSON file.
-
-    Raises:
-        OSError: As `open_input`.
-        ValueError: It is no JSON, or nested too deeply.
-    """
+    """Return the value of a JSON file; raises OSError as `open_input`, ValueError for no JSON."""
     try:
         return json.loads(read_file(path, LARGEST_TEXT))
     except RecursionError:
         raise ValueError("brackets within brackets without end") from None
-
-
-LEAST_UNPACKED, MOST_TIMES = 64 << 20, 100
-"""A gzip file may hold so many bytes in any case, and more where it is not so many times as small.
-
-SMILES, tables and images shrink to a third or a twentieth; what shrinks to a thousandth was made to
-fill the memory.
-"""
 
 
 class NotUnpacked(ValueError):
@@ -141,11 +127,7 @@ def most_unpacked(data: bytes) -> int:
 
 
 def gunzip(data: bytes) -> bytes:
-    """Return the content of a gzip file, limited by `LEAST_UNPACKED` and `MOST_TIMES`.
-
-    Raises:
-        NotUnpacked: It is damaged, or holds too much.
-    """
+    """Return the content of a gzip file; raises `NotUnpacked` where it is damaged or too large."""
     most = most_unpacked(data)
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
@@ -189,11 +171,7 @@ def check_output(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """`replace_file` for what a user asked for.
-
-    Raises:
-        UserError: The file cannot be written, or it is none.
-    """
+    """Write a file that a user asked for as `replace_file`; raises `UserError`."""
     check_output(path)
     try:
         replace_file(path, data)
@@ -213,14 +191,11 @@ def leftovers(path: Path) -> list[Path]:
 
 
 def claim(folder: Path, kind: str) -> bool:
-    """Make the folder of a run, and mark it as one.
+    """Make and mark the folder of a run; return True where it was not marked before.
 
     Args:
         folder: The folder; new, empty, or marked before.
         kind: "training" or "optimization".
-
-    Returns:
-        Whether it was not marked before.
 
     Raises:
         UserError: It holds something, and no run of this kind.
@@ -233,7 +208,7 @@ def claim(folder: Path, kind: str) -> bool:
 
 
 def is_claimed(folder: Path, kind: str) -> bool:
-    """Return whether the folder is marked; raises as `claim`, and makes nothing."""
+    """Return True if the folder is marked; raises as `claim`, and makes nothing."""
     with suppress(OSError):
         if read_file(inside(folder, RUN_MARK), 1000) == _mark(kind):
             return True
@@ -253,25 +228,15 @@ def _mark(kind: str) -> bytes:
     return (json.dumps({"program": "graphcnf", "run": kind}) + "\n").encode()
 
 
-def open_new(path: Path):
+def open_new(path: Path) -> Any:
     """Return an empty binary file of this name, in place of whatever has it."""
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666), "r+b")
 
 
-def open_kept(path: Path):
-    """Return a binary file of this name, with what it holds; made if missing.
-
-    Raises:
-        OSError: It is a link, a pipe or a device.
-    """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
-    try:
-        _check_regular(os.fstat(handle), path)
-    except OSError:
-        os.close(handle)
-        raise
-    return open(handle, "r+b")
+def open_kept(path: Path) -> Any:
+    """Return a binary file with what it holds, made if missing; raises OSError for a link."""
+    return _regular(path, os.O_RDWR | os.O_CREAT | NO_LINK, "r+b")
 
 
 @contextmanager
@@ -280,7 +245,7 @@ def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
 
     Args:
         lock: File that is locked, and deleted at the end.
-        what: What is being written, for the message.
+        what: Name of the thing that is being written, for the message.
 
     Raises:
         UserError: Another process holds the lock, or the file is a link.

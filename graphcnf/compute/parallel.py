@@ -1,66 +1,177 @@
-"""Map a function over chunks in worker processes, without asking anything of the calling script.
+"""Map a function over chunks, in child processes or on the workers of a Dask cluster.
 
 `multiprocessing` with 'spawn' runs the caller's main module again, which a script without an
 `if __name__ == "__main__"` guard does not survive, and 'fork' deadlocks next to the threads of
 torch. Plain child processes that talk over pipes have neither problem, end with this one, and say
 nothing when it is killed.
+
+Dask unpickles what it is sent, on either side: whoever reaches a scheduler can run code on its
+workers.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
+import threading
 import traceback
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from multiprocessing import resource_tracker
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from graphcnf.compute.cpu import cpu_quota
+from graphcnf.compute.cpu import cpu_quota, environment
+from graphcnf.compute.files import read_json
 from graphcnf.compute.progress import progress_bar
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, require, say
 
-_SERVE = "from graphcnf.compute.parallel import _serve; _serve()"
+if TYPE_CHECKING:
+    from distributed import Client
+    from distributed import Future as Task
 
 GRACE = 10.0
 """Seconds that a process which answers no more has left to end by itself."""
 
+CONNECT = 10.0
+"""Seconds in which a scheduler has to answer."""
+
+PATIENCE = 10.0
+"""Seconds without a result after which the workers of a cluster are counted."""
+
+LOCAL = {
+    # A worker that died is given up after 15 s, which a busy machine takes for the imports alone.
+    "distributed.deploy.lost-worker-timeout": 300.0,
+    # The stacks of an hour are kept, some 100 KB for each second.
+    "distributed.worker.profile.enabled": False,
+}
+"""Settings of Dask for a local cluster, in the place of its own."""
+
+_ADDRESS = re.compile(r"(tcp|tls)://[^\s/]+:[0-9]{1,5}")
+_LOCK = threading.Lock()
+_functions: dict[str, Any] = {}
+"""Functions, pickled until the first chunk comes, in a process that is a worker of a cluster."""
+
 
 class WorkerDied(UserError, RuntimeError):
-    """A child process ended without an answer: killed, or out of memory."""
+    """A process ended without an answer: killed, out of memory, or the scheduler of a cluster."""
 
 
-class Engine:
-    """Workers that are no processes of this one, such as those of a `compute.cluster.Cluster`."""
+class Cluster:
+    """Workers of Dask, in the place of a number of processes.
 
-    def ordered_map(self, function: Callable, chunks: Iterable, *, ahead: int = 2) -> Any:
-        """Map a function over chunks on the workers, in order, as `OrderedMap` does."""
-        raise NotImplementedError
+    What a dead worker was at is done again by another one, and who joins gets work at once. The
+    function, with the model in it, goes to every worker once; then only chunks and results travel.
+
+    Args:
+        client: Connection to their scheduler.
+        note: Called with a line that the user should see.
+    """
+
+    def __init__(self, client: Client, note: Callable[[str], None]):
+        self.client, self.note = client, note
+        self._told: set[str] = set()
+
+    @contextmanager
+    def ordered_map(
+        self, function: Callable, chunks: Iterable, *, ahead: int = 2
+    ) -> Iterator[Iterator]:
+        """Do as `ordered_map`, at least two chunks ahead."""
+        name = f"graphcnf-{uuid.uuid4().hex}"
+        # No argument of the tasks: Dask would rather leave them all to the worker that has it.
+        plugin = _plugin(name, pickle.dumps(function))
+        with self._reached():
+            self.client.register_plugin(plugin, name)
+
+        def submit(chunk: object) -> Callable[[], Any]:
+            data = pickle.dumps(chunk)
+            with self._reached():
+                return partial(self._result, self.client.submit(_work, name, data, pure=False))
+
+        results = _in_order(chunks, submit, lambda: max(2, ahead * self._count()))
+        try:
+            yield results
+        finally:
+            results.close()  # Dask drops what nobody waits for
+            if self.client.status == "running":
+                # A scheduler that is gone as well has nothing left to clear up.
+                with suppress(OSError, ValueError, CancelledError):
+                    self.client.unregister_worker_plugin(name)
+
+    def _count(self) -> int:
+        with self._reached():
+            return len(self.client.nthreads())
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turn errors of Dask into errors of this package."""
+        from distributed.scheduler import KilledWorker
+
+        try:
+            yield
+        except KilledWorker:
+            raise WorkerDied(
+                "several workers died over the same piece of work: is there enough memory?"
+            ) from None
+        except Exception as error:
+            if isinstance(error, CancelledError | OSError) or self.client.status != "running":
+                raise WorkerDied("the Dask scheduler is gone") from None
+            raise
+
+    def _result(self, task: Task) -> Any:
+        with self._reached():
+            while True:
+                try:
+                    where, reply = task.result(timeout=PATIENCE)
+                    break
+                except TimeoutError:
+                    if self.client.status != "running":
+                        raise CancelledError from None
+                    if not self._count():
+                        self._tell_once("there is no Dask worker; waiting for one")
+        if where != (own := _where()):
+            self._tell_once(
+                "workers have other versions or processors, which may round otherwise: single "
+                f"results may differ from those of this machine ({where}; here {own})"
+            )
+        return result_of(reply)
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.note(text)
 
 
-Workers = int | Engine | None
+Workers = int | Cluster | None
 """Processes, or workers elsewhere; None for one process per available core."""
 
 
-class OrderedMap:
-    """`function(chunk)` for every chunk, in their order, computed ahead in child processes.
+@contextmanager
+def ordered_map(
+    function: Callable, chunks: Iterable, *, workers: int | Cluster, ahead: int = 2
+) -> Iterator[Iterator]:
+    """Context with an iterator over `function(chunk)` for every chunk, in order, computed ahead.
 
-    A context manager, and iterable once. Work ends with the context, finished or not; when this
-    process dies, the children end after the chunk that they are at. At most `workers * ahead`
-    chunks are taken before their results are.
+    Work ends with the context, finished or not; when this process dies, the children end after the
+    chunk that they are at. At most `workers * ahead` chunks are taken before their results are.
 
     Args:
         function: A function at the top level of an importable module, or a `functools.partial` of
             one; it is pickled and sent to every process once.
         chunks: Arguments, possibly without end; they and the results are pickled.
-        workers: Processes; 1 for none but this one, which then works on demand.
+        workers: Processes; 1 for none but this one, which then works on demand; or a cluster.
         ahead: Chunks per process that are worked on before they are asked for.
 
     Raises:
@@ -70,59 +181,60 @@ class OrderedMap:
             chunk, with the traceback as a note; a `RuntimeError` in place of an exception that
             cannot be pickled.
     """
+    if not isinstance(workers, int):
+        with workers.ordered_map(function, chunks, ahead=ahead) as results:
+            yield results
+        return
+    if workers <= 1 or not sys.executable:
+        yield map(function, chunks)
+        return
+    started: list[Worker] = []
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    threads = ThreadPoolExecutor(workers)
 
-    def __init__(self, function: Callable, chunks: Iterable, *, workers: int, ahead: int = 2):
-        self._function = function
-        self._chunks = iter(chunks)
-        self._most = workers * ahead
-        self._workers: list[Worker] = []
-        self._idle: SimpleQueue[Worker] = SimpleQueue()
-        self._threads = ThreadPoolExecutor(max(1, workers))
-        if workers <= 1 or not sys.executable:
-            return
-        message = framed(function)
-        try:
-            for _ in range(workers):
-                self._workers.append(Worker(message))
-                self._idle.put(self._workers[-1])
-        except OSError as error:
-            self.__exit__()
-            reason = error.strerror or error
-            raise UserError(f"cannot start {workers} worker processes: {reason}") from None
-
-    def __enter__(self) -> OrderedMap:
-        return self
-
-    def __exit__(self, *exception) -> None:
-        for worker in self._workers:
-            worker.kill()
-        self._threads.shutdown(cancel_futures=True)
-        for worker in self._workers:
-            worker.close()
-
-    def __iter__(self) -> Iterator:
-        if not self._workers:
-            yield from map(self._function, self._chunks)
-            return
-        waiting: deque[Future] = deque()
-        for chunk in self._chunks:
-            try:
-                waiting.append(self._threads.submit(self._apply, chunk))
-            except RuntimeError as error:  # as many threads as there may be
-                count = len(self._workers)
-                raise UserError(f"cannot start {count} worker processes: {error}") from None
-            if len(waiting) == self._most:
-                yield result_of(waiting.popleft().result())
-        while waiting:
-            yield result_of(waiting.popleft().result())
-
-    def _apply(self, chunk: object) -> tuple[bool, bytes]:
-        """Return the reply of the next worker that has nothing to do."""
-        worker = self._idle.get()
+    def apply(chunk: object) -> tuple[bool, bytes]:
+        worker = idle.get()
         try:
             return worker.apply(chunk)
         finally:
-            self._idle.put(worker)
+            idle.put(worker)
+
+    def result(task: Future) -> Any:
+        return result_of(task.result())
+
+    def submit(chunk: object) -> Callable[[], Any]:
+        try:
+            return partial(result, threads.submit(apply, chunk))
+        except RuntimeError as error:  # as many threads as there may be
+            raise UserError(f"cannot start {workers} worker processes: {error}") from None
+
+    try:
+        message = framed(function)
+        try:
+            for _ in range(workers):
+                started.append(Worker(message))
+                idle.put(started[-1])
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot start {workers} worker processes: {reason}") from None
+        yield _in_order(chunks, submit, lambda: workers * ahead)
+    finally:
+        for worker in started:
+            worker.kill()
+        threads.shutdown(cancel_futures=True)
+        for worker in started:
+            worker.close()
+
+
+def _in_order(chunks: Iterable, submit: Callable, most: Callable[[], int]) -> Any:
+    """Yield results; `submit` takes a chunk and returns a function that waits for its result."""
+    waiting: deque[Callable[[], Any]] = deque()
+    for chunk in chunks:
+        waiting.append(submit(chunk))
+        if len(waiting) >= most():
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
 
 
 class Worker:
@@ -136,7 +248,14 @@ class Worker:
     """
 
     def __init__(self, function: bytes):
-        self.process = _spawn()
+        paths = os.pathsep.join(os.path.abspath(p) for p in sys.path)
+        # A group of their own: Ctrl-C and `timeout` reach this process only, which ends them.
+        apart: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", f"from {__name__} import _serve; _serve()"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, **apart,
+        )  # fmt: skip
         self._unsent = function
 
     def apply(self, chunk: object) -> tuple[bool, bytes]:
@@ -193,33 +312,16 @@ def result_of(reply: tuple[bool, bytes]) -> Any:
     return value
 
 
-def ordered_map(
-    function: Callable, chunks: Iterable, *, workers: int | Engine, ahead: int = 2
-) -> Any:
-    """`OrderedMap` in child processes, or its like on a cluster.
-
-    Args:
-        function: As `OrderedMap` takes it.
-        chunks: Arguments, possibly without end; they and the results are pickled.
-        workers: Number of processes, or a `graphcnf.compute.cluster.Cluster`.
-        ahead: Chunks per process that are worked on before they are asked for.
-    """
-    if isinstance(workers, int):
-        return OrderedMap(function, chunks, workers=workers, ahead=ahead)
-    return workers.ordered_map(function, chunks, ahead=ahead)
-
-
 def parallel_map(
     function: Callable, chunks: Sequence, *, workers: Workers = None, label: str = ""
 ) -> list:
-    """`[function(chunk) for chunk in chunks]`, in child processes.
+    """Return `[function(chunk) for chunk in chunks]`, computed as by `ordered_map`.
 
     Args:
-        function: As `OrderedMap` takes it.
+        function: As `ordered_map` takes it.
         chunks: Arguments; they and the results are pickled.
-        workers: Processes; None for one per available core, 1 for none but this one; or a
-            `graphcnf.compute.cluster.Cluster`.
-        label: What the progress bar says (shown on a terminal only).
+        workers: Processes, or a cluster; None for one process per available core.
+        label: Label of the progress bar (shown on a terminal only).
     """
     if workers is None or isinstance(workers, int):
         workers = min(workers or available_cores(), len(chunks))
@@ -235,7 +337,7 @@ def parallel_map(
 
 
 def chunked(items: Sequence, size: int) -> list:
-    """Consecutive slices of `size` items."""
+    """Return consecutive slices of `size` items."""
     return [items[k : k + size] for k in range(0, len(items), size)]
 
 
@@ -246,22 +348,8 @@ def available_cores() -> int:
     return max(1, math.ceil(min(cores, cpu_quota())))
 
 
-def _spawn() -> subprocess.Popen:
-    paths = os.pathsep.join(os.path.abspath(p) for p in sys.path)
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    # A group of their own: Ctrl-C and `timeout` reach this process only, which ends them.
-    apart: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", _SERVE],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, **apart,
-    )  # fmt: skip
-
-
 def framed(value: object) -> bytes:
-    """Return pickled bytes of pickled bytes.
-
-    A reader gets to the end even where a class or a module is missing on its side.
-    """
+    """Return pickled bytes of pickled bytes, read to the end even where a class is missing."""
     return pickle.dumps(pickle.dumps(value))
 
 
@@ -274,20 +362,29 @@ def _serve() -> None:
     os.dup2(2, 1)  # nothing that prints may end up among the replies
     requests = sys.stdin.buffer
     try:
-        message = pickle.load(requests)
-        try:
-            function = pickle.loads(message)
-        except Exception as error:
-            function = partial(refuse, error)
+        function = _unpickled(pickle.load(requests))
         while True:
             chunk = pickle.load(requests)
-            pickle.dump(answer(function, chunk), replies)
+            pickle.dump(_answer(function, chunk), replies)
             replies.flush()
     except (EOFError, BrokenPipeError, KeyboardInterrupt, pickle.UnpicklingError):
         os._exit(0)  # without another attempt to flush
 
 
-def answer(function: Callable, chunk: bytes) -> tuple[bool, bytes]:
+def _unpickled(message: bytes) -> Callable:
+    """Return a function; where it cannot be unpickled, one that raises the reason."""
+    try:
+        return pickle.loads(message)
+    except Exception as error:
+        reason = error
+
+    def refuse(chunk: object) -> None:
+        raise reason
+
+    return refuse
+
+
+def _answer(function: Callable, chunk: bytes) -> tuple[bool, bytes]:
     """Return a success flag, and the pickled result or exception."""
     try:
         return True, pickle.dumps(function(pickle.loads(chunk)))
@@ -302,6 +399,133 @@ def answer(function: Callable, chunk: bytes) -> tuple[bool, bytes]:
         return False, data
 
 
-def refuse(error: Exception, chunk: object) -> None:
-    """Raise the error, in the place of a function that could not be unpickled."""
-    raise error
+def _plugin(name: str, message: bytes) -> Any:
+    """Return the plugin that Dask gives to every worker when it joins."""
+    from distributed import WorkerPlugin
+
+    class Message(WorkerPlugin):
+        # It is pickled by value: only an import reaches the module of the worker.
+        def setup(self, worker) -> None:
+            from graphcnf.compute import cpu, parallel
+
+            # Dask starts workers with MALLOC_TRIM_THRESHOLD_=65536.
+            cpu.keep_memory()
+            parallel._functions[name] = message
+
+        def teardown(self, worker) -> None:
+            from graphcnf.compute import parallel
+
+            parallel._functions.pop(name, None)
+
+    return Message()
+
+
+def _work(name: str, chunk: bytes) -> tuple[str, tuple[bool, bytes]]:
+    """Return the versions of a worker, and the answer of a function to a chunk.
+
+    One at a time: torch's number of threads belongs to the whole process.
+    """
+    with _LOCK:
+        if isinstance(_functions[name], bytes):
+            _functions[name] = _unpickled(_functions[name])
+        return _where(), _answer(_functions[name], chunk)
+
+
+def _where() -> str:
+    return json.dumps(environment())
+
+
+def check_cluster(cluster: str) -> None:
+    """Raise `UserError` where a cluster is not named as it should be, or Dask is missing.
+
+    Args:
+        cluster: "local" for processes of this machine, the address of a scheduler
+            (tcp://host:8786, tls://host:8786), or the .json file that a scheduler has written.
+    """
+    if cluster != "local" and not _ADDRESS.fullmatch(cluster):
+        if not cluster.lower().endswith(".json"):
+            raise UserError(
+                f"no cluster {cluster!r}: write local, the address of a scheduler as in "
+                "tcp://host:8786, or the name of the .json file that it wrote"
+            )
+        if not Path(cluster).is_file():
+            raise UserError(f"no such file: {cluster}")
+    for package in ("distributed", "cryptography"):
+        require(package, "a cluster", "cluster")
+
+
+@contextmanager
+def open_workers(
+    cluster: str | None,
+    workers: int | None = None,
+    note: Callable[[str], None] = lambda text: say(f"note: {text}"),
+) -> Iterator[Workers]:
+    """Context with the workers of a cluster, or the number of processes without one.
+
+    Args:
+        cluster: See `check_cluster`; None for no cluster.
+        workers: Processes; on a cluster that is no local one, None.
+        note: Called with a line that the user should see.
+
+    Raises:
+        UserError: The cluster cannot be reached or started.
+    """
+    if cluster is None:
+        yield workers
+        return
+    check_cluster(cluster)
+    import dask
+    from distributed import Client, LocalCluster
+
+    # Dask tells of every worker that dies, which is no failure here, and prints a traceback where
+    # the scheduler does, which is one line of ours. Its configuration gives both names a level.
+    level = logging.WARNING if os.environ.get("GRAPHCNF_DEBUG") else logging.CRITICAL
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(level)
+    with ExitStack() as stack:
+        address: Any = cluster
+        if cluster == "local":
+            # It is read whenever a worker dies.
+            stack.enter_context(dask.config.set(LOCAL))
+            with _deaf_to_interrupts():
+                local = LocalCluster(
+                    n_workers=workers or available_cores(),
+                    threads_per_worker=1,
+                    silence_logs=level,
+                    # Others on this machine can reach its ports: keys of its own keep them out.
+                    security=True,
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
+                )
+            address = stack.enter_context(local)
+        elif not _ADDRESS.fullmatch(cluster):
+            try:
+                address = str(read_json(cluster)["address"])
+            except (OSError, ValueError, KeyError, TypeError):
+                raise UserError(f"{cluster}: not the file of a scheduler of Dask") from None
+        try:
+            client = Client(address, set_as_default=False, timeout=CONNECT)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"cannot reach the Dask scheduler of {cluster}: {reason:.200}"
+            ) from None
+        yield Cluster(stack.enter_context(client), note)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Context in which threads and processes that are started leave Ctrl-C to the thread here.
+
+    It ends them; they would each print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It would be started with the first process, and hear of Ctrl-C for that thread.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

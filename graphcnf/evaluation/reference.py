@@ -19,7 +19,7 @@ from graphcnf.evaluation.summary import Summary, share, summarize
 from graphcnf.molecules.validity import evaluate_records
 
 if TYPE_CHECKING:
-    from graphcnf.compute.cluster import Cluster
+    from graphcnf.compute.parallel import Cluster
     from graphcnf.graphs import GraphCNF
 
 DATA = "training data through the same pipeline"

@@ -24,7 +24,7 @@ from graphcnf.molecules.hashing import HashSet, contains, hash_each
 from graphcnf.molecules.validity import CONVENTIONS, molecules
 
 if TYPE_CHECKING:
-    from graphcnf.compute.cluster import Cluster
+    from graphcnf.compute.parallel import Cluster
 
 HEAD = 10_000
 """Samples whose rows are kept, the first ones: for pictures."""

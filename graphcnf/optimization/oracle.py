@@ -18,7 +18,7 @@ from queue import SimpleQueue
 
 from rdkit import Chem, rdBase
 
-from graphcnf.compute.parallel import Engine, Worker, WorkerDied, framed, result_of
+from graphcnf.compute.parallel import Cluster, Worker, WorkerDied, framed, result_of
 from graphcnf.errors import UserError
 from graphcnf.optimization.journal import Answer, Journal
 from graphcnf.optimization.objectives import Goal, NotANumber
@@ -90,7 +90,7 @@ class Oracle:
         goal: Goal,
         folder: Path,
         *,
-        workers: int | Engine,
+        workers: int | Cluster,
         timeout: float = 600.0,
         note: Callable[[str], None] = lambda line: None,
     ):

@@ -161,7 +161,7 @@ def optimize(
         start: SMILES to score first.
         settings: Settings of the search.
         workers: Processes that compute scores; None for one per core, 0 for none but this one; or
-            a `graphcnf.compute.cluster.Cluster`.
+            a `graphcnf.compute.parallel.Cluster`.
         timeout: Seconds for one molecule.
         stop_on_error: End the run (which may go on later) with the first call that fails.
         restart: Begin again where the folder holds another run of the score; its answers stay.

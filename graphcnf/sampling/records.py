@@ -33,7 +33,7 @@ from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.sampling.formats import WRITERS, header
 
 if TYPE_CHECKING:
-    from graphcnf.compute.cluster import Cluster
+    from graphcnf.compute.parallel import Cluster
     from graphcnf.molecules.growth import Found
 
 WORTHWHILE = 1000

@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from graphcnf.compute.environment import environment
+from graphcnf.compute.cpu import environment
 from graphcnf.compute.parallel import WorkerDied, ordered_map
 from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
@@ -30,7 +30,7 @@ from graphcnf.sampling.records import (
 )
 
 if TYPE_CHECKING:
-    from graphcnf.compute.cluster import Cluster
+    from graphcnf.compute.parallel import Cluster
     from graphcnf.graphs import GraphCNF
 
 AGAIN = "the same command goes on from there"

@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphcnf.compute.environment import environment
+from graphcnf.compute.cpu import environment
 from graphcnf.compute.files import inside, open_input, read_json, replace_file
 from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import block_count, share_of

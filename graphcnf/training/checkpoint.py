@@ -25,7 +25,7 @@ from graphcnf.training.arguments import check
 SNAPSHOT_FILES = ("config.json", "model.safetensors")
 
 RUN_FILES = (
-    "config.toml", "metrics.csv", "finetune.json", "wandb.id", "snapshots",
+    "config.toml", "metrics.csv", "finetune.json",
     "checkpoints/last.ckpt", "checkpoints/plateau.ckpt", "model/config.json",
     "model/model.safetensors", "model/weights.safetensors", "model/training_hashes.safetensors",
 )  # fmt: skip

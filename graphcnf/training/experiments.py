@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -49,6 +50,9 @@ PARAMETER_BYTES = 24
 FITTED = 10_000
 """Training molecules to which the parts of properties per category are fitted before training."""
 
+MANY = 2000
+"""Molecules whose properties take long enough to say so."""
+
 FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories",
              "bond_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
 """Arguments of every model that follow from its data."""
@@ -70,9 +74,6 @@ def fit_config(
         resume: go on with the run in it.
         continue_from: another run's directory.
         source: file of the preset, for messages.
-
-    Raises:
-        UserError: as `build_experiment` and `fit`, or Lightning is missing.
     """
     require("lightning", "training", "train")
     out = Path(out)
@@ -124,9 +125,6 @@ def _announced(out: Path, config: bytes) -> Iterator[None]:
 def build_experiment(config: dict[str, Any]) -> Experiment:
     """Build the model and data of a preset, the weights initialised from `[training].seed`.
 
-    Args:
-        config: a preset: the tables `model`, `data` and `training`.
-
     Raises:
         UserError: an unknown data set, or arguments that it or the model does not take.
     """
@@ -165,7 +163,6 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
     if started is not None:
         _check_known(started, model["start"], dataset)
     if names is not None:
-        from graphcnf.datasets.properties import property_values
         from graphcnf.graphs.networks import condition_tables
 
         dataset = replace(dataset, targets=property_values(dataset, names))
@@ -220,6 +217,24 @@ def _property_names(names: Any) -> list[str]:
     return list(call("[model]", parse_names, ",".join(names), known={}))
 
 
+def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
+    """Return properties of every molecule, (M, P) float64, from the cache where they are known."""
+    from graphcnf.datasets import cache
+    from graphcnf.datasets.molecules import cache_path
+    from graphcnf.molecules.selection import property_table
+
+    digest = hashlib.sha256("\n".join(dataset.smiles).encode()).hexdigest()
+
+    def compute() -> dict[str, np.ndarray]:
+        if len(dataset) > MANY:
+            cache.note(f"properties of {len(dataset):,} molecules, a few minutes; kept for later")
+        label = f"properties of {dataset.name}"
+        return {"values": property_table(dataset.smiles, names, label=label)}
+
+    path = cache_path(f"properties-{dataset.name}", names, digest)
+    return cache.cached(path, compute)["values"]
+
+
 def _start(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
     """Return the model whose weights and sizes a training begins with."""
     start = options["start"]
@@ -253,15 +268,7 @@ def _loaded(load: Callable, options: dict, **known) -> Any:
 
 
 def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
-    """Load the molecules that a `[data]` table asks for.
-
-    Args:
-        name: One of `MOLECULES`.
-        data: The other entries of the table.
-
-    Raises:
-        UserError: Entries that the loader does not take, or data that are not there.
-    """
+    """Load molecules, one of `MOLECULES`, with the options of a `[data]` table."""
     options, known = dict(data), {}
     if name == "smiles_file":
         path = options.pop("path", None)

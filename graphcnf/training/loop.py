@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ from graphcnf.training.checkpoint import (
     save_model,
     starting_state,
 )
-from graphcnf.training.metrics import MetricsFile, MetricSums, figure, loggers
+from graphcnf.training.metrics import MetricsFile, MetricSums, figure
 from graphcnf.training.optimizers import averaged, optimizers_of, restore
 from graphcnf.training.processes import as_launched, is_main, launched
 from graphcnf.training.settings import Experiment, TrainingSettings
@@ -131,8 +130,7 @@ def fit(
         run = Run(experiment, settings, out_dir, state, lines)
         if not run.finished:
             full = tomli_w.dumps({**(config or {}), "training": settings.to_dict()})
-            made = loggers(settings.logger_names, out_dir, run.at.step) if main else []
-            with launched(settings, out_dir, made) as fabric:
+            with launched(settings, out_dir) as fabric:
                 run.train(fabric, full.encode())
         return FitResult(
             run.finished, run.signal, run.at.step, run.at.seconds / 60, run.latest,
@@ -239,11 +237,6 @@ class Run:
             finally:
                 for number, handler in handlers.items():
                     signal.signal(number, handler or signal.SIG_DFL)
-                for logger in fabric.loggers if self.main else ():
-                    logger.finalize("success")
-                    run: Any = getattr(logger, "experiment", None)
-                    if hasattr(run, "finish"):  # W&B's
-                        run.finish()
                 self.model.cpu()
                 self.__dict__.pop("parallel", None)  # it holds the group of processes
         if self.signal is not None:
@@ -342,9 +335,7 @@ class Run:
         self.window = time.perf_counter()
         if self.signal is not None or (self.at.evaluation_due and self._end_step()):
             return
-        batches = self._batches()
-        # On a CPU a second thread would only take time from the arithmetic.
-        for place in batches if self.fabric.device.type == "cpu" else _one_ahead(batches):
+        for place in self._batches():
             self.take_step(*place)
             if self._after_step():
                 return
@@ -461,7 +452,7 @@ class Run:
         }
 
     def _report(self, row: dict[str, Any]) -> None:
-        """Write a row to the file, the loggers and, the headline first, to stderr."""
+        """Write a row to the file and, the headline first, to stderr."""
         if not self.main:
             return
         self.metrics_file.append(row)
@@ -471,12 +462,6 @@ class Run:
         line = "  ".join(parts) if words is None else words(row)
         if line is not None:
             self._print(line)
-        figures = {
-            f"{row['phase']}/{name}": value
-            for name, value in row.items()
-            if isinstance(value, int | float) and name != "step"
-        }
-        self.fabric.log_dict(figures, self.at.step)
 
     def _evaluate(self, finished: bool) -> bool:
         """Evaluate the averaged weights; return False where a signal has interrupted it."""
@@ -485,9 +470,8 @@ class Run:
         limit = settings.final_eval_batches if last else settings.eval_batches
         if best is None and settings.final_eval_batches != settings.eval_batches:
             limit = min(limit, max(1, step // STEPS_PER_EVALUATION_BATCH))
-        raw = self._held_out(self.objective, limit) if best is None else {}
-        metrics = None if raw is None else self._held_out(self.average.module, limit)
-        if raw is None or metrics is None:
+        metrics = self._held_out(limit)
+        if metrics is None:
             return False
         self.latest = metrics
         if settings.snapshots and self.main and hasattr(self.averaged, "config"):
@@ -495,8 +479,6 @@ class Run:
             # Without further arrays: hashes of the training molecules alone would fill a disk.
             folder = inside(self.out_dir, "snapshots", f"{step:08d}")
             pretrained.save_model(self.averaged, folder)
-        if raw:
-            self._report(self._row("eval_raw", raw))
         self._report(self._row("eval", metrics))
         headline = self.headline(metrics)
         if best is not None and best.offer(step, metrics, headline, settings.tolerance):
@@ -511,21 +493,19 @@ class Run:
         return True
 
     @torch.no_grad()
-    def _held_out(self, objective: Any, limit: int) -> dict[str, float] | None:
+    def _held_out(self, limit: int) -> dict[str, float] | None:
         """Return metrics of the first `limit` held-out batches, None where a signal asks to stop.
 
         The noise is the same every time. Each process takes some of the batches; all get the same
         figures, up to rounding those of one.
         """
         sums, world, device = MetricSums(), self.fabric.world_size, self.fabric.device
-        objective.eval()
         told = time.monotonic()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for number, batch in zip(range(limit), self.experiment.eval_batches(), strict=False):
                 if number % world == 0:
                     self._agree()
                     if self.signal is not None:
-                        objective.train()
                         return None
                     if time.monotonic() - told > LINE_SECONDS:
                         self._print(f"held-out batch {number + 1} of {limit}")
@@ -533,9 +513,8 @@ class Run:
                 if number % world == self.fabric.global_rank:
                     key = np.random.SeedSequence((self.settings.seed, number))
                     torch.manual_seed(int(key.generate_state(1)[0]))
-                    loss, metrics = objective(batch.to(device), 1.0, device)
+                    loss, metrics = self.average.module(batch.to(device), 1.0, device)
                     sums.add({"loss": (loss, 1.0), **metrics})
-        objective.train()
         sums.share()
         return sums.means()
 
@@ -582,13 +561,3 @@ class Run:
                 "seed": self.settings.seed,
                 "held_out": {k: round(v, 6) for k, v in metrics.items() if math.isfinite(v)},
             }
-
-
-def _one_ahead(iterator: Iterator) -> Iterator:
-    """Yield the items of an iterator, the next of which a second thread makes meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(next, iterator)
-        while True:
-            item = future.result()
-            future = pool.submit(next, iterator)
-            yield item

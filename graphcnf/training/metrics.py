@@ -1,4 +1,4 @@
-"""Metrics of a run: sums over batches, the file and the loggers that keep them."""
+"""Metrics of a run: sums over batches, and the file that keeps them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import csv
 import io
 import math
 import re
-import secrets
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
-from graphcnf.compute.files import inside, read_file, replace_file
+from graphcnf.compute.files import read_file, replace_file
 from graphcnf.errors import UserError
 
 
@@ -115,34 +112,3 @@ def figure(value: Any, form: str, missing: str) -> str:
     if isinstance(value, float):
         return format(value, form) if math.isfinite(value) else missing
     return "" if value is None else str(value)
-
-
-def loggers(names: list[str], out_dir: Path, step: int) -> list[Logger]:
-    """Return the loggers "tensorboard" and "wandb" of the run in a folder that goes on from `step`.
-
-    Raises:
-        UserError: the package of one of them is not installed.
-    """
-    found: list[Logger] = []
-    for name in names:
-        if find_spec(name) is None:
-            raise UserError(f'loggers = "{name}" needs its package: pip install {name}')
-        inside(out_dir, name)
-        if name == "tensorboard":  # figures of later steps are taken back
-            found.append(
-                TensorBoardLogger(
-                    out_dir, name="", version=name, default_hp_metric=False, purge_step=step + 1
-                )
-            )
-            continue
-        from lightning.pytorch.loggers import WandbLogger
-
-        # A run that goes on is the same one there.
-        file = inside(out_dir, "wandb.id")
-        known = read_file(file, 1000).decode(errors="replace").strip() if file.exists() else ""
-        if not re.fullmatch("[0-9a-f]{8}", known):
-            known = secrets.token_hex(4)
-            replace_file(file, known.encode())
-        options: dict[str, Any] = {"save_dir": out_dir, "id": known, "resume": "allow"}
-        found.append(WandbLogger(project="graphcnf", name=out_dir.name, **options))
-    return found

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ def _number(name: str) -> int:
 
 
 @contextmanager
-def launched(settings: TrainingSettings, out_dir: Path, loggers: Sequence) -> Iterator[Fabric]:
+def launched(settings: TrainingSettings, out_dir: Path) -> Iterator[Fabric]:
     """Context in which all processes of a run take part, on Lightning Fabric.
 
     Raises:
@@ -102,7 +102,7 @@ def launched(settings: TrainingSettings, out_dir: Path, loggers: Sequence) -> It
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
-    fabric = _fabric(settings, loggers)
+    fabric = _fabric(settings)
     if fabric.device.type == "cpu":
         keep_memory()
         keep_kernels()
@@ -135,7 +135,7 @@ def launched(settings: TrainingSettings, out_dir: Path, loggers: Sequence) -> It
         ) from error
 
 
-def _fabric(settings: TrainingSettings, loggers: Sequence) -> Fabric:
+def _fabric(settings: TrainingSettings) -> Fabric:
     import torch
     from lightning.fabric import Fabric
     from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
@@ -156,7 +156,6 @@ def _fabric(settings: TrainingSettings, loggers: Sequence) -> Fabric:
             devices=settings.devices,
             num_nodes=settings.num_nodes,
             strategy=strategy,
-            loggers=list(loggers),
             plugins=None if by_torchrun() else [environment],
         )
     except Exception as error:  # Fabric has an exception of its own for each

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 PRESETS = Path(__file__).parent / "presets"
 TABLES = ("model", "data", "training")
-LOGGERS = ("tensorboard", "wandb")
 
 Count = Annotated[int, Range(0, 10**12)]
 Positive = Annotated[int, Range(1, 10**12)]
@@ -68,7 +67,6 @@ class TrainingSettings:
         devices: devices of a node, a process each; on a CPU, processes.
         num_nodes: nodes. Started by `torchrun` or `srun`, both follow from what they started.
         strategy: how the processes keep step, as Lightning names it; each holds the whole model.
-        loggers: "tensorboard", "wandb" or both with a comma, beside `metrics.csv`.
     """
 
     minutes: PositiveMinutes | None = None
@@ -102,7 +100,6 @@ class TrainingSettings:
     devices: Annotated[int, Range(1, 1024)] = 1
     num_nodes: Annotated[int, Range(1, 100_000)] = 1
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
-    loggers: str = ""
 
     def __post_init__(self) -> None:
         check("training", dataclasses.asdict(self), type(self))
@@ -113,17 +110,10 @@ class TrainingSettings:
                 f"batch_size must be at least the {self.processes} processes, a sample for each, "
                 f"got {self.batch_size}"
             )
-        for name in self.logger_names:
-            if name not in LOGGERS:
-                raise UserError(f"loggers must be of {', '.join(LOGGERS)}, got {name!r}")
 
     @classmethod
     def from_dict(cls, table: dict[str, Any], source: str = "[training]") -> TrainingSettings:
-        """Build settings from a `[training]` table.
-
-        Raises:
-            UserError: an unknown key (the nearest known one is named) or a bad value.
-        """
+        """Build settings from a `[training]` table; raises `UserError` for a bad key or value."""
         table = {key: plain(value) for key, value in table.items()}
         check(source, table, cls)
         try:
@@ -139,11 +129,6 @@ class TrainingSettings:
     def processes(self) -> int:
         """Number of processes on all nodes."""
         return self.devices * self.num_nodes
-
-    @property
-    def logger_names(self) -> list[str]:
-        """Names in `loggers`."""
-        return [name.strip() for name in self.loggers.split(",") if name.strip()]
 
     def progress(self, step: int, seconds: float) -> float:
         """Return the share of the budget spent after `step` steps and `seconds` seconds (>= 0)."""
@@ -202,10 +187,7 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name_or_path: str | Path) -> dict[str, Any]:
-    """Read a shipped preset by name, or any TOML file by path.
-
-    Returns:
-        A dict with the tables `model`, `data` and `training`; the last one is checked.
+    """Return the tables `model`, `data` and `training` of a preset by its name, or of a TOML file.
 
     Raises:
         UserError: unknown preset, unreadable or broken file, unknown table or setting.
@@ -251,10 +233,7 @@ def apply_overrides(config: dict[str, Any], assignments: list[str]) -> dict[str,
     """Return `config` with `key=value` assignments applied.
 
     A key is `table.name` (`model.width=96`); without a table it means `[training]`. A value is
-    read as TOML, or as plain text where that fails.
-
-    Raises:
-        UserError: an assignment without `=` or with an unknown table.
+    read as TOML, or as plain text where that fails. Raises `UserError` for anything else.
     """
     result = {table: dict(values) for table, values in config.items()}
     for assignment in assignments:

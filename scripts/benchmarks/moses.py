@@ -16,7 +16,7 @@ import pandas as pd
 import typer
 
 from graphcnf.datasets.molecules import MoleculeDataset
-from graphcnf.datasets.moses import load_moses, read_moses
+from graphcnf.datasets.published import load_moses, moses_source
 from graphcnf.errors import require, say
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.evaluation.metrics import METRICS
@@ -79,7 +79,9 @@ def moses(
     count = max(PROTOCOLS.values())
     loaded = {name: load_model(name) for name in models or ["moses"]}
     dataset = load_moses()
-    references = {key: describe(read_moses(part), f"moses-{part}") for key, part in PARTS.items()}
+    references = {
+        key: describe(moses_source(part).smiles(), f"moses-{part}") for key, part in PARTS.items()
+    }
     train = np.random.default_rng(seed).permutation(dataset.split("train"))[:count]
     sets = {"training data": evaluate_records([dataset.smiles[k] for k in train])}
     for name, model in loaded.items():

@@ -14,7 +14,7 @@ import pytest
 
 from graphcnf.compute import parallel
 from graphcnf.compute.cpu import cpu_quota
-from graphcnf.compute.parallel import OrderedMap, WorkerDied, available_cores, parallel_map
+from graphcnf.compute.parallel import WorkerDied, available_cores, ordered_map, parallel_map
 from graphcnf.errors import UserError
 
 WORK = """
@@ -62,7 +62,7 @@ def work(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_results_come_in_the_order_of_the_chunks(work, workers):
-    with OrderedMap(work.slow_first, range(20), workers=workers) as results:
+    with ordered_map(work.slow_first, range(20), workers=workers) as results:
         values, pids = zip(*results, strict=True)
     assert values == tuple(k * k for k in range(20))
     if workers == 1:
@@ -76,20 +76,27 @@ def test_endless_chunks_are_taken_as_they_are_needed(work, workers, ahead):
     taken = []
     chunks = (taken.append(k) or k for k in count())
     double = partial(work.scaled, 2)
-    with OrderedMap(double, chunks, workers=workers, ahead=ahead) as results:
+    with ordered_map(double, chunks, workers=workers, ahead=ahead) as results:
         assert list(islice(results, 5)) == [0, 2, 4, 6, 8]
         time.sleep(0.2)
         assert len(taken) <= 5 + (workers * ahead if workers > 1 else 0)
     assert taken == list(range(len(taken)))
 
 
-def test_nothing_is_waited_for_when_the_context_ends_early(work):
+def test_nothing_is_waited_for_when_the_context_ends_early(monkeypatch):
+    processes = []
+
+    class Recorded(parallel.Worker):
+        def __init__(self, function):
+            super().__init__(function)
+            processes.append(self.process)
+
+    monkeypatch.setattr(parallel, "Worker", Recorded)
     began = time.perf_counter()
-    with OrderedMap(time.sleep, [0, 60, 60, 60], workers=2) as results:
-        assert next(iter(results)) is None
-        processes = [worker.process for worker in results._workers]
+    with ordered_map(time.sleep, [0, 60, 60, 60], workers=2) as results:
+        assert next(results) is None
     assert time.perf_counter() - began < 30
-    assert all(p.returncode == -signal.SIGKILL for p in processes)
+    assert [p.returncode for p in processes] == [-signal.SIGKILL] * 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -97,7 +104,7 @@ def test_an_exception_comes_in_its_place(work, workers):
     found = []
     with (
         pytest.raises(ZeroDivisionError) as caught,
-        OrderedMap(work.reciprocal, count(), workers=workers) as results,
+        ordered_map(work.reciprocal, count(), workers=workers) as results,
     ):
         found.extend(results)
     assert found == [1 / 3, 1 / 2, 1]
@@ -114,7 +121,7 @@ def test_an_exception_of_the_chunks_is_not_taken_for_a_dead_worker(work, workers
 
     with (
         pytest.raises(FileNotFoundError, match="no chunks.txt"),
-        OrderedMap(abs, chunks(), workers=workers) as results,
+        ordered_map(abs, chunks(), workers=workers) as results,
     ):
         list(results)
 
@@ -126,7 +133,7 @@ def test_exceptions_and_results_that_cannot_be_pickled_are_told(work):
     ):
         with (
             pytest.raises(Exception, match=message),
-            OrderedMap(function, range(2), workers=2) as results,
+            ordered_map(function, range(2), workers=2) as results,
         ):
             list(results)
 
@@ -137,7 +144,7 @@ def test_a_function_that_the_children_cannot_import_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "only_in_this_process", module)
     with (
         pytest.raises(ModuleNotFoundError, match="only_in_this_process"),
-        OrderedMap(module.work, range(9), workers=2) as results,
+        ordered_map(module.work, range(9), workers=2) as results,
     ):
         list(results)
 
@@ -146,7 +153,7 @@ def test_a_killed_worker_is_told_in_one_line_after_what_is_complete(work):
     found = []
     with (
         pytest.raises(WorkerDied, match="worker process died.*signal 9") as caught,
-        OrderedMap(work.killed_at_three, range(100), workers=2) as results,
+        ordered_map(work.killed_at_three, range(100), workers=2) as results,
     ):
         found.extend(results)
     # What another worker was at may be missing.
@@ -155,17 +162,20 @@ def test_a_killed_worker_is_told_in_one_line_after_what_is_complete(work):
 
 
 def test_a_process_that_cannot_be_started_is_told_and_leaves_none_behind(monkeypatch):
-    started, spawn = [], parallel._spawn
+    started, popen = [], subprocess.Popen
 
-    def second_fails():
+    def second_fails(*arguments, **options):
         if started:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        started.append(spawn())
+        started.append(popen(*arguments, **options))
         return started[0]
 
-    monkeypatch.setattr(parallel, "_spawn", second_fails)
-    with pytest.raises(UserError, match="cannot start 2 worker processes: .*unavailable"):
-        OrderedMap(abs, range(9), workers=2)
+    monkeypatch.setattr(subprocess, "Popen", second_fails)
+    with (
+        pytest.raises(UserError, match="cannot start 2 worker processes: .*unavailable"),
+        ordered_map(abs, range(9), workers=2),
+    ):
+        pass
     assert started[0].returncode is not None
 
 
@@ -173,8 +183,8 @@ def test_a_process_that_cannot_be_started_is_told_and_leaves_none_behind(monkeyp
 def test_children_end_when_their_parent_is_killed():
     program = (
         "import itertools, os, time\n"
-        "from graphcnf.compute.parallel import OrderedMap\n"
-        "with OrderedMap(eval, itertools.repeat('__import__(\"os\").getpid()'), workers=2) as r:\n"
+        "from graphcnf.compute.parallel import ordered_map\n"
+        "with ordered_map(eval, itertools.repeat('__import__(\"os\").getpid()'), workers=2) as r:\n"
         "    for pid in itertools.islice(r, 2000): time.sleep(0.001); print(pid, flush=True)\n"
         "    time.sleep(60)\n"
     )

@@ -1,4 +1,4 @@
-"""Sets with a given sum; permutations are tested with the training experiments."""
+"""Permutations of a set, and sets with a given sum."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from graphcnf.datasets.sets import TASKS, SetSummation
+from graphcnf.datasets.sets import SetShuffling, SetSummation
 
 
 def test_the_published_task():
@@ -18,11 +18,19 @@ def test_the_published_task():
         assert ((batch + 1).sum(1) == 42).all()
 
 
-@pytest.mark.parametrize("elements, total", [(2, 2), (3, 6), (4, 9), (3, 9)])
+@pytest.mark.parametrize("total", [None, 2, 6, 9])
+@pytest.mark.parametrize("elements", [2, 3, 4])
 def test_every_sequence_is_equally_likely(elements, total):
-    data = SetSummation(elements=elements, total=total)
+    if total is not None and not elements <= total <= elements**2:
+        with pytest.raises(ValueError, match=f"total must be {elements} to {elements**2}"):
+            SetSummation(elements=elements, total=total)
+        return
     numbers = range(1, elements + 1)
-    every = [s for s in itertools.product(numbers, repeat=elements) if sum(s) == total]
+    if total is None:
+        data, every = SetShuffling(elements=elements), list(itertools.permutations(numbers))
+    else:
+        data = SetSummation(elements=elements, total=total)
+        every = [s for s in itertools.product(numbers, repeat=elements) if sum(s) == total]
     assert data.optimum == pytest.approx(math.log2(len(every)) / elements)
     drawn, counts = data.draw(1000 * len(every), (3,)).unique(dim=0, return_counts=True)
     assert [tuple((row + 1).tolist()) for row in drawn] == sorted(every)
@@ -30,22 +38,19 @@ def test_every_sequence_is_equally_likely(elements, total):
     assert (counts - 1000).abs().max() < 5 * 32
 
 
-def test_batches_are_reproducible():
-    data = SetSummation(epoch_batches=4)
+@pytest.mark.parametrize("task", [SetShuffling, SetSummation])
+def test_batches_are_reproducible_and_differ(task):
+    data = task(epoch_batches=4)
     batches = list(data.train_batches(16, 1, 2))
     assert len(batches) == 4 and not torch.equal(batches[0], batches[1])
     assert torch.equal(next(data.train_batches(16, 1, 2, start=2)), batches[2])
     assert not torch.equal(next(data.train_batches(16, 1, 3)), batches[0])
+    assert not torch.equal(next(data.train_batches(16, 2, 2)), batches[0])
+    held_out = {tuple(row) for b in data.test_batches(32) for row in b.tolist()}
+    assert held_out.isdisjoint(tuple(row) for b in batches for row in b.tolist())
+    assert len(held_out) == 2048
 
 
-@pytest.mark.parametrize("total", [15, 257])
-def test_impossible_sums(total):
-    with pytest.raises(ValueError, match="total must be 16 to 256"):
-        SetSummation(total=total)
-
-
-def test_tasks_by_name():
-    assert {name: task().elements for name, task in TASKS.items()} == {
-        "shuffling": 16,
-        "summation": 16,
-    }
+def test_a_set_of_one_is_no_task():
+    with pytest.raises(ValueError, match="at least 2"):
+        SetShuffling(elements=1)

@@ -11,7 +11,7 @@ import pytest
 
 from graphcnf.datasets import load_zinc250k, zinc250k
 from graphcnf.datasets.molecules import TEST_SHARE, encode, roundtrip_failures
-from graphcnf.datasets.zinc250k import Zinc250kRows, read_split_indices, zinc250k_rows
+from graphcnf.datasets.zinc250k import Zinc250kRows, zinc250k_rows
 from graphcnf.errors import UserError
 
 
@@ -38,8 +38,6 @@ def test_split_counts_and_hashes(zinc_smiles):
     assert dataset.bond_type_counts().sum() == dataset.graphs.edge_counts.sum()
     hashes = dataset.training_hashes()
     assert len(hashes) == len({dataset.smiles[k] for k in train}) and (np.diff(hashes) > 0).all()
-    with pytest.raises(ValueError, match="must be train, test or all, got 'valid'"):
-        dataset.split("valid")
 
 
 def test_split_does_not_depend_on_the_order(zinc_smiles):
@@ -143,34 +141,6 @@ def test_a_script_without_main_guard_can_encode(tmp_path, zinc_smiles):
     run = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True)
     # One phosphine oxide is among them, whose hydrogens its graph does not say.
     assert run.stdout.strip() == str(len(zinc_smiles) + 100 - 1)
-
-
-def test_split_indices(small_zinc, tmp_path, monkeypatch):
-    path = tmp_path / "split.json"
-    path.write_text("[1, 5, 500]")
-    dataset = load_zinc250k(split_indices=path, index_offset=1)
-    assert dataset.split("test").tolist() == [0, 4, 499] and len(dataset.split("train")) == 497
-    path.write_text('["3", 4, 4]')
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for place in (path, "~/split.json"):
-        assert read_split_indices(place, 500).tolist() == [3, 4]
-    for content, message in (
-        ("[500]", "names row 500, .* 0 to 499: try index_offset=1"),
-        ("{}", "no JSON list"),
-        ("[]", "no JSON list"),
-        ("[1,", "no JSON list"),
-        ('["a"]', "whole numbers, got 'a'"),
-        ("[3.7]", "whole numbers, got 3.7"),
-        ("[true]", "whole numbers, got True"),
-        ("[Infinity]", "whole numbers, got inf"),
-    ):
-        path.write_text(content)
-        with pytest.raises(UserError, match=message):
-            load_zinc250k(split_indices=path)
-    with pytest.raises(UserError, match="cannot read"):
-        load_zinc250k(split_indices=tmp_path / "none.json")
-    with pytest.raises(UserError, match="0 or 1"):
-        read_split_indices(path, 500, 2)
 
 
 @pytest.fixture

@@ -62,11 +62,11 @@ def test_a_run_of_minutes_keeps_what_was_best_on_the_held_out(tmp_path, capsys):
 def test_every_evaluation_of_a_run_of_minutes_looks_at_the_same_rows(monkeypatch):
     original, looked_at = Run._held_out, []
 
-    def held_out(run, objective, limit):
+    def held_out(run, limit):
         looked_at.append(
             [n for b in islice(run.experiment.eval_batches(), limit) for n in b.lengths]
         )
-        return original(run, objective, limit)
+        return original(run, limit)
 
     monkeypatch.setattr(Run, "_held_out", held_out)
     words = ["a" * (1 + k % 40) for k in range(400)]

@@ -12,16 +12,15 @@ from odd_molecules import odd_molecules
 from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
-from graphcnf.datasets.moses import read_moses
-from graphcnf.datasets.qm9 import read_qm9
+from graphcnf.datasets.published import moses_source, qm9_source
 from graphcnf.molecules import codec, validity
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 PARTS = 8
 SOURCES = {
     "odd": lambda: odd_molecules(2000, 0),
-    "QM9": lambda: Random(0).sample(read_qm9(), 40_000),
-    "MOSES": lambda: Random(0).sample(read_moses("train"), 40_000),
+    "QM9": lambda: Random(0).sample(qm9_source().smiles(), 40_000),
+    "MOSES": lambda: Random(0).sample(moses_source("train").smiles(), 40_000),
 }
 
 

@@ -13,10 +13,16 @@ from threading import Timer
 
 import pytest
 
-from graphcnf.compute import cluster as clusters
-from graphcnf.compute.cluster import LOCAL, Cluster, open_workers
-from graphcnf.compute.parallel import WorkerDied, ordered_map, parallel_map
-from graphcnf.errors import UserError
+from graphcnf import errors
+from graphcnf.compute import parallel as clusters
+from graphcnf.compute.parallel import (
+    LOCAL,
+    Cluster,
+    WorkerDied,
+    open_workers,
+    ordered_map,
+    parallel_map,
+)
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle
 from graphcnf.sampling.partial_file import PartialFile
@@ -173,8 +179,11 @@ def test_a_scheduler_that_ends_is_one_error(few, work, monkeypatch):
         started.close()
         with pytest.raises(WorkerDied, match="the Dask scheduler is gone"):
             list(stream)
-    with pytest.raises(WorkerDied, match="the Dask scheduler is gone"):
-        Cluster(client, print).ordered_map(work.slow_first, count())
+    with (
+        pytest.raises(WorkerDied, match="the Dask scheduler is gone"),
+        Cluster(client, print).ordered_map(work.slow_first, count()),
+    ):
+        pass
 
 
 SCHEDULER = """
@@ -192,7 +201,7 @@ if __name__ == "__main__":
 ASKING = """
 import sys, time, typer
 from itertools import repeat
-from graphcnf.compute import cluster
+from graphcnf.compute import parallel as cluster
 from graphcnf.scripts.cli import run
 app = typer.Typer()
 
@@ -376,35 +385,6 @@ def running(group):
     return True
 
 
-def test_a_file_describes_a_cluster():
-    text = (
-        "cls: distributed.LocalCluster\n"
-        "opts: {n_workers: 0, processes: false, dashboard_address: '127.0.0.1:0'}\n"
-        "scale: 1\n"
-    )
-    Path("mine.yml").write_text(text)
-    with open_workers("mine.yml") as workers:
-        assert parallel_map(abs, [-1, 2, -3], workers=workers) == [1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[", "no YAML"), ("3", "names no cluster"), ("opts: {}", "names no cluster"),
-        ("cls: distributed.LocalCluster\nworkers: 3", "'workers'"),
-        ("cls: distributed.LocalCluster\nscale: many", "'scale'"),
-        ("cls: nowhere.Cluster", "cannot start nowhere.Cluster"),
-        ("cls: builtins.dict", "it is no cluster of Dask"),
-        ("cls: distributed.LocalCluster\nopts: {n_workers: x}", "cannot start"),
-    ],
-)  # fmt: skip
-def test_what_describes_no_cluster_is_refused(text, message):
-    Path("mine.yml").write_text(text)
-    with pytest.raises(UserError, match=message) as caught, open_workers("mine.yml"):
-        pass
-    assert "mine.yml" in str(caught.value)
-
-
 def test_a_scheduler_that_does_not_answer(graphcnf, model_folder, monkeypatch):
     monkeypatch.setattr(clusters, "CONNECT", 0.3)
     tail = ("--cluster", "tcp://127.0.0.1:9", "--out", "x.smi")
@@ -417,7 +397,7 @@ def test_a_scheduler_that_does_not_answer(graphcnf, model_folder, monkeypatch):
     ("arguments", "message"),
     [
         (["--cluster", "here"], "'--cluster': no cluster 'here'"),
-        (["--cluster", "x.yml"], "'--cluster': no such file: x.yml"),
+        (["--cluster", "x.json"], "'--cluster': no such file: x.json"),
         (["--cluster", "tcp://h:1", "--workers", "2"], "'--workers': tcp://h:1 has its own number"),
         (["--cluster", "local", "--device", "cuda"], "'--device': workers of --cluster draw on"),
         (["--cluster", "local", "--scaffold", "C1CC1"], "'--cluster': not together with"),
@@ -429,6 +409,6 @@ def test_options_that_do_not_go_together(graphcnf, arguments, message):
 
 
 def test_without_dask_the_package_is_named(graphcnf, monkeypatch):
-    monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors.importlib.util, "find_spec", lambda name: None)
     code, _, err = graphcnf("generate", "--cluster", "local")
     assert code == 2 and "pip install 'graphcnf[cluster]'" in err

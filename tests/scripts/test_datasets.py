@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from graphcnf.datasets import moses, qm9
+from graphcnf.datasets import published
 from graphcnf.molecules import optional
 
 
@@ -60,12 +60,14 @@ def test_moses_and_qm9(graphcnf, tmp_path, monkeypatch):
     for part, smiles in parts.items():
         content = "\n".join(["SMILES", *smiles]).encode()
         (folder / f"{part}.csv.gz").write_bytes(gzip.compress(content))
-    monkeypatch.setattr(moses, "ROWS", {part: len(smiles) for part, smiles in parts.items()})
+    monkeypatch.setattr(
+        published, "MOSES_ROWS", {part: len(smiles) for part, smiles in parts.items()}
+    )
     folder = tmp_path / "packages/qm9pack/data"
     folder.mkdir(parents=True)
-    for part, smiles in zip(qm9.PARTS, ("C", "[NH3+]CC([O-])=O", "FC"), strict=True):
+    for part, smiles in zip(published.QM9_PARTS, ("C", "[NH3+]CC([O-])=O", "FC"), strict=True):
         (folder / part).write_text(f'SMILES,XYZ_Ang\n{smiles},"[[0.1,-0.2]]"\n')
-    monkeypatch.setattr(qm9, "ROWS", 3)
+    monkeypatch.setattr(published, "QM9_ROWS", 3)
     for package in ("moses", "qm9pack"):
         (tmp_path / "packages" / package / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path / "packages")

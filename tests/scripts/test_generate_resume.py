@@ -129,16 +129,16 @@ def test_termination_is_an_interruption(generate):
 
 
 def test_a_killed_worker_is_one_line(generate):
-    class Killed(parallel.OrderedMap):
-        def __iter__(self):
+    class Killed(parallel.Worker):
+        def __init__(self, function):
             # The first molecules do not wait for the processes.
             assert journal()["record"] == 128
-            self._workers[1].kill()
-            return super().__iter__()
+            super().__init__(function)
+            self.kill()
 
     arguments = ["-n", 1500, "--all", "--workers", 2, "--out", "x.csv"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "OrderedMap", Killed)
+        patch.setattr(parallel, "Worker", Killed)
         err = generate(*arguments, code=1)
     assert len(err.splitlines()) == 1 and err.startswith("error: a worker process died (killed by ")
     assert err.endswith("; the same command goes on from there\n") and journal()["record"] >= 128

@@ -158,19 +158,19 @@ def test_bad_presets_are_one_line(graphcnf, model_folder, small_zinc, change, me
 
 
 def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
-    from graphcnf.datasets import load_zinc250k, properties
-    from graphcnf.datasets.properties import property_values
+    from graphcnf.datasets import load_zinc250k
     from graphcnf.molecules import selection
+    from graphcnf.training.experiments import property_values
 
     dataset, names = load_zinc250k(), ["qed", "logp"]
     monkeypatch.setattr(selection, "CHUNK", 100)
-    found = property_values(dataset, names, workers=2)
+    found = property_values(dataset, names)
     for k in (0, 150, len(dataset) - 1):
         mol = Chem.MolFromSmiles(dataset.smiles[k])
         assert list(described(mol, names).values()) == found[k].tolist()
     long = replace(dataset, name="a/b" + "x" * 250)  # as a data file may be called
-    assert np.array_equal(property_values(long, names, workers=1), found)
-    monkeypatch.setattr(properties, "property_table", None)
+    assert np.array_equal(property_values(long, names), found)
+    monkeypatch.setattr(selection, "property_table", None)
     assert np.array_equal(property_values(long, names), found)
     assert np.array_equal(property_values(dataset, names), found)
 

@@ -1,46 +1,16 @@
-"""Set data, the registry of experiments, and the `train` command in this process."""
+"""Experiments as presets build them, and the `train` command in this process."""
 
 import csv
-import math
 import os
 
 import pytest
 import torch
 
-from graphcnf.datasets.sets import SetShuffling
 from graphcnf.errors import UserError
 from graphcnf.scripts.cli import main
 from graphcnf.training import experiments
-
-
-def test_permutations_are_permutations_and_reproducible():
-    sets = SetShuffling(elements=16, epoch_batches=5)
-    batches = list(sets.train_batches(32, 3, 1))
-    assert len(batches) == 5
-    for batch in [*batches, *sets.test_batches(32, 50)]:
-        assert (batch.sort(-1).values == torch.arange(16)).all()
-    assert torch.equal(next(sets.train_batches(32, 3, 1, start=4)), batches[4])
-    later = list(sets.train_batches(32, 3, 1, start=3))
-    assert [torch.equal(a, b) for a, b in zip(later, batches[3:], strict=True)] == [True] * 2
-    assert not torch.equal(batches[0], batches[1])
-    assert not torch.equal(batches[0], next(sets.train_batches(32, 4, 1)))
-    held_out = {tuple(row) for b in sets.test_batches(32) for row in b.tolist()}
-    assert held_out.isdisjoint(tuple(row) for b in batches for row in b.tolist())
-    assert len(held_out) == 2048
-
-
-def test_elements_take_every_place_equally_often():
-    rows = SetShuffling(elements=4).draw(24_000, (0,))
-    counts = torch.stack([(rows == k).sum(0) for k in range(4)])
-    # Binomial(24000, 1/4) has a standard deviation of 67.
-    assert (counts - 6000).abs().max() < 5 * 67
-    assert len(rows.unique(dim=0)) == 24
-
-
-def test_optimum():
-    assert SetShuffling(elements=16).optimum == pytest.approx(math.log2(math.factorial(16)) / 16)
-    with pytest.raises(ValueError, match="at least 2"):
-        SetShuffling(elements=1)
+from graphcnf.training.loop import HEADLINES
+from graphcnf.training.settings import load_preset
 
 
 def build(data):
@@ -94,6 +64,77 @@ def test_data_from_elsewhere_name_no_file_to_write(tmp_path, key):
     assert victim.read_text() == "precious"
 
 
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path, monkeypatch):
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("GRAPHCNF_CACHE", str(tmp_path))
+
+
+def shipped(name, **data):
+    config = load_preset(name)
+    config["data"] |= data
+    return config
+
+
+def first_step(experiment):
+    batch = next(iter(experiment.train_batches(0, 0, 0)))
+    loss, metrics = experiment.model.training_loss(batch)
+    assert loss.isfinite() and set(HEADLINES) & set(metrics)
+    return batch
+
+
+@pytest.mark.parametrize("name", ["set-shuffling-groups", "set-summation-groups"])
+def test_sets_in_groups(name):
+    assert first_step(experiments.build_experiment(shipped(name))).shape == (128, 16)
+
+
+def test_set_summation():
+    experiment = experiments.build_experiment(shipped("set-summation"))
+    assert (first_step(experiment) + 1).sum(1).unique().tolist() == [42]
+    held_out = torch.cat(list(experiment.eval_batches()))
+    assert held_out.shape == (2048, 16) and ((held_out + 1).sum(1) == 42).all()
+    assert experiment.model.metadata["optimum"] == pytest.approx(2.2427, abs=1e-4)
+
+
+@pytest.mark.parametrize("encoding", ["linear", "variational", "mixture"])
+@pytest.mark.parametrize("name", ["set-shuffling", "set-summation"])
+def test_sets_take_every_encoding_of_the_paper(name, encoding):
+    config = shipped(name)
+    config["model"] |= {"encoding": encoding, "width": 8, "heads": 2}
+    config["training"]["batch_size"] = 4
+    first_step(experiments.build_experiment(config))
+
+
+@pytest.mark.parametrize("name, most", [("coloring-small", 20), ("coloring-large", 50)])
+def test_coloring(name, most):
+    config = shipped(name, graphs=40)
+    config["training"]["batch_size"] = 4
+    experiment = experiments.build_experiment(config)
+    batch = first_step(experiment)
+    assert len(batch) == 4 and batch.mask.shape[1] <= most
+    experiment.model.eval()
+    held_out = next(iter(experiment.eval_batches()))
+    assert "validity" in experiment.model.training_loss(held_out)[1]
+    assert experiment.model.metadata["data"] == {
+        k: v for k, v in config["data"].items() if k != "name"
+    }
+
+
+@pytest.mark.parametrize(
+    "name, data, message",
+    [
+        ("set-summation", {"task": "sum"}, "did you mean 'summation'"),
+        ("set-shuffling", {"total": 42}, "no option 'total'"),
+        ("coloring-small", {"size": "smal"}, "size must be one of small, large"),
+        ("coloring-small", {"colours": 3}, "did you mean 'colors'"),
+    ],
+)
+def test_data_errors_are_one_line(name, data, message):
+    with pytest.raises(UserError, match=message) as caught:
+        experiments.build_experiment(shipped(name, **data))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture
 def preset(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(
@@ -133,7 +174,7 @@ def test_train_resume_and_continue(preset, tmp_path, capfd):
     assert code == 0 and "from step 10" in err and "finished: 20 steps" in err
     assert "do not count" not in err
     steps = [r["step"] for r in csv.DictReader((out / "metrics.csv").open())]
-    assert steps == ["5", "10", "10", "10", "15", "20", "20", "20"]
+    assert steps == ["5", "10", "10", "15", "20", "20"]
 
     preset.write_text(preset.read_text().replace("log_every = 5", "log_every = 2"))
     code, err = graphcnf(capfd, "train", preset, "--out", out, "--resume")

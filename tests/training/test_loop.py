@@ -87,7 +87,7 @@ def test_a_run_leaves_its_files_and_learns(tiny, tmp_path):
     assert [row["step"] for row in rows if row["phase"] == "train"] == [
         *map(str, range(10, 61, 10))
     ]
-    assert [row["phase"] for row in rows][-2:] == ["eval_raw", "eval"]
+    assert [row["phase"] for row in rows][-2:] == ["train", "eval"]
     assert float(rows[5]["loss"]) < float(rows[0]["loss"])
     assert all(row["accuracy"] and row["samples_per_second"] for row in rows[:6])
     assert place(tmp_path) == (60 // 7, 60 % 7)
@@ -170,7 +170,7 @@ def test_signal_saves_and_the_run_goes_on(tiny, tmp_path, capfd, number):
 
 
 @pytest.mark.parametrize("keep_best", [False, True])
-@pytest.mark.parametrize("batch", [3, 6, 14])
+@pytest.mark.parametrize("batch", [2, 5, 9])
 def test_a_signal_ends_an_evaluation_at_once(tiny, tmp_path, batch, keep_best):
     settings = replace(SETTINGS, eval_steps=20, eval_batches=4, keep_best=keep_best)
     fit(tiny.make_experiment(), settings, tmp_path / "whole")
@@ -202,7 +202,7 @@ def test_a_short_run_has_a_short_evaluation(tiny, tmp_path):
     experiment, seen = tiny.make_experiment(), []
     experiment.model.hook = lambda model: seen.append(model.training)
     fit(experiment, replace(SETTINGS, steps=2, final_eval_batches=64), tmp_path)
-    assert seen.count(True) == 2 and seen.count(False) == 2
+    assert seen.count(True) == 2 and seen.count(False) == 1
 
 
 def test_non_finite_steps_are_skipped_and_counted(tiny, tmp_path):

@@ -173,11 +173,6 @@ def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, mo
     assert run._agree(torch.tensor(1.0)) == [1.0] and run.signal == 15
 
 
-def test_every_process_needs_a_sample():
-    with pytest.raises(UserError, match="batch_size must be at least the 4 processes"):
-        TrainingSettings(batch_size=3, devices=2, num_nodes=2)
-
-
 def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
     here(tiny, tmp_path / "first", steps=4)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
@@ -217,34 +212,3 @@ def test_what_a_launcher_says(monkeypatch, environment, main, apart, devices, no
 def test_several_nodes_need_to_know_which_they_are(tiny, tmp_path):
     with pytest.raises(UserError, match="NODE_RANK, MASTER_ADDR, MASTER_PORT"):
         fit(tiny.make_experiment(), TrainingSettings(steps=1, num_nodes=2), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"strategy": "fsdp"}, 'strategy must be "auto" or "ddp" or'),
-        ({"strategy": "ddp_spawn"}, 'strategy must be "auto" or "ddp" or'),
-        ({"loggers": "tensorbord"}, "loggers must be of tensorboard, wandb, got 'tensorbord'"),
-        ({"optimizer": "sgd"}, 'optimizer must be "adamw" or "muon"'),
-        ({"num_nodes": 0}, "num_nodes must be an integer from 1 to 100,000, got 0"),
-    ],
-)
-def test_settings_of_processes(settings, message):
-    with pytest.raises(UserError, match=message):
-        TrainingSettings(**settings)
-
-
-@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_logger_gets_every_row(tiny, tmp_path, name, monkeypatch):
-    pytest.importorskip(name)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    settings = TrainingSettings(**{**SETTINGS, "loggers": name})
-    fit(tiny.make_experiment(), settings, tmp_path)
-    files = [p for p in tmp_path.rglob("*") if "tfevents" in p.name or p.suffix == ".wandb"]
-    assert len(files) == 1 and b"bits_per_variable" in files[0].read_bytes()
-
-
-def test_a_logger_that_is_not_installed_is_named(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("graphcnf.training.metrics.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs its package: pip install wandb"):
-        fit(tiny.make_experiment(), TrainingSettings(steps=1, loggers="wandb"), tmp_path)

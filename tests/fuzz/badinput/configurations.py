@@ -27,7 +27,7 @@ TRAINING: dict[str, tuple] = {
     "final_eval_batches": SIZE[:9], "checkpoint_minutes": WHEN[:-3], "snapshots": FLAG,
     "max_bad_steps": SIZE[:9], "seed": WHOLE, "threads": WHOLE, "accelerator": NAME[:-1],
     "devices": SIZE, "clock": NAME,
-    "num_nodes": SIZE, "strategy": NAME, "loggers": NAME[:1] + NAME[2:], "optimizer": NAME,
+    "num_nodes": SIZE, "strategy": NAME, "optimizer": NAME,
 }  # fmt: skip
 """Bad values of every training setting."""
 
@@ -40,7 +40,7 @@ EXPERIMENTS: dict[str, tuple[dict, dict, dict[str, tuple], dict[str, tuple]]] = 
          "order": (*NAME, "none"), "support": FLAG, "weights": NAME, "max_nodes": (8,),
          "graphs": (1,), "metadata": ({"a": 1},), "edge_weights": ([1],), "node_categories": (5,)},
         {"name": NAME, "path": FILE, "column": (3, True, ["smiles"], "nowhere"),
-         "max_atoms": (*SIZE, 256), "strict": FLAG, "aromatic": FLAG, "use_cache": FLAG,
+         "max_atoms": (*SIZE, 256), "aromatic": FLAG,
          "workers": SIZE[:9], "vocabulary": ("C", 3, {"atoms": []}), "skipped_file": ("x.txt",)},
     ),
     "pairs": (
