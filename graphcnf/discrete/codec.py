@@ -1,16 +1,21 @@
-"""The contract of codecs, and what those share whose data are rows of categories."""
+"""Rows of categories: what their codecs share, values as JSON, and sequences.
+
+A codec translates one type of data into the data of a flow and back. It is a dataclass whose fields
+are the vocabulary that a model keeps. `GraphCodec` has the same attributes and methods.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, Self
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 
 from graphcnf.categorical import RowFlow, Rows
-from graphcnf.discrete.vocabulary import from_json, to_json
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs.record_blocks import one_thread, record_batches
@@ -19,12 +24,92 @@ from graphcnf.limits import LARGEST_ORDERS, check_integer
 Reasons = list[str | None]
 """For each item the reason why it has probability 0 under a model, None if it has not."""
 
+LONGEST = 1024
+"""Largest number of symbols of a sequence: attention takes its square."""
 
-class Codec(ABC):
-    """Translation of one type of data into the data of a flow and back.
+MOST_SYMBOLS = 10_000
+"""Largest number of different symbols."""
 
-    A codec is a dataclass whose fields `to_json` takes: they are the vocabulary that a model keeps.
-    The flow's data are `Rows` or `PackedGraphs`, all items at once.
+TYPES = {"str": str, "list": list, "tuple": tuple}
+
+
+def to_json(value: Any) -> Any:
+    """Return a value of a category, or a list or dataclass of values, as plain JSON.
+
+    Raises:
+        UserError: if a value is anything but text, a whole or finite number, a truth value, None,
+            or an interval, time or tuple of such values.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, list):
+        return [to_json(part) for part in value]
+    if is_dataclass(value):
+        return {part.name: to_json(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, pd.Interval):
+        return {"interval": [to_json(value.left), to_json(value.right), value.closed]}
+    if isinstance(value, pd.Timestamp):
+        return {"timestamp": value.isoformat()}
+    if isinstance(value, tuple):
+        return {"tuple": to_json(list(value))}
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise UserError(
+        f"{value!r} is of the type {type(value).__name__}, which cannot be kept as a category: "
+        "turn it into text with str()"
+    )
+
+
+def from_json(content: Any) -> Any:
+    """Invert `to_json`; a dataclass comes back as the dict of its fields."""
+    match content:
+        case list():
+            return [from_json(part) for part in content]
+        case {"interval": [left, right, closed]}:
+            return pd.Interval(from_json(left), from_json(right), closed)
+        case {"timestamp": str(text)}:
+            return pd.Timestamp(text)
+        case {"tuple": list(parts)}:
+            return tuple(from_json(parts))
+        case dict() if len(content) > 1:
+            return {name: from_json(part) for name, part in content.items()}
+        case dict():
+            raise ValueError(f"{content!r} must be a value of a category")
+    return content
+
+
+class Vocabulary:
+    """Distinct values, of which category k stands for number k; ValueError if one comes twice."""
+
+    def __init__(self, values: Sequence[Hashable]):
+        self.number = {value: k for k, value in enumerate(values)}
+        if len(self.number) != len(values):
+            raise ValueError("the values of a vocabulary must be distinct")
+
+    def encode(self, values: Iterable[Any]) -> np.ndarray:
+        """Return the category of each value, -1 for unknown ones, (M,) int64."""
+        return np.array([self._code(value) for value in values], dtype=np.int64)
+
+    def _code(self, value: Any) -> int:
+        try:
+            return self.number.get(value, -1)
+        except TypeError:  # a value without a hash is unknown
+            return -1
+
+
+def distinct(values: Iterable[Hashable]) -> list[Any]:
+    """Return the distinct values, sorted if they can be compared, else in order of appearance."""
+    found: list[Any] = list(dict.fromkeys(values))
+    try:
+        found.sort()
+    except TypeError:
+        pass
+    return found
+
+
+class RowCodec:
+    """Codec of rows of categories, for a `RowFlow`; subclasses encode to `Rows` and decode them.
 
     Attributes:
         kind: Name in `config.json`.
@@ -38,82 +123,31 @@ class Codec(ABC):
 
     kind: ClassVar[str]
     exact: ClassVar[bool] = True
-    flow_class: ClassVar[Any]
-    headline: ClassVar[str]
-    settings: ClassVar[dict[str, Any]]
-    arguments: ClassVar[tuple[Callable, ...]]
-    fixed: ClassVar[tuple[str, ...]]
+    flow_class: ClassVar[Any] = RowFlow
+    headline: ClassVar[str] = "bits_per_variable"
+    settings: ClassVar[dict[str, Any]] = {
+        "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 100,
+        "decay_fraction": 0.5,
+    }  # fmt: skip
+    arguments: ClassVar[tuple] = (RowFlow,)
+    fixed: ClassVar[tuple[str, ...]] = ("cardinalities", "positions")
 
-    @property
-    @abstractmethod
-    def wanted(self) -> str:
-        """Return the type of data for messages, as in "a list of strings"."""
+    cardinalities: Any
 
-    @abstractmethod
-    def encode(self, x, flow=None) -> tuple[Any, Reasons]:
-        """Encode items.
-
-        Args:
-            x: Items.
-            flow: Where given, items that it cannot represent are left out.
+    def encode(self, x, flow=None) -> tuple[Rows, Reasons]:
+        """Encode items; those that cannot be, nor by `flow` where given, are left out.
 
         Returns:
-            The items that can be encoded, as the flow's data, and for every item the reason why it
-            is not among them.
+            The other items as the flow's data, and for every item the reason why it is left out.
 
         Raises:
             UserError: if `x` is of another type.
         """
+        raise NotImplementedError
 
-    @abstractmethod
-    def decode(self, data, seed: int):
+    def decode(self, rows: Rows, seed: int):
         """Return items of the user's type; `seed` places numbers within their bins."""
-
-    @abstractmethod
-    def build(self, data, /, **network):
-        """Return an untrained flow that represents some data."""
-
-    @abstractmethod
-    def sizes(self, data) -> np.ndarray:
-        """Return the number of positions or nodes of each item, (M,)."""
-
-    @abstractmethod
-    def batch(self, data, chosen: np.ndarray):
-        """Return some of the items as the flow's `training_loss` takes them."""
-
-    @abstractmethod
-    def log_prob(self, flow, batch, orders: int = 1) -> torch.Tensor:
-        """Return log-likelihoods, (B,) nats in float64; lower bounds unless `exact`."""
-
-    @abstractmethod
-    def draw(self, flow, count: int, *, seed: int, temperature: float, sizes):
-        """Return records 0 to `count - 1` of the sample with this seed, see `sample_records`."""
-
-    def to_json(self) -> dict:
-        """Return the vocabulary as JSON."""
-        return {"kind": self.kind, **to_json(self)}
-
-    @classmethod
-    def from_json(cls, content: dict) -> Self:
-        """Invert `to_json`."""
-        return cls(**{k: from_json(v) for k, v in content.items() if k != "kind"})
-
-
-class RowCodec(Codec):
-    """Codec of rows of categories, for a `RowFlow`."""
-
-    flow_class = RowFlow
-    headline = "bits_per_variable"
-    settings = {
-        "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 100,
-        "decay_fraction": 0.5,
-    }  # fmt: skip
-    arguments, fixed = (RowFlow,), ("cardinalities", "positions")
-
-    @property
-    @abstractmethod
-    def cardinalities(self) -> int | list[int]:
-        """Return the number of categories that all positions share, or that of each position."""
+        raise NotImplementedError
 
     def build(self, rows: Rows, /, **network) -> RowFlow:
         """Return an untrained flow that starts from the frequencies of the categories."""
@@ -132,7 +166,7 @@ class RowCodec(Codec):
         return rows.lengths.numpy()
 
     def batch(self, rows: Rows, chosen: np.ndarray) -> Rows:
-        """Return some of the rows."""
+        """Return some of the rows, as the flow's `training_loss` takes them."""
         return rows[torch.from_numpy(chosen)]
 
     def log_prob(self, flow: RowFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
@@ -168,3 +202,93 @@ class RowCodec(Codec):
                 kept = records[there] < count
                 values[records[there][kept], : part.shape[1]] = part[torch.from_numpy(kept)]
         return Rows(values, torch.from_numpy(np.arange(flow.positions) < lengths[:, None]))
+
+
+@dataclass
+class SequenceCodec(RowCodec):
+    """Codec of strings, and of other sequences of hashable symbols.
+
+    Attributes:
+        symbols: The alphabet.
+        container: Type of a sequence: "str", "list" or "tuple".
+        longest: Symbols of the longest sequence.
+    """
+
+    kind = "sequences"
+
+    symbols: list
+    container: str
+    longest: int
+
+    def __post_init__(self) -> None:
+        self.vocabulary, self.type = Vocabulary(self.symbols), TYPES[self.container]
+        self.cardinalities = len(self.symbols)
+
+    @classmethod
+    def of(cls, items: Sequence) -> SequenceCodec:
+        """Return the codec of some sequences, at least one.
+
+        Raises:
+            UserError: if they are all empty, too long, of several types, or their symbols are too
+                many or not hashable.
+        """
+        container = next((name for name, t in TYPES.items() if isinstance(items[0], t)), None)
+        if container is None:
+            raise UserError(
+                f"item 0 is a {type(items[0]).__name__}; a list holds strings, or lists or tuples "
+                "of symbols"
+            )
+        for number, item in enumerate(items):
+            if not isinstance(item, TYPES[container]):
+                raise UserError(
+                    f"item {number} is a {type(item).__name__}, item 0 a {container}: one type for "
+                    "all"
+                )
+            if len(item) > LONGEST:
+                raise UserError(
+                    f"item {number} has {len(item)} symbols, at most {LONGEST} are learned: cut it"
+                )
+        try:
+            symbols = distinct(symbol for item in items for symbol in item)
+        except TypeError:
+            raise UserError("the symbols of a sequence must be hashable") from None
+        if not symbols:
+            raise UserError("all sequences are empty")
+        if len(symbols) > MOST_SYMBOLS:
+            raise UserError(f"{len(symbols)} different symbols, at most {MOST_SYMBOLS} are learned")
+        return cls(symbols, container, max(len(item) for item in items))
+
+    def encode(self, items, flow=None):
+        """Encode sequences."""
+        what = "strings" if self.container == "str" else f"{self.container}s of symbols"
+        wanted = f"this model takes a list of {what}"
+        if not isinstance(items, list | tuple):
+            raise UserError(f"got a {type(items).__name__}; {wanted}")
+        rows: list[list[int]] = []
+        reasons: Reasons = []
+        for number, item in enumerate(items):
+            if not isinstance(item, self.type):
+                raise UserError(f"item {number} is a {type(item).__name__}; {wanted}")
+            codes = self.vocabulary.encode(item).tolist()
+            reason = None
+            if -1 in codes:
+                reason = f"the symbol {item[codes.index(-1)]!r}, which no training row has"
+            elif len(codes) > self.longest:
+                reason = f"{len(codes)} symbols; the longest training row has {self.longest}"
+            else:
+                rows.append(codes)
+            reasons.append(reason)
+        return Rows.of(rows), reasons
+
+    def decode(self, rows, seed):
+        """Return the sequences of categories."""
+        items = []
+        for codes, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
+            symbols = [self.symbols[code] for code in codes[:length]]
+            text = self.container == "str"
+            items.append("".join(map(str, symbols)) if text else self.type(symbols))
+        return items
+
+    def __str__(self) -> str:
+        what = "strings" if self.container == "str" else "sequences"
+        return f"{what} of up to {self.longest} of {len(self.symbols)} symbols"

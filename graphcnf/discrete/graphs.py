@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from graphcnf.compute.parallel import chunked
-from graphcnf.discrete.codec import Codec, Reasons
-from graphcnf.discrete.vocabulary import Vocabulary, distinct
+from graphcnf.discrete.codec import Reasons, Vocabulary, distinct
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.isomorphism import canonicalise
@@ -34,8 +33,10 @@ Triple = tuple[list, list, list]
 
 
 @dataclass
-class GraphCodec(Codec):
+class GraphCodec:
     """Codec of connected graphs with labels, for a `GraphCNF` that codes them along a path.
+
+    It has the methods of `RowCodec`.
 
     Attributes:
         nodes: Labels of nodes.
@@ -57,19 +58,13 @@ class GraphCodec(Codec):
     source: str
     names: list
 
-    def __post_init__(self) -> None:
-        self.vocabularies = {"node": Vocabulary(self.nodes), "edge": Vocabulary(self.edges)}
-
     @classmethod
     def of(
         cls, graphs: Sequence, node_label: str | None = None, edge_label: str | None = None
     ) -> GraphCodec:
-        """Return the codec of some graphs.
+        """Return the codec of some graphs, `nx.Graph` or `Data` throughout.
 
-        Args:
-            graphs: At least one, `nx.Graph` or `Data` throughout.
-            node_label: Attribute with the label of a node (networkx); the only one when None.
-            edge_label: The same of an edge.
+        The labels of networkx are in the attributes of these names; the only ones when None.
 
         Raises:
             UserError: if a graph is of another type, lacks a label, or has several where none was
@@ -98,20 +93,11 @@ class GraphCodec(Codec):
                 raise UserError(f"{len(found)} {what} labels, at most {MOST} are learned")
         return cls(nodes, edges, source, names)
 
-    @property
-    def wanted(self) -> str:
-        """Return the type of data for messages."""
-        kind = "nx.Graph" if self.source == "networkx" else "torch_geometric.data.Data"
-        return f"a list of {kind}"
-
     def triples(self, graphs: Sequence) -> list[Triple]:
-        """Return labels and edges of graphs.
-
-        Raises:
-            UserError: with the number of a graph of another type, or without a label.
-        """
+        """Return labels and edges of graphs; raise UserError for one of another type."""
         if not isinstance(graphs, list | tuple):
-            raise UserError(f"got a {type(graphs).__name__}; this model takes {self.wanted}")
+            wanted = "nx.Graph" if self.source == "networkx" else "torch_geometric.data.Data"
+            raise UserError(f"got a {type(graphs).__name__}; this model takes a list of {wanted}")
         read = self._of_networkx if self.source == "networkx" else self._of_data
         triples = []
         for number, graph in enumerate(graphs):
@@ -122,15 +108,14 @@ class GraphCodec(Codec):
         return triples
 
     def encode(self, graphs: Sequence, flow: GraphCNF | None = None) -> tuple[Any, Reasons]:
-        """Encode graphs in canonical depth-first order; raises as `triples`."""
+        """Encode graphs in canonical depth-first order."""
+        vocabularies = {"node": Vocabulary(self.nodes), "edge": Vocabulary(self.edges)}
         parts: list[PackedGraphs] = []
         reasons: Reasons = []
         for nodes, edges, labels in self.triples(graphs):
             reason, codes = None, []
-            for (what, vocabulary), given in zip(
-                self.vocabularies.items(), (nodes, labels), strict=True
-            ):
-                codes.append(vocabulary.encode(given))
+            for what, given in (("node", nodes), ("edge", labels)):
+                codes.append(vocabularies[what].encode(given))
                 if -1 in codes[-1]:
                     unknown = given[int((codes[-1] < 0).argmax())]
                     reason = f"the {what} label {unknown!r}, which no training graph has"
@@ -144,7 +129,9 @@ class GraphCodec(Codec):
         packed = PackedGraphs.concatenate(parts)
         if flow is None:
             return packed, reasons
-        known = _known(packed, flow)
+        known = packed.node_counts <= flow.max_nodes
+        for chosen in chunked(range(len(packed)), BATCH):
+            known[chosen] &= flow.steps.knows(GraphBatch.collate(packed, chosen)).numpy()
         numbers = [number for number, reason in enumerate(reasons) if reason is None]
         for k in np.flatnonzero(~known):
             reasons[numbers[k]] = "more nodes, a longer ring or branch than the model knows"
@@ -153,11 +140,11 @@ class GraphCodec(Codec):
     def decode(self, graphs: PackedGraphs, seed: int) -> list:
         """Return labelled graphs."""
         write = self._to_networkx if self.source == "networkx" else self._to_data
-        decoders = [vocabulary.decode for vocabulary in self.vocabularies.values()]
         found = []
         for k in range(len(graphs)):
             nodes, edges, bonds = graphs.graph(k)
-            found.append(write(decoders[0](nodes), edges, decoders[1](bonds)))
+            labels = [self.edges[category] for category in bonds]
+            found.append(write([self.nodes[category] for category in nodes], edges, labels))
         return found
 
     def build(self, graphs: PackedGraphs, /, **network) -> GraphCNF:
@@ -181,9 +168,9 @@ class GraphCodec(Codec):
         value = flow.log_prob(batch, orders=orders).cpu().double()
         return value + flow.size_log_prob(batch.sizes).cpu().double()
 
-    def draw(self, flow: GraphCNF, count: int, *, seed: int, temperature: float, sizes):
-        """Return graphs 0 to `count - 1` of the endless sample with this seed."""
-        return flow.sample_records(0, count, seed=seed, temperature=temperature, sizes=sizes)
+    def draw(self, flow: GraphCNF, count: int, **options) -> PackedGraphs:
+        """Return graphs 0 to `count - 1` of the endless sample with a seed."""
+        return flow.sample_records(0, count, **options)
 
     def _of_networkx(self, graph: nx.Graph) -> Triple:
         if not isinstance(graph, nx.Graph):
@@ -234,14 +221,6 @@ class GraphCodec(Codec):
 
     def __str__(self) -> str:
         return f"graphs of {len(self.nodes)} node and {len(self.edges)} edge labels"
-
-
-def _known(graphs: PackedGraphs, flow: GraphCNF) -> np.ndarray:
-    """Return True for graphs that a flow can represent, (M,) bool."""
-    known = graphs.node_counts <= flow.max_nodes
-    for chosen in chunked(range(len(graphs)), BATCH):
-        known[chosen] &= flow.steps.knows(GraphBatch.collate(graphs, chosen)).numpy()
-    return known
 
 
 def _label(data: dict[str, Any], name: str | None, where: str):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import signal
+import tempfile
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +18,41 @@ from torch import nn
 
 from graphcnf.categorical import Rows
 from graphcnf.compute.files import inside, read_json
-from graphcnf.discrete.codec import Codec, Reasons
+from graphcnf.discrete.codec import Reasons, RowCodec, SequenceCodec, from_json, to_json
 from graphcnf.discrete.graphs import GraphCodec
-from graphcnf.discrete.sequences import SequenceCodec
-from graphcnf.discrete.tables import ArrayCodec, TableCodec
+from graphcnf.discrete.tables import TableCodec
 from graphcnf.errors import UserError
 from graphcnf.flows.modules import evaluates
 from graphcnf.graphs import GraphBatch
-from graphcnf.limits import check_integer, check_range, check_seed, check_temperature, plain
+from graphcnf.graphs.batch import size_bucketed_batches
+from graphcnf.limits import (
+    check_integer,
+    check_minutes,
+    check_range,
+    check_seed,
+    check_temperature,
+    is_number,
+    plain,
+)
 from graphcnf.pretrained import locate
 from graphcnf.training.arguments import check
+from graphcnf.training.processes import leave_unless_main
+from graphcnf.training.settings import Experiment, TrainingSettings
 
-CODECS: dict[str, type[Codec]] = {
-    codec.kind: codec for codec in (TableCodec, ArrayCodec, SequenceCodec, GraphCodec)
-}
+Codec = RowCodec | GraphCodec
+CODECS: dict[str, Any] = {codec.kind: codec for codec in (TableCodec, SequenceCodec, GraphCodec)}
 
 DESCRIBED = ("bins", "node_label", "edge_label")
 """Arguments that say how data are read."""
 
 SCORED = 256
 """Items that are scored at a time."""
+
+EVALUATIONS = 12
+"""Evaluations on held-out data of a run with a time budget."""
+
+EVALUATED = 16
+"""Batches of every evaluation, the last one included, so that the best can be told apart."""
 
 
 @evaluates("log_prob", "sample")
@@ -124,18 +142,31 @@ class CategoricalModel(nn.Module):
                 `TrainingSettings`, such as `learning_rate`.
 
         Raises:
-            UserError: as `for_data`, or if a setting is out of range.
+            UserError: as `for_data`, if a setting is out of range, or Lightning is not installed.
+            KeyboardInterrupt: if Ctrl-C ended the run before its first evaluation.
         """
-        from graphcnf.discrete.fitting import train
-
         if not isinstance(network, Mapping | None):
             raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
         described = {name: options.pop(name) for name in DESCRIBED if name in options}
         model, data = cls._build(x, seed, network or {}, **described)
-        flow = train(
-            model.codec, model.flow, data, seed=seed, minutes=minutes, steps=steps or None,
-            held_out=held_out, out=out, **options,
-        )  # fmt: skip
+        if not isinstance(out, str | Path | None):
+            raise UserError(f"out must be the path of a folder, got {out!r}")
+        settings = _settings(model.codec, seed, minutes, steps or None, held_out, options)
+        try:
+            from graphcnf.training.loop import fit
+        except ImportError as error:
+            raise UserError(f"training needs {error.name}: pip install 'graphcnf[train]'") from None
+        flow = model.flow
+        experiment = experiment_of(model.codec, flow, data, seed, held_out, settings.batch_size)
+        with tempfile.TemporaryDirectory(prefix="graphcnf-") as temporary:
+            folder = Path(temporary if out is None else out)
+            result = fit(experiment, settings, folder, lines=out is not None)
+            leave_unless_main()
+            if result.signal not in (None, signal.SIGINT):
+                raise SystemExit(128 + result.signal)
+            if not (folder / "model" / "config.json").exists():
+                raise KeyboardInterrupt
+            flow = model.codec.flow_class.from_pretrained(folder, flow.device)
         return cls(model.codec, flow)
 
     @classmethod
@@ -151,7 +182,7 @@ class CategoricalModel(nn.Module):
                 flow = codec.build(data, **network)
         except (TypeError, ValueError) as error:
             raise UserError(f"network: {str(error).split('() ')[-1]}") from None
-        flow.metadata["data"] = codec.to_json()
+        flow.metadata["data"] = {"kind": codec.kind, **to_json(codec)}
         return cls(codec, flow), data
 
     @property
@@ -189,14 +220,9 @@ class CategoricalModel(nn.Module):
     def log_prob(self, x, *, orders: int = 1) -> np.ndarray:
         """Return log-likelihoods, (M,) nats, with the length of a sequence or size of a graph.
 
-        They are exact, except for graphs: those are lower bounds, for one numbering of the nodes.
-
-        Args:
-            x: Data.
-            orders: Numberings of a graph to sum over, see `GraphCNF.log_prob`.
-
-        Returns:
-            Log-likelihoods, -inf for an item with probability 0; `reasons` says why.
+        They are exact, except for graphs: those are lower bounds, for one numbering of the nodes,
+        or for so many `orders` (see `GraphCNF.log_prob`). An item with probability 0 has -inf;
+        `reasons` says why.
 
         Raises:
             UserError: if `x` is of another type or has other columns than the training data.
@@ -207,7 +233,7 @@ class CategoricalModel(nn.Module):
         by_size = np.argsort(self.codec.sizes(data), kind="stable")
         for start in range(0, len(by_size), SCORED):
             chosen = by_size[start : start + SCORED]
-            batch = self.codec.batch(data, chosen).to(self.flow.device)
+            batch: Any = self.codec.batch(data, chosen).to(self.flow.device)
             nats[place[chosen]] = self.codec.log_prob(self.flow, batch, orders).numpy()
         return nats
 
@@ -240,7 +266,7 @@ class CategoricalModel(nn.Module):
         check_temperature(temperature)
         if sizes is not None:
             check_range("sizes", sizes)
-        drawn = self.codec.draw(self.flow, n, seed=seed, temperature=temperature, sizes=sizes)
+        drawn: Any = self.codec.draw(self.flow, n, seed=seed, temperature=temperature, sizes=sizes)
         return self.codec.decode(drawn, seed)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -256,17 +282,64 @@ class CategoricalModel(nn.Module):
         """
         source = inside(locate(folder), "config.json")
         try:
-            kind: Any = CODECS[read_json(source)["metadata"]["data"]["kind"]]
+            kind = CODECS[read_json(source)["metadata"]["data"]["kind"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{source}: no CategoricalModel ({error})") from None
         flow = kind.flow_class.from_pretrained(source.parent, device)
         try:
-            codec = kind.from_json(flow.metadata["data"])
+            content = {k: from_json(v) for k, v in flow.metadata["data"].items() if k != "kind"}
+            codec = kind(**content)
             if flow.config.get("cardinalities") != getattr(codec, "cardinalities", None):
                 raise ValueError("the vocabulary does not fit the model")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise UserError(f"{source}: unreadable vocabulary ({error})") from None
         return cls(codec, flow)
+
+
+def _settings(codec: Codec, seed, minutes, steps, held_out, given: dict) -> TrainingSettings:
+    """Return checked settings; a run of steps is scored at its end only."""
+    if not (is_number(held_out) and 0 <= held_out < 1):
+        raise UserError(f"held_out must be a share of the data in [0, 1), got {held_out!r}")
+    table: dict[str, Any] = {**codec.settings, "seed": seed, "log_every": 1_000_000}
+    if steps is not None:
+        table |= {"steps": steps, "eval_minutes": 0.0}
+    elif minutes is None:
+        raise UserError("fit needs minutes or steps: both are None")
+    else:
+        check_minutes(minutes)
+        table |= {
+            "minutes": minutes, "eval_minutes": minutes / EVALUATIONS, "eval_batches": EVALUATED,
+            "final_eval_batches": EVALUATED, "keep_best": held_out > 0,
+        }  # fmt: skip
+    return TrainingSettings.from_dict({**table, **given}, "fit")
+
+
+def experiment_of(
+    codec: Any, flow, data, seed: int, held_out: float, batch_size: int
+) -> Experiment:
+    """Return the flow with training batches of like size and held-out batches."""
+    sizes = codec.sizes(data)
+    order = np.random.default_rng((seed, 1)).permutation(len(sizes))
+    # A row without positions has nothing to learn but its length, which the histogram has.
+    order = order[sizes[order] > 0]
+    test = order[: int(round(held_out * len(order)))]
+    rest = order[len(test) :]
+    if not len(rest):
+        raise UserError(f"{len(sizes)} items with {held_out:.0%} held out leave none to train on")
+    # With nothing held out, the run is scored on training data, in random order: an evaluation
+    # looks at the first batches only.
+    test = test if len(test) else rest
+
+    def train_batches(epoch, seed, start):
+        batches = size_bucketed_batches(sizes[rest], batch_size, seed, epoch)
+        for chosen in islice(batches, start, None):
+            yield codec.batch(data, rest[chosen])
+
+    def eval_batches():
+        for start in range(0, len(test), batch_size):
+            yield codec.batch(data, test[start : start + batch_size])
+
+    return Experiment(flow, train_batches, eval_batches, headline=codec.headline)
 
 
 def _all_encoded(codec: Codec, x, flow=None) -> Any:
@@ -289,10 +362,8 @@ def _codec_for(x, bins=None, node_label=None, edge_label=None) -> Codec:
         return GraphCodec.of(x, node_label, edge_label)
     if node_label is not None or edge_label is not None:
         raise UserError("node_label and edge_label are for lists of nx.Graph")
-    if isinstance(x, pd.DataFrame):
+    if isinstance(x, pd.DataFrame | np.ndarray | torch.Tensor):
         return TableCodec.of(x, bins)
-    if isinstance(x, np.ndarray | torch.Tensor):
-        return ArrayCodec.of(x)
     if several:
         return SequenceCodec.of(x)
     hint = "give a DataFrame, a list of strings, sequences or graphs, or an array (N, D)"

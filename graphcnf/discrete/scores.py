@@ -34,9 +34,7 @@ def total_variation(first: Iterable[Hashable], second: Iterable[Hashable]) -> fl
 def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
     """Return the total variation of each pair of columns of two tables; missing is a value.
 
-    Returns:
-        A number per pair, with its two labels in the index. The mean measures how well the columns
-        go together.
+    The mean measures how well the columns go together.
 
     Raises:
         UserError: if the columns differ, or are fewer than two.
@@ -44,9 +42,9 @@ def pair_distances(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
     if list(first.columns) != list(second.columns) or first.shape[1] < 2:
         raise UserError("pairs of columns need two tables with the same columns, at least two")
     pairs = list(combinations(first.columns, 2))
-    shown = [{c: _values(table[c]) for c in first.columns} for table in (first, second)]
+    tables = [table.astype(object).where(table.notna(), None) for table in (first, second)]
     distances = [
-        total_variation(*(zip(columns[a], columns[b], strict=True) for columns in shown))
+        total_variation(*(zip(table[a], table[b], strict=True) for table in tables))
         for a, b in pairs
     ]
     return pd.Series(distances, index=pd.MultiIndex.from_tuples(pairs))
@@ -59,16 +57,11 @@ def ngram_distance(first: Iterable[Sequence], second: Iterable[Sequence], n: int
         UserError: if n is not positive, or a list has no n-gram.
     """
     check_integer("n", n, 1)
-    return total_variation(*(_ngrams(sequences, n) for sequences in (first, second)))
 
+    def ngrams(sequences: Iterable[Sequence]) -> Iterable[tuple]:
+        for sequence in sequences:
+            # One mark at either end; None is no symbol of a string.
+            marked = [None, *sequence, None]
+            yield from (tuple(marked[k : k + n]) for k in range(len(marked) - n + 1))
 
-def _ngrams(sequences: Iterable[Sequence], n: int) -> Iterable[tuple]:
-    for sequence in sequences:
-        # One mark at either end; None is no symbol of a string.
-        marked = [None, *sequence, None]
-        yield from (tuple(marked[k : k + n]) for k in range(len(marked) - n + 1))
-
-
-def _values(column: pd.Series) -> list:
-    values = zip(column.astype(object), column.isna(), strict=True)
-    return [None if missing else value for value, missing in values]
+    return total_variation(ngrams(first), ngrams(second))

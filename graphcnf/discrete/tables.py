@@ -12,8 +12,7 @@ import torch
 from pandas.api import types
 
 from graphcnf.categorical import Rows
-from graphcnf.discrete.codec import Reasons, RowCodec
-from graphcnf.discrete.vocabulary import Vocabulary, distinct
+from graphcnf.discrete.codec import Reasons, RowCodec, Vocabulary, distinct
 from graphcnf.errors import UserError
 from graphcnf.limits import check_integer
 
@@ -44,14 +43,11 @@ class Column:
 
     def __post_init__(self) -> None:
         self.vocabulary = Vocabulary(self.values)
+        self.cardinality = max(len(self.values) + self.missing, 1)
 
     @classmethod
     def of(cls, series: pd.Series, bins: int | None = None) -> Column:
-        """Return the vocabulary of a column.
-
-        Args:
-            series: The column.
-            bins: Number of bins for a column of numbers.
+        """Return the vocabulary of a column, of numbers with a number of bins.
 
         Raises:
             UserError: if the column holds numbers or times and `bins` is None, unhashable values,
@@ -92,11 +88,6 @@ class Column:
             )
         return cls(name, str(dtype), values, missing, categories)
 
-    @property
-    def cardinality(self) -> int:
-        """Return the number of categories."""
-        return max(len(self.values) + self.missing, 1)
-
     def encode(self, series: pd.Series) -> np.ndarray:
         """Return categories (N,) int64, -1 for unknown values."""
         if self.bins:
@@ -114,12 +105,9 @@ class Column:
         absent = codes == len(self.values)
         if self.bins:
             _, low, high = np.array(self.bins)[np.where(absent, 0, codes)].T
-            share = random.random(len(codes))
-            if types.is_integer_dtype(types.pandas_dtype(self.dtype)):
-                numbers = np.floor(low + share * (high - low + 1))
-            else:
-                numbers = low + share * (high - low)
-            series = pd.Series(numbers).mask(absent)
+            whole = types.is_integer_dtype(types.pandas_dtype(self.dtype))
+            numbers = low + random.random(len(codes)) * (high - low + whole)
+            series = pd.Series(np.floor(numbers) if whole else numbers).mask(absent)
         elif self.categories is not None:
             dtype, ordered = self.categories
             known = pd.Index(self.values, dtype=dtype, tupleize_cols=False)
@@ -150,31 +138,35 @@ def _bins(series: pd.Series, count: int) -> list[list[float]]:
 
 @dataclass
 class TableCodec(RowCodec):
-    """Codec of the rows of a DataFrame.
+    """Codec of the rows of a DataFrame, or of an array (N, D) of whole numbers.
 
     Attributes:
-        columns: Vocabulary of each column.
+        columns: Vocabulary of each column; those of an array have the values seen in them.
+        array: Type of the numbers of an array, as numpy writes it; None for a table.
+        tensor: Whether arrays are torch's, not numpy's.
     """
 
     kind = "table"
 
     columns: list[Column]
+    array: str | None = None
+    tensor: bool = False
 
     def __post_init__(self) -> None:
         self.columns = [c if isinstance(c, Column) else Column(**c) for c in self.columns]
+        self.cardinalities = [column.cardinality for column in self.columns]
 
     @classmethod
-    def of(cls, table: pd.DataFrame, bins: int | Mapping[Any, int] | None = None) -> TableCodec:
-        """Return the codec of a table.
-
-        Args:
-            table: At least one row and one column, with distinct labels.
-            bins: Bins for columns of numbers, for all of them or by label.
+    def of(cls, data, bins: int | Mapping[Any, int] | None = None) -> TableCodec:
+        """Return the codec of a table with bins for columns of numbers, all of them or by label.
 
         Raises:
             UserError: if the table is empty, has a label twice, or a column does not fit; see
                 `Column.of`.
         """
+        whole = not isinstance(data, pd.DataFrame)
+        numbers = _frame(data) if whole else data
+        table = numbers.astype("category") if whole else numbers
         if not table.shape[0] or not table.shape[1]:
             raise UserError(f"the table has {table.shape[0]} rows and {table.shape[1]} columns")
         _check_distinct(table)
@@ -182,29 +174,25 @@ class TableCodec(RowCodec):
         for label in by_label:
             if label not in table.columns:
                 raise UserError(f"bins for {label!r}, but the table has no such column")
-        return cls([Column.of(table[label], by_label.get(label)) for label in table.columns])
+        columns = [Column.of(table[label], by_label.get(label)) for label in table.columns]
+        array = str(numbers.dtypes.iloc[0]) if whole else None
+        return cls(columns, array, isinstance(data, torch.Tensor))
 
-    @property
-    def cardinalities(self) -> list[int]:
-        """Return the number of categories of each column."""
-        return [column.cardinality for column in self.columns]
-
-    @property
-    def wanted(self) -> str:
-        """Return the type of data for messages."""
-        names = ", ".join(str(column.name) for column in self.columns)
-        return f"a DataFrame with the columns {names}"
-
-    def encode(self, table: pd.DataFrame, flow=None) -> tuple[Rows, Reasons]:
-        """Encode rows; raise UserError if `table` is no DataFrame or has other columns."""
-        if not isinstance(table, pd.DataFrame):
-            raise UserError(f"got a {type(table).__name__}; this model takes {self.wanted}")
+    def encode(self, data, flow=None):
+        """Encode rows; raise UserError if they have other columns, too."""
         names = [column.name for column in self.columns]
+        wanted = f"a DataFrame with the columns {', '.join(map(str, names))}"
+        if self.array is not None:
+            wanted = f"an array (N, {len(names)}) of whole numbers"
+        kinds = pd.DataFrame if self.array is None else np.ndarray | torch.Tensor
+        if not isinstance(data, kinds):
+            raise UserError(f"got a {type(data).__name__}; this model takes {wanted}")
+        table = data if self.array is None else _frame(data)
         lacking = [name for name in names if name not in table.columns]
         further = [name for name in table.columns if name not in names]
         if lacking or further:
             what = "lacks the column" if lacking else "has the further column"
-            raise UserError(f"the table {what} {(lacking or further)[0]!r}; wanted {self.wanted}")
+            raise UserError(f"the table {what} {(lacking or further)[0]!r}; wanted {wanted}")
         _check_distinct(table)
         codes = np.stack([c.encode(table[c.name]) for c in self.columns], 1)
         reasons: Reasons = [None] * len(codes)
@@ -216,71 +204,29 @@ class TableCodec(RowCodec):
         values = torch.from_numpy(codes[(codes >= 0).all(1)])
         return Rows(values, torch.ones_like(values, dtype=torch.bool)), reasons
 
-    def decode(self, rows: Rows, seed: int) -> pd.DataFrame:
-        """Return the table of categories; `seed` places numbers within their bins."""
+    def decode(self, rows, seed):
+        """Return the table or array of categories; `seed` places numbers within their bins."""
         codes = rows.values.cpu().numpy()
         parts = []
         for k, column in enumerate(self.columns):
             random = np.random.default_rng(np.random.SeedSequence((seed, k), spawn_key=(1,)))
             parts.append(column.decode(codes[:, k], random))
-        table = pd.concat(parts, axis=1) if parts else pd.DataFrame()
+        table = pd.concat(parts, axis=1)
         table.columns = pd.Index([column.name for column in self.columns])
-        return table
+        if self.array is None:
+            return table
+        array = table.astype(object).to_numpy().astype(self.array)
+        return torch.from_numpy(array) if self.tensor else array
 
     def __str__(self) -> str:
-        columns, categories = len(self.columns), sum(self.cardinalities)
-        return f"tables of {columns} columns, {categories} categories"
+        what = "tables" if self.array is None else "arrays"
+        return f"{what} of {len(self.columns)} columns, {sum(self.cardinalities)} categories"
 
 
 def _check_distinct(table: pd.DataFrame) -> None:
     if table.columns.has_duplicates:
         twice = table.columns[table.columns.duplicated()][0]
         raise UserError(f"two columns are called {twice!r}: rename one, or drop it")
-
-
-@dataclass
-class ArrayCodec(TableCodec):
-    """Codec of arrays (N, D) of whole numbers; each column has the values seen in it.
-
-    Attributes:
-        columns: Vocabulary of each column.
-        dtype: Type of the array, as numpy writes it.
-        tensor: Whether arrays are torch's, not numpy's.
-    """
-
-    kind = "array"
-
-    dtype: str
-    tensor: bool
-
-    @classmethod
-    def of(cls, array: np.ndarray | torch.Tensor) -> ArrayCodec:  # type: ignore[override]
-        """Return the codec of an array; raise UserError for other shapes and types."""
-        table = _frame(array)
-        columns = TableCodec.of(table.astype("category")).columns
-        return cls(columns, str(table.dtypes.iloc[0]), isinstance(array, torch.Tensor))
-
-    @property
-    def wanted(self) -> str:
-        """Return the type of data for messages."""
-        return f"an array (N, {len(self.columns)}) of whole numbers"
-
-    def encode(self, array, flow=None) -> tuple[Rows, Reasons]:
-        """Encode rows; raise UserError for other shapes and types."""
-        if not isinstance(array, np.ndarray | torch.Tensor):
-            raise UserError(f"got a {type(array).__name__}; this model takes {self.wanted}")
-        table = _frame(array)
-        if table.shape[1] != len(self.columns):
-            raise UserError(f"got {table.shape[1]} columns; this model takes {self.wanted}")
-        return super().encode(table)
-
-    def decode(self, rows: Rows, seed: int) -> np.ndarray | torch.Tensor:  # type: ignore[override]
-        """Return the array of categories."""
-        array = super().decode(rows, seed).astype(object).to_numpy().astype(self.dtype)
-        return torch.from_numpy(array) if self.tensor else array
-
-    def __str__(self) -> str:
-        return f"arrays of {len(self.columns)} columns, {sum(self.cardinalities)} values"
 
 
 def _frame(array: np.ndarray | torch.Tensor) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from graphcnf import CategoricalModel
 from graphcnf.categorical import RowFlow
-from graphcnf.discrete.fitting import experiment_of
+from graphcnf.discrete.model import experiment_of
 from graphcnf.discrete.scores import ngram_distance, pair_distances, total_variation
 from graphcnf.errors import UserError
 from graphcnf.training.loop import Run
@@ -100,19 +100,6 @@ def test_what_is_held_out_is_not_trained_on():
     assert later == seen[4:]
     with pytest.raises(UserError, match="leave none to train on"):
         experiment_of(model.codec, model.flow, rows, 0, 0.99, 4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"held_out": 1.0}, "held_out must be a share"),
-        ({"learning_rat": 1.0}, "fit: no option 'learning_rat'; did you mean"),
-        ({"minutes": -1}, "minutes must be greater than 0"),
-    ],
-)
-def test_settings_out_of_range(arguments, message):
-    with pytest.raises(UserError, match=message):
-        CategoricalModel.fit(["a", "b"], network=SMALL, **arguments)
 
 
 def test_a_loop_of_ones_own(data, kind):
