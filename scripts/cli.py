@@ -59,7 +59,10 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
 
     A failure is one line on stderr; with GRAPHCNF_DEBUG set, the traceback of what failed follows.
     """
-    _stand_in_for_closed_streams()
+    # Python has None for closed streams, and print() takes that for stdout. Whoever writes to a
+    # file that is open for reading learns of it.
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    sys.stdout = sys.stdout or open(os.devnull)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may know ASCII alone
             stream.reconfigure(errors="backslashreplace")
@@ -86,15 +89,6 @@ def run(command: typer.Typer, arguments: list[str] | None = None, name: str = "g
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _stand_in_for_closed_streams() -> None:
-    """Replace closed streams: Python has None for them, and print() takes that for stdout."""
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")
-    if sys.stdout is None:
-        # Whoever writes to a file that is open for reading learns of it.
-        sys.stdout = open(os.devnull)
-
-
 def _abandon(stream) -> None:
     """Let nothing be flushed at exit into a stream that takes no more."""
     with suppress(OSError, ValueError):
@@ -108,10 +102,8 @@ def _usage(error) -> int:
     message = message.replace("Value error, ", "").replace("Input should be", "must be")
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
-    elif context is None:
-        say(f"error: {message}")
     else:
-        say(f"error: {message} (see {context.command_path} --help)")
+        say(f"error: {message}" + (f" (see {context.command_path} --help)" if context else ""))
     return error.exit_code
 
 

@@ -74,7 +74,6 @@ def evaluate(
     likelihood: Annotated[int, _model("Held-out molecules to take the bits of.", min=0)] = 2000,
     device: options.Device = "cpu",
     cluster: options.Cluster = None,
-    published: Annotated[bool, _written("Also published figures.", "--published")] = False,
     html: Annotated[
         Path | None,
         _written(
@@ -82,7 +81,6 @@ def evaluate(
             "pip install 'graphcnf\\[report]'."
         ),
     ] = None,
-    png: Annotated[Path | None, _written("Picture of the first valid molecules.")] = None,
     out: Annotated[
         Path | None, _written("File: .md, .txt, .csv or .json.", show_default="stdout")
     ] = None,
@@ -98,27 +96,26 @@ def evaluate(
     from graphcnf.evaluation.metrics import METRICS
     from graphcnf.evaluation.records import Records
     from graphcnf.evaluation.reference import Reference
-    from graphcnf.evaluation.tables import render, shorten_names
+    from graphcnf.evaluation.tables import render
 
     files, models = files or [], models or []
     named = files + models
     kind = output.table_kind(out, as_csv, as_json)
     output.output_kind(html, ("html", "htm"), "--html")
-    output.output_kind(png, ("png",), "--png")
     chosen = tuple(m for m in METRICS if m in (metrics or ()) or (fcd and m == "fcd"))
     _check_together(options.given_names(context), files, models, chosen)
     options.check_cluster_options(cluster, None, device)
-    if html is not None or png is not None:
-        from graphcnf.evaluation import report  # draws, and is not needed otherwise
     if html is not None:
-        report.check_report()
+        from graphcnf.evaluation.report import check_report, write_report  # not needed otherwise
+
+        check_report()
         if not chosen and reference != "none":
             chosen = tuple(name for name, metric in METRICS.items() if metric.axis)
     # What cannot be read comes to light before the long work.
     content = output.read_stdin() if "-" in files else None
     records = [Records.read(file, column, content if file == "-" else None) for file in files]
     read = [file for file in (reference, test) if file] + [f for r in records for f in r.files]
-    output.check_not_read((out, html, png), read)
+    output.check_not_read((out, html), read)
     if test is not None and not chosen:
         raise typer.BadParameter("--test goes with --metrics, --fcd or --html")
     for name in models if len(named) > 1 else ():
@@ -131,13 +128,15 @@ def evaluate(
         results = [graphcnf.evaluate(r, against, standardize=standardize) for r in records]
         for name in models:
             model = options.load_model(name, device, support=support)
-            results.append(graphcnf.evaluate(model, against, name=name, seeds=numbers, **of_models))
-    shorten_names(results)
-    output.write_text(render(results, kind, published), out)
+            # The last part of a folder, where it still tells all sets apart.
+            last = Path(name).name
+            shown = last if [Path(n).name for n in named].count(last) == 1 else name
+            results.append(
+                graphcnf.evaluate(model, against, name=shown, seeds=numbers, **of_models)
+            )
+    output.write_text(render(results, kind), out)
     if html is not None:
-        report.write_report(results, html)
-    if png is not None:
-        report.write_picture(results[0], png)
+        write_report(results, html)
 
 
 def _check_together(
@@ -149,8 +148,6 @@ def _check_together(
         raise typer.BadParameter("name files of SMILES (- for stdin), or models with --model")
     if twice := next((name for name in named if named.count(name) > 1), None):
         raise typer.BadParameter(f"{twice} is named twice")
-    if "png" in given and len(named) > 1:
-        raise typer.BadParameter("--png goes with one file or model")
     if {"seed", "seeds"} <= given:
         raise typer.BadParameter("--seed and --seeds exclude each other")
     if not models and (wrong := given & OF_MODELS):

@@ -190,8 +190,7 @@ def generate(
     if everything and (require or smarts):
         raise typer.BadParameter("--all writes every graph: leave out --require and --smarts")
     if best_of > 1 and not wanted:
-        hint = "'--best-of'"
-        raise typer.BadParameter("the best is the nearest to a --property", param_hint=hint)
+        raise typer.BadParameter("--best-of keeps the one nearest to a --property")
     if shard and out is None:
         raise typer.BadParameter("it is a file: name it with --out", param_hint="'--shard'")
     if shard is None or shard.number:
@@ -204,6 +203,7 @@ def generate(
     from graphcnf.compute.parallel import open_workers
     from graphcnf.molecules.asked import asked_of, outside_training
     from graphcnf.sampling.records import Recipe
+    from graphcnf.sampling.shards import shards_of
 
     if not network.is_raw:
         say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
@@ -220,12 +220,12 @@ def generate(
         _write_grown(network, recipe, task, particles, number, out, kind, as_json)
         return
     records = range(first, first + (number if everything or shard else LARGEST_COUNT))
+    parts = shards_of(network, recipe, records, out, *shard) if shard else [(out, None)]
+    if shard and not shard.number:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    count = None if shard else number
     with open_workers(cluster, workers) as engine:
-        sample = partial(_write_sample, network, recipe, engine, kind, force, as_json)
-        if shard is None:
-            sample(records, number, out)
-        else:
-            _write_shards(sample, network, recipe, records, out, shard, kind, force)
+        _write_samples(network, recipe, engine, records, count, parts, kind, force, as_json)
 
 
 def _fragment_task(context: typer.Context) -> tuple[str, str] | None:
@@ -255,47 +255,32 @@ def _fragment_task(context: typer.Context) -> tuple[str, str] | None:
     return given[0], values[given[0]]
 
 
-def _write_sample(
-    network: GraphCNF, recipe: Recipe, engine, kind: str, force: bool, as_json: bool,
-    records: range, number: int | None, out: Path | None, shard=None,
+def _write_samples(
+    network: GraphCNF, recipe: Recipe, engine, records: range, number: int | None, parts,
+    kind: str, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Write a sample or a shard, then a summary to stderr."""
+    """Write a sample, or the shards of one that are missing, each with a summary to stderr."""
     from graphcnf.sampling.sample import Sample
-    from graphcnf.sampling.shards import write_description
+    from graphcnf.sampling.shards import is_complete, write_description
 
-    sample = Sample(network, recipe, records, number, engine)
-    if out is None:
-        with open_output(None) as stream:
-            sample.write(stream)
-    else:
-        beside = (
-            (lambda file: write_description(out, shard, sample.counts, file)) if shard else None
-        )
-        convert = conversion(kind, recipe.columns)
-        sample.save(out, convert=convert, beside=beside, force=force)
-    counts, distinct = sample.counts, not recipe.everything
-    figures = counts.figures(distinct)
-    say(json.dumps(figures) if as_json else counts.summary(distinct, recipe.selective))
-
-
-def _write_shards(
-    sample, network: GraphCNF, recipe: Recipe, records: range, out: Path, shard: ShardNumber,
-    kind: str, force: bool,
-) -> None:  # fmt: skip
-    """Write the shards that are missing."""
-    from graphcnf.sampling.shards import is_complete, shards_of
-
-    parts = shards_of(network, recipe, records, out, *shard)
-    if not shard.number:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    todo = [(file, part) for file, part in parts if not is_complete(file, part)]
-    for file, part in parts:
-        if (file, part) in todo:
-            check_target(file, kind, force)
+    todo = [(out, shard) for out, shard in parts if not (shard and is_complete(out, shard))]
+    for out, shard in parts:
+        if (out, shard) in todo:
+            check_target(out, kind, force)
         else:
-            say("note: {} is there already, shard {}/{} as asked for".format(file, *part["part"]))
-    for file, part in todo:
-        sample(range(*part["records"]), None, file, part)
+            say("note: {} is there already, shard {}/{} as asked for".format(out, *shard["part"]))
+    for out, shard in todo:
+        own = range(*shard["records"]) if shard else records
+        sample = Sample(network, recipe, own, number, engine)
+        if out is None:
+            with open_output(None) as stream:
+                sample.write(stream)
+        else:
+            beside = partial(write_description, out, shard, sample) if shard else None
+            sample.save(out, convert=conversion(kind, recipe.columns), beside=beside, force=force)
+        counts, distinct = sample.counts, not recipe.everything
+        summary = counts.summary(distinct, recipe.selective)
+        say(json.dumps(counts.figures(distinct)) if as_json else summary)
 
 
 def _write_grown(

@@ -123,8 +123,8 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
     main = {
         "name": records.name,
         **figures,
-        "unreadable": summary.unreadable,
-        "reconstruction": summary.came_back / valid if valid else None,
+        "unreadable": summary.sums["unreadable"],
+        "reconstruction": summary.sums["came_back"] / valid if valid else None,
         "reconstruction_molecules": valid,
         "reference": source,
         "failures": dict(summary.failures.most_common()),
@@ -149,18 +149,18 @@ def _tell_unreadable(records: Records, summary: Summary) -> None:
     """Print a note about records that are no SMILES; raise UserError where none is one."""
     if summary.first_unreadable is None:
         return
-    place, text = summary.first_unreadable
+    count, (place, text) = summary.sums["unreadable"], summary.first_unreadable
     reason = f"no molecule: {text[:60]!a}"
     try:
         with quiet():
             parse(text, sanitize=False)
     except UnparsableSmiles as error:
         reason = str(error)
-    if summary.unreadable == records.count:
+    if count == records.count:
         raise UserError(f"{records.name} holds no molecules; {place}: {reason}")
     say(
-        f"note: {summary.unreadable:,} of {records.count:,} records of {records.name} are no "
-        f"SMILES and count as invalid, the first is {place}: {reason}",
+        f"note: {count:,} of {records.count:,} records of {records.name} are no SMILES and count "
+        f"as invalid, the first is {place}: {reason}",
     )
 
 
@@ -172,16 +172,7 @@ def draw_part(
     device: str,
     records: range,
 ) -> Part:
-    """Draw a block of raw samples and look at them.
-
-    Args:
-        model: Model to draw from.
-        seed: Seed of the sample.
-        temperature: Temperature of sampling.
-        features: See `look_at`.
-        device: Device of ChemNet.
-        records: Numbers of the samples.
-    """
+    """Draw a block of raw samples and look at them (`draw_block`, `look_at`)."""
     _, frame = draw_block(model, records, seed=seed, temperature=temperature)
     return look_at(frame, features, device)
 
@@ -260,7 +251,8 @@ def _hold_against(
     """Add the row of the training data; return the distribution metrics of each seed."""
     hashes = result.training_hashes
     assert hashes is not None
-    figures, training = reference.data_row(dataset, summaries[0].samples, seed, hashes)
+    count = summaries[0].sums["samples"]
+    figures, training = reference.data_row(dataset, count, seed, hashes)
     result.data = dict(figures)
     if not reference.metrics:
         return [{} for _ in summaries]

@@ -6,12 +6,12 @@ import copy
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
-if TYPE_CHECKING:
-    from graphcnf.graphs import GraphCNF, PackedGraphs
+from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 
 BATCH = 128
 
@@ -26,15 +26,11 @@ def mean_and_sd(summaries: Sequence[dict]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, first in summaries[0].items():
         values = [summary[name] for summary in summaries]
-        if None in values:
-            result[name] = None
-        elif isinstance(first, float):
-            result[name] = statistics.fmean(values)
-            result[f"{name}_sd"] = statistics.stdev(values)
-        elif isinstance(first, int):
+        result[name] = None if None in values else first
+        if None not in values and isinstance(first, float):
+            result |= {name: statistics.fmean(values), f"{name}_sd": statistics.stdev(values)}
+        elif None not in values and isinstance(first, int):
             result[name] = round(statistics.fmean(values))
-        else:
-            result[name] = first
     return result
 
 
@@ -45,23 +41,17 @@ def bits(model: GraphCNF, graphs: PackedGraphs, seed: int = 0) -> dict[str, floa
     model without a node order, the bits per molecule are those of the molecule, not of one of its
     labellings; the bits per node, as published, are those of a labelling.
     """
-    import torch
-
-    from graphcnf.graphs import GraphBatch
     from graphcnf.graphs.isomorphism import labelling_bits
 
-    total, sizes = [], []
-    with torch.no_grad(), _fixed_noise(model, seed):
+    total = np.zeros(len(graphs))
+    with _fixed_noise(model, seed):
         for chosen in _by_size(graphs):
             batch = GraphBatch.collate(graphs, chosen).to(model.device)
-            total.append(-model.log_prob(batch).cpu().double().numpy() / np.log(2))
-            sizes.append(batch.sizes.cpu().numpy())
-    labelled, nodes = np.concatenate(total), np.concatenate(sizes)
-    ordered = model.ordered
-    spent = 0 if ordered else labelling_bits(graphs).mean()
+            total[chosen] = -model.log_prob(batch).cpu().double().numpy() / np.log(2)
+    spent = 0 if model.ordered else labelling_bits(graphs).mean()
     return {
-        "bits_per_node": float((labelled / nodes).mean()),
-        "bits_per_molecule": float(labelled.mean() - spent),
+        "bits_per_node": float((total / graphs.node_counts).mean()),
+        "bits_per_molecule": float(total.mean() - spent),
     }
 
 
@@ -72,16 +62,13 @@ def reconstruction(
 
     A graph that comes back with other numbers of its nodes is the same graph.
     """
-    import torch
-
-    from graphcnf.graphs import GraphBatch
     from graphcnf.graphs.isomorphism import isomorphic
 
     exact, same = copy.deepcopy(model), 0
     if double and model.device.type == "mps":  # which has no float64
         exact = exact.cpu()
     exact = exact.double() if double else exact.float()
-    with torch.no_grad(), _fixed_noise(model, seed):
+    with _fixed_noise(model, seed):
         for chosen in _by_size(graphs):
             batch = GraphBatch.collate(graphs, chosen).to(exact.device)
             decoded = exact.decode(exact.encode(batch), batch.mask).cleared()
@@ -104,9 +91,7 @@ def _by_size(graphs: PackedGraphs) -> Iterator[np.ndarray]:
 @contextmanager
 def _fixed_noise(model: GraphCNF, seed: int) -> Iterator[None]:
     """Let the encoder draw the same noise every time, and keep the caller's random state."""
-    import torch
-
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.no_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield

@@ -1,22 +1,60 @@
-"""Distribution metrics: the one table that commands, tables and reports read.
+"""Distribution metrics: what they read off molecules, their formulas, and the table of them all.
 
 All of them compare valid molecules without stereo; invalid samples have to be left out and reported
 beside the figures, and duplicates count as often as they occur. Distances between finite sets are
 above 0 even for two samples of one distribution: hold them against the distance of the reference to
 another set of real molecules of the same size.
+
+"MOSES" is Polykovskiy et al. 2020, "Molecular Sets (MOSES)", arXiv 1811.12823, section 4, and the
+code that its tables come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial, reduce
 from operator import iadd
 from typing import Any
 
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+from rdkit.Chem.rdmolops import FragmentOnBRICSBonds
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
 from graphcnf.errors import UserError
-from graphcnf.evaluation import chemnet, counts, nspdk, similarity
 from graphcnf.molecules import properties
+from graphcnf.molecules.optional import Unavailable, installed_file
+
+Histogram = Mapping[str, int]
+"""Counts by text: an element, a scaffold, a property's value written as a decimal."""
+
+ELEMENTS = frozenset(("C", "N", "S", "O", "F", "Cl", "Br", "H"))
+"""Elements that the filters of MOSES let pass."""
+
+RADIUS, BITS = 2, 1024
+"""Radius and length of the Morgan fingerprints."""
+
+KEPT, COMPARED = 200_000, 30_000
+"""Molecules of a set whose fingerprints are kept, and of a generated set that are compared.
+
+The first ones. Each test part of MOSES has fewer than 200,000; its protocol compares 30,000.
+"""
+
+BLOCK = 2000
+"""Molecules of either set that are compared at once; bounds the memory at some 70 MB."""
+
+
+def add_counts(one: Counter, other: Counter) -> Counter:
+    """Return the first histogram with the counts of the second added in place."""
+    one.update(other)  # += would look at all that are there, each time
+    return one
 
 
 @dataclass(frozen=True)
@@ -36,7 +74,7 @@ class Feature:
 
     name: str
     of: Callable[..., Any]
-    add: Callable[[Any, Any], Any] = counts.add_counts
+    add: Callable[[Any, Any], Any] = add_counts
     on_device: bool = False
 
 
@@ -63,56 +101,379 @@ class Metric:
     axis: str = ""
 
 
-def _diversity(power: int, generated: Any, reference: Any) -> float:
-    return similarity.internal_diversity(generated, power)
+def histogram(function: Callable[[Chem.Mol], Iterable[str]], mols: Sequence[Chem.Mol]) -> Counter:
+    """Count the texts that a function has for each molecule."""
+    return Counter(text for mol in mols for text in function(mol))
+
+
+def _decimal(function: Callable[[Chem.Mol], float], decimals: int, mol: Chem.Mol) -> list[str]:
+    return [f"{function(mol):.{decimals}f}"]
+
+
+def _outcome(function: Callable[[Chem.Mol], bool], mol: Chem.Mol) -> list[str]:
+    return ["passed" if function(mol) else "failed"]
+
+
+def _atoms(mol: Chem.Mol) -> list[str]:
+    return [str(mol.GetNumAtoms())]
+
+
+def _elements(mol: Chem.Mol) -> list[str]:
+    return [atom.GetSymbol() for atom in mol.GetAtoms()]
+
+
+def _charges(mol: Chem.Mol) -> list[str]:
+    return [f"{atom.GetFormalCharge():+d}" for atom in mol.GetAtoms()]
+
+
+def _kekule_bonds(mol: Chem.Mol) -> list[str]:
+    mol = Chem.Mol(mol)
+    Chem.Kekulize(mol, clearAromaticFlags=True)
+    return [bond.GetBondType().name for bond in mol.GetBonds()]
+
+
+def _ring_sizes(mol: Chem.Mol) -> list[str]:
+    # Sanitization finds the symmetrized set, which may hold more rings than are independent, and
+    # which other features want: in a copy, GetSSSR puts another in the place of it.
+    return [str(len(ring)) for ring in Chem.GetSSSR(Chem.Mol(mol))]
+
+
+def brics_fragments(mol: Chem.Mol) -> list[str]:
+    """Return SMILES of the pieces after all BRICS bonds are cut, cuts marked by dummy atoms."""
+    return Chem.MolToSmiles(FragmentOnBRICSBonds(mol)).split(".")
+
+
+def scaffolds(mol: Chem.Mol) -> list[str]:
+    """Return the SMILES of the Bemis-Murcko scaffold; nothing where it has fewer than two rings."""
+    core = MurckoScaffold.GetScaffoldForMol(mol)
+    large = core.GetRingInfo().NumRings() >= 2
+    return [Chem.MolToSmiles(core)] if large else []
+
+
+def passes_pains(mol: Chem.Mol) -> bool:
+    """Return True without any of the 480 PAINS alerts A, B and C (Baell & Holloway 2010)."""
+    return not _pains().HasMatch(mol)
+
+
+def passes_mcf(mol: Chem.Mol) -> bool:
+    """Return True without any of MOSES' 22 medicinal chemistry filters.
+
+    Raises:
+        Unavailable: The list, which comes with the package molsets, is not installed.
+    """
+    with_hydrogens = Chem.AddHs(mol)  # which the patterns name
+    return not any(with_hydrogens.HasSubstructMatch(pattern) for pattern in _mcf())
+
+
+def passes_filters(mol: Chem.Mol) -> bool:
+    """Return True for a molecule that counts for "Filters" of MOSES.
+
+    It has no PAINS or MCF alert, no charge, no ring of eight or more atoms, and C, N, S, O, F, Cl,
+    Br and H only.
+
+    Raises:
+        Unavailable: See `passes_mcf`.
+    """
+    return (
+        all(a.GetSymbol() in ELEMENTS and not a.GetFormalCharge() for a in mol.GetAtoms())
+        and all(len(ring) < 8 for ring in mol.GetRingInfo().AtomRings())
+        and passes_pains(mol)
+        and passes_mcf(mol)
+    )
+
+
+@cache
+def _pains() -> FilterCatalog:
+    return FilterCatalog(FilterCatalogParams(FilterCatalogParams.FilterCatalogs.PAINS))
+
+
+@cache
+def _mcf() -> list[Chem.Mol]:
+    path = installed_file("moses", "metrics", "mcf.csv")
+    if path is None:
+        raise Unavailable("needs the list in molsets: pip install --no-deps molsets")
+    with open(path, newline="", encoding="utf-8") as file:
+        return [Chem.MolFromSmarts(row["smarts"]) for row in csv.DictReader(file)]
+
+
+def passed_share(generated: Histogram, reference: Histogram) -> float:
+    """Return the share of the generated molecules that pass a filter (MOSES).
+
+    In [0, 1], higher is better; the reference, which is not used, may be far from 1 itself.
+    """
+    return generated.get("passed", 0) / sum(generated.values())
+
+
+def values_and_counts(counts: Histogram) -> tuple[np.ndarray, np.ndarray]:
+    """Return values that are written as decimals, and their counts, both (K,) float64."""
+    return np.array([*map(float, counts)]), np.array([*map(float, counts.values())])
+
+
+def wasserstein(generated: Histogram, reference: Histogram) -> float:
+    """Return the Wasserstein-1 distance between two samples of a property, as in MOSES.
+
+    The mean distance by which values have to be moved to turn one distribution into the other, in
+    the property's own unit. At least 0, lower is better.
+    """
+    from scipy.stats import wasserstein_distance
+
+    (values, weights), (others, other_weights) = map(values_and_counts, (generated, reference))
+    return float(wasserstein_distance(values, others, weights, other_weights))
+
+
+def total_variation(generated: Histogram, reference: Histogram) -> float:
+    """Return the total variation distance between two histograms, `1/2 sum_k |p_k - q_k|`.
+
+    The share of one histogram that has to be moved to turn it into the other. In [0, 1], lower is
+    better. A histogram without any entry is at distance 1 from every other one.
+    """
+    totals = [sum(generated.values()), sum(reference.values())]
+    if 0 in totals:
+        return float(any(totals))
+    keys = sorted({*generated, *reference})
+    return 0.5 * sum(
+        abs(generated.get(k, 0) / totals[0] - reference.get(k, 0) / totals[1]) for k in keys
+    )
+
+
+def cosine(generated: Histogram, reference: Histogram) -> float:
+    """Return the cosine of the angle between two histograms, Frag and Scaf of MOSES.
+
+    In [0, 1], higher is better; 1 means the same proportions.
+
+    Raises:
+        Unavailable: One of the sets has nothing to count.
+    """
+    for name, counts in (("generated", generated), ("reference", reference)):
+        if not counts:
+            raise Unavailable(f"none among the {name} molecules")
+    shared = sum(count * reference.get(key, 0) for key, count in generated.items())
+    squares = (sum(count * count for count in c.values()) for c in (generated, reference))
+    return shared / math.sqrt(math.prod(squares))
+
+
+_MORGAN = GetMorganGenerator(radius=RADIUS, fpSize=BITS)
+
+
+def fingerprints(mols: Sequence[Chem.Mol]) -> np.ndarray:
+    """Return packed Morgan fingerprints (no chirality) of molecules, (M, 128) uint8."""
+    return np.array([np.packbits(_MORGAN.GetFingerprintAsNumPy(mol)) for mol in mols])
+
+
+def _add_fingerprints(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return one if len(one) >= KEPT else np.concatenate([one, other])[:KEPT]
+
+
+def nearest_similarity(generated: np.ndarray, reference: np.ndarray) -> float:
+    """Return the mean similarity to the nearest reference molecule, SNN of MOSES.
+
+    The Tanimoto similarity of a generated molecule to the most similar reference molecule, mean
+    over the generated ones. In [0, 1], higher is better (nearer to the reference); a set that
+    copies the reference reaches 1. Arguments are packed fingerprints, (M, 128) and (N, 128) uint8.
+    """
+    best = _similarities(generated[:COMPARED], reference, lambda block: block.max(1), np.maximum)
+    return math.fsum(best) / len(best)
+
+
+def internal_diversity(generated: np.ndarray, reference: Any = None, power: int = 1) -> float:
+    """Return the mean dissimilarity within one set, IntDiv_p of MOSES.
+
+    `1 - mean_x (mean_y T(x, y)^p)^(1/p)` with the Tanimoto similarity T and every pair, that of a
+    molecule with itself included. In [0, 1], higher is more diverse; good is the reference's own
+    figure. The paper's formula takes the root once, of the mean over all pairs; MOSES' code, and
+    so every published IntDiv_2, takes it per molecule. For p = 1 they are the same.
+
+    Args:
+        generated: Packed fingerprints, (M, 128) uint8.
+        reference: Not used.
+        power: p, at least 1.
+    """
+    chosen = generated[:COMPARED]
+
+    def powers(block: np.ndarray) -> np.ndarray:
+        return (block**power).sum(1, dtype=np.float64)
+
+    means = _similarities(chosen, chosen, powers, np.add) / len(chosen)
+    return 1 - math.fsum(means ** (1 / power)) / len(chosen)
+
+
+def _similarities(rows: np.ndarray, columns: np.ndarray, reduced: Callable, add: Callable):
+    """Return what is left of each row of similarities, (M,), reduced block by block and added."""
+
+    def unpacked(packed: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, len(packed), BLOCK):
+            yield np.unpackbits(packed[start : start + BLOCK], axis=1).astype(np.float32)
+
+    parts = []
+    for left in unpacked(rows):
+        blocks = (properties.similarities(left, right) for right in unpacked(columns))
+        parts.append(reduce(add, map(reduced, blocks)))
+    return np.concatenate(parts)
+
+
+def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
+    """Sum the feature vectors of the neighbourhood subgraph pairwise distance kernel.
+
+    The features of a molecule count its pairs of atom neighbourhoods of equal radius by the
+    distance between their centres (both up to 4), hashed into 2^16 bins and scaled to unit length
+    (Costa & De Grave 2010, computed by EDeN). Labels are those of GDSS, so that figures compare
+    with published ones: the element of an atom, and the whole part of a bond order of the aromatic
+    molecule, so that an aromatic bond counts as single; formal charges do not count. Python's
+    hashes of strings change from run to run, so elements enter as atomic numbers.
+
+    Returns:
+        (65538,) float64, the last one the number of molecules.
+
+    Raises:
+        Unavailable: The package eden-kernel is missing.
+    """
+    try:
+        from eden.graph import Vectorizer
+    except ImportError as error:
+        raise Unavailable("needs eden-kernel: pip install 'graphcnf[metrics]'") from error
+    features = Vectorizer(complexity=4, discrete=True).transform(map(_nspdk_graph, mols))
+    return np.append(np.asarray(features.sum(0)).ravel(), len(mols))
+
+
+def _nspdk_graph(mol: Chem.Mol):
+    import networkx as nx
+
+    graph = nx.Graph()
+    for atom in mol.GetAtoms():
+        graph.add_node(atom.GetIdx(), label=atom.GetAtomicNum())
+    for bond in mol.GetBonds():
+        ends = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        graph.add_edge(*ends, label=int(bond.GetBondTypeAsDouble()))
+    return graph
+
+
+def nspdk_distance(generated: np.ndarray, reference: np.ndarray) -> float:
+    """Return the NSPDK-MMD of GDSS (Jo et al. 2022, arXiv 2202.02514), squared and biased.
+
+    `mean k(x, x') + mean k(y, y') - 2 mean k(x, y)` over all pairs of two `nspdk_sums`, those of a
+    graph with itself included. The kernel is linear in the features, so that is the squared
+    distance between their means. In [0, 2], lower is better; it falls with the number of molecules.
+    """
+    one, other = (sums[:-1] / sums[-1] for sums in (generated, reference))
+    return float(np.square(one - other).sum())
+
+
+def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
+    """Sum ChemNet's 512 activations, and their products, over molecules.
+
+    Returns:
+        Sum of the outer products of (1, activations), (513, 513) float64: the number of molecules
+        in the corner, the sums of the activations beside it.
+
+    Raises:
+        Unavailable: The package fcd_torch is missing.
+    """
+    network = _chemnet(device)
+    import torch
+
+    from graphcnf.graphs.record_blocks import one_thread
+
+    smiles = [Chem.MolToSmiles(mol) for mol in mols]
+    with _quiet(), one_thread(torch.device(device)):
+        activations = network.get_predictions(smiles).astype(np.float64)
+    rows = np.hstack([np.ones((len(smiles), 1)), activations])
+    return rows.T @ rows
+
+
+def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
+    """Return the Frechet ChemNet distance, FCD (Preuer et al. 2018, arXiv 1803.09518).
+
+    `|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))` of the normal distributions of two `chemnet_sums`,
+    with fcd_torch's square root. At least 0, lower is better. It falls with the number of
+    molecules: compare sets of one size only.
+
+    Raises:
+        Unavailable: The package fcd_torch is missing, there are fewer than two molecules, or the
+            distance has no finite value.
+    """
+    fcd_torch = _fcd_torch()
+    moments = [*_moments(generated), *_moments(reference)]
+    with _quiet():
+        try:
+            distance = float(fcd_torch.calculate_frechet_distance(*moments))
+        except ValueError as error:
+            raise Unavailable(f"no square root of the covariances: {error}") from error
+    if not math.isfinite(distance):
+        raise Unavailable("no finite distance")
+    return max(distance, 0.0)  # rounding
+
+
+def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean (512,) and covariance (512, 512)."""
+    count = sums[0, 0]
+    if count < 2:
+        raise Unavailable(f"needs two molecules or more, not {count:.0f}")
+    mean = sums[0, 1:] / count
+    return mean, (sums[1:, 1:] - count * np.outer(mean, mean)) / (count - 1)
+
+
+def _quiet() -> warnings.catch_warnings:
+    """Return a context without the warnings of deprecated calls inside fcd_torch."""
+    return warnings.catch_warnings(action="ignore")
+
+
+@cache
+def _chemnet(device: str):
+    with _quiet():
+        return _fcd_torch().FCD(device=device, n_jobs=1, batch_size=512, canonize=False)
+
+
+def _fcd_torch():
+    try:
+        import fcd_torch
+    except ImportError as error:
+        raise Unavailable("needs fcd_torch: pip install 'graphcnf[metrics]'") from error
+    return fcd_torch
 
 
 def _counted(name: str, function: Callable) -> Feature:
-    return Feature(name, partial(counts.histogram, function))
+    return Feature(name, partial(histogram, function))
 
 
-def _wasserstein(name: str, title: str, axis: str, function: Callable, decimals: int) -> Metric:
-    feature = Feature(name, partial(counts.rounded, function, decimals))
-    title = f"{title}, Wasserstein"
-    return Metric(f"{name}_w1", title, "lower", feature, counts.wasserstein, axis)
+def _w1(name: str, title: str, axis: str, function: Callable, decimals: int) -> Metric:
+    feature = _counted(name, partial(_decimal, function, decimals))
+    return Metric(f"{name}_w1", f"{title}, Wasserstein", "lower", feature, wasserstein, axis)
 
 
-def _variation(name: str, title: str, axis: str, function: Callable) -> Metric:
-    title = f"{title}, total variation"
-    feature = _counted(name, function)
-    return Metric(f"{name}_tv", title, "lower", feature, counts.total_variation, axis)
+def _tv(name: str, title: str, axis: str, function: Callable) -> Metric:
+    feature, title = _counted(name, function), f"{title}, total variation"
+    return Metric(f"{name}_tv", title, "lower", feature, total_variation, axis)
 
 
 def _passed(name: str, title: str, function: Callable) -> Metric:
-    feature = Feature(name, partial(counts.judged, function))
-    return Metric(name, title, "higher", feature, counts.passed_share)
+    return Metric(name, title, "higher", _counted(name, partial(_outcome, function)), passed_share)
 
 
-_CHEMNET = Feature("chemnet", chemnet.chemnet_sums, iadd, on_device=True)
-_NSPDK = Feature("nspdk", nspdk.nspdk_sums, iadd)
-_PRINTS = Feature("fingerprints", similarity.fingerprints, similarity.add_fingerprints)
-_FRAGMENTS = _counted("fragments", counts.brics_fragments)
-_SCAFFOLDS = _counted("scaffolds", counts.scaffolds)
+_CHEMNET = Feature("chemnet", chemnet_sums, iadd, on_device=True)
+_NSPDK = Feature("nspdk", nspdk_sums, iadd)
+_PRINTS = Feature("fingerprints", fingerprints, _add_fingerprints)
 _TABLE = (
-    Metric("fcd", "FCD", "lower", _CHEMNET, chemnet.frechet_distance),
-    Metric("nspdk", "NSPDK MMD", "lower", _NSPDK, nspdk.nspdk_distance),
-    Metric("snn", "SNN", "higher", _PRINTS, similarity.nearest_similarity),
-    Metric("frag", "Frag", "higher", _FRAGMENTS, counts.cosine),
-    Metric("scaf", "Scaf", "higher", _SCAFFOLDS, counts.cosine),
-    Metric("int_div1", "IntDiv1", "as the reference", _PRINTS, partial(_diversity, 1)),
-    Metric("int_div2", "IntDiv2", "as the reference", _PRINTS, partial(_diversity, 2)),
-    _passed("pains", "free of PAINS alerts", counts.passes_pains),
-    _passed("mcf", "free of MCF alerts", counts.passes_mcf),
-    _passed("filters", "Filters", counts.passes_filters),
-    _wasserstein("logp", "logP", "logP", properties.logp, 4),
-    _wasserstein("qed", "QED", "QED", properties.qed, 5),
-    _wasserstein("sa", "SA score", "SA score", properties.sa, 4),
-    _wasserstein("weight", "molecular weight", "molecular weight (g/mol)", properties.weight, 3),
-    _variation("atoms", "number of atoms", "heavy atoms", counts.atoms),
-    _variation("elements", "elements", "element", counts.elements),
-    _variation("charges", "formal charges", "formal charge", counts.charges),
-    _variation("bonds", "bond types", "bond type", counts.kekule_bonds),
-    _variation("rings", "ring sizes", "ring size", counts.ring_sizes),
+    Metric("fcd", "FCD", "lower", _CHEMNET, frechet_distance),
+    Metric("nspdk", "NSPDK MMD", "lower", _NSPDK, nspdk_distance),
+    Metric("snn", "SNN", "higher", _PRINTS, nearest_similarity),
+    Metric("frag", "Frag", "higher", _counted("fragments", brics_fragments), cosine),
+    Metric("scaf", "Scaf", "higher", _counted("scaffolds", scaffolds), cosine),
+    Metric("int_div1", "IntDiv1", "as the reference", _PRINTS, internal_diversity),
+    Metric(
+        "int_div2", "IntDiv2", "as the reference", _PRINTS, partial(internal_diversity, power=2)
+    ),
+    _passed("pains", "free of PAINS alerts", passes_pains),
+    _passed("mcf", "free of MCF alerts", passes_mcf),
+    _passed("filters", "Filters", passes_filters),
+    _w1("logp", "logP", "logP", properties.logp, 4),
+    _w1("qed", "QED", "QED", properties.qed, 5),
+    _w1("sa", "SA score", "SA score", properties.sa, 4),
+    _w1("weight", "molecular weight", "molecular weight (g/mol)", properties.weight, 3),
+    _tv("atoms", "number of atoms", "heavy atoms", _atoms),
+    _tv("elements", "elements", "element", _elements),
+    _tv("charges", "formal charges", "formal charge", _charges),
+    _tv("bonds", "bond types", "bond type", _kekule_bonds),
+    _tv("rings", "ring sizes", "ring size", _ring_sizes),
 )
 
 METRICS = {metric.name: metric for metric in _TABLE}
@@ -134,17 +495,16 @@ def chosen_metrics(names: Sequence[str] | None = None) -> tuple[Metric, ...]:
 
 def features_of(names: Sequence[str] | None = None) -> tuple[Feature, ...]:
     """Return the features that metrics need, each once; see `chosen_metrics`."""
-    needed = {metric.needs.name: metric.needs for metric in chosen_metrics(names)}
-    return tuple(needed.values())
+    return tuple({metric.needs.name: metric.needs for metric in chosen_metrics(names)}.values())
 
 
-def parse_metrics(*texts: str | None) -> tuple[str, ...]:
+def parse_metrics(text: str) -> tuple[str, ...]:
     """Return the names of metrics, in the order of a table, of "all", "none" or "fcd,snn".
 
     Raises:
         UserError: There is no such metric.
     """
-    names = [part.strip() for text in texts if text is not None for part in text.split(",")]
+    names = [part.strip() for part in text.split(",")]
     for name in names:
         if name not in ("all", "none", *METRICS):
             raise UserError(f"no metric {name!r}: write all or some of {', '.join(METRICS)}")

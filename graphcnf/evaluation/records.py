@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from rdkit import Chem
@@ -26,29 +25,20 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class Records:
-    """Records of a file, of the files of a folder, or of a list.
+    """Records of a file, of the files of a folder, or of a list."""
 
-    Attributes:
-        name: Name in tables.
-        records: The records; None where files are read one after the other when it is their turn.
-        files: These files.
-        column: See `read_smiles`.
-        count: Number of records.
-    """
-
-    name: str
-    records: FileRecords | None
+    name: str  # in tables
+    records: FileRecords | None  # None where files are read one after the other
     files: list[Path]
-    column: str | None
+    column: str | None  # see `read_smiles`
     count: int
 
     @classmethod
     def read(cls, file: str, column: str | None = None, content: bytes | None = None) -> Records:
-        """Read the records of a file, or count those of a folder.
+        """Read the records of a file, or count those of a folder of parts, in order of their names.
 
         Args:
-            file: See `read_smiles`; a folder of parts is taken in the order of their names; "-"
-                for `content` from standard input.
+            file: The file; "-" for `content` from standard input.
             column: Column of a table.
             content: The file's bytes where they are at hand.
 
@@ -98,47 +88,37 @@ class Records:
         for file in self.files:
             numbers, smiles, _, unit = self.records or read_smiles(file, column=self.column)
             of_file = f" of {file}" if len(self.files) > 1 else ""
+            places = [f"{unit} {number}{of_file}" for number in numbers]
             for k in range(0, len(smiles), CHUNK):
-                end = k + CHUNK
-                yield Chunk(of_file, first + k, unit, numbers[k:end], smiles[k:end])
+                yield first + k, places[k : k + CHUNK], smiles[k : k + CHUNK]
             first += len(smiles)
 
 
-class Chunk(NamedTuple):
-    """Some records, see `FileRecords`; `first` counts those of all files, `of_file` names one."""
-
-    of_file: str
-    first: int
-    unit: str
-    numbers: list[int]
-    smiles: list[str]
+Chunk = tuple[int, list[str], list[str]]
+"""Number of the first record among those of all files, places ("line 3") and SMILES."""
 
 
 def score_chunk(
     features: tuple[Feature, ...], device: str, states: frozenset[str] | None, chunk: Chunk
 ) -> Part:
-    """Score the molecules of a chunk.
+    """Score the molecules of a chunk (`look_at`).
 
-    Args:
-        features: Features of valid molecules that are wanted.
-        device: Device of ChemNet.
-        states: Charge states in which `parse_standardized` writes the molecules, those that it
-            refuses as they are; None for all as they are.
-        chunk: The records.
+    With charge states, they are taken as `parse_standardized` writes them, those that it refuses
+    as they are.
     """
-    smiles = list(chunk.smiles)
+    first, places, given = chunk
+    smiles = list(given)
     if states is not None:
-        for k, text in enumerate(smiles):
+        for k, text in enumerate(given):
             with suppress(MoleculeNotRepresentable), quiet():
                 smiles[k] = Chem.MolToSmiles(parse_standardized(text, states))
-    frame = evaluate_records(smiles, first=chunk.first)
+    frame = evaluate_records(smiles, first=first)
     part = look_at(frame, features, device)
     valid = list(frame["smiles"][frame["strict"]])
-    # Molecules that do not come back are left out.
-    part.came_back = len(encode("molecules", valid, workers=1)) if valid else 0
     bad = np.flatnonzero(frame["atoms"] == 0)
-    part.unreadable = len(bad)
+    # Molecules that do not come back are left out.
+    part.sums["came_back"] = len(encode("molecules", valid, workers=1)) if valid else 0
+    part.sums["unreadable"] = len(bad)
     if len(bad):
-        place = f"{chunk.unit} {chunk.numbers[bad[0]]}{chunk.of_file}"
-        part.first_unreadable = place, chunk.smiles[bad[0]]
+        part.first_unreadable = places[bad[0]], given[bad[0]]
     return part

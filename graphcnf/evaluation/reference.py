@@ -12,8 +12,7 @@ import numpy as np
 from graphcnf.datasets.references import HELD_OUT, OFFICIAL, Rows, held_out, load_reference
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.errors import UserError, require, say
-from graphcnf.evaluation.metrics import Metric, chosen_metrics, features_of
-from graphcnf.evaluation.similarity import COMPARED
+from graphcnf.evaluation.metrics import COMPARED, Metric, chosen_metrics
 from graphcnf.evaluation.statistics import Comparison, SetStatistics, compare, set_statistics
 from graphcnf.evaluation.summary import Summary, share, summarize
 from graphcnf.molecules.validity import evaluate_records
@@ -22,29 +21,21 @@ if TYPE_CHECKING:
     from graphcnf.compute.parallel import Cluster
     from graphcnf.graphs import GraphCNF
 
-DATA = "training data through the same pipeline"
-
 
 @dataclass
 class Distances:
     """Figures of sets of samples against held-out molecules.
 
-    Attributes:
-        metrics: The metrics, in the order of a table.
-        samples: Figures of each set, one per seed.
-        floor: Figures of about as many training molecules as there are samples in the first set:
-            what finite sets of the same molecules differ by.
-        training: Name of the data that the training molecules are from.
-        generated: Statistics of the first set.
-        reference: Statistics of the held-out molecules.
+    The floor has the figures of about as many training molecules as there are samples in the first
+    set: what finite sets of the same molecules differ by.
     """
 
     metrics: tuple[Metric, ...]
-    samples: list[Comparison]
+    samples: list[Comparison]  # one per seed
     floor: Comparison
-    training: str
-    generated: SetStatistics
-    reference: SetStatistics
+    training: str  # name of the data that the training molecules are from
+    generated: SetStatistics  # of the first set
+    reference: SetStatistics  # of the held-out molecules
 
     def notes(self) -> list[str]:
         """Return the footnotes of the table."""
@@ -56,13 +47,13 @@ class Distances:
             "distances, higher for SNN, Frag, Scaf and alerts; IntDiv should be that of the "
             "training molecules."
         ]
-        reasons: dict[str, list[str]] = {}
-        for metric in self.metrics:
-            for result in (*self.samples, self.floor):
-                if metric.name in result.missing:
-                    reasons.setdefault(result.missing[metric.name], []).append(metric.title)
-                    break
-        return notes + [f"not computed: {', '.join(k)}: {reason}." for reason, k in reasons.items()]
+        missing: dict[str, str] = {}
+        for result in (self.floor, *reversed(self.samples)):
+            missing |= result.missing
+        for reason in dict.fromkeys(missing.values()):
+            titles = [m.title for m in self.metrics if missing.get(m.name) == reason]
+            notes.append(f"not computed: {', '.join(titles)}: {reason}.")
+        return notes
 
 
 @dataclass(frozen=True)
@@ -87,16 +78,12 @@ class Reference:
     _known: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
-        features_of(self.metrics)
+        chosen_metrics(self.metrics)
 
     def load(self, model: GraphCNF | None = None) -> tuple[str, Rows | None]:
-        """Load the training data, once for all sets in one vocabulary.
+        """Return name and training data ("none", None), loaded once for all sets in one vocabulary.
 
-        Args:
-            model: Model whose own data is meant without a name, and whose vocabulary it needs.
-
-        Returns:
-            The name, and the data; None for "none".
+        Without a name, a model's own data is meant; the data have the vocabulary of the model.
 
         Raises:
             UserError: There is no such data, or the model has other categories.
@@ -122,23 +109,20 @@ class Reference:
         Raises:
             UserError: There are none, or a package is missing without which there is no figure.
         """
+        if self.test is None and not self.metrics:
+            return []
+        flag = "--fcd" if tuple(self.metrics) == ("fcd",) else "--metrics"
+        if self.test is not None and not Path(self.test).exists():
+            raise UserError(f"no such file: {self.test}")
+        if dataset is None:
+            needs = flag if self.test is None else "--test"
+            raise UserError(f"{needs} needs the training data: name them with --reference")
         if self.test is not None:
-            if not Path(self.test).exists():
-                raise UserError(f"no such file: {self.test}")
-            if dataset is None:
-                raise UserError(
-                    "--test needs the training data as well: name them with --reference"
-                )
             smiles = load_smiles_file(self.test).smiles
             if self.metrics and len(smiles) < 2:
                 raise UserError(f"{self.test} holds too few molecules to compare with")
             chosen = np.random.default_rng(0).permutation(len(smiles))[:HELD_OUT]
             return [smiles[k] for k in chosen]
-        if not self.metrics:
-            return []
-        flag = "--fcd" if tuple(self.metrics) == ("fcd",) else "--metrics"
-        if dataset is None:
-            raise UserError(f"{flag} needs the training data: name them with --reference")
         if len(dataset.split("test")) < 2:
             raise UserError(
                 f"{flag} needs held-out molecules, {dataset.name} has too few: name some with "
@@ -151,17 +135,10 @@ class Reference:
     def data_row(
         self, dataset: Rows, count: int, seed: int, hashes: np.ndarray
     ) -> tuple[dict[str, Any], list[str]]:
-        """Return the figures of real molecules, which no model in their vocabulary can beat.
+        """Return the figures of training molecules, which no model in their vocabulary can beat.
 
-        Args:
-            dataset: See `load`.
-            count: Number of training molecules, `COMPARED` at most.
-            seed: Seed of their choice.
-            hashes: Training hashes; novelty is 0 except for molecules that the graphs changed.
-
-        Returns:
-            The figures as of samples, `reconstruction` being the share of molecules that come back
-            from their graphs as they were; and the SMILES of the molecules.
+        At most `COMPARED` of them are taken, and their SMILES returned as well; `reconstruction` is
+        the share that come back from their graphs as they were.
         """
 
         def compute() -> tuple[dict[str, Any], list[str]]:
@@ -170,7 +147,7 @@ class Reference:
             records = evaluate_records(chosen.graphs, chosen.vocabulary)
             same = (records["strict"] & (records["smiles"] == chosen.smiles)).sum()
             return {
-                "name": DATA,
+                "name": "training data through the same pipeline",
                 **summarize(records, hashes),
                 "reconstruction": share(int(same), len(records)),
                 "reconstruction_molecules": len(records),
@@ -183,43 +160,29 @@ class Reference:
     def distances(
         self, dataset: Rows, summaries: Sequence[Summary], training: list[str], test: list[str]
     ) -> Distances:
-        """Compare samples, and training molecules beside them, with held-out molecules.
+        """Compare samples of each seed, and training molecules, with held-out molecules."""
 
-        Args:
-            dataset: See `load`.
-            summaries: Samples of each seed.
-            training: Training molecules, for the floor.
-            test: See `held_out`.
-        """
-        label = f"{'file' if self.test else dataset.name}-test"
-        reference = self._describe(label, test, use_cache=True)
-        generated = [summary.statistics for summary in summaries]
-        # Distances fall with the number of molecules: the floor is of as many, if not too many.
-        floor = self._floor(dataset, training[: generated[0].size], reference)
-        compared = [compare(own, reference, metrics=self.metrics) for own in generated]
-        metrics = chosen_metrics(self.metrics)
-        return Distances(metrics, compared, floor, dataset.name, generated[0], reference)
+        def describe(label: str, smiles: list[str], *, use_cache: bool) -> SetStatistics:
+            return set_statistics(
+                smiles, metrics=self.metrics, workers=self.workers, device=self.device,
+                label=label, use_cache=use_cache,
+            )  # fmt: skip
 
-    def _describe(self, label: str, smiles: list[str], *, use_cache: bool) -> SetStatistics:
-        return set_statistics(
-            smiles, metrics=self.metrics, workers=self.workers, device=self.device, label=label,
-            use_cache=use_cache,
-        )  # fmt: skip
-
-    def _floor(self, dataset: Rows, training: list[str], reference: SetStatistics) -> Comparison:
-        """Compare training molecules with the reference.
-
-        Sets that differ in size by less than 5 % share the figures of the first one.
-        """
-
-        def compared() -> Comparison:
-            statistics = self._describe("training molecules", training, use_cache=False)
+        def floor() -> Comparison:
+            statistics = describe("training molecules", training[:count], use_cache=False)
             return compare(statistics, reference, metrics=self.metrics)
 
-        count, key = len(training), ("floor", dataset.name)
+        label = f"{'file' if self.test else dataset.name}-test"
+        reference = describe(label, test, use_cache=True)
+        generated = [summary.statistics for summary in summaries]
+        # Distances fall with the number of molecules: the floor is of as many, if not too many.
+        count, key = min(len(training), generated[0].size), ("floor", dataset.name)
+        # Sets that differ in size by less than 5 % share the figures of the first one.
         sizes = [known[2] for known in self._known if known[:2] == key]
         near = next((n for n in sizes if abs(n - count) < 0.05 * n), count)
-        return self._once((*key, near), compared)
+        compared = [compare(own, reference, metrics=self.metrics) for own in generated]
+        metrics, own_floor = chosen_metrics(self.metrics), self._once((*key, near), floor)
+        return Distances(metrics, compared, own_floor, dataset.name, generated[0], reference)
 
     def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
         """Return `compute()`, computed for the first of several sets that ask for `key`."""

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import platform
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from graphcnf.compute.files import write_file
-from graphcnf.errors import UserError, require
-from graphcnf.evaluation.formats import shown_columns
+from graphcnf.errors import require
+from graphcnf.evaluation.formats import number, percent, shown_columns
+from graphcnf.evaluation.metrics import Metric, values_and_counts, wasserstein
 from graphcnf.evaluation.reference import Distances
 from graphcnf.evaluation.tables import Evaluation, all_notes, tables
 from graphcnf.molecules import properties
-from graphcnf.molecules.drawing import draw_grid, draw_svg
+from graphcnf.molecules.drawing import draw_svg
 from graphcnf.molecules.failures import failures
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.optional import Unavailable
 from graphcnf.molecules.smiles import parse
 from graphcnf.molecules.validity import molecules
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 MOLECULES = 200
 """Molecules in the table."""
@@ -36,11 +36,37 @@ MOLECULES = 200
 REASONS, PER_REASON = 6, 4
 """Reasons of failure that are illustrated, and drawings of each."""
 
-DRAWN = 20
-"""Molecules in a picture."""
-
-HERE = Path(__file__).parent
 NEEDS = ("itables", "jinja2", "matplotlib")
+
+CARDS = {
+    "strictly valid": percent("strict_validity"),
+    "unique": percent("uniqueness"),
+    "novel": percent("novelty"),
+    "V.U.N.": percent("vun"),
+    "reconstructed": percent("reconstruction"),
+    "bits per node": number("bits_per_node", 3),
+    "FCD": number("fcd"),
+}
+"""Headline figures."""
+
+BINS = 40
+CATEGORIES = 12
+"""Bars of a histogram over categories; rarer ones are left out."""
+
+REAL = "#c9ccd1"
+GENERATED = ("#0b6e99", "#d1582b", "#3a8f4d", "#7a4fa3", "#b8860b", "#444444")
+"""Colours of the sets, repeated where there are more."""
+
+STYLE: Any = {
+    "font.size": 10, "svg.fonttype": "path", "svg.hashsalt": "graphcnf",
+    "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
+
+Sets = Sequence[tuple[str, Distances]]
+"""Name and distances of each set; the held-out molecules are the same for all."""
+
+Curves = Sequence[tuple[str, Mapping[str, int], str]]
+"""Label, counts and colour of each set, the held-out molecules first."""
 
 
 def check_report() -> None:
@@ -55,30 +81,14 @@ def write_report(results: Sequence[Evaluation], path: Path) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    write_file(path, page(results).encode())
-
-
-def write_picture(result: Evaluation, path: Path) -> None:
-    """Draw the first distinct valid molecules of a set into a .png or .svg file.
-
-    Raises:
-        UserError: There are none, or the file cannot be written.
-    """
-    frame = result.frame
-    smiles = list(dict.fromkeys(frame["smiles"][frame["strict"]]))[:DRAWN]
-    if not smiles:
-        raise UserError(f"{path} is not written: there is no valid molecule to draw")
-    draw_grid(smiles, path)
-
-
-def page(results: Sequence[Evaluation]) -> str:
-    """Return the page as HTML."""
+    from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
-    template = page_template(HERE / "report.html")
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     shown = [
-        {"title": table.title, "columns": shown_columns(table.rows, table.columns)}
-        for table in tables(results, published=True)
+        {"title": title, "columns": shown_columns(rows, columns)}
+        for title, rows, columns in tables(results)
     ]
     # As wide as there are figures: better read from top to bottom.
     shown[0]["columns"] = [list(cells) for cells in zip(*shown[0]["columns"], strict=True)]
@@ -86,14 +96,16 @@ def page(results: Sequence[Evaluation]) -> str:
     most = -(-MOLECULES // len(results))
     distinct = [result.figures["strict_unique"] for result in results]
     failed = [{"name": r.name, "reasons": _failures(r)} for r in results]
-    return template.render(
+    main, data = results[0].figures, results[0].data or {}
+    cards = [{"label": k, "value": show(main), "data": show(data)} for k, show in CARDS.items()]
+    page = environment.get_template("report.html").render(
         name=name,
         title=f"{name}: evaluation of generated molecules",
         several=len(results) > 1,
-        cards=_cards(results[0].figures, results[0].data or {}) if len(results) == 1 else [],
+        cards=[card for card in cards if card["value"]] if len(results) == 1 else [],
         tables=shown,
-        notes=all_notes(results, published=True),
-        histograms=_histograms(results),
+        notes=all_notes(results),
+        histograms=list(_histograms(results)),
         failures=[entry for entry in failed if entry["reasons"]],
         molecules=Markup(_molecule_table(results, most)),
         molecules_shown=sum(min(most, count) for count in distinct),
@@ -102,78 +114,22 @@ def page(results: Sequence[Evaluation]) -> str:
         f"Python {platform.python_version()}",
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
-
-
-def page_template(path: Path) -> Template:
-    """Return a page's template, which may include those of this folder, such as `head.html`."""
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(
-        loader=FileSystemLoader([path.parent, HERE]),
-        autoescape=True, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template(path.name)
-
-
-def _cards(main: dict[str, Any], data: dict[str, Any]) -> list[dict[str, str]]:
-    """Return headline figures, with those of the training data below them."""
-    forms = {
-        "strict_validity": ("strictly valid", _percent),
-        "uniqueness": ("unique", _percent),
-        "novelty": ("novel", _percent),
-        "vun": ("V.U.N.", _percent),
-        "reconstruction": ("reconstructed", _percent),
-        "bits_per_node": ("bits per node", "{:.3f}".format),
-        "fcd": ("FCD", "{:.2f}".format),
-    }
-    return [
-        {
-            "label": label,
-            "value": form(main[key]),
-            "data": "" if data.get(key) is None else form(data[key]),
-        }
-        for key, (label, form) in forms.items()
-        if main.get(key) is not None
-    ]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
-
-
-def _histograms(results: Sequence[Evaluation]) -> list[dict[str, str]]:
-    """Return a picture for each histogram that the sets have, with the held-out molecules.
-
-    Sets that are held against other molecules have pictures of their own.
-    """
-    from graphcnf.evaluation.histograms import histogram_pictures
-
-    groups: dict[str, list[tuple[str, Distances]]] = defaultdict(list)
-    for result in results:
-        if result.distances is not None:
-            groups[result.figures["reference"]].append((result.name, result.distances))
-    return [
-        {"title": title, "source": picture_source(svg)}
-        for sets in groups.values()
-        for title, svg in histogram_pictures(sets)
-    ]
+    write_file(path, page.encode())
 
 
 def _failures(result: Evaluation) -> list[dict[str, Any]]:
     """Return drawings of graphs that are no valid molecules, by reason, the most frequent first."""
-    frame = result.frame
-    failed = frame[~frame["strict"]]
+    failed = result.frame[~result.frame["strict"]]
     pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
     reasons = list(result.figures["failures"])[:REASONS]
     for record, smiles in zip(failed["record"], failed["smiles"], strict=True):
         mol = next(iter(molecules([smiles])))
         for failure in failures(mol):
-            wanted = failure.reason in reasons and len(pictures[failure.reason]) < PER_REASON
+            drawn = pictures[failure.reason]
+            wanted = failure.reason in reasons and len(drawn) < PER_REASON
             if mol is not None and mol.GetNumAtoms() and wanted:
-                source = picture_source(draw_svg(mol, size=(230, 170), highlight=failure.atoms))
-                pictures[failure.reason].append(
-                    {"source": source, "smiles": smiles, "record": int(record)}
-                )
+                svg = draw_svg(mol, size=(230, 170), highlight=failure.atoms)
+                drawn.append({"source": _source(svg), "smiles": smiles, "record": int(record)})
     return [
         {"reason": reason, "count": count, "pictures": pictures[reason]}
         for reason, count in result.figures["failures"].items()
@@ -191,12 +147,11 @@ def _molecule_table(results: Sequence[Evaluation], most: int) -> str:
     shown = pd.DataFrame(rows)
     if len(results) == 1:
         shown = shown.drop(columns="set")
-    shown = shown.dropna(axis="columns", how="all")
     table = itables.to_html_datatable(
-        shown, connected=False, allow_html=True, showIndex=False, maxBytes=0, maxColumns=0,
-        classes="display compact molecules", lengthMenu=[10, 25, 100, MOLECULES],
-        style="width:100%;margin:auto", display_logo_when_loading=False,
-        text_in_header_can_be_selected=False,
+        shown.dropna(axis="columns", how="all"), connected=False, allow_html=True, showIndex=False,
+        maxBytes=0, maxColumns=0, classes="display compact molecules",
+        style="width:100%;margin:auto", lengthMenu=[10, 25, 100, MOLECULES],
+        display_logo_when_loading=False, text_in_header_can_be_selected=False,
     )  # fmt: skip
     return generate_init_offline_itables_html(itables.options.dt_bundle) + table
 
@@ -212,9 +167,13 @@ def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
         known = ["no" if k else "yes" for k in found]
     for record, smiles, novel in zip(first["record"], first["smiles"], known, strict=True):
         mol = parse(smiles)
+        source = _source(draw_svg(mol, size=(200, 130)))
+        try:
+            sa = round(properties.sa(mol), 2)
+        except Unavailable:
+            sa = None
         yield {
-            "structure": f'<img alt="" width="200" height="130" src="'
-            f'{picture_source(draw_svg(mol, size=(200, 130)))}">',
+            "structure": f'<img alt="" width="200" height="130" src="{source}">',
             "SMILES": f"<code>{smiles}</code>",
             "set": html.escape(result.name),
             "record": int(record),
@@ -224,20 +183,92 @@ def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
             "weight": round(properties.weight(mol), 1),
             "logP": round(properties.logp(mol), 2),
             "QED": round(properties.qed(mol), 3),
-            "SA": _sa(mol),
+            "SA": sa,
             "novel": novel,
         }
 
 
-def _sa(mol) -> float | None:
-    try:
-        return round(properties.sa(mol), 2)
-    except Unavailable:
-        return None
+def _source(svg: str) -> str:
+    """Return an SVG image as the source of an `img`, whose identifiers cannot clash."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
-def picture_source(content: str | bytes) -> str:
-    """Return an SVG image, or PNG bytes, as the source of an `img`; identifiers cannot clash."""
-    kind = "svg+xml" if isinstance(content, str) else "png"
-    data = content.encode() if isinstance(content, str) else content
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+def _histograms(results: Sequence[Evaluation]) -> Iterator[dict[str, str]]:
+    """Yield title and picture of each metric's histogram that the sets have the numbers for.
+
+    Sets that are held against other molecules have pictures of their own.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups: dict[str, list[tuple[str, Distances]]] = defaultdict(list)
+    for result in results:
+        if result.distances is not None:
+            groups[result.figures["reference"]].append((result.name, result.distances))
+    for sets in groups.values():
+        there = [found.generated.values for _, found in sets] + [sets[0][1].reference.values]
+        for metric in sets[0][1].metrics:
+            if metric.axis and all(metric.needs.name in values for values in there):
+                with pyplot.rc_context(STYLE):
+                    yield {"title": metric.axis, "source": _source(_picture(metric, sets))}
+
+
+def _picture(metric: Metric, sets: Sets) -> str:
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(4.4, 2.9), layout="constrained")
+    is_density, key, alone = metric.function is wasserstein, metric.needs.name, len(sets) == 1
+    curves = [("held-out", sets[0][1].reference.values[key], REAL)]
+    for k, (name, found) in enumerate(sets):
+        value = found.samples[0].values.get(metric.name)
+        # A dollar sign would begin a formula.
+        label = (name if len(name) <= 24 else f"…{name[-23:]}").replace("$", r"\$")
+        label += "" if value is None else f": {value:.3g}"
+        colour = GENERATED[k % len(GENERATED)]
+        curves.append(("generated" if alone else label, found.generated.values[key], colour))
+    (_density if is_density else _bars)(axis, curves)
+    axis.set_xlabel(metric.axis)
+    axis.set_yticks([])
+    axis.spines["left"].set_visible(False)
+    value = sets[0][1].samples[0].values.get(metric.name)
+    floor = sets[0][1].floor.values.get(metric.name)
+    if value is not None:
+        title = "Wasserstein distance" if is_density else "total variation"
+        title += f" {value:.3g}" if alone else ""
+        title += f", floor {floor:.3g}" if floor is not None else ""
+        axis.set_title(title, fontsize=9, color="0.35")
+    axis.legend(frameon=False, fontsize=9 if alone else 7)
+    content = io.StringIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    return content.getvalue()
+
+
+def _density(axis, curves: Curves) -> None:
+    pairs = [values_and_counts(counts) for _, counts, _ in curves]
+    values, weights = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    order = np.argsort(values)
+    shares = np.cumsum(weights[order]) / weights.sum()
+    low, high = values[order[np.searchsorted(shares, [0.001, 0.999])]]
+    bins: Any = BINS if low == high else np.linspace(low, high, BINS + 1)
+    for (label, _, colour), (values, weights) in zip(curves, pairs, strict=True):
+        line = {"histtype": "step", "lw": 1.8} if colour != REAL else {}
+        axis.hist(values, bins, weights=weights, density=True, color=colour, label=label, **line)
+
+
+def _bars(axis, curves: Curves) -> None:
+    total = sum((Counter(counts) for _, counts, _ in curves), Counter())
+    if all(key.lstrip("+-").isdigit() for key in total):
+        common = [key for key, count in total.items() if 1000 * count >= total.total()]
+        shown = sorted(common, key=int)
+    else:
+        shown = [key for key, _ in total.most_common(CATEGORIES)]
+    places, width = np.arange(len(shown)), 0.84 / len(curves)
+    for k, (label, counts, colour) in enumerate(curves):
+        share = np.array([counts.get(key, 0) for key in shown]) / max(sum(counts.values()), 1)
+        place = places + (k - (len(curves) - 1) / 2) * width
+        axis.bar(place, share, width, color=colour, label=label)
+    step = max(1, -(-len(shown) // CATEGORIES))
+    axis.set_xticks(places[::step], shown[::step])

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from rdkit import Chem
 
-from graphcnf.compute.parallel import Workers, parallel_map
+from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import cache_path
 from graphcnf.evaluation.metrics import METRICS, Feature, chosen_metrics, features_of
@@ -39,17 +39,11 @@ _PACKAGES = ("eden-kernel", "fcd_torch", "molsets")
 
 @dataclass(eq=False)
 class SetStatistics:
-    """Statistics of a set of molecules.
+    """Statistics of a set of molecules."""
 
-    Attributes:
-        size: Number of molecules.
-        values: Value of each feature that was wanted and could be computed.
-        missing: Reason in one line for each of the others.
-    """
-
-    size: int
-    values: dict[str, Any] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    size: int  # number of molecules
+    values: dict[str, Any] = field(default_factory=dict)  # of the features
+    missing: dict[str, str] = field(default_factory=dict)  # reason in a line where there is none
 
     def add(self, other: SetStatistics) -> None:
         """Take in the statistics of further molecules, which are used up by it."""
@@ -81,18 +75,11 @@ class SetStatistics:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures of a generated set against a reference.
+    """Figures of a generated set against a reference."""
 
-    Attributes:
-        values: Each metric; None where it could not be computed.
-        missing: Reason in one line for each of those.
-        generated: Number of generated molecules.
-        reference: Number of reference molecules.
-    """
-
-    values: dict[str, float | None]
-    missing: dict[str, str]
-    generated: int
+    values: dict[str, float | None]  # of each metric; None where it could not be computed
+    missing: dict[str, str]  # reason in one line for each of those
+    generated: int  # molecules
     reference: int
 
     def to_frame(self) -> pd.DataFrame:
@@ -120,23 +107,30 @@ def compare(
         ValueError: There is no such metric, or a SMILES is not valid.
     """
     chosen = chosen_metrics(metrics)
-    generated, reference = (
-        molecules
-        if isinstance(molecules, SetStatistics)
-        else set_statistics(molecules, metrics=metrics)
-        for molecules in (generated, reference)
+    one, other = (
+        found if isinstance(found, SetStatistics) else set_statistics(found, metrics=metrics)
+        for found in (generated, reference)
     )
     values: dict[str, float | None] = {}
     missing: dict[str, str] = {}
     for metric in chosen:
+        name = metric.needs.name
         try:
             values[metric.name] = metric.function(
-                _value(generated, metric.needs.name, "generated"),
-                _value(reference, metric.needs.name, "reference"),
+                _value(one, name, "generated"), _value(other, name, "reference")
             )
         except Unavailable as error:
             values[metric.name], missing[metric.name] = None, str(error)
-    return Comparison(values, missing, generated.size, reference.size)
+    return Comparison(values, missing, one.size, other.size)
+
+
+def _value(statistics: SetStatistics, feature: str, which: str) -> Any:
+    if not statistics.size:
+        raise Unavailable(f"there are no {which} molecules")
+    if feature not in statistics.values:
+        without = f"the statistics of the {which} molecules were made without {feature}"
+        raise Unavailable(statistics.missing.get(feature, without))
+    return statistics.values[feature]
 
 
 def set_statistics(
@@ -156,8 +150,8 @@ def set_statistics(
         workers: Processes, or a cluster; None for one per core. The result does not depend on it.
         device: Device of ChemNet.
         label: Short name of the set for the progress bar and the cache file.
-        use_cache: Whether to read the result where the same molecules were described before, and
-            else to write it.
+        use_cache: True to read the result where the same molecules were described before, and else
+            to write it.
 
     Raises:
         ValueError: There is no such metric, or a SMILES is not valid.
@@ -175,7 +169,7 @@ def set_statistics(
     def compute() -> dict[str, np.ndarray]:
         result = SetStatistics(0)
         describe = partial(chunk_statistics, features, device)
-        chunks = [(k, smiles[k : k + CHUNK]) for k in range(0, len(smiles), CHUNK)]
+        chunks = list(enumerate(chunked(smiles, CHUNK)))
         title = f"describing {label}" if label else ""
         for part in parallel_map(describe, chunks, workers=workers, label=title):
             result.add(part)
@@ -187,26 +181,21 @@ def set_statistics(
 def chunk_statistics(
     features: tuple[Feature, ...], device: str, chunk: tuple[int, Sequence[str]]
 ) -> SetStatistics:
-    """Return the statistics of a chunk; those of a set are their sum.
-
-    Args:
-        features: See `features_of`.
-        device: Device of ChemNet.
-        chunk: Number of the first molecule, and SMILES.
+    """Return the statistics of a chunk, its number among those of a set and SMILES.
 
     Raises:
         ValueError: A SMILES is not valid.
     """
-    first, smiles = chunk
+    number, smiles = chunk
     result, mols = SetStatistics(len(smiles)), []
     if not features:
         return result
     with codec.quiet():
-        for number, text in enumerate(smiles, first):
+        for k, text in enumerate(smiles, number * CHUNK):
             try:
                 mols.append(codec.parse(codec.canonical_smiles(codec.parse(text))))
             except codec.UnparsableSmiles as error:
-                raise codec.UnparsableSmiles(f"molecules[{number}]: {error}") from error
+                raise codec.UnparsableSmiles(f"molecules[{k}]: {error}") from error
         for feature in features if mols else ():
             options = {"device": device} if feature.on_device else {}
             try:
@@ -214,16 +203,6 @@ def chunk_statistics(
             except Unavailable as error:
                 result.missing[feature.name] = str(error)
     return result
-
-
-def _value(statistics: SetStatistics, feature: str, which: str) -> Any:
-    if not statistics.size:
-        raise Unavailable(f"there are no {which} molecules")
-    if feature in statistics.missing:
-        raise Unavailable(statistics.missing[feature])
-    if feature not in statistics.values:
-        raise Unavailable(f"the statistics of the {which} molecules were made without {feature}")
-    return statistics.values[feature]
 
 
 def _version(package: str) -> str | None:

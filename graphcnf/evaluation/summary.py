@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,69 +37,41 @@ UNIQUE_AT = (1_000, 10_000)
 class Part:
     """Summary of a block of samples.
 
-    Attributes:
-        samples: Number of samples.
-        connected: Number of those in one piece.
-        share_kept: Sum of the shares of atoms in the largest fragment, where that is valid.
-        hashes: Hashes of the valid samples in each convention.
-        statistics: Statistics of the strictly valid samples.
-        failures: Number of samples that fail for each reason.
-        head: Rows of `evaluate_records` where they are among the first `HEAD`; else None.
-        came_back: Of a file: number of valid molecules that come back from their graphs unchanged.
-        unreadable: Of a file: number of records that are no SMILES.
-        first_unreadable: Place ("line 3", or "line 3 of part.smi") and text of the first of these.
+    Its `sums` add up: `samples`; `connected`, samples in one piece; `share_kept`, sum of the shares
+    of atoms in the largest fragment, where that is valid; of a file also `came_back`, valid
+    molecules that come back from their graphs unchanged, and `unreadable`, records that are no
+    SMILES.
     """
 
-    samples: int
-    connected: int
-    share_kept: float
-    hashes: dict[str, np.ndarray]
-    statistics: SetStatistics
-    failures: Counter[str]
-    head: pd.DataFrame | None
-    came_back: int = 0
-    unreadable: int = 0
-    first_unreadable: tuple[str, str] | None = None
+    sums: Counter[str]
+    hashes: dict[str, np.ndarray]  # of the valid samples in each convention
+    statistics: SetStatistics  # of the strictly valid samples
+    failures: Counter[str]  # samples that fail for each reason
+    head: pd.DataFrame | None  # `evaluate_records` where they are among the first `HEAD`
+    first_unreadable: tuple[str, str] | None = None  # place ("line 3") and text
 
 
 def look_at(records: pd.DataFrame, features: tuple[Feature, ...] = (), device: str = "cpu") -> Part:
-    """Summarize a table of `evaluate_records` whose samples are numbered throughout.
+    """Summarize a table of `evaluate_records` in all conventions, numbered throughout.
 
-    Args:
-        records: The table, in all conventions.
-        features: Features of the strictly valid molecules that are wanted.
-        device: Device of ChemNet.
-
-    Raises:
-        ValueError: The table lacks a convention.
+    The features are those of the strictly valid molecules; the device is ChemNet's.
     """
     strict, kept = records["strict"], records["kept"]
     valid = list(records["smiles"][strict])
     hashes = {"strict": hash_each(valid)}
     for convention in CONVENTIONS[1:]:
-        if convention not in records:
-            raise ValueError(
-                f"the table lacks {convention!r}: evaluate_records gives all conventions"
-            )
         hashes[convention] = hash_each(s for s in records[convention] if isinstance(s, str))
+    sums: Counter[str] = Counter(samples=len(records), connected=int((kept == 1).sum()))
+    sums.update({"share_kept": kept[records["largest_fragment"].notna()].sum()})
     failed = molecules(records["smiles"][~strict])
     among_first = len(records) > 0 and records["record"].iloc[0] < HEAD
     return Part(
-        len(records),
-        int((kept == 1).sum()),
-        float(kept[records["largest_fragment"].notna()].sum()),
+        sums,
         hashes,
         chunk_statistics(features, device, (0, valid)),
         Counter(f.reason for mol in failed for f in failures(mol)),
         records if among_first else None,
     )
-
-
-@dataclass
-class _Counts:
-    valid: int = 0
-    novel: int = 0
-    distinct: HashSet = field(default_factory=HashSet)
 
 
 class Summary:
@@ -109,43 +81,34 @@ class Summary:
         training_hashes: Sorted `hash_smiles` of the training set; None leaves novelty out (None).
 
     Attributes:
-        samples: Number of samples so far.
-        statistics: Statistics of the strictly valid samples.
-        failures: Number of samples that fail for each reason.
-        came_back: See `Part`, as `unreadable` and `first_unreadable`.
+        sums: See `Part`, as `statistics`, `failures` and `first_unreadable`.
     """
 
     def __init__(self, training_hashes: np.ndarray | None = None):
         self.training_hashes = training_hashes
-        self.samples, self._connected, self._share_kept = 0, 0, 0.0
+        self.sums: Counter[str] = Counter(samples=0)
         self.statistics = SetStatistics(0)
         self.failures: Counter[str] = Counter()
-        self.came_back = self.unreadable = 0
         self.first_unreadable: tuple[str, str] | None = None
         self._first = np.zeros(0, np.uint64)
-        self._counts = {convention: _Counts() for convention in CONVENTIONS}
+        self._valid: Counter[str] = Counter()
+        self._novel: Counter[str] = Counter()
+        self._distinct = {convention: HashSet() for convention in CONVENTIONS}
         self._heads: list[pd.DataFrame] = []
 
     def add(self, part: Part) -> None:
         """Take in the next block."""
-        self.samples += part.samples
-        self._connected += part.connected
-        self._share_kept += part.share_kept
+        self.sums.update(part.sums)
         for convention, own in part.hashes.items():
-            counts = self._counts[convention]
-            counts.valid += len(own)
-            counts.distinct.update(own)
+            self._valid[convention] += len(own)
+            self._distinct[convention].update(own)
             if self.training_hashes is not None:
-                counts.novel += int((~contains(self.training_hashes, own)).sum())
-            if convention == "strict" and len(self._first) < max(UNIQUE_AT):
-                self._first = np.concatenate([self._first, own])[: max(UNIQUE_AT)]
+                self._novel[convention] += int((~contains(self.training_hashes, own)).sum())
+        self._first = np.concatenate([self._first, part.hashes["strict"]])[: max(UNIQUE_AT)]
         self.statistics.add(part.statistics)
         self.failures.update(part.failures)
-        self.came_back += part.came_back
-        self.unreadable += part.unreadable
         self.first_unreadable = self.first_unreadable or part.first_unreadable
-        if part.head is not None:
-            self._heads.append(part.head)
+        self._heads += [] if part.head is None else [part.head]
 
     @property
     def head(self) -> pd.DataFrame:
@@ -157,22 +120,21 @@ class Summary:
 
         Returns:
             `samples`; `strict_validity`, `largest_fragment_validity`, `largest_fragment_atom_share`
-            (mean of the share of atoms in the largest fragment over samples that are valid in this
-            convention); `uniqueness`, `novelty`, `vun` in the strict convention with the counts
-            `strict_valid`, `strict_unique`, `strict_novel`; the same for every other convention
-            under its name, as `largest_fragment_uniqueness`; `uniqueness_at_1000` and
-            `uniqueness_at_10000`, among the first strictly valid ones, None where there are fewer;
-            `connected`, the share in one piece.
+            (mean over samples that are valid in this convention); `uniqueness`, `novelty`, `vun` in
+            the strict convention with the counts `strict_valid`, `strict_unique`, `strict_novel`;
+            the same for every other convention under its name, as `largest_fragment_uniqueness`;
+            `uniqueness_at_1000` and `uniqueness_at_10000`, among the first strictly valid ones,
+            None where there are fewer; `connected`, the share in one piece.
         """
-        found: dict[str, Any] = {"samples": self.samples}
-        known = self.training_hashes
-        for convention, counts in self._counts.items():
-            distinct = len(counts.distinct)
+        samples, known = self.sums["samples"], self.training_hashes
+        found: dict[str, Any] = {"samples": samples}
+        for convention, distinct in self._distinct.items():
+            valid = self._valid[convention]
             own: dict[str, Any] = {
-                "valid": counts.valid,
-                "unique": distinct,
-                "validity": share(counts.valid, self.samples),
-                "uniqueness": share(distinct, counts.valid),
+                "valid": valid,
+                "unique": len(distinct),
+                "validity": share(valid, samples),
+                "uniqueness": share(len(distinct), valid),
             }
             if convention == "strict":
                 for k in UNIQUE_AT:
@@ -181,13 +143,13 @@ class Summary:
                     own[f"uniqueness_at_{k}"] = len(np.unique(first)) / k if enough else None
             own |= dict.fromkeys(("novel", "novelty", "vun"))
             if known is not None:
-                new = counts.distinct.count_outside(known)
-                own |= {"novel": counts.novel, "novelty": share(counts.novel, counts.valid)}
-                own["vun"] = share(new, self.samples)
+                novel = self._novel[convention]
+                own |= {"novel": novel, "novelty": share(novel, valid)}
+                own["vun"] = share(distinct.count_outside(known), samples)
             if convention == "largest_fragment":
-                own["atom_share"] = share(self._share_kept, counts.valid)
+                own["atom_share"] = share(self.sums["share_kept"], valid)
             found |= {figure_key(convention, name): value for name, value in own.items()}
-        return {**found, "connected": share(self._connected, self.samples)}
+        return {**found, "connected": share(self.sums["connected"], samples)}
 
 
 def figure_key(convention: str, name: str) -> str:
@@ -217,15 +179,7 @@ def summarize_blocks(
     workers: int | Cluster,
     training_hashes: np.ndarray | None = None,
 ) -> Summary:
-    """Score a sample block by block.
-
-    Args:
-        score: A function at the top level of a module, or a partial of one.
-        blocks: Its arguments.
-        total: Number of samples.
-        label: Label of the progress bar.
-        workers: Processes, or a cluster. The result does not depend on it.
-        training_hashes: See `Summary`.
+    """Score a sample block by block, in processes or on a cluster, on which nothing depends.
 
     Raises:
         WorkerDied: A process was killed.
@@ -237,5 +191,5 @@ def summarize_blocks(
     ):
         for part in parts:
             result.add(part)
-            show(result.samples)
+            show(result.sums["samples"])
     return result

@@ -26,7 +26,7 @@ from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.sampling.formats import WRITERS, entries, header, open_lines
 from graphcnf.sampling.records import Recipe, model_digest
-from graphcnf.sampling.sample import SampleCounts
+from graphcnf.sampling.sample import Sample, SampleCounts
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -85,9 +85,9 @@ def shards_of(
     return found
 
 
-def write_description(out: Path, shard: Shard, counts: SampleCounts, file: Path) -> None:
+def write_description(out: Path, shard: Shard, sample: Sample, file: Path) -> None:
     """Write what is beside a shard, given its name to come and the file under its present name."""
-    content = {**shard, "progress": asdict(counts), **_seal(file)}
+    content = {**shard, "progress": asdict(sample.counts), **_seal(file)}
     replace_file(_described(out), (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -113,7 +113,8 @@ def _seal(file: Path) -> dict[str, Any]:
 
 def recipe_of(shard: Shard) -> Recipe:
     """Return the recipe of a shard's sample."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in shard["recipe"].items()}
+    fields: dict[str, Any] = dict(shard["recipe"])
+    fields |= {k: tuple(v) for k, v in fields.items() if isinstance(v, list)}
     return Recipe(**fields)
 
 

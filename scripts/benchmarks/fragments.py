@@ -16,7 +16,7 @@ from rdkit import Chem
 
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, number, percent, text
-from graphcnf.evaluation.similarity import fingerprint, internal_diversity
+from graphcnf.evaluation.metrics import fingerprints, internal_diversity
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.fragments import MATCHES
 from graphcnf.molecules.growth import Growth, check_grows, fragment_of, take
@@ -90,7 +90,7 @@ def _score(
         say(f"note: {drug['name']}, {column}: {error}")
     seconds = (time.process_time() - began) * 100 / samples
     mols = [Chem.MolFromSmiles(one.smiles) for one in found]
-    prints = np.array([fingerprint(mol) for mol in mols])
+    prints = fingerprints(mols)
     score = {
         "valid": valid,
         "unique": len({one.smiles for one in found}) / samples,

@@ -20,13 +20,20 @@ from graphcnf.evaluation import measures
 from graphcnf.evaluation.formats import Column, number, percent, text, turned
 from graphcnf.evaluation.statistics import compare, set_statistics
 from graphcnf.evaluation.summary import summarize
-from graphcnf.evaluation.tables import published_rows
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.records import first_blocks
 from graphcnf.scripts._options import parse_numbers
-from graphcnf.scripts.benchmarks.options import Folder, Minutes, Out, Samples, Seeds, write
+from graphcnf.scripts.benchmarks.options import (
+    Folder,
+    Minutes,
+    Out,
+    Samples,
+    Seeds,
+    published,
+    write,
+)
 from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train_beside
 from graphcnf.training.settings import load_preset
@@ -120,8 +127,8 @@ def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
     """Return the row of a run, and one without its valency check for a model that has one."""
     dataset, model = run.molecules(), GraphCNF.from_pretrained(run.path)
     method = METHODS.get(model.config["architecture"], "")
-    published = {row["method"]: row for row in published_rows()}.get(method, {})
-    quoted = {f"published_{k}": published.get(k) for k in ("validity", "reconstruction")}
+    known = {row["method"]: row for row in published("zinc250k")}.get(f"{method} (published)", {})
+    quoted = {f"published_{k}": known.get(k) for k in ("validity", "reconstruction")}
     if not model.is_raw:
         checked = _row(run, model, dataset, samples)
         checked["model"] += " with its check, not raw"

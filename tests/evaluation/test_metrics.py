@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from graphcnf.evaluation import counts, similarity
+from graphcnf.evaluation import metrics
 from graphcnf.evaluation.metrics import METRICS, features_of
 from graphcnf.molecules import properties
 from graphcnf.molecules.optional import installed_file
@@ -15,7 +15,7 @@ CONTENTS = ("atoms", "elements", "charges", "bonds", "rings")
 
 def bits(*places):
     """Packed fingerprints with these bits set."""
-    rows = np.zeros((len(places), similarity.BITS), np.uint8)
+    rows = np.zeros((len(places), metrics.BITS), np.uint8)
     for row, on in zip(rows, places, strict=True):
         row[list(on)] = 1
     return np.packbits(rows, axis=1)
@@ -28,48 +28,48 @@ def mol(smiles):
 def test_nearest_similarity_by_hand(monkeypatch):
     generated, reference = bits({1, 2, 3}, {9}), bits({2, 3, 4, 5}, {1, 2}, {7, 8})
     # {1,2,3} is 2/5, 2/3 and 0 from the three; {9} shares nothing.
-    assert similarity.nearest_similarity(generated, reference) == pytest.approx(1 / 3)
-    monkeypatch.setattr(similarity, "_BLOCK", 1)
-    assert similarity.nearest_similarity(generated, reference) == pytest.approx(1 / 3)
-    assert similarity.nearest_similarity(reference, reference) == 1
-    assert similarity.nearest_similarity(bits(set()), bits(set(), {1})) == 1
+    assert metrics.nearest_similarity(generated, reference) == pytest.approx(1 / 3)
+    monkeypatch.setattr(metrics, "BLOCK", 1)
+    assert metrics.nearest_similarity(generated, reference) == pytest.approx(1 / 3)
+    assert metrics.nearest_similarity(reference, reference) == 1
+    assert metrics.nearest_similarity(bits(set()), bits(set(), {1})) == 1
 
 
 @pytest.mark.parametrize("block", [2000, 2])
 def test_internal_diversity_by_hand(block, monkeypatch):
-    monkeypatch.setattr(similarity, "_BLOCK", block)
+    monkeypatch.setattr(metrics, "BLOCK", block)
     # Similarities 1/3, 0 and 0 between the three.
     prints = bits({1, 2}, {2, 3}, {5})
     rows = [1 + 1 / 3, 1 + 1 / 3, 1]
-    assert similarity.internal_diversity(prints) == pytest.approx(1 - sum(rows) / 9)
+    assert metrics.internal_diversity(prints) == pytest.approx(1 - sum(rows) / 9)
     squares = np.sqrt(np.array([1 + 1 / 9, 1 + 1 / 9, 1]) / 3)
-    assert similarity.internal_diversity(prints, 2) == pytest.approx(1 - squares.mean())
-    assert similarity.internal_diversity(prints[[0, 0, 0]], 2) == 0
+    assert metrics.internal_diversity(prints, power=2) == pytest.approx(1 - squares.mean())
+    assert metrics.internal_diversity(prints[[0, 0, 0]], power=2) == 0
 
 
 def test_fingerprints_are_those_of_the_definition():
-    packed = similarity.fingerprint(mol("C"))
+    packed = metrics.fingerprints([mol("C")])[0]
     assert packed.shape == (128,) and np.unpackbits(packed).sum() == 1
     # Ethanol: three atoms, then CH2 and O with their neighbours, CH3 with its own.
-    assert np.unpackbits(similarity.fingerprint(mol("CCO"))).sum() == 6
+    assert np.unpackbits(metrics.fingerprints([mol("CCO")])).sum() == 6
 
 
 def test_count_similarity_by_hand():
-    assert counts.cosine({"a": 3, "b": 4}, {"a": 6, "b": 8}) == pytest.approx(1)
-    assert counts.cosine({"a": 3, "b": 4}, {"b": 2}) == pytest.approx(0.8)
-    assert counts.cosine({"a": 1}, {"b": 2}) == 0
+    assert metrics.cosine({"a": 3, "b": 4}, {"a": 6, "b": 8}) == pytest.approx(1)
+    assert metrics.cosine({"a": 3, "b": 4}, {"b": 2}) == pytest.approx(0.8)
+    assert metrics.cosine({"a": 1}, {"b": 2}) == 0
     with pytest.raises(ValueError, match="none among the reference"):
-        counts.cosine({"a": 1}, {})
+        metrics.cosine({"a": 1}, {})
 
 
 def test_fragments_and_scaffolds():
     # The amide bond, and the bonds of the CH2 to nitrogen and to the ring.
-    assert sorted(counts.brics_fragments(mol("CC(=O)NCc1ccccc1"))) == [
+    assert sorted(metrics.brics_fragments(mol("CC(=O)NCc1ccccc1"))) == [
         "[1*]C(C)=O", "[16*]c1ccccc1", "[4*]C[8*]", "[5*]N[5*]",
     ]  # fmt: skip
-    assert counts.brics_fragments(mol("CCC")) == ["CCC"]
-    assert counts.scaffolds(mol("Cc1ccc(CCc2ccncc2)cc1")) == ["c1ccc(CCc2ccncc2)cc1"]
-    assert counts.scaffolds(mol("Cc1ccccc1")) == counts.scaffolds(mol("CCO")) == []
+    assert metrics.brics_fragments(mol("CCC")) == ["CCC"]
+    assert metrics.scaffolds(mol("Cc1ccc(CCc2ccncc2)cc1")) == ["c1ccc(CCc2ccncc2)cc1"]
+    assert metrics.scaffolds(mol("Cc1ccccc1")) == metrics.scaffolds(mol("CCO")) == []
 
 
 def test_what_molecules_are_made_of():
@@ -96,13 +96,13 @@ def test_what_is_read_off_molecules_does_not_change_them():
 
 
 def test_distances_of_distributions_by_hand():
-    assert counts.total_variation({"a": 1, "b": 1}, {"b": 30, "c": 10}) == pytest.approx(0.5)
-    assert counts.total_variation({"a": 2}, {"a": 5}) == 0
-    assert counts.total_variation({}, {"a": 5}) == counts.total_variation({"a": 5}, {}) == 1
-    assert counts.total_variation({}, {}) == 0
+    assert metrics.total_variation({"a": 1, "b": 1}, {"b": 30, "c": 10}) == pytest.approx(0.5)
+    assert metrics.total_variation({"a": 2}, {"a": 5}) == 0
+    assert metrics.total_variation({}, {"a": 5}) == metrics.total_variation({"a": 5}, {}) == 1
+    assert metrics.total_variation({}, {}) == 0
     # 0 stays and 1 moves to 2, and three times 1 to 4.
-    assert counts.wasserstein({"0": 1, "1": 1}, {"0.0": 3, "2": 3}) == pytest.approx(0.5)
-    assert counts.wasserstein({"1.00": 3}, {"4.00": 1}) == pytest.approx(3)
+    assert metrics.wasserstein({"0": 1, "1": 1}, {"0.0": 3, "2": 3}) == pytest.approx(0.5)
+    assert metrics.wasserstein({"1.00": 3}, {"4.00": 1}) == pytest.approx(3)
 
 
 def test_properties():
@@ -125,14 +125,14 @@ def test_properties_have_names_and_can_be_sent_to_processes():
 
 
 def test_filters():
-    assert counts.passes_pains(mol("CC(=O)Nc1ccccc1"))
-    assert not counts.passes_pains(mol("O=C1C=CC(=O)C=C1"))
-    assert counts.passed_share({"passed": 3, "failed": 1}, {}) == 0.75
+    assert metrics.passes_pains(mol("CC(=O)Nc1ccccc1"))
+    assert not metrics.passes_pains(mol("O=C1C=CC(=O)C=C1"))
+    assert metrics.passed_share({"passed": 3, "failed": 1}, {}) == 0.75
     if installed_file("moses", "metrics", "mcf.csv") is None:
         pytest.skip("molsets, which brings the list of filters, is not installed")
     # An aldehyde; an alkyl chloride, which is found by its hydrogens.
-    assert not counts.passes_mcf(mol("CC=O")) and not counts.passes_mcf(mol("CCCl"))
-    assert counts.passes_mcf(mol("CC(=O)Nc1ccccc1"))
+    assert not metrics.passes_mcf(mol("CC=O")) and not metrics.passes_mcf(mol("CCCl"))
+    assert metrics.passes_mcf(mol("CC(=O)Nc1ccccc1"))
     for failing in ("CC=O", "C[NH3+]", "C[Si](C)(C)C", "C1CCCCCCC1", "O=C1C=CC(=O)C=C1"):
-        assert not counts.passes_filters(mol(failing)), failing
-    assert counts.passes_filters(mol("CC(=O)Nc1ccccc1"))
+        assert not metrics.passes_filters(mol(failing)), failing
+    assert metrics.passes_filters(mol("CC(=O)Nc1ccccc1"))

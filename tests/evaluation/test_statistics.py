@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from graphcnf.evaluation import counts, nspdk, similarity, statistics
+from graphcnf.evaluation import metrics, statistics
 from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistics
 from graphcnf.molecules.optional import installed_file
@@ -131,7 +131,7 @@ def test_chunks_and_the_way_to_other_processes_do_not_change_the_figures(zinc_sm
 
 
 def test_fingerprints_of_the_first_molecules_are_kept(zinc_smiles, monkeypatch):
-    monkeypatch.setattr(similarity, "COMPARED", 10)
+    monkeypatch.setattr(metrics, "COMPARED", 10)
     monkeypatch.setattr(statistics, "CHUNK", 4)
     names = ["snn", "int_div1"]
     first, all_of_them = (set_statistics(zinc_smiles[:n], metrics=names) for n in (10, 30))
@@ -159,7 +159,7 @@ def test_statistics_survive_the_cache_format():
 def test_nspdk_is_the_mmd_of_all_pairs(zinc_smiles, monkeypatch):
     pytest.importorskip("eden.graph")
     smiles = zinc_smiles[:10]
-    sums = np.array([nspdk.nspdk_sums([Chem.MolFromSmiles(s)]) for s in smiles])
+    sums = np.array([metrics.nspdk_sums([Chem.MolFromSmiles(s)]) for s in smiles])
     features, counts = sums[:, :-1], sums[:, -1]
     assert counts.tolist() == [1] * 10
     kernel = features @ features.T
@@ -177,8 +177,8 @@ def test_nspdk_is_the_mmd_of_all_pairs(zinc_smiles, monkeypatch):
 def test_what_is_missing_is_named_and_the_rest_is_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "eden.graph", None)
     monkeypatch.setitem(sys.modules, "fcd_torch", None)
-    monkeypatch.setattr(counts, "installed_file", lambda *parts: None)
-    counts._mcf.cache_clear()
+    monkeypatch.setattr(metrics, "installed_file", lambda *parts: None)
+    metrics._mcf.cache_clear()
     result = compare(GENERATED, REFERENCE)
     assert list(result.values) == list(METRICS)
     assert set(result.missing) == {"fcd", "nspdk", "mcf", "filters"}

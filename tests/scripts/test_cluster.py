@@ -7,13 +7,12 @@ import subprocess
 import sys
 import time
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from threading import Timer
 
 import pytest
 
-from graphcnf import errors
 from graphcnf.compute import parallel as clusters
 from graphcnf.compute.parallel import (
     LOCAL,
@@ -104,14 +103,6 @@ def test_results_come_in_the_order_of_the_chunks_from_all_workers(two, work):
     found = parallel_map(work.slow_first, list(range(40)), workers=two)
     assert [value for value, _ in found] == [k * k for k in range(40)]
     assert {pid for _, pid in found} == set(pids(two)) and two.notes == []
-
-
-def test_endless_chunks_are_taken_as_they_are_needed(two, work):
-    taken = []
-    chunks = (taken.append(k) or k for k in count())
-    with ordered_map(work.slow_first, chunks, workers=two, ahead=2) as results:
-        assert [value for value, _ in islice(results, 5)] == [0, 1, 4, 9, 16]
-    assert len(taken) <= 5 + 2 * 2
 
 
 def test_errors_come_after_what_is_before_them(two, work):
@@ -391,24 +382,3 @@ def test_a_scheduler_that_does_not_answer(graphcnf, model_folder, monkeypatch):
     code, out, err = graphcnf("generate", "--model", model_folder, *tail)
     assert (code, out, os.listdir()) == (1, "", []) and len(err.splitlines()) == 1
     assert err.startswith("error: cannot reach the Dask scheduler of tcp://127.0.0.1:9")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--cluster", "here"], "'--cluster': no cluster 'here'"),
-        (["--cluster", "x.json"], "'--cluster': no such file: x.json"),
-        (["--cluster", "tcp://h:1", "--workers", "2"], "'--workers': tcp://h:1 has its own number"),
-        (["--cluster", "local", "--device", "cuda"], "'--device': workers of --cluster draw on"),
-        (["--cluster", "local", "--scaffold", "C1CC1"], "'--cluster': not together with"),
-    ],
-)
-def test_options_that_do_not_go_together(graphcnf, arguments, message):
-    code, _, err = graphcnf("generate", "--model", "nosuch", *arguments)
-    assert code == 2 and message in err and len(err.splitlines()) == 1
-
-
-def test_without_dask_the_package_is_named(graphcnf, monkeypatch):
-    monkeypatch.setattr(errors.importlib.util, "find_spec", lambda name: None)
-    code, _, err = graphcnf("generate", "--cluster", "local")
-    assert code == 2 and "pip install 'graphcnf[cluster]'" in err

@@ -12,7 +12,6 @@ import pytest
 from rdkit import Chem
 
 import graphcnf as graphcnf_package
-from graphcnf.datasets.references import held_out, load_reference
 from graphcnf.errors import UserError
 from graphcnf.evaluation import evaluate as evaluation
 from graphcnf.evaluation import measures, records, summary
@@ -22,7 +21,6 @@ from graphcnf.evaluation.reference import Reference
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.vocabulary import CODEC_VERSION
-from graphcnf.sampling.records import block_log_likelihoods
 
 FRACTIONS = ("strict_validity", "largest_fragment_validity", "uniqueness", "novelty",
              "reconstruction", "vun", "valence_only_validity", "repaired_validity")  # fmt: skip
@@ -139,44 +137,6 @@ def test_seeds_and_switches(score, model_folder, small_zinc, graphcnf):
     assert code == 0 and " ± " in text and "training data" not in text and "bits" not in text
 
 
-def test_held_out_figures_repeat(model_folder, small_zinc):
-    model = GraphCNF.from_pretrained(model_folder)
-    data = load_reference("zinc250k", model)
-    graphs = data.graphs.subset(held_out(data, 10))
-    assert measures.bits(model, graphs) == measures.bits(model, graphs)
-    assert set(held_out(data, 10)) <= set(data.split("test"))
-    assert measures.reconstruction(model, graphs) == 1
-    assert next(model.parameters()).dtype.itemsize == 4
-
-
-def test_figures_are_float64_only_on_the_cpu(model_folder, small_zinc, monkeypatch):
-    model = GraphCNF.from_pretrained(model_folder)
-    data = load_reference("zinc250k", model)
-    graphs = data.graphs.subset(range(4))
-    expected = measures.bits(model, graphs), block_log_likelihoods(model, graphs, range(4), seed=0)
-
-    # A GPU of Apple has no float64: all that can be done there is to bring values to the CPU.
-    log_prob = model.log_prob
-    monkeypatch.setattr(
-        model, "log_prob", lambda *a, **k: OnApple(log_prob(*a, **k)), raising=False
-    )
-    assert measures.bits(model, graphs) == expected[0]
-    assert (block_log_likelihoods(model, graphs, range(4), seed=0) == expected[1]).all()
-
-
-class OnApple:
-    """Values on a device of which nothing else is known."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __neg__(self):
-        return OnApple(-self.values)
-
-    def cpu(self):
-        return self.values
-
-
 def test_weights_of_another_order_of_atoms(score, model_folder, small_zinc, tmp_path):
     model = GraphCNF.from_pretrained(model_folder)
     model.metadata["codec"] = CODEC_VERSION - 1
@@ -228,15 +188,14 @@ def test_molecules_of_ones_own_to_compare_with(score, lines, surroundings):
 
 OWN_METRIC = """
 from functools import partial
-from graphcnf.evaluation import counts
-from graphcnf.evaluation.metrics import METRICS, Feature, Metric
+from graphcnf.evaluation.metrics import METRICS, Feature, Metric, histogram, total_variation
 
 def oxygens(mol):
     return [str(sum(atom.GetSymbol() == "O" for atom in mol.GetAtoms()))]
 
-FEATURE = Feature("oxygens", partial(counts.histogram, oxygens))
+FEATURE = Feature("oxygens", partial(histogram, oxygens))
 METRICS["oxygen_tv"] = Metric(
-    "oxygen_tv", "oxygen atoms", "lower", FEATURE, counts.total_variation, axis="oxygen atoms here"
+    "oxygen_tv", "oxygen atoms", "lower", FEATURE, total_variation, axis="oxygen atoms here"
 )
 """
 
@@ -285,26 +244,6 @@ def test_what_keeps_samples_from_being_valid(graphcnf, score, lines):
     }  # fmt: skip
     _, text, _ = graphcnf("evaluate", lines, "--reference", "none")
     assert "1 × C with 5 bonds" in text
-
-
-def test_published_figures_are_quoted_beside_their_data_only(graphcnf, score, lines, small_zinc):
-    for reference in ("none", "known.smi"):
-        tail = [lines, "--reference", reference, "--published"]
-        assert "published" not in score(*tail)[0]
-        for options in ((), ("--csv",)):
-            _, text, _ = graphcnf("evaluate", *tail, *options)
-            assert "published" not in text and "GraphCNF" not in text
-    tail = [lines, "--reference", "zinc250k"]
-    plain, _ = score(*tail)
-    assert "published" not in plain
-    quoted = score(*tail, "--published")[0]["published"]
-    assert {row["method"]: row["validity"] for row in quoted}["GraphCNF"] == 0.8341
-    assert all(row["source"] for row in quoted)
-    _, text, _ = graphcnf("evaluate", *tail, "--published")
-    assert "83.41 ± 2.88 %" in text and "quoted" in text and "none of it was measured here" in text
-    _, table, _ = graphcnf("evaluate", *tail, "--published", "--csv")
-    names = [row["name"] for row in csv.DictReader(io.StringIO(table))]
-    assert names[0] == lines and all("(published)" in name for name in names[2:])
 
 
 def test_files_side_by_side(graphcnf, score, lines, surroundings):
@@ -358,36 +297,11 @@ def test_one_floor_for_sets_of_like_size(graphcnf, zinc_smiles, small_zinc, surr
     assert "50 training molecules of zinc250k" in header
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "name files of SMILES"),
-        (["x.smi", "x.smi"], "x.smi is named twice"),
-        (["x.smi", "known.smi", "--png", "g.png"], "--png goes with one file or model"),
-        (["x.smi", "known.smi", "--seed", "1"], "--seed goes with --model"),
-        (["x.smi", "known.smi", "--device", "cpu"], "--device goes with --model or --fcd"),
-        (["x.smi", "known.smi", "--out", "known.smi"], "must end in one of"),
-        (["x.smi", "known.smi", "--html", "x.smi"], "must end in one of .html"),
-    ],
-)
-def test_several_files_that_do_not_go_together(graphcnf, lines, arguments, message):
-    code, out, err = graphcnf("evaluate", *arguments)
-    assert (code, out) == (2, "") and message in err and len(err.splitlines()) == 1
-
-
 def test_a_missing_file_among_several_comes_to_light_first(graphcnf, lines):
     code, out, err = graphcnf("evaluate", lines, "nothing.smi", "--reference", "none")
     assert (code, out) == (1, "") and err.splitlines() == ["error: no such file: nothing.smi"]
     code, out, err = graphcnf("evaluate", lines, "--model", "nothing", "--reference", "none")
     assert (code, out) == (1, "") and "nothing" in err and len(err.splitlines()) == 1
-
-
-def test_partly_bad_files_give_a_full_report(score, surroundings):
-    long = "C" * 1_000_000
-    (surroundings / "x.smi").write_text(f"CCO\n{long}\n((\nCCN\n")
-    result, err = score("x.smi", "--reference", "none")
-    assert result["samples"] == 4 and result["unreadable"] == 2 and result["strict_valid"] == 2
-    assert "2 of 4 records" in err and "line 2" in err and len(err) < 400
 
 
 @pytest.mark.slow

@@ -39,21 +39,3 @@ def test_writes_what_holds_the_fragment(generate, surroundings):
     assert code == 0 and not out
     rows = list(csv.DictReader(io.StringIO((surroundings / "a.csv").read_text())))
     assert [row["smiles"] for row in rows] == smiles[:3] and rows[2]["record"] == "2"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("--grow", "[*]C", "--link", "[*]C.[*]C"), 2, "exclude each other"),
-        (("--grow", "[*]C", "--all"), 2, "not together with --grow"),
-        (("--grow", "[*]C", "--likelihood"), 2, "not together with --grow"),
-        (("--particles", 2), 2, "around a fragment only"),
-        (("--decorate", "CC"), 1, "attachment points"),
-        (("--scaffold", "[Xe]"), 1, "not among the atoms"),
-        (("--scaffold", "CCCCCCCCC"), 1, "molecules of up to 6"),
-    ],
-)
-def test_one_line_says_what_is_wrong(generate, surroundings, arguments, code, message):
-    found, out, err = generate("-n", 2, *arguments)
-    assert found == code and message in " ".join(err.split()) and not out
-    assert not list(surroundings.iterdir())

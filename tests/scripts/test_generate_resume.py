@@ -50,6 +50,10 @@ def interrupt():
     raise KeyboardInterrupt
 
 
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
 def hidden():
     return [name for name in os.listdir() if name.startswith(".")]
 
@@ -77,9 +81,11 @@ def test_an_interrupted_command_goes_on_to_the_same_file(generate, suffix, optio
     generate(*arguments, f"whole.{suffix}")
     Path(out).write_text("old")
     left = 0
-    for commits, before in ((1, False), (1, True), (1, False)):
-        with at_commit(commits, interrupt, before=before):
-            err = generate(*arguments, out, code=130)
+    for action, before, code in (
+        (interrupt, False, 130), (interrupt, True, 130), (terminate, False, 143),
+    ):  # fmt: skip
+        with at_commit(1, action, before=before):
+            err = generate(*arguments, out, code=code)
         # One line where there is something to tell, and the old file until the end.
         assert err.splitlines()[-1].startswith("interrupted after ") and Path(out).read_text()
         assert journal()["written"] >= left and Path(out).read_text() == "old"
@@ -114,18 +120,6 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_file(generate, mo
     assert Path("x.csv").read_bytes() == Path("whole.csv").read_bytes()
     records = [line.partition(",")[0] for line in Path("x.csv").read_text().splitlines()]
     assert records == ["record", *map(str, range(number))] and hidden() == []
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_termination_is_an_interruption(generate):
-    before = signal.getsignal(signal.SIGTERM)
-    with at_commit(2, lambda: signal.raise_signal(signal.SIGTERM)):
-        err = generate("-n", 700, "--all", "--workers", 1, "--out", "x.csv", code=143)
-    assert err == (
-        "interrupted after 512 of 700 molecules of x.csv; the same command goes on from there\n"
-    )
-    assert signal.getsignal(signal.SIGTERM) == before and len(hidden()) == 2
-    assert "512 of 700" in generate("-n", 700, "--all", "--workers", 1, "--out", "x.csv")
 
 
 def test_a_killed_worker_is_one_line(generate):
@@ -205,18 +199,6 @@ def test_other_options_do_not_go_on_with_it_and_clear_it_away(generate):
     generate(*arguments, "--seed", 2, "--force")
     generate(*arguments[:-1], "whole.csv", "--seed", 2)
     assert Path("x.csv").read_bytes() == Path("whole.csv").read_bytes() and hidden() == []
-
-
-def test_every_block_is_written(generate, monkeypatch):
-    commit, sizes = PartialFile.commit, []
-
-    def counted(self, text, entry):
-        sizes.append(text.count("\n"))
-        commit(self, text, entry)
-
-    monkeypatch.setattr(PartialFile, "commit", counted)
-    generate("-n", 700, "--all", "--workers", 1, "--out", "x.csv")
-    assert sizes == [129, 384, 188]
 
 
 def test_what_a_search_found_before_it_was_given_up_is_kept(generate, monkeypatch):

@@ -1,6 +1,5 @@
 """A file that grows piece by piece: what a kill leaves, whoever opens it next takes up."""
 
-import errno
 import json
 import os
 import signal
@@ -44,22 +43,6 @@ def interrupted(target, pieces, name=NAME):
 
 def doubled(source, target):
     target.write_text(2 * source.read_text())
-
-
-def test_pieces_become_a_file_with_nothing_beside_it(folder):
-    target = folder / "x.csv"
-    target.write_text("old\n")
-    with partial_file(target, NAME) as file:
-        assert file.entry is None and not file.damaged
-        for k, piece in enumerate(PIECES):
-            file.commit(piece, {"k": k})
-            assert file.path.read_text() == "".join(PIECES[: k + 1]) and file.entry == {"k": k}
-        # Until the end, there is the old one.
-        assert target.read_text() == "old\n"
-        file.finish()
-    assert target.read_text() == "".join(PIECES) and os.listdir(folder) == ["x.csv"]
-    write(target, doubled)
-    assert target.read_text() == 2 * "".join(PIECES) and os.listdir(folder) == ["x.csv"]
 
 
 @pytest.mark.parametrize("pieces", range(len(PIECES) + 1))
@@ -183,17 +166,6 @@ def test_another_content_has_a_part_of_its_own_until_one_is_finished(folder):
     assert write(folder / "x.csv.gz") == 3
 
 
-def test_two_do_not_write_one_file(folder):
-    target = folder / "x.csv"
-    with partial_file(target, NAME) as file:
-        file.commit(PIECES[0], {"pieces": 1})
-        for name in (NAME, fingerprint({"seed": 1})):
-            with pytest.raises(UserError, match="another process is writing it"):
-                write(target, name=name)
-        assert write(folder / "y.csv") == 0
-    assert write(target) == 1 and sorted(os.listdir(folder)) == ["x.csv", "y.csv"]
-
-
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_the_lock_of_a_killed_process_keeps_nobody_out(folder):
     target = folder / "x.csv"
@@ -211,22 +183,6 @@ def test_the_lock_of_a_killed_process_keeps_nobody_out(folder):
         process.send_signal(signal.SIGKILL)
     assert write(target) == 1
     assert target.read_text() == "".join(PIECES) and os.listdir(folder) == ["x.csv"]
-
-
-def test_a_full_disk_is_one_line_and_costs_nothing_that_was_committed(folder):
-    target, fsync, calls = folder / "x.csv", os.fsync, []
-
-    def full(descriptor):
-        calls.append(descriptor)
-        if len(calls) == 5:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(descriptor)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as caught:
-        patch.setattr(partial.os, "fsync", full)
-        write(target)
-    assert str(caught.value) == f"cannot write {target}: No space left on device"
-    assert write(target) == 2 and target.read_text() == "".join(PIECES)
 
 
 def test_a_place_where_nobody_may_write_is_named(folder):

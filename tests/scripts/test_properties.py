@@ -10,7 +10,6 @@ import pytest
 import torch
 from rdkit import Chem
 
-from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.selection import described
@@ -132,13 +131,6 @@ def test_what_cannot_be_asked_is_one_line(graphcnf, trained, options, message):
     assert code and out == "" and message in " ".join(err.split()) and len(err.splitlines()) < 8
 
 
-def test_a_model_without_properties_says_so(graphcnf, model_folder):
-    code, _, err = graphcnf("generate", "--model", model_folder, "--property", "logp=2")
-    assert code == 1 and err.startswith("error: this model takes no properties")
-    with pytest.raises(UserError, match="this model takes no properties"):
-        MoleculeFlow.from_pretrained(model_folder).sample(2, properties={"logp": 2.0})
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -230,20 +222,3 @@ def test_the_summary_says_how_near_molecules_came(graphcnf, trained):
     assert found["mae"] == pytest.approx(np.abs(np.array(values) - 1.5).mean())
     code, _, err = graphcnf(*arguments)
     assert code == 0 and "logp=1.5 asked for, mean " in err and "outside" not in err
-
-
-def test_a_value_beyond_the_training_data_is_said_to_be_so(graphcnf, trained):
-    arguments = ("generate", "--model", trained, "-n", 4, "--all")
-    code, _, err = graphcnf(*arguments, "--property", "logp=12", "--property", "weight=300")
-    assert code == 0, err
-    assert "logp=12 lies outside the training data" in err and "weight=300 lies" not in err
-
-
-def test_the_best_of_several_needs_something_to_be_near_to(graphcnf, trained):
-    code, _, err = graphcnf("generate", "--model", trained, "--best-of", 2)
-    assert code == 2 and "nearest to a --property" in err
-    flow = MoleculeFlow.from_pretrained(trained)
-    with pytest.raises(UserError, match="ask for one"):
-        flow.sample(3, best_of=2)
-    with pytest.raises(UserError, match="from 1 to 1000"):
-        flow.sample(3, properties={"logp": 1.0}, best_of=0)

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 
-import pytest
-
 
 def test_every_record_is_a_row(graphcnf, model_folder, zinc_smiles, surroundings):
     lines = [*zinc_smiles[:5], "C1CC", "", "[Xe]"]
@@ -52,22 +50,6 @@ def test_charges_that_the_training_data_write_otherwise_are_told(graphcnf, surro
     written = [r["standardized"] for r in csv.DictReader(io.StringIO(out))]
     assert (code, err) == (0, "")
     assert written == ["CCCCCC(=O)[O-]", "CCCCCC[NH+](C)C", "CCc1ccccc1"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["none.smi"], 1, "no such file"),
-        (["x.csv", "--out", "y.smi"], 2, "must end in one of .csv, .json"),
-        (["x.csv", "--out", "x.csv"], 2, "is the file to score"),
-        (["x.csv", "--column", "y"], 1, "no column 'y'"),
-        (["x.csv", "--orders", "0"], 2, "--orders"),
-    ],
-)
-def test_one_clear_line(graphcnf, model_folder, surroundings, arguments, code, message):
-    (surroundings / "x.csv").write_text("smiles\nCCO\n")
-    found, out, err = graphcnf("score", *arguments, "--model", model_folder)
-    assert (found, out) == (code, "") and message in err and len(err.splitlines()) == 1
 
 
 HOSTILE = "\x1b]0;owned\x07"

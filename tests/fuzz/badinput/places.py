@@ -43,7 +43,6 @@ WRITERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "evaluate": (".md", ("evaluate", "{molecules}", "--reference", "none", "--out")),
     "evaluate json": (".json", ("evaluate", "{molecules}", "--reference", "none", "--out")),
     "evaluate html": (".html", ("evaluate", "{molecules}", "--reference", "none", "--html")),
-    "evaluate png": (".png", ("evaluate", "{molecules}", "--reference", "none", "--png")),
     "generate": (".smi", ("generate", "--model", "{model}", "-n", "2", "--force", "--out")),
     "analogs": (".smi", ("analogs", "CCO", "--model", "{model}", "-n", "1", "--force", "--out")),
     "interpolate": (".csv", ("interpolate", "CCO", "CCN", "--model", "{model}", "--steps", "1",
