@@ -54,7 +54,7 @@ class MoleculeDataset:
         graphs: One graph per molecule.
         smiles: Canonical SMILES without stereo of each molecule.
         vocabulary: Meaning of the categories in `graphs`.
-        hashes: `smiles_hash` of each molecule, (M,) uint64.
+        hashes: `hash_each` of the molecule, (M,) uint64.
         skipped: Records of the file that are not among the molecules.
         test_indices: Held-out molecules where they were chosen by hand; None: by hash.
         targets: Properties of each molecule that batches ask for, (M, P), or None.
@@ -307,15 +307,10 @@ def _encode_chunk(
     with codec.quiet():
         for line, text in enumerate(lines, 1):
             try:
-                mol = read(text)
-                codec.check_representable(mol, max_atoms)
-                written = codec.canonical_smiles(mol)
-                mol = codec.canonical(written)
-                names, pairs, kinds = codec.categories(mol, marked)
-                if vocabulary is not None:
-                    codec.check_vocabulary(names, kinds, vocabulary)
-                if exact:
-                    codec.check_roundtrip(mol, written)
+                written, names, pairs, kinds = codec.named_graph(
+                    read(text), marked=marked, vocabulary=vocabulary, max_atoms=max_atoms,
+                    exact=exact,
+                )  # fmt: skip
             except codec.MoleculeNotRepresentable as error:
                 skipped.append(Skipped(line, text[:200], str(error)))
                 continue

@@ -75,7 +75,7 @@ class Sizes(NamedTuple):
 
 
 def _parse_names(text: str) -> tuple[str, ...]:
-    from graphcnf.molecules.selection import parse_names
+    from graphcnf.molecules.properties import parse_names
 
     return parse_names(text) if text else ()
 

@@ -10,6 +10,7 @@ import typer
 from graphcnf.errors import say
 from graphcnf.sampling.formats import columns_of, conversion, plain_kind
 from graphcnf.scripts import _options as options
+from graphcnf.scripts._options import option
 from graphcnf.scripts._output import check_target, molecule_kind, write_pieces
 
 
@@ -17,25 +18,25 @@ def analogs(
     molecule: Annotated[str, typer.Argument(metavar="SMILES", help="The molecule.")],
     keep: Annotated[
         Literal["skeleton", "bonds", "scaffold"],
-        typer.Option(
-            help="What stays: which atoms are bonded; that and the orders of the bonds; the "
+        option(
+            "What stays: which atoms are bonded; that and the orders of the bonds; the "
             "Bemis-Murcko scaffold."
         ),
     ] = "skeleton",
     similar: Annotated[
         float,
-        typer.Option(
+        option(
+            "Least Tanimoto similarity to the molecule (ECFP4, 2,048 bits).",
             min=0,
             max=1,
-            help="Least Tanimoto similarity to the molecule (ECFP4, 2,048 bits).",
             show_default="none",
         ),
     ] = 0.0,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Analogues to write.")] = 100,
+    number: Annotated[int, option("Analogues to write.", "--number", "-n", min=1)] = 100,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet.",
+        option(
+            "File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet.",
             show_default="stdout",
         ),
     ] = None,
@@ -45,10 +46,10 @@ def analogs(
     temperature: options.Temperature = 1.0,
     size: Annotated[
         options.Sizes | None,
-        typer.Option(
+        option(
+            "Number of atoms, 20-30 or 25, with --keep scaffold.",
             metavar="LO-HI",
             parser=options.Sizes.parse,
-            help="Number of atoms, 20-30 or 25, with --keep scaffold.",
             show_default="that of the molecule, three more or less",
         ),
     ] = None,
@@ -56,7 +57,7 @@ def analogs(
     properties: options.Properties = None,
     particles: options.Particles = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per line instead of SMILES.")
+        bool, option("One JSON object per line instead of SMILES.", "--json")
     ] = False,
     device: options.Device = "cpu",
 ) -> None:
@@ -78,29 +79,17 @@ def analogs(
     states = None if standardize else flow.charge_states
     options.say_deviations(deviations([molecule], states), 1)
     found = analogs_of(
-        flow,
-        flow.standardized(molecule) if standardize else molecule,
-        keep=keep,
-        similar=similar,
-        seed=seed,
-        temperature=temperature,
-        atoms=size,
-        particles=particles or options.PARTICLES,
-    )
-    more = () if plain == "smi" else ("similarity",)
+        flow, flow.standardized(molecule) if standardize else molecule, keep=keep, similar=similar,
+        seed=seed, temperature=temperature, atoms=size, particles=particles or options.PARTICLES,
+    )  # fmt: skip
+    more, names = () if plain == "smi" else ("similarity",), tuple(properties or ())
     recipe = Recipe(
-        seed=seed,
-        temperature=temperature,
-        sizes=size,
-        kind=plain,
-        columns=columns_of(plain, (*more, *(properties or ()))),
-        everything=False,
-        properties=tuple(properties or ()),
-    )
+        seed=seed, temperature=temperature, sizes=size, kind=plain, properties=names,
+        columns=columns_of(plain, (*more, *names)), everything=False,
+    )  # fmt: skip
     origin = found.origin
     pieces = found_texts(found.molecules(), recipe, number, {"similarity": origin.similarity})
-    convert = conversion(kind, recipe.columns)
-    write_pieces(pieces, out, convert, "drawing", number)
+    write_pieces(pieces, out, conversion(kind, recipe.columns), "drawing", number)
     rate = (
         f"; {origin.acceptance:.1%} of {origin.others:,} valid ones reach {similar:g}"
         if similar

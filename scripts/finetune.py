@@ -121,7 +121,7 @@ def finetune(
     say("loading data and libraries ...")
     from graphcnf.datasets.smiles_file import load_smiles_file, read_smiles
     from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.molecules.selection import has_pattern, has_property
+    from graphcnf.molecules.properties import has_pattern, has_property
     from graphcnf.molecules.standardize import deviations
     from graphcnf.scripts._output import json_text, write_text
     from graphcnf.training.finetuning import finetune as fine_tune

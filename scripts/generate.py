@@ -42,13 +42,13 @@ class ShardNumber(NamedTuple):
 
 def _parse_requirements(texts: list[str]) -> list[str]:
     """Return the requirements in the one form that each has."""
-    from graphcnf.molecules.selection import Selection
+    from graphcnf.molecules.properties import Selection
 
     return list(map(str, Selection(texts).requirements))
 
 
 def _parse_patterns(texts: list[str]) -> list[str]:
-    from graphcnf.molecules.selection import Selection
+    from graphcnf.molecules.properties import Selection
 
     Selection(patterns=texts)
     return texts
@@ -201,13 +201,13 @@ def generate(
         raise typer.BadParameter("on a GPU one process draws", param_hint="'--workers'")
 
     from graphcnf.compute.parallel import open_workers
-    from graphcnf.molecules.asked import asked_of, outside_training
+    from graphcnf.molecules.properties import conditions_of, outside_training
     from graphcnf.sampling.records import Recipe
     from graphcnf.sampling.shards import shards_of
 
     if not network.is_raw:
         say("note: valency check on: bonds that do not fit are drawn again (not with --no-support)")
-    targets = asked_of(network, dict(wanted or ()))
+    targets = conditions_of(network, dict(wanted or ()))
     for sentence in outside_training(targets, network.conditions) if targets else ():
         say(f"note: {sentence}")
     plain, more = plain_kind(kind), (("log_likelihood",) if likelihood else ())
@@ -288,7 +288,7 @@ def _write_grown(
     out: Path | None, kind: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Write molecules around a fragment, then a summary to stderr."""
-    from graphcnf.molecules.growth import Growth, fragment_of
+    from graphcnf.molecules.growth import Growth, read_fragment
     from graphcnf.molecules.standardize import deviations
     from graphcnf.molecules.vocabulary import MoleculeVocabulary
     from graphcnf.sampling.records import found_texts
@@ -296,7 +296,7 @@ def _write_grown(
     vocabulary, (name, text) = MoleculeVocabulary.of_model(network), task
     options.say_deviations(deviations([text], None), 1)
     growth = Growth(
-        network, vocabulary, fragment_of(text, name, vocabulary), seed=recipe.seed,
+        network, vocabulary, read_fragment(text, name, vocabulary), seed=recipe.seed,
         temperature=recipe.temperature, atoms=recipe.sizes,
         particles=particles or options.PARTICLES,
     )  # fmt: skip

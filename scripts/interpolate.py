@@ -8,31 +8,24 @@ from typing import Annotated
 import typer
 
 from graphcnf.scripts import _options as options
-from graphcnf.scripts._output import check_place, output_kind, write_rows, write_text
+from graphcnf.scripts._options import option
+from graphcnf.scripts._output import output_kind, write_rows, write_text
 
 
 def interpolate(
     first: Annotated[str, typer.Argument(metavar="A", help="SMILES of the first molecule.")],
     last: Annotated[str, typer.Argument(metavar="B", help="SMILES of the last molecule.")],
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps from A to B.")] = 10,
+    steps: Annotated[int, option("Steps from A to B.", min=1, max=1000)] = 10,
     paths: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=1000,
-            help="Paths with other random latents that are compared; the smoothest is taken.",
-        ),
+        int, option("Paths with other random latents; the smoothest is taken.", min=1, max=1000)
     ] = 32,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="File to write: .csv, .json, or .smi for the molecules alone.",
-            show_default="stdout",
-        ),
+        option("File to write: .csv, .json, or .smi for the molecules.", show_default="stdout"),
     ] = None,
     picture: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png|.svg", help="Also draw the molecules.", show_default="none"),
+        option("Also draw the molecules.", metavar="FILE.png|.svg", show_default="none"),
     ] = None,
     model: options.Model = "zinc250k",
     seed: options.Seed = 0,
@@ -44,19 +37,16 @@ def interpolate(
     its log-likelihood in nats.
     """
     kind = output_kind(out, ("csv", "json", "smi")) or "csv"
-    check_place(out)
     output_kind(picture, ("png", "svg"), "--picture")
-    check_place(picture)
 
     from graphcnf.molecules.drawing import draw_grid
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.interpolation import interpolate as path_between
-    from graphcnf.molecules.interpolation import path_rows
     from graphcnf.molecules.standardize import deviations
 
     flow = MoleculeFlow(options.load_model(model, device))
     options.say_deviations(deviations([first, last], None), 2)
-    rows = path_rows(flow, path_between(flow, first, last, steps=steps, paths=paths, seed=seed))
+    rows = path_between(flow, first, last, steps=steps, paths=paths, seed=seed)
     if kind == "smi":
         write_text("".join(f"{row['smiles']}\n" for row in rows if row["smiles"]), out)
     else:

@@ -58,15 +58,14 @@ def score(
 
     from graphcnf.compute.parallel import open_workers
     from graphcnf.molecules.flow import MoleculeFlow
-    from graphcnf.molecules.scoring import score_many
+    from graphcnf.molecules.standardize import deviations
 
     flow = MoleculeFlow(options.load_model(model, device))
     with open_workers(cluster, workers) as engine:
-        frame, found = score_many(
-            flow, records.smiles, orders=orders, standardize=standardize, workers=engine
-        )
+        frame = flow.score(records.smiles, orders=orders, standardize=standardize, workers=engine)
     write_rows(records.beside(frame, exact=kind == "csv"), kind, out)
-    options.say_deviations(found, len(frame))
+    states = None if standardize else flow.charge_states
+    options.say_deviations(deviations(records.smiles, states), len(frame))
     outside = frame["reason"].notna()
     if outside.any():
         first = int(outside.argmax())

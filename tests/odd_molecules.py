@@ -53,7 +53,7 @@ def odd_molecules(count: int, seed: int = 0) -> list[str]:
     """
     from rdkit import Chem
 
-    from graphcnf.molecules.smiles import quiet
+    from graphcnf.molecules.codec import quiet
 
     found: dict[str, None] = {}
     with quiet():

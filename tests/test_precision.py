@@ -178,4 +178,4 @@ def test_molecules_in_half_precision_and_in_training_mode():
         assert flow.sample(20).validity > 0.8
         with pytest.raises(UserError, match="float16 would not decode"):
             flow.encode(texts[1])
-    assert len(flow.decorate("[*:1]c1ccccc1", 2)) == 2 and model.training
+    assert len(flow.grow("[*:1]c1ccccc1", 2)) == 2 and model.training

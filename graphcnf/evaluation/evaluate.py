@@ -23,8 +23,8 @@ from graphcnf.evaluation.tables import Evaluation
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
+from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.standardize import charge_states
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
 from graphcnf.sampling.records import draw_block, first_blocks, sampling_processes

@@ -15,7 +15,7 @@ from graphcnf.datasets.smiles_file import SUFFIXES, FileRecords, NoMolecules, re
 from graphcnf.errors import UserError
 from graphcnf.evaluation.metrics import Feature
 from graphcnf.evaluation.summary import Part, look_at
-from graphcnf.molecules.smiles import MoleculeNotRepresentable, quiet
+from graphcnf.molecules.codec import MoleculeNotRepresentable, quiet
 from graphcnf.molecules.standardize import parse_standardized
 from graphcnf.molecules.validity import evaluate_records, unsanitized_smiles
 

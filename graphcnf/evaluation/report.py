@@ -23,12 +23,11 @@ from graphcnf.evaluation.metrics import Metric, values_and_counts, wasserstein
 from graphcnf.evaluation.reference import Distances
 from graphcnf.evaluation.tables import Evaluation, all_notes, tables
 from graphcnf.molecules import properties
+from graphcnf.molecules.codec import parse
 from graphcnf.molecules.drawing import draw_svg
-from graphcnf.molecules.failures import failures
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.optional import Unavailable
-from graphcnf.molecules.smiles import parse
-from graphcnf.molecules.validity import molecules
+from graphcnf.molecules.validity import failures, molecules
 
 MOLECULES = 200
 """Molecules in the table."""

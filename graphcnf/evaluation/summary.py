@@ -19,9 +19,8 @@ from graphcnf.compute.parallel import ordered_map
 from graphcnf.compute.progress import progress_bar
 from graphcnf.evaluation.metrics import Feature
 from graphcnf.evaluation.statistics import SetStatistics, chunk_statistics
-from graphcnf.molecules.failures import failures
 from graphcnf.molecules.hashing import HashSet, contains, hash_each
-from graphcnf.molecules.validity import CONVENTIONS, molecules
+from graphcnf.molecules.validity import CONVENTIONS, failures, molecules
 
 if TYPE_CHECKING:
     from graphcnf.compute.parallel import Cluster
@@ -78,7 +77,7 @@ class Summary:
     """Summary of a sample.
 
     Args:
-        training_hashes: Sorted `hash_smiles` of the training set; None leaves novelty out (None).
+        training_hashes: Sorted `hash_each` of the training set; None leaves novelty out (None).
 
     Attributes:
         sums: See `Part`, as `statistics`, `failures` and `first_unreadable`.

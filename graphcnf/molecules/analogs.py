@@ -1,42 +1,46 @@
 """Analogues of a molecule: some of its categories drawn from the model given the others.
 
-Two ways. Without a least similarity, or around a scaffold, walks of `growth` with what is kept
+Without a least similarity, or around a scaffold, particles of `growth` with the retained core
 forced into them. Similar ones with the same skeleton are few among all of its molecules: there,
-the `substitution` of single atoms and bonds begins with the molecule itself.
+substitutions of single atoms and bonds begin with the molecule itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import networkx as nx
 import numpy as np
+import torch
 from rdkit import Chem
+from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_seed, check_temperature
 from graphcnf.molecules import codec
-from graphcnf.molecules.growth import Aim, Found, Growth
-from graphcnf.molecules.kept import around, bare, bare_query, murcko, scaffold_and_rest
+from graphcnf.molecules.growth import (
+    Goal,
+    Growth,
+    MoleculeFragment,
+    Result,
+    check_grows,
+    make_fragment,
+    read_fragment,
+)
 from graphcnf.molecules.properties import similarity_to
 from graphcnf.molecules.standardize import protonation_hash
-from graphcnf.molecules.substitution import (
-    PROPOSALS,
-    TRIES,
-    Neighbours,
-    Skeleton,
-    State,
-)
-from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.molecules.validity import strict
+from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
 if TYPE_CHECKING:
     from graphcnf.molecules.flow import MoleculeFlow
 
 KEEP = ("skeleton", "bonds", "scaffold")
-"""What every analogue shares with its molecule: which atoms are bonded; that and the orders of the
-bonds, where aromatic is one; the Bemis-Murcko scaffold."""
+"""Retained cores: which atoms are bonded; that and the orders of the bonds, where aromatic is one;
+the Bemis-Murcko scaffold."""
 
 NEAR = 3
 """Atoms more or less than the molecule has, at most, where their number may change."""
@@ -44,28 +48,19 @@ NEAR = 3
 FEW, MANY = 0.2, 0.5
 """Shares of similar ones below and above which less and more of a molecule is redrawn."""
 
-PATIENCE = 6
-"""Rounds of substitutions in a row without a further molecule after which the search ends."""
+PARENTS, PROPOSALS, TRIES, PATIENCE = 16, 96, 40, 6
+"""Of substitutions: molecules that they begin with, molecules in a round, attempts to find each,
+and rounds in a row without a further one after which the search ends."""
+
+RINGS, LARGEST_RING = 0.25, 7
+"""Share of the substitutions that change all bonds of a ring, and its atoms at most."""
+
+_ORDERS = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
+_SMARTS = {"SINGLE": "-", "DOUBLE": "=", "TRIPLE": "#", "AROMATIC": ":"}
 
 
 class Origin:
-    """The molecule that analogues are of, and which of them are wanted.
-
-    Args:
-        molecule: SMILES or RDKit molecule. Stereo and isotopes do not count.
-        vocabulary: Of the model.
-        most: Largest number of atoms that the model draws.
-        similar: Least Tanimoto similarity (ECFP4, see `similarity_to`).
-
-    Attributes:
-        smiles: Canonical SMILES.
-        mol: Its molecule.
-        others: Number of valid molecules so far that share what is kept and are not this one.
-        similar_ones: Number of these that are similar enough.
-
-    Raises:
-        UserError: The model does not know the molecule, or the similarity is out of range.
-    """
+    """The molecule that analogues are of; counts the `others` so far that share what is kept."""
 
     def __init__(
         self, molecule: str | Chem.Mol, vocabulary: MoleculeVocabulary, most: int, similar: float
@@ -82,6 +77,8 @@ class Origin:
         self.mol, self._key = codec.parse(self.smiles), protonation_hash(self.smiles)
         self.similar, self.similarity = similar, similarity_to(self.mol)
         self.others = self.similar_ones = 0
+        less = ", for less similar ones" if similar else ""
+        self.advice = f"ask for fewer{less}, or keep less of it"
 
     @property
     def acceptance(self) -> float:
@@ -97,78 +94,59 @@ class Origin:
         self.similar_ones += enough
         return enough
 
-    def advice(self) -> str:
-        """Return the advice where there are too few."""
-        less = ", for less similar ones" if self.similar else ""
-        return f"ask for fewer{less}, or keep less of it"
-
 
 class RedrawnAnalogs(Growth):
-    """Analogues from walks of the model with what is kept forced into them.
+    """Analogues from particles with the retained core forced into them, see `analogs_of`."""
 
-    Args:
-        model: Atom by atom.
-        vocabulary: Of the model.
-        origin: The molecule.
-        keep: One of `KEEP`.
-        **options: Of `Growth`.
-
-    Raises:
-        UserError: See `Growth`; or the molecule has no scaffold.
-    """
-
-    def __init__(
-        self,
-        model: GraphCNF,
-        vocabulary: MoleculeVocabulary,
-        origin: Origin,
-        keep: str,
-        **options: Any,
-    ):
+    def __init__(self, flow: MoleculeFlow, origin: Origin, keep: str, **options: Any):
+        model, vocabulary, mol = flow.model, flow.vocabulary, origin.mol
         self.origin, self.keep = origin, keep
-        self._known = vocabulary
         if keep == "scaffold":
-            count = origin.mol.GetNumAtoms()
+            count = mol.GetNumAtoms()
             near = max(1, count - NEAR), min(model.max_nodes, count + NEAR)
             options["atoms"] = options.get("atoms") or near
-            self._murcko = murcko(origin.mol)
-            self._scaffold, self._parts = scaffold_and_rest(origin.mol)
-            fragment = around(origin.mol, vocabulary, self._scaffold)
+            self._murcko = MurckoScaffold.MurckoScaffoldSmiles(mol=mol)
+            self._scaffold, self._parts = scaffold_and_rest(mol)
+            fragment = _around(mol, vocabulary, self._scaffold)
         else:
-            fragment = bare(origin.mol, vocabulary, orders=keep == "bonds")
+            fragment = _bare(mol, vocabulary, orders=keep == "bonds")
         self._atoms = options.get("atoms")
         super().__init__(model, vocabulary, fragment, **options)
         if keep != "scaffold":
             self._whole.experience.prefer_order()
-        self.text = origin.smiles
+        self.text, self.advice = origin.smiles, origin.advice
         self._halvings = 0
-        self._aims: dict[frozenset[int], Aim] = {}
+        self._goals: dict[frozenset[int], Goal] = {}
 
-    def _aim_of(self, number: int) -> Aim:
+    def _goal_of(self, number: int) -> Goal:
         """Return the scaffold, with the more of what hangs on it the fewer were similar enough."""
         if self.keep != "scaffold" or not self._halvings:
             return self._whole
         random = np.random.default_rng((self.seed, number, 2))
         order = random.permutation(len(self._parts)).tolist()
         kept = frozenset(order[len(order) >> self._halvings :])
-        if kept not in self._aims:
+        if kept not in self._goals:
             atoms = self._scaffold.union(*(self._parts[k] for k in kept))
             try:
-                fragment = around(self.origin.mol, self._known, atoms)
-                self._aims[kept] = self._aim(fragment, self._atoms)
+                fragment = _around(self.origin.mol, self.vocabulary, atoms)
+                self._goals[kept] = self._goal(fragment, self._atoms)
             except UserError:  # No hydrogen is left, or no room for a further atom.
-                self._aims[kept] = self._whole
-        return self._aims[kept]
+                self._goals[kept] = self._whole
+        return self._goals[kept]
 
     def _accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
-        if self.keep == "scaffold" and murcko(molecule) != self._murcko:
-            return False
+        if self.keep == "scaffold":
+            if MurckoScaffold.MurckoScaffoldSmiles(mol=molecule) != self._murcko:
+                return False
         return self.origin.accepts(smiles, molecule)
 
-    def _round(self, number: int) -> dict[str, Found]:
+    def _round(self, number: int) -> dict[str, Result]:
         others, similar_ones = self.origin.others, self.origin.similar_ones
         found = super()._round(number)
-        others, similar_ones = self.origin.others - others, self.origin.similar_ones - similar_ones
+        others, similar_ones = (
+            self.origin.others - others,
+            self.origin.similar_ones - similar_ones,
+        )
         if self.keep == "scaffold" and self.origin.similar:
             if similar_ones < FEW * others:
                 self._halvings = min(self._halvings + 1, len(self._parts).bit_length())
@@ -176,72 +154,134 @@ class RedrawnAnalogs(Growth):
                 self._halvings = max(self._halvings - 1, 0)
         return found
 
-    def _advice(self, found: int) -> str:
-        return self.origin.advice()
+
+def _bare(mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool) -> MoleculeFragment:
+    """Return a molecule without the categories of its atoms, and without `orders` of its bonds."""
+    # Only what lies on a ring can be aromatic.
+    on_ring = torch.tensor([atom.IsInRing() for atom in mol.GetAtoms()])
+    categories = on_ring[:, None] | ~torch.tensor([c.aromatic for c in vocabulary.atoms])
+    edges = codec.bond_ends(mol)
+    allowed = torch.zeros(1, len(edges), len(vocabulary.bonds) + 1, dtype=torch.bool)
+    for row, bond in zip(allowed[0], mol.GetBonds(), strict=True):
+        own = {bond.GetBondType().name}
+        if own == {"AROMATIC"}:
+            mark = MARK if vocabulary.marked else ""
+            own = {mark + "SINGLE", mark + "DOUBLE"}
+        for k, name in enumerate(vocabulary.bonds, 1):
+            possible = bond.IsInRing() or not name.startswith(MARK)
+            row[k] = possible and (name in own or not orders)
+    none = [0] * len(categories)
+    fragment = make_fragment(vocabulary, categories, edges, allowed, none, none, rings=False)
+    query = Chem.RWMol()
+    for _ in mol.GetAtoms():
+        query.AddAtom(Chem.AtomFromSmarts("*"))
+    for number, (ends, bond) in enumerate(zip(edges, mol.GetBonds(), strict=True)):
+        smarts = _SMARTS.get(bond.GetBondType().name, "~") if orders else "~"
+        query.AddBond(*ends)
+        query.ReplaceBond(number, Chem.BondFromSmarts(smarts))
+    return MoleculeFragment(Chem.MolToSmiles(mol), fragment, query.GetMol())
+
+
+def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
+    """Return the atoms of the Bemis-Murcko scaffold, and those of each part that hangs on it."""
+    numbered = Chem.Mol(mol)
+    for atom in numbered.GetAtoms():
+        atom.SetIntProp("number", atom.GetIdx())
+    core = MurckoScaffold.GetScaffoldForMol(numbered)
+    inside = {atom.GetIntProp("number") for atom in core.GetAtoms()}
+    if not inside:
+        raise UserError(
+            f"{Chem.MolToSmiles(mol)[:80]!r} has no ring, so no scaffold: keep the skeleton or the "
+            "bonds instead"
+        )
+    rest = nx.Graph(codec.bond_ends(mol))
+    rest.remove_nodes_from(inside)
+    return inside, sorted(nx.connected_components(rest), key=min)
+
+
+def _around(mol: Chem.Mol, vocabulary: MoleculeVocabulary, kept: set[int]) -> MoleculeFragment:
+    """Return the atoms `kept`, which may get new ones for their hydrogens but no new rings."""
+    part = Chem.RWMol(mol)
+    for i, j in codec.bond_ends(mol):
+        if (i in kept) != (j in kept):
+            # A hydrogen takes the place of what is left out.
+            new = part.AddAtom(Chem.Atom(1))
+            part.AddBond(i if i in kept else j, new, Chem.BondType.SINGLE)
+    for number in sorted(set(range(mol.GetNumAtoms())) - kept, reverse=True):
+        part.RemoveAtom(number)
+    Chem.SanitizeMol(part)
+    found = read_fragment(Chem.MolToSmiles(Chem.RemoveHs(part)), "grow", vocabulary)
+    return replace(found, fragment=replace(found.fragment, acyclic=True))
+
+
+class State(NamedTuple):
+    """A molecule on a skeleton: numbers of its atoms in the elements, and of its bond orders."""
+
+    atoms: tuple[int, ...]
+    bonds: tuple[int, ...]
+    smiles: str
 
 
 class NearAnalogs:
     """Similar analogues with the same skeleton, by substitutions that begin with the molecule.
 
-    Args:
-        flow: Density of molecules.
-        origin: The molecule.
-        keep: "skeleton" or "bonds".
-        seed: Of the draws.
-        temperature: Below 1 for more probable analogues.
-        particles: Molecules that are found for each one that is taken.
-
-    Raises:
-        UserError: A number is out of range.
+    Substitutions change one to three neighbouring categories, or all bonds of a ring; RDKit refuses
+    most of them, before the model is asked. The more probable a molecule that was found, the more
+    often substitutions begin with it. See `analogs_of`.
     """
 
     def __init__(
-        self,
-        flow: MoleculeFlow,
-        origin: Origin,
-        keep: str,
-        *,
-        seed: int = 0,
-        temperature: float = 1.0,
-        particles: int = 4,
-    ):
+        self, flow: MoleculeFlow, origin: Origin, keep: str, *, seed: int, temperature: float,
+        particles: int,
+    ):  # fmt: skip
         check_temperature(temperature)
         check_seed(seed)
         if not 1 <= particles <= PROPOSALS:
             raise UserError(f"particles: 1 to {PROPOSALS}, not {particles}")
-        self.origin, self.device, self.particles = origin, flow.model.device, particles
-        self.temperature, self.random = temperature, np.random.default_rng((seed, 3))
-        self._vocabulary = flow.vocabulary
-        with codec.quiet():
-            skeleton = Skeleton(origin.mol, flow.vocabulary, orders=keep == "bonds")
-        self._query = bare_query(origin.mol, orders=keep == "bonds")
-        self._neighbours = Neighbours(
-            skeleton, self._wanted, flow.log_prob, temperature=temperature, random=self.random
-        )
+        self.flow, self.origin, self.particles = flow, origin, particles
+        self.temperature, self._random = temperature, np.random.default_rng((seed, 3))
+        orders = keep == "bonds"
+        self._query = _bare(origin.mol, flow.vocabulary, orders=orders).query
+        unmarked = (atom._replace(aromatic=False) for atom in flow.vocabulary.atoms)
+        self._elements = list(dict.fromkeys(unmarked))
+        # The vocabulary goes from frequent to rare.
+        share = 1 / np.arange(1, len(self._elements) + 1)
+        self._chances = share / share.sum()
+        plain = Chem.Mol(origin.mol)
+        Chem.Kekulize(plain, clearAromaticFlags=True)
+        types = [bond.GetBondType() for bond in plain.GetBonds()]
+        if others := [str(kind) for kind in types if kind not in _ORDERS]:
+            raise UserError(f"substitutions know single, double and triple bonds, not {others[0]}")
+        self._size, self._ends = plain.GetNumAtoms(), codec.bond_ends(plain)
+        self._highest = 2 if orders else len(_ORDERS)
+        free = [not orders or bond.GetIsAromatic() for bond in origin.mol.GetBonds()]
+        self._rings = [
+            list(ring) for ring in origin.mol.GetRingInfo().BondRings()
+            if len(ring) <= LARGEST_RING and all(free[bond] for bond in ring)
+        ]  # fmt: skip
+        # Each atom with its neighbours and the bonds between them; bonds come after all atoms.
+        self._stars = [[k] for k in range(self._size)]
+        for number, (i, j) in enumerate(self._ends):
+            bond = [self._size + number] if free[number] else []
+            self._stars[i] += [j, *bond]
+            self._stars[j] += [i, *bond]
+        atoms = [self._elements.index(AtomCategory.of(atom)) for atom in plain.GetAtoms()]
+        start = State(tuple(atoms), tuple(map(_ORDERS.index, types)), origin.smiles)
+        self._pool, self._seen = [(start, 0.0)], {origin.smiles}
 
-    def _wanted(self, state: State) -> bool:
-        molecule = codec.parse(state.smiles)
-        if not molecule.HasSubstructMatch(self._query):
-            return False
-        return self.origin.accepts(state.smiles, molecule)
-
-    def molecules(self) -> Iterator[Found]:
-        """Distinct molecules, the same ones for the same seed.
-
-        Raises:
-            UserError: No further ones are found.
-        """
-        waiting: list[tuple[float, Found]] = []
+    def molecules(self) -> Generator[Result]:
+        """Yield distinct molecules until no further ones are found, then raise `UserError`."""
+        waiting: list[tuple[float, Result]] = []
         seen: set[int] = set()
-        given, idle = 0, 0
+        idle = 0
         while idle < PATIENCE:
-            with one_thread(self.device), codec.quiet():
-                found = self._neighbours.grow()
+            with one_thread(self.flow.model.device), codec.quiet():
+                found = self._round()
             for state, nats in found:
-                graph = codec.molecule_to_graph(state.smiles, self._vocabulary)
+                graph = codec.molecule_to_graph(state.smiles, self.flow.vocabulary)
                 # The largest sums of log p and Gumbel noise: drawn by p without repeats.
-                rank = nats / self.temperature + self.random.gumbel()
-                waiting.append((rank, Found(state.smiles, graph, nats)))
+                rank = nats / self.temperature + self._random.gumbel()
+                waiting.append((rank, Result(state.smiles, graph, nats)))
             waiting.sort(key=lambda one: -one[0])
             idle = 0 if found else idle + 1
             # The share that is due, or what is left where there are no further ones.
@@ -251,12 +291,59 @@ class NearAnalogs:
                 key = protonation_hash(one.smiles)
                 if key not in seen:
                     seen.add(key)
-                    given += 1
                     yield one
         raise UserError(
-            f"{self.origin.smiles[:80]!r}: {given} analogues found and no further one in "
-            f"{PATIENCE * PROPOSALS * TRIES:,} tries; {self.origin.advice()}"
+            f"{self.origin.smiles[:80]!r}: {len(seen)} analogues found and no further one in "
+            f"{PATIENCE * PROPOSALS * TRIES:,} tries; {self.origin.advice}"
         )
+
+    def _round(self) -> list[tuple[State, float]]:
+        """Put up to `PROPOSALS` more molecules into the pool, and return them with their log p."""
+        # As above, drawn by p without repeats. The first one always is.
+        noise = self._random.gumbel(size=len(self._pool) - 1)
+        nats = np.array([value for _, value in self._pool[1:]])
+        ranked = np.argsort(-(nats / self.temperature + noise))
+        parents = [self._pool[k][0] for k in [0, *(1 + ranked[: PARENTS - 1])]]
+        new: list[State] = []
+        for k in range(PROPOSALS):
+            for _ in range(TRIES):
+                state = self._substituted(parents[k % len(parents)])
+                if state is None or state.smiles in self._seen:
+                    continue
+                self._seen.add(state.smiles)
+                molecule = codec.parse(state.smiles)
+                if molecule.HasSubstructMatch(self._query) and self.origin.accepts(
+                    state.smiles, molecule
+                ):
+                    new.append(state)
+                    break
+        values = self.flow.log_prob([state.smiles for state in new]).tolist()
+        found = [pair for pair in zip(new, values, strict=True) if np.isfinite(pair[1])]
+        self._pool += found
+        return found
+
+    def _substituted(self, state: State) -> State | None:
+        """Return another molecule next to this one; None where the substitution gives none."""
+        random, atoms, bonds, most = (self._random, [*state.atoms], [*state.bonds], self._highest)
+        if self._rings and random.random() < RINGS:
+            ring = self._rings[int(random.integers(len(self._rings)))]
+            ends = sorted({end for bond in ring for end in self._ends[bond]})
+            sites = [self._size + bond for bond in ring]
+            sites += random.permutation(ends)[: int(random.integers(3))].tolist()
+            most = 2
+        else:
+            star = self._stars[int(random.integers(self._size))]
+            sites = random.permutation(star)[: int(random.integers(1, 4))].tolist()
+        for site in sites:
+            if site < self._size:
+                atoms[site] = int(random.choice(len(self._chances), p=self._chances))
+            else:
+                bonds[site - self._size] = int(random.integers(most))
+        if (*atoms,) == state.atoms and (*bonds,) == state.bonds:
+            return None
+        elements, orders = ([self._elements[k] for k in atoms], [_ORDERS[k] for k in bonds])
+        smiles = strict(codec.plain_molecule(elements, self._ends, orders))
+        return State(tuple(atoms), tuple(bonds), smiles) if smiles else None
 
 
 def analogs_of(
@@ -277,11 +364,11 @@ def analogs_of(
         molecule: SMILES or RDKit molecule. Stereo and isotopes do not count.
         keep: One of `KEEP`.
         similar: Least Tanimoto similarity to the molecule (ECFP4, see `similarity_to`).
-        seed: Of the draws.
+        seed: Seed of the draws.
         temperature: Below 1 for more probable analogues.
         atoms: Lowest and highest number of heavy atoms, with the scaffold kept; that of the
             molecule, `NEAR` more or less, when None.
-        particles: Walks, or molecules that substitutions find, for each analogue that is taken.
+        particles: Particles, or molecules that substitutions find, for each one that is taken.
 
     Raises:
         UserError: The model does not know the molecule, or draws no graphs atom by atom, or an
@@ -289,20 +376,15 @@ def analogs_of(
     """
     if keep not in KEEP:
         raise UserError(f"keep is one of {', '.join(KEEP)}, not {keep!r}")
-    model, vocabulary = flow.model, flow.vocabulary
-    if not model.steps.supports_fragments:
-        raise UserError('only a model that draws atom by atom ("path") draws analogues')
+    check_grows(flow.model)
     if atoms is not None and keep != "scaffold":
         raise UserError(
             f"--size: analogues with the same {keep} have the same number of atoms as the molecule"
         )
-    origin = Origin(molecule, vocabulary, model.max_nodes, similar)
+    origin = Origin(molecule, flow.vocabulary, flow.model.max_nodes, similar)
+    options: dict[str, Any] = {
+        "seed": seed, "temperature": temperature, "particles": particles,
+    }  # fmt: skip
     if similar and keep != "scaffold":
-        return NearAnalogs(
-            flow, origin, keep, seed=seed, temperature=temperature,
-            particles=particles,
-        )  # fmt: skip
-    return RedrawnAnalogs(
-        model, vocabulary, origin, keep, seed=seed, temperature=temperature, atoms=atoms,
-        particles=particles,
-    )  # fmt: skip
+        return NearAnalogs(flow, origin, keep, **options)
+    return RedrawnAnalogs(flow, origin, keep, atoms=atoms, **options)

@@ -1,4 +1,4 @@
-"""Molecules to typed graphs and back.
+"""SMILES and SMARTS read in one place, and molecules to typed graphs and back; without torch.
 
 A graph holds the heavy atoms, kekulized, without stereo and isotopes; hydrogens are implicit. It is
 a function of the molecule, whatever order its atoms came in: the molecule is written as RDKit's
@@ -11,46 +11,100 @@ they are aromatic; coming back, the Kekulé structure alone counts.
 
 from __future__ import annotations
 
-from rdkit import Chem
+import re
+import unicodedata
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
+from rdkit import Chem, rdBase
+
+from graphcnf.errors import UserError
 from graphcnf.limits import MAX_NODES
-from graphcnf.molecules.smiles import (
-    LAST_ELEMENT,
-    MoleculeNotRepresentable,
-    UnparsableSmiles,
-    parse,
-    quiet,
-)
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
-_NAMES = {bond: bond.name for bond in Chem.BondType.values.values()}
+LONGEST = 5000
+"""Characters of a SMILES or SMARTS: RDKit's parser recurses, and could take the process down."""
+
+LAST_ELEMENT = 118
+"""Atomic number: RDKit reads [#119], and fails at whatever it is asked about that atom."""
+
+_FOREIGN = re.compile(r"[^ -~]")
+_STEREO, _ISOTOPE = re.compile(r"\[[^\]]*@|[/\\]"), re.compile(r"\[\d+[A-Za-z]")
 
 Graph = tuple[list[int], list[tuple[int, int]], list[int]]
 """Node types (n), edges (i, j) with j < i sorted by i and -j (m), bond types (m)."""
 
 
-class SeveralFragments(MoleculeNotRepresentable):
-    """More than one connected component."""
+class MoleculeNotRepresentable(ValueError):
+    """The molecule has no graph in this coding; the message says why in one line."""
 
 
-class UnknownAtom(MoleculeNotRepresentable):
-    """An (element, charge) outside the vocabulary, or a radical."""
-
-
-class UnknownBond(MoleculeNotRepresentable):
-    """A bond type outside the vocabulary."""
+class UnparsableSmiles(MoleculeNotRepresentable):
+    """RDKit does not read it."""
 
 
 class HydrogensLost(MoleculeNotRepresentable):
     """Heavy atoms and bonds do not say where its hydrogens are."""
 
 
-class TooLarge(MoleculeNotRepresentable):
-    """More atoms than allowed."""
+def quiet() -> AbstractContextManager:
+    """Context without RDKit's log messages."""
+    return rdBase.BlockLogs()
+
+
+def _read(text: str, kind: str, error: type[Exception], read: Callable) -> Chem.Mol:
+    text = text.strip(" \t\r\n")
+    shown = ascii(text if len(text) <= 80 else text[:77] + "...")
+    # RDKit drops such characters at either end and reads the rest as another molecule.
+    if foreign := _FOREIGN.search(text):
+        name = unicodedata.name(foreign[0], "")
+        character = f"U+{ord(foreign[0]):04X} {name}".rstrip()
+        raise error(f"not a {kind}: {character} at position {foreign.start() + 1} of {shown}")
+    try:
+        mol = read(text) if len(text) <= LONGEST else None
+    except RuntimeError:
+        mol = None
+    if mol is None:
+        raise error(f"not a {kind} that RDKit accepts: {shown}")
+    if not mol.GetNumAtoms():
+        raise error(f"not a {kind}: no atoms in {shown}")
+    if (number := max(atom.GetAtomicNum() for atom in mol.GetAtoms())) > LAST_ELEMENT:
+        raise error(f"no element has the atomic number {number}: {shown}")
+    return mol
+
+
+def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
+    """Return the molecule of a SMILES; everything that a user writes as one is read here.
+
+    Blanks at its ends do not count, nor does a name after a blank.
+
+    Raises:
+        UnparsableSmiles: RDKit refuses it, or it has no atoms, an atom beyond `LAST_ELEMENT` or a
+            character outside printable ASCII.
+    """
+    return _read(smiles, "SMILES", UnparsableSmiles, partial(Chem.MolFromSmiles, sanitize=sanitize))
+
+
+def parse_smarts(smarts: str, *, kind: str = "SMARTS") -> Chem.Mol:
+    """Return the pattern of a SMARTS, called a `kind` in messages; else raise `UserError`."""
+    with quiet():
+        return _read(smarts, kind, UserError, Chem.MolFromSmarts)
+
+
+def dropped(text: str) -> list[str]:
+    """Return what of a SMILES or SMARTS no graph holds: "stereo", "isotopes", both or nothing.
+
+    Examples:
+        >>> dropped("C[C@H](N)C(=O)O"), dropped("[13CH4]"), dropped("[1*]c1ccccc1")
+        (['stereo'], ['isotopes'], [])
+    """
+    patterns = {"stereo": _STEREO, "isotopes": _ISOTOPE}
+    return [name for name, pattern in patterns.items() if pattern.search(text)]
 
 
 def canonical_smiles(mol: Chem.Mol) -> str:
-    """Canonical SMILES of a sanitized molecule without stereo, isotopes and atom numbers."""
+    """Return canonical SMILES of a sanitized molecule without stereo, isotopes, atom numbers."""
     mol = Chem.Mol(mol)
     hydrogens = False
     for atom in mol.GetAtoms():
@@ -58,23 +112,16 @@ def canonical_smiles(mol: Chem.Mol) -> str:
         atom.SetAtomMapNum(0)
         hydrogens |= atom.GetAtomicNum() == 1
     Chem.RemoveStereochemistry(mol)
-    mol = Chem.RemoveHs(mol) if hydrogens else mol
-    return Chem.MolToSmiles(mol)
+    return Chem.MolToSmiles(Chem.RemoveHs(mol) if hydrogens else mol)
 
 
-def canonical(smiles: str) -> Chem.Mol:
-    """Return the molecule of a `canonical_smiles` with canonical atom numbers, kekulized.
-
-    Aromatic flags are kept.
-
-    Raises:
-        UnparsableSmiles: Its aromatic atoms have no Kekulé structure.
-    """
+def _canonical(smiles: str) -> Chem.Mol:
+    """Return the molecule of a canonical SMILES with canonical atom numbers, kekulized."""
     # Kekulé structures depend on the order of atoms and bonds, so both come from the string.
     mol = Chem.MolFromSmiles(smiles, sanitize=False)
     try:
         mol.UpdatePropertyCache(strict=False)
-        Chem.Kekulize(mol)
+        Chem.Kekulize(mol)  # Aromatic flags are kept.
         return Chem.RenumberAtoms(mol, _rings_first(mol))
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
@@ -82,7 +129,7 @@ def canonical(smiles: str) -> Chem.Mol:
 
 
 def _rings_first(mol: Chem.Mol) -> list[int]:
-    """Atoms in a depth-first order that follows bonds in rings before others."""
+    """Return the atoms in a depth-first order that follows bonds in rings before others."""
     Chem.FastFindRings(mol)
     order: dict[int, None] = {}
     ahead = [0]
@@ -97,73 +144,76 @@ def _rings_first(mol: Chem.Mol) -> list[int]:
     return list(order)
 
 
-def categories(
-    mol: Chem.Mol, marked: bool
-) -> tuple[list[AtomCategory], list[tuple[int, int]], list[str]]:
-    """Graph of a `canonical` molecule in names: categories of atoms, edges, names of bonds.
+def bond_ends(mol: Chem.Mol) -> list[tuple[int, int]]:
+    """Return the numbers of the two atoms of each bond."""
+    return [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+
+
+def named_graph(
+    mol: Chem.Mol,
+    *,
+    marked: bool,
+    vocabulary: MoleculeVocabulary | None = None,
+    max_atoms: int = MAX_NODES,
+    exact: bool = True,
+) -> tuple[str, list[AtomCategory], list[tuple[int, int]], list[str]]:
+    """Return the canonical SMILES of a molecule, categories of atoms, edges and names of bonds.
 
     Args:
-        mol: The molecule.
-        marked: Whether aromatic atoms and bonds are marked.
-    """
-    atoms = [
-        AtomCategory(a.GetSymbol(), a.GetFormalCharge(), marked and a.GetIsAromatic())
-        for a in mol.GetAtoms()
-    ]
-    rows = []
-    for bond in mol.GetBonds():
-        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        name = _NAMES[bond.GetBondType()]
-        name = MARK + name if marked and bond.GetIsAromatic() else name
-        rows.append((i, -j, name) if i > j else (j, -i, name))
-    rows.sort(key=lambda row: row[:2])
-    return atoms, [(i, -j) for i, j, _ in rows], [name for _, _, name in rows]
-
-
-def check_representable(mol: Chem.Mol, max_atoms: int = MAX_NODES) -> None:
-    """Refuse a sanitized molecule whose graph would not lead back to it, whatever the vocabulary.
+        mol: A sanitized molecule.
+        marked: True to mark aromatic atoms and bonds.
+        vocabulary: Categories that are known; None for all.
+        max_atoms: Heavy atoms at most.
+        exact: False to accept a molecule that its graph does not lead back to.
 
     Raises:
-        TooLarge: More than `max_atoms` heavy atoms.
-        SeveralFragments: It is not connected.
-        UnknownAtom: A radical, or an atom that is no element.
+        MoleculeNotRepresentable: The molecule is too large, not connected, a radical, or has
+            something that is unknown or no element; or its graph would lead to another one.
     """
-    if mol.GetNumHeavyAtoms() > max_atoms:
-        raise TooLarge(f"{mol.GetNumHeavyAtoms()} heavy atoms, at most {max_atoms} are allowed")
-    fragments = len(Chem.GetMolFrags(mol))
-    if fragments > 1:
-        raise SeveralFragments(f"{fragments} separate fragments, a molecule needs to be connected")
+    if (count := mol.GetNumHeavyAtoms()) > max_atoms:
+        raise MoleculeNotRepresentable(f"{count} heavy atoms, at most {max_atoms} are allowed")
+    if (count := len(Chem.GetMolFrags(mol))) > 1:
+        raise MoleculeNotRepresentable(
+            f"{count} separate fragments, a molecule needs to be connected"
+        )
     for atom in mol.GetAtoms():
-        if not atom.GetAtomicNum():
-            raise UnknownAtom(f"{atom.GetSymbol()} is no element")
-        if atom.GetAtomicNum() > LAST_ELEMENT:
-            raise UnknownAtom(f"no element has the atomic number {atom.GetAtomicNum()}")
+        number, symbol = atom.GetAtomicNum(), atom.GetSymbol()
+        if not number:
+            raise MoleculeNotRepresentable(f"{symbol} is no element")
+        if number > LAST_ELEMENT:
+            raise MoleculeNotRepresentable(f"no element has the atomic number {number}")
         if atom.GetNumRadicalElectrons():
-            raise UnknownAtom(f"radical at {atom.GetSymbol()}, which implicit hydrogens would fill")
+            raise MoleculeNotRepresentable(
+                f"radical at {symbol}, which implicit hydrogens would fill"
+            )
+    smiles = canonical_smiles(mol)
+    mol = _canonical(smiles)
+    rows = []
+    for (i, j), bond in zip(bond_ends(mol), mol.GetBonds(), strict=True):
+        mark = MARK if marked and bond.GetIsAromatic() else ""
+        rows.append((max(i, j), -min(i, j), mark + bond.GetBondType().name))
+    rows.sort(key=lambda row: row[:2])
+    atoms = [AtomCategory.of(atom, marked) for atom in mol.GetAtoms()]
+    names = [name for _, _, name in rows]
+    if vocabulary is not None:
+        check_vocabulary(atoms, names, vocabulary)
+    if exact:
+        check_roundtrip(mol, smiles)
+    return smiles, atoms, [(i, -j) for i, j, _ in rows], names
 
 
-def check_roundtrip(mol: Chem.Mol, smiles: str | None = None) -> None:
-    """Refuse a molecule that its graph does not lead back to.
+def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
+    """Raise `HydrogensLost` for a canonical molecule that its graph does not lead back to.
 
     Hydrogens that RDKit would not put there by itself are what gets lost: at phosphorus and sulfur
     beyond their lowest valence, at metals, at ends of dative bonds.
-
-    Args:
-        mol: `canonical` molecule.
-        smiles: Its `canonical_smiles`.
-
-    Raises:
-        HydrogensLost: It does not come back.
     """
-    plain = Chem.RWMol()
-    for old in mol.GetAtoms():
-        atom = Chem.Atom(old.GetSymbol())
-        atom.SetFormalCharge(old.GetFormalCharge())
-        plain.AddAtom(atom)
-    for bond in mol.GetBonds():
+    plain = plain_molecule(
+        [AtomCategory.of(atom) for atom in mol.GetAtoms()],
         # A graph knows no direction: that of a dative bond is lost.
-        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        plain.AddBond(max(i, j), min(i, j), bond.GetBondType())
+        [(max(ends), min(ends)) for ends in bond_ends(mol)],
+        [bond.GetBondType() for bond in mol.GetBonds()],
+    )
     try:
         Chem.SanitizeMol(plain)
         back = canonical_smiles(plain)
@@ -174,33 +224,27 @@ def check_roundtrip(mol: Chem.Mol, smiles: str | None = None) -> None:
 
 
 def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
-    """Refuse `categories` that the vocabulary lacks.
-
-    Raises:
-        UnknownAtom: An atom is not among its atoms.
-        UnknownBond: A bond is not among its bonds.
-    """
+    """Raise `MoleculeNotRepresentable` for categories that the vocabulary lacks."""
     for atom in atoms:
         if atom not in vocabulary.atom_index:
-            raise UnknownAtom(f"{atom} is not among the atoms {' '.join(vocabulary.atom_labels)}")
+            labels = " ".join(vocabulary.atom_labels)
+            raise MoleculeNotRepresentable(f"{atom} is not among the atoms {labels}")
     for bond in bonds:
         if bond not in vocabulary.bond_index:
-            raise UnknownBond(f"{bond} bond is not among {' '.join(vocabulary.bonds)}")
+            names = " ".join(vocabulary.bonds)
+            raise MoleculeNotRepresentable(f"{bond} bond is not among {names}")
 
 
 def molecule_to_graph(
     mol: Chem.Mol | str, vocabulary: MoleculeVocabulary, max_atoms: int = MAX_NODES
 ) -> Graph:
-    """Graph of a molecule or SMILES: node types, edges, bond types.
+    """Return the graph of a molecule or SMILES: node types, edges, bond types.
 
     Raises:
-        MoleculeNotRepresentable: See its subclasses.
+        MoleculeNotRepresentable: RDKit does not read it, or no graph would lead back to it.
 
     Examples:
-        >>> from graphcnf.molecules.vocabulary import MoleculeVocabulary
-        >>> vocabulary = MoleculeVocabulary.from_counts(
-        ...     {AtomCategory("C", 0): 2, AtomCategory("O", 0): 1}, {"SINGLE": 2}
-        ... )
+        >>> vocabulary = MoleculeVocabulary((("C", 0), ("O", 0)))
         >>> molecule_to_graph("OCC", vocabulary)  # the canonical SMILES is CCO
         ([0, 0, 1], [(1, 0), (2, 1)], [0, 0])
     """
@@ -208,33 +252,30 @@ def molecule_to_graph(
         mol = parse(mol) if isinstance(mol, str) else mol
         if not isinstance(mol, Chem.Mol):
             raise UnparsableSmiles(f"no molecule and no SMILES: {mol!r:.40}")
-        check_representable(mol, max_atoms)
-        smiles = canonical_smiles(mol)
-        mol = canonical(smiles)
-        atoms, edges, bonds = categories(mol, vocabulary.marked)
-        check_vocabulary(atoms, bonds, vocabulary)
-        check_roundtrip(mol, smiles)
-    return (
-        [vocabulary.atom_index[a] for a in atoms], edges, [vocabulary.bond_index[b] for b in bonds],
-    )  # fmt: skip
+        _, atoms, edges, bonds = named_graph(
+            mol, marked=vocabulary.marked, vocabulary=vocabulary, max_atoms=max_atoms
+        )
+    nodes = [vocabulary.atom_index[atom] for atom in atoms]
+    return nodes, edges, [vocabulary.bond_index[bond] for bond in bonds]
 
 
 def graph_to_molecule(node_types, edges, bond_types, vocabulary: MoleculeVocabulary) -> Chem.Mol:
-    """Molecule of a graph, valid or not: unsanitized, hydrogens left to RDKit.
+    """Return the molecule of a graph, valid or not: unsanitized, hydrogens left to RDKit.
 
-    Args:
-        node_types: Node categories (n).
-        edges: Pairs of node numbers (m, 2), each edge once.
-        bond_types: Bond categories (m).
-        vocabulary: Meaning of the categories.
+    Of node categories (n), pairs of node numbers (m, 2), each edge once, and bond categories (m).
     """
+    types = [Chem.BondType.names[name] for name in vocabulary.bond_types]
+    atoms = [vocabulary.atoms[k] for k in node_types]
+    return plain_molecule(atoms, edges, [types[k] for k in bond_types])
+
+
+def plain_molecule(atoms, edges, types) -> Chem.Mol:
+    """Return an unsanitized molecule of atom categories, pairs of numbers and bond types."""
     mol = Chem.RWMol()
-    for k in node_types:
-        category = vocabulary.atoms[k]
+    for category in atoms:
         atom = Chem.Atom(category.symbol)
         atom.SetFormalCharge(category.charge)
         mol.AddAtom(atom)
-    types = [Chem.BondType.names[name] for name in vocabulary.bond_types]
-    for (i, j), k in zip(edges, bond_types, strict=True):
-        mol.AddBond(int(i), int(j), types[k])
+    for (i, j), kind in zip(edges, types, strict=True):
+        mol.AddBond(int(i), int(j), kind)
     return mol.GetMol()

@@ -1,62 +1,54 @@
-"""The front door for molecules: SMILES from seeds, log-likelihoods from SMILES."""
+"""A density of molecules: SMILES from seeds, log-likelihoods from SMILES."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from rdkit import Chem
 
 import graphcnf.baselines  # noqa: F401  (its graph models can be loaded by name)
+from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.errors import UserError, counted
 from graphcnf.flows.modules import evaluation_mode
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.record_blocks import RecordNoise
-from graphcnf.limits import check_integer, check_range
+from graphcnf.graphs.record_blocks import RecordNoise, one_thread
+from graphcnf.limits import MOST_CANDIDATES, check_integer, check_range
 from graphcnf.molecules import codec
-from graphcnf.molecules.asked import asked_of, check_best_of, nearest_of
-from graphcnf.molecules.percentiles import percentiles, quantiles_by_size
+from graphcnf.molecules.properties import conditions_of, nearest_of
 from graphcnf.molecules.standardize import GROUPS, charge_states, parse_standardized
 from graphcnf.molecules.validity import strict_smiles
-from graphcnf.molecules.vocabulary import (
-    OTHER_CODEC,
-    MoleculeVocabulary,
-    numbers_atoms_as_here,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
+from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
 
 BATCH = 128
 
+CHUNK = 512
+"""Molecules that a process scores at a time."""
+
+LEAST, COUNT, TAIL = 100, 101, (5, 1)
+"""Molecules of a group of sizes at least, its quantiles, and the per cent of it between which the
+slope of its tail is taken."""
+
 
 @dataclass(repr=False)
-class MoleculeSample:
-    """Molecules drawn from a model, invalid ones included; shows itself as a grid in a notebook.
-
-    Attributes:
-        graphs: What was drawn.
-        records: Number of each in the sample with this seed.
-        smiles: Canonical SMILES, None where the graph is no valid molecule in one piece.
-    """
+class MoleculeSample(Sequence):
+    """Graphs and canonical SMILES, None where a graph is no valid molecule in one piece."""
 
     graphs: PackedGraphs
-    records: list[int]
     smiles: list[str | None]
 
     def __len__(self) -> int:
         return len(self.smiles)
 
-    def __iter__(self):
-        return iter(self.smiles)
-
-    def __getitem__(self, index: int) -> str | None:
+    def __getitem__(self, index):
         return self.smiles[index]
 
     def __repr__(self) -> str:
@@ -74,38 +66,31 @@ class MoleculeSample:
 
     def to_frame(self) -> pd.DataFrame:
         """Columns `record`, `smiles`, `valid`."""
-        import pandas as pd
-
         valid = [s is not None for s in self.smiles]
-        return pd.DataFrame({"record": self.records, "smiles": self.smiles, "valid": valid})
+        return pd.DataFrame({"record": range(len(self)), "smiles": self.smiles, "valid": valid})
 
     def _repr_html_(self) -> str:
         from graphcnf.molecules.drawing import draw_svg
 
+        valid = [(record, s) for record, s in enumerate(self.smiles) if s is not None]
         cells = [
             "<div style='display:inline-block;text-align:center;font-size:11px'>"
             f"{draw_svg(s, size=(170, 135)).split('?>')[-1]}<br>{record}</div>"
-            for record, s in zip(self.records, self.smiles, strict=True)
-            if s is not None
+            for record, s in valid[:30]
         ]
-        shown = cells[:30]
-        more = f"<p>and {len(cells) - 30} more</p>" if len(cells) > 30 else ""
-        return f"<p>{self!r}</p>{''.join(shown)}{more}"
+        more = f"<p>and {len(valid) - 30} more</p>" if len(valid) > 30 else ""
+        return f"<p>{self!r}</p>{''.join(cells)}{more}"
 
 
 class MoleculeFlow:
-    """A density of molecules: a `GraphCNF` that knows what its categories mean.
-
-    Args:
-        model: The density of graphs; its metadata hold the vocabulary.
+    """A density of molecules: a `GraphCNF` whose metadata name the meaning of its categories.
 
     Raises:
         UserError: The metadata name no vocabulary that fits.
 
     Examples:
         >>> flow = MoleculeFlow.from_pretrained("zinc250k")
-        >>> sample = flow.sample(5, seed=0)
-        >>> len(sample.smiles)
+        >>> len(flow.sample(5, seed=0).smiles)
         5
         >>> flow.log_prob(["CC(=O)Nc1ccc(O)cc1"]).shape  # nats
         (1,)
@@ -121,19 +106,12 @@ class MoleculeFlow:
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> MoleculeFlow:
-        """Load shipped weights by name, or a folder.
-
-        Raises:
-            UserError: There is no such model, or its files are damaged.
-        """
+        """Load shipped weights by name, or a folder."""
         return cls(GraphCNF.from_pretrained(name_or_folder, device))
 
-    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write a folder that `from_pretrained` and the commands read.
-
-        With `half`, weights are rounded to float16: half the size, and float32 once loaded.
-        """
-        self.model.save_pretrained(folder, half=half)
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that `from_pretrained` and the commands read."""
+        self.model.save_pretrained(folder)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.model.parameters())
@@ -153,16 +131,16 @@ class MoleculeFlow:
         properties: Mapping[str, float] | None = None,
         best_of: int = 1,
     ) -> MoleculeSample:
-        """Draw n molecules: raw samples, the same ones for the same seed.
+        """Draw raw samples, the same ones for the same seed.
 
         Args:
             n: Number of molecules; a larger one begins with the same molecules.
             seed: Seed of the sample.
             temperature: Below 1 for more probable molecules.
             atoms: Lowest and highest number of heavy atoms; as in the training data when None.
-            properties: What the molecules are to have, by the names that the model was trained
-                with (`{"logp": 2.5}`); they come near it, and nothing is filtered.
-            best_of: Draw so many for each molecule, and keep the one nearest to the properties.
+            properties: Values that the molecules come near, such as `{"logp": 2.5}`; nothing is
+                filtered.
+            best_of: Candidates for each molecule, of which the nearest to the properties is kept.
 
         Raises:
             UserError: A number is out of range, or the model knows no such property.
@@ -172,100 +150,65 @@ class MoleculeFlow:
             check_range("atoms", atoms)
         if not isinstance(properties, Mapping | None):
             raise UserError(f'properties must be a dict, {{"logp": 2.5}}, got {properties!r}')
-        asked = asked_of(self.model, properties or {})
-        check_best_of(best_of, asked)
+        wanted = conditions_of(self.model, properties or {})
+        check_integer("best_of", best_of, 1, MOST_CANDIDATES)
+        if best_of > 1 and wanted is None:
+            raise UserError(
+                f"best of {best_of}: the best is the nearest to a property; ask for one"
+            )
         graphs = self.model.sample_records(
-            0, n * best_of, seed=seed, temperature=temperature, sizes=atoms, conditions=asked
+            0, n * best_of, seed=seed, temperature=temperature, sizes=atoms, conditions=wanted
         )
         smiles = strict_smiles(graphs, self.vocabulary)
-        if asked is not None and best_of > 1:
-            kept = nearest_of(smiles, asked, self.model.conditions, best_of)
+        if wanted is not None and best_of > 1:
+            kept = nearest_of(smiles, wanted, self.model.conditions, best_of)
             graphs, smiles = graphs.subset(kept), [smiles[k] for k in kept]
-        return MoleculeSample(graphs, list(range(n)), smiles)
+        return MoleculeSample(graphs, smiles)
 
-    def with_scaffold(self, fragment: str, n: int = 100, **options) -> MoleculeSample:
-        """Draw distinct molecules around a scaffold: new atoms and rings anywhere.
+    def grow(self, fragment: str, n: int = 100, *, task: str = "grow", **options) -> MoleculeSample:
+        """Draw distinct molecules around a fragment.
 
         Args:
-            fragment: SMILES, or SMARTS; see `graphcnf.molecules.fragments`.
-            n: Number of molecules; a larger one begins with the same molecules.
-            **options: `seed`, `temperature`, `atoms` (lowest and highest number of heavy atoms) and
-                `particles` (walks for each molecule) of `graphcnf.molecules.growth.Growth`.
-
-        Raises:
-            UserError: The model cannot grow from this fragment; the message says why.
+            fragment: SMILES with attachment points (`[*:1]`), or SMARTS.
+            n: Number of molecules.
+            task: "grow" (from the attachment points; without any, from every hydrogen, but no ring
+                is closed over the fragment), "scaffold" (new atoms and rings anywhere), "decorate"
+                (something at each attachment point, nothing elsewhere) or "link" (two fragments
+                "A.B" with an attachment point each).
+            **options: `seed`, `temperature`, `atoms` and `particles`
+                (`graphcnf.molecules.growth.Growth`).
         """
-        return self._grown("scaffold", fragment, n, options)
+        from graphcnf.molecules.growth import Growth, read_fragment
 
-    def grow(self, fragment: str, n: int = 100, **options) -> MoleculeSample:
-        """Draw distinct molecules that grow from attachment points, `[*:1]` or `[1*]`.
-
-        Without attachment points any hydrogen may be replaced, but no ring is closed over the
-        fragment. Arguments as of `with_scaffold`.
-        """
-        return self._grown("grow", fragment, n, options)
-
-    def decorate(self, fragment: str, n: int = 100, **options) -> MoleculeSample:
-        """Draw distinct molecules with something at each attachment point and nothing elsewhere.
-
-        Arguments as of `with_scaffold`.
-        """
-        return self._grown("decorate", fragment, n, options)
-
-    def link(self, fragment: str, n: int = 100, **options) -> MoleculeSample:
-        """Draw distinct molecules that link two fragments "A.B", an attachment point in each.
-
-        Arguments as of `with_scaffold`.
-        """
-        return self._grown("link", fragment, n, options)
+        part = read_fragment(fragment, task, self.vocabulary)
+        return self._taken(Growth(self.model, self.vocabulary, part, **options), n)
 
     def analogs(self, molecule: str | Chem.Mol, n: int = 100, **options) -> MoleculeSample:
-        """Draw distinct analogues of a molecule, never the molecule itself.
+        """Draw n distinct analogues of a molecule, never the molecule itself.
 
-        Args:
-            molecule: SMILES or RDKit molecule.
-            n: Number of analogues; a larger one begins with the same ones.
-            **options: `keep` ("skeleton", "bonds" or "scaffold"), `similar` (least Tanimoto
-                similarity) and the others of `graphcnf.molecules.analogs.analogs_of`.
-
-        Raises:
-            UserError: The model does not know the molecule, or too few analogues are found.
+        Options are those of `graphcnf.molecules.analogs.analogs_of`, such as `keep` and `similar`.
         """
         from graphcnf.molecules.analogs import analogs_of
 
         return self._taken(analogs_of(self, molecule, **options), n)
 
-    def _grown(self, way: str, text: str, n: int, options: dict) -> MoleculeSample:
-        from graphcnf.molecules.growth import Growth, fragment_of
-
-        fragment = fragment_of(text, way, self.vocabulary)
-        return self._taken(Growth(self.model, self.vocabulary, fragment, **options), n)
-
-    def _taken(self, growth, n: int) -> MoleculeSample:
-        from graphcnf.molecules.growth import take
-
+    def _taken(self, search, n: int) -> MoleculeSample:
         check_integer("n", n)
         with evaluation_mode(self.model):
-            found = take(growth, n)
+            found = list(islice(search.molecules(), n))
         graphs = PackedGraphs.from_lists([one.graph for one in found])
-        return MoleculeSample(graphs, list(range(n)), [one.smiles for one in found])
+        return MoleculeSample(graphs, [one.smiles for one in found])
 
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
-        """Graphs of molecules or SMILES, and for each molecule why it has none, or None.
-
-        Raises:
-            UserError: The model was trained with atoms in another order than this version's.
-        """
+        """Return graphs of molecules or SMILES, and for each why it has none, or None."""
         if not numbers_atoms_as_here(self.model):
             raise UserError(OTHER_CODEC)
-        graphs = []
+        graphs: list[codec.Graph] = []
         reasons: list[str | None] = []
         steps = self.model.steps
         for molecule in _listed(molecules):
             try:
-                graph = codec.molecule_to_graph(
-                    molecule, self.vocabulary, max_atoms=self.model.max_nodes
-                )
+                graph = codec.molecule_to_graph(molecule, self.vocabulary, self.model.max_nodes)
                 batch = GraphBatch.collate(PackedGraphs.from_lists([graph]))
                 if not steps.knows(batch.to(self.model.device)).all():
                     raise codec.MoleculeNotRepresentable(steps.unknown)
@@ -277,14 +220,13 @@ class MoleculeFlow:
         return PackedGraphs.from_lists(graphs), reasons
 
     def log_prob(self, molecules: str | Chem.Mol | Iterable, *, orders: int = 1) -> np.ndarray:
-        """Lower bounds on log p(molecule), (M,) nats, number of atoms included.
+        """Return lower bounds on log p(molecule), (M,) nats, number of atoms included.
+
+        -inf where a molecule is outside of what the model knows; `score` says why.
 
         Args:
             molecules: SMILES or RDKit molecules, or one of them. Stereo and isotopes do not count.
             orders: Numberings to sum over; see `GraphCNF.log_prob`.
-
-        Returns:
-            -inf where a molecule is outside of what the model knows; `score` says why.
         """
         graphs, reasons = self.graphs(molecules)
         inside = np.array([reason is None for reason in reasons], dtype=bool)
@@ -294,45 +236,39 @@ class MoleculeFlow:
 
     @cached_property
     def charge_states(self) -> frozenset[str]:
-        """Names of the acids and bases that the model takes for charged.
-
-        A function of the weights: of a few molecules in both states, which it finds more likely.
-        """
+        """Names of the acids and bases that the model finds more likely charged."""
         pairs = [pair for group in GROUPS for pair in group.probes]
-        likely = []
-        for pair in pairs:
-            graphs, reasons = self.graphs(pair)
-            nats = np.full(len(pair), -math.inf)
-            nats[[reason is None for reason in reasons]] = self._given_size(graphs)
-            # A model that knows none of both says nothing.
-            likely += [] if np.isneginf(nats).all() else [pair[int(nats.argmax())]]
+        graphs, reasons = self.graphs(sum(pairs, ()))
+        nats = np.full(len(reasons), -math.inf)
+        nats[[reason is None for reason in reasons]] = self._given_size(graphs)
+        # A model that knows none of both says nothing.
+        likely = [
+            pair[int(own.argmax())]
+            for pair, own in zip(pairs, nats.reshape(-1, 2), strict=True)
+            if np.isfinite(own).any()
+        ]
         return charge_states(likely)
 
     def standardized(self, molecule: str) -> str:
         """Return the SMILES of a molecule as the model's data would write it.
 
-        The largest organic fragment, cleaned up by RDKit's MolStandardize, with the acids and bases
-        of `charge_states` charged and all others neutral.
-
-        Raises:
-            MoleculeNotRepresentable: RDKit or its MolStandardize refuses the SMILES.
+        See `parse_standardized`: charged are the acids and bases of `charge_states`.
         """
         with codec.quiet():
             return Chem.MolToSmiles(parse_standardized(molecule, self.charge_states))
 
     def _of_size(self, graphs: PackedGraphs) -> np.ndarray:
-        """Log-probability of each graph's number of atoms, (M,) nats."""
+        """Return the log-probability of each graph's number of atoms, (M,) nats."""
         sizes = torch.from_numpy(np.asarray(graphs.node_counts)).to(self.model.device)
         return self.model.size_log_prob(sizes).cpu().double().numpy()
 
     @torch.no_grad()
     def _given_size(self, graphs: PackedGraphs, orders: int = 1) -> np.ndarray:
         nats = np.zeros(len(graphs))
-        device = self.model.device
         by_size = np.argsort(graphs.node_counts, kind="stable")
         for start in range(0, len(by_size), BATCH):
             chosen = by_size[start : start + BATCH]
-            batch = GraphBatch.collate(graphs, chosen).to(device)
+            batch = GraphBatch.collate(graphs, chosen).to(self.model.device)
             # Every molecule has the same noise: its figure depends on nothing but itself.
             noise = RecordNoise(0, [0] * len(chosen))
             value = self.model.log_prob(batch, noise=noise, orders=orders)
@@ -345,27 +281,34 @@ class MoleculeFlow:
         *,
         orders: int = 1,
         standardize: bool = False,
+        workers: Workers = None,
     ) -> pd.DataFrame:
         """Return a row per molecule.
 
         Args:
             molecules: See `log_prob`; also of something else, as None, which is outside.
             orders: See `log_prob`.
-            standardize: Whether to score each molecule as `standardized` writes it.
+            standardize: True to score each molecule as `standardized` writes it.
+            workers: Processes, or a cluster; None for one per core, where it pays.
 
         Returns:
             The columns `smiles` (as given), with `standardize` also `standardized` (what the
             figures are of), `log_likelihood` (nats, see `log_prob`; NaN outside), `bits_per_atom`,
             `percentile` (share of training molecules of about this number of atoms that are less
             likely, all of them in the canonical numbering, 0 to 100, where the model knows; below 1
-            extrapolated, see `graphcnf.molecules.percentiles`), `reason` (why a molecule is
-            outside, or None).
+            extrapolated), `reason` (why a molecule is outside, or None).
         """
-        import pandas as pd
-
         molecules = _listed(molecules)
+        if workers is None and (len(molecules) <= 4 * CHUNK or self.model.device.type != "cpu"):
+            workers = 1
+        score = partial(self._score, orders=orders, standardize=standardize)
+        chunks = chunked(molecules, CHUNK) or [[]]
+        parts = parallel_map(score, chunks, workers=workers, label="scoring molecules")
+        return pd.concat(parts, ignore_index=True)
+
+    def _score(self, molecules: list, orders: int, standardize: bool) -> pd.DataFrame:
         text = [Chem.MolToSmiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
-        frame = pd.DataFrame({"smiles": pd.Series(text, dtype=object)})
+        columns = {"smiles": text}
         refused: dict[int, str] = {}
         if standardize:
             molecules = []
@@ -375,51 +318,57 @@ class MoleculeFlow:
                 except codec.MoleculeNotRepresentable as error:
                     refused[number] = str(error)
                     molecules.append(None)
-            frame["standardized"] = pd.Series(molecules, dtype=object)
-        graphs, reasons = self.graphs(molecules)
-        for number, reason in refused.items():
-            reasons[number] = reason
-        inside = np.array([reason is None for reason in reasons], dtype=bool)
-        nats, atoms = np.full(len(inside), np.nan), np.full(len(inside), np.nan)
-        given_size = self._given_size(graphs, orders)
-        nats[inside] = given_size + self._of_size(graphs)
-        atoms[inside] = graphs.node_counts
-        bits = -nats / math.log(2) / atoms
-        sizes = self.model.size_probabilities()
-        for k in np.flatnonzero(inside & ~np.isfinite(nats)):
-            reasons[k] = (
-                "an atom with more bonds than its category has in the training data"
-                if sizes[int(atoms[k])]
-                else f"no training molecule has {counted(int(atoms[k]), 'atom')}"
-            )
-        bits[~np.isfinite(nats)] = np.nan
-        known = self.model.metadata.get("likelihood_quantiles")
-        percentile = np.full(len(inside), np.nan)
-        if known:
+            columns["standardized"] = molecules
+        graphs, found = self.graphs(molecules)
+        reasons = [refused.get(number, reason) for number, reason in enumerate(found)]
+        sizes, prior = np.asarray(graphs.node_counts), self.model.size_probabilities()
+        with one_thread(self.model.device):
+            given_size = self._given_size(graphs, orders)
             canonical = given_size if orders == 1 else self._given_size(graphs)
-            own = -canonical / math.log(2) / graphs.node_counts
-            percentile[inside] = percentiles(known, graphs.node_counts, own)
-            percentile[~np.isfinite(nats)] = np.nan
-        nats = np.where(np.isfinite(nats), nats, np.nan)
-        return frame.assign(
-            log_likelihood=nats,
-            bits_per_atom=bits,
-            percentile=percentile,
-            reason=pd.Series(reasons, dtype=object),
-        )
+        nats = given_size + self._of_size(graphs)
+        inside = [number for number, reason in enumerate(reasons) if reason is None]
+        table = pd.DataFrame({"log_likelihood": nats}, index=inside)
+        table["bits_per_atom"] = -nats / math.log(2) / sizes
+        known = self.model.metadata.get("likelihood_quantiles", [])
+        table["percentile"] = percentiles(known, sizes, -canonical / math.log(2) / sizes)
+        table[~np.isfinite(nats)] = np.nan
+        for number, size in zip(inside, sizes.tolist(), strict=True):
+            if not prior[size]:
+                reasons[number] = f"no training molecule has {counted(size, 'atom')}"
+            elif math.isnan(table.log_likelihood[number]):
+                reasons[number] = (
+                    "an atom with more bonds than its category has in the training data"
+                )
+        frame = pd.DataFrame(columns, dtype=object).join(table)
+        return frame.assign(reason=pd.Series(reasons, dtype=object))
 
     def learn_percentiles(self, molecules: PackedGraphs) -> None:
-        """Keep how likely some training molecules are, for `score`."""
+        """Keep how likely some training molecules are, for `score`.
+
+        As JSON in the model's metadata: for each group of neighbouring sizes `largest`, its largest
+        number of atoms, and `quantiles` of the bits per atom given the size, in even steps from 0
+        to 100 %.
+        """
         sizes = molecules.node_counts
         bits = -self._given_size(molecules) / math.log(2) / sizes
-        self.model.metadata["likelihood_quantiles"] = quantiles_by_size(sizes, bits)
+        ends: list[int] = []
+        count = 0
+        for size, here in zip(*np.unique(sizes, return_counts=True), strict=True):
+            count += here
+            if count >= LEAST:
+                ends.append(int(size))
+                count = 0
+        # What is left over belongs to the last group.
+        ends = [*ends[:-1], int(sizes.max())]
+        groups, shares = np.searchsorted(ends, sizes), np.linspace(0, 1, COUNT)
+        quantiles = [np.quantile(bits[groups == k], shares).tolist() for k in range(len(ends))]
+        self.model.metadata["likelihood_quantiles"] = [
+            {"largest": end, "quantiles": [round(q, 4) for q in own]}
+            for end, own in zip(ends, quantiles, strict=True)
+        ]
 
     def encode(self, molecules: str | Chem.Mol | Sequence) -> tuple[dict, torch.Tensor]:
-        """Latents of the base space, and the mask (B, N) that `decode` needs.
-
-        Raises:
-            UserError: A molecule is outside of what the model knows.
-        """
+        """Return latents of the base space, and the mask (B, N) that `decode` needs."""
         graphs, reasons = self.graphs(molecules)
         if not reasons:
             raise UserError("there are no molecules to encode")
@@ -430,12 +379,34 @@ class MoleculeFlow:
         return self.model.encode(batch), batch.mask
 
     def decode(self, latents: dict, mask: torch.Tensor) -> list[str | None]:
-        """SMILES of latents, None where they are no valid molecule."""
+        """Return SMILES of latents, None where they are no valid molecule."""
         return strict_smiles(self.model.decode(latents, mask).to_packed(), self.vocabulary)
 
 
+def percentiles(table: list[dict[str, Any]], sizes: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Return the share of training molecules of like size that are less likely, 0 to 100, (M,).
+
+    Below 1 % the few molecules of the tail say little: it goes on as an exponential through the
+    quantiles of `TAIL`, so that it never comes to 0. NaN where `bits` per atom given the size (M,)
+    are not finite, or no group is in the table of `MoleculeFlow.learn_percentiles`.
+    """
+    groups = np.searchsorted([group["largest"] for group in table[:-1]], sizes)
+    places = np.full(len(bits), np.nan)
+    for k, group in enumerate(table):
+        here = (groups == k) & np.isfinite(bits)
+        known, shares = group["quantiles"], np.linspace(100, 0, len(group["quantiles"]))
+        found = np.interp(bits[here], known, shares)
+        begin, end = np.interp(TAIL, shares[::-1], known[::-1])
+        if end > begin:
+            beyond = bits[here] > end
+            decay = np.log(TAIL[0] / TAIL[1]) / (end - begin)
+            found[beyond] = TAIL[1] * np.exp(-decay * (bits[here][beyond] - end))
+        places[here] = found
+    return places
+
+
 def _listed(molecules: Any) -> list:
-    """Molecules as a list: one of them, several, or the column `smiles` of a DataFrame."""
+    """Return molecules as a list: one, several, or the column `smiles` of a DataFrame."""
     if isinstance(molecules, str | Chem.Mol):
         return [molecules]
     columns = getattr(molecules, "columns", None)

@@ -1,91 +1,308 @@
 """Molecules that hold a fragment, drawn from the model given it.
 
-Walks with the fragment forced into them are drawn in rounds of a fixed number, and each has a
-weight. A molecule is taken with the probability min(1, weight / threshold): rejection control (Liu,
-Chen & Wong 1998). The threshold is that of all rounds, so that a round without likely molecules
-gives none. With one walk per molecule all of them are taken as they come, with many the choice
-approaches the model's distribution given the fragment.
+A fragment is a SMARTS, or a SMILES with attachment points: dummy atoms, `*`, `[*:1]` or `[1*]`, in
+place of which comes a new atom with the same bond. Elsewhere a new bond takes the place of a
+hydrogen, where the fragment is open.
+
+Particles with the fragment forced into them are drawn in rounds, and each has a weight. A molecule
+is taken with the probability min(1, weight / threshold): rejection control (Liu, Chen & Wong 1998).
+The threshold is that of all rounds, so that a round without likely molecules gives none.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from rdkit import Chem
+from torch.nn.functional import one_hot
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.constrained.particles import ConditionalWalk, Experience, Walks
+from graphcnf.graphs.constrained.placement import Fragment
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_seed, check_temperature
 from graphcnf.molecules import codec
-from graphcnf.molecules.fragments import MoleculeFragment, read_fragment
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
+from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
-if TYPE_CHECKING:
-    from graphcnf.molecules.vocabulary import MoleculeVocabulary
+STRUCTURES, MATCHES = 256, 1000
+"""Kekulé structures of a fragment, and places of it in a molecule, that are looked at at most."""
 
-ROUND = 256
-"""Walks in a round."""
+TASKS = {"scaffold": (1, 0, 38), "grow": (1, 0, 38), "decorate": (1, 1, 38), "link": (2, 1, 1)}
+"""Number of parts, and fewest and most attachment points of each, by the name of a task."""
 
-ROUNDS = 16
-"""Rounds whose weights say which molecules are taken, the present one and those before."""
+ROUND, TRIAL = 256, 64
+"""Particles in a round, and before the first one, to learn in which orders the model knows a
+fragment."""
+
+ROUNDS, PATIENCE = 16, 8
+"""Rounds whose weights say which molecules are taken, and rounds in a row without a further
+molecule after which the search is given up."""
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Multiples of it, modulo 1, fill the unit interval evenly at every count."""
 
-TRIAL = 64
-"""Walks before the first round, which only show in which orders the model knows the fragment."""
 
-PATIENCE = 8
-"""Rounds in a row without a further molecule after which the search is given up."""
+@dataclass
+class MoleculeFragment:
+    """Atoms and bonds that a molecule has to hold; `query` matches exactly where it does."""
 
-WAYS: dict[str, dict[str, Any]] = {
-    "scaffold": {"is_open": True, "rings": True},
-    "grow": {"is_open": True, "rings": False},
-    "decorate": {"is_open": False, "rings": False, "attachments": (1, 38)},
-    "link": {"is_open": False, "rings": False, "attachments": (1, 1), "parts": 2},
-}
-"""What `read_fragment` is told, by the name of a task. "grow" is closed where it has attachment
-points."""
+    text: str
+    fragment: Fragment
+    query: Chem.Mol
+
+    def substituents(self, molecule: Chem.Mol) -> dict[int, list[str]]:
+        """Return SMILES of the parts at each atom with attachment points, by the atom's number.
+
+        One place of the fragment is taken, the first that RDKit finds. A part that is bonded to two
+        atoms of the fragment stands at both; dummy atoms are labelled by those atoms' numbers.
+        """
+        atoms = self.fragment.sockets.nonzero()[:, 0].tolist()
+        found: dict[int, list[str]] = {k: [] for k in atoms}
+        rest = Chem.ReplaceCore(molecule, self.query, labelByIndex=True)
+        for part in Chem.GetMolFrags(rest, asMols=True, sanitizeFrags=False):
+            for atom in part.GetAtoms():
+                if not atom.GetAtomicNum():
+                    found.setdefault(atom.GetIsotope(), []).append(Chem.MolToSmiles(part))
+        return found
+
+    def places(self, molecule: Chem.Mol) -> int:
+        """Count the ways to find it in a molecule, symmetric ones included."""
+        return len(molecule.GetSubstructMatches(self.query, uniquify=False, maxMatches=MATCHES))
 
 
-def fragment_of(text: str, way: str, vocabulary: MoleculeVocabulary) -> MoleculeFragment:
-    """Read a fragment for one of the tasks in `WAYS`.
+def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> MoleculeFragment:
+    """Read a SMILES, or SMARTS, for one of the `TASKS`. Stereo does not count.
+
+    With "scaffold", and with "grow" where there are no attachment points, every hydrogen may be
+    replaced; "scaffold" also lets new atoms close rings over the fragment.
 
     Raises:
-        UserError: see `read_fragment`.
+        UserError: It is no such fragment, or the model does not know an atom or a bond of it.
     """
-    options = dict(WAYS[way])
-    if way == "grow" and "*" in text:
-        options["is_open"] = False
-    return read_fragment(text, vocabulary, **options)
+    if task not in TASKS:
+        raise UserError(f"task is one of {', '.join(TASKS)}, not {task!r}")
+    shown = f"{text[:80]!r}"
+    is_open = task == "scaffold" or (task == "grow" and "*" not in text)
+    with codec.quiet():
+        try:
+            given, smarts = codec.parse(text), False
+        except codec.UnparsableSmiles:
+            given, smarts = codec.parse_smarts(text, kind="SMILES or SMARTS"), True
+        found = len(Chem.GetMolFrags(given))
+        parts, low, high = TASKS[task]
+        if found != parts:
+            raise UserError(f"{shown} has {found} parts, {parts} needed")
+        if smarts and not is_open:
+            raise UserError(
+                f"{shown}: attachment points go with a SMILES; leave * out of a SMARTS, which "
+                "grows at every hydrogen"
+            )
+        if smarts:
+            constraint = _of_smarts(shown, given, vocabulary)
+        else:
+            _check_attachments(shown, given, low, high)
+            constraint = _of_smiles(shown, given, vocabulary, is_open)
+            given = _query(given, is_open)
+    fragment = make_fragment(vocabulary, *constraint, rings=task == "scaffold")
+    return MoleculeFragment(text, fragment, given)
+
+
+def _check_attachments(shown: str, given: Chem.Mol, low: int, high: int) -> None:
+    for part in Chem.GetMolFrags(given):
+        dummies = [k for k in part if not given.GetAtomWithIdx(k).GetAtomicNum()]
+        if not low <= len(dummies) <= high:
+            wanted = f"{low}" if low == high else f"{low} or more"
+            raise UserError(
+                f"{shown}: {len(dummies)} attachment points in a part, {wanted} needed, as in "
+                "[*:1]c1ccccc1"
+            )
+        if len(dummies) == len(part):
+            raise UserError(f"{shown}: no atoms beside attachment points")
+        for k in dummies:
+            bonds = [bond.GetBondType() for bond in given.GetAtomWithIdx(k).GetBonds()]
+            if bonds != [Chem.BondType.SINGLE]:
+                raise UserError(f"{shown}: an attachment point has one single bond")
+
+
+def _of_smiles(shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_open: bool):
+    Chem.RemoveStereochemistry(given)
+    for atom in given.GetAtoms():
+        atom.SetAtomMapNum(0)
+        atom.SetIsotope(0)
+        if atom.GetNumRadicalElectrons():
+            raise UserError(f"{shown}: radical at {atom.GetSymbol()}")
+    atoms = [atom for atom in given.GetAtoms() if atom.GetAtomicNum()]
+    number = {atom.GetIdx(): new for new, atom in enumerate(atoms)}
+    ends = enumerate(codec.bond_ends(given))
+    edges = {k: (number[i], number[j]) for k, (i, j) in ends if i in number and j in number}
+    marks = [MARK if vocabulary.marked and b.GetIsAromatic() else "" for b in given.GetBonds()]
+    kekule = [[marks[k] + types[k].name for k in edges] for types in _kekule_structures(given)]
+    found = [AtomCategory.of(atom, vocabulary.marked) for atom in atoms]
+    try:
+        codec.check_vocabulary(found, sum(kekule, []), vocabulary)
+    except codec.MoleculeNotRepresentable as error:
+        raise UserError(f"{shown}: {error}") from None
+    nodes = torch.tensor([vocabulary.atom_index[category] for category in found])
+    numbers = [[vocabulary.bond_index[name] + 1 for name in names] for names in kekule]
+    bonds = torch.tensor(numbers, dtype=torch.long)
+    categories = one_hot(nodes, len(vocabulary.atoms)).bool()
+    structures = one_hot(bonds, len(vocabulary.bonds) + 1).bool()
+    room = [atom.GetTotalNumHs() if is_open else 0 for atom in atoms]
+    sockets = [sum(not other.GetAtomicNum() for other in a.GetNeighbors()) for a in atoms]
+    if not sum(room) and not sum(sockets):
+        raise UserError(f"{shown} has no hydrogen to replace and no attachment point")
+    return categories, list(edges.values()), structures, room, sockets
+
+
+def _kekule_structures(mol: Chem.Mol) -> list[tuple]:
+    """Types of the bonds in each Kekulé structure of a molecule."""
+    charges = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
+    found: dict[tuple, None] = {}
+    for structure in Chem.ResonanceMolSupplier(mol, Chem.KEKULE_ALL, STRUCTURES):
+        if structure is None:
+            continue
+        types = tuple(bond.GetBondType() for bond in structure.GetBonds())
+        # Resonance moves charges as well: only what keeps them is the same fragment.
+        same = [atom.GetFormalCharge() for atom in structure.GetAtoms()] == charges
+        if same and all(
+            new != Chem.BondType.AROMATIC if old.GetIsAromatic() else new == old.GetBondType()
+            for new, old in zip(types, mol.GetBonds(), strict=True)
+        ):
+            found[types] = None
+    if not found:
+        plain = Chem.Mol(mol)
+        Chem.Kekulize(plain, clearAromaticFlags=True)
+        found[tuple(bond.GetBondType() for bond in plain.GetBonds())] = None
+    return list(found)
+
+
+def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
+    """Return a pattern of the fragment; where it is closed, with no other neighbours."""
+    parameters: Any = Chem.AdjustQueryParameters.NoAdjustments()
+    parameters.makeDummiesQueries = True
+    if not is_open:
+        parameters.adjustDegree = True
+        parameters.adjustDegreeFlags = Chem.ADJUST_IGNOREDUMMIES
+    query = Chem.RWMol(Chem.AdjustQueryProperties(mol, parameters))
+    if not is_open:
+        # Degrees say it all, and one new atom may be at two attachment points.
+        for k in sorted((a.GetIdx() for a in mol.GetAtoms() if not a.GetAtomicNum()), reverse=True):
+            query.RemoveAtom(k)
+    return query.GetMol()
+
+
+def _of_smarts(shown: str, pattern: Chem.Mol, vocabulary: MoleculeVocabulary):
+    """Allow each atom what its element, charge and aromaticity say; the query settles the rest."""
+    marked, count, size = (vocabulary.marked, pattern.GetNumAtoms(), len(vocabulary.bonds) + 1)
+    categories = torch.zeros(count, len(vocabulary.atoms), dtype=torch.bool)
+    for row, atom in zip(categories, pattern.GetAtoms(), strict=True):
+        row[:] = torch.tensor([atom_could_be(atom, c, marked) for c in vocabulary.atoms])
+        if not row.any():
+            raise UserError(f"{shown}: the model knows no atom like {atom.GetSmarts()}")
+    structures = torch.zeros(1, pattern.GetNumBonds(), size, dtype=torch.bool)
+    for row, bond in zip(structures[0], pattern.GetBonds(), strict=True):
+        row[1:] = torch.tensor([bond_could_be(bond, name, marked) for name in vocabulary.bonds])
+        if not row.any():
+            smarts = bond.GetSmarts()  # type: ignore[call-arg]  # wrong in the stubs
+            raise UserError(f"{shown}: the model knows no bond like {smarts}")
+    return categories, codec.bond_ends(pattern), structures, [6] * count, [0] * count
+
+
+def make_fragment(
+    vocabulary: MoleculeVocabulary, categories, edges, structures, room, sockets, *, rings: bool
+) -> Fragment:
+    """Return a `Fragment`; edges and numbers are lists."""
+    plain = [False, *(not name.startswith(MARK) for name in vocabulary.bonds)]
+    return Fragment(
+        kinds=categories,
+        edges=torch.tensor(edges, dtype=torch.long).reshape(-1, 2),
+        forms=structures,
+        room=torch.tensor(room),
+        sockets=torch.tensor(sockets),
+        plain=torch.tensor(plain),
+        rings=rings,
+    )
+
+
+def atom_could_be(atom: Chem.Atom, category: AtomCategory, marked: bool) -> bool:
+    """Return True if an atom of a pattern may match a category; `marked` vocabulary or not."""
+    number = Chem.GetPeriodicTable().GetAtomicNumber(category.symbol)
+
+    def leaf(name: str, value: int) -> bool | None:
+        if name == "AtomAtomicNum":
+            return number == value
+        if name == "AtomType":  # RDKit adds 1000 to the number of an aromatic atom.
+            if number != value % 1000:
+                return False
+            return (value >= 1000) == category.aromatic if marked else None
+        if name in ("AtomFormalCharge", "AtomNegativeFormalCharge"):
+            return (category.charge if name == "AtomFormalCharge" else -category.charge) == value
+        if name in ("AtomIsAromatic", "AtomIsAliphatic") and marked:
+            return (category.aromatic == (name == "AtomIsAromatic")) == bool(value)
+        return None
+
+    return _truth(atom.DescribeQuery().splitlines(), leaf) is not False
+
+
+def bond_could_be(bond: Chem.Bond, name: str, marked: bool) -> bool:
+    """Return True if a bond of a pattern may match a name; without marks any may be aromatic."""
+    aromatic = name.startswith(MARK)
+    order = Chem.BondType.AROMATIC if aromatic else Chem.BondType.names[name]
+    may_be_aromatic = not marked and name in ("SINGLE", "DOUBLE")
+
+    def leaf(query: str, value: int) -> bool | None:
+        if query == "BondOrder":
+            if may_be_aromatic and value in (int(order), int(Chem.BondType.AROMATIC)):
+                return None
+            return int(order) == value
+        if query == "SingleOrAromaticBond":
+            if aromatic or order == Chem.BondType.SINGLE:
+                return True
+            return None if may_be_aromatic else False
+        return None
+
+    return _truth(bond.DescribeQuery().splitlines(), leaf) is not False
+
+
+def _truth(lines: list[str], leaf: Callable[[str, int], bool | None]) -> bool | None:
+    """Return the truth of the first query of a description, None where `leaf` leaves it open.
+
+    Rings, neighbours and hydrogens are a matter of the molecule: no category decides on them.
+    """
+    line = lines.pop(0)
+    depth = len(line) - len(line.lstrip())
+    name, *rest = line.split()
+    parts = []
+    while lines and len(lines[0]) - len(lines[0].lstrip()) > depth:
+        parts.append(_truth(lines, leaf))
+    if parts and name.endswith(("And", "Or")):
+        deciding = name.endswith("Or")
+        value = deciding if deciding in parts else None if None in parts else not deciding
+        negated = "!" in rest
+    else:
+        numbers = [int(word) for word in rest if word.lstrip("-").isdigit()]
+        value = leaf(name, numbers[0] if numbers else 1)
+        negated = "!=" in rest
+    return None if value is None else value != negated
 
 
 def check_grows(model: GraphCNF) -> None:
     """Raise `UserError` where a model does not draw atom by atom, and so takes no fragments."""
     if not model.steps.supports_fragments:
-        raise UserError('only a model that draws atom by atom ("path") takes fragments')
+        raise UserError('only a model that draws atom by atom ("path") keeps a part of a molecule')
 
 
-@dataclass
-class Found:
-    """A molecule with the fragment.
-
-    Attributes:
-        smiles: Canonical SMILES.
-        graph: Node types, edges, edge types.
-        log_weight: Of the molecule, comparable between rounds.
-        ancestor: Of the walks in a round, the one that it shares free atoms with.
-    """
+class Result(NamedTuple):
+    """A molecule that was found; those of a round with the same `ancestor` share free atoms."""
 
     smiles: str
     graph: tuple
@@ -93,48 +310,34 @@ class Found:
     ancestor: int = 0
 
 
-@dataclass
-class Aim:
-    """Goal of the walks of a round: the fragment, sizes and proposal.
-
-    Attributes:
-        fragment: Atoms and bonds.
-        sizes: Probabilities of the numbers of atoms, from 0 on.
-        walk: Draws them.
-        experience: Of earlier walks.
-        tried: Whether there were any.
-    """
+class Goal(NamedTuple):
+    """Fragment of a round, probabilities of sizes from 0 on, and the proposal."""
 
     fragment: MoleculeFragment
     sizes: np.ndarray
     walk: ConditionalWalk
     experience: Experience
-    tried: bool = False
 
 
 class Growth:
-    """Draws molecules with a fragment.
+    """Search for molecules with a fragment.
 
     Args:
-        model: Atom by atom.
-        vocabulary: Of the model.
-        fragment: What every molecule has to hold.
-        seed: Of the draws.
+        model: Model that draws atom by atom.
+        vocabulary: Its categories.
+        fragment: Atoms and bonds of every molecule.
+        seed: Seed of the draws.
         temperature: Below 1 for more probable molecules.
         atoms: Lowest and highest number of heavy atoms; as in the training data when None.
-        particles: Walks for each molecule that is taken.
+        particles: Particles for each molecule that is taken.
 
     Attributes:
-        walks: Number of walks so far.
-        ended: Number of them that placed the whole fragment; the others came to a dead end.
-        valid: Number of them that are valid molecules with the fragment.
-        substituents: Distinct parts of the molecules given so far at each atom of the fragment with
-            attachment points, see `MoleculeFragment.substituents`.
-
-    Raises:
-        UserError: The model draws no graphs atom by atom, or none that is large enough, or a number
-            is out of range.
+        walks: Number of particles so far; `ended` of them placed the whole fragment, and `valid` of
+            these are valid molecules with it.
+        substituents: Distinct parts so far at each atom with attachment points.
     """
+
+    advice = "ask for fewer or for other sizes"
 
     def __init__(
         self,
@@ -157,17 +360,12 @@ class Growth:
         self.walks = self.ended = self.valid = 0
         self.text = fragment.text
         self.substituents: dict[int, set[str]] = {}
-        self._whole = self._aim(fragment, atoms)
+        self._whole = self._goal(fragment, atoms)
         self._weights: deque[np.ndarray] = deque(maxlen=ROUNDS)
 
-    def molecules(self) -> Iterator[Found]:
-        """Distinct molecules without end, the same ones for the same seed.
-
-        Protonation states of one molecule are one.
-
-        Raises:
-            UserError: No further ones are found.
-        """
+    def molecules(self) -> Generator[Result]:
+        """Yield molecules, protonation states once; `UserError` where no further ones are found."""
+        fragment = self._whole.fragment
         seen: set[int] = set()
         idle, number = 0, 0
         while idle < PATIENCE:
@@ -176,70 +374,65 @@ class Growth:
             new = [one for one in found.values() if protonation_hash(one.smiles) not in seen]
             for one in self._choose(new, number):
                 key = protonation_hash(one.smiles)
-                if key not in seen:
-                    seen.add(key)
-                    self._note_substituents(one)
-                    yield one
+                if key in seen:
+                    continue
+                seen.add(key)
+                if bool(fragment.fragment.sockets.any()):
+                    for atom, parts in fragment.substituents(codec.parse(one.smiles)).items():
+                        self.substituents.setdefault(atom, set()).update(parts)
+                yield one
             idle = idle + 1 if len(seen) == before else 0
             number += 1
+        advice = self.advice if seen else "the model cannot grow from it"
         raise UserError(
             f"{self.text[:80]!r}: {len(seen)} molecules found and no further one in "
-            f"{PATIENCE * ROUND:,} tries; {self._advice(len(seen))}"
+            f"{PATIENCE * ROUND:,} tries; {advice}"
         )
 
-    def _note_substituents(self, one: Found) -> None:
-        fragment = self._whole.fragment
-        if bool(fragment.fragment.sockets.any()):
-            for atom, parts in fragment.substituents(codec.parse(one.smiles)).items():
-                self.substituents.setdefault(atom, set()).update(parts)
-
-    def _advice(self, found: int) -> str:
-        return "ask for fewer or for other sizes" if found else "the model cannot grow from it"
-
-    def _aim(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Aim:
-        part, most = fragment.fragment, self.model.max_nodes
+    def _goal(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Goal:
+        part, count, most = (fragment.fragment, len(fragment.fragment), self.model.max_nodes)
         grows = bool((part.room + part.sockets).any())
-        least = fragment.atoms + max(part.fewest_free, int(grows))
+        least = count + max(part.fewest_free, int(grows))
         low, high = atoms or (least, most if grows else least)
         low = max(low, least)
         if low > min(high, most):
             raise UserError(
-                f"{fragment.text[:80]!r} has {fragment.atoms} atoms and needs {least} or more in "
-                f"all, but molecules of up to {min(high, most)} are drawn"
+                f"{fragment.text[:80]!r} has {count} atoms and needs {least} or more in all, but "
+                f"molecules of up to {min(high, most)} are drawn"
             )
         sizes = self.model.size_probabilities((low, high))
-        part = part.to(self.model.device)
-        walk = ConditionalWalk(self.model.steps, part, temperature=self.temperature)
-        return Aim(fragment, sizes, walk, Experience(fragment.atoms, self.model.device))
+        device = self.model.device
+        walk = ConditionalWalk(self.model.steps, part.to(device), temperature=self.temperature)
+        return Goal(fragment, sizes, walk, Experience(count, device))
 
-    def _aim_of(self, number: int) -> Aim:
+    def _goal_of(self, number: int) -> Goal:
         """Return the goal of a round."""
         return self._whole
 
     def _accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
-        """Return whether a molecule with the fragment is wanted."""
+        """Return True if a molecule with the fragment is wanted."""
         return True
 
-    def _round(self, number: int) -> dict[str, Found]:
-        """Molecules of a round by SMILES, with the summed weights of their walks."""
-        aim = self._aim_of(number)
-        if not aim.tried:
-            aim.tried = True
-            self._draw(aim, 0, TRIAL)
-        walks = self._draw(aim, number + 1, ROUND)
+    def _round(self, number: int) -> dict[str, Result]:
+        """Return molecules by SMILES, with the summed weights of their particles."""
+        goal = self._goal_of(number)
+        if not goal.experience.seen:
+            self._draw(goal, 0, TRIAL)
+        walks = self._draw(goal, number + 1, ROUND)
         graphs = walks.graphs.to_packed()
-        found: dict[str, Found] = {}
+        found: dict[str, Result] = {}
         log_weights, ancestor = walks.log_weights.cpu().numpy(), walks.ancestor.tolist()
+        placed = np.flatnonzero(np.isfinite(log_weights))
         self.walks += len(log_weights)
-        self.ended += int(np.isfinite(log_weights).sum())
+        self.ended += len(placed)
         with codec.quiet():
-            for k in np.flatnonzero(np.isfinite(log_weights)):
+            for k in placed:
                 graph = graphs.graph(int(k))
                 smiles = strict(codec.graph_to_molecule(*graph, self.vocabulary))
                 if smiles is None:
                     continue
                 molecule = codec.parse(smiles)
-                places = aim.fragment.places(molecule)
+                places = goal.fragment.places(molecule)
                 if not places:
                     continue
                 self.valid += 1
@@ -247,43 +440,41 @@ class Growth:
                     continue
                 weight = float(log_weights[k]) - math.log(places)
                 if smiles in found:
-                    weight = np.logaddexp(weight, found[smiles].log_weight)
-                found[smiles] = Found(smiles, graph, float(weight), ancestor[k])
+                    weight = float(np.logaddexp(weight, found[smiles].log_weight))
+                found[smiles] = Result(smiles, graph, weight, ancestor[k])
         return found
 
-    def _draw(self, aim: Aim, number: int, count: int) -> Walks:
+    def _draw(self, goal: Goal, number: int, count: int) -> Walks:
         random = np.random.default_rng((self.seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
-        sizes = torch.from_numpy(self._sizes(aim, number, count))
+        sizes = self._sizes(goal, number, count)
         with one_thread(self.model.device):
-            walks = aim.walk.draw(sizes, aim.experience, generator)
-        aim.experience.learn(walks)
+            walks = goal.walk.draw(torch.from_numpy(sizes), goal.experience, generator)
+        goal.experience.learn(walks)
         return walks
 
-    def _sizes(self, aim: Aim, number: int, count: int) -> np.ndarray:
-        """Numbers of atoms of the walks of a round, spread over their distribution, (count,)."""
+    def _sizes(self, goal: Goal, number: int, count: int) -> np.ndarray:
+        """Return numbers of atoms, spread over their distribution, (count,)."""
         start = np.random.default_rng((self.seed, 0, 3)).random()
         places = (start + (number * ROUND + np.arange(count)) * GOLDEN) % 1
-        cumulative = np.cumsum(aim.sizes)
+        cumulative = np.cumsum(goal.sizes)
         return np.searchsorted(cumulative, places * cumulative[-1], side="right")
 
-    def _choose(self, found: list[Found], number: int) -> list[Found]:
+    def _choose(self, found: list[Result], number: int) -> list[Result]:
         """Return the molecules of a round that are taken, in any order."""
-        random = np.random.default_rng((self.seed, number + 1, 1))
-        # Of those that share free atoms one at most, so that all are independent.
-        groups: dict[int, list[Found]] = {}
-        for one in found:
-            groups.setdefault(one.ancestor, []).append(one)
         if self.particles == 1:
             return found
-        taken = []
-        sums = np.array([
-            np.logaddexp.reduce([one.log_weight for one in group]) for group in groups.values()
-        ])  # fmt: skip
+        random = np.random.default_rng((self.seed, number + 1, 1))
+        # Of those that share free atoms one at most, so that all are independent.
+        groups: dict[int, list[Result]] = {}
+        for one in found:
+            groups.setdefault(one.ancestor, []).append(one)
+        weights = [[one.log_weight for one in group] for group in groups.values()]
+        sums = np.array([np.logaddexp.reduce(own) for own in weights])
         self._weights.append(sums)
-        threshold = log_threshold(
-            np.concatenate(self._weights), len(self._weights) * ROUND / self.particles
-        )
+        count = len(self._weights) * ROUND / self.particles
+        threshold = log_threshold(np.concatenate(self._weights), count)
+        taken = []
         for group, weight in zip(groups.values(), sums, strict=True):
             if math.log(random.random()) < weight - threshold:
                 ranks = [one.log_weight + random.gumbel() for one in group]
@@ -301,14 +492,3 @@ def log_threshold(log_weights: np.ndarray, count: float) -> float:
     n = np.arange(min(len(w), math.ceil(count)))
     c = below[n] - np.log(count - n)
     return float(c[np.argmax(w[::-1][n] <= c)])
-
-
-def take(growth: Growth, n: int) -> list[Found]:
-    """Return the first n molecules.
-
-    Raises:
-        UserError: n is negative.
-    """
-    if n < 0:
-        raise UserError(f"n is a number of molecules, not {n}")
-    return list(islice(growth.molecules(), n))

@@ -1,17 +1,14 @@
-"""The way from one molecule to another through the latents of the flow.
+"""Paths from one molecule to another through the latents of the flow.
 
 In the base space of a model that goes atom by atom, with every latent mapped to the unit line by
 the logistic distribution function, a molecule is a box: an interval for each variable, as long as
 the variable's probability given those before. A path is a straight line from one box to the other,
 between points of them that are as near as can be: a variable whose intervals overlap does not move.
-Every point on the line is the molecule in whose box it lies.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,48 +25,31 @@ from graphcnf.molecules.properties import similarity_to
 if TYPE_CHECKING:
     from graphcnf.molecules.flow import MoleculeFlow
 
-INSIDE = 0.02
-"""Share of an interval that stays between a point of a box and its edge."""
-
-MOST = 1000
-"""Steps, and paths that are compared, at most."""
-
-
-@dataclass
-class Point:
-    """A molecule on a path.
-
-    Attributes:
-        t: 0 for the first molecule, 1 for the last one.
-        smiles: Canonical SMILES, None where the point is no valid molecule.
-        similarities: To the first molecule and to the last one, Tanimoto (ECFP4), 0 for None.
-    """
-
-    t: float
-    smiles: str | None
-    similarities: tuple[float, float]
+INSIDE, MOST = 0.02, 1000
+"""Share of an interval that stays between a point of a box and its edge; most steps and paths."""
 
 
 def interpolate(
     flow: MoleculeFlow, first: str, last: str, *, steps: int = 10, paths: int = 32, seed: int = 0
-) -> list[Point]:
+) -> list[dict[str, Any]]:
     """Return a path between two molecules through the latents.
 
-    Where the intervals of a variable overlap, and for atoms that only one of the molecules has, the
-    latent may be anywhere in the common part. That is drawn at random for several paths, and the
-    one with the least energy is taken: the sum of the squares of one minus the similarity from each
-    molecule to the next.
+    Latents that may be anywhere, where intervals overlap and for atoms that only one molecule has,
+    are drawn for several paths. The one with the least energy is taken: the sum of the squares of
+    one minus the similarity from each molecule to the next.
 
     Args:
         flow: A model that goes atom by atom.
         first: SMILES.
         last: SMILES.
-        steps: From the one to the other. The number of atoms goes in equal steps, too.
+        steps: Equal steps from the one to the other, also of the number of atoms.
         paths: Number of paths that are compared.
-        seed: Of the paths.
+        seed: Seed of the paths.
 
     Returns:
-        `steps` + 1 points, among them the two molecules. Neighbours may be the same molecule.
+        `steps` + 1 points with `t` from 0 to 1, `smiles` (None where the point is no valid
+        molecule), `similarity_a` and `similarity_b` to the first and the last molecule (Tanimoto,
+        ECFP4, 0 for None) and `log_likelihood` (nats, or None).
 
     Raises:
         UserError: The model does not know one of the molecules or goes another way than atom by
@@ -91,33 +71,19 @@ def interpolate(
     device = flow.model.device
     with one_thread(device):
         smiles = flow.decode({"atoms": latents.to(device)}, mask.to(device))
-    return _smoothest([smiles[k : k + steps + 1] for k in range(0, len(smiles), steps + 1)], share)
-
-
-def path_rows(flow: MoleculeFlow, path: Sequence[Point]) -> list[dict[str, Any]]:
-    """Return a row for each point of a path.
-
-    Returns:
-        The columns t, smiles, similarity_a and similarity_b (to the first and the last molecule)
-        and log_likelihood (nats, None for a point that is no valid molecule).
-    """
-    there = [point.smiles for point in path if point.smiles is not None]
-    nats: dict[str | None, float] = dict(zip(there, flow.log_prob(there).tolist(), strict=True))
-    rows = []
-    for point in path:
-        value = nats.get(point.smiles, math.nan)
-        a, b = (round(s, 4) for s in point.similarities)
-        likelihood = round(value, 4) if math.isfinite(value) else None
-        rows.append(
-            {"t": round(point.t, 6), "smiles": point.smiles, "similarity_a": a, "similarity_b": b,
-             "log_likelihood": likelihood}
-        )  # fmt: skip
-    return rows
+    path = _smoothest([smiles[k : k + steps + 1] for k in range(0, len(smiles), steps + 1)])
+    values = flow.log_prob([smiles for smiles, _, _ in path]).tolist()
+    nats = [round(n, 4) if math.isfinite(n) else None for n in values]
+    return [
+        {"t": round(t, 6), "smiles": s, "similarity_a": round(a, 4), "similarity_b": round(b, 4),
+         "log_likelihood": own}
+        for t, (s, a, b), own in zip(share.tolist(), path, nats, strict=True)
+    ]  # fmt: skip
 
 
 @torch.no_grad()
 def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
-    """Lower ends and widths of a molecule's intervals, (N, V) float64 each."""
+    """Return lower ends and widths of a molecule's intervals, (N, V) float64 each."""
     graphs, (reason,) = flow.graphs(smiles)
     if reason is not None:
         raise UserError(f"{smiles[:80]}: {reason}")
@@ -132,7 +98,7 @@ def _box(flow: MoleculeFlow, smiles: str) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(boxes: list[tuple[Tensor, Tensor]], count: int, generator) -> tuple[Tensor, Tensor]:
-    """Points of two boxes that are as near as can be, (count, N, V) each."""
+    """Return points of two boxes that are as near as can be, (count, N, V) each."""
     most = max(len(lower) for lower, _ in boxes)
     # What only the other molecule has may be anywhere.
     ends = []
@@ -151,8 +117,8 @@ def _nearest(boxes: list[tuple[Tensor, Tensor]], count: int, generator) -> tuple
     return a, b
 
 
-def _smoothest(paths: list[list[str | None]], share: Tensor) -> list[Point]:
-    """Return the path of least energy."""
+def _smoothest(paths: list[list[str | None]]) -> list[tuple[str | None, float, float]]:
+    """Return the path of least energy, with similarities to its first and its last molecule."""
     with codec.quiet():
         mols = {s: Chem.MolFromSmiles(s) for path in paths for s in path if s is not None}
     similar = {s: similarity_to(mol) for s, mol in mols.items()}
@@ -166,7 +132,4 @@ def _smoothest(paths: list[list[str | None]], share: Tensor) -> list[Point]:
         return sum((1 - similarity(a, b)) ** 2 for a, b in zip(path, path[1:], strict=False))
 
     path = min(paths, key=energy)
-    return [
-        Point(t, s, (similarity(path[0], s), similarity(path[-1], s)))
-        for t, s in zip(share.tolist(), path, strict=True)
-    ]
+    return [(s, similarity(path[0], s), similarity(path[-1], s)) for s in path]

@@ -1,13 +1,16 @@
-"""Properties of molecules, and their similarity to others."""
+"""Properties of molecules: names, similarity, requirements on them, features, and conditions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from types import ModuleType
+from runpy import run_path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rdkit import Chem, RDConfig
@@ -15,7 +18,19 @@ from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 
+from graphcnf.compute.parallel import Workers, chunked, parallel_map
+from graphcnf.errors import UserError, suggest
+from graphcnf.molecules.codec import parse_smarts, quiet
 from graphcnf.molecules.optional import Unavailable
+
+if TYPE_CHECKING:
+    from graphcnf.graphs import GraphCNF
+
+CHUNK = 1000
+"""Molecules whose properties a process computes at a time."""
+
+DECIMALS = 4
+"""Decimals of a property. Requirements are held against the rounded value that is written."""
 
 _ECFP4 = GetMorganGenerator(radius=2, fpSize=2048)
 
@@ -37,48 +52,19 @@ def weight(mol: Chem.Mol) -> float:
 
 
 def sa(mol: Chem.Mol) -> float:
-    """Return the synthetic accessibility, 1 (easy) to 10 (Ertl & Schuffenhauer 2009), by RDKit.
+    """Return the synthetic accessibility, 1 (easy) to 10 (Ertl & Schuffenhauer 2009).
 
-    The worked example that MOSES publishes does not come out with current releases of RDKit, so
-    hold distances of this score against figures of the same release only.
-
-    Raises:
-        Unavailable: This build of RDKit came without its Contrib folder.
+    Releases of RDKit differ. Raises `Unavailable` where one came without its Contrib folder.
     """
-    return _sa_scorer().calculateScore(mol)
-
-
-def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
-    """Return a function that gives the Tanimoto similarity of ECFP4 fingerprints to a molecule.
-
-    Morgan fingerprints of radius 2 in 2,048 bits, without chirality and counts; in [0, 1].
-    """
-    own = _ECFP4.GetFingerprint(mol)
-    return lambda other: TanimotoSimilarity(own, _ECFP4.GetFingerprint(other))
-
-
-def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the Tanimoto similarity of each to each, (M, N) float32.
-
-    Args:
-        left: Fingerprints of 0 and 1, (M, bits) float32; two empty ones have similarity 1.
-        right: The same of other molecules, (N, bits).
-    """
-    shared = left @ right.T
-    union = left.sum(1)[:, None] + right.sum(1) - shared
-    return np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
+    return _sa_score()(mol)
 
 
 @cache
-def _sa_scorer() -> ModuleType:
+def _sa_score() -> Callable[[Chem.Mol], float]:
     path = Path(RDConfig.RDContribDir, "SA_Score", "sascorer.py")
     if not path.is_file():
         raise Unavailable(f"this RDKit has no {path}: install the rdkit wheel from PyPI")
-    spec = spec_from_file_location("rdkit_sa_scorer", path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return run_path(str(path))["calculateScore"]
 
 
 COUNTS = ("atoms", "rings", "aromatic_rings", "rotatable_bonds", "hbd", "hba", "charge")
@@ -108,3 +94,273 @@ PROPERTIES: dict[str, Callable[[Chem.Mol], float]] = {
 """Properties of a sanitized molecule: numbers of atoms, rings, hydrogen bond donors and acceptors;
 `weight` in g/mol, the polar surface `tpsa` in Å² (Ertl et al. 2000), `fsp3` the share of carbon
 atoms that are sp3; the others are functions above."""
+
+
+def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
+    """Return a function that gives the Tanimoto similarity of ECFP4 fingerprints to a molecule.
+
+    Morgan fingerprints of radius 2 in 2,048 bits, without chirality and counts; in [0, 1].
+    """
+    own = _ECFP4.GetFingerprint(mol)
+    return lambda other: TanimotoSimilarity(own, _ECFP4.GetFingerprint(other))
+
+
+def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the Tanimoto similarities of fingerprints of 0 and 1, (M, N) float32.
+
+    Of (M, bits) and (N, bits) float32; two empty ones have similarity 1.
+    """
+    shared = left @ right.T
+    union = left.sum(1)[:, None] + right.sum(1) - shared
+    return np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the names of properties with commas between them, each once, if they are known."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        if name not in PROPERTIES:
+            raise UserError(f"no property {name!r}{suggest(name, list(PROPERTIES))}")
+        try:
+            described(Chem.MolFromSmiles("C"), [name])
+        except Unavailable as error:
+            raise UserError(f"{name}: {error}") from None
+    return names
+
+
+def described(mol: Chem.Mol, names: Iterable[str]) -> dict[str, float]:
+    """Return `PROPERTIES` of a sanitized molecule, whole numbers or rounded to `DECIMALS`."""
+    values = {name: PROPERTIES[name](mol) for name in names}
+    return {k: v if isinstance(v, int) else round(v, DECIMALS) for k, v in values.items()}
+
+
+def property_table(
+    smiles: Sequence[str], names: Sequence[str], workers: Workers = None, label: str = ""
+) -> np.ndarray:
+    """Return P properties of M valid SMILES, (M, P) float64.
+
+    By one process per core where `workers` is None, if they are not few.
+    """
+    parts = chunked(smiles, CHUNK)
+    if len(parts) <= 2:
+        workers, label = 1, ""
+    rows = parallel_map(partial(_rows, tuple(names)), parts, workers=workers, label=label)
+    return np.concatenate([np.empty((0, len(names))), *rows])
+
+
+def _rows(names: tuple[str, ...], smiles: Sequence[str]) -> np.ndarray:
+    with quiet():
+        rows = [[*described(Chem.MolFromSmiles(s), names).values()] for s in smiles]
+    return np.array(rows, dtype=np.float64).reshape(-1, len(names))
+
+
+_OPERATORS = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+    "==": operator.eq, "!=": operator.ne,
+}  # fmt: skip
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A comparison of properties and numbers, as `qed > 0.6` or `200 <= weight < 500`."""
+
+    terms: tuple[str | float, ...]
+    operators: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Requirement:
+        """Read numbers and names from `PROPERTIES` with `< <= > >= == !=` between them."""
+        parts = [part.strip() for part in re.split(r"([<>]=?|[=!]=)", text)]
+        names = [part for part in parts[::2] if not _NUMBER.fullmatch(part)]
+        if len(parts) < 3 or not all(name.isidentifier() for name in names):
+            raise UserError(
+                f"{text!r} is no comparison with < <= > >= == !=: write 'qed > 0.6' or "
+                "'200 <= weight < 500', and one option for each"
+            )
+        if not names:
+            raise UserError(f"{text!r} names no property; known: {', '.join(PROPERTIES)}")
+        parse_names(",".join(names))
+        for part in parts[::2]:
+            if part not in names and not math.isfinite(float(part)):
+                raise UserError(f"{text!r}: {part} is larger than any number; bounds are finite")
+        terms = tuple(part if part in names else float(part) for part in parts[::2])
+        found = cls(terms, tuple(parts[1::2]))
+        _check_possible([found])
+        return found
+
+    def __str__(self) -> str:
+        shown = [t if isinstance(t, str) else f"{t:.12g}" for t in self.terms]
+        rest = zip(self.operators, shown[1:], strict=True)
+        return " ".join([shown[0], *(f"{sign} {term}" for sign, term in rest)])
+
+    @property
+    def names(self) -> list[str]:
+        """The properties that are compared."""
+        return [term for term in self.terms if isinstance(term, str)]
+
+    @property
+    def pairs(self) -> list[tuple[str | float, str, str | float]]:
+        """Left side, operator and right side of each comparison."""
+        return list(zip(self.terms[:-1], self.operators, self.terms[1:], strict=True))
+
+    def holds(self, values: Mapping[str, float]) -> bool:
+        """Return True if the comparison holds for these properties."""
+        return all(_holds(pair, values) for pair in self.pairs)
+
+
+def _holds(pair: tuple[str | float, str, str | float], values: Mapping[str, float]) -> bool:
+    left, sign, right = pair
+    sides = (values[side] if isinstance(side, str) else side for side in (left, right))
+    return _OPERATORS[sign](*sides)
+
+
+def _check_possible(requirements: Sequence[Requirement]) -> None:
+    """Raise `UserError` where no value of a property meets its comparisons with numbers.
+
+    One that does lies at a bound, at the next value that `described` gives, or at an end of the
+    range.
+    """
+    shown = " and ".join(map(str, requirements))
+    bounds: dict[str, list[tuple]] = {name: [] for r in requirements for name in r.names}
+    for pair in (pair for r in requirements for pair in r.pairs):
+        names = [side for side in pair[::2] if isinstance(side, str)]
+        if not names and not _holds(pair, {}):
+            raise UserError(f"{shown}: {pair[0]:g} {pair[1]} {pair[2]:g} is never so")
+        if len(names) == 1:
+            bounds[names[0]].append(pair)
+    for name, pairs in bounds.items():
+        low, high = RANGES.get(name, (-math.inf, math.inf))
+        decimals = 0 if name in COUNTS else DECIMALS
+        numbers = [round(n, decimals) for p in pairs for n in p[::2] if not isinstance(n, str)]
+        near = [round(n + k * 10**-decimals, decimals) for n in numbers for k in (-1, 0, 1)]
+        tried = [value for value in (low, *near, high) if low <= value <= high]
+        if not any(all(_holds(pair, {name: value}) for pair in pairs) for value in tried):
+            known = f" from {low} to {high}" if math.isfinite(high) else f" from {low} on"
+            known = known if math.isfinite(low) else ""
+            raise UserError(f"{shown}: no value of {name}{known} meets this")
+
+
+class Selection:
+    """Requirements on molecules: comparisons of properties, and SMARTS that they contain.
+
+    Examples:
+        >>> wanted = Selection(["qed > 0.6", "200 <= weight < 400"], ["c1ccncc1"])
+        >>> wanted.accepts(Chem.MolFromSmiles("CCO"))
+        False
+    """
+
+    def __init__(self, requirements: Sequence[str] = (), patterns: Sequence[str] = ()):
+        self.requirements = [Requirement.parse(text) for text in requirements]
+        _check_possible(self.requirements)
+        self.patterns = [parse_smarts(text) for text in patterns]
+
+    def accepts(self, mol: Chem.Mol) -> bool:
+        """Return True if a sanitized molecule meets all requirements."""
+        if not all(mol.HasSubstructMatch(pattern) for pattern in self.patterns):
+            return False
+        return all(r.holds(described(mol, r.names)) for r in self.requirements)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature of sanitized molecules: a pattern of atoms, or a property.
+
+    Where `share`, values are 1.0 or 0.0, so that their mean is a share of molecules.
+    """
+
+    name: str
+    value: Callable[[Chem.Mol], float]
+    share: bool
+
+    def mean(self, smiles: Iterable[str]) -> float:
+        """Return the mean over molecules with a finite value, NaN without any."""
+        with quiet():
+            values = np.array([self.value(Chem.MolFromSmiles(s)) for s in smiles], dtype=float)
+        values = values[np.isfinite(values)]
+        return float(values.mean()) if len(values) else math.nan
+
+
+def has_pattern(smarts: str) -> Feature:
+    """Return the feature of having a substructure; raises `UserError` for no SMARTS."""
+    pattern = parse_smarts(smarts)
+    return Feature(smarts, lambda mol: float(mol.HasSubstructMatch(pattern)), share=True)
+
+
+def has_element(symbol: str) -> Feature:
+    """Return the feature of having an atom of an element, such as "Si"."""
+    number = Chem.GetPeriodicTable().GetAtomicNumber(symbol)
+    return replace(has_pattern(f"[#{number}]"), name=f"with {symbol}")
+
+
+def has_property(text: str) -> Feature:
+    """Return a property as a feature, or a requirement: "logp", "qed>=0.6", "tpsa<140"."""
+    name = text.strip()
+    if not set(name) & set("<>=!,"):
+        parse_names(name)
+        return Feature(name, PROPERTIES[name], share=False)
+    wanted = Requirement.parse(text)
+    return Feature(name, lambda mol: float(wanted.holds(described(mol, wanted.names))), share=True)
+
+
+def conditions_of(
+    model: GraphCNF, properties: Mapping[str, float]
+) -> tuple[float | None, ...] | None:
+    """Return the conditions of `GraphCNF.sample_records` for properties by name, or None."""
+    if not properties:
+        return None
+    known = [table["name"] for table in model.conditions]
+    for name, value in properties.items():
+        if not known:
+            raise UserError(
+                f"this model takes no properties: train one that does (zinc250k-properties), or "
+                f"select with --require '{name} > ...'"
+            )
+        if name not in known:
+            raise UserError(f"this model was not trained with {name!r}, but {', '.join(known)}")
+        if not math.isfinite(value):
+            raise UserError(f"{name} must be a number, not {value}")
+    return tuple(properties.get(name) for name in known)
+
+
+def outside_training(
+    conditions: Sequence[float | None], tables: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Return a sentence for each condition beyond 3 standard deviations of the training data.
+
+    `tables` hold name, mean and deviation of each property (`GraphCNF.conditions`).
+    """
+    sentences = []
+    for table, value in zip(tables, conditions, strict=True):
+        away = 0.0 if value is None else abs(value - table["mean"]) / table["deviation"]
+        if away > 3:
+            sentences.append(
+                f"{table['name']}={value:g} lies outside the training data, {away:.1f} standard "
+                f"deviations from their mean {table['mean']:.4g}: molecules will miss it"
+            )
+    return sentences
+
+
+def nearest_of(
+    smiles: Sequence[str | None],
+    conditions: Sequence[float | None],
+    tables: Sequence[Mapping[str, Any]],
+    best_of: int,
+) -> np.ndarray:
+    """Return the indices (M,) of the nearest to the conditions in each `best_of` of M * best_of.
+
+    By Euclidean distance in the deviations of the training data (`outside_training`): the first of
+    equal ones, and of invalid ones, which are None.
+    """
+    wanted = {
+        table["name"]: (value, table["deviation"])
+        for table, value in zip(tables, conditions, strict=True)
+        if value is not None
+    }
+    distances = np.full(len(smiles), math.inf)
+    for k, text in enumerate(smiles):
+        if text is not None:
+            found = described(Chem.MolFromSmiles(text), wanted)
+            distances[k] = math.hypot(*((found[n] - v) / sd for n, (v, sd) in wanted.items()))
+    rows = distances.reshape(-1, best_of)
+    return np.arange(len(rows)) * best_of + rows.argmin(1)

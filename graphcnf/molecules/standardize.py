@@ -12,15 +12,15 @@ from typing import NamedTuple
 from rdkit import Chem
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from graphcnf.molecules.codec import canonical_smiles
-from graphcnf.molecules.hashing import smiles_hash
-from graphcnf.molecules.smiles import (
+from graphcnf.molecules.codec import (
     MoleculeNotRepresentable,
     UnparsableSmiles,
+    canonical_smiles,
     dropped,
     parse,
     quiet,
 )
+from graphcnf.molecules.hashing import hash_each
 
 APART = 5
 """Bonds between two charged nitrogens, at least. In ZINC250k a neutral amine has its nearest
@@ -30,18 +30,13 @@ charged nitrogen two to four bonds away 8,130 times and further away 1,195 times
 class Group(NamedTuple):
     """Acids or bases whose charge state is a convention of the data.
 
-    Attributes:
-        name: In words.
-        charge: Of the atom that a proton leaves or comes to, -1 or +1.
-        neutral: SMARTS of that atom.
-        charged: SMARTS of the same atom, charged.
-        probes: Molecules in both states, which a model is asked about.
+    With patterns of the atom that gets the charge, and `probes` in both states for a model.
     """
 
     name: str
     charge: int
-    neutral: str
-    charged: str
+    neutral: Chem.Mol
+    charged: Chem.Mol
     probes: tuple[tuple[str, str], ...]
 
 
@@ -60,26 +55,24 @@ GROUPS = (
     Group(
         "acid",
         -1,
-        "[$([OX2H1]-[CX3]=[OX1]),$([OX2H1]-[#15,#16]=[OX1]),$([nH]1nnnc1)]",
-        "[$([OX1-]-[CX3]=[OX1]),$([OX1-]-[#15,#16]=[OX1]),$([n-]1nnnc1)]",
+        Chem.MolFromSmarts("[$([OX2H1]-[CX3]=[OX1]),$([OX2H1]-[#15,#16]=[OX1]),$([nH]1nnnc1)]"),
+        Chem.MolFromSmarts("[$([OX1-]-[CX3]=[OX1]),$([OX1-]-[#15,#16]=[OX1]),$([n-]1nnnc1)]"),
         (("CCCCC(=O)O", "CCCCC(=O)[O-]"), ("Cc1ccc(C(=O)O)cc1", "Cc1ccc(C(=O)[O-])cc1")),
     ),
     Group(
         "amine",
         1,
-        f"[$([NX3;+0;{_ALIPHATIC}]),$([NX2;+0;{_AMIDINE}]=[CX3;!$(C[O,S])]-[NX3;{_AMIDINE}])]",
-        f"[$([NX4;+;!H0;{_ALIPHATIC}]),$([NX3;+;!H0]=[CX3;!$(C[O,S])]-[NX3])]",
+        Chem.MolFromSmarts(
+            f"[$([NX3;+0;{_ALIPHATIC}]),$([NX2;+0;{_AMIDINE}]=[CX3;!$(C[O,S])]-[NX3;{_AMIDINE}])]"
+        ),
+        Chem.MolFromSmarts(f"[$([NX4;+;!H0;{_ALIPHATIC}]),$([NX3;+;!H0]=[CX3;!$(C[O,S])]-[NX3])]"),
         (("CCCN(C)C", "CCC[NH+](C)C"), ("c1ccc(CN(C)C)cc1", "c1ccc(C[NH+](C)C)cc1")),
     ),
 )
 """Carboxylic, sulfonic and phosphonic acids and tetrazoles; aliphatic amines and amidines."""
 
-
-@cache
-def _patterns() -> tuple[tuple[Chem.Mol, Chem.Mol], ...]:
-    return tuple(
-        (Chem.MolFromSmarts(group.neutral), Chem.MolFromSmarts(group.charged)) for group in GROUPS
-    )
+_SULFOXIDE = Chem.MolFromSmarts("[#16X3+]-[OX1-]")
+_CHARGE = re.compile(r"\[[^\]]*[+-]")
 
 
 def charge_states(smiles: Iterable[str]) -> frozenset[str]:
@@ -89,34 +82,29 @@ def charge_states(smiles: Iterable[str]) -> frozenset[str]:
         >>> sorted(charge_states(["CC(=O)[O-]", "CCC(=O)[O-]", "CC(=O)O", "CCN"]))
         ['acid']
     """
-    balance = [0] * len(GROUPS)
+    balance: Counter[str] = Counter()
     with quiet():
         for mol in map(Chem.MolFromSmiles, smiles):
-            for k, (neutral, charged) in enumerate(_patterns()):
-                balance[k] += mol.HasSubstructMatch(charged) - mol.HasSubstructMatch(neutral)
-    return frozenset(group.name for group, more in zip(GROUPS, balance, strict=True) if more > 0)
+            for group in GROUPS:
+                balance[group.name] += mol.HasSubstructMatch(group.charged)
+                balance[group.name] -= mol.HasSubstructMatch(group.neutral)
+    return frozenset(name for name, more in balance.items() if more > 0)
 
 
-def unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
-    """Return which groups of a molecule have another charge state, as "neutral amine".
+def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
+    """Return the groups of a molecule in another charge state, as "neutral amine".
 
-    Args:
-        mol: A sanitized molecule. Of several bases, one charged one is as many as are expected.
-        states: See `charge_states`.
+    Of several bases, one charged one is as many as are expected.
     """
     found = []
-    for group, (neutral, charged) in zip(GROUPS, _patterns(), strict=True):
-        if group.name not in states and mol.HasSubstructMatch(charged):
+    for group in GROUPS:
+        if group.name not in states and mol.HasSubstructMatch(group.charged):
             found.append(f"charged {group.name}")
-        elif group.name in states and mol.HasSubstructMatch(neutral):
+        elif group.name in states and mol.HasSubstructMatch(group.neutral):
             cations = any(a.GetFormalCharge() > 0 and a.GetTotalNumHs() for a in mol.GetAtoms())
             if group.charge < 0 or not cations:
                 found.append(f"neutral {group.name}")
     return found
-
-
-LOST = ("stereo", "isotopes")
-"""Parts of a molecule that no graph holds."""
 
 
 def deviations(smiles: Iterable[str], states: frozenset[str] | None) -> Counter[str]:
@@ -127,8 +115,7 @@ def deviations(smiles: Iterable[str], states: frozenset[str] | None) -> Counter[
         states: See `charge_states`; None where charges do not matter.
 
     Returns:
-        Numbers of molecules that have "stereo", "isotopes", either ("dropped"), or a group in
-        another charge state (`unusual_groups`).
+        Numbers of those with "stereo", "isotopes", either ("dropped"), or as "neutral amine".
     """
     found: Counter[str] = Counter()
     with quiet():
@@ -137,7 +124,7 @@ def deviations(smiles: Iterable[str], states: frozenset[str] | None) -> Counter[
                 found.update(["dropped", *lost])
             if states is not None:
                 with suppress(MoleculeNotRepresentable):
-                    found.update(unusual_groups(parse(text), states))
+                    found.update(_unusual_groups(parse(text), states))
     return found
 
 
@@ -147,27 +134,24 @@ def deviation_notes(found: Mapping[str, int], total: int) -> list[str]:
     def of(count: int) -> str:
         return f" ({count:,} of {total:,} molecules)" if total > 1 else ""
 
-    lost = " and ".join(name for name in LOST if found.get(name))
+    lost = " and ".join(name for name in ("stereo", "isotopes") if found.get(name))
     notes = [f"{lost} dropped{of(found['dropped'])}: graphs hold none"] if lost else []
-    for group, count in found.items():
-        if group not in ("dropped", *LOST):
-            notes.append(
-                f"a {group}{of(count)}, which the training data write otherwise: --standardize "
-                "writes it as they do"
-            )
-    return notes
+    return notes + [
+        f"a {group}{of(count)}, which the training data write otherwise: --standardize writes it "
+        "as they do"
+        for group, count in found.items()
+        if group not in ("dropped", "stereo", "isotopes")
+    ]
 
 
 def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Chem.Mol:
     """Return the largest organic fragment of a molecule, cleaned up, its charges as in `states`.
 
     Cleaning up disconnects metals and writes functional groups in one way, sulfoxides as S=O, which
-    MolStandardize alone would charge. Charges stay where no
-    hydrogen can take them away: in nitro groups, N-oxides and quaternary ammonium.
+    MolStandardize alone would charge. Charges stay where no hydrogen can take them away: in nitro
+    groups, N-oxides and quaternary ammonium.
 
-    Args:
-        smiles: The molecule.
-        states: Names of the `GROUPS` that get a charge; all others become neutral.
+    Groups whose names are not in `states` become neutral.
 
     Raises:
         UnparsableSmiles: RDKit or its MolStandardize refuses the SMILES.
@@ -175,7 +159,7 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
     mol = parse(smiles)
     try:
         parent = rdMolStandardize.FragmentParent(mol, _organic_first())
-        for sulfur, oxygen in parent.GetSubstructMatches(_sulfoxide()):
+        for sulfur, oxygen in parent.GetSubstructMatches(_SULFOXIDE):
             parent.GetAtomWithIdx(sulfur).SetFormalCharge(0)
             parent.GetAtomWithIdx(oxygen).SetFormalCharge(0)
             parent.GetBondBetweenAtoms(sulfur, oxygen).SetBondType(Chem.BondType.DOUBLE)
@@ -193,14 +177,11 @@ def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
     cations = [a.GetIdx() for a in mol.GetAtoms() if a.GetFormalCharge() > 0 and a.GetTotalNumHs()]
 
     def strength(k: int) -> tuple[int, int]:
-        """Return a base strength; anything but saturated carbon two bonds away weakens it."""
-        weaker = sum(d == 2 and not plain[j] for j, d in enumerate(bonds[k]))
-        return weaker, ranks[k]
+        # Anything but saturated carbon two bonds away weakens a base.
+        return sum(d == 2 and not plain[j] for j, d in enumerate(bonds[k])), ranks[k]
 
-    for group, (neutral, _) in zip(GROUPS, _patterns(), strict=True):
-        if group.name not in states:
-            continue
-        for k in sorted((k for (k,) in mol.GetSubstructMatches(neutral)), key=strength):
+    for group in (group for group in GROUPS if group.name in states):
+        for k in sorted((k for (k,) in mol.GetSubstructMatches(group.neutral)), key=strength):
             if group.charge > 0:
                 if any(bonds[k][other] < APART for other in cations):
                     continue
@@ -213,9 +194,6 @@ def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
     return mol
 
 
-_CHARGE = re.compile(r"\[[^\]]*[+-]")
-
-
 def protonation_hash(smiles: str) -> int:
     """Return the hash of a canonical SMILES that all protonation states of a molecule share.
 
@@ -223,17 +201,11 @@ def protonation_hash(smiles: str) -> int:
         >>> protonation_hash("CC(=O)[O-]") == protonation_hash("CC(=O)O")
         True
     """
-    if not _CHARGE.search(smiles):
-        return smiles_hash(smiles)
-    with quiet():
-        mol = Chem.MolFromSmiles(smiles)
-        neutral = smiles if mol is None else canonical_smiles(_uncharger(True).uncharge(mol))
-    return smiles_hash(neutral)
-
-
-@cache
-def _sulfoxide() -> Chem.Mol:
-    return Chem.MolFromSmarts("[#16X3+]-[OX1-]")
+    if _CHARGE.search(smiles):
+        with quiet():
+            mol = Chem.MolFromSmiles(smiles)
+            smiles = smiles if mol is None else canonical_smiles(_uncharger(True).uncharge(mol))
+    return int(hash_each([smiles])[0])
 
 
 @cache

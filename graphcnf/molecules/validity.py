@@ -1,4 +1,4 @@
-"""Validity of sampled molecules under several conventions.
+"""Validity of sampled molecules under several conventions, and why some are not valid.
 
 A convention says when a sampled graph counts as a valid molecule:
 
@@ -11,42 +11,47 @@ A convention says when a sampled graph counts as a valid molecule:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
 import pandas as pd
 from rdkit import Chem
 
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.molecules.codec import canonical_smiles, graph_to_molecule
-from graphcnf.molecules.smiles import UnparsableSmiles, parse, quiet
-from graphcnf.molecules.vocabulary import MoleculeVocabulary
+from graphcnf.molecules.codec import (
+    UnparsableSmiles,
+    canonical_smiles,
+    graph_to_molecule,
+    parse,
+    quiet,
+)
+from graphcnf.molecules.vocabulary import AtomCategory, MoleculeVocabulary
 
 CONVENTIONS = ("strict", "largest_fragment", "valence_only", "repaired")
 """Conventions of validity, in the order of a table."""
 
-_LOWER = {
-    Chem.BondType.TRIPLE: Chem.BondType.DOUBLE,
-    Chem.BondType.DOUBLE: Chem.BondType.SINGLE,
-}
+KEKULIZATION = "aromatic ring without a Kekulé structure"
+
+_LOWER = {Chem.BondType.TRIPLE: Chem.BondType.DOUBLE, Chem.BondType.DOUBLE: Chem.BondType.SINGLE}
 _OVERFULL = {"N": 4, "O": 3, "S": 3}
 """Valence of an uncharged atom that the literature reads as N+, O+ or S+."""
 
 
-def sanitized(mol: Chem.Mol) -> Chem.Mol | None:
-    """Return a sanitized copy, None where RDKit refuses."""
+def _sanitized_smiles(mol: Chem.Mol) -> str | None:
+    """Return the canonical SMILES of a sanitized copy, None where RDKit refuses."""
     mol = Chem.Mol(mol)
     with quiet():
         try:
             Chem.SanitizeMol(mol)
         except (ValueError, RuntimeError):  # sanitization errors derive from ValueError
             return None
-    return mol
+    return canonical_smiles(mol)
 
 
 def strict(mol: Chem.Mol) -> str | None:
     """Return canonical SMILES without stereo where the molecule sanitizes and is connected.
 
-    RDKit's sanitization reads a few uncharged spellings as their charged form, N(=O)=O as
-    `[N+](=O)[O-]` for one.
+    RDKit reads a few uncharged spellings as their charged form, N(=O)=O as `[N+](=O)[O-]` for one.
 
     Examples:
         >>> strict(Chem.MolFromSmiles("OCC", sanitize=False))
@@ -56,8 +61,7 @@ def strict(mol: Chem.Mol) -> str | None:
     """
     if not mol.GetNumAtoms() or len(Chem.GetMolFrags(mol)) != 1:
         return None
-    clean = sanitized(mol)
-    return None if clean is None else canonical_smiles(clean)
+    return _sanitized_smiles(mol)
 
 
 def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:
@@ -67,58 +71,38 @@ def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[
 
 
 def largest_fragment(mol: Chem.Mol) -> tuple[str | None, float]:
-    """Return the fragment with most atoms, if it sanitizes, and the share of atoms that it holds.
-
-    Returns:
-        Canonical SMILES without stereo or None, and the share in [0, 1] (0 without atoms).
-    """
+    """Return the `strict` SMILES of the largest fragment, and its share of the atoms, or 0."""
     atoms = mol.GetNumAtoms()
-    if not atoms:
-        return None, 0.0
     part = _largest(mol)
-    return strict(part), part.GetNumAtoms() / atoms
+    return strict(part), part.GetNumAtoms() / atoms if atoms else 0.0
 
 
 def valence_only(mol: Chem.Mol) -> str | None:
     """Return SMILES where the molecule sanitizes after automatic N+, O+, S+, fragments allowed.
 
-    The convention of GDSS, DiGress and DeFoG: an uncharged nitrogen with four bonds becomes N+, an
-    oxygen or sulfur with three O+ or S+.
+    An uncharged nitrogen with four bonds becomes N+, an oxygen or sulfur with three O+ or S+.
     """
     if not mol.GetNumAtoms():
         return None
-    mol = _kekulized(mol)
-    for atom in mol.GetAtoms():
+    plain = Chem.Mol(mol)
+    with quiet():
+        try:
+            plain.UpdatePropertyCache(strict=False)
+            Chem.Kekulize(plain, clearAromaticFlags=True)
+        except (ValueError, RuntimeError):
+            plain = Chem.Mol(mol)
+    for atom in plain.GetAtoms():
         bonds = sum(bond.GetBondTypeAsDouble() for bond in atom.GetBonds())
         if not atom.GetFormalCharge() and bonds == _OVERFULL.get(atom.GetSymbol()):
             atom.SetFormalCharge(1)
-    clean = sanitized(mol)
-    return None if clean is None else canonical_smiles(clean)
-
-
-def _kekulized(mol: Chem.Mol) -> Chem.Mol:
-    """Return a copy without aromatic bonds, or with them where RDKit finds no Kekulé structure."""
-    plain = Chem.Mol(mol)
-    if any(bond.GetIsAromatic() for bond in mol.GetBonds()):
-        with quiet():
-            try:
-                plain.UpdatePropertyCache(strict=False)
-                Chem.Kekulize(plain, clearAromaticFlags=True)
-            except (ValueError, RuntimeError):
-                return Chem.Mol(mol)
-    return plain
+    return _sanitized_smiles(plain)
 
 
 def repaired(mol: Chem.Mol) -> str | None:
-    """Return the `strict` SMILES of the largest fragment after `repair_valence`."""
-    return strict(_largest(repair_valence(mol))) if mol.GetNumAtoms() else None
+    """Return the `strict` SMILES of the largest fragment after a repair of valences.
 
-
-def repair_valence(mol: Chem.Mol) -> Chem.Mol:
-    """Lower or remove bonds at atoms whose valence is exceeded, until none is left.
-
-    At each step the first such atom loses one order of its highest bond (the last one where
-    several are equal). This is a repair: call what comes out of it that.
+    While an atom has more bonds than it may, the first such atom loses one order of its highest
+    bond, the last one where several are equal.
     """
     mol = Chem.RWMol(mol)
     with quiet():
@@ -130,7 +114,7 @@ def repair_valence(mol: Chem.Mol) -> Chem.Mol:
             ]
             bonds = mol.GetAtomWithIdx(problems[0]).GetBonds() if problems else ()
             if not bonds:
-                return mol.GetMol()
+                return strict(_largest(mol))
             bond = max(bonds, key=lambda b: (b.GetBondTypeAsDouble(), b.GetIdx()))
             if bond.GetBondType() in _LOWER:
                 bond.SetBondType(_LOWER[bond.GetBondType()])
@@ -138,32 +122,15 @@ def repair_valence(mol: Chem.Mol) -> Chem.Mol:
                 mol.RemoveBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
 
 
-def molecules(
-    samples: PackedGraphs | Iterable[Chem.Mol | str | None],
-    vocabulary: MoleculeVocabulary | None = None,
-) -> Iterable[Chem.Mol | None]:
-    """Yield unsanitized molecules of packed graphs, of SMILES (None where unreadable), or as given.
-
-    Raises:
-        ValueError: Packed graphs without a vocabulary.
-    """
-    if isinstance(samples, PackedGraphs):
-        if vocabulary is None:
-            raise ValueError("packed graphs need the vocabulary that their categories refer to")
-        for k in range(len(samples)):
-            yield graph_to_molecule(*samples.graph(k), vocabulary)
-        return
+def molecules(samples: Iterable[Chem.Mol | str | None]) -> Iterable[Chem.Mol | None]:
+    """Yield unsanitized molecules of SMILES, None where unreadable, and other samples as given."""
     for sample in samples:
+        mol = None if isinstance(sample, str) else sample
         if isinstance(sample, str):
             # The SMILES counts as it is written: aromatic atoms stay so until sanitization.
-            try:
-                with quiet():
-                    mol = parse(sample, sanitize=False)
-            except UnparsableSmiles:
-                mol = None
-            yield mol
-        else:
-            yield sample
+            with quiet(), suppress(UnparsableSmiles):
+                mol = parse(sample, sanitize=False)
+        yield mol
 
 
 def evaluate_records(
@@ -179,8 +146,7 @@ def evaluate_records(
         samples: Packed graphs, molecules (sanitized or not; None counts as invalid) or SMILES.
         vocabulary: Of packed graphs.
         first: Record number of the first sample.
-        conventions: From `CONVENTIONS`; strict and largest_fragment are always there, and the
-            others take time where a sample is not valid.
+        conventions: Those of `CONVENTIONS` besides strict and largest_fragment.
 
     Returns:
         The columns `record`; `smiles` (canonical and without stereo where valid, else written
@@ -188,29 +154,21 @@ def evaluate_records(
         SMILES or None); `atoms`; `kept` (share of the atoms in the largest fragment); and one
         column of SMILES or None per further convention.
     """
-    unknown = set(conventions) - set(CONVENTIONS)
-    if unknown:
-        raise ValueError(f"no convention {sorted(unknown)[0]!r}: choose from {CONVENTIONS}")
+    if isinstance(samples, PackedGraphs):
+        assert vocabulary is not None
+        graphs = map(samples.graph, range(len(samples)))
+        samples = (graph_to_molecule(*graph, vocabulary) for graph in graphs)
     further = {"valence_only": valence_only, "repaired": repaired}
     extra = [c for c in further if c in conventions]
     rows = []
-    for record, mol in enumerate(molecules(samples, vocabulary), first):
-        if mol is None:
-            row: tuple = (record, None, False, None, 0, 0.0, *(None for _ in extra))
-        else:
-            fragment, kept = largest_fragment(mol)
-            # A connected molecule is its own largest fragment.
-            valid = fragment is not None and kept == 1
-            row = (
-                record,
-                fragment if valid else unsanitized_smiles(mol),
-                valid,
-                fragment,
-                mol.GetNumAtoms(),
-                kept,
-                *(fragment if valid else further[c](mol) for c in extra),
-            )
-        rows.append(row)
+    for record, given in enumerate(molecules(samples), first):
+        mol = Chem.Mol() if given is None else given
+        fragment, kept = largest_fragment(mol)
+        # A connected molecule is its own largest fragment.
+        valid = fragment is not None and kept == 1
+        smiles = fragment if valid else unsanitized_smiles(mol)
+        others = [fragment if valid else further[c](mol) for c in extra]
+        rows.append((record, smiles, valid, fragment, mol.GetNumAtoms(), kept, *others))
     columns = ["record", "smiles", "strict", "largest_fragment", "atoms", "kept", *extra]
     frame = pd.DataFrame(rows, columns=columns)
     texts = ["smiles", "largest_fragment", *extra]
@@ -231,7 +189,46 @@ def unsanitized_smiles(mol: Chem.Mol) -> str | None:
 
 def _largest(mol: Chem.Mol) -> Chem.Mol:
     """Return the fragment with most atoms, unsanitized; the first of several."""
-    if len(Chem.GetMolFrags(mol)) == 1:
+    if len(Chem.GetMolFrags(mol)) <= 1:
         return mol
     fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
     return max(fragments, key=Chem.Mol.GetNumAtoms)
+
+
+class Failure(NamedTuple):
+    """A reason, the same for all molecules that fail alike, and the atoms to blame or none."""
+
+    reason: str
+    atoms: tuple[int, ...] = ()
+
+
+def failures(mol: Chem.Mol | None) -> list[Failure]:
+    """Return what keeps an unsanitized molecule from being `strict`, each reason once.
+
+    Valences come first, then rings, then the number of fragments. None stands for a record that
+    could not be read.
+    """
+    if mol is None:
+        return [Failure("unreadable")]
+    if not mol.GetNumAtoms():
+        return [Failure("no atoms")]
+    found: dict[str, tuple[int, ...]] = {}
+    with quiet():
+        mol = Chem.Mol(mol)
+        mol.UpdatePropertyCache(strict=False)
+        problems = list(Chem.DetectChemistryProblems(mol))
+    for problem in problems:
+        reason: str = problem.Message()
+        atoms: tuple[int, ...] = ()
+        if problem.GetType() == "AtomValenceException":
+            atom = mol.GetAtomWithIdx(problem.GetAtomIdx())
+            bonds = sum(bond.GetBondTypeAsDouble() for bond in atom.GetBonds())
+            bonds += atom.GetNumExplicitHs()
+            reason, atoms = (f"{AtomCategory.of(atom)} with {bonds:g} bonds", (atom.GetIdx(),))
+        elif problem.GetType() == "KekulizeException":
+            reason, atoms = KEKULIZATION, tuple(problem.GetAtomIndices())
+        found[reason] = (*found.get(reason, ()), *atoms)
+    pieces = len(Chem.GetMolFrags(mol))
+    if pieces > 1:
+        found[f"{pieces} fragments"] = ()
+    return [Failure(reason, atoms) for reason, atoms in found.items()]

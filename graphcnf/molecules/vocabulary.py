@@ -1,8 +1,8 @@
-"""Categories of atoms and bonds."""
+"""Categories of atoms and bonds, and the nearest known one of another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -18,38 +18,26 @@ OTHER_CODEC = (
 )
 """Why a model with another `CODEC_VERSION` in its metadata cannot score."""
 
-
-def numbers_atoms_as_here(model) -> bool:
-    """Return whether a `GraphCNF` has seen atoms in the order in which this version numbers them.
-
-    A model whose density does not depend on the order has, and so has one that does not say.
-    """
-    codec = model.metadata.get("codec", CODEC_VERSION)
-    return not model.ordered or codec == CODEC_VERSION
-
-
 BONDS = ("SINGLE", "DOUBLE", "TRIPLE")
 """Bond types of a Kekulé structure, named as in RDKit."""
 
 MARK = "AROMATIC_"
-"""What stands before the name of a bond that is marked aromatic."""
+"""Prefix of the name of a bond that is marked aromatic."""
 
 _ORDERS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "QUADRUPLE": 4, "QUINTUPLE": 5, "HEXTUPLE": 6}
 
 
 class AtomCategory(NamedTuple):
-    """Element, charge and aromatic mark of a node category.
-
-    Attributes:
-        symbol: Element.
-        charge: Formal charge.
-        aromatic: Whether the atom is marked aromatic. The Kekulé structure says all that there is
-            to say about a molecule; a mark only says it sooner, and decoding ignores it.
-    """
+    """Element, charge and aromatic mark, which decoding ignores, of a node category."""
 
     symbol: str
     charge: int = 0
     aromatic: bool = False
+
+    @classmethod
+    def of(cls, atom, marked: bool = False) -> AtomCategory:
+        """Return the category of an RDKit atom, with its aromatic mark where `marked`."""
+        return cls(atom.GetSymbol(), atom.GetFormalCharge(), marked and atom.GetIsAromatic())
 
     def __str__(self) -> str:
         """C, N+, O- or Fe+2; in small letters where marked aromatic, as in SMILES."""
@@ -60,14 +48,9 @@ class AtomCategory(NamedTuple):
 
 @dataclass(frozen=True)
 class MoleculeVocabulary:
-    """Atoms and bonds by category number.
+    """Atoms and bonds by category number, bonds by RDKit's names, after `MARK` where aromatic.
 
-    Charges are part of an atom's category: without them, a third of ZINC250k could not be
-    written down as it is.
-
-    Attributes:
-        atoms: What each node category stands for; (symbol, charge) pairs are unmarked atoms.
-        bonds: Name of each bond category: RDKit's, after `MARK` where marked aromatic.
+    Without charges a third of ZINC250k could not be written down as it is.
     """
 
     atoms: tuple[AtomCategory, ...]
@@ -111,21 +94,16 @@ class MoleculeVocabulary:
 
     @classmethod
     def from_counts(
-        cls, atoms: Mapping[AtomCategory, int], bonds: Mapping[str, int] | None = None
+        cls, atoms: Mapping[AtomCategory, int], bonds: Mapping[str, int]
     ) -> MoleculeVocabulary:
-        """Categories by falling frequency (ties by name), all bonds of `BONDS` included."""
-        bonds = bonds or {}
+        """Return categories by falling frequency (ties by name), all bonds of `BONDS` included."""
         names = [*BONDS, *sorted(set(bonds) - set(BONDS))]
         names.sort(key=lambda b: -bonds.get(b, 0))
         return cls(tuple(sorted(atoms, key=lambda a: (-atoms[a], a))), tuple(names))
 
     @classmethod
     def of_model(cls, model, name: str = "model") -> MoleculeVocabulary:
-        """Read the vocabulary from the metadata of a `GraphCNF`.
-
-        Raises:
-            UserError: Its metadata do not say it.
-        """
+        """Read the vocabulary from the metadata of a `GraphCNF`."""
         sizes = model.config["steps"]
         try:
             vocabulary = cls.from_dict(model.metadata["vocabulary"])
@@ -145,3 +123,53 @@ class MoleculeVocabulary:
         """Inverse of `to_dict`."""
         atoms = tuple(AtomCategory(str(s), int(c), bool(mark)) for s, c, mark in data["atoms"])
         return cls(atoms, tuple(str(bond) for bond in data["bonds"]))
+
+    def extended(self, data: MoleculeVocabulary) -> MoleculeVocabulary:
+        """Return these categories in their order, then what the data have beside them."""
+        atoms = [atom for atom in data.atoms if atom not in self.atom_index]
+        bonds = [bond for bond in data.bonds if bond not in self.bond_index]
+        return MoleculeVocabulary((*self.atoms, *atoms), (*self.bonds, *bonds))
+
+    def nearest_atoms(self, wanted: MoleculeVocabulary) -> list[int]:
+        """Return for each atom of `wanted` the category here that bonds most alike.
+
+        Atoms with as many outer electrons have as many bonds, whatever their element: N+ like C, Si
+        like C, Se like S, B- like C. Aromatic marks count first, then these electrons, the charge,
+        and how far apart the elements are.
+        """
+        from rdkit.Chem import GetPeriodicTable
+
+        table = GetPeriodicTable()
+
+        def key(a: AtomCategory) -> tuple[int, ...]:
+            electrons = table.GetNOuterElecs(a.symbol) - a.charge
+            return a.aromatic, electrons, a.charge, table.GetAtomicNumber(a.symbol)
+
+        return _nearest([*map(key, self.atoms)], [*map(key, wanted.atoms)])
+
+    def nearest_bonds(self, wanted: MoleculeVocabulary) -> list[int]:
+        """Return for each bond of `wanted` the category here of the nearest order, marked alike."""
+        keys = [
+            [(order, b.startswith(MARK)) for order, b in zip(v.bond_orders, v.bonds, strict=True)]
+            for v in (self, wanted)
+        ]
+        nearest = zip(wanted.bonds, _nearest(keys[0], keys[1]), strict=True)
+        return [self.bond_index.get(bond, k) for bond, k in nearest]
+
+
+def _nearest(known: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> list[int]:
+    """Return the known ones with the least differences from each wanted one, the first foremost."""
+    nearest = []
+    for own in wanted:
+        distances = [[abs(x - y) for x, y in zip(own, other, strict=True)] for other in known]
+        nearest.append(distances.index(min(distances)))
+    return nearest
+
+
+def numbers_atoms_as_here(model) -> bool:
+    """Return True if a `GraphCNF` has seen atoms in the order in which this version numbers them.
+
+    A model whose density does not depend on the order has, and so has one that does not say.
+    """
+    codec = model.metadata.get("codec", CODEC_VERSION)
+    return not model.ordered or codec == CODEC_VERSION

@@ -12,8 +12,7 @@ import numpy as np
 from mol_ga.graph_ga.gen_candidates import mutate, reproduce
 from rdkit import Chem
 
-from graphcnf.molecules.codec import canonical_smiles
-from graphcnf.molecules.smiles import quiet
+from graphcnf.molecules.codec import canonical_smiles, quiet
 
 MUTATION = 0.1
 """Share of the offspring that are mutations of one parent; the others have two parents."""

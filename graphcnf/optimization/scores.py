@@ -22,8 +22,8 @@ from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.errors import UserError
 from graphcnf.molecules import properties
+from graphcnf.molecules.codec import UnparsableSmiles, parse, parse_smarts, quiet
 from graphcnf.molecules.properties import PROPERTIES
-from graphcnf.molecules.smiles import UnparsableSmiles, parse, parse_smarts, quiet
 
 Score = Callable[[Chem.Mol], float]
 

@@ -25,8 +25,7 @@ from graphcnf.compute.parallel import available_cores
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.networks import condition_row
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
-from graphcnf.molecules.asked import nearest_of
-from graphcnf.molecules.selection import DECIMALS, Selection, described
+from graphcnf.molecules.properties import DECIMALS, Selection, described, nearest_of
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
@@ -34,7 +33,7 @@ from graphcnf.sampling.formats import WRITERS, header
 
 if TYPE_CHECKING:
     from graphcnf.compute.parallel import Cluster
-    from graphcnf.molecules.growth import Found
+    from graphcnf.molecules.growth import Result
 
 WORTHWHILE = 1000
 """Records for which another process pays: it starts in the time that half of them take."""
@@ -181,7 +180,7 @@ def molecule_log_likelihoods(
 
 
 def found_texts(
-    molecules: Generator[Found],
+    molecules: Generator[Result],
     recipe: Recipe,
     number: int,
     more: Mapping[str, Callable[[Chem.Mol], float]] | None = None,

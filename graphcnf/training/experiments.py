@@ -208,7 +208,7 @@ def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
 
 def _property_names(names: Any) -> list[str]:
     """Return the properties that `[model]` names; raises `UserError`."""
-    from graphcnf.molecules.selection import parse_names
+    from graphcnf.molecules.properties import parse_names
 
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise UserError(
@@ -221,7 +221,7 @@ def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarra
     """Return properties of every molecule, (M, P) float64, from the cache where they are known."""
     from graphcnf.datasets import cache
     from graphcnf.datasets.molecules import cache_path
-    from graphcnf.molecules.selection import property_table
+    from graphcnf.molecules.properties import property_table
 
     digest = hashlib.sha256("\n".join(dataset.smiles).encode()).hexdigest()
 

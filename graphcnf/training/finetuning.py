@@ -21,8 +21,7 @@ from graphcnf.errors import UserError, require
 from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.path.enlargement import enlarged
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.kinship import atom_sources, bond_sources, extended
-from graphcnf.molecules.selection import Feature, property_table
+from graphcnf.molecules.properties import Feature, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.finetuning_report import course, expectation, news, sampled, story
 from graphcnf.training.folds import fold_experiment
@@ -216,13 +215,13 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
         data = replace(data, test_indices=np.array([], dtype=int))
     known = flow.vocabulary
     data = data if known.marked else data.without_marks()
-    vocabulary = extended(known, data.vocabulary)
+    vocabulary = known.extended(data.vocabulary)
     data = data.in_categories(vocabulary)
     model = enlarged(
         flow.model,
         data.graphs,
-        node_sources=atom_sources(known, vocabulary),
-        edge_sources=bond_sources(known, vocabulary),
+        node_sources=known.nearest_atoms(vocabulary),
+        edge_sources=known.nearest_bonds(vocabulary),
         edge_weights=vocabulary.bond_orders,
     )
     hashes, own = flow.model.training_hashes, data.training_hashes()

@@ -9,8 +9,7 @@ import numpy as np
 
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.hashing import contains, hash_each
-from graphcnf.molecules.kinship import atom_sources, bond_sources
-from graphcnf.molecules.selection import Feature, has_element
+from graphcnf.molecules.properties import Feature, has_element
 from graphcnf.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ def news(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
     known, vocabulary = before.vocabulary, flow.vocabulary
     found = []
     for what, labels, old, sources in (
-        ("atoms", vocabulary.atom_labels, known.atom_labels, atom_sources(known, vocabulary)),
-        ("bonds", vocabulary.bonds, known.bonds, bond_sources(known, vocabulary)),
+        ("atoms", vocabulary.atom_labels, known.atom_labels, known.nearest_atoms(vocabulary)),
+        ("bonds", vocabulary.bonds, known.bonds, known.nearest_bonds(vocabulary)),
     ):
         further = [f"{labels[k]} (from {old[sources[k]]})" for k in range(len(old), len(labels))]
         found += [f"{what} {', '.join(further)}"] if further else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import time
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,7 @@ from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.evaluation.metrics import fingerprints, internal_diversity
 from graphcnf.graphs import GraphCNF
-from graphcnf.molecules.fragments import MATCHES
-from graphcnf.molecules.growth import Growth, check_grows, fragment_of, take
+from graphcnf.molecules.growth import MATCHES, Growth, check_grows, read_fragment
 from graphcnf.molecules.properties import qed, sa
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._options import load_model
@@ -31,7 +31,7 @@ TASKS = {
     "superstructure_generation": "scaffold",
     "scaffold_decoration": "decorate",
 }
-"""Column of `fragments.csv`, and way of growing; see `graphcnf.molecules.growth.WAYS`."""
+"""Column of `fragments.csv`, and way of growing; see `graphcnf.molecules.growth.TASKS`."""
 
 SEEDS, PARTICLES = range(3), 4
 """Runs of each drug and task, and particles for each molecule that is taken."""
@@ -82,9 +82,9 @@ def _score(
     vocabulary = MoleculeVocabulary.of_model(model)
     found, valid = [], 0.0
     try:
-        fragment = fragment_of(drug[column], TASKS[column], vocabulary)
+        fragment = read_fragment(drug[column], TASKS[column], vocabulary)
         growth = Growth(model, vocabulary, fragment, seed=seed, particles=PARTICLES)
-        found = take(growth, samples)
+        found = list(islice(growth.molecules(), samples))
         valid = growth.valid / max(growth.ended, 1)
     except UserError as error:
         say(f"note: {drug['name']}, {column}: {error}")

@@ -22,7 +22,7 @@ from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistics
 from graphcnf.evaluation.summary import share
-from graphcnf.molecules.hashing import contains, hash_smiles
+from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.records import draw_block, first_blocks
 from graphcnf.scripts._options import load_model
@@ -126,7 +126,7 @@ def figures(
         start, valid = samples, _valid(frame[:samples])
         official = protocol == "official"
         looked_at = valid[:10_000] if official else valid
-        distinct = hash_smiles(valid)
+        distinct = np.unique(hash_each(valid))
         known = contains(dataset.training_hashes(), distinct)
         result: dict[str, Any] = {
             "valid": share(len(valid), len(frame[:samples])),

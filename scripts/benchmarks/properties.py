@@ -16,8 +16,7 @@ from graphcnf.datasets import references
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.graphs import GraphCNF
-from graphcnf.molecules.asked import asked_of
-from graphcnf.molecules.selection import described
+from graphcnf.molecules.properties import conditions_of, described
 from graphcnf.sampling.records import draw_block
 from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.options import Out, Reference, published, write
@@ -55,7 +54,7 @@ def properties(
     if not known:
         raise UserError(f"{model} was not trained with properties")
     chosen = known if conditions is None else [name.strip() for name in conditions.split(",")]
-    asked_of(loaded, dict.fromkeys(chosen, 0.0))
+    conditions_of(loaded, dict.fromkeys(chosen, 0.0))
     dataset = references.load_reference(reference, loaded)
     wanted = dataset.take(references.held_out(dataset, VALUES)).smiles
     rows: list[dict[str, Any]] = []
@@ -80,7 +79,7 @@ def _errors(model: GraphCNF, name: str, targets: np.ndarray, best_of: int) -> di
     """Return the row of one property; every target value has a seed of its own."""
     errors, smiles = [], []
     for k, value in enumerate(targets):
-        asked = asked_of(model, {name: float(value)})
+        asked = conditions_of(model, {name: float(value)})
         _, frame = draw_block(model, range(EACH), seed=k, targets=asked, best_of=best_of)
         valid = list(frame["smiles"][frame["strict"]])
         errors += list(abs(_values(valid, name) - value))

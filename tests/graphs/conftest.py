@@ -9,8 +9,7 @@ from couplings import Case, perturb
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.molecules.codec import molecule_to_graph
-from graphcnf.molecules.smiles import MoleculeNotRepresentable
+from graphcnf.molecules.codec import MoleculeNotRepresentable, molecule_to_graph
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 ATOMS = (

@@ -12,10 +12,9 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.errors import UserError
-from graphcnf.molecules import analogs, codec, growth, substitution
-from graphcnf.molecules.analogs import Origin, RedrawnAnalogs
-from graphcnf.molecules.kept import scaffold_and_rest
-from graphcnf.molecules.smiles import quiet
+from graphcnf.molecules import analogs, codec, growth
+from graphcnf.molecules.analogs import Origin, RedrawnAnalogs, scaffold_and_rest
+from graphcnf.molecules.codec import quiet
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MARK
 
@@ -26,7 +25,7 @@ ORIGIN = "COc1ccc(CNC(C)=O)cc1"
 def small_rounds(monkeypatch):
     monkeypatch.setattr(growth, "ROUND", 48)
     monkeypatch.setattr(growth, "TRIAL", 16)
-    monkeypatch.setattr(substitution, "PROPOSALS", 32)
+    monkeypatch.setattr(analogs, "PROPOSALS", 32)
 
 
 def skeleton(smiles, orders):
@@ -38,19 +37,14 @@ def skeleton(smiles, orders):
     return graph
 
 
-def similarity(a, b):
-    morgan = GetMorganGenerator(radius=2, fpSize=2048)
-    return TanimotoSimilarity(
-        *(morgan.GetFingerprint(Chem.MolFromSmiles(smiles)) for smiles in (a, b))
-    )
-
-
 @pytest.mark.parametrize("similar", [0.0, 0.35])
 @pytest.mark.parametrize("keep", analogs.KEEP)
 def test_every_analogue_keeps_what_it_should(flow, keep, similar):
     sample = flow.analogs(ORIGIN, 12, keep=keep, similar=similar, seed=1, particles=2)
     assert len(set(sample)) == len(sample) == 12 and sample.validity == 1
     assert ORIGIN not in sample.smiles
+    morgan = GetMorganGenerator(radius=2, fpSize=2048)
+    own = morgan.GetFingerprint(Chem.MolFromSmiles(ORIGIN))
     for smiles in sample:
         if keep == "scaffold":
             assert MurckoScaffold.MurckoScaffoldSmiles(smiles) == "c1ccccc1"
@@ -60,7 +54,8 @@ def test_every_analogue_keeps_what_it_should(flow, keep, similar):
                 skeleton(smiles, orders), skeleton(ORIGIN, orders),
                 edge_match=lambda a, b: a["kind"] == b["kind"],
             )  # fmt: skip
-        assert similarity(smiles, ORIGIN) >= similar
+        print_ = morgan.GetFingerprint(Chem.MolFromSmiles(smiles))
+        assert TanimotoSimilarity(print_, own) >= similar
 
 
 @pytest.mark.parametrize("similar", [0.0, 0.3])
@@ -77,7 +72,7 @@ def test_weights_are_probabilities_of_molecules(flow):
     Of chains of three atoms; marks of aromatic atoms outside of rings are no part of a molecule.
     """
     origin = Origin("CCO", flow.vocabulary, 38, 0.0)
-    drawn = RedrawnAnalogs(flow.model, flow.vocabulary, origin, "skeleton", seed=0)
+    drawn = RedrawnAnalogs(flow, origin, "skeleton", seed=0)
     rounds = [drawn._round(number) for number in range(24)]
     assert drawn.ended == drawn.walks == 24 * 48
     plain = flow.model.sample(torch.full((4000,), 3), generator=torch.Generator().manual_seed(0))
@@ -111,25 +106,19 @@ def test_scaffold_and_what_hangs_on_it():
 
 
 @pytest.mark.parametrize(
-    ("molecule", "options", "message"),
+    ("options", "message"),
     [
-        ("C1CC", {}, "not a SMILES"),
-        ("CC.CC", {}, "separate fragments"),
-        ("C[SiH3]", {}, "not among the atoms"),
-        ("C" * 60, {}, "at most"),
-        ("CCO", {"keep": "scaffold"}, "no ring"),
-        ("CCO", {"keep": "rings"}, "keep is one of"),
-        ("CCO", {"similar": 1.5}, "from 0 to 1"),
-        ("CCO", {"atoms": (3, 4)}, "same number of atoms"),
-        ("CCO", {"particles": 0}, "particles"),
-        ("CCO", {"particles": 0, "similar": 0.2}, "particles"),
-        ("CCO", {"temperature": -1.0, "similar": 0.2}, "temperature"),
-        ("CCO", {"similar": 1.0, "keep": "bonds"}, "0 analogues found"),
+        ({"keep": "rings"}, "keep is one of"),
+        ({"similar": 1.5}, "from 0 to 1"),
+        ({"particles": 0}, "particles"),
+        ({"particles": 0, "similar": 0.2}, "particles"),
+        ({"temperature": -1.0, "similar": 0.2}, "temperature"),
+        ({"similar": 1.0, "keep": "bonds"}, "0 analogues found"),
     ],
 )
-def test_one_line_says_what_is_wrong(flow, molecule, options, message):
+def test_one_line_says_what_is_wrong(flow, options, message):
     with pytest.raises(UserError, match=message) as caught:
-        flow.analogs(molecule, 2, **options)
+        flow.analogs("CCO", 2, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -137,8 +126,7 @@ def test_all_there_are_then_a_line(flow):
     """A molecule of one atom has few analogues."""
     found = []
     with pytest.raises(UserError, match="no further one"):
-        found.extend(flow.analogs("C", 3, seed=0).smiles)
         for one in analogs.analogs_of(flow, "C").molecules():
             found.append(one.smiles)
-    assert len(found) > 6 and "C" not in found
+    assert len(found) > 3 and "C" not in found
     assert all(Chem.MolFromSmiles(smiles).GetNumAtoms() == 1 for smiles in found)

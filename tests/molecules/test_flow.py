@@ -3,6 +3,8 @@
 import math
 import subprocess
 import sys
+from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -13,9 +15,9 @@ from rdkit.Chem import Crippen, Descriptors
 
 import graphcnf
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.percentiles import LEAST
+from graphcnf.graphs import GraphBatch
+from graphcnf.molecules.flow import LEAST, MoleculeFlow
+from graphcnf.molecules.standardize import charge_states, protonation_hash
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 
 
@@ -33,13 +35,10 @@ def test_samples_are_those_of_the_seed_and_show_themselves(flow):
     few = flow.sample(5, atoms=(8, 9))
     assert set(few.graphs.node_counts.tolist()) <= {8, 9}
     assert flow.sample(0).validity == 0
-    for wrong in ({"n": -1}, {"n": 1, "seed": -1}):
+    draw = (flow.sample, partial(flow.grow, "c1ccccc1"), partial(flow.analogs, "Cc1ccccc1"))
+    for function, wrong in product(draw, ({"n": -1}, {"n": 1, "seed": -1})):
         with pytest.raises(UserError, match="-1"):
-            flow.sample(**wrong)
-        with pytest.raises(UserError, match="-1"):
-            flow.grow("c1ccccc1", **wrong)
-        with pytest.raises(UserError, match="-1"):
-            flow.analogs("Cc1ccccc1", **wrong)
+            function(**wrong)
 
 
 def test_log_prob_is_that_of_the_graph_and_its_size(flow, data):
@@ -68,7 +67,6 @@ def test_scores_name_what_is_outside(flow, data):
     np.testing.assert_allclose(inside["bits_per_atom"], bits)
     assert frame[frame["reason"].notna()]["log_likelihood"].isna().all()
     assert "no training molecule has 1 atom" in frame["reason"][6]
-    assert list(flow.score(texts[0])["smiles"]) == texts[:1]
     molecule = Chem.MolFromSmiles(texts[0])
     frame = flow.score([molecule, None, float("nan")])
     assert list(frame["reason"].isna()) == [True, False, False]
@@ -96,24 +94,17 @@ def test_latents_lead_back(flow, data):
 
 def test_saved_and_loaded(flow, data, tmp_path):
     flow.save_pretrained(tmp_path)
-    again = graphcnf.MoleculeFlow.from_pretrained(tmp_path)
+    again = MoleculeFlow.from_pretrained(tmp_path)
     assert again.sample(5).smiles == flow.sample(5).smiles
     assert (again.log_prob(data.smiles[:3]) == flow.log_prob(data.smiles[:3])).all()
-    nameless = GraphCNF.from_pretrained(tmp_path)
-    del nameless.metadata["vocabulary"]
-    with pytest.raises(UserError, match="names no vocabulary"):
-        MoleculeFlow(nameless)
-
-
-def test_weights_of_another_order_of_atoms_draw_but_do_not_score(flow, data, tmp_path):
-    flow.save_pretrained(tmp_path)
-    other = MoleculeFlow.from_pretrained(tmp_path)
-    other.model.metadata["codec"] = CODEC_VERSION - 1
-    assert other.sample(5).smiles == flow.sample(5).smiles
+    # Weights of another order of atoms draw but do not score.
+    again.model.metadata["codec"] = CODEC_VERSION - 1
+    assert again.sample(5).smiles == flow.sample(5).smiles
     with pytest.raises(UserError, match="numbered atoms otherwise"):
-        other.log_prob(data.smiles[:3])
-    other.model.metadata["codec"] = CODEC_VERSION
-    assert (other.log_prob(data.smiles[:3]) == flow.log_prob(data.smiles[:3])).all()
+        again.log_prob(data.smiles[:3])
+    del again.model.metadata["vocabulary"]
+    with pytest.raises(UserError, match="names no vocabulary"):
+        MoleculeFlow(again.model)
 
 
 def test_names_are_there_and_cost_nothing_until_used():
@@ -138,11 +129,9 @@ def test_the_shipped_weights_without_an_order():
 
 def test_the_shipped_weights_draw_towards_what_is_asked():
     flow = MoleculeFlow.from_pretrained("zinc250k-properties")
-    light, heavy = (
-        [Descriptors.MolWt(m) for m in flow.sample(64, properties={"weight": w}).molecules if m]
-        for w in (220.0, 440.0)
-    )
-    assert 200 < np.mean(light) < 240 and 420 < np.mean(heavy) < 460
+    for w in (220.0, 440.0):
+        drawn = flow.sample(64, properties={"weight": w}).molecules
+        assert abs(np.mean([Descriptors.MolWt(m) for m in drawn if m]) - w) < 20
     near = flow.sample(8, properties={"logp": 2.0}, best_of=8).molecules
     assert np.mean([abs(Crippen.MolLogP(m) - 2) for m in near]) < 0.4
     assert len(flow.sample(5)) == 5 and flow.model.training_hashes is not None
@@ -178,15 +167,10 @@ def test_percentiles_below_one_tell_molecules_apart(shipped):
     assert 0 < found[1] < found[0] < 1
 
 
-def test_the_charge_states_of_a_model_are_those_of_its_data(shipped, flow, data):
-    from graphcnf.molecules.standardize import charge_states
-
+def test_charge_states_are_those_of_the_data_and_no_two_analogues_differ_in_them_alone(
+    shipped, data
+):
     assert shipped.charge_states == charge_states(data.smiles) == {"acid", "amine"}
-
-
-def test_analogues_are_distinct_whatever_their_protonation(shipped):
-    from graphcnf.molecules.standardize import protonation_hash
-
     found = shipped.analogs("CCC(N)C(=O)O", 30, keep="bonds", seed=1).smiles
     assert len({protonation_hash(s) for s in ["CCC(N)C(=O)O", *found]}) == 31
 
@@ -205,27 +189,19 @@ def test_tables_and_lists_of_molecules(flow, data):
             flow.log_prob(wrong)
     with pytest.raises(UserError, match="there are no molecules to encode"):
         flow.encode([])
-    small = flow.score(["C", "CC"]).reason
-    assert small[0].endswith("has 1 atom") and small[1].endswith("has 2 atoms")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_numbers_that_cannot_be_meant(flow):
+    for arguments, message in (
         ({"n": 3.5}, "n must be an integer of at least 0, got 3.5"),
         ({"n": 1, "seed": None}, "seed must be an integer from 0 .* got None"),
         ({"n": 1, "atoms": 5}, "atoms must be .* got 5"),
         ({"n": 1, "best_of": 1.5}, "best_of must be an integer from 1 to 1000, got 1.5"),
         ({"n": 1, "properties": 3}, "properties must be a dict, .* got 3"),
-    ],
-)
-def test_samples_that_cannot_be_meant(flow, arguments, message):
-    with pytest.raises(UserError, match=message):
-        flow.sample(**arguments)
-
-
-def test_numberings_have_a_bound(flow):
-    for orders in (0, 2.5, 10**9):
+    ):
+        with pytest.raises(UserError, match=message):
+            flow.sample(**arguments)
+    for orders in (0, 10**9):
         with pytest.raises(UserError, match="orders must be an integer from 1 to 1024"):
             flow.log_prob("CCO", orders=orders)
     with pytest.raises(UserError, match="device 'cuda:99'"):

@@ -1,6 +1,7 @@
 """Molecules around a fragment."""
 
 import math
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -9,8 +10,7 @@ from rdkit import Chem
 import graphcnf
 from graphcnf.errors import UserError
 from graphcnf.molecules import codec, growth
-from graphcnf.molecules.fragments import read_fragment
-from graphcnf.molecules.smarts import atom_could_be, bond_could_be
+from graphcnf.molecules.growth import atom_could_be, bond_could_be, read_fragment
 from graphcnf.molecules.vocabulary import AtomCategory
 
 
@@ -26,14 +26,14 @@ CASES = [
     ("decorate", "[*:1]c1ccc([*:2])cc1", "[#6]1(-[!#1]):[cH]:[cH]:[#6](-[!#1]):[cH]:[cH]:1"),
     ("grow", "[1*]C1CCNC1", "[!#1]-[CX4H1]1[CX4H2][CX4H2][NX3H1][CX4H2]1"),
     ("link", "[*:1]CO.[*:2]C#N", "[CX4H2]([OH1]).C(#N)"),
-    ("with_scaffold", "C1CCNC1", "C1CCNC1"),
-    ("with_scaffold", "[#7]-[C;H2]", "[#7]-[C;H2]"),
+    ("scaffold", "C1CCNC1", "C1CCNC1"),
+    ("scaffold", "[#7]-[C;H2]", "[#7]-[C;H2]"),
 ]
 
 
-@pytest.mark.parametrize(("way", "fragment", "pattern"), CASES)
-def test_every_molecule_holds_the_fragment(flow, way, fragment, pattern):
-    sample = getattr(flow, way)(fragment, 8, seed=1, **OPTIONS)
+@pytest.mark.parametrize(("task", "fragment", "pattern"), CASES)
+def test_every_molecule_holds_the_fragment(flow, task, fragment, pattern):
+    sample = flow.grow(fragment, 8, task=task, seed=1, **OPTIONS)
     assert len(sample) == len(set(sample)) == 8 and sample.validity == 1
     query = Chem.MolFromSmarts(pattern)
     for molecule in sample.molecules:
@@ -47,9 +47,8 @@ def test_a_seed_determines_the_molecules(flow):
     assert flow.grow("[1*]CC(N)=O", 5, seed=4, **OPTIONS).smiles != few
 
 
-def read(flow, text, **options):
-    options = {"is_open": True, "rings": True} | options
-    return read_fragment(text, flow.vocabulary, **options)
+def read(flow, text, task="scaffold"):
+    return read_fragment(text, task, flow.vocabulary)
 
 
 def test_kekule_structures_and_places(flow):
@@ -60,7 +59,7 @@ def test_kekule_structures_and_places(flow):
     assert len(read(flow, "O=[N+]([O-])c1ccccc1").fragment.forms) == 2
     assert read(flow, "[*]n1cccc1").fragment.sockets.tolist() == [1, 0, 0, 0, 0]
     assert read(flow, "c1ccccc1").places(Chem.MolFromSmiles("Cc1ccccc1")) == 12
-    closed = read(flow, "[*]c1ccccc1", is_open=False)
+    closed = read(flow, "[*]c1ccccc1", "grow")
     assert closed.places(Chem.MolFromSmiles("Cc1ccccc1")) == 2
     assert closed.places(Chem.MolFromSmiles("Cc1ccc(C)cc1")) == 0
 
@@ -71,19 +70,16 @@ def test_smarts_atoms():
         "[#6]": (1, 0), "C": (1, 0), "n": (0, 1), "[#6,#7]": (1, 1), "[!#6]": (0, 1), "*": (1, 1),
         "[a]": (0, 1), "[N+]": (0, 0), "[R;!C]": (0, 1), "[$(CC)]": (1, 1),
     }  # fmt: skip
-    for smarts, wanted in answers.items():
-        (atom,) = Chem.MolFromSmarts(smarts).GetAtoms()
-        found = tuple(int(atom_could_be(atom, c, marked=True)) for c in (carbon, aromatic))
-        assert found == wanted, smarts
     # Without marks any atom may be aromatic, and nothing that only C says excludes c.
     plain = [AtomCategory("C"), AtomCategory("N"), AtomCategory("O")]
-    answers = {
+    unmarked = {
         "C": (1, 0, 0), "[!C]": (1, 1, 1), "[!c]": (1, 1, 1), "[!N&!O]": (1, 1, 1),
         "[!#6]": (0, 1, 1), "[N,O]": (0, 1, 1), "[C;!N]": (1, 0, 0),
     }  # fmt: skip
-    for smarts, wanted in answers.items():
-        (atom,) = Chem.MolFromSmarts(smarts).GetAtoms()
-        assert tuple(int(atom_could_be(atom, c, marked=False)) for c in plain) == wanted, smarts
+    for marked, known, table in ((True, (carbon, aromatic), answers), (False, plain, unmarked)):
+        for smarts, wanted in table.items():
+            (atom,) = Chem.MolFromSmarts(smarts).GetAtoms()
+            assert tuple(int(atom_could_be(atom, c, marked)) for c in known) == wanted, smarts
 
 
 def test_smarts_bonds():
@@ -102,9 +98,8 @@ def test_smarts_bonds():
 
 
 @pytest.mark.parametrize(
-    ("way", "fragment", "message"),
+    ("task", "fragment", "message"),
     [
-        ("decorate", "c1ccccc1", "0 attachment points"),
         ("link", "[*]CC", "1 parts, 2 needed"),
         ("link", "[*]CC.[*]C[*]", "2 attachment points in a part, 1 needed"),
         ("grow", "C1CC", "not a SMILES or SMARTS"),
@@ -112,16 +107,15 @@ def test_smarts_bonds():
         ("grow", "[*]", "no atoms beside"),
         ("grow", "[c,n]1ccccc1[*:1]", "attachment points go with a SMILES"),
         ("grow", "FC(F)(F)F", "no hydrogen to replace"),
-        ("with_scaffold", "[Xe]", "not among the atoms"),
-        ("with_scaffold", "[#54;R]", "knows no atom like"),
-        ("with_scaffold", "C" * 60, "molecules of up to"),
-        ("with_scaffold", "[CH2]C", "radical"),
-        ("with_scaffold", "", "not a SMILES or SMARTS"),
+        ("scaffold", "[#54;R]", "knows no atom like"),
+        ("scaffold", "[CH2]C", "radical"),
+        ("scaffold", "", "not a SMILES or SMARTS"),
+        ("extend", "C", "task is one of"),
     ],
 )
-def test_what_cannot_be_grown_from_gets_one_line(flow, way, fragment, message):
+def test_what_cannot_be_grown_from_gets_one_line(flow, task, fragment, message):
     with pytest.raises(UserError, match=message) as caught:
-        getattr(flow, way)(fragment, 2)
+        flow.grow(fragment, 2, task=task)
     assert "\n" not in str(caught.value)
 
 
@@ -135,7 +129,7 @@ def test_threshold_takes_as_many_as_asked():
 
 
 def test_substituents_by_attachment_point(flow):
-    found = read(flow, "[*:1]N1CCN([*:2])CC1", is_open=False, rings=False)
+    found = read(flow, "[*:1]N1CCN([*:2])CC1", "decorate")
     parts = found.substituents(Chem.MolFromSmiles("CCN1CCN(C(=O)F)CC1"))
     assert parts == {0: ["*CC"], 3: ["[3*]C(=O)F"]}
 
@@ -144,12 +138,12 @@ def test_substituents_by_attachment_point(flow):
 def piperazines():
     """Molecules of the shipped weights with two parts at the nitrogens, and what they were of."""
     flow = graphcnf.MoleculeFlow.from_pretrained("zinc250k")
-    fragment = growth.fragment_of("[*:1]N1CCN([*:2])CC1", "decorate", flow.vocabulary)
+    fragment = read(flow, "[*:1]N1CCN([*:2])CC1", "decorate")
     drawn = growth.Growth(flow.model, flow.vocabulary, fragment, seed=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(growth, "ROUND", 256)
         patch.setattr(growth, "TRIAL", 64)
-        return fragment, growth.take(drawn, 60)
+        return fragment, list(islice(drawn.molecules(), 60))
 
 
 def test_first_molecules_have_different_parts_at_each_point(piperazines):
@@ -178,11 +172,9 @@ def test_reactive_bonds_are_as_rare_as_the_model_has_them(piperazines):
 
 
 def test_options_out_of_range(flow):
-    for options in ({"particles": 0}, {"temperature": 0.0}, {"temperature": float("nan")}):
-        with pytest.raises(UserError):
+    for options in ({"particles": 0}, {"temperature": float("nan")}, {"atoms": (2, 2)}):
+        with pytest.raises(UserError, match="particles|temperature|needs 3 or more"):
             flow.grow("[*]CC", 1, **options)
-    with pytest.raises(UserError, match="needs 3 or more"):
-        flow.grow("[*]CC", 1, atoms=(2, 2))
 
 
 def test_sizes_of_the_first_walks_are_spread_over_their_distribution(flow):

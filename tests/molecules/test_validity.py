@@ -13,9 +13,8 @@ from graphcnf.errors import UserError
 from graphcnf.molecules import hashing, validity
 from graphcnf.molecules.codec import graph_to_molecule
 from graphcnf.molecules.drawing import draw_grid
-from graphcnf.molecules.failures import KEKULIZATION, Failure, failures
-from graphcnf.molecules.hashing import HashSet, contains, hash_each, hash_smiles, smiles_hash
-from graphcnf.molecules.validity import evaluate_records, molecules
+from graphcnf.molecules.hashing import HashSet, contains, hash_each
+from graphcnf.molecules.validity import KEKULIZATION, Failure, evaluate_records, failures, molecules
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
 VOCABULARY = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0)))
@@ -61,47 +60,38 @@ def test_conventions_on_molecules():
     assert validity.strict(Chem.Mol()) is validity.repaired(Chem.Mol()) is None
 
 
-def reasons(smiles):
-    return failures(next(iter(molecules([smiles]))))
-
-
 @pytest.mark.parametrize(
     "smiles, expected",
     [
         ("CC(C)(C)(C)C", [Failure("C with 5 bonds", (1,))]),
         ("CC(C)(C)(C)CC(C)(C)(C)C", [Failure("C with 5 bonds", (1, 6))]),
-        ("C[N+](C)(C)(C)C", [Failure("N+ with 5 bonds", (1,))]),
         ("C[O-](C)C", [Failure("O- with 3 bonds", (1,))]),
         ("C=[N](C)(C)C", [Failure("N with 5 bonds", (1,))]),
         ("c1cccc1", [Failure(KEKULIZATION, (0, 1, 2, 3, 4))]),
         ("CC.O.N", [Failure("3 fragments")]),
         ("CF.C=F", [Failure("F with 2 bonds", (3,)), Failure("2 fragments")]),
-        ("not a SMILES", [Failure("unreadable")]),
         ("", [Failure("unreadable")]),
         ("CCO", []),
+        ("CN(=O)=O", []),
         ("C[N+](C)(C)C", []),
     ],
 )
-def test_reasons_and_atoms(smiles, expected):
-    assert reasons(smiles) == expected
-
-
-def test_no_reason_exactly_where_valid():
-    for smiles in ("CCO", "c1ccccc1", "C[N](C)(C)C", "C.C", "CN(=O)=O", "C[S](C)(C)C", "[CH5]"):
-        mol = next(iter(molecules([smiles])))
-        assert (validity.strict(mol) is not None) == (failures(mol) == []), smiles
+def test_reasons_and_atoms_are_given_exactly_where_invalid(smiles, expected):
+    mol = next(iter(molecules([smiles])))
+    assert failures(mol) == expected
+    assert mol is None or (validity.strict(mol) is None) == bool(expected)
 
 
 def test_hashes():
     # A fixed value: saved training hashes have to keep their meaning.
-    assert smiles_hash("CCO") == int(hash_each(["CCO"])[0]) == 0xC353956C6F0B206D
-    hashes = hash_smiles(["CCO", "C", "CCO"])
-    assert hashes.dtype == np.uint64 and len(hashes) == 2 and hashes[0] < hashes[1]
+    assert int(hash_each(["CCO"])[0]) == 0xC353956C6F0B206D
+    hashes = np.unique(hash_each(["CCO", "C", "CCO"]))
+    assert hashes.dtype == np.uint64 and len(hashes) == 2
     assert contains(hashes, hash_each(["N", "C", "CCO"])).tolist() == [False, True, True]
-    assert not contains(hash_smiles([]), hash_each(["C"])).any()
+    assert not contains(hash_each([]), hash_each(["C"])).any()
 
 
-def test_a_hash_set_is_a_set_of_eight_bytes_each(monkeypatch):
+def test_a_hash_set_is_a_set(monkeypatch):
     monkeypatch.setattr(hashing, "RECENT", 100)
     found, known = HashSet(), set()
     numbers = np.random.default_rng(0).integers(0, 2**64, 700, dtype=np.uint64)
@@ -110,9 +100,7 @@ def test_a_hash_set_is_a_set_of_eight_bytes_each(monkeypatch):
         assert found.add(number) == (number not in known)
         known.add(number)
         assert len(found) == len(known) and len(found._recent) < 100
-        assert sum(p.nbytes for p in found._sorted) == 8 * (len(found) - len(found._recent))
-    sizes = [len(part) for part in found._sorted]
-    assert all(large > 2 * small for large, small in zip(sizes, sizes[1:], strict=False))
+        assert found._sorted.nbytes == 8 * (len(found) - len(found._recent))
     several = HashSet()
     for part in np.array_split(numbers, 7):
         several.update(part)
@@ -124,15 +112,10 @@ def test_a_hash_set_is_a_set_of_eight_bytes_each(monkeypatch):
 
 def test_drawing(tmp_path, capfd, monkeypatch):
     invalid = graph_to_molecule([C, C, C], [(1, 0), (2, 1)], [TRIPLE, DOUBLE], VOCABULARY)
-    png = draw_grid(["CCO", invalid, raw("c1ccccc1")], tmp_path / "a/b.png", columns=2)
-    assert png.read_bytes().startswith(b"\x89PNG")
-    svg = draw_grid(["CCO"], tmp_path / "c.svg", legends=["ethanol"])
-    assert "</svg>" in svg.read_text()
-    for bad in ((["CC"], "x.pdf"), ([], "x.png"), (["C(("], "x.png")):
-        with pytest.raises(ValueError):
-            draw_grid(bad[0], tmp_path / bad[1])
-    with pytest.raises(ValueError, match="2 legends for 1"):
-        draw_grid(["CC"], tmp_path / "x.png", legends=["a", "b"])
+    draw_grid(["CCO", invalid, raw("c1ccccc1")], tmp_path / "a/b.png")
+    assert (tmp_path / "a/b.png").read_bytes().startswith(b"\x89PNG")
+    draw_grid(["CCO"], tmp_path / "c.svg", legends=["ethanol"])
+    assert "</svg>" in (tmp_path / "c.svg").read_text()
     full = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot write .*x.png: No"):
         patch.setattr(os, "fsync", Mock(side_effect=full))

@@ -1,4 +1,4 @@
-"""`graphcnf analogs` and `graphcnf interpolate`."""
+"""`generate` around a fragment, `analogs` and `interpolate`."""
 
 import csv
 import gzip
@@ -9,33 +9,34 @@ import pandas as pd
 import pytest
 from rdkit import Chem
 
-from graphcnf.molecules import growth, substitution
+from graphcnf.molecules import analogs, growth
 
 
 @pytest.fixture(autouse=True)
 def small_rounds(monkeypatch):
     monkeypatch.setattr(growth, "ROUND", 32)
     monkeypatch.setattr(growth, "TRIAL", 8)
-    monkeypatch.setattr(substitution, "PROPOSALS", 16)
+    monkeypatch.setattr(analogs, "PROPOSALS", 16)
 
 
 @pytest.fixture
-def analogs(graphcnf, model_folder):
-    def run(*arguments):
-        return graphcnf("analogs", *arguments, "--model", model_folder, "--particles", 2)
+def run(graphcnf, model_folder):
+    def call(command, *arguments):
+        return graphcnf(command, *arguments, "--model", model_folder)
 
-    return run
+    return call
 
 
-def test_every_format_has_the_same_analogues(analogs, surroundings):
-    code, out, err = analogs("CCO", "-n", 3)
+def test_every_format_has_the_same_analogues(run, surroundings):
+    same = ("analogs", "CCO", "-n", 3, "--particles", 2)
+    code, out, err = run(*same)
     smiles = out.splitlines()
     assert code == 0, err
     assert len(set(smiles)) == 3 and "CCO" not in smiles
     assert "3 distinct analogues of CCO with its skeleton" in err
     assert all(Chem.MolFromSmiles(s).GetNumAtoms() == 3 for s in smiles)
     for name in ("a.csv", "a.parquet", "a.smi.gz"):
-        code, out, err = analogs("CCO", "-n", 3, "--out", name, "--properties", "qed,atoms")
+        code, out, err = run(*same, "--out", name, "--properties", "qed,atoms")
         assert code == 0 and not out, err
     rows = list(csv.DictReader(io.StringIO((surroundings / "a.csv").read_text())))
     assert [row["smiles"] for row in rows] == smiles and {row["atoms"] for row in rows} == {"3"}
@@ -45,53 +46,45 @@ def test_every_format_has_the_same_analogues(analogs, surroundings):
     with gzip.open("a.smi.gz", "rt") as file:
         assert [line.split("\t")[0] for line in file][1:] == smiles
     assert len(list(surroundings.iterdir())) == 3
-    code, _, err = analogs("CCO", "-n", 2, "--out", "a.csv")
+    code, _, err = run(*same, "--out", "a.csv")
     assert code == 1 and "exists" in err
 
 
-def test_similar_ones_and_their_share(analogs):
-    code, out, err = analogs("OCCN", "--keep", "bonds", "--similar", 0.2, "-n", 3, "--json")
+def test_similar_ones_and_their_share(run):
+    code, out, err = run("analogs", "OCCN", "--keep", "bonds", "--similar", 0.2, "-n", 3, "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(rows) == 3 and all(row["similarity"] >= 0.2 for row in rows)
     assert "valid ones reach 0.2" in err
 
 
-def test_generate_with_a_fragment_writes_properties(graphcnf, model_folder):
-    code, out, err = graphcnf(
-        "generate", "-n", 3, "--scaffold", "CN", "--model", model_folder, "--size", "3-5",
-        "--json", "--properties", "atoms",
-    )  # fmt: skip
+def test_every_format_has_the_same_molecules_with_the_fragment(run, surroundings):
+    same = ("generate", "--scaffold", "CN", "--particles", 2, "--size", "3-6")
+    code, out, err = run(*same, "-n", 6)
     assert code == 0, err
-    assert all(3 <= json.loads(line)["atoms"] <= 5 for line in out.splitlines())
+    smiles = out.splitlines()
+    assert len(set(smiles)) == 6 and "6 distinct molecules with CN" in err
+    assert all(Chem.MolFromSmiles(s).HasSubstructMatch(Chem.MolFromSmiles("CN")) for s in smiles)
+    _, out, err = run(*same, "-n", 3, "--json", "--properties", "atoms")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["smiles"] for row in rows] == smiles[:3]
+    assert all(3 <= row["atoms"] <= 6 for row in rows)
+    figures = json.loads(err.splitlines()[-1])
+    assert figures["written"] == 3 <= figures["valid"] <= figures["placed"] <= figures["walks"]
+    code, out, err = run(*same, "-n", 3, "--out", "a.csv")
+    assert code == 0 and not out
+    rows = list(csv.DictReader(io.StringIO((surroundings / "a.csv").read_text())))
+    assert [row["smiles"] for row in rows] == smiles[:3] and rows[2]["record"] == "2"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("C1CC",), 1, "not a SMILES"),
-        (("CCO", "--keep", "nothing"), 2, "'--keep'"),
-        (("CCO", "--similar", 2), 2, "'--similar'"),
-        (("CCO", "--size", "3-5"), 1, "same number of atoms"),
-        (("CCO", "--keep", "scaffold"), 1, "no ring"),
-        (("CCO", "--properties", "beauty"), 2, "no property"),
-        (("CCO", "--out", "a.xyz"), 2, "must end in"),
-    ],
-)
-def test_one_line_says_what_is_wrong(analogs, surroundings, arguments, code, message):
-    found, out, err = analogs(*arguments)
-    assert found == code and message in " ".join(err.split()) and not out
-    assert not list(surroundings.iterdir())
-
-
-def test_a_path_and_its_picture(graphcnf, model_folder, surroundings):
-    ends = ("interpolate", "CCO", "CCCN", "--steps", 4, "--model", model_folder)
-    code, out, err = graphcnf(*ends, "--picture", "path.svg")
+def test_a_path_and_its_picture(run, surroundings):
+    ends = ("interpolate", "CCO", "CCCN", "--steps", 4)
+    code, out, err = run(*ends, "--picture", "path.svg")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0, err
     assert rows[0]["smiles"] == "CCO" and rows[-1]["smiles"] == "CCCN" and len(rows) == 5
     assert float(rows[0]["similarity_a"]) == float(rows[-1]["similarity_b"]) == 1
     assert "<svg" in (surroundings / "path.svg").read_text()
-    code, out, _ = graphcnf(*ends, "--out", "path.smi")
+    code, out, _ = run(*ends, "--out", "path.smi")
     lines = (surroundings / "path.smi").read_text().split()
     assert lines == [row["smiles"] for row in rows if row["smiles"]] and not out
 
@@ -99,13 +92,27 @@ def test_a_path_and_its_picture(graphcnf, model_folder, surroundings):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("CCO", "C1C"), 1, "not a SMILES"),
-        (("CCO", "C" * 60), 1, "at most"),
-        (("CCO", "CCN", "--picture", "a.gif"), 2, "one of .png, .svg"),
-        (("CCO", "CCN", "--steps", 0), 2, "--steps"),
+        (("analogs", "C1CC"), 1, "not a SMILES"),
+        (("analogs", "CCO", "--keep", "nothing"), 2, "'--keep'"),
+        (("analogs", "CCO", "--similar", 2), 2, "'--similar'"),
+        (("analogs", "CCO", "--size", "3-5"), 1, "same number of atoms"),
+        (("analogs", "CCO", "--keep", "scaffold"), 1, "no ring"),
+        (("analogs", "CCO", "--properties", "beauty"), 2, "no property"),
+        (("analogs", "CCO", "--out", "a.xyz"), 2, "must end in"),
+        (("interpolate", "CCO", "C1C"), 1, "not a SMILES"),
+        (("interpolate", "CCO", "C" * 60), 1, "at most"),
+        (("interpolate", "CCO", "CCN", "--picture", "a.gif"), 2, "one of .png, .svg"),
+        (("interpolate", "CCO", "CCN", "--steps", 0), 2, "--steps"),
+        (("generate", "--grow", "[*]C", "--link", "[*]C.[*]C"), 2, "exclude each other"),
+        (("generate", "--grow", "[*]C", "--all"), 2, "not together with --grow"),
+        (("generate", "--grow", "[*]C", "--likelihood"), 2, "not together with --grow"),
+        (("generate", "--particles", 2), 2, "around a fragment only"),
+        (("generate", "--decorate", "CC"), 1, "attachment points"),
+        (("generate", "--scaffold", "[Xe]"), 1, "not among the atoms"),
+        (("generate", "--scaffold", "CCCCCCCCC"), 1, "molecules of up to 6"),
     ],
 )
-def test_one_line_for_paths(graphcnf, model_folder, surroundings, arguments, code, message):
-    found, out, err = graphcnf("interpolate", *arguments, "--model", model_folder)
+def test_one_line_says_what_is_wrong(run, surroundings, arguments, code, message):
+    found, out, err = run(*arguments)
     assert found == code and message in " ".join(err.split()) and not out
     assert not list(surroundings.iterdir())

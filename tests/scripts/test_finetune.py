@@ -11,7 +11,7 @@ from graphcnf.datasets.molecules import encode
 from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.selection import has_pattern
+from graphcnf.molecules.properties import has_pattern
 from graphcnf.scripts.benchmarks.own_molecules import boronic_acids, sulfonamides
 from graphcnf.training.finetuning import finetune
 from graphcnf.training.loop import Run

@@ -109,7 +109,7 @@ def test_flat_coordinates_do_not_depend_on_what_was_drawn_before():
 
     row = {"record": 0, "smiles": "NS", "strict": True}
     before = WRITERS["sdf"](row)
-    draw_svg("CCO")
+    draw_svg("CCO", size=(200, 150))
     assert not rdDepictor.GetPreferCoordGen()
     with rdDepictor.UsingCoordGen(True):
         assert WRITERS["sdf"](row) == before

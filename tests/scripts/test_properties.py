@@ -12,7 +12,7 @@ from rdkit import Chem
 
 from graphcnf.graphs import GraphBatch, GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.selection import described
+from graphcnf.molecules.properties import described
 from graphcnf.scripts.benchmarks import properties
 
 ASKED = ("--property", "logp=1.5", "--property", "weight = 90")
@@ -151,18 +151,18 @@ def test_bad_presets_are_one_line(graphcnf, model_folder, small_zinc, change, me
 
 def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
     from graphcnf.datasets import load_zinc250k
-    from graphcnf.molecules import selection
+    from graphcnf.molecules import properties as computed
     from graphcnf.training.experiments import property_values
 
     dataset, names = load_zinc250k(), ["qed", "logp"]
-    monkeypatch.setattr(selection, "CHUNK", 100)
+    monkeypatch.setattr(computed, "CHUNK", 100)
     found = property_values(dataset, names)
     for k in (0, 150, len(dataset) - 1):
         mol = Chem.MolFromSmiles(dataset.smiles[k])
         assert list(described(mol, names).values()) == found[k].tolist()
     long = replace(dataset, name="a/b" + "x" * 250)  # as a data file may be called
     assert np.array_equal(property_values(long, names), found)
-    monkeypatch.setattr(selection, "property_table", None)
+    monkeypatch.setattr(computed, "property_table", None)
     assert np.array_equal(property_values(long, names), found)
     assert np.array_equal(property_values(dataset, names), found)
 
