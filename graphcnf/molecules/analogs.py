@@ -369,10 +369,6 @@ def analogs_of(
         atoms: Lowest and highest number of heavy atoms, with the scaffold kept; that of the
             molecule, `NEAR` more or less, when None.
         particles: Particles, or molecules that substitutions find, for each one that is taken.
-
-    Raises:
-        UserError: The model does not know the molecule, or draws no graphs atom by atom, or an
-            argument is out of range.
     """
     if keep not in KEEP:
         raise UserError(f"keep is one of {', '.join(KEEP)}, not {keep!r}")

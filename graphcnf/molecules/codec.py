@@ -44,10 +44,6 @@ class UnparsableSmiles(MoleculeNotRepresentable):
     """RDKit does not read it."""
 
 
-class HydrogensLost(MoleculeNotRepresentable):
-    """Heavy atoms and bonds do not say where its hydrogens are."""
-
-
 def quiet() -> AbstractContextManager:
     """Context without RDKit's log messages."""
     return rdBase.BlockLogs()
@@ -75,13 +71,9 @@ def _read(text: str, kind: str, error: type[Exception], read: Callable) -> Chem.
 
 
 def parse(smiles: str, *, sanitize: bool = True) -> Chem.Mol:
-    """Return the molecule of a SMILES; everything that a user writes as one is read here.
+    """Return the molecule of a SMILES, or raise `UnparsableSmiles`; all user input comes here.
 
     Blanks at its ends do not count, nor does a name after a blank.
-
-    Raises:
-        UnparsableSmiles: RDKit refuses it, or it has no atoms, an atom beyond `LAST_ELEMENT` or a
-            character outside printable ASCII.
     """
     return _read(smiles, "SMILES", UnparsableSmiles, partial(Chem.MolFromSmiles, sanitize=sanitize))
 
@@ -165,10 +157,6 @@ def named_graph(
         vocabulary: Categories that are known; None for all.
         max_atoms: Heavy atoms at most.
         exact: False to accept a molecule that its graph does not lead back to.
-
-    Raises:
-        MoleculeNotRepresentable: The molecule is too large, not connected, a radical, or has
-            something that is unknown or no element; or its graph would lead to another one.
     """
     if (count := mol.GetNumHeavyAtoms()) > max_atoms:
         raise MoleculeNotRepresentable(f"{count} heavy atoms, at most {max_atoms} are allowed")
@@ -203,10 +191,10 @@ def named_graph(
 
 
 def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
-    """Raise `HydrogensLost` for a canonical molecule that its graph does not lead back to.
+    """Raise `MoleculeNotRepresentable` for a molecule that its graph does not lead back to.
 
-    Hydrogens that RDKit would not put there by itself are what gets lost: at phosphorus and sulfur
-    beyond their lowest valence, at metals, at ends of dative bonds.
+    Hydrogens get lost that RDKit would not put there by itself: at phosphorus and sulfur beyond
+    their lowest valence, at metals, at ends of dative bonds.
     """
     plain = plain_molecule(
         [AtomCategory.of(atom) for atom in mol.GetAtoms()],
@@ -220,7 +208,9 @@ def check_roundtrip(mol: Chem.Mol, smiles: str) -> None:
     except (ValueError, RuntimeError):
         back = "no molecule"
     if back != smiles:
-        raise HydrogensLost(f"its heavy atoms and bonds alone would be read as {back[:80]}")
+        raise MoleculeNotRepresentable(
+            f"its heavy atoms and bonds alone would be read as {back[:80]}"
+        )
 
 
 def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
@@ -238,10 +228,7 @@ def check_vocabulary(atoms, bonds, vocabulary: MoleculeVocabulary) -> None:
 def molecule_to_graph(
     mol: Chem.Mol | str, vocabulary: MoleculeVocabulary, max_atoms: int = MAX_NODES
 ) -> Graph:
-    """Return the graph of a molecule or SMILES: node types, edges, bond types.
-
-    Raises:
-        MoleculeNotRepresentable: RDKit does not read it, or no graph would lead back to it.
+    """Return the graph of a molecule or SMILES, or raise `MoleculeNotRepresentable`.
 
     Examples:
         >>> vocabulary = MoleculeVocabulary((("C", 0), ("O", 0)))

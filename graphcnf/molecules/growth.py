@@ -62,8 +62,7 @@ class MoleculeFragment:
     def substituents(self, molecule: Chem.Mol) -> dict[int, list[str]]:
         """Return SMILES of the parts at each atom with attachment points, by the atom's number.
 
-        One place of the fragment is taken, the first that RDKit finds. A part that is bonded to two
-        atoms of the fragment stands at both; dummy atoms are labelled by those atoms' numbers.
+        At the first place that RDKit finds. A part that is bonded to two atoms stands at both.
         """
         atoms = self.fragment.sockets.nonzero()[:, 0].tolist()
         found: dict[int, list[str]] = {k: [] for k in atoms}
@@ -83,10 +82,8 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
     """Read a SMILES, or SMARTS, for one of the `TASKS`. Stereo does not count.
 
     With "scaffold", and with "grow" where there are no attachment points, every hydrogen may be
-    replaced; "scaffold" also lets new atoms close rings over the fragment.
-
-    Raises:
-        UserError: It is no such fragment, or the model does not know an atom or a bond of it.
+    replaced; "scaffold" also lets new atoms close rings over the fragment. Raises `UserError` where
+    it is no such fragment, or the vocabulary lacks an atom or a bond of it.
     """
     if task not in TASKS:
         raise UserError(f"task is one of {', '.join(TASKS)}, not {task!r}")

@@ -50,10 +50,6 @@ def interpolate(
         `steps` + 1 points with `t` from 0 to 1, `smiles` (None where the point is no valid
         molecule), `similarity_a` and `similarity_b` to the first and the last molecule (Tanimoto,
         ECFP4, 0 for None) and `log_likelihood` (nats, or None).
-
-    Raises:
-        UserError: The model does not know one of the molecules or goes another way than atom by
-            atom, or a number is out of range.
     """
     if not isinstance(flow.model.steps, PathModel):
         raise UserError("only the latents of a model that goes atom by atom make such a path")

@@ -108,14 +108,10 @@ def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
 
 
 def deviations(smiles: Iterable[str], states: frozenset[str] | None) -> Counter[str]:
-    """Count the molecules that lose something in a graph, or that training data write otherwise.
+    """Count SMILES or SMARTS that lose something in a graph, or that training data write otherwise.
 
-    Args:
-        smiles: SMILES or SMARTS; what cannot be read does not count.
-        states: See `charge_states`; None where charges do not matter.
-
-    Returns:
-        Numbers of those with "stereo", "isotopes", either ("dropped"), or as "neutral amine".
+    By "stereo", "isotopes", either ("dropped"), and as "neutral amine" unless `states` (see
+    `charge_states`) are None. Those that cannot be read do not count.
     """
     found: Counter[str] = Counter()
     with quiet():
@@ -149,16 +145,14 @@ def parse_standardized(smiles: str, states: frozenset[str] = frozenset()) -> Che
 
     Cleaning up disconnects metals and writes functional groups in one way, sulfoxides as S=O, which
     MolStandardize alone would charge. Charges stay where no hydrogen can take them away: in nitro
-    groups, N-oxides and quaternary ammonium.
-
-    Groups whose names are not in `states` become neutral.
-
-    Raises:
-        UnparsableSmiles: RDKit or its MolStandardize refuses the SMILES.
+    groups, N-oxides and quaternary ammonium. `GROUPS` that `states` do not name become neutral.
+    Raises `UnparsableSmiles` where RDKit or its MolStandardize refuses the SMILES.
     """
     mol = parse(smiles)
+    parameters = rdMolStandardize.CleanupParameters()
+    parameters.preferOrganic = True  # type: ignore[assignment]  # wrong in the stubs
     try:
-        parent = rdMolStandardize.FragmentParent(mol, _organic_first())
+        parent = rdMolStandardize.FragmentParent(mol, parameters)
         for sulfur, oxygen in parent.GetSubstructMatches(_SULFOXIDE):
             parent.GetAtomWithIdx(sulfur).SetFormalCharge(0)
             parent.GetAtomWithIdx(oxygen).SetFormalCharge(0)
@@ -206,13 +200,6 @@ def protonation_hash(smiles: str) -> int:
             mol = Chem.MolFromSmiles(smiles)
             smiles = smiles if mol is None else canonical_smiles(_uncharger(True).uncharge(mol))
     return int(hash_each([smiles])[0])
-
-
-@cache
-def _organic_first() -> rdMolStandardize.CleanupParameters:
-    parameters = rdMolStandardize.CleanupParameters()
-    parameters.preferOrganic = True  # type: ignore[assignment]  # wrong in the stubs
-    return parameters
 
 
 @cache

@@ -203,11 +203,7 @@ class Failure(NamedTuple):
 
 
 def failures(mol: Chem.Mol | None) -> list[Failure]:
-    """Return what keeps an unsanitized molecule from being `strict`, each reason once.
-
-    Valences come first, then rings, then the number of fragments. None stands for a record that
-    could not be read.
-    """
+    """Return what keeps an unsanitized molecule, None if unreadable, from being `strict`."""
     if mol is None:
         return [Failure("unreadable")]
     if not mol.GetNumAtoms():

@@ -51,7 +51,7 @@ def test_molecules_come_back(zinc_smiles, vocabulary):
         wanted = canonical_smiles(parse(smiles))
         try:
             graph = molecule_to_graph(smiles, vocabulary)
-        except codec.HydrogensLost:
+        except codec.MoleculeNotRepresentable:
             refused.append(wanted)
             continue
         assert strict(graph_to_molecule(*graph, vocabulary)) == wanted
@@ -279,7 +279,7 @@ def judge(smiles):
             try:
                 back = returned(one)
             except codec.MoleculeNotRepresentable as error:
-                counts[type(error).__name__] += 1
+                counts["hydrogens lost" if "would be read as" in str(error) else "refused"] += 1
                 continue
             if identity(back) == identity(Chem.MolFromSmiles(one)):
                 counts["back"] += 1
@@ -292,7 +292,7 @@ def test_no_odd_molecule_changes():
     counts, changed = judge(odd_molecules(150, 2))
     assert changed == [] and counts.total() == 150
     # Both happen, or the molecules would not be odd.
-    assert 45 < counts["back"] < 135 and counts["HydrogensLost"]
+    assert 45 < counts["back"] < 135 and counts["hydrogens lost"]
 
 
 def test_a_change_is_seen(monkeypatch):
