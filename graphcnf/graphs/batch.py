@@ -24,25 +24,19 @@ Latents = dict[str, Tensor]
 class PackedGraphs:
     """M typed undirected graphs without self-loops, one after the other in flat arrays.
 
-    Attributes:
-        node_counts: Nodes of each graph, (M,) int64.
-        node_types: Node categories, 0-based, (sum of node counts,) uint8.
-        edge_counts: Edges of each graph, (M,) int64.
-        edges: Rows (i, j) with j < i, numbered within their graph, sorted by i ascending and then
-            j descending (nearest earlier neighbour first), (sum of edge counts, 2) uint8.
-        bond_types: Edge categories, 0-based, (sum of edge counts,) uint8.
-
     Examples:
         >>> triangle = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
         >>> PackedGraphs.from_lists([triangle, ([1, 1], [(0, 1)], [0])])
         PackedGraphs(2 graphs, 5 nodes, 4 edges)
     """
 
-    node_counts: np.ndarray
-    node_types: np.ndarray
-    edge_counts: np.ndarray
+    node_counts: np.ndarray  # nodes of each graph, (M,) int64
+    node_types: np.ndarray  # categories from 0 on, (sum of node counts,) uint8
+    edge_counts: np.ndarray  # edges of each graph, (M,) int64
+    # Rows (i, j) with j < i, numbered within their graph, sorted by i ascending and then j
+    # descending (nearest earlier neighbour first), (sum of edge counts, 2) uint8.
     edges: np.ndarray
-    bond_types: np.ndarray
+    bond_types: np.ndarray  # categories from 0 on, (sum of edge counts,) uint8
 
     def __post_init__(self) -> None:
         graphs, nodes = len(self.node_counts), int(self.node_counts.sum())
@@ -86,11 +80,7 @@ class PackedGraphs:
         return self.node_types[nodes], self.edges[edges], self.bond_types[edges]
 
     def __getitem__(self, k: int):
-        """Return graph k as `torch_geometric.data.Data`.
-
-        Its `x` is (n,) long, `edge_index` (2, 2m) long with both directions of every edge and
-        `edge_attr` (2m,) long.
-        """
+        """Return graph k as `torch_geometric.data.Data`, with both directions of every edge."""
         from torch_geometric.data import Data
 
         types, edges, bonds = (torch.from_numpy(a.astype(np.int64)) for a in self.graph(k))
@@ -110,10 +100,8 @@ class PackedGraphs:
     def from_lists(cls, graphs: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> PackedGraphs:
         """Pack triples (node types, edges as pairs, bond types); edges are put into order.
 
-        Raises:
-            ValueError: A graph with more than `MAX_NODES` nodes, a self-loop, an edge to a node
-                that does not exist or listed twice with different types, or a category that is
-                none of 0 to 255.
+        Raises ValueError for more than `MAX_NODES` nodes, a self-loop, an edge to a node that does
+        not exist or listed twice with different types, and categories that are none of 0 to 255.
         """
         # No graph at first: the arrays have their shapes and types, whatever follows.
         parts: list[list] = [[np.zeros(0)], [0], [0], [np.zeros((0, 2))], [np.zeros(0)]]
@@ -143,13 +131,11 @@ class PackedGraphs:
 
     @classmethod
     def from_data(cls, data: Iterable) -> PackedGraphs:
-        """Pack `torch_geometric` graphs.
+        """Pack `torch_geometric` graphs; an edge may be listed in one direction or both.
 
-        Their `x` (n,) or (n, 1) and `edge_attr` (edges,) or (edges, 1) hold categories; an edge may
-        be listed in one direction or both. Without `edge_attr` every edge has type 0.
-
-        Raises:
-            ValueError: As `from_lists`, and if `x` or `edge_attr` are no categories.
+        Their `x` (n,) or (n, 1) and `edge_attr` (edges,) or (edges, 1) hold categories; without
+        `edge_attr` every edge has type 0. Raises ValueError as `from_lists`, and for other
+        attributes.
         """
         graphs = []
         for d in data:
@@ -171,12 +157,7 @@ class PackedGraphs:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PackedGraphs:
-        """Invert `to_arrays`; further entries are ignored.
-
-        Raises:
-            KeyError: An array is missing.
-            ValueError: The arrays do not fit together.
-        """
+        """Invert `to_arrays`; further entries are ignored. Raises KeyError or ValueError."""
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
@@ -210,14 +191,7 @@ def _categories(values: Tensor | None, what: str) -> np.ndarray:
 
 @dataclass
 class GraphBatch:
-    """A padded batch of typed undirected graphs.
-
-    Attributes:
-        node_types: Node categories, (B, N) long; 0 where masked.
-        bonds: 1 + category of the edge between two nodes, 0 where there is none; (B, N, N) long,
-            symmetric, zero diagonal.
-        mask: True for real nodes, (B, N) bool; the real nodes come first.
-        conditions: Conditioning variables of each graph, (B, P), NaN where unknown; or None.
+    """A padded batch of typed undirected graphs; the real nodes come first.
 
     Examples:
         >>> graphs = PackedGraphs.from_lists([([0, 1], [(0, 1)], [0]), ([1], [], [])])
@@ -226,10 +200,10 @@ class GraphBatch:
         ([[0, 1], [1, 0]], [2, 1])
     """
 
-    node_types: Tensor
-    bonds: Tensor
-    mask: Tensor
-    conditions: Tensor | None = None
+    node_types: Tensor  # categories, (B, N) long; 0 where masked
+    bonds: Tensor  # 1 + category of the edge of two nodes, 0 for none, (B, N, N) long, symmetric
+    mask: Tensor  # True for real nodes, (B, N) bool
+    conditions: Tensor | None = None  # of each graph, (B, P), NaN where unknown
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -259,11 +233,10 @@ class GraphBatch:
         return replace(self, node_types=types, bonds=torch.where(real, self.bonds, 0))
 
     def checked(self, nodes: int, node_categories: int, bond_categories: int) -> GraphBatch:
-        """Return the same graphs with zeros at padding, of which no more than needed is kept.
+        """Return the same graphs with zeros at padding, cut to `nodes` nodes.
 
-        Raises:
-            ValueError: A graph has no node, more than `nodes`, another category, an edge from a
-                node to itself, or one that only one of its ends has.
+        Raises ValueError where a graph has no node, more of them, another category, an edge from a
+        node to itself, or one that only one of its ends has.
         """
         batch = self.cleared()
         if batch.mask.shape[1] > nodes:
@@ -340,8 +313,7 @@ def size_bucketed_batches(
     """Yield one epoch of shuffled batches, at most `batch_size` positions in `node_counts` each.
 
     The graphs are shuffled, cut into buckets of 20 batches, sorted by size inside a bucket and cut
-    into batches; then all batches are shuffled. Padding is about 3 % on ZINC250k. A function of
-    (seed, epoch), so a run can resume by skipping.
+    into batches; then all batches are shuffled. A function of (seed, epoch), so a run can resume.
     """
     if batch_size < 1:
         raise ValueError(f"a batch holds at least 1 graph, not {batch_size}")

@@ -1,12 +1,10 @@
 """Canonical depth-first order, isomorphism and automorphisms of graphs with categories.
 
-The order is a function of the graph up to isomorphism: however its nodes were numbered before, the
-renumbered graph is the same. It comes from a canonical numbering by colour refinement (Weisfeiler &
-Leman 1968): where refinement leaves nodes alike, each of them in turn is singled out, and of all
-numberings found the one with the smallest edge list wins (McKay & Piperno 2014, arXiv 1301.1493,
-without their data structures). The search is exact, so it is exponential on graphs that refinement
-hardly splits and that have few automorphisms, such as strongly regular graphs. Molecules, trees,
-cycles, grids, complete graphs need a handful of leaves.
+The order does not depend on how the nodes were numbered before. It comes from a canonical numbering
+by colour refinement (Weisfeiler & Leman 1968): where refinement leaves nodes alike, each of them in
+turn is singled out, and of all numberings found the one with the smallest edge list wins (McKay &
+Piperno 2014, arXiv 1301.1493). The search is exact, so it is exponential on graphs that refinement
+hardly splits and that have few automorphisms, such as strongly regular graphs.
 """
 
 from __future__ import annotations
@@ -41,17 +39,8 @@ def canonical_order(
     """Return the canonical depth-first order: new node i is old node `order[i]`, (n,) int64.
 
     The walk starts at the lowest colour, which is a node of lowest degree, and takes the neighbour
-    with the fewest unvisited nodes behind it first, so that the path steps back little.
-
-    Args:
-        node_types: Node categories, (n,).
-        edges: Each edge once, (m, 2).
-        bond_types: Edge categories, (m,).
-        max_leaves: Numberings that the search for the canonical one may compare.
-
-    Raises:
-        ValueError: The graph is empty, not connected, or has more than 255 nodes, an edge is no
-            pair of two nodes, or the search takes too long.
+    with the fewest unvisited nodes behind it first. Raises ValueError for a graph that is empty,
+    not connected, larger than `MAX_NODES`, malformed, or takes more than `max_leaves` numberings.
     """
     types = [int(t) for t in node_types]
     if len(types) > MAX_NODES:
@@ -83,11 +72,7 @@ def canonical_order(
 
 
 def canonicalise(graphs: PackedGraphs) -> PackedGraphs:
-    """Return the same graphs, nodes in canonical depth-first order.
-
-    Raises:
-        ValueError: with the number of the graph; see `canonical_order`.
-    """
+    """Return the same graphs, nodes in canonical order; a ValueError names the graph."""
     ordered = []
     for number in range(len(graphs)):
         types, edges, bonds = graphs.graph(number)
@@ -111,11 +96,7 @@ def _reached(neighbours: Neighbours, start: int, barred: set[int]) -> set[int]:
 
 
 class _Search:
-    """Canonical numbering by individualisation and refinement, depth first over the choices.
-
-    Attributes:
-        numbers: Canonical number of each node.
-    """
+    """Canonical `numbers` of nodes by individualisation and refinement, depth first."""
 
     def __init__(self, types: list[int], neighbours: Neighbours, max_leaves: int):
         self.neighbours, self.max_leaves, self.leaves = neighbours, max_leaves, 0
@@ -246,8 +227,7 @@ def automorphisms(graph: nx.Graph) -> int:
 def labelling_bits(graphs: PackedGraphs) -> np.ndarray:
     """Return log2(n! / |Aut|) of each graph, (M,): its number of distinct labellings, in bits.
 
-    An order-invariant model gives every labelling of a graph the same probability, so its bits for
-    the graph itself are its bits for one labelling minus this.
+    An order-invariant model's bits for a graph are its bits for one labelling minus this.
     """
     bits = np.zeros(len(graphs))
     for k in range(len(graphs)):

@@ -41,28 +41,18 @@ class GraphModel(nn.Module, ABC):
     """Density of typed graphs given their numbers of nodes.
 
     The constructor takes `node_categories`, `bond_categories`, `max_nodes`, what `measure` returns,
-    and options of its own, all of them JSON; a class that goes with both orders takes `ordered`
-    as well, True for the canonical one.
-
-    Attributes:
-        orders: Those of `ORDERS` that the model goes with.
-        measured: Arguments of the constructor that `measure` returns.
-        rules: Arguments of the constructor that leave out its rules, which are not learned.
-        redraws: True where the rules are a check while drawing: samples with them are not raw.
-        parallel: True where the number of network evaluations does not grow with the graph.
-        supports_fragments: True where graphs can be drawn around fragments, node by node.
-        takes_conditions: True where the constructor takes `conditions`, shown in training.
-        batch_size: Graphs that are drawn at once.
+    and options of its own, all of them JSON; a class that goes with both orders takes `ordered` as
+    well, True for the canonical one.
     """
 
-    orders: ClassVar[tuple[str, ...]] = ("canonical",)
-    measured: ClassVar[tuple[str, ...]] = ()
-    rules: ClassVar[Mapping[str, Any]] = {}
-    redraws: ClassVar[bool] = False
-    parallel: ClassVar[bool] = False
-    supports_fragments: ClassVar[bool] = False
-    takes_conditions: ClassVar[bool] = False
-    batch_size: ClassVar[int] = BATCH
+    orders: ClassVar[tuple[str, ...]] = ("canonical",)  # those of `ORDERS` that it goes with
+    measured: ClassVar[tuple[str, ...]] = ()  # arguments that `measure` returns
+    rules: ClassVar[Mapping[str, Any]] = {}  # arguments that leave out what is not learned
+    redraws: ClassVar[bool] = False  # True where rules are a check while drawing
+    parallel: ClassVar[bool] = False  # True where evaluations do not grow with the graph
+    supports_fragments: ClassVar[bool] = False  # True where graphs grow around fragments
+    takes_conditions: ClassVar[bool] = False  # True where the constructor takes `conditions`
+    batch_size: ClassVar[int] = BATCH  # graphs that are drawn at once
 
     @property
     def unknown(self) -> str:
@@ -76,11 +66,7 @@ class GraphModel(nn.Module, ABC):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options: Any) -> dict[str, Any]:
-        """Return arguments of the constructor that follow from a set of graphs.
-
-        `options` are `node_categories`, `bond_categories`, `edge_weights` and `support`, see
-        `GraphCNF.for_graphs`.
-        """
+        """Return arguments of the constructor that follow from graphs; see `for_graphs`."""
         return {}
 
     def knows(self, batch: GraphBatch) -> Tensor:
@@ -96,17 +82,11 @@ class GraphModel(nn.Module, ABC):
         return self.bounds(batch)
 
     def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
-        """Return the log of the summed probabilities of `count` numberings, (B,) nats.
-
-        Raises ValueError where the model does not draw graphs along a numbering.
-        """
+        """Return the log of the summed probabilities of `count` numberings, (B,) nats."""
         raise ValueError('orders are summed by models that draw along a path, such as "path"')
 
     def size_logits(self, conditions: Tensor) -> Tensor:
-        """Return what conditions (B, P) add to the log prior of sizes, (B, max_nodes + 1).
-
-        Raises ValueError where the model was trained without conditions.
-        """
+        """Return what conditions (B, P) add to the log prior of sizes, (B, max_nodes + 1)."""
         raise ValueError("this model was trained without conditions")
 
     def fit_conditions(self, batch: GraphBatch) -> None:
@@ -156,11 +136,7 @@ def graph_model(name: str) -> Callable[[AnyModel], AnyModel]:
 
 
 def model_class(architecture: str, order: str = "canonical") -> type[GraphModel]:
-    """Return the class of a graph model that goes with an order of the nodes.
-
-    Raises:
-        UserError: There is no such model or order, or they do not go together.
-    """
+    """Return the class of a graph model for an order; UserError where there is none."""
     if architecture not in GRAPH_MODELS:
         raise UserError(
             f"architecture must be the name of a graph model, got {architecture!r}"
@@ -178,9 +154,9 @@ def model_class(architecture: str, order: str = "canonical") -> type[GraphModel]
 class GraphCNF(nn.Module):
     """Density of typed graphs: atom by atom along a depth-first path, or in one shot.
 
-    Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021,
-    arXiv 2006.09790, section 3. The constructor's arguments are the configuration: they are saved
-    with the weights and rebuild the model.
+    Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021, arXiv
+    2006.09790, section 3. The constructor's arguments are saved with the weights and rebuild the
+    model.
 
     Args:
         architecture: Name of the graph model: "path" (node by node along the path of a depth-first
@@ -188,8 +164,7 @@ class GraphCNF(nn.Module):
             "pairs" (one latent per pair of nodes, the paper's three steps), or another one that
             `graph_model` has registered.
         order: "canonical" if graphs come in a canonical node order that the networks may use,
-            "none" for a model that is invariant to the order: "unordered" needs the second,
-            "pairs" goes with both.
+            "none" for a model that is invariant to it: "unordered" needs it, "pairs" takes both.
         steps: Arguments of the graph model, such as `PathModel`.
 
     Attributes:
@@ -201,9 +176,8 @@ class GraphCNF(nn.Module):
         >>> path = ([0, 1, 0], [(0, 1), (1, 2)], [0, 0])
         >>> ring = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
         >>> graphs = PackedGraphs.from_lists([path, ring])
-        >>> model = GraphCNF.for_graphs(
-        ...     graphs, node_categories=2, bond_categories=1, width=16, layers=1, heads=2
-        ... )
+        >>> sizes = {"node_categories": 2, "bond_categories": 1, "width": 16, "heads": 2}
+        >>> model = GraphCNF.for_graphs(graphs, **sizes)
         >>> model.log_prob(GraphBatch.collate(graphs)).shape
         torch.Size([2])
         >>> model.sample_records(0, 5, seed=0).node_counts.tolist()
@@ -234,23 +208,12 @@ class GraphCNF(nn.Module):
         support: bool = True,
         **steps,
     ) -> GraphCNF:
-        """Build a model whose sizes fit a set of graphs.
+        """Build a model whose sizes fit every graph that it should be able to represent.
 
-        Args:
-            graphs: Every graph that the model should be able to represent.
-            node_categories: Number of node categories.
-            bond_categories: Number of edge categories.
-            metadata: Kept with the model.
-            training_hashes: Kept with the model.
-            architecture: See the class.
-            order: See the class.
-            edge_weights: What each edge category adds to the sum of a node, such as bond orders;
-                1 each when None.
-            support: False leaves out the rules of the model, as `without_rules` does.
-            **steps: Arguments of the graph model that do not follow from the graphs.
-
-        Raises:
-            UserError: There are no graphs, or the model cannot be built for them.
+        `edge_weights` are what edge categories add to the sum of a node, such as bond orders (1
+        each when None); `support=False` leaves out the rules of the model, as `without_rules` does;
+        `steps` are arguments of the graph model that do not follow from the graphs. Raises
+        UserError where there are no graphs, or the model cannot be built for them.
         """
         found = model_class(architecture, order)
         if not len(graphs):
@@ -287,8 +250,8 @@ class GraphCNF(nn.Module):
     def with_conditions(self, tables: list[dict[str, Any]]) -> GraphCNF:
         """Return the same weights in a model that also takes conditions, and ignores them yet.
 
-        `tables` are `graphcnf.graphs.networks.condition_tables`. Raises UserError where there are
-        conditions already, or the graph model takes none.
+        `tables` are `condition_tables`. Raises UserError where there are some already, or cannot
+        be.
         """
         if self.conditions or not self.steps.takes_conditions:
             raise UserError(
@@ -332,11 +295,7 @@ class GraphCNF(nn.Module):
         return batch.checked(self.max_nodes, steps["node_categories"], steps["bond_categories"])
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Draw the terms of the bound, per step.
-
-        Raises:
-            ValueError: A graph is too large or has a category that the model does not know.
-        """
+        """Draw the terms of the bound, per step; ValueError for a graph outside of the model."""
         return self.steps.bounds(self._checked(batch), noise)
 
     def log_prob(
@@ -352,12 +311,8 @@ class GraphCNF(nn.Module):
             samples: Draws of the encoder; "path" needs none, its bound is exact for a numbering.
             noise: Tape of the random draws.
             orders: Depth-first numberings whose probabilities are summed, the given one included
-                ("path" only). The bound rises with their number: what a canonically ordered model
-                leaves to other numberings of a graph belongs to the graph. Without gradients.
-
-        Raises:
-            UserError: `samples` or `orders` is not positive, or `orders` above 1,024.
-            ValueError: The model knows no order.
+                ("path" only), up to 1,024. The bound rises with their number: what a canonically
+                ordered model leaves to other numberings belongs to the graph. Without gradients.
         """
         check_integer("samples", samples, 1)
         check_integer("orders", orders, 1, LARGEST_ORDERS)
@@ -371,10 +326,9 @@ class GraphCNF(nn.Module):
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Return the negative bound in nats per node, decoder terms weighted with `beta`.
 
-        Returns:
-            The loss, and metrics as pairs (sum over graphs, number of graphs): `bits_per_node`,
-            `bits_per_molecule`, and per step `bits_*` (per node) and `accuracy_*` (share of
-            variables that the posterior decodes to what was encoded).
+        Also metrics, pairs (sum over graphs, number of graphs): `bits_per_node`,
+        `bits_per_molecule`, and per step `bits_*` (per node) and `accuracy_*` (share of variables
+        that the posterior decodes to what was encoded).
         """
         bounds = self.steps.estimate(self._checked(batch))
         nodes = batch.sizes
@@ -415,10 +369,10 @@ class GraphCNF(nn.Module):
     def size_probabilities(
         self, sizes: tuple[int, int] | None = None, conditions: Tensor | None = None
     ) -> np.ndarray:
-        """Return the prior over numbers of nodes, index 0 to `max_nodes`.
+        """Return the prior over numbers of nodes, 0 to `max_nodes`, as in the training histogram.
 
-        As in the training histogram, uniform where it has none; restricted to a range if given.
-        Given the `conditions` (1, P) of a graph, as the model has learned.
+        Restricted to a range if given, uniform where there are no such graphs; given the
+        `conditions` (1, P) of a graph, as the model has learned.
         """
         low, high = sizes or (0, self.max_nodes)
         if sizes is not None:
@@ -467,18 +421,14 @@ class GraphCNF(nn.Module):
         generator=None,
         conditions: Tensor | None = None,
     ) -> GraphBatch:
-        """Draw one graph for each number of nodes in `sizes` (B,) long.
+        """Draw one graph for each number of nodes in `sizes` (B,) long, 1 to `max_nodes`.
 
         Args:
-            sizes: Numbers of nodes, 1 to `max_nodes`.
+            sizes: Numbers of nodes.
             temperature: Below 1 for more probable graphs.
             sample_posterior: Draw from p(x|z) instead of taking its argmax.
             generator: None, a torch generator, or one numpy generator per graph.
             conditions: Of each graph, (B, P), NaN for an unknown one; None for none.
-
-        Raises:
-            UserError: A size or the temperature is out of range.
-            ValueError: The model was trained without conditions.
         """
         if not len(sizes):
             raise UserError("give at least one number of nodes to draw graphs of")
@@ -507,19 +457,9 @@ class GraphCNF(nn.Module):
 
         A record is a function of the seed and its number, to the last bit on one machine: it is
         always computed in the same batch (see `graphcnf.graphs.record_blocks`), on a CPU by one
-        thread. Several processes make use of several cores.
-
-        Args:
-            first: Number of the first record, from 0 on.
-            count: Number of records.
-            seed: Seed of the sample.
-            temperature: Below 1 for more probable graphs.
-            sizes: Lowest and highest number of nodes, see `size_probabilities`.
-            conditions: Of every graph, (P,), None for an unknown one.
-
-        Raises:
-            UserError: A size, the temperature, the seed or a number of records is out of range.
-            ValueError: The model was trained without conditions.
+        thread. Several processes make use of several cores. `sizes` are as in `size_probabilities`,
+        `conditions` (P,) as in `sample`, None for an unknown one. Raises UserError where a number
+        is out of range.
         """
         check_integer("first", first)
         check_integer("count", count)
@@ -559,8 +499,7 @@ class GraphCNF(nn.Module):
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> GraphCNF:
         """Load shipped weights by name, or a folder that `save_pretrained` or training wrote.
 
-        Raises:
-            UserError: There is no such model, or its files are damaged.
+        Raises UserError where there is no such model, or its files are damaged.
         """
         folder = locate(name_or_folder, shipped=True)
         model = load_model(cls, folder, device)

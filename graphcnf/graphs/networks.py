@@ -34,10 +34,10 @@ UNCONDITIONAL = 0.2
 
 
 def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return node features (B, N, F) of the connectivity (B, N, N) bool, equivariant.
+    """Return equivariant node features (B, N, F) of the connectivity (B, N, N) bool.
 
-    One-hot degree (capped at 6), and the probabilities that a random walk returns after 1 to 8
-    steps (Dwivedi et al. 2022, arXiv 2110.07875), which tell ring membership and size.
+    One-hot degree, and the probabilities that a random walk returns after 1 to 8 steps (Dwivedi et
+    al. 2022, arXiv 2110.07875), which tell ring membership and size.
     """
     a = adjacency.to(dtype)
     degree = a.sum(-1)
@@ -60,10 +60,10 @@ def graph_context(
 ) -> Context:
     """Return a context with features of graphs of bonds (B, N, N): categories plus 1, or bool.
 
-    Features: those of `walk_features`. Adjacency (B, N, N, `PAIR_FEATURES`): one-hot distance (1 to
-    6, farther; all 0 for i = j), and on edges, where nodes are `ordered`, whether j is numbered
-    before i. For each of the edge `categories` in addition the one-hot count of such edges at a
-    node (capped at 4), and whether a pair's edge is one.
+    Features: those of `walk_features`. Adjacency: one-hot distance (1 to 6, farther; all 0 for i =
+    j), and on edges, where nodes are `ordered`, whether j is numbered before i. For each of the
+    `categories` in addition the one-hot count of such edges at a node, and whether a pair's edge is
+    one.
     """
     a = (bonds > 0).to(dtype)
     eye = torch.eye(mask.shape[1], device=mask.device, dtype=dtype)
@@ -84,10 +84,7 @@ def graph_context(
 
 
 def condition_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
-    """Return the table of conditions that a model keeps: name, mean, deviation of each column.
-
-    `values` (M, P) are those of the training graphs.
-    """
+    """Return name, mean and deviation of each column of the training graphs' values (M, P)."""
     means, deviations = values.mean(0), values.std(0)
     deviations = np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)  # else all alike
     return [
@@ -97,10 +94,7 @@ def condition_tables(names: Sequence[str], values: np.ndarray) -> list[dict[str,
 
 
 def partly_known(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return values (B, P) with some of them NaN, since any of them may be asked for later.
-
-    Among the graphs with conditions, every number of known values is equally frequent.
-    """
+    """Return values (B, P), some NaN: every number of known ones is equally frequent."""
     known = random.random(values.shape) < random.random((len(values), 1))
     known &= random.random((len(values), 1)) >= UNCONDITIONAL
     return np.where(known, values, np.nan)
@@ -112,12 +106,7 @@ def condition_row(values: Sequence[float | None]) -> Tensor:
 
 
 class ConditionEmbedding(nn.Module):
-    """Embedding of the conditions of each graph; zero at the start, and without conditions.
-
-    Args:
-        tables: Name, mean and deviation of each condition (`condition_tables`).
-        width: Channels.
-    """
+    """Embedding of the conditions of each graph; zero at the start, and without conditions."""
 
     means: Tensor
     deviations: Tensor
@@ -154,13 +143,9 @@ class Shares(nn.Module):
     """Shares of the conditions of a graph that its nodes add, by categories and by edges.
 
     The rest of a condition is its value less what the nodes so far have added. An edge counts with
-    all that is around both its ends so far, so that conditions that are sums over nodes and their
-    neighbours (a weight, a logP after Crippen) are nearly exact; others are hints.
-
-    Args:
-        cardinalities: Categories of each variable of a node.
-        tables: See `condition_tables`; shares are in deviations.
-        width: Channels.
+    all that is around both its ends so far, so that sums over nodes and their neighbours (a weight,
+    a logP after Crippen) are nearly exact; others are hints. Shares are in deviations of the
+    `tables`.
     """
 
     deviations: Tensor
@@ -184,10 +169,7 @@ class Shares(nn.Module):
         return torch.where(links > 0, links % (self.edges.num_embeddings - 1) + 1, 0)
 
     def of(self, x: Tensor, links: Tensor) -> Tensor:
-        """Return the shares (..., P) that nodes x (..., V) add, in the units of the conditions.
-
-        `links` (..., K) are their edges, as `Path.links` has them.
-        """
+        """Return the shares (..., P) that nodes x (..., V) with edges `Path.links` (..., K) add."""
         added = sum(share(value) for share, value in zip(self.each, x.unbind(-1), strict=True))
         return (added + self.edges(self._rows(links)).sum(-2)) * self.deviations
 
@@ -201,8 +183,7 @@ class Shares(nn.Module):
     def fit(self, x: Tensor, links: Tensor, mask: Tensor, conditions: Tensor) -> None:
         """Set the shares by least squares, those of edges by what the categories leave.
 
-        Of graphs with real nodes `mask` (B, N), x (B, N, V), `links` (B, N, K) and `conditions`
-        (B, P).
+        Of graphs x (B, N, V) with `links` (B, N, K), `mask` (B, N) and `conditions` (B, P).
         """
         from scipy.sparse import coo_array
         from scipy.sparse.linalg import lsmr

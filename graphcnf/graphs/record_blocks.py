@@ -1,8 +1,8 @@
 """Numbered records of a sample, each always computed in the same batch, by one thread.
 
 Rounding in float32 depends on the shapes of the tensors and on the number of threads, and once in a
-while it decides between two categories. Records are cut into blocks, small ones first (few
-molecules come sooner) and then larger ones; within a block, graphs of like size share a batch.
+while it decides between two categories. Within a block of records, graphs of like size share a
+batch.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ GPU_BLOCKS = 4
 
 
 def blocks(first: int, together: int = 1) -> Iterator[range]:
-    """Yield endless blocks, from the one that holds the record `first` on.
+    """Yield endless blocks, from the one that holds the record `first` on, `together` as one.
 
-    `together` blocks come as one, always the same ones; those of the first `BLOCK` records alone.
+    Those of the first `BLOCK` records come alone.
     """
     while True:
         number = _block_number(first)
@@ -47,11 +47,7 @@ def blocks(first: int, together: int = 1) -> Iterator[range]:
 
 
 def together_on(device: torch.device) -> int:
-    """Return the number of blocks that are drawn at once.
-
-    One on a CPU, whose records never depend on what they are drawn with; `GPU_BLOCKS` on a GPU,
-    which rounds otherwise anyway.
-    """
+    """Return the number of blocks drawn at once; a GPU, which rounds otherwise, draws more."""
     return 1 if device.type == "cpu" else GPU_BLOCKS
 
 
@@ -85,10 +81,7 @@ def _block_start(number: int) -> int:
 
 
 def batches(sizes: np.ndarray, together: int = 1, size: int = BATCH) -> list[np.ndarray]:
-    """Return the places in a block of the graphs of each batch, of sizes (M,) alike.
-
-    Batches hold `size` graphs for each of the blocks that are drawn `together`.
-    """
+    """Return the places of graphs of sizes (M,) in batches of `size` for each block."""
     order, size = np.argsort(sizes, kind="stable"), size * together
     return [order[k : k + size] for k in range(0, len(order), size)]
 
@@ -98,16 +91,8 @@ def record_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]:
     """Yield the batches that hold the records `wanted` of the sample with this seed.
 
-    Args:
-        wanted: Numbers of the records.
-        prior: Probabilities of their sizes, from 0 on.
-        seed: Seed of the sample.
-        together: Blocks that are drawn at once.
-        size: Graphs in a batch of one block.
-
-    Yields:
-        Numbers of all records of a batch, their sizes (the first number that a record draws decides
-        on it), and their generators.
+    Numbers of all records of a batch, their sizes (the first number that a record draws decides on
+    it, by the probabilities `prior` from 0 on), and their generators.
     """
     below = prior.cumsum()
     for block in blocks(wanted.start, together):
@@ -135,12 +120,7 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 class RecordNoise(Noise):
-    """Noise of the encoders in which a record has its own numbers, whatever it is batched with.
-
-    Args:
-        seed: Seed of the sample.
-        records: Number of each record of the batch, (B,).
-    """
+    """Noise of the encoders in which a record has its own numbers, whatever it is batched with."""
 
     def __init__(self, seed: int, records: Sequence[int]):
         super().__init__()

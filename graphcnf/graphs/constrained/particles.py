@@ -1,12 +1,11 @@
 """Graphs that hold a fragment, drawn node by node with weights that make up for the force.
 
-Every walk goes through the nodes of one graph. At each node the network's probabilities are known
-before anything is drawn, so the probability of a step to each neighbouring node of the fragment is
-known, and so is that of a free node within what is possible. One of these ways is chosen, and the
-weight of the walk is multiplied by what was left to choose from: sequential importance sampling,
-with resampling where the weights differ too much (Doucet, de Freitas & Gordon 2001, chapter 1). The
-weights are proper for the probability that the model gives to a depth-first code together with the
-place of the fragment in it.
+At each node the network's probabilities are known before anything is drawn, so the probability of a
+step to each neighbouring node of the fragment is known, and so is that of a free node within what
+is possible. One of these ways is chosen, and the weight of the walk is multiplied by what was left
+to choose from: sequential importance sampling with resampling (Doucet, de Freitas & Gordon 2001,
+chapter 1). The weights are proper for the probability that the model gives to a depth-first code
+together with the place of the fragment in it.
 """
 
 from __future__ import annotations
@@ -44,31 +43,19 @@ RARE = 0.01
 
 @dataclass
 class Walks:
-    """Graphs with a fragment, P of them.
-
-    Attributes:
-        graphs: The graphs.
-        log_weights: Logs of their weights, -inf for a walk that came to a dead end, (P,) float64.
-        came_from: See `Progress`, (P, U).
-        prices: See `Progress`, (P, U) float64.
-        ancestor: Number of the walk that each one shares what was drawn with, (P,) long: walks of
-            different ancestors are independent.
-    """
+    """Graphs with a fragment, P of them."""
 
     graphs: GraphBatch
-    log_weights: Tensor
-    came_from: Tensor
-    prices: Tensor
+    log_weights: Tensor  # -inf for a walk that came to a dead end, (P,) float64
+    came_from: Tensor  # see `Progress`, (P, U)
+    prices: Tensor  # see `Progress`, (P, U) float64
+    # Number of the walk that each one shares what was drawn with, (P,) long: walks of different
+    # ancestors are independent.
     ancestor: Tensor
 
 
 class Experience:
-    """Proposal learnt from earlier walks, without influence on the target of the weights.
-
-    Args:
-        size: Number U of nodes of the fragment.
-        device: Of the tables.
-    """
+    """Proposal of walks with a fragment of U nodes, learnt from earlier ones."""
 
     def __init__(self, size: int, device=None):
         self.counts = torch.zeros(size + 2, size, dtype=torch.float64, device=device)
@@ -84,10 +71,7 @@ class Experience:
 
     @property
     def costs(self) -> Tensor:
-        """Expected log-probability of each node of the fragment, (U,).
-
-        Walks that have placed more of it than others are compared with them by it.
-        """
+        """Expected log-probability of each node of the fragment, (U,), to compare walks by."""
         return (self.sums - UNSEEN) / (self.seen + 1)
 
     def prefer_order(self) -> None:
@@ -112,13 +96,7 @@ class Experience:
 
 
 class ConditionalWalk:
-    """Draws graphs with a fragment from a model.
-
-    Args:
-        steps: `PathModel` of the model.
-        fragment: What the graphs have to hold.
-        temperature: Below 1 for more probable graphs.
-    """
+    """Draws graphs with a fragment from a `PathModel`, at a temperature."""
 
     def __init__(self, steps, fragment: Fragment, *, temperature: float = 1.0):
         self.steps, self.network = steps, steps.network
@@ -127,15 +105,9 @@ class ConditionalWalk:
 
     @torch.no_grad()
     def draw(self, sizes: Tensor, experience: Experience, generator: torch.Generator) -> Walks:
-        """Draw graphs.
+        """Draw graphs of the numbers of nodes `sizes` (P,), with a generator on the CPU.
 
-        Args:
-            sizes: Number of nodes of each of P graphs, (P,) long.
-            experience: Of earlier walks with this fragment.
-            generator: On the CPU.
-
-        Raises:
-            UserError: A size is too small for the fragment.
+        Raises UserError where a size is too small for the fragment.
         """
         network, code = self.network, self.steps.code
         count, largest = len(sizes), int(sizes.max())
@@ -292,11 +264,7 @@ class ConditionalWalk:
         return x, masses
 
     def _draw(self, hidden: Nodes, rows: Tensor, mask) -> tuple[Tensor, Tensor]:
-        """Draw all variables of the nodes of some rows, each from what is possible.
-
-        Returns:
-            Categories, and logs of what each variable was drawn from, (R, V) each.
-        """
+        """Draw the variables of some nodes, and logs of what each was drawn from, (R, V) each."""
         network = self.network
         part, inside = hidden[rows], torch.arange(len(rows), device=rows.device)
         previous: list[Tensor] = []

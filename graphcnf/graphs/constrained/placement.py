@@ -1,10 +1,9 @@
 """A fragment that a graph has to hold, and its placement along depth-first walks.
 
 The nodes of a graph with a fragment come in one of the depth-first orders of the whole graph, nodes
-of the fragment between free ones. Such an order keeps one rule: no node leaves the path before all
-its neighbours are there. So the walk may go on with a node of the fragment, or with a free one,
-wherever what the step back takes off the path is complete; `Progress` knows which nodes these are,
-and what the variables of the next node have to be in either case.
+of the fragment between free ones. No node leaves the path before all its neighbours are there: the
+walk may go on with a node of the fragment, or with a free one, wherever what the step back takes
+off the path is complete.
 """
 
 from __future__ import annotations
@@ -29,28 +28,18 @@ UNPLACED, LEFT = -1, -2
 
 @dataclass
 class Fragment:
-    """Nodes and edges that a graph has to hold, and where it may grow from them.
+    """Nodes and edges that a graph has to hold, and where it may grow from them."""
 
-    Attributes:
-        kinds: Possible categories of each node, (U, node categories) bool.
-        edges: Pairs of nodes, (E, 2) long.
-        forms: Possible categories of all edges together, by category plus 1, in each of S
-            structures (the Kekulé structures of a molecule), (S, E, edge categories + 1) bool.
-        room: Sum of the weights that further edges of each node may have, (U,) long.
-        sockets: Number of edges to free nodes that each node must get beside it, (U,) long.
-        plain: True for edges that may attach or enter a component, by category plus 1, bool.
-        rings: True where free nodes may close rings over nodes of the fragment.
-        acyclic: True where free nodes close no rings at all.
-    """
-
-    kinds: Tensor
-    edges: Tensor
+    kinds: Tensor  # possible categories of each node, (U, node categories) bool
+    edges: Tensor  # pairs of nodes, (E, 2) long
+    # Possible categories of all edges together, by category plus 1, in each of S forms (the Kekulé
+    # structures of a molecule), (S, E, edge categories + 1) bool.
     forms: Tensor
-    room: Tensor
-    sockets: Tensor
-    plain: Tensor
-    rings: bool = False
-    acyclic: bool = False
+    room: Tensor  # sum of the weights that further edges of each node may have, (U,) long
+    sockets: Tensor  # edges to free nodes that each node must get beside it, (U,) long
+    plain: Tensor  # edges that may attach or enter a component, by category plus 1, bool
+    rings: bool = False  # whether free nodes may close rings over nodes of the fragment
+    acyclic: bool = False  # whether free nodes close no rings at all
 
     def __post_init__(self) -> None:
         size = len(self.kinds)
@@ -82,42 +71,21 @@ class Fragment:
 
 @dataclass
 class Steps:
-    """Ways to go on with a node of the fragment, R of them.
+    """Ways to go on with a node of the fragment, R of them."""
 
-    Attributes:
-        owner: Number of the walk, (R,) long.
-        node: Node of the fragment, (R,) long.
-        back: Levels to step back, (R,) long.
-        lengths: Lengths of the closures, 0 for none, (R, K) long.
-        edges: Edges of the fragment, to the parent and at the closures, -1 for none, (R, 1 + K).
-        enters: True for the first node of its component, whose parent is a free node or none.
-        alive: Structures of the fragment that are still possible, (R, S) bool.
-    """
-
-    owner: Tensor
-    node: Tensor
-    back: Tensor
-    lengths: Tensor
-    edges: Tensor
-    enters: Tensor
-    alive: Tensor
+    owner: Tensor  # number of the walk, (R,) long
+    node: Tensor  # node of the fragment, (R,) long
+    back: Tensor  # levels to step back, (R,) long
+    lengths: Tensor  # lengths of the closures, 0 for none, (R, K) long
+    edges: Tensor  # of the fragment, to the parent and at the closures, -1 for none, (R, 1 + K)
+    enters: Tensor  # first nodes of their components, whose parent is a free node or none, (R,)
+    alive: Tensor  # forms of the fragment that are still possible, (R, S) bool
 
 
 class Progress:
-    """State of the placement in P walks.
+    """State of the placement in P walks to graphs of `sizes` (P,) nodes with `closures` each.
 
-    Args:
-        fragment: What the graphs have to hold.
-        sizes: Numbers of nodes of the graphs, (P,) long.
-        support: Of the model.
-        closures: Closures of a node at most, K.
-
-    Attributes:
-        came_from: After which node each node of the fragment came, see `source`, (P, U).
-        prices: Log-probability of each node of the fragment given the step back, (P, U) float64.
-
-    Raises:
-        UserError: The graphs are too small.
+    Raises UserError where a graph is too small.
     """
 
     def __init__(self, fragment: Fragment, sizes: Tensor, support: Support, closures: int):
@@ -134,6 +102,7 @@ class Progress:
         self.sockets = fragment.sockets.expand(count, -1).clone()
         self.alive = sizes.new_ones((count, len(fragment.forms)), dtype=torch.bool)
         self.last = torch.full_like(sizes, len(fragment))
+        # After which node each came, see `source`, and its log-probability given the step back.
         self.came_from = torch.zeros_like(self.level)
         self.prices = torch.zeros_like(self.level, dtype=torch.float64)
         # Sums of edge weights that nodes of the fragment have left, and the least weight of each of
@@ -153,10 +122,7 @@ class Progress:
             setattr(self, name, getattr(self, name)[rows])
 
     def source(self, steps: Steps) -> Tensor:
-        """Return the nodes of the fragment placed last before the steps, (R,) long.
-
-        For the first node of a component U at the beginning and U + 1 after a free node.
-        """
+        """Return the nodes placed last before the steps, (R,); U at the start, U + 1 after FREE."""
         enters = torch.where(self.depth[steps.owner] < 0, 0, 1) + len(self.fragment)
         return torch.where(steps.enters, enters, self.last[steps.owner])
 
@@ -212,7 +178,7 @@ class Progress:
         return fits & (left >= 0) & (self.free[:, None] > 0)
 
     def mask(self, previous: list[Tensor], cardinality: int) -> Tensor:
-        """Return the possible categories of a free node's next variable, (P, cardinality) bool.
+        """Return the possible categories (P, cardinality) bool of a free node's next variable.
 
         For the step back: of a free node, or of one that enters a component at the same place.
         """
@@ -340,11 +306,9 @@ class Progress:
         return self._leave_enough(steps, previous, fits)
 
     def _leave_enough(self, steps: Steps, previous: list[Tensor], fits: Tensor) -> Tensor:
-        """Return a mask of the categories `fits` (R, C) of a node or edge that leave enough.
+        """Return those of the categories `fits` (R, C) that leave the rest of the fragment a place.
 
-        A walk that gives a node a category or an edge after which the rest of the fragment has no
-        place at it would end some nodes later. All of its continuations have weight 0, so that
-        leaving it out changes nothing but how many walks arrive.
+        All continuations of the others have weight 0: it only changes how many walks arrive.
         """
         if not self.support.limited:
             return fits
@@ -384,13 +348,9 @@ class Progress:
         steps.alive = steps.alive & (fits.gather(2, chosen)[..., 0].T | (edge < 0)[:, None])
 
     def add(self, x: Tensor, node: Tensor, enters: Tensor, alive: Tensor) -> None:
-        """Take the next node of each walk, of categories x (P, V).
+        """Take the next node of each walk: categories x (P, V), number in the fragment (P,).
 
-        Args:
-            x: Its categories, (P, V).
-            node: Its number in the fragment or `FREE`, (P,) long.
-            enters: True where it enters a component, (P,) bool.
-            alive: Possible structures after it, (P, S) bool.
+        It may enter a component, (P,) bool, and leaves the forms `alive` (P, S) bool.
         """
         rows = torch.arange(len(x), device=x.device)
         first, free, member = self.depth < 0, node == FREE, node != FREE

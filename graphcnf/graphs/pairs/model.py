@@ -1,8 +1,8 @@
 """The three steps of GraphCNF with one latent per pair of nodes, as published.
 
-In the encoding direction: node types become node latents; types of edges become edge latents;
-every other pair gets the latent of a virtual edge, and a binary decoder tells virtual from real.
-Lippe & Gavves 2021, arXiv 2006.09790, section 3 and appendix B.
+Node types become node latents; types of edges become edge latents; every other pair gets the latent
+of a virtual edge, and a binary decoder tells virtual from real. Lippe & Gavves 2021, arXiv
+2006.09790, section 3 and appendix B.
 """
 
 from __future__ import annotations
@@ -50,11 +50,8 @@ class VirtualEdges(nn.Module):
     """Latents of pairs that are no edges, and the decoder that tells them from real ones.
 
     Real edges pass a learned affine map that starts at mean -1.5 and scale e^-1.4; virtual ones are
-    drawn from a logistic density q(z) that starts at +1.5 with the same scale. The decoder
-    log p(A=1|z) is a linear separator plus a small network.
-
-    Args:
-        dim: Channels of a pair.
+    drawn from a logistic density q(z) that starts at +1.5 with the same scale. The decoder log
+    p(A=1|z) is a linear separator plus a small network.
     """
 
     def __init__(self, dim: int):
@@ -90,22 +87,11 @@ class VirtualEdges(nn.Module):
 
 @graph_model("pairs")
 class PairsModel(GraphModel):
-    """GraphCNF with virtual edges, in one shot.
+    """GraphCNF with virtual edges, in one shot; without `ordered` invariant to renumbering.
 
-    Args:
-        node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
-        max_nodes: Largest number of nodes.
-        ordered: Whether the networks may use the numbering of the nodes; without it the model is
-            invariant to renumbering.
-        encoding: Encoding of nodes and edges: "mixture", "linear", "variational" or "argmax".
-        node_dim: Channels of a node latent.
-        pair_dim: Channels of an edge latent.
-        nodes: Arguments of the node step: `couplings` (3), and sizes of `PairNetwork`.
-        bonds: Arguments of the bond step, as `nodes`.
-        adjacency_step: Arguments of the adjacency step, as `nodes`; 6 `couplings`.
-        node_mixtures: Logistics per node channel.
-        pair_mixtures: Logistics per pair channel.
+    `encoding` is "mixture", "linear", "variational" or "argmax", with `node_dim` and `pair_dim`
+    latents. `nodes`, `bonds` and `adjacency_step` are the arguments of the steps: `couplings` (3,
+    3, 6), and sizes of `PairNetwork`. Couplings have so many `mixtures` per channel.
     """
 
     orders = ORDERS
@@ -233,10 +219,7 @@ class PairsModel(GraphModel):
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
-        """Return graphs of latents.
-
-        `temperature` scales latents; apply it to latents of the base density only.
-        """
+        """Return graphs of latents; `temperature` scales those of the base density."""
         index, pair_mask = all_pairs(mask)
         z = GraphLatents(
             temperature * latents["nodes"], temperature * latents["pairs"], mask, pair_mask, index

@@ -63,13 +63,8 @@ class _Given(nn.Module):
 class JointCoupling(NodesAndPairs):
     """Mixture-of-logistics coupling of nodes and pairs, both conditioned on the fixed channels.
 
-    Args:
-        network: `network(nodes, context, pairs, latents)` with the untransformed channels of both
-            returns parameters for the nodes (B, N, ...) and the pairs (B, P, ...).
-        swap: Transform the first channels instead of the last.
-        node: `split` (untransformed channels, with `swap`: transformed ones) and `mixtures` of the
-            coupling of nodes.
-        pair: The same for pairs.
+    `network(nodes, context, pairs, latents)` with the untransformed channels of both returns their
+    parameters; `node` and `pair` are `split` and `mixtures` of each, see `MixtureLogisticCoupling`.
     """
 
     def __init__(self, network: nn.Module, *, swap: bool, node: dict, pair: dict):
@@ -94,13 +89,7 @@ def joint_flow(
 ) -> Sequential:
     """Return blocks of actnorm, invertible linear map and joint coupling.
 
-    Args:
-        network: `network(node_in, node_out, pair_in, pair_out)` builds a conditioner.
-        couplings: Number of blocks.
-        node_dim: Channels of a node.
-        pair_dim: Channels of a pair, at least 2.
-        node_mixtures: Logistics per node channel.
-        pair_mixtures: Logistics per pair channel.
+    `network(node_in, node_out, pair_in, pair_out)` builds a conditioner; `pair_dim` is at least 2.
     """
     layers: list[Bijection] = []
     for k in range(couplings):
@@ -144,23 +133,9 @@ class PairNetwork(nn.Module):
 
     Depth and width lie on the nodes. Pairs carry a small hidden vector through two small networks
     and act on the nodes as attention biases, one set per block, and as a sum-pooled message; what
-    is known of the graph enters as attention biases and node features.
-
-    Args:
-        node_in: Untransformed node channels.
-        node_out: Parameters per node.
-        pair_in: Untransformed pair channels, 0 for a network of nodes only.
-        pair_out: Parameters per pair.
-        node_features: Channels of `context.features`, 0 for none.
-        pair_features: Channels of `context.adjacency`, 0 for none.
-        ordered: Whether the network may use the numbering of the nodes. Without it the network is
-            equivariant to renumbering.
-        max_nodes: Largest number of nodes.
-        width: Channels of a node.
-        pair_width: Channels of a pair.
-        layers: Attention blocks.
-        heads: Attention heads.
-        reach: Largest difference of positions that is told apart.
+    is known of the graph (`context.features`, `context.adjacency`) enters as attention biases and
+    node features. Without `ordered` the network is equivariant to renumbering; differences of
+    positions are told apart up to `reach`.
     """
 
     def __init__(
@@ -212,11 +187,7 @@ class PairNetwork(nn.Module):
     def forward(self, nodes: Tensor, context: Context, pairs=None, latents=None):
         """Return parameters (B, N, node_out), and (B, P, pair_out) if there are pairs.
 
-        Args:
-            nodes: Untransformed channels of the nodes, (B, N, node_in).
-            context: Mask (B, N), features and adjacency, see `graph_context`.
-            pairs: Untransformed channels of the pairs, (B, P, pair_in).
-            latents: `GraphLatents` that the pairs belong to.
+        Of untransformed channels `nodes` (B, N, node_in) and `pairs` (B, P, pair_in) of `latents`.
         """
         mask = context.mask
         count = mask.shape[1]

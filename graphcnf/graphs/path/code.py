@@ -4,7 +4,7 @@ In a depth-first numbering the neighbours that a node has among the earlier node
 path from the first node to it. A node's connectivity is therefore how many levels the path steps
 back before it continues with this node (0: child of the node before), and the lengths of the edges
 that lead from the node further up the path (a ring of size s is closed by length s - 1, whatever
-branches its nodes carry). Beside them stand the categories of the node and of these edges.
+branches its nodes carry).
 """
 
 from __future__ import annotations
@@ -21,21 +21,12 @@ STEPS = ("adjacency", "bonds", "nodes")
 
 
 def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Tensor, Tensor]:
-    """Return the code of the connectivity of depth-first numbered graphs.
+    """Return the code of the connectivity (B, N, N) of depth-first numbered graphs, (B, N, K) long.
 
-    Args:
-        adjacency: (B, N, N) bool, symmetric.
-        mask: (B, N) bool.
-        entries: Largest number K of earlier neighbours.
-
-    Returns:
-        Codes (B, N, K) long: levels stepped back, then lengths of the closures, increasing, 0 for
-        none; all 0 for the first node and for padding. And the neighbour that each of them stands
-        for, (B, N, K) long, -1 for none.
-
-    Raises:
-        ValueError: A graph is not connected, not numbered depth-first, or has a node with more than
-            K earlier neighbours.
+    Of up to K = `entries` earlier neighbours: levels stepped back, then lengths of the closures,
+    increasing, 0 for none; all 0 for the first node and for padding. Also the neighbour that each
+    stands for, (B, N, K) long, -1 for none. Raises ValueError for a graph that is not connected,
+    not numbered depth-first, or has a node with more earlier neighbours.
     """
     batch, nodes = mask.shape
     number = torch.arange(nodes, device=mask.device)
@@ -72,16 +63,10 @@ def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Ten
 class AtomCode:
     """One-to-one map of connected depth-first numbered graphs to V categories per node.
 
-    The variables of a node, in this order: levels stepped back; category of the edge to the parent
-    plus 1 (0 for the first node, which has none); category of the node; then for each closure its
-    length and the category of its edge plus 1, 0 and 0 for none. Not every combination is the code
-    of a graph; `Support` knows which are. A graph has a code for each depth-first numbering.
-
-    Args:
-        back: The path steps back 0 to back - 1 levels.
-        closures: Longest closure, for each possible closure of a node.
-        node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
+    The variables of a node, in this order: levels stepped back, from 0 to `back` - 1; category of
+    the edge to the parent plus 1 (0 for the first node, which has none); category of the node; then
+    for each closure its length, up to that in `closures`, and the category of its edge plus 1, 0
+    and 0 for none. Not every combination is the code of a graph; `Support` knows which are.
     """
 
     COMMON = 4
@@ -134,11 +119,7 @@ class AtomCode:
         return {"back": back + 1, "closures": closures}
 
     def encode(self, batch: GraphBatch) -> Tensor:
-        """Return categories (B, N, V) of graphs, 0 at padding.
-
-        Raises:
-            ValueError: As `depth_first_code`, or a step back or a closure is too long.
-        """
+        """Return categories (B, N, V) of graphs, 0 at padding; ValueError where there are none."""
         codes, targets = depth_first_code(batch.adjacency, batch.mask, self.entries)
         if (codes > codes.new_tensor(self.longest)).any():
             raise ValueError("a graph has a longer step back or closure than the model knows")

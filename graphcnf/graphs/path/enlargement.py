@@ -1,10 +1,9 @@
 """A trained network with more categories, nodes and closures than it was trained with.
 
-Every parameter of the larger network is made of rows of the smaller one. What the smaller one has,
-stays; what it lacks starts as a copy of what is closest: a new node or edge category of the one
-that the caller names, a larger number of nodes of the largest known one, a further closure of the
-last one known. Probability of a copy is split between it and its original as the counts of both in
-the new graphs say, so that the network starts with what it knew.
+What the smaller network has, stays; what it lacks starts as a copy of what is closest: a new
+category of the one that the caller names, a larger number of nodes of the largest known one, a
+further closure of the last one known. Probability is split between a copy and its original as the
+counts of both in the new graphs say, so that the network starts with what it knew.
 """
 
 from __future__ import annotations
@@ -34,21 +33,12 @@ def enlarged(
     edge_sources: Sequence[int],
     edge_weights: Sequence[int],
 ) -> GraphCNF:
-    """Return a model that knows what `model` knows, and can represent all of some graphs.
+    """Return a model that knows what a path model knows, and can represent all of some graphs.
 
-    Args:
-        model: A trained model, atom by atom. It stays as it is.
-        graphs: Depth-first numbered graphs in the categories of the result.
-        node_sources: For each node category of the result the one of `model` that it starts from:
-            first those of `model` in their order, each of them itself, then the new ones.
-        edge_sources: The same for edge categories.
-        edge_weights: Weights of the edge categories of the result.
-
-    Returns:
-        A model without metadata and hashes. Where nothing has to grow, it has the same weights.
-
-    Raises:
-        UserError: The model is of another kind, or knows no closures where the graphs have some.
+    For each node and edge category of the result `node_sources` and `edge_sources` name the one
+    that it starts from: first the known ones in their order, each of them itself, then the new
+    ones. `graphs` are depth-first numbered, in categories of the result. Raises UserError for other
+    models, and where the graphs have closures but the model knows none.
     """
     known, steps = model.config["steps"], model.steps
     if not isinstance(steps, PathModel):
@@ -74,10 +64,7 @@ def enlarged(
 
 
 def merged(known, needed):
-    """Return the smallest JSON arguments that cover both: maxima of numbers, entry by entry.
-
-    An entry that one of them lacks stays.
-    """
+    """Return the smallest JSON arguments that cover both: maxima of numbers, entry by entry."""
     if isinstance(known, dict) and isinstance(needed, dict):
         both = {k: merged(known[k], needed[k]) for k in known if k in needed}
         return {**known, **needed, **both}
@@ -118,11 +105,7 @@ def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, counts: list[Te
 
 
 class _Sources:
-    """Sources of the variables and values of the larger network.
-
-    Raises:
-        ValueError: The two networks differ in anything but size.
-    """
+    """Sources of variables and values of a larger network; ValueError if more than sizes differ."""
 
     def __init__(
         self, new: PathNetwork, old: PathNetwork, nodes: Sequence[int], edges: Sequence[int]

@@ -28,16 +28,9 @@ DETOUR = 0.2
 class PathModel(GraphModel):
     """p(graph) as a product over its nodes in depth-first order.
 
-    Args:
-        node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
-        max_nodes: Largest number of nodes.
-        back: See `AtomCode`.
-        closures: See `AtomCode`.
-        edge_weights: Weight of each edge category (bond orders); 1 each when None.
-        largest_sums: Largest sum of edge weights of each node category; None for no limit.
-        conditions: See `graphcnf.graphs.networks.condition_tables`; None for none.
-        **network: Arguments of `PathNetwork`.
+    `back` and `closures` are those of `AtomCode`, `edge_weights` (bond orders; 1 each when None)
+    and `largest_sums` those of `Support`, `conditions` are `condition_tables`, and `network` has
+    the arguments of `PathNetwork`.
     """
 
     measured = ("back", "closures", "edge_weights", "largest_sums")
@@ -82,10 +75,7 @@ class PathModel(GraphModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return what follows from a set of graphs; `options` are those of `Support.limits`.
-
-        Graphs of one or two nodes leave nothing to limit.
-        """
+        """Return what follows from graphs; of one or two nodes leave nothing to limit."""
         limits = Support.limits(graphs, **options)
         if graphs.node_counts.max() < 3:
             limits["largest_sums"] = None
@@ -117,8 +107,7 @@ class PathModel(GraphModel):
 
         An interval of the unit line is mapped to one as long as its category's probability, so the
         density of the latents, integrated over the intervals, is the product of the conditional
-        probabilities: nothing is left to bound. `CategoricalFlow.bound` of the same flow gives the
-        same but for the margins of the intervals.
+        probabilities.
         """
         context = Context(batch.mask, conditions=batch.conditions)
         parts = self.flow.flow.log_probs(self.code.encode(batch), context).sum(1)
@@ -127,8 +116,7 @@ class PathModel(GraphModel):
     def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
         """Return the log of the summed probabilities of `count` numberings, (B,) nats.
 
-        A model of canonically numbered graphs leaves some probability to other numberings of the
-        same graph. Each has a code of its own, and the graph's probability is the sum over codes.
+        Each has a code of its own, and the graph's probability is the sum over codes.
         """
         graphs, owners = renumbered(batch.to_packed(), count)
         total = torch.full((len(batch),), -torch.inf, device=batch.mask.device)
@@ -169,10 +157,7 @@ class PathModel(GraphModel):
         sample: bool = False,
         **draw,
     ) -> GraphBatch:
-        """Return graphs of latents, given `conditions` (B, P).
-
-        `draw` are `temperature` and `generator`.
-        """
+        """Return graphs of latents, given `conditions` (B, P), temperature and generator."""
         context = Context(mask, conditions=conditions, **draw)
         return self.code.decode(self.flow.decode(latents["atoms"], context, sample=sample), mask)
 
@@ -180,11 +165,10 @@ class PathModel(GraphModel):
 def random_depth_first(
     nodes: int, edges: np.ndarray, random: np.random.Generator, detour: float = DETOUR
 ) -> np.ndarray:
-    """Return a depth-first order of a connected graph, close to the order that it has.
+    """Return a depth-first order of a connected graph, close to the order that it has, (n,) int64.
 
     `detour` is the probability of another first node than node 0, and at each branch of shuffling
-    the neighbours instead of taking the lowest number first; with 1, every depth-first order can
-    come out. New node i is old node `order[i]`, (n,) int64.
+    the neighbours; with 1, every depth-first order can come out. New node i is old node `order[i]`.
     """
     around: list[list[int]] = [[] for _ in range(nodes)]
     for i, j in edges.tolist():
@@ -206,11 +190,7 @@ def random_depth_first(
 
 
 def renumbered(graphs: PackedGraphs, count: int) -> tuple[PackedGraphs, np.ndarray]:
-    """Return each graph in the distinct ones among its own and `count - 1` random numberings.
-
-    The numberings of a larger `count` begin with those of a smaller one. Also returns the number of
-    the graph that each of them is.
-    """
+    """Return graphs in their own and `count - 1` random numberings, distinct, and whose each is."""
     lists, owners = [], []
     for k in range(len(graphs)):
         types, edges, bonds = graphs.graph(k)

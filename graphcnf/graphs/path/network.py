@@ -1,9 +1,8 @@
 """Causal attention over the nodes of a depth-first numbered graph.
 
-One stream: position i holds what is known before node i (the categories of the node before, the
-path that it leaves, how many nodes are still to come) and gives the probabilities of all variables
-of node i, one after the other. Attention is biased by the distance in the numbering and by the
-level on the path.
+Position i holds what is known before node i (the categories of the node before, the path that it
+leaves, how many nodes are still to come) and gives the probabilities of all variables of node i,
+one after the other. Attention is biased by the distance in the numbering and by the level.
 """
 
 from __future__ import annotations
@@ -42,20 +41,12 @@ TOGETHER = (2, 3, 4, 6)
 
 @dataclass
 class Nodes:
-    """Hidden states of M nodes whose variables are decided one after the other.
+    """Hidden states of M nodes whose variables are decided one after the other."""
 
-    Attributes:
-        h: Channels, (M, C).
-        common: Hidden channels of the read-outs of the variables that every node has, (M, K * H);
-            None once they are decided.
-        decided: Sum over the variables so far, (M, H); None before the first one.
-        places: Places for edges, for the possible categories.
-    """
-
-    h: Tensor
-    common: Tensor | None
-    decided: Tensor | None
-    places: Places
+    h: Tensor  # channels, (M, C)
+    common: Tensor | None  # hidden channels of the read-outs of variables that all nodes have
+    decided: Tensor | None  # sum over the variables so far, (M, H)
+    places: Places  # for the possible categories
 
     def __getitem__(self, rows: Tensor) -> Nodes:
         """Return some of the nodes."""
@@ -65,15 +56,7 @@ class Nodes:
 
 
 class Tables:
-    """Parameters in the shape in which many steps need them: valid until they are trained on.
-
-    Attributes:
-        values: Channels of the categories of all variables, one table after the other.
-        offsets: Where the table of each variable begins, (V,) long.
-        levels: Channels by the code of a level, see `level_codes`.
-        weight: Of the hidden layers of the variables that every node has.
-        bias: The same.
-    """
+    """Parameters in the shape in which many steps need them: valid until they are trained on."""
 
     def __init__(self, network: PathNetwork):
         self.values = torch.cat([t.get_parameter("weight") for t in network.values])
@@ -89,19 +72,10 @@ class Tables:
 class PathNetwork(Network):
     """Probabilities of the categories of nodes.
 
-    Args:
-        code: The variables.
-        support: Which categories are possible.
-        max_nodes: Largest number of nodes.
-        width: Channels of a node.
-        layers: Attention blocks.
-        heads: Attention heads.
-        expansion: Feed-forward hidden channels as a multiple of `width`.
-        head_width: Hidden channels of the read-out of a variable.
-        level_width: Channels of a level of the path.
-        table_rows: Rows of each hashed table of the last levels together.
-        dropout: Share of the channels that training leaves out; ValueError outside [0, 1).
-        conditions: Conditions of a graph (`graphcnf.graphs.networks`), None for none.
+    Attention blocks have `layers`, `heads`, `width` channels and `expansion` times as many in the
+    feed-forward part; the read-out of a variable has `head_width`, a level of the path
+    `level_width`, and each hashed table of the last levels `table_rows` rows. `conditions` are
+    `condition_tables`, None for none. Raises ValueError for a `dropout` outside [0, 1).
     """
 
     def __init__(
@@ -155,10 +129,7 @@ class PathNetwork(Network):
             nn.init.normal_(table.weight, std=0.2)
 
     def inputs(self, channels: Tensor, codes: Tensor) -> Tensor:
-        """Return channels (R, C) of paths from those of their last levels (R, LEVELS, level width).
-
-        `codes` (R, LEVELS) long are the `level_codes`.
-        """
+        """Return channels (R, C) of paths from channels (R, LEVELS, W) and codes of levels."""
         key, parts = torch.zeros_like(codes[:, 0]), []
         together = iter(self.together)
         for level in range(TOGETHER[-1]):
@@ -178,10 +149,9 @@ class PathNetwork(Network):
         return F.embedding(codes, tables.levels) + self.neighbours(pairs[:, :NEIGHBOURS])
 
     def _biases(self, number: Tensor, on_path: Tensor) -> Tensor:
-        """Return attention biases (B, layers * heads, N, N) of all nodes, of numbers (N,).
+        """Return attention biases (B, layers * heads, N, N); node j - 1 belongs to key j.
 
-        Key j holds what is known before node j, so node j - 1 belongs to it. `on_path` (B, N,
-        LEVELS) holds the numbers of the nodes of the last levels plus 1, 0 for none.
+        `on_path` (B, N, LEVELS) are the numbers of the nodes of the last levels plus 1, 0 for none.
         """
         distance = number[:, None] - number
         near = self.by_distance[:, distance.clamp(min=0)]
@@ -199,11 +169,7 @@ class PathNetwork(Network):
         return self.conditions(conditions)[:, None] + self.shares(conditions, added)
 
     def added(self, x: Tensor, path: Path) -> Tensor:
-        """Return the shares (R, P) of the conditions that nodes x (R, V) after R paths have.
-
-        Raises:
-            ValueError: The model was trained without conditions.
-        """
+        """Return the shares (R, P) of conditions that nodes x (R, V) after R paths have."""
         if self.shares is None:
             raise ValueError("this model was trained without conditions")
         return self.shares.of(x, path.links(x))

@@ -1,13 +1,11 @@
 """Possible categories of a node, given the nodes before it and its earlier variables.
 
-Two things make a category impossible. It would stand for no graph: a step or a closure beyond the
-first node, closures that do not grow, the category of an edge that is not there. Or, where the
-model has a table of the largest sums, it would give a node a larger sum of edge weights than nodes
-of its category ever have in the training data (for molecules: bond orders). With such a table some
-node within the reach of the next one must keep a place, while nodes are still to come, so that no
-graph ends in a dead end.
-
-What is impossible has probability 0 in the density, which stays normalised: nothing is drawn twice.
+A category is impossible where it would stand for no graph: a step or a closure beyond the first
+node, closures that do not grow, the category of an edge that is not there. Or where, with a table
+of the largest sums, it would give a node a larger sum of edge weights than nodes of its category
+ever have in the training data (for molecules: bond orders); then some node within the reach of the
+next one must keep a place, while nodes are still to come, so that no graph ends in a dead end. What
+is impossible has probability 0 in the density, which stays normalised.
 """
 
 from __future__ import annotations
@@ -40,25 +38,15 @@ class Places:
     """Places for edges around M nodes that are to be decided, variable by variable.
 
     The place of a level is what the sum of the edge weights of its node may still grow by.
-
-    Attributes:
-        free: Places at each level of the path, after `Support.pad` columns of 0, (M, W) long.
-        within: Those at a level and the ones above it that a child of this level could go on from,
-            (M, W) long.
-        depth: Level of the node before, (M,) long; -1 before the first one.
-        last: True where no node comes after, (M,) bool.
-        own: Places left at the node itself, (M,) long; means something from its category on.
-        rest: Places left at all nodes that the next node could go on from, (M,) long; as `own`.
-        x: The variables so far, (M,) long each.
     """
 
-    free: Tensor
-    within: Tensor
-    depth: Tensor
-    last: Tensor
-    own: Tensor
-    rest: Tensor
-    x: tuple[Tensor, ...] = ()
+    free: Tensor  # at each level of the path, after `Support.pad` columns of 0, (M, W) long
+    within: Tensor  # at a level and those above that a child of it could go on from, (M, W) long
+    depth: Tensor  # level of the node before, (M,) long; -1 before the first one
+    last: Tensor  # True where no node comes after, (M,) bool
+    own: Tensor  # left at the node itself, (M,) long; means something from its category on
+    rest: Tensor  # left at all nodes that the next node could go on from, (M,) long; as `own`
+    x: tuple[Tensor, ...] = ()  # the variables so far, (M,) long each
 
     def __getitem__(self, rows: Tensor) -> Places:
         """Return the places around some of the nodes."""
@@ -69,23 +57,13 @@ class Places:
 class Support(nn.Module):
     """Knows the possible categories of the nodes of a model, from tables of small numbers.
 
-    Args:
-        code: The variables.
-        edge_weights: Weight of each edge category, the smallest of them 1.
-        largest_sums: Largest sum of edge weights for each node category; None for no limit.
-
-    Attributes:
-        weights: Weight of an edge by its category plus 1, 0 for none, (edge categories + 1,) long.
-        sums: Largest sum of edge weights of each node category, (node categories,) long.
-        limited: True where there is a limit that a graph can reach.
-        pad: Columns of a path without a level.
-
-    Raises:
-        UserError: The tables do not fit the categories, or no graph of three nodes fits them.
+    `edge_weights` are those of the edge categories, the smallest of them 1, `largest_sums` the
+    largest sum of each node category, None for no limit. Raises UserError where they do not fit the
+    code, or no graph of three nodes fits them.
     """
 
-    weights: Tensor
-    sums: Tensor
+    weights: Tensor  # of an edge by its category plus 1, 0 for none, (edge categories + 1,) long
+    sums: Tensor  # largest sum of edge weights of each node category, (node categories,) long
     fitting_edges: Tensor
     fitting_nodes: Tensor
     fitting_lengths: Tensor
@@ -132,10 +110,7 @@ class Support(nn.Module):
         edge_weights: list[int] | None = None,
         support: bool = True,
     ) -> dict[str, list[int] | None]:
-        """Return the arguments `edge_weights` and `largest_sums` for some graphs.
-
-        Weights are 1 each when None, `largest_sums` is None without `support`.
-        """
+        """Return `edge_weights` (1 each when None) and, with `support`, `largest_sums`."""
         weights = [1] * bond_categories if edge_weights is None else list(edge_weights)
         if not support:
             return {"edge_weights": weights, "largest_sums": None}
@@ -160,10 +135,7 @@ class Support(nn.Module):
         return Places(free, within, depth, last, depth, depth)
 
     def allowed(self, s: Places) -> Tensor:
-        """Return the possible categories of the next variable, (M, cardinality) bool.
-
-        At least one is possible; where what came before is not, it does not matter which.
-        """
+        """Return the possible categories of the next variable, (M, C) bool, at least one."""
         k = len(s.x)
         role = AtomCode.role(k)
         value = torch.arange(self.cardinalities[k], device=s.depth.device)

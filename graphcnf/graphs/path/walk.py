@@ -1,9 +1,7 @@
 """The depth-first path: what the nodes so far say about the next one.
 
 Every edge to come leads from the next node to a node on the path from the first node to it, so the
-state is a table by level of the path: which node is there, its category, its neighbours so far, the
-sum of the weights of its edges (for a molecule: bond orders), and whether the edge to the level
-above lies on a ring.
+state is a table by level of the path.
 """
 
 from __future__ import annotations
@@ -45,22 +43,15 @@ class Path:
     """Paths of R graphs after some of their nodes, or before each node of fewer graphs.
 
     Tables have a column for each level of the path. `pad` columns without a level come first, all
-    0, so that a look beyond the first node finds nothing. What stands at levels below `depth` is
-    left over and means nothing.
-
-    Attributes:
-        depth: Level of the last node, (R,) long; -1 before the first one.
-        tables: By level: number of the node plus 1 (0 for none), its category, the sum of the
-            weights of its edges so far, their number, and whether the edge to the level above lies
-            on a ring; (5, R, W) long.
-        around: Neighbours of the node so far, as edge category plus 1 times `CATEGORIES` plus node
-            category, 0 for none, (R, W, NEIGHBOURS + 1) long. Of those beyond `NEIGHBOURS`, the
-            last one stands in the last column, which nothing looks at.
-        pad: Number of columns without a level.
+    0, so that a look beyond the first node finds nothing. What stands below `depth` means nothing.
     """
 
-    depth: Tensor
+    depth: Tensor  # level of the last node, (R,) long; -1 before the first one
+    # Number of the node plus 1 (0 for none), its category, the sum of the weights of its edges so
+    # far, their number, and whether the edge to the level above lies on a ring, (5, R, W) long.
     tables: Tensor
+    # Neighbours so far, as edge category plus 1 times `CATEGORIES` plus node category, 0 for none,
+    # (R, W, NEIGHBOURS + 1) long; the last column, for all further ones, nothing looks at.
     around: Tensor
     pad: int
 
@@ -88,10 +79,8 @@ class Path:
     def add(self, number: int, x: Tensor, weights: Tensor) -> Tensor:
         """Append the node `number`, of categories x (R, V), to the first R paths, in place.
 
-        `weights` are those of an edge by its category plus 1, 0 for none, (edge categories + 1,).
-
-        Returns:
-            Places in flattened tables that have changed, some of them more than once.
+        `weights` are those of edges by category plus 1. Returns the places in flattened tables that
+        have changed, some of them more than once.
         """
         # Only after what is impossible would the path step back beyond its first node.
         parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0 if number else -1)
@@ -124,10 +113,7 @@ class Path:
 
     @classmethod
     def before_each(cls, x: Tensor, weights: Tensor, pad: int) -> Path:
-        """Return the paths before every node of graphs with the categories x (B, N, V).
-
-        As `add`, node by node, but for all nodes at once: B * N rows.
-        """
+        """Return the B * N paths before every node of graphs x (B, N, V), as `add` makes them."""
         batch, nodes, _ = x.shape
         number = torch.arange(nodes, device=x.device)
         level = torch.arange(nodes + 1, device=x.device)
@@ -165,11 +151,10 @@ class Path:
         )
 
     def links(self, x: Tensor) -> Tensor:
-        """Return a number for each edge that nodes x (R, V) after the first R paths would add.
+        """Return numbers (R, E) of the edges that nodes x (R, V) after the first R paths add.
 
-        Returns:
-            (R, E) long, 0 for no edge: for the edge to the parent and the closures, a hash of its
-            category, of the categories of both nodes, and of their other neighbours so far.
+        0 for no edge: for the parent and the closures, a hash of the edge's category, of the
+        categories of both nodes, and of their other neighbours so far.
         """
         parent = (self.depth[: len(x)] - x[:, 0]).clamp(min=0)
         own, found = x[:, 2], []
@@ -209,11 +194,7 @@ def _neighbours(category: Tensor, linked: Tensor, ends: Tensor, later: Tensor) -
 
 
 def level_codes(tables: Tensor) -> Tensor:
-    """Return what a network sees of levels but for their neighbours, as one number; 0 for none.
-
-    Of the tables (5, ...) of a `Path` at some places: 1 more than the node category, the sum of
-    weights, the degree and the ring in one, as far as `SUMS` and `DEGREES` tell numbers apart.
-    """
+    """Return the tables (5, ...) of a `Path` at some places as one number, 0 for no level."""
     node, category, used, degree, ring = tables
     code = category * SUMS + used.clamp(max=SUMS - 1)
     code = (code * DEGREES + degree.clamp(max=DEGREES - 1)) * 2 + ring + 1

@@ -27,12 +27,11 @@ def exactly(counts: Tensor, table: Tensor) -> Tensor:
 
 
 def ring_classes(adjacency: Tensor) -> Tensor:
-    """Return the class of every edge of graphs (B, N, N) bool by its smallest ring.
+    """Return the class of every edge of graphs (B, N, N) bool: a place in `RINGS`, 0 for no edge.
 
     A breadth-first search from one end of each edge to the other, without the edge itself, finds
     rings of up to 6 nodes. An edge is in a larger one if it is no bridge: its effective resistance
-    in a network of unit resistors is less than 1, at most 1 - 1/n for a ring of n nodes. Returns
-    places in `RINGS`, (B, N, N) long, 0 where there is no edge.
+    in a network of unit resistors is less than 1, at most 1 - 1/n for a ring of n nodes.
     """
     graph, low, high = adjacency.triu().nonzero(as_tuple=True)
     classes = torch.zeros_like(adjacency, dtype=torch.long)
@@ -71,14 +70,9 @@ def _resistances(adjacency: Tensor) -> Tensor:
 class NodeLabels(nn.Module):
     """Graphs to labels of nodes and kinds of edges, and back.
 
-    Args:
-        edge_kinds: Category and ring class (a place in `RINGS`) of each kind.
-        node_labels: Node category of each label, and its number of edges of each kind.
-        edge_weights: What an edge of each category adds to the sum of a node, such as bond orders;
-            1 each when None.
-
-    Raises:
-        UserError: The tables do not fit together.
+    `edge_kinds` are category and ring class (a place in `RINGS`) of each kind, `node_labels` node
+    category and number of edges of each kind of each label, `edge_weights` what an edge category
+    adds to the sum of a node (1 each when None). Raises UserError where they do not fit together.
     """
 
     kinds: Tensor
@@ -164,10 +158,7 @@ class NodeLabels(nn.Module):
         }
 
     def nearest(self, kinds: Tensor, free: Tensor) -> Tensor:
-        """Return the kind nearest to `kinds` (...) that a node has places for, (...) long.
-
-        `free` (..., K) are the places of each kind; any kind is returned where there are none.
-        """
+        """Return the kinds nearest to `kinds` (...) that have `free` (..., K) places, if any."""
         return self.far[kinds].masked_fill(free <= 0, torch.iinfo(torch.long).max).argmin(-1)
 
     def lighter(self, kinds: Tensor, others: Tensor) -> Tensor:
@@ -177,8 +168,7 @@ class NodeLabels(nn.Module):
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Return labels (B, N) long, `count` at padding, and kinds (B, N, N) long, 0 for no edge.
 
-        Raises:
-            ValueError: A node has edges as no label says, or an edge is of an unknown kind.
+        Raises ValueError where a node has edges as no label says, or an edge is of an unknown kind.
         """
         labels, kinds, unknown = self.look_up(batch)
         if unknown.any():

@@ -1,9 +1,8 @@
 """GraphCNF in any order of nodes: labels of all nodes first, then the edges.
 
-Two autoregressive flows over variables whose order is random: labels come in random groups, edges
-node by node as the graph grows (`partial`). A training step looks at one random round of each graph
-(order-agnostic training: Uria et al. 2014, arXiv 1310.1757; Hoogeboom et al. 2022, arXiv
-2110.02037).
+Labels come in random groups, edges node by node as the graph grows (`partial`). A training step
+looks at one random round of each graph (order-agnostic training: Uria et al. 2014, arXiv 1310.1757;
+Hoogeboom et al. 2022, arXiv 2110.02037).
 """
 
 from __future__ import annotations
@@ -35,18 +34,9 @@ from graphcnf.graphs.unordered.partial import (
 class UnorderedModel(GraphModel):
     """p(graph) from the labels of its nodes and then its edges, in random order.
 
-    Args:
-        node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
-        max_nodes: Largest number of nodes.
-        edge_kinds: See `NodeLabels`.
-        node_labels: See `NodeLabels`.
-        edge_weights: See `NodeLabels`.
-        substitutes: Whether places that nothing fits may take places of another kind, see
-            `partial`.
-        node_rounds: Rounds for the labels; the edges take at most one for each node.
-        nodes: Arguments of `NodeLabelNetwork`.
-        pairs: Arguments of `EdgeNetwork`.
+    `edge_kinds`, `node_labels` and `edge_weights` are those of `NodeLabels`. With `substitutes`,
+    places that nothing fits take places of another kind, see `partial`. Labels come in
+    `node_rounds`; `nodes` and `pairs` are arguments of `NodeLabelNetwork` and `EdgeNetwork`.
     """
 
     orders = ("none",)
@@ -78,11 +68,7 @@ class UnorderedModel(GraphModel):
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
-        """Return the labels and kinds of edges in graphs; what is possible follows from them.
-
-        Raises:
-            UserError: No graph has an edge.
-        """
+        """Return the labels and kinds of edges in graphs; UserError where none has an edge."""
         if not len(graphs.bond_types):
             raise UserError("no graph has an edge: this model has nothing to put together")
         sizes = {"edge_weights": options["edge_weights"], "substitutes": options["support"]}
@@ -112,9 +98,7 @@ class UnorderedModel(GraphModel):
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
         """Return log p(graph | one random order), exact; all rounds are computed.
 
-        Over orders its mean is a lower bound on log p(graph), and more of them in a logsumexp
-        tighten it. The density of the latents, integrated over the intervals, is the product of the
-        conditional probabilities.
+        Over orders its mean is a lower bound on log p(graph), and more in a logsumexp tighten it.
         """
         uniforms = draw_uniforms(batch.mask, self.max_nodes, noise)
         labels, choices, context, orders = self._encoded(batch, uniforms)
@@ -126,8 +110,7 @@ class UnorderedModel(GraphModel):
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
         """Return an unbiased estimate of `bounds` from one round of labels and one of edges.
 
-        Given what is decided, every node to come is equally likely to be next: all of them count,
-        each with the share of the round.
+        Given what is decided, every node to come is equally likely to be next: all of them count.
         """
         uniforms = draw_uniforms(batch.mask, self.max_nodes)
         labels, kinds = self.table.encode(batch)
@@ -177,10 +160,7 @@ class UnorderedModel(GraphModel):
         return zero.index_add(0, graph, total.to(zero)) * share
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return latents of the base space: nodes (B, N, 1), pairs (B, N, M); `order` of the order.
-
-        `order` (B, N, R) holds uniform numbers, see `draw_uniforms`.
-        """
+        """Return latents: nodes (B, N, 1), pairs (B, N, M), uniforms as order (B, N, R)."""
         uniforms = draw_uniforms(batch.mask, self.max_nodes, noise)
         labels, choices, context, _ = self._encoded(batch, uniforms)
         context = replace(context, noise=noise)

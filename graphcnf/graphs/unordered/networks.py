@@ -39,10 +39,7 @@ def one_hots(counts: Tensor, most: int, like: Tensor) -> Tensor:
 
 
 class Parity(nn.Module):
-    """Labels that leave every kind of edge an even number of ends, a few nodes ahead.
-
-    With more than 24 kinds of edges nothing is looked at.
-    """
+    """Labels that leave each kind of edge (up to 24) an even number of ends, a few nodes ahead."""
 
     bits: Tensor
     own: Tensor
@@ -66,10 +63,7 @@ class Parity(nn.Module):
             self.register_buffer(name, part, persistent=False)
 
     def possible(self, places: Tensor, to_come: Tensor) -> Tensor:
-        """Return the possible labels of the next node, (..., labels) bool, at least one of them.
-
-        `places` (..., kinds) are the ends at the nodes so far, `to_come` (...) the nodes to come.
-        """
+        """Return the possible labels (..., labels) of the next node, at least one."""
         if not self.used:
             return torch.ones((), dtype=torch.bool, device=places.device)
         now = (places.long() % 2 * self.bits).sum(-1)
@@ -81,15 +75,8 @@ class Parity(nn.Module):
 class NodeLabelNetwork(Network):
     """Probabilities of the labels of the nodes to come, given the counts of labels so far.
 
-    Nodes come in rounds of several, in a random order; those of a round are independent, and nodes
-    that are still to come are all alike.
-
-    Args:
-        table: Meaning of the labels.
-        max_nodes: Largest number of nodes.
-        rounds: Number of rounds.
-        width: Channels.
-        layers: Residual blocks.
+    Nodes come in `rounds` of several, in a random order; those of a round are independent, and
+    nodes that are still to come are all alike. Residual blocks: `layers` of `width` channels.
     """
 
     is_category: Tensor
@@ -128,8 +115,8 @@ class NodeLabelNetwork(Network):
     def forward(self, seen: Tensor, to_come: Tensor, sizes: Tensor) -> Tensor:
         """Return logits (..., labels), -inf where a label is impossible.
 
-        `seen` (..., labels) float are the counts so far, `to_come` (...) long the nodes still to
-        come, `sizes` (...) long those of the graph.
+        Of counts `seen` (..., labels) so far, nodes `to_come` (...) and `sizes` (...) of the
+        graphs.
         """
         like = self.leave[-1].get_parameter("weight")
         seen = seen.to(like.dtype)
@@ -219,16 +206,6 @@ class EdgeNetwork(Network):
     for each kind of edge is read out of its two ends. Nothing knows a numbering. A position is a
     round, its variables are the choices of the frontier node: the number of the partner in a random
     numbering, or `max_nodes` for none.
-
-    Args:
-        table: Meaning of the labels.
-        max_nodes: Largest number of nodes.
-        width: Channels of a node.
-        layers: Attention blocks.
-        heads: Attention heads.
-        expansion: Feed-forward hidden channels as a multiple of `width`.
-        pair_width: Channels of a pair in the read-out.
-        substitutes: Whether places that nothing fits may take places of another kind.
     """
 
     def __init__(
@@ -278,10 +255,7 @@ class EdgeNetwork(Network):
     def choices_at(
         self, context: UnorderedContext, partial: PartialGraph, rows, kinds: Tensor
     ) -> EdgeChoices:
-        """Return the hidden states of the nodes `rows` (graph and node, (M,) long) that choose.
-
-        `kinds` are those of their choices, see `kinds_of_choices`.
-        """
+        """Return the hidden states of nodes `rows` (graph and node) with choices of `kinds`."""
         mask, decided = context.mask, partial.decided
         known = partial.look(mask)
         if not self.substitutes:
@@ -349,10 +323,7 @@ class EdgeNetwork(Network):
         return hidden.add(x), None
 
     def next_node(self, partial: PartialGraph, context: UnorderedContext, g: int):
-        """Return the frontier node of round g, whether there is one, and the kinds to choose.
-
-        (B,) long, (B,) bool and (B, V) long.
-        """
+        """Return the frontier nodes (B,) of round g, if real, and kinds (B, V) to choose."""
         node, real = partial.next_node(context.mask, context.of_frontier(g))
         at = torch.arange(len(node), device=node.device)
         free = torch.where(real[:, None], partial.free[at, node], 0)
@@ -382,10 +353,7 @@ class EdgeNetwork(Network):
         return value, torch.lgamma(same + 1.0).sum(-1)
 
     def encode(self, kinds: Tensor, context: UnorderedContext) -> tuple[Tensor, Tensor]:
-        """Return the choices (B, N, V) that make the graphs of `kinds`, and their log orders (B,).
-
-        `kinds` (B, N, N) long are 1 + kind of each edge, 0 for none.
-        """
+        """Return the choices (B, N, V) of graphs of `kinds` plus 1 (B, N, N), and log orders."""
         partial, choices = PartialGraph.start(self.table, context.labels), []
         ranks, at = context.ranks(1), torch.arange(len(kinds), device=kinds.device)
         total = torch.zeros_like(at, dtype=torch.float)

@@ -65,10 +65,7 @@ class UnorderedContext(Context):
         return replace(self, **parts)
 
     def ranks(self, which: int) -> Tensor:
-        """Return a random numbering of the real nodes, padding last: (B, N) long.
-
-        The labels come in numbering 0, and numbering 1 names the partners.
-        """
+        """Return random numbering 0 (for labels) or 1 (for partners), padding last, (B, N)."""
         uniforms = self.uniforms[..., which]
         return uniforms.masked_fill(~self.mask, 2.0).argsort(1).argsort(1)
 
@@ -123,8 +120,7 @@ class PartialGraph:
         """Return the graphs after a round of the frontier nodes (B,), of those that are `real`.
 
         `row` (B, N) long are 1 + kinds of the new edges, 0 for none. Where a partner has no place
-        of the chosen kind (see `EdgeChoices`), it gives the nearest that it has, and the edge is of
-        the lighter kind of the two.
+        of the chosen kind, it gives the nearest that it has, and the edge is of the lighter kind.
         """
         at = torch.arange(len(node), device=node.device)
         itself = F.one_hot(node, row.shape[1]).bool()
