@@ -1,8 +1,12 @@
+"""Sets of graphs, padded batches of them, and batches of like size."""
+
 import numpy as np
 import pytest
 import torch
+from torch_geometric.data import Data
 
 from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs.batch import size_bucketed_batches
 
 
 @pytest.fixture(params=["random_graphs", "molecules"])
@@ -43,23 +47,118 @@ def test_permute_renumbers(packed):
     assert other.permute(order.argsort(1)).to_packed() == batch.to_packed()
 
 
-def test_edge_cases():
-    empty = GraphBatch.collate(PackedGraphs.from_lists([]))
-    assert len(empty) == 0 and len(empty.to_packed()) == 0
-    single = PackedGraphs.from_lists([([2], [], [])])
-    assert GraphBatch.collate(single).to_packed() == single
-    moved = GraphBatch.collate(single).to("cpu")
-    assert isinstance(moved, GraphBatch) and moved.to_packed() == single
-    most = PackedGraphs.from_lists(
-        [(np.zeros(255), [(i, i - 1) for i in range(1, 255)], [1] * 254)]
+def some_graphs(count, seed=0):
+    random = np.random.default_rng(seed)
+    graphs = []
+    for _ in range(count):
+        n = int(random.integers(0, 12))
+        pairs = np.argwhere(np.tril(random.random((n, n)) < 0.3, -1))
+        graphs.append((random.integers(0, 5, n), pairs, random.integers(0, 3, len(pairs))))
+    return graphs
+
+
+def test_graphs_come_back_with_edges_in_order():
+    graphs = some_graphs(50)
+    packed = PackedGraphs.from_lists(graphs)
+    assert len(packed) == 50 and packed.edges.dtype == packed.node_types.dtype == np.uint8
+    for k, (types, edges, bonds) in enumerate(graphs):
+        got_types, got_edges, got_bonds = packed.graph(k)
+        assert got_types.tolist() == types.tolist()
+        rows = got_edges.tolist()
+        assert rows == sorted(rows, key=lambda e: (e[0], -e[1])) and all(j < i for i, j in rows)
+        assert dict(zip(map(tuple, rows), got_bonds.tolist(), strict=True)) == dict(
+            zip(map(tuple, edges.tolist()), bonds.tolist(), strict=True)
+        )
+    assert np.shares_memory(packed.graph(0)[0], packed.node_types)
+    with pytest.raises(IndexError):
+        packed.graph(50)
+
+
+def test_subset_and_concatenate():
+    packed = PackedGraphs.from_lists(some_graphs(30))
+    chosen = np.array([7, 0, 7, 29, -1])
+    part = packed.subset(chosen)
+    for k, source in enumerate(chosen):
+        for a, b in zip(part.graph(k), packed.graph(source), strict=True):
+            np.testing.assert_array_equal(a, b)
+    mask = np.arange(30) % 3 == 0
+    assert packed.subset(mask) == packed.subset(np.flatnonzero(mask))
+    assert (
+        PackedGraphs.concatenate([packed.subset(range(9)), packed.subset(range(9, 30))]) == packed
     )
-    assert GraphBatch.collate(most).to_packed() == most
+    assert len(packed.subset([])) == len(PackedGraphs.concatenate([])) == 0
+    assert packed != part
 
 
-def test_torch_geometric_batches_come_back(random_graphs):
-    data = [random_graphs[k] for k in range(20)]
-    expected = GraphBatch.collate(random_graphs, range(20))
-    batch = GraphBatch.collate(PackedGraphs.from_data(data))
-    assert (batch.node_types == expected.node_types).all()
-    assert (batch.bonds == expected.bonds).all()
-    assert (batch.mask == expected.mask).all()
+def test_data_and_arrays_round_trip(tmp_path):
+    packed = PackedGraphs.from_lists(some_graphs(20))
+    data = [packed[k] for k in range(len(packed))]
+    assert data[5].edge_index.shape == (2, 2 * packed.edge_counts[5])
+    assert data[5].edge_attr.dtype == data[5].x.dtype == torch.long
+    assert PackedGraphs.from_data(data) == packed
+    np.savez(tmp_path / "x.npz", **packed.to_arrays())
+    with np.load(tmp_path / "x.npz") as file:
+        assert PackedGraphs.from_arrays(file) == packed
+
+
+def test_from_data_takes_one_direction_and_no_types():
+    one = Data(x=torch.tensor([[1], [0], [2]]), edge_index=torch.tensor([[0, 2], [1, 1]]))
+    types, edges, bonds = PackedGraphs.from_data([one]).graph(0)
+    assert types.tolist() == [1, 0, 2]
+    assert edges.tolist() == [[1, 0], [2, 1]] and bonds.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (([0, 0], [(1, 1)], [0]), "self-loop at node 1"),
+        (([0, 0], [(0, 1), (1, 0)], [0, 1]), "two different types"),
+        (([0, 0], [(2, 0)], [0]), "does not have"),
+        (([0, 300], [], []), "outside 0 to 255"),
+        (([0] * 256, [], []), "at most 255"),
+        (([0, 0], [(1, 0)], []), "1 edges, but 0 bond types"),
+        (([0.9, 1.2], [(0, 1)], [1]), "whole numbers, not float64"),
+    ],
+)
+def test_what_is_no_graph_is_refused(graph, message):
+    with pytest.raises(ValueError, match=message):
+        PackedGraphs.from_lists([([0], [], []), graph])
+
+
+def test_arrays_that_do_not_fit_together_are_refused():
+    arrays = PackedGraphs.from_lists(some_graphs(5)).to_arrays()
+    for name in arrays:
+        with pytest.raises(ValueError):
+            PackedGraphs(**{**arrays, name: arrays[name][1:]})
+
+
+def test_one_hot_features_are_refused():
+    edge_index = torch.tensor([[0, 1], [1, 2]])
+    with pytest.raises(ValueError, match=r"argmax\(-1\)"):
+        PackedGraphs.from_data([Data(x=torch.eye(3), edge_index=edge_index)])
+    with pytest.raises(ValueError, match="whole numbers"):
+        PackedGraphs.from_data([Data(x=torch.tensor([0.3, 1, 2]), edge_index=edge_index)])
+    with pytest.raises(ValueError, match="x is missing"):
+        PackedGraphs.from_data([Data(edge_index=edge_index)])
+
+
+SIZES = np.random.default_rng(0).normal(23, 4.5, 10_007).round().clip(6, 38).astype(int)
+
+
+def test_every_graph_once_with_little_padding():
+    batches = list(size_bucketed_batches(SIZES, 32, seed=1, epoch=0))
+    assert sorted(np.concatenate(batches)) == list(range(len(SIZES)))
+    assert sorted(map(len, batches))[1:] == [32] * (len(batches) - 1)
+    padded = sum(len(b) * SIZES[b].max() for b in batches)
+    assert padded / SIZES.sum() < 1.05
+    means = np.array([SIZES[b].mean() for b in batches])
+    # Batches come in random order of size.
+    assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.2
+
+
+def test_deterministic_in_seed_and_epoch():
+    def run(seed, epoch):
+        return np.concatenate(list(size_bucketed_batches(SIZES, 32, seed, epoch))).tolist()
+
+    assert run(1, 0) == run(1, 0)
+    assert run(1, 0) != run(1, 1) != run(2, 1)

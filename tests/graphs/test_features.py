@@ -63,13 +63,3 @@ def test_typed_features_count_the_edges_of_each_category(batch):
         assert torch.equal(counts[..., c, :].argmax(-1), here.sum(-1).clamp(max=MAX_COUNT))
         assert torch.equal(context.adjacency[..., pair_start + c], here.double())
     assert (counts.sum(-1) == 1).all()
-
-
-def test_padding_and_batch_change_no_feature(batch):
-    alone = [GraphBatch.collate(batch.to_packed(), [k]) for k in range(len(batch))]
-    together = graph_context(batch.adjacency, batch.mask, 0, torch.float64)
-    for k, single in enumerate(alone):
-        n = int(batch.sizes[k])
-        context = graph_context(single.adjacency, single.mask, 0, torch.float64)
-        torch.testing.assert_close(context.features[0], together.features[k, :n])
-        torch.testing.assert_close(context.adjacency[0], together.adjacency[k, :n, :n])

@@ -85,25 +85,6 @@ def test_reconstruction_is_exact(order):
     assert same(back, GraphBatch(batch.node_types[right], batch.bonds[right], batch.mask[right]))
 
 
-def test_padding_changes_nothing(order):
-    batch = random_graphs(6, 5, 2, 2)
-    model = initialised(pair_model(order, most=9), batch)
-    wide = GraphBatch(
-        torch.nn.functional.pad(batch.node_types, (0, 3)),
-        torch.nn.functional.pad(batch.bonds, (0, 3, 0, 3)),
-        torch.nn.functional.pad(batch.mask, (0, 3)),
-    )
-    latents = model.encode(batch)
-    nodes = torch.nn.functional.pad(latents["nodes"], (0, 0, 0, 3))
-    # Pairs are listed row by row, so the pairs of the first nodes stay the first.
-    extra = all_pairs(wide.mask)[1].shape[1] - latents["pairs"].shape[1]
-    pairs = torch.nn.functional.pad(latents["pairs"], (0, 0, 0, extra))
-    narrow = model.decode(latents, batch.mask)
-    padded = model.decode({"nodes": nodes, "pairs": pairs}, wide.mask)
-    assert (padded.node_types[:, :5] == narrow.node_types).all()
-    assert (padded.bonds[:, :5, :5] == narrow.bonds).all()
-
-
 def permuted_noise(noise: Noise, batch: GraphBatch, order) -> Noise:
     """The noise of the same nodes, edges and pairs after renumbering."""
     index, _ = all_pairs(batch.mask)
@@ -207,22 +188,6 @@ def test_gradients_reach_every_parameter(order):
     batch = random_graphs(12, 6, 3, 2, seed=3)
     model = initialised(pair_model(order, 3, 2, 6), batch)
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch)[0])
-
-
-def test_samples_are_graphs(order):
-    model = initialised(pair_model(order, 3, 2, 6), random_graphs(20, 6, 3, 2))
-    graphs = model.sample_records(0, 20, seed=0)
-    again = model.sample_records(5, 5, seed=0)
-    assert len(graphs) == 20
-    for k in range(5):
-        for a, b in zip(graphs.graph(5 + k), again.graph(k), strict=True):
-            assert (a == b).all()
-
-
-def test_steps_have_defaults():
-    sizes = {"node_categories": 2, "bond_categories": 2, "max_nodes": 3}
-    model = GraphCNF(architecture="pairs", steps=sizes)
-    assert torch.isfinite(model.log_prob(random_graphs(4, 3, 2, 2))).all()
 
 
 def test_joint_coupling_round_trip_and_log_det():

@@ -2,12 +2,13 @@
 
 import math
 
+import couplings
 import networkx as nx
 import numpy as np
 import pytest
 import torch
 
-from graphcnf.graphs import GraphBatch, PackedGraphs
+from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.path.support import Support
@@ -177,9 +178,11 @@ def test_the_walk_is_that_of_networkx(random_graphs):
         step.add(number, x[:, number], weights)
 
 
-def test_a_graph_outside_of_the_support_has_probability_zero(build_model):
-    chain = PackedGraphs.from_lists([([0, 0, 0], [(1, 0), (2, 1)], [0, 0])] * 2)
-    model = build_model(chain, node_categories=1, bond_categories=1)
-    star = PackedGraphs.from_lists([([0, 0, 0], [(1, 0), (2, 1)], [0, 0])])
-    assert model.log_prob(GraphBatch.collate(star)).isfinite().all()
-    assert model.config["steps"]["largest_sums"] == [2]
+@pytest.mark.parametrize("check", couplings.IN_FLOAT64)
+def test_in_float64(double, make_case, check):
+    check(make_case)
+
+
+@pytest.mark.parametrize("check", couplings.IN_FLOAT32)
+def test_in_float32(make_case, check):
+    check(make_case)
