@@ -16,8 +16,7 @@ from graphcnf.limits import MAX_NODES
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-Latents = dict[str, Tensor]
-"""Latents of a batch in the base space, by name; each (B, ..., D)."""
+Latents = dict[str, Tensor]  # latents of a batch in the base space, by name; each (B, ..., D)
 
 
 @dataclass(eq=False, repr=False)

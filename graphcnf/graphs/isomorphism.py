@@ -19,8 +19,8 @@ import numpy as np
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.limits import MAX_NODES
 
+# For each node its neighbours and the categories of the edges to them.
 Neighbours = list[dict[int, int]]
-"""For each node its neighbours and the categories of the edges to them."""
 
 SAME = {
     "node_match": nx.algorithms.isomorphism.categorical_node_match("category", None),

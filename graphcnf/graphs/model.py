@@ -33,8 +33,7 @@ from graphcnf.limits import (
 )
 from graphcnf.pretrained import WEIGHTS, load_array, load_model, locate, save_model
 
-ORDERS = ("canonical", "none")
-"""Node orders: a canonical numbering that networks may use, or none."""
+ORDERS = ("canonical", "none")  # node orders: a canonical numbering that networks may use, or none
 
 
 class GraphModel(nn.Module, ABC):
@@ -117,8 +116,7 @@ class GraphModel(nn.Module, ABC):
         return []
 
 
-GRAPH_MODELS: dict[str, type[GraphModel]] = {}
-"""Registered graph models by their names."""
+GRAPH_MODELS: dict[str, type[GraphModel]] = {}  # registered graph models by their names
 
 AnyModel = TypeVar("AnyModel", bound=type[GraphModel])
 

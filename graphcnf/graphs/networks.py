@@ -18,19 +18,15 @@ MAX_DEGREE = 6
 MAX_COUNT = 4
 WALK_LENGTHS = 8
 MAX_DISTANCE = 6
+# Channels of the node features of a graph without types.
 NODE_FEATURES = MAX_DEGREE + 1 + WALK_LENGTHS
-"""Channels of the node features of a graph without types."""
+# Channels of the pair features of a graph without types; one less without an order.
 PAIR_FEATURES = MAX_DISTANCE + 2
-"""Channels of the pair features of a graph without types; one less without an order."""
-
+# Sines and cosines of a value, of periods 16, 8, 4, 2, 1 and 1/2 standard deviations.
 FREQUENCIES = 6
-"""Sines and cosines of a value, of periods 16, 8, 4, 2, 1 and 1/2 standard deviations."""
-FAR = 20.0
-"""Standard deviations from the mean at which values are clamped."""
-RIDGE = 0.3
-"""Ridge of the least squares of edges: an edge that was seen once adds little."""
-UNCONDITIONAL = 0.2
-"""Share of the training graphs that are shown without conditions."""
+FAR = 20.0  # standard deviations from the mean at which values are clamped
+RIDGE = 0.3  # ridge of the least squares of edges: an edge that was seen once adds little
+UNCONDITIONAL = 0.2  # share of the training graphs that are shown without conditions
 
 
 def walk_features(adjacency: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -17,17 +17,10 @@ import torch
 from graphcnf.flows.base import record_generators
 from graphcnf.flows.transform import Noise
 
-BATCH = 256
-"""Graphs in a batch, where a model says nothing else."""
-
-BLOCK = 1024
-"""Records in a block, but for the first ones."""
-
-FIRST_BLOCKS = (0, 128, 512)
-"""First records of the blocks that make up the first `BLOCK` records."""
-
-GPU_BLOCKS = 4
-"""Blocks that a GPU draws at once: 4,096 records."""
+BATCH = 256  # graphs in a batch, where a model says nothing else
+BLOCK = 1024  # records in a block, but for the first ones
+FIRST_BLOCKS = (0, 128, 512)  # first records of the blocks that make up the first `BLOCK` records
+GPU_BLOCKS = 4  # blocks that a GPU draws at once: 4,096 records
 
 
 def blocks(first: int, together: int = 1) -> Iterator[range]:

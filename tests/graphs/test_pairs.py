@@ -8,7 +8,7 @@ import torch
 
 from graphcnf.flows import Context, Noise
 from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.graphs.pairs.network import GraphLatents, JointCoupling, PairNetwork, all_pairs
+from graphcnf.graphs.pairs.network import GraphLatents, PairNetwork, all_pairs, joint_coupling
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_normalised
 
 STEP = {"couplings": 2, "width": 16, "layers": 1, "heads": 2}
@@ -197,9 +197,7 @@ def test_joint_coupling_round_trip_and_log_det():
     network = PairNetwork(3, 3 * 8, 1, 1 * 8, ordered=False, max_nodes=4, width=16, heads=2)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    coupling = JointCoupling(
-        network, swap=False, node={"split": 3, "mixtures": 2}, pair={"split": 1, "mixtures": 2}
-    )
+    coupling = joint_coupling(network, splits=(3, 1), mixtures=(2, 2), swap=False)
     x = GraphLatents(
         torch.randn(2, 4, 6) * mask[..., None],
         torch.randn(2, 6, 2) * pair_mask[..., None],
@@ -217,8 +215,7 @@ def test_joint_coupling_round_trip_and_log_det():
     def flat(values):
         nodes, pairs = values[:24].reshape(1, 4, 6), values[24:].reshape(1, 6, 2)
         out, _ = coupling(
-            GraphLatents(nodes, pairs, mask[:1], pair_mask[:1], index[:1]),
-            Context(mask[:1]),
+            GraphLatents(nodes, pairs, mask[:1], pair_mask[:1], index[:1]), Context(mask[:1])
         )
         return torch.cat([out.nodes.flatten(), out.pairs.flatten()])
 

@@ -21,24 +21,15 @@ from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.constrained.placement import FREE, Fragment, Progress, Steps
 from graphcnf.graphs.path.network import Nodes
 
+# Free nodes in a branch, roughly: how many branches are still to come decides how often one is
+# begun. Without influence on what the weights aim at.
 BRANCH = 4
-"""Free nodes in a branch, roughly: how many branches are still to come decides how often one is
-begun. Without influence on what the weights aim at."""
-
-EXPECTED = 3.0
-"""Nats that the first node of a component costs where it is expected, at most."""
-
-RESAMPLE = 0.03
-"""Effective share of walks below which likely walks take the place of unlikely ones."""
-
+EXPECTED = 3.0  # nats that the first node of a component costs where it is expected, at most
+RESAMPLE = 0.03  # effective share of walks below which likely walks take the place of unlikely ones
+# Power of the weights by which walks are resampled; the rest of the weight stays with them.
 FLATTEN = 0.3
-"""Power of the weights by which walks are resampled; the rest of the weight stays with them."""
-
-UNSEEN = 1.5
-"""Nats that a node of the fragment costs as long as nothing is known."""
-
-RARE = 0.01
-"""Least preference for a way, where another one has 1."""
+UNSEEN = 1.5  # nats that a node of the fragment costs as long as nothing is known
+RARE = 0.01  # least preference for a way, where another one has 1
 
 
 @dataclass

@@ -19,11 +19,8 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.support import Support
 
-FREE = -1
-"""In place of the number of a node of the fragment: a node that is none."""
-
-UNPLACED, LEFT = -1, -2
-"""Sentinel path levels: not placed yet, already off the path."""
+FREE = -1  # in place of the number of a node of the fragment: a node that is none
+UNPLACED, LEFT = -1, -2  # sentinel path levels: not placed yet, already off the path
 
 
 @dataclass
@@ -370,11 +367,7 @@ class Progress:
         self.free = self.free - free.long()
         self.level = torch.where(self.level > parent[:, None], LEFT, self.level)
         source = torch.where(enters, len(self.fragment) + (~first).long(), self.last)
-        for table, value in (
-            (self.left, own),
-            (self.level, parent + 1),
-            (self.came_from, source),
-        ):
+        for table, value in ((self.left, own), (self.level, parent + 1), (self.came_from, source)):
             table[rows[member], node[member]] = value[member]
         self.last = torch.where(member, node, self.last)
         self.at[rows, parent + 1] = node

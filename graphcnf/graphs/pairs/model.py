@@ -25,12 +25,7 @@ from graphcnf.flows.modules import zero_init
 from graphcnf.flows.transform import Context, Noise, sum_log_term
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.model import ORDERS, GraphModel, graph_model
-from graphcnf.graphs.networks import (
-    MAX_COUNT,
-    NODE_FEATURES,
-    PAIR_FEATURES,
-    graph_context,
-)
+from graphcnf.graphs.networks import MAX_COUNT, NODE_FEATURES, PAIR_FEATURES, graph_context
 from graphcnf.graphs.pairs.network import (
     GraphLatents,
     PairNetwork,
@@ -168,8 +163,7 @@ class PairsModel(GraphModel):
         edge_types = (of_pairs(batch.bonds, edges) - 1).clamp(min=0)
         edge = self.bond_encoding.encode(edge_types, Context(real, noise=noise))
         joint, bond_term = self.bonds(
-            GraphLatents(z, edge.z, mask, real, edges),
-            self._context(batch.adjacency, mask),
+            GraphLatents(z, edge.z, mask, real, edges), self._context(batch.adjacency, mask)
         )
 
         moved, log_det = self.virtual.to_joint(joint.pairs)

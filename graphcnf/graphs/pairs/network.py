@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,16 +28,26 @@ class GraphLatents:
 
 
 class NodesAndPairs(Bijection):
-    """Lifts two tensor bijections to `GraphLatents`: one for the nodes, one for the pairs."""
+    """Lifts two tensor bijections to `GraphLatents`: one for the nodes, one for the pairs.
 
-    def __init__(self, nodes: Bijection, pairs: Bijection):
+    With a network these are couplings of `swap`, both conditioned on the fixed channels of both:
+    `network(nodes, context, pairs, latents)` returns their parameters, which they get as features.
+    """
+
+    def __init__(self, nodes, pairs, network: nn.Module | None = None, *, swap: bool = False):
         super().__init__()
-        self.nodes = nodes
-        self.pairs = pairs
+        self.nodes, self.pairs, self.network, self.swap = nodes, pairs, network, swap
 
     def _contexts(self, x: GraphLatents, context: Context) -> tuple[Context, Context]:
         """Return the contexts of the two."""
-        return replace(context, mask=x.node_mask), replace(context, mask=x.pair_mask)
+        if self.network is None:
+            return replace(context, mask=x.node_mask), replace(context, mask=x.pair_mask)
+        # The network sees the padding, too.
+        nodes, pairs = masked(x.nodes, x.node_mask), masked(x.pairs, x.pair_mask)
+        nodes = nodes.tensor_split([self.nodes.split], -1)[self.swap]
+        pairs = pairs.tensor_split([self.pairs.split], -1)[self.swap]
+        for_nodes, for_pairs = self.network(nodes, context, pairs, x)
+        return Context(x.node_mask, for_nodes), Context(x.pair_mask, for_pairs)
 
     def forward(self, x, context=Context()):
         """Transform both parts; the log-dets add up."""
@@ -60,28 +71,15 @@ class _Given(nn.Module):
         return context.features
 
 
-class JointCoupling(NodesAndPairs):
-    """Mixture-of-logistics coupling of nodes and pairs, both conditioned on the fixed channels.
-
-    `network(nodes, context, pairs, latents)` with the untransformed channels of both returns their
-    parameters; `node` and `pair` are `split` and `mixtures` of each, see `MixtureLogisticCoupling`.
-    """
-
-    def __init__(self, network: nn.Module, *, swap: bool, node: dict, pair: dict):
-        super().__init__(
-            *(MixtureLogisticCoupling(_Given(), swap=swap, **part) for part in (node, pair))
-        )
-        self.network = network
-        self.swap = swap
-
-    def _contexts(self, x, context):
-        """Return the parameters of both, of their untransformed channels, as features."""
-        # The network sees the padding, too.
-        nodes, pairs = masked(x.nodes, x.node_mask), masked(x.pairs, x.pair_mask)
-        nodes = nodes.tensor_split([self.nodes.split], -1)[self.swap]
-        pairs = pairs.tensor_split([self.pairs.split], -1)[self.swap]
-        for_nodes, for_pairs = self.network(nodes, context, pairs, x)
-        return Context(x.node_mask, for_nodes), Context(x.pair_mask, for_pairs)
+def joint_coupling(
+    network: nn.Module, *, splits: Sequence[int], mixtures: Sequence[int], swap: bool
+) -> NodesAndPairs:
+    """Return a mixture-of-logistics coupling of nodes and pairs: `splits`, `mixtures` of each."""
+    nodes, pairs = (
+        MixtureLogisticCoupling(_Given(), split=split, swap=swap, mixtures=count)
+        for split, count in zip(splits, mixtures, strict=True)
+    )
+    return NodesAndPairs(nodes, pairs, network, swap=swap)
 
 
 def joint_flow(
@@ -93,15 +91,16 @@ def joint_flow(
     """
     layers: list[Bijection] = []
     for k in range(couplings):
-        sizes, parts = [], []
-        for dim, mixtures in ((node_dim, node_mixtures), (pair_dim, pair_mixtures)):
+        sizes, splits = [], []
+        for dim, count in ((node_dim, node_mixtures), (pair_dim, pair_mixtures)):
             split, swap, fixed = halves(dim, k)
-            sizes += [fixed, (dim - fixed) * (3 * mixtures + 2)]
-            parts.append({"split": split, "mixtures": mixtures})
+            sizes += [fixed, (dim - fixed) * (3 * count + 2)]
+            splits.append(split)
+        mixtures = node_mixtures, pair_mixtures
         layers += [
             NodesAndPairs(ActNorm(node_dim), ActNorm(pair_dim)),
             NodesAndPairs(InvertibleLinear(node_dim), InvertibleLinear(pair_dim)),
-            JointCoupling(network(*sizes), swap=swap, node=parts[0], pair=parts[1]),
+            joint_coupling(network(*sizes), splits=splits, mixtures=mixtures, swap=swap),
         ]
     return Sequential(*layers)
 

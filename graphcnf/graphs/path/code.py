@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 
+# Names of the three steps of the published model, among which the variables are divided.
 STEPS = ("adjacency", "bonds", "nodes")
-"""Names of the three steps of the published model, among which the variables are divided."""
 
 
 def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Tensor, Tensor]:

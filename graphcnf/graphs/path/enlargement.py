@@ -21,8 +21,7 @@ from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.walk import SUMS
 
-LEAST = -8.0
-"""Log of the smallest share of a category's probability that a copy of it starts with."""
+LEAST = -8.0  # log of the smallest share of a category's probability that a copy of it starts with
 
 
 def enlarged(
@@ -52,8 +51,9 @@ def enlarged(
     assert isinstance(larger, PathModel)
     try:
         sources = _Sources(larger.network, steps.network, node_sources, edge_sources)
+        values = [larger.code.encode(batch)[batch.mask] for batch in GraphBatch.chunks(graphs)]
         with torch.no_grad():
-            _grow(larger.network, steps.network, sources, _counts(larger.code, graphs))
+            _grow(larger.network, steps.network, sources, torch.cat(values))
     except ValueError as error:
         raise UserError(f"these weights cannot grow: {error}") from None
     if larger.sizes is not None and steps.sizes is not None:
@@ -76,26 +76,16 @@ def merged(known, needed):
     return known if needed is None else needed
 
 
-def _counts(code: AtomCode, graphs: PackedGraphs) -> list[Tensor]:
-    """Count the occurrences of every category of each variable, (cardinality,) each."""
-    counts = [torch.zeros(c, dtype=torch.long) for c in code.cardinalities]
-    for batch in GraphBatch.chunks(graphs):
-        rows = code.encode(batch)[batch.mask]
-        for count, values in zip(counts, rows.unbind(1), strict=True):
-            count += values.bincount(minlength=len(count))
-    return counts
-
-
-def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, counts: list[Tensor]) -> None:
-    """Fill the parameters of `new`, made for graphs with these `counts`, from those of `old`."""
+def _grow(new: PathNetwork, old: PathNetwork, sources: _Sources, values: Tensor) -> None:
+    """Fill the parameters of `new`, made for nodes of the values (M, V), from those of `old`."""
     state = dict(old.named_parameters())
     for name, parameter in new.named_parameters():
         rows = _rows(name, parameter, state, sources)
         if rows.shape != parameter.shape:
             raise ValueError(f"{name}: {tuple(rows.shape)} cannot become {tuple(parameter.shape)}")
         parameter.copy_(rows)
-    for k, count in enumerate(counts):
-        source = sources.values(k)
+    for k, own in enumerate(values.unbind(1)):
+        source, count = sources.values(k), own.bincount(minlength=new.cardinalities[k])
         # What comes from the same value as one before it is a copy of that one.
         original = (source[:, None] == source).int().argmax(1)
         copied = original < torch.arange(len(source))

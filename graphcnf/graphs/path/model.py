@@ -20,8 +20,7 @@ from graphcnf.graphs.path.support import Support, limit_note
 from graphcnf.graphs.path.walk import Path
 from graphcnf.graphs.record_blocks import BLOCK, batches
 
-DETOUR = 0.2
-"""Probability of leaving the given order at a branch, or of another first node."""
+DETOUR = 0.2  # probability of leaving the given order at a branch, or of another first node
 
 
 @graph_model("path")

@@ -35,8 +35,8 @@ from graphcnf.graphs.path.walk import (
     level_codes,
 )
 
+# Numbers of levels at the end of the path that a network sees as one category.
 TOGETHER = (2, 3, 4, 6)
-"""Numbers of levels at the end of the path that a network sees as one category."""
 
 
 @dataclass

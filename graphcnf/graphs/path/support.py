@@ -22,8 +22,8 @@ from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.walk import CATEGORY, LEVELS, NODE, USED
 
+# Sum of edge weights that no node reaches, in units of the largest weight: nodes are up to 255.
 UNLIMITED = 260
-"""Sum of edge weights that no node reaches, in units of the largest weight: nodes are up to 255."""
 
 
 def limit_note(rules: bool) -> str:

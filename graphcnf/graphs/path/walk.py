@@ -14,23 +14,14 @@ from torch.nn import functional as F
 
 from graphcnf.graphs.path.code import AtomCode
 
-LEVELS = 16
-"""Levels of the path, from its end, that a network sees."""
-
-SUMS, DEGREES = 12, 6
-"""Sums of weights and degrees that a network tells apart."""
-
-NEIGHBOURS = 5
-"""Neighbours of a node that a network sees, first come first served."""
-
+LEVELS = 16  # levels of the path, from its end, that a network sees
+SUMS, DEGREES = 12, 6  # sums of weights and degrees that a network tells apart
+NEIGHBOURS = 5  # neighbours of a node that a network sees, first come first served
+# Node categories fit below this number: a neighbour is its edge times this plus its category.
 CATEGORIES = 256
-"""Node categories fit below this number: a neighbour is its edge times this plus its category."""
-
+# Constants of the n-gram hash over path levels, and of the hash of an edge's surroundings.
 HASH_MULTIPLIER, HASH_MODULUS = 1_000_003, 2_147_483_647
-"""Constants of the n-gram hash over path levels, and of the hash of an edge's surroundings."""
-
-NODE, CATEGORY, USED, DEGREE, RING = range(5)
-"""Rows of the tables of a `Path`."""
+NODE, CATEGORY, USED, DEGREE, RING = range(5)  # rows of the tables of a `Path`
 
 
 def hashed(key: Tensor, value: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 
+# Classes of edges: in no ring, in a smallest ring of 3, 4, 5, 6 nodes, in a larger one.
 RINGS = (0, 3, 4, 5, 6, 7)
-"""Classes of edges: in no ring, in a smallest ring of 3, 4, 5, 6 nodes, in a larger one."""
 
 
 def exactly(counts: Tensor, table: Tensor) -> Tensor:

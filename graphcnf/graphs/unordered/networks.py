@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +21,11 @@ from graphcnf.graphs.unordered.partial import (
     UnorderedContext,
 )
 
+# Numbers from here on are not told apart: of all places of a kind, of a node or a label.
 MOST_PLACES, MOST_COUNT = 16, 8
-"""Numbers from here on are not told apart: of all places of a kind, of a node or a label."""
-
-AHEAD = 2
-"""Nodes to come, after the one that is decided, from which on every parity is possible."""
-
+AHEAD = 2  # nodes to come, after the one that is decided, from which on every parity is possible
+# Pairs that are read out together come in multiples of this: fewer shapes, fewer kernels.
 ROWS = 256
-"""Pairs that are read out together come in multiples of this: fewer shapes, fewer kernels."""
 
 
 def one_hots(counts: Tensor, most: int, like: Tensor) -> Tensor:
@@ -153,19 +149,6 @@ class NodeLabelNetwork(Network):
         late = (ranks - more * (q + 1)).clamp(min=0) // q.clamp(min=1)
         groups = torch.where(ranks < more * (q + 1), ranks // (q + 1), more + late)
         return groups.clamp(max=self.rounds - 1)
-
-    def steps(self, x: Tensor, context: UnorderedContext) -> Iterator[Step]:
-        """Yield all nodes in one step."""
-        mask, sizes = context.mask, context.mask.sum(1)
-        group = self.groups(context)
-        ours = group[:, None] == torch.arange(self.rounds, device=group.device)[:, None]
-        # Each round's own counts, and of them those of all rounds before.
-        own = (ours & mask[:, None]).float() @ self.one_hot(x[..., 0], mask)
-        seen = own.cumsum(1) - own
-        to_come = sizes[:, None] - seen.sum(-1).long()
-        logits = self(seen, to_come, sizes[:, None].expand_as(to_come))
-        at = mask.nonzero(as_tuple=True)
-        yield Step(at, logits[at[0], group[at]])
 
     def start(self, context: UnorderedContext) -> NodeLabelState:
         """Return the state before the first round."""

@@ -37,8 +37,7 @@ from torch.nn import functional as F
 from graphcnf.flows.transform import Context, Noise, take
 from graphcnf.graphs.unordered.labels import NodeLabels, exactly
 
-FAR = 10
-"""Largest distance that is told apart."""
+FAR = 10  # largest distance that is told apart
 
 
 def uniform_count(rounds: int) -> int:
