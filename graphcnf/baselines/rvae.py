@@ -26,7 +26,7 @@ from graphcnf.flows.base import StandardNormal, draw_uniform
 from graphcnf.flows.transform import Noise, log_term_dtype, masked, take
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.model import GraphModel, graph_model
-from graphcnf.graphs.pairs.network import all_pairs, dense
+from graphcnf.graphs.pairs import all_pairs, dense
 from graphcnf.graphs.path.support import Support
 
 PRIOR = StandardNormal()

@@ -9,7 +9,7 @@ import torch
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.networks import UNCONDITIONAL, condition_tables, partly_known
-from graphcnf.graphs.path.walk import Path
+from graphcnf.graphs.path.support import Path
 
 TABLES = [
     {"name": "size", "mean": 3.0, "deviation": 1.0},

@@ -8,7 +8,7 @@ import torch
 
 from graphcnf.flows import Context, Noise
 from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.graphs.pairs.network import GraphLatents, PairNetwork, all_pairs, joint_coupling
+from graphcnf.graphs.pairs import GraphLatents, PairNetwork, all_pairs, joint_coupling
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_normalised
 
 STEP = {"couplings": 2, "width": 16, "layers": 1, "heads": 2}

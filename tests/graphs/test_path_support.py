@@ -11,8 +11,7 @@ import torch
 from graphcnf.graphs import GraphBatch
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.model import PathModel
-from graphcnf.graphs.path.support import Support
-from graphcnf.graphs.path.walk import Path
+from graphcnf.graphs.path.support import Path, Support
 
 SIZES = {"node_categories": 3, "bond_categories": 2}
 

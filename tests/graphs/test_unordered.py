@@ -14,15 +14,17 @@ from graphcnf.categorical.disjoint import MARGIN
 from graphcnf.errors import UserError
 from graphcnf.flows import Noise
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
-from graphcnf.graphs.unordered.labels import RINGS, NodeLabels, ring_classes
-from graphcnf.graphs.unordered.networks import Parity
-from graphcnf.graphs.unordered.partial import (
+from graphcnf.graphs.unordered.labels import (
     FAR,
+    RINGS,
+    NodeLabels,
     PartialGraph,
     UnorderedContext,
     draw_uniforms,
+    ring_classes,
     sums,
 )
+from graphcnf.graphs.unordered.model import Parity
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 SMALL = {

@@ -19,7 +19,7 @@ from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.model import PathModel
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.path.walk import SUMS
+from graphcnf.graphs.path.support import SUMS
 
 LEAST = -8.0  # log of the smallest share of a category's probability that a copy of it starts with
 

@@ -16,8 +16,7 @@ from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.networks import ConditionEmbedding
 from graphcnf.graphs.path.code import STEPS, AtomCode
 from graphcnf.graphs.path.network import PathNetwork
-from graphcnf.graphs.path.support import Support, limit_note
-from graphcnf.graphs.path.walk import Path
+from graphcnf.graphs.path.support import Path, Support, limit_note
 from graphcnf.graphs.record_blocks import BLOCK, batches
 
 DETOUR = 0.2  # probability of leaving the given order at a branch, or of another first node

@@ -22,8 +22,7 @@ from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
 from graphcnf.graphs.networks import ConditionEmbedding, Shares
 from graphcnf.graphs.path.code import AtomCode
-from graphcnf.graphs.path.support import Places, Support
-from graphcnf.graphs.path.walk import (
+from graphcnf.graphs.path.support import (
     CATEGORIES,
     DEGREES,
     LEVELS,
@@ -31,6 +30,8 @@ from graphcnf.graphs.path.walk import (
     NODE,
     SUMS,
     Path,
+    Places,
+    Support,
     hashed,
     level_codes,
 )

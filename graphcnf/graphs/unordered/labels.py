@@ -4,9 +4,37 @@ An edge is of a *kind*: its category and the size of the smallest ring that it i
 *label* is its category and how many edges of each kind end there. Both are functions of the graph,
 so a density of labels and kinds is one of graphs; what it puts on labels that no graph has is lost.
 Labels make most of what is possible for a pair of nodes a matter of counting.
+
+From labels to a graph, one node after the other gets all of its edges.
+Each round has a *frontier node*, drawn uniformly among the nodes that are part of the partial graph
+and have places left (the first one among all nodes). It chooses a partner for each of its places,
+kind by kind; after its round all of its pairs are decided. The frontier node, and the order in
+which places of the same kind are filled, are latents with a uniform density: they cost no bits, and
+nothing depends on how the nodes are numbered.
+
+What is impossible for a pair has probability 0 in the density, which stays normalised:
+
+- an edge of a kind that one of its nodes has no place left for;
+- an edge that is in no ring, between two nodes that are connected already;
+- an edge of a ring, between two nodes that only edges outside of rings connect: those would be in a
+  ring, too; or between nodes so near that the ring would be smaller than the edge's;
+- an edge of a ring that connects two parts, where the edges in no ring are as many as it takes to
+  connect all parts; or that closes a ring, where all edges are needed to connect parts;
+- an edge that would complete a part of the graph while nodes are outside of it;
+- no edge, where a node has as many places as open pairs to fill them, or where the last open pair
+  leads out of a part.
+
+No graph is excluded by that. It is no look ahead either: a sample may come to places that nothing
+fits. Such a place may take a place of another kind in another part (`EdgeChoices.logits`), which
+never happens in a graph that exists: its probability stays as it is. Where there is no place of any
+kind, a sample ends in several parts. Nothing is drawn twice.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +42,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.errors import UserError
+from graphcnf.flows.transform import Context, Noise, take
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 
 # Classes of edges: in no ring, in a smallest ring of 3, 4, 5, 6 nodes, in a larger one.
@@ -201,3 +230,300 @@ class NodeLabels(nn.Module):
         types = torch.where(mask, self.rows[labels.clamp(max=self.count - 1), 0], 0)
         bonds = F.pad(self.kinds[:, 0] + 1, (1, 0))[kinds]
         return GraphBatch(types, bonds, mask)
+
+
+FAR = 10  # largest distance that is told apart
+
+
+def uniform_count(rounds: int) -> int:
+    """Return the number of uniforms of a node, which cost no bits; each round has its own."""
+    return 2 + 2 * rounds
+
+
+def draw_uniforms(mask: Tensor, rounds: int, noise: Noise | None = None) -> Tensor:
+    """Draw the uniforms of the nodes `mask` (B, N), (B, N, `uniform_count(rounds)`) float64."""
+    shape = *mask.shape, uniform_count(rounds)
+    return take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=mask.device))
+
+
+@dataclass(frozen=True, eq=False)
+class UnorderedContext(Context):
+    """Context of the networks of labels and edges; a graph has as many rounds of edges as nodes."""
+
+    uniforms: Tensor = None  # type: ignore[assignment]  # always given, see `draw_uniforms`
+    labels: Tensor = None  # type: ignore[assignment]  # (B, N) long; while they are drawn none
+
+    def __getitem__(self, rows) -> UnorderedContext:
+        """Return the context of some of the graphs."""
+        parts = {name: getattr(self, name)[rows] for name in ("mask", "uniforms", "labels")}
+        return replace(self, **parts)
+
+    def ranks(self, which: int) -> Tensor:
+        """Return random numbering 0 (for labels) or 1 (for partners), padding last, (B, N)."""
+        uniforms = self.uniforms[..., which]
+        return uniforms.masked_fill(~self.mask, 2.0).argsort(1).argsort(1)
+
+    def of_frontier(self, g: int) -> Tensor:
+        """Return the uniforms (B, N) of which the smallest decides on the frontier node."""
+        return self.uniforms[..., 2 + g]
+
+    def of_choices(self, g: int) -> Tensor:
+        """Return the uniforms (B, N) that order partners for places of the same kind."""
+        return self.uniforms[..., 1 + self.uniforms.shape[-1] // 2 + g]
+
+
+@dataclass
+class PartialGraph:
+    """Partial graphs that grow round by round, B of them with up to N nodes."""
+
+    table: NodeLabels
+    kinds: Tensor  # 1 + kind of each edge so far, 0 for none, (B, N, N) long
+    done: Tensor  # nodes that had their round, (B, N) bool
+    reached: Tensor  # nodes that are part of the partial graph, (B, N) bool
+    free: Tensor  # places left at each node for each kind, (B, N, K) long
+
+    @classmethod
+    def start(cls, table: NodeLabels, labels: Tensor) -> PartialGraph:
+        """Return the graphs before the first round."""
+        none = torch.zeros_like(labels, dtype=torch.bool)
+        kinds = labels.new_zeros(*labels.shape, labels.shape[1])
+        return cls(table, kinds, none, none, table.ends[labels])
+
+    def __getitem__(self, rows) -> PartialGraph:
+        """Return some of the graphs."""
+        parts = self.kinds, self.done, self.reached, self.free
+        return PartialGraph(self.table, *(part[rows] for part in parts))
+
+    @property
+    def decided(self) -> Tensor:
+        """Pairs that are decided, (B, N, N) bool."""
+        return self.done[:, :, None] | self.done[:, None]
+
+    def frontier(self, mask: Tensor) -> Tensor:
+        """Return the nodes that may be next, (B, N) bool; none where nothing is left to decide."""
+        waiting = mask & ~self.done & (self.free > 0).any(-1)
+        inside = waiting & self.reached
+        return torch.where(inside.any(1, keepdim=True), inside, waiting)
+
+    def next_node(self, mask: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next frontier node of each graph, (B,) long, and whether there is one."""
+        frontier = self.frontier(mask)
+        return uniforms.masked_fill(~frontier, 2.0).argmin(1), frontier.any(1)
+
+    def add(self, node: Tensor, real: Tensor, row: Tensor) -> PartialGraph:
+        """Return the graphs after a round of the frontier nodes (B,), of those that are `real`.
+
+        `row` (B, N) long are 1 + kinds of the new edges, 0 for none. Where a partner has no place
+        of the chosen kind, it gives the nearest that it has, and the edge is of the lighter kind.
+        """
+        at = torch.arange(len(node), device=node.device)
+        itself = F.one_hot(node, row.shape[1]).bool()
+        # What is decided stays: only what has probability 0 would say otherwise.
+        row = torch.where(real[:, None] & ~self.done & ~itself, row, 0)
+        kinds, free = self.kinds.clone(), self.free.clone()
+        done = self.done | (itself & real[:, None])
+        reached = self.reached | (row > 0) | (itself & real[:, None])
+        steps = torch.arange(1, free.shape[-1] + 1, device=row.device)
+        free[at, node] -= (row[..., None] == steps).sum(1)
+        if free.shape[-1]:
+            own = (row - 1).clamp(min=0)
+            given = self.table.nearest(own, free)
+            free -= F.one_hot(given, free.shape[-1]) * (row > 0)[..., None]
+            row = torch.where(row > 0, 1 + self.table.lighter(own, given), 0)
+        kinds[at, node] += row
+        kinds[at, :, node] += row
+        return PartialGraph(self.table, kinds, done, reached, free)
+
+    @torch.autocast("cpu", enabled=False)
+    @torch.no_grad()
+    def look(self, mask: Tensor) -> Known:
+        """Return free places, parts, distances and support for the nodes `mask` (B, N)."""
+        table, free, decided = self.table, self.free, self.decided
+        itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        shown = torch.where(decided & ~itself, self.kinds, 0)
+        outside = F.pad(table.bridges, (1, 0))[shown]
+        distance, together = _distances(shown > 0, itself)
+        in_ring = _connected(((shown > 0) & ~outside).float() + itself)
+
+        chains, rings = free[..., table.bridges].sum(-1), free[..., ~table.bridges].sum(-1)
+        size = (together & mask[:, None]).sum(2)
+        count = (mask / size.clamp(min=1)).sum(1).round().long()
+        connecting = count - 1 - chains.sum(1) // 2
+        closing = rings.sum(1) // 2 - connecting
+
+        undecided = ~decided & ~itself & mask[:, :, None] & mask[:, None, :]
+        fits = (free > 0)[:, :, None] & (free > 0)[:, None] & undecided[..., None]
+        near = in_ring[..., None] & (distance[..., None] + 1 >= table.sizes)
+        near = near & (closing > 0)[:, None, None, None]
+        apart = ~together[..., None] & (table.bridges | (connecting > 0)[:, None, None, None])
+        fits = fits & (apart | (near & ~table.bridges))
+
+        def joined(value: Tensor) -> Tensor:
+            return value[:, :, None] + torch.where(together, 0, value[:, None])
+
+        of_chains, of_rings = sums(together, chains), sums(together, rings)
+        complete = joined(of_chains + of_rings) <= 2
+        complete = complete & (joined(size) < mask.sum(1)[:, None, None])
+        fits = fits & ~complete[..., None]
+
+        candidates = fits.sum(2)
+        short = (free >= candidates) & (free > 0)
+        demanded = fits & (short[:, :, None] | short[:, None])
+        leaves = fits.any(-1) & ~together
+        exits = sums(together, leaves.sum(2))
+        last = (exits == 1) & (size < mask.sum(1, keepdim=True))
+        demanded = demanded | (fits & (leaves & (last[:, :, None] | last[:, None]))[..., None])
+        needed = demanded.any(-1)
+        anywhere = (free > 0).any(-1)
+        others = undecided & ~together & anywhere[:, :, None] & anywhere[:, None]
+        around = (in_ring & mask[:, None]).sum(2)
+        parts = [size, of_chains, of_rings, exits, around, sums(in_ring, rings)]
+        return Known(
+            candidates, torch.stack(parts, -1), torch.stack([count, connecting, closing], -1),
+            distance, together, in_ring, torch.where(needed[..., None], demanded, fits), needed,
+            others,
+        )  # fmt: skip
+
+
+class Known(NamedTuple):
+    """State of B partly decided graphs with N nodes and K kinds of edges.
+
+    `parts` tells of the part that a node belongs to: its nodes, its places in no ring, its places
+    in rings, the open pairs that lead out of it; and the nodes and places of what edges of rings
+    connect the node with. `whole`: parts of the graph, edges of rings that must still connect
+    parts, and those that must close a ring.
+    """
+
+    candidates: Tensor  # open pairs that could fill the free places, (B, N, K) long
+    parts: Tensor  # (B, N, 6) long
+    whole: Tensor  # (B, 3) long
+    distance: Tensor  # steps between two nodes, 0 for none, `FAR` + 1 for more, (B, N, N) long
+    together: Tensor  # pairs of nodes of the same part, (B, N, N) bool
+    in_ring: Tensor  # pairs of nodes that edges of rings connect, (B, N, N) bool
+    possible: Tensor  # kinds that are possible for an open pair, (B, N, N, K) bool
+    needed: Tensor  # open pairs that must be edges, (B, N, N) bool
+    others: Tensor  # open pairs of two parts with places of any kind, (B, N, N) bool
+
+
+def sums(together: Tensor, value: Tensor) -> Tensor:
+    """Return sums of integers (B, N) over the nodes of the same part, (B, N) long."""
+    return exactly(together.long(), value[..., None])[..., 0]
+
+
+def _distances(adjacency: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:
+    """Return distances as in `Known`, and pairs of nodes that are connected, (B, N, N) bool."""
+    steps = adjacency.float()
+    reached = itself.float().expand_as(steps)
+    distance = torch.zeros_like(adjacency, dtype=torch.long)
+    for length in range(1, FAR + 1):
+        further = (reached @ steps > 0) | (reached > 0)
+        distance = torch.where(further & (reached == 0), length, distance)
+        reached = further.float()
+    together = _connected(reached, FAR)
+    return torch.where(together & (distance == 0) & ~itself, FAR + 1, distance), together
+
+
+def _connected(reached: Tensor, covered: int = 1) -> Tensor:
+    """Return the closure (B, N, N) bool of what is reached in up to `covered` steps."""
+    while covered < reached.shape[1] - 1:
+        reached = (reached @ reached > 0).float()
+        covered *= 2
+    return reached > 0
+
+
+@dataclass
+class EdgeChoices:
+    """Hidden states of M nodes that choose their partners one after the other.
+
+    Partners come in the order of the context's random numbering.
+    """
+
+    scores: Tensor  # logits of every partner for every kind, (M, N, K)
+    fits: Tensor  # possible partners for every kind, (M, N, K) bool
+    others: Tensor  # partners in place of those that fit where there are none, (M, N) bool
+    kinds: Tensor  # kind of each choice, K where there is none, (M, V) long
+    fresh: Tensor  # partners that are no part of the partial graph yet, (M, N) bool
+    budget: Tensor  # ring edges left that may lead to fresh partners, and others, (M, 2) long
+    own: Tensor  # places left in the part of the node, its nodes, those of the graph, (M, 3) long
+    part: Tensor  # number of the part of every partner, 0 for that of the node itself, (M, N) long
+    places: Tensor  # places left in the part of a partner, (M, N) long
+    sizes: Tensor  # its nodes, (M, N) long
+    taken: Tensor  # partners that are chosen already, (M, N) bool
+    joined: Tensor  # partners in the part of the node, by the choices so far, (M, N) bool
+    rings: Tensor  # whether each kind is in rings, (K + 1,) bool
+    number: int = 0  # of choices so far
+
+    @classmethod
+    def of(
+        cls, partial: PartialGraph, known: Known, mask: Tensor, rows, partner: Tensor,
+        scores: Tensor, kinds: Tensor,
+    ) -> EdgeChoices:  # fmt: skip
+        """Return the choices of nodes `rows` (graph and node, (M,) long) by `partner` (M, N)."""
+        graph, node = (part[:, None].expand_as(partner) for part in rows)
+        sizes, places = known.parts[..., 0], known.parts[..., 1] + known.parts[..., 2]
+        part = known.together.int().argmax(-1)[graph, partner] + 1
+        joined = known.together[graph, node, partner]
+        return cls(
+            scores=scores,
+            fits=known.possible[graph, node, partner],
+            others=known.others[graph, node, partner],
+            kinds=kinds,
+            fresh=~partial.reached[graph, partner],
+            budget=known.whole[rows[0], 1:],
+            own=torch.stack([places[rows], sizes[rows], mask.sum(1)[rows[0]]], -1),
+            part=torch.where(joined, 0, part),
+            places=places[graph, partner],
+            sizes=sizes[graph, partner],
+            taken=torch.zeros_like(joined),
+            joined=joined,
+            rings=F.pad(~partial.table.bridges, (0, 1)),
+        )
+
+    def spread(self, real: Tensor) -> EdgeChoices:
+        """Return the choices of nodes `real` (R,) bool, M of them; the others have none to make."""
+        if real.all():
+            return self
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, part in parts.items():
+            if name not in ("rings", "number"):
+                none = self.scores.shape[-1] if name == "kinds" else 0
+                whole = part.new_full((len(real), *part.shape[1:]), none)
+                parts[name] = whole.index_put((real.nonzero()[:, 0],), part)
+        return EdgeChoices(**parts)
+
+    def logits(self) -> Tensor:
+        """Return the logits (M, N) of the next choice, -inf where impossible."""
+        kind = self.kinds[:, self.number]
+        at = kind.clamp(max=self.scores.shape[-1] - 1)[:, None, None]
+        at = at.expand(*self.scores.shape[:-1], 1)
+        own, fits = self.scores.gather(-1, at)[..., 0], self.fits.gather(-1, at)[..., 0]
+        budget = self.budget > 0
+        within = torch.where(self.fresh, budget[:, :1], budget[:, 1:]) | ~self.rings[kind][:, None]
+        # Partners that would complete the part while nodes are outside.
+        left, size, nodes = self.own[..., None].unbind(1)
+        left = left + self.places.masked_fill(self.joined, 0)
+        size = size + self.sizes.masked_fill(self.joined, 0)
+        completing = (left <= 2) & (size < nodes)
+        allowed = ~self.taken & ~completing & (kind < self.scores.shape[-1])[:, None]
+        fits = fits & within & allowed
+        possible = torch.where(fits.any(-1, keepdim=True), fits, self.others & allowed)
+        return own.masked_fill(~possible, -math.inf)
+
+    def add(self, x: Tensor) -> EdgeChoices:
+        """Return the choices after the next, x (M,): numbers of partners, N or more for none."""
+        nodes = self.fresh.shape[-1]
+        here = F.one_hot(x.clamp(max=nodes), nodes + 1)[..., :-1].bool()
+        any_, new = here.any(-1), here & ~self.joined
+        ring = self.rings[self.kinds[:, self.number]] & any_
+        fresh = (here & self.fresh).any(-1)
+        left, size, all_nodes = self.own.unbind(-1)
+        left = left + (self.places * new).sum(-1) - 2 * any_.long()
+        size = size + (self.sizes * new).sum(-1)
+        return replace(
+            self,
+            budget=self.budget - torch.stack([ring & fresh, ring & ~fresh], -1).long(),
+            own=torch.stack([left, size, all_nodes], -1),
+            taken=self.taken | here,
+            joined=self.joined | (self.part == (self.part * here).sum(-1, keepdim=True)),
+            number=self.number + 1,
+        )
