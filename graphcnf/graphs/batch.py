@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from graphcnf.limits import MAX_NODES
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 Latents = dict[str, Tensor]  # latents of a batch in the base space, by name; each (B, ..., D)
 

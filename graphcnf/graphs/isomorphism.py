@@ -17,7 +17,6 @@ import networkx as nx
 import numpy as np
 
 from graphcnf.graphs.batch import PackedGraphs
-from graphcnf.limits import MAX_NODES
 
 # For each node its neighbours and the categories of the edges to them.
 Neighbours = list[dict[int, int]]
@@ -40,14 +39,9 @@ def canonical_order(
 
     The walk starts at the lowest colour, which is a node of lowest degree, and takes the neighbour
     with the fewest unvisited nodes behind it first. Raises ValueError for a graph that is empty,
-    not connected, larger than `MAX_NODES`, malformed, or takes more than `max_leaves` numberings.
+    not connected, or takes more than `max_leaves` numberings.
     """
     types = [int(t) for t in node_types]
-    if len(types) > MAX_NODES:
-        raise ValueError(f"{len(types)} nodes; graphs may have up to {MAX_NODES}")
-    for i, j in edges:
-        if i == j or not (0 <= i < len(types) and 0 <= j < len(types)):
-            raise ValueError(f"({i}, {j}) is no edge between two of {len(types)} nodes")
     neighbours: Neighbours = [{} for _ in types]
     for (i, j), bond in zip(edges, bond_types, strict=True):
         neighbours[int(i)][int(j)] = neighbours[int(j)][int(i)] = int(bond)

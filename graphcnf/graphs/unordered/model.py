@@ -26,7 +26,6 @@ from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.unordered.labels import (
     FAR,
     EdgeChoices,
-    Known,
     NodeLabels,
     PartialGraph,
     UnorderedContext,
@@ -262,7 +261,16 @@ class EdgeNetwork(Network):
         state = torch.where(decided, 3, choice) * 2 + known.in_ring
         edge = 4 * 2 * (FAR + 2) + partial.kinds - 1
         state = torch.where(partial.kinds > 0, edge, state * (FAR + 2) + known.distance)
-        h = self._nodes(known, context.labels, mask, partial)
+        like, free = self.places.weight, partial.free
+        places = [one_hots(free, 5, like), one_hots(known.candidates, MOST_COUNT, like)]
+        h = self.labels(context.labels) + self.places(torch.cat(places, -1))
+        h = h + self.stage(partial.reached.long() + partial.done)
+        whole = self.nodes(mask.sum(1)) + self.all_places(one_hots(free.sum(1), MOST_PLACES, like))
+        values = known.whole.clamp(0, self.max_nodes).unbind(-1)
+        whole = whole + sum(table(v) for table, v in zip(self.whole, values, strict=True))
+        values = known.parts.clamp(0, self.max_nodes).unbind(-1)
+        parts = sum(table(v) for table, v in zip(self.parts, values, strict=True))
+        h = h + whole[:, None] + parts
         bias = self.bias(state).permute(0, 3, 1, 2).masked_fill(~mask[:, None, None], HIDDEN)
         edges = (partial.kinds > 0).to(h.dtype)
         for message, (block, own) in zip(self.messages, self.blocks.each(bias, 1), strict=True):
@@ -278,21 +286,6 @@ class EdgeNetwork(Network):
         """Return kind by kind as often as there are places (R, K), K for none, (R, V) long."""
         number = torch.arange(self.choices, device=free.device)
         return (number[:, None] >= free.cumsum(1)[:, None]).sum(-1)
-
-    def _nodes(self, known: Known, labels: Tensor, mask: Tensor, partial: PartialGraph) -> Tensor:
-        like, free = self.places.weight, partial.free
-        places = [one_hots(free, 5, like), one_hots(known.candidates, MOST_COUNT, like)]
-        h = self.labels(labels) + self.places(torch.cat(places, -1))
-        h = h + self.stage(partial.reached.long() + partial.done)
-        whole = self.nodes(mask.sum(1))
-        whole = whole + self.all_places(one_hots(free.sum(1), MOST_PLACES, like))
-        whole = whole + self._looked_up(self.whole, known.whole)
-        return h + whole[:, None] + self._looked_up(self.parts, known.parts)
-
-    def _looked_up(self, tables: nn.ModuleList, values: Tensor) -> Tensor:
-        """Return the sum of the entries for whole numbers (..., len(tables)), (..., C)."""
-        each = values.clamp(0, self.max_nodes).unbind(-1)
-        return sum(table(value) for table, value in zip(tables, each, strict=True))
 
     def _read_out(self, h: Tensor, state: Tensor, at) -> Tensor:
         """Return scores (R, N, kinds) of pairs `at`, three of (R, N)."""
