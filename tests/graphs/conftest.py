@@ -12,17 +12,7 @@ from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.molecules.codec import MoleculeNotRepresentable, molecule_to_graph
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
-ATOMS = (
-    ("C", 0),
-    ("N", 0),
-    ("O", 0),
-    ("S", 0),
-    ("F", 0),
-    ("N", 1),
-    ("Cl", 0),
-    ("O", -1),
-    ("Br", 0),
-)
+ATOMS = [*((element, 0) for element in ("C", "N", "O", "S", "F", "Cl", "Br")), ("N", 1), ("O", -1)]
 
 
 def random_graph(random, most=12):

@@ -4,7 +4,6 @@ import math
 
 import couplings
 import networkx as nx
-import numpy as np
 import pytest
 import torch
 
@@ -102,21 +101,6 @@ def test_random_weights_are_a_normalised_density(double, nodes, support):
     total = torch.cat(log_p)
     assert len(total) > 2 and total.std() > 1, "too uniform for the test to mean something"
     assert abs(math.log(total.exp().sum())) < 1e-9
-
-
-def test_sums_are_the_largest_in_the_graphs(random_graphs):
-    weights = [1, 3]
-    largest = np.zeros(3, dtype=int)
-    for k in range(len(random_graphs)):
-        types, edges, bonds = random_graphs.graph(k)
-        sums = np.zeros(len(types), dtype=int)
-        for (i, j), bond in zip(edges, bonds, strict=True):
-            sums[i] += weights[bond]
-            sums[j] += weights[bond]
-        np.maximum.at(largest, types, sums)
-    assert Support.limits(random_graphs, **SIZES, edge_weights=weights) == {
-        "edge_weights": weights, "largest_sums": largest.tolist(),
-    }  # fmt: skip
 
 
 def test_every_graph_lies_in_its_support(random_graphs):

@@ -102,22 +102,6 @@ def test_a_record_is_the_same_to_the_last_bit_whatever_is_asked_for(model):
         torch.set_num_threads(threads)
 
 
-def test_a_batch_is_always_full_and_computed_only_where_it_is_needed(model, monkeypatch):
-    drawn, sample = [], model.sample
-
-    def counted(sizes, **options):
-        drawn.append(len(sizes))
-        return sample(sizes, **options)
-
-    monkeypatch.setattr(model, "sample", counted)
-    for first, number, wanted in (
-        (0, 1, [FIRST_BLOCK]), (5, 100, [FIRST_BLOCK]), (FIRST_BLOCK + 7, 1, [384]), (3, 0, []),
-    ):  # fmt: skip
-        model.sample_records(first, number, seed=SEED)
-        assert drawn == wanted
-        drawn.clear()
-
-
 def test_noise_belongs_to_the_record():
     def numbers(records, shape, noise=None):
         noise = noise or RecordNoise(SEED, records)

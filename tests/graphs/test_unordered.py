@@ -252,13 +252,6 @@ def test_sampled_graphs_have_their_probability(build, double):
     assert (share.sum() - total).abs() < 4 * error
 
 
-def test_records_do_not_depend_on_how_many_are_drawn(build, random_graphs):
-    model = build(random_graphs)
-    together = model.sample_records(0, 40, seed=3)
-    assert model.sample_records(30, 5, seed=3) == together.subset(np.arange(30, 35))
-    assert model.sample_records(0, 40, seed=4) != together
-
-
 def test_samples_are_in_one_piece_where_the_labels_have_places_enough(build, random_graphs):
     model = build(random_graphs)
     mask = torch.arange(12) < torch.randint(2, 13, (400, 1))
