@@ -421,12 +421,10 @@ class GraphCNF(nn.Module):
     ) -> GraphBatch:
         """Draw one graph for each number of nodes in `sizes` (B,) long, 1 to `max_nodes`.
 
-        Args:
-            sizes: Numbers of nodes.
-            temperature: Below 1 for more probable graphs.
-            sample_posterior: Draw from p(x|z) instead of taking its argmax.
-            generator: None, a torch generator, or one numpy generator per graph.
-            conditions: Of each graph, (B, P), NaN for an unknown one; None for none.
+        `temperature` is below 1 for more probable graphs, `generator` None, torch's or one of
+        numpy's per graph; `conditions` (B, P) are NaN where unknown. With `sample_posterior`,
+        p(x|z) is drawn from instead of taking its argmax. UserError or ValueError for what cannot
+        be.
         """
         if not len(sizes):
             raise UserError("give at least one number of nodes to draw graphs of")

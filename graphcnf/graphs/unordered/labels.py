@@ -1,33 +1,18 @@
-"""Labels of nodes that say which edges a node has, without saying to which nodes they lead.
+"""Labels of nodes that say which edges a node has, and graphs that are put together from them.
 
 An edge is of a *kind*: its category and the size of the smallest ring that it is part of. A node's
 *label* is its category and how many edges of each kind end there. Both are functions of the graph,
 so a density of labels and kinds is one of graphs; what it puts on labels that no graph has is lost.
-Labels make most of what is possible for a pair of nodes a matter of counting.
 
-From labels to a graph, one node after the other gets all of its edges.
-Each round has a *frontier node*, drawn uniformly among the nodes that are part of the partial graph
-and have places left (the first one among all nodes). It chooses a partner for each of its places,
-kind by kind; after its round all of its pairs are decided. The frontier node, and the order in
-which places of the same kind are filled, are latents with a uniform density: they cost no bits, and
-nothing depends on how the nodes are numbered.
+One node after the other gets all of its edges. Each round has a *frontier node*, drawn uniformly
+among the nodes that are part of the partial graph and have places left (the first one among all
+nodes). It chooses a partner for each of its places, kind by kind. The frontier node, and the order
+in which places of the same kind are filled, are latents with a uniform density: they cost no bits.
 
-What is impossible for a pair has probability 0 in the density, which stays normalised:
-
-- an edge of a kind that one of its nodes has no place left for;
-- an edge that is in no ring, between two nodes that are connected already;
-- an edge of a ring, between two nodes that only edges outside of rings connect: those would be in a
-  ring, too; or between nodes so near that the ring would be smaller than the edge's;
-- an edge of a ring that connects two parts, where the edges in no ring are as many as it takes to
-  connect all parts; or that closes a ring, where all edges are needed to connect parts;
-- an edge that would complete a part of the graph while nodes are outside of it;
-- no edge, where a node has as many places as open pairs to fill them, or where the last open pair
-  leads out of a part.
-
-No graph is excluded by that. It is no look ahead either: a sample may come to places that nothing
-fits. Such a place may take a place of another kind in another part (`EdgeChoices.logits`), which
-never happens in a graph that exists: its probability stays as it is. Where there is no place of any
-kind, a sample ends in several parts. Nothing is drawn twice.
+What is impossible for a pair, by counting (`PartialGraph.look`), has probability 0 in the density,
+which stays normalised. No graph is excluded by that, but a sample may come to places that nothing
+fits. Such a place may take one of another kind in another part (`EdgeChoices.logits`), which never
+happens in a graph that exists. Where there is none, a sample ends in several parts.
 """
 
 from __future__ import annotations
