@@ -1,6 +1,7 @@
 """One thread per process, and the same random numbers whatever ran before a test."""
 
 import os
+import random
 from collections import Counter
 
 import pytest
@@ -59,3 +60,21 @@ def double():
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def zinc_smiles():
+    """800 molecules of ZINC250k as the file writes them, and all of the rare categories."""
+    from graphcnf.datasets.zinc250k import zinc250k_source
+
+    lines = zinc250k_source().read_text().split()
+    rare = [s for s in lines if "P" in s or "[O+]" in s or "[S+]" in s or "[o+]" in s]
+    return random.Random(0).sample(lines, 800) + rare[:50]
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    """A cache of its own: such a test does not read or write the user's."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("GRAPHCNF_CACHE", str(folder))
+    return folder

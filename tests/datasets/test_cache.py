@@ -52,15 +52,6 @@ def test_no_flipped_bit_leads_astray(stored, capsys):
     assert len(lines) == found and all(f"cache {path} is damaged (" in line for line in lines)
 
 
-@pytest.mark.parametrize("length", [0, 1, 100, -1])
-def test_a_cut_file_is_damaged(stored, length, capsys):
-    path, _ = stored
-    path.write_bytes(path.read_bytes()[:length])
-    assert cache.read(path) is None
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"cache {path} is damaged" in line
-
-
 def test_a_loader_rebuilds_what_is_anothers(cache_folder, capfd):
     options = {"nodes": (4, 6), "graphs": 20, "workers": 1}
     first = load_coloring(seed=0, **options)

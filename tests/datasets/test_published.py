@@ -16,7 +16,6 @@ from graphcnf.datasets.published import (
     qm9_source,
 )
 from graphcnf.errors import UserError
-from graphcnf.molecules import optional
 
 MOSES = {
     "train": ["CCO", "Cc1ccccc1", "CCS", "CCCl", "CC#N"],
@@ -106,7 +105,7 @@ def test_the_cache_is_per_part_and_follows_the_content(
     assert len(list(cache_folder.iterdir())) == 6
 
 
-def test_what_is_not_moses_is_refused_in_one_line(small_moses, monkeypatch):
+def test_what_is_not_moses_is_refused_in_one_line(small_moses):
     with pytest.raises(UserError, match="split must be test or test_scaffolds, got 'train'"):
         load_moses("train")
     for smiles, header, message in (
@@ -120,9 +119,6 @@ def test_what_is_not_moses_is_refused_in_one_line(small_moses, monkeypatch):
     (small_moses / "test.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(UserError, match="test: .*reinstall molsets"):
         load_moses("test")
-    monkeypatch.setattr(optional, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install --no-deps molsets"):
-        load_moses()
 
 
 def test_what_is_not_qm9_is_refused_in_one_line(small_qm9):
@@ -142,9 +138,6 @@ def test_what_is_not_qm9_is_refused_in_one_line(small_qm9):
         with pytest.raises(UserError, match=f"QM9.*{reason}") as caught:
             load_qm9()
         assert "\n" not in str(caught.value)
-    (small_qm9 / QM9_PARTS[1]).unlink()
-    with pytest.raises(UserError, match="pip install 'graphcnf\\[qm9\\]'"):
-        load_qm9()
 
 
 @pytest.mark.parametrize("name", ["MOSES", "QM9"])

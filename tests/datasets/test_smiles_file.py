@@ -1,6 +1,5 @@
 import gzip
 
-import numpy as np
 import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
@@ -65,7 +64,7 @@ def test_cache_is_used_and_follows_the_content(tmp_path, monkeypatch):
 
 def test_bad_lines_are_counted_listed_and_skipped_or_refused(tmp_path, capfd):
     path = tmp_path / "x.csv"
-    path.write_text("smiles,n\nCCO,1\nC1CC,2\n,3\nCC.O,4\nCCCCCCCC,5\nCCF,6\nC,7\n")
+    path.write_text("smiles,n\nCCO,1\nC1CC,2\n,3\nCC.O,4\nCCCCCCCC,5\nCCF,6\n[H]C([H])([H])[H],7\n")
     vocabulary = MoleculeVocabulary((("C", 0), ("O", 0)))
     dataset = load_smiles_file(path, vocabulary=vocabulary, max_atoms=5)
     (listing,) = cache_folder().glob("*.skipped.tsv")
@@ -96,11 +95,18 @@ def test_bad_lines_are_counted_listed_and_skipped_or_refused(tmp_path, capfd):
         ("cut.smi.gz", gzip.compress(b"CCO\n" * 99, mtime=0)[:-9], "no intact gzip"),
         ("plain.smi.gz", b"CCO\n", "no intact gzip"),
         ("words.txt", b"lorem ipsum\ndolor sit\n", "no usable molecule.*line 1.*1 more"),
+        ("x.sdf", b"CCO\n", "no SD file"),
+        ("x.jsonl", b"CCO\n", "no JSON object"),
+        ("nowhere.smi", None, "no such file"),
+        ("folder.smi", "", "cannot read"),
     ],
 )
 def test_unusable_files_are_named_in_one_line(tmp_path, name, content, message, capfd):
     path = tmp_path / name
-    path.write_bytes(content)
+    if content == "":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
         load_smiles_file(path)
     assert name in str(caught.value) and "\n" not in str(caught.value)
@@ -119,32 +125,6 @@ def test_files_that_were_made_to_fill_the_memory_are_refused(tmp_path, monkeypat
     pandas.DataFrame({"smiles": ["CCO"] * 1_200_000}).to_parquet(rows)
     with pytest.raises(ValueError, match="rows.parquet is no intact .*: 1,200,000 rows in"):
         load_smiles_file(rows)
-
-
-def test_missing_file_folder_and_limits(tmp_path):
-    with pytest.raises(ValueError, match="no such file: .*nowhere.smi"):
-        load_smiles_file(tmp_path / "nowhere.smi")
-    with pytest.raises(ValueError, match="cannot read"):
-        load_smiles_file(tmp_path)
-    with pytest.raises(ValueError, match="1 to 255"):
-        load_smiles_file(tmp_path, max_atoms=256)
-
-
-def test_a_cache_folder_that_cannot_be_written_is_no_failure(tmp_path, monkeypatch, capfd):
-    (tmp_path / "taken").write_text("a file")
-    monkeypatch.setenv("GRAPHCNF_CACHE", str(tmp_path / "taken"))
-    path = tmp_path / "x.smi"
-    path.write_text("CCO\n")
-    assert len(load_smiles_file(path)) == 1
-    assert "cannot cache" in capfd.readouterr().err
-
-
-def test_size_limit_counts_heavy_atoms(tmp_path):
-    path = tmp_path / "x.smi"
-    path.write_text("[H]C([H])([H])C\n" + "C" * 300 + "\n")
-    dataset = load_smiles_file(path, max_atoms=2)
-    np.testing.assert_array_equal(dataset.graphs.node_counts, [2])
-    assert "300 heavy atoms" in dataset.skipped[0].reason
 
 
 def test_what_generate_writes_is_read_back(tmp_path):
@@ -181,21 +161,15 @@ def test_what_generate_writes_is_read_back(tmp_path):
     (tmp_path / "y.jsonl").write_text('{"id": 1, "SMILES": "CCO"}\n')
     to_parquet(tmp_path / "y.jsonl", tmp_path / "y.parquet", ("SMILES",), {"SMILES": "string"})
     assert read_smiles(tmp_path / "y.jsonl")[1] == read_smiles(tmp_path / "y.parquet")[1] == ["CCO"]
-    for name, content in (
-        ("y.parquet", b"PAR1nothing"),
-        ("y.sdf", b"CCO\n"),
-        ("y.jsonl", b"CCO\n"),
-    ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=r"y\.\w+") as error:
-            read_smiles(tmp_path / name)
-        assert "\n" not in str(error.value)
+    (tmp_path / "y.parquet").write_bytes(b"PAR1nothing")
+    with pytest.raises(ValueError, match=r"y\.parquet"):
+        read_smiles(tmp_path / "y.parquet")
 
 
 def test_blank_cells_are_molecules_that_failed(tmp_path):
     (tmp_path / "x.csv").write_text("id,smiles\n1,CCO\n2,\n3,C\n\n")
     assert read_smiles(tmp_path / "x.csv")[:2] == ([2, 3, 4], ["CCO", "", "C"])
-    (tmp_path / "x.smi").write_text("CCO\n\nC\n\n\n")
+    (tmp_path / "x.smi").write_text("CCO\n\tname\nC\n\n\n")
     assert read_smiles(tmp_path / "x.smi")[:2] == ([1, 2, 3], ["CCO", "", "C"])
 
 
@@ -204,12 +178,6 @@ def test_records_of_an_sd_file_end_with_any_line_that_begins_so(tmp_path, end):
     blocks = [Chem.MolToMolBlock(Chem.MolFromSmiles(s)) for s in ("CCO", "CCN", "CCC")]
     (tmp_path / "a.sdf").write_text("".join(block + end for block in blocks))
     assert load_smiles_file(tmp_path / "a.sdf").smiles == ["CCO", "CCN", "CCC"]
-
-
-def test_a_line_that_begins_with_a_tab_has_no_smiles(tmp_path):
-    (tmp_path / "a.smi").write_text("CCO\tone\n\tmissing\nCCN\tthree\n")
-    dataset = load_smiles_file(tmp_path / "a.smi")
-    assert dataset.smiles == ["CCO", "CCN"] and [s.line for s in dataset.skipped] == [2]
 
 
 def test_what_a_file_says_of_its_molecules_is_kept(tmp_path):

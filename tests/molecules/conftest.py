@@ -1,20 +1,9 @@
-import random
-
 import pytest
 import torch
 
 from graphcnf.datasets.molecules import encode
-from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.flow import MoleculeFlow
-
-
-@pytest.fixture(scope="session")
-def zinc_smiles():
-    """800 molecules of ZINC250k as the file writes them, and all of the rare categories."""
-    lines = zinc250k_source().read_text().split()
-    rare = [s for s in lines if "P" in s or "[O+]" in s or "[S+]" in s or "[o+]" in s]
-    return random.Random(0).sample(lines, 800) + rare[:50]
 
 
 @pytest.fixture(scope="session")

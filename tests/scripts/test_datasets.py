@@ -1,9 +1,7 @@
-import gzip
 import json
 
 import pytest
 
-from graphcnf.datasets import published
 from graphcnf.molecules import optional
 
 
@@ -52,41 +50,11 @@ def test_check(graphcnf, small_zinc, surroundings):
     assert "1 of 1 molecules (100.00000%)" in err
 
 
-def test_moses_and_qm9(graphcnf, tmp_path, monkeypatch):
-    """Out of packages like the real ones, which are found first."""
-    parts = {"train": ["CCO", "Cc1ccccc1", "CCCl"], "test": ["CCN"], "test_scaffolds": ["C1CC1"]}
-    folder = tmp_path / "packages/moses/dataset/data"
-    folder.mkdir(parents=True)
-    for part, smiles in parts.items():
-        content = "\n".join(["SMILES", *smiles]).encode()
-        (folder / f"{part}.csv.gz").write_bytes(gzip.compress(content))
-    monkeypatch.setattr(
-        published, "MOSES_ROWS", {part: len(smiles) for part, smiles in parts.items()}
-    )
-    folder = tmp_path / "packages/qm9pack/data"
-    folder.mkdir(parents=True)
-    for part, smiles in zip(published.QM9_PARTS, ("C", "[NH3+]CC([O-])=O", "FC"), strict=True):
-        (folder / part).write_text(f'SMILES,XYZ_Ang\n{smiles},"[[0.1,-0.2]]"\n')
-    monkeypatch.setattr(published, "QM9_ROWS", 3)
-    for package in ("moses", "qm9pack"):
-        (tmp_path / "packages" / package / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path / "packages")
-    for name, train in (("moses", 3), ("qm9", None)):
-        code, out, err = graphcnf("datasets", "prepare", name)
-        assert code == 0 and out == "" and "molecules are ready" in err
-        facts = json.loads(graphcnf("datasets", "info", name, "--json")[1])
-        assert facts["molecules"] == (4 if name == "moses" else 3) and not facts["left_out"]
-        assert train in (None, facts["train"])
-        assert graphcnf("datasets", "check", name, "--workers", 1)[0] == 0
-    assert graphcnf("datasets", "info", "moses", "--column", "x")[0] == 2
-
-
 @pytest.mark.parametrize(
     ("name", "cure"),
     [("moses", "pip install --no-deps molsets"), ("qm9", "pip install 'graphcnf[qm9]'")],
 )
 def test_what_to_install(graphcnf, monkeypatch, name, cure):
     monkeypatch.setattr(optional, "find_spec", lambda package: None)
-    for command in ("prepare", "info", "check"):
-        code, out, err = graphcnf("datasets", command, name)
-        assert code == 1 and out == "" and cure in err and err.count("\n") == 1
+    code, out, err = graphcnf("datasets", "check", name)
+    assert code == 1 and out == "" and cure in err and err.count("\n") == 1

@@ -48,30 +48,17 @@ def test_what_fits(options):
             "width must be an integer greater than 0 and at most 16,384, got 'wide'",
         ),
         ({"width": True}, "width must be an integer .*, got true"),
-        ({"width": 1.5}, "width must be an integer .*, got 1.5"),
         ({"width": 0}, "width must be an integer greater than 0 .*, got 0"),
-        ({"width": -3}, "width must be an integer .*, got -3"),
         ({"width": 10**9}, "width must be .* at most 16,384, got 1000000000"),
-        ({"share": "x"}, "share must be a number .*, got 'x'"),
         ({"share": float("nan")}, "share must be a number .*, got nan"),
-        ({"share": -0.5}, "share must be a number greater than 0 .*, got -0.5"),
-        ({"name": 3}, "name must be text in quotes, .*, got 3"),
         ({"name": "a\0b"}, "name must be text in quotes, without zero characters, got"),
-        (
-            {"kernels": [3]},
-            r"kernels must be a list of 2, each an integer from 0 to 100,000, got \[3\]",
-        ),
-        ({"sizes": [1, "x"]}, "sizes must be a list"),
+        ({"kernels": [3]}, r"kernels must be a list of 2, each an integer from 0 to 100,000, got"),
         ({"sizes": [1, -2]}, r"sizes must be a list, .*, got \[1, -2\]"),
-        ({"deep": [1]}, "deep must be a table"),
         ({"deep": {"a": -1}}, "deep must be a table .*, got {'a': -1}"),
-        ({"plain": "x"}, "plain must be an integer"),
         ({"widht": 3}, "no option 'widht'; did you mean 'width'"),
         ({"fixed": 3}, "no option 'fixed'"),
-        ({"heads": 0}, "heads must be an integer greater than 0 and at most 1,000, got 0"),
         ({"rate": 1.5}, "rate must be a number from 0 to 1, got 1.5"),
         ({"kind": "c"}, 'kind must be "a" or "b", got'),
-        ({"on": 1}, "on must be true or false, got 1"),
     ],
 )
 def test_what_does_not_fit(options, message):
@@ -88,15 +75,14 @@ def test_what_a_function_refuses_is_named_and_keeps_its_cause(width, reason):
 
 
 def test_limits():
-    for temperature in (0.0, -1.0, 1e-300, 1e300, float("nan"), float("inf")):
-        with pytest.raises(UserError, match="greater than 0"):
-            check_temperature(temperature)
-    for seed in (LARGEST_SEED + 1, -1):
-        with pytest.raises(UserError, match="seed must be an integer"):
-            check_seed(seed)
-    for minutes in (0.0, float("inf"), float("nan")):
-        with pytest.raises(UserError, match="minutes must be"):
-            check_minutes(minutes)
+    for check_one, value, message in (
+        (check_temperature, 1e-300, "greater than 0"),
+        (check_temperature, float("nan"), "greater than 0"),
+        (check_seed, LARGEST_SEED + 1, "seed must be an integer"),
+        (check_minutes, float("inf"), "minutes must be"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_one(value)
     check_temperature(0.5)
     check_seed(LARGEST_SEED)
     check_minutes(0.5)

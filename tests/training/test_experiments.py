@@ -4,7 +4,6 @@ import csv
 import os
 
 import pytest
-import torch
 
 from graphcnf.errors import UserError
 from graphcnf.scripts.cli import main
@@ -12,18 +11,11 @@ from graphcnf.training import experiments
 from graphcnf.training.loop import HEADLINES
 from graphcnf.training.settings import load_preset
 
+pytestmark = pytest.mark.usefixtures("cache_folder")
+
 
 def build(data):
     return experiments.build_experiment({"model": {}, "data": data, "training": {"steps": 1}})
-
-
-def test_registry_errors():
-    with pytest.raises(UserError, match="needs a name; known: zinc250k"):
-        build({})
-    with pytest.raises(UserError, match="did you mean 'zinc250k'"):
-        build({"name": "zinc25k"})
-    with pytest.raises(UserError, match="needs path"):
-        build({"name": "smiles_file"})
 
 
 @pytest.mark.parametrize(
@@ -64,12 +56,6 @@ def test_data_from_elsewhere_name_no_file_to_write(tmp_path, key):
     assert victim.read_text() == "precious"
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path, monkeypatch):
-    """No test reads or writes the user's cache."""
-    monkeypatch.setenv("GRAPHCNF_CACHE", str(tmp_path))
-
-
 def shipped(name, **data):
     config = load_preset(name)
     config["data"] |= data
@@ -86,14 +72,6 @@ def first_step(experiment):
 @pytest.mark.parametrize("name", ["set-shuffling-groups", "set-summation-groups"])
 def test_sets_in_groups(name):
     assert first_step(experiments.build_experiment(shipped(name))).shape == (128, 16)
-
-
-def test_set_summation():
-    experiment = experiments.build_experiment(shipped("set-summation"))
-    assert (first_step(experiment) + 1).sum(1).unique().tolist() == [42]
-    held_out = torch.cat(list(experiment.eval_batches()))
-    assert held_out.shape == (2048, 16) and ((held_out + 1).sum(1) == 42).all()
-    assert experiment.model.metadata["optimum"] == pytest.approx(2.2427, abs=1e-4)
 
 
 @pytest.mark.parametrize("encoding", ["linear", "variational", "mixture"])
@@ -118,21 +96,6 @@ def test_coloring(name, most):
     assert experiment.model.metadata["data"] == {
         k: v for k, v in config["data"].items() if k != "name"
     }
-
-
-@pytest.mark.parametrize(
-    "name, data, message",
-    [
-        ("set-summation", {"task": "sum"}, "did you mean 'summation'"),
-        ("set-shuffling", {"total": 42}, "no option 'total'"),
-        ("coloring-small", {"size": "smal"}, "size must be one of small, large"),
-        ("coloring-small", {"colours": 3}, "did you mean 'colors'"),
-    ],
-)
-def test_data_errors_are_one_line(name, data, message):
-    with pytest.raises(UserError, match=message) as caught:
-        experiments.build_experiment(shipped(name, **data))
-    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
@@ -218,21 +181,16 @@ def test_a_first_start_that_fails_leaves_nothing(preset, tmp_path, capfd):
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        (["train", "zinc250kk"], 1, "unknown preset 'zinc250kk'"),
-        (["train", "{preset}", "--set", "log_evry=3"], 1, "did you mean 'log_every'"),
-        (["train", "{preset}", "--steps", "-4"], 1, "steps must be an integer from 1"),
-        (["train", "{preset}", "--accelerator", "warp"], 1, "warp"),
-        (["train", "--resume", "--out", "{folder}/none"], 1, "no run there"),
-        (["train", "--continue-from", "{folder}/none", "--out", "{folder}/x"], 1, "no run there"),
-        (["train"], 2, "name a preset"),
-        (["train", "{preset}", "--resume", "--continue-from", "x"], 2, "exclude each other"),
-        (["trian"], 2, "No such command"),
+        (["zinc250kk"], 1, "unknown preset 'zinc250kk'"),
+        (["{preset}", "--accelerator", "warp"], 1, "warp"),
+        (["{preset}", "--set", "data.name=zinc25k"], 1, "did you mean 'zinc250k'"),
+        (["--resume", "--out", "{folder}/none"], 1, "no run there"),
+        ([], 2, "name a preset"),
+        (["{preset}", "--resume", "--continue-from", "x"], 2, "exclude each other"),
     ],
 )
 def test_errors_are_one_line(preset, tmp_path, capfd, arguments, code, message):
     arguments = [a.format(preset=preset, folder=tmp_path) for a in arguments]
-    found, err = graphcnf(capfd, *arguments)
+    found, err = graphcnf(capfd, "train", *arguments)
     assert found == code and message in err and "Traceback" not in err
-    if code == 1:
-        assert err.splitlines()[-1].startswith("error: ")
-        assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
+    assert code == 2 or err.splitlines()[-1].startswith("error: ")

@@ -294,11 +294,6 @@ def test_a_folder_that_is_no_run_stays_as_it_is(tiny, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
-def test_a_budget_is_required(tiny, tmp_path):
-    with pytest.raises(UserError, match="budget"):
-        fit(tiny.make_experiment(), replace(SETTINGS, steps=None), tmp_path)
-
-
 def test_the_best_averaged_weights_are_kept_and_patience_ends_a_run(tiny, tmp_path):
     settings = replace(SETTINGS, steps=100, eval_steps=5, keep_best=True, patience=3,
                        ema_horizon=2, learning_rate=0.01)  # fmt: skip
@@ -352,32 +347,12 @@ def test_a_run_is_finished_when_its_model_is_there(tiny, tmp_path, monkeypatch):
     assert torch.equal(kept["scale"], averages(tmp_path)["scale"])
 
 
-def test_a_budget_of_its_own_has_a_best_of_its_own(tiny, tmp_path):
-    worse = replace(SETTINGS, eval_steps=5, keep_best=True, patience=2, learning_rate=10.0,
-                    gradient_clip=0.0, warmup_steps=0, decay_fraction=1.0)  # fmt: skip
-    fit(tiny.make_experiment(), worse, tmp_path / "first")
-    better = replace(worse, learning_rate=1e-3)
-    result = fit(
-        tiny.make_experiment(), better, tmp_path / "second", continue_from=tmp_path / "first"
-    )
-    assert result.step > 10 and 0 < result.best.step <= result.step
-
-
 def test_weight_decay_is_that_of_the_present_settings(tiny, tmp_path):
     fit(tiny.make_experiment(), replace(SETTINGS, steps=4), tmp_path)
     more = replace(SETTINGS, steps=8, weight_decay=0.5)
     fit(tiny.make_experiment(), more, tmp_path, resume=True)
     (state,) = last(tmp_path)["optimizers"]
     assert max(group["weight_decay"] for group in state["param_groups"]) == 0.5
-
-
-def test_a_damaged_plateau_is_refused_where_it_is_needed(tiny, tmp_path):
-    fit(tiny.make_experiment(), SETTINGS, tmp_path / "a")
-    (tmp_path / "a" / "checkpoints" / "plateau.ckpt").write_bytes(b"damaged")
-    longer = replace(SETTINGS, steps=70)
-    assert fit(tiny.make_experiment(), longer, tmp_path / "a", resume=True).step == 70
-    with pytest.raises(UserError, match="plateau.ckpt: not a readable checkpoint"):
-        fit(tiny.make_experiment(), longer, tmp_path / "b", continue_from=tmp_path / "a")
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_once(tiny, tmp_path):

@@ -49,7 +49,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_metrics_file_drops_what_lies_beyond_the_checkpoint(tmp_path):
+def test_metrics_file_drops_what_lies_beyond_the_checkpoint_and_takes_further_columns(tmp_path):
     path = tmp_path / "metrics.csv"
     file = MetricsFile(path, 0)
     for step in (10, 20, 30):
@@ -57,43 +57,21 @@ def test_metrics_file_drops_what_lies_beyond_the_checkpoint(tmp_path):
     with path.open("a") as torn:
         torn.write("40,0.0")
     file = MetricsFile(path, 20)
-    file.append({"step": 30, "loss": 0.5})
-    assert [row["step"] for row in read(path)] == ["10", "20", "30"]
-    assert read(path)[-1]["loss"] == "0.5"
-
-
-def test_metrics_file_takes_further_columns(tmp_path):
-    path = tmp_path / "metrics.csv"
-    file = MetricsFile(path, 0)
-    file.append({"step": 1, "loss": 2.0})
-    file.append({"step": 2, "accuracy": float("nan"), "loss": 1.0})
-    file.append({"step": 3, "accuracy": 0.25})
-    assert read(path) == [
-        {"step": "1", "loss": "2", "accuracy": ""},
-        {"step": "2", "loss": "1", "accuracy": ""},
-        {"step": "3", "loss": "", "accuracy": "0.25"},
-    ]
-
-
-def test_checkpoint_errors_are_one_line(tmp_path):
-    path = tmp_path / "a.ckpt"
-    with pytest.raises(UserError, match="no such checkpoint"):
-        load_checkpoint(path)
-    save_checkpoint(path, {"x": torch.arange(1000)})
-    assert torch.equal(load_checkpoint(path)["x"], torch.arange(1000))
-    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
-    path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(UserError, match="not a readable checkpoint") as caught:
-        load_checkpoint(path)
-    assert "\n" not in str(caught.value)
-    torch.save({"other": 1}, path)
-    with pytest.raises(UserError, match="another kind of file"):
-        load_checkpoint(path)
+    file.append({"step": 30, "accuracy": float("nan"), "loss": 0.5})
+    file.append({"step": 40, "accuracy": 0.25})
+    with path.open() as stream:
+        assert list(csv.DictReader(stream)) == [
+            {"step": "10", "loss": "0.1", "accuracy": ""},
+            {"step": "20", "loss": "0.05", "accuracy": ""},
+            {"step": "30", "loss": "0.5", "accuracy": ""},
+            {"step": "40", "loss": "", "accuracy": "0.25"},
+        ]
 
 
 def test_a_flipped_bit_of_a_checkpoint_is_found(tmp_path):
     path, random = tmp_path / "a.ckpt", np.random.default_rng(0)
     save_checkpoint(path, {"x": torch.arange(1000)})
+    assert torch.equal(load_checkpoint(path)["x"], torch.arange(1000))
     content = path.read_bytes()
     for place in random.integers(0, 8 * len(content), 60):
         changed = bytearray(content)

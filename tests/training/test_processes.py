@@ -145,7 +145,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, al
         assert time.monotonic() < until and process.poll() is None
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    second = next(c for c in children if "tiny.py" in Path(f"/proc/{c}/cmdline").read_text())
+    second = next(c for c in children if "tiny_run.py" in Path(f"/proc/{c}/cmdline").read_text())
     os.kill(int(second), signal.SIGKILL)
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 1, said
