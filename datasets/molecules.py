@@ -307,7 +307,7 @@ def _encode_chunk(
     with codec.quiet():
         for line, text in enumerate(lines, 1):
             try:
-                written, names, pairs, kinds = codec.named_graph(
+                written, names, pairs, bond_names = codec.named_graph(
                     read(text), marked=marked, vocabulary=vocabulary, max_atoms=max_atoms,
                     exact=exact,
                 )  # fmt: skip
@@ -318,7 +318,7 @@ def _encode_chunk(
             node_counts.append(len(names))
             edge_counts.append(len(pairs))
             atoms += names
-            bonds += kinds
+            bonds += bond_names
             edges += pairs
     vocabulary = vocabulary or MoleculeVocabulary.from_counts(Counter(atoms), Counter(bonds))
     graphs = PackedGraphs(

@@ -67,11 +67,11 @@ def train(
     if stored is not None and stored.exists() and (resume or preset is None):
         source, config = str(stored), load_config(stored)
         if preset is not None:
-            asked = load_preset(preset)
-            names = [f"[{t}]" for t in ("model", "data") if asked[t] != config[t]]
+            written = load_preset(preset)
+            names = [f"[{t}]" for t in ("model", "data") if written[t] != config[t]]
             if preset.endswith(".toml"):  # a shipped one is as it was; options have overruled it
-                kept = config["training"]
-                names += [key for key, v in asked["training"].items() if v != kept.get(key)]
+                current = config["training"]
+                names += [key for key, v in written["training"].items() if v != current.get(key)]
             if names:
                 text = f"{', '.join(names)} of {preset} do not count"
                 say(f"note: the run goes on as it began: {text}")

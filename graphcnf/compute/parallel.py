@@ -82,7 +82,7 @@ class Cluster:
 
     def __init__(self, client: Client, note: Callable[[str], None]):
         self.client, self.note = client, note
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
 
     @contextmanager
     def ordered_map(
@@ -140,17 +140,17 @@ class Cluster:
                     if self.client.status != "running":
                         raise CancelledError from None
                     if not self._count():
-                        self._tell_once("there is no Dask worker; waiting for one")
+                        self._note_once("there is no Dask worker; waiting for one")
         if where != (own := _where()):
-            self._tell_once(
+            self._note_once(
                 "workers have other versions or processors, which may round otherwise: single "
                 f"results may differ from those of this machine ({where}; here {own})"
             )
         return result_of(reply)
 
-    def _tell_once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+    def _note_once(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
             self.note(text)
 
 

@@ -258,7 +258,7 @@ class Run:
         self.trainable = [p for group in groups for p in group["params"]]
         self.average = averaged(self.objective, settings.ema_horizon)
         self.averaged: Any = self.average.module.model
-        self.kept: Any = self.averaged if self.best is None else copy.deepcopy(self.averaged)
+        self.best_model: Any = self.averaged if self.best is None else copy.deepcopy(self.averaged)
         seed = settings.seed * 1009 + fabric.global_rank * 7919 + at.step
         torch.manual_seed(seed % (LARGEST_SEED + 1))
         if start is not None:
@@ -297,8 +297,8 @@ class Run:
         if self.average.n_averaged < 0:
             raise ValueError("the number of averaged steps must be at least 0")
         if self.best is not None and start["best"] is not None:
-            self.kept.load_state_dict(start["best"]["weights"])
-            check_finite(self.kept.parameters(), "best weights")
+            self.best_model.load_state_dict(start["best"]["weights"])
+            check_finite(self.best_model.parameters(), "best weights")
         if self.main:  # they are the sums of all
             self.sums.load_state_dict(start["sums"], device)
         if self.fabric.world_size == 1:  # one process's state must not become everyone's
@@ -482,7 +482,7 @@ class Run:
         self._report(self._row("eval", metrics))
         headline = self.headline(metrics)
         if best is not None and best.offer(step, metrics, headline, settings.tolerance):
-            self.kept.load_state_dict(self.averaged.state_dict())
+            self.best_model.load_state_dict(self.averaged.state_dict())
         value = metrics.get(headline, 0.0)
         if finished and not math.isfinite(value):
             raise UserError(
@@ -500,16 +500,16 @@ class Run:
         figures, up to rounding those of one.
         """
         sums, world, device = MetricSums(), self.fabric.world_size, self.fabric.device
-        told = time.monotonic()
+        printed = time.monotonic()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for number, batch in zip(range(limit), self.experiment.eval_batches(), strict=False):
                 if number % world == 0:
                     self._agree()
                     if self.signal is not None:
                         return None
-                    if time.monotonic() - told > LINE_SECONDS:
+                    if time.monotonic() - printed > LINE_SECONDS:
                         self._print(f"held-out batch {number + 1} of {limit}")
-                        told = time.monotonic()
+                        printed = time.monotonic()
                 if number % world == self.fabric.global_rank:
                     key = np.random.SeedSequence((self.settings.seed, number))
                     torch.manual_seed(int(key.generate_state(1)[0]))
@@ -525,20 +525,20 @@ class Run:
             self.sums = MetricSums()  # they are in those of the first process now
             return
         # The model first: a run that its checkpoint calls finished has its model.
-        best, model = self.best, self.kept
+        best, model = self.best, self.best_model
         if best is None or not self.finished:
             best, model = Best(step=self.at.step, metrics=self.latest), self.averaged
         self._describe(model, best.step, best.metrics)
         save_model(inside(self.out_dir, "model"), model)
-        device, kept = self.fabric.device, None
+        device, stored = self.fabric.device, None
         if self.best is not None:
             figures = dataclasses.asdict(self.best)
-            kept = {"figures": figures, "weights": self.kept.state_dict()}
+            stored = {"figures": figures, "weights": self.best_model.state_dict()}
         state = {
             "model": self.model.state_dict(),
             "optimizers": [stepper.state_dict() for stepper in self.steppers],
             "average": self.average.state_dict(),
-            "best": kept,
+            "best": stored,
             "random": {
                 "cpu": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,

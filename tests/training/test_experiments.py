@@ -22,9 +22,7 @@ def build(data):
     ("model", "message"),
     [
         ({"widht": 3}, "no option 'widht'"),
-        ({"width": "big"}, "width must be an integer greater than 0"),
         ({"architecture": "pathh"}, "did you mean 'path'"),
-        ({"order": "nonee"}, "order must be one of"),
         ({"properties": ["log_p"]}, "no property 'log_p'"),
         ({"start": "nosuch"}, "nosuch"),
     ],

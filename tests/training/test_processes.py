@@ -116,9 +116,8 @@ def test_two_nodes_take_the_course_of_one_process(tiny, tmp_path, alone):
 
 
 def test_torchrun_says_how_many_there_are(tiny, tmp_path, alone):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                "--nproc-per-node", "2"]  # fmt: skip
-    ended(start(tiny, tmp_path / "run", launcher=launcher))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    ended(start(tiny, tmp_path / "run", launcher=[sys.executable, *torchrun]))
     assert_same_course(alone, tmp_path / "run")
     assert load_config(tmp_path / "run" / "config.toml")["training"]["devices"] == 2
 
