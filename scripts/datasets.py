@@ -31,9 +31,6 @@ KNOWN = {
 Name = Annotated[
     str, typer.Argument(metavar="|".join([*MOLECULES, "FILE"]), help="A data set, or a file.")
 ]
-Processes = Annotated[
-    int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
-]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
@@ -55,7 +52,7 @@ def list_(as_json: Json = False) -> None:
 def prepare(
     name: Name,
     column: options.Column = None,
-    workers: Processes = None,
+    workers: options.Workers = None,
     cluster: options.Cluster = None,
 ) -> None:
     """Encode a data set's molecules as graphs and cache them, unless that is done."""
@@ -96,7 +93,7 @@ def info(name: Name, column: options.Column = None, as_json: Json = False) -> No
 def check(
     name: Name,
     column: options.Column = None,
-    workers: Processes = None,
+    workers: options.Workers = None,
 ) -> None:
     """Turn every molecule into its graph and back; print those that change.
 

@@ -29,15 +29,17 @@ from graphcnf.limits import LARGEST_SEED
 from graphcnf.training.checkpoint import (
     Best,
     Counters,
+    MetricsFile,
+    MetricSums,
     check_finite,
     damage_named,
+    figure,
     remove_leftovers,
     remove_snapshots,
     save_checkpoint,
     save_model,
     starting_state,
 )
-from graphcnf.training.metrics import MetricsFile, MetricSums, figure
 from graphcnf.training.optimizers import averaged, optimizers_of, restore
 from graphcnf.training.processes import as_launched, is_main, launched
 from graphcnf.training.settings import Experiment, TrainingSettings

@@ -170,7 +170,7 @@ def test_signal_saves_and_the_run_goes_on(tiny, tmp_path, capfd, number):
 
 
 @pytest.mark.parametrize("keep_best", [False, True])
-@pytest.mark.parametrize("batch", [2, 5, 9])
+@pytest.mark.parametrize("batch", [1, 5, 7])
 def test_a_signal_ends_an_evaluation_at_once(tiny, tmp_path, batch, keep_best):
     settings = replace(SETTINGS, eval_steps=20, eval_batches=4, keep_best=keep_best)
     fit(tiny.make_experiment(), settings, tmp_path / "whole")

@@ -9,8 +9,13 @@ import torch
 from torch import nn
 
 from graphcnf.errors import UserError
-from graphcnf.training.checkpoint import load_checkpoint, save_checkpoint, save_model
-from graphcnf.training.metrics import MetricsFile, MetricSums
+from graphcnf.training.checkpoint import (
+    MetricsFile,
+    MetricSums,
+    load_checkpoint,
+    save_checkpoint,
+    save_model,
+)
 from graphcnf.training.optimizers import averaged
 
 
