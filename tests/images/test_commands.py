@@ -82,7 +82,7 @@ def test_wrong_options_of_a_preset(folder):
         experiment(folder, model={"scales": 3})
     with pytest.raises(UserError, match="levels follows from the images"):
         experiment(folder, model={"levels": 3})
-    with pytest.raises(UserError, match="path must be a folder in quotes, got 2024"):
+    with pytest.raises(UserError, match="path must be text in quotes, .*got 2024"):
         build_experiment(load_preset("images-glow") | {"data": {"name": "images", "path": 2024}})
     with pytest.raises(UserError, match="need an architecture"):
         build_experiment(load_preset("images-glow") | {"model": {"weights": "zinc250k"}})
