@@ -189,16 +189,15 @@ def parse_numbers(text: str, option: str, least: int = 0) -> list[int]:
     Raises:
         typer.BadParameter: Another text; the message names the option.
     """
-    hint, parts = f"'{option}'", [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch("[0-9]{1,30}", part) for part in parts):
-        raise typer.BadParameter(f"{text!r}: write numbers as 0,1,2", param_hint=hint)
-    numbers = [int(part) for part in parts]
-    if len(set(numbers)) < len(numbers):
-        raise typer.BadParameter(f"{text!r} names a number twice", param_hint=hint)
-    if not least <= min(numbers) <= max(numbers) <= LARGEST_SEED:
-        allowed = f"{least} to {LARGEST_SEED}"
-        raise typer.BadParameter(f"numbers must be from {allowed}, got {text!r}", param_hint=hint)
-    return numbers
+    parts = [part.strip() for part in text.split(",")]
+    numbers = {int(part) for part in parts if re.fullmatch("[0-9]{1,30}", part)}
+    if len(numbers) < len(parts) or not all(least <= n <= LARGEST_SEED for n in numbers):
+        raise typer.BadParameter(
+            f"numbers must be as 0,1,2, none of them twice, from {least} to {LARGEST_SEED}, got "
+            f"{text!r}",
+            param_hint=f"'{option}'",
+        )
+    return [int(part) for part in parts]
 
 
 def say_deviations(found: Mapping[str, int], total: int) -> None:

@@ -93,9 +93,9 @@ def evaluate(
     distances to held-out molecules, with those of the training data.
     """
     from graphcnf.compute.parallel import open_workers
+    from graphcnf.evaluation.evaluate import Reference
     from graphcnf.evaluation.metrics import METRICS
-    from graphcnf.evaluation.records import Records
-    from graphcnf.evaluation.reference import Reference
+    from graphcnf.evaluation.summary import Records
     from graphcnf.evaluation.tables import render
 
     files, models = files or [], models or []

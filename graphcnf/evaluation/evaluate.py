@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rdkit import Chem
 
 from graphcnf.compute.parallel import available_cores
-from graphcnf.datasets.references import OFFICIAL, Rows, held_out
-from graphcnf.errors import UserError, say
+from graphcnf.datasets.references import HELD_OUT, OFFICIAL, Rows, held_out, load_reference
+from graphcnf.datasets.smiles_file import load_smiles_file
+from graphcnf.errors import UserError, require, say
 from graphcnf.evaluation import measures
-from graphcnf.evaluation.metrics import Feature, features_of
-from graphcnf.evaluation.records import CHUNK, Records, score_chunk
-from graphcnf.evaluation.reference import Reference
-from graphcnf.evaluation.summary import Part, Summary, look_at, summarize_blocks
-from graphcnf.evaluation.tables import Evaluation
+from graphcnf.evaluation.metrics import COMPARED, Feature, chosen_metrics, features_of
+from graphcnf.evaluation.statistics import Comparison, SetStatistics, compare, set_statistics
+from graphcnf.evaluation.summary import (
+    CHUNK,
+    Part,
+    Records,
+    Summary,
+    look_at,
+    score_chunk,
+    share,
+    summarize,
+    summarize_blocks,
+)
+from graphcnf.evaluation.tables import Distances, Evaluation
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.standardize import charge_states
+from graphcnf.molecules.validity import evaluate_records
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
 from graphcnf.sampling.records import draw_block, first_blocks, sampling_processes
 
-HELD_OUT = 2000
+if TYPE_CHECKING:
+    from graphcnf.compute.parallel import Cluster
+
+MEASURED = 2000
 """Held-out molecules whose reconstruction and likelihood are measured."""
 
 STATES = 2000
@@ -48,6 +63,135 @@ NOTES = (
 _CAME_BACK = "the share of valid molecules that come back from their graphs as they were"
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Molecules that samples are held against; several sets may share one.
+
+    The name is one of `OFFICIAL`, "none", or a file of training molecules; None for a model's own
+    data, or zinc250k.
+    """
+
+    name: str | None = None
+    test: str | None = None  # file to compare distributions with, instead of the held-out part
+    metrics: Sequence[str] = ()  # names of distribution metrics
+    device: str = "cpu"  # of ChemNet
+    workers: int | Cluster | None = None  # None for as many as pay
+    _known: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self):
+        chosen_metrics(self.metrics)
+
+    def load(self, model: GraphCNF | None = None) -> tuple[str, Rows | None]:
+        """Return name and training data ("none", None), loaded once for all sets in one vocabulary.
+
+        Without a name, a model's own data is meant; the data have the vocabulary of the model.
+
+        Raises:
+            UserError: There is no such data, or the model has other categories.
+        """
+        name = self.name or "zinc250k"
+        if self.name is None and model is not None:
+            own = model.metadata.get("dataset")
+            name = str(own) if own in OFFICIAL else "none"
+            if name == "none":
+                say(
+                    "note: without the training data, named with --reference, there is no data "
+                    "row, reconstruction or likelihood"
+                )
+        if name == "none":
+            return name, None
+        coding = None if model is None else (str(model.metadata["vocabulary"]), model.max_nodes)
+        key = ("data", name, coding)
+        return name, self._once(key, lambda: load_reference(name, model, by_row=True))
+
+    def held_out(self, dataset: Rows | None) -> list[str]:
+        """Return the molecules that distributions are compared with, at most `HELD_OUT`.
+
+        Raises:
+            UserError: There are none, or a package is missing without which there is no figure.
+        """
+        if self.test is None and not self.metrics:
+            return []
+        flag = "--fcd" if tuple(self.metrics) == ("fcd",) else "--metrics"
+        if self.test is not None and not Path(self.test).exists():
+            raise UserError(f"no such file: {self.test}")
+        if dataset is None:
+            needs = flag if self.test is None else "--test"
+            raise UserError(f"{needs} needs the training data: name them with --reference")
+        if self.test is not None:
+            smiles = load_smiles_file(self.test).smiles
+            if self.metrics and len(smiles) < 2:
+                raise UserError(f"{self.test} holds too few molecules to compare with")
+            chosen = np.random.default_rng(0).permutation(len(smiles))[:HELD_OUT]
+            return [smiles[k] for k in chosen]
+        if len(dataset.split("test")) < 2:
+            raise UserError(
+                f"{flag} needs held-out molecules, {dataset.name} has too few: name some with "
+                "--test"
+            )
+        if flag == "--fcd":
+            require("fcd_torch", "the FCD", "fcd")
+        return dataset.take(held_out(dataset, HELD_OUT)).smiles
+
+    def data_row(
+        self, dataset: Rows, count: int, seed: int, hashes: np.ndarray
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return the figures of training molecules, which no model in their vocabulary can beat.
+
+        At most `COMPARED` of them are taken, and their SMILES returned as well; `reconstruction` is
+        the share that come back from their graphs as they were.
+        """
+
+        def compute() -> tuple[dict[str, Any], list[str]]:
+            train = dataset.split("train")
+            chosen = dataset.take(np.random.default_rng(seed).permutation(train)[:count])
+            records = evaluate_records(chosen.graphs, chosen.vocabulary)
+            same = (records["strict"] & (records["smiles"] == chosen.smiles)).sum()
+            return {
+                "name": "training data through the same pipeline",
+                **summarize(records, hashes),
+                "reconstruction": share(int(same), len(records)),
+                "reconstruction_molecules": len(records),
+                "reference": dataset.name,
+            }, chosen.smiles
+
+        count = min(count, COMPARED)
+        return self._once(("ceiling", id(dataset), count, seed), compute)
+
+    def distances(
+        self, dataset: Rows, summaries: Sequence[Summary], training: list[str], test: list[str]
+    ) -> Distances:
+        """Compare samples of each seed, and training molecules, with held-out molecules."""
+
+        def describe(label: str, smiles: list[str], *, use_cache: bool) -> SetStatistics:
+            return set_statistics(
+                smiles, metrics=self.metrics, workers=self.workers, device=self.device,
+                label=label, use_cache=use_cache,
+            )  # fmt: skip
+
+        def floor() -> Comparison:
+            statistics = describe("training molecules", training[:count], use_cache=False)
+            return compare(statistics, reference, metrics=self.metrics)
+
+        label = f"{'file' if self.test else dataset.name}-test"
+        reference = describe(label, test, use_cache=True)
+        generated = [summary.statistics for summary in summaries]
+        # Distances fall with the number of molecules: the floor is of as many, if not too many.
+        count, key = min(len(training), generated[0].size), ("floor", dataset.name)
+        # Sets that differ in size by less than 5 % share the figures of the first one.
+        sizes = [known[2] for known in self._known if known[:2] == key]
+        near = next((n for n in sizes if abs(n - count) < 0.05 * n), count)
+        compared = [compare(own, reference, metrics=self.metrics) for own in generated]
+        metrics, own_floor = chosen_metrics(self.metrics), self._once((*key, near), floor)
+        return Distances(metrics, compared, own_floor, dataset.name, generated[0], reference)
+
+    def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
+        """Return `compute()`, computed for the first of several sets that ask for `key`."""
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
+
+
 def evaluate(
     subject: GraphCNF | MoleculeFlow | Records | str | Path | Iterable[str | Chem.Mol | None],
     reference: Reference | str | None = None,
@@ -56,8 +200,8 @@ def evaluate(
     samples: int = 10_000,
     seeds: Sequence[int] = (0,),
     temperature: float = 1.0,
-    reconstruct: int = HELD_OUT,
-    likelihood: int = HELD_OUT,
+    reconstruct: int = MEASURED,
+    likelihood: int = MEASURED,
     standardize: bool = False,
 ) -> Evaluation:
     """Evaluate molecules, or the raw samples of a model.
@@ -213,7 +357,16 @@ def _evaluate_model(
         for seed in seeds
     ]  # fmt: skip
     runs = [summary.figures() for summary in summaries]
-    notes = [*NOTES, *_training_notes(model, hashes), *model.steps.notes(model.has_rules)]
+    notes = list(NOTES)
+    made_with, installed = model.metadata.get("rdkit"), version("rdkit")
+    if hashes is not None:
+        notes.append(f"training molecules: {len(hashes):,} distinct ones.")
+        if hashes is model.training_hashes and made_with not in (None, installed):
+            notes.append(
+                f"training molecules: hashed with RDKit {made_with}, here is {installed}; "
+                "where their canonical SMILES differ, novelty is overstated."
+            )
+    notes += model.steps.notes(model.has_rules)
     fixed: dict[str, Any] = dict.fromkeys(
         ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
          "bits_molecules")
@@ -264,20 +417,6 @@ def _hold_against(
         {**found.values, **({"fcd_molecules": found.generated} if with_count else {})}
         for found in result.distances.samples
     ]
-
-
-def _training_notes(model: GraphCNF, hashes: np.ndarray | None) -> list[str]:
-    """Return footnotes on the training molecules that novelty is held against."""
-    if hashes is None:
-        return []
-    notes = [f"training molecules: {len(hashes):,} distinct ones."]
-    made_with, installed = model.metadata.get("rdkit"), version("rdkit")
-    if hashes is model.training_hashes and made_with not in (None, installed):
-        notes.append(
-            f"training molecules: hashed with RDKit {made_with}, here is {installed}; "
-            "where their canonical SMILES differ, novelty is overstated."
-        )
-    return notes
 
 
 def _held_out_figures(

@@ -61,44 +61,31 @@ def add_counts(one: Counter, other: Counter) -> Counter:
 class Feature:
     """A statistic of a set of molecules; that of the whole is the sum of those of its parts.
 
-    Memory does not grow with the number of molecules, or with that of distinct texts only.
-
-    Attributes:
-        name: Key in `SetStatistics.values`.
-        of: Its value for a list of sanitized molecules: a `Counter` of texts, or an array. A
-            function at the top level of a module (or a partial of one), so that worker processes
-            can find it. Raises `Unavailable` where a package is missing.
-        add: The value of two lists together; it may be the first one's, changed.
-        on_device: True where `of` takes a `device` as well.
+    Its value for a list of sanitized molecules is a `Counter` of texts or an array. `of` is a
+    function at the top level of a module, or a partial of one, so that worker processes can find
+    it, and raises `Unavailable` where a package is missing.
     """
 
-    name: str
+    name: str  # key in `SetStatistics.values`
     of: Callable[..., Any]
-    add: Callable[[Any, Any], Any] = add_counts
-    on_device: bool = False
+    add: Callable[[Any, Any], Any] = add_counts  # value of two lists, maybe the first one's
+    on_device: bool = False  # True where `of` takes a `device` as well
 
 
 @dataclass(frozen=True)
 class Metric:
     """A figure of a generated set, given a reference.
 
-    Attributes:
-        name: Name for the command line, and key of the figure in JSON and CSV.
-        title: Name in tables.
-        better: "lower", "higher", or "as the reference".
-        needs: The feature of both sets that it compares.
-        function: The figure, from the feature of the generated and of the reference set. Raises
-            `Unavailable` where there is none.
-        axis: Label of a histogram of the feature in reports, "" for no histogram. The values are
-            decimals where the metric is a Wasserstein distance, and categories otherwise.
+    `function` takes the feature of the generated and of the reference set, and raises `Unavailable`
+    where there is no figure. A Wasserstein distance is one of decimals, others of categories.
     """
 
-    name: str
-    title: str
-    better: str
+    name: str  # for the command line, JSON and CSV
+    title: str  # in tables
+    better: str  # "lower", "higher", or "as the reference"
     needs: Feature
     function: Callable[[Any, Any], float]
-    axis: str = ""
+    axis: str = ""  # label of the feature's histogram in reports, "" for none
 
 
 def histogram(function: Callable[[Chem.Mol], Iterable[str]], mols: Sequence[Chem.Mol]) -> Counter:

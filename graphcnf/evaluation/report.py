@@ -20,8 +20,7 @@ from graphcnf.compute.files import write_file
 from graphcnf.errors import require
 from graphcnf.evaluation.formats import number, percent, shown_columns
 from graphcnf.evaluation.metrics import Metric, values_and_counts, wasserstein
-from graphcnf.evaluation.reference import Distances
-from graphcnf.evaluation.tables import Evaluation, all_notes, tables
+from graphcnf.evaluation.tables import Distances, Evaluation, all_notes, tables
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import parse
 from graphcnf.molecules.drawing import draw_svg
@@ -221,12 +220,9 @@ def _picture(metric: Metric, sets: Sets) -> str:
     is_density, key, alone = metric.function is wasserstein, metric.needs.name, len(sets) == 1
     curves = [("held-out", sets[0][1].reference.values[key], REAL)]
     for k, (name, found) in enumerate(sets):
-        value = found.samples[0].values.get(metric.name)
         # A dollar sign would begin a formula.
-        label = (name if len(name) <= 24 else f"…{name[-23:]}").replace("$", r"\$")
-        label += "" if value is None else f": {value:.3g}"
-        colour = GENERATED[k % len(GENERATED)]
-        curves.append(("generated" if alone else label, found.generated.values[key], colour))
+        label = "generated" if alone else name[-24:].replace("$", r"\$")
+        curves.append((label, found.generated.values[key], GENERATED[k % len(GENERATED)]))
     (_density if is_density else _bars)(axis, curves)
     axis.set_xlabel(metric.axis)
     axis.set_yticks([])

@@ -19,13 +19,47 @@ from graphcnf.evaluation.formats import (
     percent,
     text,
 )
-from graphcnf.evaluation.metrics import METRICS
-from graphcnf.evaluation.reference import Distances
+from graphcnf.evaluation.metrics import METRICS, Metric
+from graphcnf.evaluation.statistics import Comparison, SetStatistics
 from graphcnf.evaluation.summary import UNIQUE_AT, figure_key
 from graphcnf.molecules.validity import CONVENTIONS
 
 REASONS = 8
 """Reasons of failure that a footnote names."""
+
+
+@dataclass
+class Distances:
+    """Figures of sets of samples against held-out molecules.
+
+    The floor has the figures of about as many training molecules as there are samples in the first
+    set: what finite sets of the same molecules differ by.
+    """
+
+    metrics: tuple[Metric, ...]
+    samples: list[Comparison]  # one per seed
+    floor: Comparison
+    training: str  # name of the data that the training molecules are from
+    generated: SetStatistics  # of the first set
+    reference: SetStatistics  # of the held-out molecules
+
+    def notes(self) -> list[str]:
+        """Return the footnotes of the table."""
+        notes = [
+            f"distances: of the {self.generated.size:,} strictly valid samples"
+            + (" (first seed)" if len(self.samples) > 1 else "")
+            + f", repeats included, and of {self.floor.generated:,} training molecules, the floor, "
+            f"to {self.reference.size:,} held-out ones, all without stereo; lower is better for "
+            "distances, higher for SNN, Frag, Scaf and alerts; IntDiv should be that of the "
+            "training molecules."
+        ]
+        missing: dict[str, str] = {}
+        for result in (self.floor, *reversed(self.samples)):
+            missing |= result.missing
+        for reason in dict.fromkeys(missing.values()):
+            titles = [m.title for m in self.metrics if missing.get(m.name) == reason]
+            notes.append(f"not computed: {', '.join(titles)}: {reason}.")
+        return notes
 
 
 @dataclass

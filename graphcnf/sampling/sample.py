@@ -120,7 +120,7 @@ class SampleCounts:
 
 
 class Sample:
-    """A sample of a model of molecules.
+    """A sample of a model of molecules, with the `counts` of its records so far.
 
     Args:
         model: Model to draw from.
@@ -128,9 +128,6 @@ class Sample:
         records: Numbers of the records that may be drawn.
         number: Records that have to count; None for all of `records` that do.
         workers: Processes, or a cluster; None for as many as pay.
-
-    Attributes:
-        counts: Counts of the records so far.
     """
 
     def __init__(
@@ -184,11 +181,8 @@ class Sample:
     ) -> None:
         """Draw the sample into a file, from where an interrupted process left it.
 
-        Args:
-            out: The file; it is replaced when the sample is complete.
-            convert: See `PartialFile.finish`, as `beside`.
-            beside: Called with the whole file.
-            force: True to drop what other options left unfinished.
+        The file is replaced when the sample is complete (`PartialFile.finish`); `force` drops what
+        other options left unfinished.
 
         Raises:
             UserError: The file cannot be written, a process died, or there are too few molecules.

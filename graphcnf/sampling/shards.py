@@ -55,15 +55,9 @@ def _shard_records(sample: range, number: int, parts: int) -> range:
 def shards_of(
     model: GraphCNF, recipe: Recipe, sample: range, out: Path, number: int, parts: int
 ) -> list[ShardFile]:
-    """Return one shard of a sample with its file, or all of them with numbered files.
+    """Return one shard of a sample with its file, or all of them for the number 0.
 
-    Args:
-        model: Model that draws the sample.
-        recipe: Recipe of the sample.
-        sample: Records of the whole sample.
-        out: File of the one shard; m.smi.gz becomes m-1.smi.gz, m-2.smi.gz ... for all of them.
-        number: Number of the shard, from 1 on; 0 for all of them.
-        parts: Number of the shards.
+    For all of them, the file m.smi.gz becomes m-1.smi.gz, m-2.smi.gz ...
 
     Raises:
         UserError: There are fewer blocks than shards.
@@ -231,12 +225,9 @@ def totals(shards: Sequence[ShardFile]) -> SampleCounts:
 
 
 def merged(shards: Sequence[ShardFile], counts: SampleCounts, *, unique: bool) -> Iterator[str]:
-    """Yield the text of one file record after record.
+    """Yield the text of one file of a sample's shards, record after record, and count these.
 
-    Args:
-        shards: Shards of one sample, in the order of their records.
-        counts: Counts whose `written` becomes the number of records that are written.
-        unique: True to leave out a molecule that came before; a graph without SMILES never is.
+    Where molecules are `unique`, those that came before are left out; a graph without SMILES stays.
 
     Raises:
         UserError: A shard changes while it is read.

@@ -7,7 +7,7 @@ from rdkit import Chem
 
 from graphcnf.evaluation import metrics, statistics
 from graphcnf.evaluation.metrics import METRICS
-from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistics
+from graphcnf.evaluation.statistics import compare, set_statistics
 from graphcnf.molecules.optional import installed_file
 
 # The worked example of MOSES' own tests.
@@ -138,22 +138,6 @@ def test_fingerprints_of_the_first_molecules_are_kept(zinc_smiles, monkeypatch):
     assert all_of_them.size == 30
     figures = [compare(s, zinc_smiles[30:40], metrics=names).values for s in (first, all_of_them)]
     assert figures[0] == figures[1]
-
-
-def test_statistics_survive_the_cache_format():
-    own = set_statistics(GENERATED, metrics=FAST)
-    own.missing["nspdk"] = "a reason"
-    again = SetStatistics.from_arrays(own.to_arrays())
-    assert (again.size, again.missing) == (4, {"nspdk": "a reason"})
-    assert set(again.values) == set(own.values)
-    before, after = (compare(s, REFERENCE, metrics=FAST).values for s in (own, again))
-    assert before == after
-    more = set_statistics(REFERENCE, metrics=FAST)
-    for part in (own, again):
-        part.add(more)
-    assert own.values.keys() == again.values.keys()
-    before, after = (compare(s, REFERENCE, metrics=FAST).values for s in (own, again))
-    assert before == after
 
 
 def test_nspdk_is_the_mmd_of_all_pairs(zinc_smiles, monkeypatch):

@@ -139,13 +139,6 @@ def test_work_that_kills_its_workers_is_given_up(two, local, work, monkeypatch):
     two.client.wait_for_workers(2, timeout=60)
 
 
-def test_workers_of_another_kind_are_a_note(two, work, monkeypatch):
-    monkeypatch.setattr(clusters, "_where", lambda: "elsewhere")
-    parallel_map(work.slow_first, list(range(5)), workers=two)
-    (note,) = two.notes
-    assert "other versions or processors" in note and "here elsewhere" in note
-
-
 def test_without_a_worker_it_waits_for_one(few, work, monkeypatch):
     monkeypatch.setattr(clusters, "PATIENCE", 0.1)
     started, client = few
@@ -175,57 +168,6 @@ def test_a_scheduler_that_ends_is_one_error(few, work, monkeypatch):
         Cluster(client, print).ordered_map(work.slow_first, count()),
     ):
         pass
-
-
-SCHEDULER = """
-import time
-from distributed import LocalCluster
-options = dict(dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False})
-if __name__ == "__main__":
-    cluster = LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", **options
-    )
-    print(cluster.scheduler_address, flush=True)
-    time.sleep(600)
-"""
-
-ASKING = """
-import sys, time, typer
-from itertools import repeat
-from graphcnf.compute import parallel as cluster
-from graphcnf.scripts.cli import run
-app = typer.Typer()
-
-@app.command()
-def ask(address: str):
-    with cluster.open_workers(address) as engine:
-        with engine.ordered_map(time.sleep, repeat(0.01)) as results:
-            for number, _ in enumerate(results):
-                if number == 5:
-                    print("asking", flush=True)
-cluster.CONNECT = 60.0
-run(app)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_a_scheduler_that_is_killed_is_one_line():
-    def start(code, *arguments):
-        return subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    with start(SCHEDULER) as scheduler:
-        try:
-            with start(ASKING, scheduler.stdout.readline().strip()) as asking:
-                assert asking.stdout.readline() == "asking\n", asking.stderr.read()
-                scheduler.kill()
-                _, err = asking.communicate()
-        finally:
-            scheduler.kill()
-    assert (asking.returncode, err) == (1, "error: the Dask scheduler is gone\n")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -259,27 +201,6 @@ def test_evaluate_finds_the_figures_of_one_process(graphcnf, model_folder, two, 
         assert code == 0, err
         figures.append(json.loads(out))
     assert figures[0] == figures[1] and figures[0]["samples"] == 700
-
-
-def test_scores_and_data_are_those_of_one_process(
-    graphcnf, model_folder, two, local, zinc_smiles, monkeypatch
-):
-    Path("x.smi").write_text("\n".join([*zinc_smiles[:300], "nonsense"] * 2))
-    address, tables = local.scheduler_address, []
-    for options in (("--workers", 1), ("--cluster", address)):
-        code, out, err = graphcnf("score", "x.smi", "--model", model_folder, *options)
-        assert code == 0 and "2 of 602 molecules are outside" in err, err
-        tables.append(out)
-    assert tables[0] == tables[1] and len(tables[0].splitlines()) == 603
-    monkeypatch.setattr("graphcnf.datasets.molecules._CHUNK", 50)
-    caches = []
-    for number, options in enumerate((("--workers", 1), ("--cluster", address))):
-        monkeypatch.setenv("GRAPHCNF_CACHE", f"cache{number}")
-        code, _, err = graphcnf("datasets", "prepare", "x.smi", *options)
-        assert code == 0 and "molecules are ready" in err, err
-        (stored,) = Path(f"cache{number}").glob("*.npz")
-        caches.append(stored.read_bytes())
-    assert caches[0] == caches[1]
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -203,42 +202,6 @@ def test_python_writes_the_file_of_the_command(generate, model_folder, surroundi
     drawn.save(surroundings / "python.csv")
     files = [(surroundings / f"{name}.csv").read_bytes() for name in ("command", "python")]
     assert files[0] == files[1] and drawn.counts.written == 20 <= drawn.counts.sampled
-
-
-def test_scored_samples_do_not_depend_on_the_number_of_processes(model_folder):
-    from graphcnf.evaluation.evaluate import draw_part
-    from graphcnf.evaluation.metrics import features_of
-    from graphcnf.evaluation.summary import summarize_blocks
-    from graphcnf.graphs import GraphCNF
-    from graphcnf.molecules.vocabulary import MoleculeVocabulary
-    from graphcnf.sampling.records import first_blocks
-
-    model, number = GraphCNF.from_pretrained(model_folder), 150
-    score = partial(draw_part, model, 3, 1.0, features_of(["scaf"]), "cpu")
-    found = [
-        summarize_blocks(score, first_blocks(number), total=number, label="", workers=workers)
-        for workers in (1, 2)
-    ]
-    one, two = found
-    assert one.figures() == two.figures() and one.failures == two.failures
-    assert one.statistics.values == two.statistics.values
-    assert one.head.equals(two.head) and list(one.head["record"]) == list(range(number))
-    graphs = model.sample_records(0, number, seed=3)
-    again = evaluate_records(graphs, MoleculeVocabulary.of_model(model))
-    assert again["smiles"].equals(one.head["smiles"])
-
-
-def test_processes_are_as_many_as_pay(model_folder, monkeypatch):
-    from graphcnf.graphs import GraphCNF
-    from graphcnf.sampling import records as draw
-    from graphcnf.sampling.records import sampling_processes
-
-    model = GraphCNF.from_pretrained(model_folder)
-    monkeypatch.setattr(draw, "available_cores", lambda: 4)
-    wanted = [sampling_processes(model, records) for records in (0, 100, 2000, 10**9)]
-    assert wanted == [1, 1, 2, 4]
-    # What is asked for, but none without a block to draw.
-    assert [sampling_processes(model, records, 3) for records in (0, 1600, 10**9)] == [1, 2, 3]
 
 
 def test_compressed_and_columnar_files_hold_the_same(generate, surroundings):

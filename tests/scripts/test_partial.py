@@ -141,16 +141,6 @@ def test_what_is_damaged_is_thrown_away(folder, damage):
     assert write(target) == 0 and target.read_text() == "".join(PIECES)
 
 
-def test_what_comes_after_the_last_commit_is_cut_off(folder):
-    target = folder / "x.csv"
-    interrupted(target, 2)
-    with (folder / f".x.csv.{NAME}.partial").open("a") as file:
-        file.write("half a pie")
-    (folder / f".x.csv.{NAME}.tmp").write_text("{")
-    assert write(target) == 2
-    assert target.read_text() == "".join(PIECES) and os.listdir(folder) == ["x.csv"]
-
-
 def test_another_content_has_a_part_of_its_own_until_one_is_finished(folder):
     target, other = folder / "x.csv", fingerprint({"seed": 1})
     assert other != NAME and fingerprint({"seed": 0}) == NAME
@@ -183,18 +173,3 @@ def test_the_lock_of_a_killed_process_keeps_nobody_out(folder):
         process.send_signal(signal.SIGKILL)
     assert write(target) == 1
     assert target.read_text() == "".join(PIECES) and os.listdir(folder) == ["x.csv"]
-
-
-def test_a_place_where_nobody_may_write_is_named(folder):
-    for place, reason in ((folder / "none", "No such file"), (folder / "file", "Not a dir")):
-        (folder / "file").write_text("")
-        with pytest.raises(UserError, match=f"cannot write {place / 'x.csv'}: {reason}"):
-            write(place / "x.csv")
-    (folder / "x.csv").mkdir()
-    with pytest.raises(UserError, match="cannot write .*x.csv: Is a directory"):
-        write(folder / "x.csv")
-    with pytest.raises(UserError, match="cannot write .*: File name too long"):
-        write(folder / f"{'x' * 250}.csv")
-    # An error that has nothing to do with it stays what it is.
-    with pytest.raises(FileNotFoundError), partial_file(folder / "y.csv", NAME):
-        open(folder / "model.safetensors")
