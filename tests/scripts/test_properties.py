@@ -118,35 +118,15 @@ def test_what_is_asked_reaches_the_file(graphcnf, trained):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--property", "logp"], "'logp': write logp=2.5"),
         (["--property", "logp=high"], "'logp=high': write logp=2.5"),
         (["--property", "logp=1", "--property", "logp=2"], "logp is there twice"),
         (["--property", "qed=0.5"], "not trained with 'qed', but logp, weight"),
         (["--property", "logp=nan"], "logp must be a number, not nan"),
-        ([*ASKED, "--scaffold", "C"], "not together with --scaffold"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(graphcnf, trained, options, message):
     code, out, err = graphcnf("generate", "--model", trained, *options)
     assert code and out == "" and message in " ".join(err.split()) and len(err.splitlines()) < 8
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"properties": "logp"}, "properties must be a list"),
-        ({"properties": ["log_p"]}, "no property 'log_p'"),
-        ({"start": "nosuch"}, "nosuch"),
-        ({"width": 16}, "width follows from start"),
-    ],
-)
-def test_bad_presets_are_one_line(graphcnf, model_folder, small_zinc, change, message):
-    model = {"start": str(model_folder), "properties": ["logp"], **change}
-    lines = [f"{k} = {json.dumps(v)}" for k, v in model.items()]
-    text = "[model]\n" + "\n".join(lines) + '\n[data]\nname = "zinc250k"\n[training]\nsteps = 1\n'
-    Path("p.toml").write_text(text)
-    code, _, err = graphcnf("train", "p.toml", "--out", "run")
-    assert code == 1 and message in err and len(err.splitlines()) <= 3
 
 
 def test_properties_of_a_data_set_are_kept(small_zinc, monkeypatch):
