@@ -1,18 +1,10 @@
 """Graph colouring: random graphs that need exactly k colours, each with a colouring.
 
 The task of Lippe & Gavves (2021, section 5.3 of arXiv 2006.09790), as their published code makes
-it: the number of nodes and the edge probability are uniform, every node has an edge, the graph is
-connected, and the graphs that k colours, but not k - 1, can colour are kept. Only the solver
-differs: theirs gives one colouring by its own rules, here every colouring is possible and its
-probability is known.
-
-The solver is an exact depth-first search in the order of DSATUR: the next node is always one with
-the fewest colours left (among those, one with the most edges; then the lowest number). Tried in
-random order, a colour is kept if the rest of the graph can still be coloured: so at every node each
-colour that leads to a colouring is equally likely.
-
-References:
-    Brelaz, *New methods to color the vertices of a graph*, Communications of the ACM 22, 1979.
+it, with another solver: an exact depth-first search in the order of DSATUR (Brelaz 1979, *New
+methods to color the vertices of a graph*, Communications of the ACM 22). The next node is one with
+the fewest colours left (among those, one with the most edges; then the lowest number), and each of
+its colours that leads to a colouring is equally likely.
 """
 
 from __future__ import annotations
@@ -51,13 +43,7 @@ Neighbours = Sequence[Sequence[int]]
 
 @dataclass
 class ColoringDataset:
-    """Graphs with their colourings; the last tenth is held out.
-
-    Attributes:
-        name: Short name.
-        graphs: Node types are colours; all edges have type 0.
-        colors: Number of colours.
-    """
+    """Graphs whose node types are colours; all edges have type 0, the last tenth is held out."""
 
     name: str
     graphs: PackedGraphs
@@ -83,10 +69,7 @@ class ColoringDataset:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
     ) -> Iterator[GraphBatch]:
-        """Yield batches of an epoch, from number `start` on, with the colours of graphs permuted.
-
-        The numbers of colours mean nothing: every permutation is as good a colouring.
-        """
+        """Yield batches of an epoch from number `start` on, the colours of graphs permuted."""
         train = self.split("train")
         batches = size_bucketed_batches(self.graphs.node_counts[train], batch_size, seed, epoch)
         for number, index in islice(enumerate(batches), start, None):
@@ -104,10 +87,7 @@ class ColoringDataset:
             yield GraphBatch.collate(self.graphs, test[first : first + batch_size])
 
     def bits(self, numbers: Sequence[int]) -> np.ndarray:
-        """Return the bits of the colourings of some graphs under the search, (M,).
-
-        Their mean estimates the entropy of the data: the fewest bits that a model can reach.
-        """
+        """Return the bits of colourings under the search, (M,), whose mean is the entropy."""
         found = []
         for number in numbers:
             types, edges, _ = self.graphs.graph(number)
@@ -141,8 +121,7 @@ def load_coloring(
             graphs, to (lowest + highest) / 2 in those with the most nodes.
         seed: Seed of everything random.
         workers: Processes; None for one per core.
-        use_cache: Whether to read and write the cache (`$GRAPHCNF_CACHE` or the user's cache
-            folder).
+        use_cache: Read and write the cache.
 
     Raises:
         UserError: An argument is out of range, or such graphs hardly ever occur.
@@ -181,8 +160,7 @@ def load_coloring(
 def random_graph(nodes: int, probability: float, chance: np.random.Generator) -> np.ndarray:
     """Draw the adjacency matrix (N, N) bool of a connected graph without isolated nodes.
 
-    Every edge exists with the same probability; an isolated node draws its edges anew, and parts
-    are joined by up to three random edges.
+    An isolated node draws its edges anew, and parts are joined by up to three random edges.
     """
     upper = np.triu(chance.random((nodes, nodes)) < probability, 1)
     adjacency = upper | upper.T
@@ -257,8 +235,8 @@ def find_coloring(
     """Colour a graph so that no edge joins equal colours.
 
     Args:
-        graph: Undirected; for small graphs (hundreds of nodes at most), since the time of an exact
-            search may grow exponentially.
+        graph: Undirected, of hundreds of nodes at most: the time of an exact search may grow
+            exponentially.
         colors: Number of colours.
         seed: Seed of the random choices; None for the lowest possible colours.
 
@@ -266,8 +244,7 @@ def find_coloring(
         Colour of each node, 0 to `colors - 1`.
 
     Raises:
-        UserError: The graph is directed, a multigraph or empty, has an edge from a node to itself,
-            or cannot be coloured; or the search takes too long.
+        UserError: The graph cannot be coloured, or the search takes too long.
 
     Examples:
         >>> import networkx as nx
@@ -295,11 +272,7 @@ def find_coloring(
 
 
 def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) -> float:
-    """Return the bits (-log2 of the probability) of a colouring under the random search.
-
-    Raises:
-        UserError: It is no colouring of the graph, or the search takes too long.
-    """
+    """Return the bits (-log2 of the probability) of a colouring under the random search."""
     partial = [-1] * len(neighbours)
     allowed = [(1 << colors) - 1] * len(neighbours)
     bits = 0.0
@@ -346,13 +319,10 @@ def complete(
         colors: Number of colours.
         coloring: Colour of each node so far, -1 for none; without conflicts.
         chance: Draws the order in which colours are tried; None for ascending order.
-        max_steps: Largest number of colours to try.
+        max_steps: Largest number of colours to try; `UserError` is raised after them.
 
     Returns:
         The colour of each node, None if there is no colouring.
-
-    Raises:
-        UserError: The search takes more steps.
     """
     coloring = list(coloring)
     allowed = [(1 << colors) - 1] * len(coloring)

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Context, Noise
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.limits import is_integer
 from graphcnf.pretrained import Pretrained
 
 if TYPE_CHECKING:
@@ -37,19 +37,15 @@ class ColoringFlow(Pretrained, nn.Module):
 
     - "nodes" (`AutoregressiveCoupling`): node after node in the order of saturation; the bound is
       exact but for the margin of the intervals;
-    - "waves": the same, but a colour that a neighbour has is impossible while another one is left,
-      and all nodes that have one colour left or none get theirs at once; so a network is evaluated
-      as often as there is a choice, whose number hardly grows with the graph;
+    - "waves": the same, but a colour that a neighbour has is impossible while another one is left
+      (train on colourings without a conflict), and all nodes that have one colour left or none get
+      theirs at once, so that a network is evaluated as often as there is a choice;
     - "channels" (Lippe & Gavves 2021, arXiv 2006.09790, section 4.2): ActNorm, invertible linear
       map and a mixture coupling that transforms half of the latents of all nodes in parallel.
 
-    In "nodes" and "waves" the names of the colours mean nothing: permuting them does not change a
-    probability. In "waves" a colouring with an edge between equal colours that another choice would
-    have avoided has probability 0: train on colourings without a conflict.
-    Where some colours are more frequent than others, take "channels".
-
-    A graph's nodes may be numbered in any way. The numbers break ties of the order of "nodes" and
-    "waves", and do nothing in "channels".
+    In "nodes" and "waves" permuting the colours does not change a probability: where some colours
+    are more frequent than others, take "channels". The numbers of the nodes break ties of the order
+    of "nodes" and "waves", and do nothing in "channels".
 
     Args:
         colors: Number of colours.
@@ -64,7 +60,7 @@ class ColoringFlow(Pretrained, nn.Module):
         encoder_layers: Convolutions over the bare graph ("nodes", "waves"; also what follows).
         layers: Convolutions per coupling ("channels").
         heads: Attention heads.
-        ahead: Channels of the look ahead, see `graphcnf.coloring.lookahead`.
+        ahead: Channels of the look ahead, see `graphcnf.coloring.network.LookAhead`.
         rounds: Rounds of messages in it; 0 for none.
 
     Raises:
@@ -94,16 +90,12 @@ class ColoringFlow(Pretrained, nn.Module):
         self.metadata: dict = {}
         if coupling not in COUPLINGS:
             raise UserError(f"coupling must be one of {', '.join(COUPLINGS)}, not {coupling!r}")
-        numbers = {"colors": colors, "couplings": couplings, "mixtures": mixtures, "width": width}
-        numbers |= {"encoder_layers": encoder_layers, "layers": layers, "heads": heads}
-        numbers |= {"ahead": ahead}
-        for name, value in numbers.items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
+        for name, value in self.config.items():
+            least = 0 if name == "rounds" else 1
+            if name != "latent_dim" and isinstance(value, int) and value < least:
+                raise UserError(f"{name} must be at least {least}, not {value}")
         if width % heads:
             raise UserError(f"heads must divide the width, got {heads} and {width}")
-        if rounds < 0:
-            raise UserError(f"rounds must be at least 0, not {rounds}")
         if coupling != "channels":
             if encoding not in (None, "interval") or latent_dim not in (None, 1):
                 raise UserError(
@@ -130,26 +122,22 @@ class ColoringFlow(Pretrained, nn.Module):
         return self.config["colors"]
 
     def bound(self, batch: GraphBatch, noise: Noise | None = None) -> Bound:
-        """One draw of the terms of the bound; the node types of the batch are the colours.
+        """Return one draw of the terms of the bound; the node types of the batch are the colours.
 
-        Raises:
-            ValueError: if a graph has no nodes or a loop, or there is no such colour.
+        Raises `ValueError` if a graph has no nodes or a loop, or there is no such colour.
         """
         return self.flow.bound(batch.node_types, self._context(batch, noise=noise))
 
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Lower bound on log p(colours | graph), (B,) nats, from `samples` draws; see `bound`.
+        """Return lower bounds on log p(colours | graph), (B,) nats, from `samples` draws.
 
-        Divide by (nodes * ln 2) for bits per node.
-
-        Raises:
-            ValueError: if `samples` is not positive, and as `bound`.
+        Divide by (nodes * ln 2) for bits per node. Raises as `bound`.
         """
         context = self._context(batch, noise=noise)
         return self.flow.log_prob(batch.node_types, context, samples=samples)
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
-        """Negative bound in nats per node, with log p(x|z) weighted by `beta`, and metrics.
+        """Return the negative bound in nats per node, log p(x|z) weighted by `beta`, and metrics.
 
         Returns:
             The loss, and as pairs (sum over graphs, number of graphs) `bits_per_node` (beta = 1),
@@ -170,27 +158,24 @@ class ColoringFlow(Pretrained, nn.Module):
 
     @torch.no_grad()
     def sample(self, batch: GraphBatch, *, temperature: float = 1.0, generator=None) -> Tensor:
-        """Draw a colouring of every graph, (B, N) long, 0 where masked.
+        """Draw a colouring of every graph, (B, N) long, 0 where masked; node types do not matter.
 
         Args:
-            batch: Graphs; their node types do not matter.
+            batch: Graphs.
             temperature: Below 1 for more probable colourings.
             generator: None, a torch generator, or one numpy generator per graph.
-
-        Raises:
-            ValueError: if a graph has no nodes or a loop.
         """
         context = self._context(batch, temperature=temperature, generator=generator)
         return self.flow.sample(len(batch), context=context)
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Tensor:
-        """Latents of the base space, (B, N, D); raises as `bound`."""
+        """Return latents of the base space, (B, N, D); raises as `bound`."""
         return self.flow.encode(batch.node_types, self._context(batch, noise=noise))
 
     @torch.no_grad()
     def decode(self, z: Tensor, batch: GraphBatch) -> Tensor:
-        """Colours (B, N) of latents of the base space, for the graphs of a batch."""
+        """Return colours (B, N) of latents of the base space, for the graphs of a batch."""
         return self.flow.decode(z, self._context(batch))
 
     def _context(self, batch: GraphBatch, **draw) -> Context:
@@ -206,13 +191,7 @@ class ColoringFlow(Pretrained, nn.Module):
 
 
 def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
-    """Return the number of edges that join equal colours, (B,) long.
-
-    Args:
-        colors: (B, N) long.
-        adjacency: (B, N, N) bool, symmetric.
-        mask: (B, N) bool.
-    """
+    """Return the number of edges that join equal colours (B, N), (B,) long."""
     equal = (colors[:, :, None] == colors[:, None, :]) & adjacency
     equal = equal & mask[:, :, None] & mask[:, None, :]
     return equal.sum((1, 2)) // 2
@@ -240,28 +219,19 @@ def from_networkx(
             raise UserError(f"graph {place} is a {kind}: undirected simple graphs are needed")
         if not len(graph):
             raise UserError(f"graph {place} is empty: there is nothing to colour")
-        numbers = {node: number for number, node in enumerate(graph)}
-        edges = [(numbers[i], numbers[j]) for i, j in graph.edges]
         loop = next((i for i, j in graph.edges if i == j), None)
         if loop is not None:
             raise UserError(f"graph {place}: node {loop!r} has an edge to itself")
-        own: list[Any]
-        if colorings is None:
-            own = [0] * len(graph)
-        else:
-            own = [colorings[place].get(node) for node in graph]
-            wrong = next((v for v, c in zip(graph, own, strict=True) if not _is_color(c)), None)
-            if wrong is not None:
-                color = colorings[place].get(wrong)
+        colors = [0 if colorings is None else colorings[place].get(node) for node in graph]
+        for node, color in zip(graph, colors, strict=True):
+            if not (is_integer(color) and color >= 0):
                 raise UserError(
-                    f"graph {place}: node {wrong!r} has the colour {color}, not 0, 1 ..."
+                    f"graph {place}: node {node!r} has the colour {color}, not 0, 1 ..."
                 )
-        triples.append((own, edges, [0] * len(edges)))
+        numbers = {node: number for number, node in enumerate(graph)}
+        edges = [(numbers[i], numbers[j]) for i, j in graph.edges]
+        triples.append((colors, edges, [0] * len(edges)))
     try:
         return GraphBatch.collate(PackedGraphs.from_lists(triples))
     except (ValueError, OverflowError) as error:
         raise UserError(f"colours are 0 to 255, of at most 255 nodes: {error}") from None
-
-
-def _is_color(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)

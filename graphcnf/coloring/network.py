@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch_geometric.nn import TransformerConv
 
 from graphcnf.categorical.autoregressive import Network, Step
-from graphcnf.coloring.lookahead import LookAhead
 from graphcnf.coloring.saturation import SaturationOrder, turns
 from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
@@ -23,7 +23,7 @@ GAIN = 10
 def coloring_context(
     adjacency: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32
 ) -> Context:
-    """Context with the node features of `walk_features`."""
+    """Return a context with the node features of `walk_features`."""
     return Context(mask, walk_features(adjacency, dtype), adjacency=adjacency)
 
 
@@ -31,24 +31,15 @@ class ConvolutionBlock(nn.Module):
     """Pre-norm block with a `TransformerConv`.
 
     Shi et al., *Masked Label Prediction*, IJCAI 2021, arXiv 2009.03509, eq. 3-4.
-
-    Args:
-        width: Channels.
-        heads: Attention heads; must divide `width`.
-        expansion: Hidden channels of the feed-forward part, as a multiple of `width`.
-        edge_width: Channels of an edge.
     """
 
-    def __init__(self, width: int, heads: int, expansion: float, edge_width: int):
+    def __init__(self, width: int, heads: int):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"heads must divide the width, got {heads} and {width}")
         self.norm = nn.LayerNorm(width)
-        self.conv = TransformerConv((width, width), width // heads, heads, edge_dim=edge_width)
+        self.conv = TransformerConv((width, width), width // heads, heads, edge_dim=EDGE_WIDTH)
         self.out = nn.Linear(width, width)
-        hidden = int(expansion * width)
         self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.feed_forward[-1].get_parameter("weight"))
@@ -61,26 +52,17 @@ class ConvolutionBlock(nn.Module):
 
 
 class GraphEncoder(nn.Module):
-    """Attention convolutions of torch_geometric over the edges of the bare graph.
-
-    Args:
-        width: Channels of a node.
-        layers: Convolutions, each a `TransformerConv` in a `ConvolutionBlock`.
-        heads: Attention heads.
-        inputs: Further channels of a node that go in, 0 for none.
-    """
+    """Attention convolutions over the edges of the bare graph; nodes may have `inputs` channels."""
 
     def __init__(self, width: int, layers: int, heads: int, *, inputs: int = 0):
         super().__init__()
         self.enter = nn.Linear(NODE_FEATURES + inputs, width)
         # An edge knows the number of triangles that it is part of.
         self.edges = nn.Linear(2, EDGE_WIDTH)
-        self.blocks = nn.ModuleList(
-            ConvolutionBlock(width, heads, 2, EDGE_WIDTH) for _ in range(layers)
-        )
+        self.blocks = nn.ModuleList(ConvolutionBlock(width, heads) for _ in range(layers))
 
     def forward(self, context: Context, inputs: Tensor | None = None) -> Tensor:
-        """(B, N, width); `inputs` (B, N, inputs) where the encoder takes some."""
+        """Return (B, N, width) of a graph, and of inputs (B, N, inputs)."""
         dtype, mask = self.enter.weight.dtype, context.mask
         assert context.features is not None and context.adjacency is not None
         parts = [context.features.to(dtype), *([] if inputs is None else [inputs.to(dtype)])]
@@ -97,15 +79,7 @@ class GraphEncoder(nn.Module):
 
 
 class GraphConvolutions(nn.Module):
-    """Parameters for every node from the untransformed latents of all: for `Coupling`.
-
-    Args:
-        inputs: Latents of a node that the network sees.
-        outputs: Parameters of a node.
-        width: Channels.
-        layers: Attention convolutions.
-        heads: Attention heads.
-    """
+    """Conditioner of a `Coupling`: parameters of every node from the latents of all."""
 
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
@@ -113,27 +87,86 @@ class GraphConvolutions(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, outputs)))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """(B, N, inputs) to (B, N, outputs)."""
+        """Map (B, N, inputs) to (B, N, outputs)."""
         return self.leave(self.encoder(context, x))
+
+
+class LookAhead(nn.Module):
+    """Look-ahead score of every colour that is left to a node, as if the node had it.
+
+    Message passing over the nodes without a colour, each with a state for every colour: what a
+    colour forces upon the neighbours, what that forces upon theirs, and so on. Colours are treated
+    alike: permuting them permutes the scores.
+
+    Args:
+        features: Channels of an encoded node.
+        width: Channels of a state.
+        rounds: Number of rounds, all with the same weights. A score depends on the states of the
+            node and on the largest one anywhere.
+    """
+
+    def __init__(self, features: int, width: int, rounds: int):
+        super().__init__()
+        self.rounds = rounds
+        self.enter = nn.Linear(features, width)
+        # Whether a neighbour has the colour; whether the node is the one that is scored.
+        self.marks = nn.Linear(2, width, bias=False)
+        self.norm = nn.LayerNorm(width)
+        # Of one colour, and of all of them together.
+        self.send_one, self.send_all = nn.Linear(width, width), nn.Linear(width, width)
+        self.receive_one = nn.Linear(2 * width, width)
+        self.receive_all = nn.Linear(2 * width, width)
+        self.out = nn.Linear(width, width)
+        self.leave = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Linear(width, 1))
+
+    def forward(
+        self, adjacency: Tensor, blocked: Tensor, waiting: Tensor, h: Tensor, scored: Tensor
+    ) -> Tensor:
+        """Return scores (D, K) of the colours of one node in each of D graphs, 0 of blocked ones.
+
+        Args:
+            adjacency: (D, M, M) bool.
+            blocked: Colours that a neighbour has, (D, M, K) bool.
+            waiting: Nodes without a colour, (D, M) bool, among them the scored one.
+            h: Encoded nodes, (D, M, features).
+            scored: Number of the scored node, (D,) long.
+        """
+        colors = blocked.shape[-1]
+        rows = torch.arange(len(scored), device=scored.device)
+        row, color = (~blocked[rows, scored]).nonzero(as_tuple=True)
+        cases = torch.arange(len(row), device=row.device)
+        node = scored[row]
+        blocked = blocked[row]
+        blocked[cases, node] = ~F.one_hot(color, colors).bool()
+        chosen = torch.zeros_like(blocked)
+        chosen[cases, node] = True
+        marks = torch.stack([blocked, chosen], -1).to(h.dtype)
+        s = self.enter(h)[row].unsqueeze(2) + self.marks(marks)
+        open_ = waiting[row]
+        links = (adjacency & waiting[:, :, None] & waiting[:, None, :]).to(h.dtype)[row]
+        here = open_[..., None, None].to(h.dtype)
+        for _ in range(self.rounds):
+            own = self.norm(s) * here
+            sent = F.gelu(self.send_one(own) + self.send_all(own.sum(2, keepdim=True)))
+            near = (links @ sent.flatten(2)).view_as(own)
+            both = torch.cat([own, near], -1)
+            received = F.gelu(self.receive_one(both) + self.receive_all(both.sum(2, keepdim=True)))
+            s = s + self.out(received)
+        s = self.norm(s) * here
+        # A contradiction shows wherever it is.
+        far = s.masked_fill(~open_[..., None, None], -torch.inf).amax((1, 2))
+        near = s[cases, node]
+        found = self.leave(torch.cat([near[cases, color], near.sum(1), far], -1))[:, 0].to(h.dtype)
+        return h.new_zeros(len(scored), colors).index_put((row, color), found)
 
 
 class ColoringNetwork(Network):
     """Colours of the nodes, one after the other, from what is around them and what lies ahead.
 
-    Attention convolutions encode the bare graph. When a node's turn comes, the score of a colour
-    depends on whether a neighbour has it, on the encoded node and, where some neighbour has a
-    colour and more than one is left, on the `LookAhead` score of each. All of it treats the colours
-    alike.
-
-    Args:
-        colors: Number of colours.
-        width: Channels of a node.
-        encoder_layers: Convolutions over the bare graph.
-        heads: Attention heads.
-        ahead: Channels of the look-ahead scores.
-        rounds: See `LookAhead`; 0 for no look ahead.
-        waves: Whether a colour that a neighbour has is impossible while another one is left, so
-            that nodes without a choice share a step, see `SaturationOrder`.
+    The score of a colour depends on whether a neighbour has it, on the encoded node and, where some
+    neighbour has a colour and more than one is left, on the `LookAhead` score. All of it treats the
+    colours alike. For the arguments see `ColoringFlow`; with `waves` a colour that a neighbour has
+    is impossible while another one is left, and nodes without a choice share a step.
     """
 
     def __init__(
@@ -163,7 +196,7 @@ class ColoringNetwork(Network):
         return self.norm(self.encoder(context))
 
     def around(self, h: Tensor, blocked: Tensor) -> Tensor:
-        """Logits (..., K) of nodes from what is known of them, (..., C), and blocked colours."""
+        """Return logits (..., K) of encoded nodes (..., C) with blocked colours (..., K)."""
         left = (~blocked).sum(-1, keepdim=True).expand(blocked.shape) > 1
         marks = torch.stack([blocked, left], -1).to(h.dtype)
         h = h[..., None, :].expand(*marks.shape[:-1], -1)
@@ -181,14 +214,7 @@ class ColoringNetwork(Network):
         yield Step(context.mask.nonzero(as_tuple=True), logits[context.mask])
 
     def all_logits(self, context: Context, rank: Tensor, counts: Tensor) -> Tensor:
-        """Return logits (B, N, colours) of all nodes in one pass.
-
-        Args:
-            context: See `coloring_context`.
-            rank: Turn of each node, (B, N) long.
-            counts: Neighbours of each colour around every node before each turn,
-                (B, turns, N, colours).
-        """
+        """Return logits (B, N, colours) in one pass; for `rank` and `counts` see `turns`."""
         # Here nodes have the number of their turn: at turn t those from t on wait.
         order = rank.argsort(dim=1, stable=True)
         rows = torch.arange(len(rank), device=rank.device)[:, None]
@@ -208,7 +234,7 @@ class ColoringNetwork(Network):
     def _ahead(
         self, adjacency: Tensor, blocked: Tensor, own: Tensor, mask: Tensor, h: Tensor
     ) -> Tensor:
-        """Look-ahead scores (B, turns, colours), 0 where there is no choice."""
+        """Return look-ahead scores (B, turns, colours), 0 where there is no choice."""
         graph, turn = undecided(own, mask).nonzero(as_tuple=True)
         scores = h.new_zeros(own.shape)
         if not len(turn):
@@ -220,13 +246,8 @@ class ColoringNetwork(Network):
             g, t = graph[part], turn[part]
             first = int(t[0])
             waiting = mask[g, first:] & (numbers[first:] >= t[:, None])
-            found = self.lookahead(
-                adjacency[g, first:, first:],
-                blocked[g, t, first:],
-                waiting,
-                h[g, first:],
-                t - first,
-            )
+            links, taken = adjacency[g, first:, first:], blocked[g, t, first:]
+            found = self.lookahead(links, taken, waiting, h[g, first:], t - first)
             scores = scores.index_put((g, t), found)
         return scores
 
@@ -246,10 +267,7 @@ def undecided(blocked: Tensor, mask: Tensor) -> Tensor:
 
 
 def possible(logits: Tensor, blocked: Tensor) -> Tensor:
-    """-inf for blocked colours where another one is left; 0 for the others if there is no choice.
-
-    Nodes that may have any colour have no choice either: all colours are alike.
-    """
+    """Set blocked colours to -inf where another one is left, the others to 0 without a choice."""
     choice = undecided(blocked, torch.ones_like(blocked[..., 0]))[..., None]
     never = blocked & ~blocked.all(-1, keepdim=True)
     return torch.where(choice, logits, 0.0).masked_fill(never, -torch.inf)
@@ -285,7 +303,7 @@ class ColoringState:
         self.order.settle(*self.at, x[:, 0])
 
     def _ahead(self, graph: Tensor, node: Tensor) -> Tensor:
-        """Look-ahead scores (M, colours)."""
+        """Return look-ahead scores (M, colours)."""
         assert self.network.lookahead is not None
         waiting = self.order.open[graph]
         # Those that wait come first; the rest of the row is padding.

@@ -2,14 +2,9 @@
 
 The next node is one whose neighbours have the most different categories so far, the saturation of
 Brelaz (1979, *New methods to color the vertices of a graph*); among those, one with the most edges,
-then the lowest number. What the neighbours of a node already say about it is settled before
-anything else is decided. Which category a node gets is all learned: the order looks at how many
-categories there are around a node, not at which.
-
-The order is a function of the graph and of the categories before, so the map stays triangular:
-given all categories, one pass of a network has the conditional of every node, and sampling takes
-one step per node, or fewer in waves: all nodes whose neighbours leave them one category or none
-get theirs at once, each as if the others of the wave had none yet.
+then the lowest number. The order is a function of the graph and of the categories before, so the
+map stays triangular. In waves, nodes whose neighbours leave them one category or none get theirs
+at once, each as if the others of the wave had none yet.
 """
 
 from __future__ import annotations
@@ -23,12 +18,6 @@ from graphcnf.flows.transform import Context
 
 class SaturationOrder:
     """The order, one step of every graph at a time.
-
-    Args:
-        adjacency: (B, N, N) bool.
-        mask: (B, N) bool.
-        categories: Number of categories K.
-        waves: Whether nodes that have no choice left share a step.
 
     Attributes:
         counts: Neighbours of each category that have had their turn, (B, N, K) long.
@@ -47,7 +36,7 @@ class SaturationOrder:
         self.tie = adjacency.sum(-1) * nodes + (nodes - 1 - number)
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """Graphs and nodes whose turn it is, (M,) long each; no more where all had theirs."""
+        """Return graphs and nodes whose turn it is, (M,) long each; none after the last turn."""
         if not len(self.open):
             return self.tie.new_zeros(0), self.tie.new_zeros(0)
         saturation = (self.counts > 0).sum(-1)
@@ -76,16 +65,10 @@ class SaturationOrder:
 def turns(
     x: Tensor, context: Context, categories: int, waves: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the whole order for known categories.
-
-    Args:
-        x: Categories, (B, N) long; what is masked does not matter.
-        context: With `mask` and `adjacency`.
-        categories: Number of categories K.
-        waves: See `SaturationOrder`.
+    """Return the whole order for known categories x (B, N) long.
 
     Returns:
-        The turn of each node, (B, N) long; and `counts` before the round of each turn,
+        The turn of each node, (B, N) long; and `counts` before the step of each turn,
         (B, turns, N, K).
     """
     assert context.adjacency is not None
@@ -93,13 +76,10 @@ def turns(
     known = x.clamp(0, categories - 1)
     history: list[Tensor] = []
     step_of = torch.zeros_like(x)
-    while True:
-        graph, node = order.next()
-        if not len(graph):
-            break
-        step_of[graph, node] = len(history)
+    while len((members := order.next())[0]):
+        step_of[members] = len(history)
         history.append(order.counts)
-        order.settle(graph, node, known[graph, node])
+        order.settle(*members, known[members])
     steps = torch.stack(history or [order.counts])
     # Of each turn, the step that it is part of; padding takes any.
     by_turn = step_of.gather(1, order.rank.argsort(dim=1, stable=True))

@@ -1,68 +1,183 @@
-"""Calls of a score in child processes: in parallel, each with a time limit.
+"""Calls of a score in child processes, and the journal of their answers.
 
 An exception, a value that is no number, a hang and a crash are answers like any other: they are
-stored, and the next molecule has its turn.
+stored, and the next molecule has its turn. The process that computes an answer stores it before any
+other process hears of it; a kill at any moment leaves a file with all answers before it.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import pickle
 import signal
+import sqlite3
 import threading
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from queue import SimpleQueue
+from typing import Any
 
-from rdkit import Chem, rdBase
+import cloudpickle
+from rdkit import Chem
 
-from graphcnf.compute.parallel import Cluster, Worker, WorkerDied, framed, result_of
-from graphcnf.errors import UserError
-from graphcnf.optimization.journal import Answer, Journal
+from graphcnf.compute.files import check_output, inside
+from graphcnf.compute.parallel import (
+    Worker,
+    WorkerDied,
+    Workers,
+    available_cores,
+    framed,
+    result_of,
+)
+from graphcnf.errors import UserError, printable
+from graphcnf.limits import is_number
+from graphcnf.molecules.codec import quiet
 from graphcnf.optimization.objectives import Goal, NotANumber
 
-START = 120.0
-"""Seconds that a process has to start, on a busy machine."""
+NAME, LOCK = "calls.sqlite", "calls.lock"
+"""Database of the answers, and an empty one that the processes which add to it keep locked."""
+
+SCHEMA = [
+    'CREATE TABLE answers (smiles TEXT PRIMARY KEY, score REAL, "values" TEXT, error TEXT)',
+    "CREATE TABLE goal (identity TEXT)",
+]
+"""Statements that make the tables; a file with other tables, views or triggers is refused."""
+
+INVALID = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""Exceptions that stored values of a wrong type raise where they are used."""
+
+LONGEST_ERROR = 300
+"""Characters of an exception's message that are stored."""
+
+BUSY, START = 60.0, 120.0
+"""Seconds to wait for another process that stores an answer, and for a process to start."""
 
 
-def answer_of(goal: Goal, smiles: str) -> Answer:
-    """Return the score of a molecule, or the reason why its computation failed.
+@dataclass(frozen=True)
+class Answer:
+    """Score of a molecule with the value of each objective, or NaN and an error of one line."""
+
+    smiles: str
+    score: float
+    values: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, smiles: str, error: str | BaseException) -> Answer:
+        """Return an answer without a score."""
+        if isinstance(error, BaseException) and not isinstance(error, NotANumber):
+            error = ": ".join(filter(None, [type(error).__name__, str(error)]))
+        line = printable(" ".join(str(error).split()))[:LONGEST_ERROR]
+        return cls(smiles, math.nan, {}, line)
+
+    @classmethod
+    def of_row(cls, smiles: str, score: float, values: str, error: str | None) -> Answer:
+        """Return the answer in a row; raise one of `INVALID` where there is none."""
+        if not (isinstance(smiles, str) and isinstance(error, str | None)):
+            raise TypeError(f"{smiles!r:.40} is not text")
+        if error is not None:
+            return cls.failed(smiles, error)
+        numbers = {name: float(value) for name, value in json.loads(values).items()}
+        if not all(map(math.isfinite, (score, *numbers.values()))):
+            raise ValueError(f"{smiles!r:.40} has no finite score")
+        return cls(smiles, float(score), numbers)
+
+
+class Journal:
+    """Answers to one goal in an SQLite file, which several processes may add to at once.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed meanwhile, even where the goal's code caught it.
+        UserError: The file holds answers to another goal, is damaged, or cannot be written.
     """
-    interrupted = False
 
-    def note_interrupt(number, frame):
-        nonlocal interrupted
-        interrupted = True
-        before(number, frame)
+    def __init__(self, folder: Path, goal: str):
+        self.path = inside(folder, NAME)
+        # SQLite follows links, also those of the files that it keeps beside a database.
+        for name in (NAME, LOCK):
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                check_output(inside(folder, name + suffix))
+        with self._reporting():
+            self._database = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
+            self._lock = sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)
+            # No `fsync` per answer, and a loss of power costs the last ones only.
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                tables = self._rows("SELECT sql FROM sqlite_master WHERE sql NOT NULL ORDER BY 1")
+                if not tables:
+                    for statement in SCHEMA:
+                        self._database.execute(statement)
+                    self._database.execute("INSERT INTO goal VALUES (?)", (goal,))
+                elif [sql for (sql,) in tables] != SCHEMA:
+                    raise sqlite3.DatabaseError("other tables than those of an optimisation")
+            if self._rows("SELECT identity FROM goal") != [(goal,)]:
+                raise UserError(
+                    f"{self.path} holds the answers of another score: choose another folder"
+                )
 
-    # Only the handler tells Ctrl-C from a KeyboardInterrupt that the goal raises by itself.
-    before = signal.getsignal(signal.SIGINT)
-    listening = callable(before) and threading.current_thread() is threading.main_thread()
-    if listening:
-        signal.signal(signal.SIGINT, note_interrupt)
-    try:
-        with rdBase.BlockLogs():
-            mol = Chem.MolFromSmiles(smiles)
-        answer = Answer(smiles, *goal(mol, smiles))
-    except BaseException as error:
-        answer = Answer.failed(smiles, _described(error))
-    finally:
-        if listening:
-            signal.signal(signal.SIGINT, before)
-    if interrupted:
-        raise KeyboardInterrupt
-    return answer
+    def read(self) -> dict[str, Answer]:
+        """Return all answers by molecule, in the order in which they were added."""
+        with self._reporting():
+            rows = self._rows("SELECT * FROM answers ORDER BY rowid")
+            return {answer.smiles: answer for answer in (Answer.of_row(*row) for row in rows)}
 
+    def add(self, answer: Answer) -> Answer:
+        """Store an answer unless the molecule has one, and return the stored answer."""
+        row: tuple = (answer.smiles, None, None, answer.error)
+        if answer.error is None:
+            row = (answer.smiles, answer.score, json.dumps(dict(answer.values)), None)
+        with self._reporting():
+            self._rows("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", row)
+            return Answer.of_row(*self._rows("SELECT * FROM answers WHERE smiles = ?", row[:1])[0])
 
-def _described(error: BaseException) -> str:
-    if isinstance(error, NotANumber):
-        return str(error)
-    return ": ".join(filter(None, [type(error).__name__, str(error)]))
+    def wait_for_writers(self, patience: float, note: Callable[[str], None]) -> None:
+        """Wait some seconds for processes of a killed run, which store their last answers."""
+        until, noted = time.monotonic() + patience, False
+        with self._reporting():
+            while time.monotonic() < until:
+                try:
+                    self._lock.execute("BEGIN EXCLUSIVE")
+                    self._lock.execute("ROLLBACK")
+                    return
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                        raise
+                if not noted:
+                    note("waiting for the calls that an interrupted run left behind")
+                noted = True
+                time.sleep(0.1)
+
+    def hold(self) -> None:
+        """Let `wait_for_writers` wait until this process ends."""
+        with self._reporting():
+            self._lock.execute("BEGIN")
+            self._lock.execute("SELECT * FROM sqlite_master").fetchall()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._database.close()
+        self._lock.close()
+
+    def _rows(self, query: str, values: tuple = ()) -> list[tuple]:
+        return self._database.execute(query, values).fetchall()
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Context that turns the errors of SQLite into lines that name the file."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # as where the disk is full
+            raise UserError(f"{self.path}: {error}") from None
+        except (sqlite3.DatabaseError, *INVALID) as error:
+            raise UserError(
+                f"{self.path} is damaged ({error}): delete it, and all calls are made again"
+            ) from None
 
 
 class Oracle:
@@ -71,18 +186,16 @@ class Oracle:
     Args:
         goal: Objectives of the score.
         folder: Folder of the journal; the answers of an existing one count.
-        workers: Child processes; 0 to compute in this process, without a time limit; or a cluster,
-            each worker of which has a child process of its own (the answers of calls that are under
-            way when this process dies are lost, then).
+        workers: Child processes; None for one per core, 0 to compute in this process, without a
+            time limit; or a cluster, each worker of which has a child process of its own (answers
+            of calls that are under way when this process dies are lost, then).
         timeout: Seconds for one molecule, after which its call has failed.
-        note: Called with a line that the user should see.
+        stop_on_error: True to end a run, which may go on later, with the first call that fails.
+        note: Called with a line for each call that fails, and other news.
 
     Attributes:
         answers: All answers, by molecule.
         calls: Calls that this object has made.
-
-    Raises:
-        UserError: The journal is of another goal, or damaged.
     """
 
     def __init__(
@@ -90,11 +203,16 @@ class Oracle:
         goal: Goal,
         folder: Path,
         *,
-        workers: int | Cluster,
+        workers: Workers = None,
         timeout: float = 600.0,
+        stop_on_error: bool = False,
         note: Callable[[str], None] = lambda line: None,
     ):
-        self.goal, self.folder, self.workers, self.timeout = goal, folder, workers, timeout
+        if not (is_number(timeout) and 0 < timeout < math.inf):
+            raise UserError(f"timeout must be a number of seconds greater than 0, got {timeout!r}")
+        self.goal, self.folder, self.timeout = goal, folder, timeout
+        self.stop_on_error, self.note, self.calls = stop_on_error, note, 0
+        self.workers = available_cores() if workers is None else workers
         self._journal = Journal(folder, goal.identity)
         try:
             self._journal.wait_for_writers(timeout + START, note)
@@ -102,20 +220,18 @@ class Oracle:
         except BaseException:
             self._journal.close()
             raise
-        self.calls = 0
-        self._name = uuid.uuid4().hex
-        self._idle: SimpleQueue[ScoreProcess] = SimpleQueue()
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads = ThreadPoolExecutor(isinstance(self.workers, int) and self.workers or 1)
+        self._own = threading.local()
+        self._processes: list[ScoreProcess] = []
 
     def __enter__(self) -> Oracle:
         return self
 
     def __exit__(self, *exception) -> None:
         # Also after an error: calls that are under way are paid for, and their answers stored.
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
-        while not self._idle.empty():
-            self._idle.get().close()
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.close()
         self._journal.close()
 
     def __call__(self, molecules: Iterable[str]) -> list[Answer]:
@@ -130,98 +246,90 @@ class Oracle:
     def _computed(self, molecules: list[str]) -> Iterator[Answer]:
         """Yield the answers as they come."""
         if not isinstance(self.workers, int):
-            scorer = Scorer(self.goal)
-            score = partial(_score_on_worker, self._name, scorer, self.timeout)
+            score = partial(_score_on_worker, self._function, self.timeout)
             with self.workers.ordered_map(score, molecules) as answers:
                 yield from answers
         elif self.workers:
-            for task in as_completed([self._pool().submit(self._score, s) for s in molecules]):
+            for task in as_completed([self._threads.submit(self._score, s) for s in molecules]):
                 yield task.result()
         else:
-            yield from (answer_of(self.goal, smiles) for smiles in molecules)
+            yield from (_answer_of(self.goal, smiles) for smiles in molecules)
 
-    def _pool(self) -> ThreadPoolExecutor:
-        if self._threads is None:
-            assert isinstance(self.workers, int)
-            self._threads = ThreadPoolExecutor(self.workers)
-            scorer = Scorer(self.goal, self.folder)
-            for _ in range(self.workers):
-                self._idle.put(ScoreProcess(scorer, self.timeout))
-        return self._threads
+    @cached_property
+    def _function(self) -> bytes:
+        """Function of a child process; functions of the calling script are sent by value."""
+        goal = cloudpickle.dumps(self.goal)
+        folder = self.folder if isinstance(self.workers, int) else None
+        return framed(partial(_score_in_child, goal, folder, self.goal.identity))
 
     def _score(self, smiles: str) -> Answer:
-        """Return the answer of a process that has nothing else to do."""
-        process = self._idle.get()
-        try:
-            return process(smiles)
-        finally:
-            self._idle.put(process)
+        """Return the answer of the process that belongs to this thread."""
+        if not hasattr(self._own, "process"):
+            self._own.process = ScoreProcess(self._function, self.timeout)
+            self._processes.append(self._own.process)
+        return self._own.process(smiles)
 
 
-class Scorer:
-    """The function of a child process: score a molecule and store the answer.
+def _answer_of(goal: Goal, smiles: str) -> Answer:
+    try:
+        with quiet():
+            mol = Chem.MolFromSmiles(smiles)
+        return Answer(smiles, *goal(mol, smiles))
+    except (Exception, SystemExit) as error:
+        return Answer.failed(smiles, error)
 
-    Args:
-        goal: Objectives of the score; functions of the calling script are sent by value.
-        folder: Folder of the journal; None to store nothing.
-    """
 
-    def __init__(self, goal: Goal, folder: Path | None = None):
-        import cloudpickle
+@lru_cache(maxsize=1)
+def _opened(
+    pickled: bytes, folder: Path | None, identity: str
+) -> tuple[Goal | BaseException, Journal | None]:
+    """Return the goal of a child process, or the reason why there is none, and the journal."""
+    # Ctrl-C is for the parent; a call that is under way ends by itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    journal = Journal(folder, identity) if folder else None
+    if journal:
+        journal.hold()
+    try:
+        goal = pickle.loads(pickled)
+        goal.objectives  # noqa: B018  (imports what the scores need)
+        return goal, journal
+    except BaseException as error:
+        return error, journal
 
-        self.folder, self.identity = folder, goal.identity
-        self._pickled = cloudpickle.dumps(goal)
-        self._goal: Goal | None = None
-        self._journal: Journal | None = None
 
-    def __call__(self, smiles: str | None) -> Answer | None:
-        """Return the answer for a molecule, or None after the start that no molecule pays for."""
-        if self._goal is None:
-            # Ctrl-C is for the parent; a call that is under way ends by itself.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            if self._journal is None and self.folder is not None:
-                self._journal = Journal(self.folder, self.identity)
-                self._journal.hold()
-            try:
-                self._goal = pickle.loads(self._pickled)
-                self._goal.objectives  # noqa: B018  (imports what the scores need)
-            except BaseException as error:
-                if smiles is None:
-                    return None  # the first call reports it
-                return self._stored(Answer.failed(smiles, _described(error)))
-        return None if smiles is None else self._stored(answer_of(self._goal, smiles))
-
-    def _stored(self, answer: Answer) -> Answer:
-        return answer if self._journal is None else self._journal.add(answer)
+def _score_in_child(
+    pickled: bytes, folder: Path | None, identity: str, smiles: str | None
+) -> Answer | None:
+    """Score a molecule in a child process, and store the answer; without one, only start."""
+    goal, journal = _opened(pickled, folder, identity)
+    if smiles is None:
+        return None
+    if isinstance(goal, BaseException):
+        answer = Answer.failed(smiles, goal)
+    else:
+        answer = _answer_of(goal, smiles)
+    return journal.add(answer) if journal else answer
 
 
 class ScoreProcess:
-    """A child process that scores molecules; it is started again after a time-out or a crash.
+    """A child process with a `framed` function, started again after a time-out or a crash.
 
     It ends after its current call where this process dies.
-
-    Args:
-        scorer: The function of the process.
-        timeout: Seconds for one molecule.
     """
 
-    def __init__(self, scorer: Scorer, timeout: float):
-        self._function, self.timeout = framed(scorer), timeout
+    def __init__(self, function: bytes, timeout: float):
+        self._function, self.timeout = function, timeout
         self._worker: Worker | None = None
 
     def __call__(self, smiles: str) -> Answer:
-        """Return the answer for a molecule.
-
-        Raises:
-            UserError: The process cannot be started, or cannot store the answer.
-        """
+        """Return the answer for a molecule."""
         if self._worker is not None and self._worker.process.poll() is not None:
             self.close()  # it was killed between two calls
         try:
             if self._worker is None:
                 self._worker = Worker(self._function)
-                self._apply(None, START)
-            return self._apply(smiles, self.timeout)
+                self._apply(self._worker, None, START)
+            return self._apply(self._worker, smiles, self.timeout)
         except TimeoutError as error:
             return Answer.failed(smiles, str(error))
         except WorkerDied:
@@ -230,28 +338,21 @@ class ScoreProcess:
         except OSError as error:
             raise UserError(f"cannot start a worker process: {error.strerror or error}") from None
 
-    def _apply(self, smiles: str | None, limit: float):
-        worker, late = self._worker, threading.Event()
-        assert worker is not None
-
-        def expire() -> None:
-            late.set()
-            worker.kill()
-
-        timer = threading.Timer(min(limit, threading.TIMEOUT_MAX), expire)
+    def _apply(self, worker: Worker, smiles: str | None, limit: float) -> Any:
+        until = time.monotonic() + limit
+        timer = threading.Timer(min(limit, threading.TIMEOUT_MAX), worker.kill)
         timer.start()
         try:
-            reply = worker.apply(smiles)
+            return result_of(worker.apply(smiles))
         except WorkerDied:
-            if late.is_set():
-                raise TimeoutError(f"no answer within {limit:g} s") from None
-            raise
+            if time.monotonic() < until:
+                raise
+            raise TimeoutError(f"no answer within {limit:g} s") from None
         finally:
             timer.cancel()
             timer.join()
-            if late.is_set():
+            if time.monotonic() >= until:
                 self.close()
-        return result_of(reply)
 
     def close(self) -> None:
         """End the process."""
@@ -260,15 +361,11 @@ class ScoreProcess:
             self._worker = None
 
 
-_processes: dict[str, ScoreProcess] = {}
-"""Process of a cluster's worker, by the name of the oracle that it serves, at most one."""
+@lru_cache(maxsize=1)
+def _process_of_worker(function: bytes, timeout: float) -> ScoreProcess:
+    return ScoreProcess(function, timeout)
 
 
-def _score_on_worker(name: str, scorer: Scorer, timeout: float, smiles: str) -> Answer:
+def _score_on_worker(function: bytes, timeout: float, smiles: str) -> Answer:
     """Return the answer of the child process of a cluster's worker."""
-    if name not in _processes:
-        for process in _processes.values():
-            process.close()
-        _processes.clear()
-        _processes[name] = ScoreProcess(scorer, timeout)
-    return _processes[name](smiles)
+    return _process_of_worker(function, timeout)(smiles)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphcnf.compute.parallel import chunked
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow
@@ -32,12 +33,11 @@ SIZE_WIDTH = 1.5
 
 
 class Policy:
-    """A copy of a model that is trained; the model itself stays as it is.
+    """A copy of a model that is trained; the model itself, the prior, stays as it is.
 
-    Args:
-        flow: The prior.
-        learning_rate: Learning rate of AdamW.
-        sigma: Nats that the best molecules gain over the prior.
+    Attributes:
+        nats: Log-likelihoods under the prior by molecule, -inf outside of the model. They are kept
+            with a search: computed again, they might be rounded otherwise.
     """
 
     def __init__(self, flow: MoleculeFlow, *, learning_rate: float, sigma: float):
@@ -48,57 +48,35 @@ class Policy:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0,
         )  # fmt: skip
+        self.nats: dict[str, float] = {}
         self._graphs: dict[str, tuple] = {}
-        self._nats: dict[str, float] = {}  # under the prior
-
-    def prior_nats(self, smiles: str) -> float:
-        """Return the log-likelihood under the prior, -inf outside of the model, NaN if unknown."""
-        return self._nats.get(smiles, math.nan)
-
-    def remember(self, smiles: str, nats: float) -> None:
-        """Restore a value of `prior_nats`: computed again, it might be rounded otherwise."""
-        if not math.isnan(nats):
-            self._nats[smiles] = nats
-
-    def learnable(self, molecules: Sequence[str]) -> list[bool]:
-        """Return True for each molecule that the model can give a probability."""
-        new = [
-            s for s in dict.fromkeys(molecules)
-            if s not in self._graphs and self._nats.get(s) != -math.inf
-        ]  # fmt: skip
-        for start in range(0, len(new), 64):
-            chunk = new[start : start + 64]
-            with codec.quiet():
-                graphs, reasons = self.prior.graphs(chunk)
-            inside = [s for s, reason in zip(chunk, reasons, strict=True) if reason is None]
-            unknown = [k for k, s in enumerate(inside) if s not in self._nats]
-            nats = self._log_prob(graphs.subset(np.array(unknown, dtype=int)))
-            self._nats |= dict.fromkeys(set(chunk) - set(inside), -math.inf)
-            self._nats |= zip((inside[k] for k in unknown), nats, strict=True)
-            self._graphs |= {
-                s: graphs.graph(k) for k, s in enumerate(inside) if self._nats[s] != -math.inf
-            }
-        return [s in self._graphs for s in molecules]
 
     @torch.no_grad()
-    def _log_prob(self, graphs: PackedGraphs) -> list[float]:
-        """Return log-likelihoods under the prior, -inf where one is not finite."""
-        if not len(graphs):
-            return []
-        model = self.prior.model
-        nats = model.log_prob(GraphBatch.collate(graphs).to(model.device)).cpu().double()
-        return nats.where(nats.isfinite(), -math.inf).tolist()
+    def learnable(self, molecules: Sequence[str]) -> list[bool]:
+        """Return True for each molecule that the model can give a probability."""
+        known = self.nats
+        new = [
+            s for s in dict.fromkeys(molecules)
+            if s not in self._graphs and known.get(s) != -math.inf
+        ]  # fmt: skip
+        with codec.quiet():
+            graphs, reasons = self.prior.graphs(new)
+        inside = [s for s, reason in zip(new, reasons, strict=True) if reason is None]
+        self._graphs |= {s: graphs.graph(k) for k, s in enumerate(inside)}
+        known |= dict.fromkeys(set(new) - set(inside), -math.inf)
+        # In batches of molecules without a value alone, which are the same after an interruption.
+        for part in chunked([k for k, s in enumerate(inside) if s not in known], 64):
+            batch = GraphBatch.collate(graphs, part).to(self.model.device)
+            nats = self.prior.model.log_prob(batch).cpu().double()
+            nats = nats.where(nats.isfinite(), -math.inf)
+            known |= zip((inside[k] for k in part), nats.tolist(), strict=True)
+        return [known[s] != -math.inf for s in molecules]
 
-    def update(self, molecules: Sequence[str], rewards: np.ndarray) -> float:
-        """Take one training step on learnable molecules, and return the loss before it.
-
-        Args:
-            molecules: SMILES.
-            rewards: In [0, 1], (M,).
-        """
+    def update(self, molecules: Sequence[str], rewards: np.ndarray) -> None:
+        """Take one training step on learnable molecules with rewards (M,) in [0, 1]."""
         packed = PackedGraphs.from_lists([self._graphs[s] for s in molecules])
         batch = GraphBatch.collate(packed).to(self.model.device)
-        prior = torch.tensor([self._nats[s] for s in molecules], dtype=torch.float32)
+        prior = torch.tensor([self.nats[s] for s in molecules], dtype=torch.float32)
         target = prior + self.sigma * torch.as_tensor(rewards, dtype=torch.float32)
         log_p = self.model.log_prob(batch).float()
         loss = (target.to(log_p) - log_p).square().mean() / (2 * self.sigma)
@@ -106,15 +84,12 @@ class Policy:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        return float(loss.detach())
 
     def sample(self, count: int, sizes: np.ndarray, seed: tuple[int, ...]) -> list[str]:
-        """Draw `count` molecules, and return the distinct valid ones as canonical SMILES.
+        """Draw molecules, with probabilities `sizes` (K,) of 0 to K - 1 atoms.
 
-        Args:
-            count: Number of draws.
-            sizes: Probabilities (K,) of 0 to K - 1 atoms.
-            seed: The molecules are a function of the seed and the weights.
+        Returns:
+            The distinct valid ones as canonical SMILES.
         """
         generators = [
             np.random.Generator(np.random.Philox(np.random.SeedSequence((*seed, k))))
@@ -122,10 +97,9 @@ class Policy:
         ]
         below = sizes.cumsum()
         drawn = [int(np.searchsorted(below, g.random() * below[-1], "right")) for g in generators]
-        order = np.argsort(drawn, kind="stable")
+        order = np.argsort(drawn, kind="stable").tolist()
         molecules: dict[str, None] = {}
-        for start in range(0, count, 64):
-            chosen = order[start : start + 64]
+        for chosen in chunked(order, 64):
             graphs = self.model.sample(
                 torch.tensor([drawn[k] for k in chosen]),
                 generator=[generators[k] for k in chosen],
@@ -135,15 +109,11 @@ class Policy:
         return list(molecules)
 
     def sizes(self, molecules: Sequence[str]) -> np.ndarray:
-        """Return probabilities (K,) of 0 to K - 1 atoms: good molecules, blurred, and the prior.
-
-        Args:
-            molecules: Good molecules; those outside of the model do not count.
-        """
+        """Return probabilities (K,) of 0 to K - 1 atoms: good molecules, blurred, and the prior."""
         prior = self.prior.model.size_probabilities()
         counts = np.zeros_like(prior)
-        for smiles in molecules:
-            if self.learnable([smiles])[0]:
+        for smiles, inside in zip(molecules, self.learnable(molecules), strict=True):
+            if inside:
                 counts[len(self._graphs[smiles][0])] += 1
         if not counts.any():
             return prior
@@ -165,19 +135,14 @@ class Policy:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Restore weights and moments from `tensors`.
 
-        Raises:
-            KeyError: A weight is missing.
-            ValueError: A weight is not finite.
-            RuntimeError: A shape is wrong.
+        Raises `KeyError`, `ValueError` or `RuntimeError` where a weight is missing, not finite or
+        of another shape.
         """
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(tensors[f"weight.{name}"])
                 if not p.isfinite().all():
                     raise ValueError(f"{name} must be finite")
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                there = {
-                    k: tensors[f"{k}.{name}"].clone() for k in keys if f"{k}.{name}" in tensors
-                }
-                if there:
-                    self.optimizer.state[p] = there
+                for key in ("step", "exp_avg", "exp_avg_sq"):
+                    if f"{key}.{name}" in tensors:
+                        self.optimizer.state[p][key] = tensors[f"{key}.{name}"].clone()

@@ -11,27 +11,26 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
 import torch
 
 from graphcnf.compute.files import claim, file_lock, inside, replace_file
-from graphcnf.compute.parallel import Workers, available_cores
+from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_integer, is_number
+from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_integer
 from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.optimization.journal import INVALID, Answer
 from graphcnf.optimization.objectives import Goal
-from graphcnf.optimization.oracle import Oracle
+from graphcnf.optimization.oracle import INVALID, Answer, Oracle
 from graphcnf.optimization.policy import Policy
 from graphcnf.optimization.search import Search, SearchSettings
 from graphcnf.pretrained import read_tensors
@@ -56,7 +55,7 @@ class OptimizationResult:
         answers: Answer to each call.
         sources: Source of each molecule: "start", "model" or "genetic".
         paid: Calls that were made now; the others came from the journal.
-        policy: The model at the end, to go on drawing from.
+        policy: The model at the end.
     """
 
     answers: list[Answer]
@@ -77,28 +76,21 @@ class OptimizationResult:
 
     def top(self, count: int = 10) -> float:
         """Return the mean of the `count` best scores, of all if there are fewer, NaN for none."""
-        return mean_of_best(self.scores, count)
+        best = np.sort(self.scores[np.isfinite(self.scores)])[::-1][:count]
+        return float(best.mean()) if len(best) else math.nan
 
     def to_frame(self, best: int | None = None) -> pd.DataFrame:
-        """Return the best molecules, best first, or every call in order.
+        """Return the `best` molecules, best first, or every call in order.
 
-        Args:
-            best: Number of molecules; None for every call.
-
-        Returns:
-            Columns `call` (from 1 on), `smiles`, `score`, one per objective, `source`, `error`
-            (only with all calls).
+        Columns are `call` (from 1 on), `smiles`, `score`, one per objective, `source`, and with all
+        calls `error`.
         """
         import pandas as pd
 
-        rows = [
-            {"call": k, "smiles": a.smiles, "score": a.score, **a.values, "source": s,
-             "error": a.error}
-            for k, (a, s) in enumerate(zip(self.answers, self.sources, strict=True), 1)
-        ]  # fmt: skip
-        objectives = dict.fromkeys(name for answer in self.answers for name in answer.values)
-        columns = ["call", "smiles", "score", *objectives, "source", "error"]
-        frame = pd.DataFrame(rows, columns=columns)
+        rows = [{"smiles": a.smiles, "score": a.score, **a.values} for a in self.answers]
+        frame = pd.DataFrame(rows, columns=None if rows else ["smiles", "score"])
+        frame.insert(0, "call", range(1, len(rows) + 1))
+        frame["source"], frame["error"] = self.sources, [a.error for a in self.answers]
         if best is None:
             return frame
         frame = frame.drop(columns="error").dropna(subset="score")
@@ -107,29 +99,6 @@ class OptimizationResult:
 
     def _repr_html_(self) -> str:
         return self.to_frame(best=10)._repr_html_()
-
-
-def mean_of_best(scores: Sequence[float] | np.ndarray, count: int = 10) -> float:
-    """Return the mean of the best finite scores, of all if there are fewer, NaN for none."""
-    finite = np.asarray(scores, dtype=float)
-    best = np.sort(finite[np.isfinite(finite)])[::-1][:count]
-    return float(best.mean()) if len(best) else math.nan
-
-
-def top_auc(scores: np.ndarray, budget: int) -> float:
-    """Return the area under the mean of the ten best over the calls, as a share of the budget.
-
-    As in PMO (Gao et al. 2022, arXiv 2206.12411): taken every 100 calls, straight lines between,
-    from 0 on; a search that ends early keeps its last value.
-
-    Args:
-        scores: In the order of the calls; failed ones (NaN) count as 0.
-        budget: Calls that were allowed.
-    """
-    scores = np.nan_to_num(np.asarray(scores, dtype=float)[:budget])
-    calls = [0, *range(100, len(scores), 100), len(scores), budget]
-    tops = np.array([mean_of_best(scores[:n]) if n else 0.0 for n in calls])
-    return float(np.diff(calls) @ (tops[1:] + tops[:-1])) / 2 / budget
 
 
 def optimize(
@@ -141,12 +110,8 @@ def optimize(
     folder: str | Path | None = None,
     start: Sequence[str] = (),
     settings: SearchSettings | None = None,
-    workers: Workers = None,
-    timeout: float = 600.0,
-    stop_on_error: bool = False,
     restart: bool = False,
-    note: Callable[[str], None] = lambda line: None,
-    progress: Callable[[int, float], None] = lambda calls, best: None,
+    **calls: Any,
 ) -> OptimizationResult:
     """Look for molecules that score high, with no more than `budget` calls of the score.
 
@@ -160,13 +125,9 @@ def optimize(
         folder: Folder of calls and state, to go on after an interruption; None for a temporary one.
         start: SMILES to score first.
         settings: Settings of the search.
-        workers: Processes that compute scores; None for one per core, 0 for none but this one; or
-            a `graphcnf.compute.parallel.Cluster`.
-        timeout: Seconds for one molecule.
-        stop_on_error: End the run (which may go on later) with the first call that fails.
         restart: Begin again where the folder holds another run of the score; its answers stay.
-        note: Called with a line for each call that fails, and other news.
-        progress: Called after each round with the number of calls and the mean of the ten best.
+        **calls: Options of the `Oracle`: `workers` (None for one process per core, 0 for none but
+            this one), `timeout` (seconds for one molecule), `stop_on_error`, `note`.
 
     Raises:
         UserError: Something in the arguments is wrong, the folder holds another run, none of
@@ -179,14 +140,11 @@ def optimize(
     """
     check_integer("budget", budget, 1)
     check_seed(seed)
-    if not (is_number(timeout) and timeout > 0 and math.isfinite(timeout)):
-        raise UserError(f"timeout must be a number of seconds greater than 0, got {timeout!r}")
     start = starting_molecules([start] if isinstance(start, str) else start)
-    goal = Goal.of(score)
+    goal, settings = Goal.of(score), settings or SearchSettings()
     flow = model if isinstance(model, MoleculeFlow) else MoleculeFlow.from_pretrained(model)
     if not flow.model.steps.supports_fragments:
         raise UserError('optimisation needs a model that draws atom by atom ("path")')
-    settings = settings or SearchSettings()
     policy = Policy(flow, learning_rate=settings.learning_rate, sigma=settings.sigma)
     search = Search(policy, settings, seed, start)
     with ExitStack() as stack:
@@ -195,107 +153,90 @@ def optimize(
         folder = Path(folder)
         claim(folder, "optimization")
         stack.enter_context(file_lock(inside(folder, "run.lock"), folder))
-        workers = available_cores() if workers is None else workers
-        oracle = Oracle(goal, folder, workers=workers, timeout=timeout, note=note)
-        stack.enter_context(oracle)
-        state = _State(folder, run_identity(goal, flow, settings, seed, start))
-        if not restart:
-            state.load(search, oracle.answers)
+        oracle = stack.enter_context(Oracle(goal, folder, **calls))
+        state = inside(folder, "state.safetensors")
+        identity = run_identity(goal, flow, settings, seed, start)
+        if state.exists() and not restart:
+            _load(state, identity, search, oracle.answers)
         stack.enter_context(one_thread(flow.model.device))
-        rounds_without = 0
-        while len(search.memory) < budget and rounds_without < PATIENCE:
+        show = stack.enter_context(progress_bar("calls", budget))
+        saved, without = time.monotonic(), 0
+        while len(search.memory) < budget and without < PATIENCE:
             proposed = search.propose(budget - len(search.memory))
             if not proposed:
                 search.round += 1
-                rounds_without += 1
+                without += 1
                 continue
-            rounds_without = 0
+            without = 0
             answers = oracle(smiles for smiles, _ in proposed)
-            _report_failures(answers, search, stop_on_error, note)
+            _report_failures(answers, search, oracle)
             search.learn(proposed, [answer.score for answer in answers])
-            progress(len(search.memory), mean_of_best(search.memory.scores))
-            if time.monotonic() - state.saved > CHECKPOINT_SECONDS:
-                state.save(search)
-        if rounds_without:
-            note(f"no new molecules after {len(search.memory):,} calls: the search has ended")
-        state.save(search)
-        return OptimizationResult(
-            [oracle.answers[s] for s in search.memory.smiles], search.memory.sources,
-            oracle.calls, MoleculeFlow(policy.model),
-        )  # fmt: skip
+            show(len(search.memory))
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                _save(state, identity, search)
+                saved = time.monotonic()
+        if without:
+            oracle.note(
+                f"no new molecules after {len(search.memory):,} calls: the search has ended"
+            )
+        _save(state, identity, search)
+        answers = [oracle.answers[s] for s in search.memory.smiles]
+    return OptimizationResult(
+        answers, search.memory.sources, oracle.calls, MoleculeFlow(policy.model)
+    )
 
 
-class _State:
-    """State of a search in a file.
-
-    Args:
-        folder: Folder of the file.
-        identity: `run_identity` of the search.
-    """
-
-    def __init__(self, folder: Path, identity: str):
-        self.path, self.identity = inside(folder, "state.safetensors"), identity
-        self.saved = time.monotonic()
-
-    def load(self, search: Search, answers: Mapping[str, Answer]) -> None:
-        """Restore a search; nothing happens without a file.
-
-        Raises:
-            UserError: The state is of another run, damaged, or has molecules without an answer.
-        """
-        if not self.path.exists():
-            return
-        try:
-            tensors, metadata = read_tensors(self.path)
-            state = json.loads(metadata["state"])
-            if state["identity"] != self.identity:
-                raise UserError(
-                    f"{self.path.parent} holds a run with other options: give those options again, "
-                    "another folder, or --restart to begin again with its answers"
-                )
-            nats = tensors.pop("prior_nats").tolist()
-            for (smiles, source), value in zip(state["molecules"], nats, strict=True):
-                if smiles not in answers:
-                    raise UserError(
-                        f"{self.path.parent}: the journal lacks {smiles}, which the state has; "
-                        f"delete {self.path.name}, and the run starts again with the answers that "
-                        "are there"
-                    )
-                search.memory.add(smiles, str(source), answers[smiles].score)
-                search.policy.remember(smiles, value)
-            if not (is_integer(state["round"]) and 0 <= state["round"] <= LARGEST_COUNT):
-                raise ValueError("round must be a count")
-            search.round = state["round"]
-            search.policy.load(tensors)
-        except (OSError, RuntimeError, *INVALID):
+def _load(path: Path, identity: str, search: Search, answers: Mapping[str, Answer]) -> None:
+    """Restore a search; raise `UserError` for a state of another run, or a damaged one."""
+    try:
+        tensors, metadata = read_tensors(path)
+        state = json.loads(metadata["state"])
+        if state["identity"] != identity:
             raise UserError(
-                f"{self.path} is damaged: delete it, and the run starts again; the calls that were "
-                "made count"
-            ) from None
+                f"{path.parent} holds a run with other options: give those options again, "
+                "another folder, or --restart to begin again with its answers"
+            )
+        nats = tensors.pop("prior_nats").tolist()
+        for (smiles, source), value in zip(state["molecules"], nats, strict=True):
+            if smiles not in answers:
+                raise UserError(
+                    f"{path.parent}: the journal lacks {smiles}, which the state has; delete "
+                    f"{path.name}, and the run starts again with the answers that are there"
+                )
+            search.memory.add(smiles, str(source), answers[smiles].score)
+            if not math.isnan(value):
+                search.policy.nats[smiles] = value
+        if not (is_integer(state["round"]) and 0 <= state["round"] <= LARGEST_COUNT):
+            raise ValueError("round must be a count")
+        search.round = state["round"]
+        search.policy.load(tensors)
+    except (OSError, RuntimeError, *INVALID):
+        raise UserError(
+            f"{path} is damaged: delete it, and the run starts again; the calls that were made "
+            "count"
+        ) from None
 
-    def save(self, search: Search) -> None:
-        """Write the state; the one before stays until it is complete."""
-        memory = search.memory
-        molecules = list(zip(memory.smiles, memory.sources, strict=True))
-        state = {"identity": self.identity, "round": search.round, "molecules": molecules}
-        tensors = {name: t.contiguous() for name, t in search.policy.tensors().items()}
-        nats = [search.policy.prior_nats(smiles) for smiles in memory.smiles]
-        tensors["prior_nats"] = torch.tensor(nats, dtype=torch.float64)
-        replace_file(self.path, safetensors.torch.save(tensors, {"state": json.dumps(state)}))
-        self.saved = time.monotonic()
+
+def _save(path: Path, identity: str, search: Search) -> None:
+    """Write the state of a search; the one before stays until it is complete."""
+    memory, known = search.memory, search.policy.nats
+    molecules = list(zip(memory.smiles, memory.sources, strict=True))
+    state = {"identity": identity, "round": search.round, "molecules": molecules}
+    tensors = {name: t.contiguous() for name, t in search.policy.tensors().items()}
+    nats = [known.get(smiles, math.nan) for smiles in memory.smiles]
+    tensors["prior_nats"] = torch.tensor(nats, dtype=torch.float64)
+    replace_file(path, safetensors.torch.save(tensors, {"state": json.dumps(state)}))
 
 
-def _report_failures(
-    answers: list[Answer], search: Search, stop_on_error: bool, note: Callable[[str], None]
-) -> None:
+def _report_failures(answers: list[Answer], search: Search, oracle: Oracle) -> None:
     """Note calls that failed; raise `UserError` for the first, or where nothing has a score."""
     first = len(search.memory)
     failed = [(k, a) for k, a in enumerate(answers, first + 1) if a.error is not None]
     for call, answer in failed:
         line = f"call {call}, {answer.smiles}: {answer.error}"
-        if stop_on_error:
+        if oracle.stop_on_error:
             raise UserError(f"{line}; what was computed is kept")
-        note(line)
+        oracle.note(line)
     calls = first + len(answers)
     if len(failed) == len(answers) and calls >= HOPELESS and not len(search.memory.best(1)):
         raise UserError(
@@ -305,11 +246,7 @@ def _report_failures(
 
 
 def starting_molecules(smiles: Sequence[str]) -> list[str]:
-    """Return distinct canonical SMILES without stereo.
-
-    Raises:
-        UserError: One of them is no molecule.
-    """
+    """Return distinct canonical SMILES without stereo; raise `UserError` for no molecule."""
     molecules: dict[str, None] = {}
     with codec.quiet():
         for number, text in enumerate(smiles, 1):

@@ -8,17 +8,26 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from random import Random
 
 import numpy as np
+from mol_ga.graph_ga.gen_candidates import mutate, reproduce
+from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from graphcnf.errors import UserError
 from graphcnf.limits import is_number
-from graphcnf.molecules.codec import quiet
-from graphcnf.optimization.genetics import offspring
+from graphcnf.molecules.codec import canonical_smiles, quiet
+from graphcnf.optimization import surrogate
 from graphcnf.optimization.policy import Policy
-from graphcnf.optimization.surrogate import Surrogate
+
+MUTATION = 0.1
+"""Share of the offspring that are mutations of one parent; the others have two parents."""
+
+AFTERWARDS = 0.01
+"""Probability that a child of two parents is mutated as well."""
 
 RANK_SHARE = 0.01
 """Steepness of the replay: place k of K has the weight `1 / (RANK_SHARE K + k)`."""
@@ -36,10 +45,8 @@ class SearchSettings:
     Attributes:
         batch: Molecules to score in a round.
         first: Molecules to score in the first round.
-        every: Rounds from one turn of the policy to the next, in which it proposes and is trained:
-            few large batches are cheaper than many small ones.
-        sampled: Molecules drawn from the policy in its turn, per molecule of all rounds until the
-            next one.
+        every: Rounds from one turn of the policy, in which it proposes and is trained, to the next.
+        sampled: Molecules drawn from the policy, per molecule of all rounds until its next turn.
         bred: Offspring per molecule of the batch.
         parents: Best molecules that have offspring.
         replay: Best molecules that the policy learns from.
@@ -76,24 +83,37 @@ class SearchSettings:
                 raise UserError(f"{setting.name} must be a number ≥ {low}, got {value!r}")
 
 
-@dataclass
-class ReplayMemory:
-    """Molecules, their sources and scores, in the order in which they were proposed.
+def offspring(first: str, second: str, seed: tuple[int, ...], most_atoms: int = 80) -> str | None:
+    """Return a child of two molecules, or of the first of them alone, by the operators of mol_ga.
 
-    Attributes:
-        per_scaffold: Most molecules of one scaffold among the best; 0 for any number.
-        smiles: The molecules.
-        sources: Source of each: "start", "model" or "genetic".
-        scores: Score of each; NaN where it failed.
-        known: Set of the molecules.
+    Jensen 2019, Chem. Sci. 10, 3567; Tripp & Hernandez-Lobato 2023, arXiv 2310.09267. None where
+    they find no molecule of one fragment, without radicals and of at most `most_atoms` heavy atoms.
     """
+    random = Random(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
+    with quiet():
+        if random.random() < MUTATION:
+            child = mutate(first, random)
+        else:
+            child = reproduce(first, second, AFTERWARDS, random)
+        mol = None if child is None else Chem.MolFromSmiles(child)
+        if mol is None or not 0 < mol.GetNumAtoms() <= most_atoms:
+            return None
+        radical = any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
+        return None if radical or len(Chem.GetMolFrags(mol)) > 1 else canonical_smiles(mol)
 
-    per_scaffold: int = 0
-    smiles: list[str] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)
-    _scaffolds: dict[int, str] = field(default_factory=dict)
+
+class ReplayMemory:
+    """Molecules, their sources and scores (NaN for none), in the order of the proposals."""
+
+    def __init__(self, per_scaffold: int = 0):
+        self.per_scaffold = per_scaffold
+        self.smiles: list[str] = []
+        self.sources: list[str] = []
+        self.scores: list[float] = []
+        self.known: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self.smiles)
 
     def add(self, smiles: str, source: str, score: float) -> None:
         """Append a molecule that is not there yet."""
@@ -101,9 +121,6 @@ class ReplayMemory:
         self.smiles.append(smiles)
         self.sources.append(source)
         self.scores.append(score)
-
-    def __len__(self) -> int:
-        return len(self.smiles)
 
     def best(self, count: int) -> np.ndarray:
         """Return the indices of the `count` best scores, best first, on ties the earlier first."""
@@ -114,19 +131,17 @@ class ReplayMemory:
         chosen: list[int] = []
         seen: Counter[str] = Counter()
         for index in order.tolist():
-            if len(chosen) == count:
-                break
-            scaffold = self._scaffold(index)
+            scaffold = _scaffold(self.smiles[index])
             seen[scaffold] += 1
             if seen[scaffold] <= self.per_scaffold:
                 chosen.append(index)
-        return np.array(chosen, dtype=np.int64)
+        return np.array(chosen[:count], dtype=np.int64)
 
-    def _scaffold(self, index: int) -> str:
-        if index not in self._scaffolds:
-            with quiet():
-                self._scaffolds[index] = MurckoScaffold.MurckoScaffoldSmiles(self.smiles[index])
-        return self._scaffolds[index]
+
+@lru_cache(maxsize=100_000)
+def _scaffold(smiles: str) -> str:
+    with quiet():
+        return MurckoScaffold.MurckoScaffoldSmiles(smiles)
 
 
 def rank_probabilities(count: int) -> np.ndarray:
@@ -136,13 +151,7 @@ def rank_probabilities(count: int) -> np.ndarray:
 
 
 class Search:
-    """Proposes molecules and learns from their scores.
-
-    Args:
-        policy: The model that proposes and learns.
-        settings: See `SearchSettings`.
-        seed: Seed of everything random.
-        start: Molecules to propose first.
+    """Proposes molecules, those in `start` first, and learns from their scores.
 
     Attributes:
         memory: Molecules that were scored.
@@ -155,7 +164,6 @@ class Search:
         self.policy, self.settings, self.seed, self.start = policy, settings, seed, list(start)
         self.memory = ReplayMemory(settings.per_scaffold)
         self.round = 0
-        self.surrogate = Surrogate() if settings.fitted else None
 
     def propose(self, count: int) -> list[tuple[str, str]]:
         """Return at most `count` molecules that were not scored yet, each with its source."""
@@ -167,23 +175,18 @@ class Search:
             wanted = min(count, settings.first)
             return [(s, "model") for s in self._sampled(2 * wanted)[:wanted]]
         wanted = min(count, settings.batch)
-        drawn = int(np.ceil(settings.sampled * settings.every * wanted))
+        drawn = math.ceil(settings.sampled * settings.every * wanted)
         pool: dict[str, str] = {}
         if self.round % settings.every == 0:
             pool |= dict.fromkeys(self._sampled(drawn), "model")
-        for smiles in self._bred(int(np.ceil(settings.bred * wanted))):
+        for smiles in self._bred(math.ceil(settings.bred * wanted)):
             pool.setdefault(smiles, "genetic")
         if not pool and self.round % settings.every:  # the operators have found all they can
             pool |= dict.fromkeys(self._sampled(drawn), "model")
         return [(s, pool[s]) for s in self._chosen(list(pool), wanted)]
 
     def learn(self, proposed: Sequence[tuple[str, str]], scores: Sequence[float]) -> None:
-        """End the round.
-
-        Args:
-            proposed: Molecules and sources, as from `propose`.
-            scores: Score of each; NaN where it failed.
-        """
+        """End the round with the score of each proposal; NaN where it failed."""
         for (smiles, source), score in zip(proposed, scores, strict=True):
             self.memory.add(smiles, source, score)
         if self.settings.steps and self.round % self.settings.every == 0:
@@ -203,51 +206,46 @@ class Search:
 
     def _bred(self, count: int) -> list[str]:
         """Return new molecules among `count` offspring of the best."""
-        best = self.memory.best(self.settings.parents)
+        best, smiles = self.memory.best(self.settings.parents), self.memory.smiles
         pairs = self._random(2).choice(best, (2, count), p=rank_probabilities(len(best))).T
-        found: dict[str, None] = {}
+        children: dict[str | None, None] = {}
         for number, (first, second) in enumerate(pairs):
-            child = offspring(
-                self.memory.smiles[first], self.memory.smiles[second],
-                (self.seed, self.round, 3, number), most_atoms=self.settings.most_atoms,
-            )  # fmt: skip
-            if child is not None and child not in self.memory.known:
-                found[child] = None
-        return list(found)
+            seed = self.seed, self.round, 3, number
+            child = offspring(smiles[first], smiles[second], seed, self.settings.most_atoms)
+            children[child] = None
+        return [s for s in children if s is not None and s not in self.memory.known]
 
     def _chosen(self, pool: Sequence[str], wanted: int) -> list[str]:
         """Return the proposals of the highest upper confidence bound."""
-        random = self._random(4)
-        scored = self.memory.best(len(self.memory))
-        if not self.surrogate or len(pool) <= wanted or len(scored) < FEWEST:
+        random, memory = self._random(4), self.memory
+        scored = memory.best(len(memory))
+        if not self.settings.fitted or len(pool) <= wanted or len(scored) < FEWEST:
             return [pool[k] for k in random.permutation(len(pool))[:wanted]]
         half = self.settings.fitted // 2
         rest = scored[half:]
         if len(rest) > half:
             rest = rest[random.choice(len(rest), half, replace=False)]
         data = np.concatenate([scored[:half], rest])
-        self.surrogate.fit(
-            [self.memory.smiles[k] for k in data], np.array(self.memory.scores)[data]
-        )
-        mean, deviation = self.surrogate.predict(pool)
+        smiles, scores = [memory.smiles[k] for k in data], np.array(memory.scores)[data]
+        mean, deviation = surrogate.predict(smiles, scores, pool)
         order = np.argsort(-(mean + self.settings.boldness * deviation), kind="stable")
         return [pool[k] for k in order[:wanted]]
 
     def _train(self) -> None:
         """Train the policy on the best molecules, drawn by rank."""
-        settings = self.settings
-        best = self.memory.best(2 * settings.replay)
-        learnable = self.policy.learnable([self.memory.smiles[k] for k in best])
+        settings, memory = self.settings, self.memory
+        best = memory.best(2 * settings.replay)
+        learnable = self.policy.learnable([memory.smiles[k] for k in best])
         best = best[np.array(learnable, dtype=bool)][: settings.replay]
         if len(best) < 2:
             return
-        scores = np.array(self.memory.scores)[best]
+        scores = np.array(memory.scores)[best]
         # Rewards between those of a usual molecule, 0, and the best, 1, whatever the score's unit.
-        first = [s for s in self.memory.scores[: settings.first] if np.isfinite(s)]
+        first = [s for s in memory.scores[: settings.first] if np.isfinite(s)]
         span = scores.max() - np.median(first or [scores.min()])
         rewards = np.clip(1 - (scores.max() - scores) / max(span, 1e-9), 0, 1)
         random, p = self._random(5), rank_probabilities(len(best))
         size = min(settings.step_size, len(best))
         for _ in range(settings.steps):
             rows = random.choice(len(best), size, p=p, replace=False)
-            self.policy.update([self.memory.smiles[best[k]] for k in rows], rewards[rows])
+            self.policy.update([memory.smiles[best[k]] for k in rows], rewards[rows])

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import GetAtomPairGenerator, GetMorganGenerator
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from graphcnf.molecules.properties import similarities
 
@@ -37,14 +39,11 @@ NOISES = (1e-3, 1e-2, 1e-1)
 WORST = 0.05
 """Quantile of the scores below which all count alike."""
 
-CACHED = 20_000
-"""Molecules whose features are cached, at most."""
-
 CHOSEN_ON = 250
 """Molecules that the evidence of a choice is computed on, at most."""
 
 
-@lru_cache(maxsize=CACHED)
+@lru_cache(maxsize=20_000)
 def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
     """Return packed fingerprints (2 * BITS / 8,) uint8 and scaled descriptors (D,) float32."""
     mol = Chem.MolFromSmiles(smiles)
@@ -62,64 +61,55 @@ def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
     return np.packbits(bits), (np.array(values) / _SCALES).astype(np.float32)
 
 
-class Surrogate:
-    """Gaussian process regression of scores on molecules."""
+def predict(
+    smiles: Sequence[str], scores: np.ndarray, proposed: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the process, and return expected scores and standard deviations of proposals, (P,) each.
 
-    def __init__(self):
-        self._fitted: tuple | None = None
+    Args:
+        smiles: At least two molecules.
+        scores: Their scores, (M,).
+        proposed: P other molecules.
+    """
+    known = _arrays(smiles)
+    # A penalty of a million says nothing of the other molecules.
+    scores = np.maximum(scores, np.quantile(scores, WORST))
+    centre, scale = float(np.mean(scores)), float(np.std(scores)) or 1.0
+    y = (scores - centre) / scale
+    kernels = _kernels(known, known)
+    some = np.arange(0, len(y), math.ceil(len(y) / CHOSEN_ON))
+    few = [kernel[np.ix_(some, some)] for kernel in kernels]
+    choices = product(MIXTURES, NOISES)
+    weights, noise = max(choices, key=lambda choice: _process(few, y[some], *choice)[0])
+    _, factor, dual, variance = _process(kernels, y, weights, noise)
+    cross = _mixed(_kernels(_arrays(proposed), known), weights)
+    solved = solve_triangular(factor, cross.T, lower=True, check_finite=False)
+    deviation = np.sqrt(np.maximum(1 - (solved**2).sum(0), 1e-9) * variance)
+    return centre + scale * (cross @ dual), scale * deviation
 
-    @staticmethod
-    def _features(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        packed, descriptors = zip(*map(features, smiles), strict=True)
-        bits = np.unpackbits(np.stack(packed), axis=1).astype(np.float32)
-        return bits[:, :BITS], bits[:, BITS:], np.stack(descriptors)
 
-    @staticmethod
-    def _kernels(left, right) -> list[np.ndarray]:
-        parts = [similarities(left[0], right[0]), similarities(left[1], right[1])]
-        squares = (left[2] ** 2).sum(1)[:, None] + (right[2] ** 2).sum(1)
-        distance = np.maximum(squares - 2 * left[2] @ right[2].T, 0)
-        return [*parts, np.exp(-distance / (2 * left[2].shape[1] * 0.5))]
+def _arrays(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    packed, descriptors = zip(*map(features, smiles), strict=True)
+    bits = np.unpackbits(np.stack(packed), axis=1).astype(np.float32)
+    return bits[:, :BITS], bits[:, BITS:], np.stack(descriptors)
 
-    def fit(self, smiles: Sequence[str], scores: np.ndarray) -> None:
-        """Fit the process to molecules and their scores (M,), at least two."""
-        known = self._features(smiles)
-        # A penalty of a million says nothing of the other molecules.
-        scores = np.maximum(scores, np.quantile(scores, WORST))
-        self.mean, self.scale = float(np.mean(scores)), float(np.std(scores)) or 1.0
-        y = (scores - self.mean) / self.scale
-        kernels = self._kernels(known, known)
-        some = np.arange(0, len(y), math.ceil(len(y) / CHOSEN_ON))
-        few = [kernel[np.ix_(some, some)] for kernel in kernels]
-        choices = [(weights, noise) for weights in MIXTURES for noise in NOISES]
-        weights, noise = max(choices, key=lambda choice: _process(few, y[some], *choice)[0])
-        self._fitted = known, weights, *_process(kernels, y, weights, noise)[1:]
 
-    def predict(self, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return expected scores and their standard deviations, (M,) each."""
-        from scipy.linalg import solve_triangular
+def _kernels(left, right) -> list[np.ndarray]:
+    parts = [similarities(left[0], right[0]), similarities(left[1], right[1])]
+    squares = (left[2] ** 2).sum(1)[:, None] + (right[2] ** 2).sum(1)
+    distance = np.maximum(squares - 2 * left[2] @ right[2].T, 0)
+    return [*parts, np.exp(-distance / (2 * left[2].shape[1] * 0.5))]
 
-        assert self._fitted is not None
-        known, weights, factor, alpha, variance = self._fitted
-        kernels = self._kernels(self._features(smiles), known)
-        cross = _mixed(kernels, weights)
-        mean = cross @ alpha
-        solved = solve_triangular(factor[0], cross.T, lower=True, check_finite=False)
-        spread = np.sqrt(np.maximum(1 - (solved**2).sum(0), 1e-9) * variance)
-        return self.mean + self.scale * mean, self.scale * spread
+
+def _mixed(kernels, weights) -> np.ndarray:
+    return sum(w * k for w, k in zip(weights, kernels, strict=True)) / sum(weights)
 
 
 def _process(kernels, y, weights, noise):
     """Return log evidence (scale at its optimum, no constant), Cholesky factor, dual, variance."""
-    from scipy.linalg import cho_factor, cho_solve
-
     matrix = _mixed(kernels, weights).astype(np.float64) + noise * np.eye(len(y))
     factor = cho_factor(matrix, lower=True, check_finite=False)
     dual = cho_solve(factor, y, check_finite=False)
     variance = max(float(y @ dual) / len(y), 1e-12)
     evidence = -0.5 * len(y) * np.log(variance) - np.log(np.diag(factor[0])).sum()
-    return evidence, factor, dual, variance
-
-
-def _mixed(kernels, weights) -> np.ndarray:
-    return sum(w * k for w, k in zip(weights, kernels, strict=True)) / sum(weights)
+    return evidence, factor[0], dual, variance

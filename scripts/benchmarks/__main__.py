@@ -7,10 +7,9 @@ from graphcnf.scripts.benchmarks.coloring import coloring
 from graphcnf.scripts.benchmarks.constrained import constrained
 from graphcnf.scripts.benchmarks.fragments import fragments
 from graphcnf.scripts.benchmarks.images import images
-from graphcnf.scripts.benchmarks.latents import latents
 from graphcnf.scripts.benchmarks.moses import moses
 from graphcnf.scripts.benchmarks.own_molecules import own_molecules
-from graphcnf.scripts.benchmarks.pmo import guacamol, pmo
+from graphcnf.scripts.benchmarks.pmo import pmo
 from graphcnf.scripts.benchmarks.properties import properties
 from graphcnf.scripts.benchmarks.sets import sets
 from graphcnf.scripts.benchmarks.systems import systems
@@ -20,8 +19,8 @@ app = typer.Typer(
     help="Benchmarks of this package's models, beside published figures.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
-for _command in (codes, fragments, properties, systems, images, sets, coloring, pmo, guacamol,
-                 constrained, own_molecules, latents, moses):  # fmt: skip
+for _command in (codes, fragments, properties, systems, images, sets, coloring, pmo, constrained,
+                 own_molecules, moses):  # fmt: skip
     app.command(_command.__name__)(_command)
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.molecules import codec
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._options import load_model
-from graphcnf.scripts.benchmarks.options import Model, Out, Reference, Samples, write
+from graphcnf.scripts.benchmarks.runner import Model, Out, Reference, Samples, write
 
 HELD_OUT, NUMBERINGS = 500, (1, 4, 16, 64)
 """Held-out molecules whose bits are computed, and numbers of numberings to sum over."""
@@ -76,29 +77,21 @@ def code_shares(model: GraphCNF, samples: int) -> dict[str, float]:
     """
     vocabulary = MoleculeVocabulary.of_model(model)
     graphs = model.sample_records(0, samples, seed=0)
-    drawn, canonical = [], []
+    names = ("canonical", "other numbering", "other Kekulé structure or marks")
+    counts = Counter[str]()
     for k in range(len(graphs)):
         mol = codec.graph_to_molecule(*graphs.graph(k), vocabulary)
         try:
             with codec.quiet():
                 mol = codec.parse(Chem.MolToSmiles(mol))
-            graph = codec.molecule_to_graph(mol, vocabulary)
+            pair = [graphs.graph(k), codec.molecule_to_graph(mol, vocabulary)]
         except (ValueError, RuntimeError):
             continue
-        drawn.append(graphs.graph(k))
-        canonical.append(graph)
-    pairs = [PackedGraphs.from_lists(drawn), PackedGraphs.from_lists(canonical)]
-    same = _equal(*pairs)
-    renumbered = _equal(*map(canonicalise, pairs)) & ~same
-    shares = {
-        "canonical": same,
-        "other numbering": renumbered,
-        "other Kekulé structure or marks": ~same & ~renumbered,
-    }
-    return {kind: float(found.mean()) if len(drawn) else 0.0 for kind, found in shares.items()}
+        numbered = [canonicalise(PackedGraphs.from_lists([graph])).graph(0) for graph in pair]
+        kind = 0 if _equal(*pair) else 1 if _equal(*numbered) else 2
+        counts[names[kind]] += 1
+    return {name: counts[name] / max(counts.total(), 1) for name in names}
 
 
-def _equal(some: PackedGraphs, others: PackedGraphs) -> np.ndarray:
-    """Compare graphs one by one, (B,) bool."""
-    pairs = ((some.graph(k), others.graph(k)) for k in range(len(some)))
-    return np.array([all(map(np.array_equal, a, b)) for a, b in pairs], bool)
+def _equal(one, other) -> bool:
+    return all(map(np.array_equal, one, other))

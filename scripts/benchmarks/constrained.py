@@ -6,8 +6,6 @@ penalised logP are improved by molecules of a given similarity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,11 +19,11 @@ from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.molecules.codec import canonical_smiles, quiet
 from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.optimization.objectives import penalized_logp, similarity
 from graphcnf.optimization.run import optimize
-from graphcnf.optimization.scores import penalized_logp, similarity
 from graphcnf.optimization.search import SearchSettings
 from graphcnf.scripts._options import load_model
-from graphcnf.scripts.benchmarks.options import Folder, Model, Out, published, write
+from graphcnf.scripts.benchmarks.runner import Folder, Model, Out, published, write
 
 MOLECULES = 800
 """Molecules to improve."""
@@ -46,10 +44,8 @@ COLUMNS: list[Column] = [
 class Improvement:
     """Penalised logP over that of a molecule, of molecules similar to it.
 
-    Args:
-        smiles: The molecule.
-        threshold: Tanimoto similarity (Morgan, radius 2, counted) that must be reached; a molecule
-            below it pays 20 times the difference.
+    A molecule whose Tanimoto similarity (Morgan, radius 2, counted) is below the threshold pays 20
+    times the difference.
     """
 
     __name__ = "improvement"
@@ -83,25 +79,29 @@ def constrained(
         if not all(0 <= value <= 1 for value in thresholds):
             raise ValueError
     except ValueError:
-        raise typer.BadParameter(
-            f"{similarities!r} must be numbers from 0 to 1 with commas",
-            param_hint="'--similarities'",
-        ) from None
+        reason = f"{similarities!r} must be numbers from 0 to 1 with commas"
+        raise typer.BadParameter(reason, param_hint="'--similarities'") from None
     # Before the pool is searched, which takes minutes.
     flow, folder = MoleculeFlow(load_model(model)), expand_user(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lines = zinc250k_source().read_text().split()
-    chosen = _lowest(lines, MOLECULES)
+    pool = parallel_map(_penalized, chunked(lines, 500), label="penalised logP")
+    lowest = dict.fromkeys(smiles for _, smiles in sorted(pair for part in pool for pair in part))
+    chosen = list(lowest)[:MOLECULES]
     rows: list[dict[str, Any]] = []
     for threshold in thresholds:
-        gains = np.array([
-            _gain(smiles, threshold, flow, budget, folder / f"{threshold:g}" / f"{k:03}")
-            for k, smiles in enumerate(chosen)
-        ])  # fmt: skip
-        better = gains[gains > 0]
+        gains = []
+        for k, smiles in enumerate(chosen):
+            goal = Improvement(smiles, threshold)
+            answers = optimize(
+                goal, model=flow, budget=budget, folder=folder / f"{threshold:g}" / f"{k:03}",
+                start=[smiles], settings=LEADS, workers=0,
+            ).answers  # fmt: skip
+            gains.append(max((a.score for a in answers if _is_gain(goal, a)), default=0.0))
+        better = [gain for gain in gains if gain > 0]
         rows.append({
             "method": model, "threshold": threshold, "molecules": len(gains),
-            "improvement": float(better.mean()) if len(better) else 0.0,
+            "improvement": float(np.mean(better)) if better else 0.0,
             "success": len(better) / len(gains),
         })  # fmt: skip
         rows += published("constrained", threshold=threshold)
@@ -113,29 +113,14 @@ def constrained(
     write(out, rows, COLUMNS, notes)
 
 
-def _gain(smiles: str, threshold: float, flow: MoleculeFlow, budget: int, folder: Path) -> float:
-    """Return the largest improvement among the answers that are similar enough, 0 for none."""
-    goal = Improvement(smiles, threshold)
-    answers = optimize(
-        goal, model=flow, budget=budget, folder=folder, start=[smiles], settings=LEADS,
-        workers=0,
-    ).answers  # fmt: skip
-    scored = (answer for answer in answers if answer.error is None)
-    fits = (a.score for a in scored if goal.similar(Chem.MolFromSmiles(a.smiles)) >= threshold)
-    return max(fits, default=0.0)
+def _is_gain(goal: Improvement, answer) -> bool:
+    mol = Chem.MolFromSmiles(answer.smiles)
+    return answer.error is None and goal.similar(mol) >= goal.threshold
 
 
-def _lowest(smiles: Sequence[str], count: int) -> list[str]:
-    """Return the molecules with the lowest penalised logP, canonical without stereo."""
-    parts = parallel_map(
-        partial(_penalized, count), chunked(list(smiles), 500), label="penalised logP"
-    )
-    best = sorted(pair for part in parts for pair in part)
-    return list(dict.fromkeys(s for _, s in best))[:count]
-
-
-def _penalized(count: int, smiles: Sequence[str]) -> list[tuple[float, str]]:
+def _penalized(smiles: list[str]) -> list[tuple[float, str]]:
+    """Return the lowest penalised logPs, with their molecules, canonical without stereo."""
     with quiet():
         mols = [Chem.MolFromSmiles(s) for s in smiles]
         mols = [Chem.MolFromSmiles(canonical_smiles(mol)) for mol in mols if mol is not None]
-    return sorted((penalized_logp(mol), Chem.MolToSmiles(mol)) for mol in mols)[:count]
+    return sorted((penalized_logp(mol), Chem.MolToSmiles(mol)) for mol in mols)[:MOLECULES]

@@ -23,7 +23,7 @@ from graphcnf.molecules.growth import MATCHES, Growth, check_grows, read_fragmen
 from graphcnf.molecules.properties import qed, sa
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._options import load_model
-from graphcnf.scripts.benchmarks.options import HERE, Model, Out, Samples, published, write
+from graphcnf.scripts.benchmarks.runner import HERE, Model, Out, Samples, published, write
 
 TASKS = {
     "motif_extension": "grow",

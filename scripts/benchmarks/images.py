@@ -34,8 +34,17 @@ from graphcnf.images.model import BLOCK
 from graphcnf.images.pictures import write_grid
 from graphcnf.images.scores import score_image_models
 from graphcnf.scripts._options import parse_numbers
-from graphcnf.scripts.benchmarks.options import Folder, Minutes, Out, Seeds, check_picture, write
-from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all
+from graphcnf.scripts.benchmarks.runner import (
+    Folder,
+    Minutes,
+    Out,
+    Presets,
+    Seeds,
+    TrainedRun,
+    check_picture,
+    train_all,
+    write,
+)
 from graphcnf.training.settings import load_preset
 
 PRESETS = ("pixelcnn", "vae", "gan", "realnvp", "glow", "flowpp")
@@ -68,14 +77,7 @@ COLUMNS: list[Column] = [
 
 
 def images(
-    presets: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="PRESET|FILE.toml...",
-            help="Models of images to compare.",
-            show_default="images-pixelcnn, -vae, -gan, -realnvp, -glow, -flowpp",
-        ),
-    ] = None,
+    presets: Presets = None,
     minutes: Minutes = 10,
     seeds: Seeds = "0",
     folder: Folder = Path("runs/images-table"),
@@ -108,9 +110,6 @@ def _scored(
     Returns:
         Rows, means over seeds; held-out images, and samples of the first run of each preset,
         (1 + P, K, C, H, W) uint8 in shades of 0 to 255; footnotes of the table.
-
-    Raises:
-        UserError: The models are trained on different images.
     """
     first = str(found[0][0].path)
     data = images_of_model(load_image_model(first), first)
@@ -120,11 +119,9 @@ def _scored(
     # From all over the part: the digits are in order.
     rows, pictures = [], [test[:: len(test) // shown][:shown]]
     for runs in found:
-        scored, drawn = zip(
-            *(_score(str(run.path), data, features, samples) for run in runs), strict=True
-        )
-        rows.append({**mean_and_sd(scored), "model": runs[0].path.parent.name})
-        pictures.append(drawn[0][:shown])
+        pairs = [_score(str(run.path), data, features, samples) for run in runs]
+        rows.append({**mean_and_sd([row for row, _ in pairs]), "model": runs[0].path.parent.name})
+        pictures.append(pairs[0][1][:shown])
     notes = [
         f"bits per dimension of {len(test):,} held-out images, with the standard error over "
         "images, or over seeds where there are several; a bound lies above the true value.",
@@ -137,9 +134,8 @@ def _scored(
         rows.append({"model": "held-out digits", "frechet": real})
         notes.append(
             f"Frechet distance to the held-out images, by {FEATURES} features of a classifier that "
-            f"was trained on the training part and names {100 * accuracy:.1f} % of the held-out "
-            "digits; in the last row that of the validation part, which is what images that are "
-            "real come to. It does not compare with distances by other features."
+            f"names {100 * accuracy:.1f} % of the held-out digits; in the last row that of the "
+            "validation part. It does not compare with distances by other features."
         )
     shades = torch.stack(pictures).int() * 255 // (data.levels - 1)
     return rows, shades.to(torch.uint8), notes
@@ -166,9 +162,6 @@ def _score(
 
 def learn_features(data: ImageDataset) -> tuple[Features, float]:
     """Train a classifier of digits on their training part; the same one every time.
-
-    Args:
-        data: `load_images()`, with any number of bits.
 
     Returns:
         The features, and the share of the test part whose digit the classifier names.

@@ -26,7 +26,7 @@ from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.records import draw_block, first_blocks
 from graphcnf.scripts._options import load_model
-from graphcnf.scripts.benchmarks.options import Out, Seed, published, write
+from graphcnf.scripts.benchmarks.runner import Out, Seed, published, write
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM
 
 PROTOCOLS = {"official": 30_000, "graphs": 25_000}

@@ -1,4 +1,4 @@
-"""Goal-directed benchmarks: PMO, beside mol_ga on the same oracles, and GuacaMol."""
+"""PMO, goal-directed: this package beside mol_ga on the same oracles."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import random
 import time
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +16,13 @@ from rdkit import Chem
 
 from graphcnf.compute.files import expand_user, read_json, replace_file
 from graphcnf.errors import UserError, say
-from graphcnf.evaluation.formats import Column, Row, number, text
+from graphcnf.evaluation.formats import Column, number, text
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.optimization.objectives import Goal, goal_of_table
-from graphcnf.optimization.run import optimize, run_identity, top_auc
+from graphcnf.optimization.objectives import Goal
+from graphcnf.optimization.run import optimize, run_identity
 from graphcnf.optimization.search import SearchSettings
 from graphcnf.scripts._options import load_model
-from graphcnf.scripts.benchmarks.options import HERE, Folder, Model, Out, Seed, published, write
+from graphcnf.scripts.benchmarks.runner import HERE, Folder, Model, Out, Seed, published, write
 
 METHODS = ("graphcnf", "mol_ga")
 CHECK_EVERY = 500
@@ -31,68 +31,21 @@ CHECK_EVERY = 500
 MOL_GA_START, MOL_GA_OFFSPRING, MOL_GA_POPULATION = 100, 5, 10_000
 """Random molecules of ZINC250k that mol_ga starts from, offspring in a generation, population."""
 
-NOT_IN_GUACAMOL = ("isomers_c7h8n2o2", "qed")
-GUACAMOL_TOPS = {
-    "celecoxib_rediscovery": (1,), "thiothixene_rediscovery": (1,),
-    "troglitazone_rediscovery": (1,), "isomers_c11h24": (159,), "isomers_c9h10n2o2pf2cl": (250,),
-}  # fmt: skip
-"""Numbers of best molecules that count where GuacaMol does not average the 1, 10 and 100 best."""
 
-Tasks = Annotated[
-    str | None, typer.Option(metavar="NAME,...", help="Tasks.", show_default="all 20")
-]
-Budget = Annotated[int, typer.Option(min=1, help="Calls of the oracle for each task.")]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Search of one model: folder of the runs, calls for each task, and seed."""
-
-    folder: Path
-    budget: int
-    seed: int
-    model: MoleculeFlow
-
-    def place(self, task: str, method: str) -> Path:
-        """Return the folder of a run."""
-        return self.folder / task / f"{method}-{self.budget}-seed-{self.seed}"
-
-    def scores(self, goal: Goal, task: str, calls: int) -> np.ndarray:
-        """Return the scores of the first `calls` calls of this package's search, in order."""
-        return np.nan_to_num(optimize(
-            goal, model=self.model, budget=calls, seed=self.seed, workers=0,
-            folder=self.place(task, "graphcnf"),
-        ).scores)  # fmt: skip
-
-
-def tasks(suite: str = "pmo") -> dict[str, Goal]:
-    """Return the tasks of a suite by name.
-
-    Args:
-        suite: "pmo", its 20 tasks that need RDKit alone; or "guacamol", goal-directed, version 2.
-    """
-    names = ("pmo.toml", "guacamol.toml") if suite == "guacamol" else ("pmo.toml",)
-    left_out = NOT_IN_GUACAMOL if suite == "guacamol" else ()
+def load_tasks() -> dict[str, Goal]:
+    """Return the 20 tasks that need RDKit alone, by name."""
+    tables = tomllib.loads((HERE / "pmo.toml").read_text(encoding="utf-8"))
     return {
-        task: goal_of_table(table, f"{name}: {task}")
-        for name in names
-        for task, table in tomllib.loads((HERE / name).read_text(encoding="utf-8")).items()
-        if task not in left_out
+        task: Goal(table["objective"], table.get("mean", "geometric"), f"pmo.toml: {task}")
+        for task, table in tables.items()
     }
 
 
-def _chosen(names: str | None, suite: str) -> dict[str, Goal]:
-    known = tasks(suite)
-    chosen = known if names is None else [name.strip() for name in names.split(",")]
-    for name in chosen:
-        if name not in known:
-            raise UserError(f"no task {name!r}; there are {', '.join(known)}")
-    return {name: known[name] for name in chosen}
-
-
 def pmo(
-    tasks: Tasks = None,
-    budget: Budget = 10_000,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Tasks.", show_default="all 20")
+    ] = None,
+    budget: Annotated[int, typer.Option(min=1, help="Calls of the oracle for each task.")] = 10_000,
     methods: Annotated[
         str, typer.Option(metavar="NAME,...", help="graphcnf, mol_ga or both.")
     ] = "graphcnf,mol_ga",
@@ -105,18 +58,29 @@ def pmo(
     chosen = [name.strip() for name in methods.split(",")]
     for name in chosen:
         if name not in METHODS:
-            raise typer.BadParameter(
-                f"{name!r} is not {' or '.join(METHODS)}", param_hint="'--methods'"
-            )
-    goals = _chosen(tasks, "pmo")
-    protocol = Protocol(expand_user(folder), budget, seed, MoleculeFlow(load_model(model)))
+            reason = f"{name!r} is not {' or '.join(METHODS)}"
+            raise typer.BadParameter(reason, param_hint="'--methods'")
+    goals, folder = load_tasks(), expand_user(folder)
+    names = list(goals) if tasks is None else [name.strip() for name in tasks.split(",")]
+    for name in names:
+        if name not in goals:
+            raise UserError(f"no task {name!r}; there are {', '.join(goals)}")
+    flow = MoleculeFlow(load_model(model))
     rows: list[dict[str, Any]] = []
-    for task, goal in goals.items():
+    for task in names:
         rows.append({"task": task})
         for method in chosen:
-            found = _result(protocol, task, goal, method)
+            goal, place = goals[task], folder / task / f"{method}-{budget}-seed-{seed}"
+            if method == "graphcnf":
+                identity = run_identity(goal, flow, SearchSettings(), seed)
+                found = _result(place, budget, identity, lambda g=goal, p=place: _search(
+                    g, model=flow, budget=budget, seed=seed, folder=p, workers=0))  # fmt: skip
+            else:
+                found = _result(place, budget, None, lambda g=goal: _mol_ga(g, budget, seed))
             rows[-1] |= {f"{method}_{key}": value for key, value in found.items()}
             say(f"{task}, {method}: AUC {found['auc']:.3f}, top 10 {found['top']:.3f}")
+        if budget == 10_000:  # as published
+            rows[-1] |= {known["method"]: known["auc"] for known in published("pmo", task=task)}
     notes = [
         f"AUC of the mean of the ten best over {budget:,} calls, every 100 calls, seed {seed}; the "
         "oracles are those of TDC, computed with RDKit here. A search ends where the ten "
@@ -125,7 +89,7 @@ def pmo(
         f"generation, from {MOL_GA_START} random molecules of ZINC250k, which count as calls.",
         "CPU minutes of one thread, oracle included; of the last sitting of an interrupted run.",
     ]
-    columns = [("Task", text("task"))]
+    columns: list[Column] = [("Task", text("task"))]
     for method in METHODS:
         columns += [
             (f"{method}: AUC top 10", number(f"{method}_auc", 3)),
@@ -133,96 +97,62 @@ def pmo(
             ("calls", number(f"{method}_calls", 0)),
             ("CPU minutes", number(f"{method}_minutes", 1)),
         ]
-    if budget == 10_000:  # as published
-        for row in rows:
-            row |= {known["method"]: known["auc"] for known in published("pmo", task=row["task"])}
-        columns += [(name, number(name, 3)) for name in rows[0] if name.endswith("(published)")]
-    write(out, _with_sum(rows), columns, notes)
+    columns += [(name, number(name, 3)) for name in rows[0] if name.endswith("(published)")]
+    if len(rows) > 1:
+        sums = {key: sum(row[key] for row in rows) for key in rows[0] if key != "task"}
+        rows.append({"task": f"sum of {len(rows)}", **sums})
+    write(out, rows, columns, notes)
 
 
-def guacamol(
-    tasks: Tasks = None,
-    budget: Budget = 10_000,
-    folder: Folder = Path("runs/pmo"),
-    model: Model = "zinc250k",
-    seed: Seed = 0,
-    out: Out = None,
-) -> None:
-    """GuacaMol, goal-directed, version 2: scores of the best molecules.
-
-    A task that is also one of PMO continues the run of `pmo` in the folder.
-    """
-    goals = _chosen(tasks, "guacamol")
-    protocol = Protocol(expand_user(folder), budget, seed, MoleculeFlow(load_model(model)))
-    rows: list[dict[str, Any]] = []
-    for task, goal in goals.items():
-        best = np.sort(protocol.scores(goal, task, budget))[::-1]
-        means = [best[:top].mean() for top in GUACAMOL_TOPS.get(task, (1, 10, 100))]
-        rows.append({"task": task, "score": float(np.mean(means))})
-        say(f"{task}: {rows[-1]['score']:.3f}")
-    sums = ", ".join(f"{row['method']} {row['sum']}" for row in published("guacamol"))
-    notes = [
-        f"Goal-directed suite, version 2; {budget:,} calls for each task, seed {seed}. Mean of the "
-        "scores of the 1, 10 and 100 best (rediscovery: the best; isomers: the 159 and 250 best).",
-        f"Sums of the 20 tasks, with more calls (Brown et al. 2019): {sums}.",
-    ]
-    columns: list[Column] = [("Task", text("task")), ("Score", number("score", 3))]
-    write(out, _with_sum(rows), columns, notes)
-
-
-def _with_sum(rows: list[dict[str, Any]]) -> list[Row]:
-    """Append a row of sums to several tasks."""
-    if len(rows) < 2:
-        return list(rows)
-    sums = {key: sum(row[key] for row in rows) for key in rows[0] if key != "task"}
-    return [*rows, {"task": f"sum of {len(rows)}", **sums}]
-
-
-def _result(protocol: Protocol, task: str, goal: Goal, method: str) -> dict[str, Any]:
+def _result(
+    place: Path, budget: int, identity: str | None, search: Callable[[], np.ndarray]
+) -> dict[str, Any]:
     """Return AUC, top 10, calls and CPU minutes of a run, from its `result.json` where finished.
 
     An interrupted search is continued; mol_ga begins its task again.
-
-    Raises:
-        UserError: The folder holds a run of another model.
     """
-    place = protocol.place(task, method)
-    identity = None
-    if method == "graphcnf":
-        identity = run_identity(goal, protocol.model, SearchSettings(), protocol.seed)
-    result = place / "result.json"
-    if not result.exists():
+    file = place / "result.json"
+    if not file.exists():
         place.mkdir(parents=True, exist_ok=True)
         began = time.process_time()
-        if method == "mol_ga":
-            scores = _mol_ga(goal, protocol.budget, protocol.seed)
-        else:
-            scores = _search(protocol, goal, task)
-        found = {
+        scores = search()
+        result = {
             "identity": identity,
-            "auc": top_auc(scores, protocol.budget),
+            "auc": top_auc(scores, budget),
             "top": float(np.sort(scores)[::-1][:10].mean()),
             "calls": len(scores),
             "minutes": (time.process_time() - began) / 60,
         }
-        replace_file(result, json.dumps(found).encode())
-    found = read_json(result)
-    if found.pop("identity", identity) != identity:
+        replace_file(file, json.dumps(result).encode())
+    result = read_json(file)
+    if result.pop("identity", identity) != identity:
         raise UserError(f"{place} holds a run of another model: give another --folder or delete it")
-    return found
+    return result
 
 
-def _search(protocol: Protocol, goal: Goal, task: str) -> list[float]:
+def top_auc(scores: np.ndarray, budget: int) -> float:
+    """Return the area under the mean of the ten best over the calls, as a share of the budget.
+
+    As in PMO (Gao et al. 2022, arXiv 2206.12411): taken every 100 calls, straight lines between,
+    from 0 on; a search that ends early keeps its last value. Failed calls (NaN) count as 0.
+    """
+    scores = np.nan_to_num(scores[:budget])
+    calls = [0, *range(100, len(scores), 100), len(scores), budget]
+    tops = np.array([np.sort(scores[:n])[::-1][:10].mean() if n else 0.0 for n in calls])
+    return float(np.diff(calls) @ (tops[1:] + tops[:-1])) / 2 / budget
+
+
+def _search(goal: Goal, *, budget: int, **how) -> np.ndarray:
     """Return the scores in the order of the calls, up to a perfect top 10."""
-    scores: list[float] = []
-    for calls in [*range(CHECK_EVERY, protocol.budget, CHECK_EVERY), protocol.budget]:
-        scores = protocol.scores(goal, task, calls).tolist()
+    scores = np.array([])
+    for calls in [*range(CHECK_EVERY, budget, CHECK_EVERY), budget]:
+        scores = np.nan_to_num(optimize(goal, budget=calls, **how).scores)
         if np.sort(scores)[::-1][:10].min() >= 1:
             break
     return scores
 
 
-def _mol_ga(goal: Goal, budget: int, seed: int) -> list[float]:
+def _mol_ga(goal: Goal, budget: int, seed: int) -> np.ndarray:
     """Return the scores of mol_ga's molecules in the order of its calls."""
     from mol_ga import default_ga
     from mol_ga.mol_libraries import random_zinc
@@ -249,4 +179,4 @@ def _mol_ga(goal: Goal, budget: int, seed: int) -> list[float]:
         )  # fmt: skip
     except Spent:
         pass
-    return scores
+    return np.array(scores)

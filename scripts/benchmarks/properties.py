@@ -19,7 +19,7 @@ from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.properties import conditions_of, described
 from graphcnf.sampling.records import draw_block
 from graphcnf.scripts._options import load_model
-from graphcnf.scripts.benchmarks.options import Out, Reference, published, write
+from graphcnf.scripts.benchmarks.runner import Out, Reference, published, write
 
 VALUES, EACH = 100, 10
 """Held-out molecules that give values, and molecules that are drawn for each value."""

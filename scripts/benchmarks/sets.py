@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from graphcnf.datasets.sets import TASKS
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, text
-from graphcnf.scripts.benchmarks.options import Out, published, write
-from graphcnf.scripts.benchmarks.runs import TrainedRun, find_runs
+from graphcnf.scripts.benchmarks.runner import (
+    Out,
+    Places,
+    TrainedRun,
+    find_runs,
+    published,
+    write,
+)
 from graphcnf.training.arguments import call, check
 
 METHODS = {
@@ -31,54 +34,46 @@ MAY_DIFFER = {"seed", "minutes", "steps", "threads", "devices", "accelerator"}
 """Training settings in which runs of one method may differ."""
 
 
-def sets(
-    places: Annotated[
-        list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
-    ],
-    out: Out = None,
-) -> None:
+def sets(places: Places, out: Out = None) -> None:
     """Print the table of the set experiments from finished runs, beside the published figures.
 
     Runs of one method that differ in nothing but seed and budget are averaged.
     """
     groups: dict[tuple[str, str, str], list[TrainedRun]] = {}
-    tasks: dict[str, float] = {}
+    optima: dict[str, float] = {}
     for run in find_runs(places):
-        task, optimum = _task(run)
-        tasks[task] = optimum
+        task, optima[task] = _task(run)
         same = groups.setdefault((*_method(run.config["model"]), task), [])
         same.append(run)
         _check_alike(same[0], run)
-    rows: dict[tuple[str, str], dict[str, Any]] = {("Optimum", ""): {"method": "Optimum", **tasks}}
+    rows: dict[tuple[str, str], dict[str, Any]] = {("Optimum", ""): {"method": "Optimum", **optima}}
     for (method, coupling, task), runs in groups.items():
         row = rows.setdefault((method, coupling), {"method": method, "coupling": coupling})
-        bits = [run.last["bits_per_variable"] for run in runs]
+        bits = [run.trained["held_out"]["bits_per_variable"] for run in runs]
         row[task] = statistics.fmean(bits)
         if len(bits) > 1:
             row[f"{task}_sd"] = statistics.stdev(bits)
-        row["minutes"] = max(row.get("minutes", 0.0), *(run.last["minutes"] for run in runs))
+        row["minutes"] = max(row.get("minutes", 0.0), *(run.trained["minutes"] for run in runs))
     for known in published("sets"):
         method, coupling = known["method"].removesuffix(" (published)"), known.get("coupling", "")
-        if bits := {f"{k} published": v for k, v in known.items() if k in tasks}:
+        if figures := {f"{k} published": v for k, v in known.items() if k in optima}:
             row = rows.setdefault((method, coupling), {"method": method, "coupling": coupling})
-            row |= bits
+            row |= figures
     columns: list[Column] = [
         ("Bits per element", text("method")),
         ("Coupling of", text("coupling")),
     ]
-    for task in tasks:
+    for task in optima:
         columns.append((task.capitalize(), number(task, 3)))
         columns.append(("Published", number(f"{task} published", 2)))
     columns.append(("Minutes", number("minutes", 1)))
-    seeds = "one seed each"
-    if any(len(runs) > 1 for runs in groups.values()):
-        seeds = "mean ± standard deviation over seeds"
+    several = any(len(runs) > 1 for runs in groups.values())
+    seeds = "mean ± standard deviation over seeds" if several else "one seed each"
     notes = [
         f"Upper bounds on held-out sets, one draw of the encoder each; {seeds}. Minutes are those "
         "of the longest run.",
         "Couplings of elements take one element after the other, in a random order; those of "
-        "groups evaluate their network once per random group, and a small read-out per element; "
-        "those of channels (of the latents) are parallel, as published.",
+        "groups evaluate their network once per group; those of channels are parallel.",
         "Published: quoted from Lippe & Gavves 2021 (arXiv 2006.09790), table 1.",
     ]
     place = {name: k for k, name in enumerate(ORDER)}
@@ -92,8 +87,8 @@ def _task(run: TrainedRun) -> tuple[str, float]:
     data = dict(run.config["data"])
     if (kind := data.pop("name", None)) != "sets":
         raise UserError(f"{run.path}: the run is not on sets (its data are {kind})")
-    if "bits_per_variable" not in run.last:
-        raise UserError(f"{run.path}/metrics.csv: damaged (no bits_per_variable)")
+    if "bits_per_variable" not in run.trained["held_out"]:
+        raise UserError(f"{run.path}/model/config.json: damaged (no bits_per_variable)")
     name, where = data.pop("task", "shuffling"), f"{run.path}/config.toml [data]"
     if not isinstance(name, str) or name not in TASKS:
         raise UserError(f"{where}: unknown task {name!r}")

@@ -20,27 +20,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from graphcnf.compute.parallel import chunked
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.errors import UserError, say
 from graphcnf.pretrained import Pretrained
-from graphcnf.scripts.benchmarks.runs import TrainedRun, check_minutes, run_child
+from graphcnf.scripts.benchmarks.runner import TrainedRun, check_minutes, run_child
 
 _TOKEN = re.compile(r"\[[^\]]+\]|Br|Cl|.")
 PADDING, START, END = 0, 1, 2
-BATCH = 64
-"""Molecules of a training step."""
+BATCH, RATE = 64, 2e-3
+"""Molecules of a training step, and the largest learning rate."""
 
 LONGEST = 150
 """Tokens after which a sample is cut off; the longest SMILES of ZINC250k has fewer."""
 
 
 class SmilesLSTM(Pretrained, nn.Module):
-    """p(SMILES) as a product over its tokens.
-
-    Args:
-        tokens: The tokens; number 3 and up, after padding, start and end.
-        hidden: Channels of each of the two layers.
-    """
+    """p(SMILES) as a product over its tokens, whose numbers follow padding, start and end."""
 
     def __init__(self, tokens: Sequence[str], hidden: int = 384):
         super().__init__()
@@ -58,11 +54,7 @@ class SmilesLSTM(Pretrained, nn.Module):
         return self.out(hidden), state
 
     def encode(self, smiles: str) -> Tensor:
-        """Return token numbers (L,) of a SMILES, with start and end.
-
-        Raises:
-            KeyError: A token that the model does not know.
-        """
+        """Return token numbers (L,) with start and end; raise `KeyError` for an unknown token."""
         tokens = (self.numbers[token] for token in _TOKEN.findall(smiles))
         return torch.tensor([START, *tokens, END])
 
@@ -84,38 +76,23 @@ class SmilesLSTM(Pretrained, nn.Module):
             rows = min(batch, count - first)
             token, state, drawn = torch.full((rows, 1), START), None, []
             ended = torch.zeros(rows, dtype=torch.bool)
-            for _ in range(LONGEST):
+            while len(drawn) < LONGEST and not ended.all():
                 logits, state = self(token, state)
                 token = torch.multinomial(logits[:, -1].softmax(-1), 1, generator=generator)
                 token[ended] = END
                 ended = ended | (token[:, 0] == END)
-                if ended.all():
-                    break
                 drawn.append(token[:, 0])
-            for row in torch.stack(drawn, 1).tolist() if drawn else [[END]] * rows:
+            for row in torch.stack(drawn, 1).tolist():
                 yield "".join(texts[t] for t in row)
 
 
 def train(
-    dataset: MoleculeDataset,
-    folder: Path,
-    *,
-    minutes: float,
-    seed: int,
-    learning_rate: float = 2e-3,
-    source: dict[str, Any] | None = None,
+    dataset: MoleculeDataset, folder: Path, *, minutes: float, seed: int, source: Any = None
 ) -> SmilesLSTM:
-    """Train on the training part of a data set and save the model in a folder.
+    """Train on the training part of a data set for CPU minutes, and save the model in a folder.
 
-    Batches of like length, AdamW, a warm-up of 200 steps, then a cosine to 1 % of the rate.
-
-    Args:
-        dataset: The molecules.
-        folder: Where to save.
-        minutes: CPU time of this process, which should have one thread.
-        seed: Of weights and order.
-        learning_rate: The largest one.
-        source: Table `data` of the run, kept with the model.
+    Batches of like length, AdamW, a warm-up of 200 steps, then a cosine to 1 % of the rate. The
+    `source` of the data is kept with the model.
     """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
@@ -123,15 +100,18 @@ def train(
     model = SmilesLSTM(tokens)
     rows = [model.encode(dataset.smiles[k]) for k in dataset.split("train")]
     lengths = np.array([len(row) for row in rows])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     start = told = time.process_time()
     step, todo = 0, []
     while (spent := (time.process_time() - start) / 60) < minutes:
         if not todo:
-            todo = _epoch(lengths, random)
+            order = random.permutation(len(lengths))
+            order = order[np.lexsort((lengths[order], np.arange(len(order)) // (64 * BATCH)))]
+            todo = chunked(order, BATCH)
+            random.shuffle(todo)
         chosen = [rows[k] for k in todo.pop()]
         cosine = 0.5 * (1 + math.cos(math.pi * spent / minutes)) + 0.01
-        optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 200) * cosine
+        optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 200) * cosine
         loss = model.nats(chosen).sum() / sum(len(row) - 1 for row in chosen)
         optimizer.zero_grad()
         loss.backward()
@@ -141,38 +121,20 @@ def train(
         if time.process_time() - told > 60:
             told = time.process_time()
             say(f"LSTM: {spent:.1f} of {minutes} minutes, step {step}")
-    model.metadata = {
-        "dataset": dataset.name,
-        "source": source,
-        "training": {
-            "minutes": round(spent, 2), "steps": step, "seed": seed, "batch_size": BATCH,
-        },
-    }  # fmt: skip
+    training = {"minutes": round(spent, 2), "steps": step, "seed": seed, "batch_size": BATCH}
+    model.metadata = {"dataset": dataset.name, "source": source, "training": training}
     model.eval().save_pretrained(folder)
     return model
 
 
-def _epoch(lengths: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
-    """Draw an order of all rows, in batches of like length."""
-    order = random.permutation(len(lengths))
-    order = order[np.lexsort((lengths[order], np.arange(len(order)) // (64 * BATCH)))]
-    batches = [order[k : k + BATCH] for k in range(0, len(order), BATCH)]
-    random.shuffle(batches)
-    return batches
-
-
 @torch.no_grad()
 def bits_per_molecule(model: SmilesLSTM, smiles: Sequence[str]) -> float:
-    """Return the mean of -log2 p of the canonical SMILES: an upper bound on that of the molecules.
-
-    Raises:
-        UserError: A SMILES with a token that the model does not know.
-    """
+    """Return the mean of -log2 p of canonical SMILES: an upper bound on that of molecules."""
     try:
         rows = sorted((model.encode(s) for s in smiles), key=len)
     except KeyError as error:
         raise UserError(f"the language model knows no token {error}") from None
-    total = sum(model.nats(rows[k : k + 100]).sum() for k in range(0, len(rows), 100))
+    total = sum(model.nats(part).sum() for part in chunked(rows, 100))
     return float(total) / len(rows) / math.log(2)
 
 
@@ -180,9 +142,6 @@ def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
     """Train on the data of a run, with its seed, in a process of one thread.
 
     A finished training is kept, in `smiles-lstm/seed-N` beside the folder of the run's preset.
-
-    Raises:
-        UserError: It failed, or the folder holds a training with another budget or other data.
     """
     place = run.path.parents[1] / "smiles-lstm" / run.path.name
     if not (place / "config.json").is_file():
@@ -198,9 +157,8 @@ def main(folder: str, minutes: str, path: str) -> None:
     """Train on the data of the run in `path` with its seed, in a process of its own."""
     torch.set_num_threads(1)
     run = TrainedRun(Path(path))
-    config = run.config
-    seed = config["training"]["seed"]
-    train(run.molecules(), Path(folder), minutes=float(minutes), seed=seed, source=config["data"])
+    seed, data = run.config["training"]["seed"], run.config["data"]
+    train(run.molecules(), Path(folder), minutes=float(minutes), seed=seed, source=data)
 
 
 if __name__ == "__main__":

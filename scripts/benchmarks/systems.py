@@ -25,16 +25,18 @@ from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.records import first_blocks
 from graphcnf.scripts._options import parse_numbers
-from graphcnf.scripts.benchmarks.options import (
+from graphcnf.scripts.benchmarks.runner import (
     Folder,
     Minutes,
     Out,
+    Presets,
     Samples,
     Seeds,
+    TrainedRun,
     published,
+    train_all,
     write,
 )
-from graphcnf.scripts.benchmarks.runs import TrainedRun, train_all
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM, bits_per_molecule, train_beside
 from graphcnf.training.settings import load_preset
 
@@ -80,14 +82,7 @@ COLUMNS: list[Column] = [
 
 
 def systems(
-    presets: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="PRESET|FILE.toml...",
-            help="Models of molecules to compare.",
-            show_default="zinc250k, -unordered, -graphnvp, -graphaf, -rvae, -jtvae",
-        ),
-    ] = None,
+    presets: Presets = None,
     minutes: Minutes = 30,
     seeds: Seeds = "0",
     language: Annotated[
@@ -129,40 +124,37 @@ def _rows(run: TrainedRun, samples: int) -> list[dict[str, Any]]:
     method = METHODS.get(model.config["architecture"], "")
     known = {row["method"]: row for row in published("zinc250k")}.get(f"{method} (published)", {})
     quoted = {f"published_{k}": known.get(k) for k in ("validity", "reconstruction")}
+    raw = model if model.is_raw else model.without_rules()
+    rows = [_row(run, raw, dataset, samples) | quoted]
     if not model.is_raw:
         checked = _row(run, model, dataset, samples)
-        checked["model"] += " with its check, not raw"
-        return [_row(run, model.without_rules(), dataset, samples) | quoted, checked]
-    return [_row(run, model, dataset, samples) | quoted]
+        rows.append(checked | {"model": f"{checked['model']} with its check, not raw"})
+    return rows
 
 
 def _row(
     run: TrainedRun, model: GraphCNF, dataset: MoleculeDataset, samples: int
 ) -> dict[str, Any]:
     """Return the figures of a model; the seed of the samples is that of the run."""
-    architecture, seed = model.config["architecture"], model.metadata["training"]["seed"]
+    seed = model.metadata["training"]["seed"]
+    temperature = TEMPERATURES.get(model.config["architecture"], 1.0)
     graphs = dataset.graphs.subset(references.held_out(dataset, HELD_OUT))
     sizes = torch.as_tensor(graphs.node_counts, dtype=torch.long)
     size_bits = -float(model.size_log_prob(sizes).mean()) / math.log(2)
-    temperature = TEMPERATURES.get(architecture, 1.0)
-
-    def draw() -> list:
-        return [
-            model.sample_records(part.start, len(part), seed=seed, temperature=temperature)
-            for part in first_blocks(samples)
-        ]
-
-    drawn, rate = _timed(draw, samples)
-    frames = [evaluate_records(part, dataset.vocabulary) for part in drawn]
+    blocks = list(first_blocks(samples))
+    drawn, rate = _timed(samples, lambda: [
+        model.sample_records(part.start, len(part), seed=seed, temperature=temperature)
+        for part in blocks
+    ])  # fmt: skip
     return {
         "model": run.path.parent.name,
-        **_trained(model),
         "bits": measures.bits(model, graphs)["bits_per_molecule"] + size_bits,
-        "sampling_rate": rate,
         "temperature": temperature,
         "parallel": "yes" if model.steps.parallel else "no",
         "reconstruction": measures.reconstruction(model, graphs),
-        **_score(frames, dataset),
+        **_figures(
+            model, rate, [evaluate_records(part, dataset.vocabulary) for part in drawn], dataset
+        ),
     }
 
 
@@ -170,32 +162,17 @@ def _language_row(model: SmilesLSTM, run: TrainedRun, samples: int) -> dict[str,
     """Return the figures of the language model that was trained beside a run."""
     dataset, seed = run.molecules(), model.metadata["training"]["seed"]
     held_out = [dataset.smiles[k] for k in references.held_out(dataset, HELD_OUT)]
-    drawn, rate = _timed(lambda: list(model.sample(samples, seed)), samples)
+    drawn, rate = _timed(samples, lambda: list(model.sample(samples, seed)))
     return {
         "model": "SMILES LSTM",
-        **_trained(model),
         "bits": bits_per_molecule(model, held_out),
-        "sampling_rate": rate,
         "temperature": 1.0,
         "parallel": "no",
-        **_score([evaluate_records(drawn)], dataset),
+        **_figures(model, rate, [evaluate_records(drawn)], dataset),
     }
 
 
-def _trained(model: GraphCNF | SmilesLSTM) -> dict[str, Any]:
-    """Return parameters, seed, CPU minutes, molecules seen, and molecules per second of them."""
-    trained = model.metadata["training"]
-    seen = trained["steps"] * trained["batch_size"]
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "seed": trained["seed"],
-        "minutes": trained["minutes"],
-        "seen": seen,
-        "training_rate": seen / trained["minutes"] / 60,
-    }
-
-
-def _timed(draw: Callable[[], list], samples: int) -> tuple[list, float]:
+def _timed(samples: int, draw: Callable[[], list]) -> tuple[list, float]:
     """Return what one thread draws, and samples per second of CPU time."""
     with one_thread(torch.device("cpu")):
         began = time.process_time()
@@ -203,17 +180,29 @@ def _timed(draw: Callable[[], list], samples: int) -> tuple[list, float]:
         return drawn, samples / (time.process_time() - began)
 
 
-def _score(frames: list[pd.DataFrame], dataset: MoleculeDataset) -> dict[str, Any]:
-    """Return `SUMMARY` of the samples, and `METRICS` of the valid ones to held-out molecules."""
+def _figures(
+    model: GraphCNF | SmilesLSTM, rate: float, frames: list[pd.DataFrame], dataset: MoleculeDataset
+) -> dict[str, Any]:
+    """Return the course of training, and `SUMMARY` and `METRICS` of samples."""
+    trained = model.metadata["training"]
+    seen = trained["steps"] * trained["batch_size"]
     frame = pd.concat(frames, ignore_index=True)
     summary = summarize(frame, dataset.training_hashes())
-    found = {name: summary[name] for name in SUMMARY}
+    figures = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seed": trained["seed"],
+        "minutes": trained["minutes"],
+        "seen": seen,
+        "training_rate": seen / trained["minutes"] / 60,
+        "sampling_rate": rate,
+        **{name: summary[name] for name in SUMMARY},
+    }
     valid = list(frame["smiles"][frame["strict"]])
     if len(valid) < 2:
-        return found
+        return figures
     held_out = [dataset.smiles[k] for k in references.held_out(dataset, references.HELD_OUT)]
     reference = set_statistics(
         held_out, label=f"{dataset.name}-test", metrics=METRICS, workers=None, use_cache=True
     )
     statistics = set_statistics(valid, label="samples", metrics=METRICS, workers=None)
-    return {**found, **compare(statistics, reference, metrics=METRICS).values}
+    return figures | compare(statistics, reference, metrics=METRICS).values

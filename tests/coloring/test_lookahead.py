@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from graphcnf.coloring import from_networkx
-from graphcnf.coloring.lookahead import LookAhead
+from graphcnf.coloring.network import LookAhead
 
 
 def lookahead_of(rounds):

@@ -31,8 +31,8 @@ from graphcnf.molecules.codec import (
 from graphcnf.molecules.properties import has_pattern
 from graphcnf.molecules.validity import evaluate_records, strict
 from graphcnf.molecules.vocabulary import BONDS, MARK, AtomCategory, MoleculeVocabulary
+from graphcnf.optimization.objectives import similarity, smarts
 from graphcnf.optimization.run import starting_molecules
-from graphcnf.optimization.scores import similarity, smarts
 
 PHOSPHINE_OXIDE = "O=[PH2]C(Cc1ccccc1)c1ccccc1"
 SMALL = MoleculeVocabulary((("C", 0), ("N", 0), ("O", 0), ("O", -1), ("N", 1)))

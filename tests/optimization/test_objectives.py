@@ -1,11 +1,9 @@
-"""What molecules are worth."""
+"""Scores, objectives and goals."""
 
 import math
 import pickle
 import random
-import tomllib
 from functools import partial
-from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -14,14 +12,10 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import QED
 
-import graphcnf.scripts.benchmarks
 from graphcnf.datasets.zinc250k import zinc250k_source
 from graphcnf.errors import UserError
-from graphcnf.optimization.objectives import Goal, desirability, goal_of_table
-from graphcnf.optimization.scores import geometric
-from graphcnf.scripts.benchmarks.pmo import tasks
-
-PMO = tomllib.loads((Path(graphcnf.scripts.benchmarks.__path__[0]) / "pmo.toml").read_text())
+from graphcnf.optimization.objectives import Goal, desirability, geometric
+from graphcnf.scripts.benchmarks.pmo import load_tasks
 
 
 def ask(goal, smiles):
@@ -40,7 +34,7 @@ def ask(goal, smiles):
     ],
 )
 def test_desirabilities(table, values):
-    worth_of = desirability(table, "here")
+    worth_of = desirability(table)
     for value, worth in values.items():
         assert worth_of(value) == pytest.approx(worth)
 
@@ -52,8 +46,7 @@ def test_desirabilities(table, values):
         ({"score": "qed", "wieght": 2}, "unknown key 'wieght'"),
         ({"score": "qed", "weight": -1}, "weight must be a number ≥ 0, got -1"),
         ({"score": "qed", "weight": 0}, "no weight is above 0"),
-        ({"score": "qed", "clip": [1]}, "two numbers"),
-        ({"score": "qed", "clip": [1, 1]}, "must differ"),
+        ({"score": "qed", "clip": [1, 1]}, "two different numbers"),
         ({"score": "qed", "target": 1}, "needs a width greater than 0, got None"),
         ({"score": "qed", "target": 1, "at_least": 2, "width": 1}, "exclude each other"),
         ({"score": "similarity"}, "similarity needs 'to'"),
@@ -92,9 +85,13 @@ def test_only_finite_numbers_are_scores(value):
         ask(Goal.of(lambda mol: value), "C")
 
 
-@pytest.mark.parametrize("value", [1, True, np.float32(1), np.array(1.0), np.array([1.0])])
+@pytest.mark.parametrize(
+    "value",
+    [1, True, np.float32(1), np.array([1.0]), torch.tensor(1.0), torch.tensor([[1.0]])],
+    ids=str,
+)
 def test_numbers_of_any_kind_are_scores(value):
-    assert ask(Goal.of(lambda mol: value), "C") == 1
+    assert ask(Goal.of({"score": lambda mol: value}), "C") == 1
 
 
 def test_values_have_columns_of_their_own():
@@ -129,26 +126,17 @@ def test_weights_and_means(tmp_path):
 
 
 def test_the_tasks_of_pmo_lie_between_0_and_1_and_are_reached():
-    lines = random.Random(0).sample(zinc250k_source().read_text().split(), 10)
-    goals = {name: goal_of_table(table, name) for name, table in PMO.items()}
+    lines = random.Random(0).sample(zinc250k_source().read_text().split(), 5)
+    goals = load_tasks()
     assert len(goals) == 20
     for name, goal in goals.items():
-        values = [ask(goal, smiles) for smiles in lines]
-        assert all(0 <= value <= 1 for value in values), name
-    # What is to be found again, and an isomer.
+        assert all(0 <= ask(goal, smiles) <= 1 for smiles in lines), name
+    # A molecule that is to be found again, and isomers.
     for name in ("celecoxib_rediscovery", "troglitazone_rediscovery", "albuterol_similarity",
                  "thiothixene_rediscovery", "mestranol_similarity"):  # fmt: skip
-        assert ask(goals[name], PMO[name]["objective"][0]["to"]) == 1
+        assert ask(goals[name], goals[name].tables[0]["to"]) == 1
     assert ask(goals["isomers_c7h8n2o2"], "COc1ccc(N)nc1C=O") == pytest.approx(1)
     assert ask(goals["isomers_c7h8n2o2"], "CC") < 0.01
-
-
-def test_the_tasks_of_guacamol_are_twenty():
-    goals = tasks("guacamol")
-    assert len(goals) == 20 and len(set(goals) - set(tasks())) == 2
-    assert ask(goals["isomers_c11h24"], "CCCCCCCCCCC") == pytest.approx(1)
-    aripiprazole = "Clc4cccc(N3CCN(CCCCOc2ccc1c(NC(=O)CC1)c2)CC3)c4Cl"
-    assert ask(goals["aripiprazole_similarity"], aripiprazole) == 1
 
 
 def test_fingerprints_are_those_of_the_published_tasks():
@@ -208,12 +196,3 @@ def test_only_a_score_is_a_file():
 def test_what_is_no_goal(wrong):
     with pytest.raises(UserError, match="objectives are tables"):
         Goal.of(wrong)
-
-
-@pytest.mark.parametrize(
-    "half",
-    [0.5, np.float32(0.5), np.array([0.5]), torch.tensor(0.5), torch.tensor([[0.5]])],
-    ids=str,
-)
-def test_a_score_is_one_number_of_any_kind(half):
-    assert ask(Goal.of({"score": lambda mol: half}), "C") == 0.5

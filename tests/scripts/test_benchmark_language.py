@@ -43,8 +43,9 @@ def test_probabilities_of_all_strings_sum_to_one_and_samples_follow_them():
 
 def test_training_lowers_the_bits_and_keeps_the_model(tmp_path, zinc_smiles, monkeypatch):
     monkeypatch.setattr(smiles_lstm, "BATCH", 16)
+    monkeypatch.setattr(smiles_lstm, "RATE", 2e-2)
     data = encode("zinc250k", zinc_smiles)
-    model = train(data, tmp_path / "lstm", minutes=0.05, seed=0, learning_rate=2e-2)
+    model = train(data, tmp_path / "lstm", minutes=0.05, seed=0)
     held_out = [data.smiles[k] for k in data.split("test")]
     torch.manual_seed(0)
     fresh = SmilesLSTM(model.config["tokens"])

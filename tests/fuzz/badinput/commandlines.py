@@ -110,9 +110,6 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("benchmarks", "pmo"): Usual(
         (*MODEL, "--tasks", "qed", "--methods", "graphcnf", "--budget", "3", "--folder", "run")
     ),
-    ("benchmarks", "guacamol"): Usual(
-        (*MODEL, "--tasks", "median1", "--budget", "3", "--folder", "run")
-    ),
     ("benchmarks", "constrained"): Usual(
         (*MODEL, "--budget", "3", "--folder", "run")
     ),
@@ -120,7 +117,6 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("benchmarks", "sets"): Usual(("{sets_run}",)),
     ("benchmarks", "coloring"): Usual(("{coloring}", "-n", "2")),
     ("benchmarks", "own_molecules"): Usual(("sulfonamides",), ".smi"),
-    ("benchmarks", "latents"): Usual(("--steps", "1", "--out", "x.png"), ".png"),
 }  # fmt: skip
 
 
@@ -129,8 +125,7 @@ NOT_HERE = {("benchmarks", "images"): "a training",
             ("benchmarks", "properties"): "a model that was trained with properties",
             ("benchmarks", "fragments"): "minutes",
             ("benchmarks", "constrained"): "minutes",
-            ("benchmarks", "own_molecules"): "ZINC250k encoded, a minute",
-            ("benchmarks", "latents"): "ZINC250k encoded, a minute"}  # fmt: skip
+            ("benchmarks", "own_molecules"): "ZINC250k encoded, a minute"}  # fmt: skip
 """Commands that need more than the stage has when all is well, and what."""
 
 

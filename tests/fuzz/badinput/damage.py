@@ -164,13 +164,14 @@ def _runs(dice: Random) -> Iterator[Case]:
         place = "sets_run" if name == "sets" else "run"
         for label, change in _damages(dice):
             checkpoints = ("checkpoints/last.ckpt",) if name == "resume" else ()
-            for file in ("config.toml", *checkpoints, "metrics.csv"):
+            figures = "model/config.json" if name == "sets" else "metrics.csv"
+            for file in ("config.toml", *checkpoints, figures):
                 # A flipped bit in a text may make another text that is as good.
                 readable = not file.endswith("ckpt")
                 yield Case(f"{name}: {file} {label}", program, arguments, (),
                            changed(place, file, change), readable=readable,
                            starts=True)  # fmt: skip
-        for k, text in enumerate(METRICS):
+        for k, text in enumerate(() if name == "sets" else METRICS):
             yield Case(f"{name}: metrics.csv {k}", program, arguments, (),
                        changed(place, "metrics.csv", lambda _, t=text: t.encode()),
                        readable=k in UNREAD["metrics"].get(name, ()), starts=True)  # fmt: skip

@@ -30,7 +30,7 @@ READ_BY = {
     "resume": ("config.toml", "checkpoints/last.ckpt", "checkpoints/plateau.ckpt", "metrics.csv",
                "checkpoints", "model", "snapshots", "model/config.json", "run.json"),
     "continue": ("config.toml", "checkpoints/plateau.ckpt", "checkpoints"),
-    "sets": ("config.toml", "metrics.csv", "model/config.json"),
+    "sets": ("config.toml", "model/config.json"),
     "generate of a run": ("model", "model/config.json", "model/model.safetensors"),
     "optimize": ("calls.sqlite", "calls.sqlite-wal", "calls.lock", "state.safetensors", "run.lock",
                  "run.json"),

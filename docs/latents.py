@@ -1,4 +1,4 @@
-"""Picture of the volumes of two latents that each encoding gives the atom types of ZINC250k.
+"""Draw `latents.png`: the volumes that each encoding gives the atom types of ZINC250k.
 
 The flow here is one of single atoms: p(x) of one atom type, without its neighbours and without a
 context. A good model has to give every category the share of the base density that is its share of
@@ -16,18 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import typer
 from torch import Tensor, nn
 
 from graphcnf.categorical import CategoricalFlow, make_encoding
 from graphcnf.datasets.zinc250k import zinc250k_rows
 from graphcnf.flows import Context, coupling_stack
 from graphcnf.flows.modules import zero_init
-from graphcnf.scripts.benchmarks.options import check_picture, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +38,7 @@ ENCODINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Encodings of two latents, with their options."""
 
-MOLECULES, HIDDEN, BATCH, WARMUP, RATE = 5_000, 24, 512, 20, 1e-2
+MOLECULES, STEPS, HIDDEN, BATCH, WARMUP, RATE = 5_000, 280, 24, 512, 20, 1e-2
 BETA = 2.0
 """Weight of log p(x|z) in training, as models have it early on: it drives volumes apart."""
 
@@ -55,18 +53,14 @@ COLOURS = {"C": "#5b6573", "N": "#3465d9", "O": "#dd3a2b", "S": "#eeb90f", "F": 
 """Colours of atom types, ions lighter; all other types are one category, "other"."""
 
 
-def latents(
-    out: Annotated[Path, typer.Option(help="Picture to write, .png.")] = Path("latents.png"),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each encoding.")] = 400,
-) -> None:
+def main() -> None:
     """Draw the volumes of two latents that each encoding gives the atom types of ZINC250k."""
-    check_picture(out, "--out")
     rows = zinc250k_rows()
     data = rows.take(rows.split("train")[:MOLECULES]).without_marks()
     named = list(COLOURS)[:-1]
     place = [named.index(n) if n in named else len(named) for n in data.vocabulary.atom_labels]
     types = torch.tensor(place)[torch.from_numpy(data.graphs.node_types).long()]
-    write_figure(_draw(types, steps), out)
+    _draw(types, STEPS).savefig(Path(__file__).with_name("latents.png"))
 
 
 def shares_of(types: Tensor) -> Tensor:
@@ -235,3 +229,7 @@ def _draw_line(axes: Axes, shares: np.ndarray) -> None:
         axes.fill([a, b, d, c], [0.7, 0.7, 0.3, 0.3], color=colour, alpha=0.3, linewidth=0)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=(0.15, 0.85))
     axes.set_yticklabels(["after the flow", "encoder"])
+
+
+if __name__ == "__main__":
+    main()

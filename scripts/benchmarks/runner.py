@@ -1,0 +1,202 @@
+"""Options, trained runs, published figures and output that the benchmarks share."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphcnf.compute.files import inside, read_json
+from graphcnf.datasets.molecules import MoleculeDataset
+from graphcnf.errors import UserError, require
+from graphcnf.evaluation.formats import Column, Row
+from graphcnf.scripts._options import checked_minutes, checked_seed
+from graphcnf.scripts._output import check_place, output_kind, table_kind, write_table
+from graphcnf.training.experiments import MOLECULES, load_molecules
+from graphcnf.training.settings import TrainingSettings, load_config
+
+HERE = Path(__file__).parent
+
+
+def _checked_table(out: Path | None) -> Path | None:
+    table_kind(out, False, False)  # before the long work
+    return out
+
+
+Model = Annotated[str, typer.Option(metavar="NAME|DIR", help="Shipped weights, or a run.")]
+Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to score.")]
+Seed = Annotated[int, typer.Option(callback=checked_seed, help="Seed of everything random.")]
+Seeds = Annotated[str, typer.Option(metavar="S,S,...", help="Seeds of training and sampling.")]
+Presets = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PRESET|FILE.toml...", help="Models.", show_default="six presets"),
+]
+Places = Annotated[
+    list[Path], typer.Argument(metavar="RUN|DIR", help="Runs, or folders that hold runs.")
+]
+Minutes = Annotated[
+    float, typer.Option(callback=checked_minutes, help="CPU minutes of one thread for each run.")
+]
+Folder = Annotated[
+    Path, typer.Option(help="Folder of the runs: finished ones count, others are continued.")
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE", help="Data with held-out molecules.", show_default="the model's own"
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        callback=_checked_table, help="File to write: .md, .csv or .json.", show_default="stdout"
+    ),
+]
+
+
+def published(table: str, /, **where: str | float) -> list[dict[str, Any]]:
+    """Return the rows of `published/TABLE.csv` that have the values `where`, numbers as floats.
+
+    Figures as their authors report them; empty cells are left out.
+    """
+    with open(HERE / "published" / f"{table}.csv", newline="", encoding="utf-8") as file:
+        rows: list[dict[str, Any]] = [
+            {k: v for k, v in r.items() if v} for r in csv.DictReader(file)
+        ]
+    for row in rows:
+        for key, value in row.items():
+            with suppress(ValueError):
+                row[key] = float(value)
+        row["method"] += " (published)"
+    return [row for row in rows if where.items() <= row.items()]
+
+
+def write(
+    out: Path | None, rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str]
+) -> None:
+    """Write a table to stdout as Markdown, or to a file in the format of its name."""
+    write_table(table_kind(out, False, False), out, rows, columns, notes)
+
+
+def check_picture(path: Path | None, option: str) -> None:
+    """Raise, before the long work, what would keep a figure from being written as PNG."""
+    if path is not None:
+        output_kind(path, ("png",), option)
+        check_place(path)
+        require("matplotlib", "a figure", "train")
+
+
+class TrainedRun:
+    """A run directory, as training has left it or is writing it.
+
+    Attributes:
+        config: Tables `model`, `data` and `training`.
+        trained: `steps`, `minutes`, and `held_out`, the figures of the model; empty without one.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.config = path, load_config(inside(path, "config.toml"))
+        self.trained: dict[str, Any] = {}
+        file = inside(path, "model", "config.json")
+        try:
+            trained = read_json(file)["metadata"]["training"]
+            figures = {k: float(v) for k, v in trained["held_out"].items()}
+            self.trained = {k: float(trained[k]) for k in ("steps", "minutes")}
+            self.trained["held_out"] = figures
+        except FileNotFoundError:
+            pass
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{file}: damaged ({error})") from None
+
+    def check_finished(self) -> None:
+        """Raise `UserError` unless the model is the one at the end of the budget."""
+        settings, progress = TrainingSettings.from_dict(self.config["training"]), 0.0
+        if self.trained:
+            # The file rounds minutes to two decimals.
+            seconds = 60 * (self.trained["minutes"] + 5e-3)
+            progress = settings.progress(int(self.trained["steps"]), seconds)
+        if progress < 1:
+            raise UserError(
+                f"{self.path}: the run is not finished ({int(100 * progress)} % of its budget): "
+                f"graphcnf train --resume --out {self.path}"
+            )
+
+    def molecules(self) -> MoleculeDataset:
+        """Load the data set that the run was trained on; raise `UserError` for no molecules."""
+        data = dict(self.config["data"])
+        name = data.pop("name", None)
+        if name not in MOLECULES:
+            raise UserError(f"{self.path}: the data set {name!r} holds no molecules")
+        return load_molecules(name, data)
+
+
+def train_all(
+    presets: Sequence[str], seeds: Sequence[int], folder: Path, minutes: float
+) -> list[list[TrainedRun]]:
+    """Train every preset with every seed for `minutes` of CPU time, in processes of one thread.
+
+    A finished run in `folder/PRESET/seed-N` is kept, an interrupted one is continued.
+
+    Returns:
+        The runs of each preset, in the order of the seeds.
+
+    Raises:
+        UserError: A training failed, or a run of another budget is in the way.
+    """
+    return [
+        [_train(preset, folder / Path(preset).stem / f"seed-{seed}", seed, minutes)
+         for seed in seeds]
+        for preset in presets
+    ]  # fmt: skip
+
+
+def _train(preset: str, path: Path, seed: int, minutes: float) -> TrainedRun:
+    begun = (path / "config.toml").is_file()
+    if begun:
+        run = TrainedRun(path)
+        check_minutes(path, run.config["training"].get("minutes", 0), minutes)
+        with suppress(UserError):
+            run.check_finished()
+            return run
+    options = [f"--minutes={minutes}", f"--seed={seed}", "--threads=1", "--set=clock=cpu",
+               "--set=eval_minutes=0", "--set=snapshots=false"]  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    resume = ["--resume"] if begun else []
+    run_child(["-m", "graphcnf", "train", preset, f"--out={path}", *options, *resume])
+    run = TrainedRun(path)
+    run.check_finished()
+    return run
+
+
+def check_minutes(path: Path, found: float, wanted: float) -> None:
+    """Raise `UserError` where a training had another budget."""
+    # The last step may take a little longer.
+    if abs(found - wanted) > 0.02 * wanted + 0.02:
+        raise UserError(f"{path} was trained for {found:g} minutes, not {wanted:g}: delete it")
+
+
+def run_child(arguments: Sequence[str]) -> None:
+    """Run Python with these arguments in a process of one thread; raise `UserError` if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    code = subprocess.call([sys.executable, *arguments], env=environment, stdout=sys.stderr)
+    if code:
+        raise UserError(f"training failed (exit code {code}), see above")
+
+
+def find_runs(places: Sequence[Path]) -> list[TrainedRun]:
+    """Return the named runs, and those up to two levels deep in named folders, in order."""
+    found: dict[Path, None] = {}
+    for place in places:
+        levels = ("config.toml", "*/config.toml", "*/*/config.toml")
+        runs = sorted(file.parent for level in levels for file in place.glob(level))
+        if not runs:
+            raise UserError(f"{place}: no run there (a run directory has a config.toml)")
+        found |= dict.fromkeys(runs)
+    return [TrainedRun(path) for path in found]
