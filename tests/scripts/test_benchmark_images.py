@@ -71,16 +71,3 @@ def test_models_are_trained_once_and_put_side_by_side(bench, surroundings, monke
     assert Path("runs/vae/seed-0/metrics.csv").stat().st_mtime_ns == written
     code, _, err = bench("images", "vae.toml", "--minutes", 0.5, "--folder", "runs")
     assert code == 1 and "delete it" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["zinc250k"], 1, "zinc250k: its data are no images"),
-        (["nosuch"], 1, "unknown preset 'nosuch'"),
-        (["--png", "x.jpg"], 2, ".png"),
-    ],
-)
-def test_errors(bench, surroundings, arguments, code, message):
-    found, _, err = bench("images", *arguments)
-    assert found == code and message in err and not list(surroundings.iterdir())
