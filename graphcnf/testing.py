@@ -370,15 +370,9 @@ def assert_normalised(
     until `Z_SCORE` standard errors are at most ``max_error``. So, up to noise beyond these, a sum
     that is off by more than ``2 max_error + atol`` does not pass.
 
-    Args:
-        log_prob: called as ``log_prob(space, samples)``, returns nats ``(B,)`` with fresh noise in
-            every call.
-        space: a batch with every element of the space exactly once.
-        samples: K.
-        repeats: number of independent estimates to begin with.
-        most_repeats: largest number of estimates; the test fails as inconclusive beyond it.
-        max_error: largest `Z_SCORE` standard errors at which the test decides.
-        atol: allowed on top, for rounding.
+    ``log_prob(space, samples)`` returns nats ``(B,)`` with fresh noise in every call, for every
+    element of the space exactly once. There are ``repeats`` estimates to begin with; beyond
+    ``most_repeats`` the test fails as inconclusive.
     """
     totals: list[float] = []
     error = math.inf
@@ -407,14 +401,9 @@ def assert_lower_bound(
 ) -> None:
     """Check that the mean K-sample bound does not fall with K, nor exceeds the exact value.
 
-    Args:
-        log_prob: called as ``log_prob(x, K)``, returns nats ``(B,)`` with fresh noise in every
-            call.
-        x: a batch.
-        samples: increasing values of K.
-        repeats: number of independent evaluations of each, at least 2.
-        exact: exact log-probabilities ``(B,)``, if known.
-        atol: allowed beyond `Z_SCORE` standard errors, for rounding.
+    ``log_prob(x, K)`` returns nats ``(B,)`` with fresh noise in every call; it is evaluated
+    ``repeats`` times (at least twice) for each of the increasing ``samples`` K. ``exact`` are
+    log-probabilities ``(B,)``, ``atol`` is allowed beyond `Z_SCORE` standard errors.
     """
     if list(samples) != sorted(set(samples)):
         raise ValueError(f"samples must increase, got {list(samples)}")

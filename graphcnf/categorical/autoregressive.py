@@ -31,11 +31,9 @@ from graphcnf.limits import check_temperature
 
 @dataclass
 class Step:
-    """Positions that are decided together, with their hidden states.
+    """M positions that are decided together, `at` this index of categories (B, N, V).
 
-    Attributes:
-        at: Index of the first two axes of categories (B, N, V), which selects M positions.
-        hidden: The network gives the logits of their first variable from it.
+    The network gives the logits of their first variable from `hidden`.
     """
 
     at: tuple
@@ -78,9 +76,8 @@ class Network(nn.Module):
     def embed(self, hidden, x: Tensor) -> tuple[Any, Tensor | None]:
         """Add the decided variable x (M,) to `hidden`; never called after the last variable.
 
-        Returns:
-            The hidden state of the next variable, and the rows (R,) of `hidden` that it has: the
-            later variables of all others are 0 for certain. None for all rows.
+        Returns the hidden state of the next variable, and the rows (R,) of `hidden` that have one,
+        None for all: the later variables of all others are 0 for certain.
         """
         raise NotImplementedError
 
@@ -136,10 +133,8 @@ class AutoregressiveCoupling(Bijection):
     `forward` is differentiable, `inverse` and `inverse_and_logdet` are not: they decide between
     categories on the way, and keep no graph of it.
 
-    Args:
-        network: Gives the conditional probabilities.
-        rules: Further limits: a function of `hidden` to the allowed categories (M, C) bool of the
-            next variable. Probabilities are normalised over what is allowed. None for no limit.
+    `rules` are further limits: a function of `hidden` to the allowed categories (M, C) bool of the
+    next variable. Probabilities are normalised over what is allowed.
     """
 
     tempers = True
@@ -304,13 +299,8 @@ def _of_positions(context: Context) -> Context:
 def _moved(u, source, target, mask, like, margin) -> tuple[Tensor, Tensor]:
     """Map points u (B, N, V) float64 linearly from intervals to others on the unit line.
 
-    Args:
-        u: The points.
-        source: Lower ends and logs of the widths of their intervals, (B, N, V) each.
-        target: The same of the intervals that they are mapped to.
-        mask: (B, N, V) bool.
-        like: For the type of the result: logits (B, N, V) of the new points, and the log-det (B,).
-        margin: Share of an interval that is kept free at either end.
+    Intervals are lower ends and logs of the widths; `margin` is the share that is kept free at
+    either end. Returns logits (B, N, V) of the new points in the type of `like`, and the log-det.
     """
     (lower, log_width), (new_lower, new_log_width) = source, target
     share = ((u - lower) / log_width.exp()).clamp(margin, 1 - margin)

@@ -55,9 +55,7 @@ def grid_means(categories: int, latent_dim: int) -> tuple[Tensor, float]:
     digit less suffices in base 2, the last one is the parity of the others, as in an
     error-detecting code; where still fewer do, the digits repeat.
 
-    Returns:
-        The points (K, D), float64, centred, with standard deviation 1 along a coordinate, and the
-        smallest `spacing` along a coordinate.
+    The points (K, D), float64, are centred, with standard deviation 1 along a coordinate.
     """
     base, digits = 2, 1
     while base**latent_dim < categories:
@@ -199,11 +197,9 @@ class MixtureEncoding(Encoding):
 
 
 class LearnedPosterior(nn.Module):
-    """Posterior p(x|z) = softmax(W z + b + MLP(z)); starts as a linear classifier of the means.
+    """Posterior p(x|z) = softmax(W z + b + MLP(z)).
 
-    Args:
-        means: Means of the categories, (K, D).
-        scale: Their logistic scale.
+    Starts as a linear classifier of logistic clusters with means (K, D) and a common scale.
     """
 
     def __init__(self, means: Tensor, scale: float):

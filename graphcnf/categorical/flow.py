@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcnf.categorical.encoding import Encoded, Encoding
-from graphcnf.flows.base import BaseDensity, StandardLogistic
+from graphcnf.flows.base import StandardLogistic
 from graphcnf.flows.transform import Context, Transform
 from graphcnf.limits import check_temperature
 
@@ -18,11 +18,7 @@ from graphcnf.limits import check_temperature
 class Bound:
     """One draw of the variational bound, every entry (B,) in nats.
 
-    Attributes:
-        log_flow: log p(z), the base density plus the log terms of the flow.
-        log_posterior: log p(x|z).
-        log_encoder: log q(z|x).
-        correct: Share of variables that p(x|z) decodes to the encoded category.
+    `log_flow` is log p(z), base density plus log terms of the flow; `Encoded` has the others.
     """
 
     log_flow: Tensor
@@ -55,10 +51,7 @@ class CategoricalFlow(nn.Module):
     Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021,
     arXiv 2006.09790, eq. 3.
 
-    Args:
-        encoding: Categories (B, L) or (B, L, V) to latents (B, L, D).
-        flow: Transform of the latents.
-        base: Density of what the flow returns; standard logistic when None.
+    The base density of what the flow returns is standard logistic.
 
     Examples:
         >>> from graphcnf.categorical import make_encoding
@@ -72,10 +65,15 @@ class CategoricalFlow(nn.Module):
         torch.Size([5, 4])
     """
 
-    def __init__(self, encoding: Encoding, flow: Transform, base: BaseDensity | None = None):
+    def __init__(self, encoding: Encoding, flow: Transform):
         super().__init__()
-        self.encoding, self.flow = encoding, flow
-        self.base: BaseDensity = StandardLogistic() if base is None else base
+        self.encoding, self.flow, self.base = encoding, flow, StandardLogistic()
+
+    def _encoded(self, x, context: Context) -> tuple[Encoded, Tensor, Tensor]:
+        """One draw of the encoder, what the flow makes of it, and its log term."""
+        self.encoding.check(x, context.mask)
+        encoded = self.encoding.encode(x.long(), context)
+        return encoded, *self.flow(encoded.z, context)
 
     def bound(self, x, context: Context = Context()) -> Bound:
         """Draw the terms of the bound for categories `x`.
@@ -83,9 +81,7 @@ class CategoricalFlow(nn.Module):
         Raises:
             ValueError: if `x` or the mask is not what the encoding takes.
         """
-        self.encoding.check(x, context.mask)
-        encoded = self.encoding.encode(x.long(), context)
-        z, log_term = self.flow(encoded.z, context)
+        encoded, z, log_term = self._encoded(x, context)
         return Bound.of(self.base.log_prob(z, context.mask) + log_term, encoded)
 
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
@@ -105,9 +101,7 @@ class CategoricalFlow(nn.Module):
 
     def encode(self, x, context: Context = Context()) -> Tensor:
         """Return latents of the base space, (B, L, D)."""
-        self.encoding.check(x, context.mask)
-        encoded = self.encoding.encode(x.long(), context)
-        return self.flow(encoded.z, context)[0]
+        return self._encoded(x, context)[1]
 
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
         """Return categories of latents of the base space: argmax of p(x|z), or a draw if `sample`.
@@ -130,11 +124,8 @@ class CategoricalFlow(nn.Module):
         context: Context = Context(),
         *,
         sample_posterior: bool = False,
-        device=None,
     ) -> Tensor:
         """Draw `count` samples of `length` positions (taken from the mask when given).
-
-        Without a mask they are drawn on `device`, that of the parameters when None.
 
         Raises:
             ValueError: if neither mask nor `length` is given, the mask has not `count` rows, or one
@@ -150,15 +141,13 @@ class CategoricalFlow(nn.Module):
         length = mask.shape[1] if mask is not None else length
         # The base density draws whole positions.
         positions = mask.any(-1) if mask is not None and mask.dim() == 3 else mask
-        own = next(self.parameters(), None)
-        if device is None and own is not None:
-            device = own.device
+        own = next(self.parameters(), torch.empty(0))
         z = self.base.sample(
             (count, length, self.encoding.latent_dim),
             mask=positions,
             generator=context.generator,
-            device=device if mask is None else mask.device,
-            dtype=None if own is None else own.dtype,
+            device=own.device if mask is None else mask.device,
+            dtype=own.dtype,
         )
         return self.decode(z, context, sample=sample_posterior)
 

@@ -79,20 +79,14 @@ class CausalAttention(Network):
 
     @torch.no_grad()
     def start_from(self, counts: Tensor) -> None:
-        """Let training begin with the frequencies of the categories.
-
-        `counts` are those seen, (1, C) of shared categories or (positions, C).
-        """
+        """Let training begin with `counts` of categories, (1, C) if shared or (positions, C)."""
         self.bias.copy_((counts.to(self.bias) + 0.5).log())
 
     def _inputs(self, before: Tensor | None, first: int, to_come: Tensor) -> Tensor:
         """Channels (B, M, C) known before positions `first` to `first + M - 1`.
 
-        Args:
-            before: Categories of the positions from `first - 1` on, without the last of them,
-                (B, M) long; for `first` = 0, whose start is no category, (B, M - 1) or None.
-            first: Number of the first position.
-            to_come: Number of positions to come, they themselves included, (B, M) long.
+        `before` are the categories of the positions before them, (B, M) long, or (B, M - 1) or None
+        for `first` = 0. `to_come` counts the positions to come, they themselves included, (B, M).
         """
         number = torch.arange(first, first + to_come.shape[1], device=to_come.device)
         parts = [] if first else [self.initial.expand(len(to_come), 1, -1)]
@@ -248,12 +242,9 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return self.config["positions"]
 
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
-        """Return the exact log p(x | number of positions), (B,) nats; see `length_log_prob`.
+        """Return the exact log p(x | number of positions) of x (B, L), (B,) nats.
 
-        Args:
-            x: Categories, (B, L) long.
-            context: Mask of the real positions, (B, L) bool, the first ones of a row.
-            samples: Without influence: the density is exact.
+        The real positions are the first ones of a row. `samples` has no influence.
 
         Raises:
             ValueError: if `x` or the mask is not what the model takes.
@@ -262,18 +253,12 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         self.encoding.check(x, context.mask)
         return self.flow.log_prob(x.long()[..., None], _with_mask(x, context))
 
-    def bound(self, x, context: Context = Context()):
-        """Draw the terms of the bound, see `CategoricalFlow.bound`."""
+    def _encoded(self, x, context):
         self.encoding.check(x, context.mask)
-        return super().bound(x, _with_mask(x, context))
-
-    def encode(self, x, context: Context = Context()) -> Tensor:
-        """Return latents of the base space, (B, L, 1)."""
-        self.encoding.check(x, context.mask)
-        return super().encode(x, _with_mask(x, context))
+        return super()._encoded(x, _with_mask(x, context))
 
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Return categories (B, L) of latents, see `CategoricalFlow.decode`."""
+        """Return categories (B, L) of latents."""
         return super().decode(z, _with_mask(z[..., 0], context), sample=sample)
 
     def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
@@ -318,12 +303,8 @@ class RowFlow(Pretrained, AutoregressiveFlow):
     def training_loss(self, batch: Rows, *, beta: float = 1.0):
         """Negative log-likelihood in nats per position, given the number of positions; metrics.
 
-        Args:
-            batch: At least one row with a position; rows without count nothing.
-            beta: Ignored: there is no decoder to weigh.
-
-        Returns:
-            The loss, and as pairs (sum, number) `bits_per_variable` and `bits_per_row`.
+        Rows without a position count nothing, and `beta` is ignored: there is no decoder to weigh.
+        The metrics are `bits_per_variable` and `bits_per_row`, as pairs (sum, number).
         """
         batch = batch[batch.mask.any(1)]
         nats = self.flow.log_prob(batch.values[..., None], Context(batch.mask))

@@ -55,15 +55,6 @@ COUPLINGS = ("elements", "groups", "channels")
 class SetFlow(Pretrained, CategoricalFlow):
     """Density of categorical sets (B, L): permuting a set leaves its density as it is.
 
-    Three kinds of couplings:
-
-    - "elements" (`ElementCoupling`): the elements follow each other in the random order that a
-      latent of their own gives them;
-    - "groups" (`GroupCoupling`, on the interval encoding): random groups of elements follow each
-      other, so many network evaluations as there are groups, whatever the size of the set;
-    - "channels" (Lippe & Gavves 2021, section 4.1): ActNorm, invertible linear map and a mixture
-      coupling that transforms half of the latents of all elements given the other half.
-
     Args:
         elements: Largest number of elements of a set, and the number that `sample` draws.
         categories: Number of categories of an element.
@@ -71,10 +62,11 @@ class SetFlow(Pretrained, CategoricalFlow):
             takes no other) or "mixture".
         latent_dim: Latents of an element; None for what the encoding takes by default.
         encoding_options: Further arguments of the encoding.
-        coupling: "elements", "groups" or "channels".
-        couplings: Number of couplings (of groups, with "groups"); None for 1 ("elements") or 8.
-        mixtures: Components of the mixtures; None for `categories` ("elements") or 8. "groups" has
-            none.
+        coupling: "elements" (`ElementCoupling`, one after another in a random order), "groups"
+            (`GroupCoupling`, random groups of them) or "channels" (`coupling_stack`, half of the
+            latents of all elements given the other half; Lippe & Gavves 2021, section 4.1).
+        couplings: Number of couplings, or of groups; None for 1 ("elements") or 8.
+        mixtures: Components of the mixtures; None for `categories` ("elements") or 8.
         width: Channels of the networks.
         layers: Blocks of a network: of attention, or of a sum's network ("groups").
         heads: Attention heads.
@@ -147,15 +139,10 @@ class SetFlow(Pretrained, CategoricalFlow):
         return self.config["elements"]
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """Negative bound in nats per element, with log p(x|z) weighted by `beta`, and metrics.
+        """Negative bound of sets (B, L) in nats per element, see `Bound.value`, and metrics.
 
-        Args:
-            batch: Sets (B, L) long.
-            beta: See `Bound.value`.
-
-        Returns:
-            The loss, and as pairs (sum over sets, number of sets) `bits_per_variable` (beta = 1)
-            and `accuracy` (share of elements that p(x|z) decodes to what was encoded).
+        These are `bits_per_variable` (beta = 1) and `accuracy` (share of elements that p(x|z)
+        decodes to what was encoded), as pairs (sum over sets, number of sets).
         """
         bound = self.bound(batch)
         loss = -bound.value(beta).mean() / batch.shape[1]
@@ -176,15 +163,7 @@ class SetFlow(Pretrained, CategoricalFlow):
 
 
 class SetNetwork(nn.Module):
-    """Attention network of a coupling of channels: parameters for every element from all.
-
-    Args:
-        inputs: Latents of an element that the network sees.
-        outputs: Parameters of an element.
-        width: Channels.
-        layers: Attention blocks.
-        heads: Attention heads.
-    """
+    """Attention network of a coupling of channels: parameters for every element from all."""
 
     def __init__(self, inputs: int, outputs: int, *, width: int, layers: int, heads: int):
         super().__init__()
@@ -261,10 +240,7 @@ class OrderedEncoding(Encoding):
 
 
 def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor]:
-    """Rank elements by ascending key (B, L), padding last.
-
-    Returns:
-        Their places (B, L), and the numbers of elements (B,).
+    """Return the places (B, L) of elements by ascending key, padding last, and their numbers (B,).
 
     Raises:
         ValueError: if there are more than `most`.
@@ -323,7 +299,7 @@ class ElementCoupling(Bijection):
         log_scales: Log-scales at which they start, (C, D).
         elements: Largest number of elements.
         reverse: Go through the elements in descending instead of ascending order.
-        **network: `width`, `layers` and `heads` of the attention network.
+        **network: Sizes of the attention network.
     """
 
     def __init__(
@@ -391,11 +367,7 @@ class ElementCoupling(Bijection):
         return masked(torch.cat([x[..., :1], moved], -1), mask), sum_log_term(sums)
 
     def _mixtures(self, known: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Parameters of one more element than known (B, K, D), components first.
-
-        Returns:
-            Logits (C, B, K + 1), means and log-scales (D, C, B, K + 1).
-        """
+        """Logits (C, B, K + 1), means, log-scales (D, C, B, K + 1) given K elements (B, K, D)."""
         start, start_scales = (p.t()[..., None, None] for p in (self.means, self.log_scales))
         # Which component an element lies on tells more than where it lies.
         each = self._log_densities(known.movedim(-1, 0)[:, None], start, start_scales)
@@ -430,12 +402,10 @@ class ResidualBlock(nn.Module):
 
 @dataclass
 class Groups:
-    """Hidden states of M groups.
+    """Hidden states of M groups: `h` of the groups before, (M, C).
 
-    Attributes:
-        h: Of the groups before, (M, C).
-        decided: Sum of the rows of the elements before, (M, C).
-        after: Number of elements still to come, those of the group included, (M,) long.
+    `decided` is the sum of the rows of the elements before, (M, C), `after` the number of elements
+    still to come, those of the group included, (M,) long.
     """
 
     h: Tensor
@@ -453,13 +423,6 @@ class GroupNetwork(Network):
     bits per element in 8 groups. So the elements of a group go, one after another, through a
     read-out of one hidden layer, to which every element decided so far has added its row of a table
     (as in NADE, Larochelle & Murray 2011).
-
-    Args:
-        categories: Number of categories of an element.
-        elements: Largest number of elements.
-        groups: Number G of groups.
-        width: Channels.
-        layers: Residual blocks.
     """
 
     def __init__(self, categories: int, elements: int, groups: int, width: int, layers: int):
@@ -485,13 +448,10 @@ class GroupNetwork(Network):
     def groups_after(
         self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor
     ) -> Groups:
-        """Return the hidden states of M groups from sums over the elements before each.
+        """Return the hidden states of M groups.
 
-        Args:
-            values: Sum of their rows of `values`, (M, C).
-            decided: Sum of their rows of `decided`, (M, C).
-            before: Their number, (M,) long.
-            after: Number of elements still to come, those of the group included, (M,) long.
+        Given are sums (M, C) over the elements before of their rows of either table, their number,
+        and that of the elements still to come, those of the group included, (M,) long.
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)

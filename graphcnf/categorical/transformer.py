@@ -23,11 +23,8 @@ class Block(nn.Module):
     al. 2022, arXiv 2204.02311), with a squared ReLU (So et al. 2021, arXiv 2109.08668): two matrix
     products instead of four.
 
-    Args:
-        width: Channels C.
-        heads: Attention heads; must divide `width`.
-        expansion: Hidden channels of the feed-forward part, as a multiple of `width`.
-        dropout: Share of the update's channels that training leaves out.
+    `expansion` is the number of hidden channels of the feed-forward part as a multiple of `width`,
+    `dropout` the share of the update's channels that training leaves out.
 
     Raises:
         ValueError: if `heads` does not divide `width`.

@@ -67,10 +67,6 @@ class CategoricalModel(nn.Module):
     - an array (N, D) of whole numbers, numpy's or torch's;
     - a list of connected `nx.Graph` or `torch_geometric.data.Data` with labels.
 
-    Args:
-        codec: Translation of the data.
-        flow: Density of the translated data.
-
     Examples:
         >>> model = CategoricalModel.fit(["anna", "hannah", "otto"] * 20, steps=20)
         >>> len(model.sample(3)), model.log_prob(["anna"]).shape
@@ -197,8 +193,7 @@ class CategoricalModel(nn.Module):
     def batch(self, x) -> Rows | GraphBatch:
         """Return data as `training_loss` takes them, as the `collate_fn` of a DataLoader does.
 
-        Raises:
-            UserError: if an item has probability 0, see `reasons`.
+        Raises UserError if an item has probability 0, see `reasons`.
         """
         data = _all_encoded(self.codec, x, self.flow)
         return self.codec.batch(data, np.arange(len(self.codec.sizes(data))))
@@ -206,12 +201,8 @@ class CategoricalModel(nn.Module):
     def training_loss(self, x, *, beta: float = 1.0):
         """Return the negative log-likelihood in nats per position or node, given sizes; metrics.
 
-        Args:
-            x: Data, or the result of `batch`.
-            beta: Argument of the training loop, without effect.
-
-        Returns:
-            The loss, and metrics as pairs (sum, number) of which the quotient is the mean.
+        `x` are data, or the result of `batch`; `beta` is without effect. Metrics are pairs (sum,
+        number) of which the quotient is the mean.
         """
         batch: Any = x if isinstance(x, Rows | GraphBatch) else self.batch(x)
         return self.flow.training_loss(batch.to(self.flow.device), beta=beta)

@@ -48,9 +48,9 @@ def draw_normal(
             numpy generators (see `record_generators`). With a sequence the numbers of a record
             depend on its generator and its number of real entries only, neither on padding nor on
             the device.
-        device: device of the result.
-        dtype: type of the result, torch's default type if None.
-        uniform: draw uniform numbers in [0, 1) instead.
+        device: Of the result.
+        dtype: Of the result, torch's default type if None.
+        uniform: Draw uniform numbers in [0, 1) instead.
 
     Raises:
         ValueError: if a sequence of generators does not have B of them.

@@ -34,8 +34,7 @@ class Coupling(Bijection):
         swap: False transforms the second part, True the first.
 
     Raises:
-        ValueError: if ``split`` is negative or, when called, the network returns another number
-            of parameters.
+        ValueError: when called, if the network returns another number of parameters.
     """
 
     parameters_per_channel: int
@@ -188,11 +187,7 @@ def coupling_stack(
 ) -> Sequential:
     """Build blocks of actnorm, invertible linear map and mixture-of-logistics coupling.
 
-    Args:
-        network: ``network(inputs, outputs)`` builds the network of a coupling; see `Coupling`.
-        channels: at least 2.
-        couplings: number of blocks.
-        mixtures: components of each mixture.
+    ``network(inputs, outputs)`` builds the network of one of the couplings; see `Coupling`.
 
     Raises:
         UserError: there are fewer than 2 channels.

@@ -38,12 +38,9 @@ class Dequantization(Transform):
     the noise lies, also where a type rounds it to 0 or 1. The log term counts the margins, which
     cost ``-log2(1 - 2 m)``, 0.0003 bits per variable.
 
-    Args:
-        levels: number of values: ``x (B, ..., D)`` holds whole numbers 0 to ``levels - 1``, in any
-            type. `inverse` sets anything outside to the nearest of them.
-
-    Attributes:
-        margin: m, `MARGIN` or, for more than 400 levels, more: float32 is coarse there.
+    ``x (B, ..., D)`` holds whole numbers 0 to ``levels - 1``, in any type. `inverse` sets anything
+    outside to the nearest of them. The margin is `MARGIN` or, for more than 400 levels, more:
+    float32 is coarse there.
 
     Raises:
         ValueError: if there are no levels, or more than `MOST_LEVELS`.
@@ -93,10 +90,8 @@ class VariationalDequantization(Dequantization):
     References:
         Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.1.
 
-    Args:
-        levels: see `Dequantization`.
-        flow: f, a bijection of the shape of ``x``, given as features what ``encoder`` returns.
-        encoder: called with ``x`` scaled to (-1, 1); None gives that to ``flow`` as it is.
+    ``flow`` is f, a bijection of the shape of ``x``, given as features what ``encoder`` makes of
+    ``x`` scaled to (-1, 1), or that as it is.
     """
 
     def __init__(self, levels: int, flow: Bijection, encoder: nn.Module | None = None):

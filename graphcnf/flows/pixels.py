@@ -128,9 +128,8 @@ class Split(Transform):
         channels: channels of ``x``.
         keep: number of channels of ``z``, the larger half if None.
         base: density of the rest, standard normal if None.
-        prior: None for a rest that is independent of ``z``; or a bijection of ``x`` that leaves the
-            first ``keep`` channels as they are and maps the rest to the base density, such as
-            ``ChannelsFirst(AffineCoupling(network, split=keep))``.
+        prior: a bijection of ``x`` that leaves the first ``keep`` channels as they are and maps the
+            rest to the base density, as ``ChannelsFirst(AffineCoupling(network, split=keep))``.
 
     Raises:
         ValueError: if ``keep`` is not positive and smaller than ``channels``.

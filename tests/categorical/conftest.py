@@ -8,7 +8,7 @@ from couplings import perturb
 from torch import nn
 
 from graphcnf.categorical import CategoricalFlow, IntervalEncoding, make_encoding
-from graphcnf.flows import AffineCoupling, InvertibleLinear, Sequential, StandardLogistic
+from graphcnf.flows import AffineCoupling, InvertibleLinear, Sequential
 
 CATEGORIES = 3
 
@@ -82,7 +82,7 @@ def _small_flow(encoding) -> CategoricalFlow:
         for step in flow:
             if isinstance(step, InvertibleLinear):
                 step.log_diagonal.add_(0.1 * torch.randn_like(step.log_diagonal))
-    return CategoricalFlow(encoding, flow, StandardLogistic())
+    return CategoricalFlow(encoding, flow)
 
 
 def _everything(encoding, length: int) -> torch.Tensor:

@@ -79,7 +79,6 @@ class GivenState:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_latent_at_a_border_has_the_category_that_was_conditioned_on(dtype):
-    torch.manual_seed(0)
     for _ in range(300):
         logits = (2 * torch.randn(5, dtype=torch.float64)).to(dtype)
         logits[torch.randint(5, ())] = -math.inf
@@ -150,14 +149,7 @@ def test_what_does_not_fit_is_refused():
             call(torch.zeros(1, 5, 1), Context(mask))
 
 
-def test_cardinalities_of_columns_must_fit():
-    for cardinalities in ([2, 3], [2, 0, 2], []):
-        with pytest.raises(ValueError, match="cardinalities|must be positive"):
-            CausalAttention(cardinalities, positions=3, width=8, layers=1)
-
-
 def test_a_flow_that_sharpens_is_given_latents_as_they_are():
-    torch.manual_seed(0)
     network = CausalAttention(2, positions=4, **SMALL)
     network.start_from(torch.tensor([[10_000, 30_000]]))
     flow = AutoregressiveFlow(network)

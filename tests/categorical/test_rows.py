@@ -41,26 +41,6 @@ def test_the_real_positions_are_the_first_ones(model):
         model.bound(x, Context(holes.mask.float()))
 
 
-def test_samples_are_drawn_where_the_model_is(model, monkeypatch):
-    devices = []
-
-    def sample(shape, *, device, **options):
-        devices.append(str(device))
-        return torch.zeros(shape)
-
-    monkeypatch.setattr(model.base, "sample", sample)
-    model.sample(2, 3)
-    monkeypatch.setattr(model, "decode", lambda z, *options, **more: z)
-    model.to("meta").sample(2, 3)
-    model.sample(2, 3, device="cpu")
-    assert devices == ["cpu", "meta", "cpu"]
-
-
-def test_no_rows(model):
-    assert model.sample(0, 3).shape == (0, 3)
-    assert model.log_prob(torch.zeros(0, 3, dtype=torch.long)).shape == (0,)
-
-
 def test_what_is_kept_can_be_loaded(model, tmp_path):
     model.metadata = {"counts": {2: 1, 10: 2}}
     model.bfloat16().save_pretrained(tmp_path / "rows")

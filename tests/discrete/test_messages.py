@@ -155,16 +155,6 @@ def test_training_that_cannot_be_meant(arguments, message):
     assert "--" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_numpy_numbers_are_numbers():
-    whole = np.int64(16)
-    model = CategoricalModel.fit(
-        AGES, bins=np.int64(2), seed=np.int64(1), steps=np.int64(1), held_out=np.float32(0.4),
-        batch_size=np.int64(4), learning_rate=np.float32(1e-3), network={"width": whole},
-    )  # fmt: skip
-    drawn = model.sample(np.int64(2), seed=np.int64(3), temperature=np.float32(1))
-    assert drawn.equals(model.sample(2, seed=3))
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_what_fails_leaves_the_mode_as_it_was(training):
     model = CategoricalModel.for_data(["a", "bc"]).train(training)

@@ -56,20 +56,6 @@ def test_samples_have_the_type_of_the_data_and_are_inside(kind, data, model):
     assert model.exact <= (not any(reasons))
 
 
-def test_graphs_come_back_with_their_attributes(kind, data, model):
-    drawn = model.sample(30)[0:30]
-    if kind == "networkx":
-        nodes = {e for g in drawn for _, e in g.nodes(data="element")}
-        edges = {o for g in drawn for *_, o in g.edges(data="order")}
-        assert nodes == {"C", "N"} and edges == {1, 2}
-    elif kind == "unlabelled":
-        assert not any(d for g in drawn for _, d in g.nodes(data=True))
-    elif kind == "data":
-        assert all(g.x.shape == (g.num_nodes, 1) and g.x.dtype == torch.long for g in drawn)
-        assert {int(v) for g in drawn for v in g.x.flatten()} == {6, 7}
-        assert {int(v) for g in drawn for v in g.edge_attr} == {1, 2}
-
-
 def test_a_larger_sample_begins_with_the_same_items_and_seeds_differ(model):
     many = model.sample(140, seed=5)
     assert same(first(many, 20), model.sample(20, seed=5))
@@ -116,16 +102,6 @@ def test_the_density_of_tables_sums_to_one_and_is_that_of_the_samples(double):
     assert (abs(shares - p) < 5 * np.sqrt(p * (1 - p) / 4000)).all()
 
 
-def test_more_numberings_raise_the_bound_of_graphs():
-    ring = nx.cycle_graph(5)
-    nx.set_node_attributes(ring, dict(enumerate("abcaa")), "label")
-    model = CategoricalModel.for_data([ring] * 3, width=16, layers=1, heads=2, table_rows=16)
-    assert not model.exact
-    assert model.log_prob([ring], orders=10)[0] > model.log_prob([ring])[0] + 0.1
-    with pytest.raises(UserError, match="of rows the log-likelihood is exact"):
-        CategoricalModel.for_data(["a", "b"], **SMALL).log_prob(["a"], orders=2)
-
-
 def test_numberings_of_a_graph_do_not_count():
     model = CategoricalModel.for_data([nx.path_graph(5), nx.star_graph(4)], width=16, heads=2)
     relabelled = nx.relabel_nodes(nx.star_graph(4), dict(enumerate("dbeca")))
@@ -145,12 +121,6 @@ def test_unseen_lengths_get_the_share_of_lengths_seen_once():
     # One symbol only: all the probability is in the lengths; 6 occurs once in 10.
     np.testing.assert_allclose(p[[1, 3, 4]], 0.1 / 3, rtol=1e-6)
     np.testing.assert_allclose(p[[0, 2, 5]], 0.9 * np.array([0.7, 0.2, 0.1]), rtol=1e-6)
-
-
-def test_temperature_sharpens(kind, model):
-    if kind in ("table", "strings"):
-        cold, warm = (model.log_prob(model.sample(200, temperature=t)).mean() for t in (0.3, 1.0))
-        assert cold > warm
 
 
 def test_what_is_outside_has_no_probability_and_a_reason(kind, data, model):

@@ -26,11 +26,6 @@ def test_density_integrates_to_one(base):
 
 
 @bases
-def test_density_is_finite_far_out(base):
-    assert base.log_prob(torch.tensor([[1e4], [-1e4]])).isfinite().all()
-
-
-@bases
 def test_mask_and_shape(base):
     z = torch.randn(3, 4, 2)
     mask = torch.arange(4) < torch.tensor([4, 0, 2])[:, None]
@@ -60,11 +55,6 @@ def test_sample_matches_the_density(base):
     z = base.sample((200_000, 1), generator=torch.Generator().manual_seed(0))
     entropy = {StandardNormal: 0.5 * math.log(2 * math.pi * math.e), StandardLogistic: 2.0}
     assert base.log_prob(z).mean().item() == pytest.approx(-entropy[type(base)], abs=0.01)
-
-
-@bases
-def test_zero_temperature_is_the_mode(base):
-    assert not base.sample((3, 2), temperature=0.0).any()
 
 
 @bases

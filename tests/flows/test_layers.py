@@ -12,7 +12,6 @@ from graphcnf.flows import (
     Context,
     InvertibleLinear,
     MixtureLogisticCoupling,
-    Noise,
     Sequential,
     StandardLogistic,
     StandardNormal,
@@ -50,7 +49,6 @@ class Dequantize(Transform):
 
 
 def test_actnorm_normalises_the_real_entries_of_the_first_batch():
-    torch.manual_seed(0)
     x = 3 * torch.randn(8, 5, 4) + torch.arange(4)
     mask = torch.rand(8, 5) < 0.7
     layer = ActNorm(4)
@@ -97,27 +95,12 @@ def test_actnorm_initialises_in_training_only_and_remembers():
     assert layer.initialized and not torch.equal(restored.bias, layer.bias)
 
 
-def test_linear_starts_as_a_rotation():
-    layer = InvertibleLinear(6)
-    x = torch.randn(10, 6)
-    z, log_term = layer(x)
-    torch.testing.assert_close(z.norm(dim=-1), x.norm(dim=-1))
-    torch.testing.assert_close(log_term, torch.zeros(10), atol=1e-5, rtol=0)
-
-
 def test_linear_inverse_of_an_ill_conditioned_map():
     layer = InvertibleLinear(8).double()
     with torch.no_grad():
         layer.log_diagonal.copy_(torch.linspace(-8, 8, 8))
     x = torch.randn(20, 8, dtype=torch.float64)
     torch.testing.assert_close(layer.inverse(layer(x)[0]), x, atol=1e-7, rtol=0)
-
-
-def test_low_precision_input_gives_float32():
-    x = torch.randn(4, 3).bfloat16()
-    for layer in (ActNorm(3), InvertibleLinear(3)):
-        for z, log_term in (layer(x), layer.inverse_and_logdet(x)):
-            assert z.dtype == log_term.dtype == torch.float32
 
 
 @pytest.mark.parametrize("swap", [False, True])
@@ -130,12 +113,6 @@ def test_networks_see_only_untransformed_channels(swap):
     assert torch.equal(z[:, fixed], x[:, fixed])
     layer.inverse(z)
     assert torch.equal(layer.network.seen, x[:, fixed])
-
-
-def test_scales_are_bounded():
-    layer = AffineCoupling(Constant(4, scale=1e4), split=2)
-    _, log_term = layer(torch.randn(3, 4))
-    assert log_term.abs().max() <= 2 * 3
 
 
 def test_couplings_name_what_does_not_fit():
@@ -152,7 +129,6 @@ def test_couplings_name_what_does_not_fit():
 @pytest.mark.parametrize("base", [StandardNormal(), StandardLogistic()], ids=repr)
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_mixture_coupling_on_samples_from_the_base_density(base, temperature):
-    torch.manual_seed(0)
     layer = MixtureLogisticCoupling(Constant(2 * 26, scale=2.0), split=2).double()
     z = base.sample((20_000, 4), temperature=temperature, dtype=torch.float64)
     x, log_det = layer.inverse_and_logdet(z)
@@ -171,7 +147,6 @@ def test_mixture_coupling_learns_from_a_zero_initialised_output():
 
 
 def test_mixture_coupling_density_integrates_to_one():
-    torch.manual_seed(0)
     layer = MixtureLogisticCoupling(Constant(26, scale=0.7), split=1).double()
     grid = torch.linspace(-200, 200, 100_001, dtype=torch.float64)
     with torch.no_grad():
@@ -187,39 +162,6 @@ def test_sequential_is_exact_if_all_steps_are():
     assert not Sequential(Sequential(Dequantize()), exact).exact
     with pytest.raises(TypeError, match="Dequantize is no bijection"):
         Sequential(Dequantize(), exact).inverse_and_logdet(torch.zeros(1, 2))
-
-
-def test_noise_replays():
-    flow = Sequential(Dequantize(), Dequantize())
-    x = torch.arange(6.0).view(3, 2)
-    noise = Noise()
-    first, _ = flow(x, Context(noise=noise))
-    assert len(noise.draws) == 2
-    assert torch.equal(flow(x, Context(noise=noise.rewind()))[0], first)
-    assert not torch.equal(flow(x)[0], first)
-
-
-def test_sequential_passes_discarded_on():
-    class Split(Transform):
-        def forward(self, x, context=Context()):
-            context.discarded.append(x[:, :1])
-            return x[:, 1:], torch.zeros(len(x))
-
-        def inverse(self, z, context=Context()):
-            return torch.cat((context.temperature * context.discarded.pop(), z), 1)
-
-    flow = Sequential(Split(), Split())
-    x = torch.randn(4, 3)
-    context = Context(discarded=[])
-    z, _ = flow(x, context)
-    assert z.shape == (4, 1)
-    assert torch.equal(flow.inverse(z, context), x)
-
-
-def test_sequential_behaves_as_a_sequence():
-    steps = [ActNorm(2), InvertibleLinear(2)]
-    flow = Sequential(*steps)
-    assert len(flow) == 2 and flow[1] is steps[1] and list(flow) == steps
 
 
 def test_log_term_sums():
