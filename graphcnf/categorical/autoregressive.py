@@ -130,9 +130,6 @@ class AutoregressiveCoupling(Bijection):
     conditional distribution function of the categories and x the category of z,
     u' = F(x - 1) + p(x) (u - lower(x)) / width(x).
 
-    `forward` is differentiable, `inverse` and `inverse_and_logdet` are not: they decide between
-    categories on the way, and keep no graph of it.
-
     `rules` are further limits: a function of `hidden` to the allowed categories (M, C) bool of the
     next variable. Probabilities are normalised over what is allowed.
     """
@@ -267,16 +264,9 @@ class AutoregressiveCoupling(Bijection):
         own = self._own(category)
         return _moved(torch.sigmoid(x.double()), own, (lower, log_p.double()), mask, x, 0.0)
 
-    def inverse(self, z, context=Context()):
-        """Map back; a temperature below 1 sharpens the conditional probabilities."""
-        return self._invert(z, context)[0]
-
-    def inverse_and_logdet(self, z, context=Context()):
-        """Return the data-side latents and log|det dx/dz| (B,), both without gradients."""
-        return self._invert(z, replace(context, temperature=1.0))
-
     @torch.no_grad()
-    def _invert(self, z, context):
+    def inverse_and_logdet(self, z, context=Context()):
+        """Map back, without gradients; a temperature below 1 sharpens the probabilities."""
         z = masked(z, context.mask)
         category, *drawn = self._drawn(z, context, ends=True)
         # Far enough from the ends that rounding to the type of z keeps the category.

@@ -236,11 +236,6 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         self.config = config
         self.metadata: dict = {}
 
-    @property
-    def positions(self) -> int:
-        """Largest number of positions."""
-        return self.config["positions"]
-
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return the exact log p(x | number of positions) of x (B, L), (B,) nats.
 
@@ -271,11 +266,11 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         Raises:
             UserError: if no length of the range has a probability.
         """
-        seen = np.zeros(self.positions + 1)
+        seen = np.zeros(self.network.positions + 1)
         known = np.asarray(self.metadata.get("length_histogram", []), dtype=float)[: len(seen)]
         seen[: len(known)] = known
         if not seen.any():
-            seen[self.positions] = 1
+            seen[-1] = 1
         there = np.flatnonzero(seen)
         gaps = np.setdiff1d(np.arange(there[0], there[-1] + 1), there)
         if len(gaps):
@@ -296,7 +291,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
     def length_log_prob(self, lengths: Tensor) -> Tensor:
         """Log-probability of numbers of positions, (B,) nats; -inf beyond the known ones."""
         prior = torch.as_tensor(self.length_probabilities()).log()
-        known = lengths.cpu().clamp(0, self.positions)
+        known = lengths.cpu().clamp(0, len(prior) - 1)
         value = torch.where(known == lengths.cpu(), prior[known], -math.inf)
         return value.to(lengths.device)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -133,11 +133,6 @@ class SetFlow(Pretrained, CategoricalFlow):
         self.config = config
         self.metadata: dict = {}
 
-    @property
-    def elements(self) -> int:
-        """Number of elements of a set."""
-        return self.config["elements"]
-
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
         """Negative bound of sets (B, L) in nats per element, see `Bound.value`, and metrics.
 
@@ -158,7 +153,7 @@ class SetFlow(Pretrained, CategoricalFlow):
     ) -> Tensor:
         """Draw `count` sets of `length` (`elements` by default), see `CategoricalFlow.sample`."""
         if length is None and context.mask is None:
-            length = self.elements
+            length = self.config["elements"]
         return super().sample(count, length, context, **options)
 
 
@@ -384,35 +379,6 @@ class ElementCoupling(Bijection):
         return logistic_log_density((x - means) * torch.exp(-log_scales)) - log_scales
 
 
-class ResidualBlock(nn.Module):
-    """`h + W2 gelu(W1 h)`, the identity at the start.
-
-    Nothing is normalised: how large a sum over elements is matters.
-    """
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.enter = nn.Linear(width, 2 * width)
-        self.leave = zero_init(nn.Linear(2 * width, width))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """(..., C) to (..., C)."""
-        return h + self.leave(F.gelu(self.enter(h)))
-
-
-@dataclass
-class Groups:
-    """Hidden states of M groups: `h` of the groups before, (M, C).
-
-    `decided` is the sum of the rows of the elements before, (M, C), `after` the number of elements
-    still to come, those of the group included, (M,) long.
-    """
-
-    h: Tensor
-    decided: Tensor
-    after: Tensor
-
-
 class GroupNetwork(Network):
     """Conditional distributions of the elements of a group.
 
@@ -423,6 +389,9 @@ class GroupNetwork(Network):
     bits per element in 8 groups. So the elements of a group go, one after another, through a
     read-out of one hidden layer, to which every element decided so far has added its row of a table
     (as in NADE, Larochelle & Murray 2011).
+
+    The hidden state of M groups is that of the groups before, (M, C); the sum of the rows of the
+    elements before, (M, C); the number of elements still to come, those of the group included.
     """
 
     def __init__(self, categories: int, elements: int, groups: int, width: int, layers: int):
@@ -436,7 +405,13 @@ class GroupNetwork(Network):
         self.scales = nn.Embedding(elements + 1, 2 * width)
         self.before = nn.Embedding(elements + 1, width)
         self.after = nn.Embedding(elements + 1, 2 * width)
-        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(layers))
+        # Nothing is normalised: how large a sum over elements is matters.
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(width, 2 * width), nn.GELU(), zero_init(nn.Linear(2 * width, width))
+            )
+            for _ in range(layers)
+        )
         self.leave = nn.Linear(width, width)
         self.outputs = zero_init(nn.Linear(width, categories))
         for table in (self.values, self.decided, self.before, self.after):
@@ -447,7 +422,7 @@ class GroupNetwork(Network):
 
     def groups_after(
         self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor
-    ) -> Groups:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the hidden states of M groups.
 
         Given are sums (M, C) over the elements before of their rows of either table, their number,
@@ -456,20 +431,20 @@ class GroupNetwork(Network):
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
         for block in self.blocks:
-            h = block(h)
-        return Groups(self.leave(h), decided, after)
+            h = h + block(h)
+        return self.leave(h), decided, after
 
-    def logits(self, hidden: Groups) -> Tensor:
+    def logits(self, hidden):
         """Return logits (M, K) of the next element of a group."""
-        after = hidden.after
+        h, decided, after = hidden
         scale, shift = self.scales(after).chunk(2, -1)[1], self.after(after).chunk(2, -1)[1]
-        return super().logits(self.outputs(F.gelu(hidden.h + scale * hidden.decided + shift)))
+        return super().logits(self.outputs(F.gelu(h + scale * decided + shift)))
 
-    def embed(self, hidden: Groups, x: Tensor) -> tuple[Groups, None]:
+    def embed(self, hidden, x):
         """Add an element x (M,), the number of categories where a group has no further one."""
+        h, decided, after = hidden
         # All elements of a group but the last ones are there whenever a later one is.
-        after = (hidden.after - 1).clamp(min=0)
-        return Groups(hidden.h, hidden.decided + self.decided(x), after), None
+        return (h, decided + self.decided(x), (after - 1).clamp(min=0)), None
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all groups (B, G, V) in one step."""
@@ -533,12 +508,8 @@ class GroupCoupling(Bijection):
         """Map x (B, L, 2)."""
         return self._apply_to_groups(self.coupling, x, context)
 
-    def inverse(self, z, context=Context()):
-        """Map back; a temperature below 1 sharpens the conditional probabilities."""
-        return self._apply_to_groups(lambda *of: (self.coupling.inverse(*of), None), z, context)[0]
-
     def inverse_and_logdet(self, z, context=Context()):
-        """Map back, without gradients."""
+        """Map back, without gradients; a temperature below 1 sharpens the probabilities."""
         return self._apply_to_groups(self.coupling.inverse_and_logdet, z, context)
 
     def _apply_to_groups(self, function, x, context):

@@ -184,7 +184,8 @@ class RowCodec:
     @torch.no_grad()
     def draw(self, flow: RowFlow, count: int, *, seed: int, temperature: float, sizes) -> Rows:
         """Return rows 0 to `count - 1` of the endless sample with this seed."""
-        values = torch.zeros(count, flow.positions, dtype=torch.long)
+        positions = flow.network.positions
+        values = torch.zeros(count, positions, dtype=torch.long)
         lengths = np.zeros(count, dtype=np.int64)
         prior = flow.length_probabilities(sizes)
         with one_thread(flow.device):
@@ -201,7 +202,7 @@ class RowCodec:
                 part = flow.sample(len(there), context=context).cpu()
                 kept = records[there] < count
                 values[records[there][kept], : part.shape[1]] = part[torch.from_numpy(kept)]
-        return Rows(values, torch.from_numpy(np.arange(flow.positions) < lengths[:, None]))
+        return Rows(values, torch.from_numpy(np.arange(positions) < lengths[:, None]))
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -18,9 +18,6 @@ from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.isomorphism import canonicalise
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.record_blocks import BATCH
-
-if TYPE_CHECKING:
-    from torch_geometric.data import Data
 
 MOST = 255
 """Largest number of labels, of nodes and of edges."""
@@ -184,7 +181,7 @@ class GraphCodec:
         labels = [_label(d, edge_label, f"edge {u!r}-{v!r}") for u, v, d in edges]
         return nodes, [(number[u], number[v]) for u, v, _ in edges], labels
 
-    def _of_data(self, data: Data) -> Triple:
+    def _of_data(self, data) -> Triple:
         from torch_geometric.data import Data
 
         if not isinstance(data, Data):
@@ -208,7 +205,7 @@ class GraphCodec:
             graph.add_edge(j, i, **({} if edge_label is None else {edge_label: label}))
         return graph
 
-    def _to_data(self, nodes: list, edges: np.ndarray, labels: list) -> Data:
+    def _to_data(self, nodes: list, edges: np.ndarray, labels: list):
         data = PackedGraphs.from_lists([(nodes, edges, labels)])[0]
         for name, axes in zip(("x", "edge_attr"), self.names, strict=True):
             if axes is None:

@@ -66,20 +66,12 @@ class ActNorm(Bijection):
         self.bias = nn.Parameter(torch.zeros(features))
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.register_buffer("initialized", torch.tensor(False))
-        # Spares a device synchronisation in every later pass.
-        self._known_initialized = False
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        self._known_initialized = False
-        super()._load_from_state_dict(*args, **kwargs)
 
     def forward(self, x, context=Context()):
         """Return ``exp(s) (x + b)``."""
         x = prepare(x, context.mask)
-        if self.training and not self._known_initialized:
-            if not self.initialized:
-                self._initialize(x, context.mask)
-            self._known_initialized = bool(self.initialized)
+        if self.training and not self.initialized:
+            self._initialize(x, context.mask)
         z = masked((x + self.bias) * torch.exp(self.log_scale).to(x.dtype), context.mask)
         return z.to(x.dtype), self._log_det(x, context.mask)
 

@@ -117,9 +117,6 @@ class Sequential(Bijection):
         """True if a step applies the temperature itself."""
         return any(transform.tempers for transform in self.transforms)
 
-    def __len__(self) -> int:
-        return len(self.transforms)
-
     def __getitem__(self, index: int) -> Transform:
         return self.transforms[index]
 
@@ -128,7 +125,7 @@ class Sequential(Bijection):
 
     def forward(self, x, context=Context()):
         """Apply the steps in order."""
-        if not len(self):
+        if not len(self.transforms):
             return masked(x, context.mask), zero_log_term(x)
         total = 0.0
         for transform in self.transforms:
@@ -140,11 +137,11 @@ class Sequential(Bijection):
         """Undo the steps in reverse order."""
         for transform in reversed(self.transforms):
             z = transform.inverse(z, context)
-        return z if len(self) else masked(z, context.mask)
+        return z if len(self.transforms) else masked(z, context.mask)
 
     def inverse_and_logdet(self, z, context=Context()):
         """Undo the steps in reverse order; TypeError if one is no `Bijection`."""
-        if not len(self):
+        if not len(self.transforms):
             return masked(z, context.mask), zero_log_term(z)
         total = 0.0
         for transform in reversed(self.transforms):

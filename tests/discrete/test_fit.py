@@ -1,18 +1,15 @@
 import signal
-from itertools import islice
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from graphcnf import CategoricalModel
 from graphcnf.categorical import RowFlow
 from graphcnf.discrete.model import experiment_of
 from graphcnf.discrete.scores import ngram_distance, pair_distances, total_variation
 from graphcnf.errors import UserError
-from graphcnf.training.loop import Run
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
 
@@ -59,22 +56,6 @@ def test_a_run_of_minutes_keeps_what_was_best_on_the_held_out(tmp_path, capsys):
     assert np.array_equal(kept.log_prob(data), model.log_prob(data))
 
 
-def test_every_evaluation_of_a_run_of_minutes_looks_at_the_same_rows(monkeypatch):
-    original, looked_at = Run._held_out, []
-
-    def held_out(run, limit):
-        looked_at.append(
-            [n for b in islice(run.experiment.eval_batches(), limit) for n in b.lengths]
-        )
-        return original(run, limit)
-
-    monkeypatch.setattr(Run, "_held_out", held_out)
-    words = ["a" * (1 + k % 40) for k in range(400)]
-    CategoricalModel.fit(words, minutes=0.03, held_out=0.5, batch_size=2, network=SMALL)
-    assert len(looked_at) > 2 and all(rows == looked_at[0] for rows in looked_at)
-    assert len(looked_at[0]) == 32 and 14 < np.mean(looked_at[0]) < 27  # of 20.5 in all
-
-
 def test_ctrl_c_ends_training_early_and_gives_the_model_as_it_is(monkeypatch):
     original, calls = RowFlow.training_loss, iter(range(1_000_000))
 
@@ -116,32 +97,6 @@ def test_a_loop_of_ones_own(data, kind):
     assert losses[-1] < losses[0]
     total, count = next(iter(metrics.values()))
     assert float(total / count) > 0
-
-
-def test_a_data_loader_and_lightning(tmp_path):
-    import lightning
-
-    class Mine(lightning.LightningModule):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def training_step(self, batch, _):
-            return self.model.training_loss(batch)[0]
-
-        def configure_optimizers(self):
-            return torch.optim.Adam(self.parameters(), 0.01)
-
-    words = ["anna", "otto", "hannah", ""] * 10
-    model = CategoricalModel.for_data(words, **SMALL)
-    before = model.log_prob(words).mean()
-    loader = DataLoader(words, batch_size=8, shuffle=True, collate_fn=model.batch)
-    trainer = lightning.Trainer(
-        max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path, accelerator="cpu",
-    )  # fmt: skip
-    trainer.fit(Mine(model), loader)
-    assert model.log_prob(words).mean() > before
 
 
 def test_binned_numbers_come_back_as_numbers():

@@ -155,18 +155,6 @@ def test_training_that_cannot_be_meant(arguments, message):
     assert "--" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_what_fails_leaves_the_mode_as_it_was(training):
-    model = CategoricalModel.for_data(["a", "bc"]).train(training)
-    with pytest.raises(UserError):
-        model.sample(1, sizes=(900, 999))
-    assert model.training == model.flow.training == training
-    assert CategoricalModel(model.codec, model.flow).training == training
-    with pytest.raises(UserError, match="orders are summed for graphs"):
-        model.log_prob(["a"], orders=2)
-    assert model.training == model.flow.training == training
-
-
 def test_damaged_and_alien_folders(tmp_path):
     with pytest.raises(UserError, match="no model .*: give a folder with config.json"):
         CategoricalModel.from_pretrained(tmp_path)
