@@ -90,8 +90,9 @@ def analogs(
     origin = found.origin
     pieces = found_texts(found.molecules(), recipe, number, {"similarity": origin.similarity})
     write_pieces(pieces, out, conversion(kind, recipe.columns), "drawing", number)
+    share = origin.similar_ones / max(origin.others, 1)
     rate = (
-        f"; {origin.acceptance:.1%} of {origin.others:,} valid ones reach {similar:g}"
+        f"; {share:.1%} of {origin.others:,} valid ones reach {similar:g}"
         if similar
         else f", of {origin.others:,} valid ones that were drawn"
     )

@@ -19,17 +19,8 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import check_seed, check_temperature
-from graphcnf.molecules import codec
-from graphcnf.molecules.growth import (
-    Goal,
-    Growth,
-    MoleculeFragment,
-    Result,
-    check_grows,
-    make_fragment,
-    read_fragment,
-)
+from graphcnf.limits import check_integer, check_seed, check_temperature
+from graphcnf.molecules import codec, growth
 from graphcnf.molecules.properties import similarity_to
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
@@ -80,11 +71,6 @@ class Origin:
         less = ", for less similar ones" if similar else ""
         self.advice = f"ask for fewer{less}, or keep less of it"
 
-    @property
-    def acceptance(self) -> float:
-        """Share of the others that are similar enough."""
-        return self.similar_ones / max(self.others, 1)
-
     def accepts(self, smiles: str, molecule: Chem.Mol) -> bool:
         """Return True for another molecule that is similar enough."""
         if smiles == self.smiles or protonation_hash(smiles) == self._key:
@@ -95,7 +81,7 @@ class Origin:
         return enough
 
 
-class RedrawnAnalogs(Growth):
+class RedrawnAnalogs(growth.Growth):
     """Analogues from particles with the retained core forced into them, see `analogs_of`."""
 
     def __init__(self, flow: MoleculeFlow, origin: Origin, keep: str, **options: Any):
@@ -116,9 +102,9 @@ class RedrawnAnalogs(Growth):
             self._whole.experience.prefer_order()
         self.text, self.advice = origin.smiles, origin.advice
         self._halvings = 0
-        self._goals: dict[frozenset[int], Goal] = {}
+        self._goals: dict[frozenset[int], growth.Goal] = {}
 
-    def _goal_of(self, number: int) -> Goal:
+    def _goal_of(self, number: int) -> growth.Goal:
         """Return the scaffold, with the more of what hangs on it the fewer were similar enough."""
         if self.keep != "scaffold" or not self._halvings:
             return self._whole
@@ -140,7 +126,7 @@ class RedrawnAnalogs(Growth):
                 return False
         return self.origin.accepts(smiles, molecule)
 
-    def _round(self, number: int) -> dict[str, Result]:
+    def _round(self, number: int) -> dict[str, growth.Result]:
         others, similar_ones = self.origin.others, self.origin.similar_ones
         found = super()._round(number)
         others, similar_ones = (
@@ -155,7 +141,9 @@ class RedrawnAnalogs(Growth):
         return found
 
 
-def _bare(mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool) -> MoleculeFragment:
+def _bare(
+    mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool
+) -> growth.MoleculeFragment:
     """Return a molecule without the categories of its atoms, and without `orders` of its bonds."""
     # Only what lies on a ring can be aromatic.
     on_ring = torch.tensor([atom.IsInRing() for atom in mol.GetAtoms()])
@@ -171,7 +159,7 @@ def _bare(mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool) -> Mol
             possible = bond.IsInRing() or not name.startswith(MARK)
             row[k] = possible and (name in own or not orders)
     none = [0] * len(categories)
-    fragment = make_fragment(vocabulary, categories, edges, allowed, none, none, rings=False)
+    fragment = growth.make_fragment(vocabulary, categories, edges, allowed, none, none, rings=False)
     query = Chem.RWMol()
     for _ in mol.GetAtoms():
         query.AddAtom(Chem.AtomFromSmarts("*"))
@@ -179,7 +167,7 @@ def _bare(mol: Chem.Mol, vocabulary: MoleculeVocabulary, *, orders: bool) -> Mol
         smarts = _SMARTS.get(bond.GetBondType().name, "~") if orders else "~"
         query.AddBond(*ends)
         query.ReplaceBond(number, Chem.BondFromSmarts(smarts))
-    return MoleculeFragment(Chem.MolToSmiles(mol), fragment, query.GetMol())
+    return growth.MoleculeFragment(Chem.MolToSmiles(mol), fragment, query.GetMol())
 
 
 def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
@@ -199,7 +187,9 @@ def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
     return inside, sorted(nx.connected_components(rest), key=min)
 
 
-def _around(mol: Chem.Mol, vocabulary: MoleculeVocabulary, kept: set[int]) -> MoleculeFragment:
+def _around(
+    mol: Chem.Mol, vocabulary: MoleculeVocabulary, kept: set[int]
+) -> growth.MoleculeFragment:
     """Return the atoms `kept`, which may get new ones for their hydrogens but no new rings."""
     part = Chem.RWMol(mol)
     for i, j in codec.bond_ends(mol):
@@ -210,7 +200,7 @@ def _around(mol: Chem.Mol, vocabulary: MoleculeVocabulary, kept: set[int]) -> Mo
     for number in sorted(set(range(mol.GetNumAtoms())) - kept, reverse=True):
         part.RemoveAtom(number)
     Chem.SanitizeMol(part)
-    found = read_fragment(Chem.MolToSmiles(Chem.RemoveHs(part)), "grow", vocabulary)
+    found = growth.read_fragment(Chem.MolToSmiles(Chem.RemoveHs(part)), "grow", vocabulary)
     return replace(found, fragment=replace(found.fragment, acyclic=True))
 
 
@@ -236,8 +226,7 @@ class NearAnalogs:
     ):  # fmt: skip
         check_temperature(temperature)
         check_seed(seed)
-        if not 1 <= particles <= PROPOSALS:
-            raise UserError(f"particles: 1 to {PROPOSALS}, not {particles}")
+        check_integer("particles", particles, 1, PROPOSALS)
         self.flow, self.origin, self.particles = flow, origin, particles
         self.temperature, self._random = temperature, np.random.default_rng((seed, 3))
         orders = keep == "bonds"
@@ -269,9 +258,9 @@ class NearAnalogs:
         start = State(tuple(atoms), tuple(map(_ORDERS.index, types)), origin.smiles)
         self._pool, self._seen = [(start, 0.0)], {origin.smiles}
 
-    def molecules(self) -> Generator[Result]:
+    def molecules(self) -> Generator[growth.Result]:
         """Yield distinct molecules until no further ones are found, then raise `UserError`."""
-        waiting: list[tuple[float, Result]] = []
+        waiting: list[tuple[float, growth.Result]] = []
         seen: set[int] = set()
         idle = 0
         while idle < PATIENCE:
@@ -281,7 +270,7 @@ class NearAnalogs:
                 graph = codec.molecule_to_graph(state.smiles, self.flow.vocabulary)
                 # The largest sums of log p and Gumbel noise: drawn by p without repeats.
                 rank = nats / self.temperature + self._random.gumbel()
-                waiting.append((rank, Result(state.smiles, graph, nats)))
+                waiting.append((rank, growth.Result(state.smiles, graph, nats)))
             waiting.sort(key=lambda one: -one[0])
             idle = 0 if found else idle + 1
             # The share that is due, or what is left where there are no further ones.
@@ -372,7 +361,7 @@ def analogs_of(
     """
     if keep not in KEEP:
         raise UserError(f"keep is one of {', '.join(KEEP)}, not {keep!r}")
-    check_grows(flow.model)
+    growth.check_grows(flow.model)
     if atoms is not None and keep != "scaffold":
         raise UserError(
             f"--size: analogues with the same {keep} have the same number of atoms as the molecule"

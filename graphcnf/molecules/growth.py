@@ -27,7 +27,7 @@ from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.constrained.particles import ConditionalWalk, Experience, Walks
 from graphcnf.graphs.constrained.placement import Fragment
 from graphcnf.graphs.record_blocks import one_thread
-from graphcnf.limits import check_seed, check_temperature
+from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
@@ -293,7 +293,7 @@ def _truth(lines: list[str], leaf: Callable[[str, int], bool | None]) -> bool | 
 
 
 def check_grows(model: GraphCNF) -> None:
-    """Raise `UserError` where a model does not draw atom by atom, and so takes no fragments."""
+    """Raise `UserError` where a model does not draw atom by atom."""
     if not model.steps.supports_fragments:
         raise UserError('only a model that draws atom by atom ("path") keeps a part of a molecule')
 
@@ -323,15 +323,13 @@ class Growth:
         model: Model that draws atom by atom.
         vocabulary: Its categories.
         fragment: Atoms and bonds of every molecule.
-        seed: Seed of the draws.
-        temperature: Below 1 for more probable molecules.
-        atoms: Lowest and highest number of heavy atoms; as in the training data when None.
+        seed: As of `MoleculeFlow.sample`, with `temperature` and `atoms`.
+        temperature: See there.
+        atoms: See there.
         particles: Particles for each molecule that is taken.
 
-    Attributes:
-        walks: Number of particles so far; `ended` of them placed the whole fragment, and `valid` of
-            these are valid molecules with it.
-        substituents: Distinct parts so far at each atom with attachment points.
+    Of `walks` particles so far, `ended` placed the whole fragment, and `valid` of these are valid
+    molecules with it. `substituents` are distinct parts at each atom with attachment points.
     """
 
     advice = "ask for fewer or for other sizes"
@@ -348,8 +346,7 @@ class Growth:
         particles: int = 8,
     ):
         check_grows(model)
-        if not 1 <= particles <= ROUND:
-            raise UserError(f"particles: 1 to {ROUND}, not {particles}")
+        check_integer("particles", particles, 1, ROUND)
         check_temperature(temperature)
         check_seed(seed)
         self.model, self.vocabulary = model, vocabulary

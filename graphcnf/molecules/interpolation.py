@@ -19,6 +19,7 @@ from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs import GraphBatch, PathModel
 from graphcnf.graphs.record_blocks import one_thread
+from graphcnf.limits import check_integer
 from graphcnf.molecules import codec
 from graphcnf.molecules.properties import similarity_to
 
@@ -53,9 +54,8 @@ def interpolate(
     """
     if not isinstance(flow.model.steps, PathModel):
         raise UserError("only the latents of a model that goes atom by atom make such a path")
-    for name, value in (("steps", steps), ("paths", paths)):
-        if not 1 <= value <= MOST:
-            raise UserError(f"{name}: 1 to {MOST}, not {value}")
+    check_integer("steps", steps, 1, MOST)
+    check_integer("paths", paths, 1, MOST)
     boxes = [_box(flow, smiles) for smiles in (first, last)]
     sizes = [len(lower) for lower, _ in boxes]
     ends = _nearest(boxes, paths, torch.Generator().manual_seed(seed))
@@ -69,11 +69,10 @@ def interpolate(
         smiles = flow.decode({"atoms": latents.to(device)}, mask.to(device))
     path = _smoothest([smiles[k : k + steps + 1] for k in range(0, len(smiles), steps + 1)])
     values = flow.log_prob([smiles for smiles, _, _ in path]).tolist()
-    nats = [round(n, 4) if math.isfinite(n) else None for n in values]
     return [
         {"t": round(t, 6), "smiles": s, "similarity_a": round(a, 4), "similarity_b": round(b, 4),
-         "log_likelihood": own}
-        for t, (s, a, b), own in zip(share.tolist(), path, nats, strict=True)
+         "log_likelihood": round(nats, 4) if math.isfinite(nats) else None}
+        for t, (s, a, b), nats in zip(share.tolist(), path, values, strict=True)
     ]  # fmt: skip
 
 

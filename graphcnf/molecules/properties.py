@@ -330,15 +330,12 @@ def outside_training(
 
     `tables` hold name, mean and deviation of each property (`GraphCNF.conditions`).
     """
-    sentences = []
-    for table, value in zip(tables, conditions, strict=True):
-        away = 0.0 if value is None else abs(value - table["mean"]) / table["deviation"]
-        if away > 3:
-            sentences.append(
-                f"{table['name']}={value:g} lies outside the training data, {away:.1f} standard "
-                f"deviations from their mean {table['mean']:.4g}: molecules will miss it"
-            )
-    return sentences
+    return [
+        f"{table['name']}={value:g} lies outside the training data, {away:.1f} standard deviations "
+        f"from their mean {table['mean']:.4g}: molecules will miss it"
+        for table, value in zip(tables, conditions, strict=True)
+        if value is not None and (away := abs(value - table["mean"]) / table["deviation"]) > 3
+    ]
 
 
 def nearest_of(

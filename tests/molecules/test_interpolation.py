@@ -54,8 +54,8 @@ def test_near_points_lie_in_the_boxes_and_share_what_they_can(flow):
     ("ends", "options", "message"),
     [
         ((A, "C[SiH3]"), {}, "not among the atoms"),
-        ((A, B), {"steps": 0}, "steps: 1 to"),
-        ((A, B), {"paths": 5000}, "paths: 1 to"),
+        ((A, B), {"steps": 0}, "steps must be an integer from 1"),
+        ((A, B), {"paths": 5000}, "paths must be an integer from 1"),
     ],
 )
 def test_one_line_says_what_is_wrong(flow, ends, options, message):

@@ -1,4 +1,4 @@
-"""`generate` around a fragment, `analogs` and `interpolate`."""
+"""`analogs`, `interpolate`, and `generate` around a fragment."""
 
 import csv
 import gzip
@@ -103,13 +103,6 @@ def test_a_path_and_its_picture(run, surroundings):
         (("interpolate", "CCO", "C" * 60), 1, "at most"),
         (("interpolate", "CCO", "CCN", "--picture", "a.gif"), 2, "one of .png, .svg"),
         (("interpolate", "CCO", "CCN", "--steps", 0), 2, "--steps"),
-        (("generate", "--grow", "[*]C", "--link", "[*]C.[*]C"), 2, "exclude each other"),
-        (("generate", "--grow", "[*]C", "--all"), 2, "not together with --grow"),
-        (("generate", "--grow", "[*]C", "--likelihood"), 2, "not together with --grow"),
-        (("generate", "--particles", 2), 2, "around a fragment only"),
-        (("generate", "--decorate", "CC"), 1, "attachment points"),
-        (("generate", "--scaffold", "[Xe]"), 1, "not among the atoms"),
-        (("generate", "--scaffold", "CCCCCCCCC"), 1, "molecules of up to 6"),
     ],
 )
 def test_one_line_says_what_is_wrong(run, surroundings, arguments, code, message):
