@@ -300,10 +300,11 @@ class NearAnalogs:
                 if state is None or state.smiles in self._seen:
                     continue
                 self._seen.add(state.smiles)
-                molecule = codec.parse(state.smiles)
-                if molecule.HasSubstructMatch(self._query) and self.origin.accepts(
-                    state.smiles, molecule
-                ):
+                # RDKit does not read all that it writes: C[O+]=[IH] for one.
+                molecule = Chem.MolFromSmiles(state.smiles)
+                if molecule is None or not molecule.HasSubstructMatch(self._query):
+                    continue
+                if self.origin.accepts(state.smiles, molecule):
                     new.append(state)
                     break
         values = self.flow.log_prob([state.smiles for state in new]).tolist()

@@ -425,8 +425,8 @@ class Growth:
                 smiles = strict(codec.graph_to_molecule(*graph, self.vocabulary))
                 if smiles is None:
                     continue
-                molecule = codec.parse(smiles)
-                places = goal.fragment.places(molecule)
+                molecule = Chem.MolFromSmiles(smiles)
+                places = goal.fragment.places(molecule) if molecule else 0
                 if not places:
                     continue
                 self.valid += 1
