@@ -121,9 +121,11 @@ class PackedGraphs:
             found = types, len(types), len(rows), rows[:, :2] * [1, -1], rows[:, 2]
             for part, value in zip(parts, found, strict=True):
                 part.append(value)
-        types, edges, bonds = (np.concatenate(parts[k]).astype(np.uint8) for k in (0, 3, 4))
+        node_types, ends, bond_types = (
+            np.concatenate(parts[k]).astype(np.uint8) for k in (0, 3, 4)
+        )
         node_counts, edge_counts = (np.array(parts[k][1:], np.int64) for k in (1, 2))
-        return cls(node_counts, types, edge_counts, edges, bonds)
+        return cls(node_counts, node_types, edge_counts, ends, bond_types)
 
     @classmethod
     def from_data(cls, data: Iterable) -> PackedGraphs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,7 +129,7 @@ class PathModel(GraphModel):
             if not known.any():
                 continue
             part, owner = part[known], owner[known]
-            log_p = sum(bound.value() for bound in self.bounds(part).values())
+            log_p: Any = sum(bound.value() for bound in self.bounds(part).values())
             total = total.to(log_p)
             for k in owner.unique().tolist():
                 more = torch.logsumexp(log_p[owner == k], 0)
@@ -143,7 +144,7 @@ class PathModel(GraphModel):
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
         shape = (*mask.shape, len(self.code.cardinalities))
-        options = {"device": mask.device, "dtype": self.network.initial.dtype}
+        options: dict[str, Any] = {"device": mask.device, "dtype": self.network.initial.dtype}
         return {"atoms": self.flow.base.sample(shape, mask=mask, generator=generator, **options)}
 
     def decode(

@@ -227,8 +227,9 @@ class Places:
 
     def __getitem__(self, rows: Tensor) -> Places:
         """Return the places around some of the nodes."""
-        *parts, x = (getattr(self, f.name) for f in fields(self))
-        return Places(*(part[rows] for part in parts), tuple(value[rows] for value in x))
+        names = [f.name for f in fields(self) if f.name != "x"]
+        some = {name: getattr(self, name)[rows] for name in names}
+        return Places(**some, x=tuple(value[rows] for value in self.x))
 
 
 class Support(nn.Module):
