@@ -24,7 +24,7 @@ from torch.nn.functional import one_hot
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
-from graphcnf.graphs.constrained.particles import ConditionalWalk, Experience, Walks
+from graphcnf.graphs.constrained.particles import Particles, ParticleSampler, Proposal
 from graphcnf.graphs.constrained.placement import Fragment
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_integer, check_seed, check_temperature
@@ -64,7 +64,7 @@ class MoleculeFragment:
 
         At the first place that RDKit finds. A part that is bonded to two atoms stands at both.
         """
-        atoms = self.fragment.sockets.nonzero()[:, 0].tolist()
+        atoms = self.fragment.attachments.nonzero()[:, 0].tolist()
         found: dict[int, list[str]] = {k: [] for k in atoms}
         rest = Chem.ReplaceCore(molecule, self.query, labelByIndex=True)
         for part in Chem.GetMolFrags(rest, asMols=True, sanitizeFrags=False):
@@ -220,11 +220,11 @@ def make_fragment(
     """Return a `Fragment`; edges and numbers are lists."""
     plain = [False, *(not name.startswith(MARK) for name in vocabulary.bonds)]
     return Fragment(
-        kinds=categories,
+        categories=categories,
         edges=torch.tensor(edges, dtype=torch.long).reshape(-1, 2),
-        forms=structures,
-        room=torch.tensor(room),
-        sockets=torch.tensor(sockets),
+        structures=structures,
+        valence=torch.tensor(room),
+        attachments=torch.tensor(sockets),
         plain=torch.tensor(plain),
         rings=rings,
     )
@@ -312,8 +312,8 @@ class Goal(NamedTuple):
 
     fragment: MoleculeFragment
     sizes: np.ndarray
-    walk: ConditionalWalk
-    experience: Experience
+    walk: ParticleSampler
+    experience: Proposal
 
 
 class Growth:
@@ -371,7 +371,7 @@ class Growth:
                 if key in seen:
                     continue
                 seen.add(key)
-                if bool(fragment.fragment.sockets.any()):
+                if bool(fragment.fragment.attachments.any()):
                     for atom, parts in fragment.substituents(codec.parse(one.smiles)).items():
                         self.substituents.setdefault(atom, set()).update(parts)
                 yield one
@@ -385,7 +385,7 @@ class Growth:
 
     def _goal(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Goal:
         part, count, most = (fragment.fragment, len(fragment.fragment), self.model.max_nodes)
-        grows = bool((part.room + part.sockets).any())
+        grows = bool((part.valence + part.attachments).any())
         least = count + max(part.fewest_free, int(grows))
         low, high = atoms or (least, most if grows else least)
         low = max(low, least)
@@ -396,8 +396,8 @@ class Growth:
             )
         sizes = self.model.size_probabilities((low, high))
         device = self.model.device
-        walk = ConditionalWalk(self.model.steps, part.to(device), temperature=self.temperature)
-        return Goal(fragment, sizes, walk, Experience(count, device))
+        walk = ParticleSampler(self.model.steps, part.to(device), temperature=self.temperature)
+        return Goal(fragment, sizes, walk, Proposal(count, device))
 
     def _goal_of(self, number: int) -> Goal:
         """Return the goal of a round."""
@@ -438,7 +438,7 @@ class Growth:
                 found[smiles] = Result(smiles, graph, weight, ancestor[k])
         return found
 
-    def _draw(self, goal: Goal, number: int, count: int) -> Walks:
+    def _draw(self, goal: Goal, number: int, count: int) -> Particles:
         random = np.random.default_rng((self.seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         sizes = self._sizes(goal, number, count)

@@ -7,7 +7,7 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import PackedGraphs
-from graphcnf.graphs.constrained.particles import ConditionalWalk, Experience
+from graphcnf.graphs.constrained.particles import ParticleSampler, Proposal
 from graphcnf.graphs.constrained.placement import Fragment
 
 
@@ -34,11 +34,11 @@ def fragment(kinds, edges, *, room=9, sockets=None, categories=2, rings=False):
     forms = torch.zeros(1, len(edges), 2, dtype=torch.bool)
     forms[..., 1] = True
     return Fragment(
-        kinds=allowed,
+        categories=allowed,
         edges=torch.tensor(edges).reshape(-1, 2),
-        forms=forms,
-        room=torch.full((len(kinds),), room),
-        sockets=torch.tensor(sockets or [0] * len(kinds)),
+        structures=forms,
+        valence=torch.full((len(kinds),), room),
+        attachments=torch.tensor(sockets or [0] * len(kinds)),
         plain=torch.tensor([False, True]),
         rings=rings,
     )
@@ -80,8 +80,8 @@ def test_weights_are_proper(tree_model, experienced):
 
     Without closures every depth-first code can be reached, so nothing is left out.
     """
-    walk = ConditionalWalk(tree_model.steps, fragment(KINDS, EDGES))
-    experience = Experience(3)
+    walk = ParticleSampler(tree_model.steps, fragment(KINDS, EDGES))
+    experience = Proposal(3)
     if experienced:
         experience.learn(walk.draw(sizes(5, 100), experience, generator(9)))
     weights = torch.stack([
@@ -97,9 +97,9 @@ def test_weights_are_proper(tree_model, experienced):
 
 def test_weights_are_proper_with_graphs_of_different_sizes(tree_model):
     """As above; walks with complete graphs leave, and the others are resampled among them."""
-    walk, nodes = ConditionalWalk(tree_model.steps, fragment(KINDS, EDGES)), (4, 6)
+    walk, nodes = ParticleSampler(tree_model.steps, fragment(KINDS, EDGES)), (4, 6)
     each = torch.tensor(nodes).repeat(75)
-    draws = [walk.draw(each, Experience(3), generator(seed)) for seed in range(24)]
+    draws = [walk.draw(each, Proposal(3), generator(seed)) for seed in range(24)]
     for size in nodes:
         weights = np.array([float(w.log_weights[w.graphs.sizes == size].exp().sum() / 75)
                             for w in draws])  # fmt: skip
@@ -113,9 +113,9 @@ def test_the_fragment_is_in_every_graph(build_model, random_graphs):
     model = build_model(random_graphs)
     kinds, edges = [0, 1, 2, 0], [(0, 1), (1, 2), (2, 3), (0, 3)]
     forced = fragment(kinds, edges, categories=3, rings=True)
-    forced.forms = torch.cat([forced.forms, torch.zeros(1, 4, 1, dtype=torch.bool)], -1)
+    forced.structures = torch.cat([forced.structures, torch.zeros(1, 4, 1, dtype=torch.bool)], -1)
     forced.plain = torch.tensor([False, True, True])
-    walks = ConditionalWalk(model.steps, forced).draw(sizes(8, 40), Experience(4), generator(0))
+    walks = ParticleSampler(model.steps, forced).draw(sizes(8, 40), Proposal(4), generator(0))
     alive = torch.isfinite(walks.log_weights)
     assert alive.float().mean() > 0.8
     found = places(walks.graphs, kinds, edges)
@@ -126,9 +126,7 @@ def test_closed_nodes_get_what_their_sockets_say(tree_model):
     kinds, edges = [0, 1, 0], [(0, 1), (1, 2)]
     closed = fragment(kinds, edges, room=0, sockets=[1, 0, 1])
     assert closed.fewest_free == 2
-    walks = ConditionalWalk(tree_model.steps, closed).draw(
-        sizes(6, 40), Experience(3), generator(0)
-    )
+    walks = ParticleSampler(tree_model.steps, closed).draw(sizes(6, 40), Proposal(3), generator(0))
     alive = torch.isfinite(walks.log_weights).nonzero()[:, 0].tolist()
     assert len(alive) > 20
     for k in alive:
@@ -138,13 +136,13 @@ def test_closed_nodes_get_what_their_sockets_say(tree_model):
             all(types[u] == 0 and graph.degree(u) == 2 for u in graph.neighbors(v)) for v in middle
         )
     with pytest.raises(UserError, match="at least 5 nodes"):
-        ConditionalWalk(tree_model.steps, closed).draw(sizes(4, 2), Experience(3), generator(0))
+        ParticleSampler(tree_model.steps, closed).draw(sizes(4, 2), Proposal(3), generator(0))
 
 
 def test_two_parts_are_linked_by_free_nodes(tree_model):
     parts = fragment([0, 0, 1, 1], [(0, 1), (2, 3)], room=0, sockets=[1, 0, 0, 1])
     assert parts.components == 2 and parts.fewest_free == 1
-    walks = ConditionalWalk(tree_model.steps, parts).draw(sizes(6, 40), Experience(4), generator(0))
+    walks = ParticleSampler(tree_model.steps, parts).draw(sizes(6, 40), Proposal(4), generator(0))
     alive = torch.isfinite(walks.log_weights).nonzero()[:, 0].tolist()
     assert len(alive) > 10
     for k in alive:
@@ -169,8 +167,8 @@ def test_a_whole_skeleton_with_categories_of_its_own(build_model):
     model = build_model(graphs, node_categories=2, bond_categories=1)
     star = [(0, 1), (0, 2), (0, 3), (3, 4)]
     skeleton = fragment([0] * 5, star, room=0)
-    skeleton.kinds[:] = True
-    walk, experience = ConditionalWalk(model.steps, skeleton), Experience(5)
+    skeleton.categories[:] = True
+    walk, experience = ParticleSampler(model.steps, skeleton), Proposal(5)
     walks = [walk.draw(sizes(5, 200), experience, generator(seed)) for seed in range(10)]
     weights = torch.stack([w.log_weights.exp().mean() for w in walks])
     assert all(torch.isfinite(w.log_weights).all() for w in walks)

@@ -54,10 +54,10 @@ def read(flow, text, task="scaffold"):
 def test_kekule_structures_and_places(flow):
     forms = {"c1ccccc1": 2, "c1ccc2ccccc2c1": 3, "C1CCCCC1": 1, "c1cc[nH]c1": 1, "CC(=O)N": 1}
     for smiles, count in forms.items():
-        assert len(read(flow, smiles).fragment.forms) == count, smiles
+        assert len(read(flow, smiles).fragment.structures) == count, smiles
     # Resonance that moves charges gives another fragment.
-    assert len(read(flow, "O=[N+]([O-])c1ccccc1").fragment.forms) == 2
-    assert read(flow, "[*]n1cccc1").fragment.sockets.tolist() == [1, 0, 0, 0, 0]
+    assert len(read(flow, "O=[N+]([O-])c1ccccc1").fragment.structures) == 2
+    assert read(flow, "[*]n1cccc1").fragment.attachments.tolist() == [1, 0, 0, 0, 0]
     assert read(flow, "c1ccccc1").places(Chem.MolFromSmiles("Cc1ccccc1")) == 12
     closed = read(flow, "[*]c1ccccc1", "grow")
     assert closed.places(Chem.MolFromSmiles("Cc1ccccc1")) == 2

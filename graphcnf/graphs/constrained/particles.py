@@ -33,7 +33,7 @@ RARE = 0.01  # least preference for a way, where another one has 1
 
 
 @dataclass
-class Walks:
+class Particles:
     """Graphs with a fragment, P of them."""
 
     graphs: GraphBatch
@@ -45,7 +45,7 @@ class Walks:
     ancestor: Tensor
 
 
-class Experience:
+class Proposal:
     """Proposal of walks with a fragment of U nodes, learnt from earlier ones."""
 
     def __init__(self, size: int, device=None):
@@ -72,7 +72,7 @@ class Experience:
         self.counts[size, 0] += 1
         self.counts[number, number + 1] += 1
 
-    def learn(self, walks: Walks) -> None:
+    def learn(self, walks: Particles) -> None:
         """Count the walks by their weights; what was learnt before counts half from now on."""
         if not torch.isfinite(walks.log_weights).any():
             return
@@ -86,16 +86,16 @@ class Experience:
         self.seen += 1
 
 
-class ConditionalWalk:
+class ParticleSampler:
     """Draws graphs with a fragment from a `PathModel`, at a temperature."""
 
     def __init__(self, steps, fragment: Fragment, *, temperature: float = 1.0):
         self.steps, self.network = steps, steps.network
         self.fragment, self.temperature = fragment, temperature
-        self.fixed = bool((fragment.kinds.sum(1) == 1).all())
+        self.fixed = bool((fragment.categories.sum(1) == 1).all())
 
     @torch.no_grad()
-    def draw(self, sizes: Tensor, experience: Experience, generator: torch.Generator) -> Walks:
+    def draw(self, sizes: Tensor, proposal: Proposal, generator: torch.Generator) -> Particles:
         """Draw graphs of the numbers of nodes `sizes` (P,), with a generator on the CPU.
 
         Raises UserError where a size is too small for the fragment.
@@ -109,7 +109,7 @@ class ConditionalWalk:
         progress = Progress(self.fragment, sizes, network.support, code.entries - 1)
         known = sizes.new_zeros(count, largest, len(network.cardinalities))
         self.generator = generator
-        self.guide, costs = experience.guide, experience.costs
+        self.guide, costs = proposal.guide, proposal.costs
         log_weights = torch.zeros_like(sizes, dtype=torch.float64)
         place = torch.arange(count, device=sizes.device)
         ancestor = place.clone()
@@ -155,7 +155,7 @@ class ConditionalWalk:
                 # As long as only the fragment is there, nothing that was drawn is shared.
                 alone = i < (~progress.unplaced).sum(1)
                 ancestor = torch.where(alone, place, ancestor)
-        return Walks(code.decode(codes, mask), final, came_from, prices, origin)
+        return Particles(code.decode(codes, mask), final, came_from, prices, origin)
 
     def _resample(self, log_weights: Tensor) -> Tensor | None:
         """Return the walks to go on with, (P,) long; None where the weights hardly differ."""
@@ -238,8 +238,8 @@ class ConditionalWalk:
         """Return logs of how likely a free node is chosen after one of the fragment, (P,)."""
         at = (progress.depth - back).clamp(min=0)[:, None]
         inside = ~progress.is_free.gather(1, at)[:, 0] & (progress.depth >= 0)
-        socket = progress.socket_at.gather(1, at)[:, 0] > 0
-        places = ((progress.room > 0) & (progress.level >= -1)).sum(1).clamp(min=1)
+        socket = progress.attachments_at.gather(1, at)[:, 0] > 0
+        places = ((progress.valence > 0) & (progress.level >= -1)).sum(1).clamp(min=1)
         branches = (progress.free / BRANCH).clamp(min=1.0)
         share = (branches / places).clamp(max=1.0).double().log()
         return torch.where(inside & ~socket & progress.unplaced.any(1), share, 0.0)

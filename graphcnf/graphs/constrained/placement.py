@@ -27,19 +27,19 @@ UNPLACED, LEFT = -1, -2  # sentinel path levels: not placed yet, already off the
 class Fragment:
     """Nodes and edges that a graph has to hold, and where it may grow from them."""
 
-    kinds: Tensor  # possible categories of each node, (U, node categories) bool
+    categories: Tensor  # possible categories of each node, (U, node categories) bool
     edges: Tensor  # pairs of nodes, (E, 2) long
-    # Possible categories of all edges together, by category plus 1, in each of S forms (the Kekulé
-    # structures of a molecule), (S, E, edge categories + 1) bool.
-    forms: Tensor
-    room: Tensor  # sum of the weights that further edges of each node may have, (U,) long
-    sockets: Tensor  # edges to free nodes that each node must get beside it, (U,) long
+    # Possible categories of all edges together, by category plus 1, in each of S structures (the
+    # Kekulé structures of a molecule), (S, E, edge categories + 1) bool.
+    structures: Tensor
+    valence: Tensor  # sum of the weights that further edges of each node may have, (U,) long
+    attachments: Tensor  # edges to free nodes that each node must get beside it, (U,) long
     plain: Tensor  # edges that may attach or enter a component, by category plus 1, bool
     rings: bool = False  # whether free nodes may close rings over nodes of the fragment
     acyclic: bool = False  # whether free nodes close no rings at all
 
     def __post_init__(self) -> None:
-        size = len(self.kinds)
+        size = len(self.categories)
         self.edge_between = self.edges.new_full((size, size), -1)
         for number, (i, j) in enumerate(self.edges.tolist()):
             self.edge_between[i, j] = self.edge_between[j, i] = number
@@ -52,7 +52,7 @@ class Fragment:
         self.components = int(self.component.max()) + 1
 
     def __len__(self) -> int:
-        return len(self.kinds)
+        return len(self.categories)
 
     def to(self, device) -> Fragment:
         """Move every tensor."""
@@ -63,7 +63,7 @@ class Fragment:
     @property
     def fewest_free(self) -> int:
         """Free nodes that a graph with the fragment has at least."""
-        return max(int(self.sockets.sum()) - self.components + 1, int(self.components > 1))
+        return max(int(self.attachments.sum()) - self.components + 1, int(self.components > 1))
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Steps:
     lengths: Tensor  # lengths of the closures, 0 for none, (R, K) long
     edges: Tensor  # of the fragment, to the parent and at the closures, -1 for none, (R, 1 + K)
     enters: Tensor  # first nodes of their components, whose parent is a free node or none, (R,)
-    alive: Tensor  # forms of the fragment that are still possible, (R, S) bool
+    alive: Tensor  # structures of the fragment that are still possible, (R, S) bool
 
 
 class Progress:
@@ -95,9 +95,9 @@ class Progress:
         self.depth = torch.full_like(sizes, -1)
         self.at = sizes.new_full((count, int(sizes.max()) + 1), FREE)
         self.level = sizes.new_full((count, len(fragment)), UNPLACED)
-        self.room = fragment.room.expand(count, -1).clone()
-        self.sockets = fragment.sockets.expand(count, -1).clone()
-        self.alive = sizes.new_ones((count, len(fragment.forms)), dtype=torch.bool)
+        self.valence = fragment.valence.expand(count, -1).clone()
+        self.attachments = fragment.attachments.expand(count, -1).clone()
+        self.alive = sizes.new_ones((count, len(fragment.structures)), dtype=torch.bool)
         self.last = torch.full_like(sizes, len(fragment))
         # After which node each came, see `source`, and its log-probability given the step back.
         self.came_from = torch.zeros_like(self.level)
@@ -108,13 +108,13 @@ class Progress:
         self.least = sizes.new_zeros(1)
         if len(fragment.edges):
             most = int(self.weights.max()) + 1
-            self.least = torch.where(fragment.forms.any(0), self.weights, most).amin(-1)
+            self.least = torch.where(fragment.structures.any(0), self.weights, most).amin(-1)
         between = self.least[fragment.edge_between.clamp(min=0)]
         self.between = torch.where(fragment.adjacency, between, 0)
 
     def take(self, rows: Tensor) -> None:
         """Go on with the walks `rows` in place of these."""
-        for name in ("free", "depth", "at", "level", "room", "sockets", "alive", "last",
+        for name in ("free", "depth", "at", "level", "valence", "attachments", "alive", "last",
                      "came_from", "prices", "left"):  # fmt: skip
             setattr(self, name, getattr(self, name)[rows])
 
@@ -130,37 +130,37 @@ class Progress:
 
     @property
     def complete(self) -> Tensor:
-        """Walks in which the fragment and its neighbours are there, (P,) bool."""
-        return ~self.unplaced.any(1) & (self.sockets == 0).all(1)
+        """Particles in which the fragment and its neighbours are there, (P,) bool."""
+        return ~self.unplaced.any(1) & (self.attachments == 0).all(1)
 
     def look(self) -> None:
         """Work out what the masks and steps for the next node are made of."""
         f = self.fragment
         unplaced = self.unplaced
         pending = (unplaced.float() @ f.adjacency.float()) > 0
-        held = (self.level >= 0) & (pending | (self.sockets > 0))
+        held = (self.level >= 0) & (pending | (self.attachments > 0))
         self.floor = torch.where(held, self.level, -1).amax(1, keepdim=True)
         member = self.at.clamp(min=0)
         self.is_free = self.at == FREE
-        self.socket_at = torch.where(self.is_free, 0, self.sockets.gather(1, member))
-        self.room_at = torch.where(self.is_free, 1 << 20, self.room.gather(1, member))
-        self.grows_at = (self.socket_at > 0) | (self.room_at > 0)
+        self.attachments_at = torch.where(self.is_free, 0, self.attachments.gather(1, member))
+        self.valence_at = torch.where(self.is_free, 1 << 20, self.valence.gather(1, member))
+        self.grows_at = (self.attachments_at > 0) | (self.valence_at > 0)
         parts = [f.component == c for c in range(f.components)]
         entered = torch.stack([(~unplaced[:, part]).any(1) for part in parts], 1)
         self.not_entered = ~entered[:, f.component]
         # A component that is entered at an attachment point takes the edge of a free node for it.
-        through = torch.stack([(f.sockets[part] > 0).any() for part in parts])
-        self.need = (self.sockets.sum(1) - (~entered & through).sum(1)).clamp(min=0)
+        through = torch.stack([(f.attachments[part] > 0).any() for part in parts])
+        self.need = (self.attachments.sum(1) - (~entered & through).sum(1)).clamp(min=0)
         # Whether free nodes can still come after a step back to a level.
         number = torch.arange(self.at.shape[1], device=self.at.device)
         on_path = number <= self.depth[:, None]
-        later = (unplaced & ((self.room > 0) | (self.sockets > 0))).any(1, keepdim=True)
+        later = (unplaced & ((self.valence > 0) | (self.attachments > 0))).any(1, keepdim=True)
         self.open_below = (self.grows_at & on_path).cumsum(1).bool() | later
         self.free_below = (self.is_free & on_path).cumsum(1).bool()
         self.last_member = torch.where(~self.is_free & on_path, number, -1).cummax(1).values
         # Free valence that the edges to come need of each node.
         needed = unplaced.double() @ self.between.double()
-        self.needed = needed.long() + self.sockets
+        self.needed = needed.long() + self.attachments
 
     def _parent(self, back: Tensor) -> tuple[Tensor, Tensor]:
         parent = self.depth[:, None] - back
@@ -169,7 +169,7 @@ class Progress:
     def free_fits(self, back: Tensor) -> Tensor:
         """Return a mask (P, M) of the steps back after which a free node may come."""
         parent, at = self._parent(back)
-        attaches = (self.socket_at.gather(1, at) > 0) & (parent >= 0)
+        attaches = (self.attachments_at.gather(1, at) > 0) & (parent >= 0)
         left = self.free[:, None] - (~attaches).long() - self.need[:, None]
         fits = self.grows_at.gather(1, at) | (parent < 0)
         return fits & (left >= 0) & (self.free[:, None] > 0)
@@ -191,22 +191,22 @@ class Progress:
             return torch.ones_like(first).expand(-1, cardinality)
         parent, at = self._parent(previous[0][:, None])
         if k == 1:
-            room = self.weights <= self.room_at.gather(1, at)
+            room = self.weights <= self.valence_at.gather(1, at)
             room = room if f.rings else room & f.plain
             single = f.plain & (self.weights == 1)
-            fits = torch.where(self.socket_at.gather(1, at) > 0, single, room)
+            fits = torch.where(self.attachments_at.gather(1, at) > 0, single, room)
             return fits | first | self.is_free.gather(1, at)
         if role == "length":
             far = (parent + 1 - value).clamp(min=0)
             if f.acyclic:
                 fits = first
             elif f.rings:
-                fits = self.room_at.gather(1, far) > 0
+                fits = self.valence_at.gather(1, far) > 0
             else:
                 fits = far > self.last_member.gather(1, at)
             return fits | (value == 0) | first
         far = (parent + 1 - previous[-1][:, None]).clamp(min=0)
-        return (self.weights <= self.room_at.gather(1, far)) | (previous[-1][:, None] == 0)
+        return (self.weights <= self.valence_at.gather(1, far)) | (previous[-1][:, None] == 0)
 
     def steps(self) -> Steps | None:
         """Return the ways to go on with a node next to one that is there; None for no way."""
@@ -222,8 +222,8 @@ class Progress:
             top = level[:, :1]
             at = top.clamp(min=0)
             # What comes later has to have a place, too.
-            going = self.open_below.gather(1, at)[:, 0] | (self.room[:, node] > 0)
-            going |= self.sockets[:, node] > 0
+            going = self.open_below.gather(1, at)[:, 0] | (self.valence[:, node] > 0)
+            going |= self.attachments[:, node] > 0
             entering = self.free_below.gather(1, at)[:, 0] | wanted & going
             fits = self.unplaced[:, node] & (top >= 0)[:, 0] & (top >= self.floor)[:, 0]
             fits &= (going | ~wanted) & (entering | ~waits)
@@ -252,8 +252,8 @@ class Progress:
         _, at = self._parent(back[:, None])
         first = self.depth < 0
         after_free = self.is_free.gather(1, at)[:, 0]
-        attaches = torch.isin(f.component, f.component[f.sockets > 0])
-        takes = (self.sockets > 0) | ((self.room > 0) & ~attaches)
+        attaches = torch.isin(f.component, f.component[f.attachments > 0])
+        takes = (self.attachments > 0) | ((self.valence > 0) & ~attaches)
         takes = torch.where(first[:, None], True, takes & after_free[:, None]) & self.not_entered
         rows = takes.any(1).nonzero()[:, 0]
         if not len(rows):
@@ -286,17 +286,17 @@ class Progress:
         if role == "length":
             return value == steps.lengths[:, number - 1, None]
         if role == "node":
-            return self._leave_enough(steps, previous, f.kinds[steps.node])
+            return self._leave_enough(steps, previous, f.categories[steps.node])
         edge = steps.edges[:, number]
         fits = (value == 0).expand(len(edge), -1)
         if len(f.edges):
-            options = f.forms[:, edge.clamp(min=0)]  # (S, R, C)
+            options = f.structures[:, edge.clamp(min=0)]  # (S, R, C)
             options = (options & steps.alive.T[..., None]).any(0)
             fits = torch.where(edge[:, None] < 0, fits, options)
         if k == 1:
             single = f.plain & (self.weights == 1)
-            by_room = f.plain & (self.weights <= self.room[steps.owner, steps.node][:, None])
-            attaches = self.sockets[steps.owner, steps.node][:, None] > 0
+            by_room = f.plain & (self.weights <= self.valence[steps.owner, steps.node][:, None])
+            attaches = self.attachments[steps.owner, steps.node][:, None] > 0
             entering = torch.where(attaches, single, by_room & (value > 0))
             entering = torch.where(self.depth[steps.owner][:, None] < 0, value == 0, entering)
             fits = torch.where(steps.enters[:, None], entering, fits)
@@ -312,8 +312,8 @@ class Progress:
         k, owner, node = len(previous), steps.owner, steps.node
         parent = self.depth[owner] - steps.back
         # A component that is entered at an attachment point has one less to fill.
-        filled = steps.enters & (parent >= 0) & (self.sockets[owner, node] > 0)
-        rest = (self.between.sum(1) + self.fragment.sockets)[node] - filled.long()
+        filled = steps.enters & (parent >= 0) & (self.attachments[owner, node] > 0)
+        rest = (self.between.sum(1) + self.fragment.attachments)[node] - filled.long()
         edges = steps.edges[:, : 1 + AtomCode.edge_number(k)]
         rest = rest - torch.where(edges < 0, 0, self.least[edges.clamp(min=0)]).sum(1)
         sums = self.support.sums
@@ -340,14 +340,14 @@ class Progress:
         if AtomCode.role(k) != "edge" or not len(self.fragment.edges):
             return
         edge = steps.edges[:, AtomCode.edge_number(k)]
-        fits = self.fragment.forms[:, edge.clamp(min=0)]  # (S, R, C)
+        fits = self.fragment.structures[:, edge.clamp(min=0)]  # (S, R, C)
         chosen = previous[-1].expand(len(fits), -1)[..., None]
         steps.alive = steps.alive & (fits.gather(2, chosen)[..., 0].T | (edge < 0)[:, None])
 
     def add(self, x: Tensor, node: Tensor, enters: Tensor, alive: Tensor) -> None:
         """Take the next node of each walk: categories x (P, V), number in the fragment (P,).
 
-        It may enter a component, (P,) bool, and leaves the forms `alive` (P, S) bool.
+        It may enter a component, (P,) bool, and leaves the structures `alive` (P, S) bool.
         """
         rows = torch.arange(len(x), device=x.device)
         first, free, member = self.depth < 0, node == FREE, node != FREE
@@ -377,6 +377,6 @@ class Progress:
     def _use(self, which: Tensor, node: Tensor, edge: Tensor) -> None:
         rows = which.nonzero()[:, 0]
         node, edge = node[rows], edge[rows]
-        attaches = self.sockets[rows, node] > 0
-        self.sockets[rows, node] -= attaches.long()
-        self.room[rows, node] -= torch.where(attaches, 0, self.weights[edge])
+        attaches = self.attachments[rows, node] > 0
+        self.attachments[rows, node] -= attaches.long()
+        self.valence[rows, node] -= torch.where(attaches, 0, self.weights[edge])
