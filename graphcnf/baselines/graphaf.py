@@ -15,8 +15,8 @@ edges of a node are computed at once, and none sees itself.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -132,8 +132,7 @@ class ValencyCheck(nn.Module):
         return torch.where(self.weights[category] > free, 0, category)
 
 
-@dataclass
-class SubGraph:
+class SubGraph(NamedTuple):
     """State of each graph before some of its nodes, S rows.
 
     Attributes:
@@ -146,87 +145,6 @@ class SubGraph:
     whole: Tensor
     nodes: Tensor
     sent: Tensor
-
-
-class SubGraphNetwork(nn.Module):
-    """Means and log-scales of a node, and of its edges, given the sub-graph before them.
-
-    Args:
-        node_categories: Number of node categories M.
-        bond_categories: Number of edge categories R.
-        max_nodes: Largest number of nodes.
-        window: How many nodes back an edge reaches.
-        width: Channels W.
-        layers: Relational convolutions.
-    """
-
-    def __init__(
-        self,
-        node_categories: int,
-        bond_categories: int,
-        max_nodes: int,
-        *,
-        window: int,
-        width: int,
-        layers: int,
-    ):
-        super().__init__()
-        self.window = window
-        self.old, self.new = (nn.Embedding(node_categories, width) for _ in range(2))
-        self.back = nn.Embedding(window + 2, width)
-        self.to_come = nn.Embedding(max_nodes + 1, width)
-        self.convolutions = nn.ModuleList(
-            RelationalConvolution(width, bond_categories) for _ in range(layers)
-        )
-        self.ask = nn.Linear(width, width)
-        self.send = nn.Linear(width, bond_categories * width, bias=False)
-        self.node = _read_out(width, 2 * node_categories)
-        self.edge = _read_out(width, 2 * (bond_categories + 1))
-        for table in (self.old, self.new, self.back, self.to_come):
-            nn.init.normal_(table.weight, std=0.3)
-
-    def before(self, types: Tensor, adjacency: Tensor, sizes: Tensor, rows: Tensor) -> SubGraph:
-        """Return the graphs before their nodes `rows`.
-
-        Args:
-            types: Node categories, (B, N) long.
-            adjacency: See `relations`.
-            sizes: Numbers of nodes, (B,) long.
-            rows: Numbers of nodes, (B, S) long.
-        """
-        number = torch.arange(types.shape[1], device=rows.device)[:, None]
-        back = rows[:, None] - number  # (B, N, S)
-        seen = back > 0
-        h = self.old(types)[:, :, None] + self.back(back.clamp(0, self.window + 1))
-        h = masked(h, seen)
-        for convolution in self.convolutions:
-            h = masked(convolution(h, adjacency), seen)
-        whole = h.sum(1) / rows.clamp(min=1)[..., None]
-        whole = whole + self.to_come((sizes[:, None] - rows).clamp(min=0))
-        last = rows[..., None] + torch.arange(-self.window, 0, device=rows.device)
-        graph = torch.arange(len(rows), device=rows.device)[:, None, None]
-        row = torch.arange(rows.shape[1], device=rows.device)[:, None]
-        # Nobody asks for what would lie before the first node.
-        nodes = h[graph, last.clamp(0, types.shape[1] - 1), row]
-        sent = self.send(nodes).unflatten(-1, (-1, nodes.shape[-1]))
-        return SubGraph(whole, nodes, F.pad(sent, (0, 0, 1, 0)))
-
-    def of_node(self, before: SubGraph) -> tuple[Tensor, Tensor]:
-        """Return mean and log-scale of the new node, (B, S, M) each."""
-        return _mean_and_log_scale(self.node(before.whole))
-
-    def queries(self, before: SubGraph, types: Tensor) -> Tensor:
-        """Return states of new nodes `types` (B, S) towards each one before, (B, S, window, W)."""
-        return self.ask(before.nodes) + (before.whole + self.new(types))[:, :, None]
-
-    def of_edge(self, query: Tensor, received: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Return mean and log-scale of edges, (..., R + 1) each.
-
-        Args:
-            query: State towards the other end, (..., W).
-            received: Sum of the messages along the node's edges to nodes before that one.
-        """
-        return _mean_and_log_scale(self.edge(query + received))
 
 
 def along(sent: Tensor, categories: Tensor) -> Tensor:
@@ -286,9 +204,18 @@ class GraphAFModel(GraphModel):
         self.node_encoding = OneHotDequantization(node_categories)
         self.edge_encoding = OneHotDequantization(bond_categories + 1)
         self.base = StandardNormal()
-        self.network = SubGraphNetwork(
-            node_categories, bond_categories, max_nodes, window=window, width=width, layers=layers
+        self.old, self.new = (nn.Embedding(node_categories, width) for _ in range(2))
+        self.back = nn.Embedding(window + 2, width)
+        self.to_come = nn.Embedding(max_nodes + 1, width)
+        self.convolutions = nn.ModuleList(
+            RelationalConvolution(width, bond_categories) for _ in range(layers)
         )
+        self.ask = nn.Linear(width, width)
+        self.send = nn.Linear(width, bond_categories * width, bias=False)
+        self.node = _read_out(width, 2 * node_categories)
+        self.edge = _read_out(width, 2 * (bond_categories + 1))
+        for embedding in (self.old, self.new, self.back, self.to_come):
+            nn.init.normal_(embedding.weight, std=0.3)
         weights = edge_weights or [1] * bond_categories
         for name, table, count in (
             ("edge_weights", weights, bond_categories),
@@ -323,6 +250,49 @@ class GraphAFModel(GraphModel):
         far = batch.permute(breadth_first_order(batch)).adjacency.tril(-self.window - 1)
         return ~far.flatten(1).any(1)
 
+    def before(self, types: Tensor, adjacency: Tensor, sizes: Tensor, rows: Tensor) -> SubGraph:
+        """Return the graphs before their nodes `rows`.
+
+        Args:
+            types: Node categories, (B, N) long.
+            adjacency: See `relations`.
+            sizes: Numbers of nodes, (B,) long.
+            rows: Numbers of nodes, (B, S) long.
+        """
+        number = torch.arange(types.shape[1], device=rows.device)[:, None]
+        back = rows[:, None] - number  # (B, N, S)
+        seen = back > 0
+        h = self.old(types)[:, :, None] + self.back(back.clamp(0, self.window + 1))
+        h = masked(h, seen)
+        for convolution in self.convolutions:
+            h = masked(convolution(h, adjacency), seen)
+        whole = h.sum(1) / rows.clamp(min=1)[..., None]
+        whole = whole + self.to_come((sizes[:, None] - rows).clamp(min=0))
+        last = rows[..., None] + torch.arange(-self.window, 0, device=rows.device)
+        graph = torch.arange(len(rows), device=rows.device)[:, None, None]
+        row = torch.arange(rows.shape[1], device=rows.device)[:, None]
+        # Nobody asks for what would lie before the first node.
+        nodes = h[graph, last.clamp(0, types.shape[1] - 1), row]
+        sent = self.send(nodes).unflatten(-1, (-1, nodes.shape[-1]))
+        return SubGraph(whole, nodes, F.pad(sent, (0, 0, 1, 0)))
+
+    def of_node(self, before: SubGraph) -> tuple[Tensor, Tensor]:
+        """Return mean and log-scale of the new node, (B, S, M) each."""
+        return _mean_and_log_scale(self.node(before.whole))
+
+    def queries(self, before: SubGraph, types: Tensor) -> Tensor:
+        """Return states of new nodes `types` (B, S) towards each one before, (B, S, window, W)."""
+        return self.ask(before.nodes) + (before.whole + self.new(types))[:, :, None]
+
+    def of_edge(self, query: Tensor, received: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Return mean and log-scale of edges, (..., R + 1) each.
+
+        Args:
+            query: State towards the other end, (..., W).
+            received: Sum of the messages along the node's edges to nodes before that one.
+        """
+        return _mean_and_log_scale(self.edge(query + received))
+
     def _window(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return far ends (N, window) of a node's edges, and which there are, (B, N, window)."""
         number = torch.arange(mask.shape[1], device=mask.device)
@@ -342,17 +312,17 @@ class GraphAFModel(GraphModel):
         context = Context(real.flatten(1), noise=noise)
         edge = self.edge_encoding.encode(bonds.flatten(1), context)
         adjacency = relations(batch.bonds, self.bond_categories, node.z.dtype)
-        before = self.network.before(batch.node_types, adjacency, batch.sizes, rows)
+        before = self.before(batch.node_types, adjacency, batch.sizes, rows)
 
         at = torch.arange(len(mask), device=mask.device)[:, None]
-        queries = self.network.queries(before, batch.node_types[at, rows])
+        queries = self.queries(before, batch.node_types[at, rows])
         messages = along(before.sent, bonds[at, rows])
         received = messages.cumsum(2) - messages
         latents, bounds = {}, {}
         for name, encoded, x, there, (mean, log_scale) in (
-            ("nodes", node, node.z, mask, self.network.of_node(before)),
+            ("nodes", node, node.z, mask, self.of_node(before)),
             ("bonds", edge, edge.z.unflatten(1, bonds.shape[1:]), real,
-             self.network.of_edge(queries, received)),
+             self.of_edge(queries, received)),
         ):  # fmt: skip
             x, there = x[at, rows], there[at, rows]
             z = masked((x - mean.to(x)) * torch.exp(-log_scale.to(x)), there)
@@ -418,15 +388,15 @@ class GraphAFModel(GraphModel):
             known = bonds[:, : i + 1, : i + 1]
             adjacency = relations(known, self.bond_categories, z["nodes"].dtype)
             row = torch.full_like(sizes, i)[:, None]
-            before = self.network.before(types[:, : i + 1], adjacency, sizes, row)
-            x = _place(z["nodes"][:, i], *(part[:, 0] for part in self.network.of_node(before)))
+            before = self.before(types[:, : i + 1], adjacency, sizes, row)
+            x = _place(z["nodes"][:, i], *(part[:, 0] for part in self.of_node(before)))
             types[:, i] = torch.where(kept[:, i], x.argmax(-1), 0)
 
-            queries = self.network.queries(before, types[:, i : i + 1])[:, 0]
+            queries = self.queries(before, types[:, i : i + 1])[:, 0]
             received = torch.zeros_like(queries[:, 0])
             for j in range(max(i - self.window, 0), i):
                 w = j - i + self.window
-                mean, log_scale = self.network.of_edge(queries[:, w], received)
+                mean, log_scale = self.of_edge(queries[:, w], received)
                 bond = _place(z["bonds"][:, i, w], mean, log_scale).argmax(-1)
                 bond = torch.where(kept[:, i], bond, 0)
                 if self.check is not None:

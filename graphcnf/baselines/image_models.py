@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from graphcnf.baselines.gan import GAN
 from graphcnf.baselines.pixelcnn import PixelCNN
 from graphcnf.baselines.vae import VAE
-from graphcnf.compute.files import expand_user, inside, read_json
+from graphcnf.compute.files import inside, read_json
 from graphcnf.errors import UserError
 from graphcnf.images import MODELS, ImageFlow, ImageModel
-from graphcnf.pretrained import check_device
+from graphcnf.pretrained import check_device, locate
 
 IMAGE_MODELS: dict[str, type[ImageModel]] = {
     **dict.fromkeys(MODELS, ImageFlow),
@@ -30,7 +31,9 @@ def image_model_class(architecture: Any) -> type[ImageModel]:
 
 def is_image_model(name: str) -> bool:
     """Return True if the folder, or its `model/`, holds a model of images."""
-    return any(isinstance(a, str) and a in IMAGE_MODELS for a in _architectures(name))
+    with suppress(UserError, OSError, ValueError, KeyError, TypeError):
+        return _architecture(name) in IMAGE_MODELS
+    return False
 
 
 def load_image_model(name: str, device: str = "cpu") -> ImageModel:
@@ -39,23 +42,16 @@ def load_image_model(name: str, device: str = "cpu") -> ImageModel:
     Raises:
         UserError: There is no such model or device.
     """
-    found = _architectures(name)
-    if not found:
-        raise UserError(f"{name!r} is no folder with an image model")
     check_device(device)
+    folder = locate(name)
     try:
-        kind = image_model_class(found[0])
+        kind = image_model_class(_architecture(name))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder}/config.json is not that of an image model") from None
     except UserError as error:
-        raise UserError(f"{name}: config.json: {error}") from None
+        raise UserError(f"{folder}/config.json: {error}") from None
     return kind.from_pretrained(name, device)
 
 
-def _architectures(name: str) -> list[Any]:
-    """Return the architecture in the folder's config.json, in a list; nothing without one."""
-    folder = expand_user(name)
-    for parts in (("config.json",), ("model", "config.json")):
-        try:
-            return [read_json(inside(folder, *parts))["model"]["architecture"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return []
+def _architecture(name: str) -> Any:
+    return read_json(inside(locate(name), "config.json"))["model"]["architecture"]

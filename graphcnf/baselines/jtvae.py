@@ -34,12 +34,12 @@ from graphcnf.baselines.junction_tree import (
     encode,
     neighbours_of,
 )
-from graphcnf.baselines.rvae import PRIOR, Gaussian, GraphEncoder
+from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.base import Generators, draw_uniform
-from graphcnf.flows.transform import Noise, log_term_dtype
+from graphcnf.flows.transform import log_term_dtype
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
-from graphcnf.graphs.model import GraphModel, graph_model
+from graphcnf.graphs.model import graph_model
 from graphcnf.graphs.path.support import Support, limit_note
 
 NEVER = 10_000
@@ -243,43 +243,6 @@ class TreeGRU(nn.Module):
         return down
 
 
-class TreeNetwork(nn.Module):
-    """Network of the decisions of a tree: another child or none, and the cluster of a child.
-
-    Args:
-        clusters: Size of the vocabulary.
-        latent_dim: Channels of the tree's latents.
-        max_nodes: Largest number of nodes.
-        width: Channels of a cluster.
-    """
-
-    def __init__(self, clusters: int, latent_dim: int, max_nodes: int, width: int):
-        super().__init__()
-        self.label = nn.Embedding(clusters, width)
-        self.messages = TreeGRU(width)
-        self.remaining = nn.Embedding(max_nodes + 1, 2 * width)
-        nn.init.normal_(self.remaining.weight, std=0.1)
-        self.of_latents = nn.Linear(latent_dim, 4 * width)
-        self.of_turn = nn.Linear(2 * width, width)
-        self.of_label = nn.Linear(width, width)
-        self.turn = nn.Linear(width, 1)
-        self.labels = nn.Linear(width, clusters)
-
-    def _given(self, h: Tensor, z: Tensor, remaining: Tensor, part: int) -> Tensor:
-        """Return features scaled and shifted by the latents and the nodes to come."""
-        scale, shift = self.of_latents(z).chunk(2, -1)[part].chunk(2, -1)
-        return F.relu((1 + scale) * h + shift + self.remaining(remaining).chunk(2, -1)[part])
-
-    def more(self, x: Tensor, heard: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
-        """Return the logit of another child, (R,), of clusters that have heard a sum (R, C)."""
-        h = self.of_turn(torch.cat([x, heard], -1))
-        return self.turn(self._given(h, z, remaining, 0))[..., 0]
-
-    def which(self, down: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
-        """Return the logits of the labels of clusters that a message (M, C) goes to, (M, V)."""
-        return self.labels(self._given(self.of_label(down), z, remaining, 1))
-
-
 class Attachments(nn.Module):
     """Scores of the ways to attach a cluster to another, and what the latents are told of them.
 
@@ -406,14 +369,14 @@ class TreeDecoder:
         for b in rows:
             self.current[b] = len(self.graphs[b].labels) - 1
         labels = _long([self.graphs[b].labels[-1] for b in rows], self.x.device)
-        self.x[rows, [self.current[b] for b in rows]] = self.model.tree.label(labels)
+        self.x[rows, [self.current[b] for b in rows]] = self.model.label(labels)
 
     def _step(self, rows: list[int]) -> list[int]:
         """Add a child or close the cluster in each graph; return those that go on."""
-        tree, here = self.model.tree, [self.current[b] for b in rows]
+        messages, here = self.model.messages, [self.current[b] for b in rows]
         left = _long([self.graphs[b].remaining for b in rows], self.x.device)
         x, down, up = (state[rows, here] for state in (self.x, self.down, self.up))
-        logit = tree.more(x, down + up, self.z_tree[rows], left)
+        logit = self.model.turn_logits(x, down + up, self.z_tree[rows], left)
         wanted = self.uniforms[rows, -1] < logit.sigmoid() if self.sample else logit > 0
         growing = []
         for row, (b, k, want) in enumerate(zip(rows, here, wanted.tolist(), strict=True)):
@@ -423,18 +386,18 @@ class TreeDecoder:
             more = want or k == 0 or not graph.open(graph.parents[k])
             if more and graph.remaining > 0 and len(graph.labels) <= 2 * graph.size:
                 growing.append(row)
-        gated = tree.messages.gated(x, down) + self.up_gated[rows, here]
-        message = tree.messages.combined(x[growing], (down + up)[growing], gated[growing])
+        gated = messages.gated(x, down) + self.up_gated[rows, here]
+        message = messages.combined(x[growing], (down + up)[growing], gated[growing])
         grown = self._grow([rows[row] for row in growing], message)
         closing = [row for row, b in enumerate(rows) if b not in grown and here[row] > 0]
         gated = self.up_gated[rows, here]
-        message = tree.messages.combined(x[closing], up[closing], gated[closing])
+        message = messages.combined(x[closing], up[closing], gated[closing])
         closed = [rows[row] for row in closing]
         for b in closed:
             self.current[b] = self.graphs[b].parents[self.current[b]]
         parents = [self.current[b] for b in closed]
         self.up[closed, parents] += message
-        self.up_gated[closed, parents] += tree.messages.gated(self.x[closed, parents], message)
+        self.up_gated[closed, parents] += messages.gated(self.x[closed, parents], message)
         return [b for row, b in enumerate(rows) if b in grown or here[row] > 0]
 
     def _grow(self, rows: list[int], down: Tensor) -> set[int]:
@@ -495,7 +458,7 @@ class Reading(NamedTuple):
 
 
 @graph_model("jtvae")
-class JunctionTreeVAE(GraphModel):
+class JunctionTreeVAE(GraphVAE):
     """Variational autoencoder of graphs by way of their junction trees.
 
     Args:
@@ -544,15 +507,24 @@ class JunctionTreeVAE(GraphModel):
         sums = [NEVER] * node_categories if largest_sums is None else largest_sums
         self.vocabulary = Vocabulary(clusters, edge_weights, sums)
         self.tables = Tables(self.vocabulary, node_categories)
-        self.label = nn.Embedding(len(clusters), width)
-        self.messages = TreeGRU(width)
+        self.root_label = nn.Embedding(len(clusters), width)
+        self.root_messages = TreeGRU(width)
         # The posterior of the tree also sees a sum over its clusters and what they hear.
         self.cluster = nn.Embedding(len(clusters), width)
         self.heard = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.tree_posterior = _posterior(2 * width, tree_dim)
         self.graph_posterior = _posterior(width, graph_dim)
-        self.tree = TreeNetwork(len(clusters), tree_dim, max_nodes, width)
+        # Decisions of a tree: another child or none, and the cluster of a child.
+        self.label = nn.Embedding(len(clusters), width)
+        self.messages = TreeGRU(width)
+        self.remaining = nn.Embedding(max_nodes + 1, 2 * width)
+        nn.init.normal_(self.remaining.weight, std=0.1)
+        self.of_latents = nn.Linear(tree_dim, 4 * width)
+        self.of_turn = nn.Linear(2 * width, width)
+        self.of_label = nn.Linear(width, width)
+        self.turn = nn.Linear(width, 1)
+        self.labels = nn.Linear(width, len(clusters))
         self.attachments = Attachments(
             self.tables.nodes, bond_categories, graph_dim, node_width, width, layers
         )
@@ -584,7 +556,7 @@ class JunctionTreeVAE(GraphModel):
         if len(known) < len(codes):
             raise ValueError(f"graph {codes.index(None)} is {self.unknown}")
         trees = TreeBatch(known, batch.mask.device)
-        x, gru = self.tree.label(trees.label), self.tree.messages
+        x, gru = self.label(trees.label), self.messages
         up = gru.upward(x, trees)
         down = gru.downward(x, up, trees)
         rows, first = [], 0
@@ -601,7 +573,7 @@ class JunctionTreeVAE(GraphModel):
     def _posteriors(self, reading: Reading) -> dict[str, Gaussian]:
         trees, sites = reading.trees, reading.sites
         count = len(trees.levels[0])
-        roots = self.messages.upward(self.label(trees.label), trees)[trees.levels[0]]
+        roots = self.root_messages.upward(self.root_label(trees.label), trees)[trees.levels[0]]
         h = F.gelu(self.cluster(trees.label) + self.heard(reading.down))
         clusters = _sum_by(self.value(h), trees.graph, count)
         taken = self.attachments.value(reading.features[sites.first + sites.chosen])
@@ -610,18 +582,6 @@ class JunctionTreeVAE(GraphModel):
             "tree": Gaussian.of(self.tree_posterior(torch.cat([roots, clusters], -1))),
             "graph": Gaussian.of(self.graph_posterior(chosen)),
         }
-
-    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """One draw of the bound: the latents, and log p(x|z) in three parts.
-
-        Raises:
-            ValueError: A graph is not known.
-        """
-        reading = self._read(batch)
-        posteriors = self._posteriors(reading)
-        z = {name: posterior.draw(noise) for name, posterior in posteriors.items()}
-        latents = {name: posterior.bound(z[name]) for name, posterior in posteriors.items()}
-        return {**latents, **self._likelihood(reading, **z)}
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
         """Return the training objective: the bound with a smaller weight on the divergence.
@@ -632,14 +592,10 @@ class JunctionTreeVAE(GraphModel):
             return self.bounds(batch)
         weight = 0.0 if self.seen < self.kl_free else self.kl_weight
         self.seen += len(batch)
-        reading = self._read(batch)
-        posteriors = self._posteriors(reading)
-        z = {name: posterior.draw() for name, posterior in posteriors.items()}
-        latents = {name: own.expected_bound(weight) for name, own in posteriors.items()}
-        return {**latents, **self._likelihood(reading, **z)}
+        return self._objective(batch, weight)
 
-    def _likelihood(self, reading: Reading, tree: Tensor, graph: Tensor) -> dict[str, Bound]:
-        """Return log p(x|z) of turns, labels and attachments, given latents of both."""
+    def _likelihood(self, reading: Reading, z: Latents) -> dict[str, Bound]:
+        """Return log p(x|z) of turns, labels and attachments."""
         trees, sites, up = reading.trees, reading.sites, reading.up
         count = len(trees.levels[0])
         child, earlier = trees.siblings.unbind(1)
@@ -650,20 +606,30 @@ class JunctionTreeVAE(GraphModel):
         before = _sum_by(up[earlier], child, len(up))[following]
         after = _sum_by(up[below], trees.parent[below], len(up))[cluster]
         heard = reading.down[cluster] + torch.where(more[:, None], before, after)
-        logit = self.tree.more(reading.x[cluster], heard, tree[owner], left)
+        logit = self.turn_logits(reading.x[cluster], heard, z["tree"][owner], left)
         logit = logit.to(log_term_dtype(logit))
         log_p = F.logsigmoid(torch.where(more, logit, -logit))
         turns = _summed(log_p, (logit > 0) == more, owner, count)
 
         above = torch.where(trees.parent >= 0, trees.label[trees.parent], -1)
-        logits = self.label_logits(reading.down, tree[trees.graph], trees.remaining, above)
+        logits = self.label_logits(reading.down, z["tree"][trees.graph], trees.remaining, above)
         own = logits.log_softmax(-1).gather(1, trees.label[:, None])[:, 0]
         labels = _summed(own, logits.argmax(-1) == trees.label, trees.graph, count)
 
-        table = self.attachments.log_probs(reading.features, sites, graph[sites.graph])
+        table = self.attachments.log_probs(reading.features, sites, z["graph"][sites.graph])
         own = table.gather(1, sites.chosen[:, None])[:, 0]
         attachments = _summed(own, own >= table.amax(1), sites.graph, count)
         return {"turns": turns, "labels": labels, "attachments": attachments}
+
+    def _scaled(self, h: Tensor, z: Tensor, remaining: Tensor, part: int) -> Tensor:
+        """Return features scaled and shifted by the latents and the nodes to come."""
+        scale, shift = self.of_latents(z).chunk(2, -1)[part].chunk(2, -1)
+        return F.relu((1 + scale) * h + shift + self.remaining(remaining).chunk(2, -1)[part])
+
+    def turn_logits(self, x: Tensor, heard: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
+        """Return the logit of another child, (R,), of clusters that have heard a sum (R, C)."""
+        h = self.of_turn(torch.cat([x, heard], -1))
+        return self.turn(self._scaled(h, z, remaining, 0))[..., 0]
 
     def label_logits(self, down: Tensor, z: Tensor, remaining: Tensor, parent: Tensor) -> Tensor:
         """Return logits of labels, -inf where a cluster adds too much or nowhere fits its parent.
@@ -674,20 +640,9 @@ class JunctionTreeVAE(GraphModel):
             remaining: Nodes to come, (M,).
             parent: Label of the parent, -1 for a first cluster, (M,).
         """
-        logits = self.tree.which(down, z, remaining)
+        logits = self.labels(self._scaled(self.of_label(down), z, remaining, 1))
         adds = torch.where((parent >= 0)[:, None], self.tables.adds[parent], self.tables.size)
         return logits.to(log_term_dtype(logits)).masked_fill(adds > remaining[:, None], -torch.inf)
-
-    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return means of q(z|x) of the tree and of the graph, (B, D) each; raises as `bounds`."""
-        posteriors = self._posteriors(self._read(batch))
-        return {name: posterior.mean for name, posterior in posteriors.items()}
-
-    def base_sample(self, mask: Tensor, generator=None) -> Latents:
-        """Draw latents from the prior."""
-        like = self.label.weight
-        options = {"generator": generator, "device": mask.device, "dtype": like.dtype}
-        return {k: PRIOR.sample((len(mask), dim), **options) for k, dim in self.dims.items()}
 
     @torch.no_grad()
     def decode(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.flows.base import draw_uniform
-from graphcnf.images.model import ImageModel, check_sizes
+from graphcnf.images.model import ImageModel
 from graphcnf.images.networks import ChannelNorm, channels_last
 
 LOG_SCALES = (-7.0, 3.0)
@@ -222,7 +222,6 @@ class PixelCNN(ImageModel):
         architecture: str = "pixelcnn",
     ):
         super().__init__(architecture, shape, levels, width=width, layers=layers, mixtures=mixtures)
-        check_sizes(width=width, layers=layers, mixtures=mixtures)
         channels, *size = shape
         self.above = CausalConvolution(channels, width, (1, 3), ROWS)
         self.left = CausalConvolution(channels, width, (1, 2), COLUMNS)
@@ -232,8 +231,8 @@ class PixelCNN(ImageModel):
         )
         self.leave = nn.Conv2d(width, parameter_count(channels, mixtures), 1)
 
-    def _draw(self, x, noise=None):
-        """Return log P(x), (B,) nats."""
+    def _terms(self, x, noise=None):
+        """Return log P(x), (B,) nats; nothing is decoded."""
         x = self.checked(x)
         values = scaled(x, self.levels, self.dtype)
         # Shifted by a row and by a pixel: no place sees itself.
@@ -242,7 +241,7 @@ class PixelCNN(ImageModel):
         for layer in self.layers:
             vertical = layer.vertical(vertical)
             horizontal = layer.horizontal(horizontal, vertical)
-        return self._pixels(horizontal).log_prob(x).sum((1, 2))
+        return 0.0, self._pixels(horizontal).log_prob(x).sum((1, 2))
 
     def _pixels(self, features: Tensor) -> PixelMixture:
         return PixelMixture(self.leave(F.silu(features)).to(self.dtype), self.shape[0], self.levels)

@@ -118,15 +118,83 @@ class GraphEncoder(nn.Module):
         return masked(h, mask)
 
 
-class Penalties(nn.Module):
-    """Penalties on expected graphs that break the rules; each is 0 for a graph that keeps them.
+class GraphVAE(GraphModel):
+    """Base of autoencoders: one draw of latents from posteriors, and log p(x|z) in parts.
+
+    Attributes:
+        dims: Channels of each latent vector, by name.
+    """
+
+    dims: dict[str, int]
+
+    def _read(self, batch: GraphBatch) -> Any:
+        """Return the batch as the networks see it; raise ValueError for unknown graphs."""
+        return batch
+
+    def _posteriors(self, reading: Any) -> dict[str, Gaussian]:
+        raise NotImplementedError
+
+    def _likelihood(self, reading: Any, z: Latents) -> dict[str, Bound]:
+        """Return the parts of log p(x|z)."""
+        raise NotImplementedError
+
+    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
+        """Draw the bound once: log p(z) - log q(z|x) of the latents, and log p(x|z) in parts.
+
+        Raises:
+            ValueError: A graph is not known.
+        """
+        reading = self._read(batch)
+        posteriors = self._posteriors(reading)
+        z = {name: posterior.draw(noise) for name, posterior in posteriors.items()}
+        latents = {name: posterior.bound(z[name]) for name, posterior in posteriors.items()}
+        return {**latents, **self._likelihood(reading, z)}
+
+    def _objective(self, batch: GraphBatch, weight: float = 1.0) -> dict[str, Bound]:
+        """Return the same with the expected divergence from the prior, times a weight."""
+        reading = self._read(batch)
+        posteriors = self._posteriors(reading)
+        z = {name: posterior.draw() for name, posterior in posteriors.items()}
+        latents = {name: own.expected_bound(weight) for name, own in posteriors.items()}
+        return {**latents, **self._likelihood(reading, z)}
+
+    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
+        """Return means of q(z|x), (B, D) each; raises as `bounds`."""
+        posteriors = self._posteriors(self._read(batch))
+        return {name: posterior.mean for name, posterior in posteriors.items()}
+
+    def base_sample(self, mask: Tensor, generator=None) -> Latents:
+        """Draw latents (B, D) from the prior."""
+        dtype = next(self.parameters()).dtype
+        options = {"generator": generator, "device": mask.device, "dtype": dtype}
+        return {k: PRIOR.sample((len(mask), dim), **options) for k, dim in self.dims.items()}
+
+
+@graph_model("rvae")
+class RegularizedVAE(GraphVAE):
+    """Variational autoencoder of graphs with penalties for what they must have in common.
+
+    The decoder makes a vector for each place in the order out of z, and convolves along the order;
+    an edge (i, j) is read out of both ends and of their distance in the order.
 
     Args:
         node_categories: Number of node categories.
+        bond_categories: Number of edge categories.
+        max_nodes: Largest number of nodes.
         edge_weights: Weight of each edge category (bond orders).
-        largest_sums: Largest sum of edge weights of each node category; None for no limit.
         edge_ends: Rows (edge category, node category, node category) that occur, both ways round.
+        largest_sums: Largest sum of edge weights of each node category; None for no limit.
+        latent_dim: Channels of z.
+        width: Channels of a node.
+        pair_width: Channels of a pair.
+        encoder_layers: Rounds of messages of the encoder.
+        decoder_layers: Convolutions of the decoder.
+        multiplier: Weight of the penalties beside the bound in nats.
     """
+
+    measured = ("edge_weights", "edge_ends", "largest_sums")
+    rules = {"largest_sums": None}
+    parallel = True
 
     weights: Tensor
     sums: Tensor
@@ -134,23 +202,115 @@ class Penalties(nn.Module):
 
     def __init__(
         self,
+        *,
         node_categories: int,
+        bond_categories: int,
+        max_nodes: int,
         edge_weights: list[int],
-        largest_sums: list[int] | None,
         edge_ends: list[list[int]],
+        largest_sums: list[int] | None = None,
+        latent_dim: int = 128,
+        width: int = 96,
+        pair_width: int = 64,
+        encoder_layers: int = 3,
+        decoder_layers: int = 3,
+        multiplier: float = 1.0,
     ):
         super().__init__()
-        strange = torch.ones(len(edge_weights), node_categories, node_categories)
+        self.dims, self.multiplier, self.max_nodes = {"graph": latent_dim}, multiplier, max_nodes
+        sizes = node_categories, bond_categories, max_nodes
+        self.encoder = GraphEncoder(*sizes, width=width, layers=encoder_layers)
+        # A matrix for each place: which node is where must come through.
+        self.read_out = nn.Parameter(torch.randn(max_nodes, width, 4 * width) * width**-0.5 / 4)
+        self.posterior = nn.Sequential(nn.GELU(), nn.Linear(4 * width, 2 * latent_dim))
+        self.hidden = nn.Linear(latent_dim, 4 * width)
+        self.size = nn.Embedding(max_nodes + 1, 4 * width)
+        nn.init.normal_(self.size.weight, std=0.1)
+        self.places = nn.Linear(4 * width, max_nodes * width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(decoder_layers))
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(width, width, 5, padding=2) for _ in range(decoder_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.nodes = nn.Linear(width, node_categories)
+        self.ends = nn.Linear(width, 2 * pair_width)
+        self.distance = nn.Embedding(max_nodes, pair_width)
+        self.mixed = nn.Linear(pair_width, pair_width)
+        self.edges = nn.Linear(pair_width, bond_categories + 1)
+
+        strange = torch.ones(bond_categories, node_categories, node_categories)
         if edge_ends:
             strange[tuple(torch.tensor(edge_ends).T)] = 0
         self.limited = largest_sums is not None
-        sums = largest_sums if self.limited else [0] * node_categories
+        sums = largest_sums or [0] * node_categories
         for name, table in (("weights", edge_weights), ("sums", sums), ("strange", strange)):
             table = torch.as_tensor(table, dtype=torch.float32)
             self.register_buffer(name, table, persistent=False)
 
-    def forward(self, nodes: Tensor, edges: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Return penalties of expected graphs, (B,) each.
+    @staticmethod
+    def measure(graphs: PackedGraphs, **options) -> dict:
+        """Measure the limits of the penalties; `options` are those of `Support.limits`."""
+        first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
+        a, b = (graphs.node_types[first + end].astype(int) for end in graphs.edges.T)
+        edges = graphs.bond_types.astype(int)
+        rows = np.concatenate([np.stack([edges, a, b], 1), np.stack([edges, b, a], 1)])
+        ends = np.unique(rows, axis=0).tolist()
+        return {**Support.limits(graphs, **options), "edge_ends": ends}
+
+    def _posteriors(self, batch: GraphBatch) -> dict[str, Gaussian]:
+        h = self.encoder(batch.node_types, batch.bonds, batch.mask)
+        summed = torch.einsum("bnw,nwc->bc", h, self.read_out[: h.shape[1]])
+        return {"graph": Gaussian.of(self.posterior(summed))}
+
+    def _matrices(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of nodes (B, N, T) and of pairs (B, P, 1 + K), `all_pairs`."""
+        hidden = F.gelu(self.hidden(z) + self.size(mask.sum(1)))
+        h = self.places(hidden).unflatten(-1, (self.max_nodes, -1))[:, : mask.shape[1]]
+        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+            there = masked(norm(h), mask)
+            h = h + F.gelu(convolution(there.transpose(1, 2)).transpose(1, 2))
+        h = self.norm(h)
+        later, earlier = self.ends(h).chunk(2, -1)
+        i, j = torch.tril_indices(mask.shape[1], mask.shape[1], -1, device=mask.device)
+        pair = F.gelu(later[:, i] + earlier[:, j] + self.distance(i - j))
+        logits = self.nodes(h), self.edges(pair + F.gelu(self.mixed(pair)))
+        nodes, pairs = (part.to(log_term_dtype(part)).log_softmax(-1) for part in logits)
+        return nodes, pairs
+
+    def _likelihood(self, batch: GraphBatch, z: Latents) -> dict[str, Bound]:
+        """Return log p(x|z) of nodes and edges."""
+        nodes, pairs = self._matrices(z["graph"], batch.mask)
+        index, pair_mask = all_pairs(batch.mask)
+        later, earlier = index[0].T
+        bounds = {}
+        for name, log_p, value, real in (
+            ("nodes", nodes, batch.node_types, batch.mask),
+            ("edges", pairs, batch.bonds[:, later, earlier], pair_mask),
+        ):
+            own = log_p.gather(-1, value[..., None])[..., 0]
+            right = ((log_p.argmax(-1) == value) & real).sum(1) / real.sum(1).clamp(min=1)
+            total = torch.where(real, own, 0).sum(1)
+            zero = torch.zeros_like(total)
+            bounds[name] = Bound(zero, total, zero, torch.where(real.any(1), right, 1.0))
+        return bounds
+
+    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
+        """Return the training objective: the bound less the penalties of graphs from the prior.
+
+        Out of training the bound alone; training metrics named `bits` hold the penalties, too.
+        """
+        if not self.training:
+            return self.bounds(batch)
+        bounds, mask = self._objective(batch), batch.mask
+        nodes, pairs = self._matrices(self.base_sample(mask)["graph"], mask)
+        index, real = all_pairs(mask)
+        edges = dense(masked(pairs.exp()[..., 1:], real), index, mask.shape[1])
+        penalties = self.penalties(masked(nodes.exp(), mask), edges, mask)
+        paid: Any = self.multiplier * sum(penalties.values())
+        return {**bounds, "penalties": Bound.exact(-paid)}
+
+    def penalties(self, nodes: Tensor, edges: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Return penalties of expected graphs that break the rules, (B,) each.
 
         Args:
             nodes: Probabilities of the node categories, (B, N, T); 0 where masked.
@@ -177,199 +337,17 @@ class Penalties(nn.Module):
         unfit = 0.5 * (unfit * edges.permute(0, 3, 1, 2)).sum((1, 2, 3))
         return {"valence": F.relu(excess).sum(1), "connectivity": apart, "ends": unfit}
 
-
-class Decoder(nn.Module):
-    """Logits of nodes and edges given a latent vector and the number of nodes.
-
-    A vector for each place in the order, made of z, goes through residual convolutions along the
-    order; an edge (i, j) is read out of both ends and of their distance in the order.
-
-    Args:
-        latent_dim: Channels of z.
-        node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
-        max_nodes: Largest number of nodes.
-        width: Channels of a node.
-        pair_width: Channels of a pair.
-        layers: Convolutions.
-    """
-
-    def __init__(
-        self,
-        latent_dim: int,
-        node_categories: int,
-        bond_categories: int,
-        max_nodes: int,
-        *,
-        width: int,
-        pair_width: int,
-        layers: int,
-    ):
-        super().__init__()
-        self.max_nodes = max_nodes
-        self.hidden = nn.Linear(latent_dim, 4 * width)
-        self.size = nn.Embedding(max_nodes + 1, 4 * width)
-        nn.init.normal_(self.size.weight, std=0.1)
-        self.places = nn.Linear(4 * width, max_nodes * width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(width, width, 5, padding=2) for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.nodes = nn.Linear(width, node_categories)
-        self.ends = nn.Linear(width, 2 * pair_width)
-        self.distance = nn.Embedding(max_nodes, pair_width)
-        self.mixed = nn.Linear(pair_width, pair_width)
-        self.edges = nn.Linear(pair_width, bond_categories + 1)
-
-    def forward(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, N, T) of nodes and (B, P, 1 + K) of pairs i > j, see `torch.tril_indices`."""
-        hidden = F.gelu(self.hidden(z) + self.size(mask.sum(1)))
-        h = self.places(hidden).unflatten(-1, (self.max_nodes, -1))[:, : mask.shape[1]]
-        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            there = torch.where(mask[..., None], norm(h), 0)
-            h = h + F.gelu(convolution(there.transpose(1, 2)).transpose(1, 2))
-        h = self.norm(h)
-        later, earlier = self.ends(h).chunk(2, -1)
-        i, j = torch.tril_indices(mask.shape[1], mask.shape[1], -1, device=mask.device)
-        pair = F.gelu(later[:, i] + earlier[:, j] + self.distance(i - j))
-        return self.nodes(h), self.edges(pair + F.gelu(self.mixed(pair)))
-
-
-@graph_model("rvae")
-class RegularizedVAE(GraphModel):
-    """Variational autoencoder of graphs with penalties for what they must have in common.
-
-    Args:
-        node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
-        max_nodes: Largest number of nodes.
-        edge_weights: See `Penalties`.
-        edge_ends: See `Penalties`.
-        largest_sums: See `Penalties`.
-        latent_dim: Channels of z.
-        width: Channels of a node.
-        pair_width: Channels of a pair.
-        encoder_layers: Rounds of messages of the encoder.
-        decoder_layers: Convolutions of the decoder.
-        multiplier: Weight of the penalties beside the bound in nats.
-    """
-
-    measured = ("edge_weights", "edge_ends", "largest_sums")
-    rules = {"largest_sums": None}
-    parallel = True
-
-    def __init__(
-        self,
-        *,
-        node_categories: int,
-        bond_categories: int,
-        max_nodes: int,
-        edge_weights: list[int],
-        edge_ends: list[list[int]],
-        largest_sums: list[int] | None = None,
-        latent_dim: int = 128,
-        width: int = 96,
-        pair_width: int = 64,
-        encoder_layers: int = 3,
-        decoder_layers: int = 3,
-        multiplier: float = 1.0,
-    ):
-        super().__init__()
-        self.latent_dim, self.multiplier = latent_dim, multiplier
-        sizes = node_categories, bond_categories, max_nodes
-        self.encoder = GraphEncoder(*sizes, width=width, layers=encoder_layers)
-        # A matrix for each place: which node is where must come through.
-        self.read_out = nn.Parameter(torch.randn(max_nodes, width, 4 * width) * width**-0.5 / 4)
-        self.posterior = nn.Sequential(nn.GELU(), nn.Linear(4 * width, 2 * latent_dim))
-        self.decoder = Decoder(
-            latent_dim, *sizes, width=width, pair_width=pair_width, layers=decoder_layers
-        )
-        self.penalties = Penalties(node_categories, edge_weights, largest_sums, edge_ends)
-
-    @staticmethod
-    def measure(graphs: PackedGraphs, **options) -> dict:
-        """Measure the limits of the penalties; `options` are those of `Support.limits`."""
-        first = np.repeat(graphs.node_starts[:-1], graphs.edge_counts)
-        a, b = (graphs.node_types[first + end].astype(int) for end in graphs.edges.T)
-        kinds = graphs.bond_types.astype(int)
-        rows = np.concatenate([np.stack([kinds, a, b], 1), np.stack([kinds, b, a], 1)])
-        ends = np.unique(rows, axis=0).tolist()
-        return {**Support.limits(graphs, **options), "edge_ends": ends}
-
-    def _posterior(self, batch: GraphBatch) -> Gaussian:
-        h = self.encoder(batch.node_types, batch.bonds, batch.mask)
-        summed = torch.einsum("bnw,nwc->bc", h, self.read_out[: h.shape[1]])
-        return Gaussian.of(self.posterior(summed))
-
-    def _matrices(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities of nodes (B, N, T) and of pairs, see `all_pairs`."""
-        nodes, pairs = (part.to(log_term_dtype(part)) for part in self.decoder(z, mask))
-        return nodes.log_softmax(-1), pairs.log_softmax(-1)
-
-    def _likelihood(self, batch: GraphBatch, z: Tensor) -> dict[str, Bound]:
-        """Return log p(x|z) of nodes and edges."""
-        nodes, pairs = self._matrices(z, batch.mask)
-        index, pair_mask = all_pairs(batch.mask)
-        later, earlier = index[0].T
-        bounds = {}
-        for name, log_p, value, real in (
-            ("nodes", nodes, batch.node_types, batch.mask),
-            ("edges", pairs, batch.bonds[:, later, earlier], pair_mask),
-        ):
-            own = log_p.gather(-1, value[..., None])[..., 0]
-            right = ((log_p.argmax(-1) == value) & real).sum(1) / real.sum(1).clamp(min=1)
-            total = torch.where(real, own, 0).sum(1)
-            zero = torch.zeros_like(total)
-            bounds[name] = Bound(zero, total, zero, torch.where(real.any(1), right, 1.0))
-        return bounds
-
-    def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """One draw of the bound: log p(z) - log q(z|x) as "latents", log p(x|z) in two parts."""
-        posterior = self._posterior(batch)
-        z = posterior.draw(noise)
-        return {"latents": posterior.bound(z), **self._likelihood(batch, z)}
-
-    def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Return the training objective: the bound less the penalties of graphs from the prior.
-
-        Out of training the bound alone; training metrics named `bits` hold the penalties, too.
-        """
-        if not self.training:
-            return self.bounds(batch)
-        posterior, mask = self._posterior(batch), batch.mask
-        bounds = self._likelihood(batch, posterior.draw())
-        nodes, pairs = self._matrices(self.base_sample(mask)["graph"], mask)
-        expected = masked(nodes.exp(), mask), _edges(pairs.exp(), mask)
-        paid: Any = self.multiplier * sum(self.penalties(*expected, mask).values())
-        return {"latents": posterior.expected_bound(), **bounds, "penalties": Bound.exact(-paid)}
-
-    def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
-        """Return the mean of q(z|x), (B, D)."""
-        return {"graph": self._posterior(batch).mean}
-
-    def base_sample(self, mask: Tensor, generator=None) -> Latents:
-        """Draw latents (B, D) from the prior."""
-        shape, dtype = (len(mask), self.latent_dim), self.read_out.dtype
-        z = PRIOR.sample(shape, generator=generator, device=mask.device, dtype=dtype)
-        return {"graph": z}
-
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
         """Return the likeliest graphs of latents, or draws from p(x|z); `temperature` scales z."""
         nodes, pairs = self._matrices(temperature * latents["graph"], mask)
+        index, real_pairs = all_pairs(mask)
         if sample:
             options = {"generator": generator, "device": mask.device, "dtype": torch.float64}
             nodes, pairs = (
                 log_p - (-draw_uniform(log_p.shape, mask=real, **options).log()).log()
-                for log_p, real in ((nodes, mask), (pairs, all_pairs(mask)[1]))
+                for log_p, real in ((nodes, mask), (pairs, real_pairs))
             )
-        bonds = dense(pairs.argmax(-1), all_pairs(mask)[0], mask.shape[1])
+        bonds = dense(pairs.argmax(-1), index, mask.shape[1])
         return GraphBatch(nodes.argmax(-1), bonds, mask).cleared()
-
-
-def _edges(pairs: Tensor, mask: Tensor) -> Tensor:
-    """Return matrices (B, N, N, K) of pairs (B, P, 1 + K), without edges where masked."""
-    index, real = all_pairs(mask)
-    return dense(masked(pairs[..., 1:], real), index, mask.shape[1])

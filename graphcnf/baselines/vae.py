@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from graphcnf.baselines.pixelcnn import PixelMixture, parameter_count, scaled
 from graphcnf.flows.base import StandardNormal, draw_uniform
-from graphcnf.flows.transform import Noise, take
-from graphcnf.images.model import ImageLatents, ImageModel, bits_of, check_sizes
+from graphcnf.flows.transform import take
+from graphcnf.images.model import ImageLatents, ImageModel
 from graphcnf.images.networks import channels_last
 
 SLOPE = 0.2
@@ -137,26 +137,13 @@ class VAE(ImageModel):
     ):
         sizes = {"latents": latents, "width": width, "mixtures": mixtures}
         super().__init__(architecture, shape, levels, **sizes)
-        check_sizes(**sizes)
         channels, *size = shape
         self.latent_size = latents
         self.encoder = ImageToVector(channels, size, 2 * latents, width)
         self.decoder = VectorToImage(latents, parameter_count(channels, mixtures), size, width)
         self.prior = StandardNormal()
 
-    def _draw(self, x, noise=None):
-        """Draw the bound once, (B,) nats."""
-        return sum(self._terms(x, noise))
-
-    def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """Return the loss, see `ImageModel.training_loss`; `beta` is the weight of log P(x|z)."""
-        reconstruction, divergence = self._terms(batch)
-        dimensions = math.prod(self.shape)
-        bound = -(reconstruction + divergence).mean() / dimensions
-        loss = -(beta * reconstruction + divergence).mean() / dimensions
-        return loss, {"bits_per_dimension": bits_of(bound, len(batch))}
-
-    def _terms(self, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
+    def _terms(self, x, noise=None):
         """Draw z from q(z|x); return log P(x|z) and log p(z) - log q(z|x), (B,) each."""
         mean, log_sd = self._posterior(x)
         e = take(noise, lambda: torch.randn_like(mean))

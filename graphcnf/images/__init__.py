@@ -1,7 +1,6 @@
 """Normalizing flows of images: networks, architectures, `ImageFlow`, scores and pictures."""
 
-from graphcnf.images.architectures import MODELS, Layers
-from graphcnf.images.flow import ImageFlow
+from graphcnf.images.flow import MODELS, ImageFlow, Layers
 from graphcnf.images.model import ImageLatents, ImageModel
 from graphcnf.images.networks import ConvolutionNetwork, ImageEncoder
 

@@ -1,34 +1,306 @@
-"""Normalizing flows of images."""
+"""Normalizing flows of images, and their architectures, each a function that names its layers.
+
+``simple``, ``vardeq`` and ``multiscale`` are the models of the UvA deep learning tutorial 11
+(Lippe 2020). In all flows couplings with checkerboard masks run on the squeezed image, see
+`graphcnf.flows.Checkerboard`, and the networks of all but Glow's get the positions of the pixels.
+`simple` documents the arguments that the functions share, the others the rest.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from graphcnf.errors import UserError
-from graphcnf.flows.base import BaseDensity
-from graphcnf.flows.transform import Context, Noise, Sequential
-from graphcnf.images.architectures import MODELS
+from graphcnf.flows.base import BaseDensity, StandardLogistic, StandardNormal
+from graphcnf.flows.coupling import (
+    AdditiveCoupling,
+    AffineCoupling,
+    Coupling,
+    MixtureLogisticCoupling,
+)
+from graphcnf.flows.dequantization import (
+    Logit,
+    UniformDequantization,
+    VariationalDequantization,
+)
+from graphcnf.flows.linear import ActNorm, Affine, InvertibleLinear
+from graphcnf.flows.pixels import ChannelsFirst, Checkerboard, Split, Squeeze
+from graphcnf.flows.transform import Bijection, Context, Inverse, Noise, Sequential, Transform
 from graphcnf.images.model import ImageLatents, ImageModel
-from graphcnf.limits import check_integer
+from graphcnf.images.networks import ConvolutionNetwork, ImageEncoder
+from graphcnf.limits import Range, check_integer, is_number
+
+Shape = Sequence[int]
+COUPLINGS: dict[str, type[Coupling]] = {"additive": AdditiveCoupling, "affine": AffineCoupling}
+
+
+class Layers:
+    """Steps in the order in which an image passes them; every method adds some.
+
+    Couplings are of a kind: "additive", "affine" or "mixture-K", a mixture of K logistics.
+
+    Args:
+        shape: channels, height and width of the images.
+        base: base density, standard normal if None.
+        **network: arguments of `ConvolutionNetwork` for the couplings.
+
+    Attributes:
+        steps: the steps so far.
+        shape: channels, height and width of the output of the steps.
+    """
+
+    def __init__(self, shape: Shape, base: BaseDensity | None = None, **network: Any):
+        self.steps: list[Transform] = []
+        self.shape = tuple(shape)
+        self.base: BaseDensity = StandardNormal() if base is None else base
+        self.network = {"width": 32, **network}
+
+    def dequantize(self, levels: int, alpha: float, kind: str = "", couplings: int = 0) -> None:
+        """Map integers 0 to levels - 1 to the real line.
+
+        The noise is that of couplings with checkerboard masks, given the image, whose networks have
+        no attention; uniform for 0 couplings. ``alpha`` is that of `graphcnf.flows.Logit`.
+        """
+        # At 0, black pixels would lie at minus infinity.
+        if not is_number(alpha) or not 0 < alpha < 1:
+            raise UserError(f"alpha must be a number between 0 and 1, got {alpha!r}")
+        noise: Transform = UniformDequantization(levels)
+        if couplings:
+            channels, height, breadth = self.shape
+            network = {**self.network, "heads": 0}
+            width = network["width"]
+            flow = Layers(self.shape, **{**network, "context": width})
+            flow.checkerboard(kind, couplings, normalise=False)
+            encoder = ImageEncoder(channels, width, size=(height, breadth), **network)
+            noise = VariationalDequantization(levels, Sequential(*flow.steps), encoder)
+        self.steps += [noise, Affine(1 / levels), Logit(alpha)]
+
+    def squeeze(self, step: Squeeze | None = None) -> None:
+        """Halve the sides, which must be even: four times as many channels."""
+        channels, height, width = self.shape
+        if height % 2 or width % 2:
+            raise UserError(
+                f"{height} x {width} pixels cannot be squeezed, both sides must be even: take "
+                "images of another size, or a model that squeezes less often"
+            )
+        self.steps.append(Squeeze() if step is None else step)
+        self.shape = (4 * channels, height // 2, width // 2)
+
+    def couplings(
+        self, kind: str, count: int, *, normalise: bool = True, mix: bool = False, **network: Any
+    ) -> None:
+        """Add couplings of the halves of the channels, an ActNorm before each (`normalise`).
+
+        With ``mix`` there is an invertible 1x1 convolution before each (Kingma & Dhariwal 2018,
+        arXiv 1807.03039, section 3.2); otherwise the halves alternate.
+        """
+        for number in range(count):
+            steps: list[Bijection] = [ActNorm(self.shape[0])] if normalise else []
+            if mix:
+                steps.append(InvertibleLinear(self.shape[0]))
+            steps.append(self._coupling(kind, swap=not mix and number % 2 == 1, **network))
+            self.steps += map(ChannelsFirst, steps)
+
+    def checkerboard(self, kind: str, count: int, **options: Any) -> None:
+        """Add couplings with checkerboard masks; the options are those of `couplings`."""
+        shape = self.shape
+        self.squeeze(Checkerboard())
+        self.couplings(kind, count, **options)
+        self.steps.append(Inverse(Checkerboard()))
+        self.shape = shape
+
+    def split(self, prior: str | None = None) -> None:
+        """Factor out half of the channels; ``prior`` is the kind of a coupling given the rest."""
+        channels, height, width = self.shape
+        coupling = None if prior is None else ChannelsFirst(self._coupling(prior))
+        self.steps.append(Split(channels, channels // 2, base=self.base, prior=coupling))
+        self.shape = (channels // 2, height, width)
+
+    def _coupling(self, kind: str, swap: bool = False, **network: Any) -> Coupling:
+        """Return a coupling of the second half given the first, or (`swap`) the reverse."""
+        channels, *size = self.shape
+        if channels < 2:
+            raise UserError("a coupling needs at least 2 channels: squeeze before")
+        name, _, mixtures = str(kind).partition("-")
+        options: dict[str, Any] = {"split": channels // 2, "swap": swap}
+        if name == "mixture" and mixtures.isdecimal() and int(mixtures) > 0:
+            options["mixtures"] = int(mixtures)
+            cls: type[Coupling] = MixtureLogisticCoupling
+            parameters = 3 * int(mixtures) + 2
+        elif str(kind) in COUPLINGS:
+            cls = COUPLINGS[kind]
+            parameters = cls.parameters_per_channel
+        else:
+            raise UserError(f"coupling must be additive, affine or mixture-8 (say), got {kind!r}")
+        halves = channels // 2, channels - channels // 2
+        outputs = parameters * halves[not swap]
+        network = {**self.network, "size": tuple(size), **network}
+        return cls(ConvolutionNetwork(halves[swap], outputs, **network), **options)
+
+
+def simple(
+    shape: Shape, levels: int, *, coupling="affine", couplings=8, alpha=1e-5, **network
+) -> Layers:
+    """Return uniform dequantization and couplings with checkerboard masks.
+
+    Args:
+        shape: channels, height and width of the images; the sides must be even.
+        levels: number of values of a pixel.
+        coupling: kind of the couplings, see `Layers`.
+        couplings: number of couplings.
+        alpha: see `graphcnf.flows.Logit`.
+        **network: arguments of `ConvolutionNetwork`.
+    """
+    options = {"coupling": coupling, "couplings": couplings, "alpha": alpha, **network}
+    return vardeq(shape, levels, dequantization=0, **options)
+
+
+def vardeq(
+    shape: Shape, levels: int, *, coupling="affine", couplings=8, dequantization=4, alpha=1e-5,
+    **network,
+) -> Layers:  # fmt: skip
+    """Return `simple` with variational dequantization of ``dequantization`` couplings."""
+    layers = Layers(shape, **network)
+    layers.dequantize(levels, alpha, coupling, dequantization)
+    layers.checkerboard(coupling, couplings)
+    return layers
+
+
+def multiscale(
+    shape: Shape, levels: int, *, coupling="affine", couplings=(2, 2, 4), dequantization=4,
+    prior=None, alpha=1e-5, **network,
+) -> Layers:  # fmt: skip
+    """Return a flow of two scales: half of the dimensions leave at half the size.
+
+    Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
+    and of channels at half and at a quarter of the size. ``prior`` is the kind of the coupling that
+    conditions what leaves on what stays, None for none.
+    """
+    checkerboards, halves, quarters = _three(couplings)
+    layers = Layers(shape, **network)
+    layers.dequantize(levels, alpha, coupling, dequantization)
+    layers.checkerboard(coupling, checkerboards)
+    layers.squeeze()
+    layers.couplings(coupling, halves)
+    layers.split(prior)
+    layers.squeeze()
+    layers.couplings(coupling, quarters)
+    return layers
+
+
+def realnvp(
+    shape: Shape, levels: int, *, scales=2, couplings=3, block="residual", alpha=0.05, **network
+) -> Layers:
+    """Return affine couplings with alternating checkerboard and channel masks, at several scales.
+
+    Half of the dimensions leave after each of the ``scales`` but the last, and 2 to their power
+    must divide the sides. Each scale has ``couplings`` couplings with each kind of mask; the last
+    has one more, and checkerboard masks only. ``block`` is that of `ConvolutionNetwork`.
+
+    References:
+        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803.
+    """
+    layers = Layers(shape, block=block, **network)
+    layers.dequantize(levels, alpha)
+    for _ in range(scales - 1):
+        layers.checkerboard("affine", couplings)
+        layers.squeeze()
+        layers.couplings("affine", couplings)
+        layers.split()
+    layers.checkerboard("affine", couplings + 1)
+    return layers
+
+
+def glow(
+    shape: Shape, levels: int, *, scales=2, steps=8, pixels: Annotated[int, Range()] = 2,
+    mixtures=6, coupling="affine", prior=None, block="pointwise", layers=1, position=False,
+    alpha=1e-5, **network,
+) -> Layers:  # fmt: skip
+    """Return steps of ActNorm, invertible 1x1 convolution and coupling, at several scales.
+
+    Unlike in the original, the first couplings are mixture couplings with checkerboard masks, and
+    nothing mixes the pixels before. A pixel's values may have several modes, such as black and
+    bright: an affine map leaves them apart, and the first 1x1 convolution would make more of them.
+
+    Half of the dimensions leave after each of the ``scales`` but the last, and 2 to their power
+    must divide the sides. Each scale has ``steps`` couplings. At the first scale, ``pixels`` of
+    them (at most all) are the mixture couplings, of ``mixtures`` components; with 0 it is Glow as
+    published. ``coupling`` is the kind of all others, ``prior`` as in `multiscale`; ``block``,
+    ``layers`` and ``position`` are those of `ConvolutionNetwork`.
+
+    References:
+        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039.
+    """
+    model = Layers(shape, block=block, layers=layers, position=position, **network)
+    model.dequantize(levels, alpha)
+    pixels = min(pixels, steps)
+    if pixels:
+        # Many parameters of a pixel: a 3x3 convolution to them would take longer than all else.
+        model.checkerboard(f"mixture-{mixtures}", pixels, kernels=(5, 1))
+    for scale in range(scales):
+        model.squeeze()
+        model.couplings(coupling, steps if scale else steps - pixels, mix=True)
+        if scale < scales - 1:
+            model.split(prior)
+    return model
+
+
+def flowpp(
+    shape: Shape, levels: int, *, couplings=(4, 2, 3), mixtures=8, dequantization=4, heads=2,
+    alpha=1e-5, **network,
+) -> Layers:  # fmt: skip
+    """Return mixture-of-logistics couplings with self-attention.
+
+    Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
+    with channel masks after a squeeze and with checkerboard masks after it, all of ``mixtures``
+    components. ``heads`` are those of `ConvolutionNetwork`.
+
+    References:
+        Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
+    """
+    first, channels, second = _three(couplings)
+    kind = f"mixture-{mixtures}"
+    layers = Layers(shape, StandardLogistic(), heads=heads, **network)
+    layers.dequantize(levels, alpha, kind, dequantization)
+    layers.checkerboard(kind, first)
+    layers.squeeze()
+    layers.couplings(kind, channels, mix=True)
+    layers.checkerboard(kind, second)
+    return layers
+
+
+def _three(couplings: Any) -> Sequence[int]:
+    if not isinstance(couplings, list | tuple) or len(couplings) != 3:
+        raise UserError(f"couplings must be three numbers such as [2, 2, 4], got {couplings!r}")
+    return couplings
+
+
+MODELS: dict[str, Callable[..., Layers]] = {
+    "simple": simple,
+    "vardeq": vardeq,
+    "multiscale": multiscale,
+    "realnvp": realnvp,
+    "glow": glow,
+    "flowpp": flowpp,
+}
 
 
 class ImageFlow(ImageModel):
     """Density of images of integers: dequantization, layers, base density.
 
-    The constructor's arguments are the configuration: they are saved with the weights and rebuild
-    the model. `log_prob` is a lower bound, from draws of the dequantization.
+    `log_prob` is a lower bound, from draws of the dequantization.
 
     Args:
         architecture: "simple", "vardeq", "multiscale", "realnvp", "glow" or "flowpp".
         shape: Channels, height and width.
         levels: Number of values of a pixel, 2 to 256.
-        **options: Arguments of the architecture, see `graphcnf.images.architectures`.
+        **options: Arguments of the architecture, a function of `MODELS`.
 
     Raises:
         UserError: An argument that does not fit, or images of a size that does not.
@@ -62,43 +334,29 @@ class ImageFlow(ImageModel):
         self.latent_shape = layers.shape
         self.latent_size = math.prod(self.shape)
 
-    def _draw(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+    def _terms(self, x, noise=None):
         z, log_term = self.flow(self.checked(x).to(self.dtype), Context(noise=noise))
-        return self.base.log_prob(z) + log_term
+        return 0.0, self.base.log_prob(z) + log_term
 
     def _sample(self, count, temperature, generator):
-        z = self.base.sample(
-            (count, *self.latent_shape),
-            temperature=temperature,
-            generator=generator,
-            device=self.device,
-            dtype=self.dtype,
-        )
-        x = self.flow.inverse(z, Context(temperature=temperature, generator=generator))
-        return x.to(torch.uint8)
+        options = {"temperature": temperature, "generator": generator}
+        shape = (count, *self.latent_shape)
+        z = self.base.sample(shape, device=self.device, dtype=self.dtype, **options)
+        return self.flow.inverse(z, Context(**options)).to(torch.uint8)
 
     @torch.no_grad()
     def encode(self, x: Tensor, noise: Noise | None = None) -> ImageLatents:
-        """Return latents in float64 that `decode` maps to the same images again.
-
-        Args:
-            x: Images (B, C, H, W).
-            noise: See `graphcnf.flows.Context`.
-
-        Raises:
-            ValueError: Other images than the model is for.
-        """
-        x = self.checked(x)
+        """Return latents in float64 that `decode` maps to the same images again."""
         discarded: list[Tensor] = []
-        z, _ = self._double().flow(x.double(), Context(noise=noise, discarded=discarded))
+        context = Context(noise=noise, discarded=discarded)
+        z, _ = self._double().flow(self.checked(x).double(), context)
         return ImageLatents(z, discarded)
 
     @torch.no_grad()
     def decode(self, latents: ImageLatents) -> Tensor:
         """Return images (B, C, H, W) uint8 of latents."""
         context = Context(discarded=list(latents.discarded))
-        x = self._double().flow.inverse(latents.z.double(), context)
-        return x.to(torch.uint8)
+        return self._double().flow.inverse(latents.z.double(), context).to(torch.uint8)
 
     def _double(self) -> ImageFlow:
         """Return a copy in float64 and evaluation mode: float32 would lose a pixel now and then."""
@@ -106,24 +364,13 @@ class ImageFlow(ImageModel):
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Raise `UserError` for options of a wrong type, and sizes out of range."""
+    """Raise `UserError` for numbers out of range that neither `ImageModel` nor a layer checks."""
     if "context" in options:
         raise UserError("no option 'context': images have none")
-    for name in ("scales", "steps", "dequantization", "layers", "width", "mixtures"):
-        check_integer(name, options.get(name, 1), 1)
-    check_integer("pixels", options.get("pixels", 1))
     couplings = options.get("couplings", 1)
-    if isinstance(couplings, list | tuple):
-        for number in couplings:
-            check_integer("couplings", number)
-    else:
-        check_integer("couplings", couplings, 1)
-    kernels = options.get("kernels", (1, 1))
-    if not isinstance(kernels, list | tuple) or len(kernels) != 2:
-        raise UserError(f"kernels must be two odd sizes, got {kernels!r}")
-    for name in ("coupling", "block"):
-        if not isinstance(options.get(name, ""), str):
-            raise UserError(f"{name} must be a name, got {options[name]!r}")
-    for name in ("alpha", "dropout"):
-        if isinstance(options.get(name, 0.0), bool | str | list | tuple):
+    several = couplings if isinstance(couplings, list | tuple) else [couplings or -1]
+    for name, count in [("pixels", options.get("pixels", 0)), *(("couplings", n) for n in several)]:
+        check_integer(name, count)
+    for name in ("heads", "dropout"):
+        if not is_number(options.get(name, 0)):
             raise UserError(f"{name} must be a number, got {options[name]!r}")

@@ -19,6 +19,9 @@ from graphcnf.limits import check_integer
 from graphcnf.pretrained import Pretrained
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+SIZES = ("width", "layers", "mixtures", "latents", "scales", "steps", "dequantization")
+"""Options of models that are integers of at least 1."""
+
 BLOCK = 32
 """Records that are drawn together: rounding in float32 depends on the size of a batch."""
 
@@ -35,32 +38,13 @@ class ImageLatents:
     z: Tensor
     discarded: list[Tensor] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return len(self.z)
-
-    def towards(self, other: ImageLatents, share: Tensor) -> ImageLatents:
-        """Return points on the straight line to `other`: 0 is here, 1 is there.
-
-        Args:
-            other: Latents of as many images; those of one image go with any number of points.
-            share: (B,).
-        """
-        share = share.to(self.z)
-
-        def mix(a: Tensor, b: Tensor) -> Tensor:
-            part = share.view(-1, *[1] * (a.dim() - 1))
-            return (1 - part) * a + part * b
-
-        pairs = zip(self.discarded, other.discarded, strict=True)
-        return ImageLatents(mix(self.z, other.z), [mix(a, b) for a, b in pairs])
-
 
 @evaluates("log_prob", "sample")
 class ImageModel(Pretrained, ABC):
     """A distribution over images of integers.
 
     Every model draws images and defines `_sample`. A model with a likelihood sets `likelihood` and
-    defines `_draw`; a model with latents sets `latent_size` and defines `encode` and `decode`.
+    defines `_terms`; a model with latents sets `latent_size` and defines `encode` and `decode`.
 
     Args:
         architecture: Name of the kind of model, by which a folder's model is loaded.
@@ -87,20 +71,12 @@ class ImageModel(Pretrained, ABC):
         if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
             raise UserError(f"shape must be channels, height and width, got {list(shape)}")
         check_integer("levels", levels, 2, 256)
+        for name in SIZES:
+            check_integer(name, options.get(name, 1), 1)
         self.config = {"architecture": architecture, "shape": list(shape), "levels": levels}
         self.config |= options
         self.metadata: dict = {}
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images."""
-        channels, height, width = self.config["shape"]
-        return channels, height, width
-
-    @property
-    def levels(self) -> int:
-        """Number of values of a pixel."""
-        return self.config["levels"]
+        self.shape, self.levels = (shape[0], shape[1], shape[2]), levels
 
     @property
     def dtype(self) -> torch.dtype:
@@ -119,16 +95,14 @@ class ImageModel(Pretrained, ABC):
             UserError: The model has no likelihood.
             ValueError: Other images than the model is for, or `samples` is not positive.
         """
-        if self.likelihood is None:
-            raise self._lacks("likelihood")
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
         count = 1 if self.likelihood == "exact" else samples
-        draws = torch.stack([self._draw(x, noise) for _ in range(count)])
-        return torch.logsumexp(draws, 0) - math.log(count)
+        draws: list[Any] = [sum(self._terms(x, noise)) for _ in range(count)]
+        return torch.logsumexp(torch.stack(draws), 0) - math.log(count)
 
-    def _draw(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        """Draw log P(x) or the bound on it once, (B,) nats, in the mode of the model."""
+    def _terms(self, x: Tensor, noise: Noise | None = None) -> tuple[Any, Tensor]:
+        """Draw log P(x) or the bound on it once, (B,) nats: the term of a decoder, the others."""
         raise self._lacks("likelihood")
 
     def bits_per_dimension(self, x: Tensor, samples: int = 8) -> Tensor:
@@ -145,22 +119,19 @@ class ImageModel(Pretrained, ABC):
         Returns:
             The loss, and as a pair (sum over images, number of images) `bits_per_dimension`.
         """
-        loss = -self._draw(batch).mean() / math.prod(self.shape)
-        return loss, {"bits_per_dimension": bits_of(loss, len(batch))}
+        decoded, others = self._terms(batch)
+        dimensions = math.prod(self.shape)
+        loss = -(beta * decoded + others).mean() / dimensions
+        bits = -(decoded + others).detach().sum() / (dimensions * math.log(2))
+        return loss, {"bits_per_dimension": (bits, torch.tensor(float(len(batch))))}
 
     @torch.no_grad()
     def sample(
         self, count: int, *, temperature: float = 1.0, generator: Generators = None
     ) -> Tensor:
-        """Draw images.
+        """Draw images (count, C, H, W) uint8; the temperature scales all latents.
 
-        Args:
-            count: Number of images.
-            temperature: Below 1 for more probable images; it scales all latents.
-            generator: See `graphcnf.flows.draw_normal`.
-
-        Returns:
-            (count, C, H, W) uint8.
+        `generator` is that of `graphcnf.flows.draw_normal`.
         """
         return self._sample(count, temperature, generator)
 
@@ -171,12 +142,9 @@ class ImageModel(Pretrained, ABC):
     def sample_records(
         self, first: int, count: int, *, seed: int = 0, temperature: float = 1.0
     ) -> Tensor:
-        """Draw records `first` to `first + count - 1` of the sample with this seed.
+        """Draw records `first` to `first + count - 1` of a sample, (count, C, H, W) uint8.
 
         A record is a function of the seed, its number and the temperature, whatever `count` is.
-
-        Returns:
-            (count, C, H, W) uint8.
         """
         if first < 0 or count < 1:
             raise ValueError(f"no records {first} to {first + count - 1}")
@@ -197,24 +165,13 @@ class ImageModel(Pretrained, ABC):
         raise self._lacks("latents")
 
     def decode(self, latents: ImageLatents) -> Tensor:
-        """Return images (B, C, H, W) uint8 of latents.
-
-        Raises:
-            UserError: The model has no latents.
-        """
+        """Return images (B, C, H, W) uint8 of latents; raise `UserError` without latents."""
         raise self._lacks("latents")
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
-        """Return images on the straight line in latent space between two.
+        """Return images (steps, C, H, W) uint8 on the line in latent space between two (C, H, W).
 
-        Args:
-            a: The first image, (C, H, W).
-            b: The last one.
-            steps: Number of images, both ends included.
-
-        Returns:
-            (steps, C, H, W) uint8. The first is `a` encoded and decoded, which is `a` itself where
-            encoding loses nothing, and the last likewise.
+        The ends are `a` and `b` encoded and decoded: themselves where encoding loses nothing.
 
         Raises:
             UserError: The model has no latents.
@@ -222,15 +179,15 @@ class ImageModel(Pretrained, ABC):
         """
         if steps < 2:
             raise ValueError(f"steps must be at least 2, got {steps}")
-        start, end = (self.encode(image[None]) for image in (a, b))
-        return self.decode(start.towards(end, torch.linspace(0, 1, steps)))
+        latents = [self.encode(image[None]) for image in (a, b)]
+        line = []
+        for first, last in zip(*([one.z, *one.discarded] for one in latents), strict=True):
+            share = torch.linspace(0, 1, steps).to(first).view(-1, *[1] * (first.dim() - 1))
+            line.append((1 - share) * first + share * last)
+        return self.decode(ImageLatents(line[0], line[1:]))
 
     def checked(self, x: Tensor) -> Tensor:
-        """Return the images (B, C, H, W) themselves.
-
-        Raises:
-            ValueError: Other images than the model is for.
-        """
+        """Return the images (B, C, H, W); raise ValueError for others than the model is for."""
         if x.dtype not in INTEGERS:
             raise ValueError(f"pixels must be integers such as uint8, got {x.dtype}")
         if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
@@ -239,24 +196,11 @@ class ImageModel(Pretrained, ABC):
                 f"this model is for images of {channels} channels and {height} x {width} pixels, "
                 f"(B, {channels}, {height}, {width}), got {tuple(x.shape)}"
             )
-        if x.numel() and (self.levels < 256 or x.dtype != torch.uint8):
-            least, most = int(x.min()), int(x.max())
-            if least < 0 or most >= self.levels:
-                raise ValueError(
-                    f"pixels must lie in 0 to {self.levels - 1}, got {least} to {most}"
-                )
+        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < self.levels:
+            raise ValueError(
+                f"pixels must lie in 0 to {self.levels - 1}, got {int(x.min())} to {int(x.max())}"
+            )
         return x
 
     def _lacks(self, name: str) -> UserError:
         return UserError(f"a model of architecture {self.config['architecture']} has no {name}")
-
-
-def check_sizes(**sizes: Any) -> None:
-    """Raise `UserError` unless all sizes are integers of at least 1."""
-    for name, value in sizes.items():
-        check_integer(name, value, 1)
-
-
-def bits_of(loss: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return bits per dimension of a mean loss in nats: sum over images, number of images."""
-    return loss.detach() * (count / math.log(2)), torch.tensor(float(count))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from graphcnf.flows.modules import zero_init
 from graphcnf.flows.pixels import Checkerboard
 from graphcnf.flows.transform import Context
+from graphcnf.limits import check_integer, is_integer
 
 
 def channels_last(module: nn.Module) -> None:
@@ -32,8 +33,7 @@ class ConvolutionNetwork(nn.Module):
         size: height and width of the input.
         width: hidden channels.
         layers: number of blocks.
-        block: "gated", "residual" or "pointwise", see `GatedBlock`, `ResidualBlock`,
-            `PointwiseBlock`.
+        block: "gated", "residual" or "pointwise".
         heads: heads of self-attention after the last block, 0 for none; must divide ``width``.
         dropout: share of channels of a block that are dropped in training.
         context: channels of the context's features, 0 for none.
@@ -60,17 +60,18 @@ class ConvolutionNetwork(nn.Module):
         kernels: tuple[int, int] = (3, 3),
     ):
         super().__init__()
-        if block not in BLOCKS:
+        check_integer("width", width, 1)
+        check_integer("layers", layers, 1)
+        if not isinstance(block, str) or block not in BLOCKS:
             raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}")
-        if min(width, layers) < 1:
-            raise ValueError(f"width and layers must be at least 1, got {width} and {layers}")
-        if heads < 0 or (heads and width % heads):
+        if heads < 0 or width % max(heads, 1):
             raise ValueError(f"heads must divide the width, got {heads} and {width}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        odd = isinstance(kernels, list | tuple) and [k for k in kernels if is_integer(k) and k % 2]
+        if not odd or not len(odd) == len(kernels) == 2 or min(odd) < 1:
+            raise ValueError(f"kernels must be two odd sizes, got {kernels!r}")
         first, last = kernels
-        if min(first, last) < 1 or first % 2 == 0 or last % 2 == 0:
-            raise ValueError(f"kernels must be two odd sizes, got {first} and {last}")
         self.enter = nn.Conv2d(inputs + context, width, first, padding=first // 2)
         self.position = nn.Parameter(torch.zeros(1, width, *size)) if position else None
         self.blocks = nn.ModuleList(BLOCKS[block](width, dropout) for _ in range(layers))
@@ -85,7 +86,6 @@ class ConvolutionNetwork(nn.Module):
         """Map ``(B, H, W, inputs)`` and features ``(B, F, H, W)`` to ``(B, H, W, outputs)``."""
         h = x.movedim(-1, 1)
         if self.with_context:
-            assert context.features is not None
             h = torch.cat((h, context.features), 1)
         h = self.enter(h)
         # In place where nothing needs the old values: these passes are bound by memory.
@@ -100,11 +100,7 @@ class ConvolutionNetwork(nn.Module):
 class ImageEncoder(nn.Module):
     """Network from images ``(B, C, H, W)`` with even sides to features ``(B, F, H / 2, W / 2)``.
 
-    Args:
-        channels: C.
-        features: F.
-        size: H and W.
-        **network: arguments of `ConvolutionNetwork`.
+    ``size`` is H and W; ``network`` are arguments of `ConvolutionNetwork`.
     """
 
     def __init__(self, channels: int, features: int, *, size: tuple[int, int], **network):
@@ -115,8 +111,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features."""
-        x, _ = self.squeeze(x)
-        return self.network(x.movedim(1, -1)).movedim(-1, 1)
+        return self.network(self.squeeze(x)[0].movedim(1, -1)).movedim(-1, 1)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -130,8 +125,7 @@ class ChannelNorm(nn.LayerNorm):
 class GatedBlock(nn.Module):
     """``h + a sigmoid(b)``, (a, b) from a 3x3 and a 1x1 convolution of the normalised h.
 
-    References:
-        Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, appendix.
+    Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, appendix.
     """
 
     def __init__(self, width: int, dropout: float = 0.0):
@@ -148,11 +142,7 @@ class GatedBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """``h`` plus two 3x3 convolutions of the normalised ``h``.
-
-    References:
-        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.
-    """
+    """``h`` plus two 3x3 convolutions of the normalised ``h``, as in RealNVP (arXiv 1605.08803)."""
 
     def __init__(self, width: int, dropout: float = 0.0):
         super().__init__()
@@ -168,11 +158,7 @@ class ResidualBlock(nn.Module):
 
 
 class PointwiseBlock(nn.Module):
-    """1x1 convolution of ``relu(h)``, as between the two convolutions of Glow's networks.
-
-    References:
-        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 5.
-    """
+    """1x1 convolution of ``relu(h)``, as in the middle of Glow's networks (arXiv 1807.03039)."""
 
     def __init__(self, width: int, dropout: float = 0.0):
         super().__init__()
@@ -187,8 +173,7 @@ class PointwiseBlock(nn.Module):
 class PixelAttention(nn.Module):
     """``h + a sigmoid(b)``, (a, b) from self-attention of all pixels with learned positions.
 
-    References:
-        Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.3.
+    Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.3.
     """
 
     def __init__(self, width: int, heads: int, size: tuple[int, int]):

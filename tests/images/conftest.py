@@ -32,11 +32,9 @@ def away_from_start(model, images):
 
 
 def tiny_options(preset):
-    options = dict(load_preset(preset)["model"])
-    options |= {k: v for k, v in TINY.items() if k != "layers" or "layers" in options}
-    if "steps" in options:
-        options["steps"] = 2
-    return options
+    options = load_preset(preset)["model"]
+    small = {**TINY, "steps": 2}
+    return {**options, **{k: v for k, v in small.items() if k == "width" or k in options}}
 
 
 @pytest.fixture(scope="session", params=PRESETS)

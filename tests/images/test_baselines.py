@@ -127,18 +127,9 @@ def test_vae_is_a_bound_that_rises_with_draws_to_the_probability():
         # Two latents: a sum over a grid is the integral over the prior.
         axis = torch.linspace(-7, 7, 141, dtype=torch.float64)
         z = torch.cartesian_prod(axis, axis)
-        weights = (model.prior.log_prob(z) + 2 * math.log(0.1)).exp()
-        exact = torch.stack(
-            [
-                (
-                    weights
-                    * model._pixels(z).log_prob(x.expand(len(z), -1, -1, -1)).sum((1, 2)).exp()
-                )
-                .sum()
-                .log()
-                for x in images
-            ]
-        )
+        prior, pixels = model.prior.log_prob(z) + 2 * math.log(0.1), model._pixels(z)
+        decoded = [pixels.log_prob(x.expand(len(z), -1, -1, -1)).sum((1, 2)) for x in images]
+        exact = torch.stack([(prior + log_p).logsumexp(0) for log_p in decoded])
     assert exact.exp().sum().item() == pytest.approx(1, abs=1e-6)
     torch.manual_seed(3)
     assert_lower_bound(model.log_prob, images, samples=(1, 8, 64), repeats=16, exact=exact)
@@ -200,13 +191,6 @@ def test_a_small_step_of_either_player_of_the_gan_lowers_its_own_loss():
         assert after[f"{player}_loss"][0] < before[f"{player}_loss"][0]
 
 
-def test_gan_is_scored_without_gradients():
-    model, x = build("gan", (1, 6, 6), 8), torch.randint(8, (5, 1, 6, 6))
-    with torch.no_grad():
-        loss, metrics = model.training_loss(x)
-    assert not loss.requires_grad and metrics["gradient_penalty"][0] > 0
-
-
 def test_latents_of_the_gan_lead_near_the_image():
     model = build("gan", (1, 6, 6), 256)
     x = model.sample(4)
@@ -219,6 +203,9 @@ def test_latents_of_the_gan_lead_near_the_image():
 def test_gradients_reach_every_parameter(name):
     model, x = build(name, (3, 5, 6), 8).train(), torch.randint(8, (4, 3, 5, 6))
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(x)[0])
+    with torch.no_grad():
+        loss, metrics = model.eval().training_loss(x)
+    assert not loss.requires_grad and all(value > 0 for value, _ in metrics.values())
 
 
 def test_records_depend_on_seed_and_number_only(name):
@@ -249,18 +236,13 @@ def test_what_a_model_lacks_it_says():
         pixelcnn.interpolate(x[0], x[1])
     with pytest.raises(UserError, match="architecture gan has no likelihood"):
         gan.bits_per_dimension(x)
-    assert (gan.likelihood, pixelcnn.latent_size) == (None, None)
-    with pytest.raises(UserError, match="one of simple, .*, gan, got 'cnn'"):
-        image_model_class("cnn")
     for wrong in (x + 8, x.float(), x[:, :, :3]):
         for model in (pixelcnn, gan):
             with pytest.raises(ValueError):
                 model.training_loss(wrong)
 
 
-@pytest.mark.parametrize(
-    "options", [{"shape": (1, 4)}, {"shape": (1, 0, 4)}, {"levels": 1}, {"width": 0}]
-)
+@pytest.mark.parametrize("options", [{"shape": (1, 0, 4)}, {"levels": 1}, {"width": 0}])
 def test_arguments_that_do_not_fit(name, options):
     with pytest.raises(UserError):
         IMAGE_MODELS[name](**{"shape": (1, 4, 4), "levels": 8, **options})
