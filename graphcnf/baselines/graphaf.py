@@ -3,13 +3,9 @@
 A node, and each edge from it to the last `window` nodes before it, is a one-hot vector with noise,
 ``x = mu + exp(s) z`` with normal ``z``; mu and s are functions of the sub-graph so far. Shi et al.,
 *GraphAF: a Flow-based Autoregressive Model for Molecular Graph Generation*, ICLR 2020, arXiv
-2001.09382.
-
-What is different here. The number of nodes is given, where the published model stops by itself,
-and the network knows how many are to come, and how far back in the order a node lies. The
-convolution runs once for each node, over the nodes before it and their edges; the edges of the node
-itself reach the later ones of them as one more relational layer, a running sum. So the terms of all
-edges of a node are computed at once, and none sees itself.
+2001.09382. Here the number of nodes is given, and the convolution runs once for each node, over the
+nodes before it; the node's edges reach the later ones by a running sum, so that the terms of all of
+them are computed at once, and none sees itself.
 """
 
 from __future__ import annotations
@@ -98,23 +94,16 @@ class ValencyCheck(nn.Module):
     def free(self, types: Tensor, bonds: Tensor) -> Tensor:
         """Return the largest weight (B,) that an edge between two nodes may have.
 
-        Args:
-            types: Categories of its two ends, (B, 2) long.
-            bonds: 1 + category of their edges so far, 0 for none, (B, 2, N) long.
+        The two have categories (B, 2), and bonds (B, 2, N), see `GraphBatch`, so far.
         """
         return (self.sums[types] - self.weights[bonds].sum(-1)).amin(-1)
 
     def redraw(
         self, category: Tensor, free: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
     ) -> Tensor:
-        """Return fitting categories (B,): the given ones, or of up to 50 new draws, or 0, no edge.
+        """Return fitting bonds (B,): the given ones, or of up to 50 new draws, or 0, no edge.
 
-        Args:
-            category: 1 + category of an edge, 0 for none, (B,) long.
-            free: Largest weight, (B,).
-            mean: Of the edge's vector, (B, R + 1).
-            log_scale: Of it, temperature included, (B, R + 1).
-            generator: See `draw_normal`.
+        Weights are at most `free` (B,); mean and log-scale (B, R + 1) are of the edge's vector.
         """
         # Without any free valence there will be no edge, however often it is drawn.
         category = torch.where(free < self.least, 0, category)
@@ -135,11 +124,8 @@ class ValencyCheck(nn.Module):
 class SubGraph(NamedTuple):
     """State of each graph before some of its nodes, S rows.
 
-    Attributes:
-        whole: Of the sub-graph, and of how many nodes are to come, (B, S, W).
-        nodes: Of the last nodes before the row, the farthest first, (B, S, window, W).
-        sent: Messages of each of them to the new node along an edge of each category, 0 along none,
-            (B, S, window, R + 1, W).
+    That of the whole, (B, S, W), of the last nodes before the row, the farthest first, (B, S,
+    window, W), and their messages along each kind of edge or none, (B, S, window, R + 1, W).
     """
 
     whole: Tensor
@@ -251,14 +237,7 @@ class GraphAFModel(GraphModel):
         return ~far.flatten(1).any(1)
 
     def before(self, types: Tensor, adjacency: Tensor, sizes: Tensor, rows: Tensor) -> SubGraph:
-        """Return the graphs before their nodes `rows`.
-
-        Args:
-            types: Node categories, (B, N) long.
-            adjacency: See `relations`.
-            sizes: Numbers of nodes, (B,) long.
-            rows: Numbers of nodes, (B, S) long.
-        """
+        """Return the graphs before their nodes `rows` (B, S), of types (B, N) and `relations`."""
         number = torch.arange(types.shape[1], device=rows.device)[:, None]
         back = rows[:, None] - number  # (B, N, S)
         seen = back > 0
@@ -287,9 +266,7 @@ class GraphAFModel(GraphModel):
     def of_edge(self, query: Tensor, received: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return mean and log-scale of edges, (..., R + 1) each.
 
-        Args:
-            query: State towards the other end, (..., W).
-            received: Sum of the messages along the node's edges to nodes before that one.
+        `received` sums the messages along the node's edges to nodes before the other end.
         """
         return _mean_and_log_scale(self.edge(query + received))
 

@@ -1,21 +1,10 @@
-"""GraphNVP: the adjacency tensor first, then the nodes given it, row by row.
+"""GraphNVP: the adjacency tensor first, then the nodes given it, column by column, node by node.
 
-A graph becomes two tensors of one-hot vectors with noise: one for each pair of nodes, over the
-categories of edges and "no edge", and one for each node. Masked couplings move one column of the
-adjacency tensor, then one node, at a time, given all others. Madhawa et al., *GraphNVP: An
-Invertible Flow Model for Generating Molecular Graphs*, 2019, arXiv 1905.11600.
-
-What is different here.
-
-- The published tensor has independent noise at (i, j) and (j, i) and is made symmetric in the end.
-  Here a pair is one variable, in the column of the earlier node, so that the objective is a bound
-  on the likelihood of the graph. The published loss weighs its terms by their numbers of variables,
-  and is none.
-- Columns and nodes are drawn in the order of the nodes. What is drawn before a coupling enters it
-  as categories, without the noise, and beside the perceptron with the edges that each node has so
-  far: a column can tell which later nodes are still without an edge.
-- The published couplings share nothing. Here one matrix reads the columns for all of them, and one
-  relational convolution the edges for all nodes; its result meets the vectors of the neighbours.
+Both are one-hot vectors with noise; masked couplings move one column, then one node, at a time,
+given all others. Madhawa et al., *GraphNVP: An Invertible Flow Model for Generating Molecular
+Graphs*, 2019, arXiv 1905.11600. Here a pair is one variable, so that the objective is a bound on
+the likelihood; what is drawn before a coupling enters it as categories without the noise, with the
+edges that each node has so far; and couplings share the layers that read the tensor.
 """
 
 from __future__ import annotations
@@ -55,10 +44,7 @@ class OneHotDequantization(Encoding):
 
     The cubes of the categories are disjoint, and the largest entry of z tells which one it is in:
     log p(x|z) = 0. What p(z) puts outside of the cubes is lost, so that the mean of
-    log p(z) + K log c is a lower bound on log p(x).
-
-    References:
-        Madhawa et al. 2019, arXiv 1905.11600; Shi et al. 2020, arXiv 2001.09382.
+    log p(z) + K log c is a lower bound on log p(x). Madhawa et al. 2019, arXiv 1905.11600.
 
     Args:
         categories: Number of categories K.
@@ -90,7 +76,7 @@ class OneHotDequantization(Encoding):
         return assemble(z, torch.zeros_like(log_q), log_q, self.decode(z) == x, context.mask)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
+        """Return categories (B, L); p(x|z) is deterministic, so `sample` changes nothing."""
         return masked(z.argmax(-1), context.mask)
 
 
@@ -103,14 +89,8 @@ def relations(bonds: Tensor, categories: int, dtype: torch.dtype) -> Tensor:
 class RelationalConvolution(nn.Module):
     """``h_i <- h_i + relu(W_0 h_i + sum over r and neighbours j in N_r(i) of W_r h_j)``.
 
-    The sum of h_i itself lets several layers be trained without normalisation.
-
-    References:
-        Schlichtkrull et al. 2018, arXiv 1703.06103.
-
-    Args:
-        width: Channels.
-        categories: Edge categories R.
+    The sum of h_i itself lets several layers be trained without normalisation. Schlichtkrull et al.
+    2018, arXiv 1703.06103.
     """
 
     def __init__(self, width: int, categories: int):
@@ -161,10 +141,7 @@ def _categories(x: Tensor, real: Tensor) -> Tensor:
 class ColumnCouplings(OneByOne):
     """Couplings of the columns of the adjacency tensor (B, N N, channels), as `later_pairs`.
 
-    Args:
-        max_nodes: Largest number of nodes; there is a coupling for each but the last.
-        channels: Channels of a pair.
-        width: Channels of the two hidden layers.
+    There is one, with two hidden layers of `width` channels, for each node but the last.
     """
 
     def __init__(self, max_nodes: int, channels: int, width: tuple[int, int]):
@@ -234,15 +211,7 @@ class ColumnCouplings(OneByOne):
 
 
 class NodeCouplings(OneByOne):
-    """Couplings of the nodes (B, N, channels), given the edges.
-
-    Args:
-        max_nodes: Largest number of nodes, and of couplings.
-        channels: Channels of a node.
-        categories: Edge categories.
-        width: Channels inside.
-        layers: Relational convolutions, of the edges alone.
-    """
+    """Couplings of the nodes (B, N, channels), given the edges, which `layers` convolutions see."""
 
     def __init__(self, max_nodes: int, channels: int, categories: int, width: int, layers: int):
         super().__init__()

@@ -3,17 +3,10 @@
 Jin, Barzilay & Jaakkola, *Junction Tree Variational Autoencoder for Molecular Graph Generation*,
 ICML 2018, arXiv 1802.04364. Two latent vectors, of the tree and of the graph. The tree is decoded
 depth-first (is there another child, and which cluster is it), and each cluster is attached by
-scores of all that is possible. Posteriors see the sum of what was decided at each step, with the
-features that the decoder has of it, beside the message that comes to the root of the tree. (In the
-paper they see that message and a pooled message-passing network of the atoms; so written here,
-attachments did not become better by the latents.) No node gets a larger sum of edge weights than
-nodes of its category have in the training data, and graphs are in one piece.
-
-What is bounded is log p(tree, attachments | number of nodes) of the one depth-first code that
-starts at node 0: a lower bound on log p(graph | number of nodes). The paper's model also draws the
-number of nodes. Here it is given: networks know how many nodes are to come, clusters that would add
-more are impossible, and the tree does not end before there are enough. Where a tree cannot go on, a
-sample stays smaller: probabilities of graphs of the given size may sum to a little less than 1.
+scores of all that is possible, within the largest sums of edge weights of the training data. What
+is bounded is log p(tree, attachments | number of nodes) of the one depth-first code that starts at
+node 0: a lower bound on log p(graph | number of nodes). Where a tree cannot go on, a sample stays
+smaller: probabilities of graphs of the given size may sum to a little less than 1.
 """
 
 from __future__ import annotations
@@ -65,10 +58,6 @@ def _sum_by(values: Tensor, owner: Tensor, count: int) -> Tensor:
 class TreeBatch:
     """Junction trees, one after the other; M clusters in all.
 
-    Args:
-        codes: Codes of some graphs.
-        device: Device of the tensors.
-
     Attributes:
         label: Of the clusters, (M,).
         graph: Graph that each is of, (M,).
@@ -111,7 +100,7 @@ class Sites:
 
     Args:
         choices: Rows (graph, child, parent, label of the child, options, chosen, attached), see
-            `Choice`.
+            `TreeCode`.
         device: Device of the tensors.
 
     Attributes:
@@ -137,63 +126,12 @@ class Sites:
         self.shared, self.option = _long(shared, device, 4), _long(option, device, 6)
 
 
-class Tables(nn.Module):
-    """The vocabulary as tensors.
-
-    Attributes:
-        size: Nodes of each cluster, (V,).
-        node: Number of each node of a cluster among all nodes of all clusters, the same for
-            equivalent ones, (V, A); 0 where there is none.
-        bonds: 1 + category of the edges, (V, A, A).
-        adds: Least number of nodes that cluster j adds when attached to cluster i, (V, V).
-    """
-
-    size: Tensor
-    node: Tensor
-    bonds: Tensor
-    adds: Tensor
-
-    def __init__(self, vocabulary: Vocabulary, node_categories: int):
-        super().__init__()
-        clusters, largest = vocabulary.clusters, vocabulary.largest_sums
-        size = np.array([len(c.types) for c in clusters])
-        starts = size.cumsum() - size
-        self.nodes = int(size.sum())
-        node = np.zeros((len(clusters), size.max()), dtype=np.int64)
-        bonds = np.zeros((len(clusters), size.max(), size.max()), dtype=np.int64)
-        # What a node of a category can still take, and needs at least, in each cluster.
-        takes = np.full((len(clusters), node_categories), -1)
-        needs = np.full((len(clusters), node_categories), NEVER)
-        ends: dict[tuple[int, int, int], int] = {}
-        edges = []
-        for k, cluster in enumerate(clusters):
-            for v, t in enumerate(cluster.types):
-                node[k, v] = starts[k] + cluster.representative((v,))[0]
-                takes[k, t] = max(takes[k, t], largest[t] - cluster.sums[v])
-                needs[k, t] = min(needs[k, t], cluster.sums[v])
-            for (i, j), category in cluster.edges.items():
-                bonds[k, i, j] = category + 1
-                if size[k] > 2:
-                    end = cluster.types[i], category, cluster.types[j]
-                    edges.append((k, ends.setdefault(end, len(ends))))
-        has = np.zeros((len(clusters), len(ends)), dtype=np.float32)
-        has[tuple(np.array(edges, dtype=np.int64).reshape(-1, 2).T)] = 1
-        by_node = (needs[None] <= takes[:, None]).any(-1)
-        by_node &= (size[:, None] > 1) | (size[None] > 1)
-        adds = np.where(has @ has.T > 0, size - 2, np.where(by_node, size - 1, NEVER))
-        for name, table in (("size", size), ("node", node), ("bonds", bonds), ("adds", adds)):
-            self.register_buffer(name, torch.from_numpy(table), persistent=False)
-
-
 class TreeGRU(nn.Module):
     """Gated messages along the edges of a tree.
 
     With x of the cluster that sends, and h_k the messages that came to it from elsewhere:
     s = sum_k h_k, g = sum_k sigmoid(W_r x + U_r h_k) h_k, z = sigmoid(W_z (x, s)),
     m = (1 - z) s + z tanh(W (x, g)). Jin et al. 2018, eqs. 4 to 8.
-
-    Args:
-        width: Channels of a cluster and of a message.
     """
 
     def __init__(self, width: int):
@@ -249,25 +187,29 @@ class Attachments(nn.Module):
     Messages run along the edges of the cluster that is there, whose nodes know what shares them,
     the new cluster with each option. Features of an option have a part of their own in its score,
     and one that is multiplied with the latents; the posterior of these sees the sum of the features
-    of all that was chosen, so that the product asks: was this one among them? (The paper multiplies
-    features of a candidate's atoms with the latents; it scores all neighbours of a cluster in one
-    arrangement, here they come one by one.)
+    of all that was chosen, so that the product asks: was this one among them?
 
-    Args:
-        nodes: Nodes of all clusters.
-        bond_categories: Number of edge categories.
-        latent_dim: Channels of the graph's latents.
-        node_width: Channels of a node.
-        width: Channels of an option and of the messages of the tree.
-        layers: Rounds of messages.
+    Attributes:
+        size: Nodes of each cluster, (V,).
+        node: Number of each node of a cluster among all nodes of all clusters, the same for
+            equivalent ones, (V, A); 0 where there is none.
+        bonds: 1 + category of the edges, (V, A, A).
+        adds: Least number of nodes that cluster j adds when attached to cluster i, (V, V).
     """
 
+    size: Tensor
+    node: Tensor
+    bonds: Tensor
+    adds: Tensor
+
     def __init__(
-        self, nodes: int, bond_categories: int, latent_dim: int, node_width: int, width: int,
-        layers: int,
+        self, vocabulary: Vocabulary, node_categories: int, bond_categories: int, latent_dim: int,
+        node_width: int, width: int, layers: int,
     ):  # fmt: skip
         super().__init__()
-        self.encoder = GraphEncoder(nodes, bond_categories, None, width=node_width, layers=layers)
+        self._measure(vocabulary, node_categories)
+        nodes = int(self.size.sum())
+        self.encoder = GraphEncoder(nodes, bond_categories, None, node_width, layers)
         self.shared = nn.Embedding(nodes, node_width)
         self.child = nn.Embedding(nodes, node_width)
         self.option = nn.Sequential(nn.LayerNorm(2 * node_width), nn.Linear(2 * node_width, width))
@@ -277,23 +219,51 @@ class Attachments(nn.Module):
         self.query = nn.Linear(latent_dim, width)
         self.value = nn.Linear(width, width)
 
-    def features(self, tables: Tables, sites: Sites, down: Tensor) -> Tensor:
+    def _measure(self, vocabulary: Vocabulary, node_categories: int) -> None:
+        clusters, largest = vocabulary.clusters, vocabulary.largest_sums
+        size = np.array([len(c.types) for c in clusters])
+        node = np.zeros((len(clusters), size.max()), dtype=np.int64)
+        bonds = np.zeros((len(clusters), size.max(), size.max()), dtype=np.int64)
+        # What a node of a category can still take, and needs at least, in each cluster.
+        takes = np.full((len(clusters), node_categories), -1)
+        needs = np.full((len(clusters), node_categories), NEVER)
+        ends: dict[tuple[int, int, int], int] = {}
+        edges = []
+        for k, (cluster, start) in enumerate(zip(clusters, size.cumsum() - size, strict=True)):
+            for v, t in enumerate(cluster.types):
+                node[k, v] = start + cluster.representative((v,))[0]
+                takes[k, t] = max(takes[k, t], largest[t] - cluster.sums[v])
+                needs[k, t] = min(needs[k, t], cluster.sums[v])
+            for (i, j), category in cluster.edges.items():
+                bonds[k, i, j] = category + 1
+                if size[k] > 2:
+                    end = cluster.types[i], category, cluster.types[j]
+                    edges.append((k, ends.setdefault(end, len(ends))))
+        has = np.zeros((len(clusters), len(ends)), dtype=np.float32)
+        has[tuple(np.array(edges, dtype=np.int64).reshape(-1, 2).T)] = 1
+        by_node = (needs[None] <= takes[:, None]).any(-1)
+        by_node &= (size[:, None] > 1) | (size[None] > 1)
+        adds = np.where(has @ has.T > 0, size - 2, np.where(by_node, size - 1, NEVER))
+        for name, table in (("size", size), ("node", node), ("bonds", bonds), ("adds", adds)):
+            self.register_buffer(name, torch.from_numpy(table), persistent=False)
+
+    def features(self, sites: Sites, down: Tensor) -> Tensor:
         """Return features of all options (O, C), given messages (M, C) to the new clusters."""
         choice, a, b, label, c, d = sites.option.unbind(1)
-        count, size = len(sites.parent), int(tables.size[sites.parent].amax()) if len(choice) else 1
+        count, size = len(sites.parent), int(self.size[sites.parent].amax()) if len(choice) else 1
         owner, node, other, part = sites.shared.unbind(1)
-        shared = self.shared(tables.node[other, part])
+        shared = self.shared(self.node[other, part])
         known = _sum_by(shared, owner * size + node, count * size).unflatten(0, (count, size))
         there = sites.parent[choice]
-        nodes = tables.node[there, :size]
-        mask = torch.arange(size, device=nodes.device) < tables.size[there][:, None]
+        nodes = self.node[there, :size]
+        mask = torch.arange(size, device=nodes.device) < self.size[there][:, None]
         number = torch.arange(len(choice), device=nodes.device)
         known = known[choice].flatten(0, 1)
         for v, w in ((a, c), (b, d)):
-            known = known.index_add(0, number * size + v, self.child(tables.node[label, w]))
-        bonds = tables.bonds[there, :size, :size]
+            known = known.index_add(0, number * size + v, self.child(self.node[label, w]))
+        bonds = self.bonds[there, :size, :size]
         h = self.encoder(nodes, bonds, mask, known.unflatten(0, nodes.shape))
-        pooled = h.sum(1) / tables.size[there][:, None].sqrt()
+        pooled = h.sum(1) / self.size[there][:, None].sqrt()
         both = torch.cat([pooled, h[number, a] + h[number, b]], -1)
         return F.gelu(self.option(both) + self.of_message(down[sites.child])[choice])
 
@@ -310,15 +280,9 @@ class Attachments(nn.Module):
 
 
 class TreeDecoder:
-    """State of the depth-first decoding of B graphs.
+    """State of the depth-first decoding of graphs of given `sizes` from latents (B, D).
 
-    Args:
-        model: The model.
-        sizes: Numbers of nodes.
-        z_tree: Latents of the trees, (B, D).
-        z_graph: Latents of the graphs, (B, D).
-        generator: Of the draws.
-        sample: True where steps are drawn; the most probable ones are taken otherwise.
+    Steps are drawn with `sample`; otherwise the most probable ones are taken.
     """
 
     def __init__(
@@ -427,7 +391,7 @@ class TreeDecoder:
         """Return the number of the option that each choice takes."""
         sites = Sites(choices, down.device)
         attachments = self.model.attachments
-        features = attachments.features(self.model.tables, sites, down)
+        features = attachments.features(sites, down)
         log_p = attachments.log_probs(features, sites, self.z_graph[sites.graph])
         if not self.sample:
             return log_p.argmax(1).tolist()
@@ -440,13 +404,8 @@ class TreeDecoder:
 class Reading(NamedTuple):
     """A batch of graphs as the networks see it, without latents.
 
-    Attributes:
-        trees: The junction trees, M clusters in all.
-        x: Embedded labels, (M, C).
-        up: Messages of the clusters to their parents, (M, C).
-        down: Messages to the clusters from their parents, (M, C).
-        sites: The attachments with several options.
-        features: Of the options, (O, C).
+    Embedded labels `x`, messages of M clusters to and from their parents, (M, C), and features
+    (O, C) of the attachments with several options.
     """
 
     trees: TreeBatch
@@ -506,7 +465,6 @@ class JunctionTreeVAE(GraphVAE):
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         sums = [NEVER] * node_categories if largest_sums is None else largest_sums
         self.vocabulary = Vocabulary(clusters, edge_weights, sums)
-        self.tables = Tables(self.vocabulary, node_categories)
         self.root_label = nn.Embedding(len(clusters), width)
         self.root_messages = TreeGRU(width)
         # The posterior of the tree also sees a sum over its clusters and what they hear.
@@ -525,8 +483,9 @@ class JunctionTreeVAE(GraphVAE):
         self.of_label = nn.Linear(width, width)
         self.turn = nn.Linear(width, 1)
         self.labels = nn.Linear(width, len(clusters))
+        categories = node_categories, bond_categories
         self.attachments = Attachments(
-            self.tables.nodes, bond_categories, graph_dim, node_width, width, layers
+            self.vocabulary, *categories, graph_dim, node_width, width, layers
         )
 
     @staticmethod
@@ -562,12 +521,12 @@ class JunctionTreeVAE(GraphVAE):
         rows, first = [], 0
         for graph, code in enumerate(known):
             for child, choice in enumerate(code.choices, 1):
-                if len(choice.options) > 1:
+                if len(choice[0]) > 1:
                     above = code.labels[code.parents[child]]
                     rows.append((graph, first + child, above, code.labels[child], *choice))
             first += len(code.labels)
         sites = Sites(rows, x.device)
-        features = self.attachments.features(self.tables, sites, down)
+        features = self.attachments.features(sites, down)
         return Reading(trees, x, up, down, sites, features)
 
     def _posteriors(self, reading: Reading) -> dict[str, Gaussian]:
@@ -634,14 +593,11 @@ class JunctionTreeVAE(GraphVAE):
     def label_logits(self, down: Tensor, z: Tensor, remaining: Tensor, parent: Tensor) -> Tensor:
         """Return logits of labels, -inf where a cluster adds too much or nowhere fits its parent.
 
-        Args:
-            down: Messages to the clusters, (M, C).
-            z: Latents of the tree, (M, D).
-            remaining: Nodes to come, (M,).
-            parent: Label of the parent, -1 for a first cluster, (M,).
+        `parent` (M,) is the label of the parent, -1 for a first cluster.
         """
         logits = self.labels(self._scaled(self.of_label(down), z, remaining, 1))
-        adds = torch.where((parent >= 0)[:, None], self.tables.adds[parent], self.tables.size)
+        tables = self.attachments
+        adds = torch.where((parent >= 0)[:, None], tables.adds[parent], tables.size)
         return logits.to(log_term_dtype(logits)).masked_fill(adds > remaining[:, None], -torch.inf)
 
     @torch.no_grad()

@@ -1,9 +1,8 @@
 """Junction trees of graphs: clusters, the ways to attach them, and codes of graphs.
 
 A cluster is an edge outside of rings, a ring, rings that share more than two nodes as one, or a
-single node in which three clusters or more meet. Jin, Barzilay & Jaakkola, *Junction Tree
-Variational Autoencoder for Molecular Graph Generation*, ICML 2018, arXiv 1802.04364, section 2.1
-and appendix A. Rings whose clusters would not form a tree (three that share edges pairwise around a
+single node in which three clusters or more meet (Jin et al. 2018, arXiv 1802.04364, section 2.1 and
+appendix A). Rings whose clusters would not form a tree (three that share edges pairwise around a
 node) are one cluster here, so that every connected graph has its tree.
 """
 
@@ -304,16 +303,9 @@ class Vocabulary:
     ) -> list[tuple[Site, Site]]:
         """Return the ways to attach a cluster to another, one of each that are equivalent.
 
-        Args:
-            parent: Number of the cluster that is in the graph.
-            child: Number of the cluster to come.
-            fixed: Nodes of the parent that other clusters share, ascending.
-            free: Free valence of each node of the parent: what its sum may grow by.
-            most: Nodes that may be added.
-
-        Returns:
-            Pairs (site of the parent, site of the child): nodes of the one become those of the
-            other.
+        They are pairs (site of the parent, site of the child): nodes of the one become those of the
+        other. `fixed` nodes of the parent are shared with other clusters, `free` is the free
+        valence of each, and at `most` so many nodes are added.
         """
         key = parent, child, fixed, free, most
         if key not in self._attachments:
@@ -341,10 +333,7 @@ class Vocabulary:
     def canonical(
         self, parent: int, child: int, fixed: Site, place: Site, site: Site
     ) -> tuple[tuple[Site, Site], Site]:
-        """Return the one in `attachments` that is equivalent to an attachment.
-
-        With it comes the symmetry of the parent that leads to it.
-        """
+        """Return the equivalent one in `attachments`, and the symmetry that leads there."""
         guest = self.clusters[child]
         images = []
         for symmetry in self.clusters[parent].symmetries:
@@ -449,20 +438,6 @@ class PartialGraph:
         self.fixed.append(tuple(sorted(site)))
 
 
-class Choice(NamedTuple):
-    """The attachment of a cluster.
-
-    Attributes:
-        options: See `Vocabulary.attachments`.
-        chosen: Number of the option.
-        attached: See `PartialGraph`; of the parent, before.
-    """
-
-    options: list[tuple[Site, Site]]
-    chosen: int
-    attached: list[tuple[int, tuple[int, int]]]
-
-
 class TreeCode(NamedTuple):
     """The code of a graph, in the depth-first order of its clusters.
 
@@ -470,13 +445,14 @@ class TreeCode(NamedTuple):
         labels: Numbers of the clusters.
         parents: See `junction_tree`.
         remaining: Nodes to come before each cluster.
-        choices: Attachments of all clusters but the first.
+        choices: The attachment of each cluster but the first: options (`Vocabulary.attachments`),
+            number of the one that was chosen, and what was attached to the parent before.
     """
 
     labels: list[int]
     parents: list[int]
     remaining: list[int]
-    choices: list[Choice]
+    choices: list[tuple[list[tuple[Site, Site]], int, list]]
 
 
 def encode(vocabulary: Vocabulary, types: list[int], neighbours: Neighbours) -> TreeCode | None:
@@ -503,7 +479,7 @@ def encode(vocabulary: Vocabulary, types: list[int], neighbours: Neighbours) -> 
             wanted, symmetry = vocabulary.canonical(above, label, fixed, place, site)
             if wanted not in options:
                 return None
-            choices.append(Choice(options, options.index(wanted), list(graph.attached[parent])))
+            choices.append((options, options.index(wanted), list(graph.attached[parent])))
             # The symmetry of the child under which the two sites meet.
             pairs = set(zip(*wanted, strict=True))
             own = next(

@@ -142,11 +142,7 @@ class PixelMixture:
 class CausalConvolution(nn.Conv2d):
     """Convolution that along one axis, `ROWS` or `COLUMNS`, sees a place and those before it.
 
-    Args:
-        inputs: Channels that it sees.
-        outputs: Channels that it returns.
-        kernel: Rows and columns; the columns of one along the rows are those around a place.
-        axis: The axis.
+    The columns of the kernel (rows, columns) of one along the rows are those around a place.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], axis: int):
@@ -167,11 +163,7 @@ class CausalConvolution(nn.Conv2d):
 
 
 class GatedLayer(nn.Module):
-    """Layer of both stacks: ``h + a sigmoid(b)``, (a, b) of a convolution of the normalised h.
-
-    Args:
-        width: Channels.
-    """
+    """Layer of both stacks: ``h + a sigmoid(b)``, (a, b) of a convolution of the normalised h."""
 
     def __init__(self, width: int):
         super().__init__()

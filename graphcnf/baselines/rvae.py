@@ -2,12 +2,9 @@
 
 Ma, Chen & Xiao, *Constrained Generation of Semantically Valid Graphs via Regularizing Variational
 Autoencoders*, NeurIPS 2018, arXiv 1809.02630. Given z, all nodes and edges are independent; what
-they must have in common (sums of edge weights, one piece, fitting ends of edges) is asked of the
-expected matrices of graphs drawn from the prior, by penalties max(g, 0) with a fixed multiplier.
-
-Here the number of nodes is given, where the paper has a category for nodes that are not there; the
-decoder convolves along the order of the nodes, the paper's over the matrix; and how well two nodes
-are connected is the probability of the weakest edge of the best path, the paper's a sum over paths.
+they must have in common is asked of the expected matrices of graphs drawn from the prior, by
+penalties max(g, 0) with a fixed multiplier. Here the number of nodes is given, and the decoder
+convolves along the order of the nodes, the paper's over the matrix.
 """
 
 from __future__ import annotations
@@ -68,31 +65,17 @@ class Gaussian:
 class GraphEncoder(nn.Module):
     """Node features by rounds of messages along edges, one weight matrix for each edge category.
 
-    h_i <- h_i + MLP(h_i, sum_k sum_{j in N_k(i)} W_k h_j); the MLP normalises its input.
-
-    Args:
-        node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
-        max_nodes: Nodes know their numbers up to here; None where the order means nothing.
-        width: Channels of a node.
-        layers: Rounds.
+    h_i <- h_i + MLP(h_i, sum_k sum_{j in N_k(i)} W_k h_j); the MLP normalises its input. Nodes know
+    their numbers up to `max_nodes`; None where the order means nothing.
     """
 
-    def __init__(
-        self,
-        node_categories: int,
-        bond_categories: int,
-        max_nodes: int | None,
-        *,
-        width: int,
-        layers: int,
-    ):
+    def __init__(self, nodes: int, bonds: int, max_nodes: int | None, width: int, layers: int):
         super().__init__()
-        self.bond_categories = bond_categories
-        self.category = nn.Embedding(node_categories, width)
+        self.bond_categories = bonds
+        self.category = nn.Embedding(nodes, width)
         self.position = None if max_nodes is None else nn.Embedding(max_nodes, width)
         self.messages = nn.ModuleList(
-            nn.Linear(width, bond_categories * width, bias=False) for _ in range(layers)
+            nn.Linear(width, bonds * width, bias=False) for _ in range(layers)
         )
         self.updates = nn.ModuleList(
             nn.Sequential(
@@ -219,7 +202,7 @@ class RegularizedVAE(GraphVAE):
         super().__init__()
         self.dims, self.multiplier, self.max_nodes = {"graph": latent_dim}, multiplier, max_nodes
         sizes = node_categories, bond_categories, max_nodes
-        self.encoder = GraphEncoder(*sizes, width=width, layers=encoder_layers)
+        self.encoder = GraphEncoder(*sizes, width, encoder_layers)
         # A matrix for each place: which node is where must come through.
         self.read_out = nn.Parameter(torch.randn(max_nodes, width, 4 * width) * width**-0.5 / 4)
         self.posterior = nn.Sequential(nn.GELU(), nn.Linear(4 * width, 2 * latent_dim))

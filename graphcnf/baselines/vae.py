@@ -50,12 +50,8 @@ def _convolutions(*layers: nn.Conv2d) -> nn.ModuleList:
 class ImageToVector(nn.Module):
     """Four convolutions, two of them of stride 2, and a linear map to the outputs.
 
-    Args:
-        channels: Channels of the images.
-        size: Their height and width.
-        outputs: Numbers per image.
-        width: Channels at the full size; there are twice and four times as many at half and at a
-            quarter of it.
+    There are `width` channels at the full size, twice and four times as many at half and at a
+    quarter of it.
     """
 
     def __init__(self, channels: int, size: Sequence[int], outputs: int, width: int):
@@ -76,14 +72,7 @@ class ImageToVector(nn.Module):
 
 
 class VectorToImage(nn.Module):
-    """Linear map to a quarter of the size, and four convolutions with two doublings of the size.
-
-    Args:
-        inputs: Numbers per image.
-        outputs: Channels of the image.
-        size: Height and width of the image.
-        width: See `ImageToVector`.
-    """
+    """Linear map to a quarter of the size, and four convolutions with two doublings of the size."""
 
     def __init__(self, inputs: int, outputs: int, size: Sequence[int], width: int):
         super().__init__()

@@ -81,7 +81,9 @@ class Squeeze(Bijection):
                 f"squeezing by {factor} needs a height and a width that {factor} divides, got "
                 f"{height} x {width}"
             )
-        z = F.pixel_unshuffle(x.to(log_term_dtype(x)), factor).unflatten(1, (-1, factor**2))
+        # `F.pixel_unshuffle` forgets the size of an empty batch.
+        z = x.to(log_term_dtype(x)).unflatten(3, (width // factor, factor))
+        z = z.unflatten(2, (height // factor, factor)).permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
         return z[:, :, self.order].transpose(1, 2).flatten(1, 2), zero_log_term(x)
 
     def inverse_and_logdet(self, z, context=Context()):

@@ -129,7 +129,7 @@ def test_which_folder_is_which_image_model(runs, folder, tmp_path):
     )
     for other in (tmp_path, folder, "zinc250k", tmp_path / "nothing"):
         assert not is_image_model(other)
-    with pytest.raises(UserError, match="no folder with an image model"):
+    with pytest.raises(UserError, match="no model"):
         load_image_model(str(runs))
     config = json.loads((runs / "vae" / "model" / "config.json").read_text())
     for wrong in ("hologram", 3, None, ["vae"]):
