@@ -3,13 +3,9 @@
     discriminator:  E softplus(-D(x)) + E softplus(D(G(z))) + gamma / 2 E |grad_x D(x)|^2
     generator:      E softplus(-D(G(z)))
 
-References:
-    Goodfellow et al., *Generative adversarial nets*, NeurIPS 2014, arXiv 1406.2661 (the
-    non-saturating loss);
-    Mescheder et al., *Which training methods for GANs do actually converge?*, ICML 2018,
-    arXiv 1801.04406 (the penalty R1);
-    Zhu et al., *Generative visual manipulation on the natural image manifold*, ECCV 2016,
-    arXiv 1609.03552 (latents of an image by gradient descent).
+The non-saturating loss is that of Goodfellow et al. 2014 (arXiv 1406.2661), the penalty R1 of
+Mescheder et al. 2018 (arXiv 1801.04406), the descent to an image's latents of Zhu et al. 2016
+(arXiv 1609.03552).
 """
 
 from __future__ import annotations

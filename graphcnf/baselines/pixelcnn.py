@@ -1,18 +1,9 @@
 """PixelCNN: every pixel given those above it and left of it, by mixtures of logistics.
 
-    P(x) = prod_i P(x_i | x_1 ... x_{i-1})
-
 A vertical stack of convolutions sees the rows above, a horizontal one the row so far and the
-vertical stack: no pixel ahead, and no blind spot. Training computes all conditionals at once.
-Sampling goes pixel by pixel and computes no feature twice: it caches the rows and pixels that the
-convolutions still need.
-
-References:
-    van den Oord et al., *Conditional image generation with PixelCNN decoders*, NeurIPS 2016,
-    arXiv 1606.05328 (the two stacks, gates);
-    Salimans et al., *PixelCNN++*, ICLR 2017, arXiv 1701.05517 (mixtures of logistics, shifts);
-    Ramachandran et al., *Fast generation for convolutional autoregressive models*, 2017,
-    arXiv 1704.06001 (the cache of sampling).
+vertical stack: no pixel ahead, and no blind spot (van den Oord et al. 2016, arXiv 1606.05328).
+Training computes all conditionals at once; sampling goes pixel by pixel and caches the rows and
+pixels that the convolutions still need (Ramachandran et al. 2017, arXiv 1704.06001).
 """
 
 from __future__ import annotations
@@ -59,8 +50,8 @@ class PixelMixture:
         P(x) = sum_k w_k prod_c [ F((x_c + 1/2 - m_kc) / s_kc) - F((x_c - 1/2 - m_kc) / s_kc) ]
 
     F is the sigmoid; the first and the last value get the tails. The mean of a channel depends
-    linearly on the channels before it: m_kc = mu_kc + sum_{d<c} a_kcd x_d (Salimans et al. 2017,
-    sections 2.1 and 2.2).
+    linearly on the channels before it: m_kc = mu_kc + sum_{d<c} a_kcd x_d (Salimans et al.,
+    *PixelCNN++*, 2017, arXiv 1701.05517, sections 2.1 and 2.2).
 
     Args:
         parameters: (B, `parameter_count`, H, W) from a network; at zero, the components are spread

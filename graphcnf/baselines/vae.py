@@ -2,12 +2,9 @@
 
     log P(x) >= E_{z~q(z|x)} [ log P(x|z) + log p(z) - log q(z|x) ]
 
-An encoder gives mean and variance of q(z|x), a decoder the mixture of every pixel. P(x|z) is a
-probability of integers, so that bits per dimension compare with those of the other models.
-
-References:
-    Kingma & Welling, *Auto-encoding variational Bayes*, ICLR 2014, arXiv 1312.6114;
-    Burda et al., *Importance weighted autoencoders*, ICLR 2016, arXiv 1509.00519 (several draws).
+An encoder gives mean and variance of q(z|x), a decoder the mixture of every pixel: P(x|z) is a
+probability of integers. Kingma & Welling, *Auto-encoding variational Bayes*, ICLR 2014, arXiv
+1312.6114.
 """
 
 from __future__ import annotations

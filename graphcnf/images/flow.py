@@ -46,13 +46,9 @@ class Layers:
     Couplings are of a kind: "additive", "affine" or "mixture-K", a mixture of K logistics.
 
     Args:
-        shape: channels, height and width of the images.
+        shape: channels, height and width of the images, then of the output of the steps.
         base: base density, standard normal if None.
         **network: arguments of `ConvolutionNetwork` for the couplings.
-
-    Attributes:
-        steps: the steps so far.
-        shape: channels, height and width of the output of the steps.
     """
 
     def __init__(self, shape: Shape, base: BaseDensity | None = None, **network: Any):
@@ -62,10 +58,9 @@ class Layers:
         self.network = {"width": 32, **network}
 
     def dequantize(self, levels: int, alpha: float, kind: str = "", couplings: int = 0) -> None:
-        """Map integers 0 to levels - 1 to the real line.
+        """Map integers 0 to levels - 1 to the real line, ``alpha`` as in `graphcnf.flows.Logit`.
 
-        The noise is that of couplings with checkerboard masks, given the image, whose networks have
-        no attention; uniform for 0 couplings. ``alpha`` is that of `graphcnf.flows.Logit`.
+        The noise is that of checkerboard couplings without attention; uniform for 0 couplings.
         """
         # At 0, black pixels would lie at minus infinity.
         if not is_number(alpha) or not 0 < alpha < 1:

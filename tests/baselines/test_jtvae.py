@@ -139,17 +139,6 @@ def test_equivalent_attachments_are_one_option():
     assert len(graph.attachments(0, 1)) == 5
 
 
-def test_no_attachment_exceeds_the_largest_sums():
-    graphs = PackedGraphs.from_lists([([0, 1], [(1, 0)], [0])])
-    vocabulary = Vocabulary(Vocabulary.measure(graphs, ORDERS, [1, 2]), ORDERS, [1, 2])
-    graph = PartialGraph(vocabulary, 9)
-    graph.add(0)
-    assert [place for place, _ in graph.attachments(0, 0)] == [(vocabulary.clusters[0].types
-                                                                  .index(1),)]  # fmt: skip
-    graph.add(0, 0, *graph.attachments(0, 0)[0])
-    assert graph.attachments(0, 0) == []
-
-
 def test_samples_are_connected_and_keep_the_largest_sums(molecules):  # noqa: F811
     model = build(molecules, 9, 3, ORDERS).eval()
     graphs = model.sample_records(0, 60, seed=1)

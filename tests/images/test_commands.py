@@ -78,11 +78,6 @@ def test_presets_build_and_learn(tmp_path, name):
         assert 7.5 < total / count < 14
 
 
-def test_shifted_training_images(folder):
-    plain, moved = (next(experiment(folder, shift=s).train_batches(0, 0, 0)) for s in (0, 1))
-    assert plain.shape == moved.shape and not torch.equal(plain, moved)
-
-
 @pytest.mark.parametrize(
     "name, model, data, message",
     [

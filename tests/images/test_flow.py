@@ -61,12 +61,6 @@ def test_interpolation_is_a_line_of_latents_that_meets_both_ends(model, digits):
     assert torch.equal(path[1], model.decode(middle)[0])
 
 
-def test_evaluation_mode_is_left_alone(small_model, photographs):
-    model = copy.deepcopy(small_model).train()
-    model.interpolate(photographs[0], photographs[1], 2)
-    assert model.training and next(model.parameters()).dtype == torch.float32
-
-
 def test_bound_is_finite_and_rises_with_the_number_of_draws(model, digits):
     torch.manual_seed(0)
     assert model.likelihood == "bound" and not model.flow.exact
@@ -121,6 +115,8 @@ def test_noise_makes_bounds_comparable(small_model, photographs):
 def test_gradients_reach_every_parameter(colour_model, photographs):
     model = copy.deepcopy(colour_model).train()
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(photographs)[0])
+    model.interpolate(photographs[0], photographs[1], 2)
+    assert model.training and next(model.parameters()).dtype == torch.float32
 
 
 def test_samples(model, colour_model):
@@ -199,20 +195,12 @@ def test_arguments_are_refused_in_one_line(options, message):
 
 @pytest.mark.parametrize("pixels, mixed", [(0, 0), (2, 2), (5, 3)])
 def test_first_couplings_of_glow_are_of_the_pixels(pixels, mixed):
-    torch.manual_seed(0)
-    model = ImageFlow(
-        architecture="glow", shape=(1, 8, 8), steps=3, scales=2, pixels=pixels, width=8
-    )
-    steps = [part for step in model.flow for part in getattr(step, "steps", [step])]
-    kinds = [type(step).__name__ for step in steps if "oupling" in type(step).__name__]
+    options = {"steps": 3, "scales": 2, "pixels": pixels, "width": 8}
+    model = ImageFlow(architecture="glow", shape=(1, 8, 8), **options)
+    names = [type(part).__name__ for step in model.flow for part in getattr(step, "steps", [step])]
+    kinds = [name for name in names if name.endswith("Coupling")]
     assert kinds == ["MixtureLogisticCoupling"] * mixed + ["AffineCoupling"] * (6 - mixed)
-    names = [type(step).__name__ for step in steps]
-    assert names.index(kinds[0]) < names.index("InvertibleLinear") or not mixed
-    x = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    assert torch.equal(model.decode(model.encode(x)), x)
+    assert not mixed or names.index(kinds[0]) < names.index("InvertibleLinear")
 
 
 def test_images_are_refused_in_one_line(small_model):
