@@ -12,29 +12,20 @@ from graphcnf.errors import UserError, say
 from graphcnf.scripts import _options as options
 from graphcnf.training.settings import apply_overrides
 
-REPORT = "Report"
-TRAINING = "Training"
-
 
 def finetune(
     file: Annotated[
-        Path,
-        typer.Argument(help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz."),
+        Path, typer.Argument(help="Molecules: .smi, .csv, .sdf, .jsonl, .parquet, also .gz.")
     ],
     column: options.Column = None,
     weights: options.Model = "zinc250k",
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the run.", show_default="runs/finetune-FILE"),
+        Path | None, typer.Option(help="Folder of the run.", show_default="runs/finetune-FILE")
     ] = None,
     standardize: options.Standardize = False,
     smarts: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SMARTS",
-            help="Report the share of molecules with this pattern. Repeatable.",
-            rich_help_panel=REPORT,
-        ),
+        typer.Option(help="Report the share of molecules with this pattern. Repeatable."),
     ] = None,
     properties: Annotated[
         list[str] | None,
@@ -43,48 +34,26 @@ def finetune(
             metavar="NAME|NAME>=X",
             help="Report the mean of a property, or the share of molecules in a range: logp, "
             "qed>=0.6, tpsa<90. Repeatable.",
-            rich_help_panel=REPORT,
         ),
     ] = None,
     samples: Annotated[
         int,
-        typer.Option(
-            "--samples",
-            "-n",
-            min=0,
-            help="Samples before and after; 0 for no figures of samples.",
-            rich_help_panel=REPORT,
-        ),
+        typer.Option("--samples", "-n", min=0, help="Samples before and after, 0 for none."),
     ] = 1000,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Figures as JSON.", rich_help_panel=REPORT)
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON.")] = False,
     minutes: Annotated[
         float | None,
-        typer.Option(
-            callback=options.checked_minutes,
-            help="Minutes at most, about.",
-            show_default="no limit",
-            rich_help_panel=TRAINING,
-        ),
+        typer.Option(callback=options.checked_minutes, help="Minutes of training at most."),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Steps.",
-            show_default="12 passes, fewer over many",
-            rich_help_panel=TRAINING,
-        ),
+        typer.Option(min=1, help="Steps at most.", show_default="12 passes, fewer over many"),
     ] = None,
     seed: Annotated[
         int, typer.Option(callback=options.checked_seed, help="Seed of everything random.")
     ] = 0,
     threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="CPU threads of torch.", show_default="1", rich_help_panel=TRAINING
-        ),
+        int | None, typer.Option(min=1, help="CPU threads of torch.", show_default="1")
     ] = None,
     assignments: Annotated[
         list[str] | None,
@@ -92,12 +61,9 @@ def finetune(
             "--set",
             metavar="KEY=VALUE",
             help="Another setting of training, such as learning_rate=3e-4. Repeatable.",
-            rich_help_panel=TRAINING,
         ),
     ] = None,
-    accelerator: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, mps ...", rich_help_panel=TRAINING)
-    ] = "cpu",
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "cpu",
 ) -> None:
     """Teach trained weights your own molecules; on held-out ones the result is never worse.
 
@@ -105,8 +71,6 @@ def finetune(
     weights are kept, the start's included, and training ends by itself. Elements, charges, sizes
     and rings that the weights do not know are added. After a kill, the same command goes on.
     """
-    if minutes is not None and steps is not None:
-        raise typer.BadParameter("--minutes and --steps exclude each other")
     config = apply_overrides({"model": {}, "data": {}, "training": {}}, assignments or [])
     if config["model"] or config["data"]:
         raise UserError("--set: only settings of training can be set here, such as learning_rate")
@@ -115,7 +79,6 @@ def finetune(
     for key in config["training"]:
         if key in ("seed", "minutes", *given):
             raise typer.BadParameter(f"{key}: give it as --{key} alone", param_hint="'--set'")
-    settings = {**config["training"], **given}
     out = expand_user(out or Path("runs") / f"finetune-{file.name.partition('.')[0]}")
 
     say("loading data and libraries ...")
@@ -128,59 +91,54 @@ def finetune(
 
     features = [*map(has_pattern, smarts or []), *map(has_property, properties or [])]
     flow = MoleculeFlow(options.load_model(weights))
-    data = load_smiles_file(
-        file, column=column, standardize=flow.charge_states if standardize else None
-    )
+    states = flow.charge_states if standardize else None
+    data = load_smiles_file(file, column=column, standardize=states)
     smiles = read_smiles(file, column=column).smiles
-    states = None if standardize else flow.charge_states
-    options.say_deviations(deviations(smiles, states), len(smiles))
+    found = deviations(smiles, None if standardize else flow.charge_states)
+    options.say_deviations(found, len(smiles))
     if not standardize and any("separate fragments" in s.reason for s in data.skipped):
         say("note: --standardize keeps the largest fragment of salts and mixtures")
     result = fine_tune(
-        flow, data, out, minutes=minutes, seed=seed, settings=settings,
+        flow, data, out, minutes=minutes, seed=seed, settings={**config["training"], **given},
         features=features, samples=samples, say=say,
     )  # fmt: skip
     if result.signal is not None:
         say(f"the same command goes on from there: {out}")
         raise typer.Exit(128 + result.signal)
-    result.figures["left_out"] = len(data.skipped)
     for sentence in result.story:
         say(sentence)
     say(f"model in {out / 'model'}: graphcnf generate --model {out}")
-    content = {"weights": weights, "file": str(file), "model": str(out), **result.figures}
+    figures = {**result.figures, "left_out": len(data.skipped)}
+    content = {"weights": weights, "file": str(file), "model": str(out), **figures}
     write_text(json_text(content), out / "report.json")
-    write_text(json_text(content) if as_json else _table(result.figures), None)
+    write_text(json_text(content) if as_json else _table(figures), None)
 
 
 def _table(figures: dict) -> str:
     """Return a table of the figures before and after, and those of the molecules themselves."""
     from graphcnf.evaluation.formats import markdown, text
 
-    def share(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.2f} %"
-
-    columns = ("before", "after")
-    rows = []
+    held_out = f" of {figures['folds']} folds" if figures["folds"] else ""
+    bits = f"bits per molecule, {figures['evaluated']:,} held out{held_out}, number of atoms given"
+    rows = [(bits, figures["bits_per_molecule"], "{:.2f}")]
+    rows += [("bits per atom", figures["bits_per_node"], "{:.3f}")]
     if "samples" in figures:
-        for key, label in (
-            ("copied", "copies of the molecules learned from"),
-            ("strict_validity", f"valid (strict) of {figures['samples']:,} samples"),
-            ("uniqueness", "distinct, of the valid"),
-        ):
-            rows.append({"": label, **{k: share(figures[k][key]) for k in columns}})
-    way = f", each held out of 1 of {figures['folds']} folds" if figures["folds"] else " held out"
-    rows += [
-        {
-            "": f"bits per molecule, {figures['evaluated']:,}{way}, number of atoms given",
-            **{k: f"{v:.2f}" for k, v in figures["bits_per_molecule"].items()},
-        },
-        {
-            "": "bits per atom",
-            **{k: f"{v:.3f}" for k, v in figures["bits_per_node"].items()},
-        },
-    ]
+        labels = {
+            "copied": "copies of the molecules learned from",
+            "strict_validity": f"valid (strict) of {figures['samples']:,} samples",
+            "uniqueness": "distinct, of the valid",
+        }
+        before, after = figures["before"], figures["after"]
+        shares = [
+            (label, {"before": before[key], "after": after[key]}, "{:.2%}")
+            for key, label in labels.items()
+        ]
+        rows = [*shares, *rows]
     for feature in figures.get("features", ()):
-        show = share if feature["share"] else "{:.3f}".format
-        rows.append({"": feature["name"], **{k: show(feature[k]) for k in (*columns, "data")}})
-    headings = [(name, text(name)) for name in ("", *columns, "data")]
-    return markdown(rows, headings)
+        rows.append((feature["name"], feature, "{:.2%}" if feature["share"] else "{:.3f}"))
+    columns = ("before", "after", "data")
+    lines = [
+        {"": name, **{k: show.format(values[k]).replace("%", " %") for k in columns if k in values}}
+        for name, values, show in rows
+    ]
+    return markdown(lines, [(name, text(name)) for name in ("", *columns)])

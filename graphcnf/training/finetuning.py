@@ -2,53 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
 from graphcnf.compute.files import claim, inside, is_claimed, read_json, replace_file
 from graphcnf.errors import UserError, require
+from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.model import GraphCNF
 from graphcnf.graphs.path.enlargement import enlarged
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.molecules.properties import Feature, property_table
+from graphcnf.molecules.hashing import contains, hash_each
+from graphcnf.molecules.properties import Feature, has_element, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
-from graphcnf.training.finetuning_report import course, expectation, news, sampled, story
-from graphcnf.training.folds import fold_experiment
 from graphcnf.training.processes import is_main, leave_unless_main
 from graphcnf.training.settings import Experiment, TrainingSettings, load_config
 
 REQUEST = "finetune.json"
 """File of a run's folder with the arguments of the run."""
-
-PASSES = 3, 12
-"""Passes over many and over few molecules, if nothing ends a run before."""
-
-NEW_FACTOR = 3
-"""Multiplies the passes if the weights lack categories of the molecules."""
-
-MANY = 3000
-"""Molecules from which on passes become fewer, with the root of their number."""
-
-LEARNING_RATE, ENOUGH = 1e-3, 2000
-"""Learning rate for at least `ENOUGH` molecules.
-
-It falls with the root of their number for fewer, except in cross-validation, which finds the step
-at which to end.
-"""
-
-LEAST_STEPS = 200
-"""Steps of the longest run on few molecules: the evaluations end it long before."""
 
 FEW_HELD_OUT = 30
 """With fewer held-out molecules by hash, the number of steps is chosen by cross-validation."""
@@ -56,20 +38,8 @@ FEW_HELD_OUT = 30
 FOLDS = 4
 """Folds of the cross-validation."""
 
-SMALL_BATCH = 16
-"""Molecules per step of each copy of the model in a cross-validation."""
-
-TOLERANCE = 0.03
-"""Share of the cross-validated bits by which a later step may be worse and still be kept.
-
-Its samples are more like the molecules.
-"""
-
-LEAST_MOLECULES = 20
-LARGEST_HELD_OUT = 1000
-PATIENCE = 4
-PERCENTILES = 1000
-"""Molecules whose scores give the percentiles."""
+DROPOUT = 0.3
+"""Dropout in cross-validation, which delays learning few molecules by heart."""
 
 
 @dataclass
@@ -78,14 +48,11 @@ class FineTuning:
 
     Attributes:
         flow: The fine-tuned model, that of the best evaluation.
-        figures: `molecules`, `training`, `held_out`, `folds` (of the cross-validation, 0 for
-            none), `evaluated` (molecules that chose the step); `new` (categories and sizes that
-            the weights lacked); `bits_per_molecule` and `bits_per_node` of held-out molecules,
-            number of atoms given, each with `before` and `after`; `steps`, `best_step`,
-            `planned_steps`, `minutes`; `samples`, `before`, `after` (of as many samples:
-            `strict_validity`, `uniqueness`, `copied`, shares) and `features` (each with `name`,
-            `before`, `after`, `data`).
-        story: The course and the outcome, in sentences.
+        figures: Numbers of molecules; `new` (categories and sizes that the weights lacked);
+            `bits_per_molecule` and `bits_per_node` of held-out molecules, number of atoms given,
+            each with `before` and `after`; steps and minutes; shares of `samples` before and after;
+            `features` (each with `name`, `before`, `after`, `data`).
+        story: The outcome, in sentences.
         signal: Number of the signal that interrupted it, or None; the figures are empty then.
     """
 
@@ -116,9 +83,8 @@ def finetune(
     kill goes on where the run was.
 
     Args:
-        flow: A model that codes molecules atom by atom. It stays as it is.
-        data: A `MoleculeDataset`, such as `graphcnf.datasets.load_smiles_file` makes, in categories
-            of its own; one molecule in ten, chosen by a hash, is held out where these are enough.
+        flow: A model that draws molecules atom by atom. It stays as it is.
+        data: A `MoleculeDataset`, such as `graphcnf.datasets.load_smiles_file` makes.
         out: Folder of the run; `model/` in it will hold the fine-tuned weights.
         minutes: Time at most, about; what the number of molecules asks for when None.
         seed: Seed of everything random.
@@ -142,27 +108,36 @@ def finetune(
         True
     """
     require("lightning", "training", "train")
+    from graphcnf.training.loop import fit
+
     out, before = Path(out), flow
     say = say if is_main() else lambda line: None
-    flow, data = prepared(flow, data)
-    for line in expectation(before, flow, data):
-        say(line)
+    flow, data = _prepared(flow, data)
+    learned, held_out, new = len(data.split("train")), len(data.split("test")), _news(before, flow)
+    others = f"{held_out:,} held out" if held_out else "each held out once by cross-validation"
+    say(f"{len(data):,} molecules: {learned:,} to learn from, {others}")
+    known = "the weights have a category for all in them"
+    say(f"new to the weights: {'; '.join(new)}" if new else known)
     request = _request(before, data, minutes=minutes, seed=seed, settings=settings)
-    resume = _resumable(out, request)
-    config = inside(out, "config.toml")
+    resume, config = _resumable(out, request), inside(out, "config.toml")
     if resume and config.exists():
         chosen = TrainingSettings.from_dict(load_config(config)["training"])
     else:
-        new = flow.vocabulary != before.vocabulary
-        chosen = _settings(flow, data, new, minutes, seed, settings or {})
+        given = {**(settings or {}), "seed": seed}
+        if minutes is not None:
+            given["minutes"] = minutes
+        lacking = flow.vocabulary != before.vocabulary
+        chosen = plan(learned, new=lacking, few=not held_out, **given)
+        # All held-out molecules up to 1,000; a fold is evaluated in batches of its own.
+        batches = -(-min(held_out, 1000) // (4 * chosen.batch_size)) or len(data)
+        every = {"eval_batches": batches, "final_eval_batches": batches}
+        chosen = replace(chosen, **{**every, **given})
     say(
         f"plan: up to {chosen.steps} steps of {chosen.batch_size} molecules, learning rate "
         f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over the last "
         f"{chosen.ema_horizon:g}, {chosen.patience} worse evaluations end it"
     )
     experiment = _experiment(flow, data, chosen.batch_size)
-    from graphcnf.training.loop import fit
-
     if not resume:
         claim(out, "training")
         replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
@@ -170,46 +145,42 @@ def finetune(
     leave_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
-    flow = _with_percentiles(out, data)
-    figures = {**_counts(data, chosen), "new": news(before, flow), **course(result, chosen)}
-    if samples:
-        figures |= sampled(before, flow, data, features, samples, seed)
-    return FineTuning(flow, figures, story(figures))
-
-
-def _with_percentiles(out: Path, data) -> MoleculeFlow:
-    """Load the model of a finished run, and save it with the scores of training molecules."""
     flow = MoleculeFlow.from_pretrained(inside(out, "model"))
     # Any of them: a file may be sorted by size.
-    known = np.random.default_rng(0).permutation(data.split("train"))[:PERCENTILES]
-    flow.learn_percentiles(data.graphs.subset(known))
+    scored = np.random.default_rng(0).permutation(data.split("train"))[:1000]
+    flow.learn_percentiles(data.graphs.subset(scored))
     flow.save_pretrained(out / "model")
-    return flow
-
-
-def _counts(data, settings: TrainingSettings) -> dict[str, int]:
-    """Return the numbers of molecules of a fine-tuning, by their use."""
-    held_out = len(data.split("test"))
-    return {
+    best = result.best
+    assert best is not None and chosen.steps is not None
+    figures = {
         "molecules": len(data),
-        "training": len(data.split("train")),
+        "training": learned,
         "held_out": held_out,
         "folds": 0 if held_out else FOLDS,
-        "evaluated": min(held_out, 4 * settings.batch_size * settings.eval_batches) or len(data),
+        "evaluated": min(held_out, 4 * chosen.batch_size * chosen.eval_batches) or len(data),
+        "new": new,
+        **{
+            name: {"before": best.first[name], "after": best.metrics[name]}
+            for name in ("bits_per_molecule", "bits_per_node")
+        },
+        "steps": result.step,
+        "best_step": best.step,
+        "planned_steps": chosen.steps,
+        "stopped": best.worse >= chosen.patience > 0 and result.step < chosen.steps,
+        "minutes": round(result.minutes, 2),
+        "seed": seed,
     }
+    if samples:
+        figures |= _sampled(before, flow, data, features, samples, seed)
+    return FineTuning(flow, figures, _story(figures))
 
 
-def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
-    """Return a model that can represent all of the data, and the data in its categories.
-
-    Raises:
-        UserError: The model is of another kind, or there are too few molecules.
-    """
-    distinct = len(np.unique(data.hashes))
-    if distinct < LEAST_MOLECULES:
+def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
+    """Return a model that can represent all of the data, and the data in its categories."""
+    if (distinct := len(np.unique(data.hashes))) < 20:
         raise UserError(
-            f"{distinct} distinct molecules: too few to fine-tune; {LEAST_MOLECULES} are the "
-            "least, some hundreds are better"
+            f"{distinct} distinct molecules: too few to fine-tune; 20 are the least, some hundreds "
+            "are better"
         )
     if len(data.split("test")) < FEW_HELD_OUT:
         data = replace(data, test_indices=np.array([], dtype=int))
@@ -227,10 +198,15 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     hashes, own = flow.model.training_hashes, data.training_hashes()
     # Molecules that the weights were trained on are not novel.
     model.training_hashes = own if hashes is None else np.union1d(hashes, own)
+    # One more molecule, spread over the known sizes, so that each of them keeps a probability.
+    sizes, known_sizes = data.size_histogram(), flow.model.size_probabilities()
+    histogram = np.zeros(max(len(sizes), len(known_sizes)))
+    histogram[: len(sizes)] = sizes
+    histogram[: len(known_sizes)] += known_sizes
     model.metadata = {
         "dataset": data.name,
         "vocabulary": vocabulary.to_dict(),
-        "size_histogram": _with_known_sizes(data.size_histogram(), flow.model),
+        "size_histogram": [round(size, 9) for size in histogram.tolist()],
         "rdkit": version("rdkit"),
         "codec": CODEC_VERSION,
         "weights": {
@@ -241,26 +217,38 @@ def prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     return MoleculeFlow(model), data
 
 
-def _with_known_sizes(histogram: np.ndarray, model: GraphCNF) -> list[float]:
-    """Return the histogram with one more molecule, spread over the sizes that the model knows.
-
-    So every size that had a probability keeps one.
-    """
-    known = model.size_probabilities()
-    sizes = np.zeros(max(len(histogram), len(known)))
-    sizes[: len(histogram)] = histogram
-    sizes[: len(known)] += known
-    return [round(size, 9) for size in sizes.tolist()]
+def _news(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
+    """List the atoms, bonds and sizes that the model can represent and the one before could not."""
+    known, vocabulary = before.vocabulary, flow.vocabulary
+    found = []
+    for what, labels, old_labels, sources in (
+        ("atoms", vocabulary.atom_labels, known.atom_labels, known.nearest_atoms(vocabulary)),
+        ("bonds", vocabulary.bonds, known.bonds, known.nearest_bonds(vocabulary)),
+    ):
+        pairs = list(zip(labels, sources, strict=True))[len(old_labels) :]
+        if further := [f"{label} (from {old_labels[source]})" for label, source in pairs]:
+            found.append(f"{what} {', '.join(further)}")
+    old, new = (f.model.config["steps"] for f in (before, flow))
+    for key, text in (
+        ("max_nodes", "sizes up to {} atoms (from {})"),
+        ("back", "choices of a step back {} (from {})"),
+        ("closures", "ring closures {} (from {})"),
+    ):
+        if new[key] != old[key]:
+            found.append(text.format(new[key], old[key]))
+    sums = zip(
+        known.atom_labels, new.get("largest_sums") or [], old.get("largest_sums") or [],
+        strict=False,
+    )  # fmt: skip
+    more = [f"{label} with {now} (from {was})" for label, now, was in sums if now > was]
+    return found + ([f"more bonds at {', '.join(more)}"] if more else [])
 
 
 def plan(molecules: int, *, new: bool = False, few: bool = False, **given) -> TrainingSettings:
     """Return settings for a number of molecules to learn from.
 
     Molecules that are like those of the weights are learned within two or three passes and by heart
-    after; a new element takes more of them. So the plan is long, patience ends it, and the best
-    averaged weights are kept. Evaluations are half a pass apart, the average looks back over the
-    last tenth of the run, and the rate falls linearly from the end of the warm-up on. Few molecules
-    are learned in batches of `SMALL_BATCH`, so that several copies cost no more than one.
+    after; a new element takes more. So the plan is long, and patience ends it.
 
     Args:
         molecules: Their number.
@@ -269,17 +257,17 @@ def plan(molecules: int, *, new: bool = False, few: bool = False, **given) -> Tr
         **given: Settings to use instead; the number of steps decides on those that go with it.
 
     Raises:
-        UserError: A setting that there is not, or a bad value.
+        UserError: An unknown setting, or a bad value.
     """
-    given = {"keep_best": True, **({"batch_size": SMALL_BATCH} if few else {}), **given}
+    given = {"keep_best": True, **({"batch_size": 16} if few else {}), **given}
     if not given["keep_best"]:
         raise UserError("fine-tuning: keep_best cannot be false: the best weights are the result")
     checked = TrainingSettings.from_dict(given, "fine-tuning")
-    passes = max(PASSES[0], PASSES[1] * min(1.0, math.sqrt(MANY / molecules)))
-    passes *= NEW_FACTOR if new else 1
-    least = LEAST_STEPS if few else 1
+    passes = max(3, min(12, 12 * math.sqrt(3000 / molecules))) * (3 if new else 1)
+    least = 200 if few else 1  # the evaluations end it long before
     steps = checked.steps or max(least, round(passes * molecules / checked.batch_size))
-    rate = LEARNING_RATE if few else LEARNING_RATE * math.sqrt(min(1.0, molecules / ENOUGH))
+    # Cross-validation finds the step at which to end; otherwise fewer molecules are learned slower.
+    rate = 1e-3 if few else 1e-3 * math.sqrt(min(1.0, molecules / 2000))
     tenth, half_a_pass = max(1, steps // 10), max(5, round(molecules / checked.batch_size / 2))
     chosen = {
         "steps": steps,
@@ -290,52 +278,13 @@ def plan(molecules: int, *, new: bool = False, few: bool = False, **given) -> Tr
         "log_every": tenth,
         "eval_minutes": 0.0,
         "eval_steps": min(tenth, half_a_pass),
-        "tolerance": TOLERANCE if few else 0.0,
-        "patience": PATIENCE,
+        # Samples of later steps are more like the molecules.
+        "tolerance": 0.03 if few else 0.0,
+        "patience": 4,
         "checkpoint_minutes": 0.5,
         "threads": 1,
     }
     return TrainingSettings.from_dict({**chosen, **given}, "fine-tuning")
-
-
-def _settings(flow, data, new: bool, minutes, seed: int, given: dict) -> TrainingSettings:
-    """Return the plan for these molecules, cut to the time if there is a limit."""
-    TrainingSettings.from_dict({"keep_best": True, **given}, "fine-tuning")
-    if minutes is not None and "steps" in given:
-        raise UserError("fine-tuning: minutes and steps exclude each other")
-    held_out, learned = len(data.split("test")), len(data.split("train"))
-    given = {**given, "seed": seed, "new": new, "few": not held_out}
-    settings = plan(learned, **given)
-    # A fold is evaluated in batches of its own.
-    batches = -(-min(held_out, LARGEST_HELD_OUT) // (4 * settings.batch_size)) or len(data)
-    given = {"eval_batches": batches, "final_eval_batches": batches, **given}
-    cpu = settings.accelerator == "cpu" or (
-        settings.accelerator == "auto" and not torch.accelerator.is_available()
-    )
-    if minutes is not None and (settings.processes > 1 or not cpu):
-        given["minutes"] = minutes
-    elif minutes is not None:
-        assert settings.steps is not None
-        experiment = _experiment(flow, data, settings.batch_size)
-        affordable = int(60 * minutes / _seconds_per_step(experiment, settings))
-        given["steps"] = max(1, min(settings.steps, affordable))
-    return plan(learned, **given)
-
-
-def _seconds_per_step(experiment: Experiment, settings: TrainingSettings, steps: int = 4) -> float:
-    """Measure the seconds of a step, evaluations included; the weights stay as they are."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    seconds, model = [], experiment.model
-    for number, batch in enumerate(experiment.train_batches(0, settings.seed, 0)):
-        began = time.perf_counter()
-        model.training_loss(batch)[0].backward()  # type: ignore[operator]
-        seconds.append(time.perf_counter() - began)
-        model.zero_grad(set_to_none=True)
-        if number == steps:
-            break
-    # The first step is slower; updates and evaluations cost about as much as a third of a step.
-    return 1.3 * float(np.mean(seconds[1:] or seconds))
 
 
 def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
@@ -349,11 +298,7 @@ def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
 
 
 def _resumable(out: Path, request: dict[str, Any]) -> bool:
-    """Return True where the folder holds this run.
-
-    Raises:
-        UserError: It holds another one.
-    """
+    """Return True where the folder holds this run; raise where it holds another one."""
     if is_main():
         is_claimed(out, "training")
     path = inside(out, REQUEST)
@@ -384,7 +329,7 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
 
     model, train = flow.model.train(), data
     names = [table["name"] for table in model.conditions]
-    if names:  # the properties that the model takes
+    if names:
         train = replace(data, targets=property_table(data.smiles, names))
     if len(data.split("test")):
         held_out = partial(data.test_batches, 4 * batch_size)
@@ -393,3 +338,140 @@ def _experiment(flow: MoleculeFlow, data, batch_size: int) -> Experiment:
         found = fold_experiment(model, train, FOLDS, batch_size)
     found.headline, found.words = "bits_per_molecule", words
     return found
+
+
+def _sampled(
+    before: MoleculeFlow,
+    flow: MoleculeFlow,
+    data,
+    features: Sequence[Feature],
+    samples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return figures of samples before and after, and of the molecules to learn from."""
+    known = {atom.symbol for atom in before.vocabulary.atoms}
+    new = dict.fromkeys(a.symbol for a in flow.vocabulary.atoms if a.symbol not in known)
+    own, train = data.training_hashes(), data.split("train")
+    if len(train) > samples:
+        train = np.random.default_rng(seed).permutation(train)[:samples]
+    drawn = {"data": [data.smiles[k] for k in train]}
+    figures: dict[str, Any] = {"samples": samples}
+    for name, one in (("before", before), ("after", flow)):
+        valid = [s for s in one.sample(samples, seed=seed).smiles if s is not None]
+        drawn[name] = valid
+        figures[name] = {
+            "strict_validity": len(valid) / samples,
+            "uniqueness": len(set(valid)) / len(valid) if valid else 0.0,
+            "copied": float(contains(own, hash_each(valid)).mean()) if valid else 0.0,
+        }
+    figures["features"] = [
+        {"name": f.name, "share": f.share, **{k: f.mean(v) for k, v in drawn.items()}}
+        for f in (*features, *map(has_element, new))
+    ]
+    return figures
+
+
+def _story(figures: dict[str, Any]) -> list[str]:
+    """Say in sentences what the figures mean."""
+    bits = figures["bits_per_molecule"]
+    step, told = figures["best_step"], []
+    if "samples" in figures:
+        copied = f"{figures['after']['copied']:.1%} of the samples after"
+        told.append(f"{copied} are copies of molecules that it learned from.")
+    if step == 0:
+        told.append(
+            f"No evaluation was better than the start ({bits['before']:.2f} bits per held-out "
+            "molecule): the model is the one it started from. A lower learning rate, or more "
+            "molecules, may help."
+        )
+    else:
+        told.append(
+            f"Held-out bits per molecule fell from {bits['before']:.2f} to {bits['after']:.2f} "
+            f"({bits['after'] - bits['before']:+.2f}); the model is that of step {step}."
+        )
+    if figures["stopped"]:
+        told.append(
+            f"Training ended by itself at step {figures['steps']} of {figures['planned_steps']}: "
+            "the last evaluations were worse, the molecules were being learned by heart."
+        )
+    elif step == figures["steps"]:
+        told.append("The last evaluation was the best: more steps may go further.")
+    return told
+
+
+@dataclass
+class FoldBatch:
+    """Batches for copies of a model, None for a copy that has nothing to do."""
+
+    parts: list[GraphBatch | None]
+
+    def __len__(self) -> int:
+        return min(len(part) for part in self.parts if part is not None)
+
+    def __getitem__(self, index) -> FoldBatch:
+        return FoldBatch([part and part[index] for part in self.parts])
+
+    def to(self, device) -> FoldBatch:
+        """Return the same batches on a device."""
+        return FoldBatch([part and part.to(device) for part in self.parts])
+
+
+class Folds(nn.Module):
+    """A model that learns all molecules, and a copy for each fold that learns all but the fold.
+
+    All take the same number of steps, and each molecule is held out by one copy (Stone 1974,
+    "Cross-validatory choice and assessment of statistical predictions").
+    """
+
+    def __init__(self, model: GraphCNF, folds: int):
+        super().__init__()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = DROPOUT
+        self.models = nn.ModuleList([*(copy.deepcopy(model) for _ in range(folds)), model])
+        self.metadata, self.save_pretrained = model.metadata, model.save_pretrained
+
+    def training_loss(self, batch: FoldBatch, *, beta: float = 1.0):
+        """Return the sum of the copies' losses, and metrics over the graphs of all of them."""
+        losses, sums = [], {}
+        for model, part in zip(self.models, batch.parts, strict=True):
+            if part is None:
+                continue
+            loss, metrics = model.training_loss(part, beta=beta)  # type: ignore[operator]
+            losses.append(loss)
+            for name, (total, number) in metrics.items():
+                before = sums.get(name, (0.0, 0.0))
+                sums[name] = (before[0] + total, before[1] + number)
+        return sum(losses), sums
+
+
+def fold_experiment(model: GraphCNF, data, folds: int, batch_size: int) -> Experiment:
+    """Return the training of `Folds` on a `MoleculeDataset`; equal molecules share a fold.
+
+    Args:
+        model: The model that is to learn all molecules.
+        data: The molecules.
+        folds: Number of folds, from 2 to the number of distinct molecules.
+        batch_size: Molecules per step of each copy.
+    """
+    distinct, number = np.unique(data.hashes, return_inverse=True)
+    fold = (np.random.default_rng(0).permutation(len(distinct)) % folds)[number]
+    held_out = [np.flatnonzero(fold == k) for k in range(folds)]
+    sets = [replace(data, test_indices=part) for part in (*held_out, np.array([], dtype=int))]
+
+    def endless(one, seed: int, start: int) -> Iterator[GraphBatch]:
+        first, start = divmod(start, -(-len(one.split("train")) // batch_size))
+        for epoch in count(first):
+            yield from one.train_batches(batch_size, epoch, seed, start if epoch == first else 0)
+
+    def train_batches(epoch: int, seed: int, start: int) -> Iterator[FoldBatch]:
+        # One endless epoch: the sets differ in length, and the copies must not in steps.
+        for parts in zip(*(endless(one, seed, start) for one in sets), strict=True):
+            yield FoldBatch(list(parts))
+
+    def test_batches() -> Iterator[FoldBatch]:
+        for k, one in enumerate(sets[:-1]):
+            for batch in replace(one, targets=None).test_batches(4 * batch_size):
+                yield FoldBatch([batch if j == k else None for j in range(len(sets))])
+
+    return Experiment(Folds(model, folds), train_batches, test_batches)
