@@ -69,5 +69,3 @@ def test_packed_graphs_smiles_and_molecules_agree(zinc_smiles):
     results = [figures(s, training=["C"]) for s in sources]
     packed = figures(dataset.graphs, dataset.vocabulary, training=["C"])
     assert all(r == packed for r in results)
-    with pytest.raises(ValueError, match="vocabulary"):
-        figures(dataset.graphs)
