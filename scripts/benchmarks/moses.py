@@ -78,6 +78,7 @@ def moses(
     require("fcd_torch", "the FCD", "fcd")
     count = max(PROTOCOLS.values())
     loaded = {name: load_model(name) for name in models or ["moses"]}
+    language = None if lstm is None else SmilesLSTM.from_pretrained(lstm)
     dataset = load_moses()
     references = {
         key: describe(moses_source(part).smiles(), f"moses-{part}") for key, part in PARTS.items()
@@ -89,10 +90,8 @@ def moses(
         say(f"{name}: drawing {count:,} graphs")
         frames = [draw_block(model, block, seed=seed)[1] for block in blocks]
         sets[name] = pd.concat(frames, ignore_index=True)
-    if lstm is not None:
-        sets["SMILES LSTM"] = evaluate_records(
-            list(SmilesLSTM.from_pretrained(lstm).sample(count, seed))
-        )
+    if language is not None:
+        sets["SMILES LSTM"] = evaluate_records(list(language.sample(count, seed)))
     rows: dict[str, list[dict[str, Any]]] = {protocol: [] for protocol in PROTOCOLS}
     for name, frame in sets.items():
         for protocol, found in figures(frame, dataset, references):

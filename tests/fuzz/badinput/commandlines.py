@@ -116,12 +116,14 @@ USUAL: dict[tuple[str, ...], Usual] = {
     ("benchmarks", "images"): Usual(("{pictures}", "--minutes", "0.01", "--folder", "x")),
     ("benchmarks", "sets"): Usual(("{sets_run}",)),
     ("benchmarks", "coloring"): Usual(("{coloring}", "-n", "2")),
+    ("benchmarks", "moses"): Usual(("{model}",)),
     ("benchmarks", "own_molecules"): Usual(("sulfonamides",), ".smi"),
 }  # fmt: skip
 
 
 NOT_HERE = {("benchmarks", "images"): "a training",
             ("benchmarks", "systems"): "fcd_torch",
+            ("benchmarks", "moses"): "fcd_torch, molsets",
             ("benchmarks", "properties"): "a model that was trained with properties",
             ("benchmarks", "fragments"): "minutes",
             ("benchmarks", "constrained"): "minutes",
