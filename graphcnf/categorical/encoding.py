@@ -136,5 +136,5 @@ def assemble(
     """
     real = torch.ones_like(correct) if mask is None else expand(mask, correct)
     wrong = (real & ~correct).flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)
-    terms = [sum_log_term(part, mask).to(log_term_dtype(z)) for part in (log_p, log_q)]
-    return Encoded(masked(z, mask), *terms, (1 - wrong).to(z))
+    p, q = (sum_log_term(part, mask).to(log_term_dtype(z)) for part in (log_p, log_q))
+    return Encoded(masked(z, mask), p, q, (1 - wrong).to(z))

@@ -218,14 +218,15 @@ class CategoricalModel(nn.Module):
         Raises:
             UserError: if `x` is of another type or has other columns than the training data.
         """
-        data, reasons = self.codec.encode(x, self.flow)
+        codec: Any = self.codec
+        data, reasons = codec.encode(x, self.flow)
         nats = np.full(len(reasons), -math.inf)
         place = np.flatnonzero([reason is None for reason in reasons])
-        by_size = np.argsort(self.codec.sizes(data), kind="stable")
+        by_size = np.argsort(codec.sizes(data), kind="stable")
         for start in range(0, len(by_size), SCORED):
             chosen = by_size[start : start + SCORED]
-            batch: Any = self.codec.batch(data, chosen).to(self.flow.device)
-            nats[place[chosen]] = self.codec.log_prob(self.flow, batch, orders).numpy()
+            batch = codec.batch(data, chosen).to(self.flow.device)
+            nats[place[chosen]] = codec.log_prob(self.flow, batch, orders).numpy()
         return nats
 
     def reasons(self, x) -> Reasons:
