@@ -130,8 +130,7 @@ def optimize(
             this one), `timeout` (seconds for one molecule), `stop_on_error`, `note`.
 
     Raises:
-        UserError: Something in the arguments is wrong, the folder holds another run, none of
-            the first calls had an answer, or a call failed and `stop_on_error` is set.
+        UserError: An argument is wrong, the folder holds another run, or the score fails.
 
     Examples:
         >>> result = optimize("qed", budget=20, workers=0)
@@ -148,9 +147,7 @@ def optimize(
     policy = Policy(flow, learning_rate=settings.learning_rate, sigma=settings.sigma)
     search = Search(policy, settings, seed, start)
     with ExitStack() as stack:
-        if folder is None:
-            folder = stack.enter_context(TemporaryDirectory(prefix="graphcnf-optimize-"))
-        folder = Path(folder)
+        folder = Path(folder or stack.enter_context(TemporaryDirectory(prefix="graphcnf-")))
         claim(folder, "optimization")
         stack.enter_context(file_lock(inside(folder, "run.lock"), folder))
         oracle = stack.enter_context(Oracle(goal, folder, **calls))
