@@ -16,7 +16,7 @@ from graphcnf.training.processes import is_main, started_apart
 from graphcnf.training.settings import apply_overrides, load_config, load_preset
 
 budget = partial(option, rich_help_panel="Budget")
-machine = partial(option, rich_help_panel="Machine")
+on_machine = partial(option, rich_help_panel="Machine")
 
 
 def train(
@@ -47,12 +47,12 @@ def train(
             metavar="KEY=VALUE",
         ),
     ] = None,
-    devices: Annotated[int | None, machine("Devices of a node, a process each.")] = None,
+    devices: Annotated[int | None, on_machine("Devices of a node, a process each.")] = None,
     num_nodes: Annotated[
-        int | None, machine("Nodes; the command is started on each of them.")
+        int | None, on_machine("Nodes; the command is started on each of them.")
     ] = None,
-    accelerator: Annotated[str | None, machine("auto, cpu, cuda, mps ...")] = None,
-    threads: Annotated[int | None, machine("CPU threads of torch.")] = None,
+    accelerator: Annotated[str | None, on_machine("auto, cpu, cuda, mps ...")] = None,
+    threads: Annotated[int | None, on_machine("CPU threads of torch.")] = None,
 ) -> None:
     """Train a model from a preset. A run can be killed at any moment and resumed."""
     if resume and continue_from is not None:

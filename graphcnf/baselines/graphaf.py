@@ -139,7 +139,7 @@ def along(sent: Tensor, categories: Tensor) -> Tensor:
     return sent.gather(-2, index).squeeze(-2)
 
 
-def _read_out(width: int, outputs: int) -> nn.Sequential:
+def _perceptron(width: int, outputs: int) -> nn.Sequential:
     leave = zero_init(nn.Linear(width, outputs))
     return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), leave)
 
@@ -198,8 +198,8 @@ class GraphAFModel(GraphModel):
         )
         self.ask = nn.Linear(width, width)
         self.send = nn.Linear(width, bond_categories * width, bias=False)
-        self.node = _read_out(width, 2 * node_categories)
-        self.edge = _read_out(width, 2 * (bond_categories + 1))
+        self.node = _perceptron(width, 2 * node_categories)
+        self.edge = _perceptron(width, 2 * (bond_categories + 1))
         for embedding in (self.old, self.new, self.back, self.to_come):
             nn.init.normal_(embedding.weight, std=0.3)
         weights = edge_weights or [1] * bond_categories

@@ -99,7 +99,7 @@ class CausalAttention(Network):
         if length > self.positions:
             raise ValueError(f"{length} positions, but the model knows up to {self.positions}")
 
-    def _read_out(self, h: Tensor, number: Tensor) -> Tensor:
+    def _logits(self, h: Tensor, number: Tensor) -> Tensor:
         """Logits (B, M, C) of positions `number` (M,), -inf where one has no such category."""
         if self.shared:
             return nn.functional.linear(h, self.weight[0], self.bias[0])
@@ -116,7 +116,7 @@ class CausalAttention(Network):
         distance = number[:, None] - number
         bias = self.by_distance[:, distance.clamp(min=0)] + HIDDEN * (distance < 0)
         h = self.norm(self.blocks(h, bias[None]))
-        yield Step(mask.nonzero(as_tuple=True), self._read_out(h, number)[mask])
+        yield Step(mask.nonzero(as_tuple=True), self._logits(h, number)[mask])
 
     def start(self, context: Context) -> CausalState:
         """Return the state before the first position."""
@@ -143,7 +143,7 @@ class CausalState:
         # The distances number, ..., 0 of the positions so far.
         bias = net.by_distance[:, : number + 1].flip(1).t()[:, None]
         h = net.norm(net.blocks.step(h, bias, self.cache))
-        return Step(at, net._read_out(h[:, None], torch.tensor([number], device=h.device))[:, 0])
+        return Step(at, net._logits(h[:, None], torch.tensor([number], device=h.device))[:, 0])
 
     def update(self, x: Tensor) -> None:
         """Append the categories x (M, 1) of the current position."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -222,7 +222,9 @@ def from_networkx(
         loop = next((i for i, j in graph.edges if i == j), None)
         if loop is not None:
             raise UserError(f"graph {place}: node {loop!r} has an edge to itself")
-        colors = [0 if colorings is None else colorings[place].get(node) for node in graph]
+        known: Mapping[Any, Any] = {} if colorings is None else colorings[place]
+        default = 0 if colorings is None else None
+        colors: list[Any] = [known.get(node, default) for node in graph]
         for node, color in zip(graph, colors, strict=True):
             if not (is_integer(color) and color >= 0):
                 raise UserError(

@@ -143,7 +143,7 @@ def _overview_rows(results: Sequence[Evaluation]) -> list[Row]:
     return [*(result.figures for result in results), *data]
 
 
-def _kept(row: Row) -> str:
+def _largest_fragment(row: Row) -> str:
     share = f"{100 * row['largest_fragment_atom_share']:.1f}"
     return f"{percent('largest_fragment_validity')(row)} ({share} % of atoms)"
 
@@ -153,7 +153,7 @@ _OVERVIEW: list[Column] = [
     ("samples", text("samples", "{:,}")),
     ("unreadable", text("unreadable", "{:,}")),
     ("strict", percent("strict_validity")),
-    ("largest fragment", _kept),
+    ("largest fragment", _largest_fragment),
     ("valence only", percent("valence_only_validity")),
     ("repaired", percent("repaired_validity")),
     ("connected", percent("connected")),

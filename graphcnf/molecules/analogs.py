@@ -188,16 +188,16 @@ def scaffold_and_rest(mol: Chem.Mol) -> tuple[set[int], list[set[int]]]:
 
 
 def _around(
-    mol: Chem.Mol, vocabulary: MoleculeVocabulary, kept: set[int]
+    mol: Chem.Mol, vocabulary: MoleculeVocabulary, core: set[int]
 ) -> growth.MoleculeFragment:
-    """Return the atoms `kept`, which may get new ones for their hydrogens but no new rings."""
+    """Return the atoms `core`, which may get new ones for their hydrogens but no new rings."""
     part = Chem.RWMol(mol)
     for i, j in codec.bond_ends(mol):
-        if (i in kept) != (j in kept):
+        if (i in core) != (j in core):
             # A hydrogen takes the place of what is left out.
             new = part.AddAtom(Chem.Atom(1))
-            part.AddBond(i if i in kept else j, new, Chem.BondType.SINGLE)
-    for number in sorted(set(range(mol.GetNumAtoms())) - kept, reverse=True):
+            part.AddBond(i if i in core else j, new, Chem.BondType.SINGLE)
+    for number in sorted(set(range(mol.GetNumAtoms())) - core, reverse=True):
         part.RemoveAtom(number)
     Chem.SanitizeMol(part)
     found = growth.read_fragment(Chem.MolToSmiles(Chem.RemoveHs(part)), "grow", vocabulary)

@@ -153,11 +153,11 @@ def _of_smiles(shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_o
     bonds = torch.tensor(numbers, dtype=torch.long)
     categories = one_hot(nodes, len(vocabulary.atoms)).bool()
     structures = one_hot(bonds, len(vocabulary.bonds) + 1).bool()
-    room = [atom.GetTotalNumHs() if is_open else 0 for atom in atoms]
-    sockets = [sum(not other.GetAtomicNum() for other in a.GetNeighbors()) for a in atoms]
-    if not sum(room) and not sum(sockets):
+    valence = [atom.GetTotalNumHs() if is_open else 0 for atom in atoms]
+    attachments = [sum(not other.GetAtomicNum() for other in a.GetNeighbors()) for a in atoms]
+    if not sum(valence) and not sum(attachments):
         raise UserError(f"{shown} has no hydrogen to replace and no attachment point")
-    return categories, list(edges.values()), structures, room, sockets
+    return categories, list(edges.values()), structures, valence, attachments
 
 
 def _kekule_structures(mol: Chem.Mol) -> list[tuple]:
@@ -215,7 +215,14 @@ def _of_smarts(shown: str, pattern: Chem.Mol, vocabulary: MoleculeVocabulary):
 
 
 def make_fragment(
-    vocabulary: MoleculeVocabulary, categories, edges, structures, room, sockets, *, rings: bool
+    vocabulary: MoleculeVocabulary,
+    categories,
+    edges,
+    structures,
+    valence,
+    attachments,
+    *,
+    rings: bool,
 ) -> Fragment:
     """Return a `Fragment`; edges and numbers are lists."""
     plain = [False, *(not name.startswith(MARK) for name in vocabulary.bonds)]
@@ -223,8 +230,8 @@ def make_fragment(
         categories=categories,
         edges=torch.tensor(edges, dtype=torch.long).reshape(-1, 2),
         structures=structures,
-        valence=torch.tensor(room),
-        attachments=torch.tensor(sockets),
+        valence=torch.tensor(valence),
+        attachments=torch.tensor(attachments),
         plain=torch.tensor(plain),
         rings=rings,
     )

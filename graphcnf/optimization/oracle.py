@@ -271,12 +271,35 @@ class Oracle:
 
 
 def _answer_of(goal: Goal, smiles: str) -> Answer:
+    """Return the score of a molecule, or the reason why its computation failed.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed meanwhile, even where the goal's code caught it.
+    """
+    interrupted = False
+
+    def note_interrupt(number, frame):
+        nonlocal interrupted
+        interrupted = True
+        before(number, frame)
+
+    # Only the handler tells Ctrl-C from a KeyboardInterrupt that the goal raises by itself.
+    before = signal.getsignal(signal.SIGINT)
+    listening = callable(before) and threading.current_thread() is threading.main_thread()
+    if listening:
+        signal.signal(signal.SIGINT, note_interrupt)
     try:
         with quiet():
             mol = Chem.MolFromSmiles(smiles)
-        return Answer(smiles, *goal(mol, smiles))
-    except (Exception, SystemExit) as error:
-        return Answer.failed(smiles, error)
+        answer = Answer(smiles, *goal(mol, smiles))
+    except BaseException as error:
+        answer = Answer.failed(smiles, error)
+    finally:
+        if listening:
+            signal.signal(signal.SIGINT, before)
+    if interrupted:
+        raise KeyboardInterrupt
+    return answer
 
 
 @lru_cache(maxsize=1)

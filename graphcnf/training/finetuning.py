@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from graphcnf.compute.files import claim, inside, is_claimed, read_json, replace_file
 from graphcnf.errors import UserError, require
@@ -433,7 +433,8 @@ class Folds(nn.Module):
 
     def training_loss(self, batch: FoldBatch, *, beta: float = 1.0):
         """Return the sum of the copies' losses, and metrics over the graphs of all of them."""
-        losses, sums = [], {}
+        losses: list[Tensor] = []
+        sums: dict[str, tuple] = {}
         for model, part in zip(self.models, batch.parts, strict=True):
             if part is None:
                 continue

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -66,12 +67,28 @@ def test_every_trouble_is_an_answer_and_nothing_is_asked_twice(tmp_path, capfd):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_score_that_ends_python_costs_one_call(tmp_path, workers):
     def score(smiles):
-        return sys.exit("done") if smiles == "N" else len(smiles)
+        if smiles == "N":
+            sys.exit("done")
+        if smiles == "O":
+            raise KeyboardInterrupt
+        return len(smiles)
 
     with Oracle(Goal.of(score), tmp_path, workers=workers) as oracle:
-        answers = oracle(["N", "CC"])
-    assert [a.error for a in answers] == ["SystemExit: done", None]
-    assert oracle.calls == 2 and answers[1].score == 2
+        answers = oracle(["N", "O", "CC"])
+    assert [a.error for a in answers] == ["SystemExit: done", "KeyboardInterrupt", None]
+    assert oracle.calls == 3 and answers[2].score == 2
+
+
+def test_ctrl_c_ends_the_search_even_where_the_score_swallows_it(tmp_path):
+    def score(smiles):
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return 1.0
+
+    with Oracle(Goal.of(score), tmp_path, workers=0) as oracle:
+        with pytest.raises(KeyboardInterrupt):
+            oracle(["C"])
+    assert not oracle.answers and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_file_of_a_score_that_ends_python_is_one_line(tmp_path):
@@ -87,6 +104,7 @@ def test_processes_that_score_import_no_torch():
 
 SLOW = """
 import time
+from contextlib import suppress
 from pathlib import Path
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import Oracle

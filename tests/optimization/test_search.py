@@ -2,6 +2,7 @@
 
 import math
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_an_interrupted_run_comes_to_the_same_molecules(flow, tmp_path, monkeypa
         # Every second call hits a round that leaves a state, the others one that leaves none.
         monkeypatch.setattr("graphcnf.optimization.run.CHECKPOINT_SECONDS", len(calls) // 10 % 2)
         if len(calls) == last[0]:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         calls.append(Chem.MolToSmiles(mol))
         return size(mol)
 

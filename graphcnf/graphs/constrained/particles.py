@@ -29,7 +29,7 @@ RESAMPLE = 0.03  # effective share of walks below which likely walks take the pl
 # Power of the weights by which walks are resampled; the rest of the weight stays with them.
 FLATTEN = 0.3
 UNSEEN = 1.5  # nats that a node of the fragment costs as long as nothing is known
-RARE = 0.01  # least preference for a way, where another one has 1
+LEAST_PREFERENCE = 0.01  # least preference for a way, where another one has 1
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Proposal:
         """Preferences for the order of the nodes, by `Progress.source` and node, (U + 2, U)."""
         most = self.counts.amax(1, keepdim=True)
         table = torch.where(most > 0, self.counts / most.clamp(min=1e-9), 1.0)
-        return table.clamp(min=RARE)
+        return table.clamp(min=LEAST_PREFERENCE)
 
     @property
     def costs(self) -> Tensor:

@@ -278,7 +278,7 @@ class EdgeNetwork(Network):
         # Partners in the order of their random numbers.
         partner = context.ranks(1).argsort(1)[rows[0]]
         graph, node = (part[:, None].expand_as(partner) for part in rows)
-        scores = self._read_out(self.norm(h), state, (graph, node, partner))
+        scores = self._logits(self.norm(h), state, (graph, node, partner))
         scores = scores.to(log_term_dtype(scores))
         return EdgeChoices.of(partial, known, mask, rows, partner, scores, kinds)
 
@@ -287,7 +287,7 @@ class EdgeNetwork(Network):
         number = torch.arange(self.choices, device=free.device)
         return (number[:, None] >= free.cumsum(1)[:, None]).sum(-1)
 
-    def _read_out(self, h: Tensor, state: Tensor, at) -> Tensor:
+    def _logits(self, h: Tensor, state: Tensor, at) -> Tensor:
         """Return scores (R, N, kinds) of pairs `at`, three of (R, N)."""
         shape, count = at[0].shape, at[0].numel()
         graph, i, j = (F.pad(part.flatten(), (0, -count % ROWS)) for part in at)
