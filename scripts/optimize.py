@@ -12,7 +12,7 @@ from graphcnf.compute.files import expand_user
 from graphcnf.errors import UserError, say
 from graphcnf.sampling.formats import WRITERS, columns_of, conversion, header, plain_kind
 from graphcnf.scripts import _options as options
-from graphcnf.scripts._output import check_not_read, check_target, molecule_kind, write_pieces
+from graphcnf.scripts._output import check_not_read, check_target, molecule_kind, open_output
 
 if TYPE_CHECKING:
     from graphcnf.molecules.flow import MoleculeFlow
@@ -214,4 +214,5 @@ def _write(result: OptimizationResult, best: int | None, kind: str, out: Path | 
     objectives = dict.fromkeys(set(columns) - set(COLUMNS), "float64")
     rows = frame[[*columns]].astype(object).where(frame.notna(), None).to_dict("records")
     pieces = [header(plain, columns), *map(WRITERS[plain], rows)]
-    write_pieces(pieces, out, conversion(kind, columns, objectives))
+    with open_output(out, conversion(kind, columns, objectives)) as stream:
+        stream.writelines(pieces)
