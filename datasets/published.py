@@ -160,7 +160,7 @@ def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDatas
         load_published(f"moses-{part}", moses_source(part), **options) for part in ("train", split)
     )
     return MoleculeDataset(
-        f"moses-{split}",
+        "moses" if split == "test" else "moses-scaffolds",
         PackedGraphs.concatenate([train.graphs, test.graphs]),
         train.smiles + test.smiles,
         MOSES_VOCABULARY,
