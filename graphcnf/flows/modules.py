@@ -1,4 +1,4 @@
-"""What models have in common as torch modules: last layers, and evaluation mode."""
+"""Last layers of networks, and evaluation mode."""
 
 from __future__ import annotations
 

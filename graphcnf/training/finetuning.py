@@ -12,7 +12,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from graphcnf.molecules.properties import Feature, has_element, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
 from graphcnf.training.processes import is_main, leave_unless_main
 from graphcnf.training.settings import Experiment, TrainingSettings, load_config
+
+if TYPE_CHECKING:
+    from graphcnf.training.loop import FitResult
 
 REQUEST = "finetune.json"
 """File of a run's folder with the arguments of the run."""
@@ -113,25 +116,16 @@ def finetune(
     out, before = Path(out), flow
     say = say if is_main() else lambda line: None
     flow, data = _prepared(flow, data)
-    learned, held_out, new = len(data.split("train")), len(data.split("test")), _news(before, flow)
-    others = f"{held_out:,} held out" if held_out else "each held out once by cross-validation"
-    say(f"{len(data):,} molecules: {learned:,} to learn from, {others}")
-    known = "the weights have a category for all in them"
-    say(f"new to the weights: {'; '.join(new)}" if new else known)
+    new = _news(before, flow)
+    for line in _expectation(data, new):
+        say(line)
     request = _request(before, data, minutes=minutes, seed=seed, settings=settings)
     resume, config = _resumable(out, request), inside(out, "config.toml")
     if resume and config.exists():
         chosen = TrainingSettings.from_dict(load_config(config)["training"])
     else:
-        given = {**(settings or {}), "seed": seed}
-        if minutes is not None:
-            given["minutes"] = minutes
         lacking = flow.vocabulary != before.vocabulary
-        chosen = plan(learned, new=lacking, few=not held_out, **given)
-        # All held-out molecules up to 1,000; a fold is evaluated in batches of its own.
-        batches = -(-min(held_out, 1000) // (4 * chosen.batch_size)) or len(data)
-        every = {"eval_batches": batches, "final_eval_batches": batches}
-        chosen = replace(chosen, **{**every, **given})
+        chosen = _chosen(data, lacking, minutes, {**(settings or {}), "seed": seed})
     say(
         f"plan: up to {chosen.steps} steps of {chosen.batch_size} molecules, learning rate "
         f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over the last "
@@ -145,20 +139,55 @@ def finetune(
     leave_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
+    flow = _with_percentiles(out, data)
+    figures = {**_course(data, chosen, result), "new": new, "seed": seed}
+    if samples:
+        figures |= _sampled(before, flow, data, features, samples, seed)
+    return FineTuning(flow, figures, _story(figures))
+
+
+def _with_percentiles(out: Path, data) -> MoleculeFlow:
     flow = MoleculeFlow.from_pretrained(inside(out, "model"))
     # Any of them: a file may be sorted by size.
     scored = np.random.default_rng(0).permutation(data.split("train"))[:1000]
     flow.learn_percentiles(data.graphs.subset(scored))
     flow.save_pretrained(out / "model")
-    best = result.best
+    return flow
+
+
+def _expectation(data, new: list[str]) -> tuple[str, str]:
+    learned, held_out = len(data.split("train")), len(data.split("test"))
+    others = f"{held_out:,} held out" if held_out else "each held out once by cross-validation"
+    return (
+        f"{len(data):,} molecules: {learned:,} to learn from, {others}",
+        f"new to the weights: {'; '.join(new)}"
+        if new
+        else "the weights have a category for all in them",
+    )
+
+
+def _chosen(data, lacking: bool, minutes: float | None, given: dict[str, Any]) -> TrainingSettings:
+    """Return the plan for these molecules, with what a caller gave instead."""
+    learned, held_out = len(data.split("train")), len(data.split("test"))
+    if minutes is not None:
+        given["minutes"] = minutes
+    chosen = plan(learned, new=lacking, few=not held_out, **given)
+    # All held-out molecules up to 1,000; a fold is evaluated in batches of its own.
+    batches = -(-min(held_out, 1000) // (4 * chosen.batch_size)) or len(data)
+    every = {"eval_batches": batches, "final_eval_batches": batches}
+    return replace(chosen, **{**every, **given})
+
+
+def _course(data, chosen: TrainingSettings, result: FitResult) -> dict[str, Any]:
+    """Return the figures of the training, see `FineTuning`."""
+    held_out, best = len(data.split("test")), result.best
     assert best is not None and chosen.steps is not None
-    figures = {
+    return {
         "molecules": len(data),
-        "training": learned,
+        "training": len(data.split("train")),
         "held_out": held_out,
         "folds": 0 if held_out else FOLDS,
         "evaluated": min(held_out, 4 * chosen.batch_size * chosen.eval_batches) or len(data),
-        "new": new,
         **{
             name: {"before": best.first[name], "after": best.metrics[name]}
             for name in ("bits_per_molecule", "bits_per_node")
@@ -168,11 +197,7 @@ def finetune(
         "planned_steps": chosen.steps,
         "stopped": best.worse >= chosen.patience > 0 and result.step < chosen.steps,
         "minutes": round(result.minutes, 2),
-        "seed": seed,
     }
-    if samples:
-        figures |= _sampled(before, flow, data, features, samples, seed)
-    return FineTuning(flow, figures, _story(figures))
 
 
 def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
