@@ -248,8 +248,9 @@ class Goal:
             return score
         if isinstance(score, str) and score.endswith(".toml"):
             return cls.of_file(Path(score))
-        if isinstance(score, str) and score.partition(":")[0] in BENCHMARKS:
-            return cls.of_benchmark(*score.split(":", 1))
+        suite, _, task = score.partition(":") if isinstance(score, str) else ("", "", "")
+        if suite in BENCHMARKS:
+            return cls.of_benchmark(suite, task)
         if isinstance(score, str) or callable(score):
             return cls([{"score": score}], source="--score" if isinstance(score, str) else "score")
         return cls([score] if isinstance(score, Mapping) else score)
@@ -270,7 +271,7 @@ class Goal:
 
     @classmethod
     def of_benchmark(cls, suite: str, task: str) -> Goal:
-        """Return the goal of a benchmark's task; see `benchmark_tasks`."""
+        """Return the goal of a benchmark's task; raise UserError where there is no such task."""
         tables = benchmark_tasks(suite)
         if task not in tables:
             raise UserError(f"{suite} has no task {task!r}{suggest(task, list(tables))}")

@@ -133,6 +133,8 @@ def test_the_tasks_of_pmo_lie_between_0_and_1_and_are_reached():
     assert ask(Goal.of("guacamol:isomers_c11h24"), "CCCCCCCCCCC") == pytest.approx(1)
     with pytest.raises(UserError, match="pmo has no task 'osimertinib'; did you mean 'osimert"):
         Goal.of("pmo:osimertinib")
+    with pytest.raises(UserError, match="pmo has no task ''; known: albuterol"):
+        Goal.of("pmo")
     for name, goal in goals.items():
         assert all(0 <= ask(goal, smiles) <= 1 for smiles in lines), name
     # A molecule that is to be found again, and isomers.
