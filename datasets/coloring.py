@@ -298,7 +298,10 @@ def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) ->
 
 
 def next_node(neighbours: Neighbours, coloring: Sequence[int], allowed: Sequence[int]) -> int:
-    """Return the node to colour next; `allowed` has a bit for every colour that is left."""
+    """Return the node to colour next: the one with the fewest colours left, see the module.
+
+    `coloring` is -1 for nodes without a colour; bit c of `allowed[v]` is set if v may take c.
+    """
     return min(
         (v for v, c in enumerate(coloring) if c < 0),
         key=lambda v: (allowed[v].bit_count(), -len(neighbours[v]), v),

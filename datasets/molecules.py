@@ -92,7 +92,7 @@ class MoleculeDataset:
         return np.flatnonzero(self._is_test == (part == "test"))
 
     def take(self, rows) -> MoleculeDataset:
-        """Return the molecules with indices (K,), in this order, on their sides of the split."""
+        """Return the molecules with indices (K,), in this order; each stays in its split."""
         chosen = None if self.test_indices is None else np.flatnonzero(self._is_test[rows])
         return dataclasses.replace(
             self,

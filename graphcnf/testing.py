@@ -340,7 +340,7 @@ def assert_serialisable(transform: Transform, x: Tensor, context: Context = Cont
 def assert_gradients_reach_every_parameter(module: nn.Module, loss: Callable[[], Tensor]) -> None:
     """Check that every parameter gets a finite gradient of ``loss()`` that is not all zero.
 
-    Zero-initialised layers hide others from the gradient: perturb them before.
+    Layers below a zero-initialised one get a zero gradient: perturb its weights first.
     """
     module.zero_grad(set_to_none=True)
     loss().backward()

@@ -67,9 +67,10 @@ def finetune(
 ) -> None:
     """Teach trained weights your own molecules; on held-out ones the result is never worse.
 
-    One in ten is held out, or each once by cross-validation where these would be few. The best
-    weights are kept, the start's included, and training ends by itself. Elements, charges, sizes
-    and rings that the weights do not know are added. After a kill, the same command goes on.
+    One molecule in ten is held out; few molecules are cross-validated instead. Training stops when
+    the held-out figures no longer improve, and keeps the best weights, which may be the given ones.
+    Elements, charges, sizes and rings that the weights lack are added. After a kill, the same
+    command resumes.
     """
     config = apply_overrides({"model": {}, "data": {}, "training": {}}, assignments or [])
     if config["model"] or config["data"]:

@@ -122,10 +122,11 @@ class ValencyCheck(nn.Module):
 
 
 class SubGraph(NamedTuple):
-    """State of each graph before some of its nodes, S rows.
+    """Sub-graphs before S of the nodes of each graph.
 
-    That of the whole, (B, S, W), of the last nodes before the row, the farthest first, (B, S,
-    window, W), and their messages along each kind of edge or none, (B, S, window, R + 1, W).
+    `whole` is the state of each sub-graph, (B, S, W); `nodes` those of its last `window` nodes, the
+    farthest first, (B, S, window, W); `sent` the messages of these along each edge category, after
+    zeros for no edge, (B, S, window, R + 1, W).
     """
 
     whole: Tensor
@@ -260,7 +261,7 @@ class GraphAFModel(GraphModel):
         return _mean_and_log_scale(self.node(before.whole))
 
     def queries(self, before: SubGraph, types: Tensor) -> Tensor:
-        """Return states of new nodes `types` (B, S) towards each one before, (B, S, window, W)."""
+        """Return features (B, S, window, W) of new nodes `types` (B, S) and each node before."""
         return self.ask(before.nodes) + (before.whole + self.new(types))[:, :, None]
 
     def of_edge(self, query: Tensor, received: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -314,7 +315,7 @@ class GraphAFModel(GraphModel):
         return *self._run(batch.permute(order), noise, rows, 1.0), order
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """One draw of the bound on log p(graph | number of nodes), without the valency check."""
+        """Draw the bound on log p(graph | number of nodes), without the valency check."""
         return self._all_rows(batch, noise)[1]
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:

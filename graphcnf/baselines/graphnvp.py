@@ -109,9 +109,10 @@ class RelationalConvolution(nn.Module):
 
 
 class OneByOne(Bijection):
-    """``z_k = exp(s) (x_k + t)`` for part k after part, (t, s) of all others: the last one first.
+    """Coupling of one part at a time: ``z_k = exp(s) (x_k + t)``, (t, s) of all other parts.
 
-    In this order, what is drawn before a part is data where its shift and scale are asked for.
+    `forward` starts with the last part, the inverse with the first: whenever a part moves, those
+    before it are data and those after it are latents.
     """
 
     def forward(self, x, context=Context()):
@@ -139,9 +140,10 @@ def _categories(x: Tensor, real: Tensor) -> Tensor:
 
 
 class ColumnCouplings(OneByOne):
-    """Couplings of the columns of the adjacency tensor (B, N N, channels), as `later_pairs`.
+    """Couplings of the adjacency tensor (B, N N, channels), one per column but the last.
 
-    There is one, with two hidden layers of `width` channels, for each node but the last.
+    Column j holds the pairs of node j with later nodes, see `later_pairs`. `width` gives the
+    channels of the two hidden layers.
     """
 
     def __init__(self, max_nodes: int, channels: int, width: tuple[int, int]):
@@ -310,7 +312,7 @@ class GraphNVPModel(GraphModel):
         return {"pairs": pairs, "nodes": nodes}, bounds
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """One draw of the terms of the bound on log p(graph | number of nodes)."""
+        """Draw the terms of the bound on log p(graph | number of nodes)."""
         return self._run(batch, noise)[1]
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:

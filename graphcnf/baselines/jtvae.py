@@ -167,7 +167,7 @@ class TreeGRU(nn.Module):
     def downward(self, x: Tensor, up: Tensor, trees: TreeBatch) -> Tensor:
         """Return messages (M, C) to all clusters from their parents, 0 to the first ones.
 
-        A parent tells what it has heard from its own parent and from earlier children.
+        A parent passes on the messages of its own parent and of the earlier children.
         """
         down = torch.zeros_like(x)
         child, earlier = trees.siblings.unbind(1)
@@ -543,9 +543,10 @@ class JunctionTreeVAE(GraphVAE):
         }
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Return the training objective: the bound with a smaller weight on the divergence.
+        """Draw the bound, with a weighted KL divergence in training mode.
 
-        Out of training the bound itself; training metrics named `bits` hold the weight, too.
+        The weight is 0 for the first `kl_free` molecules, then `kl_weight`. Training metrics named
+        `bits_*` include it.
         """
         if not self.training:
             return self.bounds(batch)
@@ -586,7 +587,7 @@ class JunctionTreeVAE(GraphVAE):
         return F.relu((1 + scale) * h + shift + self.remaining(remaining).chunk(2, -1)[part])
 
     def turn_logits(self, x: Tensor, heard: Tensor, z: Tensor, remaining: Tensor) -> Tensor:
-        """Return the logit of another child, (R,), of clusters that have heard a sum (R, C)."""
+        """Return logits (R,) of another child, given sums `heard` (R, C) of received messages."""
         h = self.of_turn(torch.cat([x, heard], -1))
         return self.turn(self._scaled(h, z, remaining, 0))[..., 0]
 
@@ -626,7 +627,7 @@ def _posterior(width: int, dim: int) -> nn.Sequential:
 
 
 def _summed(log_p: Tensor, right: Tensor, graph: Tensor, count: int) -> Bound:
-    """Return the bound of what belongs to `count` graphs, with the share that is right."""
+    """Return the bound of `count` graphs: sums of log p by graph, and the share predicted."""
     both = torch.stack([log_p, right.to(log_p), torch.ones_like(log_p)], 1)
     total, correct, number = _sum_by(both, graph, count).unbind(1)
     zero = torch.zeros_like(total)

@@ -114,7 +114,7 @@ def junction_tree(neighbours: Neighbours) -> tuple[list[Site], list[int]] | None
 
 
 def _merged(cycles: list[set[int]]) -> list[set[int]]:
-    """Return the same with rings that share more than two nodes as one."""
+    """Merge rings that share more than two nodes."""
     done: list[set[int]] = []
     for ring in cycles:
         while joined := [other for other in done if len(other & ring) > 2]:

@@ -39,7 +39,7 @@ class Gaussian:
 
     @classmethod
     def of(cls, parameters: Tensor) -> Gaussian:
-        """Return that of the output (B, 2 D) of a network; log-scales lie between -7 and 3."""
+        """Return the density of network outputs (B, 2 D); log-scales lie between -7 and 3."""
         mean, raw = parameters.to(log_term_dtype(parameters)).chunk(2, -1)
         return cls(mean, 5 * torch.tanh(raw / 5) - 2)
 
@@ -102,7 +102,7 @@ class GraphEncoder(nn.Module):
 
 
 class GraphVAE(GraphModel):
-    """Base of autoencoders: one draw of latents from posteriors, and log p(x|z) in parts.
+    """Base of graph VAEs: a posterior per latent vector, and log p(x|z) as named terms.
 
     Attributes:
         dims: Channels of each latent vector, by name.
@@ -134,7 +134,7 @@ class GraphVAE(GraphModel):
         return {**latents, **self._likelihood(reading, z)}
 
     def _objective(self, batch: GraphBatch, weight: float = 1.0) -> dict[str, Bound]:
-        """Return the same with the expected divergence from the prior, times a weight."""
+        """Draw the bound with the exact KL divergence from the prior, times a weight."""
         reading = self._read(batch)
         posteriors = self._posteriors(reading)
         z = {name: posterior.draw() for name, posterior in posteriors.items()}
@@ -278,9 +278,9 @@ class RegularizedVAE(GraphVAE):
         return bounds
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
-        """Return the training objective: the bound less the penalties of graphs from the prior.
+        """Draw the bound, in training mode less the penalties of graphs from the prior.
 
-        Out of training the bound alone; training metrics named `bits` hold the penalties, too.
+        Training metrics named `bits_*` include the penalties.
         """
         if not self.training:
             return self.bounds(batch)

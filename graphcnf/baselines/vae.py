@@ -33,7 +33,7 @@ def _halved(size: Sequence[int]) -> tuple[int, int]:
 
 
 def _convolutions(*layers: nn.Conv2d) -> nn.ModuleList:
-    """Initialise weights to keep the variance of activations (He et al. 2015, 1502.01852)."""
+    """Return the layers, initialised for leaky ReLU (He et al. 2015, arXiv 1502.01852)."""
     convolutions = nn.ModuleList(layers)
     channels_last(convolutions)
     for parameter in convolutions.parameters():

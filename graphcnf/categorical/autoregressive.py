@@ -43,8 +43,8 @@ class Step:
 class State(Protocol):
     """The partly decided rows of a batch, and the order of their positions; made for drawing.
 
-    States of networks that decide position after position also have `take(rows)`: go on with the
-    given rows of the batch, some of them more than once (particles), others no more.
+    States of networks that decide position after position also have `take(rows)`, which replaces
+    the batch by the given rows of it, with repeats (resampling of particles).
     """
 
     def step(self) -> Step | None:
@@ -118,20 +118,19 @@ class InSequence:
         return self.rows[: self.counts[self.number]], self.number
 
     def take(self, rows: Tensor) -> Tensor:
-        """Go on with the given rows (R,); return their places in the order so far."""
+        """Replace the batch by the given rows (R,); return their places in the previous order."""
         place = self.rows.argsort()[rows]
         return place[self._sort(self.sizes[place])]
 
 
 class AutoregressiveCoupling(Bijection):
-    """Categorical coupling; see the module's text.
+    """Map of each category's interval to one as wide as its conditional probability.
 
-    Latents and output live on the real line, with u = sigmoid(z) on the unit line. With F the
-    conditional distribution function of the categories and x the category of z,
-    u' = F(x - 1) + p(x) (u - lower(x)) / width(x).
+    With u = sigmoid(z), the category x that z encodes, and the conditional distribution function F
+    of the categories, u' = F(x - 1) + p(x) (u - lower(x)) / width(x). The output is logit(u').
 
-    `rules` are further limits: a function of `hidden` to the allowed categories (M, C) bool of the
-    next variable. Probabilities are normalised over what is allowed.
+    `rules(hidden)` returns the allowed categories (M, C) bool of the next variable, if there are
+    further limits; probabilities are normalised over the allowed ones.
     """
 
     tempers = True
@@ -185,7 +184,7 @@ class AutoregressiveCoupling(Bijection):
         return lower, log_p.double().exp()
 
     def _given(self, x: Tensor, context: Context, ends: bool = False) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and, where wanted, lower ends of the intervals of categories."""
+        """Return log-probabilities of categories x and, if `ends`, their intervals' lower ends."""
         dtype = log_term_dtype(next(self.network.parameters()))
         all_log_p = torch.zeros(x.shape, dtype=dtype, device=x.device)
         all_lower = torch.zeros_like(all_log_p, dtype=torch.float64)
@@ -219,7 +218,7 @@ class AutoregressiveCoupling(Bijection):
         return self._drawn(z, context, ends=False)[0]
 
     def _drawn(self, z: Tensor, context: Context, ends: bool) -> tuple[Tensor, ...]:
-        """Categories of base latents (B, N, V) and, where wanted, the intervals that they fall on.
+        """Return categories of base latents z (B, N, V) and, if `ends`, the intervals that hold z.
 
         The intervals are lower ends and logs of the widths, (B, N, V) each.
         """
@@ -275,7 +274,7 @@ class AutoregressiveCoupling(Bijection):
         return _moved(u, drawn, own, expand(context.mask, z), z, margin)
 
     def _own(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower ends and logs of the widths of the intervals of the encoding."""
+        """Return lower ends and log-widths (B, N, V) of the encoding's intervals of x."""
         lower, width = interval_bounds(x, self.network.cardinalities)
         return lower, width.log()
 

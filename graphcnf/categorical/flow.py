@@ -70,7 +70,7 @@ class CategoricalFlow(nn.Module):
         self.encoding, self.flow, self.base = encoding, flow, StandardLogistic()
 
     def _encoded(self, x, context: Context) -> tuple[Encoded, Tensor, Tensor]:
-        """One draw of the encoder, what the flow makes of it, and its log term."""
+        """Draw the encoder once; return the draw, the flow's output and the flow's log term."""
         self.encoding.check(x, context.mask)
         encoded = self.encoding.encode(x.long(), context)
         return encoded, *self.flow(encoded.z, context)

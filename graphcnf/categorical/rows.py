@@ -83,7 +83,7 @@ class CausalAttention(Network):
         self.bias.copy_((counts.to(self.bias) + 0.5).log())
 
     def _inputs(self, before: Tensor | None, first: int, to_come: Tensor) -> Tensor:
-        """Channels (B, M, C) known before positions `first` to `first + M - 1`.
+        """Return input channels (B, M, C) of positions `first` to `first + M - 1`.
 
         `before` are the categories of the positions before them, (B, M) long, or (B, M - 1) or None
         for `first` = 0. `to_come` counts the positions to come, they themselves included, (B, M).
@@ -100,7 +100,7 @@ class CausalAttention(Network):
             raise ValueError(f"{length} positions, but the model knows up to {self.positions}")
 
     def _logits(self, h: Tensor, number: Tensor) -> Tensor:
-        """Logits (B, M, C) of positions `number` (M,), -inf where one has no such category."""
+        """Return logits (B, M, C) of positions `number` (M,); -inf for impossible categories."""
         if self.shared:
             return nn.functional.linear(h, self.weight[0], self.bias[0])
         logits = torch.einsum("bmc,mkc->bmk", h, self.weight[number]) + self.bias[number]
@@ -133,7 +133,7 @@ class CausalState:
         self.before = torch.zeros(len(mask), 1, dtype=torch.long, device=mask.device)
 
     def step(self) -> Step | None:
-        """Return the next position of all rows that have one."""
+        """Return the next position of all unfinished rows; None at the end."""
         at, net = self.order.next(), self.network
         if at is None:
             return None
@@ -150,7 +150,7 @@ class CausalState:
         self.before[: len(x)] = x
 
     def take(self, rows: Tensor) -> None:
-        """Go on with the given rows."""
+        """Replace the batch by the given rows of it."""
         index = self.order.take(rows)
         self.cache.take(index)
         self.before = self.before[index]
@@ -186,7 +186,7 @@ class Rows:
         return self.mask.sum(1)
 
     def __getitem__(self, chosen) -> Rows:
-        """Return the rows at a slice, indices or a mask, no wider than the longest of them."""
+        """Return the rows that a slice, indices or a mask selects, cut to the longest of them."""
         values, mask = self.values[chosen], self.mask[chosen]
         longest = int(mask.sum(1).max()) if len(mask) else 0
         return Rows(values[:, :longest], mask[:, :longest])
@@ -257,7 +257,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return super().decode(z, _with_mask(z[..., 0], context), sample=sample)
 
     def length_probabilities(self, lengths: tuple[int, int] | None = None) -> np.ndarray:
-        """Prior over numbers of positions, index 0 to `positions`, restricted to a range if given.
+        """Return the prior over lengths 0 to `positions`, restricted to a range if given.
 
         The frequencies of `metadata["length_histogram"]`. Lengths between the shortest and the
         longest that occur nowhere get, together, the share of the rows whose length occurs once
@@ -289,14 +289,14 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         return seen / seen.sum()
 
     def length_log_prob(self, lengths: Tensor) -> Tensor:
-        """Log-probability of numbers of positions, (B,) nats; -inf beyond the known ones."""
+        """Return the log-probability of each length, (B,) nats; -inf beyond the known ones."""
         prior = torch.as_tensor(self.length_probabilities()).log()
         known = lengths.cpu().clamp(0, len(prior) - 1)
         value = torch.where(known == lengths.cpu(), prior[known], -math.inf)
         return value.to(lengths.device)
 
     def training_loss(self, batch: Rows, *, beta: float = 1.0):
-        """Negative log-likelihood in nats per position, given the number of positions; metrics.
+        """Return the negative log-likelihood in nats per position, given the length, and metrics.
 
         Rows without a position count nothing, and `beta` is ignored: there is no decoder to weigh.
         The metrics are `bits_per_variable` and `bits_per_row`, as pairs (sum, number).

@@ -134,7 +134,7 @@ class SetFlow(Pretrained, CategoricalFlow):
         self.metadata: dict = {}
 
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
-        """Negative bound of sets (B, L) in nats per element, see `Bound.value`, and metrics.
+        """Return the negative bound of sets (B, L) in nats per element, and metrics.
 
         These are `bits_per_variable` (beta = 1) and `accuracy` (share of elements that p(x|z)
         decodes to what was encoded), as pairs (sum over sets, number of sets).
@@ -167,7 +167,7 @@ class SetNetwork(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, outputs)))
 
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
-        """(B, L, inputs) to (B, L, outputs)."""
+        """Map (B, L, inputs) to (B, L, outputs)."""
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[None, None]
         # A padded element sees itself: attention to nothing would not be a number.
         visible = torch.ones_like(itself)
@@ -230,7 +230,7 @@ class OrderedEncoding(Encoding):
         return Encoded(torch.cat([order, inner.z], -1), inner.log_posterior, log_q, inner.correct)
 
     def decode(self, z, context=Context(), *, sample=False):
-        """Categories of the latents but the first."""
+        """Return categories (B, L) of latents z (B, L, 1 + D); the order channel is ignored."""
         return self.encoding.decode(z[..., 1:], context, sample=sample)
 
 
@@ -252,7 +252,7 @@ def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor
 def element_couplings(
     encoding: Encoding, elements: int, couplings: int, mixtures: int, network: dict
 ) -> Sequential:
-    """Element couplings whose first starts with its components where the categories lie."""
+    """Build element couplings; components of the first start at the latents of categories."""
     means, log_scales = components(encoding, mixtures)
     steps = []
     for number in range(couplings):
@@ -347,13 +347,13 @@ class ElementCoupling(Bijection):
         return self._finish(z, index, mask, known.unbind(-1), slopes)
 
     def _order(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Places in the order of the first channel, (B, L, 1 + D), and sizes (B,)."""
+        """Return places (B, L, 1 + D) in the order of the first channel, and sizes (B,)."""
         key = -x[..., 0] if self.reverse else x[..., 0]
         index, sizes = ranking(key, mask, self.network.elements)
         return index.unsqueeze(-1).expand_as(x), sizes
 
     def _finish(self, x, index, mask, moved, slopes) -> tuple[Tensor, Tensor]:
-        """Back to the order of the input, with the log term."""
+        """Restore the order of the input; return the output and the log term (B,)."""
         sums = sum(slopes)
         if mask is not None:
             sums = sums.masked_fill(~mask.gather(1, index[..., 0]), 0)
@@ -362,7 +362,7 @@ class ElementCoupling(Bijection):
         return masked(torch.cat([x[..., :1], moved], -1), mask), sum_log_term(sums)
 
     def _mixtures(self, known: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (C, B, K + 1), means, log-scales (D, C, B, K + 1) given K elements (B, K, D)."""
+        """Return logits (C, B, K + 1), means, log-scales (D, C, B, K + 1), given K elements."""
         start, start_scales = (p.t()[..., None, None] for p in (self.means, self.log_scales))
         # Which component an element lies on tells more than where it lies.
         each = self._log_densities(known.movedim(-1, 0)[:, None], start, start_scales)
@@ -425,8 +425,8 @@ class GroupNetwork(Network):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the hidden states of M groups.
 
-        Given are sums (M, C) over the elements before of their rows of either table, their number,
-        and that of the elements still to come, those of the group included, (M,) long.
+        `values` and `decided` are sums (M, C) of rows of these tables over all elements of earlier
+        groups. `before` counts these, `after` the elements to come, this group's included, (M,).
         """
         scale, shift = self.scales(after).chunk(2, -1)[0], self.after(after).chunk(2, -1)[0]
         h = scale * values + shift + self.before(before)
@@ -435,7 +435,7 @@ class GroupNetwork(Network):
         return self.leave(h), decided, after
 
     def logits(self, hidden):
-        """Return logits (M, K) of the next element of a group."""
+        """Return logits (M, K) of the next element of each of M groups."""
         h, decided, after = hidden
         scale, shift = self.scales(after).chunk(2, -1)[1], self.after(after).chunk(2, -1)[1]
         return super().logits(self.outputs(F.gelu(h + scale * decided + shift)))
@@ -476,7 +476,7 @@ class GroupState:
         self.sums = [t.weight.new_zeros(len(self.after), t.embedding_dim) for t in self.tables]
 
     def step(self) -> Step | None:
-        """Return the next group of all sets that have one."""
+        """Return the next group of all unfinished sets; None at the end."""
         at = self.order.next()
         if at is None:
             return None

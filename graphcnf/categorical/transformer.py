@@ -115,7 +115,7 @@ class Cache:
         return own
 
     def take(self, rows: Tensor) -> None:
-        """Go on with the given rows of the batch."""
+        """Replace the batch by the given rows of it."""
         table = self.table.new_empty(*self.table.shape[:3], len(rows), self.table.shape[-1])
         table[:, :, : self.filled] = self.table[:, :, : self.filled, rows]
         self.table = table

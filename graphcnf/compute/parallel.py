@@ -72,7 +72,7 @@ class WorkerDied(UserError, RuntimeError):
 class Cluster:
     """Workers of Dask, in the place of a number of processes.
 
-    What a dead worker was at is done again by another one, and who joins gets work at once. The
+    Another worker repeats the chunk of one that died; workers that join get work at once. The
     function, with the model in it, goes to every worker once; then only chunks and results travel.
 
     Args:
@@ -227,7 +227,10 @@ def ordered_map(
 
 
 def _in_order(chunks: Iterable, submit: Callable, most: Callable[[], int]) -> Any:
-    """Yield results; `submit` takes a chunk and returns a function that waits for its result."""
+    """Yield results in the order of the chunks, with at most `most()` tasks pending.
+
+    `submit(chunk)` starts a task and returns a function that waits for its result.
+    """
     waiting: deque[Callable[[], Any]] = deque()
     for chunk in chunks:
         waiting.append(submit(chunk))
@@ -460,11 +463,11 @@ def open_workers(
     workers: int | None = None,
     note: Callable[[str], None] = lambda text: say(f"note: {text}"),
 ) -> Iterator[Workers]:
-    """Context with the workers of a cluster, or the number of processes without one.
+    """Open a cluster and yield its workers; without one, yield the number of processes.
 
     Args:
         cluster: See `check_cluster`; None for no cluster.
-        workers: Processes; on a cluster that is no local one, None.
+        workers: Number of processes; None for one per core, and for a remote cluster.
         note: Called with a line that the user should see.
 
     Raises:

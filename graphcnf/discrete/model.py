@@ -309,7 +309,10 @@ def _settings(codec: Codec, seed, minutes, steps, held_out, given: dict) -> Trai
 def experiment_of(
     codec: Any, flow, data, seed: int, held_out: float, batch_size: int
 ) -> Experiment:
-    """Return the flow with training batches of like size and held-out batches."""
+    """Return an experiment: the flow, training batches of similar size, and held-out batches.
+
+    `held_out` is the share of the items, 0 to 1, that is scored and not trained on.
+    """
     sizes = codec.sizes(data)
     order = np.random.default_rng((seed, 1)).permutation(len(sizes))
     # A row without positions has nothing to learn but its length, which the histogram has.

@@ -265,10 +265,10 @@ def nearest_similarity(generated: np.ndarray, reference: np.ndarray) -> float:
 def internal_diversity(generated: np.ndarray, reference: Any = None, power: int = 1) -> float:
     """Return the mean dissimilarity within one set, IntDiv_p of MOSES.
 
-    `1 - mean_x (mean_y T(x, y)^p)^(1/p)` with the Tanimoto similarity T and every pair, that of a
-    molecule with itself included. In [0, 1], higher is more diverse; good is the reference's own
-    figure. The paper's formula takes the root once, of the mean over all pairs; MOSES' code, and
-    so every published IntDiv_2, takes it per molecule. For p = 1 they are the same.
+    `1 - mean_x (mean_y T(x, y)^p)^(1/p)` with the Tanimoto similarity T, pairs (x, x)
+    included. In [0, 1], higher is more diverse; the value of the reference set is the one to match.
+    The paper's formula takes the root once, of the mean over all pairs; MOSES' code, and so every
+    published IntDiv_2, takes it per molecule. For p = 1 both agree.
 
     Args:
         generated: Packed fingerprints, (M, 128) uint8.

@@ -58,7 +58,7 @@ class Coupling(Bijection):
         return self._couple(x, self.transform_elements, context)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Invert `forward`; the log-det is minus that of `forward` at ``x``."""
+        """Invert `forward`; the log-det is ``log|det dx/dz|``, (B,)."""
 
         def elements(z, parameters):
             x = self.inverse_elements(z, parameters)

@@ -85,7 +85,7 @@ class GraphModel(nn.Module, ABC):
         raise ValueError('orders are summed by models that draw along a path, such as "path"')
 
     def size_logits(self, conditions: Tensor) -> Tensor:
-        """Return what conditions (B, P) add to the log prior of sizes, (B, max_nodes + 1)."""
+        """Return logits (B, max_nodes + 1) that conditions (B, P) add to the log prior of sizes."""
         raise ValueError("this model was trained without conditions")
 
     def fit_conditions(self, batch: GraphBatch) -> None:

@@ -204,13 +204,13 @@ def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Goal:
-    """Objectives and the mean that joins them; may be sent to another process.
+    """Score of a molecule: the weighted mean of its objectives. Can be pickled.
 
     Attributes:
         tables: One table per objective: `score`, its parameters (see `MAKERS`), one of `SHAPES`,
             `weight` (1) and `name`.
         mean: "geometric" or "arithmetic".
-        source: Place of the tables, for errors.
+        source: Origin of the tables, named in errors.
         folder: Folder that `FILE.py:FUNCTION` is relative to.
 
     Examples:

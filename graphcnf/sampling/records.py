@@ -41,7 +41,7 @@ WORTHWHILE = 1000
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything apart from the model and the number of a record that determines its text."""
+    """Options that, with the model and the number of a record, determine its text."""
 
     seed: int
     temperature: float

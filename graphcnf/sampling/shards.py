@@ -80,7 +80,7 @@ def shards_of(
 
 
 def write_description(out: Path, shard: Shard, sample: Sample, file: Path) -> None:
-    """Write what is beside a shard, given its name to come and the file under its present name."""
+    """Write the description of a shard, given its final name and its present file."""
     content = {**shard, "progress": asdict(sample.counts), **_seal(file)}
     replace_file(_described(out), (json.dumps(content, indent=1) + "\n").encode())
 
@@ -113,7 +113,7 @@ def recipe_of(shard: Shard) -> Recipe:
 
 
 def _read_shard(path: Path) -> tuple[Shard | None, str]:
-    """Return what is beside a file, None where that is no use, and "" or why it is no shard."""
+    """Return the description of a shard, or None, and what is wrong with it, or ""."""
     name = _described(path).name
     try:
         shard = read_json(inside(path.parent, name))

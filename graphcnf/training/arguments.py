@@ -52,14 +52,15 @@ def check(
 ) -> None:
     """Check names, types and ranges of the arguments in a table of a configuration.
 
-    Types are those of the annotations, or else of the defaults. A number's range is the `Range` in
-    its `Annotated` type. Without one it must be greater than 0, or 0 where that is the default.
+    Types come from the annotations, or else from the defaults, and the range of a number from the
+    `Range` in its `Annotated` type. Without a `Range` it must be greater than 0; 0 is allowed
+    where it is the default.
 
     Args:
         what: The table, for messages.
         options: The arguments.
-        *functions: Functions and classes that take them; one that is named later takes what the
-            earlier ones do not know.
+        *functions: Functions and classes that take them; where several have a parameter of one
+            name, the first one's type and range count.
         fixed: Names that a configuration may not set.
 
     Raises:

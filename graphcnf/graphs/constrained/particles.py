@@ -87,7 +87,7 @@ class Proposal:
 
 
 class ParticleSampler:
-    """Draws graphs with a fragment from a `PathModel`, at a temperature."""
+    """Sampler of graphs that contain a fragment, from a `PathModel` at a temperature."""
 
     def __init__(self, steps, fragment: Fragment, *, temperature: float = 1.0):
         self.steps, self.network = steps, steps.network
@@ -172,7 +172,7 @@ class ParticleSampler:
         return torch.searchsorted(below, places * below[-1], right=True).clamp(max=count - 1)
 
     def _step(self, hidden: Nodes, i: int, progress: Progress, known: Tensor) -> Tensor:
-        """Draw node i of every walk into `known`; return the log of the factors of the weights."""
+        """Draw node i of every walk into `known`; return log factors of the weights, (P,)."""
         count = len(known)
         everyone = torch.arange(count, device=known.device)
         x, masses = self._draw(hidden, everyone, progress.mask)
@@ -255,7 +255,7 @@ class ParticleSampler:
         return x, masses
 
     def _draw(self, hidden: Nodes, rows: Tensor, mask) -> tuple[Tensor, Tensor]:
-        """Draw the variables of some nodes, and logs of what each was drawn from, (R, V) each."""
+        """Draw the variables of nodes, with the log-mass of what `mask` allows, (R, V) each."""
         network = self.network
         part, inside = hidden[rows], torch.arange(len(rows), device=rows.device)
         previous: list[Tensor] = []

@@ -113,7 +113,7 @@ class Progress:
         self.between = torch.where(fragment.adjacency, between, 0)
 
     def take(self, rows: Tensor) -> None:
-        """Go on with the walks `rows` in place of these."""
+        """Replace the walks by those at `rows`."""
         for name in ("free", "depth", "at", "level", "valence", "attachments", "alive", "last",
                      "came_from", "prices", "left"):  # fmt: skip
             setattr(self, name, getattr(self, name)[rows])

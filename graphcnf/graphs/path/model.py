@@ -89,7 +89,7 @@ class PathModel(GraphModel):
         return ["connected: by construction of the code of the connectivity.", limit_note(rules)]
 
     def size_logits(self, conditions: Tensor) -> Tensor:
-        """Return what conditions (B, P) add to the log prior of sizes, (B, max_nodes + 1)."""
+        """Return logits (B, max_nodes + 1) that conditions (B, P) add to the log prior of sizes."""
         return super().size_logits(conditions) if self.sizes is None else self.sizes(conditions)
 
     def fit_conditions(self, batch: GraphBatch) -> None:

@@ -164,7 +164,7 @@ class PathNetwork(Network):
         return near + (self.by_level @ levels.flatten(2)).unflatten(2, (size, size))
 
     def conditioned(self, conditions: Tensor, added: Tensor) -> Tensor:
-        """Return channels (B, M, C) of conditions (B, P), of which nodes have `added` (B, M, P)."""
+        """Return channels (B, M, C) of conditions (B, P), less the shares `added` (B, M, P)."""
         assert self.conditions is not None and self.shares is not None
         conditions = conditions.to(self.initial.dtype)
         return self.conditions(conditions)[:, None] + self.shares(conditions, added)
@@ -254,7 +254,7 @@ class PathState:
             self.added = initial.new_zeros(conditions.shape)
 
     def step(self) -> Step | None:
-        """Return the next node of all graphs that have one."""
+        """Return the next node of all unfinished graphs; None at the end."""
         at, net = self.order.next(), self.network
         if at is None:
             return None
@@ -298,7 +298,7 @@ class PathState:
         self.before[: len(x)] = x
 
     def take(self, rows: Tensor) -> None:
-        """Go on with the given rows, some of them more than once."""
+        """Replace the batch by the given rows of it, with repeats."""
         index = self.order.take(rows)
         self.cache.take(index)
         self.path = self.path.take(index)

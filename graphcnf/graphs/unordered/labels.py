@@ -285,7 +285,7 @@ class PartialGraph:
         return self.done[:, :, None] | self.done[:, None]
 
     def frontier(self, mask: Tensor) -> Tensor:
-        """Return the nodes that may be next, (B, N) bool; none where nothing is left to decide."""
+        """Return a mask (B, N) of possible frontier nodes; all False once a graph is finished."""
         waiting = mask & ~self.done & (self.free > 0).any(-1)
         inside = waiting & self.reached
         return torch.where(inside.any(1, keepdim=True), inside, waiting)
@@ -443,7 +443,10 @@ class EdgeChoices:
         cls, partial: PartialGraph, known: Known, mask: Tensor, rows, partner: Tensor,
         scores: Tensor, kinds: Tensor,
     ) -> EdgeChoices:  # fmt: skip
-        """Return the choices of nodes `rows` (graph and node, (M,) long) by `partner` (M, N)."""
+        """Return the state before the first choice of nodes `rows` (graph and node, (M,) long).
+
+        `partner` (M, N) long holds the numbers of the nodes in random order.
+        """
         graph, node = (part[:, None].expand_as(partner) for part in rows)
         sizes, places = known.parts[..., 0], known.parts[..., 1] + known.parts[..., 2]
         part = known.together.int().argmax(-1)[graph, partner] + 1
@@ -465,7 +468,7 @@ class EdgeChoices:
         )
 
     def spread(self, real: Tensor) -> EdgeChoices:
-        """Return the choices of nodes `real` (R,) bool, M of them; the others have none to make."""
+        """Spread the M states over R rows, where `real` (R,) bool; the others have no choices."""
         if real.all():
             return self
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -495,7 +498,7 @@ class EdgeChoices:
         return own.masked_fill(~possible, -math.inf)
 
     def add(self, x: Tensor) -> EdgeChoices:
-        """Return the choices after the next, x (M,): numbers of partners, N or more for none."""
+        """Return the state after the choices x (M,): numbers of partners, N or more for none."""
         nodes = self.fresh.shape[-1]
         here = F.one_hot(x.clamp(max=nodes), nodes + 1)[..., :-1].bool()
         any_, new = here.any(-1), here & ~self.joined

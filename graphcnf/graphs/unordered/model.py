@@ -374,7 +374,7 @@ class EdgeState:
         self.partial = PartialGraph.start(network.table, self.context.labels)
 
     def step(self) -> Step | None:
-        """Return the next round of all graphs that have one."""
+        """Return the next round of all unfinished graphs; None at the end."""
         at = self.order.next()
         if at is None:
             return None
