@@ -204,7 +204,7 @@ def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Goal:
-    """Score of a molecule: the weighted mean of its objectives. Can be pickled.
+    """Score of a molecule: the weighted mean of its objectives. May be sent to another process (cloudpickle).
 
     Attributes:
         tables: One table per objective: `score`, its parameters (see `MAKERS`), one of `SHAPES`,
