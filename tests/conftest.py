@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections import Counter
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 # Small tensors are not worth sharing: threads would wait for each other. Before torch is imported,
 # and for the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts them in the background lets them, and what they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

@@ -204,7 +204,7 @@ def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Goal:
-    """Score of a molecule: the weighted mean of its objectives. May be sent to another process (cloudpickle).
+    """Score a molecule by the weighted mean of its objectives; picklable by cloudpickle.
 
     Attributes:
         tables: One table per objective: `score`, its parameters (see `MAKERS`), one of `SHAPES`,

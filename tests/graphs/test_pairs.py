@@ -150,7 +150,7 @@ def every_graph_of_three():
     )
 
 
-def fitted(order, space, steps=80):
+def fitted(order, space, steps=120):
     """A small model fitted to the space: at random weights the estimate is far too noisy."""
     model = initialised(pair_model(order, node_dim=2, node_mixtures=3, pair_mixtures=3), space)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -169,7 +169,7 @@ def test_probabilities_of_all_graphs_of_three_nodes_sum_to_one(order):
     space = every_graph_of_three()
     model = fitted(order, space)
     assert_normalised(
-        lambda x, k: model.log_prob(x, k), space, samples=8, repeats=8, max_error=0.25
+        lambda x, k: model.log_prob(x, k), space, samples=8, repeats=20, max_error=0.25
     )
 
 
