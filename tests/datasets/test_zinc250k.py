@@ -12,7 +12,7 @@ import pytest
 
 from graphcnf.datasets import load_zinc250k, zinc250k
 from graphcnf.datasets.molecules import TEST_SHARE, encode, roundtrip_failures
-from graphcnf.datasets.zinc250k import Zinc250kRows, zinc250k_rows
+from graphcnf.datasets.zinc250k import Zinc250kRows, read_split_indices, zinc250k_rows
 from graphcnf.errors import UserError
 
 
@@ -120,6 +120,29 @@ def test_a_kill_while_writing_leaves_nothing_that_confuses(small_zinc, cache_fol
     assert len(load_zinc250k()) == 500
     assert "damaged" not in capfd.readouterr().err
     assert [p.suffix for p in cache_folder.iterdir()] == [".npz"]
+
+
+def test_split_indices(small_zinc, tmp_path):
+    path = tmp_path / "split.json"
+    path.write_text('["3", 4, 4]')
+    dataset = load_zinc250k(split_indices=path)
+    assert dataset.split("test").tolist() == [3, 4] and len(dataset.split("train")) == 498
+    for content, message in (
+        ("[500]", "from 0 to 499, got 500"),
+        ("[-1]", "from 0 to 499, got -1"),
+        ("{}", "no JSON list"),
+        ("[]", "no JSON list"),
+        ("[1,", "no JSON list"),
+        ('["a"]', "got 'a'"),
+        ("[3.7]", "got 3.7"),
+        ("[true]", "got True"),
+        ("[Infinity]", "got inf"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            read_split_indices(path, 500)
+    with pytest.raises(UserError, match="cannot read"):
+        load_zinc250k(split_indices=tmp_path / "none.json")
 
 
 @pytest.fixture
