@@ -95,8 +95,8 @@ def dropped(text: str) -> list[str]:
     return [name for name, pattern in patterns.items() if pattern.search(text)]
 
 
-def canonical_smiles(mol: Chem.Mol) -> str:
-    """Return canonical SMILES of a sanitized molecule without stereo, isotopes, atom numbers."""
+def without_stereo(mol: Chem.Mol) -> Chem.Mol:
+    """Return a copy of a sanitized molecule without stereo, isotopes, atom numbers, hydrogens."""
     mol = Chem.Mol(mol)
     hydrogens = False
     for atom in mol.GetAtoms():
@@ -104,7 +104,12 @@ def canonical_smiles(mol: Chem.Mol) -> str:
         atom.SetAtomMapNum(0)
         hydrogens |= atom.GetAtomicNum() == 1
     Chem.RemoveStereochemistry(mol)
-    return Chem.MolToSmiles(Chem.RemoveHs(mol) if hydrogens else mol)
+    return Chem.RemoveHs(mol) if hydrogens else mol
+
+
+def canonical_smiles(mol: Chem.Mol) -> str:
+    """Return the canonical SMILES of a sanitized molecule `without_stereo`."""
+    return Chem.MolToSmiles(without_stereo(mol))
 
 
 def _canonical(smiles: str) -> Chem.Mol:

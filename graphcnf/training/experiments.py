@@ -304,6 +304,17 @@ def _coloring(model: dict, data: dict, settings: TrainingSettings) -> Experiment
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
 
 
+def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
+    from graphcnf.datasets.stereo import load_stereo
+    from graphcnf.molecules.stereo_flow import StereoFlow
+
+    check("[model]", model, StereoFlow)
+    dataset = _loaded(load_stereo, data)
+    network = call("[model]", StereoFlow, known={}, **model)
+    network.metadata = {"dataset": dataset.name}
+    return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
+
+
 def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     from graphcnf.baselines.image_models import image_model_class
     from graphcnf.datasets.images import load_images
@@ -337,5 +348,6 @@ EXPERIMENTS: dict[str, Callable[[dict, dict, TrainingSettings], Experiment]] = {
     **{name: partial(_of_molecules, name) for name in MOLECULES},
     "sets": _sets,
     "coloring": _coloring,
+    "stereo": _stereo,
     "images": _images,
 }

@@ -44,7 +44,7 @@ from graphcnf.training.optimizers import averaged, optimizers_of, restore
 from graphcnf.training.processes import as_launched, is_main, launched
 from graphcnf.training.settings import Experiment, TrainingSettings
 
-HEADLINES = ("bits_per_node", "bits_per_variable", "bits_per_dimension")
+HEADLINES = ("bits_per_node", "bits_per_element", "bits_per_variable", "bits_per_dimension")
 """Usual names of the metric to minimise."""
 
 STEPS_PER_EVALUATION_BATCH = 8

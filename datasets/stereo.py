@@ -1,0 +1,107 @@
+"""Molecules with their stereo marks: ZINC250k, or a SMILES file of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from graphcnf.compute.parallel import Workers, chunked, parallel_map
+from graphcnf.datasets import cache
+from graphcnf.datasets.molecules import TEST_SHARE, cache_path
+from graphcnf.datasets.smiles_file import read_smiles
+from graphcnf.datasets.zinc250k import zinc250k_source
+from graphcnf.errors import UserError
+from graphcnf.graphs.batch import size_bucketed_batches
+from graphcnf.limits import MAX_NODES
+from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
+from graphcnf.molecules.hashing import hash_each
+from graphcnf.molecules.stereo import encode
+from graphcnf.molecules.stereo_flow import StereoGraphs
+
+_CHUNK = 1000
+
+
+@dataclass(eq=False)
+class StereoDataset:
+    """Molecules that have stereo elements, in the split of `MoleculeDataset`.
+
+    Attributes:
+        name: Short name.
+        graphs: Molecules with normal codes.
+        hashes: `hash_each` of the SMILES without stereo, (M,) uint64.
+    """
+
+    name: str
+    graphs: StereoGraphs
+    hashes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    def split(self, part: str) -> np.ndarray:
+        """Return the indices of the molecules of "train" or "test", ascending."""
+        return np.flatnonzero((self.hashes % np.uint64(TEST_SHARE) == 0) == (part == "test"))
+
+    def train_batches(
+        self, batch_size: int, epoch: int, seed: int, start: int = 0
+    ) -> Iterator[StereoGraphs]:
+        """Yield the batches of an epoch over the training part, from number `start` on."""
+        train = self.split("train")
+        numbers = size_bucketed_batches(self.graphs.counts[train].numpy(), batch_size, seed, epoch)
+        for index in islice(numbers, start, None):
+            yield self.graphs[torch.from_numpy(train[index])]
+
+    def test_batches(self, batch_size: int) -> Iterator[StereoGraphs]:
+        """Yield the held-out molecules in one random order, so that any first few are fair."""
+        test = np.random.default_rng(0).permutation(self.split("test"))
+        for first in range(0, len(test), batch_size):
+            yield self.graphs[torch.from_numpy(test[first : first + batch_size])]
+
+
+def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> StereoDataset:
+    """Load molecules with stereo, the first time encoded and cached: ZINC250k, or a SMILES file.
+
+    Records that cannot be read, and those without elements, are left out.
+
+    Args:
+        path: SMILES file of any kind; None for ZINC250k.
+        workers: Processes that encode, or a cluster; None for one per core.
+
+    Raises:
+        UserError: The file is missing, or no molecule has stereo elements.
+    """
+    name = "zinc250k" if path is None else Path(path).stem
+    lines = zinc250k_source().read_text().split() if path is None else read_smiles(path).smiles
+
+    def compute() -> dict[str, np.ndarray]:
+        cache.note(f"encoding the stereo of {len(lines):,} molecules; later starts take seconds")
+        parts = parallel_map(_encoded, chunked(lines, _CHUNK), workers=workers, label="encoding")
+        return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]} if parts else {}
+
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    arrays = cache.cached(cache_path(f"stereo-{name}", 1, digest), compute)
+    if not len(arrays.get("sizes", ())):
+        raise UserError(f"{path}: no molecule has stereo elements")
+    hashes = arrays.pop("hashes")
+    graphs = StereoGraphs(**{k: torch.from_numpy(array) for k, array in arrays.items()})
+    return StereoDataset(name, graphs, hashes)
+
+
+def _encoded(lines: list[str]) -> dict[str, np.ndarray]:
+    frames, codes, smiles = [], [], []
+    with quiet():
+        for line in lines:
+            with suppress(MoleculeNotRepresentable):
+                frame, code = encode(parse(line))
+                if code and frame.mol.GetNumAtoms() <= MAX_NODES:
+                    frames.append(frame)
+                    codes.append(code)
+                    smiles.append(frame.smiles)
+    return {**StereoGraphs.of(frames, codes).to_arrays(), "hashes": hash_each(smiles)}

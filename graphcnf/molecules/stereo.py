@@ -1,0 +1,392 @@
+"""Stereo marks of a molecule as categories over its stereo-free graph, and back; without torch.
+
+The frame of a molecule is its stereo-free molecule with the atom numbers of its canonical SMILES.
+Each potential stereo element of the frame has a category: 0 without a mark, else a parity.
+
+- Tetrahedral centre: 1 if RDKit's tag is counterclockwise once the explicit neighbours stand in
+  ascending order, else 2. Hydrogens and lone pairs are not listed.
+- Double bond: 1 if the lowest heavy neighbours of its two ends are cis, else 2.
+
+Automorphisms of the frame permute elements and exchange parities, and codes in one orbit are one
+molecule. `Frame.normal` drops marks that say nothing beside the others, as RDKit does, and returns
+the smallest code of the orbit: equal molecules have equal codes. Allenes, cumulenes, atropisomers,
+amines and metals have no elements: `dropped_marks` names their marks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import NamedTuple
+
+from rdkit import Chem
+
+from graphcnf.molecules.codec import (
+    MoleculeNotRepresentable,
+    bond_ends,
+    parse,
+    quiet,
+    without_stereo,
+)
+
+CENTRES = frozenset({6, 7, 14, 15, 16, 34})
+"""Atomic numbers of tetrahedral centres: C, N (of four neighbours), Si, P, S, Se."""
+
+MOST_MATCHES = 10_000
+"""Automorphisms of a frame, at most."""
+
+_TETRAHEDRAL = Chem.ChiralType.CHI_TETRAHEDRAL_CCW, Chem.ChiralType.CHI_TETRAHEDRAL_CW
+_CIS = Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS
+_TRANS = Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS
+_ATROPISOMERS = Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW
+_UP, _DOWN = Chem.BondDir.ENDUPRIGHT, Chem.BondDir.ENDDOWNRIGHT
+
+Code = tuple[int, ...]
+"""Category of each element of a frame."""
+
+Action = tuple[tuple[int, bool], ...]
+"""For each element the number of its image, and True where parities are exchanged."""
+
+
+class Element(NamedTuple):
+    """A potential stereo element: an atom, or the two of a double bond in ascending order.
+
+    References are all heavy neighbours of an atom in ascending order, or the lowest heavy neighbour
+    of each end of a bond.
+    """
+
+    atoms: tuple[int, ...]
+    references: tuple[int, ...]
+
+    @property
+    def is_double(self) -> bool:
+        """True for a double bond."""
+        return len(self.atoms) == 2
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A sanitized stereo-free molecule in canonical numbering, with its elements in this order."""
+
+    smiles: str  # canonical, without stereo
+    mol: Chem.Mol
+    elements: tuple[Element, ...]
+
+    @cached_property
+    def classes(self) -> list[int]:
+        """Symmetry class of each atom."""
+        return list(Chem.CanonicalRankAtoms(self.mol, breakTies=False, includeChirality=False))
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """Kind of each element: "chain" or "ring" for atoms, "double" for bonds."""
+        atoms = self.mol.GetAtomWithIdx
+        return [
+            "double" if e.is_double else "ring" if atoms(e.atoms[0]).IsInRing() else "chain"
+            for e in self.elements
+        ]
+
+    @cached_property
+    def actions(self) -> tuple[Action, ...]:
+        """Distinct actions of automorphisms on the elements, the identity left out.
+
+        Raises:
+            MoleculeNotRepresentable: There are `MOST_MATCHES` automorphisms.
+        """
+        relevant = {a for e in self.elements for a in e.atoms + e.references}
+        counts = Counter(self.classes)
+        if all(counts[self.classes[a]] == 1 for a in relevant):
+            return ()
+        kept = _core(self.mol, relevant)
+        numbers = {old: new for new, old in enumerate(kept)}
+        part = Chem.RWMol(self.mol)
+        for k in reversed(range(part.GetNumAtoms())):
+            part.GetAtomWithIdx(k).SetIsotope(self.classes[k] + 1)  # which matching compares
+            if k not in numbers:
+                part.RemoveAtom(k)
+        matches = part.GetSubstructMatches(part, uniquify=False, maxMatches=MOST_MATCHES)
+        if len(matches) == MOST_MATCHES:
+            raise MoleculeNotRepresentable(f"{MOST_MATCHES:,} symmetries or more")
+        places = {e.atoms: k for k, e in enumerate(self.elements)}
+        found: dict[Action, None] = {}
+        for match in matches:
+            to = {old: kept[match[new]] for old, new in numbers.items()}
+            action = []
+            for e in self.elements:
+                k = places[tuple(sorted(to[a] for a in e.atoms))]
+                images = [to[r] for r in e.references]
+                away = sum(r not in self.elements[k].references for r in images)
+                action.append((k, away % 2 == 1 if e.is_double else _odd(images)))
+            found[tuple(action)] = None
+        identity = tuple((k, False) for k in range(len(self.elements)))
+        return tuple(action for action in found if action != identity)
+
+    @cached_property
+    def dependent(self) -> list[int]:
+        """Elements whose neighbours only other marks may tell apart."""
+        if not self.actions:
+            return []
+
+        def tied(end: int, other: int = -1) -> bool:
+            atoms = self.mol.GetAtomWithIdx(end).GetNeighbors()
+            near = [self.classes[a.GetIdx()] for a in atoms if a.GetIdx() != other]
+            return len(set(near)) < len(near)
+
+        ends = [(e.atoms, e.atoms[::-1]) if e.is_double else (e.atoms,) for e in self.elements]
+        return [k for k, sides in enumerate(ends) if any(tied(*side) for side in sides)]
+
+    def read(self, mol: Chem.Mol, order: Sequence[int] | None = None) -> Code:
+        """Return the categories of a molecule's marks as they stand.
+
+        Atom k of the frame is atom `order[k]` of the molecule, or atom k.
+        """
+        order = range(self.mol.GetNumAtoms()) if order is None else order
+        number = {a: k for k, a in enumerate(order)}
+        code = []
+        for e in self.elements:
+            if e.is_double:
+                bond = mol.GetBondBetweenAtoms(*(order[a] for a in e.atoms))
+                stereo = bond.GetStereo()
+                away = sum(number.get(a) not in e.references for a in bond.GetStereoAtoms())
+                marked = stereo in _CIS + _TRANS
+                code.append(1 + ((stereo in _TRANS) ^ away % 2) if marked else 0)
+            else:
+                atom = mol.GetAtomWithIdx(order[e.atoms[0]])
+                tag = atom.GetChiralTag()
+                near = [number.get(b.GetOtherAtomIdx(atom.GetIdx()), -1) for b in atom.GetBonds()]
+                clockwise = tag == _TETRAHEDRAL[1]
+                code.append(1 + (clockwise ^ _odd(near)) if tag in _TETRAHEDRAL else 0)
+        return tuple(code)
+
+    def decode(self, code: Code) -> Chem.Mol:
+        """Return the molecule of a code, without marks that say nothing beside the others."""
+        mol = Chem.Mol(self.mol)
+        for e, category in zip(self.elements, code, strict=True):
+            if category and e.is_double:
+                bond = mol.GetBondBetweenAtoms(*e.atoms)
+                same = bond.GetBeginAtomIdx() == e.atoms[0]
+                bond.SetStereoAtoms(*(e.references if same else e.references[::-1]))
+                bond.SetStereo(_CIS[1] if category == 1 else _TRANS[1])
+            elif category:
+                atom = mol.GetAtomWithIdx(e.atoms[0])
+                near = [b.GetOtherAtomIdx(e.atoms[0]) for b in atom.GetBonds()]
+                atom.SetChiralTag(_TETRAHEDRAL[(category == 2) ^ _odd(near)])
+        with legacy_perception():
+            # It reads double bonds from the directions of their neighbours alone.
+            Chem.SetDoubleBondNeighborDirections(mol)
+            Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+        return mol
+
+    def normal(self, code: Code) -> Code:
+        """Return the smallest code of the same molecule, without marks that RDKit drops.
+
+        Codes with the same isomeric SMILES have the same normal code.
+        """
+        if not self.actions:
+            return code
+        seen: list[Code] = []
+        while code not in seen:
+            seen.append(code)
+            code = self._orbit(self._read_again(code))[0]
+        # In cages of tied atoms, RDKit reads its own SMILES as another one, and that as the first.
+        return min(seen[seen.index(code) :])
+
+    def _orbit(self, code: Code) -> list[Code]:
+        orbit = {code}
+        for action in self.actions:
+            moves = zip(code, action, strict=True)
+            moved = {k: 3 - c if c and flip else c for c, (k, flip) in moves}
+            orbit.add(tuple(moved[k] for k in range(len(code))))
+        return sorted(orbit)
+
+    def _read_again(self, code: Code) -> Code:
+        """Return the categories of the isomeric SMILES of a code."""
+        mol = self.decode(code)
+        smiles = Chem.MolToSmiles(mol)
+        written = list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+        with legacy_perception(), quiet():
+            mol = Chem.MolFromSmiles(smiles)
+        return self.read(mol, sorted(range(len(written)), key=written.__getitem__))
+
+    def spellings(self, code: Code, most: int = 1 << 12) -> list[Code] | None:
+        """Return all codes with this normal one; None where more than `most` had to be tried."""
+        if not self.actions:
+            return [code]
+        free = set(self.dependent)
+        fixed = {tuple(-1 if k in free else c for k, c in enumerate(o)) for o in self._orbit(code)}
+        if len(fixed) * 3 ** len(free) > most:
+            return None
+        options = ([(0, 1, 2) if c < 0 else (c,) for c in own] for own in fixed)
+        return sorted(c for own in options for c in product(*own) if self.normal(c) == code)
+
+    def completions(self, given: Code, most: int) -> tuple[list[Code], int] | None:
+        """Return codes whose first elements sum to the probability that a molecule has marks.
+
+        Elements without a mark, 0 in `given`, may have any category. Returns the codes and how many
+        of the first elements count; None where more than `most` codes had to be tried.
+        """
+        if not any(given):
+            return [given], 0
+        last = max(k for k, c in enumerate(given) if c)
+        free = [(0, 1, 2) if not c or self.actions else (c,) for c in given]
+        if not self.actions:
+            free[last + 1 :] = [(0,)] * (len(given) - last - 1)
+        elif all(given):
+            found = self.spellings(self.normal(given), most)
+            return None if found is None else (found, len(given))
+        if math.prod(map(len, free)) > most:
+            return None
+        if not self.actions:
+            return list(product(*free)), last + 1
+        wanted = self.normal(given)
+
+        def fits(code: Code) -> bool:
+            pairs = (zip(wanted, c, strict=True) for c in self._orbit(self.normal(code)))
+            return any(all(not w or w == c for w, c in pair) for pair in pairs)
+
+        return [code for code in product(*free) if fits(code)], len(given)
+
+    def codes(self, values: Sequence[int] = (0, 1, 2)) -> list[Code]:
+        """Return the normal codes of all codes with these values, (1, 2) for fully marked ones."""
+        return sorted({self.normal(c) for c in product(values, repeat=len(self.elements))})
+
+
+@contextmanager
+def legacy_perception() -> Iterator[None]:
+    """Context with RDKit's legacy perception of stereo, the default: the other lists duplicates."""
+    before = Chem.GetUseLegacyStereoPerception()
+    Chem.SetUseLegacyStereoPerception(True)
+    try:
+        yield
+    finally:
+        Chem.SetUseLegacyStereoPerception(before)
+
+
+def frame_of(mol: Chem.Mol) -> tuple[Frame, list[int]]:
+    """Return the frame of a sanitized molecule without explicit hydrogens, and the order to read it."""
+    plain = without_stereo(mol)
+    smiles = Chem.MolToSmiles(plain)
+    order = list(plain.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+    plain = Chem.RenumberAtoms(plain, order)
+    return Frame(smiles, plain, _find_elements(plain)), order
+
+
+def encode(mol: Chem.Mol) -> tuple[Frame, Code]:
+    """Return the frame of a sanitized molecule, and its normal code."""
+    mol = Chem.Mol(mol)
+    for atom in mol.GetAtoms():
+        atom.SetIsotope(0)
+    mol = Chem.RemoveHs(mol) if any(a.GetAtomicNum() == 1 for a in mol.GetAtoms()) else mol
+    frame, order = frame_of(mol)
+    return frame, frame.normal(frame.read(mol, order))
+
+
+def _odd(values: Sequence[int]) -> bool:
+    """Return True if sorting the distinct values takes an odd number of exchanges."""
+    return sum(a > b for i, a in enumerate(values) for b in values[i + 1 :]) % 2 == 1
+
+
+def _find_elements(mol: Chem.Mol) -> tuple[Element, ...]:
+    found = []
+    for info in Chem.FindPotentialStereo(mol, False, True):
+        if info.type == Chem.StereoType.Atom_Tetrahedral:
+            atom = mol.GetAtomWithIdx(info.centeredOn)
+            near = tuple(sorted(a.GetIdx() for a in atom.GetNeighbors()))
+            number = atom.GetAtomicNum()
+            if number in CENTRES and len(near) > (3 if number == 7 else 2):
+                found.append(Element((info.centeredOn,), near))
+        elif info.type == Chem.StereoType.Bond_Double:
+            bond = mol.GetBondWithIdx(info.centeredOn)
+            ends = tuple(sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())))
+            sides = _lowest(mol, *ends), _lowest(mol, *ends[::-1])
+            if None not in sides:
+                found.append(Element(ends, sides))
+    return tuple(sorted(found))
+
+
+def _lowest(mol: Chem.Mol, end: int, other: int) -> int | None:
+    """Return the lowest neighbour of an end of a double bond, None at =NH and in cumulenes."""
+    bonds = [b for b in mol.GetAtomWithIdx(end).GetBonds() if b.GetOtherAtomIdx(end) != other]
+    if len(bonds) == 1 and bonds[0].GetBondType() == Chem.BondType.DOUBLE:
+        return None
+    return min((b.GetOtherAtomIdx(end) for b in bonds), default=None)
+
+
+def _core(mol: Chem.Mol, relevant: set[int]) -> list[int]:
+    """Return the atoms that are left when branches without relevant ones go."""
+    near: list[list[int]] = [[] for _ in range(mol.GetNumAtoms())]
+    for i, j in bond_ends(mol):
+        near[i].append(j)
+        near[j].append(i)
+    kept = set(range(len(near)))
+    bridges = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds() if not b.IsInRing()]
+    for start, banned in bridges + [ends[::-1] for ends in bridges]:
+        if start in kept and banned in kept:
+            side, ahead = {start, banned}, [start]
+            while ahead and side.isdisjoint(relevant - {banned}):
+                new = set(near[ahead.pop()]) - side
+                side |= new
+                ahead += new
+            side.discard(banned)
+            if side.isdisjoint(relevant):
+                kept -= side
+    return sorted(kept)
+
+
+def dropped_marks(smiles: str) -> list[str]:
+    """Return kinds of the stereo marks of a readable SMILES that no code holds, sorted.
+
+    "allene", "amine", "atropisomer", "cumulene", "metal" (or another coordination centre), and "no
+    stereo element" for marks at something that RDKit takes for none.
+
+    Raises:
+        MoleculeNotRepresentable: The marks at a double bond contradict each other.
+    """
+    with quiet():
+        raw, mol = parse(smiles, sanitize=False), parse(smiles)
+    found, atoms, bonds = set(), 0, 0
+    for atom in raw.GetAtoms():
+        tag, near = atom.GetChiralTag(), atom.GetDegree()
+        doubles = sum(b.GetBondType() == Chem.BondType.DOUBLE for b in atom.GetBonds())
+        cumulated = near == doubles == 2
+        if cumulated and any(_directions(other) for other in atom.GetNeighbors()):
+            found.add("cumulene")
+        if tag == Chem.ChiralType.CHI_UNSPECIFIED:
+            continue
+        if atom.GetAtomicNum() not in CENTRES or tag not in _TETRAHEDRAL:
+            found.add("metal")
+        elif atom.GetAtomicNum() == 7 and near < 4:
+            found.add("amine")
+        elif cumulated:
+            found.add("allene")
+        else:
+            atoms += 1
+    for bond in raw.GetBonds():
+        sides = [_directions(bond.GetBeginAtom()), _directions(bond.GetEndAtom())]
+        if bond.GetBondType() == Chem.BondType.DOUBLE and all(sides):
+            if any(len(side) == 2 and len(set(side)) == 1 for side in sides):
+                raise MoleculeNotRepresentable(
+                    f"marks at a double bond contradict each other: {smiles[:80]}"
+                )
+            bonds += 1
+    if any(bond.GetStereo() in _ATROPISOMERS for bond in mol.GetBonds()):
+        found.add("atropisomer")
+    frame, code = encode(mol)
+    held = Counter(kind == "double" for kind, c in zip(frame.kinds, code, strict=True) if c)
+    if held[False] < atoms or held[True] < bonds:
+        found.add("no stereo element")
+    return sorted(found)
+
+
+def _directions(end: Chem.Atom) -> list[bool]:
+    """Return for each marked bond of an atom whether it leads up from it."""
+    return [
+        (bond.GetBondDir() == _UP) == (bond.GetBeginAtomIdx() == end.GetIdx())
+        for bond in end.GetBonds()
+        if bond.GetBondDir() in (_UP, _DOWN)
+    ]

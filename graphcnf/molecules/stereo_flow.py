@@ -1,0 +1,389 @@
+"""Density of the stereo marks of a molecule given its graph: element after element on the core."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from rdkit import Chem
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step
+from graphcnf.flows.modules import ReadOut, evaluates, zero_init
+from graphcnf.flows.transform import Context, Generators
+from graphcnf.limits import Range
+from graphcnf.molecules.stereo import Code, Frame
+from graphcnf.pretrained import Pretrained
+
+CATEGORIES = 3
+"""Categories of an element: unspecified and the two parities."""
+
+MOST_CODES = 1 << 12
+"""Codes of a molecule whose probabilities are summed."""
+
+KINDS = ("chain", "ring", "double")
+"""Kinds of elements, as `Frame.kinds` names them."""
+
+SLOTS = 4
+"""Neighbours of an atom that a network reads, those with the lowest numbers."""
+
+_SYMBOLS = {s: k for k, s in enumerate("C N O S F Cl Br I P B Si Se".split())}
+_ORDERS = np.array([1.0, 1.5, 2.0, 3.0])
+_HYDROGENS = 4
+ATOM_CATEGORIES = (len(_SYMBOLS) + 1) * 3 * (_HYDROGENS + 1)
+"""Element, sign of the charge and number of hydrogens of an atom."""
+
+BOND_CATEGORIES = 1 + (len(_ORDERS) + 1) * 2 * (SLOTS + 1)
+"""No bond, or its type, whether it is in a ring, and its place among those of its other end."""
+
+
+@dataclass
+class StereoGraphs:
+    """B molecules with their stereo elements, one after the other; numbers of atoms start at 1."""
+
+    sizes: Tensor  # atoms of each molecule, (B,) long
+    atoms: Tensor  # categories, (A,) uint8
+    neighbours: Tensor  # numbers in ascending order, 0 for none, (A, SLOTS) uint8
+    bonds: Tensor  # categories, (A, SLOTS) uint8
+    counts: Tensor  # elements of each molecule, (B,) long
+    elements: Tensor  # numbers of an element's atoms, the second 0 for a centre, (S, 2) uint8
+    kinds: Tensor  # numbers in `KINDS`, (S,) uint8
+    codes: Tensor  # categories of the elements, (S,) uint8
+
+    @classmethod
+    def of(cls, frames: Sequence[Frame], codes: Sequence[Code] | None = None) -> StereoGraphs:
+        """Pack frames of at most 255 atoms; without codes, all categories are 0."""
+        elements = [e for frame in frames for e in frame.elements]
+        pairs = [(e.atoms[0] + 1, e.atoms[1] + 1 if e.is_double else 0) for e in elements]
+        kinds = [KINDS.index(kind) for frame in frames for kind in frame.kinds]
+        values = [c for code in codes for c in code] if codes is not None else [0] * len(pairs)
+        sizes = [frame.mol.GetNumAtoms() for frame in frames]
+        atoms = [_atom_category(atom) for frame in frames for atom in frame.mol.GetAtoms()]
+        counts = [len(frame.elements) for frame in frames]
+        byte = partial(torch.tensor, dtype=torch.uint8)
+        return cls(
+            torch.tensor(sizes, dtype=torch.long), byte(atoms),
+            *(torch.from_numpy(part) for part in _bonds(frames, sizes)),
+            torch.tensor(counts, dtype=torch.long), byte(pairs).view(-1, 2), byte(kinds),
+            byte(values),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index) -> StereoGraphs:
+        """Return some of the molecules, by a slice, numbers with repeats or a mask."""
+        index = torch.arange(len(self), device=self.sizes.device)[index]
+        sizes, counts = self.sizes[index], self.counts[index]
+        atoms = _ranges((self.sizes.cumsum(0) - self.sizes)[index], sizes)
+        own = _ranges((self.counts.cumsum(0) - self.counts)[index], counts)
+        of_atoms = (part[atoms] for part in (self.atoms, self.neighbours, self.bonds))
+        of_elements = (part[own] for part in (self.elements, self.kinds, self.codes))
+        return StereoGraphs(sizes, *of_atoms, counts, *of_elements)
+
+    def to(self, device) -> StereoGraphs:
+        """Move every tensor."""
+        return StereoGraphs(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return all tensors by name, for a cache."""
+        return {f.name: getattr(self, f.name).numpy() for f in fields(self)}
+
+    @property
+    def mask(self) -> Tensor:
+        """Real elements, (B, E) bool."""
+        most = int(self.counts.max()) if len(self) else 0
+        return torch.arange(most, device=self.counts.device) < self.counts[:, None]
+
+    def padded(self, values: Tensor) -> Tensor:
+        """Return values of all elements (S, ...) as (B, E, ...) long, 0 where masked."""
+        mask = self.mask
+        out = torch.zeros((*mask.shape, *values.shape[1:]), dtype=torch.long, device=mask.device)
+        out[mask] = values.long()
+        return out
+
+
+def _atom_category(atom: Chem.Atom) -> int:
+    symbol, charge = atom.GetSymbol(), atom.GetFormalCharge()
+    number = _SYMBOLS.get(symbol, len(_SYMBOLS))
+    sign = (charge > 0) - (charge < 0) + 1
+    return (number * 3 + sign) * (_HYDROGENS + 1) + min(atom.GetTotalNumHs(), _HYDROGENS)
+
+
+def _bonds(frames: Sequence[Frame], sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return neighbours and categories of bonds as `StereoGraphs` has them, (A, SLOTS) uint8."""
+    ends, orders, in_rings = [np.zeros((2, 0), np.int64)], [np.zeros(0)], [np.zeros(0, np.int64)]
+    start, most = 0, max(sizes, default=0)
+    for frame, size in zip(frames, sizes, strict=True):
+        table = Chem.GetAdjacencyMatrix(frame.mol, useBO=True)
+        i, j = table.nonzero()
+        ends.append(np.stack([i + start, j]))
+        orders.append(table[i, j])
+        for ring in frame.mol.GetRingInfo().AtomRings():
+            atoms = np.array(ring)
+            after = np.roll(atoms, 1)
+            in_rings += [(start + atoms) * most + after, (start + after) * most + atoms]
+        start += size
+    (i, j), order = np.concatenate(ends, 1), np.concatenate(orders)
+    owner = np.repeat(np.cumsum(sizes) - sizes, sizes).astype(np.int64)
+    degree = np.bincount(i, minlength=start)
+    place = np.arange(len(i)) - np.repeat(np.cumsum(degree) - degree, degree)
+    # Sorted by their other ends, bonds are those of the other ends in order.
+    back = np.empty_like(place)
+    back[np.lexsort((i, j + owner[i]))] = place
+    kind = 2 * _ORDERS.searchsorted(order) + np.isin(i * most + j, np.concatenate(in_rings))
+    neighbours = np.zeros((start, SLOTS), np.uint8)
+    bonds = np.zeros_like(neighbours)
+    read = place < SLOTS
+    neighbours[i[read], place[read]] = j[read] + 1
+    bonds[i[read], place[read]] = (1 + kind * (SLOTS + 1) + back.clip(max=SLOTS))[read]
+    return neighbours, bonds
+
+
+def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
+    """Return the concatenation of `arange(start, start + count)` over all rows."""
+    first = torch.repeat_interleave(starts - (counts.cumsum(0) - counts), counts)
+    return first + torch.arange(len(first), device=starts.device)
+
+
+@dataclass(frozen=True, eq=False)
+class StereoContext(Context):
+    """A context whose mask (B, E) is that of the elements of `graphs`."""
+
+    graphs: StereoGraphs = None  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, graphs: StereoGraphs, **draw) -> StereoContext:
+        """Return the context of some molecules."""
+        return cls(graphs.mask, graphs=graphs, **draw)
+
+
+class Neighbourhood(nn.Module):
+    """Residual layer over an atom and its neighbours, each with weights of its own place.
+
+    The places make the sign of a permutation of the neighbours easy to learn.
+    """
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.send = nn.Linear(width, width // 2)
+        self.enter = nn.Linear(width + SLOTS * (width // 2), hidden)
+        self.bonds = nn.Embedding(SLOTS * BOND_CATEGORIES, hidden)
+        self.leave = nn.Linear(hidden, width)
+        nn.init.normal_(self.bonds.weight, std=0.3)
+        nn.init.zeros_(self.leave.weight)
+
+    def forward(self, h: Tensor, own: Tensor, near: Tensor, bonds: Tensor) -> Tensor:
+        """Return atoms `own` (M,) of h (A, C), given their neighbours and bonds (M, SLOTS).
+
+        Neighbours are numbered from 1, 0 for none.
+        """
+        x = self.norm(h)
+        sent = F.pad(self.send(x), (0, 0, 1, 0))
+        together = torch.cat([x[own], sent[near].flatten(1)], 1)
+        u = self.enter(together) + F.embedding_bag(bonds, self.bonds.weight, mode="sum")
+        return h[own] + self.leave(u * F.relu(u))
+
+
+class StereoNetwork(Network):
+    """Categories of the elements of a molecule in ascending order of their atoms.
+
+    Each is read out of `layers` rounds over the whole molecule around it, whose atoms know the
+    marks so far, and the place of a neighbour in the canonical numbering: in symmetric rings,
+    nothing else tells cis from trans.
+    """
+
+    def __init__(self, *, width: int, hidden: int, layers: int):
+        super().__init__()
+        self.cardinalities = [CATEGORIES]
+        self.atoms = nn.Embedding(ATOM_CATEGORIES, width)
+        # Of a centre, the first and the second atom of a bond: to come, now, and each category.
+        self.states = nn.Embedding(3 * (2 + CATEGORIES), width)
+        self.marks = nn.Embedding(len(KINDS) * CATEGORIES, width)
+        self.layers = nn.ModuleList(Neighbourhood(width, hidden) for _ in range(layers))
+        self.norm = nn.LayerNorm(2 * width)
+        self.gather = nn.Linear(2 * width, hidden)
+        self.so_far = nn.Linear(width, hidden, bias=False)
+        self.of_kind = nn.Embedding(len(KINDS), hidden)
+        self.leave = zero_init(ReadOut(hidden, CATEGORIES))
+        for table in (self.atoms, self.states, self.marks, self.of_kind):
+            nn.init.normal_(table.weight, std=0.3)
+
+    def forward(self, graphs: StereoGraphs, at: tuple[Tensor, Tensor], codes: Tensor) -> Tensor:
+        """Return logits (R, 3) of elements `at` (R,), (R,), given those before in codes (B, E)."""
+        row, target = at
+        codes, part = codes[row], graphs[row]
+        # Row 0 of all tables of atoms is that of no atom.
+        starts = (part.sizes.cumsum(0) - part.sizes)[:, None, None]
+        elements = part.padded(part.elements)
+        elements = torch.where(elements > 0, elements + starts, 0)
+        number = torch.arange(codes.shape[1], device=row.device)
+        before, now = number < target[:, None], number == target[:, None]
+        state = torch.where(before, 2 + codes, now.long())
+        double = (elements[..., 1] > 0).long()[..., None]
+        roles = torch.cat([double, 2 * double], -1) * (2 + CATEGORIES) + state[..., None]
+        first = F.pad(self.atoms(part.atoms.long()), (0, 0, 1, 0))
+        # What has no atom is added to row 0, which nothing reads.
+        marks = self.states(roles.flatten()).to(first.dtype)
+        h = first.index_add(0, elements.flatten(), marks)
+        owner = torch.repeat_interleave(starts[:, 0], part.sizes)[:, None]
+        near = torch.where(part.neighbours > 0, part.neighbours + owner, 0)
+        near = F.pad(near, (0, 0, 1, 0))
+        offset = torch.arange(SLOTS, device=row.device) * BOND_CATEGORIES
+        bonds = F.pad(part.bonds.long(), (0, 0, 1, 0)) + offset
+        ends = elements[torch.arange(len(row), device=row.device), target]
+        h, place = self._around(h, near, bonds, ends)
+        h = F.pad(h, (0, 0, 1, 0))[place[ends]].flatten(1)
+        kinds = part.padded(part.kinds)
+        seen = self.marks(kinds * CATEGORIES + codes) * before[..., None]
+        u = self.gather(self.norm(h)) + self.so_far(seen.sum(1))
+        u = u + self.of_kind(kinds.gather(1, target[:, None])[:, 0])
+        return self.leave(u * F.relu(u))
+
+    def _around(
+        self, h: Tensor, near: Tensor, bonds: Tensor, ends: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the atoms `ends` (R, 2) after all layers, and 1 + the place of each atom there.
+
+        A layer computes the atoms that reach one of the ends in the layers to come.
+        """
+        needed = [ends.flatten().unique()]
+        for _ in self.layers:
+            reached = torch.zeros(len(h), dtype=torch.bool, device=h.device)
+            reached[needed[-1]] = True
+            reached[near[needed[-1]].flatten()] = True
+            needed.append(reached.nonzero()[:, 0])
+        needed = [own[own > 0] for own in needed]
+        place = torch.zeros(len(h), dtype=torch.long, device=h.device)
+        there = needed.pop()
+        h = h[there]
+        for layer in self.layers:
+            place.zero_()
+            place[there] = torch.arange(1, len(there) + 1, device=h.device)
+            there = needed.pop()
+            h = layer(h, place[there] - 1, place[near[there]], bonds[there])
+        place.zero_()
+        place[there] = torch.arange(1, len(there) + 1, device=h.device)
+        return h, place
+
+    def steps(self, x: Tensor, context: StereoContext) -> Iterator[Step]:
+        """Yield all elements in one step."""
+        at = context.mask.nonzero(as_tuple=True)
+        known = torch.where(context.mask, x[..., 0], 0)
+        yield Step(at, self(context.graphs, at, known))
+
+    def start(self, context: StereoContext) -> StereoState:
+        """Return the state before the first element."""
+        return StereoState(self, context)
+
+
+class StereoState:
+    """Molecules some of whose elements have their category."""
+
+    def __init__(self, network: StereoNetwork, context: StereoContext):
+        self.network, self.graphs, self.mask = network, context.graphs, context.mask
+        self.codes = torch.zeros_like(self.mask, dtype=torch.long)
+        self.number = -1
+
+    def step(self) -> Step | None:
+        """Return the next element of all molecules that have one; None at the end."""
+        self.number += 1
+        if self.number >= self.mask.shape[1]:
+            return None
+        row = self.mask[:, self.number].nonzero()[:, 0]
+        self.at = row, torch.full_like(row, self.number)
+        return Step(self.at, self.network(self.graphs, self.at, self.codes))
+
+    def update(self, x: Tensor) -> None:
+        """Append the categories x (M, 1) of the current element."""
+        self.codes[self.at] = x[:, 0]
+
+
+@evaluates("log_probs", "draw")
+class StereoFlow(Pretrained, nn.Module):
+    """p(stereo | graph) of molecules: a categorical flow over the elements of `Frame`, exact.
+
+    A code's probability is the sum over its `Frame.spellings`, one without symmetry; training
+    maximizes the normal one alone.
+
+    Args:
+        width: Channels of an atom.
+        hidden: Hidden channels of a layer.
+        layers: Layers, of a bond each.
+
+    Examples:
+        >>> flow = StereoFlow.from_pretrained(WEIGHTS / "zinc250k-stereo")
+        >>> isomers = flow.isomers("CC(N)C(=O)O")
+        >>> len(isomers), round(sum(isomers.probability), 6)
+        (2, 1.0)
+    """
+
+    def __init__(
+        self,
+        *,
+        width: Annotated[int, Range(2, 10_000)] = 64,
+        hidden: Annotated[int, Range(1, 10_000)] = 128,
+        layers: Annotated[int, Range(1, 100)] = 5,
+    ):
+        super().__init__()
+        self.config = {"width": width, "hidden": hidden, "layers": layers}
+        self.metadata: dict[str, Any] = {}
+        self.flow = AutoregressiveFlow(StereoNetwork(**self.config), single=True)
+
+    def training_loss(self, graphs: StereoGraphs, *, beta: float = 1.0):
+        """Return the mean negative log-probability of an element, nats; `beta` is without effect.
+
+        Metrics, as pairs (sum, number): bits per element in all, and by kind.
+        """
+        codes, mask = graphs.padded(graphs.codes), graphs.mask
+        nats = -self.flow.flow.log_probs(codes[..., None], StereoContext.of(graphs))[mask][:, 0]
+        bits = nats.detach() / math.log(2)
+        metrics = {"bits_per_element": (bits.sum(), torch.tensor(float(len(bits))))}
+        for k, kind in enumerate(KINDS):
+            here = graphs.kinds == k
+            metrics[f"bits_{kind}"] = bits[here].sum(), here.sum()
+        return nats.mean(), metrics
+
+    @torch.no_grad()
+    def log_probs(self, frames: Sequence[Frame], codes: Sequence[Code]) -> list[np.ndarray]:
+        """Return the conditional log-probability of each element of codes, spelled so, nats."""
+        if not frames:
+            return []
+        graphs = StereoGraphs.of(frames, codes).to(self.device)
+        context, x = StereoContext.of(graphs), graphs.padded(graphs.codes)[..., None]
+        nats = self.flow.flow.log_probs(x, context)[..., 0].double().cpu().numpy()
+        return [row[: len(code)] for row, code in zip(nats, codes, strict=True)]
+
+    def log_prob(self, frame: Frame, given: Code) -> tuple[float, bool]:
+        """Return the log-probability that a molecule has the given marks, and True if exact.
+
+        Elements without a mark, 0 in `given`, may have any category; nats. Where more than
+        `MOST_CODES` would have to be summed, they count as unspecified: a lower bound.
+        """
+        found = frame.completions(given, MOST_CODES)
+        codes, first = found or ([given], len(given))
+        if not first:
+            return 0.0, True
+        nats = [row[:first].sum() for row in self.log_probs([frame] * len(codes), codes)]
+        return float(np.logaddexp.reduce(nats)), found is not None
+
+    @torch.no_grad()
+    def draw(
+        self, frames: Sequence[Frame], generator: Generators = None, *, temperature: float = 1.0
+    ) -> list[Code]:
+        """Draw normal codes, with torch's generator or a numpy generator for each frame."""
+        if not frames:
+            return []
+        graphs = StereoGraphs.of(frames).to(self.device)
+        context = StereoContext.of(graphs, temperature=temperature)
+        shape = (*context.mask.shape, 1)
+        z = self.flow.base.sample(shape, mask=context.mask, generator=generator)
+        codes = self.flow.decode(z.to(self.device), context).tolist()
+        return [f.normal(tuple(c[: len(f.elements)])) for f, c in zip(frames, codes, strict=True)]
