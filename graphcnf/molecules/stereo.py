@@ -224,32 +224,26 @@ class Frame:
         options = ([(0, 1, 2) if c < 0 else (c,) for c in own] for own in fixed)
         return sorted(c for own in options for c in product(*own) if self.normal(c) == code)
 
-    def completions(self, given: Code, most: int) -> tuple[list[Code], int] | None:
-        """Return codes whose first elements sum to the probability that a molecule has marks.
+    def matching(
+        self, given: Code, values: Sequence[int] = (0, 1, 2), most: int = 1 << 12
+    ) -> list[Code] | None:
+        """Return the codes whose molecules have the marks of a given one, and perhaps more.
 
-        Elements without a mark, 0 in `given`, may have any category. Returns the codes and how many
-        of the first elements count; None where more than `most` codes had to be tried.
+        Elements without a mark, 0 in `given`, have any of the values. None where more than `most`
+        codes had to be tried.
         """
-        if not any(given):
-            return [given], 0
-        last = max(k for k, c in enumerate(given) if c)
-        free = [(0, 1, 2) if not c or self.actions else (c,) for c in given]
-        if not self.actions:
-            free[last + 1 :] = [(0,)] * (len(given) - last - 1)
-        elif all(given):
-            found = self.spellings(self.normal(given), most)
-            return None if found is None else (found, len(given))
+        free = [values if self.actions or not c else (c,) for c in given]
         if math.prod(map(len, free)) > most:
             return None
         if not self.actions:
-            return list(product(*free)), last + 1
+            return list(product(*free))
         wanted = self.normal(given)
 
         def fits(code: Code) -> bool:
             pairs = (zip(wanted, c, strict=True) for c in self._orbit(self.normal(code)))
             return any(all(not w or w == c for w, c in pair) for pair in pairs)
 
-        return [code for code in product(*free) if fits(code)], len(given)
+        return [code for code in product(*free) if fits(code)]
 
     def codes(self, values: Sequence[int] = (0, 1, 2)) -> list[Code]:
         """Return the normal codes of all codes with these values, (1, 2) for fully marked ones."""
@@ -268,7 +262,7 @@ def legacy_perception() -> Iterator[None]:
 
 
 def frame_of(mol: Chem.Mol) -> tuple[Frame, list[int]]:
-    """Return the frame of a sanitized molecule without explicit hydrogens, and the order to read it."""
+    """Return the frame of a sanitized molecule without hydrogens, and `Frame.read`'s order."""
     plain = without_stereo(mol)
     smiles = Chem.MolToSmiles(plain)
     order = list(plain.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from rdkit import Chem
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step
+from graphcnf.errors import UserError
 from graphcnf.flows.modules import ReadOut, evaluates, zero_init
 from graphcnf.flows.transform import Context, Generators
 from graphcnf.limits import Range
-from graphcnf.molecules.stereo import Code, Frame
+from graphcnf.molecules.codec import parse
+from graphcnf.molecules.stereo import Code, Frame, encode
 from graphcnf.pretrained import Pretrained
 
 CATEGORIES = 3
@@ -34,13 +38,14 @@ SLOTS = 4
 """Neighbours of an atom that a network reads, those with the lowest numbers."""
 
 _SYMBOLS = {s: k for k, s in enumerate("C N O S F Cl Br I P B Si Se".split())}
+_RINGS = 5
 _ORDERS = np.array([1.0, 1.5, 2.0, 3.0])
 _HYDROGENS = 4
 ATOM_CATEGORIES = (len(_SYMBOLS) + 1) * 3 * (_HYDROGENS + 1)
 """Element, sign of the charge and number of hydrogens of an atom."""
 
-BOND_CATEGORIES = 1 + (len(_ORDERS) + 1) * 2 * (SLOTS + 1)
-"""No bond, or its type, whether it is in a ring, and its place among those of its other end."""
+BOND_CATEGORIES = 1 + (len(_ORDERS) + 1) * (_RINGS + 1) * (SLOTS + 1)
+"""No bond, or its type, its ring (none, of 3 to 6 atoms, larger), its place at the other end."""
 
 
 @dataclass
@@ -118,26 +123,35 @@ def _atom_category(atom: Chem.Atom) -> int:
 
 def _bonds(frames: Sequence[Frame], sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return neighbours and categories of bonds as `StereoGraphs` has them, (A, SLOTS) uint8."""
-    ends, orders, in_rings = [np.zeros((2, 0), np.int64)], [np.zeros(0)], [np.zeros(0, np.int64)]
-    start, most = 0, max(sizes, default=0)
+    ends, orders = [np.zeros((2, 0), np.int64)], [np.zeros(0)]
+    first: list[int] = []
+    second: list[int] = []
+    ring_sizes: list[int] = []
+    start = 0
     for frame, size in zip(frames, sizes, strict=True):
         table = Chem.GetAdjacencyMatrix(frame.mol, useBO=True)
         i, j = table.nonzero()
-        ends.append(np.stack([i + start, j]))
+        ends.append(np.stack([i, j]) + start)
         orders.append(table[i, j])
         for ring in frame.mol.GetRingInfo().AtomRings():
-            atoms = np.array(ring)
-            after = np.roll(atoms, 1)
-            in_rings += [(start + atoms) * most + after, (start + after) * most + atoms]
+            first += [start + k for k in ring]
+            second += [start + k for k in (*ring[1:], ring[0])]
+            ring_sizes += [len(ring)] * len(ring)
         start += size
     (i, j), order = np.concatenate(ends, 1), np.concatenate(orders)
-    owner = np.repeat(np.cumsum(sizes) - sizes, sizes).astype(np.int64)
     degree = np.bincount(i, minlength=start)
     place = np.arange(len(i)) - np.repeat(np.cumsum(degree) - degree, degree)
     # Sorted by their other ends, bonds are those of the other ends in order.
     back = np.empty_like(place)
-    back[np.lexsort((i, j + owner[i]))] = place
-    kind = 2 * _ORDERS.searchsorted(order) + np.isin(i * most + j, np.concatenate(in_rings))
+    back[np.lexsort((i, j))] = place
+    # Of the rings of a bond the smallest comes last.
+    ring, around = np.zeros(len(i), np.int64), np.array(2 * ring_sizes, np.int64)
+    keys = np.array(first + second, np.int64) * start + np.array(second + first, np.int64)
+    largest = np.argsort(-around, kind="stable")
+    at = np.searchsorted(i * start + j, keys[largest])
+    ring[at] = around[largest].clip(max=_RINGS + 2) - 2
+    kind = (_RINGS + 1) * _ORDERS.searchsorted(order) + ring
+    j = j - np.repeat(np.cumsum(sizes) - sizes, sizes)[i]
     neighbours = np.zeros((start, SLOTS), np.uint8)
     bonds = np.zeros_like(neighbours)
     read = place < SLOTS
@@ -367,12 +381,41 @@ class StereoFlow(Pretrained, nn.Module):
         Elements without a mark, 0 in `given`, may have any category; nats. Where more than
         `MOST_CODES` would have to be summed, they count as unspecified: a lower bound.
         """
-        found = frame.completions(given, MOST_CODES)
-        codes, first = found or ([given], len(given))
-        if not first:
+        if not any(given):
             return 0.0, True
+        # Without symmetry, what follows the last mark sums to 1.
+        first = len(given) if frame.actions else max(k for k, c in enumerate(given) if c) + 1
+        if frame.actions and all(given):
+            found = frame.spellings(frame.normal(given), MOST_CODES)
+        else:
+            found = frame.matching(given[:first], most=MOST_CODES)
+        codes = [given] if found is None else [c + given[first:] for c in found]
         nats = [row[:first].sum() for row in self.log_probs([frame] * len(codes), codes)]
         return float(np.logaddexp.reduce(nats)), found is not None
+
+    def isomers(self, molecule: str | Chem.Mol) -> pd.DataFrame:
+        """Return the fully marked isomers of a molecule that have its marks, the likeliest first.
+
+        Returns:
+            The columns `smiles` and `probability`, given the marks and that all elements have one.
+
+        Raises:
+            UserError: There are more than `MOST_CODES`.
+        """
+        frame, given = encode(parse(molecule) if isinstance(molecule, str) else molecule)
+        codes = frame.matching(given, (1, 2), MOST_CODES)
+        if codes is None:
+            raise UserError(
+                f"{2 ** given.count(0):,} isomers of {frame.smiles}, at most {MOST_CODES:,} are "
+                "listed: mark some of its elements"
+            )
+        nats = np.array([row.sum() for row in self.log_probs([frame] * len(codes), codes)])
+        shares: Counter[Code] = Counter()
+        for code, share in zip(codes, np.exp(nats - np.logaddexp.reduce(nats)), strict=True):
+            shares[frame.normal(code)] += share
+        rows = [(Chem.MolToSmiles(frame.decode(code)), float(p)) for code, p in shares.items()]
+        rows.sort(key=lambda row: (-row[1], row[0]))
+        return pd.DataFrame(rows, columns=["smiles", "probability"])
 
     @torch.no_grad()
     def draw(

@@ -1,0 +1,146 @@
+"""Stereo marks as categories: bijection with isomeric SMILES, and a density that sums to 1."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
+
+from graphcnf.errors import UserError
+from graphcnf.molecules.codec import MoleculeNotRepresentable
+from graphcnf.molecules.stereo import dropped_marks, encode
+from graphcnf.molecules.stereo_flow import StereoContext, StereoFlow, StereoGraphs
+
+PLAIN = [
+    "CC(N)C(=O)O",
+    "CC=CC(F)Cl",
+    "CC1CCC(O)C1N",
+    "C1CC2CCC1O2",
+    "CS(=O)CC(C)N=NC",
+    "CC12CC1CCC2",
+]
+SYMMETRIC = [
+    "CC1CCC(C)CC1", "CC(O)C(O)C(C)O", "OC(F)C(F)O", "C1CC2CCC1CC2C", "CC=CC(C)C=CC", "C1CC12CC2C",
+    "NCC12CC3CC(CC(C3)C1)C2",
+]  # fmt: skip
+
+
+def read(smiles):
+    return encode(Chem.MolFromSmiles(smiles))
+
+
+@pytest.fixture(scope="module")
+def flow():
+    torch.manual_seed(0)
+    flow = StereoFlow(width=16, hidden=24, layers=2).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return flow.eval()
+
+
+def total(flow, frame, codes):
+    spelled = [s for code in codes for s in frame.spellings(code)]
+    return sum(math.exp(row.sum()) for row in flow.log_probs([frame] * len(spelled), spelled))
+
+
+@pytest.mark.parametrize("smiles", PLAIN + SYMMETRIC)
+def test_codes_are_isomeric_smiles(smiles):
+    frame, code = read(smiles)
+    assert not any(code)
+    codes = frame.codes()
+    written = [Chem.MolToSmiles(frame.decode(code)) for code in codes]
+    assert len(set(written)) == len(codes)
+    assert [read(text)[1] for text in written] == codes
+    spelled = [s for code in codes for s in frame.spellings(code)]
+    assert len(spelled) == len(set(spelled)) == 3 ** len(frame.elements)
+    options = StereoEnumerationOptions(unique=True)
+    isomers = EnumerateStereoisomers(Chem.MolFromSmiles(smiles), options)
+    assert {read(Chem.MolToSmiles(mol))[1] for mol in isomers} == set(frame.codes((1, 2)))
+
+
+def test_numbering_does_not_matter(zinc_smiles):
+    random = np.random.default_rng(0)
+    marked = [s for s in zinc_smiles if "@" in s or "/" in s][:60]
+    for smiles in marked:
+        mol = Chem.MolFromSmiles(smiles)
+        order = random.permutation(mol.GetNumAtoms()).tolist()
+        frame, code = encode(mol)
+        other, same = encode(Chem.RenumberAtoms(mol, order))
+        assert (frame.smiles, code) == (other.smiles, same)
+        assert Chem.MolToSmiles(frame.decode(code)) == Chem.MolToSmiles(mol)
+
+
+@pytest.mark.parametrize("smiles", PLAIN + SYMMETRIC)
+def test_probabilities_sum_to_one(flow, smiles):
+    frame, _ = read(smiles)
+    assert total(flow, frame, frame.codes()) == pytest.approx(1, abs=1e-9)
+    isomers = flow.isomers(smiles)
+    assert isomers.probability.sum() == pytest.approx(1)
+    assert len(isomers) == len(frame.codes((1, 2)))
+
+
+@pytest.mark.parametrize("smiles", ["C[C@H]1CCC(O)C1N", "CC1CCC(O)[C@H]1N", "C[C@H](O)C(O)C(C)O",
+                                    "C[C@H]1CC[C@@H](C)CC1"])  # fmt: skip
+def test_marks_that_are_not_given_are_summed_over(flow, smiles):
+    frame, given = read(smiles)
+    pattern = Chem.MolFromSmiles(smiles)
+    matches = [
+        c for c in frame.codes() if frame.decode(c).HasSubstructMatch(pattern, useChirality=True)
+    ]
+    value, exact = flow.log_prob(frame, given)
+    assert exact
+    assert math.exp(value) == pytest.approx(total(flow, frame, matches))
+
+
+def test_parallel_equals_stepping(flow, zinc_smiles):
+    frames, codes = zip(*(pair for pair in map(read, zinc_smiles[:80]) if pair[1]), strict=True)
+    graphs = StereoGraphs.of(frames, codes)
+    context, x = StereoContext.of(graphs), graphs.padded(graphs.codes)[..., None]
+    expected = flow.flow.flow.log_probs(x, context)
+    state, found = flow.flow.network.start(context), torch.zeros_like(expected)
+    while (step := state.step()) is not None:
+        found[step.at] = step.hidden.log_softmax(-1).gather(1, x[step.at])
+        state.update(x[step.at])
+    torch.testing.assert_close(found[context.mask], expected[context.mask])
+    for k in (0, 7, 20):  # whatever it is batched with
+        assert flow.log_probs([frames[k]], [codes[k]])[0] == pytest.approx(
+            expected[k, : len(codes[k]), 0].detach().numpy()
+        )
+
+
+def test_draws_follow_the_probabilities(flow):
+    frame, _ = read("CC1CCC(C)CC1")
+    count = 4000
+    drawn = flow.draw([frame] * count, torch.Generator().manual_seed(0))
+    for code in frame.codes():
+        p = total(flow, frame, [code])
+        assert drawn.count(code) == pytest.approx(count * p, abs=5 * math.sqrt(count * p) + 1)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "kinds"),
+    [
+        ("C[C@H](F)/C=C/C", []),
+        ("C[N@@H+](CC)CCC", ["amine"]),
+        ("CC=[C@]=CC", ["allene"]),
+        ("C/C=C=C=C/C", ["cumulene"]),
+        ("F[Pt@SP1](Cl)(Br)I", ["metal"]),
+        ("C[C@H](C)C", ["no stereo element"]),
+        ("Cc1cccc(F)c1-c1c(C)cccc1F |wD:7.7|", ["atropisomer"]),
+    ],
+)
+def test_marks_that_are_dropped_are_named(smiles, kinds):
+    assert dropped_marks(smiles) == kinds
+
+
+def test_contradictory_marks_are_refused():
+    with pytest.raises(MoleculeNotRepresentable, match="contradict"):
+        dropped_marks("F/C=C(/F)/Cl")
+
+
+def test_too_many_isomers_are_refused(flow):
+    with pytest.raises(UserError, match="at most 4,096"):
+        flow.isomers("".join("C(F)" for _ in range(14)) + "Cl")
