@@ -5,17 +5,28 @@ The module imports nothing heavy, so that --help answers at once.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
 from graphcnf.errors import UserError, say
-from graphcnf.limits import LARGEST_SEED, check_minutes, check_seed, check_temperature
+from graphcnf.limits import (
+    LARGEST_COUNT,
+    LARGEST_SEED,
+    check_minutes,
+    check_seed,
+    check_temperature,
+)
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
+    from graphcnf.molecules.filters import Filters
 
 PARTICLES = 8
 """Particles for each molecule around a fragment."""
@@ -54,6 +65,34 @@ def given_names(context: typer.Context) -> set[str]:
     """Return the names of the options that the command line gives, with whatever value."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that are fields of dataclasses among its parameters."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        given = {name: (hints[name], parameter.default)}
+        if name in groups:
+            inner = get_type_hints(groups[name], include_extras=True)
+            given = {
+                field.name: (inner[field.name], field.default) for field in fields(groups[name])
+            }
+        parameters += [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+            for key, (kind, default) in given.items()
+        ]
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 class Sizes(NamedTuple):
@@ -144,6 +183,132 @@ Particles = Annotated[
         show_default=str(PARTICLES),
     ),
 ]
+
+
+@dataclass
+class Draw:
+    """Options of the commands that draw molecules."""
+
+    number: Annotated[
+        int, option("Molecules to write.", "-n", "--number", min=1, max=LARGEST_COUNT)
+    ] = 100
+    out: Annotated[
+        Path | None,
+        option(
+            "File to write: .smi, .csv, .sdf or .jsonl, also with .gz, or .parquet.",
+            show_default="stdout",
+        ),
+    ] = None
+    force: Force = False
+    model: Model = "zinc250k"
+    seed: Seed = 0
+    temperature: Temperature = 1.0
+    size: Annotated[
+        Sizes | None,
+        option(
+            "Number of atoms, 20-30 or 25 (of analogues: with --keep scaffold).",
+            metavar="LO-HI",
+            parser=Sizes.parse,
+        ),
+    ] = None
+    properties: Properties = None
+    as_json: Json = False
+    device: Device = "cpu"
+
+
+def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lambda x: x) -> Any:
+    """Return an option whose value is read into the argument of `Filters` of this name."""
+
+    def parse(value: Any) -> Any:
+        from graphcnf.molecules.filters import Filters
+
+        if not value:
+            return None
+        Filters(**{name: (found := read(value))})
+        return found
+
+    return option(help, metavar=metavar, parse=parse, rich_help_panel="Filters")
+
+
+def _read_neighbours(text: str) -> tuple[list[str], float]:
+    """Read "known.smi:0.4": SMILES of a file, and a similarity."""
+    path, _, value = text.rpartition(":")
+    if not path or not re.fullmatch(r"\d*\.?\d+", value):
+        raise UserError(f"{text!r}: write known.smi:0.4, a file and a similarity from 0 to 1")
+    return read_molecules(Path(path)), float(value)
+
+
+def read_molecules(path: Path) -> list[str]:
+    """Return the SMILES of a file; raise `UserError` where one of them is no molecule."""
+    from graphcnf.datasets.smiles_file import read_smiles
+    from graphcnf.molecules import codec
+
+    records = read_smiles(path)
+    with codec.quiet():
+        for number, text in zip(records.numbers, records.smiles, strict=True):
+            try:
+                codec.parse(text)
+            except codec.MoleculeNotRepresentable as error:
+                raise UserError(f"{path}, {records.unit} {number}: {error}") from None
+    return records.smiles
+
+
+@dataclass
+class Filter:
+    """Options for filters, which every written molecule passes."""
+
+    require: Annotated[
+        list[str] | None,
+        _filter(
+            "require",
+            "Comparison of properties that holds: 'qed > 0.6', '200 <= weight < 400'; names as in "
+            "--properties. Repeatable.",
+            "COMPARISON",
+        ),
+    ] = None
+    smarts: Annotated[
+        list[str] | None, _filter("smarts", "Pattern that is there. Repeatable.", "SMARTS")
+    ] = None
+    exclude: Annotated[
+        list[str] | None, _filter("exclude", "Pattern that is not there. Repeatable.", "SMARTS")
+    ] = None
+    alerts: Annotated[
+        str | None,
+        _filter(
+            "alerts",
+            "Catalogues of RDKit whose structural alerts are not there: pains, brenk, nih, chembl.",
+            "NAME,...",
+            lambda text: [part.strip() for part in text.split(",")],
+        ),
+    ] = None
+    min_similarity: Annotated[
+        str | None,
+        _filter(
+            "min_similarity",
+            "Least Tanimoto similarity (ECFP4) to the nearest molecule of a file: leads.smi:0.5.",
+            "FILE:VALUE",
+            _read_neighbours,
+        ),
+    ] = None
+    max_similarity: Annotated[
+        str | None,
+        _filter(
+            "max_similarity",
+            "Greatest similarity to the nearest molecule of a file: known.smi:0.4.",
+            "FILE:VALUE",
+            _read_neighbours,
+        ),
+    ] = None
+
+    def filters(self) -> Filters:
+        """Return the filters.
+
+        Raises:
+            UserError: Nothing can pass them all.
+        """
+        from graphcnf.molecules.filters import Filters
+
+        return Filters(**{name: value for name, value in vars(self).items() if value})
 
 
 def load_model(name: str, device: str = "cpu", *, support: bool = True) -> GraphCNF:

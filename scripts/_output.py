@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -19,7 +20,25 @@ from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, printable
 from graphcnf.evaluation.formats import Column, Row, csv_text, json_text, markdown
-from graphcnf.sampling.formats import KINDS, Conversion, check_parquet
+from graphcnf.sampling.formats import (
+    KINDS,
+    WRITERS,
+    Conversion,
+    check_parquet,
+    columns_of,
+    conversion,
+    header,
+    plain_kind,
+)
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+    from graphcnf.molecules.growth import Result
+    from graphcnf.scripts._options import Draw
+
+Describe = Callable[["Mol"], dict[str, Any]]
+"""Function that gives values of columns for a molecule."""
 
 
 def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
@@ -199,17 +218,39 @@ def write_text(text: str, out: Path | None) -> None:
         stream.write(text)
 
 
-def write_pieces(
-    pieces: Iterable[str], out: Path | None, convert: Conversion, label: str, total: int
+def write_found(
+    molecules: Generator[Result], draw: Draw, kind: str, names: Sequence[str], more: Describe
 ) -> None:
-    """Write pieces of text as they come; arguments as in `open_output` and `progress_bar`."""
+    """Write the first molecules of a search as they are found.
+
+    Args:
+        molecules: The search, which is closed at the end.
+        draw: Number of molecules, the file to write, and the properties to write as well.
+        kind: Kind of the file.
+        names: Names of further columns, which a .smi file does not have.
+        more: Function that gives the values of these columns for a molecule.
+    """
+    from rdkit import Chem
+
+    from graphcnf.molecules.properties import described
+
+    plain, properties = plain_kind(kind), draw.properties or ()
+    columns = columns_of(plain, (*(names if plain != "smi" else ()), *properties))
     # A bar and text on one terminal would run into each other.
-    hidden = out is None and sys.stdout.isatty()
-    with open_output(out, convert) as stream, progress_bar(label, total, hidden=hidden) as show:
-        for number, piece in enumerate(pieces):
-            stream.write(piece)
+    hidden = draw.out is None and sys.stdout.isatty()
+    with (
+        open_output(draw.out, conversion(kind, columns)) as stream,
+        progress_bar("drawing", draw.number, hidden=hidden) as show,
+        closing(molecules),
+    ):
+        stream.write(header(plain, columns))
+        for record, one in enumerate(islice(molecules, draw.number)):
+            mol = Chem.MolFromSmiles(one.smiles)
+            row = {"record": record, "smiles": one.smiles, **more(mol)}
+            row |= described(mol, properties)
+            stream.write(WRITERS[plain]({name: row[name] for name in columns}))
             stream.flush()
-            show(number)
+            show(record + 1)
 
 
 def write_rows(rows: Sequence[Row], kind: str, out: Path | None) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from graphcnf.errors import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
 from graphcnf.scripts._output import output_kind, write_rows, write_text
 
 
+@options.grouped
 def interpolate(
+    *,
     first: Annotated[str, typer.Argument(metavar="A", help="SMILES of the first molecule.")],
     last: Annotated[str, typer.Argument(metavar="B", help="SMILES of the last molecule.")],
     steps: Annotated[int, option("Steps from A to B.", min=1, max=1000)] = 10,
@@ -30,23 +34,30 @@ def interpolate(
     model: options.Model = "zinc250k",
     seed: options.Seed = 0,
     device: options.Device = "cpu",
+    chosen: options.Filter,
 ) -> None:
     """Find a path between two molecules through the latents of the flow.
 
     The columns are t from 0 to 1, the SMILES, its similarity to A and to B (Tanimoto, ECFP4) and
-    its log-likelihood in nats.
+    its log-likelihood in nats. A molecule on the way that a filter refuses counts as none.
     """
     kind = output_kind(out, ("csv", "json", "smi")) or "csv"
     output_kind(picture, ("png", "svg"), "--picture")
+    filters, outcomes = chosen.filters(), Counter[str]()
 
     from graphcnf.molecules.drawing import draw_grid
+    from graphcnf.molecules.filters import passing_text
     from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.interpolation import interpolate as path_between
     from graphcnf.molecules.standardize import deviations
 
     flow = MoleculeFlow(options.load_model(model, device))
     options.say_deviations(deviations([first, last], None), 2)
-    rows = path_between(flow, first, last, steps=steps, paths=paths, seed=seed)
+    rows = path_between(
+        flow, first, last, steps=steps, paths=paths, seed=seed, filters=filters, outcomes=outcomes
+    )
+    if filters:
+        say(f"of the molecules on {paths:,} paths {passing_text(filters.checks, outcomes)}")
     if kind == "smi":
         write_text("".join(f"{row['smiles']}\n" for row in rows if row["smiles"]), out)
     else:

@@ -60,28 +60,29 @@ def merge(
         if out is not None and out.exists() and path.exists() and out.samefile(path):
             raise typer.BadParameter(f"{out} is a shard to merge", param_hint="'--out'")
 
-    from graphcnf.sampling.shards import merged, recipe_of, survey, totals
+    from graphcnf.sampling.shards import merged, survey, totals
 
     whole, problems, notes = survey(shards)
     for line in [*problems, *(f"note: {note}" for note in notes)]:
         say(line)
     if not whole:
         raise UserError(f"none of {len(shards):,} files is a whole shard of generate --shard")
-    recipe, of = recipe_of(whole[0][1]), whole[0][1]["part"][1]
+    recipe, of = whole[0][1]["recipe"], whole[0][1]["part"][1]
     if problems and not partial:
         raise UserError(
             f"{len(whole):,} of {of:,} shards are whole: draw the others again, or merge these "
             "with --partial"
         )
-    if kind is not None and plain_kind(kind) != recipe.kind:
+    if kind is not None and plain_kind(kind) != recipe["kind"]:
         raise typer.BadParameter(
-            f"{out}: the shards hold .{recipe.kind}, and are merged into that", param_hint="'--out'"
+            f"{out}: the shards hold .{recipe['kind']}, and are merged into that",
+            param_hint="'--out'",
         )
-    counts, distinct = totals(whole), unique or not recipe.everything
+    counts, distinct = totals(whole), unique or not recipe["everything"]
     read = counts.written
-    with open_output(out, conversion(kind or recipe.kind, recipe.columns)) as stream:
+    with open_output(out, conversion(kind or recipe["kind"], recipe["columns"])) as stream:
         stream.writelines(merged(whole, counts, unique=distinct))
-    figures = {**counts.figures(distinct), "shards": len(whole), "of": of}
+    figures = {**counts.figures(distinct, recipe["filters"]), "shards": len(whole), "of": of}
     summary = (
         f"merged {len(whole):,} of {of:,} shards: {counts.sampled:,} graphs, "
         f"{figures['strict_validity']:.1%} strictly valid; {counts.written:,} written"

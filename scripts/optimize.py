@@ -187,21 +187,13 @@ def _label(score: str) -> str:
 
 
 def _leads(path: Path, flow: MoleculeFlow, standardize: bool) -> list[str]:
-    """Return the SMILES of a file; raise `UserError` where one of them is no molecule."""
-    from graphcnf.datasets.smiles_file import read_smiles
-    from graphcnf.molecules import codec
+    """Return the SMILES of a file, with a note on what the model's data have not."""
     from graphcnf.molecules.standardize import deviations
 
-    records = read_smiles(path)
-    with codec.quiet():
-        for number, text in zip(records.numbers, records.smiles, strict=True):
-            try:
-                codec.parse(text)
-            except codec.MoleculeNotRepresentable as error:
-                raise UserError(f"{path}, {records.unit} {number}: {error}") from None
+    smiles = options.read_molecules(path)
     states = None if standardize else flow.charge_states
-    options.say_deviations(deviations(records.smiles, states), len(records.smiles))
-    return [flow.standardized(s) for s in records.smiles] if standardize else records.smiles
+    options.say_deviations(deviations(smiles, states), len(smiles))
+    return [flow.standardized(s) for s in smiles] if standardize else smiles
 
 
 def _write(result: OptimizationResult, best: int | None, kind: str, out: Path | None) -> None:

@@ -7,8 +7,10 @@ substitutions of single atoms and bonds begin with the molecule itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import networkx as nx
@@ -21,6 +23,7 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec, growth
+from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
 from graphcnf.molecules.properties import similarity_to
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
@@ -222,12 +225,13 @@ class NearAnalogs:
 
     def __init__(
         self, flow: MoleculeFlow, origin: Origin, keep: str, *, seed: int, temperature: float,
-        particles: int,
+        particles: int, filters: Filters,
     ):  # fmt: skip
         check_temperature(temperature)
         check_seed(seed)
         check_integer("particles", particles, 1, PROPOSALS)
         self.flow, self.origin, self.particles = flow, origin, particles
+        self.filters, self.outcomes = filters, Counter[str]()
         self.temperature, self._random = temperature, np.random.default_rng((seed, 3))
         orders = keep == "bonds"
         self._query = _bare(origin.mol, flow.vocabulary, orders=orders).query
@@ -263,7 +267,8 @@ class NearAnalogs:
         waiting: list[tuple[float, growth.Result]] = []
         seen: set[int] = set()
         idle = 0
-        while idle < PATIENCE:
+        patience = PATIENCE * (growth.PATIENCE_FACTOR if self.filters else 1)
+        while idle < patience:
             with one_thread(self.flow.model.device), codec.quiet():
                 found = self._round()
             for state, nats in found:
@@ -281,19 +286,25 @@ class NearAnalogs:
                 if key not in seen:
                     seen.add(key)
                     yield one
+        passed = passing_text(self.filters.checks, self.outcomes)
         raise UserError(
             f"{self.origin.smiles[:80]!r}: {len(seen)} analogues found and no further one in "
-            f"{PATIENCE * PROPOSALS * TRIES:,} tries; {self.origin.advice}"
+            f"{patience * PROPOSALS * TRIES:,} tries; {passed and f'{passed}; '}"
+            f"{self.origin.advice}"
         )
 
     def _round(self) -> list[tuple[State, float]]:
-        """Put up to `PROPOSALS` more molecules into the pool, and return them with their log p."""
+        """Put up to `PROPOSALS` more molecules into the pool; return those that pass, with log p.
+
+        Substitutions may begin with one that does not pass: the next one may.
+        """
         # As above, drawn by p without repeats. The first one always is.
         noise = self._random.gumbel(size=len(self._pool) - 1)
         nats = np.array([value for _, value in self._pool[1:]])
         ranked = np.argsort(-(nats / self.temperature + noise))
         parents = [self._pool[k][0] for k in [0, *(1 + ranked[: PARENTS - 1])]]
         new: list[State] = []
+        refusals: list[str] = []
         for k in range(PROPOSALS):
             for _ in range(TRIES):
                 state = self._substituted(parents[k % len(parents)])
@@ -306,11 +317,15 @@ class NearAnalogs:
                     continue
                 if self.origin.accepts(state.smiles, molecule):
                     new.append(state)
+                    refusals.append(self.filters.refusal(molecule))
                     break
         values = self.flow.log_prob([state.smiles for state in new]).tolist()
-        found = [pair for pair in zip(new, values, strict=True) if np.isfinite(pair[1])]
+        known = np.isfinite(values).tolist()
+        found = list(compress(zip(new, values, strict=True), known))
         self._pool += found
-        return found
+        refusals = list(compress(refusals, known))
+        self.outcomes.update(refusals)
+        return [pair for pair, refusal in zip(found, refusals, strict=True) if not refusal]
 
     def _substituted(self, state: State) -> State | None:
         """Return another molecule next to this one; None where the substitution gives none."""
@@ -346,6 +361,7 @@ def analogs_of(
     temperature: float = 1.0,
     atoms: tuple[int, int] | None = None,
     particles: int = 4,
+    filters: Filters = NO_FILTERS,
 ) -> RedrawnAnalogs | NearAnalogs:
     """Return a sampler of analogues of a molecule, never the molecule itself.
 
@@ -359,6 +375,7 @@ def analogs_of(
         atoms: Lowest and highest number of heavy atoms, with the scaffold kept; that of the
             molecule, `NEAR` more or less, when None.
         particles: Particles, or molecules that substitutions find, for each one that is taken.
+        filters: Filters that every analogue passes.
     """
     if keep not in KEEP:
         raise UserError(f"keep is one of {', '.join(KEEP)}, not {keep!r}")
@@ -369,7 +386,7 @@ def analogs_of(
         )
     origin = Origin(molecule, flow.vocabulary, flow.model.max_nodes, similar)
     options: dict[str, Any] = {
-        "seed": seed, "temperature": temperature, "particles": particles,
+        "seed": seed, "temperature": temperature, "particles": particles, "filters": filters,
     }  # fmt: skip
     if similar and keep != "scaffold":
         return NearAnalogs(flow, origin, keep, **options)

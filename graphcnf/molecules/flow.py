@@ -175,7 +175,7 @@ class MoleculeFlow:
                 is closed over the fragment), "scaffold" (new atoms and rings anywhere), "decorate"
                 (something at each attachment point, nothing elsewhere) or "link" (two fragments
                 "A.B" with an attachment point each).
-            **options: `seed`, `temperature`, `atoms` and `particles`
+            **options: `seed`, `temperature`, `atoms`, `particles` and `filters`
                 (`graphcnf.molecules.growth.Growth`).
         """
         from graphcnf.molecules.growth import Growth, read_fragment

@@ -12,7 +12,7 @@ The threshold is that of all rounds, so that a round without likely molecules gi
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from graphcnf.graphs.constrained.placement import Fragment
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
+from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
@@ -43,9 +44,9 @@ ROUND, TRIAL = 256, 64
 """Particles in a round, and before the first one, to learn in which orders the model knows a
 fragment."""
 
-ROUNDS, PATIENCE = 16, 8
+ROUNDS, PATIENCE, PATIENCE_FACTOR = 16, 8, 10
 """Rounds whose weights say which molecules are taken, and rounds in a row without a further
-molecule after which the search is given up."""
+molecule after which the search is given up, times the factor where there are filters."""
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Multiples of it, modulo 1, fill the unit interval evenly at every count."""
@@ -334,9 +335,11 @@ class Growth:
         temperature: See there.
         atoms: See there.
         particles: Particles for each molecule that is taken.
+        filters: Filters that molecules pass before their weights are compared.
 
     Of `walks` particles so far, `ended` placed the whole fragment, and `valid` of these are valid
-    molecules with it. `substituents` are distinct parts at each atom with attachment points.
+    molecules with it; `outcomes` counts these by `Filters.refusal`. `substituents` are distinct
+    parts at each atom with attachment points.
     """
 
     advice = "ask for fewer or for other sizes"
@@ -351,6 +354,7 @@ class Growth:
         temperature: float = 1.0,
         atoms: tuple[int, int] | None = None,
         particles: int = 8,
+        filters: Filters = NO_FILTERS,
     ):
         check_grows(model)
         check_integer("particles", particles, 1, ROUND)
@@ -358,6 +362,7 @@ class Growth:
         check_seed(seed)
         self.model, self.vocabulary = model, vocabulary
         self.seed, self.temperature, self.particles = seed, temperature, particles
+        self.filters, self.outcomes = filters, Counter[str]()
         self.walks = self.ended = self.valid = 0
         self.text = fragment.text
         self.substituents: dict[int, set[str]] = {}
@@ -369,7 +374,8 @@ class Growth:
         fragment = self._whole.fragment
         seen: set[int] = set()
         idle, number = 0, 0
-        while idle < PATIENCE:
+        patience = PATIENCE * (PATIENCE_FACTOR if self.filters else 1)
+        while idle < patience:
             before = len(seen)
             found = self._round(number)
             new = [one for one in found.values() if protonation_hash(one.smiles) not in seen]
@@ -384,10 +390,11 @@ class Growth:
                 yield one
             idle = idle + 1 if len(seen) == before else 0
             number += 1
-        advice = self.advice if seen else "the model cannot grow from it"
+        advice = self.advice if self.valid else "the model cannot grow from it"
+        passed = passing_text(self.filters.checks, self.outcomes)
         raise UserError(
             f"{self.text[:80]!r}: {len(seen)} molecules found and no further one in "
-            f"{PATIENCE * ROUND:,} tries; {advice}"
+            f"{patience * ROUND:,} tries; {passed and f'of the valid ones {passed}; '}{advice}"
         )
 
     def _goal(self, fragment: MoleculeFragment, atoms: tuple[int, int] | None) -> Goal:
@@ -439,6 +446,10 @@ class Growth:
                 self.valid += 1
                 if not self._accepts(smiles, molecule):
                     continue
+                refusal = self.filters.refusal(molecule)
+                self.outcomes[refusal] += 1
+                if refusal:
+                    continue
                 weight = float(log_weights[k]) - math.log(places)
                 if smiles in found:
                     weight = float(np.logaddexp(weight, found[smiles].log_weight))
@@ -473,7 +484,9 @@ class Growth:
         weights = [[one.log_weight for one in group] for group in groups.values()]
         sums = np.array([np.logaddexp.reduce(own) for own in weights])
         self._weights.append(sums)
-        count = len(self._weights) * ROUND / self.particles
+        # What the filters refuse has no weight: one of so many particles that pass is taken.
+        passed = self.outcomes[""] / max(self.outcomes.total(), 1)
+        count = passed * len(self._weights) * ROUND / self.particles
         threshold = log_threshold(np.concatenate(self._weights), count)
         taken = []
         for group, weight in zip(groups.values(), sums, strict=True):

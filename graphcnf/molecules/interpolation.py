@@ -9,6 +9,7 @@ between points of them that are as near as can be: a variable whose intervals ov
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,7 @@ from graphcnf.graphs import GraphBatch, PathModel
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_integer
 from graphcnf.molecules import codec
+from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.properties import similarity_to
 
 if TYPE_CHECKING:
@@ -31,8 +33,9 @@ INSIDE, MOST = 0.02, 1000
 
 
 def interpolate(
-    flow: MoleculeFlow, first: str, last: str, *, steps: int = 10, paths: int = 32, seed: int = 0
-) -> list[dict[str, Any]]:
+    flow: MoleculeFlow, first: str, last: str, *, steps: int = 10, paths: int = 32, seed: int = 0,
+    filters: Filters = NO_FILTERS, outcomes: Counter[str] | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Return a path between two molecules through the latents.
 
     Latents that may be anywhere, where intervals overlap and for atoms that only one molecule has,
@@ -46,6 +49,8 @@ def interpolate(
         steps: Equal steps from the one to the other, also of the number of atoms.
         paths: Number of paths that are compared.
         seed: Seed of the paths.
+        filters: A molecule between the two that does not pass counts as none.
+        outcomes: Counter of the molecules of all paths by their `Filters.refusal`.
 
     Returns:
         `steps` + 1 points with `t` from 0 to 1, `smiles` (None where the point is no valid
@@ -67,6 +72,11 @@ def interpolate(
     device = flow.model.device
     with one_thread(device):
         smiles = flow.decode({"atoms": latents.to(device)}, mask.to(device))
+    between = {*smiles} - {None, smiles[0], smiles[-1]} if filters else set()
+    refusals = {text: filters.refusal(Chem.MolFromSmiles(text)) for text in between}
+    if outcomes is not None:
+        outcomes.update(refusals.values())
+    smiles = [None if refusals.get(text) else text for text in smiles]
     path = _smoothest([smiles[k : k + steps + 1] for k in range(0, len(smiles), steps + 1)])
     values = flow.log_prob([smiles for smiles, _, _ in path]).tolist()
     return [

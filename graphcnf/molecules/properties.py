@@ -1,4 +1,4 @@
-"""Properties of molecules: names, similarity, requirements on them, features, and conditions."""
+"""Properties of molecules: names, similarity, comparisons of them, features, and conditions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ CHUNK = 1000
 DECIMALS = 4
 """Decimals of a property. Requirements are held against the rounded value that is written."""
 
-_ECFP4 = GetMorganGenerator(radius=2, fpSize=2048)
+ECFP4 = GetMorganGenerator(radius=2, fpSize=2048)
+"""Morgan fingerprints of radius 2 in 2,048 bits, without chirality and counts."""
 
 
 # Functions of their own: RDKit's are lambdas, which cannot be pickled and have no name.
@@ -101,8 +102,8 @@ def similarity_to(mol: Chem.Mol) -> Callable[[Chem.Mol], float]:
 
     Morgan fingerprints of radius 2 in 2,048 bits, without chirality and counts; in [0, 1].
     """
-    own = _ECFP4.GetFingerprint(mol)
-    return lambda other: TanimotoSimilarity(own, _ECFP4.GetFingerprint(other))
+    own = ECFP4.GetFingerprint(mol)
+    return lambda other: TanimotoSimilarity(own, ECFP4.GetFingerprint(other))
 
 
 def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -186,7 +187,7 @@ class Requirement:
                 raise UserError(f"{text!r}: {part} is larger than any number; bounds are finite")
         terms = tuple(part if part in names else float(part) for part in parts[::2])
         found = cls(terms, tuple(parts[1::2]))
-        _check_possible([found])
+        check_possible([found])
         return found
 
     def __str__(self) -> str:
@@ -215,7 +216,7 @@ def _holds(pair: tuple[str | float, str, str | float], values: Mapping[str, floa
     return _OPERATORS[sign](*sides)
 
 
-def _check_possible(requirements: Sequence[Requirement]) -> None:
+def check_possible(requirements: Sequence[Requirement]) -> None:
     """Raise `UserError` where no value of a property meets its comparisons with numbers.
 
     One that does lies at a bound, at the next value that `described` gives, or at an end of the
@@ -239,27 +240,6 @@ def _check_possible(requirements: Sequence[Requirement]) -> None:
             known = f" from {low} to {high}" if math.isfinite(high) else f" from {low} on"
             known = known if math.isfinite(low) else ""
             raise UserError(f"{shown}: no value of {name}{known} meets this")
-
-
-class Selection:
-    """Requirements on molecules: comparisons of properties, and SMARTS that they contain.
-
-    Examples:
-        >>> wanted = Selection(["qed > 0.6", "200 <= weight < 400"], ["c1ccncc1"])
-        >>> wanted.accepts(Chem.MolFromSmiles("CCO"))
-        False
-    """
-
-    def __init__(self, requirements: Sequence[str] = (), patterns: Sequence[str] = ()):
-        self.requirements = [Requirement.parse(text) for text in requirements]
-        _check_possible(self.requirements)
-        self.patterns = [parse_smarts(text) for text in patterns]
-
-    def accepts(self, mol: Chem.Mol) -> bool:
-        """Return True if a sanitized molecule meets all requirements."""
-        if not all(mol.HasSubstructMatch(pattern) for pattern in self.patterns):
-            return False
-        return all(r.holds(described(mol, r.names)) for r in self.requirements)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice, takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,15 +23,15 @@ from graphcnf.compute.parallel import available_cores
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.networks import condition_row
 from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, one_thread
-from graphcnf.molecules.properties import DECIMALS, Selection, described, nearest_of
+from graphcnf.molecules.filters import NO_FILTERS, Filters
+from graphcnf.molecules.properties import described, nearest_of
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
-from graphcnf.sampling.formats import WRITERS, header
+from graphcnf.sampling.formats import WRITERS
 
 if TYPE_CHECKING:
     from graphcnf.compute.parallel import Cluster
-    from graphcnf.molecules.growth import Result
 
 WORTHWHILE = 1000
 """Records for which another process pays: it starts in the time that half of them take."""
@@ -50,15 +48,13 @@ class Recipe:
     columns: tuple[str, ...]
     everything: bool  # invalid graphs and repeats, too
     properties: tuple[str, ...] = ()  # columns that are properties of a valid molecule
-    requirements: tuple[str, ...] = ()  # see `Selection`, as the SMARTS patterns
-    patterns: tuple[str, ...] = ()
     targets: tuple[float | None, ...] | None = None  # conditions of `GraphCNF.sample_records`
     best_of: int = 1  # candidates for each record, of which the nearest to the targets is kept
+    filters: Filters = NO_FILTERS
 
-    @property
-    def selective(self) -> bool:
-        """True where valid molecules are selected further."""
-        return bool(self.requirements or self.patterns)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON values: equal ones determine equal records."""
+        return json.loads(json.dumps({**vars(self), "filters": self.filters.identity}))
 
 
 class Record(NamedTuple):
@@ -66,7 +62,7 @@ class Record(NamedTuple):
 
     number: int
     strict: bool  # a valid molecule as it is, in one piece
-    accepted: bool  # and meets the requirements, and contains the patterns
+    refusal: str  # of a valid molecule, see `Filters.refusal`
     hash: int | None  # of its SMILES; None where repeats are wanted
     text: str  # "" for a graph that is not wanted
     reached: dict[str, tuple[float, float]]  # value asked for and value had, by property
@@ -110,28 +106,22 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
             model, graphs, block, frame, recipe.seed, recipe.targets
         )
     write, records = WRITERS[recipe.kind], []
-    selection = _selection(recipe.requirements, recipe.patterns)
     names = [table["name"] for table in model.conditions]
     asked = {k: v for k, v in zip(names, recipe.targets or (), strict=False) if v is not None}
-    chemistry = bool(recipe.properties or recipe.selective or asked)
+    chemistry = bool(recipe.properties or recipe.filters or asked)
     for row in frame.to_dict("records"):
         mol = Chem.MolFromSmiles(row["smiles"]) if chemistry and row["strict"] else None
-        accepted = row["strict"] and (mol is None or selection.accepts(mol))
+        refusal = "" if mol is None else recipe.filters.refusal(mol)
         hash_, text, reached = None, "", {}
-        if recipe.everything or accepted:
+        if recipe.everything or (row["strict"] and not refusal):
             hash_ = None if recipe.everything else protonation_hash(row["smiles"])
             unknown = dict.fromkeys(recipe.properties)
             row |= unknown if mol is None else described(mol, recipe.properties)
             text = write({name: row[name] for name in recipe.columns})
             found = {} if mol is None else described(mol, asked)
             reached = {k: (asked[k], v) for k, v in found.items() if math.isfinite(v)}
-        records.append(Record(row["record"], row["strict"], accepted, hash_, text, reached))
+        records.append(Record(row["record"], row["strict"], refusal, hash_, text, reached))
     return records
-
-
-@lru_cache(maxsize=1)
-def _selection(requirements: tuple[str, ...], patterns: tuple[str, ...]) -> Selection:
-    return Selection(requirements, patterns)
 
 
 def block_log_likelihoods(
@@ -177,26 +167,6 @@ def molecule_log_likelihoods(
         for value, there in zip(nats, known, strict=True)
     ]
     return np.array(shown, dtype=object)
-
-
-def found_texts(
-    molecules: Generator[Result],
-    recipe: Recipe,
-    number: int,
-    more: Mapping[str, Callable[[Chem.Mol], float]] | None = None,
-) -> Iterator[str]:
-    """Yield the header and then the text of each of the first molecules as they are found.
-
-    `more` holds functions of further columns by name; the molecules are closed at the end.
-    """
-    yield header(recipe.kind, recipe.columns)
-    with closing(molecules):
-        for record, one in enumerate(islice(molecules, number)):
-            mol = Chem.MolFromSmiles(one.smiles)
-            row = {"record": record, "smiles": one.smiles}
-            row |= {name: round(value(mol), DECIMALS) for name, value in (more or {}).items()}
-            row |= described(mol, recipe.properties)
-            yield WRITERS[recipe.kind]({name: row[name] for name in recipe.columns})
 
 
 def first_blocks(number: int, together: int = 1) -> Iterator[range]:

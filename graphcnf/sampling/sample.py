@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ from graphcnf.compute.progress import progress_bar
 from graphcnf.compute.signals import termination_raises
 from graphcnf.errors import UserError, say
 from graphcnf.graphs.record_blocks import blocks, together_on
+from graphcnf.molecules.filters import passing_shares, passing_text
 from graphcnf.molecules.hashing import HashSet
 from graphcnf.molecules.standardize import protonation_hash
 from graphcnf.sampling.formats import Conversion, entries, header
@@ -39,7 +40,7 @@ PATIENCE = 10_000
 """Records in a row without a further valid molecule after which the search is given up."""
 
 PATIENCE_FACTOR = 10
-"""Multiplies `PATIENCE` where molecules are selected."""
+"""Multiplies `PATIENCE` where there are filters."""
 
 
 class Exhausted(UserError):
@@ -58,9 +59,9 @@ class SampleCounts:
     record: int = 0  # number of the next record
     written: int = 0  # records that count
     valid: int = 0
-    accepted: int = 0  # valid, and as the requirements and patterns want them
     last: int = 0  # number of the record after the last one that counts
     seconds: float = 0.0
+    outcomes: dict[str, int] = field(default_factory=dict)  # valid ones by `Filters.refusal`
     reached: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -71,8 +72,9 @@ class SampleCounts:
     def add(self, record: Record, written: bool) -> None:
         """Count the next record, and its properties where it is written."""
         self.record = record.number + 1
-        self.valid += record.strict
-        self.accepted += record.accepted
+        if record.strict:
+            self.valid += 1
+            self.outcomes[record.refusal] = self.outcomes.get(record.refusal, 0) + 1
         if not written:
             return
         self.written += 1
@@ -81,32 +83,36 @@ class SampleCounts:
             _, count, total, distance = self.reached.get(name, (asked, 0, 0.0, 0.0))
             self.reached[name] = [asked, count + 1, total + value, distance + abs(value - asked)]
 
-    def figures(self, distinct: bool) -> dict[str, Any]:
-        """Return numbers of graphs, and shares in [0, 1] of valid and of accepted ones.
+    def figures(self, distinct: bool, filters: Collection[str]) -> dict[str, Any]:
+        """Return numbers of graphs, and shares in [0, 1] of valid ones and of those that pass.
 
         Where properties were asked for, `asked` has for each the value, and of the written
-        molecules the mean and the mean absolute error (MAE). `distinct` is 0 with repeats.
+        molecules the mean and the mean absolute error (MAE). `distinct` is 0 with repeats, and
+        `filters` are the names of `Filters.checks`.
         """
         asked = {
             name: {"value": value, "mean": total / count, "mae": distance / count}
             for name, (value, count, total, distance) in self.reached.items()
         }
+        accepted = self.outcomes.get("", 0)
         return {
             **({"asked": asked} if asked else {}),
             "sampled": self.sampled,
             "strict_valid": self.valid,
             "strict_validity": self.valid / max(self.sampled, 1),
-            "accepted": self.accepted,
-            "acceptance": self.accepted / max(self.valid, 1),
+            "accepted": accepted,
+            "acceptance": accepted / max(self.valid, 1),
+            **({"filters": passing_shares(filters, self.outcomes)} if filters else {}),
             "written": self.written,
             "distinct": self.written if distinct else 0,
             "seconds": round(self.seconds, 3),
         }
 
-    def summary(self, distinct: bool, selective: bool) -> str:
-        """Return one line, with the share of accepted molecules where it is `selective`."""
-        figures = self.figures(distinct)
-        shown = f", {figures['acceptance']:.1%} of these accepted" if selective else ""
+    def summary(self, distinct: bool, filters: Collection[str]) -> str:
+        """Return one line, with the share that passes each filter."""
+        figures = self.figures(distinct, filters)
+        passed = passing_text(filters, self.outcomes)
+        shown = f", of these {passed}" if passed else ""
         shown += f", {self.written:,} distinct" if distinct and self.written else ""
         for name, found in figures.get("asked", {}).items():
             shown += (
@@ -192,7 +198,7 @@ class Sample:
         name = fingerprint(
             {
                 "model": model_digest(self.model),
-                "recipe": asdict(self.recipe),
+                "recipe": self.recipe.to_dict(),
                 "records": [self.records.start, last],
                 **environment(str(self.model.device)),
             }
@@ -228,7 +234,7 @@ class Sample:
     def _texts(self) -> Generator[str]:
         """Yield the text piece after piece until there is enough; `counts` keep up with it."""
         recipe, counts = self.recipe, self.counts
-        patience = PATIENCE * (PATIENCE_FACTOR if recipe.selective else 1)
+        patience = PATIENCE * (PATIENCE_FACTOR if recipe.filters else 1)
         beginning = "" if counts.sampled else header(recipe.kind, recipe.columns)
         with closing(self._blocks()) as drawn:
             for records in drawn:
@@ -246,7 +252,7 @@ class Sample:
                 if self._is_filled():
                     return
                 if self.number is not None and counts.record - counts.last >= patience:
-                    raise Exhausted(_advice(counts, recipe.selective))
+                    raise Exhausted(_advice(counts, recipe.filters.checks))
 
     def _blocks(self) -> Generator[list[Record]]:
         """Yield drawn blocks, the first of them from this process: it is there soon."""
@@ -301,11 +307,11 @@ class Sample:
                         self._seen.add(protonation_hash(smiles))
 
 
-def _advice(counts: SampleCounts, selective: bool) -> str:
-    if selective and counts.valid:
+def _advice(counts: SampleCounts, filters: Collection[str]) -> str:
+    if filters and counts.valid:
         return (
-            f"{counts.accepted:,} of {counts.valid:,} valid molecules, {counts.written:,} of "
-            "them distinct, are what --require and --smarts ask for: ask for -n "
+            f"of {counts.valid:,} valid molecules {passing_text(filters, counts.outcomes)}, "
+            f"{counts.written:,} of them distinct, and no further one comes up: ask for -n "
             f"{counts.written}, for less, or for other sizes"
         )
     if not counts.written:

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -66,7 +66,7 @@ def shards_of(
         "format": FORMAT,
         "sample": [sample.start, sample.stop],
         "model": model_digest(model),
-        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "recipe": recipe.to_dict(),
         "environment": environment(str(model.device)),
     }
     stem, dot, suffixes = out.name.partition(".")
@@ -105,13 +105,6 @@ def _seal(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": digest}
 
 
-def recipe_of(shard: Shard) -> Recipe:
-    """Return the recipe of a shard's sample."""
-    fields: dict[str, Any] = dict(shard["recipe"])
-    fields |= {k: tuple(v) for k, v in fields.items() if isinstance(v, list)}
-    return Recipe(**fields)
-
-
 def _read_shard(path: Path) -> tuple[Shard | None, str]:
     """Return the description of a shard, or None, and what is wrong with it, or ""."""
     name = _described(path).name
@@ -136,16 +129,19 @@ def _read_shard(path: Path) -> tuple[Shard | None, str]:
 
 def _check(shard: Shard) -> None:
     """Raise an error where the description of a shard cannot be true."""
-    recipe, sample = recipe_of(shard), range(*shard["sample"])
+    recipe, sample = shard["recipe"], range(*shard["sample"])
+    counts = SampleCounts(**shard["progress"])
     records = _shard_records(sample, *shard["part"])
-    texts = [shard["model"], *recipe.columns]
+    texts = [shard["model"], *recipe["columns"]]
     if (
         sample.start < 0
         or shard["records"] != [records.start, records.stop]
+        or set(recipe) != {field.name for field in fields(Recipe)}
         or not all(isinstance(text, str) for text in texts)
-        or recipe.kind not in WRITERS
-        or "smiles" not in recipe.columns
-        or not isinstance(SampleCounts(**shard["progress"]).written + shard["bytes"], int)
+        or recipe["kind"] not in WRITERS
+        or "smiles" not in recipe["columns"]
+        or sum(counts.outcomes.values()) != counts.valid
+        or not isinstance(counts.written + shard["bytes"], int)
         or not isinstance(shard["sha256"], str)
     ):
         raise ValueError
@@ -209,16 +205,17 @@ def survey(paths: Iterable[Path]) -> tuple[list[ShardFile], list[str], list[str]
 def _sample_of(shard: Shard) -> dict[str, Any]:
     """Return everything that the shards of one sample agree on."""
     parts = {"model": shard["model"][:16], "graphs": shard["sample"], "shards": shard["part"][1]}
-    return {**asdict(recipe_of(shard)), **parts}
+    return {**shard["recipe"], **parts}
 
 
 def totals(shards: Sequence[ShardFile]) -> SampleCounts:
     """Return the counts of all shards together."""
     each = [SampleCounts(**shard["progress"]) for _, shard in shards]
+    outcomes: Counter[str] = sum((Counter(counts.outcomes) for counts in each), Counter())
     return SampleCounts(
         record=sum(counts.sampled for counts in each),
         valid=sum(counts.valid for counts in each),
-        accepted=sum(counts.accepted for counts in each),
+        outcomes=outcomes,
         written=sum(counts.written for counts in each),
         seconds=sum(counts.seconds for counts in each),
     )
@@ -232,12 +229,13 @@ def merged(shards: Sequence[ShardFile], counts: SampleCounts, *, unique: bool) -
     Raises:
         UserError: A shard changes while it is read.
     """
-    counts.written, seen, recipe = 0, HashSet(), recipe_of(shards[0][1])
-    yield header(recipe.kind, recipe.columns)
+    counts.written, seen, recipe = 0, HashSet(), shards[0][1]["recipe"]
+    kind, columns = recipe["kind"], recipe["columns"]
+    yield header(kind, columns)
     for path, shard in shards:
         read = 0
         with open_lines(path) as lines:
-            for text, smiles in entries(lines, recipe.kind, recipe.columns):
+            for text, smiles in entries(lines, kind, columns):
                 read += 1
                 if not unique or not smiles or seen.add(protonation_hash(smiles)):
                     counts.written += 1

@@ -1,4 +1,4 @@
-"""`analogs`, `interpolate`, and `generate` around a fragment."""
+"""`grow`, `analogs` and `interpolate`."""
 
 import csv
 import gzip
@@ -58,7 +58,7 @@ def test_similar_ones_and_their_share(run):
 
 
 def test_every_format_has_the_same_molecules_with_the_fragment(run, surroundings):
-    same = ("generate", "--scaffold", "CN", "--particles", 2, "--size", "3-6")
+    same = ("grow", "--scaffold", "CN", "--particles", 2, "--size", "3-6")
     code, out, err = run(*same, "-n", 6)
     assert code == 0, err
     smiles = out.splitlines()

@@ -9,6 +9,7 @@ import time
 import pytest
 
 GENERATE = ["generate", "--model", "{model}"]
+GROW = ["grow", "--model", "{model}"]
 EVALUATE = ["evaluate", "--model", "{model}"]
 
 
@@ -42,13 +43,19 @@ def places(model_folder, surroundings):
         ([*GENERATE, "--properties", "qid"], 2, "no property 'qid'; did you mean 'qed'?"),
         ([*GENERATE, "--property", "logp=2"], 1, "this model takes no properties"),
         ([*GENERATE, "--best-of", "2"], 2, "nearest to a --property"),
-        ([*GENERATE, "--particles", "2"], 2, "around a fragment only"),
-        ([*GENERATE, "--grow", "[*]C", "--link", "[*]C.[*]C"], 2, "exclude each other"),
-        ([*GENERATE, "--grow", "[*]C", "--all"], 2, "'--all': not together with --grow"),
-        ([*GENERATE, "--scaffold", "C", "--cluster", "local"], 2, "'--cluster': not together with"),
-        ([*GENERATE, "--decorate", "CC"], 1, "attachment points"),
-        ([*GENERATE, "--scaffold", "[Xe]"], 1, "not among the atoms"),
-        ([*GENERATE, "--size", "3-6", "--scaffold", "CCCCCCCCC"], 1, "molecules of up to 6"),
+        ([*GENERATE, "--exclude", "c1cc"], 2, "'--exclude': not a SMARTS that RDKit accepts"),
+        ([*GENERATE, "--smarts", "C", "--exclude", "C"], 1, "C is wanted and excluded"),
+        ([*GENERATE, "--require", "qed > 0.8", "--require", "qed < 0.2"], 2, "no value of qed"),
+        ([*GENERATE, "--alerts", "pain"], 2, "no catalogue of alerts 'pain'; did you mean 'pains'"),
+        ([*GENERATE, "--min-similarity", "good.smi"], 2, "write known.smi:0.4"),
+        ([*GENERATE, "--min-similarity", "good.smi:1.4"], 2, "between 0 and 1, got 1.4"),
+        ([*GENERATE, "--max-similarity", "no.smi:0.4"], 2, "no such file: no.smi"),
+        ([*GENERATE, "--max-similarity", "words.txt:0.4"], 2, "words.txt, line 1: not a SMILES"),
+        ([*GROW, "--grow", "[*]C", "--link", "[*]C.[*]C"], 2, "exclude each other"),
+        (GROW, 2, "name the fragment: give one of --scaffold, --grow, --link, --decorate"),
+        ([*GROW, "--decorate", "CC"], 1, "attachment points"),
+        ([*GROW, "--scaffold", "[Xe]"], 1, "not among the atoms"),
+        ([*GROW, "--size", "3-6", "--scaffold", "CCCCCCCCC"], 1, "molecules of up to 6"),
         ([*GENERATE, "--cluster", "here"], 2, "'--cluster': no cluster 'here'"),
         ([*GENERATE, "--cluster", "tcp://h:1", "--workers", "2"], 2, "has its own number"),
         ([*GENERATE, "--cluster", "local", "--device", "cuda"], 2, "'--device': workers of"),

@@ -138,11 +138,12 @@ def test_selection_only_selects(generate):
     assert [r["weight"] for r in rows] == [r["weight"] for r in expected.values()]
     assert (figures["strict_valid"], figures["accepted"]) == (valid, accepted)
     assert figures["acceptance"] == accepted / valid and 0 < accepted < valid
+    assert np.prod([*figures["filters"].values()]) == pytest.approx(accepted / valid)
     assert figures["written"] == figures["distinct"] == 5
     # As well where it is written otherwise.
     other = ["--require=40<weight", "--require=atoms<=5.0", "--require=atoms>=2", *SELECT[4:]]
     again, err = generate("-n", 5, *other)
-    assert again.splitlines() == list(expected) and "% of these accepted, 5 distinct" in err
+    assert again.splitlines() == list(expected) and "% pass the filters (has [N,n] " in err
 
 
 def test_properties_are_columns_of_every_format(generate, surroundings):
@@ -186,7 +187,7 @@ def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, s
     monkeypatch.setattr(sample, "PATIENCE", 20)
     heavy = ["-n", 5, "--require", "weight > 900", "--out", "y.smi", *tail[4:]]
     code, _, err = graphcnf("generate", *heavy)
-    assert code == 1 and "0 of " in err and "--require" in err
+    assert code == 1 and "0.0% pass the filters (weight > 900 0.0%)" in err
     assert not [name for name in os.listdir() if "y.smi" in name]
 
 

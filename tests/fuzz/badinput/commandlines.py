@@ -43,6 +43,11 @@ BAD_TEXTS = {
     "--properties": (",", "beauty", "logp,,qed", "logp;qed", "3"),
     "--require": ("", "logp", "logp<", "<3", "beauty<3", "logp<x", "logp=3", "logp<<3", "3<4"),
     "--smarts": ("", "(", "[xyz", "C((", "ä", "\u0421CO", "CC\u00a0"),
+    "--exclude": ("", "(", "[xyz", "ä", "\u0421CO"),
+    "--alerts": (",", "beauty", "pains,,nih", "pains;nih"),
+    "--min-similarity": ("", "0.4", ":0.4", "nowhere:0.4", "{molecules}", "{molecules}:",
+                         "{molecules}:x", "{molecules}:1.5", "{work}:0.4"),
+    "--max-similarity": ("", "nowhere:0.4", "{molecules}:-1", "{molecules}:nan"),
     "--scaffold": ("(", "C1CC", "\u0421CO", "CC\u041e", "c1ccccc1\u00a0"),
     "--grow": ("(", "\u0421CO", "[*:1]CC\u041e"),
     "--accelerator": ("", "warp", "cuda:0"),
@@ -79,6 +84,7 @@ MODEL = ("--model", "{model}")
 IMAGES = ("--model", "{images}")
 USUAL: dict[tuple[str, ...], Usual] = {
     ("graphcnf", "generate"): Usual((*MODEL, "-n", "3"), ".smi"),
+    ("graphcnf", "grow"): Usual((*MODEL, "--scaffold", "CC", "-n", "1"), ".smi"),
     ("graphcnf", "merge"): Usual(("{shard}",), ".smi"),
     ("graphcnf", "evaluate"): Usual(
         (*MODEL, "-n", "20", "--reference", "none", "--reconstruct", "0", "--likelihood", "0"),

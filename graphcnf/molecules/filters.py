@@ -1,0 +1,163 @@
+"""Filters: what a molecule has to pass, whatever way it was drawn in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from rdkit import Chem
+from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
+from rdkit.DataStructs import BulkTanimotoSimilarity
+
+from graphcnf.errors import UserError, suggest
+from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, parse_smarts, quiet
+from graphcnf.molecules.properties import ECFP4, Requirement, check_possible, described
+
+ALERTS = ("pains", "brenk", "nih", "chembl")
+"""Catalogues of structural alerts that come with RDKit, `FilterCatalogParams.FilterCatalogs`."""
+
+Neighbours = tuple[Sequence[str], float]
+"""SMILES, and a Tanimoto similarity of ECFP4 fingerprints to the nearest of these molecules."""
+
+Check = Callable[[Chem.Mol], bool]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Filters of sanitized molecules, in the order in which they are asked: the quick ones first.
+
+    Attributes:
+        smarts: SMARTS that a molecule contains.
+        exclude: SMARTS that it does not contain.
+        require: Comparisons of properties, as "qed > 0.6" (`Requirement`).
+        min_similarity: Molecules, and the least similarity to the nearest of them.
+        max_similarity: Molecules, and the greatest similarity to the nearest of them.
+        alerts: Catalogues of `ALERTS` that have no alert for it.
+
+    Raises:
+        UserError: One of them cannot be read, or nothing can pass.
+
+    Examples:
+        >>> filters = Filters(require=["qed > 0.6"], exclude=["[N+](=O)[O-]"], alerts=["pains"])
+        >>> filters.refusal(Chem.MolFromSmiles("CCO"))
+        'qed > 0.6'
+        >>> filters.refusal(Chem.MolFromSmiles("CC(=O)Nc1ccc(OC)cc1"))
+        ''
+    """
+
+    smarts: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    require: Sequence[str] = ()
+    min_similarity: Neighbours | None = None
+    max_similarity: Neighbours | None = None
+    alerts: Sequence[str] = ()
+
+    def __post_init__(self):
+        for text in set(self.smarts) & set(self.exclude):
+            raise UserError(f"{text} is wanted and excluded: nothing can pass")
+        assert self.checks is not None  # reads them all
+
+    def __bool__(self) -> bool:
+        return bool(self.checks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process reads the texts anew.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @cached_property
+    def checks(self) -> dict[str, Check]:
+        """Functions that return True for a molecule that passes, by what they ask for."""
+        requirements = [Requirement.parse(text) for text in self.require]
+        check_possible(requirements)
+        found: dict[str, Check] = {}
+        for text in self.smarts:
+            found[f"has {text}"] = _contains(text, True)
+        for text in self.exclude:
+            found[f"without {text}"] = _contains(text, False)
+        for wanted in requirements:
+            found[str(wanted)] = _meets(wanted)
+        for neighbours, sign in ((self.min_similarity, ">="), (self.max_similarity, "<=")):
+            if neighbours is not None:
+                found[f"similarity {sign} {neighbours[1]:g}"] = _is_near(*neighbours, sign == ">=")
+        for name in self.alerts:
+            found[f"no {name} alert"] = _without_alerts(name)
+        return found
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """JSON values that determine the filters: SHA-256 of molecules to compare with by check."""
+        found = dict.fromkeys(self.checks, "")
+        for neighbours, sign in ((self.min_similarity, ">="), (self.max_similarity, "<=")):
+            if neighbours is not None:
+                digest = hashlib.sha256("\n".join(neighbours[0]).encode()).hexdigest()
+                found[f"similarity {sign} {neighbours[1]:g}"] = digest
+        return found
+
+    def refusal(self, mol: Chem.Mol) -> str:
+        """Return what the first filter that a molecule does not pass asks for, "" without one."""
+        return next((name for name, passes in self.checks.items() if not passes(mol)), "")
+
+
+NO_FILTERS = Filters()
+
+
+def passing_shares(names: Iterable[str], outcomes: Mapping[str, int]) -> dict[str, float]:
+    """Return the share that passes each filter, of those that passed the filters before it.
+
+    Args:
+        names: `Filters.checks` in their order.
+        outcomes: Numbers of molecules by their `Filters.refusal`.
+    """
+    left, found = sum(outcomes.values()), {}
+    for name in names:
+        passed = left - outcomes.get(name, 0)
+        found[name] = passed / max(left, 1)
+        left = passed
+    return found
+
+
+def passing_text(names: Iterable[str], outcomes: Mapping[str, int]) -> str:
+    """Return the share that passes all filters, and those of `passing_shares`, in words."""
+    each = [f"{name} {share:.1%}" for name, share in passing_shares(names, outcomes).items()]
+    share = outcomes.get("", 0) / max(sum(outcomes.values()), 1)
+    return f"{share:.1%} pass the filters ({', '.join(each)})" if each else ""
+
+
+def _contains(text: str, wanted: bool) -> Check:
+    pattern = parse_smarts(text)
+    return lambda mol: mol.HasSubstructMatch(pattern) == wanted
+
+
+def _meets(wanted: Requirement) -> Check:
+    return lambda mol: wanted.holds(described(mol, wanted.names))
+
+
+def _is_near(molecules: Sequence[str], value: float, least: bool) -> Check:
+    if not 0 <= value <= 1:
+        raise UserError(f"a Tanimoto similarity lies between 0 and 1, got {value:g}")
+    if not molecules:
+        raise UserError("there are no molecules to compare with")
+    prints = []
+    with quiet():
+        for number, smiles in enumerate(molecules, 1):
+            try:
+                prints.append(ECFP4.GetFingerprint(parse(smiles)))
+            except MoleculeNotRepresentable as error:
+                raise UserError(f"molecule {number} to compare with: {error}") from None
+
+    def passes(mol: Chem.Mol) -> bool:
+        nearest = max(BulkTanimotoSimilarity(ECFP4.GetFingerprint(mol), prints))
+        return nearest >= value if least else nearest <= value
+
+    return passes
+
+
+def _without_alerts(name: str) -> Check:
+    if name not in ALERTS:
+        raise UserError(f"no catalogue of alerts {name!r}{suggest(name, list(ALERTS))}")
+    catalogs: Any = FilterCatalogParams.FilterCatalogs
+    catalog = FilterCatalog(FilterCatalogParams(getattr(catalogs, name.upper())))
+    return lambda mol: not catalog.HasMatch(mol)
