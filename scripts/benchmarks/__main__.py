@@ -7,7 +7,7 @@ from graphcnf.scripts.benchmarks.coloring import coloring
 from graphcnf.scripts.benchmarks.constrained import constrained
 from graphcnf.scripts.benchmarks.fragments import fragments
 from graphcnf.scripts.benchmarks.images import images
-from graphcnf.scripts.benchmarks.moses import moses
+from graphcnf.scripts.benchmarks.moses import moses, zinc_fold
 from graphcnf.scripts.benchmarks.own_molecules import own_molecules
 from graphcnf.scripts.benchmarks.pmo import pmo
 from graphcnf.scripts.benchmarks.properties import properties
@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 for _command in (codes, fragments, properties, systems, images, sets, coloring, pmo, constrained,
-                 own_molecules, moses):  # fmt: skip
+                 own_molecules, moses, zinc_fold):  # fmt: skip
     app.command(_command.__name__)(_command)
 
 if __name__ == "__main__":

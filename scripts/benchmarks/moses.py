@@ -1,13 +1,14 @@
-"""MOSES by its own protocol and by that of the papers on graphs.
+"""MOSES by its own protocol and by that of the papers on graphs, and ZINC250k by their fold.
 
 Polykovskiy et al. 2020, "Molecular Sets (MOSES)", arXiv 1811.12823: 30,000 raw samples, held
 against the test molecules and against those with scaffolds of their own. The papers on graphs take
-25,000 and the scaffold test molecules.
+25,000 and the scaffold test molecules; of ZINC250k 10,000 and all molecules of an index file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +18,13 @@ import typer
 
 from graphcnf.datasets.molecules import MoleculeDataset
 from graphcnf.datasets.published import load_moses, moses_source
-from graphcnf.errors import require, say
+from graphcnf.datasets.zinc250k import load_zinc250k
+from graphcnf.errors import UserError, require, say
 from graphcnf.evaluation.formats import Column, number, percent, text
 from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.statistics import SetStatistics, compare, set_statistics
-from graphcnf.evaluation.summary import share
+from graphcnf.evaluation.summary import share, summarize
+from graphcnf.graphs import GraphCNF
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling.records import draw_block, first_blocks
@@ -38,6 +41,11 @@ PARTS = {"test": "test", "testsf": "test_scaffolds"}
 DISTANCES = ("fcd", "snn", "frag", "scaf", "logp_w1", "sa_w1", "qed_w1", "weight_w1")
 OF_THE_SET = ("int_div1", "int_div2", "filters")
 """Metrics against held-out molecules, and metrics that need the samples alone."""
+
+FOLD, FOLD_SAMPLES = ("fcd", "nspdk"), 10_000
+"""Metrics and raw samples of ZINC250k's fold."""
+
+describe = partial(set_statistics, workers=None)
 
 COLUMNS: list[Column] = [
     ("Protocol", text("protocol")),
@@ -62,6 +70,16 @@ COLUMNS: list[Column] = [
     ("Weight", number("weight_w1_test", 2)),
 ]
 
+FOLD_COLUMNS: list[Column] = [
+    ("Model", text("method")),
+    ("Strict", percent("validity")),
+    ("Unique", percent("uniqueness")),
+    ("Novel", percent("novelty")),
+    ("FCD", number("fcd", 3)),
+    ("NSPDK", number("nspdk", 5)),
+    ("Source", text("source")),
+]
+
 
 def moses(
     models: Annotated[
@@ -76,29 +94,26 @@ def moses(
 ) -> None:
     """MOSES: raw samples by both protocols, beside published figures."""
     require("fcd_torch", "the FCD", "fcd")
-    count = max(PROTOCOLS.values())
     loaded = {name: load_model(name) for name in models or ["moses"]}
     language = None if lstm is None else SmilesLSTM.from_pretrained(lstm)
     dataset = load_moses()
     references = {
-        key: describe(moses_source(part).smiles(), f"moses-{part}") for key, part in PARTS.items()
+        key: describe(
+            moses_source(part).smiles(), metrics=DISTANCES, label=f"moses-{part}", use_cache=True
+        )
+        for key, part in PARTS.items()
     }
-    train = np.random.default_rng(seed).permutation(dataset.split("train"))[:count]
-    sets = {"training data": evaluate_records([dataset.smiles[k] for k in train])}
-    for name, model in loaded.items():
-        blocks = first_blocks(count)
-        say(f"{name}: drawing {count:,} graphs")
-        frames = [draw_block(model, block, seed=seed)[1] for block in blocks]
-        sets[name] = pd.concat(frames, ignore_index=True)
+    count, rows = max(PROTOCOLS.values()), []
+    sets = raw_samples(loaded, dataset, count, seed)
     if language is not None:
         sets["SMILES LSTM"] = evaluate_records(list(language.sample(count, seed)))
-    rows: dict[str, list[dict[str, Any]]] = {protocol: [] for protocol in PROTOCOLS}
     for name, frame in sets.items():
         for protocol, found in figures(frame, dataset, references):
-            rows[protocol].append({"protocol": protocol, "method": name, **found})
+            rows.append({"protocol": protocol, "method": name, **found})
     table: list[dict[str, Any]] = []
     for protocol in PROTOCOLS:
-        table += rows[protocol] + published("moses", protocol=protocol)
+        table += [row for row in rows if row["protocol"] == protocol]
+        table += published("moses", protocol=protocol)
     notes = [
         "Official: 30,000 raw samples; unique of the first 10,000 valid ones; distances of logP, "
         "SA, QED and weight to the test molecules. Graphs: 25,000, unique of all valid ones.",
@@ -107,6 +122,53 @@ def moses(
         f"Seed {seed}. The training data are random molecules of the training part.",
     ]
     write(out, table, COLUMNS, notes)
+
+
+def zinc_fold(
+    index: Annotated[
+        Path, typer.Argument(metavar="INDEX.json", help="Numbers of the held-out rows, from 0.")
+    ],
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="DIR...", help="Weights of the other rows.")
+    ] = None,
+    seed: Seed = 1,
+    out: Out = None,
+) -> None:
+    """ZINC250k by the literature's fold: raw samples beside published figures."""
+    require("fcd_torch", "the FCD", "fcd")
+    loaded = {name: load_model(name) for name in models or []}
+    dataset = load_zinc250k(split_indices=index)
+    known = dataset.training_hashes()
+    for name, model in loaded.items():
+        if not np.array_equal(model.training_hashes, known):
+            raise UserError(f"{name}: not trained on the rows of ZINC250k outside {index}")
+    held_out = [dataset.smiles[k] for k in dataset.split("test")]
+    reference = describe(held_out, metrics=FOLD, label="zinc250k-fold", use_cache=True)
+    rows: list[dict[str, Any]] = []
+    for name, frame in raw_samples(loaded, dataset, FOLD_SAMPLES, seed).items():
+        own = describe(_valid(frame), metrics=FOLD, label="samples")
+        found = {**summarize(frame, known), **compare(own, reference, metrics=FOLD).values}
+        rows.append({"method": name, "validity": found["strict_validity"], **found})
+    notes = [
+        f"{FOLD_SAMPLES:,} raw samples at temperature 1, seed {seed}, distances of the valid ones "
+        f"to all {len(held_out):,} held-out molecules. The training data are random molecules.",
+        "Published: quoted; most count as valid what sanitizes after automatic charges, and "
+        "measure distances of the corrected largest fragments.",
+    ]
+    write(out, rows + published("zinc250k"), FOLD_COLUMNS, notes)
+
+
+def raw_samples(
+    models: dict[str, GraphCNF], dataset: MoleculeDataset, count: int, seed: int
+) -> dict[str, pd.DataFrame]:
+    """Return `evaluate_records` of random training molecules, and of raw samples of each model."""
+    train = np.random.default_rng(seed).permutation(dataset.split("train"))[:count]
+    sets = {"training data": evaluate_records([dataset.smiles[k] for k in train])}
+    for name, model in models.items():
+        say(f"{name}: drawing {count:,} graphs")
+        frames = [draw_block(model, block, seed=seed)[1] for block in first_blocks(count)]
+        sets[name] = pd.concat(frames, ignore_index=True)
+    return sets
 
 
 def figures(
@@ -121,7 +183,8 @@ def figures(
     """
     own, start = SetStatistics(0), 0
     for protocol, samples in sorted(PROTOCOLS.items(), key=lambda item: item[1]):
-        own.add(describe(_valid(frame[start:samples]), "samples", OF_THE_SET))
+        more = _valid(frame[start:samples])
+        own.add(describe(more, metrics=(*DISTANCES, *OF_THE_SET), label="samples"))
         start, valid = samples, _valid(frame[:samples])
         official = protocol == "official"
         looked_at = valid[:10_000] if official else valid
@@ -143,9 +206,3 @@ def figures(
 
 def _valid(frame: pd.DataFrame) -> list[str]:
     return list(frame["smiles"][frame["strict"]])
-
-
-def describe(smiles: Sequence[str], label: str, more: tuple[str, ...] = ()) -> SetStatistics:
-    """Return the statistics of molecules; those of the held-out parts are cached."""
-    metrics = (*DISTANCES, *more)
-    return set_statistics(smiles, metrics=metrics, workers=None, label=label, use_cache=not more)
