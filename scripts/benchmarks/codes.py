@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.runner import Model, Out, Reference, Samples, write
 
+# Held-out molecules whose bits are computed, and numbers of numberings to sum over.
 HELD_OUT, NUMBERINGS = 500, (1, 4, 16, 64)
-"""Held-out molecules whose bits are computed, and numbers of numberings to sum over."""
 
 COLUMNS: list[Column] = [
     ("", text("what")),
@@ -77,8 +76,7 @@ def code_shares(model: GraphCNF, samples: int) -> dict[str, float]:
     """
     vocabulary = MoleculeVocabulary.of_model(model)
     graphs = model.sample_records(0, samples, seed=0)
-    names = ("canonical", "other numbering", "other Kekulé structure or marks")
-    counts = Counter[str]()
+    counts = dict.fromkeys(("canonical", "other numbering", "other Kekulé structure or marks"), 0)
     for k in range(len(graphs)):
         mol = codec.graph_to_molecule(*graphs.graph(k), vocabulary)
         try:
@@ -88,10 +86,10 @@ def code_shares(model: GraphCNF, samples: int) -> dict[str, float]:
         except (ValueError, RuntimeError):
             continue
         numbered = [canonicalise(PackedGraphs.from_lists([graph])).graph(0) for graph in pair]
-        kind = 0 if _equal(*pair) else 1 if _equal(*numbered) else 2
-        counts[names[kind]] += 1
-    return {name: counts[name] / max(counts.total(), 1) for name in names}
-
-
-def _equal(one, other) -> bool:
-    return all(map(np.array_equal, one, other))
+        if all(map(np.array_equal, *pair)):
+            counts["canonical"] += 1
+        elif all(map(np.array_equal, *numbered)):
+            counts["other numbering"] += 1
+        else:
+            counts["other Kekulé structure or marks"] += 1
+    return {name: count / max(sum(counts.values()), 1) for name, count in counts.items()}

@@ -45,6 +45,9 @@ class Colored(NamedTuple):
     seconds: float = 0.0
 
 
+WAYS = {"nodes": "one node at a time", "waves": "waves", "channels": "parallel"}
+
+
 def coloring(
     places: Places,
     graphs: Annotated[
@@ -55,14 +58,12 @@ def coloring(
     """Colour held-out graphs with trained models, and count the colourings without a conflict."""
     models = [ColoringFlow.from_pretrained(place) for place in places]
     data = models[0].metadata.get("data")
+    if models[0].metadata.get("dataset") != "coloring" or not isinstance(data, dict):
+        raise UserError(f"{places[0]}: the model does not say which graphs it was trained on")
     for place, model in zip(places, models, strict=True):
         if model.metadata.get("data") != data:
             raise UserError(f"{place}: trained on other graphs than {places[0]}")
-    if models[0].metadata.get("dataset") != "coloring":
-        raise UserError(f"{places[0]}: the model does not say which graphs it was trained on")
     where = f"{places[0]}/config.json, metadata.data"
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: no object")
     check(where, data, load_coloring)
     dataset = call(where, load_coloring, known={}, **data)
     batches = held_out(dataset, graphs)
@@ -76,9 +77,8 @@ def coloring(
     ]
     for place, model in zip(places, models, strict=True):
         samples = sample_all(model, batches)
-        way = {"nodes": "one node at a time", "waves": "waves", "channels": "parallel"}
         rows.append({
-            "method": f"{place}: {way[model.config['coupling']]}",
+            "method": f"{place}: {WAYS[model.config['coupling']]}",
             **sampling_figures(samples),
             "rounds": _evaluations(model, samples),
             "bits": _bits_per_node(model, batches),
@@ -94,14 +94,9 @@ def coloring(
         "quoted (Lippe & Gavves 2021, arXiv 2006.09790), of other graphs of the same kind, on a "
         "GPU.",
     ]
-    write(out, rows + published_rows(data), COLUMNS, notes)
-
-
-def published_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the published rows where the data are of the published kind."""
-    if data.get("colors", 3) != 3 or {"nodes", "edge_probability"} & set(data):
-        return []
-    return published("coloring", size=data.get("size", "small"))
+    if data.get("colors", 3) == 3 and not {"nodes", "edge_probability"} & set(data):
+        rows += published("coloring", size=data.get("size", "small"))
+    write(out, rows, COLUMNS, notes)
 
 
 def held_out(dataset: ColoringDataset, count: int) -> list[GraphBatch]:

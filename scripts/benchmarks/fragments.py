@@ -33,8 +33,7 @@ TASKS = {
 }
 """Column of `fragments.csv`, and way of growing; see `graphcnf.molecules.growth.TASKS`."""
 
-SEEDS, PARTICLES = range(3), 4
-"""Runs of each drug and task, and particles for each molecule that is taken."""
+SEEDS, PARTICLES = range(3), 4  # runs of each drug and task, and particles for each molecule
 
 COLUMNS: list[Column] = [
     ("Task", text("task")),

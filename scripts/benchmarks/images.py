@@ -1,13 +1,8 @@
 """Models of images side by side: PixelCNN, VAE, GAN and flows, trained for the same CPU time.
 
-Samples are compared with held-out digits by the Frechet distance of normal distributions with the
-mean and the covariance of their features:
-
-    |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2))
-
-References:
-    Heusel et al., *GANs trained by a two time-scale update rule*, NeurIPS 2017, arXiv 1706.08500
-    (with the features of another network, so that the figures do not compare).
+Samples are compared with held-out digits by the Frechet distance of normal distributions of their
+features, |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500,
+with the features of another network, so that the figures do not compare).
 """
 
 from __future__ import annotations
@@ -34,6 +29,7 @@ from graphcnf.images.model import BLOCK
 from graphcnf.images.pictures import write_grid
 from graphcnf.images.scores import score_image_models
 from graphcnf.scripts._options import parse_numbers
+from graphcnf.scripts._output import check_place, output_kind
 from graphcnf.scripts.benchmarks.runner import (
     Folder,
     Minutes,
@@ -41,18 +37,16 @@ from graphcnf.scripts.benchmarks.runner import (
     Presets,
     Seeds,
     TrainedRun,
-    check_picture,
     train_all,
     write,
 )
 from graphcnf.training.settings import load_preset
 
 PRESETS = ("pixelcnn", "vae", "gan", "realnvp", "glow", "flowpp")
-SHOWN = 16
-"""Samples of a model in the picture, at most."""
+SHOWN = 16  # samples of a model in the picture, at most
 
+# Width, training epochs, batch size and learning rate of the classifier.
 FEATURES, EPOCHS, BATCH, RATE = 64, 8, 50, 2e-3
-"""Width, training epochs, batch size and learning rate of the classifier."""
 
 Features = Callable[[Tensor], np.ndarray]
 """Features (N, `FEATURES`) float64 of images (N, 1, 28, 28) of whole numbers."""
@@ -89,7 +83,9 @@ def images(
 ) -> None:
     """Compare PixelCNN, VAE, GAN and flows of images, trained for the same CPU time."""
     numbers, folder = parse_numbers(seeds, "--seeds"), expand_user(folder)
-    check_picture(png, "--png")
+    if png is not None:
+        output_kind(png, ("png",), "--png")
+        check_place(png)
     names = presets or [f"images-{name}" for name in PRESETS]
     for name in names:
         if load_preset(name)["data"].get("name") != "images":
@@ -105,11 +101,9 @@ def images(
 def _scored(
     found: Sequence[Sequence[TrainedRun]], samples: int
 ) -> tuple[list[dict[str, Any]], Tensor, list[str]]:
-    """Score the runs of each preset.
+    """Return rows of presets, means over seeds; pictures (1 + P, K, C, H, W) uint8; footnotes.
 
-    Returns:
-        Rows, means over seeds; held-out images, and samples of the first run of each preset,
-        (1 + P, K, C, H, W) uint8 in shades of 0 to 255; footnotes of the table.
+    The pictures are held-out images, and samples of the first run of each preset.
     """
     first = str(found[0][0].path)
     data = images_of_model(load_image_model(first), first)
@@ -161,11 +155,7 @@ def _score(
 
 
 def learn_features(data: ImageDataset) -> tuple[Features, float]:
-    """Train a classifier of digits on their training part; the same one every time.
-
-    Returns:
-        The features, and the share of the test part whose digit the classifier names.
-    """
+    """Train a classifier of digits; return its features, and its share of right test digits."""
     labels = torch.from_numpy(read_digit_labels()).long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -15,19 +15,16 @@ from graphcnf.datasets.zinc250k import load_zinc250k
 from graphcnf.errors import say
 from graphcnf.scripts._output import check_place, output_kind, write_text
 
-SULFONAMIDE = "S(=O)(=O)N"
-ACID_TO_BORONIC = "[c:1][CX3](=O)[OX1-,OX2H1]>>[c:1]B(O)O"
-
 
 def sulfonamides(smiles: Sequence[str]) -> Iterator[str]:
     """Yield the molecules with a sulfonamide."""
-    pattern = Chem.MolFromSmarts(SULFONAMIDE)
+    pattern = Chem.MolFromSmarts("S(=O)(=O)N")
     return (s for s in smiles if Chem.MolFromSmiles(s).HasSubstructMatch(pattern))
 
 
 def boronic_acids(smiles: Sequence[str]) -> Iterator[str]:
     """Yield aromatic carboxylic acids with B(OH)2 in place of one CO2H; ZINC holds no boron."""
-    swap = rdChemReactions.ReactionFromSmarts(ACID_TO_BORONIC)
+    swap = rdChemReactions.ReactionFromSmarts("[c:1][CX3](=O)[OX1-,OX2H1]>>[c:1]B(O)O")
     for text in smiles:
         products = swap.RunReactants((Chem.MolFromSmiles(text),))
         if products:

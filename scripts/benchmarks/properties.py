@@ -21,8 +21,7 @@ from graphcnf.sampling.records import draw_block
 from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.runner import Out, Reference, published, write
 
-VALUES, EACH = 100, 10
-"""Held-out molecules that give values, and molecules that are drawn for each value."""
+VALUES, EACH = 100, 10  # held-out molecules that give values, molecules drawn for each value
 
 COLUMNS: list[Column] = [
     ("Method", text("method")),
@@ -54,7 +53,7 @@ def properties(
     if not known:
         raise UserError(f"{model} was not trained with properties")
     chosen = known if conditions is None else [name.strip() for name in conditions.split(",")]
-    conditions_of(loaded, dict.fromkeys(chosen, 0.0))
+    conditions_of(loaded, dict.fromkeys(chosen, 0.0))  # raises for an unknown one
     dataset = references.load_reference(reference, loaded)
     wanted = dataset.take(references.held_out(dataset, VALUES)).smiles
     rows: list[dict[str, Any]] = []

@@ -15,10 +15,10 @@ import typer
 
 from graphcnf.compute.files import inside, read_json
 from graphcnf.datasets.molecules import MoleculeDataset
-from graphcnf.errors import UserError, require
+from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row
 from graphcnf.scripts._options import checked_minutes, checked_seed
-from graphcnf.scripts._output import check_place, output_kind, table_kind, write_table
+from graphcnf.scripts._output import table_kind, write_table
 from graphcnf.training.experiments import MOLECULES, load_molecules
 from graphcnf.training.settings import TrainingSettings, load_config
 
@@ -85,35 +85,33 @@ def write(
     write_table(table_kind(out, False, False), out, rows, columns, notes)
 
 
-def check_picture(path: Path | None, option: str) -> None:
-    """Raise, before the long work, what would keep a figure from being written as PNG."""
-    if path is not None:
-        output_kind(path, ("png",), option)
-        check_place(path)
-        require("matplotlib", "a figure", "train")
-
-
 class TrainedRun:
     """A run directory, as training has left it or is writing it.
 
     Attributes:
         config: Tables `model`, `data` and `training`.
-        trained: `steps`, `minutes`, and `held_out`, the figures of the model; empty without one.
+        trained: `steps` and `minutes` of the model; empty without one.
     """
 
     def __init__(self, path: Path):
         self.path, self.config = path, load_config(inside(path, "config.toml"))
-        self.trained: dict[str, Any] = {}
+        self.trained: dict[str, float] = {}
+        self._figures: dict[str, Any] = {}
         file = inside(path, "model", "config.json")
         try:
             trained = read_json(file)["metadata"]["training"]
-            figures = {k: float(v) for k, v in trained["held_out"].items()}
             self.trained = {k: float(trained[k]) for k in ("steps", "minutes")}
-            self.trained["held_out"] = figures
+            self._figures = {k: float(v) for k, v in trained["held_out"].items()}
         except FileNotFoundError:
             pass
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{file}: damaged ({error})") from None
+
+    def held_out(self, figure: str) -> float:
+        """Return a figure of the model on held-out data; raise `UserError` where it is missing."""
+        if figure not in self._figures:
+            raise UserError(f"{self.path}/model/config.json: damaged (no {figure})")
+        return self._figures[figure]
 
     def check_finished(self) -> None:
         """Raise `UserError` unless the model is the one at the end of the budget."""
@@ -142,13 +140,8 @@ def train_all(
 ) -> list[list[TrainedRun]]:
     """Train every preset with every seed for `minutes` of CPU time, in processes of one thread.
 
-    A finished run in `folder/PRESET/seed-N` is kept, an interrupted one is continued.
-
-    Returns:
-        The runs of each preset, in the order of the seeds.
-
-    Raises:
-        UserError: A training failed, or a run of another budget is in the way.
+    Return the runs of each preset. A finished run in `folder/PRESET/seed-N` is kept, an interrupted
+    one is continued. Raises UserError where a training fails, or a run of another budget is there.
     """
     return [
         [_train(preset, folder / Path(preset).stem / f"seed-{seed}", seed, minutes)

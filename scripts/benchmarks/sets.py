@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
+import json
 from typing import Any
 
 from graphcnf.datasets.sets import TASKS
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, number, text
+from graphcnf.evaluation.measures import mean_and_sd
 from graphcnf.scripts.benchmarks.runner import (
     Out,
     Places,
@@ -26,69 +27,59 @@ METHODS = {
     "variational": "Variational encoding",
     "interval": "Intervals",
 }
-"""Encodings in the order of the table."""
+"""Encodings."""
 
-ORDER = ["Optimum", "Discrete flow", *METHODS.values()]
+MAY_DIFFER = ("seed", "minutes", "steps", "threads", "devices", "accelerator")
+"""Training settings in which runs that are averaged may differ."""
 
-MAY_DIFFER = {"seed", "minutes", "steps", "threads", "devices", "accelerator"}
-"""Training settings in which runs of one method may differ."""
+COLUMNS: list[Column] = [
+    ("Task", text("task")),
+    ("Method", text("method")),
+    ("Coupling of", text("coupling")),
+    ("Bits per element", number("bits", 3)),
+    ("Minutes", number("minutes", 1)),
+]
 
 
 def sets(places: Places, out: Out = None) -> None:
-    """Print the table of the set experiments from finished runs, beside the published figures.
+    """Print bits per element of finished runs on sets, beside optimum and published figures.
 
-    Runs of one method that differ in nothing but seed and budget are averaged.
+    Runs that differ in nothing but seed and budget are averaged.
     """
-    groups: dict[tuple[str, str, str], list[TrainedRun]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     optima: dict[str, float] = {}
     for run in find_runs(places):
+        run.check_finished()
         task, optima[task] = _task(run)
-        same = groups.setdefault((*_method(run.config["model"]), task), [])
-        same.append(run)
-        _check_alike(same[0], run)
-    rows: dict[tuple[str, str], dict[str, Any]] = {("Optimum", ""): {"method": "Optimum", **optima}}
-    for (method, coupling, task), runs in groups.items():
-        row = rows.setdefault((method, coupling), {"method": method, "coupling": coupling})
-        bits = [run.trained["held_out"]["bits_per_variable"] for run in runs]
-        row[task] = statistics.fmean(bits)
-        if len(bits) > 1:
-            row[f"{task}_sd"] = statistics.stdev(bits)
-        row["minutes"] = max(row.get("minutes", 0.0), *(run.trained["minutes"] for run in runs))
-    for known in published("sets"):
-        method, coupling = known["method"].removesuffix(" (published)"), known.get("coupling", "")
-        if figures := {f"{k} published": v for k, v in known.items() if k in optima}:
-            row = rows.setdefault((method, coupling), {"method": method, "coupling": coupling})
-            row |= figures
-    columns: list[Column] = [
-        ("Bits per element", text("method")),
-        ("Coupling of", text("coupling")),
-    ]
-    for task in optima:
-        columns.append((task.capitalize(), number(task, 3)))
-        columns.append(("Published", number(f"{task} published", 2)))
-    columns.append(("Minutes", number("minutes", 1)))
-    several = any(len(runs) > 1 for runs in groups.values())
-    seeds = "mean ± standard deviation over seeds" if several else "one seed each"
+        training = {k: v for k, v in run.config["training"].items() if k not in MAY_DIFFER}
+        key = json.dumps([run.config["model"], run.config["data"], training], sort_keys=True)
+        method, coupling = _method(run.config["model"])
+        row = {"task": task, "method": method, "coupling": coupling}
+        row |= {"bits": run.held_out("bits_per_variable"), "minutes": run.trained["minutes"]}
+        groups.setdefault(key, []).append(row)
+    found = [mean_and_sd(rows) for rows in groups.values()]
+    rows: list[dict[str, Any]] = []
+    for task, optimum in optima.items():
+        rows.append({"task": task, "method": "Optimum", "bits": optimum})
+        rows += [row for row in found if row["task"] == task]
+        rows += [
+            {**row, "task": task, "bits": row[task]} for row in published("sets") if task in row
+        ]
     notes = [
-        f"Upper bounds on held-out sets, one draw of the encoder each; {seeds}. Minutes are those "
-        "of the longest run.",
+        "Upper bounds on held-out sets, one draw of the encoder each; mean ± standard deviation "
+        "where there are several seeds.",
         "Couplings of elements take one element after the other, in a random order; those of "
         "groups evaluate their network once per group; those of channels are parallel.",
         "Published: quoted from Lippe & Gavves 2021 (arXiv 2006.09790), table 1.",
     ]
-    place = {name: k for k, name in enumerate(ORDER)}
-    ordered = sorted(rows, key=lambda key: (place.get(key[0], len(place)), key))
-    write(out, [rows[key] for key in ordered], columns, notes)
+    write(out, rows, COLUMNS, notes)
 
 
 def _task(run: TrainedRun) -> tuple[str, float]:
-    """Return the task of a finished run with its arguments, and the fewest bits that it takes."""
-    run.check_finished()
+    """Return the task of a run with its arguments, and the fewest bits that it takes."""
     data = dict(run.config["data"])
     if (kind := data.pop("name", None)) != "sets":
         raise UserError(f"{run.path}: the run is not on sets (its data are {kind})")
-    if "bits_per_variable" not in run.trained["held_out"]:
-        raise UserError(f"{run.path}/model/config.json: damaged (no bits_per_variable)")
     name, where = data.pop("task", "shuffling"), f"{run.path}/config.toml [data]"
     if not isinstance(name, str) or name not in TASKS:
         raise UserError(f"{where}: unknown task {name!r}")
@@ -106,15 +97,3 @@ def _method(model: dict[str, Any]) -> tuple[str, str]:
     if groups:
         coupling = f"{model.get('couplings', 8)} groups"
     return METHODS.get(encoding, encoding.capitalize()), coupling
-
-
-def _check_alike(first: TrainedRun, other: TrainedRun) -> None:
-    """Raise `UserError` where runs of one method differ in more than seed and budget."""
-    for table in ("model", "training"):
-        mine, theirs = first.config.get(table, {}), other.config.get(table, {})
-        for key in sorted((mine.keys() | theirs.keys()) - MAY_DIFFER):
-            if mine.get(key) != theirs.get(key):
-                raise UserError(
-                    f"{other.path}: {table}.{key} is {theirs.get(key)}, but {mine.get(key)} in "
-                    f"{first.path}: one table cannot average them"
-                )

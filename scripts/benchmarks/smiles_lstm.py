@@ -28,11 +28,8 @@ from graphcnf.scripts.benchmarks.runner import TrainedRun, check_minutes, run_ch
 
 _TOKEN = re.compile(r"\[[^\]]+\]|Br|Cl|.")
 PADDING, START, END = 0, 1, 2
-BATCH, RATE = 64, 2e-3
-"""Molecules of a training step, and the largest learning rate."""
-
-LONGEST = 150
-"""Tokens after which a sample is cut off; the longest SMILES of ZINC250k has fewer."""
+BATCH, RATE = 64, 2e-3  # molecules of a training step, and the largest learning rate
+LONGEST = 150  # tokens after which a sample is cut off; ZINC250k has fewer
 
 
 class SmilesLSTM(Pretrained, nn.Module):
@@ -91,8 +88,7 @@ def train(
 ) -> SmilesLSTM:
     """Train on the training part of a data set for CPU minutes, and save the model in a folder.
 
-    Batches of like length, AdamW, a warm-up of 200 steps, then a cosine to 1 % of the rate. The
-    `source` of the data is kept with the model.
+    Batches of like length, AdamW, a warm-up of 200 steps, then a cosine to 1 % of the rate.
     """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
@@ -153,13 +149,9 @@ def train_beside(run: TrainedRun, minutes: float) -> SmilesLSTM:
     return model
 
 
-def main(folder: str, minutes: str, path: str) -> None:
-    """Train on the data of the run in `path` with its seed, in a process of its own."""
-    torch.set_num_threads(1)
-    run = TrainedRun(Path(path))
-    seed, data = run.config["training"]["seed"], run.config["data"]
-    train(run.molecules(), Path(folder), minutes=float(minutes), seed=seed, source=data)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    torch.set_num_threads(1)
+    _place, _minutes, _path = sys.argv[1:]
+    _run = TrainedRun(Path(_path))
+    _seed, _data = _run.config["training"]["seed"], _run.config["data"]
+    train(_run.molecules(), Path(_place), minutes=float(_minutes), seed=_seed, source=_data)

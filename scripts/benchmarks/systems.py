@@ -42,15 +42,12 @@ from graphcnf.training.settings import load_preset
 
 PRESETS = ("zinc250k", "zinc250k-unordered", "zinc250k-graphnvp", "zinc250k-graphaf",
            "zinc250k-rvae", "zinc250k-jtvae")  # fmt: skip
+# Published systems that presets are written after, by architecture; none is reproduced.
 METHODS = {"pairs": "GraphCNF", "graphnvp": "GraphNVP", "graphaf": "GraphAF", "rvae": "R-VAE",
            "jtvae": "JT-VAE"}  # fmt: skip
-"""Published systems that presets are written after, by architecture; none is reproduced."""
-
+# Temperatures of samples: published for GraphNVP, of DIG's implementation for GraphAF; else 1.
 TEMPERATURES = {"graphnvp": 0.75, "graphaf": 0.6}
-"""Temperatures of samples: published for GraphNVP, of DIG's implementation for GraphAF; else 1."""
-
-HELD_OUT = 2000
-"""Held-out molecules whose bits and reconstruction are computed."""
+HELD_OUT = 2000  # held-out molecules whose bits and reconstruction are computed
 
 METRICS = ("fcd", "scaf", "snn", "sa_w1", "logp_w1")
 SUMMARY = ("samples", "strict_validity", "largest_fragment_validity", "uniqueness", "novelty")
