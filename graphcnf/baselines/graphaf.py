@@ -18,11 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.graphnvp import (
-    OneHotDequantization,
-    RelationalConvolution,
-    relations,
-)
+from graphcnf.baselines.graphnvp import OneHotDequantization, RelationalConvolution, relations
 from graphcnf.categorical.flow import Bound
 from graphcnf.errors import UserError
 from graphcnf.flows.base import Generators, StandardNormal, draw_normal
@@ -64,74 +60,21 @@ def breadth_first_order(batch: GraphBatch) -> Tensor:
     return rank.argsort(1)
 
 
-DRAWS = 50
-"""Draws before an edge is left out."""
+DRAWS = 50  # draws before an edge is left out
 
+# Start of means and log-scales: entries of one-hot vectors with noise are in [0, 0.9) mostly, with
+# deviations of 0.26 and more.
 MIDDLE, LOG_SCALE = 0.5, -1.0
-"""Where means and log-scales start: entries of one-hot vectors with noise are in [0, 0.9) mostly,
-with deviations of 0.26 and more."""
-
-
-class ValencyCheck(nn.Module):
-    """Rejects edges that give a node more than the largest sum of edge weights of its category.
-
-    It is a rule of sampling that no density is part of: what it lets pass is not a raw sample.
-
-    Args:
-        edge_weights: Weight of each edge category (for molecules: bond orders).
-        largest_sums: Largest sum of edge weights of each node category.
-    """
-
-    weights: Tensor
-    sums: Tensor
-
-    def __init__(self, edge_weights: list[int], largest_sums: list[int]):
-        super().__init__()
-        self.least = min(edge_weights)
-        self.register_buffer("weights", torch.tensor([0, *edge_weights]), persistent=False)
-        self.register_buffer("sums", torch.tensor(largest_sums), persistent=False)
-
-    def free(self, types: Tensor, bonds: Tensor) -> Tensor:
-        """Return the largest weight (B,) that an edge between two nodes may have.
-
-        The two have categories (B, 2), and bonds (B, 2, N), see `GraphBatch`, so far.
-        """
-        return (self.sums[types] - self.weights[bonds].sum(-1)).amin(-1)
-
-    def redraw(
-        self, category: Tensor, free: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
-    ) -> Tensor:
-        """Return fitting bonds (B,): the given ones, or of up to 50 new draws, or 0, no edge.
-
-        Weights are at most `free` (B,); mean and log-scale (B, R + 1) are of the edge's vector.
-        """
-        # Without any free valence there will be no edge, however often it is drawn.
-        category = torch.where(free < self.least, 0, category)
-        for _ in range(DRAWS):
-            rows = (self.weights[category] > free).nonzero()[:, 0]
-            if not len(rows):
-                break
-            own = generator
-            if generator is not None and not isinstance(generator, torch.Generator):
-                own = [generator[row] for row in rows.tolist()]
-            shape = len(rows), mean.shape[1]
-            z = draw_normal(shape, generator=own, device=mean.device, dtype=mean.dtype)
-            again = (mean[rows] + torch.exp(log_scale[rows]) * z).argmax(-1)
-            category = category.index_copy(0, rows, again)
-        return torch.where(self.weights[category] > free, 0, category)
 
 
 class SubGraph(NamedTuple):
-    """Sub-graphs before S of the nodes of each graph.
+    """Sub-graphs before S of the nodes of each graph."""
 
-    `whole` is the state of each sub-graph, (B, S, W); `nodes` those of its last `window` nodes, the
-    farthest first, (B, S, window, W); `sent` the messages of these along each edge category, after
-    zeros for no edge, (B, S, window, R + 1, W).
-    """
-
-    whole: Tensor
-    nodes: Tensor
-    sent: Tensor
+    whole: Tensor  # state of each sub-graph, (B, S, W)
+    nodes: Tensor  # states of its last `window` nodes, the farthest first, (B, S, window, W)
+    sent: (
+        Tensor  # their messages along no edge (0) and each edge category, (B, S, window, R + 1, W)
+    )
 
 
 def along(sent: Tensor, categories: Tensor) -> Tensor:
@@ -150,16 +93,18 @@ def _mean_and_log_scale(parameters: Tensor) -> tuple[Tensor, Tensor]:
     return mean + MIDDLE, bounded_log_scale(log_scale + LOG_SCALE)
 
 
+def _place(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    return mean.to(z) + torch.exp(log_scale.to(z)) * z
+
+
 @graph_model("graphaf")
 class GraphAFModel(GraphModel):
     """log p(graph) as a sum over its nodes and edges in breadth-first order.
 
     Args:
-        node_categories: Number of node categories M.
-        bond_categories: Number of edge categories R.
-        max_nodes: Largest number of nodes.
-        edge_weights: See `ValencyCheck`; 1 each when None.
-        largest_sums: Those of the valency check of sampling; None for no check.
+        edge_weights: Weight of each edge category (for molecules: bond orders); 1 each when None.
+        largest_sums: Largest sum of edge weights of each node category, for the valency check: a
+            rule of sampling that no density is part of. None for no check.
         window: How many nodes back an edge reaches (published: 12).
         width: Channels of the network.
         layers: Relational convolutions.
@@ -172,6 +117,9 @@ class GraphAFModel(GraphModel):
     measured = ("edge_weights", "largest_sums")
     rules = {"largest_sums": None}
     redraws = True
+
+    weights: Tensor
+    sums: Tensor
 
     def __init__(
         self,
@@ -204,13 +152,15 @@ class GraphAFModel(GraphModel):
         for embedding in (self.old, self.new, self.back, self.to_come):
             nn.init.normal_(embedding.weight, std=0.3)
         weights = edge_weights or [1] * bond_categories
-        for name, table, count in (
-            ("edge_weights", weights, bond_categories),
-            ("largest_sums", largest_sums, node_categories),
-        ):
-            if table is not None and len(table) != count:
-                raise UserError(f"{name}: {count} whole numbers, got {len(table)}")
-        self.check = None if largest_sums is None else ValencyCheck(weights, largest_sums)
+        if len(weights) != bond_categories:
+            raise UserError(f"edge_weights: {bond_categories} whole numbers, got {len(weights)}")
+        if largest_sums is not None and len(largest_sums) != node_categories:
+            raise UserError(
+                f"largest_sums: {node_categories} whole numbers, got {len(largest_sums)}"
+            )
+        self.checks = largest_sums is not None
+        self.register_buffer("weights", torch.tensor([0, *weights]), persistent=False)
+        self.register_buffer("sums", torch.tensor(largest_sums or []), persistent=False)
 
     @staticmethod
     def measure(graphs: PackedGraphs, **options) -> dict:
@@ -348,6 +298,35 @@ class GraphAFModel(GraphModel):
         order = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
         return {"nodes": nodes, "bonds": bonds, "order": order}
 
+    def free(self, types: Tensor, bonds: Tensor) -> Tensor:
+        """Return the largest weight (B,) that an edge may have.
+
+        Its two nodes have categories (B, 2), and bonds (B, 2, N), see `GraphBatch`, so far.
+        """
+        return (self.sums[types] - self.weights[bonds].sum(-1)).amin(-1)
+
+    def redraw(
+        self, category: Tensor, free: Tensor, mean: Tensor, log_scale: Tensor, generator: Generators
+    ) -> Tensor:
+        """Return fitting bonds (B,): the given ones, or of up to 50 new draws, or 0, no edge.
+
+        Weights are at most `free` (B,); mean and log-scale (B, R + 1) are of the edge's vector.
+        """
+        # Without any free valence there will be no edge, however often it is drawn.
+        category = torch.where(free < self.weights[1:].min(), 0, category)
+        for _ in range(DRAWS):
+            rows = (self.weights[category] > free).nonzero()[:, 0]
+            if not len(rows):
+                break
+            own = generator
+            if generator is not None and not isinstance(generator, torch.Generator):
+                own = [generator[row] for row in rows.tolist()]
+            shape = len(rows), mean.shape[1]
+            z = draw_normal(shape, generator=own, device=mean.device, dtype=mean.dtype)
+            again = _place(z, mean[rows], log_scale[rows]).argmax(-1)
+            category = category.index_copy(0, rows, again)
+        return torch.where(self.weights[category] > free, 0, category)
+
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None
     ) -> GraphBatch:
@@ -377,20 +356,16 @@ class GraphAFModel(GraphModel):
                 mean, log_scale = self.of_edge(queries[:, w], received)
                 bond = _place(z["bonds"][:, i, w], mean, log_scale).argmax(-1)
                 bond = torch.where(kept[:, i], bond, 0)
-                if self.check is not None:
-                    free = self.check.free(types[:, [i, j]], bonds[:, [i, j]])
+                if self.checks:
+                    free = self.free(types[:, [i, j]], bonds[:, [i, j]])
                     spread = log_scale + math.log(temperature)
-                    bond = self.check.redraw(bond, free, mean, spread, generator)
+                    bond = self.redraw(bond, free, mean, spread, generator)
                 bonds[:, i, j] = bonds[:, j, i] = bond
                 received = received + along(before.sent[:, 0, w], bond)
-            if self.check is not None and i:
+            if self.checks and i:
                 # As published: a node without an edge ends the graph.
                 ends = ~(bonds[:, i] > 0).any(1)
                 kept[:, i:] &= ~ends[:, None]
                 types[:, i] = torch.where(ends, 0, types[:, i])
         graph = GraphBatch(types, bonds, kept)
         return graph.permute(latents["order"].argsort(1))
-
-
-def _place(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    return mean.to(z) + torch.exp(log_scale.to(z)) * z

@@ -264,9 +264,6 @@ class GraphNVPModel(GraphModel):
     """log p(graph) from the adjacency tensor, and the nodes given it.
 
     Args:
-        node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
-        max_nodes: Largest number of nodes.
         width: Channels of the two hidden layers of the couplings of the adjacency tensor.
         node_width: Channels of those of the nodes.
         layers: Relational convolutions of the latter.

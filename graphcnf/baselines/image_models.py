@@ -1,17 +1,282 @@
-"""The models of images by the names of their architectures, and models in folders."""
+"""VAE and GAN of images; all models of images by name, and from folders.
+
+The VAE has latents with a standard normal prior, and pixels that are independent given them:
+
+    log P(x) >= E_{z~q(z|x)} [ log P(x|z) + log p(z) - log q(z|x) ]
+
+(Kingma & Welling, *Auto-encoding variational Bayes*, ICLR 2014, arXiv 1312.6114). In the GAN a
+generator plays against a discriminator, without likelihood:
+
+    discriminator:  E softplus(-D(x)) + E softplus(D(G(z))) + gamma / 2 E |grad_x D(x)|^2
+    generator:      E softplus(-D(G(z)))
+
+The non-saturating loss is that of Goodfellow et al. 2014 (arXiv 1406.2661), the penalty R1 of
+Mescheder et al. 2018 (arXiv 1801.04406), the descent to an image's latents of Zhu et al. 2016
+(arXiv 1609.03552).
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
-from graphcnf.baselines.gan import GAN
-from graphcnf.baselines.pixelcnn import PixelCNN
-from graphcnf.baselines.vae import VAE
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from graphcnf.baselines.pixelcnn import (
+    PixelCNN,
+    PixelMixture,
+    parameter_count,
+    scaled,
+    unscaled,
+)
 from graphcnf.compute.files import inside, read_json
 from graphcnf.errors import UserError
+from graphcnf.flows.base import StandardNormal, draw_normal, draw_uniform
+from graphcnf.flows.transform import take
 from graphcnf.images import MODELS, ImageFlow, ImageModel
+from graphcnf.images.model import ImageLatents
+from graphcnf.images.networks import channels_last
+from graphcnf.limits import Range
 from graphcnf.pretrained import check_device, locate
+
+SLOPE = 0.2  # of the leaky ReLU below zero
+
+
+def _halved(size: Sequence[int]) -> tuple[int, int]:
+    """Return height and width after a convolution of stride 2."""
+    return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+def _convolutions(*layers: nn.Conv2d) -> nn.ModuleList:
+    """Return the layers, initialised for leaky ReLU (He et al. 2015, arXiv 1502.01852)."""
+    convolutions = nn.ModuleList(layers)
+    channels_last(convolutions)
+    for parameter in convolutions.parameters():
+        if parameter.dim() > 1:
+            nn.init.kaiming_normal_(parameter, SLOPE)
+        else:
+            nn.init.zeros_(parameter)
+    return convolutions
+
+
+class ImageToVector(nn.Module):
+    """Four convolutions, two of them of stride 2, and a linear map to the outputs.
+
+    `width` are the channels at the full size.
+    """
+
+    def __init__(self, channels: int, size: Sequence[int], outputs: int, width: int):
+        super().__init__()
+        self.convolutions = _convolutions(
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+            nn.Conv2d(4 * width, 4 * width, 3, padding=1),
+        )
+        self.leave = nn.Linear(4 * width * math.prod(_halved(_halved(size))), outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, outputs)."""
+        for convolution in self.convolutions:
+            x = F.leaky_relu(convolution(x), SLOPE)
+        return self.leave(x.flatten(1))
+
+
+class VectorToImage(nn.Module):
+    """Linear map to a quarter of the size, and four convolutions with two doublings of the size."""
+
+    def __init__(self, inputs: int, outputs: int, size: Sequence[int], width: int):
+        super().__init__()
+        half = _halved(size)
+        self.sizes = _halved(half), half, tuple(size)
+        self.enter = nn.Linear(inputs, 4 * width * math.prod(self.sizes[0]))
+        self.convolutions = _convolutions(
+            nn.Conv2d(4 * width, 4 * width, 3, padding=1),
+            nn.Conv2d(4 * width, 2 * width, 3, padding=1),
+            nn.Conv2d(2 * width, width, 3, padding=1),
+            nn.Conv2d(width, outputs, 1),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (B, inputs) to (B, outputs, H, W)."""
+        h = self.enter(z).unflatten(1, (-1, *self.sizes[0]))
+        *inner, last = self.convolutions
+        for size, convolution in zip(self.sizes, inner, strict=True):
+            h = convolution(F.leaky_relu(F.interpolate(h, size), SLOPE))
+        return last(F.leaky_relu(h, SLOPE))
+
+
+class VAE(ImageModel):
+    """Variational autoencoder: a bound, samples in one pass, latents much smaller than an image.
+
+    Args:
+        latents: Numbers that an image is encoded into.
+        width: See `ImageToVector`.
+        mixtures: Components of a pixel's mixture.
+
+    Examples:
+        >>> model = VAE(shape=(1, 4, 4), levels=16, latents=3, width=4)
+        >>> model.encode(torch.randint(16, (2, 1, 4, 4))).z.shape
+        torch.Size([2, 3])
+    """
+
+    likelihood = "bound"
+
+    def __init__(
+        self,
+        *,
+        shape: Sequence[int],
+        levels: int = 256,
+        latents: int = 32,
+        width: int = 32,
+        mixtures: int = 5,
+        architecture: str = "vae",
+    ):
+        sizes = {"latents": latents, "width": width, "mixtures": mixtures}
+        super().__init__(architecture, shape, levels, **sizes)
+        channels, *size = shape
+        self.latent_size = latents
+        self.encoder = ImageToVector(channels, size, 2 * latents, width)
+        self.decoder = VectorToImage(latents, parameter_count(channels, mixtures), size, width)
+        self.prior = StandardNormal()
+
+    def _terms(self, x, noise=None):
+        """Draw z from q(z|x); return log P(x|z) and log p(z) - log q(z|x), (B,) each."""
+        mean, log_sd = self._posterior(x)
+        e = take(noise, lambda: torch.randn_like(mean))
+        z = mean + log_sd.exp() * e
+        log_q = self.prior.log_prob(e) - log_sd.sum(1)
+        return self._pixels(z).log_prob(x).sum((1, 2)), self.prior.log_prob(z) - log_q
+
+    def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log standard deviation of q(z|x), (B, latents) each."""
+        values = scaled(self.checked(x), self.levels, self.dtype)
+        return self.encoder(values).chunk(2, 1)
+
+    def _pixels(self, z: Tensor) -> PixelMixture:
+        return PixelMixture(self.decoder(z), self.shape[0], self.levels)
+
+    def _sample(self, count, temperature, generator):
+        """Draw latents, then pixels, both at the temperature."""
+        options: dict[str, Any] = {"generator": generator, "device": self.device}
+        size = (count, self.latent_size)
+        z = self.prior.sample(size, temperature=temperature, dtype=self.dtype, **options)
+        channels, *sides = self.shape
+        uniform = draw_uniform((count, 1 + channels, *sides), dtype=torch.float64, **options)
+        return self._pixels(z).sample(uniform, temperature)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> ImageLatents:
+        """Return the means of q(z|x), (B, latents); see `ImageModel.encode`."""
+        return ImageLatents(self._posterior(x)[0])
+
+    @torch.no_grad()
+    def decode(self, latents: ImageLatents) -> Tensor:
+        """Return the means of P(x|z), (B, C, H, W) uint8."""
+        return self._pixels(latents.z).mean()
+
+
+# Search of an image's latents: random starts, then steps and rate of Adam from the nearest.
+STARTS, STEPS, RATE = 256, 100, 0.1
+
+
+class GAN(ImageModel):
+    """Adversarial network: samples in one pass, no likelihood; latents of an image are searched.
+
+    Args:
+        latents: Numbers that the generator maps to an image.
+        width: See `ImageToVector`.
+        penalty: gamma.
+
+    Examples:
+        >>> model = GAN(shape=(1, 4, 4), levels=16, latents=3, width=4)
+        >>> loss, metrics = model.training_loss(torch.randint(16, (2, 1, 4, 4)))
+        >>> sorted(metrics)
+        ['discriminator_loss', 'generator_loss', 'gradient_penalty']
+    """
+
+    latent_size: int
+
+    def __init__(
+        self,
+        *,
+        shape: Sequence[int],
+        levels: int = 256,
+        latents: int = 64,
+        width: int = 32,
+        penalty: Annotated[float, Range()] = 10.0,
+        architecture: str = "gan",
+    ):
+        super().__init__(architecture, shape, levels, latents=latents, width=width, penalty=penalty)
+        if not penalty >= 0:
+            raise UserError(f"penalty must be at least 0, got {penalty}")
+        channels, *size = shape
+        self.latent_size, self.penalty = latents, penalty
+        # Without a tanh, which has no slope where all pixels are black: training got stuck there.
+        # `unscaled` clips to -1 to 1.
+        self.generator = VectorToImage(latents, channels, size, width)
+        self.discriminator = ImageToVector(channels, size, 1, width)
+
+    def training_loss(self, batch: Tensor, *, beta: float = 1.0):
+        """Return the sum of both players' losses, whose gradient gives each player its own.
+
+        The metrics are its three parts as pairs (sum over images, number of images).
+        """
+        real = scaled(self.checked(batch), self.levels, self.dtype)
+        fake = self.generator(torch.randn(len(real), self.latent_size).to(real))
+        penalty = self._gradient_penalty(real)
+        scores = self.discriminator(real), self.discriminator(fake.detach())
+        # The generator's loss gives the discriminator no gradient.
+        held = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        generator = F.softplus(-functional_call(self.discriminator, held, (fake,)))
+        parts = {
+            "discriminator_loss": (F.softplus(-scores[0]) + F.softplus(scores[1])).mean(),
+            "generator_loss": generator.mean(),
+            "gradient_penalty": penalty,
+        }
+        count = torch.tensor(float(len(batch)))
+        metrics = {name: (part.detach() * count, count) for name, part in parts.items()}
+        return sum(parts.values()), metrics
+
+    def _gradient_penalty(self, real: Tensor) -> Tensor:
+        with torch.enable_grad():  # the held-out loss needs it as well
+            real = real.detach().requires_grad_()
+            score = self.discriminator(real).sum()
+            (gradient,) = torch.autograd.grad(score, real, create_graph=self.training)
+        return self.penalty / 2 * gradient.square().flatten(1).sum(1).mean()
+
+    def _sample(self, count, temperature, generator):
+        """Draw latents, scaled by the temperature."""
+        options = {"generator": generator, "device": self.device, "dtype": self.dtype}
+        z = temperature * draw_normal((count, self.latent_size), **options)
+        return self.decode(ImageLatents(z))
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> ImageLatents:
+        """Return latents whose images are near x, by descent from the nearest of fixed draws."""
+        x = scaled(self.checked(x), self.levels, self.dtype)
+        draws = torch.randn(STARTS, self.latent_size, generator=torch.Generator().manual_seed(0))
+        draws = draws.to(x)
+        nearest = torch.cdist(x.flatten(1), self.generator(draws).flatten(1)).argmin(1)
+        z = draws[nearest].requires_grad_()
+        optimizer = torch.optim.Adam([z], RATE)
+        for _ in range(STEPS):
+            with torch.enable_grad():
+                distance = (self.generator(z) - x).square().sum()
+                (z.grad,) = torch.autograd.grad(distance, z)
+            optimizer.step()
+        return ImageLatents(z.detach())
+
+    @torch.no_grad()
+    def decode(self, latents: ImageLatents) -> Tensor:
+        """Return images (B, C, H, W) uint8 of latents."""
+        return unscaled(self.generator(latents.z), self.levels)
+
 
 IMAGE_MODELS: dict[str, type[ImageModel]] = {
     **dict.fromkeys(MODELS, ImageFlow),

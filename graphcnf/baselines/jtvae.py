@@ -20,13 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.baselines.junction_tree import (
-    PartialGraph,
-    TreeCode,
-    Vocabulary,
-    encode,
-    neighbours_of,
-)
+from graphcnf.baselines.junction_tree import PartialGraph, Vocabulary, encode, neighbours_of
 from graphcnf.baselines.rvae import Gaussian, GraphEncoder, GraphVAE
 from graphcnf.categorical.flow import Bound
 from graphcnf.flows.base import Generators, draw_uniform
@@ -35,15 +29,11 @@ from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.model import graph_model
 from graphcnf.graphs.path.support import Support, limit_note
 
-NEVER = 10_000
-"""Nodes that a cluster would add where it cannot be attached; more than any sum of weights."""
-
-TRIES = 20
-"""Labels that are tried where the more probable ones can be attached nowhere."""
-
+NEVER = 10_000  # nodes that a cluster adds that cannot be attached; more than any sum of weights
+TRIES = 20  # labels that are tried where the more probable ones can be attached nowhere
+# Starts posteriors with standard deviations near exp(-4.7): what the latents say of a molecule is
+# not lost in noise before the networks have learnt to read it.
 FIRST_SPREAD = -3.0
-"""Starts posteriors with standard deviations near exp(-4.7): what the latents say of a molecule is
-not lost in noise before the networks have learnt to read it."""
 
 
 def _long(values, device, *shape: int) -> Tensor:
@@ -58,18 +48,11 @@ def _sum_by(values: Tensor, owner: Tensor, count: int) -> Tensor:
 class TreeBatch:
     """Junction trees, one after the other; M clusters in all.
 
-    Attributes:
-        label: Of the clusters, (M,).
-        graph: Graph that each is of, (M,).
-        parent: The parent's place, -1 for the first cluster of a graph, (M,).
-        remaining: Nodes to come before each cluster, (M,).
-        levels: Places of the clusters at each depth, from the first clusters on.
-        siblings: Rows (cluster, an earlier child of its parent), (S, 2).
-        turns: Rows (cluster, its next child or -1 for no other one, nodes to come), (R, 3), but for
-            the first clusters and where no nodes are to come, since the answer is known.
+    For each cluster there are its label, its graph, the place of its parent (-1 for the first one),
+    and the nodes to come, (M,) each; `levels` are the places at each depth, from 0 on.
     """
 
-    def __init__(self, codes: Sequence[TreeCode], device):
+    def __init__(self, codes: Sequence[PartialGraph], device):
         rows: list[tuple[int, int, int, int]] = []
         depth, siblings, turns = [], [], []
         children: dict[int, list[int]] = defaultdict(list)
@@ -92,24 +75,23 @@ class TreeBatch:
         levels = [np.flatnonzero(np.array(depth) == d) for d in range(max(depth) + 1)]
         self.levels = [_long(level, device) for level in levels]
         self.label, self.graph, self.parent, self.remaining = _long(rows, device, 4).unbind(1)
-        self.siblings, self.turns = _long(siblings, device, 2), _long(turns, device, 3)
+        # Rows (cluster, an earlier child of its parent).
+        self.siblings = _long(siblings, device, 2)
+        # Rows (cluster, its next child or -1 for no other one, nodes to come), but for the first
+        # clusters and where no nodes are to come, since the answer is known.
+        self.turns = _long(turns, device, 3)
 
 
 class Sites:
     """Attachments to choose from; E choices with O options in all.
 
-    Args:
-        choices: Rows (graph, child, parent, label of the child, options, chosen, attached), see
-            `TreeCode`.
-        device: Device of the tensors.
+    The choices are rows (graph, place of the child in a batch of messages, label of the parent,
+    label of the child, *`PartialGraph.choices`).
 
     Attributes:
-        graph: Graph of each choice, (E,).
-        child: Place of the cluster to come in a batch of messages, (E,).
-        parent: Label of the cluster that is there, (E,).
-        first: Place of the first option of each choice in `option`, (E,).
-        chosen: Number of the option that was chosen, (E,).
-        shared: Rows (choice, node of that cluster, label and node of what shares it), (S, 4).
+        graph: Graph of each choice, (E,), as `child`, `parent`, `chosen` of its row, and `first`,
+            the place of its first option in `option`.
+        shared: Rows (choice, node of the parent, label and node of what shares it), (S, 4).
         option: Rows (choice, two nodes of the parent, label and two nodes of the child), (O, 6);
             where one node is shared it stands there twice.
     """
@@ -182,25 +164,19 @@ class TreeGRU(nn.Module):
 
 
 class Attachments(nn.Module):
-    """Scores of the ways to attach a cluster to another, and what the latents are told of them.
+    """Scores of the ways to attach a cluster to another, and features of them for the posterior.
 
     Messages run along the edges of the cluster that is there, whose nodes know what shares them,
     the new cluster with each option. Features of an option have a part of their own in its score,
     and one that is multiplied with the latents; the posterior of these sees the sum of the features
-    of all that was chosen, so that the product asks: was this one among them?
+    of all that was chosen, so that the product tells whether an option was among them.
 
-    Attributes:
-        size: Nodes of each cluster, (V,).
-        node: Number of each node of a cluster among all nodes of all clusters, the same for
-            equivalent ones, (V, A); 0 where there is none.
-        bonds: 1 + category of the edges, (V, A, A).
-        adds: Least number of nodes that cluster j adds when attached to cluster i, (V, V).
     """
 
-    size: Tensor
-    node: Tensor
-    bonds: Tensor
-    adds: Tensor
+    size: Tensor  # nodes of each cluster, (V,)
+    node: Tensor  # number of each node among those of all clusters, alike ones the same, (V, A)
+    bonds: Tensor  # 1 + category of the edges, (V, A, A)
+    adds: Tensor  # least number of nodes that cluster j adds when attached to cluster i, (V, V)
 
     def __init__(
         self, vocabulary: Vocabulary, node_categories: int, bond_categories: int, latent_dim: int,
@@ -231,7 +207,7 @@ class Attachments(nn.Module):
         edges = []
         for k, (cluster, start) in enumerate(zip(clusters, size.cumsum() - size, strict=True)):
             for v, t in enumerate(cluster.types):
-                node[k, v] = start + cluster.representative((v,))[0]
+                node[k, v] = start + cluster.alike[v]
                 takes[k, t] = max(takes[k, t], largest[t] - cluster.sums[v])
                 needs[k, t] = min(needs[k, t], cluster.sums[v])
             for (i, j), category in cluster.edges.items():
@@ -318,11 +294,13 @@ class TreeDecoder:
                 generator=self.generator, device=self.z_tree.device, dtype=torch.float64,
             )  # fmt: skip
 
+    def _to_come(self, rows: list[int]) -> Tensor:
+        return _long([self.graphs[b].to_come for b in rows], self.x.device)
+
     def _label_logits(self, rows: list[int], down: Tensor) -> Tensor:
         """Return logits whose largest is a draw, those below it draws without replacement."""
-        labels = [[*self.graphs[b].labels, -1][self.current[b]] for b in rows]
-        left = _long([self.graphs[b].remaining for b in rows], down.device)
-        logits = self.model.label_logits(down, self.z_tree[rows], left, _long(labels, down.device))
+        labels = _long([[*self.graphs[b].labels, -1][self.current[b]] for b in rows], down.device)
+        logits = self.model.label_logits(down, self.z_tree[rows], self._to_come(rows), labels)
         if not self.sample:
             return logits
         u = self.uniforms[rows, : logits.shape[1]].clamp(1e-12, 1 - 1e-12)
@@ -338,9 +316,8 @@ class TreeDecoder:
     def _step(self, rows: list[int]) -> list[int]:
         """Add a child or close the cluster in each graph; return those that go on."""
         messages, here = self.model.messages, [self.current[b] for b in rows]
-        left = _long([self.graphs[b].remaining for b in rows], self.x.device)
         x, down, up = (state[rows, here] for state in (self.x, self.down, self.up))
-        logit = self.model.turn_logits(x, down + up, self.z_tree[rows], left)
+        logit = self.model.turn_logits(x, down + up, self.z_tree[rows], self._to_come(rows))
         wanted = self.uniforms[rows, -1] < logit.sigmoid() if self.sample else logit > 0
         growing = []
         for row, (b, k, want) in enumerate(zip(rows, here, wanted.tolist(), strict=True)):
@@ -348,7 +325,7 @@ class TreeDecoder:
             # The first cluster ends the tree, and not before there are enough nodes; no cluster is
             # left where nothing could be attached to those above it.
             more = want or k == 0 or not graph.open(graph.parents[k])
-            if more and graph.remaining > 0 and len(graph.labels) <= 2 * graph.size:
+            if more and graph.to_come > 0 and len(graph.labels) <= 2 * graph.size:
                 growing.append(row)
         gated = messages.gated(x, down) + self.up_gated[rows, here]
         message = messages.combined(x[growing], (down + up)[growing], gated[growing])
@@ -368,29 +345,29 @@ class TreeDecoder:
         """Give the current cluster of some graphs a child; return the graphs where one fits."""
         logits = self._label_logits(rows, down)
         values, labels = logits.topk(min(TRIES, logits.shape[1]), dim=1)
-        choices = []
+        grown, several = {}, []
         for row, b in enumerate(rows):
             graph, parent = self.graphs[b], self.current[b]
             for label in labels[row, values[row] > -torch.inf].tolist():
                 options = graph.attachments(parent, label)
                 options = [one for one in options if graph.leads_on(parent, label, *one)]
                 if options:
-                    attached = graph.attached[parent]
-                    choices.append((b, row, graph.labels[parent], label, options, 0, attached))
+                    grown[b] = row, label, options
                     break
-        several = [choice for choice in choices if len(choice[4]) > 1]
+            if b in grown and len(options) > 1:
+                attached = graph.attached[parent]
+                several.append((b, row, graph.labels[parent], label, options, 0, attached))
         chosen = dict(zip((b for b, *_ in several), self._choose(several, down), strict=True))
-        for b, _, _, label, options, *_ in choices:
+        for b, (_, label, options) in grown.items():
             self.graphs[b].add(label, self.current[b], *options[chosen.get(b, 0)])
-        grown = [b for b, *_ in choices]
-        self._enter(grown)
-        self.down[grown, [self.current[b] for b in grown]] = down[[row for _, row, *_ in choices]]
+        added = list(grown)
+        self._enter(added)
+        self.down[added, [self.current[b] for b in added]] = down[[r for r, *_ in grown.values()]]
         return set(grown)
 
     def _choose(self, choices: list[tuple], down: Tensor) -> list[int]:
         """Return the number of the option that each choice takes."""
-        sites = Sites(choices, down.device)
-        attachments = self.model.attachments
+        sites, attachments = Sites(choices, down.device), self.model.attachments
         features = attachments.features(sites, down)
         log_p = attachments.log_probs(features, sites, self.z_graph[sites.graph])
         if not self.sample:
@@ -421,9 +398,6 @@ class JunctionTreeVAE(GraphVAE):
     """Variational autoencoder of graphs by way of their junction trees.
 
     Args:
-        node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
-        max_nodes: Largest number of nodes.
         edge_weights: Weight of each edge category (bond orders).
         clusters: The rows of the `Vocabulary`.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
@@ -501,16 +475,13 @@ class JunctionTreeVAE(GraphVAE):
         """Return a footnote on the limit on sums of edge weights."""
         return [limit_note(rules)]
 
-    def _codes(self, batch: GraphBatch) -> list[TreeCode | None]:
-        return [encode(self.vocabulary, *graph) for graph in neighbours_of(batch)]
-
     def knows(self, batch: GraphBatch) -> Tensor:
         """Return True where all clusters of a graph are in the vocabulary, (B,) bool."""
-        known = [code is not None for code in self._codes(batch)]
+        known = [encode(self.vocabulary, *graph) is not None for graph in neighbours_of(batch)]
         return torch.tensor(known, dtype=torch.bool, device=batch.mask.device)
 
     def _read(self, batch: GraphBatch) -> Reading:
-        codes = self._codes(batch)
+        codes = [encode(self.vocabulary, *graph) for graph in neighbours_of(batch)]
         known = [code for code in codes if code is not None]
         if len(known) < len(codes):
             raise ValueError(f"graph {codes.index(None)} is {self.unknown}")
@@ -538,8 +509,8 @@ class JunctionTreeVAE(GraphVAE):
         taken = self.attachments.value(reading.features[sites.first + sites.chosen])
         chosen = _sum_by(taken, sites.graph, count)
         return {
-            "tree": Gaussian.of(self.tree_posterior(torch.cat([roots, clusters], -1))),
-            "graph": Gaussian.of(self.graph_posterior(chosen)),
+            "tree": Gaussian(self.tree_posterior(torch.cat([roots, clusters], -1))),
+            "graph": Gaussian(self.graph_posterior(chosen)),
         }
 
     def estimate(self, batch: GraphBatch) -> dict[str, Bound]:
@@ -552,7 +523,7 @@ class JunctionTreeVAE(GraphVAE):
             return self.bounds(batch)
         weight = 0.0 if self.seen < self.kl_free else self.kl_weight
         self.seen += len(batch)
-        return self._objective(batch, weight)
+        return self._drawn(batch, weight=weight)
 
     def _likelihood(self, reading: Reading, z: Latents) -> dict[str, Bound]:
         """Return log p(x|z) of turns, labels and attachments."""

@@ -9,9 +9,8 @@ node) are one cluster here, so that every connected graph has its tree.
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
-from typing import NamedTuple
 
 import networkx as nx
 import numpy as np
@@ -20,14 +19,9 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 from graphcnf.graphs.isomorphism import SAME, typed_graph
 
+# A cluster with more is no ring of a molecule (a complete graph of 8 nodes has 40,320).
 MOST_SYMMETRIES = 10_000
-"""A cluster with more is no ring of a molecule (a complete graph of 8 nodes has 40,320)."""
-
-CHUNK = 1000
-"""Graphs that are unpacked at once."""
-
-MOST_CACHED = 200_000
-"""Lists of attachments in the cache."""
+CHUNK = 1000  # graphs that are unpacked at once
 
 Neighbours = list[dict[int, int]]
 """Category of the edge to each neighbour, for every node."""
@@ -61,10 +55,7 @@ def rings(neighbours: Neighbours) -> list[set[int]]:
             found.append(set(ring))
             covered |= {(min(e), max(e)) for e in zip(ring, ring[1:] + ring[:1], strict=True)}
     if len(found) < len(edges) - len(neighbours) + 1:
-        # Of several such bases, the choice is that of the graph without its branches.
-        core = nx.k_core(nx.Graph(edges), 2)
-        graph = nx.Graph(edge for edge in edges if core.has_edge(*edge))
-        return [set(ring) for ring in nx.minimum_cycle_basis(graph)]
+        return [set(ring) for ring in nx.minimum_cycle_basis(nx.Graph(edges))]
     return found
 
 
@@ -92,25 +83,23 @@ def junction_tree(neighbours: Neighbours) -> tuple[list[Site], list[int]] | None
     if len(neighbours) == 1:
         return [(0,)], [-1]
     cycles = _merged(rings(neighbours))
-    while True:
-        sets, tree = _spanning_tree(neighbours, cycles)
-        joined = _not_a_tree(neighbours, sets, tree)
-        if not joined:
-            break
+    clusters, tree = _spanning_tree(neighbours, cycles)
+    while joined := _not_a_tree(neighbours, clusters, tree):
         cycles = _merged([*(ring for ring in cycles if not ring <= joined), joined])
-    clusters = [tuple(sorted(cluster)) for cluster in sets]
+        clusters, tree = _spanning_tree(neighbours, cycles)
+    nodes = [tuple(sorted(cluster)) for cluster in clusters]
+    if not nodes or len(set().union(*nodes)) != len(neighbours) or not nx.is_connected(tree):
+        return None
     order: list[int] = []
-    parents, stack = [], [(clusters.index(min(clusters)), -1)] if clusters else []
+    parents, stack = [], [(nodes.index(min(nodes)), -1)]
     while stack:
         cluster, parent = stack.pop()
         children = [child for child in tree[cluster] if child not in order]
-        children.sort(key=clusters.__getitem__, reverse=True)
+        children.sort(key=nodes.__getitem__, reverse=True)
         stack += [(child, len(order)) for child in children]
         order.append(cluster)
         parents.append(parent)
-    if len(order) != len(clusters) or len(set().union(*clusters)) != len(neighbours):
-        return None
-    return [clusters[c] for c in order], parents
+    return [nodes[c] for c in order], parents
 
 
 def _merged(cycles: list[set[int]]) -> list[set[int]]:
@@ -166,35 +155,32 @@ def _not_a_tree(neighbours: Neighbours, clusters: list[set], tree: nx.Graph) -> 
 class Cluster:
     """A graph of the vocabulary.
 
-    Attributes:
-        types: Node categories.
-        edges: Category of each edge (i, j), both ways round.
-        sums: Sum of edge weights of each node.
+    It has node categories `types`, the category of each edge (i, j) both ways round, and the
+    weight of each edge category; `sums` are the sums of edge weights of its nodes.
     """
 
     def __init__(self, types: tuple[int, ...], edges: dict[Site, int], weights: list[int]):
-        self.types, self.edges = types, edges
+        self.types, self.edges, self.weights = types, edges, weights
         self.sums = [0] * len(types)
         for (i, _), category in edges.items():
             self.sums[i] += weights[category]
         ends = sorted((types[i], category, types[j]) for (i, j), category in edges.items())
         self.invariant = tuple(sorted(types)), tuple(ends)
 
-    @cached_property
-    def graph(self) -> nx.Graph:
-        """Return a networkx graph with `category` attributes."""
-        edges = list(self.edges), list(self.edges.values())
-        return typed_graph(np.array(self.types), *map(np.array, edges))
-
     def isomorphisms(self, other: Cluster):
         """Yield isomorphisms: node of `other` for each node of this."""
-        matcher = nx.algorithms.isomorphism.GraphMatcher(self.graph, other.graph, **SAME)
+        matcher = nx.algorithms.isomorphism.GraphMatcher(self._graph, other._graph, **SAME)
         for found in matcher.isomorphisms_iter():
             yield tuple(found[v] for v in range(len(self.types)))
 
     @cached_property
+    def _graph(self) -> nx.Graph:
+        edges = list(self.edges), list(self.edges.values())
+        return typed_graph(np.array(self.types), *map(np.array, edges))
+
+    @cached_property
     def symmetries(self) -> list[Site]:
-        """Return the automorphisms; raise `UserError` if there are too many of them."""
+        """Automorphisms; raises `UserError` for too many of them."""
         found = list(islice(self.isomorphisms(self), MOST_SYMMETRIES + 1))
         if len(found) > MOST_SYMMETRIES:
             raise UserError(
@@ -203,29 +189,70 @@ class Cluster:
             )
         return found
 
-    def representative(self, site: Site) -> Site:
-        """Return the first of the sites that are equivalent to a site."""
-        return min(tuple(s[v] for v in site) for s in self.symmetries)
+    @cached_property
+    def alike(self) -> list[int]:
+        """First of the nodes that are equivalent to each node."""
+        return [min(images) for images in zip(*self.symmetries, strict=True)]
 
     @cached_property
     def sites(self) -> list[Site]:
-        """Return all nodes and, in rings, all edges both ways round."""
+        """All nodes and, in rings, all edges both ways round."""
         nodes: list[Site] = [(v,) for v in range(len(self.types))]
         return nodes + list(self.edges) if len(nodes) > 2 else nodes
 
     @cached_property
-    def distinct_sites(self) -> list[Site]:
-        """Return one site of each that are equivalent."""
-        return [site for site in self.sites if site == self.representative(site)]
+    def distinct_sites(self) -> set[Site]:
+        """One site of each that are equivalent."""
+        return {min(tuple(s[v] for v in site) for s in self.symmetries) for site in self.sites}
+
+    def shared(self, site: Site) -> int:
+        """Return the weight of a site's edge, 0 for a node."""
+        return self.weights[self.edges[site]] if len(site) == 2 else 0
+
+
+def canonical(host: Cluster, guest: Cluster, fixed: Site, place: Site, site: Site):
+    """Return the attachment in `attachments` that is equivalent to nodes `place` as nodes `site`.
+
+    Also the symmetries of host and guest that lead there; `fixed` nodes of the host stay in place.
+    """
+    images = [
+        (tuple(zip(*sorted((s[a], t[b]) for a, b in zip(place, site, strict=True)), strict=True)),
+         s, t)
+        for s in host.symmetries if all(s[v] == v for v in fixed)
+        for t in guest.symmetries
+    ]  # fmt: skip
+    return min(images, key=lambda image: image[0])
+
+
+@lru_cache(maxsize=200_000)
+def attachments(
+    host: Cluster, guest: Cluster, fixed: Site, free: tuple[int, ...], most: int
+) -> list[tuple[Site, Site]]:
+    """Return the ways to attach a cluster to another, one of each that are equivalent.
+
+    They are pairs (site of the host, site of the guest): nodes of the one become those of the
+    other. `fixed` nodes of the host are shared with other clusters, `free` is the free valence of
+    each, and at `most` so many nodes are added.
+    """
+    found = set()
+    for site in guest.distinct_sites:
+        if len(guest.types) - len(site) > most:
+            continue
+        for place in host.sites:
+            fits = place[0] <= place[-1] and len(place) == len(site) and all(
+                host.types[a] == guest.types[b] and guest.sums[b] - guest.shared(site) <= free[a]
+                for a, b in zip(place, site, strict=True)
+            )  # fmt: skip
+            if fits and (len(site) == 1 or host.edges[place] == guest.edges[site]):
+                found.add(canonical(host, guest, fixed, place, site)[0])
+    return sorted(found)
 
 
 class Vocabulary:
-    """Clusters by number, and the ways to attach them.
+    """Clusters by number.
 
-    Args:
-        rows: [node categories, i, j and category of each edge in one list] of each cluster.
-        edge_weights: Weight of each edge category.
-        largest_sums: Largest sum of edge weights of each node category.
+    Each of the `rows` is [node categories, i, j and category of each edge in one list]. There is a
+    weight for each edge category, and a largest sum of edge weights for each node category.
     """
 
     def __init__(self, rows: list, edge_weights: list[int], largest_sums: list[int]):
@@ -233,7 +260,6 @@ class Vocabulary:
         self.clusters: list[Cluster] = []
         self._by_invariant: dict[tuple, list[int]] = defaultdict(list)
         self._found: dict[tuple, tuple[int, Site]] = {}
-        self._attachments: dict[tuple, list[tuple[Site, Site]]] = {}
         for types, flat in rows:
             triples = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
             edges: dict[Site, int] = {pair: k for i, j, k in triples for pair in ((i, j), (j, i))}
@@ -249,11 +275,7 @@ class Vocabulary:
 
     @classmethod
     def measure(cls, graphs: PackedGraphs, weights: list[int], sums: list[int]) -> list:
-        """Return the rows of all clusters of some graphs.
-
-        Raises:
-            UserError: A graph is in several pieces.
-        """
+        """Return the rows of all clusters of some graphs; UserError for one in several pieces."""
         vocabulary = cls([], weights, sums)
         for start in range(0, len(graphs), CHUNK):
             part = range(start, min(start + CHUNK, len(graphs)))
@@ -298,169 +320,103 @@ class Vocabulary:
         number, order = self._found[key]
         return number, tuple(nodes[k] for k in order)
 
-    def attachments(
-        self, parent: int, child: int, fixed: Site, free: tuple[int, ...], most: int
-    ) -> list[tuple[Site, Site]]:
-        """Return the ways to attach a cluster to another, one of each that are equivalent.
-
-        They are pairs (site of the parent, site of the child): nodes of the one become those of the
-        other. `fixed` nodes of the parent are shared with other clusters, `free` is the free
-        valence of each, and at `most` so many nodes are added.
-        """
-        key = parent, child, fixed, free, most
-        if key not in self._attachments:
-            if len(self._attachments) >= MOST_CACHED:
-                self._attachments.clear()
-            self._attachments[key] = self._find_attachments(*key)
-        return self._attachments[key]
-
-    def _find_attachments(self, parent, child, fixed, free, most) -> list[tuple[Site, Site]]:
-        host, guest = self.clusters[parent], self.clusters[child]
-        found = set()
-        for site in guest.distinct_sites:
-            if len(guest.types) - len(site) > most:
-                continue
-            shared = self.edge_weights[guest.edges[site]] if len(site) == 2 else 0
-            for place in host.sites:
-                fits = place[0] <= place[-1] and len(place) == len(site) and all(
-                    host.types[a] == guest.types[b] and guest.sums[b] - shared <= free[a]
-                    for a, b in zip(place, site, strict=True)
-                )  # fmt: skip
-                if fits and (len(site) == 1 or host.edges[place] == guest.edges[site]):
-                    found.add(self.canonical(parent, child, fixed, place, site)[0])
-        return sorted(found)
-
-    def canonical(
-        self, parent: int, child: int, fixed: Site, place: Site, site: Site
-    ) -> tuple[tuple[Site, Site], Site]:
-        """Return the equivalent one in `attachments`, and the symmetry that leads there."""
-        guest = self.clusters[child]
-        images = []
-        for symmetry in self.clusters[parent].symmetries:
-            if all(symmetry[v] == v for v in fixed):
-                moved, own = tuple(symmetry[v] for v in place), site
-                if moved[0] > moved[-1]:
-                    moved, own = moved[::-1], site[::-1]
-                images.append(((moved, guest.representative(own)), symmetry))
-        return min(images, key=lambda image: image[0])
-
 
 class PartialGraph:
-    """A graph of clusters that are put together one by one.
-
-    Attributes:
-        vocabulary: The clusters.
-        size: Number of nodes that the graph shall have.
-        labels: Number of each cluster in the vocabulary.
-        parents: Its parent, -1 for the first.
-        nodes: Node of the graph for each node of the cluster.
-        fixed: Nodes of the cluster that are shared with other clusters, ascending.
-        attached: Pairs (node of the cluster, (label, node) of the other cluster) of what is there.
-        types: Node categories of the graph.
-        sums: Sums of edge weights of its nodes.
-        edges: Category of each edge (i, j), i < j.
-    """
+    """A graph of `size` nodes, of clusters that are put together one by one, depth-first."""
 
     def __init__(self, vocabulary: Vocabulary, size: int):
         self.vocabulary, self.size = vocabulary, size
-        self.labels: list[int] = []
-        self.parents: list[int] = []
-        self.nodes: list[Site] = []
-        self.fixed: list[Site] = []
+        self.labels: list[int] = []  # number of each cluster in the vocabulary
+        self.parents: list[int] = []  # its parent, -1 for the first
+        self.remaining: list[int] = []  # nodes to come before it
+        self.nodes: list[Site] = []  # node of the graph for each node of the cluster
+        # What hangs on each cluster: pairs of its node and (label, node) of the other cluster.
         self.attached: list[list[tuple[int, tuple[int, int]]]] = []
-        self.types: list[int] = []
-        self.sums: list[int] = []
-        self.edges: dict[Site, int] = {}
+        # Of a graph that `encode` has built, for each cluster but the first: the ways to attach it,
+        # number of the chosen one, and what hung on the parent before.
+        self.choices: list[tuple[list[tuple[Site, Site]], int, list]] = []
+        self.types: list[int] = []  # node categories of the graph
+        self.sums: list[int] = []  # sums of edge weights of its nodes
+        self.edges: dict[Site, int] = {}  # category of each edge (i, j), i < j
 
     @property
-    def remaining(self) -> int:
+    def to_come(self) -> int:
         """Nodes that are still to come."""
         return self.size - len(self.types)
+
+    def cluster(self, k: int) -> Cluster:
+        """Return cluster number k of the tree."""
+        return self.vocabulary.clusters[self.labels[k]]
 
     def free(self, node: int) -> int:
         """Return the free valence of a node: what its sum of edge weights may grow by."""
         return self.vocabulary.largest_sums[self.types[node]] - self.sums[node]
 
-    def open(self, cluster: int) -> list[int]:
+    def fixed(self, k: int) -> Site:
+        """Return the nodes of a cluster that are shared with other clusters, ascending."""
+        return tuple(sorted({v for v, _ in self.attached[k]}))
+
+    def open(self, k: int) -> list[int]:
         """Return the nodes of a cluster and of those above it that can take another edge."""
         found: set[int] = set()
-        while cluster >= 0:
-            found.update(self.nodes[cluster])
-            cluster = self.parents[cluster]
+        while k >= 0:
+            found.update(self.nodes[k])
+            k = self.parents[k]
         return [v for v in found if self.free(v) > 0]
 
     def attachments(self, parent: int, label: int) -> list[tuple[Site, Site]]:
         """Return the ways to attach a cluster `label` to the cluster number `parent`."""
-        free = tuple(map(self.free, self.nodes[parent]))
+        guest, free = self.vocabulary.clusters[label], tuple(map(self.free, self.nodes[parent]))
         # More than a cluster has makes no difference, and fewer cases are cached.
-        most = min(self.remaining, len(self.vocabulary.clusters[label].types))
-        return self.vocabulary.attachments(
-            self.labels[parent], label, self.fixed[parent], free, most
-        )
+        most = min(self.to_come, len(guest.types))
+        return attachments(self.cluster(parent), guest, self.fixed(parent), free, most)
 
     def leads_on(self, parent: int, label: int, place: Site, site: Site) -> bool:
         """Return True if an attachment leaves a node for another edge, or no nodes are to come."""
-        cluster, largest = self.vocabulary.clusters[label], self.vocabulary.largest_sums
-        own = [v for v in range(len(cluster.types)) if v not in site]
-        if self.remaining == len(own):
+        guest, largest = self.vocabulary.clusters[label], self.vocabulary.largest_sums
+        own = [v for v in range(len(guest.types)) if v not in site]
+        if self.to_come == len(own):
             return True
-        if any(cluster.sums[v] < largest[cluster.types[v]] for v in own):
+        if any(guest.sums[v] < largest[guest.types[v]] for v in own):
             return True
-        shared = self.vocabulary.edge_weights[cluster.edges[site]] if len(site) == 2 else 0
         nodes = (self.nodes[parent][a] for a in place)
-        taken = {v: cluster.sums[b] - shared for v, b in zip(nodes, site, strict=True)}
+        taken = {v: guest.sums[b] - guest.shared(site) for v, b in zip(nodes, site, strict=True)}
         return any(self.free(v) > taken.get(v, 0) for v in self.open(parent))
 
     def add(self, label: int, parent: int = -1, place: Site = (), site: Site = ()) -> None:
         """Add a cluster; nodes `place` of its parent become its nodes `site`."""
-        cluster = self.vocabulary.clusters[label]
+        guest = self.vocabulary.clusters[label]
+        self.remaining.append(self.to_come)
         known = dict(zip(site, (self.nodes[parent][v] for v in place), strict=True))
-        for v, category in enumerate(cluster.types):
+        for v, category in enumerate(guest.types):
             if v not in known:
                 known[v] = len(self.types)
                 self.types.append(category)
                 self.sums.append(0)
-        for (i, j), category in cluster.edges.items():
+        for (i, j), category in guest.edges.items():
             pair = known[i], known[j]
             if pair[0] < pair[1] and pair not in self.edges:
                 self.edges[pair] = category
                 for v in pair:
-                    self.sums[v] += self.vocabulary.edge_weights[category]
+                    self.sums[v] += guest.weights[category]
         self.attached.append([])
         for a, b in zip(place, site, strict=True):
-            above = self.vocabulary.clusters[self.labels[parent]]
-            self.attached[parent].append((a, (label, cluster.representative((b,))[0])))
-            self.attached[-1].append((b, (self.labels[parent], above.representative((a,))[0])))
-            self.fixed[parent] = tuple(sorted({*self.fixed[parent], a}))
+            self.attached[parent].append((a, (label, guest.alike[b])))
+            self.attached[-1].append((b, (self.labels[parent], self.cluster(parent).alike[a])))
         self.labels.append(label)
         self.parents.append(parent)
-        self.nodes.append(tuple(known[v] for v in range(len(cluster.types))))
-        self.fixed.append(tuple(sorted(site)))
+        self.nodes.append(tuple(known[v] for v in range(len(guest.types))))
 
 
-class TreeCode(NamedTuple):
-    """The code of a graph, in the depth-first order of its clusters.
+def encode(vocabulary: Vocabulary, types: list[int], neighbours: Neighbours) -> PartialGraph | None:
+    """Return the code of a graph: the same, put together by clusters, with its choices.
 
-    Attributes:
-        labels: Numbers of the clusters.
-        parents: See `junction_tree`.
-        remaining: Nodes to come before each cluster.
-        choices: The attachment of each cluster but the first: options (`Vocabulary.attachments`),
-            number of the one that was chosen, and what was attached to the parent before.
+    None where the graph is in several pieces, or has an unknown cluster.
     """
-
-    labels: list[int]
-    parents: list[int]
-    remaining: list[int]
-    choices: list[tuple[list[tuple[Site, Site]], int, list]]
-
-
-def encode(vocabulary: Vocabulary, types: list[int], neighbours: Neighbours) -> TreeCode | None:
-    """Return the code of a graph; None where it is in several pieces, or has an unknown cluster."""
     tree = junction_tree(neighbours)
     if tree is None:
         return None
-    graph, remaining, choices = PartialGraph(vocabulary, len(types)), [], []
+    graph = PartialGraph(vocabulary, len(types))
     # Node of the given graph for each node of a cluster, by a symmetry for which what was chosen
     # is the one of its equivalents that is an option.
     order: list[Site] = []
@@ -470,24 +426,19 @@ def encode(vocabulary: Vocabulary, types: list[int], neighbours: Neighbours) -> 
             return None
         label, nodes = found
         wanted: tuple[Site, Site] = (), ()
-        remaining.append(graph.remaining)
         if parent >= 0:
-            host, above, fixed = order[parent], graph.labels[parent], graph.fixed[parent]
-            shared = sorted((host.index(v), k) for k, v in enumerate(nodes) if v in host)
-            place, site = zip(*shared, strict=True)
+            host = order[parent]
+            shared = [(host.index(v), k) for k, v in enumerate(nodes) if v in host]
+            pair = graph.cluster(parent), vocabulary.clusters[label]
+            wanted, *symmetries = canonical(*pair, graph.fixed(parent), *zip(*shared, strict=True))
             options = graph.attachments(parent, label)
-            wanted, symmetry = vocabulary.canonical(above, label, fixed, place, site)
             if wanted not in options:
                 return None
-            choices.append((options, options.index(wanted), list(graph.attached[parent])))
-            # The symmetry of the child under which the two sites meet.
-            pairs = set(zip(*wanted, strict=True))
-            own = next(
-                s for s in vocabulary.clusters[label].symmetries
-                if {(symmetry[a], s[b]) for a, b in shared} == pairs
-            )  # fmt: skip
-            order[parent] = tuple(v for _, v in sorted(zip(symmetry, host, strict=True)))
-            nodes = tuple(v for _, v in sorted(zip(own, nodes, strict=True)))
+            graph.choices.append((options, options.index(wanted), list(graph.attached[parent])))
+            order[parent], nodes = (
+                tuple(v for _, v in sorted(zip(symmetry, own, strict=True)))
+                for symmetry, own in zip(symmetries, (host, nodes), strict=True)
+            )
         graph.add(label, parent, *wanted)
         order.append(nodes)
-    return TreeCode(graph.labels, tree[1], remaining, choices)
+    return graph

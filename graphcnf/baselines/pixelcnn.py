@@ -18,14 +18,11 @@ from graphcnf.flows.base import draw_uniform
 from graphcnf.images.model import ImageModel
 from graphcnf.images.networks import ChannelNorm, channels_last
 
-LOG_SCALES = (-7.0, 3.0)
-"""Least and largest logarithm of a scale; the values of a pixel lie in -1 to 1."""
+LOG_SCALES = (-7.0, 3.0)  # bounds of the logarithm of a scale; values lie in -1 to 1
+ROWS, COLUMNS = 2, 3  # axes of (B, C, H, W)
 
 Memory = dict[nn.Module, Tensor]
 """Cache of sampling: the last inputs, rows or pixels, of each convolution."""
-
-ROWS, COLUMNS = 2, 3
-"""Axes of (B, C, H, W)."""
 
 
 def parameter_count(channels: int, mixtures: int) -> int:
@@ -131,10 +128,7 @@ class PixelMixture:
 
 
 class CausalConvolution(nn.Conv2d):
-    """Convolution that along one axis, `ROWS` or `COLUMNS`, sees a place and those before it.
-
-    The columns of the kernel (rows, columns) of one along the rows are those around a place.
-    """
+    """Convolution that along one axis, `ROWS` or `COLUMNS`, sees a place and those before it."""
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], axis: int):
         padding = (0, kernel[1] // 2 if axis == ROWS else 0)
@@ -179,12 +173,9 @@ class PixelCNN(ImageModel):
     """Autoregressive model: exact likelihood in one pass, samples in a pass per pixel.
 
     Args:
-        shape: Channels, height and width.
-        levels: Number of values of a pixel, at most 256.
         width: Channels of the features.
         layers: Gated layers of either stack.
         mixtures: Components of a pixel's mixture.
-        architecture: "pixelcnn".
 
     Examples:
         >>> model = PixelCNN(shape=(1, 4, 4), levels=16, width=8, layers=2)

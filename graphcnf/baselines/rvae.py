@@ -10,7 +10,6 @@ convolves along the order of the nodes, the paper's over the matrix.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,22 +25,18 @@ from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.pairs import all_pairs, dense
 from graphcnf.graphs.path.support import Support
 
-PRIOR = StandardNormal()
-"""Density of the latents, p(z)."""
+PRIOR = StandardNormal()  # density of the latents, p(z)
 
 
-@dataclass
 class Gaussian:
-    """A diagonal normal density q(z|x): mean and logarithm of the standard deviation, (B, D)."""
+    """A diagonal normal density q(z|x), of network outputs (B, 2 D).
 
-    mean: Tensor
-    log_scale: Tensor
+    It has a mean and the logarithm of a standard deviation, between -7 and 3, (B, D) each.
+    """
 
-    @classmethod
-    def of(cls, parameters: Tensor) -> Gaussian:
-        """Return the density of network outputs (B, 2 D); log-scales lie between -7 and 3."""
-        mean, raw = parameters.to(log_term_dtype(parameters)).chunk(2, -1)
-        return cls(mean, 5 * torch.tanh(raw / 5) - 2)
+    def __init__(self, parameters: Tensor):
+        self.mean, raw = parameters.to(log_term_dtype(parameters)).chunk(2, -1)
+        self.log_scale = 5 * torch.tanh(raw / 5) - 2
 
     def draw(self, noise: Noise | None = None) -> Tensor:
         """Draw mean + scale * e, with e of the standard normal density, (B, D)."""
@@ -56,7 +51,7 @@ class Gaussian:
         log_q = PRIOR.log_prob((z - self.mean) * (-self.log_scale).exp()) - self.log_scale.sum(-1)
         return Bound(PRIOR.log_prob(z), zero, log_q, torch.ones_like(zero))
 
-    def expected_bound(self, weight: float = 1.0) -> Bound:
+    def expected_bound(self, weight: float) -> Bound:
         """Return the expected terms, -KL(q(z|x) | p(z)), times a weight, for training."""
         twice = self.mean.square() + (2 * self.log_scale).exp() - 1 - 2 * self.log_scale
         return Bound.exact(-weight * 0.5 * twice.sum(-1))
@@ -127,18 +122,17 @@ class GraphVAE(GraphModel):
         Raises:
             ValueError: A graph is not known.
         """
-        reading = self._read(batch)
-        posteriors = self._posteriors(reading)
-        z = {name: posterior.draw(noise) for name, posterior in posteriors.items()}
-        latents = {name: posterior.bound(z[name]) for name, posterior in posteriors.items()}
-        return {**latents, **self._likelihood(reading, z)}
+        return self._drawn(batch, noise)
 
-    def _objective(self, batch: GraphBatch, weight: float = 1.0) -> dict[str, Bound]:
-        """Draw the bound with the exact KL divergence from the prior, times a weight."""
-        reading = self._read(batch)
-        posteriors = self._posteriors(reading)
-        z = {name: posterior.draw() for name, posterior in posteriors.items()}
-        latents = {name: own.expected_bound(weight) for name, own in posteriors.items()}
+    def _drawn(
+        self, batch: GraphBatch, noise: Noise | None = None, weight: float | None = None
+    ) -> dict[str, Bound]:
+        """Draw the bound; with a weight for the exact KL divergence from the prior in it."""
+        reading, latents, z = self._read(batch), {}, {}
+        for name, posterior in self._posteriors(reading).items():
+            z[name] = posterior.draw(noise)
+            exact = weight is not None
+            latents[name] = posterior.expected_bound(weight) if exact else posterior.bound(z[name])
         return {**latents, **self._likelihood(reading, z)}
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
@@ -157,13 +151,7 @@ class GraphVAE(GraphModel):
 class RegularizedVAE(GraphVAE):
     """Variational autoencoder of graphs with penalties for what they must have in common.
 
-    The decoder makes a vector for each place in the order out of z, and convolves along the order;
-    an edge (i, j) is read out of both ends and of their distance in the order.
-
     Args:
-        node_categories: Number of node categories.
-        bond_categories: Number of edge categories.
-        max_nodes: Largest number of nodes.
         edge_weights: Weight of each edge category (bond orders).
         edge_ends: Rows (edge category, node category, node category) that occur, both ways round.
         largest_sums: Largest sum of edge weights of each node category; None for no limit.
@@ -243,7 +231,7 @@ class RegularizedVAE(GraphVAE):
     def _posteriors(self, batch: GraphBatch) -> dict[str, Gaussian]:
         h = self.encoder(batch.node_types, batch.bonds, batch.mask)
         summed = torch.einsum("bnw,nwc->bc", h, self.read_out[: h.shape[1]])
-        return {"graph": Gaussian.of(self.posterior(summed))}
+        return {"graph": Gaussian(self.posterior(summed))}
 
     def _matrices(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of nodes (B, N, T) and of pairs (B, P, 1 + K), `all_pairs`."""
@@ -284,7 +272,7 @@ class RegularizedVAE(GraphVAE):
         """
         if not self.training:
             return self.bounds(batch)
-        bounds, mask = self._objective(batch), batch.mask
+        bounds, mask = self._drawn(batch, weight=1.0), batch.mask
         nodes, pairs = self._matrices(self.base_sample(mask)["graph"], mask)
         index, real = all_pairs(mask)
         edges = dense(masked(pairs.exp()[..., 1:], real), index, mask.shape[1])

@@ -1,15 +1,18 @@
-"""What GraphNVP and GraphAF have in common: a bound, exact latents, and no trace of padding."""
+"""GraphNVP and GraphAF: a bound, exact latents, no trace of padding; GraphAF's order and check."""
 
 import math
 
+import networkx as nx
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from graphcnf.baselines.graphaf import breadth_first_order
 from graphcnf.baselines.graphnvp import NOISE, OneHotDequantization, relations
 from graphcnf.errors import UserError
-from graphcnf.flows import Context, Noise
-from graphcnf.graphs import GraphBatch
+from graphcnf.flows import Context, Noise, record_generators
+from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.testing import assert_gradients_reach_every_parameter
 
 SYSTEMS = ["graphnvp", "graphaf"]
@@ -182,3 +185,98 @@ def test_gradients_reach_every_parameter(build, random_batch, system):
     batch = random_batch(40, 6)
     model = build(system, batch, nodes=3, bonds=2)
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(batch)[0])
+
+
+def test_order_is_breadth_first(random_batch):
+    batch = random_batch(60, 12)
+    order = breadth_first_order(batch)
+    assert (order.sort(1).values == torch.arange(12)).all()
+    ordered = batch.permute(order)
+    assert (ordered.mask == batch.mask).all()
+    for k, size in enumerate(batch.sizes.tolist()):
+        graph = nx.from_numpy_array(batch.adjacency[k, :size, :size].numpy())
+        expected, left = [], set(range(size))
+        while left:
+            piece = [min(left)]
+            piece += [v for _, v in nx.bfs_edges(graph, piece[0], sort_neighbors=sorted)]
+            expected += piece
+            left -= set(piece)
+        assert order[k, :size].tolist() == expected
+
+
+def test_edges_beyond_the_window_are_not_known(build, random_batch):
+    star = ([0] * 6, [(k, 0) for k in range(1, 6)], [0] * 5)
+    ring = ([0] * 6, [(k, (k + 1) % 6) for k in range(6)], [0] * 6)
+    batch = GraphBatch.collate(PackedGraphs.from_lists([star, ring]))
+    model = build("graphaf", batch, nodes=1, bonds=1, window=4)
+    assert model.steps.knows(batch).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_estimate_has_no_bias(build, random_batch, rows):
+    batch, repeats = random_batch(8, 6), 1000
+    model = build("graphaf", batch, nodes=3, bonds=2, rows=rows, window=5)
+    many = GraphBatch(*(part.repeat(repeats, *[1] * (part.dim() - 1)) for part in
+                        (batch.node_types, batch.bonds, batch.mask)))  # fmt: skip
+    with torch.no_grad():
+        exact, drawn = model.bounds(many), model.steps.estimate(many)
+    for name in ("nodes", "bonds"):
+        ours, theirs = (b[name].value().view(repeats, len(batch)) for b in (drawn, exact))
+        error = ((ours.var(0) + theirs.var(0)) / repeats).sqrt()
+        # 4.5 standard errors; graphs of one node have no edges, and no error.
+        assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4.5 * error + 1e-9).all()
+        assert ours.std(0)[0] > 1.5 * theirs.std(0)[0], "all nodes were computed"
+
+
+SUMS = [1, 2, 4]
+
+
+@pytest.fixture
+def checked(build, random_batch):
+    return build("graphaf", random_batch(40, 9), nodes=3, bonds=2, largest_sums=SUMS,
+                 edge_weights=[1, 2])  # fmt: skip
+
+
+def sums_of(graphs):
+    return torch.tensor([0, 1, 2])[graphs.bonds].sum(-1)
+
+
+def test_check_keeps_sums_and_pieces_together(checked):
+    sizes = torch.full((300,), 9)
+    generators = record_generators(0, 0, 300)
+    graphs = checked.sample(sizes, generator=generators)
+    most = torch.tensor(SUMS)[graphs.node_types]
+    assert (sums_of(graphs) <= most).all()
+    for k, size in enumerate(graphs.sizes.tolist()):
+        real = graphs.adjacency[k, :size, :size].numpy()
+        assert nx.is_connected(nx.from_numpy_array(real))
+    assert 1 < graphs.sizes.float().mean() < 9
+    # Without it, the same weights break the sums, and all nodes are there.
+    raw = checked.without_rules().sample(sizes, generator=record_generators(0, 0, 300))
+    assert (sums_of(raw) > torch.tensor(SUMS)[raw.node_types]).any()
+    assert (raw.sizes == 9).all()
+
+
+@pytest.mark.parametrize("table", [{"largest_sums": [4]}, {"edge_weights": [1]}])
+def test_tables_that_do_not_fit_are_refused(build, random_batch, table):
+    with pytest.raises(UserError, match=next(iter(table))):
+        build("graphaf", random_batch(2, 3), nodes=3, bonds=2, **table)
+
+
+def test_edges_without_free_valence_are_drawn_again_and_then_left_out(build, random_batch):
+    tables = {"edge_weights": [1, 2, 3], "largest_sums": [1, 4]}
+    steps = build("graphaf", random_batch(2, 3, nodes=2), nodes=2, bonds=3, **tables).steps
+    free = steps.free(
+        torch.tensor([[0, 1], [1, 1]]), torch.tensor([[[0, 0], [0, 2]], [[2, 0], [0, 3]]])
+    )
+    assert free.tolist() == [1, 1]
+    mean = torch.zeros(2000, 4)
+    category, free = torch.full((2000,), 3), torch.arange(2000) % 4
+    drawn = steps.redraw(category, free, mean, mean, torch.Generator().manual_seed(0))
+    assert (steps.weights[drawn] <= free).all()
+    # All categories are equally likely, so those that fit come out alike; what fitted stays.
+    assert (drawn[free == 3] == 3).all()
+    shares = np.bincount(drawn[free == 1], minlength=4) / 500
+    assert abs(shares[0] - 0.5) < 0.1 and abs(shares[1] - 0.5) < 0.1
+    never = steps.redraw(category, free * 0, mean + torch.tensor([-99.0, 0, 0, 0]), mean * 0, None)
+    assert not never.any()

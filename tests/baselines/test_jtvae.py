@@ -18,7 +18,6 @@ from graphcnf.baselines.junction_tree import (
     rings,
 )
 from graphcnf.errors import UserError
-from graphcnf.evaluation.measures import reconstruction
 from graphcnf.graphs import GraphBatch, GraphCNF, PackedGraphs
 from graphcnf.graphs.isomorphism import isomorphic
 from graphcnf.graphs.path.support import Support
@@ -55,7 +54,7 @@ def build(graphs, nodes=3, bonds=2, weights=None, **options):
     return perturb(model, 0.1)
 
 
-def decode(vocabulary, code):
+def rebuilt(vocabulary, code):
     """The graph of a code."""
     graph = PartialGraph(vocabulary, code.remaining[0])
     graph.add(code.labels[0])
@@ -70,7 +69,7 @@ def assert_round_trip(graphs, node_categories, weights):
     batch = GraphBatch.collate(graphs)
     for k, graph in enumerate(neighbours_of(batch)):
         code = encode(vocabulary, *graph)
-        back = packed(decode(vocabulary, code))
+        back = packed(rebuilt(vocabulary, code))
         assert isomorphic(graphs.graph(k), back.graph(0))
         size = graphs.node_counts[k]
         before = size - len(vocabulary.clusters[code.labels[0]].types)
@@ -292,28 +291,17 @@ def test_unknown_graphs_are_told(molecules):  # noqa: F811
         model.log_prob(batch)
 
 
-def fit(model, graphs, steps, rate):
-    batch = GraphBatch.collate(graphs)
-    optimizer = torch.optim.Adam(model.train().parameters(), rate)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model.training_loss(batch)[0].backward()
-        optimizer.step()
-    return model.eval()
-
-
-def test_a_small_model_learns_to_reconstruct():
-    graphs = every_graph()
-    model = fit(build(graphs, 2, 1, kl_free=100_000), graphs, 60, 2e-2)
-    assert reconstruction(model, graphs) > 0.9
-
-
 def test_latents_of_the_graph_say_where_clusters_are_attached(molecules):  # noqa: F811
     torch.manual_seed(0)
     some = molecules.subset(range(48))
     model = build(some, 9, 3, ORDERS, width=32, graph_dim=8, kl_free=10**6)
-    fit(model, some, 60, 1e-2)
     batch = GraphBatch.collate(some)
+    optimizer = torch.optim.Adam(model.train().parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.training_loss(batch)[0].backward()
+        optimizer.step()
+    model.eval()
     with torch.no_grad():
         reading = model.steps._read(batch)
         tree, graph = model.steps._posteriors(reading).values()
