@@ -1,18 +1,15 @@
 """Assertions for transforms, and for models whose likelihoods are bounds with fresh noise.
 
-They check properties rather than values, and raise AssertionError with the deviation. Use them on
-your own transforms::
-
-    from graphcnf.testing import assert_bijection, assert_log_det_matches_jacobian
+They check properties rather than values, and raise AssertionError with the deviation::
 
     def test_my_coupling():
         x = torch.randn(4, 6)
         assert_bijection(MyCoupling(6), x)
         assert_log_det_matches_jacobian(MyCoupling(6), x)
 
-The transforms must be deterministic, and are called in their present mode (training or not). A
-data-dependent initialisation should be over before. Each assertion also runs on variations of the
-data, see `VARIATIONS`: ``vary`` names those that it runs on.
+The transforms must be deterministic, and are called in their present mode (training or not), a
+data-dependent initialisation over. Assertions also run on variations of the data: ``vary`` names
+those of `VARIATIONS`.
 """
 
 from __future__ import annotations
@@ -30,22 +27,19 @@ from torch import Tensor, nn
 from graphcnf.flows.transform import Bijection, Context, Transform, masked
 
 VARIATIONS = ("batch", "length", "holes", "far")
-"""Variations of the data that the assertions run on by default; leave out those that your transform
-does not support.
+"""Variations of the data that the assertions run on by default.
 
 - "batch": one record alone;
 - "length": records ``(1, D)`` of one entry, where x is ``(B, L, D)``;
 - "holes": a mask with padding before and between real entries, where x is ``(B, L, D)``;
-- "far": numbers up to 30, far from base densities and data. Not for transforms of an interval, nor
-  for those of less precision.
+- "far": numbers up to 30. Not for transforms of an interval, nor for those of less precision.
 
 Data with an adjacency, or with features that lack an axis of x, is not cut into other shapes.
 """
 
 FAR = 30.0
 PADDING = (1e3, -7.0, math.inf, math.nan)
-Z_SCORE = 4.0
-"""Standard errors by which a mean may be off."""
+Z_SCORE = 4.0  # standard errors by which a mean may be off
 
 Close = Callable[[Tensor, Tensor, str], None]
 
@@ -63,11 +57,7 @@ class Variation:
 def variations(
     x: Tensor, kinds: Collection[str], context: Context, z: Tensor | None = None
 ) -> Iterator[Variation]:
-    """Yield the data as given, then its variations of some of the kinds of `VARIATIONS`.
-
-    Raises:
-        ValueError: if there is no such kind.
-    """
+    """Yield the data as given, then its `VARIATIONS`; ValueError for one that does not exist."""
     if unknown := set(kinds) - set(VARIATIONS):
         raise ValueError(f"no variation {min(unknown)!r}; known: {', '.join(VARIATIONS)}")
     given, mask = Variation("", x, z, context), context.mask
@@ -144,10 +134,6 @@ def assert_bijection(
 
     The other round trip begins with ``z``, ``x`` if None. Draw it from the base density: latents
     that come from data do not visit all of the space.
-
-    Examples:
-        >>> from graphcnf.flows import InvertibleLinear
-        >>> assert_bijection(InvertibleLinear(3), torch.randn(4, 3))
     """
     for case in variations(x, vary, context, z):
         x, context, close = case.x, case.context, _within(atol, rtol, case.name)
@@ -177,37 +163,34 @@ def assert_log_det_matches_jacobian(
 ) -> None:
     """Check that the log term is ``log|det dz/dx|`` over the real entries, by autograd in float64.
 
-    A float64 copy of the transform is used. Keep ``x (B, ..., D)`` small, the Jacobian has its
-    squared size.
-
-    Examples:
-        >>> from graphcnf.flows import InvertibleLinear
-        >>> assert_log_det_matches_jacobian(InvertibleLinear(3), torch.randn(4, 3))
+    Keep ``x (B, ..., D)`` small, the Jacobian has its squared size.
     """
     transform = copy.deepcopy(transform).double()
     for case in variations(x.detach().double(), vary, _double(context)):
-        _jacobian(transform, case, _within(atol, rtol, case.name))
+        x, context, where = case.x, case.context, case.name
+        with torch.no_grad():
+            log_term = transform(x, context)[1]
+        jacobian = _jacobian(transform, x, context)
+        real = torch.ones_like(x).bool()
+        real = real if context.mask is None else real & context.mask.unsqueeze(-1)
+        for sample, entries in enumerate(real.flatten(1)):
+            others = jacobian[sample].abs().sum((0, 2))
+            others[sample] = 0
+            assert not others.any(), (
+                f"sample {sample} depends on samples {others.nonzero().flatten().tolist()}{where}"
+            )
+            own = jacobian[sample, :, sample]
+            assert not own[~entries].any(), f"padding of sample {sample} depends on x{where}"
+            assert not own[:, ~entries].any(), f"sample {sample} depends on its padding{where}"
+            expected = torch.linalg.slogdet(own[entries][:, entries]).logabsdet
+            close = _within(atol, rtol, where)
+            close(log_term[sample], expected, f"log-det of sample {sample}")
 
 
-def _jacobian(transform: Transform, case: Variation, close: Close) -> None:
-    x, context, where = case.x, case.context, case.name
-    with torch.no_grad():
-        log_term = transform(x, context)[1]
-    jacobian = torch.autograd.functional.jacobian(lambda x: transform(x, context)[0], x)
-    size = x[0].numel()
-    jacobian = jacobian.reshape(len(x), size, len(x), size)
-    real = torch.ones_like(x) if context.mask is None else context.mask.unsqueeze(-1).expand_as(x)
-    for sample, entries in enumerate(real.bool().reshape(len(x), size)):
-        others = jacobian[sample].abs().sum((0, 2))
-        others[sample] = 0
-        assert not others.any(), (
-            f"sample {sample} depends on samples {others.nonzero().flatten().tolist()}{where}"
-        )
-        own = jacobian[sample, :, sample]
-        assert not own[~entries].any(), f"padding of sample {sample} depends on the input{where}"
-        assert not own[:, ~entries].any(), f"sample {sample} depends on its padding{where}"
-        expected = torch.linalg.slogdet(own[entries][:, entries]).logabsdet
-        close(log_term[sample], expected, f"log-det of sample {sample}")
+def _jacobian(transform: Transform, x: Tensor, context: Context) -> Tensor:
+    """Return the derivatives (B, S, B, S) of the S numbers of each sample."""
+    found = torch.autograd.functional.jacobian(lambda x: transform(x, context)[0], x)
+    return found.reshape(len(x), x[0].numel(), len(x), x[0].numel())
 
 
 def assert_mask_invariance(
@@ -224,7 +207,6 @@ def assert_mask_invariance(
 
     Replaces the padding by other values, infinities and NaN among them, in both directions, and
     (where ``x`` is ``(B, L, D)`` and the context is a mask) adds ``extend`` more padded entries.
-    The mask of the context has some False in it.
     """
     assert context.mask is not None and not context.mask.all(), (
         "the mask has no padding: the test would be empty"
@@ -295,8 +277,7 @@ def assert_dtype_and_autocast(
 ) -> None:
     """Check that log terms and outputs are float32, float64 for float64 input, also with autocast.
 
-    The tolerances are those of the log term under autocast to bfloat16, where networks may be
-    imprecise; transform and ``x`` are float32.
+    The tolerances are those of the log term under autocast; transform and ``x`` are float32.
     """
 
     def check(dtype, how, **parts):
@@ -365,13 +346,10 @@ def assert_normalised(
 ) -> None:
     """Check that probabilities over an enumerated discrete space sum to one.
 
-    ``exp`` of a stochastic K-sample bound is an unbiased estimate of the probability, so the mean
-    of ``sum_x exp(log_prob(x, K))`` over repeats is 1 up to its standard error. Estimates are added
-    until `Z_SCORE` standard errors are at most ``max_error``. So, up to noise beyond these, a sum
-    that is off by more than ``2 max_error + atol`` does not pass.
-
     ``log_prob(space, samples)`` returns nats ``(B,)`` with fresh noise in every call, for every
-    element of the space exactly once. There are ``repeats`` estimates to begin with; beyond
+    element of the space exactly once. ``exp`` of a K-sample bound is an unbiased estimate of the
+    probability, so the mean of the sum is 1 up to its standard error. From ``repeats`` on,
+    estimates are added until `Z_SCORE` standard errors are at most ``max_error``; beyond
     ``most_repeats`` the test fails as inconclusive.
     """
     totals: list[float] = []

@@ -16,8 +16,7 @@ from graphcnf.flows.transform import Generators, log_term_dtype, masked, sum_log
 def record_generators(seed: int, first: int, count: int) -> list[np.random.Generator]:
     """Return random generators for the records ``first`` to ``first + count - 1``.
 
-    Each is a function of the seed and the number of its record only (a counter-based Philox
-    generator keyed with both), so a record does not depend on its batch.
+    Each is a function of the seed and the number of its record (Philox, keyed with both).
 
     Examples:
         >>> third = record_generators(0, 2, 1)[0].random()
@@ -44,13 +43,11 @@ def draw_normal(
     Args:
         shape: ``(B, ..., D)``.
         mask: ``shape[:-1]`` bool; masked entries are 0.
-        generator: None for torch's global one, one torch generator for all, or a sequence of B
-            numpy generators (see `record_generators`). With a sequence the numbers of a record
-            depend on its generator and its number of real entries only, neither on padding nor on
-            the device.
-        device: Of the result.
-        dtype: Of the result, torch's default type if None.
-        uniform: Draw uniform numbers in [0, 1) instead.
+        generator: None for torch's global one, one of torch's for all, or a sequence of B numpy
+            generators, each of which draws the real entries of its record.
+        device: Of the result, as ``dtype`` (torch's default type if None).
+        dtype: See ``device``.
+        uniform: True for uniform numbers in [0, 1) instead.
 
     Raises:
         ValueError: if a sequence of generators does not have B of them.
@@ -103,7 +100,7 @@ class BaseDensity(nn.Module):
 
 
 class StandardNormal(BaseDensity):
-    """Independent standard normal variables: ``log p(z) = -z^2/2 - log(2 pi)/2``."""
+    """Independent standard normal variables."""
 
     def log_density(self, z):
         """Return ``-z^2/2 - log(2 pi)/2``."""
@@ -115,10 +112,7 @@ class StandardNormal(BaseDensity):
 
 
 class StandardLogistic(BaseDensity):
-    """Independent standard logistic variables: ``p(z) = sigmoid(z) sigmoid(-z)``.
-
-    The standard deviation is ``pi / sqrt(3) = 1.81``.
-    """
+    """Independent standard logistic variables, of standard deviation ``pi / sqrt(3)``."""
 
     def log_density(self, z):
         """Return ``log sigmoid(z) + log sigmoid(-z)``."""

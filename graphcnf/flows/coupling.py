@@ -20,15 +20,12 @@ from graphcnf.flows.transform import Bijection, Context, Sequential, masked, pre
 class Coupling(Bijection):
     """Base of the coupling layers: ``z_a = x_a, z_b = f(x_b; network(x_a))``.
 
-    Subclasses write `transform_elements` and `inverse_elements`, and set
-    `parameters_per_channel`.
+    Subclasses write `transform_elements`, `inverse_elements`, and set `parameters_per_channel`.
 
     Args:
         network: called as ``network(x_a, context)`` with the untransformed channels
             ``(B, ..., A)``; returns ``(B, ..., P C)`` for C transformed channels with
-            P = `parameters_per_channel` each, in the order ``(P, C)``. It may return a lower
-            precision (autocast); the map itself is computed in float32, or float64 for float64
-            input. Its output at masked entries does not matter, if finite.
+            P = `parameters_per_channel` each, in the order ``(P, C)``, finite and in any precision.
         split: index of the last axis at which the channels are cut; with 0 all are transformed,
             by parameters that depend on the context only.
         swap: False transforms the second part, True the first.
@@ -126,10 +123,8 @@ class AffineCoupling(Coupling):
 class MixtureLogisticCoupling(Coupling):
     """Coupling ``z_b = exp(s) logit(CDF(x_b)) + t`` with the CDF of a mixture of K logistics.
 
-    ``s``, ``t`` and the mixtures' logits, means and log-scales are functions of ``x_a``; all
-    log-scales lie within +-3. Parameters ``(t, s, K logits, K means, K log-scales)``, so P = 3 K +
-    2. Constants from -1 to 1 are added to the means: otherwise the components would stay equal
-    under a network whose output layer starts at zero. `Coupling` has the other arguments.
+    Parameters ``(t, s, K logits, K means, K log-scales)``, log-scales within +-3. Constants from -1
+    to 1 are added to the means, so that components differ where the network's output is zero.
 
     References:
         Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.

@@ -24,23 +24,16 @@ from graphcnf.flows.transform import (
     take,
 )
 
-MARGIN = 1e-4
-"""Share of a cell that stays free at either end: rounding never carries noise out of its cell."""
-
-MOST_LEVELS = 2**18
-"""Largest number of levels: beyond it float32 has too few numbers in a cell."""
+MARGIN = 1e-4  # share of a cell that stays free at either end, so that rounding never leaves it
+MOST_LEVELS = 2**18  # beyond it float32 has too few numbers in a cell
 
 
 class Dequantization(Transform):
     """Base of the dequantizations: ``z = x + m + (1 - 2 m) u``; `inverse` rounds down.
 
-    The noise u in [0, 1] leaves a margin m free at either end of its cell, so x comes back wherever
-    the noise lies, also where a type rounds it to 0 or 1. The log term counts the margins, which
-    cost ``-log2(1 - 2 m)``, 0.0003 bits per variable.
-
-    ``x (B, ..., D)`` holds whole numbers 0 to ``levels - 1``, in any type. `inverse` sets anything
-    outside to the nearest of them. The margin is `MARGIN` or, for more than 400 levels, more:
-    float32 is coarse there.
+    The noise u in [0, 1] leaves a margin m free at either end of its cell, so that x comes back
+    from rounded numbers; that costs ``-log2(1 - 2 m)`` bits per variable. ``x (B, ..., D)`` holds
+    whole numbers 0 to ``levels - 1``, in any type; `inverse` clips to them.
 
     Raises:
         ValueError: if there are no levels, or more than `MOST_LEVELS`.
@@ -52,6 +45,7 @@ class Dequantization(Transform):
         super().__init__()
         if not 1 <= levels <= MOST_LEVELS:
             raise ValueError(f"levels must be at least 1 and at most {MOST_LEVELS}, got {levels}")
+        # For more than 400 levels float32 is coarse.
         self.levels, self.margin = levels, max(MARGIN, levels * 2.0**-22)
 
     def place(self, x: Tensor, u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -66,7 +60,7 @@ class Dequantization(Transform):
 
 
 class UniformDequantization(Dequantization):
-    """Dequantization with uniform noise ``u``; the log term is the margins', a constant.
+    """Dequantization with uniform noise ``u``.
 
     References:
         Theis et al., *A note on the evaluation of generative models*, ICLR 2016, arXiv 1511.01844.
@@ -83,15 +77,11 @@ class UniformDequantization(Dequantization):
 class VariationalDequantization(Dequantization):
     """Dequantization with ``u = sigmoid(f(e; x))``, ``e`` logistic noise.
 
-    The log term is ``-log q(z|x)``. With the identity for ``f`` it is uniform dequantization. Like
-    any density of floating-point numbers, q must not be much narrower than their spacing: 2e-5 of
-    a cell at 255 in float32, nothing in float64.
+    The log term is ``-log q(z|x)``. ``flow`` is f, a bijection of the shape of ``x``, given as
+    features what ``encoder`` makes of ``x`` scaled to (-1, 1), or that as it is.
 
     References:
         Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.1.
-
-    ``flow`` is f, a bijection of the shape of ``x``, given as features what ``encoder`` makes of
-    ``x`` scaled to (-1, 1), or that as it is.
     """
 
     def __init__(self, levels: int, flow: Bijection, encoder: nn.Module | None = None):
@@ -116,8 +106,7 @@ class VariationalDequantization(Dequantization):
 class Logit(Bijection):
     """Logit map ``z = logit(alpha / 2 + (1 - alpha) x)`` of the unit interval.
 
-    ``alpha`` in [0, 1) keeps the ends of the interval finite; `inverse` reaches as far as
-    ``alpha / (2 - 2 alpha)`` beyond them.
+    ``alpha`` in [0, 1) keeps the ends of the interval finite.
 
     References:
         Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.

@@ -2,14 +2,9 @@
 
     f(x) = log CDF(x) - log SF(x),   CDF(x) = sum_k w_k sigmoid((x - m_k) / s_k),   SF = 1 - CDF
 
-Both logarithms are taken with relative precision, so ``f`` and its inverse hold far into the tails,
-where the CDF itself rounds to 0 or 1.
-
-References:
-    Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
-
-Mixture components lie on the FIRST axis of all parameters: reductions over a short last axis are
-several times slower.
+Both logarithms are taken with relative precision, so ``f`` and its inverse hold far into the tails
+(Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275). Mixture components lie on the FIRST axis of all
+parameters: reductions over a short last axis are several times slower.
 """
 
 from __future__ import annotations
@@ -20,18 +15,16 @@ from torch.autograd.function import once_differentiable
 
 from graphcnf.flows.transform import log_term_dtype
 
+# Bisections and Newton steps of the inverse: to about the precision of the type, with log-scales
+# within +-3 and means up to two hundred of the widest component's scales apart.
 STEPS = {torch.float64: (14, 6), torch.float32: (14, 4)}
-"""Numbers of bisections and Newton steps of the inverse: to about the precision of the type, with
-log-scales within +-3 and means up to two hundred of the widest component's scales apart."""
-
-SMALLEST_LOG_SLOPE = -30.0
-"""Lower limit of the log-slope in derivatives of the inverse."""
+SMALLEST_LOG_SLOPE = -30.0  # in derivatives of the inverse
 
 
-def bounded_log_scale(x: Tensor, bound: float = 3.0) -> Tensor:
-    """Return ``bound tanh(x / bound)``: near the identity around 0, always within ``+-bound``."""
+def bounded_log_scale(x: Tensor) -> Tensor:
+    """Return ``3 tanh(x / 3)``: near the identity around 0, always within +-3."""
     # tanh(v) = 2 sigmoid(2 v) - 1; on a CPU torch's sigmoid is several times faster than its tanh.
-    return torch.sigmoid(x * (2 / bound)) * (2 * bound) - bound
+    return torch.sigmoid(x * (2 / 3)) * 6 - 3
 
 
 def logistic_mixture(
@@ -39,11 +32,8 @@ def logistic_mixture(
 ) -> tuple[Tensor, Tensor]:
     """Return ``f(x)`` and ``log f'(x)`` elementwise, differentiable once in everything.
 
-    Args:
-        x: any shape, float32 or float64.
-        logits: ``(K, *x.shape)`` unnormalised log-weights of the components.
-        means: ``(K, *x.shape)``.
-        log_scales: ``(K, *x.shape)``, expected within +-3 or so.
+    ``x`` is float32 or float64; unnormalised log-weights, means and log-scales (within +-3 or so)
+    of the components are ``(K, *x.shape)``.
     """
     return _LogisticMixture.apply(x, logits, means, log_scales)
 
@@ -51,11 +41,7 @@ def logistic_mixture(
 def logistic_mixture_inverse(
     y: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor
 ) -> Tensor:
-    """Solve ``f(x) = y`` elementwise, in a fixed number of steps.
-
-    Returns ``x`` in float64 for float64 y, otherwise in float32. Differentiable (implicitly) in
-    everything; the arguments are those of `logistic_mixture`.
-    """
+    """Solve ``f(x) = y`` of `logistic_mixture` elementwise, differentiable in everything."""
     y = y.to(log_term_dtype(y))
     parameters = [part.to(y.dtype) for part in (logits, means, log_scales)]
     with torch.no_grad():

@@ -36,8 +36,7 @@ def zero_init(layer: Layer) -> Layer:
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode, and each of its parts back into its own mode at the end.
 
-    Where the weights are bfloat16 or float16, networks compute in that type and log-probabilities
-    in float32, by autocast.
+    Networks with weights of half precision compute in that type, by autocast.
     """
     training = [part for part in model.modules() if part.training]
     own: Tensor = next(model.parameters(), torch.empty(0))

@@ -23,10 +23,8 @@ from graphcnf.flows.transform import (
 class ChannelsFirst(Sequential):
     """Composition of bijections of ``(B, H, W, C)``, applied to images ``(B, C, H, W)``.
 
-    This way any transform of the last axis acts on the channels of every pixel: `ActNorm`,
-    `InvertibleLinear` (an invertible 1x1 convolution), the couplings, whose networks get ``(B, H,
-    W, C)``. A mask is ``(B, H, W)``. In PyTorch's channels-last memory format the exchange of the
-    axes costs nothing.
+    Any transform of the last axis then acts on the channels of every pixel: `InvertibleLinear` is
+    an invertible 1x1 convolution. A mask is ``(B, H, W)``.
     """
 
     def __init__(self, *steps: Bijection):
@@ -54,72 +52,53 @@ class ChannelsFirst(Sequential):
 
 
 class Squeeze(Bijection):
-    """Rearrangement of space to channels: ``(B, C, H, W)`` to ``(B, f f C, H / f, W / f)``.
+    """Rearrangement of space to channels: ``(B, C, H, W)`` to ``(B, 4 C, H / 2, W / 2)``.
 
-    Channel ``(f i + j) C + c`` of the output holds the pixels of channel c in the rows ``i, i + f,
-    ...`` and columns ``j, j + f, ...``: sub-images one after the other, each with all of its
-    channels. With ``f = 2`` the halves of the channels are the even and the odd rows.
+    Channel ``(2 i + j) C + c`` of the output holds the pixels of channel c in the rows ``i, i + 2,
+    ...`` and columns ``j, j + 2, ...``: its halves are the even and the odd rows.
 
     References:
         Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
     """
 
-    def __init__(self, factor: int = 2):
-        super().__init__()
-        if factor < 1:
-            raise ValueError(f"factor must be at least 1, got {factor}")
-        self.factor = factor
-        # Numbers of the sub-images in the order of the output's channels.
-        self.order = list(range(factor**2))
+    order = [0, 1, 2, 3]  # numbers 2 i + j in the order of the output's channels
 
     def forward(self, x, context=Context()):
-        """Rearrange space to channels; ValueError unless ``f`` divides the height and the width."""
+        """Rearrange space to channels; ValueError for an odd height or width."""
         _check_image(x)
-        factor, (height, width) = self.factor, x.shape[2:]
-        if height % factor or width % factor:
-            raise ValueError(
-                f"squeezing by {factor} needs a height and a width that {factor} divides, got "
-                f"{height} x {width}"
-            )
+        height, width = x.shape[2:]
+        if height % 2 or width % 2:
+            raise ValueError(f"squeezing needs an even height and width, got {height} x {width}")
         # `F.pixel_unshuffle` forgets the size of an empty batch.
-        z = x.to(log_term_dtype(x)).unflatten(3, (width // factor, factor))
-        z = z.unflatten(2, (height // factor, factor)).permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
+        z = x.to(log_term_dtype(x)).unflatten(3, (width // 2, 2)).unflatten(2, (height // 2, 2))
+        z = z.permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
         return z[:, :, self.order].transpose(1, 2).flatten(1, 2), zero_log_term(x)
 
     def inverse_and_logdet(self, z, context=Context()):
-        """Rearrange channels to space; ValueError unless there are a multiple of ``f f``."""
+        """Rearrange channels to space; ValueError unless there are a multiple of 4."""
         _check_image(z)
-        number = self.factor**2
-        if z.shape[1] % number:
-            raise ValueError(
-                f"unsqueezing by {self.factor} needs a multiple of {number} channels, got "
-                f"{z.shape[1]}"
-            )
-        parts = z.to(log_term_dtype(z)).unflatten(1, (number, -1)).transpose(1, 2)
-        places = [self.order.index(k) for k in range(number)]
-        return F.pixel_shuffle(parts[:, :, places].flatten(1, 2), self.factor), zero_log_term(z)
+        if z.shape[1] % 4:
+            raise ValueError(f"unsqueezing needs a multiple of 4 channels, got {z.shape[1]}")
+        parts = z.to(log_term_dtype(z)).unflatten(1, (4, -1)).transpose(1, 2)
+        places = [self.order.index(k) for k in range(4)]
+        return F.pixel_shuffle(parts[:, :, places].flatten(1, 2), 2), zero_log_term(z)
 
 
 class Checkerboard(Squeeze):
-    """`Squeeze` by 2 that puts the colours of a checkerboard one after the other.
+    """`Squeeze` that puts the colours of a checkerboard one after the other.
 
-    The first half of the output's channels holds the pixels whose row plus column is even, the
-    second half the others, so that a coupling split in the middle is RealNVP's coupling with a
-    checkerboard mask: but its network runs on a quarter of the positions, sees only what is not
-    transformed and returns parameters only for what is.
+    The first half of the output's channels holds the pixels whose row plus column is even, so that
+    a coupling split in the middle is RealNVP's coupling with a checkerboard mask.
     """
 
-    def __init__(self):
-        super().__init__(2)
-        self.order = [0, 3, 1, 2]
+    order = [0, 3, 1, 2]
 
 
 class Split(Transform):
     """Multi-scale split ``z = x[:, :keep]``; the rest has a density of its own.
 
     The log term is ``log p(rest | z)``. `forward` appends the rest, as a latent of the base
-    density, to ``context.discarded``, and `inverse` pops it from there. Without that list,
-    `inverse` draws the rest from its prior.
+    density, to ``context.discarded``, and `inverse` pops it from there, or else draws it.
 
     References:
         Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.

@@ -1,12 +1,9 @@
 """The contract that every transform keeps, and composition.
 
 A transform maps data ``x`` to latents ``z`` and returns with them one scalar per sample, the log
-term, such that ``p(x) = E[exp(log p(z) + log_term)]``. For a bijection the log term is
-``log|det dz/dx|`` and the expectation is superfluous; for a stochastic step (dequantization,
-categorical encoding) it is one draw of a lower bound.
-
-References:
-    Nielsen et al., *SurVAE Flows*, NeurIPS 2020, arXiv 2007.02731.
+term, such that ``p(x) = E[exp(log p(z) + log_term)]``: for a bijection ``log|det dz/dx|``, for a
+stochastic step (dequantization, categorical encoding) one draw of a lower bound (Nielsen et al.,
+*SurVAE Flows*, NeurIPS 2020, arXiv 2007.02731).
 """
 
 from __future__ import annotations
@@ -31,8 +28,7 @@ class Context:
         adjacency: edges ``(B, N, N)`` bool, or features of the pairs of entries ``(B, N, N, P)``.
         conditions: conditioning variables of each sample, ``(B, P)``.
         noise: a `Noise`, into which stochastic steps record, or which they replay once rewound.
-        discarded: a list, to which `Split.forward` appends factored-out latents, and from which
-            `Split.inverse` takes them back; without it, `Split.inverse` draws them.
+        discarded: list of the latents that `Split` factors out.
         temperature: scale of the latents that `inverse` draws.
         generator: random generator of `inverse`, see `graphcnf.flows.draw_normal`.
     """

@@ -96,9 +96,9 @@ def convolution(channels):
     return ChannelsFirst(InvertibleLinear(channels))
 
 
-def squeezed(squeeze, factor, make):
+def squeezed(squeeze, make):
     """A step between a squeeze and its inverse."""
-    return lambda c, h, w: Sequential(squeeze(), make(c * factor**2), Inverse(squeeze()))
+    return lambda c, h, w: Sequential(squeeze(), make(4 * c), Inverse(squeeze()))
 
 
 # Each from (channels, height, width); "even" ones need even sides, "many" ones several channels.
@@ -107,7 +107,6 @@ ANY = {
     "convolution": lambda c, h, w: convolution(c),
     "affine": lambda c, h, w: Affine(-0.5, 3.0),
     "several": lambda c, h, w: ChannelsFirst(ActNorm(c), InvertibleLinear(c)),
-    "squeeze by 1": squeezed(lambda: Squeeze(1), 1, convolution),
 }
 MANY = {
     "additive": lambda c, h, w: image_coupling(AdditiveCoupling, 1, c),
@@ -117,10 +116,10 @@ MANY = {
     "mixture swapped": lambda c, h, w: image_mixture(c, swap=True),
 }
 EVEN = {
-    "squeeze": squeezed(Squeeze, 2, lambda c: ChannelsFirst(ActNorm(c))),
-    "squeeze, coupling": squeezed(Squeeze, 2, lambda c: image_coupling(AffineCoupling, 2, c)),
-    "checkerboard": squeezed(Checkerboard, 2, convolution),
-    "checkerboard, coupling": squeezed(Checkerboard, 2, lambda c: image_mixture(c)),
+    "squeeze": squeezed(Squeeze, lambda c: ChannelsFirst(ActNorm(c))),
+    "squeeze, coupling": squeezed(Squeeze, lambda c: image_coupling(AffineCoupling, 2, c)),
+    "checkerboard": squeezed(Checkerboard, convolution),
+    "checkerboard, coupling": squeezed(Checkerboard, lambda c: image_mixture(c)),
 }
 
 
