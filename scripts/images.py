@@ -34,11 +34,7 @@ app = typer.Typer(
 
 Model = Annotated[str, option("Folder of an image model, or of its training run.", metavar="RUN")]
 
-BATCH = 32
-"""Images that are drawn at a time."""
-
-LARGEST_GRID = 10_000
-"""Images in a picture at most."""
+BATCH, LARGEST_GRID = 32, 10_000  # images that are drawn at a time, and in a picture at most
 
 
 @app.command()
@@ -131,11 +127,7 @@ def evaluate(
 def score_folders(
     names: Sequence[str], *, draws: int = 8, seed: int = 0, device: str = "cpu"
 ) -> list[dict[str, Any]]:
-    """Return scores of the models in folders on the test parts of their data sets, a row each.
-
-    Raises:
-        UserError: There is no such model, or its data are not there.
-    """
+    """Return scores of the models in folders on the test parts of their data sets, a row each."""
     from graphcnf.baselines.image_models import load_image_model
     from graphcnf.datasets.images import images_of_model
     from graphcnf.images.scores import score_image_models
@@ -173,8 +165,7 @@ def interpolate(
 ) -> None:
     """Draw the images on the straight line in latent space from one image to another.
 
-    The first and the last are the images themselves where encoding loses nothing, as in a flow;
-    a VAE and a GAN show what they make of them. A PixelCNN has no latents.
+    The ends of a VAE and a GAN are what they make of the images. A PixelCNN has no latents.
     """
     from graphcnf.baselines.image_models import load_image_model
     from graphcnf.images.pictures import write_grid
@@ -188,11 +179,7 @@ def interpolate(
 
 
 def _read_image(given: str, model: ImageModel, name: str) -> Tensor:
-    """Return the image (C, H, W) uint8 of a PNG file, or the held-out image with this number.
-
-    Raises:
-        UserError: There is none, or it does not fit the model.
-    """
+    """Return the image (C, H, W) uint8 of a PNG file, or the held-out image with this number."""
     import numpy as np
     import torch
 

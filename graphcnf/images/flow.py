@@ -1,9 +1,8 @@
 """Normalizing flows of images, and their architectures, each a function that names its layers.
 
 ``simple``, ``vardeq`` and ``multiscale`` are the models of the UvA deep learning tutorial 11
-(Lippe 2020). In all flows couplings with checkerboard masks run on the squeezed image, see
-`graphcnf.flows.Checkerboard`, and the networks of all but Glow's get the positions of the pixels.
-`simple` documents the arguments that the functions share, the others the rest.
+(Lippe 2020). Couplings with checkerboard masks run on the squeezed image
+(`graphcnf.flows.Checkerboard`). Arguments that several functions take are described at the first.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Layers:
     Args:
         shape: channels, height and width of the images, then of the output of the steps.
         base: base density, standard normal if None.
-        **network: arguments of `ConvolutionNetwork` for the couplings.
+        **network: arguments of `ConvolutionNetwork`.
     """
 
     def __init__(self, shape: Shape, base: BaseDensity | None = None, **network: Any):
@@ -58,10 +57,7 @@ class Layers:
         self.network = {"width": 32, **network}
 
     def dequantize(self, levels: int, alpha: float, kind: str = "", couplings: int = 0) -> None:
-        """Map integers 0 to levels - 1 to the real line, ``alpha`` as in `graphcnf.flows.Logit`.
-
-        The noise is that of checkerboard couplings without attention; uniform for 0 couplings.
-        """
+        """Map integers 0 to levels - 1 to the real line; the noise is uniform for 0 couplings."""
         # At 0, black pixels would lie at minus infinity.
         if not is_number(alpha) or not 0 < alpha < 1:
             raise UserError(f"alpha must be a number between 0 and 1, got {alpha!r}")
@@ -92,8 +88,7 @@ class Layers:
     ) -> None:
         """Add couplings of the halves of the channels, an ActNorm before each (`normalise`).
 
-        With ``mix`` there is an invertible 1x1 convolution before each (Kingma & Dhariwal 2018,
-        arXiv 1807.03039, section 3.2); otherwise the halves alternate.
+        With ``mix`` there is an invertible 1x1 convolution before each; else the halves alternate.
         """
         for number in range(count):
             steps: list[Bijection] = [ActNorm(self.shape[0])] if normalise else []
@@ -142,10 +137,10 @@ class Layers:
 def simple(
     shape: Shape, levels: int, *, coupling="affine", couplings=8, alpha=1e-5, **network
 ) -> Layers:
-    """Return uniform dequantization and couplings with checkerboard masks.
+    """Return uniform dequantization and couplings with checkerboard masks; sides must be even.
 
     Args:
-        shape: channels, height and width of the images; the sides must be even.
+        shape: channels, height and width of the images.
         levels: number of values of a pixel.
         coupling: kind of the couplings, see `Layers`.
         couplings: number of couplings.
@@ -174,8 +169,8 @@ def multiscale(
     """Return a flow of two scales: half of the dimensions leave at half the size.
 
     Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
-    and of channels at half and at a quarter of the size. ``prior`` is the kind of the coupling that
-    conditions what leaves on what stays, None for none.
+    and of channels at half and at a quarter of the size; that of kind ``prior`` conditions what
+    leaves on what stays.
     """
     checkerboards, halves, quarters = _three(couplings)
     layers = Layers(shape, **network)
@@ -196,10 +191,7 @@ def realnvp(
 
     Half of the dimensions leave after each of the ``scales`` but the last, and 2 to their power
     must divide the sides. Each scale has ``couplings`` couplings with each kind of mask; the last
-    has one more, and checkerboard masks only. ``block`` is that of `ConvolutionNetwork`.
-
-    References:
-        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803.
+    has one more, and checkerboard masks only (Dinh et al. 2017, arXiv 1605.08803).
     """
     layers = Layers(shape, block=block, **network)
     layers.dequantize(levels, alpha)
@@ -219,18 +211,10 @@ def glow(
 ) -> Layers:  # fmt: skip
     """Return steps of ActNorm, invertible 1x1 convolution and coupling, at several scales.
 
-    Unlike in the original, the first couplings are mixture couplings with checkerboard masks, and
-    nothing mixes the pixels before. A pixel's values may have several modes, such as black and
-    bright: an affine map leaves them apart, and the first 1x1 convolution would make more of them.
-
-    Half of the dimensions leave after each of the ``scales`` but the last, and 2 to their power
-    must divide the sides. Each scale has ``steps`` couplings. At the first scale, ``pixels`` of
-    them (at most all) are the mixture couplings, of ``mixtures`` components; with 0 it is Glow as
-    published. ``coupling`` is the kind of all others, ``prior`` as in `multiscale`; ``block``,
-    ``layers`` and ``position`` are those of `ConvolutionNetwork`.
-
-    References:
-        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039.
+    Scales are as in `realnvp`, of ``steps`` couplings each. Unlike in the original (Kingma &
+    Dhariwal 2018, arXiv 1807.03039), the first ``pixels`` couplings are of ``mixtures`` components
+    with checkerboard masks: a pixel's values may have several modes, such as black and bright,
+    which an affine map leaves apart. With 0 it is Glow as published.
     """
     model = Layers(shape, block=block, layers=layers, position=position, **network)
     model.dequantize(levels, alpha)
@@ -254,10 +238,7 @@ def flowpp(
 
     Four must divide the sides. ``couplings`` are the numbers of couplings with checkerboard masks,
     with channel masks after a squeeze and with checkerboard masks after it, all of ``mixtures``
-    components. ``heads`` are those of `ConvolutionNetwork`.
-
-    References:
-        Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
+    components (Ho et al. 2019, arXiv 1902.00275).
     """
     first, channels, second = _three(couplings)
     kind = f"mixture-{mixtures}"
@@ -289,13 +270,8 @@ MODELS: dict[str, Callable[..., Layers]] = {
 class ImageFlow(ImageModel):
     """Density of images of integers: dequantization, layers, base density.
 
-    `log_prob` is a lower bound, from draws of the dequantization.
-
-    Args:
-        architecture: "simple", "vardeq", "multiscale", "realnvp", "glow" or "flowpp".
-        shape: Channels, height and width.
-        levels: Number of values of a pixel, 2 to 256.
-        **options: Arguments of the architecture, a function of `MODELS`.
+    `log_prob` is a lower bound, from draws of the dequantization. Arguments are those of
+    `ImageModel`; `options` are those of the architecture, a function of `MODELS`.
 
     Raises:
         UserError: An argument that does not fit, or images of a size that does not.

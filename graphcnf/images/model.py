@@ -19,24 +19,18 @@ from graphcnf.limits import check_integer
 from graphcnf.pretrained import Pretrained
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+# Options of models that are integers of at least 1.
 SIZES = ("width", "layers", "mixtures", "latents", "scales", "steps", "dequantization")
-"""Options of models that are integers of at least 1."""
 
-BLOCK = 32
-"""Records that are drawn together: rounding in float32 depends on the size of a batch."""
+BLOCK = 32  # records that are drawn together: rounding in float32 depends on the size of a batch
 
 
 @dataclass
 class ImageLatents:
-    """Latents of images; a model decodes them to images, apart from noise of the pixels.
+    """Latents of images."""
 
-    Attributes:
-        z: (B, ...); of a flow those that went through all layers, (B, C, H, W).
-        discarded: Latents that a flow factored out on the way, in the order of its splits.
-    """
-
-    z: Tensor
-    discarded: list[Tensor] = field(default_factory=list)
+    z: Tensor  # (B, ...); of a flow those that went through all layers, (B, C, H, W)
+    discarded: list[Tensor] = field(default_factory=list)  # those that a flow's splits factor out
 
 
 @evaluates("log_prob", "sample")
@@ -60,11 +54,8 @@ class ImageModel(Pretrained, ABC):
         UserError: An argument that does not fit.
     """
 
-    likelihood: str | None = None
-    """Kind of `log_prob`: "exact", a (lower) "bound", or None for none."""
-
-    latent_size: int | None = None
-    """Numbers that an image is encoded into, None for a model without latents."""
+    likelihood: str | None = None  # kind of `log_prob`: "exact", a (lower) "bound", or none
+    latent_size: int | None = None  # numbers that an image is encoded into, None without latents
 
     def __init__(self, architecture: str, shape: Sequence[int], levels: int, **options: Any):
         super().__init__()
@@ -112,12 +103,7 @@ class ImageModel(Pretrained, ABC):
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
         """Return the negative log-likelihood, or its bound, in nats per dimension, and metrics.
 
-        Args:
-            batch: Images (B, C, H, W).
-            beta: Weight of a decoder's term; without influence where nothing is decoded.
-
-        Returns:
-            The loss, and as a pair (sum over images, number of images) `bits_per_dimension`.
+        `beta` weights a decoder's term. The metrics are pairs (sum over images, number of images).
         """
         decoded, others = self._terms(batch)
         dimensions = math.prod(self.shape)
@@ -156,12 +142,7 @@ class ImageModel(Pretrained, ABC):
         return torch.cat(drawn)[first - start :][:count]
 
     def encode(self, x: Tensor) -> ImageLatents:
-        """Return latents of images (B, C, H, W).
-
-        Raises:
-            UserError: The model has no latents.
-            ValueError: Other images than the model is for.
-        """
+        """Return latents of images (B, C, H, W); raises as `interpolate`."""
         raise self._lacks("latents")
 
     def decode(self, latents: ImageLatents) -> Tensor:
@@ -170,8 +151,6 @@ class ImageModel(Pretrained, ABC):
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
         """Return images (steps, C, H, W) uint8 on the line in latent space between two (C, H, W).
-
-        The ends are `a` and `b` encoded and decoded: themselves where encoding loses nothing.
 
         Raises:
             UserError: The model has no latents.

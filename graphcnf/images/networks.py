@@ -24,9 +24,6 @@ def channels_last(module: nn.Module) -> None:
 class ConvolutionNetwork(nn.Module):
     """Convolution, blocks, convolution; the last one starts at zero.
 
-    A learned vector per pixel can be added after the first convolution: the middle and the border
-    of an image have different distributions.
-
     Args:
         inputs: channels of the input.
         outputs: channels of the output.
@@ -37,7 +34,7 @@ class ConvolutionNetwork(nn.Module):
         heads: heads of self-attention after the last block, 0 for none; must divide ``width``.
         dropout: share of channels of a block that are dropped in training.
         context: channels of the context's features, 0 for none.
-        position: True for learned vectors of the pixels.
+        position: True for a learned vector of each pixel, added after the first convolution.
         kernels: sizes of the first and the last convolution, odd.
 
     Raises:
@@ -123,10 +120,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class GatedBlock(nn.Module):
-    """``h + a sigmoid(b)``, (a, b) from a 3x3 and a 1x1 convolution of the normalised h.
-
-    Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, appendix.
-    """
+    """``h + a sigmoid(b)``, (a, b) from 3x3 and 1x1 convolutions of the normalised h (Flow++)."""
 
     def __init__(self, width: int, dropout: float = 0.0):
         super().__init__()
@@ -171,10 +165,7 @@ class PointwiseBlock(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """``h + a sigmoid(b)``, (a, b) from self-attention of all pixels with learned positions.
-
-    Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.3.
-    """
+    """``h + a sigmoid(b)``, (a, b) from self-attention of all pixels (arXiv 1902.00275, 3.3)."""
 
     def __init__(self, width: int, heads: int, size: tuple[int, int]):
         super().__init__()

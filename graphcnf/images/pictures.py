@@ -11,23 +11,17 @@ import numpy as np
 from graphcnf.compute.files import write_file
 from graphcnf.errors import UserError
 
+# Shade and width of the lines between images, and the size that small images are enlarged to.
 GREY, GAP, SMALLEST = 128, 2, 56
-"""Shade and width of the lines between images, and the size that small images are enlarged to."""
 
 
 def write_grid(
     images: np.ndarray, path: Path, *, levels: int = 256, columns: int | None = None
 ) -> None:
-    """Write images (N, C, H, W) of integers, grey or RGB, as one PNG picture, row by row.
+    """Write images (N, C, H, W) of integers below `levels`, grey or RGB, as one PNG picture.
 
-    Args:
-        images: The images.
-        path: File to write.
-        levels: Number of values of a pixel; the highest is white.
-        columns: Images in a row; None for a square.
-
-    Raises:
-        UserError: Pillow is missing, or the file cannot be written.
+    They stand row by row, `columns` in a row (None for a square). Raises UserError where Pillow is
+    missing, or the file cannot be written.
     """
     try:
         from PIL import Image

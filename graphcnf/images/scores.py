@@ -13,14 +13,9 @@ from torch import Tensor
 from graphcnf.compute.progress import progress_bar
 from graphcnf.images.model import ImageModel
 
-BATCH = 100
-"""Images in a batch."""
-
-RECONSTRUCTED = 50
-"""Held-out images that are encoded and decoded, at most."""
-
-TIMED = 64
-"""Images that are drawn to measure the time of sampling."""
+BATCH = 100  # images in a batch
+RECONSTRUCTED = 50  # held-out images that are encoded and decoded, at most
+TIMED = 64  # images that are drawn to measure the time of sampling
 
 
 def score_image_models(
@@ -29,9 +24,8 @@ def score_image_models(
     """Return scores of image models, a row per model.
 
     A row has bits per dimension with `draws` draws and with one (mean over images and its standard
-    error) where the model has a likelihood, the share of images that come back exactly where it has
-    latents, its number of parameters, and the time of sampling. A model that was trained on the
-    same data as the first also has its difference to the first one in bits per dimension.
+    error), the share of images that come back exactly, the number of parameters, and the time of
+    sampling. A model of the same data as the first also has its difference to the first in bits.
 
     Args:
         models: Name, model and held-out images (M, C, H, W) of each.

@@ -24,7 +24,7 @@ OTHERS = ("pixelcnn", "vae", "gan")
 def experiment(folder, name="glow", model=None, **data):
     config = load_preset(f"images-{name}")
     config["model"] |= {"width": 8, "steps": 1, "scales": 1} if model is None else model
-    config["data"] |= {"path": str(folder), **data}
+    config["data"] |= {"path": str(folder)} | data
     config["training"] |= {"batch_size": 16}
     return build_experiment(config)
 
@@ -83,11 +83,9 @@ def test_presets_build_and_learn(tmp_path, name):
     [
         ("glow", {"widht": 3}, {}, r"\[model\].*widht"),
         ("glow", None, {"byts": 3}, r"\[data\].*byts"),
-        ("glow", None, {"shift": 1.5}, "shift"),
-        ("glow", {"scales": 3}, {}, "cannot be squeezed"),
+        ("glow", None, {"path": 2024}, "path must be text in quotes"),
         ("glow", {"levels": 3}, {}, "levels follows from the images"),
         ("pixelcnn", {"heads": 2}, {}, r"\[model\]: no option 'heads'"),
-        ("vae", {"latents": 0}, {}, r"latents must be an integer greater than 0"),
         ("gan", {"penalty": -1.0}, {}, r"penalty must be a number from 0"),
         ("gan", {"architecture": "gann"}, {}, "architecture must be one of simple, .*, gan, got"),
     ],
@@ -95,14 +93,6 @@ def test_presets_build_and_learn(tmp_path, name):
 def test_wrong_options_of_a_preset(folder, name, model, data, message):
     with pytest.raises(UserError, match=message):
         experiment(folder, name, model, **data)
-
-
-def test_wrong_tables_of_a_preset():
-    config = load_preset("images-glow")
-    with pytest.raises(UserError, match="path must be text in quotes"):
-        build_experiment(config | {"data": {"name": "images", "path": 2024}})
-    with pytest.raises(UserError, match="need an architecture"):
-        build_experiment(config | {"model": {"weights": "zinc250k"}})
 
 
 def test_images_that_have_changed_since_training_are_noticed(folder, tmp_path):
@@ -156,11 +146,8 @@ def test_generate_writes_a_grid_and_an_array(command, runs, tmp_path):
     "arguments, code, message",
     [
         (["--out", "x.smi"], 2, "must end in one of .png, .npy"),
-        (["--out", "no/x.png"], 1, "there is no folder no"),
-        (["--temperature", 0], 2, "greater than 0"),
         (["--device", "warp"], 1, "device 'warp'"),
         (["-n", 20_000], 1, "too many for one picture"),
-        (["--size", "20-30"], 2, "--size"),
     ],
 )
 def test_generate_refuses(command, runs, tmp_path, arguments, code, message):
@@ -269,10 +256,7 @@ def test_interpolation_refuses_in_one_line(command, runs, folder, tmp_path):
         (("colour.png", good), 1, "3 channels and 4 x 6"),
         (("broken.png", good), 1, "broken.png: no readable picture"),
         (("none.png", good), 1, "no such file: none.png"),
-        ((good, good, "--steps", 1), 2, "--steps"),
-        ((good, good, "--out", "x.jpg"), 2, "must end in .png"),
         ((good, good, "--out", good), 2, "is a file to read"),
-        ((good,), 2, "B.png"),
     ]:
         found, _, err = command("interpolate", *arguments, "--model", runs / "a")
         assert found == code and message in err and "Traceback" not in err

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from graphcnf.errors import UserError
-from graphcnf.flows import Affine, Noise
+from graphcnf.flows import Noise
 from graphcnf.images import ImageFlow, ImageLatents
 from graphcnf.testing import (
     assert_gradients_reach_every_parameter,
@@ -24,19 +24,6 @@ def test_digits_come_back_to_the_integer(model, digits):
     assert latents.z.numel() + sum(d.numel() for d in latents.discarded) == x.numel()
     assert torch.equal(model.decode(latents), x)
     assert torch.equal(model.decode(latents), x)  # decoding uses nothing up
-
-
-def test_coloured_images_come_back_to_the_integer(colour_model, photographs):
-    assert torch.equal(colour_model.decode(colour_model.encode(photographs)), photographs)
-
-
-@pytest.mark.parametrize("shift", [-50.0, -12.0, 12.0, 50.0])
-def test_images_come_back_wherever_the_noise_lies(shift):
-    torch.manual_seed(0)
-    model = ImageFlow(architecture="vardeq", shape=(1, 8, 8), width=8, couplings=2).eval()
-    model.flow[0].flow = Affine(1.0, shift)  # all of it next to one end of the cells
-    x = torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8)
-    assert torch.equal(model.decode(model.encode(x)), x)
 
 
 def test_encoding_is_stochastic_and_replays(model, digits):
@@ -104,14 +91,6 @@ def test_bits_are_the_bound_per_pixel_and_channel(small_model, photographs):
     assert (total / count).item() == pytest.approx(loss.item() / math.log(2))
 
 
-def test_noise_makes_bounds_comparable(small_model, photographs):
-    noise = Noise()
-    with torch.no_grad():
-        first = small_model.log_prob(photographs, samples=2, noise=noise)
-        again = small_model.log_prob(photographs, samples=2, noise=noise.rewind())
-    assert torch.equal(first, again) and len(noise.draws) == 2
-
-
 def test_gradients_reach_every_parameter(colour_model, photographs):
     model = copy.deepcopy(colour_model).train()
     assert_gradients_reach_every_parameter(model, lambda: model.training_loss(photographs)[0])
@@ -119,12 +98,11 @@ def test_gradients_reach_every_parameter(colour_model, photographs):
     assert model.training and next(model.parameters()).dtype == torch.float32
 
 
-def test_samples(model, colour_model):
-    x = model.sample(3, temperature=0.7)
-    assert x.shape == (3, 1, 28, 28) and x.dtype == torch.uint8
-    cold = model.sample(2, temperature=0.0)
-    assert torch.equal(cold[0], cold[1])
+def test_coloured_images_come_back_and_are_sampled(colour_model, photographs):
+    assert torch.equal(colour_model.decode(colour_model.encode(photographs)), photographs)
     assert colour_model.sample(8, temperature=3.0).max() < 32
+    cold = colour_model.sample(2, temperature=0.0)
+    assert torch.equal(cold[0], cold[1]) and cold.dtype == torch.uint8
 
 
 def test_a_record_does_not_depend_on_how_many_are_drawn(small_model):
@@ -154,32 +132,20 @@ def test_save_and_load(model, digits, tmp_path):
     "options, message",
     [
         ({"architecture": "glaw"}, "one of simple, vardeq"),
-        ({"shape": (1, 27, 28)}, "glow: 27 x 28 pixels .* both sides must be even"),
         ({"shape": (1, 28, 30)}, "glow: 14 x 15 pixels cannot be squeezed"),
-        ({"architecture": "simple", "shape": (1, 28, 29)}, "simple: 28 x 29 pixels"),
         ({"shape": (28, 28)}, "channels, height and width"),
         ({"shape": (1, 28.0, 28)}, "channels, height and width"),
         ({"foo": 3}, "foo"),
-        ({"kernels": 3}, "kernels"),
-        ({"levels": 16.5}, "levels must be an integer from 2 to 256, got 16.5"),
         ({"levels": 300}, "levels must be an integer from 2 to 256"),
-        ({"coupling": "linear"}, "additive, affine or mixture-8"),
-        ({"coupling": "mixture-x"}, "additive, affine or mixture-8"),
         ({"coupling": "mixture-0"}, "additive, affine or mixture-8"),
         ({"coupling": ["affine"]}, "additive, affine or mixture-8"),
-        ({"width": 0}, "width"),
         ({"width": "wide"}, "width must be an integer"),
         ({"dropout": 1.0}, "dropout"),
         ({"block": ["dense"]}, "block must be one of gated"),
         ({"heads": 3, "width": 8}, "heads must divide"),
         ({"heads": "two"}, "heads must be a number"),
-        ({"alpha": 1.0}, "alpha"),
         ({"alpha": "x"}, "alpha must be a number"),
-        ({"scales": 0}, "scales must be an integer of at least 1, got 0"),
-        ({"steps": 2.5}, "steps must be an integer"),
-        ({"pixels": -1}, "pixels must be an integer of at least 0"),
         ({"pixels": [2]}, "pixels must be an integer"),
-        ({"mixtures": 0}, "mixtures must be an integer of at least 1"),
         ({"pixels": 0, "kernels": [2, 3]}, "kernels must be two odd sizes"),
         ({"context": 3}, "no option 'context'"),
         ({"architecture": "simple", "couplings": 0}, "couplings must be an integer"),
@@ -191,16 +157,6 @@ def test_arguments_are_refused_in_one_line(options, message):
     with pytest.raises(UserError, match=message) as caught:
         ImageFlow(**{"architecture": "glow", "shape": (1, 28, 28), **options})
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("pixels, mixed", [(0, 0), (2, 2), (5, 3)])
-def test_first_couplings_of_glow_are_of_the_pixels(pixels, mixed):
-    options = {"steps": 3, "scales": 2, "pixels": pixels, "width": 8}
-    model = ImageFlow(architecture="glow", shape=(1, 8, 8), **options)
-    names = [type(part).__name__ for step in model.flow for part in getattr(step, "steps", [step])]
-    kinds = [name for name in names if name.endswith("Coupling")]
-    assert kinds == ["MixtureLogisticCoupling"] * mixed + ["AffineCoupling"] * (6 - mixed)
-    assert not mixed or names.index(kinds[0]) < names.index("InvertibleLinear")
 
 
 def test_images_are_refused_in_one_line(small_model):

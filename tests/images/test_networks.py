@@ -3,7 +3,7 @@ import torch
 from image_networks import moved_away
 
 from graphcnf.flows import Context
-from graphcnf.images import ConvolutionNetwork, ImageEncoder
+from graphcnf.images import ConvolutionNetwork
 
 OPTIONS = {
     "gated": {},
@@ -51,7 +51,3 @@ def test_dropout_is_for_training():
     assert torch.equal(network(x), network(x))
     network.train()
     assert not torch.equal(network(x), network(x))
-
-
-def test_encoder_halves_the_sides():
-    assert ImageEncoder(3, 7, size=(4, 6), width=8)(torch.randn(2, 3, 4, 6)).shape == (2, 7, 2, 3)
