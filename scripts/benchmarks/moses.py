@@ -146,7 +146,7 @@ def zinc_fold(
     reference = describe(held_out, metrics=FOLD, label="zinc250k-fold", use_cache=True)
     rows: list[dict[str, Any]] = []
     for name, frame in raw_samples(loaded, dataset, FOLD_SAMPLES, seed).items():
-        own = describe(_valid(frame), metrics=FOLD, label="samples")
+        own = describe(_valid(frame), metrics=FOLD, label="zinc250k-fold", use_cache=True)
         found = {**summarize(frame, known), **compare(own, reference, metrics=FOLD).values}
         rows.append({"method": name, "validity": found["strict_validity"], **found})
     notes = [

@@ -1,6 +1,5 @@
 """Run folders that benchmarks read, and errors of their options."""
 
-import importlib.util
 import json
 
 import pytest
@@ -45,15 +44,6 @@ def make_run(surroundings, zinc_smiles):
 def test_errors(bench, arguments, code, message):
     found, _, err = bench(*arguments)
     assert found == code and message in err
-
-
-def test_systems_need_the_network_of_the_fcd(bench, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "fcd_torch" else find(name)
-    )
-    code, _, err = bench("systems", "zinc250k")
-    assert code == 1 and "the FCD needs the package fcd_torch: pip install" in err
 
 
 def test_runs_are_found_in_folders(make_run, surroundings):

@@ -9,7 +9,6 @@ import torch
 
 from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
-from graphcnf.graphs import GraphCNF
 from graphcnf.scripts.benchmarks import codes, smiles_lstm, systems
 from graphcnf.scripts.benchmarks.smiles_lstm import (
     END,
@@ -104,23 +103,6 @@ def test_codes_of_a_model(bench, model_folder, small_zinc, monkeypatch):
     assert sum(float(r["share"]) for r in rows[:3]) == pytest.approx(1)
     assert float(rows[4]["bits"]) <= float(rows[3]["bits"])
     assert rows[5]["what"] == "come back in float64: all but 0 of 20" and rows[5]["share"] == "1.0"
-
-
-def test_codes_of_a_model_of_other_data(
-    bench, model_folder, zinc_smiles, surroundings, monkeypatch
-):
-    monkeypatch.setattr(codes, "HELD_OUT", 3)
-    model = GraphCNF.from_pretrained(model_folder)
-    del model.metadata["dataset"]
-    model.save_pretrained("own")
-    (surroundings / "mine.smi").write_text("\n".join(zinc_smiles[:60]))
-    code, _, err = bench("codes", "--model", "own", "-n", 10)
-    assert code == 1 and "not known: name it with --reference" in err
-    code, out, err = bench("codes", "--model", "own", "-n", 10, "--reference", "mine.smi")
-    assert code == 0 and "bits per molecule" in out, err
-    (surroundings / "one.smi").write_text("CC(N)=O\n")
-    code, _, err = bench("codes", "--model", "own", "-n", 10, "--reference", "one.smi")
-    assert code == 1 and "has no held-out molecules" in err
 
 
 def test_fragments_need_a_model_that_draws_atom_by_atom(bench):
