@@ -8,6 +8,7 @@ from graphcnf.categorical.autoregressive import (
     State,
     Step,
 )
+from graphcnf.categorical.columns import ColumnAttention, ColumnFlow
 from graphcnf.categorical.densities import LinearFlowEncoding, MixtureEncoding, VariationalEncoding
 from graphcnf.categorical.disjoint import ArgmaxEncoding, DequantizationEncoding, IntervalEncoding
 from graphcnf.categorical.encoding import Encoded, Encoding

@@ -1,11 +1,11 @@
-"""Categorical normalizing flow over rows: sequences of one alphabet, or the columns of a table."""
+"""Categorical normalizing flow over sequences of one alphabet."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -28,8 +28,7 @@ class CausalAttention(Network):
     before, how many positions are still to come) and gives the probabilities of its own.
 
     Args:
-        cardinalities: Number of categories that all positions share, as those of a sequence do; or
-            that of each position, whose categories are its own, as those of a table's columns.
+        cardinality: Number of categories, the same at all positions.
         positions: Largest number of positions.
         width: Channels of a position.
         layers: Attention blocks.
@@ -41,11 +40,9 @@ class CausalAttention(Network):
         ValueError: if an argument is out of range.
     """
 
-    possible: Tensor
-
     def __init__(
         self,
-        cardinalities: int | Sequence[int],
+        cardinality: int,
         *,
         positions: int,
         width: int,
@@ -55,31 +52,27 @@ class CausalAttention(Network):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.shared, self.positions = isinstance(cardinalities, int), positions
-        known = [cardinalities] if isinstance(cardinalities, int) else list(cardinalities)
-        if not self.shared and len(known) != positions:
-            raise ValueError(f"{len(known)} cardinalities for {positions} positions")
-        if min(known, default=0) < 1 or positions < 1:
-            raise ValueError(f"positions and categories must be positive: {positions}, {known}")
-        self.cardinalities = [max(known)]
-        possible = torch.arange(max(known)) < torch.tensor(known)[:, None]
-        self.register_buffer("possible", possible, persistent=False)
+        if cardinality < 1 or positions < 1:
+            raise ValueError(
+                f"positions and categories must be positive: {positions}, {cardinality}"
+            )
+        self.positions, self.cardinalities = positions, [cardinality]
         self.initial = nn.Parameter(0.3 * torch.randn(width))
-        self.values = nn.Embedding(possible.numel(), width)
+        self.values = nn.Embedding(cardinality, width)
         self.position = nn.Embedding(positions, width)
         self.remaining = nn.Embedding(positions + 1, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, positions))
         self.dropout = nn.Dropout(dropout)
         self.blocks = Transformer(width, heads, expansion, layers, dropout=dropout)
         self.norm = nn.LayerNorm(width)
-        self.weight = nn.Parameter(torch.zeros(*possible.shape, width))
-        self.bias = nn.Parameter(torch.zeros(possible.shape))
+        self.weight = nn.Parameter(torch.zeros(cardinality, width))
+        self.bias = nn.Parameter(torch.zeros(cardinality))
         for table in (self.values, self.position, self.remaining):
             nn.init.normal_(table.weight, std=0.3)
 
     @torch.no_grad()
     def start_from(self, counts: Tensor) -> None:
-        """Let training begin with `counts` of categories, (1, C) if shared or (positions, C)."""
+        """Let training begin with `counts` of categories, (C,)."""
         self.bias.copy_((counts.to(self.bias) + 0.5).log())
 
     def _inputs(self, before: Tensor | None, first: int, to_come: Tensor) -> Tensor:
@@ -91,20 +84,15 @@ class CausalAttention(Network):
         number = torch.arange(first, first + to_come.shape[1], device=to_come.device)
         parts = [] if first else [self.initial.expand(len(to_come), 1, -1)]
         if before is not None and before.shape[1]:
-            own = 0 if self.shared else self.cardinalities[0] * (number[-before.shape[1] :] - 1)
-            parts.append(self.values(before.clamp(max=self.cardinalities[0] - 1) + own))
+            parts.append(self.values(before.clamp(max=self.cardinalities[0] - 1)))
         return self.dropout(torch.cat(parts, 1) + self.position(number) + self.remaining(to_come))
 
     def _check_length(self, length: int) -> None:
         if length > self.positions:
             raise ValueError(f"{length} positions, but the model knows up to {self.positions}")
 
-    def _logits(self, h: Tensor, number: Tensor) -> Tensor:
-        """Return logits (B, M, C) of positions `number` (M,); -inf for impossible categories."""
-        if self.shared:
-            return nn.functional.linear(h, self.weight[0], self.bias[0])
-        logits = torch.einsum("bmc,mkc->bmk", h, self.weight[number]) + self.bias[number]
-        return logits.masked_fill(~self.possible[number], -math.inf)
+    def _logits(self, h: Tensor) -> Tensor:
+        return nn.functional.linear(h, self.weight, self.bias)
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all positions in one step."""
@@ -116,7 +104,7 @@ class CausalAttention(Network):
         distance = number[:, None] - number
         bias = self.by_distance[:, distance.clamp(min=0)] + HIDDEN * (distance < 0)
         h = self.norm(self.blocks(h, bias[None]))
-        yield Step(mask.nonzero(as_tuple=True), self._logits(h, number)[mask])
+        yield Step(mask.nonzero(as_tuple=True), self._logits(h[mask]))
 
     def start(self, context: Context) -> CausalState:
         """Return the state before the first position."""
@@ -143,7 +131,7 @@ class CausalState:
         # The distances number, ..., 0 of the positions so far.
         bias = net.by_distance[:, : number + 1].flip(1).t()[:, None]
         h = net.norm(net.blocks.step(h, bias, self.cache))
-        return Step(at, net._logits(h[:, None], torch.tensor([number], device=h.device))[:, 0])
+        return Step(at, net._logits(h))
 
     def update(self, x: Tensor) -> None:
         """Append the categories x (M, 1) of the current position."""
@@ -158,11 +146,11 @@ class CausalState:
 
 @dataclass
 class Rows:
-    """Rows of categories, the longest of which fills its row.
+    """Rows of categories.
 
     Attributes:
         values: Categories, (B, L) long; 0 where masked.
-        mask: Real positions, (B, L) bool; they come first.
+        mask: Real positions, (B, L) bool; those of a sequence come first.
     """
 
     values: Tensor
@@ -186,10 +174,13 @@ class Rows:
         return self.mask.sum(1)
 
     def __getitem__(self, chosen) -> Rows:
-        """Return the rows that a slice, indices or a mask selects, cut to the longest of them."""
-        values, mask = self.values[chosen], self.mask[chosen]
-        longest = int(mask.sum(1).max()) if len(mask) else 0
-        return Rows(values[:, :longest], mask[:, :longest])
+        """Return the rows that a slice, indices or a mask selects."""
+        return Rows(self.values[chosen], self.mask[chosen])
+
+    def cut(self) -> Rows:
+        """Return the rows without the positions after the longest of them."""
+        longest = int(self.lengths.max()) if len(self) else 0
+        return Rows(self.values[:, :longest], self.mask[:, :longest])
 
     def to(self, device) -> Rows:
         """Move both tensors."""
@@ -213,7 +204,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
 
     def __init__(
         self,
-        cardinalities: int | list[int],
+        cardinality: int,
         *,
         positions: int,
         width: int = 64,
@@ -223,16 +214,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         dropout: Annotated[float, Range(0, 1)] = 0.1,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        for name, value in config.items():
-            if name not in ("cardinalities", "dropout") and not value >= 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout must lie in [0, 1), not {dropout}")
-        try:
-            network = CausalAttention(**config)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        super().__init__(network, single=True)
+        super().__init__(checked_network(CausalAttention, config), single=True)
         self.config = config
         self.metadata: dict = {}
 
@@ -309,6 +291,19 @@ class RowFlow(Pretrained, AutoregressiveFlow):
             count = torch.tensor(float(len(batch)), device=nats.device)
             metrics = {"bits_per_variable": (bits, variables), "bits_per_row": (bits, count)}
         return -nats.sum() / variables, metrics
+
+
+def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
+    """Return a network with the arguments `config`; raise UserError where one is out of range."""
+    for name, value in config.items():
+        if name not in ("cardinality", "cardinalities", "dropout") and not value >= 1:
+            raise UserError(f"{name} must be at least 1, not {value}")
+    if not 0 <= config["dropout"] < 1:
+        raise UserError(f"dropout must lie in [0, 1), not {config['dropout']}")
+    try:
+        return network(**config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _with_mask(x: Tensor, context: Context) -> Context:

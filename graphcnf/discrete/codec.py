@@ -1,4 +1,4 @@
-"""Rows of categories: what their codecs share, values as JSON, and sequences.
+"""What codecs of rows share, values as JSON, and sequences.
 
 A codec translates one type of data into the data of a flow and back. It is a dataclass whose fields
 are the vocabulary that a model keeps. `GraphCodec` has the same attributes and methods.
@@ -19,7 +19,6 @@ from graphcnf.categorical import RowFlow, Rows
 from graphcnf.errors import UserError
 from graphcnf.flows import Context
 from graphcnf.graphs.record_blocks import one_thread, record_batches
-from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 Reasons = list[str | None]
 """For each item the reason why it has probability 0 under a model, None if it has not."""
@@ -109,7 +108,7 @@ def distinct(values: Iterable[Hashable]) -> list[Any]:
 
 
 class RowCodec:
-    """Codec of rows of categories, for a `RowFlow`; subclasses encode to `Rows` and decode them.
+    """Codec of rows of categories; subclasses encode to `Rows` and decode them.
 
     Attributes:
         kind: Name in `config.json`.
@@ -118,21 +117,19 @@ class RowCodec:
         headline: Metric of the flow by which its weights are chosen.
         settings: Settings of training that differ from the loop's own.
         arguments: Functions that take the arguments of the network.
-        fixed: Arguments of these that follow from the data.
+        fixed: Arguments of these that follow from the data, the first one an attribute here.
     """
 
     kind: ClassVar[str]
     exact: ClassVar[bool] = True
-    flow_class: ClassVar[Any] = RowFlow
+    flow_class: ClassVar[Any]
     headline: ClassVar[str] = "bits_per_variable"
     settings: ClassVar[dict[str, Any]] = {
         "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 100,
         "decay_fraction": 0.5,
     }  # fmt: skip
-    arguments: ClassVar[tuple] = (RowFlow,)
-    fixed: ClassVar[tuple[str, ...]] = ("cardinalities", "positions")
-
-    cardinalities: Any
+    arguments: ClassVar[tuple]
+    fixed: ClassVar[tuple[str, ...]]
 
     def encode(self, x, flow=None) -> tuple[Rows, Reasons]:
         """Encode items; those that cannot be, nor by `flow` where given, are left out.
@@ -149,17 +146,9 @@ class RowCodec:
         """Return items of the user's type; `seed` places numbers within their bins."""
         raise NotImplementedError
 
-    def build(self, rows: Rows, /, **network) -> RowFlow:
-        """Return an untrained flow that starts from the frequencies of the categories."""
-        width = rows.mask.shape[1]
-        flow = RowFlow(self.cardinalities, positions=width, **network)
-        flow.metadata["length_histogram"] = torch.bincount(rows.lengths).tolist()
-        shared = isinstance(self.cardinalities, int)
-        counts = torch.zeros(1 if shared else width, flow.network.cardinalities[0])
-        position = torch.zeros_like(rows.values) + (0 if shared else torch.arange(width))
-        there = position[rows.mask], rows.values[rows.mask]
-        flow.network.start_from(counts.index_put_(there, torch.ones(()), accumulate=True))
-        return flow
+    def build(self, rows: Rows, chosen: np.ndarray, /, **network):
+        """Return an untrained flow that starts from counts of the `chosen` rows."""
+        raise NotImplementedError
 
     def sizes(self, rows: Rows) -> np.ndarray:
         """Return the number of positions of each row, (M,)."""
@@ -169,45 +158,10 @@ class RowCodec:
         """Return some of the rows, as the flow's `training_loss` takes them."""
         return rows[torch.from_numpy(chosen)]
 
-    def log_prob(self, flow: RowFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
-        """Return exact log-likelihoods, (B,) nats in float64."""
-        check_integer("orders", orders, 1, LARGEST_ORDERS)
-        if orders != 1:
-            raise UserError("orders are summed for graphs; of rows the log-likelihood is exact")
-        value = flow.length_log_prob(rows.lengths).cpu().double()
-        there = rows.mask.any(1)
-        if there.any():
-            part = rows[there]
-            value[there.cpu()] += flow.log_prob(part.values, Context(part.mask)).cpu().double()
-        return value
-
-    @torch.no_grad()
-    def draw(self, flow: RowFlow, count: int, *, seed: int, temperature: float, sizes) -> Rows:
-        """Return rows 0 to `count - 1` of the endless sample with this seed."""
-        positions = flow.network.positions
-        values = torch.zeros(count, positions, dtype=torch.long)
-        lengths = np.zeros(count, dtype=np.int64)
-        prior = flow.length_probabilities(sizes)
-        with one_thread(flow.device):
-            for records, drawn, generators in record_batches(range(count), prior, seed):
-                lengths[records[records < count]] = drawn[records < count]
-                there = np.flatnonzero(drawn)
-                if not len(there):
-                    continue
-                context = Context(
-                    torch.from_numpy(np.arange(drawn.max()) < drawn[there, None]).to(flow.device),
-                    temperature=temperature,
-                    generator=[generators[k] for k in there],
-                )
-                part = flow.sample(len(there), context=context).cpu()
-                kept = records[there] < count
-                values[records[there][kept], : part.shape[1]] = part[torch.from_numpy(kept)]
-        return Rows(values, torch.from_numpy(np.arange(positions) < lengths[:, None]))
-
 
 @dataclass
 class SequenceCodec(RowCodec):
-    """Codec of strings, and of other sequences of hashable symbols.
+    """Codec of strings, and of other sequences of hashable symbols, for a `RowFlow`.
 
     Attributes:
         symbols: The alphabet.
@@ -216,6 +170,9 @@ class SequenceCodec(RowCodec):
     """
 
     kind = "sequences"
+    flow_class = RowFlow
+    arguments = (RowFlow,)
+    fixed = ("cardinality", "positions")
 
     symbols: list
     container: str
@@ -223,7 +180,7 @@ class SequenceCodec(RowCodec):
 
     def __post_init__(self) -> None:
         self.vocabulary, self.type = Vocabulary(self.symbols), TYPES[self.container]
-        self.cardinalities = len(self.symbols)
+        self.cardinality = len(self.symbols)
 
     @classmethod
     def of(cls, items: Sequence) -> SequenceCodec:
@@ -290,6 +247,64 @@ class SequenceCodec(RowCodec):
             items.append("".join(map(str, symbols)) if text else self.type(symbols))
         return items
 
+    def build(self, rows, chosen, /, **network):
+        """Return an untrained flow that starts from the frequencies of the symbols."""
+        flow = RowFlow(self.cardinality, positions=self.longest, **network)
+        flow.metadata["length_histogram"] = torch.bincount(rows.lengths).tolist()
+        part = self.batch(rows, chosen)
+        counts = torch.bincount(part.values[part.mask], minlength=self.cardinality)
+        flow.network.start_from(counts)
+        return flow
+
+    def batch(self, rows, chosen):
+        """Return some of the rows, cut to the longest of them."""
+        return super().batch(rows, chosen).cut()
+
+    def log_prob(self, flow: RowFlow, rows: Rows, orders: int = 1) -> torch.Tensor:
+        """Return exact log-likelihoods, (B,) nats in float64."""
+        if orders != 1:
+            raise UserError("orders are for tables and graphs; sequences have one")
+        value = flow.length_log_prob(rows.lengths).cpu().double()
+        there = rows.mask.any(1)
+        if there.any():
+            part = rows[there]
+            value[there.cpu()] += flow.log_prob(part.values, Context(part.mask)).cpu().double()
+        return value
+
+    def draw(self, flow: RowFlow, count: int, *, seed, temperature, sizes) -> Rows:
+        """Return rows 0 to `count - 1` of the endless sample with this seed."""
+        prior = flow.length_probabilities(sizes)
+        return draw_rows(flow, count, prior, seed, temperature)
+
     def __str__(self) -> str:
         what = "strings" if self.container == "str" else "sequences"
         return f"{what} of up to {self.longest} of {len(self.symbols)} symbols"
+
+
+@torch.no_grad()
+def draw_rows(
+    flow, count: int, prior: np.ndarray, seed: int, temperature: float, limits=lambda records: {}
+) -> Rows:
+    """Return rows 0 to `count - 1` of the endless sample of a flow with this seed.
+
+    Their lengths have the probabilities `prior` (N + 1,); `limits` gives further fields of the
+    context for numbers of records (M,).
+    """
+    values = torch.zeros(count, len(prior) - 1, dtype=torch.long)
+    lengths = np.zeros(count, dtype=np.int64)
+    with one_thread(flow.device):
+        for records, drawn, generators in record_batches(range(count), prior, seed):
+            lengths[records[records < count]] = drawn[records < count]
+            there = np.flatnonzero(drawn)
+            if not len(there):
+                continue
+            context = Context(
+                torch.from_numpy(np.arange(drawn.max()) < drawn[there, None]).to(flow.device),
+                temperature=temperature,
+                generator=[generators[k] for k in there],
+                **limits(records[there].clip(max=count - 1)),
+            )
+            part = flow.sample(len(there), context=context).cpu()
+            kept = records[there] < count
+            values[records[there][kept], : part.shape[1]] = part[torch.from_numpy(kept)]
+    return Rows(values, torch.from_numpy(np.arange(len(prior) - 1) < lengths[:, None]))

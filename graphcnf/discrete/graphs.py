@@ -144,7 +144,7 @@ class GraphCodec:
             found.append(write([self.nodes[category] for category in nodes], edges, labels))
         return found
 
-    def build(self, graphs: PackedGraphs, /, **network) -> GraphCNF:
+    def build(self, graphs: PackedGraphs, chosen: np.ndarray, /, **network) -> GraphCNF:
         """Return an untrained flow that represents some graphs."""
         options: dict[str, Any] = {
             "node_categories": len(self.nodes), "bond_categories": max(len(self.edges), 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ class CategoricalModel(nn.Module):
 
     Made by `fit`, `for_data` or `from_pretrained`. Data are one of
 
-    - a pandas DataFrame of categorical columns. A missing entry is a category of its own;
+    - a pandas DataFrame of categorical columns. Where some entries of a column are missing, that is
+      a category of its own; elsewhere a missing entry is marginalised;
     - a list of strings, or of lists or tuples of hashable symbols. The length is part of the
       density;
     - an array (N, D) of whole numbers, numpy's or torch's;
@@ -103,13 +104,14 @@ class CategoricalModel(nn.Module):
                 are those of the bins.
             node_label: Attribute with a node's label (networkx); the only one when None.
             edge_label: The same of an edge.
-            **network: Arguments of `RowFlow`, or of `GraphCNF.for_graphs` for graphs.
+            **network: Arguments of `ColumnFlow` for tables and arrays, of `RowFlow` for sequences,
+                of `GraphCNF.for_graphs` for graphs.
 
         Raises:
             UserError: if a model cannot take such data; says what to do instead.
         """
         labels = {"node_label": node_label, "edge_label": edge_label}
-        return cls._build(x, seed, network, bins=bins, **labels)[0]
+        return cls._build(x, seed, 0.0, network, bins=bins, **labels)[0]
 
     @classmethod
     def fit(
@@ -144,10 +146,12 @@ class CategoricalModel(nn.Module):
         if not isinstance(network, Mapping | None):
             raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
         described = {name: options.pop(name) for name in DESCRIBED if name in options}
-        model, data = cls._build(x, seed, network or {}, **described)
+        if not (is_number(held_out) and 0 <= held_out < 1):
+            raise UserError(f"held_out must be a share of the data in [0, 1), got {held_out!r}")
+        model, data = cls._build(x, seed, held_out, network or {}, **described)
         if not isinstance(out, str | Path | None):
             raise UserError(f"out must be the path of a folder, got {out!r}")
-        settings = _settings(model.codec, seed, minutes, steps or None, held_out, options)
+        settings = _settings(model.codec, seed, minutes, steps or None, held_out > 0, options)
         try:
             from graphcnf.training.loop import fit
         except ImportError as error:
@@ -166,7 +170,7 @@ class CategoricalModel(nn.Module):
         return cls(model.codec, flow)
 
     @classmethod
-    def _build(cls, x, seed, network, **described) -> tuple[CategoricalModel, Any]:
+    def _build(cls, x, seed, held_out, network, **described) -> tuple[CategoricalModel, Any]:
         check_seed(seed)
         codec = _codec_for(x, **described)
         data = _all_encoded(codec, x)
@@ -175,7 +179,7 @@ class CategoricalModel(nn.Module):
         try:
             with torch.random.fork_rng([]):
                 torch.manual_seed(int(seed))
-                flow = codec.build(data, **network)
+                flow = codec.build(data, split(codec.sizes(data), seed, held_out)[0], **network)
         except (TypeError, ValueError) as error:
             raise UserError(f"network: {str(error).split('() ')[-1]}") from None
         flow.metadata["data"] = {"kind": codec.kind, **to_json(codec)}
@@ -208,17 +212,25 @@ class CategoricalModel(nn.Module):
         return self.flow.training_loss(batch.to(self.flow.device), beta=beta)
 
     @torch.no_grad()
-    def log_prob(self, x, *, orders: int = 1) -> np.ndarray:
+    def log_prob(self, x, *, orders: int = 1, given: Sequence = ()) -> np.ndarray:
         """Return log-likelihoods, (M,) nats, with the length of a sequence or size of a graph.
 
         They are exact, except for graphs: those are lower bounds, for one numbering of the nodes,
-        or for so many `orders` (see `GraphCNF.log_prob`). An item with probability 0 has -inf;
-        `reasons` says why.
+        or for so many `orders` (see `GraphCNF.log_prob`). Of a table, the density is that of one
+        order of the columns, from which `sample` draws as well; `orders` gives the mean of the
+        densities of several. A missing entry of a table is marginalised, unless it is a category.
+        An item with probability 0 has -inf; `reasons` says why.
+
+        Args:
+            x: The data.
+            orders: Orders of the nodes or columns.
+            given: Columns of a table that are a condition: log p(others | given).
 
         Raises:
             UserError: if `x` is of another type or has other columns than the training data.
         """
         codec: Any = self.codec
+        options = {"given": list(given)} if len(given) and self._table("given") else {}
         data, reasons = codec.encode(x, self.flow)
         nats = np.full(len(reasons), -math.inf)
         place = np.flatnonzero([reason is None for reason in reasons])
@@ -226,8 +238,69 @@ class CategoricalModel(nn.Module):
         for start in range(0, len(by_size), SCORED):
             chosen = by_size[start : start + SCORED]
             batch = codec.batch(data, chosen).to(self.flow.device)
-            nats[place[chosen]] = codec.log_prob(self.flow, batch, orders).numpy()
+            nats[place[chosen]] = codec.log_prob(self.flow, batch, orders, **options).numpy()
         return nats
+
+    def score_samples(self, x) -> np.ndarray:
+        """Return `log_prob`, under the name that scikit-learn's densities have for it."""
+        return self.log_prob(x)
+
+    def _table(self, what: str) -> TableCodec:
+        if not isinstance(self.codec, TableCodec) or self.codec.array is not None:
+            raise UserError(f"{what} is for models of a DataFrame, not of {self.codec}")
+        return self.codec
+
+    def predict_proba(self, x: pd.DataFrame, column, *, orders: int = 1) -> pd.DataFrame:
+        """Return the probabilities of the values of a column given the other columns.
+
+        Args:
+            x: Rows, with the column or without it. Other entries may be missing.
+            column: Label of the column.
+            orders: Orders of the known columns, over which probabilities are averaged.
+
+        Returns:
+            A row for each of `x`, and for each value of the column a column; None stands for a
+            missing value, intervals for the bins of numbers.
+
+        Raises:
+            UserError: if `x` has an unknown value or other columns.
+        """
+        codec = self._table("predict_proba")
+        k = codec.number(column, "predict_proba")
+        if isinstance(x, pd.DataFrame):
+            x = x.copy()
+            x[column] = None
+        known = _all_encoded(codec, x)
+        known.mask[:, k] = False
+        return pd.DataFrame(
+            codec.conditional(self.flow, known, k, orders), index=x.index,
+            columns=pd.Index(codec.columns[k].labels, dtype=object, tupleize_cols=False),
+        )  # fmt: skip
+
+    def impute(self, x: pd.DataFrame, *, seed: int = 0, draw: bool = True) -> pd.DataFrame:
+        """Return the table with its missing entries filled.
+
+        Args:
+            x: Rows of the training data's columns.
+            seed: Seed of the draws.
+            draw: Draw all missing entries of a row from their joint probability, given the others;
+                if False, take the most probable value of each of them, of numbers the median.
+
+        Raises:
+            UserError: if `x` has an unknown value or other columns.
+        """
+        codec = self._table("impute")
+        check_seed(seed)
+        known = codec.present(_all_encoded(codec, x))
+        if draw:
+            rows = codec.draw(self.flow, len(x), seed=seed, known=known, present=True)
+            table = codec.decode(rows, seed)
+        else:
+            table = codec.most_probable(self.flow, known)
+        table.index, filled = x.index, x.copy()
+        for name in x.columns:
+            filled[name] = x[name].where(x[name].notna(), table[name]).astype(table[name].dtype)
+        return filled
 
     def reasons(self, x) -> Reasons:
         """Return for each item the reason why it has probability 0, None if it has not."""
@@ -237,6 +310,7 @@ class CategoricalModel(nn.Module):
         self,
         n: int,
         *,
+        given: Mapping[Any, Any] | None = None,
         seed: int = 0,
         temperature: float = 1.0,
         sizes: tuple[int, int] | None = None,
@@ -245,21 +319,31 @@ class CategoricalModel(nn.Module):
 
         Args:
             n: Number of items; a larger sample begins with the same items.
+            given: Values of some columns of a table: the others are drawn given these.
             seed: Seed of the sample.
             temperature: Below 1 for more probable items.
             sizes: Fewest and most symbols of a sequence, or nodes of a graph; as in the training
                 data when None.
 
         Raises:
-            UserError: if a number is out of range.
+            UserError: if a number is out of range, or a column or value unknown.
         """
         check_integer("n", n)
         check_seed(seed)
         check_temperature(temperature)
         if sizes is not None:
             check_range("sizes", sizes)
-        drawn: Any = self.codec.draw(self.flow, n, seed=seed, temperature=temperature, sizes=sizes)
-        return self.codec.decode(drawn, seed)
+        options: dict[str, Any] = {}
+        if given:
+            if not isinstance(given, Mapping):
+                raise UserError(f'given must be a dict, {{"column": value}}, got {given!r}')
+            options["known"] = self._table("given").given(given)
+        codec: Any = self.codec
+        drawn = codec.draw(self.flow, n, seed=seed, temperature=temperature, sizes=sizes, **options)
+        items = codec.decode(drawn, seed)
+        for label, value in (given or {}).items():  # a number, not any number of its bin
+            items[label] = pd.Series([value] * n, dtype=items[label].dtype)
+        return items
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, with the vocabulary, and `model.safetensors`, both checksummed."""
@@ -281,17 +365,16 @@ class CategoricalModel(nn.Module):
         try:
             content = {k: from_json(v) for k, v in flow.metadata["data"].items() if k != "kind"}
             codec = kind(**content)
-            if flow.config.get("cardinalities") != getattr(codec, "cardinalities", None):
+            fixed = kind.fixed[0]
+            if flow.config.get(fixed) != getattr(codec, fixed, None):
                 raise ValueError("the vocabulary does not fit the model")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise UserError(f"{source}: unreadable vocabulary ({error})") from None
         return cls(codec, flow)
 
 
-def _settings(codec: Codec, seed, minutes, steps, held_out, given: dict) -> TrainingSettings:
+def _settings(codec: Codec, seed, minutes, steps, keep_best, given: dict) -> TrainingSettings:
     """Return checked settings; a run of steps is scored at its end only."""
-    if not (is_number(held_out) and 0 <= held_out < 1):
-        raise UserError(f"held_out must be a share of the data in [0, 1), got {held_out!r}")
     table: dict[str, Any] = {**codec.settings, "seed": seed, "log_every": 1_000_000}
     if steps is not None:
         table |= {"steps": steps, "eval_minutes": 0.0}
@@ -301,9 +384,18 @@ def _settings(codec: Codec, seed, minutes, steps, held_out, given: dict) -> Trai
         check_minutes(minutes)
         table |= {
             "minutes": minutes, "eval_minutes": minutes / EVALUATIONS, "eval_batches": EVALUATED,
-            "final_eval_batches": EVALUATED, "keep_best": held_out > 0,
+            "final_eval_batches": EVALUATED, "keep_best": keep_best,
         }  # fmt: skip
     return TrainingSettings.from_dict({**table, **given}, "fit")
+
+
+def split(sizes: np.ndarray, seed: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the items to train on, and of a share `held_out` of them to score."""
+    order = np.random.default_rng((seed, 1)).permutation(len(sizes))
+    # A row without positions has nothing to learn but its length, which the histogram has.
+    order = order[sizes[order] > 0]
+    count = int(round(held_out * len(order)))
+    return order[count:], order[:count]
 
 
 def experiment_of(
@@ -314,11 +406,7 @@ def experiment_of(
     `held_out` is the share of the items, 0 to 1, that is scored and not trained on.
     """
     sizes = codec.sizes(data)
-    order = np.random.default_rng((seed, 1)).permutation(len(sizes))
-    # A row without positions has nothing to learn but its length, which the histogram has.
-    order = order[sizes[order] > 0]
-    test = order[: int(round(held_out * len(order)))]
-    rest = order[len(test) :]
+    rest, test = split(sizes, seed, held_out)
     if not len(rest):
         raise UserError(f"{len(sizes)} items with {held_out:.0%} held out leave none to train on")
     # With nothing held out, the run is scored on training data, in random order: an evaluation

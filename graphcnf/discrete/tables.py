@@ -11,13 +11,17 @@ import pandas as pd
 import torch
 from pandas.api import types
 
-from graphcnf.categorical import Rows
-from graphcnf.discrete.codec import Reasons, RowCodec, Vocabulary, distinct
-from graphcnf.errors import UserError
-from graphcnf.limits import check_integer
+from graphcnf.categorical import ColumnFlow, Rows
+from graphcnf.discrete.codec import Reasons, RowCodec, Vocabulary, distinct, draw_rows
+from graphcnf.errors import UserError, suggest
+from graphcnf.flows import Context
+from graphcnf.limits import LARGEST_ORDERS, check_integer
 
 MOST = 1000
 """Largest number of categories of a column."""
+
+SCORED = 256
+"""Rows that are scored at a time."""
 
 
 @dataclass
@@ -88,6 +92,12 @@ class Column:
             )
         return cls(name, str(dtype), values, missing, categories)
 
+    @property
+    def labels(self) -> list[Any]:
+        """Values of the categories, intervals for bins of numbers, None for missing entries."""
+        ends = [pd.Interval(low, high, "both") for _, low, high in self.bins]
+        return (ends or list(self.values)) + [None] * self.missing
+
     def encode(self, series: pd.Series) -> np.ndarray:
         """Return categories (N,) int64, -1 for unknown values."""
         if self.bins:
@@ -96,17 +106,18 @@ class Column:
             except (TypeError, ValueError):
                 raise UserError(f"column {self.name!r} holds numbers, not {series.dtype}") from None
             codes = np.searchsorted([end for end, _, _ in self.bins[:-1]], numbers, "left")
+            codes = np.where(np.isinf(numbers), -1, codes)
         else:
             codes = self.vocabulary.encode(series.astype(object))
         return np.where(series.isna(), len(self.values) if self.missing else -1, codes)
 
-    def decode(self, codes: np.ndarray, random: np.random.Generator) -> pd.Series:
-        """Return the column of categories (N,); numbers are drawn uniformly from their bins."""
+    def decode(self, codes: np.ndarray, share: np.ndarray) -> pd.Series:
+        """Return the column of categories (N,); numbers divide their bins by `share` in [0, 1)."""
         absent = codes == len(self.values)
         if self.bins:
             _, low, high = np.array(self.bins)[np.where(absent, 0, codes)].T
             whole = types.is_integer_dtype(types.pandas_dtype(self.dtype))
-            numbers = low + random.random(len(codes)) * (high - low + whole)
+            numbers = low + share * (high - low + whole)
             series = pd.Series(np.floor(numbers) if whole else numbers).mask(absent)
         elif self.categories is not None:
             dtype, ordered = self.categories
@@ -124,8 +135,12 @@ def _bins(series: pd.Series, count: int) -> list[list[float]]:
     """Return bins with about equally many numbers; a frequent number has a bin of its own."""
     check_integer("bins", count, 1)
     numbers = np.sort(series.to_numpy(dtype=float))
-    if not np.isfinite(numbers).all():
-        raise UserError(f"column {series.name!r} holds infinite numbers: replace them")
+    if np.isinf(numbers).any():
+        where = np.isinf(series.to_numpy(dtype=float)).argmax()
+        raise UserError(
+            f"row {series.index[where]!r}, column {series.name!r}: the number "
+            f"{series.iloc[where]} is infinite: replace it"
+        )
     if not len(numbers):
         return []
     shares = np.linspace(0, 1, count + 1)[1:]
@@ -138,7 +153,9 @@ def _bins(series: pd.Series, count: int) -> list[list[float]]:
 
 @dataclass
 class TableCodec(RowCodec):
-    """Codec of the rows of a DataFrame, or of an array (N, D) of whole numbers.
+    """Codec of the rows of a DataFrame, or of an array (N, D) of whole numbers: a `ColumnFlow`.
+
+    What a row lacks is masked, unless missing entries are a category of the column.
 
     Attributes:
         columns: Vocabulary of each column; those of an array have the values seen in them.
@@ -147,6 +164,9 @@ class TableCodec(RowCodec):
     """
 
     kind = "table"
+    flow_class = ColumnFlow
+    arguments = (ColumnFlow,)
+    fixed = ("cardinalities",)
 
     columns: list[Column]
     array: str | None = None
@@ -195,28 +215,147 @@ class TableCodec(RowCodec):
             raise UserError(f"the table {what} {(lacking or further)[0]!r}; wanted {wanted}")
         _check_distinct(table)
         codes = np.stack([c.encode(table[c.name]) for c in self.columns], 1)
+        absent = table[names].isna().to_numpy()
         reasons: Reasons = [None] * len(codes)
-        for row, column in zip(*np.nonzero(codes < 0), strict=True):
+        for row, column in zip(*np.nonzero((codes < 0) & ~absent), strict=True):
             value = table[names[column]].iloc[row]
             value = value.item() if isinstance(value, np.generic) else value
-            shown = "a missing value" if pd.isna(value) else f"the value {value!r}"
-            reasons[row] = f"{shown} in column {names[column]!r}, which training did not have"
-        values = torch.from_numpy(codes[(codes >= 0).all(1)])
-        return Rows(values, torch.ones_like(values, dtype=torch.bool)), reasons
+            reasons[row] = f"the value {value!r} in column {names[column]!r}, which training lacked"
+        codes = torch.from_numpy(codes[[reason is None for reason in reasons]])
+        return Rows(codes.clamp(min=0), codes >= 0), reasons
 
     def decode(self, rows, seed):
         """Return the table or array of categories; `seed` places numbers within their bins."""
-        codes = rows.values.cpu().numpy()
-        parts = []
-        for k, column in enumerate(self.columns):
+        shares = []
+        for k in range(len(self.columns)):
             random = np.random.default_rng(np.random.SeedSequence((seed, k), spawn_key=(1,)))
-            parts.append(column.decode(codes[:, k], random))
-        table = pd.concat(parts, axis=1)
-        table.columns = pd.Index([column.name for column in self.columns])
+            shares.append(random.random(len(rows)))
+        table = self._table(rows.values.cpu().numpy(), shares)
         if self.array is None:
             return table
         array = table.astype(object).to_numpy().astype(self.array)
         return torch.from_numpy(array) if self.tensor else array
+
+    def _table(self, codes: np.ndarray, shares: list[np.ndarray]) -> pd.DataFrame:
+        parts = [c.decode(codes[:, k], shares[k]) for k, c in enumerate(self.columns)]
+        return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
+
+    def build(self, rows, chosen, /, **network):
+        """Return an untrained flow that is the Chow-Liu tree of the `chosen` rows."""
+        flow = ColumnFlow(self.cardinalities, **network)
+        flow.network.start_from(rows.values[torch.from_numpy(chosen)])
+        return flow
+
+    def number(self, label: Any, what: str) -> int:
+        """Return the number of a column; raise UserError, which begins with `what`, without it."""
+        names = [column.name for column in self.columns]
+        if label not in names:
+            known = suggest(label, names) if isinstance(label, str) else ""
+            raise UserError(f"{what}: the table has no column {label!r}{known}")
+        return names.index(label)
+
+    def given(self, values: Mapping[Any, Any]) -> Rows:
+        """Return a row of the values of some columns; raise UserError for unknown ones."""
+        codes = torch.full((1, len(self.columns)), -1)
+        for label, value in values.items():
+            column = self.columns[k := self.number(label, "given")]
+            codes[0, k] = int(column.encode(pd.Series([value], dtype=object))[0])
+            if codes[0, k] < 0:
+                known = ", ".join(map(repr, column.values[:8])) if not column.bins else "numbers"
+                raise UserError(f"given: column {label!r} has no value {value!r}; it has {known}")
+        return Rows(codes.clamp(min=0), codes >= 0)
+
+    def present(self, rows: Rows) -> Rows:
+        """Return the rows with missing entries masked, also where they are a category."""
+        missing = torch.tensor(
+            [len(c.values) if c.missing and c.values else -1 for c in self.columns]
+        )
+        return Rows(rows.values, rows.mask & (rows.values != missing))
+
+    def _conditions(self, flow: ColumnFlow, known: Rows, present: bool) -> dict[str, torch.Tensor]:
+        """Return the order of columns that begins with `known` ones, and the allowed categories.
+
+        With `present`, no other column is missing.
+        """
+        one = torch.nn.functional.one_hot(known.values, max(self.cardinalities)).bool()
+        allowed = one | ~known.mask[..., None]
+        if present:
+            for k, column in enumerate(self.columns):
+                if column.missing and column.values:
+                    allowed[:, k, len(column.values)] &= known.mask[:, k]
+        order = flow.network.ordered(torch.ones_like(known.mask), known.mask)
+        return {"conditions": order.to(flow.device), "features": allowed.to(flow.device)}
+
+    def log_prob(self, flow, rows, orders=1, given=()):
+        """Return log-likelihoods of the columns that a row has given some of them, (B,) nats.
+
+        In float64; exact for one order of the columns, or for the mean of the densities of
+        `orders`.
+        """
+        check_integer("orders", orders, 1, LARGEST_ORDERS)
+        first = torch.zeros_like(rows.mask)
+        first[:, [self.number(label, "given") for label in given]] = True
+        mask, known = rows.mask, Rows(rows.values, rows.mask & first)
+        value = torch.zeros(orders, len(rows), dtype=torch.float64)
+        there = (mask & ~first).any(1)
+        if there.any():
+            part, known = rows[there], known[there]
+            limits = self._conditions(flow, known, False)
+            for number in range(orders):
+                limits["conditions"] = flow.network.ordered(part.mask, first[there], number)
+                nats = flow.log_prob(part.values, Context(part.mask, **limits))
+                value[number, there.cpu()] = nats.double().cpu()
+        return value.logsumexp(0) - np.log(orders)
+
+    def draw(self, flow, count, *, seed, temperature=1.0, sizes=None, known=None, present=False):
+        """Return rows 0 to `count - 1` of the endless sample with this seed.
+
+        `known` are the values that they have to have, one row for all or a row for each; with
+        `present`, no other entry is missing.
+        """
+        if sizes is not None:
+            raise UserError("sizes are for sequences and graphs: rows of a table have one")
+        width = len(self.columns)
+
+        def limits(records):
+            if known is None:
+                return {}
+            chosen = torch.from_numpy(records if len(known) > 1 else np.zeros_like(records))
+            return self._conditions(flow, known[chosen], present)
+
+        return draw_rows(flow, count, np.eye(width + 1)[width], seed, temperature, limits)
+
+    @torch.no_grad()
+    def conditional(self, flow, known: Rows, k: int, orders: int = 1) -> np.ndarray:
+        """Return probabilities (M, C) of column k given the known ones, float64; 0 if missing.
+
+        The mean over `orders` of the known columns.
+        """
+        check_integer("orders", orders, 1, LARGEST_ORDERS)
+        mask, first, parts = known.mask.clone(), known.mask.clone(), []
+        mask[:, k], first[:, k] = True, False
+        for start in range(0, len(known), SCORED):
+            rows, p = slice(start, start + SCORED), 0
+            own, before, x = (t[rows].to(flow.device) for t in (mask, first, known.values))
+            for number in range(orders):
+                context = Context(own, conditions=flow.network.ordered(own, before, number))
+                p = p + flow.conditional(x, k, context).double().exp().cpu().numpy() / orders
+            parts.append(p)
+        every = np.concatenate(parts) if parts else np.zeros((0, max(self.cardinalities)))
+        return every[:, : self.columns[k].cardinality]
+
+    def most_probable(self, flow, known: Rows) -> pd.DataFrame:
+        """Return the table with the most probable values of unknown entries, medians of numbers."""
+        codes = known.values.numpy().copy()
+        for k, column in enumerate(self.columns):
+            rows = np.flatnonzero(~known.mask[:, k].numpy())
+            if not len(rows) or not column.values:
+                continue
+            part = Rows(known.values[rows], known.mask[rows])
+            p = self.conditional(flow, part, k)[:, : len(column.values)]
+            below = p.cumsum(1) < p.sum(1, keepdims=True) / 2
+            codes[rows, k] = below.sum(1) if column.bins else p.argmax(1)
+        return self._table(codes, [np.full(len(codes), 0.5)] * len(self.columns))
 
     def __str__(self) -> str:
         what = "tables" if self.array is None else "arrays"

@@ -13,6 +13,7 @@ from graphcnf.scripts.benchmarks.pmo import pmo
 from graphcnf.scripts.benchmarks.properties import properties
 from graphcnf.scripts.benchmarks.sets import sets
 from graphcnf.scripts.benchmarks.systems import systems
+from graphcnf.scripts.benchmarks.tables import tables
 from graphcnf.scripts.cli import run
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 for _command in (codes, fragments, properties, systems, images, sets, coloring, pmo, constrained,
-                 own_molecules, moses, zinc_fold):  # fmt: skip
+                 own_molecules, moses, zinc_fold, tables):  # fmt: skip
     app.command(_command.__name__)(_command)
 
 if __name__ == "__main__":

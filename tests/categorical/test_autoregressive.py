@@ -9,6 +9,7 @@ from graphcnf.categorical import (
     AutoregressiveCoupling,
     AutoregressiveFlow,
     CausalAttention,
+    ColumnAttention,
     InSequence,
     IntervalEncoding,
     Network,
@@ -21,8 +22,10 @@ UNLIKE = [3, 1, 5, 2, 3, 4, 2, 3, 3, 2, 5, 2]
 """Cardinalities of twelve columns."""
 
 
-def network_of(kind):
-    return CausalAttention(5 if kind == "sequences" else UNLIKE, positions=12, **SMALL)
+def network_of(kind, most):
+    if kind == "sequences":
+        return CausalAttention(5, positions=12, **SMALL)
+    return ColumnAttention(UNLIKE[:most], **SMALL)
 
 
 @pytest.fixture(params=["sequences", "columns"])
@@ -32,7 +35,7 @@ def make_case(request):
     def make(count, most):
         torch.manual_seed(0)
         kind = request.param
-        network = couplings.perturb(network_of(kind))
+        network = couplings.perturb(network_of(kind, most))
         coupling = AutoregressiveCoupling(network).eval()
         lengths = torch.randint(1, most + 1, (count,))
         lengths[0] = most
@@ -151,7 +154,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_a_flow_that_sharpens_is_given_latents_as_they_are():
     network = CausalAttention(2, positions=4, **SMALL)
-    network.start_from(torch.tensor([[10_000, 30_000]]))
+    network.start_from(torch.tensor([10_000, 30_000]))
     flow = AutoregressiveFlow(network)
     mask = torch.ones(4000, 4, dtype=torch.bool)
     for temperature, share in ((1.0, 0.75), (0.5, 0.9)):

@@ -135,6 +135,45 @@ def test_samples_out_of_range(arguments, message):
         CategoricalModel.for_data(["a", "bc"]).sample(**arguments)
 
 
+TABLE = pd.DataFrame({"sex": ["F", "M"], "age": [30.0, 41.0]})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.sample(1, given={"sx": "F"}), "given: .* no column 'sx'; did you mean 'sex'"),
+        (lambda m: m.sample(1, given={"sex": "X"}), "given: column 'sex' has no value 'X'; .*'F'"),
+        (lambda m: m.sample(1, given={"age": np.inf}), "given: column 'age' has no value inf"),
+        (lambda m: m.sample(1, given={"age": None}), "given: column 'age' has no value None"),
+        (lambda m: m.sample(1, given="sex"), "given must be a dict, .* got 'sex'"),
+        (lambda m: m.sample(1, sizes=(1, 2)), "sizes are for sequences and graphs"),
+        (lambda m: m.log_prob(TABLE, given=["a"]), "given: the table has no column 'a'"),
+        (lambda m: m.log_prob(TABLE, orders=0), "orders must be an integer from 1"),
+        (lambda m: m.predict_proba(TABLE, "a"), "predict_proba: the table has no column 'a'"),
+        (lambda m: m.impute(TABLE[["sex"]]), "the table lacks the column 'age'"),
+        (lambda m: m.impute(TABLE.assign(sex="X")), "item 0: the value 'X' in column 'sex'"),
+        (lambda m: m.impute(TABLE.assign(age=-np.inf)), "item 0: the value -inf in column 'age'"),
+    ],
+)
+def test_conditions_that_no_row_has(call, message):
+    model = CategoricalModel.for_data(TABLE, bins=2, width=16)
+    with pytest.raises(UserError, match=message) as caught:
+        call(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_conditions_are_for_tables():
+    words = CategoricalModel.for_data(["a", "b"])
+    for call in (
+        lambda: words.sample(1, given={"a": 1}),
+        lambda: words.log_prob(["a"], given=["a"]),
+        lambda: words.impute(TABLE),
+        lambda: words.predict_proba(TABLE, "sex"),
+    ):
+        with pytest.raises(UserError, match="is for models of a DataFrame, not of strings"):
+            call()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -156,3 +156,14 @@ def test_figures_of_samples():
     )
     alone = sampling_figures(order_alone([batch], 3))
     assert 0.9 < alone["validity"] < 1 and "seconds" not in alone
+
+
+def test_tables_beside_a_tree_and_boosting(bench, tmp_path):
+    pytest.importorskip("sklearn")
+    out = tmp_path / "wine.csv"
+    assert bench("tables", "wine", "--minutes", "0.02", "--out", out)[0] == 0
+    (row,) = csv.DictReader(out.open())
+    bits = {m: float(row[m.capitalize()]) for m in ("independent", "tree", "boosting", "model")}
+    assert max(bits["tree"], bits["boosting"], bits["model"]) < bits["independent"] - 2
+    assert row["Best other"] == min(list(bits)[:3], key=bits.get)
+    assert "unknown table 'wines'; did you mean 'wine'?" in bench("tables", "wines")[2]

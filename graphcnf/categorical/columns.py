@@ -1,0 +1,315 @@
+"""Categorical normalizing flow over the columns of a table, decided in any order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step
+from graphcnf.categorical.flow import check_rows
+from graphcnf.categorical.rows import Rows, checked_network
+from graphcnf.categorical.transformer import HIDDEN, Transformer
+from graphcnf.flows.modules import evaluates
+from graphcnf.flows.transform import Context, log_term_dtype
+from graphcnf.limits import Range
+from graphcnf.pretrained import Pretrained
+
+LARGEST_PAIRS = 2048
+"""Largest number of categories of all columns with a table of their pairs."""
+
+
+class ColumnAttention(Network):
+    """Causal attention over columns in an order that each row may choose.
+
+    Step k of a row knows the categories of the columns of the steps before, and which column comes
+    next (Hoogeboom et al. 2022, arXiv 2110.02037; Pannatier et al. 2024, arXiv 2404.09562). To the
+    attention's logits a log-linear part adds one number for each pair of a known category and a
+    possible one. It starts from the pointwise mutual informations of a Chow-Liu tree: with parents
+    before children, the untrained network is that tree.
+
+    In a `Context`, `conditions` (B, N) long are the columns in the order of their steps, `order`
+    where None; `features` (B, N, C) bool the categories that are allowed, all where None. Columns
+    that the mask leaves out have to be last: they are marginalised.
+
+    Args:
+        cardinalities: Number of categories of each column.
+        width: Channels of a column.
+        layers: Attention blocks.
+        heads: Attention heads.
+        expansion: Feed-forward hidden channels as a multiple of `width`.
+        dropout: Share of the channels that training leaves out.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    slot: Tensor
+    possible: Tensor
+    order: Tensor
+    tree: Tensor
+
+    def __init__(
+        self,
+        cardinalities: Sequence[int],
+        *,
+        width: int,
+        layers: int,
+        heads: int = 4,
+        expansion: float = 3,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        known = torch.tensor(cardinalities)
+        if not len(known) or known.min() < 1:
+            raise ValueError(f"columns and categories must be positive: {list(cardinalities)}")
+        self.columns, self.cardinalities, total = len(known), [int(known.max())], int(known.sum())
+        number = torch.arange(self.cardinalities[0])
+        possible = number < known[:, None]
+        # The number of each category of each column among those of all columns.
+        slot = (known.cumsum(0) - known)[:, None] + number.minimum(known[:, None] - 1)
+        self.register_buffer("slot", slot, persistent=False)
+        self.register_buffer("possible", possible, persistent=False)
+        self.register_buffer("order", torch.arange(self.columns))
+        self.initial = nn.Parameter(0.3 * torch.randn(width))
+        self.values = nn.Embedding(total, width)
+        self.target = nn.Embedding(self.columns, width)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks, self.heads = (
+            Transformer(width, heads, expansion, layers, dropout=dropout),
+            layers * heads,
+        )
+        self.norm = nn.LayerNorm(width)
+        self.weight = nn.Parameter(torch.zeros(total, width))
+        self.bias = nn.Parameter(torch.zeros(total))
+        paired = total if total <= LARGEST_PAIRS else 0
+        self.pairs = nn.Parameter(torch.zeros(paired, paired))
+        self.register_buffer("tree", torch.zeros(paired, paired))
+        for table in (self.values, self.target):
+            nn.init.normal_(table.weight, std=0.3)
+
+    @torch.no_grad()
+    def start_from(self, x: Tensor) -> None:
+        """Let training begin with the Chow-Liu tree of categories x (B, N), and in its order."""
+        order, log_p, information = chow_liu(x.cpu().numpy(), self.possible.sum(1).tolist())
+        self.bias.copy_(torch.from_numpy(log_p))
+        if self.tree.numel():
+            self.tree.copy_(torch.from_numpy(information))
+            self.order.copy_(torch.from_numpy(order))
+
+    def ordered(self, mask: Tensor, given: Tensor | None = None, number: int = 0) -> Tensor:
+        """Return an order (B, N) in which `given` columns come first, and masked ones last.
+
+        The other columns keep the order `number`: 0 for `order`, others are random and fixed.
+        """
+        order = self.order[self.order < mask.shape[1]]
+        if number:
+            random = np.random.default_rng(number).permutation(len(order))
+            order = order[torch.from_numpy(random).to(order.device)]
+        rank = order.argsort() + 2 * len(order) * ~mask
+        if given is not None:
+            rank = rank + len(order) * ~given
+        return rank.argsort(1)
+
+    def _input(self, column: Tensor, before: Tensor | None) -> Tensor:
+        """Return input channels (..., C) of columns that follow the category number `before`."""
+        value = self.initial if before is None else self.values(before)
+        return self.dropout(self.target(column) + value)
+
+    def _limits(self, context: Context) -> tuple[Tensor, Tensor]:
+        """Return the order (B, N) of the columns and the possible categories (B or 1, N, C)."""
+        mask, order, allowed = context.mask, context.conditions, context.features
+        possible = self.possible[None, : mask.shape[1]]
+        return (
+            self.ordered(mask) if order is None else order,
+            possible if allowed is None else possible & allowed,
+        )
+
+    def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
+        """Yield all columns in one step; its hidden states are their logits."""
+        mask, x = context.mask, torch.where(context.mask, x[..., 0], 0)
+        order, possible = self._limits(context)
+        slot, place = self.slot[: x.shape[1]], order.argsort(1)
+        step = torch.arange(x.shape[1], device=x.device)
+        number = slot[step, x]
+        before = number.gather(1, order)[:, :-1]
+        h = torch.cat([self._input(order[:, :1], None), self._input(order[:, 1:], before)], 1)
+        later = (HIDDEN * (step[:, None] < step)).expand(1, self.heads, -1, -1)
+        h = self.norm(self.blocks(h, later))
+        h = h.gather(1, place[..., None].expand_as(h))
+        logits = torch.einsum("bnc,nkc->bnk", h, self.weight[slot]) + self.bias[slot]
+        if self.tree.numel():
+            known = (place[:, :, None] < place[:, None]).to(h.dtype)
+            share = (self.pairs + self.tree)[:, slot][number]  # (B, N, N, K)
+            logits = logits + torch.einsum("bijk,bij->bjk", share, known)
+        logits = logits.masked_fill(~possible, -math.inf)
+        yield Step(mask.nonzero(as_tuple=True), logits[mask])
+
+    def start(self, context: Context) -> ColumnState:
+        """Return the state before the first column."""
+        return ColumnState(self, context)
+
+
+class ColumnState:
+    """Rows so far: keys and values of the steps, the last category, and the sum of the pairs."""
+
+    def __init__(self, network: ColumnAttention, context: Context):
+        self.network, self.mask, self.number = network, context.mask, -1
+        self.cache = network.blocks.cache(self.mask)
+        self.order, possible = network._limits(context)
+        self.possible = possible.expand(len(self.mask), -1, -1)
+        self.before: Tensor | None = None
+        self.sums = network.bias.expand(len(self.mask), -1)
+
+    def step(self) -> Step | None:
+        """Return the next column of every row that has one; None at the end."""
+        self.number += 1
+        net, batch = self.network, torch.arange(len(self.mask), device=self.mask.device)
+        if self.number == self.mask.shape[1]:
+            return None
+        column = self.order[:, self.number]
+        bias = self.sums.new_zeros(self.number + 1, 1, net.heads)
+        h = net.norm(net.blocks.step(net._input(column, self.before), bias, self.cache))
+        slot = net.slot[column]
+        logits = (net.weight[slot] @ h[..., None])[..., 0] + self.sums.gather(1, slot)
+        logits = logits.masked_fill(~self.possible[batch, column], -math.inf)
+        self.rows = batch[self.mask[batch, column]]
+        return Step((self.rows, column[self.rows]), logits[self.rows])
+
+    def update(self, x: Tensor) -> None:
+        """Append the categories x (M, 1) of the current columns."""
+        net, column = self.network, self.order[:, self.number]
+        category = torch.zeros_like(column).index_copy(0, self.rows, x[:, 0])
+        self.before = net.slot[column, category]
+        if net.tree.numel():
+            self.sums = self.sums + net.pairs[self.before] + net.tree[self.before]
+
+    def take(self, rows: Tensor) -> None:
+        """Replace the batch by the given rows of it."""
+        self.cache.take(rows)
+        self.mask, self.order, self.possible = (
+            self.mask[rows],
+            self.order[rows],
+            self.possible[rows],
+        )
+        self.sums = self.sums[rows]
+        self.before = None if self.before is None else self.before[rows]
+
+
+def chow_liu(
+    x: np.ndarray, cardinalities: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the tree of columns that is most likely to have drawn categories x (M, N).
+
+    Half a row is added to the counts of each category, and a row with independent columns to
+    those of pairs.
+
+    Returns:
+        The columns, parents before children, (N,); log-probabilities of the S categories of all
+        columns; and for the pairs of neighbours in the tree the pointwise mutual information, 0
+        elsewhere, (S, S), in nats.
+
+    References:
+        Chow & Liu, *Approximating discrete probability distributions with dependence trees*, 1968.
+    """
+    ends = np.cumsum(cardinalities)
+    starts = ends - cardinalities
+    rows, total = len(x), int(ends[-1])
+    one = np.zeros((rows, total))
+    np.put_along_axis(one, x + starts, 1, 1)
+    counts = one.sum(0) + 0.5
+    p = counts / np.add.reduceat(counts, starts)[np.repeat(np.arange(len(ends)), cardinalities)]
+    both = (one.T @ one + np.outer(p, p)) / (rows + 1)
+    # The margins of `both` are those of the counts with one row added, in each of two columns.
+    margin = (one.sum(0) + p) / (rows + 1)
+    information = np.log(both / np.outer(margin, margin))
+    shared = np.add.reduceat(np.add.reduceat(both * information, starts, 0), starts, 1)
+    # Prim's algorithm, from the column that shares the most.
+    np.fill_diagonal(shared, 0)
+    order = [int(shared.sum(1).argmax())]
+    best, parent = shared[order[0]].copy(), np.full(len(ends), order[0])
+    kept = np.zeros_like(information)
+    while len(order) < len(ends):
+        best[order] = -np.inf
+        child = int(best.argmax())
+        a, b = (slice(starts[k], ends[k]) for k in (child, parent[child]))
+        kept[a, b], kept[b, a] = information[a, b], information[b, a]
+        order.append(child)
+        closer = shared[child] > best
+        best, parent = np.where(closer, shared[child], best), np.where(closer, child, parent)
+    return np.array(order), np.log(margin), kept
+
+
+@evaluates("log_prob", "encode", "decode", "sample", "conditional")
+class ColumnFlow(Pretrained, AutoregressiveFlow):
+    """Density of the rows of a table of categories, one column given others, in any order.
+
+    An interval of the unit line is mapped to one as long as its category's probability, as in
+    `RowFlow`. Each order of the columns gives an exact density, and training draws the orders, so
+    that every subset of columns can come first: as a condition, or as what is left when the others
+    are marginalised. The densities of several orders are alike, not equal; `log_prob` is that of
+    one order. The arguments are those of `ColumnAttention`.
+
+    Attributes:
+        metadata: What is known of the data, JSON.
+
+    Raises:
+        UserError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        cardinalities: list[int],
+        *,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        expansion: float = 3,
+        dropout: Annotated[float, Range(0, 1)] = 0.1,
+    ):
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__(checked_network(ColumnAttention, config), single=True)
+        self.config = config
+        self.metadata: dict = {}
+
+    def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
+        """Return log p(x) of the columns of x (B, N) that the mask keeps, (B,) nats.
+
+        `context` has the order of the columns and what is allowed, see `ColumnAttention`;
+        `samples` has no influence.
+
+        Raises:
+            ValueError: if `x` or the mask is not what the model takes.
+        """
+        check_rows(context.mask)
+        self.encoding.check(x, context.mask)
+        return self.flow.log_prob(x.long()[..., None], context)
+
+    def conditional(self, x: Tensor, column: int, context: Context) -> Tensor:
+        """Return log-probabilities (B, C) of the categories of a column given those before it."""
+        step = next(self.network.steps(x[..., None], context))
+        logits = step.hidden[step.at[1] == column]
+        return logits.to(log_term_dtype(logits)).log_softmax(-1)
+
+    def training_loss(self, batch: Rows, *, beta: float = 1.0):
+        """Return the negative log-likelihood in nats per column, and metrics.
+
+        In training mode the columns come in a random order for every second row. `beta` is
+        ignored: there is no decoder to weigh. The metrics are `bits_per_variable` and
+        `bits_per_row`, as pairs (sum, number).
+        """
+        order = self.network.ordered(batch.mask)
+        if self.training:
+            mask = batch.mask[1::2]
+            order[1::2] = (torch.rand(mask.shape, device=mask.device) + ~mask).argsort(1)
+        nats = self.flow.log_prob(batch.values[..., None], Context(batch.mask, conditions=order))
+        variables = batch.mask.sum()
+        with torch.no_grad():
+            bits = -nats.sum() / math.log(2)
+            count = torch.tensor(float(len(batch)), device=nats.device)
+            metrics = {"bits_per_variable": (bits, variables), "bits_per_row": (bits, count)}
+        return -nats.sum() / variables, metrics

@@ -1,0 +1,130 @@
+"""Conditions on any columns: what is known is known, and probabilities are those of one density."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from graphcnf import CategoricalModel
+
+KNOWN = pd.DataFrame(
+    {"a": ["x", "y", "y", "x"], "b": ["1", None, "2", "1"], "c": ["p", "q", "p", "r"]}
+)
+EVERY = pd.DataFrame(
+    itertools.product(["x", "y"], ["1", "2", None], ["p", "q", "r"]), columns=KNOWN.columns
+)
+
+
+@pytest.fixture
+def model(double):
+    """An untrained model, away from its initialisation."""
+    model = CategoricalModel.for_data(KNOWN, width=16, layers=1, heads=2)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("orders", [1, 3])
+def test_densities_given_any_columns_sum_to_one(model, orders):
+    for count in range(3):
+        for given in map(list, itertools.combinations("abc", count)):
+            p = pd.Series(np.exp(model.log_prob(EVERY, given=given, orders=orders)))
+            totals = p.groupby([EVERY[g].fillna("-") for g in given]).sum() if given else p.sum()
+            np.testing.assert_allclose(totals, 1, atol=1e-9)
+    assert np.array_equal(model.log_prob(EVERY, given=list("abc")), np.zeros(len(EVERY)))
+    several = [np.exp(model.log_prob(EVERY, orders=k)) for k in (1, 3)]
+    assert abs(several[0] - several[1]).max() > 1e-3, "all orders are alike: an empty test"
+
+
+def test_what_is_missing_is_marginalised(model):
+    seen = EVERY[["a", "b"]].drop_duplicates()
+    p = np.exp(model.log_prob(seen.assign(c=None)))
+    assert p.sum() == pytest.approx(1, abs=1e-9)
+    # p(a, b) p(c | a, b) is the joint density in an order that ends with c.
+    joint = model.log_prob(EVERY.assign(c=None)) + model.log_prob(EVERY, given=["a", "b"])
+    assert np.exp(joint).sum() == pytest.approx(1, abs=1e-9)
+    assert model.reasons(EVERY.assign(a=None)) == [None] * len(EVERY)
+    assert model.log_prob(EVERY.head(2).assign(a=None, c=None)).shape == (2,)
+    assert CategoricalModel.for_data(KNOWN[["a"]]).log_prob(pd.DataFrame({"a": [None]})) == [0.0]
+
+
+def test_samples_have_the_condition_and_its_probabilities(model):
+    drawn = model.sample(3000, given={"c": "q"}, seed=1)
+    assert drawn["c"].eq("q").all() and drawn["b"].isna().any()
+    own = EVERY[EVERY["c"] == "q"]
+    p = np.exp(model.log_prob(own, given=["c"]))
+    counts = drawn.fillna("-").value_counts(normalize=True)
+    shares = np.array([counts.get(tuple(row), 0.0) for row in own.fillna("-").to_numpy()])
+    assert (abs(shares - p) < 5 * np.sqrt(p * (1 - p) / 3000)).all()
+    assert model.sample(20, given={"c": "q"}, seed=1).equals(drawn.head(20))
+    assert model.sample(5, given={"b": None})["b"].isna().all()
+
+
+@pytest.mark.parametrize("orders", [1, 4])
+def test_predictions_are_the_conditional_density(model, orders):
+    p = model.predict_proba(EVERY, "b", orders=orders)
+    assert p.columns.tolist() == ["1", "2", None]
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-9)
+    if orders == 1:
+        own = [p.iloc[k, {"1": 0, "2": 1}.get(b, 2)] for k, b in enumerate(EVERY["b"])]
+        np.testing.assert_allclose(np.log(own), model.log_prob(EVERY, given=["a", "c"]), atol=1e-9)
+    without = EVERY.drop(columns="b").set_index(EVERY.index + 7)
+    assert np.array_equal(model.predict_proba(without, "b", orders=orders), p)
+    assert model.predict_proba(without, "b").index.equals(without.index)
+    # Nothing known: the share of each value among all rows that the model draws in that order.
+    alone = model.predict_proba(pd.DataFrame({"a": [None], "c": [None]}), "b")
+    nats = model.log_prob(pd.DataFrame({"a": None, "b": ["1", "2", None], "c": None}))
+    np.testing.assert_allclose(np.log(alone.iloc[0]), nats, atol=1e-9)
+
+
+def test_imputed_tables_keep_what_is_known(model):
+    holes = pd.concat([EVERY] * 60, ignore_index=True)
+    holes.index += 3
+    random = np.random.default_rng(0)
+    holes = holes.mask(random.random(holes.shape) < 0.3)
+    drawn, best = model.impute(holes, seed=2), model.impute(holes, draw=False)
+    for filled in (drawn, best):
+        assert filled.notna().all(axis=None) and filled.index.equals(holes.index)
+        assert filled.where(holes.notna()).equals(holes)
+    assert not drawn.equals(model.impute(holes, seed=3))
+    # A missing entry of b is a category of the model, but not what it is filled with.
+    row = pd.DataFrame({"a": ["x"] * 3000, "b": None, "c": "p"})
+    shares = model.impute(row)["b"].value_counts(normalize=True)
+    p = model.predict_proba(row.head(1), "b").iloc[0, :2]
+    np.testing.assert_allclose(shares[["1", "2"]], p / p.sum(), atol=5 * 0.5 / math.sqrt(3000))
+    assert model.impute(row, draw=False)["b"].eq(p.idxmax()).all()
+
+
+def test_numbers_are_filled_within_their_bins_and_conditions_kept():
+    random = np.random.default_rng(0)
+    data = pd.DataFrame({"n": random.integers(0, 90, 200), "x": random.normal(size=200)})
+    data["name"] = np.where(data["n"] > 40, "old", "young")
+    model = CategoricalModel.for_data(data, bins=4, width=16)
+    drawn = model.sample(30, given={"x": 0.25, "name": "old"})
+    assert drawn["x"].eq(0.25).all() and drawn["name"].eq("old").all()
+    filled = model.impute(data.assign(n=np.nan), draw=False)
+    assert filled.dtypes.equals(data.dtypes) and filled["n"].between(0, 89).all()
+    # The tree of the columns, with which the model starts, knows that the young are below 40.
+    ages = filled.groupby("name")["n"].mean()
+    assert ages["young"] < 40 < ages["old"]
+
+
+def test_the_untrained_model_is_a_tree_of_its_columns():
+    random = np.random.default_rng(0)
+    a = random.integers(0, 3, 4000)
+    b = np.where(random.random(4000) < 0.8, a, random.integers(0, 3, 4000))
+    c = np.where(random.random(4000) < 0.8, b, random.integers(0, 3, 4000))
+    data = np.stack([c, a, b], 1)  # the middle of the chain comes last
+    model = CategoricalModel.for_data(data, width=16)
+
+    def share(*columns):
+        table = pd.DataFrame(data)[list(columns)]
+        return table.groupby(list(columns))[columns[0]].transform("size") / len(data)
+
+    truth = np.log(share(0, 2) * share(1, 2) / share(2)).to_numpy()
+    np.testing.assert_allclose(model.log_prob(data), truth, atol=0.02)
