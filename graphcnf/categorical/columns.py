@@ -216,13 +216,14 @@ def chow_liu(
     References:
         Chow & Liu, *Approximating discrete probability distributions with dependence trees*, 1968.
     """
-    ends = np.cumsum(cardinalities)
-    starts = ends - cardinalities
+    sizes = np.array(cardinalities, dtype=np.int64)
+    ends = sizes.cumsum()
+    starts = ends - sizes
     rows, total = len(x), int(ends[-1])
     one = np.zeros((rows, total))
     np.put_along_axis(one, x + starts, 1, 1)
     counts = one.sum(0) + 0.5
-    p = counts / np.add.reduceat(counts, starts)[np.repeat(np.arange(len(ends)), cardinalities)]
+    p = counts / np.add.reduceat(counts, starts)[np.repeat(np.arange(len(ends)), sizes)]
     both = (one.T @ one + np.outer(p, p)) / (rows + 1)
     # The margins of `both` are those of the counts with one row added, in each of two columns.
     margin = (one.sum(0) + p) / (rows + 1)
