@@ -129,7 +129,6 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
             raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
         if config.pop(CHECKSUM) != _digest_of_json(config):
             raise ValueError("its checksum does not match")
-        config["model"] = _as_now(config["model"])
         _check_sizes(config["model"])
         _check_metadata(config["metadata"])
         size = weights.stat().st_size if weights.exists() else 0
@@ -174,18 +173,6 @@ def check_device(device: Any) -> torch.device:
         reason = (str(error).strip().splitlines() or ["not available"])[0]
         raise UserError(f"device {device!r}: {reason.partition('. ')[0][:200]}") from None
     return found
-
-
-def _as_now(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of a model, perhaps an older one, as its constructor takes it."""
-    options = dict(options)
-    if "adjacency" in options:
-        name = options.pop("adjacency")
-        options["architecture"] = "unordered" if name == "rounds" else name
-        options["steps"] = dict(options["steps"])
-        if "targets" in options["steps"]:
-            options["steps"]["conditions"] = options["steps"].pop("targets")
-    return options
 
 
 def _check_sizes(config: Any, name: str = "model") -> None:

@@ -43,7 +43,7 @@ def finetune(
     as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON.")] = False,
     minutes: Annotated[
         float | None,
-        typer.Option(callback=options.checked_minutes, help="Minutes of training at most."),
+        typer.Option(callback=options.checked_minutes, help="Minutes of training at most, about."),
     ] = None,
     steps: Annotated[
         int | None,

@@ -12,7 +12,7 @@ import typer
 from graphcnf.compute.files import expand_user, inside
 from graphcnf.errors import UserError, say
 from graphcnf.scripts._options import checked_seed, option
-from graphcnf.training.processes import is_main, started_apart
+from graphcnf.training.processes import by_torchrun, is_main
 from graphcnf.training.settings import apply_overrides, load_config, load_preset
 
 budget = partial(option, rich_help_panel="Budget")
@@ -24,7 +24,7 @@ def train(
         str | None,
         typer.Argument(
             metavar="PRESET|FILE.toml",
-            help="A preset's name or a file. May be left out with --resume and --continue-from.",
+            help="A preset's name or a file. May be left out with --resume.",
         ),
     ] = None,
     out: Annotated[Path | None, option("Run directory.", show_default="runs/PRESET")] = None,
@@ -34,10 +34,6 @@ def train(
     ] = None,
     steps: Annotated[int | None, budget("Step budget of the whole run.")] = None,
     resume: Annotated[bool, option("Go on with the run in --out.", "--resume")] = False,
-    continue_from: Annotated[
-        Path | None,
-        option("Start from the plateau of another run, with a budget of its own.", metavar="RUN"),
-    ] = None,
     seed: Annotated[int | None, option("Seed of everything random.", callback=checked_seed)] = None,
     assignments: Annotated[
         list[str] | None,
@@ -47,24 +43,16 @@ def train(
             metavar="KEY=VALUE",
         ),
     ] = None,
-    devices: Annotated[int | None, on_machine("Devices of a node, a process each.")] = None,
-    num_nodes: Annotated[
-        int | None, on_machine("Nodes; the command is started on each of them.")
-    ] = None,
+    devices: Annotated[int | None, on_machine("Devices, a process each.")] = None,
     accelerator: Annotated[str | None, on_machine("auto, cpu, cuda, mps ...")] = None,
     threads: Annotated[int | None, on_machine("CPU threads of torch.")] = None,
 ) -> None:
     """Train a model from a preset. A run can be killed at any moment and resumed."""
-    if resume and continue_from is not None:
-        raise typer.BadParameter("--resume and --continue-from exclude each other")
-    out = expand_user(_run_directory(preset, out, resume, continue_from))
-    earlier = out if resume else continue_from
-    if earlier is not None and (earlier / "finetune.json").exists():
-        raise UserError(
-            f"{earlier} holds a fine-tuning: the same graphcnf finetune command goes on"
-        )
-    stored = inside(earlier, "config.toml") if earlier is not None else None
-    if stored is not None and stored.exists() and (resume or preset is None):
+    out = expand_user(_run_directory(preset, out, resume))
+    if resume and (out / "finetune.json").exists():
+        raise UserError(f"{out} holds a fine-tuning: the same graphcnf finetune command goes on")
+    stored = inside(out, "config.toml")
+    if resume and stored.exists():
         source, config = str(stored), load_config(stored)
         if preset is not None:
             written = load_preset(preset)
@@ -79,8 +67,8 @@ def train(
         source, config = preset, load_preset(preset)
         if resume:
             say(f"note: {out} holds no run yet: starting one")
-    elif earlier is not None:
-        raise UserError(f"{earlier}: no run there (config.toml is missing)")
+    elif resume:
+        raise UserError(f"{out}: no run there (config.toml is missing)")
     else:
         raise typer.BadParameter("name a preset, or a .toml file")
 
@@ -89,7 +77,7 @@ def train(
         for key in ("minutes", "steps"):
             config["training"].pop(key, None)
     config = apply_overrides(config, assignments or [])
-    given = dict(minutes=minutes, steps=steps, seed=seed, devices=devices, num_nodes=num_nodes,
+    given = dict(minutes=minutes, steps=steps, seed=seed, devices=devices,
                  accelerator=accelerator, threads=threads)  # fmt: skip
     config["training"].update({key: value for key, value in given.items() if value is not None})
     if is_main() and not resume and (out / "metrics.csv").exists():
@@ -100,7 +88,7 @@ def train(
 
     # Lightning starts further processes with this command line; they must find the same folder.
     os.environ["GRAPHCNF_RUN"] = str(out)
-    result = fit_config(config, out, resume=resume, continue_from=continue_from, source=source)
+    result = fit_config(config, out, resume=resume, source=source)
     if is_main() and result.finished:
         value = result.metrics.get(result.headline)
         figure = f", held-out {result.headline} {value:.4f}" if value is not None else ""
@@ -113,15 +101,15 @@ def train(
         raise typer.Exit(128 + result.signal)
 
 
-def _run_directory(preset, out: Path | None, resume: bool, continue_from: Path | None) -> Path:
+def _run_directory(preset: str | None, out: Path | None, resume: bool) -> Path:
     """Return the folder of the run, by default a new one in `runs` of the preset's name."""
     if "GRAPHCNF_RUN" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
         return Path(os.environ["GRAPHCNF_RUN"])
     if out is not None:
         return out
-    if started_apart():
+    if by_torchrun():
         raise UserError("several processes share the folder of a run: name it with --out")
-    name = continue_from if preset is None else preset.strip()
+    name = (preset or "").strip()
     if not name:
         raise typer.BadParameter("name a preset or a .toml file, or the run directory with --out")
     number, folder = 1, Path("runs") / Path(name).stem

@@ -24,20 +24,12 @@ def keep_memory() -> None:
 
 
 def keep_kernels() -> None:
-    """Let oneDNN keep its bfloat16 kernels of all batch shapes (a fifth faster).
-
-    It makes one per shape, and graphs come in some 30 sizes: its standard cache of 1,024 throws
-    them away before they come back. It reads the variable when it is first used.
-    """
+    """Let oneDNN, before its first use, keep bfloat16 kernels of all shapes (a fifth faster)."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return the cores' worth of time that a container grants, infinite where it sets no limit.
-
-    Args:
-        root: Control groups of Linux, version 2 (`cpu.max`) or 1 (`cpu.cfs_quota_us`).
-    """
+    """Return the cores' worth of time that a container grants, infinite where it sets no limit."""
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         with contextlib.suppress(OSError, ValueError):  # no container, or "max"
             quota, period = map(int, " ".join((root / n).read_text() for n in names).split())
@@ -61,10 +53,7 @@ def memory() -> int:
 
 @cache
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return the versions of packages, and the processor that a torch device is.
-
-    Others may round otherwise.
-    """
+    """Return versions of packages and a device's processor; others may round otherwise."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device

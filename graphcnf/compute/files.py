@@ -28,7 +28,7 @@ _PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | _PLAIN
 
 LARGEST_TEXT = 64 << 20
-"""Bytes that a configuration, a journal or another file of text may hold."""
+"""Bytes of the largest configuration, journal or other file of text."""
 
 MEMORY_SHARE = 8
 """A data file may take 1/8 of the memory: what is made of it takes several times as much."""
@@ -37,11 +37,7 @@ RUN_MARK = "run.json"
 """File that a run writes first into its folder."""
 
 LEAST_UNPACKED, MOST_TIMES = 64 << 20, 100
-"""Bytes that a gzip file may hold in any case, and how many times its size beyond them.
-
-SMILES, tables and images shrink to a third or a twentieth; what shrinks to a thousandth was made to
-fill the memory.
-"""
+"""Bytes that a packed file may hold in any case, and times its size; data shrink to a twentieth."""
 
 
 def expand_user(path: str | Path) -> Path:
@@ -53,10 +49,9 @@ def expand_user(path: str | Path) -> Path:
 
 
 def inside(folder: str | Path, *parts: str) -> Path:
-    """Return the path of something below a folder that a stranger may have made.
+    """Return a path below a folder that a stranger may have made.
 
-    Raises:
-        UserError: A part of the path below the folder is a symbolic link (the folder may be one).
+    Raises `UserError` where a part of it, but not the folder, is a symbolic link.
     """
     path = Path(folder)
     for part in parts:
@@ -69,15 +64,10 @@ def inside(folder: str | Path, *parts: str) -> Path:
 
 
 def open_input(path: str | Path, most: int | None = None) -> BinaryIO:
-    """Open a regular file, or a link to one, for reading; see `inside` for links of strangers.
-
-    Args:
-        path: The file.
-        most: Bytes that it may hold; None for any number.
+    """Open a regular file of at most `most` bytes, or a link to one, for reading.
 
     Raises:
-        OSError: There is no such file, it is something else (a pipe is not waited for), or too
-            large.
+        OSError: There is no such file, it is something else (a pipe is not waited for), or larger.
     """
     file = _regular(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN, "rb")
     size = os.fstat(file.fileno()).st_size
@@ -101,9 +91,7 @@ def _regular(path: str | Path, flags: int, mode: str) -> Any:
 def read_file(path: str | Path, most: int | None = None) -> bytes:
     """Return the content of a regular file; raises as `open_input`.
 
-    Args:
-        path: The file.
-        most: Bytes that it may hold; None for 1/`MEMORY_SHARE` of the memory.
+    `most` bytes may be in it, 1/`MEMORY_SHARE` of the memory by default.
     """
     with open_input(path, memory() // MEMORY_SHARE if most is None else most) as file:
         return file.read()
@@ -143,11 +131,7 @@ def gunzip(data: bytes) -> bytes:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name in the same folder, then rename it to `path`.
-
-    Raises:
-        OSError: with the name of the file.
-    """
+    """Write `data` under a temporary name in the same folder, then rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open_new(temporary) as file:
@@ -193,12 +177,10 @@ def leftovers(path: Path) -> list[Path]:
 def claim(folder: Path, kind: str) -> bool:
     """Make and mark the folder of a run; return True where it was not marked before.
 
-    Args:
-        folder: The folder; new, empty, or marked before.
-        kind: "training" or "optimization".
+    `kind` is "training" or "optimization".
 
     Raises:
-        UserError: It holds something, and no run of this kind.
+        UserError: The folder holds something, and no run of this kind.
     """
     if is_claimed(folder, kind):
         return False
@@ -245,7 +227,7 @@ def file_lock(lock: Path, what: Path | str) -> Iterator[None]:
 
     Args:
         lock: File that is locked, and deleted at the end.
-        what: Name of the thing that is being written, for the message.
+        what: Name of what is being written, for the message.
 
     Raises:
         UserError: Another process holds the lock, or the file is a link.

@@ -1,12 +1,7 @@
 """Map a function over chunks, in child processes or on the workers of a Dask cluster.
 
-`multiprocessing` with 'spawn' runs the caller's main module again, which a script without an
-`if __name__ == "__main__"` guard does not survive, and 'fork' deadlocks next to the threads of
-torch. Plain child processes that talk over pipes have neither problem, end with this one, and say
-nothing when it is killed.
-
-Dask unpickles what it is sent, on either side: whoever reaches a scheduler can run code on its
-workers.
+`multiprocessing` with 'spawn' runs the caller's main module again, 'fork' deadlocks next to the
+threads of torch; plain child processes that talk over pipes do neither, and end with this one.
 """
 
 from __future__ import annotations
@@ -25,9 +20,9 @@ import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import SimpleQueue
@@ -45,11 +40,11 @@ if TYPE_CHECKING:
 GRACE = 10.0
 """Seconds that a process which answers no more has left to end by itself."""
 
-CONNECT = 10.0
-"""Seconds in which a scheduler has to answer."""
+AHEAD = 3
+"""Chunks per process that are worked on before they are asked for."""
 
-PATIENCE = 10.0
-"""Seconds without a result after which the workers of a cluster are counted."""
+CONNECT, PATIENCE = 10.0, 10.0
+"""Seconds to reach a scheduler, and without a result until the workers of a cluster are counted."""
 
 LOCAL = {
     # A worker that died is given up after 15 s, which a busy machine takes for the imports alone.
@@ -61,8 +56,8 @@ LOCAL = {
 
 _ADDRESS = re.compile(r"(tcp|tls)://[^\s/]+:[0-9]{1,5}")
 _LOCK = threading.Lock()
-_functions: dict[str, Any] = {}
-"""Functions, pickled until the first chunk comes, in a process that is a worker of a cluster."""
+_functions: dict[str, bytes] = {}
+"""Pickled functions in a process that is a worker of a cluster."""
 
 
 class WorkerDied(UserError, RuntimeError):
@@ -85,10 +80,8 @@ class Cluster:
         self._noted: set[str] = set()
 
     @contextmanager
-    def ordered_map(
-        self, function: Callable, chunks: Iterable, *, ahead: int = 2
-    ) -> Iterator[Iterator]:
-        """Do as `ordered_map`, at least two chunks ahead."""
+    def ordered_map(self, function: Callable, chunks: Iterable) -> Iterator[Iterator]:
+        """Do as the function `ordered_map`."""
         name = f"graphcnf-{uuid.uuid4().hex}"
         # No argument of the tasks: Dask would rather leave them all to the worker that has it.
         plugin = _plugin(name, pickle.dumps(function))
@@ -100,7 +93,7 @@ class Cluster:
             with self._reached():
                 return partial(self._result, self.client.submit(_work, name, data, pure=False))
 
-        results = _in_order(chunks, submit, lambda: max(2, ahead * self._count()))
+        results = _in_order(chunks, submit, lambda: max(2, AHEAD * self._count()))
         try:
             yield results
         finally:
@@ -141,7 +134,7 @@ class Cluster:
                         raise CancelledError from None
                     if not self._count():
                         self._note_once("there is no Dask worker; waiting for one")
-        if where != (own := _where()):
+        if where != (own := json.dumps(environment())):
             self._note_once(
                 "workers have other versions or processors, which may round otherwise: single "
                 f"results may differ from those of this machine ({where}; here {own})"
@@ -160,19 +153,18 @@ Workers = int | Cluster | None
 
 @contextmanager
 def ordered_map(
-    function: Callable, chunks: Iterable, *, workers: int | Cluster, ahead: int = 2
+    function: Callable, chunks: Iterable, *, workers: int | Cluster
 ) -> Iterator[Iterator]:
     """Context with an iterator over `function(chunk)` for every chunk, in order, computed ahead.
 
     Work ends with the context, finished or not; when this process dies, the children end after the
-    chunk that they are at. At most `workers * ahead` chunks are taken before their results are.
+    chunk that they are at. At most `workers * AHEAD` chunks are taken before their results are.
 
     Args:
         function: A function at the top level of an importable module, or a `functools.partial` of
             one; it is pickled and sent to every process once.
         chunks: Arguments, possibly without end; they and the results are pickled.
         workers: Processes; 1 for none but this one, which then works on demand; or a cluster.
-        ahead: Chunks per process that are worked on before they are asked for.
 
     Raises:
         UserError: A process cannot be started, or, while iterating, the thread that it needs.
@@ -182,7 +174,7 @@ def ordered_map(
             cannot be pickled.
     """
     if not isinstance(workers, int):
-        with workers.ordered_map(function, chunks, ahead=ahead) as results:
+        with workers.ordered_map(function, chunks) as results:
             yield results
         return
     if workers <= 1 or not sys.executable:
@@ -199,14 +191,12 @@ def ordered_map(
         finally:
             idle.put(worker)
 
-    def result(task: Future) -> Any:
-        return result_of(task.result())
-
     def submit(chunk: object) -> Callable[[], Any]:
         try:
-            return partial(result, threads.submit(apply, chunk))
+            task = threads.submit(apply, chunk)
         except RuntimeError as error:  # as many threads as there may be
             raise UserError(f"cannot start {workers} worker processes: {error}") from None
+        return lambda: result_of(task.result())
 
     try:
         message = framed(function)
@@ -217,7 +207,7 @@ def ordered_map(
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"cannot start {workers} worker processes: {reason}") from None
-        yield _in_order(chunks, submit, lambda: workers * ahead)
+        yield _in_order(chunks, submit, lambda: workers * AHEAD)
     finally:
         for worker in started:
             worker.kill()
@@ -241,10 +231,7 @@ def _in_order(chunks: Iterable, submit: Callable, most: Callable[[], int]) -> An
 
 
 class Worker:
-    """A child process that applies one function to chunks, one at a time.
-
-    Args:
-        function: The function, as `framed` gives it.
+    """A child process that applies one function, as `framed` gives it, to one chunk at a time.
 
     Raises:
         OSError: The process cannot be started.
@@ -320,18 +307,14 @@ def parallel_map(
 ) -> list:
     """Return `[function(chunk) for chunk in chunks]`, computed as by `ordered_map`.
 
-    Args:
-        function: As `ordered_map` takes it.
-        chunks: Arguments; they and the results are pickled.
-        workers: Processes, or a cluster; None for one process per available core.
-        label: Label of the progress bar (shown on a terminal only).
+    `workers` None takes one process per available core; a `label` shows a bar on a terminal.
     """
     if workers is None or isinstance(workers, int):
         workers = min(workers or available_cores(), len(chunks))
     results = []
     with (
         progress_bar(label, len(chunks), hidden=not label) as show,
-        ordered_map(function, chunks, workers=workers, ahead=4) as stream,
+        ordered_map(function, chunks, workers=workers) as stream,
     ):
         for result in stream:
             results.append(result)
@@ -357,15 +340,12 @@ def framed(value: object) -> bytes:
 
 
 def _serve() -> None:
-    """Apply the function that comes first on stdin to what follows.
-
-    Stdin closes when the parent is done, or dies.
-    """
+    """Apply the function that comes first on stdin to what follows, until the parent closes it."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that prints may end up among the replies
     requests = sys.stdin.buffer
     try:
-        function = _unpickled(pickle.load(requests))
+        function = pickle.load(requests)
         while True:
             chunk = pickle.load(requests)
             pickle.dump(_answer(function, chunk), replies)
@@ -374,29 +354,18 @@ def _serve() -> None:
         os._exit(0)  # without another attempt to flush
 
 
-def _unpickled(message: bytes) -> Callable:
-    """Return a function; where it cannot be unpickled, one that raises the reason."""
-    try:
-        return pickle.loads(message)
-    except Exception as error:
-        reason = error
-
-    def refuse(chunk: object) -> None:
-        raise reason
-
-    return refuse
+_unpickled = lru_cache(maxsize=2)(pickle.loads)
 
 
-def _answer(function: Callable, chunk: bytes) -> tuple[bool, bytes]:
+def _answer(function: bytes, chunk: bytes) -> tuple[bool, bytes]:
     """Return a success flag, and the pickled result or exception."""
     try:
-        return True, pickle.dumps(function(pickle.loads(chunk)))
+        return True, pickle.dumps(_unpickled(function)(pickle.loads(chunk)))
     except Exception as error:
         error.add_note(traceback.format_exc())
         try:
             data = pickle.dumps(error)
-            # Some exceptions are pickled, but never unpickled.
-            pickle.loads(data)
+            pickle.loads(data)  # some exceptions are pickled, but never unpickled
         except Exception:
             data = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
         return False, data
@@ -424,18 +393,9 @@ def _plugin(name: str, message: bytes) -> Any:
 
 
 def _work(name: str, chunk: bytes) -> tuple[str, tuple[bool, bytes]]:
-    """Return the versions of a worker, and the answer of a function to a chunk.
-
-    One at a time: torch's number of threads belongs to the whole process.
-    """
-    with _LOCK:
-        if isinstance(_functions[name], bytes):
-            _functions[name] = _unpickled(_functions[name])
-        return _where(), _answer(_functions[name], chunk)
-
-
-def _where() -> str:
-    return json.dumps(environment())
+    """Return the versions of a worker, and the answer of a function to a chunk."""
+    with _LOCK:  # torch's number of threads belongs to the whole process
+        return json.dumps(environment()), _answer(_functions[name], chunk)
 
 
 def check_cluster(cluster: str) -> None:
@@ -463,10 +423,10 @@ def open_workers(
     workers: int | None = None,
     note: Callable[[str], None] = lambda text: say(f"note: {text}"),
 ) -> Iterator[Workers]:
-    """Open a cluster and yield its workers; without one, yield the number of processes.
+    """Open a cluster, as `check_cluster` knows it, and yield its workers.
 
     Args:
-        cluster: See `check_cluster`; None for no cluster.
+        cluster: None for no cluster, which yields `workers`.
         workers: Number of processes; None for one per core, and for a remote cluster.
         note: Called with a line that the user should see.
 
@@ -518,10 +478,7 @@ def open_workers(
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Context in which threads and processes that are started leave Ctrl-C to the thread here.
-
-    It ends them; they would each print a traceback.
-    """
+    """Context in which new threads and processes leave Ctrl-C to this thread, which ends them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -12,24 +12,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from graphcnf.errors import UserError, suggest
 from graphcnf.limits import LARGEST_SIZE, LARGEST_SIZES, Range, is_integer, is_number
 
-NOUNS = {
-    bool: "true or false",
-    str: "text in quotes, without zero characters",
-    Path: "text in quotes, without zero characters",
-    dict: "a table of numbers and texts",
-    Mapping: "a table of numbers and texts",
-}
+Rule = tuple[Callable[[Any], bool], str]
+"""Test of a value, and the values that pass it in words, which are empty where none can be set."""
 
 
 def call(what: str, function: Callable, *fixed, known: Mapping[str, Any], **options) -> Any:
-    """Call a function with arguments from a configuration.
+    """Call a function with options from the table `what`, which `check` has seen before.
 
-    Args:
-        what: Table of the configuration, for messages.
-        function: Function or class to call.
-        *fixed: Arguments that are not from the configuration.
-        known: Arguments by name that are not from the configuration.
-        **options: Arguments from the configuration, checked by `check` before.
+    `fixed` and `known` are arguments from elsewhere.
 
     Raises:
         UserError: The function refuses an argument.
@@ -66,23 +56,22 @@ def check(
     Raises:
         UserError: No function has such an argument, or its value is of another type or range.
     """
-    expected: dict[str, Any] = {}
+    rules: dict[str, Rule] = {}
     for function in functions:
-        expected = {**_parameters(function), **expected}
-    known = sorted(set(expected) - set(fixed))
+        rules = {**_rules(function), **rules}
+    known = sorted(set(rules) - set(fixed))
     for name, value in options.items():
         if name not in known:
             raise UserError(f"{what}: no option {name!r}{suggest(name, known)}")
-        kind, bounds = expected[name]
-        if not _fits(value, kind, bounds):
-            wanted = _wanted(kind, bounds)
+        fits, wanted = rules[name]
+        if not fits(value):
             must = f"must be {wanted}, got {_shown(value)}" if wanted else "cannot be set"
             raise UserError(f"{what}: {name} {must}")
 
 
 @cache
-def _parameters(function: Callable) -> dict[str, tuple[Any, Range]]:
-    """Return the type and the range of each parameter of a function or class."""
+def _rules(function: Callable) -> dict[str, Rule]:
+    """Return the rule of each parameter of a function or class."""
     made = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(made, include_extras=True)
     found = {}
@@ -91,40 +80,51 @@ def _parameters(function: Callable) -> dict[str, tuple[Any, Range]]:
             default = parameter.default
             guess = Any if default in (None, parameter.empty) else type(default)
             most = LARGEST_SIZES.get(name, LARGEST_SIZE)
-            found[name] = hints.get(name, guess), Range(0, most, above=default != 0)
+            found[name] = _rule(hints.get(name, guess), Range(0, most, above=default != 0))
     return found
 
 
-def _is_list(kind: Any) -> bool:
-    return inspect.isclass(kind) and issubclass(kind, Sequence) and not issubclass(kind, str)
-
-
-def _fits(value: Any, kind: Any, bounds: Range) -> bool:
+def _rule(kind: Any, bounds: Range) -> Rule:
+    """Return the rule of a type, with the range of a number without one of its own."""
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Annotated:
-        return _fits(value, inner[0], inner[1])
+        return _rule(inner[0], inner[1])
     if origin in (Union, types.UnionType):
-        return any(_fits(value, k, bounds) for k in inner)
+        rules = [_rule(k, bounds) for k in inner]
+        texts = dict.fromkeys(text for _, text in rules if text)
+        return lambda value: any(fits(value) for fits, _ in rules), " or ".join(texts)
     if origin is Literal:
-        return isinstance(value, str) and value in inner
+        choices = " or ".join(f'"{choice}"' for choice in inner)
+        return lambda value: isinstance(value, str) and value in inner, choices
     if origin in (int, float):
-        return (is_integer if origin is int else is_number)(value) and value in bounds
+        right, noun = (is_integer, "an integer") if origin is int else (is_number, "a number")
+        return lambda value: right(value) and value in bounds, f"{noun} {bounds}"
     if origin in (str, Path):
-        return isinstance(value, str) and "\0" not in value
+        text = "text in quotes, without zero characters"
+        return lambda value: isinstance(value, str) and _usable(value), text
     if origin in (dict, Mapping):
-        return isinstance(value, Mapping) and _usable(value)
-    if _is_list(origin):
-        entries = inner[0] if inner else Any
-        fixed = origin is tuple and inner and Ellipsis not in inner
-        # An entry may be 0 where the whole may not.
-        return (
-            isinstance(value, list | tuple)
-            and not (fixed and len(inner) != len(value))
-            and all(_fits(v, entries, Range(0, bounds.most)) for v in value)
-        )
+        table = "a table of numbers and texts"
+        return lambda value: isinstance(value, Mapping) and _usable(value), table
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        return _rule_of_lists(origin, inner, bounds)
     if kind is Any:
-        return not isinstance(value, Mapping) and _usable(value)
-    return inspect.isclass(origin) and isinstance(value, origin)
+        return lambda value: not isinstance(value, Mapping) and _usable(value), ""
+    known = inspect.isclass(origin)
+    noun = "true or false" if origin is bool else ""
+    return lambda value: known and isinstance(value, origin), noun
+
+
+def _rule_of_lists(origin: type, inner: tuple, bounds: Range) -> Rule:
+    """Return the rule of a sequence; an entry may be 0 where the whole may not."""
+    fits, entries = _rule(inner[0] if inner else Any, Range(0, bounds.most))
+    length = len(inner) if origin is tuple and inner and Ellipsis not in inner else None
+
+    def fit(value: Any) -> bool:
+        right = isinstance(value, list | tuple) and length in (None, len(value))
+        return right and all(map(fits, value))
+
+    text = "a list" + (f" of {length}" if length else "") + (f", each {entries}" if entries else "")
+    return fit, text
 
 
 def _usable(value: Any) -> bool:
@@ -134,24 +134,6 @@ def _usable(value: Any) -> bool:
     if isinstance(value, str):
         return "\0" not in value
     return not is_number(value) or value in Range(0, LARGEST_SIZE)
-
-
-def _wanted(kind: Any, bounds: Range) -> str:
-    """Describe the values that fit; the text is empty where a configuration can have none."""
-    origin, inner = get_origin(kind) or kind, get_args(kind)
-    if origin is Annotated:
-        return _wanted(inner[0], inner[1])
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(filter(None, (_wanted(k, bounds) for k in inner))))
-    if origin is Literal:
-        return " or ".join(f'"{choice}"' for choice in inner)
-    if origin in (int, float):
-        return f"{'an integer' if origin is int else 'a number'} {bounds}"
-    if _is_list(origin):
-        entries = _wanted(inner[0], Range(0, bounds.most)) if inner else ""
-        length = f" of {len(inner)}" if origin is tuple and Ellipsis not in inner and inner else ""
-        return f"a list{length}{entries and f', each {entries}'}"
-    return NOUNS.get(origin, "")
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""State of a run and its files: metrics, checkpoints, models and snapshots, never half written."""
+"""State of a run and its files: metrics, checkpoints and models, never half written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,40 +19,29 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from graphcnf.compute.cpu import memory
-from graphcnf.compute.files import inside, leftovers, read_file, replace_file
+from graphcnf.compute.files import read_file, replace_file
 from graphcnf.errors import UserError
 from graphcnf.limits import LARGEST_COUNT, Range
 from graphcnf.training.arguments import check
 
-SNAPSHOT_FILES = ("config.json", "model.safetensors")
-
-RUN_FILES = (
-    "config.toml", "metrics.csv", "finetune.json",
-    "checkpoints/last.ckpt", "checkpoints/plateau.ckpt", "model/config.json",
-    "model/model.safetensors", "model/weights.safetensors", "model/training_hashes.safetensors",
-)  # fmt: skip
-"""Files of a run that are replaced again and again."""
-
-FORMAT = 5
+FORMAT = 6
 MAGIC = b"graphcnf checkpoint\n"
-
 
 Count = Annotated[int, Range(0, LARGEST_COUNT)]
 Seconds = Annotated[float, Range(0, LARGEST_COUNT)]
+Sums = dict[str, tuple[float, float]]
+"""Numerator and denominator of each metric, summed over batches."""
 
 
 @dataclass
 class Counters:
     """Place of a run in its budget (seconds in the loop) and its data (the next batch).
 
-    `origin_steps` and `origin_seconds` are those of the run that this one continues, and
     `evaluation_due` is set where a signal has interrupted the evaluation after the last step.
     """
 
     step: Count = 0
     seconds: Seconds = 0.0
-    origin_steps: Count = 0
-    origin_seconds: Seconds = 0.0
     epoch: Count = 0
     batch: Count = 0
     bad_steps: Count = 0
@@ -66,8 +55,7 @@ class Best:
 
     Attributes:
         first: metrics before the first step.
-        metrics: metrics of the evaluation that is kept.
-        step: number of steps before it, -1 before any evaluation.
+        metrics: metrics of the evaluation that is kept, at `step`, -1 before any.
         least: lowest headline so far.
         worse: number of evaluations since the one that is kept.
     """
@@ -98,58 +86,34 @@ class Best:
         return True
 
 
-class MetricSums:
-    """Sums of (numerator, denominator) pairs, kept on the device so that nothing waits for it."""
+def add(sums: Sums, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
+    """Add the pairs of one batch to sums."""
+    for name, (top, bottom) in metrics.items():
+        before = sums.get(name, (0.0, 0.0))
+        sums[name] = before[0] + float(top), before[1] + float(bottom)
 
-    def __init__(self) -> None:
-        self.pairs: dict[str, Tensor] = {}
 
-    @torch.no_grad()
-    def add(self, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
-        """Add the pairs of one batch, scalar tensors or Python numbers."""
-        values = [value for pair in metrics.values() for value in pair]
-        device = next((v.device for v in values if isinstance(v, Tensor)), torch.device("cpu"))
-        row = [torch.as_tensor(v, dtype=torch.float32, device=device) for v in values]
-        for name, pair in zip(metrics, torch.stack(row).view(-1, 2), strict=True):
-            # A batch may lack a metric, or bring a further one.
-            known = self.pairs.get(name)
-            self.pairs[name] = pair if known is None else known.to(pair.device) + pair
+def means(sums: Sums) -> dict[str, float]:
+    """Return numerator over denominator per metric, NaN where the denominator is 0."""
+    return {name: top / bottom if bottom else math.nan for name, (top, bottom) in sums.items()}
 
-    def means(self) -> dict[str, float]:
-        """Return numerator over denominator per metric, NaN where the denominator is 0."""
-        pairs = {name: pair.double().tolist() for name, pair in self.pairs.items()}
-        return {name: top / bottom if bottom else math.nan for name, (top, bottom) in pairs.items()}
 
-    def share(self) -> None:
-        """Add the sums of all processes up, in every one of them."""
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-            return
-        parts: list = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, self.state_dict())
-        self.pairs = {}
-        for part in filter(None, parts):
-            self.add({name: tuple(pair.tolist()) for name, pair in part.items()})
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the sums, for a checkpoint."""
-        return {name: pair.cpu() for name, pair in self.pairs.items()}
-
-    def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
-        """Restore the sums; raises ValueError where a metric has other than two numbers."""
-        if any(pair.shape != (2,) for pair in state.values()):
-            raise ValueError("sums must be pairs of numbers")
-        self.pairs = {str(name): pair.float().to(device) for name, pair in state.items()}
+def of_all_processes(sums: Sums) -> Sums:
+    """Return the sums over all processes of a run, in every one of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return sums
+    parts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, sums)
+    total: Sums = {}
+    for part in parts:
+        add(total, part)
+    return total
 
 
 class MetricsFile:
-    """A CSV file of metrics: one row per log line, written through at once.
+    """A CSV file with a row per log line, without rows of steps after `last_step`.
 
-    The columns are those of the first row; a later row with further ones rewrites the file.
-    Lightning's `CSVLogger` deletes the file of an earlier run, so that none could go on.
-
-    Args:
-        path: the file; rows that it already holds are kept.
-        last_step: rows of later steps are dropped, as is a torn last line.
+    A row with further columns rewrites the file.
     """
 
     def __init__(self, path: Path, last_step: int):
@@ -203,23 +167,17 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU.
-
-    Raises:
-        UserError: no such file, or not a checkpoint of this version.
-    """
+    """Read a checkpoint to the CPU; raises `UserError` for a missing, damaged or older one."""
     try:
         whole = read_file(path, memory() // 2)
-        head, content = whole[: len(MAGIC)], whole[len(MAGIC) + 32 :]
-        if head != MAGIC:
+        digest, content = whole[len(MAGIC) : len(MAGIC) + 32], whole[len(MAGIC) + 32 :]
+        if not whole.startswith(MAGIC):
             raise ValueError("another kind of file, or of an earlier version")
-        if hashlib.sha256(content).digest() != whole[len(MAGIC) : len(MAGIC) + 32]:
+        if hashlib.sha256(content).digest() != digest:
             raise ValueError("its checksum does not match")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise ValueError("written by another version of graphcnf")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint") from None
     except Exception as error:  # whatever a hostile file brings about
         reason = getattr(error, "strerror", None) or str(error) or "damaged"
         raise UserError(
@@ -233,18 +191,21 @@ def starting_state(path: Path) -> dict[str, Any]:
     state = load_checkpoint(path)
     with damage_named(path):
         check(str(path), state["at"], Counters)
-        best = state["best"]
-        if best is not None:
-            found = best["figures"]
-            first, metrics = _figures(found["first"]), _figures(found["metrics"])
-            step, worse = int(found["step"]), int(found["worse"])
-            best = {**best, "figures": Best(first, metrics, step, float(found["least"]), worse)}
-        known = {"at": Counters(**state["at"]), "metrics": _figures(state["metrics"])}
-        return {**state, **known, "best": best, "path": path}
+        state["at"] = Counters(**state["at"])
+        state["metrics"] = _numbers(state["metrics"])
+        state["sums"] = {
+            str(k): (float(top), float(low)) for k, (top, low) in state["sums"].items()
+        }
+        if state["best"] is not None:
+            best = Best(**state["best"]["figures"])
+            best.first, best.metrics = _numbers(best.first), _numbers(best.metrics)
+            best.step, best.worse, best.least = int(best.step), int(best.worse), float(best.least)
+            state["best"]["figures"] = best
+        return {**state, "path": path}
 
 
-def _figures(value: dict) -> dict[str, float]:
-    return {str(name): float(number) for name, number in value.items()}
+def _numbers(values: dict) -> dict[str, float]:
+    return {str(name): float(number) for name, number in values.items()}
 
 
 @contextmanager
@@ -275,23 +236,3 @@ def save_model(folder: Path, model: nn.Module) -> None:
     # Copies: weights that two layers share are refused otherwise.
     weights = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
     replace_file(folder / "weights.safetensors", save(weights))
-
-
-def remove_snapshots(out_dir: Path, last: int) -> None:
-    """Delete the snapshots of later steps than `last`, from which a run goes on."""
-    folder = inside(out_dir, "snapshots")
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if re.fullmatch("[0-9]{8,18}", path.name) and int(path.name) > last:
-            for name in SNAPSHOT_FILES:
-                file = inside(out_dir, "snapshots", path.name, name)
-                for left in (file, *leftovers(file)):
-                    left.unlink(missing_ok=True)
-            with suppress(OSError):  # somebody has put something there
-                path.rmdir()
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed run left in its folder."""
-    for name in RUN_FILES:
-        for path in leftovers(inside(folder, *name.split("/"))):
-            path.unlink(missing_ok=True)

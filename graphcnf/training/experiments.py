@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +22,6 @@ from graphcnf.compute.files import (
     RUN_MARK,
     claim,
     expand_user,
-    file_lock,
     inside,
     is_claimed,
     replace_file,
@@ -50,76 +49,56 @@ PARAMETER_BYTES = 24
 FITTED = 10_000
 """Training molecules to which the parts of properties per category are fitted before training."""
 
-MANY = 2000
-"""Molecules whose properties take long enough to say so."""
-
 FOLLOWING = ("graphs", "code", "max_nodes", "ordered", "conditions", "node_categories",
              "bond_categories", "metadata", "training_hashes", "edge_weights")  # fmt: skip
 """Arguments of every model that follow from its data."""
 
 
 def fit_config(
-    config: dict[str, Any],
-    out: str | Path,
-    *,
-    resume: bool = False,
-    continue_from: str | Path | None = None,
-    source: str = "",
+    config: dict[str, Any], out: str | Path, *, resume: bool = False, source: str = ""
 ) -> FitResult:
-    """Train the model of a preset on its data; see `fit` for the arguments and the folder.
+    """Train the model of a preset on its data; see `fit` for the folder.
+
+    The folder of a new run holds its configuration while data are loaded, which may take minutes,
+    so that a run that is stopped there can be resumed.
 
     Args:
         config: a preset: the tables `model`, `data` and `training`.
         out: run directory.
         resume: go on with the run in it.
-        continue_from: another run's directory.
         source: file of the preset, for messages.
+
+    Raises:
+        UserError: as `build_experiment` and `fit`.
     """
     require("lightning", "training", "train")
     out = Path(out)
     settings = TrainingSettings.from_dict(config["training"], f"{source} [training]".lstrip())
     if settings.minutes is None and settings.steps is None:
         raise UserError("a run needs a budget: give minutes or steps")
-    content = tomli_w.dumps({**config, "training": settings.to_dict()}).encode()
-    with _announced(out, content) if is_main() else nullcontext():
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        try:
-            experiment = build_experiment(config)
-        except UserError as error:
-            text = str(error)
-            raise UserError(f"{source} {text}" if text.startswith("[") else text) from error
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if is_main():
+        is_claimed(out, "training")
+    file, mark = inside(out, "config.toml"), inside(out, RUN_MARK)
+    new = is_main() and not file.exists()
+    if new:
+        claim(out, "training")
+        replace_file(file, tomli_w.dumps({**config, "training": settings.to_dict()}).encode())
+    try:
+        experiment = build_experiment(config)
+    except Exception as error:
+        if new:
+            file.unlink(missing_ok=True)
+            mark.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody has put something there
+                out.rmdir()
+        if isinstance(error, UserError) and str(error).startswith("["):
+            raise UserError(f"{source} {error}".lstrip()) from error
+        raise
     from graphcnf.training.loop import fit
 
-    return fit(experiment, settings, out, resume, continue_from=continue_from, config=config)
-
-
-@contextmanager
-def _announced(out: Path, config: bytes) -> Iterator[None]:
-    """Context in which the folder of a new run holds its configuration.
-
-    A run that is stopped while data are loaded, which may take minutes, can be resumed. Where
-    loading fails, the folder stays as it was.
-    """
-    is_claimed(out, "training")
-    file = inside(out, "config.toml")
-    if file.exists():
-        yield
-        return
-    new = [p for p in (out, *out.parents) if not p.exists()]
-    claimed = claim(out, "training")
-    with file_lock(inside(out, ".lock"), out):
-        replace_file(file, config)
-    try:
-        yield
-    except Exception:
-        file.unlink(missing_ok=True)
-        if claimed:
-            (out / RUN_MARK).unlink(missing_ok=True)
-        with suppress(OSError):  # somebody has put something there
-            for folder in new:
-                folder.rmdir()
-        raise
+    return fit(experiment, settings, out, resume, config=config)
 
 
 def build_experiment(config: dict[str, Any]) -> Experiment:
@@ -145,28 +124,24 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
 def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     """Join molecules with a model, checked before they are loaded, which may take minutes."""
     names = _property_names(model.pop("properties")) if "properties" in model else None
-    started = _start(model, names) if "start" in model else None
-    if started is None:
-        order = model.get("order", "canonical")
-        architecture = str(model.get("architecture", "path"))
-        found = call("[model]", model_class, architecture, order, known={})
-        if names is not None and not found.takes_conditions:
-            raise UserError('[model]: properties need a model that draws atom by atom ("path")')
-        fixed = (*FOLLOWING, *found.measured)
-        check("[model]", model, GraphCNF.for_graphs, *found.options(), fixed=fixed)
-    elif started.conditions:
-        names = [table["name"] for table in started.conditions]
+    network = _trained(model, names) if "start" in model else None
+    if network is None:
+        _check_model(model, names)
+    elif network.conditions:
+        names = [table["name"] for table in network.conditions]
+    # The properties of a model keep their means and deviations, and with them their meaning.
+    learns_conditions = names is not None and not (network and network.conditions)
     dataset, tables = load_molecules(name, data), None
     train, held_out = dataset.split("train"), dataset.split("test")
     if not (len(train) and len(held_out)):
         raise UserError(f"{len(train)} training and {len(held_out)} held-out molecules: too few")
-    if started is not None:
-        _check_known(started, model["start"], dataset)
+    if network is not None:
+        _check_known(network, model["start"], dataset)
     if names is not None:
         from graphcnf.graphs.networks import condition_tables
 
         dataset = replace(dataset, targets=property_values(dataset, names))
-        tables = condition_tables(names, dataset.targets[train])
+        tables = condition_tables(names, dataset.targets[train]) if learns_conditions else None
     metadata = {
         "dataset": dataset.name,
         "vocabulary": dataset.vocabulary.to_dict(),
@@ -175,30 +150,38 @@ def _of_molecules(name: str, model: dict, data: dict, settings: TrainingSettings
         "rdkit": version("rdkit"),
         "codec": CODEC_VERSION,
     }
-    # The properties of a model keep their means and deviations, and with them their meaning.
-    new = names is not None and not (started and started.conditions)
-    if started is None:
+    if network is None:
         known = {
             "node_categories": len(dataset.vocabulary.atoms),
             "bond_categories": len(dataset.vocabulary.bonds),
             "metadata": metadata,
             "training_hashes": dataset.training_hashes(),
             "edge_weights": dataset.vocabulary.bond_orders,
-            **({"conditions": tables} if new else {}),
+            **({"conditions": tables} if tables else {}),
         }
         network = call("[model]", GraphCNF.for_graphs, dataset.graphs, known=known, **model)
     else:
-        started.metadata |= metadata
-        started.training_hashes = dataset.training_hashes()
-        if new:
-            started = call("[model]", started.with_conditions, tables, known={})
-        network = started.train()
-    if new:
+        network.metadata |= metadata
+        network.training_hashes = dataset.training_hashes()
+        if tables:
+            network = call("[model]", network.with_conditions, tables, known={})
+        network.train()
+    if tables:
         chosen = np.random.default_rng(0).permutation(train)[:FITTED]
         values = torch.from_numpy(dataset.targets[chosen])
         batch = GraphBatch.collate(dataset.graphs, chosen)
         network.steps.fit_conditions(replace(batch, conditions=values))
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
+
+
+def _check_model(model: dict, names: list[str] | None) -> None:
+    """Raise `UserError` where a `[model]` table does not fit the model that it names."""
+    architecture, order = str(model.get("architecture", "path")), model.get("order", "canonical")
+    found = call("[model]", model_class, architecture, order, known={})
+    if names is not None and not found.takes_conditions:
+        raise UserError('[model]: properties need a model that draws atom by atom ("path")')
+    fixed = (*FOLLOWING, *found.measured)
+    check("[model]", model, GraphCNF.for_graphs, *found.options(), fixed=fixed)
 
 
 def _experiment(model, dataset, size: int, held_out: int) -> Experiment:
@@ -219,23 +202,19 @@ def _property_names(names: Any) -> list[str]:
 
 def property_values(dataset: MoleculeDataset, names: Sequence[str]) -> np.ndarray:
     """Return properties of every molecule, (M, P) float64, from the cache where they are known."""
-    from graphcnf.datasets import cache
+    from graphcnf.datasets.cache import cached
     from graphcnf.datasets.molecules import cache_path
     from graphcnf.molecules.properties import property_table
 
-    digest = hashlib.sha256("\n".join(dataset.smiles).encode()).hexdigest()
-
     def compute() -> dict[str, np.ndarray]:
-        if len(dataset) > MANY:
-            cache.note(f"properties of {len(dataset):,} molecules, a few minutes; kept for later")
         label = f"properties of {dataset.name}"
         return {"values": property_table(dataset.smiles, names, label=label)}
 
-    path = cache_path(f"properties-{dataset.name}", names, digest)
-    return cache.cached(path, compute)["values"]
+    digest = hashlib.sha256("\n".join(dataset.smiles).encode()).hexdigest()
+    return cached(cache_path(f"properties-{dataset.name}", names, digest), compute)["values"]
 
 
-def _start(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
+def _trained(options: dict[str, Any], names: list[str] | None) -> GraphCNF:
     """Return the model whose weights and sizes a training begins with."""
     start = options["start"]
     if other := set(options) - {"start"}:
@@ -261,12 +240,6 @@ def _check_known(model: GraphCNF, start: str, dataset: MoleculeDataset) -> None:
         raise UserError(f"[model]: {start} does not know all the molecules: see graphcnf finetune")
 
 
-def _loaded(load: Callable, options: dict, **known) -> Any:
-    """Call a loader with the options of `[data]`; `known` are arguments from elsewhere."""
-    check("[data]", options, load, fixed=tuple(known))
-    return call("[data]", load, known=known, **options)
-
-
 def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
     """Load molecules, one of `MOLECULES`, with the options of a `[data]` table."""
     options, known = dict(data), {}
@@ -277,6 +250,12 @@ def load_molecules(name: str, data: dict[str, Any]) -> MoleculeDataset:
             raise UserError(f'[data] needs path = "FILE" (or --set data.path=FILE){found}')
         known["path"] = call("[data]", expand_user, path, known={})
     return _loaded(getattr(datasets, f"load_{name}"), options, **known)
+
+
+def _loaded(load: Callable, options: dict, **known) -> Any:
+    """Call a loader with the options of `[data]`; `known` are arguments from elsewhere."""
+    check("[data]", options, load, fixed=tuple(known))
+    return call("[data]", load, known=known, **options)
 
 
 def _sets(model: dict, data: dict, settings: TrainingSettings) -> Experiment:

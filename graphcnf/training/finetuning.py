@@ -6,15 +6,18 @@ import copy
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import tomli_w
+import torch
 from torch import Tensor, nn
 
 from graphcnf.compute.files import claim, inside, is_claimed, read_json, replace_file
@@ -26,11 +29,9 @@ from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.properties import Feature, has_element, property_table
 from graphcnf.molecules.vocabulary import CODEC_VERSION
+from graphcnf.training.arguments import check
 from graphcnf.training.processes import is_main, leave_unless_main
 from graphcnf.training.settings import Experiment, TrainingSettings, load_config
-
-if TYPE_CHECKING:
-    from graphcnf.training.loop import FitResult
 
 REQUEST = "finetune.json"
 """File of a run's folder with the arguments of the run."""
@@ -89,7 +90,8 @@ def finetune(
         flow: A model that draws molecules atom by atom. It stays as it is.
         data: A `MoleculeDataset`, such as `graphcnf.datasets.load_smiles_file` makes.
         out: Folder of the run; `model/` in it will hold the fine-tuned weights.
-        minutes: Time at most, about; what the number of molecules asks for when None.
+        minutes: Time at most, about, as the machine is at the start; when None, the time that
+            follows from the number of molecules.
         seed: Seed of everything random.
         settings: Entries of `TrainingSettings` to use instead of those chosen.
         features: Patterns and properties whose share or mean samples before and after are reported.
@@ -116,88 +118,66 @@ def finetune(
     out, before = Path(out), flow
     say = say if is_main() else lambda line: None
     flow, data = _prepared(flow, data)
-    new = _news(before, flow)
-    for line in _expectation(data, new):
-        say(line)
+    learned, held_out, new = len(data.split("train")), len(data.split("test")), _news(before, flow)
+    others = f"{held_out:,} held out" if held_out else "each held out once by cross-validation"
+    say(f"{len(data):,} molecules: {learned:,} to learn from, {others}")
+    known = "the weights have a category for all in them"
+    say(f"new to the weights: {'; '.join(new)}" if new else known)
     request = _request(before, data, minutes=minutes, seed=seed, settings=settings)
     resume, config = _resumable(out, request), inside(out, "config.toml")
-    if resume and config.exists():
+    if resume:
         chosen = TrainingSettings.from_dict(load_config(config)["training"])
     else:
+        check("fine-tuning", settings or {}, TrainingSettings)
         lacking = flow.vocabulary != before.vocabulary
-        chosen = _chosen(data, lacking, minutes, {**(settings or {}), "seed": seed})
+        options = {**(settings or {}), "new": lacking, "held_out": held_out, "seed": seed}
+        chosen = plan(learned, **options)
+        if minutes is not None:
+            # Steps, not seconds, so that a run that is killed and goes on ends with the same bytes.
+            most = _steps_within(minutes, _experiment(flow, data, chosen.batch_size), chosen)
+            chosen = plan(learned, **{**options, "steps": min(most, chosen.steps or most)})
     say(
         f"plan: up to {chosen.steps} steps of {chosen.batch_size} molecules, learning rate "
         f"{chosen.learning_rate:g} after {chosen.warmup_steps} steps, average over the last "
         f"{chosen.ema_horizon:g}, {chosen.patience} worse evaluations end it"
     )
-    experiment = _experiment(flow, data, chosen.batch_size)
     if not resume:
         claim(out, "training")
+        replace_file(config, tomli_w.dumps({"training": chosen.to_dict()}).encode())
         replace_file(inside(out, REQUEST), (json.dumps(request, indent=1) + "\n").encode())
-    result = fit(experiment, chosen, out, resume)
+    result = fit(_experiment(flow, data, chosen.batch_size), chosen, out, resume)
     leave_unless_main()
     if not result.finished:
         return FineTuning(flow, {}, [], result.signal)
-    flow = _with_percentiles(out, data)
-    figures = {**_course(data, chosen, result), "new": new, "seed": seed}
-    if samples:
-        figures |= _sampled(before, flow, data, features, samples, seed)
-    return FineTuning(flow, figures, _story(figures))
-
-
-def _with_percentiles(out: Path, data) -> MoleculeFlow:
     flow = MoleculeFlow.from_pretrained(inside(out, "model"))
     # Any of them: a file may be sorted by size.
     scored = np.random.default_rng(0).permutation(data.split("train"))[:1000]
     flow.learn_percentiles(data.graphs.subset(scored))
     flow.save_pretrained(out / "model")
-    return flow
-
-
-def _expectation(data, new: list[str]) -> tuple[str, str]:
-    learned, held_out = len(data.split("train")), len(data.split("test"))
-    others = f"{held_out:,} held out" if held_out else "each held out once by cross-validation"
-    return (
-        f"{len(data):,} molecules: {learned:,} to learn from, {others}",
-        f"new to the weights: {'; '.join(new)}"
-        if new
-        else "the weights have a category for all in them",
-    )
-
-
-def _chosen(data, lacking: bool, minutes: float | None, given: dict[str, Any]) -> TrainingSettings:
-    """Return the plan for these molecules, with what a caller gave instead."""
-    learned, held_out = len(data.split("train")), len(data.split("test"))
-    if minutes is not None:
-        given["minutes"] = minutes
-    chosen = plan(learned, new=lacking, few=not held_out, **given)
-    # All held-out molecules up to 1,000; a fold is evaluated in batches of its own.
-    batches = -(-min(held_out, 1000) // (4 * chosen.batch_size)) or len(data)
-    every = {"eval_batches": batches, "final_eval_batches": batches}
-    return replace(chosen, **{**every, **given})
-
-
-def _course(data, chosen: TrainingSettings, result: FitResult) -> dict[str, Any]:
-    """Return the figures of the training, see `FineTuning`."""
-    held_out, best = len(data.split("test")), result.best
+    best = result.best
     assert best is not None and chosen.steps is not None
-    return {
+    bits = {
+        name: {"before": best.first[name], "after": best.metrics[name]}
+        for name in ("bits_per_molecule", "bits_per_node")
+    }
+    figures = {
         "molecules": len(data),
-        "training": len(data.split("train")),
+        "training": learned,
         "held_out": held_out,
         "folds": 0 if held_out else FOLDS,
         "evaluated": min(held_out, 4 * chosen.batch_size * chosen.eval_batches) or len(data),
-        **{
-            name: {"before": best.first[name], "after": best.metrics[name]}
-            for name in ("bits_per_molecule", "bits_per_node")
-        },
+        **bits,
         "steps": result.step,
         "best_step": best.step,
         "planned_steps": chosen.steps,
         "stopped": best.worse >= chosen.patience > 0 and result.step < chosen.steps,
         "minutes": round(result.minutes, 2),
+        "new": new,
+        "seed": seed,
     }
+    if samples:
+        figures |= _sampled(before, flow, data, features, samples, seed)
+    return FineTuning(flow, figures, _story(figures))
 
 
 def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
@@ -246,54 +226,55 @@ def _news(before: MoleculeFlow, flow: MoleculeFlow) -> list[str]:
     """List the atoms, bonds and sizes that the model can represent and the one before could not."""
     known, vocabulary = before.vocabulary, flow.vocabulary
     found = []
-    for what, labels, old_labels, sources in (
+    for what, labels, old, sources in (
         ("atoms", vocabulary.atom_labels, known.atom_labels, known.nearest_atoms(vocabulary)),
         ("bonds", vocabulary.bonds, known.bonds, known.nearest_bonds(vocabulary)),
     ):
-        pairs = list(zip(labels, sources, strict=True))[len(old_labels) :]
-        if further := [f"{label} (from {old_labels[source]})" for label, source in pairs]:
+        further = [f"{labels[k]} (from {old[sources[k]]})" for k in range(len(old), len(labels))]
+        if further:
             found.append(f"{what} {', '.join(further)}")
-    old, new = (f.model.config["steps"] for f in (before, flow))
+    was, now = (f.model.config["steps"] for f in (before, flow))
     for key, text in (
         ("max_nodes", "sizes up to {} atoms (from {})"),
         ("back", "choices of a step back {} (from {})"),
         ("closures", "ring closures {} (from {})"),
     ):
-        if new[key] != old[key]:
-            found.append(text.format(new[key], old[key]))
-    sums = zip(
-        known.atom_labels, new.get("largest_sums") or [], old.get("largest_sums") or [],
-        strict=False,
-    )  # fmt: skip
-    more = [f"{label} with {now} (from {was})" for label, now, was in sums if now > was]
+        if now[key] != was[key]:
+            found.append(text.format(now[key], was[key]))
+    sums = zip(now.get("largest_sums") or [], was.get("largest_sums") or [], strict=False)
+    more = [f"{known.atom_labels[k]} with {n} (from {w})" for k, (n, w) in enumerate(sums) if n > w]
     return found + ([f"more bonds at {', '.join(more)}"] if more else [])
 
 
-def plan(molecules: int, *, new: bool = False, few: bool = False, **given) -> TrainingSettings:
+def plan(molecules: int, *, held_out: int = 0, new: bool = False, **given) -> TrainingSettings:
     """Return settings for a number of molecules to learn from.
 
     Molecules that are like those of the weights are learned within two or three passes and by heart
     after; a new element takes more. So the plan is long, and patience ends it.
 
     Args:
-        molecules: Their number.
-        new: Whether they have categories that the weights do not know.
-        few: Whether the number of steps is chosen by cross-validation.
+        molecules: Number of molecules to learn from.
+        held_out: Number of held-out molecules, 0 for cross-validation.
+        new: True where they have categories that the weights do not know.
         **given: Settings to use instead; the number of steps decides on those that go with it.
 
     Raises:
         UserError: An unknown setting, or a bad value.
     """
+    few = not held_out
     given = {"keep_best": True, **({"batch_size": 16} if few else {}), **given}
     if not given["keep_best"]:
         raise UserError("fine-tuning: keep_best cannot be false: the best weights are the result")
     checked = TrainingSettings.from_dict(given, "fine-tuning")
+    size = checked.batch_size
     passes = max(3, min(12, 12 * math.sqrt(3000 / molecules))) * (3 if new else 1)
     least = 200 if few else 1  # the evaluations end it long before
-    steps = checked.steps or max(least, round(passes * molecules / checked.batch_size))
+    steps = checked.steps or max(least, round(passes * molecules / size))
     # Cross-validation finds the step at which to end; otherwise fewer molecules are learned slower.
     rate = 1e-3 if few else 1e-3 * math.sqrt(min(1.0, molecules / 2000))
-    tenth, half_a_pass = max(1, steps // 10), max(5, round(molecules / checked.batch_size / 2))
+    tenth, half_a_pass = max(1, steps // 10), max(5, round(molecules / size / 2))
+    # All held-out molecules up to 1,000; a fold is evaluated in batches of its own.
+    batches = -(-min(held_out, 1000) // (4 * size)) or molecules
     chosen = {
         "steps": steps,
         "learning_rate": float(f"{rate:.2g}"),
@@ -303,6 +284,8 @@ def plan(molecules: int, *, new: bool = False, few: bool = False, **given) -> Tr
         "log_every": tenth,
         "eval_minutes": 0.0,
         "eval_steps": min(tenth, half_a_pass),
+        "eval_batches": batches,
+        "final_eval_batches": batches,
         # Samples of later steps are more like the molecules.
         "tolerance": 0.03 if few else 0.0,
         "patience": 4,
@@ -310,6 +293,21 @@ def plan(molecules: int, *, new: bool = False, few: bool = False, **given) -> Tr
         "threads": 1,
     }
     return TrainingSettings.from_dict({**chosen, **given}, "fine-tuning")
+
+
+def _steps_within(minutes: float, experiment: Experiment, chosen: TrainingSettings) -> int:
+    """Return the number of steps, evaluations included, that this machine takes in some minutes."""
+    torch.set_num_threads(chosen.threads or torch.get_num_threads())
+    model: Any = copy.deepcopy(experiment.model)
+    seconds = []
+    for batch in islice(experiment.train_batches(0, chosen.seed, 0), 3):
+        began = time.perf_counter()
+        model.training_loss(batch)[0].backward()
+        seconds.append(time.perf_counter() - began)
+    # A held-out batch is four times as large, and has no gradients: about a step.
+    held_out = sum(1 for _ in islice(experiment.eval_batches(), chosen.eval_batches))
+    step = sum(seconds) / len(seconds) * (1 + held_out / chosen.eval_steps)
+    return max(1, int(60 * minutes / step))
 
 
 def _request(flow: MoleculeFlow, data, **given) -> dict[str, Any]:
@@ -332,15 +330,12 @@ def _resumable(out: Path, request: dict[str, Any]) -> bool:
             raise UserError(f"{out} holds another run: choose another folder")
         return False
     try:
-        stored = read_json(path)
-    except (OSError, ValueError):
+        stored = dict(read_json(path))
+    except (OSError, TypeError, ValueError):
         raise UserError(f"{path}: unreadable; choose another folder") from None
     if stored != request:
-        known = stored if isinstance(stored, dict) else {}
-        other = [name for name, value in request.items() if known.get(name) != value]
-        raise UserError(
-            f"{out} holds a run with other {', '.join(other) or 'arguments'}: choose another folder"
-        )
+        other = ", ".join(k for k, v in request.items() if stored.get(k) != v) or "arguments"
+        raise UserError(f"{out} holds a run with other {other}: choose another folder")
     return True
 
 
@@ -398,30 +393,29 @@ def _sampled(
 
 def _story(figures: dict[str, Any]) -> list[str]:
     """Say in sentences what the figures mean."""
-    bits = figures["bits_per_molecule"]
-    step, told = figures["best_step"], []
+    bits, step, story = figures["bits_per_molecule"], figures["best_step"], []
     if "samples" in figures:
         copied = f"{figures['after']['copied']:.1%} of the samples after"
-        told.append(f"{copied} are copies of molecules that it learned from.")
+        story.append(f"{copied} are copies of molecules that it learned from.")
     if step == 0:
-        told.append(
+        story.append(
             f"No evaluation was better than the start ({bits['before']:.2f} bits per held-out "
             "molecule): the model is the one it started from. A lower learning rate, or more "
             "molecules, may help."
         )
     else:
-        told.append(
+        story.append(
             f"Held-out bits per molecule fell from {bits['before']:.2f} to {bits['after']:.2f} "
             f"({bits['after'] - bits['before']:+.2f}); the model is that of step {step}."
         )
     if figures["stopped"]:
-        told.append(
+        story.append(
             f"Training ended by itself at step {figures['steps']} of {figures['planned_steps']}: "
             "the last evaluations were worse, the molecules were being learned by heart."
         )
     elif step == figures["steps"]:
-        told.append("The last evaluation was the best: more steps may go further.")
-    return told
+        story.append("The last evaluation was the best: more steps may go further.")
+    return story
 
 
 @dataclass

@@ -22,7 +22,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from graphcnf import pretrained
-from graphcnf.compute.files import claim, file_lock, inside, replace_file
+from graphcnf.compute.files import claim, file_lock, inside, leftovers, replace_file
 from graphcnf.compute.progress import progress_bar
 from graphcnf.errors import UserError, say
 from graphcnf.limits import LARGEST_SEED
@@ -30,12 +30,13 @@ from graphcnf.training.checkpoint import (
     Best,
     Counters,
     MetricsFile,
-    MetricSums,
+    Sums,
+    add,
     check_finite,
     damage_named,
     figure,
-    remove_leftovers,
-    remove_snapshots,
+    means,
+    of_all_processes,
     save_checkpoint,
     save_model,
     starting_state,
@@ -50,8 +51,11 @@ HEADLINES = ("bits_per_node", "bits_per_element", "bits_per_variable", "bits_per
 STEPS_PER_EVALUATION_BATCH = 8
 """Training steps taken per held-out batch of an evaluation, which costs up to four steps."""
 
-LINE_SECONDS = 20.0
-"""Seconds between two lines about an evaluation."""
+RUN_FILES = (
+    "config.toml", "metrics.csv", "finetune.json", "checkpoints/last.ckpt", "model/config.json",
+    "model/model.safetensors", "model/weights.safetensors", "model/training_hashes.safetensors",
+)  # fmt: skip
+"""Files of a run that are replaced again and again."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,9 @@ class FitResult:
     """End of a run.
 
     Attributes:
-        finished: whether the budget is spent, or the run has lost its patience.
+        finished: True where the budget is spent, or the run has lost its patience.
         signal: number of the signal that interrupted the run, or None.
-        step: steps of this run, in `minutes`.
+        step: steps of the run, in `minutes`.
         metrics: the last evaluation of the averaged weights; `headline` is the one to minimise.
         best: first and best evaluation, where the run keeps the best weights.
     """
@@ -81,14 +85,12 @@ def fit(
     out_dir: str | Path,
     resume: bool = False,
     *,
-    continue_from: str | Path | None = None,
     config: dict[str, Any] | None = None,
     lines: bool = True,
 ) -> FitResult:
     """Train until the budget is spent or a signal asks to stop.
 
-    The run directory holds `config.toml`, `metrics.csv`, `checkpoints/last.ckpt`,
-    `checkpoints/plateau.ckpt` (the state when the learning rate began to fall) and `model/` (the
+    The run directory holds `config.toml`, `metrics.csv`, `checkpoints/last.ckpt` and `model/` (the
     averaged weights, rewritten with every checkpoint; with `keep_best`, those of the best
     evaluation at the end).
 
@@ -97,13 +99,12 @@ def fit(
         settings: budget and everything else about the loop.
         out_dir: run directory.
         resume: go on with the run that `out_dir` holds.
-        continue_from: another run's directory: start from its plateau with a new budget.
         config: written to `config.toml`, with `settings` as its `[training]` table.
-        lines: whether stderr gets log lines; a terminal gets a bar anyhow.
+        lines: write log lines to stderr; a terminal gets a bar anyhow.
 
     Raises:
-        UserError: a directory in use, a missing or alien checkpoint, or `max_bad_steps`
-            non-finite steps in a row.
+        UserError: a directory in use, an alien checkpoint, or `max_bad_steps` non-finite steps in
+            a row.
 
     Examples:
         >>> from functools import partial
@@ -125,49 +126,26 @@ def fit(
     if main:
         claim(out_dir, "training")
     with file_lock(inside(out_dir, ".lock"), out_dir) if main else nullcontext():
-        state = _starting_state(out_dir, resume, continue_from)
+        last = inside(out_dir, "checkpoints", "last.ckpt")
+        state = starting_state(last) if resume and last.exists() else None
         if main:
-            inside(out_dir, "checkpoints").mkdir(exist_ok=True)
-            remove_leftovers(out_dir)
+            # A start that failed before its first checkpoint has left nothing worth keeping.
+            saved = "model" if resume else "metrics.csv"
+            if state is None and (last.exists() or inside(out_dir, saved).exists()):
+                cure = f"put back {last}" if resume else "resume it"
+                raise UserError(f"{out_dir} holds a run: {cure}, or choose another folder")
+            last.parent.mkdir(exist_ok=True)
+            for name in RUN_FILES:
+                for path in leftovers(inside(out_dir, *name.split("/"))):
+                    path.unlink(missing_ok=True)
         run = Run(experiment, settings, out_dir, state, lines)
-        if not run.finished:
-            full = tomli_w.dumps({**(config or {}), "training": settings.to_dict()})
-            with launched(settings, out_dir) as fabric:
-                run.train(fabric, full.encode())
+        full = tomli_w.dumps({**(config or {}), "training": settings.to_dict()})
+        with launched(settings, out_dir) as fabric:
+            run.train(fabric, full.encode())
         return FitResult(
             run.finished, run.signal, run.at.step, run.at.seconds / 60, run.latest,
             run.headline(run.latest), run.best,
         )  # fmt: skip
-
-
-def _starting_state(out_dir: Path, resume: bool, continue_from: str | Path | None) -> dict | None:
-    """Return the checkpoint to start from, with its path, None for a start from the beginning."""
-    last, plateau = (inside(out_dir, "checkpoints", f"{n}.ckpt") for n in ("last", "plateau"))
-    if resume and last.exists():
-        return starting_state(last)
-    if resume and plateau.exists():
-        raise UserError(
-            f"{last}: no such checkpoint, though the run was saved before: continue from the "
-            "plateau of this run in another folder"
-        )
-    # A start that failed before its first checkpoint has left nothing worth keeping.
-    if is_main() and not resume and (last.exists() or (out_dir / "metrics.csv").exists()):
-        raise UserError(f"{out_dir} holds a run: resume it, or choose another folder")
-    if continue_from is None:
-        return None
-    sources = [inside(continue_from, "checkpoints", p.name) for p in (plateau, last)]
-    source = next((path for path in sources if path.exists()), None)
-    if source is None:
-        raise UserError(f"{continue_from}: no checkpoint of a run to continue from")
-    state = starting_state(source)
-    before: Counters = state["at"]
-    now = Counters(
-        origin_steps=before.origin_steps + before.step,
-        origin_seconds=before.origin_seconds + before.seconds,
-        epoch=before.epoch,
-        batch=before.batch,
-    )
-    return {**state, "at": now, "metrics": {}, "sums": {}, "best": None}
 
 
 class Objective(nn.Module):
@@ -200,13 +178,13 @@ class Run:
         self.model: nn.Module = experiment.model
         self.objective = Objective(self.model, settings.bf16)
         self.now = time.process_time if settings.clock == "cpu" else time.perf_counter
-        self.at, self.sums = Counters(), MetricSums()
+        self.at = Counters()
+        self.sums: Sums = {}
         self.latest: dict[str, float] = {}
         self.best = Best() if settings.keep_best else None
         self.bad_in_a_row = self.samples = 0
-        # The signal that this process has heard, and the one that all have agreed on.
         self.heard: int | None = None
-        self.signal: int | None = None
+        self.signal: int | None = None  # the one that all processes have agreed on
         if state is not None:
             with damage_named(state["path"]):
                 self.model.load_state_dict(state["model"])
@@ -277,18 +255,14 @@ class Run:
         if self.main:
             last = -1 if start is None else at.step
             self.metrics_file = MetricsFile(inside(self.out_dir, "metrics.csv"), last)
-            remove_snapshots(self.out_dir, last)
             replace_file(inside(self.out_dir, "config.toml"), config)
         self.start = None
         parameters = sum(p.numel() for p in self.model.parameters())
         budget = [f"{settings.minutes:g} minutes"] if settings.minutes else []
         budget += [f"{settings.steps} steps"] if settings.steps else []
-        where = f", from step {at.step}" if at.step else ""
-        if at.origin_steps:
-            where += f", after {at.origin_steps} steps of an earlier run"
         self._print(
             f"training {parameters:,} parameters on {fabric.world_size} x {fabric.device.type}, "
-            f"{' or '.join(budget)}{where} -> {self.out_dir}"
+            f"{' or '.join(budget)}{f', from step {at.step}' if at.step else ''} -> {self.out_dir}"
         )
 
     def _restore(self, start: dict) -> None:
@@ -302,7 +276,7 @@ class Run:
             self.best_model.load_state_dict(start["best"]["weights"])
             check_finite(self.best_model.parameters(), "best weights")
         if self.main:  # they are the sums of all
-            self.sums.load_state_dict(start["sums"], device)
+            self.sums = start["sums"]
         if self.fabric.world_size == 1:  # one process's state must not become everyone's
             torch.set_rng_state(start["random"]["cpu"])
             if device.type == "cuda" and start["random"]["cuda"] is not None:
@@ -326,6 +300,8 @@ class Run:
     # Steps
 
     def _take_steps(self) -> None:
+        if self.finished:  # perhaps it was killed before it wrote its model
+            return self._save()
         # The clock counts what the budget is about: the loop with its evaluations and files.
         self.clock = self.now() - self.at.seconds
         if self.at.evaluation_due:  # the row about it has the rate of its step
@@ -343,10 +319,7 @@ class Run:
                 return
 
     def _batches(self) -> Iterator[tuple[int, int, Any]]:
-        """Yield epoch, number and content of endless batches, from the run's place in the data on.
-
-        They do not depend on the number of processes, so that a run can go on with another one.
-        """
+        """Yield epoch, number and content of endless batches, whatever the number of processes."""
         epoch, start = self.at.epoch, self.at.batch
         empty = 0
         while empty < 3:
@@ -364,7 +337,7 @@ class Run:
         fabric, device, count = self.fabric, self.fabric.device, len(batch)
         part = batch if fabric.world_size == 1 else batch[fabric.global_rank :: fabric.world_size]
         weight = len(part) * fabric.world_size / count
-        beta = self.settings.beta_at(self.at.origin_steps + self.at.step)
+        beta = self.settings.beta_at(self.at.step)
         loss, metrics = self.parallel(part.to(device), beta, device)
         for stepper in self.steppers:
             stepper.zero_grad(set_to_none=True)
@@ -376,7 +349,7 @@ class Run:
             for stepper in self.steppers:
                 stepper.step()
             self.average.update_parameters(self.objective)
-            self.sums.add({"loss": (loss.detach(), 1.0), "gradient_norm": (norm, 1.0), **metrics})
+            add(self.sums, {"loss": (loss.detach(), 1.0), "gradient_norm": (norm, 1.0), **metrics})
             self.bad_in_a_row = 0
         else:
             self.at.bad_steps += 1
@@ -390,7 +363,7 @@ class Run:
 
     def _after_step(self) -> bool:
         """Log, evaluate and save where it is time to; return True where the run ends here."""
-        settings, at, before = self.settings, self.at, self.progress
+        settings, at = self.settings, self.at
         at.step += 1
         self.progress = settings.progress(at.step, at.seconds)
         if self.bad_in_a_row >= settings.max_bad_steps:
@@ -400,36 +373,34 @@ class Run:
             )
         spent = self.progress >= 1
         if at.step % settings.log_every == 0 or spent:
-            self.sums.share()
-            row, now = self._row("train", self.sums.means()), time.perf_counter()
+            row = self._row("train", means(of_all_processes(self.sums)))
+            now = time.perf_counter()
             rate = self.samples / max(now - self.window, 1e-9)
             self._report({**row, "samples_per_second": round(rate, 2)})
-            self.samples, self.window = 0, now
-            self.sums = MetricSums()
+            self.samples, self.window, self.sums = 0, now, {}
         every = 60 * settings.eval_minutes
         wanted = every and at.seconds - at.last_eval >= every and self.signal is None
         # Evaluations by steps are part of what a run is: a signal leaves none of them out.
         wanted = wanted or (settings.eval_steps and at.step % settings.eval_steps == 0)
         at.evaluation_due = bool(spent or wanted)
-        return self._end_step(settings.in_decay(self.progress) and not settings.in_decay(before))
+        return self._end_step()
 
-    def _end_step(self, enters_decay: bool = False) -> bool:
+    def _end_step(self) -> bool:
         """Evaluate and save where it is time to; return True where the run ends here."""
         settings, at, began = self.settings, self.at, time.perf_counter()
         if at.evaluation_due:
             at.evaluation_due = not self._evaluate(self.progress >= 1)
         ended = self.finished or self.signal is not None
         due = at.seconds - self.last_checkpoint >= 60 * settings.checkpoint_minutes
-        if enters_decay or due or ended:
-            self._save(enters_decay)
+        if due or ended:
+            self._save()
         self.window += time.perf_counter() - began
         self._set_learning_rate()
         self.show(self.progress, f"step {at.step}, {at.seconds / 60:.1f} min")
         return ended
 
     def _set_learning_rate(self) -> None:
-        step = self.at.origin_steps + self.at.step
-        self.rate = self.settings.learning_rate_at(step, self.progress)
+        self.rate = self.settings.learning_rate_at(self.at.step, self.progress)
         for stepper in self.steppers:
             for group in stepper.param_groups:
                 group["lr"] = self.rate
@@ -447,7 +418,7 @@ class Run:
             "phase": phase,
             "minutes": round(self.at.seconds / 60, 4),
             "learning_rate": self.rate,
-            "beta": self.settings.beta_at(self.at.origin_steps + self.at.step - 1),
+            "beta": self.settings.beta_at(self.at.step - 1),
             "samples_per_second": None,
             "skipped_steps": self.at.bad_steps,
             **metrics,
@@ -498,40 +469,29 @@ class Run:
     def _held_out(self, limit: int) -> dict[str, float] | None:
         """Return metrics of the first `limit` held-out batches, None where a signal asks to stop.
 
-        The noise is the same every time. Each process takes some of the batches; all get the same
-        figures, up to rounding those of one.
+        The noise is the same every time. Each process takes some of the batches.
         """
-        sums, world, device = MetricSums(), self.fabric.world_size, self.fabric.device
-        printed = time.monotonic()
+        sums: Sums = {}
+        world, device = self.fabric.world_size, self.fabric.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for number, batch in zip(range(limit), self.experiment.eval_batches(), strict=False):
                 if number % world == 0:
                     self._agree()
                     if self.signal is not None:
                         return None
-                    if time.monotonic() - printed > LINE_SECONDS:
-                        self._print(f"held-out batch {number + 1} of {limit}")
-                        printed = time.monotonic()
                 if number % world == self.fabric.global_rank:
                     key = np.random.SeedSequence((self.settings.seed, number))
                     torch.manual_seed(int(key.generate_state(1)[0]))
                     loss, metrics = self.average.module(batch.to(device), 1.0, device)
-                    sums.add({"loss": (loss, 1.0), **metrics})
-        sums.share()
-        return sums.means()
+                    add(sums, {"loss": (loss, 1.0), **metrics})
+        return means(of_all_processes(sums))
 
-    def _save(self, enters_decay: bool) -> None:
-        self.sums.share()
+    def _save(self) -> None:
+        total = of_all_processes(self.sums)
+        self.sums = total if self.main else {}
         self.last_checkpoint = self.at.seconds
         if not self.main:
-            self.sums = MetricSums()  # they are in those of the first process now
             return
-        # The model first: a run that its checkpoint calls finished has its model.
-        best, model = self.best, self.best_model
-        if best is None or not self.finished:
-            best, model = Best(step=self.at.step, metrics=self.latest), self.averaged
-        self._describe(model, best.step, best.metrics)
-        save_model(inside(self.out_dir, "model"), model)
         device, stored = self.fabric.device, None
         if self.best is not None:
             figures = dataclasses.asdict(self.best)
@@ -545,20 +505,24 @@ class Run:
                 "cpu": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             },
-            "sums": self.sums.state_dict(),
+            "sums": self.sums,
             "at": dataclasses.asdict(self.at),
             "metrics": self.latest,
         }
-        for name in ("plateau", "last") if enters_decay else ("last",):
-            save_checkpoint(inside(self.out_dir, "checkpoints", f"{name}.ckpt"), state)
+        save_checkpoint(inside(self.out_dir, "checkpoints", "last.ckpt"), state)
+        best, model = self.best, self.best_model
+        if best is None or not self.finished:
+            best, model = Best(step=self.at.step, metrics=self.latest), self.averaged
+        self._describe(model, best.step, best.metrics)
+        save_model(inside(self.out_dir, "model"), model)
 
     def _describe(self, model: Any, step: int, metrics: dict[str, float]) -> None:
         """Write the course of training into the metadata of a model that has such."""
         metadata = getattr(model, "metadata", None)
         if isinstance(metadata, dict):
             metadata["training"] = {
-                "steps": self.at.origin_steps + step,
-                "minutes": round((self.at.origin_seconds + self.at.seconds) / 60, 2),
+                "steps": step,
+                "minutes": round(self.at.seconds / 60, 2),
                 "batch_size": self.settings.batch_size,
                 "seed": self.settings.seed,
                 "held_out": {k: round(v, 6) for k, v in metrics.items() if math.isfinite(v)},

@@ -18,13 +18,12 @@ from graphcnf.training.settings import TrainingSettings
 SMALLEST = 16
 """Least rows and columns of a matrix that Muon takes."""
 
+MOMENTUM, ITERATIONS = 0.95, 5
+"""Constants of Muon."""
+
 
 def optimizers_of(model: nn.Module, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-    """Make AdamW, without decay on vectors; with `optimizer = "muon"`, Muon for hidden matrices.
-
-    Raises:
-        UserError: Muon, and the model has no hidden matrices.
-    """
+    """Make AdamW, without decay on vectors; with `optimizer = "muon"`, Muon for hidden matrices."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     common: dict[str, Any] = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
     matrices = hidden_matrices(model) if settings.optimizer == "muon" else []
@@ -55,19 +54,9 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 
 
 def restore(optimizers: list[torch.optim.Optimizer], states: list[dict]) -> None:
-    """Load the states of a checkpoint; weight decay stays that of the present settings.
-
-    Raises:
-        UserError: they are those of other optimizers.
-    """
-    sizes = [
-        [[len(group["params"]) for group in groups] for groups in found]
-        for found in (
-            [state["param_groups"] for state in states],
-            [optimizer.param_groups for optimizer in optimizers],
-        )
-    ]
-    if sizes[0] != sizes[1]:
+    """Load the states of a checkpoint; weight decay stays that of the present settings."""
+    own = [[len(group["params"]) for group in o.param_groups] for o in optimizers]
+    if [[len(group["params"]) for group in s["param_groups"]] for s in states] != own:
         raise UserError("the checkpoint belongs to a run with another optimizer")
     for optimizer, state in zip(optimizers, states, strict=True):
         decays = [group["weight_decay"] for group in optimizer.param_groups]
@@ -88,10 +77,6 @@ def averaged(model: nn.Module, horizon: float) -> AveragedModel:
 
     The decay of update t = 0, 1, ... is `d = min(1 - 1 / horizon, t / (t + 9))`: the first update
     copies the weights, and early averages look back over the last tenth of the run.
-
-    Args:
-        model: the model to follow; buffers are copied.
-        horizon: number of updates that the average looks back, at least 1.
     """
 
     @torch.no_grad()
@@ -111,16 +96,8 @@ class Muon(torch.optim.Optimizer):
     long for; here it is used where the hardware has it. Matrices of one shape go together.
     """
 
-    def __init__(
-        self,
-        matrices: Iterable[Tensor],
-        lr: float,
-        weight_decay: float = 0.0,
-        momentum: float = 0.95,
-        iterations: int = 5,
-    ):
-        defaults = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, iterations=iterations)
-        super().__init__(matrices, defaults)
+    def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float):
+        super().__init__(matrices, dict(lr=lr, weight_decay=weight_decay))
 
     @torch.no_grad()
     def step(self, closure=None) -> None:  # type: ignore[override]  # never a closure
@@ -134,15 +111,15 @@ class Muon(torch.optim.Optimizer):
             for shape, matrices in alike.items():
                 buffers = [self.state[matrix]["momentum"] for matrix in matrices]
                 gradients = [matrix.grad for matrix in matrices]
-                torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-                ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])
-                updates = orthogonal(torch.stack(ahead), group["iterations"])
+                torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
+                ahead = torch._foreach_lerp(gradients, buffers, MOMENTUM)
+                updates = orthogonal(torch.stack(ahead))
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
                 size = 0.2 * max(shape) ** 0.5
                 torch._foreach_add_(matrices, list(updates.unbind()), alpha=-group["lr"] * size)
 
 
-def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
+def orthogonal(matrices: Tensor) -> Tensor:
     """Return matrices (K, rows, columns) with their singular values moved to near 1."""
     kind, short = matrices.device.type, torch.float32
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
@@ -156,7 +133,7 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     # The coefficients let small singular values grow fastest (Jordan et al. 2024).
     a, b, c = 3.4445, -4.7750, 2.0315
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         square = x @ x.transpose(1, 2)
         x = a * x + torch.baddbmm(square, square, square, beta=b, alpha=c) @ x
     return (x.transpose(1, 2) if rows > columns else x).to(matrices.dtype)

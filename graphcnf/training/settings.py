@@ -64,9 +64,7 @@ class TrainingSettings:
         seed: seed of initialisation, data order and noise.
         threads: CPU threads of torch; 0 leaves torch's own choice.
         accelerator: `auto`, `cpu`, `cuda`, ... as Lightning names them.
-        devices: devices of a node, a process each; on a CPU, processes.
-        num_nodes: nodes. Started by `torchrun` or `srun`, both follow from what they started.
-        strategy: how the processes keep step, as Lightning names it; each holds the whole model.
+        devices: devices, a process each; on a CPU, processes. `torchrun` overrules it.
     """
 
     minutes: PositiveMinutes | None = None
@@ -98,16 +96,14 @@ class TrainingSettings:
     threads: Annotated[int, Range(0, 1024)] = 0
     accelerator: str = "auto"
     devices: Annotated[int, Range(1, 1024)] = 1
-    num_nodes: Annotated[int, Range(1, 100_000)] = 1
-    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
 
     def __post_init__(self) -> None:
         check("training", dataclasses.asdict(self), type(self))
         if self.patience and not self.keep_best:
             raise UserError("patience needs keep_best = true")
-        if self.batch_size < self.processes:
+        if self.batch_size < self.devices:
             raise UserError(
-                f"batch_size must be at least the {self.processes} processes, a sample for each, "
+                f"batch_size must be at least the {self.devices} devices, a sample for each, "
                 f"got {self.batch_size}"
             )
 
@@ -125,20 +121,10 @@ class TrainingSettings:
         """Return all settings that have a value, as a `[training]` table."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
-    @property
-    def processes(self) -> int:
-        """Number of processes on all nodes."""
-        return self.devices * self.num_nodes
-
     def progress(self, step: int, seconds: float) -> float:
         """Return the share of the budget spent after `step` steps and `seconds` seconds (>= 0)."""
         of_time = seconds / (60 * self.minutes) if self.minutes is not None else 0.0
         return max(of_time, step / self.steps if self.steps is not None else 0.0)
-
-    def in_decay(self, progress: float) -> bool:
-        """Return True where the learning rate falls at this share of the budget."""
-        # Rounding must not move the switch by a step: 1 - 0.3 is a little less than 0.7.
-        return progress >= 1 - self.decay_fraction - 1e-9
 
     def learning_rate_at(self, step: int, progress: float) -> float:
         """Return the rate of step `step` (0-based), begun at share `progress` of the budget.

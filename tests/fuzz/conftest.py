@@ -16,24 +16,40 @@ SAMPLE = 40
 """Cases of each family in a usual test run."""
 
 
+def families(seed: int) -> list[list]:
+    """Return all cases of a seed in a fixed order, a list for each family, each name once."""
+    from badinput.commandlines import command_line_cases
+    from badinput.configurations import configuration_cases
+    from badinput.datafiles import data_file_cases
+    from badinput.folders import damage_cases, place_cases, state_cases
+    from badinput.texts import escape_cases, stream_cases
+
+    known: set[str] = set()
+    found = []
+    for family in (command_line_cases, configuration_cases, data_file_cases, damage_cases,
+                   escape_cases, stream_cases, place_cases, state_cases):  # fmt: skip
+        cases = {c.name.encode("ascii", "backslashreplace").decode(): c for c in family(seed)}
+        found.append([case for name, case in cases.items() if name not in known])
+        known |= cases.keys()
+    return found
+
+
 def pytest_generate_tests(metafunc):
     """One test per case, and one per command that is given good input."""
+    play_all = metafunc.config.getoption("fuzz_all", False)
     if "path" in metafunc.fixturenames:
-        from badinput.commandlines import NOT_HERE, USUAL
+        from badinput.commandlines import USUAL
 
-        paths = [path for path in USUAL if path not in NOT_HERE]
         # Other tests play the commands, too: every run of the tests needs it no second time.
-        chosen = paths if metafunc.config.getoption("fuzz_all", False) else paths[:1]
+        chosen = list(USUAL) if play_all else list(USUAL)[:1]
         metafunc.parametrize("path", chosen, ids=" ".join)
     if "case" not in metafunc.fixturenames:
         return
-    from badinput.everything import by_family
-
-    families = by_family(metafunc.config.getoption("fuzz_seed", SEED))
-    if not metafunc.config.getoption("fuzz_all", False):
-        quick = [[case for case in family if not case.starts] for family in families]
-        families = [Random(SEED).sample(some, min(SAMPLE, len(some))) for some in quick]
-    cases = [case for family in families for case in family]
+    drawn = families(metafunc.config.getoption("fuzz_seed", SEED))
+    if not play_all:
+        quick = [[case for case in family if not case.starts] for family in drawn]
+        drawn = [Random(SEED).sample(some, min(SAMPLE, len(some))) for some in quick]
+    cases = [case for family in drawn for case in family]
     marks = [pytest.mark.xdist_group(f"fuzz-{k % 8}") for k in range(8)]
     metafunc.parametrize(
         "case", [pytest.param(c, id=c.name, marks=marks[k % 8]) for k, c in enumerate(cases)]
@@ -42,7 +58,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def stage(tmp_path_factory):
-    """Where the cases are played."""
+    """A place where the cases are played."""
     from badinput.stage import Stage
 
     return Stage(tmp_path_factory.mktemp("stage"))

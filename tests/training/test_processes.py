@@ -16,19 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from graphcnf.errors import UserError
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
 from graphcnf.training.loop import Run
-from graphcnf.training.processes import _Patient, as_launched, is_main, started_apart
+from graphcnf.training.processes import as_launched, is_main
 from graphcnf.training.settings import load_config
 
 SETTINGS = dict(steps=24, threads=1, accelerator="cpu", log_every=4, warmup_steps=5,
                 eval_minutes=0, final_eval_batches=5, batch_size=8,
                 decay_fraction=0.0)  # fmt: skip
-LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "SLURM_NTASKS",
-             "SLURM_PROCID", "SLURM_NNODES", "SLURM_JOB_NAME", "SLURM_STEP_NUM_TASKS",
-             "SLURM_STEP_NUM_NODES", "TORCHELASTIC_RUN_ID",
+LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID",
              "MASTER_ADDR", "MASTER_PORT")  # fmt: skip
 
 
@@ -72,10 +69,15 @@ def rows(run: Path, phase: str) -> list[tuple[float, ...]]:
     return [tuple(float(r[k]) for k in ("step", "bits_per_variable", "accuracy")) for r in found]
 
 
-def free_port() -> str:
+def two_nodes(tiny, *runs: Path, **options) -> list[subprocess.Popen]:
+    """A process of `torchrun` for each node, with the folder that the node sees."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
+                "--nproc-per-node", "1", "--rdzv-backend", "c10d",
+                "--rdzv-endpoint", endpoint]  # fmt: skip
+    return [start(tiny, run, launcher=launcher, **options) for run in runs]
 
 
 def here(tiny, out: Path, resume=False, **options):
@@ -105,21 +107,10 @@ def assert_same_course(a: Path, b: Path, phases=("train", "eval")):
 
 
 def test_two_nodes_take_the_course_of_one_process(tiny, tmp_path, alone):
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    nodes = [
-        start(tiny, tmp_path / "run", {**shared, "NODE_RANK": str(rank)}, num_nodes=2)
-        for rank in (0, 1)
-    ]
-    said = ended(*nodes)
-    assert "2 x cpu" in said[0] and "step" not in said[1]
+    said = ended(*two_nodes(tiny, tmp_path / "run", tmp_path / "run"))
+    assert sum("2 x cpu" in text for text in said) == 1
     assert_same_course(alone, tmp_path / "run")
-
-
-def test_torchrun_says_how_many_there_are(tiny, tmp_path, alone):
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    ended(start(tiny, tmp_path / "run", launcher=[sys.executable, *torchrun]))
-    assert_same_course(alone, tmp_path / "run")
-    assert load_config(tmp_path / "run" / "config.toml")["training"]["devices"] == 2
+    assert load_config(tmp_path / "run" / "config.toml")["training"]["devices"] == 1
 
 
 def test_one_two_one_processes(tiny, tmp_path, alone):
@@ -155,14 +146,6 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, al
     assert_same_course(alone, run)
 
 
-def test_the_end_of_a_process_is_told_one_look_later():
-    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as process:
-        patient = _Patient(process)
-        process.wait(60)
-    assert (patient.poll(), patient.returncode) == (None, None)
-    assert (patient.poll(), patient.returncode) == (3, 3)
-
-
 def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, monkeypatch):
     # Not at once: the other processes have not heard of it, and would wait for this one for ever.
     run = Run(tiny.make_experiment(), TrainingSettings(steps=1), tmp_path, None)
@@ -174,40 +157,24 @@ def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, mo
 
 def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
     here(tiny, tmp_path / "first", steps=4)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    nodes = [
-        start(tiny, tmp_path / name, {**shared, "NODE_RANK": str(rank)}, num_nodes=2, resume=True)
-        for rank, name in enumerate(("first", "elsewhere"))
-    ]
-    for node in nodes:
+    for node in two_nodes(tiny, tmp_path / "first", tmp_path / "elsewhere", resume=True):
         assert "a file system that all nodes share" in node.communicate(timeout=60)[1]
         assert node.returncode == 1
 
 
 @pytest.mark.parametrize(
-    ("environment", "main", "apart", "devices", "nodes"),
+    ("environment", "main", "devices"),
     [
-        ({}, True, False, 1, 1),
-        ({"LOCAL_RANK": "1"}, False, False, 1, 1),
-        ({"NODE_RANK": "1"}, False, True, 1, 1),
-        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "6",
-          "LOCAL_WORLD_SIZE": "3"}, True, True, 3, 2),
-        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "LOCAL_RANK": "0", "WORLD_SIZE": "6",
-          "LOCAL_WORLD_SIZE": "3"}, False, True, 3, 2),
-        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "4"},
-         False, True, 4, 2),
-        # The script of a job, which is none of its tasks.
-        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "0"}, True, False, 1, 1),
+        ({}, True, 1),
+        ({"LOCAL_RANK": "1"}, False, 1),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"},
+         True, 3),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"},
+         False, 3),
     ],
 )  # fmt: skip
-def test_what_a_launcher_says(monkeypatch, environment, main, apart, devices, nodes):
+def test_what_a_launcher_says(monkeypatch, environment, main, devices):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    launched = as_launched(TrainingSettings(steps=1))
-    assert (is_main(), started_apart()) == (main, apart)
-    assert (launched.devices, launched.num_nodes) == (devices, nodes)
-
-
-def test_several_nodes_need_to_know_which_they_are(tiny, tmp_path):
-    with pytest.raises(UserError, match="NODE_RANK, MASTER_ADDR, MASTER_PORT"):
-        fit(tiny.make_experiment(), TrainingSettings(steps=1, num_nodes=2), tmp_path)
+    assert is_main() == main
+    assert as_launched(TrainingSettings(steps=1)).devices == devices

@@ -12,7 +12,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from badinput.case import Case
-from badinput.stage import PROGRAMS
+from graphcnf.scripts.cli import app
 
 NO_NUMBER = ("", " ", "many", "1.5.2", "0x1g", "5,", "5 6", "½", "--5", "None", "1e", "+-1")
 NOT_WHOLE = ("1.5", "1e3", "nan", "inf", "-inf", "true", "2/1")
@@ -22,7 +22,6 @@ OUT_OF_RANGE = {
     "--minutes": ("0", "-1", "nan", "inf", "1e308"),
     "--seed": HUGE,
 }
-SEVERAL = ("", ",", "1,,2", "1;2", "a,b", "1,1", "-1", "1.5", "9" * 30)
 BAD_TEXTS = {
     "--model": ("", "nowhere", "~nouser/x", "/dev/null", "x" * 300, "zinc250k/config.json",
                 "\udcff", "{molecules}", "{work}"),
@@ -32,8 +31,7 @@ BAD_TEXTS = {
                   "x.json", "x.yml", "{molecules}", "{work}", "{preset}"),
     "--shard": ("", "1", "/", "0/1", "2/1", "1/0", "1/2", "-1/1", "1.0/1", "a/b", "1/1/1",
                 "1/" + "9" * 30),
-    "--seeds": SEVERAL,
-    "--similarities": ("", ",", "0.1,,0.2", "0.1;0.2", "a,b", "-1", "1.5", "nan", "inf"),
+    "--seeds": ("", ",", "1,,2", "1;2", "a,b", "1,1", "-1", "1.5", "9" * 30),
     "--metrics": ("", ",", "beauty", "fcd,beauty", "fcd,,snn", "ALL "),
     "--reference": ("", "nowhere", "~nouser/x.smi", "{work}", "/dev/full"),
     "--test": ("", "nowhere", "~nouser/x.smi", "{work}"),
@@ -83,58 +81,31 @@ class Usual:
 MODEL = ("--model", "{model}")
 IMAGES = ("--model", "{images}")
 USUAL: dict[tuple[str, ...], Usual] = {
-    ("graphcnf", "generate"): Usual((*MODEL, "-n", "3"), ".smi"),
-    ("graphcnf", "grow"): Usual((*MODEL, "--scaffold", "CC", "-n", "1"), ".smi"),
-    ("graphcnf", "merge"): Usual(("{shard}",), ".smi"),
-    ("graphcnf", "evaluate"): Usual(
+    ("generate",): Usual((*MODEL, "-n", "3"), ".smi"),
+    ("grow",): Usual((*MODEL, "--scaffold", "CC", "-n", "1"), ".smi"),
+    ("merge",): Usual(("{shard}",), ".smi"),
+    ("evaluate",): Usual(
         (*MODEL, "-n", "20", "--reference", "none", "--reconstruct", "0", "--likelihood", "0"),
         taken={"--metrics": ("", ",", "fcd,,snn", "ALL "), "--model": ("",)},
     ),
-    ("graphcnf", "score"): Usual(("{molecules}", *MODEL), ".csv"),
-    ("graphcnf", "train"): Usual(("{preset}", "--out", "run"), ""),
-    ("graphcnf", "finetune"): Usual(
+    ("score",): Usual(("{molecules}", *MODEL), ".csv"),
+    ("train",): Usual(("{preset}", "--out", "run"), ""),
+    ("finetune",): Usual(
         ("{molecules}", "--weights", "{model}", "--steps", "1", "-n", "0", "--out", "run"), ""
     ),
-    ("graphcnf", "optimize"): Usual(
+    ("optimize",): Usual(
         ("--score", "qed", "--budget", "3", *MODEL, "--workers", "0", "--folder", "run"), ".csv"
     ),
-    ("graphcnf", "analogs"): Usual(("CCO", *MODEL, "-n", "1"), ".smi"),
-    ("graphcnf", "interpolate"): Usual(("CCO", "CCN", *MODEL, "--steps", "1"), ".csv"),
-    ("graphcnf", "images", "generate"): Usual((*IMAGES, "-n", "2", "--out", "x.png"), ".png"),
-    ("graphcnf", "images", "evaluate"): Usual(("{images}", "--draws", "1")),
-    ("graphcnf", "images", "interpolate"): Usual(("0", "1", *IMAGES, "--out", "x.png"), ".png"),
-    ("graphcnf", "datasets", "list"): Usual(()),
-    ("graphcnf", "datasets", "prepare"): Usual(("{molecules}",)),
-    ("graphcnf", "datasets", "info"): Usual(("{molecules}",)),
-    ("graphcnf", "datasets", "check"): Usual(("{molecules}",)),
-    ("benchmarks", "systems"): Usual(("{preset}", "--minutes", "0.01", "--folder", "x")),
-    ("benchmarks", "codes"): Usual((*MODEL, "-n", "9")),
-    ("benchmarks", "fragments"): Usual((*MODEL, "-n", "1")),
-    ("benchmarks", "properties"): Usual(
-        ("{model}",), taken={"--reference": BAD_TEXTS["--reference"]}  # the model is refused before
-    ),
-    ("benchmarks", "pmo"): Usual(
-        (*MODEL, "--tasks", "qed", "--methods", "graphcnf", "--budget", "3", "--folder", "run")
-    ),
-    ("benchmarks", "constrained"): Usual(
-        (*MODEL, "--budget", "3", "--folder", "run")
-    ),
-    ("benchmarks", "images"): Usual(("{pictures}", "--minutes", "0.01", "--folder", "x")),
-    ("benchmarks", "sets"): Usual(("{sets_run}",)),
-    ("benchmarks", "coloring"): Usual(("{coloring}", "-n", "2")),
-    ("benchmarks", "moses"): Usual(("{model}",)),
-    ("benchmarks", "own_molecules"): Usual(("sulfonamides",), ".smi"),
-}  # fmt: skip
-
-
-NOT_HERE = {("benchmarks", "images"): "a training",
-            ("benchmarks", "systems"): "fcd_torch",
-            ("benchmarks", "moses"): "fcd_torch, molsets",
-            ("benchmarks", "properties"): "a model that was trained with properties",
-            ("benchmarks", "fragments"): "minutes",
-            ("benchmarks", "constrained"): "minutes",
-            ("benchmarks", "own_molecules"): "ZINC250k encoded, a minute"}  # fmt: skip
-"""Commands that need more than the stage has when all is well, and what."""
+    ("analogs",): Usual(("CCO", *MODEL, "-n", "1"), ".smi"),
+    ("interpolate",): Usual(("CCO", "CCN", *MODEL, "--steps", "1"), ".csv"),
+    ("images", "generate"): Usual((*IMAGES, "-n", "2", "--out", "x.png"), ".png"),
+    ("images", "evaluate"): Usual(("{images}", "--draws", "1")),
+    ("images", "interpolate"): Usual(("0", "1", *IMAGES, "--out", "x.png"), ".png"),
+    ("datasets", "list"): Usual(()),
+    ("datasets", "prepare"): Usual(("{molecules}",)),
+    ("datasets", "info"): Usual(("{molecules}",)),
+    ("datasets", "check"): Usual(("{molecules}",)),
+}
 
 
 @dataclass(frozen=True)
@@ -155,15 +126,13 @@ class Option:
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], list[Option], bool]]:
-    """Every command of the programs: its path, its options, and whether it takes many arguments."""
-    for program, app in PROGRAMS.items():
-        found = [((program,), command) for command in app.registered_commands]
-        for group in app.registered_groups:
-            inner = group.typer_instance.registered_commands
-            found += [((program, group.name), command) for command in inner]
-        for path, command in found:
-            name = command.name or command.callback.__name__
-            yield (*path, name), *_parameters(command.callback)
+    """Yield every command: its path, its options, and whether it takes many arguments."""
+    found = [((), command) for command in app.registered_commands]
+    for group in app.registered_groups:
+        found += [((group.name,), c) for c in group.typer_instance.registered_commands]
+    for path, command in found:
+        name = command.name or command.callback.__name__
+        yield (*path, name), *_parameters(command.callback)
 
 
 def _parameters(callback: Callable) -> tuple[list[Option], bool]:
@@ -185,32 +154,30 @@ def _parameters(callback: Callable) -> tuple[list[Option], bool]:
 
 
 def command_line_cases(seed: int) -> Iterator[Case]:
-    """Bad values of every option of every command, and command lines that are none."""
+    """Yield bad values of every option of every command, and command lines that are none."""
     dice = Random(f"command lines {seed}")
     for path, options, many in commands():
-        usual = USUAL[path]
-        start = (*path[1:], *usual.arguments)
-        name = " ".join(path)
+        usual, name = USUAL[path], " ".join(path)
+        start = (*path, *usual.arguments)
         for option in options:
             if option.kind is bool:
-                yield Case(f"{name} {option.name}=maybe", path[0], (*start, f"{option.name}=maybe"))
+                yield Case(f"{name} {option.name}=maybe", (*start, f"{option.name}=maybe"))
             for value in _bad_values(option, usual):
                 given = f"{option.name}={value}"
-                late = option.name in ("--accelerator", "--devices", "--num-nodes")
-                yield Case(f"{name} {given}", path[0], (*start, given), starts=late,
+                yield Case(f"{name} {given}", (*start, given),
+                           starts=option.name in ("--accelerator", "--devices"),
                            either=_told(option.name, value))  # fmt: skip
             wrong = option.name + dice.choice("xyz")
-            yield Case(f"{name} {wrong}", path[0], (*start, wrong, "1"), (wrong,))
+            yield Case(f"{name} {wrong}", (*start, wrong, "1"), (wrong,))
         if many:
-            yield Case(f"{name} no such place", path[0], (*start, "nowhere"))
+            yield Case(f"{name} no such place", (*start, "nowhere"))
         else:
-            yield Case(f"{name} one too many", path[0], (*start, *["extra"] * 3))
+            yield Case(f"{name} one too many", (*start, *["extra"] * 3))
         for _ in range(2):
             junk = "".join(dice.choices("abcxyz-=.,{}~$ÄÖ語\t", k=dice.randint(3, 9)))
-            yield Case(f"{name} --{junk}", path[0], (*start, f"--q{junk}"))
-    for program in PROGRAMS:
-        for word in ("nothing", "Generate", "-x", "--model", "help me"):
-            yield Case(f"{program} {word}", program, (word,))
+            yield Case(f"{name} --{junk}", (*start, f"--q{junk}"))
+    for word in ("nothing", "Generate", "-x", "--model", "help me"):
+        yield Case(word, (word,))
 
 
 def _told(option: str, value: str) -> tuple[str, ...]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any
 
-from badinput.case import Case
-from badinput.stage import Stage
+from badinput.case import Case, written
 
 WHOLE = ("many", "", 1.5, True, [1], [], {"a": 1}, -1, -(10**30), 10**30, "3", float("nan"))
 SIZE = (*WHOLE, 0)
@@ -26,8 +25,7 @@ TRAINING: dict[str, tuple] = {
     "log_every": SIZE[:9], "eval_minutes": REAL[:-1], "eval_batches": SIZE[:9],
     "final_eval_batches": SIZE[:9], "checkpoint_minutes": WHEN[:-3], "snapshots": FLAG,
     "max_bad_steps": SIZE[:9], "seed": WHOLE, "threads": WHOLE, "accelerator": NAME[:-1],
-    "devices": SIZE, "clock": NAME,
-    "num_nodes": SIZE, "strategy": NAME, "optimizer": NAME,
+    "devices": SIZE, "clock": NAME, "optimizer": NAME,
 }  # fmt: skip
 """Bad values of every training setting."""
 
@@ -155,31 +153,31 @@ def configuration_cases(seed: int) -> Iterator[Case]:
                     changed[table] = {**changed[table], key: value}
                     text = preset(changed["model"], changed["data"], TRAIN)
                     label = f"{name} {table}.{key}={toml(value)[:40]}"
-                    yield Case(label, "graphcnf", ("train", "x.toml", "--out", "run"),
-                               _named(key, value), _write("x.toml", text))  # fmt: skip
+                    yield Case(label, ("train", "x.toml", "--out", "run"),
+                               _named(key, value), written("x.toml", text))  # fmt: skip
         good = preset(model, data, TRAIN)
         for table in ("model", "data", "training"):
             word = "".join(dice.choices("abcdefgh", k=7))
-            yield Case(f"{name} {table}.{word}", "graphcnf",
+            yield Case(f"{name} {table}.{word}", 
                        ("train", "x.toml", "--out", "run", "--set", f"{table}.{word}=1"),
-                       (word,), _write("x.toml", good))  # fmt: skip
+                       (word,), written("x.toml", good))  # fmt: skip
     model, data, *_ = EXPERIMENTS["sets"]
     for key, values in TRAINING.items():
-        late = key in ("accelerator", "devices", "num_nodes")
+        late = key in ("accelerator", "devices")
         named = (key,) if late else ("x.toml", key)
         for value in values:
             label = f"training.{key}={toml(value)[:40]}"
             text = preset(model, data, {**TRAIN, key: value})
-            yield Case(label, "graphcnf", ("train", "x.toml", "--out", "run"), named,
-                       _write("x.toml", text), starts=late)  # fmt: skip
+            yield Case(label, ("train", "x.toml", "--out", "run"), named,
+                       written("x.toml", text), starts=late)  # fmt: skip
         value = dice.choice(values)
         assigned = f"{key}={toml(value)}"
-        yield Case(f"--set {assigned[:40]}", "graphcnf",
+        yield Case(f"--set {assigned[:40]}",
                    ("train", "x.toml", "--out", "run", "--set", assigned), named,
-                   _write("x.toml", preset(model, data, TRAIN)), starts=late)  # fmt: skip
+                   written("x.toml", preset(model, data, TRAIN)), starts=late)  # fmt: skip
     for label, content in TEXTS.items():
-        yield Case(f"preset: {label}", "graphcnf", ("train", "x.toml", "--out", "run"), (),
-                   _write("x.toml", content))  # fmt: skip
+        yield Case(f"preset: {label}", ("train", "x.toml", "--out", "run"), (),
+                   written("x.toml", content))  # fmt: skip
 
 
 def _named(key: str, value: Any) -> tuple[str, ...]:
@@ -187,11 +185,3 @@ def _named(key: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, Mapping) and key not in ("name", "vocabulary"):
         return ("x.toml", next(iter(value)))
     return ("x.toml",) if key == "path" else ("x.toml", key)
-
-
-def _write(name: str, text: str | bytes) -> Callable[[Stage], None]:
-    def prepare(stage: Stage) -> None:
-        content = stage.fill(text).encode() if isinstance(text, str) else text
-        (stage.work / name).write_bytes(content)
-
-    return prepare

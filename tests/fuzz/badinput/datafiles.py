@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from random import Random
 
-from badinput.case import Case
+from badinput.case import Case, written
 from badinput.stage import SMILES, Stage
 
 READERS = {
@@ -21,8 +21,6 @@ READERS = {
     "test": ("evaluate", "{molecules}", "--reference", "{molecules}", "--metrics", "snn",
              "--test", "{file}"),
     "train": ("train", "{preset}", "--set", "data.path={file}", "--out", "run"),
-    "codes": ("codes", "--model", "{model}", "-n", "9",
-              "--reference", "{file}"),
 }  # fmt: skip
 """Commands that read molecules."""
 
@@ -99,32 +97,19 @@ def data_file_cases(seed: int) -> Iterator[Case]:
                              ("device", "/dev/zero"), ("home", "~nouser/x.smi"),
                              ("long", "x" * 300), ("inside", "{molecules}/x.smi"),
                              ("latin", "\udcff.smi")):  # fmt: skip
-            yield Case(f"{reader} {label}", program_of(reader),
-                       tuple(a.replace("{file}", place) for a in arguments))  # fmt: skip
+            yield Case(f"{reader} {label}", tuple(a.replace("{file}", place) for a in arguments))
     for command in SCORED:
         line = tuple(a.replace("{file}", "-") for a in READERS[command])
         for name in ("empty.smi", "blank.smi", "binary.smi", "zeros.smi", "utf16.smi",
                      "cut.csv.gz", "text.parquet"):  # fmt: skip
-            yield Case(f"{command} - {name}", "graphcnf", line, stdin=TEXTS[name])
+            yield Case(f"{command} - {name}", line, stdin=TEXTS[name])
     yield from _image_cases(dice)
-
-
-def program_of(reader: str) -> str:
-    """The program that a reader is a command of."""
-    return "benchmarks" if reader == "codes" else "graphcnf"
 
 
 def _case(reader, arguments, name, content, *, label=None, readable=False) -> Case:
     given = tuple(a.replace("{file}", name) for a in arguments)
-    return Case(f"{reader} {label or name}", program_of(reader), given, () if readable else (name,),
-                _write(name, content), readable=readable)  # fmt: skip
-
-
-def _write(name: str, content: bytes) -> Callable[[Stage], None]:
-    def prepare(stage: Stage) -> None:
-        (stage.work / name).write_bytes(content)
-
-    return prepare
+    return Case(f"{reader} {label or name}", given, () if readable else (name,),
+                written(name, content), readable=readable)  # fmt: skip
 
 
 def _parquet() -> bytes:
@@ -150,17 +135,17 @@ def _image_cases(dice: Random) -> Iterator[Case]:
     command, more = ("images", "interpolate"), ("--model", "{images}", "--out", "out.png")
     for picture, content in PICTURES.items():
         for ends in ((picture, "0"), ("0", picture)):
-            yield Case(f"interpolate {ends}", "graphcnf", (*command, *ends, *more), (picture,),
-                       _write(picture, content))  # fmt: skip
+            yield Case(f"interpolate {ends}", (*command, *ends, *more), (picture,),
+                       written(picture, content))  # fmt: skip
     for end in ("99", "9" * 30, "-1", "nowhere.png", "", "{work}", "1.5", "x" * 300,
                 "{molecules}", "~nouser/x.png", "/dev/null"):  # fmt: skip
-        yield Case(f"interpolate {end[:30]}", "graphcnf", (*command, "0", *more, "--", end))
+        yield Case(f"interpolate {end[:30]}", (*command, "0", *more, "--", end))
     line = (*command, "x.png", "0", *more)
     for size, mode in (((5, 4), "L"), ((4, 4), "RGB"), ((4, 4), "I;16"), ((400, 4), "L")):
-        yield Case(f"interpolate {size} {mode}", "graphcnf", line, ("x.png",),
+        yield Case(f"interpolate {size} {mode}", line, ("x.png",),
                    _picture("x.png", size, mode))  # fmt: skip
     for end in sorted(dice.sample(range(9, 60), 3)):
-        yield Case(f"interpolate cut {end}", "graphcnf", line, ("x.png",),
+        yield Case(f"interpolate cut {end}", line, ("x.png",),
                    _picture("x.png", (4, 4), "L", end))  # fmt: skip
     train = ("train", "images-simple", "--out", "run", "--steps", "1", "--set", "data.path=set",
              "--set", "model.width=4", "--set", "model.couplings=2")  # fmt: skip
@@ -180,7 +165,7 @@ def _image_cases(dice: Random) -> Iterator[Case]:
                 + bytes(180)},
     }  # fmt: skip
     for name, files in folders.items():
-        yield Case(f"images {name}", "graphcnf", train, ("x.toml",)[:0], _folder(files))
+        yield Case(f"images {name}", train, (), _folder(files))
 
 
 def _folder(files: dict[str, bytes]) -> Callable[[Stage], None]:

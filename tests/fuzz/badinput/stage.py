@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -21,17 +22,14 @@ import torch
 import typer
 
 from badinput.case import Case, Outcome
-from graphcnf.scripts.benchmarks.__main__ import app as benchmarks
 from graphcnf.scripts.cli import app
 from graphcnf.scripts.cli import run as run_command
 
-PLACES = ("molecules", "preset", "model", "shard", "images", "photos", "pictures", "coloring",
-          "run", "sets_run", "optimized", "work")  # fmt: skip
-"""What a stage holds, by the names that cases call it."""
+PLACES = ("molecules", "preset", "model", "shard", "images", "photos", "run", "optimized", "work")
+"""Parts of a stage, by the names that cases call them."""
 
-PROGRAMS = {"graphcnf": app, "benchmarks": benchmarks}
-HEAVY = ("graphcnf.training.loop", "graphcnf.coloring.flow", "graphcnf.images", "pandas",
-         "graphcnf.molecules.flow", "pyarrow.parquet")  # fmt: skip
+HEAVY = ("graphcnf.training.loop", "graphcnf.images", "pandas", "graphcnf.molecules.flow",
+         "pyarrow.parquet")  # fmt: skip
 PATIENCE = 180
 """Seconds that a case may take; a refusal takes one, and more where others use the machine."""
 
@@ -62,7 +60,7 @@ class Stage:
         for name in HEAVY:
             import_module(name)
         self.root, self.work = root, root / "work"
-        self.programs = {name: typer.main.get_command(found) for name, found in PROGRAMS.items()}
+        self.command = typer.main.get_command(app)
         self.molecules = root / "molecules.smi"
         self.molecules.write_text("\n".join(SMILES) + "\n")
         self.preset = root / "mine.toml"
@@ -73,46 +71,44 @@ class Stage:
         )  # fmt: skip
 
     def fill(self, text: str) -> str:
-        """The text with the names of places put in."""
+        """Return the text with the names of places put in."""
         for name in PLACES:
             if f"{{{name}}}" in text:
                 text = text.replace(f"{{{name}}}", str(getattr(self, name)))
         return text
 
+    def _made(self, *arguments: str) -> Path:
+        """Run a command that makes its last argument, and return that."""
+        with (
+            _environment(self.root / "cache"),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.suppress(SystemExit),
+        ):
+            run_command(self.command, [*arguments])
+        assert Path(arguments[-1]).exists()
+        return Path(arguments[-1])
+
+    @cached_property
+    def run(self) -> Path:
+        """Return a finished training run, with snapshots."""
+        settings = ("--set", "snapshots=true")
+        return self._made("train", str(self.preset), *settings, "--out", str(self.root / "run"))
+
     @cached_property
     def model(self) -> Path:
-        """A model of molecules with random weights."""
-        from graphcnf.datasets.molecules import encode
-        from graphcnf.graphs import GraphCNF
-
-        data = encode("mine", SMILES, workers=1)
-        model = GraphCNF.for_graphs(
-            data.graphs,
-            node_categories=len(data.vocabulary.atoms),
-            bond_categories=len(data.vocabulary.bonds),
-            metadata={
-                "dataset": str(self.molecules),
-                "vocabulary": data.vocabulary.to_dict(),
-                "size_histogram": data.size_histogram("all").tolist(),
-            },
-            training_hashes=np.unique(data.hashes),
-            width=16, layers=1, heads=2, table_rows=64,
-        )  # fmt: skip
-        return self._saved(model, "model")
+        """Return a model of molecules after two steps."""
+        return self.run / "model"
 
     @cached_property
     def shard(self) -> Path:
-        """All of a sample, with what lies beside a shard."""
-        path = self.root / "shard.smi"
-        arguments = ["generate", "--model", str(self.model), "-n", "9", "--shard", "1/1"]
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
-            run_command(self.programs["graphcnf"], [*arguments, "--out", str(path)])
-        assert path.exists()
-        return path
+        """Return all of a sample, with the file that lies beside a shard."""
+        return self._made("generate", "--model", str(self.model), "-n", "9", "--shard", "1/1",
+                          "--out", str(self.root / "shard.smi"))  # fmt: skip
 
     @cached_property
     def photos(self) -> Path:
-        """A folder of 30 pictures of 4 x 4 pixels."""
+        """Return a folder of 30 pictures of 4 x 4 pixels."""
         from PIL import Image
 
         folder = self.root / "photos"
@@ -124,82 +120,27 @@ class Stage:
         return folder
 
     @cached_property
-    def pictures(self) -> Path:
-        """A preset that trains on the photographs."""
-        path = self.root / "pictures.toml"
-        path.write_text(
-            f'[model]\narchitecture = "vae"\nwidth = 4\nlatents = 2\n\n[data]\nname = "images"\n'
-            f'path = "{self.photos}"\nbits = 2\n'
-        )
-        return path
-
-    @cached_property
     def images(self) -> Path:
-        """A model of images, of the photographs."""
-        from graphcnf.datasets.images import load_images
-        from graphcnf.images import ImageFlow
-
-        data = {"path": str(self.photos), "bits": 2}
-        dataset = load_images(**data)
-        model = ImageFlow(
-            architecture="simple", shape=dataset.shape, levels=4, couplings=2, width=4, layers=1
-        )
-        model.metadata = {"dataset": "photos", "data": data, "checksum": dataset.checksum}
-        return self._saved(model, "images")
-
-    @cached_property
-    def coloring(self) -> Path:
-        """A model of colourings."""
-        from graphcnf.coloring import ColoringFlow
-
-        model = ColoringFlow(3, width=8, heads=2, encoder_layers=1, ahead=4, rounds=1)
-        model.metadata = {"dataset": "coloring", "data": {"size": "small", "graphs": 40}}
-        return self._saved(model, "coloring")
-
-    @cached_property
-    def run(self) -> Path:
-        """A finished training run, with snapshots."""
-        return self._trained("run", str(self.preset), "--set", "snapshots=true")
-
-    @cached_property
-    def sets_run(self) -> Path:
-        """A finished training run on sets."""
-        options = ("steps=1", "batch_size=4", "eval_batches=1", "final_eval_batches=1",
-                   "accelerator=cpu", "model.width=8", "model.layers=1", "model.heads=2",
-                   "data.elements=4")  # fmt: skip
+        """Return a model of the photographs after one step."""
+        options = ("model.width=4", "model.couplings=2", "model.layers=1", "data.bits=2",
+                   f"data.path={self.photos}", "batch_size=4", "accelerator=cpu")  # fmt: skip
         settings = [text for option in options for text in ("--set", option)]
-        return self._trained("sets_run", "set-shuffling", *settings)
+        return self._made("train", "images-simple", "--steps", "1", *settings, "--out",
+                          str(self.root / "images")) / "model"  # fmt: skip
 
     @cached_property
     def optimized(self) -> Path:
-        """The folder of an optimisation of three calls."""
-        folder = self.root / "optimized"
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            arguments = ["optimize", "--score", "qed", "--budget", "3", "--workers", "0"]
-            arguments += ["--model", str(self.model), "--folder", str(folder)]
-            with contextlib.suppress(SystemExit):
-                run_command(self.programs["graphcnf"], arguments)
-        assert (folder / "state.safetensors").exists()
-        return folder
-
-    def _trained(self, name: str, preset: str, *options: str) -> Path:
-        folder = self.root / name
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
-            arguments = ["train", preset, "--out", str(folder), *options]
-            run_command(self.programs["graphcnf"], arguments)
-        assert (folder / "checkpoints" / "last.ckpt").exists()
-        return folder
-
-    def _saved(self, model, name: str) -> Path:
-        model.save_pretrained(self.root / name)
-        return self.root / name
+        """Return the folder of an optimisation of three calls."""
+        return self._made("optimize", "--score", "qed", "--budget", "3", "--workers", "0",
+                          "--model", str(self.model), "--folder",
+                          str(self.root / "optimized"))  # fmt: skip
 
     def play(self, case: Case) -> Outcome:
         """Run a case in this process, in a working folder of its own."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
         arguments = [self.fill(a) for a in case.arguments]
-        with contextlib.chdir(self.work), _environment(case, self.root / "cache"):
+        with contextlib.chdir(self.work), _environment(self.root / "cache", case.environment):
             if case.prepare is not None:
                 case.prepare(self)
             before = _content(self.work)
@@ -219,7 +160,7 @@ class Stage:
         with _streams(case, out, err):
             try:
                 with _limits():
-                    run_command(self.programs[case.program], arguments, case.program)
+                    run_command(self.command, arguments)
             except SystemExit as end:
                 return end.code or 0, ""
             except Hung:
@@ -243,9 +184,9 @@ def _content(folder: Path) -> dict[str, bytes | str]:
 
 
 @contextlib.contextmanager
-def _environment(case: Case, cache: Path):
+def _environment(cache: Path, more: Sequence[tuple[str, str]] = ()):
     before = dict(os.environ)
-    os.environ.update({"GRAPHCNF_CACHE": str(cache), "COLUMNS": "100", **dict(case.environment)})
+    os.environ.update({"GRAPHCNF_CACHE": str(cache), "COLUMNS": "100", **dict(more)})
     os.environ.pop("GRAPHCNF_DEBUG", None)
     try:
         yield
