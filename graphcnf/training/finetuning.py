@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
 import torch
 from torch import Tensor, nn
 
@@ -113,6 +112,8 @@ def finetune(
         True
     """
     require("lightning", "training", "train")
+    import tomli_w
+
     from graphcnf.training.loop import fit
 
     out, before = Path(out), flow
