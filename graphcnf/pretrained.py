@@ -64,10 +64,10 @@ Model = TypeVar("Model", bound=nn.Module)
 def save_model(
     model: nn.Module, folder: str | Path, *, half: bool = False, **arrays: np.ndarray
 ) -> None:
-    """Write a model; every file is complete before it gets its name.
+    """Write a module with `config` and `metadata`; every file is complete before it has its name.
 
     Args:
-        model: Module with `config` and `metadata`.
+        model: The module.
         folder: Made if missing.
         half: Round parameters to float16, for half the size; they are loaded in float32.
         **arrays: Further arrays, each written to a safetensors file of its name.
@@ -158,11 +158,7 @@ def load_model(cls: type[Model], folder: Path, device="cpu") -> Model:
 
 
 def check_device(device: Any) -> torch.device:
-    """Return the torch device of a name such as "cuda:1".
-
-    Raises:
-        UserError: Torch does not know it, or cannot compute on it here.
-    """
+    """Return the torch device of a name such as "cuda:1"; raises `UserError` if it is unusable."""
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
@@ -213,11 +209,7 @@ def _check_metadata(metadata: Any) -> None:
 
 
 def load_array(folder: Path, name: str) -> np.ndarray | None:
-    """Return an array that `save_model` wrote with a model, None if there is none.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
+    """Return an array that `save_model` wrote with a model, None if there is none."""
     path = inside(folder, f"{name}.safetensors")
     if not path.exists():
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from random import Random
 from typing import get_args, get_origin, get_type_hints
 
@@ -62,67 +61,42 @@ BAD_FOLDERS = ("~nouser/x", "/proc/nowhere/x", "{molecules}", "{molecules}/x", "
 """Names of folders to write."""
 
 
-@dataclass(frozen=True)
-class Usual:
-    """How a command is called when all is well.
-
-    Attributes:
-        arguments: Of the command.
-        suffix: Of what it writes to --out.
-        out: Whether the arguments name an --out already.
-        taken: Texts among `BAD_TEXTS` that it takes, by option.
-    """
-
-    arguments: tuple[str, ...]
-    suffix: str = ".md"
-    taken: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-
 MODEL = ("--model", "{model}")
 IMAGES = ("--model", "{images}")
-USUAL: dict[tuple[str, ...], Usual] = {
-    ("generate",): Usual((*MODEL, "-n", "3"), ".smi"),
-    ("grow",): Usual((*MODEL, "--scaffold", "CC", "-n", "1"), ".smi"),
-    ("merge",): Usual(("{shard}",), ".smi"),
-    ("evaluate",): Usual(
-        (*MODEL, "-n", "20", "--reference", "none", "--reconstruct", "0", "--likelihood", "0"),
-        taken={"--metrics": ("", ",", "fcd,,snn", "ALL "), "--model": ("",)},
-    ),
-    ("score",): Usual(("{molecules}", *MODEL), ".csv"),
-    ("train",): Usual(("{preset}", "--out", "run"), ""),
-    ("finetune",): Usual(
-        ("{molecules}", "--weights", "{model}", "--steps", "1", "-n", "0", "--out", "run"), ""
-    ),
-    ("optimize",): Usual(
-        ("--score", "qed", "--budget", "3", *MODEL, "--workers", "0", "--folder", "run"), ".csv"
-    ),
-    ("analogs",): Usual(("CCO", *MODEL, "-n", "1"), ".smi"),
-    ("interpolate",): Usual(("CCO", "CCN", *MODEL, "--steps", "1"), ".csv"),
-    ("images", "generate"): Usual((*IMAGES, "-n", "2", "--out", "x.png"), ".png"),
-    ("images", "evaluate"): Usual(("{images}", "--draws", "1")),
-    ("images", "interpolate"): Usual(("0", "1", *IMAGES, "--out", "x.png"), ".png"),
-    ("datasets", "list"): Usual(()),
-    ("datasets", "prepare"): Usual(("{molecules}",)),
-    ("datasets", "info"): Usual(("{molecules}",)),
-    ("datasets", "check"): Usual(("{molecules}",)),
-}
+USUAL: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("generate",): (*MODEL, "-n", "3"),
+    ("grow",): (*MODEL, "--scaffold", "CC", "-n", "1"),
+    ("merge",): ("{shard}",),
+    ("evaluate",): (*MODEL, "-n", "20", "--reference", "none", "--reconstruct", "0",
+                    "--likelihood", "0"),
+    ("score",): ("{molecules}", *MODEL),
+    ("train",): ("{preset}", "--out", "run"),
+    ("finetune",): ("{molecules}", "--weights", "{model}", "--steps", "1", "-n", "0",
+                    "--out", "run"),
+    ("optimize",): ("--score", "qed", "--budget", "3", *MODEL, "--workers", "0",
+                    "--folder", "run"),
+    ("analogs",): ("CCO", *MODEL, "-n", "1"),
+    ("interpolate",): ("CCO", "CCN", *MODEL, "--steps", "1"),
+    ("images", "generate"): (*IMAGES, "-n", "2", "--out", "x.png"),
+    ("images", "evaluate"): ("{images}", "--draws", "1"),
+    ("images", "interpolate"): ("0", "1", *IMAGES, "--out", "x.png"),
+    ("datasets", "list"): (),
+    ("datasets", "prepare"): ("{molecules}",),
+    ("datasets", "info"): ("{molecules}",),
+    ("datasets", "check"): ("{molecules}",),
+}  # fmt: skip
+"""Arguments of every command when all is well."""
 
+SUFFIXES = {"generate": ".smi", "grow": ".smi", "merge": ".smi", "score": ".csv", "train": "",
+            "finetune": "", "optimize": ".csv", "analogs": ".smi", "interpolate": ".csv",
+            "images generate": ".png", "images interpolate": ".png"}  # fmt: skip
+"""Suffix of what a command writes to --out, .md for others, none for a folder."""
 
-@dataclass(frozen=True)
-class Option:
-    """An option of a command, as its function declares it.
+TAKEN = {("evaluate", "--metrics"): ("", ",", "fcd,,snn", "ALL "), ("evaluate", "--model"): ("",)}
+"""Texts among `BAD_TEXTS` that an option of a command takes."""
 
-    Attributes:
-        name: With its dashes.
-        kind: int, float, bool, str or Path.
-        least: Smallest value, or None.
-        most: Largest value, or None.
-    """
-
-    name: str
-    kind: type
-    least: float | None
-    most: float | None
+Option = tuple[str, type, float | None, float | None]
+"""Name of an option with its dashes, its type, and its smallest and largest value."""
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], list[Option], bool]]:
@@ -149,7 +123,7 @@ def _parameters(callback: Callable) -> tuple[list[Option], bool]:
         kind = get_args(kind)[0] if get_origin(kind) is list else kind
         written = [d for d in info.param_decls or () if d.startswith("--")]
         option = written[0].split("/")[0] if written else f"--{name.replace('_', '-')}"
-        options.append(Option(option, kind, info.min, info.max))
+        options.append((option, kind, info.min, info.max))
     return options, many
 
 
@@ -157,17 +131,16 @@ def command_line_cases(seed: int) -> Iterator[Case]:
     """Yield bad values of every option of every command, and command lines that are none."""
     dice = Random(f"command lines {seed}")
     for path, options, many in commands():
-        usual, name = USUAL[path], " ".join(path)
-        start = (*path, *usual.arguments)
-        for option in options:
-            if option.kind is bool:
-                yield Case(f"{name} {option.name}=maybe", (*start, f"{option.name}=maybe"))
-            for value in _bad_values(option, usual):
-                given = f"{option.name}={value}"
+        name, start = " ".join(path), (*path, *USUAL[path])
+        for option, kind, *ends in options:
+            if kind is bool:
+                yield Case(f"{name} {option}=maybe", (*start, f"{option}=maybe"))
+            for value in _bad_values(name, option, kind, *ends):
+                given = f"{option}={value}"
                 yield Case(f"{name} {given}", (*start, given),
-                           starts=option.name in ("--accelerator", "--devices"),
-                           either=_told(option.name, value))  # fmt: skip
-            wrong = option.name + dice.choice("xyz")
+                           starts=option in ("--accelerator", "--devices"),
+                           either=_told(option, value))  # fmt: skip
+            wrong = option + dice.choice("xyz")
             yield Case(f"{name} {wrong}", (*start, wrong, "1"), (wrong,))
         if many:
             yield Case(f"{name} no such place", (*start, "nowhere"))
@@ -192,22 +165,23 @@ def _told(option: str, value: str) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _bad_values(option: Option, usual: Usual) -> Iterator[str]:
-    if option.name in ("--folder", "--save") or (option.name, usual.suffix) == ("--out", ""):
+def _bad_values(command: str, option: str, kind: type, least, most) -> Iterator[str]:
+    suffix = SUFFIXES.get(command, ".md")
+    if option in ("--folder", "--save") or (option, suffix) == ("--out", ""):
         yield from BAD_FOLDERS
         return
-    if option.name in FILES:
-        suffix = FILES[option.name] or usual.suffix
+    if option in FILES:
+        suffix = FILES[option] or suffix
         for value in BAD_FILES:
             yield value + suffix if "/" in value or len(value) > 20 else value
         return
-    taken = usual.taken.get(option.name, ())
-    yield from (v for v in BAD_TEXTS.get(option.name, ()) if v not in taken)
-    if option.kind in (int, float):
+    taken = TAKEN.get((command, option), ())
+    yield from (v for v in BAD_TEXTS.get(option, ()) if v not in taken)
+    if kind in (int, float):
         yield from NO_NUMBER
-        yield from OUT_OF_RANGE.get(option.name, ())
-    if option.kind is int:
+        yield from OUT_OF_RANGE.get(option, ())
+    if kind is int:
         yield from NOT_WHOLE
-        for end, beyond, huge in ((option.least, -1, HUGE[1]), (option.most, 1, HUGE[0])):
+        for end, beyond, huge in ((least, -1, HUGE[1]), (most, 1, HUGE[0])):
             if end is not None:
                 yield from (str(end + beyond), huge)

@@ -89,18 +89,6 @@ EXPERIMENTS: dict[str, tuple[dict, dict, dict[str, tuple], dict[str, tuple]]] = 
         {"width": SIZE, "layers": SIZE, "mixtures": SIZE, "shape": ([1, 4, 4],), "latents": (3,)},
         {},
     ),
-    "vae": (
-        {"architecture": "vae", "width": 4, "latents": 2},
-        {"name": "images", "path": "{photos}", "bits": 2},
-        {"width": SIZE, "latents": SIZE, "mixtures": SIZE, "levels": (4,), "layers": (3,)},
-        {},
-    ),
-    "gan": (
-        {"architecture": "gan", "width": 4, "latents": 2},
-        {"name": "images", "path": "{photos}", "bits": 2},
-        {"width": SIZE, "latents": SIZE, "penalty": REAL, "mixtures": (3,)},
-        {},
-    ),
 }  # fmt: skip
 """What can be trained: `[model]`, `[data]`, and bad values of the entries of both."""
 
