@@ -304,8 +304,6 @@ def _images(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
         raise UserError(f"[data]: shift must be a number of pixels from 0 to 1000, got {shift!r}")
     if "architecture" not in model:
         raise UserError("[model]: images need an architecture, such as glow")
-    if found := {"shape", "levels"} & set(model):
-        raise UserError(f"[model]: {found.pop()} follows from the images")
     check("[data]", data, load_images)
     if "path" in data:
         # The model remembers it, and may be evaluated from elsewhere.

@@ -54,7 +54,7 @@ def start(tiny, out: Path, environment=None, launcher=(), **options) -> subproce
 
 def ended(*processes: subprocess.Popen) -> list[str]:
     """What processes said that have to end well."""
-    said = [process.communicate(timeout=120)[1] for process in processes]
+    said = [process.communicate(timeout=240)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), said
     return said
 
@@ -130,14 +130,14 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, al
     run = tmp_path / "run"
     process = start(tiny, run, devices=2, delay=0.15, checkpoint_minutes=0.005)
     metrics = run / "metrics.csv"
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while not (metrics.exists() and "\n8,train" in metrics.read_text()):
         assert time.monotonic() < until and process.poll() is None
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     second = next(c for c in children if "tiny_run.py" in Path(f"/proc/{c}/cmdline").read_text())
     os.kill(int(second), signal.SIGKILL)
-    said = process.communicate(timeout=30)[1]
+    said = process.communicate(timeout=120)[1]
     assert process.returncode == 1, said
     assert re.search("another process of this run has ended.*resuming the run goes on", said)
     assert "Traceback" not in said
@@ -158,7 +158,7 @@ def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, mo
 def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
     here(tiny, tmp_path / "first", steps=4)
     for node in two_nodes(tiny, tmp_path / "first", tmp_path / "elsewhere", resume=True):
-        assert "a file system that all nodes share" in node.communicate(timeout=60)[1]
+        assert "a file system that all nodes share" in node.communicate(timeout=180)[1]
         assert node.returncode == 1
 
 
