@@ -185,6 +185,11 @@ Particles = Annotated[
 ]
 
 
+Picture = Annotated[
+    Path | None, option("Also draw the first 50 molecules.", metavar="FILE.png|.svg|.pdf")
+]
+
+
 @dataclass
 class Draw:
     """Options of the commands that draw molecules."""
@@ -212,6 +217,15 @@ class Draw:
         ),
     ] = None
     properties: Properties = None
+    picture: Picture = None
+    html: Annotated[
+        Path | None,
+        option(
+            "Also write a page: drawings, properties and likelihoods of the first 500 molecules, "
+            "in a table that sorts.",
+            metavar="FILE.html",
+        ),
+    ] = None
     as_json: Json = False
     device: Device = "cpu"
 

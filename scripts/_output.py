@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -34,11 +34,19 @@ from graphcnf.sampling.formats import (
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
+    from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.growth import Result
     from graphcnf.scripts._options import Draw
 
-Describe = Callable[["Mol"], dict[str, Any]]
-"""Function that gives values of columns for a molecule."""
+PICTURES = ("png", "svg", "pdf")
+
+PICTURED, LISTED = 50, 500
+"""Molecules in a picture and on a page at most."""
+
+NOTE = (
+    "A click on the name of a column sorts. How likely: the share of training molecules of about "
+    "this size, in per cent, that are less likely under the model."
+)
 
 
 def output_kind(path: Path | None, kinds: tuple[str, ...], option: str = "--out") -> str | None:
@@ -106,6 +114,12 @@ def check_target(out: Path | None, kind: str, force: bool) -> None:
         raise UserError(f"{out} exists: choose another --out, or replace it with --force")
     if kind == "parquet":
         check_parquet()
+
+
+def check_shown(draw: Draw) -> None:
+    """Check the names of the files for --picture and --html."""
+    output_kind(draw.picture, PICTURES, "--picture")
+    output_kind(draw.html, ("html",), "--html")
 
 
 def table_kind(out: Path | None, as_csv: bool, as_json: bool) -> str:
@@ -219,15 +233,19 @@ def write_text(text: str, out: Path | None) -> None:
 
 
 def write_found(
-    molecules: Generator[Result], draw: Draw, kind: str, names: Sequence[str], more: Describe
-) -> None:
-    """Write the first molecules of a search as they are found.
+    molecules: Generator[Result],
+    draw: Draw,
+    kind: str,
+    types: Mapping[str, str],
+    more: Callable[[Mol], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Write the first molecules of a search as they are found, and return those to show.
 
     Args:
         molecules: The search, which is closed at the end.
         draw: Number of molecules, the file to write, and the properties to write as well.
         kind: Kind of the file.
-        names: Names of further columns, which a .smi file does not have.
+        types: Names of further columns, which a .smi file does not have, and their Parquet types.
         more: Function that gives the values of these columns for a molecule.
     """
     from rdkit import Chem
@@ -235,11 +253,12 @@ def write_found(
     from graphcnf.molecules.properties import described
 
     plain, properties = plain_kind(kind), draw.properties or ()
-    columns = columns_of(plain, (*(names if plain != "smi" else ()), *properties))
+    columns = columns_of(plain, (*(types if plain != "smi" else ()), *properties))
+    rows: list[dict[str, Any]] = []
     # A bar and text on one terminal would run into each other.
     hidden = draw.out is None and sys.stdout.isatty()
     with (
-        open_output(draw.out, conversion(kind, columns)) as stream,
+        open_output(draw.out, conversion(kind, columns, types)) as stream,
         progress_bar("drawing", draw.number, hidden=hidden) as show,
         closing(molecules),
     ):
@@ -248,9 +267,50 @@ def write_found(
             mol = Chem.MolFromSmiles(one.smiles)
             row = {"record": record, "smiles": one.smiles, **more(mol)}
             row |= described(mol, properties)
+            if record < LISTED:
+                rows.append(row)
             stream.write(WRITERS[plain]({name: row[name] for name in columns}))
             stream.flush()
             show(record + 1)
+    return rows
+
+
+def show_molecules(
+    flow: MoleculeFlow,
+    rows: list[dict[str, Any]],
+    draw: Draw,
+    title: str,
+    marks: Callable[[Mol], Sequence[int]] = lambda mol: (),
+) -> None:
+    """Draw molecules into the files of --picture and --html.
+
+    Args:
+        flow: Model that says how likely they are.
+        rows: `smiles` of the molecules, with other values.
+        draw: The files, and the properties below each molecule of a picture.
+        title: Title of the page.
+        marks: Function that gives the atoms of a molecule to mark.
+    """
+    if not rows or not (draw.picture or draw.html):
+        return
+    from rdkit import Chem
+
+    from graphcnf.molecules.drawing import draw_grid, draw_table
+
+    smiles = [row["smiles"] for row in rows]
+    atoms = [marks(Chem.MolFromSmiles(text)) for text in smiles]
+    if draw.picture:
+        legends = [
+            ", ".join(f"{name} {row[name]}" for name in draw.properties or ()) for row in rows
+        ]
+        draw_grid(smiles[:PICTURED], draw.picture, legends[:PICTURED], atoms[:PICTURED])
+    if draw.html:
+        scores = flow.score(smiles, workers=1).round(2)
+        likely = {"how likely": scores["percentile"], "log p, nats": scores["log_likelihood"]}
+        for name, values in likely.items():
+            for row, value in zip(rows, values, strict=True):
+                row[name] = value
+        draw_table(rows, draw.html, title, NOTE, atoms)
 
 
 def write_rows(rows: Sequence[Row], kind: str, out: Path | None) -> None:

@@ -9,7 +9,13 @@ import typer
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_target, molecule_kind, write_found
+from graphcnf.scripts._output import (
+    check_shown,
+    check_target,
+    molecule_kind,
+    show_molecules,
+    write_found,
+)
 
 
 @options.grouped
@@ -44,6 +50,7 @@ def analogs(
     """
     kind, filters = molecule_kind(draw.out, draw.as_json), chosen.filters()
     check_target(draw.out, kind, draw.force)
+    check_shown(draw)
     network = options.load_model(draw.model, draw.device)
 
     from graphcnf.molecules.analogs import analogs_of
@@ -61,10 +68,15 @@ def analogs(
         particles=particles or options.PARTICLES, filters=filters,
     )  # fmt: skip
     origin = found.origin
-    write_found(
-        found.molecules(), draw, kind, ("similarity",),
-        lambda mol: {"similarity": round(origin.similarity(mol), DECIMALS)},
-    )  # fmt: skip
+
+    def compared(mol):
+        changed = " ".join(map(str, origin.changed(mol)))
+        return {"similarity": round(origin.similarity(mol), DECIMALS), "changed": changed}
+
+    rows = write_found(
+        found.molecules(), draw, kind, {"similarity": "float64", "changed": "string"}, compared
+    )
+    show_molecules(flow, rows, draw, f"{len(rows)} analogues of {origin.smiles}", origin.changed)
     share = origin.similar_ones / max(origin.others, 1)
     rate = (
         f"; {share:.1%} of {origin.others:,} valid ones reach {similar:g}"

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from graphcnf.errors import UserError, say
 from graphcnf.limits import LARGEST_COUNT, MOST_CANDIDATES
-from graphcnf.sampling.formats import columns_of, conversion, plain_kind
+from graphcnf.sampling.formats import columns_of, conversion, entries, open_lines, plain_kind
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_target, molecule_kind, open_output
+from graphcnf.scripts._output import (
+    LISTED,
+    check_shown,
+    check_target,
+    molecule_kind,
+    open_output,
+    show_molecules,
+)
 
 if TYPE_CHECKING:
     from graphcnf.graphs import GraphCNF
@@ -129,6 +138,9 @@ def generate(
         raise typer.BadParameter("it is a file: name it with --out", param_hint="'--shard'")
     if shard is None or shard.number:
         check_target(draw.out, kind, draw.force or shard is not None)
+    if (draw.picture or draw.html) and (everything or shard):
+        raise typer.BadParameter("--picture and --html do not go with --all and --shard")
+    check_shown(draw)
     options.check_cluster_options(cluster, workers, draw.device)
     network = options.load_model(draw.model, draw.device, support=support)
     if workers is not None and workers > 1 and network.device.type != "cpu":
@@ -164,9 +176,14 @@ def _write_samples(
     network: GraphCNF, recipe: Recipe, engine, records: range, parts, kind: str, draw: options.Draw
 ) -> None:
     """Write a sample, or the shards of one that are missing, each with a summary to stderr."""
+    from rdkit import Chem
+
+    from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.molecules.properties import described
     from graphcnf.sampling.sample import Sample
     from graphcnf.sampling.shards import is_complete, write_description
 
+    shown = draw.picture or draw.html
     todo = [(out, shard) for out, shard in parts if not (shard and is_complete(out, shard))]
     for out, shard in parts:
         if (out, shard) in todo:
@@ -176,9 +193,12 @@ def _write_samples(
     for out, shard in todo:
         own, number = (range(*shard["records"]), None) if shard else (records, draw.number)
         sample = Sample(network, recipe, own, number, engine)
+        text = io.StringIO()
         if out is None:
             with open_output(None) as stream:
-                sample.write(stream)
+                sample.write(text if shown else stream)
+                stream.write(text.getvalue())
+                text.seek(0)
         else:
             beside = partial(write_description, out, shard, sample) if shard else None
             sample.save(
@@ -187,3 +207,10 @@ def _write_samples(
         how = not recipe.everything, recipe.filters.checks
         counts = sample.counts
         say(json.dumps(counts.figures(*how)) if draw.as_json else counts.summary(*how))
+        if shown:
+            with open_lines(out) if out else text as lines:
+                smiles = [s for _, s in islice(entries(lines, recipe.kind, recipe.columns), LISTED)]
+            rows = [
+                {"smiles": s, **described(Chem.MolFromSmiles(s), recipe.properties)} for s in smiles
+            ]
+            show_molecules(MoleculeFlow(network), rows, draw, f"{len(rows)} molecules")

@@ -10,7 +10,13 @@ import typer
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import check_target, molecule_kind, write_found
+from graphcnf.scripts._output import (
+    check_shown,
+    check_target,
+    molecule_kind,
+    show_molecules,
+    write_found,
+)
 
 
 @options.grouped
@@ -51,22 +57,33 @@ def grow(
         raise typer.BadParameter(f"{reason}: give one of --{', --'.join(given)}")
     kind, filters = molecule_kind(draw.out, draw.as_json), chosen.filters()
     check_target(draw.out, kind, draw.force)
+    check_shown(draw)
     network = options.load_model(draw.model, draw.device)
 
     from graphcnf.molecules.filters import passing_shares, passing_text
+    from graphcnf.molecules.flow import MoleculeFlow
     from graphcnf.molecules.growth import Growth, read_fragment
     from graphcnf.molecules.standardize import deviations
-    from graphcnf.molecules.vocabulary import MoleculeVocabulary
 
     ((task, text),) = tasks
-    vocabulary = MoleculeVocabulary.of_model(network)
+    flow = MoleculeFlow(network)
     options.say_deviations(deviations([text], None), 1)
+    fragment = read_fragment(text, task, flow.vocabulary)
     growth = Growth(
-        network, vocabulary, read_fragment(text, task, vocabulary), seed=draw.seed,
+        network, flow.vocabulary, fragment, seed=draw.seed,
         temperature=draw.temperature, atoms=draw.size, particles=particles or options.PARTICLES,
         filters=filters,
     )  # fmt: skip
-    write_found(growth.molecules(), draw, kind, (), lambda mol: {})
+    distinct = {name: set() for name, _ in fragment.points}
+
+    def groups(mol):
+        found = fragment.groups(mol)
+        for name, part in found.items():
+            distinct[name].add(part)
+        return found
+
+    rows = write_found(growth.molecules(), draw, kind, dict.fromkeys(distinct, "string"), groups)
+    show_molecules(flow, rows, draw, f"{len(rows)} molecules with {text}", fragment.match)
     share, passed = (
         growth.valid / max(growth.ended, 1),
         passing_text(filters.checks, growth.outcomes),
@@ -81,8 +98,8 @@ def grow(
     )
     if filters:
         figures["filters"] = passing_shares(filters.checks, growth.outcomes)
-    if groups := [len(parts) for parts in growth.substituents.values()]:
-        figures["substituents"] = groups
-        shown = " and ".join(f"{count:,}" for count in groups)
-        sentence += f"; {shown} distinct substituents at its attachment points"
+    if distinct:
+        figures["groups"] = {name: len(parts) for name, parts in distinct.items()}
+        shown = ", ".join(f"{len(parts):,} {name}" for name, parts in distinct.items())
+        sentence += f"; distinct groups: {shown}"
     say(json.dumps(figures) if draw.as_json else sentence)

@@ -11,7 +11,7 @@ import typer
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
 from graphcnf.scripts._options import option
-from graphcnf.scripts._output import output_kind, write_rows, write_text
+from graphcnf.scripts._output import PICTURES, output_kind, write_rows, write_text
 
 
 @options.grouped
@@ -27,10 +27,7 @@ def interpolate(
         Path | None,
         option("File to write: .csv, .json, or .smi for the molecules.", show_default="stdout"),
     ] = None,
-    picture: Annotated[
-        Path | None,
-        option("Also draw the molecules.", metavar="FILE.png|.svg", show_default="none"),
-    ] = None,
+    picture: options.Picture = None,
     model: options.Model = "zinc250k",
     seed: options.Seed = 0,
     device: options.Device = "cpu",
@@ -42,7 +39,7 @@ def interpolate(
     its log-likelihood in nats. A molecule on the way that a filter refuses counts as none.
     """
     kind = output_kind(out, ("csv", "json", "smi")) or "csv"
-    output_kind(picture, ("png", "svg"), "--picture")
+    output_kind(picture, PICTURES, "--picture")
     filters, outcomes = chosen.filters(), Counter[str]()
 
     from graphcnf.molecules.drawing import draw_grid

@@ -38,4 +38,4 @@ def test_the_tutorial_runs(tmp_path, monkeypatch, capfd):
             assert not ended.value.code, capfd.readouterr().err
     assert commands == 4
     written = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
-    assert written == ["drawn.csv", "scores.csv", "small.sdf"]
+    assert written == ["drawn.csv", "scores.csv", "small.html", "small.sdf"]

@@ -8,7 +8,7 @@ substitutions of single atoms and bonds begin with the molecule itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +17,7 @@ import networkx as nx
 import numpy as np
 import torch
 from rdkit import Chem
+from rdkit.Chem import rdFMCS
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from graphcnf.errors import UserError
@@ -70,6 +71,7 @@ class Origin:
         self.smiles = codec.canonical_smiles(given)
         self.mol, self._key = codec.parse(self.smiles), protonation_hash(self.smiles)
         self.similar, self.similarity = similar, similarity_to(self.mol)
+        self.query: Chem.Mol | None = None  # of all its atoms, where every analogue has them
         self.others = self.similar_ones = 0
         less = ", for less similar ones" if similar else ""
         self.advice = f"ask for fewer{less}, or keep less of it"
@@ -82,6 +84,32 @@ class Origin:
         enough = not self.similar or self.similarity(molecule) >= self.similar
         self.similar_ones += enough
         return enough
+
+    def changed(self, analogue: Chem.Mol) -> list[int]:
+        """Return the atoms of an analogue that differ: their element, charge, or a bond.
+
+        At the place of the skeleton where these are fewest; else what is not in the largest common
+        substructure, whatever its charges.
+        """
+        if self.query is None:
+            common = rdFMCS.FindMCS([self.mol, analogue], timeout=1, ringMatchesRingOnly=True)
+            same = analogue.GetSubstructMatch(Chem.MolFromSmarts(common.smartsString))
+            return sorted({*range(analogue.GetNumAtoms())} - {*same})
+        places = analogue.GetSubstructMatches(self.query, uniquify=False, maxMatches=growth.MATCHES)
+        return min((self._changed_at(analogue, place) for place in places), key=len)
+
+    def _changed_at(self, analogue: Chem.Mol, place: Sequence[int]) -> list[int]:
+        found = {
+            place[atom.GetIdx()]
+            for atom in self.mol.GetAtoms()
+            if AtomCategory.of(atom)
+            != AtomCategory.of(analogue.GetAtomWithIdx(place[atom.GetIdx()]))
+        }
+        for i, j in codec.bond_ends(self.mol):
+            old = self.mol.GetBondBetweenAtoms(i, j).GetBondType()
+            if analogue.GetBondBetweenAtoms(place[i], place[j]).GetBondType() != old:
+                found |= {place[i], place[j]}
+        return sorted(found)
 
 
 class RedrawnAnalogs(growth.Growth):
@@ -99,6 +127,7 @@ class RedrawnAnalogs(growth.Growth):
             fragment = _around(mol, vocabulary, self._scaffold)
         else:
             fragment = _bare(mol, vocabulary, orders=keep == "bonds")
+            origin.query = fragment.query
         self._atoms = options.get("atoms")
         super().__init__(model, vocabulary, fragment, **options)
         if keep != "scaffold":
@@ -234,7 +263,7 @@ class NearAnalogs:
         self.filters, self.outcomes = filters, Counter[str]()
         self.temperature, self._random = temperature, np.random.default_rng((seed, 3))
         orders = keep == "bonds"
-        self._query = _bare(origin.mol, flow.vocabulary, orders=orders).query
+        self._query = origin.query = _bare(origin.mol, flow.vocabulary, orders=orders).query
         unmarked = (atom._replace(aromatic=False) for atom in flow.vocabulary.atoms)
         self._elements = list(dict.fromkeys(unmarked))
         # The vocabulary goes from frequent to rare.

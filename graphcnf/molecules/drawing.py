@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
+from PIL import Image
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
@@ -18,14 +22,18 @@ CELL, COLUMNS = (240, 160), 5
 
 
 def draw_grid(
-    molecules: Sequence[Chem.Mol | str], path: Path, legends: Sequence[str] | None = None
+    molecules: Sequence[Chem.Mol | str],
+    path: Path,
+    legends: Sequence[str] | None = None,
+    highlights: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Draw molecules or SMILES in a grid, into a .png or .svg file.
+    """Draw molecules or SMILES in a grid, into a .png, .svg or .pdf file (pixels in that, too).
 
     Args:
         molecules: Molecules (unsanitized ones are drawn as they are) or SMILES, at least one.
         path: File to write; its folder is made.
         legends: A line of text below each molecule.
+        highlights: Indices of atoms to mark in each molecule.
 
     Raises:
         UserError: The file cannot be written.
@@ -38,11 +46,21 @@ def draw_grid(
     options.padding, options.bondLineWidth, options.legendFontSize = 0.05, 1.6, 14
     with quiet():
         drawings = [_prepared(mol) for mol in molecules]
-        canvas.DrawMolecules(drawings, legends=list(legends or [""] * len(drawings)))
+        canvas.DrawMolecules(
+            drawings,
+            legends=list(legends or [""] * len(drawings)),
+            highlightAtoms=[list(atoms) for atoms in highlights or [()] * len(drawings)],
+            highlightBonds=[[]] * len(drawings),
+        )
     canvas.FinishDrawing()
     text = canvas.GetDrawingText()
+    content = text.encode() if isinstance(text, str) else text
+    if path.suffix.lower() == ".pdf":
+        with Image.open(io.BytesIO(content)) as image:
+            image.convert("RGB").save(pdf := io.BytesIO(), "PDF", resolution=100)
+        content = pdf.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, text.encode() if isinstance(text, str) else text)
+    write_file(path, content)
 
 
 def draw_svg(
@@ -63,6 +81,61 @@ def draw_svg(
         canvas.DrawMolecule(mol, highlightAtoms=list(highlight), highlightBonds=[])
     canvas.FinishDrawing()
     return canvas.GetDrawingText()
+
+
+PAGE = Template("""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>$title</title>
+<style>
+body { font: 14px sans-serif; margin: 1.5em } code { font-size: 11px; overflow-wrap: anywhere }
+table { border-collapse: collapse } td { padding: 2px 10px; border-top: 1px solid #ddd }
+th { cursor: pointer; padding: 6px 10px; text-align: left; position: sticky; top: 0 }
+th { background: #fff }
+td:first-child { max-width: 240px }
+</style>
+<h1>$title</h1><p>$note</p>
+<table><thead><tr>$head</tr></thead><tbody>
+$body
+</tbody></table>
+<script>
+document.querySelectorAll("th").forEach((head, k) => head.onclick = () => {
+  const body = document.querySelector("tbody"), sign = head.up = -(head.up || 1);
+  const text = row => row.cells[k].textContent, number = row => parseFloat(text(row));
+  const order = (a, b) => number(a) - number(b) || text(a).localeCompare(text(b));
+  [...body.rows].sort((a, b) => sign * order(a, b)).forEach(row => body.append(row));
+});
+</script></html>
+""")
+"""The page of `draw_table`; a click on the name of a column sorts its rows."""
+
+
+def draw_table(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    title: str,
+    note: str = "",
+    highlights: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Write an .html page, which needs no network, with a row of drawing and values per molecule.
+
+    Args:
+        rows: Values by column, the same columns in every row, with a valid molecule's `smiles`.
+        path: File to write.
+        title: Title of the page.
+        note: Text above the table.
+        highlights: Indices of atoms to mark in each molecule.
+    """
+    names = [name for name in rows[0] if name != "smiles"] if rows else []
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("molecule", *names))
+    lines = []
+    for row, atoms in zip(rows, highlights or [()] * len(rows), strict=True):
+        drawing = draw_svg(row["smiles"], size=(220, 150), highlight=atoms).split("?>")[-1]
+        cells = [html.escape("" if row[name] is None else str(row[name])) for name in names]
+        first = f"{drawing}<br><code>{html.escape(row['smiles'])}</code>"
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in (first, *cells)) + "</tr>")
+    page = PAGE.substitute(
+        title=html.escape(title), note=html.escape(note), head=head, body="\n".join(lines)
+    )
+    write_file(path, page.encode())
 
 
 def _prepared(mol: Chem.Mol | str) -> Chem.Mol:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,25 +54,42 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass
 class MoleculeFragment:
-    """Atoms and bonds that a molecule has to hold; `query` matches exactly where it does."""
+    """Atoms and bonds that a molecule has to hold; `query` matches exactly where it does.
+
+    `points` are the name of each attachment point, R1 for [*:1], and the atom that has it.
+    """
 
     text: str
     fragment: Fragment
     query: Chem.Mol
+    points: Sequence[tuple[str, int]] = ()
 
-    def substituents(self, molecule: Chem.Mol) -> dict[int, list[str]]:
-        """Return SMILES of the parts at each atom with attachment points, by the atom's number.
+    def match(self, molecule: Chem.Mol) -> tuple[int, ...]:
+        """Return the atoms of a molecule at the first place of the fragment that RDKit finds."""
+        return molecule.GetSubstructMatch(self.query)
 
-        At the first place that RDKit finds. A part that is bonded to two atoms stands at both.
+    def groups(self, molecule: Chem.Mol) -> dict[str, str]:
+        """Return the SMILES of the part at each attachment point, in the first place, by name.
+
+        A part that is bonded to two atoms stands at both, with [*:1] at the first of them.
         """
-        atoms = self.fragment.attachments.nonzero()[:, 0].tolist()
-        found: dict[int, list[str]] = {k: [] for k in atoms}
-        rest = Chem.ReplaceCore(molecule, self.query, labelByIndex=True)
+        if not self.points:
+            return {}
+        atoms = sorted({atom for _, atom in self.points})
+        parts: dict[int, list[str]] = {atom: [] for atom in atoms}
+        rest = Chem.ReplaceCore(molecule, self.query, self.match(molecule), labelByIndex=True)
         for part in Chem.GetMolFrags(rest, asMols=True, sanitizeFrags=False):
-            for atom in part.GetAtoms():
-                if not atom.GetAtomicNum():
-                    found.setdefault(atom.GetIsotope(), []).append(Chem.MolToSmiles(part))
-        return found
+            dummies = [atom for atom in part.GetAtoms() if not atom.GetAtomicNum()]
+            dummies.sort(key=Chem.Atom.GetIsotope)
+            ends = [atom.GetIsotope() for atom in dummies]
+            for atom, end in zip(dummies, ends, strict=True):
+                atom.SetIsotope(0)
+                atom.SetAtomMapNum(1 + atoms.index(end) if len(ends) > 1 else 0)
+            text = Chem.MolToSmiles(part, rootedAtAtom=dummies[0].GetIdx())
+            for end in ends:
+                parts[end].append(text)
+        left = {atom: iter(sorted(own)) for atom, own in parts.items()}
+        return {name: next(left[atom], "") for name, atom in self.points}
 
     def places(self, molecule: Chem.Mol) -> int:
         """Count the ways to find it in a molecule, symmetric ones included."""
@@ -90,6 +107,7 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
         raise UserError(f"task is one of {', '.join(TASKS)}, not {task!r}")
     shown = f"{text[:80]!r}"
     is_open = task == "scaffold" or (task == "grow" and "*" not in text)
+    points: list[tuple[str, int]] = []
     with codec.quiet():
         try:
             given, smarts = codec.parse(text), False
@@ -108,10 +126,11 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
             constraint = _of_smarts(shown, given, vocabulary)
         else:
             _check_attachments(shown, given, low, high)
+            points = _points(given, task)
             constraint = _of_smiles(shown, given, vocabulary, is_open)
             given = _query(given, is_open)
     fragment = make_fragment(vocabulary, *constraint, rings=task == "scaffold")
-    return MoleculeFragment(text, fragment, given)
+    return MoleculeFragment(text, fragment, given, points)
 
 
 def _check_attachments(shown: str, given: Chem.Mol, low: int, high: int) -> None:
@@ -121,7 +140,7 @@ def _check_attachments(shown: str, given: Chem.Mol, low: int, high: int) -> None
             wanted = f"{low}" if low == high else f"{low} or more"
             raise UserError(
                 f"{shown}: {len(dummies)} attachment points in a part, {wanted} needed, as in "
-                "[*:1]c1ccccc1"
+                "[*:1]c1ccccc1; the task scaffold (--scaffold) needs none"
             )
         if len(dummies) == len(part):
             raise UserError(f"{shown}: no atoms beside attachment points")
@@ -129,6 +148,19 @@ def _check_attachments(shown: str, given: Chem.Mol, low: int, high: int) -> None
             bonds = [bond.GetBondType() for bond in given.GetAtomWithIdx(k).GetBonds()]
             if bonds != [Chem.BondType.SINGLE]:
                 raise UserError(f"{shown}: an attachment point has one single bond")
+
+
+def _points(given: Chem.Mol, task: str) -> list[tuple[str, int]]:
+    """Return name and atom of each attachment point; atoms are counted without these."""
+    atoms = [atom.GetIdx() for atom in given.GetAtoms() if atom.GetAtomicNum()]
+    dummies = [atom for atom in given.GetAtoms() if not atom.GetAtomicNum()]
+    labels = [atom.GetAtomMapNum() or atom.GetIsotope() for atom in dummies]
+    if 0 in labels or len(set(labels)) < len(labels):
+        labels = list(range(1, len(labels) + 1))
+    places = [atoms.index(atom.GetNeighbors()[0].GetIdx()) for atom in dummies]
+    names = ["linker" if task == "link" else f"R{label}" for label in labels]
+    found = sorted(zip(labels, names, places, strict=True))
+    return [(name, place) for _, name, place in found]
 
 
 def _of_smiles(shown: str, given: Chem.Mol, vocabulary: MoleculeVocabulary, is_open: bool):
@@ -338,8 +370,7 @@ class Growth:
         filters: Filters that molecules pass before their weights are compared.
 
     Of `walks` particles so far, `ended` placed the whole fragment, and `valid` of these are valid
-    molecules with it; `outcomes` counts these by `Filters.refusal`. `substituents` are distinct
-    parts at each atom with attachment points.
+    molecules with it; `outcomes` counts these by `Filters.refusal`.
     """
 
     advice = "ask for fewer or for other sizes"
@@ -365,13 +396,11 @@ class Growth:
         self.filters, self.outcomes = filters, Counter[str]()
         self.walks = self.ended = self.valid = 0
         self.text = fragment.text
-        self.substituents: dict[int, set[str]] = {}
         self._whole = self._goal(fragment, atoms)
         self._weights: deque[np.ndarray] = deque(maxlen=ROUNDS)
 
     def molecules(self) -> Generator[Result]:
         """Yield molecules, protonation states once; `UserError` where no further ones are found."""
-        fragment = self._whole.fragment
         seen: set[int] = set()
         idle, number = 0, 0
         patience = PATIENCE * (PATIENCE_FACTOR if self.filters else 1)
@@ -384,9 +413,6 @@ class Growth:
                 if key in seen:
                     continue
                 seen.add(key)
-                if bool(fragment.fragment.attachments.any()):
-                    for atom, parts in fragment.substituents(codec.parse(one.smiles)).items():
-                        self.substituents.setdefault(atom, set()).update(parts)
                 yield one
             idle = idle + 1 if len(seen) == before else 0
             number += 1

@@ -1,6 +1,7 @@
 """Analogues share what is kept with their molecule, and come from the model."""
 
 import math
+from itertools import islice
 
 import networkx as nx
 import numpy as np
@@ -56,6 +57,27 @@ def test_every_analogue_keeps_what_it_should(flow, keep, similar):
             )  # fmt: skip
         print_ = morgan.GetFingerprint(Chem.MolFromSmiles(smiles))
         assert TanimotoSimilarity(print_, own) >= similar
+
+
+def test_atoms_that_changed(flow):
+    """What is left of both without them is the same, and identical molecules have none."""
+    for keep in analogs.KEEP:
+        search = analogs.analogs_of(flow, ORIGIN, keep=keep, seed=1, particles=2)
+        for one in islice(search.molecules(), 8):
+            mol = Chem.RWMol(Chem.MolFromSmiles(one.smiles))
+            changed = search.origin.changed(mol)
+            assert 0 < len(changed) <= mol.GetNumAtoms()
+            if keep == "scaffold":  # its benzene is no change
+                assert not any(mol.GetAtomWithIdx(k).GetIsAromatic() for k in changed)
+                continue
+            for atom in sorted(changed, reverse=True):
+                mol.RemoveAtom(atom)
+            left = Chem.MolFromSmarts(Chem.MolToSmarts(mol))
+            assert not mol.GetNumAtoms() or search.origin.mol.HasSubstructMatch(left)
+        assert search.origin.changed(search.origin.mol) == []
+    nitrile = analogs.analogs_of(flow, "CCO", keep="skeleton", similar=0.1).origin
+    assert nitrile.changed(Chem.MolFromSmiles("NCC")) == [0]
+    assert nitrile.changed(Chem.MolFromSmiles("OC=O")) == [1, 2]
 
 
 @pytest.mark.parametrize("similar", [0.0, 0.3])

@@ -128,10 +128,19 @@ def test_threshold_takes_as_many_as_asked():
     assert growth.log_threshold(weights, 100) == -math.inf
 
 
-def test_substituents_by_attachment_point(flow):
-    found = read(flow, "[*:1]N1CCN([*:2])CC1", "decorate")
-    parts = found.substituents(Chem.MolFromSmiles("CCN1CCN(C(=O)F)CC1"))
-    assert parts == {0: ["*CC"], 3: ["[3*]C(=O)F"]}
+def test_groups_by_attachment_point(flow):
+    cases = [
+        ("[*:1]N1CCN([*:2])CC1", "decorate", "CCN1CCN(C(=O)F)CC1", {"R1": "*CC", "R2": "*C(=O)F"}),
+        ("*N1CCN(*)CC1", "decorate", "CCN1CCN(C(=O)F)CC1", {"R1": "*CC", "R2": "*C(=O)F"}),
+        ("[7*]C[*:3]", "grow", "NCO", {"R3": "*N", "R7": "*O"}),
+        ("[*:2]C#N.[*:9]c1ccccc1", "link", "N#CCOc1ccccc1", {"linker": "[*:1]CO[*:2]"}),
+        ("[*:1]c1ccccc1[*:2]", "decorate", "c1ccc2c(c1)CCC2",
+         {"R1": "[*:1]CCC[*:2]", "R2": "[*:1]CCC[*:2]"}),
+        ("CN", "scaffold", "CNO", {}),
+    ]  # fmt: skip
+    for text, task, molecule, groups in cases:
+        found = read(flow, text, task).groups(Chem.MolFromSmiles(molecule))
+        assert found == groups, text
 
 
 @pytest.fixture(scope="module")
@@ -152,12 +161,12 @@ def test_first_molecules_have_different_parts_at_each_point(piperazines):
     Of these 60 a draw of 20 has 19; nine tenths of that are 17.
     """
     fragment, found = piperazines
-    parts = [fragment.substituents(codec.parse(one.smiles)) for one in found]
+    parts = [fragment.groups(codec.parse(one.smiles)) for one in found]
     random = np.random.default_rng(0)
-    for atom in parts[0]:
-        names = np.array([one[atom][0] for one in parts])
+    for point in parts[0]:
+        names = np.array([one[point] for one in parts])
         later = [len(set(random.choice(names, 20, replace=False))) for _ in range(50)]
-        assert len(set(names[:20])) >= 0.9 * max(np.mean(later), 19), atom
+        assert len(set(names[:20])) >= 0.9 * max(np.mean(later), 19), point
 
 
 def test_reactive_bonds_are_as_rare_as_the_model_has_them(piperazines):

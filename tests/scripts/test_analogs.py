@@ -2,8 +2,10 @@
 
 import csv
 import gzip
+import html
 import io
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -40,7 +42,8 @@ def test_every_format_has_the_same_analogues(run, surroundings):
         assert code == 0 and not out, err
     rows = list(csv.DictReader(io.StringIO((surroundings / "a.csv").read_text())))
     assert [row["smiles"] for row in rows] == smiles and {row["atoms"] for row in rows} == {"3"}
-    assert list(rows[0]) == ["record", "smiles", "similarity", "qed", "atoms"]
+    assert list(rows[0]) == ["record", "smiles", "similarity", "changed", "qed", "atoms"]
+    assert all({*row["changed"].split()} <= {"0", "1", "2"} for row in rows)
     table = pd.read_parquet("a.parquet")
     assert table.smiles.tolist() == smiles and table.similarity.between(0, 1).all()
     with gzip.open("a.smi.gz", "rt") as file:
@@ -76,6 +79,57 @@ def test_every_format_has_the_same_molecules_with_the_fragment(run, surroundings
     assert [row["smiles"] for row in rows] == smiles[:3] and rows[2]["record"] == "2"
 
 
+def test_a_column_for_each_attachment_point(run):
+    how = ("-n", 3, "--particles", 2, "--size", "3-6", "--json")
+    for task, text, names in (
+        ("--decorate", "[*:2]C[*:1]", ["R1", "R2"]),
+        ("--grow", "*CC", ["R1"]),
+        ("--link", "[*:1]C.[*:2]C", ["linker"]),
+        ("--scaffold", "CC", []),
+    ):
+        code, out, err = run("grow", task, text, *how)
+        assert code == 0, err
+        rows, groups = [json.loads(line) for line in out.splitlines()], {}
+        assert list(rows[0]) == ["record", "smiles", *names]
+        for row in rows:
+            for name in names:
+                groups.setdefault(name, set()).add(row[name])
+                # The part is there, with as many ends as it has bonds to the fragment.
+                part = Chem.MolFromSmarts(row[name].replace("*:", "#6:").replace("*", "#6"))
+                part = part or Chem.MolFromSmarts(row[name])
+                assert Chem.MolFromSmiles(row["smiles"]).HasSubstructMatch(part), row
+                assert row[name].count("*") == (2 if name == "linker" else 1)
+        counts = json.loads(err.splitlines()[-1]).get("groups", {})
+        assert counts == {name: len(parts) for name, parts in groups.items()}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "-n", 4), ("generate", "-n", 4, "--out", "x.csv.gz"),
+        ("grow", "-n", 4, "--decorate", "[*:1]C[*:2]"), ("analogs", "CCO", "-n", 4),
+    ],
+)  # fmt: skip
+def test_pictures_and_a_page(run, surroundings, command):
+    for name in ("a.png", "a.svg", "a.pdf"):
+        more = ("--html", "a.html", "--properties", "qed") if name == "a.svg" else ()
+        code, out, err = run(*command, "--picture", name, *more, "--force")
+        assert code == 0, err
+    assert (surroundings / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert (surroundings / "a.pdf").read_bytes().startswith(b"%PDF")
+    svg, page = (surroundings / "a.svg").read_text(), (surroundings / "a.html").read_text()
+    assert "<svg" in svg and "src=" not in page
+    smiles = re.findall("<code>(.*?)</code>", page)
+    assert len(smiles) == page.count("<svg") == page.count("<tr><td>") == 4
+    if command[-1] != "x.csv.gz":
+        assert list(map(html.unescape, smiles)) == out.split()
+    heads = re.findall("<th>(.*?)</th>", page)
+    assert heads[0] == "molecule" and heads[-3:] == ["qed", "how likely", "log p, nats"]
+    assert ("R1" in heads) == (command[0] == "grow")
+    # The fragment and what changed are marked.
+    assert ("ellipse" in page) == (command[0] != "generate")
+
+
 def test_a_path_and_its_picture(run, surroundings):
     ends = ("interpolate", "CCO", "CCCN", "--steps", 4)
     code, out, err = run(*ends, "--picture", "path.svg")
@@ -101,7 +155,9 @@ def test_a_path_and_its_picture(run, surroundings):
         (("analogs", "CCO", "--out", "a.xyz"), 2, "must end in"),
         (("interpolate", "CCO", "C1C"), 1, "not a SMILES"),
         (("interpolate", "CCO", "C" * 60), 1, "at most"),
-        (("interpolate", "CCO", "CCN", "--picture", "a.gif"), 2, "one of .png, .svg"),
+        (("interpolate", "CCO", "CCN", "--picture", "a.gif"), 2, "one of .png, .svg, .pdf"),
+        (("generate", "--html", "x.pdf"), 2, "must end in .html"),
+        (("generate", "--all", "--html", "x.html"), 2, "do not go with --all"),
         (("interpolate", "CCO", "CCN", "--steps", 0), 2, "--steps"),
     ],
 )
