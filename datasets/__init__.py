@@ -30,16 +30,8 @@ _HOMES = {
 
 __all__ = ["MOLECULES", *_HOMES]
 
-
-def _give_way() -> None:
-    """Load the package of another distribution with this folder's name in place of this one.
-
-    In the repository's root Python finds this folder first under the bare name `datasets`, which
-    belongs to Hugging Face.
-
-    Raises:
-        ModuleNotFoundError: There is no such package.
-    """
+if __name__ == "datasets":
+    # In the repository's root Python finds this folder under the name of Hugging Face's package.
     root = Path(__file__).resolve().parent.parent
     spec = PathFinder.find_spec("datasets", [p for p in sys.path if Path(p).resolve() != root])
     if spec is None or spec.loader is None:
@@ -47,13 +39,8 @@ def _give_way() -> None:
             "No module named 'datasets'; the folder of this repository is graphcnf.datasets",
             name="datasets",
         )
-    module = module_from_spec(spec)
-    sys.modules["datasets"] = module
-    spec.loader.exec_module(module)
-
-
-if __name__ == "datasets":
-    _give_way()
+    sys.modules["datasets"] = module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["datasets"])
 
 
 def __getattr__(name: str):

@@ -45,11 +45,11 @@ def cached(
     path: Path, compute: Callable[[], dict[str, np.ndarray]], use_cache: bool = True
 ) -> dict[str, np.ndarray]:
     """Return the arrays in a file of `cache_file`, computed and written first where it has none."""
-    arrays = read(path) if use_cache else None
-    if arrays is None:
-        arrays = compute()
-        if use_cache:
-            write(path, arrays)
+    if use_cache and (arrays := read(path)) is not None:
+        return arrays
+    arrays = compute()
+    if use_cache:
+        write(path, arrays)
     return arrays
 
 

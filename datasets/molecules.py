@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +33,7 @@ TEST_SHARE = 10
 _CHUNK = 1000
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A record that was left out: line number (1-based), text, and the reason."""
 
     line: int
@@ -48,26 +47,16 @@ class MoleculeDataset:
 
     A molecule belongs to the test set when the hash of its canonical SMILES says so (one in ten):
     the split does not depend on the order of the file, and equal molecules share a side.
-
-    Attributes:
-        name: Short name.
-        graphs: One graph per molecule.
-        smiles: Canonical SMILES without stereo of each molecule.
-        vocabulary: Meaning of the categories in `graphs`.
-        hashes: `hash_each` of the molecule, (M,) uint64.
-        skipped: Records of the file that are not among the molecules.
-        test_indices: Held-out molecules where they were chosen by hand; None: by hash.
-        targets: Properties of each molecule that batches ask for, (M, P), or None.
     """
 
     name: str
     graphs: PackedGraphs
-    smiles: list[str]
-    vocabulary: MoleculeVocabulary
-    hashes: np.ndarray
-    skipped: list[Skipped] = field(default_factory=list)
-    test_indices: np.ndarray | None = None
-    targets: np.ndarray | None = None
+    smiles: list[str]  # canonical, without stereo
+    vocabulary: MoleculeVocabulary  # meaning of the categories in `graphs`
+    hashes: np.ndarray  # `hash_each` of the molecules, (M,) uint64
+    skipped: list[Skipped] = field(default_factory=list)  # other records of the file
+    test_indices: np.ndarray | None = None  # held-out molecules chosen by hand; None: by hash
+    targets: np.ndarray | None = None  # properties (M, P) that batches ask for
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -108,21 +97,21 @@ class MoleculeDataset:
         """Count the molecules of each size; the index is the number of atoms."""
         return np.bincount(self.graphs.node_counts[self.split(part)])
 
-    def node_type_counts(self) -> np.ndarray:
+    def atom_counts(self) -> Counter[AtomCategory]:
         """Count the atoms of each category, in all molecules."""
-        return np.bincount(self.graphs.node_types, minlength=len(self.vocabulary.atoms))
+        counts = np.bincount(self.graphs.node_types, minlength=len(self.vocabulary.atoms))
+        return Counter(dict(zip(self.vocabulary.atoms, counts.tolist(), strict=True)))
 
-    def bond_type_counts(self) -> np.ndarray:
+    def bond_counts(self) -> Counter[str]:
         """Count the bonds of each category, in all molecules."""
-        return np.bincount(self.graphs.bond_types, minlength=len(self.vocabulary.bonds))
+        counts = np.bincount(self.graphs.bond_types, minlength=len(self.vocabulary.bonds))
+        return Counter(dict(zip(self.vocabulary.bonds, counts.tolist(), strict=True)))
 
     def describe(self) -> dict[str, Any]:
         """Return numbers of molecules, sizes, shares of charges and counts of categories, JSON."""
-        graphs, vocabulary = self.graphs, self.vocabulary
-        charged = np.array([atom.charge != 0 for atom in vocabulary.atoms])[graphs.node_types]
+        graphs = self.graphs
+        charged = np.array([atom.charge != 0 for atom in self.vocabulary.atoms])[graphs.node_types]
         owners = np.repeat(np.arange(len(graphs)), graphs.node_counts)
-        atoms = zip(vocabulary.atom_labels, self.node_type_counts().tolist(), strict=True)
-        bonds = zip(vocabulary.bonds, self.bond_type_counts().tolist(), strict=True)
         sizes = {
             f"{what}_per_molecule": {
                 "least": int(counts.min()), "mean": float(counts.mean()), "most": int(counts.max()),
@@ -138,8 +127,8 @@ class MoleculeDataset:
             "test": len(self.split("test")),
             **sizes,
             "charged": len(np.unique(owners[charged])) / len(graphs),
-            "atom_categories": dict(atoms),
-            "bond_categories": dict(bonds),
+            "atom_categories": {str(atom): n for atom, n in self.atom_counts().items()},
+            "bond_categories": dict(self.bond_counts()),
         }
 
     def training_hashes(self) -> np.ndarray:
@@ -170,17 +159,16 @@ class MoleculeDataset:
         new: MoleculeVocabulary | None = None,
     ) -> MoleculeDataset:
         """Return the molecules with categories mapped to those of `new`, or to fewer ones."""
-        atoms = [atom(name) for name in self.vocabulary.atoms]
-        bonds = [bond(name) for name in self.vocabulary.bonds]
-        new = new or MoleculeVocabulary.from_counts(
-            _counter(atoms, self.node_type_counts()), _counter(bonds, self.bond_type_counts())
-        )
-        node = np.array([new.atom_index[name] for name in atoms], dtype=np.uint8)
-        edge = np.array([new.bond_index[name] for name in bonds], dtype=np.uint8)
+        if new is None:
+            new = MoleculeVocabulary.from_counts(
+                _renamed(self.atom_counts(), atom), _renamed(self.bond_counts(), bond)
+            )
+        node = [new.atom_index[atom(name)] for name in self.vocabulary.atoms]
+        edge = [new.bond_index[bond(name)] for name in self.vocabulary.bonds]
         graphs = dataclasses.replace(
             self.graphs,
-            node_types=node[self.graphs.node_types],
-            bond_types=edge[self.graphs.bond_types],
+            node_types=np.array(node, np.uint8)[self.graphs.node_types],
+            bond_types=np.array(edge, np.uint8)[self.graphs.bond_types],
         )
         return dataclasses.replace(self, graphs=graphs, vocabulary=new)
 
@@ -209,13 +197,12 @@ class MoleculeDataset:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return everything but the name, `test_indices` and `targets`, for the cache."""
-        skipped = [dataclasses.astuple(record) for record in self.skipped]
         return {
             **self.graphs.to_arrays(),
             "smiles": _text("\n".join(self.smiles)),
             "hashes": self.hashes,
             "vocabulary": _text(json.dumps(self.vocabulary.to_dict())),
-            "skipped": _text(json.dumps(skipped)),
+            "skipped": _text(json.dumps(self.skipped)),
         }
 
     @classmethod
@@ -232,11 +219,11 @@ class MoleculeDataset:
         )
 
 
-def _counter(names: Iterable, counts: np.ndarray) -> Counter:
-    """Return the sum of the counts of each name."""
+def _renamed(counts: Counter, name: Callable) -> Counter:
+    """Return counts by the names that a function gives, which may be the same for several."""
     total: Counter = Counter()
-    for name, count in zip(names, counts.tolist(), strict=True):
-        total[name] += count
+    for old, count in counts.items():
+        total[name(old)] += count
     return total
 
 
@@ -262,7 +249,7 @@ def encode(
         vocabulary: Categories to use; None to take them from the molecules, aromatic ones marked.
         max_atoms: Largest molecule to keep.
         workers: Processes, or a cluster; None for one per core (one in all for short lists).
-        exact: Whether to leave out molecules that their graphs do not lead back to.
+        exact: Leave out molecules that their graphs do not lead back to.
         standardize: Charge states to take each molecule in, as `parse_standardized` gives it; None
             for the molecule as it is.
     """
@@ -272,9 +259,9 @@ def encode(
     label = f"encoding {name}" if len(lines) > _CHUNK else ""
     parts = parallel_map(_encode_chunk, chunks, workers=workers, label=label)
     if vocabulary is None:
-        atoms = (_counter(p.vocabulary.atoms, p.node_type_counts()) for p in parts)
-        bonds = (_counter(p.vocabulary.bonds, p.bond_type_counts()) for p in parts)
-        vocabulary = MoleculeVocabulary.from_counts(sum(atoms, Counter()), sum(bonds, Counter()))
+        atoms = sum((part.atom_counts() for part in parts), Counter())
+        bonds = sum((part.bond_counts() for part in parts), Counter())
+        vocabulary = MoleculeVocabulary.from_counts(atoms, bonds)
         parts = [part.in_categories(vocabulary) for part in parts]
     return MoleculeDataset(
         name,
@@ -283,7 +270,7 @@ def encode(
         vocabulary,
         np.concatenate([np.empty(0, np.uint64), *(part.hashes for part in parts)]),
         [
-            dataclasses.replace(record, line=record.line + k * _CHUNK)
+            record._replace(line=record.line + k * _CHUNK)
             for k, part in enumerate(parts)
             for record in part.skipped
         ],
@@ -332,32 +319,21 @@ def _encode_chunk(
 
 
 def cache_path(name: str, *key) -> Path:
-    """Return the cache file of content that is a function of `key` and of the codec."""
-    try:
-        rdkit = version("rdkit")  # canonical SMILES differ between versions
-    except PackageNotFoundError:
-        rdkit = "unknown"
-    return cache_file(name, FORMAT_VERSION, CODEC_VERSION, rdkit, *key)
+    """Return the cache file of content that is a function of `key`, the codec and RDKit."""
+    return cache_file(name, FORMAT_VERSION, CODEC_VERSION, version("rdkit"), *key)
 
 
-def roundtrip_failures(
-    dataset: MoleculeDataset, indices: Iterable[int], workers: Workers = None
-) -> list[int]:
+def roundtrip_failures(dataset: MoleculeDataset, workers: Workers = None) -> list[int]:
     """Return the indices of the molecules that change on the way to their graph and back."""
-    indices = np.asarray(indices)
-    chunks = [
-        (dataset.graphs.subset(part), [dataset.smiles[k] for k in part], dataset.vocabulary)
-        for part in chunked(indices, _CHUNK)
-    ]
-    workers = 1 if len(indices) <= 2 * _CHUNK else workers
-    parts = parallel_map(_roundtrip_chunk, chunks, workers=workers, label="checking graphs")
-    places = [k * _CHUNK + place for k, part in enumerate(parts) for place in part]
-    return [int(indices[place]) for place in places]
+    chunks = [dataset.take(part) for part in chunked(np.arange(len(dataset)), _CHUNK)]
+    workers = 1 if len(chunks) <= 2 else workers
+    parts = parallel_map(_written, chunks, workers=workers, label="checking graphs")
+    written = (smiles for part in parts for smiles in part)
+    pairs = zip(written, dataset.smiles, strict=True)
+    return [k for k, (smiles, known) in enumerate(pairs) if smiles != known]
 
 
-def _roundtrip_chunk(task: tuple[PackedGraphs, list[str], MoleculeVocabulary]) -> list[int]:
+def _written(dataset: MoleculeDataset) -> list[str | None]:
     from graphcnf.molecules.validity import strict_smiles
 
-    graphs, smiles, vocabulary = task
-    found = strict_smiles(graphs, vocabulary)
-    return [k for k, pair in enumerate(zip(found, smiles, strict=True)) if pair[0] != pair[1]]
+    return strict_smiles(dataset.graphs, dataset.vocabulary)

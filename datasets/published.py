@@ -47,21 +47,13 @@ QM9_PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
 
 @dataclass(frozen=True)
 class Source:
-    """The file of a published data set.
+    """The file of a published data set, from an installed package."""
 
-    Attributes:
-        title: Title of the data set, or of a part, for messages.
-        package: Name of its package on the package index.
-        content: Content of the file.
-        rows: Number of molecules that it must hold.
-        parse: Reads SMILES from the content, or raises ValueError.
-    """
-
-    title: str
-    package: str
+    title: str  # of the data set, or of a part, for messages
+    package: str  # name on the package index
     content: bytes
-    rows: int
-    parse: Callable[[bytes], list[str]]
+    rows: int  # molecules that it must hold
+    parse: Callable[[bytes], list[str]]  # SMILES in the content, or ValueError
 
     def smiles(self) -> list[str]:
         """Return the SMILES of all molecules; raise UserError if the file is something else."""
@@ -76,17 +68,7 @@ class Source:
 
 
 def package_file(title: str, package: str, install: str, *parts: str) -> Path:
-    """Return a file of an installed package.
-
-    Args:
-        title: Title of the data set.
-        package: Name of the package on the package index.
-        install: Command that installs it.
-        *parts: Name that the package is imported by, folders, and name of the file.
-
-    Raises:
-        UserError: The package is not installed, or lacks the file.
-    """
+    """Return a file of a package, imported by the first of `parts`, or raise `UserError`."""
     path = installed_file(*parts)
     if path is None:
         raise UserError(f"{title} comes with the package {package}: {install}")
@@ -102,14 +84,8 @@ def load_published(
 ) -> MoleculeDataset:
     """Return a data set from the cache or, the first time, encoded; all rows stay in place.
 
-    Args:
-        name: Name of the data set and of its cache file, which depends on the source's content.
-        source: The file.
-        vocabulary: Categories to use; None to take them from the molecules.
-        workers: Processes that encode, or a cluster; None for one per core.
-
-    Raises:
-        UserError: A row is no molecule that can be encoded.
+    The cache file depends on the source's content. Raises `UserError` where a row cannot be
+    encoded.
     """
 
     def encoded():
@@ -155,9 +131,11 @@ def load_moses(split: str = "test", *, workers: Workers = None) -> MoleculeDatas
     """
     if split not in ("test", "test_scaffolds"):
         raise UserError(f"split must be test or test_scaffolds, got {split!r}")
-    options = {"vocabulary": MOSES_VOCABULARY, "workers": workers}
     train, test = (
-        load_published(f"moses-{part}", moses_source(part), **options) for part in ("train", split)
+        load_published(
+            f"moses-{part}", moses_source(part), vocabulary=MOSES_VOCABULARY, workers=workers
+        )
+        for part in ("train", split)
     )
     return MoleculeDataset(
         "moses" if split == "test" else "moses-scaffolds",

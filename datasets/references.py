@@ -33,7 +33,7 @@ def load_reference(name: str | None, model: GraphCNF | None = None, by_row: bool
     Args:
         name: One of `OFFICIAL`, or a file; None for the data that the model was trained on.
         model: The model.
-        by_row: Whether some rows will do, so that not all need to be encoded.
+        by_row: Encode no more than the rows that are taken, where the data set allows it.
 
     Raises:
         UserError: There is no such data, or the model has other categories.

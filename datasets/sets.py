@@ -20,13 +20,10 @@ from graphcnf.limits import LARGEST_SEED, Range
 
 
 @dataclass(frozen=True)
-class SetTask:
-    """Task with endless training batches, and with held-out sets from a stream of their own.
+class SetShuffling:
+    """Random permutations of N elements, as categories 0 to N - 1.
 
-    Attributes:
-        elements: Size N of a set, at least 2.
-        epoch_batches: Batches that count as one epoch.
-        test_seed: Seed of the held-out sets.
+    Training batches have no end, and held-out sets come from a stream of their own.
     """
 
     elements: int = 16
@@ -42,9 +39,15 @@ class SetTask:
         """Number of categories of an element."""
         return self.elements
 
+    @property
+    def optimum(self) -> float:
+        """Lowest possible bits per variable, `log2(number of sequences) / N`."""
+        return math.lgamma(self.elements + 1) / math.log(2) / self.elements
+
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
         """Draw sets (count, N) long as a function of `key` (non-negative numbers)."""
-        raise NotImplementedError
+        rows = np.tile(np.arange(self.elements), (count, 1))
+        return torch.from_numpy(np.random.default_rng(key).permuted(rows, axis=1))
 
     def train_batches(
         self, batch_size: int, epoch: int, seed: int, start: int = 0
@@ -55,32 +58,12 @@ class SetTask:
 
     def test_batches(self, batch_size: int, count: int = 2048) -> Iterator[Tensor]:
         """Yield the held-out sets in batches, the same ones every time."""
-        held_out = self.draw(count, (1, self.test_seed))
-        yield from held_out.split(batch_size)
+        yield from self.draw(count, (1, self.test_seed)).split(batch_size)
 
 
 @dataclass(frozen=True)
-class SetShuffling(SetTask):
-    """Random permutations of N elements, as categories 0 to N - 1."""
-
-    @property
-    def optimum(self) -> float:
-        """Lowest possible bits per variable, `log2(N!) / N`."""
-        return math.lgamma(self.elements + 1) / math.log(2) / self.elements
-
-    def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Draw permutations (count, N) long."""
-        rows = np.tile(np.arange(self.elements), (count, 1))
-        return torch.from_numpy(np.random.default_rng(key).permuted(rows, axis=1))
-
-
-@dataclass(frozen=True)
-class SetSummation(SetTask):
-    """N numbers from 1 to N with a given sum, in any order; category k is the number k + 1.
-
-    Attributes:
-        total: The sum, N to N^2.
-    """
+class SetSummation(SetShuffling):
+    """N numbers from 1 to N with a given sum, in any order; category k is the number k + 1."""
 
     total: int = 42
 
@@ -94,39 +77,39 @@ class SetSummation(SetTask):
 
     @cached_property
     def counts(self) -> list[list[int]]:
-        """Count sequences: entry `[n][s]` of n categories with the sum s of their numbers."""
+        """Count sequences: entry `[n][s]` of n categories with the sum s."""
         most = self.total - self.elements
         rows = [[1] + [0] * most]
         for _ in range(self.elements):
-            row, before = [], rows[-1]
-            for s in range(most + 1):
-                row.append(sum(before[max(0, s - self.categories + 1) : s + 1]))
-            rows.append(row)
+            before = rows[-1]
+            rows.append(
+                [sum(before[max(0, s - self.elements + 1) : s + 1]) for s in range(most + 1)]
+            )
         return rows
-
-    @cached_property
-    def _cumulative(self) -> list[np.ndarray]:
-        """Return for each place cumulative probabilities (S, N) of categories, given the sum left.
-
-        A category's probability is its share of the ways to complete the sequence.
-        """
-        tables = []
-        for places in range(self.elements, 0, -1):
-            whole, rest = self.counts[places], self.counts[places - 1]
-            table = np.zeros((len(whole), self.categories))
-            for s, ways in enumerate(whole):
-                for c in range(min(s + 1, self.categories) if ways else 0):
-                    table[s, c] = rest[s - c] / ways
-            tables.append(table.cumsum(1))
-        return tables
 
     @property
     def optimum(self) -> float:
         """Lowest possible bits per variable, `log2(number of sequences) / N`."""
         return math.log2(self.counts[self.elements][-1]) / self.elements
 
+    @cached_property
+    def _cumulative(self) -> list[np.ndarray]:
+        """Cumulative probabilities (S, N) of the categories of each place, given the sum left.
+
+        A category's probability is its share of the ways to complete the sequence.
+        """
+        tables = []
+        for places in range(self.elements, 0, -1):
+            whole, rest = self.counts[places], self.counts[places - 1]
+            table = np.zeros((len(whole), self.elements))
+            for s, ways in enumerate(whole):
+                for c in range(min(s + 1, self.elements) if ways else 0):
+                    table[s, c] = rest[s - c] / ways
+            tables.append(table.cumsum(1))
+        return tables
+
     def draw(self, count: int, key: tuple[int, ...]) -> Tensor:
-        """Draw sequences (count, N) long."""
+        """Draw sequences (count, N) long as a function of `key`."""
         generator = np.random.default_rng(key)
         left = np.full(count, self.total - self.elements)
         out = np.empty((count, self.elements), dtype=np.int64)

@@ -9,7 +9,6 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,15 +32,13 @@ SUFFIXES = tuple(
 
 SDF = ("sdf", "sd", "mol")
 
-_LINE_END = re.compile(r"\r\n|\r|\n")
-"""Line ends; `str.splitlines` would also end lines at characters that a name may hold."""
-
 LEAST_ROWS = 1_000_000
 """Rows that a Parquet file of any size may have; a larger one may have a row per byte."""
 
+# Not `str.splitlines` and `str.split`: a name may hold further line ends, and a SMILES is not cut
+# at a no-break space.
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _BLANK = " \t\r\n\f\v"
-"""Characters around a SMILES; `str.split` would also cut it at a no-break space."""
-
 _LINE = re.compile(rf" *([^{_BLANK}]*)[{_BLANK}]*(.*)", re.DOTALL)
 _FIELD = re.compile(r"^>[^\n]*?<([^\n]*?)>[^\n]*\n((?:[^\n]+\n?)*)", re.MULTILINE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -51,21 +48,14 @@ Row = tuple[int, str, dict[str, Any]]
 
 
 class FileRecords(NamedTuple):
-    """The records of a file, unchecked.
+    """The records of a file, unchecked."""
 
-    Attributes:
-        numbers: Number of the line that each begins at; in .sdf and .parquet of the record, from 1.
-        smiles: SMILES of each, "" if it has none.
-        columns: Other values by name, in the order of the file, None where a record has none:
-            columns of a table; `name`, the text after the SMILES in a line; `title` and properties
-            of an SD file.
-        unit: "line" or "record", the thing that `numbers` counts.
-    """
-
-    numbers: list[int]
-    smiles: list[str]
-    columns: dict[str, list[Any]]
-    unit: str
+    numbers: list[
+        int
+    ]  # of the line that each begins at; in .sdf and .parquet of the record, from 1
+    smiles: list[str]  # "" where a record has none
+    columns: dict[str, list[Any]]  # other values by name, None where a record has none
+    unit: str  # "line" or "record", the thing that `numbers` counts
 
     def beside(self, frame: pd.DataFrame, *, exact: bool = False) -> list[dict[str, Any]]:
         """Return the rows of a result, each after its number with the record's other columns.
@@ -122,7 +112,7 @@ def load_smiles_file(
             case.
         vocabulary: Categories to use, as a trained model's; None to take them from the file.
         max_atoms: Largest molecule to keep, at most 255 heavy atoms.
-        aromatic: Whether categories taken from the file also say what is aromatic.
+        aromatic: Let categories taken from the file also say what is aromatic.
         standardize: Charge states to write the largest organic fragment of each molecule in,
             cleaned up by RDKit's MolStandardize: `MoleculeFlow.charge_states`, or an empty set for
             neutral molecules. None for the molecules as they are.
@@ -149,7 +139,7 @@ def load_smiles_file(
             name, smiles, vocabulary=vocabulary, max_atoms=max_atoms, workers=workers,
             standardize=standardize,
         )  # fmt: skip
-        dataset.skipped = [replace(s, line=numbers[s.line - 1]) for s in dataset.skipped]
+        dataset.skipped = [s._replace(line=numbers[s.line - 1]) for s in dataset.skipped]
         return dataset.to_arrays()
 
     stored = cache_path(f"file-{name}", *key)
@@ -188,7 +178,8 @@ def read_smiles(
         path: As in `load_smiles_file`.
         column: As in `load_smiles_file`.
         content: The file's bytes, if at hand.
-        others: Whether to keep the other values of a record; `columns` is empty otherwise.
+        others: Keep the other values of a record: columns of a table; `name`, the text after the
+            SMILES in a line; `title` and properties of an SD file.
 
     Raises:
         ValueError: The file is missing, empty, binary or damaged, lacks the column, or has no
@@ -196,14 +187,15 @@ def read_smiles(
     """
     path = Path(path)
     content = _read(path) if content is None else content
-    rows = list(_records(path, content, column, others))
+    records = _records(path, content, column, others)
+    rows = [(number, smiles, more if others else {}) for number, smiles, more in records]
     if not rows:
         raise NoMolecules(f"{path} holds no molecules")
-    columns = dict.fromkeys(name for _, _, more in rows for name in more)
+    names = dict.fromkeys(name for _, _, more in rows for name in more)
     return FileRecords(
         [number for number, _, _ in rows],
         [smiles for _, smiles, _ in rows],
-        {name: [more.get(name) for _, _, more in rows] for name in columns},
+        {name: [more.get(name) for _, _, more in rows] for name in names},
         _unit(path, content),
     )
 
@@ -213,7 +205,6 @@ def _suffix(path: Path) -> str:
 
 
 def _unit(path: Path, content: bytes) -> str:
-    """Return "line" or "record", the thing that numbers of records count."""
     is_sdf = _suffix(path) in SDF or b"\nM  END" in content
     return "record" if is_sdf or content[:4] == b"PAR1" else "line"
 
@@ -222,14 +213,13 @@ def _records(path: Path, content: bytes, column: str | None, others: bool) -> It
     """Return the records of a file of any format."""
     if content[:4] == b"PAR1":
         return _parquet(path, content, column, others)
-    text = _decode(path, content)
-    suffix = _suffix(path)
+    text, suffix = _decode(path, content), _suffix(path)
+    if suffix in SDF or "\nM  END" in text:
+        return _sdf(path, text)
     lines = _LINE_END.split(text.rstrip(_BLANK))
     first = next((line for line in lines if line.strip(_BLANK)), "")
-    if suffix in SDF or "\nM  END" in text:
-        return _sdf(path, text, others)
     if suffix == "jsonl" or first.lstrip(_BLANK).startswith("{"):
-        return _jsonl(path, lines, column, others)
+        return _jsonl(path, lines, column or "smiles")
     cells = {d: [c.strip().strip('"').lower() for c in first.split(d)] for d in ",\t;"}
     wanted = (column or "smiles").lower()
     with_column = [d for d in ",\t;" if d in first and wanted in cells[d]]
@@ -237,13 +227,13 @@ def _records(path: Path, content: bytes, column: str | None, others: bool) -> It
     delimiter = "\t" if suffix == "tsv" else max(with_column or ",\t;", key=first.count)
     is_table = column is not None or suffix in ("csv", "tsv")
     if is_table or (delimiter in first and "smiles" in cells[delimiter]):
-        rows = list(_table(path, text, column, delimiter, others))
+        rows = list(_table(path, text, column, delimiter))
         has_header = bool(rows) and rows[0][1].lower() == "smiles"
         return rows[1:] if has_header else rows
-    return _plain(lines, others)
+    return _plain(lines)
 
 
-def _plain(lines: list[str], others: bool) -> Iterator[Row]:
+def _plain(lines: list[str]) -> Iterator[Row]:
     """Yield the first word of each line, "" for a blank line between others."""
     names, begun = ["name"], False
     for number, line in enumerate(lines, 1):
@@ -258,7 +248,7 @@ def _plain(lines: list[str], others: bool) -> Iterator[Row]:
         else:
             cells = [rest] if len(names) == 1 else rest.split("\t")
             more = dict(zip(names, (c.strip(_BLANK) or None for c in cells), strict=False))
-            yield number, smiles, more if others and rest else {}
+            yield number, smiles, more if rest else {}
         begun = True
 
 
@@ -302,9 +292,7 @@ def _place(path: Path, names: list[str], column: str | None) -> int:
     raise DataFileError(f"{path} has no column {wanted!r} (--column); it has: {shown}")
 
 
-def _table(
-    path: Path, text: str, column: str | None, delimiter: str, others: bool
-) -> Iterator[Row]:
+def _table(path: Path, text: str, column: str | None, delimiter: str) -> Iterator[Row]:
     """Yield the rows of a table; the SMILES of a blank cell is ""."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
@@ -317,7 +305,7 @@ def _table(
             # A quoted cell may hold a line break, as in the original ZINC250k table.
             if any(cell.strip() for cell in row):
                 smiles = _LINE.match(row[place].strip(_BLANK))[1] if len(row) > place else ""
-                more = dict(zip(names, row, strict=False)) if others else {}
+                more = dict(zip(names, row, strict=False))
                 more.pop(names[place], None)
                 yield line, smiles, more
     except csv.Error as error:
@@ -335,9 +323,8 @@ def _distinct(names: list[str]) -> list[str]:
     return list(found)
 
 
-def _jsonl(path: Path, lines: list[str], column: str | None, others: bool) -> list[Row]:
+def _jsonl(path: Path, lines: list[str], wanted: str) -> list[Row]:
     """Return the JSON object of each line."""
-    wanted = column or "smiles"
     rows: list[Row] = []
     faults = []
     for number, line in enumerate(lines, 1):
@@ -348,7 +335,7 @@ def _jsonl(path: Path, lines: list[str], column: str | None, others: bool) -> li
             row = json.loads(line)
             key = wanted if wanted in row else {k.lower(): k for k in row}[wanted.lower()]
             value = row.pop(key)
-            more = {_whole(k): _cell(v) for k, v in row.items()} if others else {}
+            more = {_whole(k): _cell(v) for k, v in row.items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             faults.append((number, line[:60]))
         rows.append((number, _whole(value) if isinstance(value, str) else "", more))
@@ -370,22 +357,18 @@ def _cell(value: Any) -> Any:
     return _whole(json.dumps(value, default=str) if isinstance(value, dict | list) else str(value))
 
 
-def _sdf(path: Path, text: str, others: bool) -> list[Row]:
-    """Return each record of an SD file."""
+def _sdf(path: Path, text: str) -> Iterator[Row]:
+    """Yield the records of an SD file: title and properties beside the SMILES."""
     blocks = re.split(r"(?m)^\$\$\$\$.*\n", text.replace("\r\n", "\n"))
     blocks = [block for block in blocks if block.strip(_BLANK)]
     if blocks and not any("M  END" in block for block in blocks):
         raise DataFileError(f"{path}, record 1: without M  END: no SD file")
-    rows: list[Row] = []
     for number, block in enumerate(blocks, 1):
-        more: dict[str, Any] = {}
-        if others:
-            title = block.partition("\n")[0].strip(_BLANK)
-            fields = _FIELD.findall(block.partition("M  END")[2])
-            more = {"title": title} if title else {}
-            more |= {name: value.rstrip(_BLANK) for name, value in fields}
-        rows.append((number, _smiles_of_block(block), more))
-    return rows
+        title = block.partition("\n")[0].strip(_BLANK)
+        more = {"title": title} if title else {}
+        fields = _FIELD.findall(block.partition("M  END")[2])
+        more |= {name: value.rstrip(_BLANK) for name, value in fields}
+        yield number, _smiles_of_block(block), more
 
 
 def _smiles_of_block(block: str) -> str:
@@ -416,20 +399,19 @@ def _parquet(path: Path, content: bytes, column: str | None, others: bool) -> It
         if rows > max(LEAST_ROWS, len(content)):
             raise ValueError(f"{rows:,} rows in {len(content):,} bytes, more than one per byte")
         place = _place(path, names, column)
-        read = names if others else [names[place]]
+        names = names if others else [names[place]]
         # Values that repeat stay one object each: a few bytes may stand for a million long ones.
-        file = ParquetFile(io.BytesIO(content), read_dictionary=read)
-        place, names = place if others else 0, _distinct(read)
+        file = ParquetFile(io.BytesIO(content), read_dictionary=names)
+        place, shown = place if others else 0, _distinct(names)
         number, size = 0, 0
-        for batch in file.iter_batches(columns=read):
+        for batch in file.iter_batches(columns=names):
             for row in zip(*map(_values, batch.columns), strict=True):
                 number, size = number + 1, size + sum(len(v) for v in row if isinstance(v, str))
                 if size > most:
                     raise ValueError(f"more than {most:,} characters in {len(content):,} bytes")
-                cells = dict(zip(names, row, strict=True))
-                value = cells.pop(names[place])
-                text = _whole(value) if isinstance(value, str) else ""
-                yield number, text, {name: _cell(cell) for name, cell in cells.items()}
+                cells = dict(zip(shown, map(_cell, row), strict=True))
+                value = cells.pop(shown[place])
+                yield number, value if isinstance(row[place], str) else "", cells
     except ImportError:
         raise DataFileError(f"{path}: .parquet needs pip install 'graphcnf[parquet]'") from None
     except DataFileError:

