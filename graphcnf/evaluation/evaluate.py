@@ -18,16 +18,14 @@ from graphcnf.datasets.smiles_file import load_smiles_file
 from graphcnf.errors import UserError, require, say
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.metrics import COMPARED, Feature, chosen_metrics, features_of
-from graphcnf.evaluation.statistics import Comparison, SetStatistics, compare, set_statistics
+from graphcnf.evaluation.statistics import Comparison, compare, set_statistics
 from graphcnf.evaluation.summary import (
     CHUNK,
-    Part,
     Records,
     Summary,
     look_at,
     score_chunk,
     share,
-    summarize,
     summarize_blocks,
 )
 from graphcnf.evaluation.tables import Distances, Evaluation
@@ -82,9 +80,7 @@ class Reference:
         chosen_metrics(self.metrics)
 
     def load(self, model: GraphCNF | None = None) -> tuple[str, Rows | None]:
-        """Return name and training data ("none", None), loaded once for all sets in one vocabulary.
-
-        Without a name, a model's own data is meant; the data have the vocabulary of the model.
+        """Return name and training data in the vocabulary of a model; or "none" and None.
 
         Raises:
             UserError: There is no such data, or the model has other categories.
@@ -149,7 +145,7 @@ class Reference:
             same = (records["strict"] & (records["smiles"] == chosen.smiles)).sum()
             return {
                 "name": "training data through the same pipeline",
-                **summarize(records, hashes),
+                **look_at(records).figures(hashes),
                 "reconstruction": share(int(same), len(records)),
                 "reconstruction_molecules": len(records),
                 "reference": dataset.name,
@@ -162,19 +158,14 @@ class Reference:
         self, dataset: Rows, summaries: Sequence[Summary], training: list[str], test: list[str]
     ) -> Distances:
         """Compare samples of each seed, and training molecules, with held-out molecules."""
-
-        def describe(label: str, smiles: list[str], *, use_cache: bool) -> SetStatistics:
-            return set_statistics(
-                smiles, metrics=self.metrics, workers=self.workers, device=self.device,
-                label=label, use_cache=use_cache,
-            )  # fmt: skip
+        how: dict[str, Any] = dict(metrics=self.metrics, workers=self.workers, device=self.device)
 
         def floor() -> Comparison:
-            statistics = describe("training molecules", training[:count], use_cache=False)
-            return compare(statistics, reference, metrics=self.metrics)
+            found = set_statistics(training[:count], label="training molecules", **how)
+            return compare(found, reference, metrics=self.metrics)
 
         label = f"{'file' if self.test else dataset.name}-test"
-        reference = describe(label, test, use_cache=True)
+        reference = set_statistics(test, label=label, use_cache=True, **how)
         generated = [summary.statistics for summary in summaries]
         # Distances fall with the number of molecules: the floor is of as many, if not too many.
         count, key = min(len(training), generated[0].size), ("floor", dataset.name)
@@ -212,13 +203,13 @@ def evaluate(
         reference: Molecules to hold them against, or their name: zinc250k, moses, qm9, "none", a
             file; None for a model's own data, or zinc250k.
         name: Name of a model or a list in tables.
-        samples: Of a model: samples per seed.
-        seeds: Of a model: seeds; with more than one, means and standard deviations are given.
-        temperature: Of a model: temperature of sampling.
-        reconstruct: Of a model: held-out molecules to encode and decode.
-        likelihood: Of a model: held-out molecules to take the likelihood of.
-        standardize: Of molecules: take them as `parse_standardized` writes them, in the charge
-            states of the reference, or neutral without one.
+        samples: Samples per seed of a model.
+        seeds: Seeds of a model; with more than one, means and standard deviations are given.
+        temperature: Temperature of sampling from a model.
+        reconstruct: Held-out molecules that a model encodes and decodes.
+        likelihood: Held-out molecules whose likelihood under a model is taken.
+        standardize: Take molecules as `parse_standardized` writes them, in the charge states of the
+            reference, or neutral without one.
 
     Raises:
         UserError: There are no molecules, no such file or reference, or a number is out of range.
@@ -259,10 +250,10 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
     features = features_of(reference.metrics if dataset else ())
     summary = summarize_blocks(
         partial(score_chunk, features, reference.device, states), records.chunks(),
-        total=records.count, label="scoring molecules", workers=workers, training_hashes=hashes,
+        total=records.count, label="scoring molecules", workers=workers,
     )  # fmt: skip
     _tell_unreadable(records, summary)
-    figures = summary.figures()
+    figures = summary.figures(hashes)
     valid = figures["strict_valid"]
     main = {
         "name": records.name,
@@ -315,8 +306,8 @@ def draw_part(
     features: tuple[Feature, ...],
     device: str,
     records: range,
-) -> Part:
-    """Draw a block of raw samples and look at them (`draw_block`, `look_at`)."""
+) -> Summary:
+    """Draw a block of raw samples, and summarize it."""
     _, frame = draw_block(model, records, seed=seed, temperature=temperature)
     return look_at(frame, features, device)
 
@@ -352,11 +343,11 @@ def _evaluate_model(
         summarize_blocks(
             partial(draw_part, model, seed, temperature, features, reference.device),
             first_blocks(samples, together_on(model.device)),
-            total=samples, label=f"sampling, seed {seed}", workers=workers, training_hashes=hashes,
+            total=samples, label=f"sampling, seed {seed}", workers=workers,
         )
         for seed in seeds
     ]  # fmt: skip
-    runs = [summary.figures() for summary in summaries]
+    runs = [summary.figures(hashes) for summary in summaries]
     notes = list(NOTES)
     made_with, installed = model.metadata.get("rdkit"), version("rdkit")
     if hashes is not None:

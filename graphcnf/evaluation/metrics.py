@@ -42,9 +42,9 @@ RADIUS, BITS = 2, 1024
 """Radius and length of the Morgan fingerprints."""
 
 KEPT, COMPARED = 200_000, 30_000
-"""Molecules of a set whose fingerprints are kept, and of a generated set that are compared.
+"""Molecules of a set, the first ones, whose fingerprints are kept, and compared if generated.
 
-The first ones. Each test part of MOSES has fewer than 200,000; its protocol compares 30,000.
+Each test part of MOSES has fewer than 200,000; its protocol compares 30,000.
 """
 
 BLOCK = 2000
@@ -145,21 +145,17 @@ def passes_pains(mol: Chem.Mol) -> bool:
 def passes_mcf(mol: Chem.Mol) -> bool:
     """Return True without any of MOSES' 22 medicinal chemistry filters.
 
-    Raises:
-        Unavailable: The list, which comes with the package molsets, is not installed.
+    Raises `Unavailable` without the package molsets, which brings the list.
     """
     with_hydrogens = Chem.AddHs(mol)  # which the patterns name
     return not any(with_hydrogens.HasSubstructMatch(pattern) for pattern in _mcf())
 
 
 def passes_filters(mol: Chem.Mol) -> bool:
-    """Return True for a molecule that counts for "Filters" of MOSES.
+    """Return True for a molecule that counts for "Filters" of MOSES; raises as `passes_mcf`.
 
     It has no PAINS or MCF alert, no charge, no ring of eight or more atoms, and C, N, S, O, F, Cl,
     Br and H only.
-
-    Raises:
-        Unavailable: See `passes_mcf`.
     """
     return (
         all(a.GetSymbol() in ELEMENTS and not a.GetFormalCharge() for a in mol.GetAtoms())
@@ -266,14 +262,9 @@ def internal_diversity(generated: np.ndarray, reference: Any = None, power: int 
     """Return the mean dissimilarity within one set, IntDiv_p of MOSES.
 
     `1 - mean_x (mean_y T(x, y)^p)^(1/p)` with the Tanimoto similarity T, pairs (x, x)
-    included. In [0, 1], higher is more diverse; the value of the reference set is the one to match.
-    The paper's formula takes the root once, of the mean over all pairs; MOSES' code, and so every
-    published IntDiv_2, takes it per molecule. For p = 1 both agree.
-
-    Args:
-        generated: Packed fingerprints, (M, 128) uint8.
-        reference: Not used.
-        power: p, at least 1.
+    included. In [0, 1], higher is more diverse; the value of the reference set, which is not used
+    here, is the one to match. The paper's formula takes the root once, of the mean over all pairs;
+    MOSES' code, and so every published IntDiv_2, takes it per molecule. For p = 1 both agree.
     """
     chosen = generated[:COMPARED]
 
@@ -361,7 +352,7 @@ def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
     from graphcnf.graphs.record_blocks import one_thread
 
     smiles = [Chem.MolToSmiles(mol) for mol in mols]
-    with _quiet(), one_thread(torch.device(device)):
+    with warnings.catch_warnings(action="ignore"), one_thread(torch.device(device)):
         activations = network.get_predictions(smiles).astype(np.float64)
     rows = np.hstack([np.ones((len(smiles), 1)), activations])
     return rows.T @ rows
@@ -380,7 +371,7 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
     """
     fcd_torch = _fcd_torch()
     moments = [*_moments(generated), *_moments(reference)]
-    with _quiet():
+    with warnings.catch_warnings(action="ignore"):
         try:
             distance = float(fcd_torch.calculate_frechet_distance(*moments))
         except ValueError as error:
@@ -391,7 +382,7 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean (512,) and covariance (512, 512)."""
+    """Return mean (512,) and covariance (512, 512) of `chemnet_sums`."""
     count = sums[0, 0]
     if count < 2:
         raise Unavailable(f"needs two molecules or more, not {count:.0f}")
@@ -399,14 +390,9 @@ def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, (sums[1:, 1:] - count * np.outer(mean, mean)) / (count - 1)
 
 
-def _quiet() -> warnings.catch_warnings:
-    """Return a context without the warnings of deprecated calls inside fcd_torch."""
-    return warnings.catch_warnings(action="ignore")
-
-
 @cache
 def _chemnet(device: str):
-    with _quiet():
+    with warnings.catch_warnings(action="ignore"):
         return _fcd_torch().FCD(device=device, n_jobs=1, batch_size=512, canonize=False)
 
 
@@ -468,15 +454,11 @@ METRICS = {metric.name: metric for metric in _TABLE}
 
 
 def chosen_metrics(names: Sequence[str] | None = None) -> tuple[Metric, ...]:
-    """Return metrics by name, all of them for None.
-
-    Raises:
-        ValueError: There is no such metric.
-    """
+    """Return metrics by name, all of them for None; raise `UserError` for an unknown one."""
     chosen = tuple(METRICS if names is None else names)
     for name in chosen:
         if name not in METRICS:
-            raise ValueError(f"no metric {name!r}: choose from {', '.join(METRICS)}")
+            raise UserError(f"no metric {name!r}: choose from {', '.join(METRICS)}")
     return tuple(METRICS[name] for name in chosen)
 
 
@@ -486,13 +468,7 @@ def features_of(names: Sequence[str] | None = None) -> tuple[Feature, ...]:
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
-    """Return the names of metrics, in the order of a table, of "all", "none" or "fcd,snn".
-
-    Raises:
-        UserError: There is no such metric.
-    """
+    """Return the names of metrics, in the order of a table, of "all", "none" or "fcd,snn"."""
     names = [part.strip() for part in text.split(",")]
-    for name in names:
-        if name not in ("all", "none", *METRICS):
-            raise UserError(f"no metric {name!r}: write all or some of {', '.join(METRICS)}")
+    chosen_metrics([name for name in names if name not in ("all", "none")])
     return tuple(name for name in METRICS if name in names or "all" in names)

@@ -60,9 +60,6 @@ STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False,
 }  # fmt: skip
 
-Sets = Sequence[tuple[str, Distances]]
-"""Name and distances of each set; the held-out molecules are the same for all."""
-
 Curves = Sequence[tuple[str, Mapping[str, int], str]]
 """Label, counts and colour of each set, the held-out molecules first."""
 
@@ -159,11 +156,9 @@ def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
     frame = result.frame[result.frame["strict"]]
     counts = frame["smiles"].value_counts()
     first = frame.drop_duplicates("smiles").head(most)
-    known: list[str | None] = [None] * len(first)
-    if result.training_hashes is not None:
-        found = contains(result.training_hashes, hash_each(list(first["smiles"])))
-        known = ["no" if k else "yes" for k in found]
-    for record, smiles, novel in zip(first["record"], first["smiles"], known, strict=True):
+    hashes, known = hash_each(first["smiles"]), result.training_hashes
+    is_known = [None] * len(first) if known is None else contains(known, hashes).tolist()
+    for record, smiles, there in zip(first["record"], first["smiles"], is_known, strict=True):
         mol = parse(smiles)
         source = _source(draw_svg(mol, size=(200, 130)))
         try:
@@ -182,7 +177,7 @@ def _molecule_rows(result: Evaluation, most: int) -> Iterator[dict[str, Any]]:
             "logP": round(properties.logp(mol), 2),
             "QED": round(properties.qed(mol), 3),
             "SA": sa,
-            "novel": novel,
+            "novel": {None: None, True: "no", False: "yes"}[there],
         }
 
 
@@ -213,12 +208,13 @@ def _histograms(results: Sequence[Evaluation]) -> Iterator[dict[str, str]]:
                     yield {"title": metric.axis, "source": _source(_picture(metric, sets))}
 
 
-def _picture(metric: Metric, sets: Sets) -> str:
+def _picture(metric: Metric, sets: Sequence[tuple[str, Distances]]) -> str:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(4.4, 2.9), layout="constrained")
     is_density, key, alone = metric.function is wasserstein, metric.needs.name, len(sets) == 1
-    curves = [("held-out", sets[0][1].reference.values[key], REAL)]
+    first = sets[0][1]
+    curves = [("held-out", first.reference.values[key], REAL)]
     for k, (name, found) in enumerate(sets):
         # A dollar sign would begin a formula.
         label = "generated" if alone else name[-24:].replace("$", r"\$")
@@ -227,8 +223,7 @@ def _picture(metric: Metric, sets: Sets) -> str:
     axis.set_xlabel(metric.axis)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
-    value = sets[0][1].samples[0].values.get(metric.name)
-    floor = sets[0][1].floor.values.get(metric.name)
+    value, floor = (found.values.get(metric.name) for found in (first.samples[0], first.floor))
     if value is not None:
         title = "Wasserstein distance" if is_density else "total variation"
         title += f" {value:.3g}" if alone else ""

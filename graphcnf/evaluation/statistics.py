@@ -1,8 +1,4 @@
-"""Statistics of sets of molecules, and their comparison by the distribution metrics.
-
-`set_statistics` looks at every molecule of a set once, in chunks that may go to other processes and
-whose statistics add up; `compare` turns the statistics of two sets into the figures of `METRICS`.
-"""
+"""Statistics of sets of molecules, and their comparison by the distribution metrics."""
 
 from __future__ import annotations
 
@@ -17,13 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rdkit import Chem
 
 from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import cache_path
-from graphcnf.evaluation.metrics import METRICS, Feature, chosen_metrics, features_of
+from graphcnf.evaluation.metrics import Feature, chosen_metrics, features_of
 from graphcnf.molecules import codec
 from graphcnf.molecules.optional import Unavailable
 
@@ -81,12 +76,6 @@ class Comparison:
     missing: dict[str, str]  # reason in one line for each of those
     generated: int  # molecules
     reference: int
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row per metric: `metric`, `value` (NaN where missing), `better`, `missing`."""
-        rows = [(k, v, METRICS[k].better, self.missing.get(k)) for k, v in self.values.items()]
-        frame = pd.DataFrame(rows, columns=["metric", "value", "better", "missing"])
-        return frame.astype({"value": float})
 
 
 Molecules = SetStatistics | Iterable[Chem.Mol | str]

@@ -1,9 +1,7 @@
-"""Molecules and samples looked at once, in bounded memory, and the summary of a set of them.
+"""Summary of a sample or of the records of files, block by block, here or in other processes.
 
-A sample, or the records of files, are looked at block by block, here or elsewhere, and only the
-`Part` of a block travels. Uniqueness is distinct / valid, novelty is (valid and not in the training
-set) / valid, V.U.N. is (distinct, valid and not in the training set) / samples. A fraction of
-nothing is 0.
+Uniqueness is distinct / valid, novelty is (valid and not in the training set) / valid, V.U.N. is
+(distinct, valid and not in the training set) / samples. A fraction of nothing is 0.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +25,7 @@ from graphcnf.errors import UserError
 from graphcnf.evaluation.metrics import Feature
 from graphcnf.evaluation.statistics import SetStatistics, chunk_statistics
 from graphcnf.molecules.codec import MoleculeNotRepresentable, quiet
-from graphcnf.molecules.hashing import HashSet, contains, hash_each
+from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.standardize import parse_standardized
 from graphcnf.molecules.validity import (
     CONVENTIONS,
@@ -48,8 +46,8 @@ UNIQUE_AT = (1_000, 10_000)
 
 
 @dataclass
-class Part:
-    """Summary of a block of samples.
+class Summary:
+    """Summary of a sample, or of a block of one.
 
     Its `sums` add up: `samples`; `connected`, samples in one piece; `share_kept`, sum of the shares
     of atoms in the largest fragment, where that is valid; of a file also `came_back`, valid
@@ -57,80 +55,35 @@ class Part:
     SMILES.
     """
 
-    sums: Counter[str]
-    hashes: dict[str, np.ndarray]  # of the valid samples in each convention
-    statistics: SetStatistics  # of the strictly valid samples
-    failures: Counter[str]  # samples that fail for each reason
-    head: pd.DataFrame | None  # `evaluate_records` where they are among the first `HEAD`
+    sums: Counter[str] = field(default_factory=lambda: Counter(samples=0))
+    hashes: dict[str, list[np.ndarray]] = field(  # of the valid samples in each convention
+        default_factory=lambda: {convention: [] for convention in CONVENTIONS}
+    )
+    statistics: SetStatistics = field(default_factory=lambda: SetStatistics(0))  # strictly valid
+    failures: Counter[str] = field(default_factory=Counter)  # samples that fail for each reason
+    heads: list[pd.DataFrame] = field(default_factory=list)  # `evaluate_records` of the first ones
     first_unreadable: tuple[str, str] | None = None  # place ("line 3") and text
 
-
-def look_at(records: pd.DataFrame, features: tuple[Feature, ...] = (), device: str = "cpu") -> Part:
-    """Summarize a table of `evaluate_records` in all conventions, numbered throughout.
-
-    The features are those of the strictly valid molecules; the device is ChemNet's.
-    """
-    strict, kept = records["strict"], records["kept"]
-    valid = list(records["smiles"][strict])
-    hashes = {"strict": hash_each(valid)}
-    for convention in CONVENTIONS[1:]:
-        hashes[convention] = hash_each(s for s in records[convention] if isinstance(s, str))
-    sums: Counter[str] = Counter(samples=len(records), connected=int((kept == 1).sum()))
-    sums.update({"share_kept": kept[records["largest_fragment"].notna()].sum()})
-    failed = molecules(records["smiles"][~strict])
-    among_first = len(records) > 0 and records["record"].iloc[0] < HEAD
-    return Part(
-        sums,
-        hashes,
-        chunk_statistics(features, device, (0, valid)),
-        Counter(f.reason for mol in failed for f in failures(mol)),
-        records if among_first else None,
-    )
-
-
-class Summary:
-    """Summary of a sample.
-
-    Args:
-        training_hashes: Sorted `hash_each` of the training set; None leaves novelty out (None).
-
-    Attributes:
-        sums: See `Part`, as `statistics`, `failures` and `first_unreadable`.
-    """
-
-    def __init__(self, training_hashes: np.ndarray | None = None):
-        self.training_hashes = training_hashes
-        self.sums: Counter[str] = Counter(samples=0)
-        self.statistics = SetStatistics(0)
-        self.failures: Counter[str] = Counter()
-        self.first_unreadable: tuple[str, str] | None = None
-        self._first = np.zeros(0, np.uint64)
-        self._valid: Counter[str] = Counter()
-        self._novel: Counter[str] = Counter()
-        self._distinct = {convention: HashSet() for convention in CONVENTIONS}
-        self._heads: list[pd.DataFrame] = []
-
-    def add(self, part: Part) -> None:
+    def add(self, block: Summary) -> None:
         """Take in the next block."""
-        self.sums.update(part.sums)
-        for convention, own in part.hashes.items():
-            self._valid[convention] += len(own)
-            self._distinct[convention].update(own)
-            if self.training_hashes is not None:
-                self._novel[convention] += int((~contains(self.training_hashes, own)).sum())
-        self._first = np.concatenate([self._first, part.hashes["strict"]])[: max(UNIQUE_AT)]
-        self.statistics.add(part.statistics)
-        self.failures.update(part.failures)
-        self.first_unreadable = self.first_unreadable or part.first_unreadable
-        self._heads += [] if part.head is None else [part.head]
+        self.sums.update(block.sums)
+        for convention, own in block.hashes.items():
+            self.hashes[convention] += own
+        self.statistics.add(block.statistics)
+        self.failures.update(block.failures)
+        self.heads += block.heads
+        self.first_unreadable = self.first_unreadable or block.first_unreadable
 
     @property
     def head(self) -> pd.DataFrame:
         """`evaluate_records` of the first samples."""
-        return pd.concat(self._heads, ignore_index=True)[:HEAD]
+        return pd.concat(self.heads, ignore_index=True)[:HEAD]
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self, training_hashes: np.ndarray | None = None) -> dict[str, Any]:
         """Return the figures, fractions in [0, 1] with their denominators.
+
+        Args:
+            training_hashes: Sorted `hash_each` of the training set; None leaves novelty out (None).
 
         Returns:
             `samples`; `strict_validity`, `largest_fragment_validity`, `largest_fragment_atom_share`
@@ -140,30 +93,52 @@ class Summary:
             `uniqueness_at_1000` and `uniqueness_at_10000`, among the first strictly valid ones,
             None where there are fewer; `connected`, the share in one piece.
         """
-        samples, known = self.sums["samples"], self.training_hashes
+        samples = self.sums["samples"]
         found: dict[str, Any] = {"samples": samples}
-        for convention, distinct in self._distinct.items():
-            valid = self._valid[convention]
+        for convention, parts in self.hashes.items():
+            hashes = np.concatenate([np.zeros(0, np.uint64), *parts])
+            distinct, valid = np.unique(hashes), len(hashes)
             own: dict[str, Any] = {
                 "valid": valid,
                 "unique": len(distinct),
                 "validity": share(valid, samples),
                 "uniqueness": share(len(distinct), valid),
             }
-            if convention == "strict":
-                for k in UNIQUE_AT:
-                    first = self._first[:k]
-                    enough = len(first) == k
-                    own[f"uniqueness_at_{k}"] = len(np.unique(first)) / k if enough else None
+            for k in UNIQUE_AT if convention == "strict" else ():
+                unique = len(np.unique(hashes[:k]))
+                own[f"uniqueness_at_{k}"] = unique / k if valid >= k else None
             own |= dict.fromkeys(("novel", "novelty", "vun"))
-            if known is not None:
-                novel = self._novel[convention]
+            if training_hashes is not None:
+                novel = int((~contains(training_hashes, hashes)).sum())
+                outside = int((~contains(training_hashes, distinct)).sum())
                 own |= {"novel": novel, "novelty": share(novel, valid)}
-                own["vun"] = share(distinct.count_outside(known), samples)
+                own["vun"] = share(outside, samples)
             if convention == "largest_fragment":
                 own["atom_share"] = share(self.sums["share_kept"], valid)
             found |= {figure_key(convention, name): value for name, value in own.items()}
         return {**found, "connected": share(self.sums["connected"], samples)}
+
+
+def look_at(
+    records: pd.DataFrame, features: tuple[Feature, ...] = (), device: str = "cpu"
+) -> Summary:
+    """Summarize a table of `evaluate_records` in all conventions, numbered throughout.
+
+    The features are those of the strictly valid molecules; the device is ChemNet's.
+    """
+    strict, kept = records["strict"], records["kept"]
+    valid = list(records["smiles"][strict])
+    hashes = {c: [hash_each(s for s in records[c] if isinstance(s, str))] for c in CONVENTIONS[1:]}
+    sums: Counter[str] = Counter(samples=len(records), connected=int((kept == 1).sum()))
+    sums.update({"share_kept": kept[records["largest_fragment"].notna()].sum()})
+    among_first = len(records) > 0 and records["record"].iloc[0] < HEAD
+    return Summary(
+        sums,
+        {"strict": [hash_each(valid)], **hashes},
+        chunk_statistics(features, device, (0, valid)),
+        Counter(f.reason for m in molecules(records["smiles"][~strict]) for f in failures(m)),
+        [records] if among_first else [],
+    )
 
 
 def figure_key(convention: str, name: str) -> str:
@@ -177,28 +152,16 @@ def share(part: float, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def summarize(records: pd.DataFrame, training_hashes: np.ndarray | None = None) -> dict[str, Any]:
-    """Return `Summary.figures` of one table of `evaluate_records` in all conventions."""
-    summary = Summary(training_hashes)
-    summary.add(look_at(records))
-    return summary.figures()
-
-
 def summarize_blocks(
-    score: Callable[[Any], Part],
+    score: Callable[[Any], Summary],
     blocks: Iterable[Any],
     *,
     total: int,
     label: str,
     workers: int | Cluster,
-    training_hashes: np.ndarray | None = None,
 ) -> Summary:
-    """Score a sample block by block, in processes or on a cluster, on which nothing depends.
-
-    Raises:
-        WorkerDied: A process was killed.
-    """
-    result = Summary(training_hashes)
+    """Score a sample block by block, in processes or on a cluster, on which nothing depends."""
+    result = Summary()
     with (
         progress_bar(label, total) as show,
         ordered_map(score, blocks, workers=workers) as parts,
@@ -213,15 +176,19 @@ CHUNK = 500
 """Records that a process scores at a time."""
 
 
+Chunk = tuple[int, list[str], list[str]]
+"""Number of the first record among those of all files, places ("line 3") and SMILES."""
+
+
 @dataclass(frozen=True)
 class Records:
     """Records of a file, of the files of a folder, or of a list."""
 
     name: str  # in tables
-    records: FileRecords | None  # None where files are read one after the other
     files: list[Path]
-    column: str | None  # see `read_smiles`
     count: int
+    column: str | None = None  # see `read_smiles`
+    records: FileRecords | None = None  # None where files are read one after the other
 
     @classmethod
     def read(cls, file: str, column: str | None = None, content: bytes | None = None) -> Records:
@@ -238,28 +205,26 @@ class Records:
         if content is not None or not Path(file).is_dir():
             file = "standard input" if file == "-" else file
             records = read_smiles(file, column=column, content=content)
-            return cls(file, records, [Path(file)], column, len(records[0]))
+            return cls(file, [Path(file)], len(records.smiles), column, records)
         parts = sorted(
             part
             for part in Path(file).iterdir()
-            if part.name.lower().endswith(SUFFIXES)
-            and part.is_file()
-            and part.stat().st_size
-            and not part.name.startswith(".")
-        )
+            if part.name.lower().endswith(SUFFIXES) and not part.name.startswith(".")
+            and part.is_file() and part.stat().st_size
+        )  # fmt: skip
         if not parts:
             known = ", ".join(SUFFIXES)
             raise UserError(f"{file} is a folder without files of molecules ({known})")
         counts: dict[Path, int] = {}
         for part in parts:
             with suppress(NoMolecules):  # a shard in which nothing was accepted
-                counts[part] = len(read_smiles(part, column=column)[0])
+                counts[part] = len(read_smiles(part, column=column).smiles)
         if not counts:
             raise UserError(f"{file} is a folder whose files hold no molecules")
-        return cls(file, None, list(counts), column, sum(counts.values()))
+        return cls(file, list(counts), sum(counts.values()), column)
 
     @classmethod
-    def of(cls, molecules: Iterable[str | Chem.Mol | None], name: str = "molecules") -> Records:
+    def of(cls, molecules: Iterable[str | Chem.Mol | None], name: str) -> Records:
         """Take SMILES, molecules, or None for a record that could not be read.
 
         Raises:
@@ -270,7 +235,7 @@ class Records:
             raise UserError(f"{name}: there are no molecules to evaluate")
         numbers = list(range(1, len(smiles) + 1))
         records = FileRecords(numbers, [s or "" for s in smiles], {}, "record")
-        return cls(name, records, [Path(name)], None, len(smiles))
+        return cls(name, [Path(name)], len(smiles), records=records)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all records, in pieces that end where a file does."""
@@ -284,17 +249,12 @@ class Records:
             first += len(smiles)
 
 
-Chunk = tuple[int, list[str], list[str]]
-"""Number of the first record among those of all files, places ("line 3") and SMILES."""
-
-
 def score_chunk(
     features: tuple[Feature, ...], device: str, states: frozenset[str] | None, chunk: Chunk
-) -> Part:
-    """Score the molecules of a chunk (`look_at`).
+) -> Summary:
+    """Summarize the molecules of a chunk, as `parse_standardized` writes them in charge states.
 
-    With charge states, they are taken as `parse_standardized` writes them, those that it refuses
-    as they are.
+    Molecules that it refuses are taken as they are, as all are without charge states.
     """
     first, places, given = chunk
     smiles = list(given)
@@ -303,12 +263,12 @@ def score_chunk(
             with suppress(MoleculeNotRepresentable), quiet():
                 smiles[k] = Chem.MolToSmiles(parse_standardized(text, states))
     frame = evaluate_records(smiles, first=first)
-    part = look_at(frame, features, device)
+    summary = look_at(frame, features, device)
     valid = list(frame["smiles"][frame["strict"]])
     bad = np.flatnonzero(frame["atoms"] == 0)
     # Molecules that do not come back are left out.
-    part.sums["came_back"] = len(encode("molecules", valid, workers=1)) if valid else 0
-    part.sums["unreadable"] = len(bad)
+    summary.sums["came_back"] = len(encode("molecules", valid, workers=1)) if valid else 0
+    summary.sums["unreadable"] = len(bad)
     if len(bad):
-        part.first_unreadable = places[bad[0]], given[bad[0]]
-    return part
+        summary.first_unreadable = places[bad[0]], given[bad[0]]
+    return summary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,8 @@ REASONS = 8
 class Distances:
     """Figures of sets of samples against held-out molecules.
 
-    The floor has the figures of about as many training molecules as there are samples in the first
-    set: what finite sets of the same molecules differ by.
+    The floor is of about as many training molecules as there are samples in the first set: what
+    finite sets of the same molecules differ by.
     """
 
     metrics: tuple[Metric, ...]
@@ -128,19 +128,18 @@ def _failure_note(result: Evaluation) -> list[str]:
 
 def _overview_rows(results: Sequence[Evaluation]) -> list[Row]:
     """Return the figures of all sets, then those of the training data, the same ones once."""
-
-    def bare(row: Mapping[str, Any]) -> dict[str, Any]:
-        # The distances, whose floor depends on the number of valid molecules, are of the first.
-        return {k: v for k, v in row.items() if k not in METRICS}
-
-    data: list[dict[str, Any]] = []
+    data: dict[str, dict[str, Any]] = {}
     for result in results:
-        if result.data is not None and all(bare(result.data) != bare(row) for row in data):
-            data.append(result.data)
-    if len(data) > 1:
-        data = [{**row, "name": f"{row['name']}, {row['samples']:,} of {row['reference']}"}
-                for row in data]  # fmt: skip
-    return [*(result.figures for result in results), *data]
+        if result.data is not None:
+            # The distances, whose floor depends on the number of valid molecules, are of the first.
+            bare = {k: v for k, v in result.data.items() if k not in METRICS}
+            data.setdefault(repr(bare), result.data)
+    rows = list(data.values())
+    if len(rows) > 1:
+        for k, row in enumerate(rows):
+            name = f"{row['name']}, {row['samples']:,} of {row['reference']}"
+            rows[k] = {**row, "name": name}
+    return [*(result.figures for result in results), *rows]
 
 
 def _largest_fragment(row: Row) -> str:

@@ -19,7 +19,7 @@ from graphcnf.errors import require
 from graphcnf.evaluation import measures
 from graphcnf.evaluation.formats import Column, number, percent, text, turned
 from graphcnf.evaluation.statistics import compare, set_statistics
-from graphcnf.evaluation.summary import summarize
+from graphcnf.evaluation.summary import look_at
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.molecules.validity import evaluate_records
@@ -184,7 +184,7 @@ def _figures(
     trained = model.metadata["training"]
     seen = trained["steps"] * trained["batch_size"]
     frame = pd.concat(frames, ignore_index=True)
-    summary = summarize(frame, dataset.training_hashes())
+    summary = look_at(frame).figures(dataset.training_hashes())
     figures = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "seed": trained["seed"],

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from graphcnf.errors import UserError
 from graphcnf.evaluation import metrics, statistics
 from graphcnf.evaluation.metrics import METRICS
 from graphcnf.evaluation.statistics import compare, set_statistics
@@ -164,13 +165,9 @@ def test_what_is_missing_is_named_and_the_rest_is_there(monkeypatch):
     monkeypatch.setattr(metrics, "installed_file", lambda *parts: None)
     metrics._mcf.cache_clear()
     result = compare(GENERATED, REFERENCE)
-    assert list(result.values) == list(METRICS)
-    assert set(result.missing) == {"fcd", "nspdk", "mcf", "filters"}
-    assert "pip install 'graphcnf[metrics]'" in result.missing["nspdk"]
-    assert "pip install 'graphcnf[metrics]'" in result.missing["fcd"]
-    assert "pip install --no-deps molsets" in result.missing["mcf"]
-    assert [k for k, v in result.values.items() if v is None] == ["fcd", "nspdk", "mcf", "filters"]
-    assert all("\n" not in reason for reason in result.missing.values())
+    missing = [name for name, value in result.values.items() if value is None]
+    assert missing == ["fcd", "nspdk", "mcf", "filters"] and set(result.missing) == set(missing)
+    assert all("pip install" in reason and "\n" not in reason for reason in result.missing.values())
 
 
 def test_sets_without_what_is_compared():
@@ -184,18 +181,8 @@ def test_sets_without_what_is_compared():
     assert "two molecules" in compare(["CCO"], REFERENCE, metrics=["fcd"]).missing["fcd"]
 
 
-def test_a_comparison_as_a_table():
-    frame = compare(["CCO", "CCN"], ["CCCC"], metrics=["scaf", "weight_w1"]).to_frame()
-    assert list(frame.columns) == ["metric", "value", "better", "missing"]
-    assert list(frame["metric"]) == ["scaf", "weight_w1"]
-    assert np.isnan(frame["value"][0]) and frame["value"][1] == pytest.approx(12.547, abs=1e-3)
-    assert frame["missing"][0] == "none among the generated molecules"
-    assert frame["missing"].notna().tolist() == [True, False]
-    assert list(frame["better"]) == ["higher", "lower"]
-
-
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="no metric 'fdc': choose from fcd, nspdk"):
+    with pytest.raises(UserError, match="no metric 'fdc': choose from fcd, nspdk"):
         compare(GENERATED, REFERENCE, metrics=["fdc"])
     with pytest.raises(ValueError, match=r"molecules\[1\]: not a SMILES.*'C1CC'"):
         compare(["CCO", "C1CC"], REFERENCE, metrics=["snn"])

@@ -216,7 +216,7 @@ def test_python_evaluates_as_the_command_does(score, lines, surroundings):
         graphcnf_package.evaluate([], "none")
     with pytest.raises(UserError, match="no such file: CCO"):
         graphcnf_package.evaluate("CCO", "none")
-    with pytest.raises(ValueError, match="no metric 'fdc'"):
+    with pytest.raises(UserError, match="no metric 'fdc'"):
         Reference("none", metrics=["fdc"])
 
 
