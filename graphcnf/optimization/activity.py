@@ -59,10 +59,7 @@ class _Reader(pickle.Unpickler):
 
 
 def activity(protein: str) -> Callable[[Chem.Mol], float]:
-    """Return a score: predicted probability of activity at a protein, in [0, 1].
-
-    Args:
-        protein: A name in `FILES`.
+    """Return a score: predicted probability of activity at a protein in `FILES`, in [0, 1].
 
     Raises:
         UserError: There is no such protein, molscore is not installed, or its file is not the one

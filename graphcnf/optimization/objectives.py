@@ -98,12 +98,6 @@ def smarts(pattern: str) -> Score:
     return lambda mol: float(mol.HasSubstructMatch(query))
 
 
-def count(element: str) -> Score:
-    """Return a score: number of atoms of an element, hydrogens included."""
-    _check_element(element)
-    return lambda mol: float(_composition(mol)[element])
-
-
 def formula(of: str) -> Score:
     """Return a score: closeness to a sum formula such as C7H8N2O2, in [0, 1].
 
@@ -127,6 +121,12 @@ def formula(of: str) -> Score:
     return score
 
 
+def count(element: str) -> Score:
+    """Return a score: number of atoms of an element, hydrogens included."""
+    _check_element(element)
+    return lambda mol: float(_composition(mol)[element])
+
+
 def _composition(mol: Chem.Mol) -> Counter[str]:
     there = Counter(atom.GetSymbol() for atom in mol.GetAtoms())
     there["H"] += sum(atom.GetTotalNumHs() for atom in mol.GetAtoms())
@@ -144,8 +144,6 @@ MAKERS: dict[str, Callable[..., Score]] = {
     maker.__name__: maker for maker in (similarity, smarts, formula, count, activity)
 }
 """Scores with parameters, all of them text."""
-
-PARAMETERS = {name: tuple(inspect.signature(maker).parameters) for name, maker in MAKERS.items()}
 
 
 def gaussian(value: float, centre: float, width: float) -> float:
@@ -179,7 +177,7 @@ class NotANumber(ValueError):
 
 
 class Objective(NamedTuple):
-    """Column of a score, its function of a molecule and SMILES, worth of a value, and weight."""
+    """Column of a score, its function of molecule and SMILES, worth of a value, and weight."""
 
     name: str
     function: Callable[[Chem.Mol, str], Any]
@@ -191,7 +189,6 @@ BENCHMARKS = {"pmo": ("pmo.toml",), "guacamol": ("pmo.toml", "guacamol.toml")}
 """Files with the tasks of each benchmark."""
 
 ONLY_PMO = ("isomers_c7h8n2o2", "qed", "drd2", "gsk3b", "jnk3")
-"""Tasks that GuacaMol's goal-directed suite does not have."""
 
 
 def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
@@ -204,14 +201,7 @@ def benchmark_tasks(suite: str) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Goal:
-    """Score a molecule by the weighted mean of its objectives; picklable by cloudpickle.
-
-    Attributes:
-        tables: One table per objective: `score`, its parameters (see `MAKERS`), one of `SHAPES`,
-            `weight` (1) and `name`.
-        mean: "geometric" or "arithmetic".
-        source: Origin of the tables, named in errors.
-        folder: Folder that `FILE.py:FUNCTION` is relative to.
+    """Score of a molecule, the weighted mean of its objectives; picklable by cloudpickle.
 
     Examples:
         >>> goal = Goal([{"score": "qed"}, {"score": "logp", "clip": [6, 3], "weight": 2}])
@@ -220,15 +210,16 @@ class Goal:
         (0.741, 0.407)
     """
 
+    # One table per objective: `score`, its parameters (see `MAKERS`), one of `SHAPES`, `weight` (1)
+    # and `name`.
     tables: Sequence[Mapping[str, Any]]
     mean: str = "geometric"
-    source: str = "objective"
-    folder: Path = field(default_factory=Path)
+    source: str = "objective"  # origin of the tables, named in errors
+    folder: Path = field(default_factory=Path)  # that `FILE.py:FUNCTION` is relative to
 
     def __post_init__(self):
-        tables = self.tables
-        listed = isinstance(tables, Sequence) and len(tables)
-        if not listed or not all(isinstance(table, Mapping) for table in tables):
+        tables = self.tables if isinstance(self.tables, Sequence) else ()
+        if not tables or not all(isinstance(table, Mapping) for table in tables):
             raise UserError(
                 f"{self.source}: objectives are tables, as [{{'score': 'qed'}}], in a file "
                 "[[objective]]"
@@ -246,18 +237,24 @@ class Goal:
         """
         if isinstance(score, Goal):
             return score
-        if isinstance(score, str) and score.endswith(".toml"):
-            return cls.of_file(Path(score))
-        suite, _, task = score.partition(":") if isinstance(score, str) else ("", "", "")
-        if suite in BENCHMARKS:
-            return cls.of_benchmark(suite, task)
-        if isinstance(score, str) or callable(score):
-            return cls([{"score": score}], source="--score" if isinstance(score, str) else "score")
-        return cls([score] if isinstance(score, Mapping) else score)
+        if isinstance(score, Mapping):
+            return cls([score])
+        if callable(score):
+            return cls([{"score": score}], source="score")
+        if not isinstance(score, str):
+            return cls(score)
+        if score.endswith(".toml"):
+            return cls._of_file(Path(score))
+        suite, _, task = score.partition(":")
+        if suite not in BENCHMARKS:
+            return cls([{"score": score}], source="--score")
+        tables = benchmark_tasks(suite)
+        if task not in tables:
+            raise UserError(f"{suite} has no task {task!r}{suggest(task, list(tables))}")
+        return cls(tables[task]["objective"], tables[task].get("mean", "geometric"), task)
 
     @classmethod
-    def of_file(cls, path: Path) -> Goal:
-        """Return the goal in a TOML file; see `of`."""
+    def _of_file(cls, path: Path) -> Goal:
         try:
             table = tomllib.loads(read_file(path, LARGEST_TEXT).decode())
         except OSError as error:
@@ -268,14 +265,6 @@ class Goal:
             raise UserError(f"{path}: unknown key {unknown[0]!r}; known: mean, [[objective]]")
         mean = table.get("mean", "geometric")
         return cls(table.get("objective", []), mean, f"{path}: objective", path.parent)
-
-    @classmethod
-    def of_benchmark(cls, suite: str, task: str) -> Goal:
-        """Return the goal of a benchmark's task; raise UserError where there is no such task."""
-        tables = benchmark_tasks(suite)
-        if task not in tables:
-            raise UserError(f"{suite} has no task {task!r}{suggest(task, list(tables))}")
-        return cls(tables[task]["objective"], tables[task].get("mean", "geometric"), task)
 
     @cached_property
     def objectives(self) -> list[Objective]:
@@ -319,18 +308,29 @@ class Goal:
 
 def _objective(table: Mapping[str, Any], folder: Path) -> Objective:
     score = table.get("score")
-    parameters = PARAMETERS.get(score, ()) if isinstance(score, str) else ()
+    maker = MAKERS.get(score) if isinstance(score, str) else None
+    parameters = tuple(inspect.signature(maker).parameters) if maker else ()
     known = {*KEYS, *parameters}
     if unknown := [key for key in table if key not in known]:
         raise UserError(f"unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
     weight = table.get("weight", 1)
     if not (_is_finite(weight) and weight >= 0):
         raise UserError(f"weight must be a number ≥ 0, got {weight!r}")
-    function = _function(score, {key: table[key] for key in parameters if key in table}, folder)
+    if maker is None:
+        function = _named(score, folder) if isinstance(score, str) else score
+    else:
+        given = {key: table[key] for key in parameters if key in table}
+        if wrong := [key for key, value in given.items() if not isinstance(value, str)]:
+            raise UserError(f"{wrong[0]} must be text, got {given[wrong[0]]!r}")
+        if (needed := parameters[0]) not in given:
+            raise UserError(f"{score} needs {needed!r}, in an [[objective]] of a .toml file")
+        function = maker(**given)
+    if not callable(function):
+        raise UserError(f"score must be a name or FILE.py:FUNCTION, got {score!r}")
     default = score if isinstance(score, str) else getattr(score, "__name__", None)
     name = str(table.get("name", default) or "score").rpartition(":")[2]
     name = f"{name}_value" if name in COLUMNS else name
-    return Objective(name, function, desirability(table), float(weight))
+    return Objective(name, _of_both(function), desirability(table), float(weight))
 
 
 def desirability(table: Mapping[str, Any]) -> Callable[[float], float]:
@@ -377,39 +377,15 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _function(score: Any, given: Mapping[str, Any], folder: Path) -> Callable[[Chem.Mol, str], Any]:
-    """Return the function of a score, which may be a function itself; `given`: its parameters."""
-    if isinstance(score, str) and score in PLAIN:
-        score = PLAIN[score]
-    elif isinstance(score, str) and score in MAKERS:
-        for key, value in given.items():
-            if not isinstance(value, str):
-                raise UserError(f"{key} must be text, got {value!r}")
-        try:
-            score = MAKERS[score](**given)
-        except TypeError:
-            key = PARAMETERS[score][0]
-            raise UserError(f"{score} needs {key!r}, in an [[objective]] of a .toml file") from None
-    elif isinstance(score, str):
-        path, _, name = score.rpartition(":")
-        if not path.endswith(".py"):
-            known = ", ".join([*PLAIN, *MAKERS])
-            raise UserError(f"no score {score!r}: give FILE.py:FUNCTION or one of {known}")
-        score = _loaded(folder / path, name)
-    elif not callable(score):
-        raise UserError(f"score must be a name or FILE.py:FUNCTION, got {score!r}")
-    first = None
-    with suppress(TypeError, ValueError):  # built in
-        first = next(iter(inspect.signature(score).parameters.values()), None)
-    if first is not None and (
-        first.annotation in (str, "str") or first.name in ("smiles", "smi", "smiles_string")
-    ):
-        return lambda mol, smiles: score(smiles)
-    return lambda mol, smiles: score(mol)
-
-
-def _loaded(path: Path, name: str) -> Callable:
-    """Return a function of a Python file."""
+def _named(score: str, folder: Path) -> Callable:
+    """Return the function of a name in `PLAIN`, or of a Python file."""
+    if score in PLAIN:
+        return PLAIN[score]
+    file, _, name = score.rpartition(":")
+    if not file.endswith(".py"):
+        known = ", ".join([*PLAIN, *MAKERS])
+        raise UserError(f"no score {score!r}: give FILE.py:FUNCTION or one of {known}")
+    path = folder / file
     if not path.is_file():
         raise UserError(f"no file {path}")
     # The file may import modules that lie beside it.
@@ -424,6 +400,18 @@ def _loaded(path: Path, name: str) -> Callable:
     if not callable(function):
         raise UserError(f"{path} has no function {name!r}")
     return function
+
+
+def _of_both(score: Callable) -> Callable[[Chem.Mol, str], Any]:
+    """Return a function of molecule and SMILES, of which the score wants one."""
+    first = None
+    with suppress(TypeError, ValueError):  # built in
+        first = next(iter(inspect.signature(score).parameters.values()), None)
+    if first is not None and (
+        first.annotation in (str, "str") or first.name in ("smiles", "smi", "smiles_string")
+    ):
+        return lambda mol, smiles: score(smiles)
+    return lambda mol, smiles: score(mol)
 
 
 def _score_identity(score: Any, folder: Path) -> str:

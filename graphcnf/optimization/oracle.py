@@ -273,8 +273,7 @@ class Oracle:
 def _answer_of(goal: Goal, smiles: str) -> Answer:
     """Return the score of a molecule, or the reason why its computation failed.
 
-    Raises:
-        KeyboardInterrupt: Ctrl-C was pressed meanwhile, even where the goal's code caught it.
+    Ctrl-C is raised, even where the goal's code caught it.
     """
     interrupted = False
 
@@ -384,9 +383,7 @@ class ScoreProcess:
             self._worker = None
 
 
-@lru_cache(maxsize=1)
-def _process_of_worker(function: bytes, timeout: float) -> ScoreProcess:
-    return ScoreProcess(function, timeout)
+_process_of_worker = lru_cache(maxsize=1)(ScoreProcess)
 
 
 def _score_on_worker(function: bytes, timeout: float, smiles: str) -> Answer:

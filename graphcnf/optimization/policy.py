@@ -33,12 +33,7 @@ SIZE_WIDTH = 1.5
 
 
 class Policy:
-    """A copy of a model that is trained; the model itself, the prior, stays as it is.
-
-    Attributes:
-        nats: Log-likelihoods under the prior by molecule, -inf outside of the model. They are kept
-            with a search: computed again, they might be rounded otherwise.
-    """
+    """A copy of a model that is trained; the model itself, the prior, stays as it is."""
 
     def __init__(self, flow: MoleculeFlow, *, learning_rate: float, sigma: float):
         self.prior = flow
@@ -48,6 +43,8 @@ class Policy:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0,
         )  # fmt: skip
+        # Log-likelihoods under the prior by molecule, -inf outside of the model. They are kept with
+        # a search: computed again, they might be rounded otherwise.
         self.nats: dict[str, float] = {}
         self._graphs: dict[str, tuple] = {}
 
@@ -86,11 +83,7 @@ class Policy:
         self.optimizer.step()
 
     def sample(self, count: int, sizes: np.ndarray, seed: tuple[int, ...]) -> list[str]:
-        """Draw molecules, with probabilities `sizes` (K,) of 0 to K - 1 atoms.
-
-        Returns:
-            The distinct valid ones as canonical SMILES.
-        """
+        """Draw distinct valid molecules, with probabilities `sizes` (K,) of 0 to K - 1 atoms."""
         generators = [
             np.random.Generator(np.random.Philox(np.random.SeedSequence((*seed, k))))
             for k in range(count)
@@ -133,11 +126,7 @@ class Policy:
         return state
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore weights and moments from `tensors`.
-
-        Raises `KeyError`, `ValueError` or `RuntimeError` where a weight is missing, not finite or
-        of another shape.
-        """
+        """Restore weights and moments, or raise `KeyError`, `ValueError` or `RuntimeError`."""
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(tensors[f"weight.{name}"])

@@ -49,19 +49,12 @@ PATIENCE = 5
 
 @dataclass(repr=False)
 class OptimizationResult:
-    """Calls of a search, in order.
-
-    Attributes:
-        answers: Answer to each call.
-        sources: Source of each molecule: "start", "model" or "genetic".
-        paid: Calls that were made now; the others came from the journal.
-        policy: The model at the end.
-    """
+    """Calls of a search, in order."""
 
     answers: list[Answer]
-    sources: list[str]
-    paid: int
-    policy: MoleculeFlow
+    sources: list[str]  # "start", "model" or "genetic"
+    paid: int  # calls that were made now; the others came from the journal
+    policy: MoleculeFlow  # the model at the end
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -173,9 +166,8 @@ def optimize(
                 _save(state, identity, search)
                 saved = time.monotonic()
         if without:
-            oracle.note(
-                f"no new molecules after {len(search.memory):,} calls: the search has ended"
-            )
+            calls = f"{len(search.memory):,} calls"
+            oracle.note(f"no new molecules after {calls}: the search has ended")
         _save(state, identity, search)
         answers = [oracle.answers[s] for s in search.memory.smiles]
     return OptimizationResult(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from random import Random
 
@@ -40,41 +40,23 @@ POSITIVE = {"batch", "first", "every", "parents", "replay", "step_size", "sigma"
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Settings of a search; the defaults were chosen on PMO tasks (docs/optimising.md).
+    """Settings of a search; the defaults were chosen on PMO tasks (docs/optimising.md)."""
 
-    Attributes:
-        batch: Molecules to score in a round.
-        first: Molecules to score in the first round.
-        every: Rounds from one turn of the policy, in which it proposes and is trained, to the next.
-        sampled: Molecules drawn from the policy, per molecule of all rounds until its next turn.
-        bred: Offspring per molecule of the batch.
-        parents: Best molecules that have offspring.
-        replay: Best molecules that the policy learns from.
-        steps: Training steps in a round with the policy.
-        step_size: Molecules of a step.
-        learning_rate: Learning rate of the policy.
-        sigma: Nats that the best molecules gain over the prior.
-        fitted: Molecules that the surrogate is fitted to, half of them the best ones; 0 for none.
-        boldness: Standard deviations that are added to the surrogate's mean.
-        per_scaffold: Most molecules of one scaffold among the best; 0 for any number.
-        most_atoms: Heavy atoms of the largest offspring.
-    """
-
-    batch: int = 20
-    first: int = 100
-    every: int = 8
-    sampled: float = 0.8
-    bred: float = 4.0
-    parents: int = 200
-    replay: int = 200
-    steps: int = 4
-    step_size: int = 32
-    learning_rate: float = 5e-4
-    sigma: float = 60.0
-    fitted: int = 1000
-    boldness: float = 0.5
-    per_scaffold: int = 0
-    most_atoms: int = 80
+    batch: int = 20  # molecules to score in a round
+    first: int = 100  # molecules to score in the first round
+    every: int = 8  # rounds from one turn of the policy, to propose and be trained, to the next
+    sampled: float = 0.8  # molecules that it draws, per molecule of all rounds until its next turn
+    bred: float = 4.0  # offspring per molecule of the batch
+    parents: int = 200  # best molecules that have offspring
+    replay: int = 200  # best molecules that the policy learns from
+    steps: int = 4  # training steps in a round with the policy
+    step_size: int = 32  # molecules of a step
+    learning_rate: float = 5e-4  # of the policy
+    sigma: float = 60.0  # nats that the best molecules gain over the prior
+    fitted: int = 1000  # molecules the surrogate is fitted to, half of them the best; 0 for none
+    boldness: float = 0.5  # standard deviations that are added to the surrogate's mean
+    per_scaffold: int = 0  # most molecules of one scaffold among the best; 0 for any number
+    most_atoms: int = 80  # heavy atoms of the largest offspring
 
     def __post_init__(self):
         for setting in fields(self):
@@ -102,15 +84,15 @@ def offspring(first: str, second: str, seed: tuple[int, ...], most_atoms: int = 
         return None if radical or len(Chem.GetMolFrags(mol)) > 1 else canonical_smiles(mol)
 
 
+@dataclass
 class ReplayMemory:
     """Molecules, their sources and scores (NaN for none), in the order of the proposals."""
 
-    def __init__(self, per_scaffold: int = 0):
-        self.per_scaffold = per_scaffold
-        self.smiles: list[str] = []
-        self.sources: list[str] = []
-        self.scores: list[float] = []
-        self.known: set[str] = set()
+    per_scaffold: int = 0
+    smiles: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.smiles)
@@ -151,12 +133,7 @@ def rank_probabilities(count: int) -> np.ndarray:
 
 
 class Search:
-    """Proposes molecules, those in `start` first, and learns from their scores.
-
-    Attributes:
-        memory: Molecules that were scored.
-        round: Number of the round.
-    """
+    """Proposes molecules, those in `start` first, and learns from their scores."""
 
     def __init__(
         self, policy: Policy, settings: SearchSettings, seed: int, start: Sequence[str] = ()

@@ -64,12 +64,10 @@ def features(smiles: str) -> tuple[np.ndarray, np.ndarray]:
 def predict(
     smiles: Sequence[str], scores: np.ndarray, proposed: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the process, and return expected scores and standard deviations of proposals, (P,) each.
+    """Fit the process to at least two molecules with scores (M,), and predict P other ones.
 
-    Args:
-        smiles: At least two molecules.
-        scores: Their scores, (M,).
-        proposed: P other molecules.
+    Returns:
+        Expected scores and standard deviations of the proposals, (P,) each.
     """
     known = _arrays(smiles)
     # A penalty of a million says nothing of the other molecules.

@@ -51,7 +51,7 @@ def pmo(
             raise typer.BadParameter(reason, param_hint="'--methods'")
     folder = expand_user(folder)
     names = list(benchmark_tasks("pmo")) if tasks is None else tasks.split(",")
-    goals = {name.strip(): Goal.of_benchmark("pmo", name.strip()) for name in names}
+    goals = {name.strip(): Goal.of(f"pmo:{name.strip()}") for name in names}
     flow = MoleculeFlow(load_model(model))
     rows: list[dict[str, Any]] = []
     for task, goal in goals.items():

@@ -56,6 +56,7 @@ def test_desirabilities(table, values):
         ({"score": "count", "element": "Xx"}, "no element 'Xx'"),
         ({"score": "none.py:f"}, "no file none.py"),
         ({"score": 3}, "must be a name or FILE.py:FUNCTION"),
+        ({"score": "similarity", "to": 3}, "to must be text, got 3"),
     ],
 )
 def test_a_wrong_objective_is_one_clear_line(table, message):
@@ -65,17 +66,18 @@ def test_a_wrong_objective_is_one_clear_line(table, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_function_gets_what_it_asks_for():
-    def of_text(smiles):
-        return len(smiles)
+def test_a_file_of_a_score_that_ends_python_is_one_line(tmp_path):
+    (tmp_path / "mine.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(UserError, match="mine.py: SystemExit: 0"):
+        Goal.of(f"{tmp_path}/mine.py:score")
 
+
+def test_a_function_gets_what_it_asks_for():
     def of_hint(x: str):
         return len(x)
 
-    def of_molecule(m):
-        return m.GetNumAtoms()
-
-    assert [ask(Goal.of(f), "CC(C)C") for f in (of_text, of_hint, of_molecule)] == [6, 6, 4]
+    functions = (lambda smiles: len(smiles), of_hint, lambda m: m.GetNumAtoms())
+    assert [ask(Goal.of(f), "CC(C)C") for f in functions] == [6, 6, 4]
 
 
 @pytest.mark.parametrize("value", ["0.5", None, math.nan, math.inf, [1, 2], np.ones(2)])
@@ -194,8 +196,8 @@ def test_a_goal_is_what_is_bound_to_it_too(make):
 
 
 def test_only_a_score_is_a_file():
-    named = [Goal([{"score": "qed", "name": name}]).identity for name in ("x.py:y", "z.py:y")]
-    assert named[0] != named[1]
+    one, other = (Goal([{"score": "qed", "name": name}]) for name in ("x.py:y", "z.py:y"))
+    assert one.identity != other.identity
 
 
 @pytest.mark.parametrize("wrong", [["qed", "logp"], 5, [None]])

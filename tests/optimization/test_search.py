@@ -62,9 +62,7 @@ def test_offspring_are_a_function_of_the_seed_and_are_molecules(zinc):
     assert found == [offspring(zinc[k], zinc[k + 1], (0, k)) for k in range(20)]
     children = [s for s in found if s is not None]
     assert len(children) > 10
-    for smiles in children:
-        mol = Chem.MolFromSmiles(smiles)
-        assert "." not in smiles and canonical_smiles(mol) == smiles
+    assert all("." not in s and canonical_smiles(Chem.MolFromSmiles(s)) == s for s in children)
 
 
 def test_memory_ranks_what_was_scored():
