@@ -33,10 +33,7 @@ def test_arrays_are_computed_once(stored):
 
 
 def test_no_flipped_bit_leads_astray(stored, capsys):
-    """Every bit of the file: it is called damaged, or holds the same arrays all the same.
-
-    Time stamps, say, have no say in what is read.
-    """
+    """Every bit of the file: it is called damaged, or holds the same arrays (time stamps)."""
     path, arrays = stored
     content = path.read_bytes()
     found = 0

@@ -14,10 +14,8 @@ def imported(*path):
     """What `import datasets` finds in the repository's root."""
     code = "import datasets; print(datasets.whose, datasets.__file__)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
-    return subprocess.run(
-        [sys.executable, "-S", "-c", code],
-        cwd=ROOT, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    command = [sys.executable, "-S", "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def test_another_package_of_the_name_is_found(tmp_path):
