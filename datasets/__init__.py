@@ -22,7 +22,6 @@ _HOMES = {
     "MoleculeDataset": "molecules",
     "SetShuffling": "sets",
     "SetSummation": "sets",
-    "find_coloring": "coloring",
     "load_coloring": "coloring",
     "load_images": "images",
     "load_smiles_file": "smiles_file",

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-import networkx as nx
 import numpy as np
 
 from graphcnf.compute.parallel import parallel_map
@@ -215,44 +214,6 @@ def _neighbours(nodes: int, edges: list[list[int]]) -> list[list[int]]:
         neighbours[i].append(j)
         neighbours[j].append(i)
     return neighbours
-
-
-def find_coloring(
-    graph: nx.Graph, colors: int = 3, *, seed: int | None = None
-) -> dict[Hashable, int]:
-    """Return a colour of each node, 0 to `colors - 1`, so that no edge joins equal colours.
-
-    Args:
-        graph: Undirected, of hundreds of nodes at most: the time of an exact search may grow
-            exponentially.
-        colors: Number of colours.
-        seed: Seed of the random choices; None for the lowest possible colours.
-
-    Raises:
-        UserError: The graph cannot be coloured, or the search takes too long.
-
-    Examples:
-        >>> import networkx as nx
-        >>> colors = find_coloring(nx.cycle_graph(5), colors=3)
-        >>> all(colors[i] != colors[(i + 1) % 5] for i in range(5))
-        True
-    """
-    if graph.is_directed() or graph.is_multigraph():
-        raise UserError(f"graph must be undirected and simple, got a {type(graph).__name__}")
-    check_integer("colors", colors, 1)
-    if not len(graph):
-        raise UserError("the graph is empty: there is nothing to colour")
-    for node, _ in nx.selfloop_edges(graph):
-        raise UserError(f"node {node!r} has an edge to itself: the graph has no colouring")
-    numbers = {node: number for number, node in enumerate(graph)}
-    neighbours = [[numbers[v] for v in graph.neighbors(node)] for node in graph]
-    chance = None if seed is None else random.Random(seed)
-    found = complete(neighbours, colors, [-1] * len(numbers), chance)
-    if found is None:
-        raise UserError(
-            f"the graph of {len(numbers)} nodes cannot be coloured with {colors} colours"
-        )
-    return dict(zip(graph, found, strict=True))
 
 
 def search_bits(neighbours: Neighbours, coloring: Sequence[int], colors: int) -> float:

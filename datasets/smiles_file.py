@@ -50,9 +50,7 @@ Row = tuple[int, str, dict[str, Any]]
 class FileRecords(NamedTuple):
     """The records of a file, unchecked."""
 
-    numbers: list[
-        int
-    ]  # of the line that each begins at; in .sdf and .parquet of the record, from 1
+    numbers: list[int]  # of the line that each begins at, or of the record, from 1
     smiles: list[str]  # "" where a record has none
     columns: dict[str, list[Any]]  # other values by name, None where a record has none
     unit: str  # "line" or "record", the thing that `numbers` counts
@@ -148,9 +146,8 @@ def load_smiles_file(
         first, unit, count = dataset.skipped[0], _unit(path, content), len(dataset.skipped)
         if not len(dataset):
             many = f" (and {count - 1} more)" if count > 1 else ""
-            raise DataFileError(
-                f"no usable molecule: {path}, {unit} {first.line}: {first.reason}{many}"
-            )
+            place = f"{path}, {unit} {first.line}"
+            raise DataFileError(f"no usable molecule: {place}: {first.reason}{many}")
         listing = stored.with_suffix(".skipped.tsv")
         rows = [f"{s.line}\t{s.text}\t{s.reason}\n" for s in dataset.skipped]
         try:

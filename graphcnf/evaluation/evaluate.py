@@ -132,11 +132,12 @@ class Reference:
     def data_row(
         self, dataset: Rows, count: int, seed: int, hashes: np.ndarray
     ) -> tuple[dict[str, Any], list[str]]:
-        """Return the figures of training molecules, which no model in their vocabulary can beat.
+        """Return the figures and SMILES of at most `COMPARED` training molecules.
 
-        At most `COMPARED` of them are taken, and their SMILES returned as well; `reconstruction` is
-        the share that come back from their graphs as they were.
+        No model in their vocabulary can beat them; `reconstruction` is the share that come back
+        from their graphs as they were.
         """
+        count = min(count, COMPARED)
 
         def compute() -> tuple[dict[str, Any], list[str]]:
             train = dataset.split("train")
@@ -151,30 +152,32 @@ class Reference:
                 "reference": dataset.name,
             }, chosen.smiles
 
-        count = min(count, COMPARED)
         return self._once(("ceiling", id(dataset), count, seed), compute)
 
     def distances(
         self, dataset: Rows, summaries: Sequence[Summary], training: list[str], test: list[str]
     ) -> Distances:
         """Compare samples of each seed, and training molecules, with held-out molecules."""
-        how: dict[str, Any] = dict(metrics=self.metrics, workers=self.workers, device=self.device)
+        names = self.metrics
+        describe = partial(set_statistics, metrics=names, workers=self.workers, device=self.device)
 
         def floor() -> Comparison:
-            found = set_statistics(training[:count], label="training molecules", **how)
-            return compare(found, reference, metrics=self.metrics)
+            found = describe(training[:count], label="training molecules")
+            return compare(found, reference, metrics=names)
 
         label = f"{'file' if self.test else dataset.name}-test"
-        reference = set_statistics(test, label=label, use_cache=True, **how)
+        reference = describe(test, label=label, use_cache=True)
         generated = [summary.statistics for summary in summaries]
         # Distances fall with the number of molecules: the floor is of as many, if not too many.
         count, key = min(len(training), generated[0].size), ("floor", dataset.name)
         # Sets that differ in size by less than 5 % share the figures of the first one.
         sizes = [known[2] for known in self._known if known[:2] == key]
         near = next((n for n in sizes if abs(n - count) < 0.05 * n), count)
-        compared = [compare(own, reference, metrics=self.metrics) for own in generated]
-        metrics, own_floor = chosen_metrics(self.metrics), self._once((*key, near), floor)
-        return Distances(metrics, compared, own_floor, dataset.name, generated[0], reference)
+        compared = [compare(own, reference, metrics=names) for own in generated]
+        own_floor = self._once((*key, near), floor)
+        return Distances(
+            chosen_metrics(names), compared, own_floor, dataset.name, generated[0], reference
+        )
 
     def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
         """Return `compute()`, computed for the first of several sets that ask for `key`."""
@@ -358,15 +361,11 @@ def _evaluate_model(
                 "where their canonical SMILES differ, novelty is overstated."
             )
     notes += model.steps.notes(model.has_rules)
-    fixed: dict[str, Any] = dict.fromkeys(
-        ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
-         "bits_molecules")
-    )  # fmt: skip
     result = Evaluation({}, None, notes, summaries[0].head, training_hashes=hashes)
     if dataset is not None:
         compared = _hold_against(result, reference, dataset, seeds[0], summaries, test)
         runs = [{**run, **found} for run, found in zip(runs, compared, strict=True)]
-        fixed |= _held_out_figures(model, dataset, reconstruct, likelihood, notes)
+    fixed = _held_out_figures(model, dataset, reconstruct, likelihood, notes)
     training = model.metadata.get("training", {})
     result.figures = {
         "name": name,
@@ -411,10 +410,15 @@ def _hold_against(
 
 
 def _held_out_figures(
-    model: GraphCNF, dataset: Rows, reconstruct: int, likelihood: int, notes: list[str]
+    model: GraphCNF, dataset: Rows | None, reconstruct: int, likelihood: int, notes: list[str]
 ) -> dict[str, Any]:
     """Measure a model on held-out molecules, and add footnotes."""
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = dict.fromkeys(
+        ("reconstruction", "reconstruction_molecules", "bits_per_node", "bits_per_molecule",
+         "bits_molecules")
+    )  # fmt: skip
+    if dataset is None:
+        return figures
     if not numbers_atoms_as_here(model):
         notes.append(OTHER_CODEC + ".")
         return figures

@@ -7,7 +7,6 @@ from rdkit import Chem
 
 from graphcnf.evaluation import metrics
 from graphcnf.evaluation.metrics import METRICS, features_of
-from graphcnf.molecules import properties
 from graphcnf.molecules.optional import installed_file
 
 CONTENTS = ("atoms", "elements", "charges", "bonds", "rings")
@@ -100,17 +99,6 @@ def test_distances_of_distributions_by_hand():
     # 0 stays and 1 moves to 2, and three times 1 to 4.
     assert metrics.wasserstein({"0": 1, "1": 1}, {"0.0": 3, "2": 3}) == pytest.approx(0.5)
     assert metrics.wasserstein({"1.00": 3}, {"4.00": 1}) == pytest.approx(3)
-
-
-def test_properties():
-    assert properties.weight(mol("O")) == pytest.approx(18.015, abs=1e-3)
-    assert properties.logp(mol("CCCCCCCC")) > 3 > properties.logp(mol("CCO"))
-    aspirin, strychnine = (
-        mol("CC(=O)Oc1ccccc1C(=O)O"),
-        mol("O=C1CC2OCC=C3CN4CCC56C4CC3C2C6N1c1ccccc15"),
-    )
-    assert 1 <= properties.sa(aspirin) < 2 < 4 < properties.sa(strychnine) <= 10
-    assert 0 < properties.qed(mol("C" * 30)) < properties.qed(aspirin) < 1
 
 
 def test_features_can_be_sent_to_processes():

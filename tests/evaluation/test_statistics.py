@@ -219,10 +219,3 @@ def test_statistics_come_back_from_the_cache(cache_folder, monkeypatch):
     for path in cache_folder.iterdir():
         path.write_bytes(b"damaged")
     assert figures(set_statistics(SOME, **CACHED)) == figures(fresh)
-
-
-def test_another_version_of_a_package_gives_another_cache(cache_folder, monkeypatch):
-    for number, version in enumerate((None, "1.0", "1.1", "1.0")):
-        monkeypatch.setattr(statistics, "_version", lambda package, version=version: version)
-        set_statistics(SOME, metrics=["frag"], label="some", use_cache=True)
-        assert len(list(cache_folder.iterdir())) == min(number + 1, 3)
