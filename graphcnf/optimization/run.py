@@ -166,8 +166,8 @@ def optimize(
                 _save(state, identity, search)
                 saved = time.monotonic()
         if without:
-            calls = f"{len(search.memory):,} calls"
-            oracle.note(f"no new molecules after {calls}: the search has ended")
+            made = f"{len(search.memory):,} calls"
+            oracle.note(f"no new molecules after {made}: the search has ended")
         _save(state, identity, search)
         answers = [oracle.answers[s] for s in search.memory.smiles]
     return OptimizationResult(

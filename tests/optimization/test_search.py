@@ -22,9 +22,9 @@ from graphcnf.optimization.search import (
     ReplayMemory,
     SearchSettings,
     offspring,
+    predict,
     rank_probabilities,
 )
-from graphcnf.optimization.surrogate import predict
 from graphcnf.scripts.benchmarks.pmo import top_auc
 
 SMALL = SearchSettings(batch=10, first=20, every=2, steps=1, step_size=8, replay=20, parents=20)
