@@ -67,8 +67,3 @@ class HashSet:
         recent = np.fromiter(self._recent, np.uint64, len(self._recent))
         self._sorted = np.union1d(self._sorted, recent)
         self._recent.clear()
-
-    def count_outside(self, known: np.ndarray) -> int:
-        """Count the hashes that are not among the sorted hashes `known`."""
-        self._sort()
-        return int((~contains(known, self._sorted)).sum())
