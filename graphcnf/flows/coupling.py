@@ -84,8 +84,7 @@ class Coupling(Bijection):
 class AdditiveCoupling(Coupling):
     """Additive coupling ``z_b = x_b + t(x_a)``; the log-det is 0.
 
-    References:
-        Dinh et al., *NICE*, 2014, arXiv 1410.8516.
+    Dinh et al., *NICE*, 2014, arXiv 1410.8516.
     """
 
     parameters_per_channel = 1
@@ -102,8 +101,7 @@ class AdditiveCoupling(Coupling):
 class AffineCoupling(Coupling):
     """Affine coupling ``z_b = exp(s(x_a)) x_b + t(x_a)`` with ``|s| <= 3``; parameters ``(t, s)``.
 
-    References:
-        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803.
+    Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803.
     """
 
     parameters_per_channel = 2
@@ -125,10 +123,8 @@ class MixtureLogisticCoupling(Coupling):
 
     Parameters ``(t, s, K logits, K means, K log-scales)``, log-scales within +-3. Constants from -1
     to 1 are added to the means, so that components differ where the network's output is zero.
-
-    References:
-        Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
-        Lippe & Gavves 2021, arXiv 2006.09790, appendix A.
+    Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275.
+    Lippe & Gavves 2021, arXiv 2006.09790, appendix A.
     """
 
     def __init__(self, network: nn.Module, *, split: int, swap: bool = False, mixtures: int = 8):

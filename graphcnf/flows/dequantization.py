@@ -62,8 +62,7 @@ class Dequantization(Transform):
 class UniformDequantization(Dequantization):
     """Dequantization with uniform noise ``u``.
 
-    References:
-        Theis et al., *A note on the evaluation of generative models*, ICLR 2016, arXiv 1511.01844.
+    Theis et al., *A note on the evaluation of generative models*, ICLR 2016, arXiv 1511.01844.
     """
 
     def forward(self, x, context=Context()):
@@ -79,9 +78,7 @@ class VariationalDequantization(Dequantization):
 
     The log term is ``-log q(z|x)``. ``flow`` is f, a bijection of the shape of ``x``, given as
     features what ``encoder`` makes of ``x`` scaled to (-1, 1), or that as it is.
-
-    References:
-        Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.1.
+    Ho et al., *Flow++*, ICML 2019, arXiv 1902.00275, section 3.1.
     """
 
     def __init__(self, levels: int, flow: Bijection, encoder: nn.Module | None = None):
@@ -107,9 +104,7 @@ class Logit(Bijection):
     """Logit map ``z = logit(alpha / 2 + (1 - alpha) x)`` of the unit interval.
 
     ``alpha`` in [0, 1) keeps the ends of the interval finite.
-
-    References:
-        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.
+    Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 4.1.
     """
 
     def __init__(self, alpha: float = 1e-5):

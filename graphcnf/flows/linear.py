@@ -48,9 +48,7 @@ class ActNorm(Bijection):
     The first forward pass in training mode on finite entries sets ``b`` and ``s`` such that every
     channel of its output has mean 0 and variance 1 over the real entries (of all processes, under
     `torch.distributed`); a constant channel is only shifted. Until then the map is the identity.
-
-    References:
-        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 3.1.
+    Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, section 3.1.
 
     Examples:
         >>> normalised, _ = ActNorm(2)(5 + 3 * torch.randn(1000, 2))
@@ -102,9 +100,7 @@ class InvertibleLinear(Bijection):
 
     P is a fixed permutation, L unit lower and U strictly upper triangular; ``log|det W| = sum(s)``.
     Starts as a random rotation.
-
-    References:
-        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, eq. 10 and 11.
+    Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039, eq. 10 and 11.
     """
 
     permutation: Tensor

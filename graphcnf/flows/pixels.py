@@ -56,9 +56,7 @@ class Squeeze(Bijection):
 
     Channel ``(2 i + j) C + c`` of the output holds the pixels of channel c in the rows ``i, i + 2,
     ...`` and columns ``j, j + 2, ...``: its halves are the even and the odd rows.
-
-    References:
-        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
+    Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
     """
 
     order = [0, 1, 2, 3]  # numbers 2 i + j in the order of the output's channels
@@ -99,11 +97,9 @@ class Split(Transform):
 
     The log term is ``log p(rest | z)``. `forward` appends the rest, as a latent of the base
     density, to ``context.discarded``, and `inverse` pops it from there, or else draws it.
-
-    References:
-        Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
-        Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039 (the conditional prior of its
-        code).
+    Dinh et al., *Density estimation using Real NVP*, ICLR 2017, arXiv 1605.08803, section 3.6.
+    Kingma & Dhariwal, *Glow*, NeurIPS 2018, arXiv 1807.03039 (the conditional prior of its
+    code).
 
     Args:
         channels: channels of ``x``.

@@ -32,18 +32,14 @@ from graphcnf.scripts._options import load_model
 from graphcnf.scripts.benchmarks.runner import Out, Seed, published, write
 from graphcnf.scripts.benchmarks.smiles_lstm import SmilesLSTM
 
+# Raw samples of each protocol; the second takes the first ones of the first.
 PROTOCOLS = {"official": 30_000, "graphs": 25_000}
-"""Raw samples of each protocol; the second takes the first ones of the first."""
-
+# Names of figures, and the part of MOSES that they hold samples against.
 PARTS = {"test": "test", "testsf": "test_scaffolds"}
-"""Names of figures, and the part of MOSES that they hold samples against."""
-
+# Metrics against held-out molecules, and metrics that need the samples alone.
 DISTANCES = ("fcd", "snn", "frag", "scaf", "logp_w1", "sa_w1", "qed_w1", "weight_w1")
 OF_THE_SET = ("int_div1", "int_div2", "filters")
-"""Metrics against held-out molecules, and metrics that need the samples alone."""
-
-FOLD, FOLD_SAMPLES = ("fcd", "nspdk"), 10_000
-"""Metrics and raw samples of ZINC250k's fold."""
+FOLD, FOLD_SAMPLES = ("fcd", "nspdk"), 10_000  # metrics and raw samples of ZINC250k's fold
 
 describe = partial(set_statistics, workers=None)
 
@@ -174,12 +170,9 @@ def raw_samples(
 def figures(
     frame: pd.DataFrame, dataset: MoleculeDataset, references: dict[str, SetStatistics]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the figures of one set of samples by each protocol, that of fewer samples first.
+    """Yield the figures of samples by each protocol, that of fewer samples first.
 
-    Args:
-        frame: Rows of `evaluate_records`.
-        dataset: MOSES, for novelty.
-        references: Statistics of the held-out parts, by the keys of `PARTS`.
+    The samples are rows of `evaluate_records`; the references are statistics by keys of `PARTS`.
     """
     own, start = SetStatistics(0), 0
     for protocol, samples in sorted(PROTOCOLS.items(), key=lambda item: item[1]):

@@ -11,7 +11,6 @@ from graphcnf.baselines.image_models import IMAGE_MODELS, is_image_model, load_i
 from graphcnf.datasets.images import images_of_model, load_images
 from graphcnf.errors import UserError
 from graphcnf.images import MODELS, ImageFlow
-from graphcnf.images.pictures import write_grid
 from graphcnf.scripts.cli import main
 from graphcnf.scripts.images import evaluate, generate, score_folders
 from graphcnf.training import TrainingSettings, fit, load_preset
@@ -109,17 +108,12 @@ def test_which_folder_is_which_image_model(runs, folder, tmp_path):
     assert is_image_model(runs / "a") and is_image_model(str(runs / "a" / "model"))
     for name in OTHERS:
         assert type(load_image_model(str(runs / name))) is IMAGE_MODELS[name]
-    (tmp_path / "config.json").write_text(
-        '{"format": 1, "model": {"architecture": "pairs", "order": "none"}}'
-    )
-    for other in (tmp_path, folder, "zinc250k", tmp_path / "nothing"):
-        assert not is_image_model(other)
-    with pytest.raises(UserError, match="no model"):
-        load_image_model(str(runs))
+    assert not any(map(is_image_model, (folder, "zinc250k", tmp_path / "nothing")))
     config = json.loads((runs / "vae" / "model" / "config.json").read_text())
-    for wrong in ("hologram", 3, None, ["vae"]):
+    for wrong in ("hologram", None, ["vae"]):
         config["model"]["architecture"] = wrong
         (tmp_path / "config.json").write_text(json.dumps(config))
+        assert not is_image_model(tmp_path)
         with pytest.raises(UserError, match="config.json: architecture must be one of"):
             load_image_model(str(tmp_path))
 
@@ -261,12 +255,3 @@ def test_interpolation_refuses_in_one_line(command, runs, folder, tmp_path):
         found, _, err = command("interpolate", *arguments, "--model", runs / "a")
         assert found == code and message in err and "Traceback" not in err
         assert len(err.splitlines()) == 1 and err.startswith("error: ")
-
-
-def test_grids_have_rows_and_shades(tmp_path):
-    images = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(3, 1).repeat(60, 2)
-    write_grid(images.repeat(60, 3), tmp_path / "x.png", levels=5, columns=2)
-    grid = picture(tmp_path / "x.png")
-    assert grid.shape == (3 * 62 + 2, 2 * 62 + 2, 3)
-    assert [grid[10, 10, 0], grid[10, 70, 0], grid[140, 10, 0]] == [0, 63, 255]
-    assert grid[140, 70, 0] == 128  # an empty place

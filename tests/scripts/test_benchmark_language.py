@@ -103,9 +103,3 @@ def test_codes_of_a_model(bench, model_folder, small_zinc, monkeypatch):
     assert sum(float(r["share"]) for r in rows[:3]) == pytest.approx(1)
     assert float(rows[4]["bits"]) <= float(rows[3]["bits"])
     assert rows[5]["what"] == "come back in float64: all but 0 of 20" and rows[5]["share"] == "1.0"
-
-
-def test_fragments_need_a_model_that_draws_atom_by_atom(bench):
-    code, out, err = bench("fragments", "--model", "zinc250k-unordered", "-n", 1)
-    assert (code, out) == (1, "") and "only a model that draws atom by atom" in err
-    assert len(err.splitlines()) == 1
