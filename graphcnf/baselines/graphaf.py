@@ -1,11 +1,9 @@
 """GraphAF: atom by atom and bond by bond in breadth-first order, an autoregressive flow.
 
 A node, and each edge from it to the last `window` nodes before it, is a one-hot vector with noise,
-``x = mu + exp(s) z`` with normal ``z``; mu and s are functions of the sub-graph so far. Shi et al.,
-*GraphAF: a Flow-based Autoregressive Model for Molecular Graph Generation*, ICLR 2020, arXiv
-2001.09382. Here the number of nodes is given, and the convolution runs once for each node, over the
-nodes before it; the node's edges reach the later ones by a running sum, so that the terms of all of
-them are computed at once, and none sees itself.
+``x = mu + exp(s) z`` with normal ``z``; mu and s are functions of the sub-graph so far (Shi et al.,
+ICLR 2020, arXiv 2001.09382). Here the number of nodes is given, and a running sum over the edges of
+a node lets the terms of all of them be computed at once.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """GraphNVP: the adjacency tensor first, then the nodes given it, column by column, node by node.
 
 Both are one-hot vectors with noise; masked couplings move one column, then one node, at a time,
-given all others. Madhawa et al., *GraphNVP: An Invertible Flow Model for Generating Molecular
-Graphs*, 2019, arXiv 1905.11600. Here a pair is one variable, so that the objective is a bound on
-the likelihood; what is drawn before a coupling enters it as categories without the noise, with the
-edges that each node has so far; and couplings share the layers that read the tensor.
+given all others (Madhawa et al. 2019, arXiv 1905.11600). Here a pair is one variable, what is drawn
+before a coupling enters it as categories, and couplings share the layers that read the tensor.
 """
 
 from __future__ import annotations
@@ -35,8 +33,7 @@ from graphcnf.flows.transform import (
 from graphcnf.graphs.batch import GraphBatch, Latents
 from graphcnf.graphs.model import GraphModel, graph_model
 
-NOISE = 0.9
-"""Width of the noise, c in both papers."""
+NOISE = 0.9  # width of the noise, c in both papers
 
 
 class OneHotDequantization(Encoding):
@@ -45,9 +42,6 @@ class OneHotDequantization(Encoding):
     The cubes of the categories are disjoint, and the largest entry of z tells which one it is in:
     log p(x|z) = 0. What p(z) puts outside of the cubes is lost, so that the mean of
     log p(z) + K log c is a lower bound on log p(x). Madhawa et al. 2019, arXiv 1905.11600.
-
-    Args:
-        categories: Number of categories K.
 
     Examples:
         >>> encoding = OneHotDequantization(3)

@@ -1,19 +1,4 @@
-"""VAE and GAN of images; all models of images by name, and from folders.
-
-The VAE has latents with a standard normal prior, and pixels that are independent given them:
-
-    log P(x) >= E_{z~q(z|x)} [ log P(x|z) + log p(z) - log q(z|x) ]
-
-(Kingma & Welling, *Auto-encoding variational Bayes*, ICLR 2014, arXiv 1312.6114). In the GAN a
-generator plays against a discriminator, without likelihood:
-
-    discriminator:  E softplus(-D(x)) + E softplus(D(G(z))) + gamma / 2 E |grad_x D(x)|^2
-    generator:      E softplus(-D(G(z)))
-
-The non-saturating loss is that of Goodfellow et al. 2014 (arXiv 1406.2661), the penalty R1 of
-Mescheder et al. 2018 (arXiv 1801.04406), the descent to an image's latents of Zhu et al. 2016
-(arXiv 1609.03552).
-"""
+"""VAE and GAN of images; all models of images by name, and from folders."""
 
 from __future__ import annotations
 
@@ -114,6 +99,9 @@ class VectorToImage(nn.Module):
 class VAE(ImageModel):
     """Variational autoencoder: a bound, samples in one pass, latents much smaller than an image.
 
+    log P(x) >= E_{z~q(z|x)} [ log P(x|z) + log p(z) - log q(z|x) ], with a standard normal prior
+    and independent pixels given z (Kingma & Welling, ICLR 2014, arXiv 1312.6114).
+
     Args:
         latents: Numbers that an image is encoded into.
         width: See `ImageToVector`.
@@ -187,6 +175,12 @@ STARTS, STEPS, RATE = 256, 100, 0.1
 
 class GAN(ImageModel):
     """Adversarial network: samples in one pass, no likelihood; latents of an image are searched.
+
+        discriminator:  E softplus(-D(x)) + E softplus(D(G(z))) + gamma / 2 E |grad_x D(x)|^2
+        generator:      E softplus(-D(G(z)))
+
+    Goodfellow et al. 2014 (arXiv 1406.2661), with the penalty R1 of Mescheder et al. 2018 (arXiv
+    1801.04406); latents are found by descent (Zhu et al. 2016, arXiv 1609.03552).
 
     Args:
         latents: Numbers that the generator maps to an image.

@@ -1,12 +1,9 @@
 """JT-VAE: a tree of clusters first, then how they are put together.
 
-Jin, Barzilay & Jaakkola, *Junction Tree Variational Autoencoder for Molecular Graph Generation*,
-ICML 2018, arXiv 1802.04364. Two latent vectors, of the tree and of the graph. The tree is decoded
-depth-first (is there another child, and which cluster is it), and each cluster is attached by
-scores of all that is possible, within the largest sums of edge weights of the training data. What
-is bounded is log p(tree, attachments | number of nodes) of the one depth-first code that starts at
-node 0: a lower bound on log p(graph | number of nodes). Where a tree cannot go on, a sample stays
-smaller: probabilities of graphs of the given size may sum to a little less than 1.
+Two latent vectors, of the tree and of the graph (Jin, Barzilay & Jaakkola, ICML 2018, arXiv
+1802.04364). The bound is on log p(tree, attachments | number of nodes) of the depth-first code that
+starts at node 0, itself a lower bound on log p(graph | number of nodes). Where a tree cannot go on,
+a sample stays smaller: probabilities of a size may sum to a little less than 1.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """PixelCNN: every pixel given those above it and left of it, by mixtures of logistics.
 
 A vertical stack of convolutions sees the rows above, a horizontal one the row so far and the
-vertical stack: no pixel ahead, and no blind spot (van den Oord et al. 2016, arXiv 1606.05328).
-Training computes all conditionals at once; sampling goes pixel by pixel and caches the rows and
-pixels that the convolutions still need (Ramachandran et al. 2017, arXiv 1704.06001).
+vertical stack (van den Oord et al. 2016, arXiv 1606.05328); sampling caches what the convolutions
+still need (Ramachandran et al. 2017, arXiv 1704.06001).
 """
 
 from __future__ import annotations

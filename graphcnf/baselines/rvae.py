@@ -1,10 +1,8 @@
 """R-VAE: one latent vector, matrices of node and edge probabilities, penalties for validity.
 
-Ma, Chen & Xiao, *Constrained Generation of Semantically Valid Graphs via Regularizing Variational
-Autoencoders*, NeurIPS 2018, arXiv 1809.02630. Given z, all nodes and edges are independent; what
-they must have in common is asked of the expected matrices of graphs drawn from the prior, by
-penalties max(g, 0) with a fixed multiplier. Here the number of nodes is given, and the decoder
-convolves along the order of the nodes, the paper's over the matrix.
+Given z, all nodes and edges are independent; expected graphs from the prior pay penalties for
+breaking rules (Ma, Chen & Xiao, NeurIPS 2018, arXiv 1809.02630). Here the number of nodes is given,
+and the decoder convolves along the order of the nodes, the paper's over the matrix.
 """
 
 from __future__ import annotations

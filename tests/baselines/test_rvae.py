@@ -154,7 +154,3 @@ def test_what_is_measured_is_kept_by_the_graphs_themselves():
     found = model.steps.penalties(nodes, edges, batch.mask)
     assert not any(value.any() for value in found.values())
     assert model.steps.knows(batch).all()
-    free = model.without_rules().steps.penalties
-    assert not free(nodes, 9 * F.one_hot(batch.bonds, 3)[..., 1:].float(), batch.mask)[
-        "valence"
-    ].any()
