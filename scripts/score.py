@@ -65,7 +65,11 @@ def score(
         frame = flow.score(records.smiles, orders=orders, standardize=standardize, workers=engine)
     write_rows(records.beside(frame, exact=kind == "csv"), kind, out)
     states = None if standardize else flow.charge_states
-    options.say_deviations(deviations(records.smiles, states), len(frame))
+    marked = flow.stereo is not None
+    options.say_deviations(deviations(records.smiles, states, marked=marked), len(frame))
+    if marked and (bounds := int(frame["stereo_exact"].eq(False).sum())):
+        say(f"note: the stereo of {bounds:,} of {len(frame):,} molecules is a lower bound: too many "
+            "elements without a mark to sum over")  # fmt: skip
     outside = frame["reason"].notna()
     if outside.any():
         first = int(outside.argmax())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -25,6 +26,8 @@ from graphcnf.limits import MOST_CANDIDATES, check_integer, check_range
 from graphcnf.molecules import codec
 from graphcnf.molecules.properties import conditions_of, nearest_of
 from graphcnf.molecules.standardize import GROUPS, charge_states, parse_standardized
+from graphcnf.molecules.stereo import Code, Frame, encode
+from graphcnf.molecules.stereo_flow import StereoFlow, shipped_stereo
 from graphcnf.molecules.validity import strict_smiles
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
 
@@ -100,9 +103,14 @@ class MoleculeFlow:
         ['OCCc1ccccc1']
     """
 
-    def __init__(self, model: GraphCNF):
-        self.model = model
+    def __init__(self, model: GraphCNF, stereo: StereoFlow | None = None):
+        self.model, self._stereo = model, stereo
         self.vocabulary = MoleculeVocabulary.of_model(model)
+
+    @property
+    def stereo(self) -> StereoFlow | None:
+        """Density of stereo marks given the graph, by default that of the model's data, if any."""
+        return self._stereo or shipped_stereo(self.model.metadata.get("dataset"))
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> MoleculeFlow:
@@ -225,14 +233,34 @@ class MoleculeFlow:
         -inf where a molecule is outside of what the model knows; `score` says why.
 
         Args:
-            molecules: SMILES or RDKit molecules, or one of them. Stereo and isotopes do not count.
+            molecules: SMILES or RDKit molecules, or one of them. Stereo marks count where the model
+                has `stereo`, isotopes never; elements without a mark may have any.
             orders: Numberings to sum over; see `GraphCNF.log_prob`.
         """
+        molecules = _listed(molecules)
         graphs, reasons = self.graphs(molecules)
-        inside = np.array([reason is None for reason in reasons], dtype=bool)
-        nats = np.full(len(inside), -math.inf)
+        inside = np.flatnonzero([reason is None for reason in reasons])
+        nats = np.full(len(reasons), -math.inf)
         nats[inside] = self._given_size(graphs, orders) + self._of_size(graphs)
+        nats[inside] += self._of_marks([molecules[k] for k in inside])[0]
         return nats
+
+    def _of_marks(self, molecules: Sequence) -> tuple[np.ndarray, np.ndarray]:
+        """Return log-probabilities of the marks given the graphs, nats, and which are exact, (M,).
+
+        Marks that contradict each other, and those of a molecule with too many symmetries, are
+        taken as not given.
+        """
+        nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
+        frames: dict[int, tuple[Frame, Code]] = {}
+        for k, mol in enumerate(molecules) if self.stereo is not None else ():
+            if not isinstance(mol, str) or "stereo" in codec.dropped(mol):
+                with codec.quiet(), suppress(codec.MoleculeNotRepresentable):
+                    frames[k] = encode(codec.parse(mol) if isinstance(mol, str) else mol)
+        if frames:
+            places = list(frames)
+            nats[places], exact[places] = self.stereo.log_prob(*zip(*frames.values(), strict=True))
+        return nats, exact
 
     @cached_property
     def charge_states(self) -> frozenset[str]:
@@ -293,7 +321,9 @@ class MoleculeFlow:
 
         Returns:
             The columns `smiles` (as given), with `standardize` also `standardized` (what the
-            figures are of), `log_likelihood` (nats, see `log_prob`; NaN outside), `bits_per_atom`,
+            figures are of), `log_likelihood` (nats, see `log_prob`; NaN outside), where the model
+            has `stereo` that part of it as `stereo` (nats, 0 without marks; a
+            lower bound unless `stereo_exact`), `bits_per_atom`,
             `percentile` (share of training molecules of about this number of atoms that are less
             likely, all of them in the canonical numbering, 0 to 100, where the model knows; below 1
             extrapolated), `reason` (why a molecule is outside, or None).
@@ -325,9 +355,12 @@ class MoleculeFlow:
         with one_thread(self.model.device):
             given_size = self._given_size(graphs, orders)
             canonical = given_size if orders == 1 else self._given_size(graphs)
-        nats = given_size + self._of_size(graphs)
-        inside = [number for number, reason in enumerate(reasons) if reason is None]
+            inside = [number for number, reason in enumerate(reasons) if reason is None]
+            of_marks, exact = self._of_marks([molecules[k] for k in inside])
+        nats = given_size + self._of_size(graphs) + of_marks
         table = pd.DataFrame({"log_likelihood": nats}, index=inside)
+        if self.stereo is not None:
+            table["stereo"], table["stereo_exact"] = of_marks, exact
         table["bits_per_atom"] = -nats / math.log(2) / sizes
         known = self.model.metadata.get("likelihood_quantiles", [])
         table["percentile"] = percentiles(known, sizes, -canonical / math.log(2) / sizes)

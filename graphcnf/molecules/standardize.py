@@ -21,6 +21,7 @@ from graphcnf.molecules.codec import (
     quiet,
 )
 from graphcnf.molecules.hashing import hash_each
+from graphcnf.molecules.stereo import dropped_marks
 
 APART = 5
 """Bonds between two charged nitrogens, at least. In ZINC250k a neutral amine has its nearest
@@ -107,16 +108,27 @@ def _unusual_groups(mol: Chem.Mol, states: frozenset[str]) -> list[str]:
     return found
 
 
-def deviations(smiles: Iterable[str], states: frozenset[str] | None) -> Counter[str]:
+def deviations(
+    smiles: Iterable[str], states: frozenset[str] | None, *, marked: bool = False
+) -> Counter[str]:
     """Count SMILES or SMARTS that lose something in a graph, or that training data write otherwise.
 
     By "stereo", "isotopes", either ("dropped"), and as "neutral amine" unless `states` (see
-    `charge_states`) are None. Those that cannot be read do not count.
+    `charge_states`) are None. Where the model knows stereo (`marked`), by the `dropped_marks`
+    instead of "stereo". Those that cannot be read do not count.
     """
     found: Counter[str] = Counter()
     with quiet():
         for text in smiles:
-            if lost := dropped(text):
+            lost = dropped(text)
+            if marked and "stereo" in lost:
+                lost.remove("stereo")
+                try:
+                    found.update(f"stereo of {kind}" for kind in dropped_marks(text))
+                except MoleculeNotRepresentable as error:
+                    if not isinstance(error, UnparsableSmiles):
+                        found["stereo of contradictory marks"] += 1
+            if lost:
                 found.update(["dropped", *lost])
             if states is not None:
                 with suppress(MoleculeNotRepresentable):
@@ -132,11 +144,16 @@ def deviation_notes(found: Mapping[str, int], total: int) -> list[str]:
 
     lost = " and ".join(name for name in ("stereo", "isotopes") if found.get(name))
     notes = [f"{lost} dropped{of(found['dropped'])}: graphs hold none"] if lost else []
+    notes += [
+        f"{name} dropped{of(count)}: the model has none"
+        for name, count in found.items()
+        if name.startswith("stereo of ")
+    ]
     return notes + [
         f"a {group}{of(count)}, which the training data write otherwise: --standardize writes it "
         "as they do"
         for group, count in found.items()
-        if group not in ("dropped", "stereo", "isotopes")
+        if group.partition(" ")[0] not in ("dropped", "stereo", "isotopes")
     ]
 
 

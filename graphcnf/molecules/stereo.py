@@ -264,7 +264,11 @@ def legacy_perception() -> Iterator[None]:
 def frame_of(mol: Chem.Mol) -> tuple[Frame, list[int]]:
     """Return the frame of a sanitized molecule without hydrogens, and `Frame.read`'s order."""
     plain = without_stereo(mol)
-    smiles = Chem.MolToSmiles(plain)
+    return frame_as_written(Chem.MolToSmiles(plain), plain)
+
+
+def frame_as_written(smiles: str, plain: Chem.Mol) -> tuple[Frame, list[int]]:
+    """Return what `frame_of` does, of a stereo-free molecule that RDKit has just written."""
     order = list(plain.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
     plain = Chem.RenumberAtoms(plain, order)
     return Frame(smiles, plain, _find_elements(plain)), order

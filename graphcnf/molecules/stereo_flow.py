@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,15 +21,18 @@ from graphcnf.errors import UserError
 from graphcnf.flows.modules import ReadOut, evaluates, zero_init
 from graphcnf.flows.transform import Context, Generators
 from graphcnf.limits import Range
-from graphcnf.molecules.codec import parse
-from graphcnf.molecules.stereo import Code, Frame, encode
-from graphcnf.pretrained import Pretrained
+from graphcnf.molecules.codec import parse, quiet
+from graphcnf.molecules.stereo import Code, Frame, dropped_marks, encode, frame_as_written
+from graphcnf.pretrained import WEIGHTS, Pretrained
 
 CATEGORIES = 3
 """Categories of an element: unspecified and the two parities."""
 
 MOST_CODES = 1 << 12
 """Codes of a molecule whose probabilities are summed."""
+
+ROWS = 512
+"""Codes that a network evaluates at once."""
 
 KINDS = ("chain", "ring", "double")
 """Kinds of elements, as `Frame.kinds` names them."""
@@ -320,6 +323,17 @@ class StereoState:
         self.codes[self.at] = x[:, 0]
 
 
+def shipped_stereo(dataset: Any) -> StereoFlow | None:
+    """Return the shipped density of stereo for molecules like a data set's, None without one."""
+    return _shipped() if dataset == "zinc250k" else None
+
+
+@cache
+def _shipped() -> StereoFlow | None:
+    folder = WEIGHTS / "zinc250k-stereo"
+    return StereoFlow.from_pretrained(folder) if folder.exists() else None
+
+
 @evaluates("log_probs", "draw")
 class StereoFlow(Pretrained, nn.Module):
     """p(stereo | graph) of molecules: a categorical flow over the elements of `Frame`, exact.
@@ -375,23 +389,33 @@ class StereoFlow(Pretrained, nn.Module):
         nats = self.flow.flow.log_probs(x, context)[..., 0].double().cpu().numpy()
         return [row[: len(code)] for row, code in zip(nats, codes, strict=True)]
 
-    def log_prob(self, frame: Frame, given: Code) -> tuple[float, bool]:
-        """Return the log-probability that a molecule has the given marks, and True if exact.
+    def log_prob(
+        self, frames: Sequence[Frame], given: Sequence[Code]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the log-probabilities that molecules have the given marks, and True where exact.
 
-        Elements without a mark, 0 in `given`, may have any category; nats. Where more than
-        `MOST_CODES` would have to be summed, they count as unspecified: a lower bound.
+        Both (M,), nats. Elements without a mark, 0 in `given`, may have any category. Where more
+        than `MOST_CODES` would have to be summed, they count as unspecified: a lower bound.
         """
-        if not any(given):
-            return 0.0, True
-        # Without symmetry, what follows the last mark sums to 1.
-        first = len(given) if frame.actions else max(k for k, c in enumerate(given) if c) + 1
-        if frame.actions and all(given):
-            found = frame.spellings(frame.normal(given), MOST_CODES)
-        else:
-            found = frame.matching(given[:first], most=MOST_CODES)
-        codes = [given] if found is None else [c + given[first:] for c in found]
-        nats = [row[:first].sum() for row in self.log_probs([frame] * len(codes), codes)]
-        return float(np.logaddexp.reduce(nats)), found is not None
+        nats, exact = np.zeros(len(frames)), np.ones(len(frames), dtype=bool)
+        todo: list[tuple[int, int, Code]] = []
+        for k, (frame, code) in enumerate(zip(frames, given, strict=True)):
+            if not any(code):
+                continue
+            # Without symmetry, what follows the last mark sums to 1.
+            first = len(code) if frame.actions else max(j for j, c in enumerate(code) if c) + 1
+            if frame.actions and all(code):
+                found = frame.spellings(frame.normal(code), MOST_CODES)
+            else:
+                found = frame.matching(code[:first], most=MOST_CODES)
+            exact[k], nats[k] = found is not None, -math.inf
+            todo += [(k, first, c + code[first:]) for c in found or [code]]
+        for start in range(0, len(todo), ROWS):
+            part = todo[start : start + ROWS]
+            rows = self.log_probs([frames[k] for k, _, _ in part], [code for _, _, code in part])
+            for (k, first, _), row in zip(part, rows, strict=True):
+                nats[k] = np.logaddexp(nats[k], row[:first].sum())
+        return nats, exact
 
     def isomers(self, molecule: str | Chem.Mol) -> pd.DataFrame:
         """Return the fully marked isomers of a molecule that have its marks, the likeliest first.
@@ -401,8 +425,13 @@ class StereoFlow(Pretrained, nn.Module):
 
         Raises:
             UserError: There are more than `MOST_CODES`.
+            MoleculeNotRepresentable: It is no molecule, or its marks contradict each other.
         """
-        frame, given = encode(parse(molecule) if isinstance(molecule, str) else molecule)
+        with quiet():
+            if isinstance(molecule, str):
+                dropped_marks(molecule)
+                molecule = parse(molecule)
+            frame, given = encode(molecule)
         codes = frame.matching(given, (1, 2), MOST_CODES)
         if codes is None:
             raise UserError(
@@ -430,3 +459,42 @@ class StereoFlow(Pretrained, nn.Module):
         z = self.flow.base.sample(shape, mask=context.mask, generator=generator)
         codes = self.flow.decode(z.to(self.device), context).tolist()
         return [f.normal(tuple(c[: len(f.elements)])) for f, c in zip(frames, codes, strict=True)]
+
+    def marked(
+        self,
+        molecules: Sequence[tuple[str, Chem.Mol] | None],
+        *,
+        seed: int,
+        first: int = 0,
+        temperature: float = 1.0,
+    ) -> list[str | None]:
+        """Return isomeric SMILES of stereo-free molecules, None for None, with marks drawn.
+
+        The marks of a molecule are a function of the seed and its number, which begins at `first`.
+
+        Args:
+            molecules: Canonical SMILES of molecules of at most 255 atoms, and the molecules, which
+                RDKit has just written so.
+            seed: Seed of the sample.
+            first: Number of the first molecule.
+            temperature: Below 1 for more probable marks.
+        """
+        smiles = [None if pair is None else pair[0] for pair in molecules]
+        frames, places = [], []
+        for k, pair in enumerate(molecules):
+            frame = None if pair is None else frame_as_written(*pair)[0]
+            if frame is not None and frame.elements:
+                frames.append(frame)
+                places.append(k)
+        generators = [
+            # The spawn key sets these numbers apart from those that drew the record.
+            np.random.Generator(
+                np.random.Philox(np.random.SeedSequence((seed, first + k), spawn_key=(0, 0)))
+            )
+            for k in places
+        ]
+        codes = self.draw(frames, generators, temperature=temperature)
+        for k, frame, code in zip(places, frames, codes, strict=True):
+            if any(code):
+                smiles[k] = Chem.MolToSmiles(frame.decode(code))
+        return smiles

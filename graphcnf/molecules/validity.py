@@ -20,10 +20,10 @@ from rdkit import Chem
 from graphcnf.graphs.batch import PackedGraphs
 from graphcnf.molecules.codec import (
     UnparsableSmiles,
-    canonical_smiles,
     graph_to_molecule,
     parse,
     quiet,
+    without_stereo,
 )
 from graphcnf.molecules.vocabulary import AtomCategory, MoleculeVocabulary
 
@@ -37,15 +37,20 @@ _OVERFULL = {"N": 4, "O": 3, "S": 3}
 """Valence of an uncharged atom that the literature reads as N+, O+ or S+."""
 
 
-def _sanitized_smiles(mol: Chem.Mol) -> str | None:
-    """Return the canonical SMILES of a sanitized copy, None where RDKit refuses."""
+def _sanitized(mol: Chem.Mol) -> Chem.Mol | None:
+    """Return a sanitized copy without stereo, None where RDKit refuses."""
     mol = Chem.Mol(mol)
     with quiet():
         try:
             Chem.SanitizeMol(mol)
         except (ValueError, RuntimeError):  # sanitization errors derive from ValueError
             return None
-    return canonical_smiles(mol)
+    return without_stereo(mol)
+
+
+def strict_molecule(mol: Chem.Mol) -> Chem.Mol | None:
+    """Return a sanitized copy without stereo, None where the molecule is not valid in one piece."""
+    return _sanitized(mol) if len(Chem.GetMolFrags(mol)) == 1 else None
 
 
 def strict(mol: Chem.Mol) -> str | None:
@@ -59,9 +64,11 @@ def strict(mol: Chem.Mol) -> str | None:
         >>> strict(Chem.MolFromSmiles("C(C)(C)(C)(C)C", sanitize=False)) is None
         True
     """
-    if not mol.GetNumAtoms() or len(Chem.GetMolFrags(mol)) != 1:
-        return None
-    return _sanitized_smiles(mol)
+    return _written(strict_molecule(mol))
+
+
+def _written(mol: Chem.Mol | None) -> str | None:
+    return None if mol is None else Chem.MolToSmiles(mol)
 
 
 def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:
@@ -72,9 +79,8 @@ def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[
 
 def largest_fragment(mol: Chem.Mol) -> tuple[str | None, float]:
     """Return the `strict` SMILES of the largest fragment, and its share of the atoms, or 0."""
-    atoms = mol.GetNumAtoms()
     part = _largest(mol)
-    return strict(part), part.GetNumAtoms() / atoms if atoms else 0.0
+    return strict(part), part.GetNumAtoms() / max(mol.GetNumAtoms(), 1)
 
 
 def valence_only(mol: Chem.Mol) -> str | None:
@@ -95,7 +101,7 @@ def valence_only(mol: Chem.Mol) -> str | None:
         bonds = sum(bond.GetBondTypeAsDouble() for bond in atom.GetBonds())
         if not atom.GetFormalCharge() and bonds == _OVERFULL.get(atom.GetSymbol()):
             atom.SetFormalCharge(1)
-    return _sanitized_smiles(plain)
+    return _written(_sanitized(plain))
 
 
 def repaired(mol: Chem.Mol) -> str | None:
@@ -139,6 +145,7 @@ def evaluate_records(
     *,
     first: int = 0,
     conventions: Sequence[str] = CONVENTIONS,
+    keep: bool = False,
 ) -> pd.DataFrame:
     """Return a table with one row per sample.
 
@@ -147,6 +154,7 @@ def evaluate_records(
         vocabulary: Of packed graphs.
         first: Record number of the first sample.
         conventions: Those of `CONVENTIONS` besides strict and largest_fragment.
+        keep: True for a further column `mol`, the `strict_molecule` or None.
 
     Returns:
         The columns `record`; `smiles` (canonical and without stereo where valid, else written
@@ -160,12 +168,15 @@ def evaluate_records(
         samples = (graph_to_molecule(*graph, vocabulary) for graph in graphs)
     further = {"valence_only": valence_only, "repaired": repaired}
     extra = [c for c in further if c in conventions]
-    rows = []
+    rows, kept_molecules = [], []
     for record, given in enumerate(molecules(samples), first):
         mol = Chem.Mol() if given is None else given
-        fragment, kept = largest_fragment(mol)
+        part = _largest(mol)
+        found = strict_molecule(part)
+        fragment, kept = _written(found), part.GetNumAtoms() / max(mol.GetNumAtoms(), 1)
         # A connected molecule is its own largest fragment.
         valid = fragment is not None and kept == 1
+        kept_molecules.append(found if valid else None)
         smiles = fragment if valid else unsanitized_smiles(mol)
         others = [fragment if valid else further[c](mol) for c in extra]
         rows.append((record, smiles, valid, fragment, mol.GetNumAtoms(), kept, *others))
@@ -173,6 +184,8 @@ def evaluate_records(
     frame = pd.DataFrame(rows, columns=columns)
     texts = ["smiles", "largest_fragment", *extra]
     frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), None)
+    if keep:
+        frame["mol"] = pd.Series(kept_molecules, dtype=object)
     return frame.astype({"strict": bool, "atoms": "int64", "kept": float, "record": "int64"})
 
 

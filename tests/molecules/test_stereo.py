@@ -90,9 +90,14 @@ def test_marks_that_are_not_given_are_summed_over(flow, smiles):
     matches = [
         c for c in frame.codes() if frame.decode(c).HasSubstructMatch(pattern, useChirality=True)
     ]
-    value, exact = flow.log_prob(frame, given)
-    assert exact
+    (value,), exact = flow.log_prob([frame], [given])
+    assert exact.all()
     assert math.exp(value) == pytest.approx(total(flow, frame, matches))
+
+
+def test_without_marks_nothing_is_given(flow):
+    frame, given = read("CC(F)C(F)Cl")
+    assert flow.log_prob([frame], [given])[0] == 0
 
 
 def test_parallel_equals_stepping(flow, zinc_smiles):

@@ -1,0 +1,59 @@
+"""The `stereoisomers` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphcnf.errors import say
+from graphcnf.scripts import _options as options
+from graphcnf.scripts._options import option
+from graphcnf.scripts._output import check_target, output_kind, write_rows
+
+DRAWN = 30
+"""Isomers of a picture, at most."""
+
+
+def stereoisomers(
+    molecule: Annotated[str, typer.Argument(metavar="SMILES", help="The molecule.")],
+    number: Annotated[
+        int | None, option("The likeliest so many.", "-n", "--number", min=1, show_default="all")
+    ] = None,
+    model: Annotated[
+        str, option("Shipped weights of stereo, or a folder with a model.", metavar="NAME|DIR")
+    ] = "zinc250k-stereo",
+    out: Annotated[
+        Path | None, option("File to write: .csv or .json.", show_default="stdout")
+    ] = None,
+    force: options.Force = False,
+    as_json: Annotated[bool, option("JSON instead of CSV.", "--json")] = False,
+    picture: Annotated[
+        Path | None, option(f"Also draw the first {DRAWN} with wedges: .png or .svg.")
+    ] = None,
+) -> None:
+    """List the fully marked stereoisomers of a molecule, the likeliest first.
+
+    Isomers have the marks that the SMILES has; the probability is the model's, given the graph,
+    these marks, and that every other element has one.
+    """
+    kind = output_kind(out, ("csv", "json")) or ("json" if as_json else "csv")
+    check_target(out, kind, force)
+    output_kind(picture, ("png", "svg"), "--picture")
+
+    from graphcnf.molecules.standardize import deviations
+    from graphcnf.molecules.stereo_flow import StereoFlow
+    from graphcnf.pretrained import load_model, locate
+
+    flow = load_model(StereoFlow, locate(model, shipped=True))
+    options.say_deviations(deviations([molecule], None, marked=True), 1)
+    found = flow.isomers(molecule)
+    write_rows(found[:number].to_dict("records"), kind, out)
+    if picture is not None:
+        from graphcnf.molecules.drawing import draw_grid
+
+        shown = found[: min(number or DRAWN, DRAWN)]
+        draw_grid(list(shown.smiles), picture, [f"{p:.1%}" for p in shown.probability])
+    rest = f", {number:,} of them written" if number and number < len(found) else ""
+    say(f"{len(found):,} stereoisomers{rest}")
