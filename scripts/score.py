@@ -68,8 +68,8 @@ def score(
     marked = flow.stereo is not None
     options.say_deviations(deviations(records.smiles, states, marked=marked), len(frame))
     if marked and (bounds := int(frame["stereo_exact"].eq(False).sum())):
-        say(f"note: the stereo of {bounds:,} of {len(frame):,} molecules is a lower bound: too many "
-            "elements without a mark to sum over")  # fmt: skip
+        count = f"{bounds:,} of {len(frame):,} molecules"
+        say(f"note: the stereo of {count} is a lower bound: too many elements have no mark")
     outside = frame["reason"].notna()
     if outside.any():
         first = int(outside.argmax())

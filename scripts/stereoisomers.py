@@ -47,8 +47,8 @@ def stereoisomers(
     from graphcnf.pretrained import load_model, locate
 
     flow = load_model(StereoFlow, locate(model, shipped=True))
-    options.say_deviations(deviations([molecule], None, marked=True), 1)
     found = flow.isomers(molecule)
+    options.say_deviations(deviations([molecule], None, marked=True), 1)
     write_rows(found[:number].to_dict("records"), kind, out)
     if picture is not None:
         from graphcnf.molecules.drawing import draw_grid

@@ -28,7 +28,7 @@ from graphcnf.molecules.properties import conditions_of, nearest_of
 from graphcnf.molecules.standardize import GROUPS, charge_states, parse_standardized
 from graphcnf.molecules.stereo import Code, Frame, encode
 from graphcnf.molecules.stereo_flow import StereoFlow, shipped_stereo
-from graphcnf.molecules.validity import strict_smiles
+from graphcnf.molecules.validity import strict_molecules, strict_smiles
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
 
 BATCH = 128
@@ -138,6 +138,7 @@ class MoleculeFlow:
         atoms: tuple[int, int] | None = None,
         properties: Mapping[str, float] | None = None,
         best_of: int = 1,
+        stereo: bool = True,
     ) -> MoleculeSample:
         """Draw raw samples, the same ones for the same seed.
 
@@ -149,6 +150,7 @@ class MoleculeFlow:
             properties: Values that the molecules come near, such as `{"logp": 2.5}`; nothing is
                 filtered.
             best_of: Candidates for each molecule, of which the nearest to the properties is kept.
+            stereo: Draw stereo marks, too, where the model has `stereo`.
 
         Raises:
             UserError: A number is out of range, or the model knows no such property.
@@ -167,10 +169,14 @@ class MoleculeFlow:
         graphs = self.model.sample_records(
             0, n * best_of, seed=seed, temperature=temperature, sizes=atoms, conditions=wanted
         )
-        smiles = strict_smiles(graphs, self.vocabulary)
         if wanted is not None and best_of > 1:
-            kept = nearest_of(smiles, wanted, self.model.conditions, best_of)
-            graphs, smiles = graphs.subset(kept), [smiles[k] for k in kept]
+            smiles = strict_smiles(graphs, self.vocabulary)
+            graphs = graphs.subset(nearest_of(smiles, wanted, self.model.conditions, best_of))
+        if stereo and self.stereo is not None:
+            molecules = strict_molecules(graphs, self.vocabulary)
+            smiles = self.stereo.marked(molecules, seed=seed, temperature=temperature)
+        else:
+            smiles = strict_smiles(graphs, self.vocabulary)
         return MoleculeSample(graphs, smiles)
 
     def grow(self, fragment: str, n: int = 100, *, task: str = "grow", **options) -> MoleculeSample:

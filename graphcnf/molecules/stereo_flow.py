@@ -462,7 +462,7 @@ class StereoFlow(Pretrained, nn.Module):
 
     def marked(
         self,
-        molecules: Sequence[tuple[str, Chem.Mol] | None],
+        molecules: Sequence[Chem.Mol | None],
         *,
         seed: int,
         first: int = 0,
@@ -473,28 +473,25 @@ class StereoFlow(Pretrained, nn.Module):
         The marks of a molecule are a function of the seed and its number, which begins at `first`.
 
         Args:
-            molecules: Canonical SMILES of molecules of at most 255 atoms, and the molecules, which
-                RDKit has just written so.
+            molecules: Sanitized molecules of at most 255 atoms.
             seed: Seed of the sample.
             first: Number of the first molecule.
             temperature: Below 1 for more probable marks.
         """
-        smiles = [None if pair is None else pair[0] for pair in molecules]
+        smiles: list[str | None] = []
         frames, places = [], []
-        for k, pair in enumerate(molecules):
-            frame = None if pair is None else frame_as_written(*pair)[0]
+        for k, mol in enumerate(molecules):
+            frame = None if mol is None else frame_as_written(Chem.MolToSmiles(mol), mol)[0]
+            smiles.append(frame and frame.smiles)
             if frame is not None and frame.elements:
                 frames.append(frame)
                 places.append(k)
-        generators = [
-            # The spawn key sets these numbers apart from those that drew the record.
-            np.random.Generator(
-                np.random.Philox(np.random.SeedSequence((seed, first + k), spawn_key=(0, 0)))
-            )
-            for k in places
-        ]
-        codes = self.draw(frames, generators, temperature=temperature)
-        for k, frame, code in zip(places, frames, codes, strict=True):
+        # The spawn key sets these numbers apart from those that drew the record.
+        keys = (np.random.SeedSequence((seed, first + k), spawn_key=(0, 0)) for k in places)
+        generators = [np.random.Generator(np.random.Philox(key)) for key in keys]
+        for k, frame, code in zip(
+            places, frames, self.draw(frames, generators, temperature=temperature), strict=True
+        ):
             if any(code):
                 smiles[k] = Chem.MolToSmiles(frame.decode(code))
         return smiles

@@ -73,8 +73,14 @@ def _written(mol: Chem.Mol | None) -> str | None:
 
 def strict_smiles(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[str | None]:
     """Return the `strict` SMILES of every graph, None where it is not valid."""
+    return [_written(mol) for mol in strict_molecules(graphs, vocabulary)]
+
+
+def strict_molecules(graphs: PackedGraphs, vocabulary: MoleculeVocabulary) -> list[Chem.Mol | None]:
+    """Return the `strict_molecule` of every graph."""
+    every = map(graphs.graph, range(len(graphs)))
     with quiet():
-        return [strict(graph_to_molecule(*graphs.graph(k), vocabulary)) for k in range(len(graphs))]
+        return [strict_molecule(graph_to_molecule(*graph, vocabulary)) for graph in every]
 
 
 def largest_fragment(mol: Chem.Mol) -> tuple[str | None, float]:
