@@ -166,6 +166,14 @@ Support = Annotated[
         "--support/--no-support",
     ),
 ]
+Stereo = Annotated[
+    bool | None,
+    option(
+        "Draw stereo marks, too, or leave them out.",
+        "--stereo/--no-stereo",
+        show_default="where the model has them",
+    ),
+]
 Properties = Annotated[
     str | None,
     option(

@@ -114,6 +114,7 @@ def generate(
     first: First = 0,
     shard: Shard = None,
     support: options.Support = True,
+    stereo: options.Stereo = None,
     wanted: Wanted = None,
     best_of: BestOf = 1,
     chosen: options.Filter,
@@ -148,7 +149,8 @@ def generate(
 
     from graphcnf.compute.parallel import open_workers
     from graphcnf.molecules.properties import conditions_of, outside_training
-    from graphcnf.sampling.records import Recipe
+    from graphcnf.molecules.stereo_flow import shipped_stereo
+    from graphcnf.sampling.records import Recipe, model_digest
     from graphcnf.sampling.shards import shards_of
 
     if not network.is_raw:
@@ -156,12 +158,16 @@ def generate(
     targets = conditions_of(network, dict(wanted or ()))
     for sentence in outside_training(targets, network.conditions) if targets else ():
         say(f"note: {sentence}")
+    marks = shipped_stereo(network.metadata.get("dataset"))
+    if stereo and marks is None:
+        raise UserError(f"{draw.model} has no stereo: leave --stereo out")
     plain, more = plain_kind(kind), (("log_likelihood",) if likelihood else ())
     properties = tuple(draw.properties or ())
     recipe = Recipe(
         draw.seed, draw.temperature, draw.size, plain,
         columns_of(plain, (*more, *properties), everything=everything), everything, properties,
         targets, best_of, filters,
+        "" if marks is None or stereo is False else model_digest(marks),
     )  # fmt: skip
     records = range(first, first + (draw.number if everything or shard else LARGEST_COUNT))
     parts = [(draw.out, None)]

@@ -172,11 +172,10 @@ class MoleculeFlow:
         if wanted is not None and best_of > 1:
             smiles = strict_smiles(graphs, self.vocabulary)
             graphs = graphs.subset(nearest_of(smiles, wanted, self.model.conditions, best_of))
+        molecules = strict_molecules(graphs, self.vocabulary)
+        smiles = [None if mol is None else Chem.MolToSmiles(mol) for mol in molecules]
         if stereo and self.stereo is not None:
-            molecules = strict_molecules(graphs, self.vocabulary)
-            smiles = self.stereo.marked(molecules, seed=seed, temperature=temperature)
-        else:
-            smiles = strict_smiles(graphs, self.vocabulary)
+            smiles = self.stereo.marked(smiles, molecules, seed=seed, temperature=temperature)
         return MoleculeSample(graphs, smiles)
 
     def grow(self, fragment: str, n: int = 100, *, task: str = "grow", **options) -> MoleculeSample:

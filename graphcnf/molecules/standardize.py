@@ -206,16 +206,20 @@ def _charged(mol: Chem.Mol, states: frozenset[str]) -> Chem.Mol:
 
 
 def protonation_hash(smiles: str) -> int:
-    """Return the hash of a canonical SMILES that all protonation states of a molecule share.
+    """Return the hash of a canonical SMILES that all protonation states and stereoisomers share.
 
     Examples:
         >>> protonation_hash("CC(=O)[O-]") == protonation_hash("CC(=O)O")
         True
+        >>> protonation_hash("C[C@H](F)Cl") == protonation_hash("CC(F)Cl")
+        True
     """
-    if _CHARGE.search(smiles):
+    charged = _CHARGE.search(smiles)
+    if charged or dropped(smiles):
         with quiet():
             mol = Chem.MolFromSmiles(smiles)
-            smiles = smiles if mol is None else canonical_smiles(_uncharger(True).uncharge(mol))
+            mol = _uncharger(True).uncharge(mol) if charged and mol is not None else mol
+            smiles = smiles if mol is None else canonical_smiles(mol)
     return int(hash_each([smiles])[0])
 
 

@@ -15,6 +15,7 @@ amines and metals have no elements: `dropped_marks` names their marks.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -190,6 +191,7 @@ class Frame:
         if not self.actions:
             return code
         seen: list[Code] = []
+        code = self._orbit(code)[0]
         while code not in seen:
             seen.append(code)
             code = self._orbit(self._read_again(code))[0]
@@ -208,7 +210,7 @@ class Frame:
         """Return the categories of the isomeric SMILES of a code."""
         mol = self.decode(code)
         smiles = Chem.MolToSmiles(mol)
-        written = list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+        written = json.loads(mol.GetProp("_smilesAtomOutputOrder"))
         with legacy_perception(), quiet():
             mol = Chem.MolFromSmiles(smiles)
         return self.read(mol, sorted(range(len(written)), key=written.__getitem__))
@@ -269,7 +271,7 @@ def frame_of(mol: Chem.Mol) -> tuple[Frame, list[int]]:
 
 def frame_as_written(smiles: str, plain: Chem.Mol) -> tuple[Frame, list[int]]:
     """Return what `frame_of` does, of a stereo-free molecule that RDKit has just written."""
-    order = list(plain.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+    order = json.loads(plain.GetProp("_smilesAtomOutputOrder"))
     plain = Chem.RenumberAtoms(plain, order)
     return Frame(smiles, plain, _find_elements(plain)), order
 

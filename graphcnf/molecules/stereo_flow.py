@@ -72,7 +72,11 @@ class StereoGraphs:
         kinds = [KINDS.index(kind) for frame in frames for kind in frame.kinds]
         values = [c for code in codes for c in code] if codes is not None else [0] * len(pairs)
         sizes = [frame.mol.GetNumAtoms() for frame in frames]
-        atoms = [_atom_category(atom) for frame in frames for atom in frame.mol.GetAtoms()]
+        atoms = [
+            _atom_category(frame.mol.GetAtomWithIdx(k))
+            for frame, size in zip(frames, sizes, strict=True)
+            for k in range(size)
+        ]
         counts = [len(frame.elements) for frame in frames]
         byte = partial(torch.tensor, dtype=torch.uint8)
         return cls(
@@ -462,30 +466,33 @@ class StereoFlow(Pretrained, nn.Module):
 
     def marked(
         self,
+        smiles: Sequence[str | None],
         molecules: Sequence[Chem.Mol | None],
         *,
         seed: int,
         first: int = 0,
         temperature: float = 1.0,
     ) -> list[str | None]:
-        """Return isomeric SMILES of stereo-free molecules, None for None, with marks drawn.
+        """Return isomeric SMILES of stereo-free molecules with marks drawn.
 
         The marks of a molecule are a function of the seed and its number, which begins at `first`.
 
         Args:
-            molecules: Sanitized molecules of at most 255 atoms.
+            smiles: Canonical SMILES, which stay where there is no molecule or nothing to mark.
+            molecules: Sanitized molecules of at most 255 atoms, or None; RDKit's last writing of
+                each is its SMILES.
             seed: Seed of the sample.
             first: Number of the first molecule.
             temperature: Below 1 for more probable marks.
         """
-        smiles: list[str | None] = []
+        marked = list(smiles)
         frames, places = [], []
-        for k, mol in enumerate(molecules):
-            frame = None if mol is None else frame_as_written(Chem.MolToSmiles(mol), mol)[0]
-            smiles.append(frame and frame.smiles)
-            if frame is not None and frame.elements:
-                frames.append(frame)
-                places.append(k)
+        for k, (text, mol) in enumerate(zip(smiles, molecules, strict=True)):
+            if mol is not None:
+                frame, _ = frame_as_written(str(text), mol)
+                if frame.elements:
+                    frames.append(frame)
+                    places.append(k)
         # The spawn key sets these numbers apart from those that drew the record.
         keys = (np.random.SeedSequence((seed, first + k), spawn_key=(0, 0)) for k in places)
         generators = [np.random.Generator(np.random.Philox(key)) for key in keys]
@@ -493,5 +500,5 @@ class StereoFlow(Pretrained, nn.Module):
             places, frames, self.draw(frames, generators, temperature=temperature), strict=True
         ):
             if any(code):
-                smiles[k] = Chem.MolToSmiles(frame.decode(code))
-        return smiles
+                marked[k] = Chem.MolToSmiles(frame.decode(code))
+        return marked

@@ -91,7 +91,8 @@ def _sdf(row: Mapping[str, Any]) -> str:
             for place in Chem.FindPotentialStereo(mol):
                 if place.type == Chem.StereoType.Bond_Double:
                     bond = mol.GetBondWithIdx(place.centeredOn)
-                    bond.SetStereo(Chem.BondStereo.STEREOANY)
+                    if bond.GetStereo() == Chem.BondStereo.STEREONONE:
+                        bond.SetStereo(Chem.BondStereo.STEREOANY)
         else:
             mol.UpdatePropertyCache(strict=False)
             Chem.FastFindRings(mol)

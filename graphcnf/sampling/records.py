@@ -26,6 +26,7 @@ from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, o
 from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.properties import described, nearest_of
 from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.molecules.stereo_flow import shipped_stereo
 from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.sampling.formats import WRITERS
@@ -51,6 +52,7 @@ class Recipe:
     targets: tuple[float | None, ...] | None = None  # conditions of `GraphCNF.sample_records`
     best_of: int = 1  # candidates for each record, of which the nearest to the targets is kept
     filters: Filters = NO_FILTERS
+    stereo: str = ""  # digest of the density that draws stereo marks; without one, none are drawn
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON values: equal ones determine equal records."""
@@ -78,10 +80,11 @@ def draw_block(
     targets: Sequence[float | None] | None = None,
     best_of: int = 1,
     conventions: tuple[str, ...] = CONVENTIONS,
+    keep: bool = False,
 ) -> tuple[PackedGraphs, pd.DataFrame]:
     """Draw records, and return the graphs with a row of `evaluate_records` for each.
 
-    For the options see `Recipe`, and `evaluate_records` for the conventions of validity.
+    For the options see `Recipe`, and `evaluate_records` for `conventions` and `keep`.
     """
     vocabulary = MoleculeVocabulary.of_model(model)
     graphs = model.sample_records(
@@ -91,7 +94,9 @@ def draw_block(
     if targets is not None and best_of > 1:
         smiles = strict_smiles(graphs, vocabulary)
         graphs = graphs.subset(nearest_of(smiles, targets, model.conditions, best_of))
-    frame = evaluate_records(graphs, vocabulary, first=records.start, conventions=conventions)
+    frame = evaluate_records(
+        graphs, vocabulary, first=records.start, conventions=conventions, keep=keep
+    )
     return graphs, frame
 
 
@@ -99,8 +104,15 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
     """Draw and write a whole block of records."""
     graphs, frame = draw_block(
         model, block, seed=recipe.seed, temperature=recipe.temperature, sizes=recipe.sizes,
-        targets=recipe.targets, best_of=recipe.best_of, conventions=(),
+        targets=recipe.targets, best_of=recipe.best_of, conventions=(), keep=bool(recipe.stereo),
     )  # fmt: skip
+    marked = list(frame["smiles"])
+    if recipe.stereo:
+        stereo = shipped_stereo(model.metadata.get("dataset"))
+        assert stereo is not None
+        options: dict = {"first": block.start, "temperature": recipe.temperature}
+        with one_thread(model.device):
+            marked = stereo.marked(marked, frame["mol"], seed=recipe.seed, **options)
     if "log_likelihood" in recipe.columns:
         frame["log_likelihood"] = molecule_log_likelihoods(
             model, graphs, block, frame, recipe.seed, recipe.targets
@@ -109,7 +121,7 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
     names = [table["name"] for table in model.conditions]
     asked = {k: v for k, v in zip(names, recipe.targets or (), strict=False) if v is not None}
     chemistry = bool(recipe.properties or recipe.filters or asked)
-    for row in frame.to_dict("records"):
+    for row, smiles in zip(frame.to_dict("records"), marked, strict=True):
         mol = Chem.MolFromSmiles(row["smiles"]) if chemistry and row["strict"] else None
         refusal = "" if mol is None else recipe.filters.refusal(mol)
         hash_, text, reached = None, "", {}
@@ -117,6 +129,7 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
             hash_ = None if recipe.everything else protonation_hash(row["smiles"])
             unknown = dict.fromkeys(recipe.properties)
             row |= unknown if mol is None else described(mol, recipe.properties)
+            row["smiles"] = smiles
             text = write({name: row[name] for name in recipe.columns})
             found = {} if mol is None else described(mol, asked)
             reached = {k: (asked[k], v) for k, v in found.items() if math.isfinite(v)}
