@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from typing import NamedTuple
 
 from rdkit import Chem
@@ -140,6 +140,35 @@ class Frame:
 
         ends = [(e.atoms, e.atoms[::-1]) if e.is_double else (e.atoms,) for e in self.elements]
         return [k for k, sides in enumerate(ends) if any(tied(*side) for side in sides)]
+
+    @cached_property
+    def flips(self) -> list[bool]:
+        """For each element, True where parities are exchanged to mean up and down in a drawing.
+
+        A centre in a ring is seen along the ring, in which rings that share a bond run alike (all
+        clockwise, in the plane); other centres by the elements and degrees of their neighbours,
+        double bonds as well. So a code says cis or trans of a ring whatever the numbering.
+        """
+        around = _neighbours_in_rings(self.mol) if "ring" in self.kinds else {}
+
+        def rank(k: int) -> tuple[int, int, int]:
+            atom = self.mol.GetAtomWithIdx(k)
+            return -atom.GetAtomicNum(), -atom.GetDegree(), k
+
+        flips = []
+        for e in self.elements:
+            if e.is_double:
+                near = [
+                    [a.GetIdx() for a in self.mol.GetAtomWithIdx(end).GetNeighbors()]
+                    for end in e.atoms
+                ]
+                first = [min(set(own) - set(e.atoms), key=rank) for own in near]
+                flips.append(sum(r not in e.references for r in first) % 2 == 1)
+            else:
+                own = around.get(e.atoms[0], ())
+                rest = sorted(set(e.references) - set(own), key=rank)
+                flips.append(_odd([*own, *rest]))
+        return flips
 
     def read(self, mol: Chem.Mol, order: Sequence[int] | None = None) -> Code:
         """Return the categories of a molecule's marks as they stand.
@@ -284,6 +313,42 @@ def encode(mol: Chem.Mol) -> tuple[Frame, Code]:
     mol = Chem.RemoveHs(mol) if any(a.GetAtomicNum() == 1 for a in mol.GetAtoms()) else mol
     frame, order = frame_of(mol)
     return frame, frame.normal(frame.read(mol, order))
+
+
+def _neighbours_in_rings(mol: Chem.Mol) -> dict[int, tuple[int, int]]:
+    """Return for each atom in a ring those before and after it in its smallest ring.
+
+    Rings that share a bond run along it in opposite directions, where all of them can.
+    """
+    todo = [_from_lowest(ring) for ring in mol.GetRingInfo().AtomRings()]
+    todo.sort(key=lambda ring: (len(ring), ring), reverse=True)
+    rings: list[list[int]] = []
+    bonds: set[tuple[int, int]] = set()
+    while todo:
+        place, ring = len(todo) - 1, todo[-1]
+        for k in reversed(range(len(todo))):
+            pairs = set(pairwise([*todo[k], todo[k][0]]))
+            if not pairs.isdisjoint(bonds):
+                place, ring = k, todo[k][::-1]
+                break
+            if any((j, i) in bonds for i, j in pairs):
+                place, ring = k, todo[k]
+                break
+        del todo[place]
+        rings.append(ring)
+        bonds.update(pairwise([*ring, ring[0]]))
+    found: dict[int, tuple[int, int]] = {}
+    for ring in sorted(rings, key=lambda ring: (len(ring), sorted(ring))):
+        for before, k, after in zip(ring[-1:] + ring, ring, ring[1:] + ring[:1], strict=False):
+            found.setdefault(k, (before, after))
+    return found
+
+
+def _from_lowest(ring: Sequence[int]) -> list[int]:
+    """Return the atoms of a ring from the lowest one on, towards its lower neighbour."""
+    first = min(range(len(ring)), key=ring.__getitem__)
+    turned = [*ring[first:], *ring[:first]]
+    return turned if turned[1] < turned[-1] else [turned[0], *turned[:0:-1]]
 
 
 def _odd(values: Sequence[int]) -> bool:

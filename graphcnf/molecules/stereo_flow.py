@@ -62,7 +62,7 @@ class StereoGraphs:
     counts: Tensor  # elements of each molecule, (B,) long
     elements: Tensor  # numbers of an element's atoms, the second 0 for a centre, (S, 2) uint8
     kinds: Tensor  # numbers in `KINDS`, (S,) uint8
-    codes: Tensor  # categories of the elements, (S,) uint8
+    codes: Tensor  # categories of the elements, those of `Frame.flips` exchanged, (S,) uint8
 
     @classmethod
     def of(cls, frames: Sequence[Frame], codes: Sequence[Code] | None = None) -> StereoGraphs:
@@ -70,7 +70,9 @@ class StereoGraphs:
         elements = [e for frame in frames for e in frame.elements]
         pairs = [(e.atoms[0] + 1, e.atoms[1] + 1 if e.is_double else 0) for e in elements]
         kinds = [KINDS.index(kind) for frame in frames for kind in frame.kinds]
-        values = [c for code in codes for c in code] if codes is not None else [0] * len(pairs)
+        values = [0] * len(pairs)
+        if codes is not None:
+            values = [c for pair in zip(frames, codes, strict=True) for c in _flipped(*pair)]
         sizes = [frame.mol.GetNumAtoms() for frame in frames]
         atoms = [
             _atom_category(frame.mol.GetAtomWithIdx(k))
@@ -119,6 +121,10 @@ class StereoGraphs:
         out = torch.zeros((*mask.shape, *values.shape[1:]), dtype=torch.long, device=mask.device)
         out[mask] = values.long()
         return out
+
+
+def _flipped(frame: Frame, code: Code) -> Code:
+    return tuple(3 - c if c and f else c for c, f in zip(code, frame.flips, strict=True))
 
 
 def _atom_category(atom: Chem.Atom) -> int:
@@ -462,7 +468,8 @@ class StereoFlow(Pretrained, nn.Module):
         shape = (*context.mask.shape, 1)
         z = self.flow.base.sample(shape, mask=context.mask, generator=generator)
         codes = self.flow.decode(z.to(self.device), context).tolist()
-        return [f.normal(tuple(c[: len(f.elements)])) for f, c in zip(frames, codes, strict=True)]
+        pairs = zip(frames, codes, strict=True)
+        return [f.normal(_flipped(f, c[: len(f.elements)])) for f, c in pairs]
 
     def marked(
         self,
