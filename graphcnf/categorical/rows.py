@@ -20,12 +20,16 @@ from graphcnf.flows.transform import Context
 from graphcnf.limits import Range
 from graphcnf.pretrained import Pretrained
 
+TABLE_ROWS = 8191
+"""Largest number of rows of a table of n-grams; a prime, so that remainders spread."""
+
 
 class CausalAttention(Network):
     """Causal attention: one category per position, each given those before it.
 
-    One stream: position i holds what is known before its category (the category of the position
-    before, how many positions are still to come) and gives the probabilities of its own.
+    One stream: position i holds what is known before its category (the last categories, each and
+    as n-grams by a hash, and how many positions are still to come) and gives the probabilities of
+    its own.
 
     Args:
         cardinality: Number of categories, the same at all positions.
@@ -35,6 +39,7 @@ class CausalAttention(Network):
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
+        grams: Length of the longest n-grams of categories with channels of their own.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -50,6 +55,7 @@ class CausalAttention(Network):
         heads: int = 4,
         expansion: float = 3,
         dropout: float = 0.0,
+        grams: int = 4,
     ):
         super().__init__()
         if cardinality < 1 or positions < 1:
@@ -57,8 +63,11 @@ class CausalAttention(Network):
                 f"positions and categories must be positive: {positions}, {cardinality}"
             )
         self.positions, self.cardinalities = positions, [cardinality]
-        self.initial = nn.Parameter(0.3 * torch.randn(width))
-        self.values = nn.Embedding(cardinality, width)
+        self.grams = grams
+        # The category after the last one stands before the first position.
+        self.values = nn.Embedding(cardinality + 1, width)
+        rows = [min((cardinality + 1) ** n, TABLE_ROWS) for n in range(2, grams + 1)]
+        self.tables = nn.ModuleList(nn.Embedding(count, width) for count in rows)
         self.position = nn.Embedding(positions, width)
         self.remaining = nn.Embedding(positions + 1, width)
         self.by_distance = nn.Parameter(torch.zeros(layers * heads, positions))
@@ -67,25 +76,32 @@ class CausalAttention(Network):
         self.norm = nn.LayerNorm(width)
         self.weight = nn.Parameter(torch.zeros(cardinality, width))
         self.bias = nn.Parameter(torch.zeros(cardinality))
-        for table in (self.values, self.position, self.remaining):
-            nn.init.normal_(table.weight, std=0.3)
+        for table in (self.values, self.position, self.remaining, *self.tables):
+            nn.init.normal_(table.weight, std=0.3 if table not in self.tables else 0.1)
 
     @torch.no_grad()
     def start_from(self, counts: Tensor) -> None:
         """Let training begin with `counts` of categories, (C,)."""
         self.bias.copy_((counts.to(self.bias) + 0.5).log())
 
-    def _inputs(self, before: Tensor | None, first: int, to_come: Tensor) -> Tensor:
+    def before(self, x: Tensor) -> Tensor:
+        """Return the last categories before each position of x (B, L), (B, L, grams)."""
+        start = x.new_full((len(x), self.grams), self.cardinalities[0])
+        return torch.cat([start, x], 1).unfold(1, self.grams, 1)[:, : x.shape[1]]
+
+    def _inputs(self, before: Tensor, first: int, to_come: Tensor) -> Tensor:
         """Return input channels (B, M, C) of positions `first` to `first + M - 1`.
 
-        `before` are the categories of the positions before them, (B, M) long, or (B, M - 1) or None
-        for `first` = 0. `to_come` counts the positions to come, they themselves included, (B, M).
+        `before` are the last categories before each of them, (B, M, grams), and `to_come` counts
+        the positions to come, they themselves included, (B, M).
         """
         number = torch.arange(first, first + to_come.shape[1], device=to_come.device)
-        parts = [] if first else [self.initial.expand(len(to_come), 1, -1)]
-        if before is not None and before.shape[1]:
-            parts.append(self.values(before.clamp(max=self.cardinalities[0] - 1)))
-        return self.dropout(torch.cat(parts, 1) + self.position(number) + self.remaining(to_come))
+        key = before[..., -1]
+        h = self.values(key) + self.position(number) + self.remaining(to_come)
+        for n, table in enumerate(self.tables, 2):
+            key = key * (self.cardinalities[0] + 1) + before[..., -n]
+            h = h + table(key % table.num_embeddings)
+        return self.dropout(h)
 
     def _check_length(self, length: int) -> None:
         if length > self.positions:
@@ -99,8 +115,8 @@ class CausalAttention(Network):
         mask, length = context.mask, x.shape[1]
         self._check_length(length)
         number = torch.arange(length, device=x.device)
-        known = torch.where(mask, x[..., 0], 0)[:, :-1]
-        h = self._inputs(known, 0, (mask.sum(1, keepdim=True) - number).clamp(min=0))
+        before = self.before(torch.where(mask, x[..., 0], 0))
+        h = self._inputs(before, 0, (mask.sum(1, keepdim=True) - number).clamp(min=0))
         distance = number[:, None] - number
         bias = self.by_distance[:, distance.clamp(min=0)] + HIDDEN * (distance < 0)
         h = self.norm(self.blocks(h, bias[None]))
@@ -118,7 +134,8 @@ class CausalState:
     def __init__(self, network: CausalAttention, mask: Tensor):
         self.network, self.order = network, InSequence(mask)
         self.cache = network.blocks.cache(mask)
-        self.before = torch.zeros(len(mask), 1, dtype=torch.long, device=mask.device)
+        first = torch.zeros(len(mask), 1, dtype=torch.long, device=mask.device)
+        self.before = network.before(first)[:, 0]
 
     def step(self) -> Step | None:
         """Return the next position of all unfinished rows; None at the end."""
@@ -126,7 +143,7 @@ class CausalState:
         if at is None:
             return None
         count, number = len(at[0]), at[1]
-        before = self.before[:count] if number else None
+        before = self.before[:count, None]
         h = net._inputs(before, number, self.order.sizes[:count, None] - number)[:, 0]
         # The distances number, ..., 0 of the positions so far.
         bias = net.by_distance[:, : number + 1].flip(1).t()[:, None]
@@ -135,7 +152,7 @@ class CausalState:
 
     def update(self, x: Tensor) -> None:
         """Append the categories x (M, 1) of the current position."""
-        self.before[: len(x)] = x
+        self.before[: len(x)] = torch.cat([self.before[: len(x), 1:], x], 1)
 
     def take(self, rows: Tensor) -> None:
         """Replace the batch by the given rows of it."""
@@ -212,6 +229,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         heads: int = 4,
         expansion: float = 3,
         dropout: Annotated[float, Range(0, 1)] = 0.1,
+        grams: Annotated[int, Range(1, 4)] = 4,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(checked_network(CausalAttention, config), single=True)
@@ -296,7 +314,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
 def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
     """Return a network with the arguments `config`; raise UserError where one is out of range."""
     for name, value in config.items():
-        if name not in ("cardinality", "cardinalities", "dropout") and not value >= 1:
+        if name not in ("cardinality", "cardinalities", "parts", "dropout") and not value >= 1:
             raise UserError(f"{name} must be at least 1, not {value}")
     if not 0 <= config["dropout"] < 1:
         raise UserError(f"dropout must lie in [0, 1), not {config['dropout']}")
