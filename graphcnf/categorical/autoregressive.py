@@ -234,14 +234,9 @@ class AutoregressiveCoupling(Bijection):
             lower, log_p = torch.zeros_like(own_u), torch.zeros_like(own_u)
 
             def choose(at, logits, own=own, own_u=own_u, here=here, lower=lower, log_p=log_p):
-                log_all = logits.log_softmax(-1).double()
-                upper = log_all.exp().cumsum(-1)
-                # The last possible category takes what rounding leaves.
-                below = own_u[at][:, None].minimum(upper[:, -1:] * (1 - 1e-15))
-                value = (below >= upper).sum(-1)
+                value, below, log_width = locate(logits, own_u[at])
                 if ends:
-                    log_p[at] = log_all.gather(-1, value[:, None])[:, 0]
-                    lower[at] = upper.gather(-1, value[:, None])[:, 0] - log_p[at].exp()
+                    lower[at], log_p[at] = below, log_width
                 if each:
                     value = torch.where(here[at], value, logits.shape[-1])
                 own[at] = value
@@ -277,6 +272,16 @@ class AutoregressiveCoupling(Bijection):
         """Return lower ends and log-widths (B, N, V) of the encoding's intervals of x."""
         lower, width = interval_bounds(x, self.network.cardinalities)
         return lower, width.log()
+
+
+def locate(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the categories (M,) whose intervals hold u (M,), lower ends and logs of the widths."""
+    log_all = logits.log_softmax(-1).double()
+    upper = log_all.exp().cumsum(-1)
+    # The last possible category takes what rounding leaves.
+    value = (u[:, None].minimum(upper[:, -1:] * (1 - 1e-15)) >= upper).sum(-1, keepdim=True)
+    log_width = log_all.gather(-1, value)[:, 0]
+    return value[:, 0], upper.gather(-1, value)[:, 0] - log_width.exp(), log_width
 
 
 def _of_positions(context: Context) -> Context:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step
+from graphcnf.categorical.autoregressive import AutoregressiveFlow, Network, Step, locate
 from graphcnf.categorical.flow import check_rows
 from graphcnf.categorical.rows import Rows, checked_network
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.flows.modules import evaluates
-from graphcnf.flows.transform import Context, log_term_dtype
-from graphcnf.limits import Range
+from graphcnf.flows.transform import Context
+from graphcnf.limits import Range, check_temperature
 from graphcnf.pretrained import Pretrained
 
 LARGEST_PAIRS = 2048
@@ -32,12 +34,19 @@ class ColumnAttention(Network):
     possible one. It starts from the pointwise mutual informations of a Chow-Liu tree: with parents
     before children, the untrained network is that tree.
 
+    Categories may be bins of numbers. A category with a place inside is the float k + u, 0 <= u <
+    1. The place has the density 1 + s (2 u - 1), with -1 < s < 1 from the hidden state (a monotone
+    quadratic map of the uniform density; Mueller et al. 2019, arXiv 1808.03856).
+
     In a `Context`, `conditions` (B, N) long are the columns in the order of their steps, `order`
-    where None; `features` (B, N, C) bool the categories that are allowed, all where None. Columns
-    that the mask leaves out have to be last: they are marginalised.
+    where None; `features` (B, N, C + 1) the categories that are allowed, and the place inside if it
+    is known, nan otherwise. Columns that the mask leaves out have to be last: they are
+    marginalised.
 
     Args:
         cardinalities: Number of categories of each column.
+        parts: For each category of each column, one column after the other, the number of parts
+            that it is divided into: 1 for none, 0 for a continuum.
         width: Channels of a column.
         layers: Attention blocks.
         heads: Attention heads.
@@ -52,11 +61,13 @@ class ColumnAttention(Network):
     possible: Tensor
     order: Tensor
     tree: Tensor
+    parts: Tensor
 
     def __init__(
         self,
         cardinalities: Sequence[int],
         *,
+        parts: Sequence[int] | None = None,
         width: int,
         layers: int,
         heads: int = 4,
@@ -84,6 +95,13 @@ class ColumnAttention(Network):
             layers * heads,
         )
         self.norm = nn.LayerNorm(width)
+        self.divided = parts is not None
+        if parts is not None:
+            if len(parts) != total or min(parts) < 0:
+                raise ValueError(f"{len(parts)} parts for {total} categories, or one is negative")
+            self.register_buffer("parts", torch.tensor(parts), persistent=False)
+            self.slope = nn.Parameter(0.3 * torch.randn(total, width))
+            self.tilt = nn.Parameter(torch.zeros(total, width))
         self.weight = nn.Parameter(torch.zeros(total, width))
         self.bias = nn.Parameter(torch.zeros(total))
         paired = total if total <= LARGEST_PAIRS else 0
@@ -115,10 +133,26 @@ class ColumnAttention(Network):
             rank = rank + len(order) * ~given
         return rank.argsort(1)
 
-    def _input(self, column: Tensor, before: Tensor | None) -> Tensor:
-        """Return input channels (..., C) of columns that follow the category number `before`."""
+    def _input(self, column: Tensor, before: Tensor | None, place: Tensor | None) -> Tensor:
+        """Return input channels (..., C) of columns, after a category number and a place in it."""
         value = self.initial if before is None else self.values(before)
+        if before is not None and place is not None and self.divided:
+            parts = self.parts[before]
+            middle = ((place * parts).floor() + 0.5) / parts.clamp(min=1)
+            shift = torch.where(parts == 1, 0.0, torch.where(parts > 1, middle, place) - 0.5)
+            value = value + shift[..., None].to(value.dtype) * self.slope[before]
         return self.dropout(self.target(column) + value)
+
+    def tilts(self, h: Tensor, number: Tensor) -> Tensor:
+        """Return s (M,) float64 of places in the categories with these numbers."""
+        if not self.divided:
+            return torch.zeros(len(number), dtype=torch.float64, device=h.device)
+        s = 0.999 * torch.tanh((h * self.tilt[number]).sum(-1).double())
+        return torch.where(self.parts[number] == 1, 0.0, s)
+
+    def logits(self, hidden) -> Tensor:
+        """Return the first part of the hidden states, which are logits and channels."""
+        return super().logits(hidden[0])
 
     def _limits(self, context: Context) -> tuple[Tensor, Tensor]:
         """Return the order (B, N) of the columns and the possible categories (B or 1, N, C)."""
@@ -126,18 +160,19 @@ class ColumnAttention(Network):
         possible = self.possible[None, : mask.shape[1]]
         return (
             self.ordered(mask) if order is None else order,
-            possible if allowed is None else possible & allowed,
+            possible if allowed is None else possible & (allowed[..., :-1] > 0),
         )
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
-        """Yield all columns in one step; its hidden states are their logits."""
-        mask, x = context.mask, torch.where(context.mask, x[..., 0], 0)
+        """Yield all columns in one step; its hidden states are logits and channels."""
+        mask, (x, inside) = context.mask, split(torch.where(context.mask, x[..., 0], 0))
         order, possible = self._limits(context)
         slot, place = self.slot[: x.shape[1]], order.argsort(1)
         step = torch.arange(x.shape[1], device=x.device)
         number = slot[step, x]
-        before = number.gather(1, order)[:, :-1]
-        h = torch.cat([self._input(order[:, :1], None), self._input(order[:, 1:], before)], 1)
+        before = number.gather(1, order)[:, :-1], inside.gather(1, order)[:, :-1]
+        first = self._input(order[:, :1], None, None)
+        h = torch.cat([first, self._input(order[:, 1:], *before)], 1)
         later = (HIDDEN * (step[:, None] < step)).expand(1, self.heads, -1, -1)
         h = self.norm(self.blocks(h, later))
         h = h.gather(1, place[..., None].expand_as(h))
@@ -147,7 +182,7 @@ class ColumnAttention(Network):
             share = (self.pairs + self.tree)[:, slot][number]  # (B, N, N, K)
             logits = logits + torch.einsum("bijk,bij->bjk", share, known)
         logits = logits.masked_fill(~possible, -math.inf)
-        yield Step(mask.nonzero(as_tuple=True), logits[mask])
+        yield Step(mask.nonzero(as_tuple=True), (logits[mask], h[mask]))
 
     def start(self, context: Context) -> ColumnState:
         """Return the state before the first column."""
@@ -163,6 +198,7 @@ class ColumnState:
         self.order, possible = network._limits(context)
         self.possible = possible.expand(len(self.mask), -1, -1)
         self.before: Tensor | None = None
+        self.place: Tensor | None = None
         self.sums = network.bias.expand(len(self.mask), -1)
 
     def step(self) -> Step | None:
@@ -173,17 +209,20 @@ class ColumnState:
             return None
         column = self.order[:, self.number]
         bias = self.sums.new_zeros(self.number + 1, 1, net.heads)
-        h = net.norm(net.blocks.step(net._input(column, self.before), bias, self.cache))
+        h = net._input(column, self.before, self.place)
+        h = net.norm(net.blocks.step(h, bias, self.cache))
         slot = net.slot[column]
         logits = (net.weight[slot] @ h[..., None])[..., 0] + self.sums.gather(1, slot)
         logits = logits.masked_fill(~self.possible[batch, column], -math.inf)
         self.rows = batch[self.mask[batch, column]]
-        return Step((self.rows, column[self.rows]), logits[self.rows])
+        return Step((self.rows, column[self.rows]), (logits[self.rows], h[self.rows]))
 
     def update(self, x: Tensor) -> None:
-        """Append the categories x (M, 1) of the current columns."""
+        """Append the categories x (M, 1) of the current columns, with places if they are floats."""
         net, column = self.network, self.order[:, self.number]
-        category = torch.zeros_like(column).index_copy(0, self.rows, x[:, 0])
+        x, place = split(x[:, 0])
+        category = torch.zeros_like(column).index_copy(0, self.rows, x)
+        self.place = place.new_zeros(len(column)).index_copy(0, self.rows, place)
         self.before = net.slot[column, category]
         if net.tree.numel():
             self.sums = self.sums + net.pairs[self.before] + net.tree[self.before]
@@ -197,7 +236,15 @@ class ColumnState:
             self.possible[rows],
         )
         self.sums = self.sums[rows]
-        self.before = None if self.before is None else self.before[rows]
+        if self.before is not None and self.place is not None:
+            self.before, self.place = self.before[rows], self.place[rows]
+
+
+def split(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return categories, long, and places in them, float64, of floats k + u; 0 for long ones."""
+    if not x.is_floating_point():
+        return x.long(), torch.zeros_like(x, dtype=torch.float64)
+    return x.floor().long(), (x - x.floor()).double()
 
 
 def chow_liu(
@@ -255,6 +302,9 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
     are marginalised. The densities of several orders are alike, not equal; `log_prob` is that of
     one order. The arguments are those of `ColumnAttention`.
 
+    Categories divided into `parts` are given and drawn as floats, see `ColumnAttention`; the
+    density is that of the place in the category.
+
     Attributes:
         metadata: What is known of the data, JSON.
 
@@ -266,6 +316,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         self,
         cardinalities: list[int],
         *,
+        parts: list[int] | None = None,
         width: int = 64,
         layers: int = 2,
         heads: int = 4,
@@ -287,14 +338,61 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
             ValueError: if `x` or the mask is not what the model takes.
         """
         check_rows(context.mask)
-        self.encoding.check(x, context.mask)
-        return self.flow.log_prob(x.long()[..., None], context)
+        self.encoding.check(split(x)[0], context.mask)
+        if context.mask is None:
+            context = replace(context, mask=torch.ones_like(x, dtype=torch.bool))
+        return self._log_prob(x, context)
+
+    def _log_prob(self, x: Tensor, context: Context) -> Tensor:
+        step = next(self.network.steps(x[..., None], context))
+        (category, place), h = split(x[step.at]), step.hidden[1]
+        log_p = -F.cross_entropy(self.network.logits(step.hidden), category, reduction="none")
+        if self.network.divided:
+            s = self.network.tilts(h, self.network.slot[step.at[1], category])
+            if context.features is not None:  # a place that is given has no density
+                s = torch.where(context.features[step.at][:, -1].isnan(), s, 0)
+            log_p = log_p + torch.log1p(s * (2 * place - 1)).to(log_p.dtype)
+        return log_p.new_zeros(x.shape).index_put(step.at, log_p).sum(1)
 
     def conditional(self, x: Tensor, column: int, context: Context) -> Tensor:
         """Return log-probabilities (B, C) of the categories of a column given those before it."""
         step = next(self.network.steps(x[..., None], context))
-        logits = step.hidden[step.at[1] == column]
-        return logits.to(log_term_dtype(logits)).log_softmax(-1)
+        return self.network.logits(step.hidden)[step.at[1] == column].log_softmax(-1)
+
+    def sample(self, count, length=None, context=Context(), *, sample_posterior=False) -> Tensor:
+        """Draw rows (count, N), as floats with places where categories are divided."""
+        mask, length = context.mask, self.network.columns
+        if mask is None:
+            mask = torch.ones(count, length, dtype=torch.bool, device=self.device)
+        # In float64: a place in a rare category keeps its digits.
+        z = self.base.sample(
+            (count, length, 1), mask=mask, generator=context.generator, device=mask.device,
+            dtype=torch.float64,
+        )  # fmt: skip
+        return self.decode(z, replace(context, mask=mask))
+
+    @torch.no_grad()
+    def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
+        """Return rows (B, N) of latents (B, N, 1), as `sample` does."""
+        check_temperature(context.temperature)
+        if context.mask is None:
+            context = replace(context, mask=torch.ones_like(z[..., 0], dtype=torch.bool))
+        network, u = self.network, torch.sigmoid(z[..., 0].double())
+        x, state = torch.zeros_like(u), network.start(context)
+        while (step := state.step()) is not None:
+            logits = network.logits(step.hidden) / context.temperature
+            category, lower, log_p = locate(logits, u[step.at])
+            share = ((u[step.at] - lower) / log_p.exp()).clamp(0, 1 - 1e-12)
+            # The place inside u solves u + s (u^2 - u) = share.
+            s = network.tilts(step.hidden[1], network.slot[step.at[1], category])
+            root = ((1 - s).square() + 4 * s * share).sqrt()
+            place = (2 * share / (1 - s + root)).clamp(0, 1 - 1e-12)
+            if context.features is not None:
+                known = context.features[step.at][:, -1].double()
+                place = torch.where(known.isnan(), place, known)
+            x[step.at] = category + place
+            state.update(x[step.at][:, None])
+        return x if network.divided else x.floor().long()
 
     def training_loss(self, batch: Rows, *, beta: float = 1.0):
         """Return the negative log-likelihood in nats per column, and metrics.
@@ -307,7 +405,7 @@ class ColumnFlow(Pretrained, AutoregressiveFlow):
         if self.training:
             mask = batch.mask[1::2]
             order[1::2] = (torch.rand(mask.shape, device=mask.device) + ~mask).argsort(1)
-        nats = self.flow.log_prob(batch.values[..., None], Context(batch.mask, conditions=order))
+        nats = self._log_prob(batch.values, Context(batch.mask, conditions=order))
         variables = batch.mask.sum()
         with torch.no_grad():
             bits = -nats.sum() / math.log(2)

@@ -142,8 +142,8 @@ class RowCodec:
         """
         raise NotImplementedError
 
-    def decode(self, rows: Rows, seed: int):
-        """Return items of the user's type; `seed` places numbers within their bins."""
+    def decode(self, rows: Rows):
+        """Return items of the user's type."""
         raise NotImplementedError
 
     def build(self, rows: Rows, chosen: np.ndarray, /, **network):
@@ -238,7 +238,7 @@ class SequenceCodec(RowCodec):
             reasons.append(reason)
         return Rows.of(rows), reasons
 
-    def decode(self, rows, seed):
+    def decode(self, rows):
         """Return the sequences of categories."""
         items = []
         for codes, length in zip(rows.values.tolist(), rows.lengths.tolist(), strict=True):
@@ -305,6 +305,7 @@ def draw_rows(
                 **limits(records[there].clip(max=count - 1)),
             )
             part = flow.sample(len(there), context=context).cpu()
+            values = values.to(part.dtype)
             kept = records[there] < count
             values[records[there][kept], : part.shape[1]] = part[torch.from_numpy(kept)]
     return Rows(values, torch.from_numpy(np.arange(len(prior) - 1) < lengths[:, None]))

@@ -134,7 +134,7 @@ class GraphCodec:
             reasons[numbers[k]] = "more nodes, a longer ring or branch than the model knows"
         return packed.subset(known), reasons
 
-    def decode(self, graphs: PackedGraphs, seed: int) -> list:
+    def decode(self, graphs: PackedGraphs) -> list:
         """Return labelled graphs."""
         write = self._to_networkx if self.source == "networkx" else self._to_data
         found = []

@@ -61,7 +61,9 @@ class CategoricalModel(nn.Module):
 
     Made by `fit`, `for_data` or `from_pretrained`. Data are one of
 
-    - a pandas DataFrame of categorical columns. Where some entries of a column are missing, that is
+    - a pandas DataFrame. Columns are categories, or numbers and times, of which `log_prob` is a
+      density in their units (of times: days, hours, ..., the largest of which all are multiples);
+      whole numbers have a mass. Where some entries of a column are missing, that is
       a category of its own; elsewhere a missing entry is marginalised;
     - a list of strings, or of lists or tuples of hashable symbols. The length is part of the
       density;
@@ -99,9 +101,8 @@ class CategoricalModel(nn.Module):
         Args:
             x: The data.
             seed: Seed of the weights.
-            bins: Bins for a table's columns of numbers, for all of them or by label: about equally
-                many numbers each. Samples have numbers again, uniform in their bin; log-likelihoods
-                are those of the bins.
+            bins: Bins of the numbers of a table, in all columns or by label, with about equally
+                many numbers in each; by the number of rows when None. See `Column.of`.
             node_label: Attribute with a node's label (networkx); the only one when None.
             edge_label: The same of an edge.
             **network: Arguments of `ColumnFlow` for tables and arrays, of `RowFlow` for sequences,
@@ -294,7 +295,7 @@ class CategoricalModel(nn.Module):
         known = codec.present(_all_encoded(codec, x))
         if draw:
             rows = codec.draw(self.flow, len(x), seed=seed, known=known, present=True)
-            table = codec.decode(rows, seed)
+            table = codec.decode(rows)
         else:
             table = codec.most_probable(self.flow, known)
         table.index, filled = x.index, x.copy()
@@ -340,10 +341,7 @@ class CategoricalModel(nn.Module):
             options["known"] = self._table("given").given(given)
         codec: Any = self.codec
         drawn = codec.draw(self.flow, n, seed=seed, temperature=temperature, sizes=sizes, **options)
-        items = codec.decode(drawn, seed)
-        for label, value in (given or {}).items():  # a number, not any number of its bin
-            items[label] = pd.Series([value] * n, dtype=items[label].dtype)
-        return items
+        return codec.decode(drawn)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, with the vocabulary, and `model.safetensors`, both checksummed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from pandas.api import types
 
 from graphcnf.categorical import ColumnFlow, Rows
 from graphcnf.discrete.codec import Reasons, RowCodec, Vocabulary, distinct, draw_rows
+from graphcnf.discrete.numbers import FEW, Bins, default_bins
 from graphcnf.errors import UserError, suggest
 from graphcnf.flows import Context
 from graphcnf.limits import LARGEST_ORDERS, check_integer
@@ -31,11 +32,11 @@ class Column:
     Attributes:
         name: Its label.
         dtype: Its type, as pandas writes it.
-        values: Its values other than missing ones; for numbers the numbers of the K bins.
+        values: Its values other than missing ones; for binned numbers the numbers of the bins.
         missing: Whether missing entries are a category, the last one.
         categories: For categorical columns the type of the categories, and whether they are
             ordered.
-        bins: For numbers the upper end, the lowest and the highest number of each bin, (K, 3).
+        bins: For numbers and times their bins.
     """
 
     name: Any
@@ -43,19 +44,24 @@ class Column:
     values: list[Any]
     missing: bool
     categories: list[Any] | None = None
-    bins: list[list[float]] = field(default_factory=list)
+    bins: Bins | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.bins, dict):
+            self.bins = Bins(**self.bins)
         self.vocabulary = Vocabulary(self.values)
         self.cardinality = max(len(self.values) + self.missing, 1)
 
     @classmethod
     def of(cls, series: pd.Series, bins: int | None = None) -> Column:
-        """Return the vocabulary of a column, of numbers with a number of bins.
+        """Return the vocabulary of a column.
+
+        Numbers and times are binned where `bins` says so, or where there are many: more than `FEW`
+        different ones, or less than three of each. Others are categories.
 
         Raises:
-            UserError: if the column holds numbers or times and `bins` is None, unhashable values,
-                or more than `MOST` different values.
+            UserError: if the column holds unhashable values or infinite numbers, or more than
+                `MOST` different values other than numbers.
         """
         name, dtype = series.name, series.dtype
         present, missing = series[series.notna()], bool(series.isna().any())
@@ -65,18 +71,9 @@ class Column:
             categories = [str(dtype.categories.dtype), bool(dtype.ordered)]
         elif types.is_bool_dtype(dtype):
             values = [False, True]
-        elif types.is_numeric_dtype(dtype):
-            if bins is None:
-                raise UserError(
-                    f"column {name!r} holds numbers ({dtype}): pass bins=10 to bin them, or, where "
-                    f"they are names of categories, x.astype({{{name!r}: 'category'}})"
-                )
-            edges = _bins(present, bins)
-            return cls(name, str(dtype), list(range(len(edges))), missing, bins=edges)
-        elif types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype):
-            raise UserError(
-                f"column {name!r} holds times ({dtype}): bin them with pd.cut, or leave it out"
-            )
+        elif len(present) and _is_number(dtype) and (bins is not None or _is_many(present)):
+            found = Bins.of(present, default_bins(len(series)) if bins is None else bins)
+            return cls(name, str(dtype), list(range(len(found.edges))), missing, bins=found)
         else:
             try:
                 values = distinct(present.tolist())
@@ -95,60 +92,53 @@ class Column:
     @property
     def labels(self) -> list[Any]:
         """Values of the categories, intervals for bins of numbers, None for missing entries."""
-        ends = [pd.Interval(low, high, "both") for _, low, high in self.bins]
-        return (ends or list(self.values)) + [None] * self.missing
+        return (self.bins.labels if self.bins else list(self.values)) + [None] * self.missing
+
+    @property
+    def parts(self) -> list[int]:
+        """Parts that a place in each category is one of, 1 where there are no places, 0 for all."""
+        parts = [max(int(n), 0) if n >= 0 else 1 for n in self.bins.parts] if self.bins else []
+        return parts + [1] * (self.cardinality - len(parts))
 
     def encode(self, series: pd.Series) -> np.ndarray:
-        """Return categories (N,) int64, -1 for unknown values."""
+        """Return categories (N,) float64, of numbers with their places; -1 for unknown values."""
         if self.bins:
             try:
-                numbers = pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)
+                codes = self.bins.encode(series)
             except (TypeError, ValueError):
-                raise UserError(f"column {self.name!r} holds numbers, not {series.dtype}") from None
-            codes = np.searchsorted([end for end, _, _ in self.bins[:-1]], numbers, "left")
-            codes = np.where(np.isinf(numbers), -1, codes)
+                what = "numbers" if self.bins.unit is None else "times"
+                raise UserError(f"column {self.name!r} holds {what}, not {series.dtype}") from None
         else:
             codes = self.vocabulary.encode(series.astype(object))
         return np.where(series.isna(), len(self.values) if self.missing else -1, codes)
 
-    def decode(self, codes: np.ndarray, share: np.ndarray) -> pd.Series:
-        """Return the column of categories (N,); numbers divide their bins by `share` in [0, 1)."""
+    def decode(self, values: np.ndarray) -> pd.Series:
+        """Return the column of categories with places (N,)."""
+        codes = np.floor(values).astype(int)
         absent = codes == len(self.values)
         if self.bins:
-            _, low, high = np.array(self.bins)[np.where(absent, 0, codes)].T
-            whole = types.is_integer_dtype(types.pandas_dtype(self.dtype))
-            numbers = low + share * (high - low + whole)
-            series = pd.Series(np.floor(numbers) if whole else numbers).mask(absent)
-        elif self.categories is not None:
+            numbers = self.bins.decode(np.where(absent, 0, values))
+            return self.bins.series(np.where(absent, np.nan, numbers), self.dtype)
+        if self.categories is not None:
             dtype, ordered = self.categories
             known = pd.Index(self.values, dtype=dtype, tupleize_cols=False)
             codes = np.where(absent, -1, codes)
             series = pd.Series(pd.Categorical.from_codes(codes, known, ordered=ordered))
         else:
-            values = np.empty(len(self.values) + 1, dtype=object)
-            values[:-1] = self.values
-            series = pd.Series(values[codes], dtype=object)
+            named = np.empty(len(self.values) + 1, dtype=object)
+            named[:-1] = self.values
+            series = pd.Series(named[codes], dtype=object)
         return series.astype(self.dtype)
 
 
-def _bins(series: pd.Series, count: int) -> list[list[float]]:
-    """Return bins with about equally many numbers; a frequent number has a bin of its own."""
-    check_integer("bins", count, 1)
-    numbers = np.sort(series.to_numpy(dtype=float))
-    if np.isinf(numbers).any():
-        where = np.isinf(series.to_numpy(dtype=float)).argmax()
-        raise UserError(
-            f"row {series.index[where]!r}, column {series.name!r}: the number "
-            f"{series.iloc[where]} is infinite: replace it"
-        )
-    if not len(numbers):
-        return []
-    shares = np.linspace(0, 1, count + 1)[1:]
-    ends = np.unique(np.quantile(numbers, shares, method="inverted_cdf"))
-    starts = np.concatenate([[0], np.searchsorted(numbers, ends[:-1], "right")])
-    lows, highs = numbers[starts], numbers[np.append(starts[1:], len(numbers)) - 1]
-    rows = np.stack([ends, lows, highs], 1)
-    return (rows.astype(int) if types.is_integer_dtype(series.dtype) else rows).tolist()
+def _is_number(dtype) -> bool:
+    times = types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype)
+    return types.is_numeric_dtype(dtype) or times
+
+
+def _is_many(present: pd.Series) -> bool:
+    different = present.nunique()
+    return different > FEW or 3 * different > len(present)
 
 
 @dataclass
@@ -166,7 +156,7 @@ class TableCodec(RowCodec):
     kind = "table"
     flow_class = ColumnFlow
     arguments = (ColumnFlow,)
-    fixed = ("cardinalities",)
+    fixed = ("cardinalities", "parts")
 
     columns: list[Column]
     array: str | None = None
@@ -178,7 +168,7 @@ class TableCodec(RowCodec):
 
     @classmethod
     def of(cls, data, bins: int | Mapping[Any, int] | None = None) -> TableCodec:
-        """Return the codec of a table with bins for columns of numbers, all of them or by label.
+        """Return the codec of a table; `bins` are those of numbers, of all columns or by label.
 
         Raises:
             UserError: if the table is empty, has a label twice, or a column does not fit; see
@@ -221,29 +211,27 @@ class TableCodec(RowCodec):
             value = table[names[column]].iloc[row]
             value = value.item() if isinstance(value, np.generic) else value
             reasons[row] = f"the value {value!r} in column {names[column]!r}, which training lacked"
-        codes = torch.from_numpy(codes[[reason is None for reason in reasons]])
-        return Rows(codes.clamp(min=0), codes >= 0), reasons
+        found = torch.from_numpy(codes[[reason is None for reason in reasons]].astype(float))
+        return Rows(found.clamp(min=0), found >= 0), reasons
 
-    def decode(self, rows, seed):
-        """Return the table or array of categories; `seed` places numbers within their bins."""
-        shares = []
-        for k in range(len(self.columns)):
-            random = np.random.default_rng(np.random.SeedSequence((seed, k), spawn_key=(1,)))
-            shares.append(random.random(len(rows)))
-        table = self._table(rows.values.cpu().numpy(), shares)
+    def decode(self, rows):
+        """Return the table or array of categories with places."""
+        table = self._table(rows.values.cpu().numpy())
         if self.array is None:
             return table
         array = table.astype(object).to_numpy().astype(self.array)
         return torch.from_numpy(array) if self.tensor else array
 
-    def _table(self, codes: np.ndarray, shares: list[np.ndarray]) -> pd.DataFrame:
-        parts = [c.decode(codes[:, k], shares[k]) for k, c in enumerate(self.columns)]
+    def _table(self, values: np.ndarray) -> pd.DataFrame:
+        parts = [column.decode(values[:, k]) for k, column in enumerate(self.columns)]
         return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
 
     def build(self, rows, chosen, /, **network):
         """Return an untrained flow that is the Chow-Liu tree of the `chosen` rows."""
-        flow = ColumnFlow(self.cardinalities, **network)
-        flow.network.start_from(rows.values[torch.from_numpy(chosen)])
+        parts = [n for column in self.columns for n in column.parts]
+        own = {"parts": parts} if set(parts) != {1} else {}
+        flow = ColumnFlow(self.cardinalities, **own, **network)
+        flow.network.start_from(rows.values[torch.from_numpy(chosen)].long())
         return flow
 
     def number(self, label: Any, what: str) -> int:
@@ -256,10 +244,10 @@ class TableCodec(RowCodec):
 
     def given(self, values: Mapping[Any, Any]) -> Rows:
         """Return a row of the values of some columns; raise UserError for unknown ones."""
-        codes = torch.full((1, len(self.columns)), -1)
+        codes = torch.full((1, len(self.columns)), -1.0, dtype=torch.float64)
         for label, value in values.items():
             column = self.columns[k := self.number(label, "given")]
-            codes[0, k] = int(column.encode(pd.Series([value], dtype=object))[0])
+            codes[0, k] = float(_encoded(column, value)[0])
             if codes[0, k] < 0:
                 known = ", ".join(map(repr, column.values[:8])) if not column.bins else "numbers"
                 raise UserError(f"given: column {label!r} has no value {value!r}; it has {known}")
@@ -270,21 +258,24 @@ class TableCodec(RowCodec):
         missing = torch.tensor(
             [len(c.values) if c.missing and c.values else -1 for c in self.columns]
         )
-        return Rows(rows.values, rows.mask & (rows.values != missing))
+        return Rows(rows.values, rows.mask & (rows.values.floor() != missing))
 
     def _conditions(self, flow: ColumnFlow, known: Rows, present: bool) -> dict[str, torch.Tensor]:
         """Return the order of columns that begins with `known` ones, and the allowed categories.
 
         With `present`, no other column is missing.
         """
-        one = torch.nn.functional.one_hot(known.values, max(self.cardinalities)).bool()
+        category, most = known.values.long(), max(self.cardinalities)
+        one = torch.nn.functional.one_hot(category, most).bool()
         allowed = one | ~known.mask[..., None]
         if present:
             for k, column in enumerate(self.columns):
                 if column.missing and column.values:
                     allowed[:, k, len(column.values)] &= known.mask[:, k]
         order = flow.network.ordered(torch.ones_like(known.mask), known.mask)
-        return {"conditions": order.to(flow.device), "features": allowed.to(flow.device)}
+        place = torch.where(known.mask, known.values - category, torch.nan)
+        features = torch.cat([allowed, place[..., None]], -1)
+        return {"conditions": order.to(flow.device), "features": features.to(flow.device)}
 
     def log_prob(self, flow, rows, orders=1, given=()):
         """Return log-likelihoods of the columns that a row has given some of them, (B,) nats.
@@ -305,7 +296,17 @@ class TableCodec(RowCodec):
                 limits["conditions"] = flow.network.ordered(part.mask, first[there], number)
                 nats = flow.log_prob(part.values, Context(part.mask, **limits))
                 value[number, there.cpu()] = nats.double().cpu()
-        return value.logsumexp(0) - np.log(orders)
+        return value.logsumexp(0) - np.log(orders) + self._log_density(rows, mask & ~first)
+
+    def _log_density(self, rows: Rows, mask: torch.Tensor) -> torch.Tensor:
+        """Return the density of the numbers given their places in bins, of some columns, (B,)."""
+        values, total = rows.values.cpu().numpy(), torch.zeros(len(rows), dtype=torch.float64)
+        for k, column in enumerate(self.columns):
+            if column.bins:
+                there = mask[:, k].cpu().numpy() & (values[:, k] < len(column.values))
+                nats = column.bins.log_density(np.where(there, values[:, k], 0))
+                total += torch.from_numpy(np.where(there, nats, 0))
+        return total
 
     def draw(self, flow, count, *, seed, temperature=1.0, sizes=None, known=None, present=False):
         """Return rows 0 to `count - 1` of the endless sample with this seed.
@@ -354,12 +355,20 @@ class TableCodec(RowCodec):
             part = Rows(known.values[rows], known.mask[rows])
             p = self.conditional(flow, part, k)[:, : len(column.values)]
             below = p.cumsum(1) < p.sum(1, keepdims=True) / 2
-            codes[rows, k] = below.sum(1) if column.bins else p.argmax(1)
-        return self._table(codes, [np.full(len(codes), 0.5)] * len(self.columns))
+            codes[rows, k] = 0.5 + below.sum(1) if column.bins else p.argmax(1)
+        return self._table(codes)
 
     def __str__(self) -> str:
         what = "tables" if self.array is None else "arrays"
         return f"{what} of {len(self.columns)} columns, {sum(self.cardinalities)} categories"
+
+
+def _encoded(column: Column, value: Any) -> np.ndarray:
+    """Return the code of a value, -1 where the column cannot have it."""
+    try:
+        return column.encode(pd.Series([value], dtype=object))
+    except UserError:
+        return np.array([-1.0])
 
 
 def _check_distinct(table: pd.DataFrame) -> None:

@@ -106,9 +106,11 @@ def test_numbers_are_filled_within_their_bins_and_conditions_kept():
     data["name"] = np.where(data["n"] > 40, "old", "young")
     model = CategoricalModel.for_data(data, bins=4, width=16)
     drawn = model.sample(30, given={"x": 0.25, "name": "old"})
-    assert drawn["x"].eq(0.25).all() and drawn["name"].eq("old").all()
+    assert np.allclose(drawn["x"], 0.25) and drawn["name"].eq("old").all()
     filled = model.impute(data.assign(n=np.nan), draw=False)
     assert filled.dtypes.equals(data.dtypes) and filled["n"].between(0, 89).all()
+    p = model.predict_proba(data.head(2), "n")
+    assert (p.columns[0].left, p.columns[-1].right) == (0, np.inf)
     # The tree of the columns, with which the model starts, knows that the young are below 40.
     ages = filled.groupby("name")["n"].mean()
     assert ages["young"] < 40 < ages["old"]

@@ -114,8 +114,6 @@ def test_binned_numbers_come_back_as_numbers():
     model = CategoricalModel.for_data(data, bins=bins, **SMALL)
     drawn = model.sample(400)
     assert drawn.dtypes.equals(data.dtypes)
-    for name in ("gain", "weight", "age"):
-        assert drawn[name].min() >= data[name].min() and drawn[name].max() <= data[name].max()
     assert drawn["weight"].isna().any() and drawn["none"].isna().all()
     # Training starts from the frequencies: four fifths of nothing have a bin of their own.
     assert abs((drawn["gain"] == 0).mean() - (data["gain"] == 0).mean()) < 0.1

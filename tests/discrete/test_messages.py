@@ -32,8 +32,6 @@ PLAIN_EDGE = Data(x=torch.tensor([0, 1]), edge_index=BARE.edge_index)
         (TREE, "from a Graph: give a list of graphs"),
         ([], "from a list: it is empty"),
         ({"a": 1}, r"from a dict: give a DataFrame, a list of strings"),
-        (AGES, r"column 'age' holds numbers \(int64\): pass bins=10 .* 'category'"),
-        (pd.DataFrame({"t": pd.to_datetime(["2026-01-01"])}), "column 't' holds times .* pd.cut"),
         (pd.DataFrame({"id": [str(k) for k in range(1200)]}), "'id' has 1200 different .*leave it"),
         (pd.DataFrame({"x": [[1], [2]]}), r"'x' holds values that are not hashable"),
         (pd.DataFrame({"x": [1j, 2j]}).astype(object), "complex, which cannot be kept"),

@@ -1,0 +1,203 @@
+"""Numbers as categories: bins with a place inside, tails, and values with a mass of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api import types
+
+from graphcnf.errors import UserError
+from graphcnf.limits import check_integer
+
+FEW = 20
+"""Numbers of which a column has no more different ones are categories."""
+
+BELOW, ABOVE = -1, -2
+"""Parts of the bins that are tails."""
+
+UNITS = [24 * 3600 * 10**9, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3]
+"""Units of times in nanoseconds, down to a microsecond: finer ones are lost in float64."""
+
+
+def default_bins(rows: int) -> int:
+    """Return the number of bins for a number of rows: 7 for 128, 16 for 1,000, 40 for 10,000."""
+    return int(np.clip(round(rows**0.4), 4, 64))
+
+
+@dataclass
+class Bins:
+    """Bins of the numbers of a column, without gaps between them, as a density on a line.
+
+    A bin that is no tail is divided by the flow, and has the density of that, divided by its width.
+    The tails have the density `2 s^2 / (s + t)^3` at the distance t from their ends (Pareto, Lomax
+    1954).
+
+    Attributes:
+        edges: Lower end, upper end and parts of each bin, (K, 3): `n` parts for n whole numbers,
+            the upper end not among them; 1 for a value with a mass of its own; 0 for a continuum;
+            `BELOW` or `ABOVE` for a tail.
+        whole: Whether all numbers are whole.
+        scale: Scale s of the tails.
+        unit: For times the unit in nanoseconds.
+    """
+
+    edges: list[list[float]]
+    whole: bool
+    scale: float
+    unit: int | None = None
+
+    def __post_init__(self) -> None:
+        self.low, self.high, self.parts = np.array(self.edges, dtype=float).reshape(-1, 3).T
+
+    @classmethod
+    def of(cls, series: pd.Series, count: int) -> Bins:
+        """Return bins with about equally many of some numbers or times, which are not missing.
+
+        A frequent number has a bin of its own. Numbers of which none is negative have none below 0.
+
+        Raises:
+            UserError: if a number is infinite.
+        """
+        check_integer("bins", count, 1)
+        unit = _unit(series)
+        x = _numbers(series, unit)
+        if np.isinf(x).any():
+            row = np.isinf(x).argmax()
+            raise UserError(
+                f"row {series.index[row]!r}, column {series.name!r}: the number {series.iloc[row]} "
+                "is infinite: replace it"
+            )
+        whole = unit is not None or types.is_integer_dtype(series.dtype)
+        values, counts = np.unique(x, return_counts=True)
+        often = values[counts >= max(2, len(x) / (2 * count))]
+        if whole:
+            ends = np.quantile(x, np.linspace(0, 1, count + 1)[1:], method="inverted_cdf")
+            edges = np.unique(np.concatenate([values[:1], ends + 1, often, often + 1]))
+            points = np.empty(0)
+        else:
+            rest, points = x[~np.isin(x, often)], often
+            inner = np.quantile(rest, np.linspace(0, 1, count + 1)) if len(rest) else []
+            # The end is beyond the highest number, which is inside then.
+            edges = np.unique(np.concatenate([values[:1], inner, points]))
+            edges = np.append(edges[edges < values[-1]], np.nextafter(values[-1], np.inf))
+        parts = np.diff(edges) if whole else np.zeros(len(edges) - 1)
+        # Several of the last bins, and more than rounding where all numbers are equal.
+        last = edges[-1] - edges[max(len(edges) - 1 - max(1, count // 10), 0)]
+        scale = max(last, 1.0 if whole else 1e-6 * max(1.0, abs(edges[-1])))
+        if values[0] >= 0 and not types.is_datetime64_any_dtype(series.dtype):
+            below = [[0.0, edges[0], edges[0] if whole else 0]] if values[0] > 0 else []
+        else:
+            below = [[edges[0] - scale, edges[0], BELOW]]
+        bins = [*below, *np.stack([edges[:-1], edges[1:], parts], 1).tolist()]
+        bins += [[edges[-1], edges[-1] + scale, ABOVE], *([p, p, 1] for p in points.tolist())]
+        # A value stands before the bin that it begins.
+        bins.sort(key=lambda edge: (edge[0], edge[1]))
+        return cls([list(map(float, edge)) for edge in bins], whole, float(scale), unit)
+
+    def encode(self, series: pd.Series) -> np.ndarray:
+        """Return number and place of the bin, k + u with 0 <= u < 1, (N,) float64; -1 without one.
+
+        Raises:
+            ValueError, TypeError: if they are not numbers, or not times.
+        """
+        x = _numbers(series, self.unit)
+        code = np.searchsorted(self.low, x, "right") - 1
+        before = code.clip(min=1) - 1
+        code = np.where((x == self.low[before]) & (self.parts[before] == 1), before, code)
+        fits = np.isfinite(x) & ((code >= 0) | (self.parts[0] == BELOW))
+        code = code.clip(min=0)
+        if self.whole:
+            fits &= x % 1 == 0
+        away = np.where(
+            self.parts[code] == BELOW, self.high[code] - x - self.whole, x - self.low[code]
+        )
+        away = np.where(fits, away + 0.5 * self.whole, 0)
+        width = np.where(self.high > self.low, self.high - self.low, 1)[code]
+        place = np.where(self.parts[code] < 0, 1 - (1 + away / self.scale) ** -2.0, away / width)
+        return np.where(fits, code + place.clip(0, 1 - 1e-12), -1.0)
+
+    def _split(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return bin, place, parts and, for tails, the distance from the end of values k + u."""
+        code = np.floor(value).astype(int)
+        place = value - code
+        return code, place, self.parts[code], self.scale * ((1 - place) ** -0.5 - 1)
+
+    def decode(self, value: np.ndarray) -> np.ndarray:
+        """Return the numbers of values k + u, (N,) float64."""
+        code, place, parts, away = self._split(value)
+        low, high = self.low[code], self.high[code]
+        inside = place * (high - low)
+        if self.whole:
+            inside, away = np.floor(inside), np.floor(away)
+        found = np.where(parts == ABOVE, low + away, low + inside)
+        return np.where(parts == BELOW, high - self.whole - away, found)
+
+    def log_density(self, value: np.ndarray) -> np.ndarray:
+        """Return log(du / dx) of values k + u, (N,) nats; of whole numbers the log of a mass."""
+        code, _, parts, away = self._split(value)
+        width = np.where(self.high > self.low, self.high - self.low, 1)[code]
+        near = 1 + np.floor(away) / self.scale if self.whole else 1 + away / self.scale
+        with np.errstate(divide="ignore"):
+            if self.whole:
+                tail = np.log(near**-2.0 - (near + 1 / self.scale) ** -2.0)
+            else:
+                tail = np.log(2 / self.scale) - 3 * np.log(near)
+        return np.where(parts < 0, tail, -np.log(np.where(parts == 1, 1, width)))
+
+    def series(self, numbers: np.ndarray, dtype: str) -> pd.Series:
+        """Return numbers, nan for missing ones, as a column of a type."""
+        if self.unit is None:
+            series = pd.Series(numbers)
+            return series.round().astype(dtype) if self.whole else series.astype(dtype)
+        known = np.isfinite(numbers)
+        limit = np.iinfo(np.int64).max // self.unit
+        stamps = np.where(known, numbers, 0).clip(-limit, limit).astype(np.int64) * self.unit
+        kind = pd.api.types.pandas_dtype(dtype)
+        if types.is_timedelta64_dtype(kind):
+            return pd.Series(pd.to_timedelta(stamps)).where(known).astype(dtype)
+        zone = getattr(kind, "tz", None)
+        times = pd.Series(pd.to_datetime(stamps)).where(known)
+        return (times.dt.tz_localize("UTC").dt.tz_convert(zone) if zone else times).astype(dtype)
+
+    @property
+    def labels(self) -> list[Any]:
+        """Value of each bin with one, intervals of numbers for the others."""
+        return [
+            low if parts == 1 else pd.Interval(
+                -np.inf if parts == BELOW else low, np.inf if parts == ABOVE else high, "left"
+            )
+            for low, high, parts in self.edges
+        ]  # fmt: skip
+
+
+def _unit(series: pd.Series) -> int | None:
+    """Return the largest unit of which all times are multiples, None for numbers."""
+    if not types.is_datetime64_any_dtype(series.dtype) and not types.is_timedelta64_dtype(
+        series.dtype
+    ):
+        return None
+    stamps = _stamps(series)
+    return next((unit for unit in UNITS if not (stamps % unit).any()), UNITS[-1])
+
+
+def _stamps(times: pd.Series) -> np.ndarray:
+    if getattr(times.dtype, "tz", None) is not None:
+        times = times.dt.tz_convert("UTC").dt.tz_localize(None)
+    kind = "m8[ns]" if types.is_timedelta64_dtype(times.dtype) else "M8[ns]"
+    return times.to_numpy().astype(kind).astype(np.int64)
+
+
+def _numbers(series: pd.Series, unit: int | None) -> np.ndarray:
+    """Return numbers, or times in a unit, (N,) float64, nan where missing."""
+    if unit is None:
+        return pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)
+    if series.dtype == object:  # single values, or missing ones only
+        series = series.infer_objects()
+    if series.isna().all():
+        return np.full(len(series), np.nan)
+    if _unit(series) is None:
+        raise TypeError("not times")
+    return np.where(series.isna(), np.nan, _stamps(series) / unit)

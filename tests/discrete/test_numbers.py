@@ -1,0 +1,118 @@
+"""Numbers and times in tables: densities in their units, masses, tails, and what comes back."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from graphcnf import CategoricalModel
+from graphcnf.discrete.numbers import Bins
+from graphcnf.errors import UserError
+
+RANDOM = np.random.default_rng(0)
+FLOATS = pd.Series(np.where(RANDOM.random(400) < 0.3, 0.0, RANDOM.normal(2, 3, 400)))
+WHOLE = pd.Series(np.where(RANDOM.random(400) < 0.3, 7, RANDOM.integers(-50, 300, 400)))
+
+
+def moved(table, bins=6):
+    """An untrained model, away from its initialisation."""
+    model = CategoricalModel.for_data(table, bins=bins, width=16, layers=1, heads=2)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("x", [FLOATS, WHOLE, FLOATS.abs() + 1, WHOLE.abs()], ids=str)
+def test_bins_cover_the_line_and_come_back(x):
+    bins = Bins.of(x, 8)
+    everywhere = (
+        pd.Series(np.arange(-900, 900)) if bins.whole else pd.Series(RANDOM.normal(0, 99, 999))
+    )
+    for numbers in (x, everywhere):
+        code = bins.encode(numbers)
+        inside = (code >= 0) | (numbers < 0)
+        assert inside.all() and ((code < 0).any() == (x.min() >= 0 > numbers.min()))
+        np.testing.assert_allclose(bins.decode(code[code >= 0]), numbers[code >= 0], rtol=1e-7)
+    assert 8 <= len(bins.edges) <= 24
+
+
+def test_the_density_of_a_mixed_table_integrates_to_one(double):
+    table = pd.DataFrame({"x": FLOATS, "n": WHOLE, "name": np.where(WHOLE > 9, "a", "b")})
+    model = moved(table)
+    # Every whole number in a wide range, three values of x.
+    n = np.arange(-40_000, 40_000)
+    for x, name in ((0.0, "a"), (1.3, "b")):
+        given = pd.DataFrame({"x": x, "n": n, "name": name})
+        p = np.exp(model.log_prob(given, given=["x", "name"]))
+        assert p.sum() == pytest.approx(1, abs=2e-4)
+    # A fine grid between the ends of bins, and the mass at 0.
+    ends = np.unique([edge[:2] for edge in model.codec.columns[0].bins.edges])
+    grid = np.unique(
+        np.concatenate([ends, *(s * np.geomspace(1e-4, 4e4, 20_000) for s in (-1, 1))])
+    )
+    middle, width = (grid[1:] + grid[:-1]) / 2, np.diff(grid)
+    p = np.exp(
+        model.log_prob(pd.DataFrame({"x": middle, "n": 7, "name": "a"}), given=["n", "name"])
+    )
+    zero = pd.DataFrame({"x": [0.0], "n": 7, "name": "a"})
+    mass = np.exp(model.log_prob(zero, given=["n", "name"]))[0]
+    assert (p * width).sum() + mass == pytest.approx(1, abs=2e-3) and 0.05 < mass < 0.9
+
+
+def test_samples_have_the_density_and_later_columns_see_the_place(double):
+    table = pd.DataFrame({"x": FLOATS, "n": WHOLE})
+    model = moved(table, bins=3)
+    drawn = model.sample(4000, given={"n": 7}, seed=1)
+    assert drawn.dtypes.equals(table.dtypes) and drawn["n"].eq(7).all()
+    assert (drawn["x"] == 0).any() and drawn["x"].nunique() > 1000
+    # The distribution function of the density, integrated between the samples.
+    low, high = np.quantile(table["x"], [0.1, 0.9])
+    grid = np.linspace(low, high, 20_001)
+    middle = pd.DataFrame({"x": (grid[1:] + grid[:-1]) / 2, "n": 7})
+    p = np.exp(model.log_prob(middle, given=["n"])).cumsum() * (grid[1] - grid[0])
+    x = np.sort(drawn["x"][(drawn["x"] > low) & (drawn["x"] < high) & (drawn["x"] != 0)])
+    expected = np.interp(x, grid[1:], p)
+    assert abs(expected - np.arange(1, len(x) + 1) / 4000).max() < 0.035
+    # Two places in one bin are two conditions, and given numbers are kept.
+    odds = model.log_prob(pd.DataFrame({"x": [2.0, 2.9], "n": 7}), given=["x"])
+    assert abs(odds[0] - odds[1]) > 1e-4
+    assert model.sample(3, given={"x": 2.34})["x"].tolist() == pytest.approx([2.34] * 3, abs=1e-6)
+
+
+def test_any_ordinary_frame_comes_as_it_is(tmp_path):
+    days = pd.date_range("2024-01-01", periods=300)
+    frame = pd.DataFrame(
+        {
+            "flag": RANDOM.integers(0, 2, 300),
+            "age": pd.array(RANDOM.integers(18, 90, 300), dtype="Int64"),
+            "price": RANDOM.lognormal(size=300),
+            "day": RANDOM.permutation(days),
+            "at": pd.Series(days + pd.Timedelta("90min")).dt.tz_localize("Europe/Berlin"),
+            "took": pd.to_timedelta(RANDOM.integers(1, 5000, 300), unit="s"),
+            "name": RANDOM.choice(["a", "b"], 300),
+            "none": np.nan,
+        }
+    )
+    frame.loc[::7, ["age", "price", "day"]] = None
+    model = CategoricalModel.fit(frame, steps=2, network={"width": 16})
+    drawn = model.sample(200)
+    assert drawn.dtypes.equals(frame.dtypes) and set(drawn["flag"]) == {0, 1}
+    assert (drawn["price"].dropna() >= 0).all() and (drawn["took"] > pd.Timedelta(-1)).all()
+    assert (
+        drawn["day"].isna().any()
+        and (drawn["day"].dropna() == drawn["day"].dropna().dt.floor("D")).all()
+    )
+    for data in (frame, drawn):
+        assert np.isfinite(model.log_prob(data)).all()
+    model.save_pretrained(tmp_path)
+    back = CategoricalModel.from_pretrained(tmp_path)
+    assert np.array_equal(back.log_prob(frame), model.log_prob(frame))
+    filled = model.impute(frame)
+    assert filled.drop(columns="none").notna().all(axis=None) and filled.dtypes.equals(frame.dtypes)
+    assert model.reasons(frame.head(1).assign(price=-1.0)) == [
+        "the value -1.0 in column 'price', which training lacked"
+    ]
+    with pytest.raises(UserError, match="row 5, column 'x': the number inf is infinite"):
+        CategoricalModel.for_data(pd.DataFrame({"x": [*range(5), np.inf]}, dtype=float))
