@@ -15,6 +15,7 @@ _HOMES = {
     "MoleculeFlow": "graphcnf.molecules.flow",
     "PackedGraphs": "graphcnf.graphs",
     "evaluate": "graphcnf.evaluation.evaluate",
+    "evaluate_table": "graphcnf.discrete.scores",
     "finetune": "graphcnf.training.finetuning",
     "fit": "graphcnf.training.loop",
     "optimize": "graphcnf.optimization.run",

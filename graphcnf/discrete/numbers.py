@@ -63,7 +63,7 @@ class Bins:
         """
         check_integer("bins", count, 1)
         unit = _unit(series)
-        x = _numbers(series, unit)
+        x = as_numbers(series, unit)
         if np.isinf(x).any():
             row = np.isinf(x).argmax()
             raise UserError(
@@ -103,7 +103,7 @@ class Bins:
         Raises:
             ValueError, TypeError: if they are not numbers, or not times.
         """
-        x = _numbers(series, self.unit)
+        x = as_numbers(series, self.unit)
         code = np.searchsorted(self.low, x, "right") - 1
         before = code.clip(min=1) - 1
         code = np.where((x == self.low[before]) & (self.parts[before] == 1), before, code)
@@ -173,6 +173,12 @@ class Bins:
         ]  # fmt: skip
 
 
+def is_numeric(dtype) -> bool:
+    """Return True for the types of numbers and times; truth values are none."""
+    times = types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype)
+    return times or (types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype))
+
+
 def _unit(series: pd.Series) -> int | None:
     """Return the largest unit of which all times are multiples, None for numbers."""
     if not types.is_datetime64_any_dtype(series.dtype) and not types.is_timedelta64_dtype(
@@ -190,7 +196,7 @@ def _stamps(times: pd.Series) -> np.ndarray:
     return times.to_numpy().astype(kind).astype(np.int64)
 
 
-def _numbers(series: pd.Series, unit: int | None) -> np.ndarray:
+def as_numbers(series: pd.Series, unit: int | None) -> np.ndarray:
     """Return numbers, or times in a unit, (N,) float64, nan where missing."""
     if unit is None:
         return pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)

@@ -13,7 +13,7 @@ from pandas.api import types
 
 from graphcnf.categorical import ColumnFlow, Rows
 from graphcnf.discrete.codec import Reasons, RowCodec, Vocabulary, distinct, draw_rows
-from graphcnf.discrete.numbers import FEW, Bins, default_bins
+from graphcnf.discrete.numbers import FEW, Bins, default_bins, is_numeric
 from graphcnf.errors import UserError, suggest
 from graphcnf.flows import Context
 from graphcnf.limits import LARGEST_ORDERS, check_integer
@@ -71,7 +71,7 @@ class Column:
             categories = [str(dtype.categories.dtype), bool(dtype.ordered)]
         elif types.is_bool_dtype(dtype):
             values = [False, True]
-        elif len(present) and _is_number(dtype) and (bins is not None or _is_many(present)):
+        elif len(present) and is_numeric(dtype) and (bins is not None or _is_many(present)):
             found = Bins.of(present, default_bins(len(series)) if bins is None else bins)
             return cls(name, str(dtype), list(range(len(found.edges))), missing, bins=found)
         else:
@@ -129,11 +129,6 @@ class Column:
             named[:-1] = self.values
             series = pd.Series(named[codes], dtype=object)
         return series.astype(self.dtype)
-
-
-def _is_number(dtype) -> bool:
-    times = types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype)
-    return types.is_numeric_dtype(dtype) or times
 
 
 def _is_many(present: pd.Series) -> bool:

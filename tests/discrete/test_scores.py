@@ -1,0 +1,84 @@
+"""The evaluation of synthetic tables, beside definitions written out and beside sdmetrics."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from graphcnf import evaluate_table
+from graphcnf.errors import UserError
+
+pytest.importorskip("sklearn")
+
+
+def table(rows, seed, shift=0.0):
+    random = np.random.default_rng(seed)
+    x = random.normal(shift, 1, rows)
+    frame = pd.DataFrame(
+        {
+            "x": x,
+            "n": random.poisson(3 + (x > 0)),
+            "kind": np.where(random.random(rows) < 0.5 + 0.3 * np.tanh(x), "a", "b"),
+            "other": random.choice(["p", "q", "r"], rows),
+            "day": pd.Timestamp("2024-01-01") + pd.to_timedelta(random.integers(0, 99, rows), "D"),
+        }
+    )
+    frame.loc[::9, ["x", "kind"]] = None
+    return frame
+
+
+REAL, ALIKE, SHIFTED = table(600, 0), table(600, 1), table(600, 2, shift=1.0)
+
+
+def test_equal_tables_have_no_errors_and_others_have():
+    same = evaluate_table(REAL, REAL.sample(frac=1, random_state=0))
+    errors = [same[name] for name in ("shape_error", "trend_error", "closest")]
+    assert errors == pytest.approx([0, 0, 0], abs=1e-9)
+    alike, shifted = (evaluate_table(REAL, synthetic) for synthetic in (ALIKE, SHIFTED))
+    assert 0.5 < alike["shape_error"] < 5 < shifted["shape_error"]
+    assert alike["trend_error"] < shifted["trend_error"]
+    assert alike["detection"] < 0.6 < shifted["detection"]
+    # x alone: the largest difference of the distribution functions.
+    a, b = REAL["x"].dropna(), SHIFTED["x"].dropna()
+    expected = max(abs((a <= t).mean() - (b <= t).mean()) for t in [*a, *b])
+    found = evaluate_table(REAL[["x"]], SHIFTED[["x"]])
+    assert found["shape_error"] == pytest.approx(100 * expected)
+
+
+def test_copies_are_found_and_a_target_is_predicted():
+    held_out = table(600, 3)
+    options = {"held_out": held_out, "target": "kind"}
+    new = evaluate_table(REAL, ALIKE, **options)
+    copied = evaluate_table(REAL, REAL, **options)
+    assert copied["copies"] > 0.95 and 0.4 < new["copies"] < 0.6
+    assert copied["closest"] == 0 < new["closest"]
+    assert new["closest"] == pytest.approx(new["closest_held_out"], rel=0.2)
+    assert copied["utility"] == copied["utility_real"]
+    assert abs(new["utility"] - new["utility_real"]) < 0.15
+
+
+def test_errors_are_those_of_sdmetrics():
+    properties = pytest.importorskip("sdmetrics.reports.single_table._properties")
+    kinds = {"x": "numerical", "n": "numerical", "kind": "categorical", "other": "categorical"}
+    columns = {name: {"sdtype": kind} for name, kind in kinds.items()}
+    columns["day"] = {"sdtype": "datetime", "datetime_format": "%Y-%m-%d"}
+    shape, trend = (
+        prop().get_score(REAL, SHIFTED, {"columns": columns})
+        for prop in (properties.ColumnShapes, properties.ColumnPairTrends)
+    )
+    found = evaluate_table(REAL, SHIFTED)
+    assert found["shape_error"] == pytest.approx(100 * (1 - shape), abs=1e-6)
+    assert found["trend_error"] == pytest.approx(100 * (1 - trend), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: evaluate_table(REAL, REAL[["x"]]), "synthetic: the columns differ"),
+        (lambda: evaluate_table(REAL, REAL.head(0)), "synthetic: the table has no rows"),
+        (lambda: evaluate_table(REAL, ALIKE, target="y"), "target: the table has no column 'y'"),
+        (lambda: evaluate_table(REAL, ALIKE, seed=-1), "seed must be an integer"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
