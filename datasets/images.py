@@ -118,11 +118,7 @@ def load_images(path: str | Path | None = None, *, bits: int = 8) -> ImageDatase
 
 
 def images_of_model(model: Any, name: str) -> ImageDataset:
-    """Load the images that an image model was trained on; `name` is that of the model in errors.
-
-    Raises:
-        UserError: They are not there, or not the model's.
-    """
+    """Load the images that an image model was trained on, or raise `UserError`, which names it."""
     options = model.metadata.get("data")
     if not isinstance(options, dict):
         raise UserError(f"{name}: config.json does not say which images it was trained on")
@@ -221,11 +217,7 @@ def read_cifar(path: Path) -> np.ndarray:
 
 
 def read_png(paths: Sequence[Path]) -> np.ndarray:
-    """Return images (N, C, H, W) uint8, C = 1 if all are grey, else 3; drop transparency.
-
-    Raises:
-        UserError: Pillow is missing, a file cannot be read, or its size is not that of the first.
-    """
+    """Return images (N, C, H, W) uint8, C = 1 if all are grey, else 3; drop transparency."""
     try:
         from PIL import Image
     except ImportError:

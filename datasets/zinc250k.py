@@ -79,11 +79,7 @@ def load_zinc250k(
 
 
 def read_split_indices(path: str | Path, rows: int) -> np.ndarray:
-    """Return the row numbers of a JSON list, sorted.
-
-    Raises:
-        UserError: The file is missing, no list of whole numbers, or names rows that do not exist.
-    """
+    """Return the row numbers of a JSON list, sorted, or raise `UserError`."""
     try:
         numbers = read_json(expand_user(path))
     except OSError as error:

@@ -223,9 +223,6 @@ def cosine(generated: Histogram, reference: Histogram) -> float:
     """Return the cosine of the angle between two histograms, Frag and Scaf of MOSES.
 
     In [0, 1], higher is better; 1 means the same proportions.
-
-    Raises:
-        Unavailable: One of the sets has nothing to count.
     """
     for name, counts in (("generated", generated), ("reference", reference)):
         if not counts:
@@ -296,14 +293,10 @@ def nspdk_sums(mols: Sequence[Chem.Mol]) -> np.ndarray:
     distance between their centres (both up to 4), hashed into 2^16 bins and scaled to unit length
     (Costa & De Grave 2010, computed by EDeN). Labels are those of GDSS, so that figures compare
     with published ones: the element of an atom, and the whole part of a bond order of the aromatic
-    molecule, so that an aromatic bond counts as single; formal charges do not count. Python's
-    hashes of strings change from run to run, so elements enter as atomic numbers.
+    molecule, so that an aromatic bond counts as single; formal charges do not count.
 
     Returns:
         (65538,) float64, the last one the number of molecules.
-
-    Raises:
-        Unavailable: The package eden-kernel is missing.
     """
     try:
         from eden.graph import Vectorizer
@@ -317,6 +310,7 @@ def _nspdk_graph(mol: Chem.Mol):
     import networkx as nx
 
     graph = nx.Graph()
+    # Python's hashes of strings change from run to run, so elements enter as atomic numbers.
     for atom in mol.GetAtoms():
         graph.add_node(atom.GetIdx(), label=atom.GetAtomicNum())
     for bond in mol.GetBonds():
@@ -342,9 +336,6 @@ def chemnet_sums(mols: Sequence[Chem.Mol], device: str = "cpu") -> np.ndarray:
     Returns:
         Sum of the outer products of (1, activations), (513, 513) float64: the number of molecules
         in the corner, the sums of the activations beside it.
-
-    Raises:
-        Unavailable: The package fcd_torch is missing.
     """
     network = _chemnet(device)
     import torch
@@ -364,10 +355,6 @@ def frechet_distance(generated: np.ndarray, reference: np.ndarray) -> float:
     `|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))` of the normal distributions of two `chemnet_sums`,
     with fcd_torch's square root. At least 0, lower is better. It falls with the number of
     molecules: compare sets of one size only.
-
-    Raises:
-        Unavailable: The package fcd_torch is missing, there are fewer than two molecules, or the
-            distance has no finite value.
     """
     fcd_torch = _fcd_torch()
     moments = [*_moments(generated), *_moments(reference)]

@@ -85,15 +85,14 @@ Molecules = SetStatistics | Iterable[Chem.Mol | str]
 def compare(
     generated: Molecules, reference: Molecules, *, metrics: Sequence[str] | None = None
 ) -> Comparison:
-    """Compare a set of generated molecules with a reference.
+    """Compare a set of generated molecules, valid ones, with a reference.
 
-    Args:
-        generated: Valid molecules, or their `set_statistics`.
-        reference: As `generated`; give the statistics where several sets share a reference.
-        metrics: Names from `METRICS`; None for all.
+    Give `set_statistics` of a set where several comparisons share it. `metrics` are names from
+    `METRICS`, None for all.
 
     Raises:
-        ValueError: There is no such metric, or a SMILES is not valid.
+        UserError: There is no such metric.
+        ValueError: A SMILES is not valid.
     """
     chosen = chosen_metrics(metrics)
     one, other = (
@@ -139,11 +138,11 @@ def set_statistics(
         workers: Processes, or a cluster; None for one per core. The result does not depend on it.
         device: Device of ChemNet.
         label: Short name of the set for the progress bar and the cache file.
-        use_cache: True to read the result where the same molecules were described before, and else
-            to write it.
+        use_cache: Read the result where the same molecules were described before, else write it.
 
     Raises:
-        ValueError: There is no such metric, or a SMILES is not valid.
+        UserError: There is no such metric.
+        ValueError: A SMILES is not valid.
     """
     features = features_of(metrics)
     if isinstance(molecules, str | Chem.Mol):

@@ -194,10 +194,7 @@ class Records:
     def read(cls, file: str, column: str | None = None, content: bytes | None = None) -> Records:
         """Read the records of a file, or count those of a folder of parts, in order of their names.
 
-        Args:
-            file: The file; "-" for `content` from standard input.
-            column: Column of a table.
-            content: The file's bytes where they are at hand.
+        `file` may be "-" for `content` from standard input; `column` is that of a table.
 
         Raises:
             UserError: There are none.
@@ -225,11 +222,7 @@ class Records:
 
     @classmethod
     def of(cls, molecules: Iterable[str | Chem.Mol | None], name: str) -> Records:
-        """Take SMILES, molecules, or None for a record that could not be read.
-
-        Raises:
-            UserError: There are none.
-        """
+        """Take SMILES, molecules, or None for a record that could not be read."""
         smiles = [unsanitized_smiles(m) if isinstance(m, Chem.Mol) else m for m in molecules]
         if not smiles:
             raise UserError(f"{name}: there are no molecules to evaluate")

@@ -75,8 +75,7 @@ class OptimizationResult:
     def to_frame(self, best: int | None = None) -> pd.DataFrame:
         """Return the `best` molecules, best first, or every call in order.
 
-        Columns are `call` (from 1 on), `smiles`, `score`, one per objective, `source`, and with all
-        calls `error`.
+        Columns: `call` (from 1), `smiles`, `score`, one per objective, `source`, of all `error`.
         """
         import pandas as pd
 
