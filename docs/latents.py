@@ -93,11 +93,11 @@ def learn(name: str, types: Tensor, steps: int) -> tuple[CategoricalFlow, float]
         The flow, and an upper bound on the bits of an atom.
     """
     shares, options = shares_of(types), dict(ENCODINGS[name])
-    if name in ("mixture", "linear"):
-        options["prior"] = shares.tolist()
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         encoding = make_encoding(name, len(shares), None if name == "argmax" else 2, **options)
+        if name in ("mixture", "linear"):
+            encoding.log_prior.data.copy_(shares.log())
         couplings = coupling_stack(
             lambda _, outputs: Perceptron(outputs), channels=2, couplings=4, mixtures=6
         )

@@ -9,10 +9,17 @@ from graphcnf.categorical.autoregressive import (
     Step,
 )
 from graphcnf.categorical.columns import ColumnAttention, ColumnFlow
-from graphcnf.categorical.densities import LinearFlowEncoding, MixtureEncoding, VariationalEncoding
-from graphcnf.categorical.disjoint import ArgmaxEncoding, DequantizationEncoding, IntervalEncoding
-from graphcnf.categorical.encoding import Encoded, Encoding
-from graphcnf.categorical.factory import make_encoding
+from graphcnf.categorical.encoding import (
+    ArgmaxEncoding,
+    DequantizationEncoding,
+    Encoded,
+    Encoding,
+    IntervalEncoding,
+    LinearFlowEncoding,
+    MixtureEncoding,
+    VariationalEncoding,
+    make_encoding,
+)
 from graphcnf.categorical.flow import Bound, CategoricalFlow
 from graphcnf.categorical.rows import CausalAttention, RowFlow, Rows
 from graphcnf.categorical.sets import SetFlow

@@ -22,8 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphcnf.categorical.disjoint import IntervalEncoding, interval_bounds, interval_category
-from graphcnf.categorical.encoding import expand
+from graphcnf.categorical.encoding import (
+    IntervalEncoding,
+    expand,
+    interval_bounds,
+    interval_category,
+)
 from graphcnf.categorical.flow import CategoricalFlow
 from graphcnf.flows.transform import Bijection, Context, log_term_dtype, masked, sum_log_term
 from graphcnf.limits import check_temperature
@@ -31,12 +35,9 @@ from graphcnf.limits import check_temperature
 
 @dataclass
 class Step:
-    """M positions that are decided together, `at` this index of categories (B, N, V).
+    """M positions that are decided together, with the hidden state of their first variable."""
 
-    The network gives the logits of their first variable from `hidden`.
-    """
-
-    at: tuple
+    at: tuple  # their index in categories (B, N, V)
     hidden: Any
 
 
@@ -92,12 +93,8 @@ class Network(nn.Module):
 class InSequence:
     """Positions one after the other; rows that are complete leave the batch.
 
-    The real positions of a row, those of the mask (B, N), come first.
-
-    Attributes:
-        rows: Numbers of the rows, the longest first, (B,) long.
-        sizes: Their numbers of positions, (B,) long.
-        number: Number of the current position, -1 before the first one.
+    The real positions of a row, those of the mask (B, N), come first. `rows` are the numbers of the
+    rows (B,), the longest first, `sizes` (B,) their numbers of positions.
     """
 
     def __init__(self, mask: Tensor):
@@ -128,14 +125,12 @@ class AutoregressiveCoupling(Bijection):
 
     With u = sigmoid(z), the category x that z encodes, and the conditional distribution function F
     of the categories, u' = F(x - 1) + p(x) (u - lower(x)) / width(x). The output is logit(u').
-
     `rules(hidden)` returns the allowed categories (M, C) bool of the next variable, if there are
     further limits; probabilities are normalised over the allowed ones.
     """
 
     tempers = True
-    # A `Network`; its further methods are known where its class is.
-    network: Any
+    network: Any  # a `Network`, with the methods of its class
 
     def __init__(self, network: Network, rules: Callable[[Any], Tensor] | None = None):
         super().__init__()
@@ -184,7 +179,6 @@ class AutoregressiveCoupling(Bijection):
         return lower, log_p.double().exp()
 
     def _given(self, x: Tensor, context: Context, ends: bool = False) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities of categories x and, if `ends`, their intervals' lower ends."""
         dtype = log_term_dtype(next(self.network.parameters()))
         all_log_p = torch.zeros(x.shape, dtype=dtype, device=x.device)
         all_lower = torch.zeros_like(all_log_p, dtype=torch.float64)
@@ -218,10 +212,7 @@ class AutoregressiveCoupling(Bijection):
         return self._drawn(z, context, ends=False)[0]
 
     def _drawn(self, z: Tensor, context: Context, ends: bool) -> tuple[Tensor, ...]:
-        """Return categories of base latents z (B, N, V) and, if `ends`, the intervals that hold z.
-
-        The intervals are lower ends and logs of the widths, (B, N, V) each.
-        """
+        """Return categories and, if `ends`, lower ends and log-widths of intervals, (B, N, V)."""
         mask, each = context.mask, context.mask.dim() == 3
         absent = torch.tensor(self.network.cardinalities, device=z.device)
         u = torch.sigmoid(z.double())
@@ -255,8 +246,7 @@ class AutoregressiveCoupling(Bijection):
         x = masked(x, mask)
         category = self.categories(x, mask)
         log_p, lower = self._given(category, context, ends=True)
-        own = self._own(category)
-        return _moved(torch.sigmoid(x.double()), own, (lower, log_p.double()), mask, x, 0.0)
+        return self._moved(x, category, None, (lower, log_p.double()), mask, 0.0)
 
     @torch.no_grad()
     def inverse_and_logdet(self, z, context=Context()):
@@ -265,13 +255,24 @@ class AutoregressiveCoupling(Bijection):
         category, *drawn = self._drawn(z, context, ends=True)
         # Far enough from the ends that rounding to the type of z keeps the category.
         margin = 1e-9 if z.dtype == torch.float64 else 1e-5
-        u, own = torch.sigmoid(z.double()), self._own(category)
-        return _moved(u, drawn, own, expand(context.mask, z), z, margin)
+        return self._moved(z, category, drawn, None, expand(context.mask, z), margin)
 
-    def _own(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return lower ends and log-widths (B, N, V) of the encoding's intervals of x."""
-        lower, width = interval_bounds(x, self.network.cardinalities)
-        return lower, width.log()
+    def _moved(self, z, category, source, target, mask, margin) -> tuple[Tensor, Tensor]:
+        """Map sigmoid(z) linearly from intervals to others: logits (B, N, V) and the log-det.
+
+        Intervals are lower ends and logs of the widths, None for those of the encoding; `margin` is
+        the share that is kept free at either end.
+        """
+        lower, width = interval_bounds(category, self.network.cardinalities)
+        own = lower, width.log()
+        (lower, log_width), (new_lower, new_log_width) = source or own, target or own
+        u = torch.sigmoid(z.double())
+        share = ((u - lower) / log_width.exp()).clamp(margin, 1 - margin)
+        moved = (new_lower + new_log_width.exp() * share).clamp(1e-15, 1 - 1e-15)
+        log_det = new_log_width - log_width + torch.log(u) + torch.log1p(-u)
+        log_det = log_det - torch.log(moved) - torch.log1p(-moved)
+        out = torch.where(mask, torch.logit(moved), 0.0).to(z.dtype)
+        return out, sum_log_term(log_det, mask).to(log_term_dtype(z))
 
 
 def locate(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -288,21 +289,6 @@ def _of_positions(context: Context) -> Context:
     """Return the context with a mask of whole positions (B, N)."""
     mask = context.mask
     return context if mask.dim() == 2 else replace(context, mask=mask.any(-1))
-
-
-def _moved(u, source, target, mask, like, margin) -> tuple[Tensor, Tensor]:
-    """Map points u (B, N, V) float64 linearly from intervals to others on the unit line.
-
-    Intervals are lower ends and logs of the widths; `margin` is the share that is kept free at
-    either end. Returns logits (B, N, V) of the new points in the type of `like`, and the log-det.
-    """
-    (lower, log_width), (new_lower, new_log_width) = source, target
-    share = ((u - lower) / log_width.exp()).clamp(margin, 1 - margin)
-    moved = (new_lower + new_log_width.exp() * share).clamp(1e-15, 1 - 1e-15)
-    log_det = new_log_width - log_width + torch.log(u) + torch.log1p(-u)
-    log_det = log_det - torch.log(moved) - torch.log1p(-moved)
-    out = torch.where(mask, torch.logit(moved), 0.0).to(like.dtype)
-    return out, sum_log_term(log_det, mask).to(log_term_dtype(like))
 
 
 class AutoregressiveFlow(CategoricalFlow):
@@ -325,7 +311,7 @@ class AutoregressiveFlow(CategoricalFlow):
         return self.flow.network
 
     def decode(self, z, context: Context = Context(), *, sample: bool = False) -> Tensor:
-        """Return the categories of base latents, see `CategoricalFlow.decode`."""
+        """Return the categories of base latents; see `CategoricalFlow.decode`."""
         check_temperature(context.temperature)
         x = self.flow.draw(masked(z, context.mask), context)
         x = torch.where(expand(context.mask, x), x, 0)

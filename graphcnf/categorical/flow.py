@@ -49,9 +49,7 @@ class CategoricalFlow(nn.Module):
     """Density of categories: log p(x) >= E_q[log p(z) + log p(x|z) - log q(z|x)].
 
     Lippe & Gavves, *Categorical Normalizing Flows via Continuous Transformations*, ICLR 2021,
-    arXiv 2006.09790, eq. 3.
-
-    The base density of what the flow returns is standard logistic.
+    arXiv 2006.09790, eq. 3. The base density of what the flow returns is standard logistic.
 
     Examples:
         >>> from graphcnf.categorical import make_encoding
@@ -76,22 +74,15 @@ class CategoricalFlow(nn.Module):
         return encoded, *self.flow(encoded.z, context)
 
     def bound(self, x, context: Context = Context()) -> Bound:
-        """Draw the terms of the bound for categories `x`.
-
-        Raises:
-            ValueError: if `x` or the mask is not what the encoding takes.
-        """
+        """Draw the terms of the bound for categories `x`; ValueError as `Encoding.check`."""
         encoded, z, log_term = self._encoded(x, context)
         return Bound.of(self.base.log_prob(z, context.mask) + log_term, encoded)
 
     def log_prob(self, x, context: Context = Context(), *, samples: int = 1) -> Tensor:
         """Return a lower bound on log p(x), (B,) nats, from `samples` draws of the encoder.
 
-        More draws tighten the bound (Burda et al. 2016, arXiv 1509.00519).
-
-        Raises:
-            ValueError: if `samples` is not positive, a row is masked altogether (see `check_rows`),
-                or `x` or the mask is not what the encoding takes.
+        More draws tighten the bound (Burda et al. 2016, arXiv 1509.00519). Raises ValueError as
+        `check_rows` and `Encoding.check`, and where `samples` is not positive.
         """
         if samples < 1:
             raise ValueError(f"samples must be positive, got {samples}")
@@ -107,10 +98,7 @@ class CategoricalFlow(nn.Module):
         """Return categories of latents of the base space: argmax of p(x|z), or a draw if `sample`.
 
         A temperature other than 1 scales the latents, or sharpens the conditional probabilities of
-        a flow that `tempers` itself: meant for latents drawn from the base density.
-
-        Raises:
-            UserError: if the temperature is out of range.
+        a flow that `tempers` itself. Raises UserError where it is out of range.
         """
         check_temperature(context.temperature)
         if not self.flow.tempers:
@@ -127,28 +115,23 @@ class CategoricalFlow(nn.Module):
     ) -> Tensor:
         """Draw `count` samples of `length` positions (taken from the mask when given).
 
-        Raises:
-            ValueError: if neither mask nor `length` is given, the mask has not `count` rows, or one
-                of them is masked altogether.
-            UserError: if the temperature is out of range.
+        Raises ValueError where there is neither, the mask has not `count` rows, or a row is masked
+        altogether, UserError where the temperature is out of range.
         """
-        mask = context.mask
-        if mask is None and length is None:
+        mask, positions = context.mask, context.mask
+        if mask is not None:
+            if len(mask) != count:
+                raise ValueError(f"{count} samples, but a mask of {len(mask)} rows")
+            check_rows(mask)
+            length = mask.shape[1]
+            # The base density draws whole positions.
+            positions = mask.any(-1) if mask.dim() == 3 else mask
+        elif length is None:
             raise ValueError("give the length of the samples, or a mask")
-        if mask is not None and len(mask) != count:
-            raise ValueError(f"{count} samples, but a mask of {len(mask)} rows")
-        check_rows(mask)
-        length = mask.shape[1] if mask is not None else length
-        # The base density draws whole positions.
-        positions = mask.any(-1) if mask is not None and mask.dim() == 3 else mask
         own = next(self.parameters(), torch.empty(0))
-        z = self.base.sample(
-            (count, length, self.encoding.latent_dim),
-            mask=positions,
-            generator=context.generator,
-            device=own.device if mask is None else mask.device,
-            dtype=own.dtype,
-        )
+        draw = {"mask": positions, "generator": context.generator, "dtype": own.dtype}
+        device = own.device if mask is None else mask.device
+        z = self.base.sample((count, length, self.encoding.latent_dim), device=device, **draw)
         return self.decode(z, context, sample=sample_posterior)
 
 

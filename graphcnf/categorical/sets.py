@@ -22,8 +22,8 @@ from graphcnf.categorical.encoding import (
     Encoding,
     logistic_log_density,
     logistic_noise,
+    make_encoding,
 )
-from graphcnf.categorical.factory import make_encoding
 from graphcnf.categorical.flow import CategoricalFlow
 from graphcnf.categorical.transformer import HIDDEN, Transformer
 from graphcnf.errors import UserError
@@ -45,9 +45,7 @@ from graphcnf.flows.transform import (
 )
 from graphcnf.pretrained import Pretrained
 
-EXPANSION = 2
-"""Hidden channels of the feed-forward part of a block, as a multiple of its width."""
-
+EXPANSION = 2  # hidden channels of the feed-forward part of a block, as a multiple of its width
 COUPLINGS = ("elements", "groups", "channels")
 
 
@@ -65,11 +63,9 @@ class SetFlow(Pretrained, CategoricalFlow):
         coupling: "elements" (`ElementCoupling`, one after another in a random order), "groups"
             (`GroupCoupling`, random groups of them) or "channels" (`coupling_stack`, half of the
             latents of all elements given the other half; Lippe & Gavves 2021, section 4.1).
-        couplings: Number of couplings, or of groups; None for 1 ("elements") or 8.
+        couplings: Number of couplings ("channels"), or of groups; None for 8. "elements" has 1.
         mixtures: Components of the mixtures; None for `categories` ("elements") or 8.
-        width: Channels of the networks.
-        layers: Blocks of a network: of attention, or of a sum's network ("groups").
-        heads: Attention heads.
+        width, layers, heads: Sizes of the networks.
 
     Raises:
         UserError: if an argument is out of range.
@@ -114,11 +110,14 @@ class SetFlow(Pretrained, CategoricalFlow):
             raise UserError(
                 f'coupling "groups" takes the encoding "interval" only, not {encoding!r}'
             )
+        if ordered and couplings > 1:
+            raise UserError(f'coupling "elements" takes couplings = 1 only, not {couplings}')
         name = encoding or ("interval" if groups else "mixture")
         latents = make_encoding(name, categories, latent_dim, **(encoding_options or {}))
         flow: Transform
         if ordered:
-            flow = element_couplings(latents, elements, couplings, mixtures, network)
+            starts = components(latents, mixtures)
+            flow = Sequential(ElementCoupling(*starts, elements, **network))
         elif groups:
             count = min(couplings, elements)
             flow = GroupCoupling(GroupNetwork(categories, elements, count, width, layers))
@@ -136,8 +135,8 @@ class SetFlow(Pretrained, CategoricalFlow):
     def training_loss(self, batch: Tensor, *, beta: float = 1.0):
         """Return the negative bound of sets (B, L) in nats per element, and metrics.
 
-        These are `bits_per_variable` (beta = 1) and `accuracy` (share of elements that p(x|z)
-        decodes to what was encoded), as pairs (sum over sets, number of sets).
+        `bits_per_variable` (beta = 1) and `accuracy` (share of elements that p(x|z) decodes to what
+        was encoded) are pairs (sum over sets, number of sets).
         """
         bound = self.bound(batch)
         loss = -bound.value(beta).mean() / batch.shape[1]
@@ -168,49 +167,39 @@ class SetNetwork(nn.Module):
 
     def forward(self, x: Tensor, context: Context = Context()) -> Tensor:
         """Map (B, L, inputs) to (B, L, outputs)."""
-        itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[None, None]
         # A padded element sees itself: attention to nothing would not be a number.
-        visible = torch.ones_like(itself)
-        if context.mask is not None:
-            visible = context.mask[:, None, None] | itself
-        return self.leave(_attend(self.blocks, self.enter(x), visible))
+        itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[None, None]
+        real = True if context.mask is None else context.mask[:, None, None]
+        return self.attended(self.enter(x), itself | real)
+
+    def attended(self, h: Tensor, visible: Tensor) -> Tensor:
+        """Return (B, L, outputs) of h (B, L, width) where i sees j if `visible` (B, 1, L, L)."""
+        for block in self.blocks:
+            h = block(h, HIDDEN * ~visible)
+        return self.leave(h)
 
 
-def _attend(blocks: nn.ModuleList, h: Tensor, visible: Tensor) -> Tensor:
-    for block in blocks:
-        h = block(h, HIDDEN * ~visible)
-    return h
-
-
-class CausalSetNetwork(nn.Module):
+class CausalSetNetwork(SetNetwork):
     """Parameters for the k-th of up to `elements` from those before it, and how many follow."""
 
-    def __init__(
-        self, inputs: int, outputs: int, *, elements: int, width: int, layers: int, heads: int
-    ):
-        super().__init__()
+    def __init__(self, inputs: int, outputs: int, *, elements: int, width: int, **sizes):
+        super().__init__(inputs, outputs, width=width, **sizes)
         self.elements = elements
-        self.enter = nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
         self.start = nn.Parameter(torch.zeros(1, 1, width))
         self.before = nn.Embedding(elements, width)
         self.after = nn.Embedding(elements + 1, width)
-        self.blocks = Transformer(width, heads, EXPANSION, layers)
-        self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, outputs)))
         for table in (self.before, self.after):
             nn.init.normal_(table.weight, std=0.1)
 
     def forward(self, features, sizes):
-        """Map features (B, K, inputs) of the first K elements to (B, K + 1, outputs).
-
-        `sizes` are the numbers of elements of the sets, (B,) long.
-        """
+        """Map features (B, K, inputs) of the first K of `sizes` (B,) to (B, K + 1, outputs)."""
         batch, known = features.shape[:2]
         number = torch.arange(known + 1, device=features.device)
         entered = self.enter(features)
         h = torch.cat([self.start.expand(batch, -1, -1).to(entered.dtype), entered], 1)
         remaining = (sizes[:, None] - number).clamp(min=0)
         h = h + self.before(number) + self.after(remaining)
-        return self.leave(_attend(self.blocks, h, (number <= number[:, None])[None, None]))
+        return self.attended(h, (number <= number[:, None])[None, None])
 
 
 class OrderedEncoding(Encoding):
@@ -237,8 +226,7 @@ class OrderedEncoding(Encoding):
 def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor]:
     """Return the places (B, L) of elements by ascending key, padding last, and their numbers (B,).
 
-    Raises:
-        ValueError: if there are more than `most`.
+    Raises ValueError where there are more than `most`.
     """
     if key.shape[1] > most:
         raise ValueError(f"sets of {key.shape[1]} elements, but the model knows up to {most}")
@@ -249,23 +237,9 @@ def ranking(key: Tensor, mask: Tensor | None, most: int) -> tuple[Tensor, Tensor
     return key.argsort(dim=1, stable=True), sizes
 
 
-def element_couplings(
-    encoding: Encoding, elements: int, couplings: int, mixtures: int, network: dict
-) -> Sequential:
-    """Build element couplings; components of the first start at the latents of categories."""
-    means, log_scales = components(encoding, mixtures)
-    steps = []
-    for number in range(couplings):
-        reverse = bool(number % 2)
-        steps.append(ElementCoupling(means, log_scales, elements, reverse=reverse, **network))
-        # What leaves the first coupling is near the base density.
-        means, log_scales = torch.randn_like(means), torch.zeros_like(log_scales)
-    return Sequential(*steps)
-
-
 @torch.no_grad()
 def components(encoding: Encoding, count: int, draws: int = 256) -> tuple[Tensor, Tensor]:
-    """Mean and log-scale (count, D) of the latents of the categories, in turn.
+    """Return mean and log-scale (count, D) of the latents of the categories, in turn.
 
     Components beyond the number of categories start beside the mean of their category.
     """
@@ -287,21 +261,12 @@ class ElementCoupling(Bijection):
     density `sum_c w_c prod_d Logistic(x_d; m_cd, s_cd)`, whose parameters come from a causal
     attention network: latent d goes through the distribution function of its conditional density
     given the latents before it, which is again a mixture of logistics, with the weights
-    `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)` (the triangular map of Rosenblatt 1952).
-
-    Args:
-        means: Where the components start, (C, D).
-        log_scales: Log-scales at which they start, (C, D).
-        elements: Largest number of elements.
-        reverse: Go through the elements in descending instead of ascending order.
-        **network: Sizes of the attention network.
+    `w_c prod_{e<d} Logistic(x_e; m_ce, s_ce)` (the triangular map of Rosenblatt 1952). Components
+    start at `means` and `log_scales` (C, D); `network` are sizes of the attention network.
     """
 
-    def __init__(
-        self, means: Tensor, log_scales: Tensor, elements: int, *, reverse: bool = False, **network
-    ):
+    def __init__(self, means: Tensor, log_scales: Tensor, elements: int, **network):
         super().__init__()
-        self.reverse = reverse
         self.means = nn.Parameter(means.clone())
         self.log_scales = nn.Parameter(log_scales.clone())
         count, latents = means.shape
@@ -348,8 +313,7 @@ class ElementCoupling(Bijection):
 
     def _order(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return places (B, L, 1 + D) in the order of the first channel, and sizes (B,)."""
-        key = -x[..., 0] if self.reverse else x[..., 0]
-        index, sizes = ranking(key, mask, self.network.elements)
+        index, sizes = ranking(x[..., 0], mask, self.network.elements)
         return index.unsqueeze(-1).expand_as(x), sizes
 
     def _finish(self, x, index, mask, moved, slopes) -> tuple[Tensor, Tensor]:
@@ -383,12 +347,10 @@ class GroupNetwork(Network):
     """Conditional distributions of the elements of a group.
 
     A position is a group, its V variables are its elements. What is known of the groups before is a
-    sum over their elements, which is all that the order of a set leaves (Zaheer et al. 2017, *Deep
-    Sets*, arXiv 1703.06114). Several elements that are decided at once must not be decided
-    independently: that costs their total correlation, for permutations of 16 elements at least 0.10
-    bits per element in 8 groups. So the elements of a group go, one after another, through a
-    read-out of one hidden layer, to which every element decided so far has added its row of a table
-    (as in NADE, Larochelle & Murray 2011).
+    sum over their elements (Zaheer et al. 2017, *Deep Sets*, arXiv 1703.06114). The elements of a
+    group must not be independent: they go, one after another, through a read-out of one hidden
+    layer, to which every element decided so far has added its row of a table (as in NADE,
+    Larochelle & Murray 2011).
 
     The hidden state of M groups is that of the groups before, (M, C); the sum of the rows of the
     elements before, (M, C); the number of elements still to come, those of the group included.
@@ -406,12 +368,10 @@ class GroupNetwork(Network):
         self.before = nn.Embedding(elements + 1, width)
         self.after = nn.Embedding(elements + 1, 2 * width)
         # Nothing is normalised: how large a sum over elements is matters.
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(width, 2 * width), nn.GELU(), zero_init(nn.Linear(2 * width, width))
-            )
-            for _ in range(layers)
-        )
+        self.blocks = nn.ModuleList()
+        for _ in range(layers):
+            enter, leave = nn.Linear(width, 2 * width), zero_init(nn.Linear(2 * width, width))
+            self.blocks.append(nn.Sequential(enter, nn.GELU(), leave))
         self.leave = nn.Linear(width, width)
         self.outputs = zero_init(nn.Linear(width, categories))
         for table in (self.values, self.decided, self.before, self.after):
@@ -420,9 +380,7 @@ class GroupNetwork(Network):
             self.values.weight[categories] = self.decided.weight[categories] = 0
         nn.init.ones_(self.scales.weight)
 
-    def groups_after(
-        self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def groups_after(self, values: Tensor, decided: Tensor, before: Tensor, after: Tensor):
         """Return the hidden states of M groups.
 
         `values` and `decided` are sums (M, C) of rows of these tables over all elements of earlier
@@ -461,7 +419,7 @@ class GroupNetwork(Network):
         yield Step(mask.nonzero(as_tuple=True), groups)
 
     def start(self, context: Context) -> GroupState:
-        """Return the state before the first group; `context.features` are the sets' sizes."""
+        """Return the state before the first group; `context.features` count their elements."""
         return GroupState(self, context)
 
 
@@ -493,9 +451,8 @@ class GroupState:
 class GroupCoupling(Bijection):
     """`AutoregressiveCoupling` over groups of elements, ranked by the first of their two latents.
 
-    The element of rank r belongs to group r mod G, so that small sets need no more rounds than they
-    have elements, and large ones no more than G. The first latent stays as it is. The network is
-    evaluated once per group, however many elements there are.
+    The element of rank r belongs to group r mod G, so the network is evaluated at most G times,
+    however many elements there are. The first latent stays as it is.
     """
 
     tempers = True

@@ -9,11 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HIDDEN = -3e4
-"""Added to the attention score of a position that may not be seen."""
-
-ROWS = 256
-"""Rows of a batch whose attention is computed at once on a CPU, so that its caches hold them."""
+HIDDEN = -3e4  # added to the attention score of a position that may not be seen
+ROWS = 256  # rows of a batch whose attention a CPU computes at once, so that its caches hold them
 
 
 class Block(nn.Module):
@@ -21,13 +18,9 @@ class Block(nn.Module):
 
     Both read the same normalised input and are added (Wang & Komatsuzaki 2021, GPT-J; Chowdhery et
     al. 2022, arXiv 2204.02311), with a squared ReLU (So et al. 2021, arXiv 2109.08668): two matrix
-    products instead of four.
-
-    `expansion` is the number of hidden channels of the feed-forward part as a multiple of `width`,
-    `dropout` the share of the update's channels that training leaves out.
-
-    Raises:
-        ValueError: if `heads` does not divide `width`.
+    products instead of four. `expansion` is the number of hidden channels of the feed-forward part
+    as a multiple of `width`, `dropout` the share of the update's channels that training leaves out.
+    Raises ValueError where `heads` does not divide `width`.
     """
 
     def __init__(self, width: int, heads: int, expansion: float, dropout: float = 0.0):

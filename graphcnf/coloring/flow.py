@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,13 @@ from torch import Tensor, nn
 from graphcnf.categorical import CategoricalFlow, make_encoding
 from graphcnf.categorical.autoregressive import AutoregressiveFlow
 from graphcnf.categorical.flow import Bound
-from graphcnf.coloring.network import ColoringNetwork, GraphConvolutions, coloring_context
+from graphcnf.coloring.network import ColoringNetwork, GraphConvolutions
 from graphcnf.errors import UserError
 from graphcnf.flows.coupling import coupling_stack
 from graphcnf.flows.modules import evaluates
 from graphcnf.flows.transform import Context, Noise
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
+from graphcnf.graphs.networks import walk_features
 from graphcnf.limits import is_integer
 from graphcnf.pretrained import Pretrained
 
@@ -50,18 +50,13 @@ class ColoringFlow(Pretrained, nn.Module):
     Args:
         colors: Number of colours.
         coupling: "nodes", "waves" or "channels".
-        encoding: Name of the encoding, see `make_encoding`; None for "interval" ("nodes" and
-            "waves", which take no other) or "mixture" ("channels").
-        latent_dim: Latents of a node; None for what the encoding takes by default.
-        encoding_options: Further arguments of the encoding ("channels").
-        couplings: Couplings of "channels".
-        mixtures: Components of their mixtures.
-        width: Channels of a node in the networks.
+        encoding, latent_dim, encoding_options: Arguments of `make_encoding` ("channels"); None for
+            "mixture" and its defaults.
+        couplings, mixtures, layers: Couplings, components of their mixtures and convolutions of
+            each ("channels").
+        width, heads: Channels and attention heads of the networks.
         encoder_layers: Convolutions over the bare graph ("nodes", "waves"; also what follows).
-        layers: Convolutions per coupling ("channels").
-        heads: Attention heads.
-        ahead: Channels of the look ahead, see `graphcnf.coloring.network.LookAhead`.
-        rounds: Rounds of messages in it; 0 for none.
+        ahead, rounds: Channels and rounds (0 for none) of the `LookAhead`.
 
     Raises:
         UserError: if an argument is out of range.
@@ -129,20 +124,16 @@ class ColoringFlow(Pretrained, nn.Module):
         return self.flow.bound(batch.node_types, self._context(batch, noise=noise))
 
     def log_prob(self, batch: GraphBatch, samples: int = 1, noise: Noise | None = None) -> Tensor:
-        """Return lower bounds on log p(colours | graph), (B,) nats, from `samples` draws.
-
-        Divide by (nodes * ln 2) for bits per node. Raises as `bound`.
-        """
+        """Return lower bounds on log p(colours | graph), (B,) nats; raises as `bound`."""
         context = self._context(batch, noise=noise)
         return self.flow.log_prob(batch.node_types, context, samples=samples)
 
     def training_loss(self, batch: GraphBatch, *, beta: float = 1.0):
         """Return the negative bound in nats per node, log p(x|z) weighted by `beta`, and metrics.
 
-        Returns:
-            The loss, and as pairs (sum over graphs, number of graphs) `bits_per_node` (beta = 1),
-            `accuracy` (share of nodes that p(x|z) decodes to what was encoded) and, in evaluation
-            mode, `validity` (share of graphs whose sampled colouring has no conflict).
+        As pairs (sum over graphs, number of graphs) `bits_per_node` (beta = 1), `accuracy` (share
+        of nodes that p(x|z) decodes to what was encoded) and, in evaluation mode, `validity` (share
+        of graphs whose sampled colouring has no conflict).
         """
         bound, nodes = self.bound(batch), batch.sizes
         loss = -bound.value(beta).sum() / nodes.sum()
@@ -160,10 +151,8 @@ class ColoringFlow(Pretrained, nn.Module):
     def sample(self, batch: GraphBatch, *, temperature: float = 1.0, generator=None) -> Tensor:
         """Draw a colouring of every graph, (B, N) long, 0 where masked; node types do not matter.
 
-        Args:
-            batch: Graphs.
-            temperature: Below 1 for more probable colourings.
-            generator: None, a torch generator, or one numpy generator per graph.
+        `temperature` is below 1 for more probable ones, `generator` None, torch's or one of numpy's
+        per graph.
         """
         context = self._context(batch, temperature=temperature, generator=generator)
         return self.flow.sample(len(batch), context=context)
@@ -186,8 +175,8 @@ class ColoringFlow(Pretrained, nn.Module):
         ):
             if wrong.any():
                 raise ValueError(f"graph {int(wrong.nonzero()[0])} of the batch has {what}")
-        dtype = next(self.parameters()).dtype
-        return replace(coloring_context(batch.adjacency, batch.mask, dtype), **draw)
+        features = walk_features(batch.adjacency, next(self.parameters()).dtype)
+        return Context(batch.mask, features, adjacency=batch.adjacency, **draw)
 
 
 def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
@@ -200,15 +189,10 @@ def conflicts(colors: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
 def from_networkx(
     graphs: Sequence[nx.Graph], colorings: Sequence[Mapping] | None = None
 ) -> GraphBatch:
-    """Batch networkx graphs, numbered in the order of their nodes.
+    """Batch undirected networkx graphs, numbered in the order of their nodes.
 
-    Args:
-        graphs: Undirected graphs of 1 to 255 nodes.
-        colorings: For each graph the colour of each of its nodes; None for 0 everywhere.
-
-    Raises:
-        UserError: if a graph is directed, a multigraph, has no nodes or an edge from a node to
-            itself, or a node has no colour, or there are more than 255 of either.
+    `colorings` are the colours of the nodes of each graph, None for 0 everywhere. Raises UserError
+    for other graphs, nodes without a colour, and more than 255 nodes or colours.
     """
     if colorings is not None and len(colorings) != len(graphs):
         raise UserError(f"{len(graphs)} graphs, but {len(colorings)} colourings")
@@ -222,9 +206,8 @@ def from_networkx(
         loop = next((i for i, j in graph.edges if i == j), None)
         if loop is not None:
             raise UserError(f"graph {place}: node {loop!r} has an edge to itself")
-        known: Mapping[Any, Any] = {} if colorings is None else colorings[place]
-        default = 0 if colorings is None else None
-        colors: list[Any] = [known.get(node, default) for node in graph]
+        known: Mapping = dict.fromkeys(graph, 0) if colorings is None else colorings[place]
+        colors: list[Any] = [known.get(node) for node in graph]
         for node, color in zip(graph, colors, strict=True):
             if not (is_integer(color) and color >= 0):
                 raise UserError(

@@ -1,4 +1,4 @@
-"""Networks of the colouring model: what a node's colour depends on."""
+"""Networks of the colouring model, and the order in which nodes get their colours."""
 
 from __future__ import annotations
 
@@ -10,21 +10,79 @@ from torch.nn import functional as F
 from torch_geometric.nn import TransformerConv
 
 from graphcnf.categorical.autoregressive import Network, Step
-from graphcnf.coloring.saturation import SaturationOrder, turns
 from graphcnf.flows.modules import ReadOut, zero_init
 from graphcnf.flows.transform import Context
-from graphcnf.graphs.networks import NODE_FEATURES, walk_features
+from graphcnf.graphs.networks import NODE_FEATURES
 
 EDGE_WIDTH = 32
-PARTS = 4
-GAIN = 10
+PARTS = 4  # of the turns whose look ahead is computed at once
 
 
-def coloring_context(
-    adjacency: Tensor, mask: Tensor, dtype: torch.dtype = torch.float32
-) -> Context:
-    """Return a context with the node features of `walk_features`."""
-    return Context(mask, walk_features(adjacency, dtype), adjacency=adjacency)
+class SaturationOrder:
+    """Order of the nodes of graphs that the categories steer, one step of every graph at a time.
+
+    The next node is one whose neighbours have the most different categories so far, the saturation
+    of Brelaz (1979, *New methods to color the vertices of a graph*); among those, one with the most
+    edges, then the lowest number. In waves, nodes whose neighbours leave them one category or none
+    get theirs at once, each as if the others of the wave had none yet.
+
+    `counts` (B, N, K) are neighbours of each category that had their turn, and `rank` (B, N) the
+    turn of each node, N for none yet; in a wave, lower numbers come first.
+    """
+
+    def __init__(self, adjacency: Tensor, mask: Tensor, categories: int, waves: bool = False):
+        batch, nodes = mask.shape
+        self.adjacency, self.categories, self.waves = adjacency, categories, waves
+        self.rows = torch.arange(batch, device=mask.device)
+        self.open = mask.clone()
+        self.counts = torch.zeros(batch, nodes, categories, dtype=torch.long, device=mask.device)
+        self.rank = torch.full((batch, nodes), nodes, device=mask.device)
+        number = torch.arange(nodes, device=mask.device)
+        self.tie = adjacency.sum(-1) * nodes + (nodes - 1 - number)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Return graphs and nodes whose turn it is, (M,) long each; none after the last turn."""
+        if not len(self.open):
+            return self.tie.new_zeros(0), self.tie.new_zeros(0)
+        saturation = (self.counts > 0).sum(-1)
+        nodes = self.open.shape[1]
+        priority = (saturation * nodes * nodes + self.tie).masked_fill(~self.open, -1)
+        members = F.one_hot(priority.argmax(1), nodes).bool() & self.open
+        if self.waves:
+            settled = self.open & (saturation >= self.categories - 1)
+            members = torch.where(settled.any(1, keepdim=True), settled, members)
+        graph, node = members.nonzero(as_tuple=True)
+        return graph, node
+
+    def settle(self, graph: Tensor, node: Tensor, category: Tensor) -> None:
+        """Give nodes their categories, (M,) long each."""
+        members = torch.zeros_like(self.open)
+        members[graph, node] = True
+        own = F.one_hot(category, self.categories)[:, None]
+        # Not in place: whoever asked for earlier counts may have kept them.
+        self.counts = self.counts.index_add(0, graph, self.adjacency[graph, node][..., None] * own)
+        before = (self.rank < self.rank.shape[1]).sum(1, keepdim=True)
+        turn = before + members.cumsum(1) - 1
+        self.rank = torch.where(members, turn, self.rank)
+        self.open = self.open & ~members
+
+
+def turns(
+    x: Tensor, context: Context, categories: int, waves: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the turns (B, N) of categories x (B, N), and `counts` before each, (B, N, N, K)."""
+    order = SaturationOrder(context.adjacency, context.mask, categories, waves)
+    known = x.clamp(0, categories - 1)
+    history: list[Tensor] = []
+    step_of = torch.zeros_like(x)
+    while len((members := order.next())[0]):
+        step_of[members] = len(history)
+        history.append(order.counts)
+        order.settle(*members, known[members])
+    steps = torch.stack(history or [order.counts])
+    # Of each turn, the step that it is part of; padding takes any.
+    by_turn = step_of.gather(1, order.rank.argsort(dim=1, stable=True))
+    return order.rank, steps[by_turn, order.rows[:, None]]
 
 
 class ConvolutionBlock(nn.Module):
@@ -64,9 +122,10 @@ class GraphEncoder(nn.Module):
     def forward(self, context: Context, inputs: Tensor | None = None) -> Tensor:
         """Return (B, N, width) of a graph, and of inputs (B, N, inputs)."""
         dtype, mask = self.enter.weight.dtype, context.mask
-        assert context.features is not None and context.adjacency is not None
-        parts = [context.features.to(dtype), *([] if inputs is None else [inputs.to(dtype)])]
-        h = self.enter(torch.cat(parts, -1)).flatten(0, 1)
+        channels = context.features.to(dtype)
+        if inputs is not None:
+            channels = torch.cat([channels, inputs.to(dtype)], -1)
+        h = self.enter(channels).flatten(0, 1)
         adjacency = context.adjacency & mask[:, :, None] & mask[:, None, :]
         graph, target, source = adjacency.nonzero(as_tuple=True)
         links = adjacency.to(dtype)
@@ -94,15 +153,10 @@ class GraphConvolutions(nn.Module):
 class LookAhead(nn.Module):
     """Look-ahead score of every colour that is left to a node, as if the node had it.
 
-    Message passing over the nodes without a colour, each with a state for every colour: what a
-    colour forces upon the neighbours, what that forces upon theirs, and so on. Colours are treated
-    alike: permuting them permutes the scores.
-
-    Args:
-        features: Channels of an encoded node.
-        width: Channels of a state.
-        rounds: Number of rounds, all with the same weights. A score depends on the states of the
-            node and on the largest one anywhere.
+    Message passing over the nodes without a colour, each with a state of `width` channels for every
+    colour, in `rounds` with the same weights: what a colour forces upon the neighbours, what that
+    forces upon theirs, and so on. A score depends on the states of the node and on the largest one
+    anywhere. Permuting the colours permutes the scores.
     """
 
     def __init__(self, features: int, width: int, rounds: int):
@@ -122,14 +176,10 @@ class LookAhead(nn.Module):
     def forward(
         self, adjacency: Tensor, blocked: Tensor, waiting: Tensor, h: Tensor, scored: Tensor
     ) -> Tensor:
-        """Return scores (D, K) of the colours of one node in each of D graphs, 0 of blocked ones.
+        """Return scores (D, K) of the colours of the nodes `scored` (D,), 0 of blocked ones.
 
-        Args:
-            adjacency: (D, M, M) bool.
-            blocked: Colours that a neighbour has, (D, M, K) bool.
-            waiting: Nodes without a colour, (D, M) bool, among them the scored one.
-            h: Encoded nodes, (D, M, features).
-            scored: Number of the scored node, (D,) long.
+        Of D graphs with `adjacency` (D, M, M), colours that a neighbour has `blocked` (D, M, K),
+        nodes without a colour `waiting` (D, M) and encoded nodes h (D, M, features).
         """
         colors = blocked.shape[-1]
         rows = torch.arange(len(scored), device=scored.device)
@@ -164,9 +214,9 @@ class ColoringNetwork(Network):
     """Colours of the nodes, one after the other, from what is around them and what lies ahead.
 
     The score of a colour depends on whether a neighbour has it, on the encoded node and, where some
-    neighbour has a colour and more than one is left, on the `LookAhead` score. All of it treats the
-    colours alike. For the arguments see `ColoringFlow`; with `waves` a colour that a neighbour has
-    is impossible while another one is left, and nodes without a choice share a step.
+    neighbour has a colour and more than one is left, on the `LookAhead` score. For the arguments
+    see `ColoringFlow`; with `waves` a colour that a neighbour has is impossible while another one
+    is left, and nodes without a choice share a step.
     """
 
     def __init__(
@@ -186,6 +236,8 @@ class ColoringNetwork(Network):
         self.encoder = GraphEncoder(width, encoder_layers, heads)
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Sequential(nn.Linear(width + 2, width), nn.GELU(), nn.Linear(width, 1))
+        # Added to the logit of a colour that a neighbour has, times 10: Adam moves a parameter by
+        # the learning rate per step, and it would take thousands of them to be all but certain.
         self.blocked = None if waves else nn.Parameter(torch.zeros(()))
         # Of two colours a node has one left, or all of them.
         self.lookahead = LookAhead(width, ahead, rounds) if rounds and colors > 2 else None
@@ -201,11 +253,7 @@ class ColoringNetwork(Network):
         marks = torch.stack([blocked, left], -1).to(h.dtype)
         h = h[..., None, :].expand(*marks.shape[:-1], -1)
         logits = self.leave(torch.cat([h, marks], -1))[..., 0]
-        if self.blocked is None:
-            return logits
-        # Adam moves a parameter by the learning rate per step, and most nodes have one colour left:
-        # without the gain it would take thousands of steps to be all but certain of it.
-        return logits + GAIN * self.blocked * marks[..., 0]
+        return logits if self.blocked is None else logits + 10 * self.blocked * marks[..., 0]
 
     def steps(self, x: Tensor, context: Context) -> Iterator[Step]:
         """Yield all nodes in one step, each with the logits of its colour."""
@@ -224,7 +272,6 @@ class ColoringNetwork(Network):
         own = blocked.diagonal(dim1=1, dim2=2).movedim(-1, 1)
         logits = self.around(h, own)
         if self.lookahead is not None:
-            assert context.adjacency is not None
             adjacency = context.adjacency[rows[..., None], order[..., None], order[:, None]]
             logits = logits + self._ahead(adjacency, blocked, own, mask, h)
         if self.waves:

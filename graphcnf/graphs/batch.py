@@ -45,12 +45,12 @@ class PackedGraphs:
     @cached_property
     def node_starts(self) -> np.ndarray:
         """First node of each graph in `node_types`, and the total, (M + 1,) int64."""
-        return np.concatenate([[0], np.cumsum(self.node_counts)]).astype(np.int64)
+        return np.append(0, self.node_counts).cumsum()
 
     @cached_property
     def edge_starts(self) -> np.ndarray:
         """First edge of each graph in `edges`, and the total, (M + 1,) int64."""
-        return np.concatenate([[0], np.cumsum(self.edge_counts)]).astype(np.int64)
+        return np.append(0, self.edge_counts).cumsum()
 
     def __repr__(self) -> str:
         nodes, edges = len(self.node_types), len(self.edges)
@@ -99,7 +99,7 @@ class PackedGraphs:
         Raises ValueError for more than `MAX_NODES` nodes, a self-loop, an edge to a node that does
         not exist or listed twice with different types, and categories that are none of 0 to 255.
         """
-        # No graph at first: the arrays have their shapes and types, whatever follows.
+        # A graph of nothing at first: the arrays have their shapes, whatever follows.
         parts: list[list] = [[np.zeros(0)], [0], [0], [np.zeros((0, 2))], [np.zeros(0)]]
         for k, (nodes, pairs, kinds) in enumerate(graphs):
             types, bonds = _whole(nodes), _whole(kinds)
@@ -132,14 +132,22 @@ class PackedGraphs:
         """Pack `torch_geometric` graphs; an edge may be listed in one direction or both.
 
         Their `x` (n,) or (n, 1) and `edge_attr` (edges,) or (edges, 1) hold categories; without
-        `edge_attr` every edge has type 0. Raises ValueError as `from_lists`, and for other
-        attributes.
+        `edge_attr` every edge has type 0. Raises ValueError as `from_lists`, and for attributes of
+        other shapes.
         """
         graphs = []
         for d in data:
             edges = d.edge_index.t().cpu().numpy()
             bonds = torch.zeros(len(edges)) if d.edge_attr is None else d.edge_attr
-            graphs.append((_categories(d.x, "x"), edges, _categories(bonds, "edge_attr")))
+            for what, values in (("x", d.x), ("edge_attr", bonds)):
+                if values is None:
+                    raise ValueError(f"{what} is missing")
+                if values.dim() > 2 or (values.dim() == 2 and values.shape[1] != 1):
+                    raise ValueError(
+                        f"{what} of shape {tuple(values.shape)} is no list of categories; "
+                        "of one-hot rows take argmax(-1)"
+                    )
+            graphs.append((d.x.flatten().cpu(), edges, bonds.flatten().cpu()))
         return cls.from_lists(graphs)
 
     @classmethod
@@ -150,7 +158,7 @@ class PackedGraphs:
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the five arrays by name, as `numpy.savez` takes them."""
+        """Return the arrays by name, as `numpy.savez` takes them."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
@@ -171,20 +179,6 @@ def _whole(values: ArrayLike) -> np.ndarray:
     if array.dtype.kind not in "iub" and not np.array_equal(array, whole):
         raise ValueError(f"categories are whole numbers, not {array.dtype}")
     return whole
-
-
-def _categories(values: Tensor | None, what: str) -> np.ndarray:
-    """Return an attribute of a `torch_geometric` graph as categories (n,)."""
-    if values is None:
-        raise ValueError(f"{what} is missing")
-    if values.dim() > 2 or (values.dim() == 2 and values.shape[1] != 1):
-        raise ValueError(
-            f"{what} of shape {tuple(values.shape)} is no list of categories; of one-hot rows take "
-            "argmax(-1)"
-        )
-    if not torch.equal(values, values.long().to(values)):
-        raise ValueError(f"{what} must hold whole numbers, the categories")
-    return values.flatten().cpu().numpy()
 
 
 @dataclass
@@ -240,9 +234,8 @@ class GraphBatch:
         if batch.mask.shape[1] > nodes:
             if (largest := int(batch.sizes.max())) > nodes:
                 raise ValueError(f"a graph of {largest} nodes; this model knows up to {nodes}")
-            types, mask = batch.node_types[:, :nodes], batch.mask[:, :nodes]
-            bonds = batch.bonds[:, :nodes, :nodes]
-            batch = replace(batch, node_types=types, bonds=bonds, mask=mask)
+            types, bonds = batch.node_types[:, :nodes], batch.bonds[:, :nodes, :nodes]
+            batch = replace(batch, node_types=types, bonds=bonds, mask=batch.mask[:, :nodes])
         if not batch.mask.any(1).all():
             raise ValueError("a graph has no nodes")
         for what, values, most in (
@@ -287,7 +280,7 @@ class GraphBatch:
     def chunks(cls, packed: PackedGraphs, size: int = 1024) -> Iterator[GraphBatch]:
         """Yield the graphs of a packed set in batches of at most `size`, in order."""
         for start in range(0, len(packed), size):
-            yield cls.collate(packed, range(start, min(start + size, len(packed))))
+            yield cls.collate(packed, range(len(packed))[start : start + size])
 
     def to_packed(self) -> PackedGraphs:
         """Return the graphs in flat arrays."""
@@ -313,8 +306,6 @@ def size_bucketed_batches(
     The graphs are shuffled, cut into buckets of 20 batches, sorted by size inside a bucket and cut
     into batches; then all batches are shuffled. A function of (seed, epoch), so a run can resume.
     """
-    if batch_size < 1:
-        raise ValueError(f"a batch holds at least 1 graph, not {batch_size}")
     node_counts = np.asarray(node_counts)
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(node_counts))

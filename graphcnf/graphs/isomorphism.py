@@ -1,11 +1,4 @@
-"""Canonical depth-first order, isomorphism and automorphisms of graphs with categories.
-
-The order does not depend on how the nodes were numbered before. It comes from a canonical numbering
-by colour refinement (Weisfeiler & Leman 1968): where refinement leaves nodes alike, each of them in
-turn is singled out, and of all numberings found the one with the smallest edge list wins (McKay &
-Piperno 2014, arXiv 1301.1493). The search is exact, so it is exponential on graphs that refinement
-hardly splits and that have few automorphisms, such as strongly regular graphs.
-"""
+"""Canonical depth-first order, isomorphism and automorphisms of graphs with categories."""
 
 from __future__ import annotations
 
@@ -21,11 +14,11 @@ from graphcnf.graphs.batch import PackedGraphs
 # For each node its neighbours and the categories of the edges to them.
 Neighbours = list[dict[int, int]]
 
+# Nodes and edges are alike where their categories are.
 SAME = {
     "node_match": nx.algorithms.isomorphism.categorical_node_match("category", None),
     "edge_match": nx.algorithms.isomorphism.categorical_edge_match("category", None),
 }
-"""Nodes and edges are alike where their categories are."""
 
 
 def canonical_order(
@@ -45,22 +38,20 @@ def canonical_order(
     neighbours: Neighbours = [{} for _ in types]
     for (i, j), bond in zip(edges, bond_types, strict=True):
         neighbours[int(i)][int(j)] = neighbours[int(j)][int(i)] = int(bond)
-    if not types or len(_reached(neighbours, 0, set())) < len(types):
+    if not types or _reached(neighbours, 0, []) < len(types):
         raise ValueError("a canonical depth-first order needs a connected graph with nodes")
     numbers = _Search(types, neighbours, max_leaves).numbers
     order = [numbers.index(0)]
-    visited, path = set(order), list(order)
+    path = list(order)
     while path:
-        ahead = [j for j in neighbours[path[-1]] if j not in visited]
+        ahead = [j for j in neighbours[path[-1]] if j not in order]
         if not ahead:
             path.pop()
             continue
-        sizes = {}
+        step = ahead[0]
         if len(ahead) > 1:
-            sizes = {j: len(_reached(neighbours, j, visited)) for j in ahead}
-        step = min(ahead, key=lambda j: (sizes.get(j, 0), numbers[j]))
+            step = min(ahead, key=lambda j: (_reached(neighbours, j, order), numbers[j]))
         order.append(step)
-        visited.add(step)
         path.append(step)
     return np.array(order, dtype=np.int64)
 
@@ -78,19 +69,24 @@ def canonicalise(graphs: PackedGraphs) -> PackedGraphs:
     return PackedGraphs.from_lists(ordered)
 
 
-def _reached(neighbours: Neighbours, start: int, barred: set[int]) -> set[int]:
-    """Return the nodes that a walk from `start` reaches without the barred ones."""
-    reached, front = {start}, [start]
+def _reached(neighbours: Neighbours, start: int, barred: list[int]) -> int:
+    """Return the number of nodes that a walk from `start` reaches without the barred ones."""
+    known, front = {start, *barred}, [start]
     while front:
-        for j in neighbours[front.pop()]:
-            if j not in reached and j not in barred:
-                reached.add(j)
-                front.append(j)
-    return reached
+        near = neighbours[front.pop()].keys() - known
+        known |= near
+        front += near
+    return len(known) - len(barred)
 
 
 class _Search:
-    """Canonical `numbers` of nodes by individualisation and refinement, depth first."""
+    """Canonical `numbers` of nodes by individualisation and refinement, depth first.
+
+    Where colour refinement (Weisfeiler & Leman 1968) leaves nodes alike, each of them in turn is
+    singled out, and of all numberings found the one with the smallest edge list wins (McKay &
+    Piperno 2014, arXiv 1301.1493). The search is exact, so it is exponential on graphs that
+    refinement hardly splits and that have few automorphisms, such as strongly regular graphs.
+    """
 
     def __init__(self, types: list[int], neighbours: Neighbours, max_leaves: int):
         self.neighbours, self.max_leaves, self.leaves = neighbours, max_leaves, 0
@@ -115,18 +111,15 @@ class _Search:
 
     def _descend(self, colours: list[int], fixed: tuple[int, ...]) -> None:
         """Search below a colouring in which the nodes `fixed` were singled out."""
-        cells: dict[int, list[int]] = {}
-        for node, colour in enumerate(colours):
-            cells.setdefault(colour, []).append(node)
-        open_cells = [cell for cell in cells.values() if len(cell) > 1]
-        if not open_cells:
+        alike = [(count, colour) for colour, count in Counter(colours).items() if count > 1]
+        if not alike:
             self._leaf(colours)
             return
         # A cell of the smallest size; colours, and so the choice, do not depend on the numbering.
-        cell = min(open_cells, key=lambda cell: (len(cell), colours[cell[0]]))
+        _, chosen = min(alike)
         tried: list[int] = []
-        for node in cell:
-            if not self._is_image(node, tried, fixed):
+        for node, own in enumerate(colours):
+            if own == chosen and not self._is_image(node, tried, fixed):
                 tried.append(node)
                 single = [2 * colour + 1 for colour in colours]
                 single[node] -= 1
@@ -139,16 +132,13 @@ class _Search:
             own = {j: bond for j, bond in self.neighbours[other].items() if j != node}
             if own == {j: bond for j, bond in near.items() if j != other}:
                 return True
-        orbit, front = {node}, [node]
         usable = [a for a in self.automorphisms if all(a[f] == f for f in fixed)]
+        orbit, front = {node}, [node]
         while front:
-            here = front.pop()
-            for automorphism in usable:
-                there = automorphism[here]
-                if there not in orbit:
-                    orbit.add(there)
-                    front.append(there)
-        return any(other in orbit for other in tried)
+            images = {a[front[-1]] for a in usable} - orbit
+            orbit |= images
+            front[-1:] = images
+        return not orbit.isdisjoint(tried)
 
     def _leaf(self, numbers: list[int]) -> None:
         self.leaves += 1
@@ -223,8 +213,6 @@ def labelling_bits(graphs: PackedGraphs) -> np.ndarray:
 
     An order-invariant model's bits for a graph are its bits for one labelling minus this.
     """
-    bits = np.zeros(len(graphs))
-    for k in range(len(graphs)):
-        size, found = graphs.node_counts[k], automorphisms(typed_graph(*graphs.graph(k)))
-        bits[k] = (math.lgamma(size + 1) - math.log(found)) / math.log(2)
-    return bits
+    found = [automorphisms(typed_graph(*graphs.graph(k))) for k in range(len(graphs))]
+    sizes = [math.lgamma(size + 1) for size in graphs.node_counts]
+    return (np.array(sizes) - [math.log(count) for count in found]) / math.log(2)

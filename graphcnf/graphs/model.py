@@ -1,8 +1,4 @@
-"""GraphCNF, and the contract of the graph models that it is built on.
-
-A graph model is one class, registered by its name with `graph_model`: a configuration that says
-``architecture = "name"`` builds it, once its module is imported.
-"""
+"""GraphCNF, and the contract of the graph models that it is built on."""
 
 from __future__ import annotations
 
@@ -41,7 +37,8 @@ class GraphModel(nn.Module, ABC):
 
     The constructor takes `node_categories`, `bond_categories`, `max_nodes`, what `measure` returns,
     and options of its own, all of them JSON; a class that goes with both orders takes `ordered` as
-    well, True for the canonical one.
+    well, True for the canonical one. `graph_model` registers a class: a configuration that says
+    ``architecture = "name"`` builds it, once its module is imported.
     """
 
     orders: ClassVar[tuple[str, ...]] = ("canonical",)  # those of `ORDERS` that it goes with
@@ -166,16 +163,14 @@ class GraphCNF(nn.Module):
         steps: Arguments of the graph model, such as `PathModel`.
 
     Attributes:
-        metadata: JSON: `vocabulary`, `size_histogram` (index: number of nodes), `dataset`,
-            `training`.
+        metadata: JSON; `size_histogram` (index: number of nodes), `dataset`, `training`, ...
         training_hashes: Sorted hashes of the training molecules, uint64, or None.
 
     Examples:
         >>> path = ([0, 1, 0], [(0, 1), (1, 2)], [0, 0])
         >>> ring = ([0, 0, 1], [(0, 1), (1, 2), (0, 2)], [0, 0, 0])
         >>> graphs = PackedGraphs.from_lists([path, ring])
-        >>> sizes = {"node_categories": 2, "bond_categories": 1, "width": 16, "heads": 2}
-        >>> model = GraphCNF.for_graphs(graphs, **sizes)
+        >>> model = GraphCNF.for_graphs(graphs, node_categories=2, bond_categories=1)
         >>> model.log_prob(GraphBatch.collate(graphs)).shape
         torch.Size([2])
         >>> model.sample_records(0, 5, seed=0).node_counts.tolist()
@@ -209,9 +204,9 @@ class GraphCNF(nn.Module):
         """Build a model whose sizes fit every graph that it should be able to represent.
 
         `edge_weights` are what edge categories add to the sum of a node, such as bond orders (1
-        each when None); `support=False` leaves out the rules of the model, as `without_rules` does;
-        `steps` are arguments of the graph model that do not follow from the graphs. Raises
-        UserError where there are no graphs, or the model cannot be built for them.
+        each when None); `support=False` leaves out the rules of the model; `steps` are further
+        arguments of the graph model. Raises UserError where there are no graphs, or the model
+        cannot be built for them.
         """
         found = model_class(architecture, order)
         if not len(graphs):
@@ -248,8 +243,7 @@ class GraphCNF(nn.Module):
     def with_conditions(self, tables: list[dict[str, Any]]) -> GraphCNF:
         """Return the same weights in a model that also takes conditions, and ignores them yet.
 
-        `tables` are `condition_tables`. Raises UserError where there are some already, or cannot
-        be.
+        `tables` are `condition_tables`. UserError where there are some already, or cannot be.
         """
         if self.conditions or not self.steps.takes_conditions:
             raise UserError(
@@ -276,8 +270,7 @@ class GraphCNF(nn.Module):
     def without_rules(self) -> GraphCNF:
         """Return the same weights without the rules that were not learned from the data.
 
-        "path" and "jtvae": no limit on sums of edge weights; "unordered": places that nothing fits
-        stay empty; "graphaf": no valency check. Raises UserError where there is no such rule.
+        Those of "path" limit sums of edge weights. Raises UserError where there is no rule.
         """
         if not self.has_rules:
             raise UserError("this model has no support of the data that could be left out")
@@ -309,8 +302,7 @@ class GraphCNF(nn.Module):
             samples: Draws of the encoder; "path" needs none, its bound is exact for a numbering.
             noise: Tape of the random draws.
             orders: Depth-first numberings whose probabilities are summed, the given one included
-                ("path" only), up to 1,024. The bound rises with their number: what a canonically
-                ordered model leaves to other numberings belongs to the graph. Without gradients.
+                ("path" only, without gradients), up to 1,024. The bound rises with their number.
         """
         check_integer("samples", samples, 1)
         check_integer("orders", orders, 1, LARGEST_ORDERS)
@@ -325,8 +317,7 @@ class GraphCNF(nn.Module):
         """Return the negative bound in nats per node, decoder terms weighted with `beta`.
 
         Also metrics, pairs (sum over graphs, number of graphs): `bits_per_node`,
-        `bits_per_molecule`, and per step `bits_*` (per node) and `accuracy_*` (share of variables
-        that the posterior decodes to what was encoded).
+        `bits_per_molecule`, and per step `bits_*` (per node) and `accuracy_*` (`Bound.correct`).
         """
         bounds = self.steps.estimate(self._checked(batch))
         nodes = batch.sizes
@@ -336,17 +327,13 @@ class GraphCNF(nn.Module):
             # A held-out graph may be larger than all that were trained on.
             loss = loss - own[own.isfinite()].sum() / nodes.sum()
         with torch.no_grad():
-            count = torch.tensor(float(len(batch)), device=loss.device)
             bits = {name: -b.value() / math.log(2) for name, b in bounds.items()}
             total: Any = sum(bits.values())
-            metrics = {
-                "bits_per_node": ((total / nodes).sum(), count),
-                "bits_per_molecule": (total.sum(), count),
-            }
+            sums = {"bits_per_node": total / nodes, "bits_per_molecule": total}
             for name, b in bounds.items():
-                metrics[f"bits_{name}"] = ((bits[name] / nodes).sum(), count)
-                metrics[f"accuracy_{name}"] = (b.correct.sum(), count)
-        return loss, metrics
+                sums |= {f"bits_{name}": bits[name] / nodes, f"accuracy_{name}": b.correct}
+            count = torch.tensor(float(len(batch)), device=loss.device)
+        return loss, {name: (value.sum(), count) for name, value in sums.items()}
 
     @torch.no_grad()
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
@@ -369,8 +356,8 @@ class GraphCNF(nn.Module):
     ) -> np.ndarray:
         """Return the prior over numbers of nodes, 0 to `max_nodes`, as in the training histogram.
 
-        Restricted to a range if given, uniform where there are no such graphs; given the
-        `conditions` (1, P) of a graph, as the model has learned.
+        Restricted to a range if given, uniform where there are no such graphs; as the model has
+        learned, given the `conditions` (1, P) of a graph.
         """
         low, high = sizes or (0, self.max_nodes)
         if sizes is not None:
@@ -388,7 +375,6 @@ class GraphCNF(nn.Module):
             return self._size_log_probs(prior, conditions).exp().cpu().numpy()[0]
 
     def _size_log_probs(self, prior: np.ndarray, conditions: Tensor) -> Tensor:
-        """Return the log-probabilities (B, max_nodes + 1) of sizes given conditions (B, P)."""
         more = self.steps.size_logits(conditions.to(self.device)).double()
         return (torch.as_tensor(prior).log().to(more) + more).log_softmax(-1)
 
@@ -423,8 +409,7 @@ class GraphCNF(nn.Module):
 
         `temperature` is below 1 for more probable graphs, `generator` None, torch's or one of
         numpy's per graph; `conditions` (B, P) are NaN where unknown. With `sample_posterior`,
-        p(x|z) is drawn from instead of taking its argmax. UserError or ValueError for what cannot
-        be.
+        p(x|z) is drawn from instead of taking its argmax. Raises UserError or ValueError.
         """
         if not len(sizes):
             raise UserError("give at least one number of nodes to draw graphs of")
@@ -453,9 +438,8 @@ class GraphCNF(nn.Module):
 
         A record is a function of the seed and its number, to the last bit on one machine: it is
         always computed in the same batch (see `graphcnf.graphs.record_blocks`), on a CPU by one
-        thread. Several processes make use of several cores. `sizes` are as in `size_probabilities`,
-        `conditions` (P,) as in `sample`, None for an unknown one. Raises UserError where a number
-        is out of range.
+        thread. `sizes` are as in `size_probabilities`, `conditions` (P,) as in `sample`, None for
+        an unknown one. Raises UserError where a number is out of range.
         """
         check_integer("first", first)
         check_integer("count", count)

@@ -57,9 +57,8 @@ def graph_context(
     """Return a context with features of graphs of bonds (B, N, N): categories plus 1, or bool.
 
     Features: those of `walk_features`. Adjacency: one-hot distance (1 to 6, farther; all 0 for i =
-    j), and on edges, where nodes are `ordered`, whether j is numbered before i. For each of the
-    `categories` in addition the one-hot count of such edges at a node, and whether a pair's edge is
-    one.
+    j), and on edges, where nodes are `ordered`, True if j is numbered before i. For each of the
+    `categories` in addition the one-hot count of such edges at a node, and the edges themselves.
     """
     a = (bonds > 0).to(dtype)
     eye = torch.eye(mask.shape[1], device=mask.device, dtype=dtype)
@@ -138,10 +137,9 @@ class ConditionEmbedding(nn.Module):
 class Shares(nn.Module):
     """Shares of the conditions of a graph that its nodes add, by categories and by edges.
 
-    The rest of a condition is its value less what the nodes so far have added. An edge counts with
-    all that is around both its ends so far, so that sums over nodes and their neighbours (a weight,
-    a logP after Crippen) are nearly exact; others are hints. Shares are in deviations of the
-    `tables`.
+    An edge counts with all that is around both its ends so far, so that sums over nodes and their
+    neighbours (a weight, a logP after Crippen) are nearly exact; others are hints. Shares are in
+    deviations of the `tables`.
     """
 
     deviations: Tensor

@@ -1,13 +1,7 @@
-"""The three steps of GraphCNF with one latent per pair of nodes, as published.
-
-Node types become node latents; types of edges become edge latents; every other pair gets the latent
-of a virtual edge, and a binary decoder tells virtual from real. Lippe & Gavves 2021, arXiv
-2006.09790, section 3 and appendix B.
-"""
+"""The three steps of GraphCNF with one latent per pair of nodes, as published."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -44,7 +38,7 @@ class GraphLatents:
 
 
 class NodesAndPairs(Bijection):
-    """Lifts two tensor bijections to `GraphLatents`: one for the nodes, one for the pairs.
+    """Two tensor bijections lifted to `GraphLatents`: one for the nodes, one for the pairs.
 
     With a network these are couplings of `swap`, both conditioned on the fixed channels of both:
     `network(nodes, context, pairs, latents)` returns their parameters, which they get as features.
@@ -55,7 +49,6 @@ class NodesAndPairs(Bijection):
         self.nodes, self.pairs, self.network, self.swap = nodes, pairs, network, swap
 
     def _contexts(self, x: GraphLatents, context: Context) -> tuple[Context, Context]:
-        """Return the contexts of the two."""
         if self.network is None:
             return replace(context, mask=x.node_mask), replace(context, mask=x.pair_mask)
         # The network sees the padding, too.
@@ -87,36 +80,23 @@ class _Given(nn.Module):
         return context.features
 
 
-def joint_coupling(
-    network: nn.Module, *, splits: Sequence[int], mixtures: Sequence[int], swap: bool
-) -> NodesAndPairs:
-    """Return a mixture-of-logistics coupling of nodes and pairs: `splits`, `mixtures` of each."""
-    nodes, pairs = (
-        MixtureLogisticCoupling(_Given(), split=split, swap=swap, mixtures=count)
-        for split, count in zip(splits, mixtures, strict=True)
-    )
-    return NodesAndPairs(nodes, pairs, network, swap=swap)
+def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequential:
+    """Return blocks of actnorm, invertible linear map and joint mixture-of-logistics coupling.
 
-
-def joint_flow(
-    network, *, couplings: int, node_dim: int, pair_dim: int, node_mixtures: int, pair_mixtures: int
-) -> Sequential:
-    """Return blocks of actnorm, invertible linear map and joint coupling.
-
-    `network(node_in, node_out, pair_in, pair_out)` builds a conditioner; `pair_dim` is at least 2.
+    `dims`, at least 2, and `mixtures` are those of nodes and of pairs; `network(node_in, node_out,
+    pair_in, pair_out)` builds a conditioner.
     """
     layers: list[Bijection] = []
     for k in range(couplings):
-        sizes, splits = [], []
-        for dim, count in ((node_dim, node_mixtures), (pair_dim, pair_mixtures)):
+        sizes, parts = [], []
+        for dim, count in zip(dims, mixtures, strict=True):
             split, swap, fixed = halves(dim, k)
             sizes += [fixed, (dim - fixed) * (3 * count + 2)]
-            splits.append(split)
-        mixtures = node_mixtures, pair_mixtures
+            parts.append(MixtureLogisticCoupling(_Given(), split=split, swap=swap, mixtures=count))
         layers += [
-            NodesAndPairs(ActNorm(node_dim), ActNorm(pair_dim)),
-            NodesAndPairs(InvertibleLinear(node_dim), InvertibleLinear(pair_dim)),
-            joint_coupling(network(*sizes), splits=splits, mixtures=mixtures, swap=swap),
+            NodesAndPairs(*map(ActNorm, dims)),
+            NodesAndPairs(*map(InvertibleLinear, dims)),
+            NodesAndPairs(*parts, network(*sizes), swap=swap),
         ]
     return Sequential(*layers)
 
@@ -146,11 +126,11 @@ def of_pairs(values: Tensor, index: Tensor) -> Tensor:
 class PairNetwork(nn.Module):
     """Parameters of a coupling layer for nodes, and for pairs where there are any.
 
-    Depth and width lie on the nodes. Pairs carry a small hidden vector through two small networks
-    and act on the nodes as attention biases, one set per block, and as a sum-pooled message; what
-    is known of the graph (`context.features`, `context.adjacency`) enters as attention biases and
-    node features. Without `ordered` the network is equivariant to renumbering; differences of
-    positions are told apart up to `reach`.
+    Pairs carry a small hidden vector through two small networks and act on the nodes as attention
+    biases, one set per block, and as a sum-pooled message; what is known of the graph
+    (`context.features`, `context.adjacency`) enters as attention biases and node features. Without
+    `ordered` the network is equivariant to renumbering; differences of positions are told apart up
+    to `reach`.
     """
 
     def __init__(
@@ -183,13 +163,14 @@ class PairNetwork(nn.Module):
         self.node_out = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, node_out)))
         self.pair_in = pair_in
         if pair_in:
+            ends = 2 * pair_width if ordered else pair_width
             self.pairs = nn.Linear(pair_in + pair_features, pair_width)
             self.pair_position = nn.Embedding(reach + 1, pair_width) if ordered else None
-            self.ends = nn.Linear(width, 2 * pair_width if ordered else pair_width, bias=False)
+            self.ends = nn.Linear(width, ends, bias=False)
             self.mix = nn.Sequential(nn.GELU(), nn.Linear(pair_width, pair_width), nn.GELU())
             self.pair_bias = nn.Linear(pair_width, biases)
             self.message = nn.Linear(pair_width, width)
-            self.late_ends = nn.Linear(width, 2 * pair_width if ordered else pair_width, bias=False)
+            self.late_ends = nn.Linear(width, ends, bias=False)
             self.late = nn.Sequential(nn.GELU(), nn.Linear(pair_width, 2 * pair_width), nn.GELU())
             self.pair_out = zero_init(ReadOut(2 * pair_width, pair_out))
 
@@ -207,10 +188,9 @@ class PairNetwork(nn.Module):
         mask = context.mask
         count = mask.shape[1]
         number = torch.arange(count, device=mask.device)
-        given = [nodes]
         if context.features is not None:
-            given.append(context.features.to(nodes.dtype))
-        h = self.nodes(torch.cat(given, -1)) + self.size(mask.sum(1))[:, None]
+            nodes = torch.cat([nodes, context.features.to(nodes.dtype)], -1)
+        h = self.nodes(nodes) + self.size(mask.sum(1))[:, None]
         biases = len(self.blocks) * self.blocks.heads
         bias = torch.zeros(1, biases, 1, 1, device=mask.device, dtype=h.dtype)
         if self.position is not None and self.relative is not None:
@@ -222,28 +202,24 @@ class PairNetwork(nn.Module):
         bias = bias.masked_fill(~mask[:, None, None, :], HIDDEN)
         if not self.pair_in:
             return self.node_out(self.blocks(h, bias))
-        e = self._pair_state(h, pairs, latents.index, context)
-        keep = latents.pair_mask[..., None]
-        between = dense(self.pair_bias(e) * keep, latents.index, count)
-        bias = bias + between.permute(0, 3, 1, 2)
-        # Messages of the pairs of a node, scaled to be of order 1.
-        messages = (self.message(e) * keep).repeat(1, 2, 1)
-        ends = latents.index.transpose(1, 2).flatten(1)
-        pooled = messages.new_zeros(h.shape)
-        pooled = pooled.scatter_add(1, ends[..., None].expand_as(messages), messages)
-        h = self.blocks(h + 0.2 * pooled, bias)
-        late = self.late(e + self._from_ends(self.late_ends, h, latents.index))
-        return self.node_out(h), self.pair_out(late)
-
-    def _pair_state(self, h: Tensor, pairs: Tensor, index: Tensor, context: Context) -> Tensor:
-        given = [pairs]
+        index, keep = latents.index, latents.pair_mask[..., None]
         if context.adjacency is not None:
-            given.append(of_pairs(context.adjacency, index).to(pairs.dtype))
-        e = self.pairs(torch.cat(given, -1)) + self._from_ends(self.ends, h, index)
+            pairs = torch.cat([pairs, of_pairs(context.adjacency, index).to(pairs.dtype)], -1)
+        e = self.pairs(pairs) + self._from_ends(self.ends, h, index)
         if self.pair_position is not None:
             distance = (index[..., 0] - index[..., 1]).clamp(0, self.reach)
             e = e + self.pair_position(distance)
-        return self.mix(e)
+        e = self.mix(e)
+        between = dense(self.pair_bias(e) * keep, index, count)
+        bias = bias + between.permute(0, 3, 1, 2)
+        # Messages of the pairs of a node, scaled to be of order 1.
+        messages = (self.message(e) * keep).repeat(1, 2, 1)
+        ends = index.transpose(1, 2).flatten(1)
+        pooled = messages.new_zeros(h.shape)
+        pooled = pooled.scatter_add(1, ends[..., None].expand_as(messages), messages)
+        h = self.blocks(h + 0.2 * pooled, bias)
+        late = self.late(e + self._from_ends(self.late_ends, h, index))
+        return self.node_out(h), self.pair_out(late)
 
 
 # Real and virtual latents start apart. Where they overlap at first, training falls into a state in
@@ -293,11 +269,15 @@ class VirtualEdges(nn.Module):
 
 @graph_model("pairs")
 class PairsModel(GraphModel):
-    """GraphCNF with virtual edges, in one shot; without `ordered` invariant to renumbering.
+    """GraphCNF in one shot; without `ordered` invariant to renumbering.
+
+    Node types become node latents; types of edges become edge latents; every other pair gets the
+    latent of a virtual edge, and a binary decoder tells virtual from real. Lippe & Gavves 2021,
+    arXiv 2006.09790, section 3 and appendix B.
 
     `encoding` is "mixture", "linear", "variational" or "argmax", with `node_dim` and `pair_dim`
     latents. `nodes`, `bonds` and `adjacency_step` are the arguments of the steps: `couplings` (3,
-    3, 6), and sizes of `PairNetwork`. Couplings have so many `mixtures` per channel.
+    3, 6), and sizes of `PairNetwork`. Couplings have `mixtures` of so many logistics per channel.
     """
 
     orders = ORDERS
@@ -348,22 +328,18 @@ class PairsModel(GraphModel):
             couplings=number[0],
             mixtures=node_mixtures,
         )
-        flow = partial(
-            joint_flow,
-            node_dim=node_dim,
-            pair_dim=pair_dim,
-            node_mixtures=node_mixtures,
-            pair_mixtures=pair_mixtures,
-        )
-        self.bonds = flow(partial(PairNetwork, **structure, **bonds), couplings=number[1])
-        self.adjacency = flow(partial(PairNetwork, **given, **joint), couplings=number[2])
+        sizes = {"dims": (node_dim, pair_dim), "mixtures": (node_mixtures, pair_mixtures)}
+        network = partial(PairNetwork, **structure, **bonds)
+        self.bonds = joint_flow(network, couplings=number[1], **sizes)
+        network = partial(PairNetwork, **given, **joint)
+        self.adjacency = joint_flow(network, couplings=number[2], **sizes)
 
     def _context(self, bonds: Tensor, mask: Tensor, categories: int = 0) -> Context:
         dtype = self.virtual.shift.dtype
         return graph_context(bonds, mask, categories, dtype, ordered=self.ordered)
 
     def _run(self, batch: GraphBatch, noise: Noise | None):
-        """Return the joint latents of the base space of a batch, and the bound's terms."""
+        """Return the latents of the base space of a batch, and the bound's terms."""
         mask = batch.mask
         node = self.node_encoding.encode(batch.node_types, Context(mask, noise=noise))
         z, node_term = self.nodes(node.z, self._context(batch.bonds, mask, self.bond_categories))
@@ -415,8 +391,8 @@ class PairsModel(GraphModel):
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
         _, pair_mask = all_pairs(mask)
-        dtype = self.virtual.shift.dtype
-        draw = partial(self.base.sample, generator=generator, device=mask.device, dtype=dtype)
+        kind: dict[str, Any] = {"device": mask.device, "dtype": self.virtual.shift.dtype}
+        draw = partial(self.base.sample, generator=generator, **kind)
         nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)
         pairs = draw((*pair_mask.shape, self.bond_encoding.latent_dim), mask=pair_mask)
         return {"nodes": nodes, "pairs": pairs}
@@ -431,13 +407,10 @@ class PairsModel(GraphModel):
         )
         joint = self.adjacency.inverse(z, Context(mask))
         logit = self.virtual.logit(joint.pairs)
+        is_real = logit > 0
         if sample:
-            draw = draw_uniform(
-                (*logit.shape, 1), mask=pair_mask, generator=generator, device=logit.device
-            )
-            is_real = draw[..., 0] < torch.sigmoid(logit)
-        else:
-            is_real = logit > 0
+            kind = {"mask": pair_mask, "generator": generator, "device": logit.device}
+            is_real = draw_uniform((*logit.shape, 1), **kind)[..., 0] < torch.sigmoid(logit)
         is_real = is_real & pair_mask
         edges, real, place = _edges(is_real, index)
         at_edges = joint.pairs.gather(1, place[..., None].expand(-1, -1, joint.pairs.shape[-1]))

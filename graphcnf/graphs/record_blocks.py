@@ -1,8 +1,6 @@
 """Numbered records of a sample, each always computed in the same batch, by one thread.
 
-Rounding in float32 depends on the shapes of the tensors and on the number of threads, and once in a
-while it decides between two categories. Within a block of records, graphs of like size share a
-batch.
+Rounding in float32 depends on shapes and threads, and once in a while decides between categories.
 """
 
 from __future__ import annotations
@@ -34,9 +32,8 @@ def blocks(first: int, together: int = 1) -> Iterator[range]:
         if number >= len(FIRST_BLOCKS):
             number -= (number - len(FIRST_BLOCKS)) % together
             count = together
-        block = range(_block_start(number), _block_start(number + count))
-        yield block
-        first = block.stop
+        first = _block_start(number + count)
+        yield range(_block_start(number), first)
 
 
 def together_on(device: torch.device) -> int:
@@ -84,8 +81,8 @@ def record_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.random.Generator]]]:
     """Yield the batches that hold the records `wanted` of the sample with this seed.
 
-    Numbers of all records of a batch, their sizes (the first number that a record draws decides on
-    it, by the probabilities `prior` from 0 on), and their generators.
+    Numbers, sizes (by the first number that a record draws and the probabilities `prior` from 0
+    on) and generators of all records of a batch; graphs of like size in a block share one.
     """
     below = prior.cumsum()
     for block in blocks(wanted.start, together):

@@ -24,8 +24,7 @@ from torch.nn.functional import one_hot
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import GraphCNF
-from graphcnf.graphs.constrained.particles import Particles, ParticleSampler, Proposal
-from graphcnf.graphs.constrained.placement import Fragment
+from graphcnf.graphs.fragments import Fragment, Particles, ParticleSampler, Proposal
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec

@@ -13,8 +13,7 @@ import typer
 from torch import Tensor
 
 from graphcnf.coloring import ColoringFlow, conflicts
-from graphcnf.coloring.network import undecided
-from graphcnf.coloring.saturation import SaturationOrder
+from graphcnf.coloring.network import SaturationOrder, undecided
 from graphcnf.datasets.coloring import ColoringDataset, load_coloring
 from graphcnf.errors import UserError, counted
 from graphcnf.evaluation.formats import Column, number, percent, text

@@ -48,7 +48,7 @@ def test_what_is_kept_can_be_loaded(model, tmp_path):
     assert again.metadata == {"counts": {"2": 1, "10": 2}}
     for name, weight in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight.to(again.state_dict()[name].dtype))
-    options = {"prior": [0.2, 0.3, 0.5], "separation": 1e6}
+    options = {"separation": 1e6}
     flow = SetFlow(
         3, 3, coupling="channels", width=8, layers=1, couplings=1, encoding_options=options
     )

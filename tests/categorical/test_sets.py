@@ -9,7 +9,7 @@ import torch
 from couplings import perturb
 
 from graphcnf.categorical import AutoregressiveCoupling, SetFlow
-from graphcnf.categorical.disjoint import MARGIN
+from graphcnf.categorical.encoding import MARGIN
 from graphcnf.categorical.sets import ElementCoupling, GroupCoupling, GroupNetwork
 from graphcnf.errors import UserError
 from graphcnf.flows import Context, Noise, StandardLogistic, record_generators
@@ -68,10 +68,10 @@ def test_groups_in_float32(make_case, check):
     check(make_case)
 
 
-@pytest.fixture(params=[False, True], ids=["ascending", "descending"])
-def element_coupling(request):
+@pytest.fixture
+def element_coupling():
     means = torch.tensor([[-1.0, 0.5], [1.0, 0.0], [0.2, -1.0]])
-    layer = ElementCoupling(means, means * 0.2, elements=6, reverse=request.param, **SMALL)
+    layer = ElementCoupling(means, means * 0.2, elements=6, **SMALL)
     return perturb(layer, 0.1).double()
 
 
@@ -245,8 +245,8 @@ def test_samples(coupling):
     mask = HOLES | (torch.arange(4) == 0)
     assert not flow.sample(5, context=Context(mask))[~mask].any()
     first, second = (
-        flow.sample(count, context=Context(generator=record_generators(1, start, count)))
-        for start, count in ((0, 4), (2, 2))
+        flow.sample(n, context=Context(generator=record_generators(1, start, n)))
+        for start, n in ((0, 4), (2, 2))
     )
     assert torch.equal(first[2:], second)
     if coupling == "groups":
@@ -276,6 +276,7 @@ def test_saved_and_loaded(coupling, tmp_path):
         ({"coupling": "pairs"}, "elements, groups, channels"),
         ({"encoding": "mixtures"}, "unknown encoding"),
         ({"couplings": 0}, "couplings must be"),
+        ({"couplings": 2}, "takes couplings = 1 only"),
         ({"width": 10, "heads": 4}, "divide"),
         ({"coupling": "channels", "encoding": "interval"}, "at least 2 latents"),
         ({"coupling": "groups", "encoding": "mixture"}, "takes the encoding"),

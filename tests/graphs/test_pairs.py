@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from graphcnf.flows import Context, Noise
 from graphcnf.graphs import GraphBatch, GraphCNF
-from graphcnf.graphs.pairs import GraphLatents, PairNetwork, all_pairs, joint_coupling
+from graphcnf.graphs.pairs import GraphLatents, PairNetwork, all_pairs, joint_flow
 from graphcnf.testing import assert_gradients_reach_every_parameter, assert_normalised
 
 STEP = {"couplings": 2, "width": 16, "layers": 1, "heads": 2}
@@ -194,10 +195,10 @@ def test_joint_coupling_round_trip_and_log_det():
     torch.manual_seed(0)
     mask = torch.tensor([[True] * 4, [True, True, True, False]])
     index, pair_mask = all_pairs(mask)
-    network = PairNetwork(3, 3 * 8, 1, 1 * 8, ordered=False, max_nodes=4, width=16, heads=2)
-    for parameter in network.parameters():
+    network = partial(PairNetwork, ordered=False, max_nodes=4, width=16, heads=2)
+    coupling = joint_flow(network, couplings=1, dims=(6, 2), mixtures=(2, 2))[2]
+    for parameter in coupling.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    coupling = joint_coupling(network, splits=(3, 1), mixtures=(2, 2), swap=False)
     x = GraphLatents(
         torch.randn(2, 4, 6) * mask[..., None],
         torch.randn(2, 6, 2) * pair_mask[..., None],

@@ -93,20 +93,5 @@ def test_a_ring_is_one_category_whatever_hangs_on_it():
     assert code[0, 7].tolist() == [0, 5, 0]
     assert code[0, :, 0].tolist() == [0, 0, 0, 1, 0, 1, 0, 0]
     assert targets[0, 7].tolist() == [6, 0, -1]
-
-
-@pytest.mark.parametrize(
-    ("edges", "nodes", "message"),
-    [
-        ([(0, 1), (2, 3)], 4, "not connected"),
-        ([(0, 2), (1, 2)], 3, "no earlier neighbour"),
-        ([(0, 1), (0, 2), (1, 3), (2, 3)], 4, "not numbered depth-first"),
-        # Each node hangs on its parent's path, but the numbering returns to a branch it has left.
-        ([(0, 1), (1, 2), (0, 3), (2, 4)], 5, "not numbered depth-first"),
-        ([(0, 1), (1, 2), (0, 3), (3, 4), (2, 5)], 6, "not numbered depth-first"),
-        ([(i, j) for i in range(5) for j in range(i)], 5, "more than 3 earlier neighbours"),
-    ],
-)
-def test_other_graphs_are_refused(edges, nodes, message):
-    with pytest.raises(ValueError, match=message):
-        encode(edges, nodes)
+    with pytest.raises(ValueError, match="more than 3 earlier neighbours"):
+        encode([(i, j) for i in range(5) for j in range(i)], 5)

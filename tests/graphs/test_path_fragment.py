@@ -7,8 +7,7 @@ import torch
 
 from graphcnf.errors import UserError
 from graphcnf.graphs import PackedGraphs
-from graphcnf.graphs.constrained.particles import ParticleSampler, Proposal
-from graphcnf.graphs.constrained.placement import Fragment
+from graphcnf.graphs.fragments import Fragment, ParticleSampler, Proposal
 
 
 def tree(random):

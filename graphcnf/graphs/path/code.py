@@ -16,17 +16,14 @@ from torch.nn import functional as F
 
 from graphcnf.graphs.batch import GraphBatch, PackedGraphs
 
-# Names of the three steps of the published model, among which the variables are divided.
-STEPS = ("adjacency", "bonds", "nodes")
-
 
 def depth_first_code(adjacency: Tensor, mask: Tensor, entries: int) -> tuple[Tensor, Tensor]:
     """Return the code of the connectivity (B, N, N) of depth-first numbered graphs, (B, N, K) long.
 
     Of up to K = `entries` earlier neighbours: levels stepped back, then lengths of the closures,
-    increasing, 0 for none; all 0 for the first node and for padding. Also the neighbour that each
-    stands for, (B, N, K) long, -1 for none. Raises ValueError for a graph that is not connected,
-    not numbered depth-first, or has a node with more earlier neighbours.
+    increasing, 0 for none, as for the first node and padding. Also the neighbour that each stands
+    for, (B, N, K) long, -1 for none. Raises ValueError for a graph that is not connected, not
+    numbered depth-first, or has a node with more earlier neighbours.
     """
     batch, nodes = mask.shape
     number = torch.arange(nodes, device=mask.device)
@@ -69,8 +66,7 @@ class AtomCode:
     and 0 for none. Not every combination is the code of a graph; `Support` knows which are.
     """
 
-    COMMON = 4
-    """Variables that are no function of others at any node: up to the length of a closure."""
+    COMMON = 4  # variables that all nodes have: up to the length of a closure
 
     def __init__(
         self, back: int, closures: list[int], *, node_categories: int, bond_categories: int
@@ -100,11 +96,6 @@ class AtomCode:
     def edges(x: Tensor) -> Tensor:
         """Return the edge categories plus 1, 0 for none, (..., E) long, of x (..., V)."""
         return torch.cat([x[..., 1:2], x[..., 4::2]], -1)
-
-    def variables(self, step: str) -> list[int]:
-        """Return the variables of one of `STEPS`."""
-        of_role = {"back": "adjacency", "length": "adjacency", "edge": "bonds", "node": "nodes"}
-        return [k for k in range(len(self.cardinalities)) if of_role[self.role(k)] == step]
 
     @staticmethod
     def measure(graphs: PackedGraphs) -> dict:

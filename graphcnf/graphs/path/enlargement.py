@@ -1,10 +1,4 @@
-"""A trained network with more categories, nodes and closures than it was trained with.
-
-What the smaller network has, stays; what it lacks starts as a copy of what is closest: a new
-category of the one that the caller names, a larger number of nodes of the largest known one, a
-further closure of the last one known. Probability is split between a copy and its original as the
-counts of both in the new graphs say, so that the network starts with what it knew.
-"""
+"""A trained network with more categories, nodes and closures than it was trained with."""
 
 from __future__ import annotations
 
@@ -33,6 +27,11 @@ def enlarged(
     edge_weights: Sequence[int],
 ) -> GraphCNF:
     """Return a model that knows what a path model knows, and can represent all of some graphs.
+
+    What the smaller network lacks starts as a copy of what is closest: a new category of the one
+    that the caller names, a larger number of nodes of the largest known one, a further closure of
+    the last one known. Probability is split between a copy and its original as the counts of both
+    in the new graphs say.
 
     For each node and edge category of the result `node_sources` and `edge_sources` name the one
     that it starts from: first the known ones in their order, each of them itself, then the new

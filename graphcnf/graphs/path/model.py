@@ -15,12 +15,14 @@ from graphcnf.flows.transform import Context, Noise
 from graphcnf.graphs.batch import GraphBatch, Latents, PackedGraphs
 from graphcnf.graphs.model import GraphModel, graph_model
 from graphcnf.graphs.networks import ConditionEmbedding
-from graphcnf.graphs.path.code import STEPS, AtomCode
+from graphcnf.graphs.path.code import AtomCode
 from graphcnf.graphs.path.network import PathNetwork
 from graphcnf.graphs.path.support import Path, Support, limit_note
 from graphcnf.graphs.record_blocks import BLOCK, batches
 
 DETOUR = 0.2  # probability of leaving the given order at a branch, or of another first node
+# The variables of a node by the three steps of the published model.
+STEPS = {"adjacency": ("back", "length"), "bonds": ("edge",), "nodes": ("node",)}
 
 
 @graph_model("path")
@@ -102,15 +104,12 @@ class PathModel(GraphModel):
         shares.fit(x, links, batch.mask, batch.conditions)
 
     def bounds(self, batch: GraphBatch, noise: Noise | None = None) -> dict[str, Bound]:
-        """Return the exact log-probability of the code by `STEPS`; `noise` is not needed.
-
-        An interval of the unit line is mapped to one as long as its category's probability, so the
-        density of the latents, integrated over the intervals, is the product of the conditional
-        probabilities.
-        """
+        """Return the exact log-probability of the code by `STEPS`; `noise` is not needed."""
         context = Context(batch.mask, conditions=batch.conditions)
         parts = self.flow.flow.log_probs(self.code.encode(batch), context).sum(1)
-        return {s: Bound.exact(parts[:, self.code.variables(s)].sum(1)) for s in STEPS}
+        own = [AtomCode.role(k) for k in range(parts.shape[1])]
+        places = {s: [k for k, role in enumerate(own) if role in STEPS[s]] for s in STEPS}
+        return {s: Bound.exact(parts[:, place].sum(1)) for s, place in places.items()}
 
     def log_prob_of_orders(self, batch: GraphBatch, count: int) -> Tensor:
         """Return the log of the summed probabilities of `count` numberings, (B,) nats.
@@ -126,14 +125,13 @@ class PathModel(GraphModel):
                 part.conditions = batch.conditions[owner]
             # A longer step back or closure than the code has: such a numbering has probability 0.
             known = self.knows(part)
-            if not known.any():
-                continue
             part, owner = part[known], owner[known]
+            if not len(part):
+                continue
             log_p: Any = sum(bound.value() for bound in self.bounds(part).values())
             total = total.to(log_p)
             for k in owner.unique().tolist():
-                more = torch.logsumexp(log_p[owner == k], 0)
-                total[k] = torch.logaddexp(total[k], more)
+                total[k] = torch.logaddexp(total[k], torch.logsumexp(log_p[owner == k], 0))
         return total
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:
@@ -147,18 +145,10 @@ class PathModel(GraphModel):
         options: dict[str, Any] = {"device": mask.device, "dtype": self.network.initial.dtype}
         return {"atoms": self.flow.base.sample(shape, mask=mask, generator=generator, **options)}
 
-    def decode(
-        self,
-        latents: Latents,
-        mask: Tensor,
-        *,
-        conditions: Tensor | None = None,
-        sample: bool = False,
-        **draw,
-    ) -> GraphBatch:
+    def decode(self, latents: Latents, mask: Tensor, *, sample: bool = False, **draw) -> GraphBatch:
         """Return graphs of latents, given `conditions` (B, P), temperature and generator."""
-        context = Context(mask, conditions=conditions, **draw)
-        return self.code.decode(self.flow.decode(latents["atoms"], context, sample=sample), mask)
+        x = self.flow.decode(latents["atoms"], Context(mask, **draw), sample=sample)
+        return self.code.decode(x, mask)
 
 
 def random_depth_first(
@@ -173,15 +163,14 @@ def random_depth_first(
     for i, j in edges.tolist():
         around[i].append(j)
         around[j].append(i)
-    first = int(random.integers(nodes)) if random.random() < detour else 0
-    order, seen, stack = [], [False] * nodes, [first]
+    stack = [int(random.integers(nodes)) if random.random() < detour else 0]
+    order: list[int] = []
     while stack:
         node = stack.pop()
-        if seen[node]:
+        if node in order:
             continue
-        seen[node] = True
         order.append(node)
-        branches = sorted(n for n in around[node] if not seen[n])
+        branches = sorted(n for n in around[node] if n not in order)
         if len(branches) > 1 and random.random() < detour:
             random.shuffle(branches)
         stack += reversed(branches)

@@ -1,9 +1,4 @@
-"""Causal attention over the nodes of a depth-first numbered graph.
-
-Position i holds what is known before node i (the categories of the node before, the path that it
-leaves, how many nodes are still to come) and gives the probabilities of all variables of node i,
-one after the other. Attention is biased by the distance in the numbering and by the level.
-"""
+"""Causal attention over the nodes of a depth-first numbered graph."""
 
 from __future__ import annotations
 
@@ -69,9 +64,18 @@ class Tables:
         self.weight = torch.cat([layer.get_parameter("weight") for layer in common])
         self.bias = torch.cat([layer.get_parameter("bias") for layer in common])
 
+    def contents(self, x: Tensor) -> Tensor:
+        """Return channels (R, C) of the categories x (R, V) of nodes."""
+        return F.embedding_bag(x + self.offsets, self.values, mode="sum")
+
 
 class PathNetwork(Network):
     """Probabilities of the categories of nodes.
+
+    Position i holds what is known before node i (the categories of the node before, the path that
+    it leaves, how many nodes are still to come) and gives the probabilities of all variables of
+    node i, one after the other. Attention is biased by the distance in the numbering and by the
+    level on the path.
 
     Attention blocks have `layers`, `heads`, `width` channels and `expansion` times as many in the
     feed-forward part; the read-out of a variable has `head_width`, a level of the path
@@ -140,10 +144,6 @@ class PathNetwork(Network):
                 parts.append(table(key % len(table.get_parameter("weight"))))
         return self.path(channels.flatten(1)) + self.joined(torch.cat(parts, -1))
 
-    def contents(self, x: Tensor, tables: Tables) -> Tensor:
-        """Return channels (R, C) of the categories x (R, V) of nodes."""
-        return F.embedding_bag(x + tables.offsets, tables.values, mode="sum")
-
     def channels(self, codes: Tensor, around: Tensor, tables: Tables) -> Tensor:
         """Return channels (R, level width) of levels from codes (R,) and neighbours (R, K)."""
         pairs = around // CATEGORIES * self.cardinalities[2] + around % CATEGORIES
@@ -182,12 +182,12 @@ class PathNetwork(Network):
         batch, size = mask.shape
         tables, number = Tables(self), torch.arange(size, device=mask.device)
         path = Path.before_each(x, self.support.weights, self.support.pad)
-        places = path.last_levels(batch * size)
-        at = path.tables.flatten(1)[:, places]
+        levels = path.last_levels(batch * size)
+        at = path.tables.flatten(1)[:, levels]
         codes = level_codes(at)
-        around = path.around.flatten(0, 1)[places].flatten(0, 1)
+        around = path.around.flatten(0, 1)[levels].flatten(0, 1)
         channels = self.channels(codes.flatten(), around, tables).unflatten(0, codes.shape)
-        before = self.contents(x[:, :-1].flatten(0, 1), tables).unflatten(0, (batch, size - 1))
+        before = tables.contents(x[:, :-1].flatten(0, 1)).unflatten(0, (batch, size - 1))
         before = torch.cat([self.initial.expand(batch, 1, -1).to(before.dtype), before], 1)
         h = self.inputs(channels, codes).unflatten(0, mask.shape) + before
         to_come = (mask.sum(1, keepdim=True) - number).clamp(min=0)
@@ -198,17 +198,14 @@ class PathNetwork(Network):
         bias = self._biases(number, at[NODE].unflatten(0, mask.shape))
         h = self.norm(self.blocks(self.dropout(h), bias))
         path = path.take(mask.flatten().nonzero()[:, 0])
-        free = self.support.free(path.tables)
-        room = self.support.places(free, path.depth, to_come[mask] == 1)
-        yield Step(mask.nonzero(as_tuple=True), self.nodes(h[mask], room, tables))
+        places = self.support.places(self.support.free(path.tables), path.depth, to_come[mask] == 1)
+        h = h[mask]
+        nodes = Nodes(h, F.linear(h, tables.weight, tables.bias), None, places)
+        yield Step(mask.nonzero(as_tuple=True), nodes)
 
     def start(self, context: Context) -> PathState:
         """Return the state before the first node of every graph."""
         return PathState(self, context.mask, context.conditions)
-
-    def nodes(self, h: Tensor, places: Places, tables: Tables) -> Nodes:
-        """Return the hidden states of nodes of channels h (M, C), none of them decided."""
-        return Nodes(h, F.linear(h, tables.weight, tables.bias), None, places)
 
     def logits(self, hidden: Nodes) -> Tensor:
         """Return logits (M, cardinality) of the next variable; -inf where impossible."""
@@ -265,7 +262,7 @@ class PathState:
         places = self.path.last_levels(count)
         channels = F.embedding(places, self.channels.flatten(0, 1))
         h = net.inputs(channels, self.codes.flatten()[places])
-        h = h + (net.contents(self.before[:count], self.tables) if number else net.initial)
+        h = h + (self.tables.contents(self.before[:count]) if number else net.initial)
         h = h + net.position.weight[number] + net.remaining(to_come)
         if self.conditions is not None:
             h = h + net.conditioned(self.conditions[:count], self.added[:count, None])[:, 0]
@@ -278,8 +275,9 @@ class PathState:
         bias = F.embedding(level, self.by_level) + near
         h = net.norm(net.blocks.step(h, bias, self.cache))
         free = self.free[:count, : net.support.pad + number + 1]
-        room = net.support.places(free, self.path.depth[:count], to_come == 1)
-        return Step(at, net.nodes(h, room, self.tables))
+        places = net.support.places(free, self.path.depth[:count], to_come == 1)
+        common = F.linear(h, self.tables.weight, self.tables.bias)
+        return Step(at, Nodes(h, common, None, places))
 
     def _add(self, number: int, x: Tensor) -> None:
         """Append node `number`, of categories x (R, V), to the paths of R graphs."""

@@ -1,12 +1,4 @@
-"""Possible categories of a node, given the nodes before it and its earlier variables.
-
-A category is impossible where it would stand for no graph: a step or a closure beyond the first
-node, closures that do not grow, the category of an edge that is not there. Or where, with a table
-of the largest sums, it would give a node a larger sum of edge weights than nodes of its category
-ever have in the training data (for molecules: bond orders); then some node within the reach of the
-next one must keep a place, while nodes are still to come, so that no graph ends in a dead end. What
-is impossible has probability 0 in the density, which stays normalised.
-"""
+"""Possible categories of a node, given the nodes before it and its earlier variables."""
 
 from __future__ import annotations
 
@@ -233,7 +225,14 @@ class Places:
 
 
 class Support(nn.Module):
-    """Knows the possible categories of the nodes of a model, from tables of small numbers.
+    """Possible categories of the nodes of a model, from tables of small numbers.
+
+    A category is impossible where it would stand for no graph: a step or a closure beyond the first
+    node, closures that do not grow, the category of an edge that is not there. Or where, with a
+    table of the largest sums, it would give a node a larger sum of edge weights than nodes of its
+    category ever have in the training data (for molecules: bond orders); then some node within the
+    reach of the next one must keep a place, while nodes are still to come, so that no graph ends in
+    a dead end. What is impossible has probability 0 in the density, which stays normalised.
 
     `edge_weights` are those of the edge categories, the smallest of them 1, `largest_sums` the
     largest sum of each node category, None for no limit. Raises UserError where they do not fit the

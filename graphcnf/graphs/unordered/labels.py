@@ -4,15 +4,10 @@ An edge is of a *kind*: its category and the size of the smallest ring that it i
 *label* is its category and how many edges of each kind end there. Both are functions of the graph,
 so a density of labels and kinds is one of graphs; what it puts on labels that no graph has is lost.
 
-One node after the other gets all of its edges. Each round has a *frontier node*, drawn uniformly
-among the nodes that are part of the partial graph and have places left (the first one among all
-nodes). It chooses a partner for each of its places, kind by kind. The frontier node, and the order
-in which places of the same kind are filled, are latents with a uniform density: they cost no bits.
-
-What is impossible for a pair, by counting (`PartialGraph.look`), has probability 0 in the density,
-which stays normalised. No graph is excluded by that, but a sample may come to places that nothing
-fits. Such a place may take one of another kind in another part (`EdgeChoices.logits`), which never
-happens in a graph that exists. Where there is none, a sample ends in several parts.
+Each round has a *frontier node*, drawn uniformly among the nodes that are part of the partial graph
+and have places left (the first one among all nodes). It chooses a partner for each of its places,
+kind by kind. The frontier node, and the order in which places of the same kind are filled, are
+latents with a uniform density: they cost no bits.
 """
 
 from __future__ import annotations
@@ -59,7 +54,13 @@ def ring_classes(adjacency: Tensor) -> Tensor:
     front = steps.new_zeros(batch, int(counts.max()), nodes)
     front[graph, place] = steps[graph, low]
     front[graph, place, high] = 0
-    own = torch.where(_resistances(adjacency)[graph, low, high] < 1 - 0.5 / nodes, RINGS[-1], 0)
+    conductance = adjacency.double()
+    # A little of a resistor from each node to the ground: graphs may have several parts.
+    grounded = torch.diag_embed(conductance.sum(1) + 1e-6) - conductance
+    potential = torch.linalg.inv(grounded)
+    itself = potential.diagonal(dim1=1, dim2=2)
+    resistance = (itself[:, :, None] + itself[:, None] - 2 * potential)[graph, low, high]
+    own = torch.where(resistance < 1 - 0.5 / nodes, RINGS[-1], 0)
     for length in range(3, RINGS[-1]):
         front = front @ steps
         # Not back over the edge itself.
@@ -70,17 +71,6 @@ def ring_classes(adjacency: Tensor) -> Tensor:
     return classes
 
 
-def _resistances(adjacency: Tensor) -> Tensor:
-    """Return the effective resistance between any two nodes of a part, (B, N, N) float64."""
-    conductance = adjacency.double()
-    laplacian = torch.diag_embed(conductance.sum(1)) - conductance
-    # A little of a resistor from each node to the ground: graphs may have several parts.
-    ground = 1e-6 * torch.eye(adjacency.shape[1], dtype=torch.float64, device=adjacency.device)
-    potential = torch.linalg.inv(laplacian + ground)
-    own = potential.diagonal(dim1=1, dim2=2)
-    return own[:, :, None] + own[:, None] - 2 * potential
-
-
 class NodeLabels(nn.Module):
     """Graphs to labels of nodes and kinds of edges, and back.
 
@@ -89,20 +79,15 @@ class NodeLabels(nn.Module):
     adds to the sum of a node (1 each when None). Raises UserError where they do not fit together.
     """
 
-    kinds: Tensor
-    rows: Tensor
-    place: Tensor
-    sizes: Tensor
-    weights: Tensor
-    far: Tensor
-    ends: Tensor
+    kinds: Tensor  # (K, 2)
+    rows: Tensor  # (labels, 1 + K)
+    place: Tensor  # 1 + kind of an edge by its category plus 1 and its ring class, 0 for none
+    sizes: Tensor  # ring sizes of the kinds, (K,)
+    weights: Tensor  # (K,)
+    far: Tensor  # how far one kind is from another, (K, K)
+    ends: Tensor  # edges of each kind of the labels, and zeros for padding, (labels + 1, K)
 
-    def __init__(
-        self,
-        edge_kinds: list[list[int]],
-        node_labels: list[list[int]],
-        edge_weights: list[int] | None = None,
-    ):
+    def __init__(self, edge_kinds: list, node_labels: list, edge_weights: list[int] | None = None):
         super().__init__()
         widths = {len(row) for row in node_labels}
         if widths != {len(edge_kinds) + 1} or {len(kind) for kind in edge_kinds} - {2}:
@@ -123,8 +108,7 @@ class NodeLabels(nn.Module):
         weights = torch.tensor(given, dtype=torch.long)[kinds[:, 0]]
         place = torch.full((most + 1, len(RINGS)), -1)
         place[kinds[:, 0] + 1, kinds[:, 1]] = torch.arange(len(kinds))
-        # How far one kind is from another: by weight, then by category, by being in a ring, and by
-        # its place, so that no two are equally far.
+        # By weight, then by category, by being in a ring, and by place: no two are equally far.
         far = (weights[:, None] - weights).abs()
         for value in (kinds[:, 0], (kinds[:, 1] > 0).long()):
             far = 2 * far + (value[:, None] != value)
@@ -136,7 +120,6 @@ class NodeLabels(nn.Module):
             ("sizes", torch.tensor(RINGS)[kinds[:, 1]]),
             ("weights", weights),
             ("far", far),
-            # A row of zeros at the end, for padding.
             ("ends", F.pad(rows[:, 1:], (0, 0, 0, 1))),
         ):
             self.register_buffer(name, table, persistent=False)
@@ -175,14 +158,10 @@ class NodeLabels(nn.Module):
         """Return the kinds nearest to `kinds` (...) that have `free` (..., K) places, if any."""
         return self.far[kinds].masked_fill(free <= 0, torch.iinfo(torch.long).max).argmin(-1)
 
-    def lighter(self, kinds: Tensor, others: Tensor) -> Tensor:
-        """Return the lighter of two kinds, the first where they weigh the same."""
-        return torch.where(self.weights[others] < self.weights[kinds], others, kinds)
-
     def encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Return labels (B, N) long, `count` at padding, and kinds (B, N, N) long, 0 for no edge.
 
-        Raises ValueError where a node has edges as no label says, or an edge is of an unknown kind.
+        Raises ValueError where no label fits a node, or no kind an edge.
         """
         labels, kinds, unknown = self.look_up(batch)
         if unknown.any():
@@ -220,20 +199,19 @@ class NodeLabels(nn.Module):
 FAR = 10  # largest distance that is told apart
 
 
-def uniform_count(rounds: int) -> int:
-    """Return the number of uniforms of a node, which cost no bits; each round has its own."""
-    return 2 + 2 * rounds
-
-
 def draw_uniforms(mask: Tensor, rounds: int, noise: Noise | None = None) -> Tensor:
-    """Draw the uniforms of the nodes `mask` (B, N), (B, N, `uniform_count(rounds)`) float64."""
-    shape = *mask.shape, uniform_count(rounds)
+    """Draw the uniforms of the nodes `mask` (B, N), (B, N, 2 + 2 * rounds) float64."""
+    shape = *mask.shape, 2 + 2 * rounds
     return take(noise, lambda: torch.rand(shape, dtype=torch.float64, device=mask.device))
 
 
 @dataclass(frozen=True, eq=False)
 class UnorderedContext(Context):
-    """Context of the networks of labels and edges; a graph has as many rounds of edges as nodes."""
+    """Context of the networks of labels and edges; a graph has as many rounds of edges as nodes.
+
+    The uniforms of a node order labels and partners, then it in each round of the frontier, then
+    partners for places of the same kind in each round.
+    """
 
     uniforms: Tensor = None  # type: ignore[assignment]  # always given, see `draw_uniforms`
     labels: Tensor = None  # type: ignore[assignment]  # (B, N) long; while they are drawn none
@@ -247,14 +225,6 @@ class UnorderedContext(Context):
         """Return random numbering 0 (for labels) or 1 (for partners), padding last, (B, N)."""
         uniforms = self.uniforms[..., which]
         return uniforms.masked_fill(~self.mask, 2.0).argsort(1).argsort(1)
-
-    def of_frontier(self, g: int) -> Tensor:
-        """Return the uniforms (B, N) of which the smallest decides on the frontier node."""
-        return self.uniforms[..., 2 + g]
-
-    def of_choices(self, g: int) -> Tensor:
-        """Return the uniforms (B, N) that order partners for places of the same kind."""
-        return self.uniforms[..., 1 + self.uniforms.shape[-1] // 2 + g]
 
 
 @dataclass
@@ -290,9 +260,10 @@ class PartialGraph:
         inside = waiting & self.reached
         return torch.where(inside.any(1, keepdim=True), inside, waiting)
 
-    def next_node(self, mask: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the next frontier node of each graph, (B,) long, and whether there is one."""
-        frontier = self.frontier(mask)
+    def next_node(self, context: UnorderedContext, g: int) -> tuple[Tensor, Tensor]:
+        """Return the frontier nodes (B,) long of round g, False (B,) where there is none."""
+        frontier = self.frontier(context.mask)
+        uniforms = context.uniforms[..., 2 + g]
         return uniforms.masked_fill(~frontier, 2.0).argmin(1), frontier.any(1)
 
     def add(self, node: Tensor, real: Tensor, row: Tensor) -> PartialGraph:
@@ -306,15 +277,17 @@ class PartialGraph:
         # What is decided stays: only what has probability 0 would say otherwise.
         row = torch.where(real[:, None] & ~self.done & ~itself, row, 0)
         kinds, free = self.kinds.clone(), self.free.clone()
-        done = self.done | (itself & real[:, None])
-        reached = self.reached | (row > 0) | (itself & real[:, None])
+        itself = itself & real[:, None]
+        done, reached = self.done | itself, self.reached | (row > 0) | itself
         steps = torch.arange(1, free.shape[-1] + 1, device=row.device)
         free[at, node] -= (row[..., None] == steps).sum(1)
         if free.shape[-1]:
             own = (row - 1).clamp(min=0)
             given = self.table.nearest(own, free)
             free -= F.one_hot(given, free.shape[-1]) * (row > 0)[..., None]
-            row = torch.where(row > 0, 1 + self.table.lighter(own, given), 0)
+            weights = self.table.weights
+            lighter = torch.where(weights[given] < weights[own], given, own)
+            row = torch.where(row > 0, 1 + lighter, 0)
         kinds[at, node] += row
         kinds[at, :, node] += row
         return PartialGraph(self.table, kinds, done, reached, free)
@@ -322,7 +295,11 @@ class PartialGraph:
     @torch.autocast("cpu", enabled=False)
     @torch.no_grad()
     def look(self, mask: Tensor) -> Known:
-        """Return free places, parts, distances and support for the nodes `mask` (B, N)."""
+        """Return free places, parts, distances and support for the nodes `mask` (B, N).
+
+        What is impossible for a pair, by counting, has probability 0 in the density, which stays
+        normalised. No graph is excluded by that.
+        """
         table, free, decided = self.table, self.free, self.decided
         itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
         shown = torch.where(decided & ~itself, self.kinds, 0)
@@ -342,6 +319,9 @@ class PartialGraph:
         near = near & (closing > 0)[:, None, None, None]
         apart = ~together[..., None] & (table.bridges | (connecting > 0)[:, None, None, None])
         fits = fits & (apart | (near & ~table.bridges))
+
+        def sums(pairs: Tensor, value: Tensor) -> Tensor:
+            return exactly(pairs.long(), value[..., None])[..., 0]
 
         def joined(value: Tensor) -> Tensor:
             return value[:, :, None] + torch.where(together, 0, value[:, None])
@@ -388,11 +368,6 @@ class Known(NamedTuple):
     possible: Tensor  # kinds that are possible for an open pair, (B, N, N, K) bool
     needed: Tensor  # open pairs that must be edges, (B, N, N) bool
     others: Tensor  # open pairs of two parts with places of any kind, (B, N, N) bool
-
-
-def sums(together: Tensor, value: Tensor) -> Tensor:
-    """Return sums of integers (B, N) over the nodes of the same part, (B, N) long."""
-    return exactly(together.long(), value[..., None])[..., 0]
 
 
 def _distances(adjacency: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:

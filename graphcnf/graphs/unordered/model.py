@@ -1,8 +1,7 @@
-"""GraphCNF in any order of nodes: labels of all nodes first, then the edges.
+"""GraphCNF in any order of nodes: labels of all nodes in random groups, then the edges.
 
-Labels come in random groups, edges node by node as the graph grows (`partial`). A training step
-looks at one random round of each graph (order-agnostic training: Uria et al. 2014, arXiv 1310.1757;
-Hoogeboom et al. 2022, arXiv 2110.02037).
+A training step looks at one random round of each graph (order-agnostic training: Uria et al. 2014,
+arXiv 1310.1757; Hoogeboom et al. 2022, arXiv 2110.02037).
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from graphcnf.graphs.unordered.labels import (
     UnorderedContext,
     draw_uniforms,
     exactly,
-    uniform_count,
 )
 
 # Numbers from here on are not told apart: of all places of a kind, of a node or a label.
@@ -108,24 +106,19 @@ class NodeLabelNetwork(Network):
         self.to_come = nn.Embedding(max_nodes + 1, width)
         self.surplus = nn.Embedding(2 * max_nodes + 1, width)
         self.bridges = nn.Embedding(2 * max_nodes + 1, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(),
-                nn.Linear(2 * width, width),
-            )
-            for _ in range(layers)
-        )  # fmt: skip
+        self.blocks = nn.ModuleList()
+        for _ in range(layers):
+            enter, leave = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+            nn.init.zeros_(leave.weight)
+            self.blocks.append(nn.Sequential(nn.LayerNorm(width), enter, nn.ReLU(), leave))
         self.leave = nn.Sequential(nn.LayerNorm(width), zero_init(ReadOut(width, table.count)))
-        for block in self.blocks:
-            nn.init.zeros_([*block.children()][-1].get_parameter("weight"))
         for embedding in (self.nodes, self.to_come, self.surplus, self.bridges):
             nn.init.normal_(embedding.weight, std=0.2)
 
     def forward(self, seen: Tensor, to_come: Tensor, sizes: Tensor) -> Tensor:
         """Return logits (..., labels), -inf where a label is impossible.
 
-        Of counts `seen` (..., labels) so far, nodes `to_come` (...) and `sizes` (...) of the
-        graphs.
+        Of counts `seen` (..., labels) so far, `to_come` (...) nodes and graphs of `sizes` (...).
         """
         like = self.leave[-1].get_parameter("weight")
         seen = seen.to(like.dtype)
@@ -147,11 +140,6 @@ class NodeLabelNetwork(Network):
         logits = self.leave(h)
         possible = self.parity.possible(places, to_come)
         return self.logits(logits).masked_fill(~possible, -math.inf)
-
-    def one_hot(self, labels: Tensor, shown: Tensor) -> Tensor:
-        """Return one-hot labels (B, N, labels) float of the nodes `shown` (B, N) bool."""
-        labels = torch.where(shown, labels, self.table.count)
-        return F.one_hot(labels, self.table.count + 1)[..., :-1].float()
 
     def groups(self, context: UnorderedContext) -> Tensor:
         """Return the round in which the label of each node comes, (B, N) long."""
@@ -314,7 +302,7 @@ class EdgeNetwork(Network):
 
     def next_node(self, partial: PartialGraph, context: UnorderedContext, g: int):
         """Return the frontier nodes (B,) of round g, if real, and kinds (B, V) to choose."""
-        node, real = partial.next_node(context.mask, context.of_frontier(g))
+        node, real = partial.next_node(context, g)
         at = torch.arange(len(node), device=node.device)
         free = torch.where(real[:, None], partial.free[at, node], 0)
         return node, real, self.kinds_of_choices(free)
@@ -350,7 +338,8 @@ class EdgeNetwork(Network):
         for g in range(context.mask.shape[1]):
             node, real, _ = self.next_node(partial, context, g)
             row = torch.where(partial.done | ~real[:, None], 0, kinds[at, node])
-            value, orders = self.as_choices(row, context.of_choices(g), ranks)
+            order = context.uniforms[..., 1 + context.uniforms.shape[-1] // 2 + g]
+            value, orders = self.as_choices(row, order, ranks)
             choices.append(value)
             total = total + orders
             partial = partial.add(node, real, row)
@@ -400,9 +389,10 @@ class EdgeState:
 class UnorderedModel(GraphModel):
     """p(graph) from the labels of its nodes and then its edges, in random order.
 
-    `edge_kinds`, `node_labels` and `edge_weights` are those of `NodeLabels`. With `substitutes`,
-    places that nothing fits take places of another kind, see `partial`. Labels come in
-    `node_rounds`; `nodes` and `pairs` are arguments of `NodeLabelNetwork` and `EdgeNetwork`.
+    `edge_kinds`, `node_labels` and `edge_weights` are those of `NodeLabels`. Labels come in
+    `node_rounds`; `nodes` and `pairs` are arguments of `NodeLabelNetwork` and `EdgeNetwork`. A
+    sample may come to places that nothing fits: with `substitutes` they take places of another kind
+    in another part, which never happens in a graph that exists.
     """
 
     orders = ("none",)
@@ -447,10 +437,10 @@ class UnorderedModel(GraphModel):
     def notes(self, rules: bool) -> list[str]:
         """Return a footnote on places that no edge fits."""
         if rules:
-            return [
-                "support of the data: on; a place that no bond fits takes a place of another kind."
-            ]
-        return ["support of the data: off; places that no bond fits stay empty."]
+            what = "on; a place that no bond fits takes a place of another kind."
+        else:
+            what = "off; places that no bond fits stay empty."
+        return [f"support of the data: {what}"]
 
     def _encoded(self, batch: GraphBatch, uniforms: Tensor):
         """Return categories of both flows, their context, and the log orders of the choices."""
@@ -478,26 +468,23 @@ class UnorderedModel(GraphModel):
 
         Given what is decided, every node to come is equally likely to be next: all of them count.
         """
-        uniforms = draw_uniforms(batch.mask, self.max_nodes)
+        uniforms, mask = draw_uniforms(batch.mask, self.max_nodes), batch.mask
         labels, kinds = self.table.encode(batch)
-        context = UnorderedContext(batch.mask, uniforms=uniforms, labels=labels)
-        return {
-            "nodes": Bound.exact(self._estimate_labels(context)),
-            "bonds": Bound.exact(self._estimate_edges(context, kinds)),
-        }
-
-    def _estimate_labels(self, context: UnorderedContext) -> Tensor:
+        context = UnorderedContext(mask, uniforms=uniforms, labels=labels)
         network: NodeLabelNetwork = self.nodes.network
-        mask, rounds = context.mask, self.node_rounds
         group = network.groups(context)
-        now = torch.randint(rounds, (len(mask), 1), device=mask.device)
+        now = torch.randint(self.node_rounds, (len(mask), 1), device=mask.device)
         before, ours = (group < now) & mask, (group == now) & mask
         to_come = mask.sum(1) - before.sum(1)
-        parts = before, mask & ~before
-        seen, coming = (network.one_hot(context.labels, part).sum(1) for part in parts)
+        one_hot = F.one_hot(labels, self.table.count + 1)[..., :-1].float()
+        seen, coming = ((one_hot * part[..., None]).sum(1) for part in (before, mask & ~before))
         log_p = network(seen, to_come, mask.sum(1)).log_softmax(-1)
         total = torch.where(coming > 0, log_p * coming, 0.0).sum(-1)
-        return total * rounds * ours.sum(1) / to_come.clamp(min=1)
+        total = total * self.node_rounds * ours.sum(1) / to_come.clamp(min=1)
+        return {
+            "nodes": Bound.exact(total),
+            "bonds": Bound.exact(self._estimate_edges(context, kinds)),
+        }
 
     def _estimate_edges(self, context: UnorderedContext, kinds: Tensor) -> Tensor:
         network: EdgeNetwork = self.pairs.network
@@ -506,7 +493,7 @@ class UnorderedModel(GraphModel):
         partial = PartialGraph.start(self.table, context.labels)
         at = torch.arange(len(mask), device=mask.device)
         for g in range(int(now.max())):
-            node, real = partial.next_node(mask, context.of_frontier(g))
+            node, real = partial.next_node(context, g)
             row = torch.where(partial.done, 0, kinds[at, node])
             partial = partial.add(node, real & (g < now), row)
         frontier = partial.frontier(mask)
@@ -536,7 +523,7 @@ class UnorderedModel(GraphModel):
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
         kind = {"mask": mask, "generator": generator, "device": mask.device}
-        shape = *mask.shape, uniform_count(self.max_nodes)
+        shape = *mask.shape, 2 + 2 * self.max_nodes
         latents = {"order": draw_uniform(shape, dtype=torch.float64, **kind)}
         for name, flow in (("nodes", self.nodes), ("pairs", self.pairs)):
             shape = (*mask.shape, flow.encoding.latent_dim)

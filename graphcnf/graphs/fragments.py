@@ -1,13 +1,17 @@
-"""A fragment that a graph has to hold, and its placement along depth-first walks.
+"""Graphs that hold a fragment, drawn node by node, with weights that make up for the force.
 
-The nodes of a graph with a fragment come in one of the depth-first orders of the whole graph, nodes
-of the fragment between free ones. No node leaves the path before all its neighbours are there: the
-walk may go on with a node of the fragment, or with a free one, wherever what the step back takes
-off the path is complete.
+The nodes of a graph come in one of the depth-first orders of the whole graph, nodes of the fragment
+between free ones. At each node the network's probabilities are known before anything is drawn: that
+of a step to each neighbouring node of the fragment, and that of a free node within what is
+possible. One of these ways is chosen, and the weight of the walk is multiplied by what was left to
+choose from: sequential importance sampling with resampling (Doucet, de Freitas & Gordon 2001,
+chapter 1). The weights are proper for the probability that the model gives to a depth-first code
+together with the place of the fragment in it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,7 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphcnf.errors import UserError
+from graphcnf.flows.transform import Context
+from graphcnf.graphs.batch import GraphBatch
 from graphcnf.graphs.path.code import AtomCode
+from graphcnf.graphs.path.network import Nodes
 from graphcnf.graphs.path.support import Support
 
 FREE = -1  # in place of the number of a node of the fragment: a node that is none
@@ -62,7 +69,7 @@ class Fragment:
 
     @property
     def fewest_free(self) -> int:
-        """Free nodes that a graph with the fragment has at least."""
+        """Least number of free nodes of a graph with the fragment."""
         return max(int(self.attachments.sum()) - self.components + 1, int(self.components > 1))
 
 
@@ -91,20 +98,19 @@ class Progress:
             raise UserError(f"graphs with this fragment have at least {least} nodes")
         self.fragment, self.support, self.weights = fragment, support, support.weights
         self.closures = closures
-        self.free = sizes - len(fragment)
+        self.free = sizes - len(fragment)  # free nodes to come, (P,)
         self.depth = torch.full_like(sizes, -1)
-        self.at = sizes.new_full((count, int(sizes.max()) + 1), FREE)
+        self.at = sizes.new_full((count, int(sizes.max()) + 1), FREE)  # node at each level
         self.level = sizes.new_full((count, len(fragment)), UNPLACED)
         self.valence = fragment.valence.expand(count, -1).clone()
         self.attachments = fragment.attachments.expand(count, -1).clone()
         self.alive = sizes.new_ones((count, len(fragment.structures)), dtype=torch.bool)
-        self.last = torch.full_like(sizes, len(fragment))
-        # After which node each came, see `source`, and its log-probability given the step back.
-        self.came_from = torch.zeros_like(self.level)
+        self.last = torch.full_like(sizes, len(fragment))  # node of the fragment that came last
+        # After which node each came, see `source`, its log-probability given the step back, and the
+        # sum of edge weights that it has left.
+        self.came_from, self.left = torch.zeros_like(self.level), torch.zeros_like(self.level)
         self.prices = torch.zeros_like(self.level, dtype=torch.float64)
-        # Sums of edge weights that nodes of the fragment have left, and the least weight of each of
-        # its edges in any structure, and of those between two nodes.
-        self.left = torch.zeros_like(self.level)
+        # Least weight of each edge of the fragment in any structure, and of those between nodes.
         self.least = sizes.new_zeros(1)
         if len(fragment.edges):
             most = int(self.weights.max()) + 1
@@ -127,11 +133,6 @@ class Progress:
     def unplaced(self) -> Tensor:
         """Nodes of the fragment that are to come, (P, U) bool."""
         return self.level == UNPLACED
-
-    @property
-    def complete(self) -> Tensor:
-        """Particles in which the fragment and its neighbours are there, (P,) bool."""
-        return ~self.unplaced.any(1) & (self.attachments == 0).all(1)
 
     def look(self) -> None:
         """Work out what the masks and steps for the next node are made of."""
@@ -162,13 +163,10 @@ class Progress:
         needed = unplaced.double() @ self.between.double()
         self.needed = needed.long() + self.attachments
 
-    def _parent(self, back: Tensor) -> tuple[Tensor, Tensor]:
-        parent = self.depth[:, None] - back
-        return parent, parent.clamp(min=0)
-
     def free_fits(self, back: Tensor) -> Tensor:
-        """Return a mask (P, M) of the steps back after which a free node may come."""
-        parent, at = self._parent(back)
+        """Return a mask (P, M) of the steps back (P or 1, M) after which a free node may come."""
+        parent = self.depth[:, None] - back
+        at = parent.clamp(min=0)
         attaches = (self.attachments_at.gather(1, at) > 0) & (parent >= 0)
         left = self.free[:, None] - (~attaches).long() - self.need[:, None]
         fits = self.grows_at.gather(1, at) | (parent < 0)
@@ -182,14 +180,14 @@ class Progress:
         value = torch.arange(cardinality, device=self.depth.device)[None]
         f, k, first = self.fragment, len(previous), self.depth[:, None] < 0
         role = AtomCode.role(k)
+        if role == "node" or (role == "edge" and k > 1 and not f.rings):
+            return torch.ones_like(first).expand(-1, cardinality)
+        parent = self.depth[:, None] - (previous[0][:, None] if k else value)
+        at = parent.clamp(min=0)
         if role == "back":
-            parent, at = self._parent(value)
             enters = self.not_entered.any(1, keepdim=True) & (self.is_free.gather(1, at) | first)
             fits = self.free_fits(value) | enters
             return torch.where(first, value == 0, fits & (parent >= self.floor.clamp(min=0)))
-        if role == "node" or (role == "edge" and k > 1 and not f.rings):
-            return torch.ones_like(first).expand(-1, cardinality)
-        parent, at = self._parent(previous[0][:, None])
         if k == 1:
             room = self.weights <= self.valence_at.gather(1, at)
             room = room if f.rings else room & f.plain
@@ -248,9 +246,8 @@ class Progress:
         `uniform` (P,) chooses the node by preferences `guide` (U + 2, U), see `source`. Also
         returns minus the log of the probability that each was chosen with, (R,).
         """
-        f = self.fragment
-        _, at = self._parent(back[:, None])
-        first = self.depth < 0
+        f, first = self.fragment, self.depth < 0
+        at = (self.depth - back).clamp(min=0)[:, None]
         after_free = self.is_free.gather(1, at)[:, 0]
         attaches = torch.isin(f.component, f.component[f.attachments > 0])
         takes = (self.attachments > 0) | ((self.valence > 0) & ~attaches)
@@ -305,7 +302,7 @@ class Progress:
     def _leave_enough(self, steps: Steps, previous: list[Tensor], fits: Tensor) -> Tensor:
         """Return those of the categories `fits` (R, C) that leave the rest of the fragment a place.
 
-        All continuations of the others have weight 0: it only changes how many walks arrive.
+        All continuations of the others have weight 0: this only changes how many walks arrive.
         """
         if not self.support.limited:
             return fits
@@ -337,7 +334,7 @@ class Progress:
     def narrow(self, steps: Steps, previous: list[Tensor]) -> None:
         """Drop the structures that the last of the `previous` variables excludes."""
         k = len(previous) - 1
-        if AtomCode.role(k) != "edge" or not len(self.fragment.edges):
+        if k < 0 or AtomCode.role(k) != "edge" or not len(self.fragment.edges):
             return
         edge = steps.edges[:, AtomCode.edge_number(k)]
         fits = self.fragment.structures[:, edge.clamp(min=0)]  # (S, R, C)
@@ -380,3 +377,269 @@ class Progress:
         attaches = self.attachments[rows, node] > 0
         self.attachments[rows, node] -= attaches.long()
         self.valence[rows, node] -= torch.where(attaches, 0, self.weights[edge])
+
+
+# Free nodes in a branch, roughly: how many branches are still to come decides how often one is
+# begun. Without influence on what the weights aim at.
+BRANCH = 4
+EXPECTED = 3.0  # nats that the first node of a component costs where it is expected, at most
+RESAMPLE = 0.03  # effective share of walks below which likely walks take the place of unlikely ones
+# Power of the weights by which walks are resampled; the rest of the weight stays with them.
+FLATTEN = 0.3
+UNSEEN = 1.5  # nats that a node of the fragment costs as long as nothing is known
+LEAST_PREFERENCE = 0.01  # least preference for a way, where another one has 1
+
+
+@dataclass
+class Particles:
+    """Graphs with a fragment, P of them."""
+
+    graphs: GraphBatch
+    log_weights: Tensor  # -inf for a walk that came to a dead end, (P,) float64
+    came_from: Tensor  # see `Progress`, (P, U)
+    prices: Tensor  # see `Progress`, (P, U) float64
+    # Number of the walk that each one shares what was drawn with, (P,) long: walks of different
+    # ancestors are independent.
+    ancestor: Tensor
+
+
+class Proposal:
+    """Proposal of walks with a fragment of U nodes, learnt from earlier ones."""
+
+    def __init__(self, size: int, device=None):
+        self.counts = torch.zeros(size + 2, size, dtype=torch.float64, device=device)
+        self.sums = self.counts.new_zeros(size)
+        self.seen = 0.0
+
+    @property
+    def guide(self) -> Tensor:
+        """Preferences for the order of the nodes, by `Progress.source` and node, (U + 2, U)."""
+        most = self.counts.amax(1, keepdim=True)
+        table = torch.where(most > 0, self.counts / most.clamp(min=1e-9), 1.0)
+        return table.clamp(min=LEAST_PREFERENCE)
+
+    @property
+    def costs(self) -> Tensor:
+        """Expected log-probability of each node of the fragment, (U,), to compare walks by."""
+        return (self.sums - UNSEEN) / (self.seen + 1)
+
+    def prefer_order(self) -> None:
+        """Begin with the nodes in the order of their numbers."""
+        size = len(self.sums)
+        number = torch.arange(size - 1, device=self.sums.device)
+        self.counts[size, 0] += 1
+        self.counts[number, number + 1] += 1
+
+    def learn(self, walks: Particles) -> None:
+        """Count the walks by their weights; what was learnt before counts half from now on."""
+        if not torch.isfinite(walks.log_weights).any():
+            return
+        # Flattened: one walk with most of the weight would say nothing about the others.
+        share = (walks.log_weights / 4).softmax(0)
+        self.counts, self.sums, self.seen = self.counts / 2, self.sums / 2, self.seen / 2
+        node = torch.arange(len(self.sums), device=share.device).expand_as(walks.came_from)
+        each = share[:, None].expand_as(node).contiguous()
+        self.counts.index_put_((walks.came_from, node), each, accumulate=True)
+        self.sums = self.sums + share @ walks.prices.masked_fill(~walks.prices.isfinite(), 0.0)
+        self.seen += 1
+
+
+class ParticleSampler:
+    """Sampler of graphs that contain a fragment, from a `PathModel` at a temperature."""
+
+    def __init__(self, steps, fragment: Fragment, *, temperature: float = 1.0):
+        self.steps, self.network = steps, steps.network
+        self.fragment, self.temperature = fragment, temperature
+        self.fixed = bool((fragment.categories.sum(1) == 1).all())
+
+    @torch.no_grad()
+    def draw(self, sizes: Tensor, proposal: Proposal, generator: torch.Generator) -> Particles:
+        """Draw graphs of the numbers of nodes `sizes` (P,), with a generator on the CPU.
+
+        Raises UserError where a size is too small for the fragment.
+        """
+        network, code = self.network, self.steps.code
+        count, largest = len(sizes), int(sizes.max())
+        sizes = sizes.to(network.initial.device)
+        number = torch.arange(largest, device=sizes.device)
+        mask = number < sizes[:, None]
+        state = network.start(Context(mask.clone()))
+        progress = Progress(self.fragment, sizes, network.support, code.entries - 1)
+        known = sizes.new_zeros(count, largest, len(network.cardinalities))
+        self.generator = generator
+        self.guide, costs = proposal.guide, proposal.costs
+        log_weights = torch.zeros_like(sizes, dtype=torch.float64)
+        place = torch.arange(count, device=sizes.device)
+        ancestor = place.clone()
+        walks = known, log_weights, ancestor, progress.came_from, progress.prices
+        whole = [part.clone() for part in walks]
+        for i in range(largest):
+            step = state.step()
+            assert step is not None
+            order = step.at[0]
+            hidden = step.hidden[order.argsort()]
+            progress.look()
+            log_weights = log_weights + self._step(hidden, i, progress, known)
+            state.update(known[order, i])
+            # Complete graphs and dead ends leave.
+            complete = ~progress.unplaced.any(1) & (progress.attachments == 0).all(1)
+            log_weights = log_weights.masked_fill((sizes == i + 1) & ~complete, -math.inf)
+            ends = (sizes == i + 1) | torch.isinf(log_weights)
+            mask[place[ends]] = number < sizes[ends, None]
+            walks = known, log_weights, ancestor, progress.came_from, progress.prices
+            for table, part in zip(whole, walks, strict=True):
+                table[place[ends]] = part[ends]
+            rows = (~ends).nonzero()[:, 0]
+            if not len(rows):
+                break
+            place = place[rows]
+            ahead = (log_weights + progress.unplaced.double() @ costs)[rows]
+            chosen = self._resample(ahead)
+            if chosen is not None:
+                mean = (FLATTEN * ahead).logsumexp(0) - math.log(len(rows))
+                log_weights[rows] += mean - FLATTEN * ahead
+                rows = rows[chosen]
+            if chosen is not None or bool(ends.any()):
+                known, log_weights, sizes = known[rows], log_weights[rows], sizes[rows]
+                ancestor = ancestor[rows]
+                progress.take(rows)
+                state.take(rows)
+            if self.fixed:
+                # As long as only the fragment is there, nothing that was drawn is shared.
+                alone = i < (~progress.unplaced).sum(1)
+                ancestor = torch.where(alone, place, ancestor)
+        codes, final, origin, came_from, prices = whole
+        return Particles(code.decode(codes, mask), final, came_from, prices, origin)
+
+    def _resample(self, log_weights: Tensor) -> Tensor | None:
+        """Return the walks to go on with, (P,) long; None where the weights hardly differ."""
+        if not torch.isfinite(log_weights).any():
+            return None
+        count, share = len(log_weights), log_weights.softmax(0)
+        if float(1 / share.square().sum()) > RESAMPLE * count:
+            return None
+        # By a power of the weights, so that more than a few go on. Systematic resampling: one
+        # uniform number, equal distances.
+        share = (FLATTEN * log_weights).softmax(0)
+        places = (torch.arange(count, device=share.device) + self._uniform(1)) / count
+        below = share.cumsum(0)
+        return torch.searchsorted(below, places * below[-1], right=True).clamp(max=count - 1)
+
+    def _step(self, hidden: Nodes, i: int, progress: Progress, known: Tensor) -> Tensor:
+        """Draw node i of every walk into `known`; return log factors of the weights, (P,)."""
+        count = len(known)
+        everyone = torch.arange(count, device=known.device)
+        x, masses = self._draw(hidden, everyone, progress.mask)
+        back = x[:, 0]
+        fits = progress.free_fits(back[:, None])[:, 0]
+        log_free = masses.sum(1).masked_fill(~fits, -math.inf)
+        begins = self._begins(progress, back)
+        # Ways on: steps, their categories and prices, factors of the weights, log proposals.
+        parts: list[tuple[Steps, Tensor, Tensor, Tensor, Tensor]] = []
+        forward = progress.steps()
+        if forward is not None:
+            own, drawn = self._draw_steps(hidden, forward, progress)
+            # Every node of the fragment has to come some time, at much the same price: what counts
+            # is when, which the step back says, and which of those that come after the same one.
+            price = drawn[:, 1:].sum(1)
+            rest = price + self.guide[progress.source(forward), forward.node].log()
+            same = forward.owner * (int(forward.back.max()) + 1) + forward.back
+            rest = drawn[:, 0] + rest - _logsumexp_by(same, rest, int(same.max()) + 1)[same]
+            parts.append((forward, own, price, drawn.sum(1), rest))
+        uniform, entry = self._uniform(count), None
+        if i == 0 or bool(progress.not_entered.any()):
+            entry = progress.entries(back, uniform, self.guide)
+        if entry is not None:
+            steps, among = entry
+            own, drawn = self._draw_steps(hidden, steps, progress)
+            # The step back came with the free node, from all that were possible.
+            drawn[:, 0] = masses[steps.owner, 0]
+            price, total = drawn[:, 1:].sum(1), drawn.sum(1)
+            free_left = progress.free[steps.owner].double().clamp(min=1).log()
+            # Where the model expects something else it is better to wait.
+            waiting = drawn[:, 0] - free_left + (price + EXPECTED).clamp(max=0)
+            waiting = waiting.masked_fill(torch.isinf(total), -math.inf)
+            parts.append((steps, own, price, total + among, waiting))
+
+        owner = torch.cat([everyone, *(part[0].owner for part in parts)])
+        contributions = torch.cat([log_free, *(part[3] for part in parts)])
+        proposal = torch.cat([log_free + begins, *(part[4] for part in parts)])
+        total = _logsumexp_by(owner, proposal, count)
+        gumbel = -torch.log(-torch.log(self._uniform(len(owner)).clamp(1e-300, 1 - 1e-16)))
+        score = proposal + gumbel
+        best = score.new_full((count,), -math.inf).scatter_reduce(0, owner, score, "amax")
+        winner = ((score == best[owner]) & torch.isfinite(score)).nonzero()[:, 0]
+
+        node, enters = torch.full_like(everyone, FREE), torch.zeros_like(fits)
+        alive = progress.alive.clone()
+        more = torch.full_like(total, -math.inf)
+        more[owner[winner]] = contributions[winner] - proposal[winner]
+        more = torch.where(torch.isfinite(total), more + total, -math.inf)
+        offset = count
+        for steps, own, price, *_ in parts:
+            inside = winner[(winner >= offset) & (winner < offset + len(own))] - offset
+            rows = steps.owner[inside]
+            x[rows] = own[inside]
+            node[rows], enters[rows] = steps.node[inside], steps.enters[inside]
+            alive[rows] = steps.alive[inside]
+            progress.prices[rows, steps.node[inside]] = price[inside]
+            offset += len(own)
+        known[:, i] = x
+        progress.add(x, node, enters, alive)
+        return more
+
+    def _begins(self, progress: Progress, back: Tensor) -> Tensor:
+        """Return logs of how likely a free node is chosen after one of the fragment, (P,)."""
+        at = (progress.depth - back).clamp(min=0)[:, None]
+        inside = ~progress.is_free.gather(1, at)[:, 0] & (progress.depth >= 0)
+        socket = progress.attachments_at.gather(1, at)[:, 0] > 0
+        places = ((progress.valence > 0) & (progress.level >= -1)).sum(1).clamp(min=1)
+        branches = (progress.free / BRANCH).clamp(min=1.0)
+        share = (branches / places).clamp(max=1.0).double().log()
+        return torch.where(inside & ~socket & progress.unplaced.any(1), share, 0.0)
+
+    def _draw_steps(self, hidden: Nodes, steps: Steps, progress: Progress) -> tuple[Tensor, Tensor]:
+        def mask(previous, cardinality):
+            progress.narrow(steps, previous)
+            return progress.step_mask(steps, previous, cardinality)
+
+        x, masses = self._draw(hidden, steps.owner, mask)
+        progress.narrow(steps, list(x.unbind(1)))
+        return x, masses
+
+    def _draw(self, hidden: Nodes, rows: Tensor, mask) -> tuple[Tensor, Tensor]:
+        """Draw the variables of nodes, with the log-mass of what `mask` allows, (R, V) each."""
+        network = self.network
+        part, inside = hidden[rows], torch.arange(len(rows), device=rows.device)
+        previous: list[Tensor] = []
+        masses = []
+        for k, cardinality in enumerate(network.cardinalities):
+            fits = mask(previous, cardinality)[inside]
+            drawn = torch.zeros_like(rows)
+            mass = torch.zeros_like(rows, dtype=torch.float64)
+            if len(inside):
+                log_p = (network.logits(part) / self.temperature).double().log_softmax(-1)
+                log_p = log_p.masked_fill(~fits, -math.inf)
+                mass[inside] = log_p.logsumexp(-1)
+                below = (log_p - mass[inside, None]).exp().nan_to_num(0.0).cumsum(-1)
+                x = (self._uniform(len(below))[:, None] * below[:, -1:] >= below).sum(-1)
+                # Where nothing is possible the walk has ended; any category will do.
+                x = torch.where(torch.isinf(mass[inside]), 0, x.clamp(max=cardinality - 1))
+                drawn[inside] = x
+                if k + 1 < len(network.cardinalities):
+                    part, kept = network.embed(part, x)
+                    inside = inside if kept is None else inside[kept]
+            previous.append(drawn)
+            masses.append(mass)
+        return torch.stack(previous, 1), torch.stack(masses, 1)
+
+    def _uniform(self, count: int) -> Tensor:
+        drawn = torch.rand(count, generator=self.generator, dtype=torch.float64)
+        return drawn.to(self.network.initial.device)
+
+
+def _logsumexp_by(group: Tensor, value: Tensor, count: int) -> Tensor:
+    """Return the log of the summed exp of the values of each of `count` groups."""
+    top = value.new_full((count,), -math.inf).scatter_reduce(0, group, value, "amax")
+    level = torch.where(torch.isfinite(top), top, 0.0)
+    return value.new_zeros(count).index_add(0, group, (value - level[group]).exp()).log() + level

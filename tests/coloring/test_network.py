@@ -1,15 +1,19 @@
-"""The order in which the nodes of a graph get their colours."""
+"""The order in which nodes get their colours, and the look ahead."""
 
+import networkx as nx
+import pytest
 import torch
+from couplings import perturb
 
-from graphcnf.coloring.network import coloring_context
-from graphcnf.coloring.saturation import SaturationOrder, turns
+from graphcnf.coloring import from_networkx
+from graphcnf.coloring.network import LookAhead, SaturationOrder, turns
 from graphcnf.datasets.coloring import next_node
+from graphcnf.flows import Context
 
 
 def test_the_order_is_that_of_the_search(batch):
     x, adjacency, mask = batch.node_types, batch.adjacency, batch.mask
-    rank, counts = turns(x, coloring_context(adjacency, mask), 3)
+    rank, counts = turns(x, Context(mask, adjacency=adjacency), 3)
     for b, size in enumerate(batch.sizes.tolist()):
         neighbours = [adjacency[b, v].nonzero()[:, 0].tolist() for v in range(size)]
         partial, allowed = [-1] * size, [7] * size
@@ -35,7 +39,7 @@ def test_finished_graphs_stay_finished():
 
 
 def test_nodes_without_a_choice_share_a_round(batch):
-    x, context = batch.node_types, coloring_context(batch.adjacency, batch.mask)
+    x, context = batch.node_types, Context(batch.mask, adjacency=batch.adjacency)
     order = SaturationOrder(batch.adjacency, batch.mask, 3, waves=True)
     rounds = torch.zeros_like(batch.sizes)
     while len((found := order.next())[0]):
@@ -60,3 +64,32 @@ def test_nodes_without_a_choice_share_a_round(batch):
             seen = {int(c) for c in x[b][before]}
             assert seen == {c for c in range(3) if counts[b, rank[b, v], v, c]}
     assert (rounds < batch.sizes).any() and (rounds <= batch.sizes).all()
+
+
+@pytest.mark.parametrize(
+    "rounds, between, told", [(2, True, False), (3, True, True), (3, False, False)]
+)
+def test_scores_reach_along_nodes_that_wait(double, rounds, between, told):
+    batch = from_networkx([nx.path_graph(5)] * 2)
+    # Node 0 is asked. What differs is whether a neighbour of node 3 has a colour.
+    blocked = torch.zeros(2, 5, 3, dtype=torch.bool)
+    blocked[1, 3, 0] = True
+    waiting = batch.mask.clone()
+    waiting[:, 2] = between
+    lookahead = perturb(LookAhead(4, 8, rounds))
+    with torch.no_grad():
+        # The largest state anywhere would tell.
+        lookahead.leave[0].weight[:, 16:] = 0
+        h = torch.randn(1, 5, 4).expand(2, -1, -1)
+        first, second = lookahead(batch.adjacency, blocked, waiting, h, torch.zeros(2).long())
+    assert torch.allclose(first, second) != told
+
+
+def test_blocked_colours_have_no_score():
+    batch = from_networkx([nx.wheel_graph(6), nx.path_graph(4), nx.petersen_graph()])
+    lookahead = perturb(LookAhead(4, 8, 2))
+    blocked = torch.rand(*batch.mask.shape, 3) < 0.5
+    asked = torch.zeros(len(batch), dtype=torch.long)
+    h = torch.randn(*batch.mask.shape, 4)
+    scores = lookahead(batch.adjacency, blocked, batch.mask, h, asked)
+    assert torch.equal(scores == 0, blocked[:, 0])
