@@ -116,8 +116,8 @@ class SetFlow(Pretrained, CategoricalFlow):
         latents = make_encoding(name, categories, latent_dim, **(encoding_options or {}))
         flow: Transform
         if ordered:
-            starts = components(latents, mixtures)
-            flow = Sequential(ElementCoupling(*starts, elements, **network))
+            means, log_scales = components(latents, mixtures)
+            flow = Sequential(ElementCoupling(means, log_scales, elements, **network))
         elif groups:
             count = min(couplings, elements)
             flow = GroupCoupling(GroupNetwork(categories, elements, count, width, layers))

@@ -96,7 +96,7 @@ def joint_flow(network, *, couplings: int, dims: tuple, mixtures: tuple) -> Sequ
         layers += [
             NodesAndPairs(*map(ActNorm, dims)),
             NodesAndPairs(*map(InvertibleLinear, dims)),
-            NodesAndPairs(*parts, network(*sizes), swap=swap),
+            NodesAndPairs(parts[0], parts[1], network(*sizes), swap=swap),
         ]
     return Sequential(*layers)
 
@@ -391,11 +391,11 @@ class PairsModel(GraphModel):
     def base_sample(self, mask: Tensor, generator=None) -> Latents:
         """Draw latents for graphs with real nodes `mask` (B, N)."""
         _, pair_mask = all_pairs(mask)
-        kind: dict[str, Any] = {"device": mask.device, "dtype": self.virtual.shift.dtype}
-        draw = partial(self.base.sample, generator=generator, **kind)
-        nodes = draw((*mask.shape, self.node_encoding.latent_dim), mask=mask)
-        pairs = draw((*pair_mask.shape, self.bond_encoding.latent_dim), mask=pair_mask)
-        return {"nodes": nodes, "pairs": pairs}
+        draw: dict[str, Any] = {"device": mask.device, "dtype": self.virtual.shift.dtype}
+        draw["generator"], shape = generator, (*mask.shape, self.node_encoding.latent_dim)
+        nodes = self.base.sample(shape, mask=mask, **draw)
+        shape = (*pair_mask.shape, self.bond_encoding.latent_dim)
+        return {"nodes": nodes, "pairs": self.base.sample(shape, mask=pair_mask, **draw)}
 
     def decode(
         self, latents: Latents, mask: Tensor, *, temperature=1.0, sample=False, generator=None

@@ -259,17 +259,17 @@ class PathState:
         if number:
             self._add(number - 1, self.before[:count])
         to_come = self.order.sizes[:count] - number
-        places = self.path.last_levels(count)
-        channels = F.embedding(places, self.channels.flatten(0, 1))
-        h = net.inputs(channels, self.codes.flatten()[places])
+        levels = self.path.last_levels(count)
+        channels = F.embedding(levels, self.channels.flatten(0, 1))
+        h = net.inputs(channels, self.codes.flatten()[levels])
         h = h + (self.tables.contents(self.before[:count]) if number else net.initial)
         h = h + net.position.weight[number] + net.remaining(to_come)
         if self.conditions is not None:
             h = h + net.conditioned(self.conditions[:count], self.added[:count, None])[:, 0]
         # Level of the path that a key is on, LEVELS for none. Key 0 belongs to no node.
-        level = torch.full((number + 1, count), LEVELS, device=places.device)
-        steps = torch.arange(LEVELS, device=places.device)[:, None].expand(-1, count)
-        level.scatter_(0, self.path.tables[NODE].flatten()[places].t(), steps)
+        level = torch.full((number + 1, count), LEVELS, device=levels.device)
+        steps = torch.arange(LEVELS, device=levels.device)[:, None].expand(-1, count)
+        level.scatter_(0, self.path.tables[NODE].flatten()[levels].t(), steps)
         level[0] = LEVELS
         near = net.by_distance[:, : number + 1].flip(1).t()[:, None]
         bias = F.embedding(level, self.by_level) + near
