@@ -12,7 +12,7 @@ import typer
 from graphcnf.compute.files import expand_user, inside
 from graphcnf.errors import UserError, say
 from graphcnf.scripts._options import checked_seed, option
-from graphcnf.training.processes import is_main
+from graphcnf.training.processes import by_torchrun, is_main
 from graphcnf.training.settings import apply_overrides, load_config, load_preset
 
 budget = partial(option, rich_help_panel="Budget")
@@ -107,6 +107,8 @@ def _run_directory(preset: str | None, out: Path | None, resume: bool) -> Path:
         return Path(os.environ["GRAPHCNF_RUN"])
     if out is not None:
         return out
+    if by_torchrun():
+        raise UserError("several processes share the folder of a run: name it with --out")
     name = (preset or "").strip()
     if not name:
         raise typer.BadParameter("name a preset or a .toml file, or the run directory with --out")

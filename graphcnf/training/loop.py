@@ -42,7 +42,7 @@ from graphcnf.training.checkpoint import (
     starting_state,
 )
 from graphcnf.training.optimizers import averaged, optimizers_of, restore
-from graphcnf.training.processes import is_main, launched
+from graphcnf.training.processes import as_launched, is_main, launched
 from graphcnf.training.settings import Experiment, TrainingSettings
 
 HEADLINES = ("bits_per_node", "bits_per_element", "bits_per_variable", "bits_per_dimension")
@@ -122,6 +122,7 @@ def fit(
         raise UserError("a run needs a budget: give minutes or steps")
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    settings = as_launched(settings)
     if main:
         claim(out_dir, "training")
     with file_lock(inside(out_dir, ".lock"), out_dir) if main else nullcontext():
@@ -243,6 +244,14 @@ class Run:
         if start is not None:
             with damage_named(start["path"]):
                 self._restore(start)
+        if fabric.world_size > 1:
+            steps: list = [None] * fabric.world_size
+            dist.all_gather_object(steps, at.step)
+            if len(set(steps)) > 1:
+                raise UserError(
+                    f"{self.out_dir}: some processes begin at step {min(steps)}, others at step "
+                    f"{max(steps)}: the folder must be on a file system that all nodes share"
+                )
         if self.main:
             last = -1 if start is None else at.step
             self.metrics_file = MetricsFile(inside(self.out_dir, "metrics.csv"), last)

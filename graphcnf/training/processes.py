@@ -1,7 +1,8 @@
-"""Processes of a run, one for each device, and the group that they form."""
+"""Processes of a run: what their launcher says of this one, and the group that they form."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import os
@@ -25,8 +26,20 @@ LOST_CONNECTION = ("gloo", "nccl", "connection", "peer", "timed out", "timeout",
 
 
 def is_main() -> bool:
-    """Return True in the first process of a run, which starts the others and writes files."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    """Return True in the first process of the first node, which writes files and messages."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def by_torchrun() -> bool:
+    """Return True where `torchrun` started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def as_launched(settings: TrainingSettings) -> TrainingSettings:
+    """Return the settings with the processes that `torchrun` started on this node, if it did."""
+    if by_torchrun():
+        return dataclasses.replace(settings, devices=int(os.environ["LOCAL_WORLD_SIZE"]))
+    return settings
 
 
 def leave_unless_main() -> None:
@@ -87,13 +100,15 @@ def _fabric(settings: TrainingSettings) -> Fabric:
     if settings.devices > most and (cuda or settings.accelerator in ("auto", "cpu")):
         place = f"the {most} GPUs found" if cuda else f"{most} on this CPU"
         raise UserError(f"devices must be at most {place}, got {settings.devices}")
+    world = int(os.environ["WORLD_SIZE"]) if by_torchrun() else settings.devices
     try:
         return Fabric(
             accelerator=settings.accelerator,
             devices=settings.devices,
-            strategy="ddp_find_unused_parameters_true" if settings.devices > 1 else "auto",
-            # Otherwise Fabric would take a job of Slurm for one of several tasks.
-            plugins=[LightningEnvironment()],
+            num_nodes=world // settings.devices,
+            strategy="ddp_find_unused_parameters_true" if world > 1 else "auto",
+            # Fabric knows torchrun; a job of Slurm it would take for one of several tasks.
+            plugins=None if by_torchrun() else [LightningEnvironment()],
         )
     except Exception as error:  # Fabric has an exception of its own for each
         raise UserError(

@@ -64,7 +64,7 @@ class TrainingSettings:
         seed: seed of initialisation, data order and noise.
         threads: CPU threads of torch; 0 leaves torch's own choice.
         accelerator: `auto`, `cpu`, `cuda`, ... as Lightning names them.
-        devices: devices, a process each; on a CPU, processes.
+        devices: devices, a process each; on a CPU, processes. `torchrun` overrules it.
     """
 
     minutes: PositiveMinutes | None = None

@@ -1,10 +1,11 @@
-"""Runs of several processes, with gloo."""
+"""Runs of several processes, and of several nodes, on loopback with gloo."""
 
 import csv
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,37 +19,43 @@ import torch
 from graphcnf.training import TrainingSettings, fit
 from graphcnf.training.checkpoint import load_checkpoint
 from graphcnf.training.loop import Run
+from graphcnf.training.processes import as_launched, is_main
+from graphcnf.training.settings import load_config
 
 SETTINGS = dict(steps=24, threads=1, accelerator="cpu", log_every=4, warmup_steps=5,
                 eval_minutes=0, final_eval_batches=5, batch_size=8,
                 decay_fraction=0.0)  # fmt: skip
+LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID",
+             "MASTER_ADDR", "MASTER_PORT")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch):
     """No launcher around the tests, one thread, and nothing of it afterwards."""
-    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in LAUNCHERS:
         monkeypatch.delenv(name, raising=False)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
 
 
-def start(tiny, out: Path, environment=None, **options) -> subprocess.Popen:
-    """A run of the tiny model on two devices; without noise it is a function of data."""
+def start(tiny, out: Path, environment=None, launcher=(), **options) -> subprocess.Popen:
+    """A run of the tiny model in processes of its own; without noise it is a function of data."""
     options = {**SETTINGS, "out": str(out), "resume": False, "delay": 0.0, "noise": False,
-               "devices": 2, **options}  # fmt: skip
+               **options}  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, tiny.__file__, json.dumps(options)],
+        [*(launcher or [sys.executable]), tiny.__file__, json.dumps(options)],
         env={**os.environ, **(environment or {})},
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
-def ended(process: subprocess.Popen) -> str:
-    """What a process said that has to end well."""
-    said = process.communicate(timeout=240)[1]
-    assert process.returncode == 0, said
+def ended(*processes: subprocess.Popen) -> list[str]:
+    """What processes said that have to end well."""
+    said = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
     return said
 
 
@@ -60,6 +67,17 @@ def rows(run: Path, phase: str) -> list[tuple[float, ...]]:
     with (run / "metrics.csv").open() as file:
         found = [row for row in csv.DictReader(file) if row["phase"] == phase]
     return [tuple(float(r[k]) for k in ("step", "bits_per_variable", "accuracy")) for r in found]
+
+
+def two_nodes(tiny, *runs: Path, **options) -> list[subprocess.Popen]:
+    """A process of `torchrun` for each node, with the folder that the node sees."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
+                "--nproc-per-node", "1", "--rdzv-backend", "c10d",
+                "--rdzv-endpoint", endpoint]  # fmt: skip
+    return [start(tiny, run, launcher=launcher, **options) for run in runs]
 
 
 def here(tiny, out: Path, resume=False, **options):
@@ -88,13 +106,21 @@ def assert_same_course(a: Path, b: Path, phases=("train", "eval")):
         np.testing.assert_allclose(rows(a, phase), rows(b, phase), rtol=1e-4)
 
 
+def test_two_nodes_take_the_course_of_one_process(tiny, tmp_path, alone):
+    said = ended(*two_nodes(tiny, tmp_path / "run", tmp_path / "run"))
+    assert sum("2 x cpu" in text for text in said) == 1
+    assert_same_course(alone, tmp_path / "run")
+    assert load_config(tmp_path / "run" / "config.toml")["training"]["devices"] == 1
+
+
 def test_one_two_one_processes(tiny, tmp_path, alone):
     # A job of one task starts its own processes.
     slurm = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "job",
              "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
     run = tmp_path / "run"
     here(tiny, run, steps=7)
-    assert "2 x cpu" in ended(start(tiny, run, slurm, steps=15, resume=True))
+    (said,) = ended(start(tiny, run, slurm, steps=15, devices=2, resume=True))
+    assert "2 x cpu" in said
     here(tiny, run, resume=True)
     assert_same_course(alone, run, phases=())
     assert rows(run, "eval")[-1] == pytest.approx(rows(alone, "eval")[-1], rel=1e-4)
@@ -102,7 +128,7 @@ def test_one_two_one_processes(tiny, tmp_path, alone):
 
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, alone):
     run = tmp_path / "run"
-    process = start(tiny, run, delay=0.15, checkpoint_minutes=0.005)
+    process = start(tiny, run, devices=2, delay=0.15, checkpoint_minutes=0.005)
     metrics = run / "metrics.csv"
     until = time.monotonic() + 180
     while not (metrics.exists() and "\n8,train" in metrics.read_text()):
@@ -116,7 +142,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tiny, tmp_path, al
     assert re.search("another process of this run has ended.*resuming the run goes on", said)
     assert "Traceback" not in said
     assert 0 < last(run)["at"]["step"] < 24
-    ended(start(tiny, run, resume=True))
+    ended(start(tiny, run, devices=2, resume=True))
     assert_same_course(alone, run)
 
 
@@ -127,3 +153,28 @@ def test_a_signal_during_the_agreement_counts_at_the_next_one(tiny, tmp_path, mo
     monkeypatch.setattr("torch.distributed.all_reduce", lambda *_: run._on_signal(15, None))
     assert run._agree(torch.tensor(1.0)) == [1.0] and run.signal is None
     assert run._agree(torch.tensor(1.0)) == [1.0] and run.signal == 15
+
+
+def test_a_folder_that_is_not_shared_is_noticed(tiny, tmp_path):
+    here(tiny, tmp_path / "first", steps=4)
+    for node in two_nodes(tiny, tmp_path / "first", tmp_path / "elsewhere", resume=True):
+        assert "a file system that all nodes share" in node.communicate(timeout=180)[1]
+        assert node.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "main", "devices"),
+    [
+        ({}, True, 1),
+        ({"LOCAL_RANK": "1"}, False, 1),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"},
+         True, 3),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"},
+         False, 3),
+    ],
+)  # fmt: skip
+def test_what_a_launcher_says(monkeypatch, environment, main, devices):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_main() == main
+    assert as_launched(TrainingSettings(steps=1)).devices == devices
