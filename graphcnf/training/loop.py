@@ -475,6 +475,7 @@ class Run:
         world, device = self.fabric.world_size, self.fabric.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for number, batch in zip(range(limit), self.experiment.eval_batches(), strict=False):
+                self.show(self.progress, f"held-out batch {number + 1} of {limit}")
                 if number % world == 0:
                     self._agree()
                     if self.signal is not None:
