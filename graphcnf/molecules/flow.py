@@ -365,7 +365,7 @@ class MoleculeFlow:
         nats = given_size + self._of_size(graphs) + of_marks
         table = pd.DataFrame({"log_likelihood": nats}, index=inside)
         if self.stereo is not None:
-            table["stereo"], table["stereo_exact"] = of_marks, exact
+            table["stereo"], table["stereo_exact"] = of_marks, exact.astype(object)
         table["bits_per_atom"] = -nats / math.log(2) / sizes
         known = self.model.metadata.get("likelihood_quantiles", [])
         table["percentile"] = percentiles(known, sizes, -canonical / math.log(2) / sizes)
