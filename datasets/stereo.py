@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +25,8 @@ from graphcnf.graphs.batch import size_bucketed_batches
 from graphcnf.limits import MAX_NODES
 from graphcnf.molecules.codec import MoleculeNotRepresentable, parse, quiet
 from graphcnf.molecules.hashing import hash_each
-from graphcnf.molecules.stereo import encode
-from graphcnf.molecules.stereo_flow import StereoGraphs
+from graphcnf.molecules.stereo import encode, mark_figures
+from graphcnf.molecules.stereo_flow import KINDS, StereoGraphs
 
 _CHUNK = 1000
 
@@ -36,14 +39,28 @@ class StereoDataset:
         name: Short name.
         graphs: Molecules with normal codes.
         hashes: `hash_each` of the SMILES without stereo, (M,) uint64.
+        total: Molecules with and without elements.
     """
 
     name: str
     graphs: StereoGraphs
     hashes: np.ndarray
+    total: int
 
     def __len__(self) -> int:
         return len(self.graphs)
+
+    def marks(self) -> dict[str, Any]:
+        """Return the `mark_figures` of all molecules, those without elements included."""
+        kinds, marked = self.graphs.kinds.numpy(), self.graphs.codes.numpy() > 0
+        counts: Counter[str] = Counter()
+        for k, kind in enumerate(KINDS):
+            counts.update({kind: (kinds == k).sum(), f"marked {kind}": marked[kinds == k].sum()})
+        owner = np.repeat(np.arange(len(self)), self.graphs.counts.numpy())
+        each = np.bincount(owner, marked, len(self)).astype(int)
+        each = np.concatenate([each, np.zeros(self.total - len(self), int)])
+        counts.update({f"{k} marks": n for k, n in enumerate(np.bincount(each))})
+        return json.loads(json.dumps(mark_figures(counts), default=float))
 
     def split(self, part: str) -> np.ndarray:
         """Return the indices of the molecules of "train" or "test", ascending."""
@@ -91,7 +108,7 @@ def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> S
         raise UserError(f"{path}: no molecule has stereo elements")
     hashes = arrays.pop("hashes")
     graphs = StereoGraphs(**{k: torch.from_numpy(array) for k, array in arrays.items()})
-    return StereoDataset(name, graphs, hashes)
+    return StereoDataset(name, graphs, hashes, len(lines))
 
 
 def _encoded(lines: list[str]) -> dict[str, np.ndarray]:

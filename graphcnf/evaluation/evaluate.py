@@ -32,9 +32,11 @@ from graphcnf.evaluation.tables import Distances, Evaluation
 from graphcnf.graphs import GraphCNF
 from graphcnf.graphs.record_blocks import together_on
 from graphcnf.limits import check_integer, check_seed, check_temperature
-from graphcnf.molecules.codec import UnparsableSmiles, parse, quiet
+from graphcnf.molecules.codec import UnparsableSmiles, dropped, parse, quiet
 from graphcnf.molecules.flow import MoleculeFlow
 from graphcnf.molecules.standardize import charge_states
+from graphcnf.molecules.stereo import mark_figures
+from graphcnf.molecules.stereo_flow import shipped_stereo
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
 from graphcnf.sampling.records import draw_block, first_blocks, sampling_processes
@@ -251,8 +253,10 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
         # Another process takes a while to start.
         workers = 1 if records.count <= 4 * CHUNK else available_cores()
     features = features_of(reference.metrics if dataset else ())
+    # Files of a folder are read one after the other: each may have marks.
+    marked = records.records is None or any("stereo" in dropped(s) for s in records.records.smiles)
     summary = summarize_blocks(
-        partial(score_chunk, features, reference.device, states), records.chunks(),
+        partial(score_chunk, features, reference.device, states, marked), records.chunks(),
         total=records.count, label="scoring molecules", workers=workers,
     )  # fmt: skip
     _tell_unreadable(records, summary)
@@ -267,6 +271,8 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
         "reference": source,
         "failures": dict(summary.failures.most_common()),
     }
+    if summary.marks["written"]:
+        main["stereo"] = stereo_figures(summary, source)
     notes = [*NOTES, f"reconstruction: {_CAME_BACK}."]
     if states is not None:
         charged = ", ".join(sorted(states)) or "none"
@@ -281,6 +287,27 @@ def _evaluate_records(records: Records, reference: Reference, standardize: bool)
         notes.append(f"training molecules: of {source}.")
         main |= _hold_against(result, reference, dataset, 0, [summary], test)[0]
     return result
+
+
+def stereo_figures(summary: Summary, source: str) -> dict[str, Any]:
+    """Return figures of the stereo marks of a summary.
+
+    Those of `mark_figures`; `uniqueness`, distinct isomers of the strictly valid ones; and where
+    the model of the training data's stereo knows those data, `training` with their shares and
+    `marks_jsd`, the Jensen-Shannon distance (base 2) of marks per molecule to theirs.
+    """
+    hashes = np.concatenate(summary.isomers)
+    found = {**mark_figures(summary.marks), "uniqueness": share(len(set(hashes)), len(hashes))}
+    model = shipped_stereo(source)
+    known = None if model is None else model.metadata.get("marks")
+    if known is not None:
+        from scipy.spatial.distance import jensenshannon
+
+        own, theirs = (np.array(f["marks"]) for f in (found, known))
+        most = max(len(own), len(theirs))
+        pair = (np.pad(part, (0, most - len(part))) for part in (own, theirs))
+        found |= {"training": known, "marks_jsd": float(jensenshannon(*pair, base=2))}
+    return found
 
 
 def _tell_unreadable(records: Records, summary: Summary) -> None:

@@ -27,6 +27,7 @@ from graphcnf.evaluation.statistics import SetStatistics, chunk_statistics
 from graphcnf.molecules.codec import MoleculeNotRepresentable, quiet
 from graphcnf.molecules.hashing import contains, hash_each
 from graphcnf.molecules.standardize import parse_standardized
+from graphcnf.molecules.stereo import isomeric_smiles, mark_counts
 from graphcnf.molecules.validity import (
     CONVENTIONS,
     evaluate_records,
@@ -63,6 +64,8 @@ class Summary:
     failures: Counter[str] = field(default_factory=Counter)  # samples that fail for each reason
     heads: list[pd.DataFrame] = field(default_factory=list)  # `evaluate_records` of the first ones
     first_unreadable: tuple[str, str] | None = None  # place ("line 3") and text
+    marks: Counter[str] = field(default_factory=Counter)  # `mark_counts` of the strictly valid
+    isomers: list[np.ndarray] = field(default_factory=list)  # hashes of their isomeric SMILES
 
     def add(self, block: Summary) -> None:
         """Take in the next block."""
@@ -72,6 +75,8 @@ class Summary:
         self.statistics.add(block.statistics)
         self.failures.update(block.failures)
         self.heads += block.heads
+        self.marks.update(block.marks)
+        self.isomers += block.isomers
         self.first_unreadable = self.first_unreadable or block.first_unreadable
 
     @property
@@ -243,11 +248,13 @@ class Records:
 
 
 def score_chunk(
-    features: tuple[Feature, ...], device: str, states: frozenset[str] | None, chunk: Chunk
-) -> Summary:
+    features: tuple[Feature, ...], device: str, states: frozenset[str] | None, marked: bool,
+    chunk: Chunk,
+) -> Summary:  # fmt: skip
     """Summarize the molecules of a chunk, as `parse_standardized` writes them in charge states.
 
-    Molecules that it refuses are taken as they are, as all are without charge states.
+    Molecules that it refuses are taken as they are, as all are without charge states. If `marked`,
+    stereo marks are counted.
     """
     first, places, given = chunk
     smiles = list(given)
@@ -262,6 +269,10 @@ def score_chunk(
     # Molecules that do not come back are left out.
     summary.sums["came_back"] = len(encode("molecules", valid, workers=1)) if valid else 0
     summary.sums["unreadable"] = len(bad)
+    if marked:
+        isomers = [text for text, is_valid in zip(smiles, frame["strict"], strict=True) if is_valid]
+        summary.marks.update(mark_counts(isomers))
+        summary.isomers.append(hash_each(map(isomeric_smiles, isomers)))
     if len(bad):
         summary.first_unreadable = places[bad[0]], given[bad[0]]
     return summary

@@ -89,6 +89,9 @@ def tables(results: Sequence[Evaluation]) -> list[tuple[str, Sequence[Row], list
         ("Overview", _overview_rows(results), _OVERVIEW),
         (f"Conventions of validity{alone}", *_conventions(results)),
     ]
+    marked = [result for result in results if "stereo" in result.figures]
+    if marked:
+        shown.append(("Stereo marks", _stereo_rows(marked), _STEREO))
     compared = [result for result in results if result.distances is not None]
     if compared:
         shown.append(("Distances to held-out molecules", *_distances(compared)))
@@ -188,6 +191,26 @@ def _conventions(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]
         ("V.U.N.", percent("vun", "samples")),
     ]
     return rows, columns if len(results) == 1 else [("", text("name")), *columns]
+
+
+def _stereo_rows(results: Sequence[Evaluation]) -> list[Row]:
+    """Return the figures of stereo of all sets, then those of the training data, once."""
+    rows = [{"name": result.name, **result.figures["stereo"]} for result in results]
+    known = next((row["training"] for row in rows if "training" in row), None)
+    rows += [{"name": "training data", **known}] if known else []
+    return [{**row, "mean": sum(k * p for k, p in enumerate(row["marks"]))} for row in rows]
+
+
+_STEREO: list[Column] = [
+    ("", text("name")),
+    ("chain centres marked", percent("chain")),
+    ("ring centres marked", percent("ring")),
+    ("double bonds marked", percent("double")),
+    ("marks per molecule", number("mean", 2)),
+    ("JS distance", number("marks_jsd", 4)),
+    ("unique isomers", percent("uniqueness")),
+    ("marks kept", percent("kept")),
+]
 
 
 def _distances(results: Sequence[Evaluation]) -> tuple[list[Row], list[Column]]:

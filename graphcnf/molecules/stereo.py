@@ -18,12 +18,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rdkit import Chem
 
@@ -403,6 +403,50 @@ def _core(mol: Chem.Mol, relevant: set[int]) -> list[int]:
     return sorted(kept)
 
 
+def isomeric_smiles(smiles: str) -> str:
+    """Return the canonical SMILES of the normal code of a sanitizable SMILES."""
+    with quiet():
+        frame, code = encode(parse(smiles))
+    return Chem.MolToSmiles(frame.decode(code))
+
+
+def mark_counts(smiles: Iterable[str]) -> Counter[str]:
+    """Count stereo elements and marks of sanitizable SMILES.
+
+    By kind of element ("chain", "ring", "double") those there are, and as "marked chain" those with
+    a mark; as "3 marks" the molecules with as many; as "kept" those whose marks are all read as
+    they are written, and as "written" those that write some.
+    """
+    found: Counter[str] = Counter()
+    for text in smiles:
+        with suppress(MoleculeNotRepresentable), quiet():
+            frame, code = encode(parse(text))
+            found.update(frame.kinds)
+            marked = [f"marked {kind}" for kind, c in zip(frame.kinds, code, strict=True) if c]
+            found.update([*marked, f"{len(marked)} marks"])
+            if "@" in text or "/" in text or "\\" in text:
+                found["written"] += 1
+                found["kept"] += not dropped_marks(text)
+    return found
+
+
+def mark_figures(counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return shares of marked elements by kind, None without any, and of molecules by marks.
+
+    Of `mark_counts`: `chain`, `ring`, `double`; `marks`, the shares of molecules with 0, 1, ...
+    marks; `kept`, of molecules that write marks those that keep all.
+    """
+    shares: dict[str, Any] = {
+        kind: counts[f"marked {kind}"] / counts[kind] if counts.get(kind) else None
+        for kind in ("chain", "ring", "double")
+    }
+    numbers = {int(key.split()[0]): n for key, n in counts.items() if key.endswith(" marks")}
+    every = [numbers.get(k, 0) for k in range(max(numbers, default=-1) + 1)]
+    shares["marks"] = [n / sum(every) for n in every]
+    written = counts.get("written", 0)
+    return {**shares, "kept": counts["kept"] / written if written else None}
+
+
 def dropped_marks(smiles: str) -> list[str]:
     """Return kinds of the stereo marks of a readable SMILES that no code holds, sorted.
 
@@ -415,11 +459,22 @@ def dropped_marks(smiles: str) -> list[str]:
     with quiet():
         raw, mol = parse(smiles, sanitize=False), parse(smiles)
     found, atoms, bonds = set(), 0, 0
+    used: set[int] = set()
+    for bond in raw.GetBonds():
+        ends = bond.GetBeginAtom(), bond.GetEndAtom()
+        sides = [_directions(end) for end in ends]
+        if bond.GetBondType() == Chem.BondType.DOUBLE and all(sides):
+            if any(len(side) == 2 and len(set(side.values())) == 1 for side in sides):
+                raise MoleculeNotRepresentable(
+                    f"marks at a double bond contradict each other: {smiles[:80]}"
+                )
+            bonds += 1
+            used.update(*sides)
     for atom in raw.GetAtoms():
         tag, near = atom.GetChiralTag(), atom.GetDegree()
         doubles = sum(b.GetBondType() == Chem.BondType.DOUBLE for b in atom.GetBonds())
         cumulated = near == doubles == 2
-        if cumulated and any(_directions(other) for other in atom.GetNeighbors()):
+        if cumulated and any(set(_directions(a)) - used for a in atom.GetNeighbors()):
             found.add("cumulene")
         if tag == Chem.ChiralType.CHI_UNSPECIFIED:
             continue
@@ -431,14 +486,6 @@ def dropped_marks(smiles: str) -> list[str]:
             found.add("allene")
         else:
             atoms += 1
-    for bond in raw.GetBonds():
-        sides = [_directions(bond.GetBeginAtom()), _directions(bond.GetEndAtom())]
-        if bond.GetBondType() == Chem.BondType.DOUBLE and all(sides):
-            if any(len(side) == 2 and len(set(side)) == 1 for side in sides):
-                raise MoleculeNotRepresentable(
-                    f"marks at a double bond contradict each other: {smiles[:80]}"
-                )
-            bonds += 1
     if any(bond.GetStereo() in _ATROPISOMERS for bond in mol.GetBonds()):
         found.add("atropisomer")
     frame, code = encode(mol)
@@ -448,10 +495,10 @@ def dropped_marks(smiles: str) -> list[str]:
     return sorted(found)
 
 
-def _directions(end: Chem.Atom) -> list[bool]:
-    """Return for each marked bond of an atom whether it leads up from it."""
-    return [
-        (bond.GetBondDir() == _UP) == (bond.GetBeginAtomIdx() == end.GetIdx())
+def _directions(end: Chem.Atom) -> dict[int, bool]:
+    """Return for each bond of an atom that is marked so whether it leads up from it."""
+    return {
+        bond.GetIdx(): (bond.GetBondDir() == _UP) == (bond.GetBeginAtomIdx() == end.GetIdx())
         for bond in end.GetBonds()
         if bond.GetBondDir() in (_UP, _DOWN)
-    ]
+    }

@@ -290,7 +290,7 @@ def _stereo(model: dict, data: dict, settings: TrainingSettings) -> Experiment:
     check("[model]", model, StereoFlow)
     dataset = _loaded(load_stereo, data)
     network = call("[model]", StereoFlow, known={}, **model)
-    network.metadata = {"dataset": dataset.name}
+    network.metadata = {"dataset": dataset.name, "marks": dataset.marks()}
     return _experiment(network, dataset, settings.batch_size, 4 * settings.batch_size)
 
 
