@@ -31,9 +31,6 @@ CATEGORIES = 3
 MOST_CODES = 1 << 12
 """Codes of a molecule whose probabilities are summed."""
 
-MIRRORED = 0.25
-"""Share of the training molecules that are replaced by their mirror images."""
-
 ROWS = 512
 """Codes that a network evaluates at once."""
 
@@ -381,15 +378,9 @@ class StereoFlow(Pretrained, nn.Module):
     def training_loss(self, graphs: StereoGraphs, *, beta: float = 1.0):
         """Return the mean negative log-probability of an element, nats; `beta` is without effect.
 
-        In training, `MIRRORED` of the molecules are their mirror images: few scaffolds are there in
-        both, and a network would learn by heart which one, not what is cis and what is trans.
         Metrics, as pairs (sum, number): bits per element in all, and by kind.
         """
         codes, mask = graphs.padded(graphs.codes), graphs.mask
-        if self.training:
-            centre = (graphs.padded(graphs.kinds) != KINDS.index("double")) & (codes > 0)
-            mirrored = torch.rand(len(graphs), 1, device=codes.device) < MIRRORED
-            codes = torch.where(mirrored & centre, CATEGORIES - codes, codes)
         nats = -self.flow.flow.log_probs(codes[..., None], StereoContext.of(graphs))[mask][:, 0]
         bits = nats.detach() / math.log(2)
         metrics = {"bits_per_element": (bits.sum(), torch.tensor(float(len(bits))))}
