@@ -258,13 +258,14 @@ class MoleculeFlow:
         """
         nats, exact = np.zeros(len(molecules)), np.ones(len(molecules), dtype=bool)
         frames: dict[int, tuple[Frame, Code]] = {}
-        for k, mol in enumerate(molecules) if self.stereo is not None else ():
+        stereo = self.stereo
+        for k, mol in enumerate(molecules) if stereo is not None else ():
             if not isinstance(mol, str) or "stereo" in codec.dropped(mol):
                 with codec.quiet(), suppress(codec.MoleculeNotRepresentable):
                     frames[k] = encode(codec.parse(mol) if isinstance(mol, str) else mol)
-        if frames:
+        if frames and stereo is not None:
             places = list(frames)
-            nats[places], exact[places] = self.stereo.log_prob(*zip(*frames.values(), strict=True))
+            nats[places], exact[places] = stereo.log_prob(*zip(*frames.values(), strict=True))
         return nats, exact
 
     @cached_property

@@ -368,9 +368,9 @@ def _find_elements(mol: Chem.Mol) -> tuple[Element, ...]:
         elif info.type == Chem.StereoType.Bond_Double:
             bond = mol.GetBondWithIdx(info.centeredOn)
             ends = tuple(sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())))
-            sides = _lowest(mol, *ends), _lowest(mol, *ends[::-1])
-            if None not in sides:
-                found.append(Element(ends, sides))
+            low, high = _lowest(mol, *ends), _lowest(mol, *ends[::-1])
+            if low is not None and high is not None:
+                found.append(Element(ends, (low, high)))
     return tuple(sorted(found))
 
 

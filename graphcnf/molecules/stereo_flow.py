@@ -81,9 +81,10 @@ class StereoGraphs:
         ]
         counts = [len(frame.elements) for frame in frames]
         byte = partial(torch.tensor, dtype=torch.uint8)
+        neighbours, bonds = map(torch.from_numpy, _bonds(frames, sizes))
         return cls(
             torch.tensor(sizes, dtype=torch.long), byte(atoms),
-            *(torch.from_numpy(part) for part in _bonds(frames, sizes)),
+            neighbours, bonds,
             torch.tensor(counts, dtype=torch.long), byte(pairs).view(-1, 2), byte(kinds),
             byte(values),
         )  # fmt: skip
@@ -97,9 +98,10 @@ class StereoGraphs:
         sizes, counts = self.sizes[index], self.counts[index]
         atoms = _ranges((self.sizes.cumsum(0) - self.sizes)[index], sizes)
         own = _ranges((self.counts.cumsum(0) - self.counts)[index], counts)
-        of_atoms = (part[atoms] for part in (self.atoms, self.neighbours, self.bonds))
-        of_elements = (part[own] for part in (self.elements, self.kinds, self.codes))
-        return StereoGraphs(sizes, *of_atoms, counts, *of_elements)
+        return StereoGraphs(
+            sizes, self.atoms[atoms], self.neighbours[atoms], self.bonds[atoms],
+            counts, self.elements[own], self.kinds[own], self.codes[own],
+        )  # fmt: skip
 
     def to(self, device) -> StereoGraphs:
         """Move every tensor."""

@@ -14,7 +14,6 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor
 
 from graphcnf.datasets.smiles_file import read_smiles
-from graphcnf.molecules.codec import canonical_smiles
 from graphcnf.molecules.validity import evaluate_records
 from graphcnf.sampling import sample
 
@@ -75,9 +74,8 @@ def test_files(generate, surroundings):
     assert [r["smiles"] for r in lines] == smiles
     assert [str(r["record"]) for r in lines] == [r["record"] for r in table]
     mols = list(Chem.SDMolSupplier(str(surroundings / "x.sdf")))
-    # Coordinates must not be taken for stereo that nobody sampled.
-    assert not any(set("/\\@") & set(Chem.MolToSmiles(m)) for m in mols)
-    assert [canonical_smiles(m) for m in mols] == smiles
+    # Coordinates say the stereo that was drawn, and none where none was.
+    assert [Chem.MolToSmiles(mol) for mol in mols] == smiles
     assert mols[0].GetProp("smiles") == smiles[0] and mols[-1].GetNumConformers() == 1
     assert sorted(os.listdir()) == ["x.csv", "x.jsonl", "x.sdf", "x.smi"]
     assert generate("-n", 8, "--json")[0] == (surroundings / "x.jsonl").read_text()
@@ -193,12 +191,16 @@ def test_gives_up_and_leaves_the_old_file(graphcnf, model_folder, monkeypatch, s
 
 def test_python_writes_the_file_of_the_command(generate, model_folder, surroundings):
     from graphcnf.graphs import GraphCNF
+    from graphcnf.molecules.stereo_flow import shipped_stereo
     from graphcnf.sampling.formats import columns_of
-    from graphcnf.sampling.records import Recipe
+    from graphcnf.sampling.records import Recipe, model_digest
 
     generate("-n", 20, "--seed", 2, "--size", "2-4", "--out", "command.csv")
-    recipe = Recipe(2, 1.0, (2, 4), kind="csv", columns=columns_of("csv"), everything=False)
     model = GraphCNF.from_pretrained(model_folder)
+    stereo = model_digest(shipped_stereo(model.metadata["dataset"]))
+    recipe = Recipe(
+        2, 1.0, (2, 4), kind="csv", columns=columns_of("csv"), everything=False, stereo=stereo
+    )
     drawn = sample.Sample(model, recipe, range(10_000), 20)
     drawn.save(surroundings / "python.csv")
     files = [(surroundings / f"{name}.csv").read_bytes() for name in ("command", "python")]

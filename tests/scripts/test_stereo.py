@@ -1,0 +1,60 @@
+"""Stereo marks on the command line."""
+
+import csv
+import io
+import json
+
+from rdkit import Chem
+
+from graphcnf.datasets.stereo import load_stereo
+from graphcnf.molecules.codec import canonical_smiles
+
+
+def test_marks_change_no_graph(graphcnf, surroundings):
+    code, marked, _ = graphcnf("generate", "-n", 60, "--seed", 3)
+    plain = graphcnf("generate", "-n", 60, "--seed", 3, "--no-stereo")[1].split()
+    assert code == 0 and not any(set("@/\\") & set(smiles) for smiles in plain)
+    assert [canonical_smiles(Chem.MolFromSmiles(s)) for s in marked.split()] == plain
+    assert sum("@" in smiles for smiles in marked.split()) > 15
+    # What is written is what RDKit reads.
+    assert [Chem.CanonSmiles(smiles) for smiles in marked.split()] == marked.split()
+
+
+def test_a_model_without_stereo_says_so(graphcnf, surroundings):
+    code, out, err = graphcnf("generate", "--model", "moses", "--stereo")
+    assert (code, out) == (1, "") and err == "error: moses has no stereo: leave --stereo out\n"
+
+
+def test_isomers_by_probability(graphcnf, surroundings):
+    code, out, err = graphcnf("stereoisomers", "NC1CCCC1O", "--picture", "x.svg", "-n", 3)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    shares = [float(row["probability"]) for row in rows]
+    assert code == 0 and len(rows) == 3 and shares == sorted(shares, reverse=True)
+    assert "4 stereoisomers, 3 of them written" in err and (surroundings / "x.svg").exists()
+    _, out, err = graphcnf("stereoisomers", "C[N@@H+](CC)C[C@H](F)Cl", "--json")
+    assert [row["probability"] for row in json.loads(out)] == [1.0]
+    assert err.count("note: ") == 1 and "stereo of amine dropped" in err
+
+
+def test_contradictory_marks_are_one_line(graphcnf, surroundings):
+    code, out, err = graphcnf("stereoisomers", "F/C=C(/F)/Cl")
+    assert (code, out, err.count("\n")) == (1, "", 1) and "contradict each other" in err
+
+
+def test_evaluate_counts_marks(graphcnf, surroundings):
+    smiles = ["C[C@H](F)Cl", "C[C@@H](F)Cl", "CC(F)Br", "C/C=C/C1CC1[C@H](C)O", "C[C@H](C)C"]
+    (surroundings / "x.smi").write_text("\n".join(smiles) + "\n")
+    code, out, _ = graphcnf("evaluate", "x.smi", "--reference", "none", "--json")
+    found = json.loads(out)["stereo"]
+    assert code == 0 and found["chain"] == 3 / 4 and found["double"] == 1 and found["ring"] == 0
+    assert found["marks"] == [2 / 5, 2 / 5, 1 / 5] and found["kept"] == 3 / 4
+    assert found["uniqueness"] == 1 and json.loads(out)["uniqueness"] == 4 / 5
+
+
+def test_a_file_is_data(surroundings):
+    (surroundings / "x.smi").write_text("C[C@H](F)Cl\nCCO\nC/C=C/C\n" + "CC(N)CC\n" * 20)
+    data = load_stereo(surroundings / "x.smi", workers=1)
+    assert len(data) == 22 and data.total == 23
+    assert data.marks()["marks"] == [21 / 23, 2 / 23]
+    batches = list(data.train_batches(8, 0, 0)) + list(data.test_batches(8))
+    assert sum(len(batch) for batch in batches) == 22
