@@ -238,6 +238,38 @@ class Draw:
     device: Device = "cpu"
 
 
+@dataclass
+class Fragment:
+    """Options that name a part of every molecule."""
+
+    scaffold: Annotated[
+        str | None,
+        option("Build around it: new atoms and rings anywhere.", metavar="SMILES|SMARTS"),
+    ] = None
+    grow: Annotated[
+        str | None,
+        option(
+            "Grow from its attachment points, as in [*:1]c1ccccc1, or from its hydrogens.",
+            metavar="SMILES|SMARTS",
+        ),
+    ] = None
+    link: Annotated[
+        str | None, option("Link two fragments, an attachment point in each.", metavar="A.B")
+    ] = None
+    decorate: Annotated[
+        str | None,
+        option("New parts at its attachment points, nothing elsewhere.", metavar="SMILES"),
+    ] = None
+
+    def task(self) -> tuple[str, str] | None:
+        """Return the one task that is given, with its fragment; None without any."""
+        given = [(name, text) for name, text in vars(self).items() if text is not None]
+        if len(given) > 1:
+            names = " and ".join(f"--{name}" for name, _ in given)
+            raise typer.BadParameter(f"{names} exclude each other")
+        return given[0] if given else None
+
+
 def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lambda x: x) -> Any:
     """Return an option whose value is read into the argument of `Filters` of this name."""
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
 from graphcnf.errors import say
 from graphcnf.scripts import _options as options
-from graphcnf.scripts._options import option
 from graphcnf.scripts._output import (
     check_shown,
     check_target,
@@ -22,24 +20,7 @@ from graphcnf.scripts._output import (
 @options.grouped
 def grow(
     *,
-    scaffold: Annotated[
-        str | None,
-        option("Build around it: new atoms and rings anywhere.", metavar="SMILES|SMARTS"),
-    ] = None,
-    grow: Annotated[
-        str | None,
-        option(
-            "Grow from its attachment points, as in [*:1]c1ccccc1, or from its hydrogens.",
-            metavar="SMILES|SMARTS",
-        ),
-    ] = None,
-    link: Annotated[
-        str | None, option("Link two fragments, an attachment point in each.", metavar="A.B")
-    ] = None,
-    decorate: Annotated[
-        str | None,
-        option("New parts at its attachment points, nothing elsewhere.", metavar="SMILES"),
-    ] = None,
+    around: options.Fragment,
     particles: options.Particles = None,
     draw: options.Draw,
     chosen: options.Filter,
@@ -49,12 +30,10 @@ def grow(
     They are distinct and valid, and the same ones for the same seed; a larger -n begins with the
     same molecules.
     """
-    given = {"scaffold": scaffold, "grow": grow, "link": link, "decorate": decorate}
-    tasks = [(name, text) for name, text in given.items() if text is not None]
-    if len(tasks) != 1:
-        both = " and ".join(f"--{name}" for name, _ in tasks)
-        reason = f"{both} exclude each other" if tasks else "name the fragment"
-        raise typer.BadParameter(f"{reason}: give one of --{', --'.join(given)}")
+    chosen_task = around.task()
+    if chosen_task is None:
+        raise typer.BadParameter("name the fragment: --scaffold, --grow, --link or --decorate")
+    task, text = chosen_task
     kind, filters = molecule_kind(draw.out, draw.as_json), chosen.filters()
     check_target(draw.out, kind, draw.force)
     check_shown(draw)
@@ -65,7 +44,6 @@ def grow(
     from graphcnf.molecules.growth import Growth, read_fragment
     from graphcnf.molecules.standardize import deviations
 
-    ((task, text),) = tasks
     flow = MoleculeFlow(network)
     options.say_deviations(deviations([text], None), 1)
     fragment = read_fragment(text, task, flow.vocabulary)

@@ -40,7 +40,9 @@ Workers = Annotated[
 ]
 
 
+@options.grouped
 def optimize(
+    *,
     score: Score,
     budget: Annotated[
         int, typer.Option(min=1, help="Molecules to ask the score for, each once.")
@@ -49,6 +51,12 @@ def optimize(
         int | None,
         typer.Option("--number", "-n", min=1, help="Best molecules to write.", show_default="100"),
     ] = None,
+    diverse: Annotated[
+        bool,
+        typer.Option(
+            "--diverse", help="Write the best of each cluster of similar molecules (Butina)."
+        ),
+    ] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Write every call in order, failed ones with the reason.")
     ] = False,
@@ -75,6 +83,8 @@ def optimize(
         typer.Option(metavar="FILE", help="Molecules to ask for first, in a file such as --out."),
     ] = None,
     standardize: options.Standardize = False,
+    around: options.Fragment,
+    chosen: options.Filter,
     model: options.Model = "zinc250k",
     save: Annotated[
         Path | None,
@@ -98,6 +108,9 @@ def optimize(
 ) -> None:
     """Look for molecules that score high, with as few calls of the score as possible.
 
+    All but those of --start hold the fragment of --scaffold, --grow, --link or --decorate as
+    molecules of grow do, and pass the filters.
+
     Every answer is on disk before the next question, so a command that was killed goes on without
     asking twice, and comes to the same molecules as one that was not.
     """
@@ -108,11 +121,13 @@ def optimize(
     for is_wrong, option, reason in (
         (standardize and start is None, "--standardize", "it goes with --start"),
         (everything and number is not None, "--all", "it writes every call: leave out -n"),
+        (everything and diverse, "--all", "it writes every call: leave out --diverse"),
         (workers == 0 and timeout is not None, "--timeout", "no use with --workers 0"),
         (workers == 0 and cluster is not None, "--workers", "a cluster has at least one worker"),
     ):
         if is_wrong:
             raise typer.BadParameter(reason, param_hint=f"'{option}'")
+    fragment, filters = around.task(), chosen.filters()
     settings, save = parse_settings(assignments or []), _checked_folder(save)
 
     from graphcnf.compute.parallel import open_workers
@@ -127,10 +142,11 @@ def optimize(
     with open_workers(cluster, workers) as engine:
         result = run(
             goal, model=flow, budget=budget, seed=seed, folder=folder, start=leads,
-            settings=settings, restart=restart, workers=engine, timeout=seconds,
+            settings=settings, restart=restart, fragment=fragment, filters=filters,
+            workers=engine, timeout=seconds,
             stop_on_error=on_error == "stop", note=lambda line: say(f"note: {line}"),
         )  # fmt: skip
-    _write(result, None if everything else number or NUMBER, kind, out)
+    _write(result, None if everything else number or NUMBER, diverse, kind, out)
     failed = [answer.error for answer in result.answers if answer.error is not None]
     if len(failed) == len(result) > 0:
         raise UserError(f"all {len(result):,} calls failed, the first with: {failed[0]}")
@@ -196,10 +212,12 @@ def _leads(path: Path, flow: MoleculeFlow, standardize: bool) -> list[str]:
     return [flow.standardized(s) for s in smiles] if standardize else smiles
 
 
-def _write(result: OptimizationResult, best: int | None, kind: str, out: Path | None) -> None:
+def _write(
+    result: OptimizationResult, best: int | None, diverse: bool, kind: str, out: Path | None
+) -> None:
     from graphcnf.optimization.objectives import COLUMNS
 
-    frame = result.to_frame(best).rename(columns={"call": "record"})
+    frame = result.to_frame(best, diverse=diverse).rename(columns={"call": "record"})
     plain = plain_kind(kind)
     columns = columns_of(plain, frame.columns)
     # Whatever an objective is called, it holds numbers.

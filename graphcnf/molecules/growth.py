@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from rdkit import Chem
+from rdkit.Chem import rdqueries
 from torch.nn.functional import one_hot
 
 from graphcnf.errors import UserError
@@ -223,6 +224,10 @@ def _query(mol: Chem.Mol, is_open: bool) -> Chem.Mol:
         parameters.adjustDegreeFlags = Chem.ADJUST_IGNOREDUMMIES
     query = Chem.RWMol(Chem.AdjustQueryProperties(mol, parameters))
     if not is_open:
+        for old, new in zip(mol.GetAtoms(), query.GetAtoms(), strict=True):
+            # With its neighbours, its hydrogens say that all bonds out of it are single.
+            if old.GetAtomicNum():
+                new.ExpandQuery(rdqueries.HCountEqualsQueryAtom(old.GetTotalNumHs()))
         # Degrees say it all, and one new atom may be at two attachment points.
         for k in sorted((a.GetIdx() for a in mol.GetAtoms() if not a.GetAtomicNum()), reverse=True):
             query.RemoveAtom(k)

@@ -14,16 +14,23 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from graphcnf.compute.parallel import chunked
+from graphcnf.errors import UserError
 from graphcnf.graphs import GraphBatch, PackedGraphs
 from graphcnf.molecules import codec
 from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.growth import Growth, MoleculeFragment
 from graphcnf.molecules.validity import strict_smiles
+
+PARTICLES = 2
+"""Particles for each molecule with a fragment: few, for the score is to choose."""
 
 SIZES_FROM_PRIOR = 0.2
 """Share of the molecules whose size is drawn from the prior of the training data."""
@@ -100,6 +107,21 @@ class Policy:
             smiles = strict_smiles(graphs, self.prior.vocabulary)
             molecules |= dict.fromkeys(s for s in smiles if s is not None)
         return list(molecules)
+
+    def grow(self, count: int, fragment: MoleculeFragment, seed: tuple[int, ...]) -> list[str]:
+        """Draw up to `count` distinct molecules with a fragment, as canonical SMILES.
+
+        Raises:
+            UserError: Molecules of the model's sizes cannot hold it.
+        """
+        number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
+        growth = Growth(
+            self.model, self.prior.vocabulary, fragment, seed=number, particles=PARTICLES
+        )
+        found: list[str] = []
+        with suppress(UserError):  # there are no further ones
+            found.extend(one.smiles for one in islice(growth.molecules(), count))
+        return found
 
     def sizes(self, molecules: Sequence[str]) -> np.ndarray:
         """Return probabilities (K,) of 0 to K - 1 atoms: good molecules, blurred, and the prior."""

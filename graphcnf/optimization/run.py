@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.torch
 import torch
+from rdkit import Chem
+from rdkit.DataStructs import BulkTanimotoSimilarity
+from rdkit.ML.Cluster import Butina
 
 from graphcnf.compute.files import claim, file_lock, inside, replace_file
 from graphcnf.compute.progress import progress_bar
@@ -28,7 +31,10 @@ from graphcnf.errors import UserError
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import LARGEST_COUNT, check_integer, check_seed, is_integer
 from graphcnf.molecules import codec
+from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.flow import MoleculeFlow
+from graphcnf.molecules.growth import read_fragment
+from graphcnf.molecules.properties import ECFP4
 from graphcnf.optimization.objectives import Goal
 from graphcnf.optimization.oracle import INVALID, Answer, Oracle
 from graphcnf.optimization.policy import Policy
@@ -42,6 +48,9 @@ CHECKPOINT_SECONDS = 30.0
 
 HOPELESS = 10
 """Calls in a row from the first one on that may fail."""
+
+CLUSTERED, DISTANCE = 2000, 0.4
+"""Best molecules that are clustered, and the largest distance from the centre of a cluster."""
 
 PATIENCE = 5
 """Rounds in a row without a proposal after which the search ends."""
@@ -72,9 +81,10 @@ class OptimizationResult:
         best = np.sort(self.scores[np.isfinite(self.scores)])[::-1][:count]
         return float(best.mean()) if len(best) else math.nan
 
-    def to_frame(self, best: int | None = None) -> pd.DataFrame:
+    def to_frame(self, best: int | None = None, *, diverse: bool = False) -> pd.DataFrame:
         """Return the `best` molecules, best first, or every call in order.
 
+        Where `diverse`, of each cluster of the `CLUSTERED` best the first one alone.
         Columns: `call` (from 1), `smiles`, `score`, one per objective, `source`, of all `error`.
         """
         import pandas as pd
@@ -86,11 +96,29 @@ class OptimizationResult:
         if best is None:
             return frame
         frame = frame.drop(columns="error").dropna(subset="score")
-        frame = frame.sort_values("score", ascending=False, kind="stable").head(best)
-        return frame.reset_index(drop=True)
+        frame = frame.sort_values("score", ascending=False, kind="stable")
+        if diverse:
+            frame = frame.head(CLUSTERED)
+            frame = frame.iloc[first_of_clusters(frame["smiles"].tolist())]
+        return frame.head(best).reset_index(drop=True)
 
     def _repr_html_(self) -> str:
         return self.to_frame(best=10)._repr_html_()
+
+
+def first_of_clusters(smiles: Sequence[str]) -> list[int]:
+    """Return the index of the first molecule of each cluster, in order.
+
+    Clusters of Butina 1999 (J. Chem. Inf. Comput. Sci. 39, 747): molecules at a Tanimoto distance
+    of ECFP4 fingerprints of at most `DISTANCE` from a centre.
+    """
+    with codec.quiet():
+        prints = [ECFP4.GetFingerprint(Chem.MolFromSmiles(s)) for s in smiles]
+    distances: list[float] = []
+    for k, own in enumerate(prints):
+        distances += [1 - s for s in BulkTanimotoSimilarity(own, prints[:k])]
+    found = Butina.ClusterData(distances, len(prints), DISTANCE, isDistData=True, reordering=True)
+    return sorted(min(cluster) for cluster in found)
 
 
 def optimize(
@@ -103,6 +131,8 @@ def optimize(
     start: Sequence[str] = (),
     settings: SearchSettings | None = None,
     restart: bool = False,
+    fragment: tuple[str, str] | None = None,
+    filters: Filters = NO_FILTERS,
     **calls: Any,
 ) -> OptimizationResult:
     """Look for molecules that score high, with no more than `budget` calls of the score.
@@ -115,9 +145,12 @@ def optimize(
         budget: Molecules to score, each once; one that fails counts.
         seed: The molecules are a function of the seed, the model and the scores.
         folder: Folder of calls and state, to go on after an interruption; None for a temporary one.
-        start: SMILES to score first.
+        start: SMILES to score first, whatever the fragment and the filters are.
         settings: Settings of the search.
         restart: Begin again where the folder holds another run of the score; its answers stay.
+        fragment: Task and fragment of `MoleculeFlow.grow`, as ("decorate", "[*:1]c1ccccc1"), that
+            all other molecules hold.
+        filters: Filters that all other molecules pass.
         **calls: Options of the `Oracle`: `workers` (None for one process per core, 0 for none but
             this one), `timeout` (seconds for one molecule), `stop_on_error`, `note`.
 
@@ -137,14 +170,18 @@ def optimize(
     if not flow.model.steps.supports_fragments:
         raise UserError('optimisation needs a model that draws atom by atom ("path")')
     policy = Policy(flow, learning_rate=settings.learning_rate, sigma=settings.sigma)
-    search = Search(policy, settings, seed, start)
+    held = read_fragment(fragment[1], fragment[0], flow.vocabulary) if fragment else None
+    if held:
+        policy.grow(0, held, (seed,))  # refuses what does not fit before the first call
+    search = Search(policy, settings, seed, start, held, filters)
     with ExitStack() as stack:
         folder = Path(folder or stack.enter_context(TemporaryDirectory(prefix="graphcnf-")))
         claim(folder, "optimization")
         stack.enter_context(file_lock(inside(folder, "run.lock"), folder))
         oracle = stack.enter_context(Oracle(goal, folder, **calls))
         state = inside(folder, "state.safetensors")
-        identity = run_identity(goal, flow, settings, seed, start)
+        rules = [list(fragment or ()), filters.identity] if fragment or filters else []
+        identity = run_identity(goal, flow, settings, seed, start, rules)
         if state.exists() and not restart:
             _load(state, identity, search, oracle.answers)
         stack.enter_context(one_thread(flow.model.device))
@@ -246,8 +283,9 @@ def starting_molecules(smiles: Sequence[str]) -> list[str]:
 
 
 def run_identity(
-    goal: Goal, flow: MoleculeFlow, settings: SearchSettings, seed: int, start: Sequence[str] = ()
-) -> str:
+    goal: Goal, flow: MoleculeFlow, settings: SearchSettings, seed: int,
+    start: Sequence[str] = (), rules: Sequence[Any] = (),
+) -> str:  # fmt: skip
     """Return a fingerprint of everything that determines the molecules, apart from the budget."""
     model = flow.model
     weights = hashlib.sha256(json.dumps([model.config, model.metadata]).encode())
@@ -256,6 +294,6 @@ def run_identity(
         weights.update(value.detach().cpu().contiguous().numpy().tobytes())
     content = {
         "goal": goal.identity, "settings": asdict(settings), "seed": seed,
-        "start": list(start), "model": weights.hexdigest(),
+        "start": list(start), "rules": list(rules), "model": weights.hexdigest(),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from itertools import product
@@ -28,6 +28,8 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from graphcnf.errors import UserError
 from graphcnf.limits import is_number
 from graphcnf.molecules.codec import canonical_smiles, quiet
+from graphcnf.molecules.filters import NO_FILTERS, Filters
+from graphcnf.molecules.growth import MoleculeFragment
 from graphcnf.molecules.properties import similarities
 from graphcnf.optimization.policy import Policy
 
@@ -233,11 +235,21 @@ def _process(kernels, y, weights, noise):
 
 
 class Search:
-    """Proposes molecules, those in `start` first, and learns from their scores."""
+    """Proposes molecules, those in `start` first, and learns from their scores.
+
+    All others hold the fragment, if there is one, and pass the filters.
+    """
 
     def __init__(
-        self, policy: Policy, settings: SearchSettings, seed: int, start: Sequence[str] = ()
+        self,
+        policy: Policy,
+        settings: SearchSettings,
+        seed: int,
+        start: Sequence[str] = (),
+        fragment: MoleculeFragment | None = None,
+        filters: Filters = NO_FILTERS,
     ):
+        self.fragment, self.filters = fragment, filters
         self.policy, self.settings, self.seed, self.start = policy, settings, seed, list(start)
         self.memory = ReplayMemory(settings.per_scaffold)
         self.round = 0
@@ -258,7 +270,9 @@ class Search:
             pool |= dict.fromkeys(self._sampled(drawn), "model")
         for smiles in self._bred(math.ceil(settings.bred * wanted)):
             pool.setdefault(smiles, "genetic")
-        if not pool and self.round % settings.every:  # the operators have found all they can
+        # The operators have found all they can; few offspring hold a fragment.
+        least = wanted if self.fragment else 1
+        if len(pool) < least and self.round % settings.every:
             pool |= dict.fromkeys(self._sampled(drawn), "model")
         return [(s, pool[s]) for s in self._chosen(list(pool), wanted)]
 
@@ -277,9 +291,23 @@ class Search:
         """Return new molecules among `count` that the policy draws."""
         if not count:
             return []
+        seed = (self.seed, self.round, 1)
+        if self.fragment:
+            return self._new(self.policy.grow(count, self.fragment, seed))
         good = [self.memory.smiles[k] for k in self.memory.best(self.settings.replay)]
-        drawn = self.policy.sample(count, self.policy.sizes(good), (self.seed, self.round, 1))
-        return [s for s in drawn if s not in self.memory.known]
+        return self._new(self.policy.sample(count, self.policy.sizes(good), seed))
+
+    def _new(self, molecules: Iterable[str]) -> list[str]:
+        """Return the molecules that were not scored, hold the fragment and pass the filters."""
+        found = [s for s in molecules if s not in self.memory.known]
+        if not (self.fragment or self.filters):
+            return found
+        with quiet():
+            return [s for s in found if self._is_wanted(Chem.MolFromSmiles(s))]
+
+    def _is_wanted(self, mol: Chem.Mol) -> bool:
+        held = self.fragment is None or self.fragment.places(mol) > 0
+        return held and not self.filters.refusal(mol)
 
     def _bred(self, count: int) -> list[str]:
         """Return new molecules among `count` offspring of the best."""
@@ -290,7 +318,7 @@ class Search:
             seed = self.seed, self.round, 3, number
             child = offspring(smiles[first], smiles[second], seed, self.settings.most_atoms)
             children[child] = None
-        return [s for s in children if s is not None and s not in self.memory.known]
+        return self._new(s for s in children if s is not None)
 
     def _chosen(self, pool: Sequence[str], wanted: int) -> list[str]:
         """Return the proposals of the highest upper confidence bound."""

@@ -62,6 +62,11 @@ def test_kekule_structures_and_places(flow):
     closed = read(flow, "[*]c1ccccc1", "grow")
     assert closed.places(Chem.MolFromSmiles("Cc1ccccc1")) == 2
     assert closed.places(Chem.MolFromSmiles("Cc1ccc(C)cc1")) == 0
+    # Bonds at attachment points are single.
+    middle = read(flow, "[*]C[*]", "decorate")
+    assert [middle.places(Chem.MolFromSmiles(s)) for s in ("OCN", "OC=N", "C=C=O", "N#CO")] == [
+        1, 0, 0, 0,
+    ]  # fmt: skip
 
 
 def test_smarts_atoms():

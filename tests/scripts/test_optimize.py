@@ -14,8 +14,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from rdkit import Chem
 
 from graphcnf.datasets.smiles_file import read_smiles
+from graphcnf.optimization.run import first_of_clusters
 
 SCORE = """
 import os
@@ -81,6 +83,42 @@ def test_an_objective_may_have_the_name_of_a_column(graphcnf, model_folder, surr
         assert row["charge"] == row["score"] == len(row["smiles"]) / 8
 
 
+def test_a_fragment_stays_and_filters_hold(graphcnf, model_folder, surroundings):
+    """All but the molecules of --start hold it as those of grow do; one of each cluster."""
+    (surroundings / "start.smi").write_text("CCCCCC\nOCN\n")
+    core, fluorine = Chem.MolFromSmarts("[CX4H2](-[!#1])-[!#1]"), Chem.MolFromSmarts("F")
+    common = ["optimize", "--score", "weight", "--model", model_folder, *SMALL, "--workers", 0,
+              "--decorate", "[*:1]C[*:2]", "--exclude", "F"]  # fmt: skip
+    first = [*common, "--budget", 16, "--folder", "first"]
+    how = [*common, "--budget", 30, "--folder", "run", "--start", "start.smi"]
+    for arguments, sources in ((first, {"model"}), (how, {"start", "genetic"})):
+        code, out, err = graphcnf(*arguments, "--all")
+        assert code == 0, err
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert sources <= {row["source"] for row in rows}
+        for row in rows:
+            mol = Chem.MolFromSmiles(row["smiles"])
+            assert row["source"] == "start" or (
+                mol.HasSubstructMatch(core) and not mol.HasSubstructMatch(fluorine)
+            )
+    assert {"CCCCCC", "NCO"} == {row["smiles"] for row in rows if row["source"] == "start"}
+    best = [row["smiles"] for row in csv.DictReader(io.StringIO(graphcnf(*how)[1]))]
+    code, out, err = graphcnf(*how, "-n", 5, "--diverse")
+    chosen = [row["smiles"] for row in csv.DictReader(io.StringIO(out))]
+    assert code == 0 and chosen == [best[k] for k in first_of_clusters(best)][:5]
+    assert chosen != best[:5] and "0 of them now" in err
+    code, _, err = graphcnf(*how, "--exclude", "Cl")
+    assert code == 1 and "other options" in err
+
+
+def test_the_first_of_each_cluster():
+    esters = ["CCCCCCC(=O)OC", "CCCCCCCC(=O)OC", "CCCCCCCCC(=O)OC"]
+    rings = ["c1ccc(CCCCCCc2ccccn2)cc1", "c1ccc(CCCCCCCc2ccccn2)cc1"]
+    assert first_of_clusters([*esters, "N#N", *rings]) == [0, 3, 4]
+    assert first_of_clusters([rings[0], *esters, rings[1]]) == [0, 1]
+    assert first_of_clusters([]) == []
+
+
 @pytest.mark.slow
 def test_killed_again_and_again(model_folder, score, surroundings):
     """Kill -9 at two moments: the same file as without, and every call made once."""
@@ -138,6 +176,10 @@ def test_killed_again_and_again(model_folder, score, surroundings):
         (["--score", "qed", "--on-error", "go"], 2, "is not one of 'skip', 'stop'"),
         (["--score", "qed", "--timeout", "9", "--workers", "0"], 2, "no use with --workers 0"),
         (["--score", "qed", "--all", "-n", "5"], 2, "leave out -n"),
+        (["--score", "qed", "--all", "--diverse"], 2, "leave out --diverse"),
+        (["--score", "qed", "--decorate", "CC"], 1, "attachment points"),
+        (["--score", "qed", "--scaffold", "C" * 60], 1, "has 60 atoms and needs 61 or more"),
+        (["--score", "qed", "--grow", "C", "--scaffold", "C"], 2, "exclude each other"),
         (["--score", "qed", "--start", "bad.smi"], 1, "bad.smi, line 2: not a SMILES"),
     ],
 )
