@@ -129,8 +129,10 @@ class GraphVAE(GraphModel):
         reading, latents, z = self._read(batch), {}, {}
         for name, posterior in self._posteriors(reading).items():
             z[name] = posterior.draw(noise)
-            exact = weight is not None
-            latents[name] = posterior.expected_bound(weight) if exact else posterior.bound(z[name])
+            if weight is None:
+                latents[name] = posterior.bound(z[name])
+            else:
+                latents[name] = posterior.expected_bound(weight)
         return {**latents, **self._likelihood(reading, z)}
 
     def encode(self, batch: GraphBatch, noise: Noise | None = None) -> Latents:

@@ -67,6 +67,7 @@ class CausalAttention(Network):
         # The category after the last one stands before the first position.
         self.values = nn.Embedding(cardinality + 1, width)
         rows = [min((cardinality + 1) ** n, TABLE_ROWS) for n in range(2, grams + 1)]
+        self.rows = rows
         self.tables = nn.ModuleList(nn.Embedding(count, width) for count in rows)
         self.position = nn.Embedding(positions, width)
         self.remaining = nn.Embedding(positions + 1, width)
@@ -98,9 +99,9 @@ class CausalAttention(Network):
         number = torch.arange(first, first + to_come.shape[1], device=to_come.device)
         key = before[..., -1]
         h = self.values(key) + self.position(number) + self.remaining(to_come)
-        for n, table in enumerate(self.tables, 2):
+        for n, (rows, table) in enumerate(zip(self.rows, self.tables, strict=True), 2):
             key = key * (self.cardinalities[0] + 1) + before[..., -n]
-            h = h + table(key % table.num_embeddings)
+            h = h + table(key % rows)
         return self.dropout(h)
 
     def _check_length(self, length: int) -> None:
