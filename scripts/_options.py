@@ -276,7 +276,7 @@ def _filter(name: str, help: str, metavar: str, read: Callable[[Any], Any] = lam
     def parse(value: Any) -> Any:
         from graphcnf.molecules.filters import Filters
 
-        if not value:
+        if value is None or value == []:
             return None
         Filters(**{name: (found := read(value))})
         return found

@@ -151,7 +151,7 @@ def every_graph_of_three():
     )
 
 
-def fitted(order, space, steps=120):
+def fitted(order, space, steps=240):
     """A small model fitted to the space: at random weights the estimate is far too noisy."""
     model = initialised(pair_model(order, node_dim=2, node_mixtures=3, pair_mixtures=3), space)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -83,7 +83,7 @@ def test_presets_build_and_learn(tmp_path, name):
         ("glow", {"widht": 3}, {}, r"\[model\].*widht"),
         ("glow", None, {"byts": 3}, r"\[data\].*byts"),
         ("glow", None, {"path": 2024}, "path must be text in quotes"),
-        ("glow", {"levels": 3}, {}, "levels follows from the images"),
+        ("glow", {"levels": 3}, {}, r"\[model\]: no option 'levels'"),
         ("pixelcnn", {"heads": 2}, {}, r"\[model\]: no option 'heads'"),
         ("gan", {"penalty": -1.0}, {}, r"penalty must be a number from 0"),
         ("gan", {"architecture": "gann"}, {}, "architecture must be one of simple, .*, gan, got"),

@@ -55,7 +55,7 @@ BAD_FILES = ("", "x", "x.", ".csv", "x.xyz", "x.exe.csv.bak", "nowhere/x", "~nou
              "/proc/nowhere/x", "x" * 300)  # fmt: skip
 """Names of files to write; a suffix is added to those in a bad place."""
 
-FILES = {"--out": None, "--png": ".png", "--html": ".html"}
+FILES = {"--out": None, "--png": ".png", "--picture": ".png", "--html": ".html"}
 BAD_FOLDERS = ("~nouser/x", "/proc/nowhere/x", "{molecules}", "{molecules}/x", "x" * 300,
                "/dev/null")  # fmt: skip
 """Names of folders to write."""
@@ -70,6 +70,7 @@ USUAL: dict[tuple[str, ...], tuple[str, ...]] = {
     ("evaluate",): (*MODEL, "-n", "20", "--reference", "none", "--reconstruct", "0",
                     "--likelihood", "0"),
     ("score",): ("{molecules}", *MODEL),
+    ("stereoisomers",): ("CC(O)F",),
     ("train",): ("{preset}", "--out", "run"),
     ("finetune",): ("{molecules}", "--weights", "{model}", "--steps", "1", "-n", "0",
                     "--out", "run"),
@@ -87,7 +88,8 @@ USUAL: dict[tuple[str, ...], tuple[str, ...]] = {
 }  # fmt: skip
 """Arguments of every command when all is well."""
 
-SUFFIXES = {"generate": ".smi", "grow": ".smi", "merge": ".smi", "score": ".csv", "train": "",
+SUFFIXES = {"generate": ".smi", "grow": ".smi", "merge": ".smi", "score": ".csv",
+            "stereoisomers": ".csv", "train": "",
             "finetune": "", "optimize": ".csv", "analogs": ".smi", "interpolate": ".csv",
             "images generate": ".png", "images interpolate": ".png"}  # fmt: skip
 """Suffix of what a command writes to --out, .md for others, none for a folder."""
