@@ -1,4 +1,4 @@
-"""What codecs of rows share, values as JSON, and sequences.
+"""Codec of sequences, the base of codecs of rows, and values as JSON.
 
 A codec translates one type of data into the data of a flow and back. It is a dataclass whose fields
 are the vocabulary that a model keeps. `GraphCodec` has the same attributes and methods.
