@@ -315,7 +315,10 @@ class RowFlow(Pretrained, AutoregressiveFlow):
 def checked_network(network: type[Network], config: dict[str, Any]) -> Any:
     """Return a network with the arguments `config`; raise UserError where one is out of range."""
     for name, value in config.items():
-        if name not in ("cardinality", "cardinalities", "parts", "dropout") and not value >= 1:
+        if (
+            name not in ("cardinality", "cardinalities", "parts", "parents", "dropout")
+            and not value >= 1
+        ):
             raise UserError(f"{name} must be at least 1, not {value}")
     if not 0 <= config["dropout"] < 1:
         raise UserError(f"dropout must lie in [0, 1), not {config['dropout']}")

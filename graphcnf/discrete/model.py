@@ -122,7 +122,7 @@ class CategoricalModel(nn.Module):
         seed: int = 0,
         minutes: float | None = 1.0,
         steps: int | None = None,
-        held_out: float = 0.1,
+        held_out: float | None = None,
         out: str | Path | None = None,
         network: Mapping[str, Any] | None = None,
         **options,
@@ -134,7 +134,8 @@ class CategoricalModel(nn.Module):
             seed: Seed of everything random.
             minutes: Time budget. The weights that score best on held-out data are kept.
             steps: Budget in steps instead, with which the model is a function of `x` and `seed`.
-            held_out: Share of the data that is scored, not trained on.
+            held_out: Share of the data that is scored, not trained on; when None a tenth, of fewer
+                than 300 items 30 of them or a quarter.
             out: Folder of the run (log, checkpoints, model), with log lines on stderr.
             network: Arguments of the network, see `for_data`.
             **options: `bins`, `node_label` and `edge_label` of `for_data`, and further fields of
@@ -147,6 +148,8 @@ class CategoricalModel(nn.Module):
         if not isinstance(network, Mapping | None):
             raise UserError(f'network must be a dict, {{"width": 64}}, got {network!r}')
         described = {name: options.pop(name) for name in DESCRIBED if name in options}
+        if held_out is None:
+            held_out = min(0.25, max(0.1, 30 / max(len(x), 1))) if hasattr(x, "__len__") else 0.1
         if not (is_number(held_out) and 0 <= held_out < 1):
             raise UserError(f"held_out must be a share of the data in [0, 1), got {held_out!r}")
         model, data = cls._build(x, seed, held_out, network or {}, **described)

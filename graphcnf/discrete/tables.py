@@ -12,6 +12,7 @@ import torch
 from pandas.api import types
 
 from graphcnf.categorical import ColumnFlow, Rows
+from graphcnf.categorical.columns import LARGEST_PAIRS, Counts
 from graphcnf.discrete.codec import Reasons, RowCodec, Vocabulary, distinct, draw_rows
 from graphcnf.discrete.numbers import FEW, Bins, default_bins, is_numeric
 from graphcnf.errors import UserError, suggest
@@ -97,7 +98,9 @@ class Column:
     @property
     def parts(self) -> list[int]:
         """Parts that a place in each category is one of, 1 where there are no places, 0 for all."""
-        parts = [max(int(n), 0) if n >= 0 else 1 for n in self.bins.parts] if self.bins else []
+        # A part in a thousand is as good as a place.
+        known = [int(n) for n in self.bins.parts] if self.bins else []
+        parts = [1 if n < 0 else n if n <= 1000 else 0 for n in known]
         return parts + [1] * (self.cardinality - len(parts))
 
     def encode(self, series: pd.Series) -> np.ndarray:
@@ -151,7 +154,7 @@ class TableCodec(RowCodec):
     kind = "table"
     flow_class = ColumnFlow
     arguments = (ColumnFlow,)
-    fixed = ("cardinalities", "parts")
+    fixed = ("cardinalities", "parts", "parents")
 
     columns: list[Column]
     array: str | None = None
@@ -222,11 +225,14 @@ class TableCodec(RowCodec):
         return pd.concat(parts, axis=1, keys=[column.name for column in self.columns])
 
     def build(self, rows, chosen, /, **network):
-        """Return an untrained flow that is the Chow-Liu tree of the `chosen` rows."""
+        """Return an untrained flow that is a Bayesian network of the `chosen` rows."""
         parts = [n for column in self.columns for n in column.parts]
-        own = {"parts": parts} if set(parts) != {1} else {}
+        own: dict[str, Any] = {"parts": parts} if set(parts) != {1} else {}
+        counts = Counts.of(rows.values.numpy()[chosen].astype(int), self.cardinalities)
+        if any(counts.parents) and sum(self.cardinalities) <= LARGEST_PAIRS:
+            own["parents"] = counts.parents
         flow = ColumnFlow(self.cardinalities, **own, **network)
-        flow.network.start_from(rows.values[torch.from_numpy(chosen)].long())
+        flow.network.start_from(counts)
         return flow
 
     def number(self, label: Any, what: str) -> int:

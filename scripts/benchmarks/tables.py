@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 import typer
 
-from graphcnf.categorical.columns import chow_liu
+from graphcnf.categorical.columns import Counts
 from graphcnf.discrete import CategoricalModel
 from graphcnf.errors import UserError, require, say, suggest
 from graphcnf.evaluation.formats import Column, number, text
@@ -150,16 +150,16 @@ def _independent(train, test, seed, minutes):
 
 def _tree(train, test, seed, minutes):
     (known, sizes), (x, _) = _codes(train), _codes(test)
-    order, log_p, information = chow_liu(known, sizes)
+    tree = Counts.of(known, sizes, second=False)
     starts = np.cumsum(sizes) - sizes
     bits, before = np.zeros(len(x)), np.zeros((len(x), sum(sizes)))
-    for k in order:
+    for k in tree.order:
         own = slice(starts[k], starts[k] + sizes[k])
-        logits = log_p[own] + before[:, own]
+        logits = tree.log_p[own] + before[:, own]
         bits -= (logits - np.log(np.exp(logits).sum(1, keepdims=True)))[
             np.arange(len(x)), x[:, k]
         ] / np.log(2)
-        before += information[starts[k] + x[:, k]]
+        before += tree.information[starts[k] + x[:, k]]
     return bits
 
 

@@ -25,7 +25,12 @@ UNLIKE = [3, 1, 5, 2, 3, 4, 2, 3, 3, 2, 5, 2]
 def network_of(kind, most):
     if kind == "sequences":
         return CausalAttention(5, positions=12, **SMALL)
-    return ColumnAttention(UNLIKE[:most], **SMALL)
+    # Parents stand before their children, since rows of different lengths are their first columns.
+    parents = [[0, 2] if k in (4, 7) else None for k in range(most)]
+    network = ColumnAttention(UNLIKE[:most], parents=parents, **SMALL)
+    network.beyond.copy_(torch.randn(network.beyond.shape))
+    network.beyond[0] = 0
+    return network
 
 
 @pytest.fixture(params=["sequences", "columns"])

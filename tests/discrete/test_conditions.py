@@ -130,3 +130,20 @@ def test_the_untrained_model_is_a_tree_of_its_columns():
 
     truth = np.log(share(0, 2) * share(1, 2) / share(2)).to_numpy()
     np.testing.assert_allclose(model.log_prob(data), truth, atol=0.02)
+    assert "parents" not in model.flow.config or model.flow.config["parents"] is None
+
+
+def test_a_column_of_two_parents_is_known_from_the_start(tmp_path):
+    random = np.random.default_rng(0)
+    a, b = random.integers(0, 3, (2, 4000))
+    table = random.dirichlet(np.full(4, 0.3), (3, 3))
+    c = (random.random((4000, 1)) > table[a, b].cumsum(-1)[:, :-1]).sum(-1)
+    data = np.stack([a, b, c, random.integers(0, 2, 4000)], 1)
+    model = CategoricalModel.for_data(data, width=16)
+    truth = np.log(table[a, b, c] / 18)
+    assert abs(model.log_prob(data).mean() - truth.mean()) < 0.01
+    assert sum(pair is not None for pair in model.flow.config["parents"]) == 1
+    model.save_pretrained(tmp_path)
+    assert np.array_equal(
+        CategoricalModel.from_pretrained(tmp_path).log_prob(data), model.log_prob(data)
+    )
