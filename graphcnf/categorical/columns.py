@@ -24,7 +24,6 @@ from graphcnf.pretrained import Pretrained
 LARGEST_PAIRS = 2048
 """Largest number of categories of all columns with a table of their pairs."""
 
-
 CANDIDATES = 16
 """Columns that are tried as a second parent of each column."""
 
@@ -76,7 +75,6 @@ class ColumnAttention(Network):
     parts: Tensor
     parents: Tensor
     first: Tensor
-    has: Tensor
     sizes: Tensor
     beyond: Tensor
 
@@ -137,9 +135,9 @@ class ColumnAttention(Network):
             pairs = torch.tensor([pair or (0, 0) for pair in parents])
             rows = known[pairs].prod(1) * torch.tensor([pair is not None for pair in parents])
             # Row 0 of the table is for columns without two parents.
+            first = torch.where(rows > 0, rows.cumsum(0) - rows + 1, 0)
             self.register_buffer("parents", pairs, persistent=False)
-            self.register_buffer("first", rows.cumsum(0) - rows + 1, persistent=False)
-            self.register_buffer("has", rows > 0, persistent=False)
+            self.register_buffer("first", first, persistent=False)
             self.register_buffer("sizes", known, persistent=False)
             self.register_buffer("beyond", torch.zeros(int(rows.sum()) + 1, *self.cardinalities))
         for table in (self.values, self.target):
@@ -164,11 +162,12 @@ class ColumnAttention(Network):
         `x` (B, N) are categories, and `known` (B, M, N) says which are known.
         """
         a, b = self.parents[column].unbind(-1)
-        # A category that a column has not makes all impossible anyway.
+        # Numbers beyond a column's categories are impossible, and need only a valid index here.
         first, second = (x.gather(1, k).minimum(self.sizes[k] - 1) for k in (a, b))
-        row = self.first[column] + first * self.sizes[b] + second
+        start = self.first[column]
         both = known.gather(2, a[..., None]) & known.gather(2, b[..., None])
-        return self.beyond[torch.where(self.has[column] & both[..., 0], row, 0)]
+        there = (start > 0) & both[..., 0]
+        return self.beyond[torch.where(there, start + first * self.sizes[b] + second, 0)]
 
     def ordered(self, mask: Tensor, given: Tensor | None = None, number: int = 0) -> Tensor:
         """Return an order (B, N) in which `given` columns come first, and masked ones last.
@@ -324,7 +323,7 @@ class Counts:
         log_p: Log-probabilities of the S categories of all columns.
         information: Pointwise mutual information of neighbours in the tree of first parents, 0
             elsewhere, (S, S) in nats.
-        parents: Both parents of each column, None where it has not two.
+        parents: The two parents of each column, None for a column with fewer.
         beyond: For each column with two parents, what the second one adds to the logarithm of the
             conditional probability given the first, (A * B, C).
 

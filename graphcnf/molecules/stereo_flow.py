@@ -341,9 +341,8 @@ def shipped_stereo(dataset: Any) -> StereoFlow | None:
 
 
 @cache
-def _shipped() -> StereoFlow | None:
-    folder = WEIGHTS / "zinc250k-stereo"
-    return StereoFlow.from_pretrained(folder) if folder.exists() else None
+def _shipped() -> StereoFlow:
+    return StereoFlow.from_pretrained(WEIGHTS / "zinc250k-stereo")
 
 
 @evaluates("log_probs", "draw")

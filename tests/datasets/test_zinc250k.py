@@ -142,7 +142,7 @@ def test_split_indices(small_zinc, tmp_path):
 
 @pytest.fixture
 def rows():
-    found = zinc250k._indexed_rows(zinc250k._source())
+    found = zinc250k._indexed_rows(zinc250k.zinc250k_table())
     if found is None and json.loads(zinc250k.INDEX.read_text())["rdkit"] != version("rdkit"):
         pytest.skip("this RDKit writes ZINC250k otherwise than the file's")
     assert found, "graphcnf.datasets.zinc250k.write_index() writes the index anew"
