@@ -39,7 +39,7 @@ class CausalAttention(Network):
         heads: Attention heads.
         expansion: Feed-forward hidden channels as a multiple of `width`.
         dropout: Share of the channels that training leaves out.
-        grams: Length of the longest n-grams of categories with channels of their own.
+        grams: Length of the longest n-grams of categories with channels of their own, 1 for none.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -55,7 +55,7 @@ class CausalAttention(Network):
         heads: int = 4,
         expansion: float = 3,
         dropout: float = 0.0,
-        grams: int = 4,
+        grams: int = 1,
     ):
         super().__init__()
         if cardinality < 1 or positions < 1:
@@ -230,7 +230,7 @@ class RowFlow(Pretrained, AutoregressiveFlow):
         heads: int = 4,
         expansion: float = 3,
         dropout: Annotated[float, Range(0, 1)] = 0.1,
-        grams: Annotated[int, Range(1, 4)] = 4,
+        grams: Annotated[int, Range(1, 4)] = 1,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(checked_network(CausalAttention, config), single=True)

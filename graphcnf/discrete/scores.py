@@ -129,19 +129,7 @@ def evaluate_table(
     if target is not None and target not in real.columns:
         raise UserError(f"target: the table has no column {target!r}")
     numeric = [c for c in real.columns if is_numeric(real[c].dtype)]
-    plain = {
-        name: pd.DataFrame(
-            {
-                c: pd.Series(
-                    as_numbers(table[c], None if types.is_numeric_dtype(table[c].dtype) else 1)
-                )
-                if c in numeric
-                else _as_text(table[c])
-                for c in real.columns
-            }
-        )
-        for name, table in tables.items()
-    }
+    plain = {name: _plain(table[real.columns], numeric) for name, table in tables.items()}
     mine, others = plain["real"], plain["synthetic"]
     shapes = [_shape_error(mine[c], others[c], c in numeric) for c in real.columns]
     trends = [
@@ -152,21 +140,9 @@ def evaluate_table(
         "shape_error": 100 * float(np.nanmean(shapes)),
         "trend_error": 100 * float(np.nanmean(trends)) if trends else 0.0,
     }
-    random = np.random.default_rng(seed)
     codes, kinds = _coded(plain, numeric)
     figures["detection"] = _detection(codes["real"], codes["synthetic"], seed)
-    few = {
-        name: x[random.permutation(len(x))[: min(MOST_ROWS, *map(len, codes.values()))]]
-        for name, x in codes.items()
-    }
-    nearest = _nearest(few["synthetic"], codes["real"], codes["real"], kinds)
-    figures["closest"] = float(np.median(nearest))
-    if held_out is not None:
-        far = _nearest(few["held_out"], codes["real"], codes["real"], kinds)
-        figures["closest_held_out"] = float(np.median(far))
-        own = _nearest(few["synthetic"], few["real"], codes["real"], kinds)
-        other = _nearest(few["synthetic"], few["held_out"], codes["real"], kinds)
-        figures["copies"] = float(((own < other) + 0.5 * (own == other)).mean())
+    figures |= _records(codes, kinds, seed)
     if target is not None and held_out is not None:
         for name, part in (("utility", "synthetic"), ("utility_real", "real")):
             k = list(real.columns).index(target)
@@ -177,8 +153,34 @@ def evaluate_table(
     return figures
 
 
-def _as_text(series: pd.Series) -> pd.Series:
-    return series.astype(object).where(series.notna(), None).reset_index(drop=True)
+def _plain(table: pd.DataFrame, numeric: list) -> pd.DataFrame:
+    """Return the table with numbers and times as floats, all else as objects, None if missing."""
+    table = table.reset_index(drop=True)
+    columns = {}
+    for name in table.columns:
+        column = table[name]
+        if name in numeric:
+            unit = None if types.is_numeric_dtype(column.dtype) else 1
+            columns[name] = pd.Series(as_numbers(column, unit))
+        else:
+            columns[name] = column.astype(object).where(column.notna(), None)
+    return pd.DataFrame(columns)
+
+
+def _records(codes: dict[str, np.ndarray], kinds: np.ndarray, seed: int) -> dict[str, float]:
+    """Return how close synthetic and held-out rows come to real ones, and the share of copies."""
+    random, most = np.random.default_rng(seed), min(MOST_ROWS, *map(len, codes.values()))
+    few = {name: x[random.permutation(len(x))[:most]] for name, x in codes.items()}
+    real = codes["real"]
+    nearest = _nearest(few["synthetic"], real, real, kinds)
+    figures = {"closest": float(np.median(nearest))}
+    if "held_out" in codes:
+        far = _nearest(few["held_out"], real, real, kinds)
+        figures["closest_held_out"] = float(np.median(far))
+        own = _nearest(few["synthetic"], few["real"], real, kinds)
+        other = _nearest(few["synthetic"], few["held_out"], real, kinds)
+        figures["copies"] = float(((own < other) + 0.5 * (own == other)).mean())
+    return figures
 
 
 def _shape_error(mine: pd.Series, other: pd.Series, numeric: bool) -> float:

@@ -155,30 +155,31 @@ def finetune(
     scored = np.random.default_rng(0).permutation(data.split("train"))[:1000]
     flow.learn_percentiles(data.graphs.subset(scored))
     flow.save_pretrained(out / "model")
-    best = result.best
-    assert best is not None and chosen.steps is not None
-    bits = {
-        name: {"before": best.first[name], "after": best.metrics[name]}
-        for name in ("bits_per_molecule", "bits_per_node")
-    }
-    figures = {
+    figures = _figures(data, chosen, result) | {"new": new, "seed": seed}
+    if samples:
+        figures |= _sampled(before, flow, data, features, samples, seed)
+    return FineTuning(flow, figures, _story(figures))
+
+
+def _figures(data, chosen: TrainingSettings, result) -> dict[str, Any]:
+    """Return what a finished run learned from, its bits before and after, and its steps."""
+    best, held_out = result.best, len(data.split("test"))
+    return {
         "molecules": len(data),
-        "training": learned,
+        "training": len(data.split("train")),
         "held_out": held_out,
         "folds": 0 if held_out else FOLDS,
         "evaluated": min(held_out, 4 * chosen.batch_size * chosen.eval_batches) or len(data),
-        **bits,
+        **{
+            name: {"before": best.first[name], "after": best.metrics[name]}
+            for name in ("bits_per_molecule", "bits_per_node")
+        },
         "steps": result.step,
         "best_step": best.step,
         "planned_steps": chosen.steps,
         "stopped": best.worse >= chosen.patience > 0 and result.step < chosen.steps,
         "minutes": round(result.minutes, 2),
-        "new": new,
-        "seed": seed,
     }
-    if samples:
-        figures |= _sampled(before, flow, data, features, samples, seed)
-    return FineTuning(flow, figures, _story(figures))
 
 
 def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:

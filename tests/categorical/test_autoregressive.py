@@ -24,7 +24,7 @@ UNLIKE = [3, 1, 5, 2, 3, 4, 2, 3, 3, 2, 5, 2]
 
 def network_of(kind, most):
     if kind == "sequences":
-        return CausalAttention(5, positions=12, **SMALL)
+        return CausalAttention(5, positions=12, grams=3, **SMALL)
     # Parents stand before their children, since rows of different lengths are their first columns.
     parents = [[0, 2] if k in (4, 7) else None for k in range(most)]
     network = ColumnAttention(UNLIKE[:most], parents=parents, **SMALL)
@@ -104,7 +104,7 @@ def test_a_latent_at_a_border_has_the_category_that_was_conditioned_on(dtype):
 
 
 def test_fresh_networks_are_the_identity(double):
-    coupling = AutoregressiveCoupling(CausalAttention(3, positions=7, **SMALL))
+    coupling = AutoregressiveCoupling(CausalAttention(3, positions=7, grams=2, **SMALL))
     context = Context(torch.ones(2, 7, dtype=torch.bool))
     z = IntervalEncoding([3]).encode(torch.randint(0, 3, (2, 7, 1))).z
     # They predict every category with the same probability.
