@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,6 +68,19 @@ class Element(NamedTuple):
     def is_double(self) -> bool:
         """True for a double bond."""
         return len(self.atoms) == 2
+
+
+@dataclass(frozen=True)
+class MarkedPart:
+    """A molecule or fragment whose marks other molecules are to have, where they hold it.
+
+    `places` are functions of a stereo-free molecule: the atom of it for each atom of the part that
+    is there. In one place of a `strict` part every mark has to be that of an element.
+    """
+
+    mol: Chem.Mol
+    places: Callable[[Chem.Mol], Iterable[Mapping[int, int]]]
+    strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -176,22 +189,82 @@ class Frame:
         Atom k of the frame is atom `order[k]` of the molecule, or atom k.
         """
         order = range(self.mol.GetNumAtoms()) if order is None else order
-        number = {a: k for k, a in enumerate(order)}
-        code = []
-        for e in self.elements:
-            if e.is_double:
-                bond = mol.GetBondBetweenAtoms(*(order[a] for a in e.atoms))
-                stereo = bond.GetStereo()
-                away = sum(number.get(a) not in e.references for a in bond.GetStereoAtoms())
-                marked = stereo in _CIS + _TRANS
-                code.append(1 + ((stereo in _TRANS) ^ away % 2) if marked else 0)
-            else:
-                atom = mol.GetAtomWithIdx(order[e.atoms[0]])
-                tag = atom.GetChiralTag()
-                near = [number.get(b.GetOtherAtomIdx(atom.GetIdx()), -1) for b in atom.GetBonds()]
-                clockwise = tag == _TETRAHEDRAL[1]
-                code.append(1 + (clockwise ^ _odd(near)) if tag in _TETRAHEDRAL else 0)
-        return tuple(code)
+        found = self._marks_at(mol, {a: k for k, a in enumerate(order)})
+        return tuple(found.get(e.atoms, (0,))[0] for e in self.elements)
+
+    def given(self, part: MarkedPart) -> list[Code]:
+        """Return the marks of a part at each of its places, 0 for elements that have none.
+
+        Where two new neighbours leave open which of them has which place, with either mark. Nothing
+        where every place of a strict part lacks the element of a mark; of another part, no marks.
+        """
+        known = {e.atoms for e in self.elements}
+        codes: dict[Code, None] = {}
+        for place in part.places(self.mol):
+            found = self._marks_at(part.mol, place)
+            if part.strict and not found.keys() <= known:
+                continue
+            codes |= dict.fromkeys(product(*(found.get(e.atoms, (0,)) for e in self.elements)))
+        return list(codes) or ([] if part.strict else [(0,) * len(self.elements)])
+
+    def _marks_at(
+        self, mol: Chem.Mol, number: Mapping[int, int]
+    ) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """Return by atoms of the frame the categories that marks of a molecule may have there.
+
+        Args:
+            mol: A molecule with marks.
+            number: Atom of the frame for each of its atoms that is there.
+        """
+        found: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for atom in mol.GetAtoms():
+            tag, here = atom.GetChiralTag(), number.get(atom.GetIdx())
+            if tag not in _TETRAHEDRAL or here is None:
+                continue
+            near = [number.get(b.GetOtherAtomIdx(atom.GetIdx())) for b in atom.GetBonds()]
+            odd = self._is_odd(near, here)
+            clockwise = tag == _TETRAHEDRAL[1]
+            found[(here,)] = (1, 2) if odd is None else (1 + (clockwise ^ odd),)
+        for bond in mol.GetBonds():
+            if bond.GetStereo() not in _CIS + _TRANS:
+                continue
+            ends = bond.GetBeginAtom(), bond.GetEndAtom()
+            here, there = (number.get(end.GetIdx()) for end in ends)
+            if here is None or there is None:
+                continue
+            flips = [bond.GetStereo() in _TRANS]
+            for end, first, k, other in zip(
+                ends, bond.GetStereoAtoms(), (here, there), (there, here), strict=True
+            ):
+                rest = [a.GetIdx() for a in end.GetNeighbors()]
+                rest.sort(key=lambda a: a != first)
+                rest.remove(bond.GetOtherAtomIdx(end.GetIdx()))
+                flips.append(self._is_odd([number.get(a) for a in rest], k, other))
+            pair = (here, there) if here < there else (there, here)
+            found[pair] = (1, 2) if None in flips else (1 + sum(flips) % 2,)
+        return found
+
+    def _is_odd(self, near: list[int | None], atom: int, partner: int = -1) -> bool | None:
+        """Return True if it takes an odd number of exchanges to put neighbours in ascending order.
+
+        Args:
+            near: Neighbours of an atom in another molecule, None for those that are not here: one
+                takes the place of what is new here. A hydrogen or lone pair comes last.
+            atom: The atom in the frame.
+            partner: Its partner in a double bond, which is left out.
+
+        Returns:
+            None where several are new.
+        """
+        here = [a.GetIdx() for a in self.mol.GetAtomWithIdx(atom).GetNeighbors()]
+        here = [a for a in here if a != partner]
+        places, hydrogen = 4 if partner < 0 else 2, self.mol.GetNumAtoms()
+        near = near + [hydrogen] * (places - len(near))
+        here += [hydrogen] * (places - len(here))
+        new = [a for a in here if a not in near]
+        if len(new) > 1 or len(near) != len({*here}):
+            return None
+        return _odd([a if a in here else new[0] for a in near])
 
     def decode(self, code: Code) -> Chem.Mol:
         """Return the molecule of a code, without marks that say nothing beside the others."""
@@ -220,14 +293,15 @@ class Frame:
         if not self.actions:
             return code
         seen: list[Code] = []
-        code = self._orbit(code)[0]
+        code = self.orbit(code)[0]
         while code not in seen:
             seen.append(code)
-            code = self._orbit(self._read_again(code))[0]
+            code = self.orbit(self._read_again(code))[0]
         # In cages of tied atoms, RDKit reads its own SMILES as another one, and that as the first.
         return min(seen[seen.index(code) :])
 
-    def _orbit(self, code: Code) -> list[Code]:
+    def orbit(self, code: Code) -> list[Code]:
+        """Return the images of a code under the automorphisms of the frame, sorted."""
         orbit = {code}
         for action in self.actions:
             moves = zip(code, action, strict=True)
@@ -249,7 +323,7 @@ class Frame:
         if not self.actions:
             return [code]
         free = set(self.dependent)
-        fixed = {tuple(-1 if k in free else c for k, c in enumerate(o)) for o in self._orbit(code)}
+        fixed = {tuple(-1 if k in free else c for k, c in enumerate(o)) for o in self.orbit(code)}
         if len(fixed) * 3 ** len(free) > most:
             return None
         options = ([(0, 1, 2) if c < 0 else (c,) for c in own] for own in fixed)
@@ -271,7 +345,7 @@ class Frame:
         wanted = self.normal(given)
 
         def fits(code: Code) -> bool:
-            pairs = (zip(wanted, c, strict=True) for c in self._orbit(self.normal(code)))
+            pairs = (zip(wanted, c, strict=True) for c in self.orbit(self.normal(code)))
             return any(all(not w or w == c for w, c in pair) for pair in pairs)
 
         return [code for code in product(*free) if fits(code)]

@@ -22,7 +22,14 @@ from graphcnf.flows.modules import ReadOut, evaluates, zero_init
 from graphcnf.flows.transform import Context, Generators
 from graphcnf.limits import Range
 from graphcnf.molecules.codec import parse, quiet
-from graphcnf.molecules.stereo import Code, Frame, dropped_marks, encode, frame_as_written
+from graphcnf.molecules.stereo import (
+    Code,
+    Frame,
+    MarkedPart,
+    dropped_marks,
+    encode,
+    frame_as_written,
+)
 from graphcnf.pretrained import WEIGHTS, Pretrained
 
 CATEGORIES = 3
@@ -33,6 +40,10 @@ MOST_CODES = 1 << 12
 
 ROWS = 512
 """Codes that a network evaluates at once."""
+
+MOST_DRAWN, TRIES = 729, 16
+"""Beginnings of codes that are compared, and codes that are drawn at most, where marks are given.
+"""
 
 KINDS = ("chain", "ring", "double")
 """Kinds of elements, as `Frame.kinds` names them."""
@@ -472,6 +483,60 @@ class StereoFlow(Pretrained, nn.Module):
         pairs = zip(frames, codes, strict=True)
         return [f.normal(_flipped(f, c[: len(f.elements)])) for f, c in pairs]
 
+    @torch.no_grad()
+    def draw_given(
+        self,
+        frame: Frame,
+        given: Sequence[Code],
+        random: np.random.Generator,
+        *,
+        temperature: float = 1.0,
+    ) -> Code | None:
+        """Draw a normal code among those that have all marks of one of the given ones.
+
+        Codes of the elements up to the last given mark are enumerated, and one is chosen. Where
+        there are more than `MOST_DRAWN`, particles of them are resampled: exact in the limit.
+        Returns None where marks say nothing in the molecule, as one alone in a ring may.
+        """
+        wanted = torch.tensor([_flipped(frame, code) for code in given])
+        for _ in range(TRIES if given else 0):
+            code = frame.normal(_flipped(frame, self._drawn(frame, wanted, random, temperature)))
+            if any(
+                all(not g or g == c for g, c in zip(own, image, strict=True))
+                for own in given
+                for image in frame.orbit(code)
+            ):
+                return code
+        return None
+
+    def _drawn(
+        self, frame: Frame, wanted: Tensor, random: np.random.Generator, temperature: float
+    ) -> list[int]:
+        """Draw flipped categories with all marks of a row of `wanted` (G, E)."""
+        graphs = StereoGraphs.of([frame])
+        last = int(wanted.any(0).nonzero().max()) if wanted.any() else 0
+        codes = torch.zeros(1, wanted.shape[1], dtype=torch.long)
+        fits, nats = torch.ones(1, len(wanted), dtype=torch.bool), torch.zeros(1).double()
+        for k in range(wanted.shape[1]):
+            row = torch.arange(len(codes))
+            part, at = graphs[row * 0].to(self.device), (row, torch.full_like(row, k))
+            logits = self.flow.network(
+                part, tuple(index.to(self.device) for index in at), codes.to(self.device)
+            )
+            log_p = (logits.cpu().double() / temperature).log_softmax(-1)
+            nats = (nats[:, None] + log_p).flatten()
+            codes = codes.repeat_interleave(CATEGORIES, 0)
+            codes[:, k] = torch.arange(CATEGORIES).repeat(len(row))
+            fits = fits.repeat_interleave(CATEGORIES, 0)
+            fits &= (wanted[:, k] == 0) | (wanted[:, k] == codes[:, k, None])
+            kept = fits.any(1).nonzero()[:, 0]
+            most = MOST_DRAWN if k < last else 1
+            if len(kept) > most:
+                share = nats[kept].softmax(0).numpy()
+                kept, nats = kept[random.choice(len(kept), most, p=share)], torch.zeros_like(nats)
+            codes, fits, nats = codes[kept], fits[kept], nats[kept]
+        return codes[0].tolist()
+
     def marked(
         self,
         smiles: Sequence[str | None],
@@ -480,6 +545,7 @@ class StereoFlow(Pretrained, nn.Module):
         seed: int,
         first: int = 0,
         temperature: float = 1.0,
+        part: MarkedPart | None = None,
     ) -> list[str | None]:
         """Return isomeric SMILES of stereo-free molecules with marks drawn.
 
@@ -492,21 +558,30 @@ class StereoFlow(Pretrained, nn.Module):
             seed: Seed of the sample.
             first: Number of the first molecule.
             temperature: Below 1 for more probable marks.
+            part: Marks to keep, given which the others are drawn: None for a molecule that cannot
+                have those of a strict part.
         """
         marked = list(smiles)
         frames, places = [], []
         for k, (text, mol) in enumerate(zip(smiles, molecules, strict=True)):
             if mol is not None:
                 frame, _ = frame_as_written(str(text), mol)
-                if frame.elements:
+                if frame.elements or part is not None:
                     frames.append(frame)
                     places.append(k)
         # The spawn key sets these numbers apart from those that drew the record.
         keys = (np.random.SeedSequence((seed, first + k), spawn_key=(0, 0)) for k in places)
         generators = [np.random.Generator(np.random.Philox(key)) for key in keys]
-        for k, frame, code in zip(
-            places, frames, self.draw(frames, generators, temperature=temperature), strict=True
-        ):
-            if any(code):
+        if part is None:
+            codes: Sequence[Code | None] = self.draw(frames, generators, temperature=temperature)
+        else:
+            codes = [
+                self.draw_given(frame, frame.given(part), random, temperature=temperature)
+                for frame, random in zip(frames, generators, strict=True)
+            ]
+        for k, frame, code in zip(places, frames, codes, strict=True):
+            if code is None:
+                marked[k] = None
+            elif any(code):
                 marked[k] = Chem.MolToSmiles(frame.decode(code))
         return marked

@@ -9,9 +9,14 @@ from rdkit import Chem
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
 
 from graphcnf.errors import UserError
-from graphcnf.molecules.codec import MoleculeNotRepresentable
-from graphcnf.molecules.stereo import dropped_marks, encode
-from graphcnf.molecules.stereo_flow import StereoContext, StereoFlow, StereoGraphs
+from graphcnf.molecules.codec import MoleculeNotRepresentable, without_stereo
+from graphcnf.molecules.stereo import MarkedPart, dropped_marks, encode
+from graphcnf.molecules.stereo_flow import (
+    StereoContext,
+    StereoFlow,
+    StereoGraphs,
+    shipped_stereo,
+)
 
 PLAIN = [
     "CC(N)C(=O)O",
@@ -123,6 +128,69 @@ def test_draws_follow_the_probabilities(flow):
     for code in frame.codes():
         p = total(flow, frame, [code])
         assert drawn.count(code) == pytest.approx(count * p, abs=5 * math.sqrt(count * p) + 1)
+
+
+def part_of(smiles):
+    """A part with marks, each of its atoms with as many bonds as in the molecules, but for `*`."""
+    mol = Chem.MolFromSmiles(smiles)
+    how = Chem.AdjustQueryParameters.NoAdjustments()
+    how.makeDummiesQueries, how.adjustDegree = True, True
+    how.adjustDegreeFlags = Chem.ADJUST_IGNOREDUMMIES
+    query = Chem.AdjustQueryProperties(mol, how)
+    Chem.RemoveStereochemistry(query)
+
+    def places(other):
+        found = other.GetSubstructMatches(query, uniquify=False)
+        return [
+            {k: a for k, a in enumerate(place) if mol.GetAtomWithIdx(k).GetAtomicNum()}
+            for place in found
+        ]
+
+    return MarkedPart(mol, places), Chem.AdjustQueryProperties(mol, how)
+
+
+@pytest.mark.parametrize(("part", "smiles"), [
+    ("C[C@H]1CC(*)C1", "CC1CC(F)C1"),
+    ("*[C@H](C)O", "CC(O)C(O)C(C)O"),
+    ("*/C=C/C", "CC=CC(C)C=CC"),
+    ("*[C@](*)(C)F", "CC(F)C(C)(F)Cl"),
+])  # fmt: skip
+def test_draws_given_marks_follow_the_probabilities(flow, part, smiles):
+    count, frame = 200, read(smiles)[0]
+    given, pattern = part_of(part)
+    random = np.random.default_rng(0)
+    drawn = [flow.draw_given(frame, frame.given(given), random) for _ in range(count)]
+    chances = {
+        code: total(flow, frame, [code])
+        for code in frame.codes()
+        if frame.decode(code).HasSubstructMatch(pattern, useChirality=True)
+    }
+    assert chances and set(drawn) <= set(chances)
+    for code, chance in chances.items():
+        expected = count * chance / sum(chances.values())
+        assert drawn.count(code) == pytest.approx(expected, abs=5 * math.sqrt(expected) + 1)
+
+
+def test_given_marks_are_kept(zinc_smiles):
+    """Cut molecules and draw the marks of the whole given those of each piece."""
+    random, count = np.random.default_rng(1), 0
+    for smiles in [s for s in zinc_smiles if "@" in s or "/" in s][:40]:
+        mol = Chem.MolFromSmiles(smiles)
+        bonds = [b.GetIdx() for b in mol.GetBonds() if not b.IsInRing()]
+        bonds = [k for k in bonds if mol.GetBondWithIdx(k).GetBondType() == Chem.BondType.SINGLE]
+        if not bonds:
+            continue
+        pieces = Chem.FragmentOnBonds(mol, [int(random.choice(bonds))])
+        for piece in Chem.GetMolFrags(pieces, asMols=True):
+            for atom in piece.GetAtoms():
+                atom.SetIsotope(0)
+            part, pattern = part_of(Chem.MolToSmiles(piece))
+            plain = without_stereo(mol)
+            text = Chem.MolToSmiles(plain)
+            (found,) = shipped_stereo("zinc250k").marked([text], [plain], seed=count, part=part)
+            assert Chem.MolFromSmiles(found).HasSubstructMatch(pattern, useChirality=True)
+            count += "@" in Chem.MolToSmiles(piece)
+    assert count > 20
 
 
 @pytest.mark.parametrize(
