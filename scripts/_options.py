@@ -169,7 +169,7 @@ Support = Annotated[
 Stereo = Annotated[
     bool | None,
     option(
-        "Draw stereo marks, too, or leave them out.",
+        "Draw stereo marks, too, and keep those that are given, or leave all out.",
         "--stereo/--no-stereo",
         show_default="where the model has them",
     ),
@@ -382,6 +382,20 @@ def load_model(name: str, device: str = "cpu", *, support: bool = True) -> Graph
     model = GraphCNF.from_pretrained(name, device)
     MoleculeVocabulary.of_model(model, name)
     return model if support else model.without_rules()
+
+
+def draws_stereo(network: GraphCNF, model: str, stereo: bool | None) -> bool:
+    """Return True where marks are drawn.
+
+    Raises:
+        UserError: The model has none, and they are asked for.
+    """
+    from graphcnf.molecules.stereo_flow import stereo_of
+
+    known = stereo_of(network) is not None
+    if stereo and not known:
+        raise UserError(f"{model} has no stereo: leave --stereo out")
+    return known and stereo is not False
 
 
 def check_cluster_options(cluster: str | None, workers: int | None, device: str) -> None:

@@ -40,10 +40,13 @@ def analogs(
     ] = 0.0,
     standardize: options.Standardize = False,
     particles: options.Particles = None,
+    stereo: options.Stereo = None,
     draw: options.Draw,
     chosen: options.Filter,
 ) -> None:
     """Draw analogues of a molecule: some of its atoms and bonds anew, given the others.
+
+    Stereo marks stay where the molecule stays.
 
     They are distinct and valid, never the molecule itself, and the same ones for the same seed; a
     larger -n begins with the same analogues.
@@ -60,13 +63,14 @@ def analogs(
     from graphcnf.molecules.standardize import deviations
 
     flow = MoleculeFlow(network)
+    marked = options.draws_stereo(network, draw.model, stereo)
     states = None if standardize else flow.charge_states
-    options.say_deviations(deviations([molecule], states), 1)
     found = analogs_of(
         flow, flow.standardized(molecule) if standardize else molecule, keep=keep, similar=similar,
         seed=draw.seed, temperature=draw.temperature, atoms=draw.size,
         particles=particles or options.PARTICLES, filters=filters,
     )  # fmt: skip
+    options.say_deviations(deviations([molecule], states, marked=marked), 1)
     origin = found.origin
 
     def compared(mol):
@@ -74,7 +78,11 @@ def analogs(
         return {"similarity": round(origin.similarity(mol), DECIMALS), "changed": changed}
 
     rows = write_found(
-        found.molecules(), draw, kind, {"similarity": "float64", "changed": "string"}, compared
+        flow.found(found, marked),
+        draw,
+        kind,
+        {"similarity": "float64", "changed": "string"},
+        compared,
     )
     show_molecules(flow, rows, draw, f"{len(rows)} analogues of {origin.smiles}", origin.changed)
     share = origin.similar_ones / max(origin.others, 1)

@@ -97,6 +97,8 @@ def finetune(
     smiles = read_smiles(file, column=column).smiles
     found = deviations(smiles, None if standardize else flow.charge_states)
     options.say_deviations(found, len(smiles))
+    if found["stereo"] and flow.stereo is not None:
+        say("note: stereo is not learned from them: marks are drawn as before, given the graphs")
     if not standardize and any("separate fragments" in s.reason for s in data.skipped):
         say("note: --standardize keeps the largest fragment of salts and mixtures")
     result = fine_tune(

@@ -149,7 +149,7 @@ def generate(
 
     from graphcnf.compute.parallel import open_workers
     from graphcnf.molecules.properties import conditions_of, outside_training
-    from graphcnf.molecules.stereo_flow import shipped_stereo
+    from graphcnf.molecules.stereo_flow import stereo_of
     from graphcnf.sampling.records import Recipe, model_digest
     from graphcnf.sampling.shards import shards_of
 
@@ -158,16 +158,14 @@ def generate(
     targets = conditions_of(network, dict(wanted or ()))
     for sentence in outside_training(targets, network.conditions) if targets else ():
         say(f"note: {sentence}")
-    marks = shipped_stereo(network.metadata.get("dataset"))
-    if stereo and marks is None:
-        raise UserError(f"{draw.model} has no stereo: leave --stereo out")
+    marked = options.draws_stereo(network, draw.model, stereo)
     plain, more = plain_kind(kind), (("log_likelihood",) if likelihood else ())
     properties = tuple(draw.properties or ())
     recipe = Recipe(
         draw.seed, draw.temperature, draw.size, plain,
         columns_of(plain, (*more, *properties), everything=everything), everything, properties,
         targets, best_of, filters,
-        "" if marks is None or stereo is False else model_digest(marks),
+        model_digest(stereo_of(network)) if marked else "",
     )  # fmt: skip
     records = range(first, first + (draw.number if everything or shard else LARGEST_COUNT))
     parts = [(draw.out, None)]

@@ -22,10 +22,11 @@ def grow(
     *,
     around: options.Fragment,
     particles: options.Particles = None,
+    stereo: options.Stereo = None,
     draw: options.Draw,
     chosen: options.Filter,
 ) -> None:
-    """Draw molecules around a fragment, which all of them keep as it is.
+    """Draw molecules around a fragment, which all of them keep as it is, with its stereo marks.
 
     They are distinct and valid, and the same ones for the same seed; a larger -n begins with the
     same molecules.
@@ -45,8 +46,9 @@ def grow(
     from graphcnf.molecules.standardize import deviations
 
     flow = MoleculeFlow(network)
-    options.say_deviations(deviations([text], None), 1)
+    marked = options.draws_stereo(network, draw.model, stereo)
     fragment = read_fragment(text, task, flow.vocabulary)
+    options.say_deviations(deviations([text], None, marked=marked), 1)
     growth = Growth(
         network, flow.vocabulary, fragment, seed=draw.seed,
         temperature=draw.temperature, atoms=draw.size, particles=particles or options.PARTICLES,
@@ -60,7 +62,9 @@ def grow(
             distinct[name].add(part)
         return found
 
-    rows = write_found(growth.molecules(), draw, kind, dict.fromkeys(distinct, "string"), groups)
+    rows = write_found(
+        flow.found(growth, marked), draw, kind, dict.fromkeys(distinct, "string"), groups
+    )
     show_molecules(flow, rows, draw, f"{len(rows)} molecules with {text}", fragment.match)
     share, passed = (
         growth.valid / max(growth.ended, 1),

@@ -31,6 +31,7 @@ def interpolate(
     model: options.Model = "zinc250k",
     seed: options.Seed = 0,
     device: options.Device = "cpu",
+    stereo: options.Stereo = None,
     chosen: options.Filter,
 ) -> None:
     """Find a path between two molecules through the latents of the flow.
@@ -49,9 +50,18 @@ def interpolate(
     from graphcnf.molecules.standardize import deviations
 
     flow = MoleculeFlow(options.load_model(model, device))
-    options.say_deviations(deviations([first, last], None), 2)
+    marked = options.draws_stereo(flow.model, model, stereo)
+    options.say_deviations(deviations([first, last], None, marked=marked), 2)
     rows = path_between(
-        flow, first, last, steps=steps, paths=paths, seed=seed, filters=filters, outcomes=outcomes
+        flow,
+        first,
+        last,
+        steps=steps,
+        paths=paths,
+        seed=seed,
+        filters=filters,
+        outcomes=outcomes,
+        stereo=marked,
     )
     if filters:
         say(f"of the molecules on {paths:,} paths {passing_text(filters.checks, outcomes)}")

@@ -7,8 +7,9 @@ substitutions of single atoms and bonds begin with the molecule itself.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +28,7 @@ from graphcnf.molecules import codec, growth
 from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
 from graphcnf.molecules.properties import similarity_to
 from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.molecules.stereo import MarkedPart, dropped_marks
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
@@ -65,11 +67,17 @@ class Origin:
         try:
             with codec.quiet():
                 given = codec.parse(molecule) if isinstance(molecule, str) else molecule
+                if isinstance(molecule, str):
+                    dropped_marks(molecule)
                 codec.molecule_to_graph(given, vocabulary, max_atoms=most)
         except codec.MoleculeNotRepresentable as error:
             raise UserError(str(error)) from None
-        self.smiles = codec.canonical_smiles(given)
+        plain = codec.without_stereo(given)
+        self.smiles = Chem.MolToSmiles(plain)
         self.mol, self._key = codec.parse(self.smiles), protonation_hash(self.smiles)
+        order = json.loads(plain.GetProp("_smilesAtomOutputOrder"))
+        marked = Chem.RenumberAtoms(Chem.RemoveHs(given), order)
+        self.marked = MarkedPart.of(marked, self.places, strict=False)
         self.similar, self.similarity = similar, similarity_to(self.mol)
         self.query: Chem.Mol | None = None  # of all its atoms, where every analogue has them
         self.others = self.similar_ones = 0
@@ -91,14 +99,24 @@ class Origin:
         At the place of the skeleton where these are fewest; else what is not in the largest common
         substructure, whatever its charges.
         """
+        place = self.places(analogue)[0]
         if self.query is None:
-            common = rdFMCS.FindMCS([self.mol, analogue], timeout=1, ringMatchesRingOnly=True)
-            same = analogue.GetSubstructMatch(Chem.MolFromSmarts(common.smartsString))
-            return sorted({*range(analogue.GetNumAtoms())} - {*same})
-        places = analogue.GetSubstructMatches(self.query, uniquify=False, maxMatches=growth.MATCHES)
-        return min((self._changed_at(analogue, place) for place in places), key=len)
+            return sorted({*range(analogue.GetNumAtoms())} - {*place.values()})
+        return self._changed_at(analogue, place)
 
-    def _changed_at(self, analogue: Chem.Mol, place: Sequence[int]) -> list[int]:
+    def places(self, analogue: Chem.Mol) -> list[dict[int, int]]:
+        """Return the ways in which the fewest atoms differ, as its atoms by those of the molecule.
+
+        See `changed`.
+        """
+        if self.query is None:
+            return common_places(self.mol, analogue)
+        found = analogue.GetSubstructMatches(self.query, uniquify=False, maxMatches=growth.MATCHES)
+        places = [dict(enumerate(place)) for place in found]
+        changes = [len(self._changed_at(analogue, place)) for place in places]
+        return list(compress(places, [n == min(changes) for n in changes]))
+
+    def _changed_at(self, analogue: Chem.Mol, place: Mapping[int, int]) -> list[int]:
         found = {
             place[atom.GetIdx()]
             for atom in self.mol.GetAtoms()
@@ -110,6 +128,15 @@ class Origin:
             if analogue.GetBondBetweenAtoms(place[i], place[j]).GetBondType() != old:
                 found |= {place[i], place[j]}
         return sorted(found)
+
+
+def common_places(first: Chem.Mol, second: Chem.Mol) -> list[dict[int, int]]:
+    """Return the places of the largest common substructure: atoms of the second by the first's."""
+    found = rdFMCS.FindMCS([first, second], timeout=1, ringMatchesRingOnly=True)
+    query = Chem.MolFromSmarts(found.smartsString)
+    own = first.GetSubstructMatch(query)
+    others = second.GetSubstructMatches(query, uniquify=False, maxMatches=growth.MATCHES)
+    return [dict(zip(own, place, strict=True)) for place in others] or [{}]
 
 
 class RedrawnAnalogs(growth.Growth):
@@ -132,7 +159,7 @@ class RedrawnAnalogs(growth.Growth):
         super().__init__(model, vocabulary, fragment, **options)
         if keep != "scaffold":
             self._whole.experience.prefer_order()
-        self.text, self.advice = origin.smiles, origin.advice
+        self.text, self.advice, self.marked = origin.smiles, origin.advice, origin.marked
         self._halvings = 0
         self._goals: dict[frozenset[int], growth.Goal] = {}
 
@@ -260,6 +287,7 @@ class NearAnalogs:
         check_seed(seed)
         check_integer("particles", particles, 1, PROPOSALS)
         self.flow, self.origin, self.particles = flow, origin, particles
+        self.seed, self.marked = seed, origin.marked
         self.filters, self.outcomes = filters, Counter[str]()
         self.temperature, self._random = temperature, np.random.default_rng((seed, 3))
         orders = keep == "bonds"
@@ -396,7 +424,7 @@ def analogs_of(
 
     Args:
         flow: Density of molecules, drawn atom by atom.
-        molecule: SMILES or RDKit molecule. Stereo and isotopes do not count.
+        molecule: SMILES or RDKit molecule. Isotopes do not count.
         keep: One of `KEEP`.
         similar: Least Tanimoto similarity to the molecule (ECFP4, see `similarity_to`).
         seed: Seed of the draws.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,13 @@ from graphcnf.molecules import codec
 from graphcnf.molecules.properties import conditions_of, nearest_of
 from graphcnf.molecules.standardize import GROUPS, charge_states, parse_standardized
 from graphcnf.molecules.stereo import Code, Frame, encode
-from graphcnf.molecules.stereo_flow import StereoFlow, shipped_stereo
+from graphcnf.molecules.stereo_flow import StereoFlow, stereo_of
 from graphcnf.molecules.validity import strict_molecules, strict_smiles
 from graphcnf.molecules.vocabulary import OTHER_CODEC, MoleculeVocabulary, numbers_atoms_as_here
+
+if TYPE_CHECKING:
+    from graphcnf.molecules.analogs import NearAnalogs
+    from graphcnf.molecules.growth import Growth, Result
 
 BATCH = 128
 
@@ -110,7 +114,7 @@ class MoleculeFlow:
     @property
     def stereo(self) -> StereoFlow | None:
         """Density of stereo marks given the graph, by default that of the model's data, if any."""
-        return self._stereo or shipped_stereo(self.model.metadata.get("dataset"))
+        return self._stereo or stereo_of(self.model)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, device="cpu") -> MoleculeFlow:
@@ -178,7 +182,9 @@ class MoleculeFlow:
             smiles = self.stereo.marked(smiles, molecules, seed=seed, temperature=temperature)
         return MoleculeSample(graphs, smiles)
 
-    def grow(self, fragment: str, n: int = 100, *, task: str = "grow", **options) -> MoleculeSample:
+    def grow(
+        self, fragment: str, n: int = 100, *, task: str = "grow", stereo: bool = True, **options
+    ) -> MoleculeSample:
         """Draw distinct molecules around a fragment.
 
         Args:
@@ -188,29 +194,51 @@ class MoleculeFlow:
                 is closed over the fragment), "scaffold" (new atoms and rings anywhere), "decorate"
                 (something at each attachment point, nothing elsewhere) or "link" (two fragments
                 "A.B" with an attachment point each).
+            stereo: Keep the marks of the fragment, and draw the others.
             **options: `seed`, `temperature`, `atoms`, `particles` and `filters`
                 (`graphcnf.molecules.growth.Growth`).
         """
         from graphcnf.molecules.growth import Growth, read_fragment
 
         part = read_fragment(fragment, task, self.vocabulary)
-        return self._taken(Growth(self.model, self.vocabulary, part, **options), n)
+        return self._taken(Growth(self.model, self.vocabulary, part, **options), n, stereo)
 
-    def analogs(self, molecule: str | Chem.Mol, n: int = 100, **options) -> MoleculeSample:
+    def analogs(
+        self, molecule: str | Chem.Mol, n: int = 100, *, stereo: bool = True, **options
+    ) -> MoleculeSample:
         """Draw n distinct analogues of a molecule, never the molecule itself.
 
-        Options are those of `graphcnf.molecules.analogs.analogs_of`, such as `keep` and `similar`.
+        With `stereo`, marks of the molecule stay where it stays, and the others are drawn. Options
+        are those of `graphcnf.molecules.analogs.analogs_of`, such as `keep` and `similar`.
         """
         from graphcnf.molecules.analogs import analogs_of
 
-        return self._taken(analogs_of(self, molecule, **options), n)
+        return self._taken(analogs_of(self, molecule, **options), n, stereo)
 
-    def _taken(self, search, n: int) -> MoleculeSample:
+    def _taken(self, search, n: int, stereo: bool) -> MoleculeSample:
         check_integer("n", n)
         with evaluation_mode(self.model):
-            found = list(islice(search.molecules(), n))
+            found = list(islice(self.found(search, stereo), n))
         graphs = PackedGraphs.from_lists([one.graph for one in found])
         return MoleculeSample(graphs, [one.smiles for one in found])
+
+    def found(self, search: Growth | NearAnalogs, stereo: bool = True) -> Iterator[Result]:
+        """Yield the molecules of a search, with marks where `stereo` and the model has them.
+
+        Marks of the search's `marked` part are kept, and the others drawn given them; molecules
+        that cannot have those of a fragment are left out.
+        """
+        if not stereo or self.stereo is None:
+            yield from search.molecules()
+            return
+        for number, one in enumerate(search.molecules()):
+            molecule = Chem.MolFromSmiles(one.smiles)
+            (smiles,) = self.stereo.marked(
+                [Chem.MolToSmiles(molecule)], [molecule],
+                seed=search.seed, first=number, temperature=search.temperature, part=search.marked,
+            )  # fmt: skip
+            if smiles is not None:
+                yield one._replace(smiles=smiles)
 
     def graphs(self, molecules: str | Chem.Mol | Iterable) -> tuple[PackedGraphs, list[str | None]]:
         """Return graphs of molecules or SMILES, and for each why it has none, or None."""

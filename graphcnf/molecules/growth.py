@@ -31,6 +31,7 @@ from graphcnf.limits import check_integer, check_seed, check_temperature
 from graphcnf.molecules import codec
 from graphcnf.molecules.filters import NO_FILTERS, Filters, passing_text
 from graphcnf.molecules.standardize import protonation_hash
+from graphcnf.molecules.stereo import MarkedPart, dropped_marks
 from graphcnf.molecules.validity import strict
 from graphcnf.molecules.vocabulary import MARK, AtomCategory, MoleculeVocabulary
 
@@ -56,13 +57,15 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 class MoleculeFragment:
     """Atoms and bonds that a molecule has to hold; `query` matches exactly where it does.
 
-    `points` are the name of each attachment point, R1 for [*:1], and the atom that has it.
+    `points` are the name of each attachment point, R1 for [*:1], and the atom that has it; `marked`
+    are the stereo marks, if any, which the query leaves out.
     """
 
     text: str
     fragment: Fragment
     query: Chem.Mol
     points: Sequence[tuple[str, int]] = ()
+    marked: MarkedPart | None = None
 
     def match(self, molecule: Chem.Mol) -> tuple[int, ...]:
         """Return the atoms of a molecule at the first place of the fragment that RDKit finds."""
@@ -97,7 +100,7 @@ class MoleculeFragment:
 
 
 def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> MoleculeFragment:
-    """Read a SMILES, or SMARTS, for one of the `TASKS`. Stereo does not count.
+    """Read a SMILES, or SMARTS, for one of the `TASKS`. Stereo counts for its `marked` part alone.
 
     With "scaffold", and with "grow" where there are no attachment points, every hydrogen may be
     replaced; "scaffold" also lets new atoms close rings over the fragment. Raises `UserError` where
@@ -111,8 +114,11 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
     with codec.quiet():
         try:
             given, smarts = codec.parse(text), False
+            dropped_marks(text)
         except codec.UnparsableSmiles:
             given, smarts = codec.parse_smarts(text, kind="SMILES or SMARTS"), True
+        except codec.MoleculeNotRepresentable as error:  # marks that contradict each other
+            raise UserError(str(error)) from None
         found = len(Chem.GetMolFrags(given))
         parts, low, high = TASKS[task]
         if found != parts:
@@ -122,15 +128,38 @@ def read_fragment(text: str, task: str, vocabulary: MoleculeVocabulary) -> Molec
                 f"{shown}: attachment points go with a SMILES; leave * out of a SMARTS, which "
                 "grows at every hydrogen"
             )
+        marked, query = Chem.Mol(given), given
         if smarts:
             constraint = _of_smarts(shown, given, vocabulary)
         else:
             _check_attachments(shown, given, low, high)
             points = _points(given, task)
             constraint = _of_smiles(shown, given, vocabulary, is_open)
-            given = _query(given, is_open)
+            query = _query(given, is_open)
     fragment = make_fragment(vocabulary, *constraint, rings=task == "scaffold")
-    return MoleculeFragment(text, fragment, given, points)
+    return MoleculeFragment(text, fragment, query, points, _marked(marked, query))
+
+
+def _marked(part: Chem.Mol, query: Chem.Mol) -> MarkedPart | None:
+    """Return the marks of a fragment; those at an atom with two attachment points say nothing.
+
+    It is open which of two new neighbours is at which point.
+    """
+    atoms = list(part.GetAtoms())
+    if query.GetNumAtoms() < len(atoms):
+        atoms = [atom for atom in atoms if atom.GetAtomicNum()]
+        for atom in atoms:
+            if sum(not other.GetAtomicNum() for other in atom.GetNeighbors()) > 1:
+                atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+                for bond in atom.GetBonds():
+                    bond.SetStereo(Chem.BondStereo.STEREONONE)
+    numbers = [atom.GetIdx() for atom in atoms]
+
+    def places(molecule: Chem.Mol) -> list[dict[int, int]]:
+        found = molecule.GetSubstructMatches(query, uniquify=False, maxMatches=MATCHES)
+        return [dict(zip(numbers, place, strict=True)) for place in found]
+
+    return MarkedPart.of(part, places)
 
 
 def _check_attachments(shown: str, given: Chem.Mol, low: int, high: int) -> None:
@@ -399,7 +428,7 @@ class Growth:
         self.seed, self.temperature, self.particles = seed, temperature, particles
         self.filters, self.outcomes = filters, Counter[str]()
         self.walks = self.ended = self.valid = 0
-        self.text = fragment.text
+        self.text, self.marked = fragment.text, fragment.marked
         self._whole = self._goal(fragment, atoms)
         self._weights: deque[np.ndarray] = deque(maxlen=ROUNDS)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,11 +23,14 @@ from graphcnf.graphs import GraphBatch, PathModel
 from graphcnf.graphs.record_blocks import one_thread
 from graphcnf.limits import check_integer
 from graphcnf.molecules import codec
+from graphcnf.molecules.analogs import common_places
 from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.properties import similarity_to
+from graphcnf.molecules.stereo import MarkedPart, isomeric_smiles
 
 if TYPE_CHECKING:
     from graphcnf.molecules.flow import MoleculeFlow
+    from graphcnf.molecules.stereo_flow import StereoFlow
 
 INSIDE, MOST = 0.02, 1000
 """Share of an interval that stays between a point of a box and its edge; most steps and paths."""
@@ -34,7 +38,7 @@ INSIDE, MOST = 0.02, 1000
 
 def interpolate(
     flow: MoleculeFlow, first: str, last: str, *, steps: int = 10, paths: int = 32, seed: int = 0,
-    filters: Filters = NO_FILTERS, outcomes: Counter[str] | None = None,
+    filters: Filters = NO_FILTERS, outcomes: Counter[str] | None = None, stereo: bool = True,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return a path between two molecules through the latents.
 
@@ -51,11 +55,13 @@ def interpolate(
         seed: Seed of the paths.
         filters: A molecule between the two that does not pass counts as none.
         outcomes: Counter of the molecules of all paths by their `Filters.refusal`.
+        stereo: Give the ends their marks, and each molecule those of its neighbour towards an end,
+            where the model has stereo; the others are drawn.
 
     Returns:
         `steps` + 1 points with `t` from 0 to 1, `smiles` (None where the point is no valid
         molecule), `similarity_a` and `similarity_b` to the first and the last molecule (Tanimoto,
-        ECFP4, 0 for None) and `log_likelihood` (nats, or None).
+        ECFP4, 0 for None) and `log_likelihood` (of the graph, nats, or None).
     """
     if not isinstance(flow.model.steps, PathModel):
         raise UserError("only the latents of a model that goes atom by atom make such a path")
@@ -78,12 +84,36 @@ def interpolate(
         outcomes.update(refusals.values())
     smiles = [None if refusals.get(text) else text for text in smiles]
     path = _smoothest([smiles[k : k + steps + 1] for k in range(0, len(smiles), steps + 1)])
-    values = flow.log_prob([smiles for smiles, _, _ in path]).tolist()
+    texts = [smiles for smiles, _, _ in path]
+    values = flow.log_prob(texts).tolist()
+    if stereo and flow.stereo is not None:
+        texts = _marked(flow.stereo, texts, first, last, seed)
     return [
         {"t": round(t, 6), "smiles": s, "similarity_a": round(a, 4), "similarity_b": round(b, 4),
          "log_likelihood": round(nats, 4) if math.isfinite(nats) else None}
-        for t, (s, a, b), nats in zip(share.tolist(), path, values, strict=True)
+        for t, s, (_, a, b), nats in zip(share.tolist(), texts, path, values, strict=True)
     ]  # fmt: skip
+
+
+def _marked(
+    stereo: StereoFlow, path: list[str | None], first: str, last: str, seed: int
+) -> list[str | None]:
+    """Return the molecules of a path with marks, those of the ends as they are given."""
+    marked, half = [*path], (len(path) + 1) // 2
+    for end, numbers in ((first, range(half)), (last, range(len(path) - 1, half - 1, -1))):
+        neighbour, plain = isomeric_smiles(end), path[numbers[0]] if numbers else None
+        for k in numbers:
+            text = path[k]
+            if text is not None and text != plain:
+                with codec.quiet():
+                    own, mol = codec.parse(neighbour), codec.parse(text)
+                part = MarkedPart.of(own, partial(common_places, own), strict=False)
+                (found,) = stereo.marked(
+                    [Chem.MolToSmiles(mol)], [mol], seed=seed, first=k, part=part
+                )
+                neighbour, plain = found or text, text
+            marked[k] = text and neighbour
+    return marked
 
 
 @torch.no_grad()

@@ -144,11 +144,12 @@ def deviation_notes(found: Mapping[str, int], total: int) -> list[str]:
 
     lost = " and ".join(name for name in ("stereo", "isotopes") if found.get(name))
     notes = [f"{lost} dropped{of(found['dropped'])}: graphs hold none"] if lost else []
-    notes += [
-        f"{name} dropped{of(count)}: the model has none"
+    kinds = [
+        f"{name.removeprefix('stereo of ')}{of(count)}"
         for name, count in found.items()
         if name.startswith("stereo of ")
     ]
+    notes += [f"stereo of {' and '.join(kinds)} dropped: the model has none"] if kinds else []
     return notes + [
         f"a {group}{of(count)}, which the training data write otherwise: --standardize writes it "
         "as they do"

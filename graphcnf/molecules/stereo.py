@@ -82,6 +82,14 @@ class MarkedPart:
     places: Callable[[Chem.Mol], Iterable[Mapping[int, int]]]
     strict: bool = True
 
+    @classmethod
+    def of(cls, mol: Chem.Mol, places: Callable, strict: bool = True) -> MarkedPart | None:
+        """Return a part, None for one without marks."""
+        atoms, bonds = mol.GetAtoms(), mol.GetBonds()
+        marked = any(atom.GetChiralTag() in _TETRAHEDRAL for atom in atoms)
+        marked = marked or any(bond.GetStereo() in _CIS + _TRANS for bond in bonds)
+        return cls(mol, places, strict) if marked else None
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -232,7 +240,7 @@ class Frame:
             here, there = (number.get(end.GetIdx()) for end in ends)
             if here is None or there is None:
                 continue
-            flips = [bond.GetStereo() in _TRANS]
+            flips: list[bool | None] = [bond.GetStereo() in _TRANS]
             for end, first, k, other in zip(
                 ends, bond.GetStereoAtoms(), (here, there), (there, here), strict=True
             ):
@@ -241,7 +249,7 @@ class Frame:
                 rest.remove(bond.GetOtherAtomIdx(end.GetIdx()))
                 flips.append(self._is_odd([number.get(a) for a in rest], k, other))
             pair = (here, there) if here < there else (there, here)
-            found[pair] = (1, 2) if None in flips else (1 + sum(flips) % 2,)
+            found[pair] = (1, 2) if None in flips else (1 + flips.count(True) % 2,)
         return found
 
     def _is_odd(self, near: list[int | None], atom: int, partner: int = -1) -> bool | None:
@@ -264,7 +272,7 @@ class Frame:
         new = [a for a in here if a not in near]
         if len(new) > 1 or len(near) != len({*here}):
             return None
-        return _odd([a if a in here else new[0] for a in near])
+        return _odd([a if a is not None and a in here else new[0] for a in near])
 
     def decode(self, code: Code) -> Chem.Mol:
         """Return the molecule of a code, without marks that say nothing beside the others."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,9 @@ from graphcnf.molecules.stereo import (
     frame_as_written,
 )
 from graphcnf.pretrained import WEIGHTS, Pretrained
+
+if TYPE_CHECKING:
+    from graphcnf.graphs import GraphCNF
 
 CATEGORIES = 3
 """Categories of an element: unspecified and the two parities."""
@@ -346,6 +349,11 @@ class StereoState:
         self.codes[self.at] = x[:, 0]
 
 
+def stereo_of(model: GraphCNF) -> StereoFlow | None:
+    """Return the shipped density for the molecules of a model, also of one that was fine-tuned."""
+    return shipped_stereo(model.metadata.get("stereo", model.metadata.get("dataset")))
+
+
 def shipped_stereo(dataset: Any) -> StereoFlow | None:
     """Return the shipped density of stereo for molecules like a data set's, None without one."""
     return _shipped() if dataset == "zinc250k" else None
@@ -511,7 +519,7 @@ class StereoFlow(Pretrained, nn.Module):
 
     def _drawn(
         self, frame: Frame, wanted: Tensor, random: np.random.Generator, temperature: float
-    ) -> list[int]:
+    ) -> Code:
         """Draw flipped categories with all marks of a row of `wanted` (G, E)."""
         graphs = StereoGraphs.of([frame])
         last = int(wanted.any(0).nonzero().max()) if wanted.any() else 0
@@ -535,7 +543,7 @@ class StereoFlow(Pretrained, nn.Module):
                 share = nats[kept].softmax(0).numpy()
                 kept, nats = kept[random.choice(len(kept), most, p=share)], torch.zeros_like(nats)
             codes, fits, nats = codes[kept], fits[kept], nats[kept]
-        return codes[0].tolist()
+        return tuple(codes[0].tolist())
 
     def marked(
         self,

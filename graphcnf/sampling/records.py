@@ -26,7 +26,7 @@ from graphcnf.graphs.record_blocks import BLOCK, RecordNoise, batches, blocks, o
 from graphcnf.molecules.filters import NO_FILTERS, Filters
 from graphcnf.molecules.properties import described, nearest_of
 from graphcnf.molecules.standardize import protonation_hash
-from graphcnf.molecules.stereo_flow import shipped_stereo
+from graphcnf.molecules.stereo_flow import stereo_of
 from graphcnf.molecules.validity import CONVENTIONS, evaluate_records, strict_smiles
 from graphcnf.molecules.vocabulary import MoleculeVocabulary
 from graphcnf.sampling.formats import WRITERS
@@ -108,7 +108,7 @@ def block_records(model: GraphCNF, recipe: Recipe, block: range) -> list[Record]
     )  # fmt: skip
     marked = list(frame["smiles"])
     if recipe.stereo:
-        stereo = shipped_stereo(model.metadata.get("dataset"))
+        stereo = stereo_of(model)
         assert stereo is not None
         options: dict = {"first": block.start, "temperature": recipe.temperature}
         with one_thread(model.device):

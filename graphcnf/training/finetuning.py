@@ -210,15 +210,17 @@ def _prepared(flow: MoleculeFlow, data) -> tuple[MoleculeFlow, Any]:
     histogram = np.zeros(max(len(sizes), len(known_sizes)))
     histogram[: len(sizes)] = sizes
     histogram[: len(known_sizes)] += known_sizes
+    given = flow.model.metadata
     model.metadata = {
         "dataset": data.name,
+        "stereo": given.get("stereo", given.get("dataset")),
         "vocabulary": vocabulary.to_dict(),
         "size_histogram": [round(size, 9) for size in histogram.tolist()],
         "rdkit": version("rdkit"),
         "codec": CODEC_VERSION,
         "weights": {
-            "dataset": flow.model.metadata.get("dataset"),
-            **flow.model.metadata.get("training", {}),
+            "dataset": given.get("dataset"),
+            **given.get("training", {}),
         },
     }
     return MoleculeFlow(model), data
@@ -379,7 +381,7 @@ def _sampled(
     drawn = {"data": [data.smiles[k] for k in train]}
     figures: dict[str, Any] = {"samples": samples}
     for name, one in (("before", before), ("after", flow)):
-        valid = [s for s in one.sample(samples, seed=seed).smiles if s is not None]
+        valid = [s for s in one.sample(samples, seed=seed, stereo=False).smiles if s is not None]
         drawn[name] = valid
         figures[name] = {
             "strict_validity": len(valid) / samples,

@@ -152,3 +152,24 @@ def test_all_there_are_then_a_line(flow):
             found.append(one.smiles)
     assert len(found) > 3 and "C" not in found
     assert all(Chem.MolFromSmiles(smiles).GetNumAtoms() == 1 for smiles in found)
+
+
+@pytest.mark.parametrize("keep", analogs.KEEP)
+def test_marks_stay_where_the_molecule_stays(flow, keep):
+    origin = "C[C@@H](O)C(=O)N1C[C@@H]2C[C@H](/C=C/C)CO[C@@H]2C1"
+    search = analogs.analogs_of(flow, origin, keep=keep, similar=0.3, seed=1, particles=2)
+    kept = 0
+    for one in islice(flow.found(search), 6):
+        mol = Chem.MolFromSmiles(one.smiles)
+        place = search.origin.places(mol)[0]
+        pattern = Chem.RWMol(search.marked.mol)
+        changed = set(search.origin.changed(mol))
+        for k in range(pattern.GetNumAtoms()):
+            if place.get(k) in {None, *changed}:
+                pattern.ReplaceAtom(k, Chem.AtomFromSmarts("*"))
+                for bond in pattern.GetAtomWithIdx(k).GetBonds():
+                    pattern.ReplaceBond(bond.GetIdx(), Chem.BondFromSmarts("~"))
+        if mol.HasSubstructMatch(pattern):  # no atom has less neighbours
+            assert mol.HasSubstructMatch(pattern, useChirality=True)
+            kept += any(atom.GetChiralTag() for atom in pattern.GetAtoms())
+    assert kept > 1

@@ -201,3 +201,33 @@ def test_sizes_of_the_first_walks_are_spread_over_their_distribution(flow):
         shares = np.bincount(numbers, minlength=len(sizes)) / 21
         # The discrepancy of multiples of the golden ratio at a Fibonacci number n: below 2 / n.
         assert np.abs(np.cumsum(shares) - np.cumsum(sizes)).max() < 2 / 21, seed
+
+
+MARKED = [
+    ("scaffold", "C[C@H]1CC[C@@H](O)CN1"),
+    ("decorate", "[*:1]N1C[C@@H](O)[C@H]([*:2])C1"),
+    ("link", "[*:1]C[C@H](C)O.[*:2]/C=C/C"),
+    ("grow", "C[C@@H](N)C(=O)O"),
+    ("scaffold", "[#7,#8][C@;R0](C)([#6])"),
+]
+
+
+@pytest.mark.parametrize(("task", "fragment"), MARKED)
+def test_marks_of_the_fragment_are_kept(flow, task, fragment):
+    sample = flow.grow(fragment, 4, task=task, seed=1, particles=2)
+    plain = flow.grow(fragment, 12, task=task, seed=1, particles=2, stereo=False)
+    graphs = [codec.canonical_smiles(mol) for mol in sample.molecules]
+    # Molecules that cannot have the marks are left out.
+    assert graphs == [smiles for smiles in plain if smiles in graphs]
+    how = Chem.AdjustQueryParameters.NoAdjustments()
+    how.makeDummiesQueries = True
+    for part in fragment.split("."):  # one atom may be at two attachment points
+        pattern = Chem.MolFromSmiles(part) or Chem.MolFromSmarts(part)
+        pattern = Chem.AdjustQueryProperties(pattern, how)
+        for mol in sample.molecules:
+            assert mol.HasSubstructMatch(pattern, useChirality=True), Chem.MolToSmiles(mol)
+
+
+def test_contradictory_marks_of_a_fragment_are_one_line(flow):
+    with pytest.raises(UserError, match="contradict each other"):
+        read(flow, "F/C=C(/F)/Cl")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import pytest
 from rdkit import Chem
 
 from graphcnf.datasets.stereo import load_stereo
@@ -23,6 +24,38 @@ def test_marks_change_no_graph(graphcnf, surroundings):
 def test_a_model_without_stereo_says_so(graphcnf, surroundings):
     code, out, err = graphcnf("generate", "--model", "moses", "--stereo")
     assert (code, out) == (1, "") and err == "error: moses has no stereo: leave --stereo out\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("grow", "--grow", "CC"), ("analogs", "CCO"), ("interpolate", "CCO", "CCN")],
+)
+def test_every_command_says_so(graphcnf, surroundings, command):
+    code, out, err = graphcnf(*command, "--model", "moses", "--stereo")
+    assert (code, out, err) == (1, "", "error: moses has no stereo: leave --stereo out\n")
+
+
+def test_marks_that_are_given_stay(graphcnf, surroundings):
+    core = "[*:1]N1C[C@@H](O)[C@H](C)C1"
+    code, out, err = graphcnf("grow", "--decorate", core, "-n", 2, "--size", "10-14")
+    pattern = Chem.MolFromSmarts("N1C[C@@H](O)[C@H](C)C1")
+    assert code == 0 and "note: " not in err
+    for smiles in out.split():
+        assert Chem.MolFromSmiles(smiles).HasSubstructMatch(pattern, useChirality=True)
+    plain = graphcnf("grow", "--decorate", core, "-n", 2, "--size", "10-14", "--no-stereo")
+    assert plain[1].split() == [canonical_smiles(Chem.MolFromSmiles(s)) for s in out.split()]
+    assert plain[2].count("note: stereo dropped") == 1
+    ends = "C[C@H](O)CN", "C[C@@H](O)CC"
+    _, out, _ = graphcnf("interpolate", *ends, "--steps", 2, "--out", "x.smi")
+    path = (surroundings / "x.smi").read_text().split()
+    assert (path[0], path[-1]) == tuple(Chem.CanonSmiles(s) for s in ends)
+
+
+def test_one_note_for_each_molecule(graphcnf, surroundings):
+    molecule = "C[N@@H+](CC)C[C@H](F)C=[C@]=CC"
+    _, _, err = graphcnf("stereoisomers", molecule)
+    assert "note: stereo of allene and amine dropped: the model has none\n" in err
+    assert err.count("note: ") == 1
 
 
 def test_isomers_by_probability(graphcnf, surroundings):
